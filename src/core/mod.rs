@@ -1,0 +1,3 @@
+//! Pure decisions: facts in, values out. No clock, no I/O, no DataFusion.
+
+pub mod suggest;

@@ -1,0 +1,349 @@
+//! The one public error of the crate: what went wrong, where in the SQL text, and what to do.
+//!
+//! An [`Error`] says *who must act* by its [`ErrorKind`]; one table maps kinds to exit codes here
+//! and to wire codes in a server. It crosses DataFusion as [`DataFusionError::External`] and comes
+//! back out whole through `From`.
+
+use std::fmt;
+
+use datafusion::common::{Diagnostic, SchemaError};
+use datafusion::error::DataFusionError;
+use datafusion::sql::sqlparser::tokenizer::{Location, Span};
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Who must act on an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// The text, an option or an argument is wrong: change it.
+    Invalid,
+    /// Something named does not exist.
+    NotFound,
+    /// Something to be created exists already.
+    Exists,
+    /// The statement is understood but not built, or not possible by design.
+    Unsupported,
+    /// A record, file or log holds something that cannot be read as declared.
+    Data,
+    /// A broker, store or registry did not answer, or refused the connection: try again or check it.
+    Unavailable,
+    /// The caller may not do this.
+    Permission,
+    /// Memory, disk or a limit ran out.
+    Exhausted,
+    /// The caller cancelled it.
+    Cancelled,
+    /// A fault of this program.
+    Internal,
+}
+
+impl ErrorKind {
+    /// The exit code of the command line: 1 for SQL and data, 2 for usage and connections.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            ErrorKind::Unavailable | ErrorKind::Permission => 2,
+            ErrorKind::Cancelled => 130,
+            _ => 1,
+        }
+    }
+}
+
+/// An error with its kind, its place in the SQL text if known, and what to do about it.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+    help: Option<String>,
+    span: Option<Span>,
+    /// Rows that were durably written before the failure, for statements that write.
+    rows_written: Option<u64>,
+}
+
+impl Error {
+    /// An error of `kind`; `message` is lower case, without a full stop.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), help: None, span: None, rows_written: None }
+    }
+
+    /// [`ErrorKind::Invalid`].
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Invalid, message)
+    }
+
+    /// [`ErrorKind::NotFound`].
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::NotFound, message)
+    }
+
+    /// [`ErrorKind::Unsupported`].
+    pub fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unsupported, message)
+    }
+
+    /// [`ErrorKind::Data`].
+    pub fn data(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Data, message)
+    }
+
+    /// [`ErrorKind::Unavailable`].
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unavailable, message)
+    }
+
+    /// [`ErrorKind::Internal`].
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Internal, message)
+    }
+
+    /// Says what to do; replaces nothing that was already said.
+    #[must_use]
+    pub fn with_help(mut self, help: impl Into<String>) -> Self {
+        self.help.get_or_insert(help.into());
+        self
+    }
+
+    /// Gives the place in the text, unless a more precise one is known.
+    #[must_use]
+    pub fn at(mut self, span: Span) -> Self {
+        if self.span.is_none() && span != Span::empty() {
+            self.span = Some(span);
+        }
+        self
+    }
+
+    /// Says how many rows were durably written before the failure.
+    #[must_use]
+    pub fn with_rows_written(mut self, rows: u64) -> Self {
+        self.rows_written = Some(rows);
+        self
+    }
+
+    /// Puts words before the message: `context: message`.
+    #[must_use]
+    pub fn context(mut self, context: impl fmt::Display) -> Self {
+        self.message = format!("{context}: {}", self.message);
+        self
+    }
+
+    /// Who must act.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// What went wrong.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What to do about it.
+    pub fn help(&self) -> Option<&str> {
+        self.help.as_deref()
+    }
+
+    /// The place in the text the statement came from; lines and columns count from 1.
+    pub fn span(&self) -> Option<Span> {
+        self.span
+    }
+
+    /// Rows that were durably written before the failure.
+    pub fn rows_written(&self) -> Option<u64> {
+        self.rows_written
+    }
+
+    /// The error as shown to a person: message, `name:line:column`, the line with a caret, help.
+    pub fn render(&self, name: &str, text: &str) -> String {
+        let mut out = format!("error: {}\n", self.message);
+        if let Some(span) = self.span {
+            render_place(&mut out, name, text, span);
+        } else {
+            out.push_str(&format!(" --> {name}\n"));
+        }
+        if let Some(rows) = self.rows_written {
+            out.push_str(&format!("  = rows written before the failure: {rows}\n"));
+        }
+        if let Some(help) = &self.help {
+            out.push_str(&format!("  = help: {help}\n"));
+        }
+        out
+    }
+}
+
+fn render_place(out: &mut String, name: &str, text: &str, span: Span) {
+    let Location { line, column } = span.start;
+    out.push_str(&format!(" --> {name}:{line}:{column}\n"));
+    let Some(source) = (line as usize).checked_sub(1).and_then(|n| text.lines().nth(n)) else {
+        return;
+    };
+    let start = (column as usize).saturating_sub(1).min(source.chars().count());
+    let width = if span.end.line == line {
+        (span.end.column.saturating_sub(column)).max(1) as usize
+    } else {
+        source.chars().count().saturating_sub(start).max(1)
+    };
+    let gutter = " ".repeat(line.to_string().len());
+    // Tabs are kept in the padding, so that the caret stands below its word.
+    let padding: String =
+        source.chars().take(start).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+    out.push_str(&format!(
+        "{gutter} |\n{line} | {source}\n{gutter} | {padding}{}\n",
+        "^".repeat(width)
+    ));
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<Error> for DataFusionError {
+    fn from(error: Error) -> Self {
+        DataFusionError::External(Box::new(error))
+    }
+}
+
+impl From<DataFusionError> for Error {
+    fn from(error: DataFusionError) -> Self {
+        from_datafusion(error)
+    }
+}
+
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Self {
+        let kind = match error.kind() {
+            std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+            std::io::ErrorKind::PermissionDenied => ErrorKind::Permission,
+            _ => ErrorKind::Unavailable,
+        };
+        Error::new(kind, error.to_string())
+    }
+}
+
+/// Takes our own error out of DataFusion's wrappers, or turns DataFusion's into ours.
+fn from_datafusion(error: DataFusionError) -> Error {
+    let diagnostic = error.diagnostic().cloned();
+    let mapped = match error {
+        DataFusionError::External(inner) => match inner.downcast::<Error>() {
+            Ok(ours) => *ours,
+            Err(other) => match other.downcast::<DataFusionError>() {
+                Ok(nested) => from_datafusion(*nested),
+                Err(other) => Error::new(ErrorKind::Data, other.to_string()),
+            },
+        },
+        DataFusionError::Context(context, inner) => {
+            let inner = from_datafusion(*inner);
+            // Optimizer rules wrap their input's errors with their own names: of no use to a user.
+            if context.contains("rule") || inner.span.is_some() {
+                inner
+            } else {
+                inner.context(context)
+            }
+        }
+        DataFusionError::Diagnostic(_, inner) => from_datafusion(*inner),
+        DataFusionError::Shared(inner) => match std::sync::Arc::try_unwrap(inner) {
+            Ok(inner) => from_datafusion(inner),
+            Err(shared) => from_shared(&shared),
+        },
+        DataFusionError::Collection(errors) => {
+            errors.into_iter().next().map_or_else(|| Error::internal("unknown error"), from_datafusion)
+        }
+        DataFusionError::ArrowError(inner, _) => match *inner {
+            datafusion::arrow::error::ArrowError::ExternalError(external) => {
+                from_datafusion(DataFusionError::External(external))
+            }
+            other => Error::new(ErrorKind::Data, strip_prefix(&other.to_string())),
+        },
+        DataFusionError::Plan(message) => Error::invalid(message),
+        DataFusionError::SQL(inner, _) => Error::invalid(strip_prefix(&inner.to_string())),
+        DataFusionError::SchemaError(inner, _) => from_schema_error(&inner),
+        DataFusionError::NotImplemented(message) => Error::unsupported(message),
+        DataFusionError::ResourcesExhausted(message) => Error::new(ErrorKind::Exhausted, message)
+            .with_help("raise --memory-limit, or narrow the statement"),
+        DataFusionError::Execution(message) => Error::data(message),
+        DataFusionError::ObjectStore(inner) => Error::unavailable(inner.to_string()),
+        DataFusionError::IoError(inner) => Error::from(inner),
+        DataFusionError::Configuration(message) => Error::invalid(message),
+        DataFusionError::ParquetError(inner) => Error::data(inner.to_string()),
+        other => Error::internal(other.strip_backtrace()),
+    };
+    match diagnostic {
+        Some(diagnostic) => with_diagnostic(mapped, &diagnostic),
+        None => mapped,
+    }
+}
+
+/// A shared error cannot be taken apart: our own is copied, any other is kept as its text.
+fn from_shared(shared: &DataFusionError) -> Error {
+    let root = shared.find_root();
+    if let DataFusionError::External(inner) = root
+        && let Some(ours) = inner.downcast_ref::<Error>()
+    {
+        return Error {
+            kind: ours.kind,
+            message: ours.message.clone(),
+            help: ours.help.clone(),
+            span: ours.span,
+            rows_written: ours.rows_written,
+        };
+    }
+    let kind = match root {
+        DataFusionError::Plan(_) | DataFusionError::SchemaError(..) => ErrorKind::Invalid,
+        DataFusionError::ResourcesExhausted(_) => ErrorKind::Exhausted,
+        DataFusionError::NotImplemented(_) => ErrorKind::Unsupported,
+        _ => ErrorKind::Data,
+    };
+    Error::new(kind, strip_prefix(&root.strip_backtrace()))
+}
+
+fn from_schema_error(error: &SchemaError) -> Error {
+    match error {
+        SchemaError::FieldNotFound { field, valid_fields } => {
+            let known: Vec<&str> = valid_fields.iter().map(|column| column.name.as_str()).collect();
+            let mut mapped = Error::invalid(format!("no column named {}", field.name));
+            if let Some(name) = crate::core::suggest::closest(&field.name, known.iter().copied()) {
+                mapped = mapped.with_help(format!("did you mean \"{name}\"?"));
+            } else if !known.is_empty() {
+                mapped = mapped.with_help(format!("the columns are {}", known.join(", ")));
+            }
+            mapped
+        }
+        other => Error::invalid(other.to_string()),
+    }
+}
+
+fn with_diagnostic(error: Error, diagnostic: &Diagnostic) -> Error {
+    let mut error = match diagnostic.span {
+        Some(span) => error.at(Span::new(
+            Location::new(span.start.line, span.start.column),
+            Location::new(span.end.line, span.end.column),
+        )),
+        None => error,
+    };
+    for help in &diagnostic.helps {
+        error = error.with_help(help.message.clone());
+    }
+    error
+}
+
+/// DataFusion and Arrow put the kind before their text; ours is carried by [`ErrorKind`].
+fn strip_prefix(message: &str) -> String {
+    const PREFIXES: [&str; 9] = [
+        "Error during planning: ",
+        "External error: ",
+        "Execution error: ",
+        "Arrow error: ",
+        "External: ",
+        "Invalid argument error: ",
+        "Json error: ",
+        "Parser error: ",
+        "sql parser error: ",
+    ];
+    let mut rest = message;
+    while let Some(stripped) = PREFIXES.iter().find_map(|prefix| rest.strip_prefix(prefix)) {
+        rest = stripped;
+    }
+    rest.to_owned()
+}

@@ -1,0 +1,1 @@
+//! Codecs between the bytes of a record and Arrow columns.

@@ -1,0 +1,3 @@
+//! What runs: codecs between records and Arrow, and physical operators.
+
+pub mod format;

@@ -1,0 +1,1 @@
+//! Tables: definitions, and the providers over Kafka and Delta Lake.
