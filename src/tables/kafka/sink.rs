@@ -25,7 +25,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, Prod
 use tokio::sync::mpsc;
 
 use crate::error::{Error, Result};
-use crate::exec::format::{EncodedRows, RecordEncoder};
+use crate::exec::format::{EncodedRows, FormatOptions, RecordEncoder};
 use crate::tables::kafka::client::{self, ClientSettings, Faults, client_error, request_error};
 use crate::tables::kafka::definition::{Delivery, KafkaTable, MetadataKey};
 use crate::tables::kafka::headers::HeaderColumn;
@@ -43,7 +43,7 @@ pub(crate) struct KafkaSink {
 impl KafkaSink {
     pub(crate) fn try_new(table: Arc<KafkaTable>) -> Result<Self> {
         // An encoder that cannot be made is an error of the statement, before anything runs.
-        table.format.encoder_for(&table.topic)?;
+        table.format.encoder()?;
         Ok(Self { table, metrics: ExecutionPlanMetricsSet::new() })
     }
 
@@ -226,11 +226,11 @@ impl RowEncoder {
     fn try_new(table: Arc<KafkaTable>) -> Result<Self> {
         let composite_key = if table.primary_key.len() > 1 {
             let schema = Arc::new(table.schema.project(&table.primary_key).map_err(internal)?);
-            Some(crate::exec::format::json_key_encoder(schema)?)
+            Some(FormatOptions::from_options([("format", "json"), ("json.nulls", "write")], schema)?.encoder()?)
         } else {
             None
         };
-        let values = table.format.encoder_for(&table.topic)?;
+        let values = table.format.encoder()?;
         Ok(Self { table, values, composite_key })
     }
 

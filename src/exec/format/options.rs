@@ -1,0 +1,239 @@
+//! The `format` of a table and its options, checked when the table is created.
+
+use std::collections::BTreeMap;
+
+use arrow::datatypes::{SchemaRef, TimeUnit};
+
+use super::column::Columns;
+use super::json_decode::JsonDecoder;
+use super::json_encode::JsonEncoder;
+use super::raw::{self, RawDecoder, RawEncoder};
+use super::time::TimestampFormat;
+use super::zone::Zone;
+use super::{RecordDecoder, RecordEncoder};
+use crate::core::suggest::closest;
+use crate::error::{Error, Result};
+
+/// The options this layer reads; a table has others, which are not its business.
+pub const OPTION_NAMES: &[&str] = &[
+    "format",
+    "timezone",
+    "json.timestamp_unit",
+    "json.timestamp_format",
+    "json.nulls",
+];
+
+/// How the value of a record is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FormatKind {
+    /// One JSON object per message.
+    Json,
+    /// The message is the one column.
+    Raw,
+}
+
+impl FormatKind {
+    const ALL: [(&'static str, FormatKind); 2] =
+        [("json", FormatKind::Json), ("raw", FormatKind::Raw)];
+
+    /// The name in option `format`.
+    pub fn name(self) -> &'static str {
+        match self {
+            FormatKind::Json => "json",
+            FormatKind::Raw => "raw",
+        }
+    }
+}
+
+/// A table's format with its options and declared value columns.
+#[derive(Debug, Clone)]
+pub struct FormatOptions {
+    kind: FormatKind,
+    declared: SchemaRef,
+    read: ReadOptions,
+    write: WriteOptions,
+}
+
+/// How text becomes values.
+#[derive(Debug, Clone)]
+pub(super) struct ReadOptions {
+    /// The zone of text without an offset.
+    pub(super) zone: Zone,
+    /// What a number means where a TIMESTAMP is declared, if that was said.
+    pub(super) number_unit: Option<TimeUnit>,
+}
+
+/// How values become text.
+#[derive(Debug, Clone)]
+pub(super) struct WriteOptions {
+    /// The zone timestamps are written in.
+    pub(super) zone: Zone,
+    pub(super) timestamp_format: TimestampFormat,
+    /// Whether a NULL field is written as `null` or left out.
+    pub(super) nulls: bool,
+}
+
+impl FormatOptions {
+    /// Reads the options named in [`OPTION_NAMES`]; others are left to the caller. `declared` are
+    /// the value columns of the table: those that are not metadata.
+    ///
+    /// # Errors
+    ///
+    /// An unknown value (with the closest known one), an option of another format, or a declared
+    /// column that the format cannot hold, by its name.
+    pub fn from_options<K: AsRef<str>, V: AsRef<str>>(
+        options: impl IntoIterator<Item = (K, V)>,
+        declared: SchemaRef,
+    ) -> Result<Self> {
+        let options: BTreeMap<String, String> = options
+            .into_iter()
+            .map(|(name, value)| (name.as_ref().to_owned(), value.as_ref().to_owned()))
+            .collect();
+        let get = |name: &str| options.get(name).map(String::as_str);
+        let kind = parse_kind(get("format").unwrap_or("json"))?;
+        check_owner(kind, options.keys())?;
+        let zone = get("timezone").map_or(Ok(Zone::Utc), Zone::parse)?;
+        let number_unit = get("json.timestamp_unit")
+            .map(|value| choose("json.timestamp_unit", value, &TIMESTAMP_UNITS))
+            .transpose()?;
+        let timestamp_format = get("json.timestamp_format")
+            .map(|value| choose("json.timestamp_format", value, &TIMESTAMP_FORMATS))
+            .transpose()?
+            .unwrap_or_default();
+        let nulls = get("json.nulls")
+            .map(|value| choose("json.nulls", value, &[("omit", false), ("write", true)]))
+            .transpose()?
+            .unwrap_or(false);
+        let format = Self {
+            kind,
+            declared,
+            read: ReadOptions { zone, number_unit },
+            write: WriteOptions {
+                zone,
+                timestamp_format,
+                nulls,
+            },
+        };
+        format.check_declared()?;
+        Ok(format)
+    }
+
+    /// The format.
+    pub fn kind(&self) -> FormatKind {
+        self.kind
+    }
+
+    /// The declared value columns.
+    pub fn declared(&self) -> &SchemaRef {
+        &self.declared
+    }
+
+    /// A decoder of the value columns at `projection`, in that order.
+    ///
+    /// With `lenient` (`'on_error' 'null'`) a field of the wrong type becomes NULL and its row is
+    /// not bad; a record that cannot be read at all, or that breaks a `NOT NULL`, still is.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Internal`](crate::error::ErrorKind::Internal) for a column that is not declared.
+    pub fn decoder(&self, projection: &[usize], lenient: bool) -> Result<Box<dyn RecordDecoder>> {
+        Ok(match self.kind {
+            FormatKind::Json => Box::new(JsonDecoder::try_new(
+                &self.declared,
+                projection,
+                &self.read,
+                lenient,
+            )?),
+            FormatKind::Raw => Box::new(RawDecoder::try_new(&self.declared, projection)?),
+        })
+    }
+
+    /// An encoder of batches that have all declared value columns.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_options`](Self::from_options), for what only writing needs.
+    pub fn encoder(&self) -> Result<Box<dyn RecordEncoder>> {
+        Ok(match self.kind {
+            FormatKind::Json => Box::new(JsonEncoder::new(&self.declared, &self.write)),
+            FormatKind::Raw => Box::new(RawEncoder::try_new(&self.declared)?),
+        })
+    }
+
+    fn check_declared(&self) -> Result<()> {
+        match self.kind {
+            FormatKind::Json => Columns::try_new(self.declared.fields(), "").map(|_| ()),
+            FormatKind::Raw => raw::check_declared(&self.declared),
+        }
+    }
+}
+
+const TIMESTAMP_UNITS: [(&str, TimeUnit); 4] = [
+    ("seconds", TimeUnit::Second),
+    ("milliseconds", TimeUnit::Millisecond),
+    ("microseconds", TimeUnit::Microsecond),
+    ("nanoseconds", TimeUnit::Nanosecond),
+];
+
+const TIMESTAMP_FORMATS: [(&str, TimestampFormat); 7] = [
+    ("iso", TimestampFormat::Iso),
+    ("iso_millis", TimestampFormat::IsoMillis),
+    ("iso_micros", TimestampFormat::IsoMicros),
+    ("sql", TimestampFormat::Sql),
+    ("epoch_seconds", TimestampFormat::EpochSeconds),
+    ("epoch_millis", TimestampFormat::EpochMillis),
+    ("epoch_micros", TimestampFormat::EpochMicros),
+];
+
+fn parse_kind(name: &str) -> Result<FormatKind> {
+    if matches!(name, "protobuf" | "debezium") {
+        return Err(
+            Error::unsupported(format!("format '{name}' is not supported yet"))
+                .with_help(format!("the formats are {}", names_of(&FormatKind::ALL))),
+        );
+    }
+    choose("format", name, &FormatKind::ALL)
+}
+
+/// An option of a format the table does not have would be without effect: it is refused.
+fn check_owner<'a>(kind: FormatKind, names: impl Iterator<Item = &'a String>) -> Result<()> {
+    for name in names {
+        let Some((owner, _)) = name.split_once('.') else {
+            continue;
+        };
+        let is_format = FormatKind::ALL.iter().any(|(format, _)| *format == owner);
+        if is_format && owner != kind.name() && OPTION_NAMES.contains(&name.as_str()) {
+            return Err(Error::invalid(format!(
+                "option '{name}' is of format '{owner}', the table has format '{}'",
+                kind.name()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The choice named `value`.
+fn choose<T: Copy>(option: &str, value: &str, choices: &[(&str, T)]) -> Result<T> {
+    if let Some((_, choice)) = choices.iter().find(|(name, _)| *name == value) {
+        return Ok(*choice);
+    }
+    let error = Error::invalid(format!("unknown value '{value}' of option '{option}'"));
+    Err(
+        match closest(value, choices.iter().map(|(name, _)| *name)) {
+            Some(name) => error.with_help(format!("did you mean '{name}'?")),
+            None => error.with_help(format!("use one of {}", names_of(choices))),
+        },
+    )
+}
+
+fn names_of<T>(choices: &[(&str, T)]) -> String {
+    choices
+        .iter()
+        .map(|(name, _)| *name)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+#[cfg(test)]
+#[path = "options_tests.rs"]
+mod tests;
