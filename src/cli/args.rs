@@ -148,7 +148,9 @@ fn parameter(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
     let legal = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if name.is_empty() || !name.chars().all(legal) {
-        return Err(format!("'{name}' is no parameter name: use letters, digits and '_'"));
+        return Err(format!(
+            "'{name}' is no parameter name: use letters, digits and '_'"
+        ));
     }
     Ok((name.to_owned(), value.to_owned()))
 }

@@ -40,7 +40,10 @@ impl Settings {
         let mut figment = Figment::new();
         if let Some(file) = &flags.config {
             if !file.is_file() {
-                return Err(Error::not_found(format!("configuration file {} does not exist", file.display())));
+                return Err(Error::not_found(format!(
+                    "configuration file {} does not exist",
+                    file.display()
+                )));
             }
             figment = figment.merge(Toml::file_exact(file));
         } else if let Some(file) = default_file() {
@@ -50,7 +53,10 @@ impl Settings {
             .merge(Env::prefixed("ANABRANCH_"))
             .extract()
             .map_err(|error| Error::invalid(format!("configuration: {error}")))?;
-        let memory_limit = flags.memory_limit.as_ref().or(layered.memory_limit.as_ref());
+        let memory_limit = flags
+            .memory_limit
+            .as_ref()
+            .or(layered.memory_limit.as_ref());
         let memory_limit = memory_limit.map(|text| parse_size(text)).transpose()?;
         let target_partitions = flags.target_partitions.or(layered.target_partitions);
         if target_partitions == Some(0) {
@@ -58,17 +64,28 @@ impl Settings {
         }
         let terminal = std::io::stdout().is_terminal();
         let default_format = if terminal { Format::Table } else { Format::Csv };
-        let log = flags.log.clone().or_else(|| std::env::var("RUST_LOG").ok()).or(layered.log);
+        let log = flags
+            .log
+            .clone()
+            .or_else(|| std::env::var("RUST_LOG").ok())
+            .or(layered.log);
         Ok(Self {
             format: flags.format.or(layered.format).unwrap_or(default_format),
-            session: SessionOptions { memory_limit, target_partitions, spill_dir: None },
+            session: SessionOptions {
+                memory_limit,
+                target_partitions,
+                spill_dir: None,
+            },
             data_dir: flags
                 .data_dir
                 .clone()
                 .or(layered.data_dir)
                 .unwrap_or_else(|| PathBuf::from("anabranch-data")),
             log: log.unwrap_or_else(|| "warn".to_owned()),
-            log_format: flags.log_format.or(layered.log_format).unwrap_or(LogFormat::Text),
+            log_format: flags
+                .log_format
+                .or(layered.log_format)
+                .unwrap_or(LogFormat::Text),
         })
     }
 }
@@ -79,13 +96,18 @@ fn default_file() -> Option<PathBuf> {
         .map(PathBuf::from)
         .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config")))
         .map(|dir| dir.join("anabranch/config.toml"));
-    [Some(here), home].into_iter().flatten().find(|file| file.is_file())
+    [Some(here), home]
+        .into_iter()
+        .flatten()
+        .find(|file| file.is_file())
 }
 
 /// Bytes from text such as `512MiB`, `4 GB` or `1000000`.
 pub(crate) fn parse_size(text: &str) -> Result<usize> {
     let trimmed = text.trim();
-    let split = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
+    let split = trimmed
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(trimmed.len());
     let unit: Option<usize> = match trimmed[split..].trim().to_lowercase().as_str() {
         "" | "b" => Some(1),
         "k" | "kib" => Some(1 << 10),

@@ -23,7 +23,11 @@ pub(crate) struct ResultWriter<W: Write> {
 
 enum Kind<W: Write> {
     Table(Table<W>),
-    Csv { writer: W, header: bool, schema: SchemaRef },
+    Csv {
+        writer: W,
+        header: bool,
+        schema: SchemaRef,
+    },
     Json(Writer<W, JsonArray>),
     Ndjson(Writer<W, LineDelimited>),
 }
@@ -33,7 +37,11 @@ impl<W: Write> ResultWriter<W> {
         let json = || WriterBuilder::new().with_explicit_nulls(true);
         let kind = match format {
             Format::Table => Kind::Table(Table::new(schema, out)),
-            Format::Csv => Kind::Csv { writer: out, header: true, schema },
+            Format::Csv => Kind::Csv {
+                writer: out,
+                header: true,
+                schema,
+            },
             Format::Json => Kind::Json(json().build(out)),
             Format::Ndjson => Kind::Ndjson(json().build(out)),
         };
@@ -57,7 +65,11 @@ impl<W: Write> ResultWriter<W> {
     pub(crate) fn finish(self) -> Result<usize> {
         match self.kind {
             Kind::Table(table) => table.finish()?,
-            Kind::Csv { mut writer, header, schema } => {
+            Kind::Csv {
+                mut writer,
+                header,
+                schema,
+            } => {
                 if header {
                     write_csv(&mut writer, &plain(&RecordBatch::new_empty(schema))?, true)?;
                 }
@@ -66,7 +78,9 @@ impl<W: Write> ResultWriter<W> {
             Kind::Json(mut writer) => {
                 writer.finish().map_err(write_error)?;
                 let mut out = writer.into_inner();
-                out.write_all(b"\n").and_then(|()| out.flush()).map_err(io_error)?;
+                out.write_all(b"\n")
+                    .and_then(|()| out.flush())
+                    .map_err(io_error)?;
             }
             Kind::Ndjson(mut writer) => {
                 writer.finish().map_err(write_error)?;
@@ -106,7 +120,9 @@ fn write_csv<W: Write>(out: &mut W, batch: &RecordBatch, header: bool) -> Result
         .build(out);
     writer.write(batch).map_err(|error| match error {
         // arrow-csv keeps the I/O error as text only.
-        datafusion::arrow::error::ArrowError::CsvError(message) if message.contains("Broken pipe") => {
+        datafusion::arrow::error::ArrowError::CsvError(message)
+            if message.contains("Broken pipe") =>
+        {
             Error::new(ErrorKind::Cancelled, BROKEN_PIPE)
         }
         other => write_error(other),
@@ -115,7 +131,12 @@ fn write_csv<W: Write>(out: &mut W, batch: &RecordBatch, header: bool) -> Result
 
 /// CSV has no nested values: they are written as text.
 fn plain(batch: &RecordBatch) -> Result<RecordBatch> {
-    if !batch.schema().fields().iter().any(|field| field.data_type().is_nested()) {
+    if !batch
+        .schema()
+        .fields()
+        .iter()
+        .any(|field| field.data_type().is_nested())
+    {
         return Ok(batch.clone());
     }
     let options = FormatOptions::default();
@@ -147,7 +168,12 @@ struct Table<W: Write> {
 
 impl<W: Write> Table<W> {
     fn new(schema: SchemaRef, out: W) -> Self {
-        Self { schema, out, held: Vec::new(), widths: None }
+        Self {
+            schema,
+            out,
+            held: Vec::new(),
+            widths: None,
+        }
     }
 
     fn write(&mut self, batch: &RecordBatch) -> Result<()> {
@@ -158,7 +184,10 @@ impl<W: Write> Table<W> {
             .map(|column| ArrayFormatter::try_new(column, &options).map_err(write_error))
             .collect::<Result<Vec<_>>>()?;
         for row in 0..batch.num_rows() {
-            let line: Vec<String> = cells.iter().map(|cells| cell(&cells.value(row).to_string())).collect();
+            let line: Vec<String> = cells
+                .iter()
+                .map(|cells| cell(&cells.value(row).to_string()))
+                .collect();
             match &self.widths {
                 Some(widths) => write_line(&mut self.out, &line, widths, &self.schema)?,
                 None => {
@@ -173,13 +202,25 @@ impl<W: Write> Table<W> {
     }
 
     fn start(&mut self) -> Result<()> {
-        let names: Vec<String> = self.schema.fields().iter().map(|field| cell(field.name())).collect();
-        let types: Vec<String> =
-            self.schema.fields().iter().map(|field| type_name(field.data_type())).collect();
+        let names: Vec<String> = self
+            .schema
+            .fields()
+            .iter()
+            .map(|field| cell(field.name()))
+            .collect();
+        let types: Vec<String> = self
+            .schema
+            .fields()
+            .iter()
+            .map(|field| type_name(field.data_type()))
+            .collect();
         let widths: Vec<usize> = (0..names.len())
             .map(|column| {
                 let held = self.held.iter().map(|line| width(&line[column]));
-                held.chain([width(&names[column]), width(&types[column])]).max().unwrap_or(0).min(MAX_WIDTH)
+                held.chain([width(&names[column]), width(&types[column])])
+                    .max()
+                    .unwrap_or(0)
+                    .min(MAX_WIDTH)
             })
             .collect();
         let rule: Vec<String> = widths.iter().map(|width| "─".repeat(*width)).collect();
@@ -211,7 +252,10 @@ fn write_line(
     let mut line = String::new();
     for (column, cell) in cells.iter().enumerate() {
         let pad = widths[column].saturating_sub(width(cell));
-        let numeric = schema.fields().get(column).is_some_and(|field| field.data_type().is_numeric());
+        let numeric = schema
+            .fields()
+            .get(column)
+            .is_some_and(|field| field.data_type().is_numeric());
         let (left, right) = if numeric { (pad, 0) } else { (0, pad) };
         line.push_str(&" ".repeat(left));
         line.push_str(cell);
@@ -227,7 +271,9 @@ fn cell(text: &str) -> String {
     if !text.contains(['\n', '\r', '\t']) {
         return text.to_owned();
     }
-    text.replace('\n', "\\n").replace('\r', "\\r").replace('\t', "\\t")
+    text.replace('\n', "\\n")
+        .replace('\r', "\\r")
+        .replace('\t', "\\t")
 }
 
 fn width(text: &str) -> usize {

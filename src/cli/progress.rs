@@ -25,7 +25,9 @@ impl Progress {
             return Self { task: None };
         }
         let plan = Arc::clone(plan);
-        Self { task: Some(tokio::spawn(draw(plan))) }
+        Self {
+            task: Some(tokio::spawn(draw(plan))),
+        }
     }
 }
 
@@ -49,7 +51,10 @@ impl Drop for Bar {
 async fn draw(plan: Arc<dyn ExecutionPlan>) {
     tokio::time::sleep(QUIET).await;
     let total = total_offsets(&plan);
-    let bar = Bar(ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr()));
+    let bar = Bar(ProgressBar::with_draw_target(
+        total,
+        ProgressDrawTarget::stderr(),
+    ));
     let template = if total.is_some() {
         "{bar:30} {percent:>3}% {msg} [{elapsed_precise}, {eta} left]"
     } else {
@@ -84,7 +89,9 @@ fn rows_read(plan: &Arc<dyn ExecutionPlan>) -> u64 {
     if !children.is_empty() {
         return children.into_iter().map(rows_read).sum();
     }
-    let Some(metrics) = plan.metrics() else { return 0 };
+    let Some(metrics) = plan.metrics() else {
+        return 0;
+    };
     let rows: usize = metrics
         .iter()
         .filter_map(|metric| match metric.value() {

@@ -45,9 +45,9 @@ pub(crate) async fn run_sql(settings: &Settings, arguments: &SqlArguments) -> Re
     let prompt = arguments.interactive || (scripts.is_empty() && std::io::stdin().is_terminal());
     if scripts.is_empty() && !prompt {
         let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).map_err(|error| {
-            Error::invalid(format!("standard input cannot be read: {error}"))
-        })?;
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .map_err(|error| Error::invalid(format!("standard input cannot be read: {error}")))?;
         scripts.push(Script::new("<stdin>", text));
     }
     let session = Session::try_new(&settings.session)?;
@@ -67,7 +67,10 @@ fn read_script(file: &Path) -> Result<Script> {
     let bytes = std::fs::read(file)
         .map_err(|error| Error::invalid(format!("{name} cannot be read: {error}")))?;
     let text = String::from_utf8(bytes).map_err(|error| {
-        Error::invalid(format!("{name} is not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
+        Error::invalid(format!(
+            "{name} is not UTF-8 at byte {}",
+            error.utf8_error().valid_up_to()
+        ))
     })?;
     Ok(Script::new(name, text))
 }
@@ -92,7 +95,12 @@ pub(crate) struct Runner<'a> {
 
 impl<'a> Runner<'a> {
     pub(crate) fn new(session: &'a Session, format: Format) -> Self {
-        Self { session, format, timing: false, refuse_unused: false }
+        Self {
+            session,
+            format,
+            timing: false,
+            refuse_unused: false,
+        }
     }
 
     /// Runs all scripts up to the first error, which is printed; gives the exit code.
@@ -109,7 +117,9 @@ impl<'a> Runner<'a> {
         if self.refuse_unused
             && let Some(name) = parameters.unused().first()
         {
-            let error = Error::invalid(format!("parameter {name} is given and no statement uses ${name}"));
+            let error = Error::invalid(format!(
+                "parameter {name} is given and no statement uses ${name}"
+            ));
             eprint(&format!("error: {}\n", error.message()));
             return 2;
         }
@@ -139,7 +149,10 @@ impl<'a> Runner<'a> {
                 self.say(&format!("INSERT {rows}"), start.elapsed())
             }
             Outcome::Rows(execution) => {
-                let rows = self.print(execution).await.map_err(|error| error.at(place))?;
+                let rows = self
+                    .print(execution)
+                    .await
+                    .map_err(|error| error.at(place))?;
                 if self.format == Format::Table {
                     let unit = if rows == 1 { "row" } else { "rows" };
                     self.say(&format!("({rows} {unit})"), start.elapsed())?;
@@ -167,7 +180,11 @@ impl<'a> Runner<'a> {
 
     /// Statements without rows report on standard error, so that pipes carry rows only.
     fn say(&self, message: &str, took: Duration) -> Result<()> {
-        let timing = if self.timing { format!(" in {:.3} s", took.as_secs_f64()) } else { String::new() };
+        let timing = if self.timing {
+            format!(" in {:.3} s", took.as_secs_f64())
+        } else {
+            String::new()
+        };
         eprint(&format!("{message}{timing}\n"));
         Ok(())
     }
@@ -189,12 +206,17 @@ pub(crate) async fn insert(mut execution: Execution) -> Result<u64> {
 }
 
 /// Parses and binds a script.
-pub(crate) fn prepare(script: &Script, parameters: &mut Parameters) -> Result<Vec<ParsedStatement>> {
+pub(crate) fn prepare(
+    script: &Script,
+    parameters: &mut Parameters,
+) -> Result<Vec<ParsedStatement>> {
     let mut statements = Vec::new();
     for raw in script.split()? {
         let mut parsed = parse_statement(&raw)?;
         let place = parsed.span;
-        parameters.bind(&mut parsed).map_err(|error| error.at(place))?;
+        parameters
+            .bind(&mut parsed)
+            .map_err(|error| error.at(place))?;
         statements.push(parsed);
     }
     Ok(statements)

@@ -35,18 +35,89 @@ statements end with ';' and may span lines; Ctrl-C cancels one, Ctrl-D leaves
 ";
 
 const KEYWORDS: &[&str] = &[
-    "ALL", "AND", "AS", "ASC", "BETWEEN", "BY", "CASE", "CAST", "COMPLETE_SESSIONS", "CREATE", "CUMULATE",
-    "DELTA", "DESC", "DESCRIBE", "DESCRIPTOR", "DISTINCT", "DROP", "ELSE", "END", "EXISTS", "EXPLAIN ANALYZE",
-    "EXPLAIN", "EXTERNAL", "FOR TIMESTAMP AS OF", "FOR VERSION AS OF", "FROM", "FULL", "GENERATED ALWAYS AS",
-    "GROUP", "HAVING", "HOP", "IN", "INNER", "INSERT INTO", "INTERVAL", "IS NOT NULL", "IS NULL", "JOIN",
-    "KAFKA", "LEFT", "LIKE", "LIMIT", "LOCATION", "METADATA FROM", "NOT", "NULL", "OFFSET", "ON", "OPTIMIZE",
-    "OPTIONS", "OR", "ORDER", "OVER", "PARTITION", "PARTITIONED BY", "PRIMARY KEY", "SELECT", "SESSION",
-    "SHOW COLUMNS FROM", "SHOW CREATE TABLE", "SHOW TABLES", "STORED AS", "TABLE", "THEN", "TIMESTAMP",
-    "TUMBLE", "UNION", "USING", "VACUUM", "VALUES", "VIEW", "WATERMARK FOR", "WHEN", "WHERE", "WITH",
+    "ALL",
+    "AND",
+    "AS",
+    "ASC",
+    "BETWEEN",
+    "BY",
+    "CASE",
+    "CAST",
+    "COMPLETE_SESSIONS",
+    "CREATE",
+    "CUMULATE",
+    "DELTA",
+    "DESC",
+    "DESCRIBE",
+    "DESCRIPTOR",
+    "DISTINCT",
+    "DROP",
+    "ELSE",
+    "END",
+    "EXISTS",
+    "EXPLAIN ANALYZE",
+    "EXPLAIN",
+    "EXTERNAL",
+    "FOR TIMESTAMP AS OF",
+    "FOR VERSION AS OF",
+    "FROM",
+    "FULL",
+    "GENERATED ALWAYS AS",
+    "GROUP",
+    "HAVING",
+    "HOP",
+    "IN",
+    "INNER",
+    "INSERT INTO",
+    "INTERVAL",
+    "IS NOT NULL",
+    "IS NULL",
+    "JOIN",
+    "KAFKA",
+    "LEFT",
+    "LIKE",
+    "LIMIT",
+    "LOCATION",
+    "METADATA FROM",
+    "NOT",
+    "NULL",
+    "OFFSET",
+    "ON",
+    "OPTIMIZE",
+    "OPTIONS",
+    "OR",
+    "ORDER",
+    "OVER",
+    "PARTITION",
+    "PARTITIONED BY",
+    "PRIMARY KEY",
+    "SELECT",
+    "SESSION",
+    "SHOW COLUMNS FROM",
+    "SHOW CREATE TABLE",
+    "SHOW TABLES",
+    "STORED AS",
+    "TABLE",
+    "THEN",
+    "TIMESTAMP",
+    "TUMBLE",
+    "UNION",
+    "USING",
+    "VACUUM",
+    "VALUES",
+    "VIEW",
+    "WATERMARK FOR",
+    "WHEN",
+    "WHERE",
+    "WITH",
 ];
 
 /// Runs the prompt until the user leaves; gives the exit code.
-pub(crate) async fn run(settings: &Settings, session: &Session, parameters: Parameters) -> Result<u8> {
+pub(crate) async fn run(
+    settings: &Settings,
+    session: &Session,
+    parameters: Parameters,
+) -> Result<u8> {
     let config = Config::builder()
         .completion_type(CompletionType::List)
         .auto_add_history(false)
@@ -58,16 +129,26 @@ pub(crate) async fn run(settings: &Settings, session: &Session, parameters: Para
         // A first session has no history yet.
         let _ = editor.load_history(file);
     }
-    let mut shell = Shell { runner: Runner::new(session, settings.format), parameters };
+    let mut shell = Shell {
+        runner: Runner::new(session, settings.format),
+        parameters,
+    };
     shell.runner.timing = true;
-    eprint(&format!("anabranch {} — \\? for help, \\q to leave\n", env!("CARGO_PKG_VERSION")));
+    eprint(&format!(
+        "anabranch {} — \\? for help, \\q to leave\n",
+        env!("CARGO_PKG_VERSION")
+    ));
     loop {
         editor.set_helper(Some(Assistant::new(session)));
         let line = match tokio::task::block_in_place(|| editor.readline("anabranch> ")) {
             Ok(line) => line,
             Err(ReadlineError::Interrupted) => continue,
             Err(ReadlineError::Eof) => break,
-            Err(error) => return Err(Error::invalid(format!("the terminal cannot be read: {error}"))),
+            Err(error) => {
+                return Err(Error::invalid(format!(
+                    "the terminal cannot be read: {error}"
+                )));
+            }
         };
         if line.trim().is_empty() {
             continue;
@@ -139,7 +220,10 @@ impl Shell<'_> {
     }
 
     async fn command(&mut self, command: &str) -> Next {
-        let mut words = command.trim().trim_end_matches(';').splitn(3, char::is_whitespace);
+        let mut words = command
+            .trim()
+            .trim_end_matches(';')
+            .splitn(3, char::is_whitespace);
         let name = words.next().unwrap_or_default();
         let first = words.next().map(str::trim).filter(|word| !word.is_empty());
         let rest = words.next().map(str::trim);
@@ -178,13 +262,19 @@ impl Shell<'_> {
             ("set", Some(name)) => self.parameters.set(name, rest.unwrap_or_default()),
             ("timing", _) => {
                 self.runner.timing = !self.runner.timing;
-                eprint(if self.runner.timing { "timing is on\n" } else { "timing is off\n" });
+                eprint(if self.runner.timing {
+                    "timing is on\n"
+                } else {
+                    "timing is off\n"
+                });
             }
             ("format", Some(format)) => match Format::from_str(format, true) {
                 Ok(format) => self.runner.format = format,
                 Err(_) => eprint("error: the formats are table, csv, json and ndjson\n"),
             },
-            _ => eprint(&format!("error: unknown command \\{command}; \\? shows the commands\n")),
+            _ => eprint(&format!(
+                "error: unknown command \\{command}; \\? shows the commands\n"
+            )),
         }
         Next::Stay
     }
@@ -196,7 +286,8 @@ impl Shell<'_> {
 
 fn history_file() -> Option<PathBuf> {
     let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
-    let state = state.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/state")));
+    let state =
+        state.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/state")));
     Some(state?.join("anabranch/history"))
 }
 
@@ -228,15 +319,23 @@ impl Completer for Assistant {
     ) -> rustyline::Result<(usize, Vec<Pair>)> {
         let start = line[..position]
             .rfind(|c: char| !(c.is_alphanumeric() || c == '_'))
-            .map_or(0, |at| at + line[at..].chars().next().map_or(1, char::len_utf8));
+            .map_or(0, |at| {
+                at + line[at..].chars().next().map_or(1, char::len_utf8)
+            });
         let typed = &line[start..position];
         if typed.is_empty() {
             return Ok((start, Vec::new()));
         }
         let lower = typed.to_lowercase();
-        let matches = self.words.iter().filter(|word| word.to_lowercase().starts_with(&lower));
+        let matches = self
+            .words
+            .iter()
+            .filter(|word| word.to_lowercase().starts_with(&lower));
         let candidates = matches
-            .map(|word| Pair { display: word.clone(), replacement: word.clone() })
+            .map(|word| Pair {
+                display: word.clone(),
+                replacement: word.clone(),
+            })
             .collect();
         Ok((start, candidates))
     }
@@ -249,7 +348,11 @@ impl Validator for Assistant {
             || text.starts_with('\\')
             || matches!(text, "quit" | "exit")
             || !is_incomplete(text);
-        Ok(if whole { ValidationResult::Valid(None) } else { ValidationResult::Incomplete })
+        Ok(if whole {
+            ValidationResult::Valid(None)
+        } else {
+            ValidationResult::Incomplete
+        })
     }
 }
 

@@ -8,7 +8,9 @@ use datafusion::sql::sqlparser::ast::{Value, ValueWithSpan, VisitMut, VisitorMut
 
 use crate::core::suggest::closest;
 use crate::error::{Error, Result};
-use crate::planner::ast::{ColumnKind, JobStatement, ParsedStatement, Statement, TableOption, Text};
+use crate::planner::ast::{
+    ColumnKind, JobStatement, ParsedStatement, Statement, TableOption, Text,
+};
 
 /// Values for `$name`, and which of them were used.
 #[derive(Debug, Clone, Default)]
@@ -25,12 +27,18 @@ impl Parameters {
 
     /// Names and values.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.values.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        self.values
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// The names no statement has used so far.
     pub fn unused(&self) -> Vec<&str> {
-        self.values.keys().filter(|name| !self.used.contains(*name)).map(String::as_str).collect()
+        self.values
+            .keys()
+            .filter(|name| !self.used.contains(*name))
+            .map(String::as_str)
+            .collect()
     }
 
     /// Binds every `$name` of the statement.
@@ -53,7 +61,10 @@ impl Parameters {
                 Ok(())
             }
             Statement::CreateView(view) => self.node(&mut view.query),
-            Statement::Vacuum { retain_hours: Some(hours), .. } => self.text(hours),
+            Statement::Vacuum {
+                retain_hours: Some(hours),
+                ..
+            } => self.text(hours),
             Statement::Job(job) => self.job(job),
             Statement::Sql(sql) => self.sql(sql),
             Statement::Vacuum { .. }
@@ -65,12 +76,16 @@ impl Parameters {
 
     fn job(&mut self, job: &mut JobStatement) -> Result<()> {
         match job {
-            JobStatement::Create { options, insert, .. } => {
+            JobStatement::Create {
+                options, insert, ..
+            } => {
                 self.options(options)?;
                 self.sql(insert)
             }
             JobStatement::Rewind { batch, .. } => self.text(batch),
-            JobStatement::Reprocess { from, to, options, .. } => {
+            JobStatement::Reprocess {
+                from, to, options, ..
+            } => {
                 self.text(from)?;
                 self.text(to)?;
                 self.options(options)
@@ -88,22 +103,29 @@ impl Parameters {
                 if let CopyToSource::Query(query) = &mut copy.source {
                     self.node(query)?;
                 }
-                copy.options.iter_mut().try_for_each(|(_, value)| self.value(value))
+                copy.options
+                    .iter_mut()
+                    .try_for_each(|(_, value)| self.value(value))
             }
-            SqlStatement::CreateExternalTable(table) => {
-                table.options.iter_mut().try_for_each(|(_, value)| self.value(value))
-            }
+            SqlStatement::CreateExternalTable(table) => table
+                .options
+                .iter_mut()
+                .try_for_each(|(_, value)| self.value(value)),
             SqlStatement::Reset(_) => Ok(()),
         }
     }
 
     fn options(&mut self, options: &mut [TableOption]) -> Result<()> {
-        options.iter_mut().try_for_each(|option| self.text(&mut option.value))
+        options
+            .iter_mut()
+            .try_for_each(|option| self.text(&mut option.value))
     }
 
     fn text(&mut self, text: &mut Text) -> Result<()> {
         if text.is_parameter {
-            let value = self.lookup(&text.value).map_err(|error| error.at(text.span))?;
+            let value = self
+                .lookup(&text.value)
+                .map_err(|error| error.at(text.span))?;
             text.value = unquote(value).unwrap_or(value).to_owned();
             text.is_parameter = false;
         }
@@ -176,7 +198,8 @@ fn unquote(value: &str) -> Option<&str> {
 fn is_number(value: &str) -> bool {
     let digits = value.strip_prefix('-').unwrap_or(value);
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
-    let all_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let all_digits =
+        |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     all_digits(whole) && all_digits(fraction) && (whole == "0" || !whole.starts_with('0'))
 }
 
@@ -202,8 +225,13 @@ mod tests {
     #[test]
     fn binds_wherever_a_literal_may_stand() {
         let sql = "SELECT $a, INTERVAL $i, TIMESTAMP $t FROM f($a) WHERE x IN ($a, $b) LIMIT $n";
-        let values =
-            [("a", "x' OR 1=1 --"), ("b", "-2"), ("n", "3"), ("i", "1 minute"), ("t", "2025-01-01")];
+        let values = [
+            ("a", "x' OR 1=1 --"),
+            ("b", "-2"),
+            ("n", "3"),
+            ("i", "1 minute"),
+            ("t", "2025-01-01"),
+        ];
         let bound = bind(sql, &values).unwrap();
         assert_eq!(
             bound,
@@ -211,7 +239,11 @@ mod tests {
              FROM f('x'' OR 1=1 --') WHERE x IN ('x'' OR 1=1 --', -2) LIMIT 3"
         );
         assert_eq!(
-            bind("INSERT INTO t VALUES ($b, $s)", &[("b", "true"), ("s", "'7'")]).unwrap(),
+            bind(
+                "INSERT INTO t VALUES ($b, $s)",
+                &[("b", "true"), ("s", "'7'")]
+            )
+            .unwrap(),
             "INSERT INTO t VALUES (true, '7')"
         );
     }

@@ -19,8 +19,13 @@ pub(crate) struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     pub(crate) fn new(dialect: &'a AnabranchDialect, tokens: Vec<TokenWithSpan>) -> Result<Self> {
-        let last = tokens.iter().rfind(|token| is_significant(token)).map(|token| token.span);
-        let end = last.map_or_else(Span::empty, |span| Span::new(span.end, next_column(span.end)));
+        let last = tokens
+            .iter()
+            .rfind(|token| is_significant(token))
+            .map(|token| token.span);
+        let end = last.map_or_else(Span::empty, |span| {
+            Span::new(span.end, next_column(span.end))
+        });
         let inner = DFParserBuilder::new(tokens)
             .with_dialect(dialect)
             .build()
@@ -46,14 +51,21 @@ impl<'a> Cursor<'a> {
     /// Parses a statement of DataFusion's up to the end of the tokens.
     pub(crate) fn sql_statement(&mut self) -> Result<SqlStatement> {
         let end = self.end;
-        let statement = self.inner.parse_statement().map_err(|error| parse_error(error, end))?;
+        let statement = self
+            .inner
+            .parse_statement()
+            .map_err(|error| parse_error(error, end))?;
         self.expect_end()?;
         Ok(statement)
     }
 
     pub(crate) fn span(&self) -> Span {
         let token = self.inner.parser.peek_token_ref();
-        if token.token == Token::EOF { self.end } else { token.span }
+        if token.token == Token::EOF {
+            self.end
+        } else {
+            token.span
+        }
     }
 
     /// The next word in upper case, unless it is quoted.
@@ -84,7 +96,11 @@ impl<'a> Cursor<'a> {
     }
 
     pub(crate) fn expect_words(&mut self, words: &[&str]) -> Result<()> {
-        if self.take_words(words) { Ok(()) } else { Err(self.expected(&words.join(" "))) }
+        if self.take_words(words) {
+            Ok(())
+        } else {
+            Err(self.expected(&words.join(" ")))
+        }
     }
 
     pub(crate) fn take(&mut self, token: &Token) -> bool {
@@ -92,7 +108,11 @@ impl<'a> Cursor<'a> {
     }
 
     pub(crate) fn expect(&mut self, token: &Token) -> Result<()> {
-        if self.take(token) { Ok(()) } else { Err(self.expected(&token.to_string())) }
+        if self.take(token) {
+            Ok(())
+        } else {
+            Err(self.expected(&token.to_string()))
+        }
     }
 
     pub(crate) fn expect_end(&mut self) -> Result<()> {
@@ -140,13 +160,19 @@ impl<'a> Cursor<'a> {
             _ => return Err(self.expected(what)),
         };
         self.inner.parser.next_token();
-        Ok(Text { value, is_parameter, span })
+        Ok(Text {
+            value,
+            is_parameter,
+            span,
+        })
     }
 
     /// A literal of any simple kind as text, or a parameter.
     pub(crate) fn literal(&mut self, what: &str) -> Result<Text> {
         let span = self.span();
-        let value = self.parse(Parser::parse_value).map_err(|_| self.expected(what))?;
+        let value = self
+            .parse(Parser::parse_value)
+            .map_err(|_| self.expected(what))?;
         let (value, is_parameter) = match value.value {
             Value::Placeholder(name) => (name, true),
             Value::Boolean(flag) => (flag.to_string(), false),
@@ -156,7 +182,11 @@ impl<'a> Cursor<'a> {
                 None => return Err(Error::invalid(format!("expected {what}")).at(span)),
             },
         };
-        Ok(Text { value, is_parameter, span })
+        Ok(Text {
+            value,
+            is_parameter,
+            span,
+        })
     }
 
     /// `('key' 'value', …)`; `=` between key and value is allowed.
@@ -175,7 +205,11 @@ impl<'a> Cursor<'a> {
             };
             self.take(&Token::Eq);
             let value = self.literal(&format!("a value for option '{key}'"))?;
-            options.push(TableOption { key, key_span, value });
+            options.push(TableOption {
+                key,
+                key_span,
+                value,
+            });
             if !self.take(&Token::Comma) {
                 self.expect(&Token::RParen)?;
                 break;
@@ -202,7 +236,9 @@ fn parse_error(error: DataFusionError, end: Span) -> Error {
     }
     let message = error.message().trim();
     let (message, place) = split_place(message);
-    let message = lower_first(message).replace("expected: ", "expected ").replace(", found: ", ", found ");
+    let message = lower_first(message)
+        .replace("expected: ", "expected ")
+        .replace(", found: ", ", found ");
     let message = message.replace("found EOF", "found the end of the statement");
     let place = place.map_or(end, |place| Span::new(place, next_column(place)));
     Error::invalid(message).at(place)
@@ -210,7 +246,9 @@ fn parse_error(error: DataFusionError, end: Span) -> Error {
 
 /// Splits `… at Line: 1, Column: 27` off a message.
 fn split_place(message: &str) -> (&str, Option<Location>) {
-    let Some(start) = message.rfind(" at Line: ") else { return (message, None) };
+    let Some(start) = message.rfind(" at Line: ") else {
+        return (message, None);
+    };
     let numbers: Vec<u64> = message[start..]
         .split(|c: char| !c.is_ascii_digit())
         .filter_map(|part| part.parse().ok())

@@ -114,5 +114,11 @@ fn parse_typed_parameter(parser: &mut Parser) -> Result<Option<Expr>, ParserErro
     }
     let data_type = parser.parse_data_type()?;
     let expr = Box::new(Expr::Value(parser.parse_value()?));
-    Ok(Some(Expr::Cast { kind: CastKind::Cast, expr, data_type, array: false, format: None }))
+    Ok(Some(Expr::Cast {
+        kind: CastKind::Cast,
+        expr,
+        data_type,
+        array: false,
+        format: None,
+    }))
 }

@@ -8,7 +8,10 @@ use crate::planner::cursor::Cursor;
 
 /// Parses a statement about jobs; `None` when it is about something else. `emit` is the trailing
 /// EMIT clause, which was cut off before.
-pub(crate) fn parse_job(cursor: &mut Cursor<'_>, emit: Option<Emit>) -> Result<Option<JobStatement>> {
+pub(crate) fn parse_job(
+    cursor: &mut Cursor<'_>,
+    emit: Option<Emit>,
+) -> Result<Option<JobStatement>> {
     let statement = if cursor.at_words(&["CREATE", "JOB"])
         || cursor.at_words(&["CREATE", "OR", "REPLACE", "JOB"])
         || cursor.at_words(&["EXPLAIN", "CREATE", "JOB"])
@@ -35,7 +38,10 @@ pub(crate) fn parse_job(cursor: &mut Cursor<'_>, emit: Option<Emit>) -> Result<O
     } else if cursor.take_words(&["REWIND", "JOB"]) {
         let name = cursor.ident()?;
         cursor.expect_words(&["TO", "BATCH"])?;
-        JobStatement::Rewind { name, batch: cursor.literal("a batch number")? }
+        JobStatement::Rewind {
+            name,
+            batch: cursor.literal("a batch number")?,
+        }
     } else if cursor.take_words(&["SHOW", "JOBS"]) {
         JobStatement::ShowJobs
     } else if cursor.take_words(&["SHOW", "BATCHES"]) {
@@ -53,8 +59,17 @@ pub(crate) fn parse_job(cursor: &mut Cursor<'_>, emit: Option<Emit>) -> Result<O
         let from = cursor.literal("a start time")?;
         cursor.expect_words(&["TO"])?;
         let to = cursor.literal("an end time")?;
-        let options = if cursor.take_words(&["WITH"]) { cursor.options()? } else { Vec::new() };
-        JobStatement::Reprocess { name, from, to, options }
+        let options = if cursor.take_words(&["WITH"]) {
+            cursor.options()?
+        } else {
+            Vec::new()
+        };
+        JobStatement::Reprocess {
+            name,
+            from,
+            to,
+            options,
+        }
     } else if cursor.take_words(&["SUBSCRIBE"]) {
         JobStatement::Subscribe(Box::new(cursor.sql_statement()?))
     } else {
@@ -69,7 +84,11 @@ fn parse_create(cursor: &mut Cursor<'_>, emit: Option<Emit>) -> Result<JobStatem
     let or_replace = cursor.take_words(&["OR", "REPLACE"]);
     cursor.expect_words(&["JOB"])?;
     let name = cursor.ident()?;
-    let options = if cursor.take_words(&["WITH"]) { cursor.options()? } else { Vec::new() };
+    let options = if cursor.take_words(&["WITH"]) {
+        cursor.options()?
+    } else {
+        Vec::new()
+    };
     cursor.expect_words(&["AS"])?;
     let body = cursor.span();
     if !cursor.at_words(&["INSERT", "INTO"]) {
@@ -79,5 +98,11 @@ fn parse_create(cursor: &mut Cursor<'_>, emit: Option<Emit>) -> Result<JobStatem
         return Err(Error::invalid("a job needs an INSERT INTO … SELECT").at(body));
     }
     let insert = Box::new(cursor.sql_statement()?);
-    Ok(JobStatement::Create { name, or_replace, options, insert, emit: emit.unwrap_or_default() })
+    Ok(JobStatement::Create {
+        name,
+        or_replace,
+        options,
+        insert,
+        emit: emit.unwrap_or_default(),
+    })
 }

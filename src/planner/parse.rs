@@ -22,13 +22,18 @@ pub fn parse_statement(raw: &RawStatement) -> Result<ParsedStatement> {
     drop_time_travel_for(&mut tokens);
     let dialect = AnabranchDialect::default();
     let mut cursor = Cursor::new(&dialect, tokens)?;
-    let statement = parse(&mut cursor, emit.map(|(emit, _)| emit)).map_err(|error| error.at(raw.span))?;
+    let statement =
+        parse(&mut cursor, emit.map(|(emit, _)| emit)).map_err(|error| error.at(raw.span))?;
     if let (Some((_, span)), false) = (emit, matches!(statement, Statement::Job(_))) {
         return Err(Error::invalid("EMIT belongs to CREATE JOB")
             .with_help("a query and an INSERT see all rows at once: leave EMIT out")
             .at(span));
     }
-    Ok(ParsedStatement { statement, span: raw.span, text: raw.text() })
+    Ok(ParsedStatement {
+        statement,
+        span: raw.span,
+        text: raw.text(),
+    })
 }
 
 fn parse(cursor: &mut Cursor<'_>, emit: Option<Emit>) -> Result<Statement> {
@@ -36,9 +41,13 @@ fn parse(cursor: &mut Cursor<'_>, emit: Option<Emit>) -> Result<Statement> {
         return Ok(Statement::Job(Box::new(job)));
     }
     if is_our_table(cursor) {
-        return Ok(Statement::CreateTable(Box::new(parse_create_table(cursor)?)));
+        return Ok(Statement::CreateTable(Box::new(parse_create_table(
+            cursor,
+        )?)));
     }
-    if cursor.take_words(&["SHOW", "CREATE", "TABLE"]) || cursor.take_words(&["SHOW", "CREATE", "VIEW"]) {
+    if cursor.take_words(&["SHOW", "CREATE", "TABLE"])
+        || cursor.take_words(&["SHOW", "CREATE", "VIEW"])
+    {
         let name = cursor.object_name()?;
         cursor.expect_end()?;
         return Ok(Statement::ShowCreateTable(name));
@@ -51,7 +60,11 @@ fn parse(cursor: &mut Cursor<'_>, emit: Option<Emit>) -> Result<Statement> {
     if cursor.take_words(&["OPTIMIZE"]) {
         cursor.take_words(&["TABLE"]);
         let table = cursor.object_name()?;
-        let zorder_by = if cursor.take_words(&["ZORDER", "BY"]) { cursor.ident_list()? } else { Vec::new() };
+        let zorder_by = if cursor.take_words(&["ZORDER", "BY"]) {
+            cursor.ident_list()?
+        } else {
+            Vec::new()
+        };
         cursor.expect_end()?;
         return Ok(Statement::Optimize { table, zorder_by });
     }
@@ -67,7 +80,11 @@ fn parse(cursor: &mut Cursor<'_>, emit: Option<Emit>) -> Result<Statement> {
         };
         let dry_run = cursor.take_words(&["DRY", "RUN"]);
         cursor.expect_end()?;
-        return Ok(Statement::Vacuum { table, retain_hours, dry_run });
+        return Ok(Statement::Vacuum {
+            table,
+            retain_hours,
+            dry_run,
+        });
     }
     Ok(into_view(cursor.sql_statement()?))
 }
@@ -96,7 +113,9 @@ fn is_our_table(cursor: &mut Cursor<'_>) -> bool {
     let mut at = 0;
     let words: Vec<Option<String>> = (0..5).map(|ahead| cursor.peek_word(ahead)).collect();
     let mut eat = |word: &str| {
-        let found = words.get(at).is_some_and(|found| found.as_deref() == Some(word));
+        let found = words
+            .get(at)
+            .is_some_and(|found| found.as_deref() == Some(word));
         at += usize::from(found);
         found
     };
@@ -129,12 +148,19 @@ fn take_emit(
         (&["EMIT", "ON", "WINDOW", "CLOSE"], Emit::OnWindowClose),
         (&["EMIT", "PER", "BATCH"], Emit::PerBatch),
     ];
-    let significant: Vec<usize> =
-        (0..tokens.len()).filter(|index| is_significant(&tokens[*index])).collect();
+    let significant: Vec<usize> = (0..tokens.len())
+        .filter(|index| is_significant(&tokens[*index]))
+        .collect();
     for (words, emit) in CLAUSES {
-        let Some(first) = significant.len().checked_sub(words.len()) else { continue };
+        let Some(first) = significant.len().checked_sub(words.len()) else {
+            continue;
+        };
         let tail = &significant[first..];
-        if tail.iter().zip(words).all(|(index, word)| is_word(&tokens[*index], word)) {
+        if tail
+            .iter()
+            .zip(words)
+            .all(|(index, word)| is_word(&tokens[*index], word))
+        {
             let span = tokens[tail[0]].span;
             tokens.truncate(tail[0]);
             return Some((emit, span));
@@ -145,13 +171,15 @@ fn take_emit(
 
 /// `FOR VERSION AS OF` and `FOR TIMESTAMP AS OF` are sqlparser's `VERSION AS OF` with a word before.
 fn drop_time_travel_for(tokens: &mut Vec<TokenWithSpan>) {
-    let significant: Vec<usize> =
-        (0..tokens.len()).filter(|index| is_significant(&tokens[*index])).collect();
+    let significant: Vec<usize> = (0..tokens.len())
+        .filter(|index| is_significant(&tokens[*index]))
+        .collect();
     let dropped: Vec<usize> = significant
         .windows(4)
         .filter(|window| {
             is_word(&tokens[window[0]], "FOR")
-                && (is_word(&tokens[window[1]], "VERSION") || is_word(&tokens[window[1]], "TIMESTAMP"))
+                && (is_word(&tokens[window[1]], "VERSION")
+                    || is_word(&tokens[window[1]], "TIMESTAMP"))
                 && is_word(&tokens[window[2]], "AS")
                 && is_word(&tokens[window[3]], "OF")
         })

@@ -17,7 +17,10 @@ pub struct Script {
 impl Script {
     /// A script of this name and text.
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { name: name.into(), text: text.into() }
+        Self {
+            name: name.into(),
+            text: text.into(),
+        }
     }
 
     /// Cuts the text into its statements; empty ones are left out.
@@ -41,7 +44,11 @@ pub struct RawStatement {
 impl RawStatement {
     /// The statement's text, as typed.
     pub fn text(&self) -> String {
-        let text: String = self.tokens.iter().map(|token| token.token.to_string()).collect();
+        let text: String = self
+            .tokens
+            .iter()
+            .map(|token| token.token.to_string())
+            .collect();
         text.trim().to_owned()
     }
 }
@@ -53,7 +60,10 @@ pub fn is_incomplete(text: &str) -> bool {
         // An unterminated string or comment goes on at the next line.
         Err(_) => true,
         Ok(tokens) => {
-            let last = tokens.iter().rev().find(|token| !matches!(token, Token::Whitespace(_)));
+            let last = tokens
+                .iter()
+                .rev()
+                .find(|token| !matches!(token, Token::Whitespace(_)));
             !matches!(last, None | Some(Token::SemiColon))
         }
     }
@@ -61,15 +71,20 @@ pub fn is_incomplete(text: &str) -> bool {
 
 fn split(text: &str) -> Result<Vec<RawStatement>> {
     let dialect = AnabranchDialect::default();
-    let tokens = Tokenizer::new(&dialect, text).tokenize_with_location().map_err(|error| {
-        let place = error.location;
-        Error::invalid(lower_first(&error.message)).at(Span::new(place, next_column(place)))
-    })?;
+    let tokens = Tokenizer::new(&dialect, text)
+        .tokenize_with_location()
+        .map_err(|error| {
+            let place = error.location;
+            Error::invalid(lower_first(&error.message)).at(Span::new(place, next_column(place)))
+        })?;
     Ok(tokens
         .split(|token| token.token == Token::SemiColon)
         .filter_map(|tokens| {
             let first = tokens.iter().find(|token| is_significant(token))?;
-            Some(RawStatement { tokens: tokens.to_vec(), span: first.span })
+            Some(RawStatement {
+                tokens: tokens.to_vec(),
+                span: first.span,
+            })
         })
         .collect())
 }
@@ -104,7 +119,10 @@ mod tests {
         let parts = split(text).unwrap();
         assert_eq!(parts.len(), 2);
         assert_eq!(parts[0].text(), "SELECT ';' /* ; */");
-        assert_eq!((parts[1].span.start.line, parts[1].span.start.column), (3, 2));
+        assert_eq!(
+            (parts[1].span.start.line, parts[1].span.start.column),
+            (3, 2)
+        );
     }
 
     #[test]

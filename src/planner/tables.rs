@@ -26,7 +26,11 @@ pub(crate) fn parse_create_table(cursor: &mut Cursor<'_>) -> Result<CreateTable>
     cursor.expect_words(&["EXTERNAL", "TABLE"])?;
     let if_not_exists = cursor.take_words(&["IF", "NOT", "EXISTS"]);
     let name = cursor.object_name()?;
-    let body = if cursor.take(&Token::LParen) { parse_body(cursor)? } else { Body::default() };
+    let body = if cursor.take(&Token::LParen) {
+        parse_body(cursor)?
+    } else {
+        Body::default()
+    };
     let mut kind = None;
     let mut partitioned_by = Vec::new();
     let mut location = None;
@@ -56,7 +60,9 @@ pub(crate) fn parse_create_table(cursor: &mut Cursor<'_>) -> Result<CreateTable>
     if cursor.span() != Span::empty() && cursor.parser().peek_token_ref().token != Token::EOF {
         return Err(cursor.expected("STORED AS, PARTITIONED BY, LOCATION, OPTIONS or the end"));
     }
-    let Some(kind) = kind else { return Err(cursor.expected("STORED AS KAFKA or STORED AS DELTA")) };
+    let Some(kind) = kind else {
+        return Err(cursor.expected("STORED AS KAFKA or STORED AS DELTA"));
+    };
     let Some(location) = location else {
         return Err(cursor.expected(match kind {
             TableKind::Kafka => "LOCATION 'topic'",
@@ -93,15 +99,17 @@ fn parse_body(cursor: &mut Cursor<'_>) -> Result<Body> {
             cursor.take_words(&["PRIMARY", "KEY"]);
             body.primary_key = cursor.ident_list()?;
             if !cursor.take_words(&["NOT", "ENFORCED"]) {
-                return Err(cursor
-                    .expected("NOT ENFORCED")
-                    .with_help("a primary key here names the key of upserts; nothing enforces it"));
+                return Err(cursor.expected("NOT ENFORCED").with_help(
+                    "a primary key here names the key of upserts; nothing enforces it",
+                ));
             }
         } else {
             let column = parse_column(cursor)?;
             if !seen.insert(normalize(&column.name)) {
-                return Err(Error::invalid(format!("column {} is declared twice", column.name))
-                    .at(column.name.span));
+                return Err(
+                    Error::invalid(format!("column {} is declared twice", column.name))
+                        .at(column.name.span),
+                );
             }
             body.columns.push(column);
         }
@@ -112,13 +120,17 @@ fn parse_body(cursor: &mut Cursor<'_>) -> Result<Body> {
     }
     for key in &body.primary_key {
         if !seen.contains(&normalize(key)) {
-            return Err(Error::invalid(format!("PRIMARY KEY names {key}, which is no column")).at(key.span));
+            return Err(
+                Error::invalid(format!("PRIMARY KEY names {key}, which is no column")).at(key.span),
+            );
         }
     }
     if let Some((column, _)) = &body.watermark
         && !seen.contains(&normalize(column))
     {
-        return Err(Error::invalid(format!("WATERMARK names {column}, which is no column")).at(column.span));
+        return Err(
+            Error::invalid(format!("WATERMARK names {column}, which is no column")).at(column.span),
+        );
     }
     Ok(body)
 }
@@ -134,7 +146,10 @@ pub(crate) fn normalize(ident: &datafusion::sql::sqlparser::ast::Ident) -> Strin
 fn parse_column(cursor: &mut Cursor<'_>) -> Result<Column> {
     let name = cursor.ident()?;
     let type_start = cursor.span();
-    if matches!(cursor.parser().peek_token_ref().token, Token::Comma | Token::RParen) {
+    if matches!(
+        cursor.parser().peek_token_ref().token,
+        Token::Comma | Token::RParen
+    ) {
         return Err(cursor.expected(&format!("a type for column {name}")));
     }
     let sql_type = cursor.parse(Parser::parse_data_type)?;
@@ -169,11 +184,17 @@ fn parse_column(cursor: &mut Cursor<'_>) -> Result<Column> {
             column.kind = ColumnKind::Generated { expr, span };
         } else if cursor.take_words(&["COMMENT"]) {
             column.comment = Some(cursor.text("a comment in quotes")?.value);
-        } else if matches!(cursor.parser().peek_token_ref().token, Token::Comma | Token::RParen) {
+        } else if matches!(
+            cursor.parser().peek_token_ref().token,
+            Token::Comma | Token::RParen
+        ) {
             return Ok(column);
         } else {
             return Err(cursor
-                .expected(&format!("a comma or a column option after column {}", column.name))
+                .expected(&format!(
+                    "a comma or a column option after column {}",
+                    column.name
+                ))
                 .with_help(
                     "column options are NOT NULL, METADATA [FROM 'key'], \
                      GENERATED ALWAYS AS (expression) and COMMENT 'text'",

@@ -34,7 +34,9 @@ pub fn arrow_type(sql_type: &SqlType) -> Result<DataType> {
         | SqlType::Char(_)
         | SqlType::Text
         | SqlType::String(_) => DataType::Utf8,
-        SqlType::Binary(_) | SqlType::Varbinary(_) | SqlType::Bytea | SqlType::Blob(_) => DataType::Binary,
+        SqlType::Binary(_) | SqlType::Varbinary(_) | SqlType::Bytea | SqlType::Blob(_) => {
+            DataType::Binary
+        }
         SqlType::Date => DataType::Date32,
         SqlType::Time(_, TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) => {
             DataType::Time64(TimeUnit::Microsecond)
@@ -60,8 +62,14 @@ pub fn arrow_type(sql_type: &SqlType) -> Result<DataType> {
 
 /// The Arrow type of `MAP<key, value>`.
 pub fn map_type(key: DataType, value: DataType) -> DataType {
-    let entries = Fields::from(vec![Field::new("key", key, false), Field::new("value", value, true)]);
-    DataType::Map(Arc::new(Field::new("entries", DataType::Struct(entries), false)), false)
+    let entries = Fields::from(vec![
+        Field::new("key", key, false),
+        Field::new("value", value, true),
+    ]);
+    DataType::Map(
+        Arc::new(Field::new("entries", DataType::Struct(entries), false)),
+        false,
+    )
 }
 
 /// Gives DataFusion's planner the types it lacks or reads otherwise: TIMESTAMP, MAP, STRUCT.
@@ -91,7 +99,9 @@ fn decimal(info: &ExactNumberInfo, sql_type: &SqlType) -> Result<DataType> {
     let fits = (1..=38).contains(&precision) && (0..=precision as i64).contains(&scale);
     match (fits, u8::try_from(precision), i8::try_from(scale)) {
         (true, Ok(precision), Ok(scale)) => Ok(DataType::Decimal128(precision, scale)),
-        _ => Err(Error::invalid(format!("{sql_type} needs a precision of 1 to 38 and a scale within it"))),
+        _ => Err(Error::invalid(format!(
+            "{sql_type} needs a precision of 1 to 38 and a scale within it"
+        ))),
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 
 use async_trait::async_trait;
-use datafusion::catalog::{SchemaProvider, TableProvider};
 use datafusion::catalog::view::ViewTable;
+use datafusion::catalog::{SchemaProvider, TableProvider};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlanBuilder;
@@ -55,16 +55,15 @@ pub(crate) struct Catalog {
 
 impl std::fmt::Debug for Catalog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Catalog").field("tables", &self.names()).finish_non_exhaustive()
+        f.debug_struct("Catalog")
+            .field("tables", &self.names())
+            .finish_non_exhaustive()
     }
 }
 
 impl Catalog {
     /// Lets views be planned; called once with the context's state.
-    pub(crate) fn attach(
-        &self,
-        state: impl Fn() -> Option<SessionState> + Send + Sync + 'static,
-    ) {
+    pub(crate) fn attach(&self, state: impl Fn() -> Option<SessionState> + Send + Sync + 'static) {
         let _ = self.state.set(Box::new(state));
     }
 
@@ -145,7 +144,10 @@ impl Catalog {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         let tables = &mut *tables;
         for name in tables.entries.keys() {
-            tables.definitions.entry(name.clone()).or_insert_with(|| text.to_owned());
+            tables
+                .definitions
+                .entry(name.clone())
+                .or_insert_with(|| text.to_owned());
         }
     }
 
@@ -163,7 +165,9 @@ impl Catalog {
             return Ok(Some(Arc::clone(known)));
         }
         let (base, travel) = split_time_travel(name);
-        let Some(entry) = self.entry(base) else { return Ok(None) };
+        let Some(entry) = self.entry(base) else {
+            return Ok(None);
+        };
         let provider: Arc<dyn TableProvider> = match entry {
             TableEntry::Kafka(table) => Arc::new(KafkaTableProvider::new(table)),
             TableEntry::Delta(table) => table.snapshot(travel).await?,
@@ -187,11 +191,11 @@ impl Catalog {
             .get()
             .and_then(|state| state())
             .ok_or_else(|| Error::internal("the session is gone"))?;
-        let statement =
-            SqlStatement::Statement(Box::new(AnsiStatement::Query(view.query.clone())));
+        let statement = SqlStatement::Statement(Box::new(AnsiStatement::Query(view.query.clone())));
         let planned = state.statement_to_plan(statement).await;
         lock(&self.planning).pop();
-        let mut plan = planned.map_err(|error| Error::from(error).context(format!("view {name}")))?;
+        let mut plan =
+            planned.map_err(|error| Error::from(error).context(format!("view {name}")))?;
         if !view.columns.is_empty() {
             plan = rename(plan, &view.columns)?;
         }
@@ -247,7 +251,11 @@ fn split_time_travel(name: &str) -> (&str, TimeTravel) {
 }
 
 fn field_names(schema: &datafusion::arrow::datatypes::SchemaRef) -> Vec<String> {
-    schema.fields().iter().map(|field| field.name().clone()).collect()
+    schema
+        .fields()
+        .iter()
+        .map(|field| field.name().clone())
+        .collect()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -271,7 +279,9 @@ impl SchemaProvider for Catalog {
     ) -> DataFusionResult<Option<Arc<dyn TableProvider>>> {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         if tables.entries.contains_key(&name) {
-            return Err(Error::new(ErrorKind::Exists, format!("table {name} exists already")).into());
+            return Err(
+                Error::new(ErrorKind::Exists, format!("table {name} exists already")).into(),
+            );
         }
         tables.entries.insert(name, TableEntry::Provider(table));
         Ok(None)

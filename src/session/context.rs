@@ -43,10 +43,12 @@ pub(super) fn build(options: &SessionOptions) -> Result<(SessionContext, Arc<Cat
     settings.sql_parser.support_varchar_with_length = true;
 
     let limit = options.memory_limit.unwrap_or_else(default_memory_limit);
-    let mut runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(limit)));
+    let mut runtime =
+        RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(limit)));
     if let Some(dir) = &options.spill_dir {
         runtime = runtime.with_disk_manager_builder(
-            DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![dir.clone()])),
+            DiskManagerBuilder::default()
+                .with_mode(DiskManagerMode::Directories(vec![dir.clone()])),
         );
     }
     let runtime = runtime.build_arc()?;
@@ -70,8 +72,16 @@ pub(super) fn build(options: &SessionOptions) -> Result<(SessionContext, Arc<Cat
 /// Half of the machine's memory; 2 GiB where it cannot be told.
 fn default_memory_limit() -> usize {
     const FALLBACK: usize = 2 << 30;
-    let Ok(info) = std::fs::read_to_string("/proc/meminfo") else { return FALLBACK };
+    let Ok(info) = std::fs::read_to_string("/proc/meminfo") else {
+        return FALLBACK;
+    };
     info.lines()
-        .find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok())
+        .find_map(|line| {
+            line.strip_prefix("MemTotal:")?
+                .split_whitespace()
+                .next()?
+                .parse()
+                .ok()
+        })
         .map_or(FALLBACK, |kib: usize| kib.saturating_mul(1024) / 2)
 }

@@ -24,7 +24,12 @@ pub(super) async fn create_table(
     text: &str,
 ) -> Result<Outcome> {
     let name = rewrite::plain_name(&table.name)?;
-    let span = table.name.0.first().and_then(|part| part.as_ident()).map(|ident| ident.span);
+    let span = table
+        .name
+        .0
+        .first()
+        .and_then(|part| part.as_ident())
+        .map(|ident| ident.span);
     if catalog.entry(&name).is_some() {
         if table.if_not_exists {
             return Ok(Outcome::Done(format!("{name} exists already")));
@@ -68,12 +73,13 @@ pub(super) async fn create_view(
             return Ok(Outcome::Done(format!("{name} exists already")));
         }
         if !view.or_replace {
-            return Err(Error::new(ErrorKind::Exists, format!("{name} exists already"))
-                .with_help("CREATE OR REPLACE VIEW replaces it"));
+            return Err(
+                Error::new(ErrorKind::Exists, format!("{name} exists already"))
+                    .with_help("CREATE OR REPLACE VIEW replaces it"),
+            );
         }
     }
-    let mut statement =
-        SqlStatement::Statement(Box::new(AnsiStatement::Query(view.query.clone())));
+    let mut statement = SqlStatement::Statement(Box::new(AnsiStatement::Query(view.query.clone())));
     rewrite::prepare(context, catalog, &mut statement).await?;
     let state = context.state();
     for reference in state.resolve_table_references(&statement)? {
@@ -95,7 +101,10 @@ pub(super) async fn create_view(
     {
         view.query = query;
     }
-    let entry = TableEntry::View(Arc::new(View { query: view.query, columns }));
+    let entry = TableEntry::View(Arc::new(View {
+        query: view.query,
+        columns,
+    }));
     catalog.put(&name, entry, text.to_owned());
     Ok(Outcome::Done(format!("view {name}")))
 }
@@ -111,7 +120,11 @@ fn place<T>(table: &CreateTable, result: Result<T>) -> Result<T> {
             .max_by_key(|option| option.key.len())
             .map(|option| {
                 // A bad value is shown at the value, an unknown name at the name.
-                if names("unknown option") { option.key_span } else { option.value.span }
+                if names("unknown option") {
+                    option.key_span
+                } else {
+                    option.value.span
+                }
             });
         let column = table
             .columns
@@ -136,17 +149,26 @@ fn expand_options(table: &CreateTable) -> Result<Options> {
     for option in &table.options {
         let key = option.key.to_lowercase();
         if options.insert(key, expand(&option.value)?).is_some() {
-            return Err(Error::invalid(format!("option '{}' is given twice", option.key))
-                .at(option.key_span));
+            return Err(
+                Error::invalid(format!("option '{}' is given twice", option.key))
+                    .at(option.key_span),
+            );
         }
     }
     Ok(options)
 }
 
 fn field(column: &Column) -> Result<Field> {
-    let data_type = arrow_type(&column.sql_type)
-        .map_err(|error| error.context(format!("column {}", column.name)).at(column.type_span))?;
-    Ok(Field::new(normalize(&column.name), data_type, !column.not_null))
+    let data_type = arrow_type(&column.sql_type).map_err(|error| {
+        error
+            .context(format!("column {}", column.name))
+            .at(column.type_span)
+    })?;
+    Ok(Field::new(
+        normalize(&column.name),
+        data_type,
+        !column.not_null,
+    ))
 }
 
 fn kafka_spec(
@@ -173,7 +195,10 @@ fn kafka_spec(
                     .at(*span));
             }
         };
-        columns.push(KafkaColumn { field: field(column)?, metadata });
+        columns.push(KafkaColumn {
+            field: field(column)?,
+            metadata,
+        });
     }
     Ok(KafkaTableSpec {
         name: name.to_owned(),
@@ -190,8 +215,10 @@ fn kafka_spec(
 
 fn delta_spec(table: &CreateTable, location: String, options: Options) -> Result<DeltaSpec> {
     if let Some(key) = table.primary_key.first() {
-        return Err(Error::invalid("PRIMARY KEY belongs to Kafka tables: a Delta table is appended to")
-            .at(key.span));
+        return Err(Error::invalid(
+            "PRIMARY KEY belongs to Kafka tables: a Delta table is appended to",
+        )
+        .at(key.span));
     }
     if let Some((column, _)) = &table.watermark {
         return Err(Error::invalid("WATERMARK belongs to Kafka tables").at(column.span));
@@ -217,8 +244,10 @@ fn delta_spec(table: &CreateTable, location: String, options: Options) -> Result
     let names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
     for column in &table.partitioned_by {
         if !names.is_empty() && !names.contains(&normalize(column)) {
-            return Err(Error::invalid(format!("PARTITIONED BY names {column}, which is no column"))
-                .at(column.span));
+            return Err(Error::invalid(format!(
+                "PARTITIONED BY names {column}, which is no column"
+            ))
+            .at(column.span));
         }
     }
     Ok(DeltaSpec {
@@ -248,5 +277,8 @@ fn redact(text: &str) -> String {
             _ => secret = false,
         }
     }
-    tokens.iter().map(|token: &TokenWithSpan| token.token.to_string()).collect()
+    tokens
+        .iter()
+        .map(|token: &TokenWithSpan| token.token.to_string())
+        .collect()
 }

@@ -37,7 +37,10 @@ pub(super) fn keep(
         .filter_map(|provider| {
             let kafka = provider.downcast_ref::<KafkaTableProvider>()?;
             let table = kafka.table().dead_letter_table()?.to_owned();
-            Some(Letters { table, records: Arc::clone(kafka.bad_records()) })
+            Some(Letters {
+                table,
+                records: Arc::clone(kafka.bad_records()),
+            })
         })
         .collect();
     if letters.is_empty() {
@@ -72,12 +75,20 @@ async fn write(
         let schema = batch.schema();
         let input = MemorySourceConfig::try_new_exec(&[vec![batch]], schema, None)?;
         let state = context.state();
-        let plan = provider.insert_into(&state, input, InsertOp::Append).await?;
+        let plan = provider
+            .insert_into(&state, input, InsertOp::Append)
+            .await?;
         datafusion::physical_plan::collect(plan, context.task_ctx()).await?;
         Ok::<(), Error>(())
     };
-    inner.await.map_err(|error| error.context(format!("dead letters into {table}")))?;
-    tracing::warn!(table, records = records.len(), "records that could not be decoded were set aside");
+    inner
+        .await
+        .map_err(|error| error.context(format!("dead letters into {table}")))?;
+    tracing::warn!(
+        table,
+        records = records.len(),
+        "records that could not be decoded were set aside"
+    );
     Ok(())
 }
 
@@ -87,9 +98,24 @@ fn to_batch(
     schema: &datafusion::arrow::datatypes::SchemaRef,
 ) -> Result<RecordBatch> {
     let known: [(&str, ArrayRef); 7] = [
-        ("topic", Arc::new(StringArray::from_iter_values(records.iter().map(|r| &r.topic)))),
-        ("partition", Arc::new(Int32Array::from_iter_values(records.iter().map(|r| r.partition)))),
-        ("offset", Arc::new(Int64Array::from_iter_values(records.iter().map(|r| r.offset)))),
+        (
+            "topic",
+            Arc::new(StringArray::from_iter_values(
+                records.iter().map(|r| &r.topic),
+            )),
+        ),
+        (
+            "partition",
+            Arc::new(Int32Array::from_iter_values(
+                records.iter().map(|r| r.partition),
+            )),
+        ),
+        (
+            "offset",
+            Arc::new(Int64Array::from_iter_values(
+                records.iter().map(|r| r.offset),
+            )),
+        ),
         (
             "timestamp",
             Arc::new(
@@ -100,9 +126,30 @@ fn to_batch(
                     .with_timezone("UTC"),
             ),
         ),
-        ("key", Arc::new(records.iter().map(|r| r.key.as_deref()).collect::<BinaryArray>())),
-        ("value", Arc::new(records.iter().map(|r| r.value.as_deref()).collect::<BinaryArray>())),
-        ("reason", Arc::new(StringArray::from_iter_values(records.iter().map(|r| &r.reason)))),
+        (
+            "key",
+            Arc::new(
+                records
+                    .iter()
+                    .map(|r| r.key.as_deref())
+                    .collect::<BinaryArray>(),
+            ),
+        ),
+        (
+            "value",
+            Arc::new(
+                records
+                    .iter()
+                    .map(|r| r.value.as_deref())
+                    .collect::<BinaryArray>(),
+            ),
+        ),
+        (
+            "reason",
+            Arc::new(StringArray::from_iter_values(
+                records.iter().map(|r| &r.reason),
+            )),
+        ),
     ];
     for needed in ["topic", "partition", "offset", "reason"] {
         if schema.field_with_name(needed).is_err() {
@@ -115,11 +162,16 @@ fn to_batch(
     let columns = schema
         .fields()
         .iter()
-        .map(|field| match known.iter().find(|(name, _)| name == field.name()) {
-            Some((_, array)) => datafusion::arrow::compute::cast(array, field.data_type())
-                .map_err(|error| Error::invalid(format!("column {}: {error}", field.name()))),
-            None => Ok(datafusion::arrow::array::new_null_array(field.data_type(), records.len())),
-        })
+        .map(
+            |field| match known.iter().find(|(name, _)| name == field.name()) {
+                Some((_, array)) => datafusion::arrow::compute::cast(array, field.data_type())
+                    .map_err(|error| Error::invalid(format!("column {}: {error}", field.name()))),
+                None => Ok(datafusion::arrow::array::new_null_array(
+                    field.data_type(),
+                    records.len(),
+                )),
+            },
+        )
         .collect::<Result<Vec<ArrayRef>>>()?;
     RecordBatch::try_new(Arc::clone(schema), columns)
         .map_err(|error| Error::invalid(error.to_string()))

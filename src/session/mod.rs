@@ -139,13 +139,20 @@ impl Session {
                 let report = self.catalog.delta(&name)?.optimize(&columns).await?;
                 self.one_batch(report)
             }
-            Statement::Vacuum { table, retain_hours, dry_run } => {
+            Statement::Vacuum {
+                table,
+                retain_hours,
+                dry_run,
+            } => {
                 let name = self.table_name(&table)?;
                 let retain = retain_hours
                     .map(|hours| {
                         hours.value.parse::<f64>().map_err(|_| {
-                            Error::invalid(format!("RETAIN takes a number of hours, not '{}'", hours.value))
-                                .at(hours.span)
+                            Error::invalid(format!(
+                                "RETAIN takes a number of hours, not '{}'",
+                                hours.value
+                            ))
+                            .at(hours.span)
                         })
                     })
                     .transpose()?;
@@ -241,13 +248,18 @@ fn first_words(text: &str) -> String {
 }
 
 fn not_yet(job: &JobStatement) -> Error {
-    Error::new(ErrorKind::Unsupported, format!("{} does not run yet", job.verb()))
-        .with_help("this version runs queries, INSERT INTO and table statements")
+    Error::new(
+        ErrorKind::Unsupported,
+        format!("{} does not run yet", job.verb()),
+    )
+    .with_help("this version runs queries, INSERT INTO and table statements")
 }
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("tables", &self.table_names()).finish_non_exhaustive()
+        f.debug_struct("Session")
+            .field("tables", &self.table_names())
+            .finish_non_exhaustive()
     }
 }
 

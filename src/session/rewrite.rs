@@ -59,13 +59,20 @@ pub(super) fn plain_name(name: &ObjectName) -> Result<String> {
 /// Without a column list, an INSERT fills the columns that rows can give: not METADATA, not
 /// generated ones. With one, each column must exist and be writable.
 fn fill_insert(catalog: &Catalog, insert: &mut Insert) -> Result<()> {
-    let TableObject::TableName(name) = &insert.table else { return Ok(()) };
-    let Some(ident) = name.0.last().and_then(ObjectNamePart::as_ident) else { return Ok(()) };
+    let TableObject::TableName(name) = &insert.table else {
+        return Ok(());
+    };
+    let Some(ident) = name.0.last().and_then(ObjectNamePart::as_ident) else {
+        return Ok(());
+    };
     let table = normalize(ident);
     let span = ident.span;
     let entry = catalog.expect(&table).map_err(|error| error.at(span))?;
     let fill = |names: Vec<String>| -> Vec<ObjectName> {
-        names.into_iter().map(|name| ObjectName::from(vec![Ident::with_quote('"', name)])).collect()
+        names
+            .into_iter()
+            .map(|name| ObjectName::from(vec![Ident::with_quote('"', name)]))
+            .collect()
     };
     match &entry {
         TableEntry::Kafka(kafka) => {
@@ -84,8 +91,13 @@ fn fill_insert(catalog: &Catalog, insert: &mut Insert) -> Result<()> {
                 known_column(column, &name, &table, kafka.schema())?;
             }
             if insert.columns.is_empty() {
-                insert.columns =
-                    fill(kafka.insert_columns().into_iter().map(str::to_owned).collect());
+                insert.columns = fill(
+                    kafka
+                        .insert_columns()
+                        .into_iter()
+                        .map(str::to_owned)
+                        .collect(),
+                );
             }
         }
         TableEntry::Delta(delta) => {
@@ -94,13 +106,24 @@ fn fill_insert(catalog: &Catalog, insert: &mut Insert) -> Result<()> {
             }
             let generated = delta.generated_columns();
             if insert.columns.is_empty() && !generated.is_empty() {
-                let names = delta.schema().fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
-                insert.columns =
-                    fill(names.into_iter().filter(|name| !generated.contains(name)).collect());
+                let names = delta
+                    .schema()
+                    .fields()
+                    .iter()
+                    .map(|field| field.name().clone())
+                    .collect::<Vec<_>>();
+                insert.columns = fill(
+                    names
+                        .into_iter()
+                        .filter(|name| !generated.contains(name))
+                        .collect(),
+                );
             }
         }
         TableEntry::View(_) => {
-            return Err(Error::invalid(format!("{table} is a view: rows cannot be inserted")).at(span));
+            return Err(
+                Error::invalid(format!("{table} is a view: rows cannot be inserted")).at(span),
+            );
         }
         TableEntry::Provider(_) => {}
     }
@@ -116,7 +139,11 @@ fn known_column(
     if schema.field_with_name(name).is_ok() {
         return Ok(());
     }
-    let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    let names: Vec<&str> = schema
+        .fields()
+        .iter()
+        .map(|field| field.name().as_str())
+        .collect();
     let error = Error::invalid(format!("table {table} has no column {name}"));
     let error = match closest(name, names.iter().copied()) {
         Some(near) => error.with_help(format!("did you mean {near}?")),
@@ -146,27 +173,38 @@ async fn travel(
     let mut travels = Vec::with_capacity(found.expressions.len());
     for (name, version) in &found.expressions {
         let table = plain_name(name)?;
-        catalog.delta(&table).map_err(|error| at_name(error, name))?;
+        catalog
+            .delta(&table)
+            .map_err(|error| at_name(error, name))?;
         let at = match version {
             TableVersion::VersionAsOf(expr) => {
-                let version = evaluate(context, expr, "BIGINT").await.map_err(|error| at_name(error, name))?;
+                let version = evaluate(context, expr, "BIGINT")
+                    .await
+                    .map_err(|error| at_name(error, name))?;
                 let version = u64::try_from(version).map_err(|_| {
                     at_name(Error::invalid("a version is a whole number from 0"), name)
                 })?;
                 TimeTravel::Version(version)
             }
             TableVersion::TimestampAsOf(expr) | TableVersion::ForSystemTimeAsOf(expr) => {
-                let micros = evaluate(context, expr, "TIMESTAMP").await.map_err(|error| at_name(error, name))?;
+                let micros = evaluate(context, expr, "TIMESTAMP")
+                    .await
+                    .map_err(|error| at_name(error, name))?;
                 TimeTravel::Timestamp(micros)
             }
             other => {
-                return Err(at_name(Error::unsupported(format!("{other} is not supported")), name)
-                    .with_help("use FOR VERSION AS OF n or FOR TIMESTAMP AS OF t"));
+                return Err(at_name(
+                    Error::unsupported(format!("{other} is not supported")),
+                    name,
+                )
+                .with_help("use FOR VERSION AS OF n or FOR TIMESTAMP AS OF t"));
             }
         };
         travels.push(time_travel_name(&table, at));
     }
-    let _ = node.visit(&mut Rename { names: travels.into_iter() });
+    let _ = node.visit(&mut Rename {
+        names: travels.into_iter(),
+    });
     Ok(())
 }
 
@@ -178,9 +216,20 @@ async fn evaluate(context: &SessionContext, expr: &Expr, sql_type: &str) -> Resu
         &format!("SELECT CAST({expr} AS {sql_type})"),
         &datafusion::config::Dialect::Generic,
     )?;
-    let plan = state.statement_to_plan(statement).await.map_err(|_| invalid())?;
-    let batches = context.execute_logical_plan(plan).await?.collect().await.map_err(|_| invalid())?;
-    let column = batches.first().filter(|batch| batch.num_rows() == 1).map(|batch| batch.column(0));
+    let plan = state
+        .statement_to_plan(statement)
+        .await
+        .map_err(|_| invalid())?;
+    let batches = context
+        .execute_logical_plan(plan)
+        .await?
+        .collect()
+        .await
+        .map_err(|_| invalid())?;
+    let column = batches
+        .first()
+        .filter(|batch| batch.num_rows() == 1)
+        .map(|batch| batch.column(0));
     let column = column.ok_or_else(invalid)?;
     if column.null_count() > 0 {
         return Err(invalid());
@@ -188,7 +237,10 @@ async fn evaluate(context: &SessionContext, expr: &Expr, sql_type: &str) -> Resu
     if let Some(version) = column.as_primitive_opt::<Int64Type>() {
         return Ok(version.value(0));
     }
-    column.as_primitive_opt::<TimestampMicrosecondType>().map(|time| time.value(0)).ok_or_else(invalid)
+    column
+        .as_primitive_opt::<TimestampMicrosecondType>()
+        .map(|time| time.value(0))
+        .ok_or_else(invalid)
 }
 
 #[derive(Default)]
@@ -200,7 +252,12 @@ impl VisitorMut for Versions {
     type Break = ();
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
-        if let TableFactor::Table { name, version: Some(version), .. } = factor {
+        if let TableFactor::Table {
+            name,
+            version: Some(version),
+            ..
+        } = factor
+        {
             self.expressions.push((name.clone(), version.clone()));
         }
         ControlFlow::Continue(())
@@ -215,7 +272,12 @@ impl VisitorMut for Rename {
     type Break = ();
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
-        if let TableFactor::Table { name, version: version @ Some(_), alias, .. } = factor
+        if let TableFactor::Table {
+            name,
+            version: version @ Some(_),
+            alias,
+            ..
+        } = factor
             && let Some(hidden) = self.names.next()
         {
             if alias.is_none()
@@ -234,4 +296,3 @@ impl VisitorMut for Rename {
         ControlFlow::Continue(())
     }
 }
-

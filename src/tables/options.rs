@@ -16,7 +16,9 @@ pub type Options = BTreeMap<String, String>;
 pub fn check_names(options: &Options, names: &[&str], prefixes: &[&str]) -> Result<()> {
     for key in options.keys() {
         let known = names.contains(&key.as_str())
-            || prefixes.iter().any(|prefix| key.starts_with(prefix) && key.len() > prefix.len());
+            || prefixes
+                .iter()
+                .any(|prefix| key.starts_with(prefix) && key.len() > prefix.len());
         if !known {
             let error = Error::invalid(format!("unknown option '{key}'"));
             return Err(match closest(key, names.iter().copied()) {
@@ -38,8 +40,13 @@ pub fn choice<'a, T: Copy>(
     choices: &'a [(&'a str, T)],
     default: T,
 ) -> Result<T> {
-    let Some(value) = options.get(key) else { return Ok(default) };
-    if let Some((_, choice)) = choices.iter().find(|(word, _)| value.eq_ignore_ascii_case(word)) {
+    let Some(value) = options.get(key) else {
+        return Ok(default);
+    };
+    if let Some((_, choice)) = choices
+        .iter()
+        .find(|(word, _)| value.eq_ignore_ascii_case(word))
+    {
         return Ok(*choice);
     }
     let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
@@ -55,11 +62,15 @@ pub fn choice<'a, T: Copy>(
 /// # Errors
 /// Anything else.
 pub fn integer(options: &Options, key: &str, least: i32) -> Result<Option<i32>> {
-    let Some(value) = options.get(key) else { return Ok(None) };
+    let Some(value) = options.get(key) else {
+        return Ok(None);
+    };
     match value.trim().parse() {
         Ok(number) if number >= least => Ok(Some(number)),
-        _ => Err(Error::invalid(format!("option '{key}' does not take '{value}'"))
-            .with_help(format!("give a whole number of at least {least}"))),
+        _ => Err(
+            Error::invalid(format!("option '{key}' does not take '{value}'"))
+                .with_help(format!("give a whole number of at least {least}")),
+        ),
     }
 }
 
@@ -68,7 +79,9 @@ pub fn integer(options: &Options, key: &str, least: i32) -> Result<Option<i32>> 
 /// # Errors
 /// Text that is not a number and a unit.
 pub fn duration(options: &Options, key: &str, default: Duration) -> Result<Duration> {
-    let Some(value) = options.get(key) else { return Ok(default) };
+    let Some(value) = options.get(key) else {
+        return Ok(default);
+    };
     parse_duration(value).ok_or_else(|| {
         Error::invalid(format!("option '{key}' does not take '{value}'"))
             .with_help("give a number and a unit, such as '10 seconds' or '500 milliseconds'")
@@ -101,7 +114,9 @@ pub fn expand_environment(text: &str, lookup: impl Fn(&str) -> Option<String>) -
         out.push_str(&rest[..start]);
         let after = &rest[start + 2..];
         let Some(end) = after.find('}') else {
-            return Err(Error::invalid(format!("'{text}' has a '${{' without its '}}'")));
+            return Err(Error::invalid(format!(
+                "'{text}' has a '${{' without its '}}'"
+            )));
         };
         let name = &after[..end];
         let value = lookup(name).ok_or_else(|| {
@@ -118,7 +133,14 @@ pub fn expand_environment(text: &str, lookup: impl Fn(&str) -> Option<String>) -
 /// True for options whose values are never shown.
 pub fn is_secret(key: &str) -> bool {
     const WORDS: [&str; 9] = [
-        "password", "passwd", "secret", "token", "credential", "sasl.jaas", "ssl.key", "access_key",
+        "password",
+        "passwd",
+        "secret",
+        "token",
+        "credential",
+        "sasl.jaas",
+        "ssl.key",
+        "access_key",
         "oauthbearer.config",
     ];
     let key = key.to_lowercase();
@@ -127,7 +149,11 @@ pub fn is_secret(key: &str) -> bool {
 }
 
 fn list(words: &[&str]) -> String {
-    words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(", ")
+    words
+        .iter()
+        .map(|word| format!("'{word}'"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 #[cfg(test)]

@@ -30,8 +30,14 @@ pub(crate) struct ClientSettings {
 impl std::fmt::Debug for ClientSettings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Values may be secrets.
-        let names: Vec<&str> = self.properties.iter().map(|(name, _)| name.as_str()).collect();
-        f.debug_struct("ClientSettings").field("properties", &names).finish_non_exhaustive()
+        let names: Vec<&str> = self
+            .properties
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        f.debug_struct("ClientSettings")
+            .field("properties", &names)
+            .finish_non_exhaustive()
     }
 }
 
@@ -39,21 +45,34 @@ impl ClientSettings {
     pub(crate) fn from_options(options: &Options) -> Result<Self> {
         let properties: Vec<(String, String)> = options
             .iter()
-            .filter_map(|(key, value)| Some((key.strip_prefix("kafka.")?.to_owned(), value.clone())))
+            .filter_map(|(key, value)| {
+                Some((key.strip_prefix("kafka.")?.to_owned(), value.clone()))
+            })
             .collect();
-        if !properties.iter().any(|(name, _)| name == "bootstrap.servers" || name == "metadata.broker.list") {
-            return Err(Error::invalid("option 'kafka.bootstrap.servers' is missing")
-                .with_help("add 'kafka.bootstrap.servers' 'host:9092' to OPTIONS"));
+        if !properties
+            .iter()
+            .any(|(name, _)| name == "bootstrap.servers" || name == "metadata.broker.list")
+        {
+            return Err(
+                Error::invalid("option 'kafka.bootstrap.servers' is missing")
+                    .with_help("add 'kafka.bootstrap.servers' 'host:9092' to OPTIONS"),
+            );
         }
         for (name, _) in &properties {
             if OURS.contains(&name.as_str()) {
-                return Err(Error::invalid(format!("option 'kafka.{name}' is set by Anabranch itself"))
-                    .with_help("leave it out"));
+                return Err(Error::invalid(format!(
+                    "option 'kafka.{name}' is set by Anabranch itself"
+                ))
+                .with_help("leave it out"));
             }
         }
         let settings = Self {
             properties,
-            connect_timeout: options::duration(options, "connect.timeout", DEFAULT_CONNECT_TIMEOUT)?,
+            connect_timeout: options::duration(
+                options,
+                "connect.timeout",
+                DEFAULT_CONNECT_TIMEOUT,
+            )?,
             transaction_timeout: options::duration(
                 options,
                 "transaction.timeout",
@@ -69,10 +88,16 @@ impl ClientSettings {
         match self.base().create_native_config() {
             Ok(_) => Ok(()),
             Err(KafkaError::ClientConfig(_, description, name, value)) => {
-                let shown = if options::is_secret(&name) { "***" } else { value.as_str() };
+                let shown = if options::is_secret(&name) {
+                    "***"
+                } else {
+                    value.as_str()
+                };
                 let description = description.replace(&value, shown);
-                Err(Error::invalid(format!("option 'kafka.{name}' does not take '{shown}': {description}"))
-                    .with_help("the kafka.* options are those of librdkafka's CONFIGURATION.md"))
+                Err(Error::invalid(format!(
+                    "option 'kafka.{name}' does not take '{shown}': {description}"
+                ))
+                .with_help("the kafka.* options are those of librdkafka's CONFIGURATION.md"))
             }
             Err(other) => Err(Error::invalid(other.to_string())),
         }
@@ -108,7 +133,9 @@ impl ClientSettings {
         ] {
             self.set_unless_given(&mut config, name, value);
         }
-        config.create_with_context(context).map_err(|error| client_error(&error))
+        config
+            .create_with_context(context)
+            .map_err(|error| client_error(&error))
     }
 
     pub(crate) fn producer_config(&self) -> ClientConfig {
@@ -146,7 +173,10 @@ impl ClientSettings {
         let cause = faults.cause();
         let message = match &cause {
             Some(cause) => format!("no connection to Kafka at {servers}: {cause}"),
-            None => format!("no answer from Kafka at {servers} within {:?}", self.connect_timeout),
+            None => format!(
+                "no answer from Kafka at {servers} within {:?}",
+                self.connect_timeout
+            ),
         };
         let help = match cause.as_deref() {
             Some(cause) if is_authentication(cause) => {
@@ -155,7 +185,9 @@ impl ClientSettings {
             Some(cause) if is_tls(cause) => {
                 "check 'kafka.security.protocol' and the 'kafka.ssl.*' options against the broker's listener"
             }
-            _ => "check that the broker runs and that 'kafka.bootstrap.servers' names it; 'connect.timeout' is how long is waited",
+            _ => {
+                "check that the broker runs and that 'kafka.bootstrap.servers' names it; 'connect.timeout' is how long is waited"
+            }
         };
         Error::unavailable(message).with_help(help)
     }
@@ -183,12 +215,16 @@ pub(crate) struct Faults {
 
 impl Faults {
     pub(crate) fn cause(&self) -> Option<String> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// True when waiting longer cannot help.
     pub(crate) fn is_hopeless(&self) -> bool {
-        self.cause().is_some_and(|cause| is_authentication(&cause) || is_tls(&cause))
+        self.cause()
+            .is_some_and(|cause| is_authentication(&cause) || is_tls(&cause))
     }
 
     pub(crate) fn forget(&self) {
@@ -198,7 +234,9 @@ impl Faults {
     fn keep(&self, reason: &str) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         // The first cause of a kind that explains is worth more than the many that follow.
-        let explained = last.as_deref().is_some_and(|cause| is_authentication(cause) || is_tls(cause));
+        let explained = last
+            .as_deref()
+            .is_some_and(|cause| is_authentication(cause) || is_tls(cause));
         if !explained && !reason.contains("brokers are down") {
             *last = Some(shorten(reason));
         }
@@ -300,12 +338,15 @@ pub(crate) fn partitions<C: ConsumerContext + AsRef<Faults>>(
         let _ = consumer.poll(Duration::ZERO);
         match consumer.fetch_metadata(Some(topic), wait.max(Duration::from_millis(1))) {
             Ok(metadata) => {
-                let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
+                let Some(found) = metadata.topics().iter().find(|found| found.name() == topic)
+                else {
                     return Ok(None);
                 };
                 match found.error() {
                     None => {
-                        return Ok(Some(found.partitions().iter().map(|part| part.id()).collect()));
+                        return Ok(Some(
+                            found.partitions().iter().map(|part| part.id()).collect(),
+                        ));
                     }
                     Some(
                         RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
@@ -358,7 +399,9 @@ pub(crate) async fn create_topic(
         if let Err((name, code)) = result
             && code != RDKafkaErrorCode::TopicAlreadyExists
         {
-            return Err(Error::unavailable(format!("topic '{name}' could not be created: {code}")));
+            return Err(Error::unavailable(format!(
+                "topic '{name}' could not be created: {code}"
+            )));
         }
     }
     Ok(())
@@ -370,7 +413,11 @@ pub(crate) fn unknown_topic(topic: &str) -> Error {
 }
 
 /// An error of a request to the brokers.
-pub(crate) fn request_error(error: &KafkaError, settings: &ClientSettings, faults: &Faults) -> Error {
+pub(crate) fn request_error(
+    error: &KafkaError,
+    settings: &ClientSettings,
+    faults: &Faults,
+) -> Error {
     match error.rdkafka_error_code() {
         Some(
             RDKafkaErrorCode::BrokerTransportFailure

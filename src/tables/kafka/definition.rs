@@ -80,14 +80,20 @@ impl MetadataKey {
 
     /// The name in SQL.
     pub fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(_, key)| *key == self).map_or("", |(name, _)| name)
+        Self::ALL
+            .iter()
+            .find(|(_, key)| *key == self)
+            .map_or("", |(name, _)| name)
     }
 
     /// True when an INSERT may give it.
     pub fn is_writable(self) -> bool {
         matches!(
             self,
-            MetadataKey::Key | MetadataKey::Headers | MetadataKey::Timestamp | MetadataKey::Partition
+            MetadataKey::Key
+                | MetadataKey::Headers
+                | MetadataKey::Timestamp
+                | MetadataKey::Partition
         )
     }
 
@@ -195,26 +201,42 @@ impl KafkaTable {
     /// # Errors
     /// Whatever is wrong with columns or options, by name.
     pub fn try_new(spec: KafkaTableSpec) -> Result<Self> {
-        let names: Vec<&str> = OPTION_NAMES.iter().chain(format::OPTION_NAMES).copied().collect();
+        let names: Vec<&str> = OPTION_NAMES
+            .iter()
+            .chain(format::OPTION_NAMES)
+            .copied()
+            .collect();
         options::check_names(&spec.options, &names, &["kafka."])?;
         check_topic(&spec.topic)?;
         if spec.columns.is_empty() {
-            return Err(Error::invalid(format!("table {} has no columns", spec.name))
-                .with_help("declare the columns of the record's value; Kafka does not know them"));
+            return Err(
+                Error::invalid(format!("table {} has no columns", spec.name)).with_help(
+                    "declare the columns of the record's value; Kafka does not know them",
+                ),
+            );
         }
         check_metadata(&spec.columns)?;
         let value_columns: Vec<usize> = (0..spec.columns.len())
             .filter(|index| spec.columns[*index].metadata.is_none())
             .collect();
-        let value_fields: Vec<Field> =
-            value_columns.iter().map(|index| spec.columns[*index].field.clone()).collect();
+        let value_fields: Vec<Field> = value_columns
+            .iter()
+            .map(|index| spec.columns[*index].field.clone())
+            .collect();
         let value_schema = Arc::new(Schema::new(value_fields));
         let position = |name: &String| {
-            spec.columns.iter().position(|column| column.field.name() == name).ok_or_else(|| {
-                Error::invalid(format!("PRIMARY KEY names {name}, which is no column"))
-            })
+            spec.columns
+                .iter()
+                .position(|column| column.field.name() == name)
+                .ok_or_else(|| {
+                    Error::invalid(format!("PRIMARY KEY names {name}, which is no column"))
+                })
         };
-        let primary_key = spec.primary_key.iter().map(position).collect::<Result<Vec<_>>>()?;
+        let primary_key = spec
+            .primary_key
+            .iter()
+            .map(position)
+            .collect::<Result<Vec<_>>>()?;
         let format = FormatOptions::from_options(&spec.options, value_schema)?;
         let client = ClientSettings::from_options(&spec.options)?;
         let on_error = options::choice(
@@ -229,22 +251,40 @@ impl KafkaTable {
         )?;
         let dead_letter_table = spec.options.get("dead_letter.table").cloned();
         if on_error == OnError::DeadLetter && dead_letter_table.is_none() {
-            return Err(Error::invalid("option 'on_error' 'dead_letter' needs a table to keep them")
-                .with_help("name a Delta table: 'dead_letter.table' 'visits_dead'"));
+            return Err(Error::invalid(
+                "option 'on_error' 'dead_letter' needs a table to keep them",
+            )
+            .with_help("name a Delta table: 'dead_letter.table' 'visits_dead'"));
         }
         let delivery = options::choice(
             &spec.options,
             "delivery",
-            &[("idempotent", Delivery::Idempotent), ("transactional", Delivery::Transactional)],
+            &[
+                ("idempotent", Delivery::Idempotent),
+                ("transactional", Delivery::Transactional),
+            ],
             Delivery::Idempotent,
         )?;
         // Read by jobs; a value that no job could use is refused where it is written.
-        options::choice(&spec.options, "scan.startup", &[("earliest", ()), ("latest", ())], ())?;
-        options::choice(&spec.options, "watermark.partitions", &[("min", ()), ("max", ())], ())?;
+        options::choice(
+            &spec.options,
+            "scan.startup",
+            &[("earliest", ()), ("latest", ())],
+            (),
+        )?;
+        options::choice(
+            &spec.options,
+            "watermark.partitions",
+            &[("min", ()), ("max", ())],
+            (),
+        )?;
         options::duration(&spec.options, "watermark.idle_after", Duration::ZERO)?;
         options::duration(&spec.options, "watermark.max_ahead", Duration::ZERO)?;
         let schema = Arc::new(Schema::new(
-            spec.columns.iter().map(|column| column.field.clone()).collect::<Vec<_>>(),
+            spec.columns
+                .iter()
+                .map(|column| column.field.clone())
+                .collect::<Vec<_>>(),
         ));
         if let Some((column, _)) = &spec.watermark {
             check_event_time(&schema, column)?;
@@ -280,7 +320,9 @@ impl KafkaTable {
 
     /// The event time column and the watermark's expression, as SQL.
     pub fn watermark(&self) -> Option<(&str, &str)> {
-        self.watermark.as_ref().map(|(column, expr)| (column.as_str(), expr.as_str()))
+        self.watermark
+            .as_ref()
+            .map(|(column, expr)| (column.as_str(), expr.as_str()))
     }
 
     /// The Delta table that keeps records which cannot be decoded.
@@ -290,16 +332,24 @@ impl KafkaTable {
 
     /// The columns an INSERT without a column list fills: those of the value.
     pub fn insert_columns(&self) -> Vec<&str> {
-        self.value_columns.iter().map(|index| self.columns[*index].field.name().as_str()).collect()
+        self.value_columns
+            .iter()
+            .map(|index| self.columns[*index].field.name().as_str())
+            .collect()
     }
 
     /// The metadata key of a column.
     pub fn metadata_key(&self, column: &str) -> Option<MetadataKey> {
-        self.columns.iter().find(|known| known.field.name() == column)?.metadata
+        self.columns
+            .iter()
+            .find(|known| known.field.name() == column)?
+            .metadata
     }
 
     pub(crate) fn metadata_column(&self, key: MetadataKey) -> Option<usize> {
-        self.columns.iter().position(|column| column.metadata == Some(key))
+        self.columns
+            .iter()
+            .position(|column| column.metadata == Some(key))
     }
 }
 
@@ -337,7 +387,11 @@ fn check_metadata(columns: &[KafkaColumn]) -> Result<()> {
 fn check_event_time(schema: &Schema, column: &str) -> Result<()> {
     match schema.field_with_name(column) {
         Ok(field) if matches!(field.data_type(), DataType::Timestamp(..)) => Ok(()),
-        Ok(_) => Err(Error::invalid(format!("WATERMARK needs a TIMESTAMP, and {column} is none"))),
-        Err(_) => Err(Error::invalid(format!("WATERMARK names {column}, which is no column"))),
+        Ok(_) => Err(Error::invalid(format!(
+            "WATERMARK needs a TIMESTAMP, and {column} is none"
+        ))),
+        Err(_) => Err(Error::invalid(format!(
+            "WATERMARK names {column}, which is no column"
+        ))),
     }
 }

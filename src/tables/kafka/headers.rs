@@ -128,11 +128,19 @@ impl HeaderColumn {
         let (offsets, nulls, entries) = match array.data_type() {
             DataType::Map(..) => {
                 let map = array.as_map();
-                (map.offsets().clone(), map.nulls().cloned(), map.entries().clone())
+                (
+                    map.offsets().clone(),
+                    map.nulls().cloned(),
+                    map.entries().clone(),
+                )
             }
             DataType::List(_) => {
                 let list = array.as_list::<i32>();
-                (list.offsets().clone(), list.nulls().cloned(), list.values().as_struct().clone())
+                (
+                    list.offsets().clone(),
+                    list.nulls().cloned(),
+                    list.values().as_struct().clone(),
+                )
             }
             other => return Err(Error::internal(format!("headers as {other}"))),
         };
@@ -140,7 +148,12 @@ impl HeaderColumn {
             DataType::Utf8 => HeaderValues::Text(entries.column(1).as_string().clone()),
             _ => HeaderValues::Bytes(entries.column(1).as_binary().clone()),
         };
-        Ok(Self { keys: entries.column(0).as_string().clone(), values, offsets, nulls })
+        Ok(Self {
+            keys: entries.column(0).as_string().clone(),
+            values,
+            offsets,
+            nulls,
+        })
     }
 
     /// The headers of one row; `None` when it has none.
@@ -155,10 +168,15 @@ impl HeaderColumn {
         let mut headers = OwnedHeaders::new_with_capacity(range.len());
         for entry in range {
             let value: Option<&[u8]> = match &self.values {
-                HeaderValues::Text(text) => text.is_valid(entry).then(|| text.value(entry).as_bytes()),
+                HeaderValues::Text(text) => {
+                    text.is_valid(entry).then(|| text.value(entry).as_bytes())
+                }
                 HeaderValues::Bytes(bytes) => bytes.is_valid(entry).then(|| bytes.value(entry)),
             };
-            headers = headers.insert(Header { key: self.keys.value(entry), value });
+            headers = headers.insert(Header {
+                key: self.keys.value(entry),
+                value,
+            });
         }
         Some(headers)
     }

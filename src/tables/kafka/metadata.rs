@@ -23,12 +23,16 @@ pub(crate) fn to_array(
     data_type: &DataType,
 ) -> Result<ArrayRef> {
     Ok(match key {
-        MetadataKey::Topic => {
-            Arc::new(StringArray::from_iter_values(messages.iter().map(|message| message.topic())))
+        MetadataKey::Topic => Arc::new(StringArray::from_iter_values(
+            messages.iter().map(|message| message.topic()),
+        )),
+        MetadataKey::Partition if *data_type == DataType::Int64 => {
+            Arc::new(Int64Array::from_iter_values(
+                messages
+                    .iter()
+                    .map(|message| i64::from(message.partition())),
+            ))
         }
-        MetadataKey::Partition if *data_type == DataType::Int64 => Arc::new(
-            Int64Array::from_iter_values(messages.iter().map(|message| i64::from(message.partition()))),
-        ),
         MetadataKey::Partition => Arc::new(Int32Array::from_iter_values(
             messages.iter().map(|message| message.partition()),
         )),
@@ -39,7 +43,10 @@ pub(crate) fn to_array(
             messages
                 .iter()
                 .map(|message| {
-                    message.timestamp().to_millis().and_then(|millis| millis.checked_mul(1_000))
+                    message
+                        .timestamp()
+                        .to_millis()
+                        .and_then(|millis| millis.checked_mul(1_000))
                 })
                 .collect::<TimestampMicrosecondArray>()
                 .with_timezone("UTC"),
@@ -69,9 +76,11 @@ fn bytes<'a>(
     if *data_type == DataType::Binary {
         return Ok(Arc::new(messages.iter().map(get).collect::<BinaryArray>()));
     }
-    let total = messages.iter().map(|message| get(message).map_or(0, <[u8]>::len)).sum();
-    let mut text =
-        datafusion::arrow::array::StringBuilder::with_capacity(messages.len(), total);
+    let total = messages
+        .iter()
+        .map(|message| get(message).map_or(0, <[u8]>::len))
+        .sum();
+    let mut text = datafusion::arrow::array::StringBuilder::with_capacity(messages.len(), total);
     for message in messages {
         match get(message).map(std::str::from_utf8) {
             None => text.append_null(),

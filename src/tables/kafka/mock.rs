@@ -18,7 +18,9 @@ impl EmbeddedBroker {
     pub fn start() -> Result<Self> {
         MockCluster::new(1)
             .map(|cluster| Self { cluster })
-            .map_err(|error| Error::unavailable(format!("the embedded broker did not start: {error}")))
+            .map_err(|error| {
+                Error::unavailable(format!("the embedded broker did not start: {error}"))
+            })
     }
 
     /// Its address for `kafka.bootstrap.servers`.
@@ -33,6 +35,8 @@ impl EmbeddedBroker {
     pub fn create_topic(&self, name: &str, partitions: i32) -> Result<()> {
         self.cluster
             .create_topic(name, partitions, 1)
-            .map_err(|error| Error::unavailable(format!("topic '{name}' could not be created: {error}")))
+            .map_err(|error| {
+                Error::unavailable(format!("topic '{name}' could not be created: {error}"))
+            })
     }
 }

@@ -14,7 +14,7 @@ mod scan;
 mod sink;
 
 pub use definition::{
-    Delivery, KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey, OnError, OPTION_NAMES,
+    Delivery, KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey, OPTION_NAMES, OnError,
 };
 pub use provider::{BadRecord, BadRecords, KafkaTableProvider};
 pub use range::OffsetRange;

@@ -74,7 +74,13 @@ impl BadRecords {
 
     /// Takes what was set aside so far.
     pub fn take(&self) -> Vec<BadRecord> {
-        std::mem::take(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner).records)
+        std::mem::take(
+            &mut self
+                .state
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .records,
+        )
     }
 }
 
@@ -89,7 +95,11 @@ pub struct KafkaTableProvider {
 impl KafkaTableProvider {
     /// A provider for one statement.
     pub fn new(table: Arc<KafkaTable>) -> Self {
-        Self { table, ends: OnceCell::new(), bad_records: Arc::default() }
+        Self {
+            table,
+            ends: OnceCell::new(),
+            bad_records: Arc::default(),
+        }
     }
 
     /// The table.
@@ -122,7 +132,9 @@ impl KafkaTableProvider {
         let mut ranges = Vec::new();
         let mut starts: Vec<(i32, i64)> = Vec::new();
         for (partition, low, high) in &ends.partitions {
-            let Some(bounds) = bounds(filters, &columns, *partition) else { continue };
+            let Some(bounds) = bounds(filters, &columns, *partition) else {
+                continue;
+            };
             let range = narrow(*partition, *low, *high, bounds);
             if !range.is_empty() {
                 if bounds.timestamp.0 > 0 {
@@ -136,13 +148,20 @@ impl KafkaTableProvider {
     }
 
     /// Moves starts to the first record at or after a time: sound for any timestamp type.
-    async fn start_by_time(&self, ranges: &mut Vec<OffsetRange>, starts: &[(i32, i64)]) -> Result<()> {
+    async fn start_by_time(
+        &self,
+        ranges: &mut Vec<OffsetRange>,
+        starts: &[(i32, i64)],
+    ) -> Result<()> {
         let mut times: Vec<i64> = starts.iter().map(|(_, millis)| *millis).collect();
         times.sort_unstable();
         times.dedup();
         for millis in times {
-            let partitions: Vec<i32> =
-                starts.iter().filter(|start| start.1 == millis).map(|start| start.0).collect();
+            let partitions: Vec<i32> = starts
+                .iter()
+                .filter(|start| start.1 == millis)
+                .map(|start| start.0)
+                .collect();
             let table = Arc::clone(&self.table);
             let found = blocking(move || {
                 client::offsets_for_time(&table.client, &table.topic, &partitions, millis)

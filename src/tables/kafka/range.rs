@@ -43,7 +43,10 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    const ALL: Bounds = Bounds { offset: (i64::MIN, i64::MAX), timestamp: (i64::MIN, i64::MAX) };
+    const ALL: Bounds = Bounds {
+        offset: (i64::MIN, i64::MAX),
+        timestamp: (i64::MIN, i64::MAX),
+    };
 
     fn is_empty(self) -> bool {
         self.offset.0 > self.offset.1 || self.timestamp.0 > self.timestamp.1
@@ -68,7 +71,11 @@ impl Bounds {
 }
 
 /// The bounds all `filters` together set on `partition`; `None`: no row of it can match.
-pub(crate) fn bounds(filters: &[Expr], columns: &NarrowingColumns, partition: i32) -> Option<Bounds> {
+pub(crate) fn bounds(
+    filters: &[Expr],
+    columns: &NarrowingColumns,
+    partition: i32,
+) -> Option<Bounds> {
     filters.iter().try_fold(Bounds::ALL, |so_far, filter| {
         so_far.intersect(of_predicate(filter, columns, i64::from(partition))?)
     })
@@ -77,12 +84,21 @@ pub(crate) fn bounds(filters: &[Expr], columns: &NarrowingColumns, partition: i3
 /// A sound approximation: rows outside the result never satisfy the predicate.
 fn of_predicate(expr: &Expr, columns: &NarrowingColumns, partition: i64) -> Option<Bounds> {
     match expr {
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => {
-            of_predicate(left, columns, partition)?.intersect(of_predicate(right, columns, partition)?)
-        }
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => {
-            let (left, right) =
-                (of_predicate(left, columns, partition), of_predicate(right, columns, partition));
+        Expr::BinaryExpr(BinaryExpr {
+            left,
+            op: Operator::And,
+            right,
+        }) => of_predicate(left, columns, partition)?
+            .intersect(of_predicate(right, columns, partition)?),
+        Expr::BinaryExpr(BinaryExpr {
+            left,
+            op: Operator::Or,
+            right,
+        }) => {
+            let (left, right) = (
+                of_predicate(left, columns, partition),
+                of_predicate(right, columns, partition),
+            );
             match (left, right) {
                 (Some(left), Some(right)) => Some(left.hull(right)),
                 (one, other) => one.or(other),
@@ -99,11 +115,19 @@ fn of_predicate(expr: &Expr, columns: &NarrowingColumns, partition: i64) -> Opti
                 Some(Bounds::ALL)
             }
         }
-        Expr::InList(InList { expr, list, negated: false }) => {
-            let Some(column) = column_name(expr) else { return Some(Bounds::ALL) };
+        Expr::InList(InList {
+            expr,
+            list,
+            negated: false,
+        }) => {
+            let Some(column) = column_name(expr) else {
+                return Some(Bounds::ALL);
+            };
             let mut hull: Option<Bounds> = None;
             for item in list {
-                let Some(value) = integer(item) else { return Some(Bounds::ALL) };
+                let Some(value) = integer(item) else {
+                    return Some(Bounds::ALL);
+                };
                 let one = of_comparison(column, Operator::Eq, value, columns, partition);
                 hull = match (hull, one) {
                     (Some(hull), Some(one)) => Some(hull.hull(one)),
@@ -113,13 +137,16 @@ fn of_predicate(expr: &Expr, columns: &NarrowingColumns, partition: i64) -> Opti
             hull
         }
         Expr::Between(between) if !between.negated => {
-            let (Some(column), Some(low), Some(high)) =
-                (column_name(&between.expr), integer(&between.low), integer(&between.high))
-            else {
+            let (Some(column), Some(low), Some(high)) = (
+                column_name(&between.expr),
+                integer(&between.low),
+                integer(&between.high),
+            ) else {
                 return Some(Bounds::ALL);
             };
-            of_comparison(column, Operator::GtEq, low, columns, partition)?
-                .intersect(of_comparison(column, Operator::LtEq, high, columns, partition)?)
+            of_comparison(column, Operator::GtEq, low, columns, partition)?.intersect(
+                of_comparison(column, Operator::LtEq, high, columns, partition)?,
+            )
         }
         Expr::Literal(ScalarValue::Boolean(Some(false) | None), _) => None,
         _ => Some(Bounds::ALL),
@@ -145,9 +172,15 @@ fn of_comparison(
     if is(&columns.partition) {
         (interval.0 <= partition && partition <= interval.1).then_some(Bounds::ALL)
     } else if is(&columns.offset) {
-        Some(Bounds { offset: interval, ..Bounds::ALL })
+        Some(Bounds {
+            offset: interval,
+            ..Bounds::ALL
+        })
     } else if is(&columns.timestamp) {
-        Some(Bounds { timestamp: interval, ..Bounds::ALL })
+        Some(Bounds {
+            timestamp: interval,
+            ..Bounds::ALL
+        })
     } else {
         Some(Bounds::ALL)
     }
@@ -164,7 +197,9 @@ fn column_name(expr: &Expr) -> Option<&str> {
 
 /// A whole number, or a timestamp in microseconds.
 fn integer(expr: &Expr) -> Option<i64> {
-    let Expr::Literal(value, _) = expr else { return None };
+    let Expr::Literal(value, _) = expr else {
+        return None;
+    };
     match value {
         ScalarValue::Int8(Some(value)) => Some(i64::from(*value)),
         ScalarValue::Int16(Some(value)) => Some(i64::from(*value)),
@@ -207,8 +242,12 @@ mod tests {
     }
 
     fn predicate() -> impl Strategy<Value = Expr> {
-        let leaf = (prop::sample::select(vec!["p", "o", "t", "x"]), 0..6_i64, 0..6_usize).prop_map(
-            |(name, value, op)| {
+        let leaf = (
+            prop::sample::select(vec!["p", "o", "t", "x"]),
+            0..6_i64,
+            0..6_usize,
+        )
+            .prop_map(|(name, value, op)| {
                 let (column, value) = (col(name), lit(value));
                 match op {
                     0 => column.eq(value),
@@ -218,8 +257,7 @@ mod tests {
                     4 => column.not_eq(value),
                     _ => column.in_list(vec![value, lit(4_i64)], false),
                 }
-            },
-        );
+            });
         leaf.prop_recursive(4, 16, 2, |inner| {
             (inner.clone(), inner, any::<bool>())
                 .prop_map(|(a, b, and)| if and { a.and(b) } else { a.or(b) })
@@ -246,7 +284,10 @@ mod tests {
                 Operator::LtEq => value(left) <= value(right),
                 other => unreachable!("{other}"),
             },
-            Expr::InList(list) => list.list.iter().any(|item| value(item) == value(&list.expr)),
+            Expr::InList(list) => list
+                .list
+                .iter()
+                .any(|item| value(item) == value(&list.expr)),
             other => unreachable!("{other}"),
         }
     }

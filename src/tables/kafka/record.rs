@@ -44,16 +44,27 @@ impl RecordReader {
                 None => {
                     let value = table.value_columns.iter().position(|known| known == index);
                     slots.push(Slot::Decoded(decoded.len()));
-                    decoded.push(value.ok_or_else(|| Error::internal("a column without a source"))?);
+                    decoded
+                        .push(value.ok_or_else(|| Error::internal("a column without a source"))?);
                 }
             }
         }
         // Nothing asked from the value: it is not even parsed.
         let decoder = match decoded.is_empty() {
             true => None,
-            false => Some(table.format.decoder(&decoded, table.on_error == OnError::Null)?),
+            false => Some(
+                table
+                    .format
+                    .decoder(&decoded, table.on_error == OnError::Null)?,
+            ),
         };
-        Ok(Self { schema, slots, decoder, on_error: table.on_error, bad_records })
+        Ok(Self {
+            schema,
+            slots,
+            decoder,
+            on_error: table.on_error,
+            bad_records,
+        })
     }
 
     /// A batch of these records; dead letters are left out of it.
@@ -74,7 +85,9 @@ impl RecordReader {
             .slots
             .iter()
             .map(|slot| match (slot, &decoded) {
-                (Slot::Metadata(key, data_type), _) => metadata::to_array(messages, *key, data_type),
+                (Slot::Metadata(key, data_type), _) => {
+                    metadata::to_array(messages, *key, data_type)
+                }
                 (Slot::Decoded(index), Some(batch)) => Ok(Arc::clone(batch.column(*index))),
                 (Slot::Decoded(_), None) => Err(Error::internal("no decoder for a value column")),
             })
@@ -100,7 +113,9 @@ impl RecordReader {
             keep[row.row] = false;
         }
         self.bad_records.add(
-            bad.iter().map(|row| bad_record(&messages[row.row], &row.reason)).collect(),
+            bad.iter()
+                .map(|row| bad_record(&messages[row.row], &row.reason))
+                .collect(),
             messages.len(),
         )?;
         datafusion::arrow::compute::filter_record_batch(batch, &keep.into())

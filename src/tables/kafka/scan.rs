@@ -198,9 +198,15 @@ impl RangeScan {
         let consumer = self.table.client.consumer(faults.clone())?;
         let mut assignment = TopicPartitionList::with_capacity(1);
         assignment
-            .add_partition_offset(&self.table.topic, self.range.partition, Offset::Offset(self.range.start))
+            .add_partition_offset(
+                &self.table.topic,
+                self.range.partition,
+                Offset::Offset(self.range.start),
+            )
             .map_err(|error| client_error(&error))?;
-        consumer.assign(&assignment).map_err(|error| client_error(&error))?;
+        consumer
+            .assign(&assignment)
+            .map_err(|error| client_error(&error))?;
         let mut pending: Vec<BorrowedMessage<'_>> = Vec::with_capacity(self.batch_size);
         let mut pending_bytes = 0;
         let mut sent = 0;
@@ -230,7 +236,9 @@ impl RangeScan {
                 }
             };
             let full = pending.len() >= self.batch_size || pending_bytes >= BATCH_BYTES;
-            let enough = self.limit.is_some_and(|limit| sent + pending.len() >= limit);
+            let enough = self
+                .limit
+                .is_some_and(|limit| sent + pending.len() >= limit);
             if !pending.is_empty() && (full || end || enough) {
                 sent += self.hand_on(&pending, pending_bytes)?;
                 pending.clear();
@@ -244,11 +252,7 @@ impl RangeScan {
         }
     }
 
-    fn poll<'a>(
-        &self,
-        consumer: &'a BaseConsumer<Faults>,
-        faults: &Faults,
-    ) -> Result<Polled<'a>> {
+    fn poll<'a>(&self, consumer: &'a BaseConsumer<Faults>, faults: &Faults) -> Result<Polled<'a>> {
         match consumer.poll(POLL) {
             None => Ok(Polled::Quiet),
             Some(Ok(message)) => Ok(Polled::Record(message)),

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{DataType, Int32Type, Int64Type, SchemaRef, TimestampMicrosecondType};
+use datafusion::arrow::datatypes::{
+    DataType, Int32Type, Int64Type, SchemaRef, TimestampMicrosecondType,
+};
 use datafusion::datasource::sink::DataSink;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::TaskContext;
-use datafusion::physical_plan::metrics::{
-    ExecutionPlanMetricsSet, MetricBuilder, MetricsSet,
-};
+use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, SendableRecordBatchStream};
 use futures::StreamExt;
 use rdkafka::client::ClientContext;
@@ -44,7 +44,10 @@ impl KafkaSink {
     pub(crate) fn try_new(table: Arc<KafkaTable>) -> Result<Self> {
         // An encoder that cannot be made is an error of the statement, before anything runs.
         table.format.encoder()?;
-        Ok(Self { table, metrics: ExecutionPlanMetricsSet::new() })
+        Ok(Self {
+            table,
+            metrics: ExecutionPlanMetricsSet::new(),
+        })
     }
 
     async fn write(&self, mut data: SendableRecordBatchStream) -> Result<u64> {
@@ -78,9 +81,11 @@ impl KafkaSink {
             let _ = sender.send(Parcel::Finish).await;
         }
         drop(sender);
-        let written = producer
-            .await
-            .unwrap_or_else(|error| Err(Error::internal(format!("the producer's thread failed: {error}"))));
+        let written = producer.await.unwrap_or_else(|error| {
+            Err(Error::internal(format!(
+                "the producer's thread failed: {error}"
+            )))
+        });
         match (failure, written) {
             (None, written) => written,
             (Some(failure), Ok(written)) => Err(failure.with_rows_written(written)),
@@ -115,7 +120,9 @@ impl KafkaSink {
 
 impl fmt::Debug for KafkaSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KafkaSink").field("topic", &self.table.topic).finish_non_exhaustive()
+        f.debug_struct("KafkaSink")
+            .field("topic", &self.table.topic)
+            .finish_non_exhaustive()
     }
 }
 
@@ -125,7 +132,11 @@ impl DisplayAs for KafkaSink {
             Delivery::Idempotent => "idempotent",
             Delivery::Transactional => "transactional",
         };
-        write!(f, "KafkaSink: topic={}, delivery={delivery}", self.table.topic)
+        write!(
+            f,
+            "KafkaSink: topic={}, delivery={delivery}",
+            self.table.topic
+        )
     }
 }
 
@@ -199,8 +210,13 @@ impl EncodedBatch {
     }
 
     fn timestamp_millis(&self, row: usize) -> Option<i64> {
-        let column = self.timestamps.as_ref()?.as_primitive::<TimestampMicrosecondType>();
-        column.is_valid(row).then(|| column.value(row).div_euclid(1_000))
+        let column = self
+            .timestamps
+            .as_ref()?
+            .as_primitive::<TimestampMicrosecondType>();
+        column
+            .is_valid(row)
+            .then(|| column.value(row).div_euclid(1_000))
     }
 
     fn partition(&self, row: usize) -> Option<i32> {
@@ -226,12 +242,19 @@ impl RowEncoder {
     fn try_new(table: Arc<KafkaTable>) -> Result<Self> {
         let composite_key = if table.primary_key.len() > 1 {
             let schema = Arc::new(table.schema.project(&table.primary_key).map_err(internal)?);
-            Some(FormatOptions::from_options([("format", "json"), ("json.nulls", "write")], schema)?.encoder()?)
+            Some(
+                FormatOptions::from_options([("format", "json"), ("json.nulls", "write")], schema)?
+                    .encoder()?,
+            )
         } else {
             None
         };
         let values = table.format.encoder()?;
-        Ok(Self { table, values, composite_key })
+        Ok(Self {
+            table,
+            values,
+            composite_key,
+        })
     }
 
     fn encode(&mut self, batch: &RecordBatch) -> Result<EncodedBatch> {
@@ -239,13 +262,15 @@ impl RowEncoder {
         let primary_key = match (&mut self.composite_key, self.table.primary_key.first()) {
             (Some(encoder), _) => {
                 let keys = batch.project(&self.table.primary_key).map_err(internal)?;
-                Some(EncodedKeys::Json(encoder.encode(&keys)?))
+                Some(EncodedKeys::Json(encoder.encode(&keys, None)?))
             }
             (None, Some(index)) => Some(EncodedKeys::Plain(plain_key(batch.column(*index))?)),
             (None, None) => None,
         };
         let column = |key| Some(batch.column(self.table.metadata_column(key)?));
-        let headers = column(MetadataKey::Headers).map(HeaderColumn::try_new).transpose()?;
+        let headers = column(MetadataKey::Headers)
+            .map(HeaderColumn::try_new)
+            .transpose()?;
         let key_column = column(MetadataKey::Key).map(|array| KeyBytes(Arc::clone(array)));
         Ok(EncodedBatch {
             rows: batch.num_rows(),
@@ -254,7 +279,7 @@ impl RowEncoder {
             timestamps: column(MetadataKey::Timestamp).cloned(),
             partitions: column(MetadataKey::Partition).cloned(),
             primary_key,
-            values: self.values.encode(&values)?,
+            values: self.values.encode(&values, None)?,
         })
     }
 }
@@ -286,7 +311,10 @@ impl Deliveries {
         if self.failed.load(Ordering::Acquire) == 0 {
             return None;
         }
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn acknowledged(&self) -> u64 {
@@ -327,9 +355,17 @@ fn produce(table: &KafkaTable, mut parcels: mpsc::Receiver<Parcel>) -> Result<u6
     let deliveries = Deliveries::default();
     let transactional = table.delivery == Delivery::Transactional;
     let producer = connect(settings, deliveries.clone(), transactional)?;
-    let mut session = Session { table, producer, deliveries };
+    let mut session = Session {
+        table,
+        producer,
+        deliveries,
+    };
     let outcome = session.send_all(&mut parcels);
-    if transactional { session.end_transaction(outcome) } else { session.finish(outcome) }
+    if transactional {
+        session.end_transaction(outcome)
+    } else {
+        session.finish(outcome)
+    }
 }
 
 fn connect(
@@ -342,16 +378,22 @@ fn connect(
     if transactional {
         let timeout = settings.transaction_timeout.as_millis().to_string();
         config
-            .set("transactional.id", format!("anabranch-insert-{}", uuid::Uuid::new_v4()))
+            .set(
+                "transactional.id",
+                format!("anabranch-insert-{}", uuid::Uuid::new_v4()),
+            )
             .set("transaction.timeout.ms", &timeout)
             .set("message.timeout.ms", &timeout);
     }
     let faults = deliveries.faults.clone();
-    let producer: BaseProducer<Deliveries> =
-        config.create_with_context(deliveries).map_err(|error| client_error(&error))?;
+    let producer: BaseProducer<Deliveries> = config
+        .create_with_context(deliveries)
+        .map_err(|error| client_error(&error))?;
     if transactional {
         let fail = |error: &KafkaError| request_error(error, settings, &faults);
-        producer.init_transactions(settings.connect_timeout).map_err(|error| fail(&error))?;
+        producer
+            .init_transactions(settings.connect_timeout)
+            .map_err(|error| fail(&error))?;
         producer.begin_transaction().map_err(|error| fail(&error))?;
     }
     Ok(producer)
@@ -419,10 +461,11 @@ impl Session<'_> {
                 "topic '{}' has no partition {partition}",
                 self.table.topic
             )),
-            (Some(RDKafkaErrorCode::MessageSizeTooLarge), _) => {
-                Error::data(format!("a record is too large for topic '{}'", self.table.topic))
-                    .with_help("raise 'kafka.message.max.bytes' and the topic's max.message.bytes")
-            }
+            (Some(RDKafkaErrorCode::MessageSizeTooLarge), _) => Error::data(format!(
+                "a record is too large for topic '{}'",
+                self.table.topic
+            ))
+            .with_help("raise 'kafka.message.max.bytes' and the topic's max.message.bytes"),
             _ => request_error(error, &self.table.client, &self.deliveries.faults),
         }
     }
@@ -453,7 +496,9 @@ impl Session<'_> {
     fn finish(&self, outcome: Result<bool>) -> Result<u64> {
         let outcome = outcome.and_then(|_| self.flush());
         let acknowledged = self.deliveries.acknowledged();
-        outcome.map(|()| acknowledged).map_err(|error| error.with_rows_written(acknowledged))
+        outcome
+            .map(|()| acknowledged)
+            .map_err(|error| error.with_rows_written(acknowledged))
     }
 
     /// Transactional delivery: all rows, or none for `read_committed` readers.
@@ -462,9 +507,9 @@ impl Session<'_> {
         let commit = |finished: bool| -> Result<bool> {
             if finished {
                 self.flush()?;
-                self.producer.commit_transaction(settings.transaction_timeout).map_err(|error| {
-                    request_error(&error, settings, &self.deliveries.faults)
-                })?;
+                self.producer
+                    .commit_transaction(settings.transaction_timeout)
+                    .map_err(|error| request_error(&error, settings, &self.deliveries.faults))?;
             }
             Ok(finished)
         };
