@@ -284,11 +284,11 @@ fn any_json(data_type: &DataType) -> BoxedStrategy<String> {
         DataType::UInt64 => shown::<u64>(),
         DataType::Float32 => shown::<f32>(),
         DataType::Float64 => shown::<f64>(),
-        DataType::Date32 => "\"20[0-9]{2}-0[1-9]-[12][0-9]\"".boxed(),
+        DataType::Date32 => "\"20[0-9]{2}-0[1-9]-1[0-9]\"".boxed(),
         DataType::Time32(_) => "\"1[0-9]:[0-5][0-9]:[0-5][0-9]\"".boxed(),
         DataType::Time64(_) => "\"1[0-9]:[0-5][0-9]:[0-5][0-9]\\.[0-9]{9}\"".boxed(),
         DataType::Timestamp(..) => {
-            "\"20[0-9]{2}-0[1-9]-[12][0-9]T0[0-9]:[0-5][0-9]:[0-5][0-9]\\.[0-9]{1,9}Z\"".boxed()
+            "\"20[0-9]{2}-0[1-9]-1[0-9]T0[0-9]:[0-5][0-9]:[0-5][0-9]\\.[0-9]{1,9}Z\"".boxed()
         }
         DataType::Decimal128(..) | DataType::Decimal256(..) => {
             "-?[1-9][0-9]{0,14}\\.[0-9]{1,4}".boxed()

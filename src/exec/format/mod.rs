@@ -11,6 +11,8 @@
 //! This layer does no Kafka I/O; the only thing it may call is a schema registry.
 
 mod column;
+mod csv;
+mod csv_text;
 mod json_decode;
 mod json_encode;
 mod number;

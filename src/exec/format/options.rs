@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use arrow::datatypes::{SchemaRef, TimeUnit};
 
 use super::column::Columns;
+use super::csv::{self, CsvDecoder, CsvEncoder};
+use super::csv_text::CsvDialect;
 use super::json_decode::JsonDecoder;
 use super::json_encode::JsonEncoder;
 use super::raw::{self, RawDecoder, RawEncoder};
@@ -21,6 +23,10 @@ pub const OPTION_NAMES: &[&str] = &[
     "json.timestamp_unit",
     "json.timestamp_format",
     "json.nulls",
+    "csv.delimiter",
+    "csv.quote",
+    "csv.escape",
+    "csv.null",
 ];
 
 /// How the value of a record is written.
@@ -28,18 +34,24 @@ pub const OPTION_NAMES: &[&str] = &[
 pub enum FormatKind {
     /// One JSON object per message.
     Json,
+    /// One CSV record per message.
+    Csv,
     /// The message is the one column.
     Raw,
 }
 
 impl FormatKind {
-    const ALL: [(&'static str, FormatKind); 2] =
-        [("json", FormatKind::Json), ("raw", FormatKind::Raw)];
+    const ALL: [(&'static str, FormatKind); 3] = [
+        ("json", FormatKind::Json),
+        ("csv", FormatKind::Csv),
+        ("raw", FormatKind::Raw),
+    ];
 
     /// The name in option `format`.
     pub fn name(self) -> &'static str {
         match self {
             FormatKind::Json => "json",
+            FormatKind::Csv => "csv",
             FormatKind::Raw => "raw",
         }
     }
@@ -52,6 +64,7 @@ pub struct FormatOptions {
     declared: SchemaRef,
     read: ReadOptions,
     write: WriteOptions,
+    csv: CsvDialect,
 }
 
 /// How text becomes values.
@@ -104,6 +117,7 @@ impl FormatOptions {
             .map(|value| choose("json.nulls", value, &[("omit", false), ("write", true)]))
             .transpose()?
             .unwrap_or(false);
+        let csv = csv_dialect(&get)?;
         let format = Self {
             kind,
             declared,
@@ -113,6 +127,7 @@ impl FormatOptions {
                 timestamp_format,
                 nulls,
             },
+            csv,
         };
         format.check_declared()?;
         Ok(format)
@@ -144,6 +159,13 @@ impl FormatOptions {
                 &self.read,
                 lenient,
             )?),
+            FormatKind::Csv => Box::new(CsvDecoder::try_new(
+                &self.declared,
+                projection,
+                &self.read,
+                &self.csv,
+                lenient,
+            )?),
             FormatKind::Raw => Box::new(RawDecoder::try_new(&self.declared, projection)?),
         })
     }
@@ -156,6 +178,7 @@ impl FormatOptions {
     pub fn encoder(&self) -> Result<Box<dyn RecordEncoder>> {
         Ok(match self.kind {
             FormatKind::Json => Box::new(JsonEncoder::new(&self.declared, &self.write)),
+            FormatKind::Csv => Box::new(CsvEncoder::new(&self.declared, &self.write, &self.csv)),
             FormatKind::Raw => Box::new(RawEncoder::try_new(&self.declared)?),
         })
     }
@@ -163,6 +186,7 @@ impl FormatOptions {
     fn check_declared(&self) -> Result<()> {
         match self.kind {
             FormatKind::Json => Columns::try_new(self.declared.fields(), "").map(|_| ()),
+            FormatKind::Csv => csv::check_declared(&self.declared),
             FormatKind::Raw => raw::check_declared(&self.declared),
         }
     }
@@ -210,6 +234,48 @@ fn check_owner<'a>(kind: FormatKind, names: impl Iterator<Item = &'a String>) ->
         }
     }
     Ok(())
+}
+
+fn csv_dialect<'a>(get: &impl Fn(&str) -> Option<&'a str>) -> Result<CsvDialect> {
+    let mut dialect = CsvDialect::default();
+    if let Some(text) = get("csv.delimiter") {
+        dialect.delimiter = one_character("csv.delimiter", text)?;
+    }
+    match get("csv.quote") {
+        Some("") => dialect.quote = None,
+        Some(text) => dialect.quote = Some(one_character("csv.quote", text)?),
+        None => {}
+    }
+    dialect.escape = get("csv.escape")
+        .map(|text| one_character("csv.escape", text))
+        .transpose()?;
+    if let Some(text) = get("csv.null") {
+        dialect.null = text.to_owned();
+    }
+    if dialect.quote == Some(dialect.delimiter) || dialect.escape == Some(dialect.delimiter) {
+        return Err(Error::invalid(
+            "options 'csv.delimiter', 'csv.quote' and 'csv.escape' must not be the same character",
+        ));
+    }
+    let is_special =
+        |b: u8| b == dialect.delimiter || Some(b) == dialect.quote || matches!(b, b'\n' | b'\r');
+    if dialect.null.bytes().any(is_special) {
+        return Err(Error::invalid(
+            "option 'csv.null' must not hold the delimiter, the quote or a line break",
+        ));
+    }
+    Ok(dialect)
+}
+
+/// One ASCII character, or `\t` for a tab.
+fn one_character(option: &str, text: &str) -> Result<u8> {
+    match text.as_bytes() {
+        b"\\t" => Ok(b'\t'),
+        [byte] if byte.is_ascii() && !matches!(byte, b'\n' | b'\r') => Ok(*byte),
+        _ => Err(Error::invalid(format!(
+            "option '{option}' takes one ASCII character, not '{text}'"
+        ))),
+    }
 }
 
 /// The choice named `value`.
