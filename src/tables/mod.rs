@@ -1,1 +1,3 @@
 //! Tables: definitions, and the providers over Kafka and Delta Lake.
+
+pub mod delta;
