@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 
 use async_trait::async_trait;
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::view::ViewTable;
 use datafusion::catalog::{SchemaProvider, TableProvider};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
@@ -24,7 +25,11 @@ type StateOf = Box<dyn Fn() -> Option<SessionState> + Send + Sync>;
 #[derive(Debug, Clone)]
 pub(crate) enum TableEntry {
     Kafka(Arc<KafkaTable>),
-    Delta(DeltaTableHandle),
+    /// The table, and its columns when it was declared.
+    Delta {
+        handle: DeltaTableHandle,
+        schema: SchemaRef,
+    },
     View(Arc<View>),
     Provider(Arc<dyn TableProvider>),
 }
@@ -84,7 +89,7 @@ impl Catalog {
                 .values()
                 .flat_map(|entry| match entry {
                     TableEntry::Kafka(table) => field_names(table.schema()),
-                    TableEntry::Delta(table) => field_names(&table.schema()),
+                    TableEntry::Delta { schema, .. } => field_names(schema),
                     TableEntry::Provider(provider) => field_names(&provider.schema()),
                     TableEntry::View(view) => view.columns.clone(),
                 })
@@ -118,7 +123,7 @@ impl Catalog {
 
     pub(crate) fn delta(&self, name: &str) -> Result<DeltaTableHandle> {
         match self.expect(name)? {
-            TableEntry::Delta(table) => Ok(table),
+            TableEntry::Delta { handle, .. } => Ok(handle),
             other => Err(Error::invalid(format!(
                 "{name} is a {}, and this statement is about Delta tables",
                 other.kind_name()
@@ -170,7 +175,7 @@ impl Catalog {
         };
         let provider: Arc<dyn TableProvider> = match entry {
             TableEntry::Kafka(table) => Arc::new(KafkaTableProvider::new(table)),
-            TableEntry::Delta(table) => table.snapshot(travel).await?,
+            TableEntry::Delta { handle, .. } => handle.snapshot(travel).await?,
             TableEntry::View(view) => self.plan_view(base, &view).await?,
             TableEntry::Provider(provider) => provider,
         };
@@ -309,7 +314,7 @@ impl SchemaProvider for Catalog {
 
 fn placeholder(entry: &TableEntry) -> Arc<dyn TableProvider> {
     let schema = match entry {
-        TableEntry::Delta(table) => table.schema(),
+        TableEntry::Delta { schema, .. } => Arc::clone(schema),
         _ => Arc::new(datafusion::arrow::datatypes::Schema::empty()),
     };
     Arc::new(datafusion::datasource::empty::EmptyTable::new(schema))

@@ -18,7 +18,6 @@ use crate::tables::kafka::{KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey}
 use crate::tables::options::{self, Options};
 
 pub(super) async fn create_table(
-    context: &SessionContext,
     catalog: &Catalog,
     table: &CreateTable,
     text: &str,
@@ -52,8 +51,10 @@ pub(super) async fn create_table(
         }
         TableKind::Delta => {
             let spec = delta_spec(table, location, options)?;
-            let opened = DeltaTableHandle::create_or_open(spec, context).await;
-            TableEntry::Delta(place(table, opened)?)
+            let opened = DeltaTableHandle::create_or_open(spec).await;
+            let handle = place(table, opened)?;
+            let schema = handle.schema().await?;
+            TableEntry::Delta { handle, schema }
         }
     };
     let done = format!("{} {name}", entry.kind_name());

@@ -19,8 +19,9 @@ use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::Ident;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::planner::{JobStatement, ParsedStatement, Statement};
+use crate::planner::{JobStatement, ParsedStatement, Statement, Text};
 use crate::session::catalog::{Catalog, TableEntry};
+use crate::tables::delta::{OptimizeSpec, VacuumSpec};
 
 pub use context::SessionOptions;
 
@@ -123,7 +124,7 @@ impl Session {
         self.catalog.begin_statement();
         match parsed.statement {
             Statement::CreateTable(table) => {
-                create::create_table(&self.context, &self.catalog, &table, &parsed.text).await
+                create::create_table(&self.catalog, &table, &parsed.text).await
             }
             Statement::CreateView(view) => {
                 create::create_view(&self.context, &self.catalog, *view, &parsed.text).await
@@ -135,8 +136,9 @@ impl Session {
             }
             Statement::Optimize { table, zorder_by } => {
                 let name = self.table_name(&table)?;
-                let columns: Vec<String> = zorder_by.iter().map(normalize).collect();
-                let report = self.catalog.delta(&name)?.optimize(&columns).await?;
+                let spec = OptimizeSpec { zorder_by: zorder_by.iter().map(normalize).collect() };
+                let runtime = self.context.runtime_env();
+                let report = self.catalog.delta(&name)?.optimize(&spec, Some(runtime)).await?;
                 self.one_batch(report)
             }
             Statement::Vacuum {
@@ -145,18 +147,11 @@ impl Session {
                 dry_run,
             } => {
                 let name = self.table_name(&table)?;
-                let retain = retain_hours
-                    .map(|hours| {
-                        hours.value.parse::<f64>().map_err(|_| {
-                            Error::invalid(format!(
-                                "RETAIN takes a number of hours, not '{}'",
-                                hours.value
-                            ))
-                            .at(hours.span)
-                        })
-                    })
-                    .transpose()?;
-                let report = self.catalog.delta(&name)?.vacuum(retain, dry_run).await?;
+                let spec = VacuumSpec {
+                    retain_hours: retain_hours.map(parse_hours).transpose()?,
+                    dry_run,
+                };
+                let report = self.catalog.delta(&name)?.vacuum(&spec).await?;
                 self.one_batch(report)
             }
             Statement::History(table) => {
@@ -228,6 +223,13 @@ fn definition_batch(name: &str, definition: &str) -> Result<RecordBatch> {
     RecordBatch::try_from_iter(columns).map_err(|error| Error::internal(error.to_string()))
 }
 
+fn parse_hours(hours: Text) -> Result<u64> {
+    hours.value.parse().map_err(|_| {
+        Error::invalid(format!("RETAIN takes a whole number of hours, not '{}'", hours.value))
+            .at(hours.span)
+    })
+}
+
 /// Lower case unless quoted, as DataFusion resolves names.
 pub(crate) fn normalize(ident: &Ident) -> String {
     match ident.quote_style {
@@ -268,7 +270,7 @@ impl TableEntry {
     pub(crate) fn kind_name(&self) -> &'static str {
         match self {
             TableEntry::Kafka(_) => "Kafka table",
-            TableEntry::Delta(_) => "Delta table",
+            TableEntry::Delta { .. } => "Delta table",
             TableEntry::View(_) => "view",
             TableEntry::Provider(_) => "table",
         }

@@ -27,7 +27,7 @@ pub(super) async fn prepare(
     match statement {
         SqlStatement::Statement(ansi) => {
             if let AnsiStatement::Insert(insert) = ansi.as_mut() {
-                fill_insert(catalog, insert)?;
+                fill_insert(catalog, insert).await?;
             }
             travel(context, catalog, ansi.as_mut()).await?;
             rewrite_window_calls(ansi.as_mut())?;
@@ -58,7 +58,7 @@ pub(super) fn plain_name(name: &ObjectName) -> Result<String> {
 
 /// Without a column list, an INSERT fills the columns that rows can give: not METADATA, not
 /// generated ones. With one, each column must exist and be writable.
-fn fill_insert(catalog: &Catalog, insert: &mut Insert) -> Result<()> {
+async fn fill_insert(catalog: &Catalog, insert: &mut Insert) -> Result<()> {
     let TableObject::TableName(name) = &insert.table else {
         return Ok(());
     };
@@ -100,24 +100,16 @@ fn fill_insert(catalog: &Catalog, insert: &mut Insert) -> Result<()> {
                 );
             }
         }
-        TableEntry::Delta(delta) => {
+        TableEntry::Delta { handle, .. } => {
+            let schema = handle.schema().await?;
+            let generated = handle.generated_columns().await?;
             for column in &insert.columns {
-                known_column(column, &plain_name(column)?, &table, &delta.schema())?;
+                known_column(column, &plain_name(column)?, &table, &schema)?;
             }
-            let generated = delta.generated_columns();
             if insert.columns.is_empty() && !generated.is_empty() {
-                let names = delta
-                    .schema()
-                    .fields()
-                    .iter()
-                    .map(|field| field.name().clone())
-                    .collect::<Vec<_>>();
-                insert.columns = fill(
-                    names
-                        .into_iter()
-                        .filter(|name| !generated.contains(name))
-                        .collect(),
-                );
+                let is_generated = |name: &String| generated.iter().any(|(known, _)| known == name);
+                let names = schema.fields().iter().map(|field| field.name().clone());
+                insert.columns = fill(names.filter(|name| !is_generated(name)).collect());
             }
         }
         TableEntry::View(_) => {
