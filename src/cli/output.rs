@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use arrow_json::writer::{JsonArray, LineDelimited, Writer, WriterBuilder};
 use datafusion::arrow::array::{Array, ArrayRef, RecordBatch};
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use crate::cli::args::Format;
 use crate::error::{Error, ErrorKind, Result};
+use crate::planner::types::type_name;
 
 /// Rows that are looked at to set the widths of a table's columns.
 const SAMPLE_ROWS: usize = 1_000;
@@ -158,7 +159,8 @@ fn plain(batch: &RecordBatch) -> Result<RecordBatch> {
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(write_error)
 }
 
-/// An aligned table: widths come from the first rows, the rest streams.
+/// An aligned table: widths come from the first rows, the rest streams. A cell with several
+/// lines, such as a plan, is shown on several lines.
 struct Table<W: Write> {
     schema: SchemaRef,
     out: W,
@@ -189,7 +191,7 @@ impl<W: Write> Table<W> {
                 .map(|cells| cell(&cells.value(row).to_string()))
                 .collect();
             match &self.widths {
-                Some(widths) => write_line(&mut self.out, &line, widths, &self.schema)?,
+                Some(widths) => write_row(&mut self.out, &line, widths, &self.schema)?,
                 None => {
                     self.held.push(line);
                     if self.held.len() >= SAMPLE_ROWS {
@@ -202,33 +204,25 @@ impl<W: Write> Table<W> {
     }
 
     fn start(&mut self) -> Result<()> {
-        let names: Vec<String> = self
-            .schema
-            .fields()
-            .iter()
-            .map(|field| cell(field.name()))
-            .collect();
-        let types: Vec<String> = self
-            .schema
-            .fields()
+        let fields = self.schema.fields();
+        let names: Vec<String> = fields.iter().map(|field| cell(field.name())).collect();
+        let types: Vec<String> = fields
             .iter()
             .map(|field| type_name(field.data_type()))
             .collect();
         let widths: Vec<usize> = (0..names.len())
             .map(|column| {
                 let held = self.held.iter().map(|line| width(&line[column]));
-                held.chain([width(&names[column]), width(&types[column])])
-                    .max()
-                    .unwrap_or(0)
-                    .min(MAX_WIDTH)
+                let head = [width(&names[column]), width(&types[column])];
+                held.chain(head).max().unwrap_or(0).min(MAX_WIDTH)
             })
             .collect();
         let rule: Vec<String> = widths.iter().map(|width| "─".repeat(*width)).collect();
         for line in [&names, &types, &rule] {
-            write_line(&mut self.out, line, &widths, &Schema::empty())?;
+            write_row(&mut self.out, line, &widths, &Schema::empty())?;
         }
         for line in std::mem::take(&mut self.held) {
-            write_line(&mut self.out, &line, &widths, &self.schema)?;
+            write_row(&mut self.out, &line, &widths, &self.schema)?;
         }
         self.widths = Some(widths);
         Ok(())
@@ -242,95 +236,48 @@ impl<W: Write> Table<W> {
     }
 }
 
-fn write_line(
+fn write_row(
     out: &mut impl Write,
     cells: &[String],
     widths: &[usize],
     schema: &Schema,
 ) -> Result<()> {
-    let last = cells.len().saturating_sub(1);
-    let mut line = String::new();
-    for (column, cell) in cells.iter().enumerate() {
-        let pad = widths[column].saturating_sub(width(cell));
-        let numeric = schema
-            .fields()
-            .get(column)
-            .is_some_and(|field| field.data_type().is_numeric());
-        let (left, right) = if numeric { (pad, 0) } else { (0, pad) };
-        line.push_str(&" ".repeat(left));
-        line.push_str(cell);
-        if column != last {
-            line.push_str(&" ".repeat(right + 2));
+    let height = cells
+        .iter()
+        .map(|cell| cell.lines().count())
+        .max()
+        .unwrap_or(0)
+        .max(1);
+    for part in 0..height {
+        let mut line = String::new();
+        for (column, cell) in cells.iter().enumerate() {
+            let text = cell.lines().nth(part).unwrap_or_default();
+            let pad = " ".repeat(widths[column].saturating_sub(width(text)));
+            let field = schema.fields().get(column);
+            let numeric = field.is_some_and(|field| field.data_type().is_numeric());
+            let (left, right) = if numeric {
+                (pad.as_str(), "")
+            } else {
+                ("", pad.as_str())
+            };
+            line.push_str(&format!("{left}{text}{right}  "));
         }
+        writeln!(out, "{}", line.trim_end()).map_err(io_error)?;
     }
-    writeln!(out, "{line}").map_err(io_error)
+    Ok(())
 }
 
-/// One line per row: what would break it is escaped.
+/// What would break the layout is escaped; lines stay lines.
 fn cell(text: &str) -> String {
-    if !text.contains(['\n', '\r', '\t']) {
-        return text.to_owned();
-    }
-    text.replace('\n', "\\n")
+    text.trim_end_matches('\n')
         .replace('\r', "\\r")
         .replace('\t', "\\t")
 }
 
+/// The longest line.
 fn width(text: &str) -> usize {
-    text.chars().count()
-}
-
-/// A type as SQL has it.
-pub(crate) fn type_name(data_type: &DataType) -> String {
-    match data_type {
-        DataType::Null => "NULL".to_owned(),
-        DataType::Boolean => "BOOLEAN".to_owned(),
-        DataType::Int8 => "TINYINT".to_owned(),
-        DataType::Int16 => "SMALLINT".to_owned(),
-        DataType::Int32 => "INT".to_owned(),
-        DataType::Int64 => "BIGINT".to_owned(),
-        DataType::UInt8 => "TINYINT UNSIGNED".to_owned(),
-        DataType::UInt16 => "SMALLINT UNSIGNED".to_owned(),
-        DataType::UInt32 => "INT UNSIGNED".to_owned(),
-        DataType::UInt64 => "BIGINT UNSIGNED".to_owned(),
-        DataType::Float16 | DataType::Float32 => "FLOAT".to_owned(),
-        DataType::Float64 => "DOUBLE".to_owned(),
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "VARCHAR".to_owned(),
-        DataType::Binary
-        | DataType::LargeBinary
-        | DataType::BinaryView
-        | DataType::FixedSizeBinary(_) => "BINARY".to_owned(),
-        DataType::Date32 | DataType::Date64 => "DATE".to_owned(),
-        DataType::Time32(_) | DataType::Time64(_) => "TIME".to_owned(),
-        DataType::Timestamp(TimeUnit::Microsecond, _) => "TIMESTAMP".to_owned(),
-        DataType::Timestamp(unit, _) => format!("TIMESTAMP({unit:?})"),
-        DataType::Interval(_) | DataType::Duration(_) => "INTERVAL".to_owned(),
-        DataType::Decimal32(p, s)
-        | DataType::Decimal64(p, s)
-        | DataType::Decimal128(p, s)
-        | DataType::Decimal256(p, s) => format!("DECIMAL({p}, {s})"),
-        DataType::List(item)
-        | DataType::LargeList(item)
-        | DataType::ListView(item)
-        | DataType::LargeListView(item)
-        | DataType::FixedSizeList(item, _) => format!("ARRAY<{}>", type_name(item.data_type())),
-        DataType::Struct(fields) => {
-            let fields: Vec<String> = fields
-                .iter()
-                .map(|field| format!("{} {}", field.name(), type_name(field.data_type())))
-                .collect();
-            format!("STRUCT<{}>", fields.join(", "))
-        }
-        DataType::Map(entries, _) => match entries.data_type() {
-            DataType::Struct(fields) if fields.len() == 2 => format!(
-                "MAP<{}, {}>",
-                type_name(fields[0].data_type()),
-                type_name(fields[1].data_type())
-            ),
-            other => format!("MAP<{other}>"),
-        },
-        DataType::Dictionary(_, value) => type_name(value),
-        DataType::RunEndEncoded(_, value) => type_name(value.data_type()),
-        other => other.to_string(),
-    }
+    text.lines()
+        .map(|line| line.chars().count())
+        .max()
+        .unwrap_or(0)
 }

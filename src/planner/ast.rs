@@ -22,6 +22,10 @@ pub enum Statement {
     CreateTable(Box<CreateTable>),
     /// `CREATE [OR REPLACE] VIEW`.
     CreateView(Box<CreateView>),
+    /// `SHOW TABLES`.
+    ShowTables,
+    /// `DESCRIBE t` and `SHOW COLUMNS FROM t`.
+    Describe(ObjectName),
     /// `SHOW CREATE TABLE t`.
     ShowCreateTable(ObjectName),
     /// `OPTIMIZE t [ZORDER BY (…)]`.

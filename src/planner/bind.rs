@@ -68,6 +68,8 @@ impl Parameters {
             Statement::Job(job) => self.job(job),
             Statement::Sql(sql) => self.sql(sql),
             Statement::Vacuum { .. }
+            | Statement::ShowTables
+            | Statement::Describe(_)
             | Statement::ShowCreateTable(_)
             | Statement::Optimize { .. }
             | Statement::History(_) => Ok(()),

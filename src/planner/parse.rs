@@ -52,10 +52,24 @@ fn parse(cursor: &mut Cursor<'_>, emit: Option<Emit>) -> Result<Statement> {
         cursor.expect_end()?;
         return Ok(Statement::ShowCreateTable(name));
     }
+    if cursor.take_words(&["SHOW", "TABLES"]) {
+        cursor.expect_end()?;
+        return Ok(Statement::ShowTables);
+    }
+    if cursor.take_words(&["SHOW", "COLUMNS"]) {
+        if !(cursor.take_words(&["FROM"]) || cursor.take_words(&["IN"])) {
+            return Err(cursor.expected("FROM and a table"));
+        }
+        return describe(cursor);
+    }
     if cursor.take_words(&["DESCRIBE", "HISTORY"]) {
         let name = cursor.object_name()?;
         cursor.expect_end()?;
         return Ok(Statement::History(name));
+    }
+    if cursor.take_words(&["DESCRIBE"]) || cursor.take_words(&["DESC"]) {
+        cursor.take_words(&["TABLE"]);
+        return describe(cursor);
     }
     if cursor.take_words(&["OPTIMIZE"]) {
         cursor.take_words(&["TABLE"]);
@@ -87,6 +101,12 @@ fn parse(cursor: &mut Cursor<'_>, emit: Option<Emit>) -> Result<Statement> {
         });
     }
     Ok(into_view(cursor.sql_statement()?))
+}
+
+fn describe(cursor: &mut Cursor<'_>) -> Result<Statement> {
+    let name = cursor.object_name()?;
+    cursor.expect_end()?;
+    Ok(Statement::Describe(name))
 }
 
 /// Views are our own: DataFusion would keep the tables' snapshots of the moment of creation.

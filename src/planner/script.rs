@@ -42,13 +42,13 @@ pub struct RawStatement {
 }
 
 impl RawStatement {
-    /// The statement's text, as typed.
+    /// The statement's text as typed, from its first word on.
     pub fn text(&self) -> String {
-        let text: String = self
+        let from_first = self
             .tokens
             .iter()
-            .map(|token| token.token.to_string())
-            .collect();
+            .skip_while(|token| !is_significant(token));
+        let text: String = from_first.map(|token| token.token.to_string()).collect();
         text.trim().to_owned()
     }
 }

@@ -34,6 +34,18 @@ pub(crate) enum TableEntry {
     Provider(Arc<dyn TableProvider>),
 }
 
+impl TableEntry {
+    /// What messages and SHOW TABLES call it.
+    pub(crate) fn kind_name(&self) -> &'static str {
+        match self {
+            TableEntry::Kafka(_) => "Kafka table",
+            TableEntry::Delta { .. } => "Delta table",
+            TableEntry::View(_) => "view",
+            TableEntry::Provider(_) => "table",
+        }
+    }
+}
+
 /// A view as its query; planned by every statement that uses it.
 #[derive(Debug)]
 pub(crate) struct View {
@@ -165,7 +177,8 @@ impl Catalog {
             .collect()
     }
 
-    async fn provider(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+    /// The provider of a table for the running statement; `None`: no such table.
+    pub(crate) async fn provider(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         if let Some(known) = lock(&self.statement).get(name) {
             return Ok(Some(Arc::clone(known)));
         }

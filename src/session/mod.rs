@@ -4,6 +4,7 @@ mod catalog;
 mod context;
 mod create;
 mod dead_letters;
+mod describe;
 mod rewrite;
 
 use std::sync::Arc;
@@ -129,16 +130,27 @@ impl Session {
             Statement::CreateView(view) => {
                 create::create_view(&self.context, &self.catalog, *view, &parsed.text).await
             }
+            Statement::ShowTables => self.one_batch(describe::tables(&self.catalog)?),
+            Statement::Describe(name) => {
+                let name = self.table_name(&name)?;
+                self.one_batch(describe::columns(&self.catalog, &name).await?)
+            }
             Statement::ShowCreateTable(name) => {
                 let name = self.table_name(&name)?;
                 let definition = self.catalog.definition(&name)?;
-                self.one_batch(definition_batch(&name, &definition)?)
+                self.one_batch(describe::definition(&name, &definition)?)
             }
             Statement::Optimize { table, zorder_by } => {
                 let name = self.table_name(&table)?;
-                let spec = OptimizeSpec { zorder_by: zorder_by.iter().map(normalize).collect() };
+                let spec = OptimizeSpec {
+                    zorder_by: zorder_by.iter().map(normalize).collect(),
+                };
                 let runtime = self.context.runtime_env();
-                let report = self.catalog.delta(&name)?.optimize(&spec, Some(runtime)).await?;
+                let report = self
+                    .catalog
+                    .delta(&name)?
+                    .optimize(&spec, Some(runtime))
+                    .await?;
                 self.one_batch(report)
             }
             Statement::Vacuum {
@@ -214,19 +226,13 @@ impl Session {
     }
 }
 
-fn definition_batch(name: &str, definition: &str) -> Result<RecordBatch> {
-    use datafusion::arrow::array::{ArrayRef, StringArray};
-    let columns: Vec<(&str, ArrayRef)> = vec![
-        ("table_name", Arc::new(StringArray::from(vec![name]))),
-        ("definition", Arc::new(StringArray::from(vec![definition]))),
-    ];
-    RecordBatch::try_from_iter(columns).map_err(|error| Error::internal(error.to_string()))
-}
-
 fn parse_hours(hours: Text) -> Result<u64> {
     hours.value.parse().map_err(|_| {
-        Error::invalid(format!("RETAIN takes a whole number of hours, not '{}'", hours.value))
-            .at(hours.span)
+        Error::invalid(format!(
+            "RETAIN takes a whole number of hours, not '{}'",
+            hours.value
+        ))
+        .at(hours.span)
     })
 }
 
@@ -262,17 +268,5 @@ impl std::fmt::Debug for Session {
         f.debug_struct("Session")
             .field("tables", &self.table_names())
             .finish_non_exhaustive()
-    }
-}
-
-impl TableEntry {
-    /// What DROP and DESCRIBE call it.
-    pub(crate) fn kind_name(&self) -> &'static str {
-        match self {
-            TableEntry::Kafka(_) => "Kafka table",
-            TableEntry::Delta { .. } => "Delta table",
-            TableEntry::View(_) => "view",
-            TableEntry::Provider(_) => "table",
-        }
     }
 }

@@ -39,7 +39,12 @@ impl DeltaTableProvider {
         rules: Arc<TableRules>,
         writer: Option<DeltaTableHandle>,
     ) -> Self {
-        Self { scan, table, rules, writer }
+        Self {
+            scan,
+            table,
+            rules,
+            writer,
+        }
     }
 }
 
@@ -91,15 +96,19 @@ impl TableProvider for DeltaTableProvider {
         op: InsertOp,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let Some(writer) = &self.writer else {
-            return Err(Error::invalid("an earlier version of a Delta table cannot be written").into());
+            return Err(
+                Error::invalid("an earlier version of a Delta table cannot be written").into(),
+            );
         };
         let mode = match op {
             InsertOp::Append => SaveMode::Append,
             InsertOp::Overwrite => SaveMode::Overwrite,
             InsertOp::Replace => {
-                return Err(Error::unsupported("REPLACE INTO a Delta table is not supported")
-                    .with_help("use INSERT INTO or INSERT OVERWRITE")
-                    .into());
+                return Err(
+                    Error::unsupported("REPLACE INTO a Delta table is not supported")
+                        .with_help("use INSERT INTO or INSERT OVERWRITE")
+                        .into(),
+                );
             }
         };
         let sink = DeltaSink {
@@ -147,7 +156,9 @@ impl DataSink for DeltaSink {
             .write(&self.table, &self.rules, data, context, self.mode, None)
             .await
             .map_err(DataFusionError::from)?;
-        MetricBuilder::new(&self.metrics).global_counter("files_added").add(commit.added.len());
+        MetricBuilder::new(&self.metrics)
+            .global_counter("files_added")
+            .add(commit.added.len());
         MetricBuilder::new(&self.metrics)
             .global_counter("rows_written")
             .add(usize::try_from(commit.rows).unwrap_or(usize::MAX));
@@ -157,12 +168,20 @@ impl DataSink for DeltaSink {
 
 impl DisplayAs for DeltaSink {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "DeltaSink(location={}, mode={:?})", self.writer.location(), self.mode)
+        write!(
+            f,
+            "DeltaSink(location={}, mode={:?})",
+            self.writer.location(),
+            self.mode
+        )
     }
 }
 
 fn nullable(schema: &SchemaRef) -> SchemaRef {
-    let fields: Vec<_> =
-        schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
+    let fields: Vec<_> = schema
+        .fields()
+        .iter()
+        .map(|field| field.as_ref().clone().with_nullable(true))
+        .collect();
     Arc::new(Schema::new(fields))
 }

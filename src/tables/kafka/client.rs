@@ -252,9 +252,9 @@ impl ClientContext for Faults {
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert
             | RDKafkaLogLevel::Critical
-            | RDKafkaLogLevel::Error
-            | RDKafkaLogLevel::Warning => tracing::warn!(target: "kafka", facility, "{message}"),
-            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
+            | RDKafkaLogLevel::Error => tracing::info!(target: "kafka", facility, "{message}"),
+            // Retried inside the library; what it cannot mend becomes an error of the statement.
+            RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
                 tracing::debug!(target: "kafka", facility, "{message}");
             }
             RDKafkaLogLevel::Debug => tracing::trace!(target: "kafka", facility, "{message}"),
