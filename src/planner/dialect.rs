@@ -2,7 +2,7 @@
 
 use std::any::TypeId;
 
-use anabranch_udfs::sql::parse_table_argument;
+use anabranch_udfs::parse_table_argument;
 use datafusion::sql::sqlparser::ast::{CastKind, Expr};
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
 use datafusion::sql::sqlparser::keywords::Keyword;

@@ -57,8 +57,11 @@ pub(super) fn build(options: &SessionOptions) -> Result<(SessionContext, Arc<Cat
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
-        .with_type_planner(Arc::new(SqlTypes));
-    let context = SessionContext::new_with_state(anabranch_udfs::register(builder)?);
+        .with_type_planner(Arc::new(SqlTypes))
+        .with_query_planner(anabranch_udfs::query_planner());
+    let mut state = anabranch_udfs::register(builder).build();
+    anabranch_udfs::register_json(&mut state)?;
+    let context = SessionContext::new_with_state(state);
 
     let catalog = Arc::new(Catalog::default());
     let root = MemoryCatalogProvider::new();

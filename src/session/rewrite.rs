@@ -2,9 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use anabranch_udfs::sql::rewrite_window_calls;
+use anabranch_udfs::rewrite_window_calls;
 use datafusion::arrow::array::AsArray;
 use datafusion::arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+use datafusion::error::DataFusionError;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
 use datafusion::sql::sqlparser::ast::{
@@ -30,7 +31,7 @@ pub(super) async fn prepare(
                 fill_insert(catalog, insert).await?;
             }
             travel(context, catalog, ansi.as_mut()).await?;
-            rewrite_window_calls(ansi.as_mut())?;
+            windows(ansi.as_mut())?;
             Ok(())
         }
         SqlStatement::Explain(explain) => {
@@ -39,13 +40,17 @@ pub(super) async fn prepare(
         SqlStatement::CopyTo(copy) => match &mut copy.source {
             CopyToSource::Query(query) => {
                 travel(context, catalog, query.as_mut()).await?;
-                rewrite_window_calls(query.as_mut())?;
+                windows(query.as_mut())?;
                 Ok(())
             }
             CopyToSource::Relation(_) => Ok(()),
         },
         SqlStatement::CreateExternalTable(_) | SqlStatement::Reset(_) => Ok(()),
     }
+}
+
+fn windows(node: &mut impl VisitMut) -> Result<()> {
+    rewrite_window_calls(node).map_err(|error| Error::from(DataFusionError::SQL(Box::new(error), None)))
 }
 
 /// A name without catalog and schema.
