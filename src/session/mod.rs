@@ -21,7 +21,7 @@ use datafusion::sql::sqlparser::ast::Ident;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{JobStatement, ParsedStatement, Statement, Text};
-use crate::session::catalog::{Catalog, TableEntry};
+use crate::session::catalog::Catalog;
 use crate::tables::delta::{OptimizeSpec, VacuumSpec};
 
 pub use context::SessionOptions;
@@ -94,6 +94,15 @@ impl Session {
         names.sort();
         names.dedup();
         names
+    }
+
+    /// Adds rows as a table of the session, in memory.
+    ///
+    /// # Errors
+    /// The name is taken.
+    pub fn register_batch(&self, name: &str, batch: RecordBatch) -> Result<()> {
+        self.context.register_batch(name, batch)?;
+        Ok(())
     }
 
     /// Runs a statement whose parameters are bound.

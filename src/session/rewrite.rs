@@ -50,7 +50,8 @@ pub(super) async fn prepare(
 }
 
 fn windows(node: &mut impl VisitMut) -> Result<()> {
-    rewrite_window_calls(node).map_err(|error| Error::from(DataFusionError::SQL(Box::new(error), None)))
+    rewrite_window_calls(node)
+        .map_err(|error| Error::from(DataFusionError::SQL(Box::new(error), None)))
 }
 
 /// A name without catalog and schema.

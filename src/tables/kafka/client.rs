@@ -390,7 +390,9 @@ pub(crate) async fn create_topic(
         .create_with_context(faults.clone())
         .map_err(|error| client_error(&error))?;
     let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(replication));
-    let options = AdminOptions::new().operation_timeout(Some(settings.connect_timeout));
+    let options = AdminOptions::new()
+        .operation_timeout(Some(settings.connect_timeout))
+        .request_timeout(Some(settings.connect_timeout));
     let results = admin
         .create_topics([&new], &options)
         .await
