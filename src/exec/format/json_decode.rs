@@ -379,3 +379,7 @@ fn push_scalar(
 #[cfg(test)]
 #[path = "json_decode_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "json_oracle_tests.rs"]
+mod oracle_tests;

@@ -10,6 +10,10 @@
 //!
 //! This layer does no Kafka I/O; the only thing it may call is a schema registry.
 
+mod avro_conform;
+mod avro_decode;
+mod avro_encode;
+mod avro_schema;
 mod column;
 mod csv;
 mod csv_text;
@@ -18,6 +22,10 @@ mod json_encode;
 mod number;
 mod options;
 mod raw;
+mod registry;
+mod registry_http;
+#[cfg(test)]
+mod registry_stub;
 mod scalar;
 mod time;
 mod zone;
@@ -29,6 +37,8 @@ use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 
 pub use options::{FormatKind, FormatOptions, OPTION_NAMES};
+pub use registry::SchemaRegistry;
+pub use registry_http::{HttpRegistryOptions, HttpSchemaRegistry};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -156,6 +166,11 @@ impl RowsBuilder {
 
     fn end_row(&mut self) {
         self.offsets.push(self.bytes.len());
+    }
+
+    /// Ends a row of bytes that are there already.
+    fn end_row_at(&mut self, end: usize) {
+        self.offsets.push(end);
     }
 
     fn finish(self, nulls: Option<NullBuffer>) -> EncodedRows {

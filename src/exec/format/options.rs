@@ -1,15 +1,20 @@
 //! The `format` of a table and its options, checked when the table is created.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use arrow::datatypes::{SchemaRef, TimeUnit};
 
+use super::avro_decode::AvroDecoder;
+use super::avro_encode::AvroEncoder;
 use super::column::Columns;
 use super::csv::{self, CsvDecoder, CsvEncoder};
 use super::csv_text::CsvDialect;
 use super::json_decode::JsonDecoder;
 use super::json_encode::JsonEncoder;
 use super::raw::{self, RawDecoder, RawEncoder};
+use super::registry::SchemaRegistry;
+use super::registry_http::{HttpRegistryOptions, HttpSchemaRegistry};
 use super::time::TimestampFormat;
 use super::zone::Zone;
 use super::{RecordDecoder, RecordEncoder};
@@ -27,6 +32,11 @@ pub const OPTION_NAMES: &[&str] = &[
     "csv.quote",
     "csv.escape",
     "csv.null",
+    "avro.subject",
+    "avro.registry.url",
+    "avro.registry.user",
+    "avro.registry.password",
+    "avro.registry.ca",
 ];
 
 /// How the value of a record is written.
@@ -36,14 +46,17 @@ pub enum FormatKind {
     Json,
     /// One CSV record per message.
     Csv,
+    /// One Avro record per message, its schema in a registry (Confluent's wire format).
+    Avro,
     /// The message is the one column.
     Raw,
 }
 
 impl FormatKind {
-    const ALL: [(&'static str, FormatKind); 3] = [
+    const ALL: [(&'static str, FormatKind); 4] = [
         ("json", FormatKind::Json),
         ("csv", FormatKind::Csv),
+        ("avro", FormatKind::Avro),
         ("raw", FormatKind::Raw),
     ];
 
@@ -52,6 +65,7 @@ impl FormatKind {
         match self {
             FormatKind::Json => "json",
             FormatKind::Csv => "csv",
+            FormatKind::Avro => "avro",
             FormatKind::Raw => "raw",
         }
     }
@@ -65,6 +79,11 @@ pub struct FormatOptions {
     read: ReadOptions,
     write: WriteOptions,
     csv: CsvDialect,
+    /// The subject the schema is registered under, if it was said.
+    subject: Option<String>,
+    topic: Option<String>,
+    /// Of the format `avro`, always.
+    registry: Option<Arc<dyn SchemaRegistry>>,
 }
 
 /// How text becomes values.
@@ -118,6 +137,10 @@ impl FormatOptions {
             .transpose()?
             .unwrap_or(false);
         let csv = csv_dialect(&get)?;
+        let registry = match kind {
+            FormatKind::Avro => Some(open_registry(&get)?),
+            _ => None,
+        };
         let format = Self {
             kind,
             declared,
@@ -128,9 +151,26 @@ impl FormatOptions {
                 nulls,
             },
             csv,
+            subject: get("avro.subject").map(str::to_owned),
+            topic: None,
+            registry,
         };
         format.check_declared()?;
         Ok(format)
+    }
+
+    /// Names the topic, from which the subject of an Avro schema is `<topic>-value`.
+    #[must_use]
+    pub fn with_topic(mut self, topic: impl Into<String>) -> Self {
+        self.topic = Some(topic.into());
+        self
+    }
+
+    /// Asks another registry than the one the options name.
+    #[must_use]
+    pub fn with_registry(mut self, registry: Arc<dyn SchemaRegistry>) -> Self {
+        self.registry = Some(registry);
+        self
     }
 
     /// The format.
@@ -166,6 +206,13 @@ impl FormatOptions {
                 &self.csv,
                 lenient,
             )?),
+            FormatKind::Avro => Box::new(AvroDecoder::try_new(
+                &self.declared,
+                projection,
+                &self.read,
+                self.registry()?,
+                lenient,
+            )?),
             FormatKind::Raw => Box::new(RawDecoder::try_new(&self.declared, projection)?),
         })
     }
@@ -179,13 +226,36 @@ impl FormatOptions {
         Ok(match self.kind {
             FormatKind::Json => Box::new(JsonEncoder::new(&self.declared, &self.write)),
             FormatKind::Csv => Box::new(CsvEncoder::new(&self.declared, &self.write, &self.csv)),
+            FormatKind::Avro => Box::new(AvroEncoder::try_new(
+                &self.declared,
+                &self.subject()?,
+                self.registry()?,
+            )?),
             FormatKind::Raw => Box::new(RawEncoder::try_new(&self.declared)?),
         })
     }
 
+    fn registry(&self) -> Result<&Arc<dyn SchemaRegistry>> {
+        self.registry
+            .as_ref()
+            .ok_or_else(|| Error::internal("format 'avro' has no registry"))
+    }
+
+    fn subject(&self) -> Result<String> {
+        match (&self.subject, &self.topic) {
+            (Some(subject), _) => Ok(subject.clone()),
+            (None, Some(topic)) => Ok(format!("{topic}-value")),
+            (None, None) => Err(Error::invalid(
+                "format 'avro' needs option 'avro.subject' to be written",
+            )),
+        }
+    }
+
     fn check_declared(&self) -> Result<()> {
         match self.kind {
-            FormatKind::Json => Columns::try_new(self.declared.fields(), "").map(|_| ()),
+            FormatKind::Json | FormatKind::Avro => {
+                Columns::try_new(self.declared.fields(), "").map(|_| ())
+            }
             FormatKind::Csv => csv::check_declared(&self.declared),
             FormatKind::Raw => raw::check_declared(&self.declared),
         }
@@ -265,6 +335,21 @@ fn csv_dialect<'a>(get: &impl Fn(&str) -> Option<&'a str>) -> Result<CsvDialect>
         ));
     }
     Ok(dialect)
+}
+
+fn open_registry<'a>(get: &impl Fn(&str) -> Option<&'a str>) -> Result<Arc<dyn SchemaRegistry>> {
+    let url = get("avro.registry.url")
+        .ok_or_else(|| Error::invalid("format 'avro' needs option 'avro.registry.url'"))?;
+    let owned = |name: &str| get(name).map(str::to_owned);
+    Ok(Arc::new(HttpSchemaRegistry::try_new(
+        &HttpRegistryOptions {
+            url: url.to_owned(),
+            user: owned("avro.registry.user"),
+            password: owned("avro.registry.password"),
+            ca: owned("avro.registry.ca"),
+            timeout: None,
+        },
+    )?))
 }
 
 /// One ASCII character, or `\t` for a tab.
