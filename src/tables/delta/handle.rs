@@ -1,5 +1,6 @@
 //! One table: opened or created once, read and written many times.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,8 +10,10 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use deltalake::delta_datafusion::{DeltaScanConfig, DeltaScanNext};
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, PROTOCOL, TransactionError};
-use deltalake::kernel::{Action, Add, EagerSnapshot, Metadata, StructTypeExt as _, Transaction};
-use deltalake::logstore::{LogStoreRef, extract_version_from_filename};
+use deltalake::kernel::{
+    Action, Add, EagerSnapshot, Metadata, StructField, StructTypeExt as _, Transaction,
+};
+use deltalake::logstore::{CommitOrBytes, LogStoreRef, extract_version_from_filename};
 use deltalake::operations::write::WriterStatsConfig;
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use deltalake::table::config::TablePropertiesExt as _;
@@ -90,18 +93,12 @@ impl DeltaTableHandle {
             if columns.iter().any(|column| column.generated.is_some()) {
                 properties.insert(COMPUTED_IN_UTC.to_owned(), "UTC".to_owned());
             }
-            let created = table
-                .create()
-                .with_columns(fields)
-                .with_partition_columns(spec.partition_by.clone())
-                .with_configuration(properties.into_iter().map(|(name, value)| (name, Some(value))))
-                .with_raise_if_key_not_exists(false)
-                .with_save_mode(SaveMode::ErrorIfExists)
-                .await;
-            if let Err(error) = created
-                && !table.verify_deltatable_existence().await.map_err(fail)?
-            {
-                return Err(delta_error(&shown, error));
+            let first = first_commit(fields, &spec.partition_by, properties, location.url.as_str());
+            let first = first.await.map_err(fail)?;
+            match table.log_store().write_commit_entry(0, first, uuid::Uuid::new_v4()).await {
+                // Someone else was faster: theirs is the table, and is checked below.
+                Ok(()) | Err(TransactionError::VersionAlreadyExists(_)) => {}
+                Err(error) => return Err(fail(error.into())),
             }
         }
         let mut table = table;
@@ -423,6 +420,41 @@ impl fmt::Debug for DeltaTableHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DeltaTableHandle").field("location", &self.location()).finish()
     }
+}
+
+/// The bytes of version 0 of a new table.
+///
+/// The library's own CREATE goes on with version 1 when another writer has made version 0, and so
+/// creates a table twice. It makes the table in memory here; the one step that must be atomic is
+/// the caller's.
+async fn first_commit(
+    fields: Vec<StructField>,
+    partition_by: &[String],
+    properties: BTreeMap<String, String>,
+    location: &str,
+) -> std::result::Result<CommitOrBytes, DeltaTableError> {
+    let draft = DeltaTable::new_in_memory()
+        .create()
+        .with_columns(fields)
+        .with_partition_columns(partition_by.iter().cloned())
+        .with_configuration(properties.into_iter().map(|(name, value)| (name, Some(value))))
+        .with_raise_if_key_not_exists(false)
+        .with_save_mode(SaveMode::ErrorIfExists)
+        .await?;
+    let entry = draft.log_store().read_commit_entry(0).await?;
+    let entry = entry.ok_or_else(|| DeltaTableError::generic("the table was not drafted"))?;
+    let lines = entry
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| {
+            let mut action: serde_json::Value = serde_json::from_slice(line)?;
+            if let Some(info) = action.pointer_mut("/commitInfo/operationParameters/location") {
+                *info = location.into();
+            }
+            serde_json::to_string(&action)
+        })
+        .collect::<std::result::Result<Vec<_>, _>>()?;
+    Ok(CommitOrBytes::LogBytes(lines.join("\n").into()))
 }
 
 fn build_log_store(
