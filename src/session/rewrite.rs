@@ -3,14 +3,16 @@
 use std::ops::ControlFlow;
 
 use anabranch_udfs::rewrite_window_calls;
-use datafusion::arrow::array::AsArray;
-use datafusion::arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+use datafusion::arrow::array::{Array, AsArray, RecordBatch};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
 use datafusion::error::DataFusionError;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
 use datafusion::sql::sqlparser::ast::{
-    Expr, Ident, Insert, ObjectName, ObjectNamePart, Statement as AnsiStatement, TableAlias,
-    TableFactor, TableObject, TableVersion, VisitMut, VisitorMut,
+    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Insert, ObjectName, ObjectNamePart, Query,
+    Spanned, Statement as AnsiStatement, TableAlias, TableFactor, TableObject, TableVersion, Value, VisitMut,
+    VisitorMut,
 };
 
 use crate::core::suggest::closest;
@@ -31,6 +33,7 @@ pub(super) async fn prepare(
                 fill_insert(catalog, insert).await?;
             }
             travel(context, catalog, ansi.as_mut()).await?;
+            offsets(context, ansi.as_mut()).await?;
             windows(ansi.as_mut())?;
             Ok(())
         }
@@ -40,6 +43,7 @@ pub(super) async fn prepare(
         SqlStatement::CopyTo(copy) => match &mut copy.source {
             CopyToSource::Query(query) => {
                 travel(context, catalog, query.as_mut()).await?;
+                offsets(context, query.as_mut()).await?;
                 windows(query.as_mut())?;
                 Ok(())
             }
@@ -204,6 +208,99 @@ async fn travel(
         names: travels.into_iter(),
     });
     Ok(())
+}
+
+/// A scalar subquery that is an argument of an offset function is run first: a scan's ranges are
+/// chosen when it is planned.
+async fn offsets(context: &SessionContext, node: &mut impl VisitMut) -> Result<()> {
+    let mut found = OffsetQueries::default();
+    let _ = node.visit(&mut found);
+    if found.queries.is_empty() {
+        return Ok(());
+    }
+    let mut values = Vec::with_capacity(found.queries.len());
+    for query in found.queries {
+        let span = query.span();
+        values.push(scalar_text(context, query).await.map_err(|error| error.at(span))?);
+    }
+    let _ = node.visit(&mut OffsetValues { values: values.into_iter() });
+    Ok(())
+}
+
+async fn scalar_text(context: &SessionContext, query: Box<Query>) -> Result<Value> {
+    let statement = SqlStatement::Statement(Box::new(AnsiStatement::Query(query)));
+    let plan = context.state().statement_to_plan(statement).await?;
+    let batches = context.execute_logical_plan(plan).await?.collect().await?;
+    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    let columns = batches.first().map_or(1, RecordBatch::num_columns);
+    if rows > 1 || columns != 1 {
+        return Err(Error::invalid(format!(
+            "an offset argument is one value; this query gives {rows} rows of {columns} columns"
+        )));
+    }
+    let Some(batch) = batches.iter().find(|batch| batch.num_rows() == 1) else {
+        return Ok(Value::Null);
+    };
+    let text = cast(batch.column(0), &DataType::Utf8)
+        .map_err(|error| Error::invalid(format!("an offset argument is text: {error}")))?;
+    let text = text.as_string::<i32>();
+    Ok(if text.is_null(0) {
+        Value::Null
+    } else {
+        Value::SingleQuotedString(text.value(0).to_owned())
+    })
+}
+
+/// Calls `visit` with each subquery that stands as an argument of an offset function.
+fn offset_arguments(expr: &mut Expr, mut visit: impl FnMut(&mut Expr)) {
+    let Expr::Function(function) = expr else { return };
+    let name = function.name.0.last().and_then(ObjectNamePart::as_ident).map(normalize);
+    if !matches!(name.as_deref(), Some("offsets_in" | "offsets_from")) {
+        return;
+    }
+    let FunctionArguments::List(list) = &mut function.args else { return };
+    for argument in &mut list.args {
+        if let FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) = argument
+            && matches!(expr, Expr::Subquery(_))
+        {
+            visit(expr);
+        }
+    }
+}
+
+#[derive(Default)]
+struct OffsetQueries {
+    queries: Vec<Box<Query>>,
+}
+
+impl VisitorMut for OffsetQueries {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        offset_arguments(expr, |argument| {
+            if let Expr::Subquery(query) = argument {
+                self.queries.push(query.clone());
+            }
+        });
+        ControlFlow::Continue(())
+    }
+}
+
+struct OffsetValues {
+    values: std::vec::IntoIter<Value>,
+}
+
+impl VisitorMut for OffsetValues {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        offset_arguments(expr, |argument| {
+            if let Some(value) = self.values.next() {
+                *argument = Expr::Value(value.into());
+            }
+        });
+        ControlFlow::Continue(())
+    }
 }
 
 /// The value of a constant expression as a whole number, or as microseconds of a timestamp.

@@ -39,7 +39,7 @@ pub use complete::{
     CompleteSessions, CompleteSessionsExec, CompletionNotices, CompletionRange, SessionsCapped,
 };
 pub use is_final::{IS_FINAL, IsFinalPlanner, is_final};
-pub use offsets::offsets_in;
+pub use offsets::{next_offsets, offsets_from, offsets_in};
 pub use planner::{WindowExtensionPlanner, WindowRelationPlanner};
 pub use register::{
     aggregate_functions, expr_planners, extension_planners, optimizer_rules, query_planner,

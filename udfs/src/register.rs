@@ -14,7 +14,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
 use crate::is_final::{IsFinalPlanner, is_final};
-use crate::offsets::offsets_in;
+use crate::offsets::{next_offsets, offsets_from, offsets_in};
 use crate::planner::{WindowExtensionPlanner, WindowRelationPlanner};
 
 /// Adds functions, expression and relation planners and optimizer rules to `builder`, keeping what
@@ -59,13 +59,13 @@ pub fn register_json(state: &mut SessionState) -> Result<()> {
 /// The scalar functions of this crate.
 #[must_use]
 pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
-    vec![Arc::new(offsets_in())]
+    vec![Arc::new(offsets_in()), Arc::new(offsets_from())]
 }
 
 /// The aggregate functions of this crate.
 #[must_use]
 pub fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
-    vec![Arc::new(is_final())]
+    vec![Arc::new(is_final()), Arc::new(next_offsets())]
 }
 
 /// The planners of this crate's calls. `with_expr_planners` would replace DataFusion's own:

@@ -34,6 +34,12 @@ pub(crate) struct NarrowingColumns {
     pub(crate) timestamp: Option<String>,
 }
 
+impl NarrowingColumns {
+    fn is_partition(&self, name: &str) -> bool {
+        self.partition.as_deref() == Some(name)
+    }
+}
+
 /// What rows of one partition can satisfy the predicates: closed intervals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bounds {
@@ -136,6 +142,11 @@ fn of_predicate(expr: &Expr, columns: &NarrowingColumns, partition: i64) -> Opti
             }
             hull
         }
+        Expr::InList(InList { expr, list, negated: true }) => {
+            let excluded = column_name(expr).is_some_and(|name| columns.is_partition(name))
+                && list.iter().any(|item| integer(item) == Some(partition));
+            (!excluded).then_some(Bounds::ALL)
+        }
         Expr::Between(between) if !between.negated => {
             let (Some(column), Some(low), Some(high)) = (
                 column_name(&between.expr),
@@ -160,6 +171,9 @@ fn of_comparison(
     columns: &NarrowingColumns,
     partition: i64,
 ) -> Option<Bounds> {
+    if op == Operator::NotEq && columns.is_partition(column) {
+        return (value != partition).then_some(Bounds::ALL);
+    }
     let interval = match op {
         Operator::Eq => (value, value),
         Operator::Lt => (i64::MIN, value.checked_sub(1)?),
@@ -245,7 +259,7 @@ mod tests {
         let leaf = (
             prop::sample::select(vec!["p", "o", "t", "x"]),
             0..6_i64,
-            0..6_usize,
+            0..7_usize,
         )
             .prop_map(|(name, value, op)| {
                 let (column, value) = (col(name), lit(value));
@@ -255,7 +269,8 @@ mod tests {
                     2 => column.lt_eq(value),
                     3 => value.lt(column),
                     4 => column.not_eq(value),
-                    _ => column.in_list(vec![value, lit(4_i64)], false),
+                    5 => column.in_list(vec![value, lit(4_i64)], true),
+                _ => column.in_list(vec![value, lit(4_i64)], false),
                 }
             });
         leaf.prop_recursive(4, 16, 2, |inner| {
@@ -284,10 +299,10 @@ mod tests {
                 Operator::LtEq => value(left) <= value(right),
                 other => unreachable!("{other}"),
             },
-            Expr::InList(list) => list
-                .list
-                .iter()
-                .any(|item| value(item) == value(&list.expr)),
+            Expr::InList(list) => {
+                let found = list.list.iter().any(|item| value(item) == value(&list.expr));
+                found != list.negated
+            }
             other => unreachable!("{other}"),
         }
     }

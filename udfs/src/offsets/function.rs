@@ -151,7 +151,7 @@ fn predicate(
 
 /// `expr` and `value` in one type: the type of `expr` if `value` fits, so that nothing is cast and
 /// statistics apply.
-fn comparable(expr: &Expr, value: i64, info: &SimplifyContext) -> Result<(Expr, Expr)> {
+pub(super) fn comparable(expr: &Expr, value: i64, info: &SimplifyContext) -> Result<(Expr, Expr)> {
     let wide = ScalarValue::Int64(Some(value));
     let data_type = info.get_data_type(expr)?;
     Ok(match wide.cast_to(&data_type) {

@@ -2,5 +2,7 @@
 
 mod function;
 mod ranges;
+mod resume;
 
 pub use function::offsets_in;
+pub use resume::{next_offsets, offsets_from};

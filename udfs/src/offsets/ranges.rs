@@ -60,6 +60,19 @@ pub(super) fn offset_ranges(from: &str, to: &str) -> Result<Vec<OffsetRange>> {
     Ok(ranges)
 }
 
+/// Where each partition of `from` starts; `None`: at its beginning. Latest is refused.
+pub(super) fn start_offsets(from: &str) -> Result<Vec<(i64, Option<i64>)>> {
+    let (_, starts) = parse(from, "from")?;
+    let start = |(partition, start): (i64, i64)| match start {
+        LATEST => Err(wrong(format!(
+            "from is {LATEST} (latest) for partition {partition}, which leaves nothing to read"
+        ))),
+        EARLIEST => Ok((partition, None)),
+        start => Ok((partition, Some(start))),
+    };
+    starts.into_iter().map(start).collect()
+}
+
 type Offsets = BTreeMap<i64, i64>;
 
 fn parse(json: &str, which: &str) -> Result<(Option<String>, Offsets)> {
