@@ -14,6 +14,7 @@ use crate::planner::types::type_name;
 
 /// Rows that are looked at to set the widths of a table's columns.
 const SAMPLE_ROWS: usize = 1_000;
+/// Beyond the rows looked at, a longer cell must not push all others away.
 const MAX_WIDTH: usize = 80;
 
 /// Writes one result; [`ResultWriter::finish`] ends it.
@@ -210,11 +211,12 @@ impl<W: Write> Table<W> {
             .iter()
             .map(|field| type_name(field.data_type()))
             .collect();
+        let cap = if self.held.len() < SAMPLE_ROWS { usize::MAX } else { MAX_WIDTH };
         let widths: Vec<usize> = (0..names.len())
             .map(|column| {
                 let held = self.held.iter().map(|line| width(&line[column]));
                 let head = [width(&names[column]), width(&types[column])];
-                held.chain(head).max().unwrap_or(0).min(MAX_WIDTH)
+                held.chain(head).max().unwrap_or(0).min(cap)
             })
             .collect();
         let rule: Vec<String> = widths.iter().map(|width| "─".repeat(*width)).collect();
