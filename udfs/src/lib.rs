@@ -30,9 +30,11 @@ mod diagnostic;
 mod is_final;
 mod offsets;
 mod planner;
+mod ranges;
 mod register;
 mod session;
 mod sql;
+mod values;
 mod window;
 
 pub use complete::{
@@ -41,12 +43,14 @@ pub use complete::{
 pub use is_final::{IS_FINAL, IsFinalPlanner, is_final};
 pub use offsets::{next_offsets, offsets_from, offsets_in};
 pub use planner::{WindowExtensionPlanner, WindowRelationPlanner};
+pub use ranges::EventTimeRanges;
 pub use register::{
     aggregate_functions, expr_planners, extension_planners, optimizer_rules, query_planner,
     register, register_json, relation_planners, scalar_functions,
 };
 pub use session::{SessionExec, SessionWindow};
 pub use sql::{parse_table_argument, rewrite_window_calls};
+pub use values::{header, headers_list, headers_map, to_json};
 pub use window::{
     AlignedWindows, EventWindow, EventWindowExec, WINDOW_END, WINDOW_START, WindowKind,
 };

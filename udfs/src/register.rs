@@ -16,6 +16,8 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, Phy
 use crate::is_final::{IsFinalPlanner, is_final};
 use crate::offsets::{next_offsets, offsets_from, offsets_in};
 use crate::planner::{WindowExtensionPlanner, WindowRelationPlanner};
+use crate::ranges::EventTimeRanges;
+use crate::values::{header, headers_list, headers_map, to_json};
 
 /// Adds functions, expression and relation planners and optimizer rules to `builder`, keeping what
 /// it has. Call it after `with_default_features`.
@@ -41,9 +43,13 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
         .relation_planners()
         .get_or_insert_default()
         .extend(relation_planners());
-    for rule in optimizer_rules() {
-        builder = builder.with_optimizer_rule(rule);
-    }
+    let optimizer = builder.optimizer().get_or_insert_default();
+    let push_down = optimizer
+        .rules
+        .iter()
+        .position(|rule| rule.name() == "push_down_filter");
+    let place = push_down.map_or(optimizer.rules.len(), |position| position + 1);
+    optimizer.rules.splice(place..place, optimizer_rules());
     builder
 }
 
@@ -59,7 +65,14 @@ pub fn register_json(state: &mut SessionState) -> Result<()> {
 /// The scalar functions of this crate.
 #[must_use]
 pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
-    vec![Arc::new(offsets_in()), Arc::new(offsets_from())]
+    vec![
+        Arc::new(offsets_in()),
+        Arc::new(offsets_from()),
+        Arc::new(header()),
+        Arc::new(headers_list()),
+        Arc::new(headers_map()),
+        Arc::new(to_json()),
+    ]
 }
 
 /// The aggregate functions of this crate.
@@ -81,10 +94,12 @@ pub fn relation_planners() -> Vec<Arc<dyn RelationPlanner>> {
     vec![Arc::new(WindowRelationPlanner)]
 }
 
-/// The optimizer rules of this crate; they come after DataFusion's.
+/// The optimizer rules of this crate. Their place is right behind `push_down_filter`, where filters
+/// stand next to what they are about, and before common expressions are taken out of them;
+/// [`register`] puts them there. (`with_optimizer_rule` would put them last.)
 #[must_use]
 pub fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
-    vec![]
+    vec![Arc::new(EventTimeRanges)]
 }
 
 /// The planners of this crate's logical nodes.

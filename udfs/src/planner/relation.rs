@@ -15,7 +15,9 @@ use super::constant::{Constant, evaluate, interval_ticks, point_in_time};
 use crate::complete::{CompleteSessions, CompletionRange};
 use crate::diagnostic::plan_error;
 use crate::session::SessionWindow;
-use crate::window::{AlignedWindows, EventWindow, WINDOW_END, WINDOW_START, WindowKind, show_tick};
+use crate::window::{
+    AlignedWindows, EventWindow, WINDOW_END, WINDOW_START, WindowKind, is_utc, show_tick,
+};
 
 /// How far COMPLETE_SESSIONS searches each way unless told otherwise, in seconds.
 const DEFAULT_MAX_EXTENSION_SECONDS: i64 = 24 * 60 * 60;
@@ -341,14 +343,6 @@ impl Call {
         let span = self.constants.get(index).map(Spanned::span);
         span.and_then(Span::try_from_sqlparser_span).or(self.span)
     }
-}
-
-fn is_utc(zone: &str) -> bool {
-    [
-        "UTC", "Z", "+00:00", "-00:00", "+00", "+0000", "Etc/UTC", "GMT",
-    ]
-    .iter()
-    .any(|utc| zone.eq_ignore_ascii_case(utc))
 }
 
 fn ticks_per_second(unit: TimeUnit) -> i64 {

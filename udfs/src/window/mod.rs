@@ -59,3 +59,12 @@ pub(crate) fn show_tick(tick: i64, data_type: &DataType) -> String {
         .and_then(|array| Ok(array_value_to_string(&array, 0)?))
         .unwrap_or_else(|_| tick.to_string())
 }
+
+/// Whether a time zone is UTC by another name.
+pub(crate) fn is_utc(zone: &str) -> bool {
+    [
+        "UTC", "Z", "+00:00", "-00:00", "+00", "+0000", "Etc/UTC", "GMT",
+    ]
+    .iter()
+    .any(|utc| zone.eq_ignore_ascii_case(utc))
+}

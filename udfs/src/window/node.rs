@@ -19,6 +19,8 @@ pub struct EventWindow {
     input: LogicalPlan,
     event_time: Expr,
     windows: AlignedWindows,
+    /// Ranges on the event time that were put below because predicates above imply them.
+    narrowed_to: Vec<Expr>,
     schema: DFSchemaRef,
 }
 
@@ -38,6 +40,7 @@ impl EventWindow {
             input,
             event_time,
             windows,
+            narrowed_to: vec![],
             schema,
         })
     }
@@ -50,6 +53,15 @@ impl EventWindow {
     /// The event time, an expression over the input.
     pub fn event_time(&self) -> &Expr {
         &self.event_time
+    }
+
+    pub(crate) fn narrowed_to(&self) -> &[Expr] {
+        &self.narrowed_to
+    }
+
+    pub(crate) fn with_narrowed_to(mut self, ranges: Vec<Expr>) -> Self {
+        self.narrowed_to = ranges;
+        self
     }
 
     /// The windows, in ticks of the event time's unit.
@@ -106,7 +118,8 @@ impl UserDefinedLogicalNodeCore for EventWindow {
         let (Some(event_time), Some(input)) = (exprs.pop(), inputs.pop()) else {
             return plan_err!("EventWindow takes one expression and one input");
         };
-        Self::try_new(input, event_time, self.windows)
+        let rebuilt = Self::try_new(input, event_time, self.windows)?;
+        Ok(rebuilt.with_narrowed_to(self.narrowed_to.clone()))
     }
 
     fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {

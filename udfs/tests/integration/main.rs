@@ -11,6 +11,8 @@
 
 mod functions;
 mod oracle;
+mod pruning;
 mod sessions;
 mod support;
+mod values;
 mod windows;
