@@ -1,0 +1,129 @@
+//! Turns the library's errors into the crate's: who must act, and what was touched.
+
+use deltalake::DeltaTableError;
+use deltalake::kernel::transaction::TransactionError;
+use deltalake::logstore::object_store::Error as StoreError;
+
+use crate::error::{Error, ErrorKind};
+
+/// The error of an operation on the table at `location`.
+pub(super) fn delta_error(location: &str, error: DeltaTableError) -> Error {
+    let of_table = |kind: ErrorKind, what: String| {
+        Error::new(
+            kind,
+            format!("Delta table '{location}': {}", lower_first(what.trim())),
+        )
+    };
+    match error {
+        DeltaTableError::NotATable(_) => not_a_table(location),
+        DeltaTableError::InvalidTableLocation(what) => Error::invalid(lower_first(&what)),
+        DeltaTableError::ObjectStore { source } => store_error(location, &source),
+        DeltaTableError::Transaction { source } => transaction_error(location, source),
+        DeltaTableError::Io { source } => {
+            of_table(Error::from(source).kind(), "cannot be read".into())
+        }
+        DeltaTableError::UnsupportedColumnMapping { .. }
+        | DeltaTableError::MissingFeature { .. } => {
+            of_table(ErrorKind::Unsupported, error.to_string())
+        }
+        DeltaTableError::InvalidVersion(version) => of_table(
+            ErrorKind::NotFound,
+            format!("version {version} does not exist"),
+        ),
+        DeltaTableError::KernelError(_) | DeltaTableError::InvalidJsonLog { .. } => {
+            let text = error.to_string();
+            if let Some(source) = store_error_in(&error) {
+                return store_error(location, source);
+            }
+            if text.contains("Unsupported") || text.contains("not supported") {
+                return of_table(ErrorKind::Unsupported, text);
+            }
+            of_table(ErrorKind::Data, format!("the log cannot be read: {text}"))
+        }
+        DeltaTableError::MetadataError(_)
+        | DeltaTableError::Kernel { .. }
+        | DeltaTableError::Parquet { .. }
+        | DeltaTableError::InvalidStatsJson { .. }
+        | DeltaTableError::SchemaMismatch { .. } => of_table(ErrorKind::Data, error.to_string()),
+        DeltaTableError::Arrow { source } => Error::from(
+            datafusion::error::DataFusionError::ArrowError(Box::new(source), None),
+        ),
+        DeltaTableError::Generic(text) => of_table(ErrorKind::Data, text),
+        DeltaTableError::GenericError { source } => of_table(ErrorKind::Data, source.to_string()),
+        other => of_table(ErrorKind::Internal, other.to_string()),
+    }
+}
+
+/// No log at the location.
+pub(super) fn not_a_table(location: &str) -> Error {
+    Error::not_found(format!("there is no Delta table at '{location}'"))
+        .with_help("check the location, or give a column list to create the table")
+}
+
+fn transaction_error(location: &str, error: TransactionError) -> Error {
+    match error {
+        TransactionError::CommitConflict(conflict) => Error::unavailable(format!(
+            "Delta table '{location}': another writer's commit conflicts with this one: {conflict}"
+        ))
+        .with_help("nothing was written; run the statement again"),
+        TransactionError::MaxCommitAttempts(attempts) => Error::unavailable(format!(
+            "Delta table '{location}': other writers were faster in {attempts} attempts to commit"
+        ))
+        .with_help("nothing was written; run the statement again"),
+        TransactionError::DeltaTableAppendOnly => Error::unsupported(format!(
+            "Delta table '{location}' is append-only: its rows cannot be replaced or deleted"
+        )),
+        TransactionError::UnsupportedTableFeatures(features) => Error::unsupported(format!(
+            "Delta table '{location}' needs table features that are not supported: {features:?}"
+        )),
+        TransactionError::ObjectStore { source } => store_error(location, &source),
+        other => Error::unavailable(format!("Delta table '{location}': {other}")),
+    }
+}
+
+fn store_error(location: &str, error: &StoreError) -> Error {
+    let kind = match error {
+        StoreError::NotFound { .. } => ErrorKind::NotFound,
+        StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
+            ErrorKind::Permission
+        }
+        StoreError::NotSupported { .. } | StoreError::NotImplemented { .. } => {
+            ErrorKind::Unsupported
+        }
+        StoreError::InvalidPath { .. } | StoreError::UnknownConfigurationKey { .. } => {
+            ErrorKind::Invalid
+        }
+        other if other.to_string().contains("Permission denied") => ErrorKind::Permission,
+        _ => ErrorKind::Unavailable,
+    };
+    Error::new(
+        kind,
+        format!(
+            "Delta table '{location}': {}",
+            lower_first(&error.to_string())
+        ),
+    )
+}
+
+/// The object store's error below an error of the kernel, if that is the cause.
+fn store_error_in<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a StoreError> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(store) = error.downcast_ref::<StoreError>() {
+            return Some(store);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// Messages of the libraries begin with a capital; ours do not.
+fn lower_first(text: &str) -> String {
+    let mut chars = text.chars();
+    match (chars.next(), chars.clone().next()) {
+        (Some(first), Some(second)) if first.is_uppercase() && !second.is_uppercase() => {
+            first.to_lowercase().chain(chars).collect()
+        }
+        _ => text.to_owned(),
+    }
+}

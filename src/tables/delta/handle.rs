@@ -1,0 +1,542 @@
+//! One table: opened or created once, read and written many times.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::TableProvider;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use deltalake::delta_datafusion::{DeltaScanConfig, DeltaScanNext};
+use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, PROTOCOL, TransactionError};
+use deltalake::kernel::{
+    Action, Add, EagerSnapshot, Metadata, StructField, StructTypeExt as _, Transaction,
+};
+use deltalake::logstore::{CommitOrBytes, LogStoreRef, extract_version_from_filename};
+use deltalake::operations::write::WriterStatsConfig;
+use deltalake::protocol::{DeltaOperation, SaveMode};
+use deltalake::table::config::TablePropertiesExt as _;
+use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
+use futures::TryStreamExt as _;
+
+use super::check::RowRules;
+use super::create::{check_declared, new_fields};
+use super::error::{delta_error, not_a_table};
+use super::generated::{GeneratedColumn, TableExpr};
+use super::location::Location;
+use super::options::{DeltaOptions, WriteOptions};
+use super::provider::DeltaTableProvider;
+use super::write::{StatsConfig, WriteTarget, Written, discard, write_files};
+use super::{Commit, DeltaSpec, TimeTravel};
+use crate::error::{Error, Result};
+
+/// Says in a table's properties that its generated columns were computed in UTC by whoever
+/// created it, so that ranges of time need no allowance for zones.
+const COMPUTED_IN_UTC: &str = "anabranch.generatedColumns.timezone";
+
+/// A Delta table. Cheap to clone; clones share the newest known version.
+#[derive(Clone)]
+pub struct DeltaTableHandle {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    location: Location,
+    write: WriteOptions,
+    /// The newest version seen. Updated in place, never replaced by an older one.
+    newest: tokio::sync::Mutex<DeltaTable>,
+    /// The rules of the metadata they were made from.
+    rules: Mutex<Option<(Metadata, Arc<TableRules>)>>,
+}
+
+/// What a version's metadata says about rows.
+#[derive(Debug)]
+pub(super) struct TableRules {
+    pub(super) rows: Arc<RowRules>,
+    pub(super) partition_by: Vec<String>,
+    /// Whether generated columns are known to be computed in UTC.
+    pub(super) in_utc: bool,
+    /// Why rows cannot be written, although they can be read.
+    unwritable: Option<String>,
+}
+
+impl DeltaTableHandle {
+    /// Opens the table at the location, or creates it if there is none and columns are declared.
+    ///
+    /// Two that create the same table at the same time both get it, if they declare the same.
+    ///
+    /// # Errors
+    ///
+    /// A location that cannot hold a table, options that are unknown or wrong, a declaration that
+    /// differs from the table, a log that cannot be read, a store that does not answer.
+    pub async fn create_or_open(spec: DeltaSpec) -> Result<Self> {
+        let location = Location::parse(&spec.location)?;
+        let options = DeltaOptions::parse(&spec.options)?;
+        let shown = location.shown.clone();
+        let fail = |error| delta_error(&shown, error);
+        if location.folder.as_ref().is_some_and(|folder| !folder.exists()) && spec.columns.is_none()
+        {
+            return Err(not_a_table(&shown));
+        }
+        let log_store = build_log_store(&location, &options).map_err(fail)?;
+        let table = DeltaTable::new(log_store);
+        if !table.verify_deltatable_existence().await.map_err(fail)? {
+            let Some(columns) = &spec.columns else { return Err(not_a_table(&shown)) };
+            let fields = new_fields(columns, &spec.partition_by)?;
+            if let Some(folder) = &location.folder {
+                std::fs::create_dir_all(folder).map_err(|error| {
+                    Error::from(error).context(format!("the folder '{shown}' cannot be created"))
+                })?;
+            }
+            let mut properties = options.properties.clone();
+            if columns.iter().any(|column| column.generated.is_some()) {
+                properties.insert(COMPUTED_IN_UTC.to_owned(), "UTC".to_owned());
+            }
+            let first = first_commit(fields, &spec.partition_by, properties, location.url.as_str());
+            let first = first.await.map_err(fail)?;
+            match table.log_store().write_commit_entry(0, first, uuid::Uuid::new_v4()).await {
+                // Someone else was faster: theirs is the table, and is checked below.
+                Ok(()) | Err(TransactionError::VersionAlreadyExists(_)) => {}
+                Err(error) => return Err(fail(error.into())),
+            }
+        }
+        let mut table = table;
+        table.load().await.map_err(fail)?;
+        let handle = Self {
+            inner: Arc::new(Inner {
+                location,
+                write: options.write,
+                newest: tokio::sync::Mutex::new(table.clone()),
+                rules: Mutex::new(None),
+            }),
+        };
+        let rules = handle.rules(&table)?;
+        check_declared(&spec, &rules.rows.schema, &rules.rows.generated, &rules.partition_by)?;
+        Ok(handle)
+    }
+
+    /// A provider over one version of the table, which it reads for as long as it lives.
+    ///
+    /// Only the provider of [`TimeTravel::Latest`] can be inserted into.
+    ///
+    /// # Errors
+    ///
+    /// The version does not exist (any more), or the log cannot be read.
+    pub async fn snapshot(&self, at: TimeTravel) -> Result<Arc<dyn TableProvider>> {
+        let newest = self.refresh().await?;
+        let table = match at {
+            TimeTravel::Latest => newest,
+            TimeTravel::Version(version) => self.at_version(newest, version).await?,
+            TimeTravel::Timestamp(time) => {
+                let version = self.version_at(&newest, time).await?;
+                self.at_version(newest, version).await?
+            }
+        };
+        let rules = self.rules(&table)?;
+        let scan = scan_of(&table).map_err(|error| self.fail(error))?;
+        let writer = (at == TimeTravel::Latest).then(|| self.clone());
+        Ok(Arc::new(DeltaTableProvider::new(scan, table, rules, writer)))
+    }
+
+    /// Writes the rows of `plan`, whose columns are the table's in order, as one commit.
+    ///
+    /// With `transaction`, (application id, version) is recorded in the same commit; whether it was
+    /// before is for the caller to ask [`Self::transaction_version`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::snapshot`]; the plan's own error; a row that breaks a rule of the table; a
+    /// conflict with another writer. Nothing is committed then.
+    pub async fn append(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        context: Arc<TaskContext>,
+        transaction: Option<(String, i64)>,
+    ) -> Result<Commit> {
+        let table = self.refresh().await?;
+        let rules = self.rules(&table)?;
+        let input = execute_stream(plan, Arc::clone(&context))?;
+        self.write(&table, &rules, input, &context, SaveMode::Append, transaction).await
+    }
+
+    /// The version that the newest commit of the application `id` recorded, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be read.
+    pub async fn transaction_version(&self, id: &str) -> Result<Option<i64>> {
+        let table = self.refresh().await?;
+        let snapshot = table.snapshot().map_err(|error| self.fail(error))?.snapshot();
+        let log_store = table.log_store();
+        snapshot.transaction_version(log_store.as_ref(), id).await.map_err(|error| self.fail(error))
+    }
+
+    /// The location as it was given.
+    pub fn location(&self) -> &str {
+        &self.inner.location.shown
+    }
+
+    /// The newest version there is now.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be read.
+    pub async fn version(&self) -> Result<u64> {
+        let table = self.refresh().await?;
+        table.version().ok_or_else(|| Error::internal("a loaded table has no version"))
+    }
+
+    /// The columns of the newest version, in the Arrow types that a scan gives.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be read.
+    pub async fn schema(&self) -> Result<SchemaRef> {
+        Ok(Arc::clone(&self.newest_rules().await?.rows.schema))
+    }
+
+    /// The partition columns of the newest version, in order.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be read.
+    pub async fn partition_columns(&self) -> Result<Vec<String>> {
+        Ok(self.newest_rules().await?.partition_by.clone())
+    }
+
+    /// Name and expression of each generated column of the newest version.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be read.
+    pub async fn generated_columns(&self) -> Result<Vec<(String, String)>> {
+        let table = self.refresh().await?;
+        generated_texts(&table).map_err(|error| self.fail(error))
+    }
+
+    async fn newest_rules(&self) -> Result<Arc<TableRules>> {
+        let table = self.refresh().await?;
+        self.rules(&table)
+    }
+
+    /// The newest version, after a look at the log.
+    pub(super) async fn refresh(&self) -> Result<DeltaTable> {
+        let mut newest = self.inner.newest.lock().await;
+        newest.update_state().await.map_err(|error| self.fail(error))?;
+        Ok(newest.clone())
+    }
+
+    /// The error of something done to this table.
+    pub(super) fn fail(&self, error: DeltaTableError) -> Error {
+        delta_error(self.location(), error)
+    }
+
+    /// Writes `input` and commits it on top of `table`.
+    pub(super) async fn write(
+        &self,
+        table: &DeltaTable,
+        rules: &TableRules,
+        input: SendableRecordBatchStream,
+        context: &TaskContext,
+        mode: SaveMode,
+        transaction: Option<(String, i64)>,
+    ) -> Result<Commit> {
+        let snapshot = table.snapshot().map_err(|error| self.fail(error))?.snapshot();
+        if let Some(reason) = &rules.unwritable {
+            return Err(Error::unsupported(format!(
+                "Delta table '{}' can be read, but not written: {reason}",
+                self.location()
+            )));
+        }
+        PROTOCOL.can_write_to(snapshot).map_err(|error| self.fail(error.into()))?;
+        let properties = snapshot.table_properties();
+        let target = WriteTarget {
+            location: self.location().to_owned(),
+            store: table.log_store().object_store(None),
+            rules: Arc::clone(&rules.rows),
+            partition_by: rules.partition_by.clone(),
+            stats: StatsConfig(Arc::new(WriterStatsConfig::from_config(
+                snapshot.table_configuration(),
+            ))),
+            target_file_size: self.inner.write.target_file_size(properties.target_file_size),
+            options: self.inner.write.clone(),
+        };
+        let written = write_files(&target, input, context).await?;
+        let Written { adds, rows } = &written;
+        match self.commit(table, snapshot, adds, *rows, mode, transaction).await {
+            Ok(version) => Ok(Commit {
+                version,
+                added: written.adds.into_iter().map(|add| add.path).collect(),
+                rows: written.rows,
+            }),
+            Err((error, surely_not_committed)) => {
+                if surely_not_committed {
+                    discard(&target.store, &written.adds).await;
+                }
+                Err(self.fail(error))
+            }
+        }
+    }
+
+    /// One commit. An error also says whether it is sure that nothing was committed: a store that
+    /// stops answering leaves that open, and then the files must stay.
+    async fn commit(
+        &self,
+        table: &DeltaTable,
+        snapshot: &EagerSnapshot,
+        adds: &[Add],
+        rows: u64,
+        mode: SaveMode,
+        transaction: Option<(String, i64)>,
+    ) -> std::result::Result<u64, (DeltaTableError, bool)> {
+        let log_store = table.log_store();
+        let mut actions: Vec<Action> = adds.iter().cloned().map(Action::Add).collect();
+        if mode == SaveMode::Overwrite {
+            let removed: Vec<Action> = snapshot
+                .file_views(log_store.as_ref(), None)
+                .map_ok(|file| Action::Remove(file.remove_action(true)))
+                .try_collect()
+                .await
+                .map_err(|error| (error, true))?;
+            actions.extend(removed);
+        }
+        let partition_by = snapshot.metadata().partition_columns().to_vec();
+        let operation = DeltaOperation::Write {
+            mode,
+            partition_by: (!partition_by.is_empty()).then_some(partition_by),
+            predicate: None,
+        };
+        let bytes: i64 = adds.iter().map(|add| add.size).sum();
+        let metrics = serde_json::json!({
+            "numFiles": adds.len().to_string(),
+            "numOutputRows": rows.to_string(),
+            "numOutputBytes": bytes.to_string(),
+        });
+        let mut properties =
+            CommitProperties::default().with_metadata([("operationMetrics".to_owned(), metrics)]);
+        if let Some((id, version)) = transaction {
+            properties = properties.with_application_transaction(Transaction::new(id, version));
+        }
+        let prepared = CommitBuilder::from(properties)
+            .with_actions(actions)
+            .build(Some(snapshot), log_store, operation)
+            .into_prepared_commit_future()
+            .await
+            .map_err(|error| (error, true))?;
+        let committed = prepared.await.map_err(|error| {
+            let sure = matches!(
+                &error,
+                DeltaTableError::Transaction {
+                    source: TransactionError::CommitConflict(_)
+                        | TransactionError::MaxCommitAttempts(_)
+                        | TransactionError::DeltaTableAppendOnly
+                        | TransactionError::UnsupportedTableFeatures(_)
+                }
+            );
+            (error, sure)
+        })?;
+        let version = committed.version;
+        // The rows are in the table from here on: a checkpoint that fails is no failed INSERT.
+        if let Err(error) = committed.await {
+            tracing::warn!(location = self.location(), version, %error, "after the commit");
+        }
+        Ok(version)
+    }
+
+    async fn at_version(&self, newest: DeltaTable, version: u64) -> Result<DeltaTable> {
+        match newest.version() {
+            Some(latest) if latest == version => return Ok(newest),
+            Some(latest) if latest < version => {
+                return Err(Error::not_found(format!(
+                    "Delta table '{}' has no version {version}; the newest is {latest}",
+                    self.location()
+                )));
+            }
+            _ => {}
+        }
+        let mut table = DeltaTable::new(newest.log_store());
+        table.load_version(version).await.map_err(|error| {
+            self.fail(error).context(format!("version {version} cannot be read"))
+        })?;
+        Ok(table)
+    }
+
+    /// The newest version that was committed at or before `time` (microseconds).
+    async fn version_at(&self, newest: &DeltaTable, time: i64) -> Result<u64> {
+        let log_store = newest.log_store();
+        let store = log_store.object_store(None);
+        let mut commits: Vec<(u64, i64)> = store
+            .list(Some(log_store.log_path()))
+            .try_filter_map(|file| {
+                let name = file.location.as_ref();
+                let version =
+                    name.ends_with(".json").then(|| extract_version_from_filename(name)).flatten();
+                let at = file.last_modified.timestamp_micros();
+                futures::future::ready(Ok(version.map(|version| (version, at))))
+            })
+            .try_collect()
+            .await
+            .map_err(|error| self.fail(error.into()))?;
+        commits.sort_unstable();
+        // Clocks of writers may differ: a version is never older than the one before it.
+        let mut last = i64::MIN;
+        let mut found = None;
+        for (version, at) in &commits {
+            last = last.max(*at);
+            if last <= time {
+                found = Some(*version);
+            }
+        }
+        found.ok_or_else(|| {
+            let first = commits.first().map(|(version, at)| {
+                let at = chrono::DateTime::from_timestamp_micros(*at)
+                    .map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true));
+                format!("; the oldest is version {version} of {}", at.unwrap_or_default())
+            });
+            Error::not_found(format!(
+                "Delta table '{}' has no version that old{}",
+                self.location(),
+                first.unwrap_or_default()
+            ))
+        })
+    }
+
+    fn rules(&self, table: &DeltaTable) -> Result<Arc<TableRules>> {
+        let snapshot = table.snapshot().map_err(|error| self.fail(error))?;
+        let mut cached = self.inner.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((metadata, rules)) = &*cached
+            && metadata == snapshot.metadata()
+        {
+            return Ok(Arc::clone(rules));
+        }
+        let rules = Arc::new(make_rules(table).map_err(|error| self.fail(error))?);
+        *cached = Some((snapshot.metadata().clone(), Arc::clone(&rules)));
+        Ok(rules)
+    }
+}
+
+impl fmt::Debug for DeltaTableHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeltaTableHandle").field("location", &self.location()).finish()
+    }
+}
+
+/// The bytes of version 0 of a new table.
+///
+/// The library's own CREATE goes on with version 1 when another writer has made version 0, and so
+/// creates a table twice. It makes the table in memory here; the one step that must be atomic is
+/// the caller's.
+async fn first_commit(
+    fields: Vec<StructField>,
+    partition_by: &[String],
+    properties: BTreeMap<String, String>,
+    location: &str,
+) -> std::result::Result<CommitOrBytes, DeltaTableError> {
+    let draft = DeltaTable::new_in_memory()
+        .create()
+        .with_columns(fields)
+        .with_partition_columns(partition_by.iter().cloned())
+        .with_configuration(properties.into_iter().map(|(name, value)| (name, Some(value))))
+        .with_raise_if_key_not_exists(false)
+        .with_save_mode(SaveMode::ErrorIfExists)
+        .await?;
+    let entry = draft.log_store().read_commit_entry(0).await?;
+    let entry = entry.ok_or_else(|| DeltaTableError::generic("the table was not drafted"))?;
+    let lines = entry
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| {
+            let mut action: serde_json::Value = serde_json::from_slice(line)?;
+            if let Some(info) = action.pointer_mut("/commitInfo/operationParameters/location") {
+                *info = location.into();
+            }
+            serde_json::to_string(&action)
+        })
+        .collect::<std::result::Result<Vec<_>, _>>()?;
+    Ok(CommitOrBytes::LogBytes(lines.join("\n").into()))
+}
+
+fn build_log_store(
+    location: &Location,
+    options: &DeltaOptions,
+) -> std::result::Result<LogStoreRef, DeltaTableError> {
+    if location.folder.is_none() {
+        deltalake::aws::register_handlers(None);
+    }
+    let mut storage = options.storage.clone();
+    let endpoint = storage
+        .get("aws_endpoint")
+        .cloned()
+        .or_else(|| std::env::var("AWS_ENDPOINT_URL").ok())
+        .or_else(|| std::env::var("AWS_ENDPOINT").ok());
+    // Whoever names a plain endpoint means it.
+    if endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")) {
+        storage.entry("aws_allow_http".to_owned()).or_insert_with(|| "true".to_owned());
+    }
+    DeltaTableBuilder::from_url(location.url.clone())?.with_storage_options(storage).build_storage()
+}
+
+/// A scan of the table's version, with text as views and partition values as plain columns.
+fn scan_of(table: &DeltaTable) -> std::result::Result<DeltaScanNext, DeltaTableError> {
+    let snapshot = table.snapshot()?.snapshot().clone();
+    let config = DeltaScanConfig::new().with_wrap_partition_values(false);
+    DeltaScanNext::new(snapshot, config)
+        .map_err(|error| DeltaTableError::GenericError { source: Box::new(error) })
+}
+
+fn generated_texts(
+    table: &DeltaTable,
+) -> std::result::Result<Vec<(String, String)>, DeltaTableError> {
+    let schema = table.snapshot()?.schema();
+    let mut columns = schema.get_generated_columns()?;
+    columns.sort_by_key(|column| schema.index_of(&column.name));
+    Ok(columns.into_iter().map(|column| (column.name, column.generation_expr)).collect())
+}
+
+fn make_rules(table: &DeltaTable) -> std::result::Result<TableRules, DeltaTableError> {
+    let snapshot = table.snapshot()?;
+    let metadata = snapshot.metadata();
+    let schema = scan_of(table)?.schema();
+    let texts = generated_texts(table)?;
+    let names: Vec<&str> = texts.iter().map(|(name, _)| name.as_str()).collect();
+    let mut unwritable = None;
+    let mut generated = Vec::new();
+    for (name, text) in &texts {
+        match GeneratedColumn::plan(name, text, &schema, &names) {
+            Ok(column) => generated.push(column),
+            Err(error) => {
+                unwritable.get_or_insert_with(|| error.to_string());
+            }
+        }
+    }
+    let invariants = snapshot.schema().get_invariants()?;
+    let checks = snapshot.table_config().get_constraints();
+    let conditions = checks
+        .into_iter()
+        .map(|check| (check.name, check.expr))
+        .chain(invariants.into_iter().map(|rule| (rule.field_name, rule.invariant_sql)));
+    let mut constraints = Vec::new();
+    for (name, text) in conditions {
+        match TableExpr::plan(&text, &schema) {
+            Ok(expression) => constraints.push((name, text, expression)),
+            Err(error) => {
+                unwritable
+                    .get_or_insert_with(|| error.context(format!("constraint '{name}'")).to_string());
+            }
+        }
+    }
+    let mapped = metadata
+        .configuration()
+        .get("delta.columnMapping.mode")
+        .is_some_and(|mode| mode != "none");
+    if mapped {
+        unwritable.get_or_insert_with(|| "its columns are mapped to other names".to_owned());
+    }
+    Ok(TableRules {
+        rows: Arc::new(RowRules { schema, generated, constraints }),
+        partition_by: metadata.partition_columns().to_vec(),
+        in_utc: metadata.configuration().get(COMPUTED_IN_UTC).is_some_and(|zone| zone == "UTC"),
+        unwritable,
+    })
+}

@@ -1,0 +1,234 @@
+//! OPTIMIZE, VACUUM and the table's history.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{
+    ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use datafusion::error::DataFusionError;
+use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use deltalake::delta_datafusion::create_session;
+use deltalake::kernel::CommitInfo;
+use deltalake::operations::optimize::OptimizeType;
+use deltalake::operations::vacuum::VacuumMode;
+use deltalake::table::config::TablePropertiesExt as _;
+use futures::TryStreamExt as _;
+
+use super::handle::DeltaTableHandle;
+use crate::error::{Error, Result};
+
+/// `OPTIMIZE t [ZORDER BY (…)]`.
+#[derive(Debug, Clone, Default)]
+pub struct OptimizeSpec {
+    /// The columns to order by; empty merges small files only.
+    pub zorder_by: Vec<String>,
+}
+
+/// `VACUUM t [RETAIN n HOURS] [DRY RUN]`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct VacuumSpec {
+    /// Files that left the table earlier than this many hours ago are deleted; `None` takes the
+    /// table's own retention.
+    pub retain_hours: Option<u64>,
+    /// Only say what would be deleted.
+    pub dry_run: bool,
+}
+
+impl DeltaTableHandle {
+    /// Merges small files, or rewrites all files in an order in which rows that are close in the
+    /// given columns stand together. `runtime` gives the memory and the disk to spill to.
+    ///
+    /// One row: `files_added`, `files_removed`, `files_considered`, `partitions_optimized`,
+    /// `bytes_added`, `bytes_removed`, all `BIGINT`.
+    ///
+    /// # Errors
+    ///
+    /// A column to order by that is missing or a partition column; a conflict with a writer
+    /// that removed files; the store's errors.
+    pub async fn optimize(
+        &self,
+        spec: &OptimizeSpec,
+        runtime: Option<Arc<RuntimeEnv>>,
+    ) -> Result<RecordBatch> {
+        let schema = self.schema().await?;
+        let partition_by = self.partition_columns().await?;
+        for name in &spec.zorder_by {
+            if schema.field_with_name(name).is_err() {
+                let names = schema.fields().iter().map(|field| field.name().as_str());
+                let error = Error::invalid(format!("ZORDER BY: no column named {name}"));
+                return Err(match crate::core::suggest::closest(name, names) {
+                    Some(close) => error.with_help(format!("did you mean \"{close}\"?")),
+                    None => error,
+                });
+            }
+            if partition_by.contains(name) {
+                return Err(Error::invalid(format!(
+                    "ZORDER BY: '{name}' is a partition column, its rows stand together already"
+                )));
+            }
+        }
+        let table = self.refresh().await?;
+        // The library's own planner has to plan this: it looks for its own nodes in the plan.
+        let state = create_session().state();
+        let state = match runtime {
+            Some(runtime) => SessionStateBuilder::new_from_existing(state)
+                .with_runtime_env(runtime)
+                .build(),
+            None => state,
+        };
+        let kind = if spec.zorder_by.is_empty() {
+            OptimizeType::Compact
+        } else {
+            OptimizeType::ZOrder(spec.zorder_by.clone())
+        };
+        let (_, metrics) = table
+            .optimize()
+            .with_type(kind)
+            .with_session_state(Arc::new(state))
+            .await
+            .map_err(|error| self.fail(error))?;
+        let count = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        one_row(&[
+            ("files_added", count(metrics.num_files_added)),
+            ("files_removed", count(metrics.num_files_removed)),
+            (
+                "files_considered",
+                count(metrics.total_considered_files as u64),
+            ),
+            ("partitions_optimized", count(metrics.partitions_optimized)),
+            ("bytes_added", metrics.files_added.total_size),
+            ("bytes_removed", metrics.files_removed.total_size),
+        ])
+    }
+
+    /// Deletes files that no version within the retention needs, and those of failed writes.
+    ///
+    /// One row per file: `path VARCHAR` (relative to the table), `deleted BOOLEAN` (false in a dry
+    /// run).
+    ///
+    /// # Errors
+    ///
+    /// A retention shorter than the table's own; the store's errors.
+    pub async fn vacuum(&self, spec: &VacuumSpec) -> Result<RecordBatch> {
+        let table = self.refresh().await?;
+        let snapshot = table.snapshot().map_err(|error| self.fail(error))?;
+        let own = snapshot.table_config().deleted_file_retention_duration();
+        let own_hours = own.as_secs() / 3_600;
+        let mut vacuum = table
+            .vacuum()
+            .with_dry_run(spec.dry_run)
+            .with_mode(VacuumMode::Full);
+        if let Some(hours) = spec.retain_hours {
+            if hours < own_hours {
+                return Err(Error::invalid(format!(
+                    "RETAIN {hours} HOURS is shorter than the {own_hours} hours for which the table keeps deleted files"
+                ))
+                .with_help(
+                    "running queries and time travel need them; the table property \
+                     'delta.deletedFileRetentionDuration' says how long",
+                ));
+            }
+            let hours = i64::try_from(hours)
+                .ok()
+                .and_then(chrono::Duration::try_hours);
+            let period = hours.ok_or_else(|| Error::invalid("RETAIN: too many hours"))?;
+            vacuum = vacuum.with_retention_period(period);
+        }
+        let (_, metrics) = vacuum.await.map_err(|error| self.fail(error))?;
+        let mut paths = metrics.files_deleted;
+        paths.sort_unstable();
+        let deleted = BooleanArray::from(vec![!metrics.dry_run; paths.len()]);
+        batch(vec![
+            ("path", Arc::new(StringArray::from(paths)) as ArrayRef),
+            ("deleted", Arc::new(deleted)),
+        ])
+    }
+
+    /// The commits the log still has, newest first: `version BIGINT`, `timestamp TIMESTAMP`,
+    /// `operation VARCHAR`, `parameters VARCHAR` and `metrics VARCHAR` (JSON), `engine VARCHAR`.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be read.
+    pub async fn history(&self) -> Result<RecordBatch> {
+        let table = self.refresh().await?;
+        let newest = table.version().unwrap_or_default();
+        let commits: Vec<CommitInfo> = table
+            .history(None)
+            .try_collect()
+            .await
+            .map_err(|error| self.fail(error))?;
+        let versions = (0..commits.len() as u64).map(|back| newest.saturating_sub(back) as i64);
+        let times = commits
+            .iter()
+            .map(|commit| commit.timestamp.map(|ms| ms.saturating_mul(1_000)));
+        let json = |value: Option<serde_json::Value>| value.map(|value| value.to_string());
+        let parameters = commits.iter().map(|commit| {
+            json(
+                commit
+                    .operation_parameters
+                    .as_ref()
+                    .and_then(|p| serde_json::to_value(p).ok()),
+            )
+        });
+        let metrics = commits
+            .iter()
+            .map(|commit| json(commit.info.get("operationMetrics").cloned()));
+        let engine = commits.iter().map(|commit| {
+            let client = commit.info.get("clientVersion").and_then(|v| v.as_str());
+            commit.engine_info.as_deref().or(client)
+        });
+        let text = |values: Vec<Option<&str>>| Arc::new(StringArray::from(values)) as ArrayRef;
+        batch(vec![
+            (
+                "version",
+                Arc::new(Int64Array::from_iter_values(versions)) as ArrayRef,
+            ),
+            (
+                "timestamp",
+                Arc::new(TimestampMicrosecondArray::from_iter(times).with_timezone("UTC")),
+            ),
+            (
+                "operation",
+                text(
+                    commits
+                        .iter()
+                        .map(|commit| commit.operation.as_deref())
+                        .collect(),
+                ),
+            ),
+            ("parameters", Arc::new(StringArray::from_iter(parameters))),
+            ("metrics", Arc::new(StringArray::from_iter(metrics))),
+            ("engine", text(engine.collect())),
+        ])
+    }
+}
+
+fn one_row(values: &[(&str, i64)]) -> Result<RecordBatch> {
+    batch(
+        values
+            .iter()
+            .map(|(name, value)| (*name, Arc::new(Int64Array::from(vec![*value])) as ArrayRef))
+            .collect(),
+    )
+}
+
+fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
+    let fields: Vec<Field> = columns
+        .iter()
+        .map(|(name, column)| {
+            let data_type = match column.data_type() {
+                DataType::Timestamp(..) => {
+                    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+                }
+                other => other.clone(),
+            };
+            Field::new(*name, data_type, true)
+        })
+        .collect();
+    let columns = columns.into_iter().map(|(_, column)| column).collect();
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+        .map_err(DataFusionError::from)?)
+}

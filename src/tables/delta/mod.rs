@@ -1,0 +1,87 @@
+//! Delta Lake tables: opening and creating them, pinned snapshots to read, appends, maintenance.
+//!
+//! The only module that names `deltalake`, and with it the object store. It knows nothing of SQL
+//! statements: a [`DeltaSpec`] comes in, a [`DeltaTableHandle`] goes out. A handle gives
+//! [`TableProvider`](datafusion::catalog::TableProvider)s that are each pinned to one version;
+//! take a new one per statement.
+//!
+//! What reading adds to the library: predicates on the source of a generated partition column
+//! also prune by that partition column ([`prune`]). What writing adds: generated columns are
+//! computed, `NOT NULL` and the table's constraints are checked ([`check`]), and each batch is
+//! split by partition without sorting or repartitioning ([`split`], [`write`]). One INSERT is one
+//! commit; an INSERT that fails is none.
+//!
+//! Generated columns are evaluated in UTC (TIMEZONE-1).
+
+mod check;
+mod create;
+mod error;
+mod generated;
+mod handle;
+mod location;
+mod maintain;
+mod options;
+mod provider;
+mod prune;
+mod split;
+mod write;
+
+use std::collections::BTreeMap;
+
+use datafusion::arrow::datatypes::DataType;
+
+pub use handle::DeltaTableHandle;
+pub use maintain::{OptimizeSpec, VacuumSpec};
+pub use options::OPTION_NAMES;
+
+/// What a statement says about a Delta table.
+#[derive(Debug, Clone, Default)]
+pub struct DeltaSpec {
+    /// A folder (relative to the current directory) or a URL: `file://…`, `s3://bucket/path`.
+    pub location: String,
+    /// The declared columns; `None` opens a table that exists as it is.
+    pub columns: Option<Vec<DeltaColumn>>,
+    /// The names after `PARTITIONED BY`, in order; empty if it was left out.
+    pub partition_by: Vec<String>,
+    /// `OPTIONS (…)`; names are compared without regard to case.
+    pub options: BTreeMap<String, String>,
+}
+
+/// One declared column.
+#[derive(Debug, Clone)]
+pub struct DeltaColumn {
+    /// The name as it is stored.
+    pub name: String,
+    /// The type; strings and binaries may be of any Arrow layout, `Timestamp(µs, "UTC")` is Delta's
+    /// `timestamp`, a timestamp without a zone its `timestamp_ntz`.
+    pub data_type: DataType,
+    /// `false` for `NOT NULL`.
+    pub nullable: bool,
+    /// The SQL text of `GENERATED ALWAYS AS (…)`.
+    pub generated: Option<String>,
+    /// `COMMENT '…'`.
+    pub comment: Option<String>,
+}
+
+/// Which version of a table to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TimeTravel {
+    /// The newest one there is now.
+    #[default]
+    Latest,
+    /// Exactly this version.
+    Version(u64),
+    /// The newest version that was committed at or before this time, in microseconds since 1970 UTC.
+    Timestamp(i64),
+}
+
+/// What one write left in the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    /// The version it made.
+    pub version: u64,
+    /// Paths of the files it added, relative to the table's root.
+    pub added: Vec<String>,
+    /// Rows written.
+    pub rows: u64,
+}

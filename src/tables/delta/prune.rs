@@ -1,0 +1,608 @@
+//! From a range of time to the partitions that can hold it.
+//!
+//! A table that is partitioned by `year, month, day, hour`, each generated from `event_time`, is
+//! queried by `event_time`. The predicates derived here hold for every row that satisfies the
+//! query's own, so adding them only saves reading. File statistics would prune most of the same
+//! files; the partition values do it for files that have none, and before statistics are looked at.
+
+use datafusion::arrow::array::{
+    ArrayRef, Date32Array, RecordBatch, TimestampMicrosecondArray, new_null_array,
+};
+use datafusion::arrow::datatypes::{DataType, SchemaRef, TimeUnit};
+use datafusion::common::ScalarValue;
+use datafusion::logical_expr::expr::InList;
+use datafusion::logical_expr::utils::{conjunction, disjunction};
+use datafusion::logical_expr::{Between, BinaryExpr, Expr, Operator, ident, lit};
+use datafusion::sql::sqlparser::ast::{DataType as SqlType, Expr as SqlExpr};
+
+use super::check::RowRules;
+use super::generated::{GeneratedColumn, string_literal};
+use crate::error::Result;
+
+const DAY: i64 = 86_400_000_000;
+
+/// Another writer may have computed the columns in its own zone: local time is at most this far
+/// from UTC.
+const WIDEST_ZONE: i64 = 14 * 3_600_000_000;
+
+/// Beyond this many separate ranges only their hull is used.
+const MAX_RANGES: usize = 16;
+
+/// A generated column that is a part of the time in one other column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TimeShape {
+    /// The time column.
+    source: String,
+    part: Part,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Grows with time; together with nothing else it fixes time down to this level.
+    Absolute(Level),
+    /// Starts again within the next coarser level: the month of a year, the hour of a day.
+    Within(Level),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    None,
+    Year,
+    Month,
+    Day,
+    Hour,
+}
+
+impl Level {
+    fn of(unit: &str) -> Option<Self> {
+        Some(match unit {
+            "year" | "quarter" => Level::Year,
+            "month" => Level::Month,
+            "day" => Level::Day,
+            "hour" | "minute" | "second" => Level::Hour,
+            // A week may lie in two years.
+            "week" => Level::None,
+            _ => return None,
+        })
+    }
+
+    fn finer(self) -> Option<Self> {
+        match self {
+            Level::None => Some(Level::Year),
+            Level::Year => Some(Level::Month),
+            Level::Month => Some(Level::Day),
+            Level::Day => Some(Level::Hour),
+            Level::Hour => None,
+        }
+    }
+}
+
+/// What the expression of a generated column says about time, if anything.
+pub(super) fn time_shape(ast: &SqlExpr, schema: &SchemaRef) -> Option<TimeShape> {
+    match ast {
+        SqlExpr::Nested(inner) => time_shape(inner, schema),
+        SqlExpr::Cast {
+            expr, data_type, ..
+        } => match data_type {
+            SqlType::Date => match source_column(expr, schema) {
+                Some(source) => Some(TimeShape {
+                    source,
+                    part: Part::Absolute(Level::Day),
+                }),
+                None => match time_shape(expr, schema)? {
+                    TimeShape {
+                        source,
+                        part: Part::Absolute(level),
+                    } => Some(TimeShape {
+                        source,
+                        part: Part::Absolute(level.min(Level::Day)),
+                    }),
+                    TimeShape { .. } => None,
+                },
+            },
+            SqlType::Int(_) | SqlType::Integer(_) | SqlType::BigInt(_) | SqlType::SmallInt(_) => {
+                time_shape(expr, schema)
+            }
+            SqlType::Timestamp(..) => match time_shape(expr, schema)? {
+                shape @ TimeShape {
+                    part: Part::Absolute(_),
+                    ..
+                } => Some(shape),
+                TimeShape { .. } => None,
+            },
+            _ => None,
+        },
+        SqlExpr::Extract { field, expr, .. } => {
+            part_of(&field.to_string(), source_column(expr, schema)?)
+        }
+        SqlExpr::Function(function) => {
+            let datafusion::sql::sqlparser::ast::FunctionArguments::List(list) = &function.args
+            else {
+                return None;
+            };
+            let [first, second] = list.args.as_slice() else {
+                return None;
+            };
+            let (first, second) = (plain(first)?, plain(second)?);
+            match function.name.to_string().to_ascii_lowercase().as_str() {
+                "date_part" | "datepart" => {
+                    part_of(string_literal(first)?, source_column(second, schema)?)
+                }
+                "date_trunc" | "datetrunc" => {
+                    let level = Level::of(&string_literal(first)?.to_ascii_lowercase())?;
+                    let source = source_column(second, schema)?;
+                    Some(TimeShape {
+                        source,
+                        part: Part::Absolute(level),
+                    })
+                }
+                "to_char" | "date_format" => {
+                    let level = ordered_format(string_literal(second)?)?;
+                    let source = source_column(first, schema)?;
+                    Some(TimeShape {
+                        source,
+                        part: Part::Absolute(level),
+                    })
+                }
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+/// Predicates on partition columns that every row satisfying `filters` also satisfies.
+///
+/// `in_utc` says that whoever wrote the table computed its columns in UTC; otherwise ranges are
+/// widened by the farthest time zone.
+///
+/// # Errors
+///
+/// A generated column that cannot be evaluated at the ends of a range.
+pub(super) fn partition_filters(
+    filters: &[Expr],
+    rules: &RowRules,
+    partition_columns: &[String],
+    in_utc: bool,
+) -> Result<Vec<Expr>> {
+    let parts: Vec<(&GeneratedColumn, &TimeShape)> = rules
+        .generated
+        .iter()
+        .filter(|column| partition_columns.contains(&column.name))
+        .filter_map(|column| Some((column, column.shape.as_ref()?)))
+        .collect();
+    let mut sources: Vec<&str> = parts
+        .iter()
+        .map(|(_, shape)| shape.source.as_str())
+        .collect();
+    sources.sort_unstable();
+    sources.dedup();
+    let mut derived = Vec::new();
+    for source in sources {
+        let ranges = filters.iter().fold(vec![Range::ALL], |ranges, filter| {
+            intersect(&ranges, &ranges_of(filter, source))
+        });
+        let ranges = if ranges.len() > MAX_RANGES {
+            vec![hull(&ranges)]
+        } else {
+            ranges
+        };
+        if ranges.is_empty() || ranges.contains(&Range::ALL) {
+            continue;
+        }
+        let of_source: Vec<_> = parts
+            .iter()
+            .filter(|(_, shape)| shape.source == source)
+            .copied()
+            .collect();
+        let per_range = ranges
+            .iter()
+            .map(|range| {
+                let range = if in_utc {
+                    *range
+                } else {
+                    range.widened(WIDEST_ZONE)
+                };
+                within(range, source, &of_source, rules)
+            })
+            .collect::<Result<Option<Vec<_>>>>()?;
+        if let Some(predicate) = per_range.and_then(disjunction) {
+            derived.push(predicate);
+        }
+    }
+    Ok(derived)
+}
+
+/// A range of time in microseconds, both ends included; `None` is unbounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Range {
+    low: Option<i64>,
+    high: Option<i64>,
+}
+
+impl Range {
+    const ALL: Range = Range {
+        low: None,
+        high: None,
+    };
+
+    fn widened(self, by: i64) -> Self {
+        Range {
+            low: self.low.map(|low| low.saturating_sub(by)),
+            high: self.high.map(|high| high.saturating_add(by)),
+        }
+    }
+
+    fn has_four_digit_years(self) -> bool {
+        use chrono::{DateTime, Datelike};
+        [self.low, self.high].into_iter().all(|end| {
+            end.and_then(DateTime::from_timestamp_micros)
+                .is_some_and(|time| (0..=9999).contains(&time.year()))
+        })
+    }
+
+    fn and(self, other: Self) -> Option<Self> {
+        let low = self.low.max(other.low);
+        let high = match (self.high, other.high) {
+            (Some(left), Some(right)) => Some(left.min(right)),
+            (one, None) | (None, one) => one,
+        };
+        match (low, high) {
+            (Some(low), Some(high)) if low > high => None,
+            _ => Some(Range { low, high }),
+        }
+    }
+}
+
+fn intersect(left: &[Range], right: &[Range]) -> Vec<Range> {
+    left.iter()
+        .flat_map(|left| right.iter().filter_map(|right| left.and(*right)))
+        .collect()
+}
+
+fn hull(ranges: &[Range]) -> Range {
+    let low = ranges.iter().map(|range| range.low).min().flatten();
+    let high = if ranges.iter().any(|range| range.high.is_none()) {
+        None
+    } else {
+        ranges.iter().filter_map(|range| range.high).max()
+    };
+    Range { low, high }
+}
+
+/// The times of `source` outside which `filter` is not true.
+fn ranges_of(filter: &Expr, source: &str) -> Vec<Range> {
+    match filter {
+        Expr::BinaryExpr(BinaryExpr {
+            left,
+            op: Operator::And,
+            right,
+        }) => intersect(&ranges_of(left, source), &ranges_of(right, source)),
+        Expr::BinaryExpr(BinaryExpr {
+            left,
+            op: Operator::Or,
+            right,
+        }) => {
+            let mut ranges = ranges_of(left, source);
+            ranges.extend(ranges_of(right, source));
+            if ranges.contains(&Range::ALL) {
+                vec![Range::ALL]
+            } else {
+                ranges
+            }
+        }
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+            let range = if is_source(left, source) {
+                literal_time(right).and_then(|time| compared(*op, time))
+            } else if is_source(right, source) {
+                let swapped = op.swap();
+                literal_time(left)
+                    .zip(swapped)
+                    .and_then(|(time, op)| compared(op, time))
+            } else {
+                None
+            };
+            vec![range.unwrap_or(Range::ALL)]
+        }
+        Expr::Between(Between {
+            expr,
+            negated: false,
+            low,
+            high,
+        }) if is_source(expr, source) => {
+            let range = |bound: &Expr, op| literal_time(bound).and_then(|time| compared(op, time));
+            let low = range(low, Operator::GtEq).unwrap_or(Range::ALL);
+            let high = range(high, Operator::LtEq).unwrap_or(Range::ALL);
+            low.and(high).into_iter().collect()
+        }
+        Expr::InList(InList {
+            expr,
+            list,
+            negated: false,
+        }) if is_source(expr, source) => list
+            .iter()
+            .map(|item| literal_time(item).and_then(|time| compared(Operator::Eq, time)))
+            .collect::<Option<Vec<_>>>()
+            .unwrap_or_else(|| vec![Range::ALL]),
+        _ => vec![Range::ALL],
+    }
+}
+
+fn is_source(expr: &Expr, source: &str) -> bool {
+    match expr {
+        Expr::Column(column) => column.name == source,
+        // From one unit of time to another: the same instant.
+        Expr::Cast(cast) => {
+            matches!(cast.field.data_type(), DataType::Timestamp(_, zone)
+                if zone.as_deref().is_none_or(|zone| zone.eq_ignore_ascii_case("utc")))
+                && is_source(&cast.expr, source)
+        }
+        _ => false,
+    }
+}
+
+/// The literal's time: the microsecond at or before it, and whether that is exact.
+fn literal_time(expr: &Expr) -> Option<(i64, bool)> {
+    let Expr::Literal(value, _) = expr else {
+        return None;
+    };
+    match value {
+        ScalarValue::TimestampSecond(Some(v), _) => Some((v.checked_mul(1_000_000)?, true)),
+        ScalarValue::TimestampMillisecond(Some(v), _) => Some((v.checked_mul(1_000)?, true)),
+        ScalarValue::TimestampMicrosecond(Some(v), _) => Some((*v, true)),
+        ScalarValue::TimestampNanosecond(Some(v), _) => {
+            Some((v.div_euclid(1_000), v.rem_euclid(1_000) == 0))
+        }
+        ScalarValue::Date32(Some(v)) => Some((i64::from(*v).checked_mul(DAY)?, true)),
+        _ => None,
+    }
+}
+
+fn compared(op: Operator, (time, exact): (i64, bool)) -> Option<Range> {
+    let just_before = if exact { time.saturating_sub(1) } else { time };
+    Some(match op {
+        Operator::Eq => Range {
+            low: Some(time),
+            high: Some(time),
+        },
+        Operator::Gt | Operator::GtEq => Range {
+            low: Some(time),
+            high: None,
+        },
+        Operator::LtEq => Range {
+            low: None,
+            high: Some(time),
+        },
+        Operator::Lt => Range {
+            low: None,
+            high: Some(just_before),
+        },
+        _ => return None,
+    })
+}
+
+/// The predicate for one range, or `None` if no partition column says anything about it.
+fn within(
+    range: Range,
+    source: &str,
+    parts: &[(&GeneratedColumn, &TimeShape)],
+    rules: &RowRules,
+) -> Result<Option<Expr>> {
+    let Some(ends) = end_rows(range, source, rules) else {
+        return Ok(None);
+    };
+    let mut predicates = Vec::new();
+    let bound = |column: &GeneratedColumn| -> Result<[Option<ScalarValue>; 2]> {
+        let to = rules.schema.field(column.index).data_type();
+        let values = column.evaluate(&ends, to)?;
+        // As text, only years of four digits sort as time does.
+        let ordered = !is_text(to) || range.has_four_digit_years();
+        let at = |row: usize, bounded: bool| -> Result<Option<ScalarValue>> {
+            let value = ScalarValue::try_from_array(&values, row)?;
+            Ok((bounded && ordered && !value.is_null()).then_some(value))
+        };
+        Ok([at(0, range.low.is_some())?, at(1, range.high.is_some())?])
+    };
+    for (column, shape) in parts {
+        let span = match shape.part {
+            Part::Absolute(_) => true,
+            // The hour says something only within one day.
+            Part::Within(level) => same_parent(range, level),
+        };
+        if span {
+            let [low, high] = bound(column)?;
+            predicates.extend(low.map(|low| ident(&column.name).gt_eq(lit(low))));
+            predicates.extend(high.map(|high| ident(&column.name).lt_eq(lit(high))));
+        }
+    }
+    let chain = chain(parts);
+    if chain.len() > 1 {
+        let mut ends = [Vec::new(), Vec::new()];
+        for column in &chain {
+            for (end, value) in ends.iter_mut().zip(bound(column)?) {
+                end.extend(value.map(|value| (ident(&column.name), value)));
+            }
+        }
+        let [low, high] = ends;
+        if low.len() == chain.len() {
+            predicates.extend(lexicographic(&low, Operator::Gt, Operator::GtEq));
+        }
+        if high.len() == chain.len() {
+            predicates.extend(lexicographic(&high, Operator::Lt, Operator::LtEq));
+        }
+    }
+    Ok(conjunction(predicates))
+}
+
+/// The columns that together give time level by level: year, month, day, hour; or date, hour.
+fn chain<'a>(parts: &[(&'a GeneratedColumn, &TimeShape)]) -> Vec<&'a GeneratedColumn> {
+    let base = parts
+        .iter()
+        .filter_map(|(column, shape)| match shape.part {
+            Part::Absolute(level) if level > Level::None => Some((level, *column)),
+            _ => None,
+        })
+        .max_by_key(|(level, _)| *level);
+    let Some((mut level, first)) = base else {
+        return Vec::new();
+    };
+    let mut chain = vec![first];
+    while let Some(next) = level.finer() {
+        let Some((column, _)) = parts
+            .iter()
+            .find(|(_, shape)| shape.part == Part::Within(next))
+        else {
+            break;
+        };
+        chain.push(column);
+        level = next;
+    }
+    chain
+}
+
+/// `(a, b, c) >= (x, y, z)`, spelled out.
+fn lexicographic(values: &[(Expr, ScalarValue)], strict: Operator, last: Operator) -> Option<Expr> {
+    use datafusion::logical_expr::binary_expr;
+    let ((column, value), coarser) = values.split_last()?;
+    let innermost = binary_expr(column.clone(), last, lit(value.clone()));
+    Some(
+        coarser
+            .iter()
+            .rev()
+            .fold(innermost, |finer, (column, value)| {
+                binary_expr(column.clone(), strict, lit(value.clone()))
+                    .or(column.clone().eq(lit(value.clone())).and(finer))
+            }),
+    )
+}
+
+/// Two rows of the table in which only the time column has values: the ends of the range.
+fn end_rows(range: Range, source: &str, rules: &RowRules) -> Option<RecordBatch> {
+    let index = rules.schema.index_of(source).ok()?;
+    let time: ArrayRef = match rules.schema.field(index).data_type() {
+        DataType::Timestamp(TimeUnit::Microsecond, zone) => std::sync::Arc::new(
+            TimestampMicrosecondArray::from(vec![range.low, range.high])
+                .with_timezone_opt(zone.clone()),
+        ),
+        DataType::Date32 => {
+            let day = |time: Option<i64>| {
+                time.map(|time| i32::try_from(time.div_euclid(DAY)).ok())
+                    .map_or(Some(None), |day| day.map(Some))
+            };
+            std::sync::Arc::new(Date32Array::from(vec![day(range.low)?, day(range.high)?]))
+        }
+        _ => return None,
+    };
+    let nullable: Vec<_> = rules
+        .schema
+        .fields()
+        .iter()
+        .map(|field| field.as_ref().clone().with_nullable(true))
+        .collect();
+    let columns = rules
+        .schema
+        .fields()
+        .iter()
+        .enumerate()
+        .map(|(at, field)| {
+            if at == index {
+                time.clone()
+            } else {
+                new_null_array(field.data_type(), 2)
+            }
+        })
+        .collect();
+    let schema = datafusion::arrow::datatypes::Schema::new(nullable);
+    RecordBatch::try_new(std::sync::Arc::new(schema), columns).ok()
+}
+
+/// Whether both ends lie in the same next coarser level: the same year for a month.
+fn same_parent(range: Range, level: Level) -> bool {
+    use chrono::{DateTime, Datelike, Timelike};
+    let Some((low, high)) = range.low.zip(range.high) else {
+        return false;
+    };
+    let parts = |time: i64| {
+        DateTime::from_timestamp_micros(time).map(|time| {
+            [
+                time.year(),
+                time.month() as i32,
+                time.day() as i32,
+                time.hour() as i32,
+            ]
+        })
+    };
+    let same = match level {
+        Level::None => 4,
+        Level::Year => 0,
+        Level::Month => 1,
+        Level::Day => 2,
+        Level::Hour => 3,
+    };
+    match parts(low).zip(parts(high)) {
+        Some((low, high)) => low[..same] == high[..same],
+        None => false,
+    }
+}
+
+fn is_text(data_type: &DataType) -> bool {
+    matches!(
+        data_type,
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
+    )
+}
+
+fn part_of(part: &str, source: String) -> Option<TimeShape> {
+    let part = match part.to_ascii_lowercase().as_str() {
+        "year" => Part::Absolute(Level::Year),
+        "month" => Part::Within(Level::Month),
+        "day" => Part::Within(Level::Day),
+        "hour" => Part::Within(Level::Hour),
+        _ => return None,
+    };
+    Some(TimeShape { source, part })
+}
+
+/// The level down to which text in this format sorts as time does.
+fn ordered_format(format: &str) -> Option<Level> {
+    let mut letters = format.chars().peekable();
+    let mut expected = ['Y', 'm', 'd', 'H', 'M', 'S'].into_iter();
+    let mut count = 0;
+    while let Some(letter) = letters.next() {
+        if letter == '%' && letters.next()? != expected.next()? {
+            return None;
+        } else if letter == '%' {
+            count += 1;
+        }
+    }
+    match count {
+        1 => Some(Level::Year),
+        2 => Some(Level::Month),
+        3 => Some(Level::Day),
+        4.. => Some(Level::Hour),
+        _ => None,
+    }
+}
+
+fn source_column(expr: &SqlExpr, schema: &SchemaRef) -> Option<String> {
+    match expr {
+        SqlExpr::Nested(inner) => source_column(inner, schema),
+        SqlExpr::Identifier(name) => {
+            let field = schema.field_with_name(&name.value).ok()?;
+            matches!(
+                field.data_type(),
+                DataType::Timestamp(TimeUnit::Microsecond, _) | DataType::Date32
+            )
+            .then(|| name.value.clone())
+        }
+        _ => None,
+    }
+}
+
+fn plain(argument: &datafusion::sql::sqlparser::ast::FunctionArg) -> Option<&SqlExpr> {
+    use datafusion::sql::sqlparser::ast::{FunctionArg, FunctionArgExpr};
+    match argument {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr),
+        _ => None,
+    }
+}
