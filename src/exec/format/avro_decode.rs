@@ -292,9 +292,9 @@ impl Writer {
         written: &mut Vec<(Vec<usize>, RecordBatch)>,
         bad: &mut Vec<BadRow>,
     ) {
-        let mut ranges = vec![0..rows.len()];
-        while let Some(range) = ranges.pop() {
-            let part = &rows[range.clone()];
+        let mut ranges = Vec::from([(0, rows.len())]);
+        while let Some((start, end)) = ranges.pop() {
+            let part = &rows[start..end];
             if part.is_empty() {
                 continue;
             }
@@ -308,17 +308,17 @@ impl Writer {
                                 row: part[at],
                                 reason,
                             });
-                            ranges.push(range.start + at + 1..range.end);
-                            ranges.push(range.start..range.start + at);
+                            ranges.push((start + at + 1, end));
+                            ranges.push((start, start + at));
                         }
                         None if part.len() == 1 => bad.push(BadRow {
                             row: part[0],
                             reason,
                         }),
                         None => {
-                            let middle = range.start + part.len() / 2;
-                            ranges.push(middle..range.end);
-                            ranges.push(range.start..middle);
+                            let middle = start + part.len() / 2;
+                            ranges.push((middle, end));
+                            ranges.push((start, middle));
                         }
                     }
                 }
@@ -406,4 +406,4 @@ fn field_places(schema: &str) -> std::result::Result<HashMap<String, usize>, Str
 
 #[cfg(test)]
 #[path = "avro_tests.rs"]
-mod tests;
+pub(crate) mod tests;

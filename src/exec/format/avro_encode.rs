@@ -122,3 +122,7 @@ impl RecordEncoder for AvroEncoder {
         Ok(rows.finish(not_tombstones(tombstones)))
     }
 }
+
+#[cfg(test)]
+#[path = "avro_write_tests.rs"]
+mod tests;

@@ -3,7 +3,6 @@
 //! A record is read in one pass, straight into its columns. If it turns out bad half-way, its
 //! values are cut off again; so one bad record costs no second reading of its neighbours.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -13,12 +12,13 @@ use arrow::array::{
 use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow::compute::cast;
 use arrow::datatypes::{
-    ArrowPrimitiveType, DataType, Date32Type, Decimal128Type, Decimal256Type, Field, FieldRef,
-    Fields, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit,
-    UInt8Type, UInt16Type, UInt32Type, UInt64Type, i256,
+    ArrowPrimitiveType, DataType, Date32Type, Decimal128Type, Decimal256Type, Field, Fields,
+    Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit, UInt8Type,
+    UInt16Type, UInt32Type, UInt64Type, i256,
 };
 use arrow::error::ArrowError;
 
+use super::key_index::KeyIndex;
 use super::options::ReadOptions;
 use super::scalar;
 use super::time::TimestampReader;
@@ -450,52 +450,6 @@ impl Column {
         } else {
             cast(&array, data_type)
         }
-    }
-}
-
-/// Finds a field by its name. Records of one topic tend to have the same keys in the same order,
-/// so a key is first compared with the one the last record had at its place.
-pub(super) struct KeyIndex {
-    fields: HashMap<String, usize>,
-    last: Vec<(String, Option<usize>)>,
-}
-
-impl KeyIndex {
-    /// Keys further on, or longer, are not remembered.
-    const MAX_POSITION: usize = 256;
-    const MAX_LENGTH: usize = 128;
-
-    fn new(fields: &Fields) -> Self {
-        let by_name = fields
-            .iter()
-            .map(|field: &FieldRef| field.name().clone())
-            .zip(0..)
-            .collect();
-        Self {
-            fields: by_name,
-            last: Vec::new(),
-        }
-    }
-
-    /// The field named `key`, which stands at `position` in its object.
-    pub(super) fn find(&mut self, position: usize, key: &str) -> Option<usize> {
-        if let Some((last, field)) = self.last.get(position)
-            && last == key
-        {
-            return *field;
-        }
-        let field = self.fields.get(key).copied();
-        if key.len() <= Self::MAX_LENGTH {
-            let remembered = self.last.len();
-            if let Some((last, field_of_last)) = self.last.get_mut(position) {
-                last.clear();
-                last.push_str(key);
-                *field_of_last = field;
-            } else if position == remembered && position < Self::MAX_POSITION {
-                self.last.push((key.to_owned(), field));
-            }
-        }
-        field
     }
 }
 

@@ -129,7 +129,7 @@ pub(super) fn write_field(value: Option<&str>, dialect: &CsvDialect, out: &mut V
     };
     let is_special =
         |b: &u8| *b == dialect.delimiter || *b == b'\n' || *b == b'\r' || Some(*b) == dialect.quote;
-    if text != dialect.null && !text.as_bytes().iter().any(|b| is_special(b)) {
+    if text != dialect.null && !text.as_bytes().iter().any(is_special) {
         out.extend_from_slice(text.as_bytes());
         return true;
     }

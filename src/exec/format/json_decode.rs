@@ -4,7 +4,7 @@
 //! and fields nobody asked for are only skipped. What is accepted where:
 //!
 //! * The message is exactly one object in UTF-8. Keys are compared exactly; of a key that occurs
-//!   twice in an object the last one counts (a MAP keeps both).
+//!   twice in an object the last value counts, though all must be readable (a MAP keeps both).
 //! * VARCHAR takes a string, and any other value as its JSON text as it stands in the message.
 //! * Integers take any number without a fraction, in range, also inside a string; DECIMAL rounds
 //!   half away from zero; DOUBLE and REAL also take `"NaN"`, `"Infinity"` and `"-Infinity"`.
@@ -21,7 +21,8 @@ use arrow::datatypes::{Schema, SchemaRef};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::column::{Column, Columns, KeyIndex, ReadContext, Values, offset_of};
+use super::column::{Column, Columns, ReadContext, Values, offset_of};
+use super::key_index::KeyIndex;
 use super::options::ReadOptions;
 use super::{
     BadRow, Decoded, RecordDecoder, batch_of, check_total_bytes, excerpt, projected_schema,

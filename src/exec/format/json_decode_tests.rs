@@ -445,6 +445,7 @@ fn a_message_is_exactly_one_object() {
     );
     assert!(decoded.bad.is_empty());
     assert_eq!(cells(decoded.columns.column(0)), ["1", "2", "-"]);
+    assert_eq!(decode(&format, false, &[r#"{"a":"x","a":2}"#]).bad.len(), 1);
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod csv;
 mod csv_text;
 mod json_decode;
 mod json_encode;
+mod key_index;
 mod number;
 mod options;
 mod raw;
