@@ -32,6 +32,7 @@ use tokio::sync::mpsc;
 
 use super::check::RowRules;
 use super::error::delta_error;
+use super::mapping::{MappedNames, relabel};
 use super::options::WriteOptions;
 use super::split::{Part, PartitionSplitter};
 use crate::error::{Error, Result};
@@ -51,6 +52,8 @@ pub(super) struct WriteTarget {
     pub(super) store: ObjectStoreRef,
     pub(super) rules: Arc<RowRules>,
     pub(super) partition_by: Vec<String>,
+    /// With column mapping: how files name the columns.
+    pub(super) mapped: Option<MappedNames>,
     pub(super) stats: StatsConfig,
     pub(super) target_file_size: NonZeroU64,
     pub(super) options: WriteOptions,
@@ -100,7 +103,10 @@ pub(super) async fn write_files(
             MemoryConsumer::new(format!("DeltaWriter[{index}]")).register(context.memory_pool());
         let encoder = Encoder {
             target: target.clone(),
-            file_schema: Arc::clone(splitter.file_schema()),
+            file_schema: match &target.mapped {
+                Some(mapped) => mapped.file_schema(),
+                None => Arc::clone(splitter.file_schema()),
+            },
             max_memory: usize::try_from(target.options.max_memory).unwrap_or(usize::MAX) / encoders,
             reservation,
             open: HashMap::new(),
@@ -230,9 +236,12 @@ impl Encoder {
                 self.partitions.insert(part.slot, values);
             }
             self.make_room(part.slot, &part.rows).await?;
-            let location = self.target.location.clone();
-            let file = self.file(part.slot)?;
-            file.writer.write(&part.rows).await.map_err(|error| delta_error(&location, error))?;
+            let rows = match &self.target.mapped {
+                Some(_) => relabel(&part.rows, &self.file_schema)?,
+                None => part.rows,
+            };
+            let written = self.file(part.slot)?.writer.write(&rows).await;
+            written.map_err(|error| self.error(error))?;
         }
         Ok(())
     }
@@ -281,8 +290,12 @@ impl Encoder {
     fn new_writer(&self, slot: usize) -> Result<PartitionWriter> {
         let target = &self.target;
         let values = self.partitions.get(&slot).map(Vec::as_slice).unwrap_or_default();
-        let values = target
-            .partition_by
+        // Names that nobody chose are kept out of paths.
+        let (names, folder) = match &target.mapped {
+            Some(mapped) => (&mapped.partition_by, Some(Path::from(random_folder()))),
+            None => (&target.partition_by, None),
+        };
+        let values = names
             .iter()
             .zip(values)
             .map(|(name, value)| {
@@ -308,7 +321,7 @@ impl Encoder {
             Some(target.target_file_size),
             Some(ENCODE_ROWS),
             None,
-            None,
+            folder,
         )
         .and_then(|config| {
             PartitionWriter::try_with_config(
@@ -332,6 +345,12 @@ impl Encoder {
     fn error(&self, error: DeltaTableError) -> Error {
         delta_error(&self.target.location, error)
     }
+}
+
+fn random_folder() -> String {
+    let mut name = uuid::Uuid::new_v4().simple().to_string();
+    name.truncate(2);
+    name
 }
 
 /// The batch in the table's own Arrow types.
