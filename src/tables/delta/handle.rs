@@ -25,6 +25,7 @@ use super::create::{check_declared, new_fields};
 use super::error::{delta_error, not_a_table};
 use super::generated::{GeneratedColumn, TableExpr};
 use super::location::Location;
+use super::mapping::MappedNames;
 use super::options::{DeltaOptions, WriteOptions};
 use super::provider::DeltaTableProvider;
 use super::write::{StatsConfig, WriteTarget, Written, discard, write_files};
@@ -55,6 +56,7 @@ struct Inner {
 pub(super) struct TableRules {
     pub(super) rows: Arc<RowRules>,
     pub(super) partition_by: Vec<String>,
+    mapped: Option<MappedNames>,
     /// Whether generated columns are known to be computed in UTC.
     pub(super) in_utc: bool,
     /// Why rows cannot be written, although they can be read.
@@ -256,6 +258,7 @@ impl DeltaTableHandle {
             store: table.log_store().object_store(None),
             rules: Arc::clone(&rules.rows),
             partition_by: rules.partition_by.clone(),
+            mapped: rules.mapped.clone(),
             stats: StatsConfig(Arc::new(WriterStatsConfig::from_config(
                 snapshot.table_configuration(),
             ))),
@@ -526,16 +529,17 @@ fn make_rules(table: &DeltaTable) -> std::result::Result<TableRules, DeltaTableE
             }
         }
     }
-    let mapped = metadata
-        .configuration()
-        .get("delta.columnMapping.mode")
-        .is_some_and(|mode| mode != "none");
-    if mapped {
-        unwritable.get_or_insert_with(|| "its columns are mapped to other names".to_owned());
-    }
+    let mapped = match MappedNames::of(snapshot.snapshot(), &schema) {
+        Ok(mapped) => mapped,
+        Err(error) => {
+            unwritable.get_or_insert_with(|| error.to_string());
+            None
+        }
+    };
     Ok(TableRules {
         rows: Arc::new(RowRules { schema, generated, constraints }),
         partition_by: metadata.partition_columns().to_vec(),
+        mapped,
         in_utc: metadata.configuration().get(COMPUTED_IN_UTC).is_some_and(|zone| zone == "UTC"),
         unwritable,
     })

@@ -20,6 +20,7 @@ mod generated;
 mod handle;
 mod location;
 mod maintain;
+mod mapping;
 mod options;
 mod provider;
 mod prune;

@@ -22,9 +22,9 @@ use deltalake::DeltaTableError;
 use deltalake::datafile::writer::{PartitionWriter, PartitionWriterConfig};
 use deltalake::kernel::Add;
 use deltalake::kernel::scalars::ScalarExt;
-use deltalake::logstore::ObjectStoreRef;
 use deltalake::logstore::object_store::ObjectStoreExt as _;
 use deltalake::logstore::object_store::path::Path;
+use deltalake::logstore::ObjectStoreRef;
 use deltalake::operations::write::WriterStatsConfig;
 use deltalake::parquet::file::properties::WriterProperties;
 use futures::StreamExt as _;
@@ -32,6 +32,7 @@ use tokio::sync::mpsc;
 
 use super::check::RowRules;
 use super::error::delta_error;
+use super::mapping::{MappedNames, relabel};
 use super::options::WriteOptions;
 use super::split::{Part, PartitionSplitter};
 use crate::error::{Error, Result};
@@ -51,6 +52,8 @@ pub(super) struct WriteTarget {
     pub(super) store: ObjectStoreRef,
     pub(super) rules: Arc<RowRules>,
     pub(super) partition_by: Vec<String>,
+    /// With column mapping: how files name the columns.
+    pub(super) mapped: Option<MappedNames>,
     pub(super) stats: StatsConfig,
     pub(super) target_file_size: NonZeroU64,
     pub(super) options: WriteOptions,
@@ -62,9 +65,7 @@ pub(super) struct StatsConfig(pub(super) Arc<WriterStatsConfig>);
 
 impl std::fmt::Debug for StatsConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("StatsConfig")
-            .field(&self.0.stats_columns)
-            .finish()
+        f.debug_tuple("StatsConfig").field(&self.0.stats_columns).finish()
     }
 }
 
@@ -102,7 +103,10 @@ pub(super) async fn write_files(
             MemoryConsumer::new(format!("DeltaWriter[{index}]")).register(context.memory_pool());
         let encoder = Encoder {
             target: target.clone(),
-            file_schema: Arc::clone(splitter.file_schema()),
+            file_schema: match &target.mapped {
+                Some(mapped) => mapped.file_schema(),
+                None => Arc::clone(splitter.file_schema()),
+            },
             max_memory: usize::try_from(target.options.max_memory).unwrap_or(usize::MAX) / encoders,
             reservation,
             open: HashMap::new(),
@@ -232,12 +236,12 @@ impl Encoder {
                 self.partitions.insert(part.slot, values);
             }
             self.make_room(part.slot, &part.rows).await?;
-            let location = self.target.location.clone();
-            let file = self.file(part.slot)?;
-            file.writer
-                .write(&part.rows)
-                .await
-                .map_err(|error| delta_error(&location, error))?;
+            let rows = match &self.target.mapped {
+                Some(_) => relabel(&part.rows, &self.file_schema)?,
+                None => part.rows,
+            };
+            let written = self.file(part.slot)?.writer.write(&rows).await;
+            written.map_err(|error| self.error(error))?;
         }
         Ok(())
     }
@@ -280,20 +284,18 @@ impl Encoder {
             let writer = self.new_writer(slot)?;
             self.open.insert(slot, OpenFile { writer, held: 0 });
         }
-        self.open
-            .get_mut(&slot)
-            .ok_or_else(|| Error::internal("an open file is missing"))
+        self.open.get_mut(&slot).ok_or_else(|| Error::internal("an open file is missing"))
     }
 
     fn new_writer(&self, slot: usize) -> Result<PartitionWriter> {
         let target = &self.target;
-        let values = self
-            .partitions
-            .get(&slot)
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        let values = target
-            .partition_by
+        let values = self.partitions.get(&slot).map(Vec::as_slice).unwrap_or_default();
+        // Names that nobody chose are kept out of paths.
+        let (names, folder) = match &target.mapped {
+            Some(mapped) => (&mapped.partition_by, Some(Path::from(random_folder()))),
+            None => (&target.partition_by, None),
+        };
+        let values = names
             .iter()
             .zip(values)
             .map(|(name, value)| {
@@ -319,7 +321,7 @@ impl Encoder {
             Some(target.target_file_size),
             Some(ENCODE_ROWS),
             None,
-            None,
+            folder,
         )
         .and_then(|config| {
             PartitionWriter::try_with_config(
@@ -333,16 +335,9 @@ impl Encoder {
     }
 
     async fn close(&mut self, slot: usize) -> Result<()> {
-        let Some(file) = self.open.remove(&slot) else {
-            return Ok(());
-        };
-        self.reservation
-            .shrink(file.held.min(self.reservation.size()));
-        let adds = file
-            .writer
-            .close()
-            .await
-            .map_err(|error| self.error(error))?;
+        let Some(file) = self.open.remove(&slot) else { return Ok(()) };
+        self.reservation.shrink(file.held.min(self.reservation.size()));
+        let adds = file.writer.close().await.map_err(|error| self.error(error))?;
         self.adds.extend(adds);
         Ok(())
     }
@@ -350,6 +345,12 @@ impl Encoder {
     fn error(&self, error: DeltaTableError) -> Error {
         delta_error(&self.target.location, error)
     }
+}
+
+fn random_folder() -> String {
+    let mut name = uuid::Uuid::new_v4().simple().to_string();
+    name.truncate(2);
+    name
 }
 
 /// The batch in the table's own Arrow types.
@@ -370,19 +371,14 @@ fn conform(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
             schema.fields().len()
         )));
     }
-    let strict = CastOptions {
-        safe: false,
-        format_options: FormatOptions::default(),
-    };
+    let strict = CastOptions { safe: false, format_options: FormatOptions::default() };
     let columns = batch
         .columns()
         .iter()
         .zip(schema.fields())
         .map(|(column, field)| {
-            cast_with_options(column, field.data_type(), &strict).map_err(|error| {
-                Error::from(DataFusionError::from(error))
-                    .context(format!("column '{}'", field.name()))
-            })
+            cast_with_options(column, field.data_type(), &strict)
+                .map_err(|error| Error::from(DataFusionError::from(error)).context(format!("column '{}'", field.name())))
         })
         .collect::<Result<Vec<_>>>()?;
     let nullable: Vec<_> = schema
@@ -396,21 +392,12 @@ fn conform(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
 
 /// About how much the rows take when they are encoded and wait for their row group.
 fn encoded_size(rows: &RecordBatch) -> usize {
-    rows.columns()
-        .iter()
-        .map(|column| plain_size(column))
-        .sum::<usize>()
-        / 2
+    rows.columns().iter().map(|column| plain_size(column)).sum::<usize>() / 2
 }
 
 /// The bytes of the values; of a view, those of the text it shows.
 fn plain_size(column: &ArrayRef) -> usize {
-    let lengths = |views: &[u128]| {
-        views
-            .iter()
-            .map(|view| *view as u32 as usize)
-            .sum::<usize>()
-    };
+    let lengths = |views: &[u128]| views.iter().map(|view| *view as u32 as usize).sum::<usize>();
     match column.data_type() {
         DataType::Utf8View => lengths(column.as_string_view().views()),
         DataType::BinaryView => lengths(column.as_binary_view().views()),
