@@ -9,6 +9,7 @@ mod rewrite;
 
 use std::sync::Arc;
 
+use anabranch_udfs::CompletionNotices;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::dataframe::DataFrame;
@@ -55,6 +56,7 @@ impl Execution {
 pub struct Session {
     context: SessionContext,
     catalog: Arc<Catalog>,
+    notices: Arc<CompletionNotices>,
 }
 
 impl Session {
@@ -63,8 +65,26 @@ impl Session {
     /// # Errors
     /// Options the engine refuses.
     pub fn try_new(options: &SessionOptions) -> Result<Self> {
-        let (context, catalog) = context::build(options)?;
-        Ok(Self { context, catalog })
+        let notices: Arc<CompletionNotices> = Arc::default();
+        let (context, catalog) = context::build(options, Arc::clone(&notices))?;
+        Ok(Self {
+            context,
+            catalog,
+            notices,
+        })
+    }
+
+    /// What the statements since the last call want said besides their rows.
+    pub fn take_warnings(&self) -> Vec<String> {
+        let capped = self.notices.drain().into_iter().map(|capped| {
+            let (from, to) = capped.searched;
+            format!(
+                "{} sessions were still open where COMPLETE_SESSIONS stopped searching ({from} to {to}): \
+                 they may be incomplete; a larger max_extension searches further",
+                capped.sessions
+            )
+        });
+        capped.collect()
     }
 
     /// The names of tables and views, sorted.

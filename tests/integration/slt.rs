@@ -24,6 +24,7 @@ impl std::fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+#[async_trait::async_trait]
 impl AsyncDB for Database {
     type Error = Failure;
     type ColumnType = DefaultColumnType;
