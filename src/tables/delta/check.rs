@@ -77,7 +77,9 @@ fn check_given(column: &GeneratedColumn, given: &ArrayRef, computed: &ArrayRef) 
     if differs.true_count() == 0 {
         return Ok(());
     }
-    let row = (0..differs.len()).find(|row| differs.value(*row)).unwrap_or(0);
+    let row = (0..differs.len())
+        .find(|row| differs.value(*row))
+        .unwrap_or(0);
     Err(Error::data(format!(
         "column '{}' is generated as {}: a row gives {}, its expression {}",
         column.name,

@@ -19,7 +19,10 @@ const GENERATION_EXPRESSION: &str = "delta.generationExpression";
 ///
 /// Names that are doubled or that Delta cannot store, types it does not have, a generated column
 /// that cannot be planned, a partition column that is missing or has a type without order.
-pub(super) fn new_fields(columns: &[DeltaColumn], partition_by: &[String]) -> Result<Vec<StructField>> {
+pub(super) fn new_fields(
+    columns: &[DeltaColumn],
+    partition_by: &[String],
+) -> Result<Vec<StructField>> {
     if columns.is_empty() {
         return Err(Error::invalid("a Delta table needs at least one column"));
     }
@@ -53,7 +56,9 @@ pub(super) fn new_fields(columns: &[DeltaColumn], partition_by: &[String]) -> Re
                 Error::unsupported(format!("column '{}': {error}", column.name))
             })?;
             Ok(field.with_metadata(
-                metadata.into_iter().map(|(name, text)| (name, MetadataValue::String(text))),
+                metadata
+                    .into_iter()
+                    .map(|(name, text)| (name, MetadataValue::String(text))),
             ))
         })
         .collect()
@@ -82,7 +87,9 @@ pub(super) fn check_declared(
             spec.partition_by.join(", ")
         )));
     }
-    let Some(columns) = &spec.columns else { return Ok(()) };
+    let Some(columns) = &spec.columns else {
+        return Ok(());
+    };
     let help = "leave the column list out to open the table as it is";
     for column in columns {
         let Ok(field) = schema.field_with_name(&column.name) else {
@@ -97,11 +104,17 @@ pub(super) fn check_declared(
             ))
             .with_help(help));
         };
-        check_column(column, field, generated)
-            .map_err(|error| error.context(format!("Delta table at '{table}'")).with_help(help))?;
+        check_column(column, field, generated).map_err(|error| {
+            error
+                .context(format!("Delta table at '{table}'"))
+                .with_help(help)
+        })?;
     }
     for (at, field) in schema.fields().iter().enumerate() {
-        match columns.iter().position(|column| column.name == *field.name()) {
+        match columns
+            .iter()
+            .position(|column| column.name == *field.name())
+        {
             Some(declared) if declared == at => {}
             Some(_) => {
                 return Err(Error::invalid(format!(
@@ -163,8 +176,10 @@ fn check_names(columns: &[DeltaColumn]) -> Result<()> {
             return Err(Error::invalid(format!("column '{name}' is declared twice")));
         }
         if name.is_empty() || name.contains([' ', ',', ';', '{', '}', '(', ')', '\n', '\t', '=']) {
-            return Err(Error::invalid(format!("Delta cannot store a column named '{name}'"))
-                .with_help("use a name without spaces and without any of , ; { } ( ) ="));
+            return Err(
+                Error::invalid(format!("Delta cannot store a column named '{name}'"))
+                    .with_help("use a name without spaces and without any of , ; { } ( ) ="),
+            );
         }
     }
     Ok(())
@@ -174,14 +189,18 @@ fn check_partitioning(schema: &SchemaRef, partition_by: &[String]) -> Result<()>
     for (at, name) in partition_by.iter().enumerate() {
         let Ok(field) = schema.field_with_name(name) else {
             let known = schema.fields().iter().map(|field| field.name().as_str());
-            let error = Error::invalid(format!("partition column '{name}' is not among the columns"));
+            let error = Error::invalid(format!(
+                "partition column '{name}' is not among the columns"
+            ));
             return Err(match crate::core::suggest::closest(name, known) {
                 Some(close) => error.with_help(format!("did you mean \"{close}\"?")),
                 None => error,
             });
         };
         if partition_by[..at].contains(name) {
-            return Err(Error::invalid(format!("partition column '{name}' is named twice")));
+            return Err(Error::invalid(format!(
+                "partition column '{name}' is named twice"
+            )));
         }
         if field.data_type().is_nested() || matches!(field.data_type(), DataType::Binary) {
             return Err(Error::unsupported(format!(
@@ -191,8 +210,10 @@ fn check_partitioning(schema: &SchemaRef, partition_by: &[String]) -> Result<()>
         }
     }
     if !partition_by.is_empty() && partition_by.len() == schema.fields().len() {
-        return Err(Error::invalid("every column is a partition column: files would be empty")
-            .with_help("leave at least one column out of PARTITIONED BY"));
+        return Err(
+            Error::invalid("every column is a partition column: files would be empty")
+                .with_help("leave at least one column out of PARTITIONED BY"),
+        );
     }
     Ok(())
 }
@@ -200,7 +221,12 @@ fn check_partitioning(schema: &SchemaRef, partition_by: &[String]) -> Result<()>
 /// The Arrow type that the kernel stores without loss as the declared one.
 fn storable_type(declared: &DataType) -> Result<DataType> {
     let inner = |field: &Arc<Field>| -> Result<Arc<Field>> {
-        Ok(Arc::new(field.as_ref().clone().with_data_type(storable_type(field.data_type())?)))
+        Ok(Arc::new(
+            field
+                .as_ref()
+                .clone()
+                .with_data_type(storable_type(field.data_type())?),
+        ))
     };
     Ok(match declared {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
@@ -230,8 +256,10 @@ fn storable_type(declared: &DataType) -> Result<DataType> {
         }
         DataType::Map(entries, sorted) => DataType::Map(inner(entries)?, *sorted),
         DataType::UInt8 | DataType::UInt16 | DataType::UInt32 | DataType::UInt64 => {
-            return Err(Error::unsupported(format!("Delta has no unsigned type {declared}"))
-                .with_help("use BIGINT, or DECIMAL(20, 0) for the whole range"));
+            return Err(
+                Error::unsupported(format!("Delta has no unsigned type {declared}"))
+                    .with_help("use BIGINT, or DECIMAL(20, 0) for the whole range"),
+            );
         }
         other => return Err(Error::unsupported(format!("Delta has no type {other}"))),
     })

@@ -9,20 +9,27 @@ use crate::error::{Error, ErrorKind};
 /// The error of an operation on the table at `location`.
 pub(super) fn delta_error(location: &str, error: DeltaTableError) -> Error {
     let of_table = |kind: ErrorKind, what: String| {
-        Error::new(kind, format!("Delta table '{location}': {}", lower_first(what.trim())))
+        Error::new(
+            kind,
+            format!("Delta table '{location}': {}", lower_first(what.trim())),
+        )
     };
     match error {
         DeltaTableError::NotATable(_) => not_a_table(location),
         DeltaTableError::InvalidTableLocation(what) => Error::invalid(lower_first(&what)),
         DeltaTableError::ObjectStore { source } => store_error(location, &source),
         DeltaTableError::Transaction { source } => transaction_error(location, source),
-        DeltaTableError::Io { source } => of_table(Error::from(source).kind(), "cannot be read".into()),
-        DeltaTableError::UnsupportedColumnMapping { .. } | DeltaTableError::MissingFeature { .. } => {
+        DeltaTableError::Io { source } => {
+            of_table(Error::from(source).kind(), "cannot be read".into())
+        }
+        DeltaTableError::UnsupportedColumnMapping { .. }
+        | DeltaTableError::MissingFeature { .. } => {
             of_table(ErrorKind::Unsupported, error.to_string())
         }
-        DeltaTableError::InvalidVersion(version) => {
-            of_table(ErrorKind::NotFound, format!("version {version} does not exist"))
-        }
+        DeltaTableError::InvalidVersion(version) => of_table(
+            ErrorKind::NotFound,
+            format!("version {version} does not exist"),
+        ),
         DeltaTableError::KernelError(_) | DeltaTableError::InvalidJsonLog { .. } => {
             let text = error.to_string();
             if let Some(source) = store_error_in(&error) {
@@ -75,6 +82,20 @@ fn transaction_error(location: &str, error: TransactionError) -> Error {
 }
 
 fn store_error(location: &str, error: &StoreError) -> Error {
+    let text = error.to_string();
+    if let Some((code, message)) = s3_answer(&text) {
+        let kind = match code {
+            "NoSuchBucket" | "NoSuchKey" => ErrorKind::NotFound,
+            "AccessDenied"
+            | "InvalidAccessKeyId"
+            | "SignatureDoesNotMatch"
+            | "ExpiredToken"
+            | "InvalidToken" => ErrorKind::Permission,
+            _ => ErrorKind::Unavailable,
+        };
+        let text = format!("Delta table '{location}': the store answers {code}: {message}");
+        return Error::new(kind, text);
+    }
     let kind = match error {
         StoreError::NotFound { .. } => ErrorKind::NotFound,
         StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
@@ -86,10 +107,24 @@ fn store_error(location: &str, error: &StoreError) -> Error {
         StoreError::InvalidPath { .. } | StoreError::UnknownConfigurationKey { .. } => {
             ErrorKind::Invalid
         }
-        other if other.to_string().contains("Permission denied") => ErrorKind::Permission,
+        _ if text.contains("Permission denied") => ErrorKind::Permission,
         _ => ErrorKind::Unavailable,
     };
-    Error::new(kind, format!("Delta table '{location}': {}", lower_first(&error.to_string())))
+    Error::new(
+        kind,
+        format!("Delta table '{location}': {}", lower_first(text.trim_end())),
+    )
+}
+
+/// Code and message of an error document of S3.
+fn s3_answer(text: &str) -> Option<(&str, &str)> {
+    let (_, document) = text.split_once("<Error>")?;
+    let element = |name: &str| {
+        let (_, rest) = document.split_once(&format!("<{name}>"))?;
+        rest.split_once(&format!("</{name}>"))
+            .map(|(content, _)| content)
+    };
+    Some((element("Code")?, element("Message").unwrap_or_default()))
 }
 
 /// The object store's error below an error of the kernel, if that is the cause.

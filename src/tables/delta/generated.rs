@@ -63,7 +63,11 @@ impl GeneratedColumn {
             .index_of(name)
             .map_err(|_| context(Error::internal("is not in the table's schema")))?;
         let expression = TableExpr::plan(text, schema).map_err(context)?;
-        if let Some(source) = expression.sources.iter().find(|s| generated.contains(&s.as_str())) {
+        if let Some(source) = expression
+            .sources
+            .iter()
+            .find(|s| generated.contains(&s.as_str()))
+        {
             return Err(context(Error::invalid(format!(
                 "its expression uses '{source}', which is itself generated"
             ))));
@@ -77,7 +81,13 @@ impl GeneratedColumn {
             ));
         }
         let shape = time_shape(&expression.ast, schema);
-        Ok(Self { name: name.to_owned(), index, text: text.to_owned(), shape, expression })
+        Ok(Self {
+            name: name.to_owned(),
+            index,
+            text: text.to_owned(),
+            shape,
+            expression,
+        })
     }
 
     /// The columns of the table it belongs to.
@@ -95,8 +105,12 @@ impl GeneratedColumn {
         if values.data_type() == to {
             return Ok(values);
         }
-        let strict = CastOptions { safe: false, format_options: FormatOptions::default() };
-        Ok(cast_with_options(&values, to, &strict).map_err(datafusion::error::DataFusionError::from)?)
+        let strict = CastOptions {
+            safe: false,
+            format_options: FormatOptions::default(),
+        };
+        Ok(cast_with_options(&values, to, &strict)
+            .map_err(datafusion::error::DataFusionError::from)?)
     }
 }
 
@@ -126,9 +140,18 @@ impl TableExpr {
         let expr = parse_predicate_expression(&columns, ast.to_string(), &*PLANNER)
             .map_err(|error| Error::invalid(format!("'{text}' cannot be planned: {error}")))?;
         refuse_changing(&expr, text)?;
-        let sources = expr.column_refs().iter().map(|column| column.name.clone()).collect();
+        let sources = expr
+            .column_refs()
+            .iter()
+            .map(|column| column.name.clone())
+            .collect();
         let physical = PLANNER.create_physical_expr(expr, &columns)?;
-        Ok(Self { ast, sources, physical, schema })
+        Ok(Self {
+            ast,
+            sources,
+            physical,
+            schema,
+        })
     }
 
     /// The type it gives.
@@ -138,7 +161,10 @@ impl TableExpr {
 
     /// Its value for each row of `batch`.
     pub(super) fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef> {
-        Ok(self.physical.evaluate(batch)?.into_array(batch.num_rows())?)
+        Ok(self
+            .physical
+            .evaluate(batch)?
+            .into_array(batch.num_rows())?)
     }
 }
 
@@ -173,9 +199,7 @@ pub(super) fn storable(text: &str) -> Result<String> {
 /// Whether two texts are the same expression, up to letter case of names, quotes and white space.
 pub(super) fn same_expression(left: &str, right: &str, schema: &SchemaRef) -> bool {
     match (parse(left, schema), parse(right, schema)) {
-        (Ok(left), Ok(right)) => {
-            left.to_string().eq_ignore_ascii_case(&right.to_string())
-        }
+        (Ok(left), Ok(right)) => left.to_string().eq_ignore_ascii_case(&right.to_string()),
         _ => left == right,
     }
 }
@@ -187,19 +211,20 @@ pub(super) fn same_delta_type(left: &DataType, right: &DataType) -> bool {
         ListView, Map, Struct, Utf8, Utf8View,
     };
     let text = |t: &DataType| matches!(t, Utf8 | LargeUtf8 | Utf8View);
-    let bytes =
-        |t: &DataType| matches!(t, Binary | LargeBinary | BinaryView | FixedSizeBinary(_));
+    let bytes = |t: &DataType| matches!(t, Binary | LargeBinary | BinaryView | FixedSizeBinary(_));
     match (left, right) {
         (Dictionary(_, left), right) | (right, Dictionary(_, left)) => same_delta_type(left, right),
         (left, right) if text(left) && text(right) => true,
         (left, right) if bytes(left) && bytes(right) => true,
-        (List(left) | LargeList(left) | ListView(left), List(right) | LargeList(right) | ListView(right)) => {
-            same_delta_type(left.data_type(), right.data_type())
-        }
+        (
+            List(left) | LargeList(left) | ListView(left),
+            List(right) | LargeList(right) | ListView(right),
+        ) => same_delta_type(left.data_type(), right.data_type()),
         (Struct(left), Struct(right)) => {
             left.len() == right.len()
                 && left.iter().zip(right).all(|(left, right)| {
-                    left.name() == right.name() && same_delta_type(left.data_type(), right.data_type())
+                    left.name() == right.name()
+                        && same_delta_type(left.data_type(), right.data_type())
                 })
         }
         (Map(left, _), Map(right, _)) => match (left.data_type(), right.data_type()) {
@@ -220,9 +245,12 @@ pub(super) fn same_delta_type(left: &DataType, right: &DataType) -> bool {
 fn parse_sql(text: &str) -> Result<SqlExpr> {
     let dialect = GenericDialect {};
     let bad = |error: String| Error::invalid(format!("'{text}' is no expression: {error}"));
-    let mut parser =
-        Parser::new(&dialect).try_with_sql(text).map_err(|error| bad(error.to_string()))?;
-    let ast = parser.parse_expr().map_err(|error| bad(error.to_string()))?;
+    let mut parser = Parser::new(&dialect)
+        .try_with_sql(text)
+        .map_err(|error| bad(error.to_string()))?;
+    let ast = parser
+        .parse_expr()
+        .map_err(|error| bad(error.to_string()))?;
     match parser.peek_token().token {
         datafusion::sql::sqlparser::tokenizer::Token::EOF => Ok(ast),
         rest => Err(bad(format!("'{rest}' is left over"))),
@@ -280,14 +308,19 @@ impl Rewrite<'_> {
                 *name = Ident::with_quote('"', column);
                 Ok(())
             }
-            None => Err(Error::invalid(format!("the table has no column '{}'", name.value))),
+            None => Err(Error::invalid(format!(
+                "the table has no column '{}'",
+                name.value
+            ))),
         }
     }
 }
 
 /// Spark's spelling of a function in this engine's, or `None` if it needs no change.
 fn from_spark(function: &ast::Function) -> Result<Option<SqlExpr>> {
-    let Some(arguments) = plain_arguments(function) else { return Ok(None) };
+    let Some(arguments) = plain_arguments(function) else {
+        return Ok(None);
+    };
     let name = function.name.to_string().to_ascii_lowercase();
     let part = match name.as_str() {
         "year" | "quarter" | "month" | "hour" | "minute" | "second" => name.as_str(),
@@ -302,15 +335,24 @@ fn from_spark(function: &ast::Function) -> Result<Option<SqlExpr>> {
         }
         ("date" | "to_date", [source]) => format!("CAST({source} AS DATE)"),
         ("trunc", [source, unit]) => {
-            let Some(unit) = string_literal(unit) else { return Ok(None) };
-            format!("CAST(date_trunc('{}', {source}) AS DATE)", trunc_unit(unit)?)
+            let Some(unit) = string_literal(unit) else {
+                return Ok(None);
+            };
+            format!(
+                "CAST(date_trunc('{}', {source}) AS DATE)",
+                trunc_unit(unit)?
+            )
         }
         ("date_trunc", [unit, source]) => {
-            let Some(unit) = string_literal(unit) else { return Ok(None) };
+            let Some(unit) = string_literal(unit) else {
+                return Ok(None);
+            };
             format!("date_trunc('{}', {source})", trunc_unit(unit)?)
         }
         ("date_format", [source, pattern]) => {
-            let Some(pattern) = string_literal(pattern) else { return Ok(None) };
+            let Some(pattern) = string_literal(pattern) else {
+                return Ok(None);
+            };
             format!("to_char({source}, '{}')", strftime(pattern)?)
         }
         _ => return Ok(None),
@@ -319,7 +361,9 @@ fn from_spark(function: &ast::Function) -> Result<Option<SqlExpr>> {
 }
 
 fn plain_arguments(function: &ast::Function) -> Option<Vec<&SqlExpr>> {
-    let FunctionArguments::List(list) = &function.args else { return None };
+    let FunctionArguments::List(list) = &function.args else {
+        return None;
+    };
     list.args
         .iter()
         .map(|argument| match argument {
@@ -350,7 +394,11 @@ fn trunc_unit(unit: &str) -> Result<&'static str> {
         "hour" => "hour",
         "minute" => "minute",
         "second" => "second",
-        _ => return Err(Error::unsupported(format!("time cannot be truncated to '{unit}'"))),
+        _ => {
+            return Err(Error::unsupported(format!(
+                "time cannot be truncated to '{unit}'"
+            )));
+        }
     })
 }
 

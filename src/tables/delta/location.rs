@@ -33,9 +33,9 @@ impl Location {
             None => Self::local(text, Path::new(text)),
             Some(("file", _)) => {
                 let url = Url::parse(text).map_err(|error| bad_url(text, error))?;
-                let path = url
-                    .to_file_path()
-                    .map_err(|()| Error::invalid(format!("'{text}' is not the URL of a local folder")))?;
+                let path = url.to_file_path().map_err(|()| {
+                    Error::invalid(format!("'{text}' is not the URL of a local folder"))
+                })?;
                 Self::local(text, &path)
             }
             Some(("s3" | "s3a", _)) => Self::remote(text),
@@ -48,16 +48,21 @@ impl Location {
 
     fn local(text: &str, path: &Path) -> Result<Self> {
         if text == "~" || text.starts_with("~/") {
-            return Err(Error::invalid(format!("'~' is not expanded in the location '{text}'"))
-                .with_help("write the whole path, or one relative to the current directory"));
+            return Err(
+                Error::invalid(format!("'~' is not expanded in the location '{text}'"))
+                    .with_help("write the whole path, or one relative to the current directory"),
+            );
         }
-        let absolute = std::path::absolute(path)
-            .map_err(|error| Error::invalid(format!("the location '{text}' is no path: {error}")))?;
+        let absolute = std::path::absolute(path).map_err(|error| {
+            Error::invalid(format!("the location '{text}' is no path: {error}"))
+        })?;
         // The log names files relative to the root, so a link and its target are one table.
         let folder = std::fs::canonicalize(&absolute).unwrap_or(absolute);
         if folder.is_file() {
-            return Err(Error::invalid(format!("the location '{text}' is a file, not a folder"))
-                .with_help("a Delta table is a folder with a _delta_log folder in it"));
+            return Err(
+                Error::invalid(format!("the location '{text}' is a file, not a folder"))
+                    .with_help("a Delta table is a folder with a _delta_log folder in it"),
+            );
         }
         if let Some(file) = folder.ancestors().skip(1).find(|parent| parent.is_file()) {
             return Err(Error::invalid(format!(
@@ -65,15 +70,22 @@ impl Location {
                 file.display()
             )));
         }
-        let url = Url::from_directory_path(&folder)
-            .map_err(|()| Error::invalid(format!("the location '{text}' cannot be written as a URL")))?;
-        Ok(Self { shown: text.to_owned(), url, folder: Some(folder) })
+        let url = Url::from_directory_path(&folder).map_err(|()| {
+            Error::invalid(format!("the location '{text}' cannot be written as a URL"))
+        })?;
+        Ok(Self {
+            shown: text.to_owned(),
+            url,
+            folder: Some(folder),
+        })
     }
 
     fn remote(text: &str) -> Result<Self> {
         let mut url = Url::parse(text).map_err(|error| bad_url(text, error))?;
         if url.host_str().is_none_or(str::is_empty) {
-            return Err(Error::invalid(format!("the location '{text}' names no bucket")));
+            return Err(Error::invalid(format!(
+                "the location '{text}' names no bucket"
+            )));
         }
         if !url.username().is_empty() || url.password().is_some() {
             return Err(Error::invalid("a location must not hold credentials")
@@ -81,7 +93,11 @@ impl Location {
         }
         let path = url.path().trim_end_matches('/').to_owned() + "/";
         url.set_path(&path);
-        Ok(Self { shown: text.to_owned(), url, folder: None })
+        Ok(Self {
+            shown: text.to_owned(),
+            url,
+            folder: None,
+        })
     }
 }
 
@@ -100,7 +116,11 @@ mod tests {
         let folder = location.folder.unwrap();
         assert!(folder.is_absolute());
         assert_eq!(location.url.to_file_path().unwrap(), folder);
-        assert!(location.url.as_str().ends_with("/some%20table/100%25/"), "{}", location.url);
+        assert!(
+            location.url.as_str().ends_with("/some%20table/100%25/"),
+            "{}",
+            location.url
+        );
     }
 
     #[test]
@@ -124,7 +144,11 @@ mod tests {
             (below.to_str().unwrap(), "which is a file"),
         ] {
             let error = Location::parse(text).unwrap_err();
-            assert!(error.message().contains(part), "{text}: {}", error.message());
+            assert!(
+                error.message().contains(part),
+                "{text}: {}",
+                error.message()
+            );
         }
     }
 }

@@ -73,9 +73,9 @@ impl DeltaTableHandle {
         // The library's own planner has to plan this: it looks for its own nodes in the plan.
         let state = create_session().state();
         let state = match runtime {
-            Some(runtime) => {
-                SessionStateBuilder::new_from_existing(state).with_runtime_env(runtime).build()
-            }
+            Some(runtime) => SessionStateBuilder::new_from_existing(state)
+                .with_runtime_env(runtime)
+                .build(),
             None => state,
         };
         let kind = if spec.zorder_by.is_empty() {
@@ -93,7 +93,10 @@ impl DeltaTableHandle {
         one_row(&[
             ("files_added", count(metrics.num_files_added)),
             ("files_removed", count(metrics.num_files_removed)),
-            ("files_considered", count(metrics.total_considered_files as u64)),
+            (
+                "files_considered",
+                count(metrics.total_considered_files as u64),
+            ),
             ("partitions_optimized", count(metrics.partitions_optimized)),
             ("bytes_added", metrics.files_added.total_size),
             ("bytes_removed", metrics.files_removed.total_size),
@@ -113,7 +116,10 @@ impl DeltaTableHandle {
         let snapshot = table.snapshot().map_err(|error| self.fail(error))?;
         let own = snapshot.table_config().deleted_file_retention_duration();
         let own_hours = own.as_secs() / 3_600;
-        let mut vacuum = table.vacuum().with_dry_run(spec.dry_run).with_mode(VacuumMode::Full);
+        let mut vacuum = table
+            .vacuum()
+            .with_dry_run(spec.dry_run)
+            .with_mode(VacuumMode::Full);
         if let Some(hours) = spec.retain_hours {
             if hours < own_hours {
                 return Err(Error::invalid(format!(
@@ -124,7 +130,9 @@ impl DeltaTableHandle {
                      'delta.deletedFileRetentionDuration' says how long",
                 ));
             }
-            let hours = i64::try_from(hours).ok().and_then(chrono::Duration::try_hours);
+            let hours = i64::try_from(hours)
+                .ok()
+                .and_then(chrono::Duration::try_hours);
             let period = hours.ok_or_else(|| Error::invalid("RETAIN: too many hours"))?;
             vacuum = vacuum.with_retention_period(period);
         }
@@ -147,27 +155,50 @@ impl DeltaTableHandle {
     pub async fn history(&self) -> Result<RecordBatch> {
         let table = self.refresh().await?;
         let newest = table.version().unwrap_or_default();
-        let commits: Vec<CommitInfo> =
-            table.history(None).try_collect().await.map_err(|error| self.fail(error))?;
+        let commits: Vec<CommitInfo> = table
+            .history(None)
+            .try_collect()
+            .await
+            .map_err(|error| self.fail(error))?;
         let versions = (0..commits.len() as u64).map(|back| newest.saturating_sub(back) as i64);
-        let times = commits.iter().map(|commit| commit.timestamp.map(|ms| ms.saturating_mul(1_000)));
+        let times = commits
+            .iter()
+            .map(|commit| commit.timestamp.map(|ms| ms.saturating_mul(1_000)));
         let json = |value: Option<serde_json::Value>| value.map(|value| value.to_string());
         let parameters = commits.iter().map(|commit| {
-            json(commit.operation_parameters.as_ref().and_then(|p| serde_json::to_value(p).ok()))
+            json(
+                commit
+                    .operation_parameters
+                    .as_ref()
+                    .and_then(|p| serde_json::to_value(p).ok()),
+            )
         });
-        let metrics = commits.iter().map(|commit| json(commit.info.get("operationMetrics").cloned()));
+        let metrics = commits
+            .iter()
+            .map(|commit| json(commit.info.get("operationMetrics").cloned()));
         let engine = commits.iter().map(|commit| {
             let client = commit.info.get("clientVersion").and_then(|v| v.as_str());
             commit.engine_info.as_deref().or(client)
         });
         let text = |values: Vec<Option<&str>>| Arc::new(StringArray::from(values)) as ArrayRef;
         batch(vec![
-            ("version", Arc::new(Int64Array::from_iter_values(versions)) as ArrayRef),
+            (
+                "version",
+                Arc::new(Int64Array::from_iter_values(versions)) as ArrayRef,
+            ),
             (
                 "timestamp",
                 Arc::new(TimestampMicrosecondArray::from_iter(times).with_timezone("UTC")),
             ),
-            ("operation", text(commits.iter().map(|commit| commit.operation.as_deref()).collect())),
+            (
+                "operation",
+                text(
+                    commits
+                        .iter()
+                        .map(|commit| commit.operation.as_deref())
+                        .collect(),
+                ),
+            ),
             ("parameters", Arc::new(StringArray::from_iter(parameters))),
             ("metrics", Arc::new(StringArray::from_iter(metrics))),
             ("engine", text(engine.collect())),
@@ -198,5 +229,6 @@ fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
         })
         .collect();
     let columns = columns.into_iter().map(|(_, column)| column).collect();
-    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(DataFusionError::from)?)
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+        .map_err(DataFusionError::from)?)
 }

@@ -117,11 +117,15 @@ impl DeltaOptions {
                 _ if name.starts_with("aws.") => {
                     if matches!(
                         name,
-                        "aws.allow_http" | "aws.skip_signature" | "aws.virtual_hosted_style_request"
+                        "aws.allow_http"
+                            | "aws.skip_signature"
+                            | "aws.virtual_hosted_style_request"
                     ) {
                         check_bool(name, value)?;
                     }
-                    parsed.storage.insert(name.replace('.', "_"), value.to_owned());
+                    parsed
+                        .storage
+                        .insert(name.replace('.', "_"), value.to_owned());
                 }
                 _ => {
                     let value = property_value(name, value)?;
@@ -135,7 +139,9 @@ impl DeltaOptions {
 
 /// Reads `128 MiB`, `64MB` or a plain number of bytes.
 pub(super) fn byte_size(name: &str, text: &str) -> Result<NonZeroU64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1,
@@ -147,7 +153,10 @@ pub(super) fn byte_size(name: &str, text: &str) -> Result<NonZeroU64> {
         "gib" | "g" => 1 << 30,
         _ => 0,
     };
-    let whole = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+    let whole = number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(factor));
     let bytes = match (whole, number.parse::<f64>()) {
         (Some(bytes), _) => bytes,
         (None, Ok(number)) if number < 1e9 => (number * factor as f64) as u64,
@@ -170,7 +179,10 @@ fn canonical_name(given: &str) -> Result<&'static str> {
         "aws.default_region" | "s3.region" => "aws.region".to_owned(),
         _ => dotted,
     };
-    if let Some(name) = OPTION_NAMES.into_iter().find(|name| name.eq_ignore_ascii_case(&dotted)) {
+    if let Some(name) = OPTION_NAMES
+        .into_iter()
+        .find(|name| name.eq_ignore_ascii_case(&dotted))
+    {
         return Ok(name);
     }
     let error = Error::invalid(format!("a Delta table has no option '{given}'"));
@@ -187,8 +199,10 @@ fn compression(text: &str) -> Result<Compression> {
         None => (lower.as_str(), None),
     };
     let bad = || {
-        Error::invalid(format!("option 'write.compression': '{text}' is no compression"))
-            .with_help("use 'snappy', 'zstd', 'zstd:3', 'gzip', 'lz4_raw' or 'none'")
+        Error::invalid(format!(
+            "option 'write.compression': '{text}' is no compression"
+        ))
+        .with_help("use 'snappy', 'zstd', 'zstd:3', 'gzip', 'lz4_raw' or 'none'")
     };
     match (codec, level) {
         ("snappy", None) => Ok(Compression::SNAPPY),
@@ -257,15 +271,19 @@ fn property_value(name: &str, value: &str) -> Result<String> {
 fn check_bool(name: &str, value: &str) -> Result<String> {
     match value.to_ascii_lowercase().as_str() {
         word @ ("true" | "false") => Ok(word.to_owned()),
-        _ => Err(Error::invalid(format!("option '{name}' does not take '{value}'"))
-            .with_help("use 'true' or 'false'")),
+        _ => Err(
+            Error::invalid(format!("option '{name}' does not take '{value}'"))
+                .with_help("use 'true' or 'false'"),
+        ),
     }
 }
 
 /// Delta's own spelling of an interval: `interval 7 days`.
 fn interval(text: &str) -> Option<String> {
     let lower = text.to_ascii_lowercase();
-    let mut words = lower.split_whitespace().skip_while(|word| *word == "interval");
+    let mut words = lower
+        .split_whitespace()
+        .skip_while(|word| *word == "interval");
     let number: u64 = words.next()?.parse().ok()?;
     let unit = words.next()?.trim_end_matches('s');
     if words.next().is_some() || !matches!(unit, "second" | "minute" | "hour" | "day" | "week") {
@@ -280,7 +298,12 @@ mod tests {
     use super::*;
 
     fn parse(pairs: &[(&str, &str)]) -> Result<DeltaOptions> {
-        DeltaOptions::parse(&pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect())
+        DeltaOptions::parse(
+            &pairs
+                .iter()
+                .map(|(k, v)| ((*k).into(), (*v).into()))
+                .collect(),
+        )
     }
 
     #[test]
@@ -297,14 +320,22 @@ mod tests {
         assert_eq!(options.storage["aws_region"], "eu-central-1");
         assert_eq!(options.storage["aws_endpoint"], "http://localhost:9000");
         assert_eq!(options.properties["delta.appendOnly"], "true");
-        assert_eq!(options.properties["delta.deletedFileRetentionDuration"], "interval 36 hours");
+        assert_eq!(
+            options.properties["delta.deletedFileRetentionDuration"],
+            "interval 36 hours"
+        );
         assert_eq!(options.write.target_file_size(None).get(), 64 << 20);
         assert!(matches!(options.write.compression, Compression::ZSTD(_)));
     }
 
     #[test]
     fn sizes_have_units() {
-        for (text, bytes) in [("1", 1), ("10 kB", 10_000), ("1.5 GiB", 3 << 29), ("7MiB", 7 << 20)] {
+        for (text, bytes) in [
+            ("1", 1),
+            ("10 kB", 10_000),
+            ("1.5 GiB", 3 << 29),
+            ("7MiB", 7 << 20),
+        ] {
             assert_eq!(byte_size("x", text).unwrap().get(), bytes, "{text}");
         }
         for text in ["", "0", "-1", "MiB", "10 parsecs", "99999999999 GiB"] {
@@ -316,8 +347,16 @@ mod tests {
     fn wrong_values_and_typos_are_named() {
         for (name, value, part) in [
             ("delta.appendOnly", "yes", "delta.appendOnly"),
-            ("delta.logRetentionDuration", "forever", "delta.logRetentionDuration"),
-            ("delta.columnMapping.mode", "maybe", "delta.columnMapping.mode"),
+            (
+                "delta.logRetentionDuration",
+                "forever",
+                "delta.logRetentionDuration",
+            ),
+            (
+                "delta.columnMapping.mode",
+                "maybe",
+                "delta.columnMapping.mode",
+            ),
             ("delta.checkpointInterval", "0", "delta.checkpointInterval"),
             ("write.compression", "rar", "write.compression"),
             ("aws.allow_http", "1", "aws.allow_http"),

@@ -39,7 +39,29 @@ impl DeltaTableProvider {
         rules: Arc<TableRules>,
         writer: Option<DeltaTableHandle>,
     ) -> Self {
-        Self { scan, table, rules, writer }
+        Self {
+            scan,
+            table,
+            rules,
+            writer,
+        }
+    }
+
+    /// Makes the table's store known to the session, which finds stores by scheme and bucket alone.
+    ///
+    /// The newest registration counts: a table that is declared anew, with other credentials,
+    /// must not be read with the old ones.
+    fn register_store(&self, session: &dyn Session) -> Result<()> {
+        let log_store = self.table.log_store();
+        let mut root = log_store.root_url().clone();
+        if root.scheme() == "file" {
+            return Ok(self.table.update_datafusion_session(session)?);
+        }
+        root.set_path("/");
+        session
+            .runtime_env()
+            .register_object_store(&root, log_store.root_object_store(None));
+        Ok(())
     }
 }
 
@@ -60,7 +82,7 @@ impl TableProvider for DeltaTableProvider {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.table.update_datafusion_session(session)?;
+        self.register_store(session)?;
         let rules = &self.rules;
         let derived = partition_filters(filters, &rules.rows, &rules.partition_by, rules.in_utc)?;
         let filters: Vec<Expr> = filters.iter().cloned().chain(derived).collect();
@@ -91,15 +113,19 @@ impl TableProvider for DeltaTableProvider {
         op: InsertOp,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let Some(writer) = &self.writer else {
-            return Err(Error::invalid("an earlier version of a Delta table cannot be written").into());
+            return Err(
+                Error::invalid("an earlier version of a Delta table cannot be written").into(),
+            );
         };
         let mode = match op {
             InsertOp::Append => SaveMode::Append,
             InsertOp::Overwrite => SaveMode::Overwrite,
             InsertOp::Replace => {
-                return Err(Error::unsupported("REPLACE INTO a Delta table is not supported")
-                    .with_help("use INSERT INTO or INSERT OVERWRITE")
-                    .into());
+                return Err(
+                    Error::unsupported("REPLACE INTO a Delta table is not supported")
+                        .with_help("use INSERT INTO or INSERT OVERWRITE")
+                        .into(),
+                );
             }
         };
         let sink = DeltaSink {
@@ -147,7 +173,9 @@ impl DataSink for DeltaSink {
             .write(&self.table, &self.rules, data, context, self.mode, None)
             .await
             .map_err(DataFusionError::from)?;
-        MetricBuilder::new(&self.metrics).global_counter("files_added").add(commit.added.len());
+        MetricBuilder::new(&self.metrics)
+            .global_counter("files_added")
+            .add(commit.added.len());
         MetricBuilder::new(&self.metrics)
             .global_counter("rows_written")
             .add(usize::try_from(commit.rows).unwrap_or(usize::MAX));
@@ -157,12 +185,20 @@ impl DataSink for DeltaSink {
 
 impl DisplayAs for DeltaSink {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "DeltaSink(location={}, mode={:?})", self.writer.location(), self.mode)
+        write!(
+            f,
+            "DeltaSink(location={}, mode={:?})",
+            self.writer.location(),
+            self.mode
+        )
     }
 }
 
 fn nullable(schema: &SchemaRef) -> SchemaRef {
-    let fields: Vec<_> =
-        schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
+    let fields: Vec<_> = schema
+        .fields()
+        .iter()
+        .map(|field| field.as_ref().clone().with_nullable(true))
+        .collect();
     Arc::new(Schema::new(fields))
 }

@@ -5,12 +5,14 @@
 //! query's own, so adding them only saves reading. File statistics would prune most of the same
 //! files; the partition values do it for files that have none, and before statistics are looked at.
 
-use datafusion::arrow::array::{ArrayRef, Date32Array, RecordBatch, TimestampMicrosecondArray, new_null_array};
+use datafusion::arrow::array::{
+    ArrayRef, Date32Array, RecordBatch, TimestampMicrosecondArray, new_null_array,
+};
 use datafusion::arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::expr::InList;
-use datafusion::logical_expr::{Between, BinaryExpr, Expr, Operator, ident, lit};
 use datafusion::logical_expr::utils::{conjunction, disjunction};
+use datafusion::logical_expr::{Between, BinaryExpr, Expr, Operator, ident, lit};
 use datafusion::sql::sqlparser::ast::{DataType as SqlType, Expr as SqlExpr};
 
 use super::check::RowRules;
@@ -79,13 +81,22 @@ impl Level {
 pub(super) fn time_shape(ast: &SqlExpr, schema: &SchemaRef) -> Option<TimeShape> {
     match ast {
         SqlExpr::Nested(inner) => time_shape(inner, schema),
-        SqlExpr::Cast { expr, data_type, .. } => match data_type {
+        SqlExpr::Cast {
+            expr, data_type, ..
+        } => match data_type {
             SqlType::Date => match source_column(expr, schema) {
-                Some(source) => Some(TimeShape { source, part: Part::Absolute(Level::Day) }),
+                Some(source) => Some(TimeShape {
+                    source,
+                    part: Part::Absolute(Level::Day),
+                }),
                 None => match time_shape(expr, schema)? {
-                    TimeShape { source, part: Part::Absolute(level) } => {
-                        Some(TimeShape { source, part: Part::Absolute(level.min(Level::Day)) })
-                    }
+                    TimeShape {
+                        source,
+                        part: Part::Absolute(level),
+                    } => Some(TimeShape {
+                        source,
+                        part: Part::Absolute(level.min(Level::Day)),
+                    }),
                     TimeShape { .. } => None,
                 },
             },
@@ -93,7 +104,10 @@ pub(super) fn time_shape(ast: &SqlExpr, schema: &SchemaRef) -> Option<TimeShape>
                 time_shape(expr, schema)
             }
             SqlType::Timestamp(..) => match time_shape(expr, schema)? {
-                shape @ TimeShape { part: Part::Absolute(_), .. } => Some(shape),
+                shape @ TimeShape {
+                    part: Part::Absolute(_),
+                    ..
+                } => Some(shape),
                 TimeShape { .. } => None,
             },
             _ => None,
@@ -106,7 +120,9 @@ pub(super) fn time_shape(ast: &SqlExpr, schema: &SchemaRef) -> Option<TimeShape>
             else {
                 return None;
             };
-            let [first, second] = list.args.as_slice() else { return None };
+            let [first, second] = list.args.as_slice() else {
+                return None;
+            };
             let (first, second) = (plain(first)?, plain(second)?);
             match function.name.to_string().to_ascii_lowercase().as_str() {
                 "date_part" | "datepart" => {
@@ -115,12 +131,18 @@ pub(super) fn time_shape(ast: &SqlExpr, schema: &SchemaRef) -> Option<TimeShape>
                 "date_trunc" | "datetrunc" => {
                     let level = Level::of(&string_literal(first)?.to_ascii_lowercase())?;
                     let source = source_column(second, schema)?;
-                    Some(TimeShape { source, part: Part::Absolute(level) })
+                    Some(TimeShape {
+                        source,
+                        part: Part::Absolute(level),
+                    })
                 }
                 "to_char" | "date_format" => {
                     let level = ordered_format(string_literal(second)?)?;
                     let source = source_column(first, schema)?;
-                    Some(TimeShape { source, part: Part::Absolute(level) })
+                    Some(TimeShape {
+                        source,
+                        part: Part::Absolute(level),
+                    })
                 }
                 _ => None,
             }
@@ -149,24 +171,38 @@ pub(super) fn partition_filters(
         .filter(|column| partition_columns.contains(&column.name))
         .filter_map(|column| Some((column, column.shape.as_ref()?)))
         .collect();
-    let mut sources: Vec<&str> = parts.iter().map(|(_, shape)| shape.source.as_str()).collect();
+    let mut sources: Vec<&str> = parts
+        .iter()
+        .map(|(_, shape)| shape.source.as_str())
+        .collect();
     sources.sort_unstable();
     sources.dedup();
     let mut derived = Vec::new();
     for source in sources {
-        let ranges = filters
-            .iter()
-            .fold(vec![Range::ALL], |ranges, filter| intersect(&ranges, &ranges_of(filter, source)));
-        let ranges = if ranges.len() > MAX_RANGES { vec![hull(&ranges)] } else { ranges };
+        let ranges = filters.iter().fold(vec![Range::ALL], |ranges, filter| {
+            intersect(&ranges, &ranges_of(filter, source))
+        });
+        let ranges = if ranges.len() > MAX_RANGES {
+            vec![hull(&ranges)]
+        } else {
+            ranges
+        };
         if ranges.is_empty() || ranges.contains(&Range::ALL) {
             continue;
         }
-        let of_source: Vec<_> =
-            parts.iter().filter(|(_, shape)| shape.source == source).copied().collect();
+        let of_source: Vec<_> = parts
+            .iter()
+            .filter(|(_, shape)| shape.source == source)
+            .copied()
+            .collect();
         let per_range = ranges
             .iter()
             .map(|range| {
-                let range = if in_utc { *range } else { range.widened(WIDEST_ZONE) };
+                let range = if in_utc {
+                    *range
+                } else {
+                    range.widened(WIDEST_ZONE)
+                };
                 within(range, source, &of_source, rules)
             })
             .collect::<Result<Option<Vec<_>>>>()?;
@@ -185,7 +221,10 @@ struct Range {
 }
 
 impl Range {
-    const ALL: Range = Range { low: None, high: None };
+    const ALL: Range = Range {
+        low: None,
+        high: None,
+    };
 
     fn widened(self, by: i64) -> Self {
         Range {
@@ -216,7 +255,9 @@ impl Range {
 }
 
 fn intersect(left: &[Range], right: &[Range]) -> Vec<Range> {
-    left.iter().flat_map(|left| right.iter().filter_map(|right| left.and(*right))).collect()
+    left.iter()
+        .flat_map(|left| right.iter().filter_map(|right| left.and(*right)))
+        .collect()
 }
 
 fn hull(ranges: &[Range]) -> Range {
@@ -232,32 +273,53 @@ fn hull(ranges: &[Range]) -> Range {
 /// The times of `source` outside which `filter` is not true.
 fn ranges_of(filter: &Expr, source: &str) -> Vec<Range> {
     match filter {
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => {
-            intersect(&ranges_of(left, source), &ranges_of(right, source))
-        }
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => {
+        Expr::BinaryExpr(BinaryExpr {
+            left,
+            op: Operator::And,
+            right,
+        }) => intersect(&ranges_of(left, source), &ranges_of(right, source)),
+        Expr::BinaryExpr(BinaryExpr {
+            left,
+            op: Operator::Or,
+            right,
+        }) => {
             let mut ranges = ranges_of(left, source);
             ranges.extend(ranges_of(right, source));
-            if ranges.contains(&Range::ALL) { vec![Range::ALL] } else { ranges }
+            if ranges.contains(&Range::ALL) {
+                vec![Range::ALL]
+            } else {
+                ranges
+            }
         }
         Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
             let range = if is_source(left, source) {
                 literal_time(right).and_then(|time| compared(*op, time))
             } else if is_source(right, source) {
                 let swapped = op.swap();
-                literal_time(left).zip(swapped).and_then(|(time, op)| compared(op, time))
+                literal_time(left)
+                    .zip(swapped)
+                    .and_then(|(time, op)| compared(op, time))
             } else {
                 None
             };
             vec![range.unwrap_or(Range::ALL)]
         }
-        Expr::Between(Between { expr, negated: false, low, high }) if is_source(expr, source) => {
+        Expr::Between(Between {
+            expr,
+            negated: false,
+            low,
+            high,
+        }) if is_source(expr, source) => {
             let range = |bound: &Expr, op| literal_time(bound).and_then(|time| compared(op, time));
             let low = range(low, Operator::GtEq).unwrap_or(Range::ALL);
             let high = range(high, Operator::LtEq).unwrap_or(Range::ALL);
             low.and(high).into_iter().collect()
         }
-        Expr::InList(InList { expr, list, negated: false }) if is_source(expr, source) => list
+        Expr::InList(InList {
+            expr,
+            list,
+            negated: false,
+        }) if is_source(expr, source) => list
             .iter()
             .map(|item| literal_time(item).and_then(|time| compared(Operator::Eq, time)))
             .collect::<Option<Vec<_>>>()
@@ -281,7 +343,9 @@ fn is_source(expr: &Expr, source: &str) -> bool {
 
 /// The literal's time: the microsecond at or before it, and whether that is exact.
 fn literal_time(expr: &Expr) -> Option<(i64, bool)> {
-    let Expr::Literal(value, _) = expr else { return None };
+    let Expr::Literal(value, _) = expr else {
+        return None;
+    };
     match value {
         ScalarValue::TimestampSecond(Some(v), _) => Some((v.checked_mul(1_000_000)?, true)),
         ScalarValue::TimestampMillisecond(Some(v), _) => Some((v.checked_mul(1_000)?, true)),
@@ -297,10 +361,22 @@ fn literal_time(expr: &Expr) -> Option<(i64, bool)> {
 fn compared(op: Operator, (time, exact): (i64, bool)) -> Option<Range> {
     let just_before = if exact { time.saturating_sub(1) } else { time };
     Some(match op {
-        Operator::Eq => Range { low: Some(time), high: Some(time) },
-        Operator::Gt | Operator::GtEq => Range { low: Some(time), high: None },
-        Operator::LtEq => Range { low: None, high: Some(time) },
-        Operator::Lt => Range { low: None, high: Some(just_before) },
+        Operator::Eq => Range {
+            low: Some(time),
+            high: Some(time),
+        },
+        Operator::Gt | Operator::GtEq => Range {
+            low: Some(time),
+            high: None,
+        },
+        Operator::LtEq => Range {
+            low: None,
+            high: Some(time),
+        },
+        Operator::Lt => Range {
+            low: None,
+            high: Some(just_before),
+        },
         _ => return None,
     })
 }
@@ -312,7 +388,9 @@ fn within(
     parts: &[(&GeneratedColumn, &TimeShape)],
     rules: &RowRules,
 ) -> Result<Option<Expr>> {
-    let Some(ends) = end_rows(range, source, rules) else { return Ok(None) };
+    let Some(ends) = end_rows(range, source, rules) else {
+        return Ok(None);
+    };
     let mut predicates = Vec::new();
     let bound = |column: &GeneratedColumn| -> Result<[Option<ScalarValue>; 2]> {
         let to = rules.schema.field(column.index).data_type();
@@ -365,10 +443,14 @@ fn chain<'a>(parts: &[(&'a GeneratedColumn, &TimeShape)]) -> Vec<&'a GeneratedCo
             _ => None,
         })
         .max_by_key(|(level, _)| *level);
-    let Some((mut level, first)) = base else { return Vec::new() };
+    let Some((mut level, first)) = base else {
+        return Vec::new();
+    };
     let mut chain = vec![first];
     while let Some(next) = level.finer() {
-        let Some((column, _)) = parts.iter().find(|(_, shape)| shape.part == Part::Within(next))
+        let Some((column, _)) = parts
+            .iter()
+            .find(|(_, shape)| shape.part == Part::Within(next))
         else {
             break;
         };
@@ -379,18 +461,19 @@ fn chain<'a>(parts: &[(&'a GeneratedColumn, &TimeShape)]) -> Vec<&'a GeneratedCo
 }
 
 /// `(a, b, c) >= (x, y, z)`, spelled out.
-fn lexicographic(
-    values: &[(Expr, ScalarValue)],
-    strict: Operator,
-    last: Operator,
-) -> Option<Expr> {
+fn lexicographic(values: &[(Expr, ScalarValue)], strict: Operator, last: Operator) -> Option<Expr> {
     use datafusion::logical_expr::binary_expr;
     let ((column, value), coarser) = values.split_last()?;
     let innermost = binary_expr(column.clone(), last, lit(value.clone()));
-    Some(coarser.iter().rev().fold(innermost, |finer, (column, value)| {
-        binary_expr(column.clone(), strict, lit(value.clone()))
-            .or(column.clone().eq(lit(value.clone())).and(finer))
-    }))
+    Some(
+        coarser
+            .iter()
+            .rev()
+            .fold(innermost, |finer, (column, value)| {
+                binary_expr(column.clone(), strict, lit(value.clone()))
+                    .or(column.clone().eq(lit(value.clone())).and(finer))
+            }),
+    )
 }
 
 /// Two rows of the table in which only the time column has values: the ends of the range.
@@ -403,7 +486,8 @@ fn end_rows(range: Range, source: &str, rules: &RowRules) -> Option<RecordBatch>
         ),
         DataType::Date32 => {
             let day = |time: Option<i64>| {
-                time.map(|time| i32::try_from(time.div_euclid(DAY)).ok()).map_or(Some(None), |day| day.map(Some))
+                time.map(|time| i32::try_from(time.div_euclid(DAY)).ok())
+                    .map_or(Some(None), |day| day.map(Some))
             };
             std::sync::Arc::new(Date32Array::from(vec![day(range.low)?, day(range.high)?]))
         }
@@ -421,7 +505,11 @@ fn end_rows(range: Range, source: &str, rules: &RowRules) -> Option<RecordBatch>
         .iter()
         .enumerate()
         .map(|(at, field)| {
-            if at == index { time.clone() } else { new_null_array(field.data_type(), 2) }
+            if at == index {
+                time.clone()
+            } else {
+                new_null_array(field.data_type(), 2)
+            }
         })
         .collect();
     let schema = datafusion::arrow::datatypes::Schema::new(nullable);
@@ -431,10 +519,18 @@ fn end_rows(range: Range, source: &str, rules: &RowRules) -> Option<RecordBatch>
 /// Whether both ends lie in the same next coarser level: the same year for a month.
 fn same_parent(range: Range, level: Level) -> bool {
     use chrono::{DateTime, Datelike, Timelike};
-    let Some((low, high)) = range.low.zip(range.high) else { return false };
+    let Some((low, high)) = range.low.zip(range.high) else {
+        return false;
+    };
     let parts = |time: i64| {
-        DateTime::from_timestamp_micros(time)
-            .map(|time| [time.year(), time.month() as i32, time.day() as i32, time.hour() as i32])
+        DateTime::from_timestamp_micros(time).map(|time| {
+            [
+                time.year(),
+                time.month() as i32,
+                time.day() as i32,
+                time.hour() as i32,
+            ]
+        })
     };
     let same = match level {
         Level::None => 4,
@@ -450,7 +546,10 @@ fn same_parent(range: Range, level: Level) -> bool {
 }
 
 fn is_text(data_type: &DataType) -> bool {
-    matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+    matches!(
+        data_type,
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
+    )
 }
 
 fn part_of(part: &str, source: String) -> Option<TimeShape> {

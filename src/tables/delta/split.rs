@@ -40,13 +40,22 @@ impl PartitionSplitter {
             .iter()
             .map(|name| schema.index_of(name).map_err(|_| missing(name)))
             .collect::<Result<Vec<_>>>()?;
-        let values: Vec<usize> =
-            (0..schema.fields().len()).filter(|index| !keys.contains(index)).collect();
+        let values: Vec<usize> = (0..schema.fields().len())
+            .filter(|index| !keys.contains(index))
+            .collect();
         let file_schema = Arc::new(schema.project(&values).map_err(DataFusionError::from)?);
-        let fields =
-            keys.iter().map(|index| SortField::new(schema.field(*index).data_type().clone())).collect();
+        let fields = keys
+            .iter()
+            .map(|index| SortField::new(schema.field(*index).data_type().clone()))
+            .collect();
         let converter = RowConverter::new(fields).map_err(DataFusionError::from)?;
-        Ok(Self { keys, values, file_schema, converter, slots: HashMap::new() })
+        Ok(Self {
+            keys,
+            values,
+            file_schema,
+            converter,
+            slots: HashMap::new(),
+        })
     }
 
     /// The schema of the rows in a [`Part`].
@@ -68,14 +77,20 @@ impl PartitionSplitter {
             self.slots.insert(Box::default(), 0);
             return Ok(vec![Part { slot: 0, new, rows }]);
         }
-        let keys: Vec<ArrayRef> =
-            self.keys.iter().map(|index| Arc::clone(batch.column(*index))).collect();
+        let keys: Vec<ArrayRef> = self
+            .keys
+            .iter()
+            .map(|index| Arc::clone(batch.column(*index)))
+            .collect();
         // One compare of each key column with itself, shifted by a row, finds the runs; only the
         // head of a run is looked up.
         let runs = partition(&keys).map_err(DataFusionError::from)?.ranges();
         let heads = UInt32Array::from_iter_values(runs.iter().map(|run| run.start as u32));
         let heads = take_arrays(&keys, &heads, None).map_err(DataFusionError::from)?;
-        let encoded = self.converter.convert_columns(&heads).map_err(DataFusionError::from)?;
+        let encoded = self
+            .converter
+            .convert_columns(&heads)
+            .map_err(DataFusionError::from)?;
 
         let mut found: Vec<(usize, Option<usize>, Vec<std::ops::Range<usize>>)> = Vec::new();
         let mut at_slot: HashMap<usize, usize> = HashMap::new();
@@ -96,7 +111,11 @@ impl PartitionSplitter {
             .into_iter()
             .map(|(slot, head, runs)| {
                 let new = head.map(|head| heads.iter().map(|key| key.slice(head, 1)).collect());
-                Ok(Part { slot, new, rows: pick(&rows, &runs)? })
+                Ok(Part {
+                    slot,
+                    new,
+                    rows: pick(&rows, &runs)?,
+                })
             })
             .collect()
     }
@@ -113,7 +132,9 @@ fn pick(rows: &RecordBatch, runs: &[std::ops::Range<usize>]) -> Result<RecordBat
 }
 
 fn missing(name: &str) -> Error {
-    Error::internal(format!("partition column '{name}' is not in the table's schema"))
+    Error::internal(format!(
+        "partition column '{name}' is not in the table's schema"
+    ))
 }
 
 #[cfg(test)]
@@ -143,27 +164,52 @@ mod tests {
     }
 
     fn ids(part: &Part) -> Vec<i64> {
-        part.rows.column(0).as_primitive::<Int64Type>().values().to_vec()
+        part.rows
+            .column(0)
+            .as_primitive::<Int64Type>()
+            .values()
+            .to_vec()
     }
 
     #[test]
     fn rows_go_to_their_slots_in_order_over_batches() {
-        let first = batch(vec![Some(1), Some(1), None, Some(2), None], vec!["a", "a", "a", "a", "b"]);
+        let first = batch(
+            vec![Some(1), Some(1), None, Some(2), None],
+            vec!["a", "a", "a", "a", "b"],
+        );
         let by = ["hour".to_owned(), "name".to_owned()];
         let mut splitter = PartitionSplitter::try_new(&first.schema(), &by).unwrap();
         let parts = splitter.split(&first).unwrap();
-        let seen: Vec<_> = parts.iter().map(|p| (p.slot, p.new.is_some(), ids(p))).collect();
+        let seen: Vec<_> = parts
+            .iter()
+            .map(|p| (p.slot, p.new.is_some(), ids(p)))
+            .collect();
         assert_eq!(
             seen,
-            [(0, true, vec![0, 1]), (1, true, vec![2]), (2, true, vec![3]), (3, true, vec![4])]
+            [
+                (0, true, vec![0, 1]),
+                (1, true, vec![2]),
+                (2, true, vec![3]),
+                (3, true, vec![4])
+            ]
         );
         let keys = parts[1].new.as_ref().unwrap();
         assert!(keys[0].is_null(0));
 
         let second = batch(vec![Some(2), Some(1), Some(2), Some(3)], vec!["a"; 4]);
         let parts = splitter.split(&second).unwrap();
-        let seen: Vec<_> = parts.iter().map(|p| (p.slot, p.new.is_some(), ids(p))).collect();
-        assert_eq!(seen, [(2, false, vec![0, 2]), (0, false, vec![1]), (4, true, vec![3])]);
+        let seen: Vec<_> = parts
+            .iter()
+            .map(|p| (p.slot, p.new.is_some(), ids(p)))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                (2, false, vec![0, 2]),
+                (0, false, vec![1]),
+                (4, true, vec![3])
+            ]
+        );
         assert_eq!(splitter.file_schema().fields().len(), 1);
     }
 
