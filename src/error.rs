@@ -63,7 +63,13 @@ pub struct Error {
 impl Error {
     /// An error of `kind`; `message` is lower case, without a full stop.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), help: None, span: None, rows_written: None }
+        Self {
+            kind,
+            message: message.into(),
+            help: None,
+            span: None,
+            rows_written: None,
+        }
     }
 
     /// [`ErrorKind::Invalid`].
@@ -172,10 +178,15 @@ impl Error {
 fn render_place(out: &mut String, name: &str, text: &str, span: Span) {
     let Location { line, column } = span.start;
     out.push_str(&format!(" --> {name}:{line}:{column}\n"));
-    let Some(source) = (line as usize).checked_sub(1).and_then(|n| text.lines().nth(n)) else {
+    let Some(source) = (line as usize)
+        .checked_sub(1)
+        .and_then(|n| text.lines().nth(n))
+    else {
         return;
     };
-    let start = (column as usize).saturating_sub(1).min(source.chars().count());
+    let start = (column as usize)
+        .saturating_sub(1)
+        .min(source.chars().count());
     let width = if span.end.line == line {
         (span.end.column.saturating_sub(column)).max(1) as usize
     } else {
@@ -183,8 +194,11 @@ fn render_place(out: &mut String, name: &str, text: &str, span: Span) {
     };
     let gutter = " ".repeat(line.to_string().len());
     // Tabs are kept in the padding, so that the caret stands below its word.
-    let padding: String =
-        source.chars().take(start).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+    let padding: String = source
+        .chars()
+        .take(start)
+        .map(|c| if c == '\t' { '\t' } else { ' ' })
+        .collect();
     out.push_str(&format!(
         "{gutter} |\n{line} | {source}\n{gutter} | {padding}{}\n",
         "^".repeat(width)
@@ -247,9 +261,10 @@ fn from_datafusion(error: DataFusionError) -> Error {
             Ok(inner) => from_datafusion(inner),
             Err(shared) => from_shared(&shared),
         },
-        DataFusionError::Collection(errors) => {
-            errors.into_iter().next().map_or_else(|| Error::internal("unknown error"), from_datafusion)
-        }
+        DataFusionError::Collection(errors) => errors
+            .into_iter()
+            .next()
+            .map_or_else(|| Error::internal("unknown error"), from_datafusion),
         DataFusionError::ArrowError(inner, _) => match *inner {
             datafusion::arrow::error::ArrowError::ExternalError(external) => {
                 from_datafusion(DataFusionError::External(external))
@@ -300,8 +315,14 @@ fn from_shared(shared: &DataFusionError) -> Error {
 
 fn from_schema_error(error: &SchemaError) -> Error {
     match error {
-        SchemaError::FieldNotFound { field, valid_fields } => {
-            let known: Vec<&str> = valid_fields.iter().map(|column| column.name.as_str()).collect();
+        SchemaError::FieldNotFound {
+            field,
+            valid_fields,
+        } => {
+            let known: Vec<&str> = valid_fields
+                .iter()
+                .map(|column| column.name.as_str())
+                .collect();
             let mut mapped = Error::invalid(format!("no column named {}", field.name));
             if let Some(name) = crate::core::suggest::closest(&field.name, known.iter().copied()) {
                 mapped = mapped.with_help(format!("did you mean \"{name}\"?"));

@@ -1,2 +1,7 @@
-//! x
-fn main(){}
+//! The `anabranch` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    anabranch::cli::run(std::env::args_os())
+}

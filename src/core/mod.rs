@@ -1,3 +1,4 @@
 //! Pure decisions: facts in, values out. No clock, no I/O, no DataFusion.
 
 pub mod suggest;
+pub mod visits;

@@ -1,3 +1,5 @@
-//! Tables: definitions, and the providers over Kafka and Delta Lake.
+//! Tables: the providers over Kafka and Delta Lake.
 
 pub mod delta;
+pub mod kafka;
+pub mod options;

@@ -1,3 +1,9 @@
-//! x
+//! Integration tests: one binary, one link step.
 
 mod delta;
+mod errors;
+mod kafka;
+mod layers;
+mod slt;
+mod support;
+mod walkthroughs;

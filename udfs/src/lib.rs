@@ -1,1 +1,56 @@
-//! x
+//! Window, session, offset and JSON functions for Apache DataFusion.
+//!
+//! * `TUMBLE`, `HOP`, `CUMULATE`: aligned windows ([`EventWindow`]);
+//! * `SESSION`: rows of a key cut where neighbours are further apart than a gap
+//!   ([`SessionWindow`], law SESS-1);
+//! * `COMPLETE_SESSIONS`: every session with a row in a range, completed in both directions
+//!   ([`CompleteSessions`], law SESS-2);
+//! * `offsets_in`, `is_final`, `header` and its kin, `to_json`, and the functions of
+//!   `datafusion-functions-json`.
+//!
+//! A window function stands in FROM, over a table, view, CTE or subquery, in the long form
+//! `SESSION(TABLE visits PARTITION BY user_id, DESCRIPTOR(event_time), INTERVAL '10 minutes')` or
+//! the short one `SESSION(visits, user_id, event_time, INTERVAL '10 minutes')`. It gives the
+//! input's columns, then `window_start` and `window_end` of the event time's type. A NULL event
+//! time is an error that says so (law NULL-1).
+//!
+//! # Wiring
+//!
+//! 1. The SQL dialect's `parse_prefix` calls [`parse_table_argument`].
+//! 2. Each parsed statement goes through [`rewrite_window_calls`] before it is planned.
+//! 3. [`register`] adds functions, planners and optimizer rules to a session state's builder, and
+//!    [`register_json`] the JSON operators to the state that was built.
+//! 4. The session's query planner plans with [`extension_planners`]; [`query_planner`] is one that
+//!    has no others.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod complete;
+mod diagnostic;
+mod is_final;
+mod offsets;
+mod planner;
+mod ranges;
+mod register;
+mod session;
+mod sql;
+mod values;
+mod window;
+
+pub use complete::{
+    CompleteSessions, CompleteSessionsExec, CompletionNotices, CompletionRange, SessionsCapped,
+};
+pub use is_final::{IS_FINAL, IsFinalPlanner, is_final};
+pub use offsets::{next_offsets, offsets_from, offsets_in};
+pub use planner::{WindowExtensionPlanner, WindowRelationPlanner};
+pub use ranges::EventTimeRanges;
+pub use register::{
+    aggregate_functions, expr_planners, extension_planners, optimizer_rules, query_planner,
+    register, register_json, relation_planners, scalar_functions,
+};
+pub use session::{SessionExec, SessionWindow};
+pub use sql::{parse_table_argument, rewrite_window_calls};
+pub use values::{header, headers_list, headers_map, to_json};
+pub use window::{
+    AlignedWindows, EventWindow, EventWindowExec, WINDOW_END, WINDOW_START, WindowKind,
+};

@@ -1,0 +1,13 @@
+-- The same topic as its records are: text and coordinates, nothing decoded.
+CREATE EXTERNAL TABLE visits_records (
+  value           VARCHAR,
+  kafka_partition INT       METADATA FROM 'partition',
+  kafka_offset    BIGINT    METADATA FROM 'offset',
+  kafka_timestamp TIMESTAMP METADATA FROM 'timestamp'
+)
+STORED AS KAFKA LOCATION 'visits'
+OPTIONS (
+  'kafka.bootstrap.servers' '${KAFKA_BOOTSTRAP}',
+  'format' 'raw',
+  'topic.partitions' '1'
+);

@@ -1,0 +1,156 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// SQL over Kafka topics and Delta Lake tables: queries, INSERTs and reprocessing from stored files.
+#[derive(Debug, Parser)]
+#[command(name = "anabranch", version, max_term_width = 100, after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  anabranch demo
+  anabranch sql
+  anabranch sql -f sql/tables/visits.sql -c 'SELECT page, count(*) FROM visits GROUP BY page'
+  anabranch run sql/tables/visits.sql sql/reprocess/sessions.sql \\
+      --param from=2025-09-04T10:00:00 --param to=2025-09-04T11:00:00 --param run_id=run_1
+
+Exit codes: 0 done; 1 SQL or data error; 2 usage or connection; 130, 143 interrupted.
+Documentation: docs/reference.md";
+
+/// Options of every command; flags win over ANABRANCH_… variables, these over the file.
+#[derive(Debug, Args, Default)]
+pub(crate) struct Global {
+    /// Configuration file (TOML) [default: ./anabranch.toml, then the user's configuration folder]
+    #[arg(long, global = true, value_name = "FILE", env = "ANABRANCH_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// How results are written to standard output [default: table on a terminal, else csv]
+    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
+    pub(crate) format: Option<Format>,
+    /// Memory that sorts, aggregates and joins may hold before they spill, such as 4GiB
+    /// [default: half of the machine's]
+    #[arg(long, global = true, value_name = "SIZE")]
+    pub(crate) memory_limit: Option<String>,
+    /// Parallel streams of a query [default: one per processor]
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) target_partitions: Option<usize>,
+    /// Where what lasts is kept [default: ./anabranch-data]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// What is logged to standard error: a level, or a filter as in RUST_LOG [default: warn]
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+    /// How log lines look [default: text]
+    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Type SQL at a prompt, or run it from arguments and files
+    Sql(SqlArguments),
+    /// Run stored SQL files, one after the other, in one session
+    Run(RunArguments),
+    /// Show the main job with nothing installed: an embedded broker, a Delta archive, reprocessing
+    Demo(DemoArguments),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  anabranch sql
+  anabranch sql -c 'SELECT 1'
+  anabranch sql --format ndjson -f sql/tables/visits.sql -c 'SELECT * FROM visits LIMIT 10'
+  echo 'SELECT 1;' | anabranch sql")]
+pub(crate) struct SqlArguments {
+    /// Run this SQL and exit; may be given several times
+    #[arg(short = 'c', long = "command", value_name = "SQL")]
+    pub(crate) commands: Vec<String>,
+    /// Run this file first; may be given several times
+    #[arg(short = 'f', long = "file", value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// A value for $NAME
+    #[arg(short = 'p', long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
+    pub(crate) params: Vec<(String, String)>,
+    /// Stay at the prompt after -c and -f
+    #[arg(short = 'i', long)]
+    pub(crate) interactive: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  anabranch run sql/tables/visits.sql sql/sync/visits_raw.sql
+  anabranch run sql/reprocess/sessions.sql --param run_id=run_1 --param from=… --param to=…
+
+Files share one session: tables declared in one are known in the next. The first error stops the
+run and is reported as file:line:column.")]
+pub(crate) struct RunArguments {
+    /// SQL files
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// A value for $NAME
+    #[arg(short = 'p', long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
+    pub(crate) params: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArguments {
+    /// Where the demo's Delta tables go [default: a temporary folder, removed at the end]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep: Option<PathBuf>,
+    /// Seed of the generated visits
+    #[arg(long, default_value_t = 42)]
+    pub(crate) seed: u64,
+    /// How many users visit
+    #[arg(long, default_value_t = 200)]
+    pub(crate) users: u32,
+    /// Stay at a prompt on the demo's tables
+    #[arg(short = 'i', long)]
+    pub(crate) interactive: bool,
+}
+
+/// How results are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Format {
+    /// Aligned columns with types below the names
+    Table,
+    /// Comma-separated values with a header
+    Csv,
+    /// One JSON array of objects
+    Json,
+    /// One JSON object per line
+    Ndjson,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object per line
+    Json,
+}
+
+fn parameter(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if name.is_empty() || !name.chars().all(legal) {
+        return Err(format!(
+            "'{name}' is no parameter name: use letters, digits and '_'"
+        ));
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}

@@ -1,0 +1,145 @@
+//! Settings: flags over `ANABRANCH_…` variables over a file over defaults.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::providers::{Env, Format as _, Toml};
+
+use crate::cli::args::{Format, Global, LogFormat};
+use crate::error::{Error, Result};
+use crate::session::SessionOptions;
+
+/// What file and environment may say.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Layered {
+    format: Option<Format>,
+    memory_limit: Option<String>,
+    target_partitions: Option<usize>,
+    data_dir: Option<PathBuf>,
+    log: Option<String>,
+    log_format: Option<LogFormat>,
+    /// Names the file itself; read by the command line.
+    #[serde(rename = "config")]
+    _config: Option<PathBuf>,
+}
+
+/// What is in force.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) format: Format,
+    pub(crate) session: SessionOptions,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) log: String,
+    pub(crate) log_format: LogFormat,
+}
+
+impl Settings {
+    pub(crate) fn resolve(flags: &Global) -> Result<Self> {
+        let mut figment = Figment::new();
+        if let Some(file) = &flags.config {
+            if !file.is_file() {
+                return Err(Error::not_found(format!(
+                    "configuration file {} does not exist",
+                    file.display()
+                )));
+            }
+            figment = figment.merge(Toml::file_exact(file));
+        } else if let Some(file) = default_file() {
+            figment = figment.merge(Toml::file_exact(file));
+        }
+        let layered: Layered = figment
+            .merge(Env::prefixed("ANABRANCH_"))
+            .extract()
+            .map_err(|error| Error::invalid(format!("configuration: {error}")))?;
+        let memory_limit = flags
+            .memory_limit
+            .as_ref()
+            .or(layered.memory_limit.as_ref());
+        let memory_limit = memory_limit.map(|text| parse_size(text)).transpose()?;
+        let target_partitions = flags.target_partitions.or(layered.target_partitions);
+        if target_partitions == Some(0) {
+            return Err(Error::invalid("--target-partitions takes a number from 1"));
+        }
+        let terminal = std::io::stdout().is_terminal();
+        let default_format = if terminal { Format::Table } else { Format::Csv };
+        let log = flags
+            .log
+            .clone()
+            .or_else(|| std::env::var("RUST_LOG").ok())
+            .or(layered.log);
+        Ok(Self {
+            format: flags.format.or(layered.format).unwrap_or(default_format),
+            session: SessionOptions {
+                memory_limit,
+                target_partitions,
+                spill_dir: None,
+            },
+            data_dir: flags
+                .data_dir
+                .clone()
+                .or(layered.data_dir)
+                .unwrap_or_else(|| PathBuf::from("anabranch-data")),
+            log: log.unwrap_or_else(|| "warn".to_owned()),
+            log_format: flags
+                .log_format
+                .or(layered.log_format)
+                .unwrap_or(LogFormat::Text),
+        })
+    }
+}
+
+fn default_file() -> Option<PathBuf> {
+    let here = Path::new("anabranch.toml").to_owned();
+    let home = std::env::var_os("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config")))
+        .map(|dir| dir.join("anabranch/config.toml"));
+    [Some(here), home]
+        .into_iter()
+        .flatten()
+        .find(|file| file.is_file())
+}
+
+/// Bytes from text such as `512MiB`, `4 GB` or `1000000`.
+pub(crate) fn parse_size(text: &str) -> Result<usize> {
+    let trimmed = text.trim();
+    let split = trimmed
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(trimmed.len());
+    let unit: Option<usize> = match trimmed[split..].trim().to_lowercase().as_str() {
+        "" | "b" => Some(1),
+        "k" | "kib" => Some(1 << 10),
+        "kb" => Some(1_000),
+        "m" | "mib" => Some(1 << 20),
+        "mb" => Some(1_000_000),
+        "g" | "gib" => Some(1 << 30),
+        "gb" => Some(1_000_000_000),
+        "t" | "tib" => Some(1 << 40),
+        _ => None,
+    };
+    let number: Option<usize> = trimmed[..split].parse().ok();
+    number
+        .zip(unit)
+        .and_then(|(number, unit)| number.checked_mul(unit))
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| {
+            Error::invalid(format!("'{text}' is no size")).with_help("write it as 512MiB or 4GiB")
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_size;
+
+    #[test]
+    fn sizes_have_binary_and_decimal_units() {
+        assert_eq!(parse_size("4GiB").unwrap(), 4 << 30);
+        assert_eq!(parse_size("1 kb").unwrap(), 1_000);
+        assert_eq!(parse_size("17").unwrap(), 17);
+        for bad in ["", "x", "0", "4 apples", "99999999999999999999"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+}

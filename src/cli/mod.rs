@@ -1,0 +1,74 @@
+//! The command line: what was typed, resolved against the configuration, run.
+
+mod args;
+mod config;
+mod demo;
+mod logging;
+mod output;
+mod progress;
+mod runner;
+mod shell;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::cli::args::{Arguments, Command};
+use crate::cli::config::Settings;
+use crate::error::{Error, Result};
+
+/// Runs the program and gives its exit code: 0, 1 SQL or data error, 2 usage or connection,
+/// 130 and 143 interrupted.
+pub fn run<I, T>(arguments: I) -> ExitCode
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    match dispatch(arguments) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            let mut stderr = std::io::stderr().lock();
+            let _ = writeln!(stderr, "error: {}", error.message());
+            if let Some(help) = error.help() {
+                let _ = writeln!(stderr, "  = help: {help}");
+            }
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn dispatch(arguments: Arguments) -> Result<u8> {
+    if let Command::Completions { shell } = arguments.command {
+        let mut command = Arguments::command();
+        clap_complete::generate(shell, &mut command, "anabranch", &mut std::io::stdout());
+        return Ok(0);
+    }
+    let settings = Settings::resolve(&arguments.global)?;
+    logging::start(&settings)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        // Planning and nested expressions recurse.
+        .thread_stack_size(8 << 20)
+        .build()
+        .map_err(Error::from)?;
+    let code = runtime.block_on(async {
+        match arguments.command {
+            Command::Run(run) => runner::run_files(&settings, &run).await,
+            Command::Sql(sql) => runner::run_sql(&settings, &sql).await,
+            Command::Demo(demo) => demo::run(&settings, &demo).await,
+            Command::Completions { .. } => Ok(0),
+        }
+    });
+    // Client threads that wait for a broker must not hold the exit back.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+    code
+}

@@ -1,0 +1,285 @@
+//! Results to standard output as they come: aligned table, CSV, JSON.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use arrow_json::writer::{JsonArray, LineDelimited, Writer, WriterBuilder};
+use datafusion::arrow::array::{Array, ArrayRef, RecordBatch};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+
+use crate::cli::args::Format;
+use crate::error::{Error, ErrorKind, Result};
+use crate::planner::types::type_name;
+
+/// Rows that are looked at to set the widths of a table's columns.
+const SAMPLE_ROWS: usize = 1_000;
+/// Beyond the rows looked at, a longer cell must not push all others away.
+const MAX_WIDTH: usize = 80;
+
+/// Writes one result; [`ResultWriter::finish`] ends it.
+pub(crate) struct ResultWriter<W: Write> {
+    kind: Kind<W>,
+    rows: usize,
+}
+
+enum Kind<W: Write> {
+    Table(Table<W>),
+    Csv {
+        writer: W,
+        header: bool,
+        schema: SchemaRef,
+    },
+    Json(Writer<W, JsonArray>),
+    Ndjson(Writer<W, LineDelimited>),
+}
+
+impl<W: Write> ResultWriter<W> {
+    pub(crate) fn new(format: Format, schema: SchemaRef, out: W) -> Self {
+        let json = || WriterBuilder::new().with_explicit_nulls(true);
+        let kind = match format {
+            Format::Table => Kind::Table(Table::new(schema, out)),
+            Format::Csv => Kind::Csv {
+                writer: out,
+                header: true,
+                schema,
+            },
+            Format::Json => Kind::Json(json().build(out)),
+            Format::Ndjson => Kind::Ndjson(json().build(out)),
+        };
+        Self { kind, rows: 0 }
+    }
+
+    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.rows += batch.num_rows();
+        match &mut self.kind {
+            Kind::Table(table) => table.write(batch),
+            Kind::Csv { writer, header, .. } => {
+                let first = std::mem::take(header);
+                write_csv(writer, &plain(batch)?, first)
+            }
+            Kind::Json(writer) => writer.write(batch).map_err(write_error),
+            Kind::Ndjson(writer) => writer.write(batch).map_err(write_error),
+        }
+    }
+
+    /// Ends the result; gives the number of rows.
+    pub(crate) fn finish(self) -> Result<usize> {
+        match self.kind {
+            Kind::Table(table) => table.finish()?,
+            Kind::Csv {
+                mut writer,
+                header,
+                schema,
+            } => {
+                if header {
+                    write_csv(&mut writer, &plain(&RecordBatch::new_empty(schema))?, true)?;
+                }
+                writer.flush().map_err(io_error)?;
+            }
+            Kind::Json(mut writer) => {
+                writer.finish().map_err(write_error)?;
+                let mut out = writer.into_inner();
+                out.write_all(b"\n")
+                    .and_then(|()| out.flush())
+                    .map_err(io_error)?;
+            }
+            Kind::Ndjson(mut writer) => {
+                writer.finish().map_err(write_error)?;
+                writer.into_inner().flush().map_err(io_error)?;
+            }
+        }
+        Ok(self.rows)
+    }
+}
+
+/// Standard output was closed, as `head` does: no error, but no reason to go on.
+pub(crate) fn is_broken_pipe(error: &Error) -> bool {
+    error.kind() == ErrorKind::Cancelled && error.message() == BROKEN_PIPE
+}
+
+const BROKEN_PIPE: &str = "standard output was closed";
+
+fn io_error(error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Error::new(ErrorKind::Cancelled, BROKEN_PIPE);
+    }
+    Error::from(error)
+}
+
+fn write_error(error: datafusion::arrow::error::ArrowError) -> Error {
+    match error {
+        datafusion::arrow::error::ArrowError::IoError(_, error) => io_error(error),
+        other => Error::data(other.to_string()),
+    }
+}
+
+fn write_csv<W: Write>(out: &mut W, batch: &RecordBatch, header: bool) -> Result<()> {
+    let mut writer = arrow_csv::WriterBuilder::new()
+        .with_header(header)
+        .with_timestamp_format("%Y-%m-%dT%H:%M:%S%.f".to_owned())
+        .with_timestamp_tz_format("%Y-%m-%dT%H:%M:%S%.fZ".to_owned())
+        .build(out);
+    writer.write(batch).map_err(|error| match error {
+        // arrow-csv keeps the I/O error as text only.
+        datafusion::arrow::error::ArrowError::CsvError(message)
+            if message.contains("Broken pipe") =>
+        {
+            Error::new(ErrorKind::Cancelled, BROKEN_PIPE)
+        }
+        other => write_error(other),
+    })
+}
+
+/// CSV has no nested values: they are written as text.
+fn plain(batch: &RecordBatch) -> Result<RecordBatch> {
+    if !batch
+        .schema()
+        .fields()
+        .iter()
+        .any(|field| field.data_type().is_nested())
+    {
+        return Ok(batch.clone());
+    }
+    let options = FormatOptions::default();
+    let mut fields = Vec::with_capacity(batch.num_columns());
+    let mut columns: Vec<ArrayRef> = Vec::with_capacity(batch.num_columns());
+    for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+        if field.data_type().is_nested() {
+            let cells = ArrayFormatter::try_new(column, &options).map_err(write_error)?;
+            let text: datafusion::arrow::array::StringArray = (0..column.len())
+                .map(|row| column.is_valid(row).then(|| cells.value(row).to_string()))
+                .collect();
+            fields.push(Field::new(field.name(), DataType::Utf8, true));
+            columns.push(Arc::new(text));
+        } else {
+            fields.push(field.as_ref().clone());
+            columns.push(Arc::clone(column));
+        }
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(write_error)
+}
+
+/// An aligned table: widths come from the first rows, the rest streams. A cell with several
+/// lines, such as a plan, is shown on several lines.
+struct Table<W: Write> {
+    schema: SchemaRef,
+    out: W,
+    held: Vec<Vec<String>>,
+    widths: Option<Vec<usize>>,
+}
+
+impl<W: Write> Table<W> {
+    fn new(schema: SchemaRef, out: W) -> Self {
+        Self {
+            schema,
+            out,
+            held: Vec::new(),
+            widths: None,
+        }
+    }
+
+    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        let options = FormatOptions::default().with_null("NULL");
+        let cells = batch
+            .columns()
+            .iter()
+            .map(|column| ArrayFormatter::try_new(column, &options).map_err(write_error))
+            .collect::<Result<Vec<_>>>()?;
+        for row in 0..batch.num_rows() {
+            let line: Vec<String> = cells
+                .iter()
+                .map(|cells| cell(&cells.value(row).to_string()))
+                .collect();
+            match &self.widths {
+                Some(widths) => write_row(&mut self.out, &line, widths, &self.schema)?,
+                None => {
+                    self.held.push(line);
+                    if self.held.len() >= SAMPLE_ROWS {
+                        self.start()?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self) -> Result<()> {
+        let fields = self.schema.fields();
+        let names: Vec<String> = fields.iter().map(|field| cell(field.name())).collect();
+        let types: Vec<String> = fields
+            .iter()
+            .map(|field| type_name(field.data_type()))
+            .collect();
+        let cap = if self.held.len() < SAMPLE_ROWS { usize::MAX } else { MAX_WIDTH };
+        let widths: Vec<usize> = (0..names.len())
+            .map(|column| {
+                let held = self.held.iter().map(|line| width(&line[column]));
+                let head = [width(&names[column]), width(&types[column])];
+                held.chain(head).max().unwrap_or(0).min(cap)
+            })
+            .collect();
+        let rule: Vec<String> = widths.iter().map(|width| "─".repeat(*width)).collect();
+        for line in [&names, &types, &rule] {
+            write_row(&mut self.out, line, &widths, &Schema::empty())?;
+        }
+        for line in std::mem::take(&mut self.held) {
+            write_row(&mut self.out, &line, &widths, &self.schema)?;
+        }
+        self.widths = Some(widths);
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<()> {
+        if self.widths.is_none() {
+            self.start()?;
+        }
+        self.out.flush().map_err(io_error)
+    }
+}
+
+fn write_row(
+    out: &mut impl Write,
+    cells: &[String],
+    widths: &[usize],
+    schema: &Schema,
+) -> Result<()> {
+    let height = cells
+        .iter()
+        .map(|cell| cell.lines().count())
+        .max()
+        .unwrap_or(0)
+        .max(1);
+    for part in 0..height {
+        let mut line = String::new();
+        for (column, cell) in cells.iter().enumerate() {
+            let text = cell.lines().nth(part).unwrap_or_default();
+            let pad = " ".repeat(widths[column].saturating_sub(width(text)));
+            let field = schema.fields().get(column);
+            let numeric = field.is_some_and(|field| field.data_type().is_numeric());
+            let (left, right) = if numeric {
+                (pad.as_str(), "")
+            } else {
+                ("", pad.as_str())
+            };
+            line.push_str(&format!("{left}{text}{right}  "));
+        }
+        writeln!(out, "{}", line.trim_end()).map_err(io_error)?;
+    }
+    Ok(())
+}
+
+/// What would break the layout is escaped; lines stay lines.
+fn cell(text: &str) -> String {
+    text.trim_end_matches('\n')
+        .replace('\r', "\\r")
+        .replace('\t', "\\t")
+}
+
+/// The longest line.
+fn width(text: &str) -> usize {
+    text.lines()
+        .map(|line| line.chars().count())
+        .max()
+        .unwrap_or(0)
+}

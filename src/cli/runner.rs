@@ -1,0 +1,255 @@
+//! Running scripts: files for `run`, arguments, files and standard input for `sql`.
+
+use std::io::{IsTerminal, Read, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+
+use crate::cli::args::{Format, RunArguments, SqlArguments};
+use crate::cli::config::Settings;
+use crate::cli::output::{ResultWriter, is_broken_pipe};
+use crate::cli::progress::Progress;
+use crate::cli::shell;
+use crate::error::{Error, ErrorKind, Result};
+use crate::planner::{Parameters, ParsedStatement, Script, parse_statement};
+use crate::session::{Execution, Outcome, Session};
+
+/// `anabranch run`.
+pub(crate) async fn run_files(settings: &Settings, arguments: &RunArguments) -> Result<u8> {
+    let mut scripts = Vec::with_capacity(arguments.files.len());
+    for file in &arguments.files {
+        scripts.push(read_script(file)?);
+    }
+    let session = Session::try_new(&settings.session)?;
+    let mut parameters = parameters(&arguments.params);
+    let mut runner = Runner::new(&session, settings.format);
+    runner.refuse_unused = true;
+    Ok(runner.run_scripts(&scripts, &mut parameters).await)
+}
+
+/// `anabranch sql`.
+pub(crate) async fn run_sql(settings: &Settings, arguments: &SqlArguments) -> Result<u8> {
+    let mut scripts = Vec::new();
+    for file in &arguments.files {
+        scripts.push(read_script(file)?);
+    }
+    for (index, command) in arguments.commands.iter().enumerate() {
+        let name = if arguments.commands.len() == 1 {
+            "<command>".to_owned()
+        } else {
+            format!("<command {}>", index + 1)
+        };
+        scripts.push(Script::new(name, command.clone()));
+    }
+    let prompt = arguments.interactive || (scripts.is_empty() && std::io::stdin().is_terminal());
+    if scripts.is_empty() && !prompt {
+        let mut text = String::new();
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .map_err(|error| Error::invalid(format!("standard input cannot be read: {error}")))?;
+        scripts.push(Script::new("<stdin>", text));
+    }
+    let session = Session::try_new(&settings.session)?;
+    let mut parameters = parameters(&arguments.params);
+    let mut runner = Runner::new(&session, settings.format);
+    // At a prompt a parameter may be used later.
+    runner.refuse_unused = !prompt;
+    let code = runner.run_scripts(&scripts, &mut parameters).await;
+    if code == 0 && prompt {
+        return shell::run(settings, &session, parameters).await;
+    }
+    Ok(code)
+}
+
+fn read_script(file: &Path) -> Result<Script> {
+    let name = file.display().to_string();
+    let bytes = std::fs::read(file)
+        .map_err(|error| Error::invalid(format!("{name} cannot be read: {error}")))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        Error::invalid(format!(
+            "{name} is not UTF-8 at byte {}",
+            error.utf8_error().valid_up_to()
+        ))
+    })?;
+    Ok(Script::new(name, text))
+}
+
+fn parameters(given: &[(String, String)]) -> Parameters {
+    let mut parameters = Parameters::default();
+    for (name, value) in given {
+        parameters.set(name, value);
+    }
+    parameters
+}
+
+/// Runs scripts in a session and prints what they give.
+pub(crate) struct Runner<'a> {
+    pub(crate) session: &'a Session,
+    pub(crate) format: Format,
+    /// Says how long each statement took.
+    pub(crate) timing: bool,
+    /// A parameter that no statement uses is an error.
+    pub(crate) refuse_unused: bool,
+}
+
+impl<'a> Runner<'a> {
+    pub(crate) fn new(session: &'a Session, format: Format) -> Self {
+        Self {
+            session,
+            format,
+            timing: false,
+            refuse_unused: false,
+        }
+    }
+
+    /// Runs all scripts up to the first error, which is printed; gives the exit code.
+    pub(crate) async fn run_scripts(&self, scripts: &[Script], parameters: &mut Parameters) -> u8 {
+        let interrupt = Interrupt::new();
+        // All is parsed and bound before anything runs: a typo at the end changes nothing.
+        let mut statements = Vec::new();
+        for script in scripts {
+            match prepare(script, parameters) {
+                Ok(found) => statements.extend(found.into_iter().map(|parsed| (script, parsed))),
+                Err(error) => return report(&error, script),
+            }
+        }
+        if self.refuse_unused
+            && let Some(name) = parameters.unused().first()
+        {
+            let error = Error::invalid(format!(
+                "parameter {name} is given and no statement uses ${name}"
+            ));
+            eprint(&format!("error: {}\n", error.message()));
+            return 2;
+        }
+        for (script, parsed) in statements {
+            let done = tokio::select! {
+                done = self.run_statement(parsed) => done,
+                code = interrupt.wait() => return code,
+            };
+            if let Err(error) = done {
+                if is_broken_pipe(&error) {
+                    return 0;
+                }
+                return report(&error, script);
+            }
+        }
+        0
+    }
+
+    /// Runs one statement and prints its rows or what it did.
+    pub(crate) async fn run_statement(&self, parsed: ParsedStatement) -> Result<()> {
+        let start = Instant::now();
+        let place = parsed.span;
+        match self.session.execute(parsed).await? {
+            Outcome::Done(message) => self.say(&message, start.elapsed()),
+            Outcome::Insert(execution) => {
+                let rows = insert(execution).await.map_err(|error| error.at(place))?;
+                self.say(&format!("INSERT {rows}"), start.elapsed())
+            }
+            Outcome::Rows(execution) => {
+                let rows = self
+                    .print(execution)
+                    .await
+                    .map_err(|error| error.at(place))?;
+                if self.format == Format::Table {
+                    let unit = if rows == 1 { "row" } else { "rows" };
+                    self.say(&format!("({rows} {unit})"), start.elapsed())?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn print(&self, mut execution: Execution) -> Result<usize> {
+        let out = std::io::BufWriter::new(std::io::stdout());
+        let mut writer = ResultWriter::new(self.format, execution.schema(), out);
+        // Rows that scroll by on the terminal are progress enough.
+        let quiet = std::io::stdout().is_terminal();
+        let mut progress = Some(Progress::watch(&execution.plan, true));
+        while let Some(batch) = execution.stream.next().await {
+            if quiet {
+                progress = None;
+            }
+            writer.write(&batch?)?;
+        }
+        drop(progress);
+        writer.finish()
+    }
+
+    /// Statements without rows report on standard error, so that pipes carry rows only.
+    fn say(&self, message: &str, took: Duration) -> Result<()> {
+        let timing = if self.timing {
+            format!(" in {:.3} s", took.as_secs_f64())
+        } else {
+            String::new()
+        };
+        eprint(&format!("{message}{timing}\n"));
+        Ok(())
+    }
+}
+
+/// Runs an INSERT to its end; gives the number of rows written.
+pub(crate) async fn insert(mut execution: Execution) -> Result<u64> {
+    use datafusion::arrow::array::AsArray;
+    use datafusion::arrow::datatypes::UInt64Type;
+    let _progress = Progress::watch(&execution.plan, true);
+    let mut rows = 0;
+    while let Some(batch) = execution.stream.next().await {
+        let batch = batch?;
+        if let Some(counts) = batch.column(0).as_primitive_opt::<UInt64Type>() {
+            rows += counts.values().iter().sum::<u64>();
+        }
+    }
+    Ok(rows)
+}
+
+/// Parses and binds a script.
+pub(crate) fn prepare(
+    script: &Script,
+    parameters: &mut Parameters,
+) -> Result<Vec<ParsedStatement>> {
+    let mut statements = Vec::new();
+    for raw in script.split()? {
+        let mut parsed = parse_statement(&raw)?;
+        let place = parsed.span;
+        parameters
+            .bind(&mut parsed)
+            .map_err(|error| error.at(place))?;
+        statements.push(parsed);
+    }
+    Ok(statements)
+}
+
+/// Prints an error with its place; gives its exit code.
+pub(crate) fn report(error: &Error, script: &Script) -> u8 {
+    eprint(&error.render(&script.name, &script.text));
+    error.kind().exit_code()
+}
+
+pub(crate) fn eprint(text: &str) {
+    // Nobody is left to be told when standard error is closed.
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Ctrl-C and SIGTERM.
+pub(crate) struct Interrupt;
+
+impl Interrupt {
+    pub(crate) fn new() -> Self {
+        Self
+    }
+
+    /// Waits for a signal; gives the exit code for it.
+    pub(crate) async fn wait(&self) -> u8 {
+        use tokio::signal::unix::{SignalKind, signal};
+        let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => ErrorKind::Cancelled.exit_code(),
+            _ = terminate.recv() => 143,
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! The `csv` format: one record per message, fields by the position of the declared columns.
+//!
+//! A field that is unquoted and equal to `csv.null` is NULL. Values are read as the text of a JSON
+//! string is; timestamps are written as ISO 8601 in the table's zone, binary as base64.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, PrimitiveArray, RecordBatch, StringArray, StringBuilder,
+};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Date32Type, Float64Type, Int64Type, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use base64::Engine;
+
+use super::column::{Columns, ReadContext};
+use super::csv_text::{CsvDialect, CsvFields, write_field};
+use super::options::{ReadOptions, WriteOptions};
+use super::scalar::{BASE64, sql_name};
+use super::time::{TimestampWriter, units_per_second, write_date, write_time};
+use super::{
+    BadRow, Decoded, EncodedRows, RecordDecoder, RecordEncoder, RowsBuilder, batch_of, check_batch,
+    check_total_bytes, is_tombstone, not_tombstones, projected_schema,
+};
+use crate::error::{Error, Result};
+
+/// Refuses nested columns.
+///
+/// # Errors
+///
+/// Names the column and its type.
+pub(super) fn check_declared(declared: &Schema) -> Result<()> {
+    for field in declared.fields() {
+        if field.data_type().is_nested() {
+            return Err(Error::invalid(format!(
+                "format 'csv' has no nested values, column {} is a {}",
+                field.name(),
+                sql_name(field.data_type())
+            )));
+        }
+    }
+    Columns::try_new(declared.fields(), "").map(|_| ())
+}
+
+/// Decodes messages that are one CSV record each.
+pub(super) struct CsvDecoder {
+    schema: SchemaRef,
+    columns: Columns,
+    /// The place of each column in a record.
+    positions: Vec<usize>,
+    declared_columns: usize,
+    context: ReadContext,
+    dialect: CsvDialect,
+    fields: CsvFields,
+}
+
+impl CsvDecoder {
+    pub(super) fn try_new(
+        declared: &Schema,
+        projection: &[usize],
+        options: &ReadOptions,
+        dialect: &CsvDialect,
+        lenient: bool,
+    ) -> Result<Self> {
+        let schema = projected_schema(declared, projection)?;
+        let fields = projection
+            .iter()
+            .map(|&index| declared.field(index).clone())
+            .collect();
+        Ok(Self {
+            schema,
+            columns: Columns::try_new(&fields, "")?,
+            positions: projection.to_vec(),
+            declared_columns: declared.fields().len(),
+            context: ReadContext::new(options, lenient),
+            dialect: dialect.clone(),
+            fields: CsvFields::default(),
+        })
+    }
+
+    fn decode_row(&mut self, payload: &[u8], row: usize) -> Result<(), String> {
+        let text = std::str::from_utf8(payload)
+            .map_err(|error| format!("not valid UTF-8 at byte {}", error.valid_up_to()))?;
+        self.fields.split(text, &self.dialect)?;
+        let found = self.fields.len();
+        if found != self.declared_columns {
+            return Err(format!(
+                "{found} fields found, {} are declared",
+                self.declared_columns
+            ));
+        }
+        for (column, &position) in self.columns.children.iter_mut().zip(&self.positions) {
+            match self.fields.get(position, &self.dialect) {
+                Some(text) => column.push_text(text, &mut self.context),
+                None => column.push_null(),
+            }
+        }
+        self.columns.end_row(row, &mut self.context);
+        self.context.take_failure().map_or(Ok(()), Err)
+    }
+}
+
+impl RecordDecoder for CsvDecoder {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn decode(&mut self, payloads: &[Option<&[u8]>]) -> Result<Decoded> {
+        check_total_bytes(payloads)?;
+        let mut bad = Vec::new();
+        if !self.positions.is_empty() {
+            for (row, payload) in payloads.iter().enumerate() {
+                let Some(payload) = payload else {
+                    self.columns.push_null();
+                    continue;
+                };
+                if let Err(reason) = self.decode_row(payload, row) {
+                    self.columns.truncate(row);
+                    self.columns.push_null();
+                    bad.push(BadRow { row, reason });
+                }
+            }
+        }
+        let columns = self
+            .columns
+            .finish()
+            .map_err(|error| Error::internal(format!("decoded values do not fit: {error}")))?;
+        Ok(Decoded {
+            columns: batch_of(&self.schema, columns, payloads.len())?,
+            bad,
+        })
+    }
+}
+
+/// Writes each row as one CSV record without a line break.
+pub(super) struct CsvEncoder {
+    declared: SchemaRef,
+    dialect: CsvDialect,
+    timestamps: TimestampWriter,
+}
+
+impl CsvEncoder {
+    pub(super) fn new(declared: &SchemaRef, options: &WriteOptions, dialect: &CsvDialect) -> Self {
+        Self {
+            declared: Arc::clone(declared),
+            dialect: dialect.clone(),
+            timestamps: TimestampWriter::new(options.timestamp_format, options.zone),
+        }
+    }
+}
+
+impl RecordEncoder for CsvEncoder {
+    fn encode(
+        &mut self,
+        batch: &RecordBatch,
+        tombstones: Option<&BooleanBuffer>,
+    ) -> Result<EncodedRows> {
+        check_batch(batch, &self.declared, tombstones)?;
+        let texts = batch
+            .columns()
+            .iter()
+            .map(|column| to_text(column, &mut self.timestamps))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| Error::internal(format!("a value column does not fit: {error}")))?;
+        let bytes = texts
+            .iter()
+            .map(|text| text.value_data().len() + text.len())
+            .sum();
+        let mut rows = RowsBuilder::with_capacity(batch.num_rows(), bytes);
+        for row in 0..batch.num_rows() {
+            if !is_tombstone(tombstones, row) {
+                for (index, text) in texts.iter().enumerate() {
+                    if index > 0 {
+                        rows.bytes().push(self.dialect.delimiter);
+                    }
+                    let value = text.is_valid(row).then(|| text.value(row));
+                    if !write_field(value, &self.dialect, rows.bytes()) {
+                        return Err(Error::data(format!(
+                            "row {row} of the batch, column {}: the value needs quotes and \
+                             'csv.quote' is empty",
+                            self.declared.field(index).name()
+                        )));
+                    }
+                }
+            }
+            rows.end_row();
+        }
+        Ok(rows.finish(not_tombstones(tombstones)))
+    }
+}
+
+/// A column as the text that is written for it.
+fn to_text(column: &ArrayRef, timestamps: &mut TimestampWriter) -> Result<StringArray, ArrowError> {
+    match column.data_type() {
+        DataType::Timestamp(unit, _) => {
+            let values = cast(column, &DataType::Int64)?;
+            Ok(write_each(
+                values.as_primitive::<Int64Type>(),
+                |value, out| {
+                    timestamps.write(value, *unit, out);
+                },
+            ))
+        }
+        DataType::Date32 => Ok(write_each(
+            column.as_primitive::<Date32Type>(),
+            |days, out| {
+                write_date(i64::from(days), out);
+            },
+        )),
+        DataType::Time32(unit) | DataType::Time64(unit) => {
+            let nanos_per_unit = 1_000_000_000 / units_per_second(*unit);
+            let narrow = match column.data_type() {
+                DataType::Time32(_) => cast(column, &DataType::Int32)?,
+                _ => Arc::clone(column),
+            };
+            let values = cast(&narrow, &DataType::Int64)?;
+            Ok(write_each(
+                values.as_primitive::<Int64Type>(),
+                |value, out| {
+                    write_time(value * nanos_per_unit, out);
+                },
+            ))
+        }
+        DataType::Float32 | DataType::Float64 => {
+            let text = cast(column, &DataType::Utf8)?;
+            let wide = cast(column, &DataType::Float64)?;
+            let wide = wide.as_primitive::<Float64Type>();
+            if wide.values().iter().all(|value| value.is_finite()) {
+                return Ok(text.as_string::<i32>().clone());
+            }
+            let written = text.as_string::<i32>().iter().zip(wide.iter());
+            Ok(written
+                .map(|(text, value)| match value {
+                    Some(f64::INFINITY) => Some("Infinity"),
+                    Some(f64::NEG_INFINITY) => Some("-Infinity"),
+                    _ => text,
+                })
+                .collect())
+        }
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => {
+            let bytes = cast(column, &DataType::LargeBinary)?;
+            Ok(bytes
+                .as_binary::<i64>()
+                .iter()
+                .map(|value| value.map(|v| BASE64.encode(v)))
+                .collect())
+        }
+        _ => Ok(cast(column, &DataType::Utf8)?.as_string::<i32>().clone()),
+    }
+}
+
+/// The text of each value that is not NULL; `write` appends ASCII.
+fn write_each<T: arrow::datatypes::ArrowPrimitiveType>(
+    values: &PrimitiveArray<T>,
+    mut write: impl FnMut(T::Native, &mut Vec<u8>),
+) -> StringArray {
+    let mut builder = StringBuilder::with_capacity(values.len(), values.len() * 24);
+    let mut text = Vec::with_capacity(40);
+    for value in values {
+        match value {
+            Some(value) => {
+                text.clear();
+                write(value, &mut text);
+                builder.append_value(String::from_utf8_lossy(&text));
+            }
+            None => builder.append_null(),
+        }
+    }
+    builder.finish()
+}
+
+#[cfg(test)]
+#[path = "csv_tests.rs"]
+mod tests;

@@ -1,0 +1,242 @@
+//! Statements as typed, each part with its place.
+
+use datafusion::sql::parser::Statement as SqlStatement;
+use datafusion::sql::sqlparser::ast::{DataType as SqlType, Expr, Ident, ObjectName, Query};
+use datafusion::sql::sqlparser::tokenizer::Span;
+
+/// A statement with its text.
+#[derive(Debug, Clone)]
+pub struct ParsedStatement {
+    /// What to do.
+    pub statement: Statement,
+    /// The first word, where an error without a better place points.
+    pub span: Span,
+    /// The statement as typed.
+    pub text: String,
+}
+
+/// One statement.
+#[derive(Debug, Clone)]
+pub enum Statement {
+    /// `CREATE EXTERNAL TABLE … STORED AS KAFKA|DELTA`.
+    CreateTable(Box<CreateTable>),
+    /// `CREATE [OR REPLACE] VIEW`.
+    CreateView(Box<CreateView>),
+    /// `SHOW TABLES`.
+    ShowTables,
+    /// `DESCRIBE t` and `SHOW COLUMNS FROM t`.
+    Describe(ObjectName),
+    /// `SHOW CREATE TABLE t`.
+    ShowCreateTable(ObjectName),
+    /// `OPTIMIZE t [ZORDER BY (…)]`.
+    Optimize {
+        /// The table.
+        table: ObjectName,
+        /// The columns to cluster by; empty: compact small files only.
+        zorder_by: Vec<Ident>,
+    },
+    /// `VACUUM t [RETAIN n HOURS] [DRY RUN]`.
+    Vacuum {
+        /// The table.
+        table: ObjectName,
+        /// Hours of history to keep; the table's own setting if not given.
+        retain_hours: Option<Text>,
+        /// Only list what would be deleted.
+        dry_run: bool,
+    },
+    /// `DESCRIBE HISTORY t`.
+    History(ObjectName),
+    /// Statements about jobs and reprocessing.
+    Job(Box<JobStatement>),
+    /// Everything DataFusion's own SQL has.
+    Sql(Box<SqlStatement>),
+}
+
+/// A string literal or a parameter in its place, with its position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text {
+    /// The text; for an unbound parameter its name with the `$`.
+    pub value: String,
+    /// True until a parameter is bound.
+    pub is_parameter: bool,
+    /// Its place.
+    pub span: Span,
+}
+
+/// Which engine holds a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableKind {
+    /// A Kafka topic.
+    Kafka,
+    /// A Delta Lake table.
+    Delta,
+}
+
+/// `CREATE EXTERNAL TABLE` over Kafka or Delta.
+#[derive(Debug, Clone)]
+pub struct CreateTable {
+    /// The table's name.
+    pub name: ObjectName,
+    /// `OR REPLACE`.
+    pub or_replace: bool,
+    /// `IF NOT EXISTS`.
+    pub if_not_exists: bool,
+    /// `STORED AS`.
+    pub kind: TableKind,
+    /// The columns; empty when the list was left out.
+    pub columns: Vec<Column>,
+    /// `PRIMARY KEY (…) NOT ENFORCED`.
+    pub primary_key: Vec<Ident>,
+    /// `WATERMARK FOR column AS expression`.
+    pub watermark: Option<(Ident, Expr)>,
+    /// `PARTITIONED BY (…)`.
+    pub partitioned_by: Vec<Ident>,
+    /// `LOCATION`.
+    pub location: Text,
+    /// `OPTIONS (…)`.
+    pub options: Vec<TableOption>,
+}
+
+/// One `'key' 'value'` of an option list.
+#[derive(Debug, Clone)]
+pub struct TableOption {
+    /// The key, as typed.
+    pub key: String,
+    /// The key's place.
+    pub key_span: Span,
+    /// The value.
+    pub value: Text,
+}
+
+/// A column of `CREATE EXTERNAL TABLE`.
+#[derive(Debug, Clone)]
+pub struct Column {
+    /// The name.
+    pub name: Ident,
+    /// The type as typed.
+    pub sql_type: SqlType,
+    /// The type's place.
+    pub type_span: Span,
+    /// Where its values come from.
+    pub kind: ColumnKind,
+    /// `NOT NULL`.
+    pub not_null: bool,
+    /// `COMMENT '…'`.
+    pub comment: Option<String>,
+}
+
+/// Where a column's values come from.
+#[derive(Debug, Clone)]
+pub enum ColumnKind {
+    /// From the record's value, or the table's files.
+    Physical,
+    /// `METADATA [FROM 'key']`.
+    Metadata {
+        /// The metadata key; the column's name when left out.
+        key: String,
+        /// Its place.
+        span: Span,
+    },
+    /// `GENERATED ALWAYS AS (expression)`.
+    Generated {
+        /// The expression.
+        expr: Expr,
+        /// Its place.
+        span: Span,
+    },
+}
+
+/// `CREATE VIEW`: kept as a query, planned anew by every statement that uses it.
+#[derive(Debug, Clone)]
+pub struct CreateView {
+    /// The view's name.
+    pub name: ObjectName,
+    /// `OR REPLACE`.
+    pub or_replace: bool,
+    /// `IF NOT EXISTS`.
+    pub if_not_exists: bool,
+    /// Column names, when given.
+    pub columns: Vec<Ident>,
+    /// The query.
+    pub query: Box<Query>,
+}
+
+/// Statements about jobs and reprocessing.
+#[derive(Debug, Clone)]
+pub enum JobStatement {
+    /// `CREATE [OR REPLACE] JOB name [WITH (…)] AS INSERT … [EMIT …]`.
+    Create {
+        /// The job's name.
+        name: Ident,
+        /// `OR REPLACE`.
+        or_replace: bool,
+        /// `WITH (…)`.
+        options: Vec<TableOption>,
+        /// The INSERT it runs.
+        insert: Box<SqlStatement>,
+        /// When it emits.
+        emit: Emit,
+    },
+    /// `PAUSE JOB name`.
+    Pause(Ident),
+    /// `RESUME JOB name [SKIPPING LOST | ASSUMING BATCH n [NOT] COMMITTED]`.
+    Resume(Ident),
+    /// `DROP JOB [IF EXISTS] name [CASCADE]`.
+    Drop(Ident),
+    /// `REWIND JOB name TO BATCH n`.
+    Rewind {
+        /// The job's name.
+        name: Ident,
+        /// The batch to go back to.
+        batch: Text,
+    },
+    /// `SHOW JOBS`.
+    ShowJobs,
+    /// `SHOW BATCHES FOR JOB name`.
+    ShowBatches(Ident),
+    /// `SHOW CREATE JOB name` and `DESCRIBE JOB name`.
+    Describe(Ident),
+    /// `REPROCESS JOB name FROM '…' TO '…' [WITH (…)]`, with or without `EXPLAIN`.
+    Reprocess {
+        /// The job's name.
+        name: Ident,
+        /// Start of the range.
+        from: Text,
+        /// End of the range, exclusive.
+        to: Text,
+        /// `WITH (…)`.
+        options: Vec<TableOption>,
+    },
+    /// `SUBSCRIBE SELECT …`.
+    Subscribe(Box<SqlStatement>),
+}
+
+impl JobStatement {
+    /// The statement's leading words, for messages.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            JobStatement::Create { .. } => "CREATE JOB",
+            JobStatement::Pause(_) => "PAUSE JOB",
+            JobStatement::Resume(_) => "RESUME JOB",
+            JobStatement::Drop(_) => "DROP JOB",
+            JobStatement::Rewind { .. } => "REWIND JOB",
+            JobStatement::ShowJobs => "SHOW JOBS",
+            JobStatement::ShowBatches(_) => "SHOW BATCHES",
+            JobStatement::Describe(_) => "DESCRIBE JOB",
+            JobStatement::Reprocess { .. } => "REPROCESS JOB",
+            JobStatement::Subscribe(_) => "SUBSCRIBE",
+        }
+    }
+}
+
+/// When a job emits its aggregates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Emit {
+    /// Each window once, when it closes.
+    #[default]
+    OnWindowClose,
+    /// A row per group a batch touched.
+    Changes,
+    /// Aggregates over each batch alone.
+    PerBatch,
+}

@@ -1,0 +1,266 @@
+//! Parameters: `$name` in the syntax tree becomes a literal node. Text is never spliced.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+
+use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
+use datafusion::sql::sqlparser::ast::{Value, ValueWithSpan, VisitMut, VisitorMut};
+
+use crate::core::suggest::closest;
+use crate::error::{Error, Result};
+use crate::planner::ast::{
+    ColumnKind, JobStatement, ParsedStatement, Statement, TableOption, Text,
+};
+
+/// Values for `$name`, and which of them were used.
+#[derive(Debug, Clone, Default)]
+pub struct Parameters {
+    values: BTreeMap<String, String>,
+    used: BTreeSet<String>,
+}
+
+impl Parameters {
+    /// Sets a value; one set before is replaced.
+    pub fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
+        self.values.insert(name.into(), value.into());
+    }
+
+    /// Names and values.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.values
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// The names no statement has used so far.
+    pub fn unused(&self) -> Vec<&str> {
+        self.values
+            .keys()
+            .filter(|name| !self.used.contains(*name))
+            .map(String::as_str)
+            .collect()
+    }
+
+    /// Binds every `$name` of the statement.
+    ///
+    /// # Errors
+    /// A parameter without a value, with its place.
+    pub fn bind(&mut self, parsed: &mut ParsedStatement) -> Result<()> {
+        match &mut parsed.statement {
+            Statement::CreateTable(table) => {
+                self.text(&mut table.location)?;
+                self.options(&mut table.options)?;
+                if let Some((_, expr)) = &mut table.watermark {
+                    self.node(expr)?;
+                }
+                for column in &mut table.columns {
+                    if let ColumnKind::Generated { expr, .. } = &mut column.kind {
+                        self.node(expr)?;
+                    }
+                }
+                Ok(())
+            }
+            Statement::CreateView(view) => self.node(&mut view.query),
+            Statement::Vacuum {
+                retain_hours: Some(hours),
+                ..
+            } => self.text(hours),
+            Statement::Job(job) => self.job(job),
+            Statement::Sql(sql) => self.sql(sql),
+            Statement::Vacuum { .. }
+            | Statement::ShowTables
+            | Statement::Describe(_)
+            | Statement::ShowCreateTable(_)
+            | Statement::Optimize { .. }
+            | Statement::History(_) => Ok(()),
+        }
+    }
+
+    fn job(&mut self, job: &mut JobStatement) -> Result<()> {
+        match job {
+            JobStatement::Create {
+                options, insert, ..
+            } => {
+                self.options(options)?;
+                self.sql(insert)
+            }
+            JobStatement::Rewind { batch, .. } => self.text(batch),
+            JobStatement::Reprocess {
+                from, to, options, ..
+            } => {
+                self.text(from)?;
+                self.text(to)?;
+                self.options(options)
+            }
+            JobStatement::Subscribe(sql) => self.sql(sql),
+            _ => Ok(()),
+        }
+    }
+
+    fn sql(&mut self, statement: &mut SqlStatement) -> Result<()> {
+        match statement {
+            SqlStatement::Statement(ansi) => self.node(ansi.as_mut()),
+            SqlStatement::Explain(explain) => self.sql(&mut explain.statement),
+            SqlStatement::CopyTo(copy) => {
+                if let CopyToSource::Query(query) = &mut copy.source {
+                    self.node(query)?;
+                }
+                copy.options
+                    .iter_mut()
+                    .try_for_each(|(_, value)| self.value(value))
+            }
+            SqlStatement::CreateExternalTable(table) => table
+                .options
+                .iter_mut()
+                .try_for_each(|(_, value)| self.value(value)),
+            SqlStatement::Reset(_) => Ok(()),
+        }
+    }
+
+    fn options(&mut self, options: &mut [TableOption]) -> Result<()> {
+        options
+            .iter_mut()
+            .try_for_each(|option| self.text(&mut option.value))
+    }
+
+    fn text(&mut self, text: &mut Text) -> Result<()> {
+        if text.is_parameter {
+            let value = self
+                .lookup(&text.value)
+                .map_err(|error| error.at(text.span))?;
+            text.value = unquote(value).unwrap_or(value).to_owned();
+            text.is_parameter = false;
+        }
+        Ok(())
+    }
+
+    fn value(&mut self, value: &mut Value) -> Result<()> {
+        if let Value::Placeholder(name) = value {
+            *value = literal(self.lookup(name)?);
+        }
+        Ok(())
+    }
+
+    fn node(&mut self, node: &mut impl VisitMut) -> Result<()> {
+        let mut binder = Binder { parameters: self };
+        match node.visit(&mut binder) {
+            ControlFlow::Break(error) => Err(error),
+            ControlFlow::Continue(()) => Ok(()),
+        }
+    }
+
+    fn lookup(&mut self, placeholder: &str) -> Result<&str> {
+        let name = placeholder.trim_start_matches('$');
+        let Some(value) = self.values.get(name) else {
+            let known = self.values.keys().map(String::as_str);
+            let help = match closest(name, known) {
+                Some(near) => format!("did you mean ${near}?"),
+                None => format!("give it with --param {name}=VALUE"),
+            };
+            return Err(Error::invalid(format!("parameter ${name} has no value")).with_help(help));
+        };
+        self.used.insert(name.to_owned());
+        Ok(value)
+    }
+}
+
+struct Binder<'a> {
+    parameters: &'a mut Parameters,
+}
+
+impl VisitorMut for Binder<'_> {
+    type Break = Error;
+
+    fn pre_visit_value(&mut self, value: &mut ValueWithSpan) -> ControlFlow<Error> {
+        match self.parameters.value(&mut value.value) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(error.at(value.span)),
+        }
+    }
+}
+
+/// A number, a boolean or NULL when the text is one; `'…'` forces text; all else is text.
+fn literal(value: &str) -> Value {
+    if let Some(text) = unquote(value) {
+        return Value::SingleQuotedString(text.to_owned());
+    }
+    match value {
+        "true" | "false" => Value::Boolean(value == "true"),
+        "null" | "NULL" => Value::Null,
+        _ if is_number(value) => Value::Number(value.to_owned(), false),
+        _ => Value::SingleQuotedString(value.to_owned()),
+    }
+}
+
+fn unquote(value: &str) -> Option<&str> {
+    value.strip_prefix('\'')?.strip_suffix('\'')
+}
+
+/// A plain decimal number, without the leading zeros that identifiers have.
+fn is_number(value: &str) -> bool {
+    let digits = value.strip_prefix('-').unwrap_or(value);
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
+    let all_digits =
+        |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    all_digits(whole) && all_digits(fraction) && (whole == "0" || !whole.starts_with('0'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::planner::{Script, parse_statement};
+
+    fn bind(sql: &str, values: &[(&str, &str)]) -> Result<String> {
+        let raw = Script::new("t", sql).split()?.remove(0);
+        let mut parsed = parse_statement(&raw)?;
+        let mut parameters = Parameters::default();
+        for (name, value) in values {
+            parameters.set(*name, *value);
+        }
+        parameters.bind(&mut parsed)?;
+        match parsed.statement {
+            Statement::Sql(sql) => Ok(sql.to_string()),
+            other => Ok(format!("{other:?}")),
+        }
+    }
+
+    #[test]
+    fn binds_wherever_a_literal_may_stand() {
+        let sql = "SELECT $a, INTERVAL $i, TIMESTAMP $t FROM f($a) WHERE x IN ($a, $b) LIMIT $n";
+        let values = [
+            ("a", "x' OR 1=1 --"),
+            ("b", "-2"),
+            ("n", "3"),
+            ("i", "1 minute"),
+            ("t", "2025-01-01"),
+        ];
+        let bound = bind(sql, &values).unwrap();
+        assert_eq!(
+            bound,
+            "SELECT 'x'' OR 1=1 --', INTERVAL '1 minute', CAST('2025-01-01' AS TIMESTAMP) \
+             FROM f('x'' OR 1=1 --') WHERE x IN ('x'' OR 1=1 --', -2) LIMIT 3"
+        );
+        assert_eq!(
+            bind(
+                "INSERT INTO t VALUES ($b, $s)",
+                &[("b", "true"), ("s", "'7'")]
+            )
+            .unwrap(),
+            "INSERT INTO t VALUES (true, '7')"
+        );
+    }
+
+    #[test]
+    fn a_missing_parameter_has_a_place() {
+        let error = bind("SELECT\n  $run_idd", &[("run_id", "x")]).unwrap_err();
+        assert_eq!(error.help(), Some("did you mean $run_id?"));
+        assert_eq!(error.span().unwrap().start.line, 2);
+    }
+
+    #[test]
+    fn leading_zeros_stay_text() {
+        assert_eq!(literal("007"), Value::SingleQuotedString("007".into()));
+        assert_eq!(literal("0.5"), Value::Number("0.5".into(), false));
+        assert_eq!(literal("1e5"), Value::SingleQuotedString("1e5".into()));
+    }
+}

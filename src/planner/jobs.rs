@@ -1,0 +1,108 @@
+//! Parsing the statements about jobs and reprocessing.
+
+use datafusion::sql::sqlparser::tokenizer::Token;
+
+use crate::error::{Error, Result};
+use crate::planner::ast::{Emit, JobStatement};
+use crate::planner::cursor::Cursor;
+
+/// Parses a statement about jobs; `None` when it is about something else. `emit` is the trailing
+/// EMIT clause, which was cut off before.
+pub(crate) fn parse_job(
+    cursor: &mut Cursor<'_>,
+    emit: Option<Emit>,
+) -> Result<Option<JobStatement>> {
+    let statement = if cursor.at_words(&["CREATE", "JOB"])
+        || cursor.at_words(&["CREATE", "OR", "REPLACE", "JOB"])
+        || cursor.at_words(&["EXPLAIN", "CREATE", "JOB"])
+    {
+        cursor.take_words(&["EXPLAIN"]);
+        return parse_create(cursor, emit).map(Some);
+    } else if cursor.take_words(&["PAUSE", "JOB"]) {
+        JobStatement::Pause(cursor.ident()?)
+    } else if cursor.take_words(&["RESUME", "JOB"]) {
+        let name = cursor.ident()?;
+        if cursor.take_words(&["ASSUMING", "BATCH"]) {
+            cursor.literal("a batch number")?;
+            cursor.take_words(&["NOT"]);
+            cursor.expect_words(&["COMMITTED"])?;
+        } else {
+            cursor.take_words(&["SKIPPING", "LOST"]);
+        }
+        JobStatement::Resume(name)
+    } else if cursor.take_words(&["DROP", "JOB"]) {
+        cursor.take_words(&["IF", "EXISTS"]);
+        let name = cursor.ident()?;
+        cursor.take_words(&["CASCADE"]);
+        JobStatement::Drop(name)
+    } else if cursor.take_words(&["REWIND", "JOB"]) {
+        let name = cursor.ident()?;
+        cursor.expect_words(&["TO", "BATCH"])?;
+        JobStatement::Rewind {
+            name,
+            batch: cursor.literal("a batch number")?,
+        }
+    } else if cursor.take_words(&["SHOW", "JOBS"]) {
+        JobStatement::ShowJobs
+    } else if cursor.take_words(&["SHOW", "BATCHES"]) {
+        cursor.expect_words(&["FOR", "JOB"])?;
+        JobStatement::ShowBatches(cursor.ident()?)
+    } else if cursor.take_words(&["SHOW", "CREATE", "JOB"])
+        || cursor.take_words(&["DESCRIBE", "JOB"])
+    {
+        JobStatement::Describe(cursor.ident()?)
+    } else if cursor.take_words(&["REPROCESS", "JOB"])
+        || cursor.take_words(&["EXPLAIN", "REPROCESS", "JOB"])
+    {
+        let name = cursor.ident()?;
+        cursor.expect_words(&["FROM"])?;
+        let from = cursor.literal("a start time")?;
+        cursor.expect_words(&["TO"])?;
+        let to = cursor.literal("an end time")?;
+        let options = if cursor.take_words(&["WITH"]) {
+            cursor.options()?
+        } else {
+            Vec::new()
+        };
+        JobStatement::Reprocess {
+            name,
+            from,
+            to,
+            options,
+        }
+    } else if cursor.take_words(&["SUBSCRIBE"]) {
+        JobStatement::Subscribe(Box::new(cursor.sql_statement()?))
+    } else {
+        return Ok(None);
+    };
+    cursor.expect_end()?;
+    Ok(Some(statement))
+}
+
+fn parse_create(cursor: &mut Cursor<'_>, emit: Option<Emit>) -> Result<JobStatement> {
+    cursor.expect_words(&["CREATE"])?;
+    let or_replace = cursor.take_words(&["OR", "REPLACE"]);
+    cursor.expect_words(&["JOB"])?;
+    let name = cursor.ident()?;
+    let options = if cursor.take_words(&["WITH"]) {
+        cursor.options()?
+    } else {
+        Vec::new()
+    };
+    cursor.expect_words(&["AS"])?;
+    let body = cursor.span();
+    if !cursor.at_words(&["INSERT", "INTO"]) {
+        return Err(cursor.expected("INSERT INTO"));
+    }
+    if matches!(cursor.parser().peek_token_ref().token, Token::EOF) {
+        return Err(Error::invalid("a job needs an INSERT INTO … SELECT").at(body));
+    }
+    let insert = Box::new(cursor.sql_statement()?);
+    Ok(JobStatement::Create {
+        name,
+        or_replace,
+        options,
+        insert,
+        emit: emit.unwrap_or_default(),
+    })
+}

@@ -1,0 +1,22 @@
+//! From text to statements: the dialect, scripts, parameters and the statements of our own.
+//!
+//! Nothing here touches a table: a [`Statement`] is what the user wrote, with the place of every
+//! part, ready for the session to resolve.
+
+pub mod ast;
+pub mod bind;
+mod cursor;
+pub mod dialect;
+mod jobs;
+pub mod parse;
+pub mod script;
+mod tables;
+pub mod types;
+
+pub use ast::{
+    Column, ColumnKind, CreateTable, CreateView, JobStatement, ParsedStatement, Statement,
+    TableKind, TableOption, Text,
+};
+pub use bind::Parameters;
+pub use parse::parse_statement;
+pub use script::{RawStatement, Script};

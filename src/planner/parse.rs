@@ -1,0 +1,216 @@
+//! One statement's tokens to a [`Statement`].
+
+use datafusion::sql::parser::Statement as SqlStatement;
+use datafusion::sql::sqlparser::ast::Statement as AnsiStatement;
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
+
+use crate::error::{Error, Result};
+use crate::planner::ast::{CreateView, Emit, ParsedStatement, Statement};
+use crate::planner::cursor::Cursor;
+use crate::planner::dialect::AnabranchDialect;
+use crate::planner::jobs::parse_job;
+use crate::planner::script::{RawStatement, is_significant};
+use crate::planner::tables::parse_create_table;
+
+/// Parses one statement.
+///
+/// # Errors
+/// [`crate::error::ErrorKind::Invalid`] with the place of the first token that does not fit.
+pub fn parse_statement(raw: &RawStatement) -> Result<ParsedStatement> {
+    let mut tokens = raw.tokens.clone();
+    let emit = take_emit(&mut tokens);
+    drop_time_travel_for(&mut tokens);
+    let dialect = AnabranchDialect::default();
+    let mut cursor = Cursor::new(&dialect, tokens)?;
+    let statement =
+        parse(&mut cursor, emit.map(|(emit, _)| emit)).map_err(|error| error.at(raw.span))?;
+    if let (Some((_, span)), false) = (emit, matches!(statement, Statement::Job(_))) {
+        return Err(Error::invalid("EMIT belongs to CREATE JOB")
+            .with_help("a query and an INSERT see all rows at once: leave EMIT out")
+            .at(span));
+    }
+    Ok(ParsedStatement {
+        statement,
+        span: raw.span,
+        text: raw.text(),
+    })
+}
+
+fn parse(cursor: &mut Cursor<'_>, emit: Option<Emit>) -> Result<Statement> {
+    if let Some(job) = parse_job(cursor, emit)? {
+        return Ok(Statement::Job(Box::new(job)));
+    }
+    if is_our_table(cursor) {
+        return Ok(Statement::CreateTable(Box::new(parse_create_table(
+            cursor,
+        )?)));
+    }
+    if cursor.take_words(&["SHOW", "CREATE", "TABLE"])
+        || cursor.take_words(&["SHOW", "CREATE", "VIEW"])
+    {
+        let name = cursor.object_name()?;
+        cursor.expect_end()?;
+        return Ok(Statement::ShowCreateTable(name));
+    }
+    if cursor.take_words(&["SHOW", "TABLES"]) {
+        cursor.expect_end()?;
+        return Ok(Statement::ShowTables);
+    }
+    if cursor.take_words(&["SHOW", "COLUMNS"]) {
+        if !(cursor.take_words(&["FROM"]) || cursor.take_words(&["IN"])) {
+            return Err(cursor.expected("FROM and a table"));
+        }
+        return describe(cursor);
+    }
+    if cursor.take_words(&["DESCRIBE", "HISTORY"]) {
+        let name = cursor.object_name()?;
+        cursor.expect_end()?;
+        return Ok(Statement::History(name));
+    }
+    if cursor.take_words(&["DESCRIBE"]) || cursor.take_words(&["DESC"]) {
+        cursor.take_words(&["TABLE"]);
+        return describe(cursor);
+    }
+    if cursor.take_words(&["OPTIMIZE"]) {
+        cursor.take_words(&["TABLE"]);
+        let table = cursor.object_name()?;
+        let zorder_by = if cursor.take_words(&["ZORDER", "BY"]) {
+            cursor.ident_list()?
+        } else {
+            Vec::new()
+        };
+        cursor.expect_end()?;
+        return Ok(Statement::Optimize { table, zorder_by });
+    }
+    if cursor.take_words(&["VACUUM"]) {
+        cursor.take_words(&["TABLE"]);
+        let table = cursor.object_name()?;
+        let retain_hours = if cursor.take_words(&["RETAIN"]) {
+            let hours = cursor.literal("a number of hours")?;
+            cursor.expect_words(&["HOURS"])?;
+            Some(hours)
+        } else {
+            None
+        };
+        let dry_run = cursor.take_words(&["DRY", "RUN"]);
+        cursor.expect_end()?;
+        return Ok(Statement::Vacuum {
+            table,
+            retain_hours,
+            dry_run,
+        });
+    }
+    Ok(into_view(cursor.sql_statement()?))
+}
+
+fn describe(cursor: &mut Cursor<'_>) -> Result<Statement> {
+    let name = cursor.object_name()?;
+    cursor.expect_end()?;
+    Ok(Statement::Describe(name))
+}
+
+/// Views are our own: DataFusion would keep the tables' snapshots of the moment of creation.
+fn into_view(statement: SqlStatement) -> Statement {
+    match statement {
+        SqlStatement::Statement(ansi) => match *ansi {
+            AnsiStatement::CreateView(view) if !view.materialized => {
+                Statement::CreateView(Box::new(CreateView {
+                    name: view.name,
+                    or_replace: view.or_replace,
+                    if_not_exists: view.if_not_exists,
+                    columns: view.columns.into_iter().map(|column| column.name).collect(),
+                    query: view.query,
+                }))
+            }
+            other => Statement::Sql(Box::new(SqlStatement::Statement(Box::new(other)))),
+        },
+        other => Statement::Sql(Box::new(other)),
+    }
+}
+
+/// True for `CREATE … EXTERNAL TABLE` unless it is stored as a file type of DataFusion's.
+fn is_our_table(cursor: &mut Cursor<'_>) -> bool {
+    let mut at = 0;
+    let words: Vec<Option<String>> = (0..5).map(|ahead| cursor.peek_word(ahead)).collect();
+    let mut eat = |word: &str| {
+        let found = words
+            .get(at)
+            .is_some_and(|found| found.as_deref() == Some(word));
+        at += usize::from(found);
+        found
+    };
+    let created = eat("CREATE");
+    let _ = eat("OR") && eat("REPLACE");
+    let _ = eat("UNBOUNDED");
+    if !(created && eat("EXTERNAL")) {
+        return false;
+    }
+    let mut ahead = 0;
+    while cursor.parser().peek_nth_token_ref(ahead).token != Token::EOF {
+        let word = |more: usize| cursor.peek_word(ahead + more);
+        if word(0).as_deref() == Some("STORED") && word(1).as_deref() == Some("AS") {
+            return !matches!(
+                word(2).as_deref(),
+                Some("PARQUET" | "CSV" | "JSON" | "NDJSON" | "AVRO" | "ARROW")
+            );
+        }
+        ahead += 1;
+    }
+    true
+}
+
+/// Cuts a trailing `EMIT …` off: sqlparser would read the word as a table alias.
+fn take_emit(
+    tokens: &mut Vec<TokenWithSpan>,
+) -> Option<(Emit, datafusion::sql::sqlparser::tokenizer::Span)> {
+    const CLAUSES: [(&[&str], Emit); 3] = [
+        (&["EMIT", "CHANGES"], Emit::Changes),
+        (&["EMIT", "ON", "WINDOW", "CLOSE"], Emit::OnWindowClose),
+        (&["EMIT", "PER", "BATCH"], Emit::PerBatch),
+    ];
+    let significant: Vec<usize> = (0..tokens.len())
+        .filter(|index| is_significant(&tokens[*index]))
+        .collect();
+    for (words, emit) in CLAUSES {
+        let Some(first) = significant.len().checked_sub(words.len()) else {
+            continue;
+        };
+        let tail = &significant[first..];
+        if tail
+            .iter()
+            .zip(words)
+            .all(|(index, word)| is_word(&tokens[*index], word))
+        {
+            let span = tokens[tail[0]].span;
+            tokens.truncate(tail[0]);
+            return Some((emit, span));
+        }
+    }
+    None
+}
+
+/// `FOR VERSION AS OF` and `FOR TIMESTAMP AS OF` are sqlparser's `VERSION AS OF` with a word before.
+fn drop_time_travel_for(tokens: &mut Vec<TokenWithSpan>) {
+    let significant: Vec<usize> = (0..tokens.len())
+        .filter(|index| is_significant(&tokens[*index]))
+        .collect();
+    let dropped: Vec<usize> = significant
+        .windows(4)
+        .filter(|window| {
+            is_word(&tokens[window[0]], "FOR")
+                && (is_word(&tokens[window[1]], "VERSION")
+                    || is_word(&tokens[window[1]], "TIMESTAMP"))
+                && is_word(&tokens[window[2]], "AS")
+                && is_word(&tokens[window[3]], "OF")
+        })
+        .map(|window| window[0])
+        .collect();
+    for index in dropped.into_iter().rev() {
+        tokens.remove(index);
+    }
+}
+
+fn is_word(token: &TokenWithSpan, word: &str) -> bool {
+    matches!(&token.token, Token::Word(found)
+        if found.quote_style.is_none() && found.value.eq_ignore_ascii_case(word))
+}

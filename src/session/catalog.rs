@@ -1,0 +1,342 @@
+//! The session's tables: definitions kept, providers made anew for each statement.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::view::ViewTable;
+use datafusion::catalog::{SchemaProvider, TableProvider};
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::LogicalPlanBuilder;
+use datafusion::sql::parser::Statement as SqlStatement;
+use datafusion::sql::sqlparser::ast::{Query, Statement as AnsiStatement};
+
+use crate::core::suggest::closest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::tables::delta::{DeltaTableHandle, TimeTravel};
+use crate::tables::kafka::{KafkaTable, KafkaTableProvider};
+
+/// Gives the context's state; set once, after the context is built.
+type StateOf = Box<dyn Fn() -> Option<SessionState> + Send + Sync>;
+
+/// What a name stands for.
+#[derive(Debug, Clone)]
+pub(crate) enum TableEntry {
+    Kafka(Arc<KafkaTable>),
+    /// The table, and its columns when it was declared.
+    Delta {
+        handle: DeltaTableHandle,
+        schema: SchemaRef,
+    },
+    View(Arc<View>),
+    Provider(Arc<dyn TableProvider>),
+}
+
+impl TableEntry {
+    /// What messages and SHOW TABLES call it.
+    pub(crate) fn kind_name(&self) -> &'static str {
+        match self {
+            TableEntry::Kafka(_) => "Kafka table",
+            TableEntry::Delta { .. } => "Delta table",
+            TableEntry::View(_) => "view",
+            TableEntry::Provider(_) => "table",
+        }
+    }
+}
+
+/// A view as its query; planned by every statement that uses it.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) query: Box<Query>,
+    pub(crate) columns: Vec<String>,
+}
+
+#[derive(Default)]
+struct Tables {
+    entries: BTreeMap<String, TableEntry>,
+    definitions: BTreeMap<String, String>,
+}
+
+/// The one schema of a session.
+#[derive(Default)]
+pub(crate) struct Catalog {
+    tables: RwLock<Tables>,
+    /// Providers of the running statement: every mention of a table is the same snapshot.
+    statement: Mutex<HashMap<String, Arc<dyn TableProvider>>>,
+    /// Views being planned, innermost last: a view of itself is refused.
+    planning: Mutex<Vec<String>>,
+    state: OnceLock<StateOf>,
+}
+
+impl std::fmt::Debug for Catalog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Catalog")
+            .field("tables", &self.names())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Catalog {
+    /// Lets views be planned; called once with the context's state.
+    pub(crate) fn attach(&self, state: impl Fn() -> Option<SessionState> + Send + Sync + 'static) {
+        let _ = self.state.set(Box::new(state));
+    }
+
+    /// Forgets the snapshots of the statement before.
+    pub(crate) fn begin_statement(&self) {
+        lock(&self.statement).clear();
+        lock(&self.planning).clear();
+    }
+
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.read(|tables| tables.entries.keys().cloned().collect())
+    }
+
+    pub(crate) fn column_names(&self) -> Vec<String> {
+        self.read(|tables| {
+            let mut names: Vec<String> = tables
+                .entries
+                .values()
+                .flat_map(|entry| match entry {
+                    TableEntry::Kafka(table) => field_names(table.schema()),
+                    TableEntry::Delta { schema, .. } => field_names(schema),
+                    TableEntry::Provider(provider) => field_names(&provider.schema()),
+                    TableEntry::View(view) => view.columns.clone(),
+                })
+                .collect();
+            names.sort();
+            names.dedup();
+            names
+        })
+    }
+
+    pub(crate) fn entry(&self, name: &str) -> Option<TableEntry> {
+        self.read(|tables| tables.entries.get(name).cloned())
+    }
+
+    /// The entry, or an error that names close ones.
+    pub(crate) fn expect(&self, name: &str) -> Result<TableEntry> {
+        self.entry(name).ok_or_else(|| self.no_such_table(name))
+    }
+
+    pub(crate) fn no_such_table(&self, name: &str) -> Error {
+        let names = self.names();
+        let error = Error::not_found(format!("no table or view is named {name}"));
+        match closest(name, names.iter().map(String::as_str)) {
+            Some(near) => error.with_help(format!("did you mean {near}?")),
+            None if names.is_empty() => {
+                error.with_help("declare it with CREATE EXTERNAL TABLE, or run the file that does")
+            }
+            None => error.with_help(format!("there are {}", names.join(", "))),
+        }
+    }
+
+    pub(crate) fn delta(&self, name: &str) -> Result<DeltaTableHandle> {
+        match self.expect(name)? {
+            TableEntry::Delta { handle, .. } => Ok(handle),
+            other => Err(Error::invalid(format!(
+                "{name} is a {}, and this statement is about Delta tables",
+                other.kind_name()
+            ))),
+        }
+    }
+
+    pub(crate) fn definition(&self, name: &str) -> Result<String> {
+        self.expect(name)?;
+        self.read(|tables| tables.definitions.get(name).cloned())
+            .ok_or_else(|| Error::unsupported(format!("{name} has no definition to show")))
+    }
+
+    /// Adds or replaces a table. `definition` is what SHOW CREATE TABLE shows: no secrets.
+    pub(crate) fn put(&self, name: &str, entry: TableEntry, definition: String) {
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        tables.entries.insert(name.to_owned(), entry);
+        tables.definitions.insert(name.to_owned(), definition);
+    }
+
+    /// Keeps the text of a table that DataFusion's own DDL has just made.
+    pub(crate) fn describe_new(&self, text: &str) {
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        let tables = &mut *tables;
+        for name in tables.entries.keys() {
+            tables
+                .definitions
+                .entry(name.clone())
+                .or_insert_with(|| text.to_owned());
+        }
+    }
+
+    /// Kafka tables the running statement has read.
+    pub(crate) fn kafka_tables_in_use(&self) -> Vec<Arc<dyn TableProvider>> {
+        lock(&self.statement)
+            .values()
+            .filter(|provider| provider.is::<KafkaTableProvider>())
+            .cloned()
+            .collect()
+    }
+
+    /// The provider of a table for the running statement; `None`: no such table.
+    pub(crate) async fn provider(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        if let Some(known) = lock(&self.statement).get(name) {
+            return Ok(Some(Arc::clone(known)));
+        }
+        let (base, travel) = split_time_travel(name);
+        let Some(entry) = self.entry(base) else {
+            return Ok(None);
+        };
+        let provider: Arc<dyn TableProvider> = match entry {
+            TableEntry::Kafka(table) => Arc::new(KafkaTableProvider::new(table)),
+            TableEntry::Delta { handle, .. } => handle.snapshot(travel).await?,
+            TableEntry::View(view) => self.plan_view(base, &view).await?,
+            TableEntry::Provider(provider) => provider,
+        };
+        lock(&self.statement).insert(name.to_owned(), Arc::clone(&provider));
+        Ok(Some(provider))
+    }
+
+    async fn plan_view(&self, name: &str, view: &View) -> Result<Arc<dyn TableProvider>> {
+        {
+            let mut planning = lock(&self.planning);
+            if planning.iter().any(|planned| planned == name) {
+                return Err(Error::invalid(format!("view {name} is defined by itself")));
+            }
+            planning.push(name.to_owned());
+        }
+        let state = self
+            .state
+            .get()
+            .and_then(|state| state())
+            .ok_or_else(|| Error::internal("the session is gone"))?;
+        let statement = SqlStatement::Statement(Box::new(AnsiStatement::Query(view.query.clone())));
+        let planned = state.statement_to_plan(statement).await;
+        lock(&self.planning).pop();
+        let mut plan =
+            planned.map_err(|error| Error::from(error).context(format!("view {name}")))?;
+        if !view.columns.is_empty() {
+            plan = rename(plan, &view.columns)?;
+        }
+        let definition = self.read(|tables| tables.definitions.get(name).cloned());
+        Ok(Arc::new(ViewTable::new(plan, definition)))
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&Tables) -> T) -> T {
+        look(&self.tables.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn rename(
+    plan: datafusion::logical_expr::LogicalPlan,
+    names: &[String],
+) -> Result<datafusion::logical_expr::LogicalPlan> {
+    let columns = plan.schema().columns();
+    if columns.len() != names.len() {
+        return Err(Error::invalid(format!(
+            "the view names {} columns and its query has {}",
+            names.len(),
+            columns.len()
+        )));
+    }
+    let renamed = columns
+        .into_iter()
+        .zip(names)
+        .map(|(column, name)| datafusion::logical_expr::Expr::Column(column).alias(name));
+    Ok(LogicalPlanBuilder::from(plan).project(renamed)?.build()?)
+}
+
+/// The hidden name of a table at a version or time, as `rewrite` writes it.
+pub(crate) fn time_travel_name(table: &str, travel: TimeTravel) -> String {
+    match travel {
+        TimeTravel::Latest => table.to_owned(),
+        TimeTravel::Version(version) => format!("{table}@version={version}"),
+        TimeTravel::Timestamp(micros) => format!("{table}@timestamp={micros}"),
+    }
+}
+
+fn split_time_travel(name: &str) -> (&str, TimeTravel) {
+    if let Some((table, version)) = name.rsplit_once("@version=")
+        && let Ok(version) = version.parse()
+    {
+        return (table, TimeTravel::Version(version));
+    }
+    if let Some((table, micros)) = name.rsplit_once("@timestamp=")
+        && let Ok(micros) = micros.parse()
+    {
+        return (table, TimeTravel::Timestamp(micros));
+    }
+    (name, TimeTravel::Latest)
+}
+
+fn field_names(schema: &datafusion::arrow::datatypes::SchemaRef) -> Vec<String> {
+    schema
+        .fields()
+        .iter()
+        .map(|field| field.name().clone())
+        .collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[async_trait]
+impl SchemaProvider for Catalog {
+    fn table_names(&self) -> Vec<String> {
+        self.names()
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
+        Ok(self.provider(name).await?)
+    }
+
+    fn register_table(
+        &self,
+        name: String,
+        table: Arc<dyn TableProvider>,
+    ) -> DataFusionResult<Option<Arc<dyn TableProvider>>> {
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        if tables.entries.contains_key(&name) {
+            return Err(
+                Error::new(ErrorKind::Exists, format!("table {name} exists already")).into(),
+            );
+        }
+        tables.entries.insert(name, TableEntry::Provider(table));
+        Ok(None)
+    }
+
+    fn deregister_table(&self, name: &str) -> DataFusionResult<Option<Arc<dyn TableProvider>>> {
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        tables.definitions.remove(name);
+        let provider = lock(&self.statement).get(name).cloned();
+        Ok(match tables.entries.remove(name) {
+            None => None,
+            Some(TableEntry::Kafka(table)) => {
+                Some(provider.unwrap_or_else(|| Arc::new(KafkaTableProvider::new(table))))
+            }
+            Some(TableEntry::Provider(table)) => Some(table),
+            // DataFusion asks only whether something was dropped.
+            Some(entry) => provider.or_else(|| Some(placeholder(&entry))),
+        })
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        self.entry(split_time_travel(name).0).is_some()
+    }
+}
+
+fn placeholder(entry: &TableEntry) -> Arc<dyn TableProvider> {
+    let schema = match entry {
+        TableEntry::Delta { schema, .. } => Arc::clone(schema),
+        _ => Arc::new(datafusion::arrow::datatypes::Schema::empty()),
+    };
+    Arc::new(datafusion::datasource::empty::EmptyTable::new(schema))
+}
+
+/// Makes the closure [`Catalog::attach`] takes from a context's weak state.
+pub(crate) fn weak_state(
+    context: &datafusion::prelude::SessionContext,
+) -> impl Fn() -> Option<SessionState> + Send + Sync + 'static {
+    let weak = context.state_weak_ref();
+    move || Some(Weak::upgrade(&weak)?.read().clone())
+}

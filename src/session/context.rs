@@ -1,0 +1,90 @@
+//! Building the DataFusion context: types, functions, planners, memory.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider};
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::prelude::{SessionConfig, SessionContext};
+
+use crate::error::{Error, Result};
+use crate::planner::types::SqlTypes;
+use crate::session::catalog::{Catalog, weak_state};
+
+const CATALOG: &str = "anabranch";
+const SCHEMA: &str = "public";
+
+/// What a session is given.
+#[derive(Debug, Clone, Default)]
+pub struct SessionOptions {
+    /// Bytes that sorts, aggregates and joins may hold before they spill; `None`: half of the
+    /// machine's memory.
+    pub memory_limit: Option<usize>,
+    /// Parallel streams; `None`: one per processor.
+    pub target_partitions: Option<usize>,
+    /// Where spilled data goes; `None`: the system's temporary folder.
+    pub spill_dir: Option<PathBuf>,
+}
+
+pub(super) fn build(options: &SessionOptions) -> Result<(SessionContext, Arc<Catalog>)> {
+    let mut config = SessionConfig::new()
+        .with_information_schema(true)
+        .with_create_default_catalog_and_schema(false)
+        .with_default_catalog_and_schema(CATALOG, SCHEMA);
+    if let Some(partitions) = options.target_partitions {
+        config = config.with_target_partitions(partitions);
+    }
+    let settings = config.options_mut();
+    settings.sql_parser.collect_spans = true;
+    settings.sql_parser.map_string_types_to_utf8view = false;
+    settings.sql_parser.support_varchar_with_length = true;
+
+    let limit = options.memory_limit.unwrap_or_else(default_memory_limit);
+    let mut runtime =
+        RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(limit)));
+    if let Some(dir) = &options.spill_dir {
+        runtime = runtime.with_disk_manager_builder(
+            DiskManagerBuilder::default()
+                .with_mode(DiskManagerMode::Directories(vec![dir.clone()])),
+        );
+    }
+    let runtime = runtime.build_arc()?;
+
+    let builder = SessionStateBuilder::new()
+        .with_config(config)
+        .with_runtime_env(runtime)
+        .with_default_features()
+        .with_type_planner(Arc::new(SqlTypes))
+        .with_query_planner(anabranch_udfs::query_planner());
+    let mut state = anabranch_udfs::register(builder).build();
+    anabranch_udfs::register_json(&mut state)?;
+    let context = SessionContext::new_with_state(state);
+
+    let catalog = Arc::new(Catalog::default());
+    let root = MemoryCatalogProvider::new();
+    root.register_schema(SCHEMA, Arc::clone(&catalog) as _)
+        .map_err(|error| Error::internal(error.to_string()))?;
+    context.register_catalog(CATALOG, Arc::new(root));
+    catalog.attach(weak_state(&context));
+    Ok((context, catalog))
+}
+
+/// Half of the machine's memory; 2 GiB where it cannot be told.
+fn default_memory_limit() -> usize {
+    const FALLBACK: usize = 2 << 30;
+    let Ok(info) = std::fs::read_to_string("/proc/meminfo") else {
+        return FALLBACK;
+    };
+    info.lines()
+        .find_map(|line| {
+            line.strip_prefix("MemTotal:")?
+                .split_whitespace()
+                .next()?
+                .parse()
+                .ok()
+        })
+        .map_or(FALLBACK, |kib: usize| kib.saturating_mul(1024) / 2)
+}

@@ -1,0 +1,285 @@
+//! CREATE EXTERNAL TABLE and CREATE VIEW: what was typed becomes a checked table.
+
+use datafusion::arrow::datatypes::Field;
+use datafusion::prelude::SessionContext;
+use datafusion::sql::parser::Statement as SqlStatement;
+use datafusion::sql::sqlparser::ast::Statement as AnsiStatement;
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
+use std::sync::Arc;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::planner::dialect::AnabranchDialect;
+use crate::planner::types::arrow_type;
+use crate::planner::{Column, ColumnKind, CreateTable, CreateView, TableKind, Text};
+use crate::session::catalog::{Catalog, TableEntry, View};
+use crate::session::{Outcome, normalize, rewrite};
+use crate::tables::delta::{DeltaColumn, DeltaSpec, DeltaTableHandle};
+use crate::tables::kafka::{KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey};
+use crate::tables::options::{self, Options};
+
+pub(super) async fn create_table(
+    catalog: &Catalog,
+    table: &CreateTable,
+    text: &str,
+) -> Result<Outcome> {
+    let name = rewrite::plain_name(&table.name)?;
+    let span = table
+        .name
+        .0
+        .first()
+        .and_then(|part| part.as_ident())
+        .map(|ident| ident.span);
+    if catalog.entry(&name).is_some() {
+        if table.if_not_exists {
+            return Ok(Outcome::Done(format!("{name} exists already")));
+        }
+        if !table.or_replace {
+            let error = Error::new(ErrorKind::Exists, format!("table {name} exists already"))
+                .with_help("CREATE OR REPLACE EXTERNAL TABLE declares it anew");
+            return Err(match span {
+                Some(span) => error.at(span),
+                None => error,
+            });
+        }
+    }
+    let options = expand_options(table)?;
+    let location = expand(&table.location)?;
+    let entry = match table.kind {
+        TableKind::Kafka => {
+            let spec = kafka_spec(table, &name, location, options)?;
+            TableEntry::Kafka(Arc::new(place(table, KafkaTable::try_new(spec))?))
+        }
+        TableKind::Delta => {
+            let spec = delta_spec(table, location, options)?;
+            let opened = DeltaTableHandle::create_or_open(spec).await;
+            let handle = place(table, opened)?;
+            let schema = handle.schema().await?;
+            TableEntry::Delta { handle, schema }
+        }
+    };
+    let done = format!("{} {name}", entry.kind_name());
+    catalog.put(&name, entry, redact(text));
+    Ok(Outcome::Done(done))
+}
+
+pub(super) async fn create_view(
+    context: &SessionContext,
+    catalog: &Catalog,
+    mut view: CreateView,
+    text: &str,
+) -> Result<Outcome> {
+    let name = rewrite::plain_name(&view.name)?;
+    if catalog.entry(&name).is_some() {
+        if view.if_not_exists {
+            return Ok(Outcome::Done(format!("{name} exists already")));
+        }
+        if !view.or_replace {
+            return Err(
+                Error::new(ErrorKind::Exists, format!("{name} exists already"))
+                    .with_help("CREATE OR REPLACE VIEW replaces it"),
+            );
+        }
+    }
+    let mut statement = SqlStatement::Statement(Box::new(AnsiStatement::Query(view.query.clone())));
+    rewrite::prepare(context, catalog, &mut statement).await?;
+    let state = context.state();
+    for reference in state.resolve_table_references(&statement)? {
+        if reference.table() == name {
+            return Err(Error::invalid(format!("view {name} is defined by itself")));
+        }
+    }
+    let plan = state.statement_to_plan(statement.clone()).await?;
+    let columns: Vec<String> = view.columns.iter().map(normalize).collect();
+    if !columns.is_empty() && columns.len() != plan.schema().fields().len() {
+        return Err(Error::invalid(format!(
+            "the view names {} columns and its query has {}",
+            columns.len(),
+            plan.schema().fields().len()
+        )));
+    }
+    if let SqlStatement::Statement(ansi) = statement
+        && let AnsiStatement::Query(query) = *ansi
+    {
+        view.query = query;
+    }
+    let entry = TableEntry::View(Arc::new(View {
+        query: view.query,
+        columns,
+    }));
+    catalog.put(&name, entry, text.to_owned());
+    Ok(Outcome::Done(format!("view {name}")))
+}
+
+/// Gives an error about an option or a column the place where it was typed.
+fn place<T>(table: &CreateTable, result: Result<T>) -> Result<T> {
+    result.map_err(|error| {
+        let names = |what: &str| error.message().contains(what);
+        let option = table
+            .options
+            .iter()
+            .filter(|option| names(&format!("'{}'", option.key.to_lowercase())))
+            .max_by_key(|option| option.key.len())
+            .map(|option| {
+                // A bad value is shown at the value, an unknown name at the name.
+                if names("unknown option") {
+                    option.key_span
+                } else {
+                    option.value.span
+                }
+            });
+        let column = table
+            .columns
+            .iter()
+            .find(|column| names(&format!("column {}:", normalize(&column.name))))
+            .map(|column| column.name.span);
+        let topic = names("is no topic name").then_some(table.location.span);
+        match option.or(column).or(topic) {
+            Some(span) => error.at(span),
+            None => error,
+        }
+    })
+}
+
+fn expand(text: &Text) -> Result<String> {
+    options::expand_environment(&text.value, |name| std::env::var(name).ok())
+        .map_err(|error| error.at(text.span))
+}
+
+fn expand_options(table: &CreateTable) -> Result<Options> {
+    let mut options = Options::new();
+    for option in &table.options {
+        let key = option.key.to_lowercase();
+        if options.insert(key, expand(&option.value)?).is_some() {
+            return Err(
+                Error::invalid(format!("option '{}' is given twice", option.key))
+                    .at(option.key_span),
+            );
+        }
+    }
+    Ok(options)
+}
+
+fn field(column: &Column) -> Result<Field> {
+    let data_type = arrow_type(&column.sql_type).map_err(|error| {
+        error
+            .context(format!("column {}", column.name))
+            .at(column.type_span)
+    })?;
+    Ok(Field::new(
+        normalize(&column.name),
+        data_type,
+        !column.not_null,
+    ))
+}
+
+fn kafka_spec(
+    table: &CreateTable,
+    name: &str,
+    topic: String,
+    options: Options,
+) -> Result<KafkaTableSpec> {
+    if let Some(column) = table.partitioned_by.first() {
+        return Err(Error::invalid("PARTITIONED BY belongs to Delta tables")
+            .with_help("a topic's partitions are set with the option 'topic.partitions'")
+            .at(column.span));
+    }
+    let mut columns = Vec::with_capacity(table.columns.len());
+    for column in &table.columns {
+        let metadata = match &column.kind {
+            ColumnKind::Physical => None,
+            ColumnKind::Metadata { key, span } => {
+                Some(MetadataKey::parse(key).map_err(|error| error.at(*span))?)
+            }
+            ColumnKind::Generated { span, .. } => {
+                return Err(Error::invalid("generated columns belong to Delta tables")
+                    .with_help("compute the column in the query, or in a view over this table")
+                    .at(*span));
+            }
+        };
+        columns.push(KafkaColumn {
+            field: field(column)?,
+            metadata,
+        });
+    }
+    Ok(KafkaTableSpec {
+        name: name.to_owned(),
+        topic,
+        columns,
+        primary_key: table.primary_key.iter().map(normalize).collect(),
+        watermark: table
+            .watermark
+            .as_ref()
+            .map(|(column, expr)| (normalize(column), expr.to_string())),
+        options,
+    })
+}
+
+fn delta_spec(table: &CreateTable, location: String, options: Options) -> Result<DeltaSpec> {
+    if let Some(key) = table.primary_key.first() {
+        return Err(Error::invalid(
+            "PRIMARY KEY belongs to Kafka tables: a Delta table is appended to",
+        )
+        .at(key.span));
+    }
+    if let Some((column, _)) = &table.watermark {
+        return Err(Error::invalid("WATERMARK belongs to Kafka tables").at(column.span));
+    }
+    let mut columns = Vec::with_capacity(table.columns.len());
+    for column in &table.columns {
+        let field = field(column)?;
+        let generated = match &column.kind {
+            ColumnKind::Physical => None,
+            ColumnKind::Generated { expr, .. } => Some(expr.to_string()),
+            ColumnKind::Metadata { span, .. } => {
+                return Err(Error::invalid("METADATA columns belong to Kafka tables").at(*span));
+            }
+        };
+        columns.push(DeltaColumn {
+            name: field.name().clone(),
+            data_type: field.data_type().clone(),
+            nullable: field.is_nullable(),
+            generated,
+            comment: column.comment.clone(),
+        });
+    }
+    let names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
+    for column in &table.partitioned_by {
+        if !names.is_empty() && !names.contains(&normalize(column)) {
+            return Err(Error::invalid(format!(
+                "PARTITIONED BY names {column}, which is no column"
+            ))
+            .at(column.span));
+        }
+    }
+    Ok(DeltaSpec {
+        location,
+        columns: (!columns.is_empty()).then_some(columns),
+        partition_by: table.partitioned_by.iter().map(normalize).collect(),
+        options,
+    })
+}
+
+/// The definition without the values of secret options.
+fn redact(text: &str) -> String {
+    let dialect = AnabranchDialect::default();
+    let Ok(mut tokens) = Tokenizer::new(&dialect, text).tokenize_with_location() else {
+        return String::from("(not shown)");
+    };
+    let mut secret = false;
+    for token in tokens.iter_mut() {
+        match &token.token {
+            Token::SingleQuotedString(_) if secret => {
+                token.token = Token::SingleQuotedString("***".to_owned());
+                secret = false;
+            }
+            Token::Placeholder(_) => secret = false,
+            Token::SingleQuotedString(key) => secret = options::is_secret(key),
+            Token::Whitespace(_) | Token::Eq => {}
+            _ => secret = false,
+        }
+    }
+    tokens
+        .iter()
+        .map(|token: &TokenWithSpan| token.token.to_string())
+        .collect()
+}

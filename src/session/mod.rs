@@ -1,0 +1,281 @@
+//! A session: the only place that builds a DataFusion context, and that runs statements in it.
+
+mod catalog;
+mod context;
+mod create;
+mod dead_letters;
+mod describe;
+mod rewrite;
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::dataframe::DataFrame;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::prelude::SessionContext;
+use datafusion::sql::parser::Statement as SqlStatement;
+use datafusion::sql::sqlparser::ast::Ident;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::planner::{JobStatement, ParsedStatement, Statement, Text};
+use crate::session::catalog::Catalog;
+use crate::tables::delta::{OptimizeSpec, VacuumSpec};
+
+pub use context::SessionOptions;
+
+/// What a statement gives.
+pub enum Outcome {
+    /// Rows, as they come.
+    Rows(Execution),
+    /// An INSERT at work: its stream has one row with one count.
+    Insert(Execution),
+    /// Done, with a word for the user.
+    Done(String),
+}
+
+/// A running statement.
+pub struct Execution {
+    /// The rows.
+    pub stream: SendableRecordBatchStream,
+    /// The plan, whose metrics grow while the stream is read.
+    pub plan: Arc<dyn ExecutionPlan>,
+}
+
+impl Execution {
+    /// The columns.
+    pub fn schema(&self) -> SchemaRef {
+        self.stream.schema()
+    }
+}
+
+/// Tables, views and settings of one user, and the engine that runs statements over them.
+pub struct Session {
+    context: SessionContext,
+    catalog: Arc<Catalog>,
+}
+
+impl Session {
+    /// A session without tables.
+    ///
+    /// # Errors
+    /// Options the engine refuses.
+    pub fn try_new(options: &SessionOptions) -> Result<Self> {
+        let (context, catalog) = context::build(options)?;
+        Ok(Self { context, catalog })
+    }
+
+    /// The names of tables and views, sorted.
+    pub fn table_names(&self) -> Vec<String> {
+        self.catalog.names()
+    }
+
+    /// The column names of all tables that can be told without asking a broker or a store.
+    pub fn column_names(&self) -> Vec<String> {
+        self.catalog.column_names()
+    }
+
+    /// How a table or view was declared, without secrets.
+    ///
+    /// # Errors
+    /// No such table.
+    pub fn definition(&self, name: &str) -> Result<String> {
+        self.catalog.definition(name)
+    }
+
+    /// The names of all functions.
+    pub fn function_names(&self) -> Vec<String> {
+        let state = self.context.state();
+        let mut names: Vec<String> = state.scalar_functions().keys().cloned().collect();
+        names.extend(state.aggregate_functions().keys().cloned());
+        names.extend(state.window_functions().keys().cloned());
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// Adds rows as a table of the session, in memory.
+    ///
+    /// # Errors
+    /// The name is taken.
+    pub fn register_batch(&self, name: &str, batch: RecordBatch) -> Result<()> {
+        self.context.register_batch(name, batch)?;
+        Ok(())
+    }
+
+    /// Runs a statement whose parameters are bound.
+    ///
+    /// # Errors
+    /// With the place in the statement's text where it is known, else of its first word.
+    pub async fn execute(&self, parsed: ParsedStatement) -> Result<Outcome> {
+        let place = parsed.span;
+        self.run(parsed).await.map_err(|error| error.at(place))
+    }
+
+    /// Runs a query or INSERT to its end and collects what it gives: for tests and small results.
+    ///
+    /// # Errors
+    /// As [`Session::execute`].
+    pub async fn collect(&self, parsed: ParsedStatement) -> Result<Vec<RecordBatch>> {
+        let place = parsed.span;
+        match self.execute(parsed).await? {
+            Outcome::Done(_) => Ok(Vec::new()),
+            Outcome::Rows(execution) | Outcome::Insert(execution) => {
+                datafusion::physical_plan::common::collect(execution.stream)
+                    .await
+                    .map_err(|error| Error::from(error).at(place))
+            }
+        }
+    }
+
+    async fn run(&self, parsed: ParsedStatement) -> Result<Outcome> {
+        self.catalog.begin_statement();
+        match parsed.statement {
+            Statement::CreateTable(table) => {
+                create::create_table(&self.catalog, &table, &parsed.text).await
+            }
+            Statement::CreateView(view) => {
+                create::create_view(&self.context, &self.catalog, *view, &parsed.text).await
+            }
+            Statement::ShowTables => self.one_batch(describe::tables(&self.catalog)?),
+            Statement::Describe(name) => {
+                let name = self.table_name(&name)?;
+                self.one_batch(describe::columns(&self.catalog, &name).await?)
+            }
+            Statement::ShowCreateTable(name) => {
+                let name = self.table_name(&name)?;
+                let definition = self.catalog.definition(&name)?;
+                self.one_batch(describe::definition(&name, &definition)?)
+            }
+            Statement::Optimize { table, zorder_by } => {
+                let name = self.table_name(&table)?;
+                let spec = OptimizeSpec {
+                    zorder_by: zorder_by.iter().map(normalize).collect(),
+                };
+                let runtime = self.context.runtime_env();
+                let report = self
+                    .catalog
+                    .delta(&name)?
+                    .optimize(&spec, Some(runtime))
+                    .await?;
+                self.one_batch(report)
+            }
+            Statement::Vacuum {
+                table,
+                retain_hours,
+                dry_run,
+            } => {
+                let name = self.table_name(&table)?;
+                let spec = VacuumSpec {
+                    retain_hours: retain_hours.map(parse_hours).transpose()?,
+                    dry_run,
+                };
+                let report = self.catalog.delta(&name)?.vacuum(&spec).await?;
+                self.one_batch(report)
+            }
+            Statement::History(table) => {
+                let name = self.table_name(&table)?;
+                let report = self.catalog.delta(&name)?.history().await?;
+                self.one_batch(report)
+            }
+            Statement::Job(job) => Err(not_yet(&job)),
+            Statement::Sql(sql) => self.run_sql(*sql, &parsed.text).await,
+        }
+    }
+
+    async fn run_sql(&self, mut sql: SqlStatement, text: &str) -> Result<Outcome> {
+        rewrite::prepare(&self.context, &self.catalog, &mut sql).await?;
+        let state = self.context.state();
+        let plan = state.statement_to_plan(sql).await?;
+        match &plan {
+            LogicalPlan::Ddl(_) => {
+                let verb = first_words(text);
+                self.context.execute_logical_plan(plan).await?;
+                self.catalog.describe_new(text);
+                Ok(Outcome::Done(verb))
+            }
+            LogicalPlan::Statement(_) => {
+                self.context.execute_logical_plan(plan).await?;
+                Ok(Outcome::Done(first_words(text)))
+            }
+            LogicalPlan::Dml(_) => Ok(Outcome::Insert(self.start(plan).await?)),
+            _ => Ok(Outcome::Rows(self.start(plan).await?)),
+        }
+    }
+
+    async fn start(&self, plan: LogicalPlan) -> Result<Execution> {
+        let frame = self.context.execute_logical_plan(plan).await?;
+        self.start_frame(frame).await
+    }
+
+    async fn start_frame(&self, frame: DataFrame) -> Result<Execution> {
+        let task = Arc::new(frame.task_ctx());
+        let plan = frame.create_physical_plan().await?;
+        let stream = execute_stream(Arc::clone(&plan), task)?;
+        let stream = dead_letters::keep(stream, &self.catalog, &self.context);
+        Ok(Execution { stream, plan })
+    }
+
+    fn one_batch(&self, batch: RecordBatch) -> Result<Outcome> {
+        let schema = batch.schema();
+        let plan = datafusion::datasource::memory::MemorySourceConfig::try_new_exec(
+            &[vec![batch]],
+            schema,
+            None,
+        )?;
+        let plan: Arc<dyn ExecutionPlan> = plan;
+        let stream = execute_stream(Arc::clone(&plan), self.context.task_ctx())?;
+        Ok(Outcome::Rows(Execution { stream, plan }))
+    }
+
+    fn table_name(&self, name: &datafusion::sql::sqlparser::ast::ObjectName) -> Result<String> {
+        rewrite::plain_name(name)
+    }
+}
+
+fn parse_hours(hours: Text) -> Result<u64> {
+    hours.value.parse().map_err(|_| {
+        Error::invalid(format!(
+            "RETAIN takes a whole number of hours, not '{}'",
+            hours.value
+        ))
+        .at(hours.span)
+    })
+}
+
+/// Lower case unless quoted, as DataFusion resolves names.
+pub(crate) fn normalize(ident: &Ident) -> String {
+    match ident.quote_style {
+        Some(_) => ident.value.clone(),
+        None => ident.value.to_lowercase(),
+    }
+}
+
+/// The leading upper-case words of a statement: what the user is told was done.
+fn first_words(text: &str) -> String {
+    let words: Vec<String> = text
+        .split_whitespace()
+        .take_while(|word| word.chars().all(|c| c.is_ascii_alphabetic()))
+        .take(2)
+        .map(str::to_uppercase)
+        .collect();
+    words.join(" ")
+}
+
+fn not_yet(job: &JobStatement) -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        format!("{} does not run yet", job.verb()),
+    )
+    .with_help("this version runs queries, INSERT INTO and table statements")
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("tables", &self.table_names())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,462 @@
+//! Connections: settings to librdkafka clients, its log into ours, its faults into our errors.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::tables::options::{self, Options};
+
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const PROBE: Duration = Duration::from_millis(500);
+
+/// How to reach the brokers.
+#[derive(Clone)]
+pub(crate) struct ClientSettings {
+    /// `kafka.*` options without their prefix.
+    properties: Vec<(String, String)>,
+    /// The bound on connecting and on silence.
+    pub(crate) connect_timeout: Duration,
+    /// The bound on one transactional INSERT.
+    pub(crate) transaction_timeout: Duration,
+}
+
+impl std::fmt::Debug for ClientSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Values may be secrets.
+        let names: Vec<&str> = self
+            .properties
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        f.debug_struct("ClientSettings")
+            .field("properties", &names)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ClientSettings {
+    pub(crate) fn from_options(options: &Options) -> Result<Self> {
+        let properties: Vec<(String, String)> = options
+            .iter()
+            .filter_map(|(key, value)| {
+                Some((key.strip_prefix("kafka.")?.to_owned(), value.clone()))
+            })
+            .collect();
+        if !properties
+            .iter()
+            .any(|(name, _)| name == "bootstrap.servers" || name == "metadata.broker.list")
+        {
+            return Err(
+                Error::invalid("option 'kafka.bootstrap.servers' is missing")
+                    .with_help("add 'kafka.bootstrap.servers' 'host:9092' to OPTIONS"),
+            );
+        }
+        for (name, _) in &properties {
+            if OURS.contains(&name.as_str()) {
+                return Err(Error::invalid(format!(
+                    "option 'kafka.{name}' is set by Anabranch itself"
+                ))
+                .with_help("leave it out"));
+            }
+        }
+        let settings = Self {
+            properties,
+            connect_timeout: options::duration(
+                options,
+                "connect.timeout",
+                DEFAULT_CONNECT_TIMEOUT,
+            )?,
+            transaction_timeout: options::duration(
+                options,
+                "transaction.timeout",
+                Duration::from_secs(300),
+            )?,
+        };
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// librdkafka knows its own property names and values.
+    fn check(&self) -> Result<()> {
+        match self.base().create_native_config() {
+            Ok(_) => Ok(()),
+            Err(KafkaError::ClientConfig(_, description, name, value)) => {
+                let shown = if options::is_secret(&name) {
+                    "***"
+                } else {
+                    value.as_str()
+                };
+                let description = description.replace(&value, shown);
+                Err(Error::invalid(format!(
+                    "option 'kafka.{name}' does not take '{shown}': {description}"
+                ))
+                .with_help("the kafka.* options are those of librdkafka's CONFIGURATION.md"))
+            }
+            Err(other) => Err(Error::invalid(other.to_string())),
+        }
+    }
+
+    fn base(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("client.id", "anabranch");
+        for (name, value) in &self.properties {
+            config.set(name, value);
+        }
+        config.set_log_level(RDKafkaLogLevel::Info);
+        config
+    }
+
+    pub(crate) fn consumer(&self, context: Faults) -> Result<BaseConsumer<Faults>> {
+        let mut config = self.base();
+        config
+            .set("group.id", "anabranch")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("enable.partition.eof", "true")
+            .set("auto.offset.reset", "error")
+            .set("isolation.level", "read_committed")
+            .set("allow.auto.create.topics", "false");
+        for (name, value) in [
+            // A bounded scan wants bytes at once, in large pieces.
+            ("fetch.wait.max.ms", "50"),
+            ("fetch.message.max.bytes", "4194304"),
+            ("queued.max.messages.kbytes", "32768"),
+            ("queued.min.messages", "100000"),
+            ("check.crcs", "false"),
+        ] {
+            self.set_unless_given(&mut config, name, value);
+        }
+        config
+            .create_with_context(context)
+            .map_err(|error| client_error(&error))
+    }
+
+    pub(crate) fn producer_config(&self) -> ClientConfig {
+        let mut config = self.base();
+        config.set("enable.idempotence", "true").set("acks", "all");
+        for (name, value) in [
+            ("partitioner", "murmur2_random"),
+            ("linger.ms", "5"),
+            ("queue.buffering.max.messages", "500000"),
+            ("queue.buffering.max.kbytes", "262144"),
+            ("batch.size", "1048576"),
+            ("batch.num.messages", "50000"),
+        ] {
+            self.set_unless_given(&mut config, name, value);
+        }
+        config
+    }
+
+    fn set_unless_given(&self, config: &mut ClientConfig, name: &str, value: &str) {
+        if !self.properties.iter().any(|(given, _)| given == name) {
+            config.set(name, value);
+        }
+    }
+
+    fn servers(&self) -> &str {
+        self.properties
+            .iter()
+            .find(|(name, _)| name == "bootstrap.servers" || name == "metadata.broker.list")
+            .map_or("", |(_, value)| value)
+    }
+
+    /// The error for brokers that did not answer, with the cause librdkafka gave.
+    pub(crate) fn unavailable(&self, faults: &Faults) -> Error {
+        let servers = self.servers();
+        let cause = faults.cause();
+        let message = match &cause {
+            Some(cause) => format!("no connection to Kafka at {servers}: {cause}"),
+            None => format!(
+                "no answer from Kafka at {servers} within {:?}",
+                self.connect_timeout
+            ),
+        };
+        let help = match cause.as_deref() {
+            Some(cause) if is_authentication(cause) => {
+                "check 'kafka.security.protocol', 'kafka.sasl.mechanism', 'kafka.sasl.username' and 'kafka.sasl.password'"
+            }
+            Some(cause) if is_tls(cause) => {
+                "check 'kafka.security.protocol' and the 'kafka.ssl.*' options against the broker's listener"
+            }
+            _ => {
+                "check that the broker runs and that 'kafka.bootstrap.servers' names it; 'connect.timeout' is how long is waited"
+            }
+        };
+        Error::unavailable(message).with_help(help)
+    }
+}
+
+/// Properties that carry the guarantees: not the user's to change.
+const OURS: [&str; 10] = [
+    "group.id",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.partition.eof",
+    "auto.offset.reset",
+    "isolation.level",
+    "enable.idempotence",
+    "acks",
+    "transactional.id",
+    "allow.auto.create.topics",
+];
+
+/// librdkafka's context: its log goes to ours, its last fault is kept for our errors.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Faults {
+    last: Arc<Mutex<Option<String>>>,
+}
+
+impl Faults {
+    pub(crate) fn cause(&self) -> Option<String> {
+        self.last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// True when waiting longer cannot help.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        self.cause()
+            .is_some_and(|cause| is_authentication(&cause) || is_tls(&cause))
+    }
+
+    pub(crate) fn forget(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn keep(&self, reason: &str) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        // The first cause of a kind that explains is worth more than the many that follow.
+        let explained = last
+            .as_deref()
+            .is_some_and(|cause| is_authentication(cause) || is_tls(cause));
+        if !explained && !reason.contains("brokers are down") {
+            *last = Some(shorten(reason));
+        }
+    }
+}
+
+impl ClientContext for Faults {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if matches!(facility, "FAIL" | "ERROR") {
+            self.keep(message);
+        }
+        match level {
+            RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Error => tracing::info!(target: "kafka", facility, "{message}"),
+            // Retried inside the library; what it cannot mend becomes an error of the statement.
+            RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
+                tracing::debug!(target: "kafka", facility, "{message}");
+            }
+            RDKafkaLogLevel::Debug => tracing::trace!(target: "kafka", facility, "{message}"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.keep(reason);
+        tracing::debug!(target: "kafka", %error, "{reason}");
+    }
+}
+
+impl ConsumerContext for Faults {}
+impl rdkafka::producer::ProducerContext for Faults {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _: &rdkafka::producer::DeliveryResult<'_>, (): Self::DeliveryOpaque) {}
+}
+
+/// A topic's partitions with their ends.
+#[derive(Debug, Clone)]
+pub(crate) struct LogEnds {
+    /// Partition, first offset kept, last stable offset.
+    pub(crate) partitions: Vec<(i32, i64, i64)>,
+}
+
+/// Asks the brokers where every partition of a topic starts and ends. Blocks.
+pub(crate) fn log_ends(settings: &ClientSettings, topic: &str) -> Result<LogEnds> {
+    let faults = Faults::default();
+    let consumer = settings.consumer(faults.clone())?;
+    let ids = partitions(settings, &consumer, topic)?.ok_or_else(|| unknown_topic(topic))?;
+    let mut found = Vec::with_capacity(ids.len());
+    for partition in ids {
+        let (low, high) = consumer
+            .fetch_watermarks(topic, partition, settings.connect_timeout)
+            .map_err(|error| request_error(&error, settings, &faults))?;
+        found.push((partition, low, high));
+    }
+    Ok(LogEnds { partitions: found })
+}
+
+/// The offset of the first record at or after a time, per partition; `None` past the end. Blocks.
+pub(crate) fn offsets_for_time(
+    settings: &ClientSettings,
+    topic: &str,
+    partitions: &[i32],
+    millis: i64,
+) -> Result<Vec<(i32, Option<i64>)>> {
+    let faults = Faults::default();
+    let consumer = settings.consumer(faults.clone())?;
+    let mut wanted = rdkafka::TopicPartitionList::with_capacity(partitions.len());
+    for partition in partitions {
+        wanted
+            .add_partition_offset(topic, *partition, rdkafka::Offset::Offset(millis))
+            .map_err(|error| client_error(&error))?;
+    }
+    let found = consumer
+        .offsets_for_times(wanted, settings.connect_timeout)
+        .map_err(|error| request_error(&error, settings, &faults))?;
+    Ok(found
+        .elements()
+        .iter()
+        .map(|element| match element.offset() {
+            rdkafka::Offset::Offset(offset) => (element.partition(), Some(offset)),
+            _ => (element.partition(), None),
+        })
+        .collect())
+}
+
+/// The partitions of a topic; `None` when there is no such topic. Blocks, at most `connect.timeout`.
+pub(crate) fn partitions<C: ConsumerContext + AsRef<Faults>>(
+    settings: &ClientSettings,
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+) -> Result<Option<Vec<i32>>> {
+    let faults: Faults = consumer.context().as_ref().as_ref().clone();
+    let deadline = Instant::now() + settings.connect_timeout;
+    loop {
+        let wait = PROBE.min(deadline.saturating_duration_since(Instant::now()));
+        // Callbacks with the cause of a failure are served by polling.
+        let _ = consumer.poll(Duration::ZERO);
+        match consumer.fetch_metadata(Some(topic), wait.max(Duration::from_millis(1))) {
+            Ok(metadata) => {
+                let Some(found) = metadata.topics().iter().find(|found| found.name() == topic)
+                else {
+                    return Ok(None);
+                };
+                match found.error() {
+                    None => {
+                        return Ok(Some(
+                            found.partitions().iter().map(|part| part.id()).collect(),
+                        ));
+                    }
+                    Some(
+                        RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
+                        | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC,
+                    ) => return Ok(None),
+                    Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => {
+                        return Err(Error::new(
+                            ErrorKind::Permission,
+                            format!("not allowed to read topic '{topic}'"),
+                        ));
+                    }
+                    // Leaders are being elected: ask again.
+                    Some(_) => {}
+                }
+            }
+            Err(_) if faults.is_hopeless() => return Err(settings.unavailable(&faults)),
+            Err(_) => {}
+        }
+        if Instant::now() >= deadline {
+            return Err(settings.unavailable(&faults));
+        }
+    }
+}
+
+impl AsRef<Faults> for Faults {
+    fn as_ref(&self) -> &Faults {
+        self
+    }
+}
+
+/// Creates a topic; one that exists already is fine.
+pub(crate) async fn create_topic(
+    settings: &ClientSettings,
+    topic: &str,
+    partitions: i32,
+    replication: i32,
+) -> Result<()> {
+    let faults = Faults::default();
+    let admin: AdminClient<Faults> = settings
+        .base()
+        .create_with_context(faults.clone())
+        .map_err(|error| client_error(&error))?;
+    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(replication));
+    let options = AdminOptions::new()
+        .operation_timeout(Some(settings.connect_timeout))
+        .request_timeout(Some(settings.connect_timeout));
+    let results = admin
+        .create_topics([&new], &options)
+        .await
+        .map_err(|error| request_error(&error, settings, &faults))?;
+    for result in results {
+        if let Err((name, code)) = result
+            && code != RDKafkaErrorCode::TopicAlreadyExists
+        {
+            return Err(Error::unavailable(format!(
+                "topic '{name}' could not be created: {code}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn unknown_topic(topic: &str) -> Error {
+    Error::not_found(format!("topic '{topic}' does not exist"))
+        .with_help("create it, or let an INSERT create it with the option 'topic.partitions'")
+}
+
+/// An error of a request to the brokers.
+pub(crate) fn request_error(
+    error: &KafkaError,
+    settings: &ClientSettings,
+    faults: &Faults,
+) -> Error {
+    match error.rdkafka_error_code() {
+        Some(
+            RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::OperationTimedOut
+            | RDKafkaErrorCode::Resolve
+            | RDKafkaErrorCode::Authentication
+            | RDKafkaErrorCode::RequestTimedOut,
+        ) => settings.unavailable(faults),
+        Some(
+            RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::GroupAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed
+            | RDKafkaErrorCode::TransactionalIdAuthorizationFailed,
+        ) => Error::new(ErrorKind::Permission, error.to_string()),
+        _ => Error::unavailable(format!("Kafka: {error}")),
+    }
+}
+
+pub(crate) fn client_error(error: &KafkaError) -> Error {
+    Error::invalid(format!("Kafka client: {error}"))
+}
+
+fn is_authentication(cause: &str) -> bool {
+    let cause = cause.to_lowercase();
+    cause.contains("authentication") || cause.contains("sasl")
+}
+
+fn is_tls(cause: &str) -> bool {
+    let cause = cause.to_lowercase();
+    cause.contains("ssl") || cause.contains("certificate") || cause.contains("tls")
+}
+
+/// librdkafka's lines start with thread and broker names and end with how long ago: noise here.
+fn shorten(reason: &str) -> String {
+    let start = reason.find("]: ").map_or(0, |at| at + 3);
+    let text = &reason[start..];
+    let end = text.find(" (after ").unwrap_or(text.len());
+    text[..end].trim().to_owned()
+}

@@ -1,0 +1,397 @@
+//! What a Kafka table is: columns, topic, format, client settings; checked once, when declared.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+
+use crate::core::suggest::closest;
+use crate::error::{Error, Result};
+use crate::exec::format::{self, FormatOptions};
+use crate::tables::kafka::client::ClientSettings;
+use crate::tables::options::{self, Options};
+
+/// The options of a Kafka table besides `kafka.*` and those of its format.
+pub const OPTION_NAMES: &[&str] = &[
+    "archive",
+    "connect.timeout",
+    "dead_letter.table",
+    "delivery",
+    "format",
+    "on_error",
+    "scan.startup",
+    "timezone",
+    "topic.partitions",
+    "topic.replication_factor",
+    "transaction.timeout",
+    "watermark.idle_after",
+    "watermark.max_ahead",
+    "watermark.partitions",
+];
+
+/// A column's place in a Kafka record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MetadataKey {
+    /// The topic's name.
+    Topic,
+    /// The partition.
+    Partition,
+    /// The offset within the partition.
+    Offset,
+    /// The record's timestamp.
+    Timestamp,
+    /// `CreateTime` or `LogAppendTime`.
+    TimestampType,
+    /// The key's bytes.
+    Key,
+    /// The value's bytes.
+    Value,
+    /// The headers.
+    Headers,
+}
+
+impl MetadataKey {
+    const ALL: [(&'static str, MetadataKey); 8] = [
+        ("topic", MetadataKey::Topic),
+        ("partition", MetadataKey::Partition),
+        ("offset", MetadataKey::Offset),
+        ("timestamp", MetadataKey::Timestamp),
+        ("timestamp_type", MetadataKey::TimestampType),
+        ("key", MetadataKey::Key),
+        ("value", MetadataKey::Value),
+        ("headers", MetadataKey::Headers),
+    ];
+
+    /// The key of this name.
+    ///
+    /// # Errors
+    /// An unknown name, with the closest known one.
+    pub fn parse(name: &str) -> Result<Self> {
+        if let Some((_, key)) = Self::ALL.iter().find(|(known, _)| *known == name) {
+            return Ok(*key);
+        }
+        let names: Vec<&str> = Self::ALL.iter().map(|(known, _)| *known).collect();
+        let help = match closest(name, names.iter().copied()) {
+            Some(near) => format!("did you mean '{near}'?"),
+            None => format!("the metadata keys are {}", names.join(", ")),
+        };
+        Err(Error::invalid(format!("unknown metadata key '{name}'")).with_help(help))
+    }
+
+    /// The name in SQL.
+    pub fn name(self) -> &'static str {
+        Self::ALL
+            .iter()
+            .find(|(_, key)| *key == self)
+            .map_or("", |(name, _)| name)
+    }
+
+    /// True when an INSERT may give it.
+    pub fn is_writable(self) -> bool {
+        matches!(
+            self,
+            MetadataKey::Key
+                | MetadataKey::Headers
+                | MetadataKey::Timestamp
+                | MetadataKey::Partition
+        )
+    }
+
+    fn accepts(self, data_type: &DataType) -> bool {
+        match self {
+            MetadataKey::Topic | MetadataKey::TimestampType => *data_type == DataType::Utf8,
+            MetadataKey::Partition => matches!(data_type, DataType::Int32 | DataType::Int64),
+            MetadataKey::Offset => *data_type == DataType::Int64,
+            MetadataKey::Timestamp => {
+                matches!(data_type, DataType::Timestamp(TimeUnit::Microsecond, Some(zone)) if zone.as_ref() == "UTC")
+            }
+            MetadataKey::Key | MetadataKey::Value => {
+                matches!(data_type, DataType::Utf8 | DataType::Binary)
+            }
+            MetadataKey::Headers => {
+                super::headers::is_map(data_type) || super::headers::is_list(data_type)
+            }
+        }
+    }
+
+    fn types(self) -> &'static str {
+        match self {
+            MetadataKey::Topic | MetadataKey::TimestampType => "VARCHAR",
+            MetadataKey::Partition => "INT or BIGINT",
+            MetadataKey::Offset => "BIGINT",
+            MetadataKey::Timestamp => "TIMESTAMP",
+            MetadataKey::Key | MetadataKey::Value => "VARCHAR or BINARY",
+            MetadataKey::Headers => {
+                "MAP<VARCHAR, VARCHAR> or ARRAY<STRUCT<key VARCHAR, value BINARY>>"
+            }
+        }
+    }
+}
+
+/// A column of a Kafka table.
+#[derive(Debug, Clone)]
+pub struct KafkaColumn {
+    /// Name, type and nullability.
+    pub field: Field,
+    /// Its metadata key; `None`: it is in the record's value.
+    pub metadata: Option<MetadataKey>,
+}
+
+/// A table as declared.
+#[derive(Debug, Clone)]
+pub struct KafkaTableSpec {
+    /// The table's name in SQL.
+    pub name: String,
+    /// The topic.
+    pub topic: String,
+    /// The columns in order.
+    pub columns: Vec<KafkaColumn>,
+    /// Columns of the upsert key.
+    pub primary_key: Vec<String>,
+    /// The event time column and the watermark's expression, as SQL.
+    pub watermark: Option<(String, String)>,
+    /// Options with lower-case keys and the environment expanded.
+    pub options: Options,
+}
+
+/// What happens to a record that cannot be decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnError {
+    /// The statement fails and names the record.
+    Fail,
+    /// Fields that do not fit become NULL.
+    Null,
+    /// The record goes to the dead letter table.
+    DeadLetter,
+}
+
+/// How an INSERT reaches the topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// An idempotent producer: each row once, visible as it arrives.
+    Idempotent,
+    /// One transaction: all rows or none, for `read_committed` readers.
+    Transactional,
+}
+
+/// A checked Kafka table.
+#[derive(Debug)]
+pub struct KafkaTable {
+    pub(crate) name: String,
+    pub(crate) topic: String,
+    pub(crate) columns: Vec<KafkaColumn>,
+    pub(crate) schema: SchemaRef,
+    /// Column index of each value column, in order.
+    pub(crate) value_columns: Vec<usize>,
+    /// Column indices of the primary key.
+    pub(crate) primary_key: Vec<usize>,
+    pub(crate) watermark: Option<(String, String)>,
+    pub(crate) format: FormatOptions,
+    pub(crate) client: ClientSettings,
+    pub(crate) on_error: OnError,
+    pub(crate) dead_letter_table: Option<String>,
+    pub(crate) delivery: Delivery,
+    pub(crate) topic_partitions: Option<i32>,
+    pub(crate) replication_factor: i32,
+}
+
+impl KafkaTable {
+    /// Checks a declaration. Nothing is connected.
+    ///
+    /// # Errors
+    /// Whatever is wrong with columns or options, by name.
+    pub fn try_new(spec: KafkaTableSpec) -> Result<Self> {
+        let names: Vec<&str> = OPTION_NAMES
+            .iter()
+            .chain(format::OPTION_NAMES)
+            .copied()
+            .collect();
+        options::check_names(&spec.options, &names, &["kafka."])?;
+        check_topic(&spec.topic)?;
+        if spec.columns.is_empty() {
+            return Err(
+                Error::invalid(format!("table {} has no columns", spec.name)).with_help(
+                    "declare the columns of the record's value; Kafka does not know them",
+                ),
+            );
+        }
+        check_metadata(&spec.columns)?;
+        let value_columns: Vec<usize> = (0..spec.columns.len())
+            .filter(|index| spec.columns[*index].metadata.is_none())
+            .collect();
+        let value_fields: Vec<Field> = value_columns
+            .iter()
+            .map(|index| spec.columns[*index].field.clone())
+            .collect();
+        let value_schema = Arc::new(Schema::new(value_fields));
+        let position = |name: &String| {
+            spec.columns
+                .iter()
+                .position(|column| column.field.name() == name)
+                .ok_or_else(|| {
+                    Error::invalid(format!("PRIMARY KEY names {name}, which is no column"))
+                })
+        };
+        let primary_key = spec
+            .primary_key
+            .iter()
+            .map(position)
+            .collect::<Result<Vec<_>>>()?;
+        let format = FormatOptions::from_options(&spec.options, value_schema)?;
+        let client = ClientSettings::from_options(&spec.options)?;
+        let on_error = options::choice(
+            &spec.options,
+            "on_error",
+            &[
+                ("fail", OnError::Fail),
+                ("null", OnError::Null),
+                ("dead_letter", OnError::DeadLetter),
+            ],
+            OnError::Fail,
+        )?;
+        let dead_letter_table = spec.options.get("dead_letter.table").cloned();
+        if on_error == OnError::DeadLetter && dead_letter_table.is_none() {
+            return Err(Error::invalid(
+                "option 'on_error' 'dead_letter' needs a table to keep them",
+            )
+            .with_help("name a Delta table: 'dead_letter.table' 'visits_dead'"));
+        }
+        let delivery = options::choice(
+            &spec.options,
+            "delivery",
+            &[
+                ("idempotent", Delivery::Idempotent),
+                ("transactional", Delivery::Transactional),
+            ],
+            Delivery::Idempotent,
+        )?;
+        // Read by jobs; a value that no job could use is refused where it is written.
+        options::choice(
+            &spec.options,
+            "scan.startup",
+            &[("earliest", ()), ("latest", ())],
+            (),
+        )?;
+        options::choice(
+            &spec.options,
+            "watermark.partitions",
+            &[("min", ()), ("max", ())],
+            (),
+        )?;
+        options::duration(&spec.options, "watermark.idle_after", Duration::ZERO)?;
+        options::duration(&spec.options, "watermark.max_ahead", Duration::ZERO)?;
+        let schema = Arc::new(Schema::new(
+            spec.columns
+                .iter()
+                .map(|column| column.field.clone())
+                .collect::<Vec<_>>(),
+        ));
+        if let Some((column, _)) = &spec.watermark {
+            check_event_time(&schema, column)?;
+        }
+        Ok(Self {
+            name: spec.name,
+            topic: spec.topic,
+            columns: spec.columns,
+            schema,
+            value_columns,
+            primary_key,
+            watermark: spec.watermark,
+            format,
+            client,
+            on_error,
+            dead_letter_table,
+            delivery,
+            topic_partitions: options::integer(&spec.options, "topic.partitions", 1)?,
+            replication_factor: options::integer(&spec.options, "topic.replication_factor", 1)?
+                .unwrap_or(-1),
+        })
+    }
+
+    /// The table's columns, metadata included.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// The event time column and the watermark's expression, as SQL.
+    pub fn watermark(&self) -> Option<(&str, &str)> {
+        self.watermark
+            .as_ref()
+            .map(|(column, expr)| (column.as_str(), expr.as_str()))
+    }
+
+    /// The Delta table that keeps records which cannot be decoded.
+    pub fn dead_letter_table(&self) -> Option<&str> {
+        self.dead_letter_table.as_deref()
+    }
+
+    /// The columns an INSERT without a column list fills: those of the value.
+    pub fn insert_columns(&self) -> Vec<&str> {
+        self.value_columns
+            .iter()
+            .map(|index| self.columns[*index].field.name().as_str())
+            .collect()
+    }
+
+    /// The metadata key of a column.
+    pub fn metadata_key(&self, column: &str) -> Option<MetadataKey> {
+        self.columns
+            .iter()
+            .find(|known| known.field.name() == column)?
+            .metadata
+    }
+
+    pub(crate) fn metadata_column(&self, key: MetadataKey) -> Option<usize> {
+        self.columns
+            .iter()
+            .position(|column| column.metadata == Some(key))
+    }
+}
+
+fn check_topic(topic: &str) -> Result<()> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if topic.is_empty() || topic.len() > 249 || !topic.chars().all(legal) {
+        return Err(Error::invalid(format!("'{topic}' is no topic name"))
+            .with_help("LOCATION names the topic: letters, digits, '.', '_' and '-'"));
+    }
+    Ok(())
+}
+
+fn check_metadata(columns: &[KafkaColumn]) -> Result<()> {
+    let mut seen = std::collections::HashSet::new();
+    for column in columns {
+        let Some(key) = column.metadata else { continue };
+        let name = column.field.name();
+        if !key.accepts(column.field.data_type()) {
+            return Err(Error::invalid(format!(
+                "column {name}: metadata '{}' is {}",
+                key.name(),
+                key.types()
+            )));
+        }
+        if !seen.insert(key) {
+            return Err(Error::invalid(format!(
+                "column {name}: metadata '{}' is declared twice",
+                key.name()
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn check_event_time(schema: &Schema, column: &str) -> Result<()> {
+    match schema.field_with_name(column) {
+        Ok(field) if matches!(field.data_type(), DataType::Timestamp(..)) => Ok(()),
+        Ok(_) => Err(Error::invalid(format!(
+            "WATERMARK needs a TIMESTAMP, and {column} is none"
+        ))),
+        Err(_) => Err(Error::invalid(format!(
+            "WATERMARK names {column}, which is no column"
+        ))),
+    }
+}

@@ -1,0 +1,187 @@
+//! Headers as columns: the easy map and the exact list, both ways.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, BinaryBuilder, ListArray, MapArray, StringArray,
+    StringBuilder, StructArray,
+};
+use datafusion::arrow::buffer::{NullBuffer, OffsetBuffer};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields};
+use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
+
+use crate::error::{Error, Result};
+
+/// `MAP<VARCHAR, VARCHAR>`.
+pub(crate) fn is_map(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Map(entries, _)
+        if matches!(entries.data_type(), DataType::Struct(fields)
+            if fields.iter().all(|field| *field.data_type() == DataType::Utf8)))
+}
+
+/// `ARRAY<STRUCT<key VARCHAR, value BINARY>>`.
+pub(crate) fn is_list(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::List(item)
+        if matches!(item.data_type(), DataType::Struct(fields)
+            if fields.len() == 2
+                && *fields[0].data_type() == DataType::Utf8
+                && *fields[1].data_type() == DataType::Binary))
+}
+
+/// The headers of records as a column of the declared type. A record without headers has NULL.
+pub(crate) fn to_array(messages: &[BorrowedMessage<'_>], data_type: &DataType) -> Result<ArrayRef> {
+    match data_type {
+        DataType::Map(entries, _) => to_map(messages, entries),
+        DataType::List(item) => to_list(messages, item),
+        other => Err(Error::internal(format!("headers as {other}"))),
+    }
+}
+
+/// UTF-8 with replacement; the last value of a key wins and stands where the key came first.
+fn to_map(messages: &[BorrowedMessage<'_>], entries: &FieldRef) -> Result<ArrayRef> {
+    let mut keys = StringBuilder::new();
+    let mut values = StringBuilder::new();
+    let mut lengths = Vec::with_capacity(messages.len());
+    let mut valid = Vec::with_capacity(messages.len());
+    let mut row: Vec<Header<'_, &[u8]>> = Vec::new();
+    for message in messages {
+        row.clear();
+        let headers = message.headers();
+        for header in headers.iter().flat_map(|headers| headers.iter()) {
+            match row.iter_mut().find(|known| known.key == header.key) {
+                Some(known) => known.value = header.value,
+                None => row.push(header),
+            }
+        }
+        for header in &row {
+            keys.append_value(header.key);
+            values.append_option(header.value.map(String::from_utf8_lossy));
+        }
+        lengths.push(row.len());
+        valid.push(headers.is_some());
+    }
+    let fields = struct_fields(entries)?;
+    let columns: Vec<ArrayRef> = vec![Arc::new(keys.finish()), Arc::new(values.finish())];
+    let entries_array = StructArray::try_new(fields, columns, None).map_err(arrow_error)?;
+    let map = MapArray::try_new(
+        Arc::clone(entries),
+        OffsetBuffer::from_lengths(lengths),
+        entries_array,
+        Some(NullBuffer::from(valid)),
+        false,
+    )
+    .map_err(arrow_error)?;
+    Ok(Arc::new(map))
+}
+
+fn to_list(messages: &[BorrowedMessage<'_>], item: &FieldRef) -> Result<ArrayRef> {
+    let mut keys = StringBuilder::new();
+    let mut values = BinaryBuilder::new();
+    let mut lengths = Vec::with_capacity(messages.len());
+    let mut valid = Vec::with_capacity(messages.len());
+    for message in messages {
+        let headers = message.headers();
+        let mut length = 0;
+        for header in headers.iter().flat_map(|headers| headers.iter()) {
+            keys.append_value(header.key);
+            values.append_option(header.value);
+            length += 1;
+        }
+        lengths.push(length);
+        valid.push(headers.is_some());
+    }
+    let fields = struct_fields(item)?;
+    let columns: Vec<ArrayRef> = vec![Arc::new(keys.finish()), Arc::new(values.finish())];
+    let items = StructArray::try_new(fields, columns, None).map_err(arrow_error)?;
+    let list = ListArray::try_new(
+        Arc::clone(item),
+        OffsetBuffer::from_lengths(lengths),
+        Arc::new(items),
+        Some(NullBuffer::from(valid)),
+    )
+    .map_err(arrow_error)?;
+    Ok(Arc::new(list))
+}
+
+fn struct_fields(field: &Field) -> Result<Fields> {
+    match field.data_type() {
+        DataType::Struct(fields) => Ok(fields.clone()),
+        other => Err(Error::internal(format!("headers of {other}"))),
+    }
+}
+
+/// A headers column about to be written.
+pub(crate) struct HeaderColumn {
+    keys: StringArray,
+    values: HeaderValues,
+    offsets: OffsetBuffer<i32>,
+    nulls: Option<NullBuffer>,
+}
+
+enum HeaderValues {
+    Text(StringArray),
+    Bytes(BinaryArray),
+}
+
+impl HeaderColumn {
+    pub(crate) fn try_new(array: &ArrayRef) -> Result<Self> {
+        let (offsets, nulls, entries) = match array.data_type() {
+            DataType::Map(..) => {
+                let map = array.as_map();
+                (
+                    map.offsets().clone(),
+                    map.nulls().cloned(),
+                    map.entries().clone(),
+                )
+            }
+            DataType::List(_) => {
+                let list = array.as_list::<i32>();
+                (
+                    list.offsets().clone(),
+                    list.nulls().cloned(),
+                    list.values().as_struct().clone(),
+                )
+            }
+            other => return Err(Error::internal(format!("headers as {other}"))),
+        };
+        let values = match entries.column(1).data_type() {
+            DataType::Utf8 => HeaderValues::Text(entries.column(1).as_string().clone()),
+            _ => HeaderValues::Bytes(entries.column(1).as_binary().clone()),
+        };
+        Ok(Self {
+            keys: entries.column(0).as_string().clone(),
+            values,
+            offsets,
+            nulls,
+        })
+    }
+
+    /// The headers of one row; `None` when it has none.
+    pub(crate) fn row(&self, row: usize) -> Option<OwnedHeaders> {
+        if self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
+            return None;
+        }
+        let range = self.offsets[row] as usize..self.offsets[row + 1] as usize;
+        if range.is_empty() {
+            return None;
+        }
+        let mut headers = OwnedHeaders::new_with_capacity(range.len());
+        for entry in range {
+            let value: Option<&[u8]> = match &self.values {
+                HeaderValues::Text(text) => {
+                    text.is_valid(entry).then(|| text.value(entry).as_bytes())
+                }
+                HeaderValues::Bytes(bytes) => bytes.is_valid(entry).then(|| bytes.value(entry)),
+            };
+            headers = headers.insert(Header {
+                key: self.keys.value(entry),
+                value,
+            });
+        }
+        Some(headers)
+    }
+}
+
+fn arrow_error(error: datafusion::arrow::error::ArrowError) -> Error {
+    Error::internal(error.to_string())
+}

@@ -1,0 +1,21 @@
+//! Kafka tables: topics read by bounded offset ranges and written with keys and headers.
+//!
+//! The only module that names rdkafka.
+
+mod client;
+mod definition;
+mod headers;
+mod metadata;
+pub mod mock;
+mod provider;
+mod range;
+mod record;
+mod scan;
+mod sink;
+
+pub use definition::{
+    Delivery, KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey, OPTION_NAMES, OnError,
+};
+pub use provider::{BadRecord, BadRecords, KafkaTableProvider};
+pub use range::OffsetRange;
+pub use scan::KafkaScanExec;

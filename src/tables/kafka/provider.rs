@@ -1,0 +1,259 @@
+//! The table provider: ranges fixed once per statement, narrowed by predicates; INSERT as a sink.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::datasource::sink::DataSinkExec;
+use datafusion::error::Result as DataFusionResult;
+use datafusion::logical_expr::dml::InsertOp;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use tokio::sync::OnceCell;
+
+use crate::error::{Error, Result};
+use crate::tables::kafka::client::{self, LogEnds};
+use crate::tables::kafka::definition::{KafkaTable, MetadataKey};
+use crate::tables::kafka::range::{Bounds, NarrowingColumns, OffsetRange, bounds};
+use crate::tables::kafka::scan::KafkaScanExec;
+use crate::tables::kafka::sink::KafkaSink;
+
+/// A record that could not be decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadRecord {
+    /// Its topic.
+    pub topic: String,
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// Its timestamp in milliseconds since the epoch.
+    pub timestamp: Option<i64>,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its value.
+    pub value: Option<Vec<u8>>,
+    /// Why it could not be decoded.
+    pub reason: String,
+}
+
+/// The bad records of one statement.
+#[derive(Debug, Default)]
+pub struct BadRecords {
+    state: Mutex<BadState>,
+}
+
+#[derive(Debug, Default)]
+struct BadState {
+    records: Vec<BadRecord>,
+    seen: usize,
+    bad: usize,
+}
+
+impl BadRecords {
+    /// At least this many rows are looked at before a share of bad ones stops a statement.
+    const SAMPLE: usize = 100;
+
+    pub(crate) fn add(&self, records: Vec<BadRecord>, seen: usize) -> Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.seen += seen;
+        state.bad += records.len();
+        if state.seen >= Self::SAMPLE && state.bad * 2 > state.seen {
+            let reason = records.first().map_or("", |record| record.reason.as_str());
+            return Err(Error::data(format!(
+                "{} of {} records cannot be decoded, the last because: {reason}",
+                state.bad, state.seen
+            ))
+            .with_help("check the table's columns and its 'format'"));
+        }
+        state.records.extend(records);
+        Ok(())
+    }
+
+    /// Takes what was set aside so far.
+    pub fn take(&self) -> Vec<BadRecord> {
+        std::mem::take(
+            &mut self
+                .state
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .records,
+        )
+    }
+}
+
+/// A Kafka table as one statement sees it: all its scans read the same ends.
+#[derive(Debug)]
+pub struct KafkaTableProvider {
+    table: Arc<KafkaTable>,
+    ends: OnceCell<LogEnds>,
+    bad_records: Arc<BadRecords>,
+}
+
+impl KafkaTableProvider {
+    /// A provider for one statement.
+    pub fn new(table: Arc<KafkaTable>) -> Self {
+        Self {
+            table,
+            ends: OnceCell::new(),
+            bad_records: Arc::default(),
+        }
+    }
+
+    /// The table.
+    pub fn table(&self) -> &Arc<KafkaTable> {
+        &self.table
+    }
+
+    /// Records that the statement set aside.
+    pub fn bad_records(&self) -> &Arc<BadRecords> {
+        &self.bad_records
+    }
+
+    async fn ranges(&self, filters: &[Expr]) -> Result<Vec<OffsetRange>> {
+        let ends = self
+            .ends
+            .get_or_try_init(|| {
+                let table = Arc::clone(&self.table);
+                blocking(move || client::log_ends(&table.client, &table.topic))
+            })
+            .await?;
+        let name = |key| {
+            let index = self.table.metadata_column(key)?;
+            Some(self.table.columns[index].field.name().clone())
+        };
+        let columns = NarrowingColumns {
+            partition: name(MetadataKey::Partition),
+            offset: name(MetadataKey::Offset),
+            timestamp: name(MetadataKey::Timestamp),
+        };
+        let mut ranges = Vec::new();
+        let mut starts: Vec<(i32, i64)> = Vec::new();
+        for (partition, low, high) in &ends.partitions {
+            let Some(bounds) = bounds(filters, &columns, *partition) else {
+                continue;
+            };
+            let range = narrow(*partition, *low, *high, bounds);
+            if !range.is_empty() {
+                if bounds.timestamp.0 > 0 {
+                    starts.push((*partition, bounds.timestamp.0.div_euclid(1_000)));
+                }
+                ranges.push(range);
+            }
+        }
+        self.start_by_time(&mut ranges, &starts).await?;
+        Ok(ranges)
+    }
+
+    /// Moves starts to the first record at or after a time: sound for any timestamp type.
+    async fn start_by_time(
+        &self,
+        ranges: &mut Vec<OffsetRange>,
+        starts: &[(i32, i64)],
+    ) -> Result<()> {
+        let mut times: Vec<i64> = starts.iter().map(|(_, millis)| *millis).collect();
+        times.sort_unstable();
+        times.dedup();
+        for millis in times {
+            let partitions: Vec<i32> = starts
+                .iter()
+                .filter(|start| start.1 == millis)
+                .map(|start| start.0)
+                .collect();
+            let table = Arc::clone(&self.table);
+            let found = blocking(move || {
+                client::offsets_for_time(&table.client, &table.topic, &partitions, millis)
+            })
+            .await?;
+            for range in ranges.iter_mut() {
+                if let Some((_, offset)) = found.iter().find(|found| found.0 == range.partition) {
+                    range.start = range.start.max(offset.unwrap_or(range.end));
+                }
+            }
+        }
+        ranges.retain(|range| !range.is_empty());
+        Ok(())
+    }
+}
+
+fn narrow(partition: i32, low: i64, high: i64, bounds: Bounds) -> OffsetRange {
+    OffsetRange {
+        partition,
+        start: low.max(bounds.offset.0),
+        end: high.min(bounds.offset.1.saturating_add(1)),
+    }
+}
+
+/// Runs a blocking call of the client away from the executor's threads.
+pub(crate) async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(call)
+        .await
+        .unwrap_or_else(|error| Err(Error::internal(format!("a client thread failed: {error}"))))
+}
+
+#[async_trait]
+impl TableProvider for KafkaTableProvider {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.table.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
+        // Ranges are a hull of what matches: the filter above stays.
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        let ranges = self.ranges(filters).await?;
+        let projection: Vec<usize> = match projection {
+            Some(columns) => columns.clone(),
+            None => (0..self.table.columns.len()).collect(),
+        };
+        let schema = Arc::new(self.table.schema.project(&projection)?);
+        if ranges.is_empty() {
+            return Ok(Arc::new(EmptyExec::new(schema)));
+        }
+        Ok(Arc::new(KafkaScanExec::new(
+            Arc::clone(&self.table),
+            ranges,
+            projection,
+            schema,
+            // A filter above may drop rows, so that a limit cannot be met by counting here.
+            limit.filter(|_| filters.is_empty()),
+            Arc::clone(&self.bad_records),
+        )))
+    }
+
+    async fn insert_into(
+        &self,
+        _: &dyn Session,
+        input: Arc<dyn ExecutionPlan>,
+        insert_op: InsertOp,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        if insert_op != InsertOp::Append {
+            return Err(Error::unsupported(format!(
+                "INSERT {insert_op} cannot be done on the Kafka table {}: a topic is only appended to",
+                self.table.name
+            ))
+            .into());
+        }
+        let sink = KafkaSink::try_new(Arc::clone(&self.table))?;
+        Ok(Arc::new(DataSinkExec::new(input, Arc::new(sink), None)))
+    }
+}

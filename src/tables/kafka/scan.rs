@@ -1,0 +1,304 @@
+//! The scan of explicit offset ranges: one stream per partition, each on a thread of its own.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::Result as DataFusionResult;
+use datafusion::execution::TaskContext;
+use datafusion::physical_expr::EquivalenceProperties;
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::metrics::{
+    BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, Time,
+};
+use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties,
+    SendableRecordBatchStream,
+};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::mpsc::Sender;
+
+use crate::error::{Error, Result};
+use crate::tables::kafka::client::{Faults, client_error, request_error};
+use crate::tables::kafka::definition::KafkaTable;
+use crate::tables::kafka::provider::BadRecords;
+use crate::tables::kafka::range::OffsetRange;
+use crate::tables::kafka::record::RecordReader;
+
+/// Bytes after which a batch is handed on although it has few rows.
+const BATCH_BYTES: usize = 8 << 20;
+const POLL: Duration = Duration::from_millis(100);
+
+/// Reads fixed offset ranges of a topic as bounded streams, one per range.
+#[derive(Debug)]
+pub struct KafkaScanExec {
+    table: Arc<KafkaTable>,
+    ranges: Vec<OffsetRange>,
+    projection: Vec<usize>,
+    limit: Option<usize>,
+    bad_records: Arc<BadRecords>,
+    properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+impl KafkaScanExec {
+    pub(crate) fn new(
+        table: Arc<KafkaTable>,
+        ranges: Vec<OffsetRange>,
+        projection: Vec<usize>,
+        schema: SchemaRef,
+        limit: Option<usize>,
+        bad_records: Arc<BadRecords>,
+    ) -> Self {
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(schema),
+            Partitioning::UnknownPartitioning(ranges.len()),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        Self {
+            table,
+            ranges,
+            projection,
+            limit,
+            bad_records,
+            properties: Arc::new(properties),
+            metrics: ExecutionPlanMetricsSet::new(),
+        }
+    }
+
+    /// How many offsets it reads at most.
+    pub fn total_offsets(&self) -> u64 {
+        self.ranges.iter().map(OffsetRange::len).sum()
+    }
+}
+
+impl DisplayAs for KafkaScanExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns: Vec<&str> = self
+            .projection
+            .iter()
+            .map(|index| self.table.columns[*index].field.name().as_str())
+            .collect();
+        let ranges: Vec<String> = self
+            .ranges
+            .iter()
+            .map(|range| format!("{}:[{}, {})", range.partition, range.start, range.end))
+            .collect();
+        write!(
+            f,
+            "KafkaScanExec: topic={}, columns=[{}], offsets=[{}]",
+            self.table.topic,
+            columns.join(", "),
+            ranges.join(", ")
+        )?;
+        match self.limit {
+            Some(limit) => write!(f, ", limit={limit}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl ExecutionPlan for KafkaScanExec {
+    fn name(&self) -> &'static str {
+        "KafkaScanExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DataFusionResult<TreeNodeRecursion>,
+    ) -> DataFusionResult<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        _: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> DataFusionResult<SendableRecordBatchStream> {
+        let range = *self
+            .ranges
+            .get(partition)
+            .ok_or_else(|| Error::internal(format!("no range for partition {partition}")))?;
+        let schema = self.schema();
+        let reader = RecordReader::try_new(
+            &self.table,
+            Arc::clone(&schema),
+            &self.projection,
+            Arc::clone(&self.bad_records),
+        )?;
+        let mut builder = RecordBatchReceiverStreamBuilder::new(schema, 2);
+        let scan = RangeScan {
+            table: Arc::clone(&self.table),
+            range,
+            limit: self.limit,
+            batch_size: context.session_config().batch_size(),
+            reader,
+            output: builder.tx(),
+            baseline: BaselineMetrics::new(&self.metrics, partition),
+            bytes: MetricBuilder::new(&self.metrics).counter("bytes_scanned", partition),
+            records: MetricBuilder::new(&self.metrics).counter("records_scanned", partition),
+            decode_time: MetricBuilder::new(&self.metrics).subset_time("decode_time", partition),
+        };
+        builder.spawn_blocking(move || scan.run().map_err(Into::into));
+        Ok(builder.build())
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+}
+
+/// One range being read.
+struct RangeScan {
+    table: Arc<KafkaTable>,
+    range: OffsetRange,
+    limit: Option<usize>,
+    batch_size: usize,
+    reader: RecordReader,
+    output: Sender<DataFusionResult<RecordBatch>>,
+    baseline: BaselineMetrics,
+    bytes: Count,
+    records: Count,
+    decode_time: Time,
+}
+
+/// What one poll brought.
+enum Polled<'a> {
+    Record(BorrowedMessage<'a>),
+    Quiet,
+    End,
+}
+
+impl RangeScan {
+    fn run(mut self) -> Result<()> {
+        let faults = Faults::default();
+        let consumer = self.table.client.consumer(faults.clone())?;
+        let mut assignment = TopicPartitionList::with_capacity(1);
+        assignment
+            .add_partition_offset(
+                &self.table.topic,
+                self.range.partition,
+                Offset::Offset(self.range.start),
+            )
+            .map_err(|error| client_error(&error))?;
+        consumer
+            .assign(&assignment)
+            .map_err(|error| client_error(&error))?;
+        let mut pending: Vec<BorrowedMessage<'_>> = Vec::with_capacity(self.batch_size);
+        let mut pending_bytes = 0;
+        let mut sent = 0;
+        let mut progress = Instant::now();
+        loop {
+            let end = match self.poll(&consumer, &faults)? {
+                Polled::Record(message) => {
+                    progress = Instant::now();
+                    let next = message.offset() + 1;
+                    let within = message.offset() < self.range.end;
+                    if within {
+                        pending_bytes += message.payload_len() + message.key_len();
+                        pending.push(message);
+                    }
+                    !within || next >= self.range.end
+                }
+                // Control records and compaction may leave the last offsets without a record.
+                Polled::End => true,
+                Polled::Quiet => {
+                    if progress.elapsed() > self.table.client.connect_timeout {
+                        return Err(self.table.client.unavailable(&faults));
+                    }
+                    if self.output.is_closed() {
+                        return Ok(());
+                    }
+                    pending.is_empty() && self.position(&consumer) >= self.range.end
+                }
+            };
+            let full = pending.len() >= self.batch_size || pending_bytes >= BATCH_BYTES;
+            let enough = self
+                .limit
+                .is_some_and(|limit| sent + pending.len() >= limit);
+            if !pending.is_empty() && (full || end || enough) {
+                sent += self.hand_on(&pending, pending_bytes)?;
+                pending.clear();
+                pending_bytes = 0;
+                // Waiting for a slow reader is no silence of the broker.
+                progress = Instant::now();
+            }
+            if end || enough || self.output.is_closed() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn poll<'a>(&self, consumer: &'a BaseConsumer<Faults>, faults: &Faults) -> Result<Polled<'a>> {
+        match consumer.poll(POLL) {
+            None => Ok(Polled::Quiet),
+            Some(Ok(message)) => Ok(Polled::Record(message)),
+            Some(Err(KafkaError::PartitionEOF(_))) => Ok(Polled::End),
+            Some(Err(error)) => match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                    Err(Error::data(format!(
+                        "topic '{}' no longer has offset {} of partition {}",
+                        self.table.topic, self.range.start, self.range.partition
+                    ))
+                    .with_help("retention removed it while the statement ran: run it again"))
+                }
+                // Retried inside librdkafka; the silence is bounded above.
+                Some(
+                    RDKafkaErrorCode::BrokerTransportFailure
+                    | RDKafkaErrorCode::AllBrokersDown
+                    | RDKafkaErrorCode::OperationTimedOut
+                    | RDKafkaErrorCode::Resolve,
+                ) if !faults.is_hopeless() => Ok(Polled::Quiet),
+                _ => Err(request_error(&error, &self.table.client, faults)),
+            },
+        }
+    }
+
+    fn position(&self, consumer: &BaseConsumer<Faults>) -> i64 {
+        let found = consumer.position().ok().and_then(|list| {
+            let element = list.find_partition(&self.table.topic, self.range.partition)?;
+            match element.offset() {
+                Offset::Offset(offset) => Some(offset),
+                _ => None,
+            }
+        });
+        found.unwrap_or(self.range.start)
+    }
+
+    /// Decodes and sends a batch; returns how many rows it has.
+    fn hand_on(&mut self, messages: &[BorrowedMessage<'_>], bytes: usize) -> Result<usize> {
+        let timer = self.decode_time.timer();
+        let batch = self.reader.read(messages)?;
+        timer.done();
+        self.bytes.add(bytes);
+        self.records.add(messages.len());
+        self.baseline.record_output(batch.num_rows());
+        let rows = batch.num_rows();
+        // A closed channel means that nobody wants more rows; the caller sees it.
+        let _ = self.output.blocking_send(Ok(batch));
+        Ok(rows)
+    }
+}

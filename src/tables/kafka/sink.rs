@@ -1,0 +1,534 @@
+//! INSERT into a topic: rows encoded on one thread, produced on another, counted by acknowledgement.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{
+    DataType, Int32Type, Int64Type, SchemaRef, TimestampMicrosecondType,
+};
+use datafusion::datasource::sink::DataSink;
+use datafusion::error::Result as DataFusionResult;
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, SendableRecordBatchStream};
+use futures::StreamExt;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::OwnedHeaders;
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
+use tokio::sync::mpsc;
+
+use crate::error::{Error, Result};
+use crate::exec::format::{EncodedRows, FormatOptions, RecordEncoder};
+use crate::tables::kafka::client::{self, ClientSettings, Faults, client_error, request_error};
+use crate::tables::kafka::definition::{Delivery, KafkaTable, MetadataKey};
+use crate::tables::kafka::headers::HeaderColumn;
+use crate::tables::kafka::provider::blocking;
+
+/// Encoded batches on their way to the producer's thread.
+const PIPELINE: usize = 4;
+
+/// Writes rows to a topic; the count is of rows the broker acknowledged.
+pub(crate) struct KafkaSink {
+    table: Arc<KafkaTable>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+impl KafkaSink {
+    pub(crate) fn try_new(table: Arc<KafkaTable>) -> Result<Self> {
+        // An encoder that cannot be made is an error of the statement, before anything runs.
+        table.format.encoder()?;
+        Ok(Self {
+            table,
+            metrics: ExecutionPlanMetricsSet::new(),
+        })
+    }
+
+    async fn write(&self, mut data: SendableRecordBatchStream) -> Result<u64> {
+        self.ensure_topic().await?;
+        let encoder_table = Arc::clone(&self.table);
+        let (sender, receiver) = mpsc::channel(PIPELINE);
+        let table = Arc::clone(&self.table);
+        let producer = tokio::task::spawn_blocking(move || produce(&table, receiver));
+        let mut rows = RowEncoder::try_new(encoder_table)?;
+        let encode_time = MetricBuilder::new(&self.metrics).subset_time("encode_time", 0);
+        let mut failure = None;
+        while let Some(batch) = data.next().await {
+            let encoded = batch.map_err(Error::from).and_then(|batch| {
+                let _timer = encode_time.timer();
+                rows.encode(&batch)
+            });
+            match encoded {
+                Ok(encoded) => {
+                    // The receiver is gone only when producing failed: its error comes below.
+                    if sender.send(Parcel::Rows(Box::new(encoded))).await.is_err() {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
+            }
+        }
+        if failure.is_none() {
+            let _ = sender.send(Parcel::Finish).await;
+        }
+        drop(sender);
+        let written = producer.await.unwrap_or_else(|error| {
+            Err(Error::internal(format!(
+                "the producer's thread failed: {error}"
+            )))
+        });
+        match (failure, written) {
+            (None, written) => written,
+            (Some(failure), Ok(written)) => Err(failure.with_rows_written(written)),
+            (Some(failure), Err(_)) => Err(failure),
+        }
+    }
+
+    /// A missing topic is created only when the table says with how many partitions.
+    async fn ensure_topic(&self) -> Result<()> {
+        let table = Arc::clone(&self.table);
+        let found = blocking(move || {
+            let faults = Faults::default();
+            let consumer = table.client.consumer(faults)?;
+            client::partitions(&table.client, &consumer, &table.topic)
+        })
+        .await?;
+        match (found, self.table.topic_partitions) {
+            (Some(_), _) => Ok(()),
+            (None, None) => Err(client::unknown_topic(&self.table.topic)),
+            (None, Some(partitions)) => {
+                client::create_topic(
+                    &self.table.client,
+                    &self.table.topic,
+                    partitions,
+                    self.table.replication_factor,
+                )
+                .await
+            }
+        }
+    }
+}
+
+impl fmt::Debug for KafkaSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaSink")
+            .field("topic", &self.table.topic)
+            .finish_non_exhaustive()
+    }
+}
+
+impl DisplayAs for KafkaSink {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let delivery = match self.table.delivery {
+            Delivery::Idempotent => "idempotent",
+            Delivery::Transactional => "transactional",
+        };
+        write!(
+            f,
+            "KafkaSink: topic={}, delivery={delivery}",
+            self.table.topic
+        )
+    }
+}
+
+#[async_trait]
+impl DataSink for KafkaSink {
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+
+    fn schema(&self) -> &SchemaRef {
+        &self.table.schema
+    }
+
+    async fn write_all(
+        &self,
+        data: SendableRecordBatchStream,
+        _: &Arc<TaskContext>,
+    ) -> DataFusionResult<u64> {
+        Ok(self.write(data).await?)
+    }
+}
+
+/// What the producer's thread is sent. A channel that closes without `Finish` was cancelled.
+enum Parcel {
+    Rows(Box<EncodedBatch>),
+    Finish,
+}
+
+/// A batch as the bytes of its records.
+struct EncodedBatch {
+    rows: usize,
+    values: EncodedRows,
+    key_column: Option<KeyBytes>,
+    primary_key: Option<EncodedKeys>,
+    headers: Option<HeaderColumn>,
+    timestamps: Option<ArrayRef>,
+    partitions: Option<ArrayRef>,
+}
+
+enum EncodedKeys {
+    Plain(KeyBytes),
+    Json(EncodedRows),
+}
+
+/// A key column: text or bytes.
+struct KeyBytes(ArrayRef);
+
+impl KeyBytes {
+    fn get(&self, row: usize) -> Option<&[u8]> {
+        if self.0.is_null(row) {
+            return None;
+        }
+        match self.0.data_type() {
+            DataType::Binary => Some(self.0.as_binary::<i32>().value(row)),
+            _ => Some(self.0.as_string::<i32>().value(row).as_bytes()),
+        }
+    }
+}
+
+impl EncodedBatch {
+    fn key(&self, row: usize) -> Option<&[u8]> {
+        let given = self.key_column.as_ref().and_then(|keys| keys.get(row));
+        given.or_else(|| match self.primary_key.as_ref()? {
+            EncodedKeys::Plain(keys) => keys.get(row),
+            EncodedKeys::Json(keys) => keys.get(row),
+        })
+    }
+
+    fn headers(&self, row: usize) -> Option<OwnedHeaders> {
+        self.headers.as_ref()?.row(row)
+    }
+
+    fn timestamp_millis(&self, row: usize) -> Option<i64> {
+        let column = self
+            .timestamps
+            .as_ref()?
+            .as_primitive::<TimestampMicrosecondType>();
+        column
+            .is_valid(row)
+            .then(|| column.value(row).div_euclid(1_000))
+    }
+
+    fn partition(&self, row: usize) -> Option<i32> {
+        let column = self.partitions.as_ref()?;
+        if column.is_null(row) {
+            return None;
+        }
+        match column.data_type() {
+            DataType::Int32 => Some(column.as_primitive::<Int32Type>().value(row)),
+            _ => i32::try_from(column.as_primitive::<Int64Type>().value(row)).ok(),
+        }
+    }
+}
+
+/// Turns batches of the table's schema into records.
+struct RowEncoder {
+    table: Arc<KafkaTable>,
+    values: Box<dyn RecordEncoder>,
+    composite_key: Option<Box<dyn RecordEncoder>>,
+}
+
+impl RowEncoder {
+    fn try_new(table: Arc<KafkaTable>) -> Result<Self> {
+        let composite_key = if table.primary_key.len() > 1 {
+            let schema = Arc::new(table.schema.project(&table.primary_key).map_err(internal)?);
+            Some(
+                FormatOptions::from_options([("format", "json"), ("json.nulls", "write")], schema)?
+                    .encoder()?,
+            )
+        } else {
+            None
+        };
+        let values = table.format.encoder()?;
+        Ok(Self {
+            table,
+            values,
+            composite_key,
+        })
+    }
+
+    fn encode(&mut self, batch: &RecordBatch) -> Result<EncodedBatch> {
+        let values = batch.project(&self.table.value_columns).map_err(internal)?;
+        let primary_key = match (&mut self.composite_key, self.table.primary_key.first()) {
+            (Some(encoder), _) => {
+                let keys = batch.project(&self.table.primary_key).map_err(internal)?;
+                Some(EncodedKeys::Json(encoder.encode(&keys, None)?))
+            }
+            (None, Some(index)) => Some(EncodedKeys::Plain(plain_key(batch.column(*index))?)),
+            (None, None) => None,
+        };
+        let column = |key| Some(batch.column(self.table.metadata_column(key)?));
+        let headers = column(MetadataKey::Headers)
+            .map(HeaderColumn::try_new)
+            .transpose()?;
+        let key_column = column(MetadataKey::Key).map(|array| KeyBytes(Arc::clone(array)));
+        Ok(EncodedBatch {
+            rows: batch.num_rows(),
+            key_column,
+            headers,
+            timestamps: column(MetadataKey::Timestamp).cloned(),
+            partitions: column(MetadataKey::Partition).cloned(),
+            primary_key,
+            values: self.values.encode(&values, None)?,
+        })
+    }
+}
+
+/// One plain key column is its text; bytes stay bytes.
+fn plain_key(column: &ArrayRef) -> Result<KeyBytes> {
+    match column.data_type() {
+        DataType::Binary | DataType::Utf8 => Ok(KeyBytes(Arc::clone(column))),
+        _ => Ok(KeyBytes(cast(column, &DataType::Utf8).map_err(internal)?)),
+    }
+}
+
+fn internal(error: datafusion::arrow::error::ArrowError) -> Error {
+    Error::internal(error.to_string())
+}
+
+/// Counts deliveries and keeps the first that failed.
+#[derive(Clone, Default)]
+struct Deliveries {
+    faults: Faults,
+    acknowledged: Arc<AtomicU64>,
+    failed: Arc<AtomicU64>,
+    failure: Arc<Mutex<Option<KafkaError>>>,
+}
+
+impl Deliveries {
+    fn failure(&self) -> Option<KafkaError> {
+        // The counter spares the lock on the hot path.
+        if self.failed.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::Acquire)
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.faults.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.faults.error(error, reason);
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): Self::DeliveryOpaque) {
+        match result {
+            Ok(_) => {
+                self.acknowledged.fetch_add(1, Ordering::AcqRel);
+            }
+            Err((error, _)) => {
+                let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+                failure.get_or_insert_with(|| error.clone());
+                self.failed.fetch_add(1, Ordering::AcqRel);
+            }
+        }
+    }
+}
+
+/// The producer's thread: sends, waits for acknowledgements, commits.
+fn produce(table: &KafkaTable, mut parcels: mpsc::Receiver<Parcel>) -> Result<u64> {
+    let settings = &table.client;
+    let deliveries = Deliveries::default();
+    let transactional = table.delivery == Delivery::Transactional;
+    let producer = connect(settings, deliveries.clone(), transactional)?;
+    let mut session = Session {
+        table,
+        producer,
+        deliveries,
+    };
+    let outcome = session.send_all(&mut parcels);
+    if transactional {
+        session.end_transaction(outcome)
+    } else {
+        session.finish(outcome)
+    }
+}
+
+fn connect(
+    settings: &ClientSettings,
+    deliveries: Deliveries,
+    transactional: bool,
+) -> Result<BaseProducer<Deliveries>> {
+    let mut config = settings.producer_config();
+    config.set("message.timeout.ms", "60000");
+    if transactional {
+        let timeout = settings.transaction_timeout.as_millis().to_string();
+        config
+            .set(
+                "transactional.id",
+                format!("anabranch-insert-{}", uuid::Uuid::new_v4()),
+            )
+            .set("transaction.timeout.ms", &timeout)
+            .set("message.timeout.ms", &timeout);
+    }
+    let faults = deliveries.faults.clone();
+    let producer: BaseProducer<Deliveries> = config
+        .create_with_context(deliveries)
+        .map_err(|error| client_error(&error))?;
+    if transactional {
+        let fail = |error: &KafkaError| request_error(error, settings, &faults);
+        producer
+            .init_transactions(settings.connect_timeout)
+            .map_err(|error| fail(&error))?;
+        producer.begin_transaction().map_err(|error| fail(&error))?;
+    }
+    Ok(producer)
+}
+
+struct Session<'a> {
+    table: &'a KafkaTable,
+    producer: BaseProducer<Deliveries>,
+    deliveries: Deliveries,
+}
+
+impl Session<'_> {
+    /// Sends until `Finish`; `Ok(false)` when the statement was cancelled before.
+    fn send_all(&mut self, parcels: &mut mpsc::Receiver<Parcel>) -> Result<bool> {
+        while let Some(parcel) = parcels.blocking_recv() {
+            match parcel {
+                Parcel::Rows(batch) => self.send(&batch)?,
+                Parcel::Finish => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
+    fn send(&mut self, batch: &EncodedBatch) -> Result<()> {
+        for row in 0..batch.rows {
+            let mut record = BaseRecord::<[u8], [u8]>::to(&self.table.topic);
+            if let Some(value) = batch.values.get(row) {
+                record = record.payload(value);
+            }
+            if let Some(key) = batch.key(row) {
+                record = record.key(key);
+            }
+            if let Some(headers) = batch.headers(row) {
+                record = record.headers(headers);
+            }
+            if let Some(timestamp) = batch.timestamp_millis(row) {
+                record = record.timestamp(timestamp);
+            }
+            if let Some(partition) = batch.partition(row) {
+                record = record.partition(partition);
+            }
+            self.enqueue(record)?;
+        }
+        self.producer.poll(Duration::ZERO);
+        self.check()
+    }
+
+    fn enqueue(&self, mut record: BaseRecord<'_, [u8], [u8]>) -> Result<()> {
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    self.producer.poll(Duration::from_millis(10));
+                    self.check()?;
+                    record = back;
+                }
+                Err((error, record)) => return Err(self.refused(&error, record.partition)),
+            }
+        }
+    }
+
+    fn refused(&self, error: &KafkaError, partition: Option<i32>) -> Error {
+        match (error.rdkafka_error_code(), partition) {
+            (Some(RDKafkaErrorCode::UnknownPartition), Some(partition)) => Error::data(format!(
+                "topic '{}' has no partition {partition}",
+                self.table.topic
+            )),
+            (Some(RDKafkaErrorCode::MessageSizeTooLarge), _) => Error::data(format!(
+                "a record is too large for topic '{}'",
+                self.table.topic
+            ))
+            .with_help("raise 'kafka.message.max.bytes' and the topic's max.message.bytes"),
+            _ => request_error(error, &self.table.client, &self.deliveries.faults),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        match self.deliveries.failure() {
+            Some(error) => Err(self.refused(&error, None)),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until everything sent is acknowledged or has failed.
+    fn flush(&self) -> Result<()> {
+        let patience = self.table.client.transaction_timeout;
+        let start = Instant::now();
+        while self.producer.in_flight_count() > 0 {
+            self.producer.poll(Duration::from_millis(50));
+            self.check()?;
+            if start.elapsed() > patience {
+                return Err(self.table.client.unavailable(&self.deliveries.faults));
+            }
+        }
+        self.producer.poll(Duration::ZERO);
+        self.check()
+    }
+
+    /// Idempotent delivery: what is acknowledged stays, whatever happened.
+    fn finish(&self, outcome: Result<bool>) -> Result<u64> {
+        let outcome = outcome.and_then(|_| self.flush());
+        let acknowledged = self.deliveries.acknowledged();
+        outcome
+            .map(|()| acknowledged)
+            .map_err(|error| error.with_rows_written(acknowledged))
+    }
+
+    /// Transactional delivery: all rows, or none for `read_committed` readers.
+    fn end_transaction(&self, outcome: Result<bool>) -> Result<u64> {
+        let settings = &self.table.client;
+        let commit = |finished: bool| -> Result<bool> {
+            if finished {
+                self.flush()?;
+                self.producer
+                    .commit_transaction(settings.transaction_timeout)
+                    .map_err(|error| request_error(&error, settings, &self.deliveries.faults))?;
+            }
+            Ok(finished)
+        };
+        match outcome.and_then(commit) {
+            Ok(true) => Ok(self.deliveries.acknowledged()),
+            Ok(false) => self.abort().map(|()| 0),
+            Err(error) => {
+                if let Err(abort) = self.abort() {
+                    tracing::warn!(%abort, "the transaction was not aborted; the broker does it when it times out");
+                }
+                Err(error.with_rows_written(0))
+            }
+        }
+    }
+
+    fn abort(&self) -> Result<()> {
+        let settings = &self.table.client;
+        self.producer
+            .abort_transaction(settings.connect_timeout)
+            .map_err(|error| request_error(&error, settings, &self.deliveries.faults))
+    }
+}

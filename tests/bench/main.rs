@@ -1,0 +1,228 @@
+//! Benchmarks: each figure is a ratio to a peer measured in the same run.
+//!
+//! `docker/with-kafka cargo bench` prints a Markdown table. `BENCH_RECORDS` (default 5 million)
+//! says how many records; `BENCH_ONLY` a part of the names to run.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a benchmark stops at the first fault and prints its figures"
+)]
+
+mod measure;
+mod peers;
+
+
+use anabranch::core::visits::{Visit, VisitPlan, Visits};
+use anabranch::planner::{Parameters, Script, parse_statement};
+use anabranch::session::{Session, SessionOptions};
+use datafusion::arrow::array::{AsArray, RecordBatch};
+use datafusion::arrow::datatypes::{Int64Type, UInt64Type};
+
+use measure::{Figure, Report, measure};
+
+/// 2025-09-04T00:00:00Z in microseconds.
+const DAY: i64 = 1_756_944_000_000_000;
+const PARTITIONS: i32 = 4;
+const USERS: u32 = 20_000;
+
+/// A visit as the JSON of its record, about 210 bytes.
+pub fn record(visit: &Visit) -> String {
+    let time = chrono::DateTime::from_timestamp_micros(visit.event_time).unwrap();
+    format!(
+        "{{\"event_id\":\"click-{}\",\"user_id\":{},\"event_time\":\"{}\",\"page\":\"page-{}\",\
+         \"context\":{{\"browser\":\"{}\",\"referral\":\"https://www.example.com/articles/{}\",\
+         \"network\":\"cable-{}\"}}}}",
+        visit.number,
+        visit.user_id,
+        time.format("%Y-%m-%dT%H:%M:%S%.6fZ"),
+        visit.page,
+        visit.browser,
+        visit.number % 9_973,
+        visit.user_id % 17,
+    )
+}
+
+struct Bench {
+    runtime: tokio::runtime::Runtime,
+    session: Session,
+    records: u64,
+}
+
+impl Bench {
+    fn run(&self, sql: &str) -> Vec<RecordBatch> {
+        self.runtime.block_on(async {
+            let mut batches = Vec::new();
+            for raw in Script::new("bench", sql).split().unwrap() {
+                let mut parsed = parse_statement(&raw).unwrap();
+                Parameters::default().bind(&mut parsed).unwrap();
+                batches = match self.session.collect(parsed).await {
+                    Ok(batches) => batches,
+                    Err(error) => panic_with(&error.render("bench", sql)),
+                };
+            }
+            batches
+        })
+    }
+
+    /// Runs an INSERT and gives its count.
+    fn insert(&self, sql: &str) -> u64 {
+        let batches = self.run(sql);
+        batches.iter().map(|batch| batch.column(0).as_primitive::<UInt64Type>().value(0)).sum()
+    }
+
+    /// Runs a query and gives its number of rows.
+    fn query(&self, sql: &str) -> u64 {
+        self.run(sql).iter().map(|batch| batch.num_rows() as u64).sum()
+    }
+
+    fn number(&self, sql: &str) -> u64 {
+        let batches = self.run(sql);
+        u64::try_from(batches[0].column(0).as_primitive::<Int64Type>().value(0)).unwrap()
+    }
+}
+
+fn panic_with(message: &str) -> ! {
+    eprintln!("{message}");
+    std::process::exit(1);
+}
+
+fn main() {
+    // `cargo test --benches` and `cargo bench -- --list` only ask whether it starts.
+    if std::env::args().any(|argument| argument == "--list" || argument == "--test") {
+        return;
+    }
+    let Ok(bootstrap) = std::env::var("KAFKA_BOOTSTRAP") else {
+        panic_with("the benchmarks need Kafka: docker/with-kafka cargo bench");
+    };
+    let records = std::env::var("BENCH_RECORDS").map_or(5_000_000, |text| text.parse().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let bench = Bench {
+        runtime: tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap(),
+        session: Session::try_new(&SessionOptions::default()).unwrap(),
+        records,
+    };
+    bench.run(&tables(&bootstrap, &folder.path().display().to_string()));
+    let mut report = Report::default();
+
+    eprintln!("generating {records} records");
+    let plan = VisitPlan { seed: 42, users: USERS, visits: records, start: DAY, slots: 48 };
+    peers::create_topic(&bootstrap, "bench_visits", PARTITIONS);
+    peers::create_topic(&bootstrap, "bench_out", PARTITIONS);
+    peers::create_topic(&bootstrap, "bench_bare", PARTITIONS);
+    peers::fill(&bootstrap, "bench_visits", Visits::new(plan).map(|visit| record(&visit)));
+
+    kafka_to_delta(&bench, &bootstrap, &mut report);
+    delta_to_kafka(&bench, &bootstrap, &mut report);
+    sessions(&bench, &mut report);
+    print!("{report}");
+}
+
+fn tables(bootstrap: &str, folder: &str) -> String {
+    let kafka = format!("OPTIONS ('kafka.bootstrap.servers' '{bootstrap}', 'topic.partitions' '4'");
+    let parts = "day DATE GENERATED ALWAYS AS (CAST(event_time AS DATE)), \
+                 hour INT GENERATED ALWAYS AS (CAST(date_part('hour', event_time) AS INT))";
+    format!(
+        "CREATE EXTERNAL TABLE records (value VARCHAR, p INT METADATA FROM 'partition', o BIGINT METADATA FROM 'offset')
+         STORED AS KAFKA LOCATION 'bench_visits' {kafka}, 'format' 'raw');
+         CREATE EXTERNAL TABLE visits (event_id VARCHAR, user_id BIGINT, event_time TIMESTAMP, page VARCHAR,
+           context STRUCT<browser VARCHAR, referral VARCHAR, network VARCHAR>)
+         STORED AS KAFKA LOCATION 'bench_visits' {kafka});
+         CREATE EXTERNAL TABLE out (visit_id VARCHAR, user_id BIGINT, event_time TIMESTAMP, page VARCHAR,
+           headers MAP<VARCHAR, VARCHAR> METADATA, PRIMARY KEY (visit_id) NOT ENFORCED)
+         STORED AS KAFKA LOCATION 'bench_out' {kafka});
+         CREATE EXTERNAL TABLE raw (value VARCHAR, partition INT, \"offset\" BIGINT, event_time TIMESTAMP, {parts})
+         STORED AS DELTA PARTITIONED BY (day, hour) LOCATION '{folder}/raw';
+         CREATE EXTERNAL TABLE archive (event_id VARCHAR, user_id BIGINT, event_time TIMESTAMP, page VARCHAR, {parts})
+         STORED AS DELTA PARTITIONED BY (day, hour) LOCATION '{folder}/archive';
+         CREATE EXTERNAL TABLE archive10 (event_id VARCHAR, user_id BIGINT, event_time TIMESTAMP, page VARCHAR, {parts})
+         STORED AS DELTA PARTITIONED BY (day, hour) LOCATION '{folder}/archive10';"
+    )
+}
+
+fn kafka_to_delta(bench: &Bench, bootstrap: &str, report: &mut Report) {
+    let bare = measure(|| peers::drain(bootstrap, "bench_visits", PARTITIONS, bench.records));
+    report.add("a bare consumer drains the topic", &bare, None);
+
+    let sync = measure(|| {
+        bench.insert(
+            "INSERT INTO raw (value, partition, \"offset\", event_time)
+             SELECT value, p, o, CAST(json_get_str(value, 'event_time') AS TIMESTAMP) FROM records",
+        )
+    });
+    report.add("INSERT Kafka → partitioned Delta", &sync, Some((&bare, Figure::Rate, "≥ 0.3")));
+
+    let scan = measure(|| {
+        bench.query(
+            "SELECT page, count(*), count(event_id), sum(user_id), max(event_time), count(context.browser),
+               count(context.referral), count(context.network) FROM visits GROUP BY page",
+        );
+        bench.records
+    });
+    report.add("SELECT with JSON decoding, count by page", &scan, Some((&bare, Figure::Rate, "≥ 0.35")));
+
+    let decoded = bench.insert("INSERT INTO archive SELECT event_id, user_id, event_time, page FROM visits");
+    assert_eq!(decoded, bench.records);
+}
+
+fn delta_to_kafka(bench: &Bench, bootstrap: &str, report: &mut Report) {
+    let write = measure(|| {
+        bench.insert(
+            "INSERT INTO out (visit_id, user_id, event_time, page, headers)
+             SELECT event_id, user_id, event_time, page, MAP {'source': 'reprocessing', 'run_id': 'bench'} FROM archive",
+        )
+    });
+    let bare = measure(|| peers::copy(bootstrap, "bench_out", "bench_bare", PARTITIONS, bench.records));
+    report.add("a bare producer of the same bytes", &bare, None);
+    report.add("INSERT Delta → Kafka, key and headers", &write, Some((&bare, Figure::Rate, "≥ 0.5")));
+}
+
+fn sessions(bench: &Bench, report: &mut Report) {
+    let complete = |table: &str| {
+        format!(
+            "SELECT user_id, window_start, count(*) FROM COMPLETE_SESSIONS(TABLE {table} PARTITION BY user_id,
+               DESCRIPTOR(event_time), INTERVAL '10 minutes', '2025-09-04T10:00:00', '2025-09-04T11:00:00')
+             GROUP BY user_id, window_start"
+        )
+    };
+    // The peer reads the same files: those of the hours that the completed sessions touch.
+    let touched = "SELECT CAST(date_part('hour', min(event_time)) AS BIGINT) FROM COMPLETE_SESSIONS(TABLE archive \
+                   PARTITION BY user_id, DESCRIPTOR(event_time), INTERVAL '10 minutes', '2025-09-04T10:00:00', '2025-09-04T11:00:00')";
+    let first = bench.number(touched);
+    let last = bench.number(&touched.replace("min(", "max("));
+    let plain = format!("SELECT user_id, count(*) FROM archive WHERE hour BETWEEN {first} AND {last} GROUP BY user_id");
+    let rows = bench.number(&format!("SELECT count(*) FROM archive WHERE hour BETWEEN {first} AND {last}"));
+    let best = |sql: &str, rows: u64| {
+        // Reads of an hour are short: the best of five, for both sides.
+        let runs = (0..5).map(|_| {
+            measure(|| {
+                bench.query(sql);
+                rows
+            })
+        });
+        runs.min_by(|a, b| a.seconds.total_cmp(&b.seconds)).unwrap()
+    };
+    let peer = best(&plain, rows);
+    report.add("scan and hash aggregate of the touched files", &peer, None);
+    let one_hour = best(&complete("archive"), rows);
+    report.add("COMPLETE_SESSIONS of one hour, counted", &one_hour, Some((&peer, Figure::Time, "≤ 1.5")));
+
+    for day in 0..10 {
+        bench.insert(&format!(
+            "INSERT INTO archive10 SELECT event_id, user_id, event_time + INTERVAL '{day} days', page FROM archive"
+        ));
+    }
+    let of_ten = best(&complete("archive10"), rows);
+    report.add("the same, ten times the hours archived", &of_ten, Some((&one_hour, Figure::Time, "≤ 1.1")));
+
+    let group = best("SELECT user_id, count(*) FROM archive GROUP BY user_id", bench.records);
+    report.add("GROUP BY user over the archive", &group, None);
+    let whole = best(
+        "SELECT user_id, window_start, count(*) FROM SESSION(TABLE archive PARTITION BY user_id, \
+         DESCRIPTOR(event_time), INTERVAL '10 minutes') GROUP BY user_id, window_start",
+        bench.records,
+    );
+    report.add("SESSION and count over the archive", &whole, Some((&group, Figure::Time, "≤ 2")));
+}

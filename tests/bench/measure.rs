@@ -1,0 +1,94 @@
+//! Time, processor time and peak memory of a step, and the table of all steps.
+
+use std::fmt;
+use std::time::Instant;
+
+/// What a step took.
+#[derive(Debug, Clone, Copy)]
+pub struct Taken {
+    pub rows: u64,
+    pub seconds: f64,
+    pub core_seconds: f64,
+    pub peak_mib: u64,
+}
+
+/// What is compared.
+#[derive(Debug, Clone, Copy)]
+pub enum Figure {
+    /// Rows per second: more is better.
+    Rate,
+    /// Seconds: less is better.
+    Time,
+}
+
+/// Runs a step that says how many rows it handled.
+pub fn measure(step: impl FnOnce() -> u64) -> Taken {
+    // Resets the peak of resident memory to what is resident now.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+    let cpu = cpu_seconds();
+    let start = Instant::now();
+    let rows = step();
+    Taken {
+        rows,
+        seconds: start.elapsed().as_secs_f64(),
+        core_seconds: cpu_seconds() - cpu,
+        peak_mib: peak_mib(),
+    }
+}
+
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name, in parentheses, may hold spaces; user and system ticks are the 12th and 13th after.
+    let after = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = |at: usize| -> f64 {
+        after.split_whitespace().nth(at).and_then(|text| text.parse().ok()).unwrap_or(0.0)
+    };
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+fn peak_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib: u64 =
+        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0);
+    kib / 1024
+}
+
+/// The table.
+#[derive(Default)]
+pub struct Report {
+    lines: Vec<String>,
+}
+
+impl Report {
+    /// Adds a step, with its peer, what is compared and what is to be reached.
+    pub fn add(&mut self, name: &str, taken: &Taken, peer: Option<(&Taken, Figure, &str)>) {
+        let rate = taken.rows as f64 / taken.seconds;
+        let (ratio, reach) = match peer {
+            None => (String::new(), ""),
+            Some((peer, Figure::Rate, reach)) => {
+                (format!("{:.2}", rate / (peer.rows as f64 / peer.seconds)), reach)
+            }
+            Some((peer, Figure::Time, reach)) => {
+                (format!("{:.2}", taken.seconds / peer.seconds), reach)
+            }
+        };
+        let line = format!(
+            "| {name} | {:.2} s | {:.0} | {:.0} | {} MiB | {ratio} | {reach} |",
+            taken.seconds,
+            rate,
+            taken.rows as f64 / taken.core_seconds.max(0.01),
+            taken.peak_mib,
+        );
+        eprintln!("{line}");
+        self.lines.push(line);
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "| What | Time | Rows/s | Rows/core-second | Peak memory | Ratio | Reach |")?;
+        writeln!(f, "| --- | ---: | ---: | ---: | ---: | ---: | --- |")?;
+        self.lines.iter().try_for_each(|line| writeln!(f, "{line}"))
+    }
+}

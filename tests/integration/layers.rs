@@ -1,0 +1,77 @@
+//! Imports go down the layers only.
+
+use std::path::Path;
+
+use crate::support::repository;
+
+/// From the top; a module may name those below it, and itself.
+const LAYERS: [&[&str]; 5] =
+    [&["cli"], &["session"], &["tables", "planner"], &["exec"], &["core", "error"]];
+
+/// Libraries that one module alone may name.
+const OWNED: [(&str, &str); 3] =
+    [("rdkafka", "tables/kafka"), ("deltalake", "tables/delta"), ("clap", "cli")];
+
+fn sources(dir: &Path, found: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+fn layer(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|modules| modules.contains(&module))
+}
+
+/// The modules named as `crate::module` in code, comments aside.
+fn named_modules(text: &str) -> Vec<String> {
+    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    code.flat_map(|line| line.split("crate::").skip(1))
+        .map(|rest| rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect())
+        .collect()
+}
+
+#[test]
+fn imports_go_down() {
+    let root = repository().join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    assert!(files.len() > 20, "the source tree was found");
+    let mut wrong = Vec::new();
+    for file in files {
+        let relative = file.strip_prefix(&root).unwrap().display().to_string();
+        let module = relative.split('/').next().unwrap().trim_end_matches(".rs").to_owned();
+        let Some(own) = layer(&module) else {
+            assert!(matches!(module.as_str(), "lib" | "main"), "{module} stands in no layer");
+            continue;
+        };
+        let text = std::fs::read_to_string(&file).unwrap();
+        for named in named_modules(&text) {
+            // Siblings of a layer do not know each other.
+            if let Some(other) = layer(&named)
+                && (other < own || (other == own && named != module && own != LAYERS.len() - 1))
+            {
+                wrong.push(format!("{relative} names crate::{named}"));
+            }
+        }
+        for (library, owner) in OWNED {
+            let names = text.contains(&format!("use {library}")) || text.contains(&format!(" {library}::"));
+            if names && !relative.starts_with(owner) {
+                wrong.push(format!("{relative} names {library}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn functions_know_nothing_of_the_program() {
+    let manifest = std::fs::read_to_string(repository().join("udfs/Cargo.toml")).unwrap();
+    for foreign in ["anabranch =", "rdkafka", "deltalake"] {
+        assert!(!manifest.contains(foreign), "udfs depends on {foreign}");
+    }
+}

@@ -1,0 +1,146 @@
+//! What tests share: the real program, the real broker, Kafka's own tools.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The broker's address. Tests of Kafka fail, and are not skipped, without one.
+pub fn kafka() -> String {
+    std::env::var("KAFKA_BOOTSTRAP")
+        .expect("these tests need Kafka: run them with tests/run, or docker/with-kafka cargo test")
+}
+
+/// The repository's folder.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A topic name no other test has.
+pub fn topic(name: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{name}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// What the program printed and how it ended.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).expect("standard output is UTF-8"),
+            err: String::from_utf8(output.stderr).expect("standard error is UTF-8"),
+        }
+    }
+
+    /// The run, which must have gone well.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, Some(0), "{self:#?}");
+        self
+    }
+}
+
+/// The program in a folder of its own, with the repository's `sql` in reach.
+pub struct Workspace {
+    pub dir: tempfile::TempDir,
+}
+
+impl Workspace {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        std::os::unix::fs::symlink(repository().join("sql"), dir.path().join("sql"))
+            .expect("a link to the stored SQL");
+        Self { dir }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes a file and gives its name.
+    pub fn file<'a>(&self, name: &'a str, text: &str) -> &'a str {
+        std::fs::write(self.path(name), text).expect("a file in a temporary folder");
+        name
+    }
+
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_anabranch"));
+        command
+            .current_dir(self.dir.path())
+            .env_remove("RUST_LOG")
+            .env("XDG_CONFIG_HOME", self.dir.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub fn anabranch(&self, arguments: &[&str]) -> Ran {
+        Ran::from(self.command().args(arguments).output().expect("the program starts"))
+    }
+
+    /// `sql -c` of each statement, results as lines of JSON.
+    pub fn sql(&self, files: &[&str], statements: &[&str]) -> Ran {
+        let mut arguments = vec!["sql", "--format", "ndjson"];
+        for file in files {
+            arguments.extend(["-f", file]);
+        }
+        for statement in statements {
+            arguments.extend(["-c", statement]);
+        }
+        self.anabranch(&arguments)
+    }
+}
+
+/// Runs one of Kafka's own tools with text on its standard input.
+pub fn kafka_tool(arguments: &[&str], input: &str) -> String {
+    let mut child = Command::new(repository().join("docker/kafka-cli"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("Kafka's tools start");
+    child
+        .stdin
+        .take()
+        .expect("a pipe")
+        .write_all(input.as_bytes())
+        .expect("the tool reads its input");
+    let output = child.wait_with_output().expect("the tool ends");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// Creates a topic.
+pub fn create_topic(topic: &str, partitions: u32) {
+    let partitions = partitions.to_string();
+    kafka_tool(&["kafka-topics", "--create", "--topic", topic, "--partitions", &partitions], "");
+}
+
+/// Sends lines as the values of records.
+pub fn produce(topic: &str, lines: &str) {
+    kafka_tool(&["kafka-console-producer", "--topic", topic], lines);
+}
+
+/// All committed records of a topic as an independent consumer prints them, in order of arrival.
+pub fn consume(topic: &str, properties: &[&str]) -> Vec<String> {
+    let mut arguments = vec![
+        "kafka-console-consumer",
+        "--topic",
+        topic,
+        "--from-beginning",
+        "--isolation-level",
+        "read_committed",
+        "--timeout-ms",
+        "4000",
+    ];
+    for property in properties {
+        arguments.extend(["--property", property]);
+    }
+    kafka_tool(&arguments, "").lines().map(str::to_owned).collect()
+}

@@ -1,0 +1,154 @@
+//! The stored SQL of `sql/`, on real Kafka and Delta, checked by Kafka's own consumer.
+//!
+//! The stored files name their topics, so these tests run one after the other.
+
+use std::sync::Mutex;
+
+use crate::support::{Workspace, consume, create_topic, kafka, kafka_tool, produce};
+
+static TOPICS: Mutex<()> = Mutex::new(());
+
+fn fresh_topics(names: &[&str]) {
+    for name in names {
+        kafka_tool(&["kafka-topics", "--delete", "--if-exists", "--topic", name], "");
+    }
+}
+
+#[test]
+fn sessions_of_an_hour_are_sent_again_whole() {
+    let _alone = TOPICS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    kafka();
+    fresh_topics(&["visits_counter"]);
+    let work = Workspace::new();
+    work.anabranch(&["run", "sql/tables/visits_archive.sql", "sql/sync/load_2025-09-04.sql"]).ok();
+    let done = work
+        .anabranch(&[
+            "run",
+            "sql/tables/visits_archive.sql",
+            "sql/tables/visits_counter.sql",
+            "sql/reprocess/sessions.sql",
+            "--param",
+            "from=2025-09-04T10:00:00",
+            "--param",
+            "to=2025-09-04T11:00:00",
+            "--param",
+            "run_id=reprocessing_run_1",
+        ])
+        .ok();
+    assert!(done.err.contains("INSERT 4"), "{}", done.err);
+    let mut messages = consume("visits_counter", &["print.headers=true", "print.key=true"]);
+    messages.sort();
+    let expected = [("20250904_085900-1", 18), ("20250904_100000-2", 2), ("20250904_104500-2", 2), ("20250904_105200-3", 7)]
+        .map(|(visit, pages)| {
+            format!(
+                "source:reprocessing,run_id:reprocessing_run_1\t{visit}\t\
+                 {{\"visit_id\":\"{visit}\",\"visited_pages\":{pages},\"is_finished\":true}}"
+            )
+        });
+    assert_eq!(messages, expected);
+}
+
+/// The nine records of the conversion: number, minute, page.
+const RECORDS: [(u32, u32, &str); 9] = [
+    (1, 0, "home"),
+    (2, 1, "index"),
+    (3, 2, "page"),
+    (4, 3, "home-2"),
+    (5, 4, "index-2"),
+    (6, 5, "page-2"),
+    (7, 6, "home-3"),
+    (8, 7, "index-3"),
+    (9, 8, "page-3"),
+];
+
+fn raw((number, minute, page): (u32, u32, &str)) -> String {
+    format!(
+        "{{\"event_id\": \"click-{number}\", \"visit_id\": 1, \
+         \"event_time\": \"2025-09-04T07:0{minute}:00.000000\", \"page\": \"{page}\"}}"
+    )
+}
+
+fn converted((number, minute, page): (u32, u32, &str)) -> String {
+    format!(
+        "{{\"event_identifier\":\"click-{number}\",\"visit_identifier\":1,\
+         \"event_time\":\"2025-09-04T07:0{minute}:00.000+02:00\",\"visited_page\":\"{page}\"}}"
+    )
+}
+
+#[test]
+fn records_are_synchronized_converted_and_converted_again() {
+    let _alone = TOPICS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    kafka();
+    fresh_topics(&["visits", "visits_converted"]);
+    create_topic("visits", 1);
+    let work = Workspace::new();
+    let sync = || {
+        work.anabranch(&[
+            "run",
+            "sql/tables/visits_raw.sql",
+            "sql/tables/visits_records.sql",
+            "sql/sync/visits_raw.sql",
+        ])
+        .ok()
+        .err
+    };
+
+    // Three rounds, each of which goes on where the table ends; one more has nothing to do.
+    for (round, records) in RECORDS.chunks(3).enumerate() {
+        let lines: Vec<String> = records.iter().copied().map(raw).collect();
+        produce("visits", &(lines.join("\n") + "\n"));
+        let printed = sync();
+        assert!(printed.contains("INSERT 3"), "round {round}: {printed}");
+    }
+    assert!(sync().contains("INSERT 0"));
+    let archive = work
+        .sql(
+            &["sql/tables/visits_raw.sql"],
+            &["SELECT value, partition, \"offset\", year, month, day, hour FROM visits_raw ORDER BY \"offset\""],
+        )
+        .ok()
+        .out;
+    let expected: Vec<String> = RECORDS
+        .iter()
+        .enumerate()
+        .map(|(offset, record)| {
+            format!(
+                "{{\"value\":{},\"partition\":0,\"offset\":{offset},\"year\":2025,\"month\":9,\"day\":4,\"hour\":7}}",
+                serde_json::Value::from(raw(*record))
+            )
+        })
+        .collect();
+    assert_eq!(archive.lines().collect::<Vec<_>>(), expected);
+
+    let tables =
+        ["run", "sql/tables/visits_raw.sql", "sql/tables/visits_paris.sql", "sql/tables/visits_converted.sql"];
+    work.anabranch(&[&tables[..], &["sql/sync/convert.sql"]].concat()).ok();
+    let again = [
+        "sql/reprocess/convert.sql",
+        "--param",
+        "run_id=conversion_1",
+        "--param",
+        r#"from={"visits":{"0":0}}"#,
+        "--param",
+        r#"to={"visits":{"0":3}}"#,
+    ];
+    work.anabranch(&[&tables[..], &again[..]].concat()).ok();
+
+    let messages = consume("visits_converted", &["print.headers=true", "print.offset=true"]);
+    let first = RECORDS.iter().enumerate().map(|(offset, record)| {
+        format!("Offset:{offset}\tNO_HEADERS\t{}", converted(*record))
+    });
+    let second = RECORDS[..3].iter().enumerate().map(|(index, record)| {
+        let offset = index + 9;
+        format!("Offset:{offset}\tsource:reprocessing,run_id:conversion_1\t{}", converted(*record))
+    });
+    assert_eq!(messages, first.chain(second).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_demo_needs_nothing_installed() {
+    let work = Workspace::new();
+    let done = work.anabranch(&["demo"]).ok();
+    assert!(done.out.contains("{source: reprocessing, run_id: demo_run_1}"), "{}", done.out);
+    assert_eq!(std::fs::read_dir(work.dir.path()).unwrap().count(), 1, "only the link to sql");
+}

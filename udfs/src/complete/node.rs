@@ -1,0 +1,157 @@
+//! The logical node of COMPLETE_SESSIONS.
+
+use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::fmt;
+
+use arrow::datatypes::DataType;
+use datafusion::common::{DFSchemaRef, Result, plan_err};
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, UserDefinedLogicalNodeCore};
+
+use crate::session::all_but_keys;
+use crate::window::{necessary_columns, windowed_schema};
+
+/// The range whose sessions are wanted; all numbers are ticks of the event time's unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CompletionRange {
+    /// The first tick in the range.
+    pub from: i64,
+    /// The first tick past the range.
+    pub to: i64,
+    /// How far before `from` and past `to` rows are looked for.
+    pub max_extension: i64,
+}
+
+/// Every row of every session (SESS-1) of the input with at least one row in the range (SESS-2).
+///
+/// Schema: that of SESSION. The input is planned again for each slice of event time that is read,
+/// so it must be a plan that can be read more than once; its tables are the ones resolved when
+/// the statement was planned. NULL-1: executing fails on a NULL event time.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CompleteSessions {
+    input: LogicalPlan,
+    keys: Vec<Expr>,
+    event_time: Expr,
+    gap: i64,
+    range: CompletionRange,
+    schema: DFSchemaRef,
+}
+
+impl CompleteSessions {
+    /// Completes the sessions of `range` over `input`; `gap` counts in the event time's unit.
+    ///
+    /// # Errors
+    ///
+    /// If `event_time` is not a timestamp of the input, the gap is not positive, or the range is
+    /// empty.
+    pub fn try_new(
+        input: LogicalPlan,
+        keys: Vec<Expr>,
+        event_time: Expr,
+        gap: i64,
+        range: CompletionRange,
+    ) -> Result<Self> {
+        let data_type = event_time.get_type(input.schema().as_ref())?;
+        if !matches!(data_type, DataType::Timestamp(_, _)) {
+            return plan_err!("event time {event_time} is {data_type}, not a timestamp");
+        }
+        if gap <= 0 || range.from >= range.to || range.max_extension < 0 {
+            return plan_err!("COMPLETE_SESSIONS needs a positive gap and a range");
+        }
+        let schema = windowed_schema(input.schema(), &data_type)?;
+        Ok(Self {
+            input,
+            keys,
+            event_time,
+            gap,
+            range,
+            schema,
+        })
+    }
+
+    /// The plan whose sessions are completed.
+    pub fn input(&self) -> &LogicalPlan {
+        &self.input
+    }
+
+    /// The session's keys, expressions over the input.
+    pub fn keys(&self) -> &[Expr] {
+        &self.keys
+    }
+
+    /// The event time, an expression over the input.
+    pub fn event_time(&self) -> &Expr {
+        &self.event_time
+    }
+
+    /// The gap, in ticks of the event time's unit.
+    pub fn gap(&self) -> i64 {
+        self.gap
+    }
+
+    /// The range whose sessions are completed.
+    pub fn range(&self) -> CompletionRange {
+        self.range
+    }
+}
+
+impl PartialOrd for CompleteSessions {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        (self == other).then_some(Ordering::Equal)
+    }
+}
+
+impl UserDefinedLogicalNodeCore for CompleteSessions {
+    fn name(&self) -> &str {
+        "CompleteSessions"
+    }
+
+    fn inputs(&self) -> Vec<&LogicalPlan> {
+        vec![&self.input]
+    }
+
+    fn schema(&self) -> &DFSchemaRef {
+        &self.schema
+    }
+
+    fn expressions(&self) -> Vec<Expr> {
+        self.keys
+            .iter()
+            .chain([&self.event_time])
+            .cloned()
+            .collect()
+    }
+
+    fn prevent_predicate_push_down_columns(&self) -> HashSet<String> {
+        all_but_keys(&self.schema, &self.keys)
+    }
+
+    fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys: Vec<_> = self.keys.iter().map(ToString::to_string).collect();
+        write!(
+            f,
+            "COMPLETE_SESSIONS: keys=[{}], event_time={}, gap={}, from={}, to={}, max_extension={}",
+            keys.join(", "),
+            self.event_time,
+            self.gap,
+            self.range.from,
+            self.range.to,
+            self.range.max_extension
+        )
+    }
+
+    fn with_exprs_and_inputs(
+        &self,
+        mut exprs: Vec<Expr>,
+        mut inputs: Vec<LogicalPlan>,
+    ) -> Result<Self> {
+        let (Some(event_time), Some(input)) = (exprs.pop(), inputs.pop()) else {
+            return plan_err!("CompleteSessions takes its keys, an event time and one input");
+        };
+        Self::try_new(input, exprs, event_time, self.gap, self.range)
+    }
+
+    fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
+        necessary_columns(&self.input, &self.expressions(), output_columns)
+    }
+}

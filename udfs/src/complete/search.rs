@@ -1,0 +1,219 @@
+//! The search itself: which rows belong, which sessions are still open at the edge of what was
+//! read, and where to read next (SESS-2). Rows in, decisions out; reading is the caller's.
+
+use std::collections::HashMap;
+
+use super::node::CompletionRange;
+use crate::session::{joins, sessionize};
+
+/// One of the two directions of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Before,
+    After,
+}
+
+/// A half-open range of ticks to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Slice {
+    pub(super) from: i64,
+    pub(super) to: i64,
+}
+
+/// A session of the result; the number is its place in [`Search::session`].
+pub(super) type SessionId = usize;
+
+/// Start and last row of a session, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Session {
+    pub(super) key: u32,
+    pub(super) start: i64,
+    pub(super) last: i64,
+}
+
+/// The state of the search. Keys are dense numbers, given by the caller.
+#[derive(Debug)]
+pub(super) struct Search {
+    gap: i64,
+    range: CompletionRange,
+    /// What has been read so far.
+    read: Slice,
+    /// How much is read next, on each side.
+    width: [i64; 2],
+    sessions: Vec<Session>,
+    /// The session of a key that touches the edge of what was read, on each side.
+    open: [HashMap<u32, SessionId>; 2],
+}
+
+/// The first extension reads this many gaps: with fewer, most sessions would need two slices.
+const FIRST_WIDTH_IN_GAPS: i64 = 2;
+
+impl Search {
+    pub(super) fn new(gap: i64, range: CompletionRange) -> Self {
+        // Half open at both ends: a row exactly a gap past the last tick of the range is read.
+        let read = Slice {
+            from: range.from.saturating_sub(gap),
+            to: range.to.saturating_add(gap),
+        };
+        let span = range.to.saturating_sub(range.from);
+        let width = gap.saturating_mul(FIRST_WIDTH_IN_GAPS).max(span / 8);
+        Self {
+            gap,
+            range,
+            read,
+            width: [width; 2],
+            sessions: vec![],
+            open: [HashMap::new(), HashMap::new()],
+        }
+    }
+
+    /// What to read first.
+    pub(super) fn first_slice(&self) -> Slice {
+        self.read
+    }
+
+    /// What to read next on `side`: none if nothing is open there, or all that may be was read.
+    pub(super) fn next_slice(&self, side: Side) -> Option<Slice> {
+        if self.open[side as usize].is_empty() {
+            return None;
+        }
+        let width = self.width[side as usize];
+        let slice = match side {
+            Side::Before => {
+                let limit = self.range.from.saturating_sub(self.range.max_extension);
+                Slice {
+                    from: self.read.from.saturating_sub(width).max(limit),
+                    to: self.read.from,
+                }
+            }
+            Side::After => {
+                let limit = self.range.to.saturating_add(self.range.max_extension);
+                Slice {
+                    from: self.read.to,
+                    to: self.read.to.saturating_add(width).min(limit),
+                }
+            }
+        };
+        (slice.from < slice.to).then_some(slice)
+    }
+
+    /// Takes all rows of the first slice; gives each row's session if it belongs to the result.
+    /// None if an event time is too far out for its session's end.
+    pub(super) fn take_first(
+        &mut self,
+        ticks: &[i64],
+        keys: &[u32],
+        key_count: usize,
+    ) -> Option<Vec<Option<SessionId>>> {
+        let (starts, ends, _) = sessionize(ticks, keys, key_count, self.gap)?;
+        let mut found: HashMap<(u32, i64), SessionId> = HashMap::new();
+        for (row, tick) in ticks.iter().enumerate() {
+            if (self.range.from..self.range.to).contains(tick) {
+                let (key, start, last) = (keys[row], starts[row], ends[row] - self.gap);
+                found.entry((key, start)).or_insert_with(|| {
+                    self.sessions.push(Session { key, start, last });
+                    self.sessions.len() - 1
+                });
+            }
+        }
+        for id in 0..self.sessions.len() {
+            for side in [Side::Before, Side::After] {
+                if self.touches_edge(id, side) {
+                    // One session of a key at most: two at one edge would be one.
+                    self.open[side as usize].insert(self.sessions[id].key, id);
+                }
+            }
+        }
+        Some(
+            keys.iter()
+                .zip(starts)
+                .map(|(key, start)| found.get(&(*key, start)).copied())
+                .collect(),
+        )
+    }
+
+    /// Takes the rows of `slice` on `side` whose key is open there, in any order (rows of other
+    /// keys are ignored); gives each row's session if it belongs to the result.
+    pub(super) fn take_slice(
+        &mut self,
+        side: Side,
+        slice: Slice,
+        ticks: &[i64],
+        keys: &[u32],
+    ) -> Vec<Option<SessionId>> {
+        let mut order: Vec<usize> = (0..ticks.len())
+            .filter(|row| self.is_open(keys[*row], side))
+            .collect();
+        match side {
+            Side::Before => order.sort_unstable_by_key(|row| std::cmp::Reverse(ticks[*row])),
+            Side::After => order.sort_unstable_by_key(|row| ticks[*row]),
+        }
+        let mut assigned = vec![None; ticks.len()];
+        for row in order {
+            let Some(&id) = self.open[side as usize].get(&keys[row]) else {
+                continue;
+            };
+            let session = &mut self.sessions[id];
+            // A row that does not join ends the session, and no row further out can join then.
+            match side {
+                Side::Before if joins(ticks[row], session.start, self.gap) => {
+                    session.start = ticks[row];
+                }
+                Side::After if joins(session.last, ticks[row], self.gap) => {
+                    session.last = ticks[row];
+                }
+                _ => continue,
+            }
+            assigned[row] = Some(id);
+        }
+        match side {
+            Side::Before => self.read.from = slice.from,
+            Side::After => self.read.to = slice.to,
+        }
+        self.width[side as usize] = self.width[side as usize].saturating_mul(2);
+        let mut open = std::mem::take(&mut self.open[side as usize]);
+        open.retain(|_, id| self.touches_edge(*id, side));
+        self.open[side as usize] = open;
+        assigned
+    }
+
+    /// The keys that are open on `side`.
+    pub(super) fn open_keys(&self, side: Side) -> impl Iterator<Item = u32> {
+        self.open[side as usize].keys().copied()
+    }
+
+    pub(super) fn is_open(&self, key: u32, side: Side) -> bool {
+        self.open[side as usize].contains_key(&key)
+    }
+
+    /// For each session, whether it is open on either side.
+    pub(super) fn open_sessions(&self) -> Vec<bool> {
+        let mut open = vec![false; self.sessions.len()];
+        for id in self.open.iter().flat_map(HashMap::values) {
+            open[*id] = true;
+        }
+        open
+    }
+
+    pub(super) fn session(&self, id: SessionId) -> Session {
+        self.sessions[id]
+    }
+
+    pub(super) fn gap(&self) -> i64 {
+        self.gap
+    }
+
+    /// What was read in all.
+    pub(super) fn read(&self) -> Slice {
+        self.read
+    }
+
+    /// Whether an unread row on `side` could join the session.
+    fn touches_edge(&self, id: SessionId, side: Side) -> bool {
+        let session = self.sessions[id];
+        match side {
+            Side::Before => session.start.saturating_sub(self.gap) < self.read.from,
+            Side::After => session.last.saturating_add(self.gap) >= self.read.to,
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Reads slices of the input: plans the input anew with a filter, so that file statistics prune.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef};
+use datafusion::common::{Result, ScalarValue};
+use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
+use datafusion::logical_expr::expr::InList;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, lit, not};
+use datafusion::physical_plan::metrics::{Count, MetricValue};
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+
+use super::node::CompleteSessions;
+use super::search::Slice;
+
+/// With more open keys than this a list costs more than it saves.
+const MAX_LISTED_KEYS: usize = 256;
+
+/// What reading the input takes.
+#[derive(Debug, Clone)]
+pub(super) struct SliceReader {
+    node: CompleteSessions,
+    state: SessionState,
+}
+
+impl SliceReader {
+    pub(super) fn new(node: CompleteSessions, state: SessionState) -> Self {
+        Self { node, state }
+    }
+
+    /// The plan of the rows in `slice`; with `keys` (a row per wanted key and a column per key
+    /// column) perhaps only those of these keys.
+    pub(super) async fn plan_slice(
+        &self,
+        slice: Slice,
+        keys: Option<&[ArrayRef]>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let event_time = self.node.event_time();
+        let mut filter = event_time
+            .clone()
+            .gt_eq(self.tick(slice.from)?)
+            .and(event_time.clone().lt(self.tick(slice.to)?));
+        for (expr, values) in self.node.keys().iter().zip(keys.unwrap_or_default()) {
+            if let Some(listed) = key_filter(expr, values)? {
+                filter = filter.and(listed);
+            }
+        }
+        self.plan(self.filtered(filter)?.build()?).await
+    }
+
+    /// NULL-1: the plan of at most one row without an event time; None if there can be none.
+    pub(super) async fn plan_null_event_times(&self) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        use datafusion::logical_expr::ExprSchemable;
+        let event_time = self.node.event_time();
+        if !event_time.nullable(self.node.input().schema().as_ref())? {
+            return Ok(None);
+        }
+        let rows = self
+            .filtered(event_time.clone().is_null())?
+            .project([event_time.clone()])?
+            .limit(0, Some(1))?
+            .build()?;
+        Ok(Some(self.plan(rows).await?))
+    }
+
+    pub(super) fn execute(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        context: &Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        execute_stream(plan, Arc::clone(context))
+    }
+
+    fn filtered(&self, filter: Expr) -> Result<LogicalPlanBuilder> {
+        LogicalPlanBuilder::from(self.node.input().clone()).filter(filter)
+    }
+
+    fn tick(&self, tick: i64) -> Result<Expr> {
+        use datafusion::logical_expr::ExprSchemable;
+        let data_type = self
+            .node
+            .event_time()
+            .get_type(self.node.input().schema().as_ref())?;
+        Ok(lit(ScalarValue::Int64(Some(tick)).cast_to(&data_type)?))
+    }
+
+    /// Optimizes and plans. The input was analyzed with the statement: analyzer rules of the
+    /// session do not see it twice.
+    async fn plan(&self, plan: LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+        let optimized = self
+            .state
+            .optimizer()
+            .optimize(plan, &self.state, |_, _| {})?;
+        self.state
+            .query_planner()
+            .create_physical_plan(&optimized, &self.state)
+            .await
+    }
+}
+
+/// `expr IN (values)`, with NULL among them as a value; None if the values are too many.
+fn key_filter(expr: &Expr, values: &ArrayRef) -> Result<Option<Expr>> {
+    if values.len() > MAX_LISTED_KEYS {
+        return Ok(None);
+    }
+    let mut distinct = HashSet::new();
+    for row in 0..values.len() {
+        distinct.insert(ScalarValue::try_from_array(values, row)?);
+    }
+    let has_null = distinct.iter().any(ScalarValue::is_null);
+    let mut list: Vec<Expr> = distinct
+        .into_iter()
+        .filter(|value| !value.is_null())
+        .map(lit)
+        .collect();
+    list.sort_by_cached_key(ToString::to_string);
+    let listed = match list.as_slice() {
+        [] => None,
+        [only] => Some(expr.clone().eq(only.clone())),
+        _ => Some(Expr::InList(InList::new(
+            Box::new(expr.clone()),
+            list,
+            false,
+        ))),
+    };
+    Ok(match (listed, has_null) {
+        (Some(listed), true) => Some(listed.or(expr.clone().is_null())),
+        (Some(listed), false) => Some(listed),
+        (None, true) => Some(expr.clone().is_null()),
+        (None, false) => Some(not(lit(true))),
+    })
+}
+
+/// Adds the files that `plan` and the plans below it opened, less those that statistics ruled out
+/// on opening, to `files`.
+pub(super) fn count_files(plan: &dyn ExecutionPlan, files: &Count) {
+    if let Some(metrics) = plan.metrics() {
+        let mut opened = 0_usize;
+        let mut pruned = 0_usize;
+        for metric in metrics.iter() {
+            match metric.value() {
+                MetricValue::Count { name, count } if name == "files_opened" => {
+                    opened += count.value();
+                }
+                MetricValue::PruningMetrics {
+                    name,
+                    pruning_metrics,
+                } if name == "files_ranges_pruned_statistics" => {
+                    pruned += pruning_metrics.pruned();
+                }
+                _ => {}
+            }
+        }
+        files.add(opened.saturating_sub(pruned));
+    }
+    for child in plan.children() {
+        count_files(child.as_ref(), files);
+    }
+}

@@ -1,0 +1,8 @@
+//! `offsets_in(partition, offset, from, to)`: Spark's per-partition offsets as range predicates.
+
+mod function;
+mod ranges;
+mod resume;
+
+pub use function::offsets_in;
+pub use resume::{next_offsets, offsets_from};

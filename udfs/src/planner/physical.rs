@@ -1,0 +1,77 @@
+//! The extension planner: logical nodes of this crate to operators.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::Session;
+use datafusion::common::{Result, internal_err};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{
+    Expr, LogicalPlan, UserDefinedLogicalNode, UserDefinedLogicalNodeCore,
+};
+use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
+use datafusion::physical_planner::{ExtensionPlanner, PhysicalPlanner};
+
+use crate::complete::{CompleteSessions, CompleteSessionsExec};
+use crate::session::{SessionExec, SessionWindow};
+use crate::window::{EventWindow, EventWindowExec};
+
+/// Plans [`EventWindow`], [`SessionWindow`] and [`CompleteSessions`]; leaves all other nodes to
+/// the next planner.
+#[derive(Debug, Default)]
+pub struct WindowExtensionPlanner;
+
+#[async_trait]
+impl ExtensionPlanner for WindowExtensionPlanner {
+    async fn plan_extension(
+        &self,
+        planner: &dyn PhysicalPlanner,
+        node: &dyn UserDefinedLogicalNode,
+        logical_inputs: &[&LogicalPlan],
+        physical_inputs: &[Arc<dyn ExecutionPlan>],
+        session: &dyn Session,
+        planning: &PhysicalPlanningContext,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let (Some(logical), Some(physical)) = (logical_inputs.first(), physical_inputs.first())
+        else {
+            return Ok(None);
+        };
+        let create = |expr: &Expr| -> Result<Arc<dyn PhysicalExpr>> {
+            planner.create_physical_expr(expr, logical.schema(), session, planning)
+        };
+        let create_all = |exprs: &[Expr]| exprs.iter().map(create).collect::<Result<Vec<_>>>();
+        if let Some(node) = node.as_any().downcast_ref::<EventWindow>() {
+            return Ok(Some(Arc::new(EventWindowExec::new(
+                Arc::clone(physical),
+                create(node.event_time())?,
+                *node.windows(),
+                output_schema(node),
+            ))));
+        }
+        if let Some(node) = node.as_any().downcast_ref::<SessionWindow>() {
+            return Ok(Some(Arc::new(SessionExec::try_new(
+                Arc::clone(physical),
+                create_all(node.keys())?,
+                create(node.event_time())?,
+                node.gap(),
+                output_schema(node),
+            )?)));
+        }
+        if let Some(node) = node.as_any().downcast_ref::<CompleteSessions>() {
+            let Some(state) = session.as_any().downcast_ref::<SessionState>() else {
+                return internal_err!("COMPLETE_SESSIONS plans with DataFusion's session state");
+            };
+            return Ok(Some(Arc::new(CompleteSessionsExec::try_new(
+                node,
+                state.clone(),
+            )?)));
+        }
+        Ok(None)
+    }
+}
+
+fn output_schema(node: &impl UserDefinedLogicalNodeCore) -> SchemaRef {
+    Arc::clone(node.schema().inner())
+}

@@ -1,0 +1,140 @@
+//! The optimizer rule: adds the ranges where a filter or a scan has the predicates.
+
+use std::sync::Arc;
+
+use datafusion::common::Result;
+use datafusion::common::tree_node::Transformed;
+use datafusion::logical_expr::utils::{conjunction, split_conjunction};
+use datafusion::logical_expr::{
+    Expr, ExprSchemable, Extension, Filter, LogicalPlan, TableProviderFilterPushDown, TableScan,
+};
+use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
+
+use super::{floor, windows};
+use crate::window::EventWindow;
+
+/// Adds plain ranges on timestamps beside predicates that imply them, so that file statistics
+/// prune. A range on `window_start` leaves out rows without event time, as the same range on the
+/// event time would.
+#[derive(Debug, Default)]
+pub struct EventTimeRanges;
+
+impl OptimizerRule for EventTimeRanges {
+    fn name(&self) -> &str {
+        "event_time_ranges"
+    }
+
+    fn apply_order(&self) -> Option<ApplyOrder> {
+        Some(ApplyOrder::TopDown)
+    }
+
+    fn rewrite(
+        &self,
+        plan: LogicalPlan,
+        _config: &dyn OptimizerConfig,
+    ) -> Result<Transformed<LogicalPlan>> {
+        match plan {
+            LogicalPlan::Filter(filter) => rewrite_filter(filter),
+            LogicalPlan::TableScan(scan) => rewrite_scan(scan),
+            other => Ok(Transformed::no(other)),
+        }
+    }
+}
+
+fn rewrite_filter(mut filter: Filter) -> Result<Transformed<LogicalPlan>> {
+    let mut changed = false;
+    let predicates = split_conjunction(&filter.predicate);
+    if let Some(input) = narrowed_window(&predicates, &filter.input)? {
+        filter.input = Arc::new(input);
+        changed = true;
+    }
+    let predicates = split_conjunction(&filter.predicate);
+    let added = implied_by(&predicates, filter.input.schema())?;
+    if !added.is_empty() {
+        let all = predicates.into_iter().cloned().chain(added);
+        if let Some(predicate) = conjunction(all) {
+            filter.predicate = predicate;
+            changed = true;
+        }
+    }
+    let plan = LogicalPlan::Filter(filter);
+    Ok(if changed {
+        Transformed::yes(plan)
+    } else {
+        Transformed::no(plan)
+    })
+}
+
+/// Filters that a scan takes wholly have no filter above.
+fn rewrite_scan(mut scan: TableScan) -> Result<Transformed<LogicalPlan>> {
+    if scan.filters.is_empty() {
+        return Ok(Transformed::no(LogicalPlan::TableScan(scan)));
+    }
+    let schema = scan.source.schema();
+    let schema = datafusion::common::DFSchema::try_from_qualified_schema(
+        scan.table_name.clone(),
+        schema.as_ref(),
+    )?;
+    let added = implied_by(&scan.filters.iter().collect::<Vec<_>>(), &schema)?;
+    let supported = scan
+        .source
+        .supports_filters_pushdown(&added.iter().collect::<Vec<_>>())?;
+    let before = scan.filters.len();
+    scan.filters.extend(
+        added
+            .into_iter()
+            .zip(supported)
+            .filter(|(_, support)| *support != TableProviderFilterPushDown::Unsupported)
+            .map(|(range, _)| range),
+    );
+    let changed = scan.filters.len() > before;
+    let plan = LogicalPlan::TableScan(scan);
+    Ok(if changed {
+        Transformed::yes(plan)
+    } else {
+        Transformed::no(plan)
+    })
+}
+
+/// The ranges that follow from `predicates` and are not among them.
+fn implied_by(predicates: &[&Expr], schema: &datafusion::common::DFSchema) -> Result<Vec<Expr>> {
+    let mut added: Vec<Expr> = vec![];
+    for predicate in predicates {
+        for range in floor::implied(predicate, schema)? {
+            if !predicates.contains(&&range) && !added.contains(&range) {
+                added.push(range);
+            }
+        }
+    }
+    Ok(added)
+}
+
+/// `input`, if it windows, over the rows that `predicates` can want; None if nothing is gained.
+fn narrowed_window(predicates: &[&Expr], input: &LogicalPlan) -> Result<Option<LogicalPlan>> {
+    let LogicalPlan::Extension(Extension { node }) = input else {
+        return Ok(None);
+    };
+    let Some(window) = node.as_any().downcast_ref::<EventWindow>() else {
+        return Ok(None);
+    };
+    let schema = window.input().schema();
+    let data_type = window.event_time().get_type(schema.as_ref())?;
+    let bounds = windows::implied(predicates.iter().copied(), window.windows(), &data_type);
+    let ranges = bounds.predicates(window.event_time(), &data_type)?;
+    // The node remembers what it was narrowed to, so that the next pass finds nothing to do.
+    if ranges.is_empty() || window.narrowed_to() == ranges {
+        return Ok(None);
+    }
+    let Some(predicate) = conjunction(ranges.clone()) else {
+        return Ok(None);
+    };
+    let filtered = LogicalPlan::Filter(Filter::try_new(
+        predicate,
+        Arc::new(window.input().clone()),
+    )?);
+    let narrowed = EventWindow::try_new(filtered, window.event_time().clone(), *window.windows())?
+        .with_narrowed_to(ranges);
+    Ok(Some(LogicalPlan::Extension(Extension {
+        node: Arc::new(narrowed),
+    })))
+}

@@ -1,0 +1,130 @@
+//! Puts all of this crate into a session.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::catalog::Session;
+use datafusion::common::Result;
+use datafusion::execution::context::QueryPlanner;
+use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::planner::{ExprPlanner, RelationPlanner};
+use datafusion::logical_expr::{AggregateUDF, LogicalPlan, ScalarUDF};
+use datafusion::optimizer::OptimizerRule;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
+
+use crate::is_final::{IsFinalPlanner, is_final};
+use crate::offsets::{next_offsets, offsets_from, offsets_in};
+use crate::planner::{WindowExtensionPlanner, WindowRelationPlanner};
+use crate::ranges::EventTimeRanges;
+use crate::values::{header, headers_list, headers_map, to_json};
+
+/// Adds functions, expression and relation planners and optimizer rules to `builder`, keeping what
+/// it has. Call it after `with_default_features`.
+///
+/// Not added: the extension planners, which belong into the session's one query planner
+/// ([`extension_planners`]), and the JSON operators ([`register_json`]).
+#[must_use]
+pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
+    builder
+        .scalar_functions()
+        .get_or_insert_default()
+        .extend(scalar_functions());
+    builder
+        .aggregate_functions()
+        .get_or_insert_default()
+        .extend(aggregate_functions());
+    // In front: the defaults would refuse an aggregate without arguments.
+    builder
+        .expr_planners()
+        .get_or_insert_default()
+        .splice(0..0, expr_planners());
+    builder
+        .relation_planners()
+        .get_or_insert_default()
+        .extend(relation_planners());
+    let optimizer = builder.optimizer().get_or_insert_default();
+    let push_down = optimizer
+        .rules
+        .iter()
+        .position(|rule| rule.name() == "push_down_filter");
+    let place = push_down.map_or(optimizer.rules.len(), |position| position + 1);
+    optimizer.rules.splice(place..place, optimizer_rules());
+    builder
+}
+
+/// Adds the functions and operators of `datafusion-functions-json` (`json_get`, `->`, `->>`, `?`).
+///
+/// # Errors
+///
+/// None in practice: a session state takes functions, rewrites and planners at any time.
+pub fn register_json(state: &mut SessionState) -> Result<()> {
+    datafusion_functions_json::register_all(state)
+}
+
+/// The scalar functions of this crate.
+#[must_use]
+pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
+    vec![
+        Arc::new(offsets_in()),
+        Arc::new(offsets_from()),
+        Arc::new(header()),
+        Arc::new(headers_list()),
+        Arc::new(headers_map()),
+        Arc::new(to_json()),
+    ]
+}
+
+/// The aggregate functions of this crate.
+#[must_use]
+pub fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
+    vec![Arc::new(is_final()), Arc::new(next_offsets())]
+}
+
+/// The planners of this crate's calls. `with_expr_planners` would replace DataFusion's own:
+/// [`register`] adds them.
+#[must_use]
+pub fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
+    vec![Arc::new(IsFinalPlanner)]
+}
+
+/// The planners of the window functions in FROM.
+#[must_use]
+pub fn relation_planners() -> Vec<Arc<dyn RelationPlanner>> {
+    vec![Arc::new(WindowRelationPlanner)]
+}
+
+/// The optimizer rules of this crate. Their place is right behind `push_down_filter`, where filters
+/// stand next to what they are about, and before common expressions are taken out of them;
+/// [`register`] puts them there. (`with_optimizer_rule` would put them last.)
+#[must_use]
+pub fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+    vec![Arc::new(EventTimeRanges)]
+}
+
+/// The planners of this crate's logical nodes.
+#[must_use]
+pub fn extension_planners() -> Vec<Arc<dyn ExtensionPlanner + Send + Sync>> {
+    vec![Arc::new(WindowExtensionPlanner)]
+}
+
+/// A query planner with [`extension_planners`] alone, for a session that needs no others.
+#[must_use]
+pub fn query_planner() -> Arc<dyn QueryPlanner + Send + Sync> {
+    Arc::new(WindowQueryPlanner)
+}
+
+#[derive(Debug)]
+struct WindowQueryPlanner;
+
+#[async_trait]
+impl QueryPlanner for WindowQueryPlanner {
+    async fn create_physical_plan(
+        &self,
+        plan: &LogicalPlan,
+        session: &dyn Session,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let planner = DefaultPhysicalPlanner::with_extension_planners(extension_planners());
+        planner.create_physical_plan(plan, session).await
+    }
+}

@@ -1,0 +1,13 @@
+//! SESSION: the rows of one key, cut where neighbours are further apart than the gap (SESS-1).
+
+mod assign;
+mod buffered;
+mod exec;
+mod node;
+mod sorted;
+
+pub use exec::SessionExec;
+pub use node::SessionWindow;
+
+pub(crate) use assign::{joins, sessionize};
+pub(crate) use node::all_but_keys;

@@ -1,0 +1,296 @@
+//! SESSION and COMPLETE_SESSIONS against their definitions (SESS-1, SESS-2).
+
+use std::sync::Arc;
+
+use anabranch_udfs::{CompletionNotices, SessionsCapped};
+use datafusion::execution::memory_pool::GreedyMemoryPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use proptest::prelude::*;
+
+use crate::oracle::{Assigned, complete_sessions, sessions};
+use crate::support::{
+    MINUTE, Visit, collect, context, context_with, numbers, plan_text, register_visits, rows,
+};
+
+const GAP: i64 = 10;
+
+async fn assigned(context: &SessionContext, from: &str) -> Vec<Assigned> {
+    let batches = collect(
+        context,
+        &format!("SELECT id, window_start, window_end FROM {from}"),
+    )
+    .await
+    .unwrap_or_else(|error| panic!("{from}: {error}"));
+    let column = |number| numbers(&batches, number).into_iter().map(Option::unwrap);
+    let mut rows: Vec<_> = column(0)
+        .zip(column(1))
+        .zip(column(2))
+        .map(|((id, start), end)| (id, start, end))
+        .collect();
+    rows.sort_unstable();
+    rows
+}
+
+fn small_batches(partitions: usize) -> SessionConfig {
+    SessionConfig::new()
+        .with_batch_size(7)
+        .with_target_partitions(partitions)
+}
+
+/// A session whose memory is too small to hold much, so that sessions are sorted with spilling.
+fn little_memory(partitions: usize, bytes: usize) -> SessionContext {
+    let mut config = small_batches(partitions);
+    config.options_mut().execution.sort_spill_reservation_bytes = 1024;
+    context_with(config, |builder| {
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(GreedyMemoryPool::new(bytes)))
+            .build_arc()
+            .unwrap();
+        builder.with_runtime_env(runtime)
+    })
+}
+
+/// Visits on a small scale: many ties, gaps of exactly [`GAP`], long chains, NULL keys.
+fn visits() -> impl Strategy<Value = Vec<Visit>> {
+    let site = prop::sample::select(vec![None, Some("a"), Some("b")]);
+    let user = prop::option::weighted(0.8, 0_i64..3);
+    let time = prop_oneof![
+        4 => -300_i64..300,
+        2 => (-30_i64..30).prop_map(|n| n * GAP),
+        1 => (0_i64..3).prop_map(|n| n * 5),
+    ];
+    prop::collection::vec((site, user, time.prop_map(Some)), 0..120)
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn sess_1_sessions_are_those_of_the_definition(
+        visits in visits(), batch in 1_usize..40, partitions in 1_usize..4,
+    ) {
+        block_on(async {
+            let context = context(small_batches(partitions));
+            register_visits(&context, &visits, batch, partitions);
+            let by_user = sessions(&visits, |visit| visit.1, GAP);
+            for from in [
+                "SESSION(TABLE visits PARTITION BY user_id, DESCRIPTOR(event_time), INTERVAL '10 microseconds')",
+                "SESSION(visits, user_id, event_time, INTERVAL '10 microseconds')",
+                "SESSION(TABLE (SELECT * FROM visits ORDER BY user_id NULLS FIRST, event_time LIMIT 1000) PARTITION BY user_id, \
+                 DESCRIPTOR(event_time), INTERVAL '10 microseconds')",
+            ] {
+                assert_eq!(assigned(&context, from).await, by_user, "{from}");
+            }
+            let by_both = sessions(&visits, |visit| (visit.0, visit.1), GAP);
+            for from in [
+                "SESSION(TABLE visits PARTITION BY user_id, site, DESCRIPTOR(event_time), INTERVAL '10 microseconds')",
+                "SESSION(TABLE visits PARTITION BY (site, user_id), DESCRIPTOR(event_time), INTERVAL '10 microseconds')",
+                "SESSION(visits, (user_id, site), event_time, INTERVAL '10 microseconds')",
+            ] {
+                assert_eq!(assigned(&context, from).await, by_both, "{from}");
+            }
+            let all = sessions(&visits, |_| (), GAP);
+            for from in [
+                "SESSION(TABLE visits, DESCRIPTOR(event_time), INTERVAL '10 microseconds')",
+                "SESSION(visits, DESCRIPTOR(event_time), INTERVAL '10 microseconds')",
+            ] {
+                assert_eq!(assigned(&context, from).await, all, "{from}");
+            }
+        });
+    }
+
+    #[test]
+    fn sess_2_completion_equals_sessionizing_everything(
+        visits in visits(), batch in 1_usize..40, partitions in 1_usize..4,
+        from in -320_i64..320, length in 1_i64..100, keys in 0_usize..3,
+    ) {
+        block_on(async {
+            let context = context(small_batches(partitions));
+            register_visits(&context, &visits, batch, partitions);
+            let to = from + length;
+            let rest = format!(
+                "INTERVAL '10 microseconds', to_timestamp_micros({from}), to_timestamp_micros({to})"
+            );
+            let (sql, expected) = match keys {
+                0 => (
+                    format!("COMPLETE_SESSIONS(TABLE visits, DESCRIPTOR(event_time), {rest})"),
+                    complete_sessions(&visits, |_| (), GAP, from, to),
+                ),
+                1 => (
+                    format!("COMPLETE_SESSIONS(visits, user_id, event_time, {rest})"),
+                    complete_sessions(&visits, |visit| visit.1, GAP, from, to),
+                ),
+                _ => (
+                    format!("COMPLETE_SESSIONS(TABLE visits PARTITION BY site, user_id, DESCRIPTOR(event_time), {rest}, INTERVAL '1 day')"),
+                    complete_sessions(&visits, |visit| (visit.0, visit.1), GAP, from, to),
+                ),
+            };
+            assert_eq!(assigned(&context, &sql).await, expected, "{sql}");
+        });
+    }
+}
+
+#[tokio::test]
+async fn sessions_beyond_memory_are_sorted_with_spilling() {
+    let visits: Vec<Visit> = (0..20_000_i64)
+        .map(|n| {
+            (
+                None,
+                Some(n * 7919 % 50).filter(|user| *user != 3),
+                Some((n * 104_729) % 60_011),
+            )
+        })
+        .collect();
+    let expected = sessions(&visits, |visit| visit.1, GAP);
+    let context = little_memory(2, 600_000);
+    register_visits(&context, &visits, 1000, 2);
+    let sql = "SELECT * FROM SESSION(visits, user_id, event_time, INTERVAL '10 microseconds')";
+    let frame = crate::support::query(&context, sql).await.unwrap();
+    let physical = frame.create_physical_plan().await.unwrap();
+    let task = context.task_ctx();
+    let batches = datafusion::physical_plan::collect(Arc::clone(&physical), task)
+        .await
+        .unwrap();
+    let mut found: Vec<_> = numbers(&batches, 0)
+        .into_iter()
+        .zip(numbers(&batches, 4))
+        .zip(numbers(&batches, 5))
+        .map(|((id, start), end)| (id.unwrap(), start.unwrap(), end.unwrap()))
+        .collect();
+    found.sort_unstable();
+    assert_eq!(found, expected);
+    assert!(
+        metric(physical.as_ref(), "sorted_partitions") > 0,
+        "nothing was sorted"
+    );
+}
+
+#[tokio::test]
+async fn sess_1_the_last_row_plus_the_gap_ends_a_session() {
+    let context = context(SessionConfig::new());
+    let visits: Vec<Visit> = [0, 10, 20, 31]
+        .map(|n| (None, None, Some(n * MINUTE)))
+        .to_vec();
+    register_visits(&context, &visits, 4, 1);
+    let sql = "SELECT count(*), window_start, window_end FROM \
+               SESSION(visits, user_id, event_time, INTERVAL '10 minutes') \
+               GROUP BY user_id, window_start, window_end ORDER BY 2";
+    let expected = [
+        ["3", "1970-01-01T00:00:00Z", "1970-01-01T00:30:00Z"],
+        ["1", "1970-01-01T00:31:00Z", "1970-01-01T00:41:00Z"],
+    ];
+    assert_eq!(rows(&context, sql).await.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn one_shuffle_serves_sessions_and_their_aggregate() {
+    let context = context(SessionConfig::new().with_target_partitions(4));
+    register_visits(&context, &[(None, Some(1), Some(0))], 1, 1);
+    let sql = "SELECT user_id, window_start, count(*) FROM \
+               SESSION(visits, user_id, event_time, INTERVAL '10 minutes') GROUP BY 1, 2";
+    let plan = plan_text(&context, sql).await;
+    assert_eq!(plan.matches("Hash([").count(), 1, "{plan}");
+    assert!(!plan.contains("SortExec"), "{plan}");
+}
+
+#[tokio::test]
+async fn only_filters_on_keys_move_below_sessions() {
+    let context = context(SessionConfig::new().with_target_partitions(1));
+    let visits = [
+        (Some("a"), Some(1), Some(0)),
+        (Some("b"), Some(1), Some(8)),
+        (Some("a"), Some(1), Some(16)),
+    ];
+    register_visits(&context, &visits, 3, 1);
+    let session = "SESSION(visits, user_id, event_time, INTERVAL '10 microseconds')";
+    let sql = format!("SELECT id, window_start FROM {session} WHERE user_id = 1 AND site = 'a'");
+    let plan = plan_text(&context, &sql).await;
+    let (above, below) = plan.split_once("SessionExec").expect(&plan);
+    assert!(
+        above.contains("site@") && !above.contains("user_id@"),
+        "{plan}"
+    );
+    assert!(below.contains("FilterExec: user_id@"), "{plan}");
+    // Row 1, of another site, still holds rows 0 and 2 together.
+    let starts = rows(
+        &context,
+        &format!("SELECT DISTINCT window_start FROM ({sql})"),
+    )
+    .await
+    .unwrap();
+    assert_eq!(starts, [["1970-01-01T00:00:00Z"]]);
+    let columns = "SELECT count(*), window_start FROM SESSION(visits, user_id, event_time, INTERVAL '1 s') GROUP BY 2";
+    assert!(!plan_text(&context, columns).await.contains("site"));
+}
+
+fn metric(plan: &dyn datafusion::physical_plan::ExecutionPlan, name: &str) -> usize {
+    let own = plan
+        .metrics()
+        .and_then(|metrics| metrics.sum_by_name(name))
+        .map_or(0, |v| v.as_usize());
+    own + plan
+        .children()
+        .into_iter()
+        .map(|child| metric(child.as_ref(), name))
+        .sum::<usize>()
+}
+
+#[tokio::test]
+async fn a_session_longer_than_max_extension_is_cut_and_reported() {
+    let notices = Arc::new(CompletionNotices::default());
+    let context = context(SessionConfig::new().with_extension(Arc::clone(&notices)));
+    // User 1 visits every five minutes for days; user 2 once.
+    let mut visits: Vec<Visit> = (-1000..1000)
+        .map(|n| (None, Some(1), Some(n * 5 * MINUTE)))
+        .collect();
+    visits.push((None, Some(2), Some(MINUTE)));
+    register_visits(&context, &visits, 100, 2);
+    let call = |extension: &str| {
+        format!(
+            "COMPLETE_SESSIONS(visits, user_id, event_time, INTERVAL '10 minutes', \
+             '1970-01-01T00:00:00', TIMESTAMP '1970-01-01T01:00:00Z'{extension})"
+        )
+    };
+    let hours = |rows: &[Assigned]| {
+        (
+            rows.iter().map(|row| row.1).min(),
+            rows.iter().map(|row| row.2).max(),
+        )
+    };
+    let cut = assigned(&context, &call(", INTERVAL '2 hours'")).await;
+    assert_eq!(
+        hours(&cut),
+        (Some(-120 * MINUTE), Some((180 - 5 + 10) * MINUTE))
+    );
+    assert_eq!(
+        notices.drain(),
+        [SessionsCapped {
+            sessions: 1,
+            searched: (
+                "1969-12-31T22:00:00Z".to_owned(),
+                "1970-01-01T03:00:00Z".to_owned()
+            ),
+        }]
+    );
+    let day = assigned(&context, &call("")).await;
+    assert_eq!(
+        hours(&day),
+        (Some(-24 * 60 * MINUTE), Some((25 * 60 - 5 + 10) * MINUTE))
+    );
+    assert_eq!(notices.drain().len(), 1);
+    let whole = assigned(&context, &call(", INTERVAL '30 days'")).await;
+    assert_eq!(
+        whole,
+        complete_sessions(&visits, |visit| visit.1, 10 * MINUTE, 0, 60 * MINUTE)
+    );
+    assert_eq!(notices.drain(), []);
+}
