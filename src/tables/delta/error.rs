@@ -82,6 +82,20 @@ fn transaction_error(location: &str, error: TransactionError) -> Error {
 }
 
 fn store_error(location: &str, error: &StoreError) -> Error {
+    let text = error.to_string();
+    if let Some((code, message)) = s3_answer(&text) {
+        let kind = match code {
+            "NoSuchBucket" | "NoSuchKey" => ErrorKind::NotFound,
+            "AccessDenied"
+            | "InvalidAccessKeyId"
+            | "SignatureDoesNotMatch"
+            | "ExpiredToken"
+            | "InvalidToken" => ErrorKind::Permission,
+            _ => ErrorKind::Unavailable,
+        };
+        let text = format!("Delta table '{location}': the store answers {code}: {message}");
+        return Error::new(kind, text);
+    }
     let kind = match error {
         StoreError::NotFound { .. } => ErrorKind::NotFound,
         StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
@@ -93,16 +107,24 @@ fn store_error(location: &str, error: &StoreError) -> Error {
         StoreError::InvalidPath { .. } | StoreError::UnknownConfigurationKey { .. } => {
             ErrorKind::Invalid
         }
-        other if other.to_string().contains("Permission denied") => ErrorKind::Permission,
+        _ if text.contains("Permission denied") => ErrorKind::Permission,
         _ => ErrorKind::Unavailable,
     };
     Error::new(
         kind,
-        format!(
-            "Delta table '{location}': {}",
-            lower_first(&error.to_string())
-        ),
+        format!("Delta table '{location}': {}", lower_first(text.trim_end())),
     )
+}
+
+/// Code and message of an error document of S3.
+fn s3_answer(text: &str) -> Option<(&str, &str)> {
+    let (_, document) = text.split_once("<Error>")?;
+    let element = |name: &str| {
+        let (_, rest) = document.split_once(&format!("<{name}>"))?;
+        rest.split_once(&format!("</{name}>"))
+            .map(|(content, _)| content)
+    };
+    Some((element("Code")?, element("Message").unwrap_or_default()))
 }
 
 /// The object store's error below an error of the kernel, if that is the cause.

@@ -77,14 +77,20 @@ impl DeltaTableHandle {
         let options = DeltaOptions::parse(&spec.options)?;
         let shown = location.shown.clone();
         let fail = |error| delta_error(&shown, error);
-        if location.folder.as_ref().is_some_and(|folder| !folder.exists()) && spec.columns.is_none()
+        if location
+            .folder
+            .as_ref()
+            .is_some_and(|folder| !folder.exists())
+            && spec.columns.is_none()
         {
             return Err(not_a_table(&shown));
         }
         let log_store = build_log_store(&location, &options).map_err(fail)?;
         let table = DeltaTable::new(log_store);
         if !table.verify_deltatable_existence().await.map_err(fail)? {
-            let Some(columns) = &spec.columns else { return Err(not_a_table(&shown)) };
+            let Some(columns) = &spec.columns else {
+                return Err(not_a_table(&shown));
+            };
             let fields = new_fields(columns, &spec.partition_by)?;
             if let Some(folder) = &location.folder {
                 std::fs::create_dir_all(folder).map_err(|error| {
@@ -95,9 +101,18 @@ impl DeltaTableHandle {
             if columns.iter().any(|column| column.generated.is_some()) {
                 properties.insert(COMPUTED_IN_UTC.to_owned(), "UTC".to_owned());
             }
-            let first = first_commit(fields, &spec.partition_by, properties, location.url.as_str());
+            let first = first_commit(
+                fields,
+                &spec.partition_by,
+                properties,
+                location.url.as_str(),
+            );
             let first = first.await.map_err(fail)?;
-            match table.log_store().write_commit_entry(0, first, uuid::Uuid::new_v4()).await {
+            match table
+                .log_store()
+                .write_commit_entry(0, first, uuid::Uuid::new_v4())
+                .await
+            {
                 // Someone else was faster: theirs is the table, and is checked below.
                 Ok(()) | Err(TransactionError::VersionAlreadyExists(_)) => {}
                 Err(error) => return Err(fail(error.into())),
@@ -114,7 +129,12 @@ impl DeltaTableHandle {
             }),
         };
         let rules = handle.rules(&table)?;
-        check_declared(&spec, &rules.rows.schema, &rules.rows.generated, &rules.partition_by)?;
+        check_declared(
+            &spec,
+            &rules.rows.schema,
+            &rules.rows.generated,
+            &rules.partition_by,
+        )?;
         Ok(handle)
     }
 
@@ -138,7 +158,9 @@ impl DeltaTableHandle {
         let rules = self.rules(&table)?;
         let scan = scan_of(&table).map_err(|error| self.fail(error))?;
         let writer = (at == TimeTravel::Latest).then(|| self.clone());
-        Ok(Arc::new(DeltaTableProvider::new(scan, table, rules, writer)))
+        Ok(Arc::new(DeltaTableProvider::new(
+            scan, table, rules, writer,
+        )))
     }
 
     /// Writes the rows of `plan`, whose columns are the table's in order, as one commit.
@@ -159,7 +181,15 @@ impl DeltaTableHandle {
         let table = self.refresh().await?;
         let rules = self.rules(&table)?;
         let input = execute_stream(plan, Arc::clone(&context))?;
-        self.write(&table, &rules, input, &context, SaveMode::Append, transaction).await
+        self.write(
+            &table,
+            &rules,
+            input,
+            &context,
+            SaveMode::Append,
+            transaction,
+        )
+        .await
     }
 
     /// The version that the newest commit of the application `id` recorded, if there is one.
@@ -169,9 +199,15 @@ impl DeltaTableHandle {
     /// The log cannot be read.
     pub async fn transaction_version(&self, id: &str) -> Result<Option<i64>> {
         let table = self.refresh().await?;
-        let snapshot = table.snapshot().map_err(|error| self.fail(error))?.snapshot();
+        let snapshot = table
+            .snapshot()
+            .map_err(|error| self.fail(error))?
+            .snapshot();
         let log_store = table.log_store();
-        snapshot.transaction_version(log_store.as_ref(), id).await.map_err(|error| self.fail(error))
+        snapshot
+            .transaction_version(log_store.as_ref(), id)
+            .await
+            .map_err(|error| self.fail(error))
     }
 
     /// The location as it was given.
@@ -186,7 +222,9 @@ impl DeltaTableHandle {
     /// The log cannot be read.
     pub async fn version(&self) -> Result<u64> {
         let table = self.refresh().await?;
-        table.version().ok_or_else(|| Error::internal("a loaded table has no version"))
+        table
+            .version()
+            .ok_or_else(|| Error::internal("a loaded table has no version"))
     }
 
     /// The columns of the newest version, in the Arrow types that a scan gives.
@@ -225,7 +263,10 @@ impl DeltaTableHandle {
     /// The newest version, after a look at the log.
     pub(super) async fn refresh(&self) -> Result<DeltaTable> {
         let mut newest = self.inner.newest.lock().await;
-        newest.update_state().await.map_err(|error| self.fail(error))?;
+        newest
+            .update_state()
+            .await
+            .map_err(|error| self.fail(error))?;
         Ok(newest.clone())
     }
 
@@ -244,14 +285,19 @@ impl DeltaTableHandle {
         mode: SaveMode,
         transaction: Option<(String, i64)>,
     ) -> Result<Commit> {
-        let snapshot = table.snapshot().map_err(|error| self.fail(error))?.snapshot();
+        let snapshot = table
+            .snapshot()
+            .map_err(|error| self.fail(error))?
+            .snapshot();
         if let Some(reason) = &rules.unwritable {
             return Err(Error::unsupported(format!(
                 "Delta table '{}' can be read, but not written: {reason}",
                 self.location()
             )));
         }
-        PROTOCOL.can_write_to(snapshot).map_err(|error| self.fail(error.into()))?;
+        PROTOCOL
+            .can_write_to(snapshot)
+            .map_err(|error| self.fail(error.into()))?;
         let properties = snapshot.table_properties();
         let target = WriteTarget {
             location: self.location().to_owned(),
@@ -262,12 +308,18 @@ impl DeltaTableHandle {
             stats: StatsConfig(Arc::new(WriterStatsConfig::from_config(
                 snapshot.table_configuration(),
             ))),
-            target_file_size: self.inner.write.target_file_size(properties.target_file_size),
+            target_file_size: self
+                .inner
+                .write
+                .target_file_size(properties.target_file_size),
             options: self.inner.write.clone(),
         };
         let written = write_files(&target, input, context).await?;
         let Written { adds, rows } = &written;
-        match self.commit(table, snapshot, adds, *rows, mode, transaction).await {
+        match self
+            .commit(table, snapshot, adds, *rows, mode, transaction)
+            .await
+        {
             Ok(version) => Ok(Commit {
                 version,
                 added: written.adds.into_iter().map(|add| add.path).collect(),
@@ -360,7 +412,8 @@ impl DeltaTableHandle {
         }
         let mut table = DeltaTable::new(newest.log_store());
         table.load_version(version).await.map_err(|error| {
-            self.fail(error).context(format!("version {version} cannot be read"))
+            self.fail(error)
+                .context(format!("version {version} cannot be read"))
         })?;
         Ok(table)
     }
@@ -373,8 +426,10 @@ impl DeltaTableHandle {
             .list(Some(log_store.log_path()))
             .try_filter_map(|file| {
                 let name = file.location.as_ref();
-                let version =
-                    name.ends_with(".json").then(|| extract_version_from_filename(name)).flatten();
+                let version = name
+                    .ends_with(".json")
+                    .then(|| extract_version_from_filename(name))
+                    .flatten();
                 let at = file.last_modified.timestamp_micros();
                 futures::future::ready(Ok(version.map(|version| (version, at))))
             })
@@ -395,7 +450,10 @@ impl DeltaTableHandle {
             let first = commits.first().map(|(version, at)| {
                 let at = chrono::DateTime::from_timestamp_micros(*at)
                     .map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true));
-                format!("; the oldest is version {version} of {}", at.unwrap_or_default())
+                format!(
+                    "; the oldest is version {version} of {}",
+                    at.unwrap_or_default()
+                )
             });
             Error::not_found(format!(
                 "Delta table '{}' has no version that old{}",
@@ -407,7 +465,11 @@ impl DeltaTableHandle {
 
     fn rules(&self, table: &DeltaTable) -> Result<Arc<TableRules>> {
         let snapshot = table.snapshot().map_err(|error| self.fail(error))?;
-        let mut cached = self.inner.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cached = self
+            .inner
+            .rules
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some((metadata, rules)) = &*cached
             && metadata == snapshot.metadata()
         {
@@ -421,7 +483,9 @@ impl DeltaTableHandle {
 
 impl fmt::Debug for DeltaTableHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DeltaTableHandle").field("location", &self.location()).finish()
+        f.debug_struct("DeltaTableHandle")
+            .field("location", &self.location())
+            .finish()
     }
 }
 
@@ -440,7 +504,11 @@ async fn first_commit(
         .create()
         .with_columns(fields)
         .with_partition_columns(partition_by.iter().cloned())
-        .with_configuration(properties.into_iter().map(|(name, value)| (name, Some(value))))
+        .with_configuration(
+            properties
+                .into_iter()
+                .map(|(name, value)| (name, Some(value))),
+        )
         .with_raise_if_key_not_exists(false)
         .with_save_mode(SaveMode::ErrorIfExists)
         .await?;
@@ -475,17 +543,22 @@ fn build_log_store(
         .or_else(|| std::env::var("AWS_ENDPOINT").ok());
     // Whoever names a plain endpoint means it.
     if endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")) {
-        storage.entry("aws_allow_http".to_owned()).or_insert_with(|| "true".to_owned());
+        storage
+            .entry("aws_allow_http".to_owned())
+            .or_insert_with(|| "true".to_owned());
     }
-    DeltaTableBuilder::from_url(location.url.clone())?.with_storage_options(storage).build_storage()
+    DeltaTableBuilder::from_url(location.url.clone())?
+        .with_storage_options(storage)
+        .build_storage()
 }
 
 /// A scan of the table's version, with text as views and partition values as plain columns.
 fn scan_of(table: &DeltaTable) -> std::result::Result<DeltaScanNext, DeltaTableError> {
     let snapshot = table.snapshot()?.snapshot().clone();
     let config = DeltaScanConfig::new().with_wrap_partition_values(false);
-    DeltaScanNext::new(snapshot, config)
-        .map_err(|error| DeltaTableError::GenericError { source: Box::new(error) })
+    DeltaScanNext::new(snapshot, config).map_err(|error| DeltaTableError::GenericError {
+        source: Box::new(error),
+    })
 }
 
 fn generated_texts(
@@ -494,7 +567,10 @@ fn generated_texts(
     let schema = table.snapshot()?.schema();
     let mut columns = schema.get_generated_columns()?;
     columns.sort_by_key(|column| schema.index_of(&column.name));
-    Ok(columns.into_iter().map(|column| (column.name, column.generation_expr)).collect())
+    Ok(columns
+        .into_iter()
+        .map(|column| (column.name, column.generation_expr))
+        .collect())
 }
 
 fn make_rules(table: &DeltaTable) -> std::result::Result<TableRules, DeltaTableError> {
@@ -518,14 +594,19 @@ fn make_rules(table: &DeltaTable) -> std::result::Result<TableRules, DeltaTableE
     let conditions = checks
         .into_iter()
         .map(|check| (check.name, check.expr))
-        .chain(invariants.into_iter().map(|rule| (rule.field_name, rule.invariant_sql)));
+        .chain(
+            invariants
+                .into_iter()
+                .map(|rule| (rule.field_name, rule.invariant_sql)),
+        );
     let mut constraints = Vec::new();
     for (name, text) in conditions {
         match TableExpr::plan(&text, &schema) {
             Ok(expression) => constraints.push((name, text, expression)),
             Err(error) => {
-                unwritable
-                    .get_or_insert_with(|| error.context(format!("constraint '{name}'")).to_string());
+                unwritable.get_or_insert_with(|| {
+                    error.context(format!("constraint '{name}'")).to_string()
+                });
             }
         }
     }
@@ -537,10 +618,17 @@ fn make_rules(table: &DeltaTable) -> std::result::Result<TableRules, DeltaTableE
         }
     };
     Ok(TableRules {
-        rows: Arc::new(RowRules { schema, generated, constraints }),
+        rows: Arc::new(RowRules {
+            schema,
+            generated,
+            constraints,
+        }),
         partition_by: metadata.partition_columns().to_vec(),
         mapped,
-        in_utc: metadata.configuration().get(COMPUTED_IN_UTC).is_some_and(|zone| zone == "UTC"),
+        in_utc: metadata
+            .configuration()
+            .get(COMPUTED_IN_UTC)
+            .is_some_and(|zone| zone == "UTC"),
         unwritable,
     })
 }

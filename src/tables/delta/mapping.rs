@@ -28,7 +28,9 @@ impl MappedNames {
     /// The names of `snapshot`, whose columns a scan gives as `schema`; `None` without mapping.
     pub(super) fn of(snapshot: &EagerSnapshot, schema: &SchemaRef) -> Result<Option<Self>> {
         let configuration = snapshot.metadata().configuration();
-        let mode = configuration.get("delta.columnMapping.mode").map(String::as_str);
+        let mode = configuration
+            .get("delta.columnMapping.mode")
+            .map(String::as_str);
         if matches!(mode, None | Some("none")) {
             return Ok(None);
         }
@@ -51,7 +53,10 @@ impl MappedNames {
             .iter()
             .map(|column| Ok(name(stored(column)?)))
             .collect::<Result<Vec<_>>>()?;
-        Ok(Some(Self { schema: Arc::new(Schema::new(fields)), partition_by }))
+        Ok(Some(Self {
+            schema: Arc::new(Schema::new(fields)),
+            partition_by,
+        }))
     }
 
     /// The schema of the files: without the partition columns.
@@ -95,20 +100,37 @@ fn relabel_array(
                 .zip(fields)
                 .map(|(column, field)| relabel_array(column, field.data_type()))
                 .collect::<std::result::Result<Vec<_>, _>>()?;
-            Arc::new(StructArray::try_new(fields.clone(), columns, from.nulls().cloned())?)
+            Arc::new(StructArray::try_new(
+                fields.clone(),
+                columns,
+                from.nulls().cloned(),
+            )?)
         }
         DataType::List(field) => {
             let from = array.as_list::<i32>();
             let values = relabel_array(from.values(), field.data_type())?;
             let (offsets, nulls) = (from.offsets().clone(), from.nulls().cloned());
-            Arc::new(ListArray::try_new(Arc::clone(field), offsets, values, nulls)?)
+            Arc::new(ListArray::try_new(
+                Arc::clone(field),
+                offsets,
+                values,
+                nulls,
+            )?)
         }
         DataType::Map(field, sorted) => {
             let from = array.as_map();
             let entries: ArrayRef = Arc::new(from.entries().clone());
-            let entries = relabel_array(&entries, field.data_type())?.as_struct().clone();
+            let entries = relabel_array(&entries, field.data_type())?
+                .as_struct()
+                .clone();
             let (offsets, nulls) = (from.offsets().clone(), from.nulls().cloned());
-            Arc::new(MapArray::try_new(Arc::clone(field), offsets, entries, nulls, *sorted)?)
+            Arc::new(MapArray::try_new(
+                Arc::clone(field),
+                offsets,
+                entries,
+                nulls,
+                *sorted,
+            )?)
         }
         _ => Arc::clone(array),
     })
@@ -123,8 +145,10 @@ fn mapped_field(
         Some(MetadataValue::Number(id)) => Some(id.to_string()),
         _ => None,
     };
-    let metadata: HashMap<String, String> =
-        id.map(|id| ("PARQUET:field_id".to_owned(), id)).into_iter().collect();
+    let metadata: HashMap<String, String> = id
+        .map(|id| ("PARQUET:field_id".to_owned(), id))
+        .into_iter()
+        .collect();
     let data_type = mapped_type(field.data_type(), stored.data_type(), name);
     Arc::new(Field::new(name(stored), data_type, field.is_nullable()).with_metadata(metadata))
 }
@@ -147,7 +171,9 @@ fn mapped_type(
             DataType::List(Arc::new(element.as_ref().clone().with_data_type(data_type)))
         }
         (DataType::Map(entries, sorted), DeltaType::Map(of)) => {
-            let DataType::Struct(fields) = entries.data_type() else { return arrow.clone() };
+            let DataType::Struct(fields) = entries.data_type() else {
+                return arrow.clone();
+            };
             let types = [of.key_type(), of.value_type()];
             let fields: Fields = fields
                 .iter()
@@ -157,7 +183,10 @@ fn mapped_type(
                     Arc::new(field.as_ref().clone().with_data_type(data_type))
                 })
                 .collect();
-            let entries = entries.as_ref().clone().with_data_type(DataType::Struct(fields));
+            let entries = entries
+                .as_ref()
+                .clone()
+                .with_data_type(DataType::Struct(fields));
             DataType::Map(Arc::new(entries), *sorted)
         }
         _ => arrow.clone(),

@@ -46,6 +46,23 @@ impl DeltaTableProvider {
             writer,
         }
     }
+
+    /// Makes the table's store known to the session, which finds stores by scheme and bucket alone.
+    ///
+    /// The newest registration counts: a table that is declared anew, with other credentials,
+    /// must not be read with the old ones.
+    fn register_store(&self, session: &dyn Session) -> Result<()> {
+        let log_store = self.table.log_store();
+        let mut root = log_store.root_url().clone();
+        if root.scheme() == "file" {
+            return Ok(self.table.update_datafusion_session(session)?);
+        }
+        root.set_path("/");
+        session
+            .runtime_env()
+            .register_object_store(&root, log_store.root_object_store(None));
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -65,7 +82,7 @@ impl TableProvider for DeltaTableProvider {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.table.update_datafusion_session(session)?;
+        self.register_store(session)?;
         let rules = &self.rules;
         let derived = partition_filters(filters, &rules.rows, &rules.partition_by, rules.in_utc)?;
         let filters: Vec<Expr> = filters.iter().cloned().chain(derived).collect();

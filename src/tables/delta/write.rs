@@ -22,9 +22,9 @@ use deltalake::DeltaTableError;
 use deltalake::datafile::writer::{PartitionWriter, PartitionWriterConfig};
 use deltalake::kernel::Add;
 use deltalake::kernel::scalars::ScalarExt;
+use deltalake::logstore::ObjectStoreRef;
 use deltalake::logstore::object_store::ObjectStoreExt as _;
 use deltalake::logstore::object_store::path::Path;
-use deltalake::logstore::ObjectStoreRef;
 use deltalake::operations::write::WriterStatsConfig;
 use deltalake::parquet::file::properties::WriterProperties;
 use futures::StreamExt as _;
@@ -65,7 +65,9 @@ pub(super) struct StatsConfig(pub(super) Arc<WriterStatsConfig>);
 
 impl std::fmt::Debug for StatsConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("StatsConfig").field(&self.0.stats_columns).finish()
+        f.debug_tuple("StatsConfig")
+            .field(&self.0.stats_columns)
+            .finish()
     }
 }
 
@@ -284,12 +286,18 @@ impl Encoder {
             let writer = self.new_writer(slot)?;
             self.open.insert(slot, OpenFile { writer, held: 0 });
         }
-        self.open.get_mut(&slot).ok_or_else(|| Error::internal("an open file is missing"))
+        self.open
+            .get_mut(&slot)
+            .ok_or_else(|| Error::internal("an open file is missing"))
     }
 
     fn new_writer(&self, slot: usize) -> Result<PartitionWriter> {
         let target = &self.target;
-        let values = self.partitions.get(&slot).map(Vec::as_slice).unwrap_or_default();
+        let values = self
+            .partitions
+            .get(&slot)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         // Names that nobody chose are kept out of paths.
         let (names, folder) = match &target.mapped {
             Some(mapped) => (&mapped.partition_by, Some(Path::from(random_folder()))),
@@ -335,9 +343,16 @@ impl Encoder {
     }
 
     async fn close(&mut self, slot: usize) -> Result<()> {
-        let Some(file) = self.open.remove(&slot) else { return Ok(()) };
-        self.reservation.shrink(file.held.min(self.reservation.size()));
-        let adds = file.writer.close().await.map_err(|error| self.error(error))?;
+        let Some(file) = self.open.remove(&slot) else {
+            return Ok(());
+        };
+        self.reservation
+            .shrink(file.held.min(self.reservation.size()));
+        let adds = file
+            .writer
+            .close()
+            .await
+            .map_err(|error| self.error(error))?;
         self.adds.extend(adds);
         Ok(())
     }
@@ -371,14 +386,19 @@ fn conform(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
             schema.fields().len()
         )));
     }
-    let strict = CastOptions { safe: false, format_options: FormatOptions::default() };
+    let strict = CastOptions {
+        safe: false,
+        format_options: FormatOptions::default(),
+    };
     let columns = batch
         .columns()
         .iter()
         .zip(schema.fields())
         .map(|(column, field)| {
-            cast_with_options(column, field.data_type(), &strict)
-                .map_err(|error| Error::from(DataFusionError::from(error)).context(format!("column '{}'", field.name())))
+            cast_with_options(column, field.data_type(), &strict).map_err(|error| {
+                Error::from(DataFusionError::from(error))
+                    .context(format!("column '{}'", field.name()))
+            })
         })
         .collect::<Result<Vec<_>>>()?;
     let nullable: Vec<_> = schema
@@ -392,12 +412,21 @@ fn conform(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
 
 /// About how much the rows take when they are encoded and wait for their row group.
 fn encoded_size(rows: &RecordBatch) -> usize {
-    rows.columns().iter().map(|column| plain_size(column)).sum::<usize>() / 2
+    rows.columns()
+        .iter()
+        .map(plain_size)
+        .sum::<usize>()
+        / 2
 }
 
 /// The bytes of the values; of a view, those of the text it shows.
 fn plain_size(column: &ArrayRef) -> usize {
-    let lengths = |views: &[u128]| views.iter().map(|view| *view as u32 as usize).sum::<usize>();
+    let lengths = |views: &[u128]| {
+        views
+            .iter()
+            .map(|view| *view as u32 as usize)
+            .sum::<usize>()
+    };
     match column.data_type() {
         DataType::Utf8View => lengths(column.as_string_view().views()),
         DataType::BinaryView => lengths(column.as_binary_view().views()),

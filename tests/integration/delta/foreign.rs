@@ -9,16 +9,24 @@ use super::*;
 
 /// One file of six rows with the offsets 0 to 5.
 async fn six_rows(folder: &Path) {
-    let handle = DeltaTableHandle::create_or_open(archive(folder)).await.unwrap();
+    let handle = DeltaTableHandle::create_or_open(archive(folder))
+        .await
+        .unwrap();
     let times: Vec<_> = (0..6).map(|second| Some(DAY + second)).collect();
-    insert(&handle, RECORD, vec![records(0, &times)]).await.unwrap();
+    insert(&handle, RECORD, vec![records(0, &times)])
+        .await
+        .unwrap();
 }
 
 fn rewrite(folder: &Path, version: u64, change: impl Fn(&mut serde_json::Value)) {
     let mut actions = log(folder, version);
     actions.iter_mut().for_each(change);
     let lines: Vec<String> = actions.iter().map(ToString::to_string).collect();
-    std::fs::write(folder.join(format!("_delta_log/{version:020}.json")), lines.join("\n")).unwrap();
+    std::fs::write(
+        folder.join(format!("_delta_log/{version:020}.json")),
+        lines.join("\n"),
+    )
+    .unwrap();
 }
 
 fn require(folder: &Path, reader: &[&str], writer: &[&str]) {
@@ -51,7 +59,9 @@ fn inline_deletion_vector(rows: &[u16]) -> serde_json::Value {
         .chunks(4)
         .flat_map(|chunk| {
             let value = u32::from_be_bytes(chunk.try_into().unwrap());
-            (0..5).rev().map(move |digit| LETTERS[(value / 85_u32.pow(digit) % 85) as usize] as char)
+            (0..5)
+                .rev()
+                .map(move |digit| LETTERS[(value / 85_u32.pow(digit) % 85) as usize] as char)
         })
         .collect();
     serde_json::json!({
@@ -63,19 +73,31 @@ fn inline_deletion_vector(rows: &[u16]) -> serde_json::Value {
 async fn rows_in_a_deletion_vector_are_not_read() {
     let dir = tempfile::tempdir().unwrap();
     six_rows(dir.path()).await;
-    require(dir.path(), &["deletionVectors"], &["deletionVectors", "generatedColumns"]);
+    require(
+        dir.path(),
+        &["deletionVectors"],
+        &["deletionVectors", "generatedColumns"],
+    );
     rewrite(dir.path(), 1, |action| {
         if action.get("add").is_some() {
             action["add"]["deletionVector"] = inline_deletion_vector(&[1, 4]);
         }
     });
-    let handle = DeltaTableHandle::create_or_open(archive(dir.path())).await.unwrap();
+    let handle = DeltaTableHandle::create_or_open(archive(dir.path()))
+        .await
+        .unwrap();
     let rows = query(&handle, "SELECT \"offset\" FROM t ORDER BY 1").await;
     let offsets: String = rows.chars().filter(char::is_ascii_digit).collect();
     assert_eq!(offsets, "0235");
     assert_eq!(number(&handle, "SELECT count(*) FROM t").await, 4);
-    assert_eq!(number(&handle, "SELECT count(*) FROM t WHERE \"offset\" IN (1, 2)").await, 1);
-    assert_eq!(number(&handle, "SELECT sum(\"offset\") FROM t WHERE hour = 0").await, 10);
+    assert_eq!(
+        number(&handle, "SELECT count(*) FROM t WHERE \"offset\" IN (1, 2)").await,
+        1
+    );
+    assert_eq!(
+        number(&handle, "SELECT sum(\"offset\") FROM t WHERE hour = 0").await,
+        10
+    );
 }
 
 /// Physical names are neither in the query nor in its result.
@@ -83,12 +105,20 @@ async fn rows_in_a_deletion_vector_are_not_read() {
 async fn mapped_columns_are_read_and_written_by_their_logical_names() {
     let dir = tempfile::tempdir().unwrap();
     let spec = DeltaSpec {
-        columns: Some(vec![column("col-1", DataType::Int64), column("col-2", DataType::Utf8)]),
+        columns: Some(vec![
+            column("col-1", DataType::Int64),
+            column("col-2", DataType::Utf8),
+        ]),
         partition_by: vec!["col-2".into()],
         ..open(dir.path())
     };
     let plain = DeltaTableHandle::create_or_open(spec).await.unwrap();
-    run(&session(&plain).await, "INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'b')").await.unwrap();
+    run(
+        &session(&plain).await,
+        "INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'b')",
+    )
+    .await
+    .unwrap();
     rewrite(dir.path(), 0, |action| {
         if action.get("protocol").is_some() {
             action["protocol"] = serde_json::json!({"minReaderVersion": 2, "minWriterVersion": 5});
@@ -109,27 +139,58 @@ async fn mapped_columns_are_read_and_written_by_their_logical_names() {
             });
         }
     });
-    let handle = DeltaTableHandle::create_or_open(open(dir.path())).await.unwrap();
+    let handle = DeltaTableHandle::create_or_open(open(dir.path()))
+        .await
+        .unwrap();
     assert_eq!(handle.schema().await.unwrap().field(0).name(), "user id");
-    assert_eq!(number(&handle, "SELECT sum(\"user id\") FROM t WHERE kind = 'b'").await, 5);
-    assert_eq!(scanned(&handle, "SELECT * FROM t WHERE kind = 'a'").await, (1, 1));
-    assert_eq!(scanned(&handle, "SELECT * FROM t WHERE \"user id\" > 2").await, (1, 1));
+    assert_eq!(
+        number(&handle, "SELECT sum(\"user id\") FROM t WHERE kind = 'b'").await,
+        5
+    );
+    assert_eq!(
+        scanned(&handle, "SELECT * FROM t WHERE kind = 'a'").await,
+        (1, 1)
+    );
+    assert_eq!(
+        scanned(&handle, "SELECT * FROM t WHERE \"user id\" > 2").await,
+        (1, 1)
+    );
 
-    run(&session(&handle).await, "INSERT INTO t VALUES (10, 'b'), (11, NULL)").await.unwrap();
-    assert_eq!(number(&handle, "SELECT sum(\"user id\") FROM t WHERE kind = 'b'").await, 15);
-    assert_eq!(number(&handle, "SELECT \"user id\" FROM t WHERE kind IS NULL").await, 11);
+    run(
+        &session(&handle).await,
+        "INSERT INTO t VALUES (10, 'b'), (11, NULL)",
+    )
+    .await
+    .unwrap();
+    assert_eq!(
+        number(&handle, "SELECT sum(\"user id\") FROM t WHERE kind = 'b'").await,
+        15
+    );
+    assert_eq!(
+        number(&handle, "SELECT \"user id\" FROM t WHERE kind IS NULL").await,
+        11
+    );
     let commit = log(dir.path(), 2);
     let add = commit.iter().find_map(|action| action.get("add")).unwrap();
     assert!(add["partitionValues"].get("col-2").is_some(), "{add}");
-    assert!(add["stats"].as_str().unwrap().contains("\"col-1\""), "{add}");
+    assert!(
+        add["stats"].as_str().unwrap().contains("\"col-1\""),
+        "{add}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_feature_that_is_unknown_is_named() {
     let dir = tempfile::tempdir().unwrap();
     six_rows(dir.path()).await;
-    require(dir.path(), &["timeMachine"], &["timeMachine", "generatedColumns"]);
-    let error = DeltaTableHandle::create_or_open(open(dir.path())).await.unwrap_err();
+    require(
+        dir.path(),
+        &["timeMachine"],
+        &["timeMachine", "generatedColumns"],
+    );
+    let error = DeltaTableHandle::create_or_open(open(dir.path()))
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert!(error.message().contains("timeMachine"), "{error}");
 }
@@ -139,9 +200,16 @@ async fn a_feature_only_writers_need_stops_writing_and_not_reading() {
     let dir = tempfile::tempdir().unwrap();
     six_rows(dir.path()).await;
     require(dir.path(), &[], &["timeMachine", "generatedColumns"]);
-    let handle = DeltaTableHandle::create_or_open(open(dir.path())).await.unwrap();
+    let handle = DeltaTableHandle::create_or_open(open(dir.path()))
+        .await
+        .unwrap();
     assert_eq!(number(&handle, "SELECT count(*) FROM t").await, 6);
-    let error = run(&session(&handle).await, "INSERT INTO t (value) VALUES ('x')").await.unwrap_err();
+    let error = run(
+        &session(&handle).await,
+        "INSERT INTO t (value) VALUES ('x')",
+    )
+    .await
+    .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert_eq!(handle.version().await.unwrap(), 1);
 }
@@ -159,10 +227,20 @@ async fn an_unknown_generation_expression_stops_writing_and_not_reading() {
             metadata["schemaString"] = schema.replace(text, "hive_hash(event_time)").into();
         }
     });
-    let handle = DeltaTableHandle::create_or_open(open(dir.path())).await.unwrap();
+    let handle = DeltaTableHandle::create_or_open(open(dir.path()))
+        .await
+        .unwrap();
     let sql = "SELECT count(*) FROM t WHERE event_time >= '2025-09-04T00:00:00Z'";
     assert_eq!(number(&handle, sql).await, 6);
-    let error = run(&session(&handle).await, "INSERT INTO t (value) VALUES ('x')").await.unwrap_err();
-    assert!(error.message().contains("can be read, but not written"), "{error}");
+    let error = run(
+        &session(&handle).await,
+        "INSERT INTO t (value) VALUES ('x')",
+    )
+    .await
+    .unwrap_err();
+    assert!(
+        error.message().contains("can be read, but not written"),
+        "{error}"
+    );
     assert!(error.message().contains("hive_hash"), "{error}");
 }

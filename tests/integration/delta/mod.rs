@@ -1,5 +1,7 @@
 //! Delta tables through DataFusion: what a statement would do, without the statements.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod foreign;
 mod interop;
 mod maintain;
@@ -12,7 +14,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anabranch::tables::delta::{DeltaColumn, DeltaSpec, DeltaTableHandle, TimeTravel};
-use datafusion::arrow::array::{Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use datafusion::arrow::array::{
+    Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use datafusion::arrow::util::pretty::pretty_format_batches;
 use datafusion::datasource::MemTable;
@@ -28,11 +32,20 @@ fn timestamp() -> DataType {
 }
 
 fn column(name: &str, data_type: DataType) -> DeltaColumn {
-    DeltaColumn { name: name.into(), data_type, nullable: true, generated: None, comment: None }
+    DeltaColumn {
+        name: name.into(),
+        data_type,
+        nullable: true,
+        generated: None,
+        comment: None,
+    }
 }
 
 fn generated(name: &str, data_type: DataType, text: &str) -> DeltaColumn {
-    DeltaColumn { generated: Some(text.into()), ..column(name, data_type) }
+    DeltaColumn {
+        generated: Some(text.into()),
+        ..column(name, data_type)
+    }
 }
 
 /// The raw archive of the documentation: partitioned by the parts of the event time.
@@ -59,7 +72,10 @@ fn archive(location: &Path) -> DeltaSpec {
 }
 
 fn open(location: &Path) -> DeltaSpec {
-    DeltaSpec { location: location.display().to_string(), ..DeltaSpec::default() }
+    DeltaSpec {
+        location: location.display().to_string(),
+        ..DeltaSpec::default()
+    }
 }
 
 /// Records as they are inserted into an [`archive`]; `None` is a record without an event time.
@@ -75,8 +91,12 @@ fn records(first_offset: i64, times: &[Option<i64>]) -> RecordBatch {
     RecordBatch::try_new(
         Arc::new(schema),
         vec![
-            Arc::new(StringArray::from_iter_values(offsets.clone().map(|o| format!("{{\"n\":{o}}}")))),
-            Arc::new(Int32Array::from_iter_values(offsets.clone().map(|o| (o % 3) as i32))),
+            Arc::new(StringArray::from_iter_values(
+                offsets.clone().map(|o| format!("{{\"n\":{o}}}")),
+            )),
+            Arc::new(Int32Array::from_iter_values(
+                offsets.clone().map(|o| (o % 3) as i32),
+            )),
             Arc::new(Int64Array::from_iter_values(offsets)),
             Arc::new(TimestampMicrosecondArray::from(times.to_vec()).with_timezone("UTC")),
         ],
@@ -87,7 +107,9 @@ fn records(first_offset: i64, times: &[Option<i64>]) -> RecordBatch {
 /// A session in which the newest version of the table is `t`.
 async fn session(handle: &DeltaTableHandle) -> SessionContext {
     let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(2));
-    context.register_table("t", handle.snapshot(TimeTravel::Latest).await.unwrap()).unwrap();
+    context
+        .register_table("t", handle.snapshot(TimeTravel::Latest).await.unwrap())
+        .unwrap();
     context
 }
 
@@ -104,7 +126,12 @@ async fn query(handle: &DeltaTableHandle, sql: &str) -> String {
 /// The single number that `sql` gives.
 async fn number(handle: &DeltaTableHandle, sql: &str) -> i64 {
     let batches = run(&session(handle).await, sql).await.unwrap();
-    batches[0].column(0).as_any().downcast_ref::<Int64Array>().unwrap().value(0)
+    batches[0]
+        .column(0)
+        .as_any()
+        .downcast_ref::<Int64Array>()
+        .unwrap()
+        .value(0)
 }
 
 /// `INSERT INTO t (columns) SELECT columns FROM the batches`; gives the count.
@@ -120,8 +147,17 @@ async fn insert(
     let (left, right) = batches.split_at(halves);
     let source = MemTable::try_new(schema, vec![left.to_vec(), right.to_vec()])?;
     context.register_table("src", Arc::new(source))?;
-    let counts = run(&context, &format!("INSERT INTO t ({columns}) SELECT {columns} FROM src")).await?;
-    Ok(counts[0].column(0).as_any().downcast_ref::<UInt64Array>().unwrap().value(0))
+    let counts = run(
+        &context,
+        &format!("INSERT INTO t ({columns}) SELECT {columns} FROM src"),
+    )
+    .await?;
+    Ok(counts[0]
+        .column(0)
+        .as_any()
+        .downcast_ref::<UInt64Array>()
+        .unwrap()
+        .value(0))
 }
 
 const RECORD: &str = "value, partition, \"offset\", event_time";
@@ -129,10 +165,21 @@ const RECORD: &str = "value, partition, \"offset\", event_time";
 /// Rows and files read by a query over the newest version.
 async fn scanned(handle: &DeltaTableHandle, sql: &str) -> (usize, usize) {
     let context = session(handle).await;
-    let plan = context.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
-    let batches = collect(Arc::clone(&plan), context.task_ctx()).await.unwrap();
+    let plan = context
+        .sql(sql)
+        .await
+        .unwrap()
+        .create_physical_plan()
+        .await
+        .unwrap();
+    let batches = collect(Arc::clone(&plan), context.task_ctx())
+        .await
+        .unwrap();
     let rows = batches.iter().map(RecordBatch::num_rows).sum();
-    (rows, files_of(&plan).expect("the plan reads no Delta table"))
+    (
+        rows,
+        files_of(&plan).expect("the plan reads no Delta table"),
+    )
 }
 
 fn files_of(plan: &Arc<dyn ExecutionPlan>) -> Option<usize> {
@@ -140,7 +187,12 @@ fn files_of(plan: &Arc<dyn ExecutionPlan>) -> Option<usize> {
         .metrics()
         .and_then(|metrics| metrics.sum_by_name("count_files_scanned"))
         .map(|value| value.as_usize());
-    own.or_else(|| plan.children().into_iter().filter_map(files_of).reduce(|a, b| a + b))
+    own.or_else(|| {
+        plan.children()
+            .into_iter()
+            .filter_map(files_of)
+            .reduce(|a, b| a + b)
+    })
 }
 
 /// The data files below a folder.
@@ -152,7 +204,10 @@ fn data_files(folder: &Path) -> Vec<String> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "parquet") {
+            } else if path
+                .extension()
+                .is_some_and(|extension| extension == "parquet")
+            {
                 found.push(path.strip_prefix(folder).unwrap().display().to_string());
             }
         }
@@ -165,5 +220,7 @@ fn data_files(folder: &Path) -> Vec<String> {
 fn log(folder: &Path, version: u64) -> Vec<serde_json::Value> {
     let path = folder.join(format!("_delta_log/{version:020}.json"));
     let text = std::fs::read_to_string(path).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }

@@ -4,14 +4,18 @@ use super::*;
 
 /// A day of 24 hours, three files each; every file holds four records of its hour.
 async fn day(folder: &Path, spec: impl Fn(&Path) -> DeltaSpec) -> DeltaTableHandle {
-    let handle = DeltaTableHandle::create_or_open(spec(folder)).await.unwrap();
+    let handle = DeltaTableHandle::create_or_open(spec(folder))
+        .await
+        .unwrap();
     for file in 0..3 {
         let times: Vec<_> = (0..24)
             .flat_map(|hour| {
                 (0..4).map(move |n| Some(DAY + hour * HOUR + (file * 4 + n) * HOUR / 12 + 123_456))
             })
             .collect();
-        insert(&handle, RECORD, vec![records(file * 96, &times)]).await.unwrap();
+        insert(&handle, RECORD, vec![records(file * 96, &times)])
+            .await
+            .unwrap();
     }
     assert_eq!(data_files(folder).len(), 72);
     handle
@@ -30,7 +34,9 @@ async fn partition_values_prune_without_statistics() {
     let dir = tempfile::tempdir().unwrap();
     let handle = day(dir.path(), without_statistics).await;
     let time = |from: &str, to: &str| {
-        format!("SELECT * FROM t WHERE event_time >= '2025-09-04T{from}Z' AND event_time < '2025-09-04T{to}Z'")
+        format!(
+            "SELECT * FROM t WHERE event_time >= '2025-09-04T{from}Z' AND event_time < '2025-09-04T{to}Z'"
+        )
     };
     for (sql, rows, files) in [
         ("SELECT * FROM t".to_owned(), 288, 72),
@@ -65,12 +71,36 @@ async fn statistics_prune_within_a_partition() {
     let handle = day(dir.path(), archive).await;
     for (sql, rows, files) in [
         // Each file of an hour holds a third of it.
-        ("SELECT * FROM t WHERE event_time >= '2025-09-04T10:00:00Z' AND event_time < '2025-09-04T10:20:00Z'", 4, 1),
-        ("SELECT * FROM t WHERE event_time = '2025-09-04T10:15:00.123456Z'", 1, 1),
-        ("SELECT * FROM t WHERE event_time > '2025-09-04T23:55:00.123455Z'", 1, 1),
-        ("SELECT * FROM t WHERE event_time > '2025-09-04T23:55:00.123456Z'", 0, 1),
-        ("SELECT * FROM t WHERE event_time > '2025-09-04T23:55:00.124456Z'", 0, 0),
-        ("SELECT * FROM t WHERE \"offset\" >= 96 AND \"offset\" < 100", 4, 1),
+        (
+            "SELECT * FROM t WHERE event_time >= '2025-09-04T10:00:00Z' AND event_time < '2025-09-04T10:20:00Z'",
+            4,
+            1,
+        ),
+        (
+            "SELECT * FROM t WHERE event_time = '2025-09-04T10:15:00.123456Z'",
+            1,
+            1,
+        ),
+        (
+            "SELECT * FROM t WHERE event_time > '2025-09-04T23:55:00.123455Z'",
+            1,
+            1,
+        ),
+        (
+            "SELECT * FROM t WHERE event_time > '2025-09-04T23:55:00.123456Z'",
+            0,
+            1,
+        ),
+        (
+            "SELECT * FROM t WHERE event_time > '2025-09-04T23:55:00.124456Z'",
+            0,
+            0,
+        ),
+        (
+            "SELECT * FROM t WHERE \"offset\" >= 96 AND \"offset\" < 100",
+            4,
+            1,
+        ),
         ("SELECT * FROM t WHERE partition = 7", 0, 0),
     ] {
         assert_eq!(scanned(&handle, sql).await, (rows, files), "{sql}");
@@ -80,13 +110,54 @@ async fn statistics_prune_within_a_partition() {
 #[tokio::test(flavor = "multi_thread")]
 async fn other_ways_to_partition_by_time_prune_too() {
     for (parts, files) in [
-        (vec![generated("date", DataType::Date32, "CAST(event_time AS DATE)"), generated("hour", DataType::Int32, "HOUR(event_time)")], 1),
-        (vec![generated("h", timestamp(), "date_trunc('hour', event_time)")], 1),
-        (vec![generated("h", DataType::Utf8, "DATE_FORMAT(event_time, 'yyyy-MM-dd-HH')")], 1),
-        (vec![generated("h", DataType::Utf8, "to_char(event_time, '%Y%m%d%H')")], 1),
-        (vec![generated("m", DataType::Int32, "EXTRACT(MONTH FROM event_time)")], 24),
+        (
+            vec![
+                generated("date", DataType::Date32, "CAST(event_time AS DATE)"),
+                generated("hour", DataType::Int32, "HOUR(event_time)"),
+            ],
+            1,
+        ),
+        (
+            vec![generated(
+                "h",
+                timestamp(),
+                "date_trunc('hour', event_time)",
+            )],
+            1,
+        ),
+        (
+            vec![generated(
+                "h",
+                DataType::Utf8,
+                "DATE_FORMAT(event_time, 'yyyy-MM-dd-HH')",
+            )],
+            1,
+        ),
+        (
+            vec![generated(
+                "h",
+                DataType::Utf8,
+                "to_char(event_time, '%Y%m%d%H')",
+            )],
+            1,
+        ),
+        (
+            vec![generated(
+                "m",
+                DataType::Int32,
+                "EXTRACT(MONTH FROM event_time)",
+            )],
+            24,
+        ),
         // The hour alone says something within one day only.
-        (vec![generated("hour", DataType::Int64, "CAST(date_part('hour', event_time) AS BIGINT)")], 1),
+        (
+            vec![generated(
+                "hour",
+                DataType::Int64,
+                "CAST(date_part('hour', event_time) AS BIGINT)",
+            )],
+            1,
+        ),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let mut spec = without_statistics(dir.path());
@@ -97,7 +168,13 @@ async fn other_ways_to_partition_by_time_prune_too() {
         let handle = DeltaTableHandle::create_or_open(spec).await.unwrap();
         // Every hour is a file even where the partition does not say so.
         for hour in 0..24 {
-            insert(&handle, RECORD, vec![records(hour, &[Some(DAY + hour * HOUR + 1)])]).await.unwrap();
+            insert(
+                &handle,
+                RECORD,
+                vec![records(hour, &[Some(DAY + hour * HOUR + 1)])],
+            )
+            .await
+            .unwrap();
         }
         let sql = "SELECT * FROM t WHERE event_time >= '2025-09-04T10:00:00Z' AND event_time < '2025-09-04T11:00:00Z'";
         assert_eq!(scanned(&handle, sql).await, (1, files), "{parts:?}");
@@ -110,15 +187,27 @@ async fn other_ways_to_partition_by_time_prune_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_derived_predicate_loses_no_row() {
     let dir = tempfile::tempdir().unwrap();
-    let handle = DeltaTableHandle::create_or_open(without_statistics(dir.path())).await.unwrap();
+    let handle = DeltaTableHandle::create_or_open(without_statistics(dir.path()))
+        .await
+        .unwrap();
     // Around the ends of hours, days, months, years, before 1970, and none at all.
-    let marks = [-1, 0, DAY, DAY + 24 * HOUR, DAY - 96 * HOUR, 1_767_225_600_000_000, -86_400_000_000];
+    let marks = [
+        -1,
+        0,
+        DAY,
+        DAY + 24 * HOUR,
+        DAY - 96 * HOUR,
+        1_767_225_600_000_000,
+        -86_400_000_000,
+    ];
     let times: Vec<_> = marks
         .iter()
         .flat_map(|mark| [-HOUR, -1, 0, 1, HOUR - 1, HOUR].map(|by| Some(mark + by)))
         .chain([None])
         .collect();
-    insert(&handle, RECORD, vec![records(0, &times)]).await.unwrap();
+    insert(&handle, RECORD, vec![records(0, &times)])
+        .await
+        .unwrap();
     let literal = |time: i64| {
         let time = chrono::DateTime::from_timestamp_micros(time).unwrap();
         time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
@@ -130,7 +219,11 @@ async fn a_derived_predicate_loses_no_row() {
                 literal(*low),
                 literal(high)
             );
-            let expected = times.iter().flatten().filter(|time| (*low..high).contains(time)).count();
+            let expected = times
+                .iter()
+                .flatten()
+                .filter(|time| (*low..high).contains(time))
+                .count();
             assert_eq!(scanned(&handle, &sql).await.0, expected, "{sql}");
         }
     }
@@ -140,28 +233,46 @@ async fn a_derived_predicate_loses_no_row() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_partitioned_in_another_zone_loses_no_row() {
     let dir = tempfile::tempdir().unwrap();
-    let handle = DeltaTableHandle::create_or_open(without_statistics(dir.path())).await.unwrap();
-    insert(&handle, RECORD, vec![records(0, &[Some(DAY + 10 * HOUR)])]).await.unwrap();
+    let handle = DeltaTableHandle::create_or_open(without_statistics(dir.path()))
+        .await
+        .unwrap();
+    insert(&handle, RECORD, vec![records(0, &[Some(DAY + 10 * HOUR)])])
+        .await
+        .unwrap();
     // As if written in Berlin: 10:00 UTC lies in the partition of 12 o'clock.
     let create = dir.path().join("_delta_log/00000000000000000000.json");
     let text = std::fs::read_to_string(&create).unwrap();
-    std::fs::write(&create, text.replace("anabranch.generatedColumns.timezone", "spark.something")).unwrap();
+    std::fs::write(
+        &create,
+        text.replace("anabranch.generatedColumns.timezone", "spark.something"),
+    )
+    .unwrap();
     let commit = dir.path().join("_delta_log/00000000000000000001.json");
     let text = std::fs::read_to_string(&commit).unwrap();
     assert!(text.contains(r#""hour":"10""#), "{text}");
     std::fs::write(&commit, text.replace(r#""hour":"10""#, r#""hour":"12""#)).unwrap();
 
-    let handle = DeltaTableHandle::create_or_open(open(dir.path())).await.unwrap();
+    let handle = DeltaTableHandle::create_or_open(open(dir.path()))
+        .await
+        .unwrap();
     let sql = "SELECT * FROM t WHERE event_time >= '2025-09-04T10:00:00Z' AND event_time < '2025-09-04T11:00:00Z'";
     assert_eq!(scanned(&handle, sql).await, (1, 1));
     let far = "SELECT * FROM t WHERE event_time >= '2025-09-06T10:00:00Z'";
-    assert_eq!(scanned(&handle, far).await, (0, 0), "far away is still pruned");
+    assert_eq!(
+        scanned(&handle, far).await,
+        (0, 0),
+        "far away is still pruned"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn explain_analyze_counts_the_files() {
     let dir = tempfile::tempdir().unwrap();
     let handle = day(dir.path(), archive).await;
-    let shown = query(&handle, "EXPLAIN ANALYZE SELECT value FROM t WHERE hour = 3").await;
+    let shown = query(
+        &handle,
+        "EXPLAIN ANALYZE SELECT value FROM t WHERE hour = 3",
+    )
+    .await;
     assert!(shown.contains("count_files_scanned=3"), "{shown}");
 }

@@ -1,1 +1,211 @@
-//! Placeholder.
+//! Tables in an S3-compatible store.
+//!
+//! Without `S3_ENDPOINT` a test runs itself again under `docker/with-s3`.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anabranch::error::ErrorKind;
+use anabranch::tables::delta::{OptimizeSpec, VacuumSpec};
+
+use super::*;
+
+struct Store {
+    endpoint: String,
+    bucket: String,
+}
+
+/// The store of the environment; `None` after the test has run, and passed, in an environment with one.
+fn store(test: &str) -> Option<Store> {
+    if let Ok(endpoint) = std::env::var("S3_ENDPOINT") {
+        return Some(Store {
+            endpoint,
+            bucket: std::env::var("S3_BUCKET").unwrap(),
+        });
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("docker/with-s3");
+    let output = Command::new(&script)
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .output()
+        .unwrap_or_else(|error| panic!("{} cannot be run: {error}", script.display()));
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        output.status.success(),
+        "under {}:\n{out}\n{err}",
+        script.display()
+    );
+    assert!(
+        out.contains("1 passed"),
+        "{test} is not the name of a test:\n{out}"
+    );
+    None
+}
+
+impl Store {
+    fn spec(&self, path: &str) -> DeltaSpec {
+        let options = [
+            ("aws.endpoint", self.endpoint.as_str()),
+            ("AWS_REGION", "us-east-1"),
+            (
+                "aws.access_key_id",
+                &std::env::var("AWS_ACCESS_KEY_ID").unwrap(),
+            ),
+            (
+                "AWS_SECRET_ACCESS_KEY",
+                &std::env::var("AWS_SECRET_ACCESS_KEY").unwrap(),
+            ),
+        ];
+        let options: BTreeMap<_, _> = options
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        let location = format!("s3://{}/{path}", self.bucket);
+        DeltaSpec {
+            location,
+            options,
+            ..archive(Path::new(""))
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_in_a_bucket_is_like_any_other() {
+    let Some(store) = store("delta::s3::a_table_in_a_bucket_is_like_any_other") else {
+        return;
+    };
+    let spec = || {
+        let mut spec = store.spec("lake/some archive/");
+        let zero = (
+            "delta.deletedFileRetentionDuration".to_owned(),
+            "0 hours".to_owned(),
+        );
+        spec.options.extend([zero]);
+        spec
+    };
+    let handle = DeltaTableHandle::create_or_open(spec()).await.unwrap();
+    let other = DeltaTableHandle::create_or_open(spec()).await.unwrap();
+    assert_eq!(other.version().await.unwrap(), 0);
+
+    // One winner per version, whoever commits.
+    let writes = (0..6_i64).map(|i| {
+        let handle = if i % 2 == 0 {
+            handle.clone()
+        } else {
+            other.clone()
+        };
+        tokio::spawn(async move {
+            insert(
+                &handle,
+                RECORD,
+                vec![records(i * 2, &[Some(DAY + i * HOUR), None])],
+            )
+            .await
+            .unwrap()
+        })
+    });
+    for write in writes.collect::<Vec<_>>() {
+        assert_eq!(write.await.unwrap(), 2);
+    }
+    let reopened = DeltaTableHandle::create_or_open(DeltaSpec {
+        columns: None,
+        ..spec()
+    })
+    .await
+    .unwrap();
+    assert_eq!(reopened.version().await.unwrap(), 6);
+    assert_eq!(
+        number(&reopened, "SELECT count(DISTINCT \"offset\") FROM t").await,
+        12
+    );
+    assert_eq!(
+        scanned(&reopened, "SELECT * FROM t WHERE hour = 3").await,
+        (1, 1)
+    );
+
+    let error = run(
+        &session(&handle).await,
+        "INSERT INTO t (value, partition) SELECT 'x', 10 / (5000 - i) FROM (SELECT value AS i FROM generate_series(1, 9000))",
+    )
+    .await
+    .unwrap_err();
+    assert!(
+        error.message().to_lowercase().contains("divide by zero"),
+        "{error}"
+    );
+    assert_eq!(handle.version().await.unwrap(), 6);
+
+    handle
+        .optimize(&OptimizeSpec::default(), None)
+        .await
+        .unwrap();
+    let vacuumed = handle
+        .vacuum(&VacuumSpec {
+            retain_hours: Some(0),
+            dry_run: false,
+        })
+        .await
+        .unwrap();
+    assert_eq!(
+        vacuumed.num_rows(),
+        6,
+        "six files of the partition without a time became one"
+    );
+    assert_eq!(number(&reopened, "SELECT count(*) FROM t").await, 12);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_that_create_the_same_table_in_a_bucket_both_get_it() {
+    let Some(store) = store("delta::s3::two_that_create_the_same_table_in_a_bucket_both_get_it")
+    else {
+        return;
+    };
+    for round in 0..5 {
+        let create = || {
+            tokio::spawn(DeltaTableHandle::create_or_open(
+                store.spec(&format!("twice/{round}")),
+            ))
+        };
+        let (left, right) = (create(), create());
+        let (left, right) = (left.await.unwrap().unwrap(), right.await.unwrap().unwrap());
+        assert_eq!(
+            (
+                left.version().await.unwrap(),
+                right.version().await.unwrap()
+            ),
+            (0, 0)
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_is_missing_and_a_store_that_does_not_answer_are_told_apart() {
+    let name =
+        "delta::s3::a_bucket_that_is_missing_and_a_store_that_does_not_answer_are_told_apart";
+    let Some(store) = store(name) else { return };
+    let missing = DeltaSpec {
+        location: "s3://no-such-bucket/t".into(),
+        ..store.spec("")
+    };
+    let error = DeltaTableHandle::create_or_open(missing).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+
+    let mut silent = store.spec("t");
+    // Port 9 discards, if anything is there at all.
+    silent
+        .options
+        .insert("aws.endpoint".into(), "http://127.0.0.1:9".into());
+    let start = Instant::now();
+    let error = DeltaTableHandle::create_or_open(silent).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(!error.message().contains("anabranch-secret"), "{error}");
+    assert!(
+        start.elapsed() < Duration::from_secs(30),
+        "gave up after {:?}",
+        start.elapsed()
+    );
+}

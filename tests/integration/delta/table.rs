@@ -10,16 +10,33 @@ use super::*;
 async fn a_table_is_created_filled_and_opened_again() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("some archive");
-    let handle = DeltaTableHandle::create_or_open(archive(&folder)).await.unwrap();
+    let handle = DeltaTableHandle::create_or_open(archive(&folder))
+        .await
+        .unwrap();
     assert_eq!(handle.version().await.unwrap(), 0);
-    assert_eq!(handle.partition_columns().await.unwrap(), ["year", "month", "day", "hour"]);
+    assert_eq!(
+        handle.partition_columns().await.unwrap(),
+        ["year", "month", "day", "hour"]
+    );
 
-    let times = [Some(DAY), Some(DAY + 10 * HOUR + 1), None, Some(DAY + 10 * HOUR + 999_999)];
-    let count = insert(&handle, RECORD, vec![records(0, &times[..3]), records(3, &times[3..])]).await;
+    let times = [
+        Some(DAY),
+        Some(DAY + 10 * HOUR + 1),
+        None,
+        Some(DAY + 10 * HOUR + 999_999),
+    ];
+    let count = insert(
+        &handle,
+        RECORD,
+        vec![records(0, &times[..3]), records(3, &times[3..])],
+    )
+    .await;
     assert_eq!(count.unwrap(), 4);
     assert_eq!(handle.version().await.unwrap(), 1);
 
-    let again = DeltaTableHandle::create_or_open(archive(&folder)).await.unwrap();
+    let again = DeltaTableHandle::create_or_open(archive(&folder))
+        .await
+        .unwrap();
     insta::assert_snapshot!(query(&again, r#"SELECT * FROM t ORDER BY "offset""#).await, @r#"
     +---------+-----------+--------+-----------------------------+------+-------+-----+------+
     | value   | partition | offset | event_time                  | year | month | day | hour |
@@ -30,10 +47,18 @@ async fn a_table_is_created_filled_and_opened_again() {
     | {"n":3} | 0         | 3      | 2025-09-04T10:00:00.999999Z | 2025 | 9     | 4   | 10   |
     +---------+-----------+--------+-----------------------------+------+-------+-----+------+
     "#);
-    let opened = DeltaTableHandle::create_or_open(open(&folder)).await.unwrap();
+    let opened = DeltaTableHandle::create_or_open(open(&folder))
+        .await
+        .unwrap();
     assert_eq!(opened.generated_columns().await.unwrap()[3].0, "hour");
-    assert_eq!(number(&opened, "SELECT count(*) FROM t WHERE hour IS NULL").await, 1);
-    assert_eq!(number(&opened, "SELECT count(*) FROM t WHERE hour <> 10").await, 1);
+    assert_eq!(
+        number(&opened, "SELECT count(*) FROM t WHERE hour IS NULL").await,
+        1
+    );
+    assert_eq!(
+        number(&opened, "SELECT count(*) FROM t WHERE hour <> 10").await,
+        1
+    );
 }
 
 /// The layout is what any other engine expects: one file per partition, `__HIVE_DEFAULT_PARTITION__`
@@ -41,15 +66,28 @@ async fn a_table_is_created_filled_and_opened_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_says_what_other_engines_expect() {
     let dir = tempfile::tempdir().unwrap();
-    let handle = DeltaTableHandle::create_or_open(archive(dir.path())).await.unwrap();
-    let times: Vec<_> = (0..1000).map(|i| Some(DAY + (i % 3) * HOUR + i)).chain([None]).collect();
-    insert(&handle, RECORD, vec![records(0, &times)]).await.unwrap();
+    let handle = DeltaTableHandle::create_or_open(archive(dir.path()))
+        .await
+        .unwrap();
+    let times: Vec<_> = (0..1000)
+        .map(|i| Some(DAY + (i % 3) * HOUR + i))
+        .chain([None])
+        .collect();
+    insert(&handle, RECORD, vec![records(0, &times)])
+        .await
+        .unwrap();
 
     let created = log(dir.path(), 0);
-    let protocol = created.iter().find_map(|action| action.get("protocol")).unwrap();
+    let protocol = created
+        .iter()
+        .find_map(|action| action.get("protocol"))
+        .unwrap();
     assert_eq!(protocol["minReaderVersion"], 1, "{protocol}");
     assert_eq!(protocol["minWriterVersion"], 4, "{protocol}");
-    let metadata = created.iter().find_map(|action| action.get("metaData")).unwrap();
+    let metadata = created
+        .iter()
+        .find_map(|action| action.get("metaData"))
+        .unwrap();
     let schema: serde_json::Value =
         serde_json::from_str(metadata["schemaString"].as_str().unwrap()).unwrap();
     assert_eq!(schema["fields"][3]["type"], "timestamp");
@@ -59,21 +97,32 @@ async fn the_log_says_what_other_engines_expect() {
     );
 
     let commit = log(dir.path(), 1);
-    let adds: Vec<_> = commit.iter().filter_map(|action| action.get("add")).collect();
+    let adds: Vec<_> = commit
+        .iter()
+        .filter_map(|action| action.get("add"))
+        .collect();
     assert_eq!(adds.len(), 4);
-    let null = adds.iter().find(|add| add["partitionValues"]["hour"].is_null()).unwrap();
+    let null = adds
+        .iter()
+        .find(|add| add["partitionValues"]["hour"].is_null())
+        .unwrap();
     let path = null["path"].as_str().unwrap();
     assert!(path.contains("hour=__HIVE_DEFAULT_PARTITION__/"), "{path}");
-    let second = adds.iter().find(|add| add["partitionValues"]["hour"] == "1").unwrap();
+    let second = adds
+        .iter()
+        .find(|add| add["partitionValues"]["hour"] == "1")
+        .unwrap();
     assert_eq!(second["partitionValues"]["year"], "2025");
-    let stats: serde_json::Value =
-        serde_json::from_str(second["stats"].as_str().unwrap()).unwrap();
+    let stats: serde_json::Value = serde_json::from_str(second["stats"].as_str().unwrap()).unwrap();
     assert_eq!(stats["numRecords"], 333);
     assert_eq!(stats["nullCount"]["event_time"], 0);
     assert_eq!(stats["minValues"]["offset"], 1);
     assert_eq!(stats["maxValues"]["offset"], 997);
     assert_eq!(stats["minValues"]["event_time"], "2025-09-04T01:00:00.000Z");
-    let info = commit.iter().find_map(|action| action.get("commitInfo")).unwrap();
+    let info = commit
+        .iter()
+        .find_map(|action| action.get("commitInfo"))
+        .unwrap();
     assert_eq!(info["operation"], "WRITE");
     assert_eq!(info["operationMetrics"]["numOutputRows"], "1001");
 }
@@ -85,9 +134,16 @@ async fn generated_columns_are_computed_and_checked() {
         columns: Some(vec![
             column("id", DataType::Int64),
             column("event_time", timestamp()),
-            DeltaColumn { nullable: false, ..generated("date", DataType::Date32, "CAST(event_time AS DATE)") },
+            DeltaColumn {
+                nullable: false,
+                ..generated("date", DataType::Date32, "CAST(event_time AS DATE)")
+            },
             generated("y", DataType::Int32, "YEAR(Event_Time)"),
-            generated("month", DataType::Utf8, "DATE_FORMAT(event_time, 'yyyy-MM')"),
+            generated(
+                "month",
+                DataType::Utf8,
+                "DATE_FORMAT(event_time, 'yyyy-MM')",
+            ),
             generated("week", DataType::Date32, "TRUNC(event_time, 'WEEK')"),
             generated("half", DataType::Int64, "id / 2"),
         ]),
@@ -95,11 +151,19 @@ async fn generated_columns_are_computed_and_checked() {
     };
     let handle = DeltaTableHandle::create_or_open(spec).await.unwrap();
     let context = session(&handle).await;
-    run(&context, "INSERT INTO t (id, event_time) VALUES (7, '2025-09-04T10:00:00Z')").await.unwrap();
+    run(
+        &context,
+        "INSERT INTO t (id, event_time) VALUES (7, '2025-09-04T10:00:00Z')",
+    )
+    .await
+    .unwrap();
     // Given with the right value, or with none.
-    run(&context, "INSERT INTO t VALUES (8, '2025-09-04T10:00:00Z', '2025-09-04', 2025, '2025-09', NULL, 4)")
-        .await
-        .unwrap();
+    run(
+        &context,
+        "INSERT INTO t VALUES (8, '2025-09-04T10:00:00Z', '2025-09-04', 2025, '2025-09', NULL, 4)",
+    )
+    .await
+    .unwrap();
     insta::assert_snapshot!(query(&handle, "SELECT * FROM t ORDER BY id").await, @r"
     +----+----------------------+------------+------+---------+------------+------+
     | id | event_time           | date       | y    | month   | week       | half |
@@ -109,14 +173,30 @@ async fn generated_columns_are_computed_and_checked() {
     +----+----------------------+------------+------+---------+------------+------+
     ");
 
-    let error = run(&context, "INSERT INTO t (id, event_time, y) VALUES (9, '2025-09-04T10:00:00Z', 2024)")
+    let error = run(
+        &context,
+        "INSERT INTO t (id, event_time, y) VALUES (9, '2025-09-04T10:00:00Z', 2024)",
+    )
+    .await
+    .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Data);
+    assert!(
+        error
+            .message()
+            .contains("column 'y' is generated as YEAR(Event_Time)"),
+        "{error}"
+    );
+    assert!(
+        error.message().contains("gives 2024, its expression 2025"),
+        "{error}"
+    );
+    let error = run(&context, "INSERT INTO t (id) VALUES (9)")
         .await
         .unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Data);
-    assert!(error.message().contains("column 'y' is generated as YEAR(Event_Time)"), "{error}");
-    assert!(error.message().contains("gives 2024, its expression 2025"), "{error}");
-    let error = run(&context, "INSERT INTO t (id) VALUES (9)").await.unwrap_err();
-    assert!(error.message().contains("column 'date' is NOT NULL"), "{error}");
+    assert!(
+        error.message().contains("column 'date' is NOT NULL"),
+        "{error}"
+    );
     assert_eq!(handle.version().await.unwrap(), 2);
 }
 
@@ -128,7 +208,10 @@ async fn a_generated_column_that_cannot_be_is_refused() {
         ("id +", "is no expression"),
         ("id, id", "is left over"),
         ("id || 'x'", "gives Utf8"),
-        ("CAST(random() * id AS BIGINT)", "does not always give the same"),
+        (
+            "CAST(random() * id AS BIGINT)",
+            "does not always give the same",
+        ),
         ("other + 1", "uses 'other', which is itself generated"),
         ("no_such_function(id)", "no_such_function"),
     ] {
@@ -144,32 +227,58 @@ async fn a_generated_column_that_cannot_be_is_refused() {
         assert!(error.message().contains("'broken'"), "{text}: {error}");
         assert!(error.message().contains(part), "{text}: {error}");
     }
-    assert!(!dir.path().join("t").exists(), "a refused table leaves a folder");
+    assert!(
+        !dir.path().join("t").exists(),
+        "a refused table leaves a folder"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_declaration_that_differs_names_the_column() {
     let dir = tempfile::tempdir().unwrap();
-    DeltaTableHandle::create_or_open(archive(dir.path())).await.unwrap();
+    DeltaTableHandle::create_or_open(archive(dir.path()))
+        .await
+        .unwrap();
     let change = |change: &dyn Fn(&mut Vec<DeltaColumn>)| {
         let mut spec = archive(dir.path());
         change(spec.columns.as_mut().unwrap());
         spec
     };
     let cases: Vec<(DeltaSpec, &str)> = vec![
-        (change(&|c| c[0].name = "valeu".into()), "has no column 'valeu'"),
+        (
+            change(&|c| c[0].name = "valeu".into()),
+            "has no column 'valeu'",
+        ),
         (change(&|c| drop(c.remove(2))), "also has a column 'offset'"),
-        (change(&|c| c[2].data_type = DataType::Int32), "column 'offset' is declared INT, but stored as BIGINT"),
-        (change(&|c| c[3].data_type = DataType::Timestamp(TimeUnit::Microsecond, None)), "column 'event_time'"),
-        (change(&|c| c[1].nullable = false), "column 'partition' is declared NOT NULL"),
-        (change(&|c| c.swap(0, 1)), "column 'value' stands at another place"),
-        (change(&|c| c[0].generated = Some("'x'".into())), "column 'value' is declared as generated"),
+        (
+            change(&|c| c[2].data_type = DataType::Int32),
+            "column 'offset' is declared INT, but stored as BIGINT",
+        ),
+        (
+            change(&|c| c[3].data_type = DataType::Timestamp(TimeUnit::Microsecond, None)),
+            "column 'event_time'",
+        ),
+        (
+            change(&|c| c[1].nullable = false),
+            "column 'partition' is declared NOT NULL",
+        ),
+        (
+            change(&|c| c.swap(0, 1)),
+            "column 'value' stands at another place",
+        ),
+        (
+            change(&|c| c[0].generated = Some("'x'".into())),
+            "column 'value' is declared as generated",
+        ),
         (
             change(&|c| c[4].generated = Some("CAST(date_part('day', event_time) AS INT)".into())),
             "column 'year' is declared as generated by",
         ),
         (
-            DeltaSpec { partition_by: vec!["hour".into()], ..archive(dir.path()) },
+            DeltaSpec {
+                partition_by: vec!["hour".into()],
+                ..archive(dir.path())
+            },
             "partitioned by year, month, day, hour, not by hour",
         ),
     ];
@@ -197,63 +306,131 @@ async fn a_table_that_cannot_be_is_refused_before_anything_is_written() {
     let a = || column("a", DataType::Int64);
     for (spec, part) in [
         (spec(vec![], &[]), "at least one column"),
-        (spec(vec![a(), column("A", DataType::Utf8)], &[]), "column 'A' is declared twice"),
-        (spec(vec![column("a b", DataType::Utf8)], &[]), "column named 'a b'"),
-        (spec(vec![column("u", DataType::UInt64)], &[]), "column 'u': Delta has no unsigned type"),
-        (spec(vec![column("t", DataType::Time64(TimeUnit::Microsecond))], &[]), "column 't': Delta has no type"),
-        (spec(vec![a()], &["b"]), "partition column 'b' is not among the columns"),
-        (spec(vec![a()], &["a"]), "every column is a partition column"),
         (
-            spec(vec![a(), column("s", DataType::Struct(Fields::from(vec![Field::new("x", DataType::Int64, true)])))], &["s"]),
+            spec(vec![a(), column("A", DataType::Utf8)], &[]),
+            "column 'A' is declared twice",
+        ),
+        (
+            spec(vec![column("a b", DataType::Utf8)], &[]),
+            "column named 'a b'",
+        ),
+        (
+            spec(vec![column("u", DataType::UInt64)], &[]),
+            "column 'u': Delta has no unsigned type",
+        ),
+        (
+            spec(
+                vec![column("t", DataType::Time64(TimeUnit::Microsecond))],
+                &[],
+            ),
+            "column 't': Delta has no type",
+        ),
+        (
+            spec(vec![a()], &["b"]),
+            "partition column 'b' is not among the columns",
+        ),
+        (
+            spec(vec![a()], &["a"]),
+            "every column is a partition column",
+        ),
+        (
+            spec(
+                vec![
+                    a(),
+                    column(
+                        "s",
+                        DataType::Struct(Fields::from(vec![Field::new(
+                            "x",
+                            DataType::Int64,
+                            true,
+                        )])),
+                    ),
+                ],
+                &["s"],
+            ),
             "column 's'",
         ),
     ] {
         let error = DeltaTableHandle::create_or_open(spec).await.unwrap_err();
         assert!(error.message().contains(part), "{error}");
     }
-    let error = DeltaTableHandle::create_or_open(open(&dir.path().join("t"))).await.unwrap_err();
+    let error = DeltaTableHandle::create_or_open(open(&dir.path().join("t")))
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(!dir.path().join("t").exists());
-    let error = DeltaTableHandle::create_or_open(open(dir.path())).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotFound, "an empty folder is no table");
+    let error = DeltaTableHandle::create_or_open(open(dir.path()))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.kind(),
+        ErrorKind::NotFound,
+        "an empty folder is no table"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_corrupt_log_is_reported_and_not_overwritten() {
     let dir = tempfile::tempdir().unwrap();
-    let handle = DeltaTableHandle::create_or_open(archive(dir.path())).await.unwrap();
-    insert(&handle, RECORD, vec![records(0, &[Some(DAY)])]).await.unwrap();
+    let handle = DeltaTableHandle::create_or_open(archive(dir.path()))
+        .await
+        .unwrap();
+    insert(&handle, RECORD, vec![records(0, &[Some(DAY)])])
+        .await
+        .unwrap();
     let first = dir.path().join("_delta_log/00000000000000000000.json");
     std::fs::write(&first, "{\"protocol\":{\"minReaderVersion\":1,").unwrap();
     for spec in [archive(dir.path()), open(dir.path())] {
         let error = DeltaTableHandle::create_or_open(spec).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Data, "{error}");
-        assert!(error.message().contains("the log cannot be read"), "{error}");
-        assert!(error.message().contains(&dir.path().display().to_string()), "{error}");
+        assert!(
+            error.message().contains("the log cannot be read"),
+            "{error}"
+        );
+        assert!(
+            error.message().contains(&dir.path().display().to_string()),
+            "{error}"
+        );
     }
-    assert!(std::fs::read_to_string(first).unwrap().starts_with("{\"protocol\""));
+    assert!(
+        std::fs::read_to_string(first)
+            .unwrap()
+            .starts_with("{\"protocol\"")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gap_in_the_log_is_reported() {
     let dir = tempfile::tempdir().unwrap();
-    let handle = DeltaTableHandle::create_or_open(archive(dir.path())).await.unwrap();
+    let handle = DeltaTableHandle::create_or_open(archive(dir.path()))
+        .await
+        .unwrap();
     for offset in 0..3 {
-        insert(&handle, RECORD, vec![records(offset, &[Some(DAY)])]).await.unwrap();
+        insert(&handle, RECORD, vec![records(offset, &[Some(DAY)])])
+            .await
+            .unwrap();
     }
     std::fs::remove_file(dir.path().join("_delta_log/00000000000000000002.json")).unwrap();
-    let error = DeltaTableHandle::create_or_open(open(dir.path())).await.unwrap_err();
+    let error = DeltaTableHandle::create_or_open(open(dir.path()))
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Data, "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_data_file_fails_the_query_and_names_the_file() {
     let dir = tempfile::tempdir().unwrap();
-    let handle = DeltaTableHandle::create_or_open(archive(dir.path())).await.unwrap();
-    insert(&handle, RECORD, vec![records(0, &[Some(DAY)])]).await.unwrap();
+    let handle = DeltaTableHandle::create_or_open(archive(dir.path()))
+        .await
+        .unwrap();
+    insert(&handle, RECORD, vec![records(0, &[Some(DAY)])])
+        .await
+        .unwrap();
     let file = data_files(dir.path()).pop().unwrap();
     std::fs::remove_file(dir.path().join(&file)).unwrap();
-    let error = run(&session(&handle).await, "SELECT max(value) FROM t").await.unwrap_err();
+    let error = run(&session(&handle).await, "SELECT max(value) FROM t")
+        .await
+        .unwrap_err();
     let name = file.rsplit('/').next().unwrap();
     assert!(error.message().contains(name), "{error}");
 }
@@ -264,7 +441,10 @@ async fn an_insert_that_fails_leaves_nothing() {
     let spec = DeltaSpec {
         columns: Some(vec![
             column("id", DataType::Int64),
-            DeltaColumn { nullable: false, ..column("name", DataType::Utf8) },
+            DeltaColumn {
+                nullable: false,
+                ..column("name", DataType::Utf8)
+            },
             column("day", DataType::Int32),
         ]),
         partition_by: vec!["day".into()],
@@ -280,14 +460,20 @@ async fn an_insert_that_fails_leaves_nothing() {
     )
     .await
     .unwrap_err();
-    assert!(error.message().contains("column 'name' is NOT NULL"), "{error}");
+    assert!(
+        error.message().contains("column 'name' is NOT NULL"),
+        "{error}"
+    );
     let error = run(
         &session(&handle).await,
         "INSERT INTO t SELECT i, 'n', 10 / (99000 - i) FROM (SELECT value AS i FROM generate_series(1, 100000))",
     )
     .await
     .unwrap_err();
-    assert!(error.message().to_lowercase().contains("divide by zero"), "{error}");
+    assert!(
+        error.message().to_lowercase().contains("divide by zero"),
+        "{error}"
+    );
     assert_eq!(handle.version().await.unwrap(), 0);
     assert_eq!(data_files(dir.path()), Vec::<String>::new());
     assert_eq!(number(&handle, "SELECT count(*) FROM t").await, 0);
@@ -297,10 +483,18 @@ async fn an_insert_that_fails_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_inserts_both_land() {
     let dir = tempfile::tempdir().unwrap();
-    let left = DeltaTableHandle::create_or_open(archive(dir.path())).await.unwrap();
-    let right = DeltaTableHandle::create_or_open(archive(dir.path())).await.unwrap();
+    let left = DeltaTableHandle::create_or_open(archive(dir.path()))
+        .await
+        .unwrap();
+    let right = DeltaTableHandle::create_or_open(archive(dir.path()))
+        .await
+        .unwrap();
     let writes = (0..8).map(|i| {
-        let handle = if i % 2 == 0 { left.clone() } else { right.clone() };
+        let handle = if i % 2 == 0 {
+            left.clone()
+        } else {
+            right.clone()
+        };
         tokio::spawn(async move {
             let batch = records(i * 10, &[Some(DAY + i * HOUR), Some(DAY)]);
             insert(&handle, RECORD, vec![batch]).await.unwrap()
@@ -310,7 +504,10 @@ async fn concurrent_inserts_both_land() {
         assert_eq!(write.await.unwrap(), 2);
     }
     assert_eq!(left.version().await.unwrap(), 8);
-    assert_eq!(number(&right, "SELECT count(DISTINCT \"offset\") FROM t").await, 16);
+    assert_eq!(
+        number(&right, "SELECT count(DISTINCT \"offset\") FROM t").await,
+        16
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -320,10 +517,17 @@ async fn two_that_create_the_same_table_both_get_it() {
         let create = || tokio::spawn(DeltaTableHandle::create_or_open(archive(dir.path())));
         let (left, right) = (create(), create());
         let (left, right) = (left.await.unwrap().unwrap(), right.await.unwrap().unwrap());
-        insert(&left, RECORD, vec![records(0, &[Some(DAY)])]).await.unwrap();
+        insert(&left, RECORD, vec![records(0, &[Some(DAY)])])
+            .await
+            .unwrap();
         assert_eq!(number(&right, "SELECT count(*) FROM t").await, 1);
         let metadata: usize = (0..=right.version().await.unwrap())
-            .map(|version| log(dir.path(), version).iter().filter(|a| a.get("metaData").is_some()).count())
+            .map(|version| {
+                log(dir.path(), version)
+                    .iter()
+                    .filter(|a| a.get("metaData").is_some())
+                    .count()
+            })
             .sum();
         assert_eq!(metadata, 1, "the table was created twice");
     }
@@ -332,11 +536,22 @@ async fn two_that_create_the_same_table_both_get_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn overwrite_replaces_all_rows_unless_the_table_is_append_only() {
     let dir = tempfile::tempdir().unwrap();
-    let handle = DeltaTableHandle::create_or_open(archive(&dir.path().join("a"))).await.unwrap();
-    insert(&handle, RECORD, vec![records(0, &[Some(DAY), Some(DAY + HOUR)])]).await.unwrap();
+    let handle = DeltaTableHandle::create_or_open(archive(&dir.path().join("a")))
+        .await
+        .unwrap();
+    insert(
+        &handle,
+        RECORD,
+        vec![records(0, &[Some(DAY), Some(DAY + HOUR)])],
+    )
+    .await
+    .unwrap();
     let overwrite = "INSERT OVERWRITE t (value, event_time) VALUES ('new', '2025-09-04T00:00:00Z')";
     run(&session(&handle).await, overwrite).await.unwrap();
-    assert_eq!(number(&handle, "SELECT count(*) FROM t WHERE value = 'new'").await, 1);
+    assert_eq!(
+        number(&handle, "SELECT count(*) FROM t WHERE value = 'new'").await,
+        1
+    );
     assert_eq!(number(&handle, "SELECT count(*) FROM t").await, 1);
 
     let spec = DeltaSpec {
@@ -344,7 +559,9 @@ async fn overwrite_replaces_all_rows_unless_the_table_is_append_only() {
         ..archive(&dir.path().join("b"))
     };
     let handle = DeltaTableHandle::create_or_open(spec).await.unwrap();
-    insert(&handle, RECORD, vec![records(0, &[Some(DAY)])]).await.unwrap();
+    insert(&handle, RECORD, vec![records(0, &[Some(DAY)])])
+        .await
+        .unwrap();
     let error = run(&session(&handle).await, overwrite).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert!(error.message().contains("append-only"), "{error}");
@@ -356,7 +573,11 @@ async fn values_of_every_type_come_back() {
     let dir = tempfile::tempdir().unwrap();
     let context = Fields::from(vec![
         Field::new("browser", DataType::Utf8, true),
-        Field::new("tags", DataType::List(Arc::new(Field::new("item", DataType::Utf8, true))), true),
+        Field::new(
+            "tags",
+            DataType::List(Arc::new(Field::new("item", DataType::Utf8, true))),
+            true,
+        ),
     ]);
     let map = DataType::Map(
         Arc::new(Field::new(
@@ -401,34 +622,71 @@ async fn values_of_every_type_come_back() {
     |    |         |      |                 |            |                            |       |                           |             |
     +----+---------+------+-----------------+------------+----------------------------+-------+---------------------------+-------------+
     ");
-    let one = query(&handle, "SELECT context['browser'] AS b, headers['k'] AS k FROM t WHERE f > 1 AND ok").await;
-    assert!(one.contains("| x | [v] |") || one.contains("| x | v |"), "{one}");
+    let one = query(
+        &handle,
+        "SELECT context['browser'] AS b, headers['k'] AS k FROM t WHERE f > 1 AND ok",
+    )
+    .await;
+    assert!(
+        one.contains("| x | [v] |") || one.contains("| x | v |"),
+        "{one}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn text_partition_values_of_every_kind_come_back() {
     let dir = tempfile::tempdir().unwrap();
     let spec = DeltaSpec {
-        columns: Some(vec![column("id", DataType::Int64), column("name", DataType::Utf8)]),
+        columns: Some(vec![
+            column("id", DataType::Int64),
+            column("name", DataType::Utf8),
+        ]),
         partition_by: vec!["name".into()],
         ..open(dir.path())
     };
     let handle = DeltaTableHandle::create_or_open(spec).await.unwrap();
-    let names = ["plain", "a b", "a/b", "a=b", "100%", "é:ü", "'quoted'", "null", ".."];
-    let values: Vec<String> =
-        names.iter().enumerate().map(|(i, name)| format!("({i}, '{}')", name.replace('\'', "''"))).collect();
+    let names = [
+        "plain", "a b", "a/b", "a=b", "100%", "é:ü", "'quoted'", "null", "..",
+    ];
+    let values: Vec<String> = names
+        .iter()
+        .enumerate()
+        .map(|(i, name)| format!("({i}, '{}')", name.replace('\'', "''")))
+        .collect();
     let context = session(&handle).await;
-    run(&context, &format!("INSERT INTO t VALUES {}, (99, NULL)", values.join(", "))).await.unwrap();
-    let batches = run(&session(&handle).await, "SELECT name FROM t WHERE name IS NOT NULL ORDER BY id").await.unwrap();
+    run(
+        &context,
+        &format!("INSERT INTO t VALUES {}, (99, NULL)", values.join(", ")),
+    )
+    .await
+    .unwrap();
+    let batches = run(
+        &session(&handle).await,
+        "SELECT name FROM t WHERE name IS NOT NULL ORDER BY id",
+    )
+    .await
+    .unwrap();
     let shown = pretty_format_batches(&batches).unwrap().to_string();
     for name in names {
         assert!(shown.contains(&format!("| {name} ")), "{name} in {shown}");
         let quoted = name.replace('\'', "''");
-        let found = number(&handle, &format!("SELECT count(*) FROM t WHERE name = '{quoted}'")).await;
+        let found = number(
+            &handle,
+            &format!("SELECT count(*) FROM t WHERE name = '{quoted}'"),
+        )
+        .await;
         assert_eq!(found, 1, "{name}");
     }
-    assert_eq!(number(&handle, "SELECT id FROM t WHERE name IS NULL").await, 99);
-    run(&session(&handle).await, "INSERT OVERWRITE t VALUES (1, 'a b')").await.unwrap();
+    assert_eq!(
+        number(&handle, "SELECT id FROM t WHERE name IS NULL").await,
+        99
+    );
+    run(
+        &session(&handle).await,
+        "INSERT OVERWRITE t VALUES (1, 'a b')",
+    )
+    .await
+    .unwrap();
     assert_eq!(number(&handle, "SELECT count(*) FROM t").await, 1);
 }
 
@@ -456,10 +714,21 @@ async fn many_partitions_fit_into_little_memory() {
     assert_eq!(handle.version().await.unwrap(), 1);
     let files = data_files(dir.path()).len();
     assert!(files > 40, "memory never ran short: {files} files");
-    let sums = run(&session(&handle).await, "SELECT sum(id), count(DISTINCT text) FROM t").await.unwrap();
+    let sums = run(
+        &session(&handle).await,
+        "SELECT sum(id), count(DISTINCT text) FROM t",
+    )
+    .await
+    .unwrap();
     use datafusion::arrow::array::AsArray;
-    assert_eq!(sums[0].column(0).as_primitive::<Int64Type>().value(0), 40_000 * 40_001 / 2);
-    assert_eq!(sums[0].column(1).as_primitive::<Int64Type>().value(0), 40_000);
+    assert_eq!(
+        sums[0].column(0).as_primitive::<Int64Type>().value(0),
+        40_000 * 40_001 / 2
+    );
+    assert_eq!(
+        sums[0].column(1).as_primitive::<Int64Type>().value(0),
+        40_000
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -489,10 +758,19 @@ async fn a_plan_is_appended_with_its_transaction() {
     .unwrap();
     let plan = MemorySourceConfig::try_new_exec(&[vec![batch]], schema, None).unwrap();
     let context = SessionContext::new();
-    let commit = handle.append(plan, context.task_ctx(), Some(("job/1".into(), 7))).await.unwrap();
-    assert_eq!((commit.version, commit.rows, commit.added), (1, 2, data_files(dir.path())));
+    let commit = handle
+        .append(plan, context.task_ctx(), Some(("job/1".into(), 7)))
+        .await
+        .unwrap();
+    assert_eq!(
+        (commit.version, commit.rows, commit.added),
+        (1, 2, data_files(dir.path()))
+    );
     assert_eq!(handle.transaction_version("job/1").await.unwrap(), Some(7));
-    assert_eq!(number(&handle, "SELECT count(*) FROM t WHERE isnan(f)").await, 1);
+    assert_eq!(
+        number(&handle, "SELECT count(*) FROM t WHERE isnan(f)").await,
+        1
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -509,14 +787,29 @@ async fn constraints_of_the_table_are_upheld() {
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(
         &path,
-        text.replace(r#""configuration":{"#, r#""configuration":{"delta.constraints.positive":"id > 0","#),
+        text.replace(
+            r#""configuration":{"#,
+            r#""configuration":{"delta.constraints.positive":"id > 0","#,
+        ),
     )
     .unwrap();
-    let handle = DeltaTableHandle::create_or_open(open(dir.path())).await.unwrap();
-    run(&session(&handle).await, "INSERT INTO t VALUES (1)").await.unwrap();
+    let handle = DeltaTableHandle::create_or_open(open(dir.path()))
+        .await
+        .unwrap();
+    run(&session(&handle).await, "INSERT INTO t VALUES (1)")
+        .await
+        .unwrap();
     for bad in ["0", "NULL"] {
-        let error = run(&session(&handle).await, &format!("INSERT INTO t VALUES (2), ({bad})")).await.unwrap_err();
-        assert!(error.message().contains("constraint 'positive' (id > 0)"), "{error}");
+        let error = run(
+            &session(&handle).await,
+            &format!("INSERT INTO t VALUES (2), ({bad})"),
+        )
+        .await
+        .unwrap_err();
+        assert!(
+            error.message().contains("constraint 'positive' (id > 0)"),
+            "{error}"
+        );
     }
     assert_eq!(handle.version().await.unwrap(), 1);
 }

@@ -8,45 +8,94 @@ async fn count(handle: &DeltaTableHandle, at: TimeTravel) -> anabranch::error::R
     let context = SessionContext::new();
     context.register_table("t", handle.snapshot(at).await?)?;
     let batches = run(&context, "SELECT count(*) FROM t").await?;
-    Ok(batches[0].column(0).as_any().downcast_ref::<Int64Array>().unwrap().value(0))
+    Ok(batches[0]
+        .column(0)
+        .as_any()
+        .downcast_ref::<Int64Array>()
+        .unwrap()
+        .value(0))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_or_a_time_gives_what_was_there() {
     let dir = tempfile::tempdir().unwrap();
-    let handle = DeltaTableHandle::create_or_open(archive(dir.path())).await.unwrap();
+    let handle = DeltaTableHandle::create_or_open(archive(dir.path()))
+        .await
+        .unwrap();
     for offset in 0..3 {
-        insert(&handle, RECORD, vec![records(offset, &[Some(DAY)])]).await.unwrap();
+        insert(&handle, RECORD, vec![records(offset, &[Some(DAY)])])
+            .await
+            .unwrap();
     }
     for version in 0..4 {
-        assert_eq!(count(&handle, TimeTravel::Version(version)).await.unwrap(), version as i64);
+        assert_eq!(
+            count(&handle, TimeTravel::Version(version)).await.unwrap(),
+            version as i64
+        );
     }
     assert_eq!(count(&handle, TimeTravel::Latest).await.unwrap(), 3);
 
     // The time of a version is the time of its file.
     for version in 0..4_i64 {
         let file = dir.path().join(format!("_delta_log/{version:020}.json"));
-        let time = std::time::UNIX_EPOCH + std::time::Duration::from_micros((DAY + version * HOUR) as u64);
-        std::fs::File::options().write(true).open(file).unwrap().set_modified(time).unwrap();
+        let time =
+            std::time::UNIX_EPOCH + std::time::Duration::from_micros((DAY + version * HOUR) as u64);
+        std::fs::File::options()
+            .write(true)
+            .open(file)
+            .unwrap()
+            .set_modified(time)
+            .unwrap();
     }
-    for (time, rows) in [(0, 0), (1, 0), (HOUR - 1, 0), (HOUR, 1), (2 * HOUR + 1, 2), (99 * HOUR, 3)] {
-        assert_eq!(count(&handle, TimeTravel::Timestamp(DAY + time)).await.unwrap(), rows, "{time}");
+    for (time, rows) in [
+        (0, 0),
+        (1, 0),
+        (HOUR - 1, 0),
+        (HOUR, 1),
+        (2 * HOUR + 1, 2),
+        (99 * HOUR, 3),
+    ] {
+        assert_eq!(
+            count(&handle, TimeTravel::Timestamp(DAY + time))
+                .await
+                .unwrap(),
+            rows,
+            "{time}"
+        );
     }
-    let error = count(&handle, TimeTravel::Timestamp(DAY - 1)).await.unwrap_err();
+    let error = count(&handle, TimeTravel::Timestamp(DAY - 1))
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
-    assert!(error.message().contains("the oldest is version 0 of 2025-09-04T00:00:00.000000Z"), "{error}");
+    assert!(
+        error
+            .message()
+            .contains("the oldest is version 0 of 2025-09-04T00:00:00.000000Z"),
+        "{error}"
+    );
     let error = count(&handle, TimeTravel::Version(4)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
-    assert!(error.message().contains("has no version 4; the newest is 3"), "{error}");
+    assert!(
+        error
+            .message()
+            .contains("has no version 4; the newest is 3"),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_stays_and_a_new_one_is_fresh() {
     let dir = tempfile::tempdir().unwrap();
-    let reader = DeltaTableHandle::create_or_open(archive(dir.path())).await.unwrap();
-    let writer = DeltaTableHandle::create_or_open(archive(dir.path())).await.unwrap();
+    let reader = DeltaTableHandle::create_or_open(archive(dir.path()))
+        .await
+        .unwrap();
+    let writer = DeltaTableHandle::create_or_open(archive(dir.path()))
+        .await
+        .unwrap();
     let before = session(&reader).await;
-    insert(&writer, RECORD, vec![records(0, &[Some(DAY)])]).await.unwrap();
+    insert(&writer, RECORD, vec![records(0, &[Some(DAY)])])
+        .await
+        .unwrap();
     let rows = run(&before, "SELECT * FROM t").await.unwrap();
     assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), 0);
     assert_eq!(number(&reader, "SELECT count(*) FROM t").await, 1);
@@ -56,10 +105,16 @@ async fn a_snapshot_stays_and_a_new_one_is_fresh() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_earlier_version_cannot_be_written() {
     let dir = tempfile::tempdir().unwrap();
-    let handle = DeltaTableHandle::create_or_open(archive(dir.path())).await.unwrap();
+    let handle = DeltaTableHandle::create_or_open(archive(dir.path()))
+        .await
+        .unwrap();
     let context = SessionContext::new();
-    context.register_table("t", handle.snapshot(TimeTravel::Version(0)).await.unwrap()).unwrap();
-    let error = run(&context, "INSERT INTO t (value) VALUES ('x')").await.unwrap_err();
+    context
+        .register_table("t", handle.snapshot(TimeTravel::Version(0)).await.unwrap())
+        .unwrap();
+    let error = run(&context, "INSERT INTO t (value) VALUES ('x')")
+        .await
+        .unwrap_err();
     assert!(error.message().contains("earlier version"), "{error}");
 }
 
@@ -73,11 +128,21 @@ async fn checkpoints_do_not_change_what_is_read() {
     };
     let handle = DeltaTableHandle::create_or_open(spec).await.unwrap();
     for offset in 0..7 {
-        insert(&handle, RECORD, vec![records(offset, &[Some(DAY + offset * HOUR)])]).await.unwrap();
+        insert(
+            &handle,
+            RECORD,
+            vec![records(offset, &[Some(DAY + offset * HOUR)])],
+        )
+        .await
+        .unwrap();
     }
-    let checkpoint = dir.path().join("_delta_log/00000000000000000005.checkpoint.parquet");
+    let checkpoint = dir
+        .path()
+        .join("_delta_log/00000000000000000005.checkpoint.parquet");
     assert!(checkpoint.exists(), "no checkpoint was written");
-    let fresh = DeltaTableHandle::create_or_open(open(dir.path())).await.unwrap();
+    let fresh = DeltaTableHandle::create_or_open(open(dir.path()))
+        .await
+        .unwrap();
     assert_eq!(count(&fresh, TimeTravel::Latest).await.unwrap(), 7);
     assert_eq!(count(&fresh, TimeTravel::Version(4)).await.unwrap(), 4);
     let sql = "SELECT * FROM t WHERE event_time >= '2025-09-04T02:00:00Z' AND event_time < '2025-09-04T03:00:00Z'";
