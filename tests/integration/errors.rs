@@ -39,7 +39,7 @@ fn statements() -> Vec<String> {
         "CREATE EXTERNAL TABLE t (a DECIMAL(50, 2)) STORED AS DELTA LOCATION 't'",
         "CREATE EXTERNAL TABLE t (a INT METADATA) STORED AS DELTA LOCATION 't'",
         "CREATE EXTERNAL TABLE t (a INT) STORED AS DELTA PARTITIONED BY (b) LOCATION 't'",
-        "CREATE EXTERNAL TABLE t (a INT) STORED AS DELTA LOCATION 'sql'",
+        "CREATE EXTERNAL TABLE t (a INT) STORED AS DELTA LOCATION 'tables.sql'",
         "CREATE EXTERNAL TABLE t STORED AS DELTA LOCATION 'nothing-here'",
         "CREATE EXTERNAL TABLE t (a INT) STORED AS DELTA LOCATION '${NOT_SET_ANYWHERE}/t'",
         // Jobs are parsed.
@@ -120,11 +120,25 @@ fn mistakes_are_explained() {
     let statements = statements();
     assert!(statements.len() > 40);
     for statement in statements {
-        let ran = work.anabranch(&["sql", "-f", work.file("tables.sql", &format!("{TABLE}{EVENTS}")), "-c", &statement]);
+        let ran = work.anabranch(&[
+            "sql",
+            "-f",
+            work.file("tables.sql", &format!("{TABLE}{EVENTS}")),
+            "-c",
+            &statement,
+        ]);
         assert_ne!(ran.code, Some(0), "{statement}\n{}", ran.out);
         assert!(!ran.err.contains("panicked"), "{}", ran.err);
-        let said: Vec<&str> = ran.err.lines().skip_while(|line| !line.starts_with("error")).collect();
-        seen.push_str(&format!("[{}] {}\n\n", ran.code.unwrap_or(-1), said.join("\n")));
+        let said: Vec<&str> = ran
+            .err
+            .lines()
+            .skip_while(|line| !line.starts_with("error"))
+            .collect();
+        seen.push_str(&format!(
+            "[{}] {}\n\n",
+            ran.code.unwrap_or(-1),
+            said.join("\n")
+        ));
     }
     let seen = seen.replace(&work.dir.path().display().to_string(), "DIR");
     insta::assert_snapshot!("mistakes", seen);
@@ -133,7 +147,10 @@ fn mistakes_are_explained() {
 #[test]
 fn nothing_runs_when_a_later_statement_does_not_parse() {
     let work = Workspace::new();
-    work.file("script.sql", "CREATE EXTERNAL TABLE t (a INT) STORED AS DELTA LOCATION 'made';\nSELEC 1;\n");
+    work.file(
+        "script.sql",
+        "CREATE EXTERNAL TABLE t (a INT) STORED AS DELTA LOCATION 'made';\nSELEC 1;\n",
+    );
     let ran = work.anabranch(&["run", "script.sql"]);
     assert_eq!(ran.code, Some(1));
     assert!(ran.err.contains("script.sql:2:1"), "{}", ran.err);
@@ -166,6 +183,10 @@ fn secrets_are_not_shown() {
     let create = "CREATE EXTERNAL TABLE t (v INT) STORED AS KAFKA LOCATION 't' OPTIONS \
         ('kafka.bootstrap.servers' 'localhost:1', 'kafka.sasl.password' 'hidden-word')";
     let shown = work.sql(&[], &[create, "SHOW CREATE TABLE t"]).ok();
-    assert!(shown.out.contains("'kafka.sasl.password' '***'"), "{}", shown.out);
+    assert!(
+        shown.out.contains("'kafka.sasl.password' '***'"),
+        "{}",
+        shown.out
+    );
     assert!(!shown.out.contains("hidden-word"));
 }
