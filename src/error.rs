@@ -250,7 +250,7 @@ fn from_datafusion(error: DataFusionError) -> Error {
         DataFusionError::Context(context, inner) => {
             let inner = from_datafusion(*inner);
             // Optimizer rules wrap their input's errors with their own names: of no use to a user.
-            if context.contains("rule") || inner.span.is_some() {
+            if is_rule(&context) || inner.span.is_some() {
                 inner
             } else {
                 inner.context(context)
@@ -271,12 +271,13 @@ fn from_datafusion(error: DataFusionError) -> Error {
             }
             other => Error::new(ErrorKind::Data, strip_prefix(&other.to_string())),
         },
-        DataFusionError::Plan(message) => Error::invalid(message),
+        DataFusionError::Plan(message) => from_plan(&message),
         DataFusionError::SQL(inner, _) => Error::invalid(strip_prefix(&inner.to_string())),
         DataFusionError::SchemaError(inner, _) => from_schema_error(&inner),
         DataFusionError::NotImplemented(message) => Error::unsupported(message),
         DataFusionError::ResourcesExhausted(message) => Error::new(ErrorKind::Exhausted, message)
             .with_help("raise --memory-limit, or narrow the statement"),
+        DataFusionError::Execution(message) if message.contains(COERCION) => from_plan(&message),
         DataFusionError::Execution(message) => Error::data(message),
         DataFusionError::ObjectStore(inner) => Error::unavailable(inner.to_string()),
         DataFusionError::IoError(inner) => Error::from(inner),
@@ -287,6 +288,30 @@ fn from_datafusion(error: DataFusionError) -> Error {
     match diagnostic {
         Some(diagnostic) => with_diagnostic(mapped, &diagnostic),
         None => mapped,
+    }
+}
+
+/// An optimizer rule's own name, or a phrase about one.
+fn is_rule(context: &str) -> bool {
+    context.contains("rule") || context.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+}
+
+/// DataFusion's words between a function and what it said about its arguments.
+const COERCION: &str = "coercion failed with: ";
+
+/// A planning error's message without what only its programmers need; its suggestion as help.
+fn from_plan(message: &str) -> Error {
+    let said = message.split_once(COERCION).map_or(message, |(_, said)| said);
+    let said = said.split(" No function matches").next().unwrap_or(said);
+    let (said, suggestion) = match said.split_once("\nDid you mean") {
+        Some((said, suggestion)) => (said, Some(suggestion)),
+        None => (said, None),
+    };
+    let said = strip_prefix(said);
+    let error = Error::invalid(said.trim_end_matches('.'));
+    match suggestion {
+        Some(name) => error.with_help(format!("did you mean{name}")),
+        None => error,
     }
 }
 

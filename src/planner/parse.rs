@@ -257,3 +257,70 @@ fn is_word(token: &TokenWithSpan, word: &str) -> bool {
     matches!(&token.token, Token::Word(found)
         if found.quote_style.is_none() && found.value.eq_ignore_ascii_case(word))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::planner::{JobStatement, Script};
+
+    fn parse_one(sql: &str) -> Result<ParsedStatement> {
+        parse_statement(&Script::new("t", sql).split()?.remove(0))
+    }
+
+    #[test]
+    fn statements_about_jobs_are_whole() {
+        for (sql, verb) in [
+            ("CREATE OR REPLACE JOB j WITH ('trigger' '1 second') AS INSERT INTO t SELECT 1 EMIT PER BATCH", "CREATE JOB"),
+            ("EXPLAIN CREATE JOB j AS INSERT INTO t SELECT 1", "CREATE JOB"),
+            ("RESUME JOB j ASSUMING BATCH 4 NOT COMMITTED", "RESUME JOB"),
+            ("RESUME JOB j SKIPPING LOST", "RESUME JOB"),
+            ("DROP JOB IF EXISTS j CASCADE", "DROP JOB"),
+            ("REWIND JOB j TO BATCH $n", "REWIND JOB"),
+            ("SHOW BATCHES FOR JOB j", "SHOW BATCHES"),
+            ("EXPLAIN REPROCESS JOB j FROM $a TO '2025-01-01' WITH ('run_id' $r)", "REPROCESS JOB"),
+            ("SUBSCRIBE SELECT 1", "SUBSCRIBE"),
+        ] {
+            let Statement::Job(job) = parse_one(sql).unwrap().statement else { panic!("{sql}") };
+            assert_eq!(job.verb(), verb);
+            if let JobStatement::Create { emit, .. } = *job {
+                assert_eq!(emit == Emit::PerBatch, sql.contains("PER BATCH"));
+            }
+        }
+    }
+
+    #[test]
+    fn secrets_leave_the_text_however_they_are_written() {
+        for option in [
+            "'kafka.sasl.password' 'hidden'",
+            "kafka.sasl.password 'hidden'",
+            "\"kafka.ssl.key.password\" = 'hidden'",
+            "'kafka.sasl.password' $$hidden$$",
+            "'kafka.sasl.password' E'hidden'",
+            "'avro.registry.url' 'http://me:hidden@h/x'",
+        ] {
+            let sql = format!("CREATE EXTERNAL TABLE t (a INT) STORED AS KAFKA LOCATION 't' OPTIONS ({option}, 'format' 'json')");
+            let shown = parse_one(&sql).unwrap().text;
+            assert!(!shown.contains("hidden") && shown.contains("'json'"), "{shown}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_words_parse_or_err(
+            words in prop::collection::vec(
+                prop::sample::select(vec![
+                    "CREATE", "EXTERNAL", "TABLE", "t", "(", ")", ",", "a", "INT", "METADATA", "FROM", "'x'", "STORED",
+                    "AS", "KAFKA", "DELTA", "LOCATION", "OPTIONS", "GENERATED", "ALWAYS", "WATERMARK", "FOR", "PRIMARY",
+                    "KEY", "NOT", "ENFORCED", "SELECT", "1", "JOB", "WITH", "INSERT", "INTO", "EMIT", "CHANGES", "REWIND",
+                    "TO", "BATCH", "SESSION", "PARTITION", "BY", "DESCRIPTOR", "INTERVAL", "VERSION", "OF", "TIMESTAMP",
+                    "$p", "EXPLAIN", "VACUUM", "OPTIMIZE", "ZORDER", "*", "MAP", "{", "}", "<", ">", "STRUCT", "=",
+                ]),
+                1..16,
+            )
+        ) {
+            let _ = parse_one(&words.join(" "));
+        }
+    }
+}

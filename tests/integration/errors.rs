@@ -4,7 +4,7 @@ use crate::support::Workspace;
 
 const TABLE: &str = "CREATE EXTERNAL TABLE visits (user_id BIGINT, event_time TIMESTAMP, page VARCHAR, \
     p INT METADATA FROM 'partition', o BIGINT METADATA FROM 'offset') STORED AS KAFKA LOCATION 'visits' \
-    OPTIONS ('kafka.bootstrap.servers' 'localhost:1', 'connect.timeout' '1 second');\n";
+    OPTIONS ('kafka.bootstrap.servers' '127.0.0.1:1', 'connect.timeout' '1 second');\n";
 const EVENTS: &str = "CREATE TABLE events AS SELECT column1 AS k, column2::timestamp AS ts FROM \
     (VALUES ('a', '2025-09-04T10:00:00'), ('b', NULL));\n";
 
@@ -21,7 +21,7 @@ fn statements() -> Vec<String> {
         "SELEC 1",
         "SELECT 'open",
         "SELECT 1 +",
-        "SELECT 1,\n       FROM visits",
+        "SELECT 1\n       FORM visits WHERE",
         "SELECT (1",
         "SELECT /* never closed",
         "SELECT 1 AS EMIT CHANGES",

@@ -11,6 +11,7 @@ mod delta;
 mod errors;
 mod kafka;
 mod layers;
+mod plans;
 mod slt;
 mod support;
 mod walkthroughs;

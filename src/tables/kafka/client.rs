@@ -456,7 +456,7 @@ fn shorten(reason: &str) -> String {
     // `sasl_ssl://host:port/bootstrap: ` names the protocol asked for, which is no cause.
     let mut text = &reason[start..];
     if let Some((broker, cause)) = text.split_once(": ")
-        && broker.contains("://")
+        && (broker.contains("://") || broker.ends_with("/bootstrap"))
     {
         text = cause;
     }
