@@ -412,11 +412,7 @@ fn conform(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
 
 /// About how much the rows take when they are encoded and wait for their row group.
 fn encoded_size(rows: &RecordBatch) -> usize {
-    rows.columns()
-        .iter()
-        .map(plain_size)
-        .sum::<usize>()
-        / 2
+    rows.columns().iter().map(plain_size).sum::<usize>() / 2
 }
 
 /// The bytes of the values; of a view, those of the text it shows.
