@@ -19,7 +19,7 @@ const EXAMPLES: &str = "Examples:
   anabranch demo
   anabranch sql
   anabranch sql -f sql/tables/visits.sql -c 'SELECT page, count(*) FROM visits GROUP BY page'
-  anabranch run sql/tables/visits.sql sql/reprocess/sessions.sql \\
+  anabranch run sql/tables/visits_archive.sql sql/tables/visits_counter.sql sql/reprocess/sessions.sql \\
       --param from=2025-09-04T10:00:00 --param to=2025-09-04T11:00:00 --param run_id=run_1
 
 Exit codes: 0 done; 1 SQL or data error; 2 usage or connection; 130, 143 interrupted.
@@ -41,9 +41,6 @@ pub(crate) struct Global {
     /// Parallel streams of a query [default: one per processor]
     #[arg(long, global = true, value_name = "N")]
     pub(crate) target_partitions: Option<usize>,
-    /// Where what lasts is kept [default: ./anabranch-data]
-    #[arg(long, global = true, value_name = "DIR")]
-    pub(crate) data_dir: Option<PathBuf>,
     /// What is logged to standard error: a level, or a filter as in RUST_LOG [default: warn]
     #[arg(long, global = true, value_name = "FILTER")]
     pub(crate) log: Option<String>,
@@ -90,8 +87,9 @@ pub(crate) struct SqlArguments {
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  anabranch run sql/tables/visits.sql sql/sync/visits_raw.sql
-  anabranch run sql/reprocess/sessions.sql --param run_id=run_1 --param from=… --param to=…
+  anabranch run sql/tables/visits_raw.sql sql/tables/visits_records.sql sql/sync/visits_raw.sql
+  anabranch run sql/tables/visits_archive.sql sql/tables/visits_counter.sql sql/reprocess/sessions.sql \\
+      --param run_id=run_1 --param from=2025-09-04T10:00:00 --param to=2025-09-04T11:00:00
 
 Files share one session: tables declared in one are known in the next. The first error stops the
 run and is reported as file:line:column.")]

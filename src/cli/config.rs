@@ -10,6 +10,9 @@ use crate::cli::args::{Format, Global, LogFormat};
 use crate::error::{Error, Result};
 use crate::session::SessionOptions;
 
+/// Warnings, without one that every table with a binary column would give at every write.
+const DEFAULT_LOG: &str = "warn,deltalake_core::writer::stats=error";
+
 /// What file and environment may say.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -17,7 +20,6 @@ struct Layered {
     format: Option<Format>,
     memory_limit: Option<String>,
     target_partitions: Option<usize>,
-    data_dir: Option<PathBuf>,
     log: Option<String>,
     log_format: Option<LogFormat>,
     /// Names the file itself; read by the command line.
@@ -30,7 +32,6 @@ struct Layered {
 pub(crate) struct Settings {
     pub(crate) format: Format,
     pub(crate) session: SessionOptions,
-    pub(crate) data_dir: PathBuf,
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
 }
@@ -76,12 +77,7 @@ impl Settings {
                 target_partitions,
                 spill_dir: None,
             },
-            data_dir: flags
-                .data_dir
-                .clone()
-                .or(layered.data_dir)
-                .unwrap_or_else(|| PathBuf::from("anabranch-data")),
-            log: log.unwrap_or_else(|| "warn".to_owned()),
+            log: log.unwrap_or_else(|| DEFAULT_LOG.to_owned()),
             log_format: flags
                 .log_format
                 .or(layered.log_format)

@@ -68,7 +68,7 @@ fn dispatch(arguments: Arguments) -> Result<u8> {
             Command::Completions { .. } => Ok(0),
         }
     });
-    // Client threads that wait for a broker must not hold the exit back.
-    runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+    // A transaction that was interrupted is aborted; a broker that is gone must not hold the exit back.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(3));
     code
 }

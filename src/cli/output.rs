@@ -211,7 +211,11 @@ impl<W: Write> Table<W> {
             .iter()
             .map(|field| type_name(field.data_type()))
             .collect();
-        let cap = if self.held.len() < SAMPLE_ROWS { usize::MAX } else { MAX_WIDTH };
+        let cap = if self.held.len() < SAMPLE_ROWS {
+            usize::MAX
+        } else {
+            MAX_WIDTH
+        };
         let widths: Vec<usize> = (0..names.len())
             .map(|column| {
                 let held = self.held.iter().map(|line| width(&line[column]));

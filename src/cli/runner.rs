@@ -140,6 +140,14 @@ impl<'a> Runner<'a> {
 
     /// Runs one statement and prints its rows or what it did.
     pub(crate) async fn run_statement(&self, parsed: ParsedStatement) -> Result<()> {
+        let done = self.run_and_print(parsed).await;
+        for warning in self.session.take_warnings() {
+            eprint(&format!("warning: {warning}\n"));
+        }
+        done
+    }
+
+    async fn run_and_print(&self, parsed: ParsedStatement) -> Result<()> {
         let start = Instant::now();
         let place = parsed.span;
         match self.session.execute(parsed).await? {

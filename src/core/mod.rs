@@ -1,4 +1,5 @@
 //! Pure decisions: facts in, values out. No clock, no I/O, no DataFusion.
 
+pub mod redact;
 pub mod suggest;
 pub mod visits;

@@ -4,6 +4,7 @@ use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::Statement as AnsiStatement;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
+use crate::core::redact::{HIDDEN, is_secret, without_user_info};
 use crate::error::{Error, Result};
 use crate::planner::ast::{CreateView, Emit, ParsedStatement, Statement};
 use crate::planner::cursor::Cursor;
@@ -29,11 +30,53 @@ pub fn parse_statement(raw: &RawStatement) -> Result<ParsedStatement> {
             .with_help("a query and an INSERT see all rows at once: leave EMIT out")
             .at(span));
     }
+    let text = shown_text(raw, &statement);
     Ok(ParsedStatement {
         statement,
         span: raw.span,
-        text: raw.text(),
+        text,
     })
+}
+
+/// The statement as typed, without secrets. The parts of our own tables are known by their places;
+/// in DataFusion's own DDL a secret is a text that follows a text which names one.
+fn shown_text(raw: &RawStatement, statement: &Statement) -> String {
+    let mut shown = raw.clone();
+    let hide = |token: &mut TokenWithSpan| {
+        token.token = Token::SingleQuotedString(HIDDEN.to_owned());
+    };
+    if let Statement::CreateTable(table) = statement {
+        for option in &table.options {
+            let value = shown
+                .tokens
+                .iter_mut()
+                .find(|token| token.span.start == option.value.span.start);
+            let Some(token) = value else { continue };
+            if is_secret(&option.key) {
+                hide(token);
+            } else if let Token::SingleQuotedString(text) = &mut token.token {
+                *text = without_user_info(text);
+            }
+        }
+        return shown.text();
+    }
+    let mut secret = false;
+    for token in shown
+        .tokens
+        .iter_mut()
+        .filter(|token| is_significant(token))
+    {
+        match &token.token {
+            Token::SingleQuotedString(_) if secret => {
+                hide(token);
+                secret = false;
+            }
+            Token::SingleQuotedString(key) => secret = is_secret(key),
+            Token::Eq => {}
+            _ => secret = false,
+        }
+    }
+    shown.text()
 }
 
 fn parse(cursor: &mut Cursor<'_>, emit: Option<Emit>) -> Result<Statement> {

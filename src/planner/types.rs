@@ -121,9 +121,10 @@ pub fn type_name(data_type: &DataType) -> String {
             ),
             other => format!("MAP<{other}>"),
         },
+        // What the JSON functions give: a value of any type.
+        DataType::Union(..) => "JSON".to_owned(),
         DataType::Dictionary(_, value) => type_name(value),
         DataType::RunEndEncoded(_, value) => type_name(value.data_type()),
-        other => other.to_string(),
     }
 }
 

@@ -9,12 +9,14 @@ use datafusion::catalog::view::ViewTable;
 use datafusion::catalog::{SchemaProvider, TableProvider};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::LogicalPlanBuilder;
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
+use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{Query, Statement as AnsiStatement};
 
 use crate::core::suggest::closest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::session::rewrite;
 use crate::tables::delta::{DeltaTableHandle, TimeTravel};
 use crate::tables::kafka::{KafkaTable, KafkaTableProvider};
 
@@ -209,16 +211,21 @@ impl Catalog {
             .get()
             .and_then(|state| state())
             .ok_or_else(|| Error::internal("the session is gone"))?;
-        let statement = SqlStatement::Statement(Box::new(AnsiStatement::Query(view.query.clone())));
-        let planned = state.statement_to_plan(statement).await;
+        let planned = self.plan_query(state, view.query.clone()).await;
         lock(&self.planning).pop();
-        let mut plan =
-            planned.map_err(|error| Error::from(error).context(format!("view {name}")))?;
+        let mut plan = planned.map_err(|error| error.context(format!("view {name}")))?;
         if !view.columns.is_empty() {
             plan = rename(plan, &view.columns)?;
         }
         let definition = self.read(|tables| tables.definitions.get(name).cloned());
         Ok(Arc::new(ViewTable::new(plan, definition)))
+    }
+
+    async fn plan_query(&self, state: SessionState, query: Box<Query>) -> Result<LogicalPlan> {
+        let mut statement = SqlStatement::Statement(Box::new(AnsiStatement::Query(query)));
+        let context = SessionContext::new_with_state(state);
+        rewrite::prepare(&context, self, &mut statement).await?;
+        Ok(context.state().statement_to_plan(statement).await?)
     }
 
     fn read<T>(&self, look: impl FnOnce(&Tables) -> T) -> T {

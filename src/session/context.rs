@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use anabranch_udfs::CompletionNotices;
 use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
@@ -29,8 +30,12 @@ pub struct SessionOptions {
     pub spill_dir: Option<PathBuf>,
 }
 
-pub(super) fn build(options: &SessionOptions) -> Result<(SessionContext, Arc<Catalog>)> {
+pub(super) fn build(
+    options: &SessionOptions,
+    notices: Arc<CompletionNotices>,
+) -> Result<(SessionContext, Arc<Catalog>)> {
     let mut config = SessionConfig::new()
+        .with_extension(notices)
         .with_information_schema(true)
         .with_create_default_catalog_and_schema(false)
         .with_default_catalog_and_schema(CATALOG, SCHEMA);

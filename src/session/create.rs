@@ -4,11 +4,9 @@ use datafusion::arrow::datatypes::Field;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::Statement as AnsiStatement;
-use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::planner::dialect::AnabranchDialect;
 use crate::planner::types::arrow_type;
 use crate::planner::{Column, ColumnKind, CreateTable, CreateView, TableKind, Text};
 use crate::session::catalog::{Catalog, TableEntry, View};
@@ -58,14 +56,14 @@ pub(super) async fn create_table(
         }
     };
     let done = format!("{} {name}", entry.kind_name());
-    catalog.put(&name, entry, redact(text));
+    catalog.put(&name, entry, text.to_owned());
     Ok(Outcome::Done(done))
 }
 
 pub(super) async fn create_view(
     context: &SessionContext,
     catalog: &Catalog,
-    mut view: CreateView,
+    view: CreateView,
     text: &str,
 ) -> Result<Outcome> {
     let name = rewrite::plain_name(&view.name)?;
@@ -88,7 +86,7 @@ pub(super) async fn create_view(
             return Err(Error::invalid(format!("view {name} is defined by itself")));
         }
     }
-    let plan = state.statement_to_plan(statement.clone()).await?;
+    let plan = state.statement_to_plan(statement).await?;
     let columns: Vec<String> = view.columns.iter().map(normalize).collect();
     if !columns.is_empty() && columns.len() != plan.schema().fields().len() {
         return Err(Error::invalid(format!(
@@ -96,11 +94,6 @@ pub(super) async fn create_view(
             columns.len(),
             plan.schema().fields().len()
         )));
-    }
-    if let SqlStatement::Statement(ansi) = statement
-        && let AnsiStatement::Query(query) = *ansi
-    {
-        view.query = query;
     }
     let entry = TableEntry::View(Arc::new(View {
         query: view.query,
@@ -257,29 +250,4 @@ fn delta_spec(table: &CreateTable, location: String, options: Options) -> Result
         partition_by: table.partitioned_by.iter().map(normalize).collect(),
         options,
     })
-}
-
-/// The definition without the values of secret options.
-fn redact(text: &str) -> String {
-    let dialect = AnabranchDialect::default();
-    let Ok(mut tokens) = Tokenizer::new(&dialect, text).tokenize_with_location() else {
-        return String::from("(not shown)");
-    };
-    let mut secret = false;
-    for token in tokens.iter_mut() {
-        match &token.token {
-            Token::SingleQuotedString(_) if secret => {
-                token.token = Token::SingleQuotedString("***".to_owned());
-                secret = false;
-            }
-            Token::Placeholder(_) => secret = false,
-            Token::SingleQuotedString(key) => secret = options::is_secret(key),
-            Token::Whitespace(_) | Token::Eq => {}
-            _ => secret = false,
-        }
-    }
-    tokens
-        .iter()
-        .map(|token: &TokenWithSpan| token.token.to_string())
-        .collect()
 }

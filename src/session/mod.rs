@@ -9,11 +9,13 @@ mod rewrite;
 
 use std::sync::Arc;
 
+use anabranch_udfs::CompletionNotices;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::dataframe::DataFrame;
+use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as SqlStatement;
@@ -55,6 +57,7 @@ impl Execution {
 pub struct Session {
     context: SessionContext,
     catalog: Arc<Catalog>,
+    notices: Arc<CompletionNotices>,
 }
 
 impl Session {
@@ -63,8 +66,26 @@ impl Session {
     /// # Errors
     /// Options the engine refuses.
     pub fn try_new(options: &SessionOptions) -> Result<Self> {
-        let (context, catalog) = context::build(options)?;
-        Ok(Self { context, catalog })
+        let notices: Arc<CompletionNotices> = Arc::default();
+        let (context, catalog) = context::build(options, Arc::clone(&notices))?;
+        Ok(Self {
+            context,
+            catalog,
+            notices,
+        })
+    }
+
+    /// What the statements since the last call want said besides their rows.
+    pub fn take_warnings(&self) -> Vec<String> {
+        let capped = self.notices.drain().into_iter().map(|capped| {
+            let (from, to) = capped.searched;
+            format!(
+                "{} sessions were still open where COMPLETE_SESSIONS stopped searching ({from} to {to}): \
+                 they may be incomplete; a larger max_extension searches further",
+                capped.sessions
+            )
+        });
+        capped.collect()
     }
 
     /// The names of tables and views, sorted.
@@ -188,10 +209,14 @@ impl Session {
     async fn run_sql(&self, mut sql: SqlStatement, text: &str) -> Result<Outcome> {
         rewrite::prepare(&self.context, &self.catalog, &mut sql).await?;
         let state = self.context.state();
-        let plan = state.statement_to_plan(sql).await?;
+        let typed = sql.clone();
+        let plan = match state.statement_to_plan(sql).await {
+            Ok(plan) => plan,
+            Err(error) => return Err(self.missing_table(error, typed)),
+        };
         match &plan {
-            LogicalPlan::Ddl(_) => {
-                let verb = first_words(text);
+            LogicalPlan::Ddl(ddl) => {
+                let verb = done_message(ddl);
                 self.context.execute_logical_plan(plan).await?;
                 self.catalog.describe_new(text);
                 Ok(Outcome::Done(verb))
@@ -202,6 +227,23 @@ impl Session {
             }
             LogicalPlan::Dml(_) => Ok(Outcome::Insert(self.start(plan).await?)),
             _ => Ok(Outcome::Rows(self.start(plan).await?)),
+        }
+    }
+
+    /// DataFusion's word for a missing table, with its place and with close names.
+    fn missing_table(&self, error: DataFusionError, mut sql: SqlStatement) -> Error {
+        let error = Error::from(error);
+        let quoted = error
+            .message()
+            .strip_prefix("table '")
+            .and_then(|rest| rest.strip_suffix("' not found"));
+        let Some(table) = quoted.and_then(|name| name.rsplit('.').next()) else {
+            return error;
+        };
+        let missing = self.catalog.no_such_table(table);
+        match rewrite::find_relation(&mut sql, table) {
+            Some(span) => missing.at(span),
+            None => missing,
         }
     }
 
@@ -250,6 +292,17 @@ pub(crate) fn normalize(ident: &Ident) -> String {
     match ident.quote_style {
         Some(_) => ident.value.clone(),
         None => ident.value.to_lowercase(),
+    }
+}
+
+/// What a statement of DataFusion's own DDL did.
+fn done_message(ddl: &DdlStatement) -> String {
+    match ddl {
+        DdlStatement::CreateExternalTable(table) => format!("table {}", table.name),
+        DdlStatement::CreateMemoryTable(table) => format!("table {}", table.name),
+        DdlStatement::DropTable(table) => format!("dropped {}", table.name),
+        DdlStatement::DropView(view) => format!("dropped {}", view.name),
+        other => other.name().to_owned(),
     }
 }
 

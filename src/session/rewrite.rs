@@ -10,10 +10,12 @@ use datafusion::error::DataFusionError;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Insert, ObjectName, ObjectNamePart, Query,
-    Spanned, Statement as AnsiStatement, TableAlias, TableFactor, TableObject, TableVersion, Value, VisitMut,
-    VisitorMut,
+    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Insert, ObjectName,
+    ObjectNamePart, Query, Spanned, Statement as AnsiStatement, TableAlias, TableFactor,
+    TableObject, TableVersion, Value, VisitMut, VisitorMut,
 };
+
+use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::core::suggest::closest;
 use crate::error::{Error, Result};
@@ -56,6 +58,35 @@ pub(super) async fn prepare(
 fn windows(node: &mut impl VisitMut) -> Result<()> {
     rewrite_window_calls(node)
         .map_err(|error| Error::from(DataFusionError::SQL(Box::new(error), None)))
+}
+
+/// The place of the first relation of this name.
+pub(super) fn find_relation(statement: &mut SqlStatement, table: &str) -> Option<Span> {
+    struct Finder<'a>(&'a str, Option<Span>);
+
+    impl VisitorMut for Finder<'_> {
+        type Break = ();
+
+        fn pre_visit_relation(&mut self, name: &mut ObjectName) -> ControlFlow<()> {
+            match name.0.last().and_then(ObjectNamePart::as_ident) {
+                Some(ident) if normalize(ident) == self.0 => {
+                    self.1 = Some(ident.span);
+                    ControlFlow::Break(())
+                }
+                _ => ControlFlow::Continue(()),
+            }
+        }
+    }
+
+    let mut finder = Finder(table, None);
+    match statement {
+        SqlStatement::Statement(ansi) => {
+            let _ = ansi.visit(&mut finder);
+        }
+        SqlStatement::Explain(explain) => return find_relation(&mut explain.statement, table),
+        _ => {}
+    }
+    finder.1
 }
 
 /// A name without catalog and schema.
@@ -221,9 +252,15 @@ async fn offsets(context: &SessionContext, node: &mut impl VisitMut) -> Result<(
     let mut values = Vec::with_capacity(found.queries.len());
     for query in found.queries {
         let span = query.span();
-        values.push(scalar_text(context, query).await.map_err(|error| error.at(span))?);
+        values.push(
+            scalar_text(context, query)
+                .await
+                .map_err(|error| error.at(span))?,
+        );
     }
-    let _ = node.visit(&mut OffsetValues { values: values.into_iter() });
+    let _ = node.visit(&mut OffsetValues {
+        values: values.into_iter(),
+    });
     Ok(())
 }
 
@@ -253,12 +290,21 @@ async fn scalar_text(context: &SessionContext, query: Box<Query>) -> Result<Valu
 
 /// Calls `visit` with each subquery that stands as an argument of an offset function.
 fn offset_arguments(expr: &mut Expr, mut visit: impl FnMut(&mut Expr)) {
-    let Expr::Function(function) = expr else { return };
-    let name = function.name.0.last().and_then(ObjectNamePart::as_ident).map(normalize);
+    let Expr::Function(function) = expr else {
+        return;
+    };
+    let name = function
+        .name
+        .0
+        .last()
+        .and_then(ObjectNamePart::as_ident)
+        .map(normalize);
     if !matches!(name.as_deref(), Some("offsets_in" | "offsets_from")) {
         return;
     }
-    let FunctionArguments::List(list) = &mut function.args else { return };
+    let FunctionArguments::List(list) = &mut function.args else {
+        return;
+    };
     for argument in &mut list.args {
         if let FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) = argument
             && matches!(expr, Expr::Subquery(_))

@@ -130,24 +130,6 @@ pub fn expand_environment(text: &str, lookup: impl Fn(&str) -> Option<String>) -
     Ok(out)
 }
 
-/// True for options whose values are never shown.
-pub fn is_secret(key: &str) -> bool {
-    const WORDS: [&str; 9] = [
-        "password",
-        "passwd",
-        "secret",
-        "token",
-        "credential",
-        "sasl.jaas",
-        "ssl.key",
-        "access_key",
-        "oauthbearer.config",
-    ];
-    let key = key.to_lowercase();
-    // The id of an access key is a name, not a secret.
-    !key.ends_with("access_key_id") && WORDS.iter().any(|word| key.contains(word))
-}
-
 fn list(words: &[&str]) -> String {
     words
         .iter()
@@ -174,14 +156,5 @@ mod tests {
         assert_eq!(expand_environment("x${A}y$z", lookup).unwrap(), "x${B}y$z");
         assert!(expand_environment("${C}", lookup).is_err());
         assert!(expand_environment("${A", lookup).is_err());
-    }
-
-    #[test]
-    fn secrets_are_known_by_name() {
-        assert!(is_secret("kafka.sasl.password"));
-        assert!(is_secret("aws.secret_access_key"));
-        assert!(is_secret("kafka.ssl.key.pem"));
-        assert!(!is_secret("aws.access_key_id"));
-        assert!(!is_secret("kafka.bootstrap.servers"));
     }
 }

@@ -14,7 +14,6 @@
 mod measure;
 mod peers;
 
-
 use anabranch::core::visits::{Visit, VisitPlan, Visits};
 use anabranch::planner::{Parameters, Script, parse_statement};
 use anabranch::session::{Session, SessionOptions};
@@ -29,7 +28,7 @@ const PARTITIONS: i32 = 4;
 const USERS: u32 = 20_000;
 
 /// A visit as the JSON of its record, about 210 bytes.
-pub fn record(visit: &Visit) -> String {
+pub(crate) fn record(visit: &Visit) -> String {
     let time = chrono::DateTime::from_timestamp_micros(visit.event_time).unwrap();
     format!(
         "{{\"event_id\":\"click-{}\",\"user_id\":{},\"event_time\":\"{}\",\"page\":\"page-{}\",\
@@ -70,12 +69,18 @@ impl Bench {
     /// Runs an INSERT and gives its count.
     fn insert(&self, sql: &str) -> u64 {
         let batches = self.run(sql);
-        batches.iter().map(|batch| batch.column(0).as_primitive::<UInt64Type>().value(0)).sum()
+        batches
+            .iter()
+            .map(|batch| batch.column(0).as_primitive::<UInt64Type>().value(0))
+            .sum()
     }
 
     /// Runs a query and gives its number of rows.
     fn query(&self, sql: &str) -> u64 {
-        self.run(sql).iter().map(|batch| batch.num_rows() as u64).sum()
+        self.run(sql)
+            .iter()
+            .map(|batch| batch.num_rows() as u64)
+            .sum()
     }
 
     fn number(&self, sql: &str) -> u64 {
@@ -100,7 +105,10 @@ fn main() {
     let records = std::env::var("BENCH_RECORDS").map_or(5_000_000, |text| text.parse().unwrap());
     let folder = tempfile::tempdir().unwrap();
     let bench = Bench {
-        runtime: tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap(),
+        runtime: tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .unwrap(),
         session: Session::try_new(&SessionOptions::default()).unwrap(),
         records,
     };
@@ -108,11 +116,21 @@ fn main() {
     let mut report = Report::default();
 
     eprintln!("generating {records} records");
-    let plan = VisitPlan { seed: 42, users: USERS, visits: records, start: DAY, slots: 48 };
+    let plan = VisitPlan {
+        seed: 42,
+        users: USERS,
+        visits: records,
+        start: DAY,
+        slots: 48,
+    };
     peers::create_topic(&bootstrap, "bench_visits", PARTITIONS);
     peers::create_topic(&bootstrap, "bench_out", PARTITIONS);
     peers::create_topic(&bootstrap, "bench_bare", PARTITIONS);
-    peers::fill(&bootstrap, "bench_visits", Visits::new(plan).map(|visit| record(&visit)));
+    peers::fill(
+        &bootstrap,
+        "bench_visits",
+        Visits::new(plan).map(|visit| record(&visit)),
+    );
 
     kafka_to_delta(&bench, &bootstrap, &mut report);
     delta_to_kafka(&bench, &bootstrap, &mut report);
@@ -152,7 +170,11 @@ fn kafka_to_delta(bench: &Bench, bootstrap: &str, report: &mut Report) {
              SELECT value, p, o, CAST(json_get_str(value, 'event_time') AS TIMESTAMP) FROM records",
         )
     });
-    report.add("INSERT Kafka → partitioned Delta", &sync, Some((&bare, Figure::Rate, "≥ 0.3")));
+    report.add(
+        "INSERT Kafka → partitioned Delta",
+        &sync,
+        Some((&bare, Figure::Rate, "≥ 0.3")),
+    );
 
     let scan = measure(|| {
         bench.query(
@@ -161,9 +183,14 @@ fn kafka_to_delta(bench: &Bench, bootstrap: &str, report: &mut Report) {
         );
         bench.records
     });
-    report.add("SELECT with JSON decoding, count by page", &scan, Some((&bare, Figure::Rate, "≥ 0.35")));
+    report.add(
+        "SELECT with JSON decoding, count by page",
+        &scan,
+        Some((&bare, Figure::Rate, "≥ 0.35")),
+    );
 
-    let decoded = bench.insert("INSERT INTO archive SELECT event_id, user_id, event_time, page FROM visits");
+    let decoded =
+        bench.insert("INSERT INTO archive SELECT event_id, user_id, event_time, page FROM visits");
     assert_eq!(decoded, bench.records);
 }
 
@@ -174,9 +201,21 @@ fn delta_to_kafka(bench: &Bench, bootstrap: &str, report: &mut Report) {
              SELECT event_id, user_id, event_time, page, MAP {'source': 'reprocessing', 'run_id': 'bench'} FROM archive",
         )
     });
-    let bare = measure(|| peers::copy(bootstrap, "bench_out", "bench_bare", PARTITIONS, bench.records));
+    let bare = measure(|| {
+        peers::copy(
+            bootstrap,
+            "bench_out",
+            "bench_bare",
+            PARTITIONS,
+            bench.records,
+        )
+    });
     report.add("a bare producer of the same bytes", &bare, None);
-    report.add("INSERT Delta → Kafka, key and headers", &write, Some((&bare, Figure::Rate, "≥ 0.5")));
+    report.add(
+        "INSERT Delta → Kafka, key and headers",
+        &write,
+        Some((&bare, Figure::Rate, "≥ 0.5")),
+    );
 }
 
 fn sessions(bench: &Bench, report: &mut Report) {
@@ -192,8 +231,12 @@ fn sessions(bench: &Bench, report: &mut Report) {
                    PARTITION BY user_id, DESCRIPTOR(event_time), INTERVAL '10 minutes', '2025-09-04T10:00:00', '2025-09-04T11:00:00')";
     let first = bench.number(touched);
     let last = bench.number(&touched.replace("min(", "max("));
-    let plain = format!("SELECT user_id, count(*) FROM archive WHERE hour BETWEEN {first} AND {last} GROUP BY user_id");
-    let rows = bench.number(&format!("SELECT count(*) FROM archive WHERE hour BETWEEN {first} AND {last}"));
+    let plain = format!(
+        "SELECT user_id, count(*) FROM archive WHERE hour BETWEEN {first} AND {last} GROUP BY user_id"
+    );
+    let rows = bench.number(&format!(
+        "SELECT count(*) FROM archive WHERE hour BETWEEN {first} AND {last}"
+    ));
     let best = |sql: &str, rows: u64| {
         // Reads of an hour are short: the best of five, for both sides.
         let runs = (0..5).map(|_| {
@@ -207,7 +250,11 @@ fn sessions(bench: &Bench, report: &mut Report) {
     let peer = best(&plain, rows);
     report.add("scan and hash aggregate of the touched files", &peer, None);
     let one_hour = best(&complete("archive"), rows);
-    report.add("COMPLETE_SESSIONS of one hour, counted", &one_hour, Some((&peer, Figure::Time, "≤ 1.5")));
+    report.add(
+        "COMPLETE_SESSIONS of one hour, counted",
+        &one_hour,
+        Some((&peer, Figure::Time, "≤ 1.5")),
+    );
 
     for day in 0..10 {
         bench.insert(&format!(
@@ -215,14 +262,25 @@ fn sessions(bench: &Bench, report: &mut Report) {
         ));
     }
     let of_ten = best(&complete("archive10"), rows);
-    report.add("the same, ten times the hours archived", &of_ten, Some((&one_hour, Figure::Time, "≤ 1.1")));
+    report.add(
+        "the same, ten times the hours archived",
+        &of_ten,
+        Some((&one_hour, Figure::Time, "≤ 1.1")),
+    );
 
-    let group = best("SELECT user_id, count(*) FROM archive GROUP BY user_id", bench.records);
+    let group = best(
+        "SELECT user_id, count(*) FROM archive GROUP BY user_id",
+        bench.records,
+    );
     report.add("GROUP BY user over the archive", &group, None);
     let whole = best(
         "SELECT user_id, window_start, count(*) FROM SESSION(TABLE archive PARTITION BY user_id, \
          DESCRIPTOR(event_time), INTERVAL '10 minutes') GROUP BY user_id, window_start",
         bench.records,
     );
-    report.add("SESSION and count over the archive", &whole, Some((&group, Figure::Time, "≤ 2")));
+    report.add(
+        "SESSION and count over the archive",
+        &whole,
+        Some((&group, Figure::Time, "≤ 2")),
+    );
 }

@@ -5,16 +5,16 @@ use std::time::Instant;
 
 /// What a step took.
 #[derive(Debug, Clone, Copy)]
-pub struct Taken {
-    pub rows: u64,
-    pub seconds: f64,
-    pub core_seconds: f64,
-    pub peak_mib: u64,
+pub(crate) struct Taken {
+    pub(crate) rows: u64,
+    pub(crate) seconds: f64,
+    pub(crate) core_seconds: f64,
+    pub(crate) peak_mib: u64,
 }
 
 /// What is compared.
 #[derive(Debug, Clone, Copy)]
-pub enum Figure {
+pub(crate) enum Figure {
     /// Rows per second: more is better.
     Rate,
     /// Seconds: less is better.
@@ -22,7 +22,7 @@ pub enum Figure {
 }
 
 /// Runs a step that says how many rows it handled.
-pub fn measure(step: impl FnOnce() -> u64) -> Taken {
+pub(crate) fn measure(step: impl FnOnce() -> u64) -> Taken {
     // Resets the peak of resident memory to what is resident now.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let cpu = cpu_seconds();
@@ -41,7 +41,11 @@ fn cpu_seconds() -> f64 {
     // The name, in parentheses, may hold spaces; user and system ticks are the 12th and 13th after.
     let after = stat.rsplit(')').next().unwrap_or_default();
     let ticks = |at: usize| -> f64 {
-        after.split_whitespace().nth(at).and_then(|text| text.parse().ok()).unwrap_or(0.0)
+        after
+            .split_whitespace()
+            .nth(at)
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0.0)
     };
     (ticks(11) + ticks(12)) / 100.0
 }
@@ -49,26 +53,28 @@ fn cpu_seconds() -> f64 {
 fn peak_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib: u64 =
-        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0);
+    let kib: u64 = line
+        .and_then(|line| line.split_whitespace().next()?.parse().ok())
+        .unwrap_or(0);
     kib / 1024
 }
 
 /// The table.
 #[derive(Default)]
-pub struct Report {
+pub(crate) struct Report {
     lines: Vec<String>,
 }
 
 impl Report {
     /// Adds a step, with its peer, what is compared and what is to be reached.
-    pub fn add(&mut self, name: &str, taken: &Taken, peer: Option<(&Taken, Figure, &str)>) {
+    pub(crate) fn add(&mut self, name: &str, taken: &Taken, peer: Option<(&Taken, Figure, &str)>) {
         let rate = taken.rows as f64 / taken.seconds;
         let (ratio, reach) = match peer {
             None => (String::new(), ""),
-            Some((peer, Figure::Rate, reach)) => {
-                (format!("{:.2}", rate / (peer.rows as f64 / peer.seconds)), reach)
-            }
+            Some((peer, Figure::Rate, reach)) => (
+                format!("{:.2}", rate / (peer.rows as f64 / peer.seconds)),
+                reach,
+            ),
             Some((peer, Figure::Time, reach)) => {
                 (format!("{:.2}", taken.seconds / peer.seconds), reach)
             }
@@ -87,7 +93,10 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "| What | Time | Rows/s | Rows/core-second | Peak memory | Ratio | Reach |")?;
+        writeln!(
+            f,
+            "| What | Time | Rows/s | Rows/core-second | Peak memory | Ratio | Reach |"
+        )?;
         writeln!(f, "| --- | ---: | ---: | ---: | ---: | ---: | --- |")?;
         self.lines.iter().try_for_each(|line| writeln!(f, "{line}"))
     }

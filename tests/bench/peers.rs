@@ -17,11 +17,13 @@ fn config(bootstrap: &str) -> ClientConfig {
     config
 }
 
-pub fn create_topic(bootstrap: &str, topic: &str, partitions: i32) {
+pub(crate) fn create_topic(bootstrap: &str, topic: &str, partitions: i32) {
     let admin: AdminClient<DefaultClientContext> = config(bootstrap).create().unwrap();
     let topics = [NewTopic::new(topic, partitions, TopicReplication::Fixed(1))];
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let created = runtime.block_on(admin.create_topics(&topics, &AdminOptions::new())).unwrap();
+    let created = runtime
+        .block_on(admin.create_topics(&topics, &AdminOptions::new()))
+        .unwrap();
     created.into_iter().for_each(|result| {
         result.unwrap();
     });
@@ -54,11 +56,16 @@ fn send(producer: &BaseProducer, mut record: BaseRecord<'_, [u8], [u8]>) {
 }
 
 /// Fills a topic, round robin over its partitions.
-pub fn fill(bootstrap: &str, topic: &str, records: impl Iterator<Item = String>) {
+pub(crate) fn fill(bootstrap: &str, topic: &str, records: impl Iterator<Item = String>) {
     let producer = producer(bootstrap);
     for (index, record) in records.enumerate() {
         let partition = i32::try_from(index % 4).unwrap();
-        send(&producer, BaseRecord::to(topic).payload(record.as_bytes()).partition(partition));
+        send(
+            &producer,
+            BaseRecord::to(topic)
+                .payload(record.as_bytes())
+                .partition(partition),
+        );
         if index % 10_000 == 0 {
             producer.poll(Duration::ZERO);
         }
@@ -78,14 +85,16 @@ fn consumer(bootstrap: &str, topic: &str, partitions: i32) -> BaseConsumer {
         .unwrap();
     let mut assignment = TopicPartitionList::new();
     for partition in 0..partitions {
-        assignment.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
+        assignment
+            .add_partition_offset(topic, partition, Offset::Beginning)
+            .unwrap();
     }
     consumer.assign(&assignment).unwrap();
     consumer
 }
 
 /// Reads a whole topic and looks at every byte count.
-pub fn drain(bootstrap: &str, topic: &str, partitions: i32, records: u64) -> u64 {
+pub(crate) fn drain(bootstrap: &str, topic: &str, partitions: i32, records: u64) -> u64 {
     let consumer = consumer(bootstrap, topic, partitions);
     let (mut read, mut bytes) = (0, 0);
     while read < records {
@@ -100,23 +109,38 @@ pub fn drain(bootstrap: &str, topic: &str, partitions: i32, records: u64) -> u64
 
 /// Sends the records of one topic to another; they are all in memory before the clock would start
 /// for them, in pieces, so that the loop measures the producer and little else.
-pub fn copy(bootstrap: &str, from: &str, to: &str, partitions: i32, records: u64) -> u64 {
+pub(crate) fn copy(bootstrap: &str, from: &str, to: &str, partitions: i32, records: u64) -> u64 {
     let consumer = consumer(bootstrap, from, partitions);
     let producer = producer(bootstrap);
     let mut sample = Vec::new();
     while sample.len() < 100_000 && (sample.len() as u64) < records {
         if let Some(message) = consumer.poll(Duration::from_secs(10)) {
             let message = message.unwrap();
-            sample.push((message.key().unwrap().to_vec(), message.payload().unwrap().to_vec()));
+            sample.push((
+                message.key().unwrap().to_vec(),
+                message.payload().unwrap().to_vec(),
+            ));
         }
     }
     drop(consumer);
     for index in 0..records {
         let (key, payload) = &sample[usize::try_from(index).unwrap() % sample.len()];
         let headers = OwnedHeaders::new_with_capacity(2)
-            .insert(Header { key: "source", value: Some("reprocessing") })
-            .insert(Header { key: "run_id", value: Some("bench") });
-        send(&producer, BaseRecord::to(to).key(&key[..]).payload(&payload[..]).headers(headers));
+            .insert(Header {
+                key: "source",
+                value: Some("reprocessing"),
+            })
+            .insert(Header {
+                key: "run_id",
+                value: Some("bench"),
+            });
+        send(
+            &producer,
+            BaseRecord::to(to)
+                .key(&key[..])
+                .payload(&payload[..])
+                .headers(headers),
+        );
         if index % 10_000 == 0 {
             producer.poll(Duration::ZERO);
         }

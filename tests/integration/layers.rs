@@ -5,12 +5,20 @@ use std::path::Path;
 use crate::support::repository;
 
 /// From the top; a module may name those below it, and itself.
-const LAYERS: [&[&str]; 5] =
-    [&["cli"], &["session"], &["tables", "planner"], &["exec"], &["core", "error"]];
+const LAYERS: [&[&str]; 5] = [
+    &["cli"],
+    &["session"],
+    &["tables", "planner"],
+    &["exec"],
+    &["core", "error"],
+];
 
 /// Libraries that one module alone may name.
-const OWNED: [(&str, &str); 3] =
-    [("rdkafka", "tables/kafka"), ("deltalake", "tables/delta"), ("clap", "cli")];
+const OWNED: [(&str, &str); 3] = [
+    ("rdkafka", "tables/kafka"),
+    ("deltalake", "tables/delta"),
+    ("clap", "cli"),
+];
 
 fn sources(dir: &Path, found: &mut Vec<std::path::PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {
@@ -29,9 +37,15 @@ fn layer(module: &str) -> Option<usize> {
 
 /// The modules named as `crate::module` in code, comments aside.
 fn named_modules(text: &str) -> Vec<String> {
-    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let code = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
     code.flat_map(|line| line.split("crate::").skip(1))
-        .map(|rest| rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect())
+        .map(|rest| {
+            rest.chars()
+                .take_while(|c| c.is_alphanumeric() || *c == '_')
+                .collect()
+        })
         .collect()
 }
 
@@ -44,9 +58,17 @@ fn imports_go_down() {
     let mut wrong = Vec::new();
     for file in files {
         let relative = file.strip_prefix(&root).unwrap().display().to_string();
-        let module = relative.split('/').next().unwrap().trim_end_matches(".rs").to_owned();
+        let module = relative
+            .split('/')
+            .next()
+            .unwrap()
+            .trim_end_matches(".rs")
+            .to_owned();
         let Some(own) = layer(&module) else {
-            assert!(matches!(module.as_str(), "lib" | "main"), "{module} stands in no layer");
+            assert!(
+                matches!(module.as_str(), "lib" | "main"),
+                "{module} stands in no layer"
+            );
             continue;
         };
         let text = std::fs::read_to_string(&file).unwrap();
@@ -59,7 +81,8 @@ fn imports_go_down() {
             }
         }
         for (library, owner) in OWNED {
-            let names = text.contains(&format!("use {library}")) || text.contains(&format!(" {library}::"));
+            let names =
+                text.contains(&format!("use {library}")) || text.contains(&format!(" {library}::"));
             if names && !relative.starts_with(owner) {
                 wrong.push(format!("{relative} names {library}"));
             }

@@ -1,5 +1,12 @@
 //! Integration tests: one binary, one link step.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test stops at the first surprise"
+)]
+
 mod delta;
 mod errors;
 mod kafka;

@@ -24,6 +24,7 @@ impl std::fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+#[async_trait::async_trait]
 impl AsyncDB for Database {
     type Error = Failure;
     type ColumnType = DefaultColumnType;
@@ -64,7 +65,10 @@ impl Database {
         if columns == 0 {
             return Ok(DBOutput::StatementComplete(0));
         }
-        Ok(DBOutput::Rows { types: vec![DefaultColumnType::Any; columns], rows })
+        Ok(DBOutput::Rows {
+            types: vec![DefaultColumnType::Any; columns],
+            rows,
+        })
     }
 }
 

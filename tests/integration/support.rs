@@ -6,28 +6,32 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The broker's address. Tests of Kafka fail, and are not skipped, without one.
-pub fn kafka() -> String {
+pub(crate) fn kafka() -> String {
     std::env::var("KAFKA_BOOTSTRAP")
         .expect("these tests need Kafka: run them with tests/run, or docker/with-kafka cargo test")
 }
 
 /// The repository's folder.
-pub fn repository() -> &'static Path {
+pub(crate) fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// A topic name no other test has.
-pub fn topic(name: &str) -> String {
+pub(crate) fn topic(name: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("{name}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    format!(
+        "{name}-{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 /// What the program printed and how it ended.
 #[derive(Debug)]
-pub struct Ran {
-    pub code: Option<i32>,
-    pub out: String,
-    pub err: String,
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Ran {
@@ -41,36 +45,36 @@ impl Ran {
 
     /// The run, which must have gone well.
     #[track_caller]
-    pub fn ok(self) -> Self {
+    pub(crate) fn ok(self) -> Self {
         assert_eq!(self.code, Some(0), "{self:#?}");
         self
     }
 }
 
 /// The program in a folder of its own, with the repository's `sql` in reach.
-pub struct Workspace {
-    pub dir: tempfile::TempDir,
+pub(crate) struct Workspace {
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl Workspace {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         std::os::unix::fs::symlink(repository().join("sql"), dir.path().join("sql"))
             .expect("a link to the stored SQL");
         Self { dir }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// Writes a file and gives its name.
-    pub fn file<'a>(&self, name: &'a str, text: &str) -> &'a str {
+    pub(crate) fn file<'a>(&self, name: &'a str, text: &str) -> &'a str {
         std::fs::write(self.path(name), text).expect("a file in a temporary folder");
         name
     }
 
-    pub fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_anabranch"));
         command
             .current_dir(self.dir.path())
@@ -80,12 +84,17 @@ impl Workspace {
         command
     }
 
-    pub fn anabranch(&self, arguments: &[&str]) -> Ran {
-        Ran::from(self.command().args(arguments).output().expect("the program starts"))
+    pub(crate) fn anabranch(&self, arguments: &[&str]) -> Ran {
+        Ran::from(
+            self.command()
+                .args(arguments)
+                .output()
+                .expect("the program starts"),
+        )
     }
 
     /// `sql -c` of each statement, results as lines of JSON.
-    pub fn sql(&self, files: &[&str], statements: &[&str]) -> Ran {
+    pub(crate) fn sql(&self, files: &[&str], statements: &[&str]) -> Ran {
         let mut arguments = vec!["sql", "--format", "ndjson"];
         for file in files {
             arguments.extend(["-f", file]);
@@ -98,7 +107,7 @@ impl Workspace {
 }
 
 /// Runs one of Kafka's own tools with text on its standard input.
-pub fn kafka_tool(arguments: &[&str], input: &str) -> String {
+pub(crate) fn kafka_tool(arguments: &[&str], input: &str) -> String {
     let mut child = Command::new(repository().join("docker/kafka-cli"))
         .args(arguments)
         .stdin(Stdio::piped())
@@ -117,18 +126,28 @@ pub fn kafka_tool(arguments: &[&str], input: &str) -> String {
 }
 
 /// Creates a topic.
-pub fn create_topic(topic: &str, partitions: u32) {
+pub(crate) fn create_topic(topic: &str, partitions: u32) {
     let partitions = partitions.to_string();
-    kafka_tool(&["kafka-topics", "--create", "--topic", topic, "--partitions", &partitions], "");
+    kafka_tool(
+        &[
+            "kafka-topics",
+            "--create",
+            "--topic",
+            topic,
+            "--partitions",
+            &partitions,
+        ],
+        "",
+    );
 }
 
 /// Sends lines as the values of records.
-pub fn produce(topic: &str, lines: &str) {
+pub(crate) fn produce(topic: &str, lines: &str) {
     kafka_tool(&["kafka-console-producer", "--topic", topic], lines);
 }
 
 /// All committed records of a topic as an independent consumer prints them, in order of arrival.
-pub fn consume(topic: &str, properties: &[&str]) -> Vec<String> {
+pub(crate) fn consume(topic: &str, properties: &[&str]) -> Vec<String> {
     let mut arguments = vec![
         "kafka-console-consumer",
         "--topic",
@@ -142,5 +161,8 @@ pub fn consume(topic: &str, properties: &[&str]) -> Vec<String> {
     for property in properties {
         arguments.extend(["--property", property]);
     }
-    kafka_tool(&arguments, "").lines().map(str::to_owned).collect()
+    kafka_tool(&arguments, "")
+        .lines()
+        .map(str::to_owned)
+        .collect()
 }

@@ -10,17 +10,27 @@ static TOPICS: Mutex<()> = Mutex::new(());
 
 fn fresh_topics(names: &[&str]) {
     for name in names {
-        kafka_tool(&["kafka-topics", "--delete", "--if-exists", "--topic", name], "");
+        kafka_tool(
+            &["kafka-topics", "--delete", "--if-exists", "--topic", name],
+            "",
+        );
     }
 }
 
 #[test]
 fn sessions_of_an_hour_are_sent_again_whole() {
-    let _alone = TOPICS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _alone = TOPICS
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
     kafka();
     fresh_topics(&["visits_counter"]);
     let work = Workspace::new();
-    work.anabranch(&["run", "sql/tables/visits_archive.sql", "sql/sync/load_2025-09-04.sql"]).ok();
+    work.anabranch(&[
+        "run",
+        "sql/tables/visits_archive.sql",
+        "sql/sync/load_2025-09-04.sql",
+    ])
+    .ok();
     let done = work
         .anabranch(&[
             "run",
@@ -38,13 +48,18 @@ fn sessions_of_an_hour_are_sent_again_whole() {
     assert!(done.err.contains("INSERT 4"), "{}", done.err);
     let mut messages = consume("visits_counter", &["print.headers=true", "print.key=true"]);
     messages.sort();
-    let expected = [("20250904_085900-1", 18), ("20250904_100000-2", 2), ("20250904_104500-2", 2), ("20250904_105200-3", 7)]
-        .map(|(visit, pages)| {
-            format!(
-                "source:reprocessing,run_id:reprocessing_run_1\t{visit}\t\
+    let expected = [
+        ("20250904_085900-1", 18),
+        ("20250904_100000-2", 2),
+        ("20250904_104500-2", 2),
+        ("20250904_105200-3", 7),
+    ]
+    .map(|(visit, pages)| {
+        format!(
+            "source:reprocessing,run_id:reprocessing_run_1\t{visit}\t\
                  {{\"visit_id\":\"{visit}\",\"visited_pages\":{pages},\"is_finished\":true}}"
-            )
-        });
+        )
+    });
     assert_eq!(messages, expected);
 }
 
@@ -77,7 +92,9 @@ fn converted((number, minute, page): (u32, u32, &str)) -> String {
 
 #[test]
 fn records_are_synchronized_converted_and_converted_again() {
-    let _alone = TOPICS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _alone = TOPICS
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
     kafka();
     fresh_topics(&["visits", "visits_converted"]);
     create_topic("visits", 1);
@@ -120,9 +137,14 @@ fn records_are_synchronized_converted_and_converted_again() {
         .collect();
     assert_eq!(archive.lines().collect::<Vec<_>>(), expected);
 
-    let tables =
-        ["run", "sql/tables/visits_raw.sql", "sql/tables/visits_paris.sql", "sql/tables/visits_converted.sql"];
-    work.anabranch(&[&tables[..], &["sql/sync/convert.sql"]].concat()).ok();
+    let tables = [
+        "run",
+        "sql/tables/visits_raw.sql",
+        "sql/tables/visits_paris.sql",
+        "sql/tables/visits_converted.sql",
+    ];
+    work.anabranch(&[&tables[..], &["sql/sync/convert.sql"]].concat())
+        .ok();
     let again = [
         "sql/reprocess/convert.sql",
         "--param",
@@ -134,13 +156,20 @@ fn records_are_synchronized_converted_and_converted_again() {
     ];
     work.anabranch(&[&tables[..], &again[..]].concat()).ok();
 
-    let messages = consume("visits_converted", &["print.headers=true", "print.offset=true"]);
-    let first = RECORDS.iter().enumerate().map(|(offset, record)| {
-        format!("Offset:{offset}\tNO_HEADERS\t{}", converted(*record))
-    });
+    let messages = consume(
+        "visits_converted",
+        &["print.headers=true", "print.offset=true"],
+    );
+    let first = RECORDS
+        .iter()
+        .enumerate()
+        .map(|(offset, record)| format!("Offset:{offset}\tNO_HEADERS\t{}", converted(*record)));
     let second = RECORDS[..3].iter().enumerate().map(|(index, record)| {
         let offset = index + 9;
-        format!("Offset:{offset}\tsource:reprocessing,run_id:conversion_1\t{}", converted(*record))
+        format!(
+            "Offset:{offset}\tsource:reprocessing,run_id:conversion_1\t{}",
+            converted(*record)
+        )
     });
     assert_eq!(messages, first.chain(second).collect::<Vec<_>>());
 }
@@ -149,6 +178,15 @@ fn records_are_synchronized_converted_and_converted_again() {
 fn the_demo_needs_nothing_installed() {
     let work = Workspace::new();
     let done = work.anabranch(&["demo"]).ok();
-    assert!(done.out.contains("{source: reprocessing, run_id: demo_run_1}"), "{}", done.out);
-    assert_eq!(std::fs::read_dir(work.dir.path()).unwrap().count(), 1, "only the link to sql");
+    assert!(
+        done.out
+            .contains("{source: reprocessing, run_id: demo_run_1}"),
+        "{}",
+        done.out
+    );
+    assert_eq!(
+        std::fs::read_dir(work.dir.path()).unwrap().count(),
+        1,
+        "only the link to sql"
+    );
 }

@@ -21,7 +21,7 @@
 //! 3. [`register`] adds functions, planners and optimizer rules to a session state's builder, and
 //!    [`register_json`] the JSON operators to the state that was built.
 //! 4. The session's query planner plans with [`extension_planners`]; [`query_planner`] is one that
-//!    has no others.
+//!    has no others. It may first call [`seal_completions`], which saves planning whole tables.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -39,6 +39,7 @@ mod window;
 
 pub use complete::{
     CompleteSessions, CompleteSessionsExec, CompletionNotices, CompletionRange, SessionsCapped,
+    seal_completions,
 };
 pub use is_final::{IS_FINAL, IsFinalPlanner, is_final};
 pub use offsets::{next_offsets, offsets_from, offsets_in};

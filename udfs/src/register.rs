@@ -13,6 +13,7 @@ use datafusion::optimizer::OptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
+use crate::complete::seal_completions;
 use crate::is_final::{IsFinalPlanner, is_final};
 use crate::offsets::{next_offsets, offsets_from, offsets_in};
 use crate::planner::{WindowExtensionPlanner, WindowRelationPlanner};
@@ -125,6 +126,7 @@ impl QueryPlanner for WindowQueryPlanner {
         session: &dyn Session,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let planner = DefaultPhysicalPlanner::with_extension_planners(extension_planners());
-        planner.create_physical_plan(plan, session).await
+        let plan = seal_completions(plan.clone())?;
+        planner.create_physical_plan(&plan, session).await
     }
 }

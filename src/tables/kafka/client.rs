@@ -10,6 +10,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 
+use crate::core::redact::is_secret;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tables::options::{self, Options};
 
@@ -88,7 +89,7 @@ impl ClientSettings {
         match self.base().create_native_config() {
             Ok(_) => Ok(()),
             Err(KafkaError::ClientConfig(_, description, name, value)) => {
-                let shown = if options::is_secret(&name) {
+                let shown = if is_secret(&name) {
                     "***"
                 } else {
                     value.as_str()
@@ -225,10 +226,6 @@ impl Faults {
     pub(crate) fn is_hopeless(&self) -> bool {
         self.cause()
             .is_some_and(|cause| is_authentication(&cause) || is_tls(&cause))
-    }
-
-    pub(crate) fn forget(&self) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn keep(&self, reason: &str) {
@@ -456,7 +453,13 @@ fn is_tls(cause: &str) -> bool {
 /// librdkafka's lines start with thread and broker names and end with how long ago: noise here.
 fn shorten(reason: &str) -> String {
     let start = reason.find("]: ").map_or(0, |at| at + 3);
-    let text = &reason[start..];
+    // `sasl_ssl://host:port/bootstrap: ` names the protocol asked for, which is no cause.
+    let mut text = &reason[start..];
+    if let Some((broker, cause)) = text.split_once(": ")
+        && broker.contains("://")
+    {
+        text = cause;
+    }
     let end = text.find(" (after ").unwrap_or(text.len());
     text[..end].trim().to_owned()
 }

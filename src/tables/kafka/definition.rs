@@ -237,7 +237,8 @@ impl KafkaTable {
             .iter()
             .map(position)
             .collect::<Result<Vec<_>>>()?;
-        let format = FormatOptions::from_options(&spec.options, value_schema)?;
+        let format =
+            FormatOptions::from_options(&spec.options, value_schema)?.with_topic(&spec.topic);
         let client = ClientSettings::from_options(&spec.options)?;
         let on_error = options::choice(
             &spec.options,

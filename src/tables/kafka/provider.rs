@@ -248,7 +248,7 @@ impl TableProvider for KafkaTableProvider {
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         if insert_op != InsertOp::Append {
             return Err(Error::unsupported(format!(
-                "INSERT {insert_op} cannot be done on the Kafka table {}: a topic is only appended to",
+                "{} is a topic, which is only appended to: it cannot be overwritten",
                 self.table.name
             ))
             .into());

@@ -142,7 +142,11 @@ fn of_predicate(expr: &Expr, columns: &NarrowingColumns, partition: i64) -> Opti
             }
             hull
         }
-        Expr::InList(InList { expr, list, negated: true }) => {
+        Expr::InList(InList {
+            expr,
+            list,
+            negated: true,
+        }) => {
             let excluded = column_name(expr).is_some_and(|name| columns.is_partition(name))
                 && list.iter().any(|item| integer(item) == Some(partition));
             (!excluded).then_some(Bounds::ALL)
@@ -270,7 +274,7 @@ mod tests {
                     3 => value.lt(column),
                     4 => column.not_eq(value),
                     5 => column.in_list(vec![value, lit(4_i64)], true),
-                _ => column.in_list(vec![value, lit(4_i64)], false),
+                    _ => column.in_list(vec![value, lit(4_i64)], false),
                 }
             });
         leaf.prop_recursive(4, 16, 2, |inner| {
@@ -300,7 +304,10 @@ mod tests {
                 other => unreachable!("{other}"),
             },
             Expr::InList(list) => {
-                let found = list.list.iter().any(|item| value(item) == value(&list.expr));
+                let found = list
+                    .list
+                    .iter()
+                    .any(|item| value(item) == value(&list.expr));
                 found != list.negated
             }
             other => unreachable!("{other}"),

@@ -21,7 +21,9 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::OwnedHeaders;
-use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
+use rdkafka::producer::{
+    BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig,
+};
 use tokio::sync::mpsc;
 
 use crate::error::{Error, Result};
@@ -461,6 +463,10 @@ impl Session<'_> {
                 "topic '{}' has no partition {partition}",
                 self.table.topic
             )),
+            (Some(RDKafkaErrorCode::UnknownPartition), None) => Error::data(format!(
+                "topic '{}' has no partition as high as a row asks for",
+                self.table.topic
+            )),
             (Some(RDKafkaErrorCode::MessageSizeTooLarge), _) => Error::data(format!(
                 "a record is too large for topic '{}'",
                 self.table.topic
@@ -527,6 +533,13 @@ impl Session<'_> {
 
     fn abort(&self) -> Result<()> {
         let settings = &self.table.client;
+        // The abort waits until every record has been reported on, and reports are served here.
+        self.producer
+            .purge(PurgeConfig::default().queue().inflight());
+        let start = Instant::now();
+        while self.producer.in_flight_count() > 0 && start.elapsed() < settings.connect_timeout {
+            self.producer.poll(Duration::from_millis(20));
+        }
         self.producer
             .abort_transaction(settings.connect_timeout)
             .map_err(|error| request_error(&error, settings, &self.deliveries.faults))

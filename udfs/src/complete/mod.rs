@@ -8,5 +8,5 @@ mod search;
 mod slices;
 
 pub use exec::CompleteSessionsExec;
-pub use node::{CompleteSessions, CompletionRange};
+pub use node::{CompleteSessions, CompletionRange, seal_completions};
 pub use notice::{CompletionNotices, SessionsCapped};

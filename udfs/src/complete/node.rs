@@ -3,10 +3,14 @@
 use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::Arc;
 
 use arrow::datatypes::DataType;
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchemaRef, Result, plan_err};
-use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, UserDefinedLogicalNodeCore};
+use datafusion::logical_expr::{
+    Expr, ExprSchemable, Extension, LogicalPlan, UserDefinedLogicalNodeCore,
+};
 
 use crate::session::all_but_keys;
 use crate::window::{necessary_columns, windowed_schema};
@@ -34,7 +38,37 @@ pub struct CompleteSessions {
     event_time: Expr,
     gap: i64,
     range: CompletionRange,
+    /// Whether the input is hidden from the planner: see [`seal_completions`].
+    sealed: bool,
     schema: DFSchemaRef,
+}
+
+/// Hides the inputs of all [`CompleteSessions`] in an optimized plan, for a query planner to call
+/// before it plans. The operator plans its input itself, slice by slice; without this the planner
+/// first plans the whole input, all files of a table, for nothing.
+///
+/// # Errors
+///
+/// None in practice: the plan is only walked.
+pub fn seal_completions(plan: LogicalPlan) -> Result<LogicalPlan> {
+    plan.transform_down_with_subqueries(|plan| match plan {
+        LogicalPlan::Extension(Extension { node }) => {
+            match node.as_any().downcast_ref::<CompleteSessions>() {
+                Some(completion) if !completion.sealed => {
+                    let sealed = CompleteSessions {
+                        sealed: true,
+                        ..completion.clone()
+                    };
+                    Ok(Transformed::yes(LogicalPlan::Extension(Extension {
+                        node: Arc::new(sealed),
+                    })))
+                }
+                _ => Ok(Transformed::no(LogicalPlan::Extension(Extension { node }))),
+            }
+        }
+        other => Ok(Transformed::no(other)),
+    })
+    .map(|transformed| transformed.data)
 }
 
 impl CompleteSessions {
@@ -65,6 +99,7 @@ impl CompleteSessions {
             event_time,
             gap,
             range,
+            sealed: false,
             schema,
         })
     }
@@ -107,7 +142,11 @@ impl UserDefinedLogicalNodeCore for CompleteSessions {
     }
 
     fn inputs(&self) -> Vec<&LogicalPlan> {
-        vec![&self.input]
+        if self.sealed {
+            vec![]
+        } else {
+            vec![&self.input]
+        }
     }
 
     fn schema(&self) -> &DFSchemaRef {
@@ -145,6 +184,9 @@ impl UserDefinedLogicalNodeCore for CompleteSessions {
         mut exprs: Vec<Expr>,
         mut inputs: Vec<LogicalPlan>,
     ) -> Result<Self> {
+        if self.sealed {
+            return Ok(self.clone());
+        }
         let (Some(event_time), Some(input)) = (exprs.pop(), inputs.pop()) else {
             return plan_err!("CompleteSessions takes its keys, an event time and one input");
         };
@@ -152,6 +194,9 @@ impl UserDefinedLogicalNodeCore for CompleteSessions {
     }
 
     fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
+        if self.sealed {
+            return Some(vec![]);
+        }
         necessary_columns(&self.input, &self.expressions(), output_columns)
     }
 }

@@ -217,3 +217,72 @@ impl Search {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RANGE: CompletionRange = CompletionRange {
+        from: 100,
+        to: 200,
+        max_extension: 70,
+    };
+
+    #[test]
+    fn the_first_slice_is_the_range_and_a_gap_around_it() {
+        let search = Search::new(10, RANGE);
+        assert_eq!(search.first_slice(), Slice { from: 90, to: 210 });
+        assert_eq!(search.next_slice(Side::Before), None, "nothing is open yet");
+    }
+
+    #[test]
+    fn sess_2_sessions_are_followed_slice_by_slice_until_they_end() {
+        let mut search = Search::new(10, RANGE);
+        // Key 0 goes on before the range, key 1 past it, key 2 ends within, key 3 is not in it.
+        let ticks = [105, 95, 195, 205, 150, 92, 208];
+        let taken = search
+            .take_first(&ticks, &[0, 0, 1, 1, 2, 3, 3], 4)
+            .unwrap();
+        assert_eq!(
+            taken,
+            [Some(0), Some(0), Some(1), Some(1), Some(2), None, None]
+        );
+        assert_eq!(search.open_keys(Side::Before).collect::<Vec<_>>(), [0]);
+        assert_eq!(search.open_keys(Side::After).collect::<Vec<_>>(), [1]);
+
+        let before = search.next_slice(Side::Before).unwrap();
+        assert_eq!(before, Slice { from: 70, to: 90 });
+        // 85 joins 95; 74 is a gap and one from 85; 88 is of a key that is not open.
+        let taken = search.take_slice(Side::Before, before, &[74, 85, 88], &[0, 0, 1]);
+        assert_eq!(taken, [None, Some(0), None]);
+        assert_eq!(search.next_slice(Side::Before), None);
+        assert_eq!(
+            search.session(0),
+            Session {
+                key: 0,
+                start: 85,
+                last: 105
+            }
+        );
+
+        let after = search.next_slice(Side::After).unwrap();
+        assert_eq!(after, Slice { from: 210, to: 230 });
+        let taken = search.take_slice(Side::After, after, &[222, 213], &[1, 1]);
+        assert_eq!(taken, [Some(1), Some(1)]);
+        // Twice as wide, but not past what may be read.
+        let after = search.next_slice(Side::After).unwrap();
+        assert_eq!(after, Slice { from: 230, to: 270 });
+        let taken = search.take_slice(Side::After, after, &[232, 242, 252, 262], &[1; 4]);
+        assert_eq!(taken, [Some(1); 4]);
+        assert_eq!(
+            search.next_slice(Side::After),
+            None,
+            "70 past the range is the limit"
+        );
+        assert_eq!(
+            search.open_sessions(),
+            [false, true, false],
+            "the session of key 1 is capped"
+        );
+    }
+}

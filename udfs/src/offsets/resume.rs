@@ -23,7 +23,9 @@ use super::ranges::start_offsets;
 /// The JSON is that of `offsets_in`, and must be constant. Plans as plain predicates.
 #[must_use]
 pub fn offsets_from() -> ScalarUDF {
-    ScalarUDF::from(OffsetsFrom { signature: Signature::user_defined(Volatility::Immutable) })
+    ScalarUDF::from(OffsetsFrom {
+        signature: Signature::user_defined(Volatility::Immutable),
+    })
 }
 
 /// `next_offsets(partition, offset)`: for each partition the offset after its highest, as JSON
@@ -101,7 +103,9 @@ impl ScalarUDFImpl for OffsetsFrom {
         }
         let (column, _) = comparable(partition, 0, info)?;
         predicates.push(column.in_list(known, true));
-        Ok(ExprSimplifyResult::Simplified(disjunction(predicates).unwrap_or_else(|| lit(true))))
+        Ok(ExprSimplifyResult::Simplified(
+            disjunction(predicates).unwrap_or_else(|| lit(true)),
+        ))
     }
 
     fn invoke_with_args(&self, _: ScalarFunctionArgs) -> Result<ColumnarValue> {
@@ -132,7 +136,9 @@ impl AggregateUDFImpl for NextOffsets {
     }
 
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
-        Ok(vec![Field::new(format!("{}[next]", args.name), DataType::Utf8, false).into()])
+        Ok(vec![
+            Field::new(format!("{}[next]", args.name), DataType::Utf8, false).into(),
+        ])
     }
 
     fn default_value(&self, _: &DataType) -> Result<ScalarValue> {
@@ -156,8 +162,10 @@ impl Accumulator for NextOffsetsAccumulator {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
         let partitions = cast(&values[0], &DataType::Int64)?;
         let offsets = cast(&values[1], &DataType::Int64)?;
-        let (partitions, offsets) =
-            (partitions.as_primitive::<Int64Type>(), offsets.as_primitive::<Int64Type>());
+        let (partitions, offsets) = (
+            partitions.as_primitive::<Int64Type>(),
+            offsets.as_primitive::<Int64Type>(),
+        );
         // Records of a partition come in runs: the map is asked once for each.
         let mut run: Option<(i64, i64)> = None;
         for row in 0..partitions.len() {
@@ -181,8 +189,11 @@ impl Accumulator for NextOffsetsAccumulator {
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        let pairs: Vec<String> =
-            self.next.iter().map(|(partition, next)| format!("\"{partition}\":{next}")).collect();
+        let pairs: Vec<String> = self
+            .next
+            .iter()
+            .map(|(partition, next)| format!("\"{partition}\":{next}"))
+            .collect();
         Ok(ScalarValue::Utf8(Some(format!("{{{}}}", pairs.join(",")))))
     }
 

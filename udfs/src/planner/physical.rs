@@ -34,6 +34,15 @@ impl ExtensionPlanner for WindowExtensionPlanner {
         session: &dyn Session,
         planning: &PhysicalPlanningContext,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        if let Some(node) = node.as_any().downcast_ref::<CompleteSessions>() {
+            let Some(state) = session.as_any().downcast_ref::<SessionState>() else {
+                return internal_err!("COMPLETE_SESSIONS plans with DataFusion's session state");
+            };
+            return Ok(Some(Arc::new(CompleteSessionsExec::try_new(
+                node,
+                state.clone(),
+            )?)));
+        }
         let (Some(logical), Some(physical)) = (logical_inputs.first(), physical_inputs.first())
         else {
             return Ok(None);
@@ -57,15 +66,6 @@ impl ExtensionPlanner for WindowExtensionPlanner {
                 create(node.event_time())?,
                 node.gap(),
                 output_schema(node),
-            )?)));
-        }
-        if let Some(node) = node.as_any().downcast_ref::<CompleteSessions>() {
-            let Some(state) = session.as_any().downcast_ref::<SessionState>() else {
-                return internal_err!("COMPLETE_SESSIONS plans with DataFusion's session state");
-            };
-            return Ok(Some(Arc::new(CompleteSessionsExec::try_new(
-                node,
-                state.clone(),
             )?)));
         }
         Ok(None)

@@ -7,11 +7,146 @@ pub(crate) fn joins(earlier: i64, later: i64, gap: i64) -> bool {
     later.wrapping_sub(earlier).cast_unsigned() <= gap.cast_unsigned()
 }
 
-/// Start and end of each row's session, and how many sessions there are; `ticks[i]` is the event time and `keys[i]` the dense id,
-/// below `key_count`, of row `i`, in any order. `None` if a session's end is out of range.
+/// Start and end of each row's session, and how many sessions there are; `ticks[i]` is the event
+/// time and `keys[i]` the dense id, below `key_count`, of row `i`, in any order. `None` if a
+/// session's end is out of range.
 ///
-/// Linear but for keys whose rows are out of order, which are sorted alone.
+/// Linear where each key's rows come roughly in the order of time.
 pub(crate) fn sessionize(
+    ticks: &[i64],
+    keys: &[u32],
+    key_count: usize,
+    gap: i64,
+) -> Option<(Vec<i64>, Vec<i64>, usize)> {
+    match Intervals::build(ticks, keys, key_count, gap) {
+        Some(intervals) => intervals.assign(gap),
+        None => sort_and_cut(ticks, keys, key_count, gap),
+    }
+}
+
+/// Stands for no session.
+const NONE: u32 = u32::MAX;
+
+/// The sessions of all keys as intervals that grow and merge, row by row.
+///
+/// A key's sessions are a list from the latest to the earliest. Rows in the order of time touch
+/// only its head, so the working set is a few words per key; a row from the past walks back.
+struct Intervals {
+    spans: Vec<Span>,
+    /// The session of each row, when it came; follow [`Span::merged_into`].
+    of_row: Vec<u32>,
+}
+
+#[derive(Clone, Copy)]
+struct Span {
+    start: i64,
+    last: i64,
+    /// The session of the same key before this one.
+    earlier: u32,
+    /// The session that has swallowed this one.
+    merged_into: u32,
+}
+
+impl Intervals {
+    /// `None` if rows are so far out of order that sorting them is cheaper, or too many.
+    fn build(ticks: &[i64], keys: &[u32], key_count: usize, gap: i64) -> Option<Self> {
+        // A step back is a cache miss or two: more than a few of them cost more than the sort.
+        let mut patience = ticks.len() / 8 + 64;
+        u32::try_from(ticks.len())
+            .ok()
+            .filter(|rows| *rows < NONE)?;
+        let mut spans: Vec<Span> = Vec::new();
+        let mut latest = vec![NONE; key_count];
+        let mut of_row = Vec::with_capacity(ticks.len());
+        for (tick, key) in ticks.iter().zip(keys) {
+            let tick = *tick;
+            // The latest session that does not lie wholly more than a gap after the row.
+            let mut later = NONE;
+            let mut at = latest[*key as usize];
+            while at != NONE && tick < spans[at as usize].start {
+                if joins(tick, spans[at as usize].start, gap) {
+                    break;
+                }
+                later = at;
+                at = spans[at as usize].earlier;
+                patience = patience.checked_sub(1)?;
+            }
+            if at != NONE {
+                let span = &mut spans[at as usize];
+                if tick <= span.last || joins(span.last, tick, gap) {
+                    // The row is more than a gap before the later session: only a new start can
+                    // make neighbours meet.
+                    span.last = span.last.max(tick);
+                    if tick < span.start {
+                        span.start = tick;
+                        merge_earlier(&mut spans, at, gap);
+                    }
+                    of_row.push(at);
+                    continue;
+                }
+            }
+            let new = spans.len() as u32;
+            spans.push(Span {
+                start: tick,
+                last: tick,
+                earlier: at,
+                merged_into: NONE,
+            });
+            match later {
+                NONE => latest[*key as usize] = new,
+                later => spans[later as usize].earlier = new,
+            }
+            of_row.push(new);
+        }
+        Some(Self { spans, of_row })
+    }
+
+    fn assign(mut self, gap: i64) -> Option<(Vec<i64>, Vec<i64>, usize)> {
+        let mut sessions = 0;
+        for id in 0..self.spans.len() {
+            let mut root = id;
+            while self.spans[root].merged_into != NONE {
+                root = self.spans[root].merged_into as usize;
+            }
+            if root == id {
+                sessions += 1;
+                self.spans[id].last = self.spans[id].last.checked_add(gap)?;
+            } else {
+                self.spans[id].merged_into = root as u32;
+            }
+        }
+        let mut starts = Vec::with_capacity(self.of_row.len());
+        let mut ends = Vec::with_capacity(self.of_row.len());
+        for id in &self.of_row {
+            let mut span = &self.spans[*id as usize];
+            if span.merged_into != NONE {
+                span = &self.spans[span.merged_into as usize];
+            }
+            starts.push(span.start);
+            // `last` has become the end above.
+            ends.push(span.last);
+        }
+        Some((starts, ends, sessions))
+    }
+}
+
+/// Merges into session `at`, whose start has moved back, the earlier ones it now meets.
+fn merge_earlier(spans: &mut [Span], at: u32, gap: i64) {
+    loop {
+        let Span { start, earlier, .. } = spans[at as usize];
+        if earlier == NONE || !joins(spans[earlier as usize].last, start, gap) {
+            return;
+        }
+        let swallowed = &mut spans[earlier as usize];
+        swallowed.merged_into = at;
+        let Span { start, earlier, .. } = *swallowed;
+        spans[at as usize].start = start;
+        spans[at as usize].earlier = earlier;
+    }
+}
+
+/// Sessions by a counting sort on the key, and a sort by time of the keys that need it.
+fn sort_and_cut(
     ticks: &[i64],
     keys: &[u32],
     key_count: usize,
@@ -60,6 +195,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn sess_1_exactly_the_gap_joins_and_one_more_does_not() {
@@ -74,5 +210,32 @@ mod tests {
         let (starts, _, _) = sessionize(&[i64::MIN, i64::MAX - 10], &[0, 0], 1, 10).unwrap();
         assert_eq!(starts, [i64::MIN, i64::MAX - 10]);
         assert_eq!(sessionize(&[i64::MAX], &[0], 1, 1), None);
+    }
+
+    proptest! {
+        #[test]
+        fn sess_1_both_ways_agree(
+            rows in prop::collection::vec((0_u32..4, -100_i64..100), 0..200),
+            gap in 1_i64..12, sorted: bool,
+        ) {
+            let mut rows = rows;
+            if sorted {
+                rows.sort_by_key(|row| row.1);
+            }
+            let (keys, ticks): (Vec<u32>, Vec<i64>) = rows.into_iter().unzip();
+            let by_sorting = sort_and_cut(&ticks, &keys, 4, gap).unwrap();
+            if let Some(intervals) = Intervals::build(&ticks, &keys, 4, gap) {
+                prop_assert_eq!(intervals.assign(gap).unwrap(), by_sorting);
+            } else {
+                prop_assert!(!sorted, "rows in order never lose patience");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_from_the_latest_to_the_earliest_are_sorted_instead() {
+        let ticks: Vec<i64> = (0..1000).rev().map(|n| n * 100).collect();
+        assert!(Intervals::build(&ticks, &[0; 1000], 1, 10).is_none());
+        assert_eq!(sessionize(&ticks, &[0; 1000], 1, 10).unwrap().0, ticks);
     }
 }

@@ -94,8 +94,8 @@ struct Held {
     reservation: MemoryReservation,
 }
 
-/// Bytes per row while sessions are assigned: the grouped pairs and the two window columns.
-const ASSIGNMENT_BYTES: usize = 16 + 2 * 8;
+/// Bytes per row while sessions are assigned, at most: an interval, its number, the window columns.
+const ASSIGNMENT_BYTES: usize = 24 + 4 + 2 * 8;
 /// Bytes per row while rows are held: event time and key id, with room for a vector's growth.
 const HELD_BYTES: usize = 2 * (8 + 4);
 

@@ -19,7 +19,8 @@ fn messages() -> SessionContext {
         Field::new("value", DataType::Binary, true),
     ]);
     let mut list = ListBuilder::new(StructBuilder::from_fields(fields, 0));
-    let messages: [Option<&[(&str, Option<&[u8]>)]>; 5] = [
+    type Message<'a> = Option<&'a [(&'a str, Option<&'a [u8]>)]>;
+    let messages: [Message<'_>; 5] = [
         Some(&[("source", Some(b"live")), ("run_id", Some(b"r1"))]),
         Some(&[
             ("source", Some(b"live")),
