@@ -25,7 +25,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 use deltalake::delta_datafusion::create_session;
 use deltalake::delta_datafusion::expr::parse_predicate_expression;
 
-use super::prune::{TimeShape, time_shape};
+use super::shape::{TimeShape, time_shape};
 use crate::error::{Error, Result};
 
 /// Table expressions are planned here and not in the user's session: what a table's metadata says

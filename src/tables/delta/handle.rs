@@ -8,33 +8,23 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use deltalake::delta_datafusion::{DeltaScanConfig, DeltaScanNext};
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, PROTOCOL, TransactionError};
-use deltalake::kernel::{
-    Action, Add, EagerSnapshot, Metadata, StructField, StructTypeExt as _, Transaction,
-};
+use deltalake::kernel::{Action, Add, EagerSnapshot, Metadata, StructField, Transaction};
 use deltalake::logstore::{CommitOrBytes, LogStoreRef, extract_version_from_filename};
 use deltalake::operations::write::WriterStatsConfig;
 use deltalake::protocol::{DeltaOperation, SaveMode};
-use deltalake::table::config::TablePropertiesExt as _;
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 use futures::TryStreamExt as _;
 
-use super::check::RowRules;
 use super::create::{check_declared, new_fields};
 use super::error::{delta_error, not_a_table};
-use super::generated::{GeneratedColumn, TableExpr};
 use super::location::Location;
-use super::mapping::MappedNames;
 use super::options::{DeltaOptions, WriteOptions};
 use super::provider::DeltaTableProvider;
+use super::rules::{COMPUTED_IN_UTC, TableRules, generated_texts, scan_of};
 use super::write::{StatsConfig, WriteTarget, Written, discard, write_files};
 use super::{Commit, DeltaSpec, TimeTravel};
 use crate::error::{Error, Result};
-
-/// Says in a table's properties that its generated columns were computed in UTC by whoever
-/// created it, so that ranges of time need no allowance for zones.
-const COMPUTED_IN_UTC: &str = "anabranch.generatedColumns.timezone";
 
 /// A Delta table. Cheap to clone; clones share the newest known version.
 #[derive(Clone)]
@@ -49,18 +39,6 @@ struct Inner {
     newest: tokio::sync::Mutex<DeltaTable>,
     /// The rules of the metadata they were made from.
     rules: Mutex<Option<(Metadata, Arc<TableRules>)>>,
-}
-
-/// What a version's metadata says about rows.
-#[derive(Debug)]
-pub(super) struct TableRules {
-    pub(super) rows: Arc<RowRules>,
-    pub(super) partition_by: Vec<String>,
-    mapped: Option<MappedNames>,
-    /// Whether generated columns are known to be computed in UTC.
-    pub(super) in_utc: bool,
-    /// Why rows cannot be written, although they can be read.
-    unwritable: Option<String>,
 }
 
 impl DeltaTableHandle {
@@ -475,7 +453,7 @@ impl DeltaTableHandle {
         {
             return Ok(Arc::clone(rules));
         }
-        let rules = Arc::new(make_rules(table).map_err(|error| self.fail(error))?);
+        let rules = Arc::new(TableRules::of(table).map_err(|error| self.fail(error))?);
         *cached = Some((snapshot.metadata().clone(), Arc::clone(&rules)));
         Ok(rules)
     }
@@ -550,85 +528,4 @@ fn build_log_store(
     DeltaTableBuilder::from_url(location.url.clone())?
         .with_storage_options(storage)
         .build_storage()
-}
-
-/// A scan of the table's version, with text as views and partition values as plain columns.
-fn scan_of(table: &DeltaTable) -> std::result::Result<DeltaScanNext, DeltaTableError> {
-    let snapshot = table.snapshot()?.snapshot().clone();
-    let config = DeltaScanConfig::new().with_wrap_partition_values(false);
-    DeltaScanNext::new(snapshot, config).map_err(|error| DeltaTableError::GenericError {
-        source: Box::new(error),
-    })
-}
-
-fn generated_texts(
-    table: &DeltaTable,
-) -> std::result::Result<Vec<(String, String)>, DeltaTableError> {
-    let schema = table.snapshot()?.schema();
-    let mut columns = schema.get_generated_columns()?;
-    columns.sort_by_key(|column| schema.index_of(&column.name));
-    Ok(columns
-        .into_iter()
-        .map(|column| (column.name, column.generation_expr))
-        .collect())
-}
-
-fn make_rules(table: &DeltaTable) -> std::result::Result<TableRules, DeltaTableError> {
-    let snapshot = table.snapshot()?;
-    let metadata = snapshot.metadata();
-    let schema = scan_of(table)?.schema();
-    let texts = generated_texts(table)?;
-    let names: Vec<&str> = texts.iter().map(|(name, _)| name.as_str()).collect();
-    let mut unwritable = None;
-    let mut generated = Vec::new();
-    for (name, text) in &texts {
-        match GeneratedColumn::plan(name, text, &schema, &names) {
-            Ok(column) => generated.push(column),
-            Err(error) => {
-                unwritable.get_or_insert_with(|| error.to_string());
-            }
-        }
-    }
-    let invariants = snapshot.schema().get_invariants()?;
-    let checks = snapshot.table_config().get_constraints();
-    let conditions = checks
-        .into_iter()
-        .map(|check| (check.name, check.expr))
-        .chain(
-            invariants
-                .into_iter()
-                .map(|rule| (rule.field_name, rule.invariant_sql)),
-        );
-    let mut constraints = Vec::new();
-    for (name, text) in conditions {
-        match TableExpr::plan(&text, &schema) {
-            Ok(expression) => constraints.push((name, text, expression)),
-            Err(error) => {
-                unwritable.get_or_insert_with(|| {
-                    error.context(format!("constraint '{name}'")).to_string()
-                });
-            }
-        }
-    }
-    let mapped = match MappedNames::of(snapshot.snapshot(), &schema) {
-        Ok(mapped) => mapped,
-        Err(error) => {
-            unwritable.get_or_insert_with(|| error.to_string());
-            None
-        }
-    };
-    Ok(TableRules {
-        rows: Arc::new(RowRules {
-            schema,
-            generated,
-            constraints,
-        }),
-        partition_by: metadata.partition_columns().to_vec(),
-        mapped,
-        in_utc: metadata
-            .configuration()
-            .get(COMPUTED_IN_UTC)
-            .is_some_and(|zone| zone == "UTC"),
-        unwritable,
-    })
 }

@@ -24,6 +24,8 @@ mod mapping;
 mod options;
 mod provider;
 mod prune;
+mod rules;
+mod shape;
 mod split;
 mod write;
 

@@ -18,8 +18,9 @@ use deltalake::DeltaTable;
 use deltalake::delta_datafusion::DeltaScanNext;
 use deltalake::protocol::SaveMode;
 
-use super::handle::{DeltaTableHandle, TableRules};
+use super::handle::DeltaTableHandle;
 use super::prune::partition_filters;
+use super::rules::TableRules;
 use crate::error::Error;
 
 /// One version of a table.

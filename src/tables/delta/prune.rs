@@ -8,15 +8,15 @@
 use datafusion::arrow::array::{
     ArrayRef, Date32Array, RecordBatch, TimestampMicrosecondArray, new_null_array,
 };
-use datafusion::arrow::datatypes::{DataType, SchemaRef, TimeUnit};
+use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::expr::InList;
 use datafusion::logical_expr::utils::{conjunction, disjunction};
 use datafusion::logical_expr::{Between, BinaryExpr, Expr, Operator, ident, lit};
-use datafusion::sql::sqlparser::ast::{DataType as SqlType, Expr as SqlExpr};
 
 use super::check::RowRules;
-use super::generated::{GeneratedColumn, string_literal};
+use super::generated::GeneratedColumn;
+use super::shape::{Level, Part, TimeShape};
 use crate::error::Result;
 
 const DAY: i64 = 86_400_000_000;
@@ -27,129 +27,6 @@ const WIDEST_ZONE: i64 = 14 * 3_600_000_000;
 
 /// Beyond this many separate ranges only their hull is used.
 const MAX_RANGES: usize = 16;
-
-/// A generated column that is a part of the time in one other column.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct TimeShape {
-    /// The time column.
-    source: String,
-    part: Part,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
-    /// Grows with time; together with nothing else it fixes time down to this level.
-    Absolute(Level),
-    /// Starts again within the next coarser level: the month of a year, the hour of a day.
-    Within(Level),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Level {
-    None,
-    Year,
-    Month,
-    Day,
-    Hour,
-}
-
-impl Level {
-    fn of(unit: &str) -> Option<Self> {
-        Some(match unit {
-            "year" | "quarter" => Level::Year,
-            "month" => Level::Month,
-            "day" => Level::Day,
-            "hour" | "minute" | "second" => Level::Hour,
-            // A week may lie in two years.
-            "week" => Level::None,
-            _ => return None,
-        })
-    }
-
-    fn finer(self) -> Option<Self> {
-        match self {
-            Level::None => Some(Level::Year),
-            Level::Year => Some(Level::Month),
-            Level::Month => Some(Level::Day),
-            Level::Day => Some(Level::Hour),
-            Level::Hour => None,
-        }
-    }
-}
-
-/// What the expression of a generated column says about time, if anything.
-pub(super) fn time_shape(ast: &SqlExpr, schema: &SchemaRef) -> Option<TimeShape> {
-    match ast {
-        SqlExpr::Nested(inner) => time_shape(inner, schema),
-        SqlExpr::Cast {
-            expr, data_type, ..
-        } => match data_type {
-            SqlType::Date => match source_column(expr, schema) {
-                Some(source) => Some(TimeShape {
-                    source,
-                    part: Part::Absolute(Level::Day),
-                }),
-                None => match time_shape(expr, schema)? {
-                    TimeShape {
-                        source,
-                        part: Part::Absolute(level),
-                    } => Some(TimeShape {
-                        source,
-                        part: Part::Absolute(level.min(Level::Day)),
-                    }),
-                    TimeShape { .. } => None,
-                },
-            },
-            SqlType::Int(_) | SqlType::Integer(_) | SqlType::BigInt(_) | SqlType::SmallInt(_) => {
-                time_shape(expr, schema)
-            }
-            SqlType::Timestamp(..) => match time_shape(expr, schema)? {
-                shape @ TimeShape {
-                    part: Part::Absolute(_),
-                    ..
-                } => Some(shape),
-                TimeShape { .. } => None,
-            },
-            _ => None,
-        },
-        SqlExpr::Extract { field, expr, .. } => {
-            part_of(&field.to_string(), source_column(expr, schema)?)
-        }
-        SqlExpr::Function(function) => {
-            let datafusion::sql::sqlparser::ast::FunctionArguments::List(list) = &function.args
-            else {
-                return None;
-            };
-            let [first, second] = list.args.as_slice() else {
-                return None;
-            };
-            let (first, second) = (plain(first)?, plain(second)?);
-            match function.name.to_string().to_ascii_lowercase().as_str() {
-                "date_part" | "datepart" => {
-                    part_of(string_literal(first)?, source_column(second, schema)?)
-                }
-                "date_trunc" | "datetrunc" => {
-                    let level = Level::of(&string_literal(first)?.to_ascii_lowercase())?;
-                    let source = source_column(second, schema)?;
-                    Some(TimeShape {
-                        source,
-                        part: Part::Absolute(level),
-                    })
-                }
-                "to_char" | "date_format" => {
-                    let level = ordered_format(string_literal(second)?)?;
-                    let source = source_column(first, schema)?;
-                    Some(TimeShape {
-                        source,
-                        part: Part::Absolute(level),
-                    })
-                }
-                _ => None,
-            }
-        }
-        _ => None,
-    }
-}
 
 /// Predicates on partition columns that every row satisfying `filters` also satisfies.
 ///
@@ -550,59 +427,4 @@ fn is_text(data_type: &DataType) -> bool {
         data_type,
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
     )
-}
-
-fn part_of(part: &str, source: String) -> Option<TimeShape> {
-    let part = match part.to_ascii_lowercase().as_str() {
-        "year" => Part::Absolute(Level::Year),
-        "month" => Part::Within(Level::Month),
-        "day" => Part::Within(Level::Day),
-        "hour" => Part::Within(Level::Hour),
-        _ => return None,
-    };
-    Some(TimeShape { source, part })
-}
-
-/// The level down to which text in this format sorts as time does.
-fn ordered_format(format: &str) -> Option<Level> {
-    let mut letters = format.chars().peekable();
-    let mut expected = ['Y', 'm', 'd', 'H', 'M', 'S'].into_iter();
-    let mut count = 0;
-    while let Some(letter) = letters.next() {
-        if letter == '%' && letters.next()? != expected.next()? {
-            return None;
-        } else if letter == '%' {
-            count += 1;
-        }
-    }
-    match count {
-        1 => Some(Level::Year),
-        2 => Some(Level::Month),
-        3 => Some(Level::Day),
-        4.. => Some(Level::Hour),
-        _ => None,
-    }
-}
-
-fn source_column(expr: &SqlExpr, schema: &SchemaRef) -> Option<String> {
-    match expr {
-        SqlExpr::Nested(inner) => source_column(inner, schema),
-        SqlExpr::Identifier(name) => {
-            let field = schema.field_with_name(&name.value).ok()?;
-            matches!(
-                field.data_type(),
-                DataType::Timestamp(TimeUnit::Microsecond, _) | DataType::Date32
-            )
-            .then(|| name.value.clone())
-        }
-        _ => None,
-    }
-}
-
-fn plain(argument: &datafusion::sql::sqlparser::ast::FunctionArg) -> Option<&SqlExpr> {
-    use datafusion::sql::sqlparser::ast::{FunctionArg, FunctionArgExpr};
-    match argument {
-        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr),
-        _ => None,
-    }
 }
