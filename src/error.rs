@@ -301,7 +301,9 @@ const COERCION: &str = "coercion failed with: ";
 
 /// A planning error's message without what only its programmers need; its suggestion as help.
 fn from_plan(message: &str) -> Error {
-    let said = message.split_once(COERCION).map_or(message, |(_, said)| said);
+    let said = message
+        .split_once(COERCION)
+        .map_or(message, |(_, said)| said);
     let said = said.split(" No function matches").next().unwrap_or(said);
     let (said, suggestion) = match said.split_once("\nDid you mean") {
         Some((said, suggestion)) => (said, Some(suggestion)),

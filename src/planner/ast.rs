@@ -140,7 +140,7 @@ pub enum ColumnKind {
     /// `GENERATED ALWAYS AS (expression)`.
     Generated {
         /// The expression.
-        expr: Expr,
+        expr: Box<Expr>,
         /// Its place.
         span: Span,
     },

@@ -55,7 +55,7 @@ impl Parameters {
                 }
                 for column in &mut table.columns {
                     if let ColumnKind::Generated { expr, .. } = &mut column.kind {
-                        self.node(expr)?;
+                        self.node(expr.as_mut())?;
                     }
                 }
                 Ok(())

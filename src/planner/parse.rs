@@ -272,17 +272,28 @@ mod tests {
     #[test]
     fn statements_about_jobs_are_whole() {
         for (sql, verb) in [
-            ("CREATE OR REPLACE JOB j WITH ('trigger' '1 second') AS INSERT INTO t SELECT 1 EMIT PER BATCH", "CREATE JOB"),
-            ("EXPLAIN CREATE JOB j AS INSERT INTO t SELECT 1", "CREATE JOB"),
+            (
+                "CREATE OR REPLACE JOB j WITH ('trigger' '1 second') AS INSERT INTO t SELECT 1 EMIT PER BATCH",
+                "CREATE JOB",
+            ),
+            (
+                "EXPLAIN CREATE JOB j AS INSERT INTO t SELECT 1",
+                "CREATE JOB",
+            ),
             ("RESUME JOB j ASSUMING BATCH 4 NOT COMMITTED", "RESUME JOB"),
             ("RESUME JOB j SKIPPING LOST", "RESUME JOB"),
             ("DROP JOB IF EXISTS j CASCADE", "DROP JOB"),
             ("REWIND JOB j TO BATCH $n", "REWIND JOB"),
             ("SHOW BATCHES FOR JOB j", "SHOW BATCHES"),
-            ("EXPLAIN REPROCESS JOB j FROM $a TO '2025-01-01' WITH ('run_id' $r)", "REPROCESS JOB"),
+            (
+                "EXPLAIN REPROCESS JOB j FROM $a TO '2025-01-01' WITH ('run_id' $r)",
+                "REPROCESS JOB",
+            ),
             ("SUBSCRIBE SELECT 1", "SUBSCRIBE"),
         ] {
-            let Statement::Job(job) = parse_one(sql).unwrap().statement else { panic!("{sql}") };
+            let Statement::Job(job) = parse_one(sql).unwrap().statement else {
+                panic!("{sql}")
+            };
             assert_eq!(job.verb(), verb);
             if let JobStatement::Create { emit, .. } = *job {
                 assert_eq!(emit == Emit::PerBatch, sql.contains("PER BATCH"));
@@ -300,9 +311,14 @@ mod tests {
             "'kafka.sasl.password' E'hidden'",
             "'avro.registry.url' 'http://me:hidden@h/x'",
         ] {
-            let sql = format!("CREATE EXTERNAL TABLE t (a INT) STORED AS KAFKA LOCATION 't' OPTIONS ({option}, 'format' 'json')");
+            let sql = format!(
+                "CREATE EXTERNAL TABLE t (a INT) STORED AS KAFKA LOCATION 't' OPTIONS ({option}, 'format' 'json')"
+            );
             let shown = parse_one(&sql).unwrap().text;
-            assert!(!shown.contains("hidden") && shown.contains("'json'"), "{shown}");
+            assert!(
+                !shown.contains("hidden") && shown.contains("'json'"),
+                "{shown}"
+            );
         }
     }
 

@@ -181,7 +181,10 @@ fn parse_column(cursor: &mut Cursor<'_>) -> Result<Column> {
             if cursor.parser().parse_keyword(Keyword::STORED) {
                 // Delta stores every generated column: the word changes nothing.
             }
-            column.kind = ColumnKind::Generated { expr, span };
+            column.kind = ColumnKind::Generated {
+                expr: Box::new(expr),
+                span,
+            };
         } else if cursor.take_words(&["COMMENT"]) {
             column.comment = Some(cursor.text("a comment in quotes")?.value);
         } else if matches!(

@@ -264,8 +264,8 @@ async fn offsets(context: &SessionContext, node: &mut impl VisitMut) -> Result<(
     Ok(())
 }
 
-async fn scalar_text(context: &SessionContext, query: Box<Query>) -> Result<Value> {
-    let statement = SqlStatement::Statement(Box::new(AnsiStatement::Query(query)));
+async fn scalar_text(context: &SessionContext, query: Query) -> Result<Value> {
+    let statement = SqlStatement::Statement(Box::new(AnsiStatement::Query(Box::new(query))));
     let plan = context.state().statement_to_plan(statement).await?;
     let batches = context.execute_logical_plan(plan).await?.collect().await?;
     let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
@@ -316,7 +316,7 @@ fn offset_arguments(expr: &mut Expr, mut visit: impl FnMut(&mut Expr)) {
 
 #[derive(Default)]
 struct OffsetQueries {
-    queries: Vec<Box<Query>>,
+    queries: Vec<Query>,
 }
 
 impl VisitorMut for OffsetQueries {
@@ -325,7 +325,7 @@ impl VisitorMut for OffsetQueries {
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         offset_arguments(expr, |argument| {
             if let Expr::Subquery(query) = argument {
-                self.queries.push(query.clone());
+                self.queries.push(query.as_ref().clone());
             }
         });
         ControlFlow::Continue(())

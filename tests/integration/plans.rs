@@ -30,7 +30,9 @@ fn scrub(plan: &str, folder: &str) -> String {
     let mut out = String::new();
     let mut rest = plan.as_str();
     while let Some(start) = rest.find("part-") {
-        let end = rest[start..].find(".parquet").map_or(rest.len(), |at| start + at);
+        let end = rest[start..]
+            .find(".parquet")
+            .map_or(rest.len(), |at| start + at);
         out.push_str(&rest[..start]);
         out.push_str("FILE");
         rest = &rest[end..];
@@ -43,16 +45,36 @@ fn scrub(plan: &str, folder: &str) -> String {
 fn plans() {
     let work = Workspace::new();
     work.file("tables.sql", TABLES);
-    let hours = (8..13).map(|hour| format!("(1, TIMESTAMP '2025-09-04T{hour:02}:30:00', 'p', 0, {hour})"));
-    let fill = format!("INSERT INTO archive VALUES {}", hours.collect::<Vec<_>>().join(", "));
+    let hours =
+        (8..13).map(|hour| format!("(1, TIMESTAMP '2025-09-04T{hour:02}:30:00', 'p', 0, {hour})"));
+    let fill = format!(
+        "INSERT INTO archive VALUES {}",
+        hours.collect::<Vec<_>>().join(", ")
+    );
     work.sql(&["tables.sql"], &[&fill]).ok();
-    let folder = work.dir.path().canonicalize().unwrap().display().to_string();
+    let folder = work
+        .dir
+        .path()
+        .canonicalize()
+        .unwrap()
+        .display()
+        .to_string();
     let mut seen = String::new();
     for query in QUERIES {
         // One stream: the number of processors is not part of a plan's meaning.
         let explain = format!("EXPLAIN FORMAT INDENT {query}");
         let ran = work
-            .anabranch(&["sql", "--target-partitions", "1", "--format", "table", "-f", "tables.sql", "-c", &explain])
+            .anabranch(&[
+                "sql",
+                "--target-partitions",
+                "1",
+                "--format",
+                "table",
+                "-f",
+                "tables.sql",
+                "-c",
+                &explain,
+            ])
             .ok();
         seen.push_str(&format!("{query}\n{}\n", scrub(&ran.out, &folder)));
     }

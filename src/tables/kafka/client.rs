@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -404,6 +404,24 @@ pub(crate) async fn create_topic(
         }
     }
     Ok(())
+}
+
+/// True when the broker sets the times of the topic's records. When it cannot be told, it is not.
+pub(crate) async fn is_log_append_time(settings: &ClientSettings, topic: &str) -> bool {
+    let Ok(admin) = settings
+        .base()
+        .create_with_context::<_, AdminClient<Faults>>(Faults::default())
+    else {
+        return false;
+    };
+    let options = AdminOptions::new().request_timeout(Some(settings.connect_timeout));
+    let described = admin
+        .describe_configs(&[ResourceSpecifier::Topic(topic)], &options)
+        .await;
+    described.into_iter().flatten().flatten().any(|resource| {
+        let entry = resource.get("message.timestamp.type");
+        entry.and_then(|entry| entry.value.as_deref()) == Some("LogAppendTime")
+    })
 }
 
 pub(crate) fn unknown_topic(topic: &str) -> Error {

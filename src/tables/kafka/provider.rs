@@ -130,51 +130,67 @@ impl KafkaTableProvider {
             timestamp: name(MetadataKey::Timestamp),
         };
         let mut ranges = Vec::new();
-        let mut starts: Vec<(i32, i64)> = Vec::new();
+        let mut starts = Vec::new();
+        let mut stops = Vec::new();
         for (partition, low, high) in &ends.partitions {
             let Some(bounds) = bounds(filters, &columns, *partition) else {
                 continue;
             };
             let range = narrow(*partition, *low, *high, bounds);
-            if !range.is_empty() {
-                if bounds.timestamp.0 > 0 {
-                    starts.push((*partition, bounds.timestamp.0.div_euclid(1_000)));
-                }
-                ranges.push(range);
+            if range.is_empty() {
+                continue;
+            }
+            let (from, to) = bounds.timestamp;
+            if from > 0 {
+                starts.push((*partition, from.div_euclid(1_000)));
+            }
+            if (0..i64::MAX).contains(&to) {
+                stops.push((*partition, to.div_euclid(1_000) + 1));
+            }
+            ranges.push(range);
+        }
+        // The first record at or after a time bounds from below whoever set the times; from above
+        // only where the broker did.
+        for (partition, offset) in self.offsets_at(&starts).await? {
+            for range in ranges
+                .iter_mut()
+                .filter(|range| range.partition == partition)
+            {
+                range.start = range.start.max(offset.unwrap_or(range.end));
             }
         }
-        self.start_by_time(&mut ranges, &starts).await?;
-        Ok(ranges)
-    }
-
-    /// Moves starts to the first record at or after a time: sound for any timestamp type.
-    async fn start_by_time(
-        &self,
-        ranges: &mut Vec<OffsetRange>,
-        starts: &[(i32, i64)],
-    ) -> Result<()> {
-        let mut times: Vec<i64> = starts.iter().map(|(_, millis)| *millis).collect();
-        times.sort_unstable();
-        times.dedup();
-        for millis in times {
-            let partitions: Vec<i32> = starts
-                .iter()
-                .filter(|start| start.1 == millis)
-                .map(|start| start.0)
-                .collect();
-            let table = Arc::clone(&self.table);
-            let found = blocking(move || {
-                client::offsets_for_time(&table.client, &table.topic, &partitions, millis)
-            })
-            .await?;
-            for range in ranges.iter_mut() {
-                if let Some((_, offset)) = found.iter().find(|found| found.0 == range.partition) {
-                    range.start = range.start.max(offset.unwrap_or(range.end));
+        if !stops.is_empty()
+            && client::is_log_append_time(&self.table.client, &self.table.topic).await
+        {
+            for (partition, offset) in self.offsets_at(&stops).await? {
+                for range in ranges
+                    .iter_mut()
+                    .filter(|range| range.partition == partition)
+                {
+                    range.end = range.end.min(offset.unwrap_or(range.end));
                 }
             }
         }
         ranges.retain(|range| !range.is_empty());
-        Ok(())
+        Ok(ranges)
+    }
+
+    /// For each partition and time in milliseconds, the first offset at or after it.
+    async fn offsets_at(&self, times: &[(i32, i64)]) -> Result<Vec<(i32, Option<i64>)>> {
+        let mut distinct: Vec<i64> = times.iter().map(|(_, millis)| *millis).collect();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let mut found = Vec::with_capacity(times.len());
+        for millis in distinct {
+            let same = times.iter().filter(|time| time.1 == millis);
+            let partitions: Vec<i32> = same.map(|time| time.0).collect();
+            let table = Arc::clone(&self.table);
+            let offsets = blocking(move || {
+                client::offsets_for_time(&table.client, &table.topic, &partitions, millis)
+            });
+            found.extend(offsets.await?);
+        }
+        Ok(found)
     }
 }
 
