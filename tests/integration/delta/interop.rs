@@ -16,8 +16,10 @@ fn python(script: &str, folder: &Path) -> String {
         String::from_utf8_lossy(&made.stderr)
     );
     let python = String::from_utf8(made.stdout).unwrap();
+    // The interpreter's own exit races with PyArrow's threads on a busy machine and then aborts.
+    let script = format!("{script}\nimport os, sys\nsys.stdout.flush()\nos._exit(0)\n");
     let output = Command::new(python.trim())
-        .args(["-c", script])
+        .args(["-c", &script])
         .arg(folder)
         .output()
         .unwrap();
