@@ -42,7 +42,7 @@ fn every_json_type_comes_back() {
     let row: serde_json::Value = serde_json::from_str(back.out.lines().next().unwrap()).unwrap();
     let expected = serde_json::json!({
         "b": true, "i1": -128, "i2": 32767, "i4": -2147483648_i64, "i8": 9007199254740993_i64,
-        "f4": 1.5, "f8": 0.1, "d": 1234567890123456.75, "s": "quote \" backslash \\ newline \n é 漢",
+        "f4": 1.5, "f8": 0.1, "d": 1_234_567_890_123_456.8, "s": "quote \" backslash \\ newline \n é 漢",
         "bytes": "00ff10", "day": "1969-12-31", "ts": "1969-12-31T23:59:59.123456Z",
         "nested": {"a": 1, "inner": {"t": "2025-09-04T10:00:00Z", "list": ["x", null]}},
         "list": [1, null, 3], "map": {"k": 0.5}, "structs": [{"x": 7}]
