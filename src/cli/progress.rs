@@ -19,9 +19,9 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Watches `plan`. `writes_rows` is true when results go to the same terminal as rows.
-    pub(crate) fn watch(plan: &Arc<dyn ExecutionPlan>, shown: bool) -> Self {
-        if !shown || !std::io::stderr().is_terminal() {
+    /// Watches `plan`.
+    pub(crate) fn watch(plan: &Arc<dyn ExecutionPlan>) -> Self {
+        if !std::io::stderr().is_terminal() {
             return Self { task: None };
         }
         let plan = Arc::clone(plan);

@@ -175,7 +175,7 @@ impl<'a> Runner<'a> {
         let mut writer = ResultWriter::new(self.format, execution.schema(), out);
         // Rows that scroll by on the terminal are progress enough.
         let quiet = std::io::stdout().is_terminal();
-        let mut progress = Some(Progress::watch(&execution.plan, true));
+        let mut progress = Some(Progress::watch(&execution.plan));
         while let Some(batch) = execution.stream.next().await {
             if quiet {
                 progress = None;
@@ -202,7 +202,7 @@ impl<'a> Runner<'a> {
 pub(crate) async fn insert(mut execution: Execution) -> Result<u64> {
     use datafusion::arrow::array::AsArray;
     use datafusion::arrow::datatypes::UInt64Type;
-    let _progress = Progress::watch(&execution.plan, true);
+    let _progress = Progress::watch(&execution.plan);
     let mut rows = 0;
     while let Some(batch) = execution.stream.next().await {
         let batch = batch?;

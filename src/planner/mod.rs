@@ -20,3 +20,4 @@ pub use ast::{
 pub use bind::Parameters;
 pub use parse::parse_statement;
 pub use script::{RawStatement, Script};
+pub(crate) use tables::normalize;

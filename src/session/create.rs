@@ -7,10 +7,11 @@ use datafusion::sql::sqlparser::ast::Statement as AnsiStatement;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::planner::normalize;
 use crate::planner::types::arrow_type;
 use crate::planner::{Column, ColumnKind, CreateTable, CreateView, TableKind, Text};
 use crate::session::catalog::{Catalog, TableEntry, View};
-use crate::session::{Outcome, normalize, rewrite};
+use crate::session::{Outcome, rewrite};
 use crate::tables::delta::{DeltaColumn, DeltaSpec, DeltaTableHandle};
 use crate::tables::kafka::{KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey};
 use crate::tables::options::{self, Options};

@@ -19,10 +19,9 @@ use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as SqlStatement;
-use datafusion::sql::sqlparser::ast::Ident;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::planner::{JobStatement, ParsedStatement, Statement, Text};
+use crate::planner::{JobStatement, ParsedStatement, Statement, Text, normalize};
 use crate::session::catalog::Catalog;
 use crate::tables::delta::{OptimizeSpec, VacuumSpec};
 
@@ -285,14 +284,6 @@ fn parse_hours(hours: Text) -> Result<u64> {
         ))
         .at(hours.span)
     })
-}
-
-/// Lower case unless quoted, as DataFusion resolves names.
-pub(crate) fn normalize(ident: &Ident) -> String {
-    match ident.quote_style {
-        Some(_) => ident.value.clone(),
-        None => ident.value.to_lowercase(),
-    }
 }
 
 /// What a statement of DataFusion's own DDL did.

@@ -19,8 +19,8 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::core::suggest::closest;
 use crate::error::{Error, Result};
+use crate::planner::normalize;
 use crate::session::catalog::{Catalog, TableEntry, time_travel_name};
-use crate::session::normalize;
 use crate::tables::delta::TimeTravel;
 
 /// Makes a statement ready for DataFusion's planner.
