@@ -65,7 +65,7 @@ impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
-            message: message.into(),
+            message: without_backtrace(message.into()),
             help: None,
             span: None,
             rows_written: None,
@@ -282,7 +282,7 @@ fn from_datafusion(error: DataFusionError) -> Error {
         DataFusionError::ObjectStore(inner) => Error::unavailable(inner.to_string()),
         DataFusionError::IoError(inner) => Error::from(inner),
         DataFusionError::Configuration(message) => Error::invalid(message),
-        DataFusionError::ParquetError(inner) => Error::data(inner.to_string()),
+        DataFusionError::ParquetError(inner) => from_parquet(&inner.to_string()),
         other => Error::internal(other.strip_backtrace()),
     };
     match diagnostic {
@@ -299,6 +299,9 @@ fn is_rule(context: &str) -> bool {
 /// DataFusion's words between a function and what it said about its arguments.
 const COERCION: &str = "coercion failed with: ";
 
+/// How DataFusion says that an INSERT has another number of columns than its query.
+const INSERT_COUNT: &str = "Column count doesn't match insert query";
+
 /// A planning error's message without what only its programmers need; its suggestion as help.
 fn from_plan(message: &str) -> Error {
     let said = message
@@ -310,11 +313,40 @@ fn from_plan(message: &str) -> Error {
         None => (said, None),
     };
     let said = strip_prefix(said);
+    if said.starts_with(INSERT_COUNT) {
+        return Error::invalid("the query gives more or fewer columns than the INSERT fills").with_help(
+            "name the columns: INSERT INTO t (a, b) SELECT …; without names, METADATA and generated columns are left out",
+        );
+    }
     let error = Error::invalid(said.trim_end_matches('.'));
     match suggestion {
         Some(name) => error.with_help(format!("did you mean{name}")),
         None => error,
     }
+}
+
+/// A data file that a table names cannot be read.
+fn from_parquet(message: &str) -> Error {
+    let missing = message
+        .split_once("Object at location ")
+        .and_then(|(_, rest)| rest.split_once(" not found"));
+    match missing {
+        Some((path, _)) => Error::data(format!("the data file '{path}' does not exist"))
+            .with_help("the table's log names it: VACUUM with a short retention deletes files that are still read, and so may people"),
+        None => Error::data(strip_prefix(message)),
+    }
+}
+
+/// Libraries put backtraces into their messages when RUST_BACKTRACE is set.
+fn without_backtrace(mut message: String) -> String {
+    let start = ["\n   0: ", "\nstack backtrace", "\n\nbacktrace:"]
+        .iter()
+        .filter_map(|mark| message.find(mark))
+        .min();
+    if let Some(start) = start {
+        message.truncate(message[..start].trim_end().len());
+    }
+    message
 }
 
 /// A shared error cannot be taken apart: our own is copied, any other is kept as its text.

@@ -149,18 +149,20 @@ impl<'a> Runner<'a> {
 
     async fn run_and_print(&self, parsed: ParsedStatement) -> Result<()> {
         let start = Instant::now();
-        let place = parsed.span;
+        let places = parsed.places.clone();
         match self.session.execute(parsed).await? {
             Outcome::Done(message) => self.say(&message, start.elapsed()),
             Outcome::Insert(execution) => {
-                let rows = insert(execution).await.map_err(|error| error.at(place))?;
+                let rows = insert(execution)
+                    .await
+                    .map_err(|error| places.locate(error))?;
                 self.say(&format!("INSERT {rows}"), start.elapsed())
             }
             Outcome::Rows(execution) => {
                 let rows = self
                     .print(execution)
                     .await
-                    .map_err(|error| error.at(place))?;
+                    .map_err(|error| places.locate(error))?;
                 if self.format == Format::Table {
                     let unit = if rows == 1 { "row" } else { "rows" };
                     self.say(&format!("({rows} {unit})"), start.elapsed())?;
@@ -221,10 +223,9 @@ pub(crate) fn prepare(
     let mut statements = Vec::new();
     for raw in script.split()? {
         let mut parsed = parse_statement(&raw)?;
-        let place = parsed.span;
         parameters
             .bind(&mut parsed)
-            .map_err(|error| error.at(place))?;
+            .map_err(|error| parsed.places.locate(error))?;
         statements.push(parsed);
     }
     Ok(statements)

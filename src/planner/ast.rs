@@ -4,13 +4,15 @@ use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{DataType as SqlType, Expr, Ident, ObjectName, Query};
 use datafusion::sql::sqlparser::tokenizer::Span;
 
+use crate::planner::places::Places;
+
 /// A statement with its text.
 #[derive(Debug, Clone)]
 pub struct ParsedStatement {
     /// What to do.
     pub statement: Statement,
-    /// The first word, where an error without a better place points.
-    pub span: Span,
+    /// Where errors that have no place of their own belong.
+    pub places: Places,
     /// The statement as typed.
     pub text: String,
 }

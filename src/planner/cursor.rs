@@ -170,9 +170,8 @@ impl<'a> Cursor<'a> {
     /// A literal of any simple kind as text, or a parameter.
     pub(crate) fn literal(&mut self, what: &str) -> Result<Text> {
         let span = self.span();
-        let value = self
-            .parse(Parser::parse_value)
-            .map_err(|_| self.expected(what))?;
+        let expected = self.expected(what);
+        let value = self.parse(Parser::parse_value).map_err(|_| expected)?;
         let (value, is_parameter) = match value.value {
             Value::Placeholder(name) => (name, true),
             Value::Boolean(flag) => (flag.to_string(), false),

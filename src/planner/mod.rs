@@ -9,6 +9,7 @@ mod cursor;
 pub mod dialect;
 mod jobs;
 pub mod parse;
+mod places;
 pub mod script;
 mod tables;
 pub mod types;
@@ -19,5 +20,6 @@ pub use ast::{
 };
 pub use bind::Parameters;
 pub use parse::parse_statement;
+pub use places::Places;
 pub use script::{RawStatement, Script};
 pub(crate) use tables::normalize;

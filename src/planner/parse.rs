@@ -10,6 +10,7 @@ use crate::planner::ast::{CreateView, Emit, ParsedStatement, Statement};
 use crate::planner::cursor::Cursor;
 use crate::planner::dialect::AnabranchDialect;
 use crate::planner::jobs::parse_job;
+use crate::planner::places::Places;
 use crate::planner::script::{RawStatement, is_significant};
 use crate::planner::tables::parse_create_table;
 
@@ -33,7 +34,7 @@ pub fn parse_statement(raw: &RawStatement) -> Result<ParsedStatement> {
     let text = shown_text(raw, &statement);
     Ok(ParsedStatement {
         statement,
-        span: raw.span,
+        places: Places::new(&raw.tokens, raw.span),
         text,
     })
 }

@@ -77,11 +77,12 @@ impl Session {
     /// What the statements since the last call want said besides their rows.
     pub fn take_warnings(&self) -> Vec<String> {
         let capped = self.notices.drain().into_iter().map(|capped| {
-            let (from, to) = capped.searched;
+            let (from, to) = &capped.searched;
             format!(
                 "{} sessions were still open where COMPLETE_SESSIONS stopped searching ({from} to {to}): \
-                 they may be incomplete; a larger max_extension searches further",
-                capped.sessions
+                 they may be incomplete; a larger max_extension searches further: {}",
+                capped.sessions,
+                capped.names()
             )
         });
         capped.collect()
@@ -130,8 +131,8 @@ impl Session {
     /// # Errors
     /// With the place in the statement's text where it is known, else of its first word.
     pub async fn execute(&self, parsed: ParsedStatement) -> Result<Outcome> {
-        let place = parsed.span;
-        self.run(parsed).await.map_err(|error| error.at(place))
+        let places = parsed.places.clone();
+        self.run(parsed).await.map_err(|error| places.locate(error))
     }
 
     /// Runs a query or INSERT to its end and collects what it gives: for tests and small results.
@@ -139,13 +140,13 @@ impl Session {
     /// # Errors
     /// As [`Session::execute`].
     pub async fn collect(&self, parsed: ParsedStatement) -> Result<Vec<RecordBatch>> {
-        let place = parsed.span;
+        let places = parsed.places.clone();
         match self.execute(parsed).await? {
             Outcome::Done(_) => Ok(Vec::new()),
             Outcome::Rows(execution) | Outcome::Insert(execution) => {
                 datafusion::physical_plan::common::collect(execution.stream)
                     .await
-                    .map_err(|error| Error::from(error).at(place))
+                    .map_err(|error| places.locate(error.into()))
             }
         }
     }

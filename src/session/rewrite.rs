@@ -11,8 +11,8 @@ use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
 use datafusion::sql::sqlparser::ast::{
     Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Insert, ObjectName,
-    ObjectNamePart, Query, Spanned, Statement as AnsiStatement, TableAlias, TableFactor,
-    TableObject, TableVersion, Value, VisitMut, VisitorMut,
+    ObjectNamePart, Query, SelectItem, SetExpr, Spanned, Statement as AnsiStatement, TableAlias,
+    TableFactor, TableObject, TableVersion, Value, VisitMut, VisitorMut,
 };
 
 use datafusion::sql::sqlparser::tokenizer::Span;
@@ -33,6 +33,7 @@ pub(super) async fn prepare(
         SqlStatement::Statement(ansi) => {
             if let AnsiStatement::Insert(insert) = ansi.as_mut() {
                 fill_insert(catalog, insert).await?;
+                name_literals(insert);
             }
             travel(context, catalog, ansi.as_mut()).await?;
             offsets(context, ansi.as_mut()).await?;
@@ -161,6 +162,23 @@ async fn fill_insert(catalog: &Catalog, insert: &mut Insert) -> Result<()> {
         TableEntry::Provider(_) => {}
     }
     Ok(())
+}
+
+/// `INSERT INTO t SELECT a, NULL, NULL`: columns are matched by place, so that their names do not matter, but
+/// DataFusion wants them to differ.
+fn name_literals(insert: &mut Insert) {
+    let Some(SetExpr::Select(select)) = insert.source.as_mut().map(|query| query.body.as_mut())
+    else {
+        return;
+    };
+    for (place, item) in select.projection.iter_mut().enumerate() {
+        if let SelectItem::UnnamedExpr(expr @ Expr::Value(_)) = item {
+            *item = SelectItem::ExprWithAlias {
+                expr: expr.clone(),
+                alias: Ident::with_quote('"', format!("literal {place}")),
+            };
+        }
+    }
 }
 
 fn known_column(

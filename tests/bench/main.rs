@@ -1,7 +1,7 @@
 //! Benchmarks: each figure is a ratio to a peer measured in the same run.
 //!
 //! `docker/with-kafka cargo bench` prints a Markdown table. `BENCH_RECORDS` (default 5 million)
-//! says how many records; `BENCH_ONLY` a part of the names to run.
+//! says how many records.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,6 +1,6 @@
 //! Error messages as a person sees them: one snapshot of many mistakes.
 
-use crate::support::Workspace;
+use crate::support::{Workspace, create_topic, produce, topic};
 
 const TABLE: &str = "CREATE EXTERNAL TABLE visits (user_id BIGINT, event_time TIMESTAMP, page VARCHAR, \
     p INT METADATA FROM 'partition', o BIGINT METADATA FROM 'offset') STORED AS KAFKA LOCATION 'visits' \
@@ -57,6 +57,7 @@ fn statements() -> Vec<String> {
         "INSERT INTO visits (user_id, o) VALUES (1, 2)",
         "INSERT INTO visits VALUES (1)",
         "INSERT OVERWRITE visits SELECT 1, NULL, NULL",
+        "INSERT INTO visits SELECT 1, NULL",
         "SHOW CREATE TABLE visit",
         "OPTIMIZE visits",
         "VACUUM visits RETAIN many HOURS",
@@ -143,6 +144,84 @@ fn mistakes_are_explained() {
     let seen = seen.replace(&work.dir.path().display().to_string(), "DIR");
     insta::assert_snapshot!("mistakes", seen);
 }
+
+/// Records, files and logs that do not hold what they should.
+#[test]
+fn bad_data_is_explained() {
+    let work = Workspace::new();
+    let (json, csv, raw) = (topic("bad-json"), topic("bad-csv"), topic("bad-raw"));
+    for name in [&json, &csv, &raw] {
+        create_topic(name, 1);
+    }
+    produce(&json, "{\"v\": 1}\n{\"v\": 2\n");
+    produce(&csv, "1,2\n3,4,5\n");
+    let kafka = |name: &str, columns: &str, options: &str| {
+        format!(
+            "CREATE EXTERNAL TABLE t ({columns}) STORED AS KAFKA LOCATION '{name}'\n\
+             OPTIONS ('kafka.bootstrap.servers' '${{KAFKA_BOOTSTRAP}}'{options});\nSELECT * FROM t"
+        )
+    };
+    let bytes = kafka(&raw, "value BINARY", ", 'format' 'raw'");
+    let bytes = bytes.trim_end_matches("SELECT * FROM t");
+    work.sql(&[], &[bytes, "INSERT INTO t SELECT decode('e9', 'hex')"])
+        .ok();
+    let delta = "CREATE EXTERNAL TABLE t (v INT) STORED AS DELTA LOCATION";
+    let log = "_delta_log/00000000000000000000.json";
+    for name in ["cut", "gone", "hole"] {
+        let twice = ["INSERT INTO t SELECT 1", "INSERT INTO t SELECT 2"];
+        work.sql(&[], &[&format!("{delta} '{name}'"), twice[0], twice[1]])
+            .ok();
+    }
+    std::fs::write(work.path(&format!("cut/{log}")), "{\"protocol\":").unwrap();
+    let data_files = std::fs::read_dir(work.path("gone")).unwrap();
+    for file in data_files.map(|entry| entry.unwrap().path()) {
+        if file.is_file() {
+            std::fs::remove_file(file).unwrap();
+        }
+    }
+    std::fs::remove_file(work.path("hole/_delta_log/00000000000000000001.json")).unwrap();
+    let read = |name: &str| {
+        format!("CREATE EXTERNAL TABLE t STORED AS DELTA LOCATION '{name}';\nSELECT * FROM t")
+    };
+    let mut seen = String::new();
+    for script in [
+        kafka(&json, "v INT", ""),
+        kafka(&json, "v STRUCT<a INT>", ""),
+        kafka(&csv, "a INT, b INT", ", 'format' 'csv'"),
+        kafka(&csv, "a INT, b BOOLEAN", ", 'format' 'csv'"),
+        kafka(&raw, "line VARCHAR", ", 'format' 'raw'"),
+        kafka(
+            &json,
+            "v INT",
+            ", 'format' 'avro', 'avro.registry.url' 'http://127.0.0.1:1'",
+        ),
+        read("cut"),
+        read("gone"),
+        read("hole"),
+        read("sql/tables/visits_raw.sql/inside"),
+    ] {
+        let ran = work.anabranch(&["run", work.file("script.sql", &script)]);
+        assert_ne!(ran.code, Some(0), "{script}\n{}", ran.out);
+        assert!(!ran.err.contains("panicked"), "{}", ran.err);
+        let said: Vec<&str> = ran
+            .err
+            .lines()
+            .skip_while(|line| !line.starts_with("error"))
+            .collect();
+        seen.push_str(&format!("[{}] {}\n\n", ran.code.unwrap(), said.join("\n")));
+    }
+    let mut seen = seen.replace(&work.dir.path().display().to_string(), "DIR");
+    for name in [&json, &csv, &raw] {
+        let stable = name.split('-').take(2).collect::<Vec<_>>().join("-");
+        seen = seen.replace(name.as_str(), &stable);
+    }
+    insta::with_settings!({filters => vec![(UUID, "UUID")]}, {
+        insta::assert_snapshot!("bad_data", seen);
+    });
+}
+
+/// The random part of a file's name.
+const UUID: &str = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}";
 
 #[test]
 fn nothing_runs_when_a_later_statement_does_not_parse() {

@@ -38,7 +38,15 @@ pub(super) fn delta_error(location: &str, error: DeltaTableError) -> Error {
             if text.contains("Unsupported") || text.contains("not supported") {
                 return of_table(ErrorKind::Unsupported, text);
             }
-            of_table(ErrorKind::Data, format!("the log cannot be read: {text}"))
+            if let Some((before, after)) = gap(&text) {
+                return of_table(
+                    ErrorKind::Data,
+                    format!("its log has version {before} and then version {after}"),
+                )
+                .with_help("commit files were deleted: restore them, or open a copy of the table");
+            }
+            let said = text.strip_prefix("Kernel error: ").unwrap_or(&text);
+            of_table(ErrorKind::Data, format!("the log cannot be read: {said}"))
         }
         DeltaTableError::MetadataError(_)
         | DeltaTableError::Kernel { .. }
@@ -137,6 +145,16 @@ fn store_error_in<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'
         next = error.source();
     }
     None
+}
+
+/// The versions on both sides of commits that are missing, in the kernel's words for it.
+fn gap(text: &str) -> Option<(u64, u64)> {
+    let (_, found) = text.split_once("found gap: ")?;
+    let mut versions = found.split("version: ").skip(1).map(|rest| {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(0);
+        rest[..digits].parse().ok()
+    });
+    Some((versions.next()??, versions.next()??))
 }
 
 /// Messages of the libraries begin with a capital; ours do not.

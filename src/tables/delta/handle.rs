@@ -253,7 +253,7 @@ impl DeltaTableHandle {
         delta_error(self.location(), error)
     }
 
-    /// Writes `input` and commits it on top of `table`.
+    /// Writes `input` and commits it on top of `table`; no rows to append make no commit.
     pub(super) async fn write(
         &self,
         table: &DeltaTable,
@@ -294,6 +294,16 @@ impl DeltaTableHandle {
         };
         let written = write_files(&target, input, context).await?;
         let Written { adds, rows } = &written;
+        // Nothing to append is nothing to commit: a statement run by a timer must not fill the log.
+        if let (true, SaveMode::Append, None, Some(version)) =
+            (adds.is_empty(), mode, &transaction, table.version())
+        {
+            return Ok(Commit {
+                version,
+                added: Vec::new(),
+                rows: 0,
+            });
+        }
         match self
             .commit(table, snapshot, adds, *rows, mode, transaction)
             .await

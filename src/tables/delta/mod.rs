@@ -81,7 +81,7 @@ pub enum TimeTravel {
 /// What one write left in the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Commit {
-    /// The version it made.
+    /// The version it made; with no rows to append, the version there was.
     pub version: u64,
     /// Paths of the files it added, relative to the table's root.
     pub added: Vec<String>,

@@ -136,7 +136,30 @@ impl ClientSettings {
         }
         config
             .create_with_context(context)
-            .map_err(|error| client_error(&error))
+            .map_err(|error| self.creation_error(&error))
+    }
+
+    /// Why librdkafka made no client, with the option it is about.
+    pub(crate) fn creation_error(&self, error: &KafkaError) -> Error {
+        let said = error.to_string();
+        let about = self
+            .properties
+            .iter()
+            .filter(|(name, _)| said.contains(name.as_str()))
+            .max_by_key(|(name, _)| name.len());
+        let Some((name, value)) = about else {
+            return client_error(error);
+        };
+        let file = name.ends_with(".location").then(|| std::fs::read(value));
+        match file {
+            Some(Err(reason)) => Error::invalid(format!(
+                "option 'kafka.{name}': the file '{value}' cannot be read: {reason}"
+            )),
+            Some(Ok(_)) => Error::invalid(format!(
+                "option 'kafka.{name}': the file '{value}' does not hold what it should: {said}"
+            )),
+            None => Error::invalid(format!("option 'kafka.{name}': {said}")),
+        }
     }
 
     pub(crate) fn producer_config(&self) -> ClientConfig {
@@ -385,7 +408,7 @@ pub(crate) async fn create_topic(
     let admin: AdminClient<Faults> = settings
         .base()
         .create_with_context(faults.clone())
-        .map_err(|error| client_error(&error))?;
+        .map_err(|error| settings.creation_error(&error))?;
     let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(replication));
     let options = AdminOptions::new()
         .operation_timeout(Some(settings.connect_timeout))

@@ -28,7 +28,7 @@ use tokio::sync::mpsc;
 
 use crate::error::{Error, Result};
 use crate::exec::format::{EncodedRows, FormatOptions, RecordEncoder};
-use crate::tables::kafka::client::{self, ClientSettings, Faults, client_error, request_error};
+use crate::tables::kafka::client::{self, ClientSettings, Faults, request_error};
 use crate::tables::kafka::definition::{Delivery, KafkaTable, MetadataKey};
 use crate::tables::kafka::headers::HeaderColumn;
 use crate::tables::kafka::provider::blocking;
@@ -390,7 +390,7 @@ fn connect(
     let faults = deliveries.faults.clone();
     let producer: BaseProducer<Deliveries> = config
         .create_with_context(deliveries)
-        .map_err(|error| client_error(&error))?;
+        .map_err(|error| settings.creation_error(&error))?;
     if transactional {
         let fail = |error: &KafkaError| request_error(error, settings, &faults);
         producer

@@ -436,6 +436,28 @@ async fn a_missing_data_file_fails_the_query_and_names_the_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_insert_of_no_rows_makes_no_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let spec = DeltaSpec {
+        columns: Some(vec![column("id", DataType::Int64)]),
+        ..open(dir.path())
+    };
+    let handle = DeltaTableHandle::create_or_open(spec).await.unwrap();
+    let session = session(&handle).await;
+    run(&session, "INSERT INTO t SELECT 1 WHERE false")
+        .await
+        .unwrap();
+    assert_eq!(handle.version().await.unwrap(), 0);
+    run(&session, "INSERT INTO t SELECT 1").await.unwrap();
+    assert_eq!(handle.version().await.unwrap(), 1);
+    // An overwrite with nothing has something to say.
+    run(&session, "INSERT OVERWRITE t SELECT 1 WHERE false")
+        .await
+        .unwrap();
+    assert_eq!(handle.version().await.unwrap(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_insert_that_fails_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let spec = DeltaSpec {

@@ -23,13 +23,14 @@ use datafusion::physical_plan::{
 use futures::{TryStreamExt, stream};
 
 use super::node::CompleteSessions;
-use super::run::Run;
+use super::run::{CappedCell, Run};
 use super::search::Search;
 use super::slices::SliceReader;
 
 /// Reads its input slice by slice and gives the rows of the sessions that touch the range.
 ///
-/// One partition. Metrics: `slices` planned and run, `rows_read`, `files_read`, `capped_sessions`.
+/// One partition. Metrics: `slices` planned and run, `rows_read`, `files_read`, `capped_sessions`;
+/// once it has run, the plan's text names the capped sessions.
 /// The rows of the result's sessions are held until their sessions are known, with their memory
 /// reserved.
 #[derive(Clone)]
@@ -41,6 +42,7 @@ pub struct CompleteSessionsExec {
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
+    capped: CappedCell,
 }
 
 impl CompleteSessionsExec {
@@ -72,6 +74,7 @@ impl CompleteSessionsExec {
             schema,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
+            capped: CappedCell::default(),
         })
     }
 }
@@ -87,7 +90,11 @@ impl fmt::Debug for CompleteSessionsExec {
 impl DisplayAs for CompleteSessionsExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("CompleteSessionsExec: ")?;
-        self.node.fmt_for_explain(f)
+        self.node.fmt_for_explain(f)?;
+        match self.capped.get() {
+            Some(capped) => write!(f, ", capped=[{}]", capped.names()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -121,6 +128,7 @@ impl ExecutionPlan for CompleteSessionsExec {
         }
         Ok(Arc::new(Self {
             metrics: ExecutionPlanMetricsSet::new(),
+            capped: CappedCell::default(),
             ..Self::clone(&*self)
         }))
     }
@@ -151,6 +159,7 @@ impl ExecutionPlan for CompleteSessionsExec {
             Arc::clone(&self.schema),
             context,
             &self.metrics,
+            Arc::clone(&self.capped),
         )?;
         // Two parts: what is known after the first slice leaves before the search goes on.
         let output = stream::try_unfold(Stage::First(Box::new(run)), |stage| async move {
@@ -163,7 +172,7 @@ impl ExecutionPlan for CompleteSessionsExec {
                 }
                 Stage::Extend(mut run) => {
                     run.extend().await?;
-                    run.report_capped();
+                    run.report_capped()?;
                     let rest = run.emit_rest()?;
                     Some((rest, Stage::Done))
                 }

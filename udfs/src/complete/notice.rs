@@ -8,8 +8,24 @@ use std::sync::{Mutex, PoisonError};
 pub struct SessionsCapped {
     /// How many sessions.
     pub sessions: usize,
+    /// Key, first and last row of the earliest of them, at most [`Self::MAX_NAMED`].
+    pub named: Vec<String>,
     /// The event times, as text, between which the table was read.
     pub searched: (String, String),
+}
+
+impl SessionsCapped {
+    /// How many sessions are named at most.
+    pub const MAX_NAMED: usize = 10;
+
+    /// The named sessions and how many more there are, as one text.
+    pub fn names(&self) -> String {
+        let names = self.named.join("; ");
+        match self.sessions.saturating_sub(self.named.len()) {
+            0 => names,
+            more => format!("{names}; and {more} more"),
+        }
+    }
 }
 
 /// Collects [`SessionsCapped`] while statements run. Put an `Arc` of it into the session with

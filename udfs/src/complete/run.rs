@@ -1,7 +1,7 @@
 //! One execution of COMPLETE_SESSIONS: reads slices, holds rows, emits sessions.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::{ArrayRef, UInt32Array};
 use arrow::buffer::ScalarBuffer;
@@ -9,7 +9,7 @@ use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use arrow::row::{RowConverter, SortField};
-use datafusion::common::{Result, exec_datafusion_err};
+use datafusion::common::{Result, ScalarValue, exec_datafusion_err};
 use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::physical_plan::metrics::{
@@ -19,7 +19,7 @@ use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 use futures::StreamExt;
 
 use super::notice::{CompletionNotices, SessionsCapped};
-use super::search::{Search, SessionId, Side, Slice};
+use super::search::{Search, Session, SessionId, Side, Slice};
 use super::slices::{SliceReader, count_files};
 use crate::diagnostic::{null_event_time, out_of_range};
 use crate::window::{column_name, show_tick, ticks, timestamps};
@@ -44,7 +44,12 @@ pub(super) struct Run {
     rows_read: Count,
     files_read: Count,
     capped_sessions: Count,
+    /// What the plan shows once it has run.
+    capped: CappedCell,
 }
+
+/// Where a run leaves the sessions it had to cut, for EXPLAIN ANALYZE.
+pub(super) type CappedCell = Arc<OnceLock<SessionsCapped>>;
 
 /// Rows of the result and the session of each.
 struct Held {
@@ -72,6 +77,7 @@ impl Run {
         schema: SchemaRef,
         context: Arc<TaskContext>,
         metrics: &ExecutionPlanMetricsSet,
+        capped: CappedCell,
     ) -> Result<Self> {
         let fields = keys
             .iter()
@@ -95,6 +101,7 @@ impl Run {
             rows_read: counter("rows_read"),
             files_read: counter("files_read"),
             capped_sessions: counter("capped_sessions"),
+            capped,
             context,
         })
     }
@@ -151,29 +158,67 @@ impl Run {
     }
 
     /// Counts and reports the sessions that are open although all that may be was read.
-    pub(super) fn report_capped(&self) {
-        let capped = self
-            .search
-            .open_sessions()
-            .iter()
-            .filter(|open| **open)
-            .count();
-        if capped == 0 {
-            return;
+    pub(super) fn report_capped(&self) -> Result<()> {
+        let open = self.search.open_sessions();
+        let mut sessions: Vec<Session> = (0..open.len())
+            .filter(|id| open[*id])
+            .map(|id| self.search.session(id))
+            .collect();
+        if sessions.is_empty() {
+            return Ok(());
         }
-        self.capped_sessions.add(capped);
+        let count = sessions.len();
+        self.capped_sessions.add(count);
+        sessions.sort_unstable_by_key(|session| (session.start, session.key));
+        sessions.truncate(SessionsCapped::MAX_NAMED);
+        let Slice { from, to } = self.search.read();
+        let data_type = self.window_type();
+        let capped = SessionsCapped {
+            sessions: count,
+            named: self.names(&sessions)?,
+            searched: (show_tick(from, data_type), show_tick(to, data_type)),
+        };
         let notices = self
             .context
             .session_config()
             .get_extension::<CompletionNotices>();
         if let Some(notices) = notices {
-            let Slice { from, to } = self.search.read();
-            let data_type = self.window_type();
-            notices.push(SessionsCapped {
-                sessions: capped,
-                searched: (show_tick(from, data_type), show_tick(to, data_type)),
-            });
+            notices.push(capped.clone());
         }
+        // A plan that runs again keeps what it said first: the version it reads is the same.
+        self.capped.get_or_init(|| capped);
+        Ok(())
+    }
+
+    /// Key, first and last row of each session.
+    fn names(&self, sessions: &[Session]) -> Result<Vec<String>> {
+        let columns = if self.keys.is_empty() {
+            vec![]
+        } else {
+            let parser = self.converter.parser();
+            let rows = sessions
+                .iter()
+                .map(|session| parser.parse(&self.key_rows[session.key as usize]));
+            self.converter.convert_rows(rows)?
+        };
+        let data_type = self.window_type();
+        sessions
+            .iter()
+            .enumerate()
+            .map(|(row, session)| {
+                let mut name = String::new();
+                for (key, column) in self.keys.iter().zip(&columns) {
+                    let value = ScalarValue::try_from_array(column, row)?;
+                    name += &format!("{}={value} ", column_name(&key.to_string()));
+                }
+                let (start, last) = (session.start, session.last);
+                Ok(format!(
+                    "{name}from {} to {}",
+                    show_tick(start, data_type),
+                    show_tick(last, data_type)
+                ))
+            })
+            .collect()
     }
 
     /// The rows of sessions that are open on no side, which are held no longer.

@@ -275,12 +275,24 @@ async fn a_session_longer_than_max_extension_is_cut_and_reported() {
         notices.drain(),
         [SessionsCapped {
             sessions: 1,
+            named: vec!["user_id=1 from 1969-12-31T22:00:00Z to 1970-01-01T02:55:00Z".to_owned()],
             searched: (
                 "1969-12-31T22:00:00Z".to_owned(),
                 "1970-01-01T03:00:00Z".to_owned()
             ),
         }]
     );
+    let explain = format!(
+        "EXPLAIN ANALYZE SELECT * FROM {}",
+        call(", INTERVAL '2 hours'")
+    );
+    let plan = format!("{:?}", rows(&context, &explain).await.unwrap());
+    assert!(plan.contains("capped_sessions=1"), "{plan}");
+    assert!(
+        plan.contains("capped=[user_id=1 from 1969-12-31T22:00:00Z to 1970-01-01T02:55:00Z]"),
+        "{plan}"
+    );
+    assert_eq!(notices.drain().len(), 1);
     let day = assigned(&context, &call("")).await;
     assert_eq!(
         hours(&day),

@@ -1,5 +1,8 @@
 //! Kafka tables on a real broker: what is written comes back, and faults are told in time.
 
+mod avro;
+mod secure;
+
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -443,6 +446,36 @@ fn a_transactional_insert_is_all_or_nothing() {
     child.wait().unwrap();
     assert_eq!(count(), "{\"n\":1}\n");
     assert_eq!(consume(&topic, &[]), ["{\"v\":1}"]);
+}
+
+#[test]
+fn an_idempotent_insert_that_fails_says_how_many_rows_are_there() {
+    let topic = topic("half");
+    create_topic(&topic, 2);
+    let work = Workspace::new();
+    let create = table("t", &topic, "v BIGINT", "");
+    let failed = work.sql(
+        &[],
+        &[
+            &create,
+            "INSERT INTO t SELECT 10 / (150000 - value) FROM generate_series(1, 200000)",
+        ],
+    );
+    assert_eq!(failed.code, Some(1), "{failed:?}");
+    let count = work
+        .sql(&[], &[&create, "SELECT count(*) AS n FROM t"])
+        .ok()
+        .out;
+    let count: serde_json::Value = serde_json::from_str(&count).unwrap();
+    let rows = count["n"].as_u64().unwrap();
+    assert!((1..150_000).contains(&rows), "{rows}");
+    assert!(
+        failed
+            .err
+            .contains(&format!("rows written before the failure: {rows}\n")),
+        "{rows}: {}",
+        failed.err
+    );
 }
 
 #[test]

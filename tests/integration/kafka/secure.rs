@@ -1,0 +1,160 @@
+//! A broker with TLS and logins: the right settings work, wrong ones are told in time.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::{Workspace, repository};
+
+/// A broker of its own; it ends when this is dropped.
+struct SecureKafka {
+    broker: Child,
+    /// Closed, it lets the script end.
+    stdin: Option<ChildStdin>,
+    tls: String,
+    sasl: String,
+    ca: String,
+}
+
+impl SecureKafka {
+    fn start() -> Self {
+        let mut broker = Command::new(repository().join("docker/with-kafka"))
+            .args([
+                "--secure",
+                "sh",
+                "-c",
+                "echo \"$KAFKA_TLS $KAFKA_SASL $KAFKA_CA\"; cat >/dev/null",
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdin = broker.stdin.take();
+        let mut line = String::new();
+        BufReader::new(broker.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let mut words = line.split_whitespace().map(str::to_owned);
+        let mut word = || words.next().expect("the broker starts");
+        Self {
+            tls: word(),
+            sasl: word(),
+            ca: word(),
+            broker,
+            stdin,
+        }
+    }
+}
+
+impl Drop for SecureKafka {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        let _ = self.broker.wait();
+    }
+}
+
+#[test]
+fn tls_and_logins_work_or_are_told() {
+    let kafka = SecureKafka::start();
+    let work = Workspace::new();
+    let ca = format!("'kafka.ssl.ca.location' '{}'", kafka.ca);
+    let table = |bootstrap: &str, options: &[&str]| {
+        format!(
+            "CREATE EXTERNAL TABLE t (v INT) STORED AS KAFKA LOCATION 'secure' OPTIONS \
+             ('kafka.bootstrap.servers' '{bootstrap}', 'topic.partitions' '1', 'connect.timeout' '5 seconds', {})",
+            options.join(", ")
+        )
+    };
+    let login = |mechanism: &str, password: &str| {
+        format!(
+            "'kafka.security.protocol' 'sasl_ssl', 'kafka.sasl.mechanism' '{mechanism}', \
+             'kafka.sasl.username' 'alice', 'kafka.sasl.password' '{password}'"
+        )
+    };
+    let ssl = "'kafka.security.protocol' 'ssl'";
+
+    // Each way in writes a row, and the last reads what all wrote.
+    let plain = login("PLAIN", "alice-secret");
+    let scram = login("SCRAM-SHA-512", "alice-secret");
+    for create in [
+        table(&kafka.tls, &[ssl, &ca]),
+        table(&kafka.sasl, &[&plain, &ca]),
+        table(&kafka.sasl, &[&scram, &ca, "'delivery' 'transactional'"]),
+    ] {
+        work.sql(&[], &[&create, "INSERT INTO t VALUES (1)"]).ok();
+    }
+    let create = table(&kafka.sasl, &[&scram, &ca]);
+    let read = work
+        .sql(&[], &[&create, "SELECT sum(v) AS n FROM t"])
+        .ok()
+        .out;
+    assert_eq!(read, "{\"n\":3}\n");
+    let shown = work.sql(&[], &[&create, "SHOW CREATE TABLE t"]).ok().out;
+    assert!(!shown.contains("alice-secret"), "{shown}");
+
+    let wrong_plain = login("PLAIN", "guessed-word");
+    let wrong_scram = login("SCRAM-SHA-512", "guessed-word");
+    let unsupported = login("SCRAM-SHA-256", "alice-secret");
+    let no_login = "'kafka.security.protocol' 'sasl_plaintext', 'kafka.sasl.mechanism' 'PLAIN', \
+                    'kafka.sasl.username' 'alice', 'kafka.sasl.password' 'alice-secret'";
+    for (create, code, expected) in [
+        (
+            table(&kafka.sasl, &[&wrong_plain, &ca]),
+            2,
+            "authentication",
+        ),
+        (
+            table(&kafka.sasl, &[&wrong_scram, &ca]),
+            2,
+            "authentication",
+        ),
+        (table(&kafka.sasl, &[&unsupported, &ca]), 2, "sasl"),
+        // Nobody vouches for the broker.
+        (table(&kafka.tls, &[ssl]), 2, "certificate"),
+        // The other side speaks TLS, this one does not.
+        (table(&kafka.sasl, &[no_login]), 2, "connect"),
+        (
+            table(&kafka.tls, &[ssl, "'kafka.ssl.ca.location' '/nowhere.pem'"]),
+            1,
+            "'kafka.ssl.ca.location': the file '/nowhere.pem' cannot be read",
+        ),
+    ] {
+        for statement in ["SELECT * FROM t", "INSERT INTO t VALUES (2)"] {
+            let start = Instant::now();
+            let ran = work.sql(&[], &[&create, statement]);
+            assert_eq!(ran.code, Some(code), "{create}: {ran:?}");
+            // The statement is shown as it was typed; what is said about it keeps the secret.
+            let said: String = ran
+                .err
+                .lines()
+                .filter(|line| !line.contains("CREATE EXTERNAL TABLE"))
+                .collect();
+            assert!(
+                said.to_lowercase().contains(expected),
+                "{expected}: {}",
+                ran.err
+            );
+            assert!(
+                !said.contains("alice-secret") && !said.contains("guessed-word"),
+                "{}",
+                ran.err
+            );
+            assert!(
+                start.elapsed() < Duration::from_secs(12),
+                "{:?}",
+                start.elapsed()
+            );
+        }
+    }
+    let read = work
+        .sql(
+            &[],
+            &[
+                &table(&kafka.sasl, &[&scram, &ca]),
+                "SELECT sum(v) AS n FROM t",
+            ],
+        )
+        .ok()
+        .out;
+    assert_eq!(read, "{\"n\":3}\n", "nothing refused was written");
+}
