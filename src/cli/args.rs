@@ -19,8 +19,9 @@ const EXAMPLES: &str = "Examples:
   anabranch demo
   anabranch sql
   anabranch sql -f sql/tables/visits.sql -c 'SELECT page, count(*) FROM visits GROUP BY page'
-  anabranch run sql/tables/visits_archive.sql sql/tables/visits_counter.sql sql/reprocess/sessions.sql \\
-      --param from=2025-09-04T10:00:00 --param to=2025-09-04T11:00:00 --param run_id=run_1
+  anabranch run sql/tables/visits_archive.sql sql/tables/visits_counter.sql \\
+      sql/reprocess/sessions.sql --param from=2025-09-04T10:00:00 \\
+      --param to=2025-09-04T11:00:00 --param run_id=run_1
 
 Exit codes: 0 done; 1 SQL or data error; 2 usage or connection; 130, 143 interrupted.
 Documentation: docs/reference.md";
@@ -88,8 +89,9 @@ pub(crate) struct SqlArguments {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   anabranch run sql/tables/visits_raw.sql sql/tables/visits_records.sql sql/sync/visits_raw.sql
-  anabranch run sql/tables/visits_archive.sql sql/tables/visits_counter.sql sql/reprocess/sessions.sql \\
-      --param run_id=run_1 --param from=2025-09-04T10:00:00 --param to=2025-09-04T11:00:00
+  anabranch run sql/tables/visits_archive.sql sql/tables/visits_counter.sql \\
+      sql/reprocess/sessions.sql --param run_id=run_1 \\
+      --param from=2025-09-04T10:00:00 --param to=2025-09-04T11:00:00
 
 Files share one session: tables declared in one are known in the next. The first error stops the
 run and is reported as file:line:column.")]

@@ -230,14 +230,7 @@ impl Shell<'_> {
         match (name, first) {
             ("q" | "quit", _) => return Next::Leave,
             ("?" | "h" | "help", _) => eprint(HELP),
-            ("d" | "dt", None) => {
-                self.sql(
-                    "SELECT table_name, table_type FROM information_schema.tables \
-                     WHERE table_schema <> 'information_schema' ORDER BY table_name"
-                        .to_owned(),
-                )
-                .await;
-            }
+            ("d" | "dt", None) => self.sql("SHOW TABLES".to_owned()).await,
             ("d", Some(table)) => self.sql(format!("DESCRIBE {table}")).await,
             ("dd", Some(table)) => match self.definition(table) {
                 Ok(text) => eprint(&format!("{text}\n")),

@@ -12,6 +12,7 @@ mod errors;
 mod kafka;
 mod layers;
 mod plans;
+mod shell;
 mod slt;
 mod support;
 mod walkthroughs;
