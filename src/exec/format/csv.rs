@@ -20,8 +20,8 @@ use super::options::{ReadOptions, WriteOptions};
 use super::scalar::{BASE64, sql_name};
 use super::time::{TimestampWriter, units_per_second, write_date, write_time};
 use super::{
-    BadRow, Decoded, EncodedRows, RecordDecoder, RecordEncoder, RowsBuilder, batch_of, check_batch,
-    check_total_bytes, is_tombstone, not_tombstones, projected_schema,
+    Decoded, EncodedRows, RecordDecoder, RecordEncoder, RowsBuilder, check_batch, decode_rows,
+    is_tombstone, not_tombstones, projected_schema,
 };
 use crate::error::{Error, Result};
 
@@ -78,27 +78,6 @@ impl CsvDecoder {
             fields: CsvFields::default(),
         })
     }
-
-    fn decode_row(&mut self, payload: &[u8], row: usize) -> Result<(), String> {
-        let text = std::str::from_utf8(payload)
-            .map_err(|error| format!("not valid UTF-8 at byte {}", error.valid_up_to()))?;
-        self.fields.split(text, &self.dialect)?;
-        let found = self.fields.len();
-        if found != self.declared_columns {
-            return Err(format!(
-                "{found} fields found, {} are declared",
-                self.declared_columns
-            ));
-        }
-        for (column, &position) in self.columns.children.iter_mut().zip(&self.positions) {
-            match self.fields.get(position, &self.dialect) {
-                Some(text) => column.push_text(text, &mut self.context),
-                None => column.push_null(),
-            }
-        }
-        self.columns.end_row(row, &mut self.context);
-        self.context.take_failure().map_or(Ok(()), Err)
-    }
 }
 
 impl RecordDecoder for CsvDecoder {
@@ -107,29 +86,31 @@ impl RecordDecoder for CsvDecoder {
     }
 
     fn decode(&mut self, payloads: &[Option<&[u8]>]) -> Result<Decoded> {
-        check_total_bytes(payloads)?;
-        let mut bad = Vec::new();
-        if !self.positions.is_empty() {
-            for (row, payload) in payloads.iter().enumerate() {
-                let Some(payload) = payload else {
-                    self.columns.push_null();
-                    continue;
-                };
-                if let Err(reason) = self.decode_row(payload, row) {
-                    self.columns.truncate(row);
-                    self.columns.push_null();
-                    bad.push(BadRow { row, reason });
+        let (declared, positions) = (self.declared_columns, &self.positions);
+        let (fields, dialect) = (&mut self.fields, &self.dialect);
+        let read = |columns: &mut Columns, context: &mut ReadContext, payload: &[u8], _| {
+            let text = std::str::from_utf8(payload)
+                .map_err(|error| format!("not valid UTF-8 at byte {}", error.valid_up_to()))?;
+            fields.split(text, dialect)?;
+            let found = fields.len();
+            if found != declared {
+                return Err(format!("{found} fields found, {declared} are declared"));
+            }
+            for (column, &position) in columns.children.iter_mut().zip(positions) {
+                match fields.get(position, dialect) {
+                    Some(text) => column.push_text(text, context),
+                    None => column.push_null(),
                 }
             }
-        }
-        let columns = self
-            .columns
-            .finish()
-            .map_err(|error| Error::internal(format!("decoded values do not fit: {error}")))?;
-        Ok(Decoded {
-            columns: batch_of(&self.schema, columns, payloads.len())?,
-            bad,
-        })
+            Ok(())
+        };
+        decode_rows(
+            &self.schema,
+            &mut self.columns,
+            &mut self.context,
+            payloads,
+            read,
+        )
     }
 }
 

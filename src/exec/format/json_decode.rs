@@ -24,10 +24,8 @@ use serde_json::value::RawValue;
 use super::column::{Column, Columns, ReadContext, Values, offset_of};
 use super::key_index::KeyIndex;
 use super::options::ReadOptions;
-use super::{
-    BadRow, Decoded, RecordDecoder, batch_of, check_total_bytes, excerpt, projected_schema,
-};
-use crate::error::{Error, Result};
+use super::{Decoded, RecordDecoder, decode_rows, excerpt, projected_schema};
+use crate::error::Result;
 
 /// Decodes messages that are one JSON object each.
 pub(super) struct JsonDecoder {
@@ -59,15 +57,6 @@ impl JsonDecoder {
             context: ReadContext::new(options, lenient),
         })
     }
-
-    fn decode_row(&mut self, payload: &[u8], row: usize) -> Result<(), String> {
-        read_record(&mut self.columns, &mut self.context, payload, row)?;
-        self.columns.end_row(row, &mut self.context);
-        match self.context.take_failure() {
-            Some(reason) => Err(reason),
-            None => Ok(()),
-        }
-    }
 }
 
 impl RecordDecoder for JsonDecoder {
@@ -76,30 +65,13 @@ impl RecordDecoder for JsonDecoder {
     }
 
     fn decode(&mut self, payloads: &[Option<&[u8]>]) -> Result<Decoded> {
-        check_total_bytes(payloads)?;
-        let mut bad = Vec::new();
-        if !self.columns.children.is_empty() {
-            for (row, payload) in payloads.iter().enumerate() {
-                let Some(payload) = payload else {
-                    self.columns.push_null();
-                    continue;
-                };
-                if let Err(reason) = self.decode_row(payload, row) {
-                    self.context.take_failure();
-                    self.columns.truncate(row);
-                    self.columns.push_null();
-                    bad.push(BadRow { row, reason });
-                }
-            }
-        }
-        let columns = self
-            .columns
-            .finish()
-            .map_err(|error| Error::internal(format!("decoded values do not fit: {error}")))?;
-        Ok(Decoded {
-            columns: batch_of(&self.schema, columns, payloads.len())?,
-            bad,
-        })
+        decode_rows(
+            &self.schema,
+            &mut self.columns,
+            &mut self.context,
+            payloads,
+            read_record,
+        )
     }
 }
 

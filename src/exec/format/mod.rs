@@ -41,6 +41,7 @@ pub use options::{FormatKind, FormatOptions, OPTION_NAMES};
 pub use registry::SchemaRegistry;
 pub use registry_http::{HttpRegistryOptions, HttpSchemaRegistry};
 
+use self::column::{Columns, ReadContext};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Reads payloads into columns.
@@ -228,6 +229,45 @@ fn projected_schema(declared: &Schema, projection: &[usize]) -> Result<SchemaRef
         fields.push(Field::clone(field).with_nullable(true));
     }
     Ok(Arc::new(Schema::new(fields)))
+}
+
+/// Decodes messages one by one into growing columns. `read` takes a message and its row and either pushes one value to
+/// each column or says what is wrong with the message; a tombstone is a row of NULLs.
+fn decode_rows(
+    schema: &SchemaRef,
+    columns: &mut Columns,
+    context: &mut ReadContext,
+    payloads: &[Option<&[u8]>],
+    mut read: impl FnMut(&mut Columns, &mut ReadContext, &[u8], usize) -> Result<(), String>,
+) -> Result<Decoded> {
+    check_total_bytes(payloads)?;
+    let mut bad = Vec::new();
+    if !columns.children.is_empty() {
+        for (row, payload) in payloads.iter().enumerate() {
+            let Some(payload) = payload else {
+                columns.push_null();
+                continue;
+            };
+            let outcome = read(columns, context, payload, row);
+            if outcome.is_ok() {
+                columns.end_row(row, context);
+            }
+            // What a value said counts only if the message as a whole could be read.
+            let failure = context.take_failure();
+            if let Err(reason) = outcome.and_then(|()| failure.map_or(Ok(()), Err)) {
+                columns.truncate(row);
+                columns.push_null();
+                bad.push(BadRow { row, reason });
+            }
+        }
+    }
+    let arrays = columns
+        .finish()
+        .map_err(|error| Error::internal(format!("decoded values do not fit: {error}")))?;
+    Ok(Decoded {
+        columns: batch_of(schema, arrays, payloads.len())?,
+        bad,
+    })
 }
 
 /// A batch of `rows` rows; columns may be none.
