@@ -42,6 +42,9 @@ pub(crate) struct Global {
     /// Parallel streams of a query [default: one per processor]
     #[arg(long, global = true, value_name = "N")]
     pub(crate) target_partitions: Option<usize>,
+    /// Where jobs keep what lasts: a folder, or the URL of an object store [default: ./anabranch-data]
+    #[arg(long, global = true, value_name = "PLACE")]
+    pub(crate) data_dir: Option<String>,
     /// What is logged to standard error: a level, or a filter as in RUST_LOG [default: warn]
     #[arg(long, global = true, value_name = "FILTER")]
     pub(crate) log: Option<String>,
@@ -94,11 +97,15 @@ pub(crate) struct SqlArguments {
       --param from=2025-09-04T10:00:00 --param to=2025-09-04T11:00:00
 
 Files share one session: tables declared in one are known in the next. The first error stops the
-run and is reported as file:line:column.")]
+run and is reported as file:line:column. When all statements are done, the jobs that the files
+create run side by side until they are interrupted; they go on where they stood.")]
 pub(crate) struct RunArguments {
     /// SQL files
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
+    /// End when the files' jobs have handled all that was there at the start [default: run them until interrupted]
+    #[arg(long)]
+    pub(crate) until_caught_up: bool,
     /// A value for $NAME
     #[arg(short = 'p', long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
     pub(crate) params: Vec<(String, String)>,

@@ -20,6 +20,7 @@ struct Layered {
     format: Option<Format>,
     memory_limit: Option<String>,
     target_partitions: Option<usize>,
+    data_dir: Option<String>,
     log: Option<String>,
     log_format: Option<LogFormat>,
     /// Names the file itself; read by the command line.
@@ -32,6 +33,8 @@ struct Layered {
 pub(crate) struct Settings {
     pub(crate) format: Format,
     pub(crate) session: SessionOptions,
+    /// Where jobs keep what lasts.
+    pub(crate) data_dir: String,
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
 }
@@ -51,7 +54,8 @@ impl Settings {
             figment = figment.merge(Toml::file_exact(file));
         }
         let layered: Layered = figment
-            .merge(Env::prefixed("ANABRANCH_"))
+            // A fail point is for tests of a crash.
+            .merge(Env::prefixed("ANABRANCH_").ignore(&["fail_point"]))
             .extract()
             .map_err(|error| Error::invalid(format!("configuration: {error}")))?;
         let memory_limit = flags
@@ -77,6 +81,11 @@ impl Settings {
                 target_partitions,
                 spill_dir: None,
             },
+            data_dir: flags
+                .data_dir
+                .clone()
+                .or(layered.data_dir)
+                .unwrap_or_else(|| "anabranch-data".to_owned()),
             log: log.unwrap_or_else(|| DEFAULT_LOG.to_owned()),
             log_format: flags
                 .log_format

@@ -76,7 +76,7 @@ pub(crate) async fn run(settings: &Settings, arguments: &DemoArguments) -> Resul
     broker.create_topic("visits_counter", 1)?;
     let session = Session::try_new(&settings.session)?;
     let demo = Demo {
-        runner: Runner::new(&session, Format::Table),
+        runner: Runner::new(&session, settings).with_format(Format::Table),
         bootstrap: broker.bootstrap_servers(),
         archive: folder.path.join("visits_archive").display().to_string(),
     };

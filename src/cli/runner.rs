@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Read, Write};
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -12,8 +13,10 @@ use crate::cli::output::{ResultWriter, is_broken_pipe};
 use crate::cli::progress::Progress;
 use crate::cli::shell;
 use crate::error::{Error, ErrorKind, Result};
-use crate::planner::{Parameters, ParsedStatement, Script, parse_statement};
+use crate::planner::{Parameters, ParsedStatement, Script, Statement, parse_statement};
+use crate::runtime::{Jobs, RunOptions, Stop};
 use crate::session::{Execution, Outcome, Session};
+use crate::state::{DataDir, JobStore};
 
 /// `anabranch run`.
 pub(crate) async fn run_files(settings: &Settings, arguments: &RunArguments) -> Result<u8> {
@@ -23,9 +26,12 @@ pub(crate) async fn run_files(settings: &Settings, arguments: &RunArguments) -> 
     }
     let session = Session::try_new(&settings.session)?;
     let mut parameters = parameters(&arguments.params);
-    let mut runner = Runner::new(&session, settings.format);
+    let mut runner = Runner::new(&session, settings);
     runner.refuse_unused = true;
-    Ok(runner.run_scripts(&scripts, &mut parameters).await)
+    match runner.run_scripts(&scripts, &mut parameters).await {
+        0 => Ok(runner.run_jobs(arguments.until_caught_up).await),
+        code => Ok(code),
+    }
 }
 
 /// `anabranch sql`.
@@ -52,7 +58,7 @@ pub(crate) async fn run_sql(settings: &Settings, arguments: &SqlArguments) -> Re
     }
     let session = Session::try_new(&settings.session)?;
     let mut parameters = parameters(&arguments.params);
-    let mut runner = Runner::new(&session, settings.format);
+    let mut runner = Runner::new(&session, settings);
     // At a prompt a parameter may be used later.
     runner.refuse_unused = !prompt;
     let code = runner.run_scripts(&scripts, &mut parameters).await;
@@ -91,16 +97,77 @@ pub(crate) struct Runner<'a> {
     pub(crate) timing: bool,
     /// A parameter that no statement uses is an error.
     pub(crate) refuse_unused: bool,
+    data_dir: &'a str,
+    /// Opened by the first statement about jobs: others need no folder.
+    jobs: OnceLock<Jobs>,
 }
 
 impl<'a> Runner<'a> {
-    pub(crate) fn new(session: &'a Session, format: Format) -> Self {
+    pub(crate) fn new(session: &'a Session, settings: &'a Settings) -> Self {
         Self {
             session,
-            format,
+            format: settings.format,
             timing: false,
             refuse_unused: false,
+            data_dir: &settings.data_dir,
+            jobs: OnceLock::new(),
         }
+    }
+
+    pub(crate) fn with_format(mut self, format: Format) -> Self {
+        self.format = format;
+        self
+    }
+
+    fn jobs(&self) -> Result<&Jobs> {
+        if self.jobs.get().is_none() {
+            let store = JobStore::new(DataDir::open(self.data_dir)?);
+            let _ = self.jobs.set(Jobs::new(store));
+        }
+        self.jobs
+            .get()
+            .ok_or_else(|| Error::internal("the jobs were not opened"))
+    }
+
+    /// Runs the jobs that the scripts have made until they are interrupted, or have caught up; gives the exit code.
+    pub(crate) async fn run_jobs(&self, until_caught_up: bool) -> u8 {
+        let Some(jobs) = self.jobs.get() else {
+            return 0;
+        };
+        if !jobs.has_ready().await {
+            return 0;
+        }
+        let options = RunOptions {
+            until_caught_up,
+            stop: Stop::default(),
+        };
+        let interrupt = Interrupt::new();
+        let runs = jobs.run(&options);
+        tokio::pin!(runs);
+        let (mut code, ended) = tokio::select! {
+            ended = &mut runs => (0, ended),
+            code = interrupt.wait() => {
+                // The batches in hand are taken back; the jobs go on from there next time.
+                options.stop.stop();
+                (code, runs.await)
+            }
+        };
+        for (name, outcome) in ended {
+            match outcome {
+                Ok(report) => eprint(&format!(
+                    "job {name}: {} batches, {} records read, {} rows written\n",
+                    report.batches, report.rows_in, report.rows_out
+                )),
+                Err(error) => {
+                    eprint(&format!("error: job {name}: {}\n", error.message()));
+                    if let Some(help) = error.help() {
+                        eprint(&format!("  = help: {help}\n"));
+                    }
+                    code = error.kind().exit_code();
+                }
+            }
+        }
+        code
     }
 
     /// Runs all scripts up to the first error, which is printed; gives the exit code.
@@ -150,7 +217,15 @@ impl<'a> Runner<'a> {
     async fn run_and_print(&self, parsed: ParsedStatement) -> Result<()> {
         let start = Instant::now();
         let places = parsed.places.clone();
-        match self.session.execute(parsed).await? {
+        let outcome = match parsed.statement {
+            Statement::Job(job) => self
+                .jobs()?
+                .execute(self.session, *job, &parsed.text)
+                .await
+                .map_err(|error| places.locate(error))?,
+            _ => self.session.execute(parsed).await?,
+        };
+        match outcome {
             Outcome::Done(message) => self.say(&message, start.elapsed()),
             Outcome::Insert(execution) => {
                 let rows = insert(execution)

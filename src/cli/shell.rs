@@ -130,7 +130,7 @@ pub(crate) async fn run(
         let _ = editor.load_history(file);
     }
     let mut shell = Shell {
-        runner: Runner::new(session, settings.format),
+        runner: Runner::new(session, settings),
         parameters,
     };
     shell.runner.timing = true;

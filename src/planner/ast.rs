@@ -182,9 +182,23 @@ pub enum JobStatement {
     /// `PAUSE JOB name`.
     Pause(Ident),
     /// `RESUME JOB name [SKIPPING LOST | ASSUMING BATCH n [NOT] COMMITTED]`.
-    Resume(Ident),
+    Resume {
+        /// The job's name.
+        name: Ident,
+        /// Offsets that are gone are skipped.
+        skipping_lost: bool,
+        /// The batch whose fate is unknown, and whether the sink has it.
+        assuming: Option<(Text, bool)>,
+    },
     /// `DROP JOB [IF EXISTS] name [CASCADE]`.
-    Drop(Ident),
+    Drop {
+        /// The job's name.
+        name: Ident,
+        /// `IF EXISTS`.
+        if_exists: bool,
+        /// `CASCADE`: with its state.
+        cascade: bool,
+    },
     /// `REWIND JOB name TO BATCH n`.
     Rewind {
         /// The job's name.
@@ -219,8 +233,8 @@ impl JobStatement {
         match self {
             JobStatement::Create { .. } => "CREATE JOB",
             JobStatement::Pause(_) => "PAUSE JOB",
-            JobStatement::Resume(_) => "RESUME JOB",
-            JobStatement::Drop(_) => "DROP JOB",
+            JobStatement::Resume { .. } => "RESUME JOB",
+            JobStatement::Drop { .. } => "DROP JOB",
             JobStatement::Rewind { .. } => "REWIND JOB",
             JobStatement::ShowJobs => "SHOW JOBS",
             JobStatement::ShowBatches(_) => "SHOW BATCHES",

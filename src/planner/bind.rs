@@ -93,6 +93,10 @@ impl Parameters {
                 self.options(options)
             }
             JobStatement::Subscribe(sql) => self.sql(sql),
+            JobStatement::Resume {
+                assuming: Some((batch, _)),
+                ..
+            } => self.text(batch),
             _ => Ok(()),
         }
     }

@@ -22,19 +22,26 @@ pub(crate) fn parse_job(
         JobStatement::Pause(cursor.ident()?)
     } else if cursor.take_words(&["RESUME", "JOB"]) {
         let name = cursor.ident()?;
-        if cursor.take_words(&["ASSUMING", "BATCH"]) {
-            cursor.literal("a batch number")?;
-            cursor.take_words(&["NOT"]);
+        let assuming = if cursor.take_words(&["ASSUMING", "BATCH"]) {
+            let batch = cursor.literal("a batch number")?;
+            let committed = !cursor.take_words(&["NOT"]);
             cursor.expect_words(&["COMMITTED"])?;
+            Some((batch, committed))
         } else {
-            cursor.take_words(&["SKIPPING", "LOST"]);
+            None
+        };
+        JobStatement::Resume {
+            name,
+            skipping_lost: assuming.is_none() && cursor.take_words(&["SKIPPING", "LOST"]),
+            assuming,
         }
-        JobStatement::Resume(name)
     } else if cursor.take_words(&["DROP", "JOB"]) {
-        cursor.take_words(&["IF", "EXISTS"]);
-        let name = cursor.ident()?;
-        cursor.take_words(&["CASCADE"]);
-        JobStatement::Drop(name)
+        let if_exists = cursor.take_words(&["IF", "EXISTS"]);
+        JobStatement::Drop {
+            if_exists,
+            name: cursor.ident()?,
+            cascade: cursor.take_words(&["CASCADE"]),
+        }
     } else if cursor.take_words(&["REWIND", "JOB"]) {
         let name = cursor.ident()?;
         cursor.expect_words(&["TO", "BATCH"])?;

@@ -170,6 +170,34 @@ impl Catalog {
         }
     }
 
+    /// A catalog with the same tables, for statements that run beside those of this one.
+    pub(crate) fn fork(&self) -> Self {
+        let tables = self.read(|tables| Tables {
+            entries: tables.entries.clone(),
+            definitions: tables.definitions.clone(),
+        });
+        Self {
+            tables: RwLock::new(tables),
+            ..Self::default()
+        }
+    }
+
+    /// Gives a table of the running statement this provider.
+    pub(crate) fn pin(&self, name: &str, provider: Arc<dyn TableProvider>) {
+        lock(&self.statement).insert(name.to_owned(), provider);
+    }
+
+    /// All tables and views the running statement has mentioned, sorted.
+    pub(crate) fn names_in_use(&self) -> Vec<String> {
+        let mut names: Vec<String> = lock(&self.statement)
+            .keys()
+            .map(|name| split_time_travel(name).0.to_owned())
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
     /// Kafka tables the running statement has read.
     pub(crate) fn kafka_tables_in_use(&self) -> Vec<Arc<dyn TableProvider>> {
         lock(&self.statement)

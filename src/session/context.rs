@@ -7,7 +7,7 @@ use anabranch_udfs::CompletionNotices;
 use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
@@ -33,6 +33,8 @@ pub struct SessionOptions {
 pub(super) fn build(
     options: &SessionOptions,
     notices: Arc<CompletionNotices>,
+    catalog: Catalog,
+    runtime: Arc<RuntimeEnv>,
 ) -> Result<(SessionContext, Arc<Catalog>)> {
     let mut config = SessionConfig::new()
         .with_extension(notices)
@@ -47,17 +49,6 @@ pub(super) fn build(
     settings.sql_parser.map_string_types_to_utf8view = false;
     settings.sql_parser.support_varchar_with_length = true;
 
-    let limit = options.memory_limit.unwrap_or_else(default_memory_limit);
-    let mut runtime =
-        RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(limit)));
-    if let Some(dir) = &options.spill_dir {
-        runtime = runtime.with_disk_manager_builder(
-            DiskManagerBuilder::default()
-                .with_mode(DiskManagerMode::Directories(vec![dir.clone()])),
-        );
-    }
-    let runtime = runtime.build_arc()?;
-
     let builder = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
@@ -68,13 +59,27 @@ pub(super) fn build(
     anabranch_udfs::register_json(&mut state)?;
     let context = SessionContext::new_with_state(state);
 
-    let catalog = Arc::new(Catalog::default());
+    let catalog = Arc::new(catalog);
     let root = MemoryCatalogProvider::new();
     root.register_schema(SCHEMA, Arc::clone(&catalog) as _)
         .map_err(|error| Error::internal(error.to_string()))?;
     context.register_catalog(CATALOG, Arc::new(root));
     catalog.attach(weak_state(&context));
     Ok((context, catalog))
+}
+
+/// Memory and disk of a session, shared by its forks.
+pub(super) fn runtime(options: &SessionOptions) -> Result<Arc<RuntimeEnv>> {
+    let limit = options.memory_limit.unwrap_or_else(default_memory_limit);
+    let mut runtime =
+        RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(limit)));
+    if let Some(dir) = &options.spill_dir {
+        runtime = runtime.with_disk_manager_builder(
+            DiskManagerBuilder::default()
+                .with_mode(DiskManagerMode::Directories(vec![dir.clone()])),
+        );
+    }
+    Ok(runtime.build_arc()?)
 }
 
 /// Half of the machine's memory; 2 GiB where it cannot be told.

@@ -5,6 +5,7 @@ mod context;
 mod create;
 mod dead_letters;
 mod describe;
+mod jobs;
 mod rewrite;
 
 use std::sync::Arc;
@@ -15,17 +16,19 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::dataframe::DataFrame;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as SqlStatement;
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::planner::{JobStatement, ParsedStatement, Statement, Text, normalize};
+use crate::error::{Error, Result};
+use crate::planner::{ParsedStatement, Statement, Text, normalize};
 use crate::session::catalog::Catalog;
 use crate::tables::delta::{OptimizeSpec, VacuumSpec};
 
 pub use context::SessionOptions;
+pub use jobs::{BatchPlan, JobQuery, JobSinkTable};
 
 /// What a statement gives.
 pub enum Outcome {
@@ -57,6 +60,7 @@ pub struct Session {
     context: SessionContext,
     catalog: Arc<Catalog>,
     notices: Arc<CompletionNotices>,
+    options: SessionOptions,
 }
 
 impl Session {
@@ -65,9 +69,25 @@ impl Session {
     /// # Errors
     /// Options the engine refuses.
     pub fn try_new(options: &SessionOptions) -> Result<Self> {
+        let runtime = context::runtime(options)?;
+        Self::with_catalog(options, Catalog::default(), runtime)
+    }
+
+    /// A session with the same tables, whose statements run beside those of this one.
+    pub(crate) fn fork(&self) -> Result<Self> {
+        let runtime = self.context.runtime_env();
+        Self::with_catalog(&self.options, self.catalog.fork(), runtime)
+    }
+
+    fn with_catalog(
+        options: &SessionOptions,
+        catalog: Catalog,
+        runtime: Arc<RuntimeEnv>,
+    ) -> Result<Self> {
         let notices: Arc<CompletionNotices> = Arc::default();
-        let (context, catalog) = context::build(options, Arc::clone(&notices))?;
+        let (context, catalog) = context::build(options, Arc::clone(&notices), catalog, runtime)?;
         Ok(Self {
+            options: options.clone(),
             context,
             catalog,
             notices,
@@ -201,7 +221,10 @@ impl Session {
                 let report = self.catalog.delta(&name)?.history().await?;
                 self.one_batch(report)
             }
-            Statement::Job(job) => Err(not_yet(&job)),
+            Statement::Job(job) => Err(Error::unsupported(format!(
+                "{} is for whoever runs the jobs",
+                job.verb()
+            ))),
             Statement::Sql(sql) => self.run_sql(*sql, &parsed.text).await,
         }
     }
@@ -260,7 +283,8 @@ impl Session {
         Ok(Execution { stream, plan })
     }
 
-    fn one_batch(&self, batch: RecordBatch) -> Result<Outcome> {
+    /// A batch as the rows of a statement.
+    pub(crate) fn one_batch(&self, batch: RecordBatch) -> Result<Outcome> {
         let schema = batch.schema();
         let plan = datafusion::datasource::memory::MemorySourceConfig::try_new_exec(
             &[vec![batch]],
@@ -307,14 +331,6 @@ fn first_words(text: &str) -> String {
         .map(str::to_uppercase)
         .collect();
     words.join(" ")
-}
-
-fn not_yet(job: &JobStatement) -> Error {
-    Error::new(
-        ErrorKind::Unsupported,
-        format!("{} does not run yet", job.verb()),
-    )
-    .with_help("this version runs queries, INSERT INTO and table statements")
 }
 
 impl std::fmt::Debug for Session {

@@ -80,6 +80,8 @@ fn consumer(bootstrap: &str, topic: &str, partitions: i32) -> BaseConsumer {
         .set("isolation.level", "read_committed")
         .set("fetch.message.max.bytes", "4194304")
         .set("queued.min.messages", "100000")
+        .set("fetch.queue.backoff.ms", "5")
+        .set("fetch.wait.max.ms", "50")
         .set("check.crcs", "false")
         .create()
         .unwrap();

@@ -5,19 +5,22 @@ use std::path::Path;
 use crate::support::repository;
 
 /// From the top; a module may name those below it, and itself.
-const LAYERS: [&[&str]; 5] = [
+const LAYERS: [&[&str]; 7] = [
     &["cli"],
+    &["runtime"],
     &["session"],
     &["tables", "planner"],
     &["exec"],
+    &["state"],
     &["core", "error"],
 ];
 
 /// Libraries that one module alone may name.
-const OWNED: [(&str, &str); 3] = [
+const OWNED: [(&str, &str); 4] = [
     ("rdkafka", "tables/kafka"),
     ("deltalake", "tables/delta"),
     ("clap", "cli"),
+    ("object_store", "state"),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<std::path::PathBuf>) {

@@ -9,6 +9,7 @@
 
 mod delta;
 mod errors;
+mod jobs;
 mod kafka;
 mod layers;
 mod plans;

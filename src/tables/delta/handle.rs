@@ -9,8 +9,10 @@ use datafusion::catalog::TableProvider;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, PROTOCOL, TransactionError};
-use deltalake::kernel::{Action, Add, EagerSnapshot, Metadata, StructField, Transaction};
-use deltalake::logstore::{CommitOrBytes, LogStoreRef, extract_version_from_filename};
+use deltalake::kernel::{Action, EagerSnapshot, Metadata, StructField, Transaction};
+use deltalake::logstore::{
+    CommitOrBytes, LogStoreRef, ObjectStoreRef, extract_version_from_filename,
+};
 use deltalake::operations::write::WriterStatsConfig;
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
@@ -23,8 +25,8 @@ use super::options::{DeltaOptions, WriteOptions};
 use super::provider::DeltaTableProvider;
 use super::rules::{COMPUTED_IN_UTC, TableRules, generated_texts, scan_of};
 use super::write::{StatsConfig, WriteTarget, Written, discard, write_files};
-use super::{Commit, DeltaSpec, TimeTravel};
-use crate::error::{Error, Result};
+use super::{Application, Commit, DeltaSpec, TimeTravel};
+use crate::error::{Error, ErrorKind, Result};
 
 /// A Delta table. Cheap to clone; clones share the newest known version.
 #[derive(Clone)]
@@ -39,6 +41,32 @@ struct Inner {
     newest: tokio::sync::Mutex<DeltaTable>,
     /// The rules of the metadata they were made from.
     rules: Mutex<Option<(Metadata, Arc<TableRules>)>>,
+}
+
+/// Files that were written and that no commit names yet.
+#[derive(Debug)]
+pub struct PreparedWrite {
+    table: DeltaTable,
+    store: ObjectStoreRef,
+    written: Written,
+}
+
+impl PreparedWrite {
+    /// Rows in the files.
+    pub fn rows(&self) -> u64 {
+        self.written.rows
+    }
+
+    /// Paths of the files, relative to the table's root.
+    pub fn files(&self) -> Vec<String> {
+        let adds = self.written.adds.iter();
+        adds.map(|add| add.path.clone()).collect()
+    }
+
+    /// Deletes the files again.
+    pub async fn discard(self) {
+        discard(&self.store, &self.written.adds).await;
+    }
 }
 
 impl DeltaTableHandle {
@@ -170,6 +198,114 @@ impl DeltaTableHandle {
         .await
     }
 
+    /// Writes the rows of `plan` to files that are not in the table yet: see [`Self::commit`] and [`Self::discard`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::append`]; nothing is left behind then.
+    pub async fn prepare(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        context: Arc<TaskContext>,
+    ) -> Result<PreparedWrite> {
+        let table = self.refresh().await?;
+        let rules = self.rules(&table)?;
+        let input = execute_stream(plan, Arc::clone(&context))?;
+        let (target, written) = self.write_rows(&table, &rules, input, &context).await?;
+        Ok(PreparedWrite {
+            table,
+            store: target.store,
+            written,
+        })
+    }
+
+    /// Adds prepared files to the table in one commit, as the application that owns it (EXACT-2).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Cancelled`] if another writer has taken the application over; a conflict; a store that does not answer:
+    /// then it cannot be told whether it was committed, and [`Self::transaction_version`] can say.
+    pub async fn commit_prepared(
+        &self,
+        prepared: PreparedWrite,
+        application: &Application,
+    ) -> Result<Commit> {
+        let table = self.refresh().await?;
+        let snapshot = self.owned_snapshot(&table, application).await?;
+        let before = prepared
+            .table
+            .snapshot()
+            .map_err(|error| self.fail(error))?;
+        if before.metadata() != snapshot.metadata() {
+            prepared.discard().await;
+            return Err(Error::unavailable(format!(
+                "Delta table '{}' was changed while its rows were written",
+                self.location()
+            )));
+        }
+        let PreparedWrite { store, written, .. } = prepared;
+        self.finish(
+            &table,
+            snapshot,
+            &store,
+            written,
+            SaveMode::Append,
+            &application.transactions(),
+        )
+        .await
+    }
+
+    /// Records that `application.version` owns the table from now on, in a commit without rows. What the owner before
+    /// commits later fails.
+    ///
+    /// # Errors
+    ///
+    /// Another writer did the same at the same time; a store that does not answer.
+    pub async fn take_over(&self, application: &str, version: i64) -> Result<()> {
+        let table = self.refresh().await?;
+        let snapshot = table
+            .snapshot()
+            .map_err(|error| self.fail(error))?
+            .snapshot();
+        let store = table.log_store().object_store(None);
+        let transactions = [(application.to_owned(), version)];
+        let nothing = Written::default();
+        self.finish(
+            &table,
+            snapshot,
+            &store,
+            nothing,
+            SaveMode::Append,
+            &transactions,
+        )
+        .await
+        .map(|_| ())
+    }
+
+    /// The newest snapshot, if the application is still the one that took the table over.
+    async fn owned_snapshot<'a>(
+        &self,
+        table: &'a DeltaTable,
+        application: &Application,
+    ) -> Result<&'a EagerSnapshot> {
+        let snapshot = table
+            .snapshot()
+            .map_err(|error| self.fail(error))?
+            .snapshot();
+        let log_store = table.log_store();
+        let owner = snapshot
+            .transaction_version(log_store.as_ref(), &application.id)
+            .await
+            .map_err(|error| self.fail(error))?;
+        if owner != Some(application.owned) {
+            return Err(Error::new(
+                ErrorKind::Cancelled,
+                "another runner has taken the job over",
+            ));
+        }
+        Ok(snapshot)
+    }
+
     /// The version that the newest commit of the application `id` recorded, if there is one.
     ///
     /// # Errors
@@ -267,6 +403,34 @@ impl DeltaTableHandle {
             .snapshot()
             .map_err(|error| self.fail(error))?
             .snapshot();
+        let (target, written) = self.write_rows(table, rules, input, context).await?;
+        // Nothing to append is nothing to commit: a statement run by a timer must not fill the log.
+        if let (true, SaveMode::Append, None, Some(version)) =
+            (written.adds.is_empty(), mode, &transaction, table.version())
+        {
+            return Ok(Commit {
+                version,
+                added: Vec::new(),
+                rows: 0,
+            });
+        }
+        let transactions: Vec<(String, i64)> = transaction.into_iter().collect();
+        self.finish(table, snapshot, &target.store, written, mode, &transactions)
+            .await
+    }
+
+    /// Writes `input` to files that no commit names yet.
+    async fn write_rows(
+        &self,
+        table: &DeltaTable,
+        rules: &TableRules,
+        input: SendableRecordBatchStream,
+        context: &TaskContext,
+    ) -> Result<(WriteTarget, Written)> {
+        let snapshot = table
+            .snapshot()
+            .map_err(|error| self.fail(error))?
+            .snapshot();
         if let Some(reason) = &rules.unwritable {
             return Err(Error::unsupported(format!(
                 "Delta table '{}' can be read, but not written: {reason}",
@@ -293,19 +457,21 @@ impl DeltaTableHandle {
             options: self.inner.write.clone(),
         };
         let written = write_files(&target, input, context).await?;
-        let Written { adds, rows } = &written;
-        // Nothing to append is nothing to commit: a statement run by a timer must not fill the log.
-        if let (true, SaveMode::Append, None, Some(version)) =
-            (adds.is_empty(), mode, &transaction, table.version())
-        {
-            return Ok(Commit {
-                version,
-                added: Vec::new(),
-                rows: 0,
-            });
-        }
+        Ok((target, written))
+    }
+
+    /// Commits files that were written, or deletes them again.
+    async fn finish(
+        &self,
+        table: &DeltaTable,
+        snapshot: &EagerSnapshot,
+        store: &ObjectStoreRef,
+        written: Written,
+        mode: SaveMode,
+        transactions: &[(String, i64)],
+    ) -> Result<Commit> {
         match self
-            .commit(table, snapshot, adds, *rows, mode, transaction)
+            .commit(table, snapshot, &written, mode, transactions)
             .await
         {
             Ok(version) => Ok(Commit {
@@ -315,7 +481,7 @@ impl DeltaTableHandle {
             }),
             Err((error, surely_not_committed)) => {
                 if surely_not_committed {
-                    discard(&target.store, &written.adds).await;
+                    discard(store, &written.adds).await;
                 }
                 Err(self.fail(error))
             }
@@ -328,11 +494,11 @@ impl DeltaTableHandle {
         &self,
         table: &DeltaTable,
         snapshot: &EagerSnapshot,
-        adds: &[Add],
-        rows: u64,
+        written: &Written,
         mode: SaveMode,
-        transaction: Option<(String, i64)>,
+        transactions: &[(String, i64)],
     ) -> std::result::Result<u64, (DeltaTableError, bool)> {
+        let Written { adds, rows } = written;
         let log_store = table.log_store();
         let mut actions: Vec<Action> = adds.iter().cloned().map(Action::Add).collect();
         if mode == SaveMode::Overwrite {
@@ -358,8 +524,8 @@ impl DeltaTableHandle {
         });
         let mut properties =
             CommitProperties::default().with_metadata([("operationMetrics".to_owned(), metrics)]);
-        if let Some((id, version)) = transaction {
-            properties = properties.with_application_transaction(Transaction::new(id, version));
+        for (id, version) in transactions {
+            properties = properties.with_application_transaction(Transaction::new(id, *version));
         }
         let prepared = CommitBuilder::from(properties)
             .with_actions(actions)

@@ -33,7 +33,7 @@ use std::collections::BTreeMap;
 
 use datafusion::arrow::datatypes::DataType;
 
-pub use handle::DeltaTableHandle;
+pub use handle::{DeltaTableHandle, PreparedWrite};
 pub use maintain::{OptimizeSpec, VacuumSpec};
 pub use options::OPTION_NAMES;
 
@@ -76,6 +76,29 @@ pub enum TimeTravel {
     Version(u64),
     /// The newest version that was committed at or before this time, in microseconds since 1970 UTC.
     Timestamp(i64),
+}
+
+/// A writer that owns a table through Delta's application transactions. Whoever recorded a version under `id` last is the
+/// owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Application {
+    /// The application's id.
+    pub id: String,
+    /// The version that this writer recorded last.
+    pub owned: i64,
+    /// The version that its next commit records.
+    pub version: i64,
+    /// Under this id commits with rows alone record their version: what a takeover does not hide.
+    pub witness: String,
+}
+
+impl Application {
+    fn transactions(&self) -> [(String, i64); 2] {
+        [
+            (self.id.clone(), self.version),
+            (self.witness.clone(), self.version),
+        ]
+    }
 }
 
 /// What one write left in the table.

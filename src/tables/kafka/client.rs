@@ -130,6 +130,8 @@ impl ClientSettings {
             ("fetch.message.max.bytes", "4194304"),
             ("queued.max.messages.kbytes", "32768"),
             ("queued.min.messages", "100000"),
+            // A full queue is looked at again soon: the default is a second, in which a fast reader starves.
+            ("fetch.queue.backoff.ms", "5"),
             ("check.crcs", "false"),
         ] {
             self.set_unless_given(&mut config, name, value);
@@ -162,6 +164,27 @@ impl ClientSettings {
         }
     }
 
+    /// A client that asks for and names the committed offsets of a group, and is no member of it.
+    pub(crate) fn group_consumer(
+        &self,
+        group: &str,
+        context: Faults,
+    ) -> Result<BaseConsumer<Faults>> {
+        let mut config = self.base();
+        config
+            .set("group.id", group)
+            .set("enable.auto.commit", "false")
+            .set("isolation.level", "read_committed");
+        config
+            .create_with_context(context)
+            .map_err(|error| self.creation_error(&error))
+    }
+
+    /// Whether another table's brokers are these.
+    pub(crate) fn same_cluster(&self, other: &Self) -> bool {
+        self.servers() == other.servers()
+    }
+
     pub(crate) fn producer_config(&self) -> ClientConfig {
         let mut config = self.base();
         config.set("enable.idempotence", "true").set("acks", "all");
@@ -178,7 +201,7 @@ impl ClientSettings {
         config
     }
 
-    fn set_unless_given(&self, config: &mut ClientConfig, name: &str, value: &str) {
+    pub(crate) fn set_unless_given(&self, config: &mut ClientConfig, name: &str, value: &str) {
         if !self.properties.iter().any(|(given, _)| given == name) {
             config.set(name, value);
         }
@@ -305,12 +328,22 @@ pub(crate) struct LogEnds {
 pub(crate) fn log_ends(settings: &ClientSettings, topic: &str) -> Result<LogEnds> {
     let faults = Faults::default();
     let consumer = settings.consumer(faults.clone())?;
-    let ids = partitions(settings, &consumer, topic)?.ok_or_else(|| unknown_topic(topic))?;
+    log_ends_with(settings, &consumer, &faults, topic)
+}
+
+/// The same with a client that is there already.
+pub(crate) fn log_ends_with(
+    settings: &ClientSettings,
+    consumer: &BaseConsumer<Faults>,
+    faults: &Faults,
+    topic: &str,
+) -> Result<LogEnds> {
+    let ids = partitions(settings, consumer, topic)?.ok_or_else(|| unknown_topic(topic))?;
     let mut found = Vec::with_capacity(ids.len());
     for partition in ids {
         let (low, high) = consumer
             .fetch_watermarks(topic, partition, settings.connect_timeout)
-            .map_err(|error| request_error(&error, settings, &faults))?;
+            .map_err(|error| request_error(&error, settings, faults))?;
         found.push((partition, low, high));
     }
     Ok(LogEnds { partitions: found })

@@ -165,6 +165,15 @@ pub enum OnError {
     DeadLetter,
 }
 
+/// Where a job begins in a topic it has not read before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Startup {
+    /// At the first record kept.
+    Earliest,
+    /// After the last record there is.
+    Latest,
+}
+
 /// How an INSERT reaches the topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
@@ -188,7 +197,9 @@ pub struct KafkaTable {
     pub(crate) watermark: Option<(String, String)>,
     pub(crate) format: FormatOptions,
     pub(crate) client: ClientSettings,
-    pub(crate) on_error: OnError,
+    /// As declared; queries and jobs have defaults of their own.
+    on_error: Option<OnError>,
+    pub(crate) startup: Startup,
     pub(crate) dead_letter_table: Option<String>,
     pub(crate) delivery: Delivery,
     pub(crate) topic_partitions: Option<i32>,
@@ -244,14 +255,14 @@ impl KafkaTable {
             &spec.options,
             "on_error",
             &[
-                ("fail", OnError::Fail),
-                ("null", OnError::Null),
-                ("dead_letter", OnError::DeadLetter),
+                ("fail", Some(OnError::Fail)),
+                ("null", Some(OnError::Null)),
+                ("dead_letter", Some(OnError::DeadLetter)),
             ],
-            OnError::Fail,
+            None,
         )?;
         let dead_letter_table = spec.options.get("dead_letter.table").cloned();
-        if on_error == OnError::DeadLetter && dead_letter_table.is_none() {
+        if on_error == Some(OnError::DeadLetter) && dead_letter_table.is_none() {
             return Err(Error::invalid(
                 "option 'on_error' 'dead_letter' needs a table to keep them",
             )
@@ -267,11 +278,11 @@ impl KafkaTable {
             Delivery::Idempotent,
         )?;
         // Read by jobs; a value that no job could use is refused where it is written.
-        options::choice(
+        let startup = options::choice(
             &spec.options,
             "scan.startup",
-            &[("earliest", ()), ("latest", ())],
-            (),
+            &[("earliest", Startup::Earliest), ("latest", Startup::Latest)],
+            Startup::Earliest,
         )?;
         options::choice(
             &spec.options,
@@ -301,6 +312,7 @@ impl KafkaTable {
             format,
             client,
             on_error,
+            startup,
             dead_letter_table,
             delivery,
             topic_partitions: options::integer(&spec.options, "topic.partitions", 1)?,
@@ -314,6 +326,11 @@ impl KafkaTable {
         &self.schema
     }
 
+    /// Whether another table's topic is on the same brokers.
+    pub fn shares_cluster(&self, other: &Self) -> bool {
+        self.client.same_cluster(&other.client)
+    }
+
     /// The topic.
     pub fn topic(&self) -> &str {
         &self.topic
@@ -324,6 +341,26 @@ impl KafkaTable {
         self.watermark
             .as_ref()
             .map(|(column, expr)| (column.as_str(), expr.as_str()))
+    }
+
+    /// The table's name in SQL.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where a job begins.
+    pub fn startup(&self) -> Startup {
+        self.startup
+    }
+
+    /// What happens to a record that cannot be decoded, in a job or in a query.
+    pub fn on_error(&self, in_job: bool) -> OnError {
+        let default = if in_job {
+            OnError::DeadLetter
+        } else {
+            OnError::Fail
+        };
+        self.on_error.unwrap_or(default)
     }
 
     /// The Delta table that keeps records which cannot be decoded.

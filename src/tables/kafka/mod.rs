@@ -12,10 +12,14 @@ mod range;
 mod record;
 mod scan;
 mod sink;
+mod source;
+mod transaction;
 
 pub use definition::{
-    Delivery, KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey, OPTION_NAMES, OnError,
+    Delivery, KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey, OPTION_NAMES, OnError, Startup,
 };
 pub use provider::{BadRecord, BadRecords, KafkaTableProvider};
 pub use range::OffsetRange;
 pub use scan::KafkaScanExec;
+pub use source::{KafkaJobSource, PartitionEnds};
+pub use transaction::{KafkaJobSink, TopicOffset};

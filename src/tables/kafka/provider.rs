@@ -89,6 +89,8 @@ impl BadRecords {
 pub struct KafkaTableProvider {
     table: Arc<KafkaTable>,
     ends: OnceCell<LogEnds>,
+    /// The ranges of a job's batch, which no predicate narrows.
+    fixed: Option<Vec<OffsetRange>>,
     bad_records: Arc<BadRecords>,
 }
 
@@ -98,6 +100,17 @@ impl KafkaTableProvider {
         Self {
             table,
             ends: OnceCell::new(),
+            fixed: None,
+            bad_records: Arc::default(),
+        }
+    }
+
+    /// A provider for one batch of a job: reads just these ranges.
+    pub fn for_batch(table: Arc<KafkaTable>, ranges: Vec<OffsetRange>) -> Self {
+        Self {
+            table,
+            ends: OnceCell::new(),
+            fixed: Some(ranges),
             bad_records: Arc::default(),
         }
     }
@@ -113,6 +126,13 @@ impl KafkaTableProvider {
     }
 
     async fn ranges(&self, filters: &[Expr]) -> Result<Vec<OffsetRange>> {
+        if let Some(ranges) = &self.fixed {
+            return Ok(ranges
+                .iter()
+                .filter(|range| !range.is_empty())
+                .copied()
+                .collect());
+        }
         let ends = self
             .ends
             .get_or_try_init(|| {
@@ -251,7 +271,9 @@ impl TableProvider for KafkaTableProvider {
             projection,
             schema,
             // A filter above may drop rows, so that a limit cannot be met by counting here.
-            limit.filter(|_| filters.is_empty()),
+            limit.filter(|_| filters.is_empty() && self.fixed.is_none()),
+            // Jobs set aside what cannot be decoded, unless the table says otherwise.
+            self.table.on_error(self.fixed.is_some()),
             Arc::clone(&self.bad_records),
         )))
     }

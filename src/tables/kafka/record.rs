@@ -33,6 +33,7 @@ impl RecordReader {
         table: &KafkaTable,
         schema: SchemaRef,
         projection: &[usize],
+        on_error: OnError,
         bad_records: Arc<BadRecords>,
     ) -> Result<Self> {
         let mut decoded = Vec::new();
@@ -52,17 +53,13 @@ impl RecordReader {
         // Nothing asked from the value: it is not even parsed.
         let decoder = match decoded.is_empty() {
             true => None,
-            false => Some(
-                table
-                    .format
-                    .decoder(&decoded, table.on_error == OnError::Null)?,
-            ),
+            false => Some(table.format.decoder(&decoded, on_error == OnError::Null)?),
         };
         Ok(Self {
             schema,
             slots,
             decoder,
-            on_error: table.on_error,
+            on_error,
             bad_records,
         })
     }

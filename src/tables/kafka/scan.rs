@@ -27,7 +27,7 @@ use tokio::sync::mpsc::Sender;
 
 use crate::error::{Error, Result};
 use crate::tables::kafka::client::{Faults, client_error, request_error};
-use crate::tables::kafka::definition::KafkaTable;
+use crate::tables::kafka::definition::{KafkaTable, OnError};
 use crate::tables::kafka::provider::BadRecords;
 use crate::tables::kafka::range::OffsetRange;
 use crate::tables::kafka::record::RecordReader;
@@ -43,6 +43,7 @@ pub struct KafkaScanExec {
     ranges: Vec<OffsetRange>,
     projection: Vec<usize>,
     limit: Option<usize>,
+    on_error: OnError,
     bad_records: Arc<BadRecords>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
@@ -55,6 +56,7 @@ impl KafkaScanExec {
         projection: Vec<usize>,
         schema: SchemaRef,
         limit: Option<usize>,
+        on_error: OnError,
         bad_records: Arc<BadRecords>,
     ) -> Self {
         let properties = PlanProperties::new(
@@ -68,10 +70,19 @@ impl KafkaScanExec {
             ranges,
             projection,
             limit,
+            on_error,
             bad_records,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         }
+    }
+
+    /// How many records it has read so far.
+    pub fn records_read(&self) -> u64 {
+        let metrics = self.metrics.clone_inner();
+        metrics
+            .sum_by_name("records_scanned")
+            .map_or(0, |count| count.as_usize() as u64)
     }
 
     /// How many offsets it reads at most.
@@ -147,6 +158,7 @@ impl ExecutionPlan for KafkaScanExec {
             &self.table,
             Arc::clone(&schema),
             &self.projection,
+            self.on_error,
             Arc::clone(&self.bad_records),
         )?;
         let mut builder = RecordBatchReceiverStreamBuilder::new(schema, 2);

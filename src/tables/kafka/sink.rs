@@ -14,7 +14,9 @@ use datafusion::arrow::datatypes::{
 use datafusion::datasource::sink::DataSink;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::TaskContext;
-use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
+use datafusion::physical_plan::metrics::{
+    ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, Time,
+};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, SendableRecordBatchStream};
 use futures::StreamExt;
 use rdkafka::client::ClientContext;
@@ -52,70 +54,80 @@ impl KafkaSink {
         })
     }
 
-    async fn write(&self, mut data: SendableRecordBatchStream) -> Result<u64> {
-        self.ensure_topic().await?;
-        let encoder_table = Arc::clone(&self.table);
-        let (sender, receiver) = mpsc::channel(PIPELINE);
-        let table = Arc::clone(&self.table);
-        let producer = tokio::task::spawn_blocking(move || produce(&table, receiver));
-        let mut rows = RowEncoder::try_new(encoder_table)?;
+    async fn write(&self, data: SendableRecordBatchStream) -> Result<u64> {
+        ensure_topic(&self.table).await?;
         let encode_time = MetricBuilder::new(&self.metrics).subset_time("encode_time", 0);
-        let mut failure = None;
-        while let Some(batch) = data.next().await {
-            let encoded = batch.map_err(Error::from).and_then(|batch| {
-                let _timer = encode_time.timer();
-                rows.encode(&batch)
-            });
-            match encoded {
-                Ok(encoded) => {
-                    // The receiver is gone only when producing failed: its error comes below.
-                    if sender.send(Parcel::Rows(Box::new(encoded))).await.is_err() {
-                        break;
-                    }
-                }
-                Err(error) => {
-                    failure = Some(error);
+        let table = Arc::clone(&self.table);
+        let produce = move |parcels| produce(table, parcels);
+        send_rows(&self.table, data, &encode_time, produce).await
+    }
+}
+
+/// Encodes rows here and hands them to `produce` on a thread of its own; gives what it counted.
+pub(super) async fn send_rows(
+    table: &Arc<KafkaTable>,
+    mut data: SendableRecordBatchStream,
+    encode_time: &Time,
+    produce: impl FnOnce(mpsc::Receiver<Parcel>) -> Result<u64> + Send + 'static,
+) -> Result<u64> {
+    let (sender, receiver) = mpsc::channel(PIPELINE);
+    let mut rows = RowEncoder::try_new(Arc::clone(table))?;
+    let producer = tokio::task::spawn_blocking(move || produce(receiver));
+    let mut failure = None;
+    while let Some(batch) = data.next().await {
+        let encoded = batch.map_err(Error::from).and_then(|batch| {
+            let _timer = encode_time.timer();
+            rows.encode(&batch)
+        });
+        match encoded {
+            Ok(encoded) => {
+                // The receiver is gone only when producing failed: its error comes below.
+                if sender.send(Parcel::Rows(Box::new(encoded))).await.is_err() {
                     break;
                 }
             }
-        }
-        if failure.is_none() {
-            let _ = sender.send(Parcel::Finish).await;
-        }
-        drop(sender);
-        let written = producer.await.unwrap_or_else(|error| {
-            Err(Error::internal(format!(
-                "the producer's thread failed: {error}"
-            )))
-        });
-        match (failure, written) {
-            (None, written) => written,
-            (Some(failure), Ok(written)) => Err(failure.with_rows_written(written)),
-            (Some(failure), Err(_)) => Err(failure),
+            Err(error) => {
+                failure = Some(error);
+                break;
+            }
         }
     }
+    if failure.is_none() {
+        let _ = sender.send(Parcel::Finish).await;
+    }
+    drop(sender);
+    let written = producer.await.unwrap_or_else(|error| {
+        Err(Error::internal(format!(
+            "the producer's thread failed: {error}"
+        )))
+    });
+    match (failure, written) {
+        (None, written) => written,
+        (Some(failure), Ok(written)) => Err(failure.with_rows_written(written)),
+        (Some(failure), Err(_)) => Err(failure),
+    }
+}
 
-    /// A missing topic is created only when the table says with how many partitions.
-    async fn ensure_topic(&self) -> Result<()> {
-        let table = Arc::clone(&self.table);
-        let found = blocking(move || {
-            let faults = Faults::default();
-            let consumer = table.client.consumer(faults)?;
-            client::partitions(&table.client, &consumer, &table.topic)
-        })
-        .await?;
-        match (found, self.table.topic_partitions) {
-            (Some(_), _) => Ok(()),
-            (None, None) => Err(client::unknown_topic(&self.table.topic)),
-            (None, Some(partitions)) => {
-                client::create_topic(
-                    &self.table.client,
-                    &self.table.topic,
-                    partitions,
-                    self.table.replication_factor,
-                )
-                .await
-            }
+/// A missing topic is created only when the table says with how many partitions.
+pub(super) async fn ensure_topic(table: &Arc<KafkaTable>) -> Result<()> {
+    let asked = Arc::clone(table);
+    let found = blocking(move || {
+        let faults = Faults::default();
+        let consumer = asked.client.consumer(faults)?;
+        client::partitions(&asked.client, &consumer, &asked.topic)
+    })
+    .await?;
+    match (found, table.topic_partitions) {
+        (Some(_), _) => Ok(()),
+        (None, None) => Err(client::unknown_topic(&table.topic)),
+        (None, Some(partitions)) => {
+            client::create_topic(
+                &table.client,
+                &table.topic,
+                partitions,
+                table.replication_factor,
+            )
+            .await
         }
     }
 }
@@ -162,13 +174,13 @@ impl DataSink for KafkaSink {
 }
 
 /// What the producer's thread is sent. A channel that closes without `Finish` was cancelled.
-enum Parcel {
+pub(super) enum Parcel {
     Rows(Box<EncodedBatch>),
     Finish,
 }
 
 /// A batch as the bytes of its records.
-struct EncodedBatch {
+pub(super) struct EncodedBatch {
     rows: usize,
     values: EncodedRows,
     key_column: Option<KeyBytes>,
@@ -300,8 +312,8 @@ fn internal(error: datafusion::arrow::error::ArrowError) -> Error {
 
 /// Counts deliveries and keeps the first that failed.
 #[derive(Clone, Default)]
-struct Deliveries {
-    faults: Faults,
+pub(super) struct Deliveries {
+    pub(super) faults: Faults,
     acknowledged: Arc<AtomicU64>,
     failed: Arc<AtomicU64>,
     failure: Arc<Mutex<Option<KafkaError>>>,
@@ -319,7 +331,7 @@ impl Deliveries {
             .clone()
     }
 
-    fn acknowledged(&self) -> u64 {
+    pub(super) fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::Acquire)
     }
 }
@@ -352,12 +364,11 @@ impl ProducerContext for Deliveries {
 }
 
 /// The producer's thread: sends, waits for acknowledgements, commits.
-fn produce(table: &KafkaTable, mut parcels: mpsc::Receiver<Parcel>) -> Result<u64> {
-    let settings = &table.client;
-    let deliveries = Deliveries::default();
+fn produce(table: Arc<KafkaTable>, mut parcels: mpsc::Receiver<Parcel>) -> Result<u64> {
     let transactional = table.delivery == Delivery::Transactional;
-    let producer = connect(settings, deliveries.clone(), transactional)?;
-    let mut session = Session {
+    let deliveries = Deliveries::default();
+    let producer = connect(&table.client, deliveries.clone(), transactional)?;
+    let session = Session {
         table,
         producer,
         deliveries,
@@ -401,15 +412,16 @@ fn connect(
     Ok(producer)
 }
 
-struct Session<'a> {
-    table: &'a KafkaTable,
-    producer: BaseProducer<Deliveries>,
-    deliveries: Deliveries,
+/// A producer and what became of what it sent.
+pub(super) struct Session {
+    pub(super) table: Arc<KafkaTable>,
+    pub(super) producer: BaseProducer<Deliveries>,
+    pub(super) deliveries: Deliveries,
 }
 
-impl Session<'_> {
+impl Session {
     /// Sends until `Finish`; `Ok(false)` when the statement was cancelled before.
-    fn send_all(&mut self, parcels: &mut mpsc::Receiver<Parcel>) -> Result<bool> {
+    pub(super) fn send_all(&self, parcels: &mut mpsc::Receiver<Parcel>) -> Result<bool> {
         while let Some(parcel) = parcels.blocking_recv() {
             match parcel {
                 Parcel::Rows(batch) => self.send(&batch)?,
@@ -419,7 +431,7 @@ impl Session<'_> {
         Ok(false)
     }
 
-    fn send(&mut self, batch: &EncodedBatch) -> Result<()> {
+    fn send(&self, batch: &EncodedBatch) -> Result<()> {
         for row in 0..batch.rows {
             let mut record = BaseRecord::<[u8], [u8]>::to(&self.table.topic);
             if let Some(value) = batch.values.get(row) {
@@ -484,7 +496,7 @@ impl Session<'_> {
     }
 
     /// Waits until everything sent is acknowledged or has failed.
-    fn flush(&self) -> Result<()> {
+    pub(super) fn flush(&self) -> Result<()> {
         let patience = self.table.client.transaction_timeout;
         let start = Instant::now();
         while self.producer.in_flight_count() > 0 {
@@ -531,7 +543,7 @@ impl Session<'_> {
         }
     }
 
-    fn abort(&self) -> Result<()> {
+    pub(super) fn abort(&self) -> Result<()> {
         let settings = &self.table.client;
         // The abort waits until every record has been reported on, and reports are served here.
         self.producer

@@ -1,0 +1,311 @@
+//! The log of a job: what happened to it, in order, and the state that follows from it.
+//!
+//! Entry `n` is the n-th thing that happened; entries are never changed. Two runners that write the same number collide,
+//! and the loser stops: the log decides who owns a job.
+
+use std::collections::HashSet;
+
+use serde::{Deserialize, Serialize};
+
+/// One thing that happened to a job. Times are milliseconds since 1970 UTC.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "entry", rename_all = "snake_case")]
+pub enum Entry {
+    /// The job was made; always the first entry.
+    Created {
+        /// Its name in SQL.
+        name: String,
+        /// The statement, without secrets.
+        text: String,
+        /// The statements of the tables and views it uses, without secrets, in the order to run them.
+        tables: Vec<String>,
+        /// When.
+        at: i64,
+    },
+    /// A runner took the job over; whoever ran it before must stop.
+    Takeover {
+        /// Host, process and a random part.
+        owner: String,
+        /// When.
+        at: i64,
+    },
+    /// The sink has the rows of a batch.
+    Committed {
+        /// Its number; a rewind takes numbers again.
+        batch: u64,
+        /// The name of its version.
+        version: String,
+        /// When.
+        at: i64,
+    },
+    /// The job goes on from an earlier batch; later ones are abandoned.
+    Rewound {
+        /// The batch it continues from; 0 is the beginning.
+        to: u64,
+        /// When.
+        at: i64,
+    },
+    /// The job does not run until it is resumed.
+    Paused {
+        /// Why, if not by a statement.
+        reason: Option<String>,
+        /// When.
+        at: i64,
+    },
+    /// The job runs again.
+    Resumed {
+        /// Offsets the topic has lost are skipped, once.
+        skipping_lost: bool,
+        /// What the user says about a batch whose fate is unknown: its number, and whether the sink has it.
+        assuming: Option<(u64, bool)>,
+        /// When.
+        at: i64,
+    },
+    /// The job's statement was replaced by another one that keeps the state.
+    Replaced {
+        /// The statement, without secrets.
+        text: String,
+        /// The statements of the tables and views it uses.
+        tables: Vec<String>,
+        /// When.
+        at: i64,
+    },
+    /// The job is gone.
+    Dropped {
+        /// When.
+        at: i64,
+    },
+}
+
+/// A committed batch that has not been abandoned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// Its number.
+    pub batch: u64,
+    /// The name of its version.
+    pub version: String,
+    /// When, in milliseconds since 1970 UTC.
+    pub at: i64,
+}
+
+/// Whether a job is to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// It runs when a runner has it.
+    Active,
+    /// It waits for RESUME JOB; with the reason if it stopped by itself.
+    Paused(Option<String>),
+    /// It is gone.
+    Dropped,
+}
+
+/// What follows from a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobHistory {
+    /// The name in SQL.
+    pub name: String,
+    /// The statement that holds now.
+    pub text: String,
+    /// The statements of the tables it uses.
+    pub tables: Vec<String>,
+    /// When it was made.
+    pub created_at: i64,
+    /// How often it was rewound.
+    pub generation: u64,
+    /// The batches that count, in order.
+    pub batches: Vec<Committed>,
+    /// Whether it is to run.
+    pub phase: Phase,
+    /// The runner that took it over last.
+    pub owner: Option<String>,
+    /// RESUME JOB … SKIPPING LOST was said and no batch was committed since.
+    pub skipping_lost: bool,
+    /// RESUME JOB … ASSUMING BATCH was said and no batch was committed since.
+    pub assuming: Option<(u64, bool)>,
+    /// The number of the entry to be written next.
+    pub next: u64,
+    /// Every version that was ever committed, abandoned ones included.
+    known: HashSet<String>,
+}
+
+impl JobHistory {
+    /// Folds the entries of a log; `None` if it does not begin with [`Entry::Created`].
+    pub fn of(entries: &[Entry]) -> Option<Self> {
+        let (first, rest) = entries.split_first()?;
+        let Entry::Created {
+            name,
+            text,
+            tables,
+            at,
+        } = first
+        else {
+            return None;
+        };
+        let mut history = Self {
+            name: name.clone(),
+            text: text.clone(),
+            tables: tables.clone(),
+            created_at: *at,
+            generation: 0,
+            batches: Vec::new(),
+            phase: Phase::Active,
+            owner: None,
+            skipping_lost: false,
+            assuming: None,
+            next: 1,
+            known: HashSet::new(),
+        };
+        for entry in rest {
+            history.apply(entry);
+        }
+        Some(history)
+    }
+
+    /// Takes in the next entry.
+    pub fn apply(&mut self, entry: &Entry) {
+        self.next += 1;
+        match entry {
+            // Only the first entry counts.
+            Entry::Created { .. } => {}
+            Entry::Takeover { owner, .. } => self.owner = Some(owner.clone()),
+            Entry::Committed { batch, version, at } => {
+                self.known.insert(version.clone());
+                self.batches.push(Committed {
+                    batch: *batch,
+                    version: version.clone(),
+                    at: *at,
+                });
+                self.skipping_lost = false;
+                self.assuming = None;
+            }
+            Entry::Rewound { to, .. } => {
+                self.generation += 1;
+                self.batches.retain(|committed| committed.batch <= *to);
+            }
+            Entry::Paused { reason, .. } => self.phase = Phase::Paused(reason.clone()),
+            Entry::Resumed {
+                skipping_lost,
+                assuming,
+                ..
+            } => {
+                self.phase = Phase::Active;
+                self.skipping_lost = *skipping_lost;
+                self.assuming = *assuming;
+            }
+            Entry::Replaced { text, tables, .. } => {
+                self.text.clone_from(text);
+                self.tables.clone_from(tables);
+            }
+            Entry::Dropped { .. } => self.phase = Phase::Dropped,
+        }
+    }
+
+    /// The last batch that counts.
+    pub fn last(&self) -> Option<&Committed> {
+        self.batches.last()
+    }
+
+    /// The number of the batch to be run next; the first is 1.
+    pub fn next_batch(&self) -> u64 {
+        self.last().map_or(1, |committed| committed.batch + 1)
+    }
+
+    /// The names of all versions that were ever committed.
+    pub fn known(&self) -> impl Iterator<Item = &str> {
+        self.known.iter().map(String::as_str)
+    }
+
+    /// Whether a version was ever committed, be it abandoned since.
+    pub fn was_committed(&self, version: &str) -> bool {
+        self.known.contains(version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn created() -> Entry {
+        Entry::Created {
+            name: "j".into(),
+            text: "CREATE JOB j …".into(),
+            tables: vec![],
+            at: 0,
+        }
+    }
+
+    fn committed(batch: u64, version: &str) -> Entry {
+        Entry::Committed {
+            batch,
+            version: version.into(),
+            at: 0,
+        }
+    }
+
+    #[test]
+    fn a_rewind_takes_numbers_again_and_remembers_what_was() {
+        let entries = [
+            created(),
+            committed(1, "a"),
+            committed(2, "b"),
+            committed(3, "c"),
+            Entry::Rewound { to: 1, at: 0 },
+            committed(2, "d"),
+        ];
+        let history = JobHistory::of(&entries).unwrap();
+        let batches: Vec<(u64, &str)> = history
+            .batches
+            .iter()
+            .map(|committed| (committed.batch, committed.version.as_str()))
+            .collect();
+        assert_eq!(batches, [(1, "a"), (2, "d")]);
+        assert_eq!((history.generation, history.next_batch()), (1, 3));
+        assert_eq!(history.next, 6);
+        assert!(history.was_committed("c"));
+        assert!(!history.was_committed("e"));
+    }
+
+    #[test]
+    fn pause_and_resume_are_the_phase() {
+        let paused = Entry::Paused {
+            reason: Some("lost offsets".into()),
+            at: 0,
+        };
+        let resumed = Entry::Resumed {
+            skipping_lost: true,
+            assuming: None,
+            at: 0,
+        };
+        let mut history = JobHistory::of(&[created(), paused]).unwrap();
+        assert_eq!(history.phase, Phase::Paused(Some("lost offsets".into())));
+        history.apply(&resumed);
+        assert_eq!(history.phase, Phase::Active);
+        assert!(history.skipping_lost);
+        // It holds for one batch.
+        history.apply(&committed(1, "a"));
+        assert!(!history.skipping_lost);
+    }
+
+    #[test]
+    fn a_log_begins_with_created() {
+        assert_eq!(JobHistory::of(&[]), None);
+        assert_eq!(JobHistory::of(&[committed(1, "a")]), None);
+    }
+
+    #[test]
+    fn entries_read_back() {
+        for entry in [
+            created(),
+            committed(1, "a"),
+            Entry::Resumed {
+                skipping_lost: false,
+                assuming: Some((4, true)),
+                at: 7,
+            },
+            Entry::Dropped { at: 1 },
+        ] {
+            let text = serde_json::to_string(&entry).unwrap();
+            assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry);
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Jobs as data: their log, the versions it names, which offsets a batch reads, and what to do after a crash.
+
+pub mod log;
+pub mod ranges;
+pub mod recovery;
+pub mod version;
+
+pub use log::{Committed, Entry, JobHistory, Phase};
+pub use ranges::{Lost, PartitionFacts, PlannedRange, choose};
+pub use recovery::{Decision, Staged, recover};
+pub use version::{BatchVersion, DeadLetter, SourceProgress};

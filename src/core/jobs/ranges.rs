@@ -1,0 +1,198 @@
+//! Which offsets a batch reads (LOSS-1): from where the last one ended, to what is there, within limits.
+
+/// What is known about a partition when a batch is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionFacts {
+    /// The partition.
+    pub partition: i32,
+    /// Where the job stands in it; `None`: it has not been read yet.
+    pub position: Option<i64>,
+    /// The first offset that the topic still has.
+    pub low: i64,
+    /// The offset after the last stable one.
+    pub high: i64,
+}
+
+/// Offsets `start..end` of a partition that a batch reads; empty for one that only has to be remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlannedRange {
+    /// The partition.
+    pub partition: i32,
+    /// The first offset.
+    pub start: i64,
+    /// The offset after the last.
+    pub end: i64,
+}
+
+/// Offsets that should be read and that the topic no longer has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    /// The partition.
+    pub partition: i32,
+    /// The first offset that is gone, where the job stands.
+    pub from: i64,
+    /// The first offset that is there; below `from` if the topic was made anew and is shorter.
+    pub to: i64,
+}
+
+/// Chooses the ranges of a batch of at most `max_rows` offsets over all partitions, one range for each partition.
+///
+/// A partition that has not been read yet starts at its first offset, or at its end if `latest`. What does not fit is
+/// cut so that partitions go on at the same pace: each gets its share, and what one leaves the others take.
+///
+/// # Errors
+///
+/// LOSS-1: a partition whose next offset is no longer there, unless `skipping_lost`, which goes on at the first offset
+/// that is.
+pub fn choose(
+    facts: &[PartitionFacts],
+    latest: bool,
+    max_rows: u64,
+    skipping_lost: bool,
+) -> Result<Vec<PlannedRange>, Vec<Lost>> {
+    let mut lost = Vec::new();
+    let mut ranges: Vec<PlannedRange> = facts
+        .iter()
+        .map(|known| {
+            let start = match known.position {
+                None if latest => known.high,
+                None => known.low,
+                Some(position) if (known.low..=known.high).contains(&position) => position,
+                Some(position) => {
+                    lost.push(Lost {
+                        partition: known.partition,
+                        from: position,
+                        to: known.low,
+                    });
+                    known.low
+                }
+            };
+            PlannedRange {
+                partition: known.partition,
+                start,
+                end: known.high.max(start),
+            }
+        })
+        .collect();
+    if !lost.is_empty() && !skipping_lost {
+        return Err(lost);
+    }
+    share(&mut ranges, max_rows);
+    Ok(ranges)
+}
+
+/// Cuts ranges to `max_rows` offsets in all: the smallest whole, the others equal.
+fn share(ranges: &mut [PlannedRange], max_rows: u64) {
+    let mut order: Vec<usize> = (0..ranges.len()).collect();
+    let length =
+        |range: &PlannedRange| u64::try_from(range.end.saturating_sub(range.start)).unwrap_or(0);
+    order.sort_by_key(|index| length(&ranges[*index]));
+    let mut left = max_rows;
+    let count = order.len() as u64;
+    for (place, index) in (0_u64..).zip(order) {
+        let range = &mut ranges[index];
+        // A partition is never starved: one offset at least, whatever the limit.
+        let fair = (left / (count - place)).max(1);
+        let taken = length(range).min(fair);
+        range.end = range
+            .start
+            .saturating_add(i64::try_from(taken).unwrap_or(i64::MAX));
+        left = left.saturating_sub(taken);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn facts(partition: i32, position: Option<i64>, low: i64, high: i64) -> PartitionFacts {
+        PartitionFacts {
+            partition,
+            position,
+            low,
+            high,
+        }
+    }
+
+    fn ends(ranges: &[PlannedRange]) -> Vec<(i64, i64)> {
+        ranges
+            .iter()
+            .map(|range| (range.start, range.end))
+            .collect()
+    }
+
+    #[test]
+    fn new_partitions_start_where_the_table_says() {
+        let new = [facts(0, None, 5, 9)];
+        assert_eq!(ends(&choose(&new, false, 100, false).unwrap()), [(5, 9)]);
+        assert_eq!(ends(&choose(&new, true, 100, false).unwrap()), [(9, 9)]);
+    }
+
+    #[test]
+    fn what_one_partition_leaves_the_others_take() {
+        let all = [
+            facts(0, Some(0), 0, 1_000),
+            facts(1, Some(10), 0, 12),
+            facts(2, Some(0), 0, 1_000),
+        ];
+        assert_eq!(
+            ends(&choose(&all, false, 102, false).unwrap()),
+            [(0, 50), (10, 12), (0, 50)]
+        );
+    }
+
+    #[test]
+    fn loss_1_lost_offsets_stop_the_job_unless_they_are_skipped() {
+        let retained = [facts(0, Some(3), 5, 9), facts(1, Some(9), 0, 9)];
+        let lost = Lost {
+            partition: 0,
+            from: 3,
+            to: 5,
+        };
+        assert_eq!(choose(&retained, false, 100, false), Err(vec![lost]));
+        assert_eq!(
+            ends(&choose(&retained, false, 100, true).unwrap()),
+            [(5, 9), (9, 9)]
+        );
+        // A topic that was made anew is shorter than what was read.
+        let anew = [facts(0, Some(30), 0, 4)];
+        assert_eq!(
+            choose(&anew, false, 100, false),
+            Err(vec![Lost {
+                partition: 0,
+                from: 30,
+                to: 0
+            }])
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_go_on_where_the_last_ended_and_reach_the_end(
+            highs in prop::collection::vec(0_i64..500, 1..6),
+            max_rows in 1_u64..300,
+        ) {
+            let mut positions: Vec<Option<i64>> = vec![None; highs.len()];
+            let mut batches = 0;
+            while positions.iter().zip(&highs).any(|(position, high)| *position != Some(*high)) {
+                let facts: Vec<PartitionFacts> = positions
+                    .iter()
+                    .zip(&highs)
+                    .zip(0..)
+                    .map(|((position, high), partition)| facts(partition, *position, 0, *high))
+                    .collect();
+                let ranges = choose(&facts, false, max_rows, false).unwrap();
+                let total: i64 = ranges.iter().map(|range| range.end - range.start).sum();
+                prop_assert!(total as u64 <= max_rows.max(highs.len() as u64));
+                for (range, position) in ranges.iter().zip(&mut positions) {
+                    prop_assert_eq!(range.start, position.unwrap_or(0));
+                    *position = Some(range.end);
+                }
+                batches += 1;
+                prop_assert!(batches <= 3_000);
+            }
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What a runner does after a takeover: a pure function of the log, the sink's witness and the staged versions.
+//!
+//! A batch is staged under a name of its own, then the sink commits its rows together with that name, the *witness*, then
+//! the log names it. A crash may come between any two of these.
+
+use super::log::JobHistory;
+
+/// A version that was written and that the log does not name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Staged {
+    /// Its name.
+    pub name: String,
+    /// Its batch.
+    pub batch: u64,
+    /// The version it goes on from.
+    pub parent: Option<String>,
+}
+
+/// How to go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// The sink has what the log says: choose the next batch.
+    GoOn,
+    /// The sink has one batch more than the log says: write that it is committed.
+    AppendCommitted {
+        /// The batch.
+        batch: u64,
+        /// Its version.
+        version: String,
+    },
+    /// Whether the sink has the rows of this batch cannot be told: the user must say.
+    Unclear {
+        /// The batch.
+        batch: u64,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The witness of a job that has committed nothing yet.
+pub const BEGINNING: &str = "beginning";
+
+/// Decides how to go on. `witness` is the name that the sink committed last, [`BEGINNING`] before the first batch, none if
+/// the sink knows nothing about the job; `is_first` is true if no runner had the job before.
+pub fn recover(
+    history: &JobHistory,
+    is_first: bool,
+    witness: Option<&str>,
+    staged: &[Staged],
+) -> Decision {
+    let last = history.last().map(|committed| committed.version.as_str());
+    let children: Vec<&Staged> = staged
+        .iter()
+        .filter(|staged| staged.parent.as_deref() == last)
+        .filter(|staged| !history.was_committed(&staged.name))
+        .collect();
+    let unclear = |reason: &str| {
+        let batch = history.next_batch();
+        // The user has looked at the sink and says what it holds.
+        match (
+            history.assuming,
+            children.iter().max_by_key(|child| &child.name),
+        ) {
+            (Some((assumed, true)), Some(child)) if assumed == batch => Decision::AppendCommitted {
+                batch,
+                version: child.name.clone(),
+            },
+            (Some((assumed, _)), _) if assumed == batch => Decision::GoOn,
+            _ => Decision::Unclear {
+                batch,
+                reason: reason.to_owned(),
+            },
+        }
+    };
+    match witness {
+        // What was committed is named by the log, be it abandoned since: nothing came after it.
+        Some(name) if history.was_committed(name) => Decision::GoOn,
+        Some(BEGINNING) if history.batches.is_empty() || children.is_empty() => Decision::GoOn,
+        Some(name) => match children.iter().find(|child| child.name == name) {
+            Some(child) => Decision::AppendCommitted {
+                batch: child.batch,
+                version: child.name.clone(),
+            },
+            None => unclear("the sink names a batch that this job's data does not have"),
+        },
+        None if is_first || children.is_empty() => Decision::GoOn,
+        None => unclear("the sink no longer knows which batch it has"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::log::Entry;
+    use super::*;
+
+    fn history(committed: &[(u64, &str)], more: &[Entry]) -> JobHistory {
+        let mut entries = vec![Entry::Created {
+            name: "j".into(),
+            text: String::new(),
+            tables: vec![],
+            at: 0,
+        }];
+        entries.extend(committed.iter().map(|(batch, version)| Entry::Committed {
+            batch: *batch,
+            version: (*version).into(),
+            at: 0,
+        }));
+        entries.extend(more.iter().cloned());
+        JobHistory::of(&entries).unwrap()
+    }
+
+    fn staged(name: &str, batch: u64, parent: Option<&str>) -> Staged {
+        Staged {
+            name: name.into(),
+            batch,
+            parent: parent.map(str::to_owned),
+        }
+    }
+
+    fn append(batch: u64, version: &str) -> Decision {
+        Decision::AppendCommitted {
+            batch,
+            version: version.into(),
+        }
+    }
+
+    #[test]
+    fn exact_1_a_crash_between_any_two_steps_is_told_apart() {
+        let one = history(&[(1, "a")], &[]);
+        // Nothing was staged; staged and not committed; committed and not in the log.
+        assert_eq!(recover(&one, false, Some("a"), &[]), Decision::GoOn);
+        let b = [staged("b", 2, Some("a"))];
+        assert_eq!(recover(&one, false, Some("a"), &b), Decision::GoOn);
+        assert_eq!(recover(&one, false, Some("b"), &b), append(2, "b"));
+        // Several attempts at the same batch: the witness says which one.
+        let two = [staged("b", 2, Some("a")), staged("c", 2, Some("a"))];
+        assert_eq!(recover(&one, false, Some("c"), &two), append(2, "c"));
+    }
+
+    #[test]
+    fn the_first_batch_has_the_beginning_before_it() {
+        let none = history(&[], &[]);
+        let first = [staged("a", 1, None)];
+        assert_eq!(recover(&none, true, None, &[]), Decision::GoOn);
+        assert_eq!(
+            recover(&none, false, Some(BEGINNING), &first),
+            Decision::GoOn
+        );
+        assert_eq!(recover(&none, false, Some("a"), &first), append(1, "a"));
+    }
+
+    #[test]
+    fn a_witness_that_is_lost_stops_the_job_only_if_a_batch_hangs_on_it() {
+        let one = history(&[(1, "a")], &[]);
+        assert_eq!(recover(&one, false, None, &[]), Decision::GoOn);
+        let b = [staged("b", 2, Some("a"))];
+        let lost = recover(&one, false, None, &b);
+        assert!(
+            matches!(lost, Decision::Unclear { batch: 2, .. }),
+            "{lost:?}"
+        );
+        let unknown = recover(&one, false, Some("z"), &b);
+        assert!(matches!(unknown, Decision::Unclear { .. }), "{unknown:?}");
+    }
+
+    #[test]
+    fn the_user_may_say_what_the_sink_holds() {
+        let resumed = |committed| Entry::Resumed {
+            skipping_lost: false,
+            assuming: Some((2, committed)),
+            at: 0,
+        };
+        let b = [staged("b", 2, Some("a"))];
+        let yes = history(&[(1, "a")], &[resumed(true)]);
+        assert_eq!(recover(&yes, false, None, &b), append(2, "b"));
+        let no = history(&[(1, "a")], &[resumed(false)]);
+        assert_eq!(recover(&no, false, None, &b), Decision::GoOn);
+    }
+
+    #[test]
+    fn exact_3_after_a_rewind_the_abandoned_batch_is_no_witness_of_a_new_one() {
+        let rewound = history(
+            &[(1, "a"), (2, "b"), (3, "c")],
+            &[Entry::Rewound { to: 1, at: 0 }],
+        );
+        let staged_again = [staged("b", 2, Some("a")), staged("d", 2, Some("a"))];
+        assert_eq!(
+            recover(&rewound, false, Some("c"), &staged_again),
+            Decision::GoOn
+        );
+        assert_eq!(
+            recover(&rewound, false, Some("d"), &staged_again),
+            append(2, "d")
+        );
+    }
+}

@@ -1,0 +1,188 @@
+//! One micro-batch: ranges chosen from facts, run, staged, committed in the sink, committed in the log.
+
+use std::collections::BTreeMap;
+
+use crate::core::jobs::version::FORMAT;
+use crate::core::jobs::{BatchVersion, Lost, PartitionFacts, PlannedRange, SourceProgress, choose};
+use crate::error::{Error, ErrorKind, Result};
+use crate::tables::kafka::{KafkaJobSource, OffsetRange, PartitionEnds, Startup, TopicOffset};
+
+/// Where the topics of a job end, by table.
+pub(super) type Ends = BTreeMap<String, Vec<PartitionEnds>>;
+
+/// Ranges chosen for a batch, by table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Ranges {
+    pub(super) planned: BTreeMap<String, Vec<PlannedRange>>,
+    /// Offsets that are gone and that the user said to skip.
+    pub(super) skipped: BTreeMap<String, BTreeMap<i32, SourceProgress>>,
+}
+
+impl Ranges {
+    /// Chooses what comes after `last`.
+    pub(super) fn after(
+        last: Option<&BatchVersion>,
+        ends: &Ends,
+        sources: &BTreeMap<String, KafkaJobSource>,
+        max_rows: u64,
+        skipping_lost: bool,
+    ) -> Result<Self> {
+        let mut ranges = Self::default();
+        for (table, partitions) in ends {
+            let position = |partition| last.and_then(|last| last.next_offset(table, partition));
+            // `scan.startup` is about a table that was never read: later partitions are read from their beginning.
+            let is_new = last.is_none_or(|last| !last.sources.contains_key(table));
+            let latest = is_new
+                && sources
+                    .get(table)
+                    .is_some_and(|source| source.table().startup() == Startup::Latest);
+            let facts: Vec<PartitionFacts> = partitions
+                .iter()
+                .map(|ends| PartitionFacts {
+                    partition: ends.partition,
+                    position: position(ends.partition),
+                    low: ends.low,
+                    high: ends.high,
+                })
+                .collect();
+            let chosen = choose(&facts, latest, max_rows, skipping_lost)
+                .map_err(|lost| lost_offsets(table, &lost))?;
+            for (range, facts) in chosen.iter().zip(&facts) {
+                if let Some(position) = facts.position.filter(|position| *position != range.start) {
+                    let gap = SourceProgress {
+                        start: position,
+                        end: range.start,
+                    };
+                    let skipped = ranges.skipped.entry(table.clone()).or_default();
+                    skipped.insert(range.partition, gap);
+                }
+            }
+            ranges.planned.insert(table.clone(), chosen);
+        }
+        Ok(ranges)
+    }
+
+    /// Whether there is anything to read, or to remember.
+    pub(super) fn is_empty(&self) -> bool {
+        self.skipped.is_empty()
+            && self
+                .planned
+                .values()
+                .flatten()
+                .all(|range| range.end <= range.start)
+    }
+
+    /// Whether everything up to `ends` was handled when `last` was.
+    pub(super) fn is_caught_up(last: Option<&BatchVersion>, ends: &Ends) -> bool {
+        ends.iter().all(|(table, partitions)| {
+            partitions.iter().all(|ends| {
+                let next = last.and_then(|last| last.next_offset(table, ends.partition));
+                next.unwrap_or(ends.low) >= ends.high
+            })
+        })
+    }
+
+    /// The ranges as scans take them.
+    pub(super) fn for_scans(&self) -> BTreeMap<String, Vec<OffsetRange>> {
+        let of_table = |ranges: &Vec<PlannedRange>| {
+            let ranges = ranges.iter().map(|range| OffsetRange {
+                partition: range.partition,
+                start: range.start,
+                end: range.end,
+            });
+            ranges.collect()
+        };
+        self.planned
+            .iter()
+            .map(|(table, ranges)| (table.clone(), of_table(ranges)))
+            .collect()
+    }
+
+    /// The version after the batch, counts aside: all partitions that were ever read, moved or not.
+    pub(super) fn version(
+        self,
+        last: Option<(&str, &BatchVersion)>,
+        batch: u64,
+        generation: u64,
+        sequence: u64,
+    ) -> BatchVersion {
+        let mut sources = last.map_or_else(BTreeMap::new, |(_, last)| last.sources.clone());
+        for partitions in sources.values_mut() {
+            for progress in partitions.values_mut() {
+                progress.start = progress.end;
+            }
+        }
+        for (table, ranges) in self.planned {
+            let partitions = sources.entry(table).or_default();
+            for range in ranges {
+                let progress = SourceProgress {
+                    start: range.start,
+                    end: range.end,
+                };
+                partitions.insert(range.partition, progress);
+            }
+        }
+        BatchVersion {
+            format: FORMAT,
+            batch,
+            generation,
+            sequence,
+            parent: last.map(|(name, _)| name.to_owned()),
+            sources,
+            skipped: self.skipped,
+            rows_in: 0,
+            rows_out: 0,
+            files: Vec::new(),
+            dead_letters: Vec::new(),
+            started_at: 0,
+            took: 0,
+        }
+    }
+}
+
+/// The offsets of a version as a Kafka group keeps them, for the topics on the sink's own brokers.
+pub(super) fn group_offsets(
+    version: &BatchVersion,
+    sources: &BTreeMap<String, KafkaJobSource>,
+    is_local: impl Fn(&KafkaJobSource) -> bool,
+) -> Vec<TopicOffset> {
+    let mut offsets = Vec::new();
+    for (table, partitions) in &version.sources {
+        let Some(source) = sources.get(table).filter(|source| is_local(source)) else {
+            continue;
+        };
+        for (partition, progress) in partitions {
+            offsets.push(TopicOffset {
+                topic: source.table().topic().to_owned(),
+                partition: *partition,
+                offset: progress.end,
+            });
+        }
+    }
+    offsets
+}
+
+/// LOSS-1: offsets that should be read and are gone.
+fn lost_offsets(table: &str, lost: &[Lost]) -> Error {
+    let gaps: Vec<String> = lost
+        .iter()
+        .map(|lost| {
+            if lost.to > lost.from {
+                format!(
+                    "partition {} lacks offsets {} to {}",
+                    lost.partition,
+                    lost.from,
+                    lost.to - 1
+                )
+            } else {
+                format!(
+                    "partition {} ends before offset {}, where the job stands: the topic was made anew",
+                    lost.partition, lost.from
+                )
+            }
+        })
+        .collect();
+    Error::new(ErrorKind::Data, format!("{table}: {}", gaps.join("; "))).with_help(
+        "RESUME JOB … SKIPPING LOST goes on at the first offset there is and records the gap",
+    )
+}

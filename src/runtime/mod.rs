@@ -1,0 +1,13 @@
+//! Jobs at work: their statements, and the runner that turns a stored INSERT into exactly-once micro-batches.
+
+mod batch;
+mod failpoint;
+mod options;
+mod runner;
+mod show;
+mod sink;
+mod statements;
+
+pub use options::{JobOptions, OPTION_NAMES, Trigger};
+pub use runner::{Report, RunOptions, Stop};
+pub use statements::{Jobs, ReadyJob};

@@ -1,0 +1,86 @@
+//! The options of CREATE JOB … WITH (…).
+
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::planner::TableOption;
+use crate::tables::options::{self, Options};
+
+/// The names of all options.
+pub const OPTION_NAMES: &[&str] = &["batch.max_rows", "trigger"];
+
+/// When a job looks for new records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trigger {
+    /// This long after the batch before began, or later if that still runs.
+    Every(Duration),
+    /// As soon as the batch before is done.
+    AsFastAsPossible,
+    /// It handles what is there, then stops.
+    Once,
+}
+
+/// How a job runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JobOptions {
+    /// When it looks for new records.
+    pub trigger: Trigger,
+    /// Records of a batch, over all partitions of a table.
+    pub max_rows: u64,
+}
+
+impl Default for JobOptions {
+    fn default() -> Self {
+        Self {
+            trigger: Trigger::Every(Duration::from_millis(100)),
+            max_rows: 500_000,
+        }
+    }
+}
+
+impl JobOptions {
+    /// Reads the options as they were typed.
+    ///
+    /// # Errors
+    ///
+    /// An unknown name or a value that does not fit, with its place.
+    pub fn parse(given: &[TableOption]) -> Result<Self> {
+        let mut found = Self::default();
+        for option in given {
+            let key = option.key.to_lowercase();
+            let one: Options = [(key.clone(), option.value.value.clone())].into();
+            options::check_names(&one, OPTION_NAMES, &[])
+                .map_err(|error| error.at(option.key_span))?;
+            found
+                .take(&key, &one)
+                .map_err(|error| error.at(option.value.span))?;
+        }
+        Ok(found)
+    }
+
+    fn take(&mut self, key: &str, one: &Options) -> Result<()> {
+        let value = one.get(key).map(String::as_str).unwrap_or_default();
+        match key {
+            "trigger" => {
+                self.trigger = match value.to_lowercase().as_str() {
+                    "once" => Trigger::Once,
+                    "as fast as possible" => Trigger::AsFastAsPossible,
+                    _ => Trigger::Every(options::duration(one, key, Duration::ZERO).map_err(
+                        |_| {
+                            Error::invalid(format!("option 'trigger' does not take '{value}'"))
+                                .with_help(
+                                    "it takes a duration such as '100 milliseconds', 'as fast as possible' or 'once'",
+                                )
+                        },
+                    )?),
+                };
+            }
+            _ => {
+                if let Some(rows) = options::integer(one, key, 1)? {
+                    self.max_rows = u64::from(rows.unsigned_abs());
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,484 @@
+//! Running a job: taken over, recovered, then one batch after the other until it is told to stop.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::core::jobs::recovery::recover;
+use crate::core::jobs::{BatchVersion, DeadLetter, Decision, Entry, JobHistory, Phase};
+use crate::error::{Error, ErrorKind, Result};
+use crate::runtime::batch::{Ends, Ranges, group_offsets};
+use crate::runtime::failpoint;
+use crate::runtime::options::Trigger;
+use crate::runtime::sink::{JobSink, Pending};
+use crate::runtime::statements::{ReadyJob, STATEMENT, now};
+use crate::session::JobSinkTable;
+use crate::state::{JobId, JobStore};
+use crate::tables::kafka::KafkaJobSource;
+
+/// The first pause after a fault that may pass; doubled each time, up to the last.
+const FIRST_BACKOFF: Duration = Duration::from_millis(200);
+const LAST_BACKOFF: Duration = Duration::from_secs(30);
+/// How often a log entry is tried again that others write to as well.
+const ATTEMPTS: usize = 20;
+
+/// Tells running jobs to stop. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Stop {
+    sender: Arc<watch::Sender<bool>>,
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        Self {
+            sender: Arc::new(watch::Sender::new(false)),
+        }
+    }
+}
+
+impl Stop {
+    /// Stops the jobs: the batch in hand is taken back, nothing is lost.
+    pub fn stop(&self) {
+        self.sender.send_replace(true);
+    }
+
+    async fn wait(&self) {
+        let mut receiver = self.sender.subscribe();
+        // The sender lives as long as this.
+        let _ = receiver.wait_for(|stopped| *stopped).await;
+    }
+}
+
+/// How jobs are run.
+#[derive(Debug, Clone, Default)]
+pub struct RunOptions {
+    /// A job ends when all that was there at its start is committed.
+    pub until_caught_up: bool,
+    /// Tells it to end.
+    pub stop: Stop,
+}
+
+/// What a run of a job did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Batches committed.
+    pub batches: u64,
+    /// Records read.
+    pub rows_in: u64,
+    /// Rows written.
+    pub rows_out: u64,
+}
+
+/// Why a run of a job ended without an error.
+enum Ended {
+    Stopped,
+    CaughtUp,
+    Paused(Option<String>),
+    /// Somebody else's statement took the job over for a moment.
+    Again,
+}
+
+/// One job at work.
+pub(super) struct JobRunner<'a> {
+    store: &'a JobStore,
+    job: &'a ReadyJob,
+    options: &'a RunOptions,
+    owner: String,
+    sources: BTreeMap<String, KafkaJobSource>,
+    /// Where the topics ended when the run began.
+    goal: Option<Ends>,
+    report: Report,
+}
+
+impl<'a> JobRunner<'a> {
+    pub(super) fn try_new(
+        store: &'a JobStore,
+        job: &'a ReadyJob,
+        options: &'a RunOptions,
+    ) -> Result<Self> {
+        let sources = job
+            .query
+            .sources()
+            .iter()
+            .map(|(name, table)| {
+                let source = KafkaJobSource::try_new(Arc::clone(table))?;
+                Ok((name.clone(), source))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            store,
+            job,
+            options,
+            owner: super::statements::owner(),
+            sources,
+            goal: None,
+            report: Report::default(),
+        })
+    }
+
+    /// Runs until the job is stopped, paused, caught up (if that is wanted), or fails for good.
+    ///
+    /// Faults that may pass, a broker that is away, are waited out. One that does not is written to the log: the job is
+    /// paused with its reason.
+    pub(super) async fn run(mut self) -> Result<Report> {
+        let mut backoff = FIRST_BACKOFF;
+        loop {
+            let batches = self.report.batches;
+            let stop = self.options.stop.clone();
+            let ended = tokio::select! {
+                ended = self.own() => ended,
+                () = stop.wait() => Ok(Ended::Stopped),
+            };
+            if self.report.batches > batches {
+                backoff = FIRST_BACKOFF;
+            }
+            match ended {
+                Ok(Ended::Stopped | Ended::CaughtUp) => return Ok(self.report),
+                Ok(Ended::Paused(reason)) => {
+                    let why = reason.map_or(String::new(), |reason| format!(": {reason}"));
+                    return Err(
+                        Error::invalid(format!("job {} is paused{why}", self.job.name))
+                            .with_help(format!("RESUME JOB {} lets it go on", self.job.name)),
+                    );
+                }
+                Ok(Ended::Again) => {}
+                Err(error) if error.kind() == ErrorKind::Unavailable => {
+                    tracing::warn!(job = self.job.name, %error, "waiting {} ms", backoff.as_millis());
+                    // Others wait as well: not all at once again.
+                    let jitter = backoff.mul_f64(f64::from(now() as u8) / 512.0);
+                    tokio::select! {
+                        () = tokio::time::sleep(backoff + jitter) => {}
+                        () = self.options.stop.wait() => return Ok(self.report),
+                    }
+                    backoff = (backoff * 2).min(LAST_BACKOFF);
+                }
+                Err(error) if error.kind() == ErrorKind::Cancelled => {
+                    let history = self.store.history(self.job.id).await?;
+                    let owner = history.owner.clone().unwrap_or_default();
+                    if owner != self.owner && !owner.starts_with(STATEMENT) {
+                        return Err(Error::new(
+                            ErrorKind::Unavailable,
+                            format!("job {} was taken over by {owner}", self.job.name),
+                        ));
+                    }
+                }
+                Err(error) => {
+                    let reason = Entry::Paused {
+                        reason: Some(error.message().to_owned()),
+                        at: now(),
+                    };
+                    append(self.store, self.job.id, &reason).await?;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Takes the job over and runs its batches.
+    async fn own(&mut self) -> Result<Ended> {
+        let (mut history, mut sink) =
+            take_over(self.store, self.job.id, self.job.query.sink(), &self.owner).await?;
+        match &history.phase {
+            Phase::Active => {}
+            Phase::Paused(reason) => return Ok(Ended::Paused(reason.clone())),
+            Phase::Dropped => {
+                return Err(Error::new(
+                    ErrorKind::NotFound,
+                    format!("job {} was dropped", self.job.name),
+                ));
+            }
+        }
+        let mut last = match history.last() {
+            Some(last) => Some((
+                last.version.clone(),
+                self.store.version(self.job.id, &last.version).await?,
+            )),
+            None => None,
+        };
+        loop {
+            let began = Instant::now();
+            let ends = self.ends().await?;
+            let goal = self.goal.get_or_insert_with(|| ends.clone());
+            let version = last.as_ref().map(|(_, version)| version);
+            let ends_once =
+                self.options.until_caught_up || matches!(self.job.options.trigger, Trigger::Once);
+            if ends_once && Ranges::is_caught_up(version, goal) {
+                return Ok(Ended::CaughtUp);
+            }
+            let ranges = Ranges::after(
+                version,
+                &ends,
+                &self.sources,
+                self.job.options.max_rows,
+                history.skipping_lost,
+            )?;
+            if ranges.is_empty() {
+                // Nothing is there to read: a statement about the job may be.
+                let now = self.store.history(self.job.id).await?;
+                if now.next != history.next {
+                    return Ok(Ended::Again);
+                }
+                self.rest(began).await;
+                continue;
+            }
+            let committed = self
+                .batch(&mut history, &mut sink, last.take(), ranges)
+                .await?;
+            if history.phase != Phase::Active || history.owner.as_deref() != Some(&self.owner) {
+                return Ok(Ended::Again);
+            }
+            last = Some(committed);
+            self.rest(began).await;
+        }
+    }
+
+    /// Waits for the next time to look.
+    async fn rest(&self, began: Instant) {
+        /// How soon a job that is to run at once looks again.
+        const SOON: Duration = Duration::from_millis(5);
+        let pause = match self.job.options.trigger {
+            Trigger::Every(interval) if !self.options.until_caught_up => interval,
+            _ => SOON,
+        };
+        tokio::time::sleep(pause.saturating_sub(began.elapsed())).await;
+    }
+
+    async fn ends(&self) -> Result<Ends> {
+        let mut ends = Ends::new();
+        for (name, source) in &self.sources {
+            ends.insert(name.clone(), source.ends().await?);
+        }
+        Ok(ends)
+    }
+
+    async fn batch(
+        &mut self,
+        history: &mut JobHistory,
+        sink: &mut JobSink,
+        last: Option<(String, BatchVersion)>,
+        ranges: Ranges,
+    ) -> Result<(String, BatchVersion)> {
+        let (began, started_at) = (Instant::now(), now());
+        let (batch, sequence) = (history.next_batch(), history.next);
+        let plan = self.job.query.batch(&ranges.for_scans()).await?;
+        let mut guard = Guard {
+            sink,
+            pending: None,
+            armed: true,
+        };
+        let outcome = async {
+            guard.pending = Some(guard.sink.write(&plan).await?);
+            failpoint::reach("written");
+            let parent = last
+                .as_ref()
+                .map(|(name, version)| (name.as_str(), version));
+            let mut version = ranges.version(parent, batch, history.generation, sequence);
+            version.rows_in = plan.records_read();
+            version.rows_out = guard.pending.as_ref().map_or(0, Pending::rows);
+            version.files = guard
+                .pending
+                .as_ref()
+                .map(Pending::files)
+                .unwrap_or_default();
+            version.dead_letters = plan
+                .take_bad_records()
+                .into_iter()
+                .map(dead_letter)
+                .collect();
+            version.started_at = started_at;
+            version.took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let name = self.store.stage(self.job.id, &version).await?;
+            failpoint::reach("staged");
+            let offsets = group_offsets(&version, &self.sources, |source| {
+                match self.job.query.sink() {
+                    JobSinkTable::Kafka(table) => source.table().shares_cluster(table),
+                    JobSinkTable::Delta(_) => false,
+                }
+            });
+            if let Some(pending) = guard.pending.take() {
+                guard
+                    .sink
+                    .commit(pending, &offsets, batch, sequence, &name)
+                    .await?;
+            }
+            failpoint::reach("committed");
+            Ok((name, version))
+        }
+        .await;
+        guard.armed = false;
+        let (name, version) = match outcome {
+            Ok(done) => done,
+            Err(error) => {
+                let pending = guard.pending.take();
+                guard.sink.abort(pending).await;
+                return Err(error);
+            }
+        };
+        self.append_committed(history, batch, &name).await?;
+        failpoint::reach("logged");
+        self.report.batches += 1;
+        self.report.rows_in += version.rows_in;
+        self.report.rows_out += version.rows_out;
+        tracing::info!(
+            job = self.job.name,
+            batch,
+            generation = version.generation,
+            rows_in = version.rows_in,
+            rows_out = version.rows_out,
+            dead = version.dead_letters.len(),
+            milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "batch committed"
+        );
+        Ok((name, version))
+    }
+
+    /// The batch is in the sink: the log must say so, also when statements about the job are written at the same time.
+    async fn append_committed(
+        &self,
+        history: &mut JobHistory,
+        batch: u64,
+        version: &str,
+    ) -> Result<()> {
+        let parent = history.last().cloned();
+        for _ in 0..ATTEMPTS {
+            let entry = Entry::Committed {
+                batch,
+                version: version.to_owned(),
+                at: now(),
+            };
+            if self.store.append(self.job.id, history.next, &entry).await? {
+                history.apply(&entry);
+                return Ok(());
+            }
+            *history = self.store.history(self.job.id).await?;
+            let is_mine = history.owner.as_deref() == Some(&self.owner);
+            if !is_mine || history.last() != parent.as_ref() {
+                return Err(Error::new(
+                    ErrorKind::Cancelled,
+                    "another runner has taken the job over",
+                ));
+            }
+        }
+        Err(Error::unavailable(
+            "the job's log is written to by others all the time",
+        ))
+    }
+}
+
+/// Takes the transaction back when a batch is dropped half-way.
+struct Guard<'s> {
+    sink: &'s mut JobSink,
+    pending: Option<Pending>,
+    armed: bool,
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if !self.armed {
+            return;
+        }
+        // Stopped: the batch's future is gone, and taking its rows back waits for the broker or the store.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        match (&*self.sink, self.pending.take()) {
+            (JobSink::Kafka(sink), _) => {
+                let sink = sink.clone();
+                runtime.spawn(async move { sink.abort().await });
+            }
+            (JobSink::Delta { .. }, Some(Pending::Delta(prepared))) => {
+                runtime.spawn(prepared.discard());
+            }
+            (JobSink::Delta { .. }, _) => {}
+        }
+    }
+}
+
+fn dead_letter((table, record): (String, crate::tables::kafka::BadRecord)) -> DeadLetter {
+    DeadLetter {
+        table,
+        topic: record.topic,
+        partition: record.partition,
+        offset: record.offset,
+        timestamp: record.timestamp,
+        key: record.key,
+        value: record.value,
+        reason: record.reason,
+    }
+}
+
+/// Appends an entry whose place in the log does not matter.
+pub(super) async fn append(store: &JobStore, id: JobId, entry: &Entry) -> Result<JobHistory> {
+    for _ in 0..ATTEMPTS {
+        let mut history = store.history(id).await?;
+        if store.append(id, history.next, entry).await? {
+            history.apply(entry);
+            return Ok(history);
+        }
+    }
+    Err(Error::unavailable(
+        "the job's log is written to by others all the time",
+    ))
+}
+
+/// Makes this process the one that runs the job: first in the log, then in the sink; then the log is brought up to what the
+/// sink has. Gives the history after that.
+pub(super) async fn take_over(
+    store: &JobStore,
+    id: JobId,
+    table: &JobSinkTable,
+    owner: &str,
+) -> Result<(JobHistory, JobSink)> {
+    let before = store.history(id).await?;
+    let takeover = Entry::Takeover {
+        owner: owner.to_owned(),
+        at: now(),
+    };
+    let mut history = append(store, id, &takeover).await?;
+    failpoint::reach("taken-over");
+    let (sink, of_delta) = JobSink::take_over(table, id, history.next - 1).await?;
+    let staged = store.staged(id, &history).await?;
+    let witness = sink.witness(of_delta, &history, &staged).await?;
+    match recover(
+        &history,
+        before.owner.is_none(),
+        witness.as_deref(),
+        &staged,
+    ) {
+        Decision::GoOn => {}
+        Decision::AppendCommitted { batch, version } => {
+            let entry = Entry::Committed {
+                batch,
+                version,
+                at: now(),
+            };
+            if !store.append(id, history.next, &entry).await? {
+                return Err(Error::new(
+                    ErrorKind::Cancelled,
+                    "another runner has taken the job over",
+                ));
+            }
+            history.apply(&entry);
+        }
+        Decision::Unclear { batch, reason } => {
+            return Err(Error::data(format!(
+                "job {}: whether batch {batch} is in the sink cannot be told: {reason}",
+                history.name
+            ))
+            .with_help(format!(
+                "look into the sink, then say RESUME JOB {0} ASSUMING BATCH {batch} COMMITTED, or NOT COMMITTED",
+                history.name
+            )));
+        }
+    }
+    sink.mark(&history).await?;
+    // What is left was never committed and never will be: its writers are fenced.
+    for left in staged {
+        if !history.was_committed(&left.name) {
+            store.discard(id, &left.name).await?;
+        }
+    }
+    Ok((history, sink))
+}

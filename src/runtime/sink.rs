@@ -1,0 +1,173 @@
+//! The sink of a job, whichever it is: taken over, asked what it has, and given one batch after the other.
+
+use std::collections::HashMap;
+
+use crate::core::jobs::recovery::BEGINNING;
+use crate::core::jobs::{JobHistory, Staged};
+use crate::error::Result;
+use crate::session::{BatchPlan, JobSinkTable};
+use crate::state::JobId;
+use crate::tables::delta::{Application, DeltaTableHandle, PreparedWrite};
+use crate::tables::kafka::{KafkaJobSink, TopicOffset};
+
+/// A sink that this runner owns until somebody else takes it over.
+pub(super) enum JobSink {
+    Kafka(KafkaJobSink),
+    Delta {
+        handle: DeltaTableHandle,
+        application: Application,
+    },
+}
+
+/// Rows that the sink has and nobody sees yet.
+pub(super) enum Pending {
+    Kafka(u64),
+    Delta(PreparedWrite),
+}
+
+impl Pending {
+    pub(super) fn rows(&self) -> u64 {
+        match self {
+            Pending::Kafka(rows) => *rows,
+            Pending::Delta(prepared) => prepared.rows(),
+        }
+    }
+
+    /// Paths of the files that a commit will add.
+    pub(super) fn files(&self) -> Vec<String> {
+        match self {
+            Pending::Kafka(_) => Vec::new(),
+            Pending::Delta(prepared) => prepared.files(),
+        }
+    }
+}
+
+impl JobSink {
+    /// Takes the sink over; `sequence` is the number of the log entry that says so.
+    pub(super) async fn take_over(
+        table: &JobSinkTable,
+        id: JobId,
+        sequence: u64,
+    ) -> Result<(Self, Option<i64>)> {
+        match table {
+            JobSinkTable::Kafka(table) => {
+                let name = format!("anabranch-{id}");
+                let sink = KafkaJobSink::take_over(std::sync::Arc::clone(table), &name).await?;
+                Ok((Self::Kafka(sink), None))
+            }
+            JobSinkTable::Delta(handle) => {
+                let version = i64::try_from(sequence).unwrap_or(i64::MAX);
+                let application = Application {
+                    id: format!("anabranch/{id}"),
+                    owned: version,
+                    version,
+                    witness: format!("anabranch/{id}/rows"),
+                };
+                handle.take_over(&application.id, version).await?;
+                let witness = handle.transaction_version(&application.witness).await?;
+                let sink = Self::Delta {
+                    handle: handle.clone(),
+                    application,
+                };
+                Ok((sink, witness))
+            }
+        }
+    }
+
+    /// The version whose rows the sink has.
+    pub(super) async fn witness(
+        &self,
+        of_delta: Option<i64>,
+        history: &JobHistory,
+        staged: &[Staged],
+    ) -> Result<Option<String>> {
+        match self {
+            JobSink::Kafka(sink) => sink.witness().await,
+            // Delta keeps a number: the one that the names of versions begin with. A batch without rows leaves none.
+            JobSink::Delta { .. } => {
+                let by_number: HashMap<i64, &str> = staged
+                    .iter()
+                    .map(|staged| staged.name.as_str())
+                    .chain(history.known())
+                    .filter_map(|name| Some((name.split('-').next()?.parse().ok()?, name)))
+                    .collect();
+                Ok(Some(match of_delta {
+                    None => BEGINNING.to_owned(),
+                    Some(number) => by_number
+                        .get(&number)
+                        .map_or_else(|| format!("{number:010}"), |name| (*name).to_owned()),
+                }))
+            }
+        }
+    }
+
+    /// Tells the sink what it has, so that it is known from now on.
+    pub(super) async fn mark(&self, history: &JobHistory) -> Result<()> {
+        let JobSink::Kafka(sink) = self else {
+            return Ok(());
+        };
+        let (batch, witness) = match history.last() {
+            Some(last) => (last.batch, last.version.as_str()),
+            None => (0, BEGINNING),
+        };
+        sink.begin().await?;
+        sink.commit(&[], batch, witness).await
+    }
+
+    /// Runs a batch into the sink; nobody sees its rows.
+    pub(super) async fn write(&self, batch: &BatchPlan) -> Result<Pending> {
+        use datafusion::physical_plan::execute_stream;
+        let (plan, context) = (
+            std::sync::Arc::clone(&batch.plan),
+            std::sync::Arc::clone(&batch.context),
+        );
+        Ok(match self {
+            JobSink::Kafka(sink) => {
+                Pending::Kafka(sink.write(execute_stream(plan, context)?).await?)
+            }
+            JobSink::Delta { handle, .. } => Pending::Delta(handle.prepare(plan, context).await?),
+        })
+    }
+
+    /// Makes the rows visible together with the witness.
+    pub(super) async fn commit(
+        &mut self,
+        pending: Pending,
+        offsets: &[TopicOffset],
+        batch: u64,
+        sequence: u64,
+        witness: &str,
+    ) -> Result<()> {
+        match (self, pending) {
+            (JobSink::Kafka(sink), _) => sink.commit(offsets, batch, witness).await,
+            // Without rows there is nothing to see twice.
+            (JobSink::Delta { .. }, Pending::Delta(prepared)) if prepared.rows() == 0 => Ok(()),
+            (
+                JobSink::Delta {
+                    handle,
+                    application,
+                },
+                Pending::Delta(prepared),
+            ) => {
+                application.version = i64::try_from(sequence).unwrap_or(i64::MAX);
+                handle.commit_prepared(prepared, application).await?;
+                application.owned = application.version;
+                Ok(())
+            }
+            (JobSink::Delta { .. }, Pending::Kafka(_)) => Ok(()),
+        }
+    }
+
+    /// Takes rows back that nobody has seen.
+    pub(super) async fn abort(&self, pending: Option<Pending>) {
+        match (self, pending) {
+            (JobSink::Kafka(sink), _) => {
+                if let Err(error) = sink.abort().await {
+                    tracing::debug!(%error, "the transaction was not aborted; the broker does it");
+                }
+            }
+            (JobSink::Delta { .. }, Some(Pending::Delta(prepared))) => prepared.discard().await,
+            (JobSink::Delta { .. }, _) => {}
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! The statements about jobs.
+
+use std::collections::BTreeMap;
+
+use crate::core::jobs::{Entry, JobHistory, Phase};
+use crate::error::{Error, ErrorKind, Result};
+use crate::planner::{JobStatement, normalize};
+use crate::runtime::options::JobOptions;
+use crate::runtime::runner::{JobRunner, Report, RunOptions, append, take_over};
+use crate::runtime::show;
+use crate::session::{JobQuery, Outcome, Session};
+use crate::state::{JobId, JobStore};
+
+/// How owners of a moment, statements, are called in the log.
+pub(super) const STATEMENT: &str = "statement ";
+
+/// The jobs of a data directory, as the statements see them.
+#[derive(Debug)]
+pub struct Jobs {
+    store: JobStore,
+    /// Jobs that a statement of this process has made or confirmed: those it can run.
+    ready: tokio::sync::Mutex<BTreeMap<String, std::sync::Arc<ReadyJob>>>,
+}
+
+/// A job that this process can run.
+#[derive(Debug)]
+pub struct ReadyJob {
+    pub(super) id: JobId,
+    pub(super) name: String,
+    pub(super) options: JobOptions,
+    pub(super) query: JobQuery,
+}
+
+impl ReadyJob {
+    /// The name in SQL.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Jobs {
+    /// The jobs of `store`.
+    pub fn new(store: JobStore) -> Self {
+        Self {
+            store,
+            ready: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Runs a statement about jobs. `text` is the statement without secrets.
+    ///
+    /// # Errors
+    ///
+    /// No such job, one that exists already, what a job cannot do, a store that does not answer.
+    pub async fn execute(
+        &self,
+        session: &Session,
+        statement: JobStatement,
+        text: &str,
+    ) -> Result<Outcome> {
+        match statement {
+            JobStatement::Create {
+                name,
+                or_replace,
+                options,
+                insert,
+                emit,
+            } => {
+                let options = JobOptions::parse(&options)?;
+                let query = JobQuery::try_new(session, *insert, emit).await?;
+                let name = normalize(&name);
+                self.create(name, or_replace, options, query, text).await
+            }
+            JobStatement::Pause(name) => {
+                let (id, history) = self.find(&normalize(&name)).await?;
+                if history.phase == Phase::Active {
+                    let entry = Entry::Paused {
+                        reason: None,
+                        at: now(),
+                    };
+                    append(&self.store, id, &entry).await?;
+                }
+                Ok(Outcome::Done(format!("job {} paused", history.name)))
+            }
+            JobStatement::Resume {
+                name,
+                skipping_lost,
+                assuming,
+            } => {
+                let (id, history) = self.find(&normalize(&name)).await?;
+                let assuming = match assuming {
+                    Some((batch, committed)) => Some((batch_number(&batch)?, committed)),
+                    None => None,
+                };
+                let entry = Entry::Resumed {
+                    skipping_lost,
+                    assuming,
+                    at: now(),
+                };
+                append(&self.store, id, &entry).await?;
+                Ok(Outcome::Done(format!("job {} resumed", history.name)))
+            }
+            JobStatement::Drop {
+                name,
+                if_exists,
+                cascade: _,
+            } => {
+                let name = normalize(&name);
+                match self.store.find(&name).await? {
+                    None if if_exists => Ok(Outcome::Done(format!("no job {name}"))),
+                    None => Err(self.no_such_job(&name).await),
+                    Some((id, _)) => {
+                        append(&self.store, id, &Entry::Dropped { at: now() }).await?;
+                        self.store.forget(&name).await?;
+                        self.ready.lock().await.remove(&name);
+                        Ok(Outcome::Done(format!("dropped job {name}")))
+                    }
+                }
+            }
+            JobStatement::ShowJobs => {
+                let jobs = self.store.all().await?;
+                session.one_batch(show::jobs(&jobs)?)
+            }
+            JobStatement::ShowBatches(name) => {
+                let (id, history) = self.find(&normalize(&name)).await?;
+                let mut versions = Vec::with_capacity(history.batches.len());
+                for committed in &history.batches {
+                    versions.push(self.store.version(id, &committed.version).await?);
+                }
+                session.one_batch(show::batches(&history, &versions)?)
+            }
+            JobStatement::Describe(name) => {
+                let (_, history) = self.find(&normalize(&name)).await?;
+                session.one_batch(show::definition(&history)?)
+            }
+            JobStatement::Rewind { name, batch } => {
+                let (number, span) = (batch_number(&batch)?, batch.span);
+                self.rewind(&normalize(&name), number)
+                    .await
+                    .map_err(|error| error.at(span))
+            }
+            other @ (JobStatement::Reprocess { .. } | JobStatement::Subscribe(_)) => Err(
+                Error::unsupported(format!("{} does not run yet", other.verb())),
+            ),
+        }
+    }
+
+    /// Runs the jobs that this process has made or confirmed, side by side. Gives the outcome of each by name.
+    pub async fn run(&self, options: &RunOptions) -> Vec<(String, Result<Report>)> {
+        let ready: Vec<_> = self.ready.lock().await.values().cloned().collect();
+        let runs = ready.iter().map(|job| async {
+            let outcome = match JobRunner::try_new(&self.store, job, options) {
+                Ok(runner) => runner.run().await,
+                Err(error) => Err(error),
+            };
+            (job.name.clone(), outcome)
+        });
+        futures::future::join_all(runs).await
+    }
+
+    /// Whether there is a job to run.
+    pub async fn has_ready(&self) -> bool {
+        !self.ready.lock().await.is_empty()
+    }
+
+    async fn create(
+        &self,
+        name: String,
+        or_replace: bool,
+        options: JobOptions,
+        query: JobQuery,
+        text: &str,
+    ) -> Result<Outcome> {
+        let tables = query.definitions();
+        let (id, done) = match self.store.find(&name).await? {
+            None => {
+                let created = Entry::Created {
+                    name: name.clone(),
+                    text: text.to_owned(),
+                    tables,
+                    at: now(),
+                };
+                let id = self.store.create(&created, &name).await?.ok_or_else(|| {
+                    Error::unavailable(format!("job {name} is being made by somebody else"))
+                })?;
+                (id, format!("job {name}"))
+            }
+            // A job file can be run again and again.
+            Some((id, history)) if history.text == text && history.tables == tables => {
+                (id, format!("job {name}"))
+            }
+            Some((id, history)) if or_replace => {
+                self.check_replacement(id, &history, &query).await?;
+                let replaced = Entry::Replaced {
+                    text: text.to_owned(),
+                    tables,
+                    at: now(),
+                };
+                append(&self.store, id, &replaced).await?;
+                (id, format!("job {name} replaced"))
+            }
+            Some((_, history)) => {
+                let what = if history.text == text {
+                    "with other tables"
+                } else {
+                    "with another statement"
+                };
+                return Err(Error::new(
+                    ErrorKind::Exists,
+                    format!("job {name} exists already, {what}"),
+                )
+                .with_help(
+                    "CREATE OR REPLACE JOB changes it and goes on where it stands; DROP JOB forgets it",
+                ));
+            }
+        };
+        let ready = ReadyJob {
+            id,
+            name: name.clone(),
+            options,
+            query,
+        };
+        self.ready
+            .lock()
+            .await
+            .insert(name, std::sync::Arc::new(ready));
+        Ok(Outcome::Done(done))
+    }
+
+    /// A job that stands somewhere can only be replaced by one that reads the same tables.
+    async fn check_replacement(
+        &self,
+        id: JobId,
+        history: &JobHistory,
+        query: &JobQuery,
+    ) -> Result<()> {
+        let Some(last) = history.last() else {
+            return Ok(());
+        };
+        let version = self.store.version(id, &last.version).await?;
+        if version.sources.keys().eq(query.sources().keys()) {
+            return Ok(());
+        }
+        let names = |keys: Vec<&String>| {
+            keys.into_iter()
+                .map(String::as_str)
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        Err(Error::invalid(format!(
+            "job {} reads {}, and its replacement {}: where it would go on is not known",
+            history.name,
+            names(version.sources.keys().collect()),
+            names(query.sources().keys().collect()),
+        ))
+        .with_help("drop the job and create it anew"))
+    }
+
+    async fn rewind(&self, name: &str, to: u64) -> Result<Outcome> {
+        let (id, history) = self.find(name).await?;
+        let oldest = history.batches.first().map_or(1, |first| first.batch);
+        let newest = history.last().map_or(0, |last| last.batch);
+        if to != 0 && !(oldest..=newest).contains(&to) {
+            return Err(Error::not_found(format!(
+                "job {name} has no batch {to}; it has {oldest} to {newest}"
+            )));
+        }
+        let ready = self.ready.lock().await.get(name).cloned();
+        let Some(job) = ready else {
+            return Err(Error::invalid(format!(
+                "REWIND JOB {name} needs the job's file: its sink is taken over"
+            ))
+            .with_help(format!(
+                "run it with the files of the job: anabranch sql -f tables.sql -f job.sql -c 'REWIND JOB {name} TO BATCH {to}'"
+            )));
+        };
+        if matches!(job.query.sink(), crate::session::JobSinkTable::Delta(_)) {
+            return Err(Error::unsupported(
+                "REWIND JOB does not run yet for a job that writes a Delta table",
+            ));
+        }
+        let me = format!("{STATEMENT}{}", owner());
+        let (mut history, sink) = take_over(&self.store, id, job.query.sink(), &me).await?;
+        let entry = Entry::Rewound { to, at: now() };
+        if !self.store.append(id, history.next, &entry).await? {
+            return Err(Error::unavailable(format!(
+                "job {name} was taken over by a runner at the same time"
+            ))
+            .with_help("say it again"));
+        }
+        let abandoned = newest.saturating_sub(to);
+        history.apply(&entry);
+        sink.mark(&history).await?;
+        Ok(Outcome::Done(format!(
+            "job {name} goes on from batch {to}; {abandoned} batches are abandoned, and what they published stays in the topic"
+        )))
+    }
+
+    async fn find(&self, name: &str) -> Result<(JobId, JobHistory)> {
+        match self.store.find(name).await? {
+            Some(found) => Ok(found),
+            None => Err(self.no_such_job(name).await),
+        }
+    }
+
+    async fn no_such_job(&self, name: &str) -> Error {
+        let error = Error::not_found(format!("no job is named {name}"));
+        let Ok(jobs) = self.store.all().await else {
+            return error;
+        };
+        let names: Vec<&str> = jobs.iter().map(|(_, job)| job.name.as_str()).collect();
+        match crate::core::suggest::closest(name, names.iter().copied()) {
+            Some(near) => error.with_help(format!("did you mean {near}?")),
+            None if names.is_empty() => error.with_help(format!(
+                "the data directory '{}' has no jobs",
+                self.store.dir().shown()
+            )),
+            None => error.with_help(format!("there are {}", names.join(", "))),
+        }
+    }
+}
+
+fn batch_number(text: &crate::planner::Text) -> Result<u64> {
+    text.value.parse().map_err(|_| {
+        Error::invalid(format!("'{}' is no number of a batch", text.value)).at(text.span)
+    })
+}
+
+/// Who this is, in the log: host, process and a random part.
+pub(super) fn owner() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    format!("{}/{}/{}", host.trim(), std::process::id(), &random[..8])
+}
+
+/// Milliseconds since 1970 UTC.
+pub(super) fn now() -> i64 {
+    chrono::Utc::now().timestamp_millis()
+}

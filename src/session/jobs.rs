@@ -1,0 +1,285 @@
+//! A job's query: checked once, planned for every batch over the ranges chosen for it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::execution::TaskContext;
+use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::sql::parser::Statement as SqlStatement;
+use datafusion::sql::sqlparser::ast::{Statement as AnsiStatement, TableObject};
+
+use crate::error::{Error, Result};
+use crate::planner::ast::Emit;
+use crate::session::catalog::TableEntry;
+use crate::session::{Session, rewrite};
+use crate::tables::delta::DeltaTableHandle;
+use crate::tables::kafka::{
+    BadRecord, BadRecords, KafkaScanExec, KafkaTable, KafkaTableProvider, OffsetRange,
+};
+
+/// Where a job's rows go.
+#[derive(Debug, Clone)]
+pub enum JobSinkTable {
+    /// A topic.
+    Kafka(Arc<KafkaTable>),
+    /// A Delta table.
+    Delta(DeltaTableHandle),
+}
+
+/// A job's INSERT in a session of its own: the tables are those there were when the job was planned.
+#[derive(Debug)]
+pub struct JobQuery {
+    session: Session,
+    insert: SqlStatement,
+    /// The topics it reads, by table name.
+    sources: BTreeMap<String, Arc<KafkaTable>>,
+    sink: JobSinkTable,
+    /// Names of all tables and views that it uses.
+    tables: Vec<String>,
+}
+
+/// One batch, ready to run.
+#[derive(Debug)]
+pub struct BatchPlan {
+    /// Gives the rows of the sink's columns, in order.
+    pub plan: Arc<dyn ExecutionPlan>,
+    /// What it runs in.
+    pub context: Arc<TaskContext>,
+    bad_records: Vec<(String, Arc<BadRecords>)>,
+}
+
+impl BatchPlan {
+    /// Records read so far.
+    pub fn records_read(&self) -> u64 {
+        fn of(plan: &Arc<dyn ExecutionPlan>) -> u64 {
+            let own = plan
+                .downcast_ref::<KafkaScanExec>()
+                .map_or(0, KafkaScanExec::records_read);
+            own + plan.children().into_iter().map(of).sum::<u64>()
+        }
+        of(&self.plan)
+    }
+
+    /// Takes the records that could not be decoded, with the table of each.
+    pub fn take_bad_records(&self) -> Vec<(String, BadRecord)> {
+        let of_table = |(table, records): &(String, Arc<BadRecords>)| {
+            let table = table.clone();
+            records
+                .take()
+                .into_iter()
+                .map(move |record| (table.clone(), record))
+        };
+        self.bad_records.iter().flat_map(of_table).collect()
+    }
+}
+
+impl JobQuery {
+    /// Plans a job's INSERT once, to see what it reads, where it writes, and that it can run in batches (SCOPE-1).
+    ///
+    /// # Errors
+    ///
+    /// What a query would say, and what a job cannot do, with its name.
+    pub async fn try_new(session: &Session, insert: SqlStatement, emit: Emit) -> Result<Self> {
+        let session = session.fork()?;
+        session.catalog.begin_statement();
+        let sink_name = sink_name(&insert)?;
+        let sink = match session.catalog.expect(&sink_name)? {
+            TableEntry::Kafka(table) => JobSinkTable::Kafka(table),
+            TableEntry::Delta { handle, .. } => JobSinkTable::Delta(handle),
+            other => {
+                return Err(Error::unsupported(format!(
+                    "{sink_name} is a {}, and a job writes Kafka or Delta tables",
+                    other.kind_name()
+                )));
+            }
+        };
+        let mut query = Self {
+            session,
+            insert,
+            sources: BTreeMap::new(),
+            sink,
+            tables: Vec::new(),
+        };
+        let input = query.plan_input().await?;
+        check_scope(&input, emit)?;
+        query.sources = query.sources_of(&input)?;
+        query.tables = query.session.catalog.names_in_use();
+        if !query.tables.contains(&sink_name) {
+            query.tables.push(sink_name.clone());
+        }
+        if query.sources.is_empty() {
+            return Err(Error::invalid("the job reads no Kafka table").with_help(
+                "a job goes on for ever: what ends is an INSERT INTO without CREATE JOB",
+            ));
+        }
+        if let JobSinkTable::Kafka(sink) = &query.sink
+            && let Some((name, _)) = query
+                .sources
+                .iter()
+                .find(|(_, source)| source.topic() == sink.topic() && source.shares_cluster(sink))
+        {
+            return Err(Error::invalid(format!(
+                "the job reads and writes the topic '{}': {name} would never be read to its end",
+                sink.topic()
+            )));
+        }
+        Ok(query)
+    }
+
+    /// The topics it reads, by table name.
+    pub fn sources(&self) -> &BTreeMap<String, Arc<KafkaTable>> {
+        &self.sources
+    }
+
+    /// Where its rows go.
+    pub fn sink(&self) -> &JobSinkTable {
+        &self.sink
+    }
+
+    /// The statements that made the tables and views it uses, without secrets.
+    pub fn definitions(&self) -> Vec<String> {
+        self.tables
+            .iter()
+            .filter_map(|name| self.session.definition(name).ok())
+            .collect()
+    }
+
+    /// Plans a batch that reads `ranges`, by table name. Other tables are read as they are now.
+    ///
+    /// # Errors
+    ///
+    /// A table has changed so that the query no longer fits.
+    pub async fn batch(&self, ranges: &BTreeMap<String, Vec<OffsetRange>>) -> Result<BatchPlan> {
+        let catalog = &self.session.catalog;
+        catalog.begin_statement();
+        let mut bad_records = Vec::new();
+        for (name, table) in &self.sources {
+            let ranges = ranges.get(name).cloned().unwrap_or_default();
+            let provider = KafkaTableProvider::for_batch(Arc::clone(table), ranges);
+            bad_records.push((name.clone(), Arc::clone(provider.bad_records())));
+            catalog.pin(name, Arc::new(provider));
+        }
+        let input = self.plan_input().await?;
+        let state = self.session.context.state();
+        let plan = state.create_physical_plan(&input).await?;
+        Ok(BatchPlan {
+            plan,
+            context: self.session.context.task_ctx(),
+            bad_records,
+        })
+    }
+
+    /// The rows of the INSERT, cast to the sink's columns.
+    async fn plan_input(&self) -> Result<LogicalPlan> {
+        let (context, catalog) = (&self.session.context, &self.session.catalog);
+        let mut statement = self.insert.clone();
+        rewrite::prepare(context, catalog, &mut statement).await?;
+        let planned = context.state().statement_to_plan(statement.clone()).await;
+        match planned {
+            Ok(LogicalPlan::Dml(dml)) => Ok(dml.input.as_ref().clone()),
+            Ok(_) => Err(Error::invalid("a job is an INSERT INTO … SELECT …")),
+            Err(error) => Err(self.session.missing_table(error, statement)),
+        }
+    }
+
+    fn sources_of(&self, input: &LogicalPlan) -> Result<BTreeMap<String, Arc<KafkaTable>>> {
+        let mut sources = BTreeMap::new();
+        input.apply_with_subqueries(|plan| {
+            if let LogicalPlan::TableScan(scan) = plan {
+                let name = scan.table_name.table();
+                if let Some(TableEntry::Kafka(table)) = self.session.catalog.entry(name) {
+                    sources.insert(name.to_owned(), table);
+                }
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        Ok(sources)
+    }
+}
+
+fn sink_name(insert: &SqlStatement) -> Result<String> {
+    if let SqlStatement::Statement(ansi) = insert
+        && let AnsiStatement::Insert(insert) = ansi.as_ref()
+        && let TableObject::TableName(name) = &insert.table
+    {
+        if insert.overwrite {
+            return Err(Error::unsupported("a job cannot overwrite a table")
+                .with_help("a job is an INSERT INTO … SELECT …"));
+        }
+        return rewrite::plain_name(name);
+    }
+    Err(Error::invalid("a job is an INSERT INTO … SELECT …"))
+}
+
+/// SCOPE-1: a job is row-wise operators; with EMIT PER BATCH also one aggregate, over each batch alone.
+fn check_scope(input: &LogicalPlan, emit: Emit) -> Result<()> {
+    let mut aggregates = 0;
+    let mut refused: Option<Error> = None;
+    input.apply_with_subqueries(|plan| {
+        let operator = match plan {
+            LogicalPlan::Aggregate(_) => {
+                aggregates += 1;
+                match (emit, aggregates) {
+                    (Emit::PerBatch, 1) => None,
+                    (Emit::PerBatch, _) => Some("a second aggregate"),
+                    _ => Some("an aggregate with state"),
+                }
+            }
+            LogicalPlan::Distinct(_) => Some("DISTINCT"),
+            LogicalPlan::Limit(_) => Some("LIMIT"),
+            LogicalPlan::Sort(_) => Some("ORDER BY"),
+            LogicalPlan::Window(_) => Some("OVER"),
+            LogicalPlan::RecursiveQuery(_) => Some("WITH RECURSIVE"),
+            LogicalPlan::Join(_) => Some("a join"),
+            LogicalPlan::Extension(node)
+                if matches!(node.node.name(), "CompleteSessions" | "SessionWindow") =>
+            {
+                Some("SESSION")
+            }
+            _ => None,
+        };
+        if let Some(operator) = operator {
+            refused = Some(outside(operator));
+            return Ok(TreeNodeRecursion::Stop);
+        }
+        for expr in plan.expressions() {
+            if let Some(function) = volatile(&expr)? {
+                refused = Some(
+                    Error::unsupported(format!("a job cannot use {function}()")).with_help(
+                        "a batch that is run again after a crash must give the same rows",
+                    ),
+                );
+                return Ok(TreeNodeRecursion::Stop);
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    refused.map_or(Ok(()), Err)
+}
+
+fn outside(operator: &str) -> Error {
+    let error = Error::unsupported(format!("{operator} does not run in a job yet"));
+    match operator {
+        "an aggregate with state" => error.with_help(
+            "EMIT PER BATCH aggregates each batch alone; a query with an INSERT aggregates all rows there are",
+        ),
+        _ => error.with_help("a job runs row by row: projections, filters, windows of rows, UNION ALL"),
+    }
+}
+
+/// The name of a function in the expression that gives another value each time.
+fn volatile(expr: &Expr) -> Result<Option<String>> {
+    let mut found = None;
+    expr.apply(|part| {
+        if let Expr::ScalarFunction(call) = part
+            && call.func.signature().volatility == Volatility::Volatile
+        {
+            found = Some(call.func.name().to_owned());
+            return Ok(TreeNodeRecursion::Stop);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(found)
+}

@@ -1,0 +1,345 @@
+//! Jobs in a data directory: `jobs/names/<name>`, `jobs/<id>/log/<n>.json`, `jobs/<id>/versions/<name>.json`.
+
+use crate::core::jobs::{BatchVersion, Entry, JobHistory, Staged};
+use crate::error::{Error, Result};
+use crate::state::place::DataDir;
+
+/// The identity of a job, minted when it is created: a name that is dropped and made again is another job.
+pub type JobId = uuid::Uuid;
+
+/// The jobs of a data directory.
+#[derive(Debug, Clone)]
+pub struct JobStore {
+    dir: DataDir,
+}
+
+impl JobStore {
+    /// The jobs of `dir`.
+    pub fn new(dir: DataDir) -> Self {
+        Self { dir }
+    }
+
+    /// Where they are.
+    pub fn dir(&self) -> &DataDir {
+        &self.dir
+    }
+
+    /// All jobs that have not been dropped: id and history, by name.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer, or holds something that is no log.
+    pub async fn all(&self) -> Result<Vec<(JobId, JobHistory)>> {
+        let mut jobs = Vec::new();
+        for name in self.dir.list("jobs/names").await? {
+            if let Some(job) = self.find(&name).await? {
+                jobs.push(job);
+            }
+        }
+        Ok(jobs)
+    }
+
+    /// The job of a name; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::all`].
+    pub async fn find(&self, name: &str) -> Result<Option<(JobId, JobHistory)>> {
+        let Some(found) = self.dir.read(&named(name)).await? else {
+            return Ok(None);
+        };
+        let id = std::str::from_utf8(&found)
+            .ok()
+            .and_then(|text| text.trim().parse::<JobId>().ok())
+            .ok_or_else(|| self.corrupt(&named(name), "it does not hold the id of a job"))?;
+        Ok(Some((id, self.history(id).await?)))
+    }
+
+    /// Makes a job; `None` if the name is taken.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn create(&self, created: &Entry, name: &str) -> Result<Option<JobId>> {
+        let id = JobId::new_v4();
+        // The log first: a name always leads to a job.
+        if !self.append(id, 0, created).await? {
+            return Err(Error::internal("a new job's log exists already"));
+        }
+        let taken = self
+            .dir
+            .create(&named(name), id.to_string().into_bytes())
+            .await?;
+        if !taken {
+            self.dir.delete(&entry_path(id, 0)).await?;
+            return Ok(None);
+        }
+        Ok(Some(id))
+    }
+
+    /// Frees a name. The job's log and versions stay until they are swept.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn forget(&self, name: &str) -> Result<()> {
+        self.dir.delete(&named(name)).await
+    }
+
+    /// Writes entry `number` of a log; false if somebody else has written it.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer: the entry may be there or not.
+    pub async fn append(&self, id: JobId, number: u64, entry: &Entry) -> Result<bool> {
+        let bytes =
+            serde_json::to_vec(entry).map_err(|error| Error::internal(error.to_string()))?;
+        self.dir.create(&entry_path(id, number), bytes).await
+    }
+
+    /// What follows from a job's log.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer, an entry is missing or cannot be read.
+    pub async fn history(&self, id: JobId) -> Result<JobHistory> {
+        let folder = format!("jobs/{id}/log");
+        let mut entries = Vec::new();
+        for (number, name) in (0_u64..).zip(self.dir.list(&folder).await?) {
+            let path = entry_path(id, number);
+            if !path.ends_with(&name) {
+                return Err(self.corrupt(&path, "it is missing"));
+            }
+            let bytes = self
+                .dir
+                .read(&path)
+                .await?
+                .ok_or_else(|| self.corrupt(&path, "it is missing"))?;
+            let entry: Entry = serde_json::from_slice(&bytes)
+                .map_err(|error| self.corrupt(&path, &error.to_string()))?;
+            entries.push(entry);
+        }
+        JobHistory::of(&entries)
+            .ok_or_else(|| self.corrupt(&entry_path(id, 0), "the log does not begin with it"))
+    }
+
+    /// Writes a version under a name of its own; gives the name, which sorts by number.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn stage(&self, id: JobId, version: &BatchVersion) -> Result<String> {
+        let name = format!("{:010}-{}", version.sequence, short_random());
+        let bytes =
+            serde_json::to_vec(version).map_err(|error| Error::internal(error.to_string()))?;
+        if !self.dir.create(&version_path(id, &name), bytes).await? {
+            return Err(Error::internal(format!("version {name} exists already")));
+        }
+        Ok(name)
+    }
+
+    /// Reads a version.
+    ///
+    /// # Errors
+    ///
+    /// It is missing, cannot be read, or was written by a newer program.
+    pub async fn version(&self, id: JobId, name: &str) -> Result<BatchVersion> {
+        let path = version_path(id, name);
+        let bytes = self
+            .dir
+            .read(&path)
+            .await?
+            .ok_or_else(|| self.corrupt(&path, "it is missing"))?;
+        let version: BatchVersion = serde_json::from_slice(&bytes)
+            .map_err(|error| self.corrupt(&path, &error.to_string()))?;
+        if version.format > crate::core::jobs::version::FORMAT {
+            return Err(Error::unsupported(format!(
+                "version {name} was written by a newer program (format {})",
+                version.format
+            )));
+        }
+        Ok(version)
+    }
+
+    /// The versions that were written and never committed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::version`].
+    pub async fn staged(&self, id: JobId, history: &JobHistory) -> Result<Vec<Staged>> {
+        let mut staged = Vec::new();
+        for file in self.dir.list(&format!("jobs/{id}/versions")).await? {
+            let Some(name) = file.strip_suffix(".json") else {
+                continue;
+            };
+            if history.was_committed(name) {
+                continue;
+            }
+            // What was torn when it was written was not committed.
+            let Ok(version) = self.version(id, name).await else {
+                continue;
+            };
+            staged.push(Staged {
+                name: name.to_owned(),
+                batch: version.batch,
+                parent: version.parent,
+            });
+        }
+        Ok(staged)
+    }
+
+    /// Deletes a version that was not committed.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn discard(&self, id: JobId, name: &str) -> Result<()> {
+        self.dir.delete(&version_path(id, name)).await
+    }
+
+    fn corrupt(&self, path: &str, reason: &str) -> Error {
+        Error::data(format!(
+            "{path} in the data directory '{}' cannot be read: {reason}",
+            self.dir.shown()
+        ))
+    }
+}
+
+fn named(name: &str) -> String {
+    // Any name that SQL allows, as a file's: a slash would make folders of it.
+    let plain: String = name
+        .chars()
+        .map(|c| match c {
+            '/' | '\\' | '%' | '.' => format!("%{:02x}", c as u32),
+            other => other.to_string(),
+        })
+        .collect();
+    format!("jobs/names/{plain}")
+}
+
+fn entry_path(id: JobId, number: u64) -> String {
+    format!("jobs/{id}/log/{number:010}.json")
+}
+
+fn version_path(id: JobId, name: &str) -> String {
+    format!("jobs/{id}/versions/{name}.json")
+}
+
+fn short_random() -> String {
+    let mut name = uuid::Uuid::new_v4().simple().to_string();
+    name.truncate(12);
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn store(dir: &std::path::Path) -> JobStore {
+        JobStore::new(DataDir::open(&dir.display().to_string()).unwrap())
+    }
+
+    fn created(name: &str) -> Entry {
+        Entry::Created {
+            name: name.into(),
+            text: "CREATE JOB …".into(),
+            tables: vec![],
+            at: 0,
+        }
+    }
+
+    fn takeover(owner: &str) -> Entry {
+        Entry::Takeover {
+            owner: owner.into(),
+            at: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_is_one_job_until_it_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let odd = "a/b.c%d é";
+        let first = store.create(&created(odd), odd).await.unwrap().unwrap();
+        assert_eq!(store.create(&created(odd), odd).await.unwrap(), None);
+        assert_eq!(store.find(odd).await.unwrap().unwrap().0, first);
+        assert_eq!(store.all().await.unwrap().len(), 1);
+        store.forget(odd).await.unwrap();
+        let second = store.create(&created(odd), odd).await.unwrap().unwrap();
+        assert_ne!(first, second);
+    }
+
+    #[tokio::test]
+    async fn of_two_that_write_the_same_entry_one_wins() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+        let mut writers = Vec::new();
+        for writer in 0..8 {
+            let store = store.clone();
+            writers.push(tokio::spawn(async move {
+                store
+                    .append(id, 1, &takeover(&format!("runner {writer}")))
+                    .await
+                    .unwrap()
+            }));
+        }
+        let mut won = 0;
+        for writer in writers {
+            won += usize::from(writer.await.unwrap());
+        }
+        assert_eq!(won, 1);
+        let history = store.history(id).await.unwrap();
+        assert_eq!(history.next, 2);
+        assert!(history.owner.unwrap().starts_with("runner"));
+    }
+
+    #[tokio::test]
+    async fn versions_are_staged_and_torn_ones_ignored() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+        let version = BatchVersion {
+            format: 1,
+            batch: 1,
+            generation: 0,
+            sequence: 1,
+            parent: None,
+            sources: BTreeMap::new(),
+            skipped: BTreeMap::new(),
+            rows_in: 3,
+            rows_out: 3,
+            files: vec![],
+            dead_letters: vec![],
+            started_at: 0,
+            took: 0,
+        };
+        let name = store.stage(id, &version).await.unwrap();
+        assert_eq!(store.version(id, &name).await.unwrap(), version);
+        std::fs::write(
+            dir.path().join(format!("jobs/{id}/versions/torn.json")),
+            "{\"format\":",
+        )
+        .unwrap();
+        let history = store.history(id).await.unwrap();
+        let staged = store.staged(id, &history).await.unwrap();
+        assert_eq!(staged.len(), 1);
+        assert_eq!(staged[0].name, name);
+        let error = store.version(id, "torn").await.unwrap_err();
+        assert!(error.message().contains("torn.json"), "{error}");
+        store.discard(id, &name).await.unwrap();
+        assert_eq!(store.staged(id, &history).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn a_gap_in_a_log_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+        store.append(id, 2, &takeover("late")).await.unwrap();
+        let error = store.history(id).await.unwrap_err();
+        assert!(error.message().contains("0000000001.json"), "{error}");
+    }
+}

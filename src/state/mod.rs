@@ -1,0 +1,9 @@
+//! What lasts of a job: its log and its versions, in a folder or an object store.
+//!
+//! The only module that names object_store.
+
+mod jobs;
+mod place;
+
+pub use jobs::{JobId, JobStore};
+pub use place::DataDir;

@@ -1,0 +1,157 @@
+//! A folder or object store as the place where things last.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Where state, late rows and runs are kept. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct DataDir {
+    store: Arc<dyn ObjectStore>,
+    root: Path,
+    /// The folder, if it is one: what is written there is synced to disk.
+    folder: Option<PathBuf>,
+    shown: String,
+}
+
+impl DataDir {
+    /// A folder, or the URL of an object store such as `s3://bucket/path`. A folder is made if there is none.
+    ///
+    /// # Errors
+    ///
+    /// A place that cannot be used.
+    pub fn open(place: &str) -> Result<Self> {
+        let url = url::Url::parse(place)
+            .ok()
+            .filter(|url| place.contains("://") && url.scheme() != "file");
+        if let Some(url) = url {
+            let environment = std::env::vars().map(|(key, value)| (key.to_lowercase(), value));
+            let (store, root) = object_store::parse_url_opts(&url, environment)
+                .map_err(|error| store_error(place, &error))?;
+            return Ok(Self {
+                store: Arc::from(store),
+                root,
+                folder: None,
+                shown: place.to_owned(),
+            });
+        }
+        let path = PathBuf::from(place.strip_prefix("file://").unwrap_or(place));
+        let made = std::fs::create_dir_all(&path).and_then(|()| path.canonicalize());
+        let folder = made.map_err(|error| {
+            Error::from(error).context(format!("the data directory '{place}' cannot be used"))
+        })?;
+        let store = LocalFileSystem::new_with_prefix(&folder)
+            .map_err(|error| store_error(place, &error))?;
+        Ok(Self {
+            store: Arc::new(store),
+            root: Path::default(),
+            folder: Some(folder),
+            shown: place.to_owned(),
+        })
+    }
+
+    /// The place as it was given.
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    /// Writes an object that must not exist; false if it does. It is on disk when this returns.
+    pub(super) async fn create(&self, name: &str, bytes: Vec<u8>) -> Result<bool> {
+        let options = PutOptions::from(PutMode::Create);
+        let wanted = Bytes::from(bytes);
+        let put = self
+            .store
+            .put_opts(&self.path(name), wanted.clone().into(), options)
+            .await;
+        match put {
+            Ok(_) => {
+                self.sync(name)?;
+                Ok(true)
+            }
+            // A store that was asked twice, since its first answer was lost, refuses its own object.
+            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => {
+                Ok(self.read(name).await?.is_some_and(|found| found == wanted))
+            }
+            Err(error) => Err(store_error(&self.shown, &error)),
+        }
+    }
+
+    /// Reads an object; `None` if there is none.
+    pub(super) async fn read(&self, name: &str) -> Result<Option<Bytes>> {
+        let found = match self.store.get(&self.path(name)).await {
+            Ok(found) => found.bytes().await,
+            Err(StoreError::NotFound { .. }) => return Ok(None),
+            Err(error) => Err(error),
+        };
+        found
+            .map(Some)
+            .map_err(|error| store_error(&self.shown, &error))
+    }
+
+    /// The names of all objects in a folder and below, sorted, relative to it.
+    pub(super) async fn list(&self, folder: &str) -> Result<Vec<String>> {
+        let path = self.path(folder);
+        let depth = path.parts().count();
+        let found: std::result::Result<Vec<_>, StoreError> = self
+            .store
+            .list(Some(&path))
+            .map_ok(|object| {
+                let parts = object.location.parts().skip(depth);
+                let parts: Vec<String> = parts.map(|part| part.as_ref().to_owned()).collect();
+                parts.join("/")
+            })
+            .try_collect()
+            .await;
+        let mut names = found.map_err(|error| store_error(&self.shown, &error))?;
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Deletes an object; one that does not exist is fine.
+    pub(super) async fn delete(&self, name: &str) -> Result<()> {
+        match self.store.delete(&self.path(name)).await {
+            Ok(()) | Err(StoreError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(store_error(&self.shown, &error)),
+        }
+    }
+
+    fn path(&self, name: &str) -> Path {
+        name.split('/')
+            .fold(self.root.clone(), |path, part| path.join(part))
+    }
+
+    /// File and folder to disk: an entry of a log that a power cut takes back would be worse than none.
+    fn sync(&self, name: &str) -> Result<()> {
+        let Some(folder) = &self.folder else {
+            return Ok(());
+        };
+        let file = folder.join(name);
+        std::fs::File::open(&file)?.sync_all()?;
+        let mut parent = file.parent();
+        while let Some(dir) = parent.filter(|dir| dir.starts_with(folder)) {
+            std::fs::File::open(dir)?.sync_all()?;
+            parent = dir.parent();
+        }
+        Ok(())
+    }
+}
+
+fn store_error(place: &str, error: &StoreError) -> Error {
+    let kind = match error {
+        StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
+            ErrorKind::Permission
+        }
+        StoreError::NotImplemented { .. } | StoreError::NotSupported { .. } => {
+            ErrorKind::Unsupported
+        }
+        _ => ErrorKind::Unavailable,
+    };
+    Error::new(kind, format!("the data directory '{place}': {error}"))
+}

@@ -1,0 +1,98 @@
+//! Processes that die: at every step of a batch, at random, and beside another that runs the same job.
+
+use std::time::{Duration, Instant};
+
+use super::Pipeline;
+
+/// Every step of a runner after which a process may die.
+const FAIL_POINTS: [&str; 5] = ["taken-over", "written", "staged", "committed", "logged"];
+
+#[test]
+fn exact_1_a_topic_has_every_row_once_whichever_step_a_process_dies_at() {
+    let pipeline = Pipeline::between_topics("crash", 2);
+    let mut sent = 0;
+    for fail_point in FAIL_POINTS {
+        for time in 1..=2 {
+            pipeline.send(sent..sent + 7);
+            sent += 7;
+            let fail_point = match fail_point {
+                // A job is taken over once a run.
+                "taken-over" => fail_point.to_owned(),
+                _ => format!("{fail_point}:{time}"),
+            };
+            pipeline.crash("job.sql", &fail_point);
+        }
+    }
+    // Right after a crash, and once more with nothing to do.
+    pipeline.catch_up("job.sql").ok();
+    pipeline.catch_up("job.sql").ok();
+    assert_eq!(
+        pipeline.doubled(),
+        (0..sent).map(|v| v * 2).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn exact_2_a_delta_table_has_every_row_once_whichever_step_a_process_dies_at() {
+    let pipeline = Pipeline::between_topics("crash-delta", 2);
+    let mut sent = 0;
+    for fail_point in FAIL_POINTS {
+        pipeline.send(sent..sent + 7);
+        sent += 7;
+        pipeline.crash("keep.sql", fail_point);
+    }
+    pipeline.catch_up("keep.sql").ok();
+    pipeline.catch_up("keep.sql").ok();
+    assert_eq!(pipeline.kept(), (0..sent).collect::<Vec<_>>());
+}
+
+#[test]
+fn exact_1_processes_are_killed_at_random() {
+    let pipeline = Pipeline::between_topics("killed", 2);
+    let mut sent = 0;
+    // Moments that differ from run to run would be a test that nobody can repeat.
+    for milliseconds in [150, 220, 340, 410, 530, 690] {
+        pipeline.send(sent..sent + 20);
+        sent += 20;
+        let mut running = pipeline.start("job.sql");
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        running.kill().unwrap();
+        running.wait().unwrap();
+    }
+    pipeline.catch_up("job.sql").ok();
+    assert_eq!(
+        pipeline.doubled(),
+        (0..sent).map(|v| v * 2).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn exact_1_of_two_that_run_the_same_job_one_gives_way() {
+    let pipeline = Pipeline::between_topics("two", 2);
+    pipeline.send(0..30);
+    let mut first = pipeline.start("job.sql");
+    let mut second = pipeline.start("job.sql");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // One of them ends, with an error, since the other has taken the job over.
+    let (code, mut other) = loop {
+        if let Some(status) = first.try_wait().unwrap() {
+            break (status.code(), second);
+        }
+        if let Some(status) = second.try_wait().unwrap() {
+            break (status.code(), first);
+        }
+        assert!(Instant::now() < deadline, "both go on");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(code, Some(2));
+    pipeline.send(30..40);
+    while pipeline.doubled().len() < 40 {
+        assert!(Instant::now() < deadline, "the other does not go on");
+    }
+    other.kill().unwrap();
+    other.wait().unwrap();
+    assert_eq!(
+        pipeline.doubled(),
+        (0..40).map(|v| v * 2).collect::<Vec<_>>()
+    );
+}

@@ -1,0 +1,111 @@
+//! Jobs on a real broker and real Delta tables: exactly once, whatever process dies when.
+
+mod crash;
+mod statements;
+
+use std::process::{Child, Command, Stdio};
+
+use crate::support::{Ran, Workspace, consume, kafka};
+
+/// A job from one topic to another, and its tables.
+struct Pipeline {
+    work: Workspace,
+    source: String,
+    sink: String,
+}
+
+impl Pipeline {
+    /// Doubles numbers: `{"v":1}` becomes `{"v":2}`, three records a batch.
+    fn between_topics(name: &str, partitions: u32) -> Self {
+        let source = crate::support::topic(&format!("{name}-in"));
+        let sink = crate::support::topic(&format!("{name}-out"));
+        crate::support::create_topic(&source, partitions);
+        let work = Workspace::new();
+        let bootstrap = kafka();
+        work.file(
+            "tables.sql",
+            &format!(
+                "CREATE EXTERNAL TABLE numbers (v BIGINT, p INT METADATA FROM 'partition', o BIGINT METADATA FROM 'offset') \
+                 STORED AS KAFKA LOCATION '{source}' OPTIONS ('kafka.bootstrap.servers' '{bootstrap}');\n\
+                 CREATE EXTERNAL TABLE doubled (v BIGINT) STORED AS KAFKA LOCATION '{sink}' \
+                 OPTIONS ('kafka.bootstrap.servers' '{bootstrap}', 'topic.partitions' '1');\n\
+                 CREATE EXTERNAL TABLE kept (v BIGINT, p INT, o BIGINT) STORED AS DELTA LOCATION 'kept';\n"
+            ),
+        );
+        work.file(
+            "job.sql",
+            "CREATE JOB doubling WITH ('trigger' '10 milliseconds', 'batch.max_rows' '3') AS\n\
+             INSERT INTO doubled SELECT v * 2 FROM numbers;\n",
+        );
+        work.file(
+            "keep.sql",
+            "CREATE JOB keeping WITH ('trigger' '10 milliseconds', 'batch.max_rows' '3') AS\n\
+             INSERT INTO kept SELECT v, p, o FROM numbers;\n",
+        );
+        Self { work, source, sink }
+    }
+
+    /// Sends `{"v":n}` for each number.
+    fn send(&self, numbers: std::ops::Range<u64>) {
+        let lines: Vec<String> = numbers.map(|v| format!("{{\"v\":{v}}}\n")).collect();
+        crate::support::produce(&self.source, &lines.concat());
+    }
+
+    /// Runs a job file until it has handled all that is there.
+    fn catch_up(&self, job: &str) -> Ran {
+        self.work
+            .anabranch(&["run", "tables.sql", job, "--until-caught-up"])
+    }
+
+    /// The same in a process that dies at a fail point.
+    fn crash(&self, job: &str, fail_point: &str) {
+        let status = self
+            .command(job)
+            .arg("--until-caught-up")
+            .env("ANABRANCH_FAIL_POINT", fail_point)
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(!status.success(), "{fail_point} was never reached");
+        assert_eq!(status.code(), None, "{fail_point}: it ended by itself");
+    }
+
+    fn command(&self, job: &str) -> Command {
+        let mut command = self.work.command();
+        command.args(["run", "tables.sql", job]);
+        command
+    }
+
+    /// Runs a job file in the background.
+    fn start(&self, job: &str) -> Child {
+        self.command(job).stderr(Stdio::null()).spawn().unwrap()
+    }
+
+    /// What `read_committed` readers see in the sink's topic, sorted.
+    fn doubled(&self) -> Vec<u64> {
+        let mut numbers: Vec<u64> = consume(&self.sink, &[])
+            .iter()
+            .map(|line| {
+                let record: serde_json::Value = serde_json::from_str(line).unwrap();
+                record["v"].as_u64().unwrap()
+            })
+            .collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    /// What the Delta table holds, sorted.
+    fn kept(&self) -> Vec<u64> {
+        let rows = self
+            .work
+            .sql(&["tables.sql"], &["SELECT v FROM kept ORDER BY v"])
+            .ok();
+        rows.out
+            .lines()
+            .map(|line| {
+                let row: serde_json::Value = serde_json::from_str(line).unwrap();
+                row["v"].as_u64().unwrap()
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,323 @@
+//! The statements about jobs, and what a job does with records it cannot handle.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::Pipeline;
+use crate::support::{create_topic, kafka_tool, produce};
+
+#[test]
+fn a_job_goes_on_where_it_stood_and_says_what_it_did() {
+    let pipeline = Pipeline::between_topics("job", 2);
+    pipeline.send(0..5);
+    let first = pipeline.catch_up("job.sql").ok();
+    assert!(
+        first.err.contains("5 records read, 5 rows written"),
+        "{}",
+        first.err
+    );
+    pipeline.send(5..8);
+    let second = pipeline.catch_up("job.sql").ok();
+    assert!(
+        second.err.contains("3 records read, 3 rows written"),
+        "{}",
+        second.err
+    );
+    let third = pipeline.catch_up("job.sql").ok();
+    assert!(third.err.contains("0 batches"), "{}", third.err);
+    assert_eq!(pipeline.doubled(), [0, 2, 4, 6, 8, 10, 12, 14]);
+
+    let shown = pipeline
+        .work
+        .sql(
+            &[],
+            &[
+                "SHOW JOBS",
+                "SHOW BATCHES FOR JOB doubling",
+                "SHOW CREATE JOB doubling",
+            ],
+        )
+        .ok();
+    let rows: Vec<serde_json::Value> = shown
+        .out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(
+        (rows[0]["job"].as_str(), rows[0]["state"].as_str()),
+        (Some("doubling"), Some("ACTIVE"))
+    );
+    let batches = &rows[1..rows.len() - 1];
+    assert_eq!(batches.len() as u64, rows[0]["batch"].as_u64().unwrap());
+    let total: u64 = batches
+        .iter()
+        .map(|batch| batch["rows_in"].as_u64().unwrap())
+        .sum();
+    assert_eq!(total, 8);
+    // A batch has at most three records.
+    assert!(
+        batches
+            .iter()
+            .all(|batch| batch["rows_in"].as_u64() <= Some(3))
+    );
+    let definition = rows[rows.len() - 1]["definition"].as_str().unwrap();
+    assert!(
+        definition.contains("CREATE EXTERNAL TABLE numbers"),
+        "{definition}"
+    );
+    assert!(definition.contains("CREATE JOB doubling"), "{definition}");
+    // Its lag is where any Kafka tool looks for it.
+    let groups = kafka_tool(&["kafka-consumer-groups", "--describe", "--all-groups"], "");
+    let lags: Vec<&str> = groups
+        .lines()
+        .filter(|line| line.contains(&pipeline.source))
+        .collect();
+    assert_eq!(lags.len(), 2, "{groups}");
+}
+
+#[test]
+fn a_job_runs_until_it_is_interrupted() {
+    let pipeline = Pipeline::between_topics("live", 1);
+    let mut running = pipeline.start("job.sql");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    for round in 1..4 {
+        pipeline.send(round * 10..round * 10 + 4);
+        while pipeline.doubled().len() < (round as usize) * 4 {
+            assert!(Instant::now() < deadline, "the job does not go on");
+        }
+    }
+    Command::new("kill")
+        .args(["-TERM", &running.id().to_string()])
+        .status()
+        .unwrap();
+    assert_eq!(running.wait().unwrap().code(), Some(143));
+    assert_eq!(pipeline.doubled().len(), 12);
+}
+
+#[test]
+fn a_job_is_made_once_changed_by_or_replace_and_dropped() {
+    let pipeline = Pipeline::between_topics("made", 1);
+    let work = &pipeline.work;
+    pipeline.send(0..4);
+    pipeline.catch_up("job.sql").ok();
+    work.file(
+        "tripled.sql",
+        "CREATE JOB doubling AS INSERT INTO doubled SELECT v * 3 FROM numbers;\n",
+    );
+    let refused = pipeline.catch_up("tripled.sql");
+    assert_eq!(refused.code, Some(1));
+    assert!(
+        refused
+            .err
+            .contains("exists already, with another statement"),
+        "{}",
+        refused.err
+    );
+    work.file(
+        "tripled.sql",
+        "CREATE OR REPLACE JOB doubling AS INSERT INTO doubled SELECT v * 3 FROM numbers;\n",
+    );
+    pipeline.send(4..6);
+    pipeline.catch_up("tripled.sql").ok();
+    assert_eq!(pipeline.doubled(), [0, 2, 4, 6, 12, 15]);
+    work.sql(&[], &["DROP JOB doubling", "DROP JOB IF EXISTS doubling"])
+        .ok();
+    let gone = work.sql(&[], &["SHOW BATCHES FOR JOB doubling"]);
+    assert!(
+        gone.err.contains("no job is named doubling"),
+        "{}",
+        gone.err
+    );
+    // The name is free; a job made anew begins at the beginning.
+    pipeline.catch_up("job.sql").ok();
+    assert_eq!(pipeline.doubled().len(), 12);
+}
+
+#[test]
+fn a_paused_job_waits_for_resume() {
+    let pipeline = Pipeline::between_topics("paused", 1);
+    let work = &pipeline.work;
+    pipeline.send(0..2);
+    pipeline.catch_up("job.sql").ok();
+    work.sql(&[], &["PAUSE JOB doubling"]).ok();
+    pipeline.send(2..4);
+    let paused = pipeline.catch_up("job.sql");
+    assert_eq!(paused.code, Some(1));
+    assert!(
+        paused.err.contains("job doubling is paused") && paused.err.contains("RESUME JOB"),
+        "{}",
+        paused.err
+    );
+    work.sql(&[], &["RESUME JOB doubling"]).ok();
+    pipeline.catch_up("job.sql").ok();
+    assert_eq!(pipeline.doubled(), [0, 2, 4, 6]);
+}
+
+#[test]
+fn loss_1_offsets_that_are_gone_stop_the_job_until_they_are_skipped() {
+    let pipeline = Pipeline::between_topics("lost", 1);
+    let work = &pipeline.work;
+    pipeline.send(0..4);
+    pipeline.catch_up("job.sql").ok();
+    pipeline.send(4..10);
+    let records = format!(
+        "{{\"partitions\":[{{\"topic\":\"{}\",\"partition\":0,\"offset\":7}}],\"version\":1}}",
+        pipeline.source
+    );
+    let file = work.path("delete.json").display().to_string();
+    std::fs::write(&file, records).unwrap();
+    kafka_tool(&["kafka-delete-records", "--offset-json-file", &file], "");
+    let stopped = pipeline.catch_up("job.sql");
+    assert_eq!(stopped.code, Some(1));
+    assert!(
+        stopped.err.contains("partition 0 lacks offsets 4 to 6"),
+        "{}",
+        stopped.err
+    );
+    let shown = work.sql(&[], &["SHOW JOBS"]).ok().out;
+    assert!(
+        shown.contains("FAILED") && shown.contains("lacks offsets 4 to 6"),
+        "{shown}"
+    );
+    work.sql(&[], &["RESUME JOB doubling SKIPPING LOST"]).ok();
+    pipeline.catch_up("job.sql").ok();
+    assert_eq!(pipeline.doubled(), [0, 2, 4, 6, 14, 16, 18]);
+}
+
+#[test]
+fn records_that_cannot_be_decoded_do_not_stop_a_job() {
+    let pipeline = Pipeline::between_topics("dead", 1);
+    pipeline.send(0..2);
+    produce(&pipeline.source, "no number\n{\"v\":2}\n");
+    pipeline.catch_up("job.sql").ok();
+    assert_eq!(pipeline.doubled(), [0, 2, 4]);
+    let shown = pipeline
+        .work
+        .sql(&[], &["SHOW BATCHES FOR JOB doubling"])
+        .ok()
+        .out;
+    assert!(shown.contains("\"dead_letters\":1"), "{shown}");
+}
+
+#[test]
+fn a_new_partition_is_read_from_its_beginning() {
+    let pipeline = Pipeline::between_topics("wider", 1);
+    pipeline.send(0..2);
+    pipeline.catch_up("job.sql").ok();
+    kafka_tool(
+        &[
+            "kafka-topics",
+            "--alter",
+            "--topic",
+            &pipeline.source,
+            "--partitions",
+            "3",
+        ],
+        "",
+    );
+    pipeline.send(2..12);
+    pipeline.catch_up("job.sql").ok();
+    assert_eq!(
+        pipeline.doubled(),
+        (0..12).map(|v| v * 2).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn what_a_job_cannot_do_is_refused_with_its_name() {
+    let pipeline = Pipeline::between_topics("refused", 1);
+    create_topic(&pipeline.sink, 1);
+    for (query, expected) in [
+        ("SELECT DISTINCT v FROM numbers", "DISTINCT"),
+        ("SELECT v FROM numbers LIMIT 3", "LIMIT"),
+        ("SELECT v FROM numbers ORDER BY v", "ORDER BY"),
+        ("SELECT sum(v) OVER () FROM numbers", "OVER"),
+        ("SELECT count(*) FROM numbers", "aggregate"),
+        (
+            "SELECT CAST(random() * 10 AS BIGINT) FROM numbers",
+            "random()",
+        ),
+        ("SELECT 1", "reads no Kafka table"),
+        ("SELECT v FROM doubled", "reads and writes the topic"),
+        ("SELECT w FROM numbers", "no column named w"),
+        ("SELECT v FROM nmbers", "did you mean numbers"),
+    ] {
+        let job = format!("CREATE JOB refused AS INSERT INTO doubled {query}");
+        let ran = pipeline.work.sql(&["tables.sql"], &[&job]);
+        assert_eq!(ran.code, Some(1), "{job}: {ran:?}");
+        assert!(ran.err.contains(expected), "{job}: {}", ran.err);
+    }
+    for (options, expected) in [
+        ("'triger' '1 second'", "did you mean 'trigger'"),
+        ("'trigger' 'soon'", "'as fast as possible'"),
+        ("'batch.max_rows' '0'", "at least 1"),
+    ] {
+        let job = format!(
+            "CREATE JOB refused WITH ({options}) AS INSERT INTO doubled SELECT v FROM numbers"
+        );
+        let ran = pipeline.work.sql(&["tables.sql"], &[&job]);
+        assert_eq!(ran.code, Some(1), "{job}: {ran:?}");
+        assert!(ran.err.contains(expected), "{job}: {}", ran.err);
+    }
+}
+
+#[test]
+fn per_batch_aggregates_see_one_batch_each() {
+    let pipeline = Pipeline::between_topics("per-batch", 1);
+    pipeline.work.file(
+        "sums.sql",
+        "CREATE JOB sums WITH ('batch.max_rows' '3') AS\n\
+         INSERT INTO doubled SELECT sum(v) FROM numbers EMIT PER BATCH;\n",
+    );
+    pipeline.send(1..8);
+    pipeline.catch_up("sums.sql").ok();
+    assert_eq!(pipeline.doubled(), [6, 7, 15]);
+}
+
+#[test]
+fn exact_3_a_rewound_job_does_its_batches_again() {
+    let pipeline = Pipeline::between_topics("rewind", 1);
+    pipeline.send(0..8);
+    pipeline.catch_up("job.sql").ok();
+    let rewound = pipeline
+        .work
+        .sql(
+            &["tables.sql", "job.sql"],
+            &["REWIND JOB doubling TO BATCH 1"],
+        )
+        .ok();
+    assert!(
+        rewound.err.contains("2 batches are abandoned"),
+        "{}",
+        rewound.err
+    );
+    pipeline.catch_up("job.sql").ok();
+    // The first batch once, the others twice: what was published stays.
+    assert_eq!(
+        pipeline.doubled(),
+        [0, 2, 4, 6, 6, 8, 8, 10, 10, 12, 12, 14, 14]
+    );
+    let shown = pipeline
+        .work
+        .sql(&[], &["SHOW BATCHES FOR JOB doubling"])
+        .ok()
+        .out;
+    let generations: Vec<u64> = shown
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["generation"]
+                .as_u64()
+                .unwrap()
+        })
+        .collect();
+    assert_eq!(generations, [0, 1, 1]);
+    let none = pipeline.work.sql(
+        &["tables.sql", "job.sql"],
+        &["REWIND JOB doubling TO BATCH 9"],
+    );
+    assert!(
+        none.err.contains("has no batch 9; it has 1 to 3"),
+        "{}",
+        none.err
+    );
+}
