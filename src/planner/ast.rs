@@ -166,8 +166,10 @@ pub struct CreateView {
 /// Statements about jobs and reprocessing.
 #[derive(Debug, Clone)]
 pub enum JobStatement {
-    /// `CREATE [OR REPLACE] JOB name [WITH (…)] AS INSERT … [EMIT …]`.
+    /// `[EXPLAIN] CREATE [OR REPLACE] JOB name [WITH (…)] AS INSERT … [EMIT …]`.
     Create {
+        /// `EXPLAIN`: nothing is made.
+        explain: bool,
         /// The job's name.
         name: Ident,
         /// `OR REPLACE`.

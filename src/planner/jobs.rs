@@ -16,8 +16,8 @@ pub(crate) fn parse_job(
         || cursor.at_words(&["CREATE", "OR", "REPLACE", "JOB"])
         || cursor.at_words(&["EXPLAIN", "CREATE", "JOB"])
     {
-        cursor.take_words(&["EXPLAIN"]);
-        return parse_create(cursor, emit).map(Some);
+        let explain = cursor.take_words(&["EXPLAIN"]);
+        return parse_create(cursor, explain, emit).map(Some);
     } else if cursor.take_words(&["PAUSE", "JOB"]) {
         JobStatement::Pause(cursor.ident()?)
     } else if cursor.take_words(&["RESUME", "JOB"]) {
@@ -86,7 +86,11 @@ pub(crate) fn parse_job(
     Ok(Some(statement))
 }
 
-fn parse_create(cursor: &mut Cursor<'_>, emit: Option<Emit>) -> Result<JobStatement> {
+fn parse_create(
+    cursor: &mut Cursor<'_>,
+    explain: bool,
+    emit: Option<Emit>,
+) -> Result<JobStatement> {
     cursor.expect_words(&["CREATE"])?;
     let or_replace = cursor.take_words(&["OR", "REPLACE"]);
     cursor.expect_words(&["JOB"])?;
@@ -106,6 +110,7 @@ fn parse_create(cursor: &mut Cursor<'_>, emit: Option<Emit>) -> Result<JobStatem
     }
     let insert = Box::new(cursor.sql_statement()?);
     Ok(JobStatement::Create {
+        explain,
         name,
         or_replace,
         options,

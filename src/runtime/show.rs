@@ -10,6 +10,9 @@ use datafusion::arrow::datatypes::{DataType, TimeUnit};
 
 use crate::core::jobs::{BatchVersion, JobHistory, Phase};
 use crate::error::{Error, Result};
+use crate::planner::ast::Emit;
+use crate::runtime::options::{JobOptions, Trigger};
+use crate::session::{JobQuery, JobSinkTable};
 use crate::state::JobId;
 
 /// `job`, `state`, `reason`, `batch`, `generation`, `committed_at`, `owner`: one row per job.
@@ -100,6 +103,56 @@ pub(super) fn definition(history: &JobHistory) -> Result<RecordBatch> {
             "definition",
             Arc::new(StringArray::from_iter_values([text.join("\n")])),
         ),
+    ])
+}
+
+/// `item`, `value`: what the job reads, does and writes, and what it guarantees.
+pub(super) fn explanation(
+    query: &JobQuery,
+    options: &JobOptions,
+    emit: Emit,
+) -> Result<RecordBatch> {
+    let mut rows: Vec<(&str, String)> = Vec::new();
+    for (name, table) in query.sources() {
+        rows.push(("source", format!("{name}: topic '{}'", table.topic())));
+    }
+    rows.push((
+        "operator",
+        match emit {
+            Emit::PerBatch => "row by row, aggregates over each batch alone".to_owned(),
+            Emit::OnWindowClose | Emit::Changes => "row by row".to_owned(),
+        },
+    ));
+    rows.push(("state", "none: offsets only".to_owned()));
+    let (sink, delivery) = match query.sink() {
+        JobSinkTable::Kafka(table) => (
+            format!("{}: topic '{}'", table.name(), table.topic()),
+            "exactly once for read_committed consumers: one transaction per batch",
+        ),
+        JobSinkTable::Delta(handle) => (
+            format!("Delta table '{}'", handle.location()),
+            "exactly once: one commit per batch, with the job's application transaction",
+        ),
+    };
+    rows.push(("sink", sink));
+    rows.push(("delivery", delivery.to_owned()));
+    rows.push((
+        "trigger",
+        match options.trigger {
+            Trigger::Every(interval) => format!("every {} milliseconds", interval.as_millis()),
+            Trigger::AsFastAsPossible => "as fast as possible".to_owned(),
+            Trigger::Once => "once".to_owned(),
+        },
+    ));
+    rows.push((
+        "batch.max_rows",
+        format!("{} records of each table", options.max_rows),
+    ));
+    let items = rows.iter().map(|(item, _)| *item);
+    let values = rows.iter().map(|(_, value)| value.as_str());
+    batch(vec![
+        ("item", Arc::new(StringArray::from_iter_values(items))),
+        ("value", Arc::new(StringArray::from_iter_values(values))),
     ])
 }
 

@@ -60,6 +60,7 @@ impl Jobs {
     ) -> Result<Outcome> {
         match statement {
             JobStatement::Create {
+                explain,
                 name,
                 or_replace,
                 options,
@@ -68,6 +69,9 @@ impl Jobs {
             } => {
                 let options = JobOptions::parse(&options)?;
                 let query = JobQuery::try_new(session, *insert, emit).await?;
+                if explain {
+                    return session.one_batch(show::explanation(&query, &options, emit)?);
+                }
                 let name = normalize(&name);
                 self.create(name, or_replace, options, query, text).await
             }

@@ -31,8 +31,8 @@ impl JobStore {
     /// The store does not answer, or holds something that is no log.
     pub async fn all(&self) -> Result<Vec<(JobId, JobHistory)>> {
         let mut jobs = Vec::new();
-        for name in self.dir.list("jobs/names").await? {
-            if let Some(job) = self.find(&name).await? {
+        for file in self.dir.list("jobs/names").await? {
+            if let Some(job) = self.at(&format!("jobs/names/{file}")).await? {
                 jobs.push(job);
             }
         }
@@ -45,13 +45,17 @@ impl JobStore {
     ///
     /// As [`Self::all`].
     pub async fn find(&self, name: &str) -> Result<Option<(JobId, JobHistory)>> {
-        let Some(found) = self.dir.read(&named(name)).await? else {
+        self.at(&named(name)).await
+    }
+
+    async fn at(&self, path: &str) -> Result<Option<(JobId, JobHistory)>> {
+        let Some(found) = self.dir.read(path).await? else {
             return Ok(None);
         };
         let id = std::str::from_utf8(&found)
             .ok()
             .and_then(|text| text.trim().parse::<JobId>().ok())
-            .ok_or_else(|| self.corrupt(&named(name), "it does not hold the id of a job"))?;
+            .ok_or_else(|| self.corrupt(path, "it does not hold the id of a job"))?;
         Ok(Some((id, self.history(id).await?)))
     }
 
@@ -206,12 +210,12 @@ impl JobStore {
 }
 
 fn named(name: &str) -> String {
-    // Any name that SQL allows, as a file's: a slash would make folders of it.
+    // Any name that SQL allows, in letters that every store takes as they are.
     let plain: String = name
-        .chars()
-        .map(|c| match c {
-            '/' | '\\' | '%' | '.' => format!("%{:02x}", c as u32),
-            other => other.to_string(),
+        .bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' => char::from(byte).to_string(),
+            other => format!(".{other:02x}"),
         })
         .collect();
     format!("jobs/names/{plain}")

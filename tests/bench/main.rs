@@ -1,7 +1,8 @@
 //! Benchmarks: each figure is a ratio to a peer measured in the same run.
 //!
 //! `docker/with-kafka cargo bench` prints a Markdown table. `BENCH_RECORDS` (default 5 million)
-//! says how many records.
+//! says how many records. `BENCH_ONLY=sessions cargo bench` measures sessions alone, over an archive that is made without
+//! Kafka.
 
 #![expect(
     clippy::unwrap_used,
@@ -17,7 +18,11 @@ mod peers;
 use anabranch::core::visits::{Visit, VisitPlan, Visits};
 use anabranch::planner::{Parameters, Script, parse_statement};
 use anabranch::session::{Session, SessionOptions};
-use datafusion::arrow::array::{AsArray, RecordBatch};
+use std::sync::Arc;
+
+use datafusion::arrow::array::{
+    ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
 use datafusion::arrow::datatypes::{Int64Type, UInt64Type};
 
 use measure::{Figure, Report, measure};
@@ -99,8 +104,11 @@ fn main() {
     if std::env::args().any(|argument| argument == "--list" || argument == "--test") {
         return;
     }
-    let Ok(bootstrap) = std::env::var("KAFKA_BOOTSTRAP") else {
-        panic_with("the benchmarks need Kafka: docker/with-kafka cargo bench");
+    let only_sessions = std::env::var("BENCH_ONLY").is_ok_and(|only| only == "sessions");
+    let bootstrap = match std::env::var("KAFKA_BOOTSTRAP") {
+        Ok(bootstrap) => bootstrap,
+        Err(_) if only_sessions => "127.0.0.1:1".to_owned(),
+        Err(_) => panic_with("the benchmarks need Kafka: docker/with-kafka cargo bench"),
     };
     let records = std::env::var("BENCH_RECORDS").map_or(5_000_000, |text| text.parse().unwrap());
     let folder = tempfile::tempdir().unwrap();
@@ -123,6 +131,12 @@ fn main() {
         start: DAY,
         slots: 48,
     };
+    if only_sessions {
+        archive_without_kafka(&bench, plan);
+        sessions(&bench, &mut report);
+        print!("{report}");
+        return;
+    }
     peers::create_topic(&bootstrap, "bench_visits", PARTITIONS);
     peers::create_topic(&bootstrap, "bench_out", PARTITIONS);
     peers::create_topic(&bootstrap, "bench_bare", PARTITIONS);
@@ -158,6 +172,45 @@ fn tables(bootstrap: &str, folder: &str) -> String {
          CREATE EXTERNAL TABLE archive10 (event_id VARCHAR, user_id BIGINT, event_time TIMESTAMP, page VARCHAR, {parts})
          STORED AS DELTA PARTITIONED BY (day, hour) LOCATION '{folder}/archive10';"
     )
+}
+
+/// Fills the archive from the generator, in several commits as a synchronization would.
+fn archive_without_kafka(bench: &Bench, plan: VisitPlan) {
+    let visits: Vec<Visit> = Visits::new(plan).collect();
+    for (index, visits) in visits.chunks(1_000_000).enumerate() {
+        let times = visits.iter().map(|visit| visit.event_time);
+        let columns: [(&str, ArrayRef); 4] = [
+            (
+                "event_id",
+                Arc::new(StringArray::from_iter_values(
+                    visits.iter().map(|visit| format!("click-{}", visit.number)),
+                )),
+            ),
+            (
+                "user_id",
+                Arc::new(Int64Array::from_iter_values(
+                    visits.iter().map(|visit| i64::from(visit.user_id)),
+                )),
+            ),
+            (
+                "event_time",
+                Arc::new(TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC")),
+            ),
+            (
+                "page",
+                Arc::new(StringArray::from_iter_values(
+                    visits.iter().map(|visit| format!("page-{}", visit.page)),
+                )),
+            ),
+        ];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let name = format!("generated_{index}");
+        bench.session.register_batch(&name, batch).unwrap();
+        bench.insert(&format!(
+            "INSERT INTO archive SELECT event_id, user_id, event_time, page FROM {name}"
+        ));
+        bench.run(&format!("DROP TABLE {name}"));
+    }
 }
 
 fn kafka_to_delta(bench: &Bench, bootstrap: &str, report: &mut Report) {
@@ -226,13 +279,13 @@ fn sessions(bench: &Bench, report: &mut Report) {
              GROUP BY user_id, window_start"
         )
     };
-    // The peer reads the same files: those of the hours that the completed sessions touch.
+    // The peer reads the same columns of the same files: those of the hours that the completed sessions touch.
     let touched = "SELECT CAST(date_part('hour', min(event_time)) AS BIGINT) FROM COMPLETE_SESSIONS(TABLE archive \
                    PARTITION BY user_id, DESCRIPTOR(event_time), INTERVAL '10 minutes', '2025-09-04T10:00:00', '2025-09-04T11:00:00')";
     let first = bench.number(touched);
     let last = bench.number(&touched.replace("min(", "max("));
     let plain = format!(
-        "SELECT user_id, count(*) FROM archive WHERE hour BETWEEN {first} AND {last} GROUP BY user_id"
+        "SELECT user_id, count(event_time) FROM archive WHERE hour BETWEEN {first} AND {last} GROUP BY user_id"
     );
     let rows = bench.number(&format!(
         "SELECT count(*) FROM archive WHERE hour BETWEEN {first} AND {last}"
@@ -269,7 +322,7 @@ fn sessions(bench: &Bench, report: &mut Report) {
     );
 
     let group = best(
-        "SELECT user_id, count(*) FROM archive GROUP BY user_id",
+        "SELECT user_id, count(event_time) FROM archive GROUP BY user_id",
         bench.records,
     );
     report.add("GROUP BY user over the archive", &group, None);

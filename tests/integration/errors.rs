@@ -47,7 +47,9 @@ fn statements() -> Vec<String> {
         "CREATE JOB j AS SELECT 1",
         "REWIND JOB j TO BATCH 4",
         "REWIND JOB j TO 4",
-        "SHOW JOBS",
+        "SHOW BATCHES FOR JOB j",
+        "RESUME JOB j ASSUMING BATCH 2",
+        "CREATE JOB j WITH ('triger' '1 second') AS INSERT INTO visits SELECT user_id FROM visits",
         "REPROCESS JOB j FROM '2025-09-04' TO '2025-09-05' WITH ('run_id' 'r')",
         // Names.
         "SELECT user FROM visit",

@@ -49,7 +49,10 @@ pub use register::{
     aggregate_functions, expr_planners, extension_planners, optimizer_rules, query_planner,
     register, register_json, relation_planners, scalar_functions,
 };
-pub use session::{SessionExec, SessionWindow};
+pub use session::{
+    AggregateBySession, SessionAggregate, SessionColumn, SessionExec, SessionMergeExec,
+    SessionPartialExec, SessionWindow,
+};
 pub use sql::{parse_table_argument, rewrite_window_calls};
 pub use values::{header, headers_list, headers_map, to_json};
 pub use window::{

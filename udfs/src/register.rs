@@ -18,6 +18,7 @@ use crate::is_final::{IsFinalPlanner, is_final};
 use crate::offsets::{next_offsets, offsets_from, offsets_in};
 use crate::planner::{WindowExtensionPlanner, WindowRelationPlanner};
 use crate::ranges::EventTimeRanges;
+use crate::session::aggregate::AggregateBySession;
 use crate::values::{header, headers_list, headers_map, to_json};
 
 /// Adds functions, expression and relation planners and optimizer rules to `builder`, keeping what
@@ -51,6 +52,8 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
         .position(|rule| rule.name() == "push_down_filter");
     let place = push_down.map_or(optimizer.rules.len(), |position| position + 1);
     optimizer.rules.splice(place..place, optimizer_rules());
+    // Last: everything else has found its place, and what is aggregated is known.
+    optimizer.rules.push(Arc::new(AggregateBySession));
     builder
 }
 

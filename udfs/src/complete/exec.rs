@@ -15,7 +15,7 @@ use datafusion::physical_plan::execution_plan::{
     Boundedness, ChildrenPropertiesMode, EmissionType, ReplaceChildrenOptions,
     apply_expression_roots,
 };
-use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::metrics::MetricsSet;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties,
@@ -23,7 +23,7 @@ use datafusion::physical_plan::{
 use futures::{TryStreamExt, stream};
 
 use super::node::CompleteSessions;
-use super::run::{CappedCell, Run};
+use super::run::{Run, Shown};
 use super::search::Search;
 use super::slices::SliceReader;
 
@@ -41,8 +41,7 @@ pub struct CompleteSessionsExec {
     event_time: Arc<dyn PhysicalExpr>,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
-    metrics: ExecutionPlanMetricsSet,
-    capped: CappedCell,
+    shown: Shown,
 }
 
 impl CompleteSessionsExec {
@@ -73,8 +72,7 @@ impl CompleteSessionsExec {
             event_time,
             schema,
             properties: Arc::new(properties),
-            metrics: ExecutionPlanMetricsSet::new(),
-            capped: CappedCell::default(),
+            shown: Shown::default(),
         })
     }
 }
@@ -91,7 +89,7 @@ impl DisplayAs for CompleteSessionsExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("CompleteSessionsExec: ")?;
         self.node.fmt_for_explain(f)?;
-        match self.capped.get() {
+        match self.shown.capped.get() {
             Some(capped) => write!(f, ", capped=[{}]", capped.names()),
             None => Ok(()),
         }
@@ -127,8 +125,7 @@ impl ExecutionPlan for CompleteSessionsExec {
             return internal_err!("CompleteSessionsExec takes no children");
         }
         Ok(Arc::new(Self {
-            metrics: ExecutionPlanMetricsSet::new(),
-            capped: CappedCell::default(),
+            shown: Shown::default(),
             ..Self::clone(&*self)
         }))
     }
@@ -158,8 +155,7 @@ impl ExecutionPlan for CompleteSessionsExec {
             Arc::clone(&self.event_time),
             Arc::clone(&self.schema),
             context,
-            &self.metrics,
-            Arc::clone(&self.capped),
+            &self.shown,
         )?;
         // Two parts: what is known after the first slice leaves before the search goes on.
         let output = stream::try_unfold(Stage::First(Box::new(run)), |stage| async move {
@@ -189,7 +185,7 @@ impl ExecutionPlan for CompleteSessionsExec {
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
-        Some(self.metrics.clone_inner())
+        Some(self.shown.metrics.clone_inner())
     }
 }
 

@@ -45,11 +45,16 @@ pub(super) struct Run {
     files_read: Count,
     capped_sessions: Count,
     /// What the plan shows once it has run.
-    capped: CappedCell,
+    capped: Arc<OnceLock<SessionsCapped>>,
 }
 
-/// Where a run leaves the sessions it had to cut, for EXPLAIN ANALYZE.
-pub(super) type CappedCell = Arc<OnceLock<SessionsCapped>>;
+/// What EXPLAIN ANALYZE shows of a run.
+#[derive(Clone, Default)]
+pub(super) struct Shown {
+    pub(super) metrics: ExecutionPlanMetricsSet,
+    /// The sessions that had to be cut.
+    pub(super) capped: Arc<OnceLock<SessionsCapped>>,
+}
 
 /// Rows of the result and the session of each.
 struct Held {
@@ -76,14 +81,13 @@ impl Run {
         event_time: Arc<dyn PhysicalExpr>,
         schema: SchemaRef,
         context: Arc<TaskContext>,
-        metrics: &ExecutionPlanMetricsSet,
-        capped: CappedCell,
+        shown: &Shown,
     ) -> Result<Self> {
         let fields = keys
             .iter()
             .map(|key| Ok(SortField::new(key.data_type(&schema)?)))
             .collect::<Result<Vec<_>>>()?;
-        let counter = |name: &'static str| MetricBuilder::new(metrics).global_counter(name);
+        let counter = |name: &'static str| MetricBuilder::new(&shown.metrics).global_counter(name);
         Ok(Self {
             search,
             reader,
@@ -96,12 +100,12 @@ impl Run {
             held: vec![],
             reservation: MemoryConsumer::new("CompleteSessionsExec")
                 .register(context.memory_pool()),
-            baseline: BaselineMetrics::new(metrics, 0),
+            baseline: BaselineMetrics::new(&shown.metrics, 0),
             slices: counter("slices"),
             rows_read: counter("rows_read"),
             files_read: counter("files_read"),
             capped_sessions: counter("capped_sessions"),
-            capped,
+            capped: Arc::clone(&shown.capped),
             context,
         })
     }

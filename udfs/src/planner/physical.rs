@@ -11,10 +11,12 @@ use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext
 use datafusion::logical_expr::{
     Expr, LogicalPlan, UserDefinedLogicalNode, UserDefinedLogicalNodeCore,
 };
+use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 use datafusion::physical_planner::{ExtensionPlanner, PhysicalPlanner};
 
 use crate::complete::{CompleteSessions, CompleteSessionsExec};
+use crate::session::aggregate::{SessionAggregate, session_aggregate};
 use crate::session::{SessionExec, SessionWindow};
 use crate::window::{EventWindow, EventWindowExec};
 
@@ -58,6 +60,34 @@ impl ExtensionPlanner for WindowExtensionPlanner {
                 *node.windows(),
                 output_schema(node),
             ))));
+        }
+        if let Some(node) = node.as_any().downcast_ref::<SessionAggregate>() {
+            let keys = create_all(node.keys())?;
+            let event_time = create(node.event_time())?;
+            let lower = |expr: &Expr| {
+                LoweredAggregateBuilder::new(
+                    expr,
+                    logical.schema(),
+                    physical.schema().as_ref(),
+                    session.execution_props(),
+                    planning,
+                )
+                .build()
+            };
+            let aggregates = node
+                .aggregates()
+                .iter()
+                .map(lower)
+                .collect::<Result<Vec<_>>>()?;
+            return session_aggregate(
+                Arc::clone(physical),
+                keys,
+                event_time,
+                aggregates,
+                node,
+                output_schema(node),
+            )
+            .map(Some);
         }
         if let Some(node) = node.as_any().downcast_ref::<SessionWindow>() {
             return Ok(Some(Arc::new(SessionExec::try_new(

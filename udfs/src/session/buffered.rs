@@ -15,6 +15,7 @@ use arrow::record_batch::RecordBatch;
 use datafusion::common::{Result, exec_datafusion_err, internal_err};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::LexOrdering;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::group_values::{GroupValues, new_group_values};
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
@@ -243,8 +244,19 @@ fn sort(
     let Some(ordering) = rule.ordering() else {
         return internal_err!("sessions have an event time to sort by");
     };
+    let sorted = sort_with_spilling(held.into_iter(), input, ordering, context)?;
+    sorted::stream(rule, sorted, context, partition, metrics)
+}
+
+/// `held`, then the rest of `input`, in order.
+pub(super) fn sort_with_spilling(
+    held: impl Iterator<Item = RecordBatch> + Send + 'static,
+    input: SendableRecordBatchStream,
+    ordering: LexOrdering,
+    context: &Arc<TaskContext>,
+) -> Result<SendableRecordBatchStream> {
     let schema = input.schema();
-    let rest = stream::iter(held.into_iter().map(Ok)).chain(input);
+    let rest = stream::iter(held.map(Ok)).chain(input);
     let rest: SendableRecordBatchStream =
         Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), rest));
     let once = Once {
@@ -253,8 +265,7 @@ fn sort(
     };
     let source =
         StreamingTableExec::try_new(schema, vec![Arc::new(once)], None, vec![], false, None)?;
-    let sorted = SortExec::new(ordering, Arc::new(source)).execute(0, Arc::clone(context))?;
-    sorted::stream(rule, sorted, context, partition, metrics)
+    SortExec::new(ordering, Arc::new(source)).execute(0, Arc::clone(context))
 }
 
 /// A stream as a source that can be read once.

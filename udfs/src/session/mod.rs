@@ -1,11 +1,15 @@
 //! SESSION: the rows of one key, cut where neighbours are further apart than the gap (SESS-1).
 
+pub(crate) mod aggregate;
 mod assign;
 mod buffered;
 mod exec;
 mod node;
 mod sorted;
 
+pub use aggregate::{
+    AggregateBySession, SessionAggregate, SessionColumn, SessionMergeExec, SessionPartialExec,
+};
 pub use exec::SessionExec;
 pub use node::SessionWindow;
 

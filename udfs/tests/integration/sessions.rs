@@ -139,6 +139,153 @@ proptest! {
     }
 }
 
+/// Start, end, rows, sum of ids and even ids of each session, by the definition.
+fn aggregated<K: Ord + Copy>(visits: &[Visit], key: impl Fn(&Visit) -> K + Copy) -> Vec<[i64; 5]> {
+    let mut groups = std::collections::BTreeMap::new();
+    for (id, start, end) in sessions(visits, key, GAP) {
+        let visit = &visits[usize::try_from(id).unwrap()];
+        let row = groups
+            .entry((key(visit), start))
+            .or_insert([start, end, 0, 0, 0]);
+        row[2] += 1;
+        row[3] += id;
+        row[4] += i64::from(id % 2 == 0);
+    }
+    let mut rows: Vec<_> = groups.into_values().collect();
+    rows.sort_unstable();
+    rows
+}
+
+/// The same from a query.
+async fn aggregated_by_sql(context: &SessionContext, sql: &str) -> Vec<[i64; 5]> {
+    let batches = collect(context, sql)
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let columns: Vec<Vec<i64>> = (0..5)
+        .map(|number| {
+            numbers(&batches, number)
+                .into_iter()
+                .map(Option::unwrap)
+                .collect()
+        })
+        .collect();
+    let mut rows: Vec<[i64; 5]> = (0..columns[0].len())
+        .map(|row| std::array::from_fn(|column| columns[column][row]))
+        .collect();
+    rows.sort_unstable();
+    rows
+}
+
+const AGGREGATES: &str = "window_start, window_end, count(*), CAST(sum(id) AS BIGINT), \
+                          count(CASE WHEN id % 2 = 0 THEN 1 END)";
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn sess_1_aggregates_by_session_are_those_of_the_definition(
+        visits in visits(), batch in 1_usize..40, partitions in 1_usize..4, little in any::<bool>(),
+    ) {
+        block_on(async {
+            let context = if little {
+                // What does not fit leaves early and is merged later.
+                little_memory(partitions, 60_000)
+            } else {
+                context(small_batches(partitions))
+            };
+            register_visits(&context, &visits, batch, partitions);
+            let user = "SESSION(TABLE visits PARTITION BY user_id, DESCRIPTOR(event_time), INTERVAL '10 microseconds')";
+            let by_user = aggregated(&visits, |visit| visit.1);
+            for sql in [
+                format!("SELECT {AGGREGATES} FROM {user} GROUP BY user_id, window_start, window_end"),
+                format!("SELECT {AGGREGATES} FROM {user} AS s GROUP BY s.window_end, s.window_start, s.user_id"),
+                format!("SELECT a, b, count(*), CAST(sum(i) AS BIGINT), count(CASE WHEN i % 2 = 0 THEN 1 END) FROM \
+                         (SELECT user_id AS u, window_start AS a, window_end AS b, id AS i FROM {user}) GROUP BY u, a, b"),
+            ] {
+                assert_eq!(aggregated_by_sql(&context, &sql).await, by_user, "{sql}");
+            }
+            let by_both = aggregated(&visits, |visit| (visit.0, visit.1));
+            let sql = format!(
+                "SELECT {AGGREGATES} FROM SESSION(visits, (user_id, site), event_time, INTERVAL '10 microseconds') \
+                 GROUP BY site, user_id, window_start, window_end"
+            );
+            assert_eq!(aggregated_by_sql(&context, &sql).await, by_both, "{sql}");
+            let all = aggregated(&visits, |_| ());
+            let sql = format!(
+                "SELECT {AGGREGATES} FROM SESSION(visits, DESCRIPTOR(event_time), INTERVAL '10 microseconds') \
+                 GROUP BY window_start, window_end"
+            );
+            assert_eq!(aggregated_by_sql(&context, &sql).await, all, "{sql}");
+        });
+    }
+}
+
+#[tokio::test]
+async fn aggregates_by_session_have_an_operator_of_their_own_where_they_can() {
+    let context = context(SessionConfig::new().with_target_partitions(2));
+    register_visits(&context, &[(None, Some(1), Some(0))], 1, 1);
+    let session = "SESSION(visits, user_id, event_time, INTERVAL '10 minutes')";
+    let has_own = async |select: &str, rest: &str| {
+        let sql = format!("SELECT {select} FROM {session} {rest}");
+        let plan = plan_text(&context, &sql).await;
+        plan.contains("SessionMergeExec")
+    };
+    assert!(has_own("count(*)", "GROUP BY user_id, window_start").await);
+    assert!(
+        has_own(
+            "count(*)",
+            "GROUP BY user_id, window_start HAVING count(*) > 1"
+        )
+        .await
+    );
+    assert!(
+        has_own(
+            "user_id, avg(id), min(site)",
+            "GROUP BY 1, window_end, window_start"
+        )
+        .await
+    );
+    // A part of the keys, another column, the window inside an aggregate, an order: rows need their session.
+    for (select, rest) in [
+        ("count(*)", "GROUP BY window_start"),
+        ("count(*)", "GROUP BY user_id, window_end"),
+        ("count(*)", "GROUP BY user_id, window_start, site"),
+        ("max(window_end)", "GROUP BY user_id, window_start"),
+        (
+            "array_agg(id ORDER BY event_time)",
+            "GROUP BY user_id, window_start",
+        ),
+    ] {
+        assert!(!has_own(select, rest).await, "{select} {rest}");
+    }
+}
+
+#[tokio::test]
+async fn aggregates_by_session_beyond_memory_are_sorted_with_spilling() {
+    let visits: Vec<Visit> = (0..40_000_i64)
+        .map(|n| (None, Some(n * 7919 % 9973), Some((n * 104_729) % 60_011)))
+        .collect();
+    let expected = aggregated(&visits, |visit| visit.1);
+    let context = little_memory(2, 2_000_000);
+    register_visits(&context, &visits, 1000, 2);
+    let sql = format!(
+        "SELECT {AGGREGATES} FROM SESSION(visits, user_id, event_time, INTERVAL '10 microseconds') \
+         GROUP BY user_id, window_start, window_end"
+    );
+    let frame = crate::support::query(&context, &sql).await.unwrap();
+    let physical = frame.create_physical_plan().await.unwrap();
+    let batches = datafusion::physical_plan::collect(Arc::clone(&physical), context.task_ctx())
+        .await
+        .unwrap();
+    let rows: usize = batches.iter().map(|batch| batch.num_rows()).sum();
+    assert_eq!(rows, expected.len());
+    assert!(
+        metric(physical.as_ref(), "sorted_partitions") > 0,
+        "nothing was sorted"
+    );
+    assert_eq!(aggregated_by_sql(&context, &sql).await, expected);
+}
+
 #[tokio::test]
 async fn sessions_beyond_memory_are_sorted_with_spilling() {
     let visits: Vec<Visit> = (0..20_000_i64)
@@ -197,6 +344,10 @@ async fn one_shuffle_serves_sessions_and_their_aggregate() {
     register_visits(&context, &[(None, Some(1), Some(0))], 1, 1);
     let sql = "SELECT user_id, window_start, count(*) FROM \
                SESSION(visits, user_id, event_time, INTERVAL '10 minutes') GROUP BY 1, 2";
+    let plan = plan_text(&context, sql).await;
+    assert_eq!(plan.matches("Hash([").count(), 1, "{plan}");
+    let sql = "SELECT user_id, window_start, site, count(*) FROM \
+               SESSION(visits, user_id, event_time, INTERVAL '10 minutes') GROUP BY 1, 2, 3";
     let plan = plan_text(&context, sql).await;
     assert_eq!(plan.matches("Hash([").count(), 1, "{plan}");
     assert!(!plan.contains("SortExec"), "{plan}");

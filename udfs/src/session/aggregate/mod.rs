@@ -1,0 +1,60 @@
+//! An aggregate by session, without giving each row its session first.
+//!
+//! `GROUP BY keys, window_start` over SESSION needs no row twice: a row is the interval `[t, t]`, and intervals of one key at
+//! most the gap apart are one (SESS-1). Each partition of the input aggregates its rows by interval as they come; the
+//! intervals, with the aggregates' partial states, are brought together by key and merged in the order of their start.
+
+mod accumulators;
+mod intervals;
+mod merge;
+mod node;
+mod partial;
+mod rule;
+
+pub use merge::SessionMergeExec;
+pub use node::{SessionAggregate, SessionColumn};
+pub use partial::SessionPartialExec;
+pub use rule::AggregateBySession;
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::common::Result;
+use datafusion::physical_expr::aggregate::LoweredAggregate;
+use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
+
+use accumulators::SessionAggregateExpr;
+
+/// The two operators of `node` over its planned input.
+pub(crate) fn session_aggregate(
+    input: Arc<dyn ExecutionPlan>,
+    keys: Vec<Arc<dyn PhysicalExpr>>,
+    event_time: Arc<dyn PhysicalExpr>,
+    aggregates: Vec<LoweredAggregate>,
+    node: &SessionAggregate,
+    schema: SchemaRef,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let aggregates: Vec<SessionAggregateExpr> = aggregates
+        .into_iter()
+        .map(|lowered| SessionAggregateExpr {
+            function: lowered.aggregate,
+            filter: lowered.filter,
+        })
+        .collect();
+    let merge = merge::MergeRule {
+        keys: keys.len(),
+        gap: node.gap(),
+        aggregates: aggregates.clone(),
+        groups: node.groups().to_vec(),
+        schema,
+        event_time: crate::window::column_name(&event_time.to_string()),
+    };
+    let rule = partial::PartialRule {
+        keys,
+        event_time,
+        gap: node.gap(),
+        aggregates,
+    };
+    let partial = SessionPartialExec::try_new(input, rule)?;
+    Ok(Arc::new(SessionMergeExec::new(Arc::new(partial), merge)))
+}

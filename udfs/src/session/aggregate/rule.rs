@@ -1,0 +1,152 @@
+//! The optimizer rule that finds aggregates by session.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, Result};
+use datafusion::logical_expr::expr::AggregateFunction;
+use datafusion::logical_expr::{Aggregate, Expr, Extension, LogicalPlan};
+use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
+
+use super::node::{SessionAggregate, SessionColumn};
+use crate::session::SessionWindow;
+
+/// Replaces `GROUP BY` of exactly the keys and the window columns over SESSION by one operator, if no aggregate reads a
+/// window column or asks for an order.
+#[derive(Debug, Default)]
+pub struct AggregateBySession;
+
+impl OptimizerRule for AggregateBySession {
+    fn name(&self) -> &str {
+        "aggregate_by_session"
+    }
+
+    fn apply_order(&self) -> Option<ApplyOrder> {
+        Some(ApplyOrder::BottomUp)
+    }
+
+    fn rewrite(
+        &self,
+        plan: LogicalPlan,
+        _config: &dyn OptimizerConfig,
+    ) -> Result<Transformed<LogicalPlan>> {
+        let LogicalPlan::Aggregate(aggregate) = &plan else {
+            return Ok(Transformed::no(plan));
+        };
+        Ok(match by_session(aggregate)? {
+            Some(node) => Transformed::yes(LogicalPlan::Extension(Extension {
+                node: Arc::new(node),
+            })),
+            None => Transformed::no(plan),
+        })
+    }
+}
+
+fn by_session(aggregate: &Aggregate) -> Result<Option<SessionAggregate>> {
+    let mut groups = aggregate.group_expr.clone();
+    let mut aggregates = aggregate.aggr_expr.clone();
+    let Some(window) = session_below(&aggregate.input, &mut groups, &mut aggregates)? else {
+        return Ok(None);
+    };
+    let output = datafusion::logical_expr::UserDefinedLogicalNodeCore::schema(window);
+    let width = output.fields().len();
+    // What the output columns of the session stand for.
+    let column = |expr: &Expr| -> Option<SessionColumn> {
+        let expr = unaliased(expr);
+        if let Some(key) = window.keys().iter().position(|key| key == expr) {
+            return Some(SessionColumn::Key(key));
+        }
+        let Expr::Column(column) = expr else {
+            return None;
+        };
+        match output.maybe_index_of_column(column)? {
+            index if index + 2 == width => Some(SessionColumn::WindowStart),
+            index if index + 1 == width => Some(SessionColumn::WindowEnd),
+            _ => None,
+        }
+    };
+    let Some(groups) = groups.iter().map(column).collect::<Option<Vec<_>>>() else {
+        return Ok(None);
+    };
+    let has_all_keys =
+        (0..window.keys().len()).all(|key| groups.contains(&SessionColumn::Key(key)));
+    if !has_all_keys || !groups.contains(&SessionColumn::WindowStart) {
+        return Ok(None);
+    }
+    let is_window = |column: &Column| {
+        output
+            .maybe_index_of_column(column)
+            .is_none_or(|index| index + 2 >= width)
+    };
+    for expr in &aggregates {
+        let Expr::AggregateFunction(AggregateFunction { params, .. }) = unaliased(expr) else {
+            return Ok(None);
+        };
+        let reads_window = expr.column_refs().iter().any(|column| is_window(column));
+        if reads_window || !params.order_by.is_empty() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(SessionAggregate {
+        input: window.input().clone(),
+        keys: window.keys().to_vec(),
+        event_time: window.event_time().clone(),
+        gap: window.gap(),
+        groups,
+        aggregates,
+        schema: Arc::clone(&aggregate.schema),
+    }))
+}
+
+/// The session below an aggregate, through aliases and projections, with the aggregate's expressions rewritten to the
+/// session's own columns.
+fn session_below<'a>(
+    mut plan: &'a LogicalPlan,
+    groups: &mut [Expr],
+    aggregates: &mut [Expr],
+) -> Result<Option<&'a SessionWindow>> {
+    loop {
+        let below: HashMap<Column, Expr> = match plan {
+            LogicalPlan::Extension(Extension { node }) => {
+                return Ok(node.as_any().downcast_ref::<SessionWindow>());
+            }
+            LogicalPlan::SubqueryAlias(alias) => {
+                let columns = alias.schema.columns();
+                let inputs = alias.input.schema().columns();
+                plan = &alias.input;
+                columns
+                    .into_iter()
+                    .zip(inputs.into_iter().map(Expr::Column))
+                    .collect()
+            }
+            LogicalPlan::Projection(projection) => {
+                let columns = projection.schema.columns();
+                let exprs = projection.expr.iter().map(|expr| unaliased(expr).clone());
+                plan = &projection.input;
+                columns.into_iter().zip(exprs).collect()
+            }
+            _ => return Ok(None),
+        };
+        for expr in groups.iter_mut().chain(aggregates.iter_mut()) {
+            let rewritten = std::mem::take(expr).transform_up(|part| {
+                Ok(match &part {
+                    Expr::Column(column) => match below.get(column) {
+                        Some(replacement) => Transformed::yes(replacement.clone()),
+                        None => Transformed::no(part),
+                    },
+                    _ => Transformed::no(part),
+                })
+            })?;
+            // Names do not matter below: the node has the aggregate's schema.
+            *expr = rewritten.data;
+        }
+    }
+}
+
+fn unaliased(expr: &Expr) -> &Expr {
+    match expr {
+        Expr::Alias(alias) => unaliased(&alias.expr),
+        other => other,
+    }
+}
