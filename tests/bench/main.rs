@@ -302,6 +302,16 @@ fn sessions(bench: &Bench, report: &mut Report) {
     };
     let peer = best(&plain, rows);
     report.add("scan and hash aggregate of the touched files", &peer, None);
+    let explained = bench.run(&format!("EXPLAIN ANALYZE {}", complete("archive")));
+    let plan = explained[0]
+        .column(1)
+        .as_string::<i32>()
+        .value(0)
+        .to_owned();
+    let metrics = plan
+        .lines()
+        .find(|line| line.contains("CompleteSessionsExec"));
+    eprintln!("{}", metrics.unwrap_or_default().trim());
     let one_hour = best(&complete("archive"), rows);
     report.add(
         "COMPLETE_SESSIONS of one hour, counted",

@@ -161,8 +161,9 @@ impl ExecutionPlan for CompleteSessionsExec {
         let output = stream::try_unfold(Stage::First(Box::new(run)), |stage| async move {
             let next: Option<(Vec<RecordBatch>, Stage)> = match stage {
                 Stage::First(mut run) => {
-                    run.refuse_null_event_times().await?;
+                    let nulls = run.look_for_null_event_times();
                     run.read_first().await?;
+                    run.refuse_null_event_times(nulls).await?;
                     let closed = run.emit_closed()?;
                     Some((closed, Stage::Extend(run)))
                 }

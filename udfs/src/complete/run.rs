@@ -1,17 +1,19 @@
 //! One execution of COMPLETE_SESSIONS: reads slices, holds rows, emits sessions.
 
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use arrow::array::{ArrayRef, UInt32Array};
 use arrow::buffer::ScalarBuffer;
-use arrow::compute::take_record_batch;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::compute::{take, take_record_batch};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
-use arrow::row::{RowConverter, SortField};
+use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::{Result, ScalarValue, exec_datafusion_err};
-use datafusion::execution::TaskContext;
+use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::EmitTo;
+use datafusion::physical_plan::aggregates::group_values::GroupValues;
 use datafusion::physical_plan::metrics::{
     BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder,
 };
@@ -22,6 +24,7 @@ use super::notice::{CompletionNotices, SessionsCapped};
 use super::search::{Search, Session, SessionId, Side, Slice};
 use super::slices::{SliceReader, count_files};
 use crate::diagnostic::{null_event_time, out_of_range};
+use crate::session::new_keys;
 use crate::window::{column_name, show_tick, ticks, timestamps};
 
 /// The state of one execution.
@@ -31,11 +34,14 @@ pub(super) struct Run {
     keys: Vec<Arc<dyn PhysicalExpr>>,
     event_time: Arc<dyn PhysicalExpr>,
     schema: SchemaRef,
-    converter: RowConverter,
-    /// The dense number of each key seen in the first slice, by its row encoding.
-    ids: HashMap<Arc<[u8]>, u32>,
-    /// The row encoding of each key, by its number.
-    key_rows: Vec<Arc<[u8]>>,
+    key_schema: SchemaRef,
+    /// Numbers keys; those of the first slice come first.
+    numbers: Option<Box<dyn GroupValues>>,
+    /// The values of the first slice's keys, by number: a column per key column.
+    key_values: Vec<ArrayRef>,
+    /// How many keys the first slice has.
+    key_count: usize,
+    numbers_of_batch: Vec<usize>,
     held: Vec<Held>,
     reservation: MemoryReservation,
     context: Arc<TaskContext>,
@@ -56,6 +62,13 @@ pub(super) struct Shown {
     pub(super) capped: Arc<OnceLock<SessionsCapped>>,
 }
 
+/// A look for a NULL event time: the plan that looked, and whether there is one; none if there can be none.
+pub(super) type NullCheck = SpawnedTask<Result<Option<(Arc<dyn ExecutionPlan>, bool)>>>;
+
+fn failed_task(error: impl std::fmt::Display) -> DataFusionError {
+    exec_datafusion_err!("a slice could not be planned: {error}")
+}
+
 /// Rows of the result and the session of each.
 struct Held {
     rows: RecordBatch,
@@ -70,9 +83,6 @@ struct Rows {
     keys: Vec<u32>,
 }
 
-/// Stands for a key that the first slice did not have.
-const UNKNOWN_KEY: u32 = u32::MAX;
-
 impl Run {
     pub(super) fn try_new(
         search: Search,
@@ -85,8 +95,16 @@ impl Run {
     ) -> Result<Self> {
         let fields = keys
             .iter()
-            .map(|key| Ok(SortField::new(key.data_type(&schema)?)))
+            .enumerate()
+            .map(|(number, key)| {
+                Ok(Field::new(
+                    format!("key{number}"),
+                    key.data_type(&schema)?,
+                    true,
+                ))
+            })
             .collect::<Result<Vec<_>>>()?;
+        let key_schema = Arc::new(Schema::new(fields));
         let counter = |name: &'static str| MetricBuilder::new(&shown.metrics).global_counter(name);
         Ok(Self {
             search,
@@ -94,9 +112,11 @@ impl Run {
             keys,
             event_time,
             schema,
-            converter: RowConverter::new(fields)?,
-            ids: HashMap::new(),
-            key_rows: vec![],
+            numbers: new_keys(&key_schema)?,
+            key_schema,
+            key_values: vec![],
+            key_count: 0,
+            numbers_of_batch: vec![],
             held: vec![],
             reservation: MemoryConsumer::new("CompleteSessionsExec")
                 .register(context.memory_pool()),
@@ -110,18 +130,32 @@ impl Run {
         })
     }
 
-    /// NULL-1: fails if a row of the input has no event time.
-    pub(super) async fn refuse_null_event_times(&mut self) -> Result<()> {
-        let Some(plan) = self.reader.plan_null_event_times().await? else {
-            return Ok(());
-        };
-        let mut input = self.reader.execute(Arc::clone(&plan), &self.context)?;
-        while let Some(batch) = input.next().await {
-            if batch?.num_rows() > 0 {
+    /// NULL-1: begins to look for a row of the input that has no event time, beside everything else.
+    pub(super) fn look_for_null_event_times(&self) -> NullCheck {
+        let (reader, context) = (self.reader.clone(), Arc::clone(&self.context));
+        SpawnedTask::spawn(async move {
+            let Some(plan) = reader.plan_null_event_times().await? else {
+                return Ok(None);
+            };
+            let mut input = reader.execute(Arc::clone(&plan), &context)?;
+            while let Some(batch) = input.next().await {
+                if batch?.num_rows() > 0 {
+                    return Ok(Some((plan, true)));
+                }
+            }
+            Ok(Some((plan, false)))
+        })
+    }
+
+    /// Fails if there was such a row.
+    pub(super) async fn refuse_null_event_times(&mut self, check: NullCheck) -> Result<()> {
+        let found = check.join().await.map_err(failed_task)??;
+        if let Some((plan, has_null)) = found {
+            count_files(plan.as_ref(), &self.files_read);
+            if has_null {
                 return Err(null_event_time(&self.event_time_name()));
             }
         }
-        count_files(plan.as_ref(), &self.files_read);
         Ok(())
     }
 
@@ -136,29 +170,51 @@ impl Run {
             let compute = self.baseline.elapsed_compute().clone();
             let _timer = compute.timer();
             self.rows_read.add(batch.num_rows());
-            let (ticks, keys) = (self.ticks(&batch)?, self.number_keys(&batch, true)?);
+            let (ticks, keys) = (self.ticks(&batch)?, self.number_keys(&batch)?);
             self.reservation.try_grow(held_bytes(&batch))?;
             rows.push(batch, &ticks, keys);
         }
         self.finish_slice(plan.as_ref());
         let compute = self.baseline.elapsed_compute().clone();
         let _timer = compute.timer();
-        let key_count = self.key_rows.len().max(1);
+        self.keep_keys()?;
         let assigned = self
             .search
-            .take_first(&rows.ticks, &rows.keys, key_count)
+            .take_first(&rows.ticks, &rows.keys, self.key_count)
             .ok_or_else(|| out_of_range(&self.event_time_name()))?;
         hold(&mut self.held, &self.reservation, rows, &assigned)
     }
 
     /// Reads outward on both sides until no session is open there.
     pub(super) async fn extend(&mut self) -> Result<()> {
-        for side in [Side::Before, Side::After] {
-            while let Some(slice) = self.search.next_slice(side) {
-                self.read_slice(side, slice).await?;
+        loop {
+            // Planning a slice takes about as long as reading it: both sides at once.
+            let mut planning = vec![];
+            for side in [Side::Before, Side::After] {
+                if let Some(slice) = self.search.next_slice(side) {
+                    let open = self.open_key_values(side)?;
+                    let reader = self.reader.clone();
+                    let plan =
+                        SpawnedTask::spawn(
+                            async move { reader.plan_slice(slice, Some(&open)).await },
+                        );
+                    planning.push((side, slice, plan));
+                }
+            }
+            if planning.is_empty() {
+                return Ok(());
+            }
+            let mut reading = vec![];
+            for (side, slice, plan) in planning {
+                let plan = plan.join().await.map_err(failed_task)??;
+                let input = self.reader.execute(Arc::clone(&plan), &self.context)?;
+                reading.push((side, slice, plan, input));
+            }
+            for (side, slice, plan, input) in reading {
+                self.read_slice(side, slice, input).await?;
+                self.finish_slice(plan.as_ref());
             }
         }
-        Ok(())
     }
 
     /// Counts and reports the sessions that are open although all that may be was read.
@@ -196,23 +252,13 @@ impl Run {
 
     /// Key, first and last row of each session.
     fn names(&self, sessions: &[Session]) -> Result<Vec<String>> {
-        let columns = if self.keys.is_empty() {
-            vec![]
-        } else {
-            let parser = self.converter.parser();
-            let rows = sessions
-                .iter()
-                .map(|session| parser.parse(&self.key_rows[session.key as usize]));
-            self.converter.convert_rows(rows)?
-        };
         let data_type = self.window_type();
         sessions
             .iter()
-            .enumerate()
-            .map(|(row, session)| {
+            .map(|session| {
                 let mut name = String::new();
-                for (key, column) in self.keys.iter().zip(&columns) {
-                    let value = ScalarValue::try_from_array(column, row)?;
+                for (key, values) in self.keys.iter().zip(&self.key_values) {
+                    let value = ScalarValue::try_from_array(values, session.key as usize)?;
                     name += &format!("{}={value} ", column_name(&key.to_string()));
                 }
                 let (start, last) = (session.start, session.last);
@@ -263,17 +309,19 @@ impl Run {
         held.iter().map(|held| self.windowed(held)).collect()
     }
 
-    async fn read_slice(&mut self, side: Side, slice: Slice) -> Result<()> {
-        let open = self.open_key_values(side)?;
-        let plan = self.reader.plan_slice(slice, Some(&open)).await?;
-        let mut input = self.reader.execute(Arc::clone(&plan), &self.context)?;
+    async fn read_slice(
+        &mut self,
+        side: Side,
+        slice: Slice,
+        mut input: SendableRecordBatchStream,
+    ) -> Result<()> {
         let mut rows = Rows::default();
         while let Some(batch) = input.next().await {
             let batch = batch?;
             let compute = self.baseline.elapsed_compute().clone();
             let _timer = compute.timer();
             self.rows_read.add(batch.num_rows());
-            let (ticks, keys) = (self.ticks(&batch)?, self.number_keys(&batch, false)?);
+            let (ticks, keys) = (self.ticks(&batch)?, self.number_keys(&batch)?);
             let wanted: Vec<u32> = (0_u32..)
                 .zip(&keys)
                 .filter(|(_, key)| self.search.is_open(**key, side))
@@ -291,7 +339,6 @@ impl Run {
                 wanted.iter().map(|row| keys[*row as usize]).collect(),
             );
         }
-        self.finish_slice(plan.as_ref());
         let compute = self.baseline.elapsed_compute().clone();
         let _timer = compute.timer();
         let assigned = self.search.take_slice(side, slice, &rows.ticks, &rows.keys);
@@ -312,53 +359,52 @@ impl Run {
         )
     }
 
-    /// The number of each row's key; a new key gets one if `grow`, else [`UNKNOWN_KEY`].
-    fn number_keys(&mut self, batch: &RecordBatch, grow: bool) -> Result<Vec<u32>> {
-        if self.keys.is_empty() {
-            return Ok(vec![0; batch.num_rows()]);
-        }
+    /// The number of each row's key.
+    fn number_keys(&mut self, batch: &RecordBatch) -> Result<Vec<u32>> {
+        let rows = batch.num_rows();
+        let Some(numbers) = &mut self.numbers else {
+            return Ok(vec![0; rows]);
+        };
         let columns = self
             .keys
             .iter()
-            .map(|key| key.evaluate(batch)?.into_array(batch.num_rows()))
+            .map(|key| key.evaluate(batch)?.into_array(rows))
             .collect::<Result<Vec<_>>>()?;
-        let rows = self.converter.convert_columns(&columns)?;
-        let mut numbers = Vec::with_capacity(batch.num_rows());
-        for row in &rows {
-            let bytes: &[u8] = row.as_ref();
-            let number = match self.ids.get(bytes) {
-                Some(number) => *number,
-                None if grow => self.new_key(bytes)?,
-                None => UNKNOWN_KEY,
-            };
-            numbers.push(number);
-        }
-        Ok(numbers)
+        let known = numbers.len();
+        numbers.intern(&columns, &mut self.numbers_of_batch)?;
+        self.reservation
+            .try_grow((numbers.len() - known) * KEY_BYTES)?;
+        self.numbers_of_batch
+            .iter()
+            .map(|number| u32::try_from(*number).map_err(|_| exec_datafusion_err!("too many keys")))
+            .collect()
     }
 
-    fn new_key(&mut self, bytes: &[u8]) -> Result<u32> {
-        let number = u32::try_from(self.key_rows.len())
-            .ok()
-            .filter(|number| *number != UNKNOWN_KEY)
-            .ok_or_else(|| exec_datafusion_err!("too many keys"))?;
-        let bytes: Arc<[u8]> = Arc::from(bytes);
-        self.reservation.try_grow(bytes.len() + KEY_OVERHEAD)?;
-        self.ids.insert(Arc::clone(&bytes), number);
-        self.key_rows.push(bytes);
-        Ok(number)
+    /// Keeps the values of the first slice's keys; their numbers stay.
+    fn keep_keys(&mut self) -> Result<()> {
+        let Some(numbers) = &mut self.numbers else {
+            self.key_count = 1;
+            return Ok(());
+        };
+        self.key_count = numbers.len();
+        if self.key_count > 0 {
+            self.key_values = numbers.emit(EmitTo::All)?;
+            let mut again = new_keys(&self.key_schema)?;
+            if let Some(again) = &mut again {
+                again.intern(&self.key_values, &mut self.numbers_of_batch)?;
+            }
+            self.numbers = again;
+        }
+        Ok(())
     }
 
     /// The key columns of the keys that are open on `side`.
     fn open_key_values(&self, side: Side) -> Result<Vec<ArrayRef>> {
-        if self.keys.is_empty() {
-            return Ok(vec![]);
-        }
-        let parser = self.converter.parser();
-        let rows = self
-            .search
-            .open_keys(side)
-            .map(|key| parser.parse(&self.key_rows[key as usize]));
-        Ok(self.converter.convert_rows(rows)?)
+        let places: UInt32Array = self.search.open_keys(side).map(Some).collect();
+        self.key_values
+            .iter()
+            .map(|values| Ok(take(values, &places, None)?))
+            .collect()
     }
 
     fn windowed(&self, held: &Held) -> Result<RecordBatch> {
@@ -393,8 +439,8 @@ impl Run {
     }
 }
 
-/// What a key costs beside its bytes: entries in a map and a vector, and a count of references.
-const KEY_OVERHEAD: usize = 96;
+/// About what a key costs: its values twice, and an entry in a table.
+const KEY_BYTES: usize = 96;
 
 impl Rows {
     fn push(&mut self, batch: RecordBatch, ticks: &[i64], keys: Vec<u32>) {

@@ -1,10 +1,8 @@
 //! The search itself: which rows belong, which sessions are still open at the edge of what was
 //! read, and where to read next (SESS-2). Rows in, decisions out; reading is the caller's.
 
-use std::collections::HashMap;
-
 use super::node::CompletionRange;
-use crate::session::{joins, sessionize};
+use crate::session::{joins, merge_intervals};
 
 /// One of the two directions of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +39,45 @@ pub(super) struct Search {
     /// How much is read next, on each side.
     width: [i64; 2],
     sessions: Vec<Session>,
-    /// The session of a key that touches the edge of what was read, on each side.
-    open: [HashMap<u32, SessionId>; 2],
+    /// The sessions that touch the edge of what was read, on each side.
+    open: [OpenSessions; 2],
+}
+
+/// The open session of each key; one of a key at most, since two at one edge would be one.
+#[derive(Debug, Default)]
+struct OpenSessions {
+    /// By key.
+    of_key: Vec<Option<SessionId>>,
+    /// The keys that have one.
+    keys: Vec<u32>,
+}
+
+impl OpenSessions {
+    fn get(&self, key: u32) -> Option<SessionId> {
+        self.of_key.get(key as usize).copied().flatten()
+    }
+
+    fn insert(&mut self, key: u32, id: SessionId) {
+        if self.of_key.len() <= key as usize {
+            self.of_key.resize(key as usize + 1, None);
+        }
+        self.of_key[key as usize] = Some(id);
+        self.keys.push(key);
+    }
+
+    fn ids(&self) -> impl Iterator<Item = SessionId> {
+        self.keys.iter().filter_map(|key| self.get(*key))
+    }
+
+    /// Forgets those for which `stays` is false.
+    fn retain(&mut self, stays: impl Fn(SessionId) -> bool) {
+        let of_key = &mut self.of_key;
+        self.keys.retain(|key| {
+            let open = &mut of_key[*key as usize];
+            *open = open.filter(|id| stays(*id));
+            open.is_some()
+        });
+    }
 }
 
 /// The first extension reads this many gaps: with fewer, most sessions would need two slices.
@@ -63,7 +98,7 @@ impl Search {
             read,
             width: [width; 2],
             sessions: vec![],
-            open: [HashMap::new(), HashMap::new()],
+            open: [OpenSessions::default(), OpenSessions::default()],
         }
     }
 
@@ -74,7 +109,7 @@ impl Search {
 
     /// What to read next on `side`: none if nothing is open there, or all that may be was read.
     pub(super) fn next_slice(&self, side: Side) -> Option<Slice> {
-        if self.open[side as usize].is_empty() {
+        if self.open[side as usize].keys.is_empty() {
             return None;
         }
         let width = self.width[side as usize];
@@ -105,31 +140,34 @@ impl Search {
         keys: &[u32],
         key_count: usize,
     ) -> Option<Vec<Option<SessionId>>> {
-        let (starts, ends, _) = sessionize(ticks, keys, key_count, self.gap)?;
-        let mut found: HashMap<(u32, i64), SessionId> = HashMap::new();
-        for (row, tick) in ticks.iter().enumerate() {
-            if (self.range.from..self.range.to).contains(tick) {
-                let (key, start, last) = (keys[row], starts[row], ends[row] - self.gap);
-                found.entry((key, start)).or_insert_with(|| {
-                    self.sessions.push(Session { key, start, last });
-                    self.sessions.len() - 1
+        // A row is an interval of one instant.
+        let all = merge_intervals(ticks, ticks, keys, key_count, self.gap);
+        let ends_fit = all
+            .lasts
+            .iter()
+            .all(|last| last.checked_add(self.gap).is_some());
+        if !ends_fit {
+            return None;
+        }
+        let mut found: Vec<Option<SessionId>> = vec![None; all.starts.len()];
+        for (tick, session) in ticks.iter().zip(&all.sessions) {
+            if (self.range.from..self.range.to).contains(tick) && found[*session].is_none() {
+                self.sessions.push(Session {
+                    key: all.keys[*session],
+                    start: all.starts[*session],
+                    last: all.lasts[*session],
                 });
+                found[*session] = Some(self.sessions.len() - 1);
             }
         }
         for id in 0..self.sessions.len() {
             for side in [Side::Before, Side::After] {
                 if self.touches_edge(id, side) {
-                    // One session of a key at most: two at one edge would be one.
                     self.open[side as usize].insert(self.sessions[id].key, id);
                 }
             }
         }
-        Some(
-            keys.iter()
-                .zip(starts)
-                .map(|(key, start)| found.get(&(*key, start)).copied())
-                .collect(),
-        )
+        Some(all.sessions.iter().map(|session| found[*session]).collect())
     }
 
     /// Takes the rows of `slice` on `side` whose key is open there, in any order (rows of other
@@ -141,16 +179,19 @@ impl Search {
         ticks: &[i64],
         keys: &[u32],
     ) -> Vec<Option<SessionId>> {
-        let mut order: Vec<usize> = (0..ticks.len())
-            .filter(|row| self.is_open(keys[*row], side))
+        let mut order: Vec<(i64, usize)> = ticks
+            .iter()
+            .copied()
+            .zip(0..)
+            .filter(|(_, row)| self.is_open(keys[*row], side))
             .collect();
-        match side {
-            Side::Before => order.sort_unstable_by_key(|row| std::cmp::Reverse(ticks[*row])),
-            Side::After => order.sort_unstable_by_key(|row| ticks[*row]),
+        order.sort_unstable();
+        if side == Side::Before {
+            order.reverse();
         }
         let mut assigned = vec![None; ticks.len()];
-        for row in order {
-            let Some(&id) = self.open[side as usize].get(&keys[row]) else {
+        for (_, row) in order {
+            let Some(id) = self.open[side as usize].get(keys[row]) else {
                 continue;
             };
             let session = &mut self.sessions[id];
@@ -172,25 +213,25 @@ impl Search {
         }
         self.width[side as usize] = self.width[side as usize].saturating_mul(2);
         let mut open = std::mem::take(&mut self.open[side as usize]);
-        open.retain(|_, id| self.touches_edge(*id, side));
+        open.retain(|id| self.touches_edge(id, side));
         self.open[side as usize] = open;
         assigned
     }
 
     /// The keys that are open on `side`.
     pub(super) fn open_keys(&self, side: Side) -> impl Iterator<Item = u32> {
-        self.open[side as usize].keys().copied()
+        self.open[side as usize].keys.iter().copied()
     }
 
     pub(super) fn is_open(&self, key: u32, side: Side) -> bool {
-        self.open[side as usize].contains_key(&key)
+        self.open[side as usize].get(key).is_some()
     }
 
     /// For each session, whether it is open on either side.
     pub(super) fn open_sessions(&self) -> Vec<bool> {
         let mut open = vec![false; self.sessions.len()];
-        for id in self.open.iter().flat_map(HashMap::values) {
-            open[*id] = true;
+        for id in self.open.iter().flat_map(OpenSessions::ids) {
+            open[id] = true;
         }
         open
     }

@@ -108,27 +108,27 @@ impl Intervals {
 
 /// Sessions made of intervals.
 #[derive(Debug, Default)]
-pub(super) struct Sessions {
+pub(crate) struct Sessions {
     /// The session of each interval.
-    pub(super) sessions: Vec<usize>,
+    pub(crate) sessions: Vec<usize>,
     /// Per session: its key, first and last event time.
-    pub(super) keys: Vec<u32>,
-    pub(super) starts: Vec<i64>,
-    pub(super) lasts: Vec<i64>,
+    pub(crate) keys: Vec<u32>,
+    pub(crate) starts: Vec<i64>,
+    pub(crate) lasts: Vec<i64>,
 }
 
 /// Merges intervals of one key that are at most the gap apart (SESS-1), in any order; keys are below `key_count`.
-pub(super) fn merge_intervals(
+pub(crate) fn merge_intervals(
     starts: &[i64],
     lasts: &[i64],
-    keys: &[usize],
+    keys: &[u32],
     key_count: usize,
     gap: i64,
 ) -> Sessions {
     // By key first, in place of a sort of everything.
     let mut ends = vec![0_usize; key_count + 1];
     for key in keys {
-        ends[key + 1] += 1;
+        ends[*key as usize + 1] += 1;
     }
     for key in 0..key_count {
         ends[key + 1] += ends[key];
@@ -136,8 +136,9 @@ pub(super) fn merge_intervals(
     let mut next = ends.clone();
     let mut by_key = vec![(0_i64, 0_u32); keys.len()];
     for (row, key) in (0_u32..).zip(keys) {
-        by_key[next[*key]] = (starts[row as usize], row);
-        next[*key] += 1;
+        let place = &mut next[*key as usize];
+        by_key[*place] = (starts[row as usize], row);
+        *place += 1;
     }
     let mut merged = Sessions {
         sessions: vec![0; keys.len()],

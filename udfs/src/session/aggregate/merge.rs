@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use arrow::row::{OwnedRow, RowConverter, SortField};
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Result, internal_err};
+use datafusion::common::{Result, exec_datafusion_err, internal_err};
 use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -248,7 +248,11 @@ fn grouped(
         match &mut keys {
             Some(keys) => {
                 keys.intern(&batch.columns()[..width], &mut ids_of_batch)?;
-                key_ids.extend_from_slice(&ids_of_batch);
+                for id in &ids_of_batch {
+                    let id =
+                        u32::try_from(*id).map_err(|_| exec_datafusion_err!("too many keys"))?;
+                    key_ids.push(id);
+                }
             }
             None => key_ids.resize(starts.len(), 0),
         }

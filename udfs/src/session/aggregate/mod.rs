@@ -11,6 +11,9 @@ mod node;
 mod partial;
 mod rule;
 
+pub(crate) use intervals::merge_intervals;
+pub(crate) use partial::new_keys;
+
 pub use merge::SessionMergeExec;
 pub use node::{SessionAggregate, SessionColumn};
 pub use partial::SessionPartialExec;

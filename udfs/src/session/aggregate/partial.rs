@@ -315,7 +315,7 @@ impl Aggregation {
 }
 
 /// Numbers the values of key columns; none if there are no keys.
-pub(super) fn new_keys(schema: &SchemaRef) -> Result<Option<Box<dyn GroupValues>>> {
+pub(crate) fn new_keys(schema: &SchemaRef) -> Result<Option<Box<dyn GroupValues>>> {
     if schema.fields().is_empty() {
         return Ok(None);
     }
