@@ -436,9 +436,17 @@ pub(super) async fn take_over(
         owner: owner.to_owned(),
         at: now(),
     };
-    let mut history = append(store, id, &takeover).await?;
+    let taken = append(store, id, &takeover).await?;
     failpoint::reach("taken-over");
-    let (sink, of_delta) = JobSink::take_over(table, id, history.next - 1).await?;
+    let (sink, of_delta) = JobSink::take_over(table, id, taken.next - 1).await?;
+    // Before the sink was fenced somebody else may have taken over as well, and even run batches.
+    let mut history = store.history(id).await?;
+    if history.owner.as_deref() != Some(owner) {
+        return Err(Error::new(
+            ErrorKind::Cancelled,
+            "another runner has taken the job over",
+        ));
+    }
     let staged = store.staged(id, &history).await?;
     let witness = sink.witness(of_delta, &history, &staged).await?;
     match recover(

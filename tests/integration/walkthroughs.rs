@@ -175,6 +175,57 @@ fn records_are_synchronized_converted_and_converted_again() {
 }
 
 #[test]
+fn records_are_archived_and_converted_by_jobs() {
+    let _alone = TOPICS
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    kafka();
+    fresh_topics(&["visits", "visits_converted"]);
+    create_topic("visits", 1);
+    let work = Workspace::new();
+    for records in RECORDS.chunks(4) {
+        let lines: Vec<String> = records.iter().copied().map(raw).collect();
+        produce("visits", &(lines.join("\n") + "\n"));
+        let ran = work
+            .anabranch(&[
+                "run",
+                "sql/tables/visits_raw.sql",
+                "sql/tables/visits_records.sql",
+                "sql/tables/visits_paris.sql",
+                "sql/tables/visits_converted.sql",
+                "sql/jobs/archive.sql",
+                "sql/jobs/convert.sql",
+                "--until-caught-up",
+            ])
+            .ok();
+        let counts = format!("{0} records read, {0} rows written", records.len());
+        assert_eq!(ran.err.matches(&counts).count(), 2, "{}", ran.err);
+    }
+    let messages = consume("visits_converted", &["print.headers=true"]);
+    let expected: Vec<String> = RECORDS
+        .iter()
+        .map(|record| format!("NO_HEADERS\t{}", converted(*record)))
+        .collect();
+    assert_eq!(messages, expected);
+    let archive = work
+        .sql(
+            &["sql/tables/visits_raw.sql"],
+            &["SELECT \"offset\", json_get_str(value, 'event_id') AS event_id, hour FROM visits_raw ORDER BY \"offset\""],
+        )
+        .ok()
+        .out;
+    let expected: Vec<String> = (0..RECORDS.len())
+        .map(|offset| {
+            format!(
+                "{{\"offset\":{offset},\"event_id\":\"click-{}\",\"hour\":7}}",
+                offset + 1
+            )
+        })
+        .collect();
+    assert_eq!(archive.lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
 fn the_demo_needs_nothing_installed() {
     let work = Workspace::new();
     let done = work.anabranch(&["demo"]).ok();

@@ -3,6 +3,8 @@
 pub mod log;
 pub mod ranges;
 pub mod recovery;
+#[cfg(test)]
+mod simulation;
 pub mod version;
 
 pub use log::{Committed, Entry, JobHistory, Phase};
