@@ -1,8 +1,9 @@
 //! What tests share: the real program, the real broker, Kafka's own tools.
 
-use std::io::Write;
+use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The broker's address. Tests of Kafka fail, and are not skipped, without one.
@@ -165,4 +166,63 @@ pub(crate) fn consume(topic: &str, properties: &[&str]) -> Vec<String> {
         .lines()
         .map(str::to_owned)
         .collect()
+}
+
+/// A broker of a test's own, which it may stop and start; it ends when this is dropped.
+pub(crate) struct OwnBroker {
+    script: Child,
+    /// Closed, it lets the script end.
+    stdin: Option<ChildStdin>,
+    /// The `KAFKA_…` variables it gives.
+    variables: HashMap<String, String>,
+}
+
+impl OwnBroker {
+    /// Starts one; `options` go to `docker/with-kafka`.
+    pub(crate) fn start(options: &[&str]) -> Self {
+        let mut script = Command::new(repository().join("docker/with-kafka"))
+            .args(options)
+            .args(["sh", "-c", "env | grep '^KAFKA_'; echo; cat >/dev/null"])
+            .env_remove("KAFKA_BOOTSTRAP")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the script starts");
+        let stdin = script.stdin.take();
+        let lines = BufReader::new(script.stdout.take().expect("a pipe")).lines();
+        let variables = lines
+            .map(|line| line.expect("UTF-8"))
+            .take_while(|line| !line.is_empty())
+            .filter_map(|line| {
+                let (name, value) = line.split_once('=')?;
+                Some((name.to_owned(), value.to_owned()))
+            })
+            .collect();
+        Self {
+            script,
+            stdin,
+            variables,
+        }
+    }
+
+    /// A variable it gives, such as `KAFKA_BOOTSTRAP`.
+    pub(crate) fn variable(&self, name: &str) -> &str {
+        &self.variables[name]
+    }
+
+    /// `stop`, `start`, `kill`, `pause` or `continue`.
+    pub(crate) fn control(&self, action: &str) {
+        let done = Command::new(self.variable("KAFKA_CONTROL"))
+            .arg(action)
+            .status()
+            .expect("the control script runs");
+        assert!(done.success(), "{action}");
+    }
+}
+
+impl Drop for OwnBroker {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        let _ = self.script.wait();
+    }
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Pipeline;
+use crate::support::OwnBroker;
 
 /// Every step of a runner after which a process may die.
 const FAIL_POINTS: [&str; 5] = ["taken-over", "written", "staged", "committed", "logged"];
@@ -94,5 +95,37 @@ fn exact_1_of_two_that_run_the_same_job_one_gives_way() {
     assert_eq!(
         pipeline.doubled(),
         (0..40).map(|v| v * 2).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn exact_1_the_broker_is_stopped_killed_and_paused_under_load() {
+    let broker = OwnBroker::start(&[]);
+    let pipeline = Pipeline::on(broker.variable("KAFKA_BOOTSTRAP"), "broker", 2);
+    let mut running = pipeline.start("job.sql");
+    let mut sent = 0;
+    let mut send = || {
+        pipeline.send(sent..sent + 30);
+        sent += 30;
+        sent
+    };
+    send();
+    for (down, up) in [("stop", "start"), ("kill", "start"), ("pause", "continue")] {
+        broker.control(down);
+        std::thread::sleep(Duration::from_secs(2));
+        broker.control(up);
+        send();
+    }
+    let sent = send();
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while (pipeline.doubled().len() as u64) < sent {
+        assert!(Instant::now() < deadline, "the job does not go on");
+        assert_eq!(running.try_wait().unwrap(), None, "the job has ended");
+    }
+    running.kill().unwrap();
+    running.wait().unwrap();
+    assert_eq!(
+        pipeline.doubled(),
+        (0..sent).map(|v| v * 2).collect::<Vec<_>>()
     );
 }

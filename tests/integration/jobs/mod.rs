@@ -5,11 +5,12 @@ mod statements;
 
 use std::process::{Child, Command, Stdio};
 
-use crate::support::{Ran, Workspace, consume, kafka};
+use crate::support::{Ran, Workspace, kafka, kafka_tool};
 
 /// A job from one topic to another, and its tables.
 struct Pipeline {
     work: Workspace,
+    bootstrap: String,
     source: String,
     sink: String,
 }
@@ -17,11 +18,28 @@ struct Pipeline {
 impl Pipeline {
     /// Doubles numbers: `{"v":1}` becomes `{"v":2}`, three records a batch.
     fn between_topics(name: &str, partitions: u32) -> Self {
+        Self::on(&kafka(), name, partitions)
+    }
+
+    /// The same on another broker.
+    fn on(bootstrap: &str, name: &str, partitions: u32) -> Self {
         let source = crate::support::topic(&format!("{name}-in"));
         let sink = crate::support::topic(&format!("{name}-out"));
-        crate::support::create_topic(&source, partitions);
+        let count = partitions.to_string();
+        kafka_tool(
+            &[
+                "kafka-topics",
+                "--bootstrap-server",
+                bootstrap,
+                "--create",
+                "--topic",
+                &source,
+                "--partitions",
+                &count,
+            ],
+            "",
+        );
         let work = Workspace::new();
-        let bootstrap = kafka();
         work.file(
             "tables.sql",
             &format!(
@@ -42,13 +60,27 @@ impl Pipeline {
             "CREATE JOB keeping WITH ('trigger' '10 milliseconds', 'batch.max_rows' '3') AS\n\
              INSERT INTO kept SELECT v, p, o FROM numbers;\n",
         );
-        Self { work, source, sink }
+        Self {
+            work,
+            bootstrap: bootstrap.to_owned(),
+            source,
+            sink,
+        }
     }
 
     /// Sends `{"v":n}` for each number.
     fn send(&self, numbers: std::ops::Range<u64>) {
         let lines: Vec<String> = numbers.map(|v| format!("{{\"v\":{v}}}\n")).collect();
-        crate::support::produce(&self.source, &lines.concat());
+        kafka_tool(
+            &[
+                "kafka-console-producer",
+                "--bootstrap-server",
+                &self.bootstrap,
+                "--topic",
+                &self.source,
+            ],
+            &lines.concat(),
+        );
     }
 
     /// Runs a job file until it has handled all that is there.
@@ -83,8 +115,23 @@ impl Pipeline {
 
     /// What `read_committed` readers see in the sink's topic, sorted.
     fn doubled(&self) -> Vec<u64> {
-        let mut numbers: Vec<u64> = consume(&self.sink, &[])
-            .iter()
+        let printed = kafka_tool(
+            &[
+                "kafka-console-consumer",
+                "--bootstrap-server",
+                &self.bootstrap,
+                "--topic",
+                &self.sink,
+                "--from-beginning",
+                "--isolation-level",
+                "read_committed",
+                "--timeout-ms",
+                "3000",
+            ],
+            "",
+        );
+        let mut numbers: Vec<u64> = printed
+            .lines()
             .map(|line| {
                 let record: serde_json::Value = serde_json::from_str(line).unwrap();
                 record["v"].as_u64().unwrap()

@@ -1,63 +1,15 @@
 //! A broker with TLS and logins: the right settings work, wrong ones are told in time.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{Workspace, repository};
-
-/// A broker of its own; it ends when this is dropped.
-struct SecureKafka {
-    broker: Child,
-    /// Closed, it lets the script end.
-    stdin: Option<ChildStdin>,
-    tls: String,
-    sasl: String,
-    ca: String,
-}
-
-impl SecureKafka {
-    fn start() -> Self {
-        let mut broker = Command::new(repository().join("docker/with-kafka"))
-            .args([
-                "--secure",
-                "sh",
-                "-c",
-                "echo \"$KAFKA_TLS $KAFKA_SASL $KAFKA_CA\"; cat >/dev/null",
-            ])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdin = broker.stdin.take();
-        let mut line = String::new();
-        BufReader::new(broker.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let mut words = line.split_whitespace().map(str::to_owned);
-        let mut word = || words.next().expect("the broker starts");
-        Self {
-            tls: word(),
-            sasl: word(),
-            ca: word(),
-            broker,
-            stdin,
-        }
-    }
-}
-
-impl Drop for SecureKafka {
-    fn drop(&mut self) {
-        drop(self.stdin.take());
-        let _ = self.broker.wait();
-    }
-}
+use crate::support::{OwnBroker, Workspace};
 
 #[test]
 fn tls_and_logins_work_or_are_told() {
-    let kafka = SecureKafka::start();
+    let kafka = OwnBroker::start(&["--secure"]);
+    let (tls, sasl) = (kafka.variable("KAFKA_TLS"), kafka.variable("KAFKA_SASL"));
     let work = Workspace::new();
-    let ca = format!("'kafka.ssl.ca.location' '{}'", kafka.ca);
+    let ca = format!("'kafka.ssl.ca.location' '{}'", kafka.variable("KAFKA_CA"));
     let table = |bootstrap: &str, options: &[&str]| {
         format!(
             "CREATE EXTERNAL TABLE t (v INT) STORED AS KAFKA LOCATION 'secure' OPTIONS \
@@ -77,13 +29,13 @@ fn tls_and_logins_work_or_are_told() {
     let plain = login("PLAIN", "alice-secret");
     let scram = login("SCRAM-SHA-512", "alice-secret");
     for create in [
-        table(&kafka.tls, &[ssl, &ca]),
-        table(&kafka.sasl, &[&plain, &ca]),
-        table(&kafka.sasl, &[&scram, &ca, "'delivery' 'transactional'"]),
+        table(tls, &[ssl, &ca]),
+        table(sasl, &[&plain, &ca]),
+        table(sasl, &[&scram, &ca, "'delivery' 'transactional'"]),
     ] {
         work.sql(&[], &[&create, "INSERT INTO t VALUES (1)"]).ok();
     }
-    let create = table(&kafka.sasl, &[&scram, &ca]);
+    let create = table(sasl, &[&scram, &ca]);
     let read = work
         .sql(&[], &[&create, "SELECT sum(v) AS n FROM t"])
         .ok()
@@ -98,23 +50,15 @@ fn tls_and_logins_work_or_are_told() {
     let no_login = "'kafka.security.protocol' 'sasl_plaintext', 'kafka.sasl.mechanism' 'PLAIN', \
                     'kafka.sasl.username' 'alice', 'kafka.sasl.password' 'alice-secret'";
     for (create, code, expected) in [
-        (
-            table(&kafka.sasl, &[&wrong_plain, &ca]),
-            2,
-            "authentication",
-        ),
-        (
-            table(&kafka.sasl, &[&wrong_scram, &ca]),
-            2,
-            "authentication",
-        ),
-        (table(&kafka.sasl, &[&unsupported, &ca]), 2, "sasl"),
+        (table(sasl, &[&wrong_plain, &ca]), 2, "authentication"),
+        (table(sasl, &[&wrong_scram, &ca]), 2, "authentication"),
+        (table(sasl, &[&unsupported, &ca]), 2, "sasl"),
         // Nobody vouches for the broker.
-        (table(&kafka.tls, &[ssl]), 2, "certificate"),
+        (table(tls, &[ssl]), 2, "certificate"),
         // The other side speaks TLS, this one does not.
-        (table(&kafka.sasl, &[no_login]), 2, "connect"),
+        (table(sasl, &[no_login]), 2, "connect"),
         (
-            table(&kafka.tls, &[ssl, "'kafka.ssl.ca.location' '/nowhere.pem'"]),
+            table(tls, &[ssl, "'kafka.ssl.ca.location' '/nowhere.pem'"]),
             1,
             "'kafka.ssl.ca.location': the file '/nowhere.pem' cannot be read",
         ),
@@ -149,10 +93,7 @@ fn tls_and_logins_work_or_are_told() {
     let read = work
         .sql(
             &[],
-            &[
-                &table(&kafka.sasl, &[&scram, &ca]),
-                "SELECT sum(v) AS n FROM t",
-            ],
+            &[&table(sasl, &[&scram, &ca]), "SELECT sum(v) AS n FROM t"],
         )
         .ok()
         .out;
