@@ -409,6 +409,19 @@ fn dead_letter((table, record): (String, crate::tables::kafka::BadRecord)) -> De
     }
 }
 
+/// The files that versions have added to a Delta table.
+pub(super) async fn files_of(
+    store: &JobStore,
+    id: JobId,
+    versions: &[String],
+) -> Result<Vec<String>> {
+    let mut files = Vec::new();
+    for name in versions {
+        files.extend(store.version(id, name).await?.files);
+    }
+    Ok(files)
+}
+
 /// Appends an entry whose place in the log does not matter.
 pub(super) async fn append(store: &JobStore, id: JobId, entry: &Entry) -> Result<JobHistory> {
     for _ in 0..ATTEMPTS {
@@ -481,6 +494,9 @@ pub(super) async fn take_over(
             )));
         }
     }
+    // A rewind that died half-way is brought to its end.
+    sink.take_back(&files_of(store, id, &history.abandoned).await?)
+        .await?;
     sink.mark(&history).await?;
     // What is left was never committed and never will be: its writers are fenced.
     for left in staged {

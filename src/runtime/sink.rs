@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::core::jobs::recovery::BEGINNING;
 use crate::core::jobs::{JobHistory, Staged};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::session::{BatchPlan, JobSinkTable};
 use crate::state::JobId;
 use crate::tables::delta::{Application, DeltaTableHandle, PreparedWrite};
@@ -112,6 +112,34 @@ impl JobSink {
         };
         sink.begin().await?;
         sink.commit(&[], batch, witness).await
+    }
+
+    /// Whether the rows of these files can be taken back.
+    pub(super) async fn check_take_back(&self, files: &[String]) -> Result<()> {
+        let JobSink::Delta { handle, .. } = self else {
+            return Ok(());
+        };
+        let missing = handle.missing_files(files).await?;
+        let Some(first) = missing.first() else {
+            return Ok(());
+        };
+        Err(Error::invalid(format!(
+            "Delta table '{}': {} of the files to be taken back are no longer in it, the first is {first}",
+            handle.location(),
+            missing.len()
+        ))
+        .with_help("OPTIMIZE or a DELETE has rewritten them, and other rows with them: the batches cannot be abandoned"))
+    }
+
+    /// Takes the files of abandoned batches out of a Delta table. A topic keeps what was published.
+    pub(super) async fn take_back(&self, files: &[String]) -> Result<()> {
+        match self {
+            JobSink::Kafka(_) => Ok(()),
+            JobSink::Delta {
+                handle,
+                application,
+            } => handle.remove_files(files, application).await,
+        }
     }
 
     /// Runs a batch into the sink; nobody sees its rows.

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use crate::core::jobs::{Entry, JobHistory, Phase};
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{JobStatement, normalize};
+use crate::runtime::failpoint;
 use crate::runtime::options::JobOptions;
-use crate::runtime::runner::{JobRunner, Report, RunOptions, append, take_over};
+use crate::runtime::runner::{JobRunner, Report, RunOptions, append, files_of, take_over};
 use crate::runtime::show;
-use crate::session::{JobQuery, Outcome, Session};
+use crate::session::{JobQuery, JobSinkTable, Outcome, Session};
 use crate::state::{JobId, JobStore};
 
 /// How owners of a moment, statements, are called in the log.
@@ -278,25 +279,31 @@ impl Jobs {
                 "run it with the files of the job: anabranch sql -f tables.sql -f job.sql -c 'REWIND JOB {name} TO BATCH {to}'"
             )));
         };
-        if matches!(job.query.sink(), crate::session::JobSinkTable::Delta(_)) {
-            return Err(Error::unsupported(
-                "REWIND JOB does not run yet for a job that writes a Delta table",
-            ));
-        }
         let me = format!("{STATEMENT}{}", owner());
         let (mut history, sink) = take_over(&self.store, id, job.query.sink(), &me).await?;
+        let mut abandoned = history.clone();
         let entry = Entry::Rewound { to, at: now() };
+        abandoned.apply(&entry);
+        let files = files_of(&self.store, id, &abandoned.abandoned).await?;
+        sink.check_take_back(&files).await?;
+        // From here on the rewind is said; whoever takes the job over next brings it to its end.
         if !self.store.append(id, history.next, &entry).await? {
             return Err(Error::unavailable(format!(
                 "job {name} was taken over by a runner at the same time"
             ))
             .with_help("say it again"));
         }
-        let abandoned = newest.saturating_sub(to);
-        history.apply(&entry);
+        failpoint::reach("rewound");
+        let batches = history.batches.len() - abandoned.batches.len();
+        history = abandoned;
+        sink.take_back(&files).await?;
         sink.mark(&history).await?;
+        let rows = match job.query.sink() {
+            JobSinkTable::Kafka(_) => "what they published stays in the topic",
+            JobSinkTable::Delta(_) => "their rows are no longer in the table",
+        };
         Ok(Outcome::Done(format!(
-            "job {name} goes on from batch {to}; {abandoned} batches are abandoned, and what they published stays in the topic"
+            "job {name} goes on from batch {to}; {batches} batches are abandoned, and {rows}"
         )))
     }
 

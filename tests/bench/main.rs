@@ -291,8 +291,8 @@ fn sessions(bench: &Bench, report: &mut Report) {
         "SELECT count(*) FROM archive WHERE hour BETWEEN {first} AND {last}"
     ));
     let best = |sql: &str, rows: u64| {
-        // Reads of an hour are short: the best of five, for both sides.
-        let runs = (0..5).map(|_| {
+        // Reads of an hour are short: the best of many, for both sides.
+        let runs = (0..20).map(|_| {
             measure(|| {
                 bench.query(sql);
                 rows

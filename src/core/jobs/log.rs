@@ -114,6 +114,8 @@ pub struct JobHistory {
     pub generation: u64,
     /// The batches that count, in order.
     pub batches: Vec<Committed>,
+    /// Versions that a rewind has abandoned and whose rows a sink may still have: nothing was committed since.
+    pub abandoned: Vec<String>,
     /// Whether it is to run.
     pub phase: Phase,
     /// The runner that took it over last.
@@ -148,6 +150,7 @@ impl JobHistory {
             created_at: *at,
             generation: 0,
             batches: Vec::new(),
+            abandoned: Vec::new(),
             phase: Phase::Active,
             owner: None,
             skipping_lost: false,
@@ -177,10 +180,13 @@ impl JobHistory {
                 });
                 self.skipping_lost = false;
                 self.assuming = None;
+                self.abandoned.clear();
             }
             Entry::Rewound { to, .. } => {
                 self.generation += 1;
-                self.batches.retain(|committed| committed.batch <= *to);
+                let stays = self.batches.partition_point(|batch| batch.batch <= *to);
+                let abandoned = self.batches.drain(stays..);
+                self.abandoned.extend(abandoned.map(|batch| batch.version));
             }
             Entry::Paused { reason, .. } => self.phase = Phase::Paused(reason.clone()),
             Entry::Resumed {
@@ -263,6 +269,9 @@ mod tests {
         assert_eq!(history.next, 6);
         assert!(history.was_committed("c"));
         assert!(!history.was_committed("e"));
+        let before = JobHistory::of(&entries[..5]).unwrap();
+        assert_eq!(before.abandoned, ["b", "c"], "until something is committed");
+        assert_eq!(history.abandoned, Vec::<String>::new());
     }
 
     #[test]

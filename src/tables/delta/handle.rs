@@ -1,6 +1,6 @@
 //! One table: opened or created once, read and written many times.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -282,6 +282,71 @@ impl DeltaTableHandle {
         .map(|_| ())
     }
 
+    /// Those of `paths` that are no files of the newest version.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be read.
+    pub async fn missing_files(&self, paths: &[String]) -> Result<Vec<String>> {
+        let table = self.refresh().await?;
+        let present = self.files(&table, paths).await?;
+        let missing = paths.iter().filter(|path| !present.contains_key(*path));
+        Ok(missing.cloned().collect())
+    }
+
+    /// Takes those of `paths` that are files of the table out of it, in one commit, as the application that owns it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Cancelled`] if another writer has taken the application over; a table that is append-only.
+    pub async fn remove_files(&self, paths: &[String], application: &Application) -> Result<()> {
+        let table = self.refresh().await?;
+        let snapshot = self.owned_snapshot(&table, application).await?;
+        let removed: Vec<Action> = self.files(&table, paths).await?.into_values().collect();
+        if removed.is_empty() {
+            return Ok(());
+        }
+        let store = table.log_store().object_store(None);
+        let written = Written {
+            removed,
+            ..Written::default()
+        };
+        // What the witness names stays: no rows were added.
+        let transactions = [(application.id.clone(), application.owned)];
+        self.finish(
+            &table,
+            snapshot,
+            &store,
+            written,
+            SaveMode::Append,
+            &transactions,
+        )
+        .await
+        .map(|_| ())
+    }
+
+    /// The files among `paths` that the table has, each with the action that removes it.
+    async fn files(&self, table: &DeltaTable, paths: &[String]) -> Result<HashMap<String, Action>> {
+        let snapshot = table
+            .snapshot()
+            .map_err(|error| self.fail(error))?
+            .snapshot();
+        let log_store = table.log_store();
+        let wanted: HashSet<&str> = paths.iter().map(String::as_str).collect();
+        snapshot
+            .file_views(log_store.as_ref(), None)
+            .map_ok(|file| file.remove_action(true))
+            .try_filter_map(|remove| {
+                let found = wanted
+                    .contains(remove.path.as_str())
+                    .then(|| (remove.path.clone(), Action::Remove(remove)));
+                futures::future::ready(Ok(found))
+            })
+            .try_collect()
+            .await
+            .map_err(|error| self.fail(error))
+    }
+
     /// The newest snapshot, if the application is still the one that took the table over.
     async fn owned_snapshot<'a>(
         &self,
@@ -498,9 +563,14 @@ impl DeltaTableHandle {
         mode: SaveMode,
         transactions: &[(String, i64)],
     ) -> std::result::Result<u64, (DeltaTableError, bool)> {
-        let Written { adds, rows } = written;
+        let Written {
+            adds,
+            rows,
+            removed,
+        } = written;
         let log_store = table.log_store();
         let mut actions: Vec<Action> = adds.iter().cloned().map(Action::Add).collect();
+        actions.extend(removed.iter().cloned());
         if mode == SaveMode::Overwrite {
             let removed: Vec<Action> = snapshot
                 .file_views(log_store.as_ref(), None)

@@ -20,8 +20,8 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use deltalake::DeltaTableError;
 use deltalake::datafile::writer::{PartitionWriter, PartitionWriterConfig};
-use deltalake::kernel::Add;
 use deltalake::kernel::scalars::ScalarExt;
+use deltalake::kernel::{Action, Add};
 use deltalake::logstore::ObjectStoreRef;
 use deltalake::logstore::object_store::ObjectStoreExt as _;
 use deltalake::logstore::object_store::path::Path;
@@ -76,6 +76,8 @@ impl std::fmt::Debug for StatsConfig {
 pub(super) struct Written {
     pub(super) adds: Vec<Add>,
     pub(super) rows: u64,
+    /// Files that the same commit takes out of the table.
+    pub(super) removed: Vec<Action>,
 }
 
 /// Writes all rows of `input`, whose columns are the table's, in order.
@@ -163,7 +165,11 @@ pub(super) async fn write_files(
         }
     }
     match (produced, error) {
-        (Ok(rows), None) => Ok(Written { adds, rows }),
+        (Ok(rows), None) => Ok(Written {
+            adds,
+            rows,
+            removed: Vec::new(),
+        }),
         (Ok(_), Some(of_encoder)) => {
             discard(&target.store, &adds).await;
             Err(of_encoder.unwrap_or_else(|| Error::internal("a writer ended without a result")))

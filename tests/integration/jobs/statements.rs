@@ -321,3 +321,52 @@ fn exact_3_a_rewound_job_does_its_batches_again() {
         none.err
     );
 }
+
+#[test]
+fn exact_3_a_rewound_delta_table_is_that_of_a_job_that_never_went_past() {
+    let pipeline = Pipeline::between_topics("rewind-delta", 1);
+    let rewind = |to: u64| {
+        pipeline.work.sql(
+            &["tables.sql", "keep.sql"],
+            &[&format!("REWIND JOB keeping TO BATCH {to}")],
+        )
+    };
+    pipeline.send(0..8);
+    pipeline.catch_up("keep.sql").ok();
+    assert!(rewind(1).ok().err.contains("no longer in the table"));
+    assert_eq!(pipeline.kept(), [0, 1, 2]);
+    pipeline.catch_up("keep.sql").ok();
+    assert_eq!(pipeline.kept(), (0..8).collect::<Vec<_>>());
+
+    // To the beginning, in a process that dies once the rewind is said: the next one brings it to its end.
+    let status = pipeline
+        .work
+        .command()
+        .args([
+            "sql",
+            "-f",
+            "tables.sql",
+            "-f",
+            "keep.sql",
+            "-c",
+            "REWIND JOB keeping TO BATCH 0",
+        ])
+        .env("ANABRANCH_FAIL_POINT", "rewound")
+        .stderr(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), None);
+    assert_eq!(pipeline.kept().len(), 8, "not yet");
+    pipeline.catch_up("keep.sql").ok();
+    assert_eq!(pipeline.kept(), (0..8).collect::<Vec<_>>());
+
+    // Files that were rewritten hold other rows as well.
+    pipeline.work.sql(&["tables.sql"], &["OPTIMIZE kept"]).ok();
+    let refused = rewind(1);
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.err.contains("no longer in it"), "{}", refused.err);
+    assert_eq!(pipeline.kept(), (0..8).collect::<Vec<_>>());
+    pipeline.send(8..9);
+    pipeline.catch_up("keep.sql").ok();
+    assert_eq!(pipeline.kept(), (0..9).collect::<Vec<_>>());
+}

@@ -80,8 +80,8 @@ impl OpenSessions {
     }
 }
 
-/// The first extension reads this many gaps: with fewer, most sessions would need two slices.
-const FIRST_WIDTH_IN_GAPS: i64 = 2;
+/// The first extension reads this many gaps: planning a slice costs about as much as reading a large one.
+const FIRST_WIDTH_IN_GAPS: i64 = 4;
 
 impl Search {
     pub(super) fn new(gap: i64, range: CompletionRange) -> Self {
@@ -292,7 +292,7 @@ mod tests {
         assert_eq!(search.open_keys(Side::After).collect::<Vec<_>>(), [1]);
 
         let before = search.next_slice(Side::Before).unwrap();
-        assert_eq!(before, Slice { from: 70, to: 90 });
+        assert_eq!(before, Slice { from: 50, to: 90 });
         // 85 joins 95; 74 is a gap and one from 85; 88 is of a key that is not open.
         let taken = search.take_slice(Side::Before, before, &[74, 85, 88], &[0, 0, 1]);
         assert_eq!(taken, [None, Some(0), None]);
@@ -307,14 +307,15 @@ mod tests {
         );
 
         let after = search.next_slice(Side::After).unwrap();
-        assert_eq!(after, Slice { from: 210, to: 230 });
-        let taken = search.take_slice(Side::After, after, &[222, 213], &[1, 1]);
-        assert_eq!(taken, [Some(1), Some(1)]);
+        assert_eq!(after, Slice { from: 210, to: 250 });
+        let ticks = [222, 213, 232, 242];
+        let taken = search.take_slice(Side::After, after, &ticks, &[1; 4]);
+        assert_eq!(taken, [Some(1); 4]);
         // Twice as wide, but not past what may be read.
         let after = search.next_slice(Side::After).unwrap();
-        assert_eq!(after, Slice { from: 230, to: 270 });
-        let taken = search.take_slice(Side::After, after, &[232, 242, 252, 262], &[1; 4]);
-        assert_eq!(taken, [Some(1); 4]);
+        assert_eq!(after, Slice { from: 250, to: 270 });
+        let taken = search.take_slice(Side::After, after, &[252, 262], &[1; 2]);
+        assert_eq!(taken, [Some(1); 2]);
         assert_eq!(
             search.next_slice(Side::After),
             None,
