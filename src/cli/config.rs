@@ -10,8 +10,11 @@ use crate::cli::args::{Format, Global, LogFormat};
 use crate::error::{Error, Result};
 use crate::session::SessionOptions;
 
-/// Warnings, without one that every table with a binary column would give at every write.
-const DEFAULT_LOG: &str = "warn,deltalake_core::writer::stats=error";
+const DEFAULT_LOG: &str = "warn";
+
+/// What is said about libraries unless somebody asks: one warns at every write of a binary column, one tells whole tables at
+/// every look.
+const QUIET: &str = "deltalake_core::writer::stats=error,buoyant_kernel=warn";
 
 /// What file and environment may say.
 #[derive(Debug, Default, serde::Deserialize)]
@@ -86,12 +89,22 @@ impl Settings {
                 .clone()
                 .or(layered.data_dir)
                 .unwrap_or_else(|| "anabranch-data".to_owned()),
-            log: log.unwrap_or_else(|| DEFAULT_LOG.to_owned()),
+            log: quiet(&log.unwrap_or_else(|| DEFAULT_LOG.to_owned())),
             log_format: flags
                 .log_format
                 .or(layered.log_format)
                 .unwrap_or(LogFormat::Text),
         })
+    }
+}
+
+/// A plain level is about this program; a filter with targets is taken as it is.
+fn quiet(filter: &str) -> String {
+    let is_level = filter.trim().chars().all(|c| c.is_ascii_alphanumeric());
+    if is_level {
+        format!("{filter},{QUIET}")
+    } else {
+        filter.to_owned()
     }
 }
 

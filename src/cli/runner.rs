@@ -154,10 +154,17 @@ impl<'a> Runner<'a> {
         };
         for (name, outcome) in ended {
             match outcome {
-                Ok(report) => eprint(&format!(
-                    "job {name}: {} batches, {} records read, {} rows written\n",
-                    report.batches, report.rows_in, report.rows_out
-                )),
+                Ok(report) => {
+                    let unit = if report.batches == 1 {
+                        "batch"
+                    } else {
+                        "batches"
+                    };
+                    eprint(&format!(
+                        "job {name}: {} {unit}, {} records read, {} rows written\n",
+                        report.batches, report.rows_in, report.rows_out
+                    ));
+                }
                 Err(error) => {
                     eprint(&format!("error: job {name}: {}\n", error.message()));
                     if let Some(help) = error.help() {

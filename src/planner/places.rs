@@ -36,7 +36,15 @@ enum Kind {
 }
 
 /// Words that stand before the name that an error is about.
-const BEFORE_A_NAME: [&str; 6] = ["table", "view", "column", "time", "topic", "parameter"];
+const BEFORE_A_NAME: [&str; 7] = [
+    "table",
+    "view",
+    "column",
+    "time",
+    "topic",
+    "parameter",
+    "named",
+];
 
 impl Places {
     /// The places of a statement whose first word is at `first`.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    ArrayRef, RecordBatch, StringArray, TimestampMillisecondArray, UInt64Array,
+    ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
 };
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
@@ -35,8 +35,8 @@ pub(super) fn jobs(jobs: &[(JobId, JobHistory)]) -> Result<RecordBatch> {
         _ => None,
     });
     let numbers = |value: fn(&JobHistory) -> u64| -> ArrayRef {
-        Arc::new(UInt64Array::from_iter_values(
-            jobs.iter().map(|(_, job)| value(job)),
+        Arc::new(Int64Array::from_iter_values(
+            jobs.iter().map(|(_, job)| signed(value(job))),
         ))
     };
     batch(vec![
@@ -60,7 +60,9 @@ pub(super) fn jobs(jobs: &[(JobId, JobHistory)]) -> Result<RecordBatch> {
 /// batch that counts.
 pub(super) fn batches(history: &JobHistory, versions: &[BatchVersion]) -> Result<RecordBatch> {
     let numbers = |value: fn(&BatchVersion) -> u64| -> ArrayRef {
-        Arc::new(UInt64Array::from_iter_values(versions.iter().map(value)))
+        Arc::new(Int64Array::from_iter_values(
+            versions.iter().map(|version| signed(value(version))),
+        ))
     };
     let offsets = versions.iter().map(|version| {
         let tables = version.sources.iter().map(|(table, partitions)| {
@@ -154,6 +156,11 @@ pub(super) fn explanation(
         ("item", Arc::new(StringArray::from_iter_values(items))),
         ("value", Arc::new(StringArray::from_iter_values(values))),
     ])
+}
+
+/// SQL's BIGINT has a sign.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn times(millis: impl Iterator<Item = Option<i64>>) -> Result<ArrayRef> {

@@ -135,6 +135,27 @@ impl Catalog {
         }
     }
 
+    /// DataFusion's word for a missing table, with its place and with close names.
+    pub(crate) fn missing_table(
+        &self,
+        error: impl Into<Error>,
+        mut statement: SqlStatement,
+    ) -> Error {
+        let error = error.into();
+        let quoted = error
+            .message()
+            .strip_prefix("table '")
+            .and_then(|rest| rest.strip_suffix("' not found"));
+        let Some(table) = quoted.and_then(|name| name.rsplit('.').next()) else {
+            return error;
+        };
+        let missing = self.no_such_table(table);
+        match rewrite::find_relation(&mut statement, table) {
+            Some(span) => missing.at(span),
+            None => missing,
+        }
+    }
+
     pub(crate) fn delta(&self, name: &str) -> Result<DeltaTableHandle> {
         match self.expect(name)? {
             TableEntry::Delta { handle, .. } => Ok(handle),
@@ -253,7 +274,9 @@ impl Catalog {
         let mut statement = SqlStatement::Statement(Box::new(AnsiStatement::Query(query)));
         let context = SessionContext::new_with_state(state);
         rewrite::prepare(&context, self, &mut statement).await?;
-        Ok(context.state().statement_to_plan(statement).await?)
+        let typed = statement.clone();
+        let planned = context.state().statement_to_plan(statement).await;
+        planned.map_err(|error| self.missing_table(error, typed))
     }
 
     fn read<T>(&self, look: impl FnOnce(&Tables) -> T) -> T {

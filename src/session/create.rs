@@ -87,7 +87,9 @@ pub(super) async fn create_view(
             return Err(Error::invalid(format!("view {name} is defined by itself")));
         }
     }
-    let plan = state.statement_to_plan(statement).await?;
+    let typed = statement.clone();
+    let planned = state.statement_to_plan(statement).await;
+    let plan = planned.map_err(|error| catalog.missing_table(error, typed))?;
     let columns: Vec<String> = view.columns.iter().map(normalize).collect();
     if !columns.is_empty() && columns.len() != plan.schema().fields().len() {
         return Err(Error::invalid(format!(

@@ -180,7 +180,7 @@ impl JobQuery {
         match planned {
             Ok(LogicalPlan::Dml(dml)) => Ok(dml.input.as_ref().clone()),
             Ok(_) => Err(Error::invalid("a job is an INSERT INTO … SELECT …")),
-            Err(error) => Err(self.session.missing_table(error, statement)),
+            Err(error) => Err(self.session.catalog.missing_table(error, statement)),
         }
     }
 

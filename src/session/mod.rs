@@ -14,7 +14,6 @@ use anabranch_udfs::CompletionNotices;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::dataframe::DataFrame;
-use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
@@ -235,7 +234,7 @@ impl Session {
         let typed = sql.clone();
         let plan = match state.statement_to_plan(sql).await {
             Ok(plan) => plan,
-            Err(error) => return Err(self.missing_table(error, typed)),
+            Err(error) => return Err(self.catalog.missing_table(error, typed)),
         };
         match &plan {
             LogicalPlan::Ddl(ddl) => {
@@ -250,23 +249,6 @@ impl Session {
             }
             LogicalPlan::Dml(_) => Ok(Outcome::Insert(self.start(plan).await?)),
             _ => Ok(Outcome::Rows(self.start(plan).await?)),
-        }
-    }
-
-    /// DataFusion's word for a missing table, with its place and with close names.
-    fn missing_table(&self, error: DataFusionError, mut sql: SqlStatement) -> Error {
-        let error = Error::from(error);
-        let quoted = error
-            .message()
-            .strip_prefix("table '")
-            .and_then(|rest| rest.strip_suffix("' not found"));
-        let Some(table) = quoted.and_then(|name| name.rsplit('.').next()) else {
-            return error;
-        };
-        let missing = self.catalog.no_such_table(table);
-        match rewrite::find_relation(&mut sql, table) {
-            Some(span) => missing.at(span),
-            None => missing,
         }
     }
 

@@ -65,6 +65,7 @@ fn statements() -> Vec<String> {
         "VACUUM visits RETAIN many HOURS",
         "CREATE VIEW v AS SELECT * FROM v",
         "CREATE VIEW visits AS SELECT 1",
+        "CREATE VIEW v AS SELECT * FROM visit",
         "SELECT * FROM visits FOR VERSION AS OF 1",
         "DROP TABLE visit",
         // Parameters.

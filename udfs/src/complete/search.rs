@@ -80,18 +80,28 @@ impl OpenSessions {
     }
 }
 
-/// The first extension reads this many gaps: planning a slice costs about as much as reading a large one.
-const FIRST_WIDTH_IN_GAPS: i64 = 4;
+/// The first slice has this many gaps on both sides of a range that is at least as long, a shorter one a single gap:
+/// planning a slice costs about as much as reading a large one, and the files at the edges are opened anyway.
+const MARGIN_IN_GAPS: i64 = 4;
 
 impl Search {
     pub(super) fn new(gap: i64, range: CompletionRange) -> Self {
-        // Half open at both ends: a row exactly a gap past the last tick of the range is read.
-        let read = Slice {
-            from: range.from.saturating_sub(gap),
-            to: range.to.saturating_add(gap),
-        };
         let span = range.to.saturating_sub(range.from);
-        let width = gap.saturating_mul(FIRST_WIDTH_IN_GAPS).max(span / 8);
+        let margin = gap.saturating_mul(MARGIN_IN_GAPS);
+        // Half open at both ends: a row exactly a gap past the last tick of the range is read.
+        let margin = if margin <= span.min(range.max_extension) {
+            margin
+        } else {
+            gap
+        };
+        let read = Slice {
+            from: range.from.saturating_sub(margin),
+            to: range.to.saturating_add(margin),
+        };
+        let width = gap
+            .saturating_mul(2 * MARGIN_IN_GAPS)
+            .max(margin.saturating_mul(2))
+            .max(span / 8);
         Self {
             gap,
             range,
@@ -265,22 +275,32 @@ mod tests {
 
     const RANGE: CompletionRange = CompletionRange {
         from: 100,
-        to: 200,
-        max_extension: 70,
+        to: 120,
+        max_extension: 150,
     };
 
     #[test]
-    fn the_first_slice_is_the_range_and_a_gap_around_it() {
+    fn the_first_slice_is_the_range_and_a_margin_around_it() {
         let search = Search::new(10, RANGE);
-        assert_eq!(search.first_slice(), Slice { from: 90, to: 210 });
+        assert_eq!(search.first_slice(), Slice { from: 90, to: 130 });
         assert_eq!(search.next_slice(Side::Before), None, "nothing is open yet");
+        // A range of at least four gaps has four gaps on both sides, if so much may be read.
+        let long = CompletionRange { to: 140, ..RANGE };
+        let search = Search::new(10, long);
+        assert_eq!(search.first_slice(), Slice { from: 60, to: 180 });
+        let bounded = CompletionRange {
+            max_extension: 30,
+            ..long
+        };
+        let search = Search::new(10, bounded);
+        assert_eq!(search.first_slice(), Slice { from: 90, to: 150 });
     }
 
     #[test]
     fn sess_2_sessions_are_followed_slice_by_slice_until_they_end() {
         let mut search = Search::new(10, RANGE);
         // Key 0 goes on before the range, key 1 past it, key 2 ends within, key 3 is not in it.
-        let ticks = [105, 95, 195, 205, 150, 92, 208];
+        let ticks = [105, 95, 115, 125, 110, 92, 128];
         let taken = search
             .take_first(&ticks, &[0, 0, 1, 1, 2, 3, 3], 4)
             .unwrap();
@@ -292,7 +312,7 @@ mod tests {
         assert_eq!(search.open_keys(Side::After).collect::<Vec<_>>(), [1]);
 
         let before = search.next_slice(Side::Before).unwrap();
-        assert_eq!(before, Slice { from: 50, to: 90 });
+        assert_eq!(before, Slice { from: 10, to: 90 });
         // 85 joins 95; 74 is a gap and one from 85; 88 is of a key that is not open.
         let taken = search.take_slice(Side::Before, before, &[74, 85, 88], &[0, 0, 1]);
         assert_eq!(taken, [None, Some(0), None]);
@@ -307,19 +327,20 @@ mod tests {
         );
 
         let after = search.next_slice(Side::After).unwrap();
-        assert_eq!(after, Slice { from: 210, to: 250 });
-        let ticks = [222, 213, 232, 242];
-        let taken = search.take_slice(Side::After, after, &ticks, &[1; 4]);
-        assert_eq!(taken, [Some(1); 4]);
+        assert_eq!(after, Slice { from: 130, to: 210 });
+        let ticks = [142, 133, 152, 162, 172, 182, 192, 202];
+        let taken = search.take_slice(Side::After, after, &ticks, &[1; 8]);
+        assert_eq!(taken, [Some(1); 8]);
         // Twice as wide, but not past what may be read.
         let after = search.next_slice(Side::After).unwrap();
-        assert_eq!(after, Slice { from: 250, to: 270 });
-        let taken = search.take_slice(Side::After, after, &[252, 262], &[1; 2]);
-        assert_eq!(taken, [Some(1); 2]);
+        assert_eq!(after, Slice { from: 210, to: 270 });
+        let ticks = [212, 222, 232, 242, 252, 262];
+        let taken = search.take_slice(Side::After, after, &ticks, &[1; 6]);
+        assert_eq!(taken, [Some(1); 6]);
         assert_eq!(
             search.next_slice(Side::After),
             None,
-            "70 past the range is the limit"
+            "150 past the range is the limit"
         );
         assert_eq!(
             search.open_sessions(),
