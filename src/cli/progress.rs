@@ -1,13 +1,16 @@
-//! Progress of a running statement, on a terminal, after its first second.
+//! Progress: of a running statement on a terminal, after its first second; of running jobs, everywhere.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
 
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::metrics::MetricValue;
-use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::cli::runner::eprint;
+use crate::runtime::{JobStatus, JobStatuses};
 use crate::tables::kafka::KafkaScanExec;
 
 const QUIET: Duration = Duration::from_secs(1);
@@ -100,4 +103,99 @@ fn rows_read(plan: &Arc<dyn ExecutionPlan>) -> u64 {
         })
         .sum();
     rows as u64
+}
+
+/// How often a job says how it is doing where there is no terminal.
+const LINES: Duration = Duration::from_secs(10);
+
+/// Shows how running jobs are doing until dropped: a line that changes for each on a terminal, else a line of text now and
+/// then for those that have done something.
+pub(crate) struct JobProgress {
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl JobProgress {
+    /// Watches `statuses`.
+    pub(crate) fn watch(statuses: &JobStatuses) -> Self {
+        let statuses = statuses.clone();
+        let task = if std::io::stderr().is_terminal() {
+            tokio::spawn(draw_jobs(statuses))
+        } else {
+            tokio::spawn(print_jobs(statuses))
+        };
+        Self { task }
+    }
+}
+
+impl Drop for JobProgress {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Clears all lines when the task is aborted.
+struct Lines(MultiProgress);
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        let _ = self.0.clear();
+    }
+}
+
+async fn draw_jobs(statuses: JobStatuses) {
+    let lines = Lines(MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
+    let mut bars: BTreeMap<String, ProgressBar> = BTreeMap::new();
+    let mut before: BTreeMap<String, JobStatus> = BTreeMap::new();
+    loop {
+        let now = statuses.all();
+        for (name, status) in &now {
+            let bar = bars.entry(name.clone()).or_insert_with(|| {
+                let bar = lines.0.add(ProgressBar::new_spinner());
+                if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+                    bar.set_style(style);
+                }
+                bar
+            });
+            bar.set_message(line(name, status, before.get(name), SECOND));
+            bar.tick();
+        }
+        before = now;
+        tokio::time::sleep(SECOND).await;
+    }
+}
+
+async fn print_jobs(statuses: JobStatuses) {
+    let mut before: BTreeMap<String, JobStatus> = BTreeMap::new();
+    loop {
+        tokio::time::sleep(LINES).await;
+        let now = statuses.all();
+        for (name, status) in &now {
+            if before.get(name) != Some(status) {
+                eprint(&format!(
+                    "{}\n",
+                    line(name, status, before.get(name), LINES)
+                ));
+            }
+        }
+        before = now;
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What is said about a job.
+fn line(name: &str, status: &JobStatus, before: Option<&JobStatus>, interval: Duration) -> String {
+    if let Some(fault) = &status.waiting {
+        return format!("job {name}: WAITING: {fault}");
+    }
+    let rows = status.report.rows_in - before.map_or(0, |before| before.report.rows_in);
+    let rate = u64::try_from(u128::from(rows) * 1_000 / interval.as_millis().max(1)).unwrap_or(0);
+    format!(
+        "job {name}: RUNNING: {} records/s, {} behind, batch {} ms, {} records read, {} rows written",
+        HumanCount(rate),
+        HumanCount(status.lag),
+        status.last_batch.as_millis(),
+        HumanCount(status.report.rows_in),
+        HumanCount(status.report.rows_out)
+    )
 }

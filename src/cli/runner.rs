@@ -10,11 +10,11 @@ use futures::StreamExt;
 use crate::cli::args::{Format, RunArguments, SqlArguments};
 use crate::cli::config::Settings;
 use crate::cli::output::{ResultWriter, is_broken_pipe};
-use crate::cli::progress::Progress;
+use crate::cli::progress::{JobProgress, Progress};
 use crate::cli::shell;
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{Parameters, ParsedStatement, Script, Statement, parse_statement};
-use crate::runtime::{Jobs, RunOptions, Stop};
+use crate::runtime::{JobStatuses, Jobs, RunOptions, Stop};
 use crate::session::{Execution, Outcome, Session};
 use crate::state::{DataDir, JobStore};
 
@@ -140,7 +140,9 @@ impl<'a> Runner<'a> {
         let options = RunOptions {
             until_caught_up,
             stop: Stop::default(),
+            statuses: JobStatuses::default(),
         };
+        let shown = JobProgress::watch(&options.statuses);
         let interrupt = Interrupt::new();
         let runs = jobs.run(&options);
         tokio::pin!(runs);
@@ -152,6 +154,7 @@ impl<'a> Runner<'a> {
                 (code, runs.await)
             }
         };
+        drop(shown);
         for (name, outcome) in ended {
             match outcome {
                 Ok(report) => {

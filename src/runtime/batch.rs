@@ -82,6 +82,17 @@ impl Ranges {
         })
     }
 
+    /// Offsets up to `ends` that were not read when `last` was.
+    pub(super) fn lag(last: Option<&BatchVersion>, ends: &Ends) -> u64 {
+        let behind = ends.iter().flat_map(|(table, partitions)| {
+            partitions.iter().map(move |ends| {
+                let next = last.and_then(|last| last.next_offset(table, ends.partition));
+                u64::try_from(ends.high - next.unwrap_or(ends.low)).unwrap_or(0)
+            })
+        });
+        behind.sum()
+    }
+
     /// The ranges as scans take them.
     pub(super) fn for_scans(&self) -> BTreeMap<String, Vec<OffsetRange>> {
         let of_table = |ranges: &Vec<PlannedRange>| {

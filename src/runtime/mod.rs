@@ -9,5 +9,5 @@ mod sink;
 mod statements;
 
 pub use options::{JobOptions, OPTION_NAMES, Trigger};
-pub use runner::{Report, RunOptions, Stop};
+pub use runner::{JobStatus, JobStatuses, Report, RunOptions, Stop};
 pub use statements::{Jobs, ReadyJob};

@@ -1,7 +1,7 @@
 //! Running a job: taken over, recovered, then one batch after the other until it is told to stop.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -51,6 +51,40 @@ impl Stop {
     }
 }
 
+/// How running jobs are doing, for whoever looks. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct JobStatuses {
+    of_job: Arc<Mutex<BTreeMap<String, JobStatus>>>,
+}
+
+/// How a running job is doing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JobStatus {
+    /// What it has done since it was started here.
+    pub report: Report,
+    /// Records that are there and that no batch has read.
+    pub lag: u64,
+    /// How long the last batch took.
+    pub last_batch: Duration,
+    /// The fault that it waits out, if it does.
+    pub waiting: Option<String>,
+}
+
+impl JobStatuses {
+    /// All jobs by name.
+    pub fn all(&self) -> BTreeMap<String, JobStatus> {
+        self.lock().clone()
+    }
+
+    fn update(&self, job: &str, change: impl FnOnce(&mut JobStatus)) {
+        change(self.lock().entry(job.to_owned()).or_default());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, JobStatus>> {
+        self.of_job.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// How jobs are run.
 #[derive(Debug, Clone, Default)]
 pub struct RunOptions {
@@ -58,6 +92,8 @@ pub struct RunOptions {
     pub until_caught_up: bool,
     /// Tells it to end.
     pub stop: Stop,
+    /// Where jobs say how they are doing.
+    pub statuses: JobStatuses,
 }
 
 /// What a run of a job did.
@@ -145,6 +181,7 @@ impl<'a> JobRunner<'a> {
                 }
                 Ok(Ended::Again) => {}
                 Err(error) if error.kind() == ErrorKind::Unavailable => {
+                    self.tell(|status| status.waiting = Some(error.message().to_owned()));
                     tracing::warn!(job = self.job.name, %error, "waiting {} ms", backoff.as_millis());
                     // Others wait as well: not all at once again.
                     let jitter = backoff.mul_f64(f64::from(now() as u8) / 512.0);
@@ -197,6 +234,7 @@ impl<'a> JobRunner<'a> {
             )),
             None => None,
         };
+        self.tell(|status| status.waiting = None);
         loop {
             let began = Instant::now();
             let ends = self.ends().await?;
@@ -207,6 +245,8 @@ impl<'a> JobRunner<'a> {
             if ends_once && Ranges::is_caught_up(version, goal) {
                 return Ok(Ended::CaughtUp);
             }
+            let lag = Ranges::lag(version, &ends);
+            self.tell(|status| status.lag = lag);
             let ranges = Ranges::after(
                 version,
                 &ends,
@@ -232,6 +272,10 @@ impl<'a> JobRunner<'a> {
             last = Some(committed);
             self.rest(began).await;
         }
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut JobStatus)) {
+        self.options.statuses.update(&self.job.name, change);
     }
 
     /// Waits for the next time to look.
@@ -321,6 +365,12 @@ impl<'a> JobRunner<'a> {
         self.report.batches += 1;
         self.report.rows_in += version.rows_in;
         self.report.rows_out += version.rows_out;
+        let report = self.report;
+        self.tell(|status| {
+            status.report = report;
+            status.last_batch = began.elapsed();
+            status.lag = status.lag.saturating_sub(version.rows_in);
+        });
         tracing::info!(
             job = self.job.name,
             batch,
