@@ -38,8 +38,8 @@ mod values;
 mod window;
 
 pub use complete::{
-    CompleteSessions, CompleteSessionsExec, CompletionNotices, CompletionRange, SessionsCapped,
-    seal_completions,
+    AggregateByCompletedSession, CompleteSessions, CompleteSessionsAggregate, CompleteSessionsExec,
+    CompletionNotices, CompletionRange, SessionsCapped, seal_completions,
 };
 pub use is_final::{IS_FINAL, IsFinalPlanner, is_final};
 pub use offsets::{next_offsets, offsets_from, offsets_in};

@@ -13,7 +13,7 @@ use datafusion::optimizer::OptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
-use crate::complete::seal_completions;
+use crate::complete::{AggregateByCompletedSession, seal_completions};
 use crate::is_final::{IsFinalPlanner, is_final};
 use crate::offsets::{next_offsets, offsets_from, offsets_in};
 use crate::planner::{WindowExtensionPlanner, WindowRelationPlanner};
@@ -54,6 +54,7 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     optimizer.rules.splice(place..place, optimizer_rules());
     // Last: everything else has found its place, and what is aggregated is known.
     optimizer.rules.push(Arc::new(AggregateBySession));
+    optimizer.rules.push(Arc::new(AggregateByCompletedSession));
     builder
 }
 

@@ -1,4 +1,4 @@
-//! The operator of COMPLETE_SESSIONS: a leaf that plans and runs the slices of its input itself.
+//! The operator of COMPLETE_SESSIONS and of aggregates over it: a leaf that plans and runs the slices of its input itself.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use datafusion::common::{Result, internal_err};
 use datafusion::error::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
 use datafusion::logical_expr::UserDefinedLogicalNodeCore;
+use datafusion::physical_expr::aggregate::LoweredAggregate;
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning};
 use datafusion::physical_plan::execution_plan::{
     Boundedness, ChildrenPropertiesMode, EmissionType, ReplaceChildrenOptions,
@@ -22,12 +23,17 @@ use datafusion::physical_plan::{
 };
 use futures::{TryStreamExt, stream};
 
+use super::aggregate::{AggregateRun, CompleteSessionsAggregate};
 use super::node::CompleteSessions;
+use super::rows::RowsRun;
 use super::run::{Run, Shown};
 use super::search::Search;
 use super::slices::SliceReader;
+use crate::session::aggregate::{MergeRule, PartialRule, SessionAggregateExpr};
+use crate::window::{column_name, ticks_per_hour};
 
-/// Reads its input slice by slice and gives the rows of the sessions that touch the range.
+/// Reads its input slice by slice and gives the rows of the sessions that touch the range, or, made by
+/// [`try_new_aggregate`](Self::try_new_aggregate), one row per such session.
 ///
 /// One partition. Metrics: `slices` planned and run, `rows_read`, `files_read`, `capped_sessions`;
 /// once it has run, the plan's text names the capped sessions.
@@ -41,7 +47,15 @@ pub struct CompleteSessionsExec {
     event_time: Arc<dyn PhysicalExpr>,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
+    aggregate: Option<AggregateRules>,
     shown: Shown,
+}
+
+/// What is aggregated by session.
+#[derive(Clone)]
+struct AggregateRules {
+    partial: PartialRule,
+    merge: MergeRule,
 }
 
 impl CompleteSessionsExec {
@@ -51,6 +65,14 @@ impl CompleteSessionsExec {
     ///
     /// If the keys or the event time are not expressions over the node's input.
     pub fn try_new(node: &CompleteSessions, state: SessionState) -> Result<Self> {
+        Self::over(
+            node,
+            SliceReader::new(node.clone(), state.clone(), false),
+            &state,
+        )
+    }
+
+    fn over(node: &CompleteSessions, reader: SliceReader, state: &SessionState) -> Result<Self> {
         let input = node.input().schema();
         let keys = node
             .keys()
@@ -59,22 +81,83 @@ impl CompleteSessionsExec {
             .collect::<Result<Vec<_>>>()?;
         let event_time = state.create_physical_expr(node.event_time().clone(), input)?;
         let schema = Arc::clone(node.schema().inner());
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(Arc::clone(&schema)),
-            Partitioning::UnknownPartitioning(1),
-            EmissionType::Final,
-            Boundedness::Bounded,
-        );
         Ok(Self {
             node: node.clone(),
-            reader: SliceReader::new(node.clone(), state),
+            reader,
             keys,
             event_time,
+            properties: properties(&schema),
             schema,
-            properties: Arc::new(properties),
+            aggregate: None,
             shown: Shown::default(),
         })
     }
+
+    /// The operator of an aggregate by completed session; `aggregates` are its own, lowered.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_new`](Self::try_new).
+    pub fn try_new_aggregate(
+        node: &CompleteSessionsAggregate,
+        aggregates: Vec<LoweredAggregate>,
+        state: SessionState,
+    ) -> Result<Self> {
+        // Aggregating tells the event time of each row anyway.
+        let reader = SliceReader::new(node.completion().clone(), state.clone(), true);
+        let rows = Self::over(node.completion(), reader, &state)?;
+        let aggregates: Vec<_> = aggregates
+            .into_iter()
+            .map(SessionAggregateExpr::new)
+            .collect();
+        let schema = Arc::clone(node.schema().inner());
+        let gap = node.completion().gap();
+        let rules = AggregateRules {
+            merge: MergeRule {
+                keys: rows.keys.len(),
+                gap,
+                aggregates: aggregates.clone(),
+                groups: node.groups().to_vec(),
+                schema: Arc::clone(&schema),
+                event_time: column_name(&rows.event_time.to_string()),
+            },
+            partial: PartialRule {
+                keys: rows.keys.clone(),
+                event_time: Arc::clone(&rows.event_time),
+                gap,
+                aggregates,
+            },
+        };
+        Ok(Self {
+            properties: properties(&schema),
+            schema,
+            aggregate: Some(rules),
+            ..rows
+        })
+    }
+
+    fn run(&self, context: Arc<TaskContext>) -> Result<Run> {
+        let input = Arc::clone(self.node.input().schema().inner());
+        let hour = ticks_per_hour(&self.event_time.data_type(&input)?);
+        Run::try_new(
+            Search::new(self.node.gap(), self.node.range(), hour),
+            self.reader.clone(),
+            self.keys.clone(),
+            Arc::clone(&self.event_time),
+            &input,
+            context,
+            &self.shown,
+        )
+    }
+}
+
+fn properties(schema: &SchemaRef) -> Arc<PlanProperties> {
+    Arc::new(PlanProperties::new(
+        EquivalenceProperties::new(Arc::clone(schema)),
+        Partitioning::UnknownPartitioning(1),
+        EmissionType::Final,
+        Boundedness::Bounded,
+    ))
 }
 
 impl fmt::Debug for CompleteSessionsExec {
@@ -89,6 +172,13 @@ impl DisplayAs for CompleteSessionsExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("CompleteSessionsExec: ")?;
         self.node.fmt_for_explain(f)?;
+        if let Some(rules) = &self.aggregate {
+            let aggregates = rules.merge.aggregates.iter();
+            let names: Vec<_> = aggregates
+                .map(|aggregate| aggregate.function.name().to_owned())
+                .collect();
+            write!(f, ", aggr=[{}]", names.join(", "))?;
+        }
         match self.shown.capped.get() {
             Some(capped) => write!(f, ", capped=[{}]", capped.names()),
             None => Ok(()),
@@ -148,31 +238,22 @@ impl ExecutionPlan for CompleteSessionsExec {
         if partition != 0 {
             return internal_err!("CompleteSessionsExec has one partition");
         }
-        let run = Run::try_new(
-            Search::new(self.node.gap(), self.node.range()),
-            self.reader.clone(),
-            self.keys.clone(),
-            Arc::clone(&self.event_time),
-            Arc::clone(&self.schema),
-            context,
-            &self.shown,
-        )?;
-        // Two parts: what is known after the first slice leaves before the search goes on.
-        let output = stream::try_unfold(Stage::First(Box::new(run)), |stage| async move {
+        let run = self.run(context)?;
+        let stages = match &self.aggregate {
+            None => Stage::First(Box::new(RowsRun::new(run, Arc::clone(&self.schema)))),
+            Some(AggregateRules { partial, merge }) => Stage::Aggregate(Box::new(
+                AggregateRun::try_new(run, merge.clone(), partial.clone())?,
+            )),
+        };
+        // Rows in two parts: what is known after the first slice leaves before the search goes on.
+        let output = stream::try_unfold(stages, |stage| async move {
             let next: Option<(Vec<RecordBatch>, Stage)> = match stage {
                 Stage::First(mut run) => {
-                    let nulls = run.look_for_null_event_times();
-                    run.read_first().await?;
-                    run.refuse_null_event_times(nulls).await?;
-                    let closed = run.emit_closed()?;
-                    Some((closed, Stage::Extend(run)))
+                    let closed = run.first().await?;
+                    Some((closed, Stage::Rest(run)))
                 }
-                Stage::Extend(mut run) => {
-                    run.extend().await?;
-                    run.report_capped()?;
-                    let rest = run.emit_rest()?;
-                    Some((rest, Stage::Done))
-                }
+                Stage::Rest(mut run) => Some((run.rest().await?, Stage::Done)),
+                Stage::Aggregate(run) => Some((run.all().await?, Stage::Done)),
                 Stage::Done => None,
             };
             Ok::<_, DataFusionError>(next)
@@ -191,7 +272,8 @@ impl ExecutionPlan for CompleteSessionsExec {
 }
 
 enum Stage {
-    First(Box<Run>),
-    Extend(Box<Run>),
+    First(Box<RowsRun>),
+    Rest(Box<RowsRun>),
+    Aggregate(Box<AggregateRun>),
     Done,
 }

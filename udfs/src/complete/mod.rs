@@ -1,12 +1,17 @@
 //! COMPLETE_SESSIONS: every session with a row in a range, completed in both directions (SESS-2).
 
+mod aggregate;
 mod exec;
+mod keys;
 mod node;
 mod notice;
+mod rows;
 mod run;
+mod scan;
 mod search;
 mod slices;
 
+pub use aggregate::{AggregateByCompletedSession, CompleteSessionsAggregate};
 pub use exec::CompleteSessionsExec;
 pub use node::{CompleteSessions, CompletionRange, seal_completions};
 pub use notice::{CompletionNotices, SessionsCapped};

@@ -12,6 +12,7 @@ use datafusion::logical_expr::{
     Expr, ExprSchemable, Extension, LogicalPlan, UserDefinedLogicalNodeCore,
 };
 
+use super::aggregate::CompleteSessionsAggregate;
 use crate::session::all_but_keys;
 use crate::window::{necessary_columns, windowed_schema};
 
@@ -43,7 +44,7 @@ pub struct CompleteSessions {
     schema: DFSchemaRef,
 }
 
-/// Hides the inputs of all [`CompleteSessions`] in an optimized plan, for a query planner to call
+/// Hides the inputs of all [`CompleteSessions`] and aggregates over them in an optimized plan, for a query planner to call
 /// before it plans. The operator plans its input itself, slice by slice; without this the planner
 /// first plans the whole input, all files of a table, for nothing.
 ///
@@ -53,18 +54,22 @@ pub struct CompleteSessions {
 pub fn seal_completions(plan: LogicalPlan) -> Result<LogicalPlan> {
     plan.transform_down_with_subqueries(|plan| match plan {
         LogicalPlan::Extension(Extension { node }) => {
-            match node.as_any().downcast_ref::<CompleteSessions>() {
-                Some(completion) if !completion.sealed => {
-                    let sealed = CompleteSessions {
-                        sealed: true,
-                        ..completion.clone()
-                    };
-                    Ok(Transformed::yes(LogicalPlan::Extension(Extension {
-                        node: Arc::new(sealed),
-                    })))
-                }
-                _ => Ok(Transformed::no(LogicalPlan::Extension(Extension { node }))),
-            }
+            let node_of_any = node.as_any();
+            let sealed: Option<Arc<dyn datafusion::logical_expr::UserDefinedLogicalNode>> =
+                if let Some(completion) = node_of_any.downcast_ref::<CompleteSessions>() {
+                    completion.sealed().map(|sealed| Arc::new(sealed) as _)
+                } else if let Some(aggregate) =
+                    node_of_any.downcast_ref::<CompleteSessionsAggregate>()
+                {
+                    let sealed = aggregate.completion().sealed();
+                    sealed.map(|sealed| Arc::new(aggregate.with_completion(sealed)) as _)
+                } else {
+                    None
+                };
+            Ok(match sealed {
+                Some(node) => Transformed::yes(LogicalPlan::Extension(Extension { node })),
+                None => Transformed::no(LogicalPlan::Extension(Extension { node })),
+            })
         }
         other => Ok(Transformed::no(other)),
     })
@@ -101,6 +106,14 @@ impl CompleteSessions {
             range,
             sealed: false,
             schema,
+        })
+    }
+
+    /// The same with its input hidden; none if it is.
+    fn sealed(&self) -> Option<Self> {
+        (!self.sealed).then(|| Self {
+            sealed: true,
+            ..self.clone()
         })
     }
 

@@ -1,5 +1,7 @@
 //! The search itself: which rows belong, which sessions are still open at the edge of what was
-//! read, and where to read next (SESS-2). Rows in, decisions out; reading is the caller's.
+//! read, and where to read next (SESS-2). Intervals in, decisions out; reading is the caller's.
+//!
+//! An interval is the first and last event time of rows of one key that are one session. A row alone is one: `[t, t]`.
 
 use super::node::CompletionRange;
 use crate::session::{joins, merge_intervals};
@@ -16,6 +18,25 @@ pub(super) enum Side {
 pub(super) struct Slice {
     pub(super) from: i64,
     pub(super) to: i64,
+}
+
+/// First and last event time and key of each interval.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Intervals<'a> {
+    pub(super) starts: &'a [i64],
+    pub(super) lasts: &'a [i64],
+    pub(super) keys: &'a [u32],
+}
+
+impl<'a> Intervals<'a> {
+    /// A row each.
+    pub(super) fn of_rows(ticks: &'a [i64], keys: &'a [u32]) -> Self {
+        Self {
+            starts: ticks,
+            lasts: ticks,
+            keys,
+        }
+    }
 }
 
 /// A session of the result; the number is its place in [`Search::session`].
@@ -38,6 +59,8 @@ pub(super) struct Search {
     read: Slice,
     /// How much is read next, on each side.
     width: [i64; 2],
+    /// Slices end at multiples of this.
+    grid: i64,
     sessions: Vec<Session>,
     /// The sessions that touch the edge of what was read, on each side.
     open: [OpenSessions; 2],
@@ -85,28 +108,40 @@ impl OpenSessions {
 const MARGIN_IN_GAPS: i64 = 4;
 
 impl Search {
-    pub(super) fn new(gap: i64, range: CompletionRange) -> Self {
+    /// `hour` is an hour in the event time's unit. Slices of a range of at least an hour end at whole hours: archives are
+    /// partitioned by hour or by day, and part of a file costs about as much as all of it.
+    pub(super) fn new(gap: i64, range: CompletionRange, hour: i64) -> Self {
         let span = range.to.saturating_sub(range.from);
         let margin = gap.saturating_mul(MARGIN_IN_GAPS);
+        let grid = if span >= hour { hour.max(1) } else { 1 };
         // Half open at both ends: a row exactly a gap past the last tick of the range is read.
         let margin = if margin <= span.min(range.max_extension) {
             margin
         } else {
             gap
         };
+        let (from, to) = (
+            range.from.saturating_sub(margin),
+            range.to.saturating_add(margin),
+        );
         let read = Slice {
-            from: range.from.saturating_sub(margin),
-            to: range.to.saturating_add(margin),
+            from: floor(from, grid).max(farthest_from(range)).min(from),
+            to: ceil(to, grid).min(farthest_to(range)).max(to),
         };
-        let width = gap
-            .saturating_mul(2 * MARGIN_IN_GAPS)
-            .max(margin.saturating_mul(2))
-            .max(span / 8);
+        let width = if grid > 1 {
+            // Rounded up to whole hours.
+            margin
+        } else {
+            gap.saturating_mul(2 * MARGIN_IN_GAPS)
+                .max(margin.saturating_mul(2))
+        };
+        let width = width.max(span / 8);
         Self {
             gap,
             range,
             read,
             width: [width; 2],
+            grid,
             sessions: vec![],
             open: [OpenSessions::default(), OpenSessions::default()],
         }
@@ -122,36 +157,59 @@ impl Search {
         if self.open[side as usize].keys.is_empty() {
             return None;
         }
-        let width = self.width[side as usize];
+        self.slice_beyond(self.read, side, self.width[side as usize])
+    }
+
+    /// What was read and the next two slices on both sides, should something be open there.
+    pub(super) fn reach(&self) -> Slice {
+        let mut reach = self.read;
+        for step in [1, 2] {
+            let width = |side: Side| self.width[side as usize].saturating_mul(step);
+            if let Some(slice) = self.slice_beyond(reach, Side::Before, width(Side::Before)) {
+                reach.from = slice.from;
+            }
+            if let Some(slice) = self.slice_beyond(reach, Side::After, width(Side::After)) {
+                reach.to = slice.to;
+            }
+        }
+        reach
+    }
+
+    /// The slice of `width` next to `read` on `side`; none if all that may be was read.
+    fn slice_beyond(&self, read: Slice, side: Side, width: i64) -> Option<Slice> {
         let slice = match side {
             Side::Before => {
-                let limit = self.range.from.saturating_sub(self.range.max_extension);
+                let from = floor(read.from.saturating_sub(width), self.grid);
                 Slice {
-                    from: self.read.from.saturating_sub(width).max(limit),
-                    to: self.read.from,
+                    from: from.max(farthest_from(self.range)),
+                    to: read.from,
                 }
             }
             Side::After => {
-                let limit = self.range.to.saturating_add(self.range.max_extension);
+                let to = ceil(read.to.saturating_add(width), self.grid);
                 Slice {
-                    from: self.read.to,
-                    to: self.read.to.saturating_add(width).min(limit),
+                    from: read.to,
+                    to: to.min(farthest_to(self.range)),
                 }
             }
         };
         (slice.from < slice.to).then_some(slice)
     }
 
-    /// Takes all rows of the first slice; gives each row's session if it belongs to the result.
+    /// Takes all intervals of the first slice; gives each one's session if it belongs to the
+    /// result. An interval lies within the range or outside, not across one of its ends.
     /// None if an event time is too far out for its session's end.
     pub(super) fn take_first(
         &mut self,
-        ticks: &[i64],
-        keys: &[u32],
+        intervals: Intervals<'_>,
         key_count: usize,
     ) -> Option<Vec<Option<SessionId>>> {
-        // A row is an interval of one instant.
-        let all = merge_intervals(ticks, ticks, keys, key_count, self.gap);
+        let Intervals {
+            starts,
+            lasts,
+            keys,
+        } = intervals;
+        let all = merge_intervals(starts, lasts, keys, key_count, self.gap);
         let ends_fit = all
             .lasts
             .iter()
@@ -160,8 +218,8 @@ impl Search {
             return None;
         }
         let mut found: Vec<Option<SessionId>> = vec![None; all.starts.len()];
-        for (tick, session) in ticks.iter().zip(&all.sessions) {
-            if (self.range.from..self.range.to).contains(tick) && found[*session].is_none() {
+        for (start, session) in starts.iter().zip(&all.sessions) {
+            if (self.range.from..self.range.to).contains(start) && found[*session].is_none() {
                 self.sessions.push(Session {
                     key: all.keys[*session],
                     start: all.starts[*session],
@@ -180,42 +238,52 @@ impl Search {
         Some(all.sessions.iter().map(|session| found[*session]).collect())
     }
 
-    /// Takes the rows of `slice` on `side` whose key is open there, in any order (rows of other
-    /// keys are ignored); gives each row's session if it belongs to the result.
+    /// Takes the intervals of `slice` on `side` whose key is open there, in any order (those of
+    /// other keys are ignored); gives each one's session if it belongs to the result.
     pub(super) fn take_slice(
         &mut self,
         side: Side,
         slice: Slice,
-        ticks: &[i64],
-        keys: &[u32],
+        intervals: Intervals<'_>,
     ) -> Vec<Option<SessionId>> {
-        let mut order: Vec<(i64, usize)> = ticks
+        let Intervals {
+            starts,
+            lasts,
+            keys,
+        } = intervals;
+        // From the edge outward: by the end that is nearer to it.
+        let near = match side {
+            Side::Before => lasts,
+            Side::After => starts,
+        };
+        let mut order: Vec<(i64, usize)> = near
             .iter()
             .copied()
             .zip(0..)
-            .filter(|(_, row)| self.is_open(keys[*row], side))
+            .filter(|(_, interval)| self.is_open(keys[*interval], side))
             .collect();
         order.sort_unstable();
         if side == Side::Before {
             order.reverse();
         }
-        let mut assigned = vec![None; ticks.len()];
-        for (_, row) in order {
-            let Some(id) = self.open[side as usize].get(keys[row]) else {
+        let mut assigned = vec![None; near.len()];
+        for (_, interval) in order {
+            let Some(id) = self.open[side as usize].get(keys[interval]) else {
                 continue;
             };
             let session = &mut self.sessions[id];
-            // A row that does not join ends the session, and no row further out can join then.
+            let (start, last) = (starts[interval], lasts[interval]);
+            // An interval that does not join ends the session, and none further out can join then.
             match side {
-                Side::Before if joins(ticks[row], session.start, self.gap) => {
-                    session.start = ticks[row];
+                Side::Before if last >= session.start || joins(last, session.start, self.gap) => {
+                    session.start = start.min(session.start);
                 }
-                Side::After if joins(session.last, ticks[row], self.gap) => {
-                    session.last = ticks[row];
+                Side::After if start <= session.last || joins(session.last, start, self.gap) => {
+                    session.last = last.max(session.last);
                 }
                 _ => continue,
             }
-            assigned[row] = Some(id);
+            assigned[interval] = Some(id);
         }
         match side {
             Side::Before => self.read.from = slice.from,
@@ -246,8 +314,17 @@ impl Search {
         open
     }
 
+    /// How many sessions there are: their numbers are below.
+    pub(super) fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
     pub(super) fn session(&self, id: SessionId) -> Session {
         self.sessions[id]
+    }
+
+    pub(super) fn range(&self) -> CompletionRange {
+        self.range
     }
 
     pub(super) fn gap(&self) -> i64 {
@@ -269,6 +346,24 @@ impl Search {
     }
 }
 
+/// The first tick that may be read.
+fn farthest_from(range: CompletionRange) -> i64 {
+    range.from.saturating_sub(range.max_extension)
+}
+
+/// The first tick that may not be read any more.
+fn farthest_to(range: CompletionRange) -> i64 {
+    range.to.saturating_add(range.max_extension)
+}
+
+fn floor(tick: i64, grid: i64) -> i64 {
+    tick.saturating_sub(tick.rem_euclid(grid))
+}
+
+fn ceil(tick: i64, grid: i64) -> i64 {
+    floor(tick.saturating_add(grid - 1), grid)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -281,28 +376,87 @@ mod tests {
 
     #[test]
     fn the_first_slice_is_the_range_and_a_margin_around_it() {
-        let search = Search::new(10, RANGE);
+        let search = Search::new(10, RANGE, i64::MAX);
         assert_eq!(search.first_slice(), Slice { from: 90, to: 130 });
         assert_eq!(search.next_slice(Side::Before), None, "nothing is open yet");
         // A range of at least four gaps has four gaps on both sides, if so much may be read.
         let long = CompletionRange { to: 140, ..RANGE };
-        let search = Search::new(10, long);
+        let search = Search::new(10, long, i64::MAX);
         assert_eq!(search.first_slice(), Slice { from: 60, to: 180 });
         let bounded = CompletionRange {
             max_extension: 30,
             ..long
         };
-        let search = Search::new(10, bounded);
+        let search = Search::new(10, bounded, i64::MAX);
         assert_eq!(search.first_slice(), Slice { from: 90, to: 150 });
     }
 
     #[test]
+    fn slices_of_an_hour_end_at_whole_hours() {
+        let range = CompletionRange {
+            from: 605,
+            to: 665,
+            max_extension: 1_000,
+        };
+        let search = |range| Search::new(10, range, 60);
+        assert_eq!(search(range).first_slice(), Slice { from: 540, to: 720 });
+        let short = CompletionRange { to: 664, ..range };
+        assert_eq!(search(short).first_slice(), Slice { from: 565, to: 704 });
+        // Never past what may be read.
+        let bounded = CompletionRange {
+            max_extension: 45,
+            ..range
+        };
+        assert_eq!(search(bounded).first_slice(), Slice { from: 560, to: 710 });
+        let mut search = search(range);
+        let ticks = [545, 555, 565, 575, 585, 595, 605];
+        let rows = Intervals::of_rows(&ticks, &[0; 7]);
+        search.take_first(rows, 1).unwrap();
+        let before = search.next_slice(Side::Before);
+        assert_eq!(before, Some(Slice { from: 480, to: 540 }));
+        // The next two slices on both sides, the second of twice the width.
+        assert_eq!(search.reach(), Slice { from: 360, to: 900 });
+        assert_eq!((floor(-1, 60), ceil(-1, 60), ceil(60, 60)), (-60, 0, 60));
+        assert_eq!(
+            (floor(i64::MIN, 7), ceil(i64::MAX, 1)),
+            (i64::MIN, i64::MAX)
+        );
+    }
+
+    #[test]
+    fn sess_2_intervals_join_like_their_rows() {
+        let narrow = CompletionRange { to: 105, ..RANGE };
+        let mut search = Search::new(10, narrow, i64::MAX);
+        // The second session spans the range without a row in it.
+        let first = Intervals {
+            starts: &[91, 100, 95, 107],
+            lasts: &[95, 104, 99, 110],
+            keys: &[0, 0, 1, 1],
+        };
+        let taken = search.take_first(first, 2).unwrap();
+        assert_eq!(taken, [Some(0), Some(0), None, None]);
+        let before = search.next_slice(Side::Before).unwrap();
+        assert_eq!(before, Slice { from: 10, to: 90 });
+        // Overlapping ones, as several partitions give them; the last is a gap and one away.
+        let outward = Intervals {
+            starts: &[60, 70, 50, 20],
+            lasts: &[82, 85, 58, 39],
+            keys: &[0; 4],
+        };
+        let taken = search.take_slice(Side::Before, before, outward);
+        assert_eq!(taken, [Some(0), Some(0), Some(0), None]);
+        assert_eq!(search.session(0).start, 50);
+        let after = search.next_slice(Side::After);
+        assert_eq!(after, None, "104 and the gap end before 115");
+    }
+
+    #[test]
     fn sess_2_sessions_are_followed_slice_by_slice_until_they_end() {
-        let mut search = Search::new(10, RANGE);
+        let mut search = Search::new(10, RANGE, i64::MAX);
         // Key 0 goes on before the range, key 1 past it, key 2 ends within, key 3 is not in it.
         let ticks = [105, 95, 115, 125, 110, 92, 128];
         let taken = search
-            .take_first(&ticks, &[0, 0, 1, 1, 2, 3, 3], 4)
+            .take_first(Intervals::of_rows(&ticks, &[0, 0, 1, 1, 2, 3, 3]), 4)
             .unwrap();
         assert_eq!(
             taken,
@@ -314,7 +468,11 @@ mod tests {
         let before = search.next_slice(Side::Before).unwrap();
         assert_eq!(before, Slice { from: 10, to: 90 });
         // 85 joins 95; 74 is a gap and one from 85; 88 is of a key that is not open.
-        let taken = search.take_slice(Side::Before, before, &[74, 85, 88], &[0, 0, 1]);
+        let taken = search.take_slice(
+            Side::Before,
+            before,
+            Intervals::of_rows(&[74, 85, 88], &[0, 0, 1]),
+        );
         assert_eq!(taken, [None, Some(0), None]);
         assert_eq!(search.next_slice(Side::Before), None);
         assert_eq!(
@@ -329,13 +487,13 @@ mod tests {
         let after = search.next_slice(Side::After).unwrap();
         assert_eq!(after, Slice { from: 130, to: 210 });
         let ticks = [142, 133, 152, 162, 172, 182, 192, 202];
-        let taken = search.take_slice(Side::After, after, &ticks, &[1; 8]);
+        let taken = search.take_slice(Side::After, after, Intervals::of_rows(&ticks, &[1; 8]));
         assert_eq!(taken, [Some(1); 8]);
         // Twice as wide, but not past what may be read.
         let after = search.next_slice(Side::After).unwrap();
         assert_eq!(after, Slice { from: 210, to: 270 });
         let ticks = [212, 222, 232, 242, 252, 262];
-        let taken = search.take_slice(Side::After, after, &ticks, &[1; 6]);
+        let taken = search.take_slice(Side::After, after, Intervals::of_rows(&ticks, &[1; 6]));
         assert_eq!(taken, [Some(1); 6]);
         assert_eq!(
             search.next_slice(Side::After),

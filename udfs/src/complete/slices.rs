@@ -4,14 +4,18 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef};
+use arrow::datatypes::DataType;
 use datafusion::common::{Result, ScalarValue};
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
 use datafusion::logical_expr::expr::InList;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, lit, not};
+use datafusion::optimizer::Optimizer;
+use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::physical_plan::metrics::{Count, MetricValue};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 
 use super::node::CompleteSessions;
+use super::scan::{self, SliceBounds};
 use super::search::Slice;
 
 /// With more open keys than this a list costs more than it saves.
@@ -22,11 +26,21 @@ const MAX_LISTED_KEYS: usize = 256;
 pub(super) struct SliceReader {
     node: CompleteSessions,
     state: SessionState,
+    /// The input is a table as it is.
+    is_plain: bool,
+    /// Whoever reads a slice leaves out rows of other event times.
+    any_rows: bool,
 }
 
 impl SliceReader {
-    pub(super) fn new(node: CompleteSessions, state: SessionState) -> Self {
-        Self { node, state }
+    /// Reads the input of `node`; with `any_rows` a slice's rows may be mixed with others.
+    pub(super) fn new(node: CompleteSessions, state: SessionState, any_rows: bool) -> Self {
+        Self {
+            any_rows,
+            is_plain: scan::is_plain(&node),
+            node,
+            state,
+        }
     }
 
     /// The plan of the rows in `slice`; with `keys` (a row per wanted key and a column per key
@@ -46,7 +60,56 @@ impl SliceReader {
                 filter = filter.and(listed);
             }
         }
-        self.plan(self.filtered(filter)?.build()?).await
+        let plan = self.plan(self.filtered(filter)?.build()?).await?;
+        scan::tidied(plan, &self.bounds(slice)?)
+    }
+
+    /// Whether the scans of `plan`, a plan of `slice` for all keys, filter rows by the slice's
+    /// bounds alone.
+    pub(super) fn is_bounded_only(
+        &self,
+        plan: &Arc<dyn ExecutionPlan>,
+        slice: Slice,
+    ) -> Result<bool> {
+        Ok(self.is_plain && scan::is_bounded_only(plan, &self.bounds(slice)?)?)
+    }
+
+    /// Such a plan as cheap as it can be.
+    pub(super) fn relaxed(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        if self.any_rows {
+            return scan::without_row_filter(plan);
+        }
+        Ok(plan)
+    }
+
+    /// A plan of `longer`, for all keys, as one of `slice`, for `keys` alone; none if only a new
+    /// plan can be that.
+    pub(super) fn cut_out(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        longer: Slice,
+        slice: Slice,
+        keys: &[ArrayRef],
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        if !self.is_bounded_only(&plan, longer)? {
+            return Ok(None);
+        }
+        let (longer, bounds) = (self.bounds(longer)?, self.bounds(slice)?);
+        let Some(plan) = scan::resliced(plan, &longer, &bounds)? else {
+            return Ok(None);
+        };
+        let mut filters = vec![];
+        for (expr, values) in self.node.keys().iter().zip(keys) {
+            filters.extend(key_filter(expr, values)?);
+        }
+        match filters.into_iter().reduce(Expr::and) {
+            Some(filter) => scan::narrowed(plan, &filter, &self.node, &self.state),
+            None => self.relaxed(plan).map(Some),
+        }
+    }
+
+    fn bounds(&self, slice: Slice) -> Result<SliceBounds> {
+        SliceBounds::try_new(slice, self.node.event_time(), &self.time_type()?)
     }
 
     /// NULL-1: the plan of at most one row without an event time; None if there can be none.
@@ -77,21 +140,28 @@ impl SliceReader {
     }
 
     fn tick(&self, tick: i64) -> Result<Expr> {
+        Ok(lit(
+            ScalarValue::Int64(Some(tick)).cast_to(&self.time_type()?)?
+        ))
+    }
+
+    fn time_type(&self) -> Result<DataType> {
         use datafusion::logical_expr::ExprSchemable;
-        let data_type = self
-            .node
-            .event_time()
-            .get_type(self.node.input().schema().as_ref())?;
-        Ok(lit(ScalarValue::Int64(Some(tick)).cast_to(&data_type)?))
+        let schema = self.node.input().schema();
+        self.node.event_time().get_type(schema.as_ref())
     }
 
     /// Optimizes and plans. The input was analyzed with the statement: analyzer rules of the
     /// session do not see it twice.
     async fn plan(&self, plan: LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
-        let optimized = self
-            .state
-            .optimizer()
-            .optimize(plan, &self.state, |_, _| {})?;
+        let optimized = if self.is_plain {
+            // The input is optimized; only the filter is to find its scan.
+            let push_down = Optimizer::with_rules(vec![Arc::new(PushDownFilter::new())]);
+            push_down.optimize(plan, &self.state, |_, _| {})?
+        } else {
+            let optimizer = self.state.optimizer();
+            optimizer.optimize(plan, &self.state, |_, _| {})?
+        };
         self.state
             .query_planner()
             .create_physical_plan(&optimized, &self.state)

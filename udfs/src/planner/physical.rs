@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::Session;
-use datafusion::common::{Result, internal_err};
+use datafusion::common::{DFSchema, Result, internal_err};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{
@@ -15,7 +15,7 @@ use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 use datafusion::physical_planner::{ExtensionPlanner, PhysicalPlanner};
 
-use crate::complete::{CompleteSessions, CompleteSessionsExec};
+use crate::complete::{CompleteSessions, CompleteSessionsAggregate, CompleteSessionsExec};
 use crate::session::aggregate::{SessionAggregate, session_aggregate};
 use crate::session::{SessionExec, SessionWindow};
 use crate::window::{EventWindow, EventWindowExec};
@@ -36,12 +36,31 @@ impl ExtensionPlanner for WindowExtensionPlanner {
         session: &dyn Session,
         planning: &PhysicalPlanningContext,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let lower = |exprs: &[Expr], logical: &DFSchema, physical: &Schema| {
+            let lower = |expr: &Expr| {
+                let properties = session.execution_props();
+                LoweredAggregateBuilder::new(expr, logical, physical, properties, planning).build()
+            };
+            exprs.iter().map(lower).collect::<Result<Vec<_>>>()
+        };
         if let Some(node) = node.as_any().downcast_ref::<CompleteSessions>() {
             let Some(state) = session.as_any().downcast_ref::<SessionState>() else {
                 return internal_err!("COMPLETE_SESSIONS plans with DataFusion's session state");
             };
             return Ok(Some(Arc::new(CompleteSessionsExec::try_new(
                 node,
+                state.clone(),
+            )?)));
+        }
+        if let Some(node) = node.as_any().downcast_ref::<CompleteSessionsAggregate>() {
+            let Some(state) = session.as_any().downcast_ref::<SessionState>() else {
+                return internal_err!("COMPLETE_SESSIONS plans with DataFusion's session state");
+            };
+            let input = node.completion().input().schema();
+            let aggregates = lower(node.aggregates(), input, input.as_arrow())?;
+            return Ok(Some(Arc::new(CompleteSessionsExec::try_new_aggregate(
+                node,
+                aggregates,
                 state.clone(),
             )?)));
         }
@@ -64,21 +83,11 @@ impl ExtensionPlanner for WindowExtensionPlanner {
         if let Some(node) = node.as_any().downcast_ref::<SessionAggregate>() {
             let keys = create_all(node.keys())?;
             let event_time = create(node.event_time())?;
-            let lower = |expr: &Expr| {
-                LoweredAggregateBuilder::new(
-                    expr,
-                    logical.schema(),
-                    physical.schema().as_ref(),
-                    session.execution_props(),
-                    planning,
-                )
-                .build()
-            };
-            let aggregates = node
-                .aggregates()
-                .iter()
-                .map(lower)
-                .collect::<Result<Vec<_>>>()?;
+            let aggregates = lower(
+                node.aggregates(),
+                logical.schema(),
+                physical.schema().as_ref(),
+            )?;
             return session_aggregate(
                 Arc::clone(physical),
                 keys,

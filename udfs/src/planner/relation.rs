@@ -17,6 +17,7 @@ use crate::diagnostic::plan_error;
 use crate::session::SessionWindow;
 use crate::window::{
     AlignedWindows, EventWindow, WINDOW_END, WINDOW_START, WindowKind, is_utc, show_tick,
+    ticks_per_second,
 };
 
 /// How far COMPLETE_SESSIONS searches each way unless told otherwise, in seconds.
@@ -342,14 +343,5 @@ impl Call {
     fn constant_span(&self, index: usize) -> Option<Span> {
         let span = self.constants.get(index).map(Spanned::span);
         span.and_then(Span::try_from_sqlparser_span).or(self.span)
-    }
-}
-
-fn ticks_per_second(unit: TimeUnit) -> i64 {
-    match unit {
-        TimeUnit::Second => 1,
-        TimeUnit::Millisecond => 1_000,
-        TimeUnit::Microsecond => 1_000_000,
-        TimeUnit::Nanosecond => 1_000_000_000,
     }
 }

@@ -13,6 +13,6 @@ pub use aggregate::{
 pub use exec::SessionExec;
 pub use node::SessionWindow;
 
-pub(crate) use aggregate::{merge_intervals, new_keys};
+pub(crate) use aggregate::{key_schema, merge_intervals, new_keys};
 pub(crate) use assign::{joins, sessionize};
 pub(crate) use node::all_but_keys;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Int64Array};
 use arrow::buffer::ScalarBuffer;
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Int64Type};
+use arrow::datatypes::{DataType, Field, Int64Type, TimeUnit};
 use arrow::util::display::array_value_to_string;
 use datafusion::common::{DFSchema, DFSchemaRef, Result, ScalarValue};
 
@@ -44,6 +44,24 @@ pub(crate) fn windowed_schema(input: &DFSchema, event_time: &DataType) -> Result
 pub(crate) fn ticks(array: &ArrayRef) -> Result<ScalarBuffer<i64>> {
     let ticks = cast(array, &DataType::Int64)?;
     Ok(ticks.as_primitive::<Int64Type>().values().clone())
+}
+
+/// How many ticks of a timestamp type an hour has.
+pub(crate) fn ticks_per_hour(data_type: &DataType) -> i64 {
+    let DataType::Timestamp(unit, _) = data_type else {
+        return i64::MAX;
+    };
+    3_600 * ticks_per_second(*unit)
+}
+
+/// How many ticks of `unit` a second has.
+pub(crate) fn ticks_per_second(unit: TimeUnit) -> i64 {
+    match unit {
+        TimeUnit::Second => 1,
+        TimeUnit::Millisecond => 1_000,
+        TimeUnit::Microsecond => 1_000_000,
+        TimeUnit::Nanosecond => 1_000_000_000,
+    }
 }
 
 /// A timestamp array of type `data_type` from ticks in its unit.

@@ -64,8 +64,12 @@ struct Archive {
 }
 
 async fn archived() -> Archive {
+    archived_in(SessionConfig::new().with_target_partitions(2)).await
+}
+
+async fn archived_in(config: SessionConfig) -> Archive {
     let folder = tempfile::tempdir().unwrap();
-    let context = context(SessionConfig::new().with_target_partitions(2));
+    let context = context(config);
     let files = archive();
     write(&context, folder.path(), &files).await;
     Archive {
@@ -297,6 +301,43 @@ async fn sess_2_completion_reads_only_the_files_it_needs() {
     for name in ["slices=", "rows_read=", "files_read=", "capped_sessions=0"] {
         assert!(text.contains(name), "{name}: {text}");
     }
+}
+
+/// Counts by session, and what was read: slices, files and rows.
+async fn counted(archive: &Archive, table: &str) -> (Vec<i64>, [usize; 3]) {
+    let sql = format!(
+        "SELECT count(*), user_id FROM COMPLETE_SESSIONS(TABLE {table} PARTITION BY user_id, DESCRIPTOR(event_time), \
+         INTERVAL '10 minutes', '1970-01-02T18:00:00Z', '1970-01-02T19:00:00Z') GROUP BY user_id, window_start"
+    );
+    let (counts, _, plan) = run(&archive.context, &sql).await;
+    let read = ["slices", "files_read", "rows_read"].map(|name| metric(plan.as_ref(), name));
+    (counts, read)
+}
+
+#[tokio::test]
+async fn sess_2_row_filters_take_nothing_but_rows_away() {
+    let mut config = SessionConfig::new().with_target_partitions(2);
+    config.options_mut().execution.parquet.pushdown_filters = true;
+    let filtering = archived_in(config).await;
+    // 60 users visit once in the hour, 2 all the time from hour 40 to 44.
+    let mut expected = vec![1; 60];
+    expected.extend([60, 60]);
+    let (counts, [slices, files, rows_read]) = counted(&filtering, "visits").await;
+    assert_eq!(counts, expected);
+    // Hours 41 to 43, the long sessions alone in 40 and 44, and nothing beyond.
+    assert_eq!((slices, rows_read), (5, 3 * 84 + 2 * 24));
+    assert!((5..=11).contains(&files), "{files}");
+    let subquery = "(SELECT user_id, event_time FROM visits WHERE site IS NULL OR user_id % 2 = 0)";
+    let even = expected.split_off(30);
+    assert_eq!(counted(&filtering, subquery).await.0, even);
+    let plain = archived().await;
+    assert_eq!(counted(&plain, subquery).await.0, even);
+    let rows = "SELECT id FROM COMPLETE_SESSIONS(visits, user_id, event_time, INTERVAL '10 minutes', \
+                '1970-01-02T18:00:00Z', '1970-01-02T19:00:00Z')";
+    let (ids, ..) = run(&filtering.context, rows).await;
+    let (from, to) = (42 * HOUR, 43 * HOUR);
+    let expected = complete_sessions(&plain.visits, |visit| visit.1, 10 * MINUTE, from, to);
+    assert_eq!(ids, expected.iter().map(|row| row.0).collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -141,8 +141,17 @@ proptest! {
 
 /// Start, end, rows, sum of ids and even ids of each session, by the definition.
 fn aggregated<K: Ord + Copy>(visits: &[Visit], key: impl Fn(&Visit) -> K + Copy) -> Vec<[i64; 5]> {
+    aggregated_of(visits, &sessions(visits, key, GAP), key)
+}
+
+/// The same of the sessions that rows were assigned to.
+fn aggregated_of<K: Ord + Copy>(
+    visits: &[Visit],
+    assigned: &[Assigned],
+    key: impl Fn(&Visit) -> K,
+) -> Vec<[i64; 5]> {
     let mut groups = std::collections::BTreeMap::new();
-    for (id, start, end) in sessions(visits, key, GAP) {
+    for (id, start, end) in assigned.iter().copied() {
         let visit = &visits[usize::try_from(id).unwrap()];
         let row = groups
             .entry((key(visit), start))
@@ -154,6 +163,27 @@ fn aggregated<K: Ord + Copy>(visits: &[Visit], key: impl Fn(&Visit) -> K + Copy)
     let mut rows: Vec<_> = groups.into_values().collect();
     rows.sort_unstable();
     rows
+}
+
+/// What of `visits` may be read: those at most `extension` before `from` or past `to`; the sessions of the range among
+/// them, by the definition.
+fn completed<K: Ord + Copy>(
+    visits: &[Visit],
+    key: impl Fn(&Visit) -> K + Copy,
+    gap: i64,
+    (from, to): (i64, i64),
+    extension: i64,
+) -> Vec<[i64; 5]> {
+    let is_read = |visit: &Visit| (from - extension..to + extension).contains(&visit.2.unwrap());
+    let ids: Vec<usize> = (0..visits.len())
+        .filter(|id| is_read(&visits[*id]))
+        .collect();
+    let read: Vec<Visit> = ids.iter().map(|id| visits[*id]).collect();
+    let assigned: Vec<Assigned> = complete_sessions(&read, key, gap, from, to)
+        .into_iter()
+        .map(|(id, start, end)| (ids[usize::try_from(id).unwrap()] as i64, start, end))
+        .collect();
+    aggregated_of(visits, &assigned, key)
 }
 
 /// The same from a query.
@@ -217,6 +247,98 @@ proptest! {
             );
             assert_eq!(aggregated_by_sql(&context, &sql).await, all, "{sql}");
         });
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn sess_2_aggregates_by_completed_session_are_those_of_the_definition(
+        visits in visits(), batch in 1_usize..40, partitions in 1_usize..4,
+        // On the scale of minutes slices end at whole hours.
+        scale in prop::sample::select(vec![1, MINUTE]),
+        from in -320_i64..320, length in prop_oneof![1_i64..10, 1_i64..150],
+        // Little makes many slices; less is a session that is cut.
+        extension in prop_oneof![10_i64..60, Just(10_000_i64)], keys in 0_usize..3,
+    ) {
+        block_on(async {
+            let visits: Vec<Visit> = visits
+                .iter()
+                .map(|visit| (visit.0, visit.1, visit.2.map(|tick| tick * scale)))
+                .collect();
+            let context = context(small_batches(partitions));
+            register_visits(&context, &visits, batch, partitions);
+            let (gap, extension) = (GAP * scale, extension * scale);
+            let range = (from * scale, (from + length) * scale);
+            let rest = format!(
+                "DESCRIPTOR(event_time), INTERVAL '{gap} microseconds', to_timestamp_micros({}), \
+                 to_timestamp_micros({}), INTERVAL '{extension} microseconds'",
+                range.0, range.1
+            );
+            let (partition_by, group_by, expected) = match keys {
+                0 => ("", "", completed(&visits, |_| (), gap, range, extension)),
+                1 => (
+                    "PARTITION BY user_id",
+                    "user_id, ",
+                    completed(&visits, |visit| visit.1, gap, range, extension),
+                ),
+                _ => (
+                    "PARTITION BY (site, user_id)",
+                    "user_id, site, ",
+                    completed(&visits, |visit| (visit.0, visit.1), gap, range, extension),
+                ),
+            };
+            let sql = format!(
+                "SELECT {AGGREGATES} FROM COMPLETE_SESSIONS(TABLE visits {partition_by}, {rest}) \
+                 GROUP BY {group_by} window_start, window_end"
+            );
+            assert_eq!(aggregated_by_sql(&context, &sql).await, expected, "{sql}");
+        });
+    }
+}
+
+#[tokio::test]
+async fn aggregates_by_completed_session_hold_no_rows_where_they_can() {
+    let context = context(SessionConfig::new().with_target_partitions(2));
+    register_visits(&context, &[(None, Some(1), Some(0))], 1, 1);
+    let sessions = "COMPLETE_SESSIONS(TABLE visits PARTITION BY user_id, DESCRIPTOR(event_time), \
+                    INTERVAL '10 minutes', '1970-01-01', '1970-01-02')";
+    let plan_of = async |select: &str, rest: &str| {
+        let sql = format!("SELECT {select} FROM {sessions} {rest}");
+        plan_text(&context, &sql).await
+    };
+    let plan = plan_of("user_id, count(*)", "GROUP BY user_id, window_start").await;
+    assert!(plan.contains("aggr=[count("), "{plan}");
+    assert!(!plan.contains("AggregateExec"), "{plan}");
+    for (select, rest) in [
+        (
+            "avg(id), count(DISTINCT site)",
+            "AS s GROUP BY window_end, s.window_start, s.user_id HAVING count(*) > 1",
+        ),
+        ("array_agg(id)", "GROUP BY user_id, window_start"),
+    ] {
+        let plan = plan_of(select, rest).await;
+        assert!(!plan.contains("AggregateExec"), "{select} {rest}: {plan}");
+    }
+    // A part of the keys, another column, the window inside an aggregate, an order: rows need their session.
+    for (select, rest) in [
+        ("count(*)", "GROUP BY window_start"),
+        ("count(*)", "GROUP BY user_id"),
+        ("count(*)", "GROUP BY user_id, window_start, site"),
+        ("max(window_end)", "GROUP BY user_id, window_start"),
+        (
+            "array_agg(id ORDER BY event_time)",
+            "GROUP BY user_id, window_start",
+        ),
+    ] {
+        let plan = plan_of(select, rest).await;
+        assert!(plan.contains("AggregateExec"), "{select} {rest}: {plan}");
+        let leaf = plan
+            .lines()
+            .find(|line| line.contains("CompleteSessionsExec"));
+        let leaf = leaf.expect(&plan);
+        assert!(!leaf.contains("aggr="), "{select} {rest}: {plan}");
     }
 }
 
@@ -443,6 +565,37 @@ async fn a_session_longer_than_max_extension_is_cut_and_reported() {
         plan.contains("capped=[user_id=1 from 1969-12-31T22:00:00Z to 1970-01-01T02:55:00Z]"),
         "{plan}"
     );
+    assert_eq!(notices.drain().len(), 1);
+    // An aggregate by session says the same.
+    let counted = format!(
+        "SELECT user_id, window_start, count(*) FROM {} GROUP BY user_id, window_start",
+        call(", INTERVAL '2 hours'")
+    );
+    let counts = rows(&context, &format!("{counted} ORDER BY user_id"))
+        .await
+        .unwrap();
+    assert_eq!(
+        counts,
+        [
+            ["1", "1969-12-31T22:00:00Z", "60"],
+            ["2", "1970-01-01T00:01:00Z", "1"]
+        ]
+    );
+    let noticed = notices.drain();
+    assert_eq!(noticed.len(), 1);
+    assert_eq!(
+        noticed[0].named,
+        ["user_id=1 from 1969-12-31T22:00:00Z to 1970-01-01T02:55:00Z"]
+    );
+    let plan = rows(&context, &format!("EXPLAIN ANALYZE {counted}")).await;
+    let plan = format!("{:?}", plan.unwrap());
+    for text in [
+        "capped_sessions=1",
+        "aggr=[count(",
+        "capped=[user_id=1 from",
+    ] {
+        assert!(plan.contains(text), "{text}: {plan}");
+    }
     assert_eq!(notices.drain().len(), 1);
     let day = assigned(&context, &call("")).await;
     assert_eq!(

@@ -223,6 +223,14 @@ async fn null_1_a_null_event_time_fails_and_says_how_to_go_on() {
             .unwrap();
         assert_eq!(ids, [["0"]], "{from}");
     }
+    for function in [
+        "SESSION(visits, user_id, event_time, INTERVAL '1 minute')",
+        "COMPLETE_SESSIONS(visits, user_id, event_time, INTERVAL '1 minute', '1970-01-01', '1970-01-02')",
+    ] {
+        let sql = format!("SELECT count(*) FROM {function} GROUP BY user_id, window_start");
+        let (message, ..) = failure(&context, &sql).await;
+        assert!(message.contains("is NULL"), "{function}: {message}");
+    }
 }
 
 #[tokio::test]

@@ -35,9 +35,9 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::super::buffered::sort_with_spilling;
 use super::super::joins;
 use super::accumulators::{Accumulators, SessionAggregateExpr};
+use super::aggregation::new_keys;
 use super::intervals::merge_intervals;
 use super::node::SessionColumn;
-use super::partial::new_keys;
 use crate::diagnostic::out_of_range;
 use crate::window::{ticks, timestamps};
 
@@ -53,16 +53,17 @@ pub struct SessionMergeExec {
     metrics: ExecutionPlanMetricsSet,
 }
 
+/// What becomes of sessions.
 #[derive(Debug, Clone)]
-pub(super) struct MergeRule {
-    /// The first columns of the input.
-    pub(super) keys: usize,
-    pub(super) gap: i64,
-    pub(super) aggregates: Vec<SessionAggregateExpr>,
-    pub(super) groups: Vec<SessionColumn>,
-    pub(super) schema: SchemaRef,
+pub(crate) struct MergeRule {
+    /// How many keys there are; the first columns of the input.
+    pub(crate) keys: usize,
+    pub(crate) gap: i64,
+    pub(crate) aggregates: Vec<SessionAggregateExpr>,
+    pub(crate) groups: Vec<SessionColumn>,
+    pub(crate) schema: SchemaRef,
     /// For messages.
-    pub(super) event_time: String,
+    pub(crate) event_time: String,
 }
 
 impl SessionMergeExec {
@@ -330,7 +331,7 @@ fn sorted(
 }
 
 /// The group columns and the aggregates' results of sessions.
-fn output_batch(
+pub(crate) fn output_batch(
     rule: &MergeRule,
     keys: &[ArrayRef],
     starts: Vec<i64>,

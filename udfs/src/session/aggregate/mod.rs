@@ -5,19 +5,25 @@
 //! intervals, with the aggregates' partial states, are brought together by key and merged in the order of their start.
 
 mod accumulators;
+mod aggregation;
 mod intervals;
 mod merge;
 mod node;
 mod partial;
 mod rule;
 
+pub(crate) use accumulators::{Accumulators, SessionAggregateExpr};
+pub(crate) use aggregation::{
+    AggregatedIntervals, Bounds, IntervalAggregation, PartialRule, key_schema, new_keys,
+};
 pub(crate) use intervals::merge_intervals;
-pub(crate) use partial::new_keys;
+pub(crate) use merge::{MergeRule, output_batch};
 
 pub use merge::SessionMergeExec;
 pub use node::{SessionAggregate, SessionColumn};
 pub use partial::SessionPartialExec;
 pub use rule::AggregateBySession;
+pub(crate) use rule::by_session;
 
 use std::sync::Arc;
 
@@ -25,8 +31,6 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::Result;
 use datafusion::physical_expr::aggregate::LoweredAggregate;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
-
-use accumulators::SessionAggregateExpr;
 
 /// The two operators of `node` over its planned input.
 pub(crate) fn session_aggregate(
@@ -37,14 +41,11 @@ pub(crate) fn session_aggregate(
     node: &SessionAggregate,
     schema: SchemaRef,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let aggregates: Vec<SessionAggregateExpr> = aggregates
+    let aggregates: Vec<_> = aggregates
         .into_iter()
-        .map(|lowered| SessionAggregateExpr {
-            function: lowered.aggregate,
-            filter: lowered.filter,
-        })
+        .map(SessionAggregateExpr::new)
         .collect();
-    let merge = merge::MergeRule {
+    let merge = MergeRule {
         keys: keys.len(),
         gap: node.gap(),
         aggregates: aggregates.clone(),
@@ -52,7 +53,7 @@ pub(crate) fn session_aggregate(
         schema,
         event_time: crate::window::column_name(&event_time.to_string()),
     };
-    let rule = partial::PartialRule {
+    let rule = PartialRule {
         keys,
         event_time,
         gap: node.gap(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, Result};
 use datafusion::logical_expr::expr::AggregateFunction;
-use datafusion::logical_expr::{Aggregate, Expr, Extension, LogicalPlan};
+use datafusion::logical_expr::{Aggregate, Expr, Extension, LogicalPlan, UserDefinedLogicalNode};
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 
 use super::node::{SessionAggregate, SessionColumn};
@@ -34,7 +34,7 @@ impl OptimizerRule for AggregateBySession {
         let LogicalPlan::Aggregate(aggregate) = &plan else {
             return Ok(Transformed::no(plan));
         };
-        Ok(match by_session(aggregate)? {
+        Ok(match session_aggregate_of(aggregate)? {
             Some(node) => Transformed::yes(LogicalPlan::Extension(Extension {
                 node: Arc::new(node),
             })),
@@ -43,18 +43,60 @@ impl OptimizerRule for AggregateBySession {
     }
 }
 
-fn by_session(aggregate: &Aggregate) -> Result<Option<SessionAggregate>> {
-    let mut groups = aggregate.group_expr.clone();
-    let mut aggregates = aggregate.aggr_expr.clone();
-    let Some(window) = session_below(&aggregate.input, &mut groups, &mut aggregates)? else {
+/// The aggregate by session that `aggregate` is, over the rows below SESSION; none if it is none, or not of the keys and the
+/// window alone.
+fn session_aggregate_of(aggregate: &Aggregate) -> Result<Option<SessionAggregate>> {
+    let keys_of = |node: &'_ dyn UserDefinedLogicalNode| -> Option<Vec<Expr>> {
+        let window = node.as_any().downcast_ref::<SessionWindow>()?;
+        Some(window.keys().to_vec())
+    };
+    let Some(found) = by_session(aggregate, keys_of)? else {
         return Ok(None);
     };
-    let output = datafusion::logical_expr::UserDefinedLogicalNodeCore::schema(window);
+    let Some(window) = found.node.as_any().downcast_ref::<SessionWindow>() else {
+        return Ok(None);
+    };
+    Ok(Some(SessionAggregate {
+        input: window.input().clone(),
+        keys: window.keys().to_vec(),
+        event_time: window.event_time().clone(),
+        gap: window.gap(),
+        groups: found.groups,
+        aggregates: found.aggregates,
+        schema: Arc::clone(&aggregate.schema),
+    }))
+}
+
+/// An aggregate by the sessions of a node.
+pub(crate) struct BySession<'a> {
+    /// The node that gives rows their sessions; its last two columns are the window's.
+    pub(crate) node: &'a dyn UserDefinedLogicalNode,
+    /// What the group columns are.
+    pub(crate) groups: Vec<SessionColumn>,
+    /// The aggregates, over the node's input.
+    pub(crate) aggregates: Vec<Expr>,
+}
+
+/// What `aggregate` aggregates by session; none if it is not of the keys and the window alone, or not over a node that
+/// `keys_of` has keys for.
+pub(crate) fn by_session(
+    aggregate: &Aggregate,
+    keys_of: impl Fn(&dyn UserDefinedLogicalNode) -> Option<Vec<Expr>>,
+) -> Result<Option<BySession<'_>>> {
+    let mut groups = aggregate.group_expr.clone();
+    let mut aggregates = aggregate.aggr_expr.clone();
+    let Some(node) = node_below(&aggregate.input, &mut groups, &mut aggregates)? else {
+        return Ok(None);
+    };
+    let Some(keys) = keys_of(node) else {
+        return Ok(None);
+    };
+    let output = node.schema();
     let width = output.fields().len();
     // What the output columns of the session stand for.
     let column = |expr: &Expr| -> Option<SessionColumn> {
         let expr = unaliased(expr);
-        if let Some(key) = window.keys().iter().position(|key| key == expr) {
+        if let Some(key) = keys.iter().position(|key| key == expr) {
             return Some(SessionColumn::Key(key));
         }
         let Expr::Column(column) = expr else {
@@ -69,8 +111,7 @@ fn by_session(aggregate: &Aggregate) -> Result<Option<SessionAggregate>> {
     let Some(groups) = groups.iter().map(column).collect::<Option<Vec<_>>>() else {
         return Ok(None);
     };
-    let has_all_keys =
-        (0..window.keys().len()).all(|key| groups.contains(&SessionColumn::Key(key)));
+    let has_all_keys = (0..keys.len()).all(|key| groups.contains(&SessionColumn::Key(key)));
     if !has_all_keys || !groups.contains(&SessionColumn::WindowStart) {
         return Ok(None);
     }
@@ -88,28 +129,24 @@ fn by_session(aggregate: &Aggregate) -> Result<Option<SessionAggregate>> {
             return Ok(None);
         }
     }
-    Ok(Some(SessionAggregate {
-        input: window.input().clone(),
-        keys: window.keys().to_vec(),
-        event_time: window.event_time().clone(),
-        gap: window.gap(),
+    Ok(Some(BySession {
+        node,
         groups,
         aggregates,
-        schema: Arc::clone(&aggregate.schema),
     }))
 }
 
-/// The session below an aggregate, through aliases and projections, with the aggregate's expressions rewritten to the
-/// session's own columns.
-fn session_below<'a>(
+/// The extension below an aggregate, through aliases and projections, with the aggregate's expressions rewritten to the
+/// extension's own columns.
+fn node_below<'a>(
     mut plan: &'a LogicalPlan,
     groups: &mut [Expr],
     aggregates: &mut [Expr],
-) -> Result<Option<&'a SessionWindow>> {
+) -> Result<Option<&'a dyn UserDefinedLogicalNode>> {
     loop {
         let below: HashMap<Column, Expr> = match plan {
             LogicalPlan::Extension(Extension { node }) => {
-                return Ok(node.as_any().downcast_ref::<SessionWindow>());
+                return Ok(Some(node.as_ref()));
             }
             LogicalPlan::SubqueryAlias(alias) => {
                 let columns = alias.schema.columns();
