@@ -317,6 +317,10 @@ mod tests {
             rows_out: 3,
             files: vec![],
             dead_letters: vec![],
+            time: None,
+            state: vec![],
+            fingerprint: None,
+            late_rows: 0,
             started_at: 0,
             took: 0,
         };

@@ -13,6 +13,7 @@ mod record;
 mod scan;
 mod sink;
 mod source;
+mod time;
 mod transaction;
 
 pub use definition::{
@@ -22,4 +23,5 @@ pub use provider::{BadRecord, BadRecords, KafkaTableProvider};
 pub use range::OffsetRange;
 pub use scan::KafkaScanExec;
 pub use source::{KafkaJobSource, PartitionEnds};
+pub use time::{BatchTime, EventTime, ROW_COLUMN, ROW_WATERMARK};
 pub use transaction::{KafkaJobSink, TopicOffset};

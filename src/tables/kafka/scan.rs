@@ -31,6 +31,7 @@ use crate::tables::kafka::definition::{KafkaTable, OnError};
 use crate::tables::kafka::provider::BadRecords;
 use crate::tables::kafka::range::OffsetRange;
 use crate::tables::kafka::record::RecordReader;
+use crate::tables::kafka::time::{BatchTime, PartitionTimer};
 
 /// Bytes after which a batch is handed on although it has few rows.
 const BATCH_BYTES: usize = 8 << 20;
@@ -45,6 +46,7 @@ pub struct KafkaScanExec {
     limit: Option<usize>,
     on_error: OnError,
     bad_records: Arc<BadRecords>,
+    time: Option<Arc<BatchTime>>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -58,6 +60,7 @@ impl KafkaScanExec {
         limit: Option<usize>,
         on_error: OnError,
         bad_records: Arc<BadRecords>,
+        time: Option<Arc<BatchTime>>,
     ) -> Self {
         let properties = PlanProperties::new(
             EquivalenceProperties::new(schema),
@@ -72,6 +75,7 @@ impl KafkaScanExec {
             limit,
             on_error,
             bad_records,
+            time,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         }
@@ -96,7 +100,8 @@ impl DisplayAs for KafkaScanExec {
         let columns: Vec<&str> = self
             .projection
             .iter()
-            .map(|index| self.table.columns[*index].field.name().as_str())
+            .filter_map(|index| self.table.columns.get(*index))
+            .map(|column| column.field.name().as_str())
             .collect();
         let ranges: Vec<String> = self
             .ranges
@@ -154,12 +159,21 @@ impl ExecutionPlan for KafkaScanExec {
             .get(partition)
             .ok_or_else(|| Error::internal(format!("no range for partition {partition}")))?;
         let schema = self.schema();
+        let timer = match (&self.time, self.table.event_time()) {
+            (Some(time), Some(event_time)) => Some(PartitionTimer::new(
+                event_time,
+                Arc::clone(time),
+                range.partition,
+            )),
+            _ => None,
+        };
         let reader = RecordReader::try_new(
             &self.table,
             Arc::clone(&schema),
             &self.projection,
             self.on_error,
             Arc::clone(&self.bad_records),
+            timer,
         )?;
         let mut builder = RecordBatchReceiverStreamBuilder::new(schema, 2);
         let scan = RangeScan {
@@ -257,6 +271,9 @@ impl RangeScan {
                 pending_bytes = 0;
                 // Waiting for a slow reader is no silence of the broker.
                 progress = Instant::now();
+            }
+            if end {
+                self.reader.finish();
             }
             if end || enough || self.output.is_closed() {
                 return Ok(());

@@ -13,19 +13,19 @@ use datafusion::physical_plan::PhysicalExpr;
 
 /// An aggregate of the select list and its FILTER.
 #[derive(Debug, Clone)]
-pub(super) struct SessionAggregateExpr {
-    pub(super) function: Arc<AggregateFunctionExpr>,
-    pub(super) filter: Option<Arc<dyn PhysicalExpr>>,
+pub(crate) struct SessionAggregateExpr {
+    pub(crate) function: Arc<AggregateFunctionExpr>,
+    pub(crate) filter: Option<Arc<dyn PhysicalExpr>>,
 }
 
 /// The accumulators of all aggregates.
-pub(super) struct Accumulators {
+pub(crate) struct Accumulators {
     aggregates: Vec<SessionAggregateExpr>,
     accumulators: Vec<Box<dyn GroupsAccumulator>>,
 }
 
 impl Accumulators {
-    pub(super) fn try_new(aggregates: &[SessionAggregateExpr]) -> Result<Self> {
+    pub(crate) fn try_new(aggregates: &[SessionAggregateExpr]) -> Result<Self> {
         let accumulators = aggregates
             .iter()
             .map(|aggregate| {
@@ -46,7 +46,7 @@ impl Accumulators {
     }
 
     /// Takes rows of the input in; `groups` has the group of each.
-    pub(super) fn update(
+    pub(crate) fn update(
         &mut self,
         batch: &RecordBatch,
         groups: &[usize],
@@ -71,7 +71,7 @@ impl Accumulators {
     }
 
     /// Takes partial states in: `states` are the state columns of all aggregates, in order.
-    pub(super) fn merge(
+    pub(crate) fn merge(
         &mut self,
         states: &[ArrayRef],
         groups: &[usize],
@@ -88,7 +88,7 @@ impl Accumulators {
     }
 
     /// The partial states of all groups.
-    pub(super) fn states(&mut self) -> Result<Vec<ArrayRef>> {
+    pub(crate) fn states(&mut self) -> Result<Vec<ArrayRef>> {
         let mut states = Vec::new();
         for accumulator in &mut self.accumulators {
             states.extend(accumulator.state(EmitTo::All)?);
@@ -97,14 +97,14 @@ impl Accumulators {
     }
 
     /// The results of the first groups, which are forgotten; later ones move down.
-    pub(super) fn evaluate(&mut self, emit: EmitTo) -> Result<Vec<ArrayRef>> {
+    pub(crate) fn evaluate(&mut self, emit: EmitTo) -> Result<Vec<ArrayRef>> {
         self.accumulators
             .iter_mut()
             .map(|accumulator| accumulator.evaluate(emit))
             .collect()
     }
 
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.accumulators
             .iter()
             .map(|accumulator| accumulator.size())
@@ -113,7 +113,7 @@ impl Accumulators {
 }
 
 /// The state columns of all aggregates, under names that tell them apart.
-pub(super) fn state_fields(aggregates: &[SessionAggregateExpr]) -> Result<Vec<FieldRef>> {
+pub(crate) fn state_fields(aggregates: &[SessionAggregateExpr]) -> Result<Vec<FieldRef>> {
     let mut fields = Vec::new();
     for (number, aggregate) in aggregates.iter().enumerate() {
         for (place, field) in aggregate.function.state_fields()?.into_iter().enumerate() {

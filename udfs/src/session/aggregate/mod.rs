@@ -11,13 +11,14 @@ mod node;
 mod partial;
 mod rule;
 
+pub(crate) use accumulators::{Accumulators, SessionAggregateExpr, state_fields};
 pub(crate) use intervals::merge_intervals;
 pub(crate) use partial::new_keys;
 
 pub use merge::SessionMergeExec;
 pub use node::{SessionAggregate, SessionColumn};
 pub use partial::SessionPartialExec;
-pub use rule::AggregateBySession;
+pub use rule::{AggregateBySession, session_aggregate_of};
 
 use std::sync::Arc;
 
@@ -26,7 +27,23 @@ use datafusion::common::Result;
 use datafusion::physical_expr::aggregate::LoweredAggregate;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
-use accumulators::SessionAggregateExpr;
+
+/// The first of the two operators, alone.
+pub(crate) fn session_partial(
+    input: Arc<dyn ExecutionPlan>,
+    keys: Vec<Arc<dyn PhysicalExpr>>,
+    event_time: Arc<dyn PhysicalExpr>,
+    gap: i64,
+    aggregates: Vec<SessionAggregateExpr>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let rule = partial::PartialRule {
+        keys,
+        event_time,
+        gap,
+        aggregates,
+    };
+    Ok(Arc::new(SessionPartialExec::try_new(input, rule)?))
+}
 
 /// The two operators of `node` over its planned input.
 pub(crate) fn session_aggregate(

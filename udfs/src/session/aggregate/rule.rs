@@ -34,7 +34,7 @@ impl OptimizerRule for AggregateBySession {
         let LogicalPlan::Aggregate(aggregate) = &plan else {
             return Ok(Transformed::no(plan));
         };
-        Ok(match by_session(aggregate)? {
+        Ok(match session_aggregate_of(aggregate)? {
             Some(node) => Transformed::yes(LogicalPlan::Extension(Extension {
                 node: Arc::new(node),
             })),
@@ -43,7 +43,13 @@ impl OptimizerRule for AggregateBySession {
     }
 }
 
-fn by_session(aggregate: &Aggregate) -> Result<Option<SessionAggregate>> {
+/// The aggregate by session that `aggregate` is, over the rows below SESSION; none if it is none, or not of the keys and the
+/// window alone.
+///
+/// # Errors
+///
+/// Expressions that cannot be rewritten.
+pub fn session_aggregate_of(aggregate: &Aggregate) -> Result<Option<SessionAggregate>> {
     let mut groups = aggregate.group_expr.clone();
     let mut aggregates = aggregate.aggr_expr.clone();
     let Some(window) = session_below(&aggregate.input, &mut groups, &mut aggregates)? else {
