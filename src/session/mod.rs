@@ -7,6 +7,7 @@ mod dead_letters;
 mod describe;
 mod jobs;
 mod rewrite;
+mod streaming;
 
 use std::sync::Arc;
 
@@ -27,7 +28,8 @@ use crate::session::catalog::Catalog;
 use crate::tables::delta::{OptimizeSpec, VacuumSpec};
 
 pub use context::SessionOptions;
-pub use jobs::{BatchPlan, JobQuery, JobSinkTable};
+pub use jobs::{BatchPlan, FrontBatch, JobQuery, JobSinkTable};
+pub use streaming::{FrontPlan, StreamQuery, late_rows};
 
 /// What a statement gives.
 pub enum Outcome {
