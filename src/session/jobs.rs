@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anabranch_udfs::IncrementalAggregate;
 use datafusion::arrow::array::RecordBatch;
+use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
@@ -152,8 +153,7 @@ impl JobQuery {
         if is_stateful {
             let state = query.session.context.state();
             let analyzer = state.analyzer();
-            let analyzed =
-                analyzer.execute_and_check(input, state.config_options(), |_, _| {})?;
+            let analyzed = analyzer.execute_and_check(input, state.config_options(), |_, _| {})?;
             query.stream = Some(StreamQuery::try_new(analyzed, &query.sources)?);
         }
         if let JobSinkTable::Kafka(sink) = &query.sink
@@ -244,7 +244,7 @@ impl JobQuery {
         times: &BTreeMap<String, Arc<BatchTime>>,
     ) -> Result<FrontBatch> {
         let mut bad_records = Vec::new();
-        let mut providers = BTreeMap::new();
+        let mut providers: BTreeMap<String, Arc<dyn TableProvider>> = BTreeMap::new();
         for (name, table) in &self.sources {
             let ranges = ranges.get(name).cloned().unwrap_or_default();
             let time = times.get(name).cloned().unwrap_or_default();
@@ -252,9 +252,18 @@ impl JobQuery {
             bad_records.push((name.clone(), Arc::clone(provider.bad_records())));
             providers.insert(name.clone(), Arc::new(provider));
         }
+        self.front_over(&providers, bad_records).await
+    }
+
+    /// The same over any tables that have the hidden column.
+    pub(super) async fn front_over(
+        &self,
+        sources: &BTreeMap<String, Arc<dyn TableProvider>>,
+        bad_records: Vec<(String, Arc<BadRecords>)>,
+    ) -> Result<FrontBatch> {
         let state = self.session.context.state();
         Ok(FrontBatch {
-            front: self.windowed()?.front(&state, &providers).await?,
+            front: self.windowed()?.front(&state, sources).await?,
             context: self.session.context.task_ctx(),
             bad_records,
         })
@@ -343,9 +352,7 @@ fn check_scope(input: &LogicalPlan, emit: Emit) -> Result<bool> {
             LogicalPlan::Extension(node) if node.node.name() == "CompleteSessions" => {
                 Some("COMPLETE_SESSIONS")
             }
-            LogicalPlan::Extension(node)
-                if node.node.name() == "SessionWindow" && !is_stateful =>
-            {
+            LogicalPlan::Extension(node) if node.node.name() == "SessionWindow" && !is_stateful => {
                 Some("SESSION without an aggregate over it")
             }
             _ => None,
@@ -370,9 +377,8 @@ fn check_scope(input: &LogicalPlan, emit: Emit) -> Result<bool> {
 }
 
 fn outside(operator: &str) -> Error {
-    Error::unsupported(format!("{operator} does not run in a job yet")).with_help(
-        "a job is projections, filters, UNION ALL, and at most one aggregate by window",
-    )
+    Error::unsupported(format!("{operator} does not run in a job yet"))
+        .with_help("a job is projections, filters, UNION ALL, and at most one aggregate by window")
 }
 
 /// The name of a function in the expression that gives another value each time.

@@ -241,10 +241,7 @@ mod tests {
         let always = |at| RowWatermark::Always(at);
         assert_eq!(first.row_watermark(HIGHEST, "t", 1), always(None));
         let second = first.after(HIGHEST, &both, &reached(&[(1, 90)]), &nobody);
-        assert_eq!(
-            (second.watermark, second.closed_by),
-            (Some(100), Some(100))
-        );
+        assert_eq!((second.watermark, second.closed_by), (Some(100), Some(100)));
         assert!(!second.is_behind());
         assert_eq!(second.row_watermark(HIGHEST, "t", 1), always(Some(100)));
     }

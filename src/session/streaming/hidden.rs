@@ -9,8 +9,8 @@ use anabranch_udfs::{EventWindow, SessionWindow, WINDOW_END, WINDOW_START};
 use datafusion::common::{Column, DFSchema};
 use datafusion::datasource::provider_as_source;
 use datafusion::logical_expr::{
-    Expr, Extension, Filter, LogicalPlan, LogicalPlanBuilder, Projection, SubqueryAlias, TableScanBuilder,
-    Union, UserDefinedLogicalNodeCore,
+    Expr, Extension, Filter, LogicalPlan, LogicalPlanBuilder, Projection, SubqueryAlias,
+    TableScanBuilder, Union, UserDefinedLogicalNodeCore,
 };
 
 use crate::error::{Error, Result};
@@ -47,9 +47,7 @@ pub(super) fn with_hidden(
             let provider = KafkaTableProvider::for_batch(Arc::clone(table), Vec::new())
                 .with_time(Arc::new(BatchTime::default()));
             let source = provider_as_source(Arc::new(provider));
-            LogicalPlan::TableScan(
-                TableScanBuilder::new(scan.table_name.clone(), source).build()?,
-            )
+            LogicalPlan::TableScan(TableScanBuilder::new(scan.table_name.clone(), source).build()?)
         }
         LogicalPlan::SubqueryAlias(alias) => {
             let input = with_hidden(&alias.input, sources)?;

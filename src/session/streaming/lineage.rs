@@ -63,9 +63,7 @@ fn of_column(plan: &LogicalPlan, column: &Column) -> Vec<Origin> {
         }],
         LogicalPlan::SubqueryAlias(alias) => at(&alias.input, index),
         LogicalPlan::Filter(filter) => at(&filter.input, index),
-        LogicalPlan::Projection(projection) => {
-            origins(&projection.input, &projection.expr[index])
-        }
+        LogicalPlan::Projection(projection) => origins(&projection.input, &projection.expr[index]),
         LogicalPlan::Union(union) => {
             let arms = union.inputs.iter();
             arms.flat_map(|input| at(input, index)).collect()

@@ -2,6 +2,8 @@
 
 mod hidden;
 mod late;
+#[cfg(test)]
+mod laws;
 mod lineage;
 mod split;
 
@@ -10,6 +12,7 @@ use std::sync::Arc;
 
 use anabranch_udfs::{IncrementalAggregate, LateRows, LateRowsExec, LateRule, StateShape};
 use datafusion::arrow::array::RecordBatch;
+use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::SessionState;
@@ -23,7 +26,7 @@ use crate::core::jobs::WatermarkPolicy;
 use crate::error::{Error, Result};
 use crate::session::streaming::hidden::find;
 use crate::session::streaming::split::{Split, Windowing};
-use crate::tables::kafka::{KafkaTable, KafkaTableProvider, ROW_COLUMN, ROW_WATERMARK};
+use crate::tables::kafka::{KafkaTable, ROW_COLUMN, ROW_WATERMARK};
 
 pub use late::late_rows;
 
@@ -108,7 +111,7 @@ impl StreamQuery {
         Ok(self.front(state, &BTreeMap::new()).await?.aggregate)
     }
 
-    /// Plans the lower half over these sources, by table name.
+    /// Plans the lower half over these sources with the hidden column, by table name.
     ///
     /// # Errors
     ///
@@ -116,12 +119,12 @@ impl StreamQuery {
     pub(super) async fn front(
         &self,
         state: &SessionState,
-        sources: &BTreeMap<String, Arc<KafkaTableProvider>>,
+        sources: &BTreeMap<String, Arc<dyn TableProvider>>,
     ) -> Result<FrontPlan> {
         let plan = self.split.front.clone().transform_up(|plan| match plan {
             LogicalPlan::TableScan(mut scan) => {
                 if let Some(provider) = sources.get(scan.table_name.table()) {
-                    scan.source = provider_as_source(Arc::clone(provider) as _);
+                    scan.source = provider_as_source(Arc::clone(provider));
                 }
                 Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
             }

@@ -29,10 +29,7 @@ const EMITTED: &str = "__emitted";
 #[derive(Debug, Clone)]
 pub(super) enum Windowing {
     /// By TUMBLE, HOP or CUMULATE.
-    Aligned {
-        groups: Vec<Expr>,
-        window_end: Expr,
-    },
+    Aligned { groups: Vec<Expr>, window_end: Expr },
     /// By SESSION.
     Session(SessionAggregate),
 }
@@ -329,11 +326,7 @@ fn windowing(aggregate: &Aggregate) -> Result<(Windowing, LogicalPlan)> {
 }
 
 /// The rows with just the columns that are used.
-fn reduced(
-    rows: &LogicalPlan,
-    windowing: &Windowing,
-    aggregates: &[Expr],
-) -> Result<LogicalPlan> {
+fn reduced(rows: &LogicalPlan, windowing: &Windowing, aggregates: &[Expr]) -> Result<LogicalPlan> {
     let schema = rows.schema();
     let mut used: Vec<&Expr> = aggregates.iter().collect();
     match windowing {

@@ -370,6 +370,11 @@ impl KafkaTable {
         &self.name
     }
 
+    /// The columns of the upsert key.
+    pub fn primary_key(&self) -> &[usize] {
+        &self.primary_key
+    }
+
     /// Where a job begins.
     pub fn startup(&self) -> Startup {
         self.startup

@@ -16,8 +16,8 @@ use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 use crate::diagnostic::out_of_range;
 use crate::is_final::IS_FINAL;
 use crate::session::aggregate::{
-    Accumulators, SessionAggregateExpr, SessionColumn, merge_intervals, new_keys,
-    session_partial, state_fields,
+    Accumulators, SessionAggregateExpr, SessionColumn, merge_intervals, new_keys, session_partial,
+    state_fields,
 };
 use crate::window::{ticks, timestamps};
 

@@ -27,7 +27,6 @@ use datafusion::common::Result;
 use datafusion::physical_expr::aggregate::LoweredAggregate;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
-
 /// The first of the two operators, alone.
 pub(crate) fn session_partial(
     input: Arc<dyn ExecutionPlan>,
