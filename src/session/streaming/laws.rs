@@ -26,8 +26,10 @@ const DELAY: i64 = 5;
 
 /// A row: key, event time in seconds, value.
 type Row = (Option<i64>, i64, i64);
-/// A group: key, start and end of its window in seconds; and its count and sum.
-type Group = ((Option<i64>, i64, i64), (i64, i64));
+/// Key, start and end of a window in seconds.
+type Window = (Option<i64>, i64, i64);
+/// Count, sum, and the values in the order of event time, partition and offset.
+type Values = (i64, i64, Vec<i64>);
 
 /// A late row: partition, offset, and the window that it missed, unknown of a session.
 type Late = (i32, i64, Option<(i64, i64)>);
@@ -96,64 +98,62 @@ impl Kind {
 #[derive(Debug, Default, PartialEq)]
 struct Oracle {
     /// Groups that are closed, and those that are not.
-    closed: BTreeMap<(Option<i64>, i64, i64), (i64, i64)>,
-    open: BTreeMap<(Option<i64>, i64, i64), (i64, i64)>,
+    closed: BTreeMap<Window, Values>,
+    open: BTreeMap<Window, Values>,
     late: BTreeSet<Late>,
 }
 
 fn oracle(kind: Kind, logs: &[Log]) -> Oracle {
     let mut result = Oracle::default();
-    let mut accepted: Vec<(Option<i64>, i64, i64)> = Vec::new();
-    let mut groups: BTreeMap<(Option<i64>, i64, i64), (i64, i64)> = BTreeMap::new();
+    // Event time, partition, offset and value of accepted rows.
+    type Accepted = (i64, i32, i64, i64);
+    let mut accepted: Vec<(Option<i64>, Accepted)> = Vec::new();
+    let mut groups: BTreeMap<Window, Vec<Accepted>> = BTreeMap::new();
     let mut lowest: Option<Option<i64>> = None;
     for (partition, log) in (0_i32..).zip(logs) {
         let mut watermark: Option<i64> = None;
         for (offset, (key, time, value)) in (0_i64..).zip(log) {
-            let passed = |at: i64| watermark.is_some_and(|watermark| at <= watermark);
+            let row = (*time, partition, offset, *value);
             if kind == Kind::Session {
                 if watermark.is_some_and(|watermark| *time < watermark) {
                     result.late.insert((partition, offset, None));
                 } else {
-                    accepted.push((*key, *time, *value));
+                    accepted.push((*key, row));
                 }
             }
             for (start, end) in kind.windows(*time) {
-                if passed(end) {
+                if watermark.is_some_and(|watermark| end <= watermark) {
                     let window = Some((start, end));
                     result.late.insert((partition, offset, window));
                 } else {
-                    let group = groups.entry((*key, start, end)).or_default();
-                    *group = (group.0 + 1, group.1 + value);
+                    groups.entry((*key, start, end)).or_default().push(row);
                 }
             }
             watermark = watermark.max(Some(time - DELAY));
         }
         lowest = Some(lowest.map_or(watermark, |lowest| lowest.min(watermark)));
     }
-    if kind == Kind::Session {
-        accepted.sort_unstable();
-        let mut current: Option<Group> = None;
-        for (key, time, value) in accepted {
-            match &mut current {
-                Some(((of, _, end), (count, sum))) if *of == key && time <= *end => {
-                    *end = time + GAP;
-                    *count += 1;
-                    *sum += value;
-                }
-                _ => {
-                    if let Some((group, values)) = current.take() {
-                        groups.insert(group, values);
-                    }
-                    current = Some(((key, time, time + GAP), (1, value)));
-                }
+    accepted.sort_unstable();
+    let mut current: Option<(Window, Vec<Accepted>)> = None;
+    for (key, row) in accepted {
+        match &mut current {
+            Some(((of, _, end), rows)) if *of == key && row.0 <= *end => {
+                *end = row.0 + GAP;
+                rows.push(row);
+            }
+            _ => {
+                groups.extend(current.take());
+                current = Some(((key, row.0, row.0 + GAP), vec![row]));
             }
         }
-        if let Some((group, values)) = current {
-            groups.insert(group, values);
-        }
     }
+    groups.extend(current);
     let watermark = lowest.flatten();
-    for (group, values) in groups {
+    for (group, mut rows) in groups {
+        rows.sort_unstable();
+        let in_order: Vec<i64> = rows.iter().map(|row| row.3).collect();
+        let sum = in_order.iter().sum();
+        let values = (rows.len() as i64, sum, in_order);
         let is_closed = watermark.is_some_and(|watermark| match kind {
             Kind::Session => watermark > group.2,
             _ => watermark >= group.2,
@@ -173,10 +173,11 @@ async fn job(kind: Kind, emit: &str) -> JobQuery {
         "CREATE EXTERNAL TABLE visits (k BIGINT, event_time TIMESTAMP, v BIGINT,
            WATERMARK FOR event_time AS event_time - INTERVAL '{DELAY} seconds')
          STORED AS KAFKA LOCATION 'visits' OPTIONS ('kafka.bootstrap.servers' '127.0.0.1:1');
-         CREATE EXTERNAL TABLE out (k BIGINT, s TIMESTAMP, e TIMESTAMP, n BIGINT, total BIGINT, final BOOLEAN)
+         CREATE EXTERNAL TABLE out (k BIGINT, s TIMESTAMP, e TIMESTAMP, n BIGINT, total BIGINT, final BOOLEAN, vs BIGINT[])
          STORED AS KAFKA LOCATION 'out' OPTIONS ('kafka.bootstrap.servers' '127.0.0.1:1');
          CREATE JOB j AS INSERT INTO out
-         SELECT k, window_start, window_end, count(*), sum(v), is_final() FROM {} {emit}",
+         SELECT k, window_start, window_end, count(*), sum(v), is_final(), array_agg(v ORDER BY event_time)
+         FROM {} {emit}",
         kind.from()
     );
     for raw in Script::new("laws", &sql).split().unwrap() {
@@ -249,7 +250,7 @@ fn scanned(
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
 }
 
-fn groups_of(rows: &RecordBatch) -> Vec<(Group, bool)> {
+fn groups_of(rows: &RecordBatch) -> Vec<(Window, Values, bool)> {
     let keys = rows.column(0).as_primitive::<Int64Type>();
     let time = |column: usize, row: usize| {
         let times = rows
@@ -262,18 +263,21 @@ fn groups_of(rows: &RecordBatch) -> Vec<(Group, bool)> {
     (0..rows.num_rows())
         .map(|row| {
             let key = keys.is_valid(row).then(|| keys.value(row));
-            let group = (key, time(1, row), time(2, row));
+            let list = rows.column(6).as_list::<i32>().value(row);
+            let in_order = list.as_primitive::<Int64Type>().values().to_vec();
+            let values = (number(3, row), number(4, row), in_order);
             let is_final = rows.column(5).as_boolean().value(row);
-            ((group, (number(3, row), number(4, row))), is_final)
+            ((key, time(1, row), time(2, row)), values, is_final)
         })
         .collect()
 }
 
 /// A run of a job over logs, cut as `cuts` says: how many rows of each partition a batch reads.
 struct Ran {
-    emitted: Vec<(Group, bool)>,
-    withdrawn_or_kept: HashMap<(Option<i64>, i64, i64), (i64, i64)>,
-    open: BTreeMap<(Option<i64>, i64, i64), (i64, i64)>,
+    emitted: Vec<(Window, Values, bool)>,
+    /// What a reader of the upserts holds.
+    held: HashMap<Window, Values>,
+    open: BTreeMap<Window, Values>,
     late: BTreeSet<Late>,
 }
 
@@ -297,7 +301,7 @@ async fn run(query: &JobQuery, logs: &[Log], cuts: &[Vec<usize>]) -> Ran {
     let mut read = vec![0; logs.len()];
     let mut ran = Ran {
         emitted: Vec::new(),
-        withdrawn_or_kept: HashMap::new(),
+        held: HashMap::new(),
         open: BTreeMap::new(),
         late: BTreeSet::new(),
     };
@@ -348,12 +352,12 @@ async fn run(query: &JobQuery, logs: &[Log], cuts: &[Vec<usize>]) -> Ran {
             closed_by: time.closed_by,
         };
         let done = step(&table, &aggregate, &partials, rule).unwrap();
-        for ((group, _), _) in groups_of(&done.before) {
-            ran.withdrawn_or_kept.remove(&group);
+        for (group, _, _) in groups_of(&done.before) {
+            ran.held.remove(&group);
         }
-        for (group, is_final) in groups_of(&done.emitted) {
-            ran.withdrawn_or_kept.insert(group.0, group.1);
-            ran.emitted.push((group, is_final));
+        for (group, values, is_final) in groups_of(&done.emitted) {
+            ran.held.insert(group, values.clone());
+            ran.emitted.push((group, values, is_final));
         }
         if let Some(late) = late_rows(&front.late.take()).unwrap() {
             note_late(&late, &mut ran.late);
@@ -377,7 +381,7 @@ async fn run(query: &JobQuery, logs: &[Log], cuts: &[Vec<usize>]) -> Ran {
         let rows = aggregate.evaluate(&rows, &is_final).unwrap();
         groups_of(&rows)
             .into_iter()
-            .map(|(group, _)| group)
+            .map(|(group, values, _)| (group, values))
             .collect()
     };
     ran.open = evaluated(&table);
@@ -442,7 +446,7 @@ fn check(kind: Kind) {
         let expected = oracle(kind, &logs);
         let ran = runtime.block_on(run(&on_close, &logs, &cuts));
         let mut emitted = BTreeMap::new();
-        for ((group, values), is_final) in ran.emitted {
+        for (group, values, is_final) in ran.emitted {
             prop_assert!(is_final);
             prop_assert!(emitted.insert(group, values).is_none(), "a window closes once");
         }
@@ -454,8 +458,8 @@ fn check(kind: Kind) {
         let finals: BTreeMap<_, _> = ran
             .emitted
             .iter()
-            .filter(|(_, is_final)| *is_final)
-            .map(|(group, _)| *group)
+            .filter(|(_, _, is_final)| *is_final)
+            .map(|(group, values, _)| (*group, values.clone()))
             .collect();
         prop_assert_eq!(&finals, &expected.closed);
         prop_assert_eq!(&ran.open, &expected.open);
@@ -463,7 +467,7 @@ fn check(kind: Kind) {
         // What a reader of the upserts holds in the end.
         let mut all = expected.closed;
         all.extend(expected.open);
-        let held: BTreeMap<_, _> = ran.withdrawn_or_kept.into_iter().collect();
+        let held: BTreeMap<_, _> = ran.held.into_iter().collect();
         prop_assert_eq!(held, all);
     });
 }

@@ -245,10 +245,16 @@ fn check_functions(aggregates: &[Expr]) -> Result<()> {
         "next_offsets",
     ];
     for expr in aggregates {
-        if let Expr::AggregateFunction(AggregateFunction { func, params }) = unaliased(expr)
-            && params.order_by.is_empty()
-            && BY_ARRIVAL.contains(&func.name())
-        {
+        let Expr::AggregateFunction(AggregateFunction { func, params }) = unaliased(expr) else {
+            continue;
+        };
+        if !params.order_by.is_empty() && func.order_sensitivity().hard_requires() {
+            return Err(Error::unsupported(format!(
+                "{}(… ORDER BY …) does not run in a job",
+                func.name()
+            )));
+        }
+        if params.order_by.is_empty() && BY_ARRIVAL.contains(&func.name()) {
             return Err(Error::unsupported(format!(
                 "{}() without ORDER BY depends on the order in which rows arrive, which a job does not keep",
                 func.name()

@@ -13,7 +13,7 @@ use super::node::{SessionAggregate, SessionColumn};
 use crate::session::SessionWindow;
 
 /// Replaces `GROUP BY` of exactly the keys and the window columns over SESSION by one operator, if no aggregate reads a
-/// window column or asks for an order.
+/// window column or needs its rows in order.
 #[derive(Debug, Default)]
 pub struct AggregateBySession;
 
@@ -86,11 +86,13 @@ pub fn session_aggregate_of(aggregate: &Aggregate) -> Result<Option<SessionAggre
             .is_none_or(|index| index + 2 >= width)
     };
     for expr in &aggregates {
-        let Expr::AggregateFunction(AggregateFunction { params, .. }) = unaliased(expr) else {
+        let Expr::AggregateFunction(AggregateFunction { func, params }) = unaliased(expr) else {
             return Ok(None);
         };
         let reads_window = expr.column_refs().iter().any(|column| is_window(column));
-        if reads_window || !params.order_by.is_empty() {
+        // Rows come in any order: a function that sorts by itself does not mind.
+        let needs_order = !params.order_by.is_empty() && func.order_sensitivity().hard_requires();
+        if reads_window || needs_order {
             return Ok(None);
         }
     }
