@@ -78,18 +78,20 @@ impl Settings {
             .clone()
             .or_else(|| std::env::var("RUST_LOG").ok())
             .or(layered.log);
+        let data_dir = flags
+            .data_dir
+            .clone()
+            .or(layered.data_dir)
+            .unwrap_or_else(|| "anabranch-data".to_owned());
         Ok(Self {
             format: flags.format.or(layered.format).unwrap_or(default_format),
             session: SessionOptions {
                 memory_limit,
                 target_partitions,
+                data_dir: Some(data_dir.clone()),
                 spill_dir: None,
             },
-            data_dir: flags
-                .data_dir
-                .clone()
-                .or(layered.data_dir)
-                .unwrap_or_else(|| "anabranch-data".to_owned()),
+            data_dir,
             log: quiet(&log.unwrap_or_else(|| DEFAULT_LOG.to_owned())),
             log_format: flags
                 .log_format

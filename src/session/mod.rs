@@ -8,6 +8,7 @@ mod describe;
 mod jobs;
 mod rewrite;
 mod streaming;
+mod system;
 
 use std::sync::Arc;
 
@@ -30,6 +31,7 @@ use crate::tables::delta::{OptimizeSpec, VacuumSpec};
 pub use context::SessionOptions;
 pub use jobs::{BatchPlan, FrontBatch, JobQuery, JobSinkTable};
 pub use streaming::{FrontPlan, StreamQuery, late_rows};
+pub use system::{batch_rows, job_rows, versions};
 
 /// What a statement gives.
 pub enum Outcome {

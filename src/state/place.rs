@@ -57,6 +57,12 @@ impl DataDir {
         })
     }
 
+    /// Whether there may be something at a place: a folder that does not exist has nothing, and looking does not make it.
+    pub fn exists(place: &str) -> bool {
+        let path = place.strip_prefix("file://").unwrap_or(place);
+        path.contains("://") || std::path::Path::new(path).is_dir()
+    }
+
     /// The place as it was given.
     pub fn shown(&self) -> &str {
         &self.shown

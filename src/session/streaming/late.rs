@@ -15,7 +15,7 @@ fn time() -> DataType {
 }
 
 /// `topic`, `partition`, `offset`, `value`, `watermark`, and the window that was missed, unknown of a session.
-fn schema() -> SchemaRef {
+pub(in crate::session) fn late_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("topic", DataType::Utf8, true),
         Field::new("partition", DataType::Int32, false),
@@ -40,7 +40,7 @@ pub fn late_rows(set_aside: &[RecordBatch]) -> Result<Option<RecordBatch>> {
     if batches.iter().all(|batch| batch.num_rows() == 0) {
         return Ok(None);
     }
-    let all = concat_batches(&schema(), &batches);
+    let all = concat_batches(&late_schema(), &batches);
     Ok(Some(
         all.map_err(|error| Error::internal(error.to_string()))?,
     ))
@@ -68,7 +68,7 @@ fn late_batch(rows: &RecordBatch) -> Result<RecordBatch> {
         window(HIDDEN_START),
         window(HIDDEN_END),
     ];
-    let schema = schema();
+    let schema = late_schema();
     let columns = columns
         .iter()
         .zip(schema.fields())

@@ -29,6 +29,7 @@ use crate::session::streaming::split::{Split, Windowing};
 use crate::tables::kafka::{KafkaTable, ROW_COLUMN, ROW_WATERMARK};
 
 pub use late::late_rows;
+pub(super) use late::late_schema;
 
 /// Whether there is an aggregate in `plan`.
 pub(super) fn has_aggregate(plan: &LogicalPlan) -> bool {
