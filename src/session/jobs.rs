@@ -20,7 +20,8 @@ use crate::session::streaming::{self, FrontPlan, StreamQuery};
 use crate::session::{Session, rewrite};
 use crate::tables::delta::DeltaTableHandle;
 use crate::tables::kafka::{
-    BadRecord, BadRecords, BatchTime, KafkaScanExec, KafkaTable, KafkaTableProvider, OffsetRange,
+    BadRecord, BadRecords, BatchTime, ConsumerPool, KafkaScanExec, KafkaTable, KafkaTableProvider,
+    OffsetRange,
 };
 
 /// Where a job's rows go.
@@ -39,6 +40,8 @@ pub struct JobQuery {
     insert: SqlStatement,
     /// The topics it reads, by table name.
     sources: BTreeMap<String, Arc<KafkaTable>>,
+    /// Consumers that go on from batch to batch, by table name.
+    pools: BTreeMap<String, Arc<ConsumerPool>>,
     sink: JobSinkTable,
     /// Names of all tables and views that it uses.
     tables: Vec<String>,
@@ -133,6 +136,7 @@ impl JobQuery {
             session,
             insert,
             sources: BTreeMap::new(),
+            pools: BTreeMap::new(),
             sink,
             tables: Vec::new(),
             emit,
@@ -141,6 +145,8 @@ impl JobQuery {
         let input = query.plan_input().await?;
         let is_stateful = check_scope(&input, emit)?;
         query.sources = query.sources_of(&input)?;
+        let pools = query.sources.keys();
+        query.pools = pools.map(|name| (name.clone(), Arc::default())).collect();
         query.tables = query.session.catalog.names_in_use();
         if !query.tables.contains(&sink_name) {
             query.tables.push(sink_name.clone());
@@ -199,7 +205,8 @@ impl JobQuery {
         let mut bad_records = Vec::new();
         for (name, table) in &self.sources {
             let ranges = ranges.get(name).cloned().unwrap_or_default();
-            let provider = KafkaTableProvider::for_batch(Arc::clone(table), ranges);
+            let pool = self.pools.get(name).cloned();
+            let provider = KafkaTableProvider::for_batch(Arc::clone(table), ranges, pool);
             bad_records.push((name.clone(), Arc::clone(provider.bad_records())));
             catalog.pin(name, Arc::new(provider));
         }
@@ -248,7 +255,9 @@ impl JobQuery {
         for (name, table) in &self.sources {
             let ranges = ranges.get(name).cloned().unwrap_or_default();
             let time = times.get(name).cloned().unwrap_or_default();
-            let provider = KafkaTableProvider::for_batch(Arc::clone(table), ranges).with_time(time);
+            let pool = self.pools.get(name).cloned();
+            let provider = KafkaTableProvider::for_batch(Arc::clone(table), ranges, pool);
+            let provider = provider.with_time(time);
             bad_records.push((name.clone(), Arc::clone(provider.bad_records())));
             providers.insert(name.clone(), Arc::new(provider));
         }

@@ -44,7 +44,7 @@ pub(super) fn with_hidden(
                     scan.table_name.table()
                 )));
             };
-            let provider = KafkaTableProvider::for_batch(Arc::clone(table), Vec::new())
+            let provider = KafkaTableProvider::for_batch(Arc::clone(table), Vec::new(), None)
                 .with_time(Arc::new(BatchTime::default()));
             let source = provider_as_source(Arc::new(provider));
             LogicalPlan::TableScan(TableScanBuilder::new(scan.table_name.clone(), source).build()?)

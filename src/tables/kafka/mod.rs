@@ -7,6 +7,7 @@ mod definition;
 mod headers;
 mod metadata;
 pub mod mock;
+mod pool;
 mod provider;
 mod range;
 mod record;
@@ -19,6 +20,7 @@ mod transaction;
 pub use definition::{
     Delivery, KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey, OPTION_NAMES, OnError, Startup,
 };
+pub use pool::ConsumerPool;
 pub use provider::{BadRecord, BadRecords, KafkaTableProvider};
 pub use range::OffsetRange;
 pub use scan::KafkaScanExec;

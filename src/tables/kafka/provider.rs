@@ -16,6 +16,7 @@ use tokio::sync::OnceCell;
 use crate::error::{Error, Result};
 use crate::tables::kafka::client::{self, LogEnds};
 use crate::tables::kafka::definition::{KafkaTable, MetadataKey};
+use crate::tables::kafka::pool::ConsumerPool;
 use crate::tables::kafka::range::{Bounds, NarrowingColumns, OffsetRange, bounds};
 use crate::tables::kafka::scan::KafkaScanExec;
 use crate::tables::kafka::sink::KafkaSink;
@@ -95,6 +96,7 @@ pub struct KafkaTableProvider {
     bad_records: Arc<BadRecords>,
     /// Of a job's batch that keeps time: the table has the hidden column then.
     time: Option<Arc<BatchTime>>,
+    pool: Option<Arc<ConsumerPool>>,
     schema: SchemaRef,
 }
 
@@ -108,13 +110,19 @@ impl KafkaTableProvider {
             fixed: None,
             bad_records: Arc::default(),
             time: None,
+            pool: None,
         }
     }
 
-    /// A provider for one batch of a job: reads just these ranges.
-    pub fn for_batch(table: Arc<KafkaTable>, ranges: Vec<OffsetRange>) -> Self {
+    /// A provider for one batch of a job: reads just these ranges, with consumers of the pool.
+    pub fn for_batch(
+        table: Arc<KafkaTable>,
+        ranges: Vec<OffsetRange>,
+        pool: Option<Arc<ConsumerPool>>,
+    ) -> Self {
         Self {
             fixed: Some(ranges),
+            pool,
             ..Self::new(table)
         }
     }
@@ -279,7 +287,7 @@ impl TableProvider for KafkaTableProvider {
         if ranges.is_empty() {
             return Ok(Arc::new(EmptyExec::new(schema)));
         }
-        Ok(Arc::new(KafkaScanExec::new(
+        let scan = KafkaScanExec::new(
             Arc::clone(&self.table),
             ranges,
             projection,
@@ -290,7 +298,8 @@ impl TableProvider for KafkaTableProvider {
             self.table.on_error(self.fixed.is_some()),
             Arc::clone(&self.bad_records),
             self.time.clone(),
-        )))
+        );
+        Ok(Arc::new(scan.with_pool(self.pool.clone())))
     }
 
     async fn insert_into(

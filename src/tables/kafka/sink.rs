@@ -124,7 +124,7 @@ pub(super) async fn ensure_topic(table: &Arc<KafkaTable>) -> Result<()> {
     let asked = Arc::clone(table);
     let found = blocking(move || {
         let faults = Faults::default();
-        let consumer = asked.client.consumer(faults)?;
+        let consumer = asked.client.consumer(faults, true)?;
         client::partitions(&asked.client, &consumer, &asked.topic)
     })
     .await?;
