@@ -284,8 +284,7 @@ impl<'a> JobRunner<'a> {
                 .is_some_and(|windows| windows.would_move(&known, &idle));
             if ranges.is_empty() && !moves {
                 // Nothing is there to read: a statement about the job may be.
-                let now = self.store.history(self.job.id).await?;
-                if now.next != history.next {
+                if !self.store.is_free(self.job.id, history.next).await? {
                     return Ok(Ended::Again);
                 }
                 self.rest(began).await;

@@ -111,13 +111,14 @@ impl Jobs {
             JobStatement::Drop {
                 name,
                 if_exists,
-                cascade: _,
+                cascade,
             } => {
                 let name = normalize(&name);
                 match self.store.find(&name).await? {
                     None if if_exists => Ok(Outcome::Done(format!("no job {name}"))),
                     None => Err(self.no_such_job(&name).await),
-                    Some((id, _)) => {
+                    Some((id, history)) => {
+                        self.check_drop(id, &history, cascade).await?;
                         append(&self.store, id, &Entry::Dropped { at: now() }).await?;
                         self.store.forget(&name).await?;
                         self.ready.lock().await.remove(&name);
@@ -238,6 +239,23 @@ impl Jobs {
             .await
             .insert(name, std::sync::Arc::new(ready));
         Ok(Outcome::Done(done))
+    }
+
+    /// State is not lost by a slip.
+    async fn check_drop(&self, id: JobId, history: &JobHistory, cascade: bool) -> Result<()> {
+        let Some(last) = history.last().filter(|_| !cascade) else {
+            return Ok(());
+        };
+        let version = self.store.version(id, &last.version).await?;
+        if version.state.is_empty() {
+            return Ok(());
+        }
+        Err(
+            Error::invalid(format!("job {} keeps state", history.name)).with_help(format!(
+                "DROP JOB {} CASCADE drops it with its state; PAUSE JOB only stops it",
+                history.name
+            )),
+        )
     }
 
     /// A job that stands somewhere can only be replaced by one that reads the same tables and goes on from the same state.

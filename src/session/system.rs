@@ -15,7 +15,7 @@ use datafusion::error::{DataFusionError, Result as DataFusionResult};
 
 use crate::core::jobs::{BatchVersion, Committed, JobHistory, Phase};
 use crate::error::{Error, Result};
-use crate::exec::keyed::decode_states;
+use crate::exec::keyed::{decode_states, replay};
 use crate::session::dead_letters;
 use crate::session::streaming::late_schema;
 use crate::state::{DataDir, JobId, JobStore};
@@ -39,6 +39,9 @@ impl SystemSchema {
     }
 
     async fn rows(&self, name: &str) -> Result<RecordBatch> {
+        if let Some((job, batch)) = state_of(name) {
+            return self.state(job, batch).await;
+        }
         let store = match DataDir::exists(&self.data_dir) {
             true => Some(JobStore::new(DataDir::open(&self.data_dir)?)),
             false => None,
@@ -61,6 +64,54 @@ impl SystemSchema {
     }
 }
 
+impl SystemSchema {
+    /// The keyed state of a job after a batch, or after the last one.
+    async fn state(&self, job: &str, batch: Option<u64>) -> Result<RecordBatch> {
+        let missing = || Error::not_found(format!("no job is named {job}"));
+        if !DataDir::exists(&self.data_dir) {
+            return Err(missing());
+        }
+        let store = JobStore::new(DataDir::open(&self.data_dir)?);
+        let (id, history) = store.find(job).await?.ok_or_else(missing)?;
+        let committed = match batch {
+            None => history.last(),
+            Some(batch) => history
+                .batches
+                .iter()
+                .find(|committed| committed.batch == batch),
+        };
+        let Some(committed) = committed else {
+            return Err(Error::not_found(match batch {
+                Some(batch) => format!("job {job} has no batch {batch}"),
+                None => format!("job {job} has not committed a batch yet"),
+            })
+            .with_help("system.batches has those there are"));
+        };
+        let version = store.version(id, &committed.version).await?;
+        let mut files = Vec::with_capacity(version.state.len());
+        for file in &version.state {
+            files.push((store.state(id, &file.name).await?, file.closed_by));
+        }
+        match replay(&files)? {
+            Some(rows) => Ok(rows),
+            None => Err(Error::invalid(format!("job {job} keeps no state"))),
+        }
+    }
+}
+
+/// The hidden name of the table that `job_state` gives.
+pub(super) fn state_table(job: &str, batch: Option<u64>) -> String {
+    match batch {
+        Some(batch) => format!("job_state@{batch}@{job}"),
+        None => format!("job_state@@{job}"),
+    }
+}
+
+fn state_of(table: &str) -> Option<(&str, Option<u64>)> {
+    let (batch, job) = table.strip_prefix("job_state@")?.split_once('@')?;
+    Some((job, batch.parse().ok()))
+}
+
 #[async_trait]
 impl SchemaProvider for SystemSchema {
     fn table_names(&self) -> Vec<String> {
@@ -80,7 +131,7 @@ impl SchemaProvider for SystemSchema {
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        TABLES.contains(&name)
+        TABLES.contains(&name) || state_of(name).is_some()
     }
 }
 

@@ -105,6 +105,15 @@ impl JobStore {
         self.dir.create(&entry_path(id, number), bytes).await
     }
 
+    /// Whether nobody has written entry `number` of a log yet.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn is_free(&self, id: JobId, number: u64) -> Result<bool> {
+        Ok(self.dir.read(&entry_path(id, number)).await?.is_none())
+    }
+
     /// What follows from a job's log.
     ///
     /// # Errors

@@ -42,7 +42,10 @@ pub use complete::{
     CompleteSessions, CompleteSessionsExec, CompletionNotices, CompletionRange, SessionsCapped,
     seal_completions,
 };
-pub use incremental::{IncrementalAggregate, LateRows, LateRowsExec, LateRule, StateShape};
+pub use incremental::{
+    IncrementalAggregate, LateRows, LateRowsExec, LateRule, STATE_CLOSES, STATE_CLOSES_AFTER,
+    STATE_KEYS, StateShape,
+};
 pub use is_final::{IS_FINAL, IsFinalPlanner, is_final};
 pub use offsets::{next_offsets, offsets_from, offsets_in};
 pub use planner::{WindowExtensionPlanner, WindowRelationPlanner};

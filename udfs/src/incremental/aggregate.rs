@@ -17,9 +17,15 @@ use crate::diagnostic::out_of_range;
 use crate::is_final::IS_FINAL;
 use crate::session::aggregate::{
     Accumulators, SessionAggregateExpr, SessionColumn, merge_intervals, new_keys, session_partial,
-    state_fields,
 };
 use crate::window::{ticks, timestamps};
+
+/// In the metadata of state rows' schema: how many columns, from the first, are the key.
+pub const STATE_KEYS: &str = "anabranch.keys";
+/// The column by which a row is done.
+pub const STATE_CLOSES: &str = "anabranch.closes";
+/// How many ticks the watermark is at or past that column's time when the row is done.
+pub const STATE_CLOSES_AFTER: &str = "anabranch.closes_after";
 
 /// How rows are put together.
 #[derive(Debug, Clone)]
@@ -81,6 +87,19 @@ impl IncrementalAggregate {
                 filter: lowered.filter,
             })
             .collect();
+        // Named as people know them; programs go by place.
+        let key_name = |key: usize| -> String {
+            let column = match &shape {
+                StateShape::Windows { .. } => Some(key),
+                StateShape::Sessions { groups, .. } => groups
+                    .iter()
+                    .position(|group| *group == SessionColumn::Key(key)),
+            };
+            match column.and_then(|column| output.fields().get(column)) {
+                Some(field) => field.name().clone(),
+                None => format!("key{key}"),
+            }
+        };
         let mut fields: Vec<FieldRef> = Vec::new();
         let (keys, times): (_, &[&str]) = match &shape {
             StateShape::Windows { groups, .. } => (groups, &["window_end"]),
@@ -88,11 +107,7 @@ impl IncrementalAggregate {
         };
         for (number, key) in keys.iter().enumerate() {
             let data_type = key.data_type(input)?;
-            fields.push(Arc::new(Field::new(
-                format!("key{number}"),
-                data_type,
-                true,
-            )));
+            fields.push(Arc::new(Field::new(key_name(number), data_type, true)));
         }
         let time = match &shape {
             StateShape::Windows { window_end, .. } => window_end.data_type(input)?,
@@ -101,15 +116,36 @@ impl IncrementalAggregate {
         for name in times {
             fields.push(Arc::new(Field::new(*name, time.clone(), false)));
         }
-        for field in state_fields(&aggregates)? {
-            // Partial aggregation of no rows in a group leaves NULLs whatever the field says.
-            fields.push(Arc::new(field.as_ref().clone().with_nullable(true)));
+        let results = output.fields().iter().rev().take(aggregates.len()).rev();
+        for (aggregate, result) in aggregates.iter().zip(results) {
+            let of_aggregate = aggregate.function.state_fields()?;
+            for (place, field) in of_aggregate.iter().enumerate() {
+                let name = match of_aggregate.len() {
+                    1 => format!("{} state", result.name()),
+                    _ => format!("{} state {}", result.name(), place + 1),
+                };
+                // Partial aggregation of no rows in a group leaves NULLs whatever the field says.
+                let field = field.as_ref().clone().with_name(name).with_nullable(true);
+                fields.push(Arc::new(field));
+            }
         }
+        let (closes, after) = match &shape {
+            StateShape::Windows { .. } => (keys.len(), 0),
+            StateShape::Sessions { gap, .. } => (keys.len() + 1, gap.saturating_add(1)),
+        };
+        let metadata = [
+            (STATE_KEYS, keys.len().to_string()),
+            (STATE_CLOSES, closes.to_string()),
+            (STATE_CLOSES_AFTER, after.to_string()),
+        ];
+        let metadata = metadata
+            .map(|(name, value)| (name.to_owned(), value))
+            .into();
         Ok(Self {
+            state_schema: Arc::new(Schema::new_with_metadata(distinct(fields), metadata)),
             shape,
             aggregates,
             finals,
-            state_schema: Arc::new(Schema::new(fields)),
             output,
         })
     }
@@ -376,6 +412,19 @@ impl IncrementalAggregate {
             columns,
         )?)
     }
+}
+
+/// Fields whose names tell them apart.
+fn distinct(fields: Vec<FieldRef>) -> Vec<FieldRef> {
+    let mut seen = std::collections::HashSet::new();
+    let apart = |(place, field): (usize, FieldRef)| {
+        if seen.insert(field.name().clone()) {
+            return field;
+        }
+        let name = format!("{} ({})", field.name(), place + 1);
+        Arc::new(field.as_ref().clone().with_name(name))
+    };
+    fields.into_iter().enumerate().map(apart).collect()
 }
 
 fn cast_to(column: ArrayRef, data_type: &DataType) -> Result<ArrayRef> {

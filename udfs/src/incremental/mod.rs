@@ -6,5 +6,7 @@
 mod aggregate;
 mod late;
 
-pub use aggregate::{IncrementalAggregate, StateShape};
+pub use aggregate::{
+    IncrementalAggregate, STATE_CLOSES, STATE_CLOSES_AFTER, STATE_KEYS, StateShape,
+};
 pub use late::{LateRows, LateRowsExec, LateRule};

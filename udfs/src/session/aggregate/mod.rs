@@ -11,7 +11,7 @@ mod node;
 mod partial;
 mod rule;
 
-pub(crate) use accumulators::{Accumulators, SessionAggregateExpr, state_fields};
+pub(crate) use accumulators::{Accumulators, SessionAggregateExpr};
 pub(crate) use intervals::merge_intervals;
 pub(crate) use partial::new_keys;
 
