@@ -43,8 +43,8 @@ pub use complete::{
     seal_completions,
 };
 pub use incremental::{
-    IncrementalAggregate, LateRows, LateRowsExec, LateRule, STATE_CLOSES, STATE_CLOSES_AFTER,
-    STATE_KEYS, StateShape,
+    IncrementalAggregate, LateRows, LateRowsExec, LateRule, Merged, STATE_CLOSES,
+    STATE_CLOSES_AFTER, STATE_KEYS, StateShape,
 };
 pub use is_final::{IS_FINAL, IsFinalPlanner, is_final};
 pub use offsets::{next_offsets, offsets_from, offsets_in};

@@ -1,6 +1,6 @@
 //! What a batch makes of the state: merged rows, what is emitted, what is withdrawn, and the change to be applied.
 
-use anabranch_udfs::IncrementalAggregate;
+use anabranch_udfs::{IncrementalAggregate, Merged};
 use datafusion::arrow::array::{BooleanArray, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::{concat_batches, take_record_batch};
 use datafusion::error::Result;
@@ -45,47 +45,53 @@ pub fn step(
     rule: StepRule,
 ) -> Result<Step> {
     let (touched, before) = table.touched(partials)?;
-    let mut states = vec![before.clone()];
-    states.extend_from_slice(partials);
-    let merged = aggregate.merge(&states)?;
+    let Merged {
+        rows: merged,
+        is_touched,
+        group_of_kept,
+    } = aggregate.merge(&before, partials)?;
     let closes_at = aggregate.closes_at(&merged)?;
     let closed_by = rule.closed_by.unwrap_or(i64::MIN);
     let is_done: Vec<bool> = closes_at.iter().map(|at| *at <= closed_by).collect();
     let (closing, closed) = table.closing(closed_by, &touched)?;
 
-    let rows_where = |wanted: bool| -> UInt32Array {
-        (0_u32..)
-            .zip(&is_done)
-            .filter(|(_, done)| **done == wanted)
-            .map(|(row, _)| row)
+    let rows_where = |wanted: &dyn Fn(usize) -> bool| -> UInt32Array {
+        (0..is_done.len())
+            .filter(|row| wanted(*row))
+            .map(|row| u32::try_from(row).unwrap_or(u32::MAX))
             .collect()
     };
     let schema = aggregate.state_schema();
     let (states, is_final) = if rule.changes {
+        // Other sessions of a key that was touched say something only when they are done.
         let with_closed = aggregate.uses_is_final();
-        let done = is_done.iter().copied();
+        let said = rows_where(&|row| is_touched[row] || (with_closed && is_done[row]));
         let also = if with_closed { closed.num_rows() } else { 0 };
+        let done = said.values().iter().map(|row| is_done[*row as usize]);
         let is_final: Vec<bool> = done.chain(std::iter::repeat_n(true, also)).collect();
-        let states = if with_closed {
-            concat_batches(schema, [&merged, &closed])?
-        } else {
-            merged.clone()
-        };
+        let said = take_record_batch(&merged, &said)?;
+        let states = concat_batches(schema, [&said, &closed.slice(0, also)])?;
         (states, is_final)
     } else {
-        let done = take_record_batch(&merged, &rows_where(true))?;
+        let done = take_record_batch(&merged, &rows_where(&|row| is_done[row]))?;
         let states = concat_batches(schema, [&done, &closed])?;
         let is_final = vec![true; states.num_rows()];
         (states, is_final)
     };
     let emitted = aggregate.evaluate(&states, &BooleanArray::from(is_final))?;
     let before = if rule.changes && rule.withdraws {
+        let of_touched: UInt32Array = (0_u32..)
+            .zip(&group_of_kept)
+            .filter(|(_, group)| is_touched[**group])
+            .map(|(row, _)| row)
+            .collect();
+        let before = take_record_batch(&before, &of_touched)?;
         let not_final = BooleanArray::from(vec![false; before.num_rows()]);
         aggregate.evaluate(&before, &not_final)?
     } else {
         RecordBatch::new_empty(emitted.schema())
     };
-    let open = rows_where(false);
+    let open = rows_where(&|row| !is_done[row]);
     let added_closes_at = open
         .values()
         .iter()

@@ -161,3 +161,237 @@ fn exact_1_windows_while_two_runners_fight_and_are_killed() {
     pipeline.catch_up("job.sql").ok();
     assert_eq!(pipeline.counted("counts"), expected(sent));
 }
+
+#[test]
+fn what_a_job_with_windows_cannot_do_is_refused_with_its_name() {
+    let pipeline = counting("windows-refused");
+    let bootstrap = &pipeline.bootstrap;
+    pipeline.work.file(
+        "more.sql",
+        &format!(
+            "CREATE EXTERNAL TABLE timeless (k BIGINT, t TIMESTAMP) STORED AS KAFKA LOCATION '{}' \
+             OPTIONS ('kafka.bootstrap.servers' '{bootstrap}');\n",
+            pipeline.source
+        ),
+    );
+    let tumble = |table: &str, time: &str| {
+        format!("FROM TUMBLE(TABLE {table}, DESCRIPTOR({time}), INTERVAL '10 seconds')")
+    };
+    for (query, expected) in [
+        ("SELECT k, now(), count(*) FROM ticks GROUP BY k".to_owned(), "without a window"),
+        (
+            format!("SELECT k, max(t), count(*) {} GROUP BY k", tumble("ticks", "t")),
+            "groups by window_start",
+        ),
+        (
+            format!("SELECT k, window_start, count(*) {} GROUP BY k, window_start", tumble("timeless", "t")),
+            "timeless declares no watermark",
+        ),
+        (
+            format!(
+                "SELECT k, window_start, count(*) {} GROUP BY k, window_start",
+                tumble("(SELECT k, t + INTERVAL '1 hour' AS u FROM ticks)", "u")
+            ),
+            "its watermark is not known",
+        ),
+        (
+            format!(
+                "SELECT k, window_start, cardinality(array_agg(k)) {} GROUP BY k, window_start",
+                tumble("ticks", "t")
+            ),
+            "array_agg() without ORDER BY",
+        ),
+        (
+            "SELECT k, window_start, count(*) FROM SESSION(TABLE ticks PARTITION BY k, DESCRIPTOR(t), INTERVAL '5 seconds') \
+             GROUP BY k, window_start, t"
+                .to_owned(),
+            "groups by all keys of the session and window_start",
+        ),
+        (
+            "SELECT k, window_start, 1 FROM SESSION(TABLE ticks PARTITION BY k, DESCRIPTOR(t), INTERVAL '5 seconds')"
+                .to_owned(),
+            "SESSION without an aggregate",
+        ),
+        (
+            format!(
+                "SELECT max(k), window_start, count(*) FROM (SELECT k, window_start, count(*) {} GROUP BY k, window_start) \
+                 GROUP BY window_start",
+                tumble("ticks", "t")
+            ),
+            "a second aggregate",
+        ),
+    ] {
+        let job = format!("CREATE JOB refused AS INSERT INTO counts {query}");
+        let ran = pipeline.work.sql(&["tables.sql", "more.sql"], &[&job]);
+        assert_eq!(ran.code, Some(1), "{job}: {ran:?}");
+        assert!(ran.err.contains(expected), "{job}: {}", ran.err);
+    }
+    for (watermark, expected) in [
+        ("t + INTERVAL '1 second'", "is no watermark of t"),
+        ("t - INTERVAL '1 month'", "is no watermark of t"),
+    ] {
+        let table = format!(
+            "CREATE EXTERNAL TABLE wrong (t TIMESTAMP, WATERMARK FOR t AS {watermark}) STORED AS KAFKA \
+             LOCATION 'x' OPTIONS ('kafka.bootstrap.servers' '{bootstrap}')"
+        );
+        let ran = pipeline.work.sql(&[], &[&table]);
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert!(ran.err.contains(expected), "{}", ran.err);
+    }
+}
+
+#[test]
+fn a_text_that_changes_windows_is_refused_or_begins_with_an_empty_state() {
+    let pipeline = counting("windows-changed");
+    let job = |options: &str, select: &str, size: u32| {
+        format!(
+            "CREATE OR REPLACE JOB to_topic WITH ('trigger' '10 milliseconds'{options}) AS INSERT INTO counts \
+             SELECT k, window_start, {select} FROM TUMBLE(TABLE ticks, DESCRIPTOR(t), INTERVAL '{size} seconds') \
+             GROUP BY k, window_start;\n"
+        )
+    };
+    pipeline.work.file("job.sql", &job("", "count(*)", 10));
+    pipeline.tick(0..14);
+    pipeline.catch_up("job.sql").ok();
+    // What stands above the aggregate may change.
+    pipeline.work.file("job.sql", &job("", "-count(*)", 10));
+    pipeline.tick(14..16);
+    pipeline.catch_up("job.sql").ok();
+    let first = |key| ((key, "2025-01-01T00:00:00Z".to_owned()), vec![-5]);
+    assert_eq!(pipeline.counted("counts"), [first(0), first(1)].into());
+    // The state goes with the job: it is asked for, and shown.
+    let state = pipeline
+        .work
+        .sql(&[], &["SELECT * FROM job_state('to_topic') ORDER BY k"])
+        .ok();
+    let open: Vec<&str> = state.out.lines().collect();
+    assert_eq!(open.len(), 2, "{}", state.out);
+    assert!(open[0].contains(" state\":3"), "{}", state.out);
+    let dropped = pipeline.work.sql(&[], &["DROP JOB to_topic"]);
+    assert_eq!(dropped.code, Some(1));
+    assert!(
+        dropped.err.contains("DROP JOB to_topic CASCADE"),
+        "{}",
+        dropped.err
+    );
+    // Another window is another state.
+    pipeline.work.file("job.sql", &job("", "count(*)", 20));
+    let refused = pipeline.catch_up("job.sql");
+    assert_eq!(refused.code, Some(1));
+    assert!(
+        refused.err.contains("'on_change' 'reset'"),
+        "{}",
+        refused.err
+    );
+    pipeline
+        .work
+        .file("job.sql", &job(", 'on_change' 'reset'", "count(*)", 20));
+    pipeline.tick(16..26);
+    pipeline.catch_up("job.sql").ok();
+    let mut expected: BTreeMap<_, Vec<i64>> = [first(0), first(1)].into();
+    for counts in expected.values_mut() {
+        // Of the longer window only what came after the reset is counted.
+        counts.push(2);
+    }
+    assert_eq!(pipeline.counted("counts"), expected);
+}
+
+#[test]
+fn a_session_that_begins_earlier_or_merges_withdraws_what_was_said() {
+    let pipeline = counting("windows-withdrawn");
+    pipeline.work.file(
+        "tables.sql",
+        &format!(
+            "CREATE EXTERNAL TABLE ticks (k BIGINT, t TIMESTAMP, WATERMARK FOR t AS t - INTERVAL '60 seconds') \
+             STORED AS KAFKA LOCATION '{}' OPTIONS ('kafka.bootstrap.servers' '{}');\n\
+             CREATE EXTERNAL TABLE sessions (s VARCHAR, n BIGINT, PRIMARY KEY (s) NOT ENFORCED) \
+             STORED AS KAFKA LOCATION '{}' OPTIONS ('kafka.bootstrap.servers' '{}', 'topic.partitions' '1');\n",
+            pipeline.source, pipeline.bootstrap, pipeline.sink, pipeline.bootstrap
+        ),
+    );
+    pipeline.work.file(
+        "job.sql",
+        "CREATE JOB sessions AS INSERT INTO sessions SELECT to_char(window_start, '%M:%S'), count(*) \
+         FROM SESSION(TABLE ticks PARTITION BY k, DESCRIPTOR(t), INTERVAL '5 seconds') \
+         GROUP BY k, window_start HAVING count(*) < 4 EMIT CHANGES;\n",
+    );
+    let tick = |second: u32| {
+        crate::support::kafka_tool(
+            &[
+                "kafka-console-producer",
+                "--bootstrap-server",
+                &pipeline.bootstrap,
+                "--topic",
+                &pipeline.source,
+            ],
+            &format!("{{\"k\":1,\"t\":\"2025-01-01T00:00:{second:02}Z\"}}\n"),
+        );
+        pipeline.catch_up("job.sql").ok();
+    };
+    // Two sessions; the first begins earlier; they merge; the whole has too many rows to be shown.
+    for second in [10, 20, 6, 15, 21] {
+        tick(second);
+    }
+    let printed = crate::support::kafka_tool(
+        &[
+            "kafka-console-consumer",
+            "--bootstrap-server",
+            &pipeline.bootstrap,
+            "--topic",
+            &pipeline.sink,
+            "--from-beginning",
+            "--isolation-level",
+            "read_committed",
+            "--timeout-ms",
+            "4000",
+            "--property",
+            "print.key=true",
+        ],
+        "",
+    );
+    let session = |start: &str, rows: u32| format!("{start}\t{{\"s\":\"{start}\",\"n\":{rows}}}");
+    let gone = |start: &str| format!("{start}\tnull");
+    assert_eq!(
+        printed.lines().collect::<Vec<_>>(),
+        [
+            session("00:10", 1),
+            session("00:20", 1),
+            gone("00:10"),
+            session("00:06", 2),
+            // 15 joins both; of the four rows nothing is shown.
+            gone("00:06"),
+            gone("00:20"),
+        ]
+    );
+}
+
+#[test]
+fn a_job_reads_what_another_writes_in_transactions() {
+    let pipeline = counting("windows-chain");
+    let (bootstrap, sink) = (&pipeline.bootstrap, &pipeline.sink);
+    pipeline.work.file(
+        "job.sql",
+        &format!(
+            "CREATE EXTERNAL TABLE again (k BIGINT, s TIMESTAMP, v BIGINT) STORED AS KAFKA LOCATION '{sink}-again' \
+             OPTIONS ('kafka.bootstrap.servers' '{bootstrap}', 'topic.partitions' '1');\n\
+             CREATE JOB first WITH ('trigger' '10 milliseconds', 'batch.max_rows' '2') AS \
+             INSERT INTO counts SELECT k, t, 1 FROM ticks;\n\
+             CREATE JOB second WITH ('trigger' '10 milliseconds', 'batch.max_rows' '3') AS \
+             INSERT INTO again SELECT k, s, v FROM counts;\n"
+        ),
+    );
+    pipeline.tick(0..20);
+    // Two records and the mark of their transaction, over and over: a batch ends at any of them.
+    for _ in 0..3 {
+        pipeline.catch_up("job.sql").ok();
+    }
+    let files = ["tables.sql", "job.sql"];
+    let count = pipeline
+        .work
+        .sql(
+            &files,
+            &["SELECT count(*) AS n, count(DISTINCT s) AS d FROM again"],
+        )
+        .ok();
+    assert!(count.out.contains("{\"n\":20,\"d\":20}"), "{}", count.out);
+}

@@ -50,6 +50,17 @@ pub enum StateShape {
     },
 }
 
+/// State rows put together.
+#[derive(Debug)]
+pub struct Merged {
+    /// One row per group or session.
+    pub rows: RecordBatch,
+    /// Per row, whether a new one went into it.
+    pub is_touched: Vec<bool>,
+    /// Per row that was kept, the row it went into.
+    pub group_of_kept: Vec<usize>,
+}
+
 /// An aggregate by window or session whose states are rows.
 ///
 /// A state row has the key columns, the times (`window_end` of a window; first and last event time of a session), and the
@@ -258,12 +269,13 @@ impl IncrementalAggregate {
         }
     }
 
-    /// One state row per group or session from state rows in any order.
+    /// One state row per group or session from state rows that were `kept` and those that are `new`, each in any order.
     ///
     /// # Errors
     ///
     /// States that do not merge.
-    pub fn merge(&self, states: &[RecordBatch]) -> Result<RecordBatch> {
+    pub fn merge(&self, kept: &RecordBatch, new: &[RecordBatch]) -> Result<Merged> {
+        let states: Vec<&RecordBatch> = std::iter::once(kept).chain(new).collect();
         let width = self.key_columns();
         let times = self.state_schema.fields().len() - self.state_width()? - width;
         // A window's end is a part of its group.
@@ -273,10 +285,10 @@ impl IncrementalAggregate {
                 .project(&(0..grouped).collect::<Vec<_>>())?,
         );
         let mut keys = new_keys(&key_schema)?;
-        let rows = states.iter().map(RecordBatch::num_rows).sum();
+        let rows = states.iter().map(|batch| batch.num_rows()).sum();
         let mut ids: Vec<usize> = Vec::with_capacity(rows);
         let mut of_batch = Vec::new();
-        for batch in states {
+        for batch in &states {
             match &mut keys {
                 Some(keys) => {
                     keys.intern(&batch.columns()[..grouped], &mut of_batch)?;
@@ -300,7 +312,7 @@ impl IncrementalAggregate {
             }
             StateShape::Sessions { gap, .. } => {
                 let (mut starts, mut lasts) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
-                for batch in states {
+                for batch in &states {
                     starts.extend_from_slice(&ticks(batch.column(width))?);
                     lasts.extend_from_slice(&ticks(batch.column(width + 1))?);
                 }
@@ -320,18 +332,32 @@ impl IncrementalAggregate {
                 (merged.sessions, count)
             }
         };
+        let (of_kept, of_new) = groups.split_at(kept.num_rows());
+        let mut is_touched = vec![false; count];
+        for group in of_new {
+            is_touched[*group] = true;
+        }
+        let group_of_kept = of_kept.to_vec();
         if count == 0 {
-            return Ok(RecordBatch::new_empty(Arc::clone(&self.state_schema)));
+            return Ok(Merged {
+                rows: RecordBatch::new_empty(Arc::clone(&self.state_schema)),
+                is_touched,
+                group_of_kept,
+            });
         }
         let mut accumulators = Accumulators::try_new(&self.aggregates)?;
         let mut row = 0;
-        for batch in states {
+        for batch in &states {
             let of_batch = &groups[row..row + batch.num_rows()];
             row += batch.num_rows();
             accumulators.merge(&batch.columns()[width + times..], of_batch, count)?;
         }
         columns.extend(accumulators.states()?);
-        self.batch(columns)
+        Ok(Merged {
+            rows: self.batch(columns)?,
+            is_touched,
+            group_of_kept,
+        })
     }
 
     /// The results of state rows, one each; `is_final` is what `is_final()` says of each.

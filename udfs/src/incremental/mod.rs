@@ -7,6 +7,6 @@ mod aggregate;
 mod late;
 
 pub use aggregate::{
-    IncrementalAggregate, STATE_CLOSES, STATE_CLOSES_AFTER, STATE_KEYS, StateShape,
+    IncrementalAggregate, Merged, STATE_CLOSES, STATE_CLOSES_AFTER, STATE_KEYS, StateShape,
 };
 pub use late::{LateRows, LateRowsExec, LateRule};
