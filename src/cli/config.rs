@@ -9,6 +9,7 @@ use figment::providers::{Env, Format as _, Toml};
 use crate::cli::args::{Format, Global, LogFormat};
 use crate::error::{Error, Result};
 use crate::session::SessionOptions;
+use crate::tables::options;
 
 const DEFAULT_LOG: &str = "warn";
 
@@ -77,18 +78,20 @@ impl Settings {
             .clone()
             .or_else(|| std::env::var("RUST_LOG").ok())
             .or(layered.log);
+        let data_dir = flags
+            .data_dir
+            .clone()
+            .or(layered.data_dir)
+            .unwrap_or_else(|| "anabranch-data".to_owned());
         Ok(Self {
             format: flags.format.or(layered.format).unwrap_or(default_format),
             session: SessionOptions {
                 memory_limit,
                 target_partitions,
+                data_dir: Some(data_dir.clone()),
                 spill_dir: None,
             },
-            data_dir: flags
-                .data_dir
-                .clone()
-                .or(layered.data_dir)
-                .unwrap_or_else(|| "anabranch-data".to_owned()),
+            data_dir,
             log: quiet(&log.unwrap_or_else(|| DEFAULT_LOG.to_owned())),
             log_format: flags
                 .log_format
@@ -122,26 +125,8 @@ fn default_file() -> Option<PathBuf> {
 
 /// Bytes from text such as `512MiB`, `4 GB` or `1000000`.
 pub(crate) fn parse_size(text: &str) -> Result<usize> {
-    let trimmed = text.trim();
-    let split = trimmed
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(trimmed.len());
-    let unit: Option<usize> = match trimmed[split..].trim().to_lowercase().as_str() {
-        "" | "b" => Some(1),
-        "k" | "kib" => Some(1 << 10),
-        "kb" => Some(1_000),
-        "m" | "mib" => Some(1 << 20),
-        "mb" => Some(1_000_000),
-        "g" | "gib" => Some(1 << 30),
-        "gb" => Some(1_000_000_000),
-        "t" | "tib" => Some(1 << 40),
-        _ => None,
-    };
-    let number: Option<usize> = trimmed[..split].parse().ok();
-    number
-        .zip(unit)
-        .and_then(|(number, unit)| number.checked_mul(unit))
-        .filter(|bytes| *bytes > 0)
+    options::parse_size(text)
+        .and_then(|bytes| usize::try_from(bytes).ok())
         .ok_or_else(|| {
             Error::invalid(format!("'{text}' is no size")).with_help("write it as 512MiB or 4GiB")
         })

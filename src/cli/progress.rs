@@ -190,12 +190,23 @@ fn line(name: &str, status: &JobStatus, before: Option<&JobStatus>, interval: Du
     }
     let rows = status.report.rows_in - before.map_or(0, |before| before.report.rows_in);
     let rate = u64::try_from(u128::from(rows) * 1_000 / interval.as_millis().max(1)).unwrap_or(0);
-    format!(
+    let mut line = format!(
         "job {name}: RUNNING: {} records/s, {} behind, batch {} ms, {} records read, {} rows written",
         HumanCount(rate),
         HumanCount(status.lag),
         status.last_batch.as_millis(),
         HumanCount(status.report.rows_in),
         HumanCount(status.report.rows_out)
-    )
+    );
+    let watermark = status
+        .watermark
+        .and_then(chrono::DateTime::from_timestamp_micros);
+    if let Some(watermark) = watermark {
+        line += &format!(
+            ", watermark {}, {} groups open",
+            watermark.format("%Y-%m-%dT%H:%M:%SZ"),
+            HumanCount(status.state_rows)
+        );
+    }
+    line
 }

@@ -1,3 +1,4 @@
 //! What runs: codecs between records and Arrow, and physical operators.
 
 pub mod format;
+pub mod keyed;

@@ -145,6 +145,10 @@ impl Ranges {
             rows_out: 0,
             files: Vec::new(),
             dead_letters: Vec::new(),
+            time: None,
+            state: Vec::new(),
+            fingerprint: None,
+            late_rows: 0,
             started_at: 0,
             took: 0,
         }

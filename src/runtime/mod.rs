@@ -7,6 +7,7 @@ mod runner;
 mod show;
 mod sink;
 mod statements;
+mod windows;
 
 pub use options::{JobOptions, OPTION_NAMES, Trigger};
 pub use runner::{JobStatus, JobStatuses, Report, RunOptions, Stop};

@@ -7,7 +7,7 @@ use crate::planner::TableOption;
 use crate::tables::options::{self, Options};
 
 /// The names of all options.
-pub const OPTION_NAMES: &[&str] = &["batch.max_rows", "trigger"];
+pub const OPTION_NAMES: &[&str] = &["batch.max_rows", "on_change", "state.max_memory", "trigger"];
 
 /// When a job looks for new records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,10 @@ pub struct JobOptions {
     pub trigger: Trigger,
     /// Records of a batch, over all partitions of a table.
     pub max_rows: u64,
+    /// A statement with another stateful part begins with an empty state.
+    pub resets_on_change: bool,
+    /// Bytes of keyed state; beyond them the job stops before it commits.
+    pub state_max_memory: usize,
 }
 
 impl Default for JobOptions {
@@ -34,6 +38,8 @@ impl Default for JobOptions {
         Self {
             trigger: Trigger::Every(Duration::from_millis(100)),
             max_rows: 500_000,
+            resets_on_change: false,
+            state_max_memory: 4 << 30,
         }
     }
 }
@@ -74,6 +80,15 @@ impl JobOptions {
                         },
                     )?),
                 };
+            }
+            "on_change" => {
+                let choices = [("refuse", false), ("reset", true)];
+                self.resets_on_change = options::choice(one, key, &choices, false)?;
+            }
+            "state.max_memory" => {
+                if let Some(bytes) = options::bytes(one, key)? {
+                    self.state_max_memory = usize::try_from(bytes).unwrap_or(usize::MAX);
+                }
             }
             _ => {
                 if let Some(rows) = options::integer(one, key, 1)? {

@@ -14,6 +14,7 @@ use crate::runtime::failpoint;
 use crate::runtime::options::Trigger;
 use crate::runtime::sink::{JobSink, Pending};
 use crate::runtime::statements::{ReadyJob, STATEMENT, now};
+use crate::runtime::windows::{Partitions, Silence, Windows, known};
 use crate::session::JobSinkTable;
 use crate::state::{JobId, JobStore};
 use crate::tables::kafka::KafkaJobSource;
@@ -66,6 +67,10 @@ pub struct JobStatus {
     pub lag: u64,
     /// How long the last batch took.
     pub last_batch: Duration,
+    /// The watermark of a job with windows, in microseconds since 1970 UTC.
+    pub watermark: Option<i64>,
+    /// Rows of keyed state.
+    pub state_rows: u64,
     /// The fault that it waits out, if it does.
     pub waiting: Option<String>,
 }
@@ -125,6 +130,9 @@ pub(super) struct JobRunner<'a> {
     sources: BTreeMap<String, KafkaJobSource>,
     /// Where the topics ended when the run began.
     goal: Option<Ends>,
+    silence: Silence,
+    /// By table.
+    idle_after: BTreeMap<String, Duration>,
     report: Report,
 }
 
@@ -150,6 +158,13 @@ impl<'a> JobRunner<'a> {
             owner: super::statements::owner(),
             sources,
             goal: None,
+            silence: Silence::new(),
+            idle_after: job
+                .query
+                .sources()
+                .iter()
+                .filter_map(|(name, table)| Some((name.clone(), table.event_time()?.idle_after)))
+                .collect(),
             report: Report::default(),
         })
     }
@@ -234,6 +249,13 @@ impl<'a> JobRunner<'a> {
             )),
             None => None,
         };
+        let mut windows = match self.job.query.stream() {
+            Some(query) => {
+                let version = last.as_ref().map(|(_, version)| version);
+                Some(Windows::load(self.store, self.job, query, version).await?)
+            }
+            None => None,
+        };
         self.tell(|status| status.waiting = None);
         loop {
             let began = Instant::now();
@@ -242,7 +264,8 @@ impl<'a> JobRunner<'a> {
             let version = last.as_ref().map(|(_, version)| version);
             let ends_once =
                 self.options.until_caught_up || matches!(self.job.options.trigger, Trigger::Once);
-            if ends_once && Ranges::is_caught_up(version, goal) {
+            let is_behind = windows.as_ref().is_some_and(Windows::is_behind);
+            if ends_once && !is_behind && Ranges::is_caught_up(version, goal) {
                 return Ok(Ended::CaughtUp);
             }
             let lag = Ranges::lag(version, &ends);
@@ -254,18 +277,34 @@ impl<'a> JobRunner<'a> {
                 self.job.options.max_rows,
                 history.skipping_lost,
             )?;
-            if ranges.is_empty() {
+            let known = known(&ends);
+            let idle = self.silence.idle(version, &ends, &self.idle_after, began);
+            let moves = windows
+                .as_ref()
+                .is_some_and(|windows| windows.would_move(&known, &idle));
+            if ranges.is_empty() && !moves {
                 // Nothing is there to read: a statement about the job may be.
-                let now = self.store.history(self.job.id).await?;
-                if now.next != history.next {
+                if !self.store.is_free(self.job.id, history.next).await? {
                     return Ok(Ended::Again);
                 }
                 self.rest(began).await;
                 continue;
             }
             let committed = self
-                .batch(&mut history, &mut sink, last.take(), ranges)
+                .batch(
+                    &mut history,
+                    &mut sink,
+                    last.take(),
+                    ranges,
+                    windows.as_mut().map(|windows| (windows, known, idle)),
+                )
                 .await?;
+            let watermark = windows.as_ref().and_then(Windows::watermark);
+            let state_rows = windows.as_ref().map_or(0, Windows::rows);
+            self.tell(|status| {
+                status.watermark = watermark;
+                status.state_rows = state_rows as u64;
+            });
             if history.phase != Phase::Active || history.owner.as_deref() != Some(&self.owner) {
                 return Ok(Ended::Again);
             }
@@ -303,17 +342,29 @@ impl<'a> JobRunner<'a> {
         sink: &mut JobSink,
         last: Option<(String, BatchVersion)>,
         ranges: Ranges,
+        mut windows: Option<(&mut Windows, Partitions, Partitions)>,
     ) -> Result<(String, BatchVersion)> {
         let (began, started_at) = (Instant::now(), now());
         let (batch, sequence) = (history.next_batch(), history.next);
-        let plan = self.job.query.batch(&ranges.for_scans()).await?;
         let mut guard = Guard {
             sink,
             pending: None,
             armed: true,
         };
+        let name = JobStore::version_name(sequence);
         let outcome = async {
-            guard.pending = Some(guard.sink.write(&plan).await?);
+            let (plan, prepared) = match &windows {
+                None => (self.job.query.batch(&ranges.for_scans()).await?, None),
+                Some((windows, known, idle)) => {
+                    let prepared = windows.prepare(self.job, &ranges, known, idle).await?;
+                    let (plan, withdrawn) = prepared.output(self.job).await?;
+                    (plan, Some((prepared, withdrawn)))
+                }
+            };
+            let withdrawn = prepared
+                .as_ref()
+                .and_then(|(_, withdrawn)| withdrawn.as_ref());
+            guard.pending = Some(guard.sink.write(withdrawn, &plan).await?);
             failpoint::reach("written");
             let parent = last
                 .as_ref()
@@ -326,14 +377,28 @@ impl<'a> JobRunner<'a> {
                 .as_ref()
                 .map(Pending::files)
                 .unwrap_or_default();
-            version.dead_letters = plan
-                .take_bad_records()
-                .into_iter()
-                .map(dead_letter)
-                .collect();
+            let bad_records = match &prepared {
+                Some((prepared, _)) => prepared.front().take_bad_records(),
+                None => plan.take_bad_records(),
+            };
+            version.dead_letters = bad_records.into_iter().map(dead_letter).collect();
             version.started_at = started_at;
             version.took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let name = self.store.stage(self.job.id, &version).await?;
+            let mut applied = None;
+            if let (Some((windows, ..)), Some((prepared, _)), Some(query)) =
+                (&windows, prepared, self.job.query.stream())
+            {
+                let stage = windows.stage(
+                    self.store,
+                    self.job.id,
+                    query,
+                    prepared,
+                    &name,
+                    &mut version,
+                );
+                applied = Some(stage.await?);
+            }
+            self.store.stage(self.job.id, &name, &version).await?;
             failpoint::reach("staged");
             let offsets = group_offsets(&version, &self.sources, |source| {
                 match self.job.query.sink() {
@@ -348,11 +413,11 @@ impl<'a> JobRunner<'a> {
                     .await?;
             }
             failpoint::reach("committed");
-            Ok((name, version))
+            Ok((applied, version))
         }
         .await;
         guard.armed = false;
-        let (name, version) = match outcome {
+        let (applied, version) = match outcome {
             Ok(done) => done,
             Err(error) => {
                 let pending = guard.pending.take();
@@ -362,6 +427,9 @@ impl<'a> JobRunner<'a> {
         };
         self.append_committed(history, batch, &name).await?;
         failpoint::reach("logged");
+        if let (Some((windows, ..)), Some(applied)) = (&mut windows, applied) {
+            windows.apply(applied)?;
+        }
         self.report.batches += 1;
         self.report.rows_in += version.rows_in;
         self.report.rows_out += version.rows_out;
@@ -378,6 +446,8 @@ impl<'a> JobRunner<'a> {
             rows_in = version.rows_in,
             rows_out = version.rows_out,
             dead = version.dead_letters.len(),
+            late = version.late_rows,
+            state_rows = windows.as_ref().map_or(0, |(windows, ..)| windows.rows()),
             milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
             "batch committed"
         );

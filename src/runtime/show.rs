@@ -1,96 +1,14 @@
-//! SHOW JOBS, SHOW BATCHES and SHOW CREATE JOB as rows.
+//! SHOW CREATE JOB and EXPLAIN CREATE JOB as rows.
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{
-    ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
-};
-use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
 
-use crate::core::jobs::{BatchVersion, JobHistory, Phase};
+use crate::core::jobs::{JobHistory, WatermarkPolicy};
 use crate::error::{Error, Result};
 use crate::planner::ast::Emit;
 use crate::runtime::options::{JobOptions, Trigger};
-use crate::session::{JobQuery, JobSinkTable};
-use crate::state::JobId;
-
-/// `job`, `state`, `reason`, `batch`, `generation`, `committed_at`, `owner`: one row per job.
-pub(super) fn jobs(jobs: &[(JobId, JobHistory)]) -> Result<RecordBatch> {
-    let of = |value: fn(&JobHistory) -> Option<String>| -> ArrayRef {
-        let values: StringArray = jobs.iter().map(|(_, job)| value(job)).collect();
-        Arc::new(values)
-    };
-    let states = of(|job| {
-        let state = match &job.phase {
-            Phase::Active => "ACTIVE",
-            Phase::Paused(None) => "PAUSED",
-            Phase::Paused(Some(_)) => "FAILED",
-            Phase::Dropped => "DROPPED",
-        };
-        Some(state.to_owned())
-    });
-    let reasons = of(|job| match &job.phase {
-        Phase::Paused(reason) => reason.clone(),
-        _ => None,
-    });
-    let numbers = |value: fn(&JobHistory) -> u64| -> ArrayRef {
-        Arc::new(Int64Array::from_iter_values(
-            jobs.iter().map(|(_, job)| signed(value(job))),
-        ))
-    };
-    batch(vec![
-        ("job", of(|job| Some(job.name.clone()))),
-        ("state", states),
-        ("reason", reasons),
-        (
-            "batch",
-            numbers(|job| job.last().map_or(0, |last| last.batch)),
-        ),
-        ("generation", numbers(|job| job.generation)),
-        (
-            "committed_at",
-            times(jobs.iter().map(|(_, job)| job.last().map(|last| last.at)))?,
-        ),
-        ("owner", of(|job| job.owner.clone())),
-    ])
-}
-
-/// `batch`, `generation`, `rows_in`, `rows_out`, `dead_letters`, `offsets`, `committed_at`, `milliseconds`: one row per
-/// batch that counts.
-pub(super) fn batches(history: &JobHistory, versions: &[BatchVersion]) -> Result<RecordBatch> {
-    let numbers = |value: fn(&BatchVersion) -> u64| -> ArrayRef {
-        Arc::new(Int64Array::from_iter_values(
-            versions.iter().map(|version| signed(value(version))),
-        ))
-    };
-    let offsets = versions.iter().map(|version| {
-        let tables = version.sources.iter().map(|(table, partitions)| {
-            let partitions: serde_json::Map<_, _> = partitions
-                .iter()
-                .map(|(partition, progress)| (partition.to_string(), progress.end.into()))
-                .collect();
-            (table.clone(), partitions.into())
-        });
-        serde_json::Value::Object(tables.collect()).to_string()
-    });
-    batch(vec![
-        ("batch", numbers(|version| version.batch)),
-        ("generation", numbers(|version| version.generation)),
-        ("rows_in", numbers(|version| version.rows_in)),
-        ("rows_out", numbers(|version| version.rows_out)),
-        (
-            "dead_letters",
-            numbers(|version| version.dead_letters.len() as u64),
-        ),
-        ("offsets", Arc::new(StringArray::from_iter_values(offsets))),
-        (
-            "committed_at",
-            times(history.batches.iter().map(|committed| Some(committed.at)))?,
-        ),
-        ("milliseconds", numbers(|version| version.took)),
-    ])
-}
+use crate::session::{JobQuery, JobSinkTable, StreamQuery};
 
 /// `job`, `definition`: the tables it uses, then the job itself.
 pub(super) fn definition(history: &JobHistory) -> Result<RecordBatch> {
@@ -109,23 +27,50 @@ pub(super) fn definition(history: &JobHistory) -> Result<RecordBatch> {
 }
 
 /// `item`, `value`: what the job reads, does and writes, and what it guarantees.
-pub(super) fn explanation(
-    query: &JobQuery,
-    options: &JobOptions,
-    emit: Emit,
-) -> Result<RecordBatch> {
+pub(super) async fn explanation(query: &JobQuery, options: &JobOptions) -> Result<RecordBatch> {
     let mut rows: Vec<(&str, String)> = Vec::new();
     for (name, table) in query.sources() {
         rows.push(("source", format!("{name}: topic '{}'", table.topic())));
     }
-    rows.push((
-        "operator",
-        match emit {
-            Emit::PerBatch => "row by row, aggregates over each batch alone".to_owned(),
-            Emit::OnWindowClose | Emit::Changes => "row by row".to_owned(),
-        },
-    ));
-    rows.push(("state", "none: offsets only".to_owned()));
+    for (name, table) in query.sources() {
+        if let (Some(_), Some(time)) = (query.stream(), table.event_time()) {
+            let rule = match time.policy {
+                WatermarkPolicy::Lowest => "the lowest partition",
+                WatermarkPolicy::Highest => "the highest partition of the batches before",
+            };
+            let (column, expr) = (&time.column, &time.expr);
+            rows.push(("watermark", format!("{name}.{column} AS {expr}, of {rule}")));
+        }
+    }
+    match query.stream() {
+        None => {
+            let operator = match query.emit() {
+                Emit::PerBatch => "row by row, aggregates over each batch alone",
+                Emit::OnWindowClose | Emit::Changes => "row by row",
+            };
+            rows.push(("operator", operator.to_owned()));
+            rows.push(("state", "none: offsets only".to_owned()));
+        }
+        Some(stream) => {
+            rows.push(("operator", stream.window().to_owned()));
+            let aggregate = query.aggregate().await?;
+            let columns: Vec<String> = aggregate
+                .state_schema()
+                .fields()
+                .iter()
+                .map(|field| format!("{} {}", field.name(), field.data_type()))
+                .collect();
+            rows.push(("state", columns.join(", ")));
+            let emit = match query.emit() {
+                Emit::Changes if aggregate.uses_is_final() => {
+                    "CHANGES: a row per group that a batch touched, and one more when its window closes"
+                }
+                Emit::Changes => "CHANGES: a row per group that a batch touched",
+                _ => "ON WINDOW CLOSE: each group once",
+            };
+            rows.push(("emit", emit.to_owned()));
+        }
+    }
     let (sink, delivery) = match query.sink() {
         JobSinkTable::Kafka(table) => (
             format!("{}: topic '{}'", table.name(), table.topic()),
@@ -150,6 +95,15 @@ pub(super) fn explanation(
         "batch.max_rows",
         format!("{} records of each table", options.max_rows),
     ));
+    if query.stream().is_some() {
+        let limit = format!("{} MiB", options.state_max_memory >> 20);
+        rows.push(("state.max_memory", limit));
+    }
+    rows.extend(
+        warnings(query)
+            .into_iter()
+            .map(|warning| ("warning", warning)),
+    );
     let items = rows.iter().map(|(item, _)| *item);
     let values = rows.iter().map(|(_, value)| value.as_str());
     batch(vec![
@@ -158,15 +112,20 @@ pub(super) fn explanation(
     ])
 }
 
-/// SQL's BIGINT has a sign.
-fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-fn times(millis: impl Iterator<Item = Option<i64>>) -> Result<ArrayRef> {
-    let times: TimestampMillisecondArray = millis.collect();
-    let zoned = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
-    cast(&times, &zoned).map_err(|error| Error::internal(error.to_string()))
+/// What whoever makes this job should know.
+pub(super) fn warnings(query: &JobQuery) -> Vec<String> {
+    let has_key = match query.sink() {
+        JobSinkTable::Kafka(table) => !table.primary_key().is_empty(),
+        JobSinkTable::Delta(_) => false,
+    };
+    let withdraws = query.stream().is_some_and(StreamQuery::withdraws);
+    if query.emit() == Emit::Changes && withdraws && !has_key {
+        return vec![
+            "groups that were emitted can change their identity (a session that grows at its start or merges, a              row that no longer passes HAVING), and the sink has no PRIMARY KEY by which they could be withdrawn"
+                .to_owned(),
+        ];
+    }
+    Vec::new()
 }
 
 fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use datafusion::arrow::array::RecordBatch;
+
 use crate::core::jobs::recovery::BEGINNING;
 use crate::core::jobs::{JobHistory, Staged};
 use crate::error::{Error, Result};
@@ -142,17 +144,22 @@ impl JobSink {
         }
     }
 
-    /// Runs a batch into the sink; nobody sees its rows.
-    pub(super) async fn write(&self, batch: &BatchPlan) -> Result<Pending> {
+    /// Runs a batch into the sink; nobody sees its rows. Rows that are withdrawn become tombstones in a topic.
+    pub(super) async fn write(
+        &self,
+        withdrawn: Option<&RecordBatch>,
+        batch: &BatchPlan,
+    ) -> Result<Pending> {
         use datafusion::physical_plan::execute_stream;
         let (plan, context) = (
             std::sync::Arc::clone(&batch.plan),
             std::sync::Arc::clone(&batch.context),
         );
         Ok(match self {
-            JobSink::Kafka(sink) => {
-                Pending::Kafka(sink.write(execute_stream(plan, context)?).await?)
-            }
+            JobSink::Kafka(sink) => Pending::Kafka(
+                sink.write(withdrawn, execute_stream(plan, context)?)
+                    .await?,
+            ),
             JobSink::Delta { handle, .. } => Pending::Delta(handle.prepare(plan, context).await?),
         })
     }

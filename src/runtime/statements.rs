@@ -9,7 +9,10 @@ use crate::runtime::failpoint;
 use crate::runtime::options::JobOptions;
 use crate::runtime::runner::{JobRunner, Report, RunOptions, append, files_of, take_over};
 use crate::runtime::show;
-use crate::session::{JobQuery, JobSinkTable, Outcome, Session};
+use crate::runtime::windows::changed;
+use crate::session::{
+    JobQuery, JobSinkTable, Outcome, Session, StreamQuery, batch_rows, job_rows, versions,
+};
 use crate::state::{JobId, JobStore};
 
 /// How owners of a moment, statements, are called in the log.
@@ -71,7 +74,7 @@ impl Jobs {
                 let options = JobOptions::parse(&options)?;
                 let query = JobQuery::try_new(session, *insert, emit).await?;
                 if explain {
-                    return session.one_batch(show::explanation(&query, &options, emit)?);
+                    return session.one_batch(show::explanation(&query, &options).await?);
                 }
                 let name = normalize(&name);
                 self.create(name, or_replace, options, query, text).await
@@ -108,13 +111,14 @@ impl Jobs {
             JobStatement::Drop {
                 name,
                 if_exists,
-                cascade: _,
+                cascade,
             } => {
                 let name = normalize(&name);
                 match self.store.find(&name).await? {
                     None if if_exists => Ok(Outcome::Done(format!("no job {name}"))),
                     None => Err(self.no_such_job(&name).await),
-                    Some((id, _)) => {
+                    Some((id, history)) => {
+                        self.check_drop(id, &history, cascade).await?;
                         append(&self.store, id, &Entry::Dropped { at: now() }).await?;
                         self.store.forget(&name).await?;
                         self.ready.lock().await.remove(&name);
@@ -124,15 +128,15 @@ impl Jobs {
             }
             JobStatement::ShowJobs => {
                 let jobs = self.store.all().await?;
-                session.one_batch(show::jobs(&jobs)?)
+                session.one_batch(job_rows(&jobs)?)
             }
             JobStatement::ShowBatches(name) => {
                 let (id, history) = self.find(&normalize(&name)).await?;
-                let mut versions = Vec::with_capacity(history.batches.len());
-                for committed in &history.batches {
-                    versions.push(self.store.version(id, &committed.version).await?);
-                }
-                session.one_batch(show::batches(&history, &versions)?)
+                let versions = versions(&self.store, id, &history).await?;
+                let rows = batch_rows(&history.name, &versions)?;
+                let but_job: Vec<usize> = (1..rows.num_columns()).collect();
+                let rows = rows.project(&but_job);
+                session.one_batch(rows.map_err(|error| Error::internal(error.to_string()))?)
             }
             JobStatement::Describe(name) => {
                 let (_, history) = self.find(&normalize(&name)).await?;
@@ -195,7 +199,8 @@ impl Jobs {
                 (id, format!("job {name}"))
             }
             Some((id, history)) if or_replace => {
-                self.check_replacement(id, &history, &query).await?;
+                self.check_replacement(id, &history, &query, options)
+                    .await?;
                 let replaced = Entry::Replaced {
                     text: text.to_owned(),
                     tables,
@@ -219,6 +224,10 @@ impl Jobs {
                 ));
             }
         };
+        let mut done = done;
+        for warning in show::warnings(&query) {
+            done += &format!("\nwarning: {warning}");
+        }
         let ready = ReadyJob {
             id,
             name: name.clone(),
@@ -232,18 +241,40 @@ impl Jobs {
         Ok(Outcome::Done(done))
     }
 
-    /// A job that stands somewhere can only be replaced by one that reads the same tables.
+    /// State is not lost by a slip.
+    async fn check_drop(&self, id: JobId, history: &JobHistory, cascade: bool) -> Result<()> {
+        let Some(last) = history.last().filter(|_| !cascade) else {
+            return Ok(());
+        };
+        let version = self.store.version(id, &last.version).await?;
+        if version.state.is_empty() {
+            return Ok(());
+        }
+        Err(
+            Error::invalid(format!("job {} keeps state", history.name)).with_help(format!(
+                "DROP JOB {} CASCADE drops it with its state; PAUSE JOB only stops it",
+                history.name
+            )),
+        )
+    }
+
+    /// A job that stands somewhere can only be replaced by one that reads the same tables and goes on from the same state.
     async fn check_replacement(
         &self,
         id: JobId,
         history: &JobHistory,
         query: &JobQuery,
+        options: JobOptions,
     ) -> Result<()> {
         let Some(last) = history.last() else {
             return Ok(());
         };
         let version = self.store.version(id, &last.version).await?;
         if version.sources.keys().eq(query.sources().keys()) {
+            let fingerprint = query.stream().map(StreamQuery::fingerprint);
+            if version.fingerprint.as_deref() != fingerprint && !options.resets_on_change {
+                return Err(changed(&history.name));
+            }
             return Ok(());
         }
         let names = |keys: Vec<&String>| {

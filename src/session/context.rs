@@ -14,6 +14,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use crate::error::{Error, Result};
 use crate::planner::types::SqlTypes;
 use crate::session::catalog::{Catalog, weak_state};
+use crate::session::system::{SYSTEM, SystemSchema};
 
 const CATALOG: &str = "anabranch";
 const SCHEMA: &str = "public";
@@ -26,6 +27,8 @@ pub struct SessionOptions {
     pub memory_limit: Option<usize>,
     /// Parallel streams; `None`: one per processor.
     pub target_partitions: Option<usize>,
+    /// What the tables of the schema `system` tell of; `None`: there is no such schema.
+    pub data_dir: Option<String>,
     /// Where spilled data goes; `None`: the system's temporary folder.
     pub spill_dir: Option<PathBuf>,
 }
@@ -63,6 +66,11 @@ pub(super) fn build(
     let root = MemoryCatalogProvider::new();
     root.register_schema(SCHEMA, Arc::clone(&catalog) as _)
         .map_err(|error| Error::internal(error.to_string()))?;
+    if let Some(data_dir) = &options.data_dir {
+        let system = Arc::new(SystemSchema::new(data_dir.clone()));
+        root.register_schema(SYSTEM, system)
+            .map_err(|error| Error::internal(error.to_string()))?;
+    }
     context.register_catalog(CATALOG, Arc::new(root));
     catalog.attach(weak_state(&context));
     Ok((context, catalog))

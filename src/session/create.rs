@@ -1,9 +1,12 @@
 //! CREATE EXTERNAL TABLE and CREATE VIEW: what was typed becomes a checked table.
 
+use datafusion::arrow::compute::kernels::cast_utils::parse_interval_month_day_nano;
 use datafusion::arrow::datatypes::Field;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as SqlStatement;
-use datafusion::sql::sqlparser::ast::Statement as AnsiStatement;
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, Expr, Ident, Interval, Statement as AnsiStatement,
+};
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -202,12 +205,56 @@ fn kafka_spec(
         topic,
         columns,
         primary_key: table.primary_key.iter().map(normalize).collect(),
-        watermark: table
-            .watermark
-            .as_ref()
-            .map(|(column, expr)| (normalize(column), expr.to_string())),
+        watermark: match &table.watermark {
+            Some((column, expr)) => Some((
+                normalize(column),
+                expr.to_string(),
+                watermark_delay(column, expr)?,
+            )),
+            None => None,
+        },
         options,
     })
+}
+
+/// How far `expr` is behind the event time `column`, in microseconds.
+fn watermark_delay(column: &Ident, expr: &Expr) -> Result<i64> {
+    let is_column = |expr: &Expr| matches!(expr, Expr::Identifier(name) if normalize(name) == normalize(column));
+    let delay = match expr {
+        expr if is_column(expr) => Some(0),
+        Expr::BinaryOp {
+            left,
+            op: BinaryOperator::Minus,
+            right,
+        } if is_column(left) => match right.as_ref() {
+            Expr::Interval(interval) => microseconds(interval),
+            _ => None,
+        },
+        _ => None,
+    };
+    delay.filter(|delay| *delay >= 0).ok_or_else(|| {
+        Error::invalid(format!("'{expr}' is no watermark of {column}"))
+            .with_help(format!(
+                "a watermark is the event time less a fixed time: WATERMARK FOR {column} AS {column} - INTERVAL '15 minutes'"
+            ))
+            .at(column.span)
+    })
+}
+
+/// None if it is not a fixed time.
+fn microseconds(interval: &Interval) -> Option<i64> {
+    let Expr::Value(value) = interval.value.as_ref() else {
+        return None;
+    };
+    let mut text = value.value.clone().into_string()?;
+    if let Some(unit) = &interval.leading_field {
+        text = format!("{text} {unit}");
+    }
+    let parsed = parse_interval_month_day_nano(&text).ok()?;
+    (parsed.months == 0).then_some(())?;
+    i64::from(parsed.days)
+        .checked_mul(86_400_000_000)?
+        .checked_add(parsed.nanoseconds / 1_000)
 }
 
 fn delta_spec(table: &CreateTable, location: String, options: Options) -> Result<DeltaSpec> {

@@ -92,12 +92,9 @@ async fn write(
     Ok(())
 }
 
-/// The columns a dead letter table may have; it needs at least `reason` and the coordinates.
-fn to_batch(
-    records: &[BadRecord],
-    schema: &datafusion::arrow::datatypes::SchemaRef,
-) -> Result<RecordBatch> {
-    let known: [(&str, ArrayRef); 7] = [
+/// What is known of records that could not be decoded, by column.
+pub(super) fn columns(records: &[BadRecord]) -> [(&'static str, ArrayRef); 7] {
+    [
         (
             "topic",
             Arc::new(StringArray::from_iter_values(
@@ -150,7 +147,15 @@ fn to_batch(
                 records.iter().map(|r| &r.reason),
             )),
         ),
-    ];
+    ]
+}
+
+/// The columns a dead letter table may have; it needs at least `reason` and the coordinates.
+fn to_batch(
+    records: &[BadRecord],
+    schema: &datafusion::arrow::datatypes::SchemaRef,
+) -> Result<RecordBatch> {
+    let known = columns(records);
     for needed in ["topic", "partition", "offset", "reason"] {
         if schema.field_with_name(needed).is_err() {
             return Err(Error::invalid(format!("a dead letter table needs a column {needed}")).with_help(

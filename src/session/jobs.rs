@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use anabranch_udfs::IncrementalAggregate;
+use datafusion::arrow::array::RecordBatch;
+use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
@@ -13,10 +16,12 @@ use datafusion::sql::sqlparser::ast::{Statement as AnsiStatement, TableObject};
 use crate::error::{Error, Result};
 use crate::planner::ast::Emit;
 use crate::session::catalog::TableEntry;
+use crate::session::streaming::{self, FrontPlan, StreamQuery};
 use crate::session::{Session, rewrite};
 use crate::tables::delta::DeltaTableHandle;
 use crate::tables::kafka::{
-    BadRecord, BadRecords, KafkaScanExec, KafkaTable, KafkaTableProvider, OffsetRange,
+    BadRecord, BadRecords, BatchTime, ConsumerPool, KafkaScanExec, KafkaTable, KafkaTableProvider,
+    OffsetRange,
 };
 
 /// Where a job's rows go.
@@ -35,9 +40,54 @@ pub struct JobQuery {
     insert: SqlStatement,
     /// The topics it reads, by table name.
     sources: BTreeMap<String, Arc<KafkaTable>>,
+    /// Consumers that go on from batch to batch, by table name.
+    pools: BTreeMap<String, Arc<ConsumerPool>>,
     sink: JobSinkTable,
     /// Names of all tables and views that it uses.
     tables: Vec<String>,
+    emit: Emit,
+    /// Its windows, if it has any over more than a batch.
+    stream: Option<StreamQuery>,
+}
+
+/// The lower half of a batch with windows, ready to run.
+#[derive(Debug)]
+pub struct FrontBatch {
+    /// From records to partial states.
+    pub front: FrontPlan,
+    /// What it runs in.
+    pub context: Arc<TaskContext>,
+    bad_records: Vec<(String, Arc<BadRecords>)>,
+}
+
+impl FrontBatch {
+    /// Records read so far.
+    pub fn records_read(&self) -> u64 {
+        records_read(&self.front.plan)
+    }
+
+    /// Takes the records that could not be decoded, with the table of each.
+    pub fn take_bad_records(&self) -> Vec<(String, BadRecord)> {
+        take_bad_records(&self.bad_records)
+    }
+}
+
+fn records_read(plan: &Arc<dyn ExecutionPlan>) -> u64 {
+    let own = plan
+        .downcast_ref::<KafkaScanExec>()
+        .map_or(0, KafkaScanExec::records_read);
+    own + plan.children().into_iter().map(records_read).sum::<u64>()
+}
+
+fn take_bad_records(bad_records: &[(String, Arc<BadRecords>)]) -> Vec<(String, BadRecord)> {
+    let of_table = |(table, records): &(String, Arc<BadRecords>)| {
+        let table = table.clone();
+        records
+            .take()
+            .into_iter()
+            .map(move |record| (table.clone(), record))
+    };
+    bad_records.iter().flat_map(of_table).collect()
 }
 
 /// One batch, ready to run.
@@ -53,25 +103,12 @@ pub struct BatchPlan {
 impl BatchPlan {
     /// Records read so far.
     pub fn records_read(&self) -> u64 {
-        fn of(plan: &Arc<dyn ExecutionPlan>) -> u64 {
-            let own = plan
-                .downcast_ref::<KafkaScanExec>()
-                .map_or(0, KafkaScanExec::records_read);
-            own + plan.children().into_iter().map(of).sum::<u64>()
-        }
-        of(&self.plan)
+        records_read(&self.plan)
     }
 
     /// Takes the records that could not be decoded, with the table of each.
     pub fn take_bad_records(&self) -> Vec<(String, BadRecord)> {
-        let of_table = |(table, records): &(String, Arc<BadRecords>)| {
-            let table = table.clone();
-            records
-                .take()
-                .into_iter()
-                .map(move |record| (table.clone(), record))
-        };
-        self.bad_records.iter().flat_map(of_table).collect()
+        take_bad_records(&self.bad_records)
     }
 }
 
@@ -99,12 +136,17 @@ impl JobQuery {
             session,
             insert,
             sources: BTreeMap::new(),
+            pools: BTreeMap::new(),
             sink,
             tables: Vec::new(),
+            emit,
+            stream: None,
         };
         let input = query.plan_input().await?;
-        check_scope(&input, emit)?;
+        let is_stateful = check_scope(&input, emit)?;
         query.sources = query.sources_of(&input)?;
+        let pools = query.sources.keys();
+        query.pools = pools.map(|name| (name.clone(), Arc::default())).collect();
         query.tables = query.session.catalog.names_in_use();
         if !query.tables.contains(&sink_name) {
             query.tables.push(sink_name.clone());
@@ -113,6 +155,12 @@ impl JobQuery {
             return Err(Error::invalid("the job reads no Kafka table").with_help(
                 "a job goes on for ever: what ends is an INSERT INTO without CREATE JOB",
             ));
+        }
+        if is_stateful {
+            let state = query.session.context.state();
+            let analyzer = state.analyzer();
+            let analyzed = analyzer.execute_and_check(input, state.config_options(), |_, _| {})?;
+            query.stream = Some(StreamQuery::try_new(analyzed, &query.sources)?);
         }
         if let JobSinkTable::Kafka(sink) = &query.sink
             && let Some((name, _)) = query
@@ -157,7 +205,8 @@ impl JobQuery {
         let mut bad_records = Vec::new();
         for (name, table) in &self.sources {
             let ranges = ranges.get(name).cloned().unwrap_or_default();
-            let provider = KafkaTableProvider::for_batch(Arc::clone(table), ranges);
+            let pool = self.pools.get(name).cloned();
+            let provider = KafkaTableProvider::for_batch(Arc::clone(table), ranges, pool);
             bad_records.push((name.clone(), Arc::clone(provider.bad_records())));
             catalog.pin(name, Arc::new(provider));
         }
@@ -169,6 +218,84 @@ impl JobQuery {
             context: self.session.context.task_ctx(),
             bad_records,
         })
+    }
+
+    /// When it emits.
+    pub fn emit(&self) -> Emit {
+        self.emit
+    }
+
+    /// Its windows, if it has any over more than a batch.
+    pub fn stream(&self) -> Option<&StreamQuery> {
+        self.stream.as_ref()
+    }
+
+    /// What a job with windows aggregates.
+    ///
+    /// # Errors
+    ///
+    /// What the engine says; the job has no windows.
+    pub async fn aggregate(&self) -> Result<IncrementalAggregate> {
+        let state = self.session.context.state();
+        self.windowed()?.aggregate(&state).await
+    }
+
+    /// Plans the lower half of a batch with windows that reads `ranges` and keeps `times`, both by table name.
+    ///
+    /// # Errors
+    ///
+    /// What the engine says; the job has no windows.
+    pub async fn front(
+        &self,
+        ranges: &BTreeMap<String, Vec<OffsetRange>>,
+        times: &BTreeMap<String, Arc<BatchTime>>,
+    ) -> Result<FrontBatch> {
+        let mut bad_records = Vec::new();
+        let mut providers: BTreeMap<String, Arc<dyn TableProvider>> = BTreeMap::new();
+        for (name, table) in &self.sources {
+            let ranges = ranges.get(name).cloned().unwrap_or_default();
+            let time = times.get(name).cloned().unwrap_or_default();
+            let pool = self.pools.get(name).cloned();
+            let provider = KafkaTableProvider::for_batch(Arc::clone(table), ranges, pool);
+            let provider = provider.with_time(time);
+            bad_records.push((name.clone(), Arc::clone(provider.bad_records())));
+            providers.insert(name.clone(), Arc::new(provider));
+        }
+        self.front_over(&providers, bad_records).await
+    }
+
+    /// The same over any tables that have the hidden column.
+    pub(super) async fn front_over(
+        &self,
+        sources: &BTreeMap<String, Arc<dyn TableProvider>>,
+        bad_records: Vec<(String, Arc<BadRecords>)>,
+    ) -> Result<FrontBatch> {
+        let state = self.session.context.state();
+        Ok(FrontBatch {
+            front: self.windowed()?.front(&state, sources).await?,
+            context: self.session.context.task_ctx(),
+            bad_records,
+        })
+    }
+
+    /// Plans the upper half of a batch with windows over the rows it emits.
+    ///
+    /// # Errors
+    ///
+    /// What the engine says; the job has no windows.
+    pub async fn back(&self, emitted: &RecordBatch) -> Result<BatchPlan> {
+        let state = self.session.context.state();
+        Ok(BatchPlan {
+            plan: self.windowed()?.back(&state, emitted).await?,
+            context: self.session.context.task_ctx(),
+            bad_records: Vec::new(),
+        })
+    }
+
+    fn windowed(&self) -> Result<&StreamQuery> {
+        self.stream
+            .as_ref()
+            .ok_or_else(|| Error::internal("the job has no windows"))
     }
 
     /// The rows of the INSERT, cast to the sink's columns.
@@ -213,19 +340,17 @@ fn sink_name(insert: &SqlStatement) -> Result<String> {
     Err(Error::invalid("a job is an INSERT INTO … SELECT …"))
 }
 
-/// SCOPE-1: a job is row-wise operators; with EMIT PER BATCH also one aggregate, over each batch alone.
-fn check_scope(input: &LogicalPlan, emit: Emit) -> Result<()> {
+/// SCOPE-1: a job is row-wise operators and at most one aggregate: by window, or with EMIT PER BATCH over each batch alone.
+/// True if it keeps state.
+fn check_scope(input: &LogicalPlan, emit: Emit) -> Result<bool> {
+    let is_stateful = emit != Emit::PerBatch && streaming::has_aggregate(input);
     let mut aggregates = 0;
     let mut refused: Option<Error> = None;
     input.apply_with_subqueries(|plan| {
         let operator = match plan {
             LogicalPlan::Aggregate(_) => {
                 aggregates += 1;
-                match (emit, aggregates) {
-                    (Emit::PerBatch, 1) => None,
-                    (Emit::PerBatch, _) => Some("a second aggregate"),
-                    _ => Some("an aggregate with state"),
-                }
+                (aggregates > 1).then_some("a second aggregate")
             }
             LogicalPlan::Distinct(_) => Some("DISTINCT"),
             LogicalPlan::Limit(_) => Some("LIMIT"),
@@ -233,10 +358,11 @@ fn check_scope(input: &LogicalPlan, emit: Emit) -> Result<()> {
             LogicalPlan::Window(_) => Some("OVER"),
             LogicalPlan::RecursiveQuery(_) => Some("WITH RECURSIVE"),
             LogicalPlan::Join(_) => Some("a join"),
-            LogicalPlan::Extension(node)
-                if matches!(node.node.name(), "CompleteSessions" | "SessionWindow") =>
-            {
-                Some("SESSION")
+            LogicalPlan::Extension(node) if node.node.name() == "CompleteSessions" => {
+                Some("COMPLETE_SESSIONS")
+            }
+            LogicalPlan::Extension(node) if node.node.name() == "SessionWindow" && !is_stateful => {
+                Some("SESSION without an aggregate over it")
             }
             _ => None,
         };
@@ -256,17 +382,12 @@ fn check_scope(input: &LogicalPlan, emit: Emit) -> Result<()> {
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
-    refused.map_or(Ok(()), Err)
+    refused.map_or(Ok(is_stateful), Err)
 }
 
 fn outside(operator: &str) -> Error {
-    let error = Error::unsupported(format!("{operator} does not run in a job yet"));
-    match operator {
-        "an aggregate with state" => error.with_help(
-            "EMIT PER BATCH aggregates each batch alone; a query with an INSERT aggregates all rows there are",
-        ),
-        _ => error.with_help("a job runs row by row: projections, filters, windows of rows, UNION ALL"),
-    }
+    Error::unsupported(format!("{operator} does not run in a job yet"))
+        .with_help("a job is projections, filters, UNION ALL, and at most one aggregate by window")
 }
 
 /// The name of a function in the expression that gives another value each time.

@@ -7,6 +7,8 @@ mod dead_letters;
 mod describe;
 mod jobs;
 mod rewrite;
+mod streaming;
+mod system;
 
 use std::sync::Arc;
 
@@ -27,7 +29,9 @@ use crate::session::catalog::Catalog;
 use crate::tables::delta::{OptimizeSpec, VacuumSpec};
 
 pub use context::SessionOptions;
-pub use jobs::{BatchPlan, JobQuery, JobSinkTable};
+pub use jobs::{BatchPlan, FrontBatch, JobQuery, JobSinkTable};
+pub use streaming::{FrontPlan, StreamQuery, late_rows};
+pub use system::{batch_rows, job_rows, versions};
 
 /// What a statement gives.
 pub enum Outcome {

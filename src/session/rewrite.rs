@@ -21,6 +21,7 @@ use crate::core::suggest::closest;
 use crate::error::{Error, Result};
 use crate::planner::normalize;
 use crate::session::catalog::{Catalog, TableEntry, time_travel_name};
+use crate::session::system::{SYSTEM, state_table};
 use crate::tables::delta::TimeTravel;
 
 /// Makes a statement ready for DataFusion's planner.
@@ -35,6 +36,7 @@ pub(super) async fn prepare(
                 fill_insert(catalog, insert).await?;
                 name_literals(insert);
             }
+            states(ansi.as_mut())?;
             travel(context, catalog, ansi.as_mut()).await?;
             offsets(context, ansi.as_mut()).await?;
             windows(ansi.as_mut())?;
@@ -45,6 +47,7 @@ pub(super) async fn prepare(
         }
         SqlStatement::CopyTo(copy) => match &mut copy.source {
             CopyToSource::Query(query) => {
+                states(query.as_mut())?;
                 travel(context, catalog, query.as_mut()).await?;
                 offsets(context, query.as_mut()).await?;
                 windows(query.as_mut())?;
@@ -59,6 +62,67 @@ pub(super) async fn prepare(
 fn windows(node: &mut impl VisitMut) -> Result<()> {
     rewrite_window_calls(node)
         .map_err(|error| Error::from(DataFusionError::SQL(Box::new(error), None)))
+}
+
+/// Makes `job_state('job' [, batch])` in FROM a table of the schema `system`.
+fn states(node: &mut impl VisitMut) -> Result<()> {
+    struct States;
+
+    impl VisitorMut for States {
+        type Break = Error;
+
+        fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
+            let TableFactor::Table { name, args, .. } = factor else {
+                return ControlFlow::Continue(());
+            };
+            let ident = match name.0.as_slice() {
+                [part] => part.as_ident().cloned(),
+                _ => None,
+            };
+            let Some(ident) = ident.filter(|ident| normalize(ident) == "job_state") else {
+                return ControlFlow::Continue(());
+            };
+            let Some(given) = args.take() else {
+                return ControlFlow::Continue(());
+            };
+            let values: Vec<Option<String>> = given.args.iter().map(literal).collect();
+            let table = match values.as_slice() {
+                [Some(job)] => Some(state_table(job, None)),
+                [Some(job), Some(batch)] => {
+                    let batch = batch.parse().ok();
+                    batch.map(|batch| state_table(job, Some(batch)))
+                }
+                _ => None,
+            };
+            let Some(table) = table else {
+                return ControlFlow::Break(
+                    Error::invalid("job_state takes the name of a job and perhaps a batch")
+                        .with_help("SELECT * FROM job_state('visits_counter', 4)")
+                        .at(ident.span),
+                );
+            };
+            let mut table = Ident::with_quote('"', table);
+            table.span = ident.span;
+            *name = ObjectName::from(vec![Ident::new(SYSTEM), table]);
+            ControlFlow::Continue(())
+        }
+    }
+
+    match node.visit(&mut States) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(error),
+    }
+}
+
+/// The text of a literal argument.
+fn literal(argument: &FunctionArg) -> Option<String> {
+    let FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(value))) = argument else {
+        return None;
+    };
+    match &value.value {
+        Value::Number(number, _) => Some(number.clone()),
+        other => other.clone().into_string(),
+    }
 }
 
 /// The place of the first relation of this name.

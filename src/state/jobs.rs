@@ -1,4 +1,8 @@
-//! Jobs in a data directory: `jobs/names/<name>`, `jobs/<id>/log/<n>.json`, `jobs/<id>/versions/<name>.json`.
+//! Jobs in a data directory: `jobs/names/<name>`, and of each job the log (`jobs/<id>/log/<n>.json`), its versions
+//! (`versions/<name>.json`), and what belongs to a version under the same name: keyed state (`state/<name>.arrow`) and late
+//! rows (`late/<name>.arrow`).
+
+use bytes::Bytes;
 
 use crate::core::jobs::{BatchVersion, Entry, JobHistory, Staged};
 use crate::error::{Error, Result};
@@ -101,6 +105,15 @@ impl JobStore {
         self.dir.create(&entry_path(id, number), bytes).await
     }
 
+    /// Whether nobody has written entry `number` of a log yet.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn is_free(&self, id: JobId, number: u64) -> Result<bool> {
+        Ok(self.dir.read(&entry_path(id, number)).await?.is_none())
+    }
+
     /// What follows from a job's log.
     ///
     /// # Errors
@@ -127,19 +140,67 @@ impl JobStore {
             .ok_or_else(|| self.corrupt(&entry_path(id, 0), "the log does not begin with it"))
     }
 
-    /// Writes a version under a name of its own; gives the name, which sorts by number.
+    /// A name for the version of log entry `sequence` that nobody else has; names sort by number.
+    pub fn version_name(sequence: u64) -> String {
+        format!("{sequence:010}-{}", short_random())
+    }
+
+    /// Writes a version.
     ///
     /// # Errors
     ///
     /// The store does not answer.
-    pub async fn stage(&self, id: JobId, version: &BatchVersion) -> Result<String> {
-        let name = format!("{:010}-{}", version.sequence, short_random());
+    pub async fn stage(&self, id: JobId, name: &str, version: &BatchVersion) -> Result<()> {
         let bytes =
             serde_json::to_vec(version).map_err(|error| Error::internal(error.to_string()))?;
-        if !self.dir.create(&version_path(id, &name), bytes).await? {
-            return Err(Error::internal(format!("version {name} exists already")));
+        self.put(&version_path(id, name), bytes).await
+    }
+
+    /// Writes a file of keyed state.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn put_state(&self, id: JobId, name: &str, bytes: Vec<u8>) -> Result<()> {
+        self.put(&state_path(id, name), bytes).await
+    }
+
+    /// Reads a file of keyed state.
+    ///
+    /// # Errors
+    ///
+    /// It is missing, or the store does not answer.
+    pub async fn state(&self, id: JobId, name: &str) -> Result<Bytes> {
+        let path = state_path(id, name);
+        let found = self.dir.read(&path).await?;
+        found.ok_or_else(|| self.corrupt(&path, "it is missing"))
+    }
+
+    /// Writes the late rows of a version.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn put_late(&self, id: JobId, name: &str, bytes: Vec<u8>) -> Result<()> {
+        self.put(&late_path(id, name), bytes).await
+    }
+
+    /// Reads the late rows of a version.
+    ///
+    /// # Errors
+    ///
+    /// They are missing, or the store does not answer.
+    pub async fn late(&self, id: JobId, name: &str) -> Result<Bytes> {
+        let path = late_path(id, name);
+        let found = self.dir.read(&path).await?;
+        found.ok_or_else(|| self.corrupt(&path, "it is missing"))
+    }
+
+    async fn put(&self, path: &str, bytes: Vec<u8>) -> Result<()> {
+        if self.dir.create(path, bytes).await? {
+            return Ok(());
         }
-        Ok(name)
+        Err(Error::internal(format!("{path} exists already")))
     }
 
     /// Reads a version.
@@ -192,12 +253,14 @@ impl JobStore {
         Ok(staged)
     }
 
-    /// Deletes a version that was not committed.
+    /// Deletes a version that was not committed, and what belongs to it.
     ///
     /// # Errors
     ///
     /// The store does not answer.
     pub async fn discard(&self, id: JobId, name: &str) -> Result<()> {
+        self.dir.delete(&state_path(id, name)).await?;
+        self.dir.delete(&late_path(id, name)).await?;
         self.dir.delete(&version_path(id, name)).await
     }
 
@@ -227,6 +290,14 @@ fn entry_path(id: JobId, number: u64) -> String {
 
 fn version_path(id: JobId, name: &str) -> String {
     format!("jobs/{id}/versions/{name}.json")
+}
+
+fn state_path(id: JobId, name: &str) -> String {
+    format!("jobs/{id}/state/{name}.arrow")
+}
+
+fn late_path(id: JobId, name: &str) -> String {
+    format!("jobs/{id}/late/{name}.arrow")
 }
 
 fn short_random() -> String {
@@ -317,10 +388,15 @@ mod tests {
             rows_out: 3,
             files: vec![],
             dead_letters: vec![],
+            time: None,
+            state: vec![],
+            fingerprint: None,
+            late_rows: 0,
             started_at: 0,
             took: 0,
         };
-        let name = store.stage(id, &version).await.unwrap();
+        let name = JobStore::version_name(1);
+        store.stage(id, &name, &version).await.unwrap();
         assert_eq!(store.version(id, &name).await.unwrap(), version);
         std::fs::write(
             dir.path().join(format!("jobs/{id}/versions/torn.json")),

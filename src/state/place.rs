@@ -1,7 +1,8 @@
 //! A folder or object store as the place where things last.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
@@ -18,6 +19,8 @@ pub struct DataDir {
     root: Path,
     /// The folder, if it is one: what is written there is synced to disk.
     folder: Option<PathBuf>,
+    /// Folders that are known to be on disk themselves.
+    synced: Arc<Mutex<HashSet<PathBuf>>>,
     shown: String,
 }
 
@@ -39,6 +42,7 @@ impl DataDir {
                 store: Arc::from(store),
                 root,
                 folder: None,
+                synced: Arc::default(),
                 shown: place.to_owned(),
             });
         }
@@ -53,8 +57,15 @@ impl DataDir {
             store: Arc::new(store),
             root: Path::default(),
             folder: Some(folder),
+            synced: Arc::default(),
             shown: place.to_owned(),
         })
+    }
+
+    /// Whether there may be something at a place: a folder that does not exist has nothing, and looking does not make it.
+    pub fn exists(place: &str) -> bool {
+        let path = place.strip_prefix("file://").unwrap_or(place);
+        path.contains("://") || std::path::Path::new(path).is_dir()
     }
 
     /// The place as it was given.
@@ -122,6 +133,10 @@ impl DataDir {
         }
     }
 
+    fn lock_synced(&self) -> std::sync::MutexGuard<'_, HashSet<PathBuf>> {
+        self.synced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn path(&self, name: &str) -> Path {
         name.split('/')
             .fold(self.root.clone(), |path, part| path.join(part))
@@ -134,10 +149,14 @@ impl DataDir {
         };
         let file = folder.join(name);
         std::fs::File::open(&file)?.sync_all()?;
-        let mut parent = file.parent();
-        while let Some(dir) = parent.filter(|dir| dir.starts_with(folder)) {
+        // The folder has a new name in it; those above only the first time.
+        let mut is_new = true;
+        for dir in file.ancestors().skip(1) {
+            if !is_new || !dir.starts_with(folder) {
+                break;
+            }
             std::fs::File::open(dir)?.sync_all()?;
-            parent = dir.parent();
+            is_new = self.lock_synced().insert(dir.to_owned());
         }
         Ok(())
     }

@@ -103,6 +103,48 @@ fn parse_duration(text: &str) -> Option<Duration> {
     Some(Duration::from_millis(number.checked_mul(millis)?))
 }
 
+/// A size such as `'256 MiB'`.
+///
+/// # Errors
+/// Text that is not a number and a unit.
+pub fn bytes(options: &Options, key: &str) -> Result<Option<u64>> {
+    let Some(value) = options.get(key) else {
+        return Ok(None);
+    };
+    parse_size(value).map(Some).ok_or_else(|| {
+        Error::invalid(format!("option '{key}' does not take '{value}'"))
+            .with_help("give a number and a unit, such as '256 MiB'")
+    })
+}
+
+/// Bytes from text such as `512MiB`, `1.5 GiB` or `1000000`; none if it is no size above zero.
+pub fn parse_size(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let split = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor: u64 = match unit.trim().to_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        _ => return None,
+    };
+    let bytes = match number.parse::<u64>() {
+        Ok(whole) => whole.checked_mul(factor)?,
+        Err(_) => {
+            let number: f64 = number.parse().ok().filter(|number| *number < 1e6)?;
+            (number * factor as f64) as u64
+        }
+    };
+    (bytes > 0).then_some(bytes)
+}
+
 /// Replaces `${NAME}` by the environment's value.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! `docker/with-kafka cargo bench` prints a Markdown table. `BENCH_RECORDS` (default 5 million)
 //! says how many records. `BENCH_ONLY=sessions cargo bench` measures sessions alone, over an archive that is made without
-//! Kafka.
+//! Kafka; `BENCH_ONLY=jobs` jobs alone.
 
 #![expect(
     clippy::unwrap_used,
@@ -12,6 +12,7 @@
     reason = "a benchmark stops at the first fault and prints its figures"
 )]
 
+mod jobs;
 mod measure;
 mod peers;
 
@@ -104,7 +105,8 @@ fn main() {
     if std::env::args().any(|argument| argument == "--list" || argument == "--test") {
         return;
     }
-    let only_sessions = std::env::var("BENCH_ONLY").is_ok_and(|only| only == "sessions");
+    let only = |part: &str| std::env::var("BENCH_ONLY").is_ok_and(|only| only == part);
+    let only_sessions = only("sessions");
     let bootstrap = match std::env::var("KAFKA_BOOTSTRAP") {
         Ok(bootstrap) => bootstrap,
         Err(_) if only_sessions => "127.0.0.1:1".to_owned(),
@@ -146,9 +148,18 @@ fn main() {
         Visits::new(plan).map(|visit| record(&visit)),
     );
 
+    let place = folder.path().display().to_string();
+    if only("jobs") {
+        jobs::latency(&bench, &bootstrap, &mut report);
+        jobs::backlog(&bench, &bootstrap, &place, &mut report);
+        print!("{report}");
+        return;
+    }
     kafka_to_delta(&bench, &bootstrap, &mut report);
     delta_to_kafka(&bench, &bootstrap, &mut report);
     sessions(&bench, &mut report);
+    jobs::latency(&bench, &bootstrap, &mut report);
+    jobs::backlog(&bench, &bootstrap, &place, &mut report);
     print!("{report}");
 }
 

@@ -91,6 +91,24 @@ impl Report {
     }
 }
 
+impl Report {
+    /// Adds median and 99th percentile in milliseconds, with those of a peer.
+    pub(crate) fn latency(&mut self, name: &str, took: (f64, f64), peer: Option<(f64, f64)>) {
+        let (median, high) = took;
+        let compared = match peer {
+            None => String::from("|  |"),
+            Some(peer) => format!(
+                "{:.1} × and {:+.0} ms | ≤ 3 × and ≤ +30 ms |",
+                median / peer.0,
+                high - peer.1
+            ),
+        };
+        let line = format!("| {name} | p50 {median:.1} ms, p99 {high:.1} ms | | | | {compared}");
+        eprintln!("{line}");
+        self.lines.push(line);
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(

@@ -1,6 +1,7 @@
 //! The peers: bare loops over rdkafka.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -149,4 +150,102 @@ pub(crate) fn copy(bootstrap: &str, from: &str, to: &str, partitions: i32, recor
     }
     producer.flush(Duration::from_secs(120)).unwrap();
     records
+}
+
+/// Sends a thousand records a second, each with the microseconds since `epoch` at which it was sent.
+pub(crate) fn send_steadily(bootstrap: &str, topic: &str, epoch: Instant, seconds: u64) {
+    let producer: BaseProducer = config(bootstrap).set("linger.ms", "0").create().unwrap();
+    let start = Instant::now();
+    for number in 0..seconds * 1_000 {
+        let due = start + Duration::from_millis(number);
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        let at = epoch.elapsed().as_micros();
+        let time = chrono::Utc::now().format("%Y-%m-%dT%H:%M:%S%.6fZ");
+        let value = format!(
+            "{{\"at\":{at},\"event_time\":\"{time}\",\"page\":{}}}",
+            number % 20
+        );
+        send(&producer, BaseRecord::to(topic).payload(value.as_bytes()));
+        producer.poll(Duration::ZERO);
+    }
+    producer.flush(Duration::from_secs(10)).unwrap();
+}
+
+/// Reads what is committed; gives the milliseconds from the `at` of each record.
+pub(crate) fn watch(bootstrap: &str, topic: &str, epoch: Instant, stop: &AtomicBool) -> Vec<f64> {
+    let consumer: BaseConsumer = config(bootstrap)
+        .set("group.id", "bench_watch")
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_committed")
+        .set("fetch.wait.max.ms", "50")
+        .create()
+        .unwrap();
+    let mut assignment = TopicPartitionList::new();
+    assignment
+        .add_partition_offset(topic, 0, Offset::End)
+        .unwrap();
+    consumer.assign(&assignment).unwrap();
+    let mut took = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let Some(message) = consumer.poll(Duration::from_millis(50)) else {
+            continue;
+        };
+        let message = message.unwrap();
+        let now = epoch.elapsed().as_micros() as f64;
+        let value: serde_json::Value = serde_json::from_slice(message.payload().unwrap()).unwrap();
+        let at = value["at"].as_f64().unwrap();
+        // What was sent in another run has another epoch.
+        if at <= now {
+            took.push((now - at) / 1_000.0);
+        }
+    }
+    took
+}
+
+/// Copies what comes, one transaction with offsets for all that is there.
+pub(crate) fn copy_in_transactions(bootstrap: &str, from: &str, to: &str, stop: &AtomicBool) {
+    let timeout = Duration::from_secs(10);
+    let group: BaseConsumer = config(bootstrap)
+        .set("group.id", "bench_bare")
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_committed")
+        .set("fetch.wait.max.ms", "50")
+        .create()
+        .unwrap();
+    let mut assignment = TopicPartitionList::new();
+    assignment
+        .add_partition_offset(from, 0, Offset::End)
+        .unwrap();
+    group.assign(&assignment).unwrap();
+    let producer: BaseProducer = config(bootstrap)
+        .set("transactional.id", "bench_bare")
+        .set("linger.ms", "0")
+        .set("retry.backoff.ms", "1")
+        .set("retry.backoff.max.ms", "2")
+        .create()
+        .unwrap();
+    producer.init_transactions(timeout).unwrap();
+    while !stop.load(Ordering::Relaxed) {
+        let Some(first) = group.poll(Duration::from_millis(50)) else {
+            continue;
+        };
+        producer.begin_transaction().unwrap();
+        let mut next = 0;
+        let mut message = Some(first);
+        while let Some(current) = message {
+            let current = current.unwrap();
+            next = current.offset() + 1;
+            let value = current.payload().unwrap();
+            send(&producer, BaseRecord::to(to).payload(value));
+            message = group.poll(Duration::ZERO);
+        }
+        let mut offsets = TopicPartitionList::new();
+        offsets
+            .add_partition_offset(from, 0, Offset::Offset(next))
+            .unwrap();
+        producer
+            .send_offsets_to_transaction(&offsets, &group.group_metadata().unwrap(), timeout)
+            .unwrap();
+        producer.commit_transaction(timeout).unwrap();
+    }
 }

@@ -12,6 +12,7 @@ mod errors;
 mod jobs;
 mod kafka;
 mod layers;
+mod live;
 mod plans;
 mod shell;
 mod slt;

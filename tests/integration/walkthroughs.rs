@@ -6,9 +6,9 @@ use std::sync::Mutex;
 
 use crate::support::{Workspace, consume, create_topic, kafka, kafka_tool, produce};
 
-static TOPICS: Mutex<()> = Mutex::new(());
+pub(crate) static TOPICS: Mutex<()> = Mutex::new(());
 
-fn fresh_topics(names: &[&str]) {
+pub(crate) fn fresh_topics(names: &[&str]) {
     for name in names {
         kafka_tool(
             &["kafka-topics", "--delete", "--if-exists", "--topic", name],

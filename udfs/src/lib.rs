@@ -27,6 +27,7 @@
 
 mod complete;
 mod diagnostic;
+mod incremental;
 mod is_final;
 mod offsets;
 mod planner;
@@ -41,6 +42,10 @@ pub use complete::{
     AggregateByCompletedSession, CompleteSessions, CompleteSessionsAggregate, CompleteSessionsExec,
     CompletionNotices, CompletionRange, SessionsCapped, seal_completions,
 };
+pub use incremental::{
+    IncrementalAggregate, LateRows, LateRowsExec, LateRule, Merged, STATE_CLOSES,
+    STATE_CLOSES_AFTER, STATE_KEYS, StateShape,
+};
 pub use is_final::{IS_FINAL, IsFinalPlanner, is_final};
 pub use offsets::{next_offsets, offsets_from, offsets_in};
 pub use planner::{WindowExtensionPlanner, WindowRelationPlanner};
@@ -51,7 +56,7 @@ pub use register::{
 };
 pub use session::{
     AggregateBySession, SessionAggregate, SessionColumn, SessionExec, SessionMergeExec,
-    SessionPartialExec, SessionWindow,
+    SessionPartialExec, SessionWindow, session_aggregate_of,
 };
 pub use sql::{parse_table_argument, rewrite_window_calls};
 pub use values::{header, headers_list, headers_map, to_json};

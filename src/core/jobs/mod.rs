@@ -6,8 +6,10 @@ pub mod recovery;
 #[cfg(test)]
 mod simulation;
 pub mod version;
+pub mod watermark;
 
 pub use log::{Committed, Entry, JobHistory, Phase};
 pub use ranges::{Lost, PartitionFacts, PlannedRange, choose};
 pub use recovery::{Decision, Staged, recover};
-pub use version::{BatchVersion, DeadLetter, SourceProgress};
+pub use version::{BatchVersion, DeadLetter, SourceProgress, StateFile};
+pub use watermark::{JobTime, PartitionTime, RowWatermark, RunningWatermark, WatermarkPolicy};

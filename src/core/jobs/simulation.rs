@@ -189,6 +189,10 @@ impl World {
                     rows_out: 0,
                     files: vec![],
                     dead_letters: vec![],
+                    time: None,
+                    state: vec![],
+                    fingerprint: None,
+                    late_rows: 0,
                     started_at: 0,
                     took: 0,
                 };

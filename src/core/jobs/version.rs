@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::core::jobs::watermark::JobTime;
+
 /// The format this program writes and the newest it reads.
 pub const FORMAT: u32 = 1;
 
@@ -37,6 +39,21 @@ pub struct DeadLetter {
     pub reason: String,
 }
 
+/// A file of keyed state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateFile {
+    /// Its name in the job's folder.
+    pub name: String,
+    /// It holds all state; otherwise the state of the keys that a batch touched.
+    pub is_snapshot: bool,
+    /// What the batch closed windows by: rows of this and earlier files that were done by then are gone.
+    pub closed_by: Option<i64>,
+    /// Rows in it.
+    pub rows: u64,
+    /// Its size.
+    pub bytes: u64,
+}
+
 /// A version: the job as it is after a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchVersion {
@@ -65,10 +82,30 @@ pub struct BatchVersion {
     /// Records that could not be decoded and were set aside.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dead_letters: Vec<DeadLetter>,
+    /// Watermarks, of a job with windows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<JobTime>,
+    /// What makes up the keyed state, in the order to read: a snapshot, if there is one, then what changed since.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub state: Vec<StateFile>,
+    /// What the state was made by: a job with another stateful part cannot go on from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// Rows that came too late for a window, kept in a file of the version's name.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub late_rows: u64,
     /// When the batch began, in milliseconds since 1970 UTC.
     pub started_at: i64,
     /// How long it took up to here, in milliseconds.
     pub took: u64,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands in references"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl BatchVersion {

@@ -11,6 +11,7 @@ use deltalake::parquet::basic::{Compression, GzipLevel, ZstdLevel};
 
 use crate::core::suggest::closest;
 use crate::error::{Error, Result};
+use crate::tables::options::parse_size;
 
 /// Every option a Delta table takes.
 ///
@@ -139,29 +140,7 @@ impl DeltaOptions {
 
 /// Reads `128 MiB`, `64MB` or a plain number of bytes.
 pub(super) fn byte_size(name: &str, text: &str) -> Result<NonZeroU64> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "kb" => 1_000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
-        "kib" | "k" => 1 << 10,
-        "mib" | "m" => 1 << 20,
-        "gib" | "g" => 1 << 30,
-        _ => 0,
-    };
-    let whole = number
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(factor));
-    let bytes = match (whole, number.parse::<f64>()) {
-        (Some(bytes), _) => bytes,
-        (None, Ok(number)) if number < 1e9 => (number * factor as f64) as u64,
-        _ => 0,
-    };
+    let bytes = parse_size(text).unwrap_or_default();
     NonZeroU64::new(bytes).ok_or_else(|| {
         Error::invalid(format!("option '{name}': '{text}' is no size"))
             .with_help("write a number and a unit, such as '128 MiB'")

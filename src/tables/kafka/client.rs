@@ -114,13 +114,24 @@ impl ClientSettings {
         config
     }
 
-    pub(crate) fn consumer(&self, context: Faults) -> Result<BaseConsumer<Faults>> {
+    /// With `tells_end` the end of a partition is an event.
+    pub(crate) fn consumer(
+        &self,
+        context: Faults,
+        tells_end: bool,
+    ) -> Result<BaseConsumer<Faults>> {
+        // One that is kept between batches fetches ahead all the time: for each of perhaps many partitions.
+        let (tells_end, ahead) = if tells_end {
+            ("true", "32768")
+        } else {
+            ("false", "8192")
+        };
         let mut config = self.base();
         config
             .set("group.id", "anabranch")
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
-            .set("enable.partition.eof", "true")
+            .set("enable.partition.eof", tells_end)
             .set("auto.offset.reset", "error")
             .set("isolation.level", "read_committed")
             .set("allow.auto.create.topics", "false");
@@ -128,7 +139,7 @@ impl ClientSettings {
             // A bounded scan wants bytes at once, in large pieces.
             ("fetch.wait.max.ms", "50"),
             ("fetch.message.max.bytes", "4194304"),
-            ("queued.max.messages.kbytes", "32768"),
+            ("queued.max.messages.kbytes", ahead),
             ("queued.min.messages", "100000"),
             // A full queue is looked at again soon: the default is a second, in which a fast reader starves.
             ("fetch.queue.backoff.ms", "5"),
@@ -327,7 +338,7 @@ pub(crate) struct LogEnds {
 /// Asks the brokers where every partition of a topic starts and ends. Blocks.
 pub(crate) fn log_ends(settings: &ClientSettings, topic: &str) -> Result<LogEnds> {
     let faults = Faults::default();
-    let consumer = settings.consumer(faults.clone())?;
+    let consumer = settings.consumer(faults.clone(), true)?;
     log_ends_with(settings, &consumer, &faults, topic)
 }
 
@@ -357,7 +368,7 @@ pub(crate) fn offsets_for_time(
     millis: i64,
 ) -> Result<Vec<(i32, Option<i64>)>> {
     let faults = Faults::default();
-    let consumer = settings.consumer(faults.clone())?;
+    let consumer = settings.consumer(faults.clone(), true)?;
     let mut wanted = rdkafka::TopicPartitionList::with_capacity(partitions.len());
     for partition in partitions {
         wanted

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
+use crate::core::jobs::WatermarkPolicy;
 use crate::core::suggest::closest;
 use crate::error::{Error, Result};
 use crate::exec::format::{self, FormatOptions};
 use crate::tables::kafka::client::ClientSettings;
+use crate::tables::kafka::time::EventTime;
 use crate::tables::options::{self, Options};
 
 /// The options of a Kafka table besides `kafka.*` and those of its format.
@@ -148,8 +150,8 @@ pub struct KafkaTableSpec {
     pub columns: Vec<KafkaColumn>,
     /// Columns of the upsert key.
     pub primary_key: Vec<String>,
-    /// The event time column and the watermark's expression, as SQL.
-    pub watermark: Option<(String, String)>,
+    /// The event time column, the watermark's expression as SQL, and how far it is behind, in microseconds.
+    pub watermark: Option<(String, String, i64)>,
     /// Options with lower-case keys and the environment expanded.
     pub options: Options,
 }
@@ -194,7 +196,7 @@ pub struct KafkaTable {
     pub(crate) value_columns: Vec<usize>,
     /// Column indices of the primary key.
     pub(crate) primary_key: Vec<usize>,
-    pub(crate) watermark: Option<(String, String)>,
+    pub(crate) event_time: Option<EventTime>,
     pub(crate) format: FormatOptions,
     pub(crate) client: ClientSettings,
     /// As declared; queries and jobs have defaults of their own.
@@ -284,23 +286,45 @@ impl KafkaTable {
             &[("earliest", Startup::Earliest), ("latest", Startup::Latest)],
             Startup::Earliest,
         )?;
-        options::choice(
+        let policy = options::choice(
             &spec.options,
             "watermark.partitions",
-            &[("min", ()), ("max", ())],
-            (),
+            &[
+                ("min", WatermarkPolicy::Lowest),
+                ("max", WatermarkPolicy::Highest),
+            ],
+            WatermarkPolicy::Lowest,
         )?;
-        options::duration(&spec.options, "watermark.idle_after", Duration::ZERO)?;
-        options::duration(&spec.options, "watermark.max_ahead", Duration::ZERO)?;
+        let idle_after = options::duration(
+            &spec.options,
+            "watermark.idle_after",
+            Duration::from_secs(10),
+        )?;
+        let max_ahead = options::duration(
+            &spec.options,
+            "watermark.max_ahead",
+            Duration::from_secs(24 * 60 * 60),
+        )?;
         let schema = Arc::new(Schema::new(
             spec.columns
                 .iter()
                 .map(|column| column.field.clone())
                 .collect::<Vec<_>>(),
         ));
-        if let Some((column, _)) = &spec.watermark {
-            check_event_time(&schema, column)?;
-        }
+        let event_time = match spec.watermark {
+            Some((column, expr, delay)) => {
+                check_event_time(&schema, &column)?;
+                Some(EventTime {
+                    column,
+                    expr,
+                    delay,
+                    policy,
+                    idle_after,
+                    max_ahead,
+                })
+            }
+            None => None,
+        };
         Ok(Self {
             name: spec.name,
             topic: spec.topic,
@@ -308,7 +332,7 @@ impl KafkaTable {
             schema,
             value_columns,
             primary_key,
-            watermark: spec.watermark,
+            event_time,
             format,
             client,
             on_error,
@@ -336,16 +360,19 @@ impl KafkaTable {
         &self.topic
     }
 
-    /// The event time column and the watermark's expression, as SQL.
-    pub fn watermark(&self) -> Option<(&str, &str)> {
-        self.watermark
-            .as_ref()
-            .map(|(column, expr)| (column.as_str(), expr.as_str()))
+    /// The event time column and its watermark.
+    pub fn event_time(&self) -> Option<&EventTime> {
+        self.event_time.as_ref()
     }
 
     /// The table's name in SQL.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The columns of the upsert key.
+    pub fn primary_key(&self) -> &[usize] {
+        &self.primary_key
     }
 
     /// Where a job begins.

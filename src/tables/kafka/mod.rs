@@ -7,19 +7,23 @@ mod definition;
 mod headers;
 mod metadata;
 pub mod mock;
+mod pool;
 mod provider;
 mod range;
 mod record;
 mod scan;
 mod sink;
 mod source;
+mod time;
 mod transaction;
 
 pub use definition::{
     Delivery, KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey, OPTION_NAMES, OnError, Startup,
 };
+pub use pool::ConsumerPool;
 pub use provider::{BadRecord, BadRecords, KafkaTableProvider};
 pub use range::OffsetRange;
 pub use scan::KafkaScanExec;
 pub use source::{KafkaJobSource, PartitionEnds};
+pub use time::{BatchTime, EventTime, ROW_COLUMN, ROW_WATERMARK};
 pub use transaction::{KafkaJobSink, TopicOffset};

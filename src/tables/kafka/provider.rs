@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::datasource::sink::DataSinkExec;
 use datafusion::error::Result as DataFusionResult;
@@ -16,9 +16,11 @@ use tokio::sync::OnceCell;
 use crate::error::{Error, Result};
 use crate::tables::kafka::client::{self, LogEnds};
 use crate::tables::kafka::definition::{KafkaTable, MetadataKey};
+use crate::tables::kafka::pool::ConsumerPool;
 use crate::tables::kafka::range::{Bounds, NarrowingColumns, OffsetRange, bounds};
 use crate::tables::kafka::scan::KafkaScanExec;
 use crate::tables::kafka::sink::KafkaSink;
+use crate::tables::kafka::time::{BatchTime, row_field};
 
 /// A record that could not be decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,27 +94,47 @@ pub struct KafkaTableProvider {
     /// The ranges of a job's batch, which no predicate narrows.
     fixed: Option<Vec<OffsetRange>>,
     bad_records: Arc<BadRecords>,
+    /// Of a job's batch that keeps time: the table has the hidden column then.
+    time: Option<Arc<BatchTime>>,
+    pool: Option<Arc<ConsumerPool>>,
+    schema: SchemaRef,
 }
 
 impl KafkaTableProvider {
     /// A provider for one statement.
     pub fn new(table: Arc<KafkaTable>) -> Self {
         Self {
+            schema: Arc::clone(&table.schema),
             table,
             ends: OnceCell::new(),
             fixed: None,
             bad_records: Arc::default(),
+            time: None,
+            pool: None,
         }
     }
 
-    /// A provider for one batch of a job: reads just these ranges.
-    pub fn for_batch(table: Arc<KafkaTable>, ranges: Vec<OffsetRange>) -> Self {
+    /// A provider for one batch of a job: reads just these ranges, with consumers of the pool.
+    pub fn for_batch(
+        table: Arc<KafkaTable>,
+        ranges: Vec<OffsetRange>,
+        pool: Option<Arc<ConsumerPool>>,
+    ) -> Self {
         Self {
-            table,
-            ends: OnceCell::new(),
             fixed: Some(ranges),
-            bad_records: Arc::default(),
+            pool,
+            ..Self::new(table)
         }
+    }
+
+    /// The same, with what is to know of every row's time in the hidden column [`ROW_COLUMN`](super::ROW_COLUMN).
+    #[must_use]
+    pub fn with_time(mut self, time: Arc<BatchTime>) -> Self {
+        let hidden = Arc::new(row_field());
+        let fields = self.table.schema.fields().iter().cloned().chain([hidden]);
+        self.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        self.time = Some(time);
+        self
     }
 
     /// The table.
@@ -234,7 +256,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
 #[async_trait]
 impl TableProvider for KafkaTableProvider {
     fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.table.schema)
+        Arc::clone(&self.schema)
     }
 
     fn table_type(&self) -> TableType {
@@ -259,13 +281,13 @@ impl TableProvider for KafkaTableProvider {
         let ranges = self.ranges(filters).await?;
         let projection: Vec<usize> = match projection {
             Some(columns) => columns.clone(),
-            None => (0..self.table.columns.len()).collect(),
+            None => (0..self.schema.fields().len()).collect(),
         };
-        let schema = Arc::new(self.table.schema.project(&projection)?);
+        let schema = Arc::new(self.schema.project(&projection)?);
         if ranges.is_empty() {
             return Ok(Arc::new(EmptyExec::new(schema)));
         }
-        Ok(Arc::new(KafkaScanExec::new(
+        let scan = KafkaScanExec::new(
             Arc::clone(&self.table),
             ranges,
             projection,
@@ -275,7 +297,9 @@ impl TableProvider for KafkaTableProvider {
             // Jobs set aside what cannot be decoded, unless the table says otherwise.
             self.table.on_error(self.fixed.is_some()),
             Arc::clone(&self.bad_records),
-        )))
+            self.time.clone(),
+        );
+        Ok(Arc::new(scan.with_pool(self.pool.clone())))
     }
 
     async fn insert_into(

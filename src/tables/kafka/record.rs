@@ -11,11 +11,14 @@ use crate::exec::format::{BadRow, RecordDecoder};
 use crate::tables::kafka::definition::{KafkaTable, MetadataKey, OnError};
 use crate::tables::kafka::metadata;
 use crate::tables::kafka::provider::{BadRecord, BadRecords};
+use crate::tables::kafka::time::PartitionTimer;
 
 /// A column of the output and where it comes from.
 enum Slot {
     Decoded(usize),
     Metadata(MetadataKey, DataType),
+    /// What later operators need to know of a row, see [`PartitionTimer`].
+    Hidden,
 }
 
 /// Turns records into batches of the projected schema.
@@ -25,31 +28,52 @@ pub(crate) struct RecordReader {
     decoder: Option<Box<dyn RecordDecoder>>,
     on_error: OnError,
     bad_records: Arc<BadRecords>,
+    /// Keeps time, and where the event time is.
+    timer: Option<(PartitionTimer, Slot)>,
 }
 
 impl RecordReader {
-    /// `projection` are column indices of the table; `schema` is the table's, projected.
+    /// `projection` are column indices of the table, the one after the last is the hidden column; `schema` is the table's,
+    /// projected. With a timer the event time is read whether it is asked for or not.
     pub(crate) fn try_new(
         table: &KafkaTable,
         schema: SchemaRef,
         projection: &[usize],
         on_error: OnError,
         bad_records: Arc<BadRecords>,
+        timer: Option<PartitionTimer>,
     ) -> Result<Self> {
         let mut decoded = Vec::new();
         let mut slots = Vec::with_capacity(projection.len());
-        for index in projection {
-            let column = &table.columns[*index];
-            match column.metadata {
-                Some(key) => slots.push(Slot::Metadata(key, column.field.data_type().clone())),
-                None => {
-                    let value = table.value_columns.iter().position(|known| known == index);
-                    slots.push(Slot::Decoded(decoded.len()));
-                    decoded
-                        .push(value.ok_or_else(|| Error::internal("a column without a source"))?);
-                }
+        let mut slot_of = |index: usize| -> Result<Slot> {
+            let Some(column) = table.columns.get(index) else {
+                return Ok(Slot::Hidden);
+            };
+            if let Some(key) = column.metadata {
+                return Ok(Slot::Metadata(key, column.field.data_type().clone()));
             }
+            let value = table
+                .value_columns
+                .iter()
+                .position(|known| *known == index)
+                .ok_or_else(|| Error::internal("a column without a source"))?;
+            let place = decoded.iter().position(|known| *known == value);
+            Ok(Slot::Decoded(place.unwrap_or_else(|| {
+                decoded.push(value);
+                decoded.len() - 1
+            })))
+        };
+        for index in projection {
+            slots.push(slot_of(*index)?);
         }
+        let timer = match (timer, table.event_time()) {
+            (Some(timer), Some(event_time)) => {
+                let index = table.schema.index_of(&event_time.column);
+                let index = index.map_err(|error| Error::internal(error.to_string()))?;
+                Some((timer, slot_of(index)?))
+            }
+            _ => None,
+        };
         // Nothing asked from the value: it is not even parsed.
         let decoder = match decoded.is_empty() {
             true => None,
@@ -61,12 +85,20 @@ impl RecordReader {
             decoder,
             on_error,
             bad_records,
+            timer,
         })
+    }
+
+    /// All records were read.
+    pub(crate) fn finish(&self) {
+        if let Some((timer, _)) = &self.timer {
+            timer.finish();
+        }
     }
 
     /// A batch of these records; dead letters are left out of it.
     pub(crate) fn read(&mut self, messages: &[BorrowedMessage<'_>]) -> Result<RecordBatch> {
-        let (decoded, bad) = match &mut self.decoder {
+        let (decoded, mut bad) = match &mut self.decoder {
             None => (None, Vec::new()),
             Some(decoder) => {
                 let payloads: Vec<Option<&[u8]>> =
@@ -75,24 +107,25 @@ impl RecordReader {
                 (Some(decoded.columns), decoded.bad)
             }
         };
+        let mut hidden = None;
+        let is_timed = self.timer.is_some();
+        if let Some((timer, slot)) = &mut self.timer {
+            let times = column(slot, messages, decoded.as_ref(), None)?;
+            hidden = Some(timer.pass(messages, &times, &mut bad)?);
+        }
         if let (OnError::Fail, Some(first)) = (self.on_error, bad.first()) {
             return Err(cannot_decode(&messages[first.row], &first.reason));
         }
         let columns = self
             .slots
             .iter()
-            .map(|slot| match (slot, &decoded) {
-                (Slot::Metadata(key, data_type), _) => {
-                    metadata::to_array(messages, *key, data_type)
-                }
-                (Slot::Decoded(index), Some(batch)) => Ok(Arc::clone(batch.column(*index))),
-                (Slot::Decoded(_), None) => Err(Error::internal("no decoder for a value column")),
-            })
+            .map(|slot| column(slot, messages, decoded.as_ref(), hidden.as_ref()))
             .collect::<Result<Vec<ArrayRef>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(messages.len()));
         let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
             .map_err(|error| Error::internal(error.to_string()))?;
-        if self.on_error == OnError::DeadLetter && !bad.is_empty() {
+        // A row without a time cannot be read as anything else.
+        if (is_timed || self.on_error == OnError::DeadLetter) && !bad.is_empty() {
             return self.set_aside(&batch, messages, &bad);
         }
         Ok(batch)
@@ -117,6 +150,21 @@ impl RecordReader {
         )?;
         datafusion::arrow::compute::filter_record_batch(batch, &keep.into())
             .map_err(|error| Error::internal(error.to_string()))
+    }
+}
+
+fn column(
+    slot: &Slot,
+    messages: &[BorrowedMessage<'_>],
+    decoded: Option<&RecordBatch>,
+    hidden: Option<&ArrayRef>,
+) -> Result<ArrayRef> {
+    match (slot, decoded, hidden) {
+        (Slot::Metadata(key, data_type), _, _) => metadata::to_array(messages, *key, data_type),
+        (Slot::Decoded(index), Some(batch), _) => Ok(Arc::clone(batch.column(*index))),
+        (Slot::Decoded(_), None, _) => Err(Error::internal("no decoder for a value column")),
+        (Slot::Hidden, _, Some(hidden)) => Ok(Arc::clone(hidden)),
+        (Slot::Hidden, _, None) => Err(Error::internal("nobody keeps the time")),
     }
 }
 

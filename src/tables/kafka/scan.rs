@@ -19,22 +19,28 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties,
     SendableRecordBatchStream,
 };
+use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
-use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::Sender;
 
 use crate::error::{Error, Result};
-use crate::tables::kafka::client::{Faults, client_error, request_error};
+use crate::tables::kafka::client::{Faults, request_error};
 use crate::tables::kafka::definition::{KafkaTable, OnError};
+use crate::tables::kafka::pool::{ConsumerPool, Held};
 use crate::tables::kafka::provider::BadRecords;
 use crate::tables::kafka::range::OffsetRange;
 use crate::tables::kafka::record::RecordReader;
+use crate::tables::kafka::time::{BatchTime, PartitionTimer};
 
 /// Bytes after which a batch is handed on although it has few rows.
 const BATCH_BYTES: usize = 8 << 20;
 const POLL: Duration = Duration::from_millis(100);
+/// A consumer that is kept and gives nothing for so long may have nothing to give: what is left are control records.
+const SILENCE: Duration = Duration::from_millis(50);
+/// The same for one that connects.
+const CONNECTING: Duration = Duration::from_secs(1);
 
 /// Reads fixed offset ranges of a topic as bounded streams, one per range.
 #[derive(Debug)]
@@ -45,6 +51,8 @@ pub struct KafkaScanExec {
     limit: Option<usize>,
     on_error: OnError,
     bad_records: Arc<BadRecords>,
+    time: Option<Arc<BatchTime>>,
+    pool: Option<Arc<ConsumerPool>>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -58,6 +66,7 @@ impl KafkaScanExec {
         limit: Option<usize>,
         on_error: OnError,
         bad_records: Arc<BadRecords>,
+        time: Option<Arc<BatchTime>>,
     ) -> Self {
         let properties = PlanProperties::new(
             EquivalenceProperties::new(schema),
@@ -72,9 +81,17 @@ impl KafkaScanExec {
             limit,
             on_error,
             bad_records,
+            time,
+            pool: None,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         }
+    }
+
+    /// Reads with consumers that are kept, and keeps them.
+    pub(crate) fn with_pool(mut self, pool: Option<Arc<ConsumerPool>>) -> Self {
+        self.pool = pool;
+        self
     }
 
     /// How many records it has read so far.
@@ -96,7 +113,8 @@ impl DisplayAs for KafkaScanExec {
         let columns: Vec<&str> = self
             .projection
             .iter()
-            .map(|index| self.table.columns[*index].field.name().as_str())
+            .filter_map(|index| self.table.columns.get(*index))
+            .map(|column| column.field.name().as_str())
             .collect();
         let ranges: Vec<String> = self
             .ranges
@@ -154,16 +172,26 @@ impl ExecutionPlan for KafkaScanExec {
             .get(partition)
             .ok_or_else(|| Error::internal(format!("no range for partition {partition}")))?;
         let schema = self.schema();
+        let timer = match (&self.time, self.table.event_time()) {
+            (Some(time), Some(event_time)) => Some(PartitionTimer::new(
+                event_time,
+                Arc::clone(time),
+                range.partition,
+            )),
+            _ => None,
+        };
         let reader = RecordReader::try_new(
             &self.table,
             Arc::clone(&schema),
             &self.projection,
             self.on_error,
             Arc::clone(&self.bad_records),
+            timer,
         )?;
         let mut builder = RecordBatchReceiverStreamBuilder::new(schema, 2);
         let scan = RangeScan {
             table: Arc::clone(&self.table),
+            pool: self.pool.clone(),
             range,
             limit: self.limit,
             batch_size: context.session_config().batch_size(),
@@ -186,6 +214,7 @@ impl ExecutionPlan for KafkaScanExec {
 /// One range being read.
 struct RangeScan {
     table: Arc<KafkaTable>,
+    pool: Option<Arc<ConsumerPool>>,
     range: OffsetRange,
     limit: Option<usize>,
     batch_size: usize,
@@ -197,6 +226,17 @@ struct RangeScan {
     decode_time: Time,
 }
 
+/// How reading a range ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Read {
+    /// With its last record.
+    All,
+    /// Without a record of its last offset, or because nobody wants more.
+    Stopped,
+    /// In silence, before its end.
+    Silent,
+}
+
 /// What one poll brought.
 enum Polled<'a> {
     Record(BorrowedMessage<'a>),
@@ -206,25 +246,40 @@ enum Polled<'a> {
 
 impl RangeScan {
     fn run(mut self) -> Result<()> {
-        let faults = Faults::default();
-        let consumer = self.table.client.consumer(faults.clone())?;
-        let mut assignment = TopicPartitionList::with_capacity(1);
-        assignment
-            .add_partition_offset(
-                &self.table.topic,
-                self.range.partition,
-                Offset::Offset(self.range.start),
-            )
-            .map_err(|error| client_error(&error))?;
-        consumer
-            .assign(&assignment)
-            .map_err(|error| client_error(&error))?;
-        let mut pending: Vec<BorrowedMessage<'_>> = Vec::with_capacity(self.batch_size);
+        if let Some(pool) = self.pool.clone() {
+            let partition = self.range.partition;
+            let kept = pool.take(partition, self.range.start);
+            // One that is to be connected first takes longer.
+            let patience = if kept.is_some() { SILENCE } else { CONNECTING };
+            let held = match kept {
+                Some(held) => held,
+                None => Held::open(&self.table, partition, self.range.start, false)?,
+            };
+            match self.read(&held, Some(patience))? {
+                Read::All => {
+                    pool.put(partition, self.range.end, held);
+                    return Ok(());
+                }
+                Read::Stopped => return Ok(()),
+                // What is left may be no records at all: another consumer tells where the log ends.
+                Read::Silent => {}
+            }
+        }
+        let held = Held::open(&self.table, self.range.partition, self.range.start, true)?;
+        self.read(&held, None)?;
+        Ok(())
+    }
+
+    /// Reads on from where the range starts; the start moves with what is handed on.
+    fn read(&mut self, held: &Held, patience: Option<Duration>) -> Result<Read> {
+        let (consumer, faults) = (&held.consumer, &held.faults);
+        let mut pending: Vec<BorrowedMessage<'_>> = Vec::with_capacity(self.batch_size.min(1_024));
         let mut pending_bytes = 0;
         let mut sent = 0;
         let mut progress = Instant::now();
         loop {
-            let end = match self.poll(&consumer, &faults)? {
+            let wait = patience.map_or(POLL, |patience| patience.min(POLL));
+            let end = match self.poll(consumer, faults, wait)? {
                 Polled::Record(message) => {
                     progress = Instant::now();
                     let next = message.offset() + 1;
@@ -239,12 +294,19 @@ impl RangeScan {
                 Polled::End => true,
                 Polled::Quiet => {
                     if progress.elapsed() > self.table.client.connect_timeout {
-                        return Err(self.table.client.unavailable(&faults));
+                        return Err(self.table.client.unavailable(faults));
                     }
                     if self.output.is_closed() {
-                        return Ok(());
+                        return Ok(Read::Stopped);
                     }
-                    pending.is_empty() && self.position(&consumer) >= self.range.end
+                    let is_silent = patience.is_some_and(|patience| progress.elapsed() >= patience);
+                    if is_silent {
+                        if !pending.is_empty() {
+                            self.hand_on(&pending, pending_bytes)?;
+                        }
+                        return Ok(Read::Silent);
+                    }
+                    pending.is_empty() && self.position(consumer) >= self.range.end
                 }
             };
             let full = pending.len() >= self.batch_size || pending_bytes >= BATCH_BYTES;
@@ -258,14 +320,25 @@ impl RangeScan {
                 // Waiting for a slow reader is no silence of the broker.
                 progress = Instant::now();
             }
-            if end || enough || self.output.is_closed() {
-                return Ok(());
+            if end {
+                self.reader.finish();
+                // A consumer that has given a later record cannot give it again.
+                let is_exact = self.range.start >= self.range.end;
+                return Ok(if is_exact { Read::All } else { Read::Stopped });
+            }
+            if enough || self.output.is_closed() {
+                return Ok(Read::Stopped);
             }
         }
     }
 
-    fn poll<'a>(&self, consumer: &'a BaseConsumer<Faults>, faults: &Faults) -> Result<Polled<'a>> {
-        match consumer.poll(POLL) {
+    fn poll<'a>(
+        &self,
+        consumer: &'a BaseConsumer<Faults>,
+        faults: &Faults,
+        wait: Duration,
+    ) -> Result<Polled<'a>> {
+        match consumer.poll(wait) {
             None => Ok(Polled::Quiet),
             Some(Ok(message)) => Ok(Polled::Record(message)),
             Some(Err(KafkaError::PartitionEOF(_))) => Ok(Polled::End),
@@ -309,6 +382,9 @@ impl RangeScan {
         self.records.add(messages.len());
         self.baseline.record_output(batch.num_rows());
         let rows = batch.num_rows();
+        if let Some(last) = messages.last() {
+            self.range.start = last.offset() + 1;
+        }
         // A closed channel means that nobody wants more rows; the caller sees it.
         let _ = self.output.blocking_send(Ok(batch));
         Ok(rows)

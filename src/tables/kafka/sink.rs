@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use datafusion::arrow::buffer::BooleanBuffer;
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{
     DataType, Int32Type, Int64Type, SchemaRef, TimestampMicrosecondType,
@@ -59,25 +60,35 @@ impl KafkaSink {
         let encode_time = MetricBuilder::new(&self.metrics).subset_time("encode_time", 0);
         let table = Arc::clone(&self.table);
         let produce = move |parcels| produce(table, parcels);
-        send_rows(&self.table, data, &encode_time, produce).await
+        send_rows(&self.table, None, data, &encode_time, produce).await
     }
 }
 
-/// Encodes rows here and hands them to `produce` on a thread of its own; gives what it counted.
+/// Encodes rows here and hands them to `produce` on a thread of its own; gives what it counted. Rows that are `withdrawn`
+/// go first, as tombstones.
 pub(super) async fn send_rows(
     table: &Arc<KafkaTable>,
+    withdrawn: Option<&RecordBatch>,
     mut data: SendableRecordBatchStream,
     encode_time: &Time,
     produce: impl FnOnce(mpsc::Receiver<Parcel>) -> Result<u64> + Send + 'static,
 ) -> Result<u64> {
     let (sender, receiver) = mpsc::channel(PIPELINE);
     let mut rows = RowEncoder::try_new(Arc::clone(table))?;
+    let tombstones = match withdrawn {
+        Some(withdrawn) => Some(rows.encode(withdrawn, true)?),
+        None => None,
+    };
     let producer = tokio::task::spawn_blocking(move || produce(receiver));
+    if let Some(tombstones) = tombstones {
+        // A producer that failed says so below.
+        let _ = sender.send(Parcel::Rows(Box::new(tombstones))).await;
+    }
     let mut failure = None;
     while let Some(batch) = data.next().await {
         let encoded = batch.map_err(Error::from).and_then(|batch| {
             let _timer = encode_time.timer();
-            rows.encode(&batch)
+            rows.encode(&batch, false)
         });
         match encoded {
             Ok(encoded) => {
@@ -113,7 +124,7 @@ pub(super) async fn ensure_topic(table: &Arc<KafkaTable>) -> Result<()> {
     let asked = Arc::clone(table);
     let found = blocking(move || {
         let faults = Faults::default();
-        let consumer = asked.client.consumer(faults)?;
+        let consumer = asked.client.consumer(faults, true)?;
         client::partitions(&asked.client, &consumer, &asked.topic)
     })
     .await?;
@@ -271,7 +282,8 @@ impl RowEncoder {
         })
     }
 
-    fn encode(&mut self, batch: &RecordBatch) -> Result<EncodedBatch> {
+    fn encode(&mut self, batch: &RecordBatch, are_tombstones: bool) -> Result<EncodedBatch> {
+        let tombstones = are_tombstones.then(|| BooleanBuffer::new_set(batch.num_rows()));
         let values = batch.project(&self.table.value_columns).map_err(internal)?;
         let primary_key = match (&mut self.composite_key, self.table.primary_key.first()) {
             (Some(encoder), _) => {
@@ -293,7 +305,7 @@ impl RowEncoder {
             timestamps: column(MetadataKey::Timestamp).cloned(),
             partitions: column(MetadataKey::Partition).cloned(),
             primary_key,
-            values: self.values.encode(&values, None)?,
+            values: self.values.encode(&values, tombstones.as_ref())?,
         })
     }
 }

@@ -36,7 +36,7 @@ impl KafkaJobSource {
     /// Settings that the client refuses.
     pub fn try_new(table: Arc<KafkaTable>) -> Result<Self> {
         let faults = Faults::default();
-        let client = table.client.consumer(faults.clone())?;
+        let client = table.client.consumer(faults.clone(), true)?;
         Ok(Self {
             table,
             client: Arc::new(client),

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use datafusion::arrow::array::RecordBatch;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use datafusion::physical_plan::metrics::Time;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -114,13 +115,17 @@ impl KafkaJobSink {
         .await
     }
 
-    /// Begins a transaction and sends all rows; gives how many were acknowledged. They are invisible until
-    /// [`Self::commit`].
+    /// Begins a transaction and sends all rows, and before them a tombstone for each row that is `withdrawn`; gives how many
+    /// records were acknowledged. They are invisible until [`Self::commit`].
     ///
     /// # Errors
     ///
     /// The rows' own error, a record that is refused, the broker. The transaction is to be aborted then.
-    pub async fn write(&self, rows: SendableRecordBatchStream) -> Result<u64> {
+    pub async fn write(
+        &self,
+        withdrawn: Option<&RecordBatch>,
+        rows: SendableRecordBatchStream,
+    ) -> Result<u64> {
         let inner = Arc::clone(&self.inner);
         let table = Arc::clone(&self.inner.session.table);
         let produce = move |mut parcels| {
@@ -133,7 +138,7 @@ impl KafkaJobSink {
             session.flush()?;
             Ok(session.deliveries.acknowledged() - before)
         };
-        send_rows(&table, rows, &Time::new(), produce).await
+        send_rows(&table, withdrawn, rows, &Time::new(), produce).await
     }
 
     /// Begins a transaction without rows.

@@ -6,7 +6,8 @@ use super::Pipeline;
 use crate::support::OwnBroker;
 
 /// Every step of a runner after which a process may die.
-const FAIL_POINTS: [&str; 5] = ["taken-over", "written", "staged", "committed", "logged"];
+pub(super) const FAIL_POINTS: [&str; 5] =
+    ["taken-over", "written", "staged", "committed", "logged"];
 
 #[test]
 fn exact_1_a_topic_has_every_row_once_whichever_step_a_process_dies_at() {

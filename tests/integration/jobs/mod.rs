@@ -2,6 +2,7 @@
 
 mod crash;
 mod statements;
+mod windows;
 
 use std::process::{Child, Command, Stdio};
 

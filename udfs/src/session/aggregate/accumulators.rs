@@ -63,10 +63,15 @@ impl Accumulators {
     ) -> Result<()> {
         let rows = batch.num_rows();
         for (aggregate, accumulator) in self.aggregates.iter().zip(&mut self.accumulators) {
-            let values = aggregate
-                .function
-                .expressions()
+            let function = &aggregate.function;
+            let ordering = function
+                .order_bys()
                 .iter()
+                .map(|sort| Arc::clone(&sort.expr));
+            let values = function
+                .expressions()
+                .into_iter()
+                .chain(ordering)
                 .map(|expr| expr.evaluate(batch)?.into_array(rows))
                 .collect::<Result<Vec<_>>>()?;
             let filter = match &aggregate.filter {

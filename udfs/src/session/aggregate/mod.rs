@@ -22,8 +22,8 @@ pub(crate) use merge::{MergeRule, output_batch};
 pub use merge::SessionMergeExec;
 pub use node::{SessionAggregate, SessionColumn};
 pub use partial::SessionPartialExec;
-pub use rule::AggregateBySession;
 pub(crate) use rule::by_session;
+pub use rule::{AggregateBySession, session_aggregate_of};
 
 use std::sync::Arc;
 
@@ -31,6 +31,23 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::Result;
 use datafusion::physical_expr::aggregate::LoweredAggregate;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
+
+/// The first of the two operators, alone.
+pub(crate) fn session_partial(
+    input: Arc<dyn ExecutionPlan>,
+    keys: Vec<Arc<dyn PhysicalExpr>>,
+    event_time: Arc<dyn PhysicalExpr>,
+    gap: i64,
+    aggregates: Vec<SessionAggregateExpr>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let rule = PartialRule {
+        keys,
+        event_time,
+        gap,
+        aggregates,
+    };
+    Ok(Arc::new(SessionPartialExec::try_new(input, rule)?))
+}
 
 /// The two operators of `node` over its planned input.
 pub(crate) fn session_aggregate(

@@ -34,6 +34,11 @@ pub struct SessionAggregate {
 }
 
 impl SessionAggregate {
+    /// The rows that are aggregated.
+    pub fn input(&self) -> &LogicalPlan {
+        &self.input
+    }
+
     /// The session's keys, expressions over the input.
     pub fn keys(&self) -> &[Expr] {
         &self.keys

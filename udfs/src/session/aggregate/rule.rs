@@ -13,7 +13,7 @@ use super::node::{SessionAggregate, SessionColumn};
 use crate::session::SessionWindow;
 
 /// Replaces `GROUP BY` of exactly the keys and the window columns over SESSION by one operator, if no aggregate reads a
-/// window column or asks for an order.
+/// window column or needs its rows in order.
 #[derive(Debug, Default)]
 pub struct AggregateBySession;
 
@@ -45,7 +45,11 @@ impl OptimizerRule for AggregateBySession {
 
 /// The aggregate by session that `aggregate` is, over the rows below SESSION; none if it is none, or not of the keys and the
 /// window alone.
-fn session_aggregate_of(aggregate: &Aggregate) -> Result<Option<SessionAggregate>> {
+///
+/// # Errors
+///
+/// Expressions that cannot be rewritten.
+pub fn session_aggregate_of(aggregate: &Aggregate) -> Result<Option<SessionAggregate>> {
     let keys_of = |node: &'_ dyn UserDefinedLogicalNode| -> Option<Vec<Expr>> {
         let window = node.as_any().downcast_ref::<SessionWindow>()?;
         Some(window.keys().to_vec())
@@ -121,11 +125,13 @@ pub(crate) fn by_session(
             .is_none_or(|index| index + 2 >= width)
     };
     for expr in &aggregates {
-        let Expr::AggregateFunction(AggregateFunction { params, .. }) = unaliased(expr) else {
+        let Expr::AggregateFunction(AggregateFunction { func, params }) = unaliased(expr) else {
             return Ok(None);
         };
         let reads_window = expr.column_refs().iter().any(|column| is_window(column));
-        if reads_window || !params.order_by.is_empty() {
+        // Rows come in any order: a function that sorts by itself does not mind.
+        let needs_order = !params.order_by.is_empty() && func.order_sensitivity().hard_requires();
+        if reads_window || needs_order {
             return Ok(None);
         }
     }

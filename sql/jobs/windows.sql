@@ -1,0 +1,8 @@
+-- Visits per window of ten minutes, as they grow.
+CREATE JOB visits_windows
+  WITH ('trigger' '100 milliseconds')
+AS INSERT INTO visits_windows
+   SELECT window_start, window_end, count(*)
+   FROM TUMBLE(TABLE visits_events, DESCRIPTOR(event_time), INTERVAL '10 minutes')
+   GROUP BY window_start, window_end
+   EMIT CHANGES;

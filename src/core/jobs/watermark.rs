@@ -1,0 +1,248 @@
+//! Time in a job (TIME-1): what each partition has reached, and what the job may close by. Times are microseconds since
+//! 1970 UTC.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+/// Which partition holds the job's watermark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WatermarkPolicy {
+    /// The lowest: final rows do not depend on how partitions interleave.
+    #[default]
+    Lowest,
+    /// The highest, of the batches before: Spark's rule, by which results depend on the cut.
+    Highest,
+}
+
+/// What one partition has reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PartitionTime {
+    /// Its highest event time less the delay; none before its first row.
+    pub watermark: Option<i64>,
+    /// It has been silent for so long that it holds nobody back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub idle: bool,
+}
+
+/// Time as it is after a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct JobTime {
+    /// By table and partition.
+    pub partitions: BTreeMap<String, BTreeMap<i32, PartitionTime>>,
+    /// The job's watermark; it never goes back.
+    pub watermark: Option<i64>,
+    /// What the batch closed windows by.
+    pub closed_by: Option<i64>,
+}
+
+/// The watermarks that the rows of a partition meet in a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowWatermark {
+    /// At first this one, then what earlier rows of the batch bring.
+    From(Option<i64>),
+    /// The same for all.
+    Always(Option<i64>),
+}
+
+/// A watermark while the rows of one partition pass.
+#[derive(Debug, Clone, Copy)]
+pub struct RunningWatermark {
+    delay: i64,
+    rule: RowWatermark,
+    reached: Option<i64>,
+}
+
+impl RunningWatermark {
+    /// Before the first row of a batch; `reached` is what the partition had reached.
+    pub fn new(rule: RowWatermark, reached: Option<i64>, delay: i64) -> Self {
+        Self {
+            delay,
+            rule,
+            reached,
+        }
+    }
+
+    /// The watermark that the next row meets.
+    #[inline]
+    pub fn met(&self) -> Option<i64> {
+        match self.rule {
+            RowWatermark::From(watermark) => watermark.max(self.reached),
+            RowWatermark::Always(watermark) => watermark,
+        }
+    }
+
+    /// A row of this event time has passed.
+    #[inline]
+    pub fn pass(&mut self, event_time: i64) {
+        self.reached = self
+            .reached
+            .max(Some(event_time.saturating_sub(self.delay)));
+    }
+
+    /// What the partition has reached; at least where it began, where rows bring watermarks.
+    pub fn reached(&self) -> Option<i64> {
+        match self.rule {
+            RowWatermark::From(watermark) => self.reached.max(watermark),
+            RowWatermark::Always(_) => self.reached,
+        }
+    }
+}
+
+/// Partitions by table.
+pub type Partitions = BTreeMap<String, BTreeSet<i32>>;
+
+impl JobTime {
+    /// What one partition has reached.
+    pub fn partition(&self, table: &str, partition: i32) -> Option<&PartitionTime> {
+        self.partitions.get(table)?.get(&partition)
+    }
+
+    /// What the rows of a partition meet in the next batch.
+    pub fn row_watermark(
+        &self,
+        policy: WatermarkPolicy,
+        table: &str,
+        partition: i32,
+    ) -> RowWatermark {
+        match (policy, self.partition(table, partition)) {
+            (WatermarkPolicy::Highest, _) => RowWatermark::Always(self.closed_by),
+            (WatermarkPolicy::Lowest, Some(own)) if !own.idle => RowWatermark::From(own.watermark),
+            // New, or back after it held nobody back: the others went on without it.
+            (WatermarkPolicy::Lowest, own) => {
+                RowWatermark::From(self.watermark.max(own.and_then(|own| own.watermark)))
+            }
+        }
+    }
+
+    /// Time after the next batch: `known` says which partitions there are, `reached` what those that were read have
+    /// reached, `idle` which of the others are silent.
+    #[must_use]
+    pub fn after(
+        &self,
+        policy: WatermarkPolicy,
+        known: &Partitions,
+        reached: &BTreeMap<String, BTreeMap<i32, Option<i64>>>,
+        idle: &Partitions,
+    ) -> Self {
+        let mut partitions = self.partitions.clone();
+        for (table, numbers) in known {
+            let times = partitions.entry(table.clone()).or_default();
+            for number in numbers {
+                let time = times.entry(*number).or_default();
+                let read = reached.get(table).and_then(|of| of.get(number));
+                if let Some(read) = read {
+                    time.watermark = time.watermark.max(*read);
+                }
+                time.idle = read.is_none() && idle.get(table).is_some_and(|of| of.contains(number));
+            }
+        }
+        let all = || partitions.values().flat_map(BTreeMap::values);
+        let watermark = match policy {
+            WatermarkPolicy::Highest => all().filter_map(|time| time.watermark).max(),
+            WatermarkPolicy::Lowest if all().all(|time| time.idle) => {
+                all().filter_map(|time| time.watermark).max()
+            }
+            // A partition that has no row yet and is not silent for long holds the job back: none is the lowest.
+            WatermarkPolicy::Lowest => all()
+                .filter(|time| !time.idle)
+                .map(|time| time.watermark)
+                .min()
+                .flatten(),
+        };
+        let watermark = self.watermark.max(watermark);
+        Self {
+            closed_by: match policy {
+                WatermarkPolicy::Lowest => watermark,
+                WatermarkPolicy::Highest => self.watermark,
+            },
+            partitions,
+            watermark,
+        }
+    }
+
+    /// Whether a batch without records would close windows: the watermark is ahead of what was closed.
+    pub fn is_behind(&self) -> bool {
+        self.watermark > self.closed_by
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(partitions: &[i32]) -> Partitions {
+        [("t".to_owned(), partitions.iter().copied().collect())].into()
+    }
+
+    fn reached(of: &[(i32, i64)]) -> BTreeMap<String, BTreeMap<i32, Option<i64>>> {
+        let of = of.iter().map(|(number, at)| (*number, Some(*at)));
+        [("t".to_owned(), of.collect())].into()
+    }
+
+    const LOWEST: WatermarkPolicy = WatermarkPolicy::Lowest;
+    const HIGHEST: WatermarkPolicy = WatermarkPolicy::Highest;
+
+    #[test]
+    fn time_1_a_row_meets_what_earlier_rows_of_its_partition_brought() {
+        let mut running = RunningWatermark::new(RowWatermark::From(None), None, 10);
+        let met: Vec<_> = [100, 90, 130, 105]
+            .into_iter()
+            .map(|time| {
+                let met = running.met();
+                running.pass(time);
+                met
+            })
+            .collect();
+        assert_eq!(met, [None, Some(90), Some(90), Some(120)]);
+        assert_eq!(running.reached(), Some(120));
+    }
+
+    #[test]
+    fn time_1_the_lowest_partition_holds_the_job_and_it_never_goes_back() {
+        let both = known(&[0, 1]);
+        let nobody = Partitions::new();
+        let first = JobTime::default().after(LOWEST, &both, &reached(&[(0, 100)]), &nobody);
+        assert_eq!(first.watermark, None, "partition 1 has said nothing yet");
+        let second = first.after(LOWEST, &both, &reached(&[(1, 50)]), &nobody);
+        assert_eq!(second.watermark, Some(50));
+        // Silent for long: it holds nobody back.
+        let third = second.after(LOWEST, &both, &BTreeMap::new(), &known(&[1]));
+        assert_eq!(third.watermark, Some(100));
+        let from = RowWatermark::From(Some(100));
+        assert_eq!(third.row_watermark(LOWEST, "t", 1), from);
+        assert_eq!(third.row_watermark(LOWEST, "t", 0), from);
+        // Back, with older rows.
+        let fourth = third.after(LOWEST, &both, &reached(&[(1, 60)]), &nobody);
+        assert_eq!(fourth.watermark, Some(100));
+        assert_eq!(
+            fourth.row_watermark(LOWEST, "t", 2),
+            from,
+            "a new partition starts where the job is"
+        );
+    }
+
+    #[test]
+    fn time_1_when_all_are_idle_the_highest_counts() {
+        let both = known(&[0, 1]);
+        let ends = reached(&[(0, 100), (1, 50)]);
+        let read = JobTime::default().after(LOWEST, &both, &ends, &Partitions::new());
+        let idle = read.after(LOWEST, &both, &BTreeMap::new(), &both);
+        assert_eq!((read.watermark, idle.watermark), (Some(50), Some(100)));
+    }
+
+    #[test]
+    fn time_1_the_highest_closes_one_batch_later_and_is_late_two_batches_later() {
+        let both = known(&[0, 1]);
+        let nobody = Partitions::new();
+        let first = JobTime::default().after(HIGHEST, &both, &reached(&[(0, 100)]), &nobody);
+        assert_eq!((first.watermark, first.closed_by), (Some(100), None));
+        assert!(first.is_behind(), "an empty batch closes windows up to 100");
+        let always = |at| RowWatermark::Always(at);
+        assert_eq!(first.row_watermark(HIGHEST, "t", 1), always(None));
+        let second = first.after(HIGHEST, &both, &reached(&[(1, 90)]), &nobody);
+        assert_eq!((second.watermark, second.closed_by), (Some(100), Some(100)));
+        assert!(!second.is_behind());
+        assert_eq!(second.row_watermark(HIGHEST, "t", 1), always(Some(100)));
+    }
+}

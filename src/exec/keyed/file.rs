@@ -1,0 +1,81 @@
+//! State rows as Arrow IPC.
+
+use std::io::Cursor;
+
+use anabranch_udfs::{STATE_CLOSES, STATE_CLOSES_AFTER, STATE_KEYS};
+use datafusion::arrow::array::{AsArray, RecordBatch};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Int64Type, SchemaRef};
+use datafusion::arrow::ipc::reader::FileReader;
+use datafusion::arrow::ipc::writer::FileWriter;
+use datafusion::error::{DataFusionError, Result};
+
+use crate::exec::keyed::table::StateTable;
+
+/// The bytes of a file.
+///
+/// # Errors
+///
+/// Types that IPC does not know.
+pub fn encode_states(rows: &RecordBatch) -> Result<Vec<u8>> {
+    let mut writer = FileWriter::try_new(Vec::new(), &rows.schema())?;
+    writer.write(rows)?;
+    Ok(writer.into_inner()?)
+}
+
+/// The rows of a file, in the columns of `schema`: by place, since names may change from release to release.
+///
+/// # Errors
+///
+/// A file that is damaged, or has other columns.
+pub fn decode_states(bytes: &[u8], schema: &SchemaRef) -> Result<Vec<RecordBatch>> {
+    let mut batches = Vec::new();
+    for batch in FileReader::try_new(Cursor::new(bytes), None)? {
+        let batch = batch?;
+        let columns = batch
+            .columns()
+            .iter()
+            .zip(schema.fields())
+            .map(|(column, field)| cast(column, field.data_type()))
+            .collect::<std::result::Result<Vec<_>, _>>()?;
+        batches.push(RecordBatch::try_new(SchemaRef::clone(schema), columns)?);
+    }
+    Ok(batches)
+}
+
+/// The state that files make up, in the order they were written, each with what its batch closed windows by: by what the
+/// files say of themselves, without the job. None if there are no files.
+///
+/// # Errors
+///
+/// A file that is damaged, or was not written as state.
+pub fn replay(files: &[(impl AsRef<[u8]>, Option<i64>)]) -> Result<Option<RecordBatch>> {
+    let Some((first, _)) = files.first() else {
+        return Ok(None);
+    };
+    let schema = FileReader::try_new(Cursor::new(first.as_ref()), None)?.schema();
+    let number = |name: &str| -> Result<i64> {
+        let found = schema
+            .metadata()
+            .get(name)
+            .and_then(|text| text.parse().ok());
+        found.ok_or_else(|| DataFusionError::Execution(format!("a state file without {name}")))
+    };
+    let place = |name: &str| -> Result<usize> {
+        let found = usize::try_from(number(name)?).ok();
+        found
+            .filter(|place| *place < schema.fields().len())
+            .ok_or_else(|| DataFusionError::Execution(format!("a state file with a wrong {name}")))
+    };
+    let (closes, after) = (place(STATE_CLOSES)?, number(STATE_CLOSES_AFTER)?);
+    let mut table = StateTable::try_new(SchemaRef::clone(&schema), place(STATE_KEYS)?)?;
+    for (bytes, closed_by) in files {
+        for rows in decode_states(bytes.as_ref(), &schema)? {
+            let times = cast(rows.column(closes), &DataType::Int64)?;
+            let times = times.as_primitive::<Int64Type>().values().iter();
+            let closes_at: Vec<i64> = times.map(|time| time.saturating_add(after)).collect();
+            table.restore(&rows, &closes_at, *closed_by)?;
+        }
+    }
+    table.rows().map(Some)
+}

@@ -1,0 +1,11 @@
+//! Keyed state of a job, in memory: what is held, what a batch makes of it, and how it is written.
+//!
+//! A batch never changes the state: it gives a [`StateChange`], which is applied when the batch is committed.
+
+mod file;
+mod step;
+mod table;
+
+pub use file::{decode_states, encode_states, replay};
+pub use step::{Step, StepRule, step};
+pub use table::{StateChange, StateTable};

@@ -1,0 +1,438 @@
+//! The windows of a job at run time: its keyed state and its time, loaded from a version and carried from batch to batch.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anabranch_udfs::IncrementalAggregate;
+use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch};
+use datafusion::arrow::compute::{concat_batches, filter_record_batch};
+use datafusion::arrow::row::{RowConverter, SortField};
+use datafusion::physical_plan::collect_partitioned;
+
+use crate::core::jobs::{BatchVersion, JobTime, StateFile, WatermarkPolicy};
+use crate::error::{Error, Result};
+use crate::exec::keyed::{
+    StateChange, StateTable, Step, StepRule, decode_states, encode_states, step,
+};
+use crate::planner::ast::Emit;
+use crate::runtime::batch::{Ends, Ranges};
+use crate::runtime::statements::ReadyJob;
+use crate::session::{BatchPlan, FrontBatch, JobSinkTable, StreamQuery, late_rows};
+use crate::state::{JobId, JobStore};
+use crate::tables::kafka::BatchTime;
+
+/// After this many changelogs a batch writes the whole state.
+const MAX_CHANGELOGS: usize = 100;
+
+/// Partitions by table.
+pub(super) type Partitions = BTreeMap<String, BTreeSet<i32>>;
+
+/// The state and time of a job with windows, as they are after the last batch.
+pub(super) struct Windows {
+    aggregate: IncrementalAggregate,
+    table: StateTable,
+    files: Vec<StateFile>,
+    time: JobTime,
+    policy: WatermarkPolicy,
+}
+
+/// A batch with windows, run and not yet committed.
+pub(super) struct Prepared {
+    front: FrontBatch,
+    /// The rows to be written.
+    pub(super) emitted: RecordBatch,
+    /// What was emitted before of the groups that were touched.
+    before: RecordBatch,
+    log: RecordBatch,
+    late: Option<RecordBatch>,
+    time: JobTime,
+    change: StateChange,
+    rows_after: usize,
+}
+
+/// What is left to do when the batch is committed.
+pub(super) struct Applied {
+    change: StateChange,
+    files: Vec<StateFile>,
+    time: JobTime,
+}
+
+impl Windows {
+    /// The state of a version; of a job that has committed nothing, none.
+    pub(super) async fn load(
+        store: &JobStore,
+        job: &ReadyJob,
+        query: &StreamQuery,
+        version: Option<&BatchVersion>,
+    ) -> Result<Self> {
+        let aggregate = job.query.aggregate().await?;
+        let schema = Arc::clone(aggregate.state_schema());
+        let mut windows = Self {
+            table: StateTable::try_new(schema, aggregate.key_columns())?,
+            aggregate,
+            files: Vec::new(),
+            time: JobTime::default(),
+            policy: query.policy(),
+        };
+        let Some(version) = version else {
+            return Ok(windows);
+        };
+        windows.time = version.time.clone().unwrap_or_default();
+        if version.fingerprint.as_deref() != Some(query.fingerprint()) {
+            if job.options.resets_on_change {
+                return Ok(windows);
+            }
+            return Err(changed(&job.name));
+        }
+        for file in &version.state {
+            windows.read(store, job.id, file).await?;
+        }
+        windows.files.clone_from(&version.state);
+        Ok(windows)
+    }
+
+    async fn read(&mut self, store: &JobStore, id: JobId, file: &StateFile) -> Result<()> {
+        let bytes = store.state(id, &file.name).await?;
+        let damaged = |error: &dyn std::fmt::Display| {
+            Error::data(format!(
+                "the state file {} of the job cannot be read: {error}",
+                file.name
+            ))
+            .with_help("REWIND JOB … TO BATCH n goes back to a batch before it")
+        };
+        let batches = decode_states(&bytes, self.aggregate.state_schema())
+            .map_err(|error| damaged(&error))?;
+        let mut rows = 0;
+        for batch in batches {
+            rows += batch.num_rows() as u64;
+            let closes_at = self.aggregate.closes_at(&batch)?;
+            self.table.restore(&batch, &closes_at, file.closed_by)?;
+        }
+        if rows != file.rows {
+            return Err(damaged(&format!("it has {rows} rows of {}", file.rows)));
+        }
+        if rows == 0 {
+            let empty = RecordBatch::new_empty(Arc::clone(self.aggregate.state_schema()));
+            self.table.restore(&empty, &[], file.closed_by)?;
+        }
+        Ok(())
+    }
+
+    /// Rows of state.
+    pub(super) fn rows(&self) -> usize {
+        self.table.len()
+    }
+
+    /// The job's watermark, in microseconds since 1970 UTC.
+    pub(super) fn watermark(&self) -> Option<i64> {
+        self.time.watermark
+    }
+
+    /// Whether windows are to be closed by what is known already.
+    pub(super) fn is_behind(&self) -> bool {
+        self.time.is_behind()
+    }
+
+    /// Whether a batch without records would move the watermark, or close what it has passed.
+    pub(super) fn would_move(&self, known: &Partitions, idle: &Partitions) -> bool {
+        let after = self.time.after(self.policy, known, &BTreeMap::new(), idle);
+        after.watermark > self.time.watermark || self.time.is_behind()
+    }
+
+    /// Runs a batch up to the rows it emits. Nothing is changed.
+    pub(super) async fn prepare(
+        &self,
+        job: &ReadyJob,
+        ranges: &Ranges,
+        known: &Partitions,
+        idle: &Partitions,
+    ) -> Result<Prepared> {
+        let times = self.times(ranges);
+        let front = job.query.front(&ranges.for_scans(), &times).await?;
+        let partitions =
+            collect_partitioned(Arc::clone(&front.front.plan), Arc::clone(&front.context)).await?;
+        let aggregate = &front.front.aggregate;
+        let partials = partitions
+            .iter()
+            .flatten()
+            .filter(|batch| batch.num_rows() > 0)
+            .map(|batch| Ok(aggregate.as_states(batch)?))
+            .collect::<Result<Vec<_>>>()?;
+        let reached = times
+            .iter()
+            .map(|(table, time)| (table.clone(), time.reached()))
+            .collect();
+        let time = self.time.after(self.policy, known, &reached, idle);
+        let changes = job.query.emit() == Emit::Changes;
+        let rule = StepRule {
+            changes,
+            withdraws: changes && withdraws(job),
+            closed_by: time.closed_by,
+        };
+        let Step {
+            emitted,
+            before,
+            log,
+            change,
+            rows_after,
+        } = step(&self.table, aggregate, &partials, rule)?;
+        let late = late_rows(&front.front.late.take())?;
+        let held = self.table.size() + log.get_array_memory_size();
+        if held > job.options.state_max_memory {
+            return Err(Error::data(format!(
+                "the job's state takes {held} bytes, more than 'state.max_memory' allows ({})",
+                job.options.state_max_memory
+            ))
+            .with_help(
+                "give it more with CREATE OR REPLACE JOB, then RESUME JOB; nothing is lost",
+            ));
+        }
+        Ok(Prepared {
+            front,
+            emitted,
+            before,
+            log,
+            late,
+            time,
+            change,
+            rows_after,
+        })
+    }
+
+    fn times(&self, ranges: &Ranges) -> BTreeMap<String, Arc<BatchTime>> {
+        let of_table = |table: &String, partitions: &[crate::core::jobs::PlannedRange]| {
+            let rules = partitions.iter().map(|range| {
+                let rule = self.time.row_watermark(self.policy, table, range.partition);
+                let reached = self
+                    .time
+                    .partition(table, range.partition)
+                    .and_then(|time| time.watermark);
+                (range.partition, (rule, reached))
+            });
+            Arc::new(BatchTime::new(rules.collect()))
+        };
+        ranges
+            .planned
+            .iter()
+            .map(|(table, partitions)| (table.clone(), of_table(table, partitions)))
+            .collect()
+    }
+
+    /// Writes what the batch leaves behind and says so in its version, which is called `name`.
+    pub(super) async fn stage(
+        &self,
+        store: &JobStore,
+        id: JobId,
+        query: &StreamQuery,
+        prepared: Prepared,
+        name: &str,
+        version: &mut BatchVersion,
+    ) -> Result<Applied> {
+        version.rows_in = prepared.front.records_read();
+        version.fingerprint = Some(query.fingerprint().to_owned());
+        version.time = Some(prepared.time.clone());
+        if let Some(late) = &prepared.late {
+            version.late_rows = late.num_rows() as u64;
+            store.put_late(id, name, encode_states(late)?).await?;
+        }
+        let mut files = self.files.clone();
+        let closed_by = prepared.time.closed_by;
+        if self.is_snapshot_due(&prepared) {
+            let open = self.after(&prepared)?;
+            files = vec![self.write(store, id, name, &open, true, closed_by).await?];
+        } else if prepared.log.num_rows() > 0 || closed_by > self.time.closed_by {
+            let log = &prepared.log;
+            files.push(self.write(store, id, name, log, false, closed_by).await?);
+        }
+        version.state.clone_from(&files);
+        Ok(Applied {
+            change: prepared.change,
+            files,
+            time: prepared.time,
+        })
+    }
+
+    /// The batch is committed.
+    pub(super) fn apply(&mut self, applied: Applied) -> Result<()> {
+        self.table.apply(applied.change)?;
+        self.files = applied.files;
+        self.time = applied.time;
+        Ok(())
+    }
+
+    fn is_snapshot_due(&self, prepared: &Prepared) -> bool {
+        let logs = self.files.iter().filter(|file| !file.is_snapshot);
+        let (count, logged) =
+            logs.fold((0, 0), |(count, rows), file| (count + 1, rows + file.rows));
+        let rows_after = prepared.rows_after as u64;
+        // Reading changes must not take longer than reading the state several times.
+        count >= MAX_CHANGELOGS || (count > 10 && logged > 4 * rows_after.max(1_000))
+    }
+
+    /// All state rows as they will be when the batch is committed.
+    fn after(&self, prepared: &Prepared) -> Result<RecordBatch> {
+        let mut copy = StateTable::try_new(
+            Arc::clone(self.aggregate.state_schema()),
+            self.aggregate.key_columns(),
+        )?;
+        for rows in [&self.table.rows()?, &prepared.log] {
+            let closes_at = self.aggregate.closes_at(rows)?;
+            copy.restore(rows, &closes_at, prepared.time.closed_by)?;
+        }
+        Ok(copy.rows()?)
+    }
+
+    async fn write(
+        &self,
+        store: &JobStore,
+        id: JobId,
+        name: &str,
+        rows: &RecordBatch,
+        is_snapshot: bool,
+        closed_by: Option<i64>,
+    ) -> Result<StateFile> {
+        let bytes = encode_states(rows)?;
+        let file = StateFile {
+            name: name.to_owned(),
+            is_snapshot,
+            closed_by,
+            rows: rows.num_rows() as u64,
+            bytes: bytes.len() as u64,
+        };
+        store.put_state(id, name, bytes).await?;
+        Ok(file)
+    }
+}
+
+impl Prepared {
+    /// Takes the records that could not be decoded, with the table of each.
+    pub(super) fn front(&self) -> &FrontBatch {
+        &self.front
+    }
+
+    /// The rows to be written, and the rows whose keys are to be withdrawn, both in the sink's columns.
+    pub(super) async fn output(&self, job: &ReadyJob) -> Result<(BatchPlan, Option<RecordBatch>)> {
+        let plan = job.query.back(&self.emitted).await?;
+        if self.before.num_rows() == 0 {
+            return Ok((plan, None));
+        }
+        let JobSinkTable::Kafka(sink) = job.query.sink() else {
+            return Ok((plan, None));
+        };
+        let now = collect(&plan).await?;
+        let before = collect(&job.query.back(&self.before).await?).await?;
+        let withdrawn = without(&before, &now, sink.primary_key())?;
+        Ok((job.query.back(&self.emitted).await?, withdrawn))
+    }
+}
+
+/// Whether rows that were emitted are withdrawn: the sink must know their keys.
+fn withdraws(job: &ReadyJob) -> bool {
+    let has_key = match job.query.sink() {
+        JobSinkTable::Kafka(table) => !table.primary_key().is_empty(),
+        JobSinkTable::Delta(_) => false,
+    };
+    has_key && job.query.stream().is_some_and(StreamQuery::withdraws)
+}
+
+async fn collect(plan: &BatchPlan) -> Result<RecordBatch> {
+    let schema = plan.plan.schema();
+    let batches =
+        datafusion::physical_plan::collect(Arc::clone(&plan.plan), Arc::clone(&plan.context))
+            .await?;
+    concat_batches(&schema, &batches).map_err(|error| Error::internal(error.to_string()))
+}
+
+/// The rows of `before` whose key, of these columns, no row of `now` has; none if there are none.
+fn without(before: &RecordBatch, now: &RecordBatch, key: &[usize]) -> Result<Option<RecordBatch>> {
+    let internal = |error: datafusion::arrow::error::ArrowError| Error::internal(error.to_string());
+    let fields = key
+        .iter()
+        .map(|index| SortField::new(before.column(*index).data_type().clone()))
+        .collect();
+    let converter = RowConverter::new(fields).map_err(internal)?;
+    let columns = |rows: &RecordBatch| -> Vec<ArrayRef> {
+        key.iter()
+            .map(|index| Arc::clone(rows.column(*index)))
+            .collect()
+    };
+    let kept = converter.convert_columns(&columns(now)).map_err(internal)?;
+    let kept: std::collections::HashSet<&[u8]> = kept.iter().map(|row| row.data()).collect();
+    let candidates = converter
+        .convert_columns(&columns(before))
+        .map_err(internal)?;
+    let mut seen = std::collections::HashSet::new();
+    let gone: BooleanArray = candidates
+        .iter()
+        .map(|row| Some(!kept.contains(row.data()) && seen.insert(row.data())))
+        .collect();
+    if gone.true_count() == 0 {
+        return Ok(None);
+    }
+    filter_record_batch(before, &gone)
+        .map(Some)
+        .map_err(internal)
+}
+
+/// The stateful part of a job's text is another one than the state was made by.
+pub(super) fn changed(name: &str) -> Error {
+    Error::invalid(format!(
+        "the windows, keys or aggregates of job {name} are not those its state was made by"
+    ))
+    .with_help(
+        "WITH ('on_change' 'reset') goes on from the same offsets with an empty state; \
+         DROP JOB and CREATE JOB begin anew",
+    )
+}
+
+/// Which partitions have been silent for how long.
+pub(super) struct Silence {
+    since: BTreeMap<(String, i32), Instant>,
+}
+
+impl Silence {
+    pub(super) fn new() -> Self {
+        Self {
+            since: BTreeMap::new(),
+        }
+    }
+
+    /// The partitions that had nothing to read for as long as their table says, now that they end at `ends` and
+    /// `version` is where the job stands.
+    pub(super) fn idle(
+        &mut self,
+        version: Option<&BatchVersion>,
+        ends: &Ends,
+        idle_after: &BTreeMap<String, Duration>,
+        now: Instant,
+    ) -> Partitions {
+        let mut idle = Partitions::new();
+        for (table, partitions) in ends {
+            for end in partitions {
+                let key = (table.clone(), end.partition);
+                let next = version.and_then(|version| version.next_offset(table, end.partition));
+                let has_more = next.unwrap_or(end.low) < end.high;
+                let since = self.since.entry(key).or_insert(now);
+                if has_more {
+                    *since = now;
+                }
+                let patience = idle_after.get(table).copied().unwrap_or(Duration::MAX);
+                if !has_more && now.duration_since(*since) >= patience {
+                    idle.entry(table.clone()).or_default().insert(end.partition);
+                }
+            }
+        }
+        idle
+    }
+}
+
+/// All partitions there are.
+pub(super) fn known(ends: &Ends) -> Partitions {
+    ends.iter()
+        .map(|(table, partitions)| {
+            let numbers = partitions.iter().map(|ends| ends.partition);
+            (table.clone(), numbers.collect())
+        })
+        .collect()
+}

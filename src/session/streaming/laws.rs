@@ -1,0 +1,493 @@
+//! The laws of time against a naive oracle: random logs, cut into batches at random.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use datafusion::arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, Int32Array, Int64Array, RecordBatch, StringArray,
+    StructArray, TimestampMicrosecondArray,
+};
+use datafusion::arrow::datatypes::{
+    DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType,
+};
+use datafusion::catalog::TableProvider;
+use datafusion::datasource::MemTable;
+use datafusion::physical_plan::collect_partitioned;
+use proptest::prelude::*;
+
+use crate::core::jobs::{JobTime, RowWatermark, RunningWatermark, WatermarkPolicy};
+use crate::exec::keyed::{StateTable, StepRule, decode_states, encode_states, step};
+use crate::planner::ast::{Emit, JobStatement, Statement};
+use crate::planner::{Parameters, Script, parse_statement};
+use crate::session::{JobQuery, Session, SessionOptions, late_rows};
+
+const SECOND: i64 = 1_000_000;
+const DELAY: i64 = 5;
+
+/// A row: key, event time in seconds, value.
+type Row = (Option<i64>, i64, i64);
+/// Key, start and end of a window in seconds.
+type Window = (Option<i64>, i64, i64);
+/// Count, sum, and the values in the order of event time, partition and offset.
+type Values = (i64, i64, Vec<i64>);
+
+/// A late row: partition, offset, and the window that it missed, unknown of a session.
+type Late = (i32, i64, Option<(i64, i64)>);
+
+/// One partition's log, and after which rows batches end.
+type Log = Vec<Row>;
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    Tumble,
+    Hop,
+    Cumulate,
+    Session,
+}
+
+const SIZE: i64 = 10;
+const STEP: i64 = 4;
+const GAP: i64 = 6;
+
+impl Kind {
+    fn from(self) -> &'static str {
+        match self {
+            Kind::Tumble => {
+                "TUMBLE(TABLE visits, DESCRIPTOR(event_time), INTERVAL '10 seconds') GROUP BY k, window_start, window_end"
+            }
+            Kind::Hop => {
+                "HOP(TABLE visits, DESCRIPTOR(event_time), INTERVAL '4 seconds', INTERVAL '12 seconds') \
+                 GROUP BY k, window_start, window_end"
+            }
+            Kind::Cumulate => {
+                "CUMULATE(TABLE visits, DESCRIPTOR(event_time), INTERVAL '5 seconds', INTERVAL '10 seconds') \
+                 GROUP BY k, window_start, window_end"
+            }
+            Kind::Session => {
+                "SESSION(TABLE visits PARTITION BY k, DESCRIPTOR(event_time), INTERVAL '6 seconds') \
+                 GROUP BY k, window_start, window_end"
+            }
+        }
+    }
+
+    /// The aligned windows of a time.
+    fn windows(self, time: i64) -> Vec<(i64, i64)> {
+        match self {
+            Kind::Tumble => vec![(
+                time.div_euclid(SIZE) * SIZE,
+                time.div_euclid(SIZE) * SIZE + SIZE,
+            )],
+            Kind::Hop => (time - 3 * STEP + 1..=time)
+                .filter(|start| start.rem_euclid(STEP) == 0)
+                .map(|start| (start, start + 3 * STEP))
+                .collect(),
+            Kind::Cumulate => {
+                let start = time.div_euclid(SIZE) * SIZE;
+                [start + 5, start + 10]
+                    .into_iter()
+                    .filter(|end| time < *end)
+                    .map(|end| (start, end))
+                    .collect()
+            }
+            Kind::Session => vec![],
+        }
+    }
+}
+
+/// What the laws say of a log.
+#[derive(Debug, Default, PartialEq)]
+struct Oracle {
+    /// Groups that are closed, and those that are not.
+    closed: BTreeMap<Window, Values>,
+    open: BTreeMap<Window, Values>,
+    late: BTreeSet<Late>,
+}
+
+fn oracle(kind: Kind, logs: &[Log]) -> Oracle {
+    let mut result = Oracle::default();
+    // Event time, partition, offset and value of accepted rows.
+    type Accepted = (i64, i32, i64, i64);
+    let mut accepted: Vec<(Option<i64>, Accepted)> = Vec::new();
+    let mut groups: BTreeMap<Window, Vec<Accepted>> = BTreeMap::new();
+    let mut lowest: Option<Option<i64>> = None;
+    for (partition, log) in (0_i32..).zip(logs) {
+        let mut watermark: Option<i64> = None;
+        for (offset, (key, time, value)) in (0_i64..).zip(log) {
+            let row = (*time, partition, offset, *value);
+            if kind == Kind::Session {
+                if watermark.is_some_and(|watermark| *time < watermark) {
+                    result.late.insert((partition, offset, None));
+                } else {
+                    accepted.push((*key, row));
+                }
+            }
+            for (start, end) in kind.windows(*time) {
+                if watermark.is_some_and(|watermark| end <= watermark) {
+                    let window = Some((start, end));
+                    result.late.insert((partition, offset, window));
+                } else {
+                    groups.entry((*key, start, end)).or_default().push(row);
+                }
+            }
+            watermark = watermark.max(Some(time - DELAY));
+        }
+        lowest = Some(lowest.map_or(watermark, |lowest| lowest.min(watermark)));
+    }
+    accepted.sort_unstable();
+    let mut current: Option<(Window, Vec<Accepted>)> = None;
+    for (key, row) in accepted {
+        match &mut current {
+            Some(((of, _, end), rows)) if *of == key && row.0 <= *end => {
+                *end = row.0 + GAP;
+                rows.push(row);
+            }
+            _ => {
+                groups.extend(current.take());
+                current = Some(((key, row.0, row.0 + GAP), vec![row]));
+            }
+        }
+    }
+    groups.extend(current);
+    let watermark = lowest.flatten();
+    for (group, mut rows) in groups {
+        rows.sort_unstable();
+        let in_order: Vec<i64> = rows.iter().map(|row| row.3).collect();
+        let sum = in_order.iter().sum();
+        let values = (rows.len() as i64, sum, in_order);
+        let is_closed = watermark.is_some_and(|watermark| match kind {
+            Kind::Session => watermark > group.2,
+            _ => watermark >= group.2,
+        });
+        if is_closed {
+            result.closed.insert(group, values);
+        } else {
+            result.open.insert(group, values);
+        }
+    }
+    result
+}
+
+async fn job(kind: Kind, emit: &str) -> JobQuery {
+    let session = Session::try_new(&SessionOptions::default()).unwrap();
+    let sql = format!(
+        "CREATE EXTERNAL TABLE visits (k BIGINT, event_time TIMESTAMP, v BIGINT,
+           WATERMARK FOR event_time AS event_time - INTERVAL '{DELAY} seconds')
+         STORED AS KAFKA LOCATION 'visits' OPTIONS ('kafka.bootstrap.servers' '127.0.0.1:1');
+         CREATE EXTERNAL TABLE out (k BIGINT, s TIMESTAMP, e TIMESTAMP, n BIGINT, total BIGINT, final BOOLEAN, vs BIGINT[])
+         STORED AS KAFKA LOCATION 'out' OPTIONS ('kafka.bootstrap.servers' '127.0.0.1:1');
+         CREATE JOB j AS INSERT INTO out
+         SELECT k, window_start, window_end, count(*), sum(v), is_final(), array_agg(v ORDER BY event_time)
+         FROM {} {emit}",
+        kind.from()
+    );
+    for raw in Script::new("laws", &sql).split().unwrap() {
+        let mut parsed = parse_statement(&raw).unwrap();
+        Parameters::default().bind(&mut parsed).unwrap();
+        let is_job = matches!(parsed.statement, Statement::Job(_));
+        if !is_job {
+            session.execute(parsed).await.unwrap();
+            continue;
+        }
+        if let Statement::Job(job) = parsed.statement
+            && let JobStatement::Create { insert, emit, .. } = *job
+        {
+            return JobQuery::try_new(&session, *insert, emit).await.unwrap();
+        }
+    }
+    panic!("no job in the script");
+}
+
+/// Rows of one partition as a scan gives them, with the hidden column.
+fn scanned(
+    partition: i32,
+    first: usize,
+    rows: &[Row],
+    running: &mut RunningWatermark,
+) -> RecordBatch {
+    let met: Vec<i64> = rows
+        .iter()
+        .map(|(_, time, _)| {
+            let met = running.met().unwrap_or(i64::MIN);
+            running.pass(time * SECOND);
+            met
+        })
+        .collect();
+    let count = rows.len();
+    let offsets = (first..).take(count).map(|offset| offset as i64);
+    let fields = [
+        Arc::new(Field::new("watermark", DataType::Int64, false)),
+        Arc::new(Field::new("partition", DataType::Int32, false)),
+        Arc::new(Field::new("offset", DataType::Int64, false)),
+        Arc::new(Field::new("topic", DataType::Utf8, true)),
+        Arc::new(Field::new("value", DataType::Binary, true)),
+    ];
+    let columns: [ArrayRef; 5] = [
+        Arc::new(Int64Array::from(met)),
+        Arc::new(Int32Array::from(vec![partition; count])),
+        Arc::new(Int64Array::from_iter_values(offsets)),
+        Arc::new(StringArray::from(vec![Some("visits"); count])),
+        Arc::new(BinaryArray::from(vec![Some(&b"raw"[..]); count])),
+    ];
+    let hidden: StructArray = fields.into_iter().zip(columns).collect::<Vec<_>>().into();
+    let times = rows.iter().map(|(_, time, _)| time * SECOND);
+    let keys: Int64Array = rows.iter().map(|(key, _, _)| *key).collect();
+    let values = rows.iter().map(|(_, _, value)| *value);
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(keys),
+        Arc::new(TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC")),
+        Arc::new(Int64Array::from_iter_values(values)),
+        Arc::new(hidden),
+    ];
+    let nullable = ["k", "event_time", "v"];
+    let fields: Vec<Field> = columns
+        .iter()
+        .enumerate()
+        .map(|(index, column)| {
+            let name = nullable.get(index).copied().unwrap_or("__row");
+            Field::new(name, column.data_type().clone(), index < 3)
+        })
+        .collect();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
+}
+
+fn groups_of(rows: &RecordBatch) -> Vec<(Window, Values, bool)> {
+    let keys = rows.column(0).as_primitive::<Int64Type>();
+    let time = |column: usize, row: usize| {
+        let times = rows
+            .column(column)
+            .as_primitive::<TimestampMicrosecondType>();
+        times.value(row) / SECOND
+    };
+    let number =
+        |column: usize, row: usize| rows.column(column).as_primitive::<Int64Type>().value(row);
+    (0..rows.num_rows())
+        .map(|row| {
+            let key = keys.is_valid(row).then(|| keys.value(row));
+            let list = rows.column(6).as_list::<i32>().value(row);
+            let in_order = list.as_primitive::<Int64Type>().values().to_vec();
+            let values = (number(3, row), number(4, row), in_order);
+            let is_final = rows.column(5).as_boolean().value(row);
+            ((key, time(1, row), time(2, row)), values, is_final)
+        })
+        .collect()
+}
+
+/// A run of a job over logs, cut as `cuts` says: how many rows of each partition a batch reads.
+struct Ran {
+    emitted: Vec<(Window, Values, bool)>,
+    /// What a reader of the upserts holds.
+    held: HashMap<Window, Values>,
+    open: BTreeMap<Window, Values>,
+    late: BTreeSet<Late>,
+}
+
+async fn run(query: &JobQuery, logs: &[Log], cuts: &[Vec<usize>]) -> Ran {
+    let stream = query.stream().unwrap();
+    let aggregate = query.aggregate().await.unwrap();
+    let new_table = || {
+        StateTable::try_new(
+            SchemaRef::clone(aggregate.state_schema()),
+            aggregate.key_columns(),
+        )
+        .unwrap()
+    };
+    let mut table = new_table();
+    let mut logged: Vec<(Vec<u8>, Option<i64>)> = Vec::new();
+    let mut time = JobTime::default();
+    let known = BTreeMap::from([(
+        "visits".to_owned(),
+        (0..i32::try_from(logs.len()).unwrap()).collect::<BTreeSet<_>>(),
+    )]);
+    let mut read = vec![0; logs.len()];
+    let mut ran = Ran {
+        emitted: Vec::new(),
+        held: HashMap::new(),
+        open: BTreeMap::new(),
+        late: BTreeSet::new(),
+    };
+    // What no cut has read comes at the end.
+    let rest: Vec<usize> = logs.iter().map(Vec::len).collect();
+    for cut in cuts.iter().chain([&rest]) {
+        let mut partitions = Vec::new();
+        let mut reached = BTreeMap::new();
+        for (partition, log) in (0_i32..).zip(logs) {
+            let at = &mut read[partition as usize];
+            let take = cut[partition as usize].min(log.len() - *at);
+            if take == 0 {
+                continue;
+            }
+            let rule = time.row_watermark(WatermarkPolicy::Lowest, "visits", partition);
+            assert!(matches!(rule, RowWatermark::From(_)));
+            let before = time
+                .partition("visits", partition)
+                .and_then(|time| time.watermark);
+            let mut running = RunningWatermark::new(rule, before, DELAY * SECOND);
+            let rows = &log[*at..*at + take];
+            partitions.push(vec![scanned(partition, *at, rows, &mut running)]);
+            reached.insert(partition, running.reached());
+            *at += take;
+        }
+        if partitions.is_empty() {
+            continue;
+        }
+        let schema = partitions[0][0].schema();
+        let provider = MemTable::try_new(schema, partitions).unwrap();
+        let provider: Arc<dyn TableProvider> = Arc::new(provider);
+        let sources = BTreeMap::from([("visits".to_owned(), provider)]);
+        let batch = query.front_over(&sources, vec![]).await.unwrap();
+        let front = &batch.front;
+        let partials: Vec<RecordBatch> =
+            collect_partitioned(Arc::clone(&front.plan), Arc::clone(&batch.context))
+                .await
+                .unwrap()
+                .iter()
+                .flatten()
+                .map(|batch| front.aggregate.as_states(batch).unwrap())
+                .collect();
+        let reached = BTreeMap::from([("visits".to_owned(), reached)]);
+        time = time.after(WatermarkPolicy::Lowest, &known, &reached, &BTreeMap::new());
+        let rule = StepRule {
+            changes: query.emit() == Emit::Changes,
+            withdraws: stream.withdraws(),
+            closed_by: time.closed_by,
+        };
+        let done = step(&table, &aggregate, &partials, rule).unwrap();
+        for (group, _, _) in groups_of(&done.before) {
+            ran.held.remove(&group);
+        }
+        for (group, values, is_final) in groups_of(&done.emitted) {
+            ran.held.insert(group, values.clone());
+            ran.emitted.push((group, values, is_final));
+        }
+        if let Some(late) = late_rows(&front.late.take()).unwrap() {
+            note_late(&late, &mut ran.late);
+        }
+        logged.push((encode_states(&done.log).unwrap(), time.closed_by));
+        let rows_after = done.rows_after;
+        table.apply(done.change).unwrap();
+        assert_eq!(table.len(), rows_after);
+    }
+    // The state restored from what was written is the state.
+    let mut restored = new_table();
+    for (bytes, closed_by) in &logged {
+        for rows in decode_states(bytes, aggregate.state_schema()).unwrap() {
+            let closes_at = aggregate.closes_at(&rows).unwrap();
+            restored.restore(&rows, &closes_at, *closed_by).unwrap();
+        }
+    }
+    let evaluated = |table: &StateTable| {
+        let rows = table.rows().unwrap();
+        let is_final = vec![false; rows.num_rows()].into();
+        let rows = aggregate.evaluate(&rows, &is_final).unwrap();
+        groups_of(&rows)
+            .into_iter()
+            .map(|(group, values, _)| (group, values))
+            .collect()
+    };
+    ran.open = evaluated(&table);
+    let again: BTreeMap<_, _> = evaluated(&restored);
+    assert_eq!(ran.open, again, "the state after a restart");
+    ran
+}
+
+fn note_late(late: &RecordBatch, found: &mut BTreeSet<Late>) {
+    use datafusion::arrow::datatypes::Int32Type;
+    let partitions = late.column(1).as_primitive::<Int32Type>();
+    let offsets = late.column(2).as_primitive::<Int64Type>();
+    let starts = late.column(5).as_primitive::<TimestampMicrosecondType>();
+    let ends = late.column(6).as_primitive::<TimestampMicrosecondType>();
+    for row in 0..late.num_rows() {
+        assert_eq!(late.column(3).as_binary::<i32>().value(row), b"raw");
+        let window = starts
+            .is_valid(row)
+            .then(|| (starts.value(row) / SECOND, ends.value(row) / SECOND));
+        let late = (partitions.value(row), offsets.value(row), window);
+        assert!(found.insert(late));
+    }
+}
+
+/// Logs that go forward, with rows out of order, ties, NULL keys and rows far behind.
+fn logs() -> impl Strategy<Value = Vec<Log>> {
+    let row = (
+        prop_oneof![Just(None), (0..3_i64).prop_map(Some)],
+        -9..6_i64,
+        0..100_i64,
+    );
+    let log = prop::collection::vec(row, 0..40).prop_map(|rows| {
+        let mut now = 100;
+        rows.into_iter()
+            .map(|(key, step, value)| {
+                now += 2;
+                // Now and then a row is far behind its neighbours.
+                let behind = if step == -9 { 25 } else { 0 };
+                (key, now + step - behind, value)
+            })
+            .collect()
+    });
+    prop::collection::vec(log, 1..4)
+}
+
+fn cuts() -> impl Strategy<Value = Vec<Vec<usize>>> {
+    prop::collection::vec(prop::collection::vec(0..9_usize, 3), 0..8)
+}
+
+fn check(kind: Kind) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let on_close = runtime.block_on(job(kind, "EMIT ON WINDOW CLOSE"));
+    let changes = runtime.block_on(job(kind, "EMIT CHANGES"));
+    let config = ProptestConfig {
+        cases: 64,
+        ..ProptestConfig::default()
+    };
+    proptest!(config, |(logs in logs(), cuts in cuts())| {
+        let expected = oracle(kind, &logs);
+        let ran = runtime.block_on(run(&on_close, &logs, &cuts));
+        let mut emitted = BTreeMap::new();
+        for (group, values, is_final) in ran.emitted {
+            prop_assert!(is_final);
+            prop_assert!(emitted.insert(group, values).is_none(), "a window closes once");
+        }
+        prop_assert_eq!(&emitted, &expected.closed);
+        prop_assert_eq!(&ran.open, &expected.open);
+        prop_assert_eq!(&ran.late, &expected.late);
+
+        let ran = runtime.block_on(run(&changes, &logs, &cuts));
+        let finals: BTreeMap<_, _> = ran
+            .emitted
+            .iter()
+            .filter(|(_, _, is_final)| *is_final)
+            .map(|(group, values, _)| (*group, values.clone()))
+            .collect();
+        prop_assert_eq!(&finals, &expected.closed);
+        prop_assert_eq!(&ran.open, &expected.open);
+        prop_assert_eq!(&ran.late, &expected.late);
+        // What a reader of the upserts holds in the end.
+        let mut all = expected.closed;
+        all.extend(expected.open);
+        let held: BTreeMap<_, _> = ran.held.into_iter().collect();
+        prop_assert_eq!(held, all);
+    });
+}
+
+#[test]
+fn time_1_2_3_tumbling_windows_do_not_depend_on_the_cut() {
+    check(Kind::Tumble);
+}
+
+#[test]
+fn time_1_2_3_hopping_windows_do_not_depend_on_the_cut() {
+    check(Kind::Hop);
+}
+
+#[test]
+fn time_1_2_3_cumulating_windows_do_not_depend_on_the_cut() {
+    check(Kind::Cumulate);
+}
+
+#[test]
+fn time_1_2_3_sessions_do_not_depend_on_the_cut() {
+    check(Kind::Session);
+}

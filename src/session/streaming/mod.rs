@@ -1,0 +1,213 @@
+//! Jobs with windows: the plan below the aggregate, planned for each batch, and the one above it.
+
+mod hidden;
+mod late;
+#[cfg(test)]
+mod laws;
+mod lineage;
+mod split;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anabranch_udfs::{IncrementalAggregate, LateRows, LateRowsExec, LateRule, StateShape};
+use datafusion::arrow::array::RecordBatch;
+use datafusion::catalog::TableProvider;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::datasource::provider_as_source;
+use datafusion::execution::SessionState;
+use datafusion::functions::core::expr_fn::get_field;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
+use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
+
+use crate::core::jobs::WatermarkPolicy;
+use crate::error::{Error, Result};
+use crate::session::streaming::hidden::find;
+use crate::session::streaming::split::{Split, Windowing};
+use crate::tables::kafka::{KafkaTable, ROW_COLUMN, ROW_WATERMARK};
+
+pub use late::late_rows;
+pub(super) use late::late_schema;
+
+/// Whether there is an aggregate in `plan`.
+pub(super) fn has_aggregate(plan: &LogicalPlan) -> bool {
+    split::aggregate_of(plan).is_some()
+}
+
+/// The stateful part of a job.
+#[derive(Debug, Clone)]
+pub struct StreamQuery {
+    split: Split,
+    policy: WatermarkPolicy,
+    fingerprint: String,
+}
+
+/// The lower half of a batch: from records to partial states.
+#[derive(Debug)]
+pub struct FrontPlan {
+    /// What is aggregated.
+    pub aggregate: IncrementalAggregate,
+    /// Gives partial states of the batch's rows.
+    pub plan: Arc<dyn ExecutionPlan>,
+    /// Rows that were too late.
+    pub late: Arc<LateRows>,
+}
+
+impl StreamQuery {
+    /// Cuts a job's analyzed plan at its aggregate.
+    ///
+    /// # Errors
+    ///
+    /// What a job cannot do, by name.
+    pub(super) fn try_new(
+        plan: LogicalPlan,
+        sources: &BTreeMap<String, Arc<KafkaTable>>,
+    ) -> Result<Self> {
+        let split = Split::try_new(plan, sources)?;
+        let policies: Vec<WatermarkPolicy> = sources
+            .values()
+            .filter_map(|table| Some(table.event_time()?.policy))
+            .collect();
+        let policy = policies.first().copied().unwrap_or_default();
+        if policies.iter().any(|other| *other != policy) {
+            return Err(Error::invalid(
+                "the tables of a job have different options 'watermark.partitions'",
+            ));
+        }
+        Ok(Self {
+            fingerprint: split.fingerprint()?,
+            split,
+            policy,
+        })
+    }
+
+    /// Which partition holds the job's watermark.
+    pub fn policy(&self) -> WatermarkPolicy {
+        self.policy
+    }
+
+    /// What the state depends on: a job whose text gives another one cannot go on from it.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Whether a group that was emitted can stop to be: sessions grow and merge, and a filter may no longer hold.
+    pub fn withdraws(&self) -> bool {
+        matches!(self.split.windowing, Windowing::Session(_)) || self.split.has_filter_above
+    }
+
+    /// The window, for people.
+    pub fn window(&self) -> &str {
+        &self.split.window
+    }
+
+    /// What is aggregated, over a plan that reads nothing.
+    ///
+    /// # Errors
+    ///
+    /// What the engine says.
+    pub(super) async fn aggregate(&self, state: &SessionState) -> Result<IncrementalAggregate> {
+        Ok(self.front(state, &BTreeMap::new()).await?.aggregate)
+    }
+
+    /// Plans the lower half over these sources with the hidden column, by table name.
+    ///
+    /// # Errors
+    ///
+    /// What the engine says.
+    pub(super) async fn front(
+        &self,
+        state: &SessionState,
+        sources: &BTreeMap<String, Arc<dyn TableProvider>>,
+    ) -> Result<FrontPlan> {
+        let plan = self.split.front.clone().transform_up(|plan| match plan {
+            LogicalPlan::TableScan(mut scan) => {
+                if let Some(provider) = sources.get(scan.table_name.table()) {
+                    scan.source = provider_as_source(Arc::clone(provider));
+                }
+                Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
+            }
+            other => Ok(Transformed::no(other)),
+        })?;
+        let schema = Arc::clone(plan.data.schema());
+        let rows = plan_rows(state, plan.data).await?;
+        let physical = |expr: &Expr| -> Result<Arc<dyn PhysicalExpr>> {
+            Ok(state.create_physical_expr(expr.clone(), &schema)?)
+        };
+        let all = |exprs: &[Expr]| exprs.iter().map(physical).collect::<Result<Vec<_>>>();
+        let (shape, rule) = match &self.split.windowing {
+            Windowing::Aligned { groups, window_end } => {
+                let window_end = physical(window_end)?;
+                let shape = StateShape::Windows {
+                    groups: all(groups)?,
+                    window_end: Arc::clone(&window_end),
+                };
+                (shape, LateRule::Window(window_end))
+            }
+            Windowing::Session(session) => {
+                let event_time = physical(session.event_time())?;
+                let shape = StateShape::Sessions {
+                    keys: all(session.keys())?,
+                    event_time: Arc::clone(&event_time),
+                    gap: session.gap(),
+                    groups: session.groups().to_vec(),
+                };
+                (shape, LateRule::Session(event_time))
+            }
+        };
+        let row = find(&schema, ROW_COLUMN)
+            .ok_or_else(|| Error::internal("nobody keeps the time of rows"))?;
+        let watermark = physical(&get_field(Expr::Column(row), ROW_WATERMARK))?;
+        let late: Arc<LateRows> = Arc::default();
+        let in_time = LateRowsExec::new(rows, rule, watermark, Arc::clone(&late));
+        let in_time: Arc<dyn ExecutionPlan> = Arc::new(in_time);
+        let context = PhysicalPlanningContext::default();
+        let aggregates = self
+            .split
+            .aggregates
+            .iter()
+            .map(|expr| {
+                Ok(LoweredAggregateBuilder::new(
+                    expr,
+                    &schema,
+                    in_time.schema().as_ref(),
+                    state.execution_props(),
+                    &context,
+                )
+                .build()?)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let output = self.split.output();
+        let aggregate =
+            IncrementalAggregate::try_new(shape, aggregates, &in_time.schema(), output)?;
+        Ok(FrontPlan {
+            plan: aggregate.partial(in_time)?,
+            aggregate,
+            late,
+        })
+    }
+
+    /// Plans the upper half over emitted rows.
+    ///
+    /// # Errors
+    ///
+    /// What the engine says.
+    pub(super) async fn back(
+        &self,
+        state: &SessionState,
+        emitted: &RecordBatch,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        plan_rows(state, self.split.back(emitted)?).await
+    }
+}
+
+/// Optimizes and plans what was analyzed before.
+async fn plan_rows(state: &SessionState, plan: LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+    let optimized = state.optimizer().optimize(plan, state, |_, _| {})?;
+    Ok(state
+        .query_planner()
+        .create_physical_plan(&optimized, state)
+        .await?)
+}

@@ -1,0 +1,364 @@
+//! A job's query cut at its aggregate: what is below runs on the rows of a batch, what is above on the rows emitted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anabranch_udfs::{
+    EventWindow, SessionAggregate, SessionWindow, WindowKind, session_aggregate_of,
+};
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchemaRef};
+use datafusion::datasource::{MemTable, provider_as_source};
+use datafusion::functions::core::expr_fn::get_field;
+use datafusion::logical_expr::expr::{AggregateFunction, Sort};
+use datafusion::logical_expr::{Aggregate, Expr, Extension, LogicalPlan, LogicalPlanBuilder};
+use datafusion::optimizer::push_down_filter::PushDownFilter;
+use datafusion::optimizer::{Optimizer, OptimizerContext};
+
+use crate::error::{Error, Result};
+use crate::session::streaming::hidden::{HIDDEN_END, HIDDEN_START, find, with_hidden};
+use crate::session::streaming::lineage::{Origin, origins, unaliased, window_below};
+use crate::tables::kafka::{KafkaTable, ROW_COLUMN};
+
+/// The table of emitted rows in the upper part.
+const EMITTED: &str = "__emitted";
+
+/// How rows are put together.
+#[derive(Debug, Clone)]
+pub(super) enum Windowing {
+    /// By TUMBLE, HOP or CUMULATE.
+    Aligned { groups: Vec<Expr>, window_end: Expr },
+    /// By SESSION.
+    Session(SessionAggregate),
+}
+
+/// The query, cut.
+#[derive(Debug, Clone)]
+pub(super) struct Split {
+    /// Rows below the aggregate, with just the columns that it and late rows need.
+    pub(super) front: LogicalPlan,
+    pub(super) windowing: Windowing,
+    pub(super) aggregates: Vec<Expr>,
+    /// The columns of the aggregate.
+    pub(super) schema: DFSchemaRef,
+    /// What the window is, for people and fingerprints.
+    pub(super) window: String,
+    /// Whether HAVING or another filter stands above the aggregate.
+    pub(super) has_filter_above: bool,
+    whole: LogicalPlan,
+}
+
+/// The first aggregate of a plan, from the top.
+pub(super) fn aggregate_of(plan: &LogicalPlan) -> Option<&Aggregate> {
+    if let LogicalPlan::Aggregate(aggregate) = plan {
+        return Some(aggregate);
+    }
+    plan.inputs().into_iter().find_map(aggregate_of)
+}
+
+impl Split {
+    /// Cuts an analyzed plan.
+    pub(super) fn try_new(
+        whole: LogicalPlan,
+        sources: &BTreeMap<String, Arc<KafkaTable>>,
+    ) -> Result<Self> {
+        let Some(aggregate) = aggregate_of(&whole) else {
+            return Err(Error::internal("the job has no aggregate"));
+        };
+        let has_filter_above = has_filter_above(&whole)?;
+        // What selects keys goes below a session, before anything else is asked of the plan.
+        let optimizer = Optimizer::with_rules(vec![Arc::new(PushDownFilter::new())]);
+        let below = optimizer.optimize(
+            aggregate.input.as_ref().clone(),
+            &OptimizerContext::new(),
+            |_, _| {},
+        )?;
+        let Some(window) = window_below(&below) else {
+            return Err(Error::unsupported(
+                "an aggregate without a window does not run in a job yet",
+            )
+            .with_help(
+                "group by the window_start of TUMBLE, HOP, CUMULATE or SESSION, or say EMIT PER BATCH",
+            ));
+        };
+        check_event_time(window, sources)?;
+        check_functions(&aggregate.aggr_expr)?;
+        let window_text = window.display().to_string();
+        let input = with_hidden(&below, sources)?;
+        let aggregate = Aggregate::try_new_with_schema(
+            Arc::new(input),
+            aggregate.group_expr.clone(),
+            tie_broken(&aggregate.aggr_expr),
+            Arc::clone(&aggregate.schema),
+        )?;
+        let (windowing, rows) = windowing(&aggregate)?;
+        let aggregates = match &windowing {
+            Windowing::Session(session) => session.aggregates().to_vec(),
+            Windowing::Aligned { .. } => aggregate.aggr_expr.clone(),
+        };
+        let front = reduced(&rows, &windowing, &aggregates)?;
+        Ok(Self {
+            front,
+            windowing,
+            aggregates,
+            schema: Arc::clone(&aggregate.schema),
+            window: window_text,
+            has_filter_above,
+            whole,
+        })
+    }
+
+    /// The columns of emitted rows.
+    pub(super) fn output(&self) -> SchemaRef {
+        Arc::clone(self.schema.inner())
+    }
+
+    /// What is above the aggregate, over `emitted` rows in its columns.
+    pub(super) fn back(&self, emitted: &RecordBatch) -> Result<LogicalPlan> {
+        // Names of their own: those of an aggregate may come twice, under different qualifiers.
+        let fields: Vec<Field> = self
+            .schema
+            .fields()
+            .iter()
+            .enumerate()
+            .map(|(index, field)| field.as_ref().clone().with_name(format!("c{index}")))
+            .collect();
+        let schema = Arc::new(Schema::new(fields));
+        let renamed = RecordBatch::try_new(Arc::clone(&schema), emitted.columns().to_vec())
+            .map_err(|error| Error::internal(error.to_string()))?;
+        let table = MemTable::try_new(schema, vec![vec![renamed]])?;
+        let exprs: Vec<Expr> = self
+            .schema
+            .iter()
+            .enumerate()
+            .map(|(index, (qualifier, field))| {
+                let column = Expr::Column(Column::new(Some(EMITTED), format!("c{index}")));
+                column.alias_qualified(qualifier.cloned(), field.name())
+            })
+            .collect();
+        let rows = LogicalPlanBuilder::scan(EMITTED, provider_as_source(Arc::new(table)), None)?
+            .project(exprs)?
+            .build()?;
+        let back = self.whole.clone().transform_down(|plan| match plan {
+            LogicalPlan::Aggregate(_) => Ok(Transformed::new(
+                rows.clone(),
+                true,
+                TreeNodeRecursion::Jump,
+            )),
+            other => Ok(Transformed::no(other)),
+        })?;
+        Ok(back.data)
+    }
+
+    /// What the state depends on.
+    pub(super) fn fingerprint(&self) -> Result<String> {
+        use datafusion::logical_expr::ExprSchemable as _;
+        use std::fmt::Write as _;
+        let mut text = self.window.clone();
+        let (keys, groups): (Vec<&Expr>, String) = match &self.windowing {
+            Windowing::Aligned { groups, .. } => (groups.iter().collect(), String::new()),
+            Windowing::Session(session) => (
+                session.keys().iter().collect(),
+                format!("{:?}", session.groups()),
+            ),
+        };
+        for expr in keys.iter().copied().chain(&self.aggregates) {
+            let data_type = expr.get_type(self.front.schema().as_ref())?;
+            let _ = write!(text, "; {expr}: {data_type}");
+        }
+        text += &groups;
+        Ok(text)
+    }
+}
+
+fn has_filter_above(whole: &LogicalPlan) -> Result<bool> {
+    let mut found = false;
+    whole.apply(|plan| {
+        Ok(match plan {
+            LogicalPlan::Aggregate(_) => TreeNodeRecursion::Jump,
+            LogicalPlan::Filter(_) => {
+                found = true;
+                TreeNodeRecursion::Stop
+            }
+            _ => TreeNodeRecursion::Continue,
+        })
+    })?;
+    Ok(found)
+}
+
+/// The window must be by the column whose watermark closes it.
+fn check_event_time(
+    window: &LogicalPlan,
+    sources: &BTreeMap<String, Arc<KafkaTable>>,
+) -> Result<()> {
+    let LogicalPlan::Extension(Extension { node }) = window else {
+        return Ok(());
+    };
+    let node = node.as_any();
+    let (event_time, input) = if let Some(window) = node.downcast_ref::<EventWindow>() {
+        (window.event_time(), window.input())
+    } else if let Some(window) = node.downcast_ref::<SessionWindow>() {
+        (window.event_time(), window.input())
+    } else {
+        return Ok(());
+    };
+    for origin in origins(input, event_time) {
+        let Origin::Table { table, column } = &origin else {
+            return Err(Error::invalid(format!(
+                "a job's window is by {event_time}, which is computed: its watermark is not known"
+            ))
+            .with_help("window by the column that the table's WATERMARK FOR names"));
+        };
+        let declared = sources.get(table).and_then(|table| table.event_time());
+        match declared {
+            Some(time) if time.column == *column => {}
+            Some(time) => {
+                return Err(Error::invalid(format!(
+                    "a job's window is by {column}, and the watermark of {table} is for {}",
+                    time.column
+                )));
+            }
+            None => {
+                return Err(Error::invalid(format!(
+                    "{table} declares no watermark, so a job cannot know when a window is complete"
+                ))
+                .with_help(format!(
+                    "declare it with the table: WATERMARK FOR {column} AS {column} - INTERVAL '15 minutes'"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// TIME-3: aggregates whose result depends on the order in which rows arrive.
+fn check_functions(aggregates: &[Expr]) -> Result<()> {
+    const BY_ARRIVAL: [&str; 7] = [
+        "first_value",
+        "last_value",
+        "nth_value",
+        "any_value",
+        "array_agg",
+        "string_agg",
+        "next_offsets",
+    ];
+    for expr in aggregates {
+        let Expr::AggregateFunction(AggregateFunction { func, params }) = unaliased(expr) else {
+            continue;
+        };
+        if !params.order_by.is_empty() && func.order_sensitivity().hard_requires() {
+            return Err(Error::unsupported(format!(
+                "{}(… ORDER BY …) does not run in a job",
+                func.name()
+            )));
+        }
+        if params.order_by.is_empty() && BY_ARRIVAL.contains(&func.name()) {
+            return Err(Error::unsupported(format!(
+                "{}() without ORDER BY depends on the order in which rows arrive, which a job does not keep",
+                func.name()
+            ))
+            .with_help(format!("say {}(… ORDER BY …)", func.name())));
+        }
+    }
+    Ok(())
+}
+
+/// Rows that an ORDER BY leaves tied are in the order of their partition and offset.
+fn tie_broken(aggregates: &[Expr]) -> Vec<Expr> {
+    let row = || Expr::Column(Column::new_unqualified(ROW_COLUMN));
+    let place = |name: &str| Sort::new(get_field(row(), name), true, false);
+    let with_ties = |expr: &Expr| match unaliased(expr) {
+        Expr::AggregateFunction(call)
+            if !call.params.order_by.is_empty() && !call.params.distinct =>
+        {
+            let mut call = call.clone();
+            call.params
+                .order_by
+                .extend([place("partition"), place("offset")]);
+            Expr::AggregateFunction(call)
+        }
+        other => other.clone(),
+    };
+    aggregates.iter().map(with_ties).collect()
+}
+
+/// How an aggregate's rows are put together, and the rows below.
+fn windowing(aggregate: &Aggregate) -> Result<(Windowing, LogicalPlan)> {
+    if let Some(session) = session_aggregate_of(aggregate)? {
+        let rows = session.input().clone();
+        return Ok((Windowing::Session(session), rows));
+    }
+    let Some(LogicalPlan::Extension(Extension { node })) = window_below(&aggregate.input) else {
+        return Err(Error::internal("the window is gone"));
+    };
+    let Some(window) = node.as_any().downcast_ref::<EventWindow>() else {
+        return Err(Error::unsupported(
+            "a job over SESSION groups by all keys of the session and window_start, and by nothing else",
+        )
+        .with_help(
+            "add the missing keys to GROUP BY; take other columns into aggregates, for example min(page)",
+        ));
+    };
+    let grouped = |wanted: &Origin| {
+        aggregate
+            .group_expr
+            .iter()
+            .any(|expr| origins(&aggregate.input, expr).contains(wanted))
+    };
+    let is_cumulative = window.windows().kind() == WindowKind::Cumulate;
+    if !grouped(&Origin::WindowStart) || (is_cumulative && !grouped(&Origin::WindowEnd)) {
+        let columns = if is_cumulative {
+            "window_start and window_end"
+        } else {
+            "window_start"
+        };
+        return Err(Error::invalid(format!(
+            "a job over {} groups by {columns}",
+            window.windows().kind()
+        ))
+        .with_help("without it a group is never complete"));
+    }
+    let rows = aggregate.input.as_ref().clone();
+    let window_end = find(rows.schema(), HIDDEN_END)
+        .map(Expr::Column)
+        .ok_or_else(|| Error::internal("the window's end is gone"))?;
+    let windowing = Windowing::Aligned {
+        groups: aggregate.group_expr.clone(),
+        window_end,
+    };
+    Ok((windowing, rows))
+}
+
+/// The rows with just the columns that are used.
+fn reduced(rows: &LogicalPlan, windowing: &Windowing, aggregates: &[Expr]) -> Result<LogicalPlan> {
+    let schema = rows.schema();
+    let mut used: Vec<&Expr> = aggregates.iter().collect();
+    match windowing {
+        Windowing::Aligned { groups, .. } => used.extend(groups),
+        Windowing::Session(session) => {
+            used.extend(session.keys());
+            used.push(session.event_time());
+        }
+    }
+    let mut indices: Vec<usize> = used
+        .iter()
+        .flat_map(|expr| expr.column_refs())
+        .filter_map(|column| schema.maybe_index_of_column(column))
+        .collect();
+    for hidden in [ROW_COLUMN, HIDDEN_START, HIDDEN_END] {
+        indices
+            .extend(find(schema, hidden).and_then(|column| schema.maybe_index_of_column(&column)));
+    }
+    indices.sort_unstable();
+    indices.dedup();
+    let columns = schema.columns();
+    let exprs = indices
+        .into_iter()
+        .filter_map(|index| columns.get(index).cloned())
+        .map(Expr::Column);
+    Ok(LogicalPlanBuilder::from(rows.clone())
+        .project(exprs)?
+        .build()?)
+}

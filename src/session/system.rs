@@ -1,0 +1,398 @@
+//! The schema `system`: what the data directory knows of jobs, as tables. Each statement reads it anew.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::array::{
+    ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray,
+    TimestampMillisecondArray,
+};
+use datafusion::arrow::compute::{cast, concat_batches};
+use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use datafusion::catalog::{SchemaProvider, TableProvider};
+use datafusion::datasource::MemTable;
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
+
+use crate::core::jobs::{BatchVersion, Committed, JobHistory, Phase};
+use crate::error::{Error, Result};
+use crate::exec::keyed::{decode_states, replay};
+use crate::session::dead_letters;
+use crate::session::streaming::late_schema;
+use crate::state::{DataDir, JobId, JobStore};
+use crate::tables::kafka::BadRecord;
+
+/// The schema's name.
+pub(super) const SYSTEM: &str = "system";
+
+const TABLES: [&str; 5] = ["batches", "dead_letters", "jobs", "late_rows", "partitions"];
+
+/// The tables over a data directory.
+#[derive(Debug)]
+pub(super) struct SystemSchema {
+    /// Folder or URL; not made by looking at it.
+    data_dir: String,
+}
+
+impl SystemSchema {
+    pub(super) fn new(data_dir: String) -> Self {
+        Self { data_dir }
+    }
+
+    async fn rows(&self, name: &str) -> Result<RecordBatch> {
+        if let Some((job, batch)) = state_of(name) {
+            return self.state(job, batch).await;
+        }
+        let store = match DataDir::exists(&self.data_dir) {
+            true => Some(JobStore::new(DataDir::open(&self.data_dir)?)),
+            false => None,
+        };
+        let jobs = match &store {
+            Some(store) => store.all().await?,
+            None => Vec::new(),
+        };
+        if name == "jobs" {
+            return job_rows(&jobs);
+        }
+        let mut parts = Vec::new();
+        if let Some(store) = &store {
+            for (id, history) in &jobs {
+                parts.push(rows_of_job(store, *id, history, name).await?);
+            }
+        }
+        let empty = empty_of(name)?;
+        concat_batches(&empty.schema(), &parts).map_err(internal)
+    }
+}
+
+impl SystemSchema {
+    /// The keyed state of a job after a batch, or after the last one.
+    async fn state(&self, job: &str, batch: Option<u64>) -> Result<RecordBatch> {
+        let missing = || Error::not_found(format!("no job is named {job}"));
+        if !DataDir::exists(&self.data_dir) {
+            return Err(missing());
+        }
+        let store = JobStore::new(DataDir::open(&self.data_dir)?);
+        let (id, history) = store.find(job).await?.ok_or_else(missing)?;
+        let committed = match batch {
+            None => history.last(),
+            Some(batch) => history
+                .batches
+                .iter()
+                .find(|committed| committed.batch == batch),
+        };
+        let Some(committed) = committed else {
+            return Err(Error::not_found(match batch {
+                Some(batch) => format!("job {job} has no batch {batch}"),
+                None => format!("job {job} has not committed a batch yet"),
+            })
+            .with_help("system.batches has those there are"));
+        };
+        let version = store.version(id, &committed.version).await?;
+        let mut files = Vec::with_capacity(version.state.len());
+        for file in &version.state {
+            files.push((store.state(id, &file.name).await?, file.closed_by));
+        }
+        match replay(&files)? {
+            Some(rows) => Ok(rows),
+            None => Err(Error::invalid(format!("job {job} keeps no state"))),
+        }
+    }
+}
+
+/// The hidden name of the table that `job_state` gives.
+pub(super) fn state_table(job: &str, batch: Option<u64>) -> String {
+    match batch {
+        Some(batch) => format!("job_state@{batch}@{job}"),
+        None => format!("job_state@@{job}"),
+    }
+}
+
+fn state_of(table: &str) -> Option<(&str, Option<u64>)> {
+    let (batch, job) = table.strip_prefix("job_state@")?.split_once('@')?;
+    Some((job, batch.parse().ok()))
+}
+
+#[async_trait]
+impl SchemaProvider for SystemSchema {
+    fn table_names(&self) -> Vec<String> {
+        TABLES.iter().map(ToString::to_string).collect()
+    }
+
+    async fn table(
+        &self,
+        name: &str,
+    ) -> DataFusionResult<Option<Arc<dyn TableProvider>>, DataFusionError> {
+        if !self.table_exist(name) {
+            return Ok(None);
+        }
+        let rows = self.rows(name).await?;
+        let table = MemTable::try_new(rows.schema(), vec![vec![rows]])?;
+        Ok(Some(Arc::new(table)))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        TABLES.contains(&name) || state_of(name).is_some()
+    }
+}
+
+/// `job`, `state`, `reason`, `batch`, `generation`, `committed_at`, `owner`: one row per job.
+///
+/// # Errors
+///
+/// None that a caller could cause.
+pub fn job_rows(jobs: &[(JobId, JobHistory)]) -> Result<RecordBatch> {
+    let of = |value: fn(&JobHistory) -> Option<String>| -> ArrayRef {
+        let values: StringArray = jobs.iter().map(|(_, job)| value(job)).collect();
+        Arc::new(values)
+    };
+    let states = of(|job| {
+        let state = match &job.phase {
+            Phase::Active => "ACTIVE",
+            Phase::Paused(None) => "PAUSED",
+            Phase::Paused(Some(_)) => "FAILED",
+            Phase::Dropped => "DROPPED",
+        };
+        Some(state.to_owned())
+    });
+    let reasons = of(|job| match &job.phase {
+        Phase::Paused(reason) => reason.clone(),
+        _ => None,
+    });
+    let numbers = |value: fn(&JobHistory) -> u64| -> ArrayRef {
+        Arc::new(Int64Array::from_iter_values(
+            jobs.iter().map(|(_, job)| signed(value(job))),
+        ))
+    };
+    batch(vec![
+        ("job", of(|job| Some(job.name.clone()))),
+        ("state", states),
+        ("reason", reasons),
+        (
+            "batch",
+            numbers(|job| job.last().map_or(0, |last| last.batch)),
+        ),
+        ("generation", numbers(|job| job.generation)),
+        (
+            "committed_at",
+            times(jobs.iter().map(|(_, job)| job.last().map(|last| last.at)))?,
+        ),
+        ("owner", of(|job| job.owner.clone())),
+    ])
+}
+
+/// `job`, `batch`, `generation`, `rows_in`, `rows_out`, `dead_letters`, `late_rows`, `watermark`, `offsets`,
+/// `committed_at`, `milliseconds`: one row per batch of the job that counts.
+///
+/// # Errors
+///
+/// None that a caller could cause.
+pub fn batch_rows(job: &str, batches: &[(Committed, BatchVersion)]) -> Result<RecordBatch> {
+    let numbers = |value: fn(&BatchVersion) -> u64| -> ArrayRef {
+        Arc::new(Int64Array::from_iter_values(
+            batches.iter().map(|(_, version)| signed(value(version))),
+        ))
+    };
+    let offsets = batches.iter().map(|(_, version)| {
+        let tables = version.sources.iter().map(|(table, partitions)| {
+            let partitions: serde_json::Map<_, _> = partitions
+                .iter()
+                .map(|(partition, progress)| (partition.to_string(), progress.end.into()))
+                .collect();
+            (table.clone(), partitions.into())
+        });
+        serde_json::Value::Object(tables.collect()).to_string()
+    });
+    let watermarks = batches.iter().map(|(_, version)| {
+        let watermark = version.time.as_ref()?.watermark?;
+        Some(watermark.div_euclid(1_000))
+    });
+    batch(vec![
+        ("job", same(job, batches.len())),
+        ("batch", numbers(|version| version.batch)),
+        ("generation", numbers(|version| version.generation)),
+        ("rows_in", numbers(|version| version.rows_in)),
+        ("rows_out", numbers(|version| version.rows_out)),
+        (
+            "dead_letters",
+            numbers(|version| version.dead_letters.len() as u64),
+        ),
+        ("late_rows", numbers(|version| version.late_rows)),
+        ("watermark", times(watermarks)?),
+        ("offsets", Arc::new(StringArray::from_iter_values(offsets))),
+        (
+            "committed_at",
+            times(batches.iter().map(|(committed, _)| Some(committed.at)))?,
+        ),
+        ("milliseconds", numbers(|version| version.took)),
+    ])
+}
+
+/// The batches of a job that count, with what each left behind.
+///
+/// # Errors
+///
+/// The store does not answer, or a version cannot be read.
+pub async fn versions(
+    store: &JobStore,
+    id: JobId,
+    history: &JobHistory,
+) -> Result<Vec<(Committed, BatchVersion)>> {
+    let mut versions = Vec::with_capacity(history.batches.len());
+    for committed in &history.batches {
+        let version = store.version(id, &committed.version).await?;
+        versions.push((committed.clone(), version));
+    }
+    Ok(versions)
+}
+
+async fn rows_of_job(
+    store: &JobStore,
+    id: JobId,
+    history: &JobHistory,
+    table: &str,
+) -> Result<RecordBatch> {
+    let name = history.name.as_str();
+    match table {
+        "partitions" => {
+            let last = match history.last() {
+                Some(last) => Some(store.version(id, &last.version).await?),
+                None => None,
+            };
+            partition_rows(name, last.as_ref())
+        }
+        "batches" => batch_rows(name, &versions(store, id, history).await?),
+        "dead_letters" => dead_letter_rows(name, &versions(store, id, history).await?),
+        _ => {
+            let mut parts = Vec::new();
+            for (committed, version) in versions(store, id, history).await? {
+                if version.late_rows == 0 {
+                    continue;
+                }
+                let bytes = store.late(id, &committed.version).await?;
+                for rows in decode_states(&bytes, &late_schema())? {
+                    parts.push(late_rows(name, committed.batch, &rows)?);
+                }
+            }
+            concat_batches(&empty_of(table)?.schema(), &parts).map_err(internal)
+        }
+    }
+}
+
+/// A table without rows.
+fn empty_of(table: &str) -> Result<RecordBatch> {
+    match table {
+        "partitions" => partition_rows("", None),
+        "batches" => batch_rows("", &[]),
+        "dead_letters" => dead_letter_rows("", &[]),
+        _ => late_rows("", 0, &RecordBatch::new_empty(late_schema())),
+    }
+}
+
+fn partition_rows(job: &str, last: Option<&BatchVersion>) -> Result<RecordBatch> {
+    let mut tables = Vec::new();
+    let mut numbers = Vec::new();
+    let mut offsets = Vec::new();
+    let mut watermarks = Vec::new();
+    let mut idle = Vec::new();
+    let mut holds_back = Vec::new();
+    if let Some(last) = last {
+        for (table, partitions) in &last.sources {
+            for (partition, progress) in partitions {
+                tables.push(table.clone());
+                numbers.push(*partition);
+                offsets.push(progress.end);
+                let time = last.time.as_ref();
+                let own = time.and_then(|time| time.partition(table, *partition));
+                watermarks.push(
+                    own.and_then(|own| own.watermark)
+                        .map(|at| at.div_euclid(1_000)),
+                );
+                idle.push(own.map(|own| own.idle));
+                // Whose watermark is not past the job's lets the job go no further.
+                holds_back.push(
+                    own.map(|own| {
+                        !own.idle && own.watermark <= time.and_then(|time| time.watermark)
+                    }),
+                );
+            }
+        }
+    }
+    batch(vec![
+        ("job", same(job, tables.len())),
+        ("table", Arc::new(StringArray::from(tables))),
+        ("partition", Arc::new(Int32Array::from(numbers))),
+        ("offset", Arc::new(Int64Array::from(offsets))),
+        ("watermark", times(watermarks.into_iter())?),
+        ("idle", Arc::new(BooleanArray::from(idle))),
+        ("holds_back", Arc::new(BooleanArray::from(holds_back))),
+    ])
+}
+
+fn dead_letter_rows(job: &str, batches: &[(Committed, BatchVersion)]) -> Result<RecordBatch> {
+    let mut records = Vec::new();
+    let (mut numbers, mut tables) = (Vec::new(), Vec::new());
+    for (committed, version) in batches {
+        for letter in &version.dead_letters {
+            numbers.push(signed(committed.batch));
+            tables.push(letter.table.clone());
+            records.push(BadRecord {
+                topic: letter.topic.clone(),
+                partition: letter.partition,
+                offset: letter.offset,
+                timestamp: letter.timestamp,
+                key: letter.key.clone(),
+                value: letter.value.clone(),
+                reason: letter.reason.clone(),
+            });
+        }
+    }
+    let mut columns = vec![
+        ("job", same(job, records.len())),
+        ("batch", Arc::new(Int64Array::from(numbers)) as ArrayRef),
+        ("table", Arc::new(StringArray::from(tables))),
+    ];
+    columns.extend(dead_letters::columns(&records));
+    batch(columns)
+}
+
+fn late_rows(job: &str, number: u64, rows: &RecordBatch) -> Result<RecordBatch> {
+    let count = rows.num_rows();
+    let numbers = Int64Array::from(vec![signed(number); count]);
+    let schema = late_schema();
+    let mut columns = vec![
+        ("job", same(job, count)),
+        ("batch", Arc::new(numbers) as ArrayRef),
+    ];
+    for (field, column) in schema.fields().iter().zip(rows.columns()) {
+        columns.push((field.name().as_str(), Arc::clone(column)));
+    }
+    batch(columns)
+}
+
+fn same(text: &str, count: usize) -> ArrayRef {
+    Arc::new(StringArray::from(vec![text; count]))
+}
+
+/// SQL's BIGINT has a sign.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn times(millis: impl Iterator<Item = Option<i64>>) -> Result<ArrayRef> {
+    let times: TimestampMillisecondArray = millis.collect();
+    let zoned = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    cast(&times, &zoned).map_err(internal)
+}
+
+fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
+    RecordBatch::try_from_iter_with_nullable(
+        columns
+            .into_iter()
+            .map(|(name, column)| (name, column, true)),
+    )
+    .map_err(internal)
+}
+
+fn internal(error: datafusion::arrow::error::ArrowError) -> Error {
+    Error::internal(error.to_string())
+}

@@ -1,0 +1,397 @@
+//! Jobs with windows whose processes die: state, time and rows are as if nothing had happened.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::Pipeline;
+
+/// Counts per key and ten seconds, each window once; three records a batch.
+fn counting(name: &str) -> Pipeline {
+    let pipeline = Pipeline::between_topics(name, 1);
+    let (bootstrap, source, sink) = (&pipeline.bootstrap, &pipeline.source, &pipeline.sink);
+    pipeline.work.file(
+        "tables.sql",
+        &format!(
+            "CREATE EXTERNAL TABLE ticks (k BIGINT, t TIMESTAMP, WATERMARK FOR t AS t - INTERVAL '5 seconds') \
+             STORED AS KAFKA LOCATION '{source}' OPTIONS ('kafka.bootstrap.servers' '{bootstrap}');\n\
+             CREATE EXTERNAL TABLE counts (k BIGINT, s TIMESTAMP, v BIGINT) STORED AS KAFKA LOCATION '{sink}' \
+             OPTIONS ('kafka.bootstrap.servers' '{bootstrap}', 'topic.partitions' '1');\n\
+             CREATE EXTERNAL TABLE kept (k BIGINT, s TIMESTAMP, v BIGINT) STORED AS DELTA LOCATION 'kept';\n"
+        ),
+    );
+    for (file, job, table) in [
+        ("job.sql", "to_topic", "counts"),
+        ("keep.sql", "to_delta", "kept"),
+    ] {
+        pipeline.work.file(
+            file,
+            &format!(
+                "CREATE JOB {job} WITH ('trigger' '10 milliseconds', 'batch.max_rows' '3') AS \
+                 INSERT INTO {table} SELECT k, window_start, count(*) \
+                 FROM TUMBLE(TABLE ticks, DESCRIPTOR(t), INTERVAL '10 seconds') GROUP BY k, window_start;\n"
+            ),
+        );
+    }
+    pipeline
+}
+
+/// Second `n`, of key `n % 2`.
+fn ticks(seconds: std::ops::Range<u32>) -> String {
+    seconds
+        .map(|n| {
+            let (minute, second) = (n / 60, n % 60);
+            format!(
+                "{{\"k\":{},\"t\":\"2025-01-01T00:{minute:02}:{second:02}Z\"}}\n",
+                n % 2
+            )
+        })
+        .collect()
+}
+
+impl Pipeline {
+    fn tick(&self, seconds: std::ops::Range<u32>) {
+        crate::support::kafka_tool(
+            &[
+                "kafka-console-producer",
+                "--bootstrap-server",
+                &self.bootstrap,
+                "--topic",
+                &self.source,
+            ],
+            &ticks(seconds),
+        );
+    }
+
+    /// The rows of the sink: how often each window of a key came, and its count.
+    fn counted(&self, table: &str) -> BTreeMap<(i64, String), Vec<i64>> {
+        let rows = self
+            .work
+            .sql(
+                &["tables.sql"],
+                &[&format!(
+                    "SELECT k, CAST(s AS VARCHAR) AS s, v FROM {table}"
+                )],
+            )
+            .ok();
+        let mut counted: BTreeMap<_, Vec<i64>> = BTreeMap::new();
+        for line in rows.out.lines() {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            let window = (
+                row["k"].as_i64().unwrap(),
+                row["s"].as_str().unwrap().to_owned(),
+            );
+            let counts = counted.entry(window).or_default();
+            counts.push(row["v"].as_i64().unwrap());
+        }
+        counted
+    }
+}
+
+/// Every window of `seconds` that a watermark five seconds behind has passed: once, with five rows of each key.
+fn expected(seconds: u32) -> BTreeMap<(i64, String), Vec<i64>> {
+    let closed = (seconds - 1 - 5) / 10;
+    (0..closed)
+        .flat_map(|window| {
+            let start = window * 10;
+            let start = format!("2025-01-01T00:{:02}:{:02}Z", start / 60, start % 60);
+            (0..2).map(move |key| ((key, start.clone()), vec![5]))
+        })
+        .collect()
+}
+
+#[test]
+fn exact_1_windows_are_counted_once_whichever_step_a_process_dies_at() {
+    let pipeline = counting("windows-crash");
+    let mut sent = 0;
+    for fail_point in super::crash::FAIL_POINTS {
+        for time in 1..=2 {
+            pipeline.tick(sent..sent + 11);
+            sent += 11;
+            let fail_point = match fail_point {
+                "taken-over" => fail_point.to_owned(),
+                _ => format!("{fail_point}:{time}"),
+            };
+            pipeline.crash("job.sql", &fail_point);
+        }
+    }
+    pipeline.catch_up("job.sql").ok();
+    pipeline.catch_up("job.sql").ok();
+    assert_eq!(pipeline.counted("counts"), expected(sent));
+}
+
+#[test]
+fn exact_2_windows_in_a_delta_table_after_crashes_and_a_rewind() {
+    let pipeline = counting("windows-delta");
+    let mut sent = 0;
+    for fail_point in super::crash::FAIL_POINTS {
+        pipeline.tick(sent..sent + 13);
+        sent += 13;
+        pipeline.crash("keep.sql", fail_point);
+    }
+    pipeline.catch_up("keep.sql").ok();
+    assert_eq!(pipeline.counted("kept"), expected(sent));
+    // EXACT-3: the state of an earlier batch counts the same windows again, and none twice.
+    for batch in ["9", "4", "0"] {
+        let rewind = format!("REWIND JOB to_delta TO BATCH {batch}");
+        pipeline
+            .work
+            .sql(&["tables.sql", "keep.sql"], &[&rewind])
+            .ok();
+        pipeline.tick(sent..sent + 5);
+        sent += 5;
+        pipeline.catch_up("keep.sql").ok();
+        assert_eq!(pipeline.counted("kept"), expected(sent), "{batch}");
+    }
+}
+
+#[test]
+fn exact_1_windows_while_two_runners_fight_and_are_killed() {
+    let pipeline = counting("windows-fight");
+    let mut sent = 0;
+    for milliseconds in [250, 400, 600] {
+        pipeline.tick(sent..sent + 30);
+        sent += 30;
+        let mut runners = [pipeline.start("job.sql"), pipeline.start("job.sql")];
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        for runner in &mut runners {
+            runner.kill().unwrap();
+            runner.wait().unwrap();
+        }
+    }
+    pipeline.catch_up("job.sql").ok();
+    assert_eq!(pipeline.counted("counts"), expected(sent));
+}
+
+#[test]
+fn what_a_job_with_windows_cannot_do_is_refused_with_its_name() {
+    let pipeline = counting("windows-refused");
+    let bootstrap = &pipeline.bootstrap;
+    pipeline.work.file(
+        "more.sql",
+        &format!(
+            "CREATE EXTERNAL TABLE timeless (k BIGINT, t TIMESTAMP) STORED AS KAFKA LOCATION '{}' \
+             OPTIONS ('kafka.bootstrap.servers' '{bootstrap}');\n",
+            pipeline.source
+        ),
+    );
+    let tumble = |table: &str, time: &str| {
+        format!("FROM TUMBLE(TABLE {table}, DESCRIPTOR({time}), INTERVAL '10 seconds')")
+    };
+    for (query, expected) in [
+        ("SELECT k, now(), count(*) FROM ticks GROUP BY k".to_owned(), "without a window"),
+        (
+            format!("SELECT k, max(t), count(*) {} GROUP BY k", tumble("ticks", "t")),
+            "groups by window_start",
+        ),
+        (
+            format!("SELECT k, window_start, count(*) {} GROUP BY k, window_start", tumble("timeless", "t")),
+            "timeless declares no watermark",
+        ),
+        (
+            format!(
+                "SELECT k, window_start, count(*) {} GROUP BY k, window_start",
+                tumble("(SELECT k, t + INTERVAL '1 hour' AS u FROM ticks)", "u")
+            ),
+            "its watermark is not known",
+        ),
+        (
+            format!(
+                "SELECT k, window_start, cardinality(array_agg(k)) {} GROUP BY k, window_start",
+                tumble("ticks", "t")
+            ),
+            "array_agg() without ORDER BY",
+        ),
+        (
+            "SELECT k, window_start, count(*) FROM SESSION(TABLE ticks PARTITION BY k, DESCRIPTOR(t), INTERVAL '5 seconds') \
+             GROUP BY k, window_start, t"
+                .to_owned(),
+            "groups by all keys of the session and window_start",
+        ),
+        (
+            "SELECT k, window_start, 1 FROM SESSION(TABLE ticks PARTITION BY k, DESCRIPTOR(t), INTERVAL '5 seconds')"
+                .to_owned(),
+            "SESSION without an aggregate",
+        ),
+        (
+            format!(
+                "SELECT max(k), window_start, count(*) FROM (SELECT k, window_start, count(*) {} GROUP BY k, window_start) \
+                 GROUP BY window_start",
+                tumble("ticks", "t")
+            ),
+            "a second aggregate",
+        ),
+    ] {
+        let job = format!("CREATE JOB refused AS INSERT INTO counts {query}");
+        let ran = pipeline.work.sql(&["tables.sql", "more.sql"], &[&job]);
+        assert_eq!(ran.code, Some(1), "{job}: {ran:?}");
+        assert!(ran.err.contains(expected), "{job}: {}", ran.err);
+    }
+    for (watermark, expected) in [
+        ("t + INTERVAL '1 second'", "is no watermark of t"),
+        ("t - INTERVAL '1 month'", "is no watermark of t"),
+    ] {
+        let table = format!(
+            "CREATE EXTERNAL TABLE wrong (t TIMESTAMP, WATERMARK FOR t AS {watermark}) STORED AS KAFKA \
+             LOCATION 'x' OPTIONS ('kafka.bootstrap.servers' '{bootstrap}')"
+        );
+        let ran = pipeline.work.sql(&[], &[&table]);
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert!(ran.err.contains(expected), "{}", ran.err);
+    }
+}
+
+#[test]
+fn a_text_that_changes_windows_is_refused_or_begins_with_an_empty_state() {
+    let pipeline = counting("windows-changed");
+    let job = |options: &str, select: &str, size: u32| {
+        format!(
+            "CREATE OR REPLACE JOB to_topic WITH ('trigger' '10 milliseconds'{options}) AS INSERT INTO counts \
+             SELECT k, window_start, {select} FROM TUMBLE(TABLE ticks, DESCRIPTOR(t), INTERVAL '{size} seconds') \
+             GROUP BY k, window_start;\n"
+        )
+    };
+    pipeline.work.file("job.sql", &job("", "count(*)", 10));
+    pipeline.tick(0..14);
+    pipeline.catch_up("job.sql").ok();
+    // What stands above the aggregate may change.
+    pipeline.work.file("job.sql", &job("", "-count(*)", 10));
+    pipeline.tick(14..16);
+    pipeline.catch_up("job.sql").ok();
+    let first = |key| ((key, "2025-01-01T00:00:00Z".to_owned()), vec![-5]);
+    assert_eq!(pipeline.counted("counts"), [first(0), first(1)].into());
+    // The state goes with the job: it is asked for, and shown.
+    let state = pipeline
+        .work
+        .sql(&[], &["SELECT * FROM job_state('to_topic') ORDER BY k"])
+        .ok();
+    let open: Vec<&str> = state.out.lines().collect();
+    assert_eq!(open.len(), 2, "{}", state.out);
+    assert!(open[0].contains(" state\":3"), "{}", state.out);
+    let dropped = pipeline.work.sql(&[], &["DROP JOB to_topic"]);
+    assert_eq!(dropped.code, Some(1));
+    assert!(
+        dropped.err.contains("DROP JOB to_topic CASCADE"),
+        "{}",
+        dropped.err
+    );
+    // Another window is another state.
+    pipeline.work.file("job.sql", &job("", "count(*)", 20));
+    let refused = pipeline.catch_up("job.sql");
+    assert_eq!(refused.code, Some(1));
+    assert!(
+        refused.err.contains("'on_change' 'reset'"),
+        "{}",
+        refused.err
+    );
+    pipeline
+        .work
+        .file("job.sql", &job(", 'on_change' 'reset'", "count(*)", 20));
+    pipeline.tick(16..26);
+    pipeline.catch_up("job.sql").ok();
+    let mut expected: BTreeMap<_, Vec<i64>> = [first(0), first(1)].into();
+    for counts in expected.values_mut() {
+        // Of the longer window only what came after the reset is counted.
+        counts.push(2);
+    }
+    assert_eq!(pipeline.counted("counts"), expected);
+}
+
+#[test]
+fn a_session_that_begins_earlier_or_merges_withdraws_what_was_said() {
+    let pipeline = counting("windows-withdrawn");
+    pipeline.work.file(
+        "tables.sql",
+        &format!(
+            "CREATE EXTERNAL TABLE ticks (k BIGINT, t TIMESTAMP, WATERMARK FOR t AS t - INTERVAL '60 seconds') \
+             STORED AS KAFKA LOCATION '{}' OPTIONS ('kafka.bootstrap.servers' '{}');\n\
+             CREATE EXTERNAL TABLE sessions (s VARCHAR, n BIGINT, PRIMARY KEY (s) NOT ENFORCED) \
+             STORED AS KAFKA LOCATION '{}' OPTIONS ('kafka.bootstrap.servers' '{}', 'topic.partitions' '1');\n",
+            pipeline.source, pipeline.bootstrap, pipeline.sink, pipeline.bootstrap
+        ),
+    );
+    pipeline.work.file(
+        "job.sql",
+        "CREATE JOB sessions AS INSERT INTO sessions SELECT to_char(window_start, '%M:%S'), count(*) \
+         FROM SESSION(TABLE ticks PARTITION BY k, DESCRIPTOR(t), INTERVAL '5 seconds') \
+         GROUP BY k, window_start HAVING count(*) < 4 EMIT CHANGES;\n",
+    );
+    let tick = |second: u32| {
+        crate::support::kafka_tool(
+            &[
+                "kafka-console-producer",
+                "--bootstrap-server",
+                &pipeline.bootstrap,
+                "--topic",
+                &pipeline.source,
+            ],
+            &format!("{{\"k\":1,\"t\":\"2025-01-01T00:00:{second:02}Z\"}}\n"),
+        );
+        pipeline.catch_up("job.sql").ok();
+    };
+    // Two sessions; the first begins earlier; they merge; the whole has too many rows to be shown.
+    for second in [10, 20, 6, 15, 21] {
+        tick(second);
+    }
+    let printed = crate::support::kafka_tool(
+        &[
+            "kafka-console-consumer",
+            "--bootstrap-server",
+            &pipeline.bootstrap,
+            "--topic",
+            &pipeline.sink,
+            "--from-beginning",
+            "--isolation-level",
+            "read_committed",
+            "--timeout-ms",
+            "4000",
+            "--property",
+            "print.key=true",
+        ],
+        "",
+    );
+    let session = |start: &str, rows: u32| format!("{start}\t{{\"s\":\"{start}\",\"n\":{rows}}}");
+    let gone = |start: &str| format!("{start}\tnull");
+    assert_eq!(
+        printed.lines().collect::<Vec<_>>(),
+        [
+            session("00:10", 1),
+            session("00:20", 1),
+            gone("00:10"),
+            session("00:06", 2),
+            // 15 joins both; of the four rows nothing is shown.
+            gone("00:06"),
+            gone("00:20"),
+        ]
+    );
+}
+
+#[test]
+fn a_job_reads_what_another_writes_in_transactions() {
+    let pipeline = counting("windows-chain");
+    let (bootstrap, sink) = (&pipeline.bootstrap, &pipeline.sink);
+    pipeline.work.file(
+        "job.sql",
+        &format!(
+            "CREATE EXTERNAL TABLE again (k BIGINT, s TIMESTAMP, v BIGINT) STORED AS KAFKA LOCATION '{sink}-again' \
+             OPTIONS ('kafka.bootstrap.servers' '{bootstrap}', 'topic.partitions' '1');\n\
+             CREATE JOB first WITH ('trigger' '10 milliseconds', 'batch.max_rows' '2') AS \
+             INSERT INTO counts SELECT k, t, 1 FROM ticks;\n\
+             CREATE JOB second WITH ('trigger' '10 milliseconds', 'batch.max_rows' '3') AS \
+             INSERT INTO again SELECT k, s, v FROM counts;\n"
+        ),
+    );
+    pipeline.tick(0..20);
+    // Two records and the mark of their transaction, over and over: a batch ends at any of them.
+    for _ in 0..3 {
+        pipeline.catch_up("job.sql").ok();
+    }
+    let files = ["tables.sql", "job.sql"];
+    let count = pipeline
+        .work
+        .sql(
+            &files,
+            &["SELECT count(*) AS n, count(DISTINCT s) AS d FROM again"],
+        )
+        .ok();
+    assert!(count.out.contains("{\"n\":20,\"d\":20}"), "{}", count.out);
+}

@@ -1,0 +1,458 @@
+//! What is aggregated, and the three steps: rows to states, states to states, states to results.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
+use arrow::buffer::ScalarBuffer;
+use arrow::compute::{cast, take};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use datafusion::common::{Result, exec_datafusion_err, internal_err};
+use datafusion::logical_expr::EmitTo;
+use datafusion::physical_expr::aggregate::LoweredAggregate;
+use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
+use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
+
+use crate::diagnostic::out_of_range;
+use crate::is_final::IS_FINAL;
+use crate::session::aggregate::{
+    Accumulators, SessionAggregateExpr, SessionColumn, merge_intervals, new_keys, session_partial,
+};
+use crate::window::{ticks, timestamps};
+
+/// In the metadata of state rows' schema: how many columns, from the first, are the key.
+pub const STATE_KEYS: &str = "anabranch.keys";
+/// The column by which a row is done.
+pub const STATE_CLOSES: &str = "anabranch.closes";
+/// How many ticks the watermark is at or past that column's time when the row is done.
+pub const STATE_CLOSES_AFTER: &str = "anabranch.closes_after";
+
+/// How rows are put together.
+#[derive(Debug, Clone)]
+pub enum StateShape {
+    /// By group, each of one window.
+    Windows {
+        /// The group columns of the output.
+        groups: Vec<Arc<dyn PhysicalExpr>>,
+        /// The end of a group's window.
+        window_end: Arc<dyn PhysicalExpr>,
+    },
+    /// By key and session.
+    Sessions {
+        /// The session's keys.
+        keys: Vec<Arc<dyn PhysicalExpr>>,
+        /// The event time.
+        event_time: Arc<dyn PhysicalExpr>,
+        /// The gap, in ticks of the event time's unit.
+        gap: i64,
+        /// What the group columns of the output hold.
+        groups: Vec<SessionColumn>,
+    },
+}
+
+/// State rows put together.
+#[derive(Debug)]
+pub struct Merged {
+    /// One row per group or session.
+    pub rows: RecordBatch,
+    /// Per row, whether a new one went into it.
+    pub is_touched: Vec<bool>,
+    /// Per row that was kept, the row it went into.
+    pub group_of_kept: Vec<usize>,
+}
+
+/// An aggregate by window or session whose states are rows.
+///
+/// A state row has the key columns, the times (`window_end` of a window; first and last event time of a session), and the
+/// state columns of every aggregate, in this order.
+#[derive(Debug, Clone)]
+pub struct IncrementalAggregate {
+    shape: StateShape,
+    aggregates: Vec<SessionAggregateExpr>,
+    /// Per aggregate, whether it is `is_final()`.
+    finals: Vec<bool>,
+    state_schema: SchemaRef,
+    output: SchemaRef,
+}
+
+impl IncrementalAggregate {
+    /// Aggregates rows of `input`; `output` has the group columns, then a column per aggregate.
+    ///
+    /// # Errors
+    ///
+    /// Expressions that do not fit the input.
+    pub fn try_new(
+        shape: StateShape,
+        aggregates: Vec<LoweredAggregate>,
+        input: &SchemaRef,
+        output: SchemaRef,
+    ) -> Result<Self> {
+        let finals = aggregates
+            .iter()
+            .map(|lowered| lowered.aggregate.fun().name() == IS_FINAL)
+            .collect();
+        let aggregates: Vec<SessionAggregateExpr> = aggregates
+            .into_iter()
+            .map(SessionAggregateExpr::new)
+            .collect();
+        // Named as people know them; programs go by place.
+        let key_name = |key: usize| -> String {
+            let column = match &shape {
+                StateShape::Windows { .. } => Some(key),
+                StateShape::Sessions { groups, .. } => groups
+                    .iter()
+                    .position(|group| *group == SessionColumn::Key(key)),
+            };
+            match column.and_then(|column| output.fields().get(column)) {
+                Some(field) => field.name().clone(),
+                None => format!("key{key}"),
+            }
+        };
+        let mut fields: Vec<FieldRef> = Vec::new();
+        let (keys, times): (_, &[&str]) = match &shape {
+            StateShape::Windows { groups, .. } => (groups, &["window_end"]),
+            StateShape::Sessions { keys, .. } => (keys, &["interval_start", "interval_last"]),
+        };
+        for (number, key) in keys.iter().enumerate() {
+            let data_type = key.data_type(input)?;
+            fields.push(Arc::new(Field::new(key_name(number), data_type, true)));
+        }
+        let time = match &shape {
+            StateShape::Windows { window_end, .. } => window_end.data_type(input)?,
+            StateShape::Sessions { event_time, .. } => event_time.data_type(input)?,
+        };
+        for name in times {
+            fields.push(Arc::new(Field::new(*name, time.clone(), false)));
+        }
+        let results = output.fields().iter().rev().take(aggregates.len()).rev();
+        for (aggregate, result) in aggregates.iter().zip(results) {
+            let of_aggregate = aggregate.function.state_fields()?;
+            for (place, field) in of_aggregate.iter().enumerate() {
+                let name = match of_aggregate.len() {
+                    1 => format!("{} state", result.name()),
+                    _ => format!("{} state {}", result.name(), place + 1),
+                };
+                // Partial aggregation of no rows in a group leaves NULLs whatever the field says.
+                let field = field.as_ref().clone().with_name(name).with_nullable(true);
+                fields.push(Arc::new(field));
+            }
+        }
+        let (closes, after) = match &shape {
+            StateShape::Windows { .. } => (keys.len(), 0),
+            StateShape::Sessions { gap, .. } => (keys.len() + 1, gap.saturating_add(1)),
+        };
+        let metadata = [
+            (STATE_KEYS, keys.len().to_string()),
+            (STATE_CLOSES, closes.to_string()),
+            (STATE_CLOSES_AFTER, after.to_string()),
+        ];
+        let metadata = metadata
+            .map(|(name, value)| (name.to_owned(), value))
+            .into();
+        Ok(Self {
+            state_schema: Arc::new(Schema::new_with_metadata(distinct(fields), metadata)),
+            shape,
+            aggregates,
+            finals,
+            output,
+        })
+    }
+
+    /// The columns of state rows.
+    pub fn state_schema(&self) -> &SchemaRef {
+        &self.state_schema
+    }
+
+    /// How many columns of a state row, from the first, are its key. Rows of one window's key are one; a session's key may
+    /// have several rows, one per session.
+    pub fn key_columns(&self) -> usize {
+        match &self.shape {
+            StateShape::Windows { groups, .. } => groups.len(),
+            StateShape::Sessions { keys, .. } => keys.len(),
+        }
+    }
+
+    /// Whether rows of a key can become one as time goes on.
+    pub fn is_session(&self) -> bool {
+        matches!(self.shape, StateShape::Sessions { .. })
+    }
+
+    /// Whether a result says if it is final.
+    pub fn uses_is_final(&self) -> bool {
+        self.finals.iter().any(|is_final| *is_final)
+    }
+
+    /// The plan from rows to states: rows of a key may come several times.
+    ///
+    /// # Errors
+    ///
+    /// Expressions that do not fit the input.
+    pub fn partial(&self, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        match &self.shape {
+            StateShape::Windows { groups, window_end } => {
+                let named = groups
+                    .iter()
+                    .chain([window_end])
+                    .enumerate()
+                    .map(|(number, expr)| (Arc::clone(expr), format!("key{number}")))
+                    .collect();
+                let schema = input.schema();
+                let functions = self.aggregates.iter();
+                Ok(Arc::new(AggregateExec::try_new(
+                    AggregateMode::Partial,
+                    PhysicalGroupBy::new_single(named),
+                    functions
+                        .clone()
+                        .map(|aggregate| Arc::clone(&aggregate.function))
+                        .collect(),
+                    functions
+                        .map(|aggregate| aggregate.filter.clone())
+                        .collect(),
+                    input,
+                    schema,
+                )?))
+            }
+            StateShape::Sessions {
+                keys,
+                event_time,
+                gap,
+                ..
+            } => session_partial(
+                input,
+                keys.clone(),
+                Arc::clone(event_time),
+                *gap,
+                self.aggregates.clone(),
+            ),
+        }
+    }
+
+    /// The output of [`Self::partial`] as state rows.
+    ///
+    /// # Errors
+    ///
+    /// Columns of other types.
+    pub fn as_states(&self, partial: &RecordBatch) -> Result<RecordBatch> {
+        let columns = partial
+            .columns()
+            .iter()
+            .zip(self.state_schema.fields())
+            .map(|(column, field)| Ok(cast(column, field.data_type())?))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(RecordBatch::try_new(
+            Arc::clone(&self.state_schema),
+            columns,
+        )?)
+    }
+
+    /// When each state row is done: as soon as the watermark has reached this tick.
+    ///
+    /// # Errors
+    ///
+    /// A session so far out that its end is no timestamp.
+    pub fn closes_at(&self, states: &RecordBatch) -> Result<Vec<i64>> {
+        let keys = self.key_columns();
+        match &self.shape {
+            StateShape::Windows { .. } => Ok(ticks(states.column(keys))?.to_vec()),
+            StateShape::Sessions { gap, .. } => ticks(states.column(keys + 1))?
+                .iter()
+                .map(|last| {
+                    // Past the end, not at it: a row exactly the gap later still joins.
+                    last.checked_add(*gap)
+                        .and_then(|end| end.checked_add(1))
+                        .ok_or_else(|| out_of_range("the session"))
+                })
+                .collect(),
+        }
+    }
+
+    /// One state row per group or session from state rows that were `kept` and those that are `new`, each in any order.
+    ///
+    /// # Errors
+    ///
+    /// States that do not merge.
+    pub fn merge(&self, kept: &RecordBatch, new: &[RecordBatch]) -> Result<Merged> {
+        let states: Vec<&RecordBatch> = std::iter::once(kept).chain(new).collect();
+        let width = self.key_columns();
+        let times = self.state_schema.fields().len() - self.state_width()? - width;
+        // A window's end is a part of its group.
+        let grouped = width + usize::from(!self.is_session());
+        let key_schema = Arc::new(
+            self.state_schema
+                .project(&(0..grouped).collect::<Vec<_>>())?,
+        );
+        let mut keys = new_keys(&key_schema)?;
+        let rows = states.iter().map(|batch| batch.num_rows()).sum();
+        let mut ids: Vec<usize> = Vec::with_capacity(rows);
+        let mut of_batch = Vec::new();
+        for batch in &states {
+            match &mut keys {
+                Some(keys) => {
+                    keys.intern(&batch.columns()[..grouped], &mut of_batch)?;
+                    ids.extend_from_slice(&of_batch);
+                }
+                None => ids.resize(ids.len() + batch.num_rows(), 0),
+            }
+        }
+        let key_count = keys
+            .as_ref()
+            .map_or(usize::from(rows > 0), |keys| keys.len());
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.state_schema.fields().len());
+        let mut emitted = match &mut keys {
+            Some(keys) if key_count > 0 => keys.emit(EmitTo::All)?,
+            _ => vec![],
+        };
+        let (groups, count) = match &self.shape {
+            StateShape::Windows { .. } => {
+                columns.append(&mut emitted);
+                (ids, key_count)
+            }
+            StateShape::Sessions { gap, .. } => {
+                let (mut starts, mut lasts) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
+                for batch in &states {
+                    starts.extend_from_slice(&ticks(batch.column(width))?);
+                    lasts.extend_from_slice(&ticks(batch.column(width + 1))?);
+                }
+                let ids = ids
+                    .into_iter()
+                    .map(|id| u32::try_from(id).map_err(|_| exec_datafusion_err!("too many keys")))
+                    .collect::<Result<Vec<_>>>()?;
+                let merged = merge_intervals(&starts, &lasts, &ids, key_count, *gap);
+                let places = UInt32Array::from(merged.keys);
+                for values in &emitted {
+                    columns.push(take(values, &places, None)?);
+                }
+                let time = self.state_schema.field(width).data_type();
+                let count = merged.starts.len();
+                columns.push(timestamps(ScalarBuffer::from(merged.starts), time)?);
+                columns.push(timestamps(ScalarBuffer::from(merged.lasts), time)?);
+                (merged.sessions, count)
+            }
+        };
+        let (of_kept, of_new) = groups.split_at(kept.num_rows());
+        let mut is_touched = vec![false; count];
+        for group in of_new {
+            is_touched[*group] = true;
+        }
+        let group_of_kept = of_kept.to_vec();
+        if count == 0 {
+            return Ok(Merged {
+                rows: RecordBatch::new_empty(Arc::clone(&self.state_schema)),
+                is_touched,
+                group_of_kept,
+            });
+        }
+        let mut accumulators = Accumulators::try_new(&self.aggregates)?;
+        let mut row = 0;
+        for batch in &states {
+            let of_batch = &groups[row..row + batch.num_rows()];
+            row += batch.num_rows();
+            accumulators.merge(&batch.columns()[width + times..], of_batch, count)?;
+        }
+        columns.extend(accumulators.states()?);
+        Ok(Merged {
+            rows: self.batch(columns)?,
+            is_touched,
+            group_of_kept,
+        })
+    }
+
+    /// The results of state rows, one each; `is_final` is what `is_final()` says of each.
+    ///
+    /// # Errors
+    ///
+    /// A session so far out that its end is no timestamp.
+    pub fn evaluate(&self, states: &RecordBatch, is_final: &BooleanArray) -> Result<RecordBatch> {
+        let rows = states.num_rows();
+        if rows == 0 {
+            return Ok(RecordBatch::new_empty(Arc::clone(&self.output)));
+        }
+        let width = self.key_columns();
+        let times = self.state_schema.fields().len() - self.state_width()? - width;
+        let mut accumulators = Accumulators::try_new(&self.aggregates)?;
+        let each: Vec<usize> = (0..rows).collect();
+        accumulators.merge(&states.columns()[width + times..], &each, rows)?;
+        let mut columns: Vec<ArrayRef> = match &self.shape {
+            StateShape::Windows { .. } => states.columns()[..width].to_vec(),
+            StateShape::Sessions { gap, groups, .. } => {
+                let ends = ticks(states.column(width + 1))?
+                    .iter()
+                    .map(|last| {
+                        last.checked_add(*gap)
+                            .ok_or_else(|| out_of_range("the session"))
+                    })
+                    .collect::<Result<Vec<i64>>>()?;
+                let time = states.column(width + 1).data_type();
+                let ends = timestamps(ScalarBuffer::from(ends), time)?;
+                let column = |group: &SessionColumn| match group {
+                    SessionColumn::Key(key) => Arc::clone(states.column(*key)),
+                    SessionColumn::WindowStart => Arc::clone(states.column(width)),
+                    SessionColumn::WindowEnd => Arc::clone(&ends),
+                };
+                groups.iter().map(column).collect()
+            }
+        };
+        let results = accumulators.evaluate(EmitTo::All)?;
+        for (result, is_final_column) in results.into_iter().zip(&self.finals) {
+            columns.push(if *is_final_column {
+                Arc::new(is_final.clone())
+            } else {
+                result
+            });
+        }
+        if columns.len() != self.output.fields().len() {
+            return internal_err!("an aggregate has {} columns", columns.len());
+        }
+        let columns = columns
+            .iter()
+            .zip(self.output.fields())
+            .map(|(column, field)| Ok(cast(column, field.data_type())?))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(RecordBatch::try_new(Arc::clone(&self.output), columns)?)
+    }
+
+    /// The columns of the output.
+    pub fn output(&self) -> &SchemaRef {
+        &self.output
+    }
+
+    fn state_width(&self) -> Result<usize> {
+        let mut width = 0;
+        for aggregate in &self.aggregates {
+            width += aggregate.function.state_fields()?.len();
+        }
+        Ok(width)
+    }
+
+    fn batch(&self, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
+        let columns = columns
+            .into_iter()
+            .zip(self.state_schema.fields())
+            .map(|(column, field)| cast_to(column, field.data_type()))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(RecordBatch::try_new(
+            Arc::clone(&self.state_schema),
+            columns,
+        )?)
+    }
+}
+
+/// Fields whose names tell them apart.
+fn distinct(fields: Vec<FieldRef>) -> Vec<FieldRef> {
+    let mut seen = std::collections::HashSet::new();
+    let apart = |(place, field): (usize, FieldRef)| {
+        if seen.insert(field.name().clone()) {
+            return field;
+        }
+        let name = format!("{} ({})", field.name(), place + 1);
+        Arc::new(field.as_ref().clone().with_name(name))
+    };
+    fields.into_iter().enumerate().map(apart).collect()
+}
+
+fn cast_to(column: ArrayRef, data_type: &DataType) -> Result<ArrayRef> {
+    if column.data_type() == data_type {
+        return Ok(column);
+    }
+    Ok(cast(&column, data_type)?)
+}

@@ -1,0 +1,187 @@
+//! The operator that takes late rows out (TIME-2).
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{Array, AsArray, BooleanArray};
+use arrow::compute::{filter_record_batch, not};
+use arrow::datatypes::Int64Type;
+use arrow::record_batch::RecordBatch;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{Result, exec_datafusion_err, internal_err};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::execution_plan::{
+    ChildrenPropertiesMode, ReplaceChildrenOptions, apply_expression_roots,
+};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties,
+};
+use futures::StreamExt;
+
+use crate::window::ticks;
+
+/// When a row is late, against the watermark of its own partition.
+#[derive(Debug, Clone)]
+pub enum LateRule {
+    /// Its window ends at or before the watermark; the expression gives the window's end.
+    Window(Arc<dyn PhysicalExpr>),
+    /// Its event time is before the watermark; the expression gives the event time.
+    Session(Arc<dyn PhysicalExpr>),
+}
+
+impl LateRule {
+    fn time(&self) -> &Arc<dyn PhysicalExpr> {
+        match self {
+            LateRule::Window(time) | LateRule::Session(time) => time,
+        }
+    }
+}
+
+/// Late rows of one execution, in the columns of the operator's input.
+#[derive(Debug, Default)]
+pub struct LateRows {
+    batches: Mutex<Vec<RecordBatch>>,
+}
+
+impl LateRows {
+    /// Takes what was set aside so far.
+    pub fn take(&self) -> Vec<RecordBatch> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<RecordBatch>> {
+        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Passes rows on that are in time and sets the others aside.
+#[derive(Debug, Clone)]
+pub struct LateRowsExec {
+    input: Arc<dyn ExecutionPlan>,
+    rule: LateRule,
+    /// Gives the watermark that a row met, as BIGINT in the event time's unit; the lowest number is no watermark.
+    watermark: Arc<dyn PhysicalExpr>,
+    late: Arc<LateRows>,
+}
+
+impl LateRowsExec {
+    /// Rows of `input`, late ones set aside in `late`.
+    pub fn new(
+        input: Arc<dyn ExecutionPlan>,
+        rule: LateRule,
+        watermark: Arc<dyn PhysicalExpr>,
+        late: Arc<LateRows>,
+    ) -> Self {
+        Self {
+            input,
+            rule,
+            watermark,
+            late,
+        }
+    }
+}
+
+impl DisplayAs for LateRowsExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.rule {
+            LateRule::Window(end) => write!(f, "LateRowsExec: {end} <= {}", self.watermark),
+            LateRule::Session(time) => write!(f, "LateRowsExec: {time} < {}", self.watermark),
+        }
+    }
+}
+
+impl ExecutionPlan for LateRowsExec {
+    fn name(&self) -> &str {
+        "LateRowsExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.input.properties()
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+
+    fn apply_expressions(
+        &self,
+        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        apply_expression_roots([self.rule.time(), &self.watermark], f)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        _options: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let (Some(input), true) = (children.pop(), children.is_empty()) else {
+            return internal_err!("LateRowsExec takes one child");
+        };
+        Ok(Arc::new(Self {
+            input,
+            ..Self::clone(&*self)
+        }))
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(
+            children,
+            ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute),
+        )
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        let input = self.input.execute(partition, context)?;
+        let (rule, watermark) = (self.rule.clone(), Arc::clone(&self.watermark));
+        let late = Arc::clone(&self.late);
+        let schema = self.schema();
+        let output = input.map(move |batch| {
+            let batch = batch?;
+            let Some(mask) = late_mask(&batch, &rule, &watermark)? else {
+                return Ok(batch);
+            };
+            let rows = filter_record_batch(&batch, &mask)?;
+            late.lock().push(rows);
+            Ok(filter_record_batch(&batch, &not(&mask)?)?)
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, output)))
+    }
+}
+
+/// Which rows are late; none if no row is.
+fn late_mask(
+    batch: &RecordBatch,
+    rule: &LateRule,
+    watermark: &Arc<dyn PhysicalExpr>,
+) -> Result<Option<BooleanArray>> {
+    let rows = batch.num_rows();
+    let times = rule.time().evaluate(batch)?.into_array(rows)?;
+    if times.null_count() > 0 {
+        // NULL-1: a source that keeps time sets such rows aside before they come here.
+        return Err(exec_datafusion_err!("a row without an event time"));
+    }
+    let times = ticks(&times)?;
+    let watermarks = watermark.evaluate(batch)?.into_array(rows)?;
+    let watermarks = watermarks.as_primitive::<Int64Type>().values();
+    let is_late = |row: usize| match rule {
+        LateRule::Window(_) => times[row] <= watermarks[row],
+        LateRule::Session(_) => times[row] < watermarks[row],
+    };
+    if !(0..rows).any(is_late) {
+        return Ok(None);
+    }
+    Ok(Some((0..rows).map(|row| Some(is_late(row))).collect()))
+}
