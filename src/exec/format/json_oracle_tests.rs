@@ -30,7 +30,11 @@ fn oracle(message: &[u8]) -> Verdict {
         return Verdict::Unknown;
     }
     match serde_json::from_slice(message) {
-        Ok(Value::Object(object)) => values(&object).map_or(Verdict::Bad, Verdict::Good),
+        Ok(Value::Object(object)) => match object.get("s") {
+            // Text is the number as it stands in the message, which a document forgets.
+            Some(Value::Number(number)) if number.is_f64() => Verdict::Unknown,
+            _ => values(&object).map_or(Verdict::Bad, Verdict::Good),
+        },
         Ok(_) => Verdict::Bad,
         Err(error) => {
             let error = error.to_string();

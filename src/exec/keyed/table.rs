@@ -22,6 +22,10 @@ pub(super) struct Place {
 
 /// The rows of one key; a window's key has one, a session's key one per session.
 #[derive(Debug)]
+#[expect(
+    clippy::box_collection,
+    reason = "nearly every key has one place: the other case must not make it larger"
+)]
 enum Places {
     One(Place),
     Many(Box<Vec<Place>>),

@@ -31,7 +31,7 @@ pub(super) enum Windowing {
     /// By TUMBLE, HOP or CUMULATE.
     Aligned { groups: Vec<Expr>, window_end: Expr },
     /// By SESSION.
-    Session(SessionAggregate),
+    Session(Box<SessionAggregate>),
 }
 
 /// The query, cut.
@@ -288,7 +288,7 @@ fn tie_broken(aggregates: &[Expr]) -> Vec<Expr> {
 fn windowing(aggregate: &Aggregate) -> Result<(Windowing, LogicalPlan)> {
     if let Some(session) = session_aggregate_of(aggregate)? {
         let rows = session.input().clone();
-        return Ok((Windowing::Session(session), rows));
+        return Ok((Windowing::Session(Box::new(session)), rows));
     }
     let Some(LogicalPlan::Extension(Extension { node })) = window_below(&aggregate.input) else {
         return Err(Error::internal("the window is gone"));

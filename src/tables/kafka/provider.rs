@@ -297,9 +297,10 @@ impl TableProvider for KafkaTableProvider {
             // Jobs set aside what cannot be decoded, unless the table says otherwise.
             self.table.on_error(self.fixed.is_some()),
             Arc::clone(&self.bad_records),
-            self.time.clone(),
         );
-        Ok(Arc::new(scan.with_pool(self.pool.clone())))
+        Ok(Arc::new(
+            scan.for_batch(self.time.clone(), self.pool.clone()),
+        ))
     }
 
     async fn insert_into(

@@ -66,7 +66,6 @@ impl KafkaScanExec {
         limit: Option<usize>,
         on_error: OnError,
         bad_records: Arc<BadRecords>,
-        time: Option<Arc<BatchTime>>,
     ) -> Self {
         let properties = PlanProperties::new(
             EquivalenceProperties::new(schema),
@@ -81,15 +80,20 @@ impl KafkaScanExec {
             limit,
             on_error,
             bad_records,
-            time,
+            time: None,
             pool: None,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         }
     }
 
-    /// Reads with consumers that are kept, and keeps them.
-    pub(crate) fn with_pool(mut self, pool: Option<Arc<ConsumerPool>>) -> Self {
+    /// As a batch of a job reads: keeping time, and with consumers that are kept.
+    pub(crate) fn for_batch(
+        mut self,
+        time: Option<Arc<BatchTime>>,
+        pool: Option<Arc<ConsumerPool>>,
+    ) -> Self {
+        self.time = time;
         self.pool = pool;
         self
     }

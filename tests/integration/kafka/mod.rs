@@ -468,7 +468,8 @@ fn an_idempotent_insert_that_fails_says_how_many_rows_are_there() {
         .out;
     let count: serde_json::Value = serde_json::from_str(&count).unwrap();
     let rows = count["n"].as_u64().unwrap();
-    assert!((1..150_000).contains(&rows), "{rows}");
+    // Streams side by side: the other one may be past the row that failed.
+    assert!((1..200_000).contains(&rows), "{rows}");
     assert!(
         failed
             .err
