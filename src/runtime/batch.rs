@@ -142,6 +142,7 @@ impl Ranges {
             sources,
             skipped: self.skipped,
             rows_in: 0,
+            bytes_in: 0,
             rows_out: 0,
             files: Vec::new(),
             dead_letters: Vec::new(),

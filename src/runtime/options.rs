@@ -2,12 +2,19 @@
 
 use std::time::Duration;
 
+use crate::core::jobs::BatchVersion;
 use crate::error::{Error, Result};
 use crate::planner::TableOption;
 use crate::tables::options::{self, Options};
 
 /// The names of all options.
-pub const OPTION_NAMES: &[&str] = &["batch.max_rows", "on_change", "state.max_memory", "trigger"];
+pub const OPTION_NAMES: &[&str] = &[
+    "batch.max_bytes",
+    "batch.max_rows",
+    "on_change",
+    "state.max_memory",
+    "trigger",
+];
 
 /// When a job looks for new records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +34,8 @@ pub struct JobOptions {
     pub trigger: Trigger,
     /// Records of a batch, over all partitions of a table.
     pub max_rows: u64,
+    /// Bytes of a batch's records, about: by the size of the batch before.
+    pub max_bytes: u64,
     /// A statement with another stateful part begins with an empty state.
     pub resets_on_change: bool,
     /// Bytes of keyed state; beyond them the job stops before it commits.
@@ -38,6 +47,7 @@ impl Default for JobOptions {
         Self {
             trigger: Trigger::Every(Duration::from_millis(100)),
             max_rows: 500_000,
+            max_bytes: 256 << 20,
             resets_on_change: false,
             state_max_memory: 4 << 30,
         }
@@ -64,6 +74,17 @@ impl JobOptions {
         Ok(found)
     }
 
+    /// How many records the batch after `last` may have.
+    pub fn rows_of_batch(&self, last: Option<&BatchVersion>) -> u64 {
+        /// Of records that nobody has seen yet.
+        const BYTES: u64 = 1_024;
+        let within = match last {
+            Some(last) => last.rows_within(self.max_bytes),
+            None => (self.max_bytes / BYTES).max(1),
+        };
+        self.max_rows.min(within)
+    }
+
     fn take(&mut self, key: &str, one: &Options) -> Result<()> {
         let value = one.get(key).map(String::as_str).unwrap_or_default();
         match key {
@@ -80,6 +101,11 @@ impl JobOptions {
                         },
                     )?),
                 };
+            }
+            "batch.max_bytes" => {
+                if let Some(bytes) = options::bytes(one, key)? {
+                    self.max_bytes = bytes;
+                }
             }
             "on_change" => {
                 let choices = [("refuse", false), ("reset", true)];

@@ -274,7 +274,7 @@ impl<'a> JobRunner<'a> {
                 version,
                 &ends,
                 &self.sources,
-                self.job.options.max_rows,
+                self.job.options.rows_of_batch(version),
                 history.skipping_lost,
             )?;
             let known = known(&ends);
@@ -370,7 +370,7 @@ impl<'a> JobRunner<'a> {
                 .as_ref()
                 .map(|(name, version)| (name.as_str(), version));
             let mut version = ranges.version(parent, batch, history.generation, sequence);
-            version.rows_in = plan.records_read();
+            (version.rows_in, version.bytes_in) = plan.read();
             version.rows_out = guard.pending.as_ref().map_or(0, Pending::rows);
             version.files = guard
                 .pending

@@ -95,6 +95,8 @@ pub(super) async fn explanation(query: &JobQuery, options: &JobOptions) -> Resul
         "batch.max_rows",
         format!("{} records of each table", options.max_rows),
     ));
+    let limit = format!("about {} MiB of records", options.max_bytes >> 20);
+    rows.push(("batch.max_bytes", limit));
     if query.stream().is_some() {
         let limit = format!("{} MiB", options.state_max_memory >> 20);
         rows.push(("state.max_memory", limit));

@@ -229,7 +229,7 @@ impl Windows {
         name: &str,
         version: &mut BatchVersion,
     ) -> Result<Applied> {
-        version.rows_in = prepared.front.records_read();
+        (version.rows_in, version.bytes_in) = prepared.front.read();
         version.fingerprint = Some(query.fingerprint().to_owned());
         version.time = Some(prepared.time.clone());
         if let Some(late) = &prepared.late {
@@ -239,7 +239,7 @@ impl Windows {
         let mut files = self.files.clone();
         let closed_by = prepared.time.closed_by;
         if self.is_snapshot_due(&prepared) {
-            let open = self.after(&prepared)?;
+            let open = self.table.rows_after(&prepared.change)?;
             files = vec![self.write(store, id, name, &open, true, closed_by).await?];
         } else if prepared.log.num_rows() > 0 || closed_by > self.time.closed_by {
             let log = &prepared.log;
@@ -268,19 +268,6 @@ impl Windows {
         let rows_after = prepared.rows_after as u64;
         // Reading changes must not take longer than reading the state several times.
         count >= MAX_CHANGELOGS || (count > 10 && logged > 4 * rows_after.max(1_000))
-    }
-
-    /// All state rows as they will be when the batch is committed.
-    fn after(&self, prepared: &Prepared) -> Result<RecordBatch> {
-        let mut copy = StateTable::try_new(
-            Arc::clone(self.aggregate.state_schema()),
-            self.aggregate.key_columns(),
-        )?;
-        for rows in [&self.table.rows()?, &prepared.log] {
-            let closes_at = self.aggregate.closes_at(rows)?;
-            copy.restore(rows, &closes_at, prepared.time.closed_by)?;
-        }
-        Ok(copy.rows()?)
     }
 
     async fn write(

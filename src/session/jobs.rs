@@ -61,9 +61,9 @@ pub struct FrontBatch {
 }
 
 impl FrontBatch {
-    /// Records read so far.
-    pub fn records_read(&self) -> u64 {
-        records_read(&self.front.plan)
+    /// Records read so far, and the bytes of their keys and values.
+    pub fn read(&self) -> (u64, u64) {
+        read(&self.front.plan)
     }
 
     /// Takes the records that could not be decoded, with the table of each.
@@ -72,11 +72,14 @@ impl FrontBatch {
     }
 }
 
-fn records_read(plan: &Arc<dyn ExecutionPlan>) -> u64 {
+fn read(plan: &Arc<dyn ExecutionPlan>) -> (u64, u64) {
     let own = plan
         .downcast_ref::<KafkaScanExec>()
-        .map_or(0, KafkaScanExec::records_read);
-    own + plan.children().into_iter().map(records_read).sum::<u64>()
+        .map_or((0, 0), |scan| (scan.records_read(), scan.bytes_read()));
+    plan.children()
+        .into_iter()
+        .map(read)
+        .fold(own, |all, one| (all.0 + one.0, all.1 + one.1))
 }
 
 fn take_bad_records(bad_records: &[(String, Arc<BadRecords>)]) -> Vec<(String, BadRecord)> {
@@ -101,9 +104,9 @@ pub struct BatchPlan {
 }
 
 impl BatchPlan {
-    /// Records read so far.
-    pub fn records_read(&self) -> u64 {
-        records_read(&self.plan)
+    /// Records read so far, and the bytes of their keys and values.
+    pub fn read(&self) -> (u64, u64) {
+        read(&self.plan)
     }
 
     /// Takes the records that could not be decoded, with the table of each.

@@ -385,6 +385,7 @@ mod tests {
             sources: BTreeMap::new(),
             skipped: BTreeMap::new(),
             rows_in: 3,
+            bytes_in: 0,
             rows_out: 3,
             files: vec![],
             dead_letters: vec![],

@@ -186,6 +186,7 @@ impl World {
                     sources: [("t".to_owned(), progress.collect())].into(),
                     skipped: BTreeMap::new(),
                     rows_in: 0,
+                    bytes_in: 0,
                     rows_out: 0,
                     files: vec![],
                     dead_letters: vec![],

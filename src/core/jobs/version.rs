@@ -74,6 +74,9 @@ pub struct BatchVersion {
     pub skipped: BTreeMap<String, BTreeMap<i32, SourceProgress>>,
     /// Records read.
     pub rows_in: u64,
+    /// Bytes of their keys and values.
+    #[serde(default)]
+    pub bytes_in: u64,
     /// Rows that the sink acknowledged.
     pub rows_out: u64,
     /// Paths of the files that the batch adds to a Delta table.
@@ -109,6 +112,15 @@ fn is_zero(number: &u64) -> bool {
 }
 
 impl BatchVersion {
+    /// How many records the next batch may have so that they are about `max_bytes`: records are taken to be as large as
+    /// those of this batch.
+    pub fn rows_within(&self, max_bytes: u64) -> u64 {
+        match self.bytes_in.checked_div(self.rows_in) {
+            Some(bytes) => (max_bytes / bytes.max(1)).max(1),
+            None => u64::MAX,
+        }
+    }
+
     /// Where the next batch begins in a partition of a table; `None`: it is new.
     pub fn next_offset(&self, table: &str, partition: i32) -> Option<i64> {
         self.sources.get(table)?.get(&partition).map(|at| at.end)

@@ -4,7 +4,7 @@
 //! again when they become many, or when much of them is dead.
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt32Array};
-use datafusion::arrow::compute::{interleave_record_batch, take_record_batch};
+use datafusion::arrow::compute::{concat_batches, interleave_record_batch, take_record_batch};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::row::{RowConverter, SortField};
 use datafusion::common::{HashMap, HashSet};
@@ -146,6 +146,21 @@ impl StateTable {
     pub fn rows(&self) -> Result<RecordBatch> {
         let places: Vec<Place> = self.places().collect();
         self.gather(&places)
+    }
+
+    /// All rows as they will be when the change is applied.
+    ///
+    /// # Errors
+    ///
+    /// A change that was made for another state.
+    pub fn rows_after(&self, change: &StateChange) -> Result<RecordBatch> {
+        let dead: HashSet<Place> = change.dead.iter().copied().collect();
+        let staying: Vec<Place> = self
+            .places()
+            .filter(|place| !dead.contains(place))
+            .collect();
+        let staying = self.gather(&staying)?;
+        Ok(concat_batches(&self.schema, [&staying, &change.added])?)
     }
 
     /// The rows of the keys that `rows`, in the columns of the state, have; and where they are.
@@ -402,3 +417,7 @@ impl StateTable {
         self.add(&merged, &closes_at)
     }
 }
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;

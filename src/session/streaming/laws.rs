@@ -363,9 +363,16 @@ async fn run(query: &JobQuery, logs: &[Log], cuts: &[Vec<usize>]) -> Ran {
             note_late(&late, &mut ran.late);
         }
         logged.push((encode_states(&done.log).unwrap(), time.closed_by));
-        let rows_after = done.rows_after;
+        let (count_after, rows_after) = (done.rows_after, table.rows_after(&done.change).unwrap());
         table.apply(done.change).unwrap();
-        assert_eq!(table.len(), rows_after);
+        assert_eq!(table.len(), count_after);
+        let in_order = |rows: &RecordBatch| {
+            let is_final = vec![false; rows.num_rows()].into();
+            let mut rows = groups_of(&aggregate.evaluate(rows, &is_final).unwrap());
+            rows.sort();
+            rows
+        };
+        assert_eq!(in_order(&rows_after), in_order(&table.rows().unwrap()));
     }
     // The state restored from what was written is the state.
     let mut restored = new_table();

@@ -100,9 +100,18 @@ impl KafkaScanExec {
 
     /// How many records it has read so far.
     pub fn records_read(&self) -> u64 {
+        self.counted("records_scanned")
+    }
+
+    /// Bytes of the keys and values of records it has read so far.
+    pub fn bytes_read(&self) -> u64 {
+        self.counted("bytes_scanned")
+    }
+
+    fn counted(&self, name: &str) -> u64 {
         let metrics = self.metrics.clone_inner();
         metrics
-            .sum_by_name("records_scanned")
+            .sum_by_name(name)
             .map_or(0, |count| count.as_usize() as u64)
     }
 

@@ -512,7 +512,8 @@ impl Session {
         let patience = self.table.client.transaction_timeout;
         let start = Instant::now();
         while self.producer.in_flight_count() > 0 {
-            self.producer.poll(Duration::from_millis(50));
+            // It polls for all of this time, whatever comes.
+            self.producer.poll(Duration::from_millis(1));
             self.check()?;
             if start.elapsed() > patience {
                 return Err(self.table.client.unavailable(&self.deliveries.faults));

@@ -251,6 +251,8 @@ fn what_a_job_cannot_do_is_refused_with_its_name() {
         ("'triger' '1 second'", "did you mean 'trigger'"),
         ("'trigger' 'soon'", "'as fast as possible'"),
         ("'batch.max_rows' '0'", "at least 1"),
+        ("'batch.max_bytes' 'much'", "such as '256 MiB'"),
+        ("'on_change' 'keep'", "reset"),
     ] {
         let job = format!(
             "CREATE JOB refused WITH ({options}) AS INSERT INTO doubled SELECT v FROM numbers"

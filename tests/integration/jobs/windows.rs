@@ -395,3 +395,152 @@ fn a_job_reads_what_another_writes_in_transactions() {
         .ok();
     assert!(count.out.contains("{\"n\":20,\"d\":20}"), "{}", count.out);
 }
+
+#[test]
+fn time_1_a_silent_partition_holds_the_job_until_it_is_idle() {
+    let pipeline = counting("windows-idle");
+    let source = format!("{}-two", pipeline.source);
+    let create = ["--create", "--topic", &source, "--partitions", "2"];
+    crate::support::kafka_tool(
+        &[
+            &["kafka-topics", "--bootstrap-server", &pipeline.bootstrap],
+            &create[..],
+        ]
+        .concat(),
+        "",
+    );
+    pipeline.work.file(
+        "tables.sql",
+        &format!(
+            "CREATE EXTERNAL TABLE ticks (k BIGINT, t TIMESTAMP, p INT METADATA FROM 'partition', \
+               WATERMARK FOR t AS t - INTERVAL '5 seconds') STORED AS KAFKA LOCATION '{source}' \
+             OPTIONS ('kafka.bootstrap.servers' '{0}', 'watermark.idle_after' '1 second');\n\
+             CREATE EXTERNAL TABLE counts (k BIGINT, s TIMESTAMP, v BIGINT) STORED AS KAFKA LOCATION '{1}' \
+             OPTIONS ('kafka.bootstrap.servers' '{0}', 'topic.partitions' '1');\n",
+            pipeline.bootstrap, pipeline.sink
+        ),
+    );
+    let send = |partition: u32, second: u32| {
+        let insert = format!(
+            "INSERT INTO ticks (k, t, p) SELECT 1, to_timestamp({second} + 1735689600), {partition}"
+        );
+        pipeline.work.sql(&["tables.sql"], &[&insert]).ok();
+    };
+    send(0, 3);
+    send(0, 40);
+    // Caught up at once: partition 1 has said nothing, and nothing closes.
+    pipeline.catch_up("job.sql").ok();
+    assert_eq!(pipeline.counted("counts"), BTreeMap::new());
+    let mut running = pipeline.start("job.sql");
+    let first = || ((1, "2025-01-01T00:00:00Z".to_owned()), vec![1]);
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while pipeline.counted("counts").is_empty() && std::time::Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    assert_eq!(pipeline.counted("counts"), [first()].into());
+    // Partition 1 comes back with an older time: it is late, and says so; the window is not opened again.
+    send(1, 4);
+    send(1, 36);
+    let late = || {
+        let rows = pipeline
+            .work
+            .sql(&[], &["SELECT count(*) AS n FROM system.late_rows"])
+            .ok();
+        rows.out
+    };
+    while !late().contains("{\"n\":1}") && std::time::Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    assert!(late().contains("{\"n\":1}"), "{}", late());
+    running.kill().unwrap();
+    running.wait().unwrap();
+    assert_eq!(pipeline.counted("counts"), [first()].into());
+}
+
+#[test]
+fn time_5_rows_without_a_time_of_this_world_are_dead_letters() {
+    let pipeline = counting("windows-dead");
+    let lines = "{\"k\":1,\"t\":null}\n{\"k\":1,\"t\":\"2999-01-01T00:00:00Z\"}\n{\"k\":1,\"t\":\"2025-01-01T00:00:01Z\"}\n";
+    crate::support::kafka_tool(
+        &[
+            "kafka-console-producer",
+            "--bootstrap-server",
+            &pipeline.bootstrap,
+            "--topic",
+            &pipeline.source,
+        ],
+        &format!("{lines}{}", ticks(20..30)),
+    );
+    pipeline.catch_up("job.sql").ok();
+    let one = ((1, "2025-01-01T00:00:00Z".to_owned()), vec![1]);
+    assert_eq!(pipeline.counted("counts"), [one].into());
+    let dead = pipeline
+        .work
+        .sql(
+            &[],
+            &["SELECT \"table\", \"offset\", reason, CAST(value AS VARCHAR) AS value FROM system.dead_letters ORDER BY \"offset\""],
+        )
+        .ok();
+    let dead: Vec<serde_json::Value> = dead
+        .out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let told: Vec<&str> = dead
+        .iter()
+        .map(|row| row["reason"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "the event time t is NULL",
+            "the event time t is more than 86400 seconds past the record's timestamp",
+        ]
+    );
+    assert_eq!(dead[0]["value"], "{\"k\":1,\"t\":null}");
+    assert_eq!(dead[1]["table"], "ticks");
+}
+
+/// What a program of an earlier release has left behind is read: state, batches, late rows.
+#[test]
+fn a_data_directory_of_the_first_format_is_read() {
+    let place = crate::support::repository().join("tests/fixtures/jobs-format-1");
+    let work = crate::support::Workspace::new();
+    let rows = |sql: &str| {
+        work.anabranch(&[
+            "sql",
+            "--format",
+            "ndjson",
+            "--data-dir",
+            &place.display().to_string(),
+            "-c",
+            sql,
+        ])
+        .ok()
+        .out
+    };
+    assert_eq!(
+        rows(
+            "SELECT k, window_start, \"count(Int64(1)) state\" AS n FROM job_state('counting') ORDER BY k, window_start"
+        ),
+        "{\"k\":0,\"window_start\":\"2025-01-01T00:00:10Z\",\"n\":5}\n\
+         {\"k\":0,\"window_start\":\"2025-01-01T00:00:20Z\",\"n\":1}\n\
+         {\"k\":1,\"window_start\":\"2025-01-01T00:00:10Z\",\"n\":5}\n"
+    );
+    assert_eq!(
+        rows("SELECT k, \"count(Int64(1)) state\" AS n FROM job_state('counting', 2) ORDER BY k"),
+        "{\"k\":0,\"n\":3}\n{\"k\":1,\"n\":3}\n"
+    );
+    assert_eq!(
+        rows(
+            "SELECT batch, rows_in, rows_out, late_rows, CAST(watermark AS VARCHAR) AS watermark FROM system.batches \
+              WHERE batch > 6"
+        ),
+        "{\"batch\":7,\"rows_in\":3,\"rows_out\":0,\"late_rows\":0,\"watermark\":\"2025-01-01T00:00:15Z\"}\n\
+         {\"batch\":8,\"rows_in\":1,\"rows_out\":0,\"late_rows\":1,\"watermark\":\"2025-01-01T00:00:15Z\"}\n"
+    );
+    assert_eq!(
+        rows("SELECT \"offset\", CAST(value AS VARCHAR) AS value FROM system.late_rows"),
+        "{\"offset\":21,\"value\":\"{\\\"k\\\":1,\\\"t\\\":\\\"2025-01-01T00:00:02Z\\\"}\"}\n"
+    );
+}
