@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::core::jobs::recovery::recover;
-use crate::core::jobs::{BatchVersion, DeadLetter, Decision, Entry, JobHistory, Phase};
+use crate::core::jobs::{BatchVersion, DeadLetter, Decision, Entry, JobHistory, Partitions, Phase};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::batch::{Ends, Ranges, group_offsets};
 use crate::runtime::failpoint;
 use crate::runtime::options::Trigger;
 use crate::runtime::sink::{JobSink, Pending};
 use crate::runtime::statements::{ReadyJob, STATEMENT, now};
-use crate::runtime::windows::{Partitions, Silence, Windows, known};
+use crate::runtime::windows::{Silence, Windows, known};
 use crate::session::JobSinkTable;
 use crate::state::{JobId, JobStore};
 use crate::tables::kafka::KafkaJobSource;

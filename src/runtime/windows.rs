@@ -1,6 +1,6 @@
 //! The windows of a job at run time: its keyed state and its time, loaded from a version and carried from batch to batch.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,9 @@ use datafusion::arrow::compute::{concat_batches, filter_record_batch};
 use datafusion::arrow::row::{RowConverter, SortField};
 use datafusion::physical_plan::collect_partitioned;
 
-use crate::core::jobs::{BatchVersion, JobTime, StateFile, WatermarkPolicy};
+use crate::core::jobs::{
+    BatchVersion, JobTime, Partitions, PlannedRange, StateFile, WatermarkPolicy,
+};
 use crate::error::{Error, Result};
 use crate::exec::keyed::{
     StateChange, StateTable, Step, StepRule, decode_states, encode_states, step,
@@ -24,9 +26,6 @@ use crate::tables::kafka::BatchTime;
 
 /// After this many changelogs a batch writes the whole state.
 const MAX_CHANGELOGS: usize = 100;
-
-/// Partitions by table.
-pub(super) type Partitions = BTreeMap<String, BTreeSet<i32>>;
 
 /// The state and time of a job with windows, as they are after the last batch.
 pub(super) struct Windows {
@@ -201,7 +200,7 @@ impl Windows {
     }
 
     fn times(&self, ranges: &Ranges) -> BTreeMap<String, Arc<BatchTime>> {
-        let of_table = |table: &String, partitions: &[crate::core::jobs::PlannedRange]| {
+        let of_table = |table: &String, partitions: &[PlannedRange]| {
             let rules = partitions.iter().map(|range| {
                 let rule = self.time.row_watermark(self.policy, table, range.partition);
                 let reached = self
@@ -310,7 +309,8 @@ impl Prepared {
         let now = collect(&plan).await?;
         let before = collect(&job.query.back(&self.before).await?).await?;
         let withdrawn = without(&before, &now, sink.primary_key())?;
-        Ok((job.query.back(&self.emitted).await?, withdrawn))
+        // What was compared is what is written.
+        Ok((plan.with_rows(now)?, withdrawn))
     }
 }
 

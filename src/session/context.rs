@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anabranch_udfs::CompletionNotices;
+use anabranch_udfs::{CompletionNotices, NullFreeColumns};
 use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::planner::types::SqlTypes;
 use crate::session::catalog::{Catalog, weak_state};
 use crate::session::system::{SYSTEM, SystemSchema};
+use crate::tables::delta;
 
 const CATALOG: &str = "anabranch";
 const SCHEMA: &str = "public";
@@ -41,6 +42,7 @@ pub(super) fn build(
 ) -> Result<(SessionContext, Arc<Catalog>)> {
     let mut config = SessionConfig::new()
         .with_extension(notices)
+        .with_extension(Arc::new(NullFreeColumns::new(delta::has_no_nulls)))
         .with_information_schema(true)
         .with_create_default_catalog_and_schema(false)
         .with_default_catalog_and_schema(CATALOG, SCHEMA);

@@ -7,6 +7,7 @@ use anabranch_udfs::IncrementalAggregate;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 use datafusion::physical_plan::ExecutionPlan;
@@ -104,6 +105,17 @@ pub struct BatchPlan {
 }
 
 impl BatchPlan {
+    /// The same with rows that it has given already.
+    ///
+    /// # Errors
+    ///
+    /// Rows in other columns.
+    pub fn with_rows(self, rows: RecordBatch) -> Result<Self> {
+        let schema = self.plan.schema();
+        let plan = MemorySourceConfig::try_new_exec(&[vec![rows]], schema, None)?;
+        Ok(Self { plan, ..self })
+    }
+
     /// Records read so far, and the bytes of their keys and values.
     pub fn read(&self) -> (u64, u64) {
         read(&self.plan)

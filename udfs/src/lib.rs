@@ -40,7 +40,7 @@ mod window;
 
 pub use complete::{
     AggregateByCompletedSession, CompleteSessions, CompleteSessionsAggregate, CompleteSessionsExec,
-    CompletionNotices, CompletionRange, SessionsCapped, seal_completions,
+    CompletionNotices, CompletionRange, NullFreeColumns, SessionsCapped, seal_completions,
 };
 pub use incremental::{
     IncrementalAggregate, LateRows, LateRowsExec, LateRule, Merged, STATE_CLOSES,

@@ -12,4 +12,6 @@ pub use log::{Committed, Entry, JobHistory, Phase};
 pub use ranges::{Lost, PartitionFacts, PlannedRange, choose};
 pub use recovery::{Decision, Staged, recover};
 pub use version::{BatchVersion, DeadLetter, SourceProgress, StateFile};
-pub use watermark::{JobTime, PartitionTime, RowWatermark, RunningWatermark, WatermarkPolicy};
+pub use watermark::{
+    JobTime, PartitionTime, Partitions, RowWatermark, RunningWatermark, WatermarkPolicy,
+};

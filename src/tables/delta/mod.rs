@@ -36,6 +36,7 @@ use datafusion::arrow::datatypes::DataType;
 pub use handle::{DeltaTableHandle, PreparedWrite};
 pub use maintain::{OptimizeSpec, VacuumSpec};
 pub use options::OPTION_NAMES;
+pub use provider::has_no_nulls;
 
 /// What a statement says about a Delta table.
 #[derive(Debug, Clone, Default)]

@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::array::{Array, AsArray, RecordBatch};
+use datafusion::arrow::datatypes::{Int64Type, Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::datasource::TableType;
 use datafusion::datasource::sink::{DataSink, DataSinkExec};
@@ -64,6 +65,29 @@ impl DeltaTableProvider {
             .register_object_store(&root, log_store.root_object_store(None));
         Ok(())
     }
+}
+
+/// Whether `table` is a Delta table whose statistics say that no file has a NULL in `column`.
+pub fn has_no_nulls(table: &dyn TableProvider, column: &str) -> bool {
+    let Some(table) = table.downcast_ref::<DeltaTableProvider>() else {
+        return false;
+    };
+    let Ok(snapshot) = table.table.snapshot() else {
+        return false;
+    };
+    let Ok(files) = snapshot.add_actions_batches(true) else {
+        return false;
+    };
+    let name = format!("null_count.{column}");
+    let has_none = |files: &RecordBatch| {
+        let counts = files.column_by_name(&name);
+        let counts = counts.and_then(|counts| counts.as_primitive_opt::<Int64Type>());
+        counts.is_some_and(|counts| {
+            counts.null_count() == 0 && counts.values().iter().all(|count| *count == 0)
+        })
+    };
+    // No files: there are none, or they were not loaded.
+    files.iter().any(|files| files.num_rows() > 0) && files.iter().all(has_none)
 }
 
 #[async_trait]

@@ -276,3 +276,33 @@ async fn explain_analyze_counts_the_files() {
     .await;
     assert!(shown.contains("count_files_scanned=3"), "{shown}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn null_1_statistics_tell_whether_a_column_has_nulls() {
+    let dir = tempfile::tempdir().unwrap();
+    let knows = async |handle: &DeltaTableHandle| {
+        let table = handle.snapshot(TimeTravel::Latest).await.unwrap();
+        anabranch::tables::delta::has_no_nulls(table.as_ref(), "event_time")
+    };
+    let handle = DeltaTableHandle::create_or_open(archive(&dir.path().join("with")))
+        .await
+        .unwrap();
+    assert!(!knows(&handle).await, "of an empty table nothing is known");
+    let times = [Some(DAY), Some(DAY + HOUR)];
+    insert(&handle, RECORD, vec![records(0, &times)])
+        .await
+        .unwrap();
+    assert!(knows(&handle).await);
+    insert(&handle, RECORD, vec![records(2, &[Some(DAY), None])])
+        .await
+        .unwrap();
+    assert!(!knows(&handle).await);
+    // Without statistics it cannot be told.
+    let handle = DeltaTableHandle::create_or_open(without_statistics(&dir.path().join("without")))
+        .await
+        .unwrap();
+    insert(&handle, RECORD, vec![records(0, &times)])
+        .await
+        .unwrap();
+    assert!(!knows(&handle).await);
+}

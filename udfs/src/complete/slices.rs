@@ -15,6 +15,7 @@ use datafusion::physical_plan::metrics::{Count, MetricValue};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 
 use super::node::CompleteSessions;
+use super::null_free::NullFreeColumns;
 use super::scan::{self, SliceBounds};
 use super::search::Slice;
 
@@ -117,6 +118,10 @@ impl SliceReader {
         use datafusion::logical_expr::ExprSchemable;
         let event_time = self.node.event_time();
         if !event_time.nullable(self.node.input().schema().as_ref())? {
+            return Ok(None);
+        }
+        let known = self.state.config().get_extension::<NullFreeColumns>();
+        if known.is_some_and(|known| known.has(self.node.input(), event_time)) {
             return Ok(None);
         }
         let rows = self
