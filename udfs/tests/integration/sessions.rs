@@ -317,6 +317,11 @@ async fn aggregates_by_completed_session_hold_no_rows_where_they_can() {
             "AS s GROUP BY window_end, s.window_start, s.user_id HAVING count(*) > 1",
         ),
         ("array_agg(id)", "GROUP BY user_id, window_start"),
+        // It sorts by itself: rows may come in any order.
+        (
+            "array_agg(id ORDER BY event_time)",
+            "GROUP BY user_id, window_start",
+        ),
     ] {
         let plan = plan_of(select, rest).await;
         assert!(!plan.contains("AggregateExec"), "{select} {rest}: {plan}");
@@ -328,7 +333,7 @@ async fn aggregates_by_completed_session_hold_no_rows_where_they_can() {
         ("count(*)", "GROUP BY user_id, window_start, site"),
         ("max(window_end)", "GROUP BY user_id, window_start"),
         (
-            "array_agg(id ORDER BY event_time)",
+            "nth_value(id, 1 ORDER BY event_time)",
             "GROUP BY user_id, window_start",
         ),
     ] {
@@ -374,11 +379,41 @@ async fn aggregates_by_session_have_an_operator_of_their_own_where_they_can() {
         ("count(*)", "GROUP BY user_id, window_start, site"),
         ("max(window_end)", "GROUP BY user_id, window_start"),
         (
-            "array_agg(id ORDER BY event_time)",
+            "nth_value(id, 1 ORDER BY event_time)",
             "GROUP BY user_id, window_start",
         ),
     ] {
         assert!(!has_own(select, rest).await, "{select} {rest}");
+    }
+}
+
+#[tokio::test]
+async fn aggregates_in_order_are_the_same_with_an_operator_of_their_own() {
+    let visits: Vec<Visit> = (0..3_000_i64)
+        .map(|n| (None, Some(n * 7919 % 97), Some((n * 104_729) % 6_011)))
+        .collect();
+    let context = context(SessionConfig::new().with_target_partitions(2));
+    register_visits(&context, &visits, 100, 2);
+    for sessions in [
+        "SESSION(visits, user_id, event_time, INTERVAL '10 microseconds')",
+        "COMPLETE_SESSIONS(visits, user_id, event_time, INTERVAL '10 microseconds', '1970-01-01', '1970-01-02')",
+    ] {
+        let rows = async |more: &str, filter: &str| {
+            let sql = format!(
+                "SELECT user_id, window_start, ids, named FROM (SELECT user_id, window_start, \
+                   array_agg(id ORDER BY event_time DESC, id) AS ids, first_value(id ORDER BY event_time, id) AS named{more} \
+                 FROM {sessions} GROUP BY user_id, window_start) {filter} ORDER BY user_id, window_start"
+            );
+            let frame = crate::support::query(&context, &sql).await.unwrap();
+            let batches = frame.collect().await.unwrap();
+            arrow::util::pretty::pretty_format_batches(&batches)
+                .unwrap()
+                .to_string()
+        };
+        // What reads the window gives each row its session first.
+        let of_rows = rows(", max(window_end) AS e", "WHERE e > '1900-01-01'").await;
+        assert!(of_rows.lines().count() > 100, "{of_rows}");
+        assert_eq!(rows("", "").await, of_rows, "{sessions}");
     }
 }
 
