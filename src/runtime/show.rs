@@ -116,10 +116,7 @@ pub(super) async fn explanation(query: &JobQuery, options: &JobOptions) -> Resul
 
 /// What whoever makes this job should know.
 pub(super) fn warnings(query: &JobQuery) -> Vec<String> {
-    let has_key = match query.sink() {
-        JobSinkTable::Kafka(table) => !table.primary_key().is_empty(),
-        JobSinkTable::Delta(_) => false,
-    };
+    let has_key = !query.sink().primary_key().is_empty();
     let withdraws = query.stream().is_some_and(StreamQuery::withdraws);
     if query.emit() == Emit::Changes && withdraws && !has_key {
         return vec![

@@ -15,12 +15,12 @@ use crate::core::jobs::{
 };
 use crate::error::{Error, Result};
 use crate::exec::keyed::{
-    StateChange, StateTable, Step, StepRule, decode_states, encode_states, step,
+    StateChange, StateTable, Step, StepRule, encode_states, read_states, step,
 };
 use crate::planner::ast::Emit;
 use crate::runtime::batch::{Ends, Ranges};
 use crate::runtime::statements::ReadyJob;
-use crate::session::{BatchPlan, FrontBatch, JobSinkTable, StreamQuery, late_rows};
+use crate::session::{BatchPlan, FrontBatch, StreamQuery, late_rows};
 use crate::state::{JobId, JobStore};
 use crate::tables::kafka::BatchTime;
 
@@ -40,7 +40,7 @@ pub(super) struct Windows {
 pub(super) struct Prepared {
     front: FrontBatch,
     /// The rows to be written.
-    pub(super) emitted: RecordBatch,
+    emitted: RecordBatch,
     /// What was emitted before of the groups that were touched.
     before: RecordBatch,
     log: RecordBatch,
@@ -100,20 +100,11 @@ impl Windows {
             ))
             .with_help("REWIND JOB … TO BATCH n goes back to a batch before it")
         };
-        let batches = decode_states(&bytes, self.aggregate.state_schema())
+        let closes_at = |rows: &RecordBatch| self.aggregate.closes_at(rows);
+        let rows = read_states(&mut self.table, &bytes, file.closed_by, closes_at)
             .map_err(|error| damaged(&error))?;
-        let mut rows = 0;
-        for batch in batches {
-            rows += batch.num_rows() as u64;
-            let closes_at = self.aggregate.closes_at(&batch)?;
-            self.table.restore(&batch, &closes_at, file.closed_by)?;
-        }
-        if rows != file.rows {
+        if rows as u64 != file.rows {
             return Err(damaged(&format!("it has {rows} rows of {}", file.rows)));
-        }
-        if rows == 0 {
-            let empty = RecordBatch::new_empty(Arc::clone(self.aggregate.state_schema()));
-            self.table.restore(&empty, &[], file.closed_by)?;
         }
         Ok(())
     }
@@ -292,7 +283,7 @@ impl Windows {
 }
 
 impl Prepared {
-    /// Takes the records that could not be decoded, with the table of each.
+    /// What the rows came from.
     pub(super) fn front(&self) -> &FrontBatch {
         &self.front
     }
@@ -303,12 +294,9 @@ impl Prepared {
         if self.before.num_rows() == 0 {
             return Ok((plan, None));
         }
-        let JobSinkTable::Kafka(sink) = job.query.sink() else {
-            return Ok((plan, None));
-        };
         let now = collect(&plan).await?;
         let before = collect(&job.query.back(&self.before).await?).await?;
-        let withdrawn = without(&before, &now, sink.primary_key())?;
+        let withdrawn = without(&before, &now, job.query.sink().primary_key())?;
         // What was compared is what is written.
         Ok((plan.with_rows(now)?, withdrawn))
     }
@@ -316,10 +304,7 @@ impl Prepared {
 
 /// Whether rows that were emitted are withdrawn: the sink must know their keys.
 fn withdraws(job: &ReadyJob) -> bool {
-    let has_key = match job.query.sink() {
-        JobSinkTable::Kafka(table) => !table.primary_key().is_empty(),
-        JobSinkTable::Delta(_) => false,
-    };
+    let has_key = !job.query.sink().primary_key().is_empty();
     has_key && job.query.stream().is_some_and(StreamQuery::withdraws)
 }
 

@@ -34,6 +34,16 @@ pub enum JobSinkTable {
     Delta(DeltaTableHandle),
 }
 
+impl JobSinkTable {
+    /// The columns of the upsert key, by which a row can be withdrawn; none of a Delta table.
+    pub fn primary_key(&self) -> &[usize] {
+        match self {
+            JobSinkTable::Kafka(table) => table.primary_key(),
+            JobSinkTable::Delta(_) => &[],
+        }
+    }
+}
+
 /// A job's INSERT in a session of its own: the tables are those there were when the job was planned.
 #[derive(Debug)]
 pub struct JobQuery {
@@ -218,10 +228,7 @@ impl JobQuery {
         let catalog = &self.session.catalog;
         catalog.begin_statement();
         let mut bad_records = Vec::new();
-        for (name, table) in &self.sources {
-            let ranges = ranges.get(name).cloned().unwrap_or_default();
-            let pool = self.pools.get(name).cloned();
-            let provider = KafkaTableProvider::for_batch(Arc::clone(table), ranges, pool);
+        for (name, provider) in self.providers(ranges) {
             bad_records.push((name.clone(), Arc::clone(provider.bad_records())));
             catalog.pin(name, Arc::new(provider));
         }
@@ -267,16 +274,25 @@ impl JobQuery {
     ) -> Result<FrontBatch> {
         let mut bad_records = Vec::new();
         let mut providers: BTreeMap<String, Arc<dyn TableProvider>> = BTreeMap::new();
-        for (name, table) in &self.sources {
-            let ranges = ranges.get(name).cloned().unwrap_or_default();
+        for (name, provider) in self.providers(ranges) {
             let time = times.get(name).cloned().unwrap_or_default();
-            let pool = self.pools.get(name).cloned();
-            let provider = KafkaTableProvider::for_batch(Arc::clone(table), ranges, pool);
-            let provider = provider.with_time(time);
             bad_records.push((name.clone(), Arc::clone(provider.bad_records())));
-            providers.insert(name.clone(), Arc::new(provider));
+            providers.insert(name.clone(), Arc::new(provider.with_time(time)));
         }
         self.front_over(&providers, bad_records).await
+    }
+
+    /// The topics it reads as a batch that reads `ranges` sees them, by table name.
+    fn providers<'a>(
+        &'a self,
+        ranges: &'a BTreeMap<String, Vec<OffsetRange>>,
+    ) -> impl Iterator<Item = (&'a String, KafkaTableProvider)> {
+        self.sources.iter().map(|(name, table)| {
+            let ranges = ranges.get(name).cloned().unwrap_or_default();
+            let pool = self.pools.get(name).cloned();
+            let provider = KafkaTableProvider::for_batch(Arc::clone(table), ranges, pool);
+            (name, provider)
+        })
     }
 
     /// The same over any tables that have the hidden column.

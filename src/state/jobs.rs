@@ -127,11 +127,7 @@ impl JobStore {
             if !path.ends_with(&name) {
                 return Err(self.corrupt(&path, "it is missing"));
             }
-            let bytes = self
-                .dir
-                .read(&path)
-                .await?
-                .ok_or_else(|| self.corrupt(&path, "it is missing"))?;
+            let bytes = self.get(&path).await?;
             let entry: Entry = serde_json::from_slice(&bytes)
                 .map_err(|error| self.corrupt(&path, &error.to_string()))?;
             entries.push(entry);
@@ -171,9 +167,7 @@ impl JobStore {
     ///
     /// It is missing, or the store does not answer.
     pub async fn state(&self, id: JobId, name: &str) -> Result<Bytes> {
-        let path = state_path(id, name);
-        let found = self.dir.read(&path).await?;
-        found.ok_or_else(|| self.corrupt(&path, "it is missing"))
+        self.get(&state_path(id, name)).await
     }
 
     /// Writes the late rows of a version.
@@ -191,9 +185,12 @@ impl JobStore {
     ///
     /// They are missing, or the store does not answer.
     pub async fn late(&self, id: JobId, name: &str) -> Result<Bytes> {
-        let path = late_path(id, name);
-        let found = self.dir.read(&path).await?;
-        found.ok_or_else(|| self.corrupt(&path, "it is missing"))
+        self.get(&late_path(id, name)).await
+    }
+
+    async fn get(&self, path: &str) -> Result<Bytes> {
+        let found = self.dir.read(path).await?;
+        found.ok_or_else(|| self.corrupt(path, "it is missing"))
     }
 
     async fn put(&self, path: &str, bytes: Vec<u8>) -> Result<()> {
@@ -210,11 +207,7 @@ impl JobStore {
     /// It is missing, cannot be read, or was written by a newer program.
     pub async fn version(&self, id: JobId, name: &str) -> Result<BatchVersion> {
         let path = version_path(id, name);
-        let bytes = self
-            .dir
-            .read(&path)
-            .await?
-            .ok_or_else(|| self.corrupt(&path, "it is missing"))?;
+        let bytes = self.get(&path).await?;
         let version: BatchVersion = serde_json::from_slice(&bytes)
             .map_err(|error| self.corrupt(&path, &error.to_string()))?;
         if version.format > crate::core::jobs::version::FORMAT {

@@ -171,10 +171,10 @@ pub(crate) fn send_steadily(bootstrap: &str, topic: &str, epoch: Instant, second
     producer.flush(Duration::from_secs(10)).unwrap();
 }
 
-/// Reads what is committed; gives the milliseconds from the `at` of each record.
-pub(crate) fn watch(bootstrap: &str, topic: &str, epoch: Instant, stop: &AtomicBool) -> Vec<f64> {
+/// A reader of what is committed to the first partition from now on.
+fn newest(bootstrap: &str, topic: &str, group: &str) -> BaseConsumer {
     let consumer: BaseConsumer = config(bootstrap)
-        .set("group.id", "bench_watch")
+        .set("group.id", group)
         .set("enable.auto.commit", "false")
         .set("isolation.level", "read_committed")
         .set("fetch.wait.max.ms", "50")
@@ -185,6 +185,12 @@ pub(crate) fn watch(bootstrap: &str, topic: &str, epoch: Instant, stop: &AtomicB
         .add_partition_offset(topic, 0, Offset::End)
         .unwrap();
     consumer.assign(&assignment).unwrap();
+    consumer
+}
+
+/// Reads what is committed; gives the milliseconds from the `at` of each record.
+pub(crate) fn watch(bootstrap: &str, topic: &str, epoch: Instant, stop: &AtomicBool) -> Vec<f64> {
+    let consumer = newest(bootstrap, topic, "bench_watch");
     let mut took = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let Some(message) = consumer.poll(Duration::from_millis(50)) else {
@@ -205,18 +211,7 @@ pub(crate) fn watch(bootstrap: &str, topic: &str, epoch: Instant, stop: &AtomicB
 /// Copies what comes, one transaction with offsets for all that is there.
 pub(crate) fn copy_in_transactions(bootstrap: &str, from: &str, to: &str, stop: &AtomicBool) {
     let timeout = Duration::from_secs(10);
-    let group: BaseConsumer = config(bootstrap)
-        .set("group.id", "bench_bare")
-        .set("enable.auto.commit", "false")
-        .set("isolation.level", "read_committed")
-        .set("fetch.wait.max.ms", "50")
-        .create()
-        .unwrap();
-    let mut assignment = TopicPartitionList::new();
-    assignment
-        .add_partition_offset(from, 0, Offset::End)
-        .unwrap();
-    group.assign(&assignment).unwrap();
+    let group = newest(bootstrap, from, "bench_bare");
     let producer: BaseProducer = config(bootstrap)
         .set("transactional.id", "bench_bare")
         .set("linger.ms", "0")

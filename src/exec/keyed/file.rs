@@ -43,6 +43,26 @@ pub fn decode_states(bytes: &[u8], schema: &SchemaRef) -> Result<Vec<RecordBatch
     Ok(batches)
 }
 
+/// Makes the rows of a file a part of `table`, as [`StateTable::restore`] does; `closes_at` says when rows are done. Gives
+/// how many rows the file has.
+///
+/// # Errors
+///
+/// A file that is damaged, or has other columns.
+pub fn read_states(
+    table: &mut StateTable,
+    bytes: &[u8],
+    closed_by: Option<i64>,
+    closes_at: impl Fn(&RecordBatch) -> Result<Vec<i64>>,
+) -> Result<usize> {
+    let mut count = 0;
+    for rows in decode_states(bytes, table.schema())? {
+        count += rows.num_rows();
+        table.restore(&rows, &closes_at(&rows)?, closed_by)?;
+    }
+    Ok(count)
+}
+
 /// The state that files make up, in the order they were written, each with what its batch closed windows by: by what the
 /// files say of themselves, without the job. None if there are no files.
 ///
@@ -69,13 +89,13 @@ pub fn replay(files: &[(impl AsRef<[u8]>, Option<i64>)]) -> Result<Option<Record
     };
     let (closes, after) = (place(STATE_CLOSES)?, number(STATE_CLOSES_AFTER)?);
     let mut table = StateTable::try_new(SchemaRef::clone(&schema), place(STATE_KEYS)?)?;
+    let closes_at = |rows: &RecordBatch| {
+        let times = cast(rows.column(closes), &DataType::Int64)?;
+        let times = times.as_primitive::<Int64Type>().values().iter();
+        Ok(times.map(|time| time.saturating_add(after)).collect())
+    };
     for (bytes, closed_by) in files {
-        for rows in decode_states(bytes.as_ref(), &schema)? {
-            let times = cast(rows.column(closes), &DataType::Int64)?;
-            let times = times.as_primitive::<Int64Type>().values().iter();
-            let closes_at: Vec<i64> = times.map(|time| time.saturating_add(after)).collect();
-            table.restore(&rows, &closes_at, *closed_by)?;
-        }
+        read_states(&mut table, bytes.as_ref(), *closed_by, closes_at)?;
     }
     table.rows().map(Some)
 }

@@ -6,6 +6,6 @@ mod file;
 mod step;
 mod table;
 
-pub use file::{decode_states, encode_states, replay};
+pub use file::{decode_states, encode_states, read_states, replay};
 pub use step::{Step, StepRule, step};
 pub use table::{StateChange, StateTable};

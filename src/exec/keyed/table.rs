@@ -108,6 +108,11 @@ impl StateTable {
         })
     }
 
+    /// The columns of its rows.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
     /// How many rows it has.
     pub fn len(&self) -> usize {
         self.live

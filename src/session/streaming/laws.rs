@@ -16,7 +16,7 @@ use datafusion::physical_plan::collect_partitioned;
 use proptest::prelude::*;
 
 use crate::core::jobs::{JobTime, RowWatermark, RunningWatermark, WatermarkPolicy};
-use crate::exec::keyed::{StateTable, StepRule, decode_states, encode_states, step};
+use crate::exec::keyed::{StateTable, StepRule, encode_states, read_states, step};
 use crate::planner::ast::{Emit, JobStatement, Statement};
 use crate::planner::{Parameters, Script, parse_statement};
 use crate::session::{JobQuery, Session, SessionOptions, late_rows};
@@ -377,10 +377,8 @@ async fn run(query: &JobQuery, logs: &[Log], cuts: &[Vec<usize>]) -> Ran {
     // The state restored from what was written is the state.
     let mut restored = new_table();
     for (bytes, closed_by) in &logged {
-        for rows in decode_states(bytes, aggregate.state_schema()).unwrap() {
-            let closes_at = aggregate.closes_at(&rows).unwrap();
-            restored.restore(&rows, &closes_at, *closed_by).unwrap();
-        }
+        let closes_at = |rows: &RecordBatch| aggregate.closes_at(rows);
+        read_states(&mut restored, bytes, *closed_by, closes_at).unwrap();
     }
     let evaluated = |table: &StateTable| {
         let rows = table.rows().unwrap();

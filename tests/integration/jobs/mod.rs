@@ -72,6 +72,11 @@ impl Pipeline {
     /// Sends `{"v":n}` for each number.
     fn send(&self, numbers: std::ops::Range<u64>) {
         let lines: Vec<String> = numbers.map(|v| format!("{{\"v\":{v}}}\n")).collect();
+        self.produce(&lines.concat());
+    }
+
+    /// Sends lines as the values of records.
+    fn produce(&self, lines: &str) {
         kafka_tool(
             &[
                 "kafka-console-producer",
@@ -80,7 +85,7 @@ impl Pipeline {
                 "--topic",
                 &self.source,
             ],
-            &lines.concat(),
+            lines,
         );
     }
 

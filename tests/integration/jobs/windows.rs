@@ -50,16 +50,7 @@ fn ticks(seconds: std::ops::Range<u32>) -> String {
 
 impl Pipeline {
     fn tick(&self, seconds: std::ops::Range<u32>) {
-        crate::support::kafka_tool(
-            &[
-                "kafka-console-producer",
-                "--bootstrap-server",
-                &self.bootstrap,
-                "--topic",
-                &self.source,
-            ],
-            &ticks(seconds),
-        );
+        self.produce(&ticks(seconds));
     }
 
     /// The rows of the sink: how often each window of a key came, and its count.
@@ -316,16 +307,9 @@ fn a_session_that_begins_earlier_or_merges_withdraws_what_was_said() {
          GROUP BY k, window_start HAVING count(*) < 4 EMIT CHANGES;\n",
     );
     let tick = |second: u32| {
-        crate::support::kafka_tool(
-            &[
-                "kafka-console-producer",
-                "--bootstrap-server",
-                &pipeline.bootstrap,
-                "--topic",
-                &pipeline.source,
-            ],
-            &format!("{{\"k\":1,\"t\":\"2025-01-01T00:00:{second:02}Z\"}}\n"),
-        );
+        pipeline.produce(&format!(
+            "{{\"k\":1,\"t\":\"2025-01-01T00:00:{second:02}Z\"}}\n"
+        ));
         pipeline.catch_up("job.sql").ok();
     };
     // Two sessions; the first begins earlier; they merge; the whole has too many rows to be shown.
@@ -461,16 +445,7 @@ fn time_1_a_silent_partition_holds_the_job_until_it_is_idle() {
 fn time_5_rows_without_a_time_of_this_world_are_dead_letters() {
     let pipeline = counting("windows-dead");
     let lines = "{\"k\":1,\"t\":null}\n{\"k\":1,\"t\":\"2999-01-01T00:00:00Z\"}\n{\"k\":1,\"t\":\"2025-01-01T00:00:01Z\"}\n";
-    crate::support::kafka_tool(
-        &[
-            "kafka-console-producer",
-            "--bootstrap-server",
-            &pipeline.bootstrap,
-            "--topic",
-            &pipeline.source,
-        ],
-        &format!("{lines}{}", ticks(20..30)),
-    );
+    pipeline.produce(&format!("{lines}{}", ticks(20..30)));
     pipeline.catch_up("job.sql").ok();
     let one = ((1, "2025-01-01T00:00:00Z".to_owned()), vec![1]);
     assert_eq!(pipeline.counted("counts"), [one].into());

@@ -15,8 +15,10 @@ use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
 use crate::diagnostic::out_of_range;
 use crate::is_final::IS_FINAL;
+use crate::session::SessionPartialExec;
 use crate::session::aggregate::{
-    Accumulators, SessionAggregateExpr, SessionColumn, merge_intervals, new_keys, session_partial,
+    Accumulators, PartialRule, SessionAggregateExpr, SessionColumn, merge_intervals, new_keys,
+    session_columns,
 };
 use crate::window::{ticks, timestamps};
 
@@ -217,13 +219,15 @@ impl IncrementalAggregate {
                 event_time,
                 gap,
                 ..
-            } => session_partial(
-                input,
-                keys.clone(),
-                Arc::clone(event_time),
-                *gap,
-                self.aggregates.clone(),
-            ),
+            } => {
+                let rule = PartialRule {
+                    keys: keys.clone(),
+                    event_time: Arc::clone(event_time),
+                    gap: *gap,
+                    aggregates: self.aggregates.clone(),
+                };
+                Ok(Arc::new(SessionPartialExec::try_new(input, rule)?))
+            }
         }
     }
 
@@ -375,21 +379,9 @@ impl IncrementalAggregate {
         let mut columns: Vec<ArrayRef> = match &self.shape {
             StateShape::Windows { .. } => states.columns()[..width].to_vec(),
             StateShape::Sessions { gap, groups, .. } => {
-                let ends = ticks(states.column(width + 1))?
-                    .iter()
-                    .map(|last| {
-                        last.checked_add(*gap)
-                            .ok_or_else(|| out_of_range("the session"))
-                    })
-                    .collect::<Result<Vec<i64>>>()?;
-                let time = states.column(width + 1).data_type();
-                let ends = timestamps(ScalarBuffer::from(ends), time)?;
-                let column = |group: &SessionColumn| match group {
-                    SessionColumn::Key(key) => Arc::clone(states.column(*key)),
-                    SessionColumn::WindowStart => Arc::clone(states.column(width)),
-                    SessionColumn::WindowEnd => Arc::clone(&ends),
-                };
-                groups.iter().map(column).collect()
+                let (keys, starts) = (&states.columns()[..width], states.column(width));
+                let lasts = ticks(states.column(width + 1))?;
+                session_columns(groups, keys, starts, &lasts, *gap, "the session")?
             }
         };
         let results = accumulators.evaluate(EmitTo::All)?;

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use datafusion::common::Result;
 use datafusion::common::tree_node::Transformed;
-use datafusion::logical_expr::{Aggregate, Extension, LogicalPlan};
+use datafusion::logical_expr::{Aggregate, LogicalPlan};
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 
 use super::node::CompleteSessionsAggregate;
 use crate::complete::CompleteSessions;
-use crate::session::aggregate::by_session;
+use crate::session::aggregate::{by_session, replace_aggregate};
 
 /// Replaces `GROUP BY` of exactly the keys and the window columns over COMPLETE_SESSIONS by one operator, if no aggregate
-/// reads a window column or asks for an order.
+/// reads a window column or needs its rows in order.
 #[derive(Debug, Default)]
 pub struct AggregateByCompletedSession;
 
@@ -30,15 +30,7 @@ impl OptimizerRule for AggregateByCompletedSession {
         plan: LogicalPlan,
         _config: &dyn OptimizerConfig,
     ) -> Result<Transformed<LogicalPlan>> {
-        let LogicalPlan::Aggregate(aggregate) = &plan else {
-            return Ok(Transformed::no(plan));
-        };
-        Ok(match by_completed_session(aggregate)? {
-            Some(node) => Transformed::yes(LogicalPlan::Extension(Extension {
-                node: Arc::new(node),
-            })),
-            None => Transformed::no(plan),
-        })
+        replace_aggregate(plan, by_completed_session)
     }
 }
 

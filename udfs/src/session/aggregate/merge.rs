@@ -330,28 +330,49 @@ fn sorted(
     )))
 }
 
+/// The group columns of sessions, which start at `starts` and have their last row at `lasts`; `event_time` is for the message.
+///
+/// # Errors
+///
+/// A session so far out that its end is no timestamp.
+pub(crate) fn session_columns(
+    groups: &[SessionColumn],
+    keys: &[ArrayRef],
+    starts: &ArrayRef,
+    lasts: &[i64],
+    gap: i64,
+    event_time: &str,
+) -> Result<Vec<ArrayRef>> {
+    let ends = lasts
+        .iter()
+        .map(|last| {
+            last.checked_add(gap)
+                .ok_or_else(|| out_of_range(event_time))
+        })
+        .collect::<Result<Vec<i64>>>()?;
+    let ends = timestamps(ScalarBuffer::from(ends), starts.data_type())?;
+    let column = |group: &SessionColumn| match group {
+        SessionColumn::Key(key) => Arc::clone(&keys[*key]),
+        SessionColumn::WindowStart => Arc::clone(starts),
+        SessionColumn::WindowEnd => Arc::clone(&ends),
+    };
+    Ok(groups.iter().map(column).collect())
+}
+
 /// The group columns and the aggregates' results of sessions.
 pub(crate) fn output_batch(
     rule: &MergeRule,
     keys: &[ArrayRef],
     starts: Vec<i64>,
-    mut lasts: Vec<i64>,
+    lasts: Vec<i64>,
     time_type: &DataType,
     results: Vec<ArrayRef>,
 ) -> Result<RecordBatch> {
-    for last in &mut lasts {
-        *last = last
-            .checked_add(rule.gap)
-            .ok_or_else(|| out_of_range(&rule.event_time))?;
-    }
     let starts = timestamps(ScalarBuffer::from(starts), time_type)?;
-    let ends = timestamps(ScalarBuffer::from(lasts), time_type)?;
-    let groups = rule.groups.iter().map(|column| match column {
-        SessionColumn::Key(key) => Arc::clone(&keys[*key]),
-        SessionColumn::WindowStart => Arc::clone(&starts),
-        SessionColumn::WindowEnd => Arc::clone(&ends),
-    });
+    let (groups, event_time) = (&rule.groups, &rule.event_time);
+    let groups = session_columns(groups, keys, &starts, &lasts, rule.gap, event_time)?;
     let columns = groups
+        .into_iter()
         .chain(results)
         .zip(rule.schema.fields())
         .map(|(column, field)| Ok(cast(&column, field.data_type())?))

@@ -17,13 +17,13 @@ pub(crate) use aggregation::{
     AggregatedIntervals, Bounds, IntervalAggregation, PartialRule, key_schema, new_keys,
 };
 pub(crate) use intervals::merge_intervals;
-pub(crate) use merge::{MergeRule, output_batch};
+pub(crate) use merge::{MergeRule, output_batch, session_columns};
 
 pub use merge::SessionMergeExec;
 pub use node::{SessionAggregate, SessionColumn};
 pub use partial::SessionPartialExec;
-pub(crate) use rule::by_session;
 pub use rule::{AggregateBySession, session_aggregate_of};
+pub(crate) use rule::{by_session, replace_aggregate};
 
 use std::sync::Arc;
 
@@ -31,23 +31,6 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::Result;
 use datafusion::physical_expr::aggregate::LoweredAggregate;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
-
-/// The first of the two operators, alone.
-pub(crate) fn session_partial(
-    input: Arc<dyn ExecutionPlan>,
-    keys: Vec<Arc<dyn PhysicalExpr>>,
-    event_time: Arc<dyn PhysicalExpr>,
-    gap: i64,
-    aggregates: Vec<SessionAggregateExpr>,
-) -> Result<Arc<dyn ExecutionPlan>> {
-    let rule = PartialRule {
-        keys,
-        event_time,
-        gap,
-        aggregates,
-    };
-    Ok(Arc::new(SessionPartialExec::try_new(input, rule)?))
-}
 
 /// The two operators of `node` over its planned input.
 pub(crate) fn session_aggregate(

@@ -42,7 +42,7 @@ pub struct SessionPartialExec {
 }
 
 impl SessionPartialExec {
-    pub(super) fn try_new(input: Arc<dyn ExecutionPlan>, rule: PartialRule) -> Result<Self> {
+    pub(crate) fn try_new(input: Arc<dyn ExecutionPlan>, rule: PartialRule) -> Result<Self> {
         let schema = partial_schema(&rule, &input.schema())?;
         let properties = PlanProperties::new(
             EquivalenceProperties::new(schema),

@@ -31,16 +31,24 @@ impl OptimizerRule for AggregateBySession {
         plan: LogicalPlan,
         _config: &dyn OptimizerConfig,
     ) -> Result<Transformed<LogicalPlan>> {
-        let LogicalPlan::Aggregate(aggregate) = &plan else {
-            return Ok(Transformed::no(plan));
-        };
-        Ok(match session_aggregate_of(aggregate)? {
-            Some(node) => Transformed::yes(LogicalPlan::Extension(Extension {
-                node: Arc::new(node),
-            })),
-            None => Transformed::no(plan),
-        })
+        replace_aggregate(plan, session_aggregate_of)
     }
+}
+
+/// Puts the node that `find` makes of an aggregate in its place.
+pub(crate) fn replace_aggregate<N: UserDefinedLogicalNode + 'static>(
+    plan: LogicalPlan,
+    find: impl Fn(&Aggregate) -> Result<Option<N>>,
+) -> Result<Transformed<LogicalPlan>> {
+    let LogicalPlan::Aggregate(aggregate) = &plan else {
+        return Ok(Transformed::no(plan));
+    };
+    Ok(match find(aggregate)? {
+        Some(node) => Transformed::yes(LogicalPlan::Extension(Extension {
+            node: Arc::new(node),
+        })),
+        None => Transformed::no(plan),
+    })
 }
 
 /// The aggregate by session that `aggregate` is, over the rows below SESSION; none if it is none, or not of the keys and the
