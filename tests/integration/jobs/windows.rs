@@ -519,3 +519,23 @@ fn a_data_directory_of_the_first_format_is_read() {
         "{\"offset\":21,\"value\":\"{\\\"k\\\":1,\\\"t\\\":\\\"2025-01-01T00:00:02Z\\\"}\"}\n"
     );
 }
+
+#[test]
+fn a_job_goes_on_from_a_snapshot_of_its_state() {
+    let pipeline = counting("windows-snapshot");
+    // More batches than there are changes before the whole state is written.
+    pipeline.tick(0..330);
+    pipeline.catch_up("job.sql").ok();
+    let folder = pipeline.work.path("anabranch-data/jobs");
+    let versions = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|job| job.unwrap().path().join("versions"))
+        .filter(|versions| versions.is_dir())
+        .flat_map(|versions| std::fs::read_dir(versions).unwrap())
+        .map(|version| std::fs::read_to_string(version.unwrap().path()).unwrap());
+    let with_snapshot = versions.filter(|version| version.contains("\"is_snapshot\":true"));
+    assert!(with_snapshot.count() > 0);
+    pipeline.tick(330..340);
+    pipeline.catch_up("job.sql").ok();
+    assert_eq!(pipeline.counted("counts"), expected(340));
+}
