@@ -33,7 +33,7 @@ struct Layered {
 }
 
 /// What is in force.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) format: Format,
     pub(crate) session: SessionOptions,
@@ -44,6 +44,13 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// The same with jobs in another folder.
+    pub(crate) fn with_data_dir(mut self, data_dir: String) -> Self {
+        self.session.data_dir = Some(data_dir.clone());
+        self.data_dir = data_dir;
+        self
+    }
+
     pub(crate) fn resolve(flags: &Global) -> Result<Self> {
         let mut figment = Figment::new();
         if let Some(file) = &flags.config {

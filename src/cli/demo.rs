@@ -22,11 +22,13 @@ CREATE EXTERNAL TABLE visits (
   user_id         BIGINT,
   event_time      TIMESTAMP,
   page            VARCHAR,
+  key             VARCHAR METADATA,
   kafka_partition INT    METADATA FROM 'partition',
-  kafka_offset    BIGINT METADATA FROM 'offset'
+  kafka_offset    BIGINT METADATA FROM 'offset',
+  WATERMARK FOR event_time AS event_time - INTERVAL '1 minute'
 )
 STORED AS KAFKA LOCATION 'visits'
-OPTIONS ('kafka.bootstrap.servers' $bootstrap, 'format' 'json');
+OPTIONS ('kafka.bootstrap.servers' $bootstrap, 'format' 'json', 'watermark.max_ahead' '10000 days');
 
 CREATE EXTERNAL TABLE visits_archive (
   event_id VARCHAR, user_id BIGINT, event_time TIMESTAMP, page VARCHAR, partition INT, \"offset\" BIGINT,
@@ -38,14 +40,37 @@ STORED AS DELTA PARTITIONED BY (day, hour) LOCATION $archive;
 CREATE EXTERNAL TABLE visits_counter (
   visit_id VARCHAR, visited_pages BIGINT, is_finished BOOLEAN,
   headers MAP<VARCHAR, VARCHAR> METADATA,
+  kafka_offset BIGINT METADATA FROM 'offset',
   PRIMARY KEY (visit_id) NOT ENFORCED
 )
 STORED AS KAFKA LOCATION 'visits_counter'
-OPTIONS ('kafka.bootstrap.servers' $bootstrap, 'format' 'json');
+OPTIONS ('kafka.bootstrap.servers' $bootstrap, 'format' 'json', 'delivery' 'at_least_once');
 ";
 
-const GENERATE: &str =
-    "INSERT INTO visits SELECT event_id, user_id, event_time, page FROM generated_visits;";
+const FIRST_VISITS: &str = "\
+INSERT INTO visits (event_id, user_id, event_time, page, key)
+SELECT event_id, user_id, event_time, page, CAST(user_id AS VARCHAR) AS key FROM generated_visits
+WHERE event_time < TIMESTAMP '2025-09-04T10:40:00';
+";
+
+const OTHER_VISITS: &str = "\
+INSERT INTO visits (event_id, user_id, event_time, page, key)
+SELECT event_id, user_id, event_time, page, CAST(user_id AS VARCHAR) AS key FROM generated_visits
+WHERE event_time >= TIMESTAMP '2025-09-04T10:40:00';
+";
+
+const JOB: &str = "\
+CREATE JOB count_visits AS
+INSERT INTO visits_counter (visit_id, visited_pages, is_finished, headers)
+SELECT to_char(window_start, '%Y%m%d_%H%M%S') || '-' || user_id, count(*), is_final(), MAP {'source': 'live'}
+FROM SESSION(TABLE visits PARTITION BY user_id, DESCRIPTOR(event_time), INTERVAL '10 minutes')
+GROUP BY user_id, window_start
+EMIT CHANGES;
+";
+
+const OPEN: &str = "\
+SELECT headers, visit_id, visited_pages, is_finished FROM visits_counter WHERE NOT is_finished ORDER BY visit_id LIMIT 3;
+";
 
 const SYNCHRONIZE: &str = "\
 INSERT INTO visits_archive (event_id, user_id, event_time, page, partition, \"offset\")
@@ -62,7 +87,9 @@ GROUP BY user_id, window_start;
 ";
 
 const MESSAGES: &str = "\
-SELECT headers, visit_id, visited_pages, is_finished FROM visits_counter ORDER BY visit_id LIMIT 8;
+SELECT visit_id, visited_pages, is_finished, headers FROM visits_counter
+WHERE visit_id IN (SELECT visit_id FROM visits_counter WHERE NOT is_finished ORDER BY visit_id LIMIT 3)
+ORDER BY visit_id, kafka_offset;
 ";
 
 /// Visits per user of the morning.
@@ -74,9 +101,13 @@ pub(crate) async fn run(settings: &Settings, arguments: &DemoArguments) -> Resul
     let broker = EmbeddedBroker::start()?;
     broker.create_topic("visits", 2)?;
     broker.create_topic("visits_counter", 1)?;
+    let data_dir = folder.path.join("anabranch-data").display().to_string();
+    let settings = &settings.clone().with_data_dir(data_dir);
     let session = Session::try_new(&settings.session)?;
+    let mut runner = Runner::new(&session, settings).with_format(Format::Table);
+    runner.allows_repeats = true;
     let demo = Demo {
-        runner: Runner::new(&session, settings).with_format(Format::Table),
+        runner,
         bootstrap: broker.bootstrap_servers(),
         archive: folder.path.join("visits_archive").display().to_string(),
     };
@@ -87,26 +118,40 @@ pub(crate) async fn run(settings: &Settings, arguments: &DemoArguments) -> Resul
     say("1. Tables: two topics and a Delta archive in one session");
     demo.show(TABLES).await?;
 
-    say("2. A morning of visits arrives in the topic");
+    say("2. Visits arrive in the topic: the morning, up to 10:40");
     let batch = morning(arguments.seed, arguments.users.max(1))?;
     session.register_batch("generated_visits", batch)?;
-    demo.quiet(GENERATE).await?;
+    demo.quiet(FIRST_VISITS).await?;
 
-    say("3. Synchronize the topic to the archive, with partition and offset");
+    say("3. A job counts the visits of each session as they come, and says when a session is over");
+    demo.show(JOB).await?;
+    eprint(
+        "  (exactly once on Kafka; this broker keeps no transactions, so here rows could come twice after a crash)\n",
+    );
+    demo.catch_up().await?;
+    say("   Sessions that are open at 10:40");
+    demo.show(OPEN).await?;
+
+    say("4. The rest of the morning arrives, and the job goes on where it was");
+    demo.quiet(OTHER_VISITS).await?;
+    demo.catch_up().await?;
+
+    say("5. Synchronize the topic to the archive, with partition and offset");
     demo.show(SYNCHRONIZE).await?;
 
     say(
-        "4. Reprocess 10:00 to 11:00: every session with a visit in that hour, whole, marked with its run",
+        "6. Reprocess 10:00 to 11:00: every session with a visit in that hour, whole, marked with its run",
     );
     demo.show(REPROCESS).await?;
 
-    say("5. What is in the topic now");
+    say("7. What the topic says of the three sessions that were open: live, over, and reprocessed");
     demo.show(MESSAGES).await?;
 
     say("Next");
     if arguments.interactive {
         eprint(
-            "  the tables are here: try  SHOW TABLES;  or  EXPLAIN ANALYZE with the SELECT of step 4\n\n",
+            "  the tables are here: try  SHOW TABLES;  SHOW BATCHES FOR JOB count_visits;  or  EXPLAIN ANALYZE with the \
+             SELECT of step 6\n\n",
         );
         return shell::run(settings, &session, demo.parameters()).await;
     }
@@ -143,6 +188,14 @@ impl Demo<'_> {
         }
         eprint("\n");
         self.quiet(sql).await
+    }
+
+    /// Runs the job over what is there.
+    async fn catch_up(&self) -> Result<()> {
+        match self.runner.run_jobs(true).await {
+            0 => Ok(()),
+            code => Err(Error::internal(format!("the job ended with code {code}"))),
+        }
     }
 
     async fn quiet(&self, sql: &str) -> Result<()> {

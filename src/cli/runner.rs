@@ -98,6 +98,8 @@ pub(crate) struct Runner<'a> {
     /// A parameter that no statement uses is an error.
     pub(crate) refuse_unused: bool,
     data_dir: &'a str,
+    /// Jobs may deliver at least once.
+    pub(crate) allows_repeats: bool,
     /// Opened by the first statement about jobs: others need no folder.
     jobs: OnceLock<Jobs>,
 }
@@ -110,6 +112,7 @@ impl<'a> Runner<'a> {
             timing: false,
             refuse_unused: false,
             data_dir: &settings.data_dir,
+            allows_repeats: false,
             jobs: OnceLock::new(),
         }
     }
@@ -122,7 +125,11 @@ impl<'a> Runner<'a> {
     fn jobs(&self) -> Result<&Jobs> {
         if self.jobs.get().is_none() {
             let store = JobStore::new(DataDir::open(self.data_dir)?);
-            let _ = self.jobs.set(Jobs::new(store));
+            let jobs = Jobs::new(store);
+            let _ = self.jobs.set(match self.allows_repeats {
+                true => jobs.allowing_repeats(),
+                false => jobs,
+            });
         }
         self.jobs
             .get()

@@ -120,7 +120,7 @@ pub(super) fn warnings(query: &JobQuery) -> Vec<String> {
     let withdraws = query.stream().is_some_and(StreamQuery::withdraws);
     if query.emit() == Emit::Changes && withdraws && !has_key {
         return vec![
-            "groups that were emitted can change their identity (a session that grows at its start or merges, a              row that no longer passes HAVING), and the sink has no PRIMARY KEY by which they could be withdrawn"
+            "groups that were emitted can change their identity (a session that grows at its start or merges, a row that no longer passes HAVING), and the sink has no PRIMARY KEY by which they could be withdrawn"
                 .to_owned(),
         ];
     }

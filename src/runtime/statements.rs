@@ -14,6 +14,7 @@ use crate::session::{
     JobQuery, JobSinkTable, Outcome, Session, StreamQuery, batch_rows, job_rows, versions,
 };
 use crate::state::{JobId, JobStore};
+use crate::tables::kafka::Delivery;
 
 /// How owners of a moment, statements, are called in the log.
 pub(super) const STATEMENT: &str = "statement ";
@@ -22,6 +23,8 @@ pub(super) const STATEMENT: &str = "statement ";
 #[derive(Debug)]
 pub struct Jobs {
     store: JobStore,
+    /// Whether a job may write to a topic without transactions.
+    allows_repeats: bool,
     /// Jobs that a statement of this process has made or confirmed: those it can run.
     ready: tokio::sync::Mutex<BTreeMap<String, std::sync::Arc<ReadyJob>>>,
 }
@@ -47,8 +50,16 @@ impl Jobs {
     pub fn new(store: JobStore) -> Self {
         Self {
             store,
+            allows_repeats: false,
             ready: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// The same, where jobs may deliver at least once: on the embedded broker, which keeps no transactions.
+    #[must_use]
+    pub fn allowing_repeats(mut self) -> Self {
+        self.allows_repeats = true;
+        self
     }
 
     /// Runs a statement about jobs. `text` is the statement without secrets.
@@ -73,6 +84,7 @@ impl Jobs {
             } => {
                 let options = JobOptions::parse(&options)?;
                 let query = JobQuery::try_new(session, *insert, emit).await?;
+                self.check_delivery(query.sink())?;
                 if explain {
                     return session.one_batch(show::explanation(&query, &options).await?);
                 }
@@ -165,6 +177,21 @@ impl Jobs {
             (job.name.clone(), outcome)
         });
         futures::future::join_all(runs).await
+    }
+
+    fn check_delivery(&self, sink: &JobSinkTable) -> Result<()> {
+        match sink {
+            JobSinkTable::Kafka(table)
+                if table.delivery() == Delivery::AtLeastOnce && !self.allows_repeats =>
+            {
+                Err(Error::invalid(format!(
+                    "jobs are exactly once, and the table of topic '{}' says 'delivery' 'at_least_once'",
+                    table.topic()
+                ))
+                .with_help("leave the option out: it is for the demo's broker, which keeps no transactions"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether there is a job to run.

@@ -235,6 +235,23 @@ fn the_demo_needs_nothing_installed() {
         "{}",
         done.out
     );
+    // Each session that was open is told live, then as finished, then reprocessed with the same count.
+    let last = done.out.rsplit("VARCHAR>\n").next().unwrap();
+    let told: Vec<Vec<&str>> = last
+        .lines()
+        .filter(|line| line.contains("{source"))
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(told.len(), 9, "{last}");
+    for of_session in told.chunks(3) {
+        let id = of_session[0][0];
+        assert!(of_session.iter().all(|row| row[0] == id), "{last}");
+        let finished: Vec<&str> = of_session.iter().map(|row| row[2]).collect();
+        assert_eq!(finished, ["false", "true", "true"], "{last}");
+        assert_eq!(of_session[1][1], of_session[2][1], "{last}");
+        let sources: Vec<&str> = of_session.iter().map(|row| row[4]).collect();
+        assert_eq!(sources, ["live}", "live}", "reprocessing,"], "{last}");
+    }
     assert_eq!(
         std::fs::read_dir(work.dir.path()).unwrap().count(),
         1,

@@ -183,6 +183,9 @@ pub enum Delivery {
     Idempotent,
     /// One transaction: all rows or none, for `read_committed` readers.
     Transactional,
+    /// Rows are visible as they arrive, also those of jobs, which then say how far they are: what a crash leaves in between
+    /// comes again. For brokers that keep no transactions.
+    AtLeastOnce,
 }
 
 /// A checked Kafka table.
@@ -209,6 +212,11 @@ pub struct KafkaTable {
 }
 
 impl KafkaTable {
+    /// How rows reach the topic.
+    pub fn delivery(&self) -> Delivery {
+        self.delivery
+    }
+
     /// Checks a declaration. Nothing is connected.
     ///
     /// # Errors
@@ -276,6 +284,7 @@ impl KafkaTable {
             &[
                 ("idempotent", Delivery::Idempotent),
                 ("transactional", Delivery::Transactional),
+                ("at_least_once", Delivery::AtLeastOnce),
             ],
             Delivery::Idempotent,
         )?;

@@ -156,6 +156,7 @@ impl DisplayAs for KafkaSink {
         let delivery = match self.table.delivery {
             Delivery::Idempotent => "idempotent",
             Delivery::Transactional => "transactional",
+            Delivery::AtLeastOnce => "at_least_once",
         };
         write!(
             f,

@@ -3,6 +3,9 @@
 //! The transaction carries the offsets that the batch has read, where any Kafka tool shows them as lag, and the
 //! *witness*: the name of the job's version, as metadata of one fixed coordinate, partition 0 of the sink's topic. What
 //! the group has there after a crash is the version whose rows are in the topic.
+//!
+//! With `'delivery' 'at_least_once'` there is no transaction and nobody is fenced: rows are visible as they arrive, then the
+//! group gets the offsets and the witness.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +13,14 @@ use std::time::Duration;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use datafusion::physical_plan::metrics::Time;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::tables::kafka::client::{Faults, request_error};
-use crate::tables::kafka::definition::KafkaTable;
+use crate::tables::kafka::definition::{Delivery, KafkaTable};
 use crate::tables::kafka::provider::blocking;
 use crate::tables::kafka::sink::{Deliveries, Session, ensure_topic, send_rows};
 
@@ -42,6 +45,7 @@ struct Inner {
     session: Session,
     /// Asks for committed offsets and names the group; it is no member of it.
     group: BaseConsumer<Faults>,
+    in_transactions: bool,
 }
 
 impl KafkaJobSink {
@@ -60,10 +64,13 @@ impl KafkaJobSink {
             let faults = deliveries.faults.clone();
             let timeout = settings.transaction_timeout.as_millis().to_string();
             let mut config = settings.producer_config();
-            config
-                .set("transactional.id", &id)
-                .set("transaction.timeout.ms", &timeout)
-                .set("message.timeout.ms", &timeout);
+            config.set("message.timeout.ms", &timeout);
+            let in_transactions = table.delivery != Delivery::AtLeastOnce;
+            if in_transactions {
+                config
+                    .set("transactional.id", &id)
+                    .set("transaction.timeout.ms", &timeout);
+            }
             // After a commit the broker answers "concurrent transactions" for a moment; the default waits 100 ms.
             for (name, value) in [
                 ("retry.backoff.ms", "1"),
@@ -75,9 +82,11 @@ impl KafkaJobSink {
             let producer: BaseProducer<Deliveries> = config
                 .create_with_context(deliveries.clone())
                 .map_err(|error| settings.creation_error(&error))?;
-            producer
-                .init_transactions(settings.connect_timeout)
-                .map_err(|error| request_error(&error, settings, &faults))?;
+            if in_transactions {
+                producer
+                    .init_transactions(settings.connect_timeout)
+                    .map_err(|error| request_error(&error, settings, &faults))?;
+            }
             let group = settings.group_consumer(&id, Faults::default())?;
             let session = Session {
                 table,
@@ -85,7 +94,11 @@ impl KafkaJobSink {
                 deliveries,
             };
             Ok(Self {
-                inner: Arc::new(Inner { session, group }),
+                inner: Arc::new(Inner {
+                    session,
+                    group,
+                    in_transactions,
+                }),
             })
         })
         .await
@@ -172,6 +185,12 @@ impl KafkaJobSink {
         }
         let inner = Arc::clone(&self.inner);
         blocking(move || {
+            if !inner.in_transactions {
+                return inner
+                    .group
+                    .commit(&list, CommitMode::Sync)
+                    .map_err(|error| inner.failed(&error));
+            }
             let producer = &inner.session.producer;
             let timeout = inner.session.table.client.transaction_timeout;
             let group = inner
@@ -193,6 +212,9 @@ impl KafkaJobSink {
     ///
     /// The broker does not answer; it aborts by itself when the transaction times out or the job is taken over.
     pub async fn abort(&self) -> Result<()> {
+        if !self.inner.in_transactions {
+            return Ok(());
+        }
         let inner = Arc::clone(&self.inner);
         blocking(move || inner.session.abort()).await
     }
@@ -213,6 +235,9 @@ impl std::fmt::Debug for KafkaJobSink {
 
 impl Inner {
     fn begin(&self) -> Result<()> {
+        if !self.in_transactions {
+            return Ok(());
+        }
         self.session
             .producer
             .begin_transaction()

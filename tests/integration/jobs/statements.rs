@@ -261,6 +261,14 @@ fn what_a_job_cannot_do_is_refused_with_its_name() {
         assert_eq!(ran.code, Some(1), "{job}: {ran:?}");
         assert!(ran.err.contains(expected), "{job}: {}", ran.err);
     }
+    let table = format!(
+        "CREATE EXTERNAL TABLE repeated (v BIGINT) STORED AS KAFKA LOCATION '{}' \
+         OPTIONS ('kafka.bootstrap.servers' '{}', 'delivery' 'at_least_once')",
+        pipeline.sink, pipeline.bootstrap
+    );
+    let job = "CREATE JOB refused AS INSERT INTO repeated SELECT v FROM numbers";
+    let ran = pipeline.work.sql(&["tables.sql"], &[&table, job]);
+    assert!(ran.err.contains("jobs are exactly once"), "{ran:?}");
 }
 
 #[test]
