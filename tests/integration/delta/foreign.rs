@@ -1,7 +1,18 @@
 //! Tables as Spark leaves them: deletion vectors, mapped columns, features that are unknown.
 //!
-//! The fixtures are made here: a table of our own, its log rewritten as another engine would have
-//! written it.
+//! Most fixtures are made here: a table of our own, its log rewritten as another engine would have written it. One was written
+//! by Spark 4.0.1 with Delta Lake 4.0.0 (`tests/fixtures/delta-by-spark`):
+//!
+//! ```sql
+//! CREATE TABLE t (user_id BIGINT, `visited page` STRING, event_time TIMESTAMP,
+//!                 context STRUCT<browser: STRING, tags: ARRAY<STRING>>, day DATE)
+//! USING DELTA PARTITIONED BY (day)
+//! TBLPROPERTIES ('delta.enableDeletionVectors' = 'true', 'delta.columnMapping.mode' = 'name');
+//! INSERT INTO t VALUES …  -- the users 0 to 11 on 2025-09-04, then user 20 on the day after
+//! DELETE FROM t WHERE user_id IN (3, 8);
+//! UPDATE t SET `visited page` = 'changed' WHERE user_id = 5;
+//! ALTER TABLE t RENAME COLUMN user_id TO visitor;
+//! ```
 
 use anabranch::error::ErrorKind;
 
@@ -177,6 +188,57 @@ async fn mapped_columns_are_read_and_written_by_their_logical_names() {
         add["stats"].as_str().unwrap().contains("\"col-1\""),
         "{add}"
     );
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+/// Deletion vectors in files of their own, mapped and renamed columns, nested values, as Spark itself leaves them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_spark_wrote_is_read_and_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/delta-by-spark");
+    copy(&fixture, dir.path());
+    let handle = DeltaTableHandle::create_or_open(open(dir.path()))
+        .await
+        .unwrap();
+    let visitors = query(&handle, "SELECT visitor FROM t ORDER BY visitor").await;
+    let visitors: Vec<&str> = visitors
+        .split(|c: char| !c.is_ascii_digit())
+        .filter(|number| !number.is_empty())
+        .collect();
+    assert_eq!(
+        visitors,
+        ["0", "1", "2", "4", "5", "6", "7", "9", "10", "11", "20"]
+    );
+    let of_day = "SELECT sum(visitor) FROM t WHERE day = DATE '2025-09-04'";
+    assert_eq!(number(&handle, of_day).await, 55);
+    let firefox = "SELECT count(*) FROM t WHERE context['browser'] = 'Firefox'";
+    assert_eq!(number(&handle, firefox).await, 7);
+    let changed = query(
+        &handle,
+        "SELECT visitor, \"visited page\", context FROM t WHERE visitor = 5",
+    )
+    .await;
+    assert!(
+        changed.contains("changed") && changed.contains("[a, t5]"),
+        "{changed}"
+    );
+
+    let row = "INSERT INTO t VALUES (30, 'ours', TIMESTAMP '2025-09-05T10:00:00', NULL, DATE '2025-09-05')";
+    run(&session(&handle).await, row).await.unwrap();
+    assert_eq!(number(&handle, "SELECT count(*) FROM t").await, 12);
+    let of_day = "SELECT sum(visitor) FROM t WHERE day = DATE '2025-09-05'";
+    assert_eq!(number(&handle, of_day).await, 50);
 }
 
 #[tokio::test(flavor = "multi_thread")]
