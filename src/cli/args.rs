@@ -95,6 +95,8 @@ pub(crate) struct SqlArguments {
   anabranch run sql/tables/visits_archive.sql sql/tables/visits_counter.sql \\
       sql/reprocess/sessions.sql --param run_id=run_1 \\
       --param from=2025-09-04T10:00:00 --param to=2025-09-04T11:00:00
+  anabranch run sql/tables/visits.sql sql/tables/visits_counter.sql sql/jobs/sessions.sql \\
+      --metrics 127.0.0.1:9464
 
 Files share one session: tables declared in one are known in the next. The first error stops the
 run and is reported as file:line:column. When all statements are done, the jobs that the files
@@ -106,6 +108,10 @@ pub(crate) struct RunArguments {
     /// End when the files' jobs have handled all that was there at the start [default: run them until interrupted]
     #[arg(long)]
     pub(crate) until_caught_up: bool,
+    /// Serve metrics of the jobs for Prometheus at http://HOST:PORT/metrics, such as 127.0.0.1:9464; port 0 takes a
+    /// free one [default: not served]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) metrics: Option<String>,
     /// A value for $NAME
     #[arg(short = 'p', long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
     pub(crate) params: Vec<(String, String)>,

@@ -27,6 +27,7 @@ struct Layered {
     data_dir: Option<String>,
     log: Option<String>,
     log_format: Option<LogFormat>,
+    metrics: Option<String>,
     /// Names the file itself; read by the command line.
     #[serde(rename = "config")]
     _config: Option<PathBuf>,
@@ -41,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) data_dir: String,
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
+    /// Where `run` serves metrics, unless its flag says so.
+    pub(crate) metrics: Option<String>,
 }
 
 impl Settings {
@@ -104,6 +107,7 @@ impl Settings {
                 .log_format
                 .or(layered.log_format)
                 .unwrap_or(LogFormat::Text),
+            metrics: layered.metrics,
         })
     }
 }

@@ -192,7 +192,7 @@ impl Demo<'_> {
 
     /// Runs the job over what is there.
     async fn catch_up(&self) -> Result<()> {
-        match self.runner.run_jobs(true).await {
+        match self.runner.run_jobs(true, None).await {
             0 => Ok(()),
             code => Err(Error::internal(format!("the job ended with code {code}"))),
         }

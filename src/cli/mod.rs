@@ -4,6 +4,7 @@ mod args;
 mod config;
 mod demo;
 mod logging;
+mod metrics;
 mod output;
 mod progress;
 mod runner;

@@ -9,12 +9,13 @@ use futures::StreamExt;
 
 use crate::cli::args::{Format, RunArguments, SqlArguments};
 use crate::cli::config::Settings;
+use crate::cli::metrics::MetricsServer;
 use crate::cli::output::{ResultWriter, is_broken_pipe};
 use crate::cli::progress::{JobProgress, Progress};
 use crate::cli::shell;
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{Parameters, ParsedStatement, Script, Statement, parse_statement};
-use crate::runtime::{JobStatuses, Jobs, RunOptions, Stop};
+use crate::runtime::{JobStatuses, Jobs, Metrics, RunOptions, Stop};
 use crate::session::{Execution, Outcome, Session};
 use crate::state::{DataDir, JobStore};
 
@@ -24,12 +25,18 @@ pub(crate) async fn run_files(settings: &Settings, arguments: &RunArguments) -> 
     for file in &arguments.files {
         scripts.push(read_script(file)?);
     }
+    // An address that cannot be had is told before anything runs.
+    let served = match arguments.metrics.as_ref().or(settings.metrics.as_ref()) {
+        Some(address) => Some(MetricsServer::start(address).await?),
+        None => None,
+    };
     let session = Session::try_new(&settings.session)?;
     let mut parameters = parameters(&arguments.params);
     let mut runner = Runner::new(&session, settings);
     runner.refuse_unused = true;
+    let metrics = served.as_ref().map(|served| served.metrics().clone());
     match runner.run_scripts(&scripts, &mut parameters).await {
-        0 => Ok(runner.run_jobs(arguments.until_caught_up).await),
+        0 => Ok(runner.run_jobs(arguments.until_caught_up, metrics).await),
         code => Ok(code),
     }
 }
@@ -137,7 +144,7 @@ impl<'a> Runner<'a> {
     }
 
     /// Runs the jobs that the scripts have made until they are interrupted, or have caught up; gives the exit code.
-    pub(crate) async fn run_jobs(&self, until_caught_up: bool) -> u8 {
+    pub(crate) async fn run_jobs(&self, until_caught_up: bool, metrics: Option<Metrics>) -> u8 {
         let Some(jobs) = self.jobs.get() else {
             return 0;
         };
@@ -148,6 +155,7 @@ impl<'a> Runner<'a> {
             until_caught_up,
             stop: Stop::default(),
             statuses: JobStatuses::default(),
+            metrics,
         };
         let shown = JobProgress::watch(&options.statuses);
         let interrupt = Interrupt::new();

@@ -84,13 +84,21 @@ impl Ranges {
 
     /// Offsets up to `ends` that were not read when `last` was.
     pub(super) fn lag(last: Option<&BatchVersion>, ends: &Ends) -> u64 {
-        let behind = ends.iter().flat_map(|(table, partitions)| {
+        Self::lags(last, ends).map(|(.., lag)| lag).sum()
+    }
+
+    /// The same for each partition of each table.
+    pub(super) fn lags<'a>(
+        last: Option<&'a BatchVersion>,
+        ends: &'a Ends,
+    ) -> impl Iterator<Item = (&'a str, i32, u64)> {
+        ends.iter().flat_map(move |(table, partitions)| {
             partitions.iter().map(move |ends| {
                 let next = last.and_then(|last| last.next_offset(table, ends.partition));
-                u64::try_from(ends.high - next.unwrap_or(ends.low)).unwrap_or(0)
+                let lag = u64::try_from(ends.high - next.unwrap_or(ends.low)).unwrap_or(0);
+                (table.as_str(), ends.partition, lag)
             })
-        });
-        behind.sum()
+        })
     }
 
     /// The ranges as scans take them.

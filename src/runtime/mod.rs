@@ -2,13 +2,16 @@
 
 mod batch;
 mod failpoint;
+mod metrics;
 mod options;
+mod phases;
 mod runner;
 mod show;
 mod sink;
 mod statements;
 mod windows;
 
+pub use metrics::{JobState, Metrics};
 pub use options::{JobOptions, OPTION_NAMES, Trigger};
 pub use runner::{JobStatus, JobStatuses, Report, RunOptions, Stop};
 pub use statements::{Jobs, ReadyJob};

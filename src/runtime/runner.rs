@@ -5,13 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tracing::Instrument as _;
 
 use crate::core::jobs::recovery::recover;
 use crate::core::jobs::{BatchVersion, DeadLetter, Decision, Entry, JobHistory, Partitions, Phase};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::batch::{Ends, Ranges, group_offsets};
 use crate::runtime::failpoint;
+use crate::runtime::metrics::{JobMetrics, JobState, Metrics};
 use crate::runtime::options::Trigger;
+use crate::runtime::phases::{BatchPhase, BatchPhases};
 use crate::runtime::sink::{JobSink, Pending};
 use crate::runtime::statements::{ReadyJob, STATEMENT, now};
 use crate::runtime::windows::{Silence, Windows, known};
@@ -99,6 +102,8 @@ pub struct RunOptions {
     pub stop: Stop,
     /// Where jobs say how they are doing.
     pub statuses: JobStatuses,
+    /// Where they count what they do, if somebody wants to know.
+    pub metrics: Option<Metrics>,
 }
 
 /// What a run of a job did.
@@ -134,6 +139,7 @@ pub(super) struct JobRunner<'a> {
     /// By table.
     idle_after: BTreeMap<String, Duration>,
     report: Report,
+    metrics: JobMetrics,
 }
 
 impl<'a> JobRunner<'a> {
@@ -166,6 +172,7 @@ impl<'a> JobRunner<'a> {
                 .filter_map(|(name, table)| Some((name.clone(), table.event_time()?.idle_after)))
                 .collect(),
             report: Report::default(),
+            metrics: JobMetrics::try_new(options.metrics.as_ref(), &job.name)?,
         })
     }
 
@@ -186,8 +193,15 @@ impl<'a> JobRunner<'a> {
                 backoff = FIRST_BACKOFF;
             }
             match ended {
-                Ok(Ended::Stopped | Ended::CaughtUp) => return Ok(self.report),
+                Ok(Ended::Stopped | Ended::CaughtUp) => {
+                    self.metrics.state(None);
+                    return Ok(self.report);
+                }
                 Ok(Ended::Paused(reason)) => {
+                    self.metrics.state(Some(match &reason {
+                        Some(_) => JobState::Failed,
+                        None => JobState::Paused,
+                    }));
                     let why = reason.map_or(String::new(), |reason| format!(": {reason}"));
                     return Err(
                         Error::invalid(format!("job {} is paused{why}", self.job.name))
@@ -197,6 +211,7 @@ impl<'a> JobRunner<'a> {
                 Ok(Ended::Again) => {}
                 Err(error) if error.kind() == ErrorKind::Unavailable => {
                     self.tell(|status| status.waiting = Some(error.message().to_owned()));
+                    self.metrics.retry();
                     tracing::warn!(job = self.job.name, %error, "waiting {} ms", backoff.as_millis());
                     // Others wait as well: not all at once again.
                     let jitter = backoff.mul_f64(f64::from(now() as u8) / 512.0);
@@ -210,6 +225,7 @@ impl<'a> JobRunner<'a> {
                     let history = self.store.history(self.job.id).await?;
                     let owner = history.owner.clone().unwrap_or_default();
                     if owner != self.owner && !owner.starts_with(STATEMENT) {
+                        self.metrics.state(None);
                         return Err(Error::new(
                             ErrorKind::Unavailable,
                             format!("job {} was taken over by {owner}", self.job.name),
@@ -217,6 +233,7 @@ impl<'a> JobRunner<'a> {
                     }
                 }
                 Err(error) => {
+                    self.metrics.failed();
                     let reason = Entry::Paused {
                         reason: Some(error.message().to_owned()),
                         at: now(),
@@ -257,9 +274,12 @@ impl<'a> JobRunner<'a> {
             None => None,
         };
         self.tell(|status| status.waiting = None);
+        self.metrics.state(Some(JobState::Running));
+        self.metrics.windows(windows.as_ref());
         loop {
             let began = Instant::now();
-            let ends = self.ends().await?;
+            let phases = BatchPhases::begin(&self.job.name, &history, &self.metrics);
+            let ends = phases.look(self.ends()).await?;
             let goal = self.goal.get_or_insert_with(|| ends.clone());
             let version = last.as_ref().map(|(_, version)| version);
             let ends_once =
@@ -270,6 +290,7 @@ impl<'a> JobRunner<'a> {
             }
             let lag = Ranges::lag(version, &ends);
             self.tell(|status| status.lag = lag);
+            self.metrics.lag(version, &ends);
             let ranges = Ranges::after(
                 version,
                 &ends,
@@ -290,6 +311,7 @@ impl<'a> JobRunner<'a> {
                 self.rest(began).await;
                 continue;
             }
+            phases.chosen();
             let committed = self
                 .batch(
                     &mut history,
@@ -297,8 +319,12 @@ impl<'a> JobRunner<'a> {
                     last.take(),
                     ranges,
                     windows.as_mut().map(|windows| (windows, known, idle)),
+                    &phases,
                 )
+                .instrument(phases.span())
                 .await?;
+            self.metrics.lag(Some(&committed.1), &ends);
+            self.metrics.windows(windows.as_ref());
             let watermark = windows.as_ref().and_then(Windows::watermark);
             let state_rows = windows.as_ref().map_or(0, Windows::rows);
             self.tell(|status| {
@@ -343,6 +369,7 @@ impl<'a> JobRunner<'a> {
         last: Option<(String, BatchVersion)>,
         ranges: Ranges,
         mut windows: Option<(&mut Windows, Partitions, Partitions)>,
+        phases: &BatchPhases,
     ) -> Result<(String, BatchVersion)> {
         let (began, started_at) = (Instant::now(), now());
         let (batch, sequence) = (history.next_batch(), history.next);
@@ -353,18 +380,22 @@ impl<'a> JobRunner<'a> {
         };
         let name = JobStore::version_name(sequence);
         let outcome = async {
-            let (plan, prepared) = match &windows {
-                None => (self.job.query.batch(&ranges.for_scans()).await?, None),
-                Some((windows, known, idle)) => {
-                    let prepared = windows.prepare(self.job, &ranges, known, idle).await?;
-                    let (plan, withdrawn) = prepared.output(self.job).await?;
-                    (plan, Some((prepared, withdrawn)))
-                }
+            let run = async {
+                let (plan, prepared) = match &windows {
+                    None => (self.job.query.batch(&ranges.for_scans()).await?, None),
+                    Some((windows, known, idle)) => {
+                        let prepared = windows.prepare(self.job, &ranges, known, idle).await?;
+                        let (plan, withdrawn) = prepared.output(self.job).await?;
+                        (plan, Some((prepared, withdrawn)))
+                    }
+                };
+                let withdrawn = prepared
+                    .as_ref()
+                    .and_then(|(_, withdrawn)| withdrawn.as_ref());
+                guard.pending = Some(guard.sink.write(withdrawn, &plan).await?);
+                Ok((plan, prepared))
             };
-            let withdrawn = prepared
-                .as_ref()
-                .and_then(|(_, withdrawn)| withdrawn.as_ref());
-            guard.pending = Some(guard.sink.write(withdrawn, &plan).await?);
+            let (plan, prepared) = phases.time(BatchPhase::Run, run).await?;
             failpoint::reach("written");
             let parent = last
                 .as_ref()
@@ -384,21 +415,19 @@ impl<'a> JobRunner<'a> {
             version.dead_letters = bad_records.into_iter().map(dead_letter).collect();
             version.started_at = started_at;
             version.took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let mut applied = None;
-            if let (Some((windows, ..)), Some((prepared, _)), Some(query)) =
-                (&windows, prepared, self.job.query.stream())
-            {
-                let stage = windows.stage(
-                    self.store,
-                    self.job.id,
-                    query,
-                    prepared,
-                    &name,
-                    &mut version,
-                );
-                applied = Some(stage.await?);
-            }
-            self.store.stage(self.job.id, &name, &version).await?;
+            let stage = async {
+                let mut applied = None;
+                if let (Some((windows, ..)), Some((prepared, _)), Some(query)) =
+                    (&windows, prepared, self.job.query.stream())
+                {
+                    let (store, id) = (self.store, self.job.id);
+                    let stage = windows.stage(store, id, query, prepared, &name, &mut version);
+                    applied = Some(stage.await?);
+                }
+                self.store.stage(self.job.id, &name, &version).await?;
+                Ok(applied)
+            };
+            let applied = phases.time(BatchPhase::Stage, stage).await?;
             failpoint::reach("staged");
             let offsets = group_offsets(&version, &self.sources, |source| {
                 match self.job.query.sink() {
@@ -407,10 +436,8 @@ impl<'a> JobRunner<'a> {
                 }
             });
             if let Some(pending) = guard.pending.take() {
-                guard
-                    .sink
-                    .commit(pending, &offsets, batch, sequence, &name)
-                    .await?;
+                let commit = guard.sink.commit(pending, &offsets, batch, sequence, &name);
+                phases.time(BatchPhase::Commit, commit).await?;
             }
             failpoint::reach("committed");
             Ok((applied, version))
@@ -425,7 +452,8 @@ impl<'a> JobRunner<'a> {
                 return Err(error);
             }
         };
-        self.append_committed(history, batch, &name).await?;
+        let log = self.append_committed(history, batch, &name);
+        phases.time(BatchPhase::Log, log).await?;
         failpoint::reach("logged");
         if let (Some((windows, ..)), Some(applied)) = (&mut windows, applied) {
             windows.apply(applied)?;
@@ -434,6 +462,7 @@ impl<'a> JobRunner<'a> {
         self.report.rows_in += version.rows_in;
         self.report.rows_out += version.rows_out;
         let report = self.report;
+        self.metrics.committed(&version, phases.elapsed(), now());
         self.tell(|status| {
             status.report = report;
             status.last_batch = began.elapsed();

@@ -114,6 +114,11 @@ impl Windows {
         self.table.len()
     }
 
+    /// Bytes of state in memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.table.size()
+    }
+
     /// The job's watermark, in microseconds since 1970 UTC.
     pub(super) fn watermark(&self) -> Option<i64> {
         self.time.watermark

@@ -39,6 +39,7 @@ impl Bench {
             until_caught_up: true,
             stop: Stop::default(),
             statuses: JobStatuses::default(),
+            metrics: None,
         };
         let ended = self.runtime.block_on(jobs.run(&options));
         ended

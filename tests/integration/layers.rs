@@ -16,10 +16,12 @@ const LAYERS: [&[&str]; 7] = [
 ];
 
 /// Libraries that one module alone may name.
-const OWNED: [(&str, &str); 4] = [
+const OWNED: [(&str, &str); 6] = [
     ("rdkafka", "tables/kafka"),
     ("deltalake", "tables/delta"),
     ("clap", "cli"),
+    ("httparse", "cli/metrics"),
+    ("prometheus", "runtime/metrics"),
     ("object_store", "state"),
 ];
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Pipeline;
 
 /// Counts per key and ten seconds, each window once; three records a batch.
-fn counting(name: &str) -> Pipeline {
+pub(super) fn counting(name: &str) -> Pipeline {
     let pipeline = Pipeline::between_topics(name, 1);
     let (bootstrap, source, sink) = (&pipeline.bootstrap, &pipeline.source, &pipeline.sink);
     pipeline.work.file(
@@ -49,7 +49,7 @@ fn ticks(seconds: std::ops::Range<u32>) -> String {
 }
 
 impl Pipeline {
-    fn tick(&self, seconds: std::ops::Range<u32>) {
+    pub(super) fn tick(&self, seconds: std::ops::Range<u32>) {
         self.produce(&ticks(seconds));
     }
 

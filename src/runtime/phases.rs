@@ -1,0 +1,110 @@
+//! The phases of a batch: a span for each within the span of the batch, an event at the level debug when it is over, and
+//! the metrics. Spans that nobody asked for cost a comparison.
+
+use std::time::{Duration, Instant};
+
+use tracing::{Instrument as _, Span};
+
+use crate::core::jobs::JobHistory;
+use crate::error::Result;
+use crate::runtime::metrics::JobMetrics;
+
+/// A part of a batch's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BatchPhase {
+    /// Where the topics end, and what of it is read.
+    Choose,
+    /// From records to rows that the sink has and nobody sees.
+    Run,
+    /// State and version are written.
+    Stage,
+    /// The sink makes the rows visible.
+    Commit,
+    /// The log says so.
+    Log,
+}
+
+impl BatchPhase {
+    pub(super) const ALL: [Self; 5] = [
+        Self::Choose,
+        Self::Run,
+        Self::Stage,
+        Self::Commit,
+        Self::Log,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Choose => "choose",
+            Self::Run => "run",
+            Self::Stage => "stage",
+            Self::Commit => "commit",
+            Self::Log => "log",
+        }
+    }
+
+    fn span(self, batch: &Span) -> Span {
+        tracing::debug_span!(parent: batch, "phase", phase = self.name())
+    }
+}
+
+/// One batch on its way, or the look for one.
+#[derive(Debug, Clone)]
+pub(super) struct BatchPhases {
+    span: Span,
+    choose: Span,
+    metrics: JobMetrics,
+    began: Instant,
+}
+
+impl BatchPhases {
+    /// Begins to look for the batch that comes next.
+    pub(super) fn begin(job: &str, history: &JobHistory, metrics: &JobMetrics) -> Self {
+        let (generation, batch) = (history.generation, history.next_batch());
+        let span = tracing::debug_span!("batch", job, generation, batch);
+        Self {
+            choose: BatchPhase::Choose.span(&span),
+            span,
+            metrics: metrics.clone(),
+            began: Instant::now(),
+        }
+    }
+
+    /// The span of the whole batch.
+    pub(super) fn span(&self) -> Span {
+        self.span.clone()
+    }
+
+    /// How long ago it began.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Looks for what there is to read: the phase that only counts if something is.
+    pub(super) async fn look<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        work.instrument(self.choose.clone()).await
+    }
+
+    /// There is something to read.
+    pub(super) fn chosen(&self) {
+        self.over(BatchPhase::Choose, &self.choose, self.elapsed());
+    }
+
+    /// Does the work of a phase.
+    pub(super) async fn time<T>(
+        &self,
+        phase: BatchPhase,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let (span, began) = (phase.span(&self.span), Instant::now());
+        let done = work.instrument(span.clone()).await?;
+        self.over(phase, &span, began.elapsed());
+        Ok(done)
+    }
+
+    fn over(&self, phase: BatchPhase, span: &Span, took: Duration) {
+        self.metrics.phase(phase, took);
+        let microseconds = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        span.in_scope(|| tracing::debug!(microseconds, "phase done"));
+    }
+}
