@@ -1,11 +1,14 @@
 //! One micro-batch: ranges chosen from facts, run, staged, committed in the sink, committed in the log.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::core::jobs::version::FORMAT;
 use crate::core::jobs::{BatchVersion, Lost, PartitionFacts, PlannedRange, SourceProgress, choose};
 use crate::error::{Error, ErrorKind, Result};
-use crate::tables::kafka::{KafkaJobSource, OffsetRange, PartitionEnds, Startup, TopicOffset};
+use crate::runtime::source::JobSource;
+use crate::session::{BatchSource, JobSinkTable};
+use crate::tables::kafka::{BatchTime, PartitionEnds, TopicOffset};
 
 /// Where the topics of a job end, by table.
 pub(super) type Ends = BTreeMap<String, Vec<PartitionEnds>>;
@@ -23,7 +26,7 @@ impl Ranges {
     pub(super) fn after(
         last: Option<&BatchVersion>,
         ends: &Ends,
-        sources: &BTreeMap<String, KafkaJobSource>,
+        sources: &BTreeMap<String, JobSource>,
         max_rows: u64,
         skipping_lost: bool,
     ) -> Result<Self> {
@@ -32,10 +35,7 @@ impl Ranges {
             let position = |partition| last.and_then(|last| last.next_offset(table, partition));
             // `scan.startup` is about a table that was never read: later partitions are read from their beginning.
             let is_new = last.is_none_or(|last| !last.sources.contains_key(table));
-            let latest = is_new
-                && sources
-                    .get(table)
-                    .is_some_and(|source| source.table().startup() == Startup::Latest);
+            let latest = is_new && sources.get(table).is_some_and(JobSource::starts_at_end);
             let facts: Vec<PartitionFacts> = partitions
                 .iter()
                 .map(|ends| PartitionFacts {
@@ -101,20 +101,18 @@ impl Ranges {
         })
     }
 
-    /// The ranges as scans take them.
-    pub(super) fn for_scans(&self) -> BTreeMap<String, Vec<OffsetRange>> {
-        let of_table = |ranges: &Vec<PlannedRange>| {
-            let ranges = ranges.iter().map(|range| OffsetRange {
-                partition: range.partition,
-                start: range.start,
-                end: range.end,
-            });
-            ranges.collect()
+    /// The sources as a batch over the ranges reads them; with their time, if the job keeps time.
+    pub(super) fn of_sources(
+        &self,
+        sources: &BTreeMap<String, JobSource>,
+        times: &BTreeMap<String, Arc<BatchTime>>,
+    ) -> Result<BTreeMap<String, BatchSource>> {
+        let of_table = |(table, source): (&String, &JobSource)| {
+            let ranges = self.planned.get(table).map_or(&[][..], Vec::as_slice);
+            let batch = source.batch(ranges, times.get(table).cloned())?;
+            Ok((table.clone(), batch))
         };
-        self.planned
-            .iter()
-            .map(|(table, ranges)| (table.clone(), of_table(ranges)))
-            .collect()
+        sources.iter().map(of_table).collect()
     }
 
     /// The version after the batch, counts aside: all partitions that were ever read, moved or not.
@@ -167,17 +165,18 @@ impl Ranges {
 /// The offsets of a version as a Kafka group keeps them, for the topics on the sink's own brokers.
 pub(super) fn group_offsets(
     version: &BatchVersion,
-    sources: &BTreeMap<String, KafkaJobSource>,
-    is_local: impl Fn(&KafkaJobSource) -> bool,
+    sources: &BTreeMap<String, JobSource>,
+    sink: &JobSinkTable,
 ) -> Vec<TopicOffset> {
     let mut offsets = Vec::new();
     for (table, partitions) in &version.sources {
-        let Some(source) = sources.get(table).filter(|source| is_local(source)) else {
+        let source = sources.get(table);
+        let Some(topic) = source.and_then(|source| source.topic_beside(sink)) else {
             continue;
         };
         for (partition, progress) in partitions {
             offsets.push(TopicOffset {
-                topic: source.table().topic().to_owned(),
+                topic: topic.to_owned(),
                 partition: *partition,
                 offset: progress.end,
             });

@@ -1,6 +1,7 @@
 //! Jobs at work: their statements, and the runner that turns a stored INSERT into exactly-once micro-batches.
 
 mod batch;
+mod environment;
 mod failpoint;
 mod metrics;
 mod options;
@@ -8,6 +9,7 @@ mod phases;
 mod runner;
 mod show;
 mod sink;
+mod source;
 mod statements;
 mod windows;
 

@@ -2,25 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::core::jobs::recovery::recover;
 use crate::core::jobs::{BatchVersion, DeadLetter, Decision, Entry, JobHistory, Partitions, Phase};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::batch::{Ends, Ranges, group_offsets};
+use crate::runtime::environment::Environment;
 use crate::runtime::failpoint;
 use crate::runtime::metrics::{JobMetrics, JobState, Metrics};
 use crate::runtime::options::Trigger;
 use crate::runtime::phases::{BatchPhase, BatchPhases};
 use crate::runtime::sink::{JobSink, Pending};
-use crate::runtime::statements::{ReadyJob, STATEMENT, now};
+use crate::runtime::source::JobSource;
+use crate::runtime::statements::{ReadyJob, STATEMENT};
 use crate::runtime::windows::{Silence, Windows, known};
-use crate::session::JobSinkTable;
 use crate::state::{JobId, JobStore};
-use crate::tables::kafka::KafkaJobSource;
 
 /// The first pause after a fault that may pass; doubled each time, up to the last.
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
@@ -132,7 +133,8 @@ pub(super) struct JobRunner<'a> {
     job: &'a ReadyJob,
     options: &'a RunOptions,
     owner: String,
-    sources: BTreeMap<String, KafkaJobSource>,
+    environment: &'a Environment,
+    sources: BTreeMap<String, JobSource>,
     /// Where the topics ended when the run began.
     goal: Option<Ends>,
     silence: Silence,
@@ -148,21 +150,13 @@ impl<'a> JobRunner<'a> {
         job: &'a ReadyJob,
         options: &'a RunOptions,
     ) -> Result<Self> {
-        let sources = job
-            .query
-            .sources()
-            .iter()
-            .map(|(name, table)| {
-                let source = KafkaJobSource::try_new(Arc::clone(table))?;
-                Ok((name.clone(), source))
-            })
-            .collect::<Result<_>>()?;
         Ok(Self {
             store,
             job,
             options,
             owner: super::statements::owner(),
-            sources,
+            environment: &job.environment,
+            sources: job.environment.sources(&job.query)?,
             goal: None,
             silence: Silence::new(),
             idle_after: job
@@ -213,10 +207,9 @@ impl<'a> JobRunner<'a> {
                     self.tell(|status| status.waiting = Some(error.message().to_owned()));
                     self.metrics.retry();
                     tracing::warn!(job = self.job.name, %error, "waiting {} ms", backoff.as_millis());
-                    // Others wait as well: not all at once again.
-                    let jitter = backoff.mul_f64(f64::from(now() as u8) / 512.0);
+                    let pause = backoff + self.environment.jitter(backoff);
                     tokio::select! {
-                        () = tokio::time::sleep(backoff + jitter) => {}
+                        () = self.environment.sleep(pause) => {}
                         () = self.options.stop.wait() => return Ok(self.report),
                     }
                     backoff = (backoff * 2).min(LAST_BACKOFF);
@@ -236,7 +229,7 @@ impl<'a> JobRunner<'a> {
                     self.metrics.failed();
                     let reason = Entry::Paused {
                         reason: Some(error.message().to_owned()),
-                        at: now(),
+                        at: self.environment.now(),
                     };
                     append(self.store, self.job.id, &reason).await?;
                     return Err(error);
@@ -247,8 +240,7 @@ impl<'a> JobRunner<'a> {
 
     /// Takes the job over and runs its batches.
     async fn own(&mut self) -> Result<Ended> {
-        let (mut history, mut sink) =
-            take_over(self.store, self.job.id, self.job.query.sink(), &self.owner).await?;
+        let (mut history, mut sink) = take_over(self.store, self.job, &self.owner).await?;
         match &history.phase {
             Phase::Active => {}
             Phase::Paused(reason) => return Ok(Ended::Paused(reason.clone())),
@@ -277,7 +269,7 @@ impl<'a> JobRunner<'a> {
         self.metrics.state(Some(JobState::Running));
         self.metrics.windows(windows.as_ref());
         loop {
-            let began = Instant::now();
+            let began = self.environment.instant();
             let phases = BatchPhases::begin(&self.job.name, &history, &self.metrics);
             let ends = phases.look(self.ends()).await?;
             let goal = self.goal.get_or_insert_with(|| ends.clone());
@@ -351,7 +343,8 @@ impl<'a> JobRunner<'a> {
             Trigger::Every(interval) if !self.options.until_caught_up => interval,
             _ => SOON,
         };
-        tokio::time::sleep(pause.saturating_sub(began.elapsed())).await;
+        let pause = pause.saturating_sub(began.elapsed());
+        self.environment.sleep(pause).await;
     }
 
     async fn ends(&self) -> Result<Ends> {
@@ -371,7 +364,7 @@ impl<'a> JobRunner<'a> {
         mut windows: Option<(&mut Windows, Partitions, Partitions)>,
         phases: &BatchPhases,
     ) -> Result<(String, BatchVersion)> {
-        let (began, started_at) = (Instant::now(), now());
+        let (began, started_at) = (self.environment.instant(), self.environment.now());
         let (batch, sequence) = (history.next_batch(), history.next);
         let mut guard = Guard {
             sink,
@@ -382,9 +375,14 @@ impl<'a> JobRunner<'a> {
         let outcome = async {
             let run = async {
                 let (plan, prepared) = match &windows {
-                    None => (self.job.query.batch(&ranges.for_scans()).await?, None),
+                    None => {
+                        let sources = ranges.of_sources(&self.sources, &BTreeMap::new())?;
+                        (self.job.query.batch(sources).await?, None)
+                    }
                     Some((windows, known, idle)) => {
-                        let prepared = windows.prepare(self.job, &ranges, known, idle).await?;
+                        let prepared =
+                            windows.prepare(self.job, &self.sources, &ranges, known, idle);
+                        let prepared = prepared.await?;
                         let (plan, withdrawn) = prepared.output(self.job).await?;
                         (plan, Some((prepared, withdrawn)))
                     }
@@ -429,12 +427,7 @@ impl<'a> JobRunner<'a> {
             };
             let applied = phases.time(BatchPhase::Stage, stage).await?;
             failpoint::reach("staged");
-            let offsets = group_offsets(&version, &self.sources, |source| {
-                match self.job.query.sink() {
-                    JobSinkTable::Kafka(table) => source.table().shares_cluster(table),
-                    JobSinkTable::Delta(_) => false,
-                }
-            });
+            let offsets = group_offsets(&version, &self.sources, self.job.query.sink());
             if let Some(pending) = guard.pending.take() {
                 let commit = guard.sink.commit(pending, &offsets, batch, sequence, &name);
                 phases.time(BatchPhase::Commit, commit).await?;
@@ -462,7 +455,8 @@ impl<'a> JobRunner<'a> {
         self.report.rows_in += version.rows_in;
         self.report.rows_out += version.rows_out;
         let report = self.report;
-        self.metrics.committed(&version, phases.elapsed(), now());
+        self.metrics
+            .committed(&version, phases.elapsed(), self.environment.now());
         self.tell(|status| {
             status.report = report;
             status.last_batch = began.elapsed();
@@ -495,7 +489,7 @@ impl<'a> JobRunner<'a> {
             let entry = Entry::Committed {
                 batch,
                 version: version.to_owned(),
-                at: now(),
+                at: self.environment.now(),
             };
             if self.store.append(self.job.id, history.next, &entry).await? {
                 history.apply(&entry);
@@ -525,22 +519,9 @@ struct Guard<'s> {
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        if !self.armed {
-            return;
-        }
-        // Stopped: the batch's future is gone, and taking its rows back waits for the broker or the store.
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return;
-        };
-        match (&*self.sink, self.pending.take()) {
-            (JobSink::Kafka(sink), _) => {
-                let sink = sink.clone();
-                runtime.spawn(async move { sink.abort().await });
-            }
-            (JobSink::Delta { .. }, Some(Pending::Delta(prepared))) => {
-                runtime.spawn(prepared.discard());
-            }
-            (JobSink::Delta { .. }, _) => {}
+        if self.armed {
+            // Stopped: the batch's future is gone, and nobody waits for its rows to be taken back.
+            self.sink.abandon(self.pending.take());
         }
     }
 }
@@ -589,18 +570,20 @@ pub(super) async fn append(store: &JobStore, id: JobId, entry: &Entry) -> Result
 /// sink has. Gives the history after that.
 pub(super) async fn take_over(
     store: &JobStore,
-    id: JobId,
-    table: &JobSinkTable,
+    job: &ReadyJob,
     owner: &str,
 ) -> Result<(JobHistory, JobSink)> {
+    let (id, environment) = (job.id, &job.environment);
     let before = store.history(id).await?;
     let takeover = Entry::Takeover {
         owner: owner.to_owned(),
-        at: now(),
+        at: environment.now(),
     };
     let taken = append(store, id, &takeover).await?;
     failpoint::reach("taken-over");
-    let (sink, of_delta) = JobSink::take_over(table, id, taken.next - 1).await?;
+    let (sink, of_delta) = environment
+        .take_over(&job.query, id, taken.next - 1)
+        .await?;
     // Before the sink was fenced somebody else may have taken over as well, and even run batches.
     let mut history = store.history(id).await?;
     if history.owner.as_deref() != Some(owner) {
@@ -622,7 +605,7 @@ pub(super) async fn take_over(
             let entry = Entry::Committed {
                 batch,
                 version,
-                at: now(),
+                at: environment.now(),
             };
             if !store.append(id, history.next, &entry).await? {
                 return Err(Error::new(

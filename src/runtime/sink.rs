@@ -205,4 +205,21 @@ impl JobSink {
             (JobSink::Delta { .. }, _) => {}
         }
     }
+
+    /// The same, without waiting for the broker or the store: for a batch that was dropped half-way.
+    pub(super) fn abandon(&self, pending: Option<Pending>) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        match (self, pending) {
+            (JobSink::Kafka(sink), _) => {
+                let sink = sink.clone();
+                runtime.spawn(async move { sink.abort().await });
+            }
+            (JobSink::Delta { .. }, Some(Pending::Delta(prepared))) => {
+                runtime.spawn(prepared.discard());
+            }
+            (JobSink::Delta { .. }, _) => {}
+        }
+    }
 }

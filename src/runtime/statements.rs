@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::core::jobs::{Entry, JobHistory, Phase};
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{JobStatement, normalize};
+use crate::runtime::environment::Environment;
 use crate::runtime::failpoint;
 use crate::runtime::options::JobOptions;
 use crate::runtime::runner::{JobRunner, Report, RunOptions, append, files_of, take_over};
@@ -36,6 +37,7 @@ pub struct ReadyJob {
     pub(super) name: String,
     pub(super) options: JobOptions,
     pub(super) query: JobQuery,
+    pub(super) environment: Environment,
 }
 
 impl ReadyJob {
@@ -260,6 +262,7 @@ impl Jobs {
             name: name.clone(),
             options,
             query,
+            environment: Environment::default(),
         };
         self.ready
             .lock()
@@ -329,7 +332,7 @@ impl Jobs {
             )));
         }
         let ready = self.ready.lock().await.get(name).cloned();
-        let Some(job) = ready else {
+        let Some(job) = ready.filter(|job| job.id == id) else {
             return Err(Error::invalid(format!(
                 "REWIND JOB {name} needs the job's file: its sink is taken over"
             ))
@@ -338,7 +341,7 @@ impl Jobs {
             )));
         };
         let me = format!("{STATEMENT}{}", owner());
-        let (mut history, sink) = take_over(&self.store, id, job.query.sink(), &me).await?;
+        let (mut history, sink) = take_over(&self.store, &job, &me).await?;
         let mut abandoned = history.clone();
         let entry = Entry::Rewound { to, at: now() };
         abandoned.apply(&entry);

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anabranch_udfs::IncrementalAggregate;
 use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch};
 use datafusion::arrow::compute::{concat_batches, filter_record_batch};
 use datafusion::arrow::row::{RowConverter, SortField};
 use datafusion::physical_plan::collect_partitioned;
+use tokio::time::Instant;
 
 use crate::core::jobs::{
     BatchVersion, JobTime, Partitions, PlannedRange, StateFile, WatermarkPolicy,
@@ -19,6 +20,7 @@ use crate::exec::keyed::{
 };
 use crate::planner::ast::Emit;
 use crate::runtime::batch::{Ends, Ranges};
+use crate::runtime::source::JobSource;
 use crate::runtime::statements::ReadyJob;
 use crate::session::{BatchPlan, FrontBatch, StreamQuery, late_rows};
 use crate::state::{JobId, JobStore};
@@ -139,12 +141,13 @@ impl Windows {
     pub(super) async fn prepare(
         &self,
         job: &ReadyJob,
+        sources: &BTreeMap<String, JobSource>,
         ranges: &Ranges,
         known: &Partitions,
         idle: &Partitions,
     ) -> Result<Prepared> {
         let times = self.times(ranges);
-        let front = job.query.front(&ranges.for_scans(), &times).await?;
+        let front = job.query.front(ranges.of_sources(sources, &times)?).await?;
         let partitions =
             collect_partitioned(Arc::clone(&front.front.plan), Arc::clone(&front.context)).await?;
         let aggregate = &front.front.aggregate;

@@ -20,10 +20,7 @@ use crate::session::catalog::TableEntry;
 use crate::session::streaming::{self, FrontPlan, StreamQuery};
 use crate::session::{Session, rewrite};
 use crate::tables::delta::DeltaTableHandle;
-use crate::tables::kafka::{
-    BadRecord, BadRecords, BatchTime, ConsumerPool, KafkaScanExec, KafkaTable, KafkaTableProvider,
-    OffsetRange,
-};
+use crate::tables::kafka::{BadRecord, BadRecords, KafkaScanExec, KafkaTable};
 
 /// Where a job's rows go.
 #[derive(Debug, Clone)]
@@ -44,6 +41,15 @@ impl JobSinkTable {
     }
 }
 
+/// A source as one batch reads it.
+#[derive(Debug, Clone)]
+pub struct BatchSource {
+    /// Gives the batch's rows; of a job with windows, with the hidden column.
+    pub provider: Arc<dyn TableProvider>,
+    /// Takes the records that cannot be decoded.
+    pub bad_records: Arc<BadRecords>,
+}
+
 /// A job's INSERT in a session of its own: the tables are those there were when the job was planned.
 #[derive(Debug)]
 pub struct JobQuery {
@@ -51,8 +57,6 @@ pub struct JobQuery {
     insert: SqlStatement,
     /// The topics it reads, by table name.
     sources: BTreeMap<String, Arc<KafkaTable>>,
-    /// Consumers that go on from batch to batch, by table name.
-    pools: BTreeMap<String, Arc<ConsumerPool>>,
     sink: JobSinkTable,
     /// Names of all tables and views that it uses.
     tables: Vec<String>,
@@ -91,6 +95,13 @@ fn read(plan: &Arc<dyn ExecutionPlan>) -> (u64, u64) {
         .into_iter()
         .map(read)
         .fold(own, |all, one| (all.0 + one.0, all.1 + one.1))
+}
+
+fn bad_records(sources: &BTreeMap<String, BatchSource>) -> Vec<(String, Arc<BadRecords>)> {
+    sources
+        .iter()
+        .map(|(name, source)| (name.clone(), Arc::clone(&source.bad_records)))
+        .collect()
 }
 
 fn take_bad_records(bad_records: &[(String, Arc<BadRecords>)]) -> Vec<(String, BadRecord)> {
@@ -161,7 +172,6 @@ impl JobQuery {
             session,
             insert,
             sources: BTreeMap::new(),
-            pools: BTreeMap::new(),
             sink,
             tables: Vec::new(),
             emit,
@@ -170,8 +180,6 @@ impl JobQuery {
         let input = query.plan_input().await?;
         let is_stateful = check_scope(&input, emit)?;
         query.sources = query.sources_of(&input)?;
-        let pools = query.sources.keys();
-        query.pools = pools.map(|name| (name.clone(), Arc::default())).collect();
         query.tables = query.session.catalog.names_in_use();
         if !query.tables.contains(&sink_name) {
             query.tables.push(sink_name.clone());
@@ -219,18 +227,17 @@ impl JobQuery {
             .collect()
     }
 
-    /// Plans a batch that reads `ranges`, by table name. Other tables are read as they are now.
+    /// Plans a batch that reads `sources`, by table name. Other tables are read as they are now.
     ///
     /// # Errors
     ///
     /// A table has changed so that the query no longer fits.
-    pub async fn batch(&self, ranges: &BTreeMap<String, Vec<OffsetRange>>) -> Result<BatchPlan> {
+    pub async fn batch(&self, sources: BTreeMap<String, BatchSource>) -> Result<BatchPlan> {
         let catalog = &self.session.catalog;
         catalog.begin_statement();
-        let mut bad_records = Vec::new();
-        for (name, provider) in self.providers(ranges) {
-            bad_records.push((name.clone(), Arc::clone(provider.bad_records())));
-            catalog.pin(name, Arc::new(provider));
+        let bad_records = bad_records(&sources);
+        for (name, source) in sources {
+            catalog.pin(&name, source.provider);
         }
         let input = self.plan_input().await?;
         let state = self.session.context.state();
@@ -262,48 +269,20 @@ impl JobQuery {
         self.windowed()?.aggregate(&state).await
     }
 
-    /// Plans the lower half of a batch with windows that reads `ranges` and keeps `times`, both by table name.
+    /// Plans the lower half of a batch with windows that reads `sources`, by table name.
     ///
     /// # Errors
     ///
     /// What the engine says; the job has no windows.
-    pub async fn front(
-        &self,
-        ranges: &BTreeMap<String, Vec<OffsetRange>>,
-        times: &BTreeMap<String, Arc<BatchTime>>,
-    ) -> Result<FrontBatch> {
-        let mut bad_records = Vec::new();
-        let mut providers: BTreeMap<String, Arc<dyn TableProvider>> = BTreeMap::new();
-        for (name, provider) in self.providers(ranges) {
-            let time = times.get(name).cloned().unwrap_or_default();
-            bad_records.push((name.clone(), Arc::clone(provider.bad_records())));
-            providers.insert(name.clone(), Arc::new(provider.with_time(time)));
-        }
-        self.front_over(&providers, bad_records).await
-    }
-
-    /// The topics it reads as a batch that reads `ranges` sees them, by table name.
-    fn providers<'a>(
-        &'a self,
-        ranges: &'a BTreeMap<String, Vec<OffsetRange>>,
-    ) -> impl Iterator<Item = (&'a String, KafkaTableProvider)> {
-        self.sources.iter().map(|(name, table)| {
-            let ranges = ranges.get(name).cloned().unwrap_or_default();
-            let pool = self.pools.get(name).cloned();
-            let provider = KafkaTableProvider::for_batch(Arc::clone(table), ranges, pool);
-            (name, provider)
-        })
-    }
-
-    /// The same over any tables that have the hidden column.
-    pub(super) async fn front_over(
-        &self,
-        sources: &BTreeMap<String, Arc<dyn TableProvider>>,
-        bad_records: Vec<(String, Arc<BadRecords>)>,
-    ) -> Result<FrontBatch> {
+    pub async fn front(&self, sources: BTreeMap<String, BatchSource>) -> Result<FrontBatch> {
         let state = self.session.context.state();
+        let bad_records = bad_records(&sources);
+        let providers = sources
+            .into_iter()
+            .map(|(name, source)| (name, source.provider))
+            .collect();
         Ok(FrontBatch {
-            front: self.windowed()?.front(&state, sources).await?,
+            front: self.windowed()?.front(&state, &providers).await?,
             context: self.session.context.task_ctx(),
             bad_records,
         })

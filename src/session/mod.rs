@@ -29,7 +29,7 @@ use crate::session::catalog::Catalog;
 use crate::tables::delta::{OptimizeSpec, VacuumSpec};
 
 pub use context::SessionOptions;
-pub use jobs::{BatchPlan, FrontBatch, JobQuery, JobSinkTable};
+pub use jobs::{BatchPlan, BatchSource, FrontBatch, JobQuery, JobSinkTable};
 pub use streaming::{FrontPlan, StreamQuery, late_rows};
 pub use system::{batch_rows, job_rows, versions};
 

@@ -10,7 +10,6 @@ use datafusion::arrow::array::{
 use datafusion::arrow::datatypes::{
     DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType,
 };
-use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use datafusion::physical_plan::collect_partitioned;
 use proptest::prelude::*;
@@ -19,7 +18,7 @@ use crate::core::jobs::{JobTime, RowWatermark, RunningWatermark, WatermarkPolicy
 use crate::exec::keyed::{StateTable, StepRule, encode_states, read_states, step};
 use crate::planner::ast::{Emit, JobStatement, Statement};
 use crate::planner::{Parameters, Script, parse_statement};
-use crate::session::{JobQuery, Session, SessionOptions, late_rows};
+use crate::session::{BatchSource, JobQuery, Session, SessionOptions, late_rows};
 
 const SECOND: i64 = 1_000_000;
 const DELAY: i64 = 5;
@@ -332,9 +331,12 @@ async fn run(query: &JobQuery, logs: &[Log], cuts: &[Vec<usize>]) -> Ran {
         }
         let schema = partitions[0][0].schema();
         let provider = MemTable::try_new(schema, partitions).unwrap();
-        let provider: Arc<dyn TableProvider> = Arc::new(provider);
-        let sources = BTreeMap::from([("visits".to_owned(), provider)]);
-        let batch = query.front_over(&sources, vec![]).await.unwrap();
+        let source = BatchSource {
+            provider: Arc::new(provider),
+            bad_records: Arc::default(),
+        };
+        let sources = BTreeMap::from([("visits".to_owned(), source)]);
+        let batch = query.front(sources).await.unwrap();
         let front = &batch.front;
         let partials: Vec<RecordBatch> =
             collect_partitioned(Arc::clone(&front.plan), Arc::clone(&batch.context))

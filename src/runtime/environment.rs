@@ -1,0 +1,69 @@
+//! What a job runs on: the brokers and tables that its statements name, and the clock.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::error::Result;
+use crate::runtime::sink::JobSink;
+use crate::runtime::source::JobSource;
+use crate::session::JobQuery;
+use crate::state::JobId;
+
+/// What is outside of a runner. All that it does to the world and all that it knows of it goes through here, or through
+/// its store.
+#[derive(Debug, Clone, Default)]
+pub(super) enum Environment {
+    /// The world.
+    #[default]
+    Real,
+}
+
+impl Environment {
+    /// The sources of a query, by table name.
+    pub(super) fn sources(&self, query: &JobQuery) -> Result<BTreeMap<String, JobSource>> {
+        let of_table = |(name, table)| match self {
+            Self::Real => {
+                let source = JobSource::of_kafka(Arc::clone(table))?;
+                Ok((String::clone(name), source))
+            }
+        };
+        query.sources().iter().map(of_table).collect()
+    }
+
+    /// Takes the sink of a query over; `sequence` is the number of the log entry that says so.
+    pub(super) async fn take_over(
+        &self,
+        query: &JobQuery,
+        id: JobId,
+        sequence: u64,
+    ) -> Result<(JobSink, Option<i64>)> {
+        match self {
+            Self::Real => JobSink::take_over(query.sink(), id, sequence).await,
+        }
+    }
+
+    /// The wall clock: milliseconds since 1970 UTC.
+    pub(super) fn now(&self) -> i64 {
+        match self {
+            Self::Real => chrono::Utc::now().timestamp_millis(),
+        }
+    }
+
+    /// The clock by which durations are measured.
+    pub(super) fn instant(&self) -> Instant {
+        Instant::now()
+    }
+
+    /// Lets time pass.
+    pub(super) async fn sleep(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+
+    /// Something between nothing and half of a pause: others wait as well, not all at once again.
+    pub(super) fn jitter(&self, pause: Duration) -> Duration {
+        pause.mul_f64(f64::from(self.now() as u8) / 512.0)
+    }
+}
