@@ -2,3 +2,4 @@
 
 pub mod format;
 pub mod keyed;
+pub mod whole;

@@ -391,6 +391,7 @@ impl<'a> JobRunner<'a> {
                     .as_ref()
                     .and_then(|(_, withdrawn)| withdrawn.as_ref());
                 guard.pending = Some(guard.sink.write(withdrawn, &plan).await?);
+                plan.read_to_end().await?;
                 Ok((plan, prepared))
             };
             let (plan, prepared) = phases.time(BatchPhase::Run, run).await?;

@@ -32,6 +32,9 @@ pub(super) async fn explanation(query: &JobQuery, options: &JobOptions) -> Resul
     for (name, table) in query.sources() {
         rows.push(("source", format!("{name}: topic '{}'", table.topic())));
     }
+    for (name, what) in query.static_tables() {
+        rows.push(("static table", format!("{name}: {what}")));
+    }
     for (name, table) in query.sources() {
         if let (Some(_), Some(time)) = (query.stream(), table.event_time()) {
             let rule = match time.policy {

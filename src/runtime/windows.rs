@@ -150,6 +150,7 @@ impl Windows {
         let front = job.query.front(ranges.of_sources(sources, &times)?).await?;
         let partitions =
             collect_partitioned(Arc::clone(&front.front.plan), Arc::clone(&front.context)).await?;
+        front.read_to_end().await?;
         let aggregate = &front.front.aggregate;
         let partials = partitions
             .iter()

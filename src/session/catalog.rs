@@ -312,7 +312,7 @@ pub(crate) fn time_travel_name(table: &str, travel: TimeTravel) -> String {
     }
 }
 
-fn split_time_travel(name: &str) -> (&str, TimeTravel) {
+pub(crate) fn split_time_travel(name: &str) -> (&str, TimeTravel) {
     if let Some((table, version)) = name.rsplit_once("@version=")
         && let Ok(version) = version.parse()
     {

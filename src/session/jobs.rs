@@ -6,20 +6,26 @@ use std::sync::Arc;
 use anabranch_udfs::IncrementalAggregate;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::catalog::TableProvider;
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::TableReference;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::TaskContext;
-use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{Statement as AnsiStatement, TableObject};
 
 use crate::error::{Error, Result};
+use crate::exec::whole::{WholeExec, read_to_end};
 use crate::planner::ast::Emit;
-use crate::session::catalog::TableEntry;
-use crate::session::streaming::{self, FrontPlan, StreamQuery};
+use crate::session::catalog::{TableEntry, split_time_travel};
+use crate::session::scope::check_scope;
+use crate::session::streaming::{
+    BatchTables, FrontPlan, Sources, StreamQuery, static_tables, table_of,
+};
+use crate::session::system::SYSTEM;
 use crate::session::{Session, rewrite};
-use crate::tables::delta::DeltaTableHandle;
+use crate::tables::delta::{DeltaTableHandle, TimeTravel};
 use crate::tables::kafka::{BadRecord, BadRecords, KafkaScanExec, KafkaTable};
 
 /// Where a job's rows go.
@@ -56,7 +62,9 @@ pub struct JobQuery {
     session: Session,
     insert: SqlStatement,
     /// The topics it reads, by table name.
-    sources: BTreeMap<String, Arc<KafkaTable>>,
+    sources: Sources,
+    /// Its other tables: read whole by every batch, as they are then.
+    static_tables: Vec<TableReference>,
     sink: JobSinkTable,
     /// Names of all tables and views that it uses.
     tables: Vec<String>,
@@ -76,6 +84,15 @@ pub struct FrontBatch {
 }
 
 impl FrontBatch {
+    /// Reads records that the plan, which has run, did not need: they count all the same.
+    ///
+    /// # Errors
+    ///
+    /// What reading says.
+    pub async fn read_to_end(&self) -> Result<()> {
+        Ok(read_to_end(&self.front.plan, &self.context).await?)
+    }
+
     /// Records read so far, and the bytes of their keys and values.
     pub fn read(&self) -> (u64, u64) {
         read(&self.front.plan)
@@ -104,6 +121,18 @@ fn bad_records(sources: &BTreeMap<String, BatchSource>) -> Vec<(String, Arc<BadR
         .collect()
 }
 
+/// `plan` with scans that are read to their end, whatever a join above them needs.
+fn whole(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let whole = plan.transform_up(|plan| {
+        Ok(if plan.is::<KafkaScanExec>() {
+            Transformed::yes(Arc::new(WholeExec::new(plan)) as _)
+        } else {
+            Transformed::no(plan)
+        })
+    })?;
+    Ok(whole.data)
+}
+
 fn take_bad_records(bad_records: &[(String, Arc<BadRecords>)]) -> Vec<(String, BadRecord)> {
     let of_table = |(table, records): &(String, Arc<BadRecords>)| {
         let table = table.clone();
@@ -126,6 +155,15 @@ pub struct BatchPlan {
 }
 
 impl BatchPlan {
+    /// Reads records that the plan, which has run, did not need: they count all the same.
+    ///
+    /// # Errors
+    ///
+    /// What reading says.
+    pub async fn read_to_end(&self) -> Result<()> {
+        Ok(read_to_end(&self.plan, &self.context).await?)
+    }
+
     /// The same with rows that it has given already.
     ///
     /// # Errors
@@ -172,14 +210,16 @@ impl JobQuery {
             session,
             insert,
             sources: BTreeMap::new(),
+            static_tables: Vec::new(),
             sink,
             tables: Vec::new(),
             emit,
             stream: None,
         };
         let input = query.plan_input().await?;
-        let is_stateful = check_scope(&input, emit)?;
         query.sources = query.sources_of(&input)?;
+        let is_stateful = check_scope(&input, emit, &query.sources)?;
+        query.static_tables = static_tables(&input, &query.sources);
         query.tables = query.session.catalog.names_in_use();
         if !query.tables.contains(&sink_name) {
             query.tables.push(sink_name.clone());
@@ -214,6 +254,27 @@ impl JobQuery {
         &self.sources
     }
 
+    /// Its other tables, which every batch reads whole: the name of each, and what it is.
+    pub fn static_tables(&self) -> Vec<(String, String)> {
+        let shown = |table: &TableReference| {
+            if table.schema() == Some(SYSTEM) {
+                return (table.to_string(), "as it is when a batch runs".to_owned());
+            }
+            let (name, travel) = split_time_travel(table.table());
+            let kind = match self.session.catalog.entry(name) {
+                Some(entry) => entry.kind_name(),
+                None => "table",
+            };
+            let when = match travel {
+                TimeTravel::Latest => "as it is when a batch runs".to_owned(),
+                TimeTravel::Version(version) => format!("at version {version}"),
+                TimeTravel::Timestamp(_) => "at a time that does not change".to_owned(),
+            };
+            (name.to_owned(), format!("{kind}, {when}"))
+        };
+        self.static_tables.iter().map(shown).collect()
+    }
+
     /// Where its rows go.
     pub fn sink(&self) -> &JobSinkTable {
         &self.sink
@@ -243,7 +304,7 @@ impl JobQuery {
         let state = self.session.context.state();
         let plan = state.create_physical_plan(&input).await?;
         Ok(BatchPlan {
-            plan,
+            plan: whole(plan)?,
             context: self.session.context.task_ctx(),
             bad_records,
         })
@@ -275,14 +336,22 @@ impl JobQuery {
     ///
     /// What the engine says; the job has no windows.
     pub async fn front(&self, sources: BTreeMap<String, BatchSource>) -> Result<FrontBatch> {
-        let state = self.session.context.state();
+        // A batch sees one state of each static table, below the aggregate and above.
+        self.session.catalog.begin_statement();
         let bad_records = bad_records(&sources);
-        let providers = sources
+        let streams = sources
             .into_iter()
             .map(|(name, source)| (name, source.provider))
             .collect();
+        let tables = BatchTables {
+            streams,
+            statics: self.statics_now().await?,
+        };
+        let state = self.session.context.state();
+        let mut front = self.windowed()?.front(&state, &tables).await?;
+        front.plan = whole(front.plan)?;
         Ok(FrontBatch {
-            front: self.windowed()?.front(&state, &providers).await?,
+            front,
             context: self.session.context.task_ctx(),
             bad_records,
         })
@@ -295,11 +364,25 @@ impl JobQuery {
     /// What the engine says; the job has no windows.
     pub async fn back(&self, emitted: &RecordBatch) -> Result<BatchPlan> {
         let state = self.session.context.state();
+        let tables = BatchTables {
+            statics: self.statics_now().await?,
+            ..BatchTables::default()
+        };
         Ok(BatchPlan {
-            plan: self.windowed()?.back(&state, emitted).await?,
+            plan: self.windowed()?.back(&state, emitted, &tables).await?,
             context: self.session.context.task_ctx(),
             bad_records: Vec::new(),
         })
+    }
+
+    /// The static tables as the running batch sees them.
+    async fn statics_now(&self) -> Result<BTreeMap<TableReference, Arc<dyn TableProvider>>> {
+        let mut tables = BTreeMap::new();
+        for name in self.windowed()?.static_tables() {
+            let provider = self.session.context.table_provider(name.clone()).await;
+            tables.insert(name.clone(), provider?);
+        }
+        Ok(tables)
     }
 
     fn windowed(&self) -> Result<&StreamQuery> {
@@ -321,14 +404,14 @@ impl JobQuery {
         }
     }
 
-    fn sources_of(&self, input: &LogicalPlan) -> Result<BTreeMap<String, Arc<KafkaTable>>> {
+    fn sources_of(&self, input: &LogicalPlan) -> Result<Sources> {
         let mut sources = BTreeMap::new();
         input.apply_with_subqueries(|plan| {
-            if let LogicalPlan::TableScan(scan) = plan {
-                let name = scan.table_name.table();
-                if let Some(TableEntry::Kafka(table)) = self.session.catalog.entry(name) {
-                    sources.insert(name.to_owned(), table);
-                }
+            if let LogicalPlan::TableScan(scan) = plan
+                && let Some(name) = table_of(scan)
+                && let Some(TableEntry::Kafka(table)) = self.session.catalog.entry(name)
+            {
+                sources.insert(name.to_owned(), table);
             }
             Ok(TreeNodeRecursion::Continue)
         })?;
@@ -348,69 +431,4 @@ fn sink_name(insert: &SqlStatement) -> Result<String> {
         return rewrite::plain_name(name);
     }
     Err(Error::invalid("a job is an INSERT INTO … SELECT …"))
-}
-
-/// SCOPE-1: a job is row-wise operators and at most one aggregate: by window, or with EMIT PER BATCH over each batch alone.
-/// True if it keeps state.
-fn check_scope(input: &LogicalPlan, emit: Emit) -> Result<bool> {
-    let is_stateful = emit != Emit::PerBatch && streaming::has_aggregate(input);
-    let mut aggregates = 0;
-    let mut refused: Option<Error> = None;
-    input.apply_with_subqueries(|plan| {
-        let operator = match plan {
-            LogicalPlan::Aggregate(_) => {
-                aggregates += 1;
-                (aggregates > 1).then_some("a second aggregate")
-            }
-            LogicalPlan::Distinct(_) => Some("DISTINCT"),
-            LogicalPlan::Limit(_) => Some("LIMIT"),
-            LogicalPlan::Sort(_) => Some("ORDER BY"),
-            LogicalPlan::Window(_) => Some("OVER"),
-            LogicalPlan::RecursiveQuery(_) => Some("WITH RECURSIVE"),
-            LogicalPlan::Join(_) => Some("a join"),
-            LogicalPlan::Extension(node) if node.node.name() == "CompleteSessions" => {
-                Some("COMPLETE_SESSIONS")
-            }
-            LogicalPlan::Extension(node) if node.node.name() == "SessionWindow" && !is_stateful => {
-                Some("SESSION without an aggregate over it")
-            }
-            _ => None,
-        };
-        if let Some(operator) = operator {
-            refused = Some(outside(operator));
-            return Ok(TreeNodeRecursion::Stop);
-        }
-        for expr in plan.expressions() {
-            if let Some(function) = volatile(&expr)? {
-                refused = Some(
-                    Error::unsupported(format!("a job cannot use {function}()")).with_help(
-                        "a batch that is run again after a crash must give the same rows",
-                    ),
-                );
-                return Ok(TreeNodeRecursion::Stop);
-            }
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })?;
-    refused.map_or(Ok(is_stateful), Err)
-}
-
-fn outside(operator: &str) -> Error {
-    Error::unsupported(format!("{operator} does not run in a job yet"))
-        .with_help("a job is projections, filters, UNION ALL, and at most one aggregate by window")
-}
-
-/// The name of a function in the expression that gives another value each time.
-fn volatile(expr: &Expr) -> Result<Option<String>> {
-    let mut found = None;
-    expr.apply(|part| {
-        if let Expr::ScalarFunction(call) = part
-            && call.func.signature().volatility == Volatility::Volatile
-        {
-            found = Some(call.func.name().to_owned());
-            return Ok(TreeNodeRecursion::Stop);
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })?;
-    Ok(found)
 }

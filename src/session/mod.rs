@@ -7,6 +7,9 @@ mod dead_letters;
 mod describe;
 mod jobs;
 mod rewrite;
+mod scope;
+#[cfg(test)]
+mod scope_tests;
 mod streaming;
 mod system;
 

@@ -2,19 +2,19 @@
 //!
 //! They are added after the SQL was planned, so that `*` does not show them.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_udfs::{EventWindow, SessionWindow, WINDOW_END, WINDOW_START};
 use datafusion::common::{Column, DFSchema};
 use datafusion::datasource::provider_as_source;
 use datafusion::logical_expr::{
-    Expr, Extension, Filter, LogicalPlan, LogicalPlanBuilder, Projection, SubqueryAlias,
+    Expr, Extension, Filter, Join, LogicalPlan, LogicalPlanBuilder, Projection, SubqueryAlias,
     TableScanBuilder, Union, UserDefinedLogicalNodeCore,
 };
 
 use crate::error::{Error, Result};
-use crate::tables::kafka::{BatchTime, KafkaTable, KafkaTableProvider, ROW_COLUMN};
+use crate::session::streaming::sides::{Sources, reads_stream};
+use crate::tables::kafka::{BatchTime, KafkaTableProvider, ROW_COLUMN};
 
 /// The start of a row's window, whatever was selected of it.
 pub(super) const HIDDEN_START: &str = "__window_start";
@@ -31,11 +31,11 @@ pub(super) fn find(schema: &DFSchema, name: &str) -> Option<Column> {
         .find(|column| column.name == name)
 }
 
-/// `plan` with the hidden columns; `sources` are the topics it reads.
-pub(super) fn with_hidden(
-    plan: &LogicalPlan,
-    sources: &BTreeMap<String, Arc<KafkaTable>>,
-) -> Result<LogicalPlan> {
+/// `plan` with the hidden columns; `sources` are the streams it reads. What is joined to them stays as it is.
+pub(super) fn with_hidden(plan: &LogicalPlan, sources: &Sources) -> Result<LogicalPlan> {
+    if !reads_stream(plan, sources) {
+        return Ok(plan.clone());
+    }
     Ok(match plan {
         LogicalPlan::TableScan(scan) => {
             let Some(table) = sources.get(scan.table_name.table()) else {
@@ -65,6 +65,19 @@ pub(super) fn with_hidden(
             let mut exprs = projection.expr.clone();
             exprs.extend(hidden_of(input.schema()));
             LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(input))?)
+        }
+        LogicalPlan::Join(join) => {
+            let side = |input| Ok::<_, Error>(Arc::new(with_hidden(input, sources)?));
+            LogicalPlan::Join(Join::try_new(
+                side(&join.left)?,
+                side(&join.right)?,
+                join.on.clone(),
+                join.filter.clone(),
+                join.join_type,
+                join.join_constraint,
+                join.null_equality,
+                join.null_aware,
+            )?)
         }
         LogicalPlan::Union(union) => {
             let inputs = union
@@ -130,5 +143,5 @@ fn refused(plan: &LogicalPlan) -> Error {
     Error::unsupported(format!(
         "{operator} below a job's aggregate does not run yet"
     ))
-    .with_help("below it there may be projections, filters, one window and UNION ALL")
+    .with_help("below it there may be projections, filters, joins with static tables, one window and UNION ALL")
 }

@@ -1,8 +1,10 @@
-//! Where a column comes from, below projections, aliases and windows.
+//! Where a column comes from, below projections, aliases, joins and windows.
 
 use anabranch_udfs::{EventWindow, SessionWindow};
-use datafusion::common::Column;
-use datafusion::logical_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalNodeCore};
+use datafusion::common::{Column, JoinType};
+use datafusion::logical_expr::{Expr, Extension, Join, LogicalPlan, UserDefinedLogicalNodeCore};
+
+use crate::session::streaming::sides::{Sources, reads_stream, stream_inputs};
 
 /// Where a column comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,33 +13,38 @@ pub(super) enum Origin {
     WindowStart,
     /// It is the end of a window.
     WindowEnd,
-    /// It is a column of a table.
+    /// It is a column of a stream.
     Table {
         /// The table's name.
         table: String,
         /// The column's.
         column: String,
     },
+    /// It comes from a static table.
+    Static,
     /// It is computed.
     Computed,
 }
 
 /// All that `expr` over `plan` may come from: several below a UNION.
-pub(super) fn origins(plan: &LogicalPlan, expr: &Expr) -> Vec<Origin> {
+pub(super) fn origins(plan: &LogicalPlan, expr: &Expr, sources: &Sources) -> Vec<Origin> {
     match unaliased(expr) {
-        Expr::Column(column) => of_column(plan, column),
+        Expr::Column(column) => of_column(plan, column, sources),
         _ => vec![Origin::Computed],
     }
 }
 
-/// The window of rows of `plan`, if they have one.
-pub(super) fn window_below(plan: &LogicalPlan) -> Option<&LogicalPlan> {
+/// The window of the stream's rows in `plan`, if they have one.
+pub(super) fn window_below<'a>(
+    plan: &'a LogicalPlan,
+    sources: &Sources,
+) -> Option<&'a LogicalPlan> {
     if let LogicalPlan::Extension(Extension { node }) = plan
         && (node.as_any().is::<EventWindow>() || node.as_any().is::<SessionWindow>())
     {
         return Some(plan);
     }
-    plan.inputs().into_iter().find_map(window_below)
+    stream_inputs(plan, sources).find_map(|input| window_below(input, sources))
 }
 
 pub(super) fn unaliased(expr: &Expr) -> &Expr {
@@ -47,13 +54,16 @@ pub(super) fn unaliased(expr: &Expr) -> &Expr {
     }
 }
 
-fn of_column(plan: &LogicalPlan, column: &Column) -> Vec<Origin> {
+fn of_column(plan: &LogicalPlan, column: &Column, sources: &Sources) -> Vec<Origin> {
     let unknown = || vec![Origin::Computed];
+    if !reads_stream(plan, sources) {
+        return vec![Origin::Static];
+    }
     let Some(index) = plan.schema().maybe_index_of_column(column) else {
         return unknown();
     };
     let at = |input: &LogicalPlan, index: usize| match input.schema().columns().get(index) {
-        Some(column) => of_column(input, column),
+        Some(column) => of_column(input, column, sources),
         None => unknown(),
     };
     match plan {
@@ -63,10 +73,16 @@ fn of_column(plan: &LogicalPlan, column: &Column) -> Vec<Origin> {
         }],
         LogicalPlan::SubqueryAlias(alias) => at(&alias.input, index),
         LogicalPlan::Filter(filter) => at(&filter.input, index),
-        LogicalPlan::Projection(projection) => origins(&projection.input, &projection.expr[index]),
+        LogicalPlan::Projection(projection) => {
+            origins(&projection.input, &projection.expr[index], sources)
+        }
         LogicalPlan::Union(union) => {
             let arms = union.inputs.iter();
             arms.flat_map(|input| at(input, index)).collect()
+        }
+        LogicalPlan::Join(join) => {
+            let (input, index) = side_of(join, index);
+            at(input, index)
         }
         LogicalPlan::Extension(Extension { node }) => {
             let node = node.as_any();
@@ -84,5 +100,15 @@ fn of_column(plan: &LogicalPlan, column: &Column) -> Vec<Origin> {
             }
         }
         _ => unknown(),
+    }
+}
+
+/// The input of a join that column `index` of its output comes from, and which column it is there.
+fn side_of(join: &Join, index: usize) -> (&LogicalPlan, usize) {
+    let width = join.left.schema().fields().len();
+    match join.join_type {
+        JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => (&join.right, index),
+        _ if index < width => (&join.left, index),
+        _ => (&join.right, index - width),
     }
 }

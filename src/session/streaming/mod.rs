@@ -5,16 +5,14 @@ mod late;
 #[cfg(test)]
 mod laws;
 mod lineage;
+mod sides;
 mod split;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_udfs::{IncrementalAggregate, LateRows, LateRowsExec, LateRule, StateShape};
 use datafusion::arrow::array::RecordBatch;
-use datafusion::catalog::TableProvider;
-use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::datasource::provider_as_source;
+use datafusion::common::TableReference;
 use datafusion::execution::SessionState;
 use datafusion::functions::core::expr_fn::get_field;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
@@ -26,14 +24,15 @@ use crate::core::jobs::WatermarkPolicy;
 use crate::error::{Error, Result};
 use crate::session::streaming::hidden::find;
 use crate::session::streaming::split::{Split, Windowing};
-use crate::tables::kafka::{KafkaTable, ROW_COLUMN, ROW_WATERMARK};
+use crate::tables::kafka::{ROW_COLUMN, ROW_WATERMARK};
 
 pub use late::late_rows;
 pub(super) use late::late_schema;
+pub(super) use sides::{BatchTables, Sources, reads_stream, static_tables, table_of};
 
-/// Whether there is an aggregate in `plan`.
-pub(super) fn has_aggregate(plan: &LogicalPlan) -> bool {
-    split::aggregate_of(plan).is_some()
+/// Whether the rows of streams are aggregated in `plan`.
+pub(super) fn has_aggregate(plan: &LogicalPlan, sources: &Sources) -> bool {
+    split::aggregate_of(plan, sources).is_some()
 }
 
 /// The stateful part of a job.
@@ -61,10 +60,7 @@ impl StreamQuery {
     /// # Errors
     ///
     /// What a job cannot do, by name.
-    pub(super) fn try_new(
-        plan: LogicalPlan,
-        sources: &BTreeMap<String, Arc<KafkaTable>>,
-    ) -> Result<Self> {
+    pub(super) fn try_new(plan: LogicalPlan, sources: &Sources) -> Result<Self> {
         let split = Split::try_new(plan, sources)?;
         let policies: Vec<WatermarkPolicy> = sources
             .values()
@@ -109,10 +105,15 @@ impl StreamQuery {
     ///
     /// What the engine says.
     pub(super) async fn aggregate(&self, state: &SessionState) -> Result<IncrementalAggregate> {
-        Ok(self.front(state, &BTreeMap::new()).await?.aggregate)
+        Ok(self.front(state, &BatchTables::default()).await?.aggregate)
     }
 
-    /// Plans the lower half over these sources with the hidden column, by table name.
+    /// The static tables it reads, by their names in its plans.
+    pub(super) fn static_tables(&self) -> &[TableReference] {
+        &self.split.static_tables
+    }
+
+    /// Plans the lower half over these tables: streams with the hidden column, and static tables.
     ///
     /// # Errors
     ///
@@ -120,19 +121,11 @@ impl StreamQuery {
     pub(super) async fn front(
         &self,
         state: &SessionState,
-        sources: &BTreeMap<String, Arc<dyn TableProvider>>,
+        tables: &BatchTables,
     ) -> Result<FrontPlan> {
-        let plan = self.split.front.clone().transform_up(|plan| match plan {
-            LogicalPlan::TableScan(mut scan) => {
-                if let Some(provider) = sources.get(scan.table_name.table()) {
-                    scan.source = provider_as_source(Arc::clone(provider));
-                }
-                Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
-            }
-            other => Ok(Transformed::no(other)),
-        })?;
-        let schema = Arc::clone(plan.data.schema());
-        let rows = plan_rows(state, plan.data).await?;
+        let plan = sides::over(self.split.front.clone(), tables)?;
+        let schema = Arc::clone(plan.schema());
+        let rows = plan_rows(state, plan).await?;
         let physical = |expr: &Expr| -> Result<Arc<dyn PhysicalExpr>> {
             Ok(state.create_physical_expr(expr.clone(), &schema)?)
         };
@@ -189,7 +182,7 @@ impl StreamQuery {
         })
     }
 
-    /// Plans the upper half over emitted rows.
+    /// Plans the upper half over emitted rows and these static tables.
     ///
     /// # Errors
     ///
@@ -198,8 +191,9 @@ impl StreamQuery {
         &self,
         state: &SessionState,
         emitted: &RecordBatch,
+        tables: &BatchTables,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        plan_rows(state, self.split.back(emitted)?).await
+        plan_rows(state, sides::over(self.split.back(emitted)?, tables)?).await
     }
 }
 

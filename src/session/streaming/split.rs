@@ -1,6 +1,5 @@
 //! A job's query cut at its aggregate: what is below runs on the rows of a batch, what is above on the rows emitted.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_udfs::{
@@ -9,18 +8,24 @@ use anabranch_udfs::{
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchemaRef};
+use datafusion::common::{Column, DFSchemaRef, TableReference};
 use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::functions::core::expr_fn::get_field;
 use datafusion::logical_expr::expr::{AggregateFunction, Sort};
 use datafusion::logical_expr::{Aggregate, Expr, Extension, LogicalPlan, LogicalPlanBuilder};
+use datafusion::optimizer::decorrelate_lateral_join::DecorrelateLateralJoin;
+use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
 use datafusion::optimizer::push_down_filter::PushDownFilter;
+use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
+use datafusion::optimizer::rewrite_set_comparison::RewriteSetComparison;
+use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
 use datafusion::optimizer::{Optimizer, OptimizerContext};
 
 use crate::error::{Error, Result};
 use crate::session::streaming::hidden::{HIDDEN_END, HIDDEN_START, find, with_hidden};
 use crate::session::streaming::lineage::{Origin, origins, unaliased, window_below};
-use crate::tables::kafka::{KafkaTable, ROW_COLUMN};
+use crate::session::streaming::sides::{Sources, reads_stream, static_tables, stream_inputs};
+use crate::tables::kafka::ROW_COLUMN;
 
 /// The table of emitted rows in the upper part.
 const EMITTED: &str = "__emitted";
@@ -47,35 +52,42 @@ pub(super) struct Split {
     pub(super) window: String,
     /// Whether HAVING or another filter stands above the aggregate.
     pub(super) has_filter_above: bool,
+    /// Tables that are read whole, and as they are when a batch runs.
+    pub(super) static_tables: Vec<TableReference>,
     whole: LogicalPlan,
+    sources: Sources,
 }
 
-/// The first aggregate of a plan, from the top.
-pub(super) fn aggregate_of(plan: &LogicalPlan) -> Option<&Aggregate> {
-    if let LogicalPlan::Aggregate(aggregate) = plan {
-        return Some(aggregate);
+/// The first aggregate of the stream's rows in a plan, from the top.
+pub(super) fn aggregate_of<'a>(plan: &'a LogicalPlan, sources: &Sources) -> Option<&'a Aggregate> {
+    match plan {
+        LogicalPlan::Aggregate(aggregate) if reads_stream(plan, sources) => Some(aggregate),
+        _ => stream_inputs(plan, sources).find_map(|input| aggregate_of(input, sources)),
     }
-    plan.inputs().into_iter().find_map(aggregate_of)
 }
 
 impl Split {
     /// Cuts an analyzed plan.
-    pub(super) fn try_new(
-        whole: LogicalPlan,
-        sources: &BTreeMap<String, Arc<KafkaTable>>,
-    ) -> Result<Self> {
-        let Some(aggregate) = aggregate_of(&whole) else {
+    pub(super) fn try_new(whole: LogicalPlan, sources: &Sources) -> Result<Self> {
+        let Some(aggregate) = aggregate_of(&whole, sources) else {
             return Err(Error::internal("the job has no aggregate"));
         };
-        let has_filter_above = has_filter_above(&whole)?;
-        // What selects keys goes below a session, before anything else is asked of the plan.
-        let optimizer = Optimizer::with_rules(vec![Arc::new(PushDownFilter::new())]);
+        let has_filter_above = has_filter_above(&whole, sources);
+        // Subqueries become joins, and what selects keys goes below a session, before anything else is asked of the plan.
+        let optimizer = Optimizer::with_rules(vec![
+            Arc::new(RewriteSetComparison::new()),
+            Arc::new(ReplaceDistinctWithAggregate::new()),
+            Arc::new(DecorrelatePredicateSubquery::new()),
+            Arc::new(ScalarSubqueryToJoin::new()),
+            Arc::new(DecorrelateLateralJoin::new()),
+            Arc::new(PushDownFilter::new()),
+        ]);
         let below = optimizer.optimize(
             aggregate.input.as_ref().clone(),
             &OptimizerContext::new(),
             |_, _| {},
         )?;
-        let Some(window) = window_below(&below) else {
+        let Some(window) = window_below(&below, sources) else {
             return Err(Error::unsupported(
                 "an aggregate without a window does not run in a job yet",
             )
@@ -93,7 +105,7 @@ impl Split {
             tie_broken(&aggregate.aggr_expr),
             Arc::clone(&aggregate.schema),
         )?;
-        let (windowing, rows) = windowing(&aggregate)?;
+        let (windowing, rows) = windowing(&aggregate, sources)?;
         let aggregates = match &windowing {
             Windowing::Session(session) => session.aggregates().to_vec(),
             Windowing::Aligned { .. } => aggregate.aggr_expr.clone(),
@@ -106,7 +118,9 @@ impl Split {
             schema: Arc::clone(&aggregate.schema),
             window: window_text,
             has_filter_above,
+            static_tables: static_tables(&whole, sources),
             whole,
+            sources: sources.clone(),
         })
     }
 
@@ -141,13 +155,16 @@ impl Split {
         let rows = LogicalPlanBuilder::scan(EMITTED, provider_as_source(Arc::new(table)), None)?
             .project(exprs)?
             .build()?;
-        let back = self.whole.clone().transform_down(|plan| match plan {
-            LogicalPlan::Aggregate(_) => Ok(Transformed::new(
-                rows.clone(),
-                true,
-                TreeNodeRecursion::Jump,
-            )),
-            other => Ok(Transformed::no(other)),
+        let back = self.whole.clone().transform_down(|plan| {
+            if !reads_stream(&plan, &self.sources) {
+                return Ok(Transformed::new(plan, false, TreeNodeRecursion::Jump));
+            }
+            Ok(match plan {
+                LogicalPlan::Aggregate(_) => {
+                    Transformed::new(rows.clone(), true, TreeNodeRecursion::Jump)
+                }
+                other => Transformed::no(other),
+            })
         })?;
         Ok(back.data)
     }
@@ -173,26 +190,17 @@ impl Split {
     }
 }
 
-fn has_filter_above(whole: &LogicalPlan) -> Result<bool> {
-    let mut found = false;
-    whole.apply(|plan| {
-        Ok(match plan {
-            LogicalPlan::Aggregate(_) => TreeNodeRecursion::Jump,
-            LogicalPlan::Filter(_) => {
-                found = true;
-                TreeNodeRecursion::Stop
-            }
-            _ => TreeNodeRecursion::Continue,
-        })
-    })?;
-    Ok(found)
+/// Whether what stands above the aggregate may leave groups out: a filter, or a join.
+fn has_filter_above(plan: &LogicalPlan, sources: &Sources) -> bool {
+    match plan {
+        LogicalPlan::Aggregate(_) => false,
+        LogicalPlan::Filter(_) | LogicalPlan::Join(_) => true,
+        _ => stream_inputs(plan, sources).any(|input| has_filter_above(input, sources)),
+    }
 }
 
 /// The window must be by the column whose watermark closes it.
-fn check_event_time(
-    window: &LogicalPlan,
-    sources: &BTreeMap<String, Arc<KafkaTable>>,
-) -> Result<()> {
+fn check_event_time(window: &LogicalPlan, sources: &Sources) -> Result<()> {
     let LogicalPlan::Extension(Extension { node }) = window else {
         return Ok(());
     };
@@ -204,7 +212,13 @@ fn check_event_time(
     } else {
         return Ok(());
     };
-    for origin in origins(input, event_time) {
+    for origin in origins(input, event_time, sources) {
+        if origin == Origin::Static {
+            return Err(Error::invalid(format!(
+                "a job's window is by {event_time}, which is a column of a static table"
+            ))
+            .with_help("window by the column that the stream's WATERMARK FOR names"));
+        }
         let Origin::Table { table, column } = &origin else {
             return Err(Error::invalid(format!(
                 "a job's window is by {event_time}, which is computed: its watermark is not known"
@@ -285,15 +299,24 @@ fn tie_broken(aggregates: &[Expr]) -> Vec<Expr> {
 }
 
 /// How an aggregate's rows are put together, and the rows below.
-fn windowing(aggregate: &Aggregate) -> Result<(Windowing, LogicalPlan)> {
+fn windowing(aggregate: &Aggregate, sources: &Sources) -> Result<(Windowing, LogicalPlan)> {
     if let Some(session) = session_aggregate_of(aggregate)? {
         let rows = session.input().clone();
         return Ok((Windowing::Session(Box::new(session)), rows));
     }
-    let Some(LogicalPlan::Extension(Extension { node })) = window_below(&aggregate.input) else {
+    let Some(LogicalPlan::Extension(Extension { node })) = window_below(&aggregate.input, sources)
+    else {
         return Err(Error::internal("the window is gone"));
     };
     let Some(window) = node.as_any().downcast_ref::<EventWindow>() else {
+        if has_join_above_window(&aggregate.input, sources) {
+            return Err(Error::unsupported(
+                "a join between SESSION and a job's aggregate does not run",
+            )
+            .with_help(
+                "join below the window, WITH v AS (SELECT … JOIN …) SELECT … FROM SESSION(TABLE v …), or above the aggregate",
+            ));
+        }
         return Err(Error::unsupported(
             "a job over SESSION groups by all keys of the session and window_start, and by nothing else",
         )
@@ -305,7 +328,7 @@ fn windowing(aggregate: &Aggregate) -> Result<(Windowing, LogicalPlan)> {
         aggregate
             .group_expr
             .iter()
-            .any(|expr| origins(&aggregate.input, expr).contains(wanted))
+            .any(|expr| origins(&aggregate.input, expr, sources).contains(wanted))
     };
     let is_cumulative = window.windows().kind() == WindowKind::Cumulate;
     if !grouped(&Origin::WindowStart) || (is_cumulative && !grouped(&Origin::WindowEnd)) {
@@ -329,6 +352,14 @@ fn windowing(aggregate: &Aggregate) -> Result<(Windowing, LogicalPlan)> {
         window_end,
     };
     Ok((windowing, rows))
+}
+
+fn has_join_above_window(plan: &LogicalPlan, sources: &Sources) -> bool {
+    match plan {
+        LogicalPlan::Join(_) => true,
+        LogicalPlan::Extension(_) => false,
+        _ => stream_inputs(plan, sources).any(|input| has_join_above_window(input, sources)),
+    }
 }
 
 /// The rows with just the columns that are used.

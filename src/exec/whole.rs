@@ -1,0 +1,260 @@
+//! An operator whose input is read to its end, whatever stands above.
+//!
+//! A join that knows early that it gives no more rows drops its inputs. A batch of a job has to read its records all the
+//! same: they move the watermark, and one that cannot be decoded is a dead letter.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::internal_err;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::Result;
+use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::metrics::MetricsSet;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties,
+};
+use futures::{Stream, StreamExt as _};
+
+/// Gives the rows of its input; what nobody took of them [`read_to_end`] reads.
+pub struct WholeExec {
+    input: Arc<dyn ExecutionPlan>,
+    /// Per partition.
+    reads: Vec<Arc<Mutex<Read>>>,
+}
+
+/// How far one partition is.
+enum Read {
+    NotBegun,
+    Begun(SendableRecordBatchStream),
+    Ended,
+}
+
+impl WholeExec {
+    /// Over `input`.
+    pub fn new(input: Arc<dyn ExecutionPlan>) -> Self {
+        let partitions = input.properties().partitioning.partition_count();
+        let read = |_| Arc::new(Mutex::new(Read::NotBegun));
+        Self {
+            input,
+            reads: (0..partitions).map(read).collect(),
+        }
+    }
+
+    /// Reads what is left of one partition.
+    async fn finish(&self, partition: usize, context: &Arc<TaskContext>) -> Result<()> {
+        let Some(read) = self.reads.get(partition) else {
+            return Ok(());
+        };
+        if matches!(*lock(read), Read::NotBegun) {
+            let stream = self.input.execute(partition, Arc::clone(context))?;
+            *lock(read) = Read::Begun(stream);
+        }
+        let mut rest = WholeStream {
+            schema: self.schema(),
+            read: Arc::clone(read),
+        };
+        while let Some(batch) = rest.next().await {
+            batch?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads to the end what a plan that has run left unread below its [`WholeExec`]s.
+///
+/// # Errors
+///
+/// Those of the inputs.
+pub async fn read_to_end(plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> Result<()> {
+    let mut left = vec![plan];
+    while let Some(plan) = left.pop() {
+        if let Some(whole) = plan.downcast_ref::<WholeExec>() {
+            let all = (0..whole.reads.len()).map(|partition| whole.finish(partition, context));
+            futures::future::try_join_all(all).await?;
+        }
+        left.extend(plan.children());
+    }
+    Ok(())
+}
+
+/// The rows of a partition, taken from where whoever reads it is.
+struct WholeStream {
+    schema: SchemaRef,
+    read: Arc<Mutex<Read>>,
+}
+
+impl Stream for WholeStream {
+    type Item = Result<RecordBatch>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut read = lock(&self.read);
+        let Read::Begun(stream) = &mut *read else {
+            return Poll::Ready(None);
+        };
+        let polled = stream.poll_next_unpin(context);
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+            *read = Read::Ended;
+        }
+        polled
+    }
+}
+
+impl RecordBatchStream for WholeStream {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+}
+
+fn lock(read: &Mutex<Read>) -> MutexGuard<'_, Read> {
+    read.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl fmt::Debug for WholeExec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WholeExec")
+            .field("input", &self.input)
+            .finish_non_exhaustive()
+    }
+}
+
+impl DisplayAs for WholeExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WholeExec")
+    }
+}
+
+impl ExecutionPlan for WholeExec {
+    fn name(&self) -> &'static str {
+        "WholeExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.input.properties()
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let (Some(input), true) = (children.pop(), children.is_empty()) else {
+            return internal_err!("WholeExec takes one child");
+        };
+        Ok(Arc::new(Self::new(input)))
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        let Some(read) = self.reads.get(partition) else {
+            return internal_err!("WholeExec has no partition {partition}");
+        };
+        let stream = self.input.execute(partition, context)?;
+        *lock(read) = Read::Begun(stream);
+        Ok(Box::pin(WholeStream {
+            schema: self.schema(),
+            read: Arc::clone(read),
+        }))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use datafusion::arrow::array::Int64Array;
+    use datafusion::arrow::datatypes::{DataType, Field, Schema};
+    use datafusion::execution::TaskContext;
+    use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+    use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+
+    use super::*;
+
+    /// Three batches of one row, counted when they are taken.
+    #[derive(Debug)]
+    struct Counted {
+        schema: SchemaRef,
+        taken: Arc<AtomicUsize>,
+    }
+
+    impl PartitionStream for Counted {
+        fn schema(&self) -> &SchemaRef {
+            &self.schema
+        }
+
+        fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+            let (schema, taken) = (Arc::clone(&self.schema), Arc::clone(&self.taken));
+            let batches = futures::stream::iter(0..3).map(move |value| {
+                taken.fetch_add(1, Ordering::Relaxed);
+                let column = Arc::new(Int64Array::from(vec![value]));
+                Ok(RecordBatch::try_new(Arc::clone(&schema), vec![column])?)
+            });
+            Box::pin(RecordBatchStreamAdapter::new(
+                Arc::clone(&self.schema),
+                batches,
+            ))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_nobody_took_is_read_once() {
+        let schema = Arc::new(Schema::new(vec![Field::new("v", DataType::Int64, false)]));
+        let taken: Vec<Arc<AtomicUsize>> = (0..3).map(|_| Arc::default()).collect();
+        let partition = |taken: &Arc<AtomicUsize>| -> Arc<dyn PartitionStream> {
+            Arc::new(Counted {
+                schema: Arc::clone(&schema),
+                taken: Arc::clone(taken),
+            })
+        };
+        let partitions = taken.iter().map(partition).collect();
+        let none: [datafusion::physical_expr::LexOrdering; 0] = [];
+        let scan =
+            StreamingTableExec::try_new(Arc::clone(&schema), partitions, None, none, false, None);
+        let plan: Arc<dyn ExecutionPlan> = Arc::new(WholeExec::new(Arc::new(scan.unwrap())));
+        let context = Arc::new(TaskContext::default());
+        // One is read to its end, one begun and dropped, one never begun.
+        let mut first = plan.execute(0, Arc::clone(&context)).unwrap();
+        while let Some(batch) = first.next().await {
+            batch.unwrap();
+        }
+        let mut second = plan.execute(1, Arc::clone(&context)).unwrap();
+        second.next().await.unwrap().unwrap();
+        drop(second);
+        read_to_end(&plan, &context).await.unwrap();
+        read_to_end(&plan, &context).await.unwrap();
+        let taken: Vec<usize> = taken
+            .iter()
+            .map(|taken| taken.load(Ordering::Relaxed))
+            .collect();
+        assert_eq!(taken, [3, 3, 3]);
+    }
+}
