@@ -12,11 +12,14 @@ use std::sync::Arc;
 
 use anabranch_udfs::{IncrementalAggregate, LateRows, LateRowsExec, LateRule, StateShape};
 use datafusion::arrow::array::RecordBatch;
-use datafusion::common::TableReference;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DFSchemaRef, TableReference};
 use datafusion::execution::SessionState;
 use datafusion::functions::core::expr_fn::get_field;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
@@ -126,8 +129,10 @@ impl StreamQuery {
         let plan = sides::over(self.split.front.clone(), tables)?;
         let schema = Arc::clone(plan.schema());
         let rows = plan_rows(state, plan).await?;
+        let simplifier = simplifier(state, &schema);
         let physical = |expr: &Expr| -> Result<Arc<dyn PhysicalExpr>> {
-            Ok(state.create_physical_expr(expr.clone(), &schema)?)
+            let expr = simplifier.simplify(expr.clone())?;
+            Ok(state.create_physical_expr(expr, &schema)?)
         };
         let all = |exprs: &[Expr]| exprs.iter().map(physical).collect::<Result<Vec<_>>>();
         let (shape, rule) = match &self.split.windowing {
@@ -162,8 +167,14 @@ impl StreamQuery {
             .aggregates
             .iter()
             .map(|expr| {
+                // What it is of, and not what it is: that makes the state.
+                let simplify = |part| simplifier.simplify(part).map(Transformed::yes);
+                let expr = expr.clone().map_children(|part| match part {
+                    Expr::AggregateFunction(_) => part.map_children(simplify),
+                    part => simplify(part),
+                })?;
                 Ok(LoweredAggregateBuilder::new(
-                    expr,
+                    &expr.data,
                     &schema,
                     in_time.schema().as_ref(),
                     state.execution_props(),
@@ -195,6 +206,15 @@ impl StreamQuery {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         plan_rows(state, sides::over(self.split.back(emitted)?, tables)?).await
     }
+}
+
+/// Simplifies expressions that no optimizer sees: some functions, such as `coalesce`, are only what they become.
+fn simplifier(state: &SessionState, schema: &DFSchemaRef) -> ExprSimplifier {
+    let context = SimplifyContext::builder()
+        .with_schema(Arc::clone(schema))
+        .with_config_options(Arc::clone(state.config_options()))
+        .with_query_execution_start_time(state.execution_props().query_execution_start_time);
+    ExprSimplifier::new(context.build())
 }
 
 /// Optimizes and plans what was analyzed before.

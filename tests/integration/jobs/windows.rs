@@ -54,7 +54,7 @@ impl Pipeline {
     }
 
     /// The rows of the sink: how often each window of a key came, and its count.
-    fn counted(&self, table: &str) -> BTreeMap<(i64, String), Vec<i64>> {
+    pub(super) fn counted(&self, table: &str) -> BTreeMap<(i64, String), Vec<i64>> {
         let rows = self
             .work
             .sql(
