@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::core::jobs::version::FORMAT;
-use crate::core::jobs::{BatchVersion, Lost, PartitionFacts, PlannedRange, SourceProgress, choose};
+use crate::core::jobs::{
+    BatchVersion, Lost, PartitionFacts, Partitions, PlannedRange, SourceProgress, choose,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::source::JobSource;
 use crate::session::{BatchSource, JobSinkTable};
@@ -22,12 +24,13 @@ pub(super) struct Ranges {
 }
 
 impl Ranges {
-    /// Chooses what comes after `last`.
+    /// Chooses what comes after `last`; partitions that are `waiting` are not read.
     pub(super) fn after(
         last: Option<&BatchVersion>,
         ends: &Ends,
         sources: &BTreeMap<String, JobSource>,
         max_rows: u64,
+        waiting: &Partitions,
         skipping_lost: bool,
     ) -> Result<Self> {
         let mut ranges = Self::default();
@@ -43,6 +46,9 @@ impl Ranges {
                     position: position(ends.partition),
                     low: ends.low,
                     high: ends.high,
+                    waits: waiting
+                        .get(table)
+                        .is_some_and(|waiting| waiting.contains(&ends.partition)),
                 })
                 .collect();
             let chosen = choose(&facts, latest, max_rows, skipping_lost)

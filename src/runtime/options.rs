@@ -14,6 +14,7 @@ pub const OPTION_NAMES: &[&str] = &[
     "on_change",
     "state.max_memory",
     "trigger",
+    "watermark.max_drift",
 ];
 
 /// When a job looks for new records.
@@ -40,6 +41,8 @@ pub struct JobOptions {
     pub resets_on_change: bool,
     /// Bytes of keyed state; beyond them the job stops before it commits.
     pub state_max_memory: usize,
+    /// How far a partition's watermark may be ahead of the slowest one's before it waits.
+    pub max_drift: Option<Duration>,
 }
 
 impl Default for JobOptions {
@@ -50,6 +53,7 @@ impl Default for JobOptions {
             max_bytes: 256 << 20,
             resets_on_change: false,
             state_max_memory: 4 << 30,
+            max_drift: None,
         }
     }
 }
@@ -115,6 +119,12 @@ impl JobOptions {
                 if let Some(bytes) = options::bytes(one, key)? {
                     self.state_max_memory = usize::try_from(bytes).unwrap_or(usize::MAX);
                 }
+            }
+            "watermark.max_drift" => {
+                self.max_drift = match value.to_lowercase().as_str() {
+                    "none" => None,
+                    _ => Some(options::duration(one, key, Duration::ZERO)?),
+                };
             }
             _ => {
                 if let Some(rows) = options::integer(one, key, 1)? {

@@ -283,15 +283,20 @@ impl<'a> JobRunner<'a> {
             let lag = Ranges::lag(version, &ends);
             self.tell(|status| status.lag = lag);
             self.metrics.lag(version, &ends);
+            let known = known(&ends);
+            let idle = self.silence.idle(version, &ends, &self.idle_after, began);
+            let waiting = match (&windows, self.job.options.max_drift) {
+                (Some(windows), Some(max_drift)) => windows.waiting(&idle, max_drift),
+                _ => Partitions::new(),
+            };
             let ranges = Ranges::after(
                 version,
                 &ends,
                 &self.sources,
                 self.job.options.rows_of_batch(version),
+                &waiting,
                 history.skipping_lost,
             )?;
-            let known = known(&ends);
-            let idle = self.silence.idle(version, &ends, &self.idle_after, began);
             let moves = windows
                 .as_ref()
                 .is_some_and(|windows| windows.would_move(&known, &idle));

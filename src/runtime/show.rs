@@ -103,6 +103,14 @@ pub(super) async fn explanation(query: &JobQuery, options: &JobOptions) -> Resul
     if query.stream().is_some() {
         let limit = format!("{} MiB", options.state_max_memory >> 20);
         rows.push(("state.max_memory", limit));
+        let drift = match options.max_drift {
+            Some(drift) => format!(
+                "partitions more than {} milliseconds ahead of the slowest wait",
+                drift.as_millis()
+            ),
+            None => "none: partitions do not wait for each other".to_owned(),
+        };
+        rows.push(("watermark.max_drift", drift));
     }
     rows.extend(
         warnings(query)

@@ -87,6 +87,12 @@ impl Jobs {
                 let options = JobOptions::parse(&options)?;
                 let query = JobQuery::try_new(session, *insert, emit).await?;
                 self.check_delivery(query.sink())?;
+                if options.max_drift.is_some() && query.stream().is_none() {
+                    return Err(Error::invalid(
+                        "option 'watermark.max_drift' is for jobs with windows, and this one has none",
+                    )
+                    .with_help("it holds back partitions that are ahead of others in event time"));
+                }
                 if explain {
                     return session.one_batch(show::explanation(&query, &options).await?);
                 }

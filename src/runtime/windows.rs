@@ -12,7 +12,7 @@ use datafusion::physical_plan::collect_partitioned;
 use tokio::time::Instant;
 
 use crate::core::jobs::{
-    BatchVersion, JobTime, Partitions, PlannedRange, StateFile, WatermarkPolicy,
+    BatchVersion, JobTime, Partitions, PlannedRange, StateFile, WatermarkPolicy, waiting,
 };
 use crate::error::{Error, Result};
 use crate::exec::keyed::{
@@ -135,6 +135,12 @@ impl Windows {
     pub(super) fn would_move(&self, known: &Partitions, idle: &Partitions) -> bool {
         let after = self.time.after(self.policy, known, &BTreeMap::new(), idle);
         after.watermark > self.time.watermark || self.time.is_behind()
+    }
+
+    /// The partitions that are too far ahead of the others to be read now.
+    pub(super) fn waiting(&self, idle: &Partitions, max_drift: Duration) -> Partitions {
+        let max_drift = i64::try_from(max_drift.as_micros()).unwrap_or(i64::MAX);
+        waiting(&self.time, idle, max_drift)
     }
 
     /// Runs a batch up to the rows it emits. Nothing is changed.

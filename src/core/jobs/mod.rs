@@ -1,5 +1,6 @@
 //! Jobs as data: their log, the versions it names, which offsets a batch reads, and what to do after a crash.
 
+pub mod alignment;
 pub mod log;
 pub mod ranges;
 pub mod recovery;
@@ -8,6 +9,7 @@ mod simulation;
 pub mod version;
 pub mod watermark;
 
+pub use alignment::waiting;
 pub use log::{Committed, Entry, JobHistory, Phase};
 pub use ranges::{Lost, PartitionFacts, PlannedRange, choose};
 pub use recovery::{Decision, Staged, recover};

@@ -11,6 +11,8 @@ pub struct PartitionFacts {
     pub low: i64,
     /// The offset after the last stable one.
     pub high: i64,
+    /// It is not read now: others have to come as far first.
+    pub waits: bool,
 }
 
 /// Offsets `start..end` of a partition that a batch reads; empty for one that only has to be remembered.
@@ -38,7 +40,8 @@ pub struct Lost {
 /// Chooses the ranges of a batch of at most `max_rows` offsets over all partitions, one range for each partition.
 ///
 /// A partition that has not been read yet starts at its first offset, or at its end if `latest`. What does not fit is
-/// cut so that partitions go on at the same pace: each gets its share, and what one leaves the others take.
+/// cut so that partitions go on at the same pace: each gets its share, and what one leaves the others take. One that waits stays
+/// where it is.
 ///
 /// # Errors
 ///
@@ -70,7 +73,10 @@ pub fn choose(
             PlannedRange {
                 partition: known.partition,
                 start,
-                end: known.high.max(start),
+                end: match known.waits {
+                    true => start,
+                    false => known.high.max(start),
+                },
             }
         })
         .collect();
@@ -113,6 +119,7 @@ mod tests {
             position,
             low,
             high,
+            waits: false,
         }
     }
 
@@ -141,6 +148,26 @@ mod tests {
             ends(&choose(&all, false, 102, false).unwrap()),
             [(0, 50), (10, 12), (0, 50)]
         );
+    }
+
+    #[test]
+    fn a_partition_that_waits_leaves_its_share_to_others() {
+        let waits = PartitionFacts {
+            waits: true,
+            ..facts(1, Some(10), 0, 1_000)
+        };
+        let all = [facts(0, Some(0), 0, 1_000), waits];
+        assert_eq!(
+            ends(&choose(&all, false, 100, false).unwrap()),
+            [(0, 100), (10, 10)]
+        );
+        // What it has lost is told all the same.
+        let lost = PartitionFacts {
+            position: Some(3),
+            low: 5,
+            ..waits
+        };
+        assert!(choose(&[lost], false, 100, false).is_err());
     }
 
     #[test]

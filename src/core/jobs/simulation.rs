@@ -164,6 +164,7 @@ impl World {
                         position: last.and_then(|last| last.next_offset("t", partition)),
                         low: 0,
                         high: *high,
+                        waits: false,
                     })
                     .collect();
                 let ranges = choose(&facts, false, 3, false).expect("nothing is lost");
