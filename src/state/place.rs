@@ -10,6 +10,8 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
 
+use tokio::sync::OnceCell;
+
 use crate::error::{Error, ErrorKind, Result};
 
 /// Where state, late rows and runs are kept. Cheap to clone.
@@ -21,6 +23,8 @@ pub struct DataDir {
     folder: Option<PathBuf>,
     /// Folders that are known to be on disk themselves.
     synced: Arc<Mutex<HashSet<PathBuf>>>,
+    /// Set when the store was seen to refuse what exists.
+    refuses: Arc<OnceCell<()>>,
     shown: String,
 }
 
@@ -38,13 +42,7 @@ impl DataDir {
             let environment = std::env::vars().map(|(key, value)| (key.to_lowercase(), value));
             let (store, root) = object_store::parse_url_opts(&url, environment)
                 .map_err(|error| store_error(place, &error))?;
-            return Ok(Self {
-                store: Arc::from(store),
-                root,
-                folder: None,
-                synced: Arc::default(),
-                shown: place.to_owned(),
-            });
+            return Ok(Self::in_store(Arc::from(store), root, place));
         }
         let path = PathBuf::from(place.strip_prefix("file://").unwrap_or(place));
         let made = std::fs::create_dir_all(&path).and_then(|()| path.canonicalize());
@@ -58,8 +56,20 @@ impl DataDir {
             root: Path::default(),
             folder: Some(folder),
             synced: Arc::default(),
+            refuses: Arc::default(),
             shown: place.to_owned(),
         })
+    }
+
+    fn in_store(store: Arc<dyn ObjectStore>, root: Path, shown: &str) -> Self {
+        Self {
+            store,
+            root,
+            folder: None,
+            synced: Arc::default(),
+            refuses: Arc::default(),
+            shown: shown.to_owned(),
+        }
     }
 
     /// Whether there may be something at a place: a folder that does not exist has nothing, and looking does not make it.
@@ -73,8 +83,38 @@ impl DataDir {
         &self.shown
     }
 
+    /// Some stores take a conditional write and do not look at the condition: two runners would win the same log entry.
+    async fn check_refuses(&self) -> Result<()> {
+        let path = self.path(&format!("probe-{}", uuid::Uuid::new_v4()));
+        let failed = |error: &StoreError| store_error(&self.shown, error);
+        let put = |text: &'static str| {
+            let options = PutOptions::from(PutMode::Create);
+            self.store.put_opts(&path, text.into(), options)
+        };
+        put("once").await.map_err(|error| failed(&error))?;
+        let again = put("twice").await;
+        self.store
+            .delete(&path)
+            .await
+            .map_err(|error| failed(&error))?;
+        match again {
+            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => Ok(()),
+            Err(error) => Err(failed(&error)),
+            Ok(_) => Err(Error::unsupported(format!(
+                "the data directory '{}': its store writes over what exists although it was told not to",
+                self.shown
+            ))
+            .with_help("jobs need a store with conditional writes (If-None-Match), or a folder")),
+        }
+    }
+
     /// Writes an object that must not exist; false if it does. It is on disk when this returns.
     pub(super) async fn create(&self, name: &str, bytes: Vec<u8>) -> Result<bool> {
+        if self.folder.is_none() {
+            self.refuses
+                .get_or_try_init(|| self.check_refuses())
+                .await?;
+        }
         let options = PutOptions::from(PutMode::Create);
         let wanted = Bytes::from(bytes);
         let put = self
@@ -174,3 +214,7 @@ fn store_error(place: &str, error: &StoreError) -> Error {
     };
     Error::new(kind, format!("the data directory '{place}': {error}"))
 }
+
+#[cfg(test)]
+#[path = "place_tests.rs"]
+mod tests;

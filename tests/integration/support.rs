@@ -36,6 +36,10 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
+    pub(crate) fn of(command: &mut Command) -> Self {
+        Self::from(command.output().expect("the program starts"))
+    }
+
     fn from(output: Output) -> Self {
         Self {
             code: output.status.code(),
@@ -86,12 +90,7 @@ impl Workspace {
     }
 
     pub(crate) fn anabranch(&self, arguments: &[&str]) -> Ran {
-        Ran::from(
-            self.command()
-                .args(arguments)
-                .output()
-                .expect("the program starts"),
-        )
+        Ran::of(self.command().args(arguments))
     }
 
     /// `sql -c` of each statement, results as lines of JSON.
@@ -225,4 +224,32 @@ impl Drop for OwnBroker {
         drop(self.stdin.take());
         let _ = self.script.wait();
     }
+}
+
+/// Endpoint and bucket of the object store of the environment; `None` after the test has run, and passed, in an environment
+/// with one.
+pub(crate) fn s3(test: &str) -> Option<(String, String)> {
+    if let Ok(endpoint) = std::env::var("S3_ENDPOINT") {
+        return Some((endpoint, std::env::var("S3_BUCKET").unwrap()));
+    }
+    let script = repository().join("docker/with-s3");
+    let output = Command::new(&script)
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .output()
+        .unwrap_or_else(|error| panic!("{} cannot be run: {error}", script.display()));
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        output.status.success(),
+        "under {}:\n{out}\n{err}",
+        script.display()
+    );
+    assert!(
+        out.contains("1 passed"),
+        "{test} is not the name of a test:\n{out}"
+    );
+    None
 }

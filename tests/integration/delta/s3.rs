@@ -3,7 +3,6 @@
 //! Without `S3_ENDPOINT` a test runs itself again under `docker/with-s3`.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anabranch::error::ErrorKind;
@@ -18,32 +17,8 @@ struct Store {
 
 /// The store of the environment; `None` after the test has run, and passed, in an environment with one.
 fn store(test: &str) -> Option<Store> {
-    if let Ok(endpoint) = std::env::var("S3_ENDPOINT") {
-        return Some(Store {
-            endpoint,
-            bucket: std::env::var("S3_BUCKET").unwrap(),
-        });
-    }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("docker/with-s3");
-    let output = Command::new(&script)
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
-        .output()
-        .unwrap_or_else(|error| panic!("{} cannot be run: {error}", script.display()));
-    let (out, err) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-    assert!(
-        output.status.success(),
-        "under {}:\n{out}\n{err}",
-        script.display()
-    );
-    assert!(
-        out.contains("1 passed"),
-        "{test} is not the name of a test:\n{out}"
-    );
-    None
+    let (endpoint, bucket) = crate::support::s3(test)?;
+    Some(Store { endpoint, bucket })
 }
 
 impl Store {

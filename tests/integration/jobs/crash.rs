@@ -49,6 +49,37 @@ fn exact_2_a_delta_table_has_every_row_once_whichever_step_a_process_dies_at() {
 }
 
 #[test]
+fn exact_1_a_job_whose_log_is_in_an_object_store() {
+    let name = "jobs::crash::exact_1_a_job_whose_log_is_in_an_object_store";
+    let Some((endpoint, bucket)) = crate::support::s3(name) else {
+        return;
+    };
+    let mut pipeline = Pipeline::between_topics("crash-s3", 2);
+    pipeline.variables = vec![
+        (
+            "ANABRANCH_DATA_DIR",
+            format!("s3://{bucket}/{}", pipeline.source),
+        ),
+        ("AWS_ENDPOINT", endpoint),
+        ("AWS_ALLOW_HTTP", "true".into()),
+        ("AWS_REGION", "us-east-1".into()),
+    ];
+    let mut sent = 0;
+    for fail_point in FAIL_POINTS {
+        pipeline.send(sent..sent + 7);
+        sent += 7;
+        pipeline.crash("job.sql", fail_point);
+    }
+    pipeline.catch_up("job.sql").ok();
+    assert_eq!(
+        pipeline.doubled(),
+        (0..sent).map(|v| v * 2).collect::<Vec<_>>()
+    );
+    let left = pipeline.work.path("anabranch-data");
+    assert!(!left.exists(), "nothing is kept in a folder");
+}
+
+#[test]
 fn exact_1_processes_are_killed_at_random() {
     let pipeline = Pipeline::between_topics("killed", 2);
     let mut sent = 0;

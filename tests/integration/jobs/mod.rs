@@ -17,6 +17,8 @@ struct Pipeline {
     bootstrap: String,
     source: String,
     sink: String,
+    /// Of the processes that run jobs.
+    variables: Vec<(&'static str, String)>,
 }
 
 impl Pipeline {
@@ -69,6 +71,7 @@ impl Pipeline {
             bootstrap: bootstrap.to_owned(),
             source,
             sink,
+            variables: Vec::new(),
         }
     }
 
@@ -94,8 +97,8 @@ impl Pipeline {
 
     /// Runs a job file until it has handled all that is there.
     fn catch_up(&self, job: &str) -> Ran {
-        self.work
-            .anabranch(&["run", "tables.sql", job, "--until-caught-up"])
+        let mut command = self.command(job);
+        Ran::of(command.arg("--until-caught-up"))
     }
 
     /// The same in a process that dies at a fail point.
@@ -114,6 +117,7 @@ impl Pipeline {
     fn command(&self, job: &str) -> Command {
         let mut command = self.work.command();
         command.args(["run", "tables.sql", job]);
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -1,0 +1,94 @@
+//! Object stores that keep conditions, and one that does not.
+
+use futures::stream::BoxStream;
+use object_store::memory::InMemory;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
+    PutMultipartOptions, PutPayload, PutResult,
+};
+
+use super::*;
+
+/// Takes conditions and ignores them.
+#[derive(Debug, Default)]
+struct Careless(InMemory);
+
+impl std::fmt::Display for Careless {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Careless")
+    }
+}
+
+type StoreResult<T> = std::result::Result<T, StoreError>;
+
+#[async_trait::async_trait]
+impl ObjectStore for Careless {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> StoreResult<PutResult> {
+        let options = PutOptions {
+            mode: PutMode::Overwrite,
+            ..options
+        };
+        self.0.put_opts(location, payload, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> StoreResult<Box<dyn MultipartUpload>> {
+        self.0.put_multipart_opts(location, options).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> StoreResult<GetResult> {
+        self.0.get_opts(location, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, StoreResult<Path>>,
+    ) -> BoxStream<'static, StoreResult<Path>> {
+        self.0.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, StoreResult<ObjectMeta>> {
+        self.0.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> StoreResult<ListResult> {
+        self.0.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> StoreResult<()> {
+        self.0.copy_opts(from, to, options).await
+    }
+}
+
+#[tokio::test]
+async fn what_exists_is_not_written_over() {
+    let dir = DataDir::in_store(Arc::new(InMemory::new()), Path::default(), "memory://");
+    assert!(dir.create("a/1", b"mine".to_vec()).await.unwrap());
+    assert!(!dir.create("a/1", b"yours".to_vec()).await.unwrap());
+    assert_eq!(dir.read("a/1").await.unwrap().unwrap(), "mine");
+    assert_eq!(dir.list("").await.unwrap(), ["a/1"], "the probe is gone");
+}
+
+#[tokio::test]
+async fn exact_1_a_store_that_ignores_conditions_is_refused() {
+    let dir = DataDir::in_store(
+        Arc::new(Careless::default()),
+        Path::default(),
+        "s3://bucket",
+    );
+    let error = dir.create("a/1", b"mine".to_vec()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.message().contains("s3://bucket"), "{error}");
+    assert!(
+        error.message().contains("writes over what exists"),
+        "{error}"
+    );
+}
