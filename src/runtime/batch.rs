@@ -156,6 +156,7 @@ impl Ranges {
             rows_in: 0,
             bytes_in: 0,
             rows_out: 0,
+            published: BTreeMap::new(),
             files: Vec::new(),
             dead_letters: Vec::new(),
             time: None,
@@ -189,6 +190,45 @@ pub(super) fn group_offsets(
         }
     }
     offsets
+}
+
+/// Batches from `first` to `newest` are to be run again: an error if what they read is gone from the topics.
+pub(super) fn check_readable(
+    first: &BatchVersion,
+    newest: &BatchVersion,
+    ends: &Ends,
+) -> Result<()> {
+    for (table, partitions) in ends {
+        let Some(read) = first.sources.get(table) else {
+            continue;
+        };
+        let lost = |ends: &PartitionEnds| {
+            let from = read.get(&ends.partition)?.start;
+            let until = newest.next_offset(table, ends.partition)?;
+            let partition = ends.partition;
+            if until > ends.high {
+                let to = ends.high;
+                return Some(Lost {
+                    partition,
+                    from: until,
+                    to,
+                });
+            }
+            let to = ends.low;
+            (from < until && from < to).then_some(Lost {
+                partition,
+                from,
+                to,
+            })
+        };
+        let lost: Vec<Lost> = partitions.iter().filter_map(lost).collect();
+        if !lost.is_empty() {
+            return Err(lost_offsets(table, &lost).with_help(
+                "the batches cannot be run again from the topic; REWIND to a later batch, or reprocess from an archive",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// LOSS-1: offsets that should be read and are gone.

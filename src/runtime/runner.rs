@@ -407,6 +407,11 @@ impl<'a> JobRunner<'a> {
             let mut version = ranges.version(parent, batch, history.generation, sequence);
             (version.rows_in, version.bytes_in) = plan.read();
             version.rows_out = guard.pending.as_ref().map_or(0, Pending::rows);
+            version.published = guard
+                .pending
+                .as_ref()
+                .map(Pending::published)
+                .unwrap_or_default();
             version.files = guard
                 .pending
                 .as_ref()

@@ -1,16 +1,16 @@
 //! The sink of a job, whichever it is: taken over, asked what it has, and given one batch after the other.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use datafusion::arrow::array::RecordBatch;
 
 use crate::core::jobs::recovery::BEGINNING;
-use crate::core::jobs::{JobHistory, Staged};
+use crate::core::jobs::{JobHistory, SourceProgress, Staged};
 use crate::error::{Error, Result};
 use crate::session::{BatchPlan, JobSinkTable};
 use crate::state::JobId;
 use crate::tables::delta::{Application, DeltaTableHandle, PreparedWrite};
-use crate::tables::kafka::{KafkaJobSink, TopicOffset};
+use crate::tables::kafka::{KafkaJobSink, PublishedRows, TopicOffset};
 
 /// A sink that this runner owns until somebody else takes it over.
 pub(super) enum JobSink {
@@ -23,16 +23,28 @@ pub(super) enum JobSink {
 
 /// Rows that the sink has and nobody sees yet.
 pub(super) enum Pending {
-    Kafka(u64),
+    Kafka(PublishedRows),
     Delta(PreparedWrite),
 }
 
 impl Pending {
     pub(super) fn rows(&self) -> u64 {
         match self {
-            Pending::Kafka(rows) => *rows,
+            Pending::Kafka(published) => published.rows,
             Pending::Delta(prepared) => prepared.rows(),
         }
+    }
+
+    /// Where the rows are in the partitions of a topic.
+    pub(super) fn published(&self) -> BTreeMap<i32, SourceProgress> {
+        let Pending::Kafka(published) = self else {
+            return BTreeMap::new();
+        };
+        let of_partition = |(partition, (start, end)): (&i32, &(i64, i64))| {
+            let (start, end) = (*start, *end);
+            (*partition, SourceProgress { start, end })
+        };
+        published.offsets.iter().map(of_partition).collect()
     }
 
     /// Paths of the files that a commit will add.
@@ -121,6 +133,14 @@ impl JobSink {
         let JobSink::Delta { handle, .. } = self else {
             return Ok(());
         };
+        if !files.is_empty() && handle.is_append_only().await? {
+            return Err(Error::invalid(format!(
+                "Delta table '{}' is append-only: the rows of {} files cannot be taken back",
+                handle.location(),
+                files.len()
+            ))
+            .with_help("'delta.appendOnly' 'false' allows it; a new job with a new table goes on from any offset"));
+        }
         let missing = handle.missing_files(files).await?;
         let Some(first) = missing.first() else {
             return Ok(());

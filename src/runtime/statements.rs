@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::core::jobs::{Entry, JobHistory, Phase};
+use crate::core::jobs::{BatchVersion, Entry, JobHistory, Phase, SourceProgress};
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{JobStatement, normalize};
+use crate::runtime::batch::{Ends, check_readable};
 use crate::runtime::environment::Environment;
 use crate::runtime::failpoint;
 use crate::runtime::options::JobOptions;
@@ -353,6 +354,7 @@ impl Jobs {
         abandoned.apply(&entry);
         let files = files_of(&self.store, id, &abandoned.abandoned).await?;
         sink.check_take_back(&files).await?;
+        let published = self.check_rewind(&job, &history, to).await?;
         // From here on the rewind is said; whoever takes the job over next brings it to its end.
         if !self.store.append(id, history.next, &entry).await? {
             return Err(Error::unavailable(format!(
@@ -366,12 +368,53 @@ impl Jobs {
         sink.take_back(&files).await?;
         sink.mark(&history).await?;
         let rows = match job.query.sink() {
-            JobSinkTable::Kafka(_) => "what they published stays in the topic",
-            JobSinkTable::Delta(_) => "their rows are no longer in the table",
+            JobSinkTable::Kafka(table) if !published.is_empty() => {
+                let ranges: Vec<String> = published
+                    .iter()
+                    .map(|(partition, at)| {
+                        format!("{partition} from {} to {}", at.start, at.end - 1)
+                    })
+                    .collect();
+                format!(
+                    "what they published stays in the topic '{}': partition {}",
+                    table.topic(),
+                    ranges.join(", ")
+                )
+            }
+            JobSinkTable::Kafka(_) => "they published nothing".to_owned(),
+            JobSinkTable::Delta(_) => "their rows are no longer in the table".to_owned(),
         };
         Ok(Outcome::Done(format!(
             "job {name} goes on from batch {to}; {batches} batches are abandoned, and {rows}"
         )))
+    }
+
+    /// Whether the batches behind `to` can be run again; gives where in the sink's topic their rows are.
+    async fn check_rewind(
+        &self,
+        job: &ReadyJob,
+        history: &JobHistory,
+        to: u64,
+    ) -> Result<BTreeMap<i32, SourceProgress>> {
+        let mut published: BTreeMap<i32, SourceProgress> = BTreeMap::new();
+        let mut versions: Vec<BatchVersion> = Vec::new();
+        for committed in history.batches.iter().filter(|batch| batch.batch > to) {
+            let version = self.store.version(job.id, &committed.version).await?;
+            for (partition, at) in &version.published {
+                let all = published.entry(*partition).or_insert(*at);
+                all.start = all.start.min(at.start);
+                all.end = all.end.max(at.end);
+            }
+            versions.push(version);
+        }
+        if let (Some(first), Some(newest)) = (versions.first(), versions.last()) {
+            let mut ends = Ends::new();
+            for (table, source) in job.environment.sources(&job.query)? {
+                ends.insert(table, source.ends().await?);
+            }
+            check_readable(first, newest, &ends)?;
+        }
+        Ok(published)
     }
 
     async fn find(&self, name: &str) -> Result<(JobId, JobHistory)> {

@@ -180,7 +180,7 @@ pub fn job_rows(jobs: &[(JobId, JobHistory)]) -> Result<RecordBatch> {
     ])
 }
 
-/// `job`, `batch`, `generation`, `rows_in`, `rows_out`, `dead_letters`, `late_rows`, `watermark`, `offsets`,
+/// `job`, `batch`, `generation`, `rows_in`, `rows_out`, `dead_letters`, `late_rows`, `watermark`, `offsets`, `published`,
 /// `committed_at`, `milliseconds`: one row per batch of the job that counts.
 ///
 /// # Errors
@@ -202,6 +202,15 @@ pub fn batch_rows(job: &str, batches: &[(Committed, BatchVersion)]) -> Result<Re
         });
         serde_json::Value::Object(tables.collect()).to_string()
     });
+    let published = batches.iter().map(|(_, version)| {
+        let partitions = version.published.iter().map(|(partition, at)| {
+            let range = serde_json::json!([at.start, at.end]);
+            (partition.to_string(), range)
+        });
+        let partitions: serde_json::Map<_, _> = partitions.collect();
+        (!partitions.is_empty()).then(|| serde_json::Value::from(partitions).to_string())
+    });
+    let published: StringArray = published.collect();
     let watermarks = batches.iter().map(|(_, version)| {
         let watermark = version.time.as_ref()?.watermark?;
         Some(watermark.div_euclid(1_000))
@@ -219,6 +228,7 @@ pub fn batch_rows(job: &str, batches: &[(Committed, BatchVersion)]) -> Result<Re
         ("late_rows", numbers(|version| version.late_rows)),
         ("watermark", times(watermarks)?),
         ("offsets", Arc::new(StringArray::from_iter_values(offsets))),
+        ("published", Arc::new(published)),
         (
             "committed_at",
             times(batches.iter().map(|(committed, _)| Some(committed.at)))?,

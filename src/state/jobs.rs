@@ -380,6 +380,7 @@ mod tests {
             rows_in: 3,
             bytes_in: 0,
             rows_out: 3,
+            published: BTreeMap::new(),
             files: vec![],
             dead_letters: vec![],
             time: None,

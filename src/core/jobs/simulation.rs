@@ -189,6 +189,7 @@ impl World {
                     rows_in: 0,
                     bytes_in: 0,
                     rows_out: 0,
+                    published: BTreeMap::new(),
                     files: vec![],
                     dead_letters: vec![],
                     time: None,

@@ -79,6 +79,9 @@ pub struct BatchVersion {
     pub bytes_in: u64,
     /// Rows that the sink acknowledged.
     pub rows_out: u64,
+    /// Where its rows are in the partitions of a topic.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub published: BTreeMap<i32, SourceProgress>,
     /// Paths of the files that the batch adds to a Delta table.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<String>,

@@ -294,6 +294,21 @@ impl DeltaTableHandle {
         Ok(missing.cloned().collect())
     }
 
+    /// Whether rows cannot be taken out of the table.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be read.
+    pub async fn is_append_only(&self) -> Result<bool> {
+        let table = self.refresh().await?;
+        let snapshot = table.snapshot().map_err(|error| self.fail(error))?;
+        Ok(snapshot
+            .snapshot()
+            .table_properties()
+            .append_only
+            .unwrap_or(false))
+    }
+
     /// Takes those of `paths` that are files of the table out of it, in one commit, as the application that owns it.
     ///
     /// # Errors

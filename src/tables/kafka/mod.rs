@@ -26,4 +26,4 @@ pub use range::OffsetRange;
 pub use scan::KafkaScanExec;
 pub use source::{KafkaJobSource, PartitionEnds};
 pub use time::{BatchTime, EventTime, ROW_COLUMN, ROW_WATERMARK};
-pub use transaction::{KafkaJobSink, TopicOffset};
+pub use transaction::{KafkaJobSink, PublishedRows, TopicOffset};

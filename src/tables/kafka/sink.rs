@@ -1,5 +1,6 @@
 //! INSERT into a topic: rows encoded on one thread, produced on another, counted by acknowledgement.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,7 +24,7 @@ use futures::StreamExt;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::OwnedHeaders;
+use rdkafka::message::{Message, OwnedHeaders};
 use rdkafka::producer::{
     BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig,
 };
@@ -323,11 +324,15 @@ fn internal(error: datafusion::arrow::error::ArrowError) -> Error {
     Error::internal(error.to_string())
 }
 
+/// First and last offset of what was delivered to each partition.
+type Published = BTreeMap<i32, (i64, i64)>;
+
 /// Counts deliveries and keeps the first that failed.
 #[derive(Clone, Default)]
 pub(super) struct Deliveries {
     pub(super) faults: Faults,
     acknowledged: Arc<AtomicU64>,
+    published: Arc<Mutex<Published>>,
     failed: Arc<AtomicU64>,
     failure: Arc<Mutex<Option<KafkaError>>>,
 }
@@ -338,15 +343,21 @@ impl Deliveries {
         if self.failed.load(Ordering::Acquire) == 0 {
             return None;
         }
-        self.failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        lock(&self.failure).clone()
     }
 
     pub(super) fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::Acquire)
     }
+
+    /// Where the records are that were delivered since this was asked last.
+    pub(super) fn take_published(&self) -> Published {
+        std::mem::take(&mut *lock(&self.published))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl ClientContext for Deliveries {
@@ -364,11 +375,16 @@ impl ProducerContext for Deliveries {
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): Self::DeliveryOpaque) {
         match result {
-            Ok(_) => {
+            Ok(record) => {
                 self.acknowledged.fetch_add(1, Ordering::AcqRel);
+                let offset = record.offset();
+                lock(&self.published)
+                    .entry(record.partition())
+                    .and_modify(|range| *range = (range.0.min(offset), range.1.max(offset)))
+                    .or_insert((offset, offset));
             }
             Err((error, _)) => {
-                let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut failure = lock(&self.failure);
                 failure.get_or_insert_with(|| error.clone());
                 self.failed.fetch_add(1, Ordering::AcqRel);
             }

@@ -1,6 +1,8 @@
 //! A topic as the source of a job: what is there to read, asked again for every batch with one client.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::BaseConsumer;
 
@@ -15,7 +17,12 @@ pub struct KafkaJobSource {
     table: Arc<KafkaTable>,
     client: Arc<BaseConsumer<Faults>>,
     faults: Faults,
+    /// Where partitions began when that was asked last.
+    starts: Arc<Mutex<Option<(Instant, BTreeMap<i32, i64>)>>>,
 }
+
+/// New partitions, and records that were deleted, are noticed after so long; new records at once.
+const STARTS_LAST: Duration = Duration::from_secs(1);
 
 /// A partition of a topic and where it starts and ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +48,7 @@ impl KafkaJobSource {
             table,
             client: Arc::new(client),
             faults,
+            starts: Arc::default(),
         })
     }
 
@@ -49,7 +57,7 @@ impl KafkaJobSource {
         &self.table
     }
 
-    /// Where every partition starts and ends now, new ones included.
+    /// Where every partition starts and ends now; new ones are there after a second.
     ///
     /// # Errors
     ///
@@ -57,12 +65,16 @@ impl KafkaJobSource {
     pub async fn ends(&self) -> Result<Vec<PartitionEnds>> {
         let source = self.clone();
         let ask = move || {
-            let table = &source.table;
-            client::log_ends_with(&table.client, &source.client, &source.faults, &table.topic)
+            let (settings, topic) = (&source.table.client, &source.table.topic);
+            let lows = source.starts()?;
+            let ends = client::ends_behind(settings, &source.client, &source.faults, topic, &lows);
+            if ends.is_err() {
+                *source.lock_starts() = None;
+            }
+            ends
         };
         let ends = blocking(ask).await?;
         Ok(ends
-            .partitions
             .into_iter()
             .map(|(partition, low, high)| PartitionEnds {
                 partition,
@@ -70,6 +82,22 @@ impl KafkaJobSource {
                 high,
             })
             .collect())
+    }
+
+    fn starts(&self) -> Result<BTreeMap<i32, i64>> {
+        if let Some((at, known)) = &*self.lock_starts()
+            && at.elapsed() < STARTS_LAST
+        {
+            return Ok(known.clone());
+        }
+        let (settings, topic) = (&self.table.client, &self.table.topic);
+        let found = client::log_starts(settings, &self.client, &self.faults, topic)?;
+        *self.lock_starts() = Some((Instant::now(), found.clone()));
+        Ok(found)
+    }
+
+    fn lock_starts(&self) -> std::sync::MutexGuard<'_, Option<(Instant, BTreeMap<i32, i64>)>> {
+        self.starts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

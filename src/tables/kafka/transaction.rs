@@ -7,6 +7,7 @@
 //! With `'delivery' 'at_least_once'` there is no transaction and nobody is fenced: rows are visible as they arrive, then the
 //! group gets the offsets and the witness.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,15 @@ pub struct TopicOffset {
     pub partition: i32,
     /// The offset to be read next.
     pub offset: i64,
+}
+
+/// Rows that a job has sent to a topic.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PublishedRows {
+    /// Records acknowledged, tombstones included.
+    pub rows: u64,
+    /// By partition, the first offset and the one after the last. Other writers' records may lie between.
+    pub offsets: BTreeMap<i32, (i64, i64)>,
 }
 
 /// The sink of a job. Whoever has taken it over last owns it: every call of an earlier owner fails.
@@ -128,8 +138,8 @@ impl KafkaJobSink {
         .await
     }
 
-    /// Begins a transaction and sends all rows, and before them a tombstone for each row that is `withdrawn`; gives how many
-    /// records were acknowledged. They are invisible until [`Self::commit`].
+    /// Begins a transaction and sends all rows, and before them a tombstone for each row that is `withdrawn`; gives what was
+    /// acknowledged. It is invisible until [`Self::commit`].
     ///
     /// # Errors
     ///
@@ -138,12 +148,14 @@ impl KafkaJobSink {
         &self,
         withdrawn: Option<&RecordBatch>,
         rows: SendableRecordBatchStream,
-    ) -> Result<u64> {
+    ) -> Result<PublishedRows> {
         let inner = Arc::clone(&self.inner);
         let table = Arc::clone(&self.inner.session.table);
+        let deliveries = self.inner.session.deliveries.clone();
         let produce = move |mut parcels| {
             let session = &inner.session;
             let before = session.deliveries.acknowledged();
+            session.deliveries.take_published();
             inner.begin()?;
             if !session.send_all(&mut parcels)? {
                 return Err(Error::new(ErrorKind::Cancelled, "the batch was cancelled"));
@@ -151,7 +163,14 @@ impl KafkaJobSink {
             session.flush()?;
             Ok(session.deliveries.acknowledged() - before)
         };
-        send_rows(&table, withdrawn, rows, &Time::new(), produce).await
+        let rows = send_rows(&table, withdrawn, rows, &Time::new(), produce).await?;
+        let published = deliveries.take_published().into_iter();
+        Ok(PublishedRows {
+            rows,
+            offsets: published
+                .map(|(partition, (first, last))| (partition, (first, last + 1)))
+                .collect(),
+        })
     }
 
     /// Begins a transaction without rows.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Pipeline;
-use crate::support::OwnBroker;
+use crate::support::{OwnBroker, kafka_tool};
 
 /// Every step of a runner after which a process may die.
 pub(super) const FAIL_POINTS: [&str; 5] =
@@ -46,6 +46,53 @@ fn exact_2_a_delta_table_has_every_row_once_whichever_step_a_process_dies_at() {
     pipeline.catch_up("keep.sql").ok();
     pipeline.catch_up("keep.sql").ok();
     assert_eq!(pipeline.kept(), (0..sent).collect::<Vec<_>>());
+}
+
+/// The group's offsets have expired, and a process has died between the sink and the log: nobody can tell but the user.
+#[test]
+fn exact_1_whoever_lost_the_witness_asks() {
+    let pipeline = Pipeline::between_topics("witness", 1);
+    let forget = || {
+        let id = pipeline.id_of("doubling");
+        let group = format!("anabranch-{id}");
+        let arguments = [
+            "kafka-consumer-groups",
+            "--bootstrap-server",
+            &pipeline.bootstrap,
+            "--delete",
+            "--group",
+            &group,
+        ];
+        kafka_tool(&arguments, "");
+    };
+    let resume = |assuming: &str| {
+        let asked = pipeline.catch_up("job.sql");
+        assert_eq!(asked.code, Some(1), "{asked:?}");
+        assert!(
+            asked.err.contains("is in the sink cannot be told"),
+            "{}",
+            asked.err
+        );
+        let statement = format!("RESUME JOB doubling ASSUMING {assuming}");
+        pipeline.work.sql(&[], &[&statement]).ok();
+        pipeline.catch_up("job.sql").ok();
+    };
+    pipeline.send(0..3);
+    pipeline.catch_up("job.sql").ok();
+    pipeline.send(3..6);
+    pipeline.crash("job.sql", "committed");
+    forget();
+    resume("BATCH 2 COMMITTED");
+    assert_eq!(pipeline.doubled(), [0, 2, 4, 6, 8, 10]);
+
+    pipeline.send(6..9);
+    pipeline.crash("job.sql", "staged");
+    forget();
+    resume("BATCH 3 NOT COMMITTED");
+    assert_eq!(
+        pipeline.doubled(),
+        (0..9).map(|v| v * 2).collect::<Vec<_>>()
+    );
 }
 
 #[test]

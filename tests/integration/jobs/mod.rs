@@ -95,6 +95,23 @@ impl Pipeline {
         );
     }
 
+    /// Deletes the records of the source's first partition before an offset, as retention does.
+    fn delete_before(&self, offset: u64) {
+        let records = format!(
+            "{{\"partitions\":[{{\"topic\":\"{}\",\"partition\":0,\"offset\":{offset}}}],\"version\":1}}",
+            self.source
+        );
+        let file = self.work.path("delete.json").display().to_string();
+        std::fs::write(&file, records).unwrap();
+        kafka_tool(&["kafka-delete-records", "--offset-json-file", &file], "");
+    }
+
+    /// The identity of a job.
+    fn id_of(&self, job: &str) -> String {
+        let named = format!("anabranch-data/jobs/names/{job}");
+        std::fs::read_to_string(self.work.path(&named)).unwrap()
+    }
+
     /// Runs a job file until it has handled all that is there.
     fn catch_up(&self, job: &str) -> Ran {
         let mut command = self.command(job);

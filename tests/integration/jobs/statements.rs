@@ -160,13 +160,7 @@ fn loss_1_offsets_that_are_gone_stop_the_job_until_they_are_skipped() {
     pipeline.send(0..4);
     pipeline.catch_up("job.sql").ok();
     pipeline.send(4..10);
-    let records = format!(
-        "{{\"partitions\":[{{\"topic\":\"{}\",\"partition\":0,\"offset\":7}}],\"version\":1}}",
-        pipeline.source
-    );
-    let file = work.path("delete.json").display().to_string();
-    std::fs::write(&file, records).unwrap();
-    kafka_tool(&["kafka-delete-records", "--offset-json-file", &file], "");
+    pipeline.delete_before(7);
     let stopped = pipeline.catch_up("job.sql");
     assert_eq!(stopped.code, Some(1));
     assert!(
@@ -182,6 +176,53 @@ fn loss_1_offsets_that_are_gone_stop_the_job_until_they_are_skipped() {
     work.sql(&[], &["RESUME JOB doubling SKIPPING LOST"]).ok();
     pipeline.catch_up("job.sql").ok();
     assert_eq!(pipeline.doubled(), [0, 2, 4, 6, 14, 16, 18]);
+}
+
+#[test]
+fn loss_1_batches_whose_records_are_gone_cannot_be_rewound() {
+    let pipeline = Pipeline::between_topics("gone", 1);
+    pipeline.send(0..8);
+    pipeline.catch_up("job.sql").ok();
+    pipeline.catch_up("keep.sql").ok();
+    pipeline.delete_before(4);
+    let rewind = |file: &str, job: &str, to: u64| {
+        let statement = format!("REWIND JOB {job} TO BATCH {to}");
+        pipeline.work.sql(&["tables.sql", file], &[&statement])
+    };
+    for (file, job) in [("job.sql", "doubling"), ("keep.sql", "keeping")] {
+        for to in [0, 1] {
+            let refused = rewind(file, job, to);
+            assert_eq!(refused.code, Some(1), "{refused:?}");
+            let lacks = format!("partition 0 lacks offsets {} to 3", to * 3);
+            assert!(refused.err.contains(&lacks), "{}", refused.err);
+        }
+    }
+    assert_eq!(pipeline.kept(), (0..8).collect::<Vec<_>>());
+    // What is there can be read again.
+    rewind("keep.sql", "keeping", 2).ok();
+    assert_eq!(pipeline.kept(), (0..6).collect::<Vec<_>>());
+    pipeline.catch_up("keep.sql").ok();
+    assert_eq!(pipeline.kept(), (0..8).collect::<Vec<_>>());
+}
+
+#[test]
+fn exact_3_an_append_only_table_cannot_be_rewound() {
+    let pipeline = Pipeline::between_topics("append-only", 1);
+    let tables = std::fs::read_to_string(pipeline.work.path("tables.sql")).unwrap();
+    let tables = tables.replace(
+        "LOCATION 'kept'",
+        "LOCATION 'kept' OPTIONS ('delta.appendOnly' 'true')",
+    );
+    pipeline.work.file("tables.sql", &tables);
+    pipeline.send(0..8);
+    pipeline.catch_up("keep.sql").ok();
+    let statement = "REWIND JOB keeping TO BATCH 1";
+    let refused = pipeline.work.sql(&["tables.sql", "keep.sql"], &[statement]);
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.err.contains("is append-only"), "{}", refused.err);
+    pipeline.send(8..9);
+    pipeline.catch_up("keep.sql").ok();
+    assert_eq!(pipeline.kept(), (0..9).collect::<Vec<_>>());
 }
 
 #[test]
@@ -298,6 +339,12 @@ fn exact_3_a_rewound_job_does_its_batches_again() {
         .ok();
     assert!(
         rewound.err.contains("2 batches are abandoned"),
+        "{}",
+        rewound.err
+    );
+    // Offsets 0 to 2 are the first batch, 3 the end of its transaction; 4 to 6, 7; 8 to 9.
+    assert!(
+        rewound.err.contains("partition 0 from 4 to 9"),
         "{}",
         rewound.err
     );
