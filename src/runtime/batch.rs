@@ -78,6 +78,15 @@ impl Ranges {
                 .all(|range| range.end <= range.start)
     }
 
+    /// How many offsets it has of the table of which it has most.
+    pub(super) fn records(&self) -> u64 {
+        let of_table = |ranges: &Vec<PlannedRange>| {
+            let lengths = ranges.iter().map(|range| range.end - range.start);
+            u64::try_from(lengths.sum::<i64>()).unwrap_or(0)
+        };
+        self.planned.values().map(of_table).max().unwrap_or(0)
+    }
+
     /// Whether everything up to `ends` was handled when `last` was.
     pub(super) fn is_caught_up(last: Option<&BatchVersion>, ends: &Ends) -> bool {
         ends.iter().all(|(table, partitions)| {

@@ -7,6 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::error::Result;
+#[cfg(test)]
+use crate::runtime::simulation::{Process, SimulatedSink, SimulatedSource};
 use crate::runtime::sink::JobSink;
 use crate::runtime::source::JobSource;
 use crate::session::JobQuery;
@@ -19,6 +21,9 @@ pub(super) enum Environment {
     /// The world.
     #[default]
     Real,
+    /// A world made from a seed, as one of its processes sees it.
+    #[cfg(test)]
+    Simulated(Process),
 }
 
 impl Environment {
@@ -28,6 +33,11 @@ impl Environment {
             Self::Real => {
                 let source = JobSource::of_kafka(Arc::clone(table))?;
                 Ok((String::clone(name), source))
+            }
+            #[cfg(test)]
+            Self::Simulated(process) => {
+                let source = SimulatedSource::new(process.clone(), Arc::clone(table));
+                Ok((String::clone(name), JobSource::Simulated(source)))
             }
         };
         query.sources().iter().map(of_table).collect()
@@ -42,6 +52,11 @@ impl Environment {
     ) -> Result<(JobSink, Option<i64>)> {
         match self {
             Self::Real => JobSink::take_over(query.sink(), id, sequence).await,
+            #[cfg(test)]
+            Self::Simulated(process) => {
+                let (sink, number) = SimulatedSink::take_over(process.clone()).await?;
+                Ok((JobSink::Simulated(sink), number))
+            }
         }
     }
 
@@ -49,17 +64,32 @@ impl Environment {
     pub(super) fn now(&self) -> i64 {
         match self {
             Self::Real => chrono::Utc::now().timestamp_millis(),
+            #[cfg(test)]
+            Self::Simulated(process) => process.now(),
         }
     }
 
     /// The clock by which durations are measured.
     pub(super) fn instant(&self) -> Instant {
-        Instant::now()
+        match self {
+            Self::Real => Instant::now(),
+            #[cfg(test)]
+            Self::Simulated(process) => process.instant(),
+        }
+    }
+
+    /// How long ago that was.
+    pub(super) fn since(&self, began: Instant) -> Duration {
+        self.instant() - began
     }
 
     /// Lets time pass.
     pub(super) async fn sleep(&self, duration: Duration) {
-        tokio::time::sleep(duration).await;
+        match self {
+            Self::Real => tokio::time::sleep(duration).await,
+            #[cfg(test)]
+            Self::Simulated(process) => process.sleep(duration).await,
+        }
     }
 
     /// Something between nothing and half of a pause: others wait as well, not all at once again.

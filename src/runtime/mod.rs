@@ -5,9 +5,12 @@ mod environment;
 mod failpoint;
 mod metrics;
 mod options;
+mod pace;
 mod phases;
 mod runner;
 mod show;
+#[cfg(test)]
+mod simulation;
 mod sink;
 mod source;
 mod statements;

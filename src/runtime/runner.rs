@@ -16,6 +16,7 @@ use crate::runtime::environment::Environment;
 use crate::runtime::failpoint;
 use crate::runtime::metrics::{JobMetrics, JobState, Metrics};
 use crate::runtime::options::Trigger;
+use crate::runtime::pace::Pace;
 use crate::runtime::phases::{BatchPhase, BatchPhases};
 use crate::runtime::sink::{JobSink, Pending};
 use crate::runtime::source::JobSource;
@@ -26,6 +27,9 @@ use crate::state::{JobId, JobStore};
 /// The first pause after a fault that may pass; doubled each time, up to the last.
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 const LAST_BACKOFF: Duration = Duration::from_secs(30);
+/// After so long without a record a batch is committed without any: brokers forget groups and transactional ids, by default
+/// after a week.
+const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
 /// How often a log entry is tried again that others write to as well.
 const ATTEMPTS: usize = 20;
 
@@ -123,8 +127,12 @@ enum Ended {
     Stopped,
     CaughtUp,
     Paused(Option<String>),
-    /// Somebody else's statement took the job over for a moment.
+    /// Somebody else's statement took the job over for a moment, or a batch is to be tried with fewer records.
     Again,
+    /// Another runner has the job.
+    TakenOver(String),
+    /// For good; the log says so.
+    Failed(Error),
 }
 
 /// One job at work.
@@ -140,6 +148,11 @@ pub(super) struct JobRunner<'a> {
     silence: Silence,
     /// By table.
     idle_after: BTreeMap<String, Duration>,
+    /// Whether it has had the job.
+    has_owned: bool,
+    pace: Pace,
+    /// Records of the batch that is being run.
+    in_hand: Option<u64>,
     report: Report,
     metrics: JobMetrics,
 }
@@ -165,6 +178,9 @@ impl<'a> JobRunner<'a> {
                 .iter()
                 .filter_map(|(name, table)| Some((name.clone(), table.event_time()?.idle_after)))
                 .collect(),
+            has_owned: false,
+            pace: Pace::default(),
+            in_hand: None,
             report: Report::default(),
             metrics: JobMetrics::try_new(options.metrics.as_ref(), &job.name)?,
         })
@@ -186,6 +202,10 @@ impl<'a> JobRunner<'a> {
             if self.report.batches > batches {
                 backoff = FIRST_BACKOFF;
             }
+            let ended = match ended {
+                Err(error) => self.failed(error).await,
+                ended => ended,
+            };
             match ended {
                 Ok(Ended::Stopped | Ended::CaughtUp) => {
                     self.metrics.state(None);
@@ -203,6 +223,17 @@ impl<'a> JobRunner<'a> {
                     );
                 }
                 Ok(Ended::Again) => {}
+                Ok(Ended::TakenOver(owner)) => {
+                    self.metrics.state(None);
+                    return Err(Error::unavailable(format!(
+                        "job {} was taken over by {owner}",
+                        self.job.name
+                    )));
+                }
+                Ok(Ended::Failed(error)) => {
+                    self.metrics.failed();
+                    return Err(error);
+                }
                 Err(error) if error.kind() == ErrorKind::Unavailable => {
                     self.tell(|status| status.waiting = Some(error.message().to_owned()));
                     self.metrics.retry();
@@ -214,33 +245,67 @@ impl<'a> JobRunner<'a> {
                     }
                     backoff = (backoff * 2).min(LAST_BACKOFF);
                 }
-                Err(error) if error.kind() == ErrorKind::Cancelled => {
-                    let history = self.store.history(self.job.id).await?;
-                    let owner = history.owner.clone().unwrap_or_default();
-                    if owner != self.owner && !owner.starts_with(STATEMENT) {
-                        self.metrics.state(None);
-                        return Err(Error::new(
-                            ErrorKind::Unavailable,
-                            format!("job {} was taken over by {owner}", self.job.name),
-                        ));
-                    }
-                }
                 Err(error) => {
                     self.metrics.failed();
-                    let reason = Entry::Paused {
-                        reason: Some(error.message().to_owned()),
-                        at: self.environment.now(),
-                    };
-                    append(self.store, self.job.id, &reason).await?;
                     return Err(error);
                 }
             }
         }
     }
 
+    /// What follows from an error. An error again, if that cannot be told yet, or the error may pass.
+    async fn failed(&mut self, error: Error) -> Result<Ended> {
+        if error.kind() == ErrorKind::Unavailable {
+            return Err(error);
+        }
+        let history = self.store.history(self.job.id).await?;
+        let owner = history.owner.unwrap_or_default();
+        let is_mine = owner == self.owner;
+        if !is_mine && (self.has_owned || error.kind() == ErrorKind::Cancelled) {
+            // A statement has the job for a moment only.
+            return Ok(match owner.starts_with(STATEMENT) {
+                true => Ended::Again,
+                false => Ended::TakenOver(owner),
+            });
+        }
+        // What is said in the log of a job is for whoever runs it.
+        if !is_mine || history.phase == Phase::Dropped {
+            return Ok(Ended::Failed(error));
+        }
+        if error.kind() == ErrorKind::Cancelled {
+            return self.timed_out();
+        }
+        let reason = Entry::Paused {
+            reason: Some(error.message().to_owned()),
+            at: self.environment.now(),
+        };
+        append(self.store, self.job.id, &reason).await?;
+        Ok(Ended::Failed(error))
+    }
+
+    /// The sink has fenced this runner off, and nobody else has the job: the transaction was open for too long.
+    fn timed_out(&mut self) -> Result<Ended> {
+        let Some(rows) = self.in_hand.take() else {
+            return Ok(Ended::Again);
+        };
+        if !self.pace.timed_out(rows) {
+            return Err(Error::unavailable(
+                "the transaction of a single record has timed out",
+            ));
+        }
+        let rows = self.pace.rows(rows);
+        tracing::warn!(
+            job = self.job.name,
+            rows,
+            "a transaction has timed out: fewer records"
+        );
+        Ok(Ended::Again)
+    }
+
     /// Takes the job over and runs its batches.
     async fn own(&mut self) -> Result<Ended> {
         let (mut history, mut sink) = take_over(self.store, self.job, &self.owner).await?;
+        self.has_owned = true;
         match &history.phase {
             Phase::Active => {}
             Phase::Paused(reason) => return Ok(Ended::Paused(reason.clone())),
@@ -265,6 +330,7 @@ impl<'a> JobRunner<'a> {
             }
             None => None,
         };
+        let mut remembered = self.environment.instant();
         self.tell(|status| status.waiting = None);
         self.metrics.state(Some(JobState::Running));
         self.metrics.windows(windows.as_ref());
@@ -272,14 +338,10 @@ impl<'a> JobRunner<'a> {
             let began = self.environment.instant();
             let phases = BatchPhases::begin(&self.job.name, &history, &self.metrics);
             let ends = phases.look(self.ends()).await?;
-            let goal = self.goal.get_or_insert_with(|| ends.clone());
+            self.goal.get_or_insert_with(|| ends.clone());
             let version = last.as_ref().map(|(_, version)| version);
             let ends_once =
                 self.options.until_caught_up || matches!(self.job.options.trigger, Trigger::Once);
-            let is_behind = windows.as_ref().is_some_and(Windows::is_behind);
-            if ends_once && !is_behind && Ranges::is_caught_up(version, goal) {
-                return Ok(Ended::CaughtUp);
-            }
             let lag = Ranges::lag(version, &ends);
             self.tell(|status| status.lag = lag);
             self.metrics.lag(version, &ends);
@@ -293,14 +355,23 @@ impl<'a> JobRunner<'a> {
                 version,
                 &ends,
                 &self.sources,
-                self.job.options.rows_of_batch(version),
+                self.pace.rows(self.job.options.rows_of_batch(version)),
                 &waiting,
                 history.skipping_lost,
             )?;
+            // A topic that was made anew ends before the place where the job stands: that is not all there was.
+            let is_behind = windows.as_ref().is_some_and(Windows::is_behind);
+            let goal = self.goal.as_ref().unwrap_or(&ends);
+            let has_all = ranges.skipped.is_empty() && Ranges::is_caught_up(version, goal);
+            if ends_once && !is_behind && has_all {
+                return Ok(Ended::CaughtUp);
+            }
             let moves = windows
                 .as_ref()
                 .is_some_and(|windows| windows.would_move(&known, &idle));
-            if ranges.is_empty() && !moves {
+            let is_forgotten_soon =
+                sink.forgets() && self.environment.since(remembered) >= REMEMBERED;
+            if ranges.is_empty() && !moves && !is_forgotten_soon {
                 // Nothing is there to read: a statement about the job may be.
                 if !self.store.is_free(self.job.id, history.next).await? {
                     return Ok(Ended::Again);
@@ -322,6 +393,7 @@ impl<'a> JobRunner<'a> {
                 .await?;
             self.metrics.lag(Some(&committed.1), &ends);
             self.metrics.windows(windows.as_ref());
+            remembered = self.environment.instant();
             let watermark = windows.as_ref().and_then(Windows::watermark);
             let state_rows = windows.as_ref().map_or(0, Windows::rows);
             self.tell(|status| {
@@ -348,7 +420,7 @@ impl<'a> JobRunner<'a> {
             Trigger::Every(interval) if !self.options.until_caught_up => interval,
             _ => SOON,
         };
-        let pause = pause.saturating_sub(began.elapsed());
+        let pause = pause.saturating_sub(self.environment.since(began));
         self.environment.sleep(pause).await;
     }
 
@@ -377,6 +449,8 @@ impl<'a> JobRunner<'a> {
             armed: true,
         };
         let name = JobStore::version_name(sequence);
+        let rows = ranges.records();
+        self.in_hand = Some(rows);
         let outcome = async {
             let run = async {
                 let (plan, prepared) = match &windows {
@@ -423,7 +497,8 @@ impl<'a> JobRunner<'a> {
             };
             version.dead_letters = bad_records.into_iter().map(dead_letter).collect();
             version.started_at = started_at;
-            version.took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            version.took =
+                u64::try_from(self.environment.since(began).as_millis()).unwrap_or(u64::MAX);
             let stage = async {
                 let mut applied = None;
                 if let (Some((windows, ..)), Some((prepared, _)), Some(query)) =
@@ -448,6 +523,7 @@ impl<'a> JobRunner<'a> {
         }
         .await;
         guard.armed = false;
+        let timeout = guard.sink.timeout();
         let (applied, version) = match outcome {
             Ok(done) => done,
             Err(error) => {
@@ -456,6 +532,9 @@ impl<'a> JobRunner<'a> {
                 return Err(error);
             }
         };
+        self.in_hand = None;
+        let took = self.environment.since(began);
+        self.pace.committed(rows, took, timeout);
         let log = self.append_committed(history, batch, &name);
         phases.time(BatchPhase::Log, log).await?;
         failpoint::reach("logged");
@@ -465,12 +544,12 @@ impl<'a> JobRunner<'a> {
         self.report.batches += 1;
         self.report.rows_in += version.rows_in;
         self.report.rows_out += version.rows_out;
-        let report = self.report;
+        let (report, took) = (self.report, self.environment.since(began));
         self.metrics
             .committed(&version, phases.elapsed(), self.environment.now());
         self.tell(|status| {
             status.report = report;
-            status.last_batch = began.elapsed();
+            status.last_batch = took;
             status.lag = status.lag.saturating_sub(version.rows_in);
         });
         tracing::info!(
@@ -482,7 +561,8 @@ impl<'a> JobRunner<'a> {
             dead = version.dead_letters.len(),
             late = version.late_rows,
             state_rows = windows.as_ref().map_or(0, |(windows, ..)| windows.rows()),
-            milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            milliseconds =
+                u64::try_from(self.environment.since(began).as_millis()).unwrap_or(u64::MAX),
             "batch committed"
         );
         Ok((name, version))

@@ -7,6 +7,8 @@ use datafusion::arrow::array::RecordBatch;
 use crate::core::jobs::recovery::BEGINNING;
 use crate::core::jobs::{JobHistory, SourceProgress, Staged};
 use crate::error::{Error, Result};
+#[cfg(test)]
+use crate::runtime::simulation::{Open, SimulatedSink};
 use crate::session::{BatchPlan, JobSinkTable};
 use crate::state::JobId;
 use crate::tables::delta::{Application, DeltaTableHandle, PreparedWrite};
@@ -19,12 +21,16 @@ pub(super) enum JobSink {
         handle: DeltaTableHandle,
         application: Application,
     },
+    #[cfg(test)]
+    Simulated(SimulatedSink),
 }
 
 /// Rows that the sink has and nobody sees yet.
 pub(super) enum Pending {
     Kafka(PublishedRows),
     Delta(PreparedWrite),
+    #[cfg(test)]
+    Simulated(Open),
 }
 
 impl Pending {
@@ -32,6 +38,8 @@ impl Pending {
         match self {
             Pending::Kafka(published) => published.rows,
             Pending::Delta(prepared) => prepared.rows(),
+            #[cfg(test)]
+            Pending::Simulated(open) => open.rows(),
         }
     }
 
@@ -52,6 +60,8 @@ impl Pending {
         match self {
             Pending::Kafka(_) => Vec::new(),
             Pending::Delta(prepared) => prepared.files(),
+            #[cfg(test)]
+            Pending::Simulated(open) => open.files(),
         }
     }
 }
@@ -88,6 +98,26 @@ impl JobSink {
         }
     }
 
+    /// Whether the sink forgets the witness of a job that commits nothing for days.
+    pub(super) fn forgets(&self) -> bool {
+        match self {
+            JobSink::Kafka(_) => true,
+            JobSink::Delta { .. } => false,
+            #[cfg(test)]
+            JobSink::Simulated(sink) => !sink.is_table(),
+        }
+    }
+
+    /// How long a batch may take; a table lets it take as long as it takes.
+    pub(super) fn timeout(&self) -> Option<std::time::Duration> {
+        match self {
+            JobSink::Kafka(sink) => Some(sink.timeout()),
+            JobSink::Delta { .. } => None,
+            #[cfg(test)]
+            JobSink::Simulated(sink) => sink.timeout(),
+        }
+    }
+
     /// The version whose rows the sink has.
     pub(super) async fn witness(
         &self,
@@ -97,35 +127,29 @@ impl JobSink {
     ) -> Result<Option<String>> {
         match self {
             JobSink::Kafka(sink) => sink.witness().await,
-            // Delta keeps a number: the one that the names of versions begin with. A batch without rows leaves none.
-            JobSink::Delta { .. } => {
-                let by_number: HashMap<i64, &str> = staged
-                    .iter()
-                    .map(|staged| staged.name.as_str())
-                    .chain(history.known())
-                    .filter_map(|name| Some((name.split('-').next()?.parse().ok()?, name)))
-                    .collect();
-                Ok(Some(match of_delta {
-                    None => BEGINNING.to_owned(),
-                    Some(number) => by_number
-                        .get(&number)
-                        .map_or_else(|| format!("{number:010}"), |name| (*name).to_owned()),
-                }))
-            }
+            JobSink::Delta { .. } => Ok(Some(numbered_witness(of_delta, history, staged))),
+            #[cfg(test)]
+            JobSink::Simulated(sink) if !sink.is_table() => sink.witness().await,
+            #[cfg(test)]
+            JobSink::Simulated(_) => Ok(Some(numbered_witness(of_delta, history, staged))),
         }
     }
 
     /// Tells the sink what it has, so that it is known from now on.
     pub(super) async fn mark(&self, history: &JobHistory) -> Result<()> {
-        let JobSink::Kafka(sink) = self else {
-            return Ok(());
-        };
         let (batch, witness) = match history.last() {
             Some(last) => (last.batch, last.version.as_str()),
             None => (0, BEGINNING),
         };
-        sink.begin().await?;
-        sink.commit(&[], batch, witness).await
+        match self {
+            JobSink::Kafka(sink) => {
+                sink.begin().await?;
+                sink.commit(&[], batch, witness).await
+            }
+            JobSink::Delta { .. } => Ok(()),
+            #[cfg(test)]
+            JobSink::Simulated(sink) => sink.mark(witness).await,
+        }
     }
 
     /// Whether the rows of these files can be taken back.
@@ -161,6 +185,8 @@ impl JobSink {
                 handle,
                 application,
             } => handle.remove_files(files, application).await,
+            #[cfg(test)]
+            JobSink::Simulated(sink) => sink.take_back(files).await,
         }
     }
 
@@ -181,6 +207,8 @@ impl JobSink {
                     .await?,
             ),
             JobSink::Delta { handle, .. } => Pending::Delta(handle.prepare(plan, context).await?),
+            #[cfg(test)]
+            JobSink::Simulated(sink) => Pending::Simulated(sink.write(withdrawn, batch).await?),
         })
     }
 
@@ -210,6 +238,12 @@ impl JobSink {
                 Ok(())
             }
             (JobSink::Delta { .. }, Pending::Kafka(_)) => Ok(()),
+            #[cfg(test)]
+            (JobSink::Simulated(sink), Pending::Simulated(open)) => {
+                sink.commit(open, witness).await
+            }
+            #[cfg(test)]
+            (JobSink::Simulated(_), _) | (_, Pending::Simulated(_)) => Ok(()),
         }
     }
 
@@ -223,6 +257,8 @@ impl JobSink {
             }
             (JobSink::Delta { .. }, Some(Pending::Delta(prepared))) => prepared.discard().await,
             (JobSink::Delta { .. }, _) => {}
+            #[cfg(test)]
+            (JobSink::Simulated(_), _) => {}
         }
     }
 
@@ -240,6 +276,67 @@ impl JobSink {
                 runtime.spawn(prepared.discard());
             }
             (JobSink::Delta { .. }, _) => {}
+            #[cfg(test)]
+            (JobSink::Simulated(_), _) => {}
         }
+    }
+}
+
+/// A table keeps a number: the one that the names of versions begin with. A batch without rows leaves none: as long as there
+/// is no number, no batch with rows was committed, and those that the log names had none.
+fn numbered_witness(number: Option<i64>, history: &JobHistory, staged: &[Staged]) -> String {
+    let Some(number) = number else {
+        let last = history.last().map(|last| last.version.as_str());
+        return last.unwrap_or(BEGINNING).to_owned();
+    };
+    let by_number: HashMap<i64, &str> = staged
+        .iter()
+        .map(|staged| staged.name.as_str())
+        .chain(history.known())
+        .filter_map(|name| Some((name.split('-').next()?.parse().ok()?, name)))
+        .collect();
+    by_number
+        .get(&number)
+        .map_or_else(|| format!("{number:010}"), |name| (*name).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::jobs::recovery::recover;
+    use crate::core::jobs::{Decision, Entry};
+
+    #[test]
+    fn exact_2_a_table_that_was_given_no_rows_yet_has_what_the_log_says() {
+        let created = Entry::Created {
+            name: "j".into(),
+            text: String::new(),
+            tables: vec![],
+            at: 0,
+        };
+        let committed = Entry::Committed {
+            batch: 1,
+            version: "0000000002-a".into(),
+            at: 0,
+        };
+        let history = JobHistory::of(&[created, committed]).unwrap();
+        let staged = [Staged {
+            name: "0000000003-b".into(),
+            batch: 2,
+            parent: Some("0000000002-a".into()),
+        }];
+        // The first batch had no rows; the second has died before it was committed.
+        let witness = numbered_witness(None, &history, &staged);
+        assert_eq!(
+            recover(&history, false, Some(&witness), &staged),
+            Decision::GoOn
+        );
+        // It has died after it was.
+        let witness = numbered_witness(Some(3), &history, &staged);
+        let expected = Decision::AppendCommitted {
+            batch: 2,
+            version: "0000000003-b".into(),
+        };
+        assert_eq!(recover(&history, false, Some(&witness), &staged), expected);
     }
 }

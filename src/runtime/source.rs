@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use crate::core::jobs::PlannedRange;
 use crate::error::Result;
+#[cfg(test)]
+use crate::runtime::simulation::SimulatedSource;
 use crate::session::{BatchSource, JobSinkTable};
 use crate::tables::kafka::{
     BatchTime, ConsumerPool, KafkaJobSource, KafkaTable, KafkaTableProvider, OffsetRange,
@@ -18,6 +20,8 @@ pub(super) enum JobSource {
         /// Consumers that go on from batch to batch.
         pool: Arc<ConsumerPool>,
     },
+    #[cfg(test)]
+    Simulated(SimulatedSource),
 }
 
 impl JobSource {
@@ -33,6 +37,8 @@ impl JobSource {
     pub(super) async fn ends(&self) -> Result<Vec<PartitionEnds>> {
         match self {
             Self::Kafka { source, .. } => source.ends().await,
+            #[cfg(test)]
+            Self::Simulated(source) => source.ends().await,
         }
     }
 
@@ -40,6 +46,8 @@ impl JobSource {
     pub(super) fn starts_at_end(&self) -> bool {
         match self {
             Self::Kafka { source, .. } => source.table().startup() == Startup::Latest,
+            #[cfg(test)]
+            Self::Simulated(_) => false,
         }
     }
 
@@ -51,6 +59,8 @@ impl JobSource {
                 table.shares_cluster(sink).then(|| table.topic())
             }
             (Self::Kafka { .. }, JobSinkTable::Delta(_)) => None,
+            #[cfg(test)]
+            (Self::Simulated(_), _) => None,
         }
     }
 
@@ -79,6 +89,8 @@ impl JobSource {
                     bad_records,
                 })
             }
+            #[cfg(test)]
+            Self::Simulated(source) => source.batch(ranges, time),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The statements about jobs.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::core::jobs::{BatchVersion, Entry, JobHistory, Phase, SourceProgress};
 use crate::error::{Error, ErrorKind, Result};
@@ -28,7 +29,7 @@ pub struct Jobs {
     /// Whether a job may write to a topic without transactions.
     allows_repeats: bool,
     /// Jobs that a statement of this process has made or confirmed: those it can run.
-    ready: tokio::sync::Mutex<BTreeMap<String, std::sync::Arc<ReadyJob>>>,
+    ready: tokio::sync::Mutex<BTreeMap<String, Arc<ReadyJob>>>,
 }
 
 /// A job that this process can run.
@@ -37,7 +38,7 @@ pub struct ReadyJob {
     pub(super) id: JobId,
     pub(super) name: String,
     pub(super) options: JobOptions,
-    pub(super) query: JobQuery,
+    pub(super) query: Arc<JobQuery>,
     pub(super) environment: Environment,
 }
 
@@ -55,6 +56,16 @@ impl Jobs {
             store,
             allows_repeats: false,
             ready: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Jobs of which one can be run.
+    #[cfg(test)]
+    pub(super) fn with_ready(store: JobStore, job: ReadyJob) -> Self {
+        let ready = BTreeMap::from([(job.name.clone(), Arc::new(job))]);
+        Self {
+            ready: tokio::sync::Mutex::new(ready),
+            ..Self::new(store)
         }
     }
 
@@ -268,13 +279,10 @@ impl Jobs {
             id,
             name: name.clone(),
             options,
-            query,
+            query: Arc::new(query),
             environment: Environment::default(),
         };
-        self.ready
-            .lock()
-            .await
-            .insert(name, std::sync::Arc::new(ready));
+        self.ready.lock().await.insert(name, Arc::new(ready));
         Ok(Outcome::Done(done))
     }
 
@@ -329,7 +337,7 @@ impl Jobs {
         .with_help("drop the job and create it anew"))
     }
 
-    async fn rewind(&self, name: &str, to: u64) -> Result<Outcome> {
+    pub(super) async fn rewind(&self, name: &str, to: u64) -> Result<Outcome> {
         let (id, history) = self.find(name).await?;
         let oldest = history.batches.first().map_or(1, |first| first.batch);
         let newest = history.last().map_or(0, |last| last.batch);

@@ -121,6 +121,14 @@ impl Windows {
         self.table.size()
     }
 
+    /// The groups that are held, as the aggregate gives them.
+    #[cfg(test)]
+    pub(super) fn groups(&self) -> RecordBatch {
+        let rows = self.table.rows().unwrap();
+        let is_final = vec![false; rows.num_rows()].into();
+        self.aggregate.evaluate(&rows, &is_final).unwrap()
+    }
+
     /// The job's watermark, in microseconds since 1970 UTC.
     pub(super) fn watermark(&self) -> Option<i64> {
         self.time.watermark

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 
 use crate::core::jobs::{BatchVersion, Entry, JobHistory, Staged};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::state::place::DataDir;
 
 /// The identity of a job, minted when it is created: a name that is dropped and made again is another job.
@@ -233,9 +233,11 @@ impl JobStore {
             if history.was_committed(name) {
                 continue;
             }
-            // What was torn when it was written was not committed.
-            let Ok(version) = self.version(id, name).await else {
-                continue;
+            let version = match self.version(id, name).await {
+                Ok(version) => version,
+                // What was torn when it was written was not committed.
+                Err(error) if error.kind() == ErrorKind::Data => continue,
+                Err(error) => return Err(error),
             };
             staged.push(Staged {
                 name: name.to_owned(),

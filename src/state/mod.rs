@@ -4,6 +4,8 @@
 
 mod jobs;
 mod place;
+#[cfg(test)]
+pub(crate) mod simulated;
 
 pub use jobs::{JobId, JobStore};
 pub use place::DataDir;

@@ -61,6 +61,16 @@ impl DataDir {
         })
     }
 
+    /// Any store, whatever it does.
+    #[cfg(test)]
+    pub(crate) fn of_store(store: Arc<dyn ObjectStore>) -> Self {
+        let shown = store.to_string();
+        Self {
+            refuses: Arc::new(OnceCell::new_with(Some(()))),
+            ..Self::in_store(store, Path::default(), &shown)
+        }
+    }
+
     fn in_store(store: Arc<dyn ObjectStore>, root: Path, shown: &str) -> Self {
         Self {
             store,

@@ -124,6 +124,8 @@ pub struct JobHistory {
     pub skipping_lost: bool,
     /// RESUME JOB … ASSUMING BATCH was said and no batch was committed since.
     pub assuming: Option<(u64, bool)>,
+    /// The number of the entry that said so: what was staged later is not meant.
+    pub assumed_at: u64,
     /// The number of the entry to be written next.
     pub next: u64,
     /// Every version that was ever committed, abandoned ones included.
@@ -155,6 +157,7 @@ impl JobHistory {
             owner: None,
             skipping_lost: false,
             assuming: None,
+            assumed_at: 0,
             next: 1,
             known: HashSet::new(),
         };
@@ -197,6 +200,7 @@ impl JobHistory {
                 self.phase = Phase::Active;
                 self.skipping_lost = *skipping_lost;
                 self.assuming = *assuming;
+                self.assumed_at = self.next - 1;
             }
             Entry::Replaced { text, tables, .. } => {
                 self.text.clone_from(text);

@@ -56,7 +56,14 @@ pub fn recover(
         .collect();
     let unclear = |reason: &str| {
         let batch = history.next_batch();
-        // The user has looked at the sink and says what it holds.
+        // The user has looked at the sink and says what it holds; nobody has said anything of what was staged since.
+        let is_new = |child: &&&Staged| sequence(&child.name) > Some(history.assumed_at);
+        if let Some(child) = children.iter().find(is_new) {
+            return Decision::Unclear {
+                batch: child.batch,
+                reason: reason.to_owned(),
+            };
+        }
         match (
             history.assuming,
             children.iter().max_by_key(|child| &child.name),
@@ -86,6 +93,11 @@ pub fn recover(
         None if is_first || children.is_empty() => Decision::GoOn,
         None => unclear("the sink no longer knows which batch it has"),
     }
+}
+
+/// The number of the log entry that a version was staged for.
+fn sequence(name: &str) -> Option<u64> {
+    name.split('-').next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -175,6 +187,24 @@ mod tests {
         assert_eq!(recover(&yes, false, None, &b), append(2, "b"));
         let no = history(&[(1, "a")], &[resumed(false)]);
         assert_eq!(recover(&no, false, None, &b), Decision::GoOn);
+    }
+
+    #[test]
+    fn what_the_user_says_is_not_about_what_was_staged_later() {
+        let resumed = Entry::Resumed {
+            skipping_lost: false,
+            assuming: Some((2, false)),
+            at: 0,
+        };
+        let no = history(&[(1, "a")], &[resumed]);
+        let meant = [staged("0000000001-b", 2, Some("a"))];
+        assert_eq!(recover(&no, false, None, &meant), Decision::GoOn);
+        let later = [staged("0000000004-c", 2, Some("a"))];
+        let asked = recover(&no, false, None, &later);
+        assert!(
+            matches!(asked, Decision::Unclear { batch: 2, .. }),
+            "{asked:?}"
+        );
     }
 
     #[test]

@@ -25,5 +25,7 @@ pub use provider::{BadRecord, BadRecords, KafkaTableProvider};
 pub use range::OffsetRange;
 pub use scan::KafkaScanExec;
 pub use source::{KafkaJobSource, PartitionEnds};
+#[cfg(test)]
+pub(crate) use time::row_field;
 pub use time::{BatchTime, EventTime, ROW_COLUMN, ROW_WATERMARK};
 pub use transaction::{KafkaJobSink, PublishedRows, TopicOffset};

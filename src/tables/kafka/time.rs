@@ -61,6 +61,18 @@ impl BatchTime {
         self.lock().clone()
     }
 
+    /// The watermark of a partition before its first row, for rows that are `delay` microseconds ahead of it.
+    pub(crate) fn running(&self, partition: i32, delay: i64) -> RunningWatermark {
+        let unknown = (RowWatermark::From(None), None);
+        let (rule, reached) = self.rules.get(&partition).copied().unwrap_or(unknown);
+        RunningWatermark::new(rule, reached, delay)
+    }
+
+    /// All rows of a partition have passed.
+    pub(crate) fn finish(&self, partition: i32, running: &RunningWatermark) {
+        self.lock().insert(partition, running.reached());
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<i32, Option<i64>>> {
         self.reached.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -93,14 +105,9 @@ pub(crate) struct PartitionTimer {
 
 impl PartitionTimer {
     pub(crate) fn new(event_time: &EventTime, time: Arc<BatchTime>, partition: i32) -> Self {
-        let (rule, reached) = time
-            .rules
-            .get(&partition)
-            .copied()
-            .unwrap_or((RowWatermark::From(None), None));
         Self {
             partition,
-            running: RunningWatermark::new(rule, reached, event_time.delay),
+            running: time.running(partition, event_time.delay),
             max_ahead: i64::try_from(event_time.max_ahead.as_micros()).unwrap_or(i64::MAX),
             column: event_time.column.clone(),
             time,
@@ -169,9 +176,7 @@ impl PartitionTimer {
 
     /// Tells the batch what the partition has reached.
     pub(crate) fn finish(&self) {
-        self.time
-            .lock()
-            .insert(self.partition, self.running.reached());
+        self.time.finish(self.partition, &self.running);
     }
 
     fn far_future(&self, message: &BorrowedMessage<'_>, event_time: i64) -> Option<String> {

@@ -238,6 +238,11 @@ impl KafkaJobSink {
         blocking(move || inner.session.abort()).await
     }
 
+    /// How long a transaction may be open.
+    pub fn timeout(&self) -> Duration {
+        self.inner.session.table.client.transaction_timeout
+    }
+
     /// The sink's topic.
     pub fn topic(&self) -> &str {
         &self.inner.session.table.topic

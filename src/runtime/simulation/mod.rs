@@ -1,0 +1,359 @@
+//! The whole runner in a world made from a seed: broker, store and clock are simulated, the job's plans, its state and the
+//! runner are real.
+//!
+//! Processes die, sleep and wake as if nothing had happened, the store and the broker fail, answers are lost, writes come
+//! late or torn, transactions time out, the witness and records are lost, partitions come, the job is paused and rewound.
+//! In the end everything is compared with an oracle: EXACT-1, EXACT-2, EXACT-3, LOSS-1.
+//!
+//! A failure names its seed; `ANABRANCH_SEED=<n>` runs that one alone, `ANABRANCH_SEEDS=<count>` as many as wanted.
+
+mod jobs;
+mod oracle;
+mod random;
+mod schedule;
+mod sink;
+mod source;
+mod world;
+
+pub(super) use sink::{Open, SimulatedSink};
+pub(super) use source::SimulatedSource;
+pub(super) use world::Process;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, AsArray};
+use datafusion::arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
+use datafusion::arrow::ipc::reader::FileReader;
+
+use crate::core::jobs::{BatchVersion, JobHistory};
+use crate::runtime::environment::Environment;
+use crate::runtime::windows::Windows;
+use crate::session::JobQuery;
+use jobs::Kind;
+use oracle::{Late, Oracle, Place};
+use schedule::{PROCESSES, Schedule};
+use sink::{Commit, OutRow, out_rows};
+
+/// Schedules of each job in a run of all tests.
+const SEEDS: u64 = 16;
+
+/// Further seeds that have found a fault once.
+const FOUND: [u64; 3] = [17, 29, 33];
+
+fn simulate(kind: Kind) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut queries = Vec::new();
+        for _ in 0..PROCESSES {
+            queries.push(kind.query().await);
+        }
+        let number = |name: &str| std::env::var(name).ok().map(|n| n.parse::<u64>().unwrap());
+        let seeds: Vec<u64> = match number("ANABRANCH_SEED") {
+            Some(seed) => vec![seed],
+            None => {
+                let first = 0..number("ANABRANCH_SEEDS").unwrap_or(SEEDS);
+                first.chain(FOUND).collect()
+            }
+        };
+        assert!(!seeds.is_empty());
+        let mut failed = Vec::new();
+        for seed in seeds {
+            if let Err(fault) = run(kind, &queries, seed).await {
+                failed.push(format!("ANABRANCH_SEED={seed} runs it again: {fault}"));
+            }
+        }
+        assert!(failed.is_empty(), "{}", failed.join("\n\n"));
+    });
+}
+
+async fn run(kind: Kind, queries: &[Arc<JobQuery>], seed: u64) -> Result<(), String> {
+    let mut schedule = Schedule::new(kind, queries, seed).await;
+    let _told = Told {
+        seed,
+        world: Arc::clone(&schedule.world),
+    };
+    let outcome = match schedule.run().await {
+        Ok(()) => check(kind, &schedule).await,
+        failed => failed,
+    };
+    outcome.map_err(|fault| format!("{fault}\n{}", schedule.trace()))
+}
+
+/// Says which seed it was, whatever panics.
+struct Told {
+    seed: u64,
+    world: Arc<world::World>,
+}
+
+impl Drop for Told {
+    #[expect(
+        clippy::print_stderr,
+        reason = "whoever reads the failed test wants it"
+    )]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let Told { seed, world } = self;
+            eprintln!("{}", world.trace());
+            eprintln!("ANABRANCH_SEED={seed} runs this schedule again");
+        }
+    }
+}
+
+/// Compares what the job has left with what the laws say.
+async fn check(kind: Kind, schedule: &Schedule<'_>) -> Result<(), String> {
+    let history = schedule.history().await;
+    let versions = versions(schedule, &history).await;
+    let (topic, commits, taken_back) = {
+        let state = schedule.world.lock();
+        let sink = &state.sink;
+        let taken_back: BTreeSet<String> = sink.taken_back.iter().cloned().collect();
+        (state.topic.clone(), sink.commits.clone(), taken_back)
+    };
+    let by_witness = by_witness(&history, &commits)?;
+    let mut oracle = Oracle::new(kind, &topic);
+    let mut held = Held::default();
+    for (name, version) in &versions {
+        let expected = oracle.follow(version)?;
+        let commit = by_witness.get(name.as_str());
+        let mut rows = commit.map_or(vec![], |commit| commit.rows.clone());
+        rows.sort_unstable();
+        if rows != expected.rows {
+            return Err(format!(
+                "batch {} ({name}) has given {rows:?}, and should have given {:?}",
+                version.batch, expected.rows
+            ));
+        }
+        if !schedule.is_table() && commit.is_none() {
+            return Err(format!("the sink does not have batch {name}"));
+        }
+        if commit.is_some_and(|commit| taken_back.contains(&commit.file)) {
+            return Err(format!(
+                "the rows of batch {name} are in the table no longer"
+            ));
+        }
+        let late = late(schedule, name, version).await;
+        let dead: BTreeSet<Place> = version
+            .dead_letters
+            .iter()
+            .map(|letter| (letter.partition, letter.offset))
+            .collect();
+        if (&late, &dead) != (&expected.late, &expected.dead) {
+            return Err(format!(
+                "batch {name}: late rows {late:?} and dead letters {dead:?}, and should be {expected:?}"
+            ));
+        }
+        if let Some(commit) = commit {
+            held.take(commit);
+        }
+    }
+    check_abandoned(schedule, &versions, &commits, &taken_back)?;
+    let ends = (0..).zip(topic.partitions.iter().map(source::Partition::high));
+    let ends: BTreeMap<i32, i64> = ends.collect();
+    if oracle.positions() != ends && !versions.is_empty() {
+        return Err(format!(
+            "it has read up to {:?} of {ends:?}",
+            oracle.positions()
+        ));
+    }
+    if !kind.is_windowed() {
+        return Ok(());
+    }
+    let last = versions.last().map(|(_, version)| version);
+    let open = state(schedule, last).await;
+    if open != oracle.open() {
+        return Err(format!(
+            "open are {open:?}, and should be {:?}",
+            oracle.open()
+        ));
+    }
+    if matches!(kind, Kind::TumbleChanges | Kind::SessionChanges) {
+        held.check(&open)?;
+    }
+    Ok(())
+}
+
+/// What is committed is in the log, and once.
+fn by_witness<'c>(
+    history: &JobHistory,
+    commits: &'c [Commit],
+) -> Result<BTreeMap<&'c str, &'c Commit>, String> {
+    let mut by_witness = BTreeMap::new();
+    for commit in commits {
+        let name = commit.witness.as_str();
+        if by_witness.insert(name, commit).is_some() {
+            return Err(format!("{name} was committed twice"));
+        }
+        if !history.was_committed(name) {
+            return Err(format!(
+                "{name} is in the sink, and the log does not know it"
+            ));
+        }
+    }
+    Ok(by_witness)
+}
+
+/// EXACT-3: of batches that were abandoned a table has nothing.
+fn check_abandoned(
+    schedule: &Schedule<'_>,
+    versions: &[(String, BatchVersion)],
+    commits: &[Commit],
+    taken_back: &BTreeSet<String>,
+) -> Result<(), String> {
+    let counts: BTreeSet<&str> = versions.iter().map(|(name, _)| name.as_str()).collect();
+    let left = commits.iter().find(|commit| {
+        !counts.contains(commit.witness.as_str()) && !taken_back.contains(&commit.file)
+    });
+    match left {
+        Some(left) if schedule.is_table() => {
+            Err(format!("the table still has the rows of {}", left.witness))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn versions(schedule: &Schedule<'_>, history: &JobHistory) -> Vec<(String, BatchVersion)> {
+    let mut versions = Vec::new();
+    for committed in &history.batches {
+        let name = &committed.version;
+        let version = schedule.store.version(schedule.id, name).await.unwrap();
+        versions.push((name.clone(), version));
+    }
+    versions
+}
+
+async fn late(schedule: &Schedule<'_>, name: &str, version: &BatchVersion) -> BTreeSet<Late> {
+    let mut late = BTreeSet::new();
+    if version.late_rows == 0 {
+        return late;
+    }
+    let bytes = schedule.store.late(schedule.id, name).await.unwrap();
+    let mut file = FileReader::try_new(std::io::Cursor::new(&bytes[..]), None).unwrap();
+    let rows = file.next().unwrap().unwrap();
+    assert!(file.next().is_none());
+    let partitions = rows.column(1).as_primitive::<Int32Type>();
+    let offsets = rows.column(2).as_primitive::<Int64Type>();
+    let starts = rows.column(5).as_primitive::<TimestampMicrosecondType>();
+    let ends = rows.column(6).as_primitive::<TimestampMicrosecondType>();
+    for row in 0..rows.num_rows() {
+        let window = starts
+            .is_valid(row)
+            .then(|| (starts.value(row), ends.value(row)));
+        let place = (partitions.value(row), offsets.value(row));
+        assert!(late.insert((place, window)), "a late row is there twice");
+    }
+    assert_eq!(late.len() as u64, version.late_rows);
+    late
+}
+
+/// The open windows as a runner loads them: key, start, end, count and sum, sorted.
+async fn state(schedule: &Schedule<'_>, version: Option<&BatchVersion>) -> Vec<OutRow> {
+    let job = schedule.ready(0, Environment::default());
+    let query = schedule.query().stream().unwrap();
+    let windows = Windows::load(&schedule.store, &job, query, version)
+        .await
+        .unwrap();
+    let mut rows = out_rows(&windows.groups());
+    for row in &mut rows {
+        row.truncate(5);
+    }
+    rows.sort_unstable();
+    rows
+}
+
+/// What a reader of upserts holds: by key and start of a window.
+#[derive(Default)]
+struct Held {
+    rows: BTreeMap<(Option<i64>, Option<i64>), OutRow>,
+}
+
+impl Held {
+    fn take(&mut self, commit: &Commit) {
+        for row in &commit.withdrawn {
+            self.rows.remove(&(row[0], row[1]));
+        }
+        for row in &commit.rows {
+            self.rows.insert((row[0], row[1]), row.clone());
+        }
+    }
+
+    /// Of windows that are not final, those that are open, and nothing else.
+    fn check(&self, open: &[OutRow]) -> Result<(), String> {
+        let held = self.rows.values().filter(|row| row[5] == Some(0));
+        let mut held: Vec<OutRow> = held.map(|row| row[..5].to_vec()).collect();
+        held.sort_unstable();
+        if held != open {
+            return Err(format!("a reader holds {held:?}, and open are {open:?}"));
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn exact_1_2_3_rows_are_once_whatever_happens() {
+    simulate(Kind::Rows);
+}
+
+#[test]
+fn exact_1_2_3_windows_that_close_are_once_whatever_happens() {
+    simulate(Kind::TumbleOnClose);
+}
+
+#[test]
+fn exact_1_3_windows_that_change_are_once_whatever_happens() {
+    simulate(Kind::TumbleChanges);
+}
+
+#[test]
+fn exact_1_3_sessions_that_change_are_once_whatever_happens() {
+    simulate(Kind::SessionChanges);
+}
+
+#[test]
+fn loss_1_a_topic_that_was_made_anew_is_no_topic_that_was_read_to_its_end() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let queries = [Kind::Rows.query().await];
+        let mut schedule = Schedule::quiet(Kind::Rows, &queries).await;
+        schedule.idle(HOUR).await;
+        schedule.recreate().await;
+        let outcome = schedule.catch_up().await;
+        let error = outcome.unwrap_err();
+        assert!(
+            error.message().contains("the topic was made anew"),
+            "{error}"
+        );
+    });
+}
+
+#[test]
+fn a_job_that_is_idle_for_a_day_says_again_where_it_stands() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        for kind in [Kind::Rows, Kind::TumbleOnClose] {
+            let queries = [kind.query().await];
+            let mut schedule = Schedule::quiet(kind, &queries).await;
+            let count = |schedule: &Schedule<'_>| schedule.world.lock().sink.commits.len();
+            schedule.idle(HOUR).await;
+            let before = count(&schedule);
+            schedule.idle(22 * HOUR).await;
+            assert_eq!(count(&schedule), before, "{}", schedule.trace());
+            for days in 1..=3 {
+                schedule.idle(24 * HOUR).await;
+                assert_eq!(count(&schedule), before + days, "{}", schedule.trace());
+            }
+            let state = schedule.world.lock();
+            let last = state.sink.commits.last().unwrap();
+            assert_eq!(last.rows, Vec::<OutRow>::new());
+            assert_eq!(state.sink.witness.as_ref(), Some(&last.witness));
+        }
+    });
+}
+
+const HOUR: std::time::Duration = std::time::Duration::from_secs(3_600);

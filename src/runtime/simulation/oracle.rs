@@ -1,0 +1,272 @@
+//! What a job should have done: its committed versions gone through naively, row by row.
+//!
+//! From a version the oracle takes the offsets of the batch and which partitions were idle; all else it finds by itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::jobs::{GAP, Kind, SIZE, SOURCE};
+use super::sink::OutRow;
+use super::source::{DELAY, Row, SECOND, Topic};
+use crate::core::jobs::{BatchVersion, JobTime, Partitions, RunningWatermark, WatermarkPolicy};
+
+/// A row's place.
+pub(super) type Place = (i32, i64);
+/// A late row's place, and the window it missed, in microseconds; unknown of a session.
+pub(super) type Late = (Place, Option<(i64, i64)>);
+
+/// What a batch should have done.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Expected {
+    /// Sorted.
+    pub(super) rows: Vec<OutRow>,
+    pub(super) late: BTreeSet<Late>,
+    pub(super) dead: BTreeSet<Place>,
+}
+
+/// An open window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Group {
+    start: i64,
+    /// Of a session: of its last row, plus the gap.
+    end: i64,
+    count: i64,
+    sum: i64,
+    is_touched: bool,
+}
+
+/// A job, as far as the oracle has followed it.
+pub(super) struct Oracle<'t> {
+    kind: Kind,
+    topic: &'t Topic,
+    /// By partition: how many topics of the name are gone, and where the job stands.
+    at: BTreeMap<i32, (usize, i64)>,
+    time: JobTime,
+    groups: BTreeMap<Option<i64>, Vec<Group>>,
+}
+
+impl<'t> Oracle<'t> {
+    pub(super) fn new(kind: Kind, topic: &'t Topic) -> Self {
+        Self {
+            kind,
+            topic,
+            at: BTreeMap::new(),
+            time: JobTime::default(),
+            groups: BTreeMap::new(),
+        }
+    }
+
+    /// Follows the next batch.
+    pub(super) fn follow(&mut self, version: &BatchVersion) -> Result<Expected, String> {
+        let mut expected = Expected::default();
+        let mut reached = BTreeMap::new();
+        let sources = &version.sources[SOURCE];
+        for (partition, progress) in sources {
+            self.goes_on(version, *partition, progress.start)?;
+            let before = self.time.partition(SOURCE, *partition);
+            let rule = self
+                .time
+                .row_watermark(WatermarkPolicy::Lowest, SOURCE, *partition);
+            let own = before.and_then(|time| time.watermark);
+            let mut running = RunningWatermark::new(rule, own, DELAY * SECOND);
+            for offset in progress.start..progress.end {
+                let row = self.row(*partition, offset)?;
+                let place = (*partition, offset);
+                if row.is_bad {
+                    expected.dead.insert(place);
+                    continue;
+                }
+                let met = running.met();
+                running.pass(row.time * SECOND);
+                self.take(row, place, met, &mut expected);
+            }
+            if progress.start < progress.end {
+                reached.insert(*partition, running.reached());
+            }
+            self.at.get_mut(partition).unwrap().1 = progress.end;
+        }
+        if self.kind.is_windowed() {
+            self.close(
+                version,
+                sources.keys().copied().collect(),
+                reached,
+                &mut expected,
+            )?;
+        }
+        expected.rows.sort_unstable();
+        Ok(expected)
+    }
+
+    /// The windows that are open now, sorted: key, start, end, count and sum.
+    pub(super) fn open(&self) -> Vec<OutRow> {
+        let groups = self.groups.iter().flat_map(|(key, groups)| {
+            groups.iter().map(|group| {
+                let Group {
+                    start,
+                    end,
+                    count,
+                    sum,
+                    ..
+                } = group;
+                vec![*key, Some(*start), Some(*end), Some(*count), Some(*sum)]
+            })
+        });
+        let mut groups: Vec<OutRow> = groups.collect();
+        groups.sort_unstable();
+        groups
+    }
+
+    /// Where the job stands in each partition.
+    pub(super) fn positions(&self) -> BTreeMap<i32, i64> {
+        let places = self.at.iter();
+        places
+            .map(|(partition, (_, at))| (*partition, *at))
+            .collect()
+    }
+
+    /// LOSS-1: a batch begins where the last one ended, or says what it has skipped.
+    fn goes_on(
+        &mut self,
+        version: &BatchVersion,
+        partition: i32,
+        start: i64,
+    ) -> Result<(), String> {
+        let skipped = version.skipped.get(SOURCE);
+        let gap = skipped.and_then(|of| of.get(&partition));
+        // Of a partition that the job has not seen yet nothing was to be read.
+        let (deleted, at) = self.at.entry(partition).or_insert((0, start));
+        match gap {
+            None if *at == start => {}
+            Some(gap) if gap.start == *at && gap.end == start => {
+                if gap.end < gap.start {
+                    *deleted += 1;
+                }
+            }
+            _ => {
+                return Err(format!(
+                    "batch {} begins at {start} of partition {partition}, and the last one ended at {at} ({gap:?})",
+                    version.batch
+                ));
+            }
+        }
+        *at = start;
+        Ok(())
+    }
+
+    fn row(&self, partition: i32, offset: i64) -> Result<Row, String> {
+        let log = &self.topic.partitions[usize::try_from(partition).unwrap()];
+        let rows = log.deleted.get(self.at[&partition].0).unwrap_or(&log.rows);
+        let index = usize::try_from(offset).unwrap();
+        rows.get(index)
+            .copied()
+            .ok_or_else(|| format!("a batch read {partition}@{offset}, which never was"))
+    }
+
+    fn take(&mut self, row: Row, place: Place, met: Option<i64>, expected: &mut Expected) {
+        let time = row.time * SECOND;
+        match self.kind {
+            Kind::Rows => expected.rows.push(vec![
+                row.key,
+                Some(row.value * 2),
+                Some(i64::from(place.0)),
+                Some(place.1),
+            ]),
+            Kind::SessionChanges => {
+                if met.is_some_and(|met| time < met) {
+                    expected.late.insert((place, None));
+                    return;
+                }
+                let groups = self.groups.entry(row.key).or_default();
+                let mut merged = Group {
+                    start: time,
+                    end: time + GAP * SECOND,
+                    count: 1,
+                    sum: row.value,
+                    is_touched: true,
+                };
+                groups.retain(|group| {
+                    let joins = group.start <= merged.end && merged.start <= group.end;
+                    if joins {
+                        merged.start = merged.start.min(group.start);
+                        merged.end = merged.end.max(group.end);
+                        merged.count += group.count;
+                        merged.sum += group.sum;
+                    }
+                    !joins
+                });
+                groups.push(merged);
+            }
+            Kind::TumbleOnClose | Kind::TumbleChanges => {
+                let size = SIZE * SECOND;
+                let start = time.div_euclid(size) * size;
+                let end = start + size;
+                if met.is_some_and(|met| end <= met) {
+                    expected.late.insert((place, Some((start, end))));
+                    return;
+                }
+                let groups = self.groups.entry(row.key).or_default();
+                if !groups.iter().any(|group| group.start == start) {
+                    groups.push(Group {
+                        start,
+                        end,
+                        count: 0,
+                        sum: 0,
+                        is_touched: true,
+                    });
+                }
+                let found = groups.iter_mut().find(|group| group.start == start);
+                let group = found.unwrap();
+                group.count += 1;
+                group.sum += row.value;
+                group.is_touched = true;
+            }
+        }
+    }
+
+    fn close(
+        &mut self,
+        version: &BatchVersion,
+        partitions: BTreeSet<i32>,
+        reached: BTreeMap<i32, Option<i64>>,
+        expected: &mut Expected,
+    ) -> Result<(), String> {
+        let said = version.time.as_ref().ok_or("a version without a time")?;
+        let idle = said.partitions[SOURCE].iter();
+        let idle = idle
+            .filter(|(_, time)| time.idle)
+            .map(|(number, _)| *number);
+        let known = Partitions::from([(SOURCE.to_owned(), partitions)]);
+        let idle = Partitions::from([(SOURCE.to_owned(), idle.collect())]);
+        let reached = BTreeMap::from([(SOURCE.to_owned(), reached)]);
+        self.time = self
+            .time
+            .after(WatermarkPolicy::Lowest, &known, &reached, &idle);
+        if self.time != *said {
+            return Err(format!(
+                "batch {}: its time is {said:?}, and should be {:?}",
+                version.batch, self.time
+            ));
+        }
+        let changes = self.kind != Kind::TumbleOnClose;
+        let is_session = self.kind == Kind::SessionChanges;
+        let closed_by = self.time.closed_by;
+        for (key, groups) in &mut self.groups {
+            groups.retain_mut(|group| {
+                let is_done =
+                    closed_by.is_some_and(|by| group.end < by || (!is_session && group.end == by));
+                if is_done || (changes && group.is_touched) {
+                    expected.rows.push(vec![
+                        *key,
+                        Some(group.start),
+                        Some(group.end),
+                        Some(group.count),
+                        Some(group.sum),
+                        Some(i64::from(is_done)),
+                    ]);
+                }
+                group.is_touched = false;
+                !is_done
+            });
+        }
+        Ok(())
+    }
+}

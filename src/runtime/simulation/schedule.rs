@@ -1,0 +1,628 @@
+//! One schedule: processes that run the same job, take it from each other, die and sleep, in an order made from a seed.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use super::jobs::{Kind, SOURCE};
+use super::random::Random;
+use super::sink::Sink;
+use super::source::{Partition, Row, Topic};
+use super::world::{Observer, Process, Rates, World};
+use crate::core::jobs::{Entry, JobHistory, Phase};
+use crate::error::{Error, ErrorKind, Result};
+use crate::runtime::environment::Environment;
+use crate::runtime::options::{JobOptions, Trigger};
+use crate::runtime::runner::{JobRunner, RunOptions};
+use crate::runtime::statements::{Jobs, ReadyJob};
+use crate::session::JobQuery;
+use crate::state::simulated::SimulatedDisk;
+use crate::state::{JobId, JobStore};
+
+/// How many processes there are at a time.
+pub(super) const PROCESSES: usize = 3;
+/// Turns that a job may take to come to its end when nothing fails any more.
+const PATIENCE: u64 = 200_000;
+
+/// Which faults a schedule has.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Hazards {
+    turns: u64,
+    is_table: bool,
+    partitions: usize,
+    crashes: u64,
+    sleeps: u64,
+    fights: u64,
+    rewinds: u64,
+    pauses: u64,
+    retention: u64,
+    recreated: u64,
+    new_partitions: u64,
+    /// The group's offsets expire.
+    expiry: u64,
+    /// Transactions take longer than they may.
+    is_slow: bool,
+    rates: Rates,
+}
+
+impl Hazards {
+    fn new(random: &mut Random, kind: Kind) -> Self {
+        let mut sometimes = |of: u64, per_mille: u64| {
+            if random.below(of) == 0 { per_mille } else { 0 }
+        };
+        let recreated = sometimes(8, 4);
+        // Of a topic that was made anew an earlier batch knows nothing.
+        let rewinds = if recreated == 0 { sometimes(3, 6) } else { 0 };
+        Self {
+            turns: 150 + sometimes(4, 250),
+            is_table: kind.may_write_table() && sometimes(2, 1) == 1,
+            partitions: 1 + usize::try_from(sometimes(2, 1) + sometimes(3, 1)).unwrap(),
+            crashes: sometimes(2, 12),
+            sleeps: sometimes(2, 12),
+            fights: sometimes(2, 10),
+            rewinds,
+            pauses: sometimes(5, 4),
+            retention: sometimes(6, 6),
+            recreated,
+            new_partitions: sometimes(4, 5),
+            expiry: sometimes(6, 6),
+            is_slow: kind == Kind::Rows && sometimes(4, 1) == 1,
+            rates: Rates {
+                store: sometimes(2, 30),
+                source: sometimes(3, 30),
+                sink: sometimes(2, 40),
+            },
+        }
+    }
+}
+
+/// A process at work.
+struct Running {
+    process: Process,
+    future: Pin<Box<dyn Future<Output = Result<()>>>>,
+    woken: Arc<Flag>,
+    sleeps_until: Option<Duration>,
+    what: &'static str,
+}
+
+#[derive(Default)]
+struct Flag {
+    is_set: AtomicBool,
+}
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.is_set.store(true, Ordering::SeqCst);
+    }
+}
+
+/// A schedule under way.
+pub(super) struct Schedule<'q> {
+    kind: Kind,
+    queries: &'q [Arc<JobQuery>],
+    pub(super) world: Arc<World>,
+    disk: SimulatedDisk,
+    /// Sees what lasts, without faults.
+    pub(super) store: JobStore,
+    pub(super) id: JobId,
+    hazards: Hazards,
+    running: Vec<Option<Running>>,
+    started: usize,
+    clock: i64,
+    /// What may stop the job for good until somebody says how to go on.
+    has_lost: bool,
+    has_expired: bool,
+    was_recreated: bool,
+}
+
+impl<'q> Schedule<'q> {
+    pub(super) async fn new(kind: Kind, queries: &'q [Arc<JobQuery>], seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let hazards = Hazards::new(&mut random, kind);
+        Self::with(kind, queries, random, hazards).await
+    }
+
+    /// A job that runs, with some rows, and nothing that fails.
+    pub(super) async fn quiet(kind: Kind, queries: &'q [Arc<JobQuery>]) -> Self {
+        let hazards = Hazards {
+            partitions: 1,
+            ..Hazards::default()
+        };
+        let mut schedule = Self::with(kind, queries, Random::new(0), hazards).await;
+        schedule.arrive();
+        schedule.start(0, &RunOptions::default());
+        schedule
+    }
+
+    /// Lets the processes go on for a time in which nothing comes.
+    pub(super) async fn idle(&mut self, time: Duration) {
+        let step = time / 20;
+        for _ in 0..20 {
+            self.world.pass(step);
+            for _ in 0..100 {
+                self.turn().await.unwrap();
+            }
+        }
+    }
+
+    /// Runs the job until it has handled all that is there.
+    pub(super) async fn catch_up(&self) -> Result<()> {
+        let process = Process::new(&self.world, usize::MAX);
+        let store = JobStore::new(self.disk.seen_with(Arc::new(Observer)));
+        let job = self.ready(0, Environment::Simulated(process));
+        let options = RunOptions {
+            until_caught_up: true,
+            ..RunOptions::default()
+        };
+        let runner = JobRunner::try_new(&store, &job, &options)?;
+        let ticking = async {
+            loop {
+                tokio::task::yield_now().await;
+                self.world.pass(Duration::from_millis(1));
+            }
+        };
+        tokio::select! {
+            outcome = runner.run() => outcome.map(|_| ()),
+            () = ticking => Ok(()),
+        }
+    }
+
+    async fn with(
+        kind: Kind,
+        queries: &'q [Arc<JobQuery>],
+        random: Random,
+        hazards: Hazards,
+    ) -> Self {
+        let (row_takes, timeout) = if hazards.is_slow {
+            (Duration::from_millis(20), Duration::from_millis(100))
+        } else {
+            (Duration::ZERO, Duration::ZERO)
+        };
+        let sink = Sink::new(hazards.is_table, row_takes, timeout);
+        let topic = Topic {
+            partitions: vec![Partition::default(); hazards.partitions],
+        };
+        let world = Arc::new(World::new(random, topic, sink, hazards.rates));
+        world.lock().note(format_args!("{kind:?}, {hazards:?}"));
+        let disk = SimulatedDisk::default();
+        let store = JobStore::new(disk.seen_with(Arc::new(Observer)));
+        let created = Entry::Created {
+            name: "j".to_owned(),
+            text: String::new(),
+            tables: vec![],
+            at: 0,
+        };
+        let id = store.create(&created, "j").await.unwrap().unwrap();
+        Self {
+            kind,
+            queries,
+            world,
+            disk,
+            store,
+            id,
+            hazards,
+            running: (0..PROCESSES).map(|_| None).collect(),
+            started: 0,
+            clock: 100,
+            has_lost: false,
+            has_expired: false,
+            was_recreated: false,
+        }
+    }
+
+    /// What happened last.
+    pub(super) fn trace(&self) -> String {
+        self.world.trace()
+    }
+
+    pub(super) fn is_table(&self) -> bool {
+        self.hazards.is_table
+    }
+
+    /// Runs the job through all that happens, then lets it come to its end in peace.
+    pub(super) async fn run(&mut self) -> Result<(), String> {
+        for _ in 0..self.hazards.turns {
+            self.happen().await?;
+            self.turn().await?;
+        }
+        {
+            let mut state = self.world.lock();
+            state.note("from here on nothing fails");
+            state.rates = Rates::default();
+        }
+        for slot in 0..PROCESSES {
+            self.crash(slot);
+        }
+        self.come_to_the_end().await
+    }
+
+    /// A query of its own for each process.
+    pub(super) fn query(&self) -> &'q Arc<JobQuery> {
+        &self.queries[0]
+    }
+
+    pub(super) fn ready(&self, slot: usize, environment: Environment) -> ReadyJob {
+        ReadyJob {
+            id: self.id,
+            name: "j".to_owned(),
+            options: JobOptions {
+                trigger: Trigger::Every(Duration::from_millis(5)),
+                max_rows: 6,
+                ..JobOptions::default()
+            },
+            query: Arc::clone(&self.queries[slot]),
+            environment,
+        }
+    }
+
+    async fn come_to_the_end(&mut self) -> Result<(), String> {
+        let options = RunOptions {
+            until_caught_up: true,
+            ..RunOptions::default()
+        };
+        let mut is_started = false;
+        for _ in 0..PATIENCE {
+            if self.running[0].is_none() {
+                let history = self.history().await;
+                if history.phase != Phase::Active {
+                    self.answer(&history).await?;
+                } else if is_started && self.is_caught_up(&history).await {
+                    return Ok(());
+                }
+                self.start(0, &options);
+                is_started = true;
+            }
+            self.turn().await?;
+        }
+        Err("the job does not come to an end".to_owned())
+    }
+
+    async fn is_caught_up(&self, history: &JobHistory) -> bool {
+        let Some(last) = history.last() else {
+            let state = self.world.lock();
+            return state.topic.partitions.iter().all(|log| log.high() == 0);
+        };
+        let version = self.store.version(self.id, &last.version).await.unwrap();
+        let state = self.world.lock();
+        (0..).zip(&state.topic.partitions).all(|(partition, log)| {
+            version.next_offset(SOURCE, partition).unwrap_or(0) == log.high()
+        })
+    }
+
+    pub(super) async fn history(&self) -> JobHistory {
+        self.store.history(self.id).await.unwrap()
+    }
+
+    fn chance(&self, per_mille: u64) -> bool {
+        self.world.lock().random.chance(per_mille)
+    }
+
+    fn below(&self, end: u64) -> u64 {
+        self.world.lock().random.below(end)
+    }
+
+    fn any_slot(&self) -> usize {
+        self.world.lock().random.index(PROCESSES)
+    }
+
+    /// What happens to the processes and around them.
+    async fn happen(&mut self) -> Result<(), String> {
+        if self.chance(250) {
+            self.arrive();
+        }
+        if self.running.iter().all(Option::is_none) || self.chance(self.hazards.fights) {
+            let slot = self.any_slot();
+            if self.running[slot].is_none() {
+                self.start(slot, &RunOptions::default());
+            }
+        }
+        if self.chance(self.hazards.crashes) {
+            let slot = self.any_slot();
+            self.crash(slot);
+        }
+        if self.chance(self.hazards.sleeps) {
+            let slot = self.any_slot();
+            let sleep = Duration::from_millis(20 + self.below(600));
+            let until = self.world.lock().now + sleep;
+            if let Some(running) = &mut self.running[slot] {
+                running.process.note("falls asleep");
+                running.sleeps_until = Some(until);
+            }
+        }
+        if self.chance(self.hazards.rewinds) {
+            self.rewind().await;
+        }
+        if self.chance(self.hazards.new_partitions) {
+            let mut state = self.world.lock();
+            if state.topic.partitions.len() < 4 {
+                state.note("a new partition");
+                state.topic.partitions.push(Partition::default());
+            }
+        }
+        if !self.hazards.is_table && self.chance(self.hazards.expiry) {
+            let mut state = self.world.lock();
+            state.note("the witness has expired");
+            state.sink.witness = None;
+            self.has_expired = true;
+        }
+        if self.chance(self.hazards.retention) {
+            self.retain();
+        }
+        if self.chance(self.hazards.recreated) {
+            self.recreate().await;
+        }
+        let history = self.history().await;
+        match &history.phase {
+            Phase::Active if self.chance(self.hazards.pauses) => {
+                self.world.lock().note("PAUSE JOB");
+                self.append(Entry::Paused {
+                    reason: None,
+                    at: 0,
+                })
+                .await;
+            }
+            Phase::Paused(_) if self.chance(100) => self.answer(&history).await?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn arrive(&mut self) {
+        if self.was_recreated {
+            return;
+        }
+        let has_null_keys = self.kind.has_null_keys();
+        let mut state = self.world.lock();
+        let count = state.topic.partitions.len();
+        let index = state.random.index(count);
+        for _ in 0..=state.random.below(4) {
+            self.clock += 1;
+            let random = &mut state.random;
+            // Now and then a row is far behind its neighbours.
+            let behind = if random.chance(60) { 25 } else { 0 };
+            let step = i64::try_from(random.below(14)).unwrap() - 8;
+            let key = i64::try_from(random.below(4)).unwrap();
+            let row = Row {
+                key: (key > 0 || !has_null_keys).then_some(key),
+                time: self.clock + step - behind,
+                value: i64::try_from(random.below(100)).unwrap(),
+                is_bad: random.chance(40),
+            };
+            state.topic.partitions[index].rows.push(row);
+        }
+    }
+
+    /// Old rows are gone, whether they were read or not.
+    fn retain(&mut self) {
+        let mut state = self.world.lock();
+        let count = state.topic.partitions.len();
+        let index = state.random.index(count);
+        let high = state.topic.partitions[index].high();
+        let back = i64::try_from(state.random.below(6)).unwrap();
+        let low = (high - back).max(state.topic.partitions[index].low);
+        state.note(format_args!("partition {index} begins at {low}"));
+        state.topic.partitions[index].low = low;
+        self.has_lost = true;
+    }
+
+    /// The topic is deleted and made anew while nobody reads it; if the job has read something of each partition, it
+    /// can see that.
+    pub(super) async fn recreate(&mut self) {
+        let history = self.history().await;
+        let Some(last) = history.last().filter(|_| !self.was_recreated) else {
+            return;
+        };
+        let version = self.store.version(self.id, &last.version).await.unwrap();
+        for slot in 0..PROCESSES {
+            self.crash(slot);
+        }
+        let mut state = self.world.lock();
+        let is_seen = (0..)
+            .zip(&state.topic.partitions)
+            .all(|(partition, _)| version.next_offset(SOURCE, partition).unwrap_or(0) > 0);
+        // A commit that the log does not know yet could stand at the very beginning of the new one.
+        if !is_seen {
+            return;
+        }
+        state.note("the topic is made anew");
+        for log in &mut state.topic.partitions {
+            let rows = std::mem::take(&mut log.rows);
+            log.deleted.push(rows);
+            log.low = 0;
+        }
+        self.was_recreated = true;
+        self.has_lost = true;
+    }
+
+    async fn append(&self, entry: Entry) {
+        crate::runtime::runner::append(&self.store, self.id, &entry)
+            .await
+            .unwrap();
+    }
+
+    /// What a user does about a job that is paused; a job that had no reason to stop is a fault.
+    async fn answer(&mut self, history: &JobHistory) -> Result<(), String> {
+        let Phase::Paused(reason) = &history.phase else {
+            return Ok(());
+        };
+        let reason = reason.as_deref().unwrap_or_default();
+        let mut skipping_lost = false;
+        let mut assuming = None;
+        if reason.contains("cannot be told") {
+            if !self.has_expired {
+                return Err(format!("the job asks without need: {reason}"));
+            }
+            let staged = self.store.staged(self.id, history).await.unwrap();
+            let last = history.last().map(|last| last.version.clone());
+            let children = staged.iter().filter(|child| child.parent == last);
+            let child = children.max_by_key(|child| child.name.clone());
+            let state = self.world.lock();
+            let is_there = |name: &str| state.sink.commits.iter().any(|one| one.witness == name);
+            let is_committed = child.is_some_and(|child| is_there(&child.name));
+            assuming = Some((history.next_batch(), is_committed));
+        } else if is_known(reason) {
+            if !self.has_lost {
+                return Err(format!("the job lacks what is there: {reason}"));
+            }
+            skipping_lost = true;
+        } else if !reason.is_empty() {
+            return Err(format!("the job stopped: {reason}"));
+        }
+        self.world.lock().note(format_args!(
+            "RESUME JOB, skipping lost: {skipping_lost}, assuming: {assuming:?}"
+        ));
+        self.append(Entry::Resumed {
+            skipping_lost,
+            assuming,
+            at: 0,
+        })
+        .await;
+        Ok(())
+    }
+
+    fn start(&mut self, slot: usize, options: &RunOptions) {
+        self.started += 1;
+        let process = Process::new(&self.world, self.started);
+        process.note("starts");
+        let store = JobStore::new(self.disk.seen_with(Arc::new(process.clone())));
+        let job = self.ready(slot, Environment::Simulated(process.clone()));
+        let options = options.clone();
+        let future = async move {
+            let runner = JobRunner::try_new(&store, &job, &options)?;
+            runner.run().await.map(|_| ())
+        };
+        self.running[slot] = Some(running(process, future, "a runner"));
+    }
+
+    async fn rewind(&mut self) {
+        let history = self.history().await;
+        let slot = self.any_slot();
+        let first = history.batches.first().map_or(0, |first| first.batch);
+        let to = history.next_batch().saturating_sub(1 + self.below(4));
+        if self.running[slot].is_some() || (to != 0 && to < first) || history.phase != Phase::Active
+        {
+            return;
+        }
+        self.started += 1;
+        let process = Process::new(&self.world, self.started);
+        process.note(format_args!("REWIND JOB j TO BATCH {to}"));
+        let store = JobStore::new(self.disk.seen_with(Arc::new(process.clone())));
+        let job = self.ready(slot, Environment::Simulated(process.clone()));
+        let future = async move {
+            let jobs = Jobs::with_ready(store, job);
+            jobs.rewind("j", to).await.map(|_| ())
+        };
+        self.running[slot] = Some(running(process, future, "a statement"));
+    }
+
+    /// The process is gone from one moment to the other.
+    fn crash(&mut self, slot: usize) {
+        if let Some(running) = self.running[slot].take() {
+            running.process.note("dies");
+            running.process.die();
+        }
+    }
+
+    /// One process that can goes on to the next thing it waits for; if none can, time passes.
+    async fn turn(&mut self) -> Result<(), String> {
+        self.world.pass(Duration::from_micros(self.below(3_000)));
+        let mut idle_turns = 0;
+        let slot = loop {
+            let now = self.world.lock().now;
+            let able: Vec<usize> = (0..PROCESSES)
+                .filter(|slot| {
+                    let running = self.running[*slot].as_ref();
+                    running.is_some_and(|running| {
+                        running.woken.is_set.load(Ordering::SeqCst)
+                            && running.sleeps_until.is_none_or(|until| until <= now)
+                    })
+                })
+                .collect();
+            if !able.is_empty() {
+                break able[self.world.lock().random.index(able.len())];
+            }
+            // Tasks that the engine has started go on.
+            if idle_turns < 8 {
+                idle_turns += 1;
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let sleeping = self.running.iter().flatten();
+            let wakes = sleeping.filter_map(|running| running.sleeps_until);
+            let wakes = wakes.filter(|until| *until > now).map(|until| until - now);
+            let Some(next) = wakes.chain(self.world.until_next()).min() else {
+                return Ok(());
+            };
+            self.world.pass(next.max(Duration::from_micros(1)));
+            idle_turns = 0;
+        };
+        let running = self.running[slot].as_mut().unwrap();
+        running.woken.is_set.store(false, Ordering::SeqCst);
+        let waker = Waker::from(Arc::clone(&running.woken));
+        let mut context = Context::from_waker(&waker);
+        if let Poll::Ready(outcome) = running.future.as_mut().poll(&mut context) {
+            let ended = self.running[slot].take().unwrap();
+            self.ended(&ended, outcome).await?;
+        }
+        Ok(())
+    }
+
+    /// A process ended by itself: it was right to, or it is a fault.
+    async fn ended(&mut self, running: &Running, outcome: Result<()>) -> Result<(), String> {
+        let Err(error) = outcome else {
+            running.process.note("is done");
+            return Ok(());
+        };
+        running.process.note(format_args!("ends: {error}"));
+        if running.what == "a statement" {
+            // It may fail, and says so; it must not leave anything half done.
+            return Ok(());
+        }
+        let is_fair = match error.kind() {
+            ErrorKind::Unavailable => error.message().contains("was taken over by"),
+            ErrorKind::Invalid => error.message().contains("is paused"),
+            // The log says the same, and whoever answers looks whether it is so.
+            ErrorKind::Data => is_known(error.message()),
+            _ => false,
+        };
+        if is_fair {
+            return Ok(());
+        }
+        Err(fault(&error))
+    }
+}
+
+/// Reasons to stop that the schedules give.
+fn is_known(reason: &str) -> bool {
+    [
+        "lacks offsets",
+        "made anew",
+        "no longer has",
+        "cannot be told",
+    ]
+    .iter()
+    .any(|known| reason.contains(known))
+}
+
+fn fault(error: &Error) -> String {
+    format!("a runner ended with {:?}: {error}", error.kind())
+}
+
+fn running(
+    process: Process,
+    future: impl Future<Output = Result<()>> + 'static,
+    what: &'static str,
+) -> Running {
+    let woken = Arc::new(Flag::default());
+    woken.is_set.store(true, Ordering::SeqCst);
+    Running {
+        process,
+        future: Box::pin(future),
+        woken,
+        sleeps_until: None,
+        what,
+    }
+}

@@ -1,0 +1,282 @@
+//! The simulated sink: a topic with transactions and a named witness, or a table with a numbered one.
+//!
+//! Whoever has fenced it last may commit. A commit whose answer is lost may have happened, or happens until somebody else
+//! fences it.
+
+use std::time::Duration;
+
+use datafusion::arrow::array::{Array, AsArray, RecordBatch};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Int64Type};
+use datafusion::physical_plan::collect;
+
+use super::world::Process;
+use crate::error::{Error, ErrorKind, Result};
+use crate::session::BatchPlan;
+
+/// A row of the sink, all columns as numbers.
+pub(super) type OutRow = Vec<Option<i64>>;
+
+/// What a commit made visible.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Commit {
+    pub(super) witness: String,
+    /// Of a table: the file with the rows.
+    pub(super) file: String,
+    pub(super) rows: Vec<OutRow>,
+    pub(super) withdrawn: Vec<OutRow>,
+}
+
+/// What lasts of the sink.
+#[derive(Debug, Default)]
+pub(super) struct Sink {
+    pub(super) is_table: bool,
+    /// How long a row takes to be written.
+    pub(super) row_takes: Duration,
+    /// How long a transaction may be open; no limit if zero.
+    pub(super) timeout: Duration,
+    pub(super) witness: Option<String>,
+    /// All that was ever committed, in order.
+    pub(super) commits: Vec<Commit>,
+    /// Of a table: files that are in it no longer.
+    pub(super) taken_back: Vec<String>,
+    owner: u64,
+    files: u64,
+    number: Option<i64>,
+    in_flight: Option<Commit>,
+}
+
+impl Sink {
+    pub(super) fn new(is_table: bool, row_takes: Duration, timeout: Duration) -> Self {
+        Self {
+            is_table,
+            row_takes,
+            timeout,
+            ..Self::default()
+        }
+    }
+
+    fn apply(&mut self, commit: Commit) {
+        self.witness = Some(commit.witness.clone());
+        self.number = commit.witness.split('-').next().unwrap().parse().ok();
+        self.commits.push(commit);
+    }
+}
+
+/// The sink as one process has taken it over.
+#[derive(Debug, Clone)]
+pub(crate) struct SimulatedSink {
+    process: Process,
+    owner: u64,
+}
+
+/// Rows in an open transaction, or in files that no commit names.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Open {
+    commit: Commit,
+    began: Duration,
+}
+
+impl Open {
+    pub(crate) fn rows(&self) -> u64 {
+        self.commit.rows.len() as u64
+    }
+
+    /// Of a table: the file that a commit adds.
+    pub(crate) fn files(&self) -> Vec<String> {
+        let file = &self.commit.file;
+        let files = (!file.is_empty()).then(|| file.clone());
+        files.into_iter().collect()
+    }
+}
+
+impl SimulatedSink {
+    /// Fences off whoever had it; gives the number of the last commit of a table.
+    pub(crate) async fn take_over(process: Process) -> Result<(Self, Option<i64>)> {
+        process.step().await;
+        fail(&process, "fence")?;
+        let taken = {
+            let mut state = process.world.lock();
+            // What was under way is decided now.
+            if let Some(commit) = state.sink.in_flight.take()
+                && state.random.chance(500)
+            {
+                state.note(format_args!("the sink has committed {}", commit.witness));
+                state.sink.apply(commit);
+            }
+            state.sink.owner += 1;
+            let owner = state.sink.owner;
+            state.note(format_args!(
+                "process {}: has fenced the sink",
+                process.name
+            ));
+            (owner, state.sink.number)
+        };
+        process.step().await;
+        let (owner, number) = taken;
+        Ok((Self { process, owner }, number))
+    }
+
+    pub(crate) fn is_table(&self) -> bool {
+        self.process.world.lock().sink.is_table
+    }
+
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        let sink = &self.process.world.lock().sink;
+        (!sink.is_table && !sink.timeout.is_zero()).then_some(sink.timeout)
+    }
+
+    pub(crate) async fn witness(&self) -> Result<Option<String>> {
+        self.process.step().await;
+        fail(&self.process, "witness")?;
+        let witness = self.process.world.lock().sink.witness.clone();
+        self.process
+            .note(format_args!("the witness is {witness:?}"));
+        self.process.step().await;
+        Ok(witness)
+    }
+
+    /// Says in a topic what it has.
+    pub(crate) async fn mark(&self, witness: &str) -> Result<()> {
+        if self.is_table() {
+            return Ok(());
+        }
+        self.process.step().await;
+        fail(&self.process, "mark")?;
+        {
+            let mut state = self.process.world.lock();
+            self.check(state.sink.owner)?;
+            state.sink.witness = Some(witness.to_owned());
+        }
+        self.process.step().await;
+        fail(&self.process, "the answer to mark")
+    }
+
+    /// Takes commits of abandoned batches out of a table.
+    pub(crate) async fn take_back(&self, files: &[String]) -> Result<()> {
+        if !self.is_table() || files.is_empty() {
+            return Ok(());
+        }
+        self.process.step().await;
+        fail(&self.process, "take back")?;
+        {
+            let mut state = self.process.world.lock();
+            self.check(state.sink.owner)?;
+            state.note(format_args!("the table loses {files:?}"));
+            state.sink.taken_back.extend_from_slice(files);
+        }
+        self.process.step().await;
+        fail(&self.process, "the answer to take back")
+    }
+
+    pub(crate) async fn write(
+        &self,
+        withdrawn: Option<&RecordBatch>,
+        batch: &BatchPlan,
+    ) -> Result<Open> {
+        let began = self.process.world.lock().now;
+        self.process.step().await;
+        fail(&self.process, "write")?;
+        let batches = collect(batch.plan.clone(), batch.context.clone()).await?;
+        let rows: Vec<OutRow> = batches.iter().flat_map(out_rows).collect();
+        let takes = self.process.world.lock().sink.row_takes;
+        if !takes.is_zero() && !rows.is_empty() {
+            let count = u32::try_from(rows.len()).unwrap();
+            self.process.sleep(takes * count).await;
+        }
+        let file = {
+            let sink = &mut self.process.world.lock().sink;
+            sink.files += 1;
+            let is_file = sink.is_table && !rows.is_empty();
+            is_file.then(|| format!("file-{}", sink.files))
+        };
+        self.process.step().await;
+        Ok(Open {
+            commit: Commit {
+                witness: String::new(),
+                file: file.unwrap_or_default(),
+                withdrawn: withdrawn.map(out_rows).unwrap_or_default(),
+                rows,
+            },
+            began,
+        })
+    }
+
+    pub(crate) async fn commit(&self, open: Open, witness: &str) -> Result<()> {
+        let commit = Commit {
+            witness: witness.to_owned(),
+            ..open.commit
+        };
+        // Without rows there is nothing to see twice.
+        if self.is_table() && commit.rows.is_empty() {
+            return Ok(());
+        }
+        self.process.step().await;
+        fail(&self.process, "commit")?;
+        {
+            let mut state = self.process.world.lock();
+            let (now, timeout) = (state.now, state.sink.timeout);
+            if !state.sink.is_table
+                && !timeout.is_zero()
+                && now - open.began > timeout
+                && state.sink.owner == self.owner
+            {
+                state.note("the transaction has timed out");
+                state.sink.owner += 1;
+            }
+            self.check(state.sink.owner)?;
+            let rate = state.rates.sink;
+            if state.random.chance(rate) {
+                state.note(format_args!("{witness} is being committed, unheard"));
+                state.sink.in_flight = Some(commit);
+                return Err(away());
+            }
+            state.note(format_args!(
+                "process {}: the sink has committed {witness} with {} rows",
+                self.process.name,
+                commit.rows.len()
+            ));
+            state.sink.apply(commit);
+        }
+        self.process.step().await;
+        fail(&self.process, "the answer to commit")
+    }
+
+    fn check(&self, owner: u64) -> Result<()> {
+        if owner == self.owner && self.process.is_alive() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Cancelled,
+            "another runner has taken the job over, or its transaction timed out",
+        ))
+    }
+}
+
+fn fail(process: &Process, what: &str) -> Result<()> {
+    if process.fails(|rates| rates.sink) {
+        process.note(format_args!("{what}: no answer"));
+        return Err(away());
+    }
+    Ok(())
+}
+
+fn away() -> Error {
+    Error::unavailable("the simulated sink does not answer")
+}
+
+/// Rows with every column as a number.
+pub(super) fn out_rows(batch: &RecordBatch) -> Vec<OutRow> {
+    let columns: Vec<_> = batch
+        .columns()
+        .iter()
+        .map(|column| cast(column, &DataType::Int64).unwrap())
+        .collect();
+    let value = |column: &dyn Array, row: usize| {
+        let numbers = column.as_primitive::<Int64Type>();
+        numbers.is_valid(row).then(|| numbers.value(row))
+    };
+    (0..batch.num_rows())
+        .map(|row| columns.iter().map(|column| value(column, row)).collect())
+        .collect()
+}

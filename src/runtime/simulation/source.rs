@@ -1,0 +1,249 @@
+//! The simulated topic: rows in memory, given by offsets as a scan gives them.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{
+    ArrayRef, BinaryArray, Int32Array, Int64Array, RecordBatch, StringArray, StructArray,
+    TimestampMicrosecondArray,
+};
+use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
+use datafusion::catalog::streaming::StreamingTable;
+use datafusion::datasource::MemTable;
+use datafusion::error::DataFusionError;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::PartitionStream;
+
+use super::world::Process;
+use crate::core::jobs::PlannedRange;
+use crate::error::{Error, Result};
+use crate::session::BatchSource;
+use crate::tables::kafka::{
+    BadRecord, BadRecords, BatchTime, KafkaTable, PartitionEnds, row_field,
+};
+
+/// A second, in microseconds.
+pub(super) const SECOND: i64 = 1_000_000;
+/// The declared delay of the watermark, in seconds.
+pub(super) const DELAY: i64 = 5;
+
+/// A record: key, event time in seconds, value; a bad one cannot be decoded.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row {
+    pub(super) key: Option<i64>,
+    pub(super) time: i64,
+    pub(super) value: i64,
+    pub(super) is_bad: bool,
+}
+
+/// One partition: all rows that were ever written to it, and from where on it still has them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Partition {
+    pub(super) low: i64,
+    pub(super) rows: Vec<Row>,
+    /// The rows of the topics of this name that were deleted before.
+    pub(super) deleted: Vec<Vec<Row>>,
+}
+
+impl Partition {
+    pub(super) fn high(&self) -> i64 {
+        i64::try_from(self.rows.len()).unwrap()
+    }
+}
+
+/// The topic.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Topic {
+    pub(super) partitions: Vec<Partition>,
+}
+
+/// The topic as one process sees it.
+#[derive(Debug, Clone)]
+pub(crate) struct SimulatedSource {
+    process: Process,
+    table: Arc<KafkaTable>,
+}
+
+impl SimulatedSource {
+    pub(crate) fn new(process: Process, table: Arc<KafkaTable>) -> Self {
+        Self { process, table }
+    }
+
+    pub(crate) async fn ends(&self) -> Result<Vec<PartitionEnds>> {
+        self.process.step().await;
+        if self.process.fails(|rates| rates.source) {
+            self.process.note("the ends: no answer");
+            return Err(away());
+        }
+        let ends = {
+            let state = self.process.world.lock();
+            (0..)
+                .zip(&state.topic.partitions)
+                .map(|(number, partition)| PartitionEnds {
+                    partition: number,
+                    low: partition.low,
+                    high: partition.high(),
+                })
+                .collect()
+        };
+        self.process.step().await;
+        Ok(ends)
+    }
+
+    pub(crate) fn batch(
+        &self,
+        ranges: &[PlannedRange],
+        time: Option<Arc<BatchTime>>,
+    ) -> Result<BatchSource> {
+        let fields = self.table.schema.fields().iter().cloned();
+        let hidden = time.is_some().then(|| Arc::new(row_field()));
+        let schema: SchemaRef = Arc::new(Schema::new(fields.chain(hidden).collect::<Vec<_>>()));
+        let bad_records = Arc::default();
+        let scans: Vec<Arc<dyn PartitionStream>> = ranges
+            .iter()
+            .filter(|range| range.start < range.end)
+            .map(|range| {
+                let scan = Scan {
+                    source: self.clone(),
+                    range: *range,
+                    time: time.clone(),
+                    bad_records: Arc::clone(&bad_records),
+                    schema: Arc::clone(&schema),
+                };
+                Arc::new(scan) as _
+            })
+            .collect();
+        Ok(BatchSource {
+            provider: if scans.is_empty() {
+                Arc::new(MemTable::try_new(schema, vec![vec![]])?)
+            } else {
+                Arc::new(StreamingTable::try_new(schema, scans)?)
+            },
+            bad_records,
+        })
+    }
+}
+
+fn away() -> Error {
+    Error::unavailable("the simulated broker does not answer")
+}
+
+/// A range of one partition, read when it is run.
+#[derive(Debug, Clone)]
+struct Scan {
+    source: SimulatedSource,
+    range: PlannedRange,
+    time: Option<Arc<BatchTime>>,
+    bad_records: Arc<BadRecords>,
+    schema: SchemaRef,
+}
+
+impl PartitionStream for Scan {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let scan = self.clone();
+        let batch = async move { scan.read().await.map_err(DataFusionError::from) };
+        let schema = Arc::clone(&self.schema);
+        Box::pin(RecordBatchStreamAdapter::new(
+            schema,
+            futures::stream::once(batch),
+        ))
+    }
+}
+
+impl Scan {
+    async fn read(&self) -> Result<RecordBatch> {
+        let process = &self.source.process;
+        process.step().await;
+        if process.fails(|rates| rates.source) {
+            process.note("a scan: no answer");
+            return Err(away());
+        }
+        let rows = self.rows()?;
+        process.step().await;
+        let bad: Vec<BadRecord> = rows
+            .iter()
+            .filter(|(_, row)| row.is_bad)
+            .map(|(offset, row)| self.bad(*offset, row))
+            .collect();
+        self.bad_records.add(bad, rows.len())?;
+        let good: Vec<(i64, Row)> = rows.into_iter().filter(|(_, row)| !row.is_bad).collect();
+        self.batch(&good)
+    }
+
+    fn rows(&self) -> Result<Vec<(i64, Row)>> {
+        let PlannedRange {
+            partition,
+            start,
+            end,
+        } = self.range;
+        let state = self.source.process.world.lock();
+        let log = &state.topic.partitions[usize::try_from(partition).unwrap()];
+        if start < log.low || start > log.high() {
+            return Err(Error::data(format!(
+                "topic 'simulated' no longer has offset {start} of partition {partition}"
+            )));
+        }
+        let rows = (0..).zip(&log.rows).map(|(offset, row)| (offset, *row));
+        Ok(rows
+            .filter(|(offset, _)| (start..end).contains(offset))
+            .collect())
+    }
+
+    fn bad(&self, offset: i64, row: &Row) -> BadRecord {
+        BadRecord {
+            topic: "simulated".to_owned(),
+            partition: self.range.partition,
+            offset,
+            timestamp: None,
+            key: None,
+            value: Some(row.value.to_string().into_bytes()),
+            reason: "it is bad".to_owned(),
+        }
+    }
+
+    /// Columns `k`, `event_time`, `v`, `p`, `o`, and the hidden one.
+    fn batch(&self, rows: &[(i64, Row)]) -> Result<RecordBatch> {
+        let count = rows.len();
+        let keys: Int64Array = rows.iter().map(|(_, row)| row.key).collect();
+        let times = rows.iter().map(|(_, row)| row.time * SECOND);
+        let values = rows.iter().map(|(_, row)| row.value);
+        let offsets = Int64Array::from_iter_values(rows.iter().map(|(offset, _)| *offset));
+        let partitions = Int32Array::from(vec![self.range.partition; count]);
+        let mut columns: Vec<ArrayRef> = vec![
+            Arc::new(keys),
+            Arc::new(TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC")),
+            Arc::new(Int64Array::from_iter_values(values)),
+            Arc::new(partitions.clone()),
+            Arc::new(offsets.clone()),
+        ];
+        if let Some(time) = &self.time {
+            let mut running = time.running(self.range.partition, DELAY * SECOND);
+            let met: Vec<i64> = rows
+                .iter()
+                .map(|(_, row)| {
+                    let met = running.met().unwrap_or(i64::MIN);
+                    running.pass(row.time * SECOND);
+                    met
+                })
+                .collect();
+            time.finish(self.range.partition, &running);
+            let DataType::Struct(fields) = row_field().data_type().clone() else {
+                return Err(Error::internal("the hidden column is no struct"));
+            };
+            let parts: Vec<ArrayRef> = vec![
+                Arc::new(Int64Array::from(met)),
+                Arc::new(partitions),
+                Arc::new(offsets),
+                Arc::new(StringArray::from(vec!["simulated"; count])),
+                Arc::new(BinaryArray::from(vec![&b"raw"[..]; count])),
+            ];
+            columns.push(Arc::new(StructArray::new(fields, parts, None)));
+        }
+        RecordBatch::try_new(Arc::clone(&self.schema), columns)
+            .map_err(|error| Error::internal(error.to_string()))
+    }
+}

@@ -1,0 +1,264 @@
+//! The simulated world: its clock, its faults, what lasts in it, and the processes that see it.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+use super::random::Random;
+use super::sink::Sink;
+use super::source::Topic;
+use crate::state::simulated::{Fate, Faults, Later};
+
+/// When the simulated wall clock begins, in milliseconds since 1970 UTC.
+const BEGINNING: i64 = 1_750_000_000_000;
+
+/// How often calls fail, of a thousand.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Rates {
+    pub(super) store: u64,
+    pub(super) source: u64,
+    pub(super) sink: u64,
+}
+
+/// All that outlives a process, and the clock.
+pub(super) struct World {
+    started: tokio::time::Instant,
+    state: Mutex<State>,
+}
+
+pub(super) struct State {
+    pub(super) random: Random,
+    pub(super) now: Duration,
+    pub(super) rates: Rates,
+    pub(super) topic: Topic,
+    pub(super) sink: Sink,
+    sleepers: Vec<(Duration, Waker)>,
+    later: Vec<(Duration, Later)>,
+    pub(super) trace: Vec<String>,
+}
+
+impl World {
+    pub(super) fn new(random: Random, topic: Topic, sink: Sink, rates: Rates) -> Self {
+        Self {
+            started: tokio::time::Instant::now(),
+            state: Mutex::new(State {
+                random,
+                now: Duration::ZERO,
+                rates,
+                topic,
+                sink,
+                sleepers: Vec::new(),
+                later: Vec::new(),
+                trace: Vec::new(),
+            }),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// What happened first and last.
+    pub(super) fn trace(&self) -> String {
+        const LAST: usize = 150;
+        let trace = &self.lock().trace;
+        let first = trace.iter().take(1);
+        let last = trace.iter().skip(trace.len().saturating_sub(LAST).max(1));
+        first.chain(last).cloned().collect::<Vec<_>>().join("\n")
+    }
+
+    /// Lets time pass: wakes who has slept enough, and does what was to be done later.
+    pub(super) fn pass(&self, time: Duration) {
+        let mut due = Vec::new();
+        {
+            let mut state = self.lock();
+            state.now += time;
+            let now = state.now;
+            state.sleepers.retain(|(until, waker)| {
+                let sleeps = *until > now;
+                if !sleeps {
+                    waker.wake_by_ref();
+                }
+                sleeps
+            });
+            let (ready, waiting) = std::mem::take(&mut state.later)
+                .into_iter()
+                .partition::<Vec<_>, _>(|(at, _)| *at <= now);
+            state.later = waiting;
+            due.extend(ready);
+        }
+        for (_, later) in due {
+            later();
+        }
+    }
+
+    /// How long until something happens by itself.
+    pub(super) fn until_next(&self) -> Option<Duration> {
+        let state = self.lock();
+        let sleepers = state.sleepers.iter().map(|(until, _)| *until);
+        let later = state.later.iter().map(|(at, _)| *at);
+        sleepers
+            .chain(later)
+            .min()
+            .map(|at| at.saturating_sub(state.now))
+    }
+}
+
+impl State {
+    pub(super) fn note(&mut self, what: impl fmt::Display) {
+        let line = format!("{:>8} ms  {what}", self.now.as_millis());
+        self.trace.push(line);
+    }
+}
+
+/// A process: what it does when it is dead has no effect.
+#[derive(Clone)]
+pub(crate) struct Process {
+    pub(super) world: Arc<World>,
+    pub(super) name: usize,
+    alive: Arc<AtomicBool>,
+}
+
+impl Process {
+    pub(super) fn new(world: &Arc<World>, name: usize) -> Self {
+        Self {
+            world: Arc::clone(world),
+            name,
+            alive: Arc::new(AtomicBool::new(true)),
+        }
+    }
+
+    /// From now on nothing that is left of it does anything.
+    pub(super) fn die(&self) {
+        self.alive.store(false, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        self.alive.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn note(&self, what: impl fmt::Display) {
+        self.world
+            .lock()
+            .note(format_args!("process {}: {what}", self.name));
+    }
+
+    /// Milliseconds since 1970 UTC.
+    pub(crate) fn now(&self) -> i64 {
+        BEGINNING + i64::try_from(self.world.lock().now.as_millis()).unwrap()
+    }
+
+    pub(crate) fn instant(&self) -> tokio::time::Instant {
+        self.world.started + self.world.lock().now
+    }
+
+    pub(crate) async fn sleep(&self, duration: Duration) {
+        let until = self.world.lock().now + duration;
+        std::future::poll_fn(|context| {
+            let mut state = self.world.lock();
+            if state.now >= until {
+                return Poll::Ready(());
+            }
+            state.sleepers.push((until, context.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Whether a call fails that fails so often of a thousand times.
+    pub(super) fn fails(&self, rate: impl Fn(&Rates) -> u64) -> bool {
+        let mut state = self.world.lock();
+        let rate = rate(&state.rates);
+        state.random.chance(rate)
+    }
+
+    /// Lets others run.
+    pub(super) async fn step(&self) {
+        Step { is_over: false }.await;
+    }
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Process({})", self.name)
+    }
+}
+
+struct Step {
+    is_over: bool,
+}
+
+impl Future for Step {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if self.is_over {
+            return Poll::Ready(());
+        }
+        self.is_over = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl Faults for Process {
+    fn step(&self) -> BoxFuture<'static, ()> {
+        Box::pin(Step { is_over: false })
+    }
+
+    fn fate(&self, path: &str, writes: bool) -> Fate {
+        let mut state = self.world.lock();
+        let rate = state.rates.store;
+        let fate = if !state.random.chance(rate) {
+            Fate::Done
+        } else if !writes {
+            Fate::Refused
+        } else {
+            // Entries of a log are written whole or not at all.
+            let fates = if path.contains("/log/") { 3 } else { 4 };
+            match state.random.below(fates) {
+                0 => Fate::Refused,
+                1 => Fate::Unheard,
+                2 => Fate::Late,
+                _ => Fate::Torn,
+            }
+        };
+        if writes || fate != Fate::Done {
+            let name = self.name;
+            let verb = if writes { "writes" } else { "reads" };
+            let of_job = path.get(42..).unwrap_or(path);
+            state.note(format_args!("process {name}: {verb} {of_job}: {fate:?}"));
+        }
+        fate
+    }
+
+    fn later(&self, later: Later) {
+        let mut state = self.world.lock();
+        let at = state.now + Duration::from_millis(state.random.below(400));
+        state.later.push((at, later));
+    }
+}
+
+/// Whoever looks at what lasts without any faults.
+#[derive(Debug)]
+pub(super) struct Observer;
+
+impl Faults for Observer {
+    fn step(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn fate(&self, _: &str, _: bool) -> Fate {
+        Fate::Done
+    }
+
+    fn later(&self, later: Later) {
+        later();
+    }
+}

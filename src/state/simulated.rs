@@ -1,0 +1,183 @@
+//! A data directory in memory that fails as its owner says: for simulations.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error as StoreError, GetOptions, GetResult, ListResult, MultipartUpload,
+    ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+
+use crate::state::DataDir;
+
+/// What becomes of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It does what it should.
+    Done,
+    /// It fails and does nothing.
+    Refused,
+    /// It is done, and its answer is lost.
+    Unheard,
+    /// It fails, and is done later.
+    Late,
+    /// It fails, and half of the object is there.
+    Torn,
+}
+
+/// Something that is done later.
+pub(crate) type Later = Box<dyn FnOnce() + Send>;
+
+/// Who decides what becomes of calls.
+pub(crate) trait Faults: fmt::Debug + Send + Sync + 'static {
+    /// Lets others run, before a call and after it.
+    fn step(&self) -> BoxFuture<'static, ()>;
+    /// Decides about a call.
+    fn fate(&self, path: &str, writes: bool) -> Fate;
+    /// Takes what is to be done later.
+    fn later(&self, later: Later);
+}
+
+/// What lies in the directory, whoever looks.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SimulatedDisk {
+    objects: Arc<InMemory>,
+}
+
+impl SimulatedDisk {
+    /// The directory as one process sees it.
+    pub(crate) fn seen_with(&self, faults: Arc<dyn Faults>) -> DataDir {
+        DataDir::of_store(Arc::new(Seen {
+            objects: Arc::clone(&self.objects),
+            faults,
+        }))
+    }
+}
+
+#[derive(Debug)]
+struct Seen {
+    objects: Arc<InMemory>,
+    faults: Arc<dyn Faults>,
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("simulated")
+    }
+}
+
+fn failed() -> StoreError {
+    StoreError::Generic {
+        store: "simulated",
+        source: "the store does not answer".into(),
+    }
+}
+
+impl Seen {
+    fn put_later(&self, location: &Path, payload: PutPayload, opts: PutOptions) {
+        let (objects, location) = (Arc::clone(&self.objects), location.clone());
+        self.faults.later(Box::new(move || {
+            // Memory answers at once. A name that is taken meanwhile stays as it is.
+            let _ = objects.put_opts(&location, payload, opts).now_or_never();
+        }));
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Seen {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        opts: PutOptions,
+    ) -> Result<PutResult> {
+        self.faults.step().await;
+        let done = match self.faults.fate(location.as_ref(), true) {
+            Fate::Done => self.objects.put_opts(location, payload, opts).await,
+            Fate::Refused => Err(failed()),
+            Fate::Unheard => {
+                let _ = self.objects.put_opts(location, payload, opts).await;
+                Err(failed())
+            }
+            Fate::Late => {
+                self.put_later(location, payload, opts);
+                Err(failed())
+            }
+            Fate::Torn => {
+                let bytes = bytes::Bytes::from(payload);
+                let half = bytes.slice(..bytes.len() / 2);
+                let _ = self.objects.put_opts(location, half.into(), opts).await;
+                Err(failed())
+            }
+        };
+        self.faults.step().await;
+        done
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        _: &Path,
+        _: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        Err(StoreError::NotImplemented {
+            operation: "put_multipart_opts".into(),
+            implementer: "simulated".into(),
+        })
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.faults.step().await;
+        match self.faults.fate(location.as_ref(), false) {
+            Fate::Done => self.objects.get_opts(location, options).await,
+            _ => Err(failed()),
+        }
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        let (objects, faults) = (Arc::clone(&self.objects), Arc::clone(&self.faults));
+        let delete = move |location: Path| {
+            let (objects, faults) = (Arc::clone(&objects), Arc::clone(&faults));
+            async move {
+                faults.step().await;
+                if faults.fate(location.as_ref(), true) == Fate::Refused {
+                    return Err(failed());
+                }
+                let one = futures::stream::once(async move { Ok(location) });
+                let mut deleted = objects.delete_stream(one.boxed());
+                deleted.next().await.unwrap_or_else(|| Err(failed()))
+            }
+        };
+        locations.and_then(delete).boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let (objects, faults) = (Arc::clone(&self.objects), Arc::clone(&self.faults));
+        let prefix = prefix.cloned();
+        let listed = async move {
+            faults.step().await;
+            let path = prefix.as_ref().map_or("", |path| path.as_ref());
+            match faults.fate(path, false) {
+                Fate::Done => objects.list(prefix.as_ref()),
+                _ => futures::stream::once(async { Err(failed()) }).boxed(),
+            }
+        };
+        listed.into_stream().flatten().boxed()
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.objects.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.objects.copy_opts(from, to, options).await
+    }
+}
