@@ -86,6 +86,10 @@ impl Workspace {
             .env_remove("RUST_LOG")
             .env("XDG_CONFIG_HOME", self.dir.path())
             .stdin(Stdio::null());
+        // They are for the tests; the program would take them for settings.
+        for name in ["ENDURANCE", "MEMORY_ROWS", "SEED", "SEEDS"] {
+            command.env_remove(format!("ANABRANCH_{name}"));
+        }
         command
     }
 

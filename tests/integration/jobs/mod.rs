@@ -2,7 +2,9 @@
 
 mod crash;
 mod drift;
+mod endurance;
 mod joins;
+mod memory;
 mod metrics;
 mod statements;
 mod windows;
