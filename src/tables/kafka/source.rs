@@ -18,8 +18,11 @@ pub struct KafkaJobSource {
     client: Arc<BaseConsumer<Faults>>,
     faults: Faults,
     /// Where partitions began when that was asked last.
-    starts: Arc<Mutex<Option<(Instant, BTreeMap<i32, i64>)>>>,
+    starts: Arc<Mutex<Option<Starts>>>,
 }
+
+/// When partitions were asked for, and the first offset of each.
+type Starts = (Instant, BTreeMap<i32, i64>);
 
 /// New partitions, and records that were deleted, are noticed after so long; new records at once.
 const STARTS_LAST: Duration = Duration::from_secs(1);
