@@ -46,6 +46,9 @@ const BEFORE_A_NAME: [&str; 7] = [
     "named",
 ];
 
+/// Words that stand before a name that the statement may have as a text, as `job_state('visits_counter')` does.
+const BEFORE_A_TEXT: [&str; 2] = ["job", "named"];
+
 impl Places {
     /// The places of a statement whose first word is at `first`.
     pub(crate) fn new(tokens: &[TokenWithSpan], first: Span) -> Self {
@@ -113,11 +116,14 @@ impl Places {
             let begins = self.find(first, |kind| kind == Kind::Name);
             begins.or_else(|| {
                 words.find_map(|word| {
-                    let found = BEFORE_A_NAME
-                        .contains(&before)
-                        .then(|| self.find(word, |kind| kind == Kind::Name));
+                    let is_name = BEFORE_A_NAME.contains(&before);
+                    let is_text = BEFORE_A_TEXT.contains(&before);
                     before = word;
-                    found.flatten()
+                    self.find(word, |kind| match kind {
+                        Kind::Name => is_name,
+                        Kind::Text => is_text,
+                        Kind::Call | Kind::Keyword => false,
+                    })
                 })
             })
         };
@@ -162,6 +168,14 @@ mod tests {
         assert_eq!(column(sql, "the event time ts is NULL"), 60);
         assert_eq!(column(sql, "visits is a Kafka table"), 15);
         assert_eq!(column(sql, "Table 'visits' doesn't exist"), 15);
+    }
+
+    #[test]
+    fn the_name_of_a_job_may_be_a_text() {
+        let sql = "SELECT count(*) FROM job_state('nope', 4)";
+        assert_eq!(column(sql, "no job is named nope"), 32);
+        assert_eq!(column(sql, "job nope has no batch 4"), 32);
+        assert_eq!(column("SELECT 'nope' FROM t", "job t has no batch"), 1);
     }
 
     #[test]

@@ -427,3 +427,12 @@ fn exact_3_a_rewound_delta_table_is_that_of_a_job_that_never_went_past() {
     pipeline.catch_up("keep.sql").ok();
     assert_eq!(pipeline.kept(), (0..9).collect::<Vec<_>>());
 }
+
+#[test]
+fn job_state_points_at_the_job_that_there_is_not() {
+    let work = crate::support::Workspace::new();
+    let told = work.sql(&[], &["SELECT * FROM job_state('nope')"]);
+    assert_eq!(told.code, Some(1), "{told:#?}");
+    assert!(told.err.contains("no job is named nope"), "{}", told.err);
+    assert!(told.err.contains("<command>:1:25"), "{}", told.err);
+}
