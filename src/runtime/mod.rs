@@ -7,6 +7,7 @@ mod metrics;
 mod options;
 mod pace;
 mod phases;
+mod retention;
 mod runner;
 mod show;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::core::jobs::BatchVersion;
+use crate::core::jobs::{BatchVersion, Retention};
 use crate::error::{Error, Result};
 use crate::planner::TableOption;
 use crate::tables::options::{self, Options};
@@ -12,6 +12,8 @@ pub const OPTION_NAMES: &[&str] = &[
     "batch.max_bytes",
     "batch.max_rows",
     "on_change",
+    "retention.age",
+    "retention.versions",
     "state.max_memory",
     "trigger",
     "watermark.max_drift",
@@ -43,6 +45,8 @@ pub struct JobOptions {
     pub state_max_memory: usize,
     /// How far a partition's watermark may be ahead of the slowest one's before it waits.
     pub max_drift: Option<Duration>,
+    /// Which batches it can be rewound to.
+    pub retention: Retention,
 }
 
 impl Default for JobOptions {
@@ -54,6 +58,7 @@ impl Default for JobOptions {
             resets_on_change: false,
             state_max_memory: 4 << 30,
             max_drift: None,
+            retention: Retention::default(),
         }
     }
 }
@@ -114,6 +119,15 @@ impl JobOptions {
             "on_change" => {
                 let choices = [("refuse", false), ("reset", true)];
                 self.resets_on_change = options::choice(one, key, &choices, false)?;
+            }
+            "retention.age" => {
+                let age = options::duration(one, key, Duration::ZERO)?;
+                self.retention.age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+            }
+            "retention.versions" => {
+                if let Some(versions) = options::integer(one, key, 1)? {
+                    self.retention.versions = u64::from(versions.unsigned_abs());
+                }
             }
             "state.max_memory" => {
                 if let Some(bytes) = options::bytes(one, key)? {

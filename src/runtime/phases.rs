@@ -108,3 +108,33 @@ impl BatchPhases {
         span.in_scope(|| tracing::debug!(microseconds, "phase done"));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::jobs::Entry;
+
+    #[tokio::test]
+    async fn spans_that_nobody_asked_for_are_not_made() {
+        let created = Entry::Created {
+            name: "j".into(),
+            text: String::new(),
+            tables: vec![],
+            at: 0,
+        };
+        let history = JobHistory::of(&[created]).unwrap();
+        let metrics = JobMetrics::try_new(None, "j").unwrap();
+        let quiet = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO);
+        let quiet = tracing::subscriber::set_default(quiet.finish());
+        let phases = BatchPhases::begin("j", &history, &metrics);
+        assert!(phases.span.is_disabled() && phases.choose.is_disabled());
+        let done = phases.time(BatchPhase::Run, async { Ok(7) }).await;
+        assert_eq!(done.unwrap(), 7);
+        drop(quiet);
+        let asked = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG);
+        let asked = asked.with_writer(std::io::sink).finish();
+        let _asked = tracing::subscriber::set_default(asked);
+        let phases = BatchPhases::begin("j", &history, &metrics);
+        assert!(!phases.span.is_disabled() && !phases.choose.is_disabled());
+    }
+}

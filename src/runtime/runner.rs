@@ -18,6 +18,7 @@ use crate::runtime::metrics::{JobMetrics, JobState, Metrics};
 use crate::runtime::options::Trigger;
 use crate::runtime::pace::Pace;
 use crate::runtime::phases::{BatchPhase, BatchPhases};
+use crate::runtime::retention::Sweeper;
 use crate::runtime::sink::{JobSink, Pending};
 use crate::runtime::source::JobSource;
 use crate::runtime::statements::{ReadyJob, STATEMENT};
@@ -268,6 +269,10 @@ impl<'a> JobRunner<'a> {
                 false => Ended::TakenOver(owner),
             });
         }
+        // The next takeover says that the job is gone.
+        if history.phase == Phase::Dropped && error.kind() == ErrorKind::Cancelled {
+            return Ok(Ended::Again);
+        }
         // What is said in the log of a job is for whoever runs it.
         if !is_mine || history.phase == Phase::Dropped {
             return Ok(Ended::Failed(error));
@@ -275,8 +280,13 @@ impl<'a> JobRunner<'a> {
         if error.kind() == ErrorKind::Cancelled {
             return self.timed_out();
         }
+        // Who looks later must know what to do as well.
+        let reason = match error.help() {
+            Some(help) => format!("{}; {help}", error.message()),
+            None => error.message().to_owned(),
+        };
         let reason = Entry::Paused {
-            reason: Some(error.message().to_owned()),
+            reason: Some(reason),
             at: self.environment.now(),
         };
         append(self.store, self.job.id, &reason).await?;
@@ -309,12 +319,8 @@ impl<'a> JobRunner<'a> {
         match &history.phase {
             Phase::Active => {}
             Phase::Paused(reason) => return Ok(Ended::Paused(reason.clone())),
-            Phase::Dropped => {
-                return Err(Error::new(
-                    ErrorKind::NotFound,
-                    format!("job {} was dropped", self.job.name),
-                ));
-            }
+            // Nobody takes over what is gone.
+            Phase::Dropped => return Ok(Ended::Again),
         }
         let mut last = match history.last() {
             Some(last) => Some((
@@ -334,7 +340,10 @@ impl<'a> JobRunner<'a> {
         self.tell(|status| status.waiting = None);
         self.metrics.state(Some(JobState::Running));
         self.metrics.windows(windows.as_ref());
+        let retention = self.job.options.retention;
+        let mut sweeper = Sweeper::new(self.store, self.job.id, &self.job.name, retention);
         loop {
+            sweeper.go_on(&mut history, self.environment.now()).await?;
             let began = self.environment.instant();
             let phases = BatchPhases::begin(&self.job.name, &history, &self.metrics);
             let ends = phases.look(self.ends()).await?;
@@ -364,6 +373,7 @@ impl<'a> JobRunner<'a> {
             let goal = self.goal.as_ref().unwrap_or(&ends);
             let has_all = ranges.skipped.is_empty() && Ranges::is_caught_up(version, goal);
             if ends_once && !is_behind && has_all {
+                sweeper.finish(&mut history, self.environment.now()).await?;
                 return Ok(Ended::CaughtUp);
             }
             let moves = windows
@@ -587,7 +597,8 @@ impl<'a> JobRunner<'a> {
                 return Ok(());
             }
             *history = self.store.history(self.job.id).await?;
-            let is_mine = history.owner.as_deref() == Some(&self.owner);
+            let is_mine =
+                history.owner.as_deref() == Some(&self.owner) && history.phase != Phase::Dropped;
             if !is_mine || history.last() != parent.as_ref() {
                 return Err(Error::new(
                     ErrorKind::Cancelled,
@@ -647,6 +658,11 @@ pub(super) async fn files_of(
 pub(super) async fn append(store: &JobStore, id: JobId, entry: &Entry) -> Result<JobHistory> {
     for _ in 0..ATTEMPTS {
         let mut history = store.history(id).await?;
+        if history.phase == Phase::Dropped {
+            let dropped = format!("job {} was dropped", history.name);
+            return Err(Error::new(ErrorKind::NotFound, dropped)
+                .with_help("CREATE JOB makes it anew, from the beginning"));
+        }
         if store.append(id, history.next, entry).await? {
             history.apply(entry);
             return Ok(history);

@@ -100,6 +100,16 @@ pub(super) async fn explanation(query: &JobQuery, options: &JobOptions) -> Resul
     ));
     let limit = format!("about {} MiB of records", options.max_bytes >> 20);
     rows.push(("batch.max_bytes", limit));
+    let (retention, hour) = (options.retention, 3_600_000);
+    let age = match retention.age {
+        age if age % hour == 0 => format!("{} hours", age / hour),
+        age => format!("{age} milliseconds"),
+    };
+    let versions = retention.versions;
+    rows.push((
+        "retention",
+        format!("the last {versions} batches, {age} at most"),
+    ));
     if query.stream().is_some() {
         let limit = format!("{} MiB", options.state_max_memory >> 20);
         rows.push(("state.max_memory", limit));

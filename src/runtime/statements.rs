@@ -151,9 +151,16 @@ impl Jobs {
                     None => Err(self.no_such_job(&name).await),
                     Some((id, history)) => {
                         self.check_drop(id, &history, cascade).await?;
-                        append(&self.store, id, &Entry::Dropped { at: now() }).await?;
+                        // A DROP JOB that died half-way is brought to its end.
+                        if history.phase != Phase::Dropped {
+                            append(&self.store, id, &Entry::Dropped { at: now() }).await?;
+                        }
                         self.store.forget(&name).await?;
                         self.ready.lock().await.remove(&name);
+                        failpoint::reach("dropped");
+                        if let Err(error) = self.store.sweep_dropped().await {
+                            tracing::warn!(job = name, %error, "its files are left to the next DROP JOB");
+                        }
                         Ok(Outcome::Done(format!("dropped job {name}")))
                     }
                 }
@@ -339,13 +346,7 @@ impl Jobs {
 
     pub(super) async fn rewind(&self, name: &str, to: u64) -> Result<Outcome> {
         let (id, history) = self.find(name).await?;
-        let oldest = history.batches.first().map_or(1, |first| first.batch);
-        let newest = history.last().map_or(0, |last| last.batch);
-        if to != 0 && !(oldest..=newest).contains(&to) {
-            return Err(Error::not_found(format!(
-                "job {name} has no batch {to}; it has {oldest} to {newest}"
-            )));
-        }
+        check_rewind(&history, to)?;
         let ready = self.ready.lock().await.get(name).cloned();
         let Some(job) = ready.filter(|job| job.id == id) else {
             return Err(Error::invalid(format!(
@@ -357,6 +358,8 @@ impl Jobs {
         };
         let me = format!("{STATEMENT}{}", owner());
         let (mut history, sink) = take_over(&self.store, &job, &me).await?;
+        // Until it was taken over its runner may have gone on.
+        check_rewind(&history, to)?;
         let mut abandoned = history.clone();
         let entry = Entry::Rewound { to, at: now() };
         abandoned.apply(&entry);
@@ -447,6 +450,28 @@ impl Jobs {
             None => error.with_help(format!("there are {}", names.join(", "))),
         }
     }
+}
+
+/// A job goes back to a batch that it still has, or to its beginning while it has all.
+fn check_rewind(history: &JobHistory, to: u64) -> Result<()> {
+    let (name, oldest) = (&history.name, history.oldest());
+    let newest = history.last().map_or(0, |last| last.batch);
+    if (oldest..=newest).contains(&to) {
+        return Ok(());
+    }
+    if to < oldest {
+        let gone = format!(
+            "job {name} no longer has batch {to}; the oldest it can go back to is {oldest}"
+        );
+        return Err(Error::not_found(gone).with_help(
+            "the options 'retention.versions' and 'retention.age' of CREATE JOB say how many are kept; \
+             to begin anew, DROP JOB and CREATE JOB, or reprocess from an archive",
+        ));
+    }
+    Err(Error::not_found(format!(
+        "job {name} has no batch {to}; it has {} to {newest}",
+        oldest.max(1)
+    )))
 }
 
 fn batch_number(text: &crate::planner::Text) -> Result<u64> {

@@ -13,12 +13,12 @@ use datafusion::catalog::{SchemaProvider, TableProvider};
 use datafusion::datasource::MemTable;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 
-use crate::core::jobs::{BatchVersion, Committed, JobHistory, Phase};
+use crate::core::jobs::{BatchVersion, Committed, DeadLetter, JobHistory, Phase};
 use crate::error::{Error, Result};
 use crate::exec::keyed::{decode_states, replay};
 use crate::session::dead_letters;
 use crate::session::streaming::late_schema;
-use crate::state::{DataDir, JobId, JobStore};
+use crate::state::{DataDir, JobId, JobStore, Packed};
 use crate::tables::kafka::BadRecord;
 
 /// The schema's name.
@@ -67,7 +67,10 @@ impl SystemSchema {
 impl SystemSchema {
     /// The keyed state of a job after a batch, or after the last one.
     async fn state(&self, job: &str, batch: Option<u64>) -> Result<RecordBatch> {
-        let missing = || Error::not_found(format!("no job is named {job}"));
+        let missing = || {
+            Error::not_found(format!("no job is named {job}"))
+                .with_help("SHOW JOBS has those there are")
+        };
         if !DataDir::exists(&self.data_dir) {
             return Err(missing());
         }
@@ -249,10 +252,23 @@ pub async fn versions(
 ) -> Result<Vec<(Committed, BatchVersion)>> {
     let mut versions = Vec::with_capacity(history.batches.len());
     for committed in &history.batches {
-        let version = store.version(id, &committed.version).await?;
-        versions.push((committed.clone(), version));
+        match store.version(id, &committed.version).await {
+            Ok(version) => versions.push((committed.clone(), version)),
+            // Its runner may have swept it since the log was read.
+            Err(_) if store.history(id).await?.oldest() > committed.batch => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(versions)
+}
+
+/// What the batches before those have set aside.
+async fn packed(store: &JobStore, id: JobId, history: &JobHistory) -> Result<Vec<Packed>> {
+    let mut batches = Vec::new();
+    for name in &history.packs {
+        batches.extend(store.pack(id, name).await?.batches);
+    }
+    Ok(batches)
 }
 
 async fn rows_of_job(
@@ -271,16 +287,29 @@ async fn rows_of_job(
             partition_rows(name, last.as_ref())
         }
         "batches" => batch_rows(name, &versions(store, id, history).await?),
-        "dead_letters" => dead_letter_rows(name, &versions(store, id, history).await?),
+        "dead_letters" => {
+            let packed = packed(store, id, history).await?;
+            let versions = versions(store, id, history).await?;
+            let before = packed.iter().map(|of| (of.batch, &of.dead_letters));
+            let kept = versions
+                .iter()
+                .map(|(of, version)| (of.batch, &version.dead_letters));
+            dead_letter_rows(name, before.chain(kept))
+        }
         _ => {
-            let mut parts = Vec::new();
+            let mut files = Vec::new();
+            for packed in packed(store, id, history).await? {
+                files.extend(packed.late.map(|late| (packed.batch, late)));
+            }
             for (committed, version) in versions(store, id, history).await? {
-                if version.late_rows == 0 {
-                    continue;
+                if version.late_rows > 0 {
+                    files.push((committed.batch, store.late(id, &committed.version).await?));
                 }
-                let bytes = store.late(id, &committed.version).await?;
+            }
+            let mut parts = Vec::new();
+            for (batch, bytes) in files {
                 for rows in decode_states(&bytes, &late_schema())? {
-                    parts.push(late_rows(name, committed.batch, &rows)?);
+                    parts.push(late_rows(name, batch, &rows)?);
                 }
             }
             concat_batches(&empty_of(table)?.schema(), &parts).map_err(internal)
@@ -293,7 +322,7 @@ fn empty_of(table: &str) -> Result<RecordBatch> {
     match table {
         "partitions" => partition_rows("", None),
         "batches" => batch_rows("", &[]),
-        "dead_letters" => dead_letter_rows("", &[]),
+        "dead_letters" => dead_letter_rows("", std::iter::empty()),
         _ => late_rows("", 0, &RecordBatch::new_empty(late_schema())),
     }
 }
@@ -338,12 +367,15 @@ fn partition_rows(job: &str, last: Option<&BatchVersion>) -> Result<RecordBatch>
     ])
 }
 
-fn dead_letter_rows(job: &str, batches: &[(Committed, BatchVersion)]) -> Result<RecordBatch> {
+fn dead_letter_rows<'a>(
+    job: &str,
+    batches: impl Iterator<Item = (u64, &'a Vec<DeadLetter>)>,
+) -> Result<RecordBatch> {
     let mut records = Vec::new();
     let (mut numbers, mut tables) = (Vec::new(), Vec::new());
-    for (committed, version) in batches {
-        for letter in &version.dead_letters {
-            numbers.push(signed(committed.batch));
+    for (batch, letters) in batches {
+        for letter in letters {
+            numbers.push(signed(batch));
             tables.push(letter.table.clone());
             records.push(BadRecord {
                 topic: letter.topic.clone(),

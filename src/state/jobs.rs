@@ -1,12 +1,31 @@
-//! Jobs in a data directory: `jobs/names/<name>`, and of each job the log (`jobs/<id>/log/<n>.json`), its versions
-//! (`versions/<name>.json`), and what belongs to a version under the same name: keyed state (`state/<name>.arrow`) and late
-//! rows (`late/<name>.arrow`).
+//! Jobs in a data directory: `jobs/names/<name>`, and of each job the log (`jobs/<id>/log/<n>.json`) with its checkpoints
+//! (`checkpoint/<n>.json`), its versions (`versions/<name>.json`), what belongs to a version under the same name: keyed state
+//! (`state/<name>.arrow`) and late rows (`late/<name>.arrow`), and what swept versions had set aside (`packs/<name>.pack`).
+
+use std::collections::HashSet;
 
 use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
+use serde::{Deserialize, Serialize};
 
-use crate::core::jobs::{BatchVersion, Entry, JobHistory, Staged};
+use crate::core::jobs::{BatchVersion, Entry, JobHistory, Phase, Staged, is_older};
 use crate::error::{Error, ErrorKind, Result};
+use crate::state::pack::Pack;
 use crate::state::place::DataDir;
+
+/// The format of checkpoints that this program writes and the newest it reads.
+const CHECKPOINT_FORMAT: u32 = 1;
+/// A number that no log reaches: names have ten digits.
+const LAST_NUMBER: u64 = 9_999_999_999;
+/// Entries that are asked for at the same time.
+const READS_AT_ONCE: usize = 16;
+
+/// What follows from the entries of a log before a number.
+#[derive(Debug, Serialize, Deserialize)]
+struct Checkpoint {
+    format: u32,
+    history: JobHistory,
+}
 
 /// The identity of a job, minted when it is created: a name that is dropped and made again is another job.
 pub type JobId = uuid::Uuid;
@@ -94,7 +113,7 @@ impl JobStore {
         self.dir.delete(&named(name)).await
     }
 
-    /// Writes entry `number` of a log; false if somebody else has written it.
+    /// Writes entry `number` of a log; false if somebody else has written it, be it deleted since.
     ///
     /// # Errors
     ///
@@ -102,16 +121,23 @@ impl JobStore {
     pub async fn append(&self, id: JobId, number: u64, entry: &Entry) -> Result<bool> {
         let bytes =
             serde_json::to_vec(entry).map_err(|error| Error::internal(error.to_string()))?;
-        self.dir.create(&entry_path(id, number), bytes).await
+        if !self.dir.create(&entry_path(id, number), bytes).await? {
+            return Ok(false);
+        }
+        // Entries are deleted after a checkpoint has passed them: a number that one has passed was taken before.
+        Ok(self.last_checkpoint(id).await?.unwrap_or(0) <= number)
     }
 
-    /// Whether nobody has written entry `number` of a log yet.
+    /// Whether nobody has written entry `number` of a log yet, nor dropped the job. Who slept for so long that the entry was
+    /// deleted is told by [`Self::append`].
     ///
     /// # Errors
     ///
     /// The store does not answer.
     pub async fn is_free(&self, id: JobId, number: u64) -> Result<bool> {
-        Ok(self.dir.read(&entry_path(id, number)).await?.is_none())
+        let (entry, mark) = (entry_path(id, number), checkpoint_path(id, LAST_NUMBER));
+        let (entry, mark) = futures::try_join!(self.dir.read(&entry), self.dir.read(&mark))?;
+        Ok(entry.is_none() && mark.is_none())
     }
 
     /// What follows from a job's log.
@@ -120,20 +146,191 @@ impl JobStore {
     ///
     /// The store does not answer, an entry is missing or cannot be read.
     pub async fn history(&self, id: JobId) -> Result<JobHistory> {
-        let folder = format!("jobs/{id}/log");
-        let mut entries = Vec::new();
-        for (number, name) in (0_u64..).zip(self.dir.list(&folder).await?) {
-            let path = entry_path(id, number);
-            if !path.ends_with(&name) {
-                return Err(self.corrupt(&path, "it is missing"));
+        /// Between two looks the log is made shorter, again and again: nobody sweeps that often.
+        const LOOKS: usize = 10;
+        let mut last = self.last_checkpoint(id).await?;
+        for _ in 0..LOOKS {
+            let read = self.history_from(id, last).await;
+            // What was read may have been deleted meanwhile, or written by somebody who slept until it was.
+            let now = self.last_checkpoint(id).await?;
+            if now == last {
+                return read;
             }
-            let bytes = self.get(&path).await?;
-            let entry: Entry = serde_json::from_slice(&bytes)
-                .map_err(|error| self.corrupt(&path, &error.to_string()))?;
-            entries.push(entry);
+            last = now;
         }
-        JobHistory::of(&entries)
+        Err(Error::unavailable(format!(
+            "the log of job {id} is made shorter all the time"
+        )))
+    }
+
+    /// The history from a checkpoint on.
+    async fn history_from(&self, id: JobId, checkpoint: Option<u64>) -> Result<JobHistory> {
+        let mut history = match checkpoint {
+            Some(number) => Some(self.checkpoint(id, number).await?),
+            None => None,
+        };
+        let first = history.as_ref().map_or(0, |history| history.next);
+        let names = self.dir.list(&log_folder(id)).await?;
+        let numbers = names.iter().filter_map(|name| number_of(name));
+        let mut paths = Vec::new();
+        for (expected, number) in (first..).zip(numbers.filter(|number| *number >= first)) {
+            if number != expected {
+                return Err(self.corrupt(&entry_path(id, expected), "it is missing"));
+            }
+            paths.push(entry_path(id, number));
+        }
+        let entries: Vec<Entry> = futures::stream::iter(paths)
+            .map(|path| {
+                let store = self.clone();
+                async move { store.parsed(&path).await }
+            })
+            .buffered(READS_AT_ONCE)
+            .try_collect()
+            .await?;
+        if let Some(history) = &mut history {
+            entries.iter().for_each(|entry| history.apply(entry));
+        }
+        history
+            .or_else(|| JobHistory::of(&entries))
             .ok_or_else(|| self.corrupt(&entry_path(id, 0), "the log does not begin with it"))
+    }
+
+    /// The number of the newest checkpoint.
+    async fn last_checkpoint(&self, id: JobId) -> Result<Option<u64>> {
+        Ok(self.checkpoints(id).await?.pop())
+    }
+
+    /// The numbers of all checkpoints, ascending.
+    async fn checkpoints(&self, id: JobId) -> Result<Vec<u64>> {
+        let names = self.dir.list(&format!("jobs/{id}/checkpoint")).await?;
+        Ok(names.iter().filter_map(|name| number_of(name)).collect())
+    }
+
+    async fn checkpoint(&self, id: JobId, number: u64) -> Result<JobHistory> {
+        let path = checkpoint_path(id, number);
+        let checkpoint: Checkpoint = self.parsed(&path).await?;
+        if checkpoint.format > CHECKPOINT_FORMAT {
+            return Err(Error::unsupported(format!(
+                "{path} was written by a newer program (format {})",
+                checkpoint.format
+            ))
+            .with_help("run the job with that program, or a newer one"));
+        }
+        let mut history = checkpoint.history;
+        history.checkpoint = number;
+        Ok(history)
+    }
+
+    /// Writes down what follows from the log so far, and deletes the entries that the checkpoint before has passed.
+    /// [`Self::history`] reads on from it. Gives the history that the checkpoint before has.
+    ///
+    /// Whoever stops at any step, and whoever does the same at the same time, does no harm: what is deleted is passed by a
+    /// checkpoint that is not.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn compact(&self, id: JobId, history: &JobHistory) -> Result<Option<JobHistory>> {
+        let checkpoint = Checkpoint {
+            format: CHECKPOINT_FORMAT,
+            history: history.clone(),
+        };
+        let bytes =
+            serde_json::to_vec(&checkpoint).map_err(|error| Error::internal(error.to_string()))?;
+        // The same entries give the same checkpoint: one that is there is as good.
+        self.dir
+            .create(&checkpoint_path(id, history.next), bytes)
+            .await?;
+        let checkpoints = self.checkpoints(id).await?;
+        let [older @ .., before, _newest] = checkpoints.as_slice() else {
+            return Ok(None);
+        };
+        // A reader that has the one before in hand still finds what comes after it.
+        let passed = self.checkpoint(id, *before).await?;
+        // From the first on: what is left is never without what comes after it.
+        for name in self.dir.list(&log_folder(id)).await? {
+            if number_of(&name).is_some_and(|number| number < *before) {
+                self.dir
+                    .delete(&format!("{}/{name}", log_folder(id)))
+                    .await?;
+            }
+        }
+        for number in older {
+            self.dir.delete(&checkpoint_path(id, *number)).await?;
+        }
+        Ok(Some(passed))
+    }
+
+    /// Deletes the files of versions older than `settled`, and packs as old that `history` does not name. `stays` are the
+    /// files of state that later versions go on from. Gives how many.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn sweep(
+        &self,
+        id: JobId,
+        history: &JobHistory,
+        settled: u64,
+        stays: &HashSet<String>,
+    ) -> Result<u64> {
+        let mut deleted = 0;
+        for (folder, ending) in [
+            ("versions", ".json"),
+            ("late", ".arrow"),
+            ("state", ".arrow"),
+            ("packs", ".pack"),
+        ] {
+            let folder = format!("jobs/{id}/{folder}");
+            for file in self.dir.list(&folder).await? {
+                let Some(name) = file.strip_suffix(ending) else {
+                    continue;
+                };
+                let is_named = match ending {
+                    ".pack" => history.packs.iter().any(|pack| pack == name),
+                    _ => folder.ends_with("/state") && stays.contains(name),
+                };
+                if is_older(name, settled) && !is_named {
+                    self.dir.delete(&format!("{folder}/{file}")).await?;
+                    deleted += 1;
+                }
+            }
+        }
+        Ok(deleted)
+    }
+
+    /// Deletes what dropped jobs have left. Of each a checkpoint stays that says so, behind any number that a runner may
+    /// still have in mind: what it writes is in vain.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn sweep_dropped(&self) -> Result<()> {
+        for folder in self.dir.folders("jobs").await? {
+            let Ok(id) = folder.parse::<JobId>() else {
+                continue;
+            };
+            // A job that is being made has no log yet; one that is broken is not for this to judge.
+            let Ok(mut history) = self.history(id).await else {
+                continue;
+            };
+            if history.phase != Phase::Dropped {
+                continue;
+            }
+            if history.checkpoint < LAST_NUMBER {
+                history.next = LAST_NUMBER;
+                self.compact(id, &history).await?;
+            }
+            let tombstone = checkpoint_path(id, LAST_NUMBER);
+            let folder = format!("jobs/{id}");
+            for file in self.dir.list(&folder).await? {
+                let path = format!("{folder}/{file}");
+                if path != tombstone {
+                    self.dir.delete(&path).await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A name for the version of log entry `sequence` that nobody else has; names sort by number.
@@ -188,6 +385,31 @@ impl JobStore {
         self.get(&late_path(id, name)).await
     }
 
+    /// Writes what versions have set aside into one file.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn put_pack(&self, id: JobId, name: &str, pack: &Pack) -> Result<()> {
+        self.put(&pack_path(id, name), pack.encode()?).await
+    }
+
+    /// Reads what swept versions have set aside.
+    ///
+    /// # Errors
+    ///
+    /// It is missing, damaged, or the store does not answer.
+    pub async fn pack(&self, id: JobId, name: &str) -> Result<Pack> {
+        let path = pack_path(id, name);
+        let bytes = self.get(&path).await?;
+        Pack::decode(&bytes).ok_or_else(|| self.corrupt(&path, "it is no pack"))
+    }
+
+    async fn parsed<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let bytes = self.get(path).await?;
+        serde_json::from_slice(&bytes).map_err(|error| self.corrupt(path, &error.to_string()))
+    }
+
     async fn get(&self, path: &str) -> Result<Bytes> {
         let found = self.dir.read(path).await?;
         found.ok_or_else(|| self.corrupt(path, "it is missing"))
@@ -214,7 +436,8 @@ impl JobStore {
             return Err(Error::unsupported(format!(
                 "version {name} was written by a newer program (format {})",
                 version.format
-            )));
+            ))
+            .with_help("run the job with that program, or a newer one"));
         }
         Ok(version)
     }
@@ -264,6 +487,7 @@ impl JobStore {
             "{path} in the data directory '{}' cannot be read: {reason}",
             self.dir.shown()
         ))
+        .with_help("restore the file from a backup of the data directory, or drop the job and make it anew")
     }
 }
 
@@ -279,8 +503,25 @@ fn named(name: &str) -> String {
     format!("jobs/names/{plain}")
 }
 
+fn log_folder(id: JobId) -> String {
+    format!("jobs/{id}/log")
+}
+
 fn entry_path(id: JobId, number: u64) -> String {
-    format!("jobs/{id}/log/{number:010}.json")
+    format!("{}/{number:010}.json", log_folder(id))
+}
+
+fn checkpoint_path(id: JobId, number: u64) -> String {
+    format!("jobs/{id}/checkpoint/{number:010}.json")
+}
+
+fn pack_path(id: JobId, name: &str) -> String {
+    format!("jobs/{id}/packs/{name}.pack")
+}
+
+/// The number that a file of a log or of its checkpoints is named by.
+fn number_of(name: &str) -> Option<u64> {
+    name.strip_suffix(".json")?.parse().ok()
 }
 
 fn version_path(id: JobId, name: &str) -> String {
@@ -364,6 +605,244 @@ mod tests {
         let history = store.history(id).await.unwrap();
         assert_eq!(history.next, 2);
         assert!(history.owner.unwrap().starts_with("runner"));
+    }
+
+    fn committed(batch: u64, sequence: u64) -> Entry {
+        Entry::Committed {
+            batch,
+            version: format!("{sequence:010}-v"),
+            at: 0,
+        }
+    }
+
+    fn files(dir: &std::path::Path, id: JobId, folder: &str) -> Vec<String> {
+        let Ok(found) = std::fs::read_dir(dir.join(format!("jobs/{id}/{folder}"))) else {
+            return Vec::new();
+        };
+        let names = found.map(|file| file.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[tokio::test]
+    async fn a_log_that_was_made_shorter_says_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+        let mut all = vec![created("j")];
+        let mut shortened = 0;
+        for number in 1..=40 {
+            let entry = match number {
+                20 => Entry::Trimmed {
+                    oldest: 15,
+                    packs: vec!["p".into()],
+                    at: 7,
+                },
+                _ if number % 7 == 0 => takeover("me"),
+                _ => committed(number, number),
+            };
+            assert!(store.append(id, number, &entry).await.unwrap());
+            all.push(entry);
+            let mut history = store.history(id).await.unwrap();
+            assert_eq!(history.checkpoint, shortened);
+            history.checkpoint = 0;
+            assert_eq!(history, JobHistory::of(&all).unwrap(), "{number}");
+            if number % 10 == 5 {
+                store.compact(id, &history).await.unwrap();
+                shortened = history.next;
+            }
+        }
+        // Checkpoints at 6, 16, 26 and 36: the last two stay, and the entries that the last but one has not passed.
+        let checkpoints = files(dir.path(), id, "checkpoint");
+        assert_eq!(checkpoints, ["0000000026.json", "0000000036.json"]);
+        assert_eq!(files(dir.path(), id, "log")[0], "0000000026.json");
+        assert_eq!(files(dir.path(), id, "log").len(), 15);
+        // Who slept all the while finds its number free, and is told that it lost.
+        assert!(!store.append(id, 9, &takeover("zombie")).await.unwrap());
+        assert_eq!(store.history(id).await.unwrap().owner.unwrap(), "me");
+        // What it left is swept with the rest.
+        let history = store.history(id).await.unwrap();
+        store.compact(id, &history).await.unwrap();
+        assert_eq!(files(dir.path(), id, "log")[0], "0000000036.json");
+    }
+
+    #[tokio::test]
+    async fn a_gap_behind_a_checkpoint_and_a_newer_checkpoint_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+        let history = store.history(id).await.unwrap();
+        store.compact(id, &history).await.unwrap();
+        store.append(id, 2, &takeover("late")).await.unwrap();
+        let error = store.history(id).await.unwrap_err();
+        assert!(error.message().contains("log/0000000001.json"), "{error}");
+        let newer = dir
+            .path()
+            .join(format!("jobs/{id}/checkpoint/0000000002.json"));
+        let text = serde_json::json!({"format": 2, "history": history}).to_string();
+        std::fs::write(newer, text).unwrap();
+        let error = store.history(id).await.unwrap_err();
+        assert!(error.message().contains("newer program"), "{error}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn an_entry_is_won_once_while_the_log_is_made_shorter() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+        let mut writers = Vec::new();
+        for writer in 0..4_u64 {
+            let store = store.clone();
+            writers.push(tokio::spawn(async move {
+                let mut won = Vec::new();
+                for round in 0..60_u64 {
+                    let history = store.history(id).await.unwrap();
+                    if round % 10 == writer {
+                        // Long enough for the others to write, and for what they wrote to be deleted.
+                        tokio::time::sleep(std::time::Duration::from_millis(40)).await;
+                    }
+                    let owner = format!("{writer}/{round}");
+                    if store
+                        .append(id, history.next, &takeover(&owner))
+                        .await
+                        .unwrap()
+                    {
+                        won.push((history.next, owner));
+                    }
+                }
+                won
+            }));
+        }
+        let sweeper = {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let mut deleted = false;
+                loop {
+                    let history = store.history(id).await.unwrap();
+                    deleted |= store.compact(id, &history).await.unwrap().is_some();
+                    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+                    if history.owner.as_deref() == Some("end") {
+                        return deleted;
+                    }
+                }
+            })
+        };
+        let mut won = std::collections::BTreeMap::new();
+        for writer in writers {
+            for (number, owner) in writer.await.unwrap() {
+                assert_eq!(won.insert(number, owner), None, "{number} was won twice");
+            }
+        }
+        let history = store.history(id).await.unwrap();
+        // A winner may have been told that it lost, never the other way round.
+        assert!((won.len() as u64) < history.next);
+        assert!(won.len() > 60, "{}", won.len());
+        if let Some(last) = won.get(&(history.next - 1)) {
+            assert_eq!(history.owner.as_ref(), Some(last));
+        }
+        // One that is written is in the log, whatever its writer was told.
+        let next = history.next;
+        store.append(id, next, &takeover("end")).await.unwrap();
+        assert_eq!(store.history(id).await.unwrap().owner.unwrap(), "end");
+        assert!(sweeper.await.unwrap(), "entries were deleted");
+    }
+
+    #[tokio::test]
+    async fn two_that_sweep_at_once_do_what_one_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+        for number in 1..=20 {
+            store
+                .append(id, number, &committed(number, number))
+                .await
+                .unwrap();
+            let name = format!("{number:010}-v");
+            for file in [
+                version_path(id, &name),
+                state_path(id, &name),
+                late_path(id, &name),
+            ] {
+                store.put(&file, b"x".to_vec()).await.unwrap();
+            }
+        }
+        let trimmed = Entry::Trimmed {
+            oldest: 18,
+            packs: vec!["0000000021-p".into()],
+            at: 0,
+        };
+        store.append(id, 21, &trimmed).await.unwrap();
+        for pack in ["0000000005-p", "0000000021-p", "0000000022-p"] {
+            store
+                .put(&pack_path(id, pack), b"x".to_vec())
+                .await
+                .unwrap();
+        }
+        let history = store.history(id).await.unwrap();
+        let stays = HashSet::from(["0000000007-v".to_owned()]);
+        let (one, other) = tokio::join!(
+            async {
+                store.compact(id, &history).await.unwrap();
+                store
+                    .sweep(id, &history, history.settled, &stays)
+                    .await
+                    .unwrap()
+            },
+            async {
+                store.compact(id, &history).await.unwrap();
+                store
+                    .sweep(id, &history, history.settled, &stays)
+                    .await
+                    .unwrap()
+            }
+        );
+        assert!(one + other >= 3 * 17, "{one} {other}");
+        let last = ["0000000018-v", "0000000019-v", "0000000020-v"];
+        let named = |ending: &str| last.map(|name| format!("{name}.{ending}"));
+        assert_eq!(files(dir.path(), id, "versions"), named("json"));
+        assert_eq!(files(dir.path(), id, "late"), named("arrow"));
+        let state = files(dir.path(), id, "state");
+        assert_eq!(
+            state[0], "0000000007-v.arrow",
+            "later versions go on from it"
+        );
+        assert_eq!(state[1..], named("arrow"));
+        // One that nobody names yet may be named soon.
+        let packs = files(dir.path(), id, "packs");
+        assert_eq!(packs, ["0000000021-p.pack", "0000000022-p.pack"]);
+        assert_eq!(store.history(id).await.unwrap().next, 22);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_job_leaves_a_mark_that_no_runner_gets_past() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+        let other = store.create(&created("k"), "k").await.unwrap().unwrap();
+        store
+            .put_state(id, "0000000001-v", b"x".to_vec())
+            .await
+            .unwrap();
+        store.append(id, 1, &takeover("runner")).await.unwrap();
+        store
+            .append(id, 2, &Entry::Dropped { at: 0 })
+            .await
+            .unwrap();
+        store.forget("j").await.unwrap();
+        for _ in 0..2 {
+            store.sweep_dropped().await.unwrap();
+            assert_eq!(files(dir.path(), id, "state"), Vec::<String>::new());
+            assert_eq!(files(dir.path(), id, "log"), Vec::<String>::new());
+            assert_eq!(files(dir.path(), id, "checkpoint"), ["9999999999.json"]);
+            // The runner that had it does not know yet.
+            let entry = committed(1, 1);
+            assert!(!store.is_free(id, 2).await.unwrap());
+            assert!(!store.append(id, 2, &entry).await.unwrap());
+            assert_eq!(store.history(id).await.unwrap().phase, Phase::Dropped);
+        }
+        assert_eq!(store.find("k").await.unwrap().unwrap().0, other);
+        assert_eq!(files(dir.path(), other, "log"), ["0000000000.json"]);
     }
 
     #[tokio::test]

@@ -3,9 +3,11 @@
 //! The only module that names object_store.
 
 mod jobs;
+mod pack;
 mod place;
 #[cfg(test)]
 pub(crate) mod simulated;
 
 pub use jobs::{JobId, JobStore};
+pub use pack::{Pack, Packed};
 pub use place::DataDir;

@@ -3,7 +3,7 @@
 //! Entry `n` is the n-th thing that happened; entries are never changed. Two runners that write the same number collide,
 //! and the loser stops: the log decides who owns a job.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
@@ -75,10 +75,29 @@ pub enum Entry {
         /// When.
         at: i64,
     },
+    /// Earlier batches can no longer be gone back to, and their files may be deleted.
+    Trimmed {
+        /// The oldest batch that stays.
+        oldest: u64,
+        /// All packs that hold late rows and dead letters of batches that do not.
+        packs: Vec<String>,
+        /// When.
+        at: i64,
+    },
+}
+
+/// The number of the log entry for which a version was written: names of versions begin with it.
+pub fn sequence_of(version: &str) -> Option<u64> {
+    version.split('-').next()?.parse().ok()
+}
+
+/// Whether a version, or a file of that name, was written for an entry before `number`.
+pub fn is_older(name: &str, number: u64) -> bool {
+    sequence_of(name).is_some_and(|own| own < number)
 }
 
 /// A committed batch that has not been abandoned.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Committed {
     /// Its number.
     pub batch: u64,
@@ -89,7 +108,8 @@ pub struct Committed {
 }
 
 /// Whether a job is to run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// It runs when a runner has it.
     Active,
@@ -100,7 +120,7 @@ pub enum Phase {
 }
 
 /// What follows from a log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobHistory {
     /// The name in SQL.
     pub name: String,
@@ -128,8 +148,18 @@ pub struct JobHistory {
     pub assumed_at: u64,
     /// The number of the entry to be written next.
     pub next: u64,
-    /// Every version that was ever committed, abandoned ones included.
-    known: HashSet<String>,
+    /// Every version that was committed, abandoned ones included, from number [`Self::settled`] on.
+    known: BTreeSet<String>,
+    /// No version of a lower number will ever be committed: what a sink has of them, it had when the log said so. Their
+    /// files may go, but for state that later ones go on from.
+    #[serde(default)]
+    pub settled: u64,
+    /// Packs with the late rows and dead letters of batches that are gone.
+    #[serde(default)]
+    pub packs: Vec<String>,
+    /// Where the checkpoint stands that this was read from; 0 if from the whole log.
+    #[serde(skip)]
+    pub checkpoint: u64,
 }
 
 impl JobHistory {
@@ -159,7 +189,10 @@ impl JobHistory {
             assuming: None,
             assumed_at: 0,
             next: 1,
-            known: HashSet::new(),
+            known: BTreeSet::new(),
+            settled: 0,
+            packs: Vec::new(),
+            checkpoint: 0,
         };
         for entry in rest {
             history.apply(entry);
@@ -191,6 +224,8 @@ impl JobHistory {
                 let abandoned = self.batches.drain(stays..);
                 self.abandoned.extend(abandoned.map(|batch| batch.version));
             }
+            // What is gone stays gone.
+            Entry::Paused { .. } | Entry::Resumed { .. } if self.phase == Phase::Dropped => {}
             Entry::Paused { reason, .. } => self.phase = Phase::Paused(reason.clone()),
             Entry::Resumed {
                 skipping_lost,
@@ -207,6 +242,30 @@ impl JobHistory {
                 self.tables.clone_from(tables);
             }
             Entry::Dropped { .. } => self.phase = Phase::Dropped,
+            Entry::Trimmed { oldest, packs, .. } => self.trim(*oldest, packs),
+        }
+    }
+
+    fn trim(&mut self, oldest: u64, packs: &[String]) {
+        let gone = self.batches.partition_point(|batch| batch.batch < oldest);
+        self.batches
+            .drain(..gone.min(self.batches.len().saturating_sub(1)));
+        self.packs = packs.to_vec();
+        // Numbers of versions ascend as they are committed: whoever takes the job over brings the log up to date before
+        // it commits anything of its own, and the writers of what was not in the sink by then are fenced.
+        let first = self.batches.first();
+        if let Some(settled) = first.and_then(|first| sequence_of(&first.version)) {
+            self.settled = self.settled.max(settled);
+        }
+        let settled = self.settled;
+        self.known.retain(|name| !is_older(name, settled));
+    }
+
+    /// The oldest batch that the job can go back to; 0 is its beginning.
+    pub fn oldest(&self) -> u64 {
+        match self.batches.first() {
+            Some(first) if self.settled > 0 => first.batch,
+            _ => 0,
         }
     }
 
@@ -220,14 +279,14 @@ impl JobHistory {
         self.last().map_or(1, |committed| committed.batch + 1)
     }
 
-    /// The names of all versions that were ever committed.
+    /// The names of all versions that were committed and may have files.
     pub fn known(&self) -> impl Iterator<Item = &str> {
         self.known.iter().map(String::as_str)
     }
 
     /// Whether a version was ever committed, be it abandoned since.
     pub fn was_committed(&self, version: &str) -> bool {
-        self.known.contains(version)
+        self.known.contains(version) || is_older(version, self.settled)
     }
 }
 
@@ -300,6 +359,59 @@ mod tests {
     }
 
     #[test]
+    fn batches_that_are_trimmed_are_known_by_their_number() {
+        let name = |number: u64| format!("{number:010}-v");
+        let mut entries = vec![created()];
+        entries.extend((1..=5).map(|number| committed(number, &name(number))));
+        entries.push(Entry::Trimmed {
+            oldest: 4,
+            packs: vec!["p".into()],
+            at: 0,
+        });
+        let mut history = JobHistory::of(&entries).unwrap();
+        let left = |history: &JobHistory| -> Vec<u64> {
+            history.batches.iter().map(|batch| batch.batch).collect()
+        };
+        assert_eq!(left(&history), [4, 5]);
+        assert_eq!((history.oldest(), history.settled), (4, 4));
+        assert_eq!(history.packs, ["p"]);
+        assert_eq!(history.known().collect::<Vec<_>>(), [name(4), name(5)]);
+        // A sink without rows since then names an old one, perhaps by its number alone.
+        assert!(history.was_committed(&name(2)) && history.was_committed("0000000002"));
+        assert!(!history.was_committed(&name(6)));
+        // The last batch stays, whatever is said; and a rewind goes on from what is left.
+        history.apply(&Entry::Trimmed {
+            oldest: 9,
+            packs: vec![],
+            at: 0,
+        });
+        assert_eq!((left(&history), history.oldest()), (vec![5], 5));
+        history.apply(&committed(6, &name(12)));
+        history.apply(&Entry::Rewound { to: 5, at: 0 });
+        assert_eq!((left(&history), history.next_batch()), (vec![5], 6));
+        assert_eq!(history.abandoned, [name(12)]);
+    }
+
+    #[test]
+    fn a_job_that_is_dropped_stays_so() {
+        let mut history = JobHistory::of(&[created(), Entry::Dropped { at: 0 }]).unwrap();
+        for entry in [
+            Entry::Paused {
+                reason: Some("it was dropped".into()),
+                at: 0,
+            },
+            Entry::Resumed {
+                skipping_lost: false,
+                assuming: None,
+                at: 0,
+            },
+        ] {
+            history.apply(&entry);
+            assert_eq!(history.phase, Phase::Dropped);
+        }
+    }
+
+    #[test]
     fn a_log_begins_with_created() {
         assert_eq!(JobHistory::of(&[]), None);
         assert_eq!(JobHistory::of(&[committed(1, "a")]), None);
@@ -316,6 +428,11 @@ mod tests {
                 at: 7,
             },
             Entry::Dropped { at: 1 },
+            Entry::Trimmed {
+                oldest: 3,
+                packs: vec!["p".into()],
+                at: 1,
+            },
         ] {
             let text = serde_json::to_string(&entry).unwrap();
             assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry);

@@ -4,15 +4,17 @@ pub mod alignment;
 pub mod log;
 pub mod ranges;
 pub mod recovery;
+pub mod retention;
 #[cfg(test)]
 mod simulation;
 pub mod version;
 pub mod watermark;
 
 pub use alignment::waiting;
-pub use log::{Committed, Entry, JobHistory, Phase};
+pub use log::{Committed, Entry, JobHistory, Phase, is_older};
 pub use ranges::{Lost, PartitionFacts, PlannedRange, choose};
 pub use recovery::{Decision, Staged, recover};
+pub use retention::{Retention, is_sweep_due, oldest_to_stay};
 pub use version::{BatchVersion, DeadLetter, SourceProgress, StateFile};
 pub use watermark::{
     JobTime, PartitionTime, Partitions, RowWatermark, RunningWatermark, WatermarkPolicy,

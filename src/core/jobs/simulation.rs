@@ -1,18 +1,37 @@
 //! The protocol of a job under a simulated store and sink: runners that crash, pause and wake as zombies at any step, in
-//! schedules made from a seed. What the sink holds in the end is compared with what was to be read (EXACT-1, LOSS-1).
+//! schedules made from a seed, while logs are made shorter and old versions swept. What the sink holds in the end is
+//! compared with what was to be read (EXACT-1, LOSS-1).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
 use super::recovery::BEGINNING;
 use super::version::{BatchVersion, FORMAT, SourceProgress};
-use super::{Decision, Entry, JobHistory, PartitionFacts, Staged, choose, recover};
+use super::{
+    Decision, Entry, JobHistory, PartitionFacts, Retention, Staged, choose, is_older,
+    oldest_to_stay, recover,
+};
+
+/// As few as there can be to go wrong with.
+const RETENTION: Retention = Retention {
+    versions: 2,
+    age: i64::MAX,
+};
 
 /// What outlives a process: the log, the versions, and the sink.
 #[derive(Default)]
 struct World {
-    log: Vec<Entry>,
+    /// Entries that were not deleted.
+    log: BTreeMap<u64, Entry>,
+    /// As they were written.
+    checkpoints: BTreeMap<u64, String>,
+    /// Numbers of batches, for what they have set aside.
+    packs: BTreeMap<String, Vec<u64>>,
+    /// Numbers of entries that somebody was told to have written.
+    won: BTreeSet<u64>,
+    /// Answers of the log so far.
+    answers: u64,
     versions: BTreeMap<String, BatchVersion>,
     sink: Sink,
     /// Records in each partition of the topic.
@@ -32,6 +51,16 @@ struct Sink {
 #[derive(Clone)]
 enum Step {
     TakeOver,
+    Read {
+        checkpoint: Option<u64>,
+    },
+    Check {
+        checkpoint: Option<u64>,
+        history: JobHistory,
+    },
+    Claim {
+        history: JobHistory,
+    },
     Fence {
         is_first: bool,
     },
@@ -62,31 +91,147 @@ enum Step {
     },
 }
 
+/// What is swept beside the batches of a runner, between two steps.
+#[derive(Clone)]
+enum Sweep {
+    Checkpoint { history: Box<JobHistory> },
+    Entries { before: u64 },
+    Checkpoints { before: u64 },
+    Versions { settled: u64 },
+}
+
 impl World {
     fn new() -> Self {
+        let created = Entry::Created {
+            name: "j".into(),
+            text: String::new(),
+            tables: vec![],
+            at: 0,
+        };
         Self {
-            log: vec![Entry::Created {
-                name: "j".into(),
-                text: String::new(),
-                tables: vec![],
-                at: 0,
-            }],
+            log: [(0, created)].into(),
             highs: vec![0, 0],
             ..Self::default()
         }
     }
 
-    fn history(&self) -> JobHistory {
-        JobHistory::of(&self.log).expect("a log begins with Created")
+    fn last_checkpoint(&self) -> Option<u64> {
+        self.checkpoints.keys().last().copied()
     }
 
-    /// Put-if-absent.
-    fn append(&mut self, number: u64, entry: Entry) -> bool {
-        let free = number == self.log.len() as u64;
-        if free {
-            self.log.push(entry);
+    /// The history from a checkpoint on; none if something is missing.
+    fn read(&self, checkpoint: Option<u64>) -> Option<JobHistory> {
+        let base: Option<JobHistory> = match checkpoint {
+            Some(number) => {
+                let text = self.checkpoints.get(&number)?;
+                Some(serde_json::from_str(text).expect("it was written so"))
+            }
+            None => None,
+        };
+        let first = base.as_ref().map_or(0, |history| history.next);
+        let mut entries = Vec::new();
+        for (expected, (number, entry)) in (first..).zip(self.log.range(first..)) {
+            if *number != expected {
+                return None;
+            }
+            entries.push(entry.clone());
         }
-        free
+        match base {
+            Some(mut history) => {
+                entries.iter().for_each(|entry| history.apply(entry));
+                Some(history)
+            }
+            None => JobHistory::of(&entries),
+        }
+    }
+
+    fn history(&self) -> JobHistory {
+        let history = self.read(self.last_checkpoint());
+        history.expect("what a checkpoint has not passed is there")
+    }
+
+    /// Put-if-absent; then a look whether a checkpoint has passed the number. Now and then the answer gets lost.
+    fn append(&mut self, number: u64, entry: Entry) -> bool {
+        self.answers += 1;
+        if self.log.contains_key(&number) {
+            return false;
+        }
+        self.log.insert(number, entry);
+        let lost = self.answers.is_multiple_of(13);
+        let won = self.last_checkpoint().unwrap_or(0) <= number && !lost;
+        assert!(!won || self.won.insert(number), "{number} was won twice");
+        won
+    }
+
+    /// A runner that owns the job trims its history; gives what is to be deleted then.
+    fn trim(&mut self, history: &mut JobHistory) -> Option<Sweep> {
+        let oldest = oldest_to_stay(history, RETENTION, 0)?;
+        self.names += 1;
+        let pack = format!("{:010}-{}", history.next, self.names);
+        let leaving = history.batches.iter().map(|batch| batch.batch);
+        let leaving = leaving.take_while(|batch| *batch < oldest).collect();
+        self.packs.insert(pack.clone(), leaving);
+        let mut packs = history.packs.clone();
+        packs.push(pack);
+        let trimmed = Entry::Trimmed {
+            oldest,
+            packs,
+            at: 0,
+        };
+        if !self.append(history.next, trimmed.clone()) {
+            return None;
+        }
+        history.apply(&trimmed);
+        let history = Box::new(history.clone());
+        Some(Sweep::Checkpoint { history })
+    }
+
+    /// Goes on with what a runner sweeps, or begins if it is between two batches.
+    fn sweep_on(&mut self, sweep: Option<Sweep>, runner: &mut Step) -> Option<Sweep> {
+        match (sweep, runner) {
+            (Some(sweep), _) => self.sweep(sweep),
+            (None, Step::Choose { history, .. }) => self.trim(history),
+            (None, _) => None,
+        }
+    }
+
+    /// Deletes one thing, or goes on to the next kind of things.
+    fn sweep(&mut self, sweep: Sweep) -> Option<Sweep> {
+        match sweep {
+            Sweep::Checkpoint { history } => {
+                let text = serde_json::to_string(&*history).expect("it can be written");
+                self.checkpoints.entry(history.next).or_insert(text);
+                let before = *self.checkpoints.keys().rev().nth(1)?;
+                Some(Sweep::Entries { before })
+            }
+            Sweep::Entries { before } => {
+                let first = self.log.keys().next().copied();
+                match first.filter(|first| *first < before) {
+                    Some(first) => {
+                        self.log.remove(&first);
+                        Some(Sweep::Entries { before })
+                    }
+                    None => Some(Sweep::Checkpoints { before }),
+                }
+            }
+            Sweep::Checkpoints { before } => {
+                let first = *self.checkpoints.keys().next()?;
+                if first < before {
+                    self.checkpoints.remove(&first);
+                    return Some(Sweep::Checkpoints { before });
+                }
+                let text = self.checkpoints.get(&before)?;
+                let passed: JobHistory = serde_json::from_str(text).expect("it was written so");
+                let settled = passed.settled;
+                Some(Sweep::Versions { settled })
+            }
+            Sweep::Versions { settled } => {
+                let mut names = self.versions.keys();
+                let name = names.find(|name| is_older(name, settled))?.clone();
+                self.versions.remove(&name);
+                Some(Sweep::Versions { settled })
+            }
+        }
     }
 
     fn staged(&self, history: &JobHistory) -> Vec<Staged> {
@@ -104,8 +249,24 @@ impl World {
     /// Does one step of a runner; gives the next one. A runner that lost starts anew.
     fn step(&mut self, runner: u64, step: Step) -> Step {
         match step {
-            Step::TakeOver => {
-                let history = self.history();
+            Step::TakeOver => Step::Read {
+                checkpoint: self.last_checkpoint(),
+            },
+            Step::Read { checkpoint } => match self.read(checkpoint) {
+                Some(history) => Step::Check {
+                    checkpoint,
+                    history,
+                },
+                None => Step::TakeOver,
+            },
+            Step::Check {
+                checkpoint,
+                history,
+            } => match self.last_checkpoint() == checkpoint {
+                true => Step::Claim { history },
+                false => Step::TakeOver,
+            },
+            Step::Claim { history } => {
                 let is_first = history.owner.is_none();
                 let entry = Entry::Takeover {
                     owner: runner.to_string(),
@@ -156,7 +317,16 @@ impl World {
                 Step::Choose { history, epoch }
             }
             Step::Choose { history, epoch } => {
-                let last = history.last().map(|last| &self.versions[&last.version]);
+                let last = history.last();
+                let last = match last.map(|last| self.versions.get(&last.version)) {
+                    // Only who has lost the job may miss what it stands on.
+                    Some(None) => {
+                        assert_ne!(self.sink.epoch, epoch, "a version that counts is gone");
+                        return Step::TakeOver;
+                    }
+                    Some(version) => version,
+                    None => None,
+                };
                 let facts: Vec<PartitionFacts> = (0..)
                     .zip(&self.highs)
                     .map(|(partition, high)| PartitionFacts {
@@ -271,6 +441,10 @@ enum Event {
     Crash(usize),
     /// A record arrives.
     Arrive(usize),
+    /// A runner that is between two batches trims the history, or what it sweeps goes on.
+    Sweep(usize),
+    /// A runner works and sweeps, and records arrive, while the others sleep for long.
+    Alone(usize),
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -279,9 +453,99 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
             12 => (0_usize..3).prop_map(Event::Step),
             1 => (0_usize..3).prop_map(Event::Crash),
             4 => (0_usize..2).prop_map(Event::Arrive),
+            6 => (0_usize..3).prop_map(Event::Sweep),
         ],
-        0..400,
+        0..600,
     )
+}
+
+/// Schedules in which runners sleep for long.
+fn sleepy_events() -> impl Strategy<Value = Vec<Event>> {
+    prop::collection::vec(
+        prop_oneof![
+            12 => (0_usize..3).prop_map(Event::Step),
+            1 => (0_usize..3).prop_map(Event::Crash),
+            1 => (0_usize..3).prop_map(Event::Alone),
+        ],
+        0..150,
+    )
+}
+
+/// Runs a schedule to its end and looks what came of it.
+fn every_row_once(events: Vec<Event>) -> Result<(), TestCaseError> {
+    let mut world = World::new();
+    let mut runners = vec![Step::TakeOver; 3];
+    let mut sweeps: Vec<Option<Sweep>> = vec![None; 3];
+    for event in events {
+        match event {
+            Event::Step(runner) => {
+                let step = runners[runner].clone();
+                runners[runner] = world.step(runner as u64, step);
+            }
+            Event::Crash(runner) => {
+                runners[runner] = Step::TakeOver;
+                sweeps[runner] = None;
+            }
+            Event::Arrive(partition) => world.highs[partition] += 1,
+            Event::Sweep(runner) => {
+                // What is swept goes on even while its runner is taken over.
+                let sweep = sweeps[runner].take();
+                sweeps[runner] = world.sweep_on(sweep, &mut runners[runner]);
+            }
+            Event::Alone(runner) => {
+                for moment in 0..40 {
+                    world.highs[moment % 2] += i64::from(moment % 4 == 0);
+                    let step = runners[runner].clone();
+                    runners[runner] = world.step(runner as u64, step);
+                    for _ in 0..4 {
+                        let sweep = sweeps[runner].take();
+                        sweeps[runner] = world.sweep_on(sweep, &mut runners[runner]);
+                    }
+                }
+            }
+        }
+        // At every moment: no row twice, and none that was not there.
+        let mut rows = world.sink.rows.clone();
+        rows.sort_unstable();
+        let count = rows.len();
+        rows.dedup();
+        prop_assert_eq!(rows.len(), count, "a row is there twice");
+    }
+    // Left alone, one runner brings everything to an end.
+    let mut last = Step::TakeOver;
+    for _ in 0..2_000 {
+        last = world.step(9, last);
+        if let Step::Choose { history, .. } = &mut last {
+            let mut sweep = world.trim(history);
+            while let Some(next) = sweep {
+                sweep = world.sweep(next);
+            }
+        }
+    }
+    let mut rows = world.sink.rows.clone();
+    rows.sort_unstable();
+    let expected: Vec<(i32, i64)> = (0..)
+        .zip(&world.highs)
+        .flat_map(|(partition, high)| (0..*high).map(move |offset| (partition, offset)))
+        .collect();
+    prop_assert_eq!(rows, expected);
+    let history = world.history();
+    let ends: i64 = history.last().map_or(0, |last| {
+        world.versions[&last.version].sources["t"]
+            .values()
+            .map(|at| at.end)
+            .sum()
+    });
+    prop_assert_eq!(ends, world.highs.iter().sum::<i64>());
+    // What batches have set aside is there once: in a pack, or in the batches that stay.
+    let packed = history
+        .packs
+        .iter()
+        .flat_map(|pack| world.packs[pack].clone());
+    let kept = history.batches.iter().map(|batch| batch.batch);
+    let all: Vec<u64> = packed.chain(kept).collect();
+    prop_assert_eq!(all, (1..history.next_batch()).collect::<Vec<_>>());
+    Ok(())
 }
 
 proptest! {
@@ -289,40 +553,45 @@ proptest! {
 
     #[test]
     fn exact_1_every_schedule_leaves_every_row_once(events in events()) {
+        every_row_once(events)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn exact_1_who_sleeps_while_the_log_is_made_shorter_wins_nothing(events in sleepy_events()) {
+        every_row_once(events)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_kept_does_not_grow_with_what_was_done(batches in 20_i64..200) {
         let mut world = World::new();
-        let mut runners = vec![Step::TakeOver; 3];
-        for event in events {
-            match event {
-                Event::Step(runner) => {
-                    let step = runners[runner].clone();
-                    runners[runner] = world.step(runner as u64, step);
-                }
-                Event::Crash(runner) => runners[runner] = Step::TakeOver,
-                Event::Arrive(partition) => world.highs[partition] += 1,
+        let mut step = Step::TakeOver;
+        let mut most = (0, 0, 0);
+        for _ in 0..batches {
+            world.highs[0] += 1;
+            for _ in 0..8 {
+                step = world.step(1, step);
             }
-            // At every moment: no row twice, and none that was not there.
-            let mut rows = world.sink.rows.clone();
-            rows.sort_unstable();
-            let count = rows.len();
-            rows.dedup();
-            prop_assert_eq!(rows.len(), count, "a row is there twice");
+            if let Step::Choose { history, .. } = &mut step {
+                let mut sweep = world.trim(history);
+                while let Some(next) = sweep {
+                    sweep = world.sweep(next);
+                }
+            }
+            most = (
+                most.0.max(world.log.len()),
+                most.1.max(world.versions.len()),
+                most.2.max(world.checkpoints.len()),
+            );
         }
-        // Left alone, one runner brings everything to an end.
-        let mut last = Step::TakeOver;
-        for _ in 0..2_000 {
-            last = world.step(9, last);
-        }
-        let mut rows = world.sink.rows.clone();
-        rows.sort_unstable();
-        let expected: Vec<(i32, i64)> = (0..)
-            .zip(&world.highs)
-            .flat_map(|(partition, high)| (0..*high).map(move |offset| (partition, offset)))
-            .collect();
-        prop_assert_eq!(rows, expected);
-        let history = world.history();
-        let ends: i64 = history
-            .last()
-            .map_or(0, |last| world.versions[&last.version].sources["t"].values().map(|at| at.end).sum());
-        prop_assert_eq!(ends, world.highs.iter().sum::<i64>());
+        prop_assert!(world.won.len() as i64 > batches, "{} entries", world.won.len());
+        prop_assert!(most.0 <= 40 && most.1 <= 20 && most.2 <= 3, "{:?}", most);
     }
 }

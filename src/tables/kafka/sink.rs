@@ -503,11 +503,13 @@ impl Session {
             (Some(RDKafkaErrorCode::UnknownPartition), Some(partition)) => Error::data(format!(
                 "topic '{}' has no partition {partition}",
                 self.table.topic
-            )),
+            ))
+            .with_help("add partitions to the topic, or write others to the column of metadata 'partition'"),
             (Some(RDKafkaErrorCode::UnknownPartition), None) => Error::data(format!(
                 "topic '{}' has no partition as high as a row asks for",
                 self.table.topic
-            )),
+            ))
+            .with_help("add partitions to the topic, or write others to the column of metadata 'partition'"),
             (Some(RDKafkaErrorCode::MessageSizeTooLarge), _) => Error::data(format!(
                 "a record is too large for topic '{}'",
                 self.table.topic

@@ -122,7 +122,8 @@ fn pipeline(name: &str) -> Pipeline {
 fn metrics_are_those_of_the_rows_while_jobs_run() {
     let pipeline = pipeline("metrics");
     pipeline.tick(0..20);
-    let files = ["tables.sql", "job.sql", "strict.sql"];
+    // The program ends when its last job does: one is left alone.
+    let files = ["tables.sql", "job.sql", "strict.sql", "keep.sql"];
     let serving = Serving::start(&pipeline, &files, false);
     let of = |name: &str, job: &str| format!("anabranch_job_{name}{{job=\"{job}\"}}");
     let state =
@@ -196,7 +197,8 @@ fn metrics_are_those_of_the_rows_while_jobs_run() {
     let (head, body) = serving.get("/health");
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
     let health: serde_json::Value = serde_json::from_str(&body).unwrap();
-    let jobs = serde_json::json!({"copying": "FAILED", "to_topic": "RUNNING"});
+    let jobs =
+        serde_json::json!({"copying": "FAILED", "to_delta": "RUNNING", "to_topic": "RUNNING"});
     assert_eq!(health, serde_json::json!({"status": "ok", "jobs": jobs}));
 
     // A statement of another process.

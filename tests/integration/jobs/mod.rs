@@ -6,6 +6,7 @@ mod endurance;
 mod joins;
 mod memory;
 mod metrics;
+mod retention;
 mod statements;
 mod windows;
 

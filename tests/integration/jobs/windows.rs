@@ -79,7 +79,7 @@ impl Pipeline {
 }
 
 /// Every window of `seconds` that a watermark five seconds behind has passed: once, with five rows of each key.
-fn expected(seconds: u32) -> BTreeMap<(i64, String), Vec<i64>> {
+pub(super) fn expected(seconds: u32) -> BTreeMap<(i64, String), Vec<i64>> {
     let closed = (seconds - 1 - 5) / 10;
     (0..closed)
         .flat_map(|window| {

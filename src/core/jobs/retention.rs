@@ -1,0 +1,140 @@
+//! What a job keeps of its past: which batches it may go back to, and when its log is to be made shorter.
+//!
+//! Batches leave by an entry of the log ([`Entry::Trimmed`](super::Entry::Trimmed)), so that the log alone says what a rewind
+//! may name: files are deleted after it, never before. A *checkpoint* at `n` is what follows from all entries before `n`;
+//! whoever has it needs none of them. Entries are deleted from the first on, and only those that a checkpoint has passed.
+//! A writer that slept meanwhile may find the number free that it had in mind: it looks for checkpoints after it wrote, and one
+//! that has passed its number tells that it lost.
+
+use super::JobHistory;
+
+/// How much of its past a job keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// At most so many batches; one at least.
+    pub versions: u64,
+    /// None that was committed longer ago, in milliseconds, the last one aside.
+    pub age: i64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            versions: 1_000,
+            age: 7 * 24 * 3_600 * 1_000,
+        }
+    }
+}
+
+/// The oldest batch that stays at `now`, in milliseconds since 1970 UTC; none if all do.
+pub fn oldest_to_stay(history: &JobHistory, retention: Retention, now: i64) -> Option<u64> {
+    let too_many = excess(history, retention);
+    let since = now.saturating_sub(retention.age);
+    let too_old = history.batches.partition_point(|batch| batch.at < since);
+    let last = history.batches.len().checked_sub(1)?;
+    let gone = too_many.max(too_old).min(last);
+    (gone > 0).then(|| history.batches[gone].batch)
+}
+
+/// Whether enough has come together since the last time that sweeping is worth its while.
+pub fn is_sweep_due(history: &JobHistory, retention: Retention, now: i64) -> bool {
+    /// Fewer than these are left for later.
+    const BATCHES: u64 = 16;
+    const ENTRIES: u64 = 1_000;
+    /// Batches that are older by less may wait, in milliseconds.
+    const AGE: i64 = 60_000;
+    let many = (retention.versions / 4).clamp(BATCHES, ENTRIES);
+    if excess(history, retention) as u64 >= many {
+        return true;
+    }
+    let aged = retention.age.saturating_add((retention.age / 16).max(AGE));
+    let old = now.saturating_sub(aged);
+    if history.batches.len() > 1 && history.batches[0].at < old {
+        return true;
+    }
+    // A checkpoint holds all batches: it is written as often as there are as many new entries.
+    let entries = ENTRIES.max(history.batches.len() as u64);
+    history.next.saturating_sub(history.checkpoint) >= entries
+}
+
+fn excess(history: &JobHistory, retention: Retention) -> usize {
+    let versions = usize::try_from(retention.versions.max(1)).unwrap_or(usize::MAX);
+    history.batches.len().saturating_sub(versions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Entry;
+    use super::*;
+
+    fn history(batches: u64) -> JobHistory {
+        let mut entries = vec![Entry::Created {
+            name: "j".into(),
+            text: String::new(),
+            tables: vec![],
+            at: 0,
+        }];
+        entries.extend((1..=batches).map(|batch| Entry::Committed {
+            batch,
+            version: format!("{batch:010}-v"),
+            at: i64::try_from(batch).unwrap() * 1_000,
+        }));
+        JobHistory::of(&entries).unwrap()
+    }
+
+    #[test]
+    fn batches_stay_up_to_a_number_and_an_age_and_the_last_always() {
+        let keep = |versions, age| Retention { versions, age };
+        let oldest = |batches, retention, now| oldest_to_stay(&history(batches), retention, now);
+        assert_eq!(oldest(10, keep(10, i64::MAX), 10_000), None);
+        assert_eq!(oldest(10, keep(3, i64::MAX), 10_000), Some(8));
+        assert_eq!(oldest(10, keep(1_000, 4_000), 10_000), Some(6));
+        assert_eq!(oldest(10, keep(3, 4_000), 10_000), Some(8));
+        assert_eq!(oldest(10, keep(1, 0), 99_000), Some(10));
+        assert_eq!(oldest(10, keep(0, 0), 99_000), Some(10));
+        assert_eq!(oldest(1, keep(1, 0), 99_000), None);
+        assert_eq!(oldest(0, keep(1, 0), 99_000), None);
+    }
+
+    #[test]
+    fn sweeping_waits_until_it_is_worth_its_while() {
+        let few = Retention {
+            versions: 3,
+            age: 1_000_000,
+        };
+        assert!(!is_sweep_due(&history(18), few, 18_000));
+        assert!(is_sweep_due(&history(19), few, 19_000));
+        let aged = Retention {
+            versions: 1_000,
+            age: 1_600_000,
+        };
+        assert!(!is_sweep_due(&history(2), aged, 1_700_000));
+        assert!(is_sweep_due(&history(2), aged, 1_702_000));
+        assert!(
+            !is_sweep_due(&history(1), aged, i64::MAX),
+            "the last one stays"
+        );
+        let short = Retention {
+            versions: 1_000,
+            age: 0,
+        };
+        assert!(
+            !is_sweep_due(&history(2), short, 61_000),
+            "a minute is nothing"
+        );
+        assert!(is_sweep_due(&history(2), short, 61_001));
+        let many = Retention {
+            versions: u64::MAX,
+            age: i64::MAX,
+        };
+        assert!(!is_sweep_due(&history(998), many, 0));
+        assert!(is_sweep_due(&history(999), many, 0));
+        assert!(
+            is_sweep_due(&history(5_000), many, 0),
+            "as many entries as batches"
+        );
+        let mut just_now = history(5_000);
+        just_now.checkpoint = 4_000;
+        assert!(!is_sweep_due(&just_now, many, 0));
+    }
+}

@@ -1,0 +1,166 @@
+//! What batches have set aside, late rows and dead letters, many batches to a file: it outlives their versions (LOSS-1).
+//!
+//! A line of JSON, then the files of late rows one after the other as they were.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::core::jobs::DeadLetter;
+use crate::error::{Error, Result};
+
+/// The format this program writes and the newest it reads.
+const FORMAT: u32 = 1;
+
+/// What batches have set aside.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pack {
+    /// In the order of the batches; those that have set nothing aside are not in it.
+    pub batches: Vec<Packed>,
+}
+
+/// What one batch has set aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packed {
+    /// Its number.
+    pub batch: u64,
+    /// Records that could not be decoded.
+    pub dead_letters: Vec<DeadLetter>,
+    /// The file of its late rows, if there are any.
+    pub late: Option<Bytes>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Head {
+    format: u32,
+    batches: Vec<HeadOfBatch>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct HeadOfBatch {
+    batch: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    dead_letters: Vec<DeadLetter>,
+    /// Bytes of late rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    late: Option<usize>,
+}
+
+impl Pack {
+    /// Bytes that it takes, about.
+    pub fn size(&self) -> usize {
+        let of_letter = |letter: &DeadLetter| {
+            let bytes = |part: &Option<Vec<u8>>| part.as_ref().map_or(0, Vec::len);
+            // Bytes are written as numbers.
+            4 * (bytes(&letter.key) + bytes(&letter.value)) + letter.reason.len() + 100
+        };
+        let of_batch = |packed: &Packed| {
+            let letters: usize = packed.dead_letters.iter().map(of_letter).sum();
+            letters + packed.late.as_ref().map_or(0, Bytes::len)
+        };
+        self.batches.iter().map(of_batch).sum()
+    }
+
+    pub(super) fn encode(&self) -> Result<Vec<u8>> {
+        let of_batch = |packed: &Packed| HeadOfBatch {
+            batch: packed.batch,
+            dead_letters: packed.dead_letters.clone(),
+            late: packed.late.as_ref().map(Bytes::len),
+        };
+        let head = Head {
+            format: FORMAT,
+            batches: self.batches.iter().map(of_batch).collect(),
+        };
+        let mut bytes =
+            serde_json::to_vec(&head).map_err(|error| Error::internal(error.to_string()))?;
+        bytes.push(b'\n');
+        for late in self
+            .batches
+            .iter()
+            .filter_map(|packed| packed.late.as_ref())
+        {
+            bytes.extend_from_slice(late);
+        }
+        Ok(bytes)
+    }
+
+    /// The pack that bytes are; none if they are not one, or a newer one.
+    pub(super) fn decode(bytes: &Bytes) -> Option<Self> {
+        let end = bytes.iter().position(|byte| *byte == b'\n')?;
+        let head: Head = serde_json::from_slice(&bytes[..end]).ok()?;
+        if head.format > FORMAT {
+            return None;
+        }
+        let mut rest = bytes.slice(end + 1..);
+        let mut batches = Vec::with_capacity(head.batches.len());
+        for of_batch in head.batches {
+            let late = match of_batch.late {
+                Some(length) if length <= rest.len() => Some(rest.split_to(length)),
+                Some(_) => return None,
+                None => None,
+            };
+            batches.push(Packed {
+                batch: of_batch.batch,
+                dead_letters: of_batch.dead_letters,
+                late,
+            });
+        }
+        rest.is_empty().then_some(Self { batches })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pack() -> Pack {
+        let letter = DeadLetter {
+            table: "t".into(),
+            topic: "t".into(),
+            partition: 1,
+            offset: 7,
+            timestamp: None,
+            key: Some(vec![0, 10, 255]),
+            value: None,
+            reason: "a\nb".into(),
+        };
+        Pack {
+            batches: vec![
+                Packed {
+                    batch: 3,
+                    dead_letters: vec![letter],
+                    late: None,
+                },
+                Packed {
+                    batch: 4,
+                    dead_letters: vec![],
+                    late: Some(Bytes::from_static(b"rows\nof 4")),
+                },
+                Packed {
+                    batch: 9,
+                    dead_letters: vec![],
+                    late: Some(Bytes::from_static(b"9")),
+                },
+            ],
+        }
+    }
+
+    #[test]
+    fn loss_1_what_is_packed_is_unpacked() {
+        for pack in [pack(), Pack::default()] {
+            let bytes = Bytes::from(pack.encode().unwrap());
+            assert_eq!(Pack::decode(&bytes), Some(pack));
+        }
+    }
+
+    #[test]
+    fn what_is_torn_or_newer_is_refused() {
+        let bytes = Bytes::from(pack().encode().unwrap());
+        for length in 0..bytes.len() {
+            assert_eq!(Pack::decode(&bytes.slice(..length)), None, "{length}");
+        }
+        let longer = [&bytes[..], b"x"].concat();
+        assert_eq!(Pack::decode(&Bytes::from(longer)), None);
+        let newer = b"{\"format\":2,\"batches\":[]}\n";
+        assert_eq!(Pack::decode(&Bytes::from_static(newer)), None);
+    }
+}

@@ -1,0 +1,257 @@
+//! What jobs keep of their past, and what is swept: also by processes that die while they do it.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use super::Pipeline;
+use super::windows::{counting, expected};
+
+/// Counts into a Delta table, as in `keep.sql`, and keeps three batches.
+fn forgetful(name: &str) -> Pipeline {
+    let pipeline = counting(name);
+    pipeline.work.file(
+        "keep.sql",
+        "CREATE JOB to_delta WITH ('trigger' '1 millisecond', 'batch.max_rows' '3', 'retention.versions' '3') AS \
+         INSERT INTO kept SELECT k, window_start, count(*) \
+         FROM TUMBLE(TABLE ticks, DESCRIPTOR(t), INTERVAL '10 seconds') GROUP BY k, window_start;\n",
+    );
+    pipeline
+}
+
+impl Pipeline {
+    /// The only job's folder.
+    fn job_folder(&self) -> std::path::PathBuf {
+        let jobs = std::fs::read_dir(self.work.path("anabranch-data/jobs")).unwrap();
+        let mut folders = jobs.map(|entry| entry.unwrap().path());
+        folders.find(|path| !path.ends_with("names")).unwrap()
+    }
+
+    /// How many files of the only job there are, by folder.
+    fn files(&self) -> BTreeMap<String, usize> {
+        let folders = std::fs::read_dir(self.job_folder()).unwrap();
+        folders
+            .map(|folder| {
+                let folder = folder.unwrap();
+                let files = std::fs::read_dir(folder.path()).unwrap().count();
+                (folder.file_name().into_string().unwrap(), files)
+            })
+            .collect()
+    }
+
+    fn lines_of(&self, query: &str) -> Vec<serde_json::Value> {
+        let ran = self.work.sql(&[], &[query]).ok();
+        let lines = ran.out.lines();
+        lines
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    /// The numbers of the batches that the job has, and where its late rows and dead letters come from.
+    fn past(&self) -> (Vec<u64>, Vec<i64>, Vec<i64>) {
+        let numbers = |query, column: &str| -> Vec<i64> {
+            let rows = self.lines_of(query);
+            rows.iter()
+                .map(|row| row[column].as_i64().unwrap())
+                .collect()
+        };
+        let batches = numbers("SELECT batch FROM system.batches ORDER BY batch", "batch");
+        let batches = batches.into_iter().map(i64::unsigned_abs).collect();
+        let late = "SELECT \"offset\" FROM system.late_rows ORDER BY 1";
+        let dead = "SELECT \"offset\" FROM system.dead_letters ORDER BY 1";
+        (batches, numbers(late, "offset"), numbers(dead, "offset"))
+    }
+}
+
+#[test]
+fn exact_3_a_job_goes_back_as_far_as_it_keeps_batches() {
+    let pipeline = forgetful("retention");
+    pipeline.tick(0..20);
+    // LOSS-1: what is set aside early is there when its batch is gone.
+    pipeline.produce("nonsense\n");
+    pipeline.tick(3..4);
+    pipeline.tick(20..120);
+    pipeline.catch_up("keep.sql").ok();
+    assert_eq!(pipeline.counted("kept"), expected(120));
+    let (batches, late, dead) = pipeline.past();
+    let (oldest, newest) = (batches[0], batches[batches.len() - 1]);
+    assert!(newest >= 41, "122 records, three at most a batch: {newest}");
+    assert!(oldest > 16 && newest - oldest <= 19, "{batches:?}");
+    assert_eq!((late, dead), (vec![21], vec![20]));
+
+    for gone in [0, 1, oldest - 1] {
+        let rewind = format!("REWIND JOB to_delta TO BATCH {gone}");
+        let refused = pipeline.work.sql(&["tables.sql", "keep.sql"], &[&rewind]);
+        assert_eq!(refused.code, Some(1), "{refused:#?}");
+        let message = format!(
+            "job to_delta no longer has batch {gone}; the oldest it can go back to is {oldest}"
+        );
+        assert!(refused.err.contains(&message), "{}", refused.err);
+    }
+    let state = format!("SELECT count(*) AS n FROM job_state('to_delta', {oldest})");
+    assert!(
+        pipeline.lines_of(&state)[0]["n"].as_i64().unwrap() > 0,
+        "it can be looked at"
+    );
+    let rewind = format!("REWIND JOB to_delta TO BATCH {oldest}");
+    pipeline
+        .work
+        .sql(&["tables.sql", "keep.sql"], &[&rewind])
+        .ok();
+    assert!(pipeline.counted("kept").len() < expected(120).len());
+    // Many more batches: what is kept does not grow.
+    pipeline.tick(120..300);
+    pipeline.catch_up("keep.sql").ok();
+    assert_eq!(pipeline.counted("kept"), expected(300));
+    let files = pipeline.files();
+    assert!(files["log"] <= 80 && files["checkpoint"] <= 2, "{files:?}");
+    assert!(files["versions"] <= 60 && files["packs"] <= 3, "{files:?}");
+    let (_, late, dead) = pipeline.past();
+    assert_eq!((late, dead), (vec![21], vec![20]));
+}
+
+#[test]
+fn exact_2_whichever_step_of_sweeping_a_process_dies_at() {
+    let pipeline = forgetful("retention-crash");
+    let (mut sent, mut offset, mut late, mut dead) = (0, 0, Vec::new(), Vec::new());
+    for fail_point in [
+        "packed",
+        "trimmed",
+        "checkpointed",
+        "swept",
+        "trimmed",
+        "packed",
+    ] {
+        pipeline.tick(sent..sent + 60);
+        (sent, offset) = (sent + 60, offset + 60);
+        pipeline.produce("nonsense\n");
+        pipeline.tick(3..4);
+        dead.push(offset);
+        late.push(offset + 1);
+        offset += 2;
+        pipeline.crash("keep.sql", fail_point);
+    }
+    pipeline.catch_up("keep.sql").ok();
+    assert_eq!(pipeline.counted("kept"), expected(sent));
+    let (batches, ..) = pipeline.past();
+    assert!(batches[0] > 1 && batches.len() < 25, "{batches:?}");
+    assert_eq!(pipeline.past().1, late);
+    assert_eq!(pipeline.past().2, dead);
+}
+
+#[test]
+fn a_dropped_job_is_swept_and_a_process_that_runs_it_ends() {
+    let pipeline = forgetful("retention-drop");
+    pipeline.tick(0..30);
+    pipeline.catch_up("keep.sql").ok();
+    let mut command = pipeline.command("keep.sql");
+    let running = command.stderr(Stdio::piped()).spawn().unwrap();
+    let owner = "SELECT owner FROM system.jobs";
+    let before = pipeline.lines_of(owner)[0]["owner"].clone();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while pipeline.lines_of(owner)[0]["owner"] == before {
+        assert!(Instant::now() < deadline, "it was not taken over");
+    }
+    let folder = pipeline.job_folder();
+    pipeline.work.sql(&[], &["DROP JOB to_delta CASCADE"]).ok();
+    let ended = running.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(said.contains("job to_delta was dropped"), "{said}");
+    let mut left = Vec::new();
+    for entry in std::fs::read_dir(folder.join("checkpoint")).unwrap() {
+        left.push(entry.unwrap().file_name().into_string().unwrap());
+    }
+    assert_eq!(left, ["9999999999.json"]);
+    for swept in ["log", "versions", "state"] {
+        // What the runner wrote when it did not know yet may be left.
+        let files = std::fs::read_dir(folder.join(swept)).map_or(0, Iterator::count);
+        assert!(files <= 1, "{swept}: {files}");
+    }
+    // The name is free, and the next job of that name begins anew.
+    pipeline.catch_up("keep.sql").ok();
+    assert_eq!(pipeline.lines_of("SELECT batch FROM system.jobs").len(), 1);
+}
+
+#[test]
+fn retention_is_checked_and_told() {
+    let pipeline = forgetful("retention-options");
+    let explain = |option: &str| {
+        let job = format!(
+            "EXPLAIN CREATE JOB e WITH ({option}) AS INSERT INTO kept SELECT k, window_start, count(*) \
+             FROM TUMBLE(TABLE ticks, DESCRIPTOR(t), INTERVAL '10 seconds') GROUP BY k, window_start"
+        );
+        pipeline.work.sql(&["tables.sql"], &[&job])
+    };
+    let told = explain("'retention.age' '2 days', 'retention.versions' '50'").ok();
+    assert!(
+        told.out.contains("the last 50 batches, 48 hours at most"),
+        "{}",
+        told.out
+    );
+    for (option, problem) in [
+        (
+            "'retention.versions' '0'",
+            "option 'retention.versions' does not take '0'",
+        ),
+        (
+            "'retention.age' 'long'",
+            "option 'retention.age' does not take 'long'",
+        ),
+    ] {
+        let refused = explain(option);
+        assert_eq!(refused.code, Some(1), "{refused:#?}");
+        assert!(refused.err.contains(problem), "{}", refused.err);
+        assert!(refused.err.contains("= help: "), "{}", refused.err);
+    }
+}
+
+#[test]
+fn exact_2_a_job_in_an_object_store_is_swept_as_well() {
+    let test = "jobs::retention::exact_2_a_job_in_an_object_store_is_swept_as_well";
+    let Some((endpoint, bucket)) = crate::support::s3(test) else {
+        return;
+    };
+    let pipeline = forgetful("retention-s3");
+    let data_dir = format!("s3://{}/{}", bucket, pipeline.source);
+    let anabranch = |arguments: &[&str], fail_point: &str| {
+        let mut command = pipeline.work.command();
+        command
+            .args(arguments)
+            .args(["--data-dir", &data_dir, "--format", "ndjson"])
+            .env("AWS_ENDPOINT", &endpoint)
+            .env("AWS_ALLOW_HTTP", "true");
+        if !fail_point.is_empty() {
+            command.env("ANABRANCH_FAIL_POINT", fail_point);
+        }
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stdout).unwrap(),
+            said,
+        )
+    };
+    let run = ["run", "tables.sql", "keep.sql", "--until-caught-up"];
+    let mut sent = 0;
+    for fail_point in ["packed", "trimmed", "checkpointed", ""] {
+        pipeline.tick(sent..sent + 60);
+        sent += 60;
+        pipeline.tick(3..4);
+        let (code, _, said) = anabranch(&run, fail_point);
+        let died = if fail_point.is_empty() { Some(0) } else { None };
+        assert_eq!(code, died, "{fail_point}: {said}");
+    }
+    assert_eq!(pipeline.counted("kept"), expected(sent));
+    let late = "SELECT count(*) AS n FROM system.late_rows";
+    let (code, rows, said) = anabranch(&["sql", "-c", late], "");
+    assert_eq!((code, rows.trim()), (Some(0), "{\"n\":4}"), "{said}");
+    let rewind = "REWIND JOB to_delta TO BATCH 1";
+    let (code, _, said) = anabranch(
+        &["sql", "-f", "tables.sql", "-f", "keep.sql", "-c", rewind],
+        "",
+    );
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("no longer has batch 1"), "{said}");
+    let (code, _, said) = anabranch(&["sql", "-c", "DROP JOB to_delta CASCADE"], "");
+    assert_eq!(code, Some(0), "{said}");
+}
