@@ -238,9 +238,10 @@ pub(crate) fn copy_in_transactions(bootstrap: &str, from: &str, to: &str, stop: 
         offsets
             .add_partition_offset(from, 0, Offset::Offset(next))
             .unwrap();
-        // Its own flush waits a tenth of a second each time.
+        // Its own flush waits a tenth of a second each time, and a poll of a millisecond keeps a core busy.
         while producer.in_flight_count() > 0 {
-            producer.poll(Duration::from_millis(1));
+            producer.poll(Duration::ZERO);
+            std::thread::sleep(Duration::from_micros(200));
         }
         producer
             .send_offsets_to_transaction(&offsets, &group.group_metadata().unwrap(), timeout)

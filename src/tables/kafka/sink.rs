@@ -528,18 +528,26 @@ impl Session {
 
     /// Waits until everything sent is acknowledged or has failed.
     pub(super) fn flush(&self) -> Result<()> {
+        /// Between two looks. Polling with a timeout takes all of it, whatever comes, and its last millisecond is busy.
+        const LOOK: Duration = Duration::from_micros(200);
         let patience = self.table.client.transaction_timeout;
         let start = Instant::now();
-        while self.producer.in_flight_count() > 0 {
-            // It polls for all of this time, whatever comes.
-            self.producer.poll(Duration::from_millis(1));
+        let mut before = self.producer.in_flight_count();
+        loop {
+            self.producer.poll(Duration::ZERO);
             self.check()?;
+            let in_flight = self.producer.in_flight_count();
+            if in_flight == 0 {
+                return Ok(());
+            }
             if start.elapsed() > patience {
                 return Err(self.table.client.unavailable(&self.deliveries.faults));
             }
+            if in_flight == before {
+                std::thread::sleep(LOOK);
+            }
+            before = in_flight;
         }
-        self.producer.poll(Duration::ZERO);
-        self.check()
     }
 
     /// Idempotent delivery: what is acknowledged stays, whatever happened.
