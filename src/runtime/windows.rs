@@ -1,4 +1,4 @@
-//! The windows of a job at run time: its keyed state and its time, loaded from a version and carried from batch to batch.
+//! The windows or keys of a job at run time: its state and its time, loaded from a version and carried from batch to batch.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -79,7 +79,11 @@ impl Windows {
         let Some(version) = version else {
             return Ok(windows);
         };
-        windows.time = version.time.clone().unwrap_or_default();
+        let time = version.time.clone().unwrap_or_default();
+        // The clock of keys says nothing of windows, nor theirs of keys.
+        if time.clock.is_some() == query.is_keyed() {
+            windows.time = time;
+        }
         if version.fingerprint.as_deref() != Some(query.fingerprint()) {
             if job.options.resets_on_change {
                 return Ok(windows);
@@ -136,11 +140,15 @@ impl Windows {
 
     /// Whether windows are to be closed by what is known already.
     pub(super) fn is_behind(&self) -> bool {
-        self.time.is_behind()
+        !self.aggregate.is_keyed() && self.time.is_behind()
     }
 
     /// Whether a batch without records would move the watermark, or close what it has passed.
     pub(super) fn would_move(&self, known: &Partitions, idle: &Partitions) -> bool {
+        // Nothing is said of a key that is forgotten: that waits for a batch with records.
+        if self.aggregate.is_keyed() {
+            return false;
+        }
         let after = self.time.after(self.policy, known, &BTreeMap::new(), idle);
         after.watermark > self.time.watermark || self.time.is_behind()
     }
@@ -151,7 +159,7 @@ impl Windows {
         waiting(&self.time, idle, max_drift)
     }
 
-    /// Runs a batch up to the rows it emits. Nothing is changed.
+    /// Runs a batch up to the rows it emits; `now` is its time in milliseconds since 1970 UTC. Nothing is changed.
     pub(super) async fn prepare(
         &self,
         job: &ReadyJob,
@@ -159,6 +167,7 @@ impl Windows {
         ranges: &Ranges,
         known: &Partitions,
         idle: &Partitions,
+        now: i64,
     ) -> Result<Prepared> {
         let times = self.times(ranges);
         let front = job.query.front(ranges.of_sources(sources, &times)?).await?;
@@ -166,17 +175,22 @@ impl Windows {
             collect_partitioned(Arc::clone(&front.front.plan), Arc::clone(&front.context)).await?;
         front.read_to_end().await?;
         let aggregate = &front.front.aggregate;
+        let time = if aggregate.is_keyed() {
+            self.time.at(now.saturating_mul(1_000), job.options.ttl())
+        } else {
+            let reached = times
+                .iter()
+                .map(|(table, time)| (table.clone(), time.reached()))
+                .collect();
+            self.time.after(self.policy, known, &reached, idle)
+        };
+        let clock = time.clock.unwrap_or_default();
         let partials = partitions
             .iter()
             .flatten()
             .filter(|batch| batch.num_rows() > 0)
-            .map(|batch| Ok(aggregate.as_states(batch)?))
+            .map(|batch| Ok(aggregate.as_states(batch, clock)?))
             .collect::<Result<Vec<_>>>()?;
-        let reached = times
-            .iter()
-            .map(|(table, time)| (table.clone(), time.reached()))
-            .collect();
-        let time = self.time.after(self.policy, known, &reached, idle);
         let changes = job.query.emit() == Emit::Changes;
         let rule = StepRule {
             changes,
@@ -215,6 +229,9 @@ impl Windows {
 
     fn times(&self, ranges: &Ranges) -> BTreeMap<String, Arc<BatchTime>> {
         let of_table = |table: &String, partitions: &[PlannedRange]| {
+            if self.aggregate.is_keyed() {
+                return Arc::new(BatchTime::not_kept());
+            }
             let rules = partitions.iter().map(|range| {
                 let rule = self.time.row_watermark(self.policy, table, range.partition);
                 let reached = self
