@@ -26,8 +26,10 @@ use crate::session::{BatchPlan, FrontBatch, StreamQuery, late_rows};
 use crate::state::{JobId, JobStore};
 use crate::tables::kafka::BatchTime;
 
-/// After this many changelogs a batch writes the whole state.
-const MAX_CHANGELOGS: usize = 100;
+/// After this many changelogs a batch writes the whole state, if they have a good share of its rows;
+const MANY_CHANGELOGS: usize = 100;
+/// after this many in any case.
+const MAX_CHANGELOGS: usize = 300;
 
 /// The state and time of a job with windows, as they are after the last batch.
 pub(super) struct Windows {
@@ -264,7 +266,13 @@ impl Windows {
         version.time = Some(prepared.time.clone());
         if let Some(late) = &prepared.late {
             version.late_rows = late.num_rows() as u64;
-            store.put_late(id, name, encode_states(late)?).await?;
+            store
+                .put_late(
+                    id,
+                    name,
+                    encode_states(&late.schema(), std::slice::from_ref(late))?,
+                )
+                .await?;
         }
         let mut files = self.files.clone();
         let closed_by = prepared.time.closed_by;
@@ -272,7 +280,7 @@ impl Windows {
             let open = self.table.rows_after(&prepared.change)?;
             files = vec![self.write(store, id, name, &open, true, closed_by).await?];
         } else if prepared.log.num_rows() > 0 || closed_by > self.time.closed_by {
-            let log = &prepared.log;
+            let log = std::slice::from_ref(&prepared.log);
             files.push(self.write(store, id, name, log, false, closed_by).await?);
         }
         version.state.clone_from(&files);
@@ -296,8 +304,11 @@ impl Windows {
         let (count, logged) =
             logs.fold((0, 0), |(count, rows), file| (count + 1, rows + file.rows));
         let rows_after = prepared.rows_after as u64;
-        // Reading changes must not take longer than reading the state several times.
-        count >= MAX_CHANGELOGS || (count > 10 && logged > 4 * rows_after.max(1_000))
+        // Reading changes must not take longer than reading the state several times, nor writing the state than writing
+        // the changes did.
+        count >= MAX_CHANGELOGS
+            || (count >= MANY_CHANGELOGS && 4 * logged >= rows_after)
+            || (count > 10 && logged > 4 * rows_after.max(1_000))
     }
 
     async fn write(
@@ -305,16 +316,16 @@ impl Windows {
         store: &JobStore,
         id: JobId,
         name: &str,
-        rows: &RecordBatch,
+        rows: &[RecordBatch],
         is_snapshot: bool,
         closed_by: Option<i64>,
     ) -> Result<StateFile> {
-        let bytes = encode_states(rows)?;
+        let bytes = encode_states(self.table.schema(), rows)?;
         let file = StateFile {
             name: name.to_owned(),
             is_snapshot,
             closed_by,
-            rows: rows.num_rows() as u64,
+            rows: rows.iter().map(|rows| rows.num_rows() as u64).sum(),
             bytes: bytes.len() as u64,
         };
         store.put_state(id, name, bytes).await?;

@@ -110,10 +110,9 @@ pub fn step(
         rows_after: table.len() - dead.len() + added.num_rows(),
         change: StateChange {
             dead,
-            replaced: merged.clone(),
+            replaced: vec![merged.clone()],
             closed,
-            added,
-            added_closes_at,
+            added: vec![(added, added_closes_at)],
         },
         log: merged,
     })

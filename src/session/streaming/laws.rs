@@ -444,17 +444,23 @@ async fn run(query: &JobQuery, logs: &[Log], cuts: &[Vec<usize>]) -> Ran {
         if let Some(late) = late_rows(&front.late.take()).unwrap() {
             note_late(&late, &mut ran.late);
         }
-        logged.push((encode_states(&done.log).unwrap(), time.closed_by));
+        logged.push((
+            encode_states(aggregate.state_schema(), std::slice::from_ref(&done.log)).unwrap(),
+            time.closed_by,
+        ));
         let (count_after, rows_after) = (done.rows_after, table.rows_after(&done.change).unwrap());
         table.apply(done.change).unwrap();
         assert_eq!(table.len(), count_after);
-        let in_order = |rows: &RecordBatch| {
-            let is_final = vec![false; rows.num_rows()].into();
-            let mut rows = groups_of(&aggregate.evaluate(rows, &is_final).unwrap());
-            rows.sort();
-            rows
+        let in_order = |batches: &[RecordBatch]| {
+            let mut groups = Vec::new();
+            for rows in batches {
+                let is_final = vec![false; rows.num_rows()].into();
+                groups.extend(groups_of(&aggregate.evaluate(rows, &is_final).unwrap()));
+            }
+            groups.sort();
+            groups
         };
-        assert_eq!(in_order(&rows_after), in_order(&table.rows().unwrap()));
+        assert_eq!(in_order(&rows_after), in_order(&[table.rows().unwrap()]));
     }
     // The state restored from what was written is the state.
     let mut restored = new_table();

@@ -204,7 +204,10 @@ async fn check(
         let (emitted, before) = oracle.batch(taken, batch.now, ttl);
         assert_eq!(groups_of(&done.emitted), emitted);
         assert_eq!(groups_of(&done.before), before);
-        files.push((encode_states(&done.log).unwrap(), time.closed_by));
+        files.push((
+            encode_states(aggregate.state_schema(), std::slice::from_ref(&done.log)).unwrap(),
+            time.closed_by,
+        ));
         let rows_after = done.rows_after;
         table.apply(done.change).unwrap();
         assert_eq!(table.len(), rows_after);
