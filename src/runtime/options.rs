@@ -15,6 +15,7 @@ pub const OPTION_NAMES: &[&str] = &[
     "retention.age",
     "retention.versions",
     "state.max_memory",
+    "state.ttl",
     "trigger",
     "watermark.max_drift",
 ];
@@ -28,6 +29,15 @@ pub enum Trigger {
     AsFastAsPossible,
     /// It handles what is there, then stops.
     Once,
+}
+
+/// How long a job without windows keeps a key that no batch touches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateTtl {
+    /// This long.
+    After(Duration),
+    /// For ever.
+    Never,
 }
 
 /// How a job runs.
@@ -47,6 +57,8 @@ pub struct JobOptions {
     pub max_drift: Option<Duration>,
     /// Which batches it can be rewound to.
     pub retention: Retention,
+    /// When keys are forgotten, if it was said.
+    pub state_ttl: Option<StateTtl>,
 }
 
 impl Default for JobOptions {
@@ -59,6 +71,7 @@ impl Default for JobOptions {
             state_max_memory: 4 << 30,
             max_drift: None,
             retention: Retention::default(),
+            state_ttl: None,
         }
     }
 }
@@ -92,6 +105,42 @@ impl JobOptions {
             None => (self.max_bytes / BYTES).max(1),
         };
         self.max_rows.min(within)
+    }
+
+    /// How many microseconds a key is kept that no batch touches; none is for ever.
+    pub fn ttl(&self) -> Option<i64> {
+        match self.state_ttl? {
+            StateTtl::After(ttl) => i64::try_from(ttl.as_micros()).ok(),
+            StateTtl::Never => None,
+        }
+    }
+
+    /// Keys without a window are not kept for ever by a slip; windows need no such word.
+    ///
+    /// # Errors
+    ///
+    /// `state.ttl` is missing, or has no meaning; `given` says where it stands.
+    pub fn check_ttl(&self, is_keyed: bool, given: &[TableOption]) -> Result<()> {
+        if is_keyed && self.state_ttl.is_none() {
+            return Err(Error::invalid(
+                "an aggregate without a window keeps every key it has met: say for how long",
+            )
+            .with_help(
+                "WITH ('state.ttl' '7 days') forgets a key that no batch has touched for so long, 'state.ttl' 'none' \
+                 keeps all; or group by the window_start of TUMBLE, HOP, CUMULATE or SESSION, or say EMIT PER BATCH",
+            ));
+        }
+        let option = given
+            .iter()
+            .find(|option| option.key.eq_ignore_ascii_case("state.ttl"));
+        match option {
+            Some(option) if !is_keyed => Err(Error::invalid(
+                "'state.ttl' is about the keys of an aggregate without a window, and the job keeps none",
+            )
+            .with_help("leave it out: the state of a window goes when the window closes")
+            .at(option.key_span)),
+            _ => Ok(()),
+        }
     }
 
     fn take(&mut self, key: &str, one: &Options) -> Result<()> {
@@ -139,6 +188,20 @@ impl JobOptions {
                     "none" => None,
                     _ => Some(options::duration(one, key, Duration::ZERO)?),
                 };
+            }
+            "state.ttl" => {
+                self.state_ttl = Some(match value.to_lowercase().as_str() {
+                    "none" => StateTtl::Never,
+                    _ => match options::duration(one, key, Duration::ZERO) {
+                        Ok(ttl) if !ttl.is_zero() => StateTtl::After(ttl),
+                        _ => {
+                            return Err(Error::invalid(format!(
+                                "option 'state.ttl' does not take '{value}'"
+                            ))
+                            .with_help("it takes a duration such as '7 days', or 'none'"));
+                        }
+                    },
+                });
             }
             _ => {
                 if let Some(rows) = options::integer(one, key, 1)? {

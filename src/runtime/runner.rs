@@ -469,8 +469,14 @@ impl<'a> JobRunner<'a> {
                         (self.job.query.batch(sources).await?, None)
                     }
                     Some((windows, known, idle)) => {
-                        let prepared =
-                            windows.prepare(self.job, &self.sources, &ranges, known, idle);
+                        let prepared = windows.prepare(
+                            self.job,
+                            &self.sources,
+                            &ranges,
+                            known,
+                            idle,
+                            started_at,
+                        );
                         let prepared = prepared.await?;
                         let (plan, withdrawn) = prepared.output(self.job).await?;
                         (plan, Some((prepared, withdrawn)))

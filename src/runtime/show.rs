@@ -7,7 +7,7 @@ use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
 use crate::core::jobs::{JobHistory, WatermarkPolicy};
 use crate::error::{Error, Result};
 use crate::planner::ast::Emit;
-use crate::runtime::options::{JobOptions, Trigger};
+use crate::runtime::options::{JobOptions, StateTtl, Trigger};
 use crate::session::{JobQuery, JobSinkTable, StreamQuery};
 
 /// `job`, `definition`: the tables it uses, then the job itself.
@@ -35,8 +35,9 @@ pub(super) async fn explanation(query: &JobQuery, options: &JobOptions) -> Resul
     for (name, what) in query.static_tables() {
         rows.push(("static table", format!("{name}: {what}")));
     }
+    let windowed = query.stream().filter(|stream| !stream.is_keyed());
     for (name, table) in query.sources() {
-        if let (Some(_), Some(time)) = (query.stream(), table.event_time()) {
+        if let (Some(_), Some(time)) = (windowed, table.event_time()) {
             let rule = match time.policy {
                 WatermarkPolicy::Lowest => "the lowest partition",
                 WatermarkPolicy::Highest => "the highest partition of the batches before",
@@ -113,6 +114,8 @@ pub(super) async fn explanation(query: &JobQuery, options: &JobOptions) -> Resul
     if query.stream().is_some() {
         let limit = format!("{} MiB", options.state_max_memory >> 20);
         rows.push(("state.max_memory", limit));
+    }
+    if windowed.is_some() {
         let drift = match options.max_drift {
             Some(drift) => format!(
                 "partitions more than {} milliseconds ahead of the slowest wait",
@@ -121,6 +124,17 @@ pub(super) async fn explanation(query: &JobQuery, options: &JobOptions) -> Resul
             None => "none: partitions do not wait for each other".to_owned(),
         };
         rows.push(("watermark.max_drift", drift));
+    }
+    match options.state_ttl {
+        Some(StateTtl::After(ttl)) => rows.push((
+            "state.ttl",
+            format!(
+                "a key that no batch has touched for {} seconds is forgotten",
+                ttl.as_secs_f64()
+            ),
+        )),
+        Some(StateTtl::Never) => rows.push(("state.ttl", "none: all keys are kept".to_owned())),
+        None => {}
     }
     rows.extend(
         warnings(query)

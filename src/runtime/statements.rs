@@ -96,15 +96,18 @@ impl Jobs {
                 insert,
                 emit,
             } => {
-                let options = JobOptions::parse(&options)?;
+                let given = options;
+                let options = JobOptions::parse(&given)?;
                 let query = JobQuery::try_new(session, *insert, emit).await?;
                 self.check_delivery(query.sink())?;
-                if options.max_drift.is_some() && query.stream().is_none() {
+                let is_keyed = query.stream().is_some_and(StreamQuery::is_keyed);
+                if options.max_drift.is_some() && (is_keyed || query.stream().is_none()) {
                     return Err(Error::invalid(
                         "option 'watermark.max_drift' is for jobs with windows, and this one has none",
                     )
                     .with_help("it holds back partitions that are ahead of others in event time"));
                 }
+                options.check_ttl(is_keyed, &given)?;
                 if explain {
                     return session.one_batch(show::explanation(&query, &options).await?);
                 }

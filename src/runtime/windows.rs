@@ -1,4 +1,4 @@
-//! The windows of a job at run time: its keyed state and its time, loaded from a version and carried from batch to batch.
+//! The windows or keys of a job at run time: its state and its time, loaded from a version and carried from batch to batch.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,8 +26,10 @@ use crate::session::{BatchPlan, FrontBatch, StreamQuery, late_rows};
 use crate::state::{JobId, JobStore};
 use crate::tables::kafka::BatchTime;
 
-/// After this many changelogs a batch writes the whole state.
-const MAX_CHANGELOGS: usize = 100;
+/// After this many changelogs a batch writes the whole state, if they have a good share of its rows;
+const MANY_CHANGELOGS: usize = 100;
+/// after this many in any case.
+const MAX_CHANGELOGS: usize = 300;
 
 /// The state and time of a job with windows, as they are after the last batch.
 pub(super) struct Windows {
@@ -79,7 +81,11 @@ impl Windows {
         let Some(version) = version else {
             return Ok(windows);
         };
-        windows.time = version.time.clone().unwrap_or_default();
+        let time = version.time.clone().unwrap_or_default();
+        // The clock of keys says nothing of windows, nor theirs of keys.
+        if time.clock.is_some() == query.is_keyed() {
+            windows.time = time;
+        }
         if version.fingerprint.as_deref() != Some(query.fingerprint()) {
             if job.options.resets_on_change {
                 return Ok(windows);
@@ -136,11 +142,15 @@ impl Windows {
 
     /// Whether windows are to be closed by what is known already.
     pub(super) fn is_behind(&self) -> bool {
-        self.time.is_behind()
+        !self.aggregate.is_keyed() && self.time.is_behind()
     }
 
     /// Whether a batch without records would move the watermark, or close what it has passed.
     pub(super) fn would_move(&self, known: &Partitions, idle: &Partitions) -> bool {
+        // Nothing is said of a key that is forgotten: that waits for a batch with records.
+        if self.aggregate.is_keyed() {
+            return false;
+        }
         let after = self.time.after(self.policy, known, &BTreeMap::new(), idle);
         after.watermark > self.time.watermark || self.time.is_behind()
     }
@@ -151,7 +161,7 @@ impl Windows {
         waiting(&self.time, idle, max_drift)
     }
 
-    /// Runs a batch up to the rows it emits. Nothing is changed.
+    /// Runs a batch up to the rows it emits; `now` is its time in milliseconds since 1970 UTC. Nothing is changed.
     pub(super) async fn prepare(
         &self,
         job: &ReadyJob,
@@ -159,6 +169,7 @@ impl Windows {
         ranges: &Ranges,
         known: &Partitions,
         idle: &Partitions,
+        now: i64,
     ) -> Result<Prepared> {
         let times = self.times(ranges);
         let front = job.query.front(ranges.of_sources(sources, &times)?).await?;
@@ -166,17 +177,22 @@ impl Windows {
             collect_partitioned(Arc::clone(&front.front.plan), Arc::clone(&front.context)).await?;
         front.read_to_end().await?;
         let aggregate = &front.front.aggregate;
+        let time = if aggregate.is_keyed() {
+            self.time.at(now.saturating_mul(1_000), job.options.ttl())
+        } else {
+            let reached = times
+                .iter()
+                .map(|(table, time)| (table.clone(), time.reached()))
+                .collect();
+            self.time.after(self.policy, known, &reached, idle)
+        };
+        let clock = time.clock.unwrap_or_default();
         let partials = partitions
             .iter()
             .flatten()
             .filter(|batch| batch.num_rows() > 0)
-            .map(|batch| Ok(aggregate.as_states(batch)?))
+            .map(|batch| Ok(aggregate.as_states(batch, clock)?))
             .collect::<Result<Vec<_>>>()?;
-        let reached = times
-            .iter()
-            .map(|(table, time)| (table.clone(), time.reached()))
-            .collect();
-        let time = self.time.after(self.policy, known, &reached, idle);
         let changes = job.query.emit() == Emit::Changes;
         let rule = StepRule {
             changes,
@@ -215,6 +231,9 @@ impl Windows {
 
     fn times(&self, ranges: &Ranges) -> BTreeMap<String, Arc<BatchTime>> {
         let of_table = |table: &String, partitions: &[PlannedRange]| {
+            if self.aggregate.is_keyed() {
+                return Arc::new(BatchTime::not_kept());
+            }
             let rules = partitions.iter().map(|range| {
                 let rule = self.time.row_watermark(self.policy, table, range.partition);
                 let reached = self
@@ -247,7 +266,13 @@ impl Windows {
         version.time = Some(prepared.time.clone());
         if let Some(late) = &prepared.late {
             version.late_rows = late.num_rows() as u64;
-            store.put_late(id, name, encode_states(late)?).await?;
+            store
+                .put_late(
+                    id,
+                    name,
+                    encode_states(&late.schema(), std::slice::from_ref(late))?,
+                )
+                .await?;
         }
         let mut files = self.files.clone();
         let closed_by = prepared.time.closed_by;
@@ -255,7 +280,7 @@ impl Windows {
             let open = self.table.rows_after(&prepared.change)?;
             files = vec![self.write(store, id, name, &open, true, closed_by).await?];
         } else if prepared.log.num_rows() > 0 || closed_by > self.time.closed_by {
-            let log = &prepared.log;
+            let log = std::slice::from_ref(&prepared.log);
             files.push(self.write(store, id, name, log, false, closed_by).await?);
         }
         version.state.clone_from(&files);
@@ -279,8 +304,11 @@ impl Windows {
         let (count, logged) =
             logs.fold((0, 0), |(count, rows), file| (count + 1, rows + file.rows));
         let rows_after = prepared.rows_after as u64;
-        // Reading changes must not take longer than reading the state several times.
-        count >= MAX_CHANGELOGS || (count > 10 && logged > 4 * rows_after.max(1_000))
+        // Reading changes must not take longer than reading the state several times, nor writing the state than writing
+        // the changes did.
+        count >= MAX_CHANGELOGS
+            || (count >= MANY_CHANGELOGS && 4 * logged >= rows_after)
+            || (count > 10 && logged > 4 * rows_after.max(1_000))
     }
 
     async fn write(
@@ -288,16 +316,16 @@ impl Windows {
         store: &JobStore,
         id: JobId,
         name: &str,
-        rows: &RecordBatch,
+        rows: &[RecordBatch],
         is_snapshot: bool,
         closed_by: Option<i64>,
     ) -> Result<StateFile> {
-        let bytes = encode_states(rows)?;
+        let bytes = encode_states(self.table.schema(), rows)?;
         let file = StateFile {
             name: name.to_owned(),
             is_snapshot,
             closed_by,
-            rows: rows.num_rows() as u64,
+            rows: rows.iter().map(|rows| rows.num_rows() as u64).sum(),
             bytes: bytes.len() as u64,
         };
         store.put_state(id, name, bytes).await?;

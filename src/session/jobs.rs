@@ -69,7 +69,7 @@ pub struct JobQuery {
     /// Names of all tables and views that it uses.
     tables: Vec<String>,
     emit: Emit,
-    /// Its windows, if it has any over more than a batch.
+    /// Its aggregate, if it has one over more than a batch.
     stream: Option<StreamQuery>,
 }
 
@@ -233,7 +233,7 @@ impl JobQuery {
             let state = query.session.context.state();
             let analyzer = state.analyzer();
             let analyzed = analyzer.execute_and_check(input, state.config_options(), |_, _| {})?;
-            query.stream = Some(StreamQuery::try_new(analyzed, &query.sources)?);
+            query.stream = Some(StreamQuery::try_new(analyzed, &query.sources, emit)?);
         }
         if let JobSinkTable::Kafka(sink) = &query.sink
             && let Some((name, _)) = query
@@ -315,7 +315,7 @@ impl JobQuery {
         self.emit
     }
 
-    /// Its windows, if it has any over more than a batch.
+    /// Its aggregate, if it has one over more than a batch.
     pub fn stream(&self) -> Option<&StreamQuery> {
         self.stream.as_ref()
     }

@@ -47,7 +47,7 @@ impl Scope<'_> {
                 "{operator} does not run in a job yet"
             ))
             .with_help(
-                "a job is projections, filters, UNION ALL, joins with static tables, and at most one aggregate by window",
+                "a job is projections, filters, UNION ALL, joins with static tables, and at most one aggregate by window or key",
             ));
         }
         for expr in plan.expressions() {

@@ -2,7 +2,7 @@
 //!
 //! `docker/with-kafka cargo bench` prints a Markdown table. `BENCH_RECORDS` (default 5 million)
 //! says how many records. `BENCH_ONLY=sessions cargo bench` measures sessions alone, over an archive that is made without
-//! Kafka; `BENCH_ONLY=jobs` jobs alone.
+//! Kafka; `BENCH_ONLY=jobs` jobs alone; `BENCH_ONLY=state` their state, without Kafka.
 
 #![expect(
     clippy::unwrap_used,
@@ -15,6 +15,7 @@
 mod jobs;
 mod measure;
 mod peers;
+mod state;
 
 use anabranch::core::visits::{Visit, VisitPlan, Visits};
 use anabranch::planner::{Parameters, Script, parse_statement};
@@ -106,10 +107,11 @@ fn main() {
         return;
     }
     let only = |part: &str| std::env::var("BENCH_ONLY").is_ok_and(|only| only == part);
-    let only_sessions = only("sessions");
+    let (only_sessions, only_state) = (only("sessions"), only("state"));
+    let is_child = std::env::var_os(state::CHILD).is_some();
     let bootstrap = match std::env::var("KAFKA_BOOTSTRAP") {
         Ok(bootstrap) => bootstrap,
-        Err(_) if only_sessions => "127.0.0.1:1".to_owned(),
+        Err(_) if only_sessions || only_state || is_child => "127.0.0.1:1".to_owned(),
         Err(_) => panic_with("the benchmarks need Kafka: docker/with-kafka cargo bench"),
     };
     let records = std::env::var("BENCH_RECORDS").map_or(5_000_000, |text| text.parse().unwrap());
@@ -122,8 +124,17 @@ fn main() {
         session: Session::try_new(&SessionOptions::default()).unwrap(),
         records,
     };
-    bench.run(&tables(&bootstrap, &folder.path().display().to_string()));
+    if is_child {
+        state::child(&bench);
+        return;
+    }
     let mut report = Report::default();
+    if only_state {
+        state::state(&bench, &mut report);
+        print!("{report}");
+        return;
+    }
+    bench.run(&tables(&bootstrap, &folder.path().display().to_string()));
 
     eprintln!("generating {records} records");
     let plan = VisitPlan {
@@ -160,6 +171,7 @@ fn main() {
     sessions(&bench, &mut report);
     jobs::latency(&bench, &bootstrap, &mut report);
     jobs::backlog(&bench, &bootstrap, &place, &mut report);
+    state::state(&bench, &mut report);
     print!("{report}");
 }
 

@@ -59,6 +59,16 @@ fn peak_mib() -> u64 {
     kib / 1024
 }
 
+/// Resident memory of this process.
+pub(crate) fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib: u64 = line
+        .and_then(|line| line.split_whitespace().next()?.parse().ok())
+        .unwrap_or(0);
+    kib * 1024
+}
+
 /// The table.
 #[derive(Default)]
 pub(crate) struct Report {
@@ -104,6 +114,20 @@ impl Report {
             ),
         };
         let line = format!("| {name} | p50 {median:.1} ms, p99 {high:.1} ms | | | | {compared}");
+        eprintln!("{line}");
+        self.lines.push(line);
+    }
+}
+
+impl Report {
+    /// Adds memory, beside that of a peer.
+    pub(crate) fn bytes(&mut self, name: &str, bytes: u64, peer: Option<(u64, &str)>) {
+        let mib = bytes as f64 / f64::from(1 << 20);
+        let compared = match peer {
+            None => String::from("|  |"),
+            Some((peer, reach)) => format!("{:.2} | {reach} |", bytes as f64 / peer as f64),
+        };
+        let line = format!("| {name} | {mib:.1} MiB | | | | {compared}");
         eprintln!("{line}");
         self.lines.push(line);
     }

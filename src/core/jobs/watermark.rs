@@ -32,8 +32,11 @@ pub struct JobTime {
     pub partitions: BTreeMap<String, BTreeMap<i32, PartitionTime>>,
     /// The job's watermark; it never goes back.
     pub watermark: Option<i64>,
-    /// What the batch closed windows by.
+    /// What the batch closed windows by; without windows, keys last touched by then are forgotten.
     pub closed_by: Option<i64>,
+    /// Without windows: the batch's own time, by which keys are touched. It never goes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<i64>,
 }
 
 /// The watermarks that the rows of a partition meet in a batch.
@@ -158,6 +161,19 @@ impl JobTime {
             },
             partitions,
             watermark,
+            clock: None,
+        }
+    }
+
+    /// Time after the next batch of a job without windows, which runs at `now` and forgets keys that no batch has touched
+    /// for `ttl`, if there is one.
+    #[must_use]
+    pub fn at(&self, now: i64, ttl: Option<i64>) -> Self {
+        let clock = self.clock.unwrap_or(now).max(now);
+        Self {
+            closed_by: ttl.map(|ttl| clock.saturating_sub(ttl)),
+            clock: Some(clock),
+            ..Self::default()
         }
     }
 
@@ -178,6 +194,17 @@ mod tests {
     fn reached(of: &[(i32, i64)]) -> BTreeMap<String, BTreeMap<i32, Option<i64>>> {
         let of = of.iter().map(|(number, at)| (*number, Some(*at)));
         [("t".to_owned(), of.collect())].into()
+    }
+
+    #[test]
+    fn keys_are_forgotten_by_a_clock_that_never_goes_back() {
+        let first = JobTime::default().at(100, Some(30));
+        assert_eq!((first.clock, first.closed_by), (Some(100), Some(70)));
+        let second = first.at(90, Some(30));
+        assert_eq!((second.clock, second.closed_by), (Some(100), Some(70)));
+        let third = second.at(200, None);
+        assert_eq!((third.clock, third.closed_by), (Some(200), None));
+        assert!(!third.is_behind());
     }
 
     const LOWEST: WatermarkPolicy = WatermarkPolicy::Lowest;

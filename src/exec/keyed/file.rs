@@ -12,14 +12,17 @@ use datafusion::error::{DataFusionError, Result};
 
 use crate::exec::keyed::table::StateTable;
 
-/// The bytes of a file.
+/// The bytes of a file of rows in the columns of `schema`.
 ///
 /// # Errors
 ///
 /// Types that IPC does not know.
-pub fn encode_states(rows: &RecordBatch) -> Result<Vec<u8>> {
-    let mut writer = FileWriter::try_new(Vec::new(), &rows.schema())?;
-    writer.write(rows)?;
+pub fn encode_states(schema: &SchemaRef, rows: &[RecordBatch]) -> Result<Vec<u8>> {
+    let size = rows.iter().map(RecordBatch::get_array_memory_size).sum();
+    let mut writer = FileWriter::try_new(Vec::with_capacity(size), schema)?;
+    for rows in rows {
+        writer.write(rows)?;
+    }
     Ok(writer.into_inner()?)
 }
 
@@ -56,10 +59,14 @@ pub fn read_states(
     closes_at: impl Fn(&RecordBatch) -> Result<Vec<i64>>,
 ) -> Result<usize> {
     let mut count = 0;
+    let mut batches = Vec::new();
     for rows in decode_states(bytes, table.schema())? {
         count += rows.num_rows();
-        table.restore(&rows, &closes_at(&rows)?, closed_by)?;
+        let closes_at = closes_at(&rows)?;
+        batches.push((rows, closes_at));
     }
+    // A key may have rows in several batches of a file.
+    table.restore(batches, closed_by)?;
     Ok(count)
 }
 

@@ -2,7 +2,9 @@
 //!
 //! A batch never changes the state: it gives a [`StateChange`], which is applied when the batch is committed.
 
+mod compare;
 mod file;
+mod index;
 mod step;
 mod table;
 

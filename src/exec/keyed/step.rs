@@ -2,7 +2,7 @@
 
 use anabranch_udfs::{IncrementalAggregate, Merged};
 use datafusion::arrow::array::{BooleanArray, RecordBatch, UInt32Array};
-use datafusion::arrow::compute::{concat_batches, take_record_batch};
+use datafusion::arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
 use datafusion::error::Result;
 
 use crate::exec::keyed::table::{StateChange, StateTable};
@@ -14,7 +14,7 @@ pub struct StepRule {
     pub changes: bool,
     /// What was emitted of touched groups before is asked for, to be withdrawn where it no longer holds.
     pub withdraws: bool,
-    /// The watermark that closes windows.
+    /// The watermark that closes windows; without windows, keys last touched by then are forgotten.
     pub closed_by: Option<i64>,
 }
 
@@ -45,13 +45,17 @@ pub fn step(
     rule: StepRule,
 ) -> Result<Step> {
     let (touched, before) = table.touched(partials)?;
+    let closed_by = rule.closed_by.unwrap_or(i64::MIN);
+    let before = match aggregate.is_keyed() {
+        true => remembered(aggregate, before, closed_by)?,
+        false => before,
+    };
     let Merged {
         rows: merged,
         is_touched,
         group_of_kept,
     } = aggregate.merge(&before, partials)?;
     let closes_at = aggregate.closes_at(&merged)?;
-    let closed_by = rule.closed_by.unwrap_or(i64::MIN);
     let is_done: Vec<bool> = closes_at.iter().map(|at| *at <= closed_by).collect();
     let (closing, closed) = table.closing(closed_by, &touched)?;
 
@@ -106,11 +110,24 @@ pub fn step(
         rows_after: table.len() - dead.len() + added.num_rows(),
         change: StateChange {
             dead,
-            replaced: merged.clone(),
+            replaced: vec![merged.clone()],
             closed,
-            added,
-            added_closes_at,
+            added: vec![(added, added_closes_at)],
         },
         log: merged,
     })
+}
+
+/// The rows of keys that are not forgotten: the others begin anew.
+fn remembered(
+    aggregate: &IncrementalAggregate,
+    rows: RecordBatch,
+    forgotten_by: i64,
+) -> Result<RecordBatch> {
+    let touched = aggregate.closes_at(&rows)?;
+    if touched.iter().all(|at| *at > forgotten_by) {
+        return Ok(rows);
+    }
+    let fresh: BooleanArray = touched.iter().map(|at| Some(*at > forgotten_by)).collect();
+    Ok(filter_record_batch(&rows, &fresh)?)
 }

@@ -1,51 +1,26 @@
 //! State rows by key, in chunks sorted by the time at which they are done.
 //!
-//! Rows are never changed in place: a newer row replaces an older one, which is dead from then on. Chunks are put together
-//! again when they become many, or when much of them is dead.
+//! Rows are never changed in place: a newer row replaces an older one, which is dead from then on. Small chunks are put
+//! together when they are many, those of like size first, and a chunk that is mostly dead is written anew: no batch pays for
+//! all that is held.
 
-use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt32Array};
-use datafusion::arrow::compute::{concat_batches, interleave_record_batch, take_record_batch};
+use datafusion::arrow::array::{BooleanArray, RecordBatch, UInt32Array};
+use datafusion::arrow::compute::{filter_record_batch, interleave_record_batch, take_record_batch};
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::arrow::row::{RowConverter, SortField};
-use datafusion::common::{HashMap, HashSet};
+use datafusion::common::HashSet;
 use datafusion::error::{DataFusionError, Result};
 
-/// With more chunks than this, small ones are put together.
-const MAX_CHUNKS: usize = 32;
+use crate::exec::keyed::compare::Comparators;
+use crate::exec::keyed::index::{Place, PlaceIndex, hashes};
 
-/// Where a row is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Place {
-    chunk: u32,
-    row: u32,
-}
-
-/// The rows of one key; a window's key has one, a session's key one per session.
-#[derive(Debug)]
-#[expect(
-    clippy::box_collection,
-    reason = "nearly every key has one place: the other case must not make it larger"
-)]
-enum Places {
-    One(Place),
-    Many(Box<Vec<Place>>),
-}
-
-impl Places {
-    fn as_slice(&self) -> &[Place] {
-        match self {
-            Places::One(place) => std::slice::from_ref(place),
-            Places::Many(places) => places,
-        }
-    }
-
-    fn push(&mut self, place: Place) {
-        match self {
-            Places::One(first) => *self = Places::Many(Box::new(vec![*first, place])),
-            Places::Many(places) => places.push(place),
-        }
-    }
-}
+/// Rows of a chunk at most.
+const CHUNK_ROWS: usize = 65_536;
+/// With more small chunks than this, some are put together.
+const MAX_SMALL: usize = 64;
+/// More new rows than this come into the index in an order of its own.
+const BULK: usize = 2 * CHUNK_ROWS;
+/// A chunk of fewer rows is not written anew for its dead ones alone.
+const WORTHWHILE: usize = 1_024;
 
 #[derive(Debug)]
 struct Chunk {
@@ -56,6 +31,39 @@ struct Chunk {
     live: usize,
     /// All rows before this one are dead.
     cursor: usize,
+    bytes: usize,
+}
+
+impl Chunk {
+    /// Rows in the order of `closes_at`, all alive.
+    fn try_new(rows: RecordBatch, closes_at: Vec<i64>) -> Result<Self> {
+        let live = rows.num_rows();
+        let mut bytes = live * (size_of::<i64>() + size_of::<bool>());
+        for column in rows.columns() {
+            // Columns that were read share one buffer.
+            bytes += column.to_data().get_slice_memory_size()?;
+        }
+        Ok(Self {
+            rows,
+            closes_at,
+            is_live: vec![true; live],
+            live,
+            cursor: 0,
+            bytes,
+        })
+    }
+
+    fn dead(&self) -> usize {
+        self.is_live.len() - self.live
+    }
+
+    fn is_wasteful(&self) -> bool {
+        self.is_live.len() >= WORTHWHILE && self.dead() > self.live
+    }
+
+    fn is_small(&self) -> bool {
+        self.is_live.len() <= CHUNK_ROWS / 2
+    }
 }
 
 /// What a batch does to the state.
@@ -64,12 +72,11 @@ pub struct StateChange {
     /// Rows that are replaced or done.
     pub(super) dead: Vec<Place>,
     /// Rows, in the columns of the state, whose keys have no other rows from now on but those added.
-    pub(super) replaced: RecordBatch,
+    pub(super) replaced: Vec<RecordBatch>,
     /// Rows that are done and were not touched.
     pub(super) closed: RecordBatch,
-    /// Rows that are new or changed.
-    pub(super) added: RecordBatch,
-    pub(super) added_closes_at: Vec<i64>,
+    /// Rows that are new or changed, and when each is done.
+    pub(super) added: Vec<(RecordBatch, Vec<i64>)>,
 }
 
 /// The state.
@@ -77,9 +84,9 @@ pub struct StateChange {
 pub struct StateTable {
     schema: SchemaRef,
     keys: usize,
-    converter: Option<RowConverter>,
-    chunks: Vec<Chunk>,
-    index: HashMap<Box<[u8]>, Places>,
+    /// Places name chunks by number: one that is gone leaves a gap, which the next one takes.
+    chunks: Vec<Option<Chunk>>,
+    index: PlaceIndex,
     live: usize,
 }
 
@@ -90,20 +97,14 @@ impl StateTable {
     ///
     /// Keys of a type that cannot be compared.
     pub fn try_new(schema: SchemaRef, keys: usize) -> Result<Self> {
-        let fields: Vec<SortField> = schema.fields()[..keys]
-            .iter()
-            .map(|field| SortField::new(field.data_type().clone()))
-            .collect();
-        let converter = match fields.is_empty() {
-            true => None,
-            false => Some(RowConverter::new(fields)?),
-        };
+        let empty = RecordBatch::new_empty(SchemaRef::clone(&schema));
+        Comparators::try_new(&empty, std::iter::once(Some(&empty)), keys)?;
+        hashes(&empty, keys)?;
         Ok(Self {
             schema,
             keys,
-            converter,
             chunks: Vec::new(),
-            index: HashMap::default(),
+            index: PlaceIndex::default(),
             live: 0,
         })
     }
@@ -123,24 +124,16 @@ impl StateTable {
         self.live == 0
     }
 
-    /// Bytes held, about.
+    /// Bytes held.
     pub fn size(&self) -> usize {
-        /// A boxed key of some tens of bytes, its places, and a slot of the map.
-        const ENTRY: usize = 96;
-        let chunks = self.chunks.iter();
-        self.index.len() * ENTRY
-            + chunks
-                .map(|chunk| chunk.rows.get_array_memory_size() + chunk.closes_at.len() * 9)
-                .sum::<usize>()
+        let chunks = self.numbered().map(|(_, chunk)| chunk.bytes);
+        self.index.size() + chunks.sum::<usize>()
     }
 
     /// When the next row is done.
     pub fn next_close(&self) -> Option<i64> {
-        let first = |chunk: &Chunk| {
-            let row = (chunk.cursor..chunk.is_live.len()).find(|row| chunk.is_live[*row])?;
-            Some(chunk.closes_at[row])
-        };
-        self.chunks.iter().filter_map(first).min()
+        let first = |(_, chunk): (u32, &Chunk)| chunk.closes_at.get(chunk.cursor).copied();
+        self.numbered().filter_map(first).min()
     }
 
     /// All rows.
@@ -149,40 +142,46 @@ impl StateTable {
     ///
     /// None that a caller could cause.
     pub fn rows(&self) -> Result<RecordBatch> {
-        let places: Vec<Place> = self.places().collect();
+        let places: Vec<Place> = self
+            .numbered()
+            .flat_map(|(number, chunk)| live_places(number, chunk))
+            .collect();
         self.gather(&places)
     }
 
-    /// All rows as they will be when the change is applied.
+    /// All rows as they will be when the change is applied, each batch in the order in which rows are done.
     ///
     /// # Errors
     ///
     /// A change that was made for another state.
-    pub fn rows_after(&self, change: &StateChange) -> Result<RecordBatch> {
-        let dead: HashSet<Place> = change.dead.iter().copied().collect();
-        let staying: Vec<Place> = self
-            .places()
-            .filter(|place| !dead.contains(place))
+    pub fn rows_after(&self, change: &StateChange) -> Result<Vec<RecordBatch>> {
+        let mut stays: Vec<Option<Vec<bool>>> = self
+            .chunks
+            .iter()
+            .map(|chunk| Some(chunk.as_ref()?.is_live.clone()))
             .collect();
-        let staying = self.gather(&staying)?;
-        Ok(concat_batches(&self.schema, [&staying, &change.added])?)
+        for place in &change.dead {
+            if let Some(stays) = &mut stays[place.chunk as usize] {
+                stays[place.row as usize] = false;
+            }
+        }
+        let mut batches = Vec::new();
+        for (chunk, stays) in self.chunks.iter().zip(stays) {
+            if let (Some(chunk), Some(stays)) = (chunk, stays) {
+                batches.push(filter_record_batch(
+                    &chunk.rows,
+                    &BooleanArray::from(stays),
+                )?);
+            }
+        }
+        batches.extend(change.added.iter().map(|(rows, _)| rows.clone()));
+        batches.retain(|batch| batch.num_rows() > 0);
+        Ok(batches)
     }
 
     /// The rows of the keys that `rows`, in the columns of the state, have; and where they are.
     pub(super) fn touched(&self, rows: &[RecordBatch]) -> Result<(Vec<Place>, RecordBatch)> {
-        let mut seen: HashSet<Place> = HashSet::default();
-        let mut places = Vec::new();
-        for batch in rows {
-            self.for_each_key(batch, |_, key| {
-                if let Some(found) = self.index.get(key) {
-                    for place in found.as_slice() {
-                        if seen.insert(*place) {
-                            places.push(*place);
-                        }
-                    }
-                }
-            })?;
-        }
+        let places = self.places_of(rows)?;
         let rows = self.gather(&places)?;
         Ok((places, rows))
     }
@@ -195,13 +194,10 @@ impl StateTable {
     ) -> Result<(Vec<Place>, RecordBatch)> {
         let without: HashSet<Place> = without.iter().copied().collect();
         let mut places = Vec::new();
-        for (number, chunk) in (0_u32..).zip(&self.chunks) {
+        for (number, chunk) in self.numbered() {
             let end = chunk.closes_at.partition_point(|at| *at <= watermark);
             for row in chunk.cursor..end {
-                let place = Place {
-                    chunk: number,
-                    row: u32::try_from(row).unwrap_or(u32::MAX),
-                };
+                let place = place(number, row);
                 if chunk.is_live[row] && !without.contains(&place) {
                     places.push(place);
                 }
@@ -217,210 +213,337 @@ impl StateTable {
     ///
     /// A change that was made for another state.
     pub fn apply(&mut self, change: StateChange) -> Result<()> {
+        let changed = change.dead.len();
         for place in &change.dead {
-            let chunk = &mut self.chunks[place.chunk as usize];
+            let Some(chunk) = &mut self.chunks[place.chunk as usize] else {
+                return Err(DataFusionError::Internal(
+                    "a change of another state".into(),
+                ));
+            };
             if std::mem::take(&mut chunk.is_live[place.row as usize]) {
                 chunk.live -= 1;
                 self.live -= 1;
             }
         }
-        for chunk in &mut self.chunks {
+        for rows in &change.replaced {
+            let (hashes, compared) = (hashes(rows, self.keys)?, self.comparators(rows)?);
+            for (row, hash) in hashes.into_iter().enumerate() {
+                self.index.remove(hash, row, &compared);
+            }
+        }
+        self.forget_closed(&change.closed)?;
+        for chunk in self.chunks.iter_mut().flatten() {
             while chunk.cursor < chunk.is_live.len() && !chunk.is_live[chunk.cursor] {
                 chunk.cursor += 1;
             }
         }
-        let mut index = std::mem::take(&mut self.index);
-        self.for_each_key(&change.replaced, |_, key| {
-            index.remove(key);
-        })?;
-        self.for_each_key(&change.closed, |_, key| {
-            let Some(places) = index.get_mut(key) else {
-                return;
-            };
-            let live: Vec<Place> = places
-                .as_slice()
-                .iter()
-                .copied()
-                .filter(|place| self.chunks[place.chunk as usize].is_live[place.row as usize])
-                .collect();
-            match live.as_slice() {
-                [] => {
-                    index.remove(key);
-                }
-                [one] => *places = Places::One(*one),
-                _ => *places = Places::Many(Box::new(live)),
-            }
-        })?;
-        self.index = index;
-        self.add(&change.added, &change.added_closes_at)?;
-        self.compact()
+        let mut new = Vec::new();
+        for (rows, closes_at) in change.added {
+            self.add(rows, closes_at, &mut new)?;
+        }
+        self.index_rows(&new)?;
+        self.compact(changed)
     }
 
     /// Adds rows as they were written: those of their keys that are there already are replaced by them, and what is done
-    /// by `closed_by` is gone. `closes_at` says when each of the rows is done.
+    /// by `closed_by` is gone. `rows` are with the times at which each is done.
     ///
     /// # Errors
     ///
     /// Rows in other columns.
     pub fn restore(
         &mut self,
-        rows: &RecordBatch,
-        closes_at: &[i64],
+        rows: Vec<(RecordBatch, Vec<i64>)>,
         closed_by: Option<i64>,
     ) -> Result<()> {
-        let (mut dead, _) = self.touched(std::slice::from_ref(rows))?;
         let closed_by = closed_by.unwrap_or(i64::MIN);
+        let mut added = Vec::with_capacity(rows.len());
+        let mut replaced = Vec::with_capacity(rows.len());
+        for (rows, closes_at) in rows {
+            replaced.push(rows.clone());
+            if closes_at.iter().all(|at| *at > closed_by) {
+                added.push((rows, closes_at));
+                continue;
+            }
+            let open: BooleanArray = closes_at.iter().map(|at| Some(*at > closed_by)).collect();
+            let closes_at = closes_at.into_iter().filter(|at| *at > closed_by);
+            added.push((filter_record_batch(&rows, &open)?, closes_at.collect()));
+        }
+        if self.is_empty() {
+            replaced.clear();
+            let rows = added.iter().map(|(rows, _)| rows.num_rows());
+            self.index.reserve(rows.sum());
+        }
+        let mut dead = self.places_of(&replaced)?;
         let (closing, closed) = self.closing(closed_by, &dead)?;
         dead.extend(closing);
-        let open: Vec<u32> = (0_u32..)
-            .zip(closes_at)
-            .filter(|(_, at)| **at > closed_by)
-            .map(|(row, _)| row)
-            .collect();
-        let added_closes_at = open.iter().map(|row| closes_at[*row as usize]).collect();
-        let change = StateChange {
+        self.apply(StateChange {
             dead,
-            replaced: rows.clone(),
+            replaced,
             closed,
-            added: take_record_batch(rows, &UInt32Array::from(open))?,
-            added_closes_at,
-        };
-        self.apply(change)
-    }
-
-    fn places(&self) -> impl Iterator<Item = Place> {
-        (0_u32..).zip(&self.chunks).flat_map(|(number, chunk)| {
-            let rows = (0_u32..).zip(&chunk.is_live);
-            rows.filter(|(_, is_live)| **is_live)
-                .map(move |(row, _)| Place { chunk: number, row })
+            added,
         })
     }
 
-    fn gather(&self, places: &[Place]) -> Result<RecordBatch> {
-        if places.is_empty() {
-            return Ok(RecordBatch::new_empty(SchemaRef::clone(&self.schema)));
-        }
-        let chunks: Vec<&RecordBatch> = self.chunks.iter().map(|chunk| &chunk.rows).collect();
-        let indices: Vec<(usize, usize)> = places
-            .iter()
-            .map(|place| (place.chunk as usize, place.row as usize))
-            .collect();
-        Ok(interleave_record_batch(&chunks, &indices)?)
+    fn numbered(&self) -> impl Iterator<Item = (u32, &Chunk)> {
+        let chunks = (0_u32..).zip(&self.chunks);
+        chunks.filter_map(|(number, chunk)| Some((number, chunk.as_ref()?)))
     }
 
-    fn for_each_key(&self, rows: &RecordBatch, mut f: impl FnMut(usize, &[u8])) -> Result<()> {
-        if rows.num_columns() < self.keys {
-            return Err(DataFusionError::Internal(
-                "state rows without their keys".into(),
-            ));
-        }
-        let keys: &[ArrayRef] = &rows.columns()[..self.keys];
-        match &self.converter {
-            None => (0..rows.num_rows()).for_each(|row| f(row, &[])),
-            Some(converter) => {
-                let keys = converter.convert_columns(keys)?;
-                for (row, key) in keys.iter().enumerate() {
-                    f(row, key.as_ref());
+    fn comparators(&self, rows: &RecordBatch) -> Result<Comparators> {
+        let chunks = self.chunks.iter();
+        let chunks = chunks.map(|chunk| chunk.as_ref().map(|chunk| &chunk.rows));
+        Comparators::try_new(rows, chunks, self.keys)
+    }
+
+    /// Where the rows of the keys of `rows` are.
+    fn places_of(&self, rows: &[RecordBatch]) -> Result<Vec<Place>> {
+        let mut seen: HashSet<Place> = HashSet::default();
+        let mut places = Vec::new();
+        for batch in rows {
+            if self.is_empty() || batch.num_rows() == 0 {
+                continue;
+            }
+            let (hashes, compared) = (hashes(batch, self.keys)?, self.comparators(batch)?);
+            for (row, hash) in hashes.into_iter().enumerate() {
+                for place in self.index.get(hash, row, &compared) {
+                    if seen.insert(*place) {
+                        places.push(*place);
+                    }
                 }
             }
+        }
+        Ok(places)
+    }
+
+    fn gather(&self, places: &[Place]) -> Result<RecordBatch> {
+        let rows = |chunk: u32| {
+            self.chunks[chunk as usize]
+                .as_ref()
+                .map(|chunk| &chunk.rows)
+        };
+        gather(&self.schema, places, rows)
+    }
+
+    /// Takes rows that are done, and dead by now, out of the index.
+    fn forget_closed(&mut self, closed: &RecordBatch) -> Result<()> {
+        if closed.num_rows() == 0 {
+            return Ok(());
+        }
+        let (hashes, compared) = (hashes(closed, self.keys)?, self.comparators(closed)?);
+        let chunks = &self.chunks;
+        let is_live = |place: Place| {
+            let chunk = chunks[place.chunk as usize].as_ref();
+            chunk.is_some_and(|chunk| chunk.is_live[place.row as usize])
+        };
+        let mut done = HashSet::default();
+        for (row, hash) in hashes.into_iter().enumerate() {
+            let index = &mut self.index;
+            index.keep_live(hash, row, &compared, is_live, &mut done);
         }
         Ok(())
     }
 
-    fn add(&mut self, rows: &RecordBatch, closes_at: &[i64]) -> Result<()> {
+    /// Puts rows into chunks, whose numbers go to `new`; they are not in the index yet.
+    fn add(&mut self, rows: RecordBatch, closes_at: Vec<i64>, new: &mut Vec<u32>) -> Result<()> {
         if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        if closes_at.is_sorted() && closes_at.len() <= CHUNK_ROWS {
+            self.live += rows.num_rows();
+            new.push(self.put(Chunk::try_new(rows, closes_at)?));
             return Ok(());
         }
         let mut order: Vec<u32> = (0..u32::try_from(closes_at.len()).unwrap_or(u32::MAX)).collect();
         order.sort_by_key(|row| closes_at[*row as usize]);
-        let closes_at: Vec<i64> = order.iter().map(|row| closes_at[*row as usize]).collect();
-        let rows = take_record_batch(rows, &UInt32Array::from(order))?;
-        let chunk = u32::try_from(self.chunks.len()).unwrap_or(u32::MAX);
-        let mut index = std::mem::take(&mut self.index);
-        self.for_each_key(&rows, |row, key| {
-            let place = Place {
-                chunk,
-                row: u32::try_from(row).unwrap_or(u32::MAX),
-            };
-            match index.get_mut(key) {
-                Some(places) => places.push(place),
-                None => {
-                    index.insert(key.into(), Places::One(place));
-                }
-            }
-        })?;
-        self.index = index;
-        let live = rows.num_rows();
-        self.live += live;
-        self.chunks.push(Chunk {
-            is_live: vec![true; live],
-            closes_at,
-            rows,
-            live,
-            cursor: 0,
-        });
+        for order in order.chunks(CHUNK_ROWS) {
+            let closes_at = order.iter().map(|row| closes_at[*row as usize]).collect();
+            let rows = take_record_batch(&rows, &UInt32Array::from(order.to_vec()))?;
+            self.live += rows.num_rows();
+            new.push(self.put(Chunk::try_new(rows, closes_at)?));
+        }
         Ok(())
     }
 
-    /// Puts chunks together: all when more is dead than alive, else the small ones when there are many.
-    fn compact(&mut self) -> Result<()> {
-        let total: usize = self.chunks.iter().map(|chunk| chunk.is_live.len()).sum();
-        let is_wasteful = total > 1_000 && total > 2 * self.live;
-        if !is_wasteful && self.chunks.len() <= MAX_CHUNKS {
-            return Ok(());
-        }
-        // A chunk with a large share of all rows stays, unless it is mostly dead.
-        let stays = |chunk: &Chunk| {
-            !is_wasteful && chunk.live * 4 > self.live && chunk.live * 2 > chunk.is_live.len()
-        };
-        let mut kept = Vec::new();
-        let mut places = Vec::new();
-        let mut closes_at = Vec::new();
-        for (number, chunk) in (0_u32..).zip(&self.chunks) {
-            kept.push(stays(chunk));
-            if stays(chunk) {
-                continue;
+    /// Takes the rows of new chunks into the index.
+    fn index_rows(&mut self, new: &[u32]) -> Result<()> {
+        /// Of an index for a million keys each is some hundred KiB, which the processor has at hand.
+        const PARTS: usize = 256;
+        let mut chunks = Vec::with_capacity(new.len());
+        for number in new {
+            if let Some(chunk) = &self.chunks[*number as usize] {
+                let hashes = hashes(&chunk.rows, self.keys)?;
+                chunks.push((*number, hashes, self.comparators(&chunk.rows)?));
             }
-            for (row, is_live) in (0_u32..).zip(&chunk.is_live) {
-                if *is_live {
-                    places.push(Place { chunk: number, row });
-                    closes_at.push(chunk.closes_at[row as usize]);
+        }
+        let rows = chunks.iter().map(|(_, hashes, _)| hashes.len()).sum();
+        if rows < BULK {
+            for (number, hashes, compared) in &chunks {
+                for (row, hash) in hashes.iter().enumerate() {
+                    self.index.insert(*hash, row, place(*number, row), compared);
                 }
             }
+            return Ok(());
         }
-        let merged = self.gather(&places)?;
-        // Chunks that stay move down; rows that move leave the index and come back with their new chunk.
-        let mut moved: Vec<Option<u32>> = Vec::with_capacity(kept.len());
-        let mut next = 0;
-        for is_kept in &kept {
-            moved.push(is_kept.then_some(next));
-            next += u32::from(*is_kept);
+        // One part of the index after the other: entries all over it would each wait for memory.
+        let part = |hash: u32| self.index.part(hash, PARTS);
+        let mut next = [0; PARTS];
+        for hash in chunks.iter().flat_map(|(_, hashes, _)| hashes) {
+            next[part(*hash)] += 1;
         }
-        self.index.retain(|_, places| {
-            let staying: Vec<Place> = places
-                .as_slice()
-                .iter()
-                .filter_map(|place| {
-                    let chunk = moved[place.chunk as usize]?;
-                    Some(Place {
-                        chunk,
-                        row: place.row,
-                    })
-                })
-                .collect();
-            match staying.as_slice() {
-                [] => return false,
-                [one] => *places = Places::One(*one),
-                _ => *places = Places::Many(Box::new(staying)),
+        let mut sum = 0;
+        for first in &mut next {
+            sum += std::mem::replace(first, sum);
+        }
+        let mut in_order = vec![(0, 0); rows];
+        for (chunk, (_, hashes, _)) in (0_u32..).zip(&chunks) {
+            for (row, hash) in (0_u32..).zip(hashes) {
+                let next = &mut next[part(*hash)];
+                in_order[*next] = (chunk, row);
+                *next += 1;
             }
-            true
-        });
-        let mut is_kept = kept.iter();
-        self.chunks
-            .retain(|_| is_kept.next().copied().unwrap_or_default());
-        self.live -= merged.num_rows();
-        self.add(&merged, &closes_at)
+        }
+        for (chunk, row) in in_order {
+            let (number, hashes, compared) = &chunks[chunk as usize];
+            let row = row as usize;
+            self.index
+                .insert(hashes[row], row, place(*number, row), compared);
+        }
+        Ok(())
     }
+
+    /// Gives the chunk a number.
+    fn put(&mut self, chunk: Chunk) -> u32 {
+        let number = match self.chunks.iter().position(Option::is_none) {
+            Some(gap) => {
+                self.chunks[gap] = Some(chunk);
+                gap
+            }
+            None => {
+                self.chunks.push(Some(chunk));
+                self.chunks.len() - 1
+            }
+        };
+        u32::try_from(number).unwrap_or(u32::MAX)
+    }
+
+    /// Drops chunks that are dead and puts others together, after so many rows have changed.
+    fn compact(&mut self, changed: usize) -> Result<()> {
+        for slot in &mut self.chunks {
+            if slot.as_ref().is_some_and(|chunk| chunk.live == 0) {
+                *slot = None;
+            }
+        }
+        let moving = self.to_move(changed);
+        if moving.is_empty() {
+            return Ok(());
+        }
+        let mut rows: Vec<(i64, Place)> = Vec::new();
+        for (number, chunk) in self.numbered() {
+            if moving.contains(&number) {
+                let places = live_places(number, chunk);
+                rows.extend(places.map(|place| (chunk.closes_at[place.row as usize], place)));
+            }
+        }
+        rows.sort_unstable_by_key(|(closes_at, place)| (*closes_at, place.chunk, place.row));
+        for rows in rows.chunks(CHUNK_ROWS) {
+            let from: Vec<Place> = rows.iter().map(|(_, place)| *place).collect();
+            let moved = self.gather(&from)?;
+            let hashes = hashes(&moved, self.keys)?;
+            let closes_at = rows.iter().map(|(closes_at, _)| *closes_at).collect();
+            // The old chunks keep their numbers until all rows have moved: no place means two rows.
+            let number = self.put(Chunk::try_new(moved, closes_at)?);
+            for (row, (hash, from)) in hashes.into_iter().zip(from).enumerate() {
+                self.index.moved(hash, from, place(number, row));
+            }
+        }
+        for number in moving {
+            self.chunks[number as usize] = None;
+        }
+        Ok(())
+    }
+
+    /// The chunks that are to be written anew: work that earlier changes have paid for.
+    fn to_move(&self, changed: usize) -> HashSet<u32> {
+        let mut moving = HashSet::default();
+        let mut wasteful: Vec<(u32, &Chunk)> = self
+            .numbered()
+            .filter(|(_, chunk)| chunk.is_wasteful())
+            .collect();
+        wasteful.sort_unstable_by_key(|(_, chunk)| std::cmp::Reverse(chunk.dead()));
+        let mut budget = CHUNK_ROWS.max(2 * changed);
+        for (number, chunk) in wasteful {
+            if budget == 0 {
+                break;
+            }
+            budget = budget.saturating_sub(chunk.live);
+            moving.insert(number);
+        }
+        let mut small: Vec<(u32, &Chunk)> = self
+            .numbered()
+            .filter(|(_, chunk)| chunk.is_small())
+            .collect();
+        if small.len() > MAX_SMALL {
+            small.sort_unstable_by_key(|(_, chunk)| chunk.live);
+            let mut sum = 0;
+            for (count, (number, chunk)) in small.into_iter().enumerate() {
+                // A row moves only into a chunk that is twice as large, or nearly.
+                if count >= MAX_SMALL / 4 && chunk.live > sum {
+                    break;
+                }
+                sum += chunk.live;
+                moving.insert(number);
+            }
+        }
+        moving
+    }
+}
+
+fn place(chunk: u32, row: usize) -> Place {
+    Place {
+        chunk,
+        row: u32::try_from(row).unwrap_or(u32::MAX),
+    }
+}
+
+fn live_places(number: u32, chunk: &Chunk) -> impl Iterator<Item = Place> + '_ {
+    let rows = chunk.cursor..chunk.is_live.len();
+    rows.filter(move |row| chunk.is_live[*row])
+        .map(move |row| place(number, row))
+}
+
+/// The rows at `places` of chunks that `rows` gives.
+fn gather<'a>(
+    schema: &SchemaRef,
+    places: &[Place],
+    rows: impl Fn(u32) -> Option<&'a RecordBatch>,
+) -> Result<RecordBatch> {
+    if places.is_empty() {
+        return Ok(RecordBatch::new_empty(SchemaRef::clone(schema)));
+    }
+    // Only the chunks that are used, by the order of their first use.
+    let mut batches: Vec<&RecordBatch> = Vec::new();
+    let mut of_chunk: Vec<Option<usize>> = Vec::new();
+    let mut indices = Vec::with_capacity(places.len());
+    for place in places {
+        let chunk = place.chunk as usize;
+        if of_chunk.len() <= chunk {
+            of_chunk.resize(chunk + 1, None);
+        }
+        let batch = match of_chunk[chunk] {
+            Some(batch) => batch,
+            None => {
+                let Some(rows) = rows(place.chunk) else {
+                    return Err(DataFusionError::Internal("a place without a row".into()));
+                };
+                batches.push(rows);
+                of_chunk[chunk] = Some(batches.len() - 1);
+                batches.len() - 1
+            }
+        };
+        indices.push((batch, place.row as usize));
+    }
+    Ok(interleave_record_batch(&batches, &indices)?)
 }
 
 #[cfg(test)]

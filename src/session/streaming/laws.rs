@@ -24,7 +24,7 @@ const SECOND: i64 = 1_000_000;
 const DELAY: i64 = 5;
 
 /// A row: key, event time in seconds, value.
-type Row = (Option<i64>, i64, i64);
+pub(super) type Row = (Option<i64>, i64, i64);
 /// Key, start and end of a window in seconds.
 type Window = (Option<i64>, i64, i64);
 /// Count, sum, and the values in the order of event time, partition and offset.
@@ -37,7 +37,7 @@ type Late = (i32, i64, Option<(i64, i64)>);
 type LateRows = BTreeMap<Late, usize>;
 
 /// One partition's log, and after which rows batches end.
-type Log = Vec<Row>;
+pub(super) type Log = Vec<Row>;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
@@ -238,7 +238,6 @@ fn oracle(kind: Kind, joined: Joined, logs: &[Log]) -> Oracle {
 }
 
 async fn job(kind: Kind, joined: Joined, emit: &str) -> JobQuery {
-    let session = Session::try_new(&SessionOptions::default()).unwrap();
     let sql = format!(
         "CREATE EXTERNAL TABLE visits (k BIGINT, event_time TIMESTAMP, v BIGINT,
            WATERMARK FOR event_time AS event_time - INTERVAL '{DELAY} seconds')
@@ -254,7 +253,13 @@ async fn job(kind: Kind, joined: Joined, emit: &str) -> JobQuery {
         kind.from(),
         joined.above()
     );
-    for raw in Script::new("laws", &sql).split().unwrap() {
+    planned(&sql).await
+}
+
+/// The job of a script that declares its tables before.
+pub(super) async fn planned(sql: &str) -> JobQuery {
+    let session = Session::try_new(&SessionOptions::default()).unwrap();
+    for raw in Script::new("laws", sql).split().unwrap() {
         let mut parsed = parse_statement(&raw).unwrap();
         Parameters::default().bind(&mut parsed).unwrap();
         let is_job = matches!(parsed.statement, Statement::Job(_));
@@ -272,7 +277,7 @@ async fn job(kind: Kind, joined: Joined, emit: &str) -> JobQuery {
 }
 
 /// Rows of one partition as a scan gives them, with the hidden column.
-fn scanned(
+pub(super) fn scanned(
     partition: i32,
     first: usize,
     rows: &[Row],
@@ -419,7 +424,7 @@ async fn run(query: &JobQuery, logs: &[Log], cuts: &[Vec<usize>]) -> Ran {
                 .unwrap()
                 .iter()
                 .flatten()
-                .map(|batch| front.aggregate.as_states(batch).unwrap())
+                .map(|batch| front.aggregate.as_states(batch, 0).unwrap())
                 .collect();
         let reached = BTreeMap::from([("visits".to_owned(), reached)]);
         time = time.after(WatermarkPolicy::Lowest, &known, &reached, &BTreeMap::new());
@@ -439,17 +444,23 @@ async fn run(query: &JobQuery, logs: &[Log], cuts: &[Vec<usize>]) -> Ran {
         if let Some(late) = late_rows(&front.late.take()).unwrap() {
             note_late(&late, &mut ran.late);
         }
-        logged.push((encode_states(&done.log).unwrap(), time.closed_by));
+        logged.push((
+            encode_states(aggregate.state_schema(), std::slice::from_ref(&done.log)).unwrap(),
+            time.closed_by,
+        ));
         let (count_after, rows_after) = (done.rows_after, table.rows_after(&done.change).unwrap());
         table.apply(done.change).unwrap();
         assert_eq!(table.len(), count_after);
-        let in_order = |rows: &RecordBatch| {
-            let is_final = vec![false; rows.num_rows()].into();
-            let mut rows = groups_of(&aggregate.evaluate(rows, &is_final).unwrap());
-            rows.sort();
-            rows
+        let in_order = |batches: &[RecordBatch]| {
+            let mut groups = Vec::new();
+            for rows in batches {
+                let is_final = vec![false; rows.num_rows()].into();
+                groups.extend(groups_of(&aggregate.evaluate(rows, &is_final).unwrap()));
+            }
+            groups.sort();
+            groups
         };
-        assert_eq!(in_order(&rows_after), in_order(&table.rows().unwrap()));
+        assert_eq!(in_order(&rows_after), in_order(&[table.rows().unwrap()]));
     }
     // The state restored from what was written is the state.
     let mut restored = new_table();

@@ -1,9 +1,11 @@
-//! Jobs with windows: the plan below the aggregate, planned for each batch, and the one above it.
+//! Jobs with an aggregate over more than a batch: the plan below it, planned for each batch, and the one above it.
 
 mod hidden;
 mod late;
 #[cfg(test)]
 mod laws;
+#[cfg(test)]
+mod laws_keyed;
 mod lineage;
 mod sides;
 mod split;
@@ -25,6 +27,7 @@ use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
 use crate::core::jobs::WatermarkPolicy;
 use crate::error::{Error, Result};
+use crate::planner::ast::Emit;
 use crate::session::streaming::hidden::find;
 use crate::session::streaming::split::{Split, Windowing};
 use crate::tables::kafka::{ROW_COLUMN, ROW_WATERMARK};
@@ -63,14 +66,24 @@ impl StreamQuery {
     /// # Errors
     ///
     /// What a job cannot do, by name.
-    pub(super) fn try_new(plan: LogicalPlan, sources: &Sources) -> Result<Self> {
+    pub(super) fn try_new(plan: LogicalPlan, sources: &Sources, emit: Emit) -> Result<Self> {
         let split = Split::try_new(plan, sources)?;
+        let is_keyed = matches!(split.windowing, Windowing::Keys { .. });
+        if is_keyed && emit == Emit::OnWindowClose {
+            return Err(Error::invalid(
+                "EMIT ON WINDOW CLOSE, the default, has no meaning without a window: nothing closes",
+            )
+            .with_help(
+                "say EMIT CHANGES for a row per key that a batch touched, or group by the window_start of TUMBLE, HOP, \
+                 CUMULATE or SESSION",
+            ));
+        }
         let policies: Vec<WatermarkPolicy> = sources
             .values()
             .filter_map(|table| Some(table.event_time()?.policy))
             .collect();
         let policy = policies.first().copied().unwrap_or_default();
-        if policies.iter().any(|other| *other != policy) {
+        if !is_keyed && policies.iter().any(|other| *other != policy) {
             return Err(Error::invalid(
                 "the tables of a job have different options 'watermark.partitions'",
             ));
@@ -95,6 +108,11 @@ impl StreamQuery {
     /// Whether a group that was emitted can stop to be: sessions grow and merge, and a filter may no longer hold.
     pub fn withdraws(&self) -> bool {
         matches!(self.split.windowing, Windowing::Session(_)) || self.split.has_filter_above
+    }
+
+    /// Whether it has no window: keys are kept until they are forgotten.
+    pub fn is_keyed(&self) -> bool {
+        matches!(self.split.windowing, Windowing::Keys { .. })
     }
 
     /// The window, for people.
@@ -136,13 +154,17 @@ impl StreamQuery {
         };
         let all = |exprs: &[Expr]| exprs.iter().map(physical).collect::<Result<Vec<_>>>();
         let (shape, rule) = match &self.split.windowing {
+            Windowing::Keys { groups } => {
+                let groups = all(groups)?;
+                (StateShape::Keys { groups }, None)
+            }
             Windowing::Aligned { groups, window_end } => {
                 let window_end = physical(window_end)?;
                 let shape = StateShape::Windows {
                     groups: all(groups)?,
                     window_end: Arc::clone(&window_end),
                 };
-                (shape, LateRule::Window(window_end))
+                (shape, Some(LateRule::Window(window_end)))
             }
             Windowing::Session(session) => {
                 let event_time = physical(session.event_time())?;
@@ -152,15 +174,20 @@ impl StreamQuery {
                     gap: session.gap(),
                     groups: session.groups().to_vec(),
                 };
-                (shape, LateRule::Session(event_time))
+                (shape, Some(LateRule::Session(event_time)))
             }
         };
-        let row = find(&schema, ROW_COLUMN)
-            .ok_or_else(|| Error::internal("nobody keeps the time of rows"))?;
-        let watermark = physical(&get_field(Expr::Column(row), ROW_WATERMARK))?;
         let late: Arc<LateRows> = Arc::default();
-        let in_time = LateRowsExec::new(rows, rule, watermark, Arc::clone(&late));
-        let in_time: Arc<dyn ExecutionPlan> = Arc::new(in_time);
+        let in_time: Arc<dyn ExecutionPlan> = match rule {
+            Some(rule) => {
+                let row = find(&schema, ROW_COLUMN)
+                    .ok_or_else(|| Error::internal("nobody keeps the time of rows"))?;
+                let watermark = physical(&get_field(Expr::Column(row), ROW_WATERMARK))?;
+                let late = Arc::clone(&late);
+                Arc::new(LateRowsExec::new(rows, rule, watermark, late))
+            }
+            None => rows,
+        };
         let context = PhysicalPlanningContext::default();
         let aggregates = self
             .split

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anabranch_udfs::{
-    EventWindow, SessionAggregate, SessionWindow, WindowKind, session_aggregate_of,
+    EventWindow, IS_FINAL, SessionAggregate, SessionWindow, WindowKind, session_aggregate_of,
 };
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
@@ -33,6 +33,8 @@ const EMITTED: &str = "__emitted";
 /// How rows are put together.
 #[derive(Debug, Clone)]
 pub(super) enum Windowing {
+    /// By key, without a window.
+    Keys { groups: Vec<Expr> },
     /// By TUMBLE, HOP or CUMULATE.
     Aligned { groups: Vec<Expr>, window_end: Expr },
     /// By SESSION.
@@ -87,17 +89,18 @@ impl Split {
             &OptimizerContext::new(),
             |_, _| {},
         )?;
-        let Some(window) = window_below(&below, sources) else {
-            return Err(Error::unsupported(
-                "an aggregate without a window does not run in a job yet",
-            )
-            .with_help(
-                "group by the window_start of TUMBLE, HOP, CUMULATE or SESSION, or say EMIT PER BATCH",
-            ));
-        };
-        check_event_time(window, sources)?;
         check_functions(&aggregate.aggr_expr)?;
-        let window_text = window.display().to_string();
+        let window_text = match window_below(&below, sources) {
+            Some(window) => {
+                check_event_time(window, sources)?;
+                window.display().to_string()
+            }
+            None => {
+                check_keyed(aggregate)?;
+                let keys: Vec<String> = aggregate.group_expr.iter().map(Expr::to_string).collect();
+                format!("GROUP BY without a window: keys=[{}]", keys.join(", "))
+            }
+        };
         let input = with_hidden(&below, sources)?;
         let aggregate = Aggregate::try_new_with_schema(
             Arc::new(input),
@@ -108,7 +111,7 @@ impl Split {
         let (windowing, rows) = windowing(&aggregate, sources)?;
         let aggregates = match &windowing {
             Windowing::Session(session) => session.aggregates().to_vec(),
-            Windowing::Aligned { .. } => aggregate.aggr_expr.clone(),
+            Windowing::Keys { .. } | Windowing::Aligned { .. } => aggregate.aggr_expr.clone(),
         };
         let front = reduced(&rows, &windowing, &aggregates)?;
         Ok(Self {
@@ -175,7 +178,9 @@ impl Split {
         use std::fmt::Write as _;
         let mut text = self.window.clone();
         let (keys, groups): (Vec<&Expr>, String) = match &self.windowing {
-            Windowing::Aligned { groups, .. } => (groups.iter().collect(), String::new()),
+            Windowing::Keys { groups } | Windowing::Aligned { groups, .. } => {
+                (groups.iter().collect(), String::new())
+            }
             Windowing::Session(session) => (
                 session.keys().iter().collect(),
                 format!("{:?}", session.groups()),
@@ -247,6 +252,27 @@ fn check_event_time(window: &LogicalPlan, sources: &Sources) -> Result<()> {
     Ok(())
 }
 
+/// What has no meaning without a window.
+fn check_keyed(aggregate: &Aggregate) -> Result<()> {
+    let is_final = |expr: &Expr| match unaliased(expr) {
+        Expr::AggregateFunction(call) => call.func.name() == IS_FINAL,
+        _ => false,
+    };
+    if aggregate.aggr_expr.iter().any(is_final) {
+        return Err(Error::invalid(
+            "is_final() has no meaning without a window: another row may come",
+        )
+        .with_help("leave it out, or group by a window"));
+    }
+    let sets = |expr: &Expr| matches!(expr, Expr::GroupingSet(_));
+    if aggregate.group_expr.iter().any(sets) {
+        return Err(Error::unsupported(
+            "GROUPING SETS, ROLLUP and CUBE do not run in a job",
+        ));
+    }
+    Ok(())
+}
+
 /// TIME-3: aggregates whose result depends on the order in which rows arrive.
 fn check_functions(aggregates: &[Expr]) -> Result<()> {
     const BY_ARRIVAL: [&str; 7] = [
@@ -306,7 +332,10 @@ fn windowing(aggregate: &Aggregate, sources: &Sources) -> Result<(Windowing, Log
     }
     let Some(LogicalPlan::Extension(Extension { node })) = window_below(&aggregate.input, sources)
     else {
-        return Err(Error::internal("the window is gone"));
+        let windowing = Windowing::Keys {
+            groups: aggregate.group_expr.clone(),
+        };
+        return Ok((windowing, aggregate.input.as_ref().clone()));
     };
     let Some(window) = node.as_any().downcast_ref::<EventWindow>() else {
         if has_join_above_window(&aggregate.input, sources) {
@@ -367,7 +396,7 @@ fn reduced(rows: &LogicalPlan, windowing: &Windowing, aggregates: &[Expr]) -> Re
     let schema = rows.schema();
     let mut used: Vec<&Expr> = aggregates.iter().collect();
     match windowing {
-        Windowing::Aligned { groups, .. } => used.extend(groups),
+        Windowing::Keys { groups } | Windowing::Aligned { groups, .. } => used.extend(groups),
         Windowing::Session(session) => {
             used.extend(session.keys());
             used.push(session.event_time());
@@ -378,7 +407,12 @@ fn reduced(rows: &LogicalPlan, windowing: &Windowing, aggregates: &[Expr]) -> Re
         .flat_map(|expr| expr.column_refs())
         .filter_map(|column| schema.maybe_index_of_column(column))
         .collect();
-    for hidden in [ROW_COLUMN, HIDDEN_START, HIDDEN_END] {
+    // Without a window no row is late: only an order may ask where a row is.
+    let hidden: &[&str] = match windowing {
+        Windowing::Keys { .. } => &[],
+        _ => &[ROW_COLUMN, HIDDEN_START, HIDDEN_END],
+    };
+    for hidden in hidden {
         indices
             .extend(find(schema, hidden).and_then(|column| schema.maybe_index_of_column(&column)));
     }

@@ -11,7 +11,7 @@ use crate::exec::format::{BadRow, RecordDecoder};
 use crate::tables::kafka::definition::{KafkaTable, MetadataKey, OnError};
 use crate::tables::kafka::metadata;
 use crate::tables::kafka::provider::{BadRecord, BadRecords};
-use crate::tables::kafka::time::PartitionTimer;
+use crate::tables::kafka::time::{PartitionTimer, untimed};
 
 /// A column of the output and where it comes from.
 enum Slot {
@@ -28,20 +28,21 @@ pub(crate) struct RecordReader {
     decoder: Option<Box<dyn RecordDecoder>>,
     on_error: OnError,
     bad_records: Arc<BadRecords>,
+    partition: i32,
     /// Keeps time, and where the event time is.
     timer: Option<(PartitionTimer, Slot)>,
 }
 
 impl RecordReader {
     /// `projection` are column indices of the table, the one after the last is the hidden column; `schema` is the table's,
-    /// projected. With a timer the event time is read whether it is asked for or not.
+    /// projected. With a timer for the partition the event time is read whether it is asked for or not.
     pub(crate) fn try_new(
         table: &KafkaTable,
         schema: SchemaRef,
         projection: &[usize],
         on_error: OnError,
         bad_records: Arc<BadRecords>,
-        timer: Option<PartitionTimer>,
+        (partition, timer): (i32, Option<PartitionTimer>),
     ) -> Result<Self> {
         let mut decoded = Vec::new();
         let mut slots = Vec::with_capacity(projection.len());
@@ -85,6 +86,7 @@ impl RecordReader {
             decoder,
             on_error,
             bad_records,
+            partition,
             timer,
         })
     }
@@ -112,6 +114,8 @@ impl RecordReader {
         if let Some((timer, slot)) = &mut self.timer {
             let times = column(slot, messages, decoded.as_ref(), None)?;
             hidden = Some(timer.pass(messages, &times, &mut bad)?);
+        } else if self.slots.iter().any(|slot| matches!(slot, Slot::Hidden)) {
+            hidden = Some(untimed(self.partition, messages)?);
         }
         if let (OnError::Fail, Some(first)) = (self.on_error, bad.first()) {
             return Err(cannot_decode(&messages[first.row], &first.reason));

@@ -186,7 +186,7 @@ impl ExecutionPlan for KafkaScanExec {
             .ok_or_else(|| Error::internal(format!("no range for partition {partition}")))?;
         let schema = self.schema();
         let timer = match (&self.time, self.table.event_time()) {
-            (Some(time), Some(event_time)) => Some(PartitionTimer::new(
+            (Some(time), Some(event_time)) if time.is_kept() => Some(PartitionTimer::new(
                 event_time,
                 Arc::clone(time),
                 range.partition,
@@ -199,7 +199,7 @@ impl ExecutionPlan for KafkaScanExec {
             &self.projection,
             self.on_error,
             Arc::clone(&self.bad_records),
-            timer,
+            (range.partition, timer),
         )?;
         let mut builder = RecordBatchReceiverStreamBuilder::new(schema, 2);
         let scan = RangeScan {

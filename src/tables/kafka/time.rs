@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use datafusion::arrow::array::{
     Array, ArrayRef, AsArray, BinaryBuilder, Int32Array, Int64Array, StringBuilder, StructArray,
+    new_null_array,
 };
 use datafusion::arrow::datatypes::{DataType, Field, Fields, TimestampMicrosecondType};
 use rdkafka::message::{BorrowedMessage, Message};
@@ -40,11 +41,12 @@ pub struct EventTime {
 }
 
 /// Time in one batch of a job, over the partitions of one table.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct BatchTime {
     /// Per partition: what its rows meet, and what it had reached.
     rules: BTreeMap<i32, (RowWatermark, Option<i64>)>,
     reached: Mutex<BTreeMap<i32, Option<i64>>>,
+    is_kept: bool,
 }
 
 impl BatchTime {
@@ -53,7 +55,20 @@ impl BatchTime {
         Self {
             rules,
             reached: Mutex::default(),
+            is_kept: true,
         }
+    }
+
+    /// No time: rows meet no watermark, whatever the table declares; only where they are is known.
+    pub fn not_kept() -> Self {
+        Self {
+            is_kept: false,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn is_kept(&self) -> bool {
+        self.is_kept
     }
 
     /// What the partitions that were read have reached.
@@ -75,6 +90,12 @@ impl BatchTime {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<i32, Option<i64>>> {
         self.reached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for BatchTime {
+    fn default() -> Self {
+        Self::new(BTreeMap::new())
     }
 }
 
@@ -160,18 +181,8 @@ impl PartitionTimer {
         topics.append_nulls(messages.len() - built);
         values.append_nulls(messages.len() - built);
         bad.sort_unstable_by_key(|row| row.row);
-        let partitions = Int32Array::from(vec![self.partition; messages.len()]);
-        let offsets = Int64Array::from_iter_values(messages.iter().map(Message::offset));
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(Int64Array::from(watermarks)),
-            Arc::new(partitions),
-            Arc::new(offsets),
-            Arc::new(topics.finish()),
-            Arc::new(values.finish()),
-        ];
-        let rows = StructArray::try_new(row_fields(), columns, None)
-            .map_err(|error| Error::internal(error.to_string()))?;
-        Ok(Arc::new(rows))
+        let late: [ArrayRef; 2] = [Arc::new(topics.finish()), Arc::new(values.finish())];
+        row_column(self.partition, messages, watermarks, late)
     }
 
     /// Tells the batch what the partition has reached.
@@ -190,4 +201,30 @@ impl PartitionTimer {
             )
         })
     }
+}
+
+/// The hidden column of rows that meet no watermark.
+pub(crate) fn untimed(partition: i32, messages: &[BorrowedMessage<'_>]) -> Result<ArrayRef> {
+    let count = messages.len();
+    let late = [DataType::Utf8, DataType::Binary].map(|of| new_null_array(&of, count));
+    row_column(partition, messages, vec![i64::MIN; count], late)
+}
+
+fn row_column(
+    partition: i32,
+    messages: &[BorrowedMessage<'_>],
+    watermarks: Vec<i64>,
+    [topics, values]: [ArrayRef; 2],
+) -> Result<ArrayRef> {
+    let offsets = Int64Array::from_iter_values(messages.iter().map(Message::offset));
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from(watermarks)),
+        Arc::new(Int32Array::from(vec![partition; messages.len()])),
+        Arc::new(offsets),
+        topics,
+        values,
+    ];
+    let rows = StructArray::try_new(row_fields(), columns, None)
+        .map_err(|error| Error::internal(error.to_string()))?;
+    Ok(Arc::new(rows))
 }

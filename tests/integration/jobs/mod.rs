@@ -4,6 +4,7 @@ mod crash;
 mod drift;
 mod endurance;
 mod joins;
+mod keyed;
 mod memory;
 mod metrics;
 mod retention;
@@ -172,6 +173,27 @@ impl Pipeline {
             .collect();
         numbers.sort_unstable();
         numbers
+    }
+
+    /// The records of the sink's topic with their keys, as `read_committed` readers see them.
+    fn printed(&self) -> String {
+        kafka_tool(
+            &[
+                "kafka-console-consumer",
+                "--bootstrap-server",
+                &self.bootstrap,
+                "--topic",
+                &self.sink,
+                "--from-beginning",
+                "--isolation-level",
+                "read_committed",
+                "--timeout-ms",
+                "4000",
+                "--property",
+                "print.key=true",
+            ],
+            "",
+        )
     }
 
     /// What the Delta table holds, sorted.

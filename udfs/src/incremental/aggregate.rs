@@ -5,11 +5,12 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
 use arrow::buffer::ScalarBuffer;
 use arrow::compute::{cast, take};
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::{Result, exec_datafusion_err, internal_err};
 use datafusion::logical_expr::EmitTo;
 use datafusion::physical_expr::aggregate::LoweredAggregate;
+use datafusion::physical_expr::expressions::lit;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
@@ -32,6 +33,11 @@ pub const STATE_CLOSES_AFTER: &str = "anabranch.closes_after";
 /// How rows are put together.
 #[derive(Debug, Clone)]
 pub enum StateShape {
+    /// By key, for as long as rows of it come.
+    Keys {
+        /// The group columns of the output; none is one group of all rows.
+        groups: Vec<Arc<dyn PhysicalExpr>>,
+    },
     /// By group, each of one window.
     Windows {
         /// The group columns of the output.
@@ -63,10 +69,10 @@ pub struct Merged {
     pub group_of_kept: Vec<usize>,
 }
 
-/// An aggregate by window or session whose states are rows.
+/// An aggregate by key, window or session whose states are rows.
 ///
-/// A state row has the key columns, the times (`window_end` of a window; first and last event time of a session), and the
-/// state columns of every aggregate, in this order.
+/// A state row has the key columns, the times (`touched`, the time of the last batch that had a row of a key; `window_end` of a
+/// window; first and last event time of a session), and the state columns of every aggregate, in this order.
 #[derive(Debug, Clone)]
 pub struct IncrementalAggregate {
     shape: StateShape,
@@ -100,7 +106,7 @@ impl IncrementalAggregate {
         // Named as people know them; programs go by place.
         let key_name = |key: usize| -> String {
             let column = match &shape {
-                StateShape::Windows { .. } => Some(key),
+                StateShape::Keys { .. } | StateShape::Windows { .. } => Some(key),
                 StateShape::Sessions { groups, .. } => groups
                     .iter()
                     .position(|group| *group == SessionColumn::Key(key)),
@@ -112,6 +118,7 @@ impl IncrementalAggregate {
         };
         let mut fields: Vec<FieldRef> = Vec::new();
         let (keys, times): (_, &[&str]) = match &shape {
+            StateShape::Keys { groups } => (groups, &["touched"]),
             StateShape::Windows { groups, .. } => (groups, &["window_end"]),
             StateShape::Sessions { keys, .. } => (keys, &["interval_start", "interval_last"]),
         };
@@ -120,6 +127,9 @@ impl IncrementalAggregate {
             fields.push(Arc::new(Field::new(key_name(number), data_type, true)));
         }
         let time = match &shape {
+            StateShape::Keys { .. } => {
+                DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+            }
             StateShape::Windows { window_end, .. } => window_end.data_type(input)?,
             StateShape::Sessions { event_time, .. } => event_time.data_type(input)?,
         };
@@ -140,7 +150,7 @@ impl IncrementalAggregate {
             }
         }
         let (closes, after) = match &shape {
-            StateShape::Windows { .. } => (keys.len(), 0),
+            StateShape::Keys { .. } | StateShape::Windows { .. } => (keys.len(), 0),
             StateShape::Sessions { gap, .. } => (keys.len() + 1, gap.saturating_add(1)),
         };
         let metadata = [
@@ -169,14 +179,14 @@ impl IncrementalAggregate {
     /// have several rows, one per session.
     pub fn key_columns(&self) -> usize {
         match &self.shape {
-            StateShape::Windows { groups, .. } => groups.len(),
+            StateShape::Keys { groups } | StateShape::Windows { groups, .. } => groups.len(),
             StateShape::Sessions { keys, .. } => keys.len(),
         }
     }
 
-    /// Whether rows of a key can become one as time goes on.
-    pub fn is_session(&self) -> bool {
-        matches!(self.shape, StateShape::Sessions { .. })
+    /// Whether its groups have no window: a row that is done is forgotten, and its key begins anew.
+    pub fn is_keyed(&self) -> bool {
+        matches!(self.shape, StateShape::Keys { .. })
     }
 
     /// Whether a result says if it is final.
@@ -191,28 +201,12 @@ impl IncrementalAggregate {
     /// Expressions that do not fit the input.
     pub fn partial(&self, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         match &self.shape {
+            // Of no rows there is no group, as of every other key.
+            StateShape::Keys { groups } if groups.is_empty() => self.grouped(&[lit(true)], input),
+            StateShape::Keys { groups } => self.grouped(groups, input),
             StateShape::Windows { groups, window_end } => {
-                let named = groups
-                    .iter()
-                    .chain([window_end])
-                    .enumerate()
-                    .map(|(number, expr)| (Arc::clone(expr), format!("key{number}")))
-                    .collect();
-                let schema = input.schema();
-                let functions = self.aggregates.iter();
-                Ok(Arc::new(AggregateExec::try_new(
-                    AggregateMode::Partial,
-                    PhysicalGroupBy::new_single(named),
-                    functions
-                        .clone()
-                        .map(|aggregate| Arc::clone(&aggregate.function))
-                        .collect(),
-                    functions
-                        .map(|aggregate| aggregate.filter.clone())
-                        .collect(),
-                    input,
-                    schema,
-                )?))
+                let groups: Vec<_> = groups.iter().chain([window_end]).map(Arc::clone).collect();
+                self.grouped(&groups, input)
             }
             StateShape::Sessions {
                 keys,
@@ -231,14 +225,50 @@ impl IncrementalAggregate {
         }
     }
 
-    /// The output of [`Self::partial`] as state rows.
+    /// DataFusion's own partial aggregation.
+    fn grouped(
+        &self,
+        groups: &[Arc<dyn PhysicalExpr>],
+        input: Arc<dyn ExecutionPlan>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let named = groups
+            .iter()
+            .enumerate()
+            .map(|(number, expr)| (Arc::clone(expr), format!("key{number}")))
+            .collect();
+        let schema = input.schema();
+        let functions = self.aggregates.iter();
+        Ok(Arc::new(AggregateExec::try_new(
+            AggregateMode::Partial,
+            PhysicalGroupBy::new_single(named),
+            functions
+                .clone()
+                .map(|aggregate| Arc::clone(&aggregate.function))
+                .collect(),
+            functions
+                .map(|aggregate| aggregate.filter.clone())
+                .collect(),
+            input,
+            schema,
+        )?))
+    }
+
+    /// The output of [`Self::partial`] as state rows; `now` is the time of the batch, by which keys are touched.
     ///
     /// # Errors
     ///
     /// Columns of other types.
-    pub fn as_states(&self, partial: &RecordBatch) -> Result<RecordBatch> {
-        let columns = partial
-            .columns()
+    pub fn as_states(&self, partial: &RecordBatch, now: i64) -> Result<RecordBatch> {
+        let mut columns = partial.columns().to_vec();
+        if self.is_keyed() {
+            let width = self.key_columns();
+            // A group of all rows has a constant for its key.
+            columns.drain(width..width.max(1));
+            let time = self.state_schema.field(width).data_type();
+            let touched = ScalarBuffer::from(vec![now; partial.num_rows()]);
+            columns.insert(width, timestamps(touched, time)?);
+        }
+        let columns = columns
             .iter()
             .zip(self.state_schema.fields())
             .map(|(column, field)| Ok(cast(column, field.data_type())?))
@@ -249,7 +279,8 @@ impl IncrementalAggregate {
         )?)
     }
 
-    /// When each state row is done: as soon as the watermark has reached this tick.
+    /// When each state row is done: as soon as the watermark has reached this tick. A key's row is when what is forgotten
+    /// has reached the time it was last touched.
     ///
     /// # Errors
     ///
@@ -257,7 +288,9 @@ impl IncrementalAggregate {
     pub fn closes_at(&self, states: &RecordBatch) -> Result<Vec<i64>> {
         let keys = self.key_columns();
         match &self.shape {
-            StateShape::Windows { .. } => Ok(ticks(states.column(keys))?.to_vec()),
+            StateShape::Keys { .. } | StateShape::Windows { .. } => {
+                Ok(ticks(states.column(keys))?.to_vec())
+            }
             StateShape::Sessions { gap, .. } => ticks(states.column(keys + 1))?
                 .iter()
                 .map(|last| {
@@ -280,7 +313,7 @@ impl IncrementalAggregate {
         let width = self.key_columns();
         let times = self.state_schema.fields().len() - self.state_width()? - width;
         // A window's end is a part of its group.
-        let grouped = width + usize::from(!self.is_session());
+        let grouped = width + usize::from(matches!(self.shape, StateShape::Windows { .. }));
         let key_schema = Arc::new(
             self.state_schema
                 .project(&(0..grouped).collect::<Vec<_>>())?,
@@ -307,6 +340,19 @@ impl IncrementalAggregate {
             _ => vec![],
         };
         let (groups, count) = match &self.shape {
+            StateShape::Keys { .. } => {
+                columns.append(&mut emitted);
+                let mut touched = vec![i64::MIN; key_count];
+                let mut of_row = ids.iter();
+                for batch in &states {
+                    for (at, id) in ticks(batch.column(width))?.iter().zip(&mut of_row) {
+                        touched[*id] = touched[*id].max(*at);
+                    }
+                }
+                let time = self.state_schema.field(width).data_type();
+                columns.push(timestamps(ScalarBuffer::from(touched), time)?);
+                (ids, key_count)
+            }
             StateShape::Windows { .. } => {
                 columns.append(&mut emitted);
                 (ids, key_count)
@@ -377,7 +423,9 @@ impl IncrementalAggregate {
         let each: Vec<usize> = (0..rows).collect();
         accumulators.merge(&states.columns()[width + times..], &each, rows)?;
         let mut columns: Vec<ArrayRef> = match &self.shape {
-            StateShape::Windows { .. } => states.columns()[..width].to_vec(),
+            StateShape::Keys { .. } | StateShape::Windows { .. } => {
+                states.columns()[..width].to_vec()
+            }
             StateShape::Sessions { gap, groups, .. } => {
                 let (keys, starts) = (&states.columns()[..width], states.column(width));
                 let lasts = ticks(states.column(width + 1))?;
