@@ -21,6 +21,8 @@ pub(super) struct Ranges {
     pub(super) planned: BTreeMap<String, Vec<PlannedRange>>,
     /// Offsets that are gone and that the user said to skip.
     pub(super) skipped: BTreeMap<String, BTreeMap<i32, SourceProgress>>,
+    /// A source begins at its end: where that is has to be kept, or it would be further on next time.
+    pub(super) begins: bool,
 }
 
 impl Ranges {
@@ -51,8 +53,12 @@ impl Ranges {
                         .is_some_and(|waiting| waiting.contains(&ends.partition)),
                 })
                 .collect();
-            let chosen = choose(&facts, latest, max_rows, skipping_lost)
-                .map_err(|lost| lost_offsets(table, &lost))?;
+            ranges.begins |= latest;
+            let chosen = match sources.get(table).and_then(JobSource::planned) {
+                Some(planned) => vec![planned],
+                None => choose(&facts, latest, max_rows, skipping_lost)
+                    .map_err(|lost| lost_offsets(table, &lost))?,
+            };
             for (range, facts) in chosen.iter().zip(&facts) {
                 if let Some(position) = facts.position.filter(|position| *position != range.start) {
                     let gap = SourceProgress {
@@ -70,7 +76,8 @@ impl Ranges {
 
     /// Whether there is anything to read, or to remember.
     pub(super) fn is_empty(&self) -> bool {
-        self.skipped.is_empty()
+        !self.begins
+            && self.skipped.is_empty()
             && self
                 .planned
                 .values()
@@ -110,7 +117,11 @@ impl Ranges {
         ends.iter().flat_map(move |(table, partitions)| {
             partitions.iter().map(move |ends| {
                 let next = last.and_then(|last| last.next_offset(table, ends.partition));
-                let lag = u64::try_from(ends.high - next.unwrap_or(ends.low)).unwrap_or(0);
+                let offsets = ends.high - next.unwrap_or(ends.low);
+                let lag = match ends.unread {
+                    Some(unread) => unread,
+                    None => u64::try_from(offsets).unwrap_or(0),
+                };
                 (table.as_str(), ends.partition, lag)
             })
         })

@@ -11,8 +11,9 @@ use crate::error::Result;
 use crate::runtime::simulation::{Process, SimulatedSink, SimulatedSource};
 use crate::runtime::sink::JobSink;
 use crate::runtime::source::JobSource;
-use crate::session::JobQuery;
+use crate::session::{JobQuery, StreamTable};
 use crate::state::JobId;
+use crate::tables::delta::DeltaJobSource;
 
 /// What is outside of a runner. All that it does to the world and all that it knows of it goes through here, or through
 /// its store.
@@ -29,16 +30,20 @@ pub(super) enum Environment {
 impl Environment {
     /// The sources of a query, by table name.
     pub(super) fn sources(&self, query: &JobQuery) -> Result<BTreeMap<String, JobSource>> {
-        let of_table = |(name, table)| match self {
-            Self::Real => {
-                let source = JobSource::of_kafka(Arc::clone(table))?;
-                Ok((String::clone(name), source))
-            }
-            #[cfg(test)]
-            Self::Simulated(process) => {
-                let source = SimulatedSource::new(process.clone(), Arc::clone(table));
-                Ok((String::clone(name), JobSource::Simulated(source)))
-            }
+        let of_table = |(name, table): (&String, &StreamTable)| {
+            let source = match (self, table) {
+                #[cfg(test)]
+                (Self::Simulated(process), StreamTable::Kafka(table)) => {
+                    let source = SimulatedSource::new(process.clone(), Arc::clone(table));
+                    JobSource::Simulated(source)
+                }
+                (_, StreamTable::Kafka(table)) => JobSource::of_kafka(Arc::clone(table))?,
+                (_, StreamTable::Delta(handle)) => {
+                    let stream = handle.stream().unwrap_or_default();
+                    JobSource::of_delta(DeltaJobSource::new(handle.clone(), stream))
+                }
+            };
+            Ok((name.clone(), source))
         };
         query.sources().iter().map(of_table).collect()
     }

@@ -20,7 +20,7 @@ use crate::runtime::pace::Pace;
 use crate::runtime::phases::{BatchPhase, BatchPhases};
 use crate::runtime::retention::Sweeper;
 use crate::runtime::sink::{JobSink, Pending};
-use crate::runtime::source::JobSource;
+use crate::runtime::source::{JobSource, Look};
 use crate::runtime::statements::{ReadyJob, STATEMENT};
 use crate::runtime::windows::{Silence, Windows, known};
 use crate::state::{JobId, JobStore};
@@ -346,9 +346,10 @@ impl<'a> JobRunner<'a> {
             sweeper.go_on(&mut history, self.environment.now()).await?;
             let began = self.environment.instant();
             let phases = BatchPhases::begin(&self.job.name, &history, &self.metrics);
-            let ends = phases.look(self.ends()).await?;
-            self.goal.get_or_insert_with(|| ends.clone());
             let version = last.as_ref().map(|(_, version)| version);
+            let ends = self.ends(version, history.skipping_lost);
+            let ends = phases.look(ends).await?;
+            self.goal.get_or_insert_with(|| ends.clone());
             let ends_once =
                 self.options.until_caught_up || matches!(self.job.options.trigger, Trigger::Once);
             let lag = Ranges::lag(version, &ends);
@@ -371,7 +372,8 @@ impl<'a> JobRunner<'a> {
             // A topic that was made anew ends before the place where the job stands: that is not all there was.
             let is_behind = windows.as_ref().is_some_and(Windows::is_behind);
             let goal = self.goal.as_ref().unwrap_or(&ends);
-            let has_all = ranges.skipped.is_empty() && Ranges::is_caught_up(version, goal);
+            let has_nothing_to_keep = ranges.skipped.is_empty() && !ranges.begins;
+            let has_all = has_nothing_to_keep && Ranges::is_caught_up(version, goal);
             if ends_once && !is_behind && has_all {
                 sweeper.finish(&mut history, self.environment.now()).await?;
                 return Ok(Ended::CaughtUp);
@@ -434,10 +436,16 @@ impl<'a> JobRunner<'a> {
         self.environment.sleep(pause).await;
     }
 
-    async fn ends(&self) -> Result<Ends> {
+    async fn ends(&self, last: Option<&BatchVersion>, skipping_lost: bool) -> Result<Ends> {
         let mut ends = Ends::new();
         for (name, source) in &self.sources {
-            ends.insert(name.clone(), source.ends().await?);
+            let look = Look {
+                table: name,
+                last,
+                max_rows: self.pace.rows(self.job.options.rows_of_batch(last)),
+                skipping_lost,
+            };
+            ends.insert(name.clone(), source.ends(look).await?);
         }
         Ok(ends)
     }

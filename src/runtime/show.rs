@@ -8,7 +8,7 @@ use crate::core::jobs::{JobHistory, WatermarkPolicy};
 use crate::error::{Error, Result};
 use crate::planner::ast::Emit;
 use crate::runtime::options::{JobOptions, StateTtl, Trigger};
-use crate::session::{JobQuery, JobSinkTable, StreamQuery};
+use crate::session::{JobQuery, JobSinkTable, StreamQuery, StreamTable};
 
 /// `job`, `definition`: the tables it uses, then the job itself.
 pub(super) fn definition(history: &JobHistory) -> Result<RecordBatch> {
@@ -30,7 +30,16 @@ pub(super) fn definition(history: &JobHistory) -> Result<RecordBatch> {
 pub(super) async fn explanation(query: &JobQuery, options: &JobOptions) -> Result<RecordBatch> {
     let mut rows: Vec<(&str, String)> = Vec::new();
     for (name, table) in query.sources() {
-        rows.push(("source", format!("{name}: topic '{}'", table.topic())));
+        let what = match table {
+            StreamTable::Kafka(table) => format!("topic '{}'", table.topic()),
+            StreamTable::Delta(handle) => {
+                format!(
+                    "Delta table '{}', as its files are added",
+                    handle.location()
+                )
+            }
+        };
+        rows.push(("source", format!("{name}: {what}")));
     }
     for (name, what) in query.static_tables() {
         rows.push(("static table", format!("{name}: {what}")));

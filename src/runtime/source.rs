@@ -1,12 +1,13 @@
 //! The source of a job, whichever it is: asked where it ends, and read by ranges.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::core::jobs::PlannedRange;
-use crate::error::Result;
+use crate::core::jobs::{BatchVersion, PlannedRange};
+use crate::error::{Error, Result};
 #[cfg(test)]
 use crate::runtime::simulation::SimulatedSource;
 use crate::session::{BatchSource, JobSinkTable};
+use crate::tables::delta::{DeltaJobSource, DeltaStreamProvider, FileRange};
 use crate::tables::kafka::{
     BatchTime, ConsumerPool, KafkaJobSource, KafkaTable, KafkaTableProvider, OffsetRange,
     PartitionEnds, Startup,
@@ -20,8 +21,27 @@ pub(super) enum JobSource {
         /// Consumers that go on from batch to batch.
         pool: Arc<ConsumerPool>,
     },
+    /// The files that are added to a Delta table; one partition.
+    Delta {
+        source: DeltaJobSource,
+        /// What the next batch reads, as of the last look.
+        next: Mutex<Option<FileRange>>,
+    },
     #[cfg(test)]
     Simulated(SimulatedSource),
+}
+
+/// What a source is asked about its end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Look<'a> {
+    /// The table's name.
+    pub(super) table: &'a str,
+    /// Where the job stands.
+    pub(super) last: Option<&'a BatchVersion>,
+    /// How many records the next batch may have.
+    pub(super) max_rows: u64,
+    /// What is gone is skipped.
+    pub(super) skipping_lost: bool,
 }
 
 impl JobSource {
@@ -33,12 +53,49 @@ impl JobSource {
         })
     }
 
+    /// A Delta table that is read as a stream.
+    pub(super) fn of_delta(source: DeltaJobSource) -> Self {
+        Self::Delta {
+            source,
+            next: Mutex::default(),
+        }
+    }
+
     /// Where every partition starts and ends now, new ones included.
-    pub(super) async fn ends(&self) -> Result<Vec<PartitionEnds>> {
+    pub(super) async fn ends(&self, look: Look<'_>) -> Result<Vec<PartitionEnds>> {
         match self {
             Self::Kafka { source, .. } => source.ends().await,
+            Self::Delta { source, next } => {
+                let position = look.last.and_then(|last| last.next_offset(look.table, 0));
+                let range = source
+                    .next(position, look.max_rows, look.skipping_lost)
+                    .await
+                    .map_err(|error| error.context(look.table.to_owned()))?;
+                let ends = PartitionEnds {
+                    partition: 0,
+                    low: range.start,
+                    high: range.high,
+                    unread: Some(range.rows),
+                };
+                *lock(next) = Some(range);
+                Ok(vec![ends])
+            }
             #[cfg(test)]
             Self::Simulated(source) => source.ends().await,
+        }
+    }
+
+    /// What the next batch reads, if the source itself chooses.
+    pub(super) fn planned(&self) -> Option<PlannedRange> {
+        match self {
+            Self::Kafka { .. } => None,
+            Self::Delta { next, .. } => lock(next).as_ref().map(|range| PlannedRange {
+                partition: 0,
+                start: range.start,
+                end: range.end,
+            }),
+            #[cfg(test)]
+            Self::Simulated(_) => None,
         }
     }
 
@@ -46,6 +103,7 @@ impl JobSource {
     pub(super) fn starts_at_end(&self) -> bool {
         match self {
             Self::Kafka { source, .. } => source.table().startup() == Startup::Latest,
+            Self::Delta { source, .. } => source.stream().starts_at_end,
             #[cfg(test)]
             Self::Simulated(_) => false,
         }
@@ -58,7 +116,7 @@ impl JobSource {
                 let table = source.table();
                 table.shares_cluster(sink).then(|| table.topic())
             }
-            (Self::Kafka { .. }, JobSinkTable::Delta(_)) => None,
+            (Self::Kafka { .. }, JobSinkTable::Delta(_)) | (Self::Delta { .. }, _) => None,
             #[cfg(test)]
             (Self::Simulated(_), _) => None,
         }
@@ -89,8 +147,22 @@ impl JobSource {
                     bad_records,
                 })
             }
+            Self::Delta { next, .. } => {
+                let planned = ranges.first().map(|range| (range.start, range.end));
+                let range = lock(next).clone();
+                let range = range.filter(|range| Some((range.start, range.end)) == planned);
+                let range = range.ok_or_else(|| Error::internal("files that nobody chose"))?;
+                Ok(BatchSource {
+                    provider: Arc::new(DeltaStreamProvider::try_new(range)?),
+                    bad_records: Arc::default(),
+                })
+            }
             #[cfg(test)]
             Self::Simulated(source) => source.batch(ranges, time),
         }
     }
+}
+
+fn lock(next: &Mutex<Option<FileRange>>) -> std::sync::MutexGuard<'_, Option<FileRange>> {
+    next.lock().unwrap_or_else(PoisonError::into_inner)
 }

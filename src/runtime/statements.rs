@@ -12,6 +12,7 @@ use crate::runtime::failpoint;
 use crate::runtime::options::JobOptions;
 use crate::runtime::runner::{JobRunner, Report, RunOptions, append, files_of, take_over};
 use crate::runtime::show;
+use crate::runtime::source::Look;
 use crate::runtime::windows::changed;
 use crate::session::{
     JobQuery, JobSinkTable, Outcome, Session, StreamQuery, batch_rows, job_rows, versions,
@@ -423,8 +424,22 @@ impl Jobs {
         }
         if let (Some(first), Some(newest)) = (versions.first(), versions.last()) {
             let mut ends = Ends::new();
+            let stands = match history.batches.iter().find(|batch| batch.batch == to) {
+                Some(last) => Some(self.store.version(job.id, &last.version).await?),
+                None => None,
+            };
             for (table, source) in job.environment.sources(&job.query)? {
-                ends.insert(table, source.ends().await?);
+                let look = Look {
+                    table: &table,
+                    last: stands.as_ref(),
+                    max_rows: 1,
+                    skipping_lost: false,
+                };
+                let found = source.ends(look).await?;
+                // At its beginning a stream of files begins with those that the table has by then.
+                if stands.is_some() || source.planned().is_none() {
+                    ends.insert(table, found);
+                }
             }
             check_readable(first, newest, &ends)?;
         }

@@ -21,11 +21,11 @@ use crate::planner::ast::Emit;
 use crate::session::catalog::{TableEntry, split_time_travel};
 use crate::session::scope::check_scope;
 use crate::session::streaming::{
-    BatchTables, FrontPlan, Sources, StreamQuery, static_tables, table_of,
+    BatchTables, FrontPlan, Sources, StreamQuery, StreamTable, static_tables, table_of,
 };
 use crate::session::system::SYSTEM;
 use crate::session::{Session, rewrite};
-use crate::tables::delta::{DeltaTableHandle, TimeTravel};
+use crate::tables::delta::{DeltaStreamExec, DeltaTableHandle, TimeTravel};
 use crate::tables::kafka::{BadRecord, BadRecords, KafkaScanExec, KafkaTable};
 
 /// Where a job's rows go.
@@ -61,7 +61,7 @@ pub struct BatchSource {
 pub struct JobQuery {
     session: Session,
     insert: SqlStatement,
-    /// The topics it reads, by table name.
+    /// The streams it reads, by table name.
     sources: Sources,
     /// Its other tables: read whole by every batch, as they are then.
     static_tables: Vec<TableReference>,
@@ -105,9 +105,13 @@ impl FrontBatch {
 }
 
 fn read(plan: &Arc<dyn ExecutionPlan>) -> (u64, u64) {
-    let own = plan
-        .downcast_ref::<KafkaScanExec>()
-        .map_or((0, 0), |scan| (scan.records_read(), scan.bytes_read()));
+    let own = if let Some(scan) = plan.downcast_ref::<KafkaScanExec>() {
+        (scan.records_read(), scan.bytes_read())
+    } else if let Some(scan) = plan.downcast_ref::<DeltaStreamExec>() {
+        (scan.rows_read(), scan.bytes_read())
+    } else {
+        (0, 0)
+    };
     plan.children()
         .into_iter()
         .map(read)
@@ -124,11 +128,13 @@ fn bad_records(sources: &BTreeMap<String, BatchSource>) -> Vec<(String, Arc<BadR
 /// `plan` with scans that are read to their end, whatever a join above them needs.
 fn whole(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     let whole = plan.transform_up(|plan| {
-        Ok(if plan.is::<KafkaScanExec>() {
-            Transformed::yes(Arc::new(WholeExec::new(plan)) as _)
-        } else {
-            Transformed::no(plan)
-        })
+        Ok(
+            if plan.is::<KafkaScanExec>() || plan.is::<DeltaStreamExec>() {
+                Transformed::yes(Arc::new(WholeExec::new(plan)) as _)
+            } else {
+                Transformed::no(plan)
+            },
+        )
     })?;
     Ok(whole.data)
 }
@@ -225,9 +231,13 @@ impl JobQuery {
             query.tables.push(sink_name.clone());
         }
         if query.sources.is_empty() {
-            return Err(Error::invalid("the job reads no Kafka table").with_help(
-                "a job goes on for ever: what ends is an INSERT INTO without CREATE JOB",
-            ));
+            return Err(
+                Error::invalid("the job reads no Kafka table, and no Delta table as a stream")
+                    .with_help(
+                        "a job goes on for ever: what ends is an INSERT INTO without CREATE JOB; a Delta table that is declared \
+                         with 'scan.mode' 'stream' is read as it grows",
+                    ),
+            );
         }
         if is_stateful {
             let state = query.session.context.state();
@@ -235,22 +245,34 @@ impl JobQuery {
             let analyzed = analyzer.execute_and_check(input, state.config_options(), |_, _| {})?;
             query.stream = Some(StreamQuery::try_new(analyzed, &query.sources, emit)?);
         }
-        if let JobSinkTable::Kafka(sink) = &query.sink
-            && let Some((name, _)) = query
-                .sources
-                .iter()
-                .find(|(_, source)| source.topic() == sink.topic() && source.shares_cluster(sink))
-        {
-            return Err(Error::invalid(format!(
-                "the job reads and writes the topic '{}': {name} would never be read to its end",
-                sink.topic()
-            )));
-        }
+        query.check_sink()?;
         Ok(query)
     }
 
-    /// The topics it reads, by table name.
-    pub fn sources(&self) -> &BTreeMap<String, Arc<KafkaTable>> {
+    /// What a job writes it cannot read as a stream.
+    fn check_sink(&self) -> Result<()> {
+        for (name, source) in &self.sources {
+            let same = match (source, &self.sink) {
+                (StreamTable::Kafka(source), JobSinkTable::Kafka(sink)) => {
+                    (source.topic() == sink.topic() && source.shares_cluster(sink))
+                        .then(|| format!("topic '{}'", sink.topic()))
+                }
+                (StreamTable::Delta(source), JobSinkTable::Delta(sink)) => source
+                    .is_same(sink)
+                    .then(|| format!("Delta table '{}'", sink.location())),
+                _ => None,
+            };
+            if let Some(same) = same {
+                return Err(Error::invalid(format!(
+                    "the job reads and writes the {same}: {name} would never be read to its end"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The streams it reads, by table name.
+    pub fn sources(&self) -> &BTreeMap<String, StreamTable> {
         &self.sources
     }
 
@@ -404,14 +426,25 @@ impl JobQuery {
         }
     }
 
+    /// The stream that a name stands for, if it is one.
+    fn stream_of(&self, name: &str) -> Option<StreamTable> {
+        match self.session.catalog.entry(name)? {
+            TableEntry::Kafka(table) => Some(StreamTable::Kafka(table)),
+            TableEntry::Delta { handle, .. } if handle.stream().is_some() => {
+                Some(StreamTable::Delta(handle))
+            }
+            _ => None,
+        }
+    }
+
     fn sources_of(&self, input: &LogicalPlan) -> Result<Sources> {
         let mut sources = BTreeMap::new();
         input.apply_with_subqueries(|plan| {
             if let LogicalPlan::TableScan(scan) = plan
                 && let Some(name) = table_of(scan)
-                && let Some(TableEntry::Kafka(table)) = self.session.catalog.entry(name)
+                && let Some(stream) = self.stream_of(name)
             {
-                sources.insert(name.to_owned(), table);
+                sources.insert(name.to_owned(), stream);
             }
             Ok(TreeNodeRecursion::Continue)
         })?;

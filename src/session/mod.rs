@@ -33,7 +33,7 @@ use crate::tables::delta::{OptimizeSpec, VacuumSpec};
 
 pub use context::SessionOptions;
 pub use jobs::{BatchPlan, BatchSource, FrontBatch, JobQuery, JobSinkTable};
-pub use streaming::{FrontPlan, StreamQuery, late_rows};
+pub use streaming::{FrontPlan, StreamQuery, StreamTable, late_rows};
 pub use system::{batch_rows, job_rows, versions};
 
 /// What a statement gives.

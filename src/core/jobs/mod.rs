@@ -1,6 +1,7 @@
 //! Jobs as data: their log, the versions it names, which offsets a batch reads, and what to do after a crash.
 
 pub mod alignment;
+pub mod files;
 pub mod log;
 pub mod ranges;
 pub mod recovery;
@@ -11,6 +12,7 @@ pub mod version;
 pub mod watermark;
 
 pub use alignment::waiting;
+pub use files::{FilePlace, choose_files};
 pub use log::{Committed, Entry, JobHistory, Phase, is_older};
 pub use ranges::{Lost, PartitionFacts, PlannedRange, choose};
 pub use recovery::{Decision, Staged, recover};

@@ -13,7 +13,7 @@ use datafusion::logical_expr::{
 };
 
 use crate::error::{Error, Result};
-use crate::session::streaming::sides::{Sources, reads_stream};
+use crate::session::streaming::sides::{Sources, StreamTable, reads_stream};
 use crate::tables::kafka::{BatchTime, KafkaTableProvider, ROW_COLUMN};
 
 /// The start of a row's window, whatever was selected of it.
@@ -38,7 +38,7 @@ pub(super) fn with_hidden(plan: &LogicalPlan, sources: &Sources) -> Result<Logic
     }
     Ok(match plan {
         LogicalPlan::TableScan(scan) => {
-            let Some(table) = sources.get(scan.table_name.table()) else {
+            let Some(StreamTable::Kafka(table)) = sources.get(scan.table_name.table()) else {
                 return Err(Error::unsupported(format!(
                     "a job's aggregate over {}, which is no Kafka table, does not run yet",
                     scan.table_name.table()

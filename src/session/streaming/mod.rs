@@ -34,6 +34,7 @@ use crate::tables::kafka::{ROW_COLUMN, ROW_WATERMARK};
 
 pub use late::late_rows;
 pub(super) use late::late_schema;
+pub use sides::StreamTable;
 pub(super) use sides::{BatchTables, Sources, reads_stream, static_tables, table_of};
 
 /// Whether the rows of streams are aggregated in `plan`.

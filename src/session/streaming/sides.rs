@@ -12,10 +12,30 @@ use datafusion::logical_expr::{LogicalPlan, TableScan, TableScanBuilder};
 
 use crate::error::{Error, Result};
 use crate::session::system::SYSTEM;
-use crate::tables::kafka::KafkaTable;
+use crate::tables::delta::DeltaTableHandle;
+use crate::tables::kafka::{EventTime, KafkaTable};
+
+/// A table that a job reads as a stream.
+#[derive(Debug, Clone)]
+pub enum StreamTable {
+    /// A topic.
+    Kafka(Arc<KafkaTable>),
+    /// The files that are added to a Delta table.
+    Delta(DeltaTableHandle),
+}
+
+impl StreamTable {
+    /// Its WATERMARK FOR.
+    pub fn event_time(&self) -> Option<&EventTime> {
+        match self {
+            StreamTable::Kafka(table) => table.event_time(),
+            StreamTable::Delta(_) => None,
+        }
+    }
+}
 
 /// The streams of a job, by table name.
-pub(in crate::session) type Sources = BTreeMap<String, Arc<KafkaTable>>;
+pub(in crate::session) type Sources = BTreeMap<String, StreamTable>;
 
 /// The tables of one batch.
 #[derive(Debug, Clone, Default)]

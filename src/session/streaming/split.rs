@@ -24,7 +24,9 @@ use datafusion::optimizer::{Optimizer, OptimizerContext};
 use crate::error::{Error, Result};
 use crate::session::streaming::hidden::{HIDDEN_END, HIDDEN_START, find, with_hidden};
 use crate::session::streaming::lineage::{Origin, origins, unaliased, window_below};
-use crate::session::streaming::sides::{Sources, reads_stream, static_tables, stream_inputs};
+use crate::session::streaming::sides::{
+    Sources, StreamTable, reads_stream, static_tables, stream_inputs,
+};
 use crate::tables::kafka::ROW_COLUMN;
 
 /// The table of emitted rows in the upper part.
@@ -230,7 +232,13 @@ fn check_event_time(window: &LogicalPlan, sources: &Sources) -> Result<()> {
             ))
             .with_help("window by the column that the table's WATERMARK FOR names"));
         };
-        let declared = sources.get(table).and_then(|table| table.event_time());
+        if let Some(StreamTable::Delta(_)) = sources.get(table) {
+            return Err(Error::unsupported(format!(
+                "a window over {table}, a Delta table that is read as a stream, does not run in a job yet"
+            ))
+            .with_help("aggregate each batch alone with EMIT PER BATCH, or the whole table with a query"));
+        }
+        let declared = sources.get(table).and_then(StreamTable::event_time);
         match declared {
             Some(time) if time.column == *column => {}
             Some(time) => {

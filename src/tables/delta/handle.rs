@@ -24,6 +24,7 @@ use super::location::Location;
 use super::options::{DeltaOptions, WriteOptions};
 use super::provider::DeltaTableProvider;
 use super::rules::{COMPUTED_IN_UTC, TableRules, generated_texts, scan_of};
+use super::stream::{AddedFile, DeltaStream};
 use super::write::{StatsConfig, WriteTarget, Written, discard, write_files};
 use super::{Application, Commit, DeltaSpec, TimeTravel};
 use crate::error::{Error, ErrorKind, Result};
@@ -37,6 +38,8 @@ pub struct DeltaTableHandle {
 struct Inner {
     location: Location,
     write: WriteOptions,
+    /// How jobs read it, if they read it as a stream.
+    stream: Option<DeltaStream>,
     /// The newest version seen. Updated in place, never replaced by an older one.
     newest: tokio::sync::Mutex<DeltaTable>,
     /// The rules of the metadata they were made from.
@@ -130,6 +133,7 @@ impl DeltaTableHandle {
             inner: Arc::new(Inner {
                 location,
                 write: options.write,
+                stream: options.stream,
                 newest: tokio::sync::Mutex::new(table.clone()),
                 rules: Mutex::new(None),
             }),
@@ -409,6 +413,36 @@ impl DeltaTableHandle {
         &self.inner.location.shown
     }
 
+    /// How a job reads the table as a stream; none if it reads it whole, as it is.
+    pub fn stream(&self) -> Option<DeltaStream> {
+        self.inner.stream
+    }
+
+    /// Whether it is at the same place as `other`.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.inner.location.url == other.inner.location.url
+    }
+
+    /// The files of a version of the table.
+    pub(super) async fn added_files(&self, table: &DeltaTable) -> Result<Vec<AddedFile>> {
+        let snapshot = table
+            .snapshot()
+            .map_err(|error| self.fail(error))?
+            .snapshot();
+        let log_store = table.log_store();
+        snapshot
+            .file_views(log_store.as_ref(), None)
+            .map_ok(|file| AddedFile {
+                path: file.path().into_owned(),
+                rows: file.num_records().map(|rows| rows as u64),
+                bytes: file.size().unsigned_abs(),
+                modified_at: file.modification_time(),
+            })
+            .try_collect()
+            .await
+            .map_err(|error| self.fail(error))
+    }
+
     /// The newest version there is now.
     ///
     /// # Errors
@@ -638,7 +672,7 @@ impl DeltaTableHandle {
         Ok(version)
     }
 
-    async fn at_version(&self, newest: DeltaTable, version: u64) -> Result<DeltaTable> {
+    pub(super) async fn at_version(&self, newest: DeltaTable, version: u64) -> Result<DeltaTable> {
         match newest.version() {
             Some(latest) if latest == version => return Ok(newest),
             Some(latest) if latest < version => {

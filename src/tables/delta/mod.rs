@@ -27,6 +27,8 @@ mod prune;
 mod rules;
 mod shape;
 mod split;
+mod stream;
+mod stream_provider;
 mod write;
 
 use std::collections::BTreeMap;
@@ -37,6 +39,8 @@ pub use handle::{DeltaTableHandle, PreparedWrite};
 pub use maintain::{OptimizeSpec, VacuumSpec};
 pub use options::OPTION_NAMES;
 pub use provider::has_no_nulls;
+pub use stream::{DeltaJobSource, DeltaStream, FileRange};
+pub use stream_provider::{DeltaStreamExec, DeltaStreamProvider};
 
 /// What a statement says about a Delta table.
 #[derive(Debug, Clone, Default)]

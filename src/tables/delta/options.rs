@@ -9,6 +9,7 @@ use std::num::NonZeroU64;
 
 use deltalake::parquet::basic::{Compression, GzipLevel, ZstdLevel};
 
+use super::stream::DeltaStream;
 use crate::core::suggest::closest;
 use crate::error::{Error, Result};
 use crate::tables::options::parse_size;
@@ -17,7 +18,7 @@ use crate::tables::options::parse_size;
 ///
 /// Names are compared without regard to case; storage options may also be written as in the
 /// environment, `AWS_REGION` for `aws.region`.
-pub const OPTION_NAMES: [&str; 36] = [
+pub const OPTION_NAMES: [&str; 39] = [
     "aws.access_key_id",
     "aws.allow_http",
     "aws.conditional_put",
@@ -52,6 +53,9 @@ pub const OPTION_NAMES: [&str; 36] = [
     "delta.targetFileSize",
     "delta.target_file_size",
     "delta.tuneFileSizesForRewrites",
+    "scan.mode",
+    "scan.on_change",
+    "scan.startup",
     "write.compression",
     "write.max_memory",
 ];
@@ -70,6 +74,8 @@ pub(super) struct DeltaOptions {
     pub(super) storage: HashMap<String, String>,
     /// For this session's writes.
     pub(super) write: WriteOptions,
+    /// How jobs read it, if they read it as a stream.
+    pub(super) stream: Option<DeltaStream>,
 }
 
 /// How files are written.
@@ -105,7 +111,10 @@ impl DeltaOptions {
                 target_file_size: None,
                 max_memory: DEFAULT_WRITE_MEMORY,
             },
+            stream: None,
         };
+        let mut is_stream = false;
+        let mut stream = None;
         for (given, value) in options {
             let name = canonical_name(given)?;
             let value = value.trim();
@@ -114,6 +123,19 @@ impl DeltaOptions {
                 "write.max_memory" => parsed.write.max_memory = byte_size(name, value)?.get(),
                 "delta.target_file_size" => {
                     parsed.write.target_file_size = Some(byte_size(name, value)?);
+                }
+                "scan.mode" => is_stream = choice(name, value, ["static", "stream"])?,
+                "scan.startup" => {
+                    let starts_at_end = choice(name, value, ["earliest", "latest"])?;
+                    stream
+                        .get_or_insert_with(DeltaStream::default)
+                        .starts_at_end = starts_at_end;
+                }
+                "scan.on_change" => {
+                    let skips_changes = choice(name, value, ["fail", "skip"])?;
+                    stream
+                        .get_or_insert_with(DeltaStream::default)
+                        .skips_changes = skips_changes;
                 }
                 _ if name.starts_with("aws.") => {
                     if matches!(
@@ -134,7 +156,29 @@ impl DeltaOptions {
                 }
             }
         }
+        if is_stream {
+            parsed.stream = Some(stream.unwrap_or_default());
+        } else if stream.is_some() {
+            return Err(Error::invalid(
+                "options 'scan.startup' and 'scan.on_change' are for a table that jobs read as a stream",
+            )
+            .with_help("say 'scan.mode' 'stream' as well"));
+        }
         Ok(parsed)
+    }
+}
+
+/// Whether `value` is the second of two.
+fn choice(name: &str, value: &str, choices: [&str; 2]) -> Result<bool> {
+    let found = choices
+        .iter()
+        .position(|choice| choice.eq_ignore_ascii_case(value));
+    match found {
+        Some(at) => Ok(at == 1),
+        None => Err(
+            Error::invalid(format!("option '{name}' does not take '{value}'"))
+                .with_help(format!("it takes '{}' or '{}'", choices[0], choices[1])),
+        ),
     }
 }
 

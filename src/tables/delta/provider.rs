@@ -54,17 +54,22 @@ impl DeltaTableProvider {
     /// The newest registration counts: a table that is declared anew, with other credentials,
     /// must not be read with the old ones.
     fn register_store(&self, session: &dyn Session) -> Result<()> {
-        let log_store = self.table.log_store();
-        let mut root = log_store.root_url().clone();
-        if root.scheme() == "file" {
-            return Ok(self.table.update_datafusion_session(session)?);
-        }
-        root.set_path("/");
-        session
-            .runtime_env()
-            .register_object_store(&root, log_store.root_object_store(None));
-        Ok(())
+        register_store(&self.table, session)
     }
+}
+
+/// See [`DeltaTableProvider::register_store`].
+pub(super) fn register_store(table: &DeltaTable, session: &dyn Session) -> Result<()> {
+    let log_store = table.log_store();
+    let mut root = log_store.root_url().clone();
+    if root.scheme() == "file" {
+        return Ok(table.update_datafusion_session(session)?);
+    }
+    root.set_path("/");
+    session
+        .runtime_env()
+        .register_object_store(&root, log_store.root_object_store(None));
+    Ok(())
 }
 
 /// Whether `table` is a Delta table whose statistics say that no file has a NULL in `column`.

@@ -36,6 +36,8 @@ pub struct PartitionEnds {
     pub low: i64,
     /// The offset after the last stable one.
     pub high: i64,
+    /// Records that are there and to be read, where offsets do not count them.
+    pub unread: Option<u64>,
 }
 
 impl KafkaJobSource {
@@ -83,6 +85,7 @@ impl KafkaJobSource {
                 partition,
                 low,
                 high,
+                unread: None,
             })
             .collect())
     }

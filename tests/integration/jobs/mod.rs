@@ -1,6 +1,7 @@
 //! Jobs on a real broker and real Delta tables: exactly once, whatever process dies when.
 
 mod crash;
+mod delta_source;
 mod drift;
 mod endurance;
 mod joins;

@@ -1,0 +1,120 @@
+//! Which files of a table a batch reads (LOSS-1), where the table is read as a stream of the files that are added to it.
+//!
+//! A place in the stream is a version of the table and a file of it, written as one offset, so that a source of files goes on,
+//! is rewound and is shown as a partition of a topic is.
+
+/// More files than a version has.
+const FILES: i64 = 1_000_000_000;
+/// Files of the version that a job begins with are counted from here: those are all that the table had then.
+const FIRST_OF_ALL: i64 = FILES / 2;
+
+/// A place in a table's stream: before a file of a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FilePlace {
+    /// The version.
+    pub version: u64,
+    /// The files are all that the table had at the version; otherwise those that the version added.
+    pub of_all: bool,
+    /// How many files of it are before.
+    pub file: u64,
+}
+
+impl FilePlace {
+    /// Before the first file that a version adds.
+    pub fn start_of(version: u64) -> Self {
+        Self {
+            version,
+            of_all: false,
+            file: 0,
+        }
+    }
+
+    /// Before all that the table has at a version.
+    pub fn start_of_all(version: u64) -> Self {
+        Self {
+            of_all: true,
+            ..Self::start_of(version)
+        }
+    }
+
+    /// The place of a later file of the same version.
+    #[must_use]
+    pub fn after(self, files: u64) -> Self {
+        Self {
+            file: self.file + files,
+            ..self
+        }
+    }
+
+    /// The place as an offset: the version times 1,000,000,000, plus the file; of the files that there were at the start, plus
+    /// 500,000,000.
+    pub fn offset(self) -> i64 {
+        let version = i64::try_from(self.version).unwrap_or(i64::MAX);
+        let file = i64::try_from(self.file).unwrap_or(i64::MAX);
+        let first = if self.of_all { FIRST_OF_ALL } else { 0 };
+        version
+            .saturating_mul(FILES)
+            .saturating_add(first)
+            .saturating_add(file.min(FIRST_OF_ALL - 1))
+    }
+
+    /// The place that an offset is.
+    pub fn of_offset(offset: i64) -> Self {
+        let (version, file) = (offset.div_euclid(FILES), offset.rem_euclid(FILES));
+        let of_all = file >= FIRST_OF_ALL;
+        let file = if of_all { file - FIRST_OF_ALL } else { file };
+        Self {
+            version: version.unsigned_abs(),
+            of_all,
+            file: file.unsigned_abs(),
+        }
+    }
+}
+
+/// How many of the next files a batch of about `max_rows` rows reads, by what is known of their rows: one at least, if
+/// there is one.
+pub fn choose_files(rows: impl IntoIterator<Item = Option<u64>>, max_rows: u64) -> usize {
+    /// Of a file that does not say how many it has.
+    const ROWS: u64 = 100_000;
+    let mut total = 0_u64;
+    let fits = rows.into_iter().enumerate().take_while(|(index, rows)| {
+        total = total.saturating_add(rows.unwrap_or(ROWS));
+        *index == 0 || total <= max_rows
+    });
+    fits.count()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_batch_has_one_file_at_least() {
+        let rows = [Some(10), Some(20), None, Some(1)];
+        assert_eq!(choose_files(rows, 1), 1);
+        assert_eq!(choose_files(rows, 30), 2);
+        assert_eq!(choose_files(rows, 99_999), 2);
+        assert_eq!(choose_files(rows, 200_000), 4);
+        assert_eq!(choose_files([], 5), 0);
+    }
+
+    fn places() -> impl Strategy<Value = FilePlace> {
+        (0_u64..5_000_000_000, any::<bool>(), 0_u64..499_999_999).prop_map(
+            |(version, of_all, file)| FilePlace {
+                version,
+                of_all,
+                file,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn an_offset_is_one_place_and_offsets_ascend_as_places_do(a in places(), b in places()) {
+            prop_assert_eq!(FilePlace::of_offset(a.offset()), a);
+            prop_assert_eq!(a.cmp(&b), a.offset().cmp(&b.offset()));
+        }
+    }
+}

@@ -1,0 +1,437 @@
+//! A table read as a stream of the files that are added to it: what there is after a place, and which files a batch reads.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use deltalake::kernel::{Action, Add};
+use deltalake::logstore::object_store::ObjectStoreExt as _;
+use deltalake::logstore::object_store::path::Path;
+use deltalake::logstore::{extract_version_from_filename, get_actions};
+use deltalake::{DeltaTable, ObjectStoreError};
+use futures::{StreamExt as _, TryStreamExt as _};
+
+use super::handle::DeltaTableHandle;
+use crate::core::jobs::{FilePlace, choose_files};
+use crate::error::{Error, ErrorKind, Result};
+
+/// So many commits a look takes in at most; the next one goes on from there.
+const COMMITS: u64 = 1_000;
+
+/// How a job reads the table as a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DeltaStream {
+    /// It begins with what is added later, and not with what the table has.
+    pub starts_at_end: bool,
+    /// Versions that delete or rewrite rows are left out; otherwise they stop the job.
+    pub skips_changes: bool,
+}
+
+/// A table as the source of a job.
+#[derive(Debug)]
+pub struct DeltaJobSource {
+    handle: DeltaTableHandle,
+    stream: DeltaStream,
+    /// Commits that are not read yet, by version.
+    commits: Mutex<BTreeMap<u64, Arc<CommitFiles>>>,
+    /// The files that the table had at the version that the job began with.
+    all: Mutex<Option<(u64, Arc<Vec<AddedFile>>)>>,
+}
+
+/// What a commit did to the table's rows.
+#[derive(Debug, Default)]
+struct CommitFiles {
+    /// Files with rows that are new.
+    added: Vec<AddedFile>,
+    /// Files that the table no longer has, for whatever reason.
+    removed: Vec<String>,
+    /// Rows were deleted or written anew.
+    has_changes: bool,
+    /// What made it, for people.
+    operation: String,
+}
+
+/// A file of the table.
+#[derive(Debug, Clone)]
+pub(super) struct AddedFile {
+    pub(super) path: String,
+    /// As far as its statistics say.
+    pub(super) rows: Option<u64>,
+    pub(super) bytes: u64,
+    pub(super) modified_at: i64,
+}
+
+/// A file that a batch reads.
+#[derive(Debug, Clone)]
+struct StreamFile {
+    place: FilePlace,
+    file: AddedFile,
+}
+
+/// Files that a batch reads in one state of the table.
+#[derive(Debug, Clone)]
+pub(super) struct FileGroup {
+    pub(super) table: DeltaTable,
+    pub(super) paths: Vec<String>,
+}
+
+/// What a batch reads.
+#[derive(Debug, Clone)]
+pub struct FileRange {
+    /// Where the job stands; what it lost is before.
+    pub start: i64,
+    /// Where the next batch begins.
+    pub end: i64,
+    /// Where the table ends now.
+    pub high: i64,
+    /// Rows that are known to be there and to come, as far as files say how many they have.
+    pub rows: u64,
+    /// Bytes of the files.
+    pub bytes: u64,
+    pub(super) groups: Vec<FileGroup>,
+    /// The newest state of the table: its columns are those of the rows.
+    pub(super) newest: DeltaTable,
+}
+
+impl DeltaJobSource {
+    /// The source that `handle` is.
+    pub fn new(handle: DeltaTableHandle, stream: DeltaStream) -> Self {
+        Self {
+            handle,
+            stream,
+            commits: Mutex::default(),
+            all: Mutex::default(),
+        }
+    }
+
+    /// The table.
+    pub fn handle(&self) -> &DeltaTableHandle {
+        &self.handle
+    }
+
+    /// How it is read.
+    pub fn stream(&self) -> DeltaStream {
+        self.stream
+    }
+
+    /// What a job that stands at the offset `position` reads next, about `max_rows` rows; one that never read the table
+    /// begins as the table says.
+    ///
+    /// # Errors
+    ///
+    /// LOSS-1: a commit or a file that is no longer there, unless `skipping_lost`, which goes on behind it. A version that
+    /// deletes or rewrites rows. A log that cannot be read.
+    pub async fn next(
+        &self,
+        position: Option<i64>,
+        max_rows: u64,
+        skipping_lost: bool,
+    ) -> Result<FileRange> {
+        let newest = self.handle.refresh().await?;
+        let version = newest
+            .version()
+            .ok_or_else(|| Error::internal("a loaded table has no version"))?;
+        let high = FilePlace::start_of(version + 1);
+        let start = match position {
+            Some(offset) => FilePlace::of_offset(offset),
+            None if self.stream.starts_at_end => high,
+            None => FilePlace::start_of_all(version),
+        };
+        if start.version > version + 1 {
+            return Err(Error::data(format!(
+                "Delta table '{}' ends with version {version}, before version {} where the job stands: it was made anew",
+                self.handle.location(),
+                start.version
+            ))
+            .with_help("DROP JOB and CREATE JOB begin with the table that is there"));
+        }
+        let (start, known, end) = self.known(&newest, start, version, skipping_lost).await?;
+        // Up to here it is known what later versions took away.
+        let until = version.min(end.version.saturating_sub(1));
+        let rows = || known.iter().map(|file| file.file.rows);
+        let count = choose_files(rows(), max_rows);
+        let total = rows().flatten().sum();
+        let end = known.get(count).map_or(end, |next| next.place);
+        let mut files = known;
+        files.truncate(count);
+        let (start, files, end) = self
+            .present(&newest, start, files, end, skipping_lost)
+            .await?;
+        Ok(FileRange {
+            start: start.offset(),
+            end: end.offset(),
+            high: high.offset(),
+            rows: total,
+            bytes: files.iter().map(|file| file.file.bytes).sum(),
+            groups: self.groups(&newest, until, files).await?,
+            newest,
+        })
+    }
+
+    /// The files from a place on, in order, and the place behind them; the place is later than `start` if what it lost is
+    /// skipped.
+    async fn known(
+        &self,
+        table: &DeltaTable,
+        start: FilePlace,
+        newest: u64,
+        skipping_lost: bool,
+    ) -> Result<(FilePlace, Vec<StreamFile>, FilePlace)> {
+        self.commits()
+            .retain(|version, _| *version >= start.version);
+        let mut start = start;
+        let mut files = Vec::new();
+        let mut version = start.version;
+        if start.of_all {
+            match self.all_files(table, version).await {
+                Ok(all) => files = placed(FilePlace::start_of_all(version), &all, start.file),
+                Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
+                Err(_) if skipping_lost => start = FilePlace::start_of(version + 1),
+                Err(error) => {
+                    return Err(Error::data(error.message().to_owned()).with_help(
+                        "the job has not read all that the table had when it began: RESUME JOB … SKIPPING LOST goes on with what was \
+                         added later",
+                    ));
+                }
+            }
+            version += 1;
+        }
+        let last = newest.min(version.saturating_add(COMMITS));
+        while version <= last {
+            let Some(commit) = self.commit(table, version).await? else {
+                if !files.is_empty() {
+                    break;
+                }
+                let oldest = self.oldest_commit(table, version).await?.min(newest + 1);
+                if !skipping_lost {
+                    return Err(Error::data(format!(
+                        "Delta table '{}': its log no longer has versions {version} to {}",
+                        self.handle.location(),
+                        oldest - 1
+                    ))
+                    .with_help(
+                        "RESUME JOB … SKIPPING LOST goes on with the first version there is and records the gap; \
+                         'delta.logRetentionDuration' says how long a log is kept",
+                    ));
+                }
+                version = oldest;
+                start = FilePlace::start_of(oldest);
+                continue;
+            };
+            if commit.has_changes && !self.stream.skips_changes {
+                // What comes before is read first.
+                if !files.is_empty() {
+                    break;
+                }
+                return Err(Error::data(format!(
+                    "Delta table '{}': version {version} ({}) deletes or rewrites rows, and a stream is only appended to",
+                    self.handle.location(),
+                    commit.operation
+                ))
+                .with_help(
+                    "a table declared with 'scan.on_change' 'skip' leaves such versions out: what they add is not read, and what \
+                     was read of what they delete stays",
+                ));
+            }
+            if !commit.has_changes {
+                let first = FilePlace::start_of(version);
+                let done = if start.version == version {
+                    start.file
+                } else {
+                    0
+                };
+                files.extend(placed(first, &commit.added, done));
+            }
+            version += 1;
+        }
+        Ok((start, files, FilePlace::start_of(version)))
+    }
+
+    /// The files of a batch up to the first that was deleted from the store (VACUUM); it cannot begin with one, unless the lost
+    /// ones are skipped.
+    async fn present(
+        &self,
+        table: &DeltaTable,
+        start: FilePlace,
+        mut files: Vec<StreamFile>,
+        end: FilePlace,
+        skipping_lost: bool,
+    ) -> Result<(FilePlace, Vec<StreamFile>, FilePlace)> {
+        let store = table.log_store().object_store(None);
+        let looks: Vec<_> = files
+            .iter()
+            .map(|file| {
+                let store = Arc::clone(&store);
+                // As the library finds files: a path may be written in either way.
+                let path = &file.file.path;
+                let path = Path::parse(path).unwrap_or_else(|_| Path::from(path.as_str()));
+                async move {
+                    match store.head(&path).await {
+                        Ok(_) => Ok(true),
+                        Err(ObjectStoreError::NotFound { .. }) => Ok(false),
+                        Err(error) => Err(self.handle.fail(error.into())),
+                    }
+                }
+            })
+            .collect();
+        let is_there: Vec<bool> = futures::stream::iter(looks)
+            .buffered(16)
+            .try_collect()
+            .await?;
+        let lost = is_there.iter().take_while(|there| !**there).count();
+        if lost > 0 && !skipping_lost {
+            let file = files.first().map_or("", |file| file.file.path.as_str());
+            return Err(Error::data(format!(
+                "Delta table '{}': {lost} files that are to be read next are gone, the first is {file}",
+                self.handle.location()
+            ))
+            .with_help(
+                "VACUUM was faster than the job: RESUME JOB … SKIPPING LOST goes on behind them and records the gap",
+            ));
+        }
+        let there = is_there[lost..].iter().take_while(|there| **there).count();
+        let start = match files.get(lost) {
+            Some(first) if lost > 0 => first.place,
+            None if lost > 0 => end,
+            _ => start,
+        };
+        let end = files.get(lost + there).map_or(end, |next| next.place);
+        let files = files.drain(lost..lost + there).collect();
+        Ok((start, files, end))
+    }
+
+    /// The files of a batch by the state of the table in which they are read: that of `version` where it has them as they were
+    /// added, else the one that added them.
+    async fn groups(
+        &self,
+        newest: &DeltaTable,
+        version: u64,
+        files: Vec<StreamFile>,
+    ) -> Result<Vec<FileGroup>> {
+        let mut paths: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+        for file in files {
+            let read_at = self.read_at(&file, version);
+            paths.entry(read_at).or_default().push(file.file.path);
+        }
+        let mut groups = Vec::with_capacity(paths.len());
+        for (read_at, paths) in paths {
+            let table = self.handle.at_version(newest.clone(), read_at).await?;
+            groups.push(FileGroup { table, paths });
+        }
+        Ok(groups)
+    }
+
+    /// The version at which a file is read: rows that were deleted from it later are read.
+    fn read_at(&self, file: &StreamFile, until: u64) -> u64 {
+        let commits = self.commits();
+        let mut later = file.place.version + 1..=until;
+        let stays = later.all(|version| {
+            let commit = commits.get(&version);
+            commit.is_some_and(|commit| !commit.removed.contains(&file.file.path))
+        });
+        if stays { until } else { file.place.version }
+    }
+
+    async fn commit(&self, table: &DeltaTable, version: u64) -> Result<Option<Arc<CommitFiles>>> {
+        if let Some(commit) = self.commits().get(&version) {
+            return Ok(Some(Arc::clone(commit)));
+        }
+        let bytes = table
+            .log_store()
+            .read_commit_entry(version)
+            .await
+            .map_err(|error| self.handle.fail(error))?;
+        let Some(bytes) = bytes else {
+            return Ok(None);
+        };
+        let actions = get_actions(version, &bytes).map_err(|error| self.handle.fail(error))?;
+        let commit = Arc::new(CommitFiles::of(actions));
+        self.commits().insert(version, Arc::clone(&commit));
+        Ok(Some(commit))
+    }
+
+    fn commits(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Arc<CommitFiles>>> {
+        self.commits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All files of a version, in an order that is always the same.
+    async fn all_files(&self, newest: &DeltaTable, version: u64) -> Result<Arc<Vec<AddedFile>>> {
+        {
+            let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((known, files)) = &*all
+                && *known == version
+            {
+                return Ok(Arc::clone(files));
+            }
+        }
+        let table = self.handle.at_version(newest.clone(), version).await?;
+        let mut files = self.handle.added_files(&table).await?;
+        files.sort_by(|a, b| (a.modified_at, &a.path).cmp(&(b.modified_at, &b.path)));
+        let files = Arc::new(files);
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        *all = Some((version, Arc::clone(&files)));
+        Ok(files)
+    }
+
+    /// The first version from `version` on that the log has.
+    async fn oldest_commit(&self, table: &DeltaTable, version: u64) -> Result<u64> {
+        let log_store = table.log_store();
+        let store = log_store.object_store(None);
+        let versions: Vec<u64> = store
+            .list(Some(log_store.log_path()))
+            .try_filter_map(|file| {
+                let name = file.location.as_ref();
+                let found = name
+                    .ends_with(".json")
+                    .then(|| extract_version_from_filename(name))
+                    .flatten();
+                futures::future::ready(Ok(found.filter(|found| *found >= version)))
+            })
+            .try_collect()
+            .await
+            .map_err(|error| self.handle.fail(error.into()))?;
+        Ok(versions.into_iter().min().unwrap_or(u64::MAX))
+    }
+}
+
+fn placed(first: FilePlace, files: &[AddedFile], done: u64) -> Vec<StreamFile> {
+    (0_u64..)
+        .zip(files)
+        .filter(|(number, _)| *number >= done)
+        .map(|(number, file)| StreamFile {
+            place: first.after(number),
+            file: file.clone(),
+        })
+        .collect()
+}
+
+impl AddedFile {
+    fn of(add: Add) -> Self {
+        let stats = add.stats.as_deref();
+        let stats: Option<serde_json::Value> =
+            stats.and_then(|stats| serde_json::from_str(stats).ok());
+        Self {
+            path: add.path,
+            rows: stats.and_then(|stats| stats.get("numRecords")?.as_u64()),
+            bytes: add.size.unsigned_abs(),
+            modified_at: add.modification_time,
+        }
+    }
+}
+
+impl CommitFiles {
+    fn of(actions: Vec<Action>) -> Self {
+        let mut commit = Self::default();
+        for action in actions {
+            match action {
+                Action::Add(add) if add.data_change => commit.added.push(AddedFile::of(add)),
+                Action::Remove(remove) => {
+                    commit.has_changes |= remove.data_change;
+                    commit.removed.push(remove.path);
+                }
+                Action::CommitInfo(info) => commit.operation = info.operation.unwrap_or_default(),
+                _ => {}
+            }
+        }
+        commit
+    }
+}
