@@ -11,6 +11,7 @@ use super::StateTable;
 
 /// Two keys, the second text; when it is done; a value.
 type Row = (Option<i64>, Option<String>, i64, i64);
+type Key = (Option<i64>, Option<String>);
 
 fn schema() -> SchemaRef {
     let field = |name: &str, of: DataType| Field::new(name, of, true);
@@ -57,7 +58,7 @@ fn held(table: &StateTable) -> Vec<Row> {
 
 /// What a map would hold: the rows of each key.
 #[derive(Default)]
-struct Expected(BTreeMap<(Option<i64>, Option<String>), Vec<(i64, i64)>>);
+struct Expected(BTreeMap<Key, Vec<(i64, i64)>>);
 
 impl Expected {
     fn restore(&mut self, rows: &[Row], closed_by: i64) {
@@ -98,6 +99,8 @@ fn row(ahead: i64) -> impl Strategy<Value = Row> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     /// Enough small changes for chunks to be put together many times; keys with several rows, as sessions have.
     #[test]
     fn many_changes_leave_what_a_map_would_hold(
@@ -120,6 +123,12 @@ proptest! {
             prop_assert_eq!(held(&table), all);
         }
     }
+
+}
+
+proptest! {
+    // Each case has tens of thousands of rows.
+    #![proptest_config(ProptestConfig::with_cases(8))]
 
     /// Chunks that are large enough to be written anew for their dead rows, of keys that are many.
     #[test]

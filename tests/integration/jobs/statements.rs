@@ -273,7 +273,10 @@ fn what_a_job_cannot_do_is_refused_with_its_name() {
         ("SELECT v FROM numbers LIMIT 3", "LIMIT"),
         ("SELECT v FROM numbers ORDER BY v", "ORDER BY"),
         ("SELECT sum(v) OVER () FROM numbers", "OVER"),
-        ("SELECT count(*) FROM numbers", "aggregate"),
+        (
+            "SELECT count(*) FROM numbers",
+            "has no meaning without a window",
+        ),
         (
             "SELECT CAST(random() * 10 AS BIGINT) FROM numbers",
             "random()",
