@@ -1,6 +1,5 @@
 //! Connections: settings to librdkafka clients, its log into ours, its faults into our errors.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -350,72 +349,15 @@ pub(crate) fn log_ends_with(
     faults: &Faults,
     topic: &str,
 ) -> Result<LogEnds> {
-    let lows = log_starts(settings, consumer, faults, topic)?;
-    let partitions = ends_behind(settings, consumer, faults, topic, &lows)?;
-    Ok(LogEnds { partitions })
-}
-
-/// The first offset of each partition there is.
-pub(crate) fn log_starts(
-    settings: &ClientSettings,
-    consumer: &BaseConsumer<Faults>,
-    faults: &Faults,
-    topic: &str,
-) -> Result<BTreeMap<i32, i64>> {
     let ids = partitions(settings, consumer, topic)?.ok_or_else(|| unknown_topic(topic))?;
-    let what = rdkafka::Offset::Beginning;
-    offsets_at(settings, consumer, faults, topic, &ids, what)
-}
-
-/// Partition, first and last stable offset of partitions whose first ones are known.
-pub(crate) fn ends_behind(
-    settings: &ClientSettings,
-    consumer: &BaseConsumer<Faults>,
-    faults: &Faults,
-    topic: &str,
-    lows: &BTreeMap<i32, i64>,
-) -> Result<Vec<(i32, i64, i64)>> {
-    let ids: Vec<i32> = lows.keys().copied().collect();
-    let what = rdkafka::Offset::End;
-    let highs = offsets_at(settings, consumer, faults, topic, &ids, what)?;
-    let with_high = |(id, low): (&i32, &i64)| match highs.get(id) {
-        Some(high) => Ok((*id, *low, *high)),
-        None => Err(settings.unavailable(faults)),
-    };
-    lows.iter().map(with_high).collect()
-}
-
-/// Beginnings or ends of partitions: one request to each broker, however many partitions it leads.
-fn offsets_at(
-    settings: &ClientSettings,
-    consumer: &BaseConsumer<Faults>,
-    faults: &Faults,
-    topic: &str,
-    partitions: &[i32],
-    what: rdkafka::Offset,
-) -> Result<BTreeMap<i32, i64>> {
-    let mut wanted = rdkafka::TopicPartitionList::with_capacity(partitions.len());
-    for partition in partitions {
-        wanted
-            .add_partition_offset(topic, *partition, what)
-            .map_err(|error| client_error(&error))?;
+    let mut found = Vec::with_capacity(ids.len());
+    for partition in ids {
+        let (low, high) = consumer
+            .fetch_watermarks(topic, partition, settings.connect_timeout)
+            .map_err(|error| request_error(&error, settings, faults))?;
+        found.push((partition, low, high));
     }
-    let found = consumer
-        .offsets_for_times(wanted, settings.connect_timeout)
-        .map_err(|error| request_error(&error, settings, faults))?;
-    found
-        .elements()
-        .iter()
-        .map(|element| {
-            element
-                .error()
-                .map_err(|error| request_error(&error, settings, faults))?;
-            match element.offset() {
-                rdkafka::Offset::Offset(offset) => Ok((element.partition(), offset)),
-                _ => Err(settings.unavailable(faults)),
-            }
-        })
-        .collect()
+    Ok(LogEnds { partitions: found })
 }
 
 /// The offset of the first record at or after a time, per partition; `None` past the end. Blocks.

@@ -1,8 +1,6 @@
 //! A topic as the source of a job: what is there to read, asked again for every batch with one client.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use rdkafka::consumer::BaseConsumer;
 
@@ -17,15 +15,7 @@ pub struct KafkaJobSource {
     table: Arc<KafkaTable>,
     client: Arc<BaseConsumer<Faults>>,
     faults: Faults,
-    /// Where partitions began when that was asked last.
-    starts: Arc<Mutex<Option<Starts>>>,
 }
-
-/// When partitions were asked for, and the first offset of each.
-type Starts = (Instant, BTreeMap<i32, i64>);
-
-/// New partitions, and records that were deleted, are noticed after so long; new records at once.
-const STARTS_LAST: Duration = Duration::from_secs(1);
 
 /// A partition of a topic and where it starts and ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +43,6 @@ impl KafkaJobSource {
             table,
             client: Arc::new(client),
             faults,
-            starts: Arc::default(),
         })
     }
 
@@ -62,7 +51,7 @@ impl KafkaJobSource {
         &self.table
     }
 
-    /// Where every partition starts and ends now; new ones are there after a second.
+    /// Where every partition starts and ends now, new ones included.
     ///
     /// # Errors
     ///
@@ -70,16 +59,12 @@ impl KafkaJobSource {
     pub async fn ends(&self) -> Result<Vec<PartitionEnds>> {
         let source = self.clone();
         let ask = move || {
-            let (settings, topic) = (&source.table.client, &source.table.topic);
-            let lows = source.starts()?;
-            let ends = client::ends_behind(settings, &source.client, &source.faults, topic, &lows);
-            if ends.is_err() {
-                *source.lock_starts() = None;
-            }
-            ends
+            let table = &source.table;
+            client::log_ends_with(&table.client, &source.client, &source.faults, &table.topic)
         };
         let ends = blocking(ask).await?;
         Ok(ends
+            .partitions
             .into_iter()
             .map(|(partition, low, high)| PartitionEnds {
                 partition,
@@ -88,22 +73,6 @@ impl KafkaJobSource {
                 unread: None,
             })
             .collect())
-    }
-
-    fn starts(&self) -> Result<BTreeMap<i32, i64>> {
-        if let Some((at, known)) = &*self.lock_starts()
-            && at.elapsed() < STARTS_LAST
-        {
-            return Ok(known.clone());
-        }
-        let (settings, topic) = (&self.table.client, &self.table.topic);
-        let found = client::log_starts(settings, &self.client, &self.faults, topic)?;
-        *self.lock_starts() = Some((Instant::now(), found.clone()));
-        Ok(found)
-    }
-
-    fn lock_starts(&self) -> std::sync::MutexGuard<'_, Option<(Instant, BTreeMap<i32, i64>)>> {
-        self.starts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
