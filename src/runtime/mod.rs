@@ -3,6 +3,7 @@
 mod batch;
 mod environment;
 mod failpoint;
+mod heartbeat;
 mod metrics;
 mod options;
 mod pace;

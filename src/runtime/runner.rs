@@ -90,6 +90,11 @@ impl JobStatuses {
         self.lock().clone()
     }
 
+    /// The fault that a job waits out, if it does.
+    pub(super) fn waiting(&self, job: &str) -> Option<String> {
+        self.lock().get(job)?.waiting.clone()
+    }
+
     fn update(&self, job: &str, change: impl FnOnce(&mut JobStatus)) {
         change(self.lock().entry(job.to_owned()).or_default());
     }
@@ -187,6 +192,11 @@ impl<'a> JobRunner<'a> {
         })
     }
 
+    /// Who it is, in the job's log.
+    pub(super) fn owner(&self) -> &str {
+        &self.owner
+    }
+
     /// Runs until the job is stopped, paused, caught up (if that is wanted), or fails for good.
     ///
     /// Faults that may pass, a broker that is away, are waited out. One that does not is written to the log: the job is
@@ -245,6 +255,8 @@ impl<'a> JobRunner<'a> {
                         () = self.options.stop.wait() => return Ok(self.report),
                     }
                     backoff = (backoff * 2).min(LAST_BACKOFF);
+                    // Clients that met the fault may not get over it: a new one is as good as a new process.
+                    self.sources = self.environment.sources(&self.job.query)?;
                 }
                 Err(error) => {
                     self.metrics.failed();

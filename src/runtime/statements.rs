@@ -1,6 +1,6 @@
 //! The statements about jobs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::core::jobs::{BatchVersion, Entry, JobHistory, Phase, SourceProgress};
@@ -9,6 +9,7 @@ use crate::planner::{JobStatement, normalize};
 use crate::runtime::batch::{Ends, check_readable};
 use crate::runtime::environment::Environment;
 use crate::runtime::failpoint;
+use crate::runtime::heartbeat::Heart;
 use crate::runtime::options::JobOptions;
 use crate::runtime::runner::{JobRunner, Report, RunOptions, append, files_of, take_over};
 use crate::runtime::show;
@@ -171,7 +172,7 @@ impl Jobs {
             }
             JobStatement::ShowJobs => {
                 let jobs = self.store.all().await?;
-                session.one_batch(job_rows(&jobs)?)
+                session.one_batch(job_rows(&self.store, &jobs).await?)
             }
             JobStatement::ShowBatches(name) => {
                 let (id, history) = self.find(&normalize(&name)).await?;
@@ -200,14 +201,23 @@ impl Jobs {
     /// Runs the jobs that this process has made or confirmed, side by side. Gives the outcome of each by name.
     pub async fn run(&self, options: &RunOptions) -> Vec<(String, Result<Report>)> {
         let ready: Vec<_> = self.ready.lock().await.values().cloned().collect();
-        let runs = ready.iter().map(|job| async {
-            let outcome = match JobRunner::try_new(&self.store, job, options) {
-                Ok(runner) => runner.run().await,
-                Err(error) => Err(error),
+        let mut names = HashMap::new();
+        let mut runs = tokio::task::JoinSet::new();
+        for job in ready {
+            let name = job.name.clone();
+            let run = run_job(self.store.clone(), job, options.clone());
+            names.insert(runs.spawn(run).id(), name);
+        }
+        let mut outcomes = Vec::with_capacity(names.len());
+        while let Some(ended) = runs.join_next_with_id().await {
+            let (task, outcome) = match ended {
+                Ok(ended) => ended,
+                Err(error) => (error.id(), Err(Error::internal(error.to_string()))),
             };
-            (job.name.clone(), outcome)
-        });
-        futures::future::join_all(runs).await
+            outcomes.push((names.remove(&task).unwrap_or_default(), outcome));
+        }
+        outcomes.sort_by(|(one, _), (other, _)| one.cmp(other));
+        outcomes
     }
 
     fn check_delivery(&self, sink: &JobSinkTable) -> Result<()> {
@@ -490,6 +500,24 @@ fn check_rewind(history: &JobHistory, to: u64) -> Result<()> {
         "job {name} has no batch {to}; it has {} to {newest}",
         oldest.max(1)
     )))
+}
+
+/// Runs a job, and says so while it does.
+async fn run_job(store: JobStore, job: Arc<ReadyJob>, options: RunOptions) -> Result<Report> {
+    let runner = JobRunner::try_new(&store, &job, &options)?;
+    let heart = Heart {
+        store: store.clone(),
+        id: job.id,
+        name: job.name.clone(),
+        owner: runner.owner().to_owned(),
+        statuses: options.statuses.clone(),
+    };
+    let outcome = tokio::select! {
+        outcome = runner.run() => outcome,
+        () = heart.beat() => Err(Error::internal("the signs of life have ended")),
+    };
+    heart.stop().await;
+    outcome
 }
 
 fn batch_number(text: &crate::planner::Text) -> Result<u64> {

@@ -13,7 +13,7 @@ use datafusion::catalog::{SchemaProvider, TableProvider};
 use datafusion::datasource::MemTable;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 
-use crate::core::jobs::{BatchVersion, Committed, DeadLetter, JobHistory, Phase};
+use crate::core::jobs::{BatchVersion, Committed, DeadLetter, JobHistory, SeenState, seen_state};
 use crate::error::{Error, Result};
 use crate::exec::keyed::{decode_states, replay};
 use crate::session::dead_letters;
@@ -51,7 +51,10 @@ impl SystemSchema {
             None => Vec::new(),
         };
         if name == "jobs" {
-            return job_rows(&jobs);
+            return match &store {
+                Some(store) => job_rows(store, &jobs).await,
+                None => rows_of_jobs(&[]),
+            };
         }
         let mut parts = Vec::new();
         if let Some(store) = &store {
@@ -142,28 +145,29 @@ impl SchemaProvider for SystemSchema {
 ///
 /// # Errors
 ///
-/// None that a caller could cause.
-pub fn job_rows(jobs: &[(JobId, JobHistory)]) -> Result<RecordBatch> {
+/// The store does not answer.
+pub async fn job_rows(store: &JobStore, jobs: &[(JobId, JobHistory)]) -> Result<RecordBatch> {
+    let now = chrono::Utc::now().timestamp_millis();
+    let mut seen = Vec::with_capacity(jobs.len());
+    for (id, history) in jobs {
+        let heartbeat = store.heartbeat(*id).await?;
+        seen.push((history, seen_state(history, heartbeat.as_ref(), now)));
+    }
+    rows_of_jobs(&seen)
+}
+
+fn rows_of_jobs(jobs: &[(&JobHistory, SeenState)]) -> Result<RecordBatch> {
     let of = |value: fn(&JobHistory) -> Option<String>| -> ArrayRef {
-        let values: StringArray = jobs.iter().map(|(_, job)| value(job)).collect();
+        let values: StringArray = jobs.iter().map(|(job, _)| value(job)).collect();
         Arc::new(values)
     };
-    let states = of(|job| {
-        let state = match &job.phase {
-            Phase::Active => "ACTIVE",
-            Phase::Paused(None) => "PAUSED",
-            Phase::Paused(Some(_)) => "FAILED",
-            Phase::Dropped => "DROPPED",
-        };
-        Some(state.to_owned())
-    });
-    let reasons = of(|job| match &job.phase {
-        Phase::Paused(reason) => reason.clone(),
-        _ => None,
-    });
+    let states = jobs.iter().map(|(_, seen)| Some(seen.name));
+    let states: ArrayRef = Arc::new(states.collect::<StringArray>());
+    let reasons = jobs.iter().map(|(_, seen)| seen.reason.as_deref());
+    let reasons: ArrayRef = Arc::new(reasons.collect::<StringArray>());
     let numbers = |value: fn(&JobHistory) -> u64| -> ArrayRef {
         Arc::new(Int64Array::from_iter_values(
-            jobs.iter().map(|(_, job)| signed(value(job))),
+            jobs.iter().map(|(job, _)| signed(value(job))),
         ))
     };
     batch(vec![
@@ -177,7 +181,7 @@ pub fn job_rows(jobs: &[(JobId, JobHistory)]) -> Result<RecordBatch> {
         ("generation", numbers(|job| job.generation)),
         (
             "committed_at",
-            times(jobs.iter().map(|(_, job)| job.last().map(|last| last.at)))?,
+            times(jobs.iter().map(|(job, _)| job.last().map(|last| last.at)))?,
         ),
         ("owner", of(|job| job.owner.clone())),
     ])

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 
-use crate::core::jobs::{BatchVersion, Entry, JobHistory, Phase, Staged, is_older};
+use crate::core::jobs::{BatchVersion, Entry, Heartbeat, JobHistory, Phase, Staged, is_older};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::pack::Pack;
 use crate::state::place::DataDir;
@@ -126,6 +126,35 @@ impl JobStore {
         }
         // Entries are deleted after a checkpoint has passed them: a number that one has passed was taken before.
         Ok(self.last_checkpoint(id).await?.unwrap_or(0) <= number)
+    }
+
+    /// Says that a process runs the job.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn put_heartbeat(&self, id: JobId, beat: &Heartbeat) -> Result<()> {
+        let bytes = serde_json::to_vec(beat).map_err(|error| Error::internal(error.to_string()))?;
+        self.dir.overwrite(&heartbeat_path(id), bytes).await
+    }
+
+    /// The last sign that a process runs the job; one that cannot be read is none.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn heartbeat(&self, id: JobId) -> Result<Option<Heartbeat>> {
+        let found = self.dir.read(&heartbeat_path(id)).await?;
+        Ok(found.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    /// No process runs the job any more.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn delete_heartbeat(&self, id: JobId) -> Result<()> {
+        self.dir.delete(&heartbeat_path(id)).await
     }
 
     /// Whether nobody has written entry `number` of a log yet, nor dropped the job. Who slept for so long that the entry was
@@ -509,6 +538,10 @@ fn log_folder(id: JobId) -> String {
 
 fn entry_path(id: JobId, number: u64) -> String {
     format!("{}/{number:010}.json", log_folder(id))
+}
+
+fn heartbeat_path(id: JobId) -> String {
+    format!("jobs/{id}/heartbeat.json")
 }
 
 fn checkpoint_path(id: JobId, number: u64) -> String {

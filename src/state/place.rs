@@ -1,6 +1,7 @@
 //! A folder or object store as the place where things last.
 
 use std::collections::HashSet;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -120,11 +121,23 @@ impl DataDir {
 
     /// Writes an object that must not exist; false if it does. It is on disk when this returns.
     pub(super) async fn create(&self, name: &str, bytes: Vec<u8>) -> Result<bool> {
-        if self.folder.is_none() {
-            self.refuses
-                .get_or_try_init(|| self.check_refuses())
-                .await?;
+        if let Some(folder) = &self.folder {
+            let file = SyncedFile {
+                root: folder.clone(),
+                path: folder.join(name),
+                synced: Arc::clone(&self.synced),
+            };
+            let create = move || file.create(&bytes);
+            let created = tokio::task::spawn_blocking(create).await;
+            let created = created.map_err(|error| Error::internal(error.to_string()))?;
+            return created.map_err(|error| {
+                let place = format!("the data directory '{}'", self.shown);
+                Error::from(error).context(place)
+            });
         }
+        self.refuses
+            .get_or_try_init(|| self.check_refuses())
+            .await?;
         let options = PutOptions::from(PutMode::Create);
         let wanted = Bytes::from(bytes);
         let put = self
@@ -132,16 +145,20 @@ impl DataDir {
             .put_opts(&self.path(name), wanted.clone().into(), options)
             .await;
         match put {
-            Ok(_) => {
-                self.sync(name)?;
-                Ok(true)
-            }
+            Ok(_) => Ok(true),
             // A store that was asked twice, since its first answer was lost, refuses its own object.
             Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => {
                 Ok(self.read(name).await?.is_some_and(|found| found == wanted))
             }
             Err(error) => Err(store_error(&self.shown, &error)),
         }
+    }
+
+    /// Writes an object, over what is there: for what is worth nothing after a crash.
+    pub(super) async fn overwrite(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
+        let put = self.store.put(&self.path(name), bytes.into()).await;
+        put.map(drop)
+            .map_err(|error| store_error(&self.shown, &error))
     }
 
     /// Reads an object; `None` if there is none.
@@ -194,30 +211,51 @@ impl DataDir {
         }
     }
 
-    fn lock_synced(&self) -> std::sync::MutexGuard<'_, HashSet<PathBuf>> {
-        self.synced.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn path(&self, name: &str) -> Path {
         name.split('/')
             .fold(self.root.clone(), |path, part| path.join(part))
     }
+}
 
-    /// File and folder to disk: an entry of a log that a power cut takes back would be worse than none.
-    fn sync(&self, name: &str) -> Result<()> {
-        let Some(folder) = &self.folder else {
-            return Ok(());
-        };
-        let file = folder.join(name);
-        std::fs::File::open(&file)?.sync_all()?;
-        // The folder has a new name in it; those above only the first time.
+/// A file in a folder that is to be there whole or not at all, whenever power fails.
+struct SyncedFile {
+    root: PathBuf,
+    path: PathBuf,
+    /// Folders that are known to be on disk themselves.
+    synced: Arc<Mutex<HashSet<PathBuf>>>,
+}
+
+impl SyncedFile {
+    /// False if there is such a file. Blocks until it is on disk.
+    fn create(&self, bytes: &[u8]) -> std::io::Result<bool> {
+        let folder = self.path.parent().unwrap_or(&self.root);
+        std::fs::create_dir_all(folder)?;
+        // Its own name it has when it is whole; what ends so is in no listing.
+        let mut unfinished = self.path.clone().into_os_string();
+        unfinished.push(format!("#{}", uuid::Uuid::new_v4().as_u128()));
+        let unfinished = PathBuf::from(unfinished);
+        let written = std::fs::File::create_new(&unfinished)
+            .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+        let linked = written.and_then(|()| std::fs::hard_link(&unfinished, &self.path));
+        let removed = std::fs::remove_file(&unfinished);
+        match linked {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(false),
+            linked => linked.and(removed)?,
+        }
+        self.sync_folders()?;
+        Ok(true)
+    }
+
+    /// The folder has a new name in it; those above only the first time.
+    fn sync_folders(&self) -> std::io::Result<()> {
         let mut is_new = true;
-        for dir in file.ancestors().skip(1) {
-            if !is_new || !dir.starts_with(folder) {
+        for dir in self.path.ancestors().skip(1) {
+            if !is_new || !dir.starts_with(&self.root) {
                 break;
             }
             std::fs::File::open(dir)?.sync_all()?;
-            is_new = self.lock_synced().insert(dir.to_owned());
+            let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+            is_new = synced.insert(dir.to_owned());
         }
         Ok(())
     }

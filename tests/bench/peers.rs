@@ -247,5 +247,7 @@ pub(crate) fn copy_in_transactions(bootstrap: &str, from: &str, to: &str, stop: 
             .send_offsets_to_transaction(&offsets, &group.group_metadata().unwrap(), timeout)
             .unwrap();
         producer.commit_transaction(timeout).unwrap();
+        // The broker answers "concurrent transactions" for a moment, and the library then waits for 20 ms.
+        std::thread::sleep(Duration::from_millis(2));
     }
 }

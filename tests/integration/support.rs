@@ -1,10 +1,14 @@
 //! What tests share: the real program, the real broker, Kafka's own tools.
 
 use std::collections::HashMap;
-use std::io::{BufRead as _, BufReader, Write};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// No run of the program takes so long, on whatever machine.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The broker's address. Tests of Kafka fail, and are not skipped, without one.
 pub(crate) fn kafka() -> String {
@@ -36,8 +40,33 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
+    /// Runs it to its end; what hangs is killed, and what it has said so far is shown.
     pub(crate) fn of(command: &mut Command) -> Self {
-        Self::from(command.output().expect("the program starts"))
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let out = read_aside(child.stdout.take().expect("a pipe"));
+        let err = read_aside(child.stderr.take().expect("a pipe"));
+        let deadline = Instant::now() + PATIENCE;
+        let (status, hung) = loop {
+            if let Some(status) = child.try_wait().expect("a process") {
+                break (status, false);
+            }
+            if Instant::now() > deadline {
+                child.kill().expect("a process");
+                break (child.wait().expect("a process"), true);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let ran = Self::from(Output {
+            status,
+            stdout: out.join().expect("a reader"),
+            stderr: err.join().expect("a reader"),
+        });
+        assert!(!hung, "it did not end within {PATIENCE:?}: {ran:#?}");
+        ran
     }
 
     fn from(output: Output) -> Self {
@@ -54,6 +83,14 @@ impl Ran {
         assert_eq!(self.code, Some(0), "{self:#?}");
         self
     }
+}
+
+fn read_aside(mut pipe: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).expect("a pipe");
+        bytes
+    })
 }
 
 /// The program in a folder of its own, with the repository's `sql` in reach.
@@ -77,6 +114,13 @@ impl Workspace {
     pub(crate) fn file<'a>(&self, name: &'a str, text: &str) -> &'a str {
         std::fs::write(self.path(name), text).expect("a file in a temporary folder");
         name
+    }
+
+    /// Adds to a file.
+    pub(crate) fn append(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        let before = std::fs::read_to_string(&path).expect("a file");
+        std::fs::write(path, before + text).expect("a file");
     }
 
     pub(crate) fn command(&self) -> Command {

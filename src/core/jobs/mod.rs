@@ -2,6 +2,7 @@
 
 pub mod alignment;
 pub mod files;
+pub mod heartbeat;
 pub mod log;
 pub mod ranges;
 pub mod recovery;
@@ -13,6 +14,7 @@ pub mod watermark;
 
 pub use alignment::waiting;
 pub use files::{FilePlace, choose_files};
+pub use heartbeat::{Heartbeat, SeenState, seen_state};
 pub use log::{Committed, Entry, JobHistory, Phase, is_older};
 pub use ranges::{Lost, PartitionFacts, PlannedRange, choose};
 pub use recovery::{Decision, Staged, recover};

@@ -177,10 +177,47 @@ fn exact_1_of_two_that_run_the_same_job_one_gives_way() {
     );
 }
 
+/// Beside the job that doubles numbers one that counts them by the hour they were sent in.
+fn count_beside(pipeline: &Pipeline) {
+    let (source, bootstrap) = (&pipeline.source, &pipeline.bootstrap);
+    let counts = crate::support::topic("broker-counts");
+    let kafka = |topic: &str, more: &str| {
+        format!(
+            "STORED AS KAFKA LOCATION '{topic}' OPTIONS ('kafka.bootstrap.servers' '{bootstrap}', 'connect.timeout' '3 seconds'{more});\n"
+        )
+    };
+    let tables = [
+        "CREATE EXTERNAL TABLE timed (v BIGINT, t TIMESTAMP METADATA FROM 'timestamp', WATERMARK FOR t AS t - INTERVAL '5 seconds') ",
+        &kafka(source, ""),
+        "CREATE EXTERNAL TABLE counts (s TIMESTAMP, n BIGINT, o BIGINT METADATA FROM 'offset', PRIMARY KEY (s) NOT ENFORCED) ",
+        &kafka(&counts, ", 'topic.partitions' '1'"),
+    ];
+    pipeline.work.append("tables.sql", &tables.concat());
+    pipeline.work.append(
+        "job.sql",
+        "CREATE JOB counting WITH ('trigger' '10 milliseconds', 'batch.max_rows' '3') AS\n\
+         INSERT INTO counts SELECT window_start, count(*) FROM TUMBLE(TABLE timed, DESCRIPTOR(t), INTERVAL '1 hour')\n\
+         GROUP BY window_start EMIT CHANGES;\n",
+    );
+}
+
+fn wait_for_state(pipeline: &Pipeline, state: &str) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        let shown = pipeline.work.sql(&[], &["SHOW JOBS"]).ok().out;
+        if shown.lines().all(|line| line.contains(state)) && shown.lines().count() == 2 {
+            return;
+        }
+        assert!(Instant::now() < deadline, "not {state}: {shown}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
 #[test]
 fn exact_1_the_broker_is_stopped_killed_and_paused_under_load() {
     let broker = OwnBroker::start(&[]);
     let pipeline = Pipeline::on(broker.variable("KAFKA_BOOTSTRAP"), "broker", 2);
+    count_beside(&pipeline);
     let mut running = pipeline.start("job.sql");
     let mut sent = 0;
     let mut send = || {
@@ -188,23 +225,60 @@ fn exact_1_the_broker_is_stopped_killed_and_paused_under_load() {
         sent += 30;
         sent
     };
-    send();
+    let counted = || -> Vec<(String, u64)> {
+        let query = "SELECT CAST(s AS VARCHAR) AS s, n FROM counts ORDER BY o";
+        let rows = pipeline.work.sql(&["tables.sql"], &[query]).ok().out;
+        let row = |line: &str| {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            (
+                row["s"].as_str().unwrap().to_owned(),
+                row["n"].as_u64().unwrap(),
+            )
+        };
+        rows.lines().map(row).collect()
+    };
+    let total = |counted: &[(String, u64)]| -> u64 {
+        let last: std::collections::BTreeMap<_, _> = counted.iter().cloned().collect();
+        last.values().sum()
+    };
+    let begun = send();
+    wait_for_state(&pipeline, "RUNNING");
+    // Who waits for a commit has no fault to tell yet: so nothing is left to do.
+    while (pipeline.doubled().len() as u64) < begun || total(&counted()) < begun {
+        assert_eq!(running.try_wait().unwrap(), None, "the process has ended");
+    }
     for (down, up) in [("stop", "start"), ("kill", "start"), ("pause", "continue")] {
         broker.control(down);
-        std::thread::sleep(Duration::from_secs(2));
+        match down {
+            "stop" => wait_for_state(&pipeline, "WAITING"),
+            _ => std::thread::sleep(Duration::from_secs(2)),
+        }
         broker.control(up);
         send();
     }
     let sent = send();
     let deadline = Instant::now() + Duration::from_secs(300);
-    while (pipeline.doubled().len() as u64) < sent {
-        assert!(Instant::now() < deadline, "the job does not go on");
-        assert_eq!(running.try_wait().unwrap(), None, "the job has ended");
+    while (pipeline.doubled().len() as u64) < sent || total(&counted()) < sent {
+        assert!(Instant::now() < deadline, "the jobs do not go on");
+        assert_eq!(running.try_wait().unwrap(), None, "the process has ended");
     }
+    wait_for_state(&pipeline, "RUNNING");
     running.kill().unwrap();
     running.wait().unwrap();
     assert_eq!(
         pipeline.doubled(),
         (0..sent).map(|v| v * 2).collect::<Vec<_>>()
     );
+    let counted = counted();
+    assert_eq!(total(&counted), sent);
+    // What was published twice would not be more than before.
+    for (hour, counts) in counted.iter().fold(
+        std::collections::BTreeMap::<_, Vec<u64>>::new(),
+        |mut by_hour, (hour, n)| {
+            by_hour.entry(hour).or_default().push(*n);
+            by_hour
+        },
+    ) {
+        assert!(counts.is_sorted_by(|a, b| a < b), "{hour}: {counts:?}");
+    }
 }

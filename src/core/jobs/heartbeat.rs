@@ -1,0 +1,115 @@
+//! What a process says of a job that it runs, and what that makes of the job's state for whoever looks from elsewhere.
+
+use serde::{Deserialize, Serialize};
+
+use crate::core::jobs::log::{JobHistory, Phase};
+
+/// Milliseconds between two signs of life.
+pub const HEARTBEAT_EVERY: i64 = 10_000;
+/// After so many of them without a sign the process is taken for dead.
+const MISSED: i64 = 3;
+
+/// A sign of life: a process runs the job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// The runner, as the job's log names it.
+    pub owner: String,
+    /// The fault that it waits out, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<String>,
+    /// Milliseconds since 1970 UTC, by the clock of that process.
+    pub at: i64,
+}
+
+/// How a job is, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenState {
+    /// `RUNNING`, `WAITING`, `ACTIVE` (to be run, and no process does), `PAUSED`, `FAILED`, `DROPPED`.
+    pub name: &'static str,
+    /// What it waits for, or why it failed.
+    pub reason: Option<String>,
+}
+
+/// The state of a job at `now`, in milliseconds since 1970 UTC, by its log and the last sign of life.
+pub fn seen_state(history: &JobHistory, heartbeat: Option<&Heartbeat>, now: i64) -> SeenState {
+    let (name, reason) = match &history.phase {
+        Phase::Dropped => ("DROPPED", None),
+        Phase::Paused(None) => ("PAUSED", None),
+        Phase::Paused(Some(reason)) => ("FAILED", Some(reason.clone())),
+        Phase::Active => {
+            let alive = heartbeat.filter(|beat| {
+                // Clocks of other machines may be ahead.
+                let is_fresh = now.saturating_sub(beat.at) < MISSED * HEARTBEAT_EVERY;
+                is_fresh && history.owner.as_ref() == Some(&beat.owner)
+            });
+            match alive.map(|beat| &beat.waiting) {
+                None => ("ACTIVE", None),
+                Some(None) => ("RUNNING", None),
+                Some(Some(fault)) => ("WAITING", Some(fault.clone())),
+            }
+        }
+    };
+    SeenState { name, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::jobs::Entry;
+
+    fn history(entries: Vec<Entry>) -> JobHistory {
+        let created = Entry::Created {
+            name: "j".into(),
+            text: String::new(),
+            tables: Vec::new(),
+            at: 0,
+        };
+        let owner = "a".to_owned();
+        let all: Vec<Entry> = [created, Entry::Takeover { owner, at: 0 }]
+            .into_iter()
+            .chain(entries)
+            .collect();
+        JobHistory::of(&all).unwrap()
+    }
+
+    fn beat(owner: &str, waiting: Option<&str>) -> Heartbeat {
+        Heartbeat {
+            owner: owner.into(),
+            waiting: waiting.map(Into::into),
+            at: 100_000,
+        }
+    }
+
+    fn name(history: &JobHistory, beat: Option<&Heartbeat>, now: i64) -> &'static str {
+        seen_state(history, beat, now).name
+    }
+
+    #[test]
+    fn only_a_fresh_sign_of_the_owner_counts() {
+        let running = history(Vec::new());
+        assert_eq!(name(&running, None, 100_000), "ACTIVE");
+        assert_eq!(name(&running, Some(&beat("a", None)), 129_999), "RUNNING");
+        assert_eq!(name(&running, Some(&beat("a", None)), 130_000), "ACTIVE");
+        assert_eq!(name(&running, Some(&beat("b", None)), 100_000), "ACTIVE");
+        // The other machine's clock is ahead.
+        assert_eq!(name(&running, Some(&beat("a", None)), 0), "RUNNING");
+        let waiting = seen_state(&running, Some(&beat("a", Some("no broker"))), 100_001);
+        assert_eq!(waiting.name, "WAITING");
+        assert_eq!(waiting.reason.as_deref(), Some("no broker"));
+    }
+
+    #[test]
+    fn what_the_log_says_comes_first() {
+        let paused = |reason: Option<&str>| {
+            history(vec![Entry::Paused {
+                reason: reason.map(Into::into),
+                at: 0,
+            }])
+        };
+        let alive = beat("a", Some("no broker"));
+        assert_eq!(name(&paused(None), Some(&alive), 100_000), "PAUSED");
+        let failed = seen_state(&paused(Some("lost")), Some(&alive), 100_000);
+        assert_eq!(failed.name, "FAILED");
+        assert_eq!(failed.reason.as_deref(), Some("lost"));
+    }
+}

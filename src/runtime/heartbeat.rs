@@ -1,0 +1,54 @@
+//! Signs of life: while a job runs, its process says so in the data directory, for SHOW JOBS of other processes.
+
+use std::time::Duration;
+
+use crate::core::jobs::Heartbeat;
+use crate::core::jobs::heartbeat::HEARTBEAT_EVERY;
+use crate::runtime::runner::JobStatuses;
+use crate::state::{JobId, JobStore};
+
+/// How often is looked whether there is something new to say.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// The signs of one runner.
+pub(super) struct Heart {
+    pub(super) store: JobStore,
+    pub(super) id: JobId,
+    pub(super) name: String,
+    pub(super) owner: String,
+    pub(super) statuses: JobStatuses,
+}
+
+impl Heart {
+    /// Runs until it is dropped. What cannot be written is left out: nothing depends on it.
+    pub(super) async fn beat(&self) {
+        let mut said: Option<Heartbeat> = None;
+        loop {
+            let beat = Heartbeat {
+                owner: self.owner.clone(),
+                waiting: self.statuses.waiting(&self.name),
+                at: super::statements::now(),
+            };
+            let is_due = said.as_ref().is_none_or(|said| {
+                said.waiting != beat.waiting || beat.at - said.at >= HEARTBEAT_EVERY
+            });
+            if is_due {
+                if let Err(error) = self.store.put_heartbeat(self.id, &beat).await {
+                    tracing::debug!(job = self.name, %error, "no sign of life");
+                }
+                said = Some(beat);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// The last sign, if it is this runner's, is taken back.
+    pub(super) async fn stop(&self) {
+        let last = self.store.heartbeat(self.id).await;
+        if let Ok(Some(last)) = last
+            && last.owner == self.owner
+        {
+            let _ = self.store.delete_heartbeat(self.id).await;
+        }
+    }
+}
