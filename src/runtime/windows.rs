@@ -16,7 +16,7 @@ use crate::core::jobs::{
 };
 use crate::error::{Error, Result};
 use crate::exec::keyed::{
-    StateChange, StateTable, Step, StepRule, encode_states, read_states, step,
+    StateChange, StateTable, Step, StepRule, encode_states, read_state_file, step,
 };
 use crate::planner::ast::Emit;
 use crate::runtime::batch::{Ends, Ranges};
@@ -100,7 +100,7 @@ impl Windows {
     }
 
     async fn read(&mut self, store: &JobStore, id: JobId, file: &StateFile) -> Result<()> {
-        let bytes = store.state(id, &file.name).await?;
+        let opened = store.open_state(id, &file.name).await?;
         let damaged = |error: &dyn std::fmt::Display| {
             Error::data(format!(
                 "the state file {} of the job cannot be read: {error}",
@@ -109,7 +109,7 @@ impl Windows {
             .with_help("REWIND JOB … TO BATCH n goes back to a batch before it")
         };
         let closes_at = |rows: &RecordBatch| self.aggregate.closes_at(rows);
-        let rows = read_states(&mut self.table, &bytes, file.closed_by, closes_at)
+        let rows = read_state_file(&mut self.table, opened, file.closed_by, closes_at)
             .map_err(|error| damaged(&error))?;
         if rows as u64 != file.rows {
             return Err(damaged(&format!("it has {rows} rows of {}", file.rows)));

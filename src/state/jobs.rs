@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::jobs::{BatchVersion, Entry, Heartbeat, JobHistory, Phase, Staged, is_older};
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::pack::Pack;
-use crate::state::place::DataDir;
+use crate::state::place::{DataDir, Opened};
 
 /// The format of checkpoints that this program writes and the newest it reads.
 const CHECKPOINT_FORMAT: u32 = 1;
@@ -394,6 +394,17 @@ impl JobStore {
     /// It is missing, or the store does not answer.
     pub async fn state(&self, id: JobId, name: &str) -> Result<Bytes> {
         self.get(&state_path(id, name)).await
+    }
+
+    /// Opens the keyed state that a version wrote: a file in a folder is read where it is.
+    ///
+    /// # Errors
+    ///
+    /// It is missing, or the store does not answer.
+    pub async fn open_state(&self, id: JobId, name: &str) -> Result<Opened> {
+        let path = state_path(id, name);
+        let opened = self.dir.open_object(&path).await?;
+        opened.ok_or_else(|| self.corrupt(&path, "it is missing"))
     }
 
     /// Writes the late rows of a version.

@@ -10,4 +10,4 @@ pub(crate) mod simulated;
 
 pub use jobs::{JobId, JobStore};
 pub use pack::{Pack, Packed};
-pub use place::DataDir;
+pub use place::{DataDir, Opened};

@@ -1,7 +1,7 @@
 //! A folder or object store as the place where things last.
 
 use std::collections::HashSet;
-use std::io::Write as _;
+use std::io::{Cursor, Read, Seek, SeekFrom, Write as _};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -173,6 +173,21 @@ impl DataDir {
             .map_err(|error| store_error(&self.shown, &error))
     }
 
+    /// Opens an object for reading; `None` if there is none.
+    pub(super) async fn open_object(&self, name: &str) -> Result<Option<Opened>> {
+        let Some(folder) = &self.folder else {
+            let bytes = self.read(name).await?;
+            return Ok(bytes.map(|bytes| Opened::Bytes(Cursor::new(bytes))));
+        };
+        match std::fs::File::open(folder.join(name)) {
+            Ok(file) => Ok(Some(Opened::File(file))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => {
+                Err(Error::from(error).context(format!("the data directory '{}'", self.shown)))
+            }
+        }
+    }
+
     /// The names of all objects in a folder and below, sorted, relative to it.
     pub(super) async fn list(&self, folder: &str) -> Result<Vec<String>> {
         let path = self.path(folder);
@@ -214,6 +229,33 @@ impl DataDir {
     fn path(&self, name: &str) -> Path {
         name.split('/')
             .fold(self.root.clone(), |path, part| path.join(part))
+    }
+}
+
+/// An object that is being read.
+#[derive(Debug)]
+pub enum Opened {
+    /// A file of a folder.
+    File(std::fs::File),
+    /// An object of a store, which has been read whole.
+    Bytes(Cursor<Bytes>),
+}
+
+impl Read for Opened {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::File(file) => file.read(into),
+            Self::Bytes(bytes) => bytes.read(into),
+        }
+    }
+}
+
+impl Seek for Opened {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        match self {
+            Self::File(file) => file.seek(to),
+            Self::Bytes(bytes) => bytes.seek(to),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anabranch::exec::keyed::{StateTable, Step, StepRule, encode_states, read_states, step};
+use anabranch::exec::keyed::{StateTable, Step, StepRule, encode_states, read_state_file, step};
 use anabranch::planner::{JobStatement, Parameters, Script, Statement, parse_statement};
 use anabranch::session::{JobQuery, Session};
 use anabranch::state::{DataDir, JobId, JobStore};
@@ -253,11 +253,12 @@ fn restart(bench: &Bench, held: &Held, report: &mut Report) {
     });
     report.add("1 million keys read with Arrow IPC", &plain, None);
     let read = best(&|| {
-        let bytes = bench.runtime.block_on(store.state(id, "snapshot")).unwrap();
+        let opened = store.open_state(id, "snapshot");
+        let opened = bench.runtime.block_on(opened).unwrap();
         let schema = SchemaRef::clone(aggregate.state_schema());
         let mut table = StateTable::try_new(schema, aggregate.key_columns()).unwrap();
         let closes_at = |rows: &RecordBatch| aggregate.closes_at(rows);
-        read_states(&mut table, &bytes, None, closes_at).unwrap() as u64
+        read_state_file(&mut table, opened, None, closes_at).unwrap() as u64
     });
     report.add(
         "1 million keys read as state",

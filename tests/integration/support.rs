@@ -196,23 +196,34 @@ pub(crate) fn produce(topic: &str, lines: &str) {
 
 /// All committed records of a topic as an independent consumer prints them, in order of arrival.
 pub(crate) fn consume(topic: &str, properties: &[&str]) -> Vec<String> {
-    let mut arguments = vec![
-        "kafka-console-consumer",
-        "--topic",
-        topic,
-        "--from-beginning",
-        "--isolation-level",
-        "read_committed",
-        "--timeout-ms",
-        "4000",
-    ];
-    for property in properties {
-        arguments.extend(["--property", property]);
+    let printed = consume_on(None, topic, properties);
+    printed.lines().map(str::to_owned).collect()
+}
+
+/// The same from another broker, as it is printed.
+pub(crate) fn consume_on(bootstrap: Option<&str>, topic: &str, properties: &[&str]) -> String {
+    // On a busy machine a reader may need long for its first record; an empty topic is seldom.
+    for silence in ["4000", "15000"] {
+        let mut arguments = vec!["kafka-console-consumer"];
+        if let Some(bootstrap) = bootstrap {
+            arguments.extend(["--bootstrap-server", bootstrap]);
+        }
+        arguments.extend(["--topic", topic, "--from-beginning"]);
+        arguments.extend([
+            "--isolation-level",
+            "read_committed",
+            "--timeout-ms",
+            silence,
+        ]);
+        for property in properties {
+            arguments.extend(["--property", property]);
+        }
+        let printed = kafka_tool(&arguments, "");
+        if !printed.is_empty() {
+            return printed;
+        }
     }
-    kafka_tool(&arguments, "")
-        .lines()
-        .map(str::to_owned)
-        .collect()
+    String::new()
 }
 
 /// A broker of a test's own, which it may stop and start; it ends when this is dropped.

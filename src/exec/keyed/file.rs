@@ -1,6 +1,6 @@
 //! State rows as Arrow IPC.
 
-use std::io::Cursor;
+use std::io::{Cursor, Read, Seek};
 
 use anabranch_udfs::{STATE_CLOSES, STATE_CLOSES_AFTER, STATE_KEYS};
 use datafusion::arrow::array::{AsArray, RecordBatch};
@@ -32,8 +32,12 @@ pub fn encode_states(schema: &SchemaRef, rows: &[RecordBatch]) -> Result<Vec<u8>
 ///
 /// A file that is damaged, or has other columns.
 pub fn decode_states(bytes: &[u8], schema: &SchemaRef) -> Result<Vec<RecordBatch>> {
+    decode(Cursor::new(bytes), schema)
+}
+
+fn decode(file: impl Read + Seek, schema: &SchemaRef) -> Result<Vec<RecordBatch>> {
     let mut batches = Vec::new();
-    for batch in FileReader::try_new(Cursor::new(bytes), None)? {
+    for batch in FileReader::try_new(file, None)? {
         let batch = batch?;
         let columns = batch
             .columns()
@@ -58,9 +62,23 @@ pub fn read_states(
     closed_by: Option<i64>,
     closes_at: impl Fn(&RecordBatch) -> Result<Vec<i64>>,
 ) -> Result<usize> {
+    read_state_file(table, Cursor::new(bytes), closed_by, closes_at)
+}
+
+/// The same from a file that is not in memory.
+///
+/// # Errors
+///
+/// As [`read_states`].
+pub fn read_state_file(
+    table: &mut StateTable,
+    file: impl Read + Seek,
+    closed_by: Option<i64>,
+    closes_at: impl Fn(&RecordBatch) -> Result<Vec<i64>>,
+) -> Result<usize> {
     let mut count = 0;
     let mut batches = Vec::new();
-    for rows in decode_states(bytes, table.schema())? {
+    for rows in decode(file, table.schema())? {
         count += rows.num_rows();
         let closes_at = closes_at(&rows)?;
         batches.push((rows, closes_at));

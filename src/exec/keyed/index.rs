@@ -67,13 +67,6 @@ impl PlaceIndex {
         self.entries.allocation_size() + places.sum::<usize>() + self.free_lists.capacity() * 4
     }
 
-    /// Where, of so many parts of the index, the entry of a key with this hash lies.
-    pub(super) fn part(&self, hash: u32, parts: usize) -> usize {
-        let buckets = self.entries.num_buckets().max(1);
-        let bucket = spread(hash) as usize % buckets;
-        bucket * parts / buckets
-    }
-
     /// Room for so many more keys.
     pub(super) fn reserve(&mut self, keys: usize) {
         self.entries.reserve(keys, Entry::hash);

@@ -5,9 +5,10 @@
 mod compare;
 mod file;
 mod index;
+mod pending;
 mod step;
 mod table;
 
-pub use file::{decode_states, encode_states, read_states, replay};
+pub use file::{decode_states, encode_states, read_state_file, read_states, replay};
 pub use step::{Step, StepRule, step};
 pub use table::{StateChange, StateTable};

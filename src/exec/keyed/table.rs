@@ -12,13 +12,14 @@ use datafusion::error::{DataFusionError, Result};
 
 use crate::exec::keyed::compare::Comparators;
 use crate::exec::keyed::index::{Place, PlaceIndex, hashes};
+use crate::exec::keyed::pending::Pending;
 
 /// Rows of a chunk at most.
 const CHUNK_ROWS: usize = 65_536;
 /// With more small chunks than this, some are put together.
 const MAX_SMALL: usize = 64;
-/// More new rows than this come into the index in an order of its own.
-const BULK: usize = 2 * CHUNK_ROWS;
+/// So many rows that are read back at once come into the index one chunk after the other, with later changes.
+const MANY_ROWS: usize = CHUNK_ROWS;
 /// A chunk of fewer rows is not written anew for its dead ones alone.
 const WORTHWHILE: usize = 1_024;
 
@@ -87,6 +88,8 @@ pub struct StateTable {
     /// Places name chunks by number: one that is gone leaves a gap, which the next one takes.
     chunks: Vec<Option<Chunk>>,
     index: PlaceIndex,
+    pending: Pending,
+    many_rows: usize,
     live: usize,
 }
 
@@ -105,6 +108,8 @@ impl StateTable {
             keys,
             chunks: Vec::new(),
             index: PlaceIndex::default(),
+            pending: Pending::default(),
+            many_rows: MANY_ROWS,
             live: 0,
         })
     }
@@ -127,7 +132,7 @@ impl StateTable {
     /// Bytes held.
     pub fn size(&self) -> usize {
         let chunks = self.numbered().map(|(_, chunk)| chunk.bytes);
-        self.index.size() + chunks.sum::<usize>()
+        self.index.size() + self.pending.size() + chunks.sum::<usize>()
     }
 
     /// When the next row is done.
@@ -213,6 +218,12 @@ impl StateTable {
     ///
     /// A change that was made for another state.
     pub fn apply(&mut self, change: StateChange) -> Result<()> {
+        self.change(change, false)?;
+        self.index_pending()
+    }
+
+    /// With `later` the new rows are not taken into the index yet.
+    fn change(&mut self, change: StateChange, later: bool) -> Result<()> {
         let changed = change.dead.len();
         for place in &change.dead {
             let Some(chunk) = &mut self.chunks[place.chunk as usize] else {
@@ -241,7 +252,10 @@ impl StateTable {
         for (rows, closes_at) in change.added {
             self.add(rows, closes_at, &mut new)?;
         }
-        self.index_rows(&new)?;
+        match later {
+            true => new.iter().for_each(|number| self.pending.put(*number)),
+            false => self.index_rows(&new)?,
+        }
         self.compact(changed)
     }
 
@@ -269,25 +283,36 @@ impl StateTable {
             let closes_at = closes_at.into_iter().filter(|at| *at > closed_by);
             added.push((filter_record_batch(&rows, &open)?, closes_at.collect()));
         }
+        let mut later = false;
         if self.is_empty() {
             replaced.clear();
-            let rows = added.iter().map(|(rows, _)| rows.num_rows());
-            self.index.reserve(rows.sum());
+            let rows = added.iter().map(|(rows, _)| rows.num_rows()).sum();
+            self.index.reserve(rows);
+            later = rows >= self.many_rows;
         }
         let mut dead = self.places_of(&replaced)?;
         let (closing, closed) = self.closing(closed_by, &dead)?;
         dead.extend(closing);
-        self.apply(StateChange {
+        let change = StateChange {
             dead,
             replaced,
             closed,
             added,
-        })
+        };
+        match later {
+            true => self.change(change, true),
+            false => self.apply(change),
+        }
     }
 
     fn numbered(&self) -> impl Iterator<Item = (u32, &Chunk)> {
         let chunks = (0_u32..).zip(&self.chunks);
         chunks.filter_map(|(number, chunk)| Some((number, chunk.as_ref()?)))
+    }
+
+    fn is_live(&self, place: Place) -> bool {
+        let chunk = self.chunks[place.chunk as usize].as_ref();
+        chunk.is_some_and(|chunk| chunk.is_live[place.row as usize])
     }
 
     fn comparators(&self, rows: &RecordBatch) -> Result<Comparators> {
@@ -305,13 +330,19 @@ impl StateTable {
                 continue;
             }
             let (hashes, compared) = (hashes(batch, self.keys)?, self.comparators(batch)?);
-            for (row, hash) in hashes.into_iter().enumerate() {
-                for place in self.index.get(hash, row, &compared) {
+            for (row, hash) in hashes.iter().enumerate() {
+                for place in self.index.get(*hash, row, &compared) {
                     if seen.insert(*place) {
                         places.push(*place);
                     }
                 }
             }
+            let rows = |chunk: u32| Some(&self.chunks[chunk as usize].as_ref()?.rows);
+            self.pending.find(&hashes, rows, self.keys, |row, place| {
+                if self.is_live(place) && compared.is_same(row, place) && seen.insert(place) {
+                    places.push(place);
+                }
+            })?;
         }
         Ok(places)
     }
@@ -365,51 +396,30 @@ impl StateTable {
         Ok(())
     }
 
-    /// Takes the rows of new chunks into the index.
-    fn index_rows(&mut self, new: &[u32]) -> Result<()> {
-        /// Of an index for a million keys each is some hundred KiB, which the processor has at hand.
-        const PARTS: usize = 256;
-        let mut chunks = Vec::with_capacity(new.len());
-        for number in new {
-            if let Some(chunk) = &self.chunks[*number as usize] {
-                let hashes = hashes(&chunk.rows, self.keys)?;
-                chunks.push((*number, hashes, self.comparators(&chunk.rows)?));
+    /// Takes the rows of chunks into the index.
+    fn index_rows(&mut self, numbers: &[u32]) -> Result<()> {
+        for number in numbers {
+            let Some(chunk) = &self.chunks[*number as usize] else {
+                continue;
+            };
+            let (hashes, compared) = (
+                hashes(&chunk.rows, self.keys)?,
+                self.comparators(&chunk.rows)?,
+            );
+            for place in live_places(*number, chunk) {
+                let row = place.row as usize;
+                self.index.insert(hashes[row], row, place, &compared);
             }
-        }
-        let rows = chunks.iter().map(|(_, hashes, _)| hashes.len()).sum();
-        if rows < BULK {
-            for (number, hashes, compared) in &chunks {
-                for (row, hash) in hashes.iter().enumerate() {
-                    self.index.insert(*hash, row, place(*number, row), compared);
-                }
-            }
-            return Ok(());
-        }
-        // One part of the index after the other: entries all over it would each wait for memory.
-        let part = |hash: u32| self.index.part(hash, PARTS);
-        let mut next = [0; PARTS];
-        for hash in chunks.iter().flat_map(|(_, hashes, _)| hashes) {
-            next[part(*hash)] += 1;
-        }
-        let mut sum = 0;
-        for first in &mut next {
-            sum += std::mem::replace(first, sum);
-        }
-        let mut in_order = vec![(0, 0); rows];
-        for (chunk, (_, hashes, _)) in (0_u32..).zip(&chunks) {
-            for (row, hash) in (0_u32..).zip(hashes) {
-                let next = &mut next[part(*hash)];
-                in_order[*next] = (chunk, row);
-                *next += 1;
-            }
-        }
-        for (chunk, row) in in_order {
-            let (number, hashes, compared) = &chunks[chunk as usize];
-            let row = row as usize;
-            self.index
-                .insert(hashes[row], row, place(*number, row), compared);
         }
         Ok(())
+    }
+
+    /// Takes one of the chunks that wait for it into the index.
+    fn index_pending(&mut self) -> Result<()> {
+        match self.pending.pop() {
+            Some(number) => self.index_rows(&[number]),
+            None => Ok(()),
+        }
     }
 
     /// Gives the chunk a number.
@@ -429,9 +439,10 @@ impl StateTable {
 
     /// Drops chunks that are dead and puts others together, after so many rows have changed.
     fn compact(&mut self, changed: usize) -> Result<()> {
-        for slot in &mut self.chunks {
+        for (number, slot) in (0_u32..).zip(&mut self.chunks) {
             if slot.as_ref().is_some_and(|chunk| chunk.live == 0) {
                 *slot = None;
+                self.pending.forget(number);
             }
         }
         let moving = self.to_move(changed);
@@ -468,7 +479,7 @@ impl StateTable {
         let mut moving = HashSet::default();
         let mut wasteful: Vec<(u32, &Chunk)> = self
             .numbered()
-            .filter(|(_, chunk)| chunk.is_wasteful())
+            .filter(|(number, chunk)| chunk.is_wasteful() && !self.pending.contains(*number))
             .collect();
         wasteful.sort_unstable_by_key(|(_, chunk)| std::cmp::Reverse(chunk.dead()));
         let mut budget = CHUNK_ROWS.max(2 * changed);
@@ -481,7 +492,7 @@ impl StateTable {
         }
         let mut small: Vec<(u32, &Chunk)> = self
             .numbered()
-            .filter(|(_, chunk)| chunk.is_small())
+            .filter(|(number, chunk)| chunk.is_small() && !self.pending.contains(*number))
             .collect();
         if small.len() > MAX_SMALL {
             small.sort_unstable_by_key(|(_, chunk)| chunk.live);

@@ -85,6 +85,16 @@ impl Expected {
     }
 }
 
+/// The state read back from what a snapshot of it has, its rows not in the index yet.
+fn restarted(table: &StateTable) -> StateTable {
+    let rows = rows_of(&table.rows().unwrap());
+    let mut restarted = StateTable::try_new(schema(), 2).unwrap();
+    restarted.many_rows = 1;
+    let batches = rows.chunks(1 + rows.len() / 5).map(batch).collect();
+    restarted.restore(batches, None).unwrap();
+    restarted
+}
+
 fn row(ahead: i64) -> impl Strategy<Value = Row> {
     (
         prop::option::of(0..20_i64),
@@ -104,12 +114,18 @@ proptest! {
     /// Enough small changes for chunks to be put together many times; keys with several rows, as sessions have.
     #[test]
     fn many_changes_leave_what_a_map_would_hold(
-        changes in prop::collection::vec((prop::collection::vec(row(60), 0..6), 0..3_i64, 1..4_usize), 0..200),
+        changes in prop::collection::vec(
+            (prop::collection::vec(row(60), 0..6), 0..3_i64, 1..4_usize, prop::bool::weighted(0.05)),
+            0..200,
+        ),
     ) {
         let mut table = StateTable::try_new(schema(), 2).unwrap();
         let mut expected = Expected::default();
         let mut closed_by = 0;
-        for (mut change, step, cut) in changes {
+        for (mut change, step, cut, is_restarted) in changes {
+            if is_restarted {
+                table = restarted(&table);
+            }
             closed_by += step;
             for row in &mut change {
                 row.2 += closed_by - 3;
@@ -133,12 +149,18 @@ proptest! {
     /// Chunks that are large enough to be written anew for their dead rows, of keys that are many.
     #[test]
     fn large_changes_leave_what_a_map_would_hold(
-        changes in prop::collection::vec((1..3_000_usize, 0..20_000_i64, 1..30_i64, 0..40_i64), 1..60),
+        changes in prop::collection::vec(
+            (1..3_000_usize, 0..20_000_i64, 1..30_i64, 0..40_i64, prop::bool::weighted(0.1)),
+            1..60,
+        ),
     ) {
         let mut table = StateTable::try_new(schema(), 2).unwrap();
         let mut expected = Expected::default();
         let mut closed_by = 0;
-        for (count, first, stride, step) in changes {
+        for (count, first, stride, step, is_restarted) in changes {
+            if is_restarted {
+                table = restarted(&table);
+            }
             closed_by += step;
             let change: Vec<Row> = (0_i64..)
                 .take(count)
@@ -186,7 +208,7 @@ fn a_state_without_keys_has_one() {
     assert!(table.is_empty());
 }
 
-/// More rows at once than go into the index one after the other.
+/// More rows at once than go into the index before they are asked for.
 #[test]
 fn what_is_held_is_what_is_counted() {
     let mut table = StateTable::try_new(schema(), 2).unwrap();

@@ -14,7 +14,7 @@ mod windows;
 
 use std::process::{Child, Command, Stdio};
 
-use crate::support::{Ran, Workspace, kafka, kafka_tool};
+use crate::support::{Ran, Workspace, consume_on, kafka, kafka_tool};
 
 /// A job from one topic to another, and its tables.
 struct Pipeline {
@@ -150,21 +150,7 @@ impl Pipeline {
 
     /// What `read_committed` readers see in the sink's topic, sorted.
     fn doubled(&self) -> Vec<u64> {
-        let printed = kafka_tool(
-            &[
-                "kafka-console-consumer",
-                "--bootstrap-server",
-                &self.bootstrap,
-                "--topic",
-                &self.sink,
-                "--from-beginning",
-                "--isolation-level",
-                "read_committed",
-                "--timeout-ms",
-                "3000",
-            ],
-            "",
-        );
+        let printed = consume_on(Some(&self.bootstrap), &self.sink, &[]);
         let mut numbers: Vec<u64> = printed
             .lines()
             .map(|line| {
@@ -178,23 +164,7 @@ impl Pipeline {
 
     /// The records of the sink's topic with their keys, as `read_committed` readers see them.
     fn printed(&self) -> String {
-        kafka_tool(
-            &[
-                "kafka-console-consumer",
-                "--bootstrap-server",
-                &self.bootstrap,
-                "--topic",
-                &self.sink,
-                "--from-beginning",
-                "--isolation-level",
-                "read_committed",
-                "--timeout-ms",
-                "4000",
-                "--property",
-                "print.key=true",
-            ],
-            "",
-        )
+        consume_on(Some(&self.bootstrap), &self.sink, &["print.key=true"])
     }
 
     /// What the Delta table holds, sorted.
