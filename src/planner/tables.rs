@@ -125,7 +125,9 @@ fn parse_body(cursor: &mut Cursor<'_>) -> Result<Body> {
             );
         }
     }
+    // A list of a WATERMARK alone is about a table that knows its columns.
     if let Some((column, _)) = &body.watermark
+        && !seen.is_empty()
         && !seen.contains(&normalize(column))
     {
         return Err(

@@ -10,7 +10,8 @@ use crate::core::jobs::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::source::JobSource;
 use crate::session::{BatchSource, JobSinkTable};
-use crate::tables::kafka::{BatchTime, PartitionEnds, TopicOffset};
+use crate::tables::kafka::{PartitionEnds, TopicOffset};
+use crate::tables::time::BatchTime;
 
 /// Where the topics of a job end, by table.
 pub(super) type Ends = BTreeMap<String, Vec<PartitionEnds>>;
@@ -55,7 +56,11 @@ impl Ranges {
                 .collect();
             ranges.begins |= latest;
             let chosen = match sources.get(table).and_then(JobSource::planned) {
-                Some(planned) => vec![planned],
+                Some(planned) => {
+                    let waits = facts.iter().any(|facts| facts.waits);
+                    let end = if waits { planned.start } else { planned.end };
+                    vec![PlannedRange { end, ..planned }]
+                }
                 None => choose(&facts, latest, max_rows, skipping_lost)
                     .map_err(|lost| lost_offsets(table, &lost))?,
             };

@@ -24,6 +24,7 @@ use crate::runtime::source::{JobSource, Look};
 use crate::runtime::statements::{ReadyJob, STATEMENT};
 use crate::runtime::windows::{Silence, Windows, known};
 use crate::state::{JobId, JobStore};
+use crate::tables::bad_records::BadRecord;
 
 /// The first pause after a fault that may pass; doubled each time, up to the last.
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
@@ -654,7 +655,7 @@ impl Drop for Guard<'_> {
     }
 }
 
-fn dead_letter((table, record): (String, crate::tables::kafka::BadRecord)) -> DeadLetter {
+fn dead_letter((table, record): (String, BadRecord)) -> DeadLetter {
     DeadLetter {
         table,
         topic: record.topic,

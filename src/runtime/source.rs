@@ -9,9 +9,10 @@ use crate::runtime::simulation::SimulatedSource;
 use crate::session::{BatchSource, JobSinkTable};
 use crate::tables::delta::{DeltaJobSource, DeltaStreamProvider, FileRange};
 use crate::tables::kafka::{
-    BatchTime, ConsumerPool, KafkaJobSource, KafkaTable, KafkaTableProvider, OffsetRange,
-    PartitionEnds, Startup,
+    ConsumerPool, KafkaJobSource, KafkaTable, KafkaTableProvider, OffsetRange, PartitionEnds,
+    Startup,
 };
+use crate::tables::time::BatchTime;
 
 /// A source that a runner reads.
 #[derive(Debug)]
@@ -147,14 +148,28 @@ impl JobSource {
                     bad_records,
                 })
             }
-            Self::Delta { next, .. } => {
+            Self::Delta { source, next } => {
                 let planned = ranges.first().map(|range| (range.start, range.end));
-                let range = lock(next).clone();
-                let range = range.filter(|range| Some((range.start, range.end)) == planned);
+                let range = match (lock(next).clone(), planned) {
+                    (Some(range), Some((start, end))) if start == range.start => match end {
+                        end if end == range.end => Some(range),
+                        end if end == start => Some(range.waiting()),
+                        _ => None,
+                    },
+                    _ => None,
+                };
                 let range = range.ok_or_else(|| Error::internal("files that nobody chose"))?;
+                let bad_records = Arc::default();
+                let provider = DeltaStreamProvider::try_new(range)?;
+                let provider = match time {
+                    Some(time) => {
+                        provider.with_time(time, source.handle(), Arc::clone(&bad_records))
+                    }
+                    None => provider,
+                };
                 Ok(BatchSource {
-                    provider: Arc::new(DeltaStreamProvider::try_new(range)?),
-                    bad_records: Arc::default(),
+                    provider: Arc::new(provider),
+                    bad_records,
                 })
             }
             #[cfg(test)]

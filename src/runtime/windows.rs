@@ -24,7 +24,7 @@ use crate::runtime::source::JobSource;
 use crate::runtime::statements::ReadyJob;
 use crate::session::{BatchPlan, FrontBatch, StreamQuery, late_rows};
 use crate::state::{JobId, JobStore};
-use crate::tables::kafka::BatchTime;
+use crate::tables::time::BatchTime;
 
 /// After this many changelogs a batch writes the whole state, if they have a good share of its rows;
 const MANY_CHANGELOGS: usize = 100;
@@ -236,11 +236,8 @@ impl Windows {
             }
             let rules = partitions.iter().map(|range| {
                 let rule = self.time.row_watermark(self.policy, table, range.partition);
-                let reached = self
-                    .time
-                    .partition(table, range.partition)
-                    .and_then(|time| time.watermark);
-                (range.partition, (rule, reached))
+                let before = self.time.partition(table, range.partition);
+                (range.partition, (rule, before.copied().unwrap_or_default()))
             });
             Arc::new(BatchTime::new(rules.collect()))
         };

@@ -205,16 +205,18 @@ fn kafka_spec(
         topic,
         columns,
         primary_key: table.primary_key.iter().map(normalize).collect(),
-        watermark: match &table.watermark {
-            Some((column, expr)) => Some((
-                normalize(column),
-                expr.to_string(),
-                watermark_delay(column, expr)?,
-            )),
-            None => None,
-        },
+        watermark: watermark(table)?,
         options,
     })
+}
+
+/// The event time column, the expression as SQL, and how far it is behind, in microseconds.
+fn watermark(table: &CreateTable) -> Result<Option<(String, String, i64)>> {
+    let Some((column, expr)) = &table.watermark else {
+        return Ok(None);
+    };
+    let delay = watermark_delay(column, expr)?;
+    Ok(Some((normalize(column), expr.to_string(), delay)))
 }
 
 /// How far `expr` is behind the event time `column`, in microseconds.
@@ -264,9 +266,6 @@ fn delta_spec(table: &CreateTable, location: String, options: Options) -> Result
         )
         .at(key.span));
     }
-    if let Some((column, _)) = &table.watermark {
-        return Err(Error::invalid("WATERMARK belongs to Kafka tables").at(column.span));
-    }
     let mut columns = Vec::with_capacity(table.columns.len());
     for column in &table.columns {
         let field = field(column)?;
@@ -299,5 +298,6 @@ fn delta_spec(table: &CreateTable, location: String, options: Options) -> Result
         columns: (!columns.is_empty()).then_some(columns),
         partition_by: table.partitioned_by.iter().map(normalize).collect(),
         options,
+        watermark: watermark(table)?,
     })
 }

@@ -16,8 +16,9 @@ use futures::{StreamExt, TryStreamExt};
 
 use crate::error::{Error, Result};
 use crate::session::catalog::Catalog;
+use crate::tables::bad_records::{BadRecord, BadRecords};
 use crate::tables::delta::TimeTravel;
-use crate::tables::kafka::{BadRecord, BadRecords, KafkaTableProvider};
+use crate::tables::kafka::KafkaTableProvider;
 
 /// Bad records of one statement and the table they go to.
 struct Letters {

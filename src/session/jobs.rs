@@ -25,8 +25,9 @@ use crate::session::streaming::{
 };
 use crate::session::system::SYSTEM;
 use crate::session::{Session, rewrite};
-use crate::tables::delta::{DeltaStreamExec, DeltaTableHandle, TimeTravel};
-use crate::tables::kafka::{BadRecord, BadRecords, KafkaScanExec, KafkaTable};
+use crate::tables::bad_records::{BadRecord, BadRecords};
+use crate::tables::delta::{DeltaTableHandle, TimeTravel, stream_read};
+use crate::tables::kafka::{KafkaScanExec, KafkaTable};
 
 /// Where a job's rows go.
 #[derive(Debug, Clone)]
@@ -107,10 +108,8 @@ impl FrontBatch {
 fn read(plan: &Arc<dyn ExecutionPlan>) -> (u64, u64) {
     let own = if let Some(scan) = plan.downcast_ref::<KafkaScanExec>() {
         (scan.records_read(), scan.bytes_read())
-    } else if let Some(scan) = plan.downcast_ref::<DeltaStreamExec>() {
-        (scan.rows_read(), scan.bytes_read())
     } else {
-        (0, 0)
+        stream_read(plan).unwrap_or_default()
     };
     plan.children()
         .into_iter()
@@ -129,7 +128,7 @@ fn bad_records(sources: &BTreeMap<String, BatchSource>) -> Vec<(String, Arc<BadR
 fn whole(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     let whole = plan.transform_up(|plan| {
         Ok(
-            if plan.is::<KafkaScanExec>() || plan.is::<DeltaStreamExec>() {
+            if plan.is::<KafkaScanExec>() || stream_read(&plan).is_some() {
                 Transformed::yes(Arc::new(WholeExec::new(plan)) as _)
             } else {
                 Transformed::no(plan)

@@ -19,7 +19,7 @@ use crate::exec::keyed::{decode_states, replay};
 use crate::session::dead_letters;
 use crate::session::streaming::late_schema;
 use crate::state::{DataDir, JobId, JobStore, Packed};
-use crate::tables::kafka::BadRecord;
+use crate::tables::bad_records::BadRecord;
 
 /// The schema's name.
 pub(super) const SYSTEM: &str = "system";

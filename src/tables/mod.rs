@@ -1,5 +1,7 @@
 //! Tables: the providers over Kafka and Delta Lake.
 
+pub mod bad_records;
 pub mod delta;
 pub mod kafka;
 pub mod options;
+pub mod time;

@@ -56,7 +56,7 @@ mod tests {
         let partitions = (0..).zip(watermarks).map(|(partition, watermark)| {
             let time = PartitionTime {
                 watermark: *watermark,
-                idle: false,
+                ..PartitionTime::default()
             };
             (partition, time)
         });
@@ -157,7 +157,7 @@ mod tests {
                 if let Some(highest) = rows.iter().max() {
                     reached.insert(
                         range.partition,
-                        Some(*highest).max(self.watermark(range.partition)),
+                        Some(*highest).max(self.watermark(range.partition)).into(),
                     );
                 }
             }

@@ -9,6 +9,7 @@ pub mod recovery;
 pub mod retention;
 #[cfg(test)]
 mod simulation;
+pub mod table_time;
 pub mod version;
 pub mod watermark;
 
@@ -19,6 +20,7 @@ pub use log::{Committed, Entry, JobHistory, Phase, is_older};
 pub use ranges::{Lost, PartitionFacts, PlannedRange, choose};
 pub use recovery::{Decision, Staged, recover};
 pub use retention::{Retention, is_sweep_due, oldest_to_stay};
+pub use table_time::{Reached, UnfinishedVersion, through_versions};
 pub use version::{BatchVersion, DeadLetter, SourceProgress, StateFile};
 pub use watermark::{
     JobTime, PartitionTime, Partitions, RowWatermark, RunningWatermark, WatermarkPolicy,

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::table_time::{Reached, UnfinishedVersion};
+
 /// Which partition holds the job's watermark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WatermarkPolicy {
@@ -23,6 +25,9 @@ pub struct PartitionTime {
     /// It has been silent for so long that it holds nobody back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub idle: bool,
+    /// Of a table that is read version by version: what is not in the watermark yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<UnfinishedVersion>,
 }
 
 /// Time as it is after a batch.
@@ -125,7 +130,7 @@ impl JobTime {
         &self,
         policy: WatermarkPolicy,
         known: &Partitions,
-        reached: &BTreeMap<String, BTreeMap<i32, Option<i64>>>,
+        reached: &BTreeMap<String, BTreeMap<i32, Reached>>,
         idle: &Partitions,
     ) -> Self {
         let mut partitions = self.partitions.clone();
@@ -135,7 +140,8 @@ impl JobTime {
                 let time = times.entry(*number).or_default();
                 let read = reached.get(table).and_then(|of| of.get(number));
                 if let Some(read) = read {
-                    time.watermark = time.watermark.max(*read);
+                    time.watermark = time.watermark.max(read.watermark);
+                    time.unfinished = read.unfinished;
                 }
                 time.idle = read.is_none() && idle.get(table).is_some_and(|of| of.contains(number));
             }
@@ -191,8 +197,8 @@ mod tests {
         [("t".to_owned(), partitions.iter().copied().collect())].into()
     }
 
-    fn reached(of: &[(i32, i64)]) -> BTreeMap<String, BTreeMap<i32, Option<i64>>> {
-        let of = of.iter().map(|(number, at)| (*number, Some(*at)));
+    fn reached(of: &[(i32, i64)]) -> BTreeMap<String, BTreeMap<i32, Reached>> {
+        let of = of.iter().map(|(number, at)| (*number, Some(*at).into()));
         [("t".to_owned(), of.collect())].into()
     }
 

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::jobs::{GAP, Kind, SIZE, SOURCE};
 use super::sink::OutRow;
 use super::source::{DELAY, Row, SECOND, Topic};
-use crate::core::jobs::{BatchVersion, JobTime, Partitions, RunningWatermark, WatermarkPolicy};
+use crate::core::jobs::{
+    BatchVersion, JobTime, Partitions, Reached, RunningWatermark, WatermarkPolicy,
+};
 
 /// A row's place.
 pub(super) type Place = (i32, i64);
@@ -80,7 +82,7 @@ impl<'t> Oracle<'t> {
                 self.take(row, place, met, &mut expected);
             }
             if progress.start < progress.end {
-                reached.insert(*partition, running.reached());
+                reached.insert(*partition, running.reached().into());
             }
             self.at.get_mut(partition).unwrap().1 = progress.end;
         }
@@ -226,7 +228,7 @@ impl<'t> Oracle<'t> {
         &mut self,
         version: &BatchVersion,
         partitions: BTreeSet<i32>,
-        reached: BTreeMap<i32, Option<i64>>,
+        reached: BTreeMap<i32, Reached>,
         expected: &mut Expected,
     ) -> Result<(), String> {
         let said = version.time.as_ref().ok_or("a version without a time")?;

@@ -18,9 +18,9 @@ use super::world::Process;
 use crate::core::jobs::PlannedRange;
 use crate::error::{Error, Result};
 use crate::session::BatchSource;
-use crate::tables::kafka::{
-    BadRecord, BadRecords, BatchTime, KafkaTable, PartitionEnds, row_field,
-};
+use crate::tables::bad_records::{BadRecord, BadRecords};
+use crate::tables::kafka::{KafkaTable, PartitionEnds};
+use crate::tables::time::{BatchTime, row_field};
 
 /// A second, in microseconds.
 pub(super) const SECOND: i64 = 1_000_000;
@@ -231,7 +231,7 @@ impl Scan {
                     met
                 })
                 .collect();
-            time.finish(self.range.partition, &running);
+            time.finish(self.range.partition, running.reached());
             let DataType::Struct(fields) = row_field().data_type().clone() else {
                 return Err(Error::internal("the hidden column is no struct"));
             };
@@ -239,6 +239,7 @@ impl Scan {
                 Arc::new(Int64Array::from(met)),
                 Arc::new(partitions),
                 Arc::new(offsets),
+                Arc::new(Int64Array::from(vec![0; count])),
                 Arc::new(StringArray::from(vec!["simulated"; count])),
                 Arc::new(BinaryArray::from(vec![&b"raw"[..]; count])),
             ];

@@ -5,7 +5,10 @@
 use std::sync::Arc;
 
 use anabranch_udfs::{EventWindow, SessionWindow, WINDOW_END, WINDOW_START};
+use datafusion::arrow::datatypes::Schema;
+use datafusion::catalog::TableProvider;
 use datafusion::common::{Column, DFSchema};
+use datafusion::datasource::empty::EmptyTable;
 use datafusion::datasource::provider_as_source;
 use datafusion::logical_expr::{
     Expr, Extension, Filter, Join, LogicalPlan, LogicalPlanBuilder, Projection, SubqueryAlias,
@@ -14,7 +17,8 @@ use datafusion::logical_expr::{
 
 use crate::error::{Error, Result};
 use crate::session::streaming::sides::{Sources, StreamTable, reads_stream};
-use crate::tables::kafka::{BatchTime, KafkaTableProvider, ROW_COLUMN};
+use crate::tables::kafka::KafkaTableProvider;
+use crate::tables::time::{BatchTime, ROW_COLUMN, row_field};
 
 /// The start of a row's window, whatever was selected of it.
 pub(super) const HIDDEN_START: &str = "__window_start";
@@ -38,15 +42,21 @@ pub(super) fn with_hidden(plan: &LogicalPlan, sources: &Sources) -> Result<Logic
     }
     Ok(match plan {
         LogicalPlan::TableScan(scan) => {
-            let Some(StreamTable::Kafka(table)) = sources.get(scan.table_name.table()) else {
-                return Err(Error::unsupported(format!(
-                    "a job's aggregate over {}, which is no Kafka table, does not run yet",
-                    scan.table_name.table()
-                )));
+            let provider: Arc<dyn TableProvider> = match sources.get(scan.table_name.table()) {
+                Some(StreamTable::Kafka(table)) => {
+                    let provider =
+                        KafkaTableProvider::for_batch(Arc::clone(table), Vec::new(), None);
+                    Arc::new(provider.with_time(Arc::new(BatchTime::default())))
+                }
+                Some(StreamTable::Delta(_)) => {
+                    let columns = scan.source.schema();
+                    let fields = columns.fields().iter().cloned();
+                    let fields = fields.chain([Arc::new(row_field())]).collect::<Vec<_>>();
+                    Arc::new(EmptyTable::new(Arc::new(Schema::new(fields))))
+                }
+                None => return Err(Error::internal("a stream that nobody declared")),
             };
-            let provider = KafkaTableProvider::for_batch(Arc::clone(table), Vec::new(), None)
-                .with_time(Arc::new(BatchTime::default()));
-            let source = provider_as_source(Arc::new(provider));
+            let source = provider_as_source(provider);
             LogicalPlan::TableScan(TableScanBuilder::new(scan.table_name.clone(), source).build()?)
         }
         LogicalPlan::SubqueryAlias(alias) => {

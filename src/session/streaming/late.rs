@@ -8,7 +8,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit}
 
 use crate::error::{Error, Result};
 use crate::session::streaming::hidden::{HIDDEN_END, HIDDEN_START};
-use crate::tables::kafka::{ROW_COLUMN, ROW_WATERMARK};
+use crate::tables::time::{ROW_COLUMN, ROW_WATERMARK};
 
 fn time() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))

@@ -26,9 +26,9 @@ const DELAY: i64 = 5;
 /// A row: key, event time in seconds, value.
 pub(super) type Row = (Option<i64>, i64, i64);
 /// Key, start and end of a window in seconds.
-type Window = (Option<i64>, i64, i64);
+pub(super) type Window = (Option<i64>, i64, i64);
 /// Count, sum, and the values in the order of event time, partition and offset.
-type Values = (i64, i64, Vec<i64>);
+pub(super) type Values = (i64, i64, Vec<i64>);
 
 /// A late row: partition, offset, and the window that it missed, unknown of a session.
 type Late = (i32, i64, Option<(i64, i64)>);
@@ -297,13 +297,15 @@ pub(super) fn scanned(
         Arc::new(Field::new("watermark", DataType::Int64, false)),
         Arc::new(Field::new("partition", DataType::Int32, false)),
         Arc::new(Field::new("offset", DataType::Int64, false)),
+        Arc::new(Field::new("row", DataType::Int64, false)),
         Arc::new(Field::new("topic", DataType::Utf8, true)),
         Arc::new(Field::new("value", DataType::Binary, true)),
     ];
-    let columns: [ArrayRef; 5] = [
+    let columns: [ArrayRef; 6] = [
         Arc::new(Int64Array::from(met)),
         Arc::new(Int32Array::from(vec![partition; count])),
         Arc::new(Int64Array::from_iter_values(offsets)),
+        Arc::new(Int64Array::from(vec![0; count])),
         Arc::new(StringArray::from(vec![Some("visits"); count])),
         Arc::new(BinaryArray::from(vec![Some(&b"raw"[..]); count])),
     ];
@@ -329,7 +331,8 @@ pub(super) fn scanned(
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
 }
 
-fn groups_of(rows: &RecordBatch) -> Vec<(Window, Values, bool)> {
+/// The groups of emitted rows, and whether each is said for the last time.
+pub(super) fn groups_of(rows: &RecordBatch) -> Vec<(Window, Values, bool)> {
     let keys = rows.column(0).as_primitive::<Int64Type>();
     let time = |column: usize, row: usize| {
         let times = rows
@@ -403,7 +406,7 @@ async fn run(query: &JobQuery, logs: &[Log], cuts: &[Vec<usize>]) -> Ran {
             let mut running = RunningWatermark::new(rule, before, DELAY * SECOND);
             let rows = &log[*at..*at + take];
             partitions.push(vec![scanned(partition, *at, rows, &mut running)]);
-            reached.insert(partition, running.reached());
+            reached.insert(partition, running.reached().into());
             *at += take;
         }
         if partitions.is_empty() {

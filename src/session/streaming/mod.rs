@@ -6,6 +6,8 @@ mod late;
 mod laws;
 #[cfg(test)]
 mod laws_keyed;
+#[cfg(test)]
+mod laws_versions;
 mod lineage;
 mod sides;
 mod split;
@@ -30,7 +32,7 @@ use crate::error::{Error, Result};
 use crate::planner::ast::Emit;
 use crate::session::streaming::hidden::find;
 use crate::session::streaming::split::{Split, Windowing};
-use crate::tables::kafka::{ROW_COLUMN, ROW_WATERMARK};
+use crate::tables::time::{ROW_COLUMN, ROW_WATERMARK};
 
 pub use late::late_rows;
 pub(super) use late::late_schema;

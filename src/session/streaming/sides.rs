@@ -13,7 +13,8 @@ use datafusion::logical_expr::{LogicalPlan, TableScan, TableScanBuilder};
 use crate::error::{Error, Result};
 use crate::session::system::SYSTEM;
 use crate::tables::delta::DeltaTableHandle;
-use crate::tables::kafka::{EventTime, KafkaTable};
+use crate::tables::kafka::KafkaTable;
+use crate::tables::time::EventTime;
 
 /// A table that a job reads as a stream.
 #[derive(Debug, Clone)]
@@ -29,7 +30,7 @@ impl StreamTable {
     pub fn event_time(&self) -> Option<&EventTime> {
         match self {
             StreamTable::Kafka(table) => table.event_time(),
-            StreamTable::Delta(_) => None,
+            StreamTable::Delta(handle) => handle.event_time(),
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::session::streaming::lineage::{Origin, origins, unaliased, window_belo
 use crate::session::streaming::sides::{
     Sources, StreamTable, reads_stream, static_tables, stream_inputs,
 };
-use crate::tables::kafka::ROW_COLUMN;
+use crate::tables::time::{ROW_COLUMN, ROW_IN_FILE};
 
 /// The table of emitted rows in the upper part.
 const EMITTED: &str = "__emitted";
@@ -107,7 +107,7 @@ impl Split {
         let aggregate = Aggregate::try_new_with_schema(
             Arc::new(input),
             aggregate.group_expr.clone(),
-            tie_broken(&aggregate.aggr_expr),
+            tie_broken(&aggregate.aggr_expr, sources),
             Arc::clone(&aggregate.schema),
         )?;
         let (windowing, rows) = windowing(&aggregate, sources)?;
@@ -232,12 +232,6 @@ fn check_event_time(window: &LogicalPlan, sources: &Sources) -> Result<()> {
             ))
             .with_help("window by the column that the table's WATERMARK FOR names"));
         };
-        if let Some(StreamTable::Delta(_)) = sources.get(table) {
-            return Err(Error::unsupported(format!(
-                "a window over {table}, a Delta table that is read as a stream, does not run in a job yet"
-            ))
-            .with_help("aggregate each batch alone with EMIT PER BATCH, or the whole table with a query"));
-        }
         let declared = sources.get(table).and_then(StreamTable::event_time);
         match declared {
             Some(time) if time.column == *column => {}
@@ -313,10 +307,14 @@ fn check_functions(aggregates: &[Expr]) -> Result<()> {
     Ok(())
 }
 
-/// Rows that an ORDER BY leaves tied are in the order of their partition and offset.
-fn tie_broken(aggregates: &[Expr]) -> Vec<Expr> {
+/// Rows that an ORDER BY leaves tied are in the order of their partition and offset; those of a file in their order there.
+fn tie_broken(aggregates: &[Expr], sources: &Sources) -> Vec<Expr> {
     let row = || Expr::Column(Column::new_unqualified(ROW_COLUMN));
     let place = |name: &str| Sort::new(get_field(row(), name), true, false);
+    let has_files = sources
+        .values()
+        .any(|source| matches!(source, StreamTable::Delta(_)));
+    let in_file = has_files.then(|| place(ROW_IN_FILE));
     let with_ties = |expr: &Expr| match unaliased(expr) {
         Expr::AggregateFunction(call)
             if !call.params.order_by.is_empty() && !call.params.distinct =>
@@ -325,6 +323,7 @@ fn tie_broken(aggregates: &[Expr]) -> Vec<Expr> {
             call.params
                 .order_by
                 .extend([place("partition"), place("offset")]);
+            call.params.order_by.extend(in_file.clone());
             Expr::AggregateFunction(call)
         }
         other => other.clone(),

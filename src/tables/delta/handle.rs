@@ -27,7 +27,9 @@ use super::rules::{COMPUTED_IN_UTC, TableRules, generated_texts, scan_of};
 use super::stream::{AddedFile, DeltaStream};
 use super::write::{StatsConfig, WriteTarget, Written, discard, write_files};
 use super::{Application, Commit, DeltaSpec, TimeTravel};
+use crate::core::jobs::WatermarkPolicy;
 use crate::error::{Error, ErrorKind, Result};
+use crate::tables::time::{EventTime, check_event_time};
 
 /// A Delta table. Cheap to clone; clones share the newest known version.
 #[derive(Clone)]
@@ -40,6 +42,7 @@ struct Inner {
     write: WriteOptions,
     /// How jobs read it, if they read it as a stream.
     stream: Option<DeltaStream>,
+    event_time: Option<EventTime>,
     /// The newest version seen. Updated in place, never replaced by an older one.
     newest: tokio::sync::Mutex<DeltaTable>,
     /// The rules of the metadata they were made from.
@@ -84,6 +87,7 @@ impl DeltaTableHandle {
     pub async fn create_or_open(spec: DeltaSpec) -> Result<Self> {
         let location = Location::parse(&spec.location)?;
         let options = DeltaOptions::parse(&spec.options)?;
+        let event_time = event_time(&spec, &options)?;
         let shown = location.shown.clone();
         let fail = |error| delta_error(&shown, error);
         if location
@@ -134,6 +138,7 @@ impl DeltaTableHandle {
                 location,
                 write: options.write,
                 stream: options.stream,
+                event_time,
                 newest: tokio::sync::Mutex::new(table.clone()),
                 rules: Mutex::new(None),
             }),
@@ -145,6 +150,9 @@ impl DeltaTableHandle {
             &rules.rows.generated,
             &rules.partition_by,
         )?;
+        if let Some(event_time) = handle.event_time() {
+            check_event_time(&rules.rows.schema, &event_time.column)?;
+        }
         Ok(handle)
     }
 
@@ -416,6 +424,11 @@ impl DeltaTableHandle {
     /// How a job reads the table as a stream; none if it reads it whole, as it is.
     pub fn stream(&self) -> Option<DeltaStream> {
         self.inner.stream
+    }
+
+    /// Of a table that jobs read as a stream: its event time column and watermark.
+    pub fn event_time(&self) -> Option<&EventTime> {
+        self.inner.event_time.as_ref()
     }
 
     /// Whether it is at the same place as `other`.
@@ -752,6 +765,28 @@ impl DeltaTableHandle {
         *cached = Some((snapshot.metadata().clone(), Arc::clone(&rules)));
         Ok(rules)
     }
+}
+
+/// `WATERMARK FOR` with its options.
+fn event_time(spec: &DeltaSpec, options: &DeltaOptions) -> Result<Option<EventTime>> {
+    let Some((column, expr, delay)) = spec.watermark.clone() else {
+        return Ok(None);
+    };
+    if options.stream.is_none() {
+        return Err(
+            Error::invalid("WATERMARK is for a Delta table that jobs read as a stream")
+                .with_help("say 'scan.mode' 'stream' as well"),
+        );
+    }
+    Ok(Some(EventTime {
+        column,
+        expr,
+        delay,
+        // It is one partition.
+        policy: WatermarkPolicy::Lowest,
+        idle_after: options.idle_after,
+        max_ahead: options.max_ahead,
+    }))
 }
 
 impl fmt::Debug for DeltaTableHandle {

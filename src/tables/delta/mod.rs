@@ -28,7 +28,9 @@ mod rules;
 mod shape;
 mod split;
 mod stream;
+mod stream_files;
 mod stream_provider;
+mod stream_time;
 mod write;
 
 use std::collections::BTreeMap;
@@ -40,7 +42,7 @@ pub use maintain::{OptimizeSpec, VacuumSpec};
 pub use options::OPTION_NAMES;
 pub use provider::has_no_nulls;
 pub use stream::{DeltaJobSource, DeltaStream, FileRange};
-pub use stream_provider::{DeltaStreamExec, DeltaStreamProvider};
+pub use stream_provider::{DeltaStreamProvider, stream_read};
 
 /// What a statement says about a Delta table.
 #[derive(Debug, Clone, Default)]
@@ -53,6 +55,8 @@ pub struct DeltaSpec {
     pub partition_by: Vec<String>,
     /// `OPTIONS (…)`; names are compared without regard to case.
     pub options: BTreeMap<String, String>,
+    /// `WATERMARK FOR`: the event time column, the watermark's expression as SQL, and how far it is behind, in microseconds.
+    pub watermark: Option<(String, String, i64)>,
 }
 
 /// One declared column.

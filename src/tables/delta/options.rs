@@ -6,19 +6,20 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU64;
+use std::time::Duration;
 
 use deltalake::parquet::basic::{Compression, GzipLevel, ZstdLevel};
 
 use super::stream::DeltaStream;
 use crate::core::suggest::closest;
 use crate::error::{Error, Result};
-use crate::tables::options::parse_size;
+use crate::tables::options::{self, parse_size};
 
 /// Every option a Delta table takes.
 ///
 /// Names are compared without regard to case; storage options may also be written as in the
 /// environment, `AWS_REGION` for `aws.region`.
-pub const OPTION_NAMES: [&str; 39] = [
+pub const OPTION_NAMES: [&str; 41] = [
     "aws.access_key_id",
     "aws.allow_http",
     "aws.conditional_put",
@@ -56,12 +57,15 @@ pub const OPTION_NAMES: [&str; 39] = [
     "scan.mode",
     "scan.on_change",
     "scan.startup",
+    "watermark.idle_after",
+    "watermark.max_ahead",
     "write.compression",
     "write.max_memory",
 ];
 
 /// Files are rolled at about this size unless the table or the session says otherwise.
 const DEFAULT_TARGET_FILE_SIZE: u64 = 128 << 20;
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// What the open files of one INSERT may hold in memory together.
 const DEFAULT_WRITE_MEMORY: u64 = 768 << 20;
 
@@ -76,6 +80,10 @@ pub(super) struct DeltaOptions {
     pub(super) write: WriteOptions,
     /// How jobs read it, if they read it as a stream.
     pub(super) stream: Option<DeltaStream>,
+    /// After this long without a row a stream holds nobody back.
+    pub(super) idle_after: Duration,
+    /// Rows of a stream further past the time their file was written than this are dead letters.
+    pub(super) max_ahead: Duration,
 }
 
 /// How files are written.
@@ -112,6 +120,12 @@ impl DeltaOptions {
                 max_memory: DEFAULT_WRITE_MEMORY,
             },
             stream: None,
+            idle_after: options::duration(
+                options,
+                "watermark.idle_after",
+                Duration::from_secs(10),
+            )?,
+            max_ahead: options::duration(options, "watermark.max_ahead", DAY)?,
         };
         let mut is_stream = false;
         let mut stream = None;
@@ -137,6 +151,9 @@ impl DeltaOptions {
                         .get_or_insert_with(DeltaStream::default)
                         .skips_changes = skips_changes;
                 }
+                "watermark.idle_after" | "watermark.max_ahead" => {
+                    stream.get_or_insert_with(DeltaStream::default);
+                }
                 _ if name.starts_with("aws.") => {
                     if matches!(
                         name,
@@ -160,7 +177,7 @@ impl DeltaOptions {
             parsed.stream = Some(stream.unwrap_or_default());
         } else if stream.is_some() {
             return Err(Error::invalid(
-                "options 'scan.startup' and 'scan.on_change' are for a table that jobs read as a stream",
+                "options 'scan.startup', 'scan.on_change' and 'watermark.…' are for a table that jobs read as a stream",
             )
             .with_help("say 'scan.mode' 'stream' as well"));
         }
@@ -209,6 +226,9 @@ fn canonical_name(given: &str) -> Result<&'static str> {
         return Ok(name);
     }
     let error = Error::invalid(format!("a Delta table has no option '{given}'"));
+    if dotted == "watermark.partitions" {
+        return Err(error.with_help("a table that is read as a stream is one partition"));
+    }
     Err(match closest(&dotted, OPTION_NAMES) {
         Some(name) => error.with_help(format!("did you mean '{name}'?")),
         None => error,

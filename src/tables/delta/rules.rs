@@ -30,8 +30,23 @@ pub(super) struct TableRules {
 
 /// A scan of the table's version, with text as views and partition values as plain columns.
 pub(super) fn scan_of(table: &DeltaTable) -> std::result::Result<DeltaScanNext, DeltaTableError> {
+    scan_as(table, DeltaScanConfig::new())
+}
+
+/// The same with a last column of this name: the URL of the file that a row is in.
+pub(super) fn scan_with_files(
+    table: &DeltaTable,
+    column: &str,
+) -> std::result::Result<DeltaScanNext, DeltaTableError> {
+    scan_as(table, DeltaScanConfig::new().with_file_column_name(column))
+}
+
+fn scan_as(
+    table: &DeltaTable,
+    config: DeltaScanConfig,
+) -> std::result::Result<DeltaScanNext, DeltaTableError> {
     let snapshot = table.snapshot()?.snapshot().clone();
-    let config = DeltaScanConfig::new().with_wrap_partition_values(false);
+    let config = config.with_wrap_partition_values(false);
     DeltaScanNext::new(snapshot, config).map_err(|error| DeltaTableError::GenericError {
         source: Box::new(error),
     })

@@ -1,6 +1,6 @@
 //! A table read as a stream of the files that are added to it: what there is after a place, and which files a batch reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use deltalake::kernel::{Action, Add};
@@ -62,16 +62,16 @@ pub(super) struct AddedFile {
 
 /// A file that a batch reads.
 #[derive(Debug, Clone)]
-struct StreamFile {
-    place: FilePlace,
-    file: AddedFile,
+pub(super) struct StreamFile {
+    pub(super) place: FilePlace,
+    pub(super) file: AddedFile,
 }
 
 /// Files that a batch reads in one state of the table.
 #[derive(Debug, Clone)]
 pub(super) struct FileGroup {
     pub(super) table: DeltaTable,
-    pub(super) paths: Vec<String>,
+    pub(super) files: Vec<StreamFile>,
 }
 
 /// What a batch reads.
@@ -90,6 +90,19 @@ pub struct FileRange {
     pub(super) groups: Vec<FileGroup>,
     /// The newest state of the table: its columns are those of the rows.
     pub(super) newest: DeltaTable,
+}
+
+impl FileRange {
+    /// The same without its files: the job stays where it is.
+    #[must_use]
+    pub fn waiting(self) -> Self {
+        Self {
+            end: self.start,
+            bytes: 0,
+            groups: Vec::new(),
+            ..self
+        }
+    }
 }
 
 impl DeltaJobSource {
@@ -153,6 +166,11 @@ impl DeltaJobSource {
         let end = known.get(count).map_or(end, |next| next.place);
         let mut files = known;
         files.truncate(count);
+        // A file that was taken away and added again is another one, with the same name: it waits for the next batch.
+        let mut paths = HashSet::new();
+        let again = files.iter().position(|file| !paths.insert(&file.file.path));
+        let end = again.map_or(end, |again| files[again].place);
+        files.truncate(again.unwrap_or(files.len()));
         let (start, files, end) = self
             .present(&newest, start, files, end, skipping_lost)
             .await?;
@@ -307,15 +325,15 @@ impl DeltaJobSource {
         version: u64,
         files: Vec<StreamFile>,
     ) -> Result<Vec<FileGroup>> {
-        let mut paths: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+        let mut of_states: BTreeMap<u64, Vec<StreamFile>> = BTreeMap::new();
         for file in files {
             let read_at = self.read_at(&file, version);
-            paths.entry(read_at).or_default().push(file.file.path);
+            of_states.entry(read_at).or_default().push(file);
         }
-        let mut groups = Vec::with_capacity(paths.len());
-        for (read_at, paths) in paths {
+        let mut groups = Vec::with_capacity(of_states.len());
+        for (read_at, files) in of_states {
             let table = self.handle.at_version(newest.clone(), read_at).await?;
-            groups.push(FileGroup { table, paths });
+            groups.push(FileGroup { table, files });
         }
         Ok(groups)
     }

@@ -10,8 +10,8 @@ use crate::core::suggest::closest;
 use crate::error::{Error, Result};
 use crate::exec::format::{self, FormatOptions};
 use crate::tables::kafka::client::ClientSettings;
-use crate::tables::kafka::time::EventTime;
 use crate::tables::options::{self, Options};
+use crate::tables::time::{EventTime, check_event_time};
 
 /// The options of a Kafka table besides `kafka.*` and those of its format.
 pub const OPTION_NAMES: &[&str] = &[
@@ -456,16 +456,4 @@ fn check_metadata(columns: &[KafkaColumn]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn check_event_time(schema: &Schema, column: &str) -> Result<()> {
-    match schema.field_with_name(column) {
-        Ok(field) if matches!(field.data_type(), DataType::Timestamp(..)) => Ok(()),
-        Ok(_) => Err(Error::invalid(format!(
-            "WATERMARK needs a TIMESTAMP, and {column} is none"
-        ))),
-        Err(_) => Err(Error::invalid(format!(
-            "WATERMARK names {column}, which is no column"
-        ))),
-    }
 }

@@ -21,11 +21,8 @@ pub use definition::{
     Delivery, KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey, OPTION_NAMES, OnError, Startup,
 };
 pub use pool::ConsumerPool;
-pub use provider::{BadRecord, BadRecords, KafkaTableProvider};
+pub use provider::KafkaTableProvider;
 pub use range::OffsetRange;
 pub use scan::KafkaScanExec;
 pub use source::{KafkaJobSource, PartitionEnds};
-#[cfg(test)]
-pub(crate) use time::row_field;
-pub use time::{BatchTime, EventTime, ROW_COLUMN, ROW_WATERMARK};
 pub use transaction::{KafkaJobSink, PublishedRows, TopicOffset};

@@ -1,6 +1,6 @@
 //! The table provider: ranges fixed once per statement, narrowed by predicates; INSERT as a sink.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
@@ -14,77 +14,14 @@ use datafusion::physical_plan::empty::EmptyExec;
 use tokio::sync::OnceCell;
 
 use crate::error::{Error, Result};
+use crate::tables::bad_records::BadRecords;
 use crate::tables::kafka::client::{self, LogEnds};
 use crate::tables::kafka::definition::{KafkaTable, MetadataKey};
 use crate::tables::kafka::pool::ConsumerPool;
 use crate::tables::kafka::range::{Bounds, NarrowingColumns, OffsetRange, bounds};
 use crate::tables::kafka::scan::KafkaScanExec;
 use crate::tables::kafka::sink::KafkaSink;
-use crate::tables::kafka::time::{BatchTime, row_field};
-
-/// A record that could not be decoded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BadRecord {
-    /// Its topic.
-    pub topic: String,
-    /// Its partition.
-    pub partition: i32,
-    /// Its offset.
-    pub offset: i64,
-    /// Its timestamp in milliseconds since the epoch.
-    pub timestamp: Option<i64>,
-    /// Its key.
-    pub key: Option<Vec<u8>>,
-    /// Its value.
-    pub value: Option<Vec<u8>>,
-    /// Why it could not be decoded.
-    pub reason: String,
-}
-
-/// The bad records of one statement.
-#[derive(Debug, Default)]
-pub struct BadRecords {
-    state: Mutex<BadState>,
-}
-
-#[derive(Debug, Default)]
-struct BadState {
-    records: Vec<BadRecord>,
-    seen: usize,
-    bad: usize,
-}
-
-impl BadRecords {
-    /// At least this many rows are looked at before a share of bad ones stops a statement.
-    const SAMPLE: usize = 100;
-
-    pub(crate) fn add(&self, records: Vec<BadRecord>, seen: usize) -> Result<()> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.seen += seen;
-        state.bad += records.len();
-        if state.seen >= Self::SAMPLE && state.bad * 2 > state.seen {
-            let reason = records.first().map_or("", |record| record.reason.as_str());
-            return Err(Error::data(format!(
-                "{} of {} records cannot be decoded, the last because: {reason}",
-                state.bad, state.seen
-            ))
-            .with_help("check the table's columns and its 'format'"));
-        }
-        state.records.extend(records);
-        Ok(())
-    }
-
-    /// Takes what was set aside so far.
-    pub fn take(&self) -> Vec<BadRecord> {
-        std::mem::take(
-            &mut self
-                .state
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .records,
-        )
-    }
-}
+use crate::tables::time::{BatchTime, row_field};
 
 /// A Kafka table as one statement sees it: all its scans read the same ends.
 #[derive(Debug)]
@@ -127,7 +64,7 @@ impl KafkaTableProvider {
         }
     }
 
-    /// The same, with what is to know of every row's time in the hidden column [`ROW_COLUMN`](super::ROW_COLUMN).
+    /// The same, with what is to know of every row's time in the hidden column [`ROW_COLUMN`](crate::tables::time::ROW_COLUMN).
     #[must_use]
     pub fn with_time(mut self, time: Arc<BatchTime>) -> Self {
         let hidden = Arc::new(row_field());

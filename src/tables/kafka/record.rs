@@ -8,9 +8,9 @@ use rdkafka::message::{BorrowedMessage, Message};
 
 use crate::error::{Error, Result};
 use crate::exec::format::{BadRow, RecordDecoder};
+use crate::tables::bad_records::{BadRecord, BadRecords};
 use crate::tables::kafka::definition::{KafkaTable, MetadataKey, OnError};
 use crate::tables::kafka::metadata;
-use crate::tables::kafka::provider::{BadRecord, BadRecords};
 use crate::tables::kafka::time::{PartitionTimer, untimed};
 
 /// A column of the output and where it comes from.

@@ -26,13 +26,14 @@ use rdkafka::message::{BorrowedMessage, Message};
 use tokio::sync::mpsc::Sender;
 
 use crate::error::{Error, Result};
+use crate::tables::bad_records::BadRecords;
 use crate::tables::kafka::client::{Faults, request_error};
 use crate::tables::kafka::definition::{KafkaTable, OnError};
 use crate::tables::kafka::pool::{ConsumerPool, Held};
-use crate::tables::kafka::provider::BadRecords;
 use crate::tables::kafka::range::OffsetRange;
 use crate::tables::kafka::record::RecordReader;
-use crate::tables::kafka::time::{BatchTime, PartitionTimer};
+use crate::tables::kafka::time::PartitionTimer;
+use crate::tables::time::BatchTime;
 
 /// Bytes after which a batch is handed on although it has few rows.
 const BATCH_BYTES: usize = 8 << 20;

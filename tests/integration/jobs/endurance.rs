@@ -119,7 +119,7 @@ impl Pipeline {
         self.produce(&seconds.map(line).collect::<String>());
     }
 
-    fn rows(&self, query: &str) -> Vec<serde_json::Value> {
+    pub(super) fn rows(&self, query: &str) -> Vec<serde_json::Value> {
         let rows = self.work.sql(&["tables.sql"], &[query]).ok();
         let lines = rows.out.lines();
         lines

@@ -1,7 +1,9 @@
 //! Jobs on a real broker and real Delta tables: exactly once, whatever process dies when.
 
 mod crash;
+mod delta_foreign;
 mod delta_source;
+mod delta_windows;
 mod drift;
 mod endurance;
 mod joins;

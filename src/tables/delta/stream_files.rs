@@ -1,0 +1,93 @@
+//! The files of a batch while a table is read as a stream: which one a row is in, and where that stands.
+
+use std::collections::HashMap;
+
+use datafusion::arrow::array::{AsArray, RecordBatch};
+use datafusion::arrow::datatypes::UInt16Type;
+use deltalake::logstore::object_store::path::Path;
+
+use super::stream::FileRange;
+use crate::core::jobs::FilePlace;
+use crate::error::{Error, Result};
+
+/// Names the file of a row while it is read.
+pub(super) const FILE_COLUMN: &str = "__file";
+
+/// What is to know of a file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FileFacts {
+    /// Of its place.
+    pub(super) offset: i64,
+    pub(super) version: u64,
+    /// In milliseconds since 1970 UTC.
+    pub(super) written: i64,
+}
+
+/// The files of a batch, found by what a scan calls them.
+#[derive(Debug)]
+pub(super) struct FilesOfBatch {
+    root: String,
+    by_path: HashMap<String, FileFacts>,
+    /// Versions before this one are read to their end.
+    pub(super) end: u64,
+}
+
+impl FilesOfBatch {
+    pub(super) fn try_new(range: &FileRange) -> Result<Self> {
+        let mut by_path = HashMap::new();
+        for file in range.groups.iter().flat_map(|group| &group.files) {
+            let facts = FileFacts {
+                offset: file.place.offset(),
+                version: file.place.version,
+                written: file.file.modified_at,
+            };
+            by_path.insert(file.file.path.clone(), facts);
+        }
+        let files: usize = range.groups.iter().map(|group| group.files.len()).sum();
+        if by_path.len() != files {
+            return Err(Error::internal("a batch reads a file twice"));
+        }
+        let mut root = range.newest.log_store().root_url().to_string();
+        if !root.ends_with('/') {
+            root.push('/');
+        }
+        Ok(Self {
+            root,
+            by_path,
+            end: FilePlace::of_offset(range.end).version,
+        })
+    }
+
+    /// The file of all rows of a batch.
+    pub(super) fn of(&self, rows: &RecordBatch) -> Result<FileFacts> {
+        let column = rows.column_by_name(FILE_COLUMN);
+        let column = column.and_then(|column| column.as_dictionary_opt::<UInt16Type>());
+        let column = column.ok_or_else(|| Error::internal("rows without their file"))?;
+        let keys = column.keys().values();
+        let first = keys.first().copied().unwrap_or_default();
+        if keys.iter().any(|key| *key != first) {
+            return Err(Error::internal("rows of several files in one batch"));
+        }
+        let names = column.values().as_string::<i32>();
+        let name = names.value(usize::from(first));
+        self.find(name)
+            .ok_or_else(|| Error::internal(format!("rows of a file that nobody chose: {name}")))
+    }
+
+    fn find(&self, url: &str) -> Option<FileFacts> {
+        let facts = match url.strip_prefix(&self.root) {
+            // As in the log: paths are encoded as parts of a URL.
+            Some(path) => self
+                .by_path
+                .get(Path::from_url_path(path).ok()?.as_ref())
+                .or_else(|| self.by_path.get(path)),
+            None => self.by_path.get(url),
+        };
+        facts.copied()
+    }
+
+    /// The versions of its files.
+    pub(super) fn versions(&self) -> impl Iterator<Item = u64> {
+        self.by_path.values().map(|file| file.version)
+    }
+}
