@@ -56,7 +56,7 @@ pub use register::{
 };
 pub use session::{
     AggregateBySession, SessionAggregate, SessionColumn, SessionExec, SessionMergeExec,
-    SessionPartialExec, SessionWindow, session_aggregate_of,
+    SessionPartialExec, SessionWindow, session_aggregate_of, session_groups_of,
 };
 pub use sql::{parse_table_argument, rewrite_window_calls};
 pub use values::{header, headers_list, headers_map, to_json};

@@ -45,8 +45,14 @@ enum Kind {
     Hop,
     Cumulate,
     Session,
+    /// The groups of a session are finer: by a part of the value as well.
+    SessionByPart,
+    /// The same without the session's end.
+    SessionByPartAndStart,
 }
 
+/// What the finer groups of a session are by.
+const PARTS: i64 = 3;
 const SIZE: i64 = 10;
 const STEP: i64 = 4;
 const GAP: i64 = 6;
@@ -129,7 +135,7 @@ impl Kind {
             Kind::Cumulate => {
                 "CUMULATE(TABLE below, DESCRIPTOR(event_time), INTERVAL '5 seconds', INTERVAL '10 seconds')"
             }
-            Kind::Session => {
+            Kind::Session | Kind::SessionByPart | Kind::SessionByPartAndStart => {
                 "SESSION(TABLE below PARTITION BY k, DESCRIPTOR(event_time), INTERVAL '6 seconds')"
             }
         }
@@ -154,7 +160,30 @@ impl Kind {
                     .map(|end| (start, end))
                     .collect()
             }
-            Kind::Session => vec![],
+            _ => vec![],
+        }
+    }
+
+    fn is_session(self) -> bool {
+        self.windows(0).is_empty()
+    }
+
+    /// What is grouped by.
+    fn groups(self) -> &'static str {
+        match self {
+            Kind::SessionByPart => "k, window_start, v % 3, window_end",
+            Kind::SessionByPartAndStart => "v % 3, k, window_start",
+            _ => "k, window_start, window_end",
+        }
+    }
+
+    /// What [`groups_of`] calls the group of a value in a window.
+    fn group(self, window: Window, value: i64) -> Window {
+        let key = Some(numbered(window.0, value % PARTS));
+        match self {
+            Kind::SessionByPart => (key, window.1, window.2),
+            Kind::SessionByPartAndStart => (key, window.1, window.1),
+            _ => window,
         }
     }
 }
@@ -183,7 +212,7 @@ fn oracle(kind: Kind, joined: Joined, logs: &[Log]) -> Oracle {
                 let mut note_late = |window| {
                     *result.late.entry((partition, offset, window)).or_default() += 1;
                 };
-                if kind == Kind::Session {
+                if kind.is_session() {
                     if watermark.is_some_and(|watermark| *time < watermark) {
                         note_late(None);
                     } else {
@@ -221,17 +250,19 @@ fn oracle(kind: Kind, joined: Joined, logs: &[Log]) -> Oracle {
     let watermark = lowest.flatten();
     for (group, mut rows) in groups {
         rows.sort_unstable();
-        let in_order: Vec<i64> = rows.iter().map(|row| row.3).collect();
-        let sum = rows.iter().map(|row| row.3 + row.4).sum();
-        let values = (rows.len() as i64, sum, in_order);
-        let is_closed = watermark.is_some_and(|watermark| match kind {
-            Kind::Session => watermark > group.2,
-            _ => watermark >= group.2,
+        let is_closed = watermark.is_some_and(|watermark| match kind.is_session() {
+            true => watermark > group.2,
+            false => watermark >= group.2,
         });
-        if is_closed {
-            result.closed.insert(group, values);
-        } else {
-            result.open.insert(group, values);
+        let groups = match is_closed {
+            true => &mut result.closed,
+            false => &mut result.open,
+        };
+        for row in rows {
+            let (count, sum, in_order) = groups.entry(kind.group(group, row.3)).or_default();
+            *count += 1;
+            *sum += row.3 + row.4;
+            in_order.push(row.3);
         }
     }
     result
@@ -247,11 +278,12 @@ async fn job(kind: Kind, joined: Joined, emit: &str) -> JobQuery {
          CREATE VIEW bonus AS SELECT * FROM (VALUES (0, 1000), (0, 2000), (1, 500)) AS b (bk, w);
          CREATE JOB j AS INSERT INTO out
          WITH below AS ({})
-         SELECT k, window_start, window_end, count(*), sum(v + coalesce(w, 0)), is_final(), array_agg(v ORDER BY event_time)
-         FROM {} AS rows {} GROUP BY k, window_start, window_end {emit}",
+         SELECT k, window_start AS s, window_start AS e, count(*), sum(v + coalesce(w, 0)), is_final(), array_agg(v ORDER BY event_time)
+         FROM {} AS rows {} GROUP BY {} {emit}",
         joined.below(),
         kind.from(),
-        joined.above()
+        joined.above(),
+        kind.groups(),
     );
     planned(&sql).await
 }
@@ -331,25 +363,43 @@ pub(super) fn scanned(
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
 }
 
+/// A number for a key and a part.
+fn numbered(key: Option<i64>, part: i64) -> i64 {
+    10 * key.unwrap_or(9) + part
+}
+
 /// The groups of emitted rows, and whether each is said for the last time.
 pub(super) fn groups_of(rows: &RecordBatch) -> Vec<(Window, Values, bool)> {
-    let keys = rows.column(0).as_primitive::<Int64Type>();
-    let time = |column: usize, row: usize| {
-        let times = rows
-            .column(column)
-            .as_primitive::<TimestampMicrosecondType>();
-        times.value(row) / SECOND
+    let of_name = |name: &str| {
+        let schema = rows.schema();
+        let found = schema
+            .fields()
+            .iter()
+            .position(|field| field.name().contains(name));
+        found.map(|index| rows.column(index))
     };
+    let keys = of_name("k").unwrap().as_primitive::<Int64Type>();
+    let parts = of_name("%").map(|parts| parts.as_primitive::<Int64Type>());
+    let starts = of_name("window_start").unwrap();
+    let ends = of_name("window_end").unwrap_or(starts);
+    let time = |times: &ArrayRef, row: usize| {
+        times.as_primitive::<TimestampMicrosecondType>().value(row) / SECOND
+    };
+    let aggregates = &rows.columns()[rows.num_columns() - 4..];
     let number =
-        |column: usize, row: usize| rows.column(column).as_primitive::<Int64Type>().value(row);
+        |column: usize, row: usize| aggregates[column].as_primitive::<Int64Type>().value(row);
     (0..rows.num_rows())
         .map(|row| {
             let key = keys.is_valid(row).then(|| keys.value(row));
-            let list = rows.column(6).as_list::<i32>().value(row);
+            let key = match parts {
+                Some(parts) => Some(numbered(key, parts.value(row))),
+                None => key,
+            };
+            let list = aggregates[3].as_list::<i32>().value(row);
             let in_order = list.as_primitive::<Int64Type>().values().to_vec();
-            let values = (number(3, row), number(4, row), in_order);
-            let is_final = rows.column(5).as_boolean().value(row);
-            ((key, time(1, row), time(2, row)), values, is_final)
+            let values = (number(0, row), number(1, row), in_order);
+            let is_final = aggregates[2].as_boolean().value(row);
+            ((key, time(starts, row), time(ends, row)), values, is_final)
         })
         .collect()
 }
@@ -590,6 +640,13 @@ fn time_1_2_3_cumulating_windows_do_not_depend_on_the_cut() {
 #[test]
 fn time_1_2_3_sessions_do_not_depend_on_the_cut() {
     check(Kind::Session);
+}
+
+#[test]
+fn time_1_2_3_finer_groups_of_sessions_do_not_depend_on_the_cut() {
+    check(Kind::SessionByPart);
+    check(Kind::SessionByPartAndStart);
+    check_joined(Kind::SessionByPart, Joined::InnerBelow, 24);
 }
 
 #[test]

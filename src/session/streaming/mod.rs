@@ -175,6 +175,7 @@ impl StreamQuery {
                     keys: all(session.keys())?,
                     event_time: Arc::clone(&event_time),
                     gap: session.gap(),
+                    others: all(session.others())?,
                     groups: session.groups().to_vec(),
                 };
                 (shape, Some(LateRule::Session(event_time)))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anabranch_udfs::{
-    EventWindow, IS_FINAL, SessionAggregate, SessionWindow, WindowKind, session_aggregate_of,
+    EventWindow, IS_FINAL, SessionAggregate, SessionWindow, WindowKind, session_groups_of,
 };
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
@@ -184,7 +184,7 @@ impl Split {
                 (groups.iter().collect(), String::new())
             }
             Windowing::Session(session) => (
-                session.keys().iter().collect(),
+                session.keys().iter().chain(session.others()).collect(),
                 format!("{:?}", session.groups()),
             ),
         };
@@ -333,7 +333,7 @@ fn tie_broken(aggregates: &[Expr], sources: &Sources) -> Vec<Expr> {
 
 /// How an aggregate's rows are put together, and the rows below.
 fn windowing(aggregate: &Aggregate, sources: &Sources) -> Result<(Windowing, LogicalPlan)> {
-    if let Some(session) = session_aggregate_of(aggregate)? {
+    if let Some(session) = session_groups_of(aggregate)? {
         let rows = session.input().clone();
         return Ok((Windowing::Session(Box::new(session)), rows));
     }
@@ -354,10 +354,10 @@ fn windowing(aggregate: &Aggregate, sources: &Sources) -> Result<(Windowing, Log
             ));
         }
         return Err(Error::unsupported(
-            "a job over SESSION groups by all keys of the session and window_start, and by nothing else",
+            "a job over SESSION groups by all keys of the session and window_start, and besides by what the window does not tell",
         )
         .with_help(
-            "add the missing keys to GROUP BY; take other columns into aggregates, for example min(page)",
+            "add the missing keys to GROUP BY; select from window_start and window_end what is computed of them",
         ));
     };
     let grouped = |wanted: &Origin| {
@@ -405,7 +405,7 @@ fn reduced(rows: &LogicalPlan, windowing: &Windowing, aggregates: &[Expr]) -> Re
     match windowing {
         Windowing::Keys { groups } | Windowing::Aligned { groups, .. } => used.extend(groups),
         Windowing::Session(session) => {
-            used.extend(session.keys());
+            used.extend(session.keys().iter().chain(session.others()));
             used.push(session.event_time());
         }
     }

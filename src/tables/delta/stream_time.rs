@@ -162,7 +162,12 @@ impl Shared {
                     let mut highest = ByVersion::new();
                     let mut rows = rows?;
                     while let Some(rows) = rows.next().await {
-                        let (version, of_rows) = self.highest(&rows?, event_time)?;
+                        let rows = rows?;
+                        // Of no rows it is not said which file they are in.
+                        if rows.num_rows() == 0 {
+                            continue;
+                        }
+                        let (version, of_rows) = self.highest(&rows, event_time)?;
                         let of_version = highest.entry(version).or_default();
                         *of_version = (*of_version).max(of_rows);
                     }
@@ -220,6 +225,9 @@ impl FileRows {
     /// Rows of one file as the scan gives them: with the hidden column, without those that are set aside.
     fn pass(&mut self, rows: &RecordBatch, met: &ByVersion) -> Result<RecordBatch> {
         let count = rows.num_rows();
+        if count == 0 {
+            return Ok(RecordBatch::new_empty(Arc::clone(&self.shared.schema)));
+        }
         self.read.add(count);
         let file = self.shared.files.of(rows)?;
         let passed = self.passed.entry(file.offset).or_default();

@@ -11,6 +11,7 @@ mod keyed;
 mod memory;
 mod metrics;
 mod retention;
+mod session_groups;
 mod statements;
 mod windows;
 

@@ -192,10 +192,16 @@ fn what_a_job_with_windows_cannot_do_is_refused_with_its_name() {
             "array_agg() without ORDER BY",
         ),
         (
-            "SELECT k, window_start, count(*) FROM SESSION(TABLE ticks PARTITION BY k, DESCRIPTOR(t), INTERVAL '5 seconds') \
-             GROUP BY k, window_start, t"
+            "SELECT max(k), window_start, count(*) FROM SESSION(TABLE ticks PARTITION BY k, DESCRIPTOR(t), INTERVAL '5 seconds') \
+             GROUP BY t, window_start"
                 .to_owned(),
             "groups by all keys of the session and window_start",
+        ),
+        (
+            "SELECT k, window_start, count(*) FROM SESSION(TABLE ticks PARTITION BY k, DESCRIPTOR(t), INTERVAL '5 seconds') \
+             GROUP BY k, window_start, date_trunc('hour', window_start)"
+                .to_owned(),
+            "besides by what the window does not tell",
         ),
         (
             "SELECT k, window_start, 1 FROM SESSION(TABLE ticks PARTITION BY k, DESCRIPTOR(t), INTERVAL '5 seconds')"

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
+use arrow::array::{ArrayRef, BooleanArray};
 use arrow::buffer::ScalarBuffer;
-use arrow::compute::{cast, take};
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use arrow::record_batch::RecordBatch;
-use datafusion::common::{Result, exec_datafusion_err, internal_err};
+use datafusion::common::{Result, internal_err};
 use datafusion::logical_expr::EmitTo;
 use datafusion::physical_expr::aggregate::LoweredAggregate;
 use datafusion::physical_expr::expressions::lit;
@@ -15,11 +15,11 @@ use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, Physic
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
 use crate::diagnostic::out_of_range;
+use crate::incremental::sessions::SessionLayout;
 use crate::is_final::IS_FINAL;
 use crate::session::SessionPartialExec;
 use crate::session::aggregate::{
-    Accumulators, PartialRule, SessionAggregateExpr, SessionColumn, merge_intervals, new_keys,
-    session_columns,
+    Accumulators, PartialRule, SessionAggregateExpr, SessionColumn, new_keys, session_columns,
 };
 use crate::window::{ticks, timestamps};
 
@@ -53,7 +53,9 @@ pub enum StateShape {
         event_time: Arc<dyn PhysicalExpr>,
         /// The gap, in ticks of the event time's unit.
         gap: i64,
-        /// What the group columns of the output hold.
+        /// What the rows of a session are grouped by besides.
+        others: Vec<Arc<dyn PhysicalExpr>>,
+        /// What the group columns of the output hold; what sessions are grouped by besides comes after the keys.
         groups: Vec<SessionColumn>,
     },
 }
@@ -63,7 +65,7 @@ pub enum StateShape {
 pub struct Merged {
     /// One row per group or session.
     pub rows: RecordBatch,
-    /// Per row, whether a new one went into it.
+    /// Per row, whether a new one went into it, or its session is not the one that a kept row was of.
     pub is_touched: Vec<bool>,
     /// Per row that was kept, the row it went into.
     pub group_of_kept: Vec<usize>,
@@ -72,7 +74,8 @@ pub struct Merged {
 /// An aggregate by key, window or session whose states are rows.
 ///
 /// A state row has the key columns, the times (`touched`, the time of the last batch that had a row of a key; `window_end` of a
-/// window; first and last event time of a session), and the state columns of every aggregate, in this order.
+/// window; first and last event time of a session, and what its rows are grouped by besides), and the state columns of every
+/// aggregate, in this order.
 #[derive(Debug, Clone)]
 pub struct IncrementalAggregate {
     shape: StateShape,
@@ -135,6 +138,12 @@ impl IncrementalAggregate {
         };
         for name in times {
             fields.push(Arc::new(Field::new(*name, time.clone(), false)));
+        }
+        if let StateShape::Sessions { keys, others, .. } = &shape {
+            for (number, other) in (keys.len()..).zip(others) {
+                let data_type = other.data_type(input)?;
+                fields.push(Arc::new(Field::new(key_name(number), data_type, true)));
+            }
         }
         let results = output.fields().iter().rev().take(aggregates.len()).rev();
         for (aggregate, result) in aggregates.iter().zip(results) {
@@ -210,12 +219,14 @@ impl IncrementalAggregate {
             }
             StateShape::Sessions {
                 keys,
+                others,
                 event_time,
                 gap,
                 ..
             } => {
+                // Rows of a group at most the gap apart are in one session, whatever stands between them.
                 let rule = PartialRule {
-                    keys: keys.clone(),
+                    keys: keys.iter().chain(others).map(Arc::clone).collect(),
                     event_time: Arc::clone(event_time),
                     gap: *gap,
                     aggregates: self.aggregates.clone(),
@@ -267,6 +278,11 @@ impl IncrementalAggregate {
             let time = self.state_schema.field(width).data_type();
             let touched = ScalarBuffer::from(vec![now; partial.num_rows()]);
             columns.insert(width, timestamps(touched, time)?);
+        }
+        if let StateShape::Sessions { keys, others, .. } = &self.shape {
+            // The times come before what sessions are grouped by besides.
+            let (first, count) = (keys.len(), others.len());
+            columns[first..first + count + 2].rotate_left(count);
         }
         let columns = columns
             .iter()
@@ -339,6 +355,7 @@ impl IncrementalAggregate {
             Some(keys) if key_count > 0 => keys.emit(EmitTo::All)?,
             _ => vec![],
         };
+        let mut moved = Vec::new();
         let (groups, count) = match &self.shape {
             StateShape::Keys { .. } => {
                 columns.append(&mut emitted);
@@ -357,31 +374,29 @@ impl IncrementalAggregate {
                 columns.append(&mut emitted);
                 (ids, key_count)
             }
-            StateShape::Sessions { gap, .. } => {
-                let (mut starts, mut lasts) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
-                for batch in &states {
-                    starts.extend_from_slice(&ticks(batch.column(width))?);
-                    lasts.extend_from_slice(&ticks(batch.column(width + 1))?);
-                }
-                let ids = ids
-                    .into_iter()
-                    .map(|id| u32::try_from(id).map_err(|_| exec_datafusion_err!("too many keys")))
-                    .collect::<Result<Vec<_>>>()?;
-                let merged = merge_intervals(&starts, &lasts, &ids, key_count, *gap);
-                let places = UInt32Array::from(merged.keys);
-                for values in &emitted {
-                    columns.push(take(values, &places, None)?);
-                }
-                let time = self.state_schema.field(width).data_type();
-                let count = merged.starts.len();
-                columns.push(timestamps(ScalarBuffer::from(merged.starts), time)?);
-                columns.push(timestamps(ScalarBuffer::from(merged.lasts), time)?);
-                (merged.sessions, count)
+            StateShape::Sessions {
+                gap,
+                others,
+                groups: of_output,
+                ..
+            } => {
+                let layout = SessionLayout {
+                    keys: width,
+                    others: others.len(),
+                    gap: *gap,
+                    has_end: of_output.contains(&SessionColumn::WindowEnd),
+                };
+                let schema = &self.state_schema;
+                let kept = kept.num_rows();
+                let grouped = layout.group(&states, schema, &ids, &emitted, key_count, kept)?;
+                columns.extend(grouped.columns);
+                moved = grouped.moved;
+                (grouped.of_row, grouped.count)
             }
         };
         let (of_kept, of_new) = groups.split_at(kept.num_rows());
         let mut is_touched = vec![false; count];
-        for group in of_new {
+        for group in of_new.iter().chain(&moved) {
             is_touched[*group] = true;
         }
         let group_of_kept = of_kept.to_vec();
@@ -426,10 +441,17 @@ impl IncrementalAggregate {
             StateShape::Keys { .. } | StateShape::Windows { .. } => {
                 states.columns()[..width].to_vec()
             }
-            StateShape::Sessions { gap, groups, .. } => {
-                let (keys, starts) = (&states.columns()[..width], states.column(width));
+            StateShape::Sessions {
+                gap,
+                groups,
+                others,
+                ..
+            } => {
+                let starts = states.column(width);
                 let lasts = ticks(states.column(width + 1))?;
-                session_columns(groups, keys, starts, &lasts, *gap, "the session")?
+                let of_others = &states.columns()[width + 2..width + 2 + others.len()];
+                let keys = [&states.columns()[..width], of_others].concat();
+                session_columns(groups, &keys, starts, &lasts, *gap, "the session")?
             }
         };
         let results = accumulators.evaluate(EmitTo::All)?;

@@ -5,6 +5,7 @@
 
 mod aggregate;
 mod late;
+mod sessions;
 
 pub use aggregate::{
     IncrementalAggregate, Merged, STATE_CLOSES, STATE_CLOSES_AFTER, STATE_KEYS, StateShape,

@@ -9,7 +9,7 @@ mod sorted;
 
 pub use aggregate::{
     AggregateBySession, SessionAggregate, SessionColumn, SessionMergeExec, SessionPartialExec,
-    session_aggregate_of,
+    session_aggregate_of, session_groups_of,
 };
 pub use exec::SessionExec;
 pub use node::SessionWindow;

@@ -39,6 +39,7 @@ fn by_completed_session(aggregate: &Aggregate) -> Result<Option<CompleteSessions
         let completion = node.as_any().downcast_ref::<CompleteSessions>()?;
         Some(completion.keys().to_vec())
     })?;
+    let found = found.filter(|found| found.others.is_empty());
     Ok(found.and_then(|found| {
         let completion = found.node.as_any().downcast_ref::<CompleteSessions>()?;
         Some(CompleteSessionsAggregate {

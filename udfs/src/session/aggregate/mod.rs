@@ -22,7 +22,7 @@ pub(crate) use merge::{MergeRule, output_batch, session_columns};
 pub use merge::SessionMergeExec;
 pub use node::{SessionAggregate, SessionColumn};
 pub use partial::SessionPartialExec;
-pub use rule::{AggregateBySession, session_aggregate_of};
+pub use rule::{AggregateBySession, session_aggregate_of, session_groups_of};
 pub(crate) use rule::{by_session, replace_aggregate};
 
 use std::sync::Arc;

@@ -11,7 +11,7 @@ use crate::window::necessary_columns;
 /// What a group column of the output holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SessionColumn {
-    /// A key of the session, by its place among the keys.
+    /// A key of the session, by its place among the keys; after them come other expressions of a row that a job groups by.
     Key(usize),
     /// The first row's event time.
     WindowStart,
@@ -26,6 +26,7 @@ pub enum SessionColumn {
 pub struct SessionAggregate {
     pub(super) input: LogicalPlan,
     pub(super) keys: Vec<Expr>,
+    pub(super) others: Vec<Expr>,
     pub(super) event_time: Expr,
     pub(super) gap: i64,
     pub(super) groups: Vec<SessionColumn>,
@@ -42,6 +43,11 @@ impl SessionAggregate {
     /// The session's keys, expressions over the input.
     pub fn keys(&self) -> &[Expr] {
         &self.keys
+    }
+
+    /// What the rows of a session are grouped by besides, expressions over the input; none of a node that runs.
+    pub fn others(&self) -> &[Expr] {
+        &self.others
     }
 
     /// The event time, an expression over the input.
@@ -86,8 +92,9 @@ impl UserDefinedLogicalNodeCore for SessionAggregate {
 
     fn expressions(&self) -> Vec<Expr> {
         let aggregates = self.aggregates.iter();
-        let others = self.keys.iter().chain([&self.event_time]);
-        others.chain(aggregates).cloned().collect()
+        let rows = self.keys.iter().chain([&self.event_time]);
+        let rows = rows.chain(&self.others);
+        rows.chain(aggregates).cloned().collect()
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -110,22 +117,24 @@ impl UserDefinedLogicalNodeCore for SessionAggregate {
         mut exprs: Vec<Expr>,
         mut inputs: Vec<LogicalPlan>,
     ) -> Result<Self> {
-        let keys = self.keys.len();
+        let (keys, others) = (self.keys.len(), self.others.len());
         let (Some(input), true) = (
             inputs.pop(),
-            exprs.len() == keys + 1 + self.aggregates.len(),
+            exprs.len() == keys + 1 + others + self.aggregates.len(),
         ) else {
             return plan_err!(
                 "SessionAggregate takes its keys, an event time, its aggregates and one input"
             );
         };
-        let aggregates = exprs.split_off(keys + 1);
+        let aggregates = exprs.split_off(keys + 1 + others);
+        let others = exprs.split_off(keys + 1);
         let Some(event_time) = exprs.pop() else {
             return plan_err!("SessionAggregate takes an event time");
         };
         Ok(Self {
             input,
             keys: exprs,
+            others,
             event_time,
             gap: self.gap,
             groups: self.groups.clone(),

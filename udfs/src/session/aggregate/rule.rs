@@ -58,6 +58,17 @@ pub(crate) fn replace_aggregate<N: UserDefinedLogicalNode + 'static>(
 ///
 /// Expressions that cannot be rewritten.
 pub fn session_aggregate_of(aggregate: &Aggregate) -> Result<Option<SessionAggregate>> {
+    let found = session_groups_of(aggregate)?;
+    Ok(found.filter(|found| found.others.is_empty()))
+}
+
+/// The same for an aggregate that may group the rows of a session by more: expressions of a row, not of its window. No
+/// operator runs such a node; it says what is aggregated by what.
+///
+/// # Errors
+///
+/// Expressions that cannot be rewritten.
+pub fn session_groups_of(aggregate: &Aggregate) -> Result<Option<SessionAggregate>> {
     let keys_of = |node: &'_ dyn UserDefinedLogicalNode| -> Option<Vec<Expr>> {
         let window = node.as_any().downcast_ref::<SessionWindow>()?;
         Some(window.keys().to_vec())
@@ -71,6 +82,7 @@ pub fn session_aggregate_of(aggregate: &Aggregate) -> Result<Option<SessionAggre
     Ok(Some(SessionAggregate {
         input: window.input().clone(),
         keys: window.keys().to_vec(),
+        others: found.others,
         event_time: window.event_time().clone(),
         gap: window.gap(),
         groups: found.groups,
@@ -85,12 +97,14 @@ pub(crate) struct BySession<'a> {
     pub(crate) node: &'a dyn UserDefinedLogicalNode,
     /// What the group columns are.
     pub(crate) groups: Vec<SessionColumn>,
+    /// Group columns that are neither keys nor the window's, over the node's input.
+    pub(crate) others: Vec<Expr>,
     /// The aggregates, over the node's input.
     pub(crate) aggregates: Vec<Expr>,
 }
 
-/// What `aggregate` aggregates by session; none if it is not of the keys and the window alone, or not over a node that
-/// `keys_of` has keys for.
+/// What `aggregate` aggregates by session; none if it is not of all keys and the window, groups by what it computes of the
+/// window, or is not over a node that `keys_of` has keys for.
 pub(crate) fn by_session(
     aggregate: &Aggregate,
     keys_of: impl Fn(&dyn UserDefinedLogicalNode) -> Option<Vec<Expr>>,
@@ -105,20 +119,34 @@ pub(crate) fn by_session(
     };
     let output = node.schema();
     let width = output.fields().len();
+    let is_window = |column: &Column| {
+        output
+            .maybe_index_of_column(column)
+            .is_none_or(|index| index + 2 >= width)
+    };
+    let mut others: Vec<Expr> = Vec::new();
     // What the output columns of the session stand for.
     let column = |expr: &Expr| -> Option<SessionColumn> {
         let expr = unaliased(expr);
         if let Some(key) = keys.iter().position(|key| key == expr) {
             return Some(SessionColumn::Key(key));
         }
-        let Expr::Column(column) = expr else {
-            return None;
-        };
-        match output.maybe_index_of_column(column)? {
-            index if index + 2 == width => Some(SessionColumn::WindowStart),
-            index if index + 1 == width => Some(SessionColumn::WindowEnd),
-            _ => None,
+        if let Expr::Column(column) = expr {
+            match output.maybe_index_of_column(column)? {
+                index if index + 2 == width => return Some(SessionColumn::WindowStart),
+                index if index + 1 == width => return Some(SessionColumn::WindowEnd),
+                _ => {}
+            }
         }
+        if matches!(expr, Expr::GroupingSet(_)) || expr.column_refs().into_iter().any(is_window) {
+            return None;
+        }
+        let known = others.iter().position(|other| other == expr);
+        let other = known.unwrap_or_else(|| {
+            others.push(expr.clone());
+            others.len() - 1
+        });
+        Some(SessionColumn::Key(keys.len() + other))
     };
     let Some(groups) = groups.iter().map(column).collect::<Option<Vec<_>>>() else {
         return Ok(None);
@@ -127,11 +155,6 @@ pub(crate) fn by_session(
     if !has_all_keys || !groups.contains(&SessionColumn::WindowStart) {
         return Ok(None);
     }
-    let is_window = |column: &Column| {
-        output
-            .maybe_index_of_column(column)
-            .is_none_or(|index| index + 2 >= width)
-    };
     for expr in &aggregates {
         let Expr::AggregateFunction(AggregateFunction { func, params }) = unaliased(expr) else {
             return Ok(None);
@@ -146,6 +169,7 @@ pub(crate) fn by_session(
     Ok(Some(BySession {
         node,
         groups,
+        others,
         aggregates,
     }))
 }
