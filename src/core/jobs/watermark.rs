@@ -115,8 +115,8 @@ impl JobTime {
     ) -> RowWatermark {
         match (policy, self.partition(table, partition)) {
             (WatermarkPolicy::Highest, _) => RowWatermark::Always(self.closed_by),
-            (WatermarkPolicy::Lowest, Some(own)) if !own.idle => RowWatermark::From(own.watermark),
-            // New, or back after it held nobody back: the others went on without it.
+            // Behind the job is only a partition that is new, or that held nobody back for a while, whether it has been read
+            // since or not: the others went on without it, and what they closed stays closed.
             (WatermarkPolicy::Lowest, own) => {
                 RowWatermark::From(self.watermark.max(own.and_then(|own| own.watermark)))
             }
@@ -252,6 +252,26 @@ mod tests {
             fourth.row_watermark(LOWEST, "t", 2),
             from,
             "a new partition starts where the job is"
+        );
+    }
+
+    #[test]
+    fn time_1_a_partition_that_was_not_read_when_it_came_or_woke_starts_where_the_job_is() {
+        let nobody = Partitions::new();
+        let one = JobTime::default().after(LOWEST, &known(&[0]), &reached(&[(0, 100)]), &nobody);
+        let from = RowWatermark::From(Some(100));
+        // Known, and not read yet.
+        let came = one.after(LOWEST, &known(&[0, 1]), &BTreeMap::new(), &nobody);
+        assert_eq!(came.row_watermark(LOWEST, "t", 1), from);
+        // Silent, then with records that a batch left for the next one.
+        let both = known(&[0, 1]);
+        let behind = came.after(LOWEST, &both, &reached(&[(1, 50)]), &nobody);
+        let silent = behind.after(LOWEST, &both, &BTreeMap::new(), &known(&[1]));
+        let awake = silent.after(LOWEST, &both, &reached(&[(0, 120)]), &nobody);
+        assert_eq!(awake.row_watermark(LOWEST, "t", 1), from);
+        assert_eq!(
+            awake.row_watermark(LOWEST, "t", 0),
+            RowWatermark::From(Some(120))
         );
     }
 
