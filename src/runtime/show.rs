@@ -73,6 +73,9 @@ pub(super) async fn explanation(query: &JobQuery, options: &JobOptions) -> Resul
                 .iter()
                 .map(|field| format!("{} {}", field.name(), field.data_type()))
                 .collect();
+            if let Some(unit) = stream.state_unit() {
+                rows.push(("state rows", unit));
+            }
             rows.push(("state", columns.join(", ")));
             let emit = match query.emit() {
                 Emit::Changes if aggregate.uses_is_final() => {

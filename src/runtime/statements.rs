@@ -339,7 +339,7 @@ impl Jobs {
         if version.sources.keys().eq(query.sources().keys()) {
             let fingerprint = query.stream().map(StreamQuery::fingerprint);
             if version.fingerprint.as_deref() != fingerprint && !options.resets_on_change {
-                return Err(changed(&history.name));
+                return Err(changed(&history.name, query.stream(), &version));
             }
             return Ok(());
         }

@@ -90,7 +90,7 @@ impl Windows {
             if job.options.resets_on_change {
                 return Ok(windows);
             }
-            return Err(changed(&job.name));
+            return Err(changed(&job.name, Some(query), version));
         }
         for file in &version.state {
             windows.read(store, job.id, file).await?;
@@ -131,8 +131,8 @@ impl Windows {
     #[cfg(test)]
     pub(super) fn groups(&self) -> RecordBatch {
         let rows = self.table.rows().unwrap();
-        let is_final = vec![false; rows.num_rows()].into();
-        self.aggregate.evaluate(&rows, &is_final).unwrap()
+        let closed_by = self.time.closed_by;
+        self.aggregate.evaluate_open(&rows, closed_by).unwrap()
     }
 
     /// The job's watermark, in microseconds since 1970 UTC.
@@ -197,6 +197,7 @@ impl Windows {
         let rule = StepRule {
             changes,
             withdraws: changes && withdraws(job),
+            closed_before: self.time.closed_by,
             closed_by: time.closed_by,
         };
         let Step {
@@ -395,12 +396,22 @@ fn without(before: &RecordBatch, now: &RecordBatch, key: &[usize]) -> Result<Opt
         .map_err(internal)
 }
 
-/// The stateful part of a job's text is another one than the state was made by.
-pub(super) fn changed(name: &str) -> Error {
-    Error::invalid(format!(
-        "the windows, keys or aggregates of job {name} are not those its state was made by"
-    ))
-    .with_help(
+/// The stateful part of a job's text is another one than the state of a version was made by.
+pub(super) fn changed(name: &str, query: Option<&StreamQuery>, version: &BatchVersion) -> Error {
+    let both = query.zip(version.fingerprint.as_deref());
+    let what = match both.is_some_and(|(query, made_by)| query.was_kept_by_window(made_by)) {
+        true => {
+            format!(
+                "the state of job {name} is by window, as an earlier release or another text kept it, and not by slice"
+            )
+        }
+        false => {
+            format!(
+                "the windows, keys or aggregates of job {name} are not those its state was made by"
+            )
+        }
+    };
+    Error::invalid(what).with_help(
         "WITH ('on_change' 'reset') goes on from the same offsets with an empty state; \
          DROP JOB and CREATE JOB begin anew",
     )

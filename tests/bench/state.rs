@@ -99,6 +99,7 @@ impl Held {
         let rule = StepRule {
             changes: true,
             withdraws: false,
+            closed_before: None,
             closed_by: None,
         };
         step(&self.table, &self.aggregate, partials, rule).unwrap()

@@ -43,8 +43,8 @@ pub use complete::{
     CompletionNotices, CompletionRange, NullFreeColumns, SessionsCapped, seal_completions,
 };
 pub use incremental::{
-    IncrementalAggregate, LateRows, LateRowsExec, LateRule, Merged, STATE_CLOSES,
-    STATE_CLOSES_AFTER, STATE_KEYS, StateShape,
+    FIRST_WINDOW_END, IncrementalAggregate, LateRows, LateRowsExec, LateRule, Merged, STATE_CLOSES,
+    STATE_CLOSES_AFTER, STATE_KEYS, SliceRowsExec, SliceRule, StateShape,
 };
 pub use is_final::{IS_FINAL, IsFinalPlanner, is_final};
 pub use offsets::{next_offsets, offsets_from, offsets_in};
@@ -61,5 +61,5 @@ pub use session::{
 pub use sql::{parse_table_argument, rewrite_window_calls};
 pub use values::{header, headers_list, headers_map, to_json};
 pub use window::{
-    AlignedWindows, EventWindow, EventWindowExec, WINDOW_END, WINDOW_START, WindowKind,
+    AlignedWindows, EventWindow, EventWindowExec, Slices, WINDOW_END, WINDOW_START, WindowKind,
 };

@@ -6,6 +6,7 @@ mod compare;
 mod file;
 mod index;
 mod pending;
+mod slices;
 mod step;
 mod table;
 

@@ -5,6 +5,7 @@ use datafusion::arrow::array::{BooleanArray, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
 use datafusion::error::Result;
 
+use crate::exec::keyed::slices::{Touched, emit_windows};
 use crate::exec::keyed::table::{StateChange, StateTable};
 
 /// How a batch emits.
@@ -14,6 +15,8 @@ pub struct StepRule {
     pub changes: bool,
     /// What was emitted of touched groups before is asked for, to be withdrawn where it no longer holds.
     pub withdraws: bool,
+    /// What windows were closed by before. State by slice does not tell which of its windows were.
+    pub closed_before: Option<i64>,
     /// The watermark that closes windows; without windows, keys last touched by then are forgotten.
     pub closed_by: Option<i64>,
 }
@@ -44,64 +47,34 @@ pub fn step(
     partials: &[RecordBatch],
     rule: StepRule,
 ) -> Result<Step> {
-    let (touched, before) = table.touched(partials)?;
+    let (touched, kept) = table.touched(partials)?;
     let closed_by = rule.closed_by.unwrap_or(i64::MIN);
-    let before = match aggregate.is_keyed() {
-        true => remembered(aggregate, before, closed_by)?,
-        false => before,
+    let kept = match aggregate.is_keyed() {
+        true => remembered(aggregate, kept, closed_by)?,
+        false => kept,
     };
-    let Merged {
-        rows: merged,
-        is_touched,
-        group_of_kept,
-    } = aggregate.merge(&before, partials)?;
-    let closes_at = aggregate.closes_at(&merged)?;
+    let merged = aggregate.merge(&kept, partials)?;
+    let closes_at = aggregate.closes_at(&merged.rows)?;
     let is_done: Vec<bool> = closes_at.iter().map(|at| *at <= closed_by).collect();
     let (closing, closed) = table.closing(closed_by, &touched)?;
-
-    let rows_where = |wanted: &dyn Fn(usize) -> bool| -> UInt32Array {
-        (0..is_done.len())
-            .filter(|row| wanted(*row))
-            .map(|row| u32::try_from(row).unwrap_or(u32::MAX))
-            .collect()
+    let (emitted, before) = match aggregate.slices() {
+        Some(slices) => {
+            let batch = Touched {
+                places: &touched,
+                kept: &kept,
+                merged: &merged,
+            };
+            emit_windows(table, aggregate, slices, &batch, rule)?
+        }
+        None => emit_rows(aggregate, &kept, &merged, &is_done, &closed, rule)?,
     };
-    let schema = aggregate.state_schema();
-    let (states, is_final) = if rule.changes {
-        // Other sessions of a key that was touched say something only when they are done.
-        let with_closed = aggregate.uses_is_final();
-        let said = rows_where(&|row| is_touched[row] || (with_closed && is_done[row]));
-        let also = if with_closed { closed.num_rows() } else { 0 };
-        let done = said.values().iter().map(|row| is_done[*row as usize]);
-        let is_final: Vec<bool> = done.chain(std::iter::repeat_n(true, also)).collect();
-        let said = take_record_batch(&merged, &said)?;
-        let states = concat_batches(schema, [&said, &closed.slice(0, also)])?;
-        (states, is_final)
-    } else {
-        let done = take_record_batch(&merged, &rows_where(&|row| is_done[row]))?;
-        let states = concat_batches(schema, [&done, &closed])?;
-        let is_final = vec![true; states.num_rows()];
-        (states, is_final)
-    };
-    let emitted = aggregate.evaluate(&states, &BooleanArray::from(is_final))?;
-    let before = if rule.changes && rule.withdraws {
-        let of_touched: UInt32Array = (0_u32..)
-            .zip(&group_of_kept)
-            .filter(|(_, group)| is_touched[**group])
-            .map(|(row, _)| row)
-            .collect();
-        let before = take_record_batch(&before, &of_touched)?;
-        let not_final = BooleanArray::from(vec![false; before.num_rows()]);
-        aggregate.evaluate(&before, &not_final)?
-    } else {
-        RecordBatch::new_empty(emitted.schema())
-    };
-    let open = rows_where(&|row| !is_done[row]);
+    let open = rows_where(&is_done, |row| !is_done[row]);
     let added_closes_at = open
         .values()
         .iter()
         .map(|row| closes_at[*row as usize])
         .collect();
-    let added = take_record_batch(&merged, &open)?;
+    let added = take_record_batch(&merged.rows, &open)?;
     let mut dead = touched;
     dead.extend(closing);
     Ok(Step {
@@ -110,12 +83,68 @@ pub fn step(
         rows_after: table.len() - dead.len() + added.num_rows(),
         change: StateChange {
             dead,
-            replaced: vec![merged.clone()],
+            replaced: vec![merged.rows.clone()],
             closed,
             added: vec![(added, added_closes_at)],
         },
-        log: merged,
+        log: merged.rows,
     })
+}
+
+/// What is emitted, and what it replaces, where a state row is a row of the output.
+fn emit_rows(
+    aggregate: &IncrementalAggregate,
+    kept: &RecordBatch,
+    merged: &Merged,
+    is_done: &[bool],
+    closed: &RecordBatch,
+    rule: StepRule,
+) -> Result<(RecordBatch, RecordBatch)> {
+    let Merged {
+        rows,
+        is_touched,
+        group_of_kept,
+    } = merged;
+    let schema = aggregate.state_schema();
+    let (states, is_final) = if rule.changes {
+        // Other sessions of a key that was touched say something only when they are done.
+        let with_closed = aggregate.uses_is_final();
+        let said = rows_where(is_done, |row| {
+            is_touched[row] || (with_closed && is_done[row])
+        });
+        let also = if with_closed { closed.num_rows() } else { 0 };
+        let done = said.values().iter().map(|row| is_done[*row as usize]);
+        let is_final: Vec<bool> = done.chain(std::iter::repeat_n(true, also)).collect();
+        let said = take_record_batch(rows, &said)?;
+        let states = concat_batches(schema, [&said, &closed.slice(0, also)])?;
+        (states, is_final)
+    } else {
+        let done = take_record_batch(rows, &rows_where(is_done, |row| is_done[row]))?;
+        let states = concat_batches(schema, [&done, closed])?;
+        let is_final = vec![true; states.num_rows()];
+        (states, is_final)
+    };
+    let emitted = aggregate.evaluate(&states, &BooleanArray::from(is_final))?;
+    if !rule.changes || !rule.withdraws {
+        let before = RecordBatch::new_empty(emitted.schema());
+        return Ok((emitted, before));
+    }
+    let of_touched: UInt32Array = (0_u32..)
+        .zip(group_of_kept)
+        .filter(|(_, group)| is_touched[**group])
+        .map(|(row, _)| row)
+        .collect();
+    let before = take_record_batch(kept, &of_touched)?;
+    let not_final = BooleanArray::from(vec![false; before.num_rows()]);
+    Ok((emitted, aggregate.evaluate(&before, &not_final)?))
+}
+
+/// The numbers of the rows that are wanted, of as many as `all` has.
+fn rows_where(all: &[bool], is_wanted: impl Fn(usize) -> bool) -> UInt32Array {
+    (0..all.len())
+        .filter(|row| is_wanted(*row))
+        .map(|row| u32::try_from(row).unwrap_or(u32::MAX))
+        .collect()
 }
 
 /// The rows of keys that are not forgotten: the others begin anew.

@@ -198,18 +198,21 @@ impl StateTable {
         without: &[Place],
     ) -> Result<(Vec<Place>, RecordBatch)> {
         let without: HashSet<Place> = without.iter().copied().collect();
+        let mut places = self.done_by(watermark);
+        places.retain(|place| !without.contains(place));
+        let rows = self.gather(&places)?;
+        Ok((places, rows))
+    }
+
+    /// Where the rows are that are done when the watermark is at `watermark`.
+    pub(super) fn done_by(&self, watermark: i64) -> Vec<Place> {
         let mut places = Vec::new();
         for (number, chunk) in self.numbered() {
             let end = chunk.closes_at.partition_point(|at| *at <= watermark);
-            for row in chunk.cursor..end {
-                let place = place(number, row);
-                if chunk.is_live[row] && !without.contains(&place) {
-                    places.push(place);
-                }
-            }
+            let rows = (chunk.cursor..end).filter(|row| chunk.is_live[*row]);
+            places.extend(rows.map(|row| place(number, row)));
         }
-        let rows = self.gather(&places)?;
-        Ok((places, rows))
+        places
     }
 
     /// Makes the change a part of the state.
@@ -322,7 +325,7 @@ impl StateTable {
     }
 
     /// Where the rows of the keys of `rows` are.
-    fn places_of(&self, rows: &[RecordBatch]) -> Result<Vec<Place>> {
+    pub(super) fn places_of(&self, rows: &[RecordBatch]) -> Result<Vec<Place>> {
         let mut seen: HashSet<Place> = HashSet::default();
         let mut places = Vec::new();
         for batch in rows {
@@ -347,7 +350,8 @@ impl StateTable {
         Ok(places)
     }
 
-    fn gather(&self, places: &[Place]) -> Result<RecordBatch> {
+    /// The rows at these places.
+    pub(super) fn gather(&self, places: &[Place]) -> Result<RecordBatch> {
         let rows = |chunk: u32| {
             self.chunks[chunk as usize]
                 .as_ref()

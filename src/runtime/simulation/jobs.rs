@@ -11,6 +11,9 @@ use crate::session::{JobQuery, Session, SessionOptions};
 pub(super) const SOURCE: &str = "visits";
 /// The size of tumbling windows, in seconds.
 pub(super) const SIZE: i64 = 10;
+/// The step and the size of hopping windows, in seconds.
+pub(super) const STEP: i64 = 4;
+pub(super) const LENGTH: i64 = 12;
 /// The gap of sessions, in seconds.
 pub(super) const GAP: i64 = 6;
 
@@ -22,6 +25,10 @@ pub(super) enum Kind {
     TumbleOnClose,
     /// Tumbling windows whenever they change.
     TumbleChanges,
+    /// Hopping windows, each once; state is by slice.
+    HopOnClose,
+    /// Hopping windows whenever they change.
+    HopChanges,
     /// Sessions whenever they change; what they were is withdrawn.
     SessionChanges,
 }
@@ -29,12 +36,33 @@ pub(super) enum Kind {
 impl Kind {
     /// Whether keys may be NULL: those of upserts may not.
     pub(super) fn has_null_keys(self) -> bool {
-        matches!(self, Kind::Rows | Kind::TumbleOnClose)
+        !self.is_upsert()
     }
 
     /// Whether the sink may be a table, which can withdraw nothing.
     pub(super) fn may_write_table(self) -> bool {
-        matches!(self, Kind::Rows | Kind::TumbleOnClose)
+        !self.is_upsert()
+    }
+
+    /// Whether windows are emitted whenever they change, under a key.
+    pub(super) fn is_upsert(self) -> bool {
+        matches!(
+            self,
+            Kind::TumbleChanges | Kind::HopChanges | Kind::SessionChanges
+        )
+    }
+
+    /// The aligned windows of a time in seconds.
+    pub(super) fn windows(self, time: i64) -> Vec<(i64, i64)> {
+        let (step, size) = match self {
+            Kind::Rows | Kind::SessionChanges => return vec![],
+            Kind::TumbleOnClose | Kind::TumbleChanges => (SIZE, SIZE),
+            Kind::HopOnClose | Kind::HopChanges => (STEP, LENGTH),
+        };
+        (time - size + 1..=time)
+            .filter(|start| start.rem_euclid(step) == 0)
+            .map(|start| (start, start + size))
+            .collect()
     }
 
     pub(super) fn is_windowed(self) -> bool {
@@ -55,20 +83,23 @@ impl Kind {
                         Kind::SessionChanges => format!(
                             "SESSION(TABLE visits PARTITION BY k, DESCRIPTOR(event_time), INTERVAL '{GAP} seconds')"
                         ),
+                        Kind::HopOnClose | Kind::HopChanges => format!(
+                            "HOP(TABLE visits, DESCRIPTOR(event_time), INTERVAL '{STEP} seconds', INTERVAL '{LENGTH} seconds')"
+                        ),
                         _ => format!(
                             "TUMBLE(TABLE visits, DESCRIPTOR(event_time), INTERVAL '{SIZE} seconds')"
                         ),
                     },
-                    match windowed {
-                        Kind::TumbleOnClose => "EMIT ON WINDOW CLOSE",
-                        _ => "EMIT CHANGES",
+                    match windowed.is_upsert() {
+                        true => "EMIT CHANGES",
+                        false => "EMIT ON WINDOW CLOSE",
                     }
                 ),
             ),
         };
-        let key = match self {
-            Kind::TumbleChanges | Kind::SessionChanges => ", PRIMARY KEY (k, s) NOT ENFORCED",
-            Kind::Rows | Kind::TumbleOnClose => "",
+        let key = match self.is_upsert() {
+            true => ", PRIMARY KEY (k, s) NOT ENFORCED",
+            false => "",
         };
         format!(
             "CREATE EXTERNAL TABLE visits (k BIGINT, event_time TIMESTAMP, v BIGINT,

@@ -169,7 +169,7 @@ async fn check(kind: Kind, schedule: &Schedule<'_>) -> Result<(), String> {
             oracle.open()
         ));
     }
-    if matches!(kind, Kind::TumbleChanges | Kind::SessionChanges) {
+    if kind.is_upsert() {
         held.check(&open)?;
     }
     Ok(())
@@ -304,6 +304,16 @@ fn exact_1_2_3_windows_that_close_are_once_whatever_happens() {
 #[test]
 fn exact_1_3_windows_that_change_are_once_whatever_happens() {
     simulate(Kind::TumbleChanges);
+}
+
+#[test]
+fn exact_1_2_3_overlapping_windows_that_close_are_once_whatever_happens() {
+    simulate(Kind::HopOnClose);
+}
+
+#[test]
+fn exact_1_3_overlapping_windows_that_change_are_once_whatever_happens() {
+    simulate(Kind::HopChanges);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::jobs::{GAP, Kind, SIZE, SOURCE};
+use super::jobs::{GAP, Kind, SOURCE};
 use super::sink::OutRow;
 use super::source::{DELAY, Row, SECOND, Topic};
 use crate::core::jobs::{
@@ -197,31 +197,43 @@ impl<'t> Oracle<'t> {
                 });
                 groups.push(merged);
             }
-            Kind::TumbleOnClose | Kind::TumbleChanges => {
-                let size = SIZE * SECOND;
-                let start = time.div_euclid(size) * size;
-                let end = start + size;
-                if met.is_some_and(|met| end <= met) {
-                    expected.late.insert((place, Some((start, end))));
-                    return;
+            aligned => {
+                for (start, end) in aligned.windows(row.time) {
+                    let window = (start * SECOND, end * SECOND);
+                    self.take_into(window, row, place, met, expected);
                 }
-                let groups = self.groups.entry(row.key).or_default();
-                if !groups.iter().any(|group| group.start == start) {
-                    groups.push(Group {
-                        start,
-                        end,
-                        count: 0,
-                        sum: 0,
-                        is_touched: true,
-                    });
-                }
-                let found = groups.iter_mut().find(|group| group.start == start);
-                let group = found.unwrap();
-                group.count += 1;
-                group.sum += row.value;
-                group.is_touched = true;
             }
         }
+    }
+
+    /// Takes a row into an aligned window, in microseconds.
+    fn take_into(
+        &mut self,
+        (start, end): (i64, i64),
+        row: Row,
+        place: Place,
+        met: Option<i64>,
+        expected: &mut Expected,
+    ) {
+        if met.is_some_and(|met| end <= met) {
+            expected.late.insert((place, Some((start, end))));
+            return;
+        }
+        let groups = self.groups.entry(row.key).or_default();
+        if !groups.iter().any(|group| group.start == start) {
+            groups.push(Group {
+                start,
+                end,
+                count: 0,
+                sum: 0,
+                is_touched: true,
+            });
+        }
+        let found = groups.iter_mut().find(|group| group.start == start);
+        let group = found.unwrap();
+        group.count += 1;
+        group.sum += row.value;
+        group.is_touched = true;
     }
 
     fn close(
@@ -248,7 +260,7 @@ impl<'t> Oracle<'t> {
                 version.batch, self.time
             ));
         }
-        let changes = self.kind != Kind::TumbleOnClose;
+        let changes = self.kind.is_upsert();
         let is_session = self.kind == Kind::SessionChanges;
         let closed_by = self.time.closed_by;
         for (key, groups) in &mut self.groups {

@@ -11,7 +11,8 @@ use proptest::prelude::*;
 
 use crate::core::jobs::{JobTime, RowWatermark, RunningWatermark};
 use crate::exec::keyed::{StateTable, StepRule, encode_states, read_states, replay, step};
-use crate::session::streaming::laws::{Log, planned, scanned};
+use crate::session::streaming::laws::{planned, scanned};
+use crate::session::streaming::laws_oracle::Log;
 use crate::session::{BatchSource, JobQuery};
 
 /// Count, sum, distinct values, and the values in the order of their rest by three, partition and offset.
@@ -198,6 +199,7 @@ async fn check(
         let rule = StepRule {
             changes: true,
             withdraws: true,
+            closed_before: None,
             closed_by: time.closed_by,
         };
         let done = step(&table, &aggregate, &partials, rule).unwrap();

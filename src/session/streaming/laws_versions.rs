@@ -13,7 +13,8 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::collect_partitioned;
 use proptest::prelude::*;
 
-use super::laws::{Values, Window, groups_of, planned};
+use super::laws::{groups_of, planned};
+use super::laws_oracle::{Values, Window};
 use crate::core::jobs::{FilePlace, JobTime, WatermarkPolicy};
 use crate::exec::keyed::{StateTable, StepRule, step};
 use crate::planner::ast::Emit;
@@ -278,12 +279,14 @@ async fn run(query: &JobQuery, begin: FilePlace, sizes: &[u64]) -> Ran {
                 .map(|batch| front.aggregate.as_states(batch, 0).unwrap())
                 .collect();
         let reached = BTreeMap::from([("visits".to_owned(), of_batch.reached())]);
+        let closed_before = time.closed_by;
         time = time.after(WatermarkPolicy::Lowest, &known, &reached, &BTreeMap::new());
         // A process that starts reads it from the version.
         time = serde_json::from_str(&serde_json::to_string(&time).unwrap()).unwrap();
         let rule = StepRule {
             changes: query.emit() == Emit::Changes,
             withdraws: stream.withdraws(),
+            closed_before,
             closed_by: time.closed_by,
         };
         let done = step(&table, &aggregate, &partials, rule).unwrap();

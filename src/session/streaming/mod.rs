@@ -7,15 +7,24 @@ mod laws;
 #[cfg(test)]
 mod laws_keyed;
 #[cfg(test)]
+mod laws_oracle;
+#[cfg(test)]
+mod laws_slices;
+#[cfg(test)]
 mod laws_versions;
 mod lineage;
 mod sides;
+mod slices;
 mod split;
 
 use std::sync::Arc;
 
-use anabranch_udfs::{IncrementalAggregate, LateRows, LateRowsExec, LateRule, StateShape};
+use anabranch_udfs::{
+    FIRST_WINDOW_END, IncrementalAggregate, LateRows, LateRowsExec, LateRule, SliceRowsExec,
+    SliceRule, StateShape,
+};
 use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchemaRef, TableReference};
 use datafusion::execution::SessionState;
@@ -25,13 +34,14 @@ use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
+use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
 use crate::core::jobs::WatermarkPolicy;
 use crate::error::{Error, Result};
 use crate::planner::ast::Emit;
-use crate::session::streaming::hidden::find;
-use crate::session::streaming::split::{Split, Windowing};
+use crate::session::streaming::hidden::{HIDDEN_END, HIDDEN_START, find};
+use crate::session::streaming::split::{BY_SLICE, Split, Windowing};
 use crate::tables::time::{ROW_COLUMN, ROW_WATERMARK};
 
 pub use late::late_rows;
@@ -49,7 +59,6 @@ pub(super) fn has_aggregate(plan: &LogicalPlan, sources: &Sources) -> bool {
 pub struct StreamQuery {
     split: Split,
     policy: WatermarkPolicy,
-    fingerprint: String,
 }
 
 /// The lower half of a batch: from records to partial states.
@@ -91,11 +100,7 @@ impl StreamQuery {
                 "the tables of a job have different options 'watermark.partitions'",
             ));
         }
-        Ok(Self {
-            fingerprint: split.fingerprint()?,
-            split,
-            policy,
-        })
+        Ok(Self { split, policy })
     }
 
     /// Which partition holds the job's watermark.
@@ -105,7 +110,14 @@ impl StreamQuery {
 
     /// What the state depends on: a job whose text gives another one cannot go on from it.
     pub fn fingerprint(&self) -> &str {
-        &self.fingerprint
+        &self.split.fingerprint
+    }
+
+    /// Whether state with this fingerprint is of the same windows, but by window: earlier releases kept state so where it is
+    /// now by slice.
+    pub fn was_kept_by_window(&self, fingerprint: &str) -> bool {
+        let earlier = self.split.fingerprint.strip_suffix(BY_SLICE);
+        matches!(self.split.windowing, Windowing::Sliced { .. }) && earlier == Some(fingerprint)
     }
 
     /// Whether a group that was emitted can stop to be: sessions grow and merge, and a filter may no longer hold.
@@ -121,6 +133,33 @@ impl StreamQuery {
     /// The window, for people.
     pub fn window(&self) -> &str {
         &self.split.window
+    }
+
+    /// What a state row of HOP or CUMULATE is of, for people; of other jobs that goes without saying.
+    pub fn state_unit(&self) -> Option<String> {
+        if let Windowing::Sliced { slices, .. } = &self.split.windowing {
+            let fields = self.split.front.schema().fields();
+            let time = fields.iter().find(|field| field.name() == HIDDEN_START);
+            let width = match time.map(|time| time.data_type()) {
+                Some(DataType::Timestamp(unit, _)) => {
+                    let per_second = match unit {
+                        TimeUnit::Second => 1.0,
+                        TimeUnit::Millisecond => 1e3,
+                        TimeUnit::Microsecond => 1e6,
+                        TimeUnit::Nanosecond => 1e9,
+                    };
+                    format!("{} seconds", slices.width() as f64 / per_second)
+                }
+                _ => format!("{} ticks", slices.width()),
+            };
+            return Some(format!(
+                "by slice of {width}, whatever the number of windows"
+            ));
+        }
+        let asking = self.split.unsliced.as_ref()?;
+        Some(format!(
+            "by window, each row once for each: {asking} asks for a row's window"
+        ))
     }
 
     /// What is aggregated, over a plan that reads nothing.
@@ -156,10 +195,49 @@ impl StreamQuery {
             Ok(state.create_physical_expr(expr, &schema)?)
         };
         let all = |exprs: &[Expr]| exprs.iter().map(physical).collect::<Result<Vec<_>>>();
-        let (shape, rule) = match &self.split.windowing {
+        let late: Arc<LateRows> = Arc::default();
+        let watermark = || {
+            let row = find(&schema, ROW_COLUMN)
+                .ok_or_else(|| Error::internal("nobody keeps the time of rows"))?;
+            physical(&get_field(Expr::Column(row), ROW_WATERMARK))
+        };
+        let without_late = |rows: Arc<dyn ExecutionPlan>, rule| -> Result<Arc<dyn ExecutionPlan>> {
+            let late = Arc::clone(&late);
+            Ok(Arc::new(LateRowsExec::new(rows, rule, watermark()?, late)))
+        };
+        let (shape, in_time) = match &self.split.windowing {
             Windowing::Keys { groups } => {
                 let groups = all(groups)?;
-                (StateShape::Keys { groups }, None)
+                (StateShape::Keys { groups }, rows)
+            }
+            Windowing::Sliced {
+                keys,
+                groups,
+                slices,
+            } => {
+                let place = |name| {
+                    find(&schema, name)
+                        .and_then(|column| schema.maybe_index_of_column(&column))
+                        .ok_or_else(|| Error::internal("nobody keeps the slices of rows"))
+                };
+                let rule = SliceRule {
+                    slices: *slices,
+                    start: place(HIDDEN_START)?,
+                    end: place(HIDDEN_END)?,
+                    watermark: watermark()?,
+                };
+                let column = |name: &str, index| -> Arc<dyn PhysicalExpr> {
+                    Arc::new(PhysicalColumn::new(name, index))
+                };
+                let shape = StateShape::Slices {
+                    keys: all(keys)?,
+                    slice_start: column(HIDDEN_START, rule.start),
+                    first_window_end: column(FIRST_WINDOW_END, schema.fields().len()),
+                    slices: *slices,
+                    groups: groups.clone(),
+                };
+                let rows = SliceRowsExec::new(rows, rule, Arc::clone(&late));
+                (shape, Arc::new(rows) as Arc<dyn ExecutionPlan>)
             }
             Windowing::Aligned { groups, window_end } => {
                 let window_end = physical(window_end)?;
@@ -167,7 +245,7 @@ impl StreamQuery {
                     groups: all(groups)?,
                     window_end: Arc::clone(&window_end),
                 };
-                (shape, Some(LateRule::Window(window_end)))
+                (shape, without_late(rows, LateRule::Window(window_end))?)
             }
             Windowing::Session(session) => {
                 let event_time = physical(session.event_time())?;
@@ -178,19 +256,8 @@ impl StreamQuery {
                     others: all(session.others())?,
                     groups: session.groups().to_vec(),
                 };
-                (shape, Some(LateRule::Session(event_time)))
+                (shape, without_late(rows, LateRule::Session(event_time))?)
             }
-        };
-        let late: Arc<LateRows> = Arc::default();
-        let in_time: Arc<dyn ExecutionPlan> = match rule {
-            Some(rule) => {
-                let row = find(&schema, ROW_COLUMN)
-                    .ok_or_else(|| Error::internal("nobody keeps the time of rows"))?;
-                let watermark = physical(&get_field(Expr::Column(row), ROW_WATERMARK))?;
-                let late = Arc::clone(&late);
-                Arc::new(LateRowsExec::new(rows, rule, watermark, late))
-            }
-            None => rows,
         };
         let context = PhysicalPlanningContext::default();
         let aggregates = self

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use anabranch_udfs::{
-    EventWindow, IS_FINAL, SessionAggregate, SessionWindow, WindowKind, session_groups_of,
+    EventWindow, IS_FINAL, SessionAggregate, SessionColumn, SessionWindow, Slices, WindowKind,
+    session_groups_of,
 };
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
@@ -27,6 +28,7 @@ use crate::session::streaming::lineage::{Origin, origins, unaliased, window_belo
 use crate::session::streaming::sides::{
     Sources, StreamTable, reads_stream, static_tables, stream_inputs,
 };
+use crate::session::streaming::slices::{Unsliced, sliced};
 use crate::tables::time::{ROW_COLUMN, ROW_IN_FILE};
 
 /// The table of emitted rows in the upper part.
@@ -39,6 +41,12 @@ pub(super) enum Windowing {
     Keys { groups: Vec<Expr> },
     /// By TUMBLE, HOP or CUMULATE.
     Aligned { groups: Vec<Expr>, window_end: Expr },
+    /// By HOP or CUMULATE, by slice: rows have their slice in the place of their window.
+    Sliced {
+        keys: Vec<Expr>,
+        groups: Vec<SessionColumn>,
+        slices: Slices,
+    },
     /// By SESSION.
     Session(Box<SessionAggregate>),
 }
@@ -54,6 +62,10 @@ pub(super) struct Split {
     pub(super) schema: DFSchemaRef,
     /// What the window is, for people and fingerprints.
     pub(super) window: String,
+    /// What the state depends on.
+    pub(super) fingerprint: String,
+    /// What asks for the window of each row, so that the state of HOP or CUMULATE is not by slice.
+    pub(super) unsliced: Option<String>,
     /// Whether HAVING or another filter stands above the aggregate.
     pub(super) has_filter_above: bool,
     /// Tables that are read whole, and as they are when a batch runs.
@@ -110,11 +122,12 @@ impl Split {
             tie_broken(&aggregate.aggr_expr, sources),
             Arc::clone(&aggregate.schema),
         )?;
-        let (windowing, rows) = windowing(&aggregate, sources)?;
+        let (windowing, rows, unsliced) = windowing(&aggregate, sources)?;
         let aggregates = match &windowing {
             Windowing::Session(session) => session.aggregates().to_vec(),
-            Windowing::Keys { .. } | Windowing::Aligned { .. } => aggregate.aggr_expr.clone(),
+            _ => aggregate.aggr_expr.clone(),
         };
+        let fingerprint = fingerprint(&window_text, &windowing, &aggregate, &aggregates, &rows)?;
         let front = reduced(&rows, &windowing, &aggregates)?;
         Ok(Self {
             front,
@@ -122,6 +135,8 @@ impl Split {
             aggregates,
             schema: Arc::clone(&aggregate.schema),
             window: window_text,
+            fingerprint,
+            unsliced,
             has_filter_above,
             static_tables: static_tables(&whole, sources),
             whole,
@@ -173,28 +188,38 @@ impl Split {
         })?;
         Ok(back.data)
     }
+}
 
-    /// What the state depends on.
-    pub(super) fn fingerprint(&self) -> Result<String> {
-        use datafusion::logical_expr::ExprSchemable as _;
-        use std::fmt::Write as _;
-        let mut text = self.window.clone();
-        let (keys, groups): (Vec<&Expr>, String) = match &self.windowing {
-            Windowing::Keys { groups } | Windowing::Aligned { groups, .. } => {
-                (groups.iter().collect(), String::new())
-            }
-            Windowing::Session(session) => (
-                session.keys().iter().chain(session.others()).collect(),
-                format!("{:?}", session.groups()),
-            ),
-        };
-        for expr in keys.iter().copied().chain(&self.aggregates) {
-            let data_type = expr.get_type(self.front.schema().as_ref())?;
-            let _ = write!(text, "; {expr}: {data_type}");
+/// In the fingerprint of state by slice. State of the same windows that was kept by window has the same one without it.
+pub(super) const BY_SLICE: &str = "; by slice";
+
+/// What the state depends on.
+fn fingerprint(
+    window: &str,
+    windowing: &Windowing,
+    aggregate: &Aggregate,
+    aggregates: &[Expr],
+    rows: &LogicalPlan,
+) -> Result<String> {
+    use datafusion::logical_expr::ExprSchemable as _;
+    use std::fmt::Write as _;
+    let mut text = window.to_owned();
+    let (keys, rest): (Vec<&Expr>, String) = match windowing {
+        Windowing::Keys { groups } | Windowing::Aligned { groups, .. } => {
+            (groups.iter().collect(), String::new())
         }
-        text += &groups;
-        Ok(text)
+        Windowing::Sliced { .. } => (aggregate.group_expr.iter().collect(), BY_SLICE.to_owned()),
+        Windowing::Session(session) => (
+            session.keys().iter().chain(session.others()).collect(),
+            format!("{:?}", session.groups()),
+        ),
+    };
+    for expr in keys.into_iter().chain(aggregates) {
+        let data_type = expr.get_type(rows.schema().as_ref())?;
+        let _ = write!(text, "; {expr}: {data_type}");
     }
+    text += &rest;
+    Ok(text)
 }
 
 /// Whether what stands above the aggregate may leave groups out: a filter, or a join.
@@ -332,17 +357,20 @@ fn tie_broken(aggregates: &[Expr], sources: &Sources) -> Vec<Expr> {
 }
 
 /// How an aggregate's rows are put together, and the rows below.
-fn windowing(aggregate: &Aggregate, sources: &Sources) -> Result<(Windowing, LogicalPlan)> {
+fn windowing(
+    aggregate: &Aggregate,
+    sources: &Sources,
+) -> Result<(Windowing, LogicalPlan, Option<String>)> {
     if let Some(session) = session_groups_of(aggregate)? {
         let rows = session.input().clone();
-        return Ok((Windowing::Session(Box::new(session)), rows));
+        return Ok((Windowing::Session(Box::new(session)), rows, None));
     }
     let Some(LogicalPlan::Extension(Extension { node })) = window_below(&aggregate.input, sources)
     else {
         let windowing = Windowing::Keys {
             groups: aggregate.group_expr.clone(),
         };
-        return Ok((windowing, aggregate.input.as_ref().clone()));
+        return Ok((windowing, aggregate.input.as_ref().clone(), None));
     };
     let Some(window) = node.as_any().downcast_ref::<EventWindow>() else {
         if has_join_above_window(&aggregate.input, sources) {
@@ -379,6 +407,18 @@ fn windowing(aggregate: &Aggregate, sources: &Sources) -> Result<(Windowing, Log
         ))
         .with_help("without it a group is never complete"));
     }
+    let unsliced = match sliced(aggregate, window, sources)? {
+        Ok(sliced) => {
+            let windowing = Windowing::Sliced {
+                keys: sliced.keys,
+                groups: sliced.groups,
+                slices: sliced.slices,
+            };
+            return Ok((windowing, sliced.rows, None));
+        }
+        Err(Unsliced::OneWindow) => None,
+        Err(Unsliced::Asked(asking)) => Some(asking),
+    };
     let rows = aggregate.input.as_ref().clone();
     let window_end = find(rows.schema(), HIDDEN_END)
         .map(Expr::Column)
@@ -387,7 +427,7 @@ fn windowing(aggregate: &Aggregate, sources: &Sources) -> Result<(Windowing, Log
         groups: aggregate.group_expr.clone(),
         window_end,
     };
-    Ok((windowing, rows))
+    Ok((windowing, rows, unsliced))
 }
 
 fn has_join_above_window(plan: &LogicalPlan, sources: &Sources) -> bool {
@@ -404,6 +444,7 @@ fn reduced(rows: &LogicalPlan, windowing: &Windowing, aggregates: &[Expr]) -> Re
     let mut used: Vec<&Expr> = aggregates.iter().collect();
     match windowing {
         Windowing::Keys { groups } | Windowing::Aligned { groups, .. } => used.extend(groups),
+        Windowing::Sliced { keys, .. } => used.extend(keys),
         Windowing::Session(session) => {
             used.extend(session.keys().iter().chain(session.others()));
             used.push(session.event_time());

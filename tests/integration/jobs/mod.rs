@@ -12,6 +12,7 @@ mod memory;
 mod metrics;
 mod retention;
 mod session_groups;
+mod slices;
 mod statements;
 mod windows;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray};
 use arrow::buffer::ScalarBuffer;
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::{Result, internal_err};
 use datafusion::logical_expr::EmitTo;
@@ -14,6 +14,8 @@ use datafusion::physical_expr::expressions::lit;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
+use super::shape::StateShape;
+use super::slices::slice_ends;
 use crate::diagnostic::out_of_range;
 use crate::incremental::sessions::SessionLayout;
 use crate::is_final::IS_FINAL;
@@ -30,36 +32,6 @@ pub const STATE_CLOSES: &str = "anabranch.closes";
 /// How many ticks the watermark is at or past that column's time when the row is done.
 pub const STATE_CLOSES_AFTER: &str = "anabranch.closes_after";
 
-/// How rows are put together.
-#[derive(Debug, Clone)]
-pub enum StateShape {
-    /// By key, for as long as rows of it come.
-    Keys {
-        /// The group columns of the output; none is one group of all rows.
-        groups: Vec<Arc<dyn PhysicalExpr>>,
-    },
-    /// By group, each of one window.
-    Windows {
-        /// The group columns of the output.
-        groups: Vec<Arc<dyn PhysicalExpr>>,
-        /// The end of a group's window.
-        window_end: Arc<dyn PhysicalExpr>,
-    },
-    /// By key and session.
-    Sessions {
-        /// The session's keys.
-        keys: Vec<Arc<dyn PhysicalExpr>>,
-        /// The event time.
-        event_time: Arc<dyn PhysicalExpr>,
-        /// The gap, in ticks of the event time's unit.
-        gap: i64,
-        /// What the rows of a session are grouped by besides.
-        others: Vec<Arc<dyn PhysicalExpr>>,
-        /// What the group columns of the output hold; what sessions are grouped by besides comes after the keys.
-        groups: Vec<SessionColumn>,
-    },
-}
-
 /// State rows put together.
 #[derive(Debug)]
 pub struct Merged {
@@ -74,16 +46,16 @@ pub struct Merged {
 /// An aggregate by key, window or session whose states are rows.
 ///
 /// A state row has the key columns, the times (`touched`, the time of the last batch that had a row of a key; `window_end` of a
-/// window; first and last event time of a session, and what its rows are grouped by besides), and the state columns of every
-/// aggregate, in this order.
+/// window; start and end of a slice, and where the first and the last window end that its rows count for; first and last event
+/// time of a session, and what its rows are grouped by besides), and the state columns of every aggregate, in this order.
 #[derive(Debug, Clone)]
 pub struct IncrementalAggregate {
-    shape: StateShape,
-    aggregates: Vec<SessionAggregateExpr>,
+    pub(super) shape: StateShape,
+    pub(super) aggregates: Vec<SessionAggregateExpr>,
     /// Per aggregate, whether it is `is_final()`.
     finals: Vec<bool>,
-    state_schema: SchemaRef,
-    output: SchemaRef,
+    pub(super) state_schema: SchemaRef,
+    pub(super) output: SchemaRef,
 }
 
 impl IncrementalAggregate {
@@ -106,45 +78,7 @@ impl IncrementalAggregate {
             .into_iter()
             .map(SessionAggregateExpr::new)
             .collect();
-        // Named as people know them; programs go by place.
-        let key_name = |key: usize| -> String {
-            let column = match &shape {
-                StateShape::Keys { .. } | StateShape::Windows { .. } => Some(key),
-                StateShape::Sessions { groups, .. } => groups
-                    .iter()
-                    .position(|group| *group == SessionColumn::Key(key)),
-            };
-            match column.and_then(|column| output.fields().get(column)) {
-                Some(field) => field.name().clone(),
-                None => format!("key{key}"),
-            }
-        };
-        let mut fields: Vec<FieldRef> = Vec::new();
-        let (keys, times): (_, &[&str]) = match &shape {
-            StateShape::Keys { groups } => (groups, &["touched"]),
-            StateShape::Windows { groups, .. } => (groups, &["window_end"]),
-            StateShape::Sessions { keys, .. } => (keys, &["interval_start", "interval_last"]),
-        };
-        for (number, key) in keys.iter().enumerate() {
-            let data_type = key.data_type(input)?;
-            fields.push(Arc::new(Field::new(key_name(number), data_type, true)));
-        }
-        let time = match &shape {
-            StateShape::Keys { .. } => {
-                DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
-            }
-            StateShape::Windows { window_end, .. } => window_end.data_type(input)?,
-            StateShape::Sessions { event_time, .. } => event_time.data_type(input)?,
-        };
-        for name in times {
-            fields.push(Arc::new(Field::new(*name, time.clone(), false)));
-        }
-        if let StateShape::Sessions { keys, others, .. } = &shape {
-            for (number, other) in (keys.len()..).zip(others) {
-                let data_type = other.data_type(input)?;
-                fields.push(Arc::new(Field::new(key_name(number), data_type, true)));
-            }
-        }
+        let mut fields = shape.fields(input, &output)?;
         let results = output.fields().iter().rev().take(aggregates.len()).rev();
         for (aggregate, result) in aggregates.iter().zip(results) {
             let of_aggregate = aggregate.function.state_fields()?;
@@ -158,12 +92,9 @@ impl IncrementalAggregate {
                 fields.push(Arc::new(field));
             }
         }
-        let (closes, after) = match &shape {
-            StateShape::Keys { .. } | StateShape::Windows { .. } => (keys.len(), 0),
-            StateShape::Sessions { gap, .. } => (keys.len() + 1, gap.saturating_add(1)),
-        };
+        let (closes, after) = shape.closes();
         let metadata = [
-            (STATE_KEYS, keys.len().to_string()),
+            (STATE_KEYS, shape.key_columns().to_string()),
             (STATE_CLOSES, closes.to_string()),
             (STATE_CLOSES_AFTER, after.to_string()),
         ];
@@ -184,13 +115,10 @@ impl IncrementalAggregate {
         &self.state_schema
     }
 
-    /// How many columns of a state row, from the first, are its key. Rows of one window's key are one; a session's key may
-    /// have several rows, one per session.
+    /// How many columns of a state row, from the first, are its key. Rows of one window's key are one; a key's slice may have
+    /// several rows, by the first window that they count for, and a session's key one per session.
     pub fn key_columns(&self) -> usize {
-        match &self.shape {
-            StateShape::Keys { groups } | StateShape::Windows { groups, .. } => groups.len(),
-            StateShape::Sessions { keys, .. } => keys.len(),
-        }
+        self.shape.key_columns()
     }
 
     /// Whether its groups have no window: a row that is done is forgotten, and its key begins anew.
@@ -215,6 +143,16 @@ impl IncrementalAggregate {
             StateShape::Keys { groups } => self.grouped(groups, input),
             StateShape::Windows { groups, window_end } => {
                 let groups: Vec<_> = groups.iter().chain([window_end]).map(Arc::clone).collect();
+                self.grouped(&groups, input)
+            }
+            StateShape::Slices {
+                keys,
+                slice_start,
+                first_window_end,
+                ..
+            } => {
+                let times = [slice_start, first_window_end];
+                let groups: Vec<_> = keys.iter().chain(times).map(Arc::clone).collect();
                 self.grouped(&groups, input)
             }
             StateShape::Sessions {
@@ -284,6 +222,11 @@ impl IncrementalAggregate {
             let (first, count) = (keys.len(), others.len());
             columns[first..first + count + 2].rotate_left(count);
         }
+        if let StateShape::Slices { keys, slices, .. } = &self.shape {
+            let (ends, lasts) = slice_ends(slices, &columns[keys.len()])?;
+            columns.insert(keys.len() + 1, ends);
+            columns.insert(keys.len() + 3, lasts);
+        }
         let columns = columns
             .iter()
             .zip(self.state_schema.fields())
@@ -302,21 +245,18 @@ impl IncrementalAggregate {
     ///
     /// A session so far out that its end is no timestamp.
     pub fn closes_at(&self, states: &RecordBatch) -> Result<Vec<i64>> {
-        let keys = self.key_columns();
-        match &self.shape {
-            StateShape::Keys { .. } | StateShape::Windows { .. } => {
-                Ok(ticks(states.column(keys))?.to_vec())
-            }
-            StateShape::Sessions { gap, .. } => ticks(states.column(keys + 1))?
-                .iter()
-                .map(|last| {
-                    // Past the end, not at it: a row exactly the gap later still joins.
-                    last.checked_add(*gap)
-                        .and_then(|end| end.checked_add(1))
-                        .ok_or_else(|| out_of_range("the session"))
-                })
-                .collect(),
+        let (column, after) = self.shape.closes();
+        let times = ticks(states.column(column))?;
+        if after == 0 {
+            return Ok(times.to_vec());
         }
+        times
+            .iter()
+            .map(|last| {
+                last.checked_add(after)
+                    .ok_or_else(|| out_of_range("the session"))
+            })
+            .collect()
     }
 
     /// One state row per group or session from state rows that were `kept` and those that are `new`, each in any order.
@@ -326,10 +266,9 @@ impl IncrementalAggregate {
     /// States that do not merge.
     pub fn merge(&self, kept: &RecordBatch, new: &[RecordBatch]) -> Result<Merged> {
         let states: Vec<&RecordBatch> = std::iter::once(kept).chain(new).collect();
-        let width = self.key_columns();
-        let times = self.state_schema.fields().len() - self.state_width()? - width;
-        // A window's end is a part of its group.
-        let grouped = width + usize::from(matches!(self.shape, StateShape::Windows { .. }));
+        let width = self.shape.keys().len();
+        let before_states = self.shape.columns_before_states();
+        let grouped = self.shape.identity_columns();
         let key_schema = Arc::new(
             self.state_schema
                 .project(&(0..grouped).collect::<Vec<_>>())?,
@@ -370,7 +309,7 @@ impl IncrementalAggregate {
                 columns.push(timestamps(ScalarBuffer::from(touched), time)?);
                 (ids, key_count)
             }
-            StateShape::Windows { .. } => {
+            StateShape::Windows { .. } | StateShape::Slices { .. } => {
                 columns.append(&mut emitted);
                 (ids, key_count)
             }
@@ -412,7 +351,7 @@ impl IncrementalAggregate {
         for batch in &states {
             let of_batch = &groups[row..row + batch.num_rows()];
             row += batch.num_rows();
-            accumulators.merge(&batch.columns()[width + times..], of_batch, count)?;
+            accumulators.merge(&batch.columns()[before_states..], of_batch, count)?;
         }
         columns.extend(accumulators.states()?);
         Ok(Merged {
@@ -422,7 +361,7 @@ impl IncrementalAggregate {
         })
     }
 
-    /// The results of state rows, one each; `is_final` is what `is_final()` says of each.
+    /// The results of state rows, one each, but for slices: of those [`Self::evaluate_windows`] gives results. `is_final` is what `is_final()` says of each.
     ///
     /// # Errors
     ///
@@ -432,15 +371,16 @@ impl IncrementalAggregate {
         if rows == 0 {
             return Ok(RecordBatch::new_empty(Arc::clone(&self.output)));
         }
-        let width = self.key_columns();
-        let times = self.state_schema.fields().len() - self.state_width()? - width;
+        let width = self.shape.keys().len();
         let mut accumulators = Accumulators::try_new(&self.aggregates)?;
         let each: Vec<usize> = (0..rows).collect();
-        accumulators.merge(&states.columns()[width + times..], &each, rows)?;
-        let mut columns: Vec<ArrayRef> = match &self.shape {
+        let of_states = &states.columns()[self.shape.columns_before_states()..];
+        accumulators.merge(of_states, &each, rows)?;
+        let columns: Vec<ArrayRef> = match &self.shape {
             StateShape::Keys { .. } | StateShape::Windows { .. } => {
                 states.columns()[..width].to_vec()
             }
+            StateShape::Slices { .. } => return internal_err!("a slice is no group"),
             StateShape::Sessions {
                 gap,
                 groups,
@@ -454,6 +394,16 @@ impl IncrementalAggregate {
                 session_columns(groups, &keys, starts, &lasts, *gap, "the session")?
             }
         };
+        self.output_batch(columns, accumulators, is_final)
+    }
+
+    /// Rows of the output: their group columns, the aggregates' results, and what `is_final()` says of each.
+    pub(super) fn output_batch(
+        &self,
+        mut columns: Vec<ArrayRef>,
+        mut accumulators: Accumulators,
+        is_final: &BooleanArray,
+    ) -> Result<RecordBatch> {
         let results = accumulators.evaluate(EmitTo::All)?;
         for (result, is_final_column) in results.into_iter().zip(&self.finals) {
             columns.push(if *is_final_column {
@@ -476,14 +426,6 @@ impl IncrementalAggregate {
     /// The columns of the output.
     pub fn output(&self) -> &SchemaRef {
         &self.output
-    }
-
-    fn state_width(&self) -> Result<usize> {
-        let mut width = 0;
-        for aggregate in &self.aggregates {
-            width += aggregate.function.state_fields()?.len();
-        }
-        Ok(width)
     }
 
     fn batch(&self, columns: Vec<ArrayRef>) -> Result<RecordBatch> {

@@ -50,6 +50,10 @@ impl LateRows {
         std::mem::take(&mut *self.lock())
     }
 
+    pub(super) fn push(&self, rows: RecordBatch) {
+        self.lock().push(rows);
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<RecordBatch>> {
         self.batches.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -154,7 +158,7 @@ impl ExecutionPlan for LateRowsExec {
                 return Ok(batch);
             };
             let rows = filter_record_batch(&batch, &mask)?;
-            late.lock().push(rows);
+            late.push(rows);
             Ok(filter_record_batch(&batch, &not(&mask)?)?)
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, output)))

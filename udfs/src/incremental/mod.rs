@@ -6,8 +6,12 @@
 mod aggregate;
 mod late;
 mod sessions;
+mod shape;
+mod slice_rows;
+mod slices;
+mod windows;
 
-pub use aggregate::{
-    IncrementalAggregate, Merged, STATE_CLOSES, STATE_CLOSES_AFTER, STATE_KEYS, StateShape,
-};
+pub use aggregate::{IncrementalAggregate, Merged, STATE_CLOSES, STATE_CLOSES_AFTER, STATE_KEYS};
 pub use late::{LateRows, LateRowsExec, LateRule};
+pub use shape::StateShape;
+pub use slice_rows::{FIRST_WINDOW_END, SliceRowsExec, SliceRule};

@@ -3,10 +3,12 @@
 mod aligned;
 mod exec;
 mod node;
+mod slices;
 
 pub use aligned::{AlignedWindows, WindowKind};
 pub use exec::EventWindowExec;
 pub use node::EventWindow;
+pub use slices::Slices;
 
 pub(crate) use exec::column_name;
 pub(crate) use node::necessary_columns;

@@ -55,6 +55,13 @@ impl EventWindow {
         &self.event_time
     }
 
+    /// The same rows in other windows by the same event time.
+    #[must_use]
+    pub fn with_windows(mut self, windows: AlignedWindows) -> Self {
+        self.windows = windows;
+        self
+    }
+
     pub(crate) fn narrowed_to(&self) -> &[Expr] {
         &self.narrowed_to
     }

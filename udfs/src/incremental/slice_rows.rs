@@ -1,0 +1,244 @@
+//! The operator that says from which window on a row of a slice counts, and sets aside what is late (TIME-2).
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array};
+use arrow::buffer::ScalarBuffer;
+use arrow::compute::{filter_record_batch, take_arrays};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{Result, exec_datafusion_err, internal_err};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::EquivalenceProperties;
+use datafusion::physical_plan::execution_plan::{
+    ChildrenPropertiesMode, ReplaceChildrenOptions, apply_expression_roots,
+};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties,
+};
+use futures::StreamExt;
+
+use super::late::LateRows;
+use crate::diagnostic::out_of_range;
+use crate::window::{Slices, ticks, timestamps};
+
+/// The column that the operator appends.
+pub const FIRST_WINDOW_END: &str = "first_window_end";
+
+/// Where rows have their slice and their time.
+#[derive(Debug, Clone)]
+pub struct SliceRule {
+    /// The slices.
+    pub slices: Slices,
+    /// The column with the start of a row's slice.
+    pub start: usize,
+    /// The column with its end.
+    pub end: usize,
+    /// Gives the watermark that a row met, as BIGINT in the event time's unit; the lowest number is no watermark.
+    pub watermark: Arc<dyn PhysicalExpr>,
+}
+
+/// Passes each row on once, with the end of the first window that it counts for: the first that has its slice and ends after
+/// the watermark that the row met. For each window before that, the row is set aside, with the window in the place of the slice.
+///
+/// Schema: the input's columns, then [`FIRST_WINDOW_END`] of the slice's type, not null.
+#[derive(Debug, Clone)]
+pub struct SliceRowsExec {
+    input: Arc<dyn ExecutionPlan>,
+    rule: SliceRule,
+    late: Arc<LateRows>,
+    schema: SchemaRef,
+    properties: Arc<PlanProperties>,
+}
+
+impl SliceRowsExec {
+    /// Rows of `input`; what is late is set aside in `late`.
+    pub fn new(input: Arc<dyn ExecutionPlan>, rule: SliceRule, late: Arc<LateRows>) -> Self {
+        let schema = input.schema();
+        let time = schema.field(rule.start).data_type().clone();
+        let mut fields = schema.fields().to_vec();
+        fields.push(Arc::new(Field::new(FIRST_WINDOW_END, time, false)));
+        let schema = Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()));
+        let properties = input.properties();
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(Arc::clone(&schema)),
+            properties.output_partitioning().clone(),
+            properties.emission_type,
+            properties.boundedness,
+        );
+        Self {
+            input,
+            rule,
+            late,
+            schema,
+            properties: Arc::new(properties),
+        }
+    }
+}
+
+impl DisplayAs for SliceRowsExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let windows = self.rule.slices.windows();
+        write!(
+            f,
+            "SliceRowsExec: windows of {} size={} that end after {}",
+            windows.kind(),
+            windows.size(),
+            self.rule.watermark
+        )
+    }
+}
+
+impl ExecutionPlan for SliceRowsExec {
+    fn name(&self) -> &str {
+        "SliceRowsExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+
+    fn apply_expressions(
+        &self,
+        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        apply_expression_roots([&self.rule.watermark], f)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        _options: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let (Some(input), true) = (children.pop(), children.is_empty()) else {
+            return internal_err!("SliceRowsExec takes one child");
+        };
+        Ok(Arc::new(Self::new(
+            input,
+            self.rule.clone(),
+            Arc::clone(&self.late),
+        )))
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(
+            children,
+            ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute),
+        )
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        let input = self.input.execute(partition, context)?;
+        let (rule, late) = (self.rule.clone(), Arc::clone(&self.late));
+        let schema = Arc::clone(&self.schema);
+        let output = input.map(move |batch| rule.pass(&batch?, &schema, &late));
+        Ok(Box::pin(RecordBatchStreamAdapter::new(
+            Arc::clone(&self.schema),
+            output,
+        )))
+    }
+}
+
+impl SliceRule {
+    fn pass(
+        &self,
+        batch: &RecordBatch,
+        schema: &SchemaRef,
+        late: &LateRows,
+    ) -> Result<RecordBatch> {
+        let rows = batch.num_rows();
+        let starts = batch.column(self.start);
+        if starts.null_count() > 0 {
+            // NULL-1: a source that keeps time sets such rows aside before they come here.
+            return Err(exec_datafusion_err!("a row without an event time"));
+        }
+        let time = starts.data_type().clone();
+        let watermarks = self.watermark.evaluate(batch)?.into_array(rows)?;
+        let watermarks = watermarks.as_primitive::<Int64Type>().values();
+        let mut first_ends = Vec::with_capacity(rows);
+        let mut is_late = vec![false; rows];
+        let (mut missed, mut windows) = (Vec::new(), Vec::new());
+        let mut known = None;
+        for (row, (start, watermark)) in (0_u32..).zip(ticks(starts)?.iter().zip(watermarks)) {
+            // Neighbours are mostly of one slice.
+            let (of, first_end) = match known {
+                Some((of_start, of, first_end)) if of_start == *start => (of, first_end),
+                _ => self
+                    .windows(*start)
+                    .ok_or_else(|| out_of_range(batch.schema().field(self.start).name()))?,
+            };
+            known = Some((*start, of, first_end));
+            if first_end > *watermark {
+                first_ends.push(first_end);
+                continue;
+            }
+            let open = self.slices.ended(None, Some(*watermark)).end.min(of.1);
+            missed.extend((of.0..open).map(|_| row));
+            windows.extend(of.0..open);
+            is_late[row as usize] = open == of.1;
+            first_ends.push(self.slices.start(open).unwrap_or(i64::MAX));
+        }
+        let mut columns = batch.columns().to_vec();
+        columns.push(timestamps(ScalarBuffer::from(first_ends), &time)?);
+        let passed = RecordBatch::try_new(Arc::clone(schema), columns)?;
+        if missed.is_empty() {
+            return Ok(passed);
+        }
+        late.push(self.missed(batch, missed, &windows, &time)?);
+        let in_time: BooleanArray = is_late.iter().map(|is_late| Some(!is_late)).collect();
+        Ok(filter_record_batch(&passed, &in_time)?)
+    }
+
+    /// The first window that has the slice that begins at `start` and the one behind the last, and where the first ends.
+    fn windows(&self, start: i64) -> Option<((i64, i64), i64)> {
+        let windows = self.slices.windows_of(self.slices.number(start)?)?;
+        let first_end = self.slices.start(windows.start)?;
+        Some(((windows.start, windows.end), first_end))
+    }
+
+    /// The rows of a batch with these windows in the place of their slices.
+    fn missed(
+        &self,
+        batch: &RecordBatch,
+        rows: Vec<u32>,
+        windows: &[i64],
+        time: &DataType,
+    ) -> Result<RecordBatch> {
+        let bound = |tick: Option<i64>| {
+            tick.ok_or_else(|| out_of_range(batch.schema().field(self.start).name()))
+        };
+        let column =
+            |ticks: Vec<i64>| -> Result<ArrayRef> { timestamps(ScalarBuffer::from(ticks), time) };
+        let starts = windows.iter().map(|window| {
+            let first = self.slices.first_slice(*window);
+            bound(first.and_then(|first| self.slices.start(first)))
+        });
+        let starts = column(starts.collect::<Result<_>>()?)?;
+        let ends = windows
+            .iter()
+            .map(|window| bound(self.slices.start(*window)));
+        let ends = column(ends.collect::<Result<_>>()?)?;
+        let mut columns = take_arrays(batch.columns(), &UInt32Array::from(rows), None)?;
+        columns[self.start] = starts;
+        columns[self.end] = ends;
+        Ok(RecordBatch::try_new(batch.schema(), columns)?)
+    }
+}
