@@ -1,7 +1,7 @@
 //! Anabranch: SQL over event streams and their history.
 //!
 //! Kafka topics and Delta Lake tables stand in one [DataFusion](datafusion) session. The layers,
-//! from the top: `cli`, `runtime`, `session`, `tables`, `planner`, `exec`, `state`, `core` and `error`;
+//! from the top: `cli`, `server`, `runtime`, `session`, `tables`, `planner`, `exec`, `state`, `core` and `error`;
 //! imports go down only.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -12,6 +12,7 @@ pub mod error;
 pub mod exec;
 pub mod planner;
 pub mod runtime;
+pub mod server;
 pub mod session;
 pub mod state;
 pub mod tables;

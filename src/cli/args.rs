@@ -59,6 +59,8 @@ pub(crate) enum Command {
     Sql(SqlArguments),
     /// Run stored SQL files, one after the other, in one session
     Run(RunArguments),
+    /// Serve SQL over Arrow Flight, with the jobs of the data directory running behind it
+    Serve(ServeArguments),
     /// Show the main job with nothing installed: an embedded broker, a Delta archive, reprocessing
     Demo(DemoArguments),
     /// Print a completion script for a shell
@@ -113,6 +115,33 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) metrics: Option<String>,
     /// A value for $NAME
+    #[arg(short = 'p', long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
+    pub(crate) params: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  anabranch serve
+  anabranch serve sql/tables/visits.sql sql/tables/visits_counter.sql sql/jobs/sessions.sql
+  anabranch serve --listen 127.0.0.1:0 --data-dir s3://bucket/anabranch --metrics 127.0.0.1:9464
+
+Any Flight SQL client speaks to it: ADBC, JDBC, pyarrow, Go. Tables, views and jobs that clients
+define are there after a restart. Files are applied at each start: what they define and is there
+already stays. SIGTERM lets results in flight end; jobs stop and lose nothing.")]
+pub(crate) struct ServeArguments {
+    /// SQL files that define tables, views and jobs
+    #[arg(value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:32010")]
+    pub(crate) listen: String,
+    /// Listen for other machines although nobody has to log in
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// Serve metrics of the jobs for Prometheus at http://HOST:PORT/metrics [default: not served]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) metrics: Option<String>,
+    /// A value for $NAME in the files
     #[arg(short = 'p', long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
     pub(crate) params: Vec<(String, String)>,
 }

@@ -8,6 +8,7 @@ mod metrics;
 mod output;
 mod progress;
 mod runner;
+mod serve;
 mod shell;
 
 use std::ffi::OsString;
@@ -65,6 +66,7 @@ fn dispatch(arguments: Arguments) -> Result<u8> {
         match arguments.command {
             Command::Run(run) => runner::run_files(&settings, &run).await,
             Command::Sql(sql) => runner::run_sql(&settings, &sql).await,
+            Command::Serve(serve) => serve::serve(&settings, &serve).await,
             Command::Demo(demo) => demo::run(&settings, &demo).await,
             Command::Completions { .. } => Ok(0),
         }

@@ -75,7 +75,7 @@ pub(crate) async fn run_sql(settings: &Settings, arguments: &SqlArguments) -> Re
     Ok(code)
 }
 
-fn read_script(file: &Path) -> Result<Script> {
+pub(crate) fn read_script(file: &Path) -> Result<Script> {
     let name = file.display().to_string();
     let bytes = std::fs::read(file)
         .map_err(|error| Error::invalid(format!("{name} cannot be read: {error}")))?;
@@ -88,7 +88,7 @@ fn read_script(file: &Path) -> Result<Script> {
     Ok(Script::new(name, text))
 }
 
-fn parameters(given: &[(String, String)]) -> Parameters {
+pub(crate) fn parameters(given: &[(String, String)]) -> Parameters {
     let mut parameters = Parameters::default();
     for (name, value) in given {
         parameters.set(name, value);

@@ -55,7 +55,8 @@ impl Stop {
         self.sender.send_replace(true);
     }
 
-    async fn wait(&self) {
+    /// Until somebody says so.
+    pub(crate) async fn wait(&self) {
         let mut receiver = self.sender.subscribe();
         // The sender lives as long as this.
         let _ = receiver.wait_for(|stopped| *stopped).await;

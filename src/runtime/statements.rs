@@ -220,6 +220,27 @@ impl Jobs {
         outcomes
     }
 
+    /// Runs one of these jobs as [`Self::run`] does; `None` if there is none of that name.
+    pub async fn run_one(&self, name: &str, options: &RunOptions) -> Option<Result<Report>> {
+        let job = self.ready.lock().await.get(name).cloned()?;
+        Some(run_job(self.store.clone(), job, options.clone()).await)
+    }
+
+    /// The names of the jobs that this process can run.
+    pub async fn ready_names(&self) -> Vec<String> {
+        self.ready.lock().await.keys().cloned().collect()
+    }
+
+    /// Whether a job is to run, and not paused; `None` if it is gone.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn is_to_run(&self, name: &str) -> Result<Option<bool>> {
+        let found = self.store.find(name).await?;
+        Ok(found.map(|(_, history)| history.phase == Phase::Active))
+    }
+
     fn check_delivery(&self, sink: &JobSinkTable) -> Result<()> {
         match sink {
             JobSinkTable::Kafka(table)

@@ -17,8 +17,8 @@ use crate::session::catalog::{Catalog, weak_state};
 use crate::session::system::{SYSTEM, SystemSchema};
 use crate::tables::delta;
 
-const CATALOG: &str = "anabranch";
-const SCHEMA: &str = "public";
+pub(super) const CATALOG: &str = "anabranch";
+pub(super) const SCHEMA: &str = "public";
 
 /// What a session is given.
 #[derive(Debug, Clone, Default)]

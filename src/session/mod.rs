@@ -28,7 +28,7 @@ use datafusion::sql::parser::Statement as SqlStatement;
 
 use crate::error::{Error, Result};
 use crate::planner::{ParsedStatement, Statement, Text, normalize};
-use crate::session::catalog::Catalog;
+use crate::session::catalog::{Catalog, TableEntry};
 use crate::tables::delta::{OptimizeSpec, VacuumSpec};
 
 pub use context::SessionOptions;
@@ -45,6 +45,9 @@ pub enum Outcome {
     /// Done, with a word for the user.
     Done(String),
 }
+
+/// The name of the one catalog there is.
+pub const CATALOG: &str = context::CATALOG;
 
 /// A running statement.
 pub struct Execution {
@@ -122,6 +125,46 @@ impl Session {
     /// The column names of all tables that can be told without asking a broker or a store.
     pub fn column_names(&self) -> Vec<String> {
         self.catalog.column_names()
+    }
+
+    /// All tables and views with what they are called in metadata: schema, name, `TABLE`, `VIEW` or `SYSTEM TABLE`.
+    pub fn relations(&self) -> Vec<(&'static str, String, &'static str)> {
+        let mut found: Vec<_> = self
+            .catalog
+            .names()
+            .into_iter()
+            .map(|name| {
+                let kind = match self.catalog.entry(&name) {
+                    Some(TableEntry::View(_)) => "VIEW",
+                    _ => "TABLE",
+                };
+                (context::SCHEMA, name, kind)
+            })
+            .collect();
+        let system = self.context.catalog(context::CATALOG);
+        let system = system.and_then(|catalog| catalog.schema(system::SYSTEM));
+        let names = system.map_or_else(Vec::new, |schema| schema.table_names());
+        found.extend(
+            names
+                .into_iter()
+                .map(|name| (system::SYSTEM, name, "SYSTEM TABLE")),
+        );
+        found
+    }
+
+    /// The columns of a table or view.
+    ///
+    /// # Errors
+    /// There is no such table, or it cannot be opened.
+    pub async fn columns_of(&self, schema: &str, name: &str) -> Result<SchemaRef> {
+        let catalog = self.context.catalog(context::CATALOG);
+        let found = catalog.and_then(|catalog| catalog.schema(schema));
+        let table = match found {
+            Some(found) => found.table(name).await?,
+            None => None,
+        };
+        let table = table.ok_or_else(|| self.catalog.no_such_table(name))?;
+        Ok(table.schema())
     }
 
     /// How a table or view was declared, without secrets.

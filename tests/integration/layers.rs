@@ -5,8 +5,9 @@ use std::path::Path;
 use crate::support::repository;
 
 /// From the top; a module may name those below it, and itself.
-const LAYERS: [&[&str]; 7] = [
+const LAYERS: [&[&str]; 8] = [
     &["cli"],
+    &["server"],
     &["runtime"],
     &["session"],
     &["tables", "planner"],
@@ -16,7 +17,9 @@ const LAYERS: [&[&str]; 7] = [
 ];
 
 /// Libraries that one module alone may name.
-const OWNED: [(&str, &str); 6] = [
+const OWNED: [(&str, &str); 8] = [
+    ("arrow_flight", "server"),
+    ("tonic", "server"),
     ("rdkafka", "tables/kafka"),
     ("deltalake", "tables/delta"),
     ("clap", "cli"),

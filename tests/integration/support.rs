@@ -154,6 +154,28 @@ impl Workspace {
     }
 }
 
+/// Runs a Python script with the pinned packages of `tests/python`; gives what it prints.
+pub(crate) fn python(script: &str, arguments: &[&str]) -> String {
+    let venv = repository().join("tests/python/venv");
+    let made = Command::new(&venv).output().expect("the script starts");
+    assert!(
+        made.status.success(),
+        "{} needs python3: {}",
+        venv.display(),
+        String::from_utf8_lossy(&made.stderr)
+    );
+    let python = String::from_utf8(made.stdout).expect("UTF-8");
+    // The interpreter's own exit races with PyArrow's threads on a busy machine and then aborts.
+    let script = format!("{script}\nimport os, sys\nsys.stdout.flush()\nos._exit(0)\n");
+    Ran::of(
+        Command::new(python.trim())
+            .args(["-c", &script])
+            .args(arguments),
+    )
+    .ok()
+    .out
+}
+
 /// Runs one of Kafka's own tools with text on its standard input.
 pub(crate) fn kafka_tool(arguments: &[&str], input: &str) -> String {
     let mut child = Command::new(repository().join("docker/kafka-cli"))

@@ -2,34 +2,8 @@
 //!
 //! `tests/python/venv` installs the packages once; the tests fail if it cannot.
 
-use std::process::Command;
-
 use super::*;
-
-fn python(script: &str, folder: &Path) -> String {
-    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/venv");
-    let made = Command::new(&venv).output().unwrap();
-    assert!(
-        made.status.success(),
-        "{} needs python3: {}",
-        venv.display(),
-        String::from_utf8_lossy(&made.stderr)
-    );
-    let python = String::from_utf8(made.stdout).unwrap();
-    // The interpreter's own exit races with PyArrow's threads on a busy machine and then aborts.
-    let script = format!("{script}\nimport os, sys\nsys.stdout.flush()\nos._exit(0)\n");
-    let output = Command::new(python.trim())
-        .args(["-c", &script])
-        .arg(folder)
-        .output()
-        .unwrap();
-    let (out, err) = (
-        String::from_utf8(output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-    assert!(output.status.success(), "{script}\n{err}");
-    out.unwrap()
-}
+use crate::support::python;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn python_reads_what_we_write() {
@@ -55,7 +29,7 @@ for row in rows.to_pylist():
 print(len(table.to_pyarrow_table(partitions=[("hour", "=", "10")])))
 print(len(table.to_pyarrow_table(filters=[("offset", ">", 0)])))
 "#,
-        dir.path(),
+        &[dir.path().to_str().unwrap()],
     );
     insta::assert_snapshot!(shown, @r#"
     1 ['year', 'month', 'day', 'hour']
@@ -86,7 +60,7 @@ rows = pa.table({
 })
 write_deltalake(sys.argv[1], rows, partition_by=["kind"])
 "#,
-        &folder,
+        &[folder.to_str().unwrap()],
     );
     let handle = DeltaTableHandle::create_or_open(open(&folder))
         .await
@@ -105,7 +79,7 @@ write_deltalake(sys.argv[1], pa.table({"id": [6], "kind": ["x"]}), mode="append"
 for row in DeltaTable(sys.argv[1]).to_pyarrow_table().sort_by("id").to_pylist():
     print(row["id"], row["at"], row["tags"], row["kind"])
 "#,
-        &folder,
+        &[folder.to_str().unwrap()],
     );
     insta::assert_snapshot!(shown, @r"
     1 2025-09-04 00:00:00+00:00 ['a', None] x

@@ -1,0 +1,335 @@
+//! Statements of all clients over one catalog: definitions one after the other and kept, queries side by side.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
+use datafusion::arrow::datatypes::UInt64Type;
+use datafusion::sql::parser::Statement as SqlStatement;
+use datafusion::sql::sqlparser::ast::Statement as AnsiStatement;
+use futures::StreamExt as _;
+use tokio::sync::Mutex;
+
+use crate::error::{Error, Result};
+use crate::planner::{
+    JobStatement, Parameters, ParsedStatement, Script, Statement, normalize, parse_statement,
+};
+use crate::runtime::Jobs;
+use crate::server::jobs::RunningJobs;
+use crate::session::{Execution, Outcome, Session};
+use crate::state::{CatalogEntry, CatalogStore, JobStore};
+
+/// What a statement does, as far as clients care.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Rows; may be run again.
+    Query,
+    /// Rows, and something has changed.
+    Report,
+    /// Rows are written.
+    Update,
+    /// Tables, views or jobs change.
+    Definition,
+}
+
+/// What a statement has done that was run to its end.
+#[derive(Debug)]
+pub(super) struct Done {
+    /// What a client that asks for rows is given.
+    pub(super) batch: RecordBatch,
+    /// Rows written, where that is what it does.
+    pub(super) rows: Option<i64>,
+}
+
+/// The tables, views and jobs of a server.
+pub(super) struct Engine {
+    /// Only definitions run here; queries run in forks of it.
+    shared: Mutex<Session>,
+    store: CatalogStore,
+    jobs: Arc<Jobs>,
+    running: RunningJobs,
+}
+
+impl Engine {
+    pub(super) fn new(
+        session: Session,
+        store: CatalogStore,
+        jobs: Arc<Jobs>,
+        running: RunningJobs,
+    ) -> Self {
+        Self {
+            shared: Mutex::new(session),
+            store,
+            jobs,
+            running,
+        }
+    }
+
+    /// Runs what was defined before again, and the jobs there are.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer. A table that cannot be opened any more is only warned of: the others are there.
+    pub(super) async fn restore(&self, jobs: &JobStore) -> Result<()> {
+        let session = self.shared.lock().await;
+        for entry in self.store.all().await? {
+            let mut parameters = Parameters::default();
+            for (name, value) in &entry.parameters {
+                parameters.set(name, value);
+            }
+            let restored = async {
+                session
+                    .execute(parse(&entry.statement, &mut parameters)?)
+                    .await
+            };
+            if let Err(error) = restored.await {
+                tracing::warn!(
+                    statement = entry.statement,
+                    "not restored: {}",
+                    error.message()
+                );
+            }
+        }
+        for (_, history) in jobs.all().await? {
+            let mut parameters = Parameters::default();
+            let restored = async {
+                let parsed = parse(&history.text, &mut parameters)?;
+                let Statement::Job(job) = parsed.statement else {
+                    return Err(Error::internal("the text of a job is no job"));
+                };
+                self.jobs.execute(&session, *job, &parsed.text).await
+            };
+            if let Err(error) = restored.await {
+                tracing::warn!(job = history.name, "not run: {}", error.message());
+            }
+        }
+        drop(session);
+        self.running.start_new().await;
+        Ok(())
+    }
+
+    /// Runs the statements of a file that is given at each start: what is there already stays.
+    ///
+    /// # Errors
+    ///
+    /// The statement's, or one that does more than define.
+    pub(super) async fn apply(&self, script: &Script, parameters: &mut Parameters) -> Result<()> {
+        for raw in script.split()? {
+            let mut parsed = parse_statement(&raw)?;
+            let places = parsed.places.clone();
+            let text = parsed.text.clone();
+            let bound = parameters.bind(&mut parsed);
+            bound.map_err(|error| places.locate(error))?;
+            if kind(&parsed) != Kind::Definition {
+                return Err(places.locate(
+                    Error::invalid("a file of a server defines tables, views and jobs only")
+                        .with_help("it is applied at each start; a client runs the rest"),
+                ));
+            }
+            let is_there = match defined(&parsed.statement) {
+                Some(name) => {
+                    let session = self.shared.lock().await;
+                    session.definition(&name).is_ok_and(|known| known == text)
+                }
+                None => false,
+            };
+            if !is_there {
+                let given: BTreeMap<String, String> = parameters
+                    .iter()
+                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                    .collect();
+                self.define(parsed, given).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A session for one query: the tables are those of now.
+    pub(super) async fn fork(&self) -> Result<Session> {
+        self.shared.lock().await.fork()
+    }
+
+    /// Begins a query.
+    ///
+    /// # Errors
+    ///
+    /// The statement's, with its place.
+    pub(super) async fn begin(&self, parsed: ParsedStatement) -> Result<(Session, Execution)> {
+        let session = self.fork().await?;
+        let outcome = self.execute(&session, parsed).await?;
+        match outcome {
+            Outcome::Rows(execution) | Outcome::Insert(execution) => Ok((session, execution)),
+            Outcome::Done(_) => Err(Error::internal("a query without rows")),
+        }
+    }
+
+    /// Runs a statement to its end.
+    ///
+    /// # Errors
+    ///
+    /// The statement's, with its place.
+    pub(super) async fn complete(&self, parsed: ParsedStatement) -> Result<Done> {
+        if kind(&parsed) == Kind::Definition {
+            let said = self.define(parsed, BTreeMap::new()).await?;
+            let said: ArrayRef = Arc::new(StringArray::from(vec![said]));
+            let batch = batch("status", said)?;
+            return Ok(Done { batch, rows: None });
+        }
+        let places = parsed.places.clone();
+        let is_update = kind(&parsed) == Kind::Update;
+        let (_session, mut execution) = self.begin(parsed).await?;
+        let schema = execution.schema();
+        let mut batches = Vec::new();
+        while let Some(next) = execution.stream.next().await {
+            batches.push(next.map_err(|error| places.locate(error.into()))?);
+        }
+        if !is_update {
+            let batch = datafusion::arrow::compute::concat_batches(&schema, &batches)
+                .map_err(|error| Error::internal(error.to_string()))?;
+            return Ok(Done { batch, rows: None });
+        }
+        let counts = batches.iter().filter_map(|batch| {
+            let counts = batch.column(0).as_primitive_opt::<UInt64Type>()?;
+            Some(counts.values().iter().sum::<u64>())
+        });
+        let rows = i64::try_from(counts.sum::<u64>()).unwrap_or(i64::MAX);
+        let count: ArrayRef = Arc::new(Int64Array::from(vec![rows]));
+        let batch = batch("count", count)?;
+        Ok(Done {
+            batch,
+            rows: Some(rows),
+        })
+    }
+
+    /// Changes tables, views or jobs; gives a word for the user.
+    async fn define(
+        &self,
+        parsed: ParsedStatement,
+        parameters: BTreeMap<String, String>,
+    ) -> Result<String> {
+        let session = self.shared.lock().await;
+        let text = parsed.text.clone();
+        let (is_job, stopped) = match &parsed.statement {
+            Statement::Job(job) => (true, begun_again(job)),
+            _ => (false, None),
+        };
+        let done = match self.execute(&session, parsed).await? {
+            Outcome::Done(done) => done,
+            Outcome::Rows(_) | Outcome::Insert(_) => String::new(),
+        };
+        if is_job {
+            drop(session);
+            if let Some(name) = stopped {
+                self.running.stop(&name).await;
+            }
+            self.running.start_new().await;
+            return Ok(done);
+        }
+        // What cannot be kept is not there after a restart: so it fails now.
+        let at = chrono::Utc::now().timestamp_millis();
+        self.store
+            .append(&CatalogEntry::new(text, parameters, at))
+            .await?;
+        Ok(done)
+    }
+
+    async fn execute(&self, session: &Session, parsed: ParsedStatement) -> Result<Outcome> {
+        let places = parsed.places.clone();
+        match parsed.statement {
+            Statement::Job(job) => {
+                let done = self.jobs.execute(session, *job, &parsed.text).await;
+                done.map_err(|error| places.locate(error))
+            }
+            _ => session.execute(parsed).await,
+        }
+    }
+
+    /// Stops all jobs.
+    pub(super) async fn stop(&self) {
+        self.running.stop_all().await;
+    }
+}
+
+/// The one statement of a client's text, its parameters bound.
+///
+/// # Errors
+///
+/// No statement, several, or one that cannot be parsed.
+pub(super) fn parse(text: &str, parameters: &mut Parameters) -> Result<ParsedStatement> {
+    let script = Script::new("sql", text);
+    let statements = script.split()?;
+    let raw = match statements.as_slice() {
+        [one] => one,
+        [] => {
+            return Err(Error::invalid("the text has no statement")
+                .with_help("write one, such as SELECT 1"));
+        }
+        [_, second, ..] => {
+            return Err(Error::invalid("the text has several statements")
+                .at(second.span)
+                .with_help("send one after the other"));
+        }
+    };
+    let mut parsed = parse_statement(raw)?;
+    let bound = parameters.bind(&mut parsed);
+    bound.map_err(|error| parsed.places.locate(error))?;
+    Ok(parsed)
+}
+
+/// What a statement does.
+pub(super) fn kind(parsed: &ParsedStatement) -> Kind {
+    match &parsed.statement {
+        Statement::CreateTable(_) | Statement::CreateView(_) => Kind::Definition,
+        Statement::ShowTables
+        | Statement::Describe(_)
+        | Statement::ShowCreateTable(_)
+        | Statement::History(_) => Kind::Query,
+        Statement::Optimize { .. } | Statement::Vacuum { .. } => Kind::Report,
+        Statement::Job(job) => match job.as_ref() {
+            JobStatement::Create { explain: true, .. }
+            | JobStatement::ShowJobs
+            | JobStatement::ShowBatches(_)
+            | JobStatement::Describe(_) => Kind::Query,
+            _ => Kind::Definition,
+        },
+        Statement::Sql(sql) => match sql.as_ref() {
+            SqlStatement::Statement(statement) => match statement.as_ref() {
+                AnsiStatement::Insert(_) => Kind::Update,
+                AnsiStatement::Drop { .. } | AnsiStatement::CreateTable(_) => Kind::Definition,
+                _ => Kind::Query,
+            },
+            SqlStatement::CopyTo(_) => Kind::Update,
+            SqlStatement::Explain(_) => Kind::Query,
+            _ => Kind::Definition,
+        },
+    }
+}
+
+/// The table or view that a statement defines.
+fn defined(statement: &Statement) -> Option<String> {
+    let name = match statement {
+        Statement::CreateTable(table) => &table.name,
+        Statement::CreateView(view) => &view.name,
+        _ => return None,
+    };
+    let last = name.0.last().and_then(|part| part.as_ident());
+    last.map(normalize)
+}
+
+/// The job that a statement changes so that it is to be begun again.
+fn begun_again(job: &JobStatement) -> Option<String> {
+    match job {
+        JobStatement::Create {
+            explain: false,
+            or_replace: true,
+            name,
+            ..
+        }
+        | JobStatement::Drop { name, .. } => Some(normalize(name)),
+        _ => None,
+    }
+}
+
+fn batch(name: &str, column: ArrayRef) -> Result<RecordBatch> {
+    RecordBatch::try_from_iter([(name, column)]).map_err(|error| Error::internal(error.to_string()))
+}

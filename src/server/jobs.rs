@@ -1,0 +1,109 @@
+//! Jobs that a server keeps running: each on a task of its own, begun again after RESUME JOB and when its text changes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+
+use crate::runtime::{JobStatuses, Jobs, Metrics, RunOptions, Stop};
+
+/// How often a job that stands still is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+/// One that ended although it is to run, as when another process has taken it over, is left alone for so long.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// The running jobs.
+pub(super) struct RunningJobs {
+    jobs: Arc<Jobs>,
+    statuses: JobStatuses,
+    metrics: Option<Metrics>,
+    tasks: Mutex<HashMap<String, Task>>,
+}
+
+struct Task {
+    stop: Stop,
+    handle: JoinHandle<()>,
+}
+
+impl RunningJobs {
+    pub(super) fn new(jobs: Arc<Jobs>, metrics: Option<Metrics>) -> Self {
+        Self {
+            jobs,
+            statuses: JobStatuses::default(),
+            metrics,
+            tasks: Mutex::default(),
+        }
+    }
+
+    /// Runs each job that was made or confirmed and is not run yet.
+    pub(super) async fn start_new(&self) {
+        let mut tasks = self.tasks.lock().await;
+        tasks.retain(|_, task| !task.handle.is_finished());
+        for name in self.jobs.ready_names().await {
+            tasks.entry(name.clone()).or_insert_with(|| {
+                let stop = Stop::default();
+                let options = RunOptions {
+                    until_caught_up: false,
+                    stop: stop.clone(),
+                    statuses: self.statuses.clone(),
+                    metrics: self.metrics.clone(),
+                };
+                let jobs = Arc::clone(&self.jobs);
+                let handle =
+                    tokio::spawn(async move { keep_running(&jobs, &name, &options).await });
+                Task { stop, handle }
+            });
+        }
+    }
+
+    /// Stops a job, if it runs, until [`Self::start_new`] begins it again: with its new text, if that has changed.
+    pub(super) async fn stop(&self, name: &str) {
+        let task = self.tasks.lock().await.remove(name);
+        if let Some(task) = task {
+            task.stop.stop();
+            let _ = task.handle.await;
+        }
+    }
+
+    /// Stops all; the batches in hand are taken back.
+    pub(super) async fn stop_all(&self) {
+        let tasks: Vec<Task> = self
+            .tasks
+            .lock()
+            .await
+            .drain()
+            .map(|(_, task)| task)
+            .collect();
+        tasks.iter().for_each(|task| task.stop.stop());
+        for task in tasks {
+            let _ = task.handle.await;
+        }
+    }
+}
+
+async fn keep_running(jobs: &Jobs, name: &str, options: &RunOptions) {
+    loop {
+        match jobs.run_one(name, options).await {
+            None => return,
+            Some(Ok(_)) => {}
+            Some(Err(error)) => {
+                tracing::warn!(job = name, help = error.help(), "{}", error.message());
+            }
+        }
+        let mut pause = PAUSE;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = options.stop.wait() => return,
+            }
+            match jobs.is_to_run(name).await {
+                Ok(Some(true)) => break,
+                Ok(None) => return,
+                Ok(Some(false)) => pause = LOOK,
+                Err(error) => tracing::warn!(job = name, "{}", error.message()),
+            }
+        }
+    }
+}

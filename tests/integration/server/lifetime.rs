@@ -1,0 +1,118 @@
+//! What a server keeps over its life, and whom it lets in.
+
+use std::time::{Duration, Instant};
+
+use super::Served;
+use crate::support::{Workspace, python};
+
+fn rows(served: &Served, sql: &[&str]) -> String {
+    let mut arguments = vec![served.address.as_str()];
+    arguments.extend(sql);
+    python(
+        r#"
+import sys, adbc_driver_flightsql.dbapi as flight
+with flight.connect("grpc://" + sys.argv[1], autocommit=True) as db, db.cursor() as cur:
+    for sql in sys.argv[2:]:
+        cur.execute(sql)
+        rows = cur.fetchall()
+    print(rows)
+"#,
+        &arguments,
+    )
+}
+
+fn wait_for(served: &Served, sql: &str, wanted: &str) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let found = rows(served, &[sql]);
+        if found.trim() == wanted {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{sql}: {found}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+const TABLES: &str = "CREATE EXTERNAL TABLE seen (id BIGINT) STORED AS DELTA LOCATION 'seen' OPTIONS ('scan.mode' 'stream');
+CREATE EXTERNAL TABLE kept (id BIGINT) STORED AS DELTA LOCATION 'kept';
+CREATE JOB copy WITH ('trigger' '50 milliseconds') AS INSERT INTO kept SELECT id * 10 FROM seen;
+";
+
+#[test]
+fn tables_and_jobs_are_there_after_a_restart() {
+    let work = Workspace::new();
+    let file = work.file("tables.sql", TABLES);
+    let served = Served::start(&work, &[file]);
+    rows(
+        &served,
+        &["CREATE VIEW small AS SELECT id FROM kept WHERE id < 100"],
+    );
+    rows(&served, &["INSERT INTO seen VALUES (1), (2)"]);
+    wait_for(&served, "SELECT count(*) FROM small", "[(2,)]");
+    assert_eq!(served.stop(), Some(0));
+    // With the file again, and without: nothing is made twice.
+    for arguments in [&[file][..], &[]] {
+        let served = Served::start(&work, arguments);
+        rows(&served, &["INSERT INTO seen VALUES (3)"]);
+        let expected = if arguments.is_empty() {
+            "[(4,)]"
+        } else {
+            "[(3,)]"
+        };
+        wait_for(&served, "SELECT count(*) FROM small", expected);
+        served.kill();
+    }
+}
+
+#[test]
+fn a_job_is_paused_resumed_and_replaced_by_a_client() {
+    let work = Workspace::new();
+    let served = Served::start(&work, &[work.file("tables.sql", TABLES)]);
+    rows(&served, &["INSERT INTO seen VALUES (1)"]);
+    wait_for(&served, "SELECT max(id) FROM kept", "[(10,)]");
+    wait_for(&served, "SELECT state FROM system.jobs", "[('RUNNING',)]");
+    rows(&served, &["PAUSE JOB copy", "INSERT INTO seen VALUES (2)"]);
+    wait_for(&served, "SELECT state FROM system.jobs", "[('PAUSED',)]");
+    rows(&served, &["RESUME JOB copy"]);
+    wait_for(&served, "SELECT max(id) FROM kept", "[(20,)]");
+    rows(
+        &served,
+        &[
+            "CREATE OR REPLACE JOB copy WITH ('trigger' '50 milliseconds') AS INSERT INTO kept SELECT id * 100 FROM seen",
+            "INSERT INTO seen VALUES (3)",
+        ],
+    );
+    wait_for(&served, "SELECT max(id) FROM kept", "[(300,)]");
+    rows(&served, &["DROP JOB copy"]);
+    assert_eq!(rows(&served, &["SHOW JOBS"]).trim(), "[]");
+    assert_eq!(served.stop(), Some(0));
+}
+
+#[test]
+fn what_cannot_be_served_is_said_at_the_start() {
+    let work = Workspace::new();
+    let refused = |arguments: &[&str]| {
+        let ran = work.anabranch(arguments);
+        assert_ne!(ran.code, Some(0), "{arguments:?}");
+        ran.err
+    };
+    let open = refused(&["serve", "--listen", "0.0.0.0:0"]);
+    assert!(
+        open.contains("nobody has to log in") && open.contains("--insecure"),
+        "{open}"
+    );
+    let wrong = refused(&["serve", "--listen", "nowhere"]);
+    assert!(wrong.contains("cannot listen at 'nowhere'"), "{wrong}");
+    let file = work.file(
+        "insert.sql",
+        "CREATE VIEW v AS SELECT 1 AS one;\nINSERT INTO v VALUES (1);\n",
+    );
+    let more = refused(&["serve", "--listen", "127.0.0.1:0", file]);
+    assert!(
+        more.contains("insert.sql:2:1") && more.contains("defines tables, views and jobs only"),
+        "{more}"
+    );
+    let served = Served::start(&work, &[]);
+    let taken = refused(&["serve", "--listen", &served.address]);
+    assert!(taken.contains("cannot listen at"), "{taken}");
+}
