@@ -183,8 +183,13 @@ impl VisitorMut for Binder<'_> {
     }
 }
 
-/// A number, a boolean or NULL when the text is one; `'…'` forces text; all else is text.
+/// A number, a boolean or NULL when the text is one; `'…'` forces text, `X'…'` is bytes; all else is text.
 fn literal(value: &str) -> Value {
+    if let Some(hex) = value.strip_prefix('X').and_then(unquote)
+        && hex.bytes().all(|digit| digit.is_ascii_hexdigit())
+    {
+        return Value::HexStringLiteral(hex.to_owned());
+    }
     if let Some(text) = unquote(value) {
         return Value::SingleQuotedString(text.to_owned());
     }
@@ -264,6 +269,8 @@ mod tests {
     #[test]
     fn leading_zeros_stay_text() {
         assert_eq!(literal("007"), Value::SingleQuotedString("007".into()));
+        assert_eq!(literal("X'00fF'"), Value::HexStringLiteral("00fF".into()));
+        assert_eq!(literal("X'y'"), Value::SingleQuotedString("X'y'".into()));
         assert_eq!(literal("0.5"), Value::Number("0.5".into(), false));
         assert_eq!(literal("1e5"), Value::SingleQuotedString("1e5".into()));
     }

@@ -42,6 +42,30 @@ pub struct RawStatement {
 }
 
 impl RawStatement {
+    /// Gives each `?` a number, `$1` and so on; gives the names of all parameters, without `$`, in the order in which
+    /// clients bind them: by number, where all have one.
+    pub fn number_parameters(&mut self) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        let mut marks = 0;
+        for token in &mut self.tokens {
+            let Token::Placeholder(name) = &mut token.token else {
+                continue;
+            };
+            if name == "?" {
+                marks += 1;
+                *name = format!("${marks}");
+            }
+            let name = name.trim_start_matches('$').to_owned();
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        if names.iter().all(|name| name.parse::<u32>().is_ok()) {
+            names.sort_by_key(|name| name.parse::<u32>().unwrap_or(u32::MAX));
+        }
+        names
+    }
+
     /// The statement's text as typed, from its first word on.
     pub fn text(&self) -> String {
         let from_first = self

@@ -12,7 +12,8 @@ use tokio::sync::Mutex;
 
 use crate::error::{Error, Result};
 use crate::planner::{
-    JobStatement, Parameters, ParsedStatement, Script, Statement, normalize, parse_statement,
+    JobStatement, Parameters, ParsedStatement, RawStatement, Script, Statement, normalize,
+    parse_statement,
 };
 use crate::runtime::Jobs;
 use crate::server::jobs::RunningJobs;
@@ -39,6 +40,25 @@ pub(super) struct Done {
     pub(super) batch: RecordBatch,
     /// Rows written, where that is what it does.
     pub(super) rows: Option<i64>,
+}
+
+impl Done {
+    /// What was done after something else.
+    pub(super) fn after(self, before: &Self) -> Result<Self> {
+        match (self.rows, before.rows) {
+            (Some(rows), Some(more)) => Self::written(rows + more),
+            _ => Ok(self),
+        }
+    }
+
+    /// So many rows were written.
+    fn written(rows: i64) -> Result<Self> {
+        let count: ArrayRef = Arc::new(Int64Array::from(vec![rows]));
+        Ok(Self {
+            batch: batch("count", count)?,
+            rows: Some(rows),
+        })
+    }
 }
 
 /// The tables, views and jobs of a server.
@@ -193,12 +213,7 @@ impl Engine {
             Some(counts.values().iter().sum::<u64>())
         });
         let rows = i64::try_from(counts.sum::<u64>()).unwrap_or(i64::MAX);
-        let count: ArrayRef = Arc::new(Int64Array::from(vec![rows]));
-        let batch = batch("count", count)?;
-        Ok(Done {
-            batch,
-            rows: Some(rows),
-        })
+        Done::written(rows)
     }
 
     /// Changes tables, views or jobs; gives a word for the user.
@@ -250,27 +265,28 @@ impl Engine {
     }
 }
 
-/// The one statement of a client's text, its parameters bound.
+/// The one statement of a client's text.
 ///
 /// # Errors
 ///
-/// No statement, several, or one that cannot be parsed.
-pub(super) fn parse(text: &str, parameters: &mut Parameters) -> Result<ParsedStatement> {
-    let script = Script::new("sql", text);
-    let statements = script.split()?;
-    let raw = match statements.as_slice() {
-        [one] => one,
-        [] => {
-            return Err(Error::invalid("the text has no statement")
-                .with_help("write one, such as SELECT 1"));
+/// No statement, or several.
+pub(super) fn one_statement(text: &str) -> Result<RawStatement> {
+    let mut statements = Script::new("sql", text).split()?.into_iter();
+    match (statements.next(), statements.next()) {
+        (Some(one), None) => Ok(one),
+        (None, _) => {
+            Err(Error::invalid("the text has no statement")
+                .with_help("write one, such as SELECT 1"))
         }
-        [_, second, ..] => {
-            return Err(Error::invalid("the text has several statements")
-                .at(second.span)
-                .with_help("send one after the other"));
-        }
-    };
-    let mut parsed = parse_statement(raw)?;
+        (Some(_), Some(second)) => Err(Error::invalid("the text has several statements")
+            .at(second.span)
+            .with_help("send one after the other")),
+    }
+}
+
+/// The statement, its parameters bound.
+fn parse(text: &str, parameters: &mut Parameters) -> Result<ParsedStatement> {
+    let mut parsed = parse_statement(&one_statement(text)?)?;
     let bound = parameters.bind(&mut parsed);
     bound.map_err(|error| parsed.places.locate(error))?;
     Ok(parsed)

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_server::FlightService;
 use arrow_flight::sql::{
     ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, Any, Command,
-    DoPutUpdateResult, ProstMessageExt as _, TicketStatementQuery,
+    DoPutPreparedStatementResult, DoPutUpdateResult, ProstMessageExt as _, TicketStatementQuery,
 };
 use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightEndpoint, FlightInfo,
@@ -25,10 +26,11 @@ use prost::Message as _;
 use tokio::sync::Mutex;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::error::{Error, Result};
-use crate::planner::{Parameters, ParsedStatement};
-use crate::server::engine::{Engine, Kind, kind, parse};
+use crate::error::{Error, ErrorKind, Result};
+use crate::planner::{ParsedStatement, Script};
+use crate::server::engine::{Done, Engine, Kind, kind, one_statement};
 use crate::server::metadata::{self, garbled, unknown};
+use crate::server::prepared::Prepared;
 use crate::server::results::Held;
 use crate::server::status::status;
 use crate::server::wire::{to_wire, wire_schema};
@@ -46,7 +48,7 @@ type Stream<T> = BoxStream<'static, std::result::Result<T, Status>>;
 pub(super) struct Flight {
     engine: Arc<Engine>,
     results: Arc<Held<Arc<Begun>>>,
-    prepared: Arc<Held<Arc<ParsedStatement>>>,
+    prepared: Arc<Held<Prepared>>,
 }
 
 /// A statement between GetFlightInfo and DoGet.
@@ -59,10 +61,14 @@ enum Rows {
     /// Of a statement that has run to its end: they can be fetched again.
     Done(RecordBatch),
     /// Of a query that was planned; fetched again, it is run again.
-    Query {
-        parsed: ParsedStatement,
-        first: Mutex<Option<(Session, Execution)>>,
-    },
+    Query(Box<Query>),
+}
+
+/// A query, once for each row of values that was bound.
+struct Query {
+    statements: Vec<ParsedStatement>,
+    /// The first of them, planned.
+    planned: Mutex<Option<(Session, Execution)>>,
 }
 
 /// `ActionCreatePreparedStatementResult` with the field that newer clients read.
@@ -95,23 +101,32 @@ impl Flight {
     }
 
     /// Plans a query, or runs another statement to its end; what it gives waits to be fetched.
-    async fn begin(&self, parsed: ParsedStatement) -> Result<(SchemaRef, Bytes)> {
-        let begun = match kind(&parsed) {
+    async fn begin(&self, prepared: &Prepared) -> Result<(SchemaRef, Bytes)> {
+        let statements = prepared.statements()?;
+        let begun = match kind(prepared.parsed()) {
             Kind::Query => {
-                let (session, execution) = self.engine.begin(parsed.clone()).await?;
+                let first = match statements.first() {
+                    Some(first) => first.clone(),
+                    None => prepared.with_nulls()?,
+                };
+                let planned = self.engine.begin(first).await?;
                 Begun {
-                    schema: wire_schema(&execution.schema()),
-                    rows: Rows::Query {
-                        parsed,
-                        first: Mutex::new(Some((session, execution))),
-                    },
+                    schema: wire_schema(&planned.1.schema()),
+                    rows: Rows::Query(Box::new(Query {
+                        statements,
+                        planned: Mutex::new(Some(planned)),
+                    })),
                 }
             }
             Kind::Report | Kind::Update | Kind::Definition => {
-                let done = self.engine.complete(parsed).await?;
-                let schema = wire_schema(&done.batch.schema());
+                let done = self.complete(statements).await?;
+                let batch = done.map_or_else(
+                    || RecordBatch::new_empty(Arc::new(Schema::empty())),
+                    |done| done.batch,
+                );
+                let schema = wire_schema(&batch.schema());
                 Begun {
-                    rows: Rows::Done(to_wire(&done.batch, &schema)?),
+                    rows: Rows::Done(to_wire(&batch, &schema)?),
                     schema,
                 }
             }
@@ -122,16 +137,29 @@ impl Flight {
         Ok((schema, name.into()))
     }
 
+    /// Runs statements one after the other; gives what the last one said, with the rows of all.
+    async fn complete(&self, statements: Vec<ParsedStatement>) -> Result<Option<Done>> {
+        let mut last: Option<Done> = None;
+        for statement in statements {
+            let done = self.engine.complete(statement).await?;
+            last = Some(match last {
+                None => done,
+                Some(before) => done.after(&before)?,
+            });
+        }
+        Ok(last)
+    }
+
     async fn info(&self, descriptor: FlightDescriptor) -> Result<FlightInfo> {
         let command = command(&descriptor.cmd)?;
         let (schema, ticket) = match command {
             Command::CommandStatementQuery(query) => {
-                let parsed = parse(&query.query, &mut Parameters::default())?;
-                self.statement_ticket(parsed).await?
+                let prepared = Prepared::try_new(one_statement(&query.query)?)?;
+                self.statement_ticket(&prepared).await?
             }
             Command::CommandPreparedStatementQuery(query) => {
                 let prepared = self.prepared(&query.prepared_statement_handle)?;
-                self.statement_ticket(prepared.as_ref().clone()).await?
+                self.statement_ticket(&prepared).await?
             }
             other => match metadata::schema(&other) {
                 Some(schema) => (schema, other.into_any().encode_to_vec().into()),
@@ -148,8 +176,8 @@ impl Flight {
             .with_ordered(true))
     }
 
-    async fn statement_ticket(&self, parsed: ParsedStatement) -> Result<(SchemaRef, Bytes)> {
-        let (schema, statement_handle) = self.begin(parsed).await?;
+    async fn statement_ticket(&self, prepared: &Prepared) -> Result<(SchemaRef, Bytes)> {
+        let (schema, statement_handle) = self.begin(prepared).await?;
         let ticket = TicketStatementQuery { statement_handle };
         Ok((schema, ticket.as_any().encode_to_vec().into()))
     }
@@ -158,8 +186,8 @@ impl Flight {
     async fn schema(&self, descriptor: &FlightDescriptor) -> Result<SchemaRef> {
         match command(&descriptor.cmd)? {
             Command::CommandStatementQuery(query) => {
-                let parsed = parse(&query.query, &mut Parameters::default())?;
-                self.schema_of(&parsed).await
+                self.schema_of(&Prepared::try_new(one_statement(&query.query)?)?)
+                    .await
             }
             Command::CommandPreparedStatementQuery(query) => {
                 let prepared = self.prepared(&query.prepared_statement_handle)?;
@@ -170,18 +198,32 @@ impl Flight {
     }
 
     /// Of a query, its columns; of another statement, none: clients take it for one without rows.
-    async fn schema_of(&self, parsed: &ParsedStatement) -> Result<SchemaRef> {
-        if kind(parsed) != Kind::Query {
+    async fn schema_of(&self, prepared: &Prepared) -> Result<SchemaRef> {
+        if kind(prepared.parsed()) != Kind::Query {
             return Ok(Arc::new(Schema::empty()));
         }
-        let (_session, execution) = self.engine.begin(parsed.clone()).await?;
-        Ok(wire_schema(&execution.schema()))
+        match self.engine.begin(prepared.with_nulls()?).await {
+            Ok((_session, execution)) => Ok(wire_schema(&execution.schema())),
+            // What stands where NULL cannot, such as an interval: the columns are told when it is bound.
+            Err(error)
+                if prepared.has_parameters() && !matches!(error.kind(), ErrorKind::NotFound) =>
+            {
+                Ok(Arc::new(Schema::empty()))
+            }
+            Err(error) => Err(error),
+        }
     }
 
-    fn prepared(&self, handle: &[u8]) -> Result<Arc<ParsedStatement>> {
-        self.prepared.get(handle, Instant::now()).ok_or_else(|| {
+    fn prepared(&self, handle: &[u8]) -> Result<Prepared> {
+        let found = self.prepared.get(handle, Instant::now());
+        found.ok_or_else(|| {
             Error::not_found("there is no such prepared statement, or it was closed")
         })
+    }
+
+    fn keep(&self, prepared: Prepared) -> Result<Bytes> {
+        let name = self.prepared.put(prepared, Instant::now());
+        Ok(name.ok_or_else(|| too_many("prepared statements"))?.into())
     }
 
     async fn fetch(&self, ticket: &Ticket) -> Result<(SchemaRef, Stream<RecordBatch>)> {
@@ -204,65 +246,77 @@ impl Flight {
 
     async fn rows(&self, begun: &Begun) -> Result<(SchemaRef, Stream<RecordBatch>)> {
         let schema = Arc::clone(&begun.schema);
-        let (parsed, first) = match &begun.rows {
+        let query = match &begun.rows {
             Rows::Done(batch) => {
                 let rows = futures::stream::iter([Ok(batch.clone())]).boxed();
                 return Ok((schema, rows));
             }
-            Rows::Query { parsed, first } => (parsed, first),
+            Rows::Query(query) => query,
         };
-        let planned = first.lock().await.take();
-        let (session, execution) = match planned {
+        let mut statements = query.statements.clone().into_iter();
+        let Some(first) = statements.next() else {
+            return Ok((schema, futures::stream::empty().boxed()));
+        };
+        let planned = query.planned.lock().await.take();
+        let planned = match planned {
             Some(planned) => planned,
-            None => self.engine.begin(parsed.clone()).await?,
+            None => self.engine.begin(first.clone()).await?,
         };
-        let places = parsed.places.clone();
-        let wire = Arc::clone(&schema);
-        let rows = execution.stream.map(move |batch| {
-            // What the query needs lives as long as its rows come.
-            let _session = &session;
-            let sent = batch
-                .map_err(|error| places.locate(error.into()))
-                .and_then(|batch| to_wire(&batch, &wire));
-            sent.map_err(|error| status(&error, None))
+        let of_first = rows_of(planned, first, Arc::clone(&schema));
+        let (engine, wire) = (Arc::clone(&self.engine), Arc::clone(&schema));
+        let of_rest = futures::stream::iter(statements).then(move |statement| {
+            let (engine, wire) = (Arc::clone(&engine), Arc::clone(&wire));
+            async move {
+                let planned = engine.begin(statement.clone()).await;
+                let planned = planned.map_err(|error| status(&error, None))?;
+                Ok::<_, Status>(rows_of(planned, statement, wire))
+            }
         });
-        Ok((schema, rows.boxed()))
+        Ok((schema, of_first.chain(of_rest.try_flatten()).boxed()))
     }
 
-    /// Runs a statement that is sent as an update; gives how many rows it has written, -1 if that is not what it does.
-    async fn update(&self, parsed: ParsedStatement) -> Result<i64> {
-        let done = self.engine.complete(parsed).await?;
-        Ok(done.rows.unwrap_or(-1))
-    }
-
-    async fn put(&self, descriptor: &FlightDescriptor) -> Result<i64> {
-        match command(&descriptor.cmd)? {
+    async fn put(&self, command: Command, bound: Vec<RecordBatch>) -> Result<Bytes> {
+        let (prepared, bound) = match command {
             Command::CommandStatementUpdate(update) => {
-                let parsed = parse(&update.query, &mut Parameters::default())?;
-                self.update(parsed).await
+                let script = Script::new("sql", update.query);
+                let mut rows = -1;
+                for raw in script.split()? {
+                    let prepared = Prepared::try_new(raw)?;
+                    let done = self.complete(prepared.statements()?).await?;
+                    rows = done.and_then(|done| done.rows).unwrap_or(-1);
+                }
+                return Ok(updated(rows));
+            }
+            Command::CommandPreparedStatementQuery(query) => {
+                let prepared = self.prepared(&query.prepared_statement_handle)?;
+                let result = DoPutPreparedStatementResult {
+                    prepared_statement_handle: Some(self.keep(prepared.bind(&bound)?)?),
+                };
+                return Ok(result.encode_to_vec().into());
             }
             Command::CommandPreparedStatementUpdate(update) => {
-                let prepared = self.prepared(&update.prepared_statement_handle)?;
-                self.update(prepared.as_ref().clone()).await
+                (self.prepared(&update.prepared_statement_handle)?, bound)
             }
-            other => Err(unknown(&other)),
-        }
+            other => return Err(unknown(&other)),
+        };
+        let bound = match prepared.has_parameters() && !bound.is_empty() {
+            true => prepared.bind(&bound)?,
+            false => prepared,
+        };
+        let done = self.complete(bound.statements()?).await?;
+        Ok(updated(done.and_then(|done| done.rows).unwrap_or(-1)))
     }
 
     async fn act(&self, action: &Action) -> Result<Option<Bytes>> {
         match action.r#type.as_str() {
             CREATE_PREPARED => {
                 let request: ActionCreatePreparedStatementRequest = unpack(&action.body)?;
-                let parsed = parse(&request.query, &mut Parameters::default())?;
-                let schema = self.schema_of(&parsed).await?;
-                let is_update = kind(&parsed) != Kind::Query;
-                let name = self.prepared.put(Arc::new(parsed), Instant::now());
-                let name = name.ok_or_else(|| too_many("prepared statements"))?;
+                let prepared = Prepared::try_new(one_statement(&request.query)?)?;
                 let result = PreparedResult {
-                    handle: name.into(),
-                    dataset_schema: ipc(&schema)?,
-                    parameter_schema: ipc(&Schema::empty())?,
-                    is_update: Some(is_update),
+                    dataset_schema: ipc(&*self.schema_of(&prepared).await?)?,
+                    parameter_schema: ipc(&prepared.parameter_schema())?,
+                    is_update: Some(kind(prepared.parsed()) != Kind::Query),
+                    handle: self.keep(prepared)?,
                 };
                 let any = Any {
                     type_url: "type.googleapis.com/arrow.flight.protocol.sql.ActionCreatePreparedStatementResult".to_owned(),
@@ -335,24 +389,29 @@ impl FlightService for Flight {
         let sent = FlightDataEncoderBuilder::new()
             .with_schema(schema)
             .build(rows.map_err(|status| FlightError::Tonic(Box::new(status))));
-        let sent = sent.map_err(|error| match error {
-            FlightError::Tonic(status) => *status,
-            other => Status::internal(other.to_string()),
-        });
-        Ok(Response::new(sent.boxed()))
+        Ok(Response::new(sent.map_err(of_flight).boxed()))
     }
 
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Answer<Self::DoPutStream> {
         let mut messages = request.into_inner();
         let first = messages.message().await?;
-        let descriptor = first.and_then(|first| first.flight_descriptor);
+        let first = first.ok_or_else(|| Status::invalid_argument("no message was sent"))?;
+        let descriptor = first.flight_descriptor.clone();
         let descriptor = descriptor
             .ok_or_else(|| Status::invalid_argument("the first message has no descriptor"))?;
-        // What is sent beside the command, an empty schema as a rule, is read to its end.
-        while messages.message().await?.is_some() {}
-        let record_count = self.put(&descriptor).await;
-        let record_count = record_count.map_err(|error| status(&error, None))?;
-        let app_metadata = DoPutUpdateResult { record_count }.encode_to_vec().into();
+        let command = command(&descriptor.cmd).map_err(|error| status(&error, None))?;
+        // An update without parameters may be sent without any columns.
+        let mut bound = Vec::new();
+        if !first.data_header.is_empty() {
+            let sent = futures::stream::iter([Ok(first)]).chain(messages);
+            let sent = sent.map_err(|status| FlightError::Tonic(Box::new(status)));
+            let mut batches = FlightRecordBatchStream::new_from_flight_data(sent);
+            while let Some(batch) = batches.try_next().await.map_err(of_flight)? {
+                bound.push(batch);
+            }
+        }
+        let done = self.put(command, bound).await;
+        let app_metadata = done.map_err(|error| status(&error, None))?;
         let sent = futures::stream::iter([Ok(PutResult { app_metadata })]);
         Ok(Response::new(sent.boxed()))
     }
@@ -390,6 +449,35 @@ impl FlightService for Flight {
     }
 }
 
+/// The rows of a planned query as they are sent.
+fn rows_of(
+    planned: (Session, Execution),
+    statement: ParsedStatement,
+    wire: SchemaRef,
+) -> Stream<RecordBatch> {
+    let (session, execution) = planned;
+    let rows = execution.stream.map(move |batch| {
+        // What the query needs lives as long as its rows come.
+        let _session = &session;
+        let sent = batch
+            .map_err(|error| statement.places.locate(error.into()))
+            .and_then(|batch| to_wire(&batch, &wire));
+        sent.map_err(|error| status(&error, None))
+    });
+    rows.boxed()
+}
+
+fn of_flight(error: FlightError) -> Status {
+    match error {
+        FlightError::Tonic(status) => *status,
+        other => Status::invalid_argument(other.to_string()),
+    }
+}
+
+fn updated(record_count: i64) -> Bytes {
+    DoPutUpdateResult { record_count }.encode_to_vec().into()
+}
+
 fn command(bytes: &[u8]) -> Result<Command> {
     let any = Any::decode(bytes).map_err(|_| garbled())?;
     Command::try_from(any).map_err(|_| garbled())
@@ -410,7 +498,7 @@ fn refused(what: &str) -> Status {
 
 fn too_many(what: &str) -> Error {
     Error::new(
-        crate::error::ErrorKind::Exhausted,
+        ErrorKind::Exhausted,
         format!("the server holds too many {what}"),
     )
 }

@@ -6,6 +6,7 @@ mod engine;
 mod flight;
 mod jobs;
 mod metadata;
+mod prepared;
 mod results;
 mod status;
 mod wire;

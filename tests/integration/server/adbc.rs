@@ -80,6 +80,38 @@ print(rows("SHOW TABLES"))
 }
 
 #[test]
+fn values_are_bound_not_spliced() {
+    let work = Workspace::new();
+    let served = Served::start(&work, &[]);
+    let said = adbc(
+        &served,
+        r#"
+import datetime
+cur.execute("SELECT ? + 1 AS n, ? AS t, ? AS b, ? AS x", (41, "it's; DROP TABLE t --", True, b"\x00\xff"))
+print(cur.fetchall())
+cur.execute("SELECT $2 || '/' || $1 AS t", ("a", "b"))
+print(cur.fetchall())
+cur.execute("CREATE EXTERNAL TABLE bound (id BIGINT, at TIMESTAMP, name VARCHAR) STORED AS DELTA LOCATION 'bound'")
+day = datetime.datetime(2025, 1, 2, 3, 4, 5, 6, tzinfo=datetime.timezone.utc)
+cur.executemany("INSERT INTO bound VALUES (?, ?, ?)", [(n, day + datetime.timedelta(hours=n), None if n == 2 else f"n{n}") for n in range(1, 4)])
+print(cur.rowcount)
+print(rows("SELECT * FROM bound ORDER BY id"))
+cur.execute("SELECT id FROM bound WHERE at > ? AND id < ?", (day + datetime.timedelta(hours=1), 3))
+print(cur.fetchall())
+cur.execute("SELECT id FROM bound LIMIT ?", (2,))
+print(len(cur.fetchall()))
+try:
+    cur.execute("SELECT ?, ?", (1,))
+except Exception as error:
+    print(str(error).split(" (")[0])
+cur.execute("SELECT 1 WHERE 1 = ?", (1,))
+print(cur.fetchall())
+"#,
+    );
+    insta::assert_snapshot!(said);
+}
+
+#[test]
 fn errors_name_their_kind_and_place() {
     let work = Workspace::new();
     let served = Served::start(&work, &[]);

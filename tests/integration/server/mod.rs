@@ -18,20 +18,24 @@ struct Served {
 impl Served {
     /// Starts one on a free port with these arguments.
     fn start(work: &Workspace, arguments: &[&str]) -> Self {
-        let mut process = work
+        let process = work
             .command()
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(arguments)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let said = BufReader::new(process.stderr.take().unwrap());
+        let mut served = Self {
+            process,
+            address: String::new(),
+        };
+        let said = BufReader::new(served.process.stderr.take().unwrap());
         let mut before = Vec::new();
         for line in said.lines() {
             let line = line.unwrap();
             if let Some(address) = line.strip_prefix("listening at grpc://") {
-                let address = address.to_owned();
-                return Self { process, address };
+                address.clone_into(&mut served.address);
+                return served;
             }
             before.push(line);
         }

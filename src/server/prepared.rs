@@ -1,0 +1,258 @@
+//! Prepared statements: parsed once, run with the values that a client binds.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+
+use crate::error::{Error, Result};
+use crate::planner::{Parameters, ParsedStatement, RawStatement, parse_statement};
+
+/// A statement with places for values.
+#[derive(Debug, Clone)]
+pub(super) struct Prepared {
+    parsed: Arc<ParsedStatement>,
+    /// Of its parameters, in the order in which they are bound.
+    names: Vec<String>,
+    /// What is bound: it is run once for each row.
+    rows: Option<Arc<Vec<Vec<String>>>>,
+}
+
+impl Prepared {
+    /// Parses a statement; `?` is numbered, `$1` and so on.
+    ///
+    /// # Errors
+    ///
+    /// One that cannot be parsed.
+    pub(super) fn try_new(mut raw: RawStatement) -> Result<Self> {
+        let names = raw.number_parameters();
+        Ok(Self {
+            parsed: Arc::new(parse_statement(&raw)?),
+            names,
+            rows: None,
+        })
+    }
+
+    /// The statement, its parameters unbound.
+    pub(super) fn parsed(&self) -> &ParsedStatement {
+        &self.parsed
+    }
+
+    /// The parameters as columns. Their types are not known: text is converted to what it is compared with.
+    pub(super) fn parameter_schema(&self) -> SchemaRef {
+        let names = self.names.iter();
+        let fields = names.map(|name| Field::new(format!("${name}"), DataType::Utf8, true));
+        Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+    }
+
+    /// The same statement with values for its parameters, by their place, whatever the columns are called.
+    ///
+    /// # Errors
+    ///
+    /// Another number of columns than of parameters; values of a type that no literal has.
+    pub(super) fn bind(&self, batches: &[RecordBatch]) -> Result<Self> {
+        let mut rows = Vec::new();
+        for batch in batches {
+            if batch.num_columns() != self.names.len() {
+                return Err(Error::invalid(format!(
+                    "the statement has {} parameters, and {} are bound",
+                    self.names.len(),
+                    batch.num_columns()
+                )));
+            }
+            let columns = self.names.iter().zip(batch.columns());
+            let columns: Vec<Vec<String>> = columns
+                .map(|(name, column)| literals(name, column))
+                .collect::<Result<_>>()?;
+            for row in 0..batch.num_rows() {
+                rows.push(columns.iter().map(|column| column[row].clone()).collect());
+            }
+        }
+        Ok(Self {
+            rows: Some(Arc::new(rows)),
+            ..self.clone()
+        })
+    }
+
+    /// The statements to run, one for each row that was bound; one, if there are no parameters.
+    ///
+    /// # Errors
+    ///
+    /// Parameters without values.
+    pub(super) fn statements(&self) -> Result<Vec<ParsedStatement>> {
+        let none = [Vec::new()];
+        let rows = match &self.rows {
+            Some(rows) if !self.names.is_empty() => rows.as_slice(),
+            _ => &none,
+        };
+        rows.iter().map(|row| self.with(row)).collect()
+    }
+
+    /// The statement with NULL for each parameter: what its columns may be like.
+    ///
+    /// # Errors
+    ///
+    /// None that a caller could cause.
+    pub(super) fn with_nulls(&self) -> Result<ParsedStatement> {
+        self.with(&vec!["NULL".to_owned(); self.names.len()])
+    }
+
+    /// Whether it has parameters.
+    pub(super) fn has_parameters(&self) -> bool {
+        !self.names.is_empty()
+    }
+
+    fn with(&self, values: &[String]) -> Result<ParsedStatement> {
+        let mut parameters = Parameters::default();
+        for (name, value) in self.names.iter().zip(values) {
+            parameters.set(name.as_str(), value.as_str());
+        }
+        let mut parsed = self.parsed.as_ref().clone();
+        let bound = parameters.bind(&mut parsed);
+        bound.map_err(|error| {
+            let error = parsed.places.locate(error);
+            let unbound = Error::invalid(error.message().to_owned());
+            let unbound = unbound.with_help("bind a value for each parameter");
+            match error.span() {
+                Some(span) => unbound.at(span),
+                None => unbound,
+            }
+        })?;
+        Ok(parsed)
+    }
+}
+
+/// The values of a column as `Parameters` takes them.
+fn literals(name: &str, column: &ArrayRef) -> Result<Vec<String>> {
+    let internal = |error: datafusion::arrow::error::ArrowError| Error::internal(error.to_string());
+    let quoted = |text: &str| format!("'{text}'");
+    let of = column.data_type();
+    let texts: Vec<String> = match of {
+        DataType::Null => return Ok(vec!["NULL".to_owned(); column.len()]),
+        DataType::Dictionary(_, values) => {
+            return literals(name, &cast(column, values).map_err(internal)?);
+        }
+        DataType::Binary
+        | DataType::LargeBinary
+        | DataType::BinaryView
+        | DataType::FixedSizeBinary(_) => {
+            let bytes = cast(column, &DataType::Binary).map_err(internal)?;
+            let bytes = bytes.as_binary::<i32>().iter();
+            let hex = |byte: &u8| format!("{byte:02x}");
+            bytes
+                .map(|bytes| {
+                    bytes
+                        .unwrap_or_default()
+                        .iter()
+                        .map(hex)
+                        .collect::<String>()
+                })
+                .map(|hex| format!("X'{hex}'"))
+                .collect()
+        }
+        _ if of.is_nested() => {
+            return Err(Error::unsupported(format!(
+                "parameter ${name} is of type {of}, which cannot be bound"
+            ))
+            .with_help("bind text, a number, a time, a boolean or bytes"));
+        }
+        _ => {
+            let options = FormatOptions::default();
+            let shown = ArrayFormatter::try_new(column, &options).map_err(internal)?;
+            let shown = (0..column.len()).map(|row| shown.value(row).to_string());
+            match of.is_numeric() || *of == DataType::Boolean {
+                true => shown.collect(),
+                false => shown.map(|text| quoted(&text)).collect(),
+            }
+        }
+    };
+    let values = texts.into_iter().enumerate();
+    Ok(values
+        .map(|(row, text)| match column.is_null(row) {
+            true => "NULL".to_owned(),
+            false => text,
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{
+        BinaryArray, BooleanArray, Float64Array, Int64Array, ListArray, StringArray,
+        TimestampMicrosecondArray,
+    };
+    use datafusion::arrow::datatypes::Int64Type;
+
+    use super::*;
+    use crate::planner::{Script, Statement};
+
+    fn prepared(sql: &str) -> Prepared {
+        Prepared::try_new(Script::new("t", sql).split().unwrap().remove(0)).unwrap()
+    }
+
+    fn texts(prepared: &Prepared) -> Vec<String> {
+        let statements = prepared.statements().unwrap();
+        let text = |parsed: ParsedStatement| match parsed.statement {
+            Statement::Sql(sql) => sql.to_string(),
+            other => format!("{other:?}"),
+        };
+        statements.into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn values_of_each_type_become_literals() {
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("0", Arc::new(Int64Array::from(vec![Some(-7), None]))),
+            ("1", Arc::new(StringArray::from(vec!["it's; --", "12"]))),
+            ("2", Arc::new(Float64Array::from(vec![0.5, 2.0]))),
+            ("3", Arc::new(BooleanArray::from(vec![true, false]))),
+            (
+                "4",
+                Arc::new(BinaryArray::from(vec![&[0_u8, 255][..], &[]])),
+            ),
+            (
+                "5",
+                Arc::new(TimestampMicrosecondArray::from(vec![1, 2]).with_timezone("UTC")),
+            ),
+        ];
+        let bound = prepared("SELECT ?, ?, ?, ?, ?, ?")
+            .bind(&[RecordBatch::try_from_iter(columns).unwrap()])
+            .unwrap();
+        assert_eq!(
+            texts(&bound),
+            [
+                "SELECT -7, 'it''s; --', 0.5, true, X'00ff', '1970-01-01T00:00:00.000001Z'",
+                "SELECT NULL, '12', 2.0, false, X'', '1970-01-01T00:00:00.000002Z'"
+            ]
+        );
+    }
+
+    #[test]
+    fn parameters_are_bound_by_number() {
+        let many = prepared("SELECT $10, $2, $1, $3, $4, $5, $6, $7, $8, $9");
+        let names: Vec<String> = many
+            .parameter_schema()
+            .fields()
+            .iter()
+            .map(|field| field.name().clone())
+            .collect();
+        assert_eq!(names.join(" "), "$1 $2 $3 $4 $5 $6 $7 $8 $9 $10");
+        let none = many.statements().unwrap_err();
+        assert_eq!(none.message(), "parameter $10 has no value");
+        assert_eq!(none.span().unwrap().start.column, 8);
+        let one: ArrayRef = Arc::new(Int64Array::from(vec![1]));
+        let few = many.bind(&[RecordBatch::try_from_iter([("x", one)]).unwrap()]);
+        assert_eq!(
+            few.unwrap_err().message(),
+            "the statement has 10 parameters, and 1 are bound"
+        );
+        let list: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>(vec![
+            Some(vec![Some(1)]),
+        ]));
+        let list = prepared("SELECT ?").bind(&[RecordBatch::try_from_iter([("x", list)]).unwrap()]);
+        assert!(list.unwrap_err().message().contains("$1 is of type List"));
+        assert_eq!(texts(&prepared("SELECT 1")), ["SELECT 1"]);
+    }
+}
