@@ -111,9 +111,17 @@ impl Engine {
             }
         }
         for (_, history) in jobs.all().await? {
-            let mut parameters = Parameters::default();
             let restored = async {
-                let parsed = parse(&history.text, &mut parameters)?;
+                // What the catalog does not have, a job's log does: it may have been made by a file.
+                let session = session.fork()?;
+                let known = session.table_names();
+                for definition in &history.tables {
+                    let parsed = parse(definition, &mut Parameters::default())?;
+                    if defined(&parsed.statement).is_none_or(|name| !known.contains(&name)) {
+                        session.execute(parsed).await?;
+                    }
+                }
+                let parsed = parse(&history.text, &mut Parameters::default())?;
                 let Statement::Job(job) = parsed.statement else {
                     return Err(Error::internal("the text of a job is no job"));
                 };
@@ -175,11 +183,15 @@ impl Engine {
     ///
     /// The statement's, with its place.
     pub(super) async fn begin(&self, parsed: ParsedStatement) -> Result<(Session, Execution)> {
+        let places = parsed.places.clone();
         let session = self.fork().await?;
         let outcome = self.execute(&session, parsed).await?;
         match outcome {
             Outcome::Rows(execution) | Outcome::Insert(execution) => Ok((session, execution)),
-            Outcome::Done(_) => Err(Error::internal("a query without rows")),
+            Outcome::Done(_) => Err(places.locate(
+                Error::unsupported("clients of a server have no settings of their own yet")
+                    .with_help("SET works in `anabranch sql`"),
+            )),
         }
     }
 
@@ -222,30 +234,26 @@ impl Engine {
         parsed: ParsedStatement,
         parameters: BTreeMap<String, String>,
     ) -> Result<String> {
-        let session = self.shared.lock().await;
-        let text = parsed.text.clone();
-        let (is_job, stopped) = match &parsed.statement {
-            Statement::Job(job) => (true, begun_again(job)),
-            _ => (false, None),
-        };
-        let done = match self.execute(&session, parsed).await? {
-            Outcome::Done(done) => done,
-            Outcome::Rows(_) | Outcome::Insert(_) => String::new(),
-        };
-        if is_job {
-            drop(session);
-            if let Some(name) = stopped {
+        if let Statement::Job(job) = &parsed.statement {
+            let begun_again = begun_again(job);
+            // A statement about jobs may wait for a broker: queries do not wait for it.
+            let session = self.fork().await?;
+            let said = said(self.execute(&session, parsed).await?);
+            if let Some(name) = begun_again {
                 self.running.stop(&name).await;
             }
             self.running.start_new().await;
-            return Ok(done);
+            return Ok(said);
         }
+        let session = self.shared.lock().await;
+        let text = parsed.text.clone();
+        let said = said(self.execute(&session, parsed).await?);
         // What cannot be kept is not there after a restart: so it fails now.
         let at = chrono::Utc::now().timestamp_millis();
         self.store
             .append(&CatalogEntry::new(text, parameters, at))
             .await?;
-        Ok(done)
+        Ok(said)
     }
 
     async fn execute(&self, session: &Session, parsed: ParsedStatement) -> Result<Outcome> {
@@ -318,6 +326,14 @@ pub(super) fn kind(parsed: &ParsedStatement) -> Kind {
             SqlStatement::Explain(_) => Kind::Query,
             _ => Kind::Definition,
         },
+    }
+}
+
+/// The word for the user of a statement without rows.
+fn said(outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Done(said) => said,
+        Outcome::Rows(_) | Outcome::Insert(_) => String::new(),
     }
 }
 

@@ -121,7 +121,7 @@ fn errors_name_their_kind_and_place() {
 for sql in ["SELEC 1", "SELECT nothing FROM nowhere", "SELECT\n  1 / 0", "", "SELECT 1; SELECT 2", "SELECT unknown(1)",
             "CREATE EXTERNAL TABLE t (id BIGINT) STORED AS DELTA LOCATION 't'",
             "CREATE EXTERNAL TABLE t (id BIGINT) STORED AS DELTA LOCATION 't'",
-            "SUBSCRIBE SELECT 1", "SELECT $1"]:
+            "SUBSCRIBE SELECT 1", "SELECT $1", "SET datafusion.execution.batch_size = 7"]:
     refused(sql)
 print(rows("SELECT 1"))
 "#,

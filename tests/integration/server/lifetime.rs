@@ -65,6 +65,23 @@ fn tables_and_jobs_are_there_after_a_restart() {
 }
 
 #[test]
+fn a_job_that_a_file_has_made_is_run_without_it() {
+    let work = Workspace::new();
+    let file = work.file("tables.sql", TABLES);
+    work.anabranch(&["run", file, "--until-caught-up"]).ok();
+    let served = Served::start(&work, &[]);
+    rows(
+        &served,
+        &[
+            "CREATE EXTERNAL TABLE more (id BIGINT) STORED AS DELTA LOCATION 'seen'",
+            "INSERT INTO more VALUES (4)",
+            "CREATE EXTERNAL TABLE copied STORED AS DELTA LOCATION 'kept'",
+        ],
+    );
+    wait_for(&served, "SELECT id FROM copied", "[(40,)]");
+}
+
+#[test]
 fn a_job_is_paused_resumed_and_replaced_by_a_client() {
     let work = Workspace::new();
     let served = Served::start(&work, &[work.file("tables.sql", TABLES)]);
