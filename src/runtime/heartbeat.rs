@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::core::jobs::Heartbeat;
 use crate::core::jobs::heartbeat::HEARTBEAT_EVERY;
-use crate::runtime::runner::JobStatuses;
+use crate::runtime::told::JobStatuses;
 use crate::state::{JobId, JobStore};
 
 /// How often is looked whether there is something new to say.

@@ -16,9 +16,11 @@ mod simulation;
 mod sink;
 mod source;
 mod statements;
+mod takeover;
+mod told;
 mod windows;
 
 pub use metrics::{JobState, Metrics};
 pub use options::{JobOptions, OPTION_NAMES, Trigger};
-pub use runner::{JobStatus, JobStatuses, Report, RunOptions, Stop};
 pub use statements::{Jobs, ReadyJob};
+pub use told::{JobStatus, JobStatuses, Report, RunOptions, Stop};

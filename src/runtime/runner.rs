@@ -1,20 +1,17 @@
 //! Running a job: taken over, recovered, then one batch after the other until it is told to stop.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use crate::core::jobs::recovery::recover;
-use crate::core::jobs::{BatchVersion, DeadLetter, Decision, Entry, JobHistory, Partitions, Phase};
+use crate::core::jobs::{BatchVersion, DeadLetter, Entry, JobHistory, Partitions, Phase};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::batch::{Ends, Ranges, group_offsets};
 use crate::runtime::environment::Environment;
 use crate::runtime::failpoint;
-use crate::runtime::metrics::{JobMetrics, JobState, Metrics};
+use crate::runtime::metrics::{JobMetrics, JobState};
 use crate::runtime::options::Trigger;
 use crate::runtime::pace::Pace;
 use crate::runtime::phases::{BatchPhase, BatchPhases};
@@ -22,8 +19,10 @@ use crate::runtime::retention::Sweeper;
 use crate::runtime::sink::{JobSink, Pending};
 use crate::runtime::source::{JobSource, Look};
 use crate::runtime::statements::{ReadyJob, STATEMENT};
+use crate::runtime::takeover::{ATTEMPTS, append, take_over};
+use crate::runtime::told::{JobStatus, Report, RunOptions};
 use crate::runtime::windows::{Silence, Windows, known};
-use crate::state::{JobId, JobStore};
+use crate::state::JobStore;
 use crate::tables::bad_records::BadRecord;
 
 /// The first pause after a fault that may pass; doubled each time, up to the last.
@@ -32,103 +31,6 @@ const LAST_BACKOFF: Duration = Duration::from_secs(30);
 /// After so long without a record a batch is committed without any: brokers forget groups and transactional ids, by default
 /// after a week.
 const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
-/// How often a log entry is tried again that others write to as well.
-const ATTEMPTS: usize = 20;
-
-/// Tells running jobs to stop. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Stop {
-    sender: Arc<watch::Sender<bool>>,
-}
-
-impl Default for Stop {
-    fn default() -> Self {
-        Self {
-            sender: Arc::new(watch::Sender::new(false)),
-        }
-    }
-}
-
-impl Stop {
-    /// Stops the jobs: the batch in hand is taken back, nothing is lost.
-    pub fn stop(&self) {
-        self.sender.send_replace(true);
-    }
-
-    /// Until somebody says so.
-    pub(crate) async fn wait(&self) {
-        let mut receiver = self.sender.subscribe();
-        // The sender lives as long as this.
-        let _ = receiver.wait_for(|stopped| *stopped).await;
-    }
-}
-
-/// How running jobs are doing, for whoever looks. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub struct JobStatuses {
-    of_job: Arc<Mutex<BTreeMap<String, JobStatus>>>,
-}
-
-/// How a running job is doing.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct JobStatus {
-    /// What it has done since it was started here.
-    pub report: Report,
-    /// Records that are there and that no batch has read.
-    pub lag: u64,
-    /// How long the last batch took.
-    pub last_batch: Duration,
-    /// The watermark of a job with windows, in microseconds since 1970 UTC.
-    pub watermark: Option<i64>,
-    /// Rows of keyed state.
-    pub state_rows: u64,
-    /// The fault that it waits out, if it does.
-    pub waiting: Option<String>,
-}
-
-impl JobStatuses {
-    /// All jobs by name.
-    pub fn all(&self) -> BTreeMap<String, JobStatus> {
-        self.lock().clone()
-    }
-
-    /// The fault that a job waits out, if it does.
-    pub(super) fn waiting(&self, job: &str) -> Option<String> {
-        self.lock().get(job)?.waiting.clone()
-    }
-
-    fn update(&self, job: &str, change: impl FnOnce(&mut JobStatus)) {
-        change(self.lock().entry(job.to_owned()).or_default());
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, JobStatus>> {
-        self.of_job.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// How jobs are run.
-#[derive(Debug, Clone, Default)]
-pub struct RunOptions {
-    /// A job ends when all that was there at its start is committed.
-    pub until_caught_up: bool,
-    /// Tells it to end.
-    pub stop: Stop,
-    /// Where jobs say how they are doing.
-    pub statuses: JobStatuses,
-    /// Where they count what they do, if somebody wants to know.
-    pub metrics: Option<Metrics>,
-}
-
-/// What a run of a job did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Batches committed.
-    pub batches: u64,
-    /// Records read.
-    pub rows_in: u64,
-    /// Rows written.
-    pub rows_out: u64,
-}
 
 /// Why a run of a job ended without an error.
 enum Ended {
@@ -667,109 +569,4 @@ fn dead_letter((table, record): (String, BadRecord)) -> DeadLetter {
         value: record.value,
         reason: record.reason,
     }
-}
-
-/// The files that versions have added to a Delta table.
-pub(super) async fn files_of(
-    store: &JobStore,
-    id: JobId,
-    versions: &[String],
-) -> Result<Vec<String>> {
-    let mut files = Vec::new();
-    for name in versions {
-        files.extend(store.version(id, name).await?.files);
-    }
-    Ok(files)
-}
-
-/// Appends an entry whose place in the log does not matter.
-pub(super) async fn append(store: &JobStore, id: JobId, entry: &Entry) -> Result<JobHistory> {
-    for _ in 0..ATTEMPTS {
-        let mut history = store.history(id).await?;
-        if history.phase == Phase::Dropped {
-            let dropped = format!("job {} was dropped", history.name);
-            return Err(Error::new(ErrorKind::NotFound, dropped)
-                .with_help("CREATE JOB makes it anew, from the beginning"));
-        }
-        if store.append(id, history.next, entry).await? {
-            history.apply(entry);
-            return Ok(history);
-        }
-    }
-    Err(Error::unavailable(
-        "the job's log is written to by others all the time",
-    ))
-}
-
-/// Makes this process the one that runs the job: first in the log, then in the sink; then the log is brought up to what the
-/// sink has. Gives the history after that.
-pub(super) async fn take_over(
-    store: &JobStore,
-    job: &ReadyJob,
-    owner: &str,
-) -> Result<(JobHistory, JobSink)> {
-    let (id, environment) = (job.id, &job.environment);
-    let before = store.history(id).await?;
-    let takeover = Entry::Takeover {
-        owner: owner.to_owned(),
-        at: environment.now(),
-    };
-    let taken = append(store, id, &takeover).await?;
-    failpoint::reach("taken-over");
-    let (sink, of_delta) = environment
-        .take_over(&job.query, id, taken.next - 1)
-        .await?;
-    // Before the sink was fenced somebody else may have taken over as well, and even run batches.
-    let mut history = store.history(id).await?;
-    if history.owner.as_deref() != Some(owner) {
-        return Err(Error::new(
-            ErrorKind::Cancelled,
-            "another runner has taken the job over",
-        ));
-    }
-    let staged = store.staged(id, &history).await?;
-    let witness = sink.witness(of_delta, &history, &staged).await?;
-    match recover(
-        &history,
-        before.owner.is_none(),
-        witness.as_deref(),
-        &staged,
-    ) {
-        Decision::GoOn => {}
-        Decision::AppendCommitted { batch, version } => {
-            let entry = Entry::Committed {
-                batch,
-                version,
-                at: environment.now(),
-            };
-            if !store.append(id, history.next, &entry).await? {
-                return Err(Error::new(
-                    ErrorKind::Cancelled,
-                    "another runner has taken the job over",
-                ));
-            }
-            history.apply(&entry);
-        }
-        Decision::Unclear { batch, reason } => {
-            return Err(Error::data(format!(
-                "job {}: whether batch {batch} is in the sink cannot be told: {reason}",
-                history.name
-            ))
-            .with_help(format!(
-                "look into the sink, then say RESUME JOB {0} ASSUMING BATCH {batch} COMMITTED, or NOT COMMITTED",
-                history.name
-            )));
-        }
-    }
-    // A rewind that died half-way is brought to its end.
-    sink.take_back(&files_of(store, id, &history.abandoned).await?)
-        .await?;
-    sink.mark(&history).await?;
-    // What is left was never committed and never will be: its writers are fenced.
-    for left in staged {
-        if !history.was_committed(&left.name) {
-            store.discard(id, &left.name).await?;
-        }
-    }
-    Ok((history, sink))
 }

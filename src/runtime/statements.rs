@@ -11,9 +11,11 @@ use crate::runtime::environment::Environment;
 use crate::runtime::failpoint;
 use crate::runtime::heartbeat::Heart;
 use crate::runtime::options::JobOptions;
-use crate::runtime::runner::{JobRunner, Report, RunOptions, append, files_of, take_over};
+use crate::runtime::runner::JobRunner;
 use crate::runtime::show;
 use crate::runtime::source::Look;
+use crate::runtime::takeover::{append, files_of, take_over};
+use crate::runtime::told::{Report, RunOptions};
 use crate::runtime::windows::changed;
 use crate::session::{
     JobQuery, JobSinkTable, Outcome, Session, StreamQuery, batch_rows, job_rows, versions,
@@ -381,7 +383,7 @@ impl Jobs {
 
     pub(super) async fn rewind(&self, name: &str, to: u64) -> Result<Outcome> {
         let (id, history) = self.find(name).await?;
-        check_rewind(&history, to)?;
+        check_batch(&history, to)?;
         let ready = self.ready.lock().await.get(name).cloned();
         let Some(job) = ready.filter(|job| job.id == id) else {
             return Err(Error::invalid(format!(
@@ -394,7 +396,7 @@ impl Jobs {
         let me = format!("{STATEMENT}{}", owner());
         let (mut history, sink) = take_over(&self.store, &job, &me).await?;
         // Until it was taken over its runner may have gone on.
-        check_rewind(&history, to)?;
+        check_batch(&history, to)?;
         let mut abandoned = history.clone();
         let entry = Entry::Rewound { to, at: now() };
         abandoned.apply(&entry);
@@ -502,7 +504,7 @@ impl Jobs {
 }
 
 /// A job goes back to a batch that it still has, or to its beginning while it has all.
-fn check_rewind(history: &JobHistory, to: u64) -> Result<()> {
+fn check_batch(history: &JobHistory, to: u64) -> Result<()> {
     let (name, oldest) = (&history.name, history.oldest());
     let newest = history.last().map_or(0, |last| last.batch);
     if (oldest..=newest).contains(&to) {

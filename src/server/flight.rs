@@ -1,5 +1,6 @@
 //! The Flight SQL service: every call of the protocol, answered or refused by name.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -279,11 +280,11 @@ impl Flight {
         let (prepared, bound) = match command {
             Command::CommandStatementUpdate(update) => {
                 let script = Script::new("sql", update.query);
-                let mut rows = -1;
+                let mut rows = 0;
                 for raw in script.split()? {
                     let prepared = Prepared::try_new(raw)?;
                     let done = self.complete(prepared.statements()?).await?;
-                    rows = done.and_then(|done| done.rows).unwrap_or(-1);
+                    rows = written(done);
                 }
                 return Ok(updated(rows));
             }
@@ -304,7 +305,7 @@ impl Flight {
             false => prepared,
         };
         let done = self.complete(bound.statements()?).await?;
-        Ok(updated(done.and_then(|done| done.rows).unwrap_or(-1)))
+        Ok(updated(written(done)))
     }
 
     async fn act(&self, action: &Action) -> Result<Option<Bytes>> {
@@ -312,9 +313,16 @@ impl Flight {
             CREATE_PREPARED => {
                 let request: ActionCreatePreparedStatementRequest = unpack(&action.body)?;
                 let prepared = Prepared::try_new(one_statement(&request.query)?)?;
+                let types = match prepared.has_parameters() {
+                    true => {
+                        let session = self.engine.fork().await?;
+                        session.parameter_types(prepared.parsed()).await
+                    }
+                    false => HashMap::new(),
+                };
                 let result = PreparedResult {
                     dataset_schema: ipc(&*self.schema_of(&prepared).await?)?,
-                    parameter_schema: ipc(&prepared.parameter_schema())?,
+                    parameter_schema: ipc(&prepared.parameter_schema(&types))?,
                     is_update: Some(kind(prepared.parsed()) != Kind::Query),
                     handle: self.keep(prepared)?,
                 };
@@ -472,6 +480,11 @@ fn of_flight(error: FlightError) -> Status {
         FlightError::Tonic(status) => *status,
         other => Status::invalid_argument(other.to_string()),
     }
+}
+
+/// Rows written. A definition writes none; were that told as unknown, JDBC would ask for its rows and so run it again.
+fn written(done: Option<Done>) -> i64 {
+    done.and_then(|done| done.rows).unwrap_or(0)
 }
 
 fn updated(record_count: i64) -> Bytes {

@@ -1,5 +1,6 @@
 //! Prepared statements: parsed once, run with the values that a client binds.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
@@ -9,6 +10,7 @@ use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use crate::error::{Error, Result};
 use crate::planner::{Parameters, ParsedStatement, RawStatement, parse_statement};
+use crate::server::wire::wire_schema;
 
 /// A statement with places for values.
 #[derive(Debug, Clone)]
@@ -40,11 +42,14 @@ impl Prepared {
         &self.parsed
     }
 
-    /// The parameters as columns. Their types are not known: text is converted to what it is compared with.
-    pub(super) fn parameter_schema(&self) -> SchemaRef {
+    /// The parameters as columns. Where a type is not known it is text, which is converted to what it is compared with.
+    pub(super) fn parameter_schema(&self, types: &HashMap<String, DataType>) -> SchemaRef {
         let names = self.names.iter();
-        let fields = names.map(|name| Field::new(format!("${name}"), DataType::Utf8, true));
-        Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+        let field = |name: &String| {
+            let of = types.get(name).cloned().unwrap_or(DataType::Utf8);
+            Field::new(format!("${name}"), of, true)
+        };
+        wire_schema(&Schema::new(names.map(field).collect::<Vec<_>>()))
     }
 
     /// The same statement with values for its parameters, by their place, whatever the columns are called.
@@ -233,7 +238,7 @@ mod tests {
     fn parameters_are_bound_by_number() {
         let many = prepared("SELECT $10, $2, $1, $3, $4, $5, $6, $7, $8, $9");
         let names: Vec<String> = many
-            .parameter_schema()
+            .parameter_schema(&HashMap::new())
             .fields()
             .iter()
             .map(|field| field.name().clone())

@@ -13,11 +13,12 @@ mod scope_tests;
 mod streaming;
 mod system;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use anabranch_udfs::CompletionNotices;
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -193,6 +194,24 @@ impl Session {
     pub fn register_batch(&self, name: &str, batch: RecordBatch) -> Result<()> {
         self.context.register_batch(name, batch)?;
         Ok(())
+    }
+
+    /// The types that a statement's unbound parameters should have, by name without `$`, as far as they can be told.
+    pub async fn parameter_types(&self, parsed: &ParsedStatement) -> HashMap<String, DataType> {
+        let Statement::Sql(sql) = &parsed.statement else {
+            return HashMap::new();
+        };
+        self.catalog.begin_statement();
+        let mut sql = sql.as_ref().clone();
+        let types = async {
+            rewrite::prepare(&self.context, &self.catalog, &mut sql).await?;
+            let plan = self.context.state().statement_to_plan(sql).await?;
+            Ok::<_, Error>(plan.get_parameter_types()?)
+        };
+        let types = types.await.unwrap_or_default().into_iter();
+        let known =
+            types.filter_map(|(name, of)| Some((name.trim_start_matches('$').to_owned(), of?)));
+        known.collect()
     }
 
     /// Runs a statement whose parameters are bound.

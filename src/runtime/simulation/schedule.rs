@@ -16,8 +16,10 @@ use crate::core::jobs::{Entry, JobHistory, Phase};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::environment::Environment;
 use crate::runtime::options::{JobOptions, Trigger};
-use crate::runtime::runner::{JobRunner, RunOptions};
+use crate::runtime::runner::JobRunner;
 use crate::runtime::statements::{Jobs, ReadyJob};
+use crate::runtime::takeover::append;
+use crate::runtime::told::RunOptions;
 use crate::session::JobQuery;
 use crate::state::simulated::SimulatedDisk;
 use crate::state::{JobId, JobStore};
@@ -438,9 +440,7 @@ impl<'q> Schedule<'q> {
     }
 
     async fn append(&self, entry: Entry) {
-        crate::runtime::runner::append(&self.store, self.id, &entry)
-            .await
-            .unwrap();
+        append(&self.store, self.id, &entry).await.unwrap();
     }
 
     /// What a user does about a job that is paused; a job that had no reason to stop is a fault.

@@ -1,0 +1,81 @@
+import java.lang.reflect.InvocationTargetException;
+import java.lang.reflect.Method;
+import java.sql.*;
+import java.util.*;
+
+/** What the JDBC driver does with a server: statements, parameters, metadata, errors. Prints what it is told. */
+public class Jdbc {
+    public static void main(String[] arguments) throws Exception {
+        String url = "jdbc:arrow-flight-sql://" + arguments[0] + "/?useEncryption=false";
+        try (Connection connection = DriverManager.getConnection(url, new Properties());
+                Statement statement = connection.createStatement()) {
+            print(statement.executeQuery(
+                    "SELECT 1 AS one, 'x' AS t, TIMESTAMP '2025-01-02T03:04:05Z' AS at, 1.5 AS half, CAST(NULL AS INT) AS nothing"));
+            System.out.println(statement.executeUpdate(
+                    "CREATE EXTERNAL TABLE people (id BIGINT, name VARCHAR) STORED AS DELTA LOCATION 'people'"));
+            System.out.println(statement.executeUpdate("INSERT INTO people VALUES (1, 'a'), (2, 'b')"));
+            try (PreparedStatement insert = connection.prepareStatement("INSERT INTO people VALUES (?, ?)")) {
+                insert.setLong(1, 3);
+                insert.setString(2, "it's");
+                System.out.println(insert.executeUpdate());
+            }
+            try (PreparedStatement query = connection.prepareStatement("SELECT * FROM people WHERE id > ? AND name = ?")) {
+                query.setLong(1, 2);
+                query.setString(2, "it's");
+                print(query.executeQuery());
+            }
+            metadata(connection.getMetaData());
+            for (String wrong : new String[] {"SELECT * FROM nowhere", "SELEC", "SELECT 1 / 0"}) {
+                try {
+                    print(statement.executeQuery(wrong));
+                } catch (SQLException error) {
+                    System.out.println(error.getMessage().replaceAll(".*\": ", ""));
+                }
+            }
+        }
+    }
+
+    /** Every question without arguments is answered, and those about tables with tables. */
+    static void metadata(DatabaseMetaData about) throws Exception {
+        List<String> failed = new ArrayList<>();
+        for (Method question : DatabaseMetaData.class.getMethods()) {
+            if (question.getParameterCount() > 0 || question.getReturnType() == void.class) {
+                continue;
+            }
+            try {
+                question.invoke(about);
+            } catch (InvocationTargetException error) {
+                failed.add(question.getName());
+            }
+        }
+        Collections.sort(failed);
+        System.out.println("unanswered: " + failed);
+        System.out.println(about.getDatabaseProductName());
+        print(about.getTables(null, null, "people", null));
+        List<String> columns = new ArrayList<>();
+        ResultSet found = about.getColumns(null, null, "people", null);
+        while (found.next()) {
+            columns.add(found.getString("COLUMN_NAME") + " " + found.getString("TYPE_NAME"));
+        }
+        System.out.println(columns);
+        System.out.println(about.getPrimaryKeys(null, null, "people").next());
+        print(about.getSchemas());
+        print(about.getTableTypes());
+    }
+
+    static void print(ResultSet rows) throws SQLException {
+        ResultSetMetaData columns = rows.getMetaData();
+        List<String> names = new ArrayList<>();
+        for (int i = 1; i <= columns.getColumnCount(); i++) {
+            names.add(columns.getColumnLabel(i) + " " + columns.getColumnTypeName(i));
+        }
+        System.out.println(names);
+        while (rows.next()) {
+            List<String> values = new ArrayList<>();
+            for (int i = 1; i <= columns.getColumnCount(); i++) {
+                values.add(rows.getString(i));
+            }
+            System.out.println(values);
+        }
+    }
+}
