@@ -43,7 +43,7 @@ table = cur.fetch_arrow_table()
 print(table.num_rows, table.schema.names)
 cur.execute("SELECT value, concat('row ', CAST(value AS VARCHAR)) AS text FROM generate_series(1, 1000000)")
 table = cur.fetch_arrow_table()
-print(table.num_rows, sum(table["value"].to_pylist()), table["text"][-1])
+print(table.num_rows, sum(table["value"].to_pylist()), max(table["text"].to_pylist(), key=len))
 print(cur.adbc_execute_schema("SELECT 1 AS one, 'x' AS two"))
 "#,
     );
