@@ -241,6 +241,8 @@ fn build_sql_info() -> arrow_flight::error::Result<SqlInfoData> {
     info.append(SqlInfo::SqlSupportedUnions, 3_i32);
     info.append(SqlInfo::SqlSupportedTransactionsIsolationLevels, 1_i32);
     info.append(SqlInfo::SqlSupportedResultSetTypes, 2_i32);
+    // None; the JDBC driver reads it as a long.
+    info.append(SqlInfo::SqlDefaultTransactionIsolation, 0_i64);
     for code in [
         SqlInfo::SqlKeywords,
         SqlInfo::SqlNumericFunctions,

@@ -43,7 +43,9 @@ public class Jdbc {
                 continue;
             }
             try {
-                question.invoke(about);
+                if (question.invoke(about) instanceof ResultSet rows) {
+                    rows.close();
+                }
             } catch (InvocationTargetException error) {
                 failed.add(question.getName());
             }
@@ -53,17 +55,25 @@ public class Jdbc {
         System.out.println(about.getDatabaseProductName());
         print(about.getTables(null, null, "people", null));
         List<String> columns = new ArrayList<>();
-        ResultSet found = about.getColumns(null, null, "people", null);
-        while (found.next()) {
-            columns.add(found.getString("COLUMN_NAME") + " " + found.getString("TYPE_NAME"));
+        try (ResultSet found = about.getColumns(null, null, "people", null)) {
+            while (found.next()) {
+                columns.add(found.getString("COLUMN_NAME") + " " + found.getString("TYPE_NAME"));
+            }
         }
         System.out.println(columns);
-        System.out.println(about.getPrimaryKeys(null, null, "people").next());
+        print(about.getPrimaryKeys(null, null, "people"));
         print(about.getSchemas());
         print(about.getTableTypes());
     }
 
+    /** Prints all rows and closes them. */
     static void print(ResultSet rows) throws SQLException {
+        try (rows) {
+            show(rows);
+        }
+    }
+
+    private static void show(ResultSet rows) throws SQLException {
         ResultSetMetaData columns = rows.getMetaData();
         List<String> names = new ArrayList<>();
         for (int i = 1; i <= columns.getColumnCount(); i++) {
