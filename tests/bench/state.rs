@@ -1,7 +1,9 @@
 //! State of a million keys: the memory it takes, what a batch pays for it, and how long it takes to be read again.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use anabranch::core::jobs::{BatchVersion, Entry, SourceProgress};
 use anabranch::exec::keyed::{StateTable, Step, StepRule, encode_states, read_state_file, step};
 use anabranch::planner::{JobStatement, Parameters, Script, Statement, parse_statement};
 use anabranch::session::{JobQuery, Session};
@@ -178,24 +180,63 @@ pub(crate) fn state(bench: &Bench, report: &mut Report) {
     );
     let folder = tempfile::tempdir().unwrap();
     let store = JobStore::new(DataDir::open(&folder.path().display().to_string()).unwrap());
+    // What a batch of a job leaves behind before and after its transaction: its state, its version, its log entry.
     let synced = |batch: i64, bytes: Vec<u8>| {
-        let name = format!("{:010}", batch.unsigned_abs());
-        let put = store.put_state(JobId::nil(), &name, bytes);
-        bench.runtime.block_on(put).unwrap();
+        let (id, number) = (JobId::nil(), batch.unsigned_abs());
+        let name = format!("{number:010}");
+        bench.runtime.block_on(async {
+            store.put_state(id, &name, bytes).await.unwrap();
+            store.stage(id, &name, &version(number)).await.unwrap();
+            let entry = Entry::Committed {
+                batch: number,
+                version: name,
+                at: 0,
+            };
+            assert!(store.append(id, number, &entry).await.unwrap());
+        });
     };
     let of_few = measure(|| few.touch(1_000..1_000 + BATCHES, synced));
     report.add(
-        "1,000 keys a batch, 10,000 held, with its file synced to disk",
+        "1,000 keys a batch, 10,000 held, with its files synced to disk",
         &of_few,
         None,
     );
     let of_many = measure(|| many.touch(2_000..2_000 + BATCHES, synced));
     report.add(
-        "1,000 keys a batch, 1 million held, with its file synced to disk",
+        "1,000 keys a batch, 1 million held, with its files synced to disk",
         &of_many,
         Some((&of_few, Figure::Time, "≤ 1.5")),
     );
     restart(bench, &many, report);
+}
+
+/// A version as a batch writes it.
+fn version(batch: u64) -> BatchVersion {
+    let next = SourceProgress {
+        start: 0,
+        end: 1_000,
+    };
+    BatchVersion {
+        format: 1,
+        batch,
+        generation: 0,
+        sequence: batch,
+        parent: Some(format!("{batch:010}")),
+        sources: BTreeMap::from([("opened".to_owned(), BTreeMap::from([(0, next)]))]),
+        skipped: BTreeMap::new(),
+        rows_in: 1_000,
+        bytes_in: 200_000,
+        rows_out: 1_000,
+        published: BTreeMap::new(),
+        files: Vec::new(),
+        dead_letters: Vec::new(),
+        time: None,
+        state: Vec::new(),
+        fingerprint: None,
+        late_rows: 0,
+        started_at: 0,
+        took: 0,
+    }
 }
 
 fn memory(report: &mut Report) {

@@ -10,6 +10,8 @@ fn the_driver_runs_statements_and_is_told_of_tables() {
     let work = Workspace::new();
     let served = Served::start(&work, &[]);
     let mut program = Command::new(repository().join("tests/jvm/run"));
-    let said = Ran::of(program.args(["Jdbc.java", &served.address])).ok().out;
+    let said = Ran::of(program.args(["Jdbc.java", &served.address]))
+        .ok()
+        .out;
     insta::assert_snapshot!(said);
 }
