@@ -64,10 +64,7 @@ pub(super) async fn take_over(
     // Before the sink was fenced somebody else may have taken over as well, and even run batches.
     let mut history = store.history(id).await?;
     if history.owner.as_deref() != Some(owner) {
-        return Err(Error::new(
-            ErrorKind::Cancelled,
-            "another runner has taken the job over",
-        ));
+        return Err(taken_over());
     }
     let staged = store.staged(id, &history).await?;
     let witness = sink.witness(of_delta, &history, &staged).await?;
@@ -85,14 +82,15 @@ pub(super) async fn take_over(
                 at: environment.now(),
             };
             if !store.append(id, history.next, &entry).await? {
-                return Err(Error::new(
-                    ErrorKind::Cancelled,
-                    "another runner has taken the job over",
-                ));
+                return Err(taken_over());
             }
             history.apply(&entry);
         }
         Decision::Unclear { batch, reason } => {
+            // What the sink has may be of whoever took the job over since.
+            if store.history(id).await?.owner.as_deref() != Some(owner) {
+                return Err(taken_over());
+            }
             return Err(Error::data(format!(
                 "job {}: whether batch {batch} is in the sink cannot be told: {reason}",
                 history.name
@@ -114,4 +112,11 @@ pub(super) async fn take_over(
         }
     }
     Ok((history, sink))
+}
+
+fn taken_over() -> Error {
+    Error::new(
+        ErrorKind::Cancelled,
+        "another runner has taken the job over",
+    )
 }

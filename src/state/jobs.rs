@@ -493,7 +493,8 @@ impl JobStore {
             let Some(name) = file.strip_suffix(".json") else {
                 continue;
             };
-            if history.was_committed(name) {
+            // Who sleeps over this may look when others have taken the job over and committed: their versions are theirs.
+            if history.was_committed(name) || !is_older(name, history.next) {
                 continue;
             }
             let version = match self.version(id, name).await {
@@ -923,7 +924,11 @@ mod tests {
             "{\"format\":",
         )
         .unwrap();
+        store.append(id, 1, &takeover("me")).await.unwrap();
         let history = store.history(id).await.unwrap();
+        // What whoever took the job over since has staged is not for this one to discard.
+        let later = JobStore::version_name(history.next);
+        store.stage(id, &later, &version).await.unwrap();
         let staged = store.staged(id, &history).await.unwrap();
         assert_eq!(staged.len(), 1);
         assert_eq!(staged[0].name, name);
