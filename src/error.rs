@@ -30,10 +30,14 @@ pub enum ErrorKind {
     Unavailable,
     /// The caller may not do this.
     Permission,
+    /// Nobody knows who the caller is.
+    Unauthenticated,
     /// Memory, disk or a limit ran out.
     Exhausted,
     /// The caller cancelled it.
     Cancelled,
+    /// It took longer than it may.
+    Timeout,
     /// A fault of this program.
     Internal,
 }
@@ -42,7 +46,7 @@ impl ErrorKind {
     /// The exit code of the command line: 1 for SQL and data, 2 for usage and connections.
     pub fn exit_code(self) -> u8 {
         match self {
-            ErrorKind::Unavailable | ErrorKind::Permission => 2,
+            ErrorKind::Unavailable | ErrorKind::Permission | ErrorKind::Unauthenticated => 2,
             ErrorKind::Cancelled => 130,
             _ => 1,
         }
@@ -54,10 +58,12 @@ impl ErrorKind {
 pub struct Error {
     kind: ErrorKind,
     message: String,
-    help: Option<String>,
+    help: Option<Box<str>>,
     span: Option<Span>,
     /// Rows that were durably written before the failure, for statements that write.
     rows_written: Option<u64>,
+    /// By which a server's log names the statement.
+    query: Option<Box<str>>,
 }
 
 impl Error {
@@ -69,6 +75,7 @@ impl Error {
             help: None,
             span: None,
             rows_written: None,
+            query: None,
         }
     }
 
@@ -105,7 +112,8 @@ impl Error {
     /// Says what to do; replaces nothing that was already said.
     #[must_use]
     pub fn with_help(mut self, help: impl Into<String>) -> Self {
-        self.help.get_or_insert(help.into());
+        self.help
+            .get_or_insert_with(|| help.into().into_boxed_str());
         self
     }
 
@@ -122,6 +130,13 @@ impl Error {
     #[must_use]
     pub fn with_rows_written(mut self, rows: u64) -> Self {
         self.rows_written = Some(rows);
+        self
+    }
+
+    /// Says by which id a server's log names the statement.
+    #[must_use]
+    pub fn of_query(mut self, id: &str) -> Self {
+        self.query.get_or_insert_with(|| id.into());
         self
     }
 
@@ -155,6 +170,11 @@ impl Error {
     /// Rows that were durably written before the failure.
     pub fn rows_written(&self) -> Option<u64> {
         self.rows_written
+    }
+
+    /// By which a server's log names the statement.
+    pub fn query(&self) -> Option<&str> {
+        self.query.as_deref()
     }
 
     /// The error as shown to a person: message, `name:line:column`, the line with a caret, help.
@@ -361,6 +381,7 @@ fn from_shared(shared: &DataFusionError) -> Error {
             help: ours.help.clone(),
             span: ours.span,
             rows_written: ours.rows_written,
+            query: ours.query.clone(),
         };
     }
     let kind = match root {

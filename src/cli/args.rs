@@ -1,9 +1,16 @@
 //! What can be typed.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+
+use crate::server::Limits;
+use crate::tables::options::{parse_duration, parse_size};
+
+const LOGIN: &str = "Who may do what";
+const LIMITS: &str = "Limits";
 
 /// SQL over Kafka topics and Delta Lake tables: queries, INSERTs and reprocessing from stored files.
 #[derive(Debug, Parser)]
@@ -60,7 +67,11 @@ pub(crate) enum Command {
     /// Run stored SQL files, one after the other, in one session
     Run(RunArguments),
     /// Serve SQL over Arrow Flight, with the jobs of the data directory running behind it
-    Serve(ServeArguments),
+    Serve(Box<ServeArguments>),
+    /// Make the hash of a password for the file of users
+    Password,
+    /// Make a token and its hash for the file of users
+    Token,
     /// Show the main job with nothing installed: an embedded broker, a Delta archive, reprocessing
     Demo(DemoArguments),
     /// Print a completion script for a shell
@@ -123,11 +134,14 @@ pub(crate) struct RunArguments {
 #[command(after_help = "Examples:
   anabranch serve
   anabranch serve sql/tables/visits.sql sql/tables/visits_counter.sql sql/jobs/sessions.sql
-  anabranch serve --listen 127.0.0.1:0 --data-dir s3://bucket/anabranch --metrics 127.0.0.1:9464
+  anabranch serve --data-dir s3://bucket/anabranch --metrics 127.0.0.1:9464
+  anabranch serve --listen 0.0.0.0:32010 --users users.toml --tls-cert cert.pem --tls-key key.pem
 
 Any Flight SQL client speaks to it: ADBC, JDBC, pyarrow, Go. Tables, views and jobs that clients
 define are there after a restart. Files are applied at each start: what they define and is there
-already stays. SIGTERM lets results in flight end; jobs stop and lose nothing.")]
+already stays. SIGTERM lets results in flight end; jobs stop and lose nothing.
+
+Who may do what is said by --users: docs/security.md.")]
 pub(crate) struct ServeArguments {
     /// SQL files that define tables, views and jobs
     #[arg(value_name = "FILE")]
@@ -136,8 +150,57 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:32010")]
     pub(crate) listen: String,
     /// Listen for other machines although nobody has to log in
-    #[arg(long)]
+    #[arg(long, help_heading = LOGIN)]
     pub(crate) insecure: bool,
+    /// File of users, their passwords, roles and tables (TOML)
+    #[arg(long, value_name = "FILE", env = "ANABRANCH_USERS", help_heading = LOGIN)]
+    pub(crate) users: Option<PathBuf>,
+    /// Keys of an issuer of tokens (JSON Web Key Set): its tokens are taken, with the claims sub, role and tables
+    #[arg(long, value_name = "FILE", env = "ANABRANCH_JWT_JWKS", help_heading = LOGIN)]
+    pub(crate) jwt_jwks: Option<PathBuf>,
+    /// What iss of such a token must say
+    #[arg(long, value_name = "NAME", env = "ANABRANCH_JWT_ISSUER", requires = "jwt_jwks", help_heading = LOGIN)]
+    pub(crate) jwt_issuer: Option<String>,
+    /// What aud of such a token must say
+    #[arg(long, value_name = "NAME", env = "ANABRANCH_JWT_AUDIENCE", requires = "jwt_jwks", help_heading = LOGIN)]
+    pub(crate) jwt_audience: Option<String>,
+    /// Certificate of the server (PEM): clients connect with grpc+tls://
+    #[arg(long, value_name = "FILE", env = "ANABRANCH_TLS_CERT", requires = "tls_key", help_heading = LOGIN)]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Its key (PEM)
+    #[arg(long, value_name = "FILE", env = "ANABRANCH_TLS_KEY", requires = "tls_cert", help_heading = LOGIN)]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Clients need a certificate of this authority (PEM)
+    #[arg(long, value_name = "FILE", env = "ANABRANCH_TLS_CLIENT_CA", requires = "tls_cert", help_heading = LOGIN)]
+    pub(crate) tls_client_ca: Option<PathBuf>,
+    /// Where users who are no administrators may have tables: a folder, s3://bucket/path, or kafka://broker:9092; may be
+    /// given several times
+    #[arg(long = "location-root", value_name = "PLACE", help_heading = LOGIN)]
+    pub(crate) location_roots: Vec<String>,
+    /// Statements at work at the same time; others wait
+    #[arg(long, value_name = "N", default_value_t = Limits::default().statements, value_parser = at_least_one, help_heading = LIMITS)]
+    pub(crate) max_statements: usize,
+    /// Statements that wait; one more is refused
+    #[arg(long, value_name = "N", default_value_t = Limits::default().queue, help_heading = LIMITS)]
+    pub(crate) max_queued: usize,
+    /// How long a statement may take, such as '10 minutes' [default: as long as it takes]
+    #[arg(long, value_name = "TIME", value_parser = time, help_heading = LIMITS)]
+    pub(crate) statement_timeout: Option<Duration>,
+    /// Memory of one statement, such as 1GiB [default: all that --memory-limit says]
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = LIMITS)]
+    pub(crate) statement_memory: Option<usize>,
+    /// Bytes of one result, such as 10GiB [default: as large as it is]
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = LIMITS)]
+    pub(crate) max_result: Option<usize>,
+    /// Sessions of clients, and results and prepared statements that are kept for them
+    #[arg(long, value_name = "N", default_value_t = Limits::default().sessions, value_parser = at_least_one, help_heading = LIMITS)]
+    pub(crate) max_sessions: usize,
+    /// What is kept for a client is forgotten after so long without a call
+    #[arg(long, value_name = "TIME", default_value = "1 hour", value_parser = time, help_heading = LIMITS)]
+    pub(crate) idle_timeout: Duration,
+    /// A result that has nothing to give for so long says that it is still there
+    #[arg(long, value_name = "TIME", default_value = "15 seconds", value_parser = time, help_heading = LIMITS)]
+    pub(crate) keep_alive: Duration,
     /// Serve metrics of the jobs for Prometheus at http://HOST:PORT/metrics [default: not served]
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) metrics: Option<String>,
@@ -195,4 +258,20 @@ fn parameter(text: &str) -> Result<(String, String), String> {
         ));
     }
     Ok((name.to_owned(), value.to_owned()))
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "give a number and a unit, such as '10 seconds'".to_owned())
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    let bytes = parse_size(text).and_then(|bytes| usize::try_from(bytes).ok());
+    bytes.ok_or_else(|| "give a number and a unit, such as 512MiB".to_owned())
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err("give a whole number from 1".to_owned()),
+    }
 }

@@ -8,10 +8,23 @@ use figment::providers::{Env, Format as _, Toml};
 
 use crate::cli::args::{Format, Global, LogFormat};
 use crate::error::{Error, Result};
+use crate::server::QUERY_LOG;
 use crate::session::SessionOptions;
 use crate::tables::options;
 
 const DEFAULT_LOG: &str = "warn";
+
+/// Variables that are read elsewhere: a fail point is for tests of a crash, the others are flags of `serve`.
+const OF_OTHERS: [&str; 8] = [
+    "fail_point",
+    "jwt_audience",
+    "jwt_issuer",
+    "jwt_jwks",
+    "tls_cert",
+    "tls_client_ca",
+    "tls_key",
+    "users",
+];
 
 /// What is said about libraries unless somebody asks: one warns at every write of a binary column, one tells whole tables at
 /// every look.
@@ -68,8 +81,7 @@ impl Settings {
             figment = figment.merge(Toml::file_exact(file));
         }
         let layered: Layered = figment
-            // A fail point is for tests of a crash.
-            .merge(Env::prefixed("ANABRANCH_").ignore(&["fail_point"]))
+            .merge(Env::prefixed("ANABRANCH_").ignore(&OF_OTHERS))
             .extract()
             .map_err(|error| Error::invalid(format!("configuration: {error}")))?;
         let memory_limit = flags
@@ -116,7 +128,7 @@ impl Settings {
 fn quiet(filter: &str) -> String {
     let is_level = filter.trim().chars().all(|c| c.is_ascii_alphanumeric());
     if is_level {
-        format!("{filter},{QUIET}")
+        format!("{filter},{QUIET},{QUERY_LOG}=info")
     } else {
         filter.to_owned()
     }

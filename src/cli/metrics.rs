@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use crate::cli::config::Settings;
 use crate::cli::runner::eprint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::{JobState, Metrics};
@@ -31,8 +32,19 @@ pub(crate) struct MetricsServer {
 }
 
 impl MetricsServer {
+    /// Listens where a flag, or else the configuration says; nowhere if nobody asks for metrics.
+    pub(crate) async fn asked_for(
+        flag: Option<&String>,
+        settings: &Settings,
+    ) -> Result<Option<Self>> {
+        match flag.or(settings.metrics.as_ref()) {
+            Some(address) => Self::start(address).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// Listens at `HOST:PORT` and says where.
-    pub(crate) async fn start(address: &str) -> Result<Self> {
+    async fn start(address: &str) -> Result<Self> {
         let (listener, at) = listen(address).await?;
         eprint(&format!("metrics at http://{at}/metrics\n"));
         let metrics = Metrics::try_new()?;

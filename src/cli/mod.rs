@@ -54,6 +54,11 @@ fn dispatch(arguments: Arguments) -> Result<u8> {
         clap_complete::generate(shell, &mut command, "anabranch", &mut std::io::stdout());
         return Ok(0);
     }
+    match arguments.command {
+        Command::Password => return serve::password(),
+        Command::Token => return serve::token(),
+        _ => {}
+    }
     let settings = Settings::resolve(&arguments.global)?;
     logging::start(&settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -68,7 +73,7 @@ fn dispatch(arguments: Arguments) -> Result<u8> {
             Command::Sql(sql) => runner::run_sql(&settings, &sql).await,
             Command::Serve(serve) => serve::serve(&settings, &serve).await,
             Command::Demo(demo) => demo::run(&settings, &demo).await,
-            Command::Completions { .. } => Ok(0),
+            Command::Completions { .. } | Command::Password | Command::Token => Ok(0),
         }
     });
     // A transaction that was interrupted is aborted; a broker that is gone must not hold the exit back.

@@ -1,7 +1,7 @@
 //! Running scripts: files for `run`, arguments, files and standard input for `sql`.
 
 use std::io::{IsTerminal, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -21,15 +21,9 @@ use crate::state::{DataDir, JobStore};
 
 /// `anabranch run`.
 pub(crate) async fn run_files(settings: &Settings, arguments: &RunArguments) -> Result<u8> {
-    let mut scripts = Vec::with_capacity(arguments.files.len());
-    for file in &arguments.files {
-        scripts.push(read_script(file)?);
-    }
+    let scripts = read_scripts(&arguments.files)?;
     // An address that cannot be had is told before anything runs.
-    let served = match arguments.metrics.as_ref().or(settings.metrics.as_ref()) {
-        Some(address) => Some(MetricsServer::start(address).await?),
-        None => None,
-    };
+    let served = MetricsServer::asked_for(arguments.metrics.as_ref(), settings).await?;
     let session = Session::try_new(&settings.session)?;
     let mut parameters = parameters(&arguments.params);
     let mut runner = Runner::new(&session, settings);
@@ -43,10 +37,7 @@ pub(crate) async fn run_files(settings: &Settings, arguments: &RunArguments) -> 
 
 /// `anabranch sql`.
 pub(crate) async fn run_sql(settings: &Settings, arguments: &SqlArguments) -> Result<u8> {
-    let mut scripts = Vec::new();
-    for file in &arguments.files {
-        scripts.push(read_script(file)?);
-    }
+    let mut scripts = read_scripts(&arguments.files)?;
     for (index, command) in arguments.commands.iter().enumerate() {
         let name = if arguments.commands.len() == 1 {
             "<command>".to_owned()
@@ -75,7 +66,11 @@ pub(crate) async fn run_sql(settings: &Settings, arguments: &SqlArguments) -> Re
     Ok(code)
 }
 
-pub(crate) fn read_script(file: &Path) -> Result<Script> {
+pub(crate) fn read_scripts(files: &[PathBuf]) -> Result<Vec<Script>> {
+    files.iter().map(|file| read_script(file)).collect()
+}
+
+fn read_script(file: &Path) -> Result<Script> {
     let name = file.display().to_string();
     let bytes = std::fs::read(file)
         .map_err(|error| Error::invalid(format!("{name} cannot be read: {error}")))?;
@@ -301,18 +296,9 @@ impl<'a> Runner<'a> {
 }
 
 /// Runs an INSERT to its end; gives the number of rows written.
-pub(crate) async fn insert(mut execution: Execution) -> Result<u64> {
-    use datafusion::arrow::array::AsArray;
-    use datafusion::arrow::datatypes::UInt64Type;
+pub(crate) async fn insert(execution: Execution) -> Result<u64> {
     let _progress = Progress::watch(&execution.plan);
-    let mut rows = 0;
-    while let Some(batch) = execution.stream.next().await {
-        let batch = batch?;
-        if let Some(counts) = batch.column(0).as_primitive_opt::<UInt64Type>() {
-            rows += counts.values().iter().sum::<u64>();
-        }
-    }
-    Ok(rows)
+    execution.written().await
 }
 
 /// Parses and binds a script.
@@ -323,9 +309,7 @@ pub(crate) fn prepare(
     let mut statements = Vec::new();
     for raw in script.split()? {
         let mut parsed = parse_statement(&raw)?;
-        parameters
-            .bind(&mut parsed)
-            .map_err(|error| parsed.places.locate(error))?;
+        parameters.bind(&mut parsed)?;
         statements.push(parsed);
     }
     Ok(statements)

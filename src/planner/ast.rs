@@ -48,6 +48,10 @@ pub enum Statement {
     },
     /// `DESCRIBE HISTORY t`.
     History(ObjectName),
+    /// `SHOW QUERIES`: the running statements of a server.
+    ShowQueries,
+    /// `KILL QUERY 'id'`.
+    KillQuery(Text),
     /// Statements about jobs and reprocessing.
     Job(Box<JobStatement>),
     /// Everything DataFusion's own SQL has.

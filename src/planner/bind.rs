@@ -46,7 +46,12 @@ impl Parameters {
     /// # Errors
     /// A parameter without a value, with its place.
     pub fn bind(&mut self, parsed: &mut ParsedStatement) -> Result<()> {
-        match &mut parsed.statement {
+        let bound = self.statement(&mut parsed.statement);
+        bound.map_err(|error| parsed.places.locate(error))
+    }
+
+    fn statement(&mut self, statement: &mut Statement) -> Result<()> {
+        match statement {
             Statement::CreateTable(table) => {
                 self.text(&mut table.location)?;
                 self.options(&mut table.options)?;
@@ -62,13 +67,15 @@ impl Parameters {
             }
             Statement::CreateView(view) => self.node(&mut view.query),
             Statement::Vacuum {
-                retain_hours: Some(hours),
+                retain_hours: Some(text),
                 ..
-            } => self.text(hours),
+            }
+            | Statement::KillQuery(text) => self.text(text),
             Statement::Job(job) => self.job(job),
             Statement::Sql(sql) => self.sql(sql),
             Statement::Vacuum { .. }
             | Statement::ShowTables
+            | Statement::ShowQueries
             | Statement::Describe(_)
             | Statement::ShowCreateTable(_)
             | Statement::Optimize { .. }

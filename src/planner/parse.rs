@@ -100,6 +100,15 @@ fn parse(cursor: &mut Cursor<'_>, emit: Option<Emit>) -> Result<Statement> {
         cursor.expect_end()?;
         return Ok(Statement::ShowTables);
     }
+    if cursor.take_words(&["SHOW", "QUERIES"]) {
+        cursor.expect_end()?;
+        return Ok(Statement::ShowQueries);
+    }
+    if cursor.take_words(&["KILL", "QUERY"]) {
+        let id = cursor.literal("the id of a query, in quotes")?;
+        cursor.expect_end()?;
+        return Ok(Statement::KillQuery(id));
+    }
     if cursor.take_words(&["SHOW", "COLUMNS"]) {
         if !(cursor.take_words(&["FROM"]) || cursor.take_words(&["IN"])) {
             return Err(cursor.expected("FROM and a table"));

@@ -2,22 +2,29 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
-use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
-use datafusion::arrow::datatypes::UInt64Type;
+use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use datafusion::arrow::compute::concat_batches;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::common::collect;
 use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::Statement as AnsiStatement;
-use futures::StreamExt as _;
 use tokio::sync::Mutex;
 
+use crate::core::redact::HIDDEN;
 use crate::error::{Error, Result};
 use crate::planner::{
     JobStatement, Parameters, ParsedStatement, RawStatement, Script, Statement, normalize,
     parse_statement,
 };
 use crate::runtime::Jobs;
+use crate::server::access::Caller;
 use crate::server::jobs::RunningJobs;
-use crate::session::{Execution, Outcome, Session};
+use crate::server::queries;
+use crate::server::sessions::{Sessions, Settings, setting};
+use crate::server::work::{Statement as Running, Work};
+use crate::session::{ForkOptions, Outcome, Planned, Session};
 use crate::state::{CatalogEntry, CatalogStore, JobStore};
 
 /// What a statement does, as far as clients care.
@@ -31,6 +38,15 @@ pub(super) enum Kind {
     Update,
     /// Tables, views or jobs change.
     Definition,
+    /// The session of the client changes, or a statement of it is ended.
+    Setting,
+}
+
+/// Who asks, and what their session has set.
+#[derive(Debug, Clone)]
+pub(super) struct Asked {
+    pub(super) caller: Caller,
+    pub(super) settings: Settings,
 }
 
 /// What a statement has done that was run to its end.
@@ -43,6 +59,15 @@ pub(super) struct Done {
 }
 
 impl Done {
+    /// A word for the user.
+    fn said(said: String) -> Result<Self> {
+        let said: ArrayRef = Arc::new(StringArray::from(vec![said]));
+        Ok(Self {
+            batch: batch("status", said)?,
+            rows: None,
+        })
+    }
+
     /// What was done after something else.
     pub(super) fn after(self, before: &Self) -> Result<Self> {
         match (self.rows, before.rows) {
@@ -64,25 +89,29 @@ impl Done {
 /// The tables, views and jobs of a server.
 pub(super) struct Engine {
     /// Only definitions run here; queries run in forks of it.
-    shared: Mutex<Session>,
-    store: CatalogStore,
-    jobs: Arc<Jobs>,
-    running: RunningJobs,
+    pub(super) shared: Mutex<Session>,
+    pub(super) store: CatalogStore,
+    pub(super) jobs: Arc<Jobs>,
+    pub(super) running: RunningJobs,
+    pub(super) work: Arc<Work>,
+    pub(super) sessions: Sessions,
+    /// Where others than administrators may have tables.
+    pub(super) roots: Vec<String>,
 }
 
 impl Engine {
-    pub(super) fn new(
-        session: Session,
-        store: CatalogStore,
-        jobs: Arc<Jobs>,
-        running: RunningJobs,
-    ) -> Self {
-        Self {
-            shared: Mutex::new(session),
-            store,
-            jobs,
-            running,
-        }
+    /// What a call of this caller brings.
+    pub(super) fn asked(&self, caller: Caller) -> Asked {
+        let settings = self.sessions.of(&caller, Instant::now());
+        Asked { caller, settings }
+    }
+
+    /// A statement that is about to be run, by its number.
+    pub(super) fn statement(&self, asked: &Asked, text: &str) -> Arc<Running> {
+        let at = chrono::Utc::now().timestamp_millis();
+        let timeouts = [asked.settings.timeout, self.work.limits().timeout];
+        let timeout = timeouts.into_iter().flatten().min();
+        Running::new(&asked.caller, text, at, timeout)
     }
 
     /// Runs what was defined before again, and the jobs there are.
@@ -113,7 +142,7 @@ impl Engine {
         for (_, history) in jobs.all().await? {
             let restored = async {
                 // What the catalog does not have, a job's log does: it may have been made by a file.
-                let session = session.fork()?;
+                let session = session.fork(&ForkOptions::default())?;
                 let known = session.table_names();
                 for definition in &history.tables {
                     let parsed = parse(definition, &mut Parameters::default())?;
@@ -142,12 +171,12 @@ impl Engine {
     ///
     /// The statement's, or one that does more than define.
     pub(super) async fn apply(&self, script: &Script, parameters: &mut Parameters) -> Result<()> {
+        let asked = self.asked(Caller::anyone());
         for raw in script.split()? {
             let mut parsed = parse_statement(&raw)?;
             let places = parsed.places.clone();
             let text = parsed.text.clone();
-            let bound = parameters.bind(&mut parsed);
-            bound.map_err(|error| places.locate(error))?;
+            parameters.bind(&mut parsed)?;
             if kind(&parsed) != Kind::Definition {
                 return Err(places.locate(
                     Error::invalid("a file of a server defines tables, views and jobs only")
@@ -166,84 +195,204 @@ impl Engine {
                     .iter()
                     .map(|(name, value)| (name.to_owned(), value.to_owned()))
                     .collect();
-                self.define(parsed, given).await?;
+                self.define(&asked, parsed, given).await?;
             }
         }
         Ok(())
     }
 
-    /// A session for one query: the tables are those of now.
-    pub(super) async fn fork(&self) -> Result<Session> {
-        self.shared.lock().await.fork()
+    /// A session for one query of a caller: the tables are those of now that the caller may name.
+    pub(super) async fn fork(&self, asked: &Asked) -> Result<Session> {
+        let fork = ForkOptions {
+            time_zone: asked.settings.time_zone.clone(),
+            memory_limit: self.work.limits().memory,
+            may_name: asked.caller.may_name(),
+        };
+        self.shared.lock().await.fork(&fork)
     }
 
-    /// Begins a query.
+    /// Refuses what the caller may not do.
+    ///
+    /// # Errors
+    ///
+    /// What is missing, with its place.
+    fn check(&self, asked: &Asked, parsed: &ParsedStatement) -> Result<()> {
+        let checked = asked.caller.check(parsed, &self.roots);
+        checked.map_err(|error| parsed.places.locate(error))
+    }
+
+    /// Plans a query.
     ///
     /// # Errors
     ///
     /// The statement's, with its place.
-    pub(super) async fn begin(&self, parsed: ParsedStatement) -> Result<(Session, Execution)> {
-        let places = parsed.places.clone();
-        let session = self.fork().await?;
-        let outcome = self.execute(&session, parsed).await?;
-        match outcome {
-            Outcome::Rows(execution) | Outcome::Insert(execution) => Ok((session, execution)),
-            Outcome::Done(_) => Err(places.locate(
-                Error::unsupported("clients of a server have no settings of their own yet")
-                    .with_help("SET works in `anabranch sql`"),
-            )),
-        }
+    pub(super) async fn plan(
+        &self,
+        asked: &Asked,
+        parsed: ParsedStatement,
+    ) -> Result<(Session, Planned)> {
+        self.check(asked, &parsed)?;
+        let session = self.fork(asked).await?;
+        let planned = match parsed.statement {
+            Statement::ShowQueries => {
+                session.planned_batch(queries::running(&self.work, &asked.caller)?)?
+            }
+            Statement::Job(_) => match self.execute(&session, parsed).await? {
+                Outcome::Rows(execution) | Outcome::Insert(execution) => {
+                    session.planned_again(execution)
+                }
+                Outcome::Done(_) => return Err(Error::internal("the statement has no rows")),
+            },
+            _ => session.plan(parsed).await?,
+        };
+        Ok((session, planned))
     }
 
-    /// Runs a statement to its end.
+    /// Runs a statement that is no query to its end.
     ///
     /// # Errors
     ///
     /// The statement's, with its place.
-    pub(super) async fn complete(&self, parsed: ParsedStatement) -> Result<Done> {
-        if kind(&parsed) == Kind::Definition {
-            let said = self.define(parsed, BTreeMap::new()).await?;
-            let said: ArrayRef = Arc::new(StringArray::from(vec![said]));
-            let batch = batch("status", said)?;
-            return Ok(Done { batch, rows: None });
+    pub(super) async fn complete(
+        self: &Arc<Self>,
+        asked: &Asked,
+        parsed: ParsedStatement,
+    ) -> Result<Done> {
+        self.check(asked, &parsed)?;
+        let running = self.statement(asked, &parsed.text);
+        let (engine, asked) = (Arc::clone(self), asked.clone());
+        match kind(&parsed) {
+            Kind::Setting => {
+                let places = parsed.places.clone();
+                let said = self.set(&asked, &parsed);
+                Done::said(said.map_err(|error| places.locate(error))?)
+            }
+            Kind::Definition => {
+                let defined = async move { engine.define(&asked, parsed, BTreeMap::new()).await };
+                Done::said(self.work.finish(&running, defined).await?)
+            }
+            Kind::Query | Kind::Report | Kind::Update => {
+                let of = Arc::clone(&running);
+                let done = async move { engine.run(&asked, parsed, &of).await };
+                self.work.run(&running, done).await
+            }
         }
+    }
+
+    async fn run(&self, asked: &Asked, parsed: ParsedStatement, running: &Running) -> Result<Done> {
         let places = parsed.places.clone();
         let is_update = kind(&parsed) == Kind::Update;
-        let (_session, mut execution) = self.begin(parsed).await?;
+        let (session, planned) = self.plan(asked, parsed).await?;
+        let execution = session.begin(planned)?;
         let schema = execution.schema();
-        let mut batches = Vec::new();
-        while let Some(next) = execution.stream.next().await {
-            batches.push(next.map_err(|error| places.locate(error.into()))?);
+        let done = async {
+            if is_update {
+                let rows = execution.written().await?;
+                running.count(usize::try_from(rows).unwrap_or(usize::MAX), 0);
+                return Done::written(i64::try_from(rows).unwrap_or(i64::MAX));
+            }
+            let batches = collect(execution.stream).await?;
+            let batch = concat_batches(&schema, &batches);
+            let batch = batch.map_err(|error| Error::internal(error.to_string()))?;
+            Ok(Done { batch, rows: None })
+        };
+        done.await.map_err(|error| places.locate(error))
+    }
+
+    /// Makes or drops a table whose place the server has chosen.
+    ///
+    /// # Errors
+    ///
+    /// The caller may not; the statement's.
+    pub(super) async fn define_here(
+        self: &Arc<Self>,
+        asked: &Asked,
+        parsed: ParsedStatement,
+    ) -> Result<String> {
+        asked.caller.check_own(&parsed)?;
+        let running = self.statement(asked, &parsed.text);
+        let (engine, asked) = (Arc::clone(self), asked.clone());
+        let defined = async move { engine.define(&asked, parsed, BTreeMap::new()).await };
+        self.work.finish(&running, defined).await
+    }
+
+    /// Runs an INSERT that reads the rows of a client by this name; gives how many were written.
+    ///
+    /// # Errors
+    ///
+    /// The caller may not; the statement's, or one of the rows'.
+    pub(super) async fn insert_stream(
+        self: &Arc<Self>,
+        asked: &Asked,
+        insert: &str,
+        name: &'static str,
+        rows: SendableRecordBatchStream,
+    ) -> Result<i64> {
+        let parsed = definition(insert)?;
+        self.check(asked, &parsed)?;
+        let running = self.statement(asked, &parsed.text);
+        let (engine, asked, of) = (Arc::clone(self), asked.clone(), Arc::clone(&running));
+        let done = async move {
+            let session = engine.fork(&asked).await?;
+            session.register_stream(name, rows)?;
+            let planned = session.plan(parsed).await?;
+            let written = session.begin(planned)?.written().await?;
+            of.count(usize::try_from(written).unwrap_or(usize::MAX), 0);
+            Ok(i64::try_from(written).unwrap_or(i64::MAX))
+        };
+        self.work.run(&running, done).await
+    }
+
+    /// Changes the session of a client, or ends a statement; gives a word for the user.
+    fn set(&self, asked: &Asked, parsed: &ParsedStatement) -> Result<String> {
+        if let Statement::KillQuery(id) = &parsed.statement {
+            let found = self.work.find(&id.value);
+            // Of others' statements only administrators learn that they are there.
+            let found = found.filter(|running| asked.caller.may_see(&running.user));
+            let found = found.ok_or_else(|| {
+                Error::not_found(format!("no statement at work has the id '{}'", id.value))
+                    .with_help("SHOW QUERIES lists them")
+                    .at(id.span)
+            })?;
+            found.cancel(&asked.caller.name);
+            return Ok(format!("cancelled {}", id.value));
         }
-        if !is_update {
-            let batch = datafusion::arrow::compute::concat_batches(&schema, &batches)
-                .map_err(|error| Error::internal(error.to_string()))?;
-            return Ok(Done { batch, rows: None });
-        }
-        let counts = batches.iter().filter_map(|batch| {
-            let counts = batch.column(0).as_primitive_opt::<UInt64Type>()?;
-            Some(counts.values().iter().sum::<u64>())
-        });
-        let rows = i64::try_from(counts.sum::<u64>()).unwrap_or(i64::MAX);
-        Done::written(rows)
+        let (name, value) =
+            setting(parsed).ok_or_else(|| Error::internal("the statement sets nothing"))??;
+        let mut settings = asked.settings.clone();
+        settings.set(&name, &value)?;
+        self.sessions
+            .keep(&asked.caller, settings, Instant::now())?;
+        Ok(format!("set {name}"))
     }
 
     /// Changes tables, views or jobs; gives a word for the user.
     async fn define(
         &self,
+        asked: &Asked,
         parsed: ParsedStatement,
         parameters: BTreeMap<String, String>,
     ) -> Result<String> {
         if let Statement::Job(job) = &parsed.statement {
             let begun_again = begun_again(job);
             // A statement about jobs may wait for a broker: queries do not wait for it.
-            let session = self.fork().await?;
+            let session = self.fork(asked).await?;
             let said = said(self.execute(&session, parsed).await?);
             if let Some(name) = begun_again {
                 self.running.stop(&name).await;
             }
             self.running.start_new().await;
             return Ok(said);
+        }
+        if parsed.text.contains(HIDDEN) {
+            let error = Error::invalid("a definition with a secret in it cannot be kept");
+            return Err(parsed.places.locate(error.with_help(
+                "set the secret in the server's environment and write '${NAME}' for it",
+            )));
+        }
+        if let (Statement::CreateView(_), Some(_)) = (&parsed.statement, &asked.caller.tables) {
+            // Over what the caller may not name there is no view of theirs.
+            self.fork(asked).await?.execute(parsed.clone()).await?;
         }
         let session = self.shared.lock().await;
         let text = parsed.text.clone();
@@ -292,11 +441,19 @@ pub(super) fn one_statement(text: &str) -> Result<RawStatement> {
     }
 }
 
+/// A statement that the server has written.
+///
+/// # Errors
+///
+/// None that a caller could cause.
+pub(super) fn definition(text: &str) -> Result<ParsedStatement> {
+    parse(text, &mut Parameters::default())
+}
+
 /// The statement, its parameters bound.
 fn parse(text: &str, parameters: &mut Parameters) -> Result<ParsedStatement> {
     let mut parsed = parse_statement(&one_statement(text)?)?;
-    let bound = parameters.bind(&mut parsed);
-    bound.map_err(|error| parsed.places.locate(error))?;
+    parameters.bind(&mut parsed)?;
     Ok(parsed)
 }
 
@@ -308,6 +465,8 @@ pub(super) fn kind(parsed: &ParsedStatement) -> Kind {
         | Statement::Describe(_)
         | Statement::ShowCreateTable(_)
         | Statement::History(_) => Kind::Query,
+        Statement::ShowQueries => Kind::Query,
+        Statement::KillQuery(_) => Kind::Setting,
         Statement::Optimize { .. } | Statement::Vacuum { .. } => Kind::Report,
         Statement::Job(job) => match job.as_ref() {
             JobStatement::Create { explain: true, .. }
@@ -320,8 +479,10 @@ pub(super) fn kind(parsed: &ParsedStatement) -> Kind {
             SqlStatement::Statement(statement) => match statement.as_ref() {
                 AnsiStatement::Insert(_) => Kind::Update,
                 AnsiStatement::Drop { .. } | AnsiStatement::CreateTable(_) => Kind::Definition,
+                AnsiStatement::Set(_) => Kind::Setting,
                 _ => Kind::Query,
             },
+            SqlStatement::Reset(_) => Kind::Setting,
             SqlStatement::CopyTo(_) => Kind::Update,
             SqlStatement::Explain(_) => Kind::Query,
             _ => Kind::Definition,

@@ -9,36 +9,53 @@ use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_server::FlightService;
 use arrow_flight::sql::{
-    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, Any, Command,
-    DoPutPreparedStatementResult, DoPutUpdateResult, ProstMessageExt as _, TicketStatementQuery,
+    ActionCancelQueryRequest, ActionCancelQueryResult, ActionClosePreparedStatementRequest,
+    ActionCreatePreparedStatementRequest, Any, Command, DoPutPreparedStatementResult,
+    DoPutUpdateResult, ProstMessageExt as _, TicketStatementQuery,
 };
 use arrow_flight::{
-    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightEndpoint, FlightInfo,
-    HandshakeRequest, HandshakeResponse, IpcMessage, PollInfo, PutResult, SchemaAsIpc,
-    SchemaResult, Ticket,
+    Action, ActionType, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, Criteria,
+    Empty, FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest,
+    HandshakeResponse, IpcMessage, PollInfo, PutResult, SchemaAsIpc, SchemaResult, Ticket,
 };
 use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::ipc::writer::IpcWriteOptions;
+use datafusion::error::DataFusionError;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 use prost::Message as _;
 use tokio::sync::Mutex;
+use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::planner::{ParsedStatement, Script};
-use crate::server::engine::{Done, Engine, Kind, kind, one_statement};
+use crate::planner::{ParsedStatement, Script, Statement as ParsedKind};
+use crate::server::access::Caller;
+use crate::server::engine::{Asked, Done, Engine, Kind, kind, one_statement};
+use crate::server::ingest::ingest;
+use crate::server::login::{COOKIE_NAME, Login, of_cookie};
 use crate::server::metadata::{self, garbled, unknown};
 use crate::server::prepared::Prepared;
 use crate::server::results::Held;
+use crate::server::sessions::Settings;
 use crate::server::status::status;
 use crate::server::wire::{to_wire, wire_schema};
-use crate::session::{Execution, Session};
+use crate::server::work::Statement;
+use crate::session::{Planned, Session};
 
 const CREATE_PREPARED: &str = "CreatePreparedStatement";
 const CLOSE_PREPARED: &str = "ClosePreparedStatement";
+const CANCEL_FLIGHT_INFO: &str = "CancelFlightInfo";
+const CANCEL_QUERY: &str = "CancelQuery";
+const SET_SESSION: &str = "SetSessionOptions";
+const GET_SESSION: &str = "GetSessionOptions";
+/// Of `ActionCancelQueryResult`.
+const CANCELLED: i32 = 1;
+const NOT_CANCELLABLE: i32 = 3;
 const CLOSE_SESSION: &str = "CloseSession";
 
 type Answer<T> = std::result::Result<Response<T>, Status>;
@@ -48,12 +65,14 @@ type Stream<T> = BoxStream<'static, std::result::Result<T, Status>>;
 #[derive(Clone)]
 pub(super) struct Flight {
     engine: Arc<Engine>,
+    login: Arc<Login>,
     results: Arc<Held<Arc<Begun>>>,
-    prepared: Arc<Held<Prepared>>,
+    prepared: Arc<Held<(Arc<str>, Prepared)>>,
 }
 
 /// A statement between GetFlightInfo and DoGet.
 struct Begun {
+    statement: Arc<Statement>,
     schema: SchemaRef,
     rows: Rows,
 }
@@ -61,15 +80,16 @@ struct Begun {
 enum Rows {
     /// Of a statement that has run to its end: they can be fetched again.
     Done(RecordBatch),
-    /// Of a query that was planned; fetched again, it is run again.
+    /// Of a query that was planned; fetched again, it is planned and run again.
     Query(Box<Query>),
 }
 
 /// A query, once for each row of values that was bound.
 struct Query {
+    asked: Asked,
     statements: Vec<ParsedStatement>,
     /// The first of them, planned.
-    planned: Mutex<Option<(Session, Execution)>>,
+    planned: Mutex<Option<(Session, Planned)>>,
 }
 
 /// `ActionCreatePreparedStatementResult` with the field that newer clients read.
@@ -85,6 +105,86 @@ struct PreparedResult {
     is_update: Option<bool>,
 }
 
+/// `SetSessionOptionsRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct SetSessionOptions {
+    #[prost(map = "string, message", tag = "1")]
+    options: HashMap<String, SessionOption>,
+}
+
+/// `GetSessionOptionsResult`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct SessionOptions {
+    #[prost(map = "string, message", tag = "1")]
+    options: HashMap<String, SessionOption>,
+}
+
+impl SessionOptions {
+    fn of(settings: &Settings) -> Self {
+        let option = |(name, value): (&str, String)| {
+            let value = Some(SessionOptionValue::Text(value));
+            (name.to_owned(), SessionOption { value })
+        };
+        Self {
+            options: settings.all().into_iter().map(option).collect(),
+        }
+    }
+}
+
+/// `SessionOptionValue`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct SessionOption {
+    #[prost(oneof = "SessionOptionValue", tags = "1, 2, 3, 4, 5")]
+    value: Option<SessionOptionValue>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum SessionOptionValue {
+    #[prost(string, tag = "1")]
+    Text(String),
+    #[prost(bool, tag = "2")]
+    Truth(bool),
+    #[prost(sfixed64, tag = "3")]
+    Whole(i64),
+    #[prost(double, tag = "4")]
+    Fraction(f64),
+    #[prost(message, tag = "5")]
+    Texts(Texts),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Texts {
+    #[prost(string, repeated, tag = "1")]
+    values: Vec<String>,
+}
+
+impl SessionOption {
+    fn text(&self) -> String {
+        match &self.value {
+            None => String::new(),
+            Some(SessionOptionValue::Text(text)) => text.clone(),
+            Some(SessionOptionValue::Truth(yes)) => yes.to_string(),
+            Some(SessionOptionValue::Whole(number)) => number.to_string(),
+            Some(SessionOptionValue::Fraction(number)) => number.to_string(),
+            Some(SessionOptionValue::Texts(texts)) => texts.values.join(", "),
+        }
+    }
+}
+
+/// `SetSessionOptionsResult`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct SessionOptionsSet {
+    #[prost(map = "string, message", tag = "1")]
+    errors: HashMap<String, SessionOptionRefused>,
+}
+
+/// 1: there is no such option; 2: it does not take the value.
+#[derive(Clone, PartialEq, prost::Message)]
+struct SessionOptionRefused {
+    #[prost(int32, tag = "1")]
+    reason: i32,
+}
+
 /// `CloseSessionResult`: closed.
 #[derive(Clone, PartialEq, prost::Message)]
 struct SessionClosed {
@@ -93,42 +193,56 @@ struct SessionClosed {
 }
 
 impl Flight {
-    pub(super) fn new(engine: Arc<Engine>) -> Self {
+    pub(super) fn new(engine: Arc<Engine>, login: Arc<Login>) -> Self {
+        let limits = engine.work.limits();
         Self {
+            results: Arc::new(Held::new(limits.sessions, limits.idle)),
+            prepared: Arc::new(Held::new(limits.sessions, limits.idle)),
             engine,
-            results: Arc::new(Held::new()),
-            prepared: Arc::new(Held::new()),
+            login,
         }
     }
 
+    /// Who sends a request, as the gate has found out.
+    fn asked<T>(&self, request: &Request<T>) -> Result<Asked, Status> {
+        let caller = request.extensions().get::<Caller>().cloned();
+        let caller = caller.ok_or_else(|| Status::unauthenticated("nobody has logged in"))?;
+        Ok(self.engine.asked(caller))
+    }
+
     /// Plans a query, or runs another statement to its end; what it gives waits to be fetched.
-    async fn begin(&self, prepared: &Prepared) -> Result<(SchemaRef, Bytes)> {
+    async fn begin(&self, asked: &Asked, prepared: &Prepared) -> Result<(SchemaRef, Bytes)> {
         let statements = prepared.statements()?;
+        let statement = self.engine.statement(asked, &prepared.parsed().text);
+        let views = asked.settings.view_types;
         let begun = match kind(prepared.parsed()) {
             Kind::Query => {
                 let first = match statements.first() {
                     Some(first) => first.clone(),
                     None => prepared.with_nulls()?,
                 };
-                let planned = self.engine.begin(first).await?;
+                let planned = self.plan(asked, &statement, first).await?;
                 Begun {
-                    schema: wire_schema(&planned.1.schema()),
+                    schema: wire_schema(&planned.1.schema(), views),
                     rows: Rows::Query(Box::new(Query {
+                        asked: asked.clone(),
                         statements,
                         planned: Mutex::new(Some(planned)),
                     })),
+                    statement,
                 }
             }
-            Kind::Report | Kind::Update | Kind::Definition => {
-                let done = self.complete(statements).await?;
+            Kind::Report | Kind::Update | Kind::Definition | Kind::Setting => {
+                let done = self.complete(asked, statements).await?;
                 let batch = done.map_or_else(
                     || RecordBatch::new_empty(Arc::new(Schema::empty())),
                     |done| done.batch,
                 );
-                let schema = wire_schema(&batch.schema());
+                let schema = wire_schema(&batch.schema(), views);
                 Begun {
                     rows: Rows::Done(to_wire(&batch, &schema)?),
                     schema,
+                    statement,
                 }
             }
         };
@@ -138,11 +252,30 @@ impl Flight {
         Ok((schema, name.into()))
     }
 
+    async fn plan(
+        &self,
+        asked: &Asked,
+        statement: &Arc<Statement>,
+        parsed: ParsedStatement,
+    ) -> Result<(Session, Planned)> {
+        let (engine, asked) = (Arc::clone(&self.engine), asked.clone());
+        // Who is at work is told also when no more can be at work.
+        if matches!(parsed.statement, ParsedKind::ShowQueries) {
+            return engine.plan(&asked, parsed).await;
+        }
+        let planned = async move { engine.plan(&asked, parsed).await };
+        self.engine.work.plan(statement, planned).await
+    }
+
     /// Runs statements one after the other; gives what the last one said, with the rows of all.
-    async fn complete(&self, statements: Vec<ParsedStatement>) -> Result<Option<Done>> {
+    async fn complete(
+        &self,
+        asked: &Asked,
+        statements: Vec<ParsedStatement>,
+    ) -> Result<Option<Done>> {
         let mut last: Option<Done> = None;
         for statement in statements {
-            let done = self.engine.complete(statement).await?;
+            let done = self.engine.complete(asked, statement).await?;
             last = Some(match last {
                 None => done,
                 Some(before) => done.after(&before)?,
@@ -151,16 +284,16 @@ impl Flight {
         Ok(last)
     }
 
-    async fn info(&self, descriptor: FlightDescriptor) -> Result<FlightInfo> {
+    async fn info(&self, asked: &Asked, descriptor: FlightDescriptor) -> Result<FlightInfo> {
         let command = command(&descriptor.cmd)?;
         let (schema, ticket) = match command {
             Command::CommandStatementQuery(query) => {
                 let prepared = Prepared::try_new(one_statement(&query.query)?)?;
-                self.statement_ticket(&prepared).await?
+                self.statement_ticket(asked, &prepared).await?
             }
             Command::CommandPreparedStatementQuery(query) => {
-                let prepared = self.prepared(&query.prepared_statement_handle)?;
-                self.statement_ticket(&prepared).await?
+                let prepared = self.prepared(asked, &query.prepared_statement_handle)?;
+                self.statement_ticket(asked, &prepared).await?
             }
             other => match metadata::schema(&other) {
                 Some(schema) => (schema, other.into_any().encode_to_vec().into()),
@@ -177,154 +310,181 @@ impl Flight {
             .with_ordered(true))
     }
 
-    async fn statement_ticket(&self, prepared: &Prepared) -> Result<(SchemaRef, Bytes)> {
-        let (schema, statement_handle) = self.begin(prepared).await?;
+    async fn statement_ticket(
+        &self,
+        asked: &Asked,
+        prepared: &Prepared,
+    ) -> Result<(SchemaRef, Bytes)> {
+        let (schema, statement_handle) = self.begin(asked, prepared).await?;
         let ticket = TicketStatementQuery { statement_handle };
         Ok((schema, ticket.as_any().encode_to_vec().into()))
     }
 
     /// The columns of what a command gives, without running it.
-    async fn schema(&self, descriptor: &FlightDescriptor) -> Result<SchemaRef> {
+    async fn schema(&self, asked: &Asked, descriptor: &FlightDescriptor) -> Result<SchemaRef> {
         match command(&descriptor.cmd)? {
             Command::CommandStatementQuery(query) => {
-                self.schema_of(&Prepared::try_new(one_statement(&query.query)?)?)
-                    .await
+                let prepared = Prepared::try_new(one_statement(&query.query)?)?;
+                self.schema_of(asked, &prepared).await
             }
             Command::CommandPreparedStatementQuery(query) => {
-                let prepared = self.prepared(&query.prepared_statement_handle)?;
-                self.schema_of(&prepared).await
+                let prepared = self.prepared(asked, &query.prepared_statement_handle)?;
+                self.schema_of(asked, &prepared).await
             }
             other => metadata::schema(&other).ok_or_else(|| unknown(&other)),
         }
     }
 
     /// Of a query, its columns; of another statement, none: clients take it for one without rows.
-    async fn schema_of(&self, prepared: &Prepared) -> Result<SchemaRef> {
+    async fn schema_of(&self, asked: &Asked, prepared: &Prepared) -> Result<SchemaRef> {
         if kind(prepared.parsed()) != Kind::Query {
             return Ok(Arc::new(Schema::empty()));
         }
-        match self.engine.begin(prepared.with_nulls()?).await {
-            Ok((_session, execution)) => Ok(wire_schema(&execution.schema())),
+        let statement = self.engine.statement(asked, &prepared.parsed().text);
+        match self.plan(asked, &statement, prepared.with_nulls()?).await {
+            Ok((_session, planned)) => {
+                Ok(wire_schema(&planned.schema(), asked.settings.view_types))
+            }
             // What stands where NULL cannot, such as an interval: the columns are told when it is bound.
-            Err(error)
-                if prepared.has_parameters() && !matches!(error.kind(), ErrorKind::NotFound) =>
-            {
+            Err(error) if prepared.has_parameters() && error.kind() == ErrorKind::Invalid => {
                 Ok(Arc::new(Schema::empty()))
             }
             Err(error) => Err(error),
         }
     }
 
-    fn prepared(&self, handle: &[u8]) -> Result<Prepared> {
+    fn prepared(&self, asked: &Asked, handle: &[u8]) -> Result<Prepared> {
         let found = self.prepared.get(handle, Instant::now());
-        found.ok_or_else(|| {
+        let own = found.filter(|(owner, _)| *owner == asked.caller.name);
+        let own = own.ok_or_else(|| {
             Error::not_found("there is no such prepared statement, or it was closed")
-        })
+        })?;
+        Ok(own.1)
     }
 
-    fn keep(&self, prepared: Prepared) -> Result<Bytes> {
-        let name = self.prepared.put(prepared, Instant::now());
+    fn keep(&self, asked: &Asked, prepared: Prepared) -> Result<Bytes> {
+        let owner = Arc::clone(&asked.caller.name);
+        let name = self.prepared.put((owner, prepared), Instant::now());
         Ok(name.ok_or_else(|| too_many("prepared statements"))?.into())
     }
 
-    async fn fetch(&self, ticket: &Ticket) -> Result<(SchemaRef, Stream<RecordBatch>)> {
-        match command(&ticket.ticket)? {
+    /// What was begun under a handle by the one who asks.
+    fn begun(&self, asked: &Asked, handle: &[u8]) -> Result<Arc<Begun>> {
+        let found = self.results.get(handle, Instant::now());
+        let own = found.filter(|begun| begun.statement.user == asked.caller.name);
+        own.ok_or_else(|| {
+            Error::not_found("there is no such result, or it has waited for too long")
+                .with_help("run the statement again")
+        })
+    }
+
+    async fn fetch(&self, asked: Asked, ticket: &Ticket) -> Result<Stream<FlightData>, Status> {
+        let told = |error: Error| status(&error);
+        match command(&ticket.ticket).map_err(told)? {
             Command::TicketStatementQuery(ticket) => {
-                let begun = self.results.get(&ticket.statement_handle, Instant::now());
-                let begun = begun.ok_or_else(|| {
-                    Error::not_found("there is no such result, or it has waited for too long")
-                        .with_help("run the statement again")
-                })?;
-                self.rows(&begun).await
+                let begun = self.begun(&asked, &ticket.statement_handle);
+                let begun = begun.map_err(told)?;
+                self.results.done(&ticket.statement_handle);
+                self.rows(begun)
             }
             other => {
-                let session = self.engine.fork().await?;
-                let batch = metadata::answer(other, &session).await?;
-                Ok((batch.schema(), futures::stream::iter([Ok(batch)]).boxed()))
+                let answered = async {
+                    let session = self.engine.fork(&asked).await?;
+                    metadata::answer(other, &session).await
+                };
+                let batch = answered.await.map_err(told)?;
+                let schema = batch.schema();
+                let rows = futures::stream::iter([Ok(batch)]).boxed();
+                Ok(encoded(schema, rows).map_err(told).boxed())
             }
         }
     }
 
-    async fn rows(&self, begun: &Begun) -> Result<(SchemaRef, Stream<RecordBatch>)> {
+    fn rows(&self, begun: Arc<Begun>) -> Result<Stream<FlightData>, Status> {
         let schema = Arc::clone(&begun.schema);
-        let query = match &begun.rows {
-            Rows::Done(batch) => {
-                let rows = futures::stream::iter([Ok(batch.clone())]).boxed();
-                return Ok((schema, rows));
-            }
-            Rows::Query(query) => query,
+        let statement = Arc::clone(&begun.statement);
+        if let Rows::Done(batch) = &begun.rows {
+            let rows = futures::stream::iter([Ok(batch.clone())]).boxed();
+            let told = move |error| status(&error);
+            return Ok(encoded(schema, rows).map_err(told).boxed());
+        }
+        let limit = self.engine.work.limits().result_bytes;
+        let idle = no_rows(&schema).map_err(|error| status(&error))?;
+        let (engine, of) = (Arc::clone(&self.engine), Arc::clone(&statement));
+        let made = async move {
+            let rows = queried(engine, begun).await?;
+            let counted = Arc::clone(&of);
+            let rows = rows.inspect_ok(move |batch| counted.count(batch.num_rows(), 0));
+            let sent = encoded(schema, rows.boxed());
+            let counted = sent.map(move |data| {
+                let data = data?;
+                of.count(0, data.data_header.len() + data.data_body.len());
+                match limit.filter(|limit| of.counted().1 > *limit) {
+                    None => Ok(data),
+                    Some(limit) => Err(Error::new(
+                        ErrorKind::Exhausted,
+                        format!("the result is larger than {limit} bytes"),
+                    )
+                    .with_help("ask for less of it: with WHERE, LIMIT or an aggregate")),
+                }
+            });
+            Ok(counted.boxed())
         };
-        let mut statements = query.statements.clone().into_iter();
-        let Some(first) = statements.next() else {
-            return Ok((schema, futures::stream::empty().boxed()));
-        };
-        let planned = query.planned.lock().await.take();
-        let planned = match planned {
-            Some(planned) => planned,
-            None => self.engine.begin(first.clone()).await?,
-        };
-        let of_first = rows_of(planned, first, Arc::clone(&schema));
-        let (engine, wire) = (Arc::clone(&self.engine), Arc::clone(&schema));
-        let of_rest = futures::stream::iter(statements).then(move |statement| {
-            let (engine, wire) = (Arc::clone(&engine), Arc::clone(&wire));
-            async move {
-                let planned = engine.begin(statement.clone()).await;
-                let planned = planned.map_err(|error| status(&error, None))?;
-                Ok::<_, Status>(rows_of(planned, statement, wire))
-            }
-        });
-        Ok((schema, of_first.chain(of_rest.try_flatten()).boxed()))
+        let work = &self.engine.work;
+        let sent = work.stream(Arc::clone(&statement), made, Some(idle));
+        Ok(sent.map_err(move |error| status(&error)).boxed())
     }
 
-    async fn put(&self, command: Command, bound: Vec<RecordBatch>) -> Result<Bytes> {
+    async fn put(&self, asked: &Asked, command: Command, bound: Vec<RecordBatch>) -> Result<Bytes> {
         let (prepared, bound) = match command {
             Command::CommandStatementUpdate(update) => {
                 let script = Script::new("sql", update.query);
                 let mut rows = 0;
                 for raw in script.split()? {
                     let prepared = Prepared::try_new(raw)?;
-                    let done = self.complete(prepared.statements()?).await?;
+                    let done = self.complete(asked, prepared.statements()?).await?;
                     rows = written(done);
                 }
                 return Ok(updated(rows));
             }
             Command::CommandPreparedStatementQuery(query) => {
-                let prepared = self.prepared(&query.prepared_statement_handle)?;
+                let prepared = self.prepared(asked, &query.prepared_statement_handle)?;
                 let result = DoPutPreparedStatementResult {
-                    prepared_statement_handle: Some(self.keep(prepared.bind(&bound)?)?),
+                    prepared_statement_handle: Some(self.keep(asked, prepared.bind(&bound)?)?),
                 };
                 return Ok(result.encode_to_vec().into());
             }
-            Command::CommandPreparedStatementUpdate(update) => {
-                (self.prepared(&update.prepared_statement_handle)?, bound)
-            }
+            Command::CommandPreparedStatementUpdate(update) => (
+                self.prepared(asked, &update.prepared_statement_handle)?,
+                bound,
+            ),
             other => return Err(unknown(&other)),
         };
         let bound = match prepared.has_parameters() && !bound.is_empty() {
             true => prepared.bind(&bound)?,
             false => prepared,
         };
-        let done = self.complete(bound.statements()?).await?;
+        let done = self.complete(asked, bound.statements()?).await?;
         Ok(updated(written(done)))
     }
 
-    async fn act(&self, action: &Action) -> Result<Option<Bytes>> {
+    async fn act(&self, asked: &Asked, action: &Action) -> Result<Option<Bytes>> {
         match action.r#type.as_str() {
             CREATE_PREPARED => {
                 let request: ActionCreatePreparedStatementRequest = unpack(&action.body)?;
                 let prepared = Prepared::try_new(one_statement(&request.query)?)?;
                 let types = match prepared.has_parameters() {
                     true => {
-                        let session = self.engine.fork().await?;
+                        let session = self.engine.fork(asked).await?;
                         session.parameter_types(prepared.parsed()).await
                     }
                     false => HashMap::new(),
                 };
                 let result = PreparedResult {
-                    dataset_schema: ipc(&*self.schema_of(&prepared).await?)?,
+                    dataset_schema: ipc(&*self.schema_of(asked, &prepared).await?)?,
                     parameter_schema: ipc(&prepared.parameter_schema(&types))?,
                     is_update: Some(kind(prepared.parsed()) != Kind::Query),
-                    handle: self.keep(prepared)?,
+                    handle: self.keep(asked, prepared)?,
                 };
                 let any = Any {
                     type_url: "type.googleapis.com/arrow.flight.protocol.sql.ActionCreatePreparedStatementResult".to_owned(),
@@ -334,13 +494,151 @@ impl Flight {
             }
             CLOSE_PREPARED => {
                 let request: ActionClosePreparedStatementRequest = unpack(&action.body)?;
-                self.prepared.remove(&request.prepared_statement_handle);
+                if self
+                    .prepared(asked, &request.prepared_statement_handle)
+                    .is_ok()
+                {
+                    self.prepared.remove(&request.prepared_statement_handle);
+                }
                 Ok(None)
             }
-            CLOSE_SESSION => Ok(Some(SessionClosed { status: 1 }.encode_to_vec().into())),
+            CANCEL_FLIGHT_INFO => {
+                let request = CancelFlightInfoRequest::decode(&*action.body);
+                let info = request.map_err(|_| garbled())?.info.unwrap_or_default();
+                let is_cancelled = self.cancel(asked, &info);
+                let result = CancelFlightInfoResult::new(match is_cancelled {
+                    true => CancelStatus::Cancelled,
+                    false => CancelStatus::NotCancellable,
+                });
+                Ok(Some(result.encode_to_vec().into()))
+            }
+            CANCEL_QUERY => {
+                let request: ActionCancelQueryRequest = unpack(&action.body)?;
+                let info = FlightInfo::decode(&*request.info).map_err(|_| garbled())?;
+                let result = ActionCancelQueryResult {
+                    result: match self.cancel(asked, &info) {
+                        true => CANCELLED,
+                        false => NOT_CANCELLABLE,
+                    },
+                };
+                Ok(Some(result.as_any().encode_to_vec().into()))
+            }
+            SET_SESSION => {
+                let request = SetSessionOptions::decode(&*action.body).map_err(|_| garbled())?;
+                let result = self.set_session(asked, request)?;
+                Ok(Some(result.encode_to_vec().into()))
+            }
+            GET_SESSION => {
+                let options = SessionOptions::of(&asked.settings);
+                Ok(Some(options.encode_to_vec().into()))
+            }
+            CLOSE_SESSION => {
+                self.engine.sessions.close(&asked.caller);
+                Ok(Some(SessionClosed { status: 1 }.encode_to_vec().into()))
+            }
             other => Err(Error::unsupported(format!("there is no action {other}"))),
         }
     }
+
+    /// Ends the statement of a flight; whether it is one of the caller's.
+    fn cancel(&self, asked: &Asked, info: &FlightInfo) -> bool {
+        let tickets = info.endpoint.iter().filter_map(|at| at.ticket.as_ref());
+        let mut is_cancelled = false;
+        for ticket in tickets {
+            if let Ok(Command::TicketStatementQuery(ticket)) = command(&ticket.ticket)
+                && let Ok(begun) = self.begun(asked, &ticket.statement_handle)
+            {
+                begun.statement.cancel(&asked.caller.name);
+                is_cancelled = true;
+            }
+        }
+        is_cancelled
+    }
+
+    /// Sets what can be set; of the rest says why not.
+    fn set_session(&self, asked: &Asked, request: SetSessionOptions) -> Result<SessionOptionsSet> {
+        let mut settings = asked.settings.clone();
+        let mut result = SessionOptionsSet::default();
+        for (name, value) in request.options {
+            if let Err(error) = settings.set(&name, &value.text()) {
+                let why = SessionOptionRefused {
+                    reason: match error.kind() {
+                        ErrorKind::NotFound => 1,
+                        _ => 2,
+                    },
+                };
+                result.errors.insert(name, why);
+            }
+        }
+        let sessions = &self.engine.sessions;
+        sessions.keep(&asked.caller, settings, Instant::now())?;
+        Ok(result)
+    }
+}
+
+/// The rows of a query, for each row of values that was bound, as they are sent.
+async fn queried(
+    engine: Arc<Engine>,
+    begun: Arc<Begun>,
+) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+    let Rows::Query(query) = &begun.rows else {
+        return Err(Error::internal("the rows are there already"));
+    };
+    let mut planned = query.planned.lock().await.take();
+    let statements = futures::stream::iter(query.statements.clone());
+    let wire = Arc::clone(&begun.schema);
+    let asked = query.asked.clone();
+    let rows = statements.then(move |statement| {
+        let (engine, wire) = (Arc::clone(&engine), Arc::clone(&wire));
+        let (planned, asked) = (planned.take(), asked.clone());
+        async move {
+            let places = statement.places.clone();
+            let (session, planned) = match planned {
+                Some(planned) => planned,
+                None => engine.plan(&asked, statement).await?,
+            };
+            let execution = session
+                .begin(planned)
+                .map_err(|error| places.locate(error))?;
+            let rows = execution.stream.map(move |batch| {
+                // What the query needs lives as long as its rows come.
+                let _session = &session;
+                let batch = batch.map_err(|error| places.locate(error.into()))?;
+                to_wire(&batch, &wire)
+            });
+            Ok::<_, Error>(rows)
+        }
+    });
+    Ok(rows.try_flatten().boxed())
+}
+
+/// Batches as messages, the schema first.
+fn encoded(
+    schema: SchemaRef,
+    rows: BoxStream<'static, Result<RecordBatch>>,
+) -> impl futures::Stream<Item = Result<FlightData>> + Send + 'static {
+    let rows = rows.map_err(|error| FlightError::ExternalError(Box::new(error)));
+    let sent = FlightDataEncoderBuilder::new()
+        .with_schema(schema)
+        .build(rows);
+    sent.map_err(|error| match error {
+        FlightError::ExternalError(error) => match error.downcast::<Error>() {
+            Ok(ours) => *ours,
+            Err(other) => Error::internal(other.to_string()),
+        },
+        other => Error::internal(other.to_string()),
+    })
+}
+
+/// A message without rows, which says that more may come.
+fn no_rows(schema: &SchemaRef) -> Result<FlightData> {
+    let none = RecordBatch::new_empty(Arc::clone(schema));
+    let messages = arrow_flight::utils::batches_to_flight_data(schema, vec![none]);
+    let messages = messages.map_err(|error| Error::internal(error.to_string()))?;
+    messages
+        .into_iter()
+        .last()
+        .ok_or_else(|| Error::internal("there is no message"))
 }
 
 #[tonic::async_trait]
@@ -355,11 +653,14 @@ impl FlightService for Flight {
 
     async fn handshake(
         &self,
-        _: Request<Streaming<HandshakeRequest>>,
+        request: Request<Streaming<HandshakeRequest>>,
     ) -> Answer<Self::HandshakeStream> {
-        // Clients that log in look for a token here; without users any is as good.
+        let headers = request.metadata().clone().into_headers();
+        let token = self.login.token(&headers).await;
+        let token = token.map_err(|error| status(&error))?;
+        let token = MetadataValue::try_from(format!("Bearer {token}"));
+        let token = token.map_err(|error| Status::internal(error.to_string()))?;
         let mut answer = Response::new(futures::stream::empty().boxed() as Self::HandshakeStream);
-        let token = tonic::metadata::MetadataValue::from_static("Bearer none");
         answer.metadata_mut().insert("authorization", token);
         Ok(answer)
     }
@@ -369,14 +670,15 @@ impl FlightService for Flight {
     }
 
     async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Answer<FlightInfo> {
-        let info = self.info(request.into_inner()).await;
-        info.map(Response::new)
-            .map_err(|error| status(&error, None))
+        let asked = self.asked(&request)?;
+        let info = self.info(&asked, request.into_inner()).await;
+        info.map(Response::new).map_err(|error| status(&error))
     }
 
     async fn poll_flight_info(&self, request: Request<FlightDescriptor>) -> Answer<PollInfo> {
-        let info = self.info(request.into_inner()).await;
-        let info = info.map_err(|error| status(&error, None))?;
+        let asked = self.asked(&request)?;
+        let info = self.info(&asked, request.into_inner()).await;
+        let info = info.map_err(|error| status(&error))?;
         // It is planned: nothing is left to wait for.
         let poll = PollInfo::new().with_info(info);
         let poll = poll.try_with_progress(1.0);
@@ -385,29 +687,36 @@ impl FlightService for Flight {
     }
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Answer<SchemaResult> {
-        let schema = self.schema(request.get_ref()).await;
+        let asked = self.asked(&request)?;
+        let schema = self.schema(&asked, request.get_ref()).await;
         let schema = schema.and_then(|schema| ipc(&schema));
-        let schema = schema.map_err(|error| status(&error, None))?;
+        let schema = schema.map_err(|error| status(&error))?;
         Ok(Response::new(SchemaResult { schema }))
     }
 
     async fn do_get(&self, request: Request<Ticket>) -> Answer<Self::DoGetStream> {
-        let fetched = self.fetch(request.get_ref()).await;
-        let (schema, rows) = fetched.map_err(|error| status(&error, None))?;
-        let sent = FlightDataEncoderBuilder::new()
-            .with_schema(schema)
-            .build(rows.map_err(|status| FlightError::Tonic(Box::new(status))));
-        Ok(Response::new(sent.map_err(of_flight).boxed()))
+        let asked = self.asked(&request)?;
+        self.fetch(asked, request.get_ref())
+            .await
+            .map(Response::new)
     }
 
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Answer<Self::DoPutStream> {
+        let asked = self.asked(&request)?;
         let mut messages = request.into_inner();
         let first = messages.message().await?;
         let first = first.ok_or_else(|| Status::invalid_argument("no message was sent"))?;
         let descriptor = first.flight_descriptor.clone();
         let descriptor = descriptor
             .ok_or_else(|| Status::invalid_argument("the first message has no descriptor"))?;
-        let command = command(&descriptor.cmd).map_err(|error| status(&error, None))?;
+        let command = command(&descriptor.cmd).map_err(|error| status(&error))?;
+        if let Command::CommandStatementIngest(command) = command {
+            let rows = client_rows(first, messages).await?;
+            let rows = ingest(&self.engine, &asked, &command, rows).await;
+            let app_metadata = updated(rows.map_err(|error| status(&error))?);
+            let sent = futures::stream::iter([Ok(PutResult { app_metadata })]);
+            return Ok(Response::new(sent.boxed()));
+        }
         // An update without parameters may be sent without any columns.
         let mut bound = Vec::new();
         if !first.data_header.is_empty() {
@@ -418,8 +727,8 @@ impl FlightService for Flight {
                 bound.push(batch);
             }
         }
-        let done = self.put(command, bound).await;
-        let app_metadata = done.map_err(|error| status(&error, None))?;
+        let done = self.put(&asked, command, bound).await;
+        let app_metadata = done.map_err(|error| status(&error))?;
         let sent = futures::stream::iter([Ok(PutResult { app_metadata })]);
         Ok(Response::new(sent.boxed()))
     }
@@ -432,20 +741,44 @@ impl FlightService for Flight {
     }
 
     async fn do_action(&self, request: Request<Action>) -> Answer<Self::DoActionStream> {
-        let done = self.act(request.get_ref()).await;
-        let body = done.map_err(|error| status(&error, None))?;
+        let mut asked = self.asked(&request)?;
+        let action = request.get_ref();
+        // A client without a session that sets something begins one, and keeps it by a cookie.
+        let cookie = match (action.r#type.as_str(), &asked.caller.session) {
+            (SET_SESSION, None) => Some(uuid::Uuid::new_v4().simple().to_string()),
+            _ => None,
+        };
+        if let Some(id) = &cookie {
+            asked.caller.session = Some(of_cookie(id));
+        }
+        let done = self.act(&asked, action).await;
+        let body = done.map_err(|error| status(&error))?;
         let results = body
             .into_iter()
             .map(|body| Ok(arrow_flight::Result { body }));
         let results: Vec<_> = results.collect();
-        Ok(Response::new(futures::stream::iter(results).boxed()))
+        let mut answer =
+            Response::new(futures::stream::iter(results).boxed() as Self::DoActionStream);
+        if let Some(id) = cookie
+            && let Ok(cookie) = MetadataValue::try_from(format!("{COOKIE_NAME}={id}"))
+        {
+            answer.metadata_mut().insert("set-cookie", cookie);
+        }
+        Ok(answer)
     }
 
     async fn list_actions(&self, _: Request<Empty>) -> Answer<Self::ListActionsStream> {
         let actions = [
             (CREATE_PREPARED, "Prepares a statement"),
             (CLOSE_PREPARED, "Forgets a prepared statement"),
-            (CLOSE_SESSION, "Ends what the client has begun"),
+            (CANCEL_FLIGHT_INFO, "Ends the statement of a flight"),
+            (
+                CANCEL_QUERY,
+                "Ends the statement of a flight; older clients ask so",
+            ),
+            (SET_SESSION, "Sets what lasts as long as the session"),
+            (GET_SESSION, "What is set"),
+            (CLOSE_SESSION, "Ends the session"),
         ];
         let actions = actions.map(|(name, does)| {
             Ok(ActionType {
@@ -457,22 +790,25 @@ impl FlightService for Flight {
     }
 }
 
-/// The rows of a planned query as they are sent.
-fn rows_of(
-    planned: (Session, Execution),
-    statement: ParsedStatement,
-    wire: SchemaRef,
-) -> Stream<RecordBatch> {
-    let (session, execution) = planned;
-    let rows = execution.stream.map(move |batch| {
-        // What the query needs lives as long as its rows come.
-        let _session = &session;
-        let sent = batch
-            .map_err(|error| statement.places.locate(error.into()))
-            .and_then(|batch| to_wire(&batch, &wire));
-        sent.map_err(|error| status(&error, None))
-    });
-    rows.boxed()
+/// The rows of a client, as they come.
+async fn client_rows(
+    first: FlightData,
+    messages: Streaming<FlightData>,
+) -> Result<SendableRecordBatchStream, Status> {
+    let sent = futures::stream::iter([Ok(first)]).chain(messages);
+    let sent = sent.map_err(|status| FlightError::Tonic(Box::new(status)));
+    let mut batches = FlightRecordBatchStream::new_from_flight_data(sent);
+    // The schema comes before the first batch, or alone.
+    let first = batches.try_next().await.map_err(of_flight)?;
+    let schema = batches.schema().cloned();
+    let schema = schema.ok_or_else(|| Status::invalid_argument("the rows have no schema"))?;
+    let lost = |error: FlightError| {
+        let text = format!("the rows of the client ended: {error}");
+        DataFusionError::from(Error::new(ErrorKind::Cancelled, text))
+    };
+    let rest = batches.map_err(lost);
+    let rows = futures::stream::iter(first.map(Ok)).chain(rest);
+    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
 }
 
 fn of_flight(error: FlightError) -> Status {
@@ -503,10 +839,7 @@ fn unpack<M: arrow_flight::sql::ProstMessageExt>(bytes: &[u8]) -> Result<M> {
 }
 
 fn refused(what: &str) -> Status {
-    status(
-        &Error::unsupported(format!("{what} is not supported")),
-        None,
-    )
+    status(&Error::unsupported(format!("{what} is not supported")))
 }
 
 fn too_many(what: &str) -> Error {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
@@ -19,6 +20,8 @@ pub(super) struct RunningJobs {
     jobs: Arc<Jobs>,
     statuses: JobStatuses,
     metrics: Option<Metrics>,
+    /// Where they run.
+    runtime: Handle,
     tasks: Mutex<HashMap<String, Task>>,
 }
 
@@ -28,11 +31,12 @@ struct Task {
 }
 
 impl RunningJobs {
-    pub(super) fn new(jobs: Arc<Jobs>, metrics: Option<Metrics>) -> Self {
+    pub(super) fn new(jobs: Arc<Jobs>, metrics: Option<Metrics>, runtime: Handle) -> Self {
         Self {
             jobs,
             statuses: JobStatuses::default(),
             metrics,
+            runtime,
             tasks: Mutex::default(),
         }
     }
@@ -51,8 +55,8 @@ impl RunningJobs {
                     metrics: self.metrics.clone(),
                 };
                 let jobs = Arc::clone(&self.jobs);
-                let handle =
-                    tokio::spawn(async move { keep_running(&jobs, &name, &options).await });
+                let kept = async move { keep_running(&jobs, &name, &options).await };
+                let handle = self.runtime.spawn(kept);
                 Task { stop, handle }
             });
         }

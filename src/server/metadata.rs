@@ -13,6 +13,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use crate::error::{Error, Result};
 use crate::server::wire::wire_schema;
+use crate::server::xdbc;
 use crate::session::{CATALOG, Session};
 
 /// The columns of the answer to a question about metadata; `None` if the command is none.
@@ -23,6 +24,9 @@ pub(super) fn schema(command: &Command) -> Option<SchemaRef> {
         Command::CommandGetTables(question) => question.into_builder().schema(),
         Command::CommandGetTableTypes(question) => question.into_builder().schema(),
         Command::CommandGetSqlInfo(question) => question.into_builder(sql_info().ok()?).schema(),
+        Command::CommandGetXdbcTypeInfo(question) => {
+            question.into_builder(xdbc::types().ok()?).schema()
+        }
         Command::CommandGetPrimaryKeys(_) => keys(&PRIMARY_KEYS),
         Command::CommandGetExportedKeys(_)
         | Command::CommandGetImportedKeys(_)
@@ -63,6 +67,10 @@ pub(super) async fn answer(command: Command, session: &Session) -> Result<Record
         Command::CommandGetSqlInfo(question) => {
             question.into_builder(sql_info()?).build().map_err(wrong)
         }
+        Command::CommandGetXdbcTypeInfo(question) => {
+            let types = question.into_builder(xdbc::types()?);
+            types.build().map_err(wrong)
+        }
         // Keys are declared for sinks, and nothing enforces them.
         _ => Ok(RecordBatch::new_empty(schema)),
     }
@@ -99,7 +107,7 @@ async fn tables(question: CommandGetTables, session: &Session) -> Result<RecordB
             false => Arc::new(Schema::empty()),
             // One table that cannot be opened does not hide the others.
             true => match session.columns_of(schema, &name).await {
-                Ok(columns) => wire_schema(&columns),
+                Ok(columns) => wire_schema(&columns, false),
                 Err(error) => {
                     tracing::warn!(
                         table = name,
@@ -170,8 +178,8 @@ fn build_sql_info() -> arrow_flight::error::Result<SqlInfoData> {
         (SqlInfo::FlightSqlServerReadOnly, false),
         (SqlInfo::FlightSqlServerSql, true),
         (SqlInfo::FlightSqlServerSubstrait, false),
-        (SqlInfo::FlightSqlServerCancel, false),
-        (SqlInfo::FlightSqlServerBulkIngestion, false),
+        (SqlInfo::FlightSqlServerCancel, true),
+        (SqlInfo::FlightSqlServerBulkIngestion, true),
         (SqlInfo::FlightSqlServerIngestTransactionsSupported, false),
         (SqlInfo::SqlDdlCatalog, false),
         (SqlInfo::SqlDdlSchema, false),

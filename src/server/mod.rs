@@ -2,38 +2,61 @@
 //!
 //! The only module that names arrow-flight and tonic.
 
+mod access;
 mod engine;
 mod flight;
+mod gate;
+mod ingest;
 mod jobs;
+mod login;
 mod metadata;
 mod prepared;
+mod queries;
 mod results;
+mod sessions;
 mod status;
+mod users;
 mod wire;
+mod work;
+mod xdbc;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::Mutex;
 use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{Parameters, Script};
 use crate::runtime::{Jobs, Metrics};
 use crate::server::engine::Engine;
 use crate::server::flight::Flight;
+use crate::server::gate::Gate;
 use crate::server::jobs::RunningJobs;
+use crate::server::login::Login;
+use crate::server::sessions::Sessions;
+use crate::server::work::Work;
 use crate::session::{Session, SessionOptions};
 use crate::state::{CatalogStore, DataDir, JobStore};
+
+pub use login::LoginOptions;
+pub use users::{hash_password, new_token};
+pub use work::{Limits, QUERY_LOG};
 
 /// What clients may send in one message: parameters and statements.
 const MAX_MESSAGE: usize = 64 << 20;
 /// A stream's window: how much may be on its way.
 const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 32 << 20;
+/// What one call may say in its headers: tokens and cookies.
+const MAX_HEADERS: u32 = 64 << 10;
 /// Results in flight have so long to end when the server is told to stop.
 const DRAIN: Duration = Duration::from_secs(30);
 
@@ -48,6 +71,14 @@ pub struct ServeOptions {
     pub data_dir: String,
     /// Of the queries.
     pub session: SessionOptions,
+    /// Who may come in.
+    pub login: LoginOptions,
+    /// How the network is kept from others.
+    pub tls: Option<TlsOptions>,
+    /// How much clients may ask for.
+    pub limits: Limits,
+    /// Places at or below which users who are no administrators may have tables.
+    pub roots: Vec<String>,
     /// Files that define tables, views and jobs; applied at each start.
     pub scripts: Vec<Script>,
     /// Values for their `$name`.
@@ -56,10 +87,37 @@ pub struct ServeOptions {
     pub metrics: Option<Metrics>,
 }
 
+/// Files of PEM that secure the network.
+#[derive(Debug, Clone)]
+pub struct TlsOptions {
+    /// The server's certificate, and those between it and its authority.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Who signs the certificates that clients must have; `None`: they need none.
+    pub client_ca: Option<PathBuf>,
+}
+
 /// A server that listens and is not yet asked.
 pub struct Server {
     engine: Arc<Engine>,
+    login: Arc<Login>,
+    tls: Option<ServerTlsConfig>,
     listener: TcpListener,
+    /// Where statements and jobs run, apart from the network; held until the server ends.
+    _threads: Threads,
+}
+
+/// Threads that whatever is still at work does not outlive.
+struct Threads(Option<Runtime>);
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        // To wait for them is not allowed where others are served.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Server {
@@ -70,14 +128,26 @@ impl Server {
     /// An address that cannot be had, a data directory that cannot be used; of a file's statement, with the file.
     pub async fn start(options: ServeOptions) -> Result<Self, (Error, Option<Script>)> {
         let plain = |error: Error| (error, None);
-        let listener = listen(&options.listen, options.insecure)
-            .await
-            .map_err(plain)?;
+        let is_open = !options.login.is_closed() && !options.insecure;
+        let listener = listen(&options.listen, is_open).await.map_err(plain)?;
+        let login = Login::try_new(&options.login).map_err(plain)?;
+        let tls = options.tls.as_ref().map(tls).transpose().map_err(plain)?;
         let dir = DataDir::open(&options.data_dir).map_err(plain)?;
         let session = Session::try_new(&options.session).map_err(plain)?;
+        let work = runtime().map_err(plain)?;
+        let runtime = work.handle().clone();
+        let threads = Threads(Some(work));
         let jobs = Arc::new(Jobs::new(JobStore::new(dir.clone())));
-        let running = RunningJobs::new(Arc::clone(&jobs), options.metrics);
-        let engine = Engine::new(session, CatalogStore::new(dir.clone()), jobs, running);
+        let engine = Engine {
+            shared: Mutex::new(session),
+            store: CatalogStore::new(dir.clone()),
+            running: RunningJobs::new(Arc::clone(&jobs), options.metrics, runtime.clone()),
+            jobs,
+            sessions: Sessions::new(options.limits.sessions, options.limits.idle),
+            work: Work::new(runtime, options.limits),
+            roots: options.roots,
+        };
+        let engine = Arc::new(engine);
         engine.restore(&JobStore::new(dir)).await.map_err(plain)?;
         let mut parameters = options.parameters;
         for script in options.scripts {
@@ -87,8 +157,11 @@ impl Server {
             }
         }
         Ok(Self {
-            engine: Arc::new(engine),
+            engine,
+            login: Arc::new(login),
+            tls,
             listener,
+            _threads: threads,
         })
     }
 
@@ -101,24 +174,40 @@ impl Server {
         Ok(self.listener.local_addr()?)
     }
 
+    /// Whether clients must use TLS.
+    pub fn has_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
     /// Answers clients until `stop` is done; then results in flight may end, and the jobs stop.
     ///
     /// # Errors
     ///
     /// The socket fails.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> Result<()> {
-        let flight = FlightServiceServer::new(Flight::new(Arc::clone(&self.engine)))
+        let flight = Flight::new(Arc::clone(&self.engine), Arc::clone(&self.login));
+        let flight = FlightServiceServer::new(flight)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(usize::MAX);
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<FlightServiceServer<Flight>>().await;
         let (told, drained) = tokio::sync::oneshot::channel::<()>();
         let (draining, is_draining) = tokio::sync::oneshot::channel::<()>();
-        let server = tonic::transport::Server::builder()
+        let mut server = tonic::transport::Server::builder();
+        if let Some(tls) = self.tls {
+            let secured = server.tls_config(tls);
+            server = secured.map_err(|error| {
+                Error::invalid(format!("TLS cannot be used as given: {}", cause(&error)))
+                    .with_help("--tls-cert and --tls-key are a certificate and its key, as PEM")
+            })?;
+        }
+        let server = server
             .tcp_nodelay(true)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .http2_max_header_list_size(MAX_HEADERS)
+            .layer(Gate::new(self.login))
             .add_service(health_service)
             .add_service(flight)
             .serve_with_incoming_shutdown(TcpIncoming::from(self.listener), async {
@@ -148,18 +237,51 @@ impl Server {
     }
 }
 
-async fn listen(address: &str, insecure: bool) -> Result<TcpListener> {
+/// The threads of statements and jobs.
+fn runtime() -> Result<Runtime> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("work")
+        // Planning and nested expressions recurse.
+        .thread_stack_size(8 << 20)
+        .enable_all()
+        .build();
+    runtime.map_err(|error| Error::internal(format!("no threads can be had: {error}")))
+}
+
+fn tls(options: &TlsOptions) -> Result<ServerTlsConfig> {
+    let read = |path: &PathBuf| {
+        let shown = path.display();
+        std::fs::read(path)
+            .map_err(|error| Error::invalid(format!("{shown} cannot be read: {error}")))
+    };
+    let identity = Identity::from_pem(read(&options.cert)?, read(&options.key)?);
+    let config = ServerTlsConfig::new().identity(identity);
+    Ok(match &options.client_ca {
+        Some(path) => config.client_ca_root(Certificate::from_pem(read(path)?)),
+        None => config,
+    })
+}
+
+/// What is behind an error of the network.
+fn cause(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => cause(source),
+        None => error.to_string(),
+    }
+}
+
+async fn listen(address: &str, is_open: bool) -> Result<TcpListener> {
     let found = tokio::net::lookup_host(address).await.map_err(|error| {
         Error::invalid(format!("cannot listen at '{address}': {error}"))
             .with_help("write it as --listen 127.0.0.1:32010")
     })?;
     let found: Vec<SocketAddr> = found.collect();
-    if !insecure && !found.iter().all(|address| address.ip().is_loopback()) {
+    if is_open && !found.iter().all(|address| address.ip().is_loopback()) {
         return Err(Error::new(
             ErrorKind::Permission,
             format!("'{address}' can be reached from other machines, and nobody has to log in"),
         )
-        .with_help("listen at 127.0.0.1, or say --insecure if the network is yours alone"));
+        .with_help("give --users FILE, listen at 127.0.0.1, or say --insecure if the network is yours alone"));
     }
     TcpListener::bind(found.as_slice()).await.map_err(|error| {
         Error::unavailable(format!("cannot listen at '{address}': {error}"))

@@ -49,7 +49,7 @@ impl Prepared {
             let of = types.get(name).cloned().unwrap_or(DataType::Utf8);
             Field::new(format!("${name}"), of, true)
         };
-        wire_schema(&Schema::new(names.map(field).collect::<Vec<_>>()))
+        wire_schema(&Schema::new(names.map(field).collect::<Vec<_>>()), false)
     }
 
     /// The same statement with values for its parameters, by their place, whatever the columns are called.
@@ -117,7 +117,6 @@ impl Prepared {
         let mut parsed = self.parsed.as_ref().clone();
         let bound = parameters.bind(&mut parsed);
         bound.map_err(|error| {
-            let error = parsed.places.locate(error);
             let unbound = Error::invalid(error.message().to_owned());
             let unbound = unbound.with_help("bind a value for each parameter");
             match error.span() {

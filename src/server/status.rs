@@ -5,8 +5,8 @@ use tonic::{Code, Status};
 
 use crate::error::{Error, ErrorKind};
 
-/// The error as clients see it; `query` is the number by which the log names the statement.
-pub(super) fn status(error: &Error, query: Option<&str>) -> Status {
+/// The error as clients see it.
+pub(super) fn status(error: &Error) -> Status {
     let mut text = error.message().replace('\n', " ");
     if let Some(span) = error.span() {
         text += &format!(" (line {}, column {})", span.start.line, span.start.column);
@@ -33,7 +33,7 @@ pub(super) fn status(error: &Error, query: Option<&str>) -> Status {
             &format!("{}:{}", span.start.line, span.start.column),
         );
     }
-    if let Some(query) = query {
+    if let Some(query) = error.query() {
         put("x-query-id", query);
     }
     Status::with_metadata(code(error.kind()), text, trailers)
@@ -47,8 +47,10 @@ fn code(kind: ErrorKind) -> Code {
         ErrorKind::Unsupported => Code::Unimplemented,
         ErrorKind::Unavailable => Code::Unavailable,
         ErrorKind::Permission => Code::PermissionDenied,
+        ErrorKind::Unauthenticated => Code::Unauthenticated,
         ErrorKind::Exhausted => Code::ResourceExhausted,
         ErrorKind::Cancelled => Code::Cancelled,
+        ErrorKind::Timeout => Code::DeadlineExceeded,
         ErrorKind::Internal => Code::Internal,
     }
 }
@@ -62,8 +64,9 @@ fn sqlstate(kind: ErrorKind) -> &'static str {
         ErrorKind::Data => "22000",
         ErrorKind::Unavailable => "08006",
         ErrorKind::Permission => "42501",
+        ErrorKind::Unauthenticated => "28000",
         ErrorKind::Exhausted => "53000",
-        ErrorKind::Cancelled => "57014",
+        ErrorKind::Cancelled | ErrorKind::Timeout => "57014",
         ErrorKind::Internal => "XX000",
     }
 }

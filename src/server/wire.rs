@@ -8,18 +8,16 @@ use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, Sc
 
 use crate::error::{Error, Result};
 
-/// The columns as they are sent: views as plain text and bytes, dictionaries as their values, lists with short offsets.
-/// Columns may be null, whatever the plan believes.
-pub(super) fn wire_schema(schema: &Schema) -> SchemaRef {
-    Arc::new(Schema::new(wire_fields(schema.fields())))
+/// The columns as they are sent: views as plain text and bytes unless the client takes `views`, dictionaries as their
+/// values, lists with short offsets. Columns may be null, whatever the plan believes.
+pub(super) fn wire_schema(schema: &Schema, views: bool) -> SchemaRef {
+    let fields = schema.fields().iter();
+    let fields: Fields = fields.map(|field| wire_field(field, true, views)).collect();
+    Arc::new(Schema::new(fields))
 }
 
-fn wire_fields(fields: &Fields) -> Fields {
-    fields.iter().map(|field| wire_field(field, true)).collect()
-}
-
-fn wire_field(field: &FieldRef, nullable: bool) -> FieldRef {
-    let of = wire_type(field.data_type());
+fn wire_field(field: &FieldRef, nullable: bool, views: bool) -> FieldRef {
+    let of = wire_type(field.data_type(), views);
     Arc::new(Field::new(
         field.name(),
         of,
@@ -27,24 +25,19 @@ fn wire_field(field: &FieldRef, nullable: bool) -> FieldRef {
     ))
 }
 
-fn wire_type(of: &DataType) -> DataType {
+fn wire_type(of: &DataType, views: bool) -> DataType {
+    let wire_field = |field: &FieldRef| wire_field(field, false, views);
     match of {
+        DataType::Utf8View | DataType::BinaryView if views => of.clone(),
         DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
         DataType::BinaryView | DataType::LargeBinary => DataType::Binary,
-        DataType::Dictionary(_, values) => wire_type(values),
+        DataType::Dictionary(_, values) => wire_type(values, views),
         DataType::List(item) | DataType::LargeList(item) | DataType::ListView(item) => {
-            DataType::List(wire_field(item, false))
+            DataType::List(wire_field(item))
         }
-        DataType::FixedSizeList(item, size) => {
-            DataType::FixedSizeList(wire_field(item, false), *size)
-        }
-        DataType::Struct(fields) => DataType::Struct(
-            fields
-                .iter()
-                .map(|field| wire_field(field, false))
-                .collect(),
-        ),
-        DataType::Map(entries, sorted) => DataType::Map(wire_field(entries, false), *sorted),
+        DataType::FixedSizeList(item, size) => DataType::FixedSizeList(wire_field(item), *size),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(wire_field).collect()),
+        DataType::Map(entries, sorted) => DataType::Map(wire_field(entries), *sorted),
         other => other.clone(),
     }
 }
@@ -87,7 +80,7 @@ mod tests {
             ("c", Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef),
         ])
         .unwrap();
-        let schema = wire_schema(&batch.schema());
+        let schema = wire_schema(&batch.schema(), false);
         let types: Vec<&DataType> = schema
             .fields()
             .iter()
@@ -97,7 +90,12 @@ mod tests {
         let sent = to_wire(&batch, &schema).unwrap();
         assert_eq!(sent.schema(), schema);
         assert_eq!(sent.num_rows(), 2);
+        let views = wire_schema(&batch.schema(), true);
+        assert_eq!(views.field(0).data_type(), &DataType::Utf8View);
         let none = RecordBatch::new_empty(Arc::new(Schema::empty()));
-        assert_eq!(to_wire(&none, &wire_schema(&none.schema())).unwrap(), none);
+        assert_eq!(
+            to_wire(&none, &wire_schema(&none.schema(), false)).unwrap(),
+            none
+        );
     }
 }

@@ -58,6 +58,8 @@ pub(crate) struct View {
 #[derive(Default)]
 struct Tables {
     entries: BTreeMap<String, TableEntry>,
+    /// Those that statements may not name, and views may.
+    hidden: BTreeMap<String, TableEntry>,
     definitions: BTreeMap<String, String>,
 }
 
@@ -191,11 +193,18 @@ impl Catalog {
         }
     }
 
-    /// A catalog with the same tables, for statements that run beside those of this one.
-    pub(crate) fn fork(&self) -> Self {
-        let tables = self.read(|tables| Tables {
-            entries: tables.entries.clone(),
-            definitions: tables.definitions.clone(),
+    /// A catalog with the same tables, for statements that run beside those of this one; they name only those that
+    /// `may_name` says.
+    pub(crate) fn fork(&self, may_name: impl Fn(&str) -> bool) -> Self {
+        let tables = self.read(|tables| {
+            let mut entries = tables.entries.clone();
+            let mut hidden = tables.hidden.clone();
+            hidden.extend(entries.extract_if(.., |name, _| !may_name(name)));
+            Tables {
+                entries,
+                hidden,
+                definitions: tables.definitions.clone(),
+            }
         });
         Self {
             tables: RwLock::new(tables),
@@ -230,13 +239,19 @@ impl Catalog {
 
     /// The provider of a table for the running statement; `None`: no such table.
     pub(crate) async fn provider(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        let (base, travel) = split_time_travel(name);
+        // A view may name what the statement that uses it may not.
+        let in_view = !lock(&self.planning).is_empty();
+        let found = self.read(|tables| {
+            let hidden = || tables.hidden.get(base).filter(|_| in_view);
+            tables.entries.get(base).or_else(hidden).cloned()
+        });
+        let Some(entry) = found else {
+            return Ok(None);
+        };
         if let Some(known) = lock(&self.statement).get(name) {
             return Ok(Some(Arc::clone(known)));
         }
-        let (base, travel) = split_time_travel(name);
-        let Some(entry) = self.entry(base) else {
-            return Ok(None);
-        };
         let provider: Arc<dyn TableProvider> = match entry {
             TableEntry::Kafka(table) => Arc::new(KafkaTableProvider::new(table)),
             TableEntry::Delta { handle, .. } => handle.snapshot(travel).await?,
@@ -379,7 +394,11 @@ impl SchemaProvider for Catalog {
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        self.entry(split_time_travel(name).0).is_some()
+        let base = split_time_travel(name).0;
+        let in_view = !lock(&self.planning).is_empty();
+        self.read(|tables| {
+            tables.entries.contains_key(base) || (in_view && tables.hidden.contains_key(base))
+        })
     }
 }
 

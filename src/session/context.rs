@@ -14,6 +14,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use crate::error::{Error, Result};
 use crate::planner::types::SqlTypes;
 use crate::session::catalog::{Catalog, weak_state};
+use crate::session::memory::LimitedPool;
 use crate::session::system::{SYSTEM, SystemSchema};
 use crate::tables::delta;
 
@@ -34,8 +35,23 @@ pub struct SessionOptions {
     pub spill_dir: Option<PathBuf>,
 }
 
+/// What a fork of a session may do less than the session.
+#[derive(Clone, Default)]
+pub struct ForkOptions {
+    /// In which texts without a zone are read as instants, such as `Europe/Paris`; `None`: as the session's.
+    pub time_zone: Option<String>,
+    /// Bytes that its statements may hold of the session's; `None`: all.
+    pub memory_limit: Option<usize>,
+    /// Whether its statements may name a table of a schema; `None`: all of them.
+    pub may_name: Option<MayName>,
+}
+
+/// Whether a table may be named, by schema and name.
+pub type MayName = Arc<dyn Fn(&str, &str) -> bool + Send + Sync>;
+
 pub(super) fn build(
     options: &SessionOptions,
+    fork: &ForkOptions,
     notices: Arc<CompletionNotices>,
     catalog: Catalog,
     runtime: Arc<RuntimeEnv>,
@@ -53,6 +69,9 @@ pub(super) fn build(
     settings.sql_parser.collect_spans = true;
     settings.sql_parser.map_string_types_to_utf8view = false;
     settings.sql_parser.support_varchar_with_length = true;
+    if let Some(zone) = &fork.time_zone {
+        settings.execution.time_zone = Some(zone.clone());
+    }
 
     let builder = SessionStateBuilder::new()
         .with_config(config)
@@ -69,7 +88,7 @@ pub(super) fn build(
     root.register_schema(SCHEMA, Arc::clone(&catalog) as _)
         .map_err(|error| Error::internal(error.to_string()))?;
     if let Some(data_dir) = &options.data_dir {
-        let system = Arc::new(SystemSchema::new(data_dir.clone()));
+        let system = Arc::new(SystemSchema::new(data_dir.clone(), fork.may_name.clone()));
         root.register_schema(SYSTEM, system)
             .map_err(|error| Error::internal(error.to_string()))?;
     }
@@ -90,6 +109,15 @@ pub(super) fn runtime(options: &SessionOptions) -> Result<Arc<RuntimeEnv>> {
         );
     }
     Ok(runtime.build_arc()?)
+}
+
+/// The same memory and disk, of which a fork may hold so much.
+pub(super) fn limited(runtime: &RuntimeEnv, limit: Option<usize>) -> Arc<RuntimeEnv> {
+    let mut runtime = runtime.clone();
+    if let Some(limit) = limit {
+        runtime.memory_pool = Arc::new(LimitedPool::new(runtime.memory_pool, limit));
+    }
+    Arc::new(runtime)
 }
 
 /// Half of the machine's memory; 2 GiB where it cannot be told.

@@ -14,7 +14,7 @@ use crate::planner::normalize;
 use crate::planner::types::arrow_type;
 use crate::planner::{Column, ColumnKind, CreateTable, CreateView, TableKind, Text};
 use crate::session::catalog::{Catalog, TableEntry, View};
-use crate::session::{Outcome, rewrite};
+use crate::session::rewrite;
 use crate::tables::delta::{DeltaColumn, DeltaSpec, DeltaTableHandle};
 use crate::tables::kafka::{KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey};
 use crate::tables::options::{self, Options};
@@ -23,7 +23,7 @@ pub(super) async fn create_table(
     catalog: &Catalog,
     table: &CreateTable,
     text: &str,
-) -> Result<Outcome> {
+) -> Result<String> {
     let name = rewrite::plain_name(&table.name)?;
     let span = table
         .name
@@ -33,7 +33,7 @@ pub(super) async fn create_table(
         .map(|ident| ident.span);
     if catalog.entry(&name).is_some() {
         if table.if_not_exists {
-            return Ok(Outcome::Done(format!("{name} exists already")));
+            return Ok(format!("{name} exists already"));
         }
         if !table.or_replace {
             let error = Error::new(ErrorKind::Exists, format!("table {name} exists already"))
@@ -61,7 +61,7 @@ pub(super) async fn create_table(
     };
     let done = format!("{} {name}", entry.kind_name());
     catalog.put(&name, entry, text.to_owned());
-    Ok(Outcome::Done(done))
+    Ok(done)
 }
 
 pub(super) async fn create_view(
@@ -69,11 +69,11 @@ pub(super) async fn create_view(
     catalog: &Catalog,
     view: CreateView,
     text: &str,
-) -> Result<Outcome> {
+) -> Result<String> {
     let name = rewrite::plain_name(&view.name)?;
     if catalog.entry(&name).is_some() {
         if view.if_not_exists {
-            return Ok(Outcome::Done(format!("{name} exists already")));
+            return Ok(format!("{name} exists already"));
         }
         if !view.or_replace {
             return Err(
@@ -106,7 +106,7 @@ pub(super) async fn create_view(
         columns,
     }));
     catalog.put(&name, entry, text.to_owned());
-    Ok(Outcome::Done(format!("view {name}")))
+    Ok(format!("view {name}"))
 }
 
 /// Gives an error about an option or a column the place where it was typed.

@@ -24,7 +24,7 @@ use crate::session::streaming::{
     BatchTables, FrontPlan, Sources, StreamQuery, StreamTable, static_tables, table_of,
 };
 use crate::session::system::SYSTEM;
-use crate::session::{Session, rewrite};
+use crate::session::{ForkOptions, Session, rewrite};
 use crate::tables::bad_records::{BadRecord, BadRecords};
 use crate::tables::delta::{DeltaTableHandle, TimeTravel, stream_read};
 use crate::tables::kafka::{KafkaScanExec, KafkaTable};
@@ -198,7 +198,7 @@ impl JobQuery {
     ///
     /// What a query would say, and what a job cannot do, with its name.
     pub async fn try_new(session: &Session, insert: SqlStatement, emit: Emit) -> Result<Self> {
-        let session = session.fork()?;
+        let session = session.fork(&ForkOptions::default())?;
         session.catalog.begin_statement();
         let sink_name = sink_name(&insert)?;
         let sink = match session.catalog.expect(&sink_name)? {

@@ -5,7 +5,9 @@ mod context;
 mod create;
 mod dead_letters;
 mod describe;
+mod ingest;
 mod jobs;
+mod memory;
 mod rewrite;
 mod scope;
 #[cfg(test)]
@@ -17,22 +19,23 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use anabranch_udfs::CompletionNotices;
-use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::{DataType, SchemaRef};
-use datafusion::dataframe::DataFrame;
-use datafusion::execution::SendableRecordBatchStream;
+use datafusion::arrow::array::{AsArray as _, RecordBatch};
+use datafusion::arrow::datatypes::{DataType, SchemaRef, UInt64Type};
+use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as SqlStatement;
+use futures::StreamExt as _;
 
 use crate::error::{Error, Result};
 use crate::planner::{ParsedStatement, Statement, Text, normalize};
 use crate::session::catalog::{Catalog, TableEntry};
 use crate::tables::delta::{OptimizeSpec, VacuumSpec};
 
-pub use context::SessionOptions;
+pub use context::{ForkOptions, MayName, SessionOptions};
 pub use jobs::{BatchPlan, BatchSource, FrontBatch, JobQuery, JobSinkTable};
 pub use streaming::{FrontPlan, StreamQuery, StreamTable, late_rows};
 pub use system::{batch_rows, job_rows, versions};
@@ -50,6 +53,30 @@ pub enum Outcome {
 /// The name of the one catalog there is.
 pub const CATALOG: &str = context::CATALOG;
 
+/// The name of the schema of tables and views.
+pub const SCHEMA: &str = context::SCHEMA;
+
+/// A statement that was planned: its rows come when it is begun.
+pub struct Planned {
+    plan: Arc<dyn ExecutionPlan>,
+    task: Arc<TaskContext>,
+}
+
+impl Planned {
+    /// The columns.
+    pub fn schema(&self) -> SchemaRef {
+        self.plan.schema()
+    }
+}
+
+/// What planning a statement gives.
+enum Ready {
+    Rows(Planned),
+    Insert(Planned),
+    /// It has no rows, and was run.
+    Done(String),
+}
+
 /// A running statement.
 pub struct Execution {
     /// The rows.
@@ -62,6 +89,21 @@ impl Execution {
     /// The columns.
     pub fn schema(&self) -> SchemaRef {
         self.stream.schema()
+    }
+
+    /// Runs an INSERT to its end; gives the number of rows written.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub async fn written(mut self) -> Result<u64> {
+        let mut rows = 0;
+        while let Some(batch) = self.stream.next().await {
+            let batch = batch?;
+            if let Some(counts) = batch.column(0).as_primitive_opt::<UInt64Type>() {
+                rows += counts.values().iter().sum::<u64>();
+            }
+        }
+        Ok(rows)
     }
 }
 
@@ -80,22 +122,32 @@ impl Session {
     /// Options the engine refuses.
     pub fn try_new(options: &SessionOptions) -> Result<Self> {
         let runtime = context::runtime(options)?;
-        Self::with_catalog(options, Catalog::default(), runtime)
+        let whole = ForkOptions::default();
+        Self::with_catalog(options, &whole, Catalog::default(), runtime)
     }
 
     /// A session with the same tables, whose statements run beside those of this one.
-    pub(crate) fn fork(&self) -> Result<Self> {
-        let runtime = self.context.runtime_env();
-        Self::with_catalog(&self.options, self.catalog.fork(), runtime)
+    ///
+    /// # Errors
+    /// None that a caller could cause.
+    pub fn fork(&self, fork: &ForkOptions) -> Result<Self> {
+        let runtime = context::limited(&self.context.runtime_env(), fork.memory_limit);
+        let catalog = self.catalog.fork(|name| {
+            let may_name = fork.may_name.as_ref();
+            may_name.is_none_or(|may_name| may_name(context::SCHEMA, name))
+        });
+        Self::with_catalog(&self.options, fork, catalog, runtime)
     }
 
     fn with_catalog(
         options: &SessionOptions,
+        fork: &ForkOptions,
         catalog: Catalog,
         runtime: Arc<RuntimeEnv>,
     ) -> Result<Self> {
         let notices: Arc<CompletionNotices> = Arc::default();
-        let (context, catalog) = context::build(options, Arc::clone(&notices), catalog, runtime)?;
+        let told = Arc::clone(&notices);
+        let (context, catalog) = context::build(options, fork, told, catalog, runtime)?;
         Ok(Self {
             options: options.clone(),
             context,
@@ -202,10 +254,8 @@ impl Session {
             return HashMap::new();
         };
         self.catalog.begin_statement();
-        let mut sql = sql.as_ref().clone();
         let types = async {
-            rewrite::prepare(&self.context, &self.catalog, &mut sql).await?;
-            let plan = self.context.state().statement_to_plan(sql).await?;
+            let plan = self.logical_plan(sql.as_ref().clone()).await?;
             Ok::<_, Error>(plan.get_parameter_types()?)
         };
         let types = types.await.unwrap_or_default().into_iter();
@@ -220,7 +270,40 @@ impl Session {
     /// With the place in the statement's text where it is known, else of its first word.
     pub async fn execute(&self, parsed: ParsedStatement) -> Result<Outcome> {
         let places = parsed.places.clone();
-        self.run(parsed).await.map_err(|error| places.locate(error))
+        let begun = async {
+            Ok(match self.ready(parsed).await? {
+                Ready::Rows(planned) => Outcome::Rows(self.begin(planned)?),
+                Ready::Insert(planned) => Outcome::Insert(self.begin(planned)?),
+                Ready::Done(said) => Outcome::Done(said),
+            })
+        };
+        begun.await.map_err(|error| places.locate(error))
+    }
+
+    /// Plans a statement that gives rows, and does not run it.
+    ///
+    /// # Errors
+    /// As [`Session::execute`]; a statement without rows.
+    pub async fn plan(&self, parsed: ParsedStatement) -> Result<Planned> {
+        let places = parsed.places.clone();
+        let planned = async {
+            match self.ready(parsed).await? {
+                Ready::Rows(planned) | Ready::Insert(planned) => Ok(planned),
+                Ready::Done(_) => Err(Error::internal("the statement has no rows")),
+            }
+        };
+        planned.await.map_err(|error| places.locate(error))
+    }
+
+    /// Begins what was planned.
+    ///
+    /// # Errors
+    /// A source that cannot be opened.
+    pub fn begin(&self, planned: Planned) -> Result<Execution> {
+        let Planned { plan, task } = planned;
+        let stream = execute_stream(Arc::clone(&plan), task)?;
+        let stream = dead_letters::keep(stream, &self.catalog, &self.context);
+        Ok(Execution { stream, plan })
     }
 
     /// Runs a query or INSERT to its end and collects what it gives: for tests and small results.
@@ -239,24 +322,27 @@ impl Session {
         }
     }
 
-    async fn run(&self, parsed: ParsedStatement) -> Result<Outcome> {
+    /// Plans what gives rows, runs the rest.
+    async fn ready(&self, parsed: ParsedStatement) -> Result<Ready> {
         self.catalog.begin_statement();
         match parsed.statement {
             Statement::CreateTable(table) => {
-                create::create_table(&self.catalog, &table, &parsed.text).await
+                let made = create::create_table(&self.catalog, &table, &parsed.text);
+                made.await.map(Ready::Done)
             }
             Statement::CreateView(view) => {
-                create::create_view(&self.context, &self.catalog, *view, &parsed.text).await
+                let made = create::create_view(&self.context, &self.catalog, *view, &parsed.text);
+                made.await.map(Ready::Done)
             }
-            Statement::ShowTables => self.one_batch(describe::tables(&self.catalog)?),
+            Statement::ShowTables => self.report(describe::tables(&self.catalog)?),
             Statement::Describe(name) => {
                 let name = self.table_name(&name)?;
-                self.one_batch(describe::columns(&self.catalog, &name).await?)
+                self.report(describe::columns(&self.catalog, &name).await?)
             }
             Statement::ShowCreateTable(name) => {
                 let name = self.table_name(&name)?;
                 let definition = self.catalog.definition(&name)?;
-                self.one_batch(describe::definition(&name, &definition)?)
+                self.report(describe::definition(&name, &definition)?)
             }
             Statement::Optimize { table, zorder_by } => {
                 let name = self.table_name(&table)?;
@@ -269,7 +355,7 @@ impl Session {
                     .delta(&name)?
                     .optimize(&spec, Some(runtime))
                     .await?;
-                self.one_batch(report)
+                self.report(report)
             }
             Statement::Vacuum {
                 table,
@@ -282,12 +368,16 @@ impl Session {
                     dry_run,
                 };
                 let report = self.catalog.delta(&name)?.vacuum(&spec).await?;
-                self.one_batch(report)
+                self.report(report)
             }
             Statement::History(table) => {
                 let name = self.table_name(&table)?;
                 let report = self.catalog.delta(&name)?.history().await?;
-                self.one_batch(report)
+                self.report(report)
+            }
+            Statement::ShowQueries | Statement::KillQuery(_) => {
+                Err(Error::unsupported("only a server keeps a list of queries")
+                    .with_help("send it to `anabranch serve`"))
             }
             Statement::Job(job) => Err(Error::unsupported(format!(
                 "{} is for whoever runs the jobs",
@@ -297,54 +387,63 @@ impl Session {
         }
     }
 
-    async fn run_sql(&self, mut sql: SqlStatement, text: &str) -> Result<Outcome> {
-        rewrite::prepare(&self.context, &self.catalog, &mut sql).await?;
-        let state = self.context.state();
-        let typed = sql.clone();
-        let plan = match state.statement_to_plan(sql).await {
-            Ok(plan) => plan,
-            Err(error) => return Err(self.catalog.missing_table(error, typed)),
-        };
+    async fn run_sql(&self, sql: SqlStatement, text: &str) -> Result<Ready> {
+        let plan = self.logical_plan(sql).await?;
         match &plan {
             LogicalPlan::Ddl(ddl) => {
                 let verb = done_message(ddl);
                 self.context.execute_logical_plan(plan).await?;
                 self.catalog.describe_new(text);
-                Ok(Outcome::Done(verb))
+                Ok(Ready::Done(verb))
             }
             LogicalPlan::Statement(_) => {
                 self.context.execute_logical_plan(plan).await?;
-                Ok(Outcome::Done(first_words(text)))
+                Ok(Ready::Done(first_words(text)))
             }
-            LogicalPlan::Dml(_) => Ok(Outcome::Insert(self.start(plan).await?)),
-            _ => Ok(Outcome::Rows(self.start(plan).await?)),
+            LogicalPlan::Dml(_) => Ok(Ready::Insert(self.physical_plan(plan).await?)),
+            _ => Ok(Ready::Rows(self.physical_plan(plan).await?)),
         }
     }
 
-    async fn start(&self, plan: LogicalPlan) -> Result<Execution> {
-        let frame = self.context.execute_logical_plan(plan).await?;
-        self.start_frame(frame).await
+    async fn logical_plan(&self, mut sql: SqlStatement) -> Result<LogicalPlan> {
+        rewrite::prepare(&self.context, &self.catalog, &mut sql).await?;
+        let typed = sql.clone();
+        let planned = self.context.state().statement_to_plan(sql).await;
+        planned.map_err(|error| self.catalog.missing_table(error, typed))
     }
 
-    async fn start_frame(&self, frame: DataFrame) -> Result<Execution> {
+    async fn physical_plan(&self, plan: LogicalPlan) -> Result<Planned> {
+        let frame = self.context.execute_logical_plan(plan).await?;
         let task = Arc::new(frame.task_ctx());
         let plan = frame.create_physical_plan().await?;
-        let stream = execute_stream(Arc::clone(&plan), task)?;
-        let stream = dead_letters::keep(stream, &self.catalog, &self.context);
-        Ok(Execution { stream, plan })
+        Ok(Planned { plan, task })
     }
 
     /// A batch as the rows of a statement.
     pub(crate) fn one_batch(&self, batch: RecordBatch) -> Result<Outcome> {
+        Ok(Outcome::Rows(self.begin(self.planned_batch(batch)?)?))
+    }
+
+    fn report(&self, batch: RecordBatch) -> Result<Ready> {
+        Ok(Ready::Rows(self.planned_batch(batch)?))
+    }
+
+    /// What was begun and not read, to be begun later.
+    pub(crate) fn planned_again(&self, execution: Execution) -> Planned {
+        Planned {
+            plan: execution.plan,
+            task: self.context.task_ctx(),
+        }
+    }
+
+    /// A batch as the rows of a statement that is begun later.
+    pub(crate) fn planned_batch(&self, batch: RecordBatch) -> Result<Planned> {
         let schema = batch.schema();
-        let plan = datafusion::datasource::memory::MemorySourceConfig::try_new_exec(
-            &[vec![batch]],
-            schema,
-            None,
-        )?;
-        let plan: Arc<dyn ExecutionPlan> = plan;
-        let stream = execute_stream(Arc::clone(&plan), self.context.task_ctx())?;
-        Ok(Outcome::Rows(Execution { stream, plan }))
+        let plan = MemorySourceConfig::try_new_exec(&[vec![batch]], schema, None)?;
+        Ok(Planned {
+            plan,
+            task: self.context.task_ctx(),
+        })
     }
 
     fn table_name(&self, name: &datafusion::sql::sqlparser::ast::ObjectName) -> Result<String> {

@@ -16,6 +16,7 @@ use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use crate::core::jobs::{BatchVersion, Committed, DeadLetter, JobHistory, SeenState, seen_state};
 use crate::error::{Error, Result};
 use crate::exec::keyed::{decode_states, replay};
+use crate::session::context::MayName;
 use crate::session::dead_letters;
 use crate::session::streaming::late_schema;
 use crate::state::{DataDir, JobId, JobStore, Packed};
@@ -24,18 +25,35 @@ use crate::tables::bad_records::BadRecord;
 /// The schema's name.
 pub(super) const SYSTEM: &str = "system";
 
+/// What tables of keyed state are called when it is about who may read them.
+const JOB_STATE: &str = "job_state";
+
 const TABLES: [&str; 5] = ["batches", "dead_letters", "jobs", "late_rows", "partitions"];
 
 /// The tables over a data directory.
-#[derive(Debug)]
 pub(super) struct SystemSchema {
     /// Folder or URL; not made by looking at it.
     data_dir: String,
+    may_name: Option<MayName>,
+}
+
+impl std::fmt::Debug for SystemSchema {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SystemSchema")
+            .field("data_dir", &self.data_dir)
+            .finish_non_exhaustive()
+    }
 }
 
 impl SystemSchema {
-    pub(super) fn new(data_dir: String) -> Self {
-        Self { data_dir }
+    pub(super) fn new(data_dir: String, may_name: Option<MayName>) -> Self {
+        Self { data_dir, may_name }
+    }
+
+    fn shows(&self, name: &str) -> bool {
+        self.may_name
+            .as_ref()
+            .is_none_or(|may_name| may_name(SYSTEM, name))
     }
 
     async fn rows(&self, name: &str) -> Result<RecordBatch> {
@@ -121,7 +139,8 @@ fn state_of(table: &str) -> Option<(&str, Option<u64>)> {
 #[async_trait]
 impl SchemaProvider for SystemSchema {
     fn table_names(&self) -> Vec<String> {
-        TABLES.iter().map(ToString::to_string).collect()
+        let shown = TABLES.iter().filter(|name| self.shows(name));
+        shown.map(ToString::to_string).collect()
     }
 
     async fn table(
@@ -137,7 +156,8 @@ impl SchemaProvider for SystemSchema {
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        TABLES.contains(&name) || state_of(name).is_some()
+        (TABLES.contains(&name) && self.shows(name))
+            || (state_of(name).is_some() && self.shows(JOB_STATE))
     }
 }
 

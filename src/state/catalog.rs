@@ -47,6 +47,14 @@ impl CatalogStore {
         Self { dir }
     }
 
+    /// A new place for the rows of a table that says none: below the data directory.
+    pub fn place_of_table(&self, table: &str) -> String {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        let name: String = table.chars().filter(|c| is_plain(*c)).take(64).collect();
+        let id = uuid::Uuid::new_v4().simple();
+        self.dir.place(&format!("tables/{name}-{id}"))
+    }
+
     /// All entries, in order.
     ///
     /// # Errors

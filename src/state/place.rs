@@ -62,6 +62,14 @@ impl DataDir {
         })
     }
 
+    /// The path or URL of something in it, for whoever opens it without this.
+    pub(super) fn place(&self, name: &str) -> String {
+        match &self.folder {
+            Some(folder) => folder.join(name).display().to_string(),
+            None => format!("{}/{name}", self.shown.trim_end_matches('/')),
+        }
+    }
+
     /// Any store, whatever it does.
     #[cfg(test)]
     pub(crate) fn of_store(store: Arc<dyn ObjectStore>) -> Self {

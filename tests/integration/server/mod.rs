@@ -1,19 +1,52 @@
 //! The service as its clients meet it: the real program, real drivers.
 
 mod adbc;
+mod frames;
+mod go;
+mod ingest;
 mod jdbc;
 mod lifetime;
+mod limits;
+mod rights;
+mod safety;
+mod sessions;
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex};
 
-use crate::support::Workspace;
+use crate::support::{Workspace, python};
+
+/// What scripts about a server begin with: `connect`, `rows` and `refused`. Its address is the first argument.
+const PRELUDE: &str = r#"
+import sys, time, threading, adbc_driver_flightsql.dbapi as flight, pyarrow
+def connect(user=None, password=None, token=None, cookies=False, url=None, **more):
+    given = dict(more)
+    if user: given |= {"username": user, "password": password}
+    if token: given["adbc.flight.sql.authorization_header"] = "Bearer " + token
+    if cookies: given["adbc.flight.sql.rpc.with_cookie_middleware"] = "true"
+    return flight.connect(url or "grpc://" + sys.argv[1], db_kwargs=given, autocommit=True)
+def rows(db, sql, parameters=None):
+    with db.cursor() as cur:
+        cur.execute(sql, parameters)
+        return cur.fetchall()
+def said(error):
+    return type(error).__name__ + " " + str(error).split("\n")[0].split("; Vendor code")[0].split(". Vendor code")[0]
+def refused(do, *given):
+    try:
+        done = do(*given)
+    except Exception as error:
+        return said(error)
+    return f"done: {done}"
+"#;
 
 /// A server in a workspace; killed when this is dropped.
 struct Served {
     process: Child,
     /// `HOST:PORT`.
     address: String,
+    /// Its log so far.
+    log: Arc<Mutex<String>>,
 }
 
 impl Served {
@@ -26,21 +59,45 @@ impl Served {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+        Self::listening(process)
+    }
+
+    /// Waits until a server that was started says where it listens.
+    fn listening(mut process: Child) -> Self {
+        let mut said = BufReader::new(process.stderr.take().unwrap());
+        let log = Arc::new(Mutex::new(String::new()));
         let mut served = Self {
             process,
             address: String::new(),
+            log: Arc::clone(&log),
         };
-        let said = BufReader::new(served.process.stderr.take().unwrap());
-        let mut before = Vec::new();
-        for line in said.lines() {
-            let line = line.unwrap();
-            if let Some(address) = line.strip_prefix("listening at grpc://") {
+        let mut before = String::new();
+        while served.address.is_empty() {
+            let mut line = String::new();
+            let read = said.read_line(&mut line).unwrap();
+            assert!(read > 0, "the server did not listen: {before}");
+            before += &line;
+            let at = line.strip_prefix("listening at ");
+            if let Some((_, address)) = at.and_then(|at| at.trim().split_once("://")) {
                 address.clone_into(&mut served.address);
-                return served;
             }
-            before.push(line);
         }
-        panic!("the server did not listen: {}", before.join("\n"));
+        std::thread::spawn(move || {
+            for line in said.lines().map_while(Result::ok) {
+                let mut log = log.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        served
+    }
+
+    /// Runs a script that begins with [`PRELUDE`]; gives what it prints.
+    #[track_caller]
+    fn python(&self, script: &str, arguments: &[&str]) -> String {
+        let mut all = vec![self.address.as_str()];
+        all.extend(arguments);
+        python(&format!("{PRELUDE}{script}"), &all)
     }
 
     /// Tells it to stop; gives how it ended.

@@ -1,0 +1,377 @@
+//! Who asks: a user with a password, a token of ours or of the file of users, or the token of another issuer.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use http::HeaderMap;
+use http::header::{AUTHORIZATION, COOKIE};
+use jsonwebtoken::jwk::JwkSet;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::server::access::{Caller, Grants, Role};
+use crate::server::users::{User, Users, hash_password, is_password};
+
+/// The cookie by which clients without a token keep a session.
+pub(super) const COOKIE_NAME: &str = "arrow_flight_session_id";
+/// A login lasts so long.
+const LASTS: Duration = Duration::from_secs(12 * 3_600);
+/// A password that was right is not hashed again for so long: some clients send it with every call.
+const REMEMBERED: Duration = Duration::from_secs(300);
+/// Passwords that are hashed at the same time: each takes 19 MiB and tens of milliseconds.
+const HASHED_AT_ONCE: usize = 2;
+
+/// Who may come in.
+#[derive(Debug, Clone, Default)]
+pub struct LoginOptions {
+    /// The file of users.
+    pub users: Option<PathBuf>,
+    /// Keys of another issuer of tokens, as a JSON Web Key Set.
+    pub jwks: Option<PathBuf>,
+    /// What `iss` of its tokens must say.
+    pub jwt_issuer: Option<String>,
+    /// What `aud` of its tokens must say.
+    pub jwt_audience: Option<String>,
+}
+
+impl LoginOptions {
+    /// Whether somebody has to log in.
+    pub fn is_closed(&self) -> bool {
+        self.users.is_some() || self.jwks.is_some()
+    }
+}
+
+/// Finds out who asks.
+pub(super) struct Login {
+    users: Option<Users>,
+    issuer: Option<Issuer>,
+    is_closed: bool,
+    /// Signs the tokens of this process.
+    key: [u8; 32],
+    /// Right passwords by their hash with the user's own, and since when they are known.
+    remembered: Mutex<HashMap<[u8; 32], Instant>>,
+    hashing: Semaphore,
+    /// What a password is compared with whose user there is not: that takes as long.
+    nobody: String,
+}
+
+/// Another issuer of tokens.
+struct Issuer {
+    keys: JwkSet,
+    name: Option<String>,
+    audience: Option<String>,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Ours {
+    sub: String,
+    /// The session.
+    jti: String,
+    iat: u64,
+    exp: u64,
+}
+
+#[derive(serde::Deserialize)]
+struct Theirs {
+    sub: String,
+    role: Role,
+    tables: Option<Vec<String>>,
+    jti: Option<String>,
+}
+
+impl Login {
+    /// # Errors
+    ///
+    /// A file that cannot be read, or says what cannot be understood.
+    pub(super) fn try_new(options: &LoginOptions) -> Result<Self> {
+        let users = options.users.as_deref().map(Users::open).transpose()?;
+        let issuer = match &options.jwks {
+            None => None,
+            Some(path) => Some(Issuer {
+                keys: keys(path)?,
+                name: options.jwt_issuer.clone(),
+                audience: options.jwt_audience.clone(),
+            }),
+        };
+        let mut key = [0; 32];
+        key[..16].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+        key[16..].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+        Ok(Self {
+            is_closed: options.is_closed(),
+            users,
+            issuer,
+            key,
+            remembered: Mutex::default(),
+            hashing: Semaphore::new(HASHED_AT_ONCE),
+            nobody: hash_password("")?,
+        })
+    }
+
+    /// Who sends these headers.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unauthenticated`].
+    pub(super) async fn caller(&self, headers: &HeaderMap) -> Result<Caller> {
+        let mut caller = match Credentials::of(headers)? {
+            Some(Credentials::Password { user, password }) => {
+                self.by_password(&user, &password).await?
+            }
+            Some(Credentials::Token(token)) => self.by_token(&token)?,
+            None if self.is_closed => {
+                return Err(unknown("nobody has logged in")
+                    .with_help("give a user and a password, or a token"));
+            }
+            None => Caller::anyone(),
+        };
+        if caller.session.is_none() {
+            caller.session = cookie(headers).map(of_cookie);
+        }
+        Ok(caller)
+    }
+
+    /// A token for whoever sends these headers, for the calls that follow.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unauthenticated`].
+    pub(super) async fn token(&self, headers: &HeaderMap) -> Result<String> {
+        let caller = self.caller(headers).await?;
+        if let (Some(Credentials::Token(token)), true) = (Credentials::of(headers)?, self.is_closed)
+        {
+            return Ok(token);
+        }
+        let now = jsonwebtoken::get_current_timestamp();
+        let claims = Ours {
+            sub: caller.name.to_string(),
+            jti: uuid::Uuid::new_v4().simple().to_string(),
+            iat: now,
+            exp: now + LASTS.as_secs(),
+        };
+        let key = EncodingKey::from_secret(&self.key);
+        let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key);
+        token.map_err(|error| Error::internal(format!("no token can be made: {error}")))
+    }
+
+    async fn by_password(&self, name: &str, password: &str) -> Result<Caller> {
+        if !self.is_closed {
+            return Ok(Caller::anyone());
+        }
+        let user = self.users.as_ref().and_then(|users| users.named(name));
+        let hash = user.as_ref().and_then(|user| user.password.clone());
+        let hash = hash.as_ref().unwrap_or(&self.nobody).clone();
+        let known = fingerprint(password, &hash);
+        let is_right = self.remembers(&known) || self.hashes_to(password, hash).await;
+        match user {
+            Some(User {
+                caller,
+                password: Some(_),
+            }) if is_right => {
+                self.remember(known);
+                Ok(caller)
+            }
+            _ => Err(unknown("there is no such user, or the password is another")),
+        }
+    }
+
+    async fn hashes_to(&self, password: &str, hash: String) -> bool {
+        let Ok(_turn) = self.hashing.acquire().await else {
+            return false;
+        };
+        let password = password.to_owned();
+        let checked = tokio::task::spawn_blocking(move || is_password(&password, &hash));
+        checked.await.unwrap_or(false)
+    }
+
+    fn remembers(&self, known: &[u8; 32]) -> bool {
+        let remembered = self
+            .remembered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        remembered
+            .get(known)
+            .is_some_and(|since| since.elapsed() < REMEMBERED)
+    }
+
+    fn remember(&self, known: [u8; 32]) {
+        let mut remembered = self
+            .remembered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        remembered.retain(|_, since| since.elapsed() < REMEMBERED);
+        remembered.entry(known).or_insert_with(Instant::now);
+    }
+
+    fn by_token(&self, token: &str) -> Result<Caller> {
+        if let Some(ours) = self.ours(token) {
+            let session = Some(Arc::from(ours.jti));
+            if !self.is_closed {
+                return Ok(Caller {
+                    session,
+                    ..Caller::anyone()
+                });
+            }
+            // What they may is what the file says now.
+            let user = self.users.as_ref().and_then(|users| users.named(&ours.sub));
+            let user = user.ok_or_else(|| unknown("the user of this token is there no more"))?;
+            return Ok(Caller {
+                session,
+                ..user.caller
+            });
+        }
+        if !self.is_closed {
+            return Ok(Caller::anyone());
+        }
+        if let Some(user) = self.users.as_ref().and_then(|users| users.of_token(token)) {
+            return Ok(user.caller);
+        }
+        match &self.issuer {
+            Some(issuer) => issuer.caller(token),
+            None => Err(unknown("the token is not known, or has expired")),
+        }
+    }
+
+    fn ours(&self, token: &str) -> Option<Ours> {
+        let key = DecodingKey::from_secret(&self.key);
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.leeway = 0;
+        let decoded = jsonwebtoken::decode::<Ours>(token, &key, &validation);
+        Some(decoded.ok()?.claims)
+    }
+}
+
+impl Issuer {
+    fn caller(&self, token: &str) -> Result<Caller> {
+        let refused =
+            |error: jsonwebtoken::errors::Error| unknown(&format!("the token is refused: {error}"));
+        let header = jsonwebtoken::decode_header(token).map_err(refused)?;
+        let key = match &header.kid {
+            Some(id) => self.keys.find(id),
+            None if self.keys.keys.len() == 1 => self.keys.keys.first(),
+            None => None,
+        };
+        let key = key.ok_or_else(|| unknown("the token is signed by a key that is not known"))?;
+        // A key is for one algorithm: the token does not choose another.
+        let of_key = key
+            .common
+            .key_algorithm
+            .map(|algorithm| algorithm.to_string());
+        if of_key.is_some_and(|algorithm| algorithm != format!("{:?}", header.alg)) {
+            return Err(unknown(
+                "the token is signed by another algorithm than its key's",
+            ));
+        }
+        let decoding = DecodingKey::from_jwk(key).map_err(refused)?;
+        if decoding.family() != header.alg.family()
+            || header.alg.family() == Algorithm::HS256.family()
+        {
+            return Err(unknown(
+                "the token is signed by another algorithm than its key's",
+            ));
+        }
+        let mut validation = Validation::new(header.alg);
+        let mut required = vec!["exp", "sub"];
+        match &self.name {
+            Some(name) => {
+                validation.set_issuer(&[name]);
+                required.push("iss");
+            }
+            None => validation.iss = None,
+        }
+        match &self.audience {
+            Some(audience) => {
+                validation.set_audience(&[audience]);
+                required.push("aud");
+            }
+            None => validation.validate_aud = false,
+        }
+        validation.validate_nbf = true;
+        validation.set_required_spec_claims(&required);
+        let claims = jsonwebtoken::decode::<Theirs>(token, &decoding, &validation);
+        let claims = claims.map_err(refused)?.claims;
+        let tables = claims.tables.as_deref().map(Grants::try_new).transpose();
+        Ok(Caller {
+            name: claims.sub.into(),
+            role: claims.role,
+            tables: tables.map_err(|error| unknown(error.message()))?,
+            session: claims.jti.map(Arc::from),
+        })
+    }
+}
+
+enum Credentials {
+    Password { user: String, password: String },
+    Token(String),
+}
+
+impl Credentials {
+    fn of(headers: &HeaderMap) -> Result<Option<Self>> {
+        let Some(value) = headers.get(AUTHORIZATION) else {
+            return Ok(None);
+        };
+        let garbled = || unknown("the header 'authorization' is neither Basic nor Bearer");
+        let value = value.to_str().map_err(|_| garbled())?;
+        let (scheme, given) = value.split_once(' ').ok_or_else(garbled)?;
+        let given = given.trim();
+        match scheme.to_ascii_lowercase().as_str() {
+            "bearer" => Ok(Some(Self::Token(given.to_owned()))),
+            "basic" => {
+                let bytes = BASE64_STANDARD.decode(given).map_err(|_| garbled())?;
+                let text = String::from_utf8(bytes).map_err(|_| garbled())?;
+                let (user, password) = text.split_once(':').ok_or_else(garbled)?;
+                Ok(Some(Self::Password {
+                    user: user.to_owned(),
+                    password: password.to_owned(),
+                }))
+            }
+            _ => Err(garbled()),
+        }
+    }
+}
+
+/// The session of a cookie; never one of a token.
+pub(super) fn of_cookie(id: &str) -> Arc<str> {
+    format!("cookie {id}").into()
+}
+
+fn cookie(headers: &HeaderMap) -> Option<&str> {
+    let cookies = headers.get_all(COOKIE).iter();
+    let cookies = cookies.filter_map(|value| value.to_str().ok());
+    let mut pairs = cookies.flat_map(|cookies| cookies.split(';'));
+    pairs.find_map(|pair| {
+        let (name, value) = pair.trim().split_once('=')?;
+        (name == COOKIE_NAME).then(|| value.trim_matches('"'))
+    })
+}
+
+fn fingerprint(password: &str, hash: &str) -> [u8; 32] {
+    let mut of = Sha256::new();
+    of.update(hash.as_bytes());
+    of.update([0]);
+    of.update(password.as_bytes());
+    of.finalize().into()
+}
+
+fn unknown(why: &str) -> Error {
+    Error::new(ErrorKind::Unauthenticated, why)
+}
+
+fn keys(path: &Path) -> Result<JwkSet> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Error::invalid(format!("{shown} cannot be read: {error}")))?;
+    let keys: JwkSet = serde_json::from_str(&text).map_err(|error| {
+        Error::invalid(format!("{shown} is no JSON Web Key Set: {error}"))
+            .with_help("save what the issuer has at its jwks_uri")
+    })?;
+    if keys.keys.is_empty() {
+        return Err(Error::invalid(format!("{shown} has no keys")));
+    }
+    Ok(keys)
+}

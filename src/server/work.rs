@@ -1,0 +1,417 @@
+//! Statements at work: each with a number, within limits, until it ends, is cancelled or takes too long; logged at its
+//! end. They run on threads of their own, so that the network always answers.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::server::access::Caller;
+
+/// What is made before it is asked for: a reader that is slow holds no more.
+const AHEAD: usize = 4;
+/// Of a statement's text, in the list and the log.
+const SHOWN: usize = 2_000;
+/// What the log is filtered by.
+pub const QUERY_LOG: &str = "anabranch::queries";
+
+/// How much clients may ask for.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Statements at work at the same time.
+    pub statements: usize,
+    /// Statements that wait for others; one more is refused.
+    pub queue: usize,
+    /// How long a statement may take, unless its session says less.
+    pub timeout: Option<Duration>,
+    /// Bytes that a statement may hold before it spills or fails; `None`: all of the server's.
+    pub memory: Option<usize>,
+    /// Bytes of a result.
+    pub result_bytes: Option<u64>,
+    /// Sessions, and of each kind things that are kept for clients between two calls.
+    pub sessions: usize,
+    /// After so long without a call, what is kept for a client is forgotten.
+    pub idle: Duration,
+    /// A result that gives nothing for so long says that it is still there.
+    pub keep_alive: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            statements: 64,
+            queue: 256,
+            timeout: None,
+            memory: None,
+            result_bytes: None,
+            sessions: 10_000,
+            idle: Duration::from_secs(3_600),
+            keep_alive: Duration::from_secs(15),
+        }
+    }
+}
+
+/// A statement of a client, from when it is asked for until its rows are fetched.
+#[derive(Debug)]
+pub(super) struct Statement {
+    /// By which it is listed, cancelled and logged.
+    pub(super) id: String,
+    pub(super) user: Arc<str>,
+    /// Without secrets.
+    pub(super) text: String,
+    /// In milliseconds since 1970 UTC.
+    pub(super) at: i64,
+    timeout: Option<Duration>,
+    is_waiting: AtomicBool,
+    rows: AtomicU64,
+    bytes: AtomicU64,
+    cancelled: CancellationToken,
+    cancelled_by: OnceLock<String>,
+}
+
+impl Statement {
+    pub(super) fn new(
+        caller: &Caller,
+        text: &str,
+        at: i64,
+        timeout: Option<Duration>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id: uuid::Uuid::new_v4().simple().to_string()[..16].to_owned(),
+            user: Arc::clone(&caller.name),
+            text: text.chars().take(SHOWN).collect(),
+            at,
+            timeout,
+            is_waiting: AtomicBool::new(false),
+            rows: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            cancelled: CancellationToken::new(),
+            cancelled_by: OnceLock::new(),
+        })
+    }
+
+    /// Ends it, now or as soon as it begins.
+    pub(super) fn cancel(&self, by: &str) {
+        let _ = self.cancelled_by.set(by.to_owned());
+        self.cancelled.cancel();
+    }
+
+    /// `WAITING` for others to end, or `RUNNING`.
+    pub(super) fn state(&self) -> &'static str {
+        match self.is_waiting.load(Ordering::Relaxed) {
+            true => "WAITING",
+            false => "RUNNING",
+        }
+    }
+
+    /// Counts what was sent.
+    pub(super) fn count(&self, rows: usize, bytes: usize) {
+        self.rows.fetch_add(rows as u64, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Rows and bytes that were sent so far.
+    pub(super) fn counted(&self) -> (u64, u64) {
+        let rows = self.rows.load(Ordering::Relaxed);
+        (rows, self.bytes.load(Ordering::Relaxed))
+    }
+
+    /// Ends when it is cancelled or has taken too long; gives why.
+    async fn stopped(&self) -> Error {
+        let too_long = async {
+            match self.timeout {
+                Some(timeout) => tokio::time::sleep(timeout).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.cancelled.cancelled() => {
+                let by = self.cancelled_by.get().map_or("its client", String::as_str);
+                Error::new(ErrorKind::Cancelled, format!("the statement was cancelled by {by}"))
+            }
+            () = too_long => {
+                let timeout = self.timeout.unwrap_or_default();
+                Error::new(
+                    ErrorKind::Timeout,
+                    format!("the statement took longer than {:.1} s", timeout.as_secs_f64()),
+                )
+                .with_help("SET statement_timeout changes that within the server's own limit")
+            }
+        }
+    }
+}
+
+/// The statements at work.
+pub(super) struct Work {
+    runtime: Handle,
+    limits: Limits,
+    turns: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    running: Mutex<BTreeMap<String, Arc<Statement>>>,
+}
+
+impl Work {
+    pub(super) fn new(runtime: Handle, limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            turns: Arc::new(Semaphore::new(limits.statements)),
+            runtime,
+            limits,
+            waiting: AtomicUsize::new(0),
+            running: Mutex::default(),
+        })
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The statements at work, the oldest first.
+    pub(super) fn running(&self) -> Vec<Arc<Statement>> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = running.values().cloned().collect();
+        all.sort_by_key(|statement| statement.at);
+        all
+    }
+
+    /// The statement at work of this id.
+    pub(super) fn find(&self, id: &str) -> Option<Arc<Statement>> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.get(id).cloned()
+    }
+
+    /// Does something that comes before a statement's end, unless the statement is stopped or nobody waits any more.
+    ///
+    /// # Errors
+    ///
+    /// What it says; too many others; cancelled; too long.
+    pub(super) async fn plan<T: Send + 'static>(
+        self: &Arc<Self>,
+        statement: &Arc<Statement>,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let mut running = Running::new(self, statement);
+        let done = self.attempt(statement, work).await;
+        match &done {
+            Ok(_) => running.goes_on = true,
+            Err(error) => running.end(Some(error)),
+        }
+        done
+    }
+
+    /// Does all of a statement, unless it is stopped or nobody waits for it any more.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::plan`].
+    pub(super) async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        statement: &Arc<Statement>,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let mut running = Running::new(self, statement);
+        let done = self.attempt(statement, work).await;
+        running.end(done.as_ref().err());
+        done
+    }
+
+    async fn attempt<T: Send + 'static>(
+        &self,
+        statement: &Statement,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let done = async {
+            let _turn = self.turn(statement).await?;
+            let task = AbortOnDropHandle::new(self.runtime.spawn(work));
+            let done = task.await;
+            done.unwrap_or_else(|error| Err(Error::internal(error.to_string())))
+        };
+        let done = tokio::select! {
+            done = done => done,
+            why = statement.stopped() => Err(why),
+        };
+        done.map_err(|error| error.of_query(&statement.id))
+    }
+
+    /// Does something to its end whether or not somebody waits for it: half of it would be worse.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::run`], but for its end.
+    pub(super) async fn finish<T: Send + 'static>(
+        self: &Arc<Self>,
+        statement: &Arc<Statement>,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let (to_its_end, of) = (Arc::clone(self), Arc::clone(statement));
+        let task = self.runtime.spawn(async move {
+            let mut running = Running::new(&to_its_end, &of);
+            let _turn = to_its_end.turn(&of).await?;
+            let done = work.await;
+            running.end(done.as_ref().err());
+            done.map_err(|error| error.of_query(&of.id))
+        });
+        task.await
+            .unwrap_or_else(|error| Err(Error::internal(error.to_string())))
+    }
+
+    /// What a stream of a statement gives, made ahead of its reader; nothing more is made when the reader has gone.
+    /// `idle` is given whenever nothing else was for long.
+    pub(super) fn stream<T: Clone + Send + Sync + 'static>(
+        self: &Arc<Self>,
+        statement: Arc<Statement>,
+        items: impl Future<Output = Result<BoxStream<'static, Result<T>>>> + Send + 'static,
+        idle: Option<T>,
+    ) -> BoxStream<'static, Result<T>> {
+        let (sender, receiver) = mpsc::channel(AHEAD);
+        let work = Arc::clone(self);
+        let keep_alive = self.limits.keep_alive;
+        let task = self.runtime.spawn(async move {
+            let mut running = Running::new(&work, &statement);
+            let made = async {
+                let _turn = work.turn(&statement).await?;
+                let mut items = items.await?;
+                let mut has_begun = false;
+                loop {
+                    let next = match (&idle, has_begun) {
+                        (Some(idle), true) => {
+                            match tokio::time::timeout(keep_alive, items.next()).await {
+                                Ok(next) => next,
+                                Err(_) => Some(Ok(idle.clone())),
+                            }
+                        }
+                        _ => items.next().await,
+                    };
+                    has_begun = true;
+                    match next {
+                        None => return Ok(()),
+                        Some(item) => {
+                            if sender.send(Ok(item?)).await.is_err() {
+                                return Err(gone());
+                            }
+                        }
+                    }
+                }
+            };
+            let ended = tokio::select! {
+                ended = made => ended,
+                why = statement.stopped() => Err(why),
+                () = sender.closed() => Err(gone()),
+            };
+            running.end(ended.as_ref().err());
+            drop(running);
+            if let Err(error) = ended {
+                let _ = sender.send(Err(error.of_query(&statement.id))).await;
+            }
+        });
+        let task = AbortOnDropHandle::new(task);
+        let received = futures::stream::unfold((receiver, task), |(mut receiver, task)| async {
+            let next = receiver.recv().await?;
+            Some((next, (receiver, task)))
+        });
+        received.boxed()
+    }
+
+    async fn turn(&self, statement: &Statement) -> Result<OwnedSemaphorePermit> {
+        if let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() {
+            return Ok(turn);
+        }
+        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waits = Waits(self, statement);
+        if before >= self.limits.queue {
+            return Err(Error::new(
+                ErrorKind::Exhausted,
+                format!(
+                    "{} statements are at work and {} wait",
+                    self.limits.statements, self.limits.queue
+                ),
+            )
+            .with_help("try again later"));
+        }
+        statement.is_waiting.store(true, Ordering::Relaxed);
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        turn.map_err(|error| Error::internal(error.to_string()))
+    }
+}
+
+fn gone() -> Error {
+    Error::new(ErrorKind::Cancelled, "its client went away")
+}
+
+struct Waits<'a>(&'a Work, &'a Statement);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.1.is_waiting.store(false, Ordering::Relaxed);
+    }
+}
+
+/// A statement in the list; out of it when this is dropped, and in the log.
+struct Running {
+    work: Arc<Work>,
+    statement: Arc<Statement>,
+    since: Instant,
+    /// Its rows are fetched later: this is not its end.
+    goes_on: bool,
+    /// How it ended; `None`: nobody waited for that.
+    outcome: Option<String>,
+}
+
+impl Running {
+    fn new(work: &Arc<Work>, statement: &Arc<Statement>) -> Self {
+        let mut running = work.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.insert(statement.id.clone(), Arc::clone(statement));
+        Self {
+            work: Arc::clone(work),
+            statement: Arc::clone(statement),
+            since: Instant::now(),
+            goes_on: false,
+            outcome: None,
+        }
+    }
+
+    fn end(&mut self, failed: Option<&Error>) {
+        self.outcome = Some(match failed {
+            None => "done".to_owned(),
+            Some(error) => format!("{:?}: {}", error.kind(), error.message()),
+        });
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let statement = &self.statement;
+        let mut running = self
+            .work
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        running.remove(&statement.id);
+        drop(running);
+        if self.goes_on {
+            return;
+        }
+        let (rows, bytes) = statement.counted();
+        let milliseconds = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let outcome = self.outcome.as_deref().unwrap_or("left by its client");
+        tracing::info!(
+            target: QUERY_LOG,
+            query = statement.id,
+            user = &*statement.user,
+            milliseconds,
+            rows,
+            bytes,
+            outcome,
+            text = statement.text,
+        );
+    }
+}

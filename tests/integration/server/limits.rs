@@ -1,0 +1,227 @@
+//! Statements that take long, give much, come all at once, or that nobody waits for.
+
+use std::time::{Duration, Instant};
+
+use super::Served;
+use super::rights::users;
+use crate::support::Workspace;
+
+/// A statement that takes minutes.
+const SLOW: &str = r#"
+SLOW = "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b WHERE a.value % 7 = b.value % 11"
+def until(do, wanted):
+    end = time.time() + 30
+    while True:
+        found = do()
+        if wanted(found): return found
+        assert time.time() < end, found
+        time.sleep(0.05)
+def running(db):
+    return [row for row in rows(db, "SHOW QUERIES") if "generate_series" in row[6]]
+"#;
+
+#[test]
+fn a_statement_is_ended_by_its_client_by_others_and_by_time() {
+    let work = Workspace::new();
+    let served = Served::start(&work, &["--users", users(&work)]);
+    let script = r#"
+reader, writer, admin = [connect(name, name + "-pw") for name in ["reader", "writer", "admin"]]
+def begin(name, do=None):
+    ended = []
+    def work():
+        with connect(name, name + "-pw") as db, db.cursor() as cur:
+            ended.append(refused(lambda: (cur.execute(SLOW), cur.fetchall()) if do is None else do(db, cur)))
+            ended.append(time.time())
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread, ended
+def killed(by, thread, ended):
+    at = time.time()
+    thread.join(30)
+    print(by, "|", ended[0].split("by")[0], "| within two seconds:", ended[1] - at < 2)
+    until(lambda: running(admin), lambda found: not found)
+
+thread, ended = begin("reader")
+[(id, user, state, at, count, size, text)] = until(lambda: running(reader), len)
+print(user, state, text == SLOW, len(id))
+print("another sees", running(writer), refused(rows, writer, f"KILL QUERY '{id}'").replace(id, "ID"))
+rows(reader, f"KILL QUERY '{id}'")
+killed("its user", thread, ended)
+
+thread, ended = begin("reader")
+[row] = until(lambda: running(admin), len)
+rows(admin, f"KILL QUERY '{row[0]}'")
+killed("an administrator", thread, ended)
+
+def cancelled(db, cur):
+    threading.Timer(1, cur.adbc_cancel).start()
+    cur.execute(SLOW)
+    cur.fetchall()
+thread, ended = begin("reader", cancelled)
+until(lambda: running(admin), len)
+thread.join(30)
+print("its client |", ended[0].split(" ")[0])
+until(lambda: running(admin), lambda found: not found)
+
+with reader.cursor() as cur:
+    cur.execute("SELECT a.value, concat('some text ', CAST(b.value AS VARCHAR)) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b")
+    batches = cur.fetch_record_batch()
+    print("half read |", batches.read_next_batch().num_rows > 0, len(running(admin)))
+    batches.close()
+until(lambda: running(admin), lambda found: not found)
+
+rows(reader, "SET statement_timeout = '500 milliseconds'")
+begun = time.time()
+print(refused(rows, reader, SLOW), "| within two seconds:", time.time() - begun < 2)
+print("others go on", rows(writer, "SELECT 1"))
+"#;
+    insta::assert_snapshot!(served.python(&format!("{SLOW}{script}"), &[]));
+    let log = served.log.lock().unwrap().clone();
+    assert!(
+        log.contains("cancelled by admin") && log.contains("left by its client"),
+        "{log}"
+    );
+    assert!(
+        log.contains("user=\"writer\"") && log.contains("text=\"SELECT 1\""),
+        "{log}"
+    );
+}
+
+#[test]
+fn there_is_an_end_to_what_clients_get() {
+    let work = Workspace::new();
+    let limits = [
+        "--max-statements",
+        "1",
+        "--max-queued",
+        "1",
+        "--max-result",
+        "1MiB",
+        "--statement-memory",
+        "20MiB",
+        "--statement-timeout",
+        "60 seconds",
+        "--keep-alive",
+        "100 milliseconds",
+    ];
+    let served = Served::start(&work, &limits);
+    let script = r#"
+db = connect()
+print(refused(rows, db, "SELECT value FROM generate_series(1, 1000000)"))
+print(refused(rows, db, "SELECT array_agg(value) FROM generate_series(1, 100000000)").split(":")[0][:80])
+print(rows(db, "SELECT count(*) FROM generate_series(1, 1000)"))
+answers = []
+def ask():
+    with connect() as own, own.cursor() as cur:
+        answers.append(refused(lambda: (cur.execute(SLOW), cur.fetchall())))
+threads = [threading.Thread(target=ask) for _ in range(2)]
+for thread in threads: thread.start()
+states = until(lambda: sorted(row[2] for row in running(db)), lambda found: len(found) == 2)
+print(states, refused(rows, db, "SELECT 1"))
+for row in running(db): rows(db, f"KILL QUERY '{row[0]}'")
+for thread in threads: thread.join(30)
+print(answers, rows(db, "SELECT 1"))
+# A result that keeps its client waiting says that it is still there.
+print(rows(db, "SELECT count(*) FROM generate_series(1, 30000) a, generate_series(1, 30000) b WHERE (a.value + b.value) % 7 = 1"))
+"#;
+    let said = served.python(&format!("{SLOW}{script}"), &[]);
+    insta::assert_snapshot!(said);
+}
+
+#[test]
+fn fifty_clients_are_served_at_once_and_leave_nothing() {
+    let work = Workspace::new();
+    let served = Served::start(&work, &[]);
+    let script = r#"
+failed = []
+def client(number):
+    try:
+        with connect() as db:
+            for turn in range(4):
+                assert rows(db, f"SELECT {number} + value FROM generate_series(1, 3)") == [(number + n,) for n in (1, 2, 3)]
+            with db.cursor() as cur:
+                cur.execute("SELECT value, concat('some text ', CAST(value AS VARCHAR)) FROM generate_series(1, 10000000)")
+                batches = cur.fetch_record_batch()
+                batches.read_next_batch()
+                batches.close()
+    except Exception as error:
+        failed.append(said(error))
+threads = [threading.Thread(target=client, args=(n,)) for n in range(50)]
+for thread in threads: thread.start()
+for thread in threads: thread.join(120)
+db = connect()
+until(lambda: running(db), lambda found: not found)
+print(failed, rows(db, "SELECT 1"))
+"#;
+    let script = format!("{SLOW}{script}");
+    assert_eq!(served.python(&script, &[]), "[] [(1,)]\n");
+    let resident = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", served.process.id()));
+        let status = status.unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .unwrap();
+        line.split_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+    };
+    let before = resident();
+    assert_eq!(served.python(&script, &[]), "[] [(1,)]\n");
+    let after = resident();
+    assert!(
+        after < before + 200 * 1024,
+        "{before} KiB, then {after} KiB"
+    );
+}
+
+/// Half a message, headers without end, bytes that are no protocol: the next client is served.
+#[test]
+fn garbage_is_answered_or_dropped_and_others_are_served() {
+    use std::io::Write as _;
+    let work = Workspace::new();
+    let served = Served::start(&work, &[]);
+    let connect = || std::net::TcpStream::connect(&served.address).unwrap();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let mut noise = 0x9e37_79b9_u32;
+    let mut bytes = vec![0_u8; 100_000];
+    for byte in &mut bytes {
+        noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        *byte = (noise >> 24) as u8;
+    }
+    let mut held = Vec::new();
+    for sent in [
+        &bytes[..],
+        b"GET / HTTP/1.1\r\n\r\n",
+        preface,
+        &[preface, &bytes[..]].concat(),
+    ] {
+        let mut stream = connect();
+        let _ = stream.write_all(sent);
+        held.push(stream);
+    }
+    let said = served.python(
+        r#"
+import pyarrow.flight as plain
+client = plain.connect("grpc://" + sys.argv[1])
+def ask(what, do):
+    print(what, "|", refused(do).split(". ")[0].split(" {")[0][:110])
+ask("nonsense", lambda: client.get_flight_info(plain.FlightDescriptor.for_command(b"\xff" * 100)))
+ask("a path", lambda: client.get_flight_info(plain.FlightDescriptor.for_path("a")))
+ask("an action", lambda: list(client.do_action(plain.Action("Nothing", b""))))
+ask("a message of 80 MB", lambda: client.get_flight_info(plain.FlightDescriptor.for_command(b"x" * 80_000_000)))
+headers = plain.FlightCallOptions(headers=[(b"x-large", b"y" * 100_000)])
+ask("large headers", lambda: client.get_flight_info(plain.FlightDescriptor.for_command(b""), headers))
+db = connect()
+print(rows(db, "SELECT length('" + "x" * 5_000_000 + "')"), len(rows(db, "SELECT ? AS t", ("y" * 20_000_000,))[0][0]))
+"#,
+        &[],
+    );
+    insta::assert_snapshot!(said);
+    drop(held);
+    let stopping = Instant::now();
+    assert_eq!(served.stop(), Some(0));
+    assert!(stopping.elapsed() < Duration::from_secs(20));
+}

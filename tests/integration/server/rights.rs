@@ -1,0 +1,126 @@
+//! What each user may do, whichever way they ask.
+
+use std::io::Write as _;
+use std::process::Stdio;
+
+use super::Served;
+use crate::support::Workspace;
+
+/// The hash that `anabranch password` gives.
+pub(super) fn hash_of(work: &Workspace, password: &str) -> String {
+    let mut program = work.command();
+    let program = program.arg("password").stdin(Stdio::piped());
+    let mut child = program.stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    writeln!(stdin, "{password}").unwrap();
+    drop(stdin);
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success());
+    String::from_utf8(out.stdout).unwrap().trim().to_owned()
+}
+
+/// Users `reader`, `writer`, `admin` and `some`, who may name some tables only; the password of each is the name and `-pw`.
+pub(super) fn users(work: &Workspace) -> &'static str {
+    let user = |name: &str, role: &str, more: &str| {
+        let hash = hash_of(work, &format!("{name}-pw"));
+        format!("[users.{name}]\npassword = '{hash}'\nrole = '{role}'\n{more}\n")
+    };
+    let text = [
+        user("reader", "read", ""),
+        user("writer", "write", ""),
+        user("admin", "admin", ""),
+        user("some", "write", "tables = ['open*', 'new']"),
+    ];
+    work.file("users.toml", &text.concat())
+}
+
+const TABLES: &str = "
+admin = connect('admin', 'admin-pw')
+for name in ['open', 'secret']:
+    rows(admin, f\"CREATE EXTERNAL TABLE {name} (id BIGINT) STORED AS DELTA LOCATION 'lake/{name}'\")
+    rows(admin, f'INSERT INTO {name} VALUES (1)')
+rows(admin, 'CREATE VIEW open_view AS SELECT id + 1 AS next FROM secret')
+";
+
+#[test]
+fn each_role_may_what_it_may_by_every_way() {
+    let work = Workspace::new();
+    let lake = work.path("lake").display().to_string();
+    std::fs::create_dir(&lake).unwrap();
+    let arguments = ["--users", users(&work), "--location-root", &lake];
+    let served = Served::start(&work, &arguments);
+    let script = r#"
+table = pyarrow.table({"id": [7]})
+def update(db, sql):
+    with db.cursor() as cur:
+        cur.executescript(sql)
+def many(db, sql):
+    with db.cursor() as cur:
+        cur.executemany(sql, [(5,)])
+def load(db, name, mode):
+    with db.cursor() as cur:
+        return cur.adbc_ingest(name, table, mode=mode)
+def columns(db, sql):
+    with db.cursor() as cur:
+        return len(cur.adbc_execute_schema(sql))
+statements = ["SELECT count(*) > 0 FROM open", "INSERT INTO open VALUES (2)",
+    "EXPLAIN ANALYZE INSERT INTO open VALUES (3)",
+    "CREATE EXTERNAL TABLE NAME (id BIGINT) STORED AS DELTA LOCATION 'lake/NAME'",
+    "CREATE EXTERNAL TABLE NAME_out (id BIGINT) STORED AS DELTA LOCATION 'outside'",
+    "CREATE EXTERNAL TABLE NAME_csv STORED AS CSV LOCATION 'users.toml'",
+    "CREATE VIEW NAME_view AS SELECT 1 AS one", "OPTIMIZE open", "VACUUM open DRY RUN",
+    "COPY open TO 'copied.csv'", "SHOW JOBS", "PAUSE JOB nothing", "KILL QUERY 'nothing'", "SHOW QUERIES"]
+for name in ["reader", "writer", "admin"]:
+    db = connect(name, name + "-pw")
+    print("--", name)
+    for sql in statements:
+        answer = refused(rows, db, sql.replace("NAME", name))
+        print(sql[:40], "|", answer[:24] if answer.startswith("done") else answer)
+    for way, answer in {
+        "update": refused(update, db, "INSERT INTO open VALUES (4)"),
+        "bound": refused(many, db, "INSERT INTO open VALUES (?)"),
+        "append": refused(load, db, "open", "append"),
+        "create": refused(load, db, "made_by_" + name, "create"),
+        "columns": refused(columns, db, "SELECT id FROM open"),
+    }.items():
+        print(way, "|", answer)
+print(rows(admin, "SELECT id, count(*) FROM open GROUP BY id ORDER BY id"))
+"#;
+    let said = served.python(&format!("{TABLES}{script}"), &[]);
+    insta::with_settings!({filters => vec![(lake.as_str(), "[lake]")]}, {
+        insta::assert_snapshot!(said);
+    });
+}
+
+#[test]
+fn what_a_user_may_not_name_is_not_there_for_them() {
+    let work = Workspace::new();
+    let served = Served::start(&work, &["--users", users(&work)]);
+    let script = r#"
+some = connect("some", "some-pw")
+print(rows(some, "SHOW TABLES"))
+print(rows(some, "SELECT table_schema, table_name FROM information_schema.tables WHERE table_schema <> 'information_schema' ORDER BY 2"))
+print(rows(some, "SELECT DISTINCT table_name FROM information_schema.columns WHERE table_schema <> 'information_schema'ORDER BY 1"))
+found = some.adbc_get_objects(depth="columns").read_all().to_pylist()
+print([(schema["db_schema_name"], [table["table_name"] for table in schema["db_schema_tables"]]) for schema in found[0]["catalog_db_schemas"]])
+print(rows(some, "SELECT * FROM open_view"))
+for sql in ["SELECT * FROM secret", "SELECT * FROM open, secret", "SELECT * FROM open_view, secret", "SELECT * FROM secrets",
+    "SELECT (SELECT max(id) FROM secret)", "SELECT * FROM public.secret", "SELECT * FROM anabranch.public.secret",
+    "SELECT * FROM secret FOR VERSION AS OF 0", "DESCRIBE secret", "SHOW CREATE TABLE secret", "DESCRIBE HISTORY secret",
+    "INSERT INTO secret VALUES (2)", "INSERT INTO open SELECT id FROM secret", "OPTIMIZE secret", "DROP TABLE secret",
+    "CREATE VIEW open_other AS SELECT * FROM secret", "CREATE VIEW other AS SELECT 1", "CREATE VIEW open_mine AS SELECT * FROM open",
+    "CREATE OR REPLACE VIEW secret AS SELECT 1", "CREATE TABLE open_copy AS SELECT * FROM secret", "SELECT * FROM system.jobs",
+    "SELECT * FROM system.late_rows", "SELECT * FROM job_state('j')", "SHOW JOBS", "EXPLAIN SELECT * FROM secret",
+    "CREATE JOB j AS INSERT INTO open SELECT id FROM secret"]:
+    print(sql[:46], "|", refused(rows, some, sql))
+def load(name, mode):
+    with some.cursor() as cur:
+        return cur.adbc_ingest(name, pyarrow.table({"id": [7]}), mode=mode)
+for name, mode in [("secret", "append"), ("secret", "create"), ("secret", "replace"), ("new", "create"), ("other", "create")]:
+    print(name, mode, "|", refused(load, name, mode))
+print(refused(some.adbc_get_table_schema, "secret"))
+print(rows(admin, "SELECT * FROM secret"), rows(admin, "SELECT * FROM new"))
+"#;
+    let said = served.python(&format!("{TABLES}{script}"), &[]);
+    insta::assert_snapshot!(said);
+}

@@ -1,0 +1,58 @@
+//! What a client sets for itself.
+
+use super::Served;
+use super::rights::users;
+use crate::support::Workspace;
+
+#[test]
+fn settings_last_as_long_as_the_session() {
+    let work = Workspace::new();
+    let served = Served::start(&work, &["--users", users(&work)]);
+    let said = served.python(
+        r#"
+ann, other, cookies = connect("reader", "reader-pw"), connect("reader", "reader-pw"), connect("writer", "writer-pw", cookies=True)
+hour = "SELECT date_part('hour', CAST('2025-07-01T12:00:00' AS TIMESTAMP WITH TIME ZONE) AT TIME ZONE 'UTC')"
+zone = "SHOW datafusion.execution.time_zone"
+print(rows(ann, "SET TIME ZONE 'Europe/Paris'"), rows(ann, zone), rows(other, zone))
+print(rows(ann, "RESET time_zone"), rows(ann, zone))
+for sql in ["SET time_zone = 'Mars'", "SET schema = 'other'", "SET datafusion.runtime.memory_limit = '1G'", "SET ROLE admin",
+    "SET statement_timeout = '1 second'", "SELECT count(*) FROM generate_series(1, 100000000000)", "SET statement_timeout = 0"]:
+    print(sql, "|", refused(rows, ann, sql))
+def types(db):
+    with db.cursor() as cur:
+        cur.execute("SELECT arrow_cast('v', 'Utf8View') AS v, 'x' AS t")
+        schema = cur.adbc_execute_schema("SELECT arrow_cast('v', 'Utf8View') AS v, 'x' AS t")
+        found = cur.fetch_arrow_table().schema
+        assert found.equals(schema)
+        return [str(field.type) for field in found]
+print(types(ann), rows(ann, "SET view_types = true"), types(ann), types(other))
+print(ann.adbc_current_catalog, ann.adbc_current_db_schema)
+ann.adbc_current_catalog = "anabranch"
+ann.adbc_current_db_schema = "public"
+def choose(schema):
+    ann.adbc_current_db_schema = schema
+print(refused(choose, "elsewhere"))
+print(types(cookies), rows(cookies, "SET view_types = true"), types(cookies))
+"#,
+        &[],
+    );
+    insta::assert_snapshot!(said);
+}
+
+#[test]
+fn a_client_without_a_session_is_told_how_to_have_one() {
+    let work = Workspace::new();
+    let served = Served::start(&work, &[]);
+    let said = served.python(
+        r#"
+print(refused(rows, connect(), "SET TIME ZONE 'Europe/Paris'"))
+db = connect(cookies=True)
+db.adbc_current_catalog = "anabranch"
+print(rows(db, "SET TIME ZONE 'Europe/Paris'"), rows(db, "SHOW datafusion.execution.time_zone"))
+named = connect("anyone", "anything")
+print(rows(named, "SET TIME ZONE 'Asia/Tokyo'"), rows(named, "SHOW datafusion.execution.time_zone"))
+"#,
+        &[],
+    );
+    insta::assert_snapshot!(said);
+}
