@@ -1,10 +1,12 @@
 //! Settings: flags over `ANABRANCH_…` variables over a file over defaults.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::providers::{Env, Format as _, Toml};
+use figment::value::magic::RelativePathBuf;
 
 use crate::cli::args::{Format, Global, LogFormat};
 use crate::error::{Error, Result};
@@ -17,6 +19,20 @@ const DEFAULT_LOG: &str = "warn";
 /// every look.
 const QUIET: &str = "deltalake_core::writer::stats=error,buoyant_kernel=warn";
 
+/// Variables that are not of a setting: a fail point is for tests of a crash, the others tell of a server.
+const OTHER_VARIABLES: [&str; 10] = [
+    "fail_point",
+    "password",
+    "profile",
+    "tls_ca",
+    "tls_cert",
+    "tls_key",
+    "token",
+    "token_file",
+    "url",
+    "user",
+];
+
 /// What file and environment may say.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,9 +44,23 @@ struct Layered {
     log: Option<String>,
     log_format: Option<LogFormat>,
     metrics: Option<String>,
+    #[serde(default)]
+    profiles: BTreeMap<String, Profile>,
     /// Names the file itself; read by the command line.
     #[serde(rename = "config")]
     _config: Option<PathBuf>,
+}
+
+/// A server that the file knows by name. Its paths are relative to the file.
+#[derive(Debug, Clone, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Profile {
+    pub(crate) url: Option<String>,
+    pub(crate) user: Option<String>,
+    pub(crate) token_file: Option<RelativePathBuf>,
+    pub(crate) tls_ca: Option<RelativePathBuf>,
+    pub(crate) tls_cert: Option<RelativePathBuf>,
+    pub(crate) tls_key: Option<RelativePathBuf>,
 }
 
 /// What is in force.
@@ -44,6 +74,8 @@ pub(crate) struct Settings {
     pub(crate) log_format: LogFormat,
     /// Where `run` serves metrics, unless its flag says so.
     pub(crate) metrics: Option<String>,
+    /// Servers by name.
+    pub(crate) profiles: BTreeMap<String, Profile>,
 }
 
 impl Settings {
@@ -68,8 +100,7 @@ impl Settings {
             figment = figment.merge(Toml::file_exact(file));
         }
         let layered: Layered = figment
-            // A fail point is for tests of a crash.
-            .merge(Env::prefixed("ANABRANCH_").ignore(&["fail_point"]))
+            .merge(Env::prefixed("ANABRANCH_").ignore(&OTHER_VARIABLES))
             .extract()
             .map_err(|error| Error::invalid(format!("configuration: {error}")))?;
         let memory_limit = flags
@@ -108,6 +139,7 @@ impl Settings {
                 .or(layered.log_format)
                 .unwrap_or(LogFormat::Text),
             metrics: layered.metrics,
+            profiles: layered.profiles,
         })
     }
 }
