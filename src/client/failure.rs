@@ -11,10 +11,12 @@ use crate::planner::BoundText;
 
 /// Nobody listens, or somebody with whom no connection can be made.
 pub(super) fn not_reached(address: &Address, error: &tonic::transport::Error) -> Error {
-    let why = chain(error);
-    let help = help_for(address, &why)
-        .unwrap_or("is one running there? `anabranch serve --listen HOST:PORT` starts one");
-    Error::unavailable(format!("no server can be reached at {address}: {why}")).with_help(help)
+    no_server(address, &chain(error))
+}
+
+fn no_server(address: &Address, why: &str) -> Error {
+    Error::unavailable(format!("no server can be reached at {address}: {why}"))
+        .with_help(help_for(address, why))
 }
 
 /// Somebody listens and says nothing.
@@ -26,12 +28,13 @@ pub(super) fn silent(address: &Address, waited: Duration) -> Error {
     .with_help("is the address right, and the way there open?")
 }
 
-/// What a call that is about no statement has said.
+/// What a call that is about no statement has said: the first ones show who is there.
 pub(super) fn failure(error: FlightError, address: &Address) -> Error {
     match error {
         FlightError::Tonic(status) if is_told(&status) => told(&status, None),
+        FlightError::Tonic(status) if is_broken(&status) => no_server(address, &cause(&status)),
         FlightError::Tonic(status) => untold(&status, address),
-        other => Error::internal(format!("the server's answer cannot be read: {other}")),
+        other => unreadable(&other),
     }
 }
 
@@ -39,8 +42,13 @@ pub(super) fn failure(error: FlightError, address: &Address) -> Error {
 pub(super) fn of_statement(error: FlightError, address: &Address, statement: &BoundText) -> Error {
     match error {
         FlightError::Tonic(status) if is_told(&status) => told(&status, Some(statement)),
-        other => failure(other, address).at(statement.first()),
+        FlightError::Tonic(status) => untold(&status, address).at(statement.first()),
+        other => unreadable(&other).at(statement.first()),
     }
+}
+
+fn unreadable(error: &FlightError) -> Error {
+    Error::internal(format!("the server's answer cannot be read: {error}"))
 }
 
 /// Whether the server has said it, and not what lies between.
@@ -83,55 +91,55 @@ fn told(status: &Status, statement: Option<&BoundText>) -> Error {
 
 /// What the connection, a proxy or the server's gate has said.
 fn untold(status: &Status, address: &Address) -> Error {
-    let is_broken = matches!(
-        status.code(),
-        Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled | Code::Aborted
-    );
     match status.code() {
         Code::Unauthenticated => Error::new(
             ErrorKind::Permission,
             format!("the server at {address} refuses the login: {}", status.message()),
         )
         .with_help("give --user NAME and the password as ANABRANCH_PASSWORD, or a token as ANABRANCH_TOKEN"),
-        Code::Unimplemented => {
-            Error::unavailable(format!("at {address} is no server of this kind: {}", status.message()))
-                .with_help("the address is that of `anabranch serve`")
-        }
-        _ if is_broken => {
-            let why = std::error::Error::source(status).map_or_else(|| status.message().to_owned(), chain);
-            let help = help_for(address, &why)
-                .unwrap_or("is it running? A statement that was under way may have been done");
-            Error::unavailable(format!("the connection to {address} is broken: {why}")).with_help(help)
+        Code::Unimplemented => Error::unavailable(format!(
+            "at {address} is no server of this kind: {}",
+            status.message()
+        ))
+        .with_help("the address is that of `anabranch serve`"),
+        _ if is_broken(status) => {
+            let why = cause(status);
+            Error::unavailable(format!("the connection to {address} is broken: {why}"))
+                .with_help("is it running? A statement that was under way may have been done")
         }
         code => Error::new(kind(code), status.message()),
     }
 }
 
-/// What to do about the other side's speaking another language.
-fn help_for(address: &Address, why: &str) -> Option<&'static str> {
+fn is_broken(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled | Code::Aborted
+    )
+}
+
+fn cause(status: &Status) -> String {
+    let source = std::error::Error::source(status);
+    source.map_or_else(|| status.message().to_owned(), chain)
+}
+
+/// What to do when no connection can be made.
+fn help_for(address: &Address, why: &str) -> &'static str {
     if why.contains("UnknownIssuer") {
-        return Some("give the authority that its certificate comes from: --tls-ca FILE");
+        return "give the authority that its certificate comes from: --tls-ca FILE";
     }
     if why.contains("NotValidForName") || why.contains("not valid for name") {
-        return Some("its certificate is for another name: write the address with that one");
+        return "its certificate is for another name: write the address with that one";
     }
-    if why.contains("CertificateRequired") {
-        return Some("it wants a certificate of the client: --tls-cert FILE --tls-key FILE");
+    if why.contains("InvalidContentType") {
+        return "a server without TLS is at grpc://HOST:PORT";
     }
-    if address.has_tls() && why.contains("InvalidContentType") {
-        return Some("a server without TLS is at grpc://HOST:PORT");
+    let is_there = !why.contains("connect error") && !why.contains("dns error");
+    match (is_there, address.has_tls()) {
+        (true, true) => "does it want a certificate of the client? --tls-cert FILE --tls-key FILE",
+        (true, false) => "is it one with TLS? Those are at grpc+tls://HOST:PORT",
+        (false, _) => "is one running there? `anabranch serve --listen HOST:PORT` starts one",
     }
-    let is_garbled = [
-        "http2 error",
-        "frame",
-        "connection closed",
-        "Connection reset",
-    ];
-    let is_garbled = is_garbled.iter().any(|sign| why.contains(sign));
-    if !address.has_tls() && is_garbled {
-        return Some("is it running? A server with TLS is at grpc+tls://HOST:PORT");
-    }
-    None
 }
 
 /// Who must act, by the wire's code: the inverse of what the server does.
@@ -227,7 +235,7 @@ mod tests {
             (
                 Code::Unavailable,
                 "broken pipe",
-                "the connection to grpc://h:7 is broken: broken pipe",
+                "no server can be reached at grpc://h:7: broken pipe",
             ),
             (
                 Code::Unauthenticated,
@@ -245,6 +253,12 @@ mod tests {
             assert_eq!(error.kind().exit_code(), 2);
             assert!(error.help().is_some());
         }
+        let broken = said(Code::Unavailable, "broken pipe", &[]);
+        let error = of_statement(broken, &address, &statement("SELECT 1", ""));
+        assert_eq!(
+            error.message(),
+            "the connection to grpc://h:7 is broken: broken pipe"
+        );
         let error = failure(said(Code::ResourceExhausted, "too large", &[]), &address);
         assert_eq!(
             (error.message(), error.kind()),

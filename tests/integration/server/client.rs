@@ -102,13 +102,13 @@ fn a_statement_is_the_same_here_and_there() {
 fn an_error_is_at_its_place_in_the_file() {
     let work = Workspace::new();
     let served = Served::start(&work, &[]);
-    let text = "SELECT 1 AS one;\n\n-- the second\nSELECT $long AS a, $long AS b,\n  /* here */ nothing || $long AS c;\n";
+    let text = "SELECT 1 AS one;\n\n-- the second\nSELECT $long AS a, $long AS b,\n  /* here */ missing || $long AS c;\n";
     let file = work.file("two.sql", text);
     let ran = there(&work, &served, &["run", file, "-p", "long=one\ntwo; three"]);
     assert_eq!(ran.code, Some(1), "{ran:#?}");
     assert_eq!(ran.out, "one\n1\n");
     assert!(
-        ran.err.contains("no column named nothing")
+        ran.err.contains("no column named missing")
             && ran.err.contains("two.sql:5:14\n")
             && ran.err.contains("\n  |              ^^^^^^^\n"),
         "{}",
