@@ -1,12 +1,13 @@
 //! Anabranch: SQL over event streams and their history.
 //!
 //! Kafka topics and Delta Lake tables stand in one [DataFusion](datafusion) session. The layers,
-//! from the top: `cli`, `server`, `runtime`, `session`, `tables`, `planner`, `exec`, `state`, `core` and `error`;
+//! from the top: `cli`, `server` and `client`, `runtime`, `session`, `tables`, `planner`, `exec`, `state`, `core` and `error`;
 //! imports go down only.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod cli;
+pub mod client;
 pub mod core;
 pub mod error;
 pub mod exec;

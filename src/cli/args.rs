@@ -86,7 +86,11 @@ pub(crate) enum Command {
   anabranch sql
   anabranch sql -c 'SELECT 1'
   anabranch sql --format ndjson -f sql/tables/visits.sql -c 'SELECT * FROM visits LIMIT 10'
-  echo 'SELECT 1;' | anabranch sql")]
+  echo 'SELECT 1;' | anabranch sql
+  anabranch sql --url grpc://127.0.0.1:32010 -c 'SHOW JOBS'
+
+With --url or --profile the statements run in that server, over its tables; places and files that
+they name are the server's.")]
 pub(crate) struct SqlArguments {
     /// Run this SQL and exit; may be given several times
     #[arg(short = 'c', long = "command", value_name = "SQL")]
@@ -100,6 +104,8 @@ pub(crate) struct SqlArguments {
     /// Stay at the prompt after -c and -f
     #[arg(short = 'i', long)]
     pub(crate) interactive: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerFlags,
 }
 
 #[derive(Debug, Args)]
@@ -110,10 +116,12 @@ pub(crate) struct SqlArguments {
       --param from=2025-09-04T10:00:00 --param to=2025-09-04T11:00:00
   anabranch run sql/tables/visits.sql sql/tables/visits_counter.sql sql/jobs/sessions.sql \\
       --metrics 127.0.0.1:9464
+  anabranch run --url grpc://127.0.0.1:32010 sql/tables/visits.sql sql/jobs/sessions.sql
 
 Files share one session: tables declared in one are known in the next. The first error stops the
 run and is reported as file:line:column. When all statements are done, the jobs that the files
-create run side by side until they are interrupted; they go on where they stood.")]
+create run side by side until they are interrupted; they go on where they stood. With --url or
+--profile all of it happens in that server: the jobs run there, and the command ends.")]
 pub(crate) struct RunArguments {
     /// SQL files
     #[arg(required = true, value_name = "FILE")]
@@ -128,6 +136,35 @@ pub(crate) struct RunArguments {
     /// A value for $NAME
     #[arg(short = 'p', long = "param", value_name = "NAME=VALUE", value_parser = parameter)]
     pub(crate) params: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) server: ServerFlags,
+}
+
+/// Which server, and as whom.
+#[derive(Debug, Args, Default)]
+#[command(next_help_heading = "Server")]
+pub(crate) struct ServerFlags {
+    /// Run the statements in the server at grpc://HOST:PORT, or grpc+tls://HOST:PORT with TLS
+    #[arg(long, value_name = "URL", env = "ANABRANCH_URL")]
+    pub(crate) url: Option<String>,
+    /// Use the server [profiles.NAME] of the configuration file; other flags win over what it says
+    #[arg(long, value_name = "NAME", env = "ANABRANCH_PROFILE")]
+    pub(crate) profile: Option<String>,
+    /// Log in as this user, with the password in ANABRANCH_PASSWORD, else asked for at the terminal
+    #[arg(long, value_name = "NAME", env = "ANABRANCH_USER")]
+    pub(crate) user: Option<String>,
+    /// Log in with the token in this file; ANABRANCH_TOKEN may hold the token itself
+    #[arg(long, value_name = "FILE", env = "ANABRANCH_TOKEN_FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Authorities (PEM) that the server's certificate may come from [default: the machine's]
+    #[arg(long, value_name = "FILE", env = "ANABRANCH_TLS_CA")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// Certificate (PEM) to show to the server
+    #[arg(long, value_name = "FILE", env = "ANABRANCH_TLS_CERT")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE", env = "ANABRANCH_TLS_KEY")]
+    pub(crate) tls_key: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -153,25 +190,25 @@ pub(crate) struct ServeArguments {
     #[arg(long, help_heading = LOGIN)]
     pub(crate) insecure: bool,
     /// File of users, their passwords, roles and tables (TOML)
-    #[arg(long, value_name = "FILE", env = "ANABRANCH_USERS", help_heading = LOGIN)]
+    #[arg(long, value_name = "FILE", env = "ANABRANCH_SERVE_USERS", help_heading = LOGIN)]
     pub(crate) users: Option<PathBuf>,
     /// Keys of an issuer of tokens (JSON Web Key Set): its tokens are taken, with the claims sub, role and tables
-    #[arg(long, value_name = "FILE", env = "ANABRANCH_JWT_JWKS", help_heading = LOGIN)]
+    #[arg(long, value_name = "FILE", env = "ANABRANCH_SERVE_JWT_JWKS", help_heading = LOGIN)]
     pub(crate) jwt_jwks: Option<PathBuf>,
     /// What iss of such a token must say
-    #[arg(long, value_name = "NAME", env = "ANABRANCH_JWT_ISSUER", requires = "jwt_jwks", help_heading = LOGIN)]
+    #[arg(long, value_name = "NAME", env = "ANABRANCH_SERVE_JWT_ISSUER", requires = "jwt_jwks", help_heading = LOGIN)]
     pub(crate) jwt_issuer: Option<String>,
     /// What aud of such a token must say
-    #[arg(long, value_name = "NAME", env = "ANABRANCH_JWT_AUDIENCE", requires = "jwt_jwks", help_heading = LOGIN)]
+    #[arg(long, value_name = "NAME", env = "ANABRANCH_SERVE_JWT_AUDIENCE", requires = "jwt_jwks", help_heading = LOGIN)]
     pub(crate) jwt_audience: Option<String>,
     /// Certificate of the server (PEM): clients connect with grpc+tls://
-    #[arg(long, value_name = "FILE", env = "ANABRANCH_TLS_CERT", requires = "tls_key", help_heading = LOGIN)]
+    #[arg(long, value_name = "FILE", env = "ANABRANCH_SERVE_TLS_CERT", requires = "tls_key", help_heading = LOGIN)]
     pub(crate) tls_cert: Option<PathBuf>,
     /// Its key (PEM)
-    #[arg(long, value_name = "FILE", env = "ANABRANCH_TLS_KEY", requires = "tls_cert", help_heading = LOGIN)]
+    #[arg(long, value_name = "FILE", env = "ANABRANCH_SERVE_TLS_KEY", requires = "tls_cert", help_heading = LOGIN)]
     pub(crate) tls_key: Option<PathBuf>,
     /// Clients need a certificate of this authority (PEM)
-    #[arg(long, value_name = "FILE", env = "ANABRANCH_TLS_CLIENT_CA", requires = "tls_cert", help_heading = LOGIN)]
+    #[arg(long, value_name = "FILE", env = "ANABRANCH_SERVE_TLS_CLIENT_CA", requires = "tls_cert", help_heading = LOGIN)]
     pub(crate) tls_client_ca: Option<PathBuf>,
     /// Where users who are no administrators may have tables: a folder, s3://bucket/path, or kafka://broker:9092; may be
     /// given several times

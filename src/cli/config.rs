@@ -1,10 +1,12 @@
 //! Settings: flags over `ANABRANCH_…` variables over a file over defaults.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::providers::{Env, Format as _, Toml};
+use figment::value::magic::RelativePathBuf;
 
 use crate::cli::args::{Format, Global, LogFormat};
 use crate::error::{Error, Result};
@@ -14,21 +16,30 @@ use crate::tables::options;
 
 const DEFAULT_LOG: &str = "warn";
 
-/// Variables that are read elsewhere: a fail point is for tests of a crash, the others are flags of `serve`.
-const OF_OTHERS: [&str; 8] = [
-    "fail_point",
-    "jwt_audience",
-    "jwt_issuer",
-    "jwt_jwks",
-    "tls_cert",
-    "tls_client_ca",
-    "tls_key",
-    "users",
-];
-
 /// What is said about libraries unless somebody asks: one warns at every write of a binary column, one tells whole tables at
 /// every look.
 const QUIET: &str = "deltalake_core::writer::stats=error,buoyant_kernel=warn";
+
+/// Variables that are not of a setting: a fail point is for tests of a crash, the others tell of a server.
+const OTHER_VARIABLES: [&str; 17] = [
+    "fail_point",
+    "password",
+    "profile",
+    "serve_jwt_audience",
+    "serve_jwt_issuer",
+    "serve_jwt_jwks",
+    "serve_tls_cert",
+    "serve_tls_client_ca",
+    "serve_tls_key",
+    "serve_users",
+    "tls_ca",
+    "tls_cert",
+    "tls_key",
+    "token",
+    "token_file",
+    "url",
+    "user",
+];
 
 /// What file and environment may say.
 #[derive(Debug, Default, serde::Deserialize)]
@@ -41,9 +52,23 @@ struct Layered {
     log: Option<String>,
     log_format: Option<LogFormat>,
     metrics: Option<String>,
+    #[serde(default)]
+    profiles: BTreeMap<String, Profile>,
     /// Names the file itself; read by the command line.
     #[serde(rename = "config")]
     _config: Option<PathBuf>,
+}
+
+/// A server that the file knows by name. Its paths are relative to the file.
+#[derive(Debug, Clone, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Profile {
+    pub(crate) url: Option<String>,
+    pub(crate) user: Option<String>,
+    pub(crate) token_file: Option<RelativePathBuf>,
+    pub(crate) tls_ca: Option<RelativePathBuf>,
+    pub(crate) tls_cert: Option<RelativePathBuf>,
+    pub(crate) tls_key: Option<RelativePathBuf>,
 }
 
 /// What is in force.
@@ -57,6 +82,8 @@ pub(crate) struct Settings {
     pub(crate) log_format: LogFormat,
     /// Where `run` serves metrics, unless its flag says so.
     pub(crate) metrics: Option<String>,
+    /// Servers by name.
+    pub(crate) profiles: BTreeMap<String, Profile>,
 }
 
 impl Settings {
@@ -81,7 +108,7 @@ impl Settings {
             figment = figment.merge(Toml::file_exact(file));
         }
         let layered: Layered = figment
-            .merge(Env::prefixed("ANABRANCH_").ignore(&OF_OTHERS))
+            .merge(Env::prefixed("ANABRANCH_").ignore(&OTHER_VARIABLES))
             .extract()
             .map_err(|error| Error::invalid(format!("configuration: {error}")))?;
         let memory_limit = flags
@@ -120,6 +147,7 @@ impl Settings {
                 .or(layered.log_format)
                 .unwrap_or(LogFormat::Text),
             metrics: layered.metrics,
+            profiles: layered.profiles,
         })
     }
 }

@@ -8,7 +8,8 @@ use datafusion::arrow::array::{Int64Array, RecordBatch, StringArray, TimestampMi
 
 use crate::cli::args::{DemoArguments, Format};
 use crate::cli::config::Settings;
-use crate::cli::runner::{Runner, eprint, prepare};
+use crate::cli::here::Here;
+use crate::cli::runner::{Place, Runner, eprint, prepare};
 use crate::cli::shell;
 use crate::core::visits::{VisitPlan, Visits};
 use crate::error::{Error, Result};
@@ -104,8 +105,8 @@ pub(crate) async fn run(settings: &Settings, arguments: &DemoArguments) -> Resul
     let data_dir = folder.path.join("anabranch-data").display().to_string();
     let settings = &settings.clone().with_data_dir(data_dir);
     let session = Session::try_new(&settings.session)?;
-    let mut runner = Runner::new(&session, settings).with_format(Format::Table);
-    runner.allows_repeats = true;
+    let here = Here::new(&session, settings).allowing_repeats();
+    let runner = Runner::new(Place::Here(here), settings).with_format(Format::Table);
     let demo = Demo {
         runner,
         bootstrap: broker.bootstrap_servers(),
@@ -153,7 +154,9 @@ pub(crate) async fn run(settings: &Settings, arguments: &DemoArguments) -> Resul
             "  the tables are here: try  SHOW TABLES;  SHOW BATCHES FOR JOB count_visits;  or  EXPLAIN ANALYZE with the \
              SELECT of step 6\n\n",
         );
-        return shell::run(settings, &session, demo.parameters()).await;
+        let here = Here::new(&session, settings);
+        let runner = Runner::new(Place::Here(here), settings);
+        return shell::run(runner, demo.parameters()).await;
     }
     match &arguments.keep {
         Some(dir) => eprint(&format!("  the archive stays in {}\n", dir.display())),
@@ -200,8 +203,8 @@ impl Demo<'_> {
 
     async fn quiet(&self, sql: &str) -> Result<()> {
         let script = Script::new("<demo>", sql);
-        for parsed in prepare(&script, &mut self.parameters())? {
-            self.runner.run_statement(parsed).await?;
+        for ready in prepare(&script, &mut self.parameters())? {
+            self.runner.run_statement(ready).await?;
         }
         Ok(())
     }

@@ -2,7 +2,9 @@
 
 mod args;
 mod config;
+mod connect;
 mod demo;
+mod here;
 mod logging;
 mod metrics;
 mod output;
@@ -10,6 +12,7 @@ mod progress;
 mod runner;
 mod serve;
 mod shell;
+mod there;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -67,10 +70,11 @@ fn dispatch(arguments: Arguments) -> Result<u8> {
         .thread_stack_size(8 << 20)
         .build()
         .map_err(Error::from)?;
+    let global = &arguments.global;
     let code = runtime.block_on(async {
         match arguments.command {
-            Command::Run(run) => runner::run_files(&settings, &run).await,
-            Command::Sql(sql) => runner::run_sql(&settings, &sql).await,
+            Command::Run(run) => runner::run_files(&settings, global, &run).await,
+            Command::Sql(sql) => runner::run_sql(&settings, global, &sql).await,
             Command::Serve(serve) => serve::serve(&settings, &serve).await,
             Command::Demo(demo) => demo::run(&settings, &demo).await,
             Command::Completions { .. } | Command::Password | Command::Token => Ok(0),

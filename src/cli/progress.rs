@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use datafusion::physical_plan::ExecutionPlan;
@@ -28,10 +29,30 @@ impl Progress {
             return Self { task: None };
         }
         let plan = Arc::clone(plan);
+        let total = total_offsets(&plan);
         Self {
-            task: Some(tokio::spawn(draw(plan))),
+            task: Some(tokio::spawn(draw(total, move || {
+                format_rows(rows_read(&plan), "read")
+            }))),
         }
     }
+
+    /// Tells how many rows have come from elsewhere.
+    pub(crate) fn receiving(rows: &Arc<AtomicU64>) -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self { task: None };
+        }
+        let rows = Arc::clone(rows);
+        Self {
+            task: Some(tokio::spawn(draw(None, move || {
+                format_rows(rows.load(Ordering::Relaxed), "received")
+            }))),
+        }
+    }
+}
+
+fn format_rows(rows: u64, done: &str) -> (u64, String) {
+    (rows, format!("{} rows {done}", HumanCount(rows)))
 }
 
 impl Drop for Progress {
@@ -51,9 +72,8 @@ impl Drop for Bar {
     }
 }
 
-async fn draw(plan: Arc<dyn ExecutionPlan>) {
+async fn draw(total: Option<u64>, look: impl Fn() -> (u64, String)) {
     tokio::time::sleep(QUIET).await;
-    let total = total_offsets(&plan);
     let bar = Bar(ProgressBar::with_draw_target(
         total,
         ProgressDrawTarget::stderr(),
@@ -67,9 +87,9 @@ async fn draw(plan: Arc<dyn ExecutionPlan>) {
         bar.0.set_style(style);
     }
     loop {
-        let read = rows_read(&plan);
-        bar.0.set_position(read);
-        bar.0.set_message(format!("{} rows read", HumanCount(read)));
+        let (position, message) = look();
+        bar.0.set_position(position);
+        bar.0.set_message(message);
         tokio::time::sleep(TICK).await;
     }
 }

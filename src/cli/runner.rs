@@ -2,31 +2,47 @@
 
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
-use futures::StreamExt;
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
 
-use crate::cli::args::{Format, RunArguments, SqlArguments};
+use crate::cli::args::{Format, Global, RunArguments, SqlArguments};
 use crate::cli::config::Settings;
+use crate::cli::connect::connect;
+use crate::cli::here::{Here, insert};
 use crate::cli::metrics::MetricsServer;
 use crate::cli::output::{ResultWriter, is_broken_pipe};
-use crate::cli::progress::{JobProgress, Progress};
+use crate::cli::progress::Progress;
 use crate::cli::shell;
+use crate::cli::there::{self, Tells, tells};
+use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
-use crate::planner::{Parameters, ParsedStatement, Script, Statement, parse_statement};
-use crate::runtime::{JobStatuses, Jobs, Metrics, RunOptions, Stop};
-use crate::session::{Execution, Outcome, Session};
-use crate::state::{DataDir, JobStore};
+use crate::planner::{BoundText, Parameters, ParsedStatement, Script, parse_statement};
+use crate::runtime::Metrics;
+use crate::session::{Outcome, Session};
 
 /// `anabranch run`.
-pub(crate) async fn run_files(settings: &Settings, arguments: &RunArguments) -> Result<u8> {
+pub(crate) async fn run_files(
+    settings: &Settings,
+    global: &Global,
+    arguments: &RunArguments,
+) -> Result<u8> {
     let scripts = read_scripts(&arguments.files)?;
+    let mut parameters = parameters(&arguments.params);
+    if let Some(client) = connect(settings, global, &arguments.server).await? {
+        refuse_jobs_here(arguments)?;
+        let mut runner = Runner::new(Place::There(&client), settings);
+        runner.refuse_unused = true;
+        return Ok(runner.run_scripts(&scripts, &mut parameters).await);
+    }
     // An address that cannot be had is told before anything runs.
     let served = MetricsServer::asked_for(arguments.metrics.as_ref(), settings).await?;
     let session = Session::try_new(&settings.session)?;
-    let mut parameters = parameters(&arguments.params);
-    let mut runner = Runner::new(&session, settings);
+    let mut runner = Runner::new(Place::Here(Here::new(&session, settings)), settings);
     runner.refuse_unused = true;
     let metrics = served.as_ref().map(|served| served.metrics().clone());
     match runner.run_scripts(&scripts, &mut parameters).await {
@@ -36,7 +52,11 @@ pub(crate) async fn run_files(settings: &Settings, arguments: &RunArguments) -> 
 }
 
 /// `anabranch sql`.
-pub(crate) async fn run_sql(settings: &Settings, arguments: &SqlArguments) -> Result<u8> {
+pub(crate) async fn run_sql(
+    settings: &Settings,
+    global: &Global,
+    arguments: &SqlArguments,
+) -> Result<u8> {
     let mut scripts = read_scripts(&arguments.files)?;
     for (index, command) in arguments.commands.iter().enumerate() {
         let name = if arguments.commands.len() == 1 {
@@ -54,16 +74,42 @@ pub(crate) async fn run_sql(settings: &Settings, arguments: &SqlArguments) -> Re
             .map_err(|error| Error::invalid(format!("standard input cannot be read: {error}")))?;
         scripts.push(Script::new("<stdin>", text));
     }
-    let session = Session::try_new(&settings.session)?;
+    let client = connect(settings, global, &arguments.server).await?;
+    let session;
+    let place = match &client {
+        Some(client) => Place::There(client),
+        None => {
+            session = Session::try_new(&settings.session)?;
+            Place::Here(Here::new(&session, settings))
+        }
+    };
     let mut parameters = parameters(&arguments.params);
-    let mut runner = Runner::new(&session, settings);
+    let mut runner = Runner::new(place, settings);
     // At a prompt a parameter may be used later.
     runner.refuse_unused = !prompt;
     let code = runner.run_scripts(&scripts, &mut parameters).await;
     if code == 0 && prompt {
-        return shell::run(settings, &session, parameters).await;
+        return shell::run(runner, parameters).await;
     }
     Ok(code)
+}
+
+/// What is about jobs that this process runs means nothing when a server does.
+fn refuse_jobs_here(arguments: &RunArguments) -> Result<()> {
+    let refused = |flag: &str, help: &str| {
+        let why = format!("{flag} is about jobs that run here, and the server runs them");
+        Err(Error::invalid(why).with_help(help))
+    };
+    if arguments.until_caught_up {
+        return refused(
+            "--until-caught-up",
+            "SELECT * FROM system.partitions tells how far they are",
+        );
+    }
+    if arguments.metrics.is_some() {
+        return refused("--metrics", "give --metrics to `anabranch serve`");
+    }
+    Ok(())
 }
 
 pub(crate) fn read_scripts(files: &[PathBuf]) -> Result<Vec<Script>> {
@@ -91,31 +137,38 @@ pub(crate) fn parameters(given: &[(String, String)]) -> Parameters {
     parameters
 }
 
-/// Runs scripts in a session and prints what they give.
+/// Where statements run.
+pub(crate) enum Place<'a> {
+    /// In this process.
+    Here(Here<'a>),
+    /// In a server.
+    There(&'a Client),
+}
+
+/// Runs scripts and prints what they give.
 pub(crate) struct Runner<'a> {
-    pub(crate) session: &'a Session,
+    pub(crate) place: Place<'a>,
     pub(crate) format: Format,
     /// Says how long each statement took.
     pub(crate) timing: bool,
     /// A parameter that no statement uses is an error.
     pub(crate) refuse_unused: bool,
-    data_dir: &'a str,
-    /// Jobs may deliver at least once.
-    pub(crate) allows_repeats: bool,
-    /// Opened by the first statement about jobs: others need no folder.
-    jobs: OnceLock<Jobs>,
+}
+
+/// A statement that may run.
+pub(crate) struct Ready {
+    pub(crate) parsed: ParsedStatement,
+    /// What is sent to a server.
+    pub(crate) bound: BoundText,
 }
 
 impl<'a> Runner<'a> {
-    pub(crate) fn new(session: &'a Session, settings: &'a Settings) -> Self {
+    pub(crate) fn new(place: Place<'a>, settings: &Settings) -> Self {
         Self {
-            session,
+            place,
             format: settings.format,
             timing: false,
             refuse_unused: false,
-            data_dir: &settings.data_dir,
-            allows_repeats: false,
-            jobs: OnceLock::new(),
         }
     }
 
@@ -124,70 +177,12 @@ impl<'a> Runner<'a> {
         self
     }
 
-    fn jobs(&self) -> Result<&Jobs> {
-        if self.jobs.get().is_none() {
-            let store = JobStore::new(DataDir::open(self.data_dir)?);
-            let jobs = Jobs::new(store);
-            let _ = self.jobs.set(match self.allows_repeats {
-                true => jobs.allowing_repeats(),
-                false => jobs,
-            });
-        }
-        self.jobs
-            .get()
-            .ok_or_else(|| Error::internal("the jobs were not opened"))
-    }
-
-    /// Runs the jobs that the scripts have made until they are interrupted, or have caught up; gives the exit code.
+    /// Runs the jobs that the scripts have made here; a server runs its own. Gives the exit code.
     pub(crate) async fn run_jobs(&self, until_caught_up: bool, metrics: Option<Metrics>) -> u8 {
-        let Some(jobs) = self.jobs.get() else {
-            return 0;
-        };
-        if !jobs.has_ready().await {
-            return 0;
+        match &self.place {
+            Place::Here(here) => here.run_jobs(until_caught_up, metrics).await,
+            Place::There(_) => 0,
         }
-        let options = RunOptions {
-            until_caught_up,
-            stop: Stop::default(),
-            statuses: JobStatuses::default(),
-            metrics,
-        };
-        let shown = JobProgress::watch(&options.statuses);
-        let interrupt = Interrupt::new();
-        let runs = jobs.run(&options);
-        tokio::pin!(runs);
-        let (mut code, ended) = tokio::select! {
-            ended = &mut runs => (0, ended),
-            code = interrupt.wait() => {
-                // The batches in hand are taken back; the jobs go on from there next time.
-                options.stop.stop();
-                (code, runs.await)
-            }
-        };
-        drop(shown);
-        for (name, outcome) in ended {
-            match outcome {
-                Ok(report) => {
-                    let unit = if report.batches == 1 {
-                        "batch"
-                    } else {
-                        "batches"
-                    };
-                    eprint(&format!(
-                        "job {name}: {} {unit}, {} records read, {} rows written\n",
-                        report.batches, report.rows_in, report.rows_out
-                    ));
-                }
-                Err(error) => {
-                    eprint(&format!("error: job {name}: {}\n", error.message()));
-                    if let Some(help) = error.help() {
-                        eprint(&format!("  = help: {help}\n"));
-                    }
-                    code = error.kind().exit_code();
-                }
-            }
-        }
-        code
     }
 
     /// Runs all scripts up to the first error, which is printed; gives the exit code.
@@ -197,7 +192,7 @@ impl<'a> Runner<'a> {
         let mut statements = Vec::new();
         for script in scripts {
             match prepare(script, parameters) {
-                Ok(found) => statements.extend(found.into_iter().map(|parsed| (script, parsed))),
+                Ok(found) => statements.extend(found.into_iter().map(|ready| (script, ready))),
                 Err(error) => return report(&error, script),
             }
         }
@@ -210,9 +205,9 @@ impl<'a> Runner<'a> {
             eprint(&format!("error: {}\n", error.message()));
             return 2;
         }
-        for (script, parsed) in statements {
+        for (script, ready) in statements {
             let done = tokio::select! {
-                done = self.run_statement(parsed) => done,
+                done = self.run_statement(ready) => done,
                 code = interrupt.wait() => return code,
             };
             if let Err(error) = done {
@@ -226,67 +221,95 @@ impl<'a> Runner<'a> {
     }
 
     /// Runs one statement and prints its rows or what it did.
-    pub(crate) async fn run_statement(&self, parsed: ParsedStatement) -> Result<()> {
-        let done = self.run_and_print(parsed).await;
-        for warning in self.session.take_warnings() {
+    pub(crate) async fn run_statement(&self, ready: Ready) -> Result<()> {
+        let here = match &self.place {
+            Place::Here(here) => here,
+            Place::There(client) => return self.run_there(client, ready).await,
+        };
+        let done = self.run_here(here, ready.parsed).await;
+        for warning in here.session().take_warnings() {
             eprint(&format!("warning: {warning}\n"));
         }
         done
     }
 
-    async fn run_and_print(&self, parsed: ParsedStatement) -> Result<()> {
+    async fn run_here(&self, here: &Here<'_>, parsed: ParsedStatement) -> Result<()> {
         let start = Instant::now();
         let places = parsed.places.clone();
-        let outcome = match parsed.statement {
-            Statement::Job(job) => self
-                .jobs()?
-                .execute(self.session, *job, &parsed.text)
-                .await
-                .map_err(|error| places.locate(error))?,
-            _ => self.session.execute(parsed).await?,
-        };
-        match outcome {
-            Outcome::Done(message) => self.say(&message, start.elapsed()),
+        match here.execute(parsed).await? {
+            Outcome::Done(message) => self.say(&message, start),
             Outcome::Insert(execution) => {
                 let rows = insert(execution)
                     .await
                     .map_err(|error| places.locate(error))?;
-                self.say(&format!("INSERT {rows}"), start.elapsed())
+                self.say(&format!("INSERT {rows}"), start)
             }
             Outcome::Rows(execution) => {
-                let rows = self
-                    .print(execution)
-                    .await
-                    .map_err(|error| places.locate(error))?;
-                if self.format == Format::Table {
-                    let unit = if rows == 1 { "row" } else { "rows" };
-                    self.say(&format!("({rows} {unit})"), start.elapsed())?;
-                }
-                Ok(())
+                let progress = Progress::watch(&execution.plan);
+                let schema = execution.schema();
+                let rows = execution.stream.map_err(Error::from);
+                let printed = self.print(schema, rows, progress, start).await;
+                printed.map_err(|error| places.locate(error))
             }
         }
     }
 
-    async fn print(&self, mut execution: Execution) -> Result<usize> {
+    async fn run_there(&self, client: &Client, ready: Ready) -> Result<()> {
+        let start = Instant::now();
+        let received = Arc::new(AtomicU64::new(0));
+        let progress = Progress::receiving(&received);
+        let answer = client.run(&ready.bound).await?;
+        match tells(&ready.parsed.statement, &answer.schema) {
+            Tells::Word => {
+                let said = there::texts(answer, "status").await?;
+                drop(progress);
+                said.iter().try_for_each(|word| self.say(word, start))
+            }
+            Tells::Count => {
+                let rows = there::count(answer).await?;
+                drop(progress);
+                self.say(&format!("INSERT {rows}"), start)
+            }
+            Tells::Rows => {
+                let rows = answer.rows.inspect_ok(|batch| {
+                    received.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+                });
+                self.print(answer.schema, rows, progress, start).await
+            }
+        }
+    }
+
+    async fn print(
+        &self,
+        schema: SchemaRef,
+        mut rows: impl Stream<Item = Result<RecordBatch>> + Unpin,
+        progress: Progress,
+        start: Instant,
+    ) -> Result<()> {
         let out = std::io::BufWriter::new(std::io::stdout());
-        let mut writer = ResultWriter::new(self.format, execution.schema(), out);
+        let mut writer = ResultWriter::new(self.format, schema, out);
         // Rows that scroll by on the terminal are progress enough.
         let quiet = std::io::stdout().is_terminal();
-        let mut progress = Some(Progress::watch(&execution.plan));
-        while let Some(batch) = execution.stream.next().await {
+        let mut progress = Some(progress);
+        while let Some(batch) = rows.next().await {
             if quiet {
                 progress = None;
             }
             writer.write(&batch?)?;
         }
         drop(progress);
-        writer.finish()
+        let rows = writer.finish()?;
+        if self.format == Format::Table {
+            let unit = if rows == 1 { "row" } else { "rows" };
+            self.say(&format!("({rows} {unit})"), start)?;
+        }
+        Ok(())
     }
 
     /// Statements without rows report on standard error, so that pipes carry rows only.
-    fn say(&self, message: &str, took: Duration) -> Result<()> {
+    fn say(&self, message: &str, start: Instant) -> Result<()> {
         let timing = if self.timing {
-            format!(" in {:.3} s", took.as_secs_f64())
+            format!(" in {:.3} s", start.elapsed().as_secs_f64())
         } else {
             String::new()
         };
@@ -295,22 +318,13 @@ impl<'a> Runner<'a> {
     }
 }
 
-/// Runs an INSERT to its end; gives the number of rows written.
-pub(crate) async fn insert(execution: Execution) -> Result<u64> {
-    let _progress = Progress::watch(&execution.plan);
-    execution.written().await
-}
-
 /// Parses and binds a script.
-pub(crate) fn prepare(
-    script: &Script,
-    parameters: &mut Parameters,
-) -> Result<Vec<ParsedStatement>> {
+pub(crate) fn prepare(script: &Script, parameters: &mut Parameters) -> Result<Vec<Ready>> {
     let mut statements = Vec::new();
     for raw in script.split()? {
         let mut parsed = parse_statement(&raw)?;
-        parameters.bind(&mut parsed)?;
-        statements.push(parsed);
+        let bound = parameters.bind_text(&raw, &mut parsed)?;
+        statements.push(Ready { parsed, bound });
     }
     Ok(statements)
 }

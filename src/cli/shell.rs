@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use rustyline::completion::{Completer, Pair};
@@ -14,12 +15,14 @@ use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Config, Context, Editor, Helper};
 
 use crate::cli::args::Format;
-use crate::cli::config::Settings;
-use crate::cli::runner::{Interrupt, Runner, eprint, prepare, report};
+use crate::cli::runner::{Interrupt, Place, Runner, eprint, prepare, report};
+use crate::cli::there;
 use crate::error::{Error, Result};
 use crate::planner::script::is_incomplete;
 use crate::planner::{Parameters, Script};
-use crate::session::Session;
+
+/// The prompt does not wait longer for a server that is to tell the names of its tables.
+const NAMES: Duration = Duration::from_secs(2);
 
 const HELP: &str = "\
 statements end with ';' and may span lines; Ctrl-C cancels one, Ctrl-D leaves
@@ -113,11 +116,7 @@ const KEYWORDS: &[&str] = &[
 ];
 
 /// Runs the prompt until the user leaves; gives the exit code.
-pub(crate) async fn run(
-    settings: &Settings,
-    session: &Session,
-    parameters: Parameters,
-) -> Result<u8> {
+pub(crate) async fn run(mut runner: Runner<'_>, parameters: Parameters) -> Result<u8> {
     let config = Config::builder()
         .completion_type(CompletionType::List)
         .auto_add_history(false)
@@ -129,17 +128,24 @@ pub(crate) async fn run(
         // A first session has no history yet.
         let _ = editor.load_history(file);
     }
+    runner.timing = true;
     let mut shell = Shell {
-        runner: Runner::new(session, settings),
+        runner,
         parameters,
+        is_changed: true,
     };
-    shell.runner.timing = true;
+    let place = match &shell.runner.place {
+        Place::Here(_) => String::new(),
+        Place::There(client) => format!(" at {}", client.address()),
+    };
     eprint(&format!(
-        "anabranch {} — \\? for help, \\q to leave\n",
+        "anabranch {}{place} — \\? for help, \\q to leave\n",
         env!("CARGO_PKG_VERSION")
     ));
     loop {
-        editor.set_helper(Some(Assistant::new(session)));
+        if std::mem::take(&mut shell.is_changed) {
+            editor.set_helper(Some(Assistant::new(shell.names().await)));
+        }
         let line = match tokio::task::block_in_place(|| editor.readline("anabranch> ")) {
             Ok(line) => line,
             Err(ReadlineError::Interrupted) => continue,
@@ -176,6 +182,8 @@ enum Next {
 struct Shell<'a> {
     runner: Runner<'a>,
     parameters: Parameters,
+    /// There may be other tables than before.
+    is_changed: bool,
 }
 
 impl Shell<'_> {
@@ -199,9 +207,10 @@ impl Shell<'_> {
             }
         };
         let interrupt = Interrupt::new();
-        for parsed in statements {
+        for ready in statements {
+            self.is_changed |= !there::is_query(&ready.parsed.statement);
             tokio::select! {
-                done = self.runner.run_statement(parsed) => {
+                done = self.runner.run_statement(ready) => {
                     if let Err(error) = done {
                         report(&error, script);
                         return;
@@ -232,17 +241,20 @@ impl Shell<'_> {
             ("?" | "h" | "help", _) => eprint(HELP),
             ("d" | "dt", None) => self.sql("SHOW TABLES".to_owned()).await,
             ("d", Some(table)) => self.sql(format!("DESCRIBE {table}")).await,
-            ("dd", Some(table)) => match self.definition(table) {
+            ("dd", Some(table)) => match self.definition(table).await {
                 Ok(text) => eprint(&format!("{text}\n")),
                 Err(error) => eprint(&format!("error: {error}\n")),
             },
-            ("df", pattern) => {
-                for function in self.runner.session.function_names() {
-                    if pattern.is_none_or(|pattern| function.contains(pattern)) {
+            ("df", pattern) => match self.functions().await {
+                Ok(functions) => {
+                    let is_wanted =
+                        |name: &&String| pattern.is_none_or(|pattern| name.contains(pattern));
+                    for function in functions.iter().filter(is_wanted) {
                         eprint(&format!("{function}\n"));
                     }
                 }
-            }
+                Err(error) => eprint(&format!("error: {error}\n")),
+            },
             ("i", Some(file)) => match std::fs::read_to_string(file) {
                 Ok(text) => self.script(&Script::new(file, text)).await,
                 Err(error) => eprint(&format!("error: {file} cannot be read: {error}\n")),
@@ -272,8 +284,37 @@ impl Shell<'_> {
         Next::Stay
     }
 
-    fn definition(&self, table: &str) -> Result<String> {
-        self.runner.session.definition(table)
+    async fn definition(&self, table: &str) -> Result<String> {
+        match &self.runner.place {
+            Place::Here(here) => here.session().definition(table),
+            Place::There(client) => there::definition(client, table).await,
+        }
+    }
+
+    async fn functions(&self) -> Result<Vec<String>> {
+        match &self.runner.place {
+            Place::Here(here) => Ok(here.session().function_names()),
+            Place::There(client) => there::functions(client).await,
+        }
+    }
+
+    /// The names that Tab completes.
+    async fn names(&self) -> Vec<String> {
+        let client = match &self.runner.place {
+            Place::Here(here) => {
+                let session = here.session();
+                let tables = session.table_names().into_iter();
+                let tables = tables.chain(session.column_names());
+                return tables.chain(session.function_names()).collect();
+            }
+            Place::There(client) => client,
+        };
+        // Whoever types knows more than nothing, and a server that is gone is told of when it is needed.
+        let asked = async { tokio::try_join!(client.names(), there::functions(client)) };
+        match tokio::time::timeout(NAMES, asked).await {
+            Ok(Ok((tables, functions))) => tables.into_iter().chain(functions).collect(),
+            _ => Vec::new(),
+        }
     }
 }
 
@@ -290,10 +331,8 @@ struct Assistant {
 }
 
 impl Assistant {
-    fn new(session: &Session) -> Self {
-        let mut words = session.table_names();
-        words.extend(session.column_names());
-        words.extend(session.function_names());
+    fn new(names: Vec<String>) -> Self {
+        let mut words = names;
         words.extend(KEYWORDS.iter().map(|word| (*word).to_owned()));
         words.sort();
         words.dedup();

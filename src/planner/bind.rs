@@ -5,18 +5,23 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
 use datafusion::sql::sqlparser::ast::{Value, ValueWithSpan, VisitMut, VisitorMut};
+use datafusion::sql::sqlparser::tokenizer::{Location, Token};
 
 use crate::core::suggest::closest;
 use crate::error::{Error, Result};
 use crate::planner::ast::{
     ColumnKind, JobStatement, ParsedStatement, Statement, TableOption, Text,
 };
+use crate::planner::bound::BoundText;
+use crate::planner::script::RawStatement;
 
 /// Values for `$name`, and which of them were used.
 #[derive(Debug, Clone, Default)]
 pub struct Parameters {
     values: BTreeMap<String, String>,
     used: BTreeSet<String>,
+    /// What was bound at each place of the last statement.
+    bound: BTreeMap<Location, Value>,
 }
 
 impl Parameters {
@@ -46,6 +51,7 @@ impl Parameters {
     /// # Errors
     /// A parameter without a value, with its place.
     pub fn bind(&mut self, parsed: &mut ParsedStatement) -> Result<()> {
+        self.bound.clear();
         let bound = self.statement(&mut parsed.statement);
         bound.map_err(|error| parsed.places.locate(error))
     }
@@ -81,6 +87,30 @@ impl Parameters {
             | Statement::Optimize { .. }
             | Statement::History(_) => Ok(()),
         }
+    }
+
+    /// Binds every `$name` of the statement; gives its text with the values as literals, for whoever parses it again.
+    ///
+    /// # Errors
+    /// A parameter without a value, with its place.
+    pub fn bind_text(
+        &mut self,
+        raw: &RawStatement,
+        parsed: &mut ParsedStatement,
+    ) -> Result<BoundText> {
+        self.bind(parsed)?;
+        let placeholders = raw.tokens.iter().filter_map(|token| match &token.token {
+            Token::Placeholder(name) => Some((name, token.span)),
+            _ => None,
+        });
+        for (name, span) in placeholders {
+            // The values of DataFusion's own options have no places.
+            if !self.bound.contains_key(&span.start) {
+                let value = literal(self.lookup(name).map_err(|error| error.at(span))?);
+                self.bound.insert(span.start, value);
+            }
+        }
+        Ok(BoundText::new(raw, &self.bound))
     }
 
     fn job(&mut self, job: &mut JobStatement) -> Result<()> {
@@ -141,6 +171,8 @@ impl Parameters {
                 .map_err(|error| error.at(text.span))?;
             text.value = unquote(value).unwrap_or(value).to_owned();
             text.is_parameter = false;
+            let bound = Value::SingleQuotedString(text.value.clone());
+            self.bound.insert(text.span.start, bound);
         }
         Ok(())
     }
@@ -183,10 +215,15 @@ impl VisitorMut for Binder<'_> {
     type Break = Error;
 
     fn pre_visit_value(&mut self, value: &mut ValueWithSpan) -> ControlFlow<Error> {
-        match self.parameters.value(&mut value.value) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => ControlFlow::Break(error.at(value.span)),
+        let is_parameter = matches!(value.value, Value::Placeholder(_));
+        if let Err(error) = self.parameters.value(&mut value.value) {
+            return ControlFlow::Break(error.at(value.span));
         }
+        if is_parameter {
+            let bound = &mut self.parameters.bound;
+            bound.insert(value.span.start, value.value.clone());
+        }
+        ControlFlow::Continue(())
     }
 }
 

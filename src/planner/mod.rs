@@ -5,6 +5,7 @@
 
 pub mod ast;
 pub mod bind;
+pub mod bound;
 mod cursor;
 pub mod dialect;
 mod jobs;
@@ -19,6 +20,7 @@ pub use ast::{
     TableKind, TableOption, Text,
 };
 pub use bind::Parameters;
+pub use bound::BoundText;
 pub use parse::parse_statement;
 pub use places::Places;
 pub use script::{RawStatement, Script};

@@ -1,8 +1,10 @@
 //! One statement's tokens to a [`Statement`].
 
+use std::collections::BTreeMap;
+
 use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::Statement as AnsiStatement;
-use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
+use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan};
 
 use crate::core::redact::{HIDDEN, is_secret, without_user_info};
 use crate::error::{Error, Result};
@@ -11,7 +13,7 @@ use crate::planner::cursor::Cursor;
 use crate::planner::dialect::AnabranchDialect;
 use crate::planner::jobs::parse_job;
 use crate::planner::places::Places;
-use crate::planner::script::{RawStatement, is_significant};
+use crate::planner::script::{RawStatement, is_significant, quoted};
 use crate::planner::tables::parse_create_table;
 
 /// Parses one statement.
@@ -42,42 +44,36 @@ pub fn parse_statement(raw: &RawStatement) -> Result<ParsedStatement> {
 /// The statement as typed, without secrets. The parts of our own tables are known by their places;
 /// in DataFusion's own DDL a secret is a text that follows a text which names one.
 fn shown_text(raw: &RawStatement, statement: &Statement) -> String {
-    let mut shown = raw.clone();
-    let hide = |token: &mut TokenWithSpan| {
-        token.token = Token::SingleQuotedString(HIDDEN.to_owned());
-    };
+    let mut shown: BTreeMap<Location, String> = BTreeMap::new();
     if let Statement::CreateTable(table) = statement {
         for option in &table.options {
-            let value = shown
-                .tokens
-                .iter_mut()
-                .find(|token| token.span.start == option.value.span.start);
-            let Some(token) = value else { continue };
-            if is_secret(&option.key) {
-                hide(token);
-            } else if let Token::SingleQuotedString(text) = &mut token.token {
-                *text = without_user_info(text);
+            let start = option.value.span.start;
+            let value = raw.tokens.iter().find(|token| token.span.start == start);
+            match value.map(|token| &token.token) {
+                Some(_) if is_secret(&option.key) => {
+                    shown.insert(start, quoted(HIDDEN));
+                }
+                Some(Token::SingleQuotedString(text)) => {
+                    shown.insert(start, quoted(&without_user_info(text)));
+                }
+                _ => {}
             }
         }
-        return shown.text();
-    }
-    let mut secret = false;
-    for token in shown
-        .tokens
-        .iter_mut()
-        .filter(|token| is_significant(token))
-    {
-        match &token.token {
-            Token::SingleQuotedString(_) if secret => {
-                hide(token);
-                secret = false;
+    } else {
+        let mut secret = false;
+        for token in raw.tokens.iter().filter(|token| is_significant(token)) {
+            match &token.token {
+                Token::SingleQuotedString(_) if secret => {
+                    shown.insert(token.span.start, quoted(HIDDEN));
+                    secret = false;
+                }
+                Token::SingleQuotedString(key) => secret = is_secret(key),
+                Token::Eq => {}
+                _ => secret = false,
             }
-            Token::SingleQuotedString(key) => secret = is_secret(key),
-            Token::Eq => {}
-            _ => secret = false,
         }
     }
-    shown.text()
+    raw.text_with(|token| shown.get(&token.span.start).cloned())
 }
 
 fn parse(cursor: &mut Cursor<'_>, emit: Option<Emit>) -> Result<Statement> {

@@ -39,6 +39,8 @@ pub struct RawStatement {
     pub tokens: Vec<TokenWithSpan>,
     /// The first token that is a word or sign.
     pub span: Span,
+    /// The text from there on.
+    source: String,
 }
 
 impl RawStatement {
@@ -68,13 +70,71 @@ impl RawStatement {
 
     /// The statement's text as typed, from its first word on.
     pub fn text(&self) -> String {
-        let from_first = self
-            .tokens
-            .iter()
-            .skip_while(|token| !is_significant(token));
-        let text: String = from_first.map(|token| token.token.to_string()).collect();
+        self.text_with(|_| None)
+    }
+
+    /// The same with other text in place of some tokens.
+    pub(crate) fn text_with(&self, other: impl Fn(&TokenWithSpan) -> Option<String>) -> String {
+        let mut text = String::with_capacity(self.source.len());
+        for (token, typed) in self.typed_tokens() {
+            match (other(token), &token.token) {
+                (Some(other), _) => text.push_str(&other),
+                // It may have been given a number since.
+                (None, Token::Placeholder(name)) => text.push_str(name),
+                (None, _) => text.push_str(typed),
+            }
+        }
         text.trim().to_owned()
     }
+
+    /// The tokens from the first word on, each with its text as typed.
+    pub(crate) fn typed_tokens(&self) -> impl Iterator<Item = (&TokenWithSpan, &str)> {
+        let mut rest = Rest::new(&self.source, self.span.start);
+        self.tokens
+            .iter()
+            .skip_while(|token| !is_significant(token))
+            .map(move |token| (token, rest.take_until(token.span.end)))
+    }
+}
+
+/// What is left of a text, and where that begins.
+struct Rest<'a> {
+    text: &'a str,
+    at: Location,
+}
+
+impl<'a> Rest<'a> {
+    fn new(text: &'a str, at: Location) -> Self {
+        Self { text, at }
+    }
+
+    /// The text up to a place, which the tokenizer has counted.
+    fn take_until(&mut self, end: Location) -> &'a str {
+        let mut bytes = self.text.len();
+        for (offset, found) in self.text.char_indices() {
+            if self.at >= end {
+                bytes = offset;
+                break;
+            }
+            self.at = after(self.at, found);
+        }
+        let (taken, rest) = self.text.split_at(bytes);
+        self.text = rest;
+        taken
+    }
+}
+
+/// The place behind a character.
+pub(crate) fn after(place: Location, character: char) -> Location {
+    match character {
+        '\n' => Location::new(place.line + 1, 1),
+        _ => next_column(place),
+    }
+}
+
+/// A text as SQL's literal of it.
+pub(crate) fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
 }
 
 /// True when the text ends inside a statement: the shell then asks for another line.
@@ -101,13 +161,17 @@ fn split(text: &str) -> Result<Vec<RawStatement>> {
             let place = error.location;
             Error::invalid(lower_first(&error.message)).at(Span::new(place, next_column(place)))
         })?;
+    let mut rest = Rest::new(text, Location::new(1, 1));
     Ok(tokens
         .split(|token| token.token == Token::SemiColon)
         .filter_map(|tokens| {
             let first = tokens.iter().find(|token| is_significant(token))?;
+            let end = tokens.last()?.span.end;
+            rest.take_until(first.span.start);
             Some(RawStatement {
                 tokens: tokens.to_vec(),
                 span: first.span,
+                source: rest.take_until(end).to_owned(),
             })
         })
         .collect())
@@ -147,6 +211,17 @@ mod tests {
             (parts[1].span.start.line, parts[1].span.start.column),
             (3, 2)
         );
+    }
+
+    /// What is kept is parsed again.
+    #[test]
+    fn the_text_of_a_statement_is_as_typed() {
+        let typed =
+            "SELECT 'it''s', \"a\"\"b\", E'\\n', 'ä\n\n' || x'00', -- one\r\n\t$a /* two */";
+        let script = format!(" ;; /* no */ {typed} \n; SELECT 2");
+        let parts = split(&script).unwrap();
+        assert_eq!(parts[0].text(), typed);
+        assert_eq!(parts[1].text(), "SELECT 2");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The service: SQL over Arrow Flight for any client, with jobs running behind it.
 //!
-//! The only module that names arrow-flight and tonic.
+//! With `client` the only module that names arrow-flight and tonic.
 
 mod access;
 mod engine;
