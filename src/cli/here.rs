@@ -2,7 +2,6 @@
 
 use std::sync::OnceLock;
 
-
 use crate::cli::config::Settings;
 use crate::cli::progress::{JobProgress, Progress};
 use crate::cli::runner::{Interrupt, eprint};

@@ -375,3 +375,155 @@ fn keys(path: &Path) -> Result<JwkSet> {
     }
     Ok(keys)
 }
+
+#[cfg(test)]
+mod tests {
+    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn bearer(token: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let value = format!("Bearer {token}");
+        headers.insert(AUTHORIZATION, value.parse().unwrap());
+        headers
+    }
+
+    /// A key, and its public half as a set of keys has it.
+    fn issuer(id: &str) -> (EncodingKey, Value) {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let point = key.public_key_raw();
+        let part = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+        let public = json!({
+            "kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": id,
+            "x": part(&point[1..33]), "y": part(&point[33..65]),
+        });
+        (EncodingKey::from_ec_der(&key.serialize_der()), public)
+    }
+
+    #[tokio::test]
+    async fn tokens_of_another_issuer_say_who_and_what() {
+        let (key, public) = issuer("one");
+        let (other, _) = issuer("two");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.json");
+        std::fs::write(&path, json!({"keys": [public]}).to_string()).unwrap();
+        let login = Login::try_new(&LoginOptions {
+            jwks: Some(path),
+            jwt_issuer: Some("https://id.example.com".to_owned()),
+            jwt_audience: Some("anabranch".to_owned()),
+            ..LoginOptions::default()
+        })
+        .unwrap();
+        let soon = jsonwebtoken::get_current_timestamp() + 600;
+        let claims = json!({
+            "sub": "ann", "role": "write", "tables": ["visits*"], "exp": soon,
+            "iss": "https://id.example.com", "aud": "anabranch",
+        });
+        let with = |name: &str, value: Value| {
+            let mut changed = claims.clone();
+            changed[name] = value;
+            changed
+        };
+        let without = |name: &str| {
+            let mut changed = claims.clone();
+            changed.as_object_mut().unwrap().remove(name);
+            changed
+        };
+        let header = |algorithm: Algorithm, id: Option<&str>| Header {
+            kid: id.map(str::to_owned),
+            ..Header::new(algorithm)
+        };
+        let of_one = header(Algorithm::ES256, Some("one"));
+        let signed = |header: &Header, claims: &Value, key: &EncodingKey| {
+            jsonwebtoken::encode(header, claims, key).unwrap()
+        };
+        let caller = login.caller(&bearer(&signed(&of_one, &claims, &key)));
+        let caller = caller.await.unwrap();
+        assert_eq!((&*caller.name, caller.role), ("ann", Role::Write));
+        assert!(caller.may_name().unwrap()("public", "visits_raw"));
+        assert!(!caller.may_name().unwrap()("public", "secret"));
+        let alone = header(Algorithm::ES256, None);
+        let token = signed(&alone, &claims, &key);
+        assert!(login.caller(&bearer(&token)).await.is_ok());
+
+        // The public key is no secret: signed with it as one, a token proves nothing.
+        let known = EncodingKey::from_secret(public["x"].as_str().unwrap().as_bytes());
+        let symmetric = header(Algorithm::HS256, Some("one"));
+        let refused = [
+            signed(&of_one, &claims, &other),
+            signed(&header(Algorithm::ES256, Some("two")), &claims, &key),
+            signed(&symmetric, &claims, &known),
+            signed(&of_one, &with("exp", json!(1)), &key),
+            signed(&of_one, &with("nbf", json!(soon)), &key),
+            signed(
+                &of_one,
+                &with("iss", json!("https://evil.example.com")),
+                &key,
+            ),
+            signed(&of_one, &with("aud", json!("other")), &key),
+            signed(&of_one, &with("role", json!("boss")), &key),
+            signed(&of_one, &with("tables", json!(["***"])), &key),
+            signed(&of_one, &without("exp"), &key),
+            signed(&of_one, &without("sub"), &key),
+            signed(&of_one, &without("role"), &key),
+            signed(&of_one, &without("iss"), &key),
+            signed(&of_one, &without("aud"), &key),
+            "a.b.c".to_owned(),
+        ];
+        for (which, token) in refused.iter().enumerate() {
+            let caller = login.caller(&bearer(token)).await;
+            let error = caller.err().unwrap_or_else(|| panic!("token {which}"));
+            assert_eq!(error.kind(), ErrorKind::Unauthenticated);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_login_ends_with_its_time_and_with_its_user() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("users.toml");
+        let hash = hash_password("geheim").unwrap();
+        let ann = format!("[users.ann]\npassword = '{hash}'\nrole = 'read'\n");
+        std::fs::write(&path, ann).unwrap();
+        let options = LoginOptions {
+            users: Some(path.clone()),
+            ..LoginOptions::default()
+        };
+        let login = Login::try_new(&options).unwrap();
+        let mut headers = HeaderMap::new();
+        let basic = format!("Basic {}", BASE64_STANDARD.encode("ann:geheim"));
+        headers.insert(AUTHORIZATION, basic.parse().unwrap());
+        let token = login.token(&headers).await.unwrap();
+        let caller = login.caller(&bearer(&token)).await.unwrap();
+        assert_eq!((&*caller.name, caller.role), ("ann", Role::Read));
+        assert!(caller.session.is_some());
+        // Another process has another key.
+        let restarted = Login::try_new(&options).unwrap();
+        assert!(restarted.caller(&bearer(&token)).await.is_err());
+        let expired = Ours {
+            sub: "ann".to_owned(),
+            jti: "x".to_owned(),
+            iat: 0,
+            exp: jsonwebtoken::get_current_timestamp() - 1,
+        };
+        let key = EncodingKey::from_secret(&login.key);
+        let expired = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &expired, &key).unwrap();
+        assert!(login.caller(&bearer(&expired)).await.is_err());
+        std::fs::write(&path, "[users.bob]\nrole = 'read'\n").unwrap();
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        assert!(login.caller(&bearer(&token)).await.is_err());
+    }
+
+    #[test]
+    fn a_cookie_is_found_among_others_and_opens_no_session_of_a_token() {
+        let mut headers = HeaderMap::new();
+        headers.append(
+            COOKIE,
+            "a=1; arrow_flight_session_id=\"7\"".parse().unwrap(),
+        );
+        assert_eq!(cookie(&headers), Some("7"));
+        assert_eq!(&*of_cookie("7"), "cookie 7");
+        assert_eq!(cookie(&HeaderMap::new()), None);
+    }
+}

@@ -415,3 +415,110 @@ impl Drop for Running {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::TryStreamExt as _;
+
+    use super::*;
+
+    fn work(limits: Limits) -> Arc<Work> {
+        Work::new(Handle::current(), limits)
+    }
+
+    fn statement(timeout: Option<Duration>) -> Arc<Statement> {
+        Statement::new(&Caller::anyone(), "SELECT 1", 0, timeout)
+    }
+
+    #[tokio::test]
+    async fn others_wait_and_one_more_is_refused() {
+        let limits = Limits {
+            statements: 1,
+            queue: 1,
+            ..Limits::default()
+        };
+        let work = work(limits);
+        let all = [statement(None), statement(None), statement(None)];
+        let begin = |statement: &Arc<Statement>| {
+            let (work, statement) = (Arc::clone(&work), Arc::clone(statement));
+            tokio::spawn(async move {
+                let forever = std::future::pending::<Result<()>>();
+                work.run(&statement, forever).await
+            })
+        };
+        let first = begin(&all[0]);
+        while work.turns.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let second = begin(&all[1]);
+        while all[1].state() != "WAITING" {
+            tokio::task::yield_now().await;
+        }
+        let refused = begin(&all[2]).await.unwrap().unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Exhausted);
+        assert_eq!(refused.query(), Some(&*all[2].id));
+        assert_eq!(work.running().len(), 2);
+        all[0].cancel("somebody");
+        let ended = first.await.unwrap().unwrap_err();
+        assert_eq!(ended.message(), "the statement was cancelled by somebody");
+        while all[1].state() != "RUNNING" {
+            tokio::task::yield_now().await;
+        }
+        assert!(work.find(&all[0].id).is_none());
+        // Its client goes away.
+        second.abort();
+        let _ = second.await;
+        assert!(work.running().is_empty());
+        assert_eq!(work.run(&all[2], async { Ok(7) }).await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_made_ahead_and_no_further() {
+        let work = work(Limits {
+            keep_alive: Duration::from_millis(20),
+            ..Limits::default()
+        });
+        let made = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&made);
+        let items = futures::stream::iter(0..1_000).map(move |number| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok(number)
+        });
+        let stream = work.stream(statement(None), async { Ok(items.boxed()) }, None);
+        let mut stream = stream;
+        assert_eq!(stream.try_next().await.unwrap(), Some(0));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(made.load(Ordering::Relaxed) < 10);
+        drop(stream);
+        while !work.running().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // Nothing but a first item: then it says that it is still there, until its time is over.
+        let quiet = futures::stream::iter([Ok(1)]).chain(futures::stream::pending());
+        let limited = statement(Some(Duration::from_millis(200)));
+        let stream = work.stream(limited, async { Ok(quiet.boxed()) }, Some(-1));
+        let given: Vec<Result<i32>> = stream.collect().await;
+        assert_eq!(given[0].as_ref().unwrap(), &1);
+        assert_eq!(given[1].as_ref().unwrap(), &-1);
+        let last = given.last().unwrap().as_ref().unwrap_err();
+        assert_eq!(last.kind(), ErrorKind::Timeout);
+    }
+
+    #[tokio::test]
+    async fn a_definition_is_done_whole_though_nobody_waits() {
+        let work = work(Limits::default());
+        let done = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&done);
+        let of = statement(None);
+        let defined = work.finish(&of, async move {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            told.store(true, Ordering::Relaxed);
+            Ok(())
+        });
+        let left = tokio::time::timeout(Duration::from_millis(5), defined).await;
+        assert!(left.is_err());
+        while !done.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
