@@ -105,7 +105,7 @@ pub(crate) async fn run(settings: &Settings, arguments: &DemoArguments) -> Resul
     let data_dir = folder.path.join("anabranch-data").display().to_string();
     let settings = &settings.clone().with_data_dir(data_dir);
     let session = Session::try_new(&settings.session)?;
-    let here = Here::new(&session, settings).allowing_repeats();
+    let here = Box::new(Here::new(&session, settings).allowing_repeats());
     let runner = Runner::new(Place::Here(here), settings).with_format(Format::Table);
     let demo = Demo {
         runner,
@@ -154,7 +154,7 @@ pub(crate) async fn run(settings: &Settings, arguments: &DemoArguments) -> Resul
             "  the tables are here: try  SHOW TABLES;  SHOW BATCHES FOR JOB count_visits;  or  EXPLAIN ANALYZE with the \
              SELECT of step 6\n\n",
         );
-        let here = Here::new(&session, settings);
+        let here = Box::new(Here::new(&session, settings));
         let runner = Runner::new(Place::Here(here), settings);
         return shell::run(runner, demo.parameters()).await;
     }

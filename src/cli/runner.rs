@@ -42,7 +42,10 @@ pub(crate) async fn run_files(
     // An address that cannot be had is told before anything runs.
     let served = MetricsServer::asked_for(arguments.metrics.as_ref(), settings).await?;
     let session = Session::try_new(&settings.session)?;
-    let mut runner = Runner::new(Place::Here(Here::new(&session, settings)), settings);
+    let mut runner = Runner::new(
+        Place::Here(Box::new(Here::new(&session, settings))),
+        settings,
+    );
     runner.refuse_unused = true;
     let metrics = served.as_ref().map(|served| served.metrics().clone());
     match runner.run_scripts(&scripts, &mut parameters).await {
@@ -80,7 +83,7 @@ pub(crate) async fn run_sql(
         Some(client) => Place::There(client),
         None => {
             session = Session::try_new(&settings.session)?;
-            Place::Here(Here::new(&session, settings))
+            Place::Here(Box::new(Here::new(&session, settings)))
         }
     };
     let mut parameters = parameters(&arguments.params);
@@ -140,7 +143,7 @@ pub(crate) fn parameters(given: &[(String, String)]) -> Parameters {
 /// Where statements run.
 pub(crate) enum Place<'a> {
     /// In this process.
-    Here(Here<'a>),
+    Here(Box<Here<'a>>),
     /// In a server.
     There(&'a Client),
 }

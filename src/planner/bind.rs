@@ -104,7 +104,7 @@ impl Parameters {
             _ => None,
         });
         for (name, span) in placeholders {
-            // The values of DataFusion's own options have no places.
+            // A value that the syntax tree does not tell the place of.
             if !self.bound.contains_key(&span.start) {
                 let value = literal(self.lookup(name).map_err(|error| error.at(span))?);
                 self.bound.insert(span.start, value);
