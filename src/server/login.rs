@@ -439,8 +439,8 @@ mod tests {
         let signed = |header: &Header, claims: &Value, key: &EncodingKey| {
             jsonwebtoken::encode(header, claims, key).unwrap()
         };
-        let caller = login.caller(&bearer(&signed(&of_one, &claims, &key)));
-        let caller = caller.await.unwrap();
+        let headers = bearer(&signed(&of_one, &claims, &key));
+        let caller = login.caller(&headers).await.unwrap();
         assert_eq!((&*caller.name, caller.role), ("ann", Role::Write));
         assert!(caller.may_name().unwrap()("public", "visits_raw"));
         assert!(!caller.may_name().unwrap()("public", "secret"));

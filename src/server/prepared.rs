@@ -10,11 +10,13 @@ use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use crate::error::{Error, Result};
 use crate::planner::{Parameters, ParsedStatement, RawStatement, parse_statement};
+use crate::server::engine::{Kind, kind, one_statement};
 use crate::server::wire::wire_schema;
 
 /// A statement with places for values.
 #[derive(Debug, Clone)]
 pub(super) struct Prepared {
+    raw: Arc<RawStatement>,
     parsed: Arc<ParsedStatement>,
     /// Of its parameters, in the order in which they are bound.
     names: Vec<String>,
@@ -32,6 +34,7 @@ impl Prepared {
         let names = raw.number_parameters();
         Ok(Self {
             parsed: Arc::new(parse_statement(&raw)?),
+            raw: Arc::new(raw),
             names,
             rows: None,
         })
@@ -115,8 +118,8 @@ impl Prepared {
             parameters.set(name.as_str(), value.as_str());
         }
         let mut parsed = self.parsed.as_ref().clone();
-        let bound = parameters.bind(&mut parsed);
-        bound.map_err(|error| {
+        let bound = parameters.bind_text(&self.raw, &mut parsed);
+        let bound = bound.map_err(|error| {
             let unbound = Error::invalid(error.message().to_owned());
             let unbound = unbound.with_help("bind a value for each parameter");
             match error.span() {
@@ -124,6 +127,10 @@ impl Prepared {
                 None => unbound,
             }
         })?;
+        if self.has_parameters() && kind(&parsed) == Kind::Definition {
+            // What is kept of it must not ask for values again.
+            parsed.text = parse_statement(&one_statement(bound.text())?)?.text;
+        }
         Ok(parsed)
     }
 }

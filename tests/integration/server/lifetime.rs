@@ -133,3 +133,29 @@ fn what_cannot_be_served_is_said_at_the_start() {
     let taken = refused(&["serve", "--listen", &served.address]);
     assert!(taken.contains("cannot listen at"), "{taken}");
 }
+
+/// What was bound is a part of the definition.
+#[test]
+fn a_prepared_definition_is_there_after_a_restart() {
+    let work = Workspace::new();
+    let served = Served::start(&work, &[]);
+    let made = r#"
+db = connect()
+with db.cursor() as cur:
+    cur.execute("CREATE VIEW small AS SELECT value FROM generate_series(1, 10) WHERE value < ? AND ? <> 'it''s'", (4, "it's; --"))
+print(rows(db, "SELECT count(*) FROM small"))
+"#;
+    assert_eq!(served.python(made, &[]), "[(3,)]\n");
+    served.kill();
+    let served = Served::start(&work, &[]);
+    assert_eq!(rows(&served, &["SELECT count(*) FROM small"]), "[(3,)]\n");
+    let secret = "CREATE EXTERNAL TABLE t (id BIGINT) STORED AS KAFKA LOCATION 't' \
+                  OPTIONS ('kafka.bootstrap.servers' 'localhost:1', 'format' 'json', 'kafka.sasl.password' 'geheim')";
+    let script = "print(refused(rows, connect(), sys.argv[2]))";
+    let said = served.python(script, &[secret]);
+    assert!(
+        said.contains("a definition with a secret in it cannot be kept"),
+        "{said}"
+    );
+    assert!(!said.contains("geheim"));
+}

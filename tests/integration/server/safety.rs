@@ -176,9 +176,8 @@ for what, options in [
     insta::assert_snapshot!(said);
 }
 
-#[test]
-fn the_network_is_closed_to_others() {
-    let work = Workspace::new();
+/// `ca.pem`, and certificates and keys of `server` and `client` that it has signed.
+fn certificates(work: &Workspace) {
     let authority = rcgen::KeyPair::generate().unwrap();
     let mut of_authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
     of_authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -193,6 +192,12 @@ fn the_network_is_closed_to_others() {
         std::fs::write(work.path(&format!("{name}.pem")), cert.pem()).unwrap();
         std::fs::write(work.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
     }
+}
+
+#[test]
+fn the_network_is_closed_to_others() {
+    let work = Workspace::new();
+    certificates(&work);
     let tls = ["--tls-cert", "server.pem", "--tls-key", "server.key"];
     let script = r#"
 import os
@@ -234,4 +239,82 @@ for what, url, given in [("plain", "grpc://", {}), ("of nobody", "grpc+tls://", 
         refused(&["--max-statements", "0"]),
     ];
     insta::assert_snapshot!(said.join("--\n"));
+}
+
+#[test]
+fn our_own_client_logs_in() {
+    let work = Workspace::new();
+    certificates(&work);
+    let token = work.anabranch(&["token"]).ok().out;
+    let part = |name: &str| {
+        let line = token.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().trim().to_owned()
+    };
+    let robot = format!(
+        "\n[users.robot]\ntokens = ['{}']\nrole = 'read'\n",
+        part("hash:")
+    );
+    let file = users(&work);
+    work.append(file, &robot);
+    let arguments = [
+        "--users",
+        file,
+        "--tls-cert",
+        "server.pem",
+        "--tls-key",
+        "server.key",
+        "--tls-client-ca",
+        "ca.pem",
+    ];
+    let served = Served::start(&work, &arguments);
+    let ask = |variables: &[(&str, &str)], sql: &str| {
+        let mut command = work.command();
+        command
+            .args(["sql", "-c", sql])
+            .envs(variables.iter().copied());
+        command.env("ANABRANCH_URL", format!("grpc+tls://{}", served.address));
+        crate::support::Ran::of(&mut command)
+    };
+    let tls = [
+        ("ANABRANCH_TLS_CA", "ca.pem"),
+        ("ANABRANCH_TLS_CERT", "client.pem"),
+        ("ANABRANCH_TLS_KEY", "client.key"),
+    ];
+    let as_user = |name: &'static str, password: &'static str| {
+        [
+            &tls[..],
+            &[("ANABRANCH_USER", name), ("ANABRANCH_PASSWORD", password)],
+        ]
+        .concat()
+    };
+    assert_eq!(
+        ask(&as_user("reader", "reader-pw"), "SELECT 1 AS one")
+            .ok()
+            .out,
+        "one\n1\n"
+    );
+    let by_token = part("token:");
+    let by_token = [&tls[..], &[("ANABRANCH_TOKEN", by_token.as_str())]].concat();
+    assert_eq!(ask(&by_token, "SELECT 2 AS two").ok().out, "two\n2\n");
+    let zone = ask(
+        &as_user("writer", "writer-pw"),
+        "SET TIME ZONE 'Asia/Tokyo'; SHOW datafusion.execution.time_zone",
+    );
+    assert!(zone.ok().out.contains("Asia/Tokyo"));
+    for (variables, code, said) in [
+        (as_user("reader", "wrong"), 2, "the password is another"),
+        (tls.to_vec(), 2, "nobody has logged in"),
+        (as_user("reader", "reader-pw")[2..].to_vec(), 2, ""),
+    ] {
+        let ran = ask(&variables, "SELECT 1");
+        assert_eq!(ran.code, Some(code), "{ran:?}");
+        assert!(ran.err.contains(said), "{ran:?}");
+    }
+    let refused = ask(&as_user("reader", "reader-pw"), "CREATE VIEW v AS SELECT 1");
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(
+        refused
+            .err
+            .contains("reader has the role read, and this statement needs write")
+    );
 }
