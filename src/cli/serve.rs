@@ -19,6 +19,7 @@ pub(crate) async fn serve(settings: &Settings, arguments: &ServeArguments) -> Re
     };
     let options = ServeOptions {
         listen: arguments.listen.clone(),
+        http: arguments.http.clone(),
         insecure: arguments.insecure,
         data_dir: settings.data_dir.clone(),
         session: settings.session.clone(),
@@ -31,6 +32,9 @@ pub(crate) async fn serve(settings: &Settings, arguments: &ServeArguments) -> Re
         Err((error, Some(script))) => return Ok(report(&error, &script)),
         Err((error, None)) => return Err(error),
     };
+    if let Some(address) = server.http_address()? {
+        eprint(&format!("console at http://{address}\n"));
+    }
     eprint(&format!("listening at grpc://{}\n", server.address()?));
     let interrupt = Interrupt::new();
     server

@@ -15,7 +15,7 @@ use crate::planner::{
     JobStatement, Parameters, ParsedStatement, RawStatement, Script, Statement, normalize,
     parse_statement,
 };
-use crate::runtime::Jobs;
+use crate::runtime::{JobStatus, Jobs};
 use crate::server::jobs::RunningJobs;
 use crate::session::{Execution, Outcome, Session};
 use crate::state::{CatalogEntry, CatalogStore, JobStore};
@@ -267,6 +267,11 @@ impl Engine {
         }
     }
 
+    /// How the jobs are doing that run here, by name.
+    pub(super) fn statuses(&self) -> BTreeMap<String, JobStatus> {
+        self.running.statuses()
+    }
+
     /// Stops all jobs.
     pub(super) async fn stop(&self) {
         self.running.stop_all().await;
@@ -293,7 +298,11 @@ pub(super) fn one_statement(text: &str) -> Result<RawStatement> {
 }
 
 /// The statement, its parameters bound.
-fn parse(text: &str, parameters: &mut Parameters) -> Result<ParsedStatement> {
+///
+/// # Errors
+///
+/// One that cannot be parsed, or a parameter without a value.
+pub(super) fn parse(text: &str, parameters: &mut Parameters) -> Result<ParsedStatement> {
     let mut parsed = parse_statement(&one_statement(text)?)?;
     let bound = parameters.bind(&mut parsed);
     bound.map_err(|error| parsed.places.locate(error))?;

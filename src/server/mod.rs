@@ -1,9 +1,10 @@
-//! The service: SQL over Arrow Flight for any client, with jobs running behind it.
+//! The service: SQL over Arrow Flight for any client and a console for browsers, with jobs running behind them.
 //!
-//! The only module that names arrow-flight and tonic.
+//! The only module that names arrow-flight, tonic and axum.
 
 mod engine;
 mod flight;
+mod http;
 mod jobs;
 mod metadata;
 mod prepared;
@@ -22,7 +23,7 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{Parameters, Script};
-use crate::runtime::{Jobs, Metrics};
+use crate::runtime::{Jobs, Metrics, Stop};
 use crate::server::engine::Engine;
 use crate::server::flight::Flight;
 use crate::server::jobs::RunningJobs;
@@ -42,6 +43,8 @@ const DRAIN: Duration = Duration::from_secs(30);
 pub struct ServeOptions {
     /// `HOST:PORT`; port 0 takes a free one.
     pub listen: String,
+    /// Where the console is, if there is one: `HOST:PORT`.
+    pub http: Option<String>,
     /// Clients of other machines may come although nobody has to log in.
     pub insecure: bool,
     /// Where the catalog and jobs last.
@@ -60,6 +63,8 @@ pub struct ServeOptions {
 pub struct Server {
     engine: Arc<Engine>,
     listener: TcpListener,
+    /// Of the console.
+    http: Option<TcpListener>,
 }
 
 impl Server {
@@ -70,9 +75,19 @@ impl Server {
     /// An address that cannot be had, a data directory that cannot be used; of a file's statement, with the file.
     pub async fn start(options: ServeOptions) -> Result<Self, (Error, Option<Script>)> {
         let plain = |error: Error| (error, None);
-        let listener = listen(&options.listen, options.insecure)
-            .await
-            .map_err(plain)?;
+        let flight = listen(
+            &options.listen,
+            options.insecure,
+            "--listen 127.0.0.1:32010",
+        );
+        let listener = flight.await.map_err(plain)?;
+        let http = match &options.http {
+            Some(address) => {
+                let http = listen(address, options.insecure, "--http 127.0.0.1:32080");
+                Some(http.await.map_err(plain)?)
+            }
+            None => None,
+        };
         let dir = DataDir::open(&options.data_dir).map_err(plain)?;
         let session = Session::try_new(&options.session).map_err(plain)?;
         let jobs = Arc::new(Jobs::new(JobStore::new(dir.clone())));
@@ -89,6 +104,7 @@ impl Server {
         Ok(Self {
             engine: Arc::new(engine),
             listener,
+            http,
         })
     }
 
@@ -99,6 +115,19 @@ impl Server {
     /// The socket is gone.
     pub fn address(&self) -> Result<SocketAddr> {
         Ok(self.listener.local_addr()?)
+    }
+
+    /// Where the console is, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// The socket is gone.
+    pub fn http_address(&self) -> Result<Option<SocketAddr>> {
+        Ok(self
+            .http
+            .as_ref()
+            .map(TcpListener::local_addr)
+            .transpose()?)
     }
 
     /// Answers clients until `stop` is done; then results in flight may end, and the jobs stop.
@@ -112,8 +141,11 @@ impl Server {
             .max_encoding_message_size(usize::MAX);
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<FlightServiceServer<Flight>>().await;
-        let (told, drained) = tokio::sync::oneshot::channel::<()>();
-        let (draining, is_draining) = tokio::sync::oneshot::channel::<()>();
+        let stopping = Stop::default();
+        let drained = |stopping: &Stop| {
+            let stopping = stopping.clone();
+            async move { stopping.wait().await }
+        };
         let server = tonic::transport::Server::builder()
             .tcp_nodelay(true)
             .initial_stream_window_size(STREAM_WINDOW)
@@ -121,37 +153,46 @@ impl Server {
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .add_service(health_service)
             .add_service(flight)
-            .serve_with_incoming_shutdown(TcpIncoming::from(self.listener), async {
-                let _ = drained.await;
-            });
-        let stopping = async {
+            .serve_with_incoming_shutdown(TcpIncoming::from(self.listener), drained(&stopping));
+        let server = async {
+            server
+                .await
+                .map_err(|error| Error::unavailable(error.to_string()))
+        };
+        let console = async {
+            match self.http {
+                Some(http) => http::serve(http, Arc::clone(&self.engine), drained(&stopping)).await,
+                None => Ok(()),
+            }
+        };
+        let told = async {
             stop.await;
             health
                 .set_not_serving::<FlightServiceServer<Flight>>()
                 .await;
-            let _ = told.send(());
-            let _ = draining.send(());
+            stopping.stop();
         };
         let limit = async {
-            let _ = is_draining.await;
+            stopping.wait().await;
             tokio::time::sleep(DRAIN).await;
         };
         let ended = async {
             tokio::select! {
-                ended = server => ended.map_err(|error| Error::unavailable(error.to_string())),
+                ended = async { tokio::try_join!(server, console) } => ended.map(|_| ()),
                 () = limit => Ok(()),
             }
         };
-        let (ended, ()) = tokio::join!(ended, stopping);
+        let (ended, ()) = tokio::join!(ended, told);
         self.engine.stop().await;
         ended
     }
 }
 
-async fn listen(address: &str, insecure: bool) -> Result<TcpListener> {
+/// Listens at `address`, which is written as in `example`.
+async fn listen(address: &str, insecure: bool, example: &str) -> Result<TcpListener> {
     let found = tokio::net::lookup_host(address).await.map_err(|error| {
         Error::invalid(format!("cannot listen at '{address}': {error}"))
-            .with_help("write it as --listen 127.0.0.1:32010")
+            .with_help(format!("write it as {example}"))
     })?;
     let found: Vec<SocketAddr> = found.collect();
     if !insecure && !found.iter().all(|address| address.ip().is_loopback()) {

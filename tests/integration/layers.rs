@@ -17,8 +17,9 @@ const LAYERS: [&[&str]; 8] = [
 ];
 
 /// Libraries that one module alone may name.
-const OWNED: [(&str, &str); 8] = [
+const OWNED: [(&str, &str); 9] = [
     ("arrow_flight", "server"),
+    ("axum", "server/http"),
     ("tonic", "server"),
     ("rdkafka", "tables/kafka"),
     ("deltalake", "tables/delta"),

@@ -1,6 +1,7 @@
 //! The service as its clients meet it: the real program, real drivers.
 
 mod adbc;
+mod console;
 mod jdbc;
 mod lifetime;
 
@@ -14,6 +15,8 @@ struct Served {
     process: Child,
     /// `HOST:PORT`.
     address: String,
+    /// The same of the console, if there is one.
+    console: Option<String>,
 }
 
 impl Served {
@@ -29,6 +32,7 @@ impl Served {
         let mut served = Self {
             process,
             address: String::new(),
+            console: None,
         };
         let said = BufReader::new(served.process.stderr.take().unwrap());
         let mut before = Vec::new();
@@ -37,6 +41,9 @@ impl Served {
             if let Some(address) = line.strip_prefix("listening at grpc://") {
                 address.clone_into(&mut served.address);
                 return served;
+            }
+            if let Some(address) = line.strip_prefix("console at http://") {
+                served.console = Some(address.to_owned());
             }
             before.push(line);
         }
