@@ -12,6 +12,7 @@ mod scope;
 mod scope_tests;
 mod streaming;
 mod system;
+mod yielding;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -287,10 +287,10 @@ impl Encoder for Decimals<'_> {
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::array::{
-        BinaryArray, BooleanArray, Decimal128Array, Float32Array, Float64Array, Int64Array,
-        ListArray, MapBuilder, StringBuilder, StructArray, TimestampMicrosecondArray, UInt64Array,
+        BinaryArray, BooleanArray, Decimal128Array, Float32Array, Float64Array, Int32Builder,
+        Int64Array, ListArray, MapBuilder, NullArray, StringBuilder, StructArray,
+        TimestampMicrosecondArray, UInt64Array,
     };
-    use datafusion::arrow::array::{Int32Builder, NullArray};
 
     use super::*;
 

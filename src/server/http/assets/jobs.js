@@ -15,7 +15,7 @@ export function jobsView(root) {
   const body = el("tbody");
   const head = el("tr", {}, el("th", { scope: "col", text: "Job" }),
     ...COLUMNS.map(([name, text]) => el("th", { scope: "col", class: name, text })));
-  const table = el("table", { class: "jobs" }, el("thead", {}, head), body);
+  const table = el("table", { class: "jobs", hidden: true }, el("thead", {}, head), body);
   const none = el("p", { class: "empty", hidden: true, text: "There are no jobs. CREATE JOB makes one: in a file of the server, by a client, or in a query here." });
   root.append(el("div", { class: "heading" }, el("h1", { text: "Jobs" }), summary), table, none);
   return {
