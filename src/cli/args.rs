@@ -171,12 +171,14 @@ pub(crate) struct ServerFlags {
 #[command(after_help = "Examples:
   anabranch serve
   anabranch serve sql/tables/visits.sql sql/tables/visits_counter.sql sql/jobs/sessions.sql
+  anabranch serve --http 127.0.0.1:32080
   anabranch serve --data-dir s3://bucket/anabranch --metrics 127.0.0.1:9464
   anabranch serve --listen 0.0.0.0:32010 --users users.toml --tls-cert cert.pem --tls-key key.pem
 
-Any Flight SQL client speaks to it: ADBC, JDBC, pyarrow, Go. Tables, views and jobs that clients
-define are there after a restart. Files are applied at each start: what they define and is there
-already stays. SIGTERM lets results in flight end; jobs stop and lose nothing.
+Any Flight SQL client speaks to it: ADBC, JDBC, pyarrow, Go. With --http there is a console for
+browsers: jobs, tables and queries. Tables, views and jobs that clients define are there after a
+restart. Files are applied at each start: what they define and is there already stays. SIGTERM
+lets results in flight end; jobs stop and lose nothing.
 
 Who may do what is said by --users: docs/security.md.")]
 pub(crate) struct ServeArguments {
@@ -186,6 +188,10 @@ pub(crate) struct ServeArguments {
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:32010")]
     pub(crate) listen: String,
+    /// Serve a console for browsers at http://HOST:PORT/, such as 127.0.0.1:32080; port 0 takes a free one
+    /// [default: not served]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) http: Option<String>,
     /// Listen for other machines although nobody has to log in
     #[arg(long, help_heading = LOGIN)]
     pub(crate) insecure: bool,

@@ -18,6 +18,7 @@ pub(crate) async fn serve(settings: &Settings, arguments: &ServeArguments) -> Re
     let pair = arguments.tls_cert.clone().zip(arguments.tls_key.clone());
     let options = ServeOptions {
         listen: arguments.listen.clone(),
+        http: arguments.http.clone(),
         insecure: arguments.insecure,
         data_dir: settings.data_dir.clone(),
         session: settings.session.clone(),
@@ -52,8 +53,14 @@ pub(crate) async fn serve(settings: &Settings, arguments: &ServeArguments) -> Re
         Err((error, Some(script))) => return Ok(report(&error, &script)),
         Err((error, None)) => return Err(error),
     };
-    let scheme = if server.has_tls() { "grpc+tls" } else { "grpc" };
-    eprint(&format!("listening at {scheme}://{}\n", server.address()?));
+    let (flight, web) = match server.has_tls() {
+        true => ("grpc+tls", "https"),
+        false => ("grpc", "http"),
+    };
+    if let Some(address) = server.http_address()? {
+        eprint(&format!("console at {web}://{address}\n"));
+    }
+    eprint(&format!("listening at {flight}://{}\n", server.address()?));
     let interrupt = Interrupt::new();
     server
         .serve(async {

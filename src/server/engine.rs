@@ -18,7 +18,7 @@ use crate::planner::{
     JobStatement, Parameters, ParsedStatement, RawStatement, Script, Statement, normalize,
     parse_statement,
 };
-use crate::runtime::Jobs;
+use crate::runtime::{JobStatus, Jobs};
 use crate::server::access::Caller;
 use crate::server::jobs::RunningJobs;
 use crate::server::queries;
@@ -258,8 +258,22 @@ impl Engine {
         asked: &Asked,
         parsed: ParsedStatement,
     ) -> Result<Done> {
-        self.check(asked, &parsed)?;
         let running = self.statement(asked, &parsed.text);
+        self.complete_as(&running, asked, parsed).await
+    }
+
+    /// The same as a statement that has its number already.
+    ///
+    /// # Errors
+    ///
+    /// The statement's, with its place.
+    pub(super) async fn complete_as(
+        self: &Arc<Self>,
+        running: &Arc<Running>,
+        asked: &Asked,
+        parsed: ParsedStatement,
+    ) -> Result<Done> {
+        self.check(asked, &parsed)?;
         let (engine, asked) = (Arc::clone(self), asked.clone());
         match kind(&parsed) {
             Kind::Setting => {
@@ -269,12 +283,12 @@ impl Engine {
             }
             Kind::Definition => {
                 let defined = async move { engine.define(&asked, parsed, BTreeMap::new()).await };
-                Done::said(self.work.finish(&running, defined).await?)
+                Done::said(self.work.finish(running, defined).await?)
             }
             Kind::Query | Kind::Report | Kind::Update => {
-                let of = Arc::clone(&running);
+                let of = Arc::clone(running);
                 let done = async move { engine.run(&asked, parsed, &of).await };
-                self.work.run(&running, done).await
+                self.work.run(running, done).await
             }
         }
     }
@@ -416,6 +430,11 @@ impl Engine {
         }
     }
 
+    /// How the jobs are doing that run here, by name.
+    pub(super) fn statuses(&self) -> BTreeMap<String, JobStatus> {
+        self.running.statuses()
+    }
+
     /// Stops all jobs.
     pub(super) async fn stop(&self) {
         self.running.stop_all().await;
@@ -451,7 +470,11 @@ pub(super) fn definition(text: &str) -> Result<ParsedStatement> {
 }
 
 /// The statement, its parameters bound.
-fn parse(text: &str, parameters: &mut Parameters) -> Result<ParsedStatement> {
+///
+/// # Errors
+///
+/// One that cannot be parsed, or a parameter without a value.
+pub(super) fn parse(text: &str, parameters: &mut Parameters) -> Result<ParsedStatement> {
     let mut parsed = parse_statement(&one_statement(text)?)?;
     parameters.bind(&mut parsed)?;
     Ok(parsed)

@@ -1,6 +1,6 @@
 //! Jobs that a server keeps running: each on a task of its own, begun again after RESUME JOB and when its text changes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::runtime::{JobStatuses, Jobs, Metrics, RunOptions, Stop};
+use crate::runtime::{JobStatus, JobStatuses, Jobs, Metrics, RunOptions, Stop};
 
 /// How often a job that stands still is looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -69,6 +69,11 @@ impl RunningJobs {
             task.stop.stop();
             let _ = task.handle.await;
         }
+    }
+
+    /// How those are doing that run here or have run, by name.
+    pub(super) fn statuses(&self) -> BTreeMap<String, JobStatus> {
+        self.statuses.all()
     }
 
     /// Stops all; the batches in hand are taken back.

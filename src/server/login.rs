@@ -136,6 +136,11 @@ impl Login {
         Ok(caller)
     }
 
+    /// Whether somebody has to log in.
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
     /// A token for whoever sends these headers, for the calls that follow.
     ///
     /// # Errors

@@ -1,8 +1,9 @@
-//! The service: SQL over Arrow Flight for any client, with jobs running behind it.
+//! The service: SQL over Arrow Flight for any client and a console for browsers, with jobs running behind them.
 //!
 //! With `client` the only module that names arrow-flight and tonic.
 
 mod access;
+mod console;
 mod engine;
 mod flight;
 mod gate;
@@ -15,6 +16,7 @@ mod queries;
 mod results;
 mod sessions;
 mod status;
+mod tls;
 mod users;
 mod wire;
 mod work;
@@ -22,20 +24,20 @@ mod xdbc;
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
+use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
+use tonic::transport::ServerTlsConfig;
 use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{Parameters, Script};
-use crate::runtime::{Jobs, Metrics};
+use crate::runtime::{Jobs, Metrics, Stop};
 use crate::server::engine::Engine;
 use crate::server::flight::Flight;
 use crate::server::gate::Gate;
@@ -47,6 +49,7 @@ use crate::session::{Session, SessionOptions};
 use crate::state::{CatalogStore, DataDir, JobStore};
 
 pub use login::LoginOptions;
+pub use tls::TlsOptions;
 pub use users::{hash_password, new_token};
 pub use work::{Limits, QUERY_LOG};
 
@@ -65,6 +68,8 @@ const DRAIN: Duration = Duration::from_secs(30);
 pub struct ServeOptions {
     /// `HOST:PORT`; port 0 takes a free one.
     pub listen: String,
+    /// Where the console is, if there is one: `HOST:PORT`.
+    pub http: Option<String>,
     /// Clients of other machines may come although nobody has to log in.
     pub insecure: bool,
     /// Where the catalog and jobs last.
@@ -87,23 +92,16 @@ pub struct ServeOptions {
     pub metrics: Option<Metrics>,
 }
 
-/// Files of PEM that secure the network.
-#[derive(Debug, Clone)]
-pub struct TlsOptions {
-    /// The server's certificate, and those between it and its authority.
-    pub cert: PathBuf,
-    /// Its key.
-    pub key: PathBuf,
-    /// Who signs the certificates that clients must have; `None`: they need none.
-    pub client_ca: Option<PathBuf>,
-}
-
 /// A server that listens and is not yet asked.
 pub struct Server {
     engine: Arc<Engine>,
     login: Arc<Login>,
     tls: Option<ServerTlsConfig>,
+    /// The same for the console.
+    web_tls: Option<ServerConfig>,
     listener: TcpListener,
+    /// Of the console.
+    http: Option<TcpListener>,
     /// Where statements and jobs run, apart from the network; held until the server ends.
     _threads: Threads,
 }
@@ -129,9 +127,19 @@ impl Server {
     pub async fn start(options: ServeOptions) -> Result<Self, (Error, Option<Script>)> {
         let plain = |error: Error| (error, None);
         let is_open = !options.login.is_closed() && !options.insecure;
-        let listener = listen(&options.listen, is_open).await.map_err(plain)?;
+        let flight = listen(&options.listen, is_open, "--listen 127.0.0.1:32010");
+        let listener = flight.await.map_err(plain)?;
+        let http = match &options.http {
+            Some(address) => {
+                let http = listen(address, is_open, "--http 127.0.0.1:32080");
+                Some(http.await.map_err(plain)?)
+            }
+            None => None,
+        };
         let login = Login::try_new(&options.login).map_err(plain)?;
-        let tls = options.tls.as_ref().map(tls).transpose().map_err(plain)?;
+        let secured = options.tls.as_ref();
+        let web_tls = secured.map(tls::web).transpose().map_err(plain)?;
+        let tls = secured.map(tls::flight).transpose().map_err(plain)?;
         let dir = DataDir::open(&options.data_dir).map_err(plain)?;
         let session = Session::try_new(&options.session).map_err(plain)?;
         let work = runtime().map_err(plain)?;
@@ -160,7 +168,9 @@ impl Server {
             engine,
             login: Arc::new(login),
             tls,
+            web_tls,
             listener,
+            http,
             _threads: threads,
         })
     }
@@ -179,6 +189,19 @@ impl Server {
         self.tls.is_some()
     }
 
+    /// Where the console is, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// The socket is gone.
+    pub fn http_address(&self) -> Result<Option<SocketAddr>> {
+        Ok(self
+            .http
+            .as_ref()
+            .map(TcpListener::local_addr)
+            .transpose()?)
+    }
+
     /// Answers clients until `stop` is done; then results in flight may end, and the jobs stop.
     ///
     /// # Errors
@@ -191,8 +214,11 @@ impl Server {
             .max_encoding_message_size(usize::MAX);
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<FlightServiceServer<Flight>>().await;
-        let (told, drained) = tokio::sync::oneshot::channel::<()>();
-        let (draining, is_draining) = tokio::sync::oneshot::channel::<()>();
+        let stopping = Stop::default();
+        let drained = |stopping: &Stop| {
+            let stopping = stopping.clone();
+            async move { stopping.wait().await }
+        };
         let mut server = tonic::transport::Server::builder();
         if let Some(tls) = self.tls {
             let secured = server.tls_config(tls);
@@ -207,31 +233,42 @@ impl Server {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_max_header_list_size(MAX_HEADERS)
-            .layer(Gate::new(self.login))
+            .layer(Gate::new(Arc::clone(&self.login)))
             .add_service(health_service)
             .add_service(flight)
-            .serve_with_incoming_shutdown(TcpIncoming::from(self.listener), async {
-                let _ = drained.await;
-            });
-        let stopping = async {
+            .serve_with_incoming_shutdown(TcpIncoming::from(self.listener), drained(&stopping));
+        let server = async {
+            server
+                .await
+                .map_err(|error| Error::unavailable(error.to_string()))
+        };
+        let console = async {
+            match self.http {
+                Some(http) => {
+                    let (engine, login) = (Arc::clone(&self.engine), Arc::clone(&self.login));
+                    console::serve(http, engine, login, self.web_tls, drained(&stopping)).await
+                }
+                None => Ok(()),
+            }
+        };
+        let told = async {
             stop.await;
             health
                 .set_not_serving::<FlightServiceServer<Flight>>()
                 .await;
-            let _ = told.send(());
-            let _ = draining.send(());
+            stopping.stop();
         };
         let limit = async {
-            let _ = is_draining.await;
+            stopping.wait().await;
             tokio::time::sleep(DRAIN).await;
         };
         let ended = async {
             tokio::select! {
-                ended = server => ended.map_err(|error| Error::unavailable(error.to_string())),
+                ended = async { tokio::try_join!(server, console) } => ended.map(|_| ()),
                 () = limit => Ok(()),
             }
         };
-        let (ended, ()) = tokio::join!(ended, stopping);
+        let (ended, ()) = tokio::join!(ended, told);
         self.engine.stop().await;
         ended
     }
@@ -248,20 +285,6 @@ fn runtime() -> Result<Runtime> {
     runtime.map_err(|error| Error::internal(format!("no threads can be had: {error}")))
 }
 
-fn tls(options: &TlsOptions) -> Result<ServerTlsConfig> {
-    let read = |path: &PathBuf| {
-        let shown = path.display();
-        std::fs::read(path)
-            .map_err(|error| Error::invalid(format!("{shown} cannot be read: {error}")))
-    };
-    let identity = Identity::from_pem(read(&options.cert)?, read(&options.key)?);
-    let config = ServerTlsConfig::new().identity(identity);
-    Ok(match &options.client_ca {
-        Some(path) => config.client_ca_root(Certificate::from_pem(read(path)?)),
-        None => config,
-    })
-}
-
 /// What is behind an error of the network.
 fn cause(error: &dyn std::error::Error) -> String {
     match error.source() {
@@ -270,10 +293,11 @@ fn cause(error: &dyn std::error::Error) -> String {
     }
 }
 
-async fn listen(address: &str, is_open: bool) -> Result<TcpListener> {
+/// Listens at `address`, which is written as in `example`; only on loopback if everybody may do everything.
+async fn listen(address: &str, is_open: bool, example: &str) -> Result<TcpListener> {
     let found = tokio::net::lookup_host(address).await.map_err(|error| {
         Error::invalid(format!("cannot listen at '{address}': {error}"))
-            .with_help("write it as --listen 127.0.0.1:32010")
+            .with_help(format!("write it as {example}"))
     })?;
     let found: Vec<SocketAddr> = found.collect();
     if is_open && !found.iter().all(|address| address.ip().is_loopback()) {

@@ -55,7 +55,8 @@ fn code(kind: ErrorKind) -> Code {
     }
 }
 
-fn sqlstate(kind: ErrorKind) -> &'static str {
+/// The class of an error as SQL names it.
+pub(super) fn sqlstate(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::Invalid => "42000",
         ErrorKind::NotFound => "42S02",

@@ -223,6 +223,20 @@ impl Work {
         done
     }
 
+    /// Does something small of the server's own that neither waits nor is listed.
+    ///
+    /// # Errors
+    ///
+    /// What it says.
+    pub(super) async fn aside<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let task = AbortOnDropHandle::new(self.runtime.spawn(work));
+        task.await
+            .unwrap_or_else(|error| Err(Error::internal(error.to_string())))
+    }
+
     async fn attempt<T: Send + 'static>(
         &self,
         statement: &Statement,
@@ -230,9 +244,7 @@ impl Work {
     ) -> Result<T> {
         let done = async {
             let _turn = self.turn(statement).await?;
-            let task = AbortOnDropHandle::new(self.runtime.spawn(work));
-            let done = task.await;
-            done.unwrap_or_else(|error| Err(Error::internal(error.to_string())))
+            self.aside(work).await
         };
         let done = tokio::select! {
             done = done => done,

@@ -16,6 +16,7 @@ use crate::planner::types::SqlTypes;
 use crate::session::catalog::{Catalog, weak_state};
 use crate::session::memory::LimitedPool;
 use crate::session::system::{SYSTEM, SystemSchema};
+use crate::session::yielding::GiveWay;
 use crate::tables::delta;
 
 pub(super) const CATALOG: &str = "anabranch";
@@ -78,7 +79,8 @@ pub(super) fn build(
         .with_runtime_env(runtime)
         .with_default_features()
         .with_type_planner(Arc::new(SqlTypes))
-        .with_query_planner(anabranch_udfs::query_planner());
+        .with_query_planner(anabranch_udfs::query_planner())
+        .with_physical_optimizer_rule(Arc::new(GiveWay));
     let mut state = anabranch_udfs::register(builder).build();
     anabranch_udfs::register_json(&mut state)?;
     let context = SessionContext::new_with_state(state);

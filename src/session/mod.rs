@@ -14,6 +14,7 @@ mod scope;
 mod scope_tests;
 mod streaming;
 mod system;
+mod yielding;
 
 use std::collections::HashMap;
 use std::sync::Arc;

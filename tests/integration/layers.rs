@@ -17,8 +17,9 @@ const LAYERS: [&[&str]; 8] = [
 ];
 
 /// Libraries that these modules alone may name.
-const OWNED: [(&str, &[&str]); 8] = [
+const OWNED: [(&str, &[&str]); 9] = [
     ("arrow_flight", &["server", "client"]),
+    ("axum", &["server/console"]),
     ("tonic", &["server", "client"]),
     ("rdkafka", &["tables/kafka"]),
     ("deltalake", &["tables/delta"]),

@@ -2,6 +2,7 @@
 
 mod adbc;
 mod client;
+mod console;
 mod frames;
 mod go;
 mod ingest;
@@ -46,6 +47,8 @@ struct Served {
     process: Child,
     /// `HOST:PORT`.
     address: String,
+    /// The same of the console, if there is one.
+    console: Option<String>,
     /// Its log so far.
     log: Arc<Mutex<String>>,
 }
@@ -70,6 +73,7 @@ impl Served {
         let mut served = Self {
             process,
             address: String::new(),
+            console: None,
             log: Arc::clone(&log),
         };
         let mut before = String::new();
@@ -81,6 +85,12 @@ impl Served {
             let at = line.strip_prefix("listening at ");
             if let Some((_, address)) = at.and_then(|at| at.trim().split_once("://")) {
                 address.clone_into(&mut served.address);
+            }
+            if let Some((_, address)) = line
+                .strip_prefix("console at ")
+                .and_then(|at| at.trim().split_once("://"))
+            {
+                served.console = Some(address.to_owned());
             }
         }
         std::thread::spawn(move || {

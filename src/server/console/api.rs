@@ -1,0 +1,415 @@
+//! What the page asks for: JSON over statements.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
+use axum::http::StatusCode;
+use axum::http::header::SET_COOKIE;
+use axum::response::{AppendHeaders, IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Router, middleware};
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::error::Error;
+use crate::runtime::JobStatus;
+use crate::server::access::Caller;
+use crate::server::console::access::{self, TOKEN};
+use crate::server::console::problem::{Problem, json_text, with_json};
+use crate::server::console::rows::Limits;
+use crate::server::console::statements::{Statements, identifier};
+use crate::server::login::Login;
+
+/// What may be sent in one request.
+const MAX_BODY: usize = 1 << 20;
+/// Of a result, at most.
+const MAX_ROWS: usize = 10_000;
+/// Of a result, unless the page asks for another number.
+const DEFAULT_ROWS: usize = 1_000;
+/// Of a result's JSON.
+const MAX_BYTES: usize = 16 << 20;
+/// Batches that are shown.
+const BATCHES: usize = 100;
+/// Late rows and dead letters that are shown.
+const SET_ASIDE: usize = 50;
+/// What one viewer has asked of all jobs is good for the others for so long.
+const FRESH: Duration = Duration::from_secs(1);
+
+const OWN: Limits = Limits {
+    rows: MAX_ROWS,
+    bytes: MAX_BYTES,
+};
+
+type Answered = Result<Response, Problem>;
+
+/// All routes below `/api`.
+pub(super) fn routes(statements: Arc<Statements>, login: Arc<Login>, is_secure: bool) -> Router {
+    let console = Arc::new(Console {
+        statements,
+        login: Arc::clone(&login),
+        is_secure,
+        jobs: tokio::sync::Mutex::default(),
+    });
+    Router::new()
+        .route("/about", get(about))
+        .route("/jobs", get(jobs))
+        .route("/jobs/{job}/batches", get(batches))
+        .route("/jobs/{job}/partitions", get(partitions))
+        .route("/jobs/{job}/late-rows", get(late_rows))
+        .route("/jobs/{job}/dead-letters", get(dead_letters))
+        .route("/jobs/{job}/definition", get(job_definition))
+        .route("/jobs/{job}/pause", post(pause))
+        .route("/jobs/{job}/resume", post(resume))
+        .route("/jobs/{job}/rewind", post(rewind))
+        .route("/tables", get(tables))
+        .route("/tables/{table}/columns", get(columns))
+        .route("/tables/{table}/definition", get(table_definition))
+        .route("/query", post(query))
+        .route("/query/cancel", post(cancel))
+        .fallback(unknown)
+        .layer(middleware::from_fn_with_state(login, access::check_caller))
+        .route("/login", post(log_in))
+        .route("/logout", post(log_out))
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(console)
+}
+
+struct Console {
+    statements: Arc<Statements>,
+    login: Arc<Login>,
+    /// Whether what is sent cannot be read on its way.
+    is_secure: bool,
+    /// What was said of all jobs the last time.
+    jobs: tokio::sync::Mutex<Option<(Instant, Value)>>,
+}
+
+type Asked = State<Arc<Console>>;
+
+/// A body of JSON.
+struct Sent<T>(T);
+
+impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequest<S> for Sent<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let body = Bytes::from_request(request, state).await;
+        let body = body.map_err(|error: BytesRejection| {
+            Problem::new(
+                error.status(),
+                Error::invalid(error.body_text().to_lowercase()),
+            )
+        })?;
+        let sent = serde_json::from_slice(&body);
+        let sent = sent.map_err(|error| Error::invalid(format!("the request: {error}")))?;
+        Ok(Self(sent))
+    }
+}
+
+/// The name in a path.
+struct Named(String);
+
+impl<S: Send + Sync> axum::extract::FromRequestParts<S> for Named {
+    type Rejection = Problem;
+
+    async fn from_request_parts(
+        parts: &mut axum::http::request::Parts,
+        state: &S,
+    ) -> Result<Self, Problem> {
+        let name = Path::<String>::from_request_parts(parts, state).await;
+        let name = name.map_err(|error: PathRejection| Error::invalid(error.body_text()))?;
+        Ok(Self(name.0))
+    }
+}
+
+async fn unknown() -> Problem {
+    Error::not_found("there is nothing at this address").into()
+}
+
+async fn wrong_method() -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        Error::invalid("this address is not asked in this way"),
+    )
+}
+
+async fn about(State(console): Asked, Extension(caller): Extension<Caller>) -> Response {
+    let user = console.login.is_closed().then_some(&*caller.name);
+    let about = json!({"version": env!("CARGO_PKG_VERSION"), "user": user});
+    with_json(StatusCode::OK, &about)
+}
+
+#[derive(Deserialize)]
+struct Credentials {
+    user: String,
+    password: String,
+}
+
+async fn log_in(State(console): Asked, Sent(given): Sent<Credentials>) -> Answered {
+    let token = access::log_in(&console.login, &given.user, &given.password).await?;
+    Ok(with_cookie(&token, console.more(), &given.user))
+}
+
+async fn log_out(State(console): Asked, Sent(_): Sent<Value>) -> Response {
+    with_cookie("", &format!("; Max-Age=0{}", console.more()), "")
+}
+
+impl Console {
+    fn more(&self) -> &'static str {
+        match self.is_secure {
+            true => "; Secure",
+            false => "",
+        }
+    }
+}
+
+/// The token as a cookie that scripts cannot read and other sites cannot send.
+fn with_cookie(token: &str, more: &str, user: &str) -> Response {
+    let cookie = format!("{TOKEN}={token}; Path=/api; HttpOnly; SameSite=Strict{more}");
+    let answer = with_json(StatusCode::OK, &json!({"user": user}));
+    (AppendHeaders([(SET_COOKIE, cookie)]), answer).into_response()
+}
+
+async fn jobs(State(console): Asked, Extension(caller): Extension<Caller>) -> Answered {
+    // The others wait for the first one.
+    let mut known = console.jobs.lock().await;
+    // One who may see some tables only is not told what others were.
+    let is_for_all = caller.tables.is_none();
+    if let Some((at, said)) = known.as_ref().filter(|_| is_for_all)
+        && at.elapsed() < FRESH
+    {
+        return Ok(with_json(StatusCode::OK, said));
+    }
+    let sql = "SELECT job, state, reason, batch, generation, committed_at, owner \
+               FROM system.jobs ORDER BY job";
+    let found = console.statements.ask(&caller, sql, &[], OWN).await?;
+    let statuses = console.statements.statuses();
+    let jobs = found.objects()?.into_iter().map(|mut job| {
+        let here = job.get("job").and_then(Value::as_str);
+        let here = here.and_then(|name| statuses.get(name)).map(told);
+        job.insert("here".to_owned(), here.unwrap_or(Value::Null));
+        Value::Object(job)
+    });
+    let jobs: Vec<Value> = jobs.collect();
+    let said = json!({"now": iso(Utc::now()), "jobs": jobs});
+    if is_for_all {
+        *known = Some((Instant::now(), said.clone()));
+    }
+    Ok(with_json(StatusCode::OK, &said))
+}
+
+/// What a job that runs in this process says of itself.
+fn told(status: &JobStatus) -> Value {
+    let watermark = status.watermark.and_then(DateTime::from_timestamp_micros);
+    json!({
+        "lag": status.lag,
+        "batches": status.report.batches,
+        "rows_in": status.report.rows_in,
+        "rows_out": status.report.rows_out,
+        "batch_milliseconds": u64::try_from(status.last_batch.as_millis()).unwrap_or(u64::MAX),
+        "watermark": watermark.map(iso),
+        "state_rows": status.state_rows,
+    })
+}
+
+fn iso(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+async fn batches(
+    State(console): Asked,
+    Extension(caller): Extension<Caller>,
+    Named(job): Named,
+) -> Answered {
+    let sql = format!("SHOW BATCHES FOR JOB {}", identifier(&job));
+    let last = console.statements.ask_last(&caller, &sql, BATCHES).await?;
+    as_json(&last)
+}
+
+async fn partitions(
+    State(console): Asked,
+    Extension(caller): Extension<Caller>,
+    Named(job): Named,
+) -> Answered {
+    let sql = "SELECT \"table\", \"partition\", \"offset\", watermark, idle, holds_back \
+               FROM system.partitions WHERE job = $job ORDER BY \"table\", \"partition\"";
+    as_json(
+        &console
+            .statements
+            .ask(&caller, sql, &[("job", &job)], OWN)
+            .await?,
+    )
+}
+
+async fn late_rows(
+    State(console): Asked,
+    Extension(caller): Extension<Caller>,
+    Named(job): Named,
+) -> Answered {
+    let sql = "SELECT batch, topic, \"partition\", \"offset\", value, watermark, window_start, window_end, \
+               count(*) OVER () AS total FROM system.late_rows";
+    set_aside(&console, &caller, sql, &job).await
+}
+
+async fn dead_letters(
+    State(console): Asked,
+    Extension(caller): Extension<Caller>,
+    Named(job): Named,
+) -> Answered {
+    let sql = "SELECT batch, \"table\", topic, \"partition\", \"offset\", \"timestamp\", key, value, reason, \
+               count(*) OVER () AS total FROM system.dead_letters";
+    set_aside(&console, &caller, sql, &job).await
+}
+
+/// The newest rows of those that a job has set aside, each with the number of all.
+async fn set_aside(console: &Console, caller: &Caller, sql: &str, job: &str) -> Answered {
+    let sql = format!(
+        "{sql} WHERE job = $job ORDER BY batch DESC, \"partition\", \"offset\" DESC LIMIT {SET_ASIDE}"
+    );
+    let values = [("job", job)];
+    let found = console.statements.ask(caller, &sql, &values, OWN).await?;
+    as_json(&found)
+}
+
+async fn job_definition(
+    State(console): Asked,
+    Extension(caller): Extension<Caller>,
+    Named(job): Named,
+) -> Answered {
+    let sql = format!("SHOW CREATE JOB {}", identifier(&job));
+    let found = console.statements.ask(&caller, &sql, &[], OWN).await?;
+    first(found.objects()?)
+}
+
+async fn pause(
+    State(console): Asked,
+    Extension(caller): Extension<Caller>,
+    Named(job): Named,
+    Sent(_): Sent<Value>,
+) -> Answered {
+    change(
+        &console,
+        &caller,
+        &format!("PAUSE JOB {}", identifier(&job)),
+    )
+    .await
+}
+
+async fn resume(
+    State(console): Asked,
+    Extension(caller): Extension<Caller>,
+    Named(job): Named,
+    Sent(_): Sent<Value>,
+) -> Answered {
+    change(
+        &console,
+        &caller,
+        &format!("RESUME JOB {}", identifier(&job)),
+    )
+    .await
+}
+
+#[derive(Deserialize)]
+struct Rewind {
+    batch: u64,
+}
+
+async fn rewind(
+    State(console): Asked,
+    Extension(caller): Extension<Caller>,
+    Named(job): Named,
+    Sent(Rewind { batch }): Sent<Rewind>,
+) -> Answered {
+    let sql = format!("REWIND JOB {} TO BATCH {batch}", identifier(&job));
+    change(&console, &caller, &sql).await
+}
+
+async fn change(console: &Console, caller: &Caller, sql: &str) -> Answered {
+    let said = console.statements.change(caller, sql).await?;
+    // The next look is to see it.
+    *console.jobs.lock().await = None;
+    Ok(with_json(StatusCode::OK, &json!({"said": said})))
+}
+
+async fn tables(State(console): Asked, Extension(caller): Extension<Caller>) -> Answered {
+    as_json(
+        &console
+            .statements
+            .ask(&caller, "SHOW TABLES", &[], OWN)
+            .await?,
+    )
+}
+
+async fn columns(
+    State(console): Asked,
+    Extension(caller): Extension<Caller>,
+    Named(table): Named,
+) -> Answered {
+    let sql = format!("DESCRIBE {}", identifier(&table));
+    as_json(&console.statements.ask(&caller, &sql, &[], OWN).await?)
+}
+
+async fn table_definition(
+    State(console): Asked,
+    Extension(caller): Extension<Caller>,
+    Named(table): Named,
+) -> Answered {
+    let sql = format!("SHOW CREATE TABLE {}", identifier(&table));
+    let found = console.statements.ask(&caller, &sql, &[], OWN).await?;
+    first(found.objects()?)
+}
+
+#[derive(Deserialize)]
+struct Query {
+    sql: String,
+    /// By which it can be stopped; of the sender's choice, so that nobody else can guess it.
+    id: String,
+    /// How many rows are wanted at most.
+    rows: Option<usize>,
+}
+
+async fn query(
+    State(console): Asked,
+    Extension(caller): Extension<Caller>,
+    Sent(asked): Sent<Query>,
+) -> Answered {
+    let limits = Limits {
+        rows: asked.rows.unwrap_or(DEFAULT_ROWS).min(MAX_ROWS),
+        bytes: MAX_BYTES,
+    };
+    let running = console
+        .statements
+        .run(&caller, asked.id, &asked.sql, limits);
+    let answer = running.await?;
+    as_json(&answer)
+}
+
+#[derive(Deserialize)]
+struct Cancel {
+    id: String,
+}
+
+async fn cancel(
+    State(console): Asked,
+    Extension(caller): Extension<Caller>,
+    Sent(Cancel { id }): Sent<Cancel>,
+) -> Response {
+    let stopped = console.statements.stop(&caller, &id);
+    with_json(StatusCode::OK, &json!({"stopped": stopped}))
+}
+
+fn as_json(answer: &impl Serialize) -> Answered {
+    let text = serde_json::to_string(answer);
+    let text = text.map_err(|error| Error::internal(error.to_string()))?;
+    Ok(json_text(StatusCode::OK, text))
+}
+
+fn first(rows: Vec<serde_json::Map<String, Value>>) -> Answered {
+    let row = rows.into_iter().next();
+    let row = row.ok_or_else(|| Error::internal("a definition without rows"))?;
+    Ok(with_json(StatusCode::OK, &Value::Object(row)))
+}

@@ -1,0 +1,237 @@
+//! Statements that the page runs: the only file here that knows the engine.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::compute::concat_batches;
+use datafusion::physical_plan::common::collect;
+use futures::StreamExt as _;
+use serde::Serialize;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::planner::{Parameters, ParsedStatement};
+use crate::runtime::JobStatus;
+use crate::server::access::Caller;
+use crate::server::console::rows::{Limits, Table, TableBuilder};
+use crate::server::engine::{Asked, Done, Engine, Kind, kind, one_statement, parse};
+use crate::server::prepared::Prepared;
+use crate::server::work::Statement;
+
+/// What a statement gives.
+#[derive(Debug, Serialize)]
+pub(super) struct Answer {
+    #[serde(flatten)]
+    table: Table,
+    /// Rows that it wrote, where that is what it does.
+    rows_written: Option<i64>,
+    /// Whether tables, views or jobs may be others now.
+    has_changed: bool,
+    /// What is to be known besides the rows.
+    warnings: Vec<String>,
+}
+
+/// Runs statements, and stops those that are no longer wanted.
+pub(super) struct Statements {
+    engine: Arc<Engine>,
+    /// Those that can be stopped, by the name that whoever sent them has given.
+    running: Mutex<HashMap<String, Arc<Statement>>>,
+}
+
+impl Statements {
+    pub(super) fn new(engine: Arc<Engine>) -> Self {
+        Self {
+            engine,
+            running: Mutex::default(),
+        }
+    }
+
+    /// Runs what somebody has typed. Until it is done it can be stopped by its name, unless it is a definition: that is done
+    /// whole, also when nobody waits for it any more.
+    ///
+    /// # Errors
+    ///
+    /// The statement's, with its place.
+    pub(super) async fn run(
+        &self,
+        caller: &Caller,
+        name: String,
+        text: &str,
+        limits: Limits,
+    ) -> Result<Answer> {
+        let prepared = Prepared::try_new(one_statement(text)?)?;
+        let parsed = prepared.statements()?.into_iter().next();
+        let parsed = parsed.ok_or_else(|| Error::internal("a statement without parameters"))?;
+        let asked = self.engine.asked(caller.clone());
+        let statement = self.engine.statement(&asked, &parsed.text);
+        let _entry = self.enter(name, &statement)?;
+        match kind(&parsed) {
+            Kind::Query => {
+                let work = &self.engine.work;
+                let queried = query(Arc::clone(&self.engine), asked, parsed, limits);
+                work.run(&statement, queried).await
+            }
+            other => {
+                let done = self.engine.complete_as(&statement, &asked, parsed).await?;
+                answer(&done, other == Kind::Definition, limits)
+            }
+        }
+    }
+
+    /// Stops a statement of the caller; whether there was one that can be stopped.
+    pub(super) fn stop(&self, caller: &Caller, name: &str) -> bool {
+        let statement = self.running().get(name).cloned();
+        let own = statement.filter(|statement| statement.user == caller.name);
+        own.inspect(|statement| statement.cancel(&caller.name))
+            .is_some()
+    }
+
+    /// Runs a query of the page's own, with values for its `$name`, which are text.
+    ///
+    /// # Errors
+    ///
+    /// The statement's.
+    pub(super) async fn ask(
+        &self,
+        caller: &Caller,
+        sql: &str,
+        values: &[(&str, &str)],
+        limits: Limits,
+    ) -> Result<Table> {
+        let asked = self.engine.asked(caller.clone());
+        let queried = query(Arc::clone(&self.engine), asked, own(sql, values)?, limits);
+        // The page asks all the time: that is neither logged nor listed.
+        Ok(self.engine.work.aside(queried).await?.table)
+    }
+
+    /// The same of the last rows, at most `count`.
+    ///
+    /// # Errors
+    ///
+    /// The statement's.
+    pub(super) async fn ask_last(&self, caller: &Caller, sql: &str, count: usize) -> Result<Table> {
+        let (engine, asked) = (Arc::clone(&self.engine), self.engine.asked(caller.clone()));
+        let parsed = own(sql, &[])?;
+        let last = async move {
+            let (session, planned) = engine.plan(&asked, parsed).await?;
+            let execution = session.begin(planned)?;
+            let schema = execution.schema();
+            let batches = collect(execution.stream).await?;
+            let batch = concat_batches(&schema, &batches);
+            let batch = batch.map_err(|error| Error::internal(error.to_string()))?;
+            let rows = batch.num_rows();
+            whole(&batch.slice(rows.saturating_sub(count), rows.min(count)))
+        };
+        self.engine.work.aside(last).await
+    }
+
+    /// Runs a statement of the page's own that changes something; gives what it says.
+    ///
+    /// # Errors
+    ///
+    /// The statement's.
+    pub(super) async fn change(&self, caller: &Caller, sql: &str) -> Result<String> {
+        let asked = self.engine.asked(caller.clone());
+        let done = self.engine.complete(&asked, own(sql, &[])?).await?;
+        let said = whole(&done.batch)?.objects()?.into_iter().next();
+        let said = said.and_then(|row| row.into_iter().next());
+        Ok(said
+            .and_then(|(_, value)| value.as_str().map(str::to_owned))
+            .unwrap_or_default())
+    }
+
+    /// How the jobs are doing that run here, by name.
+    pub(super) fn statuses(&self) -> BTreeMap<String, JobStatus> {
+        self.engine.statuses()
+    }
+
+    fn enter(&self, name: String, statement: &Arc<Statement>) -> Result<Entry<'_>> {
+        let mut running = self.running();
+        if running.contains_key(&name) {
+            return Err(Error::new(
+                ErrorKind::Exists,
+                "a statement of that name is at work already",
+            ));
+        }
+        running.insert(name.clone(), Arc::clone(statement));
+        Ok(Entry { of: self, name })
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Statement>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A statement among those that can be stopped, until it is done or nobody waits for it.
+struct Entry<'a> {
+    of: &'a Statements,
+    name: String,
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        self.of.running().remove(&self.name);
+    }
+}
+
+/// The rows of a query, as many as are wanted.
+async fn query(
+    engine: Arc<Engine>,
+    asked: Asked,
+    parsed: ParsedStatement,
+    limits: Limits,
+) -> Result<Answer> {
+    let places = parsed.places.clone();
+    let (session, planned) = engine.plan(&asked, parsed).await?;
+    let mut execution = session
+        .begin(planned)
+        .map_err(|error| places.locate(error))?;
+    let mut table = TableBuilder::new(&execution.schema(), limits);
+    while let Some(batch) = execution.stream.next().await {
+        let batch = batch.map_err(|error| places.locate(error.into()))?;
+        if !table.push(&batch)? {
+            break;
+        }
+    }
+    Ok(Answer {
+        table: table.finish()?,
+        rows_written: None,
+        has_changed: false,
+        warnings: session.take_warnings(),
+    })
+}
+
+/// A name as SQL takes it literally.
+pub(super) fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn own(sql: &str, values: &[(&str, &str)]) -> Result<ParsedStatement> {
+    let mut parameters = Parameters::default();
+    for (name, value) in values {
+        // In quotes it is text, whatever it looks like.
+        parameters.set(*name, format!("'{value}'"));
+    }
+    parse(sql, &mut parameters)
+}
+
+fn answer(done: &Done, has_changed: bool, limits: Limits) -> Result<Answer> {
+    let mut table = TableBuilder::new(&done.batch.schema(), limits);
+    table.push(&done.batch)?;
+    Ok(Answer {
+        table: table.finish()?,
+        rows_written: done.rows,
+        has_changed,
+        warnings: Vec::new(),
+    })
+}
+
+fn whole(batch: &RecordBatch) -> Result<Table> {
+    let limits = Limits {
+        rows: usize::MAX,
+        bytes: usize::MAX,
+    };
+    let mut table = TableBuilder::new(&batch.schema(), limits);
+    table.push(batch)?;
+    table.finish()
+}
