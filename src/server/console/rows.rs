@@ -82,7 +82,7 @@ pub(super) struct TableBuilder {
 impl TableBuilder {
     pub(super) fn new(schema: &Schema, limits: Limits) -> Self {
         Self {
-            schema: wire_schema(schema),
+            schema: wire_schema(schema, false),
             limits,
             json: vec![b'['],
             rows: 0,

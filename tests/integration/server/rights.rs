@@ -124,3 +124,41 @@ print(rows(admin, "SELECT * FROM secret"), rows(admin, "SELECT * FROM new"))
     let said = served.python(&format!("{TABLES}{script}"), &[]);
     insta::assert_snapshot!(said);
 }
+
+#[test]
+fn the_console_has_the_same_users() {
+    let work = Workspace::new();
+    let served = Served::start(&work, &["--users", users(&work), "--http", "127.0.0.1:0"]);
+    let script = r#"
+import json, urllib.request, urllib.error
+def ask(path, body=None, cookie=None):
+    headers = {"Content-Type": "application/json"} | ({"Cookie": cookie} if cookie else {})
+    request = urllib.request.Request("http://" + sys.argv[2] + path, json.dumps(body).encode() if body is not None else None, headers)
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status, json.load(answer), answer.headers.get("Set-Cookie")
+    except urllib.error.HTTPError as error:
+        found = json.load(error)["error"]
+        return error.code, found["message"], found["sqlstate"]
+print(ask("/api/jobs"), ask("/api/about"), ask("/api/query", {"sql": "SELECT 1", "id": "a"}))
+print(ask("/api/login", {"user": "reader", "password": "wrong"}))
+def login(name):
+    status, body, cookie = ask("/api/login", {"user": name, "password": name + "-pw"})
+    flags = cookie.split("; ")
+    assert status == 200 and body == {"user": name} and {"Path=/api", "HttpOnly", "SameSite=Strict"} <= set(flags), cookie
+    return flags[0]
+reader, some, writer = login("reader"), login("some"), login("writer")
+print(ask("/api/about", cookie=reader)[1]["user"], ask("/api/about", cookie=reader + "x")[:2])
+def query(sql, cookie):
+    status, body, *_ = ask("/api/query", {"sql": sql, "id": sql}, cookie)
+    return status, body["rows"] if status == 200 else body
+for cookie, sql in [(reader, "SELECT 1"), (reader, "CREATE VIEW v AS SELECT 1 AS one"), (writer, "CREATE VIEW v AS SELECT 1 AS one"),
+    (reader, "SELECT * FROM v"), (some, "SELECT * FROM v"), (some, "SHOW TABLES"), (reader, "SHOW TABLES"), (some, "SELECT * FROM open_view")]:
+    print(sql, "|", query(sql, cookie))
+print(ask("/api/jobs", cookie=reader)[1]["jobs"], ask("/api/jobs", cookie=some)[:2], ask("/api/jobs/j/pause", {}, reader)[:2])
+print(ask("/api/logout", {}, reader)[2])
+"#;
+    let console = served.console.clone().unwrap();
+    let said = served.python(&format!("{TABLES}{script}"), &[&console]);
+    insta::assert_snapshot!(said);
+}
