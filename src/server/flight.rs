@@ -40,6 +40,7 @@ use crate::server::ingest::ingest;
 use crate::server::login::{COOKIE_NAME, Login, of_cookie};
 use crate::server::metadata::{self, garbled, unknown};
 use crate::server::prepared::Prepared;
+use crate::server::queries;
 use crate::server::results::Held;
 use crate::server::sessions::Settings;
 use crate::server::status::status;
@@ -216,6 +217,16 @@ impl Flight {
         let statement = self.engine.statement(asked, &prepared.parsed().text);
         let views = asked.settings.view_types;
         let begun = match kind(prepared.parsed()) {
+            Kind::Query if matches!(prepared.parsed().statement, ParsedKind::ShowQueries) => {
+                // Who is at work is told also when no more can be at work.
+                let batch = queries::running(&self.engine.work, &asked.caller)?;
+                let schema = wire_schema(&batch.schema(), views);
+                Begun {
+                    rows: Rows::Done(to_wire(&batch, &schema)?),
+                    schema,
+                    statement,
+                }
+            }
             Kind::Query => {
                 let first = match statements.first() {
                     Some(first) => first.clone(),
@@ -259,7 +270,6 @@ impl Flight {
         parsed: ParsedStatement,
     ) -> Result<(Session, Planned)> {
         let (engine, asked) = (Arc::clone(&self.engine), asked.clone());
-        // Who is at work is told also when no more can be at work.
         if matches!(parsed.statement, ParsedKind::ShowQueries) {
             return engine.plan(&asked, parsed).await;
         }

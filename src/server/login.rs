@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, COOKIE};
 use jsonwebtoken::jwk::JwkSet;
@@ -26,6 +27,12 @@ const LASTS: Duration = Duration::from_secs(12 * 3_600);
 const REMEMBERED: Duration = Duration::from_secs(300);
 /// Passwords that are hashed at the same time: each takes 19 MiB and tens of milliseconds.
 const HASHED_AT_ONCE: usize = 2;
+
+/// Some clients leave the padding out.
+const BASIC: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// Who may come in.
 #[derive(Debug, Clone, Default)]
@@ -327,7 +334,7 @@ impl Credentials {
         match scheme.to_ascii_lowercase().as_str() {
             "bearer" => Ok(Some(Self::Token(given.to_owned()))),
             "basic" => {
-                let bytes = BASE64_STANDARD.decode(given).map_err(|_| garbled())?;
+                let bytes = BASIC.decode(given).map_err(|_| garbled())?;
                 let text = String::from_utf8(bytes).map_err(|_| garbled())?;
                 let (user, password) = text.split_once(':').ok_or_else(garbled)?;
                 Ok(Some(Self::Password {
@@ -383,7 +390,7 @@ fn keys(path: &Path) -> Result<JwkSet> {
 
 #[cfg(test)]
 mod tests {
-    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+    use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
     use serde_json::{Value, json};
 
     use super::*;

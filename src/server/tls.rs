@@ -28,6 +28,8 @@ pub struct TlsOptions {
 ///
 /// A file that cannot be read.
 pub(super) fn flight(options: &TlsOptions) -> Result<ServerTlsConfig> {
+    // Two are linked in, and the library chooses none by itself; whoever was here before has chosen.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let identity = Identity::from_pem(read(&options.cert)?, read(&options.key)?);
     let config = ServerTlsConfig::new().identity(identity);
     Ok(match &options.client_ca {

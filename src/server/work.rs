@@ -135,8 +135,9 @@ impl Statement {
         };
         tokio::select! {
             () = self.cancelled.cancelled() => {
-                let by = self.cancelled_by.get().map_or("its client", String::as_str);
-                Error::new(ErrorKind::Cancelled, format!("the statement was cancelled by {by}"))
+                let by = self.cancelled_by.get().filter(|by| **by != *self.user);
+                let by = by.map_or_else(String::new, |by| format!(" by {by}"));
+                Error::new(ErrorKind::Cancelled, format!("the statement was cancelled{by}"))
             }
             () = too_long => {
                 let timeout = self.timeout.unwrap_or_default();

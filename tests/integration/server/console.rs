@@ -211,8 +211,8 @@ fn errors_have_their_place() {
         ("SELECT $1", 400, "parameter $1 has no value"),
         (
             "SET datafusion.execution.batch_size = 7",
-            501,
-            "clients of a server have no settings of their own yet",
+            404,
+            "there is no setting datafusion.execution.batch_size",
         ),
     ] {
         let wrong = served.query(sql);

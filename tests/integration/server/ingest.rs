@@ -54,7 +54,7 @@ fn rows_are_loaded_into_a_topic() {
     let script = r#"
 db = connect()
 rows(db, f"CREATE EXTERNAL TABLE t (id BIGINT, name VARCHAR, PRIMARY KEY (id) NOT ENFORCED) STORED AS KAFKA LOCATION '{sys.argv[3]}' "
-    f"OPTIONS ('kafka.bootstrap.servers' '{sys.argv[2]}', 'format' 'json', 'topic.create' 'true')")
+    f"OPTIONS ('kafka.bootstrap.servers' '{sys.argv[2]}', 'format' 'json', 'topic.partitions' '1')")
 with db.cursor() as cur:
     print(cur.adbc_ingest("t", pyarrow.table({"name": ["a", "b"], "id": [1, 2]}), mode="append"))
 print(sorted(rows(db, "SELECT id, name FROM t")))

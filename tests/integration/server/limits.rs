@@ -108,7 +108,7 @@ fn there_is_an_end_to_what_clients_get() {
     let script = r#"
 db = connect()
 print(refused(rows, db, "SELECT value FROM generate_series(1, 1000000)"))
-print(refused(rows, db, "SELECT array_agg(value) FROM generate_series(1, 100000000)").split(":")[0][:80])
+print(refused(rows, db, "SELECT array_agg(value) FROM generate_series(1, 100000000)").split("; ")[0][:120])
 print(rows(db, "SELECT count(*) FROM generate_series(1, 1000)"))
 answers = []
 def ask():
@@ -214,7 +214,7 @@ ask("an action", lambda: list(client.do_action(plain.Action("Nothing", b""))))
 ask("a message of 80 MB", lambda: client.get_flight_info(plain.FlightDescriptor.for_command(b"x" * 80_000_000)))
 headers = plain.FlightCallOptions(headers=[(b"x-large", b"y" * 100_000)])
 ask("large headers", lambda: client.get_flight_info(plain.FlightDescriptor.for_command(b""), headers))
-db = connect()
+db = connect(**{"adbc.flight.sql.client_option.with_max_msg_size": str(64 << 20)})
 print(rows(db, "SELECT length('" + "x" * 5_000_000 + "')"), len(rows(db, "SELECT ? AS t", ("y" * 20_000_000,))[0][0]))
 "#,
         &[],

@@ -34,9 +34,9 @@ def rows(db, sql, parameters=None):
         return cur.fetchall()
 def said(error):
     return type(error).__name__ + " " + str(error).split("\n")[0].split("; Vendor code")[0].split(". Vendor code")[0]
-def refused(do, *given):
+def refused(do, *given, **named):
     try:
-        done = do(*given)
+        done = do(*given, **named)
     except Exception as error:
         return said(error)
     return f"done: {done}"

@@ -213,11 +213,11 @@ for what, url, given in [("plain", "grpc://", {}), ("of nobody", "grpc+tls://", 
 "#;
     let folder = work.dir.path().display().to_string();
     let served = Served::start(&work, &tls);
-    insta::assert_snapshot!(served.python(script, &[&folder]), @"");
+    insta::assert_snapshot!("tls", served.python(script, &[&folder]));
     drop(served);
     let mutual = [&tls[..], &["--tls-client-ca", "ca.pem"]].concat();
     let served = Served::start(&work, &mutual);
-    insta::assert_snapshot!(served.python(script, &[&folder]), @"");
+    insta::assert_snapshot!("mutual_tls", served.python(script, &[&folder]));
     drop(served);
     let refused = |arguments: &[&str]| {
         let all = [&["serve", "--listen", "127.0.0.1:0"][..], arguments].concat();
