@@ -389,14 +389,18 @@ impl Engine {
     ) -> Result<String> {
         if let Statement::Job(job) = &parsed.statement {
             let begun_again = begun_again(job);
+            // Its runner would fight for the job with the statement.
+            if let JobStatement::Rewind { name, .. } = job.as_ref() {
+                self.running.stop(&normalize(name)).await;
+            }
             // A statement about jobs may wait for a broker: queries do not wait for it.
             let session = self.fork(asked).await?;
-            let said = said(self.execute(&session, parsed).await?);
-            if let Some(name) = begun_again {
+            let done = self.execute(&session, parsed).await.map(said);
+            if let Some(name) = begun_again.filter(|_| done.is_ok()) {
                 self.running.stop(&name).await;
             }
             self.running.start_new().await;
-            return Ok(said);
+            return done;
         }
         if parsed.text.contains(HIDDEN) {
             let error = Error::invalid("a definition with a secret in it cannot be kept");

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -158,6 +158,8 @@ pub(super) struct Work {
     turns: Arc<Semaphore>,
     waiting: AtomicUsize,
     running: Mutex<BTreeMap<String, Arc<Statement>>>,
+    /// Those that were planned: they may be ended before their rows are fetched.
+    planned: Mutex<BTreeMap<String, Weak<Statement>>>,
 }
 
 impl Work {
@@ -168,6 +170,7 @@ impl Work {
             limits,
             waiting: AtomicUsize::new(0),
             running: Mutex::default(),
+            planned: Mutex::default(),
         })
     }
 
@@ -183,10 +186,22 @@ impl Work {
         all
     }
 
-    /// The statement at work of this id.
+    /// The statement of this id, at work or soon.
     pub(super) fn find(&self, id: &str) -> Option<Arc<Statement>> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.get(id).cloned()
+        let planned = || {
+            let planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
+            planned.get(id)?.upgrade()
+        };
+        running.get(id).cloned().or_else(planned)
+    }
+
+    fn plans(&self, statement: &Arc<Statement>) {
+        let mut planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
+        if planned.len() >= 2 * self.limits.sessions {
+            planned.retain(|_, statement| statement.strong_count() > 0);
+        }
+        planned.insert(statement.id.clone(), Arc::downgrade(statement));
     }
 
     /// Does something that comes before a statement's end, unless the statement is stopped or nobody waits any more.
@@ -202,7 +217,10 @@ impl Work {
         let mut running = Running::new(self, statement);
         let done = self.attempt(statement, work).await;
         match &done {
-            Ok(_) => running.goes_on = true,
+            Ok(_) => {
+                self.plans(statement);
+                running.goes_on = true;
+            }
             Err(error) => running.end(Some(error)),
         }
         done

@@ -32,13 +32,13 @@ def begin(name, do=None):
         with connect(name, name + "-pw") as db, db.cursor() as cur:
             ended.append(refused(lambda: (cur.execute(SLOW), cur.fetchall()) if do is None else do(db, cur)))
             ended.append(time.time())
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     return thread, ended
 def killed(by, thread, ended):
     at = time.time()
     thread.join(30)
-    print(by, "|", ended[0].split("by")[0], "| within two seconds:", ended[1] - at < 2)
+    print(by, "|", ended[0].split("by")[0], "| soon:", ended[1] - at < 10)
     until(lambda: running(admin), lambda found: not found)
 
 thread, ended = begin("reader")
@@ -72,7 +72,7 @@ until(lambda: running(admin), lambda found: not found)
 
 rows(reader, "SET statement_timeout = '500 milliseconds'")
 begun = time.time()
-print(refused(rows, reader, SLOW), "| within two seconds:", time.time() - begun < 2)
+print(refused(rows, reader, SLOW), "| soon:", time.time() - begun < 10)
 print("others go on", rows(writer, "SELECT 1"))
 "#;
     insta::assert_snapshot!(served.python(&format!("{SLOW}{script}"), &[]));
@@ -118,9 +118,9 @@ threads = [threading.Thread(target=ask) for _ in range(2)]
 for thread in threads: thread.start()
 states = until(lambda: sorted(row[2] for row in running(db)), lambda found: len(found) == 2)
 print(states, refused(rows, db, "SELECT 1"))
-for row in running(db): rows(db, f"KILL QUERY '{row[0]}'")
-for thread in threads: thread.join(30)
-print(answers, rows(db, "SELECT 1"))
+while any(thread.is_alive() for thread in threads):
+    for row in running(db): refused(rows, db, f"KILL QUERY '{row[0]}'")
+print(sorted(answer.split("(")[0] for answer in answers), rows(db, "SELECT 1"))
 # A result that keeps its client waiting says that it is still there.
 print(rows(db, "SELECT count(*) FROM generate_series(1, 30000) a, generate_series(1, 30000) b WHERE (a.value + b.value) % 7 = 1"))
 "#;

@@ -47,6 +47,7 @@ fn each_role_may_what_it_may_by_every_way() {
     let work = Workspace::new();
     let lake = work.path("lake").display().to_string();
     std::fs::create_dir(&lake).unwrap();
+    work.file("plain.csv", "a\n1\n");
     let arguments = ["--users", users(&work), "--location-root", &lake];
     let served = Served::start(&work, &arguments);
     let script = r#"
@@ -67,7 +68,7 @@ statements = ["SELECT count(*) > 0 FROM open", "INSERT INTO open VALUES (2)",
     "EXPLAIN ANALYZE INSERT INTO open VALUES (3)",
     "CREATE EXTERNAL TABLE NAME (id BIGINT) STORED AS DELTA LOCATION 'lake/NAME'",
     "CREATE EXTERNAL TABLE NAME_out (id BIGINT) STORED AS DELTA LOCATION 'outside'",
-    "CREATE EXTERNAL TABLE NAME_csv STORED AS CSV LOCATION 'users.toml'",
+    "CREATE EXTERNAL TABLE NAME_csv STORED AS CSV LOCATION 'plain.csv'",
     "CREATE VIEW NAME_view AS SELECT 1 AS one", "OPTIMIZE open", "VACUUM open DRY RUN",
     "COPY open TO 'copied.csv'", "SHOW JOBS", "PAUSE JOB nothing", "KILL QUERY 'nothing'", "SHOW QUERIES"]
 for name in ["reader", "writer", "admin"]:

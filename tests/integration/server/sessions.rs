@@ -19,9 +19,10 @@ for sql in ["SET time_zone = 'Mars'", "SET schema = 'other'", "SET datafusion.ru
     "SET statement_timeout = '1 second'", "SELECT count(*) FROM generate_series(1, 100000000000)", "SET statement_timeout = 0"]:
     print(sql, "|", refused(rows, ann, sql))
 def types(db):
+    sql = "SELECT arrow_cast('v', 'Utf8View') AS v, 'x' AS t"
     with db.cursor() as cur:
-        cur.execute("SELECT arrow_cast('v', 'Utf8View') AS v, 'x' AS t")
-        schema = cur.adbc_execute_schema("SELECT arrow_cast('v', 'Utf8View') AS v, 'x' AS t")
+        schema = cur.adbc_execute_schema(sql)
+        cur.execute(sql)
         found = cur.fetch_arrow_table().schema
         assert found.equals(schema)
         return [str(field.type) for field in found]
