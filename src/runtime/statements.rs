@@ -494,10 +494,7 @@ impl Jobs {
         let names: Vec<&str> = jobs.iter().map(|(_, job)| job.name.as_str()).collect();
         match crate::core::suggest::closest(name, names.iter().copied()) {
             Some(near) => error.with_help(format!("did you mean {near}?")),
-            None if names.is_empty() => error.with_help(format!(
-                "the data directory '{}' has no jobs",
-                self.store.dir().shown()
-            )),
+            None if names.is_empty() => error.with_help("the data directory has no jobs"),
             None => error.with_help(format!("there are {}", names.join(", "))),
         }
     }
