@@ -9,7 +9,7 @@ use clap_complete::Shell;
 use crate::server::Limits;
 use crate::tables::options::{parse_duration, parse_size};
 
-const LOGIN: &str = "Who may do what";
+const LOGIN: &str = "Safety";
 const LIMITS: &str = "Limits";
 
 /// SQL over Kafka topics and Delta Lake tables: queries, INSERTs and reprocessing from stored files.

@@ -137,6 +137,11 @@ pub(crate) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
+/// A name as SQL takes it literally.
+pub(crate) fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
 /// True when the text ends inside a statement: the shell then asks for another line.
 pub fn is_incomplete(text: &str) -> bool {
     let dialect = AnabranchDialect::default();

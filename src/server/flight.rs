@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arrow_flight::decode::FlightRecordBatchStream;
-use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_server::FlightService;
 use arrow_flight::sql::{
@@ -22,9 +21,6 @@ use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::ipc::writer::IpcWriteOptions;
-use datafusion::error::DataFusionError;
-use datafusion::execution::SendableRecordBatchStream;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 use prost::Message as _;
@@ -38,12 +34,16 @@ use crate::server::access::Caller;
 use crate::server::engine::{Asked, Done, Engine, Kind, kind, one_statement};
 use crate::server::ingest::ingest;
 use crate::server::login::{COOKIE_NAME, Login, of_cookie};
+use crate::server::messages::{
+    PreparedResult, SessionClosed, SessionOptionRefused, SessionOptions, SessionOptionsSet,
+    SetSessionOptions,
+};
 use crate::server::metadata::{self, garbled, unknown};
 use crate::server::prepared::Prepared;
 use crate::server::queries;
 use crate::server::results::Held;
-use crate::server::sessions::Settings;
 use crate::server::status::status;
+use crate::server::transfer::{client_rows, encoded, no_rows, of_flight};
 use crate::server::wire::{to_wire, wire_schema};
 use crate::server::work::Statement;
 use crate::session::{Planned, Session};
@@ -91,106 +91,6 @@ struct Query {
     statements: Vec<ParsedStatement>,
     /// The first of them, planned.
     planned: Mutex<Option<(Session, Planned)>>,
-}
-
-/// `ActionCreatePreparedStatementResult` with the field that newer clients read.
-#[derive(Clone, PartialEq, prost::Message)]
-struct PreparedResult {
-    #[prost(bytes = "bytes", tag = "1")]
-    handle: Bytes,
-    #[prost(bytes = "bytes", tag = "2")]
-    dataset_schema: Bytes,
-    #[prost(bytes = "bytes", tag = "3")]
-    parameter_schema: Bytes,
-    #[prost(bool, optional, tag = "4")]
-    is_update: Option<bool>,
-}
-
-/// `SetSessionOptionsRequest`.
-#[derive(Clone, PartialEq, prost::Message)]
-struct SetSessionOptions {
-    #[prost(map = "string, message", tag = "1")]
-    options: HashMap<String, SessionOption>,
-}
-
-/// `GetSessionOptionsResult`.
-#[derive(Clone, PartialEq, prost::Message)]
-struct SessionOptions {
-    #[prost(map = "string, message", tag = "1")]
-    options: HashMap<String, SessionOption>,
-}
-
-impl SessionOptions {
-    fn of(settings: &Settings) -> Self {
-        let option = |(name, value): (&str, String)| {
-            let value = Some(SessionOptionValue::Text(value));
-            (name.to_owned(), SessionOption { value })
-        };
-        Self {
-            options: settings.all().into_iter().map(option).collect(),
-        }
-    }
-}
-
-/// `SessionOptionValue`.
-#[derive(Clone, PartialEq, prost::Message)]
-struct SessionOption {
-    #[prost(oneof = "SessionOptionValue", tags = "1, 2, 3, 4, 5")]
-    value: Option<SessionOptionValue>,
-}
-
-#[derive(Clone, PartialEq, prost::Oneof)]
-enum SessionOptionValue {
-    #[prost(string, tag = "1")]
-    Text(String),
-    #[prost(bool, tag = "2")]
-    Truth(bool),
-    #[prost(sfixed64, tag = "3")]
-    Whole(i64),
-    #[prost(double, tag = "4")]
-    Fraction(f64),
-    #[prost(message, tag = "5")]
-    Texts(Texts),
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Texts {
-    #[prost(string, repeated, tag = "1")]
-    values: Vec<String>,
-}
-
-impl SessionOption {
-    fn text(&self) -> String {
-        match &self.value {
-            None => String::new(),
-            Some(SessionOptionValue::Text(text)) => text.clone(),
-            Some(SessionOptionValue::Truth(yes)) => yes.to_string(),
-            Some(SessionOptionValue::Whole(number)) => number.to_string(),
-            Some(SessionOptionValue::Fraction(number)) => number.to_string(),
-            Some(SessionOptionValue::Texts(texts)) => texts.values.join(", "),
-        }
-    }
-}
-
-/// `SetSessionOptionsResult`.
-#[derive(Clone, PartialEq, prost::Message)]
-struct SessionOptionsSet {
-    #[prost(map = "string, message", tag = "1")]
-    errors: HashMap<String, SessionOptionRefused>,
-}
-
-/// 1: there is no such option; 2: it does not take the value.
-#[derive(Clone, PartialEq, prost::Message)]
-struct SessionOptionRefused {
-    #[prost(int32, tag = "1")]
-    reason: i32,
-}
-
-/// `CloseSessionResult`: closed.
-#[derive(Clone, PartialEq, prost::Message)]
-struct SessionClosed {
-    #[prost(int32, tag = "1")]
-    status: i32,
 }
 
 impl Flight {
@@ -622,35 +522,6 @@ async fn queried(
     Ok(rows.try_flatten().boxed())
 }
 
-/// Batches as messages, the schema first.
-fn encoded(
-    schema: SchemaRef,
-    rows: BoxStream<'static, Result<RecordBatch>>,
-) -> impl futures::Stream<Item = Result<FlightData>> + Send + 'static {
-    let rows = rows.map_err(|error| FlightError::ExternalError(Box::new(error)));
-    let sent = FlightDataEncoderBuilder::new()
-        .with_schema(schema)
-        .build(rows);
-    sent.map_err(|error| match error {
-        FlightError::ExternalError(error) => match error.downcast::<Error>() {
-            Ok(ours) => *ours,
-            Err(other) => Error::internal(other.to_string()),
-        },
-        other => Error::internal(other.to_string()),
-    })
-}
-
-/// A message without rows, which says that more may come.
-fn no_rows(schema: &SchemaRef) -> Result<FlightData> {
-    let none = RecordBatch::new_empty(Arc::clone(schema));
-    let messages = arrow_flight::utils::batches_to_flight_data(schema, vec![none]);
-    let messages = messages.map_err(|error| Error::internal(error.to_string()))?;
-    messages
-        .into_iter()
-        .last()
-        .ok_or_else(|| Error::internal("there is no message"))
-}
-
 #[tonic::async_trait]
 impl FlightService for Flight {
     type HandshakeStream = Stream<HandshakeResponse>;
@@ -797,34 +668,6 @@ impl FlightService for Flight {
             })
         });
         Ok(Response::new(futures::stream::iter(actions).boxed()))
-    }
-}
-
-/// The rows of a client, as they come.
-async fn client_rows(
-    first: FlightData,
-    messages: Streaming<FlightData>,
-) -> Result<SendableRecordBatchStream, Status> {
-    let sent = futures::stream::iter([Ok(first)]).chain(messages);
-    let sent = sent.map_err(|status| FlightError::Tonic(Box::new(status)));
-    let mut batches = FlightRecordBatchStream::new_from_flight_data(sent);
-    // The schema comes before the first batch, or alone.
-    let first = batches.try_next().await.map_err(of_flight)?;
-    let schema = batches.schema().cloned();
-    let schema = schema.ok_or_else(|| Status::invalid_argument("the rows have no schema"))?;
-    let lost = |error: FlightError| {
-        let text = format!("the rows of the client ended: {error}");
-        DataFusionError::from(Error::new(ErrorKind::Cancelled, text))
-    };
-    let rest = batches.map_err(lost);
-    let rows = futures::stream::iter(first.map(Ok)).chain(rest);
-    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
-}
-
-fn of_flight(error: FlightError) -> Status {
-    match error {
-        FlightError::Tonic(status) => *status,
-        other => Status::invalid_argument(other.to_string()),
     }
 }
 

@@ -9,6 +9,7 @@ use datafusion::arrow::datatypes::{DataType, Field, SchemaRef};
 use datafusion::execution::SendableRecordBatchStream;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::planner::script::{identifier, quoted};
 use crate::planner::types::type_name;
 use crate::server::engine::{Asked, Engine, definition};
 use crate::session::{CATALOG, SCHEMA};
@@ -52,23 +53,23 @@ pub(super) async fn ingest(
         let columns = columns(&schema)?;
         let place = engine.store.place_of_table(table);
         let text = format!(
-            "{create} EXTERNAL TABLE {} ({columns}) STORED AS DELTA LOCATION '{}'",
-            quoted(table),
-            place.replace('\'', "''")
+            "{create} EXTERNAL TABLE {} ({columns}) STORED AS DELTA LOCATION {}",
+            identifier(table),
+            quoted(&place)
         );
         engine.define_here(asked, definition(&text)?).await?;
     }
-    let names = schema.fields().iter().map(|field| quoted(field.name()));
+    let names = schema.fields().iter().map(|field| identifier(field.name()));
     let names = names.collect::<Vec<_>>().join(", ");
     let insert = format!(
         "INSERT INTO {} ({names}) SELECT {names} FROM {}",
-        quoted(table),
-        quoted(ROWS)
+        identifier(table),
+        identifier(ROWS)
     );
     let written = engine.insert_stream(asked, &insert, ROWS, rows).await;
     if written.is_err() && made == Some("CREATE") {
         // It was made for these rows.
-        let dropped = definition(&format!("DROP TABLE {}", quoted(table)))?;
+        let dropped = definition(&format!("DROP TABLE {}", identifier(table)))?;
         engine.define_here(asked, dropped).await?;
     }
     written
@@ -128,7 +129,7 @@ fn columns(schema: &SchemaRef) -> Result<String> {
                 field.data_type()
             ))
         })?;
-        Ok(format!("{} {}", quoted(field.name()), type_name(&of)))
+        Ok(format!("{} {}", identifier(field.name()), type_name(&of)))
     };
     let columns: Result<Vec<String>> = schema.fields().iter().map(column).collect();
     Ok(columns?.join(", "))
@@ -168,8 +169,4 @@ fn stored(of: &DataType) -> Option<DataType> {
         | DataType::Map(..) => return None,
         other => other.clone(),
     })
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }

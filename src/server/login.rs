@@ -138,7 +138,7 @@ impl Login {
             None => Caller::anyone(),
         };
         if caller.session.is_none() {
-            caller.session = cookie(headers).map(of_cookie);
+            caller.session = cookie(headers, COOKIE_NAME).map(of_cookie);
         }
         Ok(caller)
     }
@@ -352,13 +352,14 @@ pub(super) fn of_cookie(id: &str) -> Arc<str> {
     format!("cookie {id}").into()
 }
 
-fn cookie(headers: &HeaderMap) -> Option<&str> {
+/// The value of a cookie.
+pub(super) fn cookie<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<&'a str> {
     let cookies = headers.get_all(COOKIE).iter();
     let cookies = cookies.filter_map(|value| value.to_str().ok());
     let mut pairs = cookies.flat_map(|cookies| cookies.split(';'));
     pairs.find_map(|pair| {
         let (name, value) = pair.trim().split_once('=')?;
-        (name == COOKIE_NAME).then(|| value.trim_matches('"'))
+        (name == wanted).then(|| value.trim_matches('"'))
     })
 }
 
@@ -534,8 +535,8 @@ mod tests {
             COOKIE,
             "a=1; arrow_flight_session_id=\"7\"".parse().unwrap(),
         );
-        assert_eq!(cookie(&headers), Some("7"));
+        assert_eq!(cookie(&headers, COOKIE_NAME), Some("7"));
         assert_eq!(&*of_cookie("7"), "cookie 7");
-        assert_eq!(cookie(&HeaderMap::new()), None);
+        assert_eq!(cookie(&HeaderMap::new(), COOKIE_NAME), None);
     }
 }

@@ -74,6 +74,8 @@ pub(super) struct Statement {
     is_waiting: AtomicBool,
     rows: AtomicU64,
     bytes: AtomicU64,
+    /// Milliseconds at work so far.
+    spent: AtomicU64,
     cancelled: CancellationToken,
     cancelled_by: OnceLock<String>,
 }
@@ -94,6 +96,7 @@ impl Statement {
             is_waiting: AtomicBool::new(false),
             rows: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            spent: AtomicU64::new(0),
             cancelled: CancellationToken::new(),
             cancelled_by: OnceLock::new(),
         })
@@ -428,11 +431,12 @@ impl Drop for Running {
             .unwrap_or_else(PoisonError::into_inner);
         running.remove(&statement.id);
         drop(running);
+        let since = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let milliseconds = statement.spent.fetch_add(since, Ordering::Relaxed) + since;
         if self.goes_on {
             return;
         }
         let (rows, bytes) = statement.counted();
-        let milliseconds = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         let outcome = self.outcome.as_deref().unwrap_or("left by its client");
         tracing::info!(
             target: QUERY_LOG,

@@ -7,6 +7,10 @@ import java.util.*;
 public class Jdbc {
     public static void main(String[] arguments) throws Exception {
         String url = "jdbc:arrow-flight-sql://" + arguments[0] + "/?useEncryption=false";
+        if (arguments.length > 1) {
+            login(url, arguments[1], arguments[2]);
+            return;
+        }
         try (Connection connection = DriverManager.getConnection(url, new Properties());
                 Statement statement = connection.createStatement()) {
             print(statement.executeQuery(
@@ -31,6 +35,29 @@ public class Jdbc {
                 } catch (SQLException error) {
                     System.out.println(error.getMessage().replaceAll(".*\": ", ""));
                 }
+            }
+        }
+    }
+
+    /** With a password, another, a token, and none; a setting lasts as long as the connection. */
+    static void login(String url, String user, String token) throws Exception {
+        Properties right = new Properties();
+        right.setProperty("user", user);
+        right.setProperty("password", user + "-pw");
+        Properties wrong = new Properties();
+        wrong.setProperty("user", user);
+        wrong.setProperty("password", "other");
+        Properties byToken = new Properties();
+        byToken.setProperty("token", token);
+        for (Properties given : List.of(right, wrong, byToken, new Properties())) {
+            try (Connection connection = DriverManager.getConnection(url, given);
+                    Statement statement = connection.createStatement()) {
+                print(statement.executeQuery("SELECT 1 AS one"));
+                statement.executeUpdate("SET TIME ZONE 'Asia/Tokyo'");
+                print(statement.executeQuery("SHOW datafusion.execution.time_zone"));
+                statement.executeUpdate("CREATE VIEW v AS SELECT 1 AS one");
+            } catch (SQLException error) {
+                System.out.println(error.getMessage().replaceAll(".*\": ", ""));
             }
         }
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, ORIGIN};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
@@ -17,7 +17,7 @@ use base64::prelude::BASE64_STANDARD;
 use crate::error::{Error, Result};
 use crate::server::access::Caller;
 use crate::server::console::problem::Problem;
-use crate::server::login::Login;
+use crate::server::login::{Login, cookie};
 
 /// The cookie of one who has logged in.
 pub(super) const TOKEN: &str = "anabranch_token";
@@ -35,7 +35,7 @@ pub(super) struct Origins {
 ///
 /// One who has to log in first.
 async fn authorize(login: &Login, headers: &HeaderMap) -> Result<Caller> {
-    let token = cookie(headers).filter(|_| !headers.contains_key(AUTHORIZATION));
+    let token = cookie(headers, TOKEN).filter(|_| !headers.contains_key(AUTHORIZATION));
     match token.and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok()) {
         Some(token) => {
             login
@@ -60,14 +60,6 @@ pub(super) async fn log_in(login: &Login, user: &str, password: &str) -> Result<
     let basic = basic.map_err(|error| Error::internal(error.to_string()))?;
     let headers = HeaderMap::from_iter([(AUTHORIZATION, basic)]);
     login.token(&headers).await
-}
-
-/// The token of one who has logged in here.
-fn cookie(headers: &HeaderMap) -> Option<&str> {
-    let cookies = headers.get_all(COOKIE).iter();
-    let cookies = cookies.filter_map(|cookies| cookies.to_str().ok());
-    let mut pairs = cookies.flat_map(|cookies| cookies.split(';'));
-    pairs.find_map(|pair| pair.trim().strip_prefix(TOKEN)?.strip_prefix('='))
 }
 
 /// Lets through what this page has sent, or a program of the user.

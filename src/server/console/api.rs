@@ -16,12 +16,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::error::Error;
+use crate::planner::script::identifier;
 use crate::runtime::JobStatus;
 use crate::server::access::Caller;
 use crate::server::console::access::{self, TOKEN};
 use crate::server::console::problem::{Problem, json_text, with_json};
 use crate::server::console::rows::Limits;
-use crate::server::console::statements::{Statements, identifier};
+use crate::server::console::statements::Statements;
 use crate::server::login::Login;
 
 /// What may be sent in one request.

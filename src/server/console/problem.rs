@@ -13,12 +13,15 @@ use crate::server::status::sqlstate;
 #[derive(Debug)]
 pub(super) struct Problem {
     status: StatusCode,
-    error: Error,
+    error: Box<Error>,
 }
 
 impl Problem {
     pub(super) fn new(status: StatusCode, error: Error) -> Self {
-        Self { status, error }
+        Self {
+            status,
+            error: Box::new(error),
+        }
     }
 
     #[cfg(test)]

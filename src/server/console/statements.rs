@@ -201,11 +201,6 @@ async fn query(
     })
 }
 
-/// A name as SQL takes it literally.
-pub(super) fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 fn own(sql: &str, values: &[(&str, &str)]) -> Result<ParsedStatement> {
     let mut parameters = Parameters::default();
     for (name, value) in values {
