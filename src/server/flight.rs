@@ -250,8 +250,14 @@ impl Flight {
         if kind(prepared.parsed()) != Kind::Query {
             return Ok(Arc::new(Schema::empty()));
         }
-        let statement = self.engine.statement(asked, &prepared.parsed().text);
-        match self.plan(asked, &statement, prepared.with_nulls()?).await {
+        let (engine, by, parsed) = (
+            Arc::clone(&self.engine),
+            asked.clone(),
+            prepared.with_nulls()?,
+        );
+        // It has no number yet: that is given when it is run.
+        let planned = async move { engine.plan(&by, parsed).await };
+        match self.engine.work.aside(planned).await {
             Ok((_session, planned)) => {
                 Ok(wire_schema(&planned.schema(), asked.settings.view_types))
             }

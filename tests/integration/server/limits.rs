@@ -108,7 +108,7 @@ fn there_is_an_end_to_what_clients_get() {
     let script = r#"
 db = connect()
 print(refused(rows, db, "SELECT value FROM generate_series(1, 1000000)"))
-print(refused(rows, db, "SELECT array_agg(value) FROM generate_series(1, 100000000)").split("; ")[0][:120])
+print("may hold 20971520" in refused(rows, db, "SELECT array_agg(value) FROM generate_series(1, 100000000)"))
 print(rows(db, "SELECT count(*) FROM generate_series(1, 1000)"))
 answers = []
 def ask():
