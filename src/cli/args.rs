@@ -226,12 +226,18 @@ pub(crate) struct ServeArguments {
     /// Statements that wait; one more is refused
     #[arg(long, value_name = "N", default_value_t = Limits::default().queue, help_heading = LIMITS)]
     pub(crate) max_queued: usize,
+    /// Subscriptions that are open at the same time, besides these statements; one more is refused
+    #[arg(long, value_name = "N", default_value_t = Limits::default().subscriptions, help_heading = LIMITS)]
+    pub(crate) max_subscriptions: usize,
     /// How long a statement may take, such as '10 minutes' [default: as long as it takes]
     #[arg(long, value_name = "TIME", value_parser = time, help_heading = LIMITS)]
     pub(crate) statement_timeout: Option<Duration>,
     /// Memory of one statement, such as 1GiB [default: all that --memory-limit says]
     #[arg(long, value_name = "SIZE", value_parser = size, help_heading = LIMITS)]
     pub(crate) statement_memory: Option<usize>,
+    /// Bytes of a statement's text
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "16MiB", help_heading = LIMITS)]
+    pub(crate) max_statement: usize,
     /// Bytes of one result, such as 10GiB [default: as large as it is]
     #[arg(long, value_name = "SIZE", value_parser = size, help_heading = LIMITS)]
     pub(crate) max_result: Option<usize>,

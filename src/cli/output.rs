@@ -63,6 +63,22 @@ impl<W: Write> ResultWriter<W> {
         }
     }
 
+    /// Shows what was written so far, for results without an end.
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        let out: &mut W = match &mut self.kind {
+            Kind::Table(table) => {
+                if table.widths.is_none() {
+                    table.start()?;
+                }
+                &mut table.out
+            }
+            Kind::Csv { writer, .. } => writer,
+            Kind::Json(writer) => writer.get_mut(),
+            Kind::Ndjson(writer) => writer.get_mut(),
+        };
+        out.flush().map_err(io_error)
+    }
+
     /// Ends the result; gives the number of rows.
     pub(crate) fn finish(self) -> Result<usize> {
         match self.kind {

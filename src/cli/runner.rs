@@ -19,9 +19,9 @@ use crate::cli::output::{ResultWriter, is_broken_pipe};
 use crate::cli::progress::Progress;
 use crate::cli::shell;
 use crate::cli::there::{self, Tells, tells};
-use crate::client::Client;
+use crate::client::{Answer, Client};
 use crate::error::{Error, ErrorKind, Result};
-use crate::planner::{BoundText, Parameters, ParsedStatement, Script, parse_statement};
+use crate::planner::{BoundText, Parameters, ParsedStatement, Script, Statement, parse_statement};
 use crate::runtime::Metrics;
 use crate::session::{Outcome, Session};
 
@@ -230,15 +230,14 @@ impl<'a> Runner<'a> {
             Place::There(client) => return self.run_there(client, ready).await,
         };
         let done = self.run_here(here, ready.parsed).await;
-        for warning in here.session().take_warnings() {
-            eprint(&format!("warning: {warning}\n"));
-        }
+        warn(here.session().take_warnings());
         done
     }
 
     async fn run_here(&self, here: &Here<'_>, parsed: ParsedStatement) -> Result<()> {
         let start = Instant::now();
         let places = parsed.places.clone();
+        let is_endless = parsed.statement.is_endless();
         match here.execute(parsed).await? {
             Outcome::Done(message) => self.say(&message, start),
             Outcome::Insert(execution) => {
@@ -248,10 +247,12 @@ impl<'a> Runner<'a> {
                 self.say(&format!("INSERT {rows}"), start)
             }
             Outcome::Rows(execution) => {
+                warn(here.session().take_warnings());
                 let progress = Progress::watch(&execution.plan);
                 let schema = execution.schema();
                 let rows = execution.stream.map_err(Error::from);
-                let printed = self.print(schema, rows, progress, start).await;
+                let printed = self.print(schema, rows, progress, start, is_endless);
+                let printed = printed.await;
                 printed.map_err(|error| places.locate(error))
             }
         }
@@ -262,7 +263,23 @@ impl<'a> Runner<'a> {
         let received = Arc::new(AtomicU64::new(0));
         let progress = Progress::receiving(&received);
         let answer = client.run(&ready.bound).await?;
-        match tells(&ready.parsed.statement, &answer.schema) {
+        let warnings = answer.warnings.clone();
+        warn(warnings.take());
+        let done = self.print_there(&ready.parsed.statement, answer, progress, &received, start);
+        let done = done.await;
+        warn(warnings.take());
+        done
+    }
+
+    async fn print_there(
+        &self,
+        statement: &Statement,
+        answer: Answer,
+        progress: Progress,
+        received: &AtomicU64,
+        start: Instant,
+    ) -> Result<()> {
+        match tells(statement, &answer.schema) {
             Tells::Word => {
                 let said = there::texts(answer, "status").await?;
                 drop(progress);
@@ -277,7 +294,9 @@ impl<'a> Runner<'a> {
                 let rows = answer.rows.inspect_ok(|batch| {
                     received.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
                 });
-                self.print(answer.schema, rows, progress, start).await
+                let is_endless = statement.is_endless();
+                self.print(answer.schema, rows, progress, start, is_endless)
+                    .await
             }
         }
     }
@@ -288,6 +307,7 @@ impl<'a> Runner<'a> {
         mut rows: impl Stream<Item = Result<RecordBatch>> + Unpin,
         progress: Progress,
         start: Instant,
+        is_endless: bool,
     ) -> Result<()> {
         let out = std::io::BufWriter::new(std::io::stdout());
         let mut writer = ResultWriter::new(self.format, schema, out);
@@ -299,6 +319,9 @@ impl<'a> Runner<'a> {
                 progress = None;
             }
             writer.write(&batch?)?;
+            if is_endless {
+                writer.flush()?;
+            }
         }
         drop(progress);
         let rows = writer.finish()?;
@@ -336,6 +359,12 @@ pub(crate) fn prepare(script: &Script, parameters: &mut Parameters) -> Result<Ve
 pub(crate) fn report(error: &Error, script: &Script) -> u8 {
     eprint(&error.render(&script.name, &script.text));
     error.kind().exit_code()
+}
+
+fn warn(warnings: Vec<String>) {
+    for warning in warnings {
+        eprint(&format!("warning: {warning}\n"));
+    }
 }
 
 pub(crate) fn eprint(text: &str) {

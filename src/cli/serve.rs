@@ -36,9 +36,11 @@ pub(crate) async fn serve(settings: &Settings, arguments: &ServeArguments) -> Re
         limits: Limits {
             statements: arguments.max_statements,
             queue: arguments.max_queued,
+            subscriptions: arguments.max_subscriptions,
             timeout: arguments.statement_timeout,
             memory: arguments.statement_memory,
             result_bytes: arguments.max_result.map(|bytes| bytes as u64),
+            statement_bytes: arguments.max_statement,
             sessions: arguments.max_sessions,
             idle: arguments.idle_timeout,
             keep_alive: arguments.keep_alive,

@@ -5,10 +5,12 @@
 mod address;
 mod failure;
 mod tls;
+mod warnings;
 
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
+use arrow_flight::decode::DecodedPayload;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::sql::client::FlightSqlServiceClient;
@@ -30,6 +32,7 @@ use crate::planner::BoundText;
 
 pub use address::Address;
 pub use tls::TlsFiles;
+pub use warnings::Warnings;
 
 /// A server that is there answers by then.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -70,6 +73,8 @@ pub struct Answer {
     pub schema: SchemaRef,
     /// The rows, as they come. Dropped, the statement is cancelled.
     pub rows: BoxStream<'static, Result<RecordBatch>>,
+    /// What the server says besides: some when the statement has begun, more when its rows have been read.
+    pub warnings: Warnings,
 }
 
 impl Client {
@@ -129,10 +134,14 @@ impl Client {
             let (address, statement) = (self.address.clone(), statement.clone());
             move |error| failure::of_statement(error, &address, &statement)
         };
-        let (schema, rows) = fetched(flight, begun.map_err(&failed)?)?;
+        let warnings = Warnings::default();
+        let info = begun.map_err(&failed)?;
+        warnings.read(&info.app_metadata);
+        let (schema, rows) = fetched(flight, info, warnings.clone())?;
         Ok(Answer {
             schema,
             rows: rows.map_err(failed).boxed(),
+            warnings,
         })
     }
 
@@ -149,7 +158,7 @@ impl Client {
         let failed = |error| failure::failure(error, &self.address);
         let mut flight = self.flight_sql();
         let info = flight.get_tables(question).await.map_err(failed)?;
-        let (_, mut rows) = fetched(flight, info)?;
+        let (_, mut rows) = fetched(flight, info, Warnings::default())?;
         let mut names = Vec::new();
         while let Some(batch) = rows.try_next().await.map_err(failed)? {
             let tables = batch.column_by_name("table_name");
@@ -215,7 +224,7 @@ type Flight = FlightSqlServiceClient<Channel>;
 type Rows = BoxStream<'static, Result<RecordBatch, FlightError>>;
 
 /// The columns and rows of what was begun.
-fn fetched(flight: Flight, info: FlightInfo) -> Result<(SchemaRef, Rows)> {
+fn fetched(flight: Flight, info: FlightInfo, warnings: Warnings) -> Result<(SchemaRef, Rows)> {
     let tickets: Vec<_> = info
         .endpoint
         .iter()
@@ -226,9 +235,17 @@ fn fetched(flight: Flight, info: FlightInfo) -> Result<(SchemaRef, Rows)> {
     })?;
     let rows = futures::stream::iter(tickets).then(move |ticket| {
         let mut flight = flight.clone();
-        async move { flight.do_get(ticket).await }
+        async move { Ok::<_, FlightError>(flight.do_get(ticket).await?.into_inner()) }
     });
-    Ok((SchemaRef::new(schema), rows.try_flatten().boxed()))
+    let rows = rows.try_flatten().try_filter_map(move |message| {
+        warnings.read(&message.app_metadata());
+        let rows = match message.payload {
+            DecodedPayload::RecordBatch(rows) => Some(rows),
+            DecodedPayload::Schema(_) | DecodedPayload::None => None,
+        };
+        std::future::ready(Ok(rows))
+    });
+    Ok((SchemaRef::new(schema), rows.boxed()))
 }
 
 fn endpoint(address: &Address, tls: &TlsFiles) -> Result<Endpoint> {

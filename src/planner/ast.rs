@@ -229,8 +229,22 @@ pub enum JobStatement {
         /// `WITH (…)`.
         options: Vec<TableOption>,
     },
-    /// `SUBSCRIBE SELECT …`.
-    Subscribe(Box<SqlStatement>),
+    /// `SUBSCRIBE [WITH (…)] SELECT … [EMIT …]`.
+    Subscribe {
+        /// `WITH (…)`.
+        options: Vec<TableOption>,
+        /// The query that stays open.
+        query: Box<SqlStatement>,
+        /// When it emits its aggregates.
+        emit: Emit,
+    },
+}
+
+impl Statement {
+    /// Whether its rows come until nobody wants them any more.
+    pub fn is_endless(&self) -> bool {
+        matches!(self, Statement::Job(job) if matches!(job.as_ref(), JobStatement::Subscribe { .. }))
+    }
 }
 
 impl JobStatement {
@@ -246,7 +260,7 @@ impl JobStatement {
             JobStatement::ShowBatches(_) => "SHOW BATCHES",
             JobStatement::Describe(_) => "DESCRIBE JOB",
             JobStatement::Reprocess { .. } => "REPROCESS JOB",
-            JobStatement::Subscribe(_) => "SUBSCRIBE",
+            JobStatement::Subscribe { .. } => "SUBSCRIBE",
         }
     }
 }

@@ -129,7 +129,10 @@ impl Parameters {
                 self.text(to)?;
                 self.options(options)
             }
-            JobStatement::Subscribe(sql) => self.sql(sql),
+            JobStatement::Subscribe { options, query, .. } => {
+                self.options(options)?;
+                self.sql(query)
+            }
             JobStatement::Resume {
                 assuming: Some((batch, _)),
                 ..

@@ -78,7 +78,21 @@ pub(crate) fn parse_job(
             options,
         }
     } else if cursor.take_words(&["SUBSCRIBE"]) {
-        JobStatement::Subscribe(Box::new(cursor.sql_statement()?))
+        // WITH and a name begins the query itself.
+        let is_list = matches!(cursor.parser().peek_nth_token_ref(1).token, Token::LParen);
+        let options = if is_list && cursor.take_words(&["WITH"]) {
+            cursor.options()?
+        } else {
+            Vec::new()
+        };
+        if !cursor.at_words(&["SELECT"]) && !cursor.at_words(&["WITH"]) {
+            return Err(cursor.expected("SELECT"));
+        }
+        JobStatement::Subscribe {
+            options,
+            query: Box::new(cursor.sql_statement()?),
+            emit: emit.unwrap_or_default(),
+        }
     } else {
         return Ok(None);
     };

@@ -29,7 +29,7 @@ pub fn parse_statement(raw: &RawStatement) -> Result<ParsedStatement> {
     let statement =
         parse(&mut cursor, emit.map(|(emit, _)| emit)).map_err(|error| error.at(raw.span))?;
     if let (Some((_, span)), false) = (emit, matches!(statement, Statement::Job(_))) {
-        return Err(Error::invalid("EMIT belongs to CREATE JOB")
+        return Err(Error::invalid("EMIT belongs to CREATE JOB and SUBSCRIBE")
             .with_help("a query and an INSERT see all rows at once: leave EMIT out")
             .at(span));
     }
@@ -296,12 +296,20 @@ mod tests {
                 "REPROCESS JOB",
             ),
             ("SUBSCRIBE SELECT 1", "SUBSCRIBE"),
+            (
+                "SUBSCRIBE WITH ('trigger' $t) WITH t AS (SELECT 1) SELECT * FROM t EMIT PER BATCH",
+                "SUBSCRIBE",
+            ),
+            (
+                "SUBSCRIBE WITH t AS (SELECT 1) SELECT * FROM t",
+                "SUBSCRIBE",
+            ),
         ] {
             let Statement::Job(job) = parse_one(sql).unwrap().statement else {
                 panic!("{sql}")
             };
             assert_eq!(job.verb(), verb);
-            if let JobStatement::Create { emit, .. } = *job {
+            if let JobStatement::Create { emit, .. } | JobStatement::Subscribe { emit, .. } = *job {
                 assert_eq!(emit == Emit::PerBatch, sql.contains("PER BATCH"));
             }
         }

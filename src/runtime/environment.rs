@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use datafusion::arrow::array::RecordBatch;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::error::Result;
@@ -22,14 +24,20 @@ pub(super) enum Environment {
     /// The world.
     #[default]
     Real,
+    /// The world, and somebody who reads the rows of each batch.
+    Subscriber(mpsc::Sender<RecordBatch>),
     /// A world made from a seed, as one of its processes sees it.
     #[cfg(test)]
     Simulated(Process),
 }
 
 impl Environment {
-    /// The sources of a query, by table name.
-    pub(super) fn sources(&self, query: &JobQuery) -> Result<BTreeMap<String, JobSource>> {
+    /// The sources of a query, by table name. `starts_at_end` says where they begin, whatever the tables say.
+    pub(super) fn sources(
+        &self,
+        query: &JobQuery,
+        starts_at_end: Option<bool>,
+    ) -> Result<BTreeMap<String, JobSource>> {
         let of_table = |(name, table): (&String, &StreamTable)| {
             let source = match (self, table) {
                 #[cfg(test)]
@@ -37,9 +45,12 @@ impl Environment {
                     let source = SimulatedSource::new(process.clone(), Arc::clone(table));
                     JobSource::Simulated(source)
                 }
-                (_, StreamTable::Kafka(table)) => JobSource::of_kafka(Arc::clone(table))?,
+                (_, StreamTable::Kafka(table)) => {
+                    JobSource::of_kafka(Arc::clone(table), starts_at_end)?
+                }
                 (_, StreamTable::Delta(handle)) => {
-                    let stream = handle.stream().unwrap_or_default();
+                    let mut stream = handle.stream().unwrap_or_default();
+                    stream.starts_at_end = starts_at_end.unwrap_or(stream.starts_at_end);
                     JobSource::of_delta(DeltaJobSource::new(handle.clone(), stream))
                 }
             };
@@ -57,6 +68,7 @@ impl Environment {
     ) -> Result<(JobSink, Option<i64>)> {
         match self {
             Self::Real => JobSink::take_over(query.sink(), id, sequence).await,
+            Self::Subscriber(rows) => Ok((JobSink::Subscriber(rows.clone()), None)),
             #[cfg(test)]
             Self::Simulated(process) => {
                 let (sink, number) = SimulatedSink::take_over(process.clone()).await?;
@@ -68,7 +80,7 @@ impl Environment {
     /// The wall clock: milliseconds since 1970 UTC.
     pub(super) fn now(&self) -> i64 {
         match self {
-            Self::Real => chrono::Utc::now().timestamp_millis(),
+            Self::Real | Self::Subscriber(_) => chrono::Utc::now().timestamp_millis(),
             #[cfg(test)]
             Self::Simulated(process) => process.now(),
         }
@@ -77,7 +89,7 @@ impl Environment {
     /// The clock by which durations are measured.
     pub(super) fn instant(&self) -> Instant {
         match self {
-            Self::Real => Instant::now(),
+            Self::Real | Self::Subscriber(_) => Instant::now(),
             #[cfg(test)]
             Self::Simulated(process) => process.instant(),
         }
@@ -91,7 +103,7 @@ impl Environment {
     /// Lets time pass.
     pub(super) async fn sleep(&self, duration: Duration) {
         match self {
-            Self::Real => tokio::time::sleep(duration).await,
+            Self::Real | Self::Subscriber(_) => tokio::time::sleep(duration).await,
             #[cfg(test)]
             Self::Simulated(process) => process.sleep(duration).await,
         }

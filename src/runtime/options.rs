@@ -1,4 +1,4 @@
-//! The options of CREATE JOB … WITH (…).
+//! The options of CREATE JOB … WITH (…) and SUBSCRIBE WITH (…).
 
 use std::time::Duration;
 
@@ -14,6 +14,17 @@ pub const OPTION_NAMES: &[&str] = &[
     "on_change",
     "retention.age",
     "retention.versions",
+    "state.max_memory",
+    "state.ttl",
+    "trigger",
+    "watermark.max_drift",
+];
+
+/// The names of all options of SUBSCRIBE.
+const SUBSCRIPTION_OPTION_NAMES: &[&str] = &[
+    "batch.max_bytes",
+    "batch.max_rows",
+    "scan.startup",
     "state.max_memory",
     "state.ttl",
     "trigger",
@@ -59,6 +70,8 @@ pub struct JobOptions {
     pub retention: Retention,
     /// When keys are forgotten, if it was said.
     pub state_ttl: Option<StateTtl>,
+    /// Where a subscription begins, if it was said: at the end of its sources, or at their beginning.
+    pub starts_at_end: Option<bool>,
 }
 
 impl Default for JobOptions {
@@ -72,6 +85,7 @@ impl Default for JobOptions {
             max_drift: None,
             retention: Retention::default(),
             state_ttl: None,
+            starts_at_end: None,
         }
     }
 }
@@ -83,17 +97,36 @@ impl JobOptions {
     ///
     /// An unknown name or a value that does not fit, with its place.
     pub fn parse(given: &[TableOption]) -> Result<Self> {
-        let mut found = Self::default();
+        Self::default().with(given, OPTION_NAMES)
+    }
+
+    /// Reads those of SUBSCRIBE: a job that nobody goes back to. Its batches are smaller: each is held until it is read.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::parse`].
+    pub fn parse_subscription(given: &[TableOption]) -> Result<Self> {
+        let fleeting = Self {
+            max_rows: 100_000,
+            max_bytes: 32 << 20,
+            retention: Retention {
+                versions: 1,
+                age: i64::MAX,
+            },
+            ..Self::default()
+        };
+        fleeting.with(given, SUBSCRIPTION_OPTION_NAMES)
+    }
+
+    fn with(mut self, given: &[TableOption], names: &[&str]) -> Result<Self> {
         for option in given {
             let key = option.key.to_lowercase();
             let one: Options = [(key.clone(), option.value.value.clone())].into();
-            options::check_names(&one, OPTION_NAMES, &[])
-                .map_err(|error| error.at(option.key_span))?;
-            found
-                .take(&key, &one)
+            options::check_names(&one, names, &[]).map_err(|error| error.at(option.key_span))?;
+            self.take(&key, &one)
                 .map_err(|error| error.at(option.value.span))?;
         }
-        Ok(found)
+        Ok(self)
     }
 
     /// How many records the batch after `last` may have.
@@ -143,6 +176,21 @@ impl JobOptions {
         }
     }
 
+    /// Only windows keep time.
+    ///
+    /// # Errors
+    ///
+    /// Partitions are to wait for each other, and there is no window.
+    pub fn check_drift(&self, has_windows: bool) -> Result<()> {
+        if self.max_drift.is_none() || has_windows {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "option 'watermark.max_drift' is for jobs with windows, and this one has none",
+        )
+        .with_help("it holds back partitions that are ahead of others in event time"))
+    }
+
     fn take(&mut self, key: &str, one: &Options) -> Result<()> {
         let value = one.get(key).map(String::as_str).unwrap_or_default();
         match key {
@@ -168,6 +216,10 @@ impl JobOptions {
             "on_change" => {
                 let choices = [("refuse", false), ("reset", true)];
                 self.resets_on_change = options::choice(one, key, &choices, false)?;
+            }
+            "scan.startup" => {
+                let choices = [("earliest", Some(false)), ("latest", Some(true))];
+                self.starts_at_end = options::choice(one, key, &choices, None)?;
             }
             "retention.age" => {
                 let age = options::duration(one, key, Duration::ZERO)?;

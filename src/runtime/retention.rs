@@ -149,6 +149,11 @@ async fn pack(
     };
     let leaving = history.batches.iter().cloned();
     let leaving: Vec<Committed> = leaving.take_while(|of| of.batch < oldest).collect();
+    // Nobody asks for what a job without a tomorrow has set aside.
+    let leaving = match store.is_fleeting() {
+        true => Vec::new(),
+        false => leaving,
+    };
     let mut set_aside = futures::stream::iter(leaving)
         .map(|batch| set_aside(store.clone(), id, batch))
         .buffered(READS_AT_ONCE);

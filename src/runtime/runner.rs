@@ -79,7 +79,9 @@ impl<'a> JobRunner<'a> {
             options,
             owner: super::statements::owner(),
             environment: &job.environment,
-            sources: job.environment.sources(&job.query)?,
+            sources: job
+                .environment
+                .sources(&job.query, job.options.starts_at_end)?,
             goal: None,
             silence: Silence::new(),
             idle_after: job
@@ -160,7 +162,8 @@ impl<'a> JobRunner<'a> {
                     }
                     backoff = (backoff * 2).min(LAST_BACKOFF);
                     // Clients that met the fault may not get over it: a new one is as good as a new process.
-                    self.sources = self.environment.sources(&self.job.query)?;
+                    let starts_at_end = self.job.options.starts_at_end;
+                    self.sources = self.environment.sources(&self.job.query, starts_at_end)?;
                 }
                 Err(error) => {
                     self.metrics.failed();

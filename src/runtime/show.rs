@@ -96,6 +96,10 @@ pub(super) async fn explanation(query: &JobQuery, options: &JobOptions) -> Resul
             format!("Delta table '{}'", handle.location()),
             "exactly once: one commit per batch, with the job's application transaction",
         ),
+        JobSinkTable::Subscriber => (
+            "the client".to_owned(),
+            "as long as the client reads; nothing is kept for the next one",
+        ),
     };
     rows.push(("sink", sink));
     rows.push(("delivery", delivery.to_owned()));
@@ -166,10 +170,14 @@ pub(super) fn warnings(query: &JobQuery) -> Vec<String> {
     let has_key = !query.sink().primary_key().is_empty();
     let withdraws = query.stream().is_some_and(StreamQuery::withdraws);
     if query.emit() == Emit::Changes && withdraws && !has_key {
-        return vec![
-            "groups that were emitted can change their identity (a session that grows at its start or merges, a row that no longer passes HAVING), and the sink has no PRIMARY KEY by which they could be withdrawn"
-                .to_owned(),
-        ];
+        let why = match query.sink() {
+            JobSinkTable::Subscriber => "a subscriber is not told of what is withdrawn",
+            _ => "the sink has no PRIMARY KEY by which they could be withdrawn",
+        };
+        return vec![format!(
+            "groups that were emitted can change their identity (a session that grows at its start or merges, a row that no \
+             longer passes HAVING), and {why}"
+        )];
     }
     Vec::new()
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use datafusion::arrow::array::RecordBatch;
+use tokio::sync::mpsc;
 
 use crate::core::jobs::recovery::BEGINNING;
 use crate::core::jobs::{JobHistory, SourceProgress, Staged};
@@ -21,6 +22,8 @@ pub(super) enum JobSink {
         handle: DeltaTableHandle,
         application: Application,
     },
+    /// Who has subscribed: nothing is kept that could be asked for later.
+    Subscriber(mpsc::Sender<RecordBatch>),
     #[cfg(test)]
     Simulated(SimulatedSink),
 }
@@ -29,6 +32,7 @@ pub(super) enum JobSink {
 pub(super) enum Pending {
     Kafka(PublishedRows),
     Delta(PreparedWrite),
+    Subscriber(Vec<RecordBatch>),
     #[cfg(test)]
     Simulated(Open),
 }
@@ -38,6 +42,9 @@ impl Pending {
         match self {
             Pending::Kafka(published) => published.rows,
             Pending::Delta(prepared) => prepared.rows(),
+            Pending::Subscriber(batches) => {
+                batches.iter().map(|batch| batch.num_rows() as u64).sum()
+            }
             #[cfg(test)]
             Pending::Simulated(open) => open.rows(),
         }
@@ -58,7 +65,7 @@ impl Pending {
     /// Paths of the files that a commit will add.
     pub(super) fn files(&self) -> Vec<String> {
         match self {
-            Pending::Kafka(_) => Vec::new(),
+            Pending::Kafka(_) | Pending::Subscriber(_) => Vec::new(),
             Pending::Delta(prepared) => prepared.files(),
             #[cfg(test)]
             Pending::Simulated(open) => open.files(),
@@ -95,6 +102,7 @@ impl JobSink {
                 };
                 Ok((sink, witness))
             }
+            JobSinkTable::Subscriber => Err(Error::internal("nobody reads the rows")),
         }
     }
 
@@ -102,7 +110,7 @@ impl JobSink {
     pub(super) fn forgets(&self) -> bool {
         match self {
             JobSink::Kafka(_) => true,
-            JobSink::Delta { .. } => false,
+            JobSink::Delta { .. } | JobSink::Subscriber(_) => false,
             #[cfg(test)]
             JobSink::Simulated(sink) => !sink.is_table(),
         }
@@ -112,7 +120,7 @@ impl JobSink {
     pub(super) fn timeout(&self) -> Option<std::time::Duration> {
         match self {
             JobSink::Kafka(sink) => Some(sink.timeout()),
-            JobSink::Delta { .. } => None,
+            JobSink::Delta { .. } | JobSink::Subscriber(_) => None,
             #[cfg(test)]
             JobSink::Simulated(sink) => sink.timeout(),
         }
@@ -127,7 +135,9 @@ impl JobSink {
     ) -> Result<Option<String>> {
         match self {
             JobSink::Kafka(sink) => sink.witness().await,
-            JobSink::Delta { .. } => Ok(Some(numbered_witness(of_delta, history, staged))),
+            JobSink::Delta { .. } | JobSink::Subscriber(_) => {
+                Ok(Some(numbered_witness(of_delta, history, staged)))
+            }
             #[cfg(test)]
             JobSink::Simulated(sink) if !sink.is_table() => sink.witness().await,
             #[cfg(test)]
@@ -146,7 +156,7 @@ impl JobSink {
                 sink.begin().await?;
                 sink.commit(&[], batch, witness).await
             }
-            JobSink::Delta { .. } => Ok(()),
+            JobSink::Delta { .. } | JobSink::Subscriber(_) => Ok(()),
             #[cfg(test)]
             JobSink::Simulated(sink) => sink.mark(witness).await,
         }
@@ -180,7 +190,7 @@ impl JobSink {
     /// Takes the files of abandoned batches out of a Delta table. A topic keeps what was published.
     pub(super) async fn take_back(&self, files: &[String]) -> Result<()> {
         match self {
-            JobSink::Kafka(_) => Ok(()),
+            JobSink::Kafka(_) | JobSink::Subscriber(_) => Ok(()),
             JobSink::Delta {
                 handle,
                 application,
@@ -196,7 +206,7 @@ impl JobSink {
         withdrawn: Option<&RecordBatch>,
         batch: &BatchPlan,
     ) -> Result<Pending> {
-        use datafusion::physical_plan::execute_stream;
+        use datafusion::physical_plan::{collect, execute_stream};
         let (plan, context) = (
             std::sync::Arc::clone(&batch.plan),
             std::sync::Arc::clone(&batch.context),
@@ -207,6 +217,7 @@ impl JobSink {
                     .await?,
             ),
             JobSink::Delta { handle, .. } => Pending::Delta(handle.prepare(plan, context).await?),
+            JobSink::Subscriber(_) => Pending::Subscriber(collect(plan, context).await?),
             #[cfg(test)]
             JobSink::Simulated(sink) => Pending::Simulated(sink.write(withdrawn, batch).await?),
         })
@@ -237,13 +248,20 @@ impl JobSink {
                 application.owned = application.version;
                 Ok(())
             }
-            (JobSink::Delta { .. }, Pending::Kafka(_)) => Ok(()),
+            (JobSink::Subscriber(rows), Pending::Subscriber(batches)) => {
+                for batch in batches.into_iter().filter(|batch| batch.num_rows() > 0) {
+                    let sent = rows.send(batch).await;
+                    sent.map_err(|_| Error::internal("nobody reads the rows any more"))?;
+                }
+                Ok(())
+            }
+            (JobSink::Delta { .. } | JobSink::Subscriber(_), _) => Ok(()),
             #[cfg(test)]
             (JobSink::Simulated(sink), Pending::Simulated(open)) => {
                 sink.commit(open, witness).await
             }
             #[cfg(test)]
-            (JobSink::Simulated(_), _) | (_, Pending::Simulated(_)) => Ok(()),
+            (JobSink::Simulated(_), _) => Ok(()),
         }
     }
 
@@ -256,7 +274,7 @@ impl JobSink {
                 }
             }
             (JobSink::Delta { .. }, Some(Pending::Delta(prepared))) => prepared.discard().await,
-            (JobSink::Delta { .. }, _) => {}
+            (JobSink::Delta { .. } | JobSink::Subscriber(_), _) => {}
             #[cfg(test)]
             (JobSink::Simulated(_), _) => {}
         }
@@ -275,7 +293,7 @@ impl JobSink {
             (JobSink::Delta { .. }, Some(Pending::Delta(prepared))) => {
                 runtime.spawn(prepared.discard());
             }
-            (JobSink::Delta { .. }, _) => {}
+            (JobSink::Delta { .. } | JobSink::Subscriber(_), _) => {}
             #[cfg(test)]
             (JobSink::Simulated(_), _) => {}
         }

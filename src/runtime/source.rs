@@ -21,6 +21,7 @@ pub(super) enum JobSource {
         source: KafkaJobSource,
         /// Consumers that go on from batch to batch.
         pool: Arc<ConsumerPool>,
+        starts_at_end: bool,
     },
     /// The files that are added to a Delta table; one partition.
     Delta {
@@ -46,9 +47,11 @@ pub(super) struct Look<'a> {
 }
 
 impl JobSource {
-    /// The topic of a table. Nothing is connected yet.
-    pub(super) fn of_kafka(table: Arc<KafkaTable>) -> Result<Self> {
+    /// The topic of a table, read from where the table says unless something else was said. Nothing is connected yet.
+    pub(super) fn of_kafka(table: Arc<KafkaTable>, starts_at_end: Option<bool>) -> Result<Self> {
+        let is_latest = table.startup() == Startup::Latest;
         Ok(Self::Kafka {
+            starts_at_end: starts_at_end.unwrap_or(is_latest),
             source: KafkaJobSource::try_new(table)?,
             pool: Arc::default(),
         })
@@ -103,7 +106,7 @@ impl JobSource {
     /// Whether a job that never read it begins at its end.
     pub(super) fn starts_at_end(&self) -> bool {
         match self {
-            Self::Kafka { source, .. } => source.table().startup() == Startup::Latest,
+            Self::Kafka { starts_at_end, .. } => *starts_at_end,
             Self::Delta { source, .. } => source.stream().starts_at_end,
             #[cfg(test)]
             Self::Simulated(_) => false,
@@ -117,7 +120,8 @@ impl JobSource {
                 let table = source.table();
                 table.shares_cluster(sink).then(|| table.topic())
             }
-            (Self::Kafka { .. }, JobSinkTable::Delta(_)) | (Self::Delta { .. }, _) => None,
+            (Self::Kafka { .. }, JobSinkTable::Delta(_) | JobSinkTable::Subscriber)
+            | (Self::Delta { .. }, _) => None,
             #[cfg(test)]
             (Self::Simulated(_), _) => None,
         }
@@ -130,7 +134,7 @@ impl JobSource {
         time: Option<Arc<BatchTime>>,
     ) -> Result<BatchSource> {
         match self {
-            Self::Kafka { source, pool } => {
+            Self::Kafka { source, pool, .. } => {
                 let ranges = ranges.iter().map(|range| OffsetRange {
                     partition: range.partition,
                     start: range.start,

@@ -14,6 +14,7 @@ use crate::runtime::options::JobOptions;
 use crate::runtime::runner::JobRunner;
 use crate::runtime::show;
 use crate::runtime::source::Look;
+use crate::runtime::subscribe::subscribe;
 use crate::runtime::takeover::{append, files_of, take_over};
 use crate::runtime::told::{Report, RunOptions};
 use crate::runtime::windows::changed;
@@ -105,12 +106,7 @@ impl Jobs {
                 let query = JobQuery::try_new(session, *insert, emit).await?;
                 self.check_delivery(query.sink())?;
                 let is_keyed = query.stream().is_some_and(StreamQuery::is_keyed);
-                if options.max_drift.is_some() && (is_keyed || query.stream().is_none()) {
-                    return Err(Error::invalid(
-                        "option 'watermark.max_drift' is for jobs with windows, and this one has none",
-                    )
-                    .with_help("it holds back partitions that are ahead of others in event time"));
-                }
+                options.check_drift(query.stream().is_some() && !is_keyed)?;
                 options.check_ttl(is_keyed, &given)?;
                 if explain {
                     return session.one_batch(show::explanation(&query, &options).await?);
@@ -194,9 +190,18 @@ impl Jobs {
                     .await
                     .map_err(|error| error.at(span))
             }
-            other @ (JobStatement::Reprocess { .. } | JobStatement::Subscribe(_)) => Err(
-                Error::unsupported(format!("{} does not run yet", other.verb())),
-            ),
+            JobStatement::Subscribe {
+                options,
+                query,
+                emit,
+            } => {
+                let planned = subscribe(session, &options, *query, emit).await?;
+                Ok(Outcome::Rows(session.begin(planned)?))
+            }
+            other @ JobStatement::Reprocess { .. } => Err(Error::unsupported(format!(
+                "{} does not run yet",
+                other.verb()
+            ))),
         }
     }
 
@@ -431,6 +436,7 @@ impl Jobs {
             }
             JobSinkTable::Kafka(_) => "they published nothing".to_owned(),
             JobSinkTable::Delta(_) => "their rows are no longer in the table".to_owned(),
+            JobSinkTable::Subscriber => String::new(),
         };
         Ok(Outcome::Done(format!(
             "job {name} goes on from batch {to}; {batches} batches are abandoned, and {rows}"
@@ -461,7 +467,7 @@ impl Jobs {
                 Some(last) => Some(self.store.version(job.id, &last.version).await?),
                 None => None,
             };
-            for (table, source) in job.environment.sources(&job.query)? {
+            for (table, source) in job.environment.sources(&job.query, None)? {
                 let look = Look {
                     table: &table,
                     last: stands.as_ref(),

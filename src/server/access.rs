@@ -147,7 +147,8 @@ impl Caller {
 
     fn check_tables(&self, parsed: &ParsedStatement) -> Result<()> {
         if let Some(tables) = &self.tables {
-            if matches!(&parsed.statement, Statement::Job(_)) {
+            // What is subscribed to is a query like any other.
+            if matches!(&parsed.statement, Statement::Job(_)) && !parsed.statement.is_endless() {
                 return Err(refused(format!(
                     "{} may name some tables only, and jobs are about all",
                     self.name
@@ -193,7 +194,7 @@ fn role_of(statement: &Statement) -> Role {
             | JobStatement::ShowJobs
             | JobStatement::ShowBatches(_)
             | JobStatement::Describe(_)
-            | JobStatement::Subscribe(_) => Role::Read,
+            | JobStatement::Subscribe { .. } => Role::Read,
             _ => Role::Write,
         },
         Statement::Sql(sql) => role_of_sql(sql),

@@ -18,12 +18,12 @@ use crate::planner::{
     JobStatement, Parameters, ParsedStatement, RawStatement, Script, Statement, normalize,
     parse_statement,
 };
-use crate::runtime::{JobStatus, Jobs};
+use crate::runtime::{JobStatus, Jobs, subscribe};
 use crate::server::access::Caller;
 use crate::server::jobs::RunningJobs;
 use crate::server::queries;
 use crate::server::sessions::{Sessions, Settings, setting};
-use crate::server::work::{Statement as Running, Work};
+use crate::server::work::{Statement as Running, Time, Work};
 use crate::session::{ForkOptions, Outcome, Planned, Session};
 use crate::state::{CatalogEntry, CatalogStore, JobStore};
 
@@ -107,11 +107,18 @@ impl Engine {
     }
 
     /// A statement that is about to be run, by its number.
-    pub(super) fn statement(&self, asked: &Asked, text: &str) -> Arc<Running> {
+    pub(super) fn statement(&self, asked: &Asked, parsed: &ParsedStatement) -> Arc<Running> {
         let at = chrono::Utc::now().timestamp_millis();
         let timeouts = [asked.settings.timeout, self.work.limits().timeout];
-        let timeout = timeouts.into_iter().flatten().min();
-        Running::new(&asked.caller, text, at, timeout)
+        let time = match parsed.statement.is_endless() {
+            true => Time::Endless,
+            false => timeouts
+                .into_iter()
+                .flatten()
+                .min()
+                .map_or(Time::Any, Time::AtMost),
+        };
+        Running::new(&asked.caller, &parsed.text, at, time)
     }
 
     /// Runs what was defined before again, and the jobs there are.
@@ -233,19 +240,41 @@ impl Engine {
     ) -> Result<(Session, Planned)> {
         self.check(asked, &parsed)?;
         let session = self.fork(asked).await?;
+        let places = parsed.places.clone();
         let planned = match parsed.statement {
             Statement::ShowQueries => {
                 session.planned_batch(queries::running(&self.work, &asked.caller)?)?
             }
-            Statement::Job(_) => match self.execute(&session, parsed).await? {
-                Outcome::Rows(execution) | Outcome::Insert(execution) => {
-                    session.planned_again(execution)
-                }
-                Outcome::Done(_) => return Err(Error::internal("the statement has no rows")),
-            },
-            _ => session.plan(parsed).await?,
+            Statement::Job(job) => {
+                let planned = self.plan_job(&session, *job, &parsed.text).await;
+                planned.map_err(|error| places.locate(error))?
+            }
+            statement => {
+                let parsed = ParsedStatement {
+                    statement,
+                    ..parsed
+                };
+                session.plan(parsed).await?
+            }
         };
         Ok((session, planned))
+    }
+
+    async fn plan_job(&self, session: &Session, job: JobStatement, text: &str) -> Result<Planned> {
+        if let JobStatement::Subscribe {
+            options,
+            query,
+            emit,
+        } = job
+        {
+            return subscribe(session, &options, *query, emit).await;
+        }
+        match self.jobs.execute(session, job, text).await? {
+            Outcome::Rows(execution) | Outcome::Insert(execution) => {
+                Ok(session.planned_again(execution))
+            }
+            Outcome::Done(_) => Err(Error::internal("the statement has no rows")),
+        }
     }
 
     /// Runs a statement that is no query to its end.
@@ -258,7 +287,7 @@ impl Engine {
         asked: &Asked,
         parsed: ParsedStatement,
     ) -> Result<Done> {
-        let running = self.statement(asked, &parsed.text);
+        let running = self.statement(asked, &parsed);
         self.complete_as(&running, asked, parsed).await
     }
 
@@ -274,6 +303,12 @@ impl Engine {
         parsed: ParsedStatement,
     ) -> Result<Done> {
         self.check(asked, &parsed)?;
+        if parsed.statement.is_endless() {
+            let error = Error::invalid("the statement gives rows without an end");
+            return Err(parsed
+                .places
+                .locate(error.with_help("ask for its rows and read them as they come")));
+        }
         let (engine, asked) = (Arc::clone(self), asked.clone());
         match kind(&parsed) {
             Kind::Setting => {
@@ -324,7 +359,7 @@ impl Engine {
         parsed: ParsedStatement,
     ) -> Result<String> {
         asked.caller.check_own(&parsed)?;
-        let running = self.statement(asked, &parsed.text);
+        let running = self.statement(asked, &parsed);
         let (engine, asked) = (Arc::clone(self), asked.clone());
         let defined = async move { engine.define(&asked, parsed, BTreeMap::new()).await };
         self.work.finish(&running, defined).await
@@ -344,7 +379,7 @@ impl Engine {
     ) -> Result<i64> {
         let parsed = definition(insert)?;
         self.check(asked, &parsed)?;
-        let running = self.statement(asked, &parsed.text);
+        let running = self.statement(asked, &parsed);
         let (engine, asked, of) = (Arc::clone(self), asked.clone(), Arc::clone(&running));
         let done = async move {
             let session = engine.fork(&asked).await?;
@@ -499,6 +534,7 @@ pub(super) fn kind(parsed: &ParsedStatement) -> Kind {
             JobStatement::Create { explain: true, .. }
             | JobStatement::ShowJobs
             | JobStatement::ShowBatches(_)
+            | JobStatement::Subscribe { .. }
             | JobStatement::Describe(_) => Kind::Query,
             _ => Kind::Definition,
         },

@@ -29,7 +29,7 @@ use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::planner::{ParsedStatement, Script, Statement as ParsedKind};
+use crate::planner::{ParsedStatement, RawStatement, Script, Statement as ParsedKind};
 use crate::server::access::Caller;
 use crate::server::engine::{Asked, Done, Engine, Kind, kind, one_statement};
 use crate::server::ingest::ingest;
@@ -45,7 +45,7 @@ use crate::server::results::Held;
 use crate::server::status::status;
 use crate::server::transfer::{client_rows, encoded, no_rows, of_flight};
 use crate::server::wire::{to_wire, wire_schema};
-use crate::server::work::Statement;
+use crate::server::work::{QUERY_LOG, Statement};
 use crate::session::{Planned, Session};
 
 const CREATE_PREPARED: &str = "CreatePreparedStatement";
@@ -60,6 +60,8 @@ const NOT_CANCELLABLE: i32 = 3;
 const CLOSE_SESSION: &str = "CloseSession";
 
 type Answer<T> = std::result::Result<Response<T>, Status>;
+/// What a statement says besides its rows while they are read.
+type Warned = Mutex<Vec<String>>;
 type Stream<T> = BoxStream<'static, std::result::Result<T, Status>>;
 
 /// The service. Cheap to clone.
@@ -76,6 +78,8 @@ struct Begun {
     statement: Arc<Statement>,
     schema: SchemaRef,
     rows: Rows,
+    /// What was said when it was planned.
+    warnings: Vec<String>,
 }
 
 enum Rows {
@@ -112,9 +116,9 @@ impl Flight {
     }
 
     /// Plans a query, or runs another statement to its end; what it gives waits to be fetched.
-    async fn begin(&self, asked: &Asked, prepared: &Prepared) -> Result<(SchemaRef, Bytes)> {
+    async fn begin(&self, asked: &Asked, prepared: &Prepared) -> Result<(Arc<Begun>, Bytes)> {
         let statements = prepared.statements()?;
-        let statement = self.engine.statement(asked, &prepared.parsed().text);
+        let statement = self.engine.statement(asked, prepared.parsed());
         let views = asked.settings.view_types;
         let begun = match kind(prepared.parsed()) {
             Kind::Query if matches!(prepared.parsed().statement, ParsedKind::ShowQueries) => {
@@ -125,6 +129,7 @@ impl Flight {
                     rows: Rows::Done(to_wire(&batch, &schema)?),
                     schema,
                     statement,
+                    warnings: Vec::new(),
                 }
             }
             Kind::Query => {
@@ -134,6 +139,7 @@ impl Flight {
                 };
                 let planned = self.plan(asked, &statement, first).await?;
                 Begun {
+                    warnings: planned.0.take_warnings(),
                     schema: wire_schema(&planned.1.schema(), views),
                     rows: Rows::Query(Box::new(Query {
                         asked: asked.clone(),
@@ -154,13 +160,15 @@ impl Flight {
                     rows: Rows::Done(to_wire(&batch, &schema)?),
                     schema,
                     statement,
+                    warnings: Vec::new(),
                 }
             }
         };
-        let schema = Arc::clone(&begun.schema);
-        let name = self.results.put(Arc::new(begun), Instant::now());
+        log_warnings(&begun.statement, &begun.warnings);
+        let begun = Arc::new(begun);
+        let name = self.results.put(Arc::clone(&begun), Instant::now());
         let name = name.ok_or_else(|| too_many("results that nobody fetches"))?;
-        Ok((schema, name.into()))
+        Ok((begun, name.into()))
     }
 
     async fn plan(
@@ -196,9 +204,9 @@ impl Flight {
 
     async fn info(&self, asked: &Asked, descriptor: FlightDescriptor) -> Result<FlightInfo> {
         let command = command(&descriptor.cmd)?;
-        let (schema, ticket) = match command {
+        let (schema, ticket, warnings) = match command {
             Command::CommandStatementQuery(query) => {
-                let prepared = Prepared::try_new(one_statement(&query.query)?)?;
+                let prepared = Prepared::try_new(self.statement_of(&query.query)?)?;
                 self.statement_ticket(asked, &prepared).await?
             }
             Command::CommandPreparedStatementQuery(query) => {
@@ -206,7 +214,11 @@ impl Flight {
                 self.statement_ticket(asked, &prepared).await?
             }
             other => match metadata::schema(&other) {
-                Some(schema) => (schema, other.into_any().encode_to_vec().into()),
+                Some(schema) => (
+                    schema,
+                    other.into_any().encode_to_vec().into(),
+                    Bytes::new(),
+                ),
                 None => return Err(unknown(&other)),
             },
         };
@@ -217,6 +229,7 @@ impl Flight {
         Ok(info
             .with_descriptor(descriptor)
             .with_endpoint(endpoint)
+            .with_app_metadata(warnings)
             .with_ordered(true))
     }
 
@@ -224,17 +237,18 @@ impl Flight {
         &self,
         asked: &Asked,
         prepared: &Prepared,
-    ) -> Result<(SchemaRef, Bytes)> {
-        let (schema, statement_handle) = self.begin(asked, prepared).await?;
+    ) -> Result<(SchemaRef, Bytes, Bytes)> {
+        let (begun, statement_handle) = self.begin(asked, prepared).await?;
         let ticket = TicketStatementQuery { statement_handle };
-        Ok((schema, ticket.as_any().encode_to_vec().into()))
+        let ticket = ticket.as_any().encode_to_vec().into();
+        Ok((Arc::clone(&begun.schema), ticket, warned(&begun.warnings)))
     }
 
     /// The columns of what a command gives, without running it.
     async fn schema(&self, asked: &Asked, descriptor: &FlightDescriptor) -> Result<SchemaRef> {
         match command(&descriptor.cmd)? {
             Command::CommandStatementQuery(query) => {
-                let prepared = Prepared::try_new(one_statement(&query.query)?)?;
+                let prepared = Prepared::try_new(self.statement_of(&query.query)?)?;
                 self.schema_of(asked, &prepared).await
             }
             Command::CommandPreparedStatementQuery(query) => {
@@ -267,6 +281,27 @@ impl Flight {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// The one statement of a client's text.
+    fn statement_of(&self, text: &str) -> Result<RawStatement> {
+        self.check_length(text)?;
+        one_statement(text)
+    }
+
+    fn check_length(&self, text: &str) -> Result<()> {
+        let limit = self.engine.work.limits().statement_bytes;
+        if text.len() <= limit {
+            return Ok(());
+        }
+        let error = Error::new(
+            ErrorKind::Exhausted,
+            format!(
+                "the statement has {} bytes, and may have {limit}",
+                text.len()
+            ),
+        );
+        Err(error.with_help("bind values as parameters, or load rows with bulk ingest"))
     }
 
     fn prepared(&self, asked: &Asked, handle: &[u8]) -> Result<Prepared> {
@@ -325,10 +360,13 @@ impl Flight {
             return Ok(encoded(schema, rows).map_err(told).boxed());
         }
         let limit = self.engine.work.limits().result_bytes;
+        let limit = limit.filter(|_| !statement.is_endless());
         let idle = no_rows(&schema).map_err(|error| status(&error))?;
         let (engine, of) = (Arc::clone(&self.engine), Arc::clone(&statement));
+        let (said, last) = (Arc::new(Warned::default()), idle.clone());
         let made = async move {
-            let rows = queried(engine, begun).await?;
+            let rows = queried(engine, begun, Arc::clone(&said)).await?;
+            let statement = Arc::clone(&of);
             let counted = Arc::clone(&of);
             let rows = rows.inspect_ok(move |batch| counted.count(batch.num_rows(), 0));
             let sent = encoded(schema, rows.boxed());
@@ -344,7 +382,18 @@ impl Flight {
                     .with_help("ask for less of it: with WHERE, LIMIT or an aggregate")),
                 }
             });
-            Ok(counted.boxed())
+            // What is to be said about the rows is known when they have all been read.
+            let warnings = futures::stream::once(async move {
+                let warnings = std::mem::take(&mut *said.lock().await);
+                log_warnings(&statement, &warnings);
+                let last = FlightData {
+                    app_metadata: warned(&warnings),
+                    ..last
+                };
+                Ok((!warnings.is_empty()).then_some(last))
+            });
+            let warnings = warnings.try_filter_map(|last| std::future::ready(Ok(last)));
+            Ok(counted.chain(warnings).boxed())
         };
         let work = &self.engine.work;
         let sent = work.stream(Arc::clone(&statement), made, Some(idle));
@@ -354,6 +403,7 @@ impl Flight {
     async fn put(&self, asked: &Asked, command: Command, bound: Vec<RecordBatch>) -> Result<Bytes> {
         let (prepared, bound) = match command {
             Command::CommandStatementUpdate(update) => {
+                self.check_length(&update.query)?;
                 let script = Script::new("sql", update.query);
                 let mut rows = 0;
                 for raw in script.split()? {
@@ -388,7 +438,7 @@ impl Flight {
         match action.r#type.as_str() {
             CREATE_PREPARED => {
                 let request: ActionCreatePreparedStatementRequest = unpack(&action.body)?;
-                let prepared = Prepared::try_new(one_statement(&request.query)?)?;
+                let prepared = Prepared::try_new(self.statement_of(&request.query)?)?;
                 let types = match prepared.has_parameters() {
                     true => {
                         let session = self.engine.fork(asked).await?;
@@ -496,6 +546,7 @@ impl Flight {
 async fn queried(
     engine: Arc<Engine>,
     begun: Arc<Begun>,
+    said: Arc<Warned>,
 ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
     let Rows::Query(query) = &begun.rows else {
         return Err(Error::internal("the rows are there already"));
@@ -506,7 +557,7 @@ async fn queried(
     let asked = query.asked.clone();
     let rows = statements.then(move |statement| {
         let (engine, wire) = (Arc::clone(&engine), Arc::clone(&wire));
-        let (planned, asked) = (planned.take(), asked.clone());
+        let (planned, asked, said) = (planned.take(), asked.clone(), Arc::clone(&said));
         async move {
             let places = statement.places.clone();
             let (session, planned) = match planned {
@@ -517,12 +568,16 @@ async fn queried(
                 .begin(planned)
                 .map_err(|error| places.locate(error))?;
             let rows = execution.stream.map(move |batch| {
-                // What the query needs lives as long as its rows come.
-                let _session = &session;
                 let batch = batch.map_err(|error| places.locate(error.into()))?;
                 to_wire(&batch, &wire)
             });
-            Ok::<_, Error>(rows)
+            // What the query needs lives as long as its rows come.
+            let end = futures::stream::once(async move {
+                said.lock().await.extend(session.take_warnings());
+                Ok(None)
+            });
+            let end = end.try_filter_map(|none| std::future::ready(Ok(none)));
+            Ok::<_, Error>(rows.chain(end))
         }
     });
     Ok(rows.try_flatten().boxed())
@@ -680,6 +735,22 @@ impl FlightService for Flight {
 /// Rows written. A definition writes none; were that told as unknown, JDBC would ask for its rows and so run it again.
 fn written(done: Option<Done>) -> i64 {
     done.and_then(|done| done.rows).unwrap_or(0)
+}
+
+/// What is said besides the rows, as [`crate::client`] reads it.
+fn warned(warnings: &[String]) -> Bytes {
+    match warnings {
+        [] => Bytes::new(),
+        _ => serde_json::json!({ "warnings": warnings })
+            .to_string()
+            .into(),
+    }
+}
+
+fn log_warnings(statement: &Statement, warnings: &[String]) {
+    for warning in warnings {
+        tracing::warn!(target: QUERY_LOG, query = statement.id, user = &*statement.user, "{warning}");
+    }
 }
 
 fn updated(record_count: i64) -> Bytes {

@@ -259,6 +259,7 @@ impl Server {
                 .set_not_serving::<FlightServiceServer<Flight>>()
                 .await;
             stopping.stop();
+            self.engine.work.drain();
         };
         let limit = async {
             stopping.wait().await;

@@ -31,12 +31,16 @@ pub struct Limits {
     pub statements: usize,
     /// Statements that wait for others; one more is refused.
     pub queue: usize,
+    /// Subscriptions that are open at the same time; one more is refused.
+    pub subscriptions: usize,
     /// How long a statement may take, unless its session says less.
     pub timeout: Option<Duration>,
     /// Bytes that a statement may hold before it spills or fails; `None`: all of the server's.
     pub memory: Option<usize>,
     /// Bytes of a result.
     pub result_bytes: Option<u64>,
+    /// Bytes of a statement's text.
+    pub statement_bytes: usize,
     /// Sessions, and of each kind things that are kept for clients between two calls.
     pub sessions: usize,
     /// After so long without a call, what is kept for a client is forgotten.
@@ -50,14 +54,27 @@ impl Default for Limits {
         Self {
             statements: 64,
             queue: 256,
+            subscriptions: 256,
             timeout: None,
             memory: None,
             result_bytes: None,
+            statement_bytes: 16 << 20,
             sessions: 10_000,
             idle: Duration::from_secs(3_600),
             keep_alive: Duration::from_secs(15),
         }
     }
+}
+
+/// How long a statement may be at work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Time {
+    /// As long as it takes.
+    Any,
+    /// So long.
+    AtMost(Duration),
+    /// Until its client has had enough: others do not wait for it.
+    Endless,
 }
 
 /// A statement of a client, from when it is asked for until its rows are fetched.
@@ -70,36 +87,39 @@ pub(super) struct Statement {
     pub(super) text: String,
     /// In milliseconds since 1970 UTC.
     pub(super) at: i64,
-    timeout: Option<Duration>,
+    time: Time,
     is_waiting: AtomicBool,
     rows: AtomicU64,
     bytes: AtomicU64,
     /// Milliseconds at work so far.
     spent: AtomicU64,
     cancelled: CancellationToken,
+    /// The server ends before it.
+    drained: CancellationToken,
     cancelled_by: OnceLock<String>,
 }
 
 impl Statement {
-    pub(super) fn new(
-        caller: &Caller,
-        text: &str,
-        at: i64,
-        timeout: Option<Duration>,
-    ) -> Arc<Self> {
+    pub(super) fn new(caller: &Caller, text: &str, at: i64, time: Time) -> Arc<Self> {
         Arc::new(Self {
             id: uuid::Uuid::new_v4().simple().to_string()[..16].to_owned(),
             user: Arc::clone(&caller.name),
             text: text.chars().take(SHOWN).collect(),
             at,
-            timeout,
+            time,
             is_waiting: AtomicBool::new(false),
             rows: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             spent: AtomicU64::new(0),
             cancelled: CancellationToken::new(),
+            drained: CancellationToken::new(),
             cancelled_by: OnceLock::new(),
         })
+    }
+
+    /// Whether its rows come until nobody wants them any more.
+    pub(super) fn is_endless(&self) -> bool {
+        self.time == Time::Endless
     }
 
     /// Ends it, now or as soon as it begins.
@@ -131,9 +151,12 @@ impl Statement {
     /// Ends when it is cancelled or has taken too long; gives why.
     async fn stopped(&self) -> Error {
         let too_long = async {
-            match self.timeout {
-                Some(timeout) => tokio::time::sleep(timeout).await,
-                None => std::future::pending().await,
+            match self.time {
+                Time::AtMost(timeout) => {
+                    tokio::time::sleep(timeout).await;
+                    timeout
+                }
+                Time::Any | Time::Endless => std::future::pending().await,
             }
         };
         tokio::select! {
@@ -142,8 +165,10 @@ impl Statement {
                 let by = by.map_or_else(String::new, |by| format!(" by {by}"));
                 Error::new(ErrorKind::Cancelled, format!("the statement was cancelled{by}"))
             }
-            () = too_long => {
-                let timeout = self.timeout.unwrap_or_default();
+            () = self.drained.cancelled() => {
+                Error::unavailable("the server is about to end").with_help("ask again soon")
+            }
+            timeout = too_long => {
                 Error::new(
                     ErrorKind::Timeout,
                     format!("the statement took longer than {:.1} s", timeout.as_secs_f64()),
@@ -159,6 +184,8 @@ pub(super) struct Work {
     runtime: Handle,
     limits: Limits,
     turns: Arc<Semaphore>,
+    /// Of those without an end.
+    subscriptions: Arc<Semaphore>,
     waiting: AtomicUsize,
     running: Mutex<BTreeMap<String, Arc<Statement>>>,
     /// Those that were planned: they may be ended before their rows are fetched.
@@ -169,6 +196,7 @@ impl Work {
     pub(super) fn new(runtime: Handle, limits: Limits) -> Arc<Self> {
         Arc::new(Self {
             turns: Arc::new(Semaphore::new(limits.statements)),
+            subscriptions: Arc::new(Semaphore::new(limits.subscriptions)),
             runtime,
             limits,
             waiting: AtomicUsize::new(0),
@@ -311,7 +339,10 @@ impl Work {
         let task = self.runtime.spawn(async move {
             let mut running = Running::new(&work, &statement);
             let made = async {
-                let _turn = work.turn(&statement).await?;
+                let _turn = match statement.is_endless() {
+                    true => work.subscription()?,
+                    false => work.turn(&statement).await?,
+                };
                 let mut items = items.await?;
                 let mut has_begun = false;
                 loop {
@@ -352,6 +383,26 @@ impl Work {
             Some((next, (receiver, task)))
         });
         received.boxed()
+    }
+
+    fn subscription(&self) -> Result<OwnedSemaphorePermit> {
+        let free = Arc::clone(&self.subscriptions).try_acquire_owned();
+        free.map_err(|_| {
+            Error::new(
+                ErrorKind::Exhausted,
+                format!("{} subscriptions are open", self.limits.subscriptions),
+            )
+            .with_help("end one of them: SHOW QUERIES lists them")
+        })
+    }
+
+    /// Ends the statements without an end: the server is about to.
+    pub(super) fn drain(&self) {
+        for statement in self.running() {
+            if statement.is_endless() {
+                statement.drained.cancel();
+            }
+        }
     }
 
     async fn turn(&self, statement: &Statement) -> Result<OwnedSemaphorePermit> {
@@ -462,7 +513,8 @@ mod tests {
     }
 
     fn statement(timeout: Option<Duration>) -> Arc<Statement> {
-        Statement::new(&Caller::anyone(), "SELECT 1", 0, timeout)
+        let time = timeout.map_or(Time::Any, Time::AtMost);
+        Statement::new(&Caller::anyone(), "SELECT 1", 0, time)
     }
 
     #[tokio::test]

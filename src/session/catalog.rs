@@ -120,6 +120,14 @@ impl Catalog {
         self.read(|tables| tables.entries.get(name).cloned())
     }
 
+    /// The entry of a table that a plan reads: it may be one that only a view may name.
+    pub(crate) fn entry_of_plan(&self, name: &str) -> Option<TableEntry> {
+        self.read(|tables| {
+            let entry = tables.entries.get(name);
+            entry.or_else(|| tables.hidden.get(name)).cloned()
+        })
+    }
+
     /// The entry, or an error that names close ones.
     pub(crate) fn expect(&self, name: &str) -> Result<TableEntry> {
         self.entry(name).ok_or_else(|| self.no_such_table(name))

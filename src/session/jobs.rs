@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anabranch_udfs::IncrementalAggregate;
 use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -24,7 +25,7 @@ use crate::session::streaming::{
     BatchTables, FrontPlan, Sources, StreamQuery, StreamTable, static_tables, table_of,
 };
 use crate::session::system::SYSTEM;
-use crate::session::{ForkOptions, Session, rewrite};
+use crate::session::{Session, rewrite};
 use crate::tables::bad_records::{BadRecord, BadRecords};
 use crate::tables::delta::{DeltaTableHandle, TimeTravel, stream_read};
 use crate::tables::kafka::{KafkaScanExec, KafkaTable};
@@ -36,6 +37,8 @@ pub enum JobSinkTable {
     Kafka(Arc<KafkaTable>),
     /// A Delta table.
     Delta(DeltaTableHandle),
+    /// Whoever has subscribed.
+    Subscriber,
 }
 
 impl JobSinkTable {
@@ -43,7 +46,7 @@ impl JobSinkTable {
     pub fn primary_key(&self) -> &[usize] {
         match self {
             JobSinkTable::Kafka(table) => table.primary_key(),
-            JobSinkTable::Delta(_) => &[],
+            JobSinkTable::Delta(_) | JobSinkTable::Subscriber => &[],
         }
     }
 }
@@ -57,11 +60,11 @@ pub struct BatchSource {
     pub bad_records: Arc<BadRecords>,
 }
 
-/// A job's INSERT in a session of its own: the tables are those there were when the job was planned.
+/// A job's INSERT, or a query that stays open, in a session of its own: the tables are those there were when the job was planned.
 #[derive(Debug)]
 pub struct JobQuery {
     session: Session,
-    insert: SqlStatement,
+    statement: SqlStatement,
     /// The streams it reads, by table name.
     sources: Sources,
     /// Its other tables: read whole by every batch, as they are then.
@@ -72,6 +75,8 @@ pub struct JobQuery {
     emit: Emit,
     /// Its aggregate, if it has one over more than a batch.
     stream: Option<StreamQuery>,
+    /// What it gives.
+    schema: SchemaRef,
 }
 
 /// The lower half of a batch with windows, ready to run.
@@ -198,7 +203,7 @@ impl JobQuery {
     ///
     /// What a query would say, and what a job cannot do, with its name.
     pub async fn try_new(session: &Session, insert: SqlStatement, emit: Emit) -> Result<Self> {
-        let session = session.fork(&ForkOptions::default())?;
+        let session = session.fork_alike()?;
         session.catalog.begin_statement();
         let sink_name = sink_name(&insert)?;
         let sink = match session.catalog.expect(&sink_name)? {
@@ -211,41 +216,75 @@ impl JobQuery {
                 )));
             }
         };
+        let mut query = Self::planned(session, insert, emit, sink).await?;
+        if !query.tables.contains(&sink_name) {
+            query.tables.push(sink_name);
+        }
+        query.check_sink()?;
+        Ok(query)
+    }
+
+    /// The same of a query whose rows go to whoever has subscribed.
+    ///
+    /// # Errors
+    ///
+    /// What a query would say, and what does not run over a stream, with its name.
+    pub async fn subscription(session: &Session, query: SqlStatement, emit: Emit) -> Result<Self> {
+        let session = session.fork_alike()?;
+        session.catalog.begin_statement();
+        Self::planned(session, query, emit, JobSinkTable::Subscriber).await
+    }
+
+    async fn planned(
+        session: Session,
+        statement: SqlStatement,
+        emit: Emit,
+        sink: JobSinkTable,
+    ) -> Result<Self> {
         let mut query = Self {
             session,
-            insert,
+            statement,
             sources: BTreeMap::new(),
             static_tables: Vec::new(),
             sink,
             tables: Vec::new(),
             emit,
             stream: None,
+            schema: Arc::new(Schema::empty()),
         };
         let input = query.plan_input().await?;
         query.sources = query.sources_of(&input)?;
         let is_stateful = check_scope(&input, emit, &query.sources)?;
         query.static_tables = static_tables(&input, &query.sources);
         query.tables = query.session.catalog.names_in_use();
-        if !query.tables.contains(&sink_name) {
-            query.tables.push(sink_name.clone());
-        }
         if query.sources.is_empty() {
-            return Err(
-                Error::invalid("the job reads no Kafka table, and no Delta table as a stream")
-                    .with_help(
-                        "a job goes on for ever: what ends is an INSERT INTO without CREATE JOB; a Delta table that is declared \
-                         with 'scan.mode' 'stream' is read as it grows",
-                    ),
-            );
+            return Err(query.reads_no_stream());
         }
+        let fields = input.schema().fields().iter();
+        let fields = fields.map(|field| field.as_ref().clone().with_nullable(true));
+        query.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         if is_stateful {
             let state = query.session.context.state();
             let analyzer = state.analyzer();
             let analyzed = analyzer.execute_and_check(input, state.config_options(), |_, _| {})?;
             query.stream = Some(StreamQuery::try_new(analyzed, &query.sources, emit)?);
         }
-        query.check_sink()?;
         Ok(query)
+    }
+
+    fn reads_no_stream(&self) -> Error {
+        const GROWS: &str =
+            "a Delta table that is declared with 'scan.mode' 'stream' is read as it grows";
+        let (what, ends) = match self.sink {
+            JobSinkTable::Subscriber => ("query", "is the query without SUBSCRIBE"),
+            _ => ("job", "is an INSERT INTO without CREATE JOB"),
+        };
+        Error::invalid(format!(
+            "the {what} reads no Kafka table, and no Delta table as a stream"
+        ))
+        .with_help(format!(
+            "it would go on for ever: what ends {ends}; {GROWS}"
+        ))
     }
 
     /// What a job writes it cannot read as a stream.
@@ -331,6 +370,11 @@ impl JobQuery {
         })
     }
 
+    /// What it gives, in the order of the sink's columns; any of them may be NULL.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
     /// When it emits.
     pub fn emit(&self) -> Emit {
         self.emit
@@ -412,14 +456,15 @@ impl JobQuery {
             .ok_or_else(|| Error::internal("the job has no windows"))
     }
 
-    /// The rows of the INSERT, cast to the sink's columns.
+    /// The rows of the INSERT, cast to the sink's columns; of a query, its rows.
     async fn plan_input(&self) -> Result<LogicalPlan> {
         let (context, catalog) = (&self.session.context, &self.session.catalog);
-        let mut statement = self.insert.clone();
+        let mut statement = self.statement.clone();
         rewrite::prepare(context, catalog, &mut statement).await?;
         let planned = context.state().statement_to_plan(statement.clone()).await;
         match planned {
             Ok(LogicalPlan::Dml(dml)) => Ok(dml.input.as_ref().clone()),
+            Ok(query) if matches!(self.sink, JobSinkTable::Subscriber) => Ok(query),
             Ok(_) => Err(Error::invalid("a job is an INSERT INTO … SELECT …")),
             Err(error) => Err(self.session.catalog.missing_table(error, statement)),
         }
@@ -427,7 +472,7 @@ impl JobQuery {
 
     /// The stream that a name stands for, if it is one.
     fn stream_of(&self, name: &str) -> Option<StreamTable> {
-        match self.session.catalog.entry(name)? {
+        match self.session.catalog.entry_of_plan(name)? {
             TableEntry::Kafka(table) => Some(StreamTable::Kafka(table)),
             TableEntry::Delta { handle, .. } if handle.stream().is_some() => {
                 Some(StreamTable::Delta(handle))

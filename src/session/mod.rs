@@ -17,7 +17,7 @@ mod system;
 mod yielding;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anabranch_udfs::CompletionNotices;
 use datafusion::arrow::array::{AsArray as _, RecordBatch};
@@ -26,6 +26,7 @@ use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
+use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as SqlStatement;
@@ -114,6 +115,9 @@ pub struct Session {
     catalog: Arc<Catalog>,
     notices: Arc<CompletionNotices>,
     options: SessionOptions,
+    /// What it may do, if it is a fork.
+    fork: ForkOptions,
+    warnings: Mutex<Vec<String>>,
 }
 
 impl Session {
@@ -140,6 +144,24 @@ impl Session {
         Self::with_catalog(&self.options, fork, catalog, runtime)
     }
 
+    /// A fork that may do what this one may.
+    ///
+    /// # Errors
+    /// None that a caller could cause.
+    pub(crate) fn fork_alike(&self) -> Result<Self> {
+        let fork = ForkOptions {
+            // The memory that it shares is limited already.
+            memory_limit: None,
+            ..self.fork.clone()
+        };
+        self.fork(&fork)
+    }
+
+    /// Bytes that its statements may hold, if it is limited more than the process.
+    pub(crate) fn memory_limit(&self) -> Option<usize> {
+        self.fork.memory_limit
+    }
+
     fn with_catalog(
         options: &SessionOptions,
         fork: &ForkOptions,
@@ -151,14 +173,24 @@ impl Session {
         let (context, catalog) = context::build(options, fork, told, catalog, runtime)?;
         Ok(Self {
             options: options.clone(),
+            fork: fork.clone(),
+            warnings: Mutex::default(),
             context,
             catalog,
             notices,
         })
     }
 
+    /// Says something besides the rows of a statement.
+    pub(crate) fn warn(&self, warning: String) {
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        warnings.push(warning);
+    }
+
     /// What the statements since the last call want said besides their rows.
     pub fn take_warnings(&self) -> Vec<String> {
+        let mut said = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = std::mem::take(&mut *said);
         let capped = self.notices.drain().into_iter().map(|capped| {
             let (from, to) = &capped.searched;
             format!(
@@ -168,7 +200,7 @@ impl Session {
                 capped.names()
             )
         });
-        capped.collect()
+        said.into_iter().chain(capped).collect()
     }
 
     /// The names of tables and views, sorted.
@@ -443,6 +475,16 @@ impl Session {
         let plan = MemorySourceConfig::try_new_exec(&[vec![batch]], schema, None)?;
         Ok(Planned {
             plan,
+            task: self.context.task_ctx(),
+        })
+    }
+
+    /// Rows without an end as those of a statement that is begun later.
+    pub(crate) fn planned_stream(&self, rows: Arc<dyn PartitionStream>) -> Result<Planned> {
+        let schema = Arc::clone(rows.schema());
+        let plan = StreamingTableExec::try_new(schema, vec![rows], None, [], true, None)?;
+        Ok(Planned {
+            plan: Arc::new(plan),
             task: self.context.task_ctx(),
         })
     }

@@ -34,12 +34,29 @@ pub type JobId = uuid::Uuid;
 #[derive(Debug, Clone)]
 pub struct JobStore {
     dir: DataDir,
+    is_fleeting: bool,
 }
 
 impl JobStore {
     /// The jobs of `dir`.
     pub fn new(dir: DataDir) -> Self {
-        Self { dir }
+        Self {
+            dir,
+            is_fleeting: false,
+        }
+    }
+
+    /// Jobs that nobody asks for once their process has ended.
+    pub fn fleeting() -> Self {
+        Self {
+            dir: DataDir::in_memory(),
+            is_fleeting: true,
+        }
+    }
+
+    /// Whether what batches have set aside goes with them.
+    pub fn is_fleeting(&self) -> bool {
+        self.is_fleeting
     }
 
     /// Where they are.

@@ -62,6 +62,15 @@ impl DataDir {
         })
     }
 
+    /// The memory of this process.
+    pub(super) fn in_memory() -> Self {
+        let store = Arc::new(object_store::memory::InMemory::new());
+        Self {
+            refuses: Arc::new(OnceCell::new_with(Some(()))),
+            ..Self::in_store(store, Path::default(), "memory")
+        }
+    }
+
     /// The path or URL of something in it, for whoever opens it without this.
     pub(super) fn place(&self, name: &str) -> String {
         match &self.folder {

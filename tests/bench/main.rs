@@ -2,7 +2,7 @@
 //!
 //! `docker/with-kafka cargo bench` prints a Markdown table. `BENCH_RECORDS` (default 5 million)
 //! says how many records. `BENCH_ONLY=sessions cargo bench` measures sessions alone, over an archive that is made without
-//! Kafka; `BENCH_ONLY=jobs` jobs alone; `BENCH_ONLY=state` their state, without Kafka.
+//! Kafka; `BENCH_ONLY=jobs` jobs alone; `BENCH_ONLY=state` their state and `BENCH_ONLY=server` the service, without Kafka.
 
 #![expect(
     clippy::unwrap_used,
@@ -15,6 +15,7 @@
 mod jobs;
 mod measure;
 mod peers;
+mod server;
 mod state;
 
 use anabranch::core::visits::{Visit, VisitPlan, Visits};
@@ -107,11 +108,15 @@ fn main() {
         return;
     }
     let only = |part: &str| std::env::var("BENCH_ONLY").is_ok_and(|only| only == part);
-    let (only_sessions, only_state) = (only("sessions"), only("state"));
+    let (only_sessions, only_state, only_server) =
+        (only("sessions"), only("state"), only("server"));
     let is_child = std::env::var_os(state::CHILD).is_some();
+    let is_echo = std::env::var_os(server::ECHO).is_some();
     let bootstrap = match std::env::var("KAFKA_BOOTSTRAP") {
         Ok(bootstrap) => bootstrap,
-        Err(_) if only_sessions || only_state || is_child => "127.0.0.1:1".to_owned(),
+        Err(_) if only_sessions || only_state || only_server || is_child || is_echo => {
+            "127.0.0.1:1".to_owned()
+        }
         Err(_) => panic_with("the benchmarks need Kafka: docker/with-kafka cargo bench"),
     };
     let records = std::env::var("BENCH_RECORDS").map_or(5_000_000, |text| text.parse().unwrap());
@@ -128,9 +133,18 @@ fn main() {
         state::child(&bench);
         return;
     }
+    if is_echo {
+        server::echo(&bench);
+        return;
+    }
     let mut report = Report::default();
     if only_state {
         state::state(&bench, &mut report);
+        print!("{report}");
+        return;
+    }
+    if only_server {
+        server::server(&bench, &mut report);
         print!("{report}");
         return;
     }
@@ -172,6 +186,7 @@ fn main() {
     jobs::latency(&bench, &bootstrap, &mut report);
     jobs::backlog(&bench, &bootstrap, &place, &mut report);
     state::state(&bench, &mut report);
+    server::server(&bench, &mut report);
     print!("{report}");
 }
 

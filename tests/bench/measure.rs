@@ -120,6 +120,26 @@ impl Report {
 }
 
 impl Report {
+    /// Adds median and 99th percentile of calls in milliseconds, with those of a peer.
+    pub(crate) fn call(&mut self, name: &str, took: (f64, f64), peer: Option<((f64, f64), &str)>) {
+        let (median, high) = took;
+        let compared = match peer {
+            None => String::from("|  |"),
+            Some((peer, reach)) => {
+                format!(
+                    "{:.1} and {:.1} | {reach} |",
+                    median / peer.0,
+                    high / peer.1
+                )
+            }
+        };
+        let line = format!("| {name} | p50 {median:.2} ms, p99 {high:.2} ms | | | | {compared}");
+        eprintln!("{line}");
+        self.lines.push(line);
+    }
+}
+
+impl Report {
     /// Adds memory, beside that of a peer.
     pub(crate) fn bytes(&mut self, name: &str, bytes: u64, peer: Option<(u64, &str)>) {
         let mib = bytes as f64 / f64::from(1 << 20);

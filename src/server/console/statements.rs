@@ -62,8 +62,15 @@ impl Statements {
         let prepared = Prepared::try_new(one_statement(text)?)?;
         let parsed = prepared.statements()?.into_iter().next();
         let parsed = parsed.ok_or_else(|| Error::internal("a statement without parameters"))?;
+        if parsed.statement.is_endless() {
+            let error =
+                Error::unsupported("the console shows whole results, and this one has no end");
+            return Err(parsed
+                .places
+                .locate(error.with_help("anabranch sql --url shows its rows as they come")));
+        }
         let asked = self.engine.asked(caller.clone());
-        let statement = self.engine.statement(&asked, &parsed.text);
+        let statement = self.engine.statement(&asked, &parsed);
         let _entry = self.enter(name, &statement)?;
         match kind(&parsed) {
             Kind::Query => {

@@ -35,6 +35,51 @@ CREATE EXTERNAL TABLE people (id BIGINT, name VARCHAR, at TIMESTAMP) STORED AS D
 CREATE VIEW names AS SELECT name || '''' AS name FROM people;
 ";
 
+/// What is said besides the rows comes over the network as well.
+#[test]
+fn warnings_are_the_same_here_and_there() {
+    let (near, far) = (Workspace::new(), Workspace::new());
+    let served = Served::start(&far, &[]);
+    let table = "CREATE EXTERNAL TABLE seen (k BIGINT, t TIMESTAMP, WATERMARK FOR t AS t - INTERVAL '1 minute') STORED AS DELTA \
+                 LOCATION 'seen' OPTIONS ('scan.mode' 'stream')";
+    let rows = "INSERT INTO seen SELECT 1, to_timestamp_seconds(1756980000 + value * 300) FROM generate_series(0, 100)";
+    near.anabranch(&["sql", "-c", table, "-c", rows]).ok();
+    there(&far, &served, &["sql", "-c", table, "-c", rows]).ok();
+    let here = |sql: &str| {
+        let arguments = ["sql", "-c", table, "-c", sql, "--format", "csv"];
+        near.anabranch(&arguments).ok()
+    };
+    let there = |sql: &str| there(&far, &served, &["sql", "-c", sql, "--format", "csv"]).ok();
+    for (sql, warning) in [
+        (
+            "SELECT count(*) AS n FROM COMPLETE_SESSIONS(TABLE seen PARTITION BY k, DESCRIPTOR(t), INTERVAL '10 minutes', \
+             TIMESTAMP '2025-09-04T12:00:00', TIMESTAMP '2025-09-04T12:10:00', INTERVAL '30 minutes')",
+            "warning: 1 sessions were still open",
+        ),
+        (
+            "SUBSCRIBE WITH ('trigger' 'once') SELECT k, window_start, count(*) AS n \
+             FROM SESSION(TABLE seen PARTITION BY k, DESCRIPTOR(t), INTERVAL '10 minutes') GROUP BY k, window_start EMIT CHANGES",
+            "warning: groups that were emitted can change their identity",
+        ),
+    ] {
+        let (one, other) = (here(sql), there(sql));
+        assert_eq!(one.out, other.out);
+        let warned = |ran: &Ran| -> Vec<String> {
+            let lines = ran.err.lines().filter(|line| line.starts_with("warning: "));
+            lines.map(str::to_owned).collect()
+        };
+        assert_eq!(warned(&one), warned(&other));
+        assert!(
+            matches!(&warned(&one)[..], [only] if only.starts_with(warning)),
+            "{}",
+            one.err
+        );
+        // Who cannot be shown it finds it in the server's log.
+        let log = served.log.lock().unwrap().clone();
+        assert!(log.contains(&warning["warning: ".len()..]), "{log}");
+    }
+}
+
 /// What is typed gives the same here and there, to the letter.
 #[test]
 fn a_statement_is_the_same_here_and_there() {

@@ -134,6 +134,51 @@ fn what_cannot_be_served_is_said_at_the_start() {
     assert!(taken.contains("cannot listen at"), "{taken}");
 }
 
+/// Killed while it makes and drops views: those that were answered are as they were answered.
+#[test]
+fn a_catalog_that_was_being_written_can_be_read() {
+    let work = Workspace::new();
+    for turn in 0..5 {
+        let served = Served::start(&work, &[]);
+        let script = r#"
+import itertools, os
+db, said = connect(), {}
+doing = None
+threading.Timer(0.1 + 0.13 * int(sys.argv[3]), lambda: os.kill(int(sys.argv[2]), 9)).start()
+for n in itertools.count():
+    doing = (f"v{n % 5}", None if n % 7 == 3 else n)
+    name, value = doing
+    try:
+        rows(db, f"DROP VIEW IF EXISTS {name}" if value is None else f"CREATE OR REPLACE VIEW {name} AS SELECT {value} AS n")
+    except Exception as error:
+        break
+    said[name] = value
+print(repr((said, doing)), flush=True)
+os._exit(0)
+"#;
+        let (id, turn) = (served.process.id().to_string(), turn.to_string());
+        let said = served.python(script, &[&id, &turn]);
+        drop(served);
+        let served = Served::start(&work, &[]);
+        let script = r#"
+db = connect()
+said, (doing, value) = eval(sys.argv[2])
+names = {name for (_, name, *_) in rows(db, "SELECT table_schema, table_name FROM information_schema.tables WHERE table_schema = 'public'")}
+for name, expected in said.items():
+    found = rows(db, f"SELECT n FROM {name}")[0][0] if name in names else None
+    # The last one was not answered: it is there or not.
+    assert found == expected or (name == doing and found == value), (name, found, expected, doing, value)
+assert names <= set(said) | {doing}, names
+for name in names: rows(db, f"DROP VIEW {name}")
+print(len(said) > 0)
+"#;
+        assert_eq!(served.python(script, &[said.trim()]), "True\n");
+        // What was half written is not in the way.
+        let log = served.log.lock().unwrap().clone();
+        assert!(!log.contains("not restored"), "{log}");
+    }
+}
+
 /// What was bound is a part of the definition.
 #[test]
 fn a_prepared_definition_is_there_after_a_restart() {

@@ -99,6 +99,8 @@ fn there_is_an_end_to_what_clients_get() {
         "1MiB",
         "--statement-memory",
         "20MiB",
+        "--max-statement",
+        "1KiB",
         "--statement-timeout",
         "60 seconds",
         "--keep-alive",
@@ -108,6 +110,7 @@ fn there_is_an_end_to_what_clients_get() {
     let script = r#"
 db = connect()
 print(refused(rows, db, "SELECT value FROM generate_series(1, 1000000)"))
+print(refused(rows, db, f"SELECT '{'x' * 2000}'"), rows(db, "SELECT length(?)", ["x" * 2000]))
 print("may hold 20971520" in refused(rows, db, "SELECT array_agg(value) FROM generate_series(1, 100000000)"))
 print(rows(db, "SELECT count(*) FROM generate_series(1, 1000)"))
 answers = []
@@ -175,6 +178,39 @@ print(failed, rows(db, "SELECT 1"))
         after < before + 200 * 1024,
         "{before} KiB, then {after} KiB"
     );
+}
+
+/// Clients that begin to read and never go on: what is not read is not made.
+#[test]
+fn slow_readers_hold_little_and_nobody_up() {
+    let work = Workspace::new();
+    let served = Served::start(&work, &[]);
+    let script = r#"
+def resident():
+    with open(f"/proc/{sys.argv[2]}/status") as status:
+        return next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmRSS:"))
+db = connect()
+rows(db, SLOW.replace("1000000", "1000"))
+before = resident()
+slow = []
+for n in range(20):
+    own = connect(**{"adbc.flight.sql.client_option.with_max_msg_size": "100000000"})
+    cur = own.cursor()
+    cur.execute("SELECT a.value, concat('some text ', CAST(b.value AS VARCHAR)) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b WHERE length(?) > 0", ["SLOW generate_series"])
+    batches = cur.fetch_record_batch()
+    batches.read_next_batch()
+    slow.append((own, cur, batches))
+time.sleep(2)
+first = resident()
+time.sleep(3)
+# Twenty windows and what is made ahead; it does not grow with time.
+print(len(running(db)), rows(db, "SELECT 1"), first - before < 1000 or first - before, resident() - first < 200)
+for own, cur, batches in slow:
+    batches.close(); cur.close(); own.close()
+until(lambda: running(db), lambda found: not found)
+"#;
+    let id = served.process.id().to_string();
+    insta::assert_snapshot!(served.python(&format!("{SLOW}{script}"), &[&id]));
 }
 
 /// Half a message, headers without end, bytes that are no protocol: the next client is served.

@@ -10,8 +10,10 @@ mod jdbc;
 mod lifetime;
 mod limits;
 mod rights;
+mod rpcs;
 mod safety;
 mod sessions;
+mod subscribe;
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};

@@ -1,0 +1,56 @@
+//! What a server says besides rows: `{"warnings": ["…"]}` as the application metadata of its messages.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Deserialize;
+
+/// Warnings as they come. Cheap to clone; clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Warnings {
+    said: Arc<Mutex<Vec<String>>>,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    warnings: Vec<String>,
+}
+
+impl Warnings {
+    /// Those since the last call.
+    pub fn take(&self) -> Vec<String> {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *said)
+    }
+
+    /// Keeps those of a message. Metadata of another kind is somebody else's.
+    pub(super) fn read(&self, metadata: &[u8]) {
+        if metadata.is_empty() {
+            return;
+        }
+        if let Ok(found) = serde_json::from_slice::<Metadata>(metadata) {
+            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            said.extend(found.warnings);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_are_taken_once_and_other_metadata_is_passed_over() {
+        let warnings = Warnings::default();
+        for metadata in [
+            "",
+            "{}",
+            "[1]",
+            "\u{1}",
+            r#"{"warnings": ["a", "b"], "more": 1}"#,
+        ] {
+            warnings.clone().read(metadata.as_bytes());
+        }
+        assert_eq!(warnings.take(), ["a", "b"]);
+        assert!(warnings.take().is_empty());
+    }
+}

@@ -1,0 +1,136 @@
+//! SUBSCRIBE: a query that stays open. It is a job that nobody goes back to: its log and state are in memory, its sink is
+//! whoever reads, and it ends when they go.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
+use datafusion::physical_plan::streaming::PartitionStream;
+use datafusion::sql::parser::Statement as SqlStatement;
+use tokio::sync::mpsc;
+
+use crate::core::jobs::Entry;
+use crate::error::{Error, Result};
+use crate::planner::TableOption;
+use crate::planner::ast::Emit;
+use crate::runtime::environment::Environment;
+use crate::runtime::options::{JobOptions, Trigger};
+use crate::runtime::runner::JobRunner;
+use crate::runtime::show;
+use crate::runtime::statements::{ReadyJob, now};
+use crate::runtime::told::RunOptions;
+use crate::session::{JobQuery, Planned, Session, StreamQuery};
+use crate::state::JobStore;
+
+/// What it is called where jobs have names.
+const NAME: &str = "subscription";
+/// Batches that are made before they are read.
+const AHEAD: usize = 1;
+
+/// Plans a query that stays open; its rows come when it is begun, and until nobody reads them any more.
+///
+/// # Errors
+///
+/// What a query would say; what does not run over a stream, by its name; options that do not fit.
+pub async fn subscribe(
+    session: &Session,
+    given: &[TableOption],
+    query: SqlStatement,
+    emit: Emit,
+) -> Result<Planned> {
+    let mut options = JobOptions::parse_subscription(given)?;
+    if let Some(limit) = session.memory_limit() {
+        options.state_max_memory = options.state_max_memory.min(limit);
+    }
+    let query = JobQuery::subscription(session, query, emit).await?;
+    let is_keyed = query.stream().is_some_and(StreamQuery::is_keyed);
+    options.check_ttl(is_keyed, given)?;
+    options.check_drift(query.stream().is_some_and(|stream| !stream.is_keyed()))?;
+    for warning in show::warnings(&query) {
+        session.warn(warning);
+    }
+    let subscription = Subscription {
+        schema: query.schema(),
+        query: Arc::new(query),
+        options,
+        turn: Arc::default(),
+    };
+    session.planned_stream(Arc::new(subscription))
+}
+
+/// A subscription that can be begun.
+#[derive(Debug)]
+struct Subscription {
+    query: Arc<JobQuery>,
+    options: JobOptions,
+    schema: SchemaRef,
+    /// The query plans one batch at a time: who begins it again waits until it has ended.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl PartitionStream for Subscription {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let schema = Arc::clone(&self.schema);
+        let mut stream = RecordBatchReceiverStreamBuilder::new(Arc::clone(&schema), AHEAD);
+        let (rows, mut made) = mpsc::channel(AHEAD);
+        let (query, options) = (Arc::clone(&self.query), self.options);
+        let (out, turn) = (stream.tx(), Arc::clone(&self.turn));
+        stream.spawn(async move {
+            let _turn = turn.lock_owned().await;
+            let ran = run(query, options, rows);
+            let sent = async {
+                while let Some(batch) = made.recv().await {
+                    if out.send(Ok(declared(&batch, &schema)?)).await.is_err() {
+                        break;
+                    }
+                }
+                Ok(())
+            };
+            tokio::try_join!(ran, sent)?;
+            Ok(())
+        });
+        stream.build()
+    }
+}
+
+/// The batch in the columns that were told, any of which may be NULL.
+fn declared(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let columns = batch.columns().to_vec();
+    let batch = RecordBatch::try_new(Arc::clone(schema), columns);
+    batch.map_err(|error| Error::internal(error.to_string()))
+}
+
+/// Runs batches until one fails for good, or all is read and that is enough.
+async fn run(
+    query: Arc<JobQuery>,
+    options: JobOptions,
+    rows: mpsc::Sender<RecordBatch>,
+) -> Result<()> {
+    let store = JobStore::fleeting();
+    let created = Entry::Created {
+        name: NAME.to_owned(),
+        text: String::new(),
+        tables: Vec::new(),
+        at: now(),
+    };
+    let id = store.create(&created, NAME).await?;
+    let job = ReadyJob {
+        id: id.ok_or_else(|| Error::internal("a subscription of the same name"))?,
+        name: NAME.to_owned(),
+        options,
+        query,
+        environment: Environment::Subscriber(rows),
+    };
+    let told = RunOptions {
+        until_caught_up: options.trigger == Trigger::Once,
+        ..RunOptions::default()
+    };
+    JobRunner::try_new(&store, &job, &told)?.run().await?;
+    Ok(())
+}

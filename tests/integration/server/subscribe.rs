@@ -1,0 +1,186 @@
+//! Queries that stay open, from clients of the server and in the shell.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
+use super::Served;
+use super::rights::users;
+use crate::support::{Workspace, create_topic, kafka, produce, topic};
+
+/// Reads what comes until it has as many rows as are wanted.
+const READ: &str = r#"
+import contextlib
+@contextlib.contextmanager
+def subscribed(db, sql):
+    with db.cursor() as cur:
+        cur.execute(sql)
+        batches = cur.fetch_record_batch()
+        found = []
+        def more(count):
+            while len(found) < count:
+                found.extend(tuple(row.values()) for row in batches.read_next_batch().to_pylist())
+            return found
+        yield more
+        batches.close()
+def until(do, wanted):
+    end = time.time() + 30
+    while True:
+        found = do()
+        if wanted(found): return found
+        assert time.time() < end, found
+        time.sleep(0.05)
+def open_now(db):
+    return [row for row in rows(db, "SHOW QUERIES") if row[6].startswith("SUBSCRIBE")]
+"#;
+
+const TABLES: &str = "CREATE EXTERNAL TABLE seen (id BIGINT, k VARCHAR) STORED AS DELTA LOCATION 'seen' OPTIONS ('scan.mode' 'stream');
+CREATE EXTERNAL TABLE names (k VARCHAR, name VARCHAR) STORED AS DELTA LOCATION 'names';
+CREATE VIEW open_large AS SELECT id, k FROM seen WHERE id > 10;
+INSERT INTO names VALUES ('a', 'Anna'), ('b', 'Bert');
+INSERT INTO seen VALUES (1, 'a'), (11, 'b');
+";
+
+/// A server whose tables are there.
+fn served(work: &Workspace, arguments: &[&str]) -> Served {
+    let made = Served::start(work, &[]);
+    let script = "db = connect()\nfor sql in sys.argv[2].split(';\\n')[:-1]: rows(db, sql)\n";
+    made.python(script, &[TABLES]);
+    drop(made);
+    Served::start(work, arguments)
+}
+
+#[test]
+fn rows_come_as_they_are_there() {
+    let work = Workspace::new();
+    let served = served(
+        &work,
+        &["--max-result", "1KiB", "--keep-alive", "50 milliseconds"],
+    );
+    let script = r#"
+db, other = connect(), connect()
+with subscribed(db, "SUBSCRIBE SELECT id, k FROM seen WHERE id <> 3") as more:
+    print(sorted(more(2)))
+    rows(other, "INSERT INTO seen VALUES (3, 'c'), (4, 'd')")
+    print(more(3)[-1])
+    # Nothing comes for some time, and the stream is still there; it may become longer than a result.
+    time.sleep(0.5)
+    [row] = open_now(other)
+    print(row[1:3], row[6])
+    for n in range(100):
+        rows(other, f"INSERT INTO seen VALUES ({100 + n}, '{'x' * 30}')")
+    print(len(set(more(103))))
+until(lambda: open_now(other), lambda found: not found)
+# What is joined is as it is then; the end of the source may be the beginning.
+with subscribed(db, "SUBSCRIBE WITH ('scan.startup' 'latest') WITH l AS (SELECT * FROM open_large) SELECT l.id, n.name FROM l JOIN names n ON l.k = n.k") as more:
+    time.sleep(1)
+    rows(other, "INSERT INTO seen VALUES (5, 'a'), (500, 'a')")
+    print(more(1))
+# What is there, and no more.
+print(rows(db, "SUBSCRIBE WITH ('trigger' 'once', 'batch.max_rows' 10) SELECT count(*) AS n FROM seen EMIT PER BATCH")[0][0] > 0)
+print(rows(db, "SUBSCRIBE WITH ('trigger' 'once', 'state.ttl' 'none') SELECT k, count(*) AS n FROM seen WHERE id < 10 GROUP BY k EMIT CHANGES"))
+print(rows(db, "SUBSCRIBE WITH ('trigger' 'once') SELECT id FROM seen WHERE id = $1", [4]))
+"#;
+    insta::assert_snapshot!(served.python(&format!("{READ}{script}"), &[]));
+}
+
+#[test]
+fn what_cannot_stay_open_is_refused() {
+    let work = Workspace::new();
+    let served = served(
+        &work,
+        &["--max-subscriptions", "1", "--users", users(&work)],
+    );
+    let script = r#"
+db, admin = connect("reader", "reader-pw"), connect("admin", "admin-pw")
+for sql in ["SELECT 1", "SELECT * FROM names", "SELECT * FROM seen ORDER BY id", "SELECT k, count(*) FROM seen GROUP BY k", "SELECT nothing FROM seen",
+            "INSERT INTO seen SELECT * FROM seen", "SELECT s.id FROM seen s JOIN seen t ON s.id = t.id"]:
+    print(sql, "|", refused(rows, db, "SUBSCRIBE " + sql))
+for options in ["'scan.startup' 'yesterday'", "'on_change' 'reset'", "'state.ttl' '1 day'"]:
+    print(options, "|", refused(rows, db, f"SUBSCRIBE WITH ({options}) SELECT id FROM seen"))
+with db.cursor() as cur:
+    print(refused(cur.executescript, "SUBSCRIBE SELECT id FROM seen"))
+with subscribed(db, "SUBSCRIBE SELECT id FROM seen") as more:
+    more(2)
+    print(refused(rows, admin, "SUBSCRIBE SELECT id FROM seen"))
+    print(rows(admin, "SELECT 1"))
+    [row] = open_now(admin)
+    rows(admin, f"KILL QUERY '{row[0]}'")
+    print(refused(more, 3).split("(")[0])
+until(lambda: open_now(admin), lambda found: not found)
+# Who may name some tables only may subscribe to them, and to views of others.
+some = connect("some", "some-pw")
+for sql in ["SELECT id FROM open_large", "SELECT id FROM seen", "SELECT * FROM system.jobs"]:
+    print(sql, "|", refused(rows, some, f"SUBSCRIBE WITH ('trigger' 'once') {sql}"))
+"#;
+    insta::assert_snapshot!(served.python(&format!("{READ}{script}"), &[]));
+}
+
+#[test]
+fn a_server_that_is_told_to_stop_does_not_wait_for_subscriptions() {
+    let work = Workspace::new();
+    let served = served(&work, &[]);
+    let id = served.process.id().to_string();
+    let script = r#"
+import os
+db = connect()
+with subscribed(db, "SUBSCRIBE SELECT id FROM seen") as more:
+    more(2)
+    begun = time.time()
+    os.kill(int(sys.argv[2]), 15)
+    print(refused(more, 3).split("(")[0], time.time() - begun < 10, flush=True)
+    # There is no server that the cursor could be closed in.
+    os._exit(0)
+"#;
+    insta::assert_snapshot!(served.python(&format!("{READ}{script}"), &[&id]));
+    assert_eq!(served.stop(), Some(0));
+}
+
+/// Windows, over a topic, as the jobs have them.
+#[test]
+fn windows_are_said_when_they_change_or_close() {
+    let work = Workspace::new();
+    let (bootstrap, visits) = (kafka(), topic("subscribed"));
+    create_topic(&visits, 1);
+    let tables = format!(
+        "CREATE EXTERNAL TABLE visits (user_id BIGINT, t TIMESTAMP, WATERMARK FOR t AS t - INTERVAL '1 minute') \
+         STORED AS KAFKA LOCATION '{visits}' OPTIONS ('kafka.bootstrap.servers' '{bootstrap}');"
+    );
+    work.file("tables.sql", &tables);
+    let visit = |minute: u32| {
+        let line = format!(r#"{{"user_id": 1, "t": "2025-09-04T10:{minute:02}:00"}}"#);
+        produce(&visits, &(line + "\n"));
+    };
+    visit(1);
+    visit(2);
+    let query = "SUBSCRIBE SELECT window_start, count(*) AS n, is_final() AS is_final \
+                 FROM TUMBLE(visits, t, INTERVAL '10 minutes') GROUP BY window_start EMIT CHANGES";
+    // In the shell: each line is there when its batch is.
+    let mut shell = work
+        .command()
+        .args(["sql", "-f", "tables.sql", "-c", query, "--format", "ndjson"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(shell.stdout.take().unwrap()).lines();
+    let mut line = || lines.next().unwrap().unwrap();
+    let first = line();
+    visit(5);
+    let second = line();
+    visit(13);
+    let third = line();
+    visit(14);
+    let (fourth, fifth) = (line(), line());
+    let said = [first, second, third, fourth, fifth].join("\n");
+    insta::assert_snapshot!(said);
+    let told = std::process::Command::new("kill")
+        .args(["-INT", &shell.id().to_string()])
+        .status();
+    assert!(told.unwrap().success());
+    assert_eq!(shell.wait().unwrap().code(), Some(130));
+    // Over the network the same begins anew.
+    let served = Served::start(&work, &["tables.sql"]);
+    let url = format!("grpc://{}", served.address);
+    let once = query.replace("SUBSCRIBE", "SUBSCRIBE WITH ('trigger' 'once')");
+    let there = work.anabranch(&["sql", "--url", &url, "-c", &once]).ok();
+    insta::assert_snapshot!(there.out);
+}
