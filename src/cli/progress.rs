@@ -37,6 +37,11 @@ impl Progress {
         }
     }
 
+    /// Shows nothing.
+    pub(crate) fn none() -> Self {
+        Self { task: None }
+    }
+
     /// Tells how many rows have come from elsewhere.
     pub(crate) fn receiving(rows: &Arc<AtomicU64>) -> Self {
         if !std::io::stderr().is_terminal() {

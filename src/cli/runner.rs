@@ -248,7 +248,10 @@ impl<'a> Runner<'a> {
             }
             Outcome::Rows(execution) => {
                 warn(here.session().take_warnings());
-                let progress = Progress::watch(&execution.plan);
+                let progress = match is_endless {
+                    true => Progress::none(),
+                    false => Progress::watch(&execution.plan),
+                };
                 let schema = execution.schema();
                 let rows = execution.stream.map_err(Error::from);
                 let printed = self.print(schema, rows, progress, start, is_endless);
@@ -261,7 +264,10 @@ impl<'a> Runner<'a> {
     async fn run_there(&self, client: &Client, ready: Ready) -> Result<()> {
         let start = Instant::now();
         let received = Arc::new(AtomicU64::new(0));
-        let progress = Progress::receiving(&received);
+        let progress = match ready.parsed.statement.is_endless() {
+            true => Progress::none(),
+            false => Progress::receiving(&received),
+        };
         let answer = client.run(&ready.bound).await?;
         let warnings = answer.warnings.clone();
         warn(warnings.take());

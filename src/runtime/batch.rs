@@ -178,18 +178,7 @@ impl Ranges {
             parent: last.map(|(name, _)| name.to_owned()),
             sources,
             skipped: self.skipped,
-            rows_in: 0,
-            bytes_in: 0,
-            rows_out: 0,
-            published: BTreeMap::new(),
-            files: Vec::new(),
-            dead_letters: Vec::new(),
-            time: None,
-            state: Vec::new(),
-            fingerprint: None,
-            late_rows: 0,
-            started_at: 0,
-            took: 0,
+            ..BatchVersion::default()
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::runtime::retention::Sweeper;
 use crate::runtime::sink::{JobSink, Pending};
 use crate::runtime::source::{JobSource, Look};
 use crate::runtime::statements::{ReadyJob, STATEMENT};
-use crate::runtime::takeover::{ATTEMPTS, append, take_over};
+use crate::runtime::takeover::{ATTEMPTS, append, take_over, taken_over};
 use crate::runtime::told::{JobStatus, Report, RunOptions};
 use crate::runtime::windows::{Silence, Windows, known};
 use crate::state::JobStore;
@@ -533,10 +533,7 @@ impl<'a> JobRunner<'a> {
             let is_mine =
                 history.owner.as_deref() == Some(&self.owner) && history.phase != Phase::Dropped;
             if !is_mine || history.last() != parent.as_ref() {
-                return Err(Error::new(
-                    ErrorKind::Cancelled,
-                    "another runner has taken the job over",
-                ));
+                return Err(taken_over());
             }
         }
         Err(Error::unavailable(

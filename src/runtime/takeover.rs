@@ -114,7 +114,8 @@ pub(super) async fn take_over(
     Ok((history, sink))
 }
 
-fn taken_over() -> Error {
+/// Why a runner that was fenced off stops.
+pub(super) fn taken_over() -> Error {
     Error::new(
         ErrorKind::Cancelled,
         "another runner has taken the job over",

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anabranch_udfs::{CompletionNotices, NullFreeColumns};
-use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider};
+use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
-use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::error::{Error, Result};
@@ -50,15 +50,13 @@ pub struct ForkOptions {
 /// Whether a table may be named, by schema and name.
 pub type MayName = Arc<dyn Fn(&str, &str) -> bool + Send + Sync>;
 
-pub(super) fn build(
+/// What a session and its forks have in common: functions, rules and settings, without tables. To copy it is much less work
+/// than to build it.
+pub(super) fn common(
     options: &SessionOptions,
-    fork: &ForkOptions,
-    notices: Arc<CompletionNotices>,
-    catalog: Catalog,
     runtime: Arc<RuntimeEnv>,
-) -> Result<(SessionContext, Arc<Catalog>)> {
+) -> Result<Arc<SessionState>> {
     let mut config = SessionConfig::new()
-        .with_extension(notices)
         .with_extension(Arc::new(NullFreeColumns::new(delta::has_no_nulls)))
         .with_information_schema(true)
         .with_create_default_catalog_and_schema(false)
@@ -70,9 +68,6 @@ pub(super) fn build(
     settings.sql_parser.collect_spans = true;
     settings.sql_parser.map_string_types_to_utf8view = false;
     settings.sql_parser.support_varchar_with_length = true;
-    if let Some(zone) = &fork.time_zone {
-        settings.execution.time_zone = Some(zone.clone());
-    }
 
     let builder = SessionStateBuilder::new()
         .with_config(config)
@@ -83,6 +78,33 @@ pub(super) fn build(
         .with_physical_optimizer_rule(Arc::new(GiveWay));
     let mut state = anabranch_udfs::register(builder).build();
     anabranch_udfs::register_json(&mut state)?;
+    Ok(Arc::new(state))
+}
+
+/// A context over the tables of `catalog`.
+pub(super) fn build(
+    options: &SessionOptions,
+    fork: &ForkOptions,
+    notices: Arc<CompletionNotices>,
+    catalog: Catalog,
+    common: &SessionState,
+) -> Result<(SessionContext, Arc<Catalog>)> {
+    let mut state = match (&fork.time_zone, fork.memory_limit) {
+        (None, None) => common.clone(),
+        (zone, limit) => {
+            // Functions are told of the zone when a state is built.
+            let mut config = common.config().clone();
+            if let Some(zone) = zone {
+                config.options_mut().execution.time_zone = Some(zone.clone());
+            }
+            SessionStateBuilder::new_from_existing(common.clone())
+                .with_config(config)
+                .with_runtime_env(limited(common.runtime_env(), limit))
+                .build()
+        }
+    };
+    state.config_mut().set_extension(notices);
+    state.register_catalog_list(Arc::new(MemoryCatalogProviderList::new()));
     let context = SessionContext::new_with_state(state);
 
     let catalog = Arc::new(catalog);
@@ -114,7 +136,7 @@ pub(super) fn runtime(options: &SessionOptions) -> Result<Arc<RuntimeEnv>> {
 }
 
 /// The same memory and disk, of which a fork may hold so much.
-pub(super) fn limited(runtime: &RuntimeEnv, limit: Option<usize>) -> Arc<RuntimeEnv> {
+fn limited(runtime: &RuntimeEnv, limit: Option<usize>) -> Arc<RuntimeEnv> {
     let mut runtime = runtime.clone();
     if let Some(limit) = limit {
         runtime.memory_pool = Arc::new(LimitedPool::new(runtime.memory_pool, limit));

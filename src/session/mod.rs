@@ -23,7 +23,7 @@ use anabranch_udfs::CompletionNotices;
 use datafusion::arrow::array::{AsArray as _, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, SchemaRef, UInt64Type};
 use datafusion::datasource::memory::MemorySourceConfig;
-use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::session_state::SessionState;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
@@ -117,6 +117,8 @@ pub struct Session {
     options: SessionOptions,
     /// What it may do, if it is a fork.
     fork: ForkOptions,
+    /// What it has in common with its forks.
+    common: Arc<SessionState>,
     warnings: Mutex<Vec<String>>,
 }
 
@@ -126,9 +128,9 @@ impl Session {
     /// # Errors
     /// Options the engine refuses.
     pub fn try_new(options: &SessionOptions) -> Result<Self> {
-        let runtime = context::runtime(options)?;
+        let common = context::common(options, context::runtime(options)?)?;
         let whole = ForkOptions::default();
-        Self::with_catalog(options, &whole, Catalog::default(), runtime)
+        Self::with_catalog(options, &whole, Catalog::default(), common)
     }
 
     /// A session with the same tables, whose statements run beside those of this one.
@@ -136,12 +138,11 @@ impl Session {
     /// # Errors
     /// None that a caller could cause.
     pub fn fork(&self, fork: &ForkOptions) -> Result<Self> {
-        let runtime = context::limited(&self.context.runtime_env(), fork.memory_limit);
         let catalog = self.catalog.fork(|name| {
             let may_name = fork.may_name.as_ref();
             may_name.is_none_or(|may_name| may_name(context::SCHEMA, name))
         });
-        Self::with_catalog(&self.options, fork, catalog, runtime)
+        Self::with_catalog(&self.options, fork, catalog, Arc::clone(&self.common))
     }
 
     /// A fork that may do what this one may.
@@ -149,12 +150,7 @@ impl Session {
     /// # Errors
     /// None that a caller could cause.
     pub(crate) fn fork_alike(&self) -> Result<Self> {
-        let fork = ForkOptions {
-            // The memory that it shares is limited already.
-            memory_limit: None,
-            ..self.fork.clone()
-        };
-        self.fork(&fork)
+        self.fork(&self.fork)
     }
 
     /// Bytes that its statements may hold, if it is limited more than the process.
@@ -166,14 +162,15 @@ impl Session {
         options: &SessionOptions,
         fork: &ForkOptions,
         catalog: Catalog,
-        runtime: Arc<RuntimeEnv>,
+        common: Arc<SessionState>,
     ) -> Result<Self> {
         let notices: Arc<CompletionNotices> = Arc::default();
         let told = Arc::clone(&notices);
-        let (context, catalog) = context::build(options, fork, told, catalog, runtime)?;
+        let (context, catalog) = context::build(options, fork, told, catalog, &common)?;
         Ok(Self {
             options: options.clone(),
             fork: fork.clone(),
+            common,
             warnings: Mutex::default(),
             context,
             catalog,
@@ -288,7 +285,7 @@ impl Session {
         };
         self.catalog.begin_statement();
         let types = async {
-            let plan = self.logical_plan(sql.as_ref().clone()).await?;
+            let (_, plan) = self.logical_plan(sql.as_ref().clone()).await?;
             Ok::<_, Error>(plan.get_parameter_types()?)
         };
         let types = types.await.unwrap_or_default().into_iter();
@@ -421,7 +418,7 @@ impl Session {
     }
 
     async fn run_sql(&self, sql: SqlStatement, text: &str) -> Result<Ready> {
-        let plan = self.logical_plan(sql).await?;
+        let (state, plan) = self.logical_plan(sql).await?;
         match &plan {
             LogicalPlan::Ddl(ddl) => {
                 let verb = done_message(ddl);
@@ -433,23 +430,20 @@ impl Session {
                 self.context.execute_logical_plan(plan).await?;
                 Ok(Ready::Done(first_words(text)))
             }
-            LogicalPlan::Dml(_) => Ok(Ready::Insert(self.physical_plan(plan).await?)),
-            _ => Ok(Ready::Rows(self.physical_plan(plan).await?)),
+            LogicalPlan::Dml(_) => Ok(Ready::Insert(physical_plan(&state, &plan).await?)),
+            _ => Ok(Ready::Rows(physical_plan(&state, &plan).await?)),
         }
     }
 
-    async fn logical_plan(&self, mut sql: SqlStatement) -> Result<LogicalPlan> {
+    /// The plan, and the state in which it was made: to copy that is a good part of the work for a small statement.
+    async fn logical_plan(&self, mut sql: SqlStatement) -> Result<(SessionState, LogicalPlan)> {
         rewrite::prepare(&self.context, &self.catalog, &mut sql).await?;
         let typed = sql.clone();
-        let planned = self.context.state().statement_to_plan(sql).await;
-        planned.map_err(|error| self.catalog.missing_table(error, typed))
-    }
-
-    async fn physical_plan(&self, plan: LogicalPlan) -> Result<Planned> {
-        let frame = self.context.execute_logical_plan(plan).await?;
-        let task = Arc::new(frame.task_ctx());
-        let plan = frame.create_physical_plan().await?;
-        Ok(Planned { plan, task })
+        let state = self.context.state();
+        match state.statement_to_plan(sql).await {
+            Ok(plan) => Ok((state, plan)),
+            Err(error) => Err(self.catalog.missing_table(error, typed)),
+        }
     }
 
     /// A batch as the rows of a statement.
@@ -492,6 +486,13 @@ impl Session {
     fn table_name(&self, name: &datafusion::sql::sqlparser::ast::ObjectName) -> Result<String> {
         rewrite::plain_name(name)
     }
+}
+
+async fn physical_plan(state: &SessionState, plan: &LogicalPlan) -> Result<Planned> {
+    Ok(Planned {
+        plan: state.create_physical_plan(plan).await?,
+        task: state.task_ctx(),
+    })
 }
 
 fn parse_hours(hours: Text) -> Result<u64> {

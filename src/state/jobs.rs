@@ -59,11 +59,6 @@ impl JobStore {
         self.is_fleeting
     }
 
-    /// Where they are.
-    pub fn dir(&self) -> &DataDir {
-        &self.dir
-    }
-
     /// All jobs that have not been dropped: id and history, by name.
     ///
     /// # Errors
@@ -606,7 +601,6 @@ fn short_random() -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
     use super::*;
 
@@ -915,23 +909,10 @@ mod tests {
         let version = BatchVersion {
             format: 1,
             batch: 1,
-            generation: 0,
             sequence: 1,
-            parent: None,
-            sources: BTreeMap::new(),
-            skipped: BTreeMap::new(),
             rows_in: 3,
-            bytes_in: 0,
             rows_out: 3,
-            published: BTreeMap::new(),
-            files: vec![],
-            dead_letters: vec![],
-            time: None,
-            state: vec![],
-            fingerprint: None,
-            late_rows: 0,
-            started_at: 0,
-            took: 0,
+            ..BatchVersion::default()
         };
         let name = JobStore::version_name(1);
         store.stage(id, &name, &version).await.unwrap();

@@ -164,7 +164,8 @@ fn texts() -> RecordBatch {
 fn encode(bench: &Bench, batch: &RecordBatch, rows: u64) -> u64 {
     let schema = batch.schema();
     let times = rows as usize / BATCH;
-    let batches = futures::stream::iter((0..times).map(|_| Ok(batch.clone())));
+    let batch = batch.clone();
+    let batches = futures::stream::iter((0..times).map(move |_| Ok(batch.clone())));
     let mut encoded = FlightDataEncoderBuilder::new()
         .with_schema(schema)
         .build(batches);

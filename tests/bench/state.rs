@@ -219,23 +219,13 @@ fn version(batch: u64) -> BatchVersion {
     BatchVersion {
         format: 1,
         batch,
-        generation: 0,
         sequence: batch,
         parent: Some(format!("{batch:010}")),
         sources: BTreeMap::from([("opened".to_owned(), BTreeMap::from([(0, next)]))]),
-        skipped: BTreeMap::new(),
         rows_in: 1_000,
         bytes_in: 200_000,
         rows_out: 1_000,
-        published: BTreeMap::new(),
-        files: Vec::new(),
-        dead_letters: Vec::new(),
-        time: None,
-        state: Vec::new(),
-        fingerprint: None,
-        late_rows: 0,
-        started_at: 0,
-        took: 0,
+        ..BatchVersion::default()
     }
 }
 

@@ -355,19 +355,7 @@ impl World {
                     sequence: history.next,
                     parent: history.last().map(|last| last.version.clone()),
                     sources: [("t".to_owned(), progress.collect())].into(),
-                    skipped: BTreeMap::new(),
-                    rows_in: 0,
-                    bytes_in: 0,
-                    rows_out: 0,
-                    published: BTreeMap::new(),
-                    files: vec![],
-                    dead_letters: vec![],
-                    time: None,
-                    state: vec![],
-                    fingerprint: None,
-                    late_rows: 0,
-                    started_at: 0,
-                    took: 0,
+                    ..BatchVersion::default()
                 };
                 Step::Stage {
                     history,

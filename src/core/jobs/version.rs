@@ -55,7 +55,7 @@ pub struct StateFile {
 }
 
 /// A version: the job as it is after a batch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchVersion {
     /// [`FORMAT`] of the program that wrote it.
     pub format: u32,
