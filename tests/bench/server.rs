@@ -6,10 +6,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow_flight::FlightDescriptor;
 use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt as _};
+use arrow_flight::{Action, CancelFlightInfoRequest, FlightDescriptor};
 use datafusion::arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use futures::{StreamExt as _, TryStreamExt as _};
 use prost::Message as _;
@@ -74,6 +74,7 @@ pub(crate) fn server(bench: &Bench, report: &mut Report) {
         .args(["serve", "--listen", "127.0.0.1:0"]);
     let (_served, address) = start(program, "listening at grpc://");
     small(bench, &address, report);
+    cancel(bench, &address, report);
     let columns = "value + 1 AS b, value + 2 AS c, value + 3 AS d";
     let text = "concat('https://www.example.com/', CAST(value AS VARCHAR)) AS t";
     let peer = Peer::start(folder.path());
@@ -268,6 +269,44 @@ fn small(bench: &Bench, address: &str, report: &mut Report) {
         report.call(&format!("a bare call, {who}"), bare, None);
         report.call(&format!("SELECT 1, {who}"), ours, Some((bare, "p50 ≤ 4")));
     }
+}
+
+/// How long a statement goes on that its client has cancelled.
+fn cancel(bench: &Bench, address: &str, report: &mut Report) {
+    const SLOW: &str = "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b \
+                        WHERE a.value % 7 = b.value % 11";
+    let took = bench.runtime.block_on(async {
+        let mut client = FlightServiceClient::new(channel(address).await);
+        let mut took = Vec::new();
+        for _ in 0..20 {
+            let command = CommandStatementQuery {
+                query: SLOW.to_owned(),
+                transaction_id: None,
+            };
+            let command = command.as_any().encode_to_vec();
+            let info = client.get_flight_info(FlightDescriptor::new_cmd(command));
+            let info = info.await.unwrap().into_inner();
+            let ticket = info.endpoint[0].ticket.clone().unwrap();
+            let rows = client.do_get(ticket).await.unwrap().into_inner();
+            let ended = tokio::spawn(rows.collect::<Vec<_>>());
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            let begun = Instant::now();
+            let request = CancelFlightInfoRequest::new(info);
+            let action = Action::new("CancelFlightInfo", request.encode_to_vec());
+            client.do_action(action).await.unwrap();
+            let last = ended.await.unwrap().pop().unwrap();
+            assert_eq!(last.unwrap_err().code(), tonic::Code::Cancelled);
+            took.push(begun.elapsed().as_secs_f64() * 1_000.0);
+        }
+        took.sort_by(f64::total_cmp);
+        took
+    });
+    let took = (took[took.len() / 2], took[took.len() - 1]);
+    report.call(
+        "a cancelled statement ends (p99: the last of 20)",
+        took,
+        None,
+    );
 }
 
 async fn channel(address: &str) -> Channel {
