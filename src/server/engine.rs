@@ -246,7 +246,7 @@ impl Engine {
                 session.planned_batch(queries::running(&self.work, &asked.caller)?)?
             }
             Statement::Job(job) => {
-                let planned = self.plan_job(&session, *job, &parsed.text).await;
+                let planned = Box::pin(self.plan_job(&session, *job, &parsed.text)).await;
                 planned.map_err(|error| places.locate(error))?
             }
             statement => {
@@ -318,12 +318,12 @@ impl Engine {
             }
             Kind::Definition => {
                 let defined = async move { engine.define(&asked, parsed, BTreeMap::new()).await };
-                Done::said(self.work.finish(running, defined).await?)
+                Done::said(self.work.finish(running, Box::pin(defined)).await?)
             }
             Kind::Query | Kind::Report | Kind::Update => {
                 let of = Arc::clone(running);
                 let done = async move { engine.run(&asked, parsed, &of).await };
-                self.work.run(running, done).await
+                self.work.run(running, Box::pin(done)).await
             }
         }
     }
@@ -362,7 +362,7 @@ impl Engine {
         let running = self.statement(asked, &parsed);
         let (engine, asked) = (Arc::clone(self), asked.clone());
         let defined = async move { engine.define(&asked, parsed, BTreeMap::new()).await };
-        self.work.finish(&running, defined).await
+        self.work.finish(&running, Box::pin(defined)).await
     }
 
     /// Runs an INSERT that reads the rows of a client by this name; gives how many were written.
@@ -389,7 +389,7 @@ impl Engine {
             of.count(usize::try_from(written).unwrap_or(usize::MAX), 0);
             Ok(i64::try_from(written).unwrap_or(i64::MAX))
         };
-        self.work.run(&running, done).await
+        self.work.run(&running, Box::pin(done)).await
     }
 
     /// Changes the session of a client, or ends a statement; gives a word for the user.

@@ -179,10 +179,11 @@ impl Flight {
     ) -> Result<(Session, Planned)> {
         let (engine, asked) = (Arc::clone(&self.engine), asked.clone());
         if matches!(parsed.statement, ParsedKind::ShowQueries) {
-            return engine.plan(&asked, parsed).await;
+            return Box::pin(engine.plan(&asked, parsed)).await;
         }
         let planned = async move { engine.plan(&asked, parsed).await };
-        self.engine.work.plan(statement, planned).await
+        // It is handed on several times: only where it is.
+        self.engine.work.plan(statement, Box::pin(planned)).await
     }
 
     /// Runs statements one after the other; gives what the last one said, with the rows of all.
@@ -193,7 +194,8 @@ impl Flight {
     ) -> Result<Option<Done>> {
         let mut last: Option<Done> = None;
         for statement in statements {
-            let done = self.engine.complete(asked, statement).await?;
+            // What most calls do not do must not make all of them large.
+            let done = Box::pin(self.engine.complete(asked, statement)).await?;
             last = Some(match last {
                 None => done,
                 Some(before) => done.after(&before)?,
@@ -271,7 +273,7 @@ impl Flight {
         );
         // It has no number yet: that is given when it is run.
         let planned = async move { engine.plan(&by, parsed).await };
-        match self.engine.work.aside(planned).await {
+        match self.engine.work.aside(Box::pin(planned)).await {
             Ok((_session, planned)) => {
                 Ok(wire_schema(&planned.schema(), asked.settings.view_types))
             }
@@ -654,7 +656,7 @@ impl FlightService for Flight {
         let command = command(&descriptor.cmd).map_err(|error| status(&error))?;
         if let Command::CommandStatementIngest(command) = command {
             let rows = client_rows(first, messages).await?;
-            let rows = ingest(&self.engine, &asked, &command, rows).await;
+            let rows = Box::pin(ingest(&self.engine, &asked, &command, rows)).await;
             let app_metadata = updated(rows.map_err(|error| status(&error))?);
             let sent = futures::stream::iter([Ok(PutResult { app_metadata })]);
             return Ok(Response::new(sent.boxed()));

@@ -352,22 +352,23 @@ impl Session {
         }
     }
 
-    /// Plans what gives rows, runs the rest.
+    /// Plans what gives rows, runs the rest. What is rare has its place in memory only when it comes: a query need not carry it.
     async fn ready(&self, parsed: ParsedStatement) -> Result<Ready> {
         self.catalog.begin_statement();
         match parsed.statement {
             Statement::CreateTable(table) => {
                 let made = create::create_table(&self.catalog, &table, &parsed.text);
-                made.await.map(Ready::Done)
+                Box::pin(made).await.map(Ready::Done)
             }
             Statement::CreateView(view) => {
                 let made = create::create_view(&self.context, &self.catalog, *view, &parsed.text);
-                made.await.map(Ready::Done)
+                Box::pin(made).await.map(Ready::Done)
             }
             Statement::ShowTables => self.report(describe::tables(&self.catalog)?),
             Statement::Describe(name) => {
                 let name = self.table_name(&name)?;
-                self.report(describe::columns(&self.catalog, &name).await?)
+                let columns = describe::columns(&self.catalog, &name);
+                self.report(Box::pin(columns).await?)
             }
             Statement::ShowCreateTable(name) => {
                 let name = self.table_name(&name)?;
@@ -380,12 +381,9 @@ impl Session {
                     zorder_by: zorder_by.iter().map(normalize).collect(),
                 };
                 let runtime = self.context.runtime_env();
-                let report = self
-                    .catalog
-                    .delta(&name)?
-                    .optimize(&spec, Some(runtime))
-                    .await?;
-                self.report(report)
+                let table = self.catalog.delta(&name)?;
+                let report = table.optimize(&spec, Some(runtime));
+                self.report(Box::pin(report).await?)
             }
             Statement::Vacuum {
                 table,
@@ -397,13 +395,13 @@ impl Session {
                     retain_hours: retain_hours.map(parse_hours).transpose()?,
                     dry_run,
                 };
-                let report = self.catalog.delta(&name)?.vacuum(&spec).await?;
-                self.report(report)
+                let table = self.catalog.delta(&name)?;
+                self.report(Box::pin(table.vacuum(&spec)).await?)
             }
             Statement::History(table) => {
                 let name = self.table_name(&table)?;
-                let report = self.catalog.delta(&name)?.history().await?;
-                self.report(report)
+                let table = self.catalog.delta(&name)?;
+                self.report(Box::pin(table.history()).await?)
             }
             Statement::ShowQueries | Statement::KillQuery(_) => {
                 Err(Error::unsupported("only a server keeps a list of queries")
@@ -422,22 +420,30 @@ impl Session {
         match &plan {
             LogicalPlan::Ddl(ddl) => {
                 let verb = done_message(ddl);
-                self.context.execute_logical_plan(plan).await?;
+                Box::pin(self.context.execute_logical_plan(plan)).await?;
                 self.catalog.describe_new(text);
                 Ok(Ready::Done(verb))
             }
             LogicalPlan::Statement(_) => {
-                self.context.execute_logical_plan(plan).await?;
+                Box::pin(self.context.execute_logical_plan(plan)).await?;
                 Ok(Ready::Done(first_words(text)))
             }
-            LogicalPlan::Dml(_) => Ok(Ready::Insert(physical_plan(&state, &plan).await?)),
-            _ => Ok(Ready::Rows(physical_plan(&state, &plan).await?)),
+            LogicalPlan::Dml(_) => {
+                let plan = state.create_physical_plan(&plan).await?;
+                let task = state.task_ctx();
+                Ok(Ready::Insert(Planned { plan, task }))
+            }
+            _ => {
+                let plan = state.create_physical_plan(&plan).await?;
+                let task = reading_task(&state);
+                Ok(Ready::Rows(Planned { plan, task }))
+            }
         }
     }
 
     /// The plan, and the state in which it was made: to copy that is a good part of the work for a small statement.
     async fn logical_plan(&self, mut sql: SqlStatement) -> Result<(SessionState, LogicalPlan)> {
-        rewrite::prepare(&self.context, &self.catalog, &mut sql).await?;
+        Box::pin(rewrite::prepare(&self.context, &self.catalog, &mut sql)).await?;
         let typed = sql.clone();
         let state = self.context.state();
         match state.statement_to_plan(sql).await {
@@ -488,11 +494,18 @@ impl Session {
     }
 }
 
-async fn physical_plan(state: &SessionState, plan: &LogicalPlan) -> Result<Planned> {
-    Ok(Planned {
-        plan: state.create_physical_plan(plan).await?,
-        task: state.task_ctx(),
-    })
+/// What a query runs in. Its plan has its functions in it: those of the session, of which there are hundreds, are not copied.
+fn reading_task(state: &SessionState) -> Arc<TaskContext> {
+    Arc::new(TaskContext::new(
+        None,
+        state.session_id().to_owned(),
+        state.config().clone(),
+        HashMap::new(),
+        HashMap::new(),
+        HashMap::new(),
+        HashMap::new(),
+        Arc::clone(state.runtime_env()),
+    ))
 }
 
 fn parse_hours(hours: Text) -> Result<u64> {

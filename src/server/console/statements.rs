@@ -79,7 +79,7 @@ impl Statements {
                 work.run(&statement, queried).await
             }
             other => {
-                let done = self.engine.complete_as(&statement, &asked, parsed).await?;
+                let done = Box::pin(self.engine.complete_as(&statement, &asked, parsed)).await?;
                 answer(&done, other == Kind::Definition, limits)
             }
         }
@@ -139,7 +139,7 @@ impl Statements {
     /// The statement's.
     pub(super) async fn change(&self, caller: &Caller, sql: &str) -> Result<String> {
         let asked = self.engine.asked(caller.clone());
-        let done = self.engine.complete(&asked, own(sql, &[])?).await?;
+        let done = Box::pin(self.engine.complete(&asked, own(sql, &[])?)).await?;
         let said = whole(&done.batch)?.objects()?.into_iter().next();
         let said = said.and_then(|row| row.into_iter().next());
         Ok(said

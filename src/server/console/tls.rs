@@ -38,6 +38,8 @@ impl Secured {
                     tokio::time::sleep(PAUSE).await;
                     continue;
                 };
+                // An answer need not wait for anything.
+                let _ = stream.set_nodelay(true);
                 let (acceptor, sender) = (acceptor.clone(), sender.clone());
                 tokio::spawn(async move {
                     let shaken = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await;
