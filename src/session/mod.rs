@@ -428,16 +428,8 @@ impl Session {
                 Box::pin(self.context.execute_logical_plan(plan)).await?;
                 Ok(Ready::Done(first_words(text)))
             }
-            LogicalPlan::Dml(_) => {
-                let plan = state.create_physical_plan(&plan).await?;
-                let task = state.task_ctx();
-                Ok(Ready::Insert(Planned { plan, task }))
-            }
-            _ => {
-                let plan = state.create_physical_plan(&plan).await?;
-                let task = reading_task(&state);
-                Ok(Ready::Rows(Planned { plan, task }))
-            }
+            LogicalPlan::Dml(_) => Ok(Ready::Insert(physical_plan(&state, &plan).await?)),
+            _ => Ok(Ready::Rows(physical_plan(&state, &plan).await?)),
         }
     }
 
@@ -494,18 +486,12 @@ impl Session {
     }
 }
 
-/// What a query runs in. Its plan has its functions in it: those of the session, of which there are hundreds, are not copied.
-fn reading_task(state: &SessionState) -> Arc<TaskContext> {
-    Arc::new(TaskContext::new(
-        None,
-        state.session_id().to_owned(),
-        state.config().clone(),
-        HashMap::new(),
-        HashMap::new(),
-        HashMap::new(),
-        HashMap::new(),
-        Arc::clone(state.runtime_env()),
-    ))
+/// What it runs in has the session's functions: `information_schema.routines` lists them while it runs.
+async fn physical_plan(state: &SessionState, plan: &LogicalPlan) -> Result<Planned> {
+    Ok(Planned {
+        plan: state.create_physical_plan(plan).await?,
+        task: state.task_ctx(),
+    })
 }
 
 fn parse_hours(hours: Text) -> Result<u64> {
