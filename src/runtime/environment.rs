@@ -4,14 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use datafusion::arrow::array::RecordBatch;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::error::Result;
 #[cfg(test)]
 use crate::runtime::simulation::{Process, SimulatedSink, SimulatedSource};
-use crate::runtime::sink::JobSink;
+use crate::runtime::sink::{JobSink, Subscriber};
 use crate::runtime::source::JobSource;
 use crate::session::{JobQuery, StreamTable};
 use crate::state::JobId;
@@ -25,7 +23,7 @@ pub(super) enum Environment {
     #[default]
     Real,
     /// The world, and somebody who reads the rows of each batch.
-    Subscriber(mpsc::Sender<RecordBatch>),
+    Subscriber(Subscriber),
     /// A world made from a seed, as one of its processes sees it.
     #[cfg(test)]
     Simulated(Process),
@@ -68,7 +66,7 @@ impl Environment {
     ) -> Result<(JobSink, Option<i64>)> {
         match self {
             Self::Real => JobSink::take_over(query.sink(), id, sequence).await,
-            Self::Subscriber(rows) => Ok((JobSink::Subscriber(rows.clone()), None)),
+            Self::Subscriber(subscriber) => Ok((JobSink::Subscriber(subscriber.clone()), None)),
             #[cfg(test)]
             Self::Simulated(process) => {
                 let (sink, number) = SimulatedSink::take_over(process.clone()).await?;

@@ -24,5 +24,4 @@ mod windows;
 pub use metrics::{JobState, Metrics};
 pub use options::{JobOptions, OPTION_NAMES, Trigger};
 pub use statements::{Jobs, ReadyJob};
-pub use subscribe::subscribe;
 pub use told::{JobStatus, JobStatuses, Report, RunOptions, Stop};

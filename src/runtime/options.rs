@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::core::jobs::{BatchVersion, Retention};
 use crate::error::{Error, Result};
 use crate::planner::TableOption;
+use crate::session::StreamQuery;
 use crate::tables::options::{self, Options};
 
 /// The names of all options.
@@ -148,12 +149,19 @@ impl JobOptions {
         }
     }
 
-    /// Keys without a window are not kept for ever by a slip; windows need no such word.
+    /// Whether they fit a query; `stream` is what it aggregates over batches, if it does.
     ///
     /// # Errors
     ///
-    /// `state.ttl` is missing, or has no meaning; `given` says where it stands.
-    pub fn check_ttl(&self, is_keyed: bool, given: &[TableOption]) -> Result<()> {
+    /// An option has no meaning for it, or must be said; `given` says where they stand.
+    pub fn check(&self, stream: Option<&StreamQuery>, given: &[TableOption]) -> Result<()> {
+        let is_keyed = stream.is_some_and(StreamQuery::is_keyed);
+        self.check_ttl(is_keyed, given)?;
+        self.check_drift(stream.is_some() && !is_keyed)
+    }
+
+    /// Keys without a window are not kept for ever by a slip; windows need no such word.
+    fn check_ttl(&self, is_keyed: bool, given: &[TableOption]) -> Result<()> {
         if is_keyed && self.state_ttl.is_none() {
             return Err(Error::invalid(
                 "an aggregate without a window keeps every key it has met: say for how long",
@@ -177,11 +185,7 @@ impl JobOptions {
     }
 
     /// Only windows keep time.
-    ///
-    /// # Errors
-    ///
-    /// Partitions are to wait for each other, and there is no window.
-    pub fn check_drift(&self, has_windows: bool) -> Result<()> {
+    fn check_drift(&self, has_windows: bool) -> Result<()> {
         if self.max_drift.is_none() || has_windows {
             return Ok(());
         }

@@ -147,13 +147,9 @@ async fn pack(
     let Some(oldest) = oldest_to_stay(history, retention, now) else {
         return Ok(None);
     };
-    let leaving = history.batches.iter().cloned();
-    let leaving: Vec<Committed> = leaving.take_while(|of| of.batch < oldest).collect();
     // Nobody asks for what a job without a tomorrow has set aside.
-    let leaving = match store.is_fleeting() {
-        true => Vec::new(),
-        false => leaving,
-    };
+    let keeps = |of: &Committed| of.batch < oldest && !store.is_fleeting();
+    let leaving: Vec<Committed> = history.batches.iter().cloned().take_while(keeps).collect();
     let mut set_aside = futures::stream::iter(leaving)
         .map(|batch| set_aside(store.clone(), id, batch))
         .buffered(READS_AT_ONCE);

@@ -1,6 +1,7 @@
 //! Running a job: taken over, recovered, then one batch after the other until it is told to stop.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -28,6 +29,8 @@ use crate::tables::bad_records::BadRecord;
 /// The first pause after a fault that may pass; doubled each time, up to the last.
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 const LAST_BACKOFF: Duration = Duration::from_secs(30);
+/// A sink that is there confirms a batch sooner.
+const LONG_COMMIT: Duration = Duration::from_secs(10);
 /// After so long without a record a batch is committed without any: brokers forget groups and transactional ids, by default
 /// after a week.
 const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
@@ -459,6 +462,7 @@ impl<'a> JobRunner<'a> {
             let offsets = group_offsets(&version, &self.sources, self.job.query.sink());
             if let Some(pending) = guard.pending.take() {
                 let commit = guard.sink.commit(pending, &offsets, batch, sequence, &name);
+                let commit = self.confirmed(commit);
                 phases.time(BatchPhase::Commit, commit).await?;
             }
             failpoint::reach("committed");
@@ -509,6 +513,22 @@ impl<'a> JobRunner<'a> {
             "batch committed"
         );
         Ok((name, version))
+    }
+
+    /// Waits for the sink's word; says so when that takes long. Nobody but the sink knows whether the batch is in it.
+    async fn confirmed(&self, commit: impl Future<Output = Result<()>>) -> Result<()> {
+        tokio::pin!(commit);
+        tokio::select! {
+            done = &mut commit => return done,
+            () = self.environment.sleep(LONG_COMMIT) => {}
+        }
+        let waiting = "the sink has not confirmed the batch yet; its broker or store may be away";
+        self.tell(|status| status.waiting = Some(waiting.to_owned()));
+        self.metrics.state(Some(JobState::Waiting));
+        commit.await?;
+        self.tell(|status| status.waiting = None);
+        self.metrics.state(Some(JobState::Running));
+        Ok(())
     }
 
     /// The batch is in the sink: the log must say so, also when statements about the job are written at the same time.

@@ -1,8 +1,10 @@
 //! The sink of a job, whichever it is: taken over, asked what it has, and given one batch after the other.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
 use tokio::sync::mpsc;
 
 use crate::core::jobs::recovery::BEGINNING;
@@ -22,10 +24,27 @@ pub(super) enum JobSink {
         handle: DeltaTableHandle,
         application: Application,
     },
-    /// Who has subscribed: nothing is kept that could be asked for later.
-    Subscriber(mpsc::Sender<RecordBatch>),
+    /// Nothing is kept that could be asked for later.
+    Subscriber(Subscriber),
     #[cfg(test)]
     Simulated(SimulatedSink),
+}
+
+/// Who reads the rows of each batch as it is committed.
+#[derive(Debug, Clone)]
+pub(super) struct Subscriber {
+    /// The columns that they were told, any of which may be NULL.
+    pub(super) schema: SchemaRef,
+    pub(super) rows: mpsc::Sender<datafusion::error::Result<RecordBatch>>,
+}
+
+impl Subscriber {
+    async fn send(&self, batch: &RecordBatch) -> Result<()> {
+        let batch = RecordBatch::try_new(Arc::clone(&self.schema), batch.columns().to_vec());
+        let batch = batch.map_err(|error| Error::internal(error.to_string()))?;
+        let sent = self.rows.send(Ok(batch)).await;
+        sent.map_err(|_| Error::internal("nobody reads the rows any more"))
+    }
 }
 
 /// Rows that the sink has and nobody sees yet.
@@ -83,7 +102,7 @@ impl JobSink {
         match table {
             JobSinkTable::Kafka(table) => {
                 let name = format!("anabranch-{id}");
-                let sink = KafkaJobSink::take_over(std::sync::Arc::clone(table), &name).await?;
+                let sink = KafkaJobSink::take_over(Arc::clone(table), &name).await?;
                 Ok((Self::Kafka(sink), None))
             }
             JobSinkTable::Delta(handle) => {
@@ -248,10 +267,9 @@ impl JobSink {
                 application.owned = application.version;
                 Ok(())
             }
-            (JobSink::Subscriber(rows), Pending::Subscriber(batches)) => {
-                for batch in batches.into_iter().filter(|batch| batch.num_rows() > 0) {
-                    let sent = rows.send(batch).await;
-                    sent.map_err(|_| Error::internal("nobody reads the rows any more"))?;
+            (JobSink::Subscriber(subscriber), Pending::Subscriber(batches)) => {
+                for batch in batches.iter().filter(|batch| batch.num_rows() > 0) {
+                    subscriber.send(batch).await?;
                 }
                 Ok(())
             }

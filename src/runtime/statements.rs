@@ -19,7 +19,7 @@ use crate::runtime::takeover::{append, files_of, take_over};
 use crate::runtime::told::{Report, RunOptions};
 use crate::runtime::windows::changed;
 use crate::session::{
-    JobQuery, JobSinkTable, Outcome, Session, StreamQuery, batch_rows, job_rows, versions,
+    JobQuery, JobSinkTable, Ready, Session, StreamQuery, batch_rows, job_rows, versions,
 };
 use crate::state::{JobId, JobStore};
 use crate::tables::kafka::Delivery;
@@ -81,7 +81,7 @@ impl Jobs {
         self
     }
 
-    /// Runs a statement about jobs. `text` is the statement without secrets.
+    /// Runs a statement about jobs, or plans it if it gives rows. `text` is the statement without secrets.
     ///
     /// # Errors
     ///
@@ -91,7 +91,7 @@ impl Jobs {
         session: &Session,
         statement: JobStatement,
         text: &str,
-    ) -> Result<Outcome> {
+    ) -> Result<Ready> {
         match statement {
             JobStatement::Create {
                 explain,
@@ -105,11 +105,9 @@ impl Jobs {
                 let options = JobOptions::parse(&given)?;
                 let query = JobQuery::try_new(session, *insert, emit).await?;
                 self.check_delivery(query.sink())?;
-                let is_keyed = query.stream().is_some_and(StreamQuery::is_keyed);
-                options.check_drift(query.stream().is_some() && !is_keyed)?;
-                options.check_ttl(is_keyed, &given)?;
+                options.check(query.stream(), &given)?;
                 if explain {
-                    return session.one_batch(show::explanation(&query, &options).await?);
+                    return session.report(show::explanation(&query, &options).await?);
                 }
                 let name = normalize(&name);
                 self.create(name, or_replace, options, query, text).await
@@ -123,7 +121,7 @@ impl Jobs {
                     };
                     append(&self.store, id, &entry).await?;
                 }
-                Ok(Outcome::Done(format!("job {} paused", history.name)))
+                Ok(Ready::Done(format!("job {} paused", history.name)))
             }
             JobStatement::Resume {
                 name,
@@ -141,7 +139,7 @@ impl Jobs {
                     at: now(),
                 };
                 append(&self.store, id, &entry).await?;
-                Ok(Outcome::Done(format!("job {} resumed", history.name)))
+                Ok(Ready::Done(format!("job {} resumed", history.name)))
             }
             JobStatement::Drop {
                 name,
@@ -150,7 +148,7 @@ impl Jobs {
             } => {
                 let name = normalize(&name);
                 match self.store.find(&name).await? {
-                    None if if_exists => Ok(Outcome::Done(format!("no job {name}"))),
+                    None if if_exists => Ok(Ready::Done(format!("no job {name}"))),
                     None => Err(self.no_such_job(&name).await),
                     Some((id, history)) => {
                         self.check_drop(id, &history, cascade).await?;
@@ -164,13 +162,13 @@ impl Jobs {
                         if let Err(error) = self.store.sweep_dropped().await {
                             tracing::warn!(job = name, %error, "its files are left to the next DROP JOB");
                         }
-                        Ok(Outcome::Done(format!("dropped job {name}")))
+                        Ok(Ready::Done(format!("dropped job {name}")))
                     }
                 }
             }
             JobStatement::ShowJobs => {
                 let jobs = self.store.all().await?;
-                session.one_batch(job_rows(&self.store, &jobs).await?)
+                session.report(job_rows(&self.store, &jobs).await?)
             }
             JobStatement::ShowBatches(name) => {
                 let (id, history) = self.find(&normalize(&name)).await?;
@@ -178,11 +176,11 @@ impl Jobs {
                 let rows = batch_rows(&history.name, &versions)?;
                 let but_job: Vec<usize> = (1..rows.num_columns()).collect();
                 let rows = rows.project(&but_job);
-                session.one_batch(rows.map_err(|error| Error::internal(error.to_string()))?)
+                session.report(rows.map_err(|error| Error::internal(error.to_string()))?)
             }
             JobStatement::Describe(name) => {
                 let (_, history) = self.find(&normalize(&name)).await?;
-                session.one_batch(show::definition(&history)?)
+                session.report(show::definition(&history)?)
             }
             JobStatement::Rewind { name, batch } => {
                 let (number, span) = (batch_number(&batch)?, batch.span);
@@ -196,7 +194,7 @@ impl Jobs {
                 emit,
             } => {
                 let planned = subscribe(session, &options, *query, emit).await?;
-                Ok(Outcome::Rows(session.begin(planned)?))
+                Ok(Ready::Rows(planned))
             }
             other @ JobStatement::Reprocess { .. } => Err(Error::unsupported(format!(
                 "{} does not run yet",
@@ -275,7 +273,7 @@ impl Jobs {
         options: JobOptions,
         query: JobQuery,
         text: &str,
-    ) -> Result<Outcome> {
+    ) -> Result<Ready> {
         let tables = query.definitions();
         let (id, done) = match self.store.find(&name).await? {
             None => {
@@ -332,7 +330,7 @@ impl Jobs {
             environment: Environment::default(),
         };
         self.ready.lock().await.insert(name, Arc::new(ready));
-        Ok(Outcome::Done(done))
+        Ok(Ready::Done(done))
     }
 
     /// State is not lost by a slip.
@@ -386,7 +384,7 @@ impl Jobs {
         .with_help("drop the job and create it anew"))
     }
 
-    pub(super) async fn rewind(&self, name: &str, to: u64) -> Result<Outcome> {
+    pub(super) async fn rewind(&self, name: &str, to: u64) -> Result<Ready> {
         let (id, history) = self.find(name).await?;
         check_batch(&history, to)?;
         let ready = self.ready.lock().await.get(name).cloned();
@@ -438,7 +436,7 @@ impl Jobs {
             JobSinkTable::Delta(_) => "their rows are no longer in the table".to_owned(),
             JobSinkTable::Subscriber => String::new(),
         };
-        Ok(Outcome::Done(format!(
+        Ok(Ready::Done(format!(
             "job {name} goes on from batch {to}; {batches} batches are abandoned, and {rows}"
         )))
     }

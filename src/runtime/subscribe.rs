@@ -3,13 +3,11 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::PartitionStream;
 use datafusion::sql::parser::Statement as SqlStatement;
-use tokio::sync::mpsc;
 
 use crate::core::jobs::Entry;
 use crate::error::{Error, Result};
@@ -19,9 +17,10 @@ use crate::runtime::environment::Environment;
 use crate::runtime::options::{JobOptions, Trigger};
 use crate::runtime::runner::JobRunner;
 use crate::runtime::show;
+use crate::runtime::sink::Subscriber;
 use crate::runtime::statements::{ReadyJob, now};
 use crate::runtime::told::RunOptions;
-use crate::session::{JobQuery, Planned, Session, StreamQuery};
+use crate::session::{JobQuery, Planned, Session};
 use crate::state::JobStore;
 
 /// What it is called where jobs have names.
@@ -34,7 +33,7 @@ const AHEAD: usize = 1;
 /// # Errors
 ///
 /// What a query would say; what does not run over a stream, by its name; options that do not fit.
-pub async fn subscribe(
+pub(super) async fn subscribe(
     session: &Session,
     given: &[TableOption],
     query: SqlStatement,
@@ -45,9 +44,7 @@ pub async fn subscribe(
         options.state_max_memory = options.state_max_memory.min(limit);
     }
     let query = JobQuery::subscription(session, query, emit).await?;
-    let is_keyed = query.stream().is_some_and(StreamQuery::is_keyed);
-    options.check_ttl(is_keyed, given)?;
-    options.check_drift(query.stream().is_some_and(|stream| !stream.is_keyed()))?;
+    options.check(query.stream(), given)?;
     for warning in show::warnings(&query) {
         session.warn(warning);
     }
@@ -76,42 +73,23 @@ impl PartitionStream for Subscription {
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let schema = Arc::clone(&self.schema);
-        let mut stream = RecordBatchReceiverStreamBuilder::new(Arc::clone(&schema), AHEAD);
-        let (rows, mut made) = mpsc::channel(AHEAD);
+        let mut stream = RecordBatchReceiverStreamBuilder::new(Arc::clone(&self.schema), AHEAD);
+        let subscriber = Subscriber {
+            schema: Arc::clone(&self.schema),
+            rows: stream.tx(),
+        };
         let (query, options) = (Arc::clone(&self.query), self.options);
-        let (out, turn) = (stream.tx(), Arc::clone(&self.turn));
+        let turn = Arc::clone(&self.turn);
         stream.spawn(async move {
             let _turn = turn.lock_owned().await;
-            let ran = run(query, options, rows);
-            let sent = async {
-                while let Some(batch) = made.recv().await {
-                    if out.send(Ok(declared(&batch, &schema)?)).await.is_err() {
-                        break;
-                    }
-                }
-                Ok(())
-            };
-            tokio::try_join!(ran, sent)?;
-            Ok(())
+            Ok(run(query, options, subscriber).await?)
         });
         stream.build()
     }
 }
 
-/// The batch in the columns that were told, any of which may be NULL.
-fn declared(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    let columns = batch.columns().to_vec();
-    let batch = RecordBatch::try_new(Arc::clone(schema), columns);
-    batch.map_err(|error| Error::internal(error.to_string()))
-}
-
 /// Runs batches until one fails for good, or all is read and that is enough.
-async fn run(
-    query: Arc<JobQuery>,
-    options: JobOptions,
-    rows: mpsc::Sender<RecordBatch>,
-) -> Result<()> {
+async fn run(query: Arc<JobQuery>, options: JobOptions, subscriber: Subscriber) -> Result<()> {
     let store = JobStore::fleeting();
     let created = Entry::Created {
         name: NAME.to_owned(),
@@ -125,7 +103,7 @@ async fn run(
         name: NAME.to_owned(),
         options,
         query,
-        environment: Environment::Subscriber(rows),
+        environment: Environment::Subscriber(subscriber),
     };
     let told = RunOptions {
         until_caught_up: options.trigger == Trigger::Once,

@@ -10,7 +10,6 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::common::collect;
 use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::Statement as AnsiStatement;
-use tokio::sync::Mutex;
 
 use crate::core::redact::HIDDEN;
 use crate::error::{Error, Result};
@@ -18,13 +17,14 @@ use crate::planner::{
     JobStatement, Parameters, ParsedStatement, RawStatement, Script, Statement, normalize,
     parse_statement,
 };
-use crate::runtime::{JobStatus, Jobs, subscribe};
+use crate::runtime::{JobStatus, Jobs};
 use crate::server::access::Caller;
+use crate::server::forks::Forks;
 use crate::server::jobs::RunningJobs;
 use crate::server::queries;
 use crate::server::sessions::{Sessions, Settings, setting};
 use crate::server::work::{Statement as Running, Time, Work};
-use crate::session::{ForkOptions, Outcome, Planned, Session};
+use crate::session::{ForkOptions, Outcome, Planned, Ready, Session};
 use crate::state::{CatalogEntry, CatalogStore, JobStore};
 
 /// What a statement does, as far as clients care.
@@ -88,8 +88,7 @@ impl Done {
 
 /// The tables, views and jobs of a server.
 pub(super) struct Engine {
-    /// Only definitions run here; queries run in forks of it.
-    pub(super) shared: Mutex<Session>,
+    pub(super) forks: Forks,
     pub(super) store: CatalogStore,
     pub(super) jobs: Arc<Jobs>,
     pub(super) running: RunningJobs,
@@ -127,7 +126,8 @@ impl Engine {
     ///
     /// The store does not answer. A table that cannot be opened any more is only warned of: the others are there.
     pub(super) async fn restore(&self, jobs: &JobStore) -> Result<()> {
-        let session = self.shared.lock().await;
+        let whole = self.forks.whole().await;
+        let session = whole.session;
         for entry in self.store.all().await? {
             let mut parameters = Parameters::default();
             for (name, value) in &entry.parameters {
@@ -167,7 +167,7 @@ impl Engine {
                 tracing::warn!(job = history.name, "not run: {}", error.message());
             }
         }
-        drop(session);
+        drop(whole);
         self.running.start_new().await;
         Ok(())
     }
@@ -192,8 +192,8 @@ impl Engine {
             }
             let is_there = match defined(&parsed.statement) {
                 Some(name) => {
-                    let session = self.shared.lock().await;
-                    session.definition(&name).is_ok_and(|known| known == text)
+                    let definition = self.forks.whole().await.session.definition(&name);
+                    definition.is_ok_and(|known| known == text)
                 }
                 None => false,
             };
@@ -209,13 +209,13 @@ impl Engine {
     }
 
     /// A session for one query of a caller: the tables are those of now that the caller may name.
-    pub(super) async fn fork(&self, asked: &Asked) -> Result<Session> {
+    pub(super) fn fork(&self, asked: &Asked) -> Result<Session> {
         let fork = ForkOptions {
             time_zone: asked.settings.time_zone.clone(),
             memory_limit: self.work.limits().memory,
             may_name: asked.caller.may_name(),
         };
-        self.shared.lock().await.fork(&fork)
+        self.forks.fork(&fork)
     }
 
     /// Refuses what the caller may not do.
@@ -239,14 +239,15 @@ impl Engine {
         parsed: ParsedStatement,
     ) -> Result<(Session, Planned)> {
         self.check(asked, &parsed)?;
-        let session = self.fork(asked).await?;
+        let session = self.fork(asked)?;
         let places = parsed.places.clone();
         let planned = match parsed.statement {
             Statement::ShowQueries => {
                 session.planned_batch(queries::running(&self.work, &asked.caller)?)?
             }
             Statement::Job(job) => {
-                let planned = Box::pin(self.plan_job(&session, *job, &parsed.text)).await;
+                let ready = Box::pin(self.jobs.execute(&session, *job, &parsed.text)).await;
+                let planned = ready.and_then(Ready::planned);
                 planned.map_err(|error| places.locate(error))?
             }
             statement => {
@@ -258,23 +259,6 @@ impl Engine {
             }
         };
         Ok((session, planned))
-    }
-
-    async fn plan_job(&self, session: &Session, job: JobStatement, text: &str) -> Result<Planned> {
-        if let JobStatement::Subscribe {
-            options,
-            query,
-            emit,
-        } = job
-        {
-            return subscribe(session, &options, *query, emit).await;
-        }
-        match self.jobs.execute(session, job, text).await? {
-            Outcome::Rows(execution) | Outcome::Insert(execution) => {
-                Ok(session.planned_again(execution))
-            }
-            Outcome::Done(_) => Err(Error::internal("the statement has no rows")),
-        }
     }
 
     /// Runs a statement that is no query to its end.
@@ -382,7 +366,7 @@ impl Engine {
         let running = self.statement(asked, &parsed);
         let (engine, asked, of) = (Arc::clone(self), asked.clone(), Arc::clone(&running));
         let done = async move {
-            let session = engine.fork(&asked).await?;
+            let session = engine.fork(&asked)?;
             session.register_stream(name, rows)?;
             let planned = session.plan(parsed).await?;
             let written = session.begin(planned)?.written().await?;
@@ -429,7 +413,7 @@ impl Engine {
                 self.running.stop(&normalize(name)).await;
             }
             // A statement about jobs may wait for a broker: queries do not wait for it.
-            let session = self.fork(asked).await?;
+            let session = self.fork(asked)?;
             let done = self.execute(&session, parsed).await.map(said);
             if let Some(name) = begun_again.filter(|_| done.is_ok()) {
                 self.running.stop(&name).await;
@@ -445,11 +429,11 @@ impl Engine {
         }
         if let (Statement::CreateView(_), Some(_)) = (&parsed.statement, &asked.caller.tables) {
             // Over what the caller may not name there is no view of theirs.
-            self.fork(asked).await?.execute(parsed.clone()).await?;
+            self.fork(asked)?.execute(parsed.clone()).await?;
         }
-        let session = self.shared.lock().await;
+        let whole = self.forks.whole().await;
         let text = parsed.text.clone();
-        let said = said(self.execute(&session, parsed).await?);
+        let said = said(self.execute(whole.session, parsed).await?);
         // What cannot be kept is not there after a restart: so it fails now.
         let at = chrono::Utc::now().timestamp_millis();
         self.store
@@ -462,8 +446,9 @@ impl Engine {
         let places = parsed.places.clone();
         match parsed.statement {
             Statement::Job(job) => {
-                let done = self.jobs.execute(session, *job, &parsed.text).await;
-                done.map_err(|error| places.locate(error))
+                let ready = self.jobs.execute(session, *job, &parsed.text).await;
+                let begun = ready.and_then(|ready| session.begin_ready(ready));
+                begun.map_err(|error| places.locate(error))
             }
             _ => session.execute(parsed).await,
         }

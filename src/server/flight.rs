@@ -274,8 +274,11 @@ impl Flight {
         // It has no number yet: that is given when it is run.
         let planned = async move { engine.plan(&by, parsed).await };
         match self.engine.work.aside(Box::pin(planned)).await {
-            Ok((_session, planned)) => {
-                Ok(wire_schema(&planned.schema(), asked.settings.view_types))
+            Ok((session, planned)) => {
+                let schema = wire_schema(&planned.schema(), asked.settings.view_types);
+                drop(planned);
+                self.engine.forks.give_back(session);
+                Ok(schema)
             }
             // What stands where NULL cannot, such as an interval: the columns are told when it is bound.
             Err(error) if prepared.has_parameters() && error.kind() == ErrorKind::Invalid => {
@@ -342,7 +345,7 @@ impl Flight {
             }
             other => {
                 let answered = async {
-                    let session = self.engine.fork(&asked).await?;
+                    let session = self.engine.fork(&asked)?;
                     metadata::answer(other, &session).await
                 };
                 let batch = answered.await.map_err(told)?;
@@ -443,7 +446,7 @@ impl Flight {
                 let prepared = Prepared::try_new(self.statement_of(&request.query)?)?;
                 let types = match prepared.has_parameters() {
                     true => {
-                        let session = self.engine.fork(asked).await?;
+                        let session = self.engine.fork(asked)?;
                         session.parameter_types(prepared.parsed()).await
                     }
                     false => HashMap::new(),
@@ -573,9 +576,10 @@ async fn queried(
                 let batch = batch.map_err(|error| places.locate(error.into()))?;
                 to_wire(&batch, &wire)
             });
-            // What the query needs lives as long as its rows come.
+            // What the query needs lives as long as its rows come; then the stream of rows is gone.
             let end = futures::stream::once(async move {
                 said.lock().await.extend(session.take_warnings());
+                engine.forks.give_back(session);
                 Ok(None)
             });
             let end = end.try_filter_map(|none| std::future::ready(Ok(none)));

@@ -6,6 +6,7 @@ mod access;
 mod console;
 mod engine;
 mod flight;
+mod forks;
 mod gate;
 mod ingest;
 mod jobs;
@@ -33,7 +34,6 @@ use arrow_flight::flight_service_server::FlightServiceServer;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::sync::Mutex;
 use tonic::transport::ServerTlsConfig;
 use tonic::transport::server::TcpIncoming;
 
@@ -42,6 +42,7 @@ use crate::planner::{Parameters, Script};
 use crate::runtime::{Jobs, Metrics, Stop};
 use crate::server::engine::Engine;
 use crate::server::flight::Flight;
+use crate::server::forks::Forks;
 use crate::server::gate::Gate;
 use crate::server::jobs::RunningJobs;
 use crate::server::login::Login;
@@ -151,7 +152,7 @@ impl Server {
         let threads = Threads(Some(work));
         let jobs = Arc::new(Jobs::new(JobStore::new(dir.clone())));
         let engine = Engine {
-            shared: Mutex::new(session),
+            forks: Forks::new(session, options.limits.statements),
             store: CatalogStore::new(dir.clone()),
             running: RunningJobs::new(Arc::clone(&jobs), options.metrics, runtime.clone()),
             jobs,

@@ -93,10 +93,17 @@ pub(super) struct Statement {
     bytes: AtomicU64,
     /// Milliseconds at work so far.
     spent: AtomicU64,
-    cancelled: CancellationToken,
-    /// The server ends before it.
-    drained: CancellationToken,
-    cancelled_by: OnceLock<String>,
+    stopped: CancellationToken,
+    stopped_by: OnceLock<StoppedBy>,
+}
+
+/// Who ends a statement before its own end.
+#[derive(Debug)]
+enum StoppedBy {
+    /// Somebody who may, by this name.
+    User(String),
+    /// The server, which ends before it.
+    Server,
 }
 
 impl Statement {
@@ -111,9 +118,8 @@ impl Statement {
             rows: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             spent: AtomicU64::new(0),
-            cancelled: CancellationToken::new(),
-            drained: CancellationToken::new(),
-            cancelled_by: OnceLock::new(),
+            stopped: CancellationToken::new(),
+            stopped_by: OnceLock::new(),
         })
     }
 
@@ -124,8 +130,13 @@ impl Statement {
 
     /// Ends it, now or as soon as it begins.
     pub(super) fn cancel(&self, by: &str) {
-        let _ = self.cancelled_by.set(by.to_owned());
-        self.cancelled.cancel();
+        self.stop(StoppedBy::User(by.to_owned()));
+    }
+
+    fn stop(&self, by: StoppedBy) {
+        // The first who says so is told.
+        let _ = self.stopped_by.set(by);
+        self.stopped.cancel();
     }
 
     /// `WAITING` for others to end, or `RUNNING`.
@@ -148,7 +159,7 @@ impl Statement {
         (rows, self.bytes.load(Ordering::Relaxed))
     }
 
-    /// Ends when it is cancelled or has taken too long; gives why.
+    /// Ends when it is stopped or has taken too long; gives why.
     async fn stopped(&self) -> Error {
         let too_long = async {
             match self.time {
@@ -160,14 +171,15 @@ impl Statement {
             }
         };
         tokio::select! {
-            () = self.cancelled.cancelled() => {
-                let by = self.cancelled_by.get().filter(|by| **by != *self.user);
-                let by = by.map_or_else(String::new, |by| format!(" by {by}"));
-                Error::new(ErrorKind::Cancelled, format!("the statement was cancelled{by}"))
-            }
-            () = self.drained.cancelled() => {
-                Error::unavailable("the server is about to end").with_help("ask again soon")
-            }
+            () = self.stopped.cancelled() => match self.stopped_by.get() {
+                Some(StoppedBy::Server) => {
+                    Error::unavailable("the server is about to end").with_help("ask again soon")
+                }
+                Some(StoppedBy::User(by)) if **by != *self.user => {
+                    Error::new(ErrorKind::Cancelled, format!("the statement was cancelled by {by}"))
+                }
+                _ => Error::new(ErrorKind::Cancelled, "the statement was cancelled"),
+            },
             timeout = too_long => {
                 Error::new(
                     ErrorKind::Timeout,
@@ -400,7 +412,7 @@ impl Work {
     pub(super) fn drain(&self) {
         for statement in self.running() {
             if statement.is_endless() {
-                statement.drained.cancel();
+                statement.stop(StoppedBy::Server);
             }
         }
     }

@@ -1,7 +1,8 @@
 //! The session's tables: definitions kept, providers made anew for each statement.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockWriteGuard, Weak};
 
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
@@ -67,6 +68,8 @@ struct Tables {
 #[derive(Default)]
 pub(crate) struct Catalog {
     tables: RwLock<Tables>,
+    /// Another one after each change, which no other catalog has but a fork that was made since.
+    version: AtomicU64,
     /// Providers of the running statement: every mention of a table is the same snapshot.
     statement: Mutex<HashMap<String, Arc<dyn TableProvider>>>,
     /// Views being planned, innermost last: a view of itself is refused.
@@ -184,15 +187,14 @@ impl Catalog {
 
     /// Adds or replaces a table. `definition` is what SHOW CREATE TABLE shows: no secrets.
     pub(crate) fn put(&self, name: &str, entry: TableEntry, definition: String) {
-        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        let mut tables = self.write();
         tables.entries.insert(name.to_owned(), entry);
         tables.definitions.insert(name.to_owned(), definition);
     }
 
     /// Keeps the text of a table that DataFusion's own DDL has just made.
     pub(crate) fn describe_new(&self, text: &str) {
-        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
-        let tables = &mut *tables;
+        let tables = &mut *self.write();
         for name in tables.entries.keys() {
             tables
                 .definitions
@@ -204,18 +206,20 @@ impl Catalog {
     /// A catalog with the same tables, for statements that run beside those of this one; they name only those that
     /// `may_name` says.
     pub(crate) fn fork(&self, may_name: impl Fn(&str) -> bool) -> Self {
-        let tables = self.read(|tables| {
+        let (tables, version) = self.read(|tables| {
             let mut entries = tables.entries.clone();
             let mut hidden = tables.hidden.clone();
             hidden.extend(entries.extract_if(.., |name, _| !may_name(name)));
-            Tables {
+            let tables = Tables {
                 entries,
                 hidden,
                 definitions: tables.definitions.clone(),
-            }
+            };
+            (tables, self.version())
         });
         Self {
             tables: RwLock::new(tables),
+            version: AtomicU64::new(version),
             ..Self::default()
         }
     }
@@ -302,6 +306,20 @@ impl Catalog {
         planned.map_err(|error| self.missing_table(error, typed))
     }
 
+    /// Forks of the same version have the same tables.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Tables> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        // Within the lock: who reads tables reads their version with them.
+        self.version
+            .store(NEXT.fetch_add(1, Ordering::Relaxed), Ordering::Release);
+        tables
+    }
+
     fn read<T>(&self, look: impl FnOnce(&Tables) -> T) -> T {
         look(&self.tables.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -376,7 +394,7 @@ impl SchemaProvider for Catalog {
         name: String,
         table: Arc<dyn TableProvider>,
     ) -> DataFusionResult<Option<Arc<dyn TableProvider>>> {
-        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        let mut tables = self.write();
         if tables.entries.contains_key(&name) {
             return Err(
                 Error::new(ErrorKind::Exists, format!("table {name} exists already")).into(),
@@ -387,7 +405,7 @@ impl SchemaProvider for Catalog {
     }
 
     fn deregister_table(&self, name: &str) -> DataFusionResult<Option<Arc<dyn TableProvider>>> {
-        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        let mut tables = self.write();
         tables.definitions.remove(name);
         let provider = lock(&self.statement).get(name).cloned();
         Ok(match tables.entries.remove(name) {

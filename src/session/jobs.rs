@@ -264,7 +264,7 @@ impl JobQuery {
         let fields = fields.map(|field| field.as_ref().clone().with_nullable(true));
         query.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         if is_stateful {
-            let state = query.session.context.state();
+            let state = query.session.states.state();
             let analyzer = state.analyzer();
             let analyzed = analyzer.execute_and_check(input, state.config_options(), |_, _| {})?;
             query.stream = Some(StreamQuery::try_new(analyzed, &query.sources, emit)?);
@@ -361,11 +361,11 @@ impl JobQuery {
             catalog.pin(&name, source.provider);
         }
         let input = self.plan_input().await?;
-        let state = self.session.context.state();
+        let state = self.session.states.state();
         let plan = state.create_physical_plan(&input).await?;
         Ok(BatchPlan {
             plan: whole(plan)?,
-            context: self.session.context.task_ctx(),
+            context: self.session.states.task(),
             bad_records,
         })
     }
@@ -391,7 +391,7 @@ impl JobQuery {
     ///
     /// What the engine says; the job has no windows.
     pub async fn aggregate(&self) -> Result<IncrementalAggregate> {
-        let state = self.session.context.state();
+        let state = self.session.states.state();
         self.windowed()?.aggregate(&state).await
     }
 
@@ -412,12 +412,12 @@ impl JobQuery {
             streams,
             statics: self.statics_now().await?,
         };
-        let state = self.session.context.state();
+        let state = self.session.states.state();
         let mut front = self.windowed()?.front(&state, &tables).await?;
         front.plan = whole(front.plan)?;
         Ok(FrontBatch {
             front,
-            context: self.session.context.task_ctx(),
+            context: self.session.states.task(),
             bad_records,
         })
     }
@@ -428,14 +428,14 @@ impl JobQuery {
     ///
     /// What the engine says; the job has no windows.
     pub async fn back(&self, emitted: &RecordBatch) -> Result<BatchPlan> {
-        let state = self.session.context.state();
+        let state = self.session.states.state();
         let tables = BatchTables {
             statics: self.statics_now().await?,
             ..BatchTables::default()
         };
         Ok(BatchPlan {
             plan: self.windowed()?.back(&state, emitted, &tables).await?,
-            context: self.session.context.task_ctx(),
+            context: self.session.states.task(),
             bad_records: Vec::new(),
         })
     }
@@ -461,7 +461,8 @@ impl JobQuery {
         let (context, catalog) = (&self.session.context, &self.session.catalog);
         let mut statement = self.statement.clone();
         rewrite::prepare(context, catalog, &mut statement).await?;
-        let planned = context.state().statement_to_plan(statement.clone()).await;
+        let state = self.session.states.state();
+        let planned = state.statement_to_plan(statement.clone()).await;
         match planned {
             Ok(LogicalPlan::Dml(dml)) => Ok(dml.input.as_ref().clone()),
             Ok(query) if matches!(self.sink, JobSinkTable::Subscriber) => Ok(query),

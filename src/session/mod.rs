@@ -12,6 +12,7 @@ mod rewrite;
 mod scope;
 #[cfg(test)]
 mod scope_tests;
+mod states;
 mod streaming;
 mod system;
 mod yielding;
@@ -36,6 +37,8 @@ use crate::error::{Error, Result};
 use crate::planner::{ParsedStatement, Statement, Text, normalize};
 use crate::session::catalog::{Catalog, TableEntry};
 use crate::tables::delta::{OptimizeSpec, VacuumSpec};
+
+use states::{StatementState, States};
 
 pub use context::{ForkOptions, MayName, SessionOptions};
 pub use jobs::{BatchPlan, BatchSource, FrontBatch, JobQuery, JobSinkTable};
@@ -72,11 +75,26 @@ impl Planned {
 }
 
 /// What planning a statement gives.
-enum Ready {
+pub enum Ready {
+    /// Rows, once it is begun.
     Rows(Planned),
+    /// An INSERT, as [`Outcome::Insert`].
     Insert(Planned),
-    /// It has no rows, and was run.
+    /// It has no rows, and was run; with a word for the user.
     Done(String),
+}
+
+impl Ready {
+    /// The plan of a statement that gives rows.
+    ///
+    /// # Errors
+    /// It gives none.
+    pub fn planned(self) -> Result<Planned> {
+        match self {
+            Ready::Rows(planned) | Ready::Insert(planned) => Ok(planned),
+            Ready::Done(_) => Err(Error::internal("the statement has no rows")),
+        }
+    }
 }
 
 /// A running statement.
@@ -119,6 +137,7 @@ pub struct Session {
     fork: ForkOptions,
     /// What it has in common with its forks.
     common: Arc<SessionState>,
+    states: States,
     warnings: Mutex<Vec<String>>,
 }
 
@@ -143,6 +162,27 @@ impl Session {
             may_name.is_none_or(|may_name| may_name(context::SCHEMA, name))
         });
         Self::with_catalog(&self.options, fork, catalog, Arc::clone(&self.common))
+    }
+
+    /// Whether a statement meets in this fork what it would meet in a new one of `whole`. One that may not name every table
+    /// serves its first statement only: whose it was is not known.
+    pub(crate) fn can_serve(&self, whole: &Session) -> bool {
+        self.catalog.version() == whole.catalog.version()
+            && !self.states.has_changed()
+            && self.fork.may_name.is_none()
+    }
+
+    /// Whether these are the options of this fork, which may name every table.
+    pub(crate) fn is_fork_with(&self, options: &ForkOptions) -> bool {
+        options.may_name.is_none()
+            && self.fork.time_zone == options.time_zone
+            && self.fork.memory_limit == options.memory_limit
+    }
+
+    /// Forgets what the last statement has seen and said: its snapshots of tables are of no use to another.
+    pub(crate) fn end_statement(&self) {
+        self.catalog.begin_statement();
+        self.take_warnings();
     }
 
     /// A fork that may do what this one may.
@@ -171,6 +211,7 @@ impl Session {
             options: options.clone(),
             fork: fork.clone(),
             common,
+            states: States::new(context.clone()),
             warnings: Mutex::default(),
             context,
             catalog,
@@ -300,13 +341,7 @@ impl Session {
     /// With the place in the statement's text where it is known, else of its first word.
     pub async fn execute(&self, parsed: ParsedStatement) -> Result<Outcome> {
         let places = parsed.places.clone();
-        let begun = async {
-            Ok(match self.ready(parsed).await? {
-                Ready::Rows(planned) => Outcome::Rows(self.begin(planned)?),
-                Ready::Insert(planned) => Outcome::Insert(self.begin(planned)?),
-                Ready::Done(said) => Outcome::Done(said),
-            })
-        };
+        let begun = async { self.begin_ready(self.ready(parsed).await?) };
         begun.await.map_err(|error| places.locate(error))
     }
 
@@ -316,13 +351,20 @@ impl Session {
     /// As [`Session::execute`]; a statement without rows.
     pub async fn plan(&self, parsed: ParsedStatement) -> Result<Planned> {
         let places = parsed.places.clone();
-        let planned = async {
-            match self.ready(parsed).await? {
-                Ready::Rows(planned) | Ready::Insert(planned) => Ok(planned),
-                Ready::Done(_) => Err(Error::internal("the statement has no rows")),
-            }
-        };
+        let planned = async { self.ready(parsed).await?.planned() };
         planned.await.map_err(|error| places.locate(error))
+    }
+
+    /// Begins a statement if it gives rows.
+    ///
+    /// # Errors
+    /// A source that cannot be opened.
+    pub fn begin_ready(&self, ready: Ready) -> Result<Outcome> {
+        Ok(match ready {
+            Ready::Rows(planned) => Outcome::Rows(self.begin(planned)?),
+            Ready::Insert(planned) => Outcome::Insert(self.begin(planned)?),
+            Ready::Done(said) => Outcome::Done(said),
+        })
     }
 
     /// Begins what was planned.
@@ -421,23 +463,28 @@ impl Session {
             LogicalPlan::Ddl(ddl) => {
                 let verb = done_message(ddl);
                 Box::pin(self.context.execute_logical_plan(plan)).await?;
+                self.states.change();
                 self.catalog.describe_new(text);
                 Ok(Ready::Done(verb))
             }
             LogicalPlan::Statement(_) => {
                 Box::pin(self.context.execute_logical_plan(plan)).await?;
+                self.states.change();
                 Ok(Ready::Done(first_words(text)))
             }
-            LogicalPlan::Dml(_) => Ok(Ready::Insert(physical_plan(&state, &plan).await?)),
-            _ => Ok(Ready::Rows(physical_plan(&state, &plan).await?)),
+            LogicalPlan::Dml(_) => Ok(Ready::Insert(self.physical_plan(&state, &plan).await?)),
+            _ => Ok(Ready::Rows(self.physical_plan(&state, &plan).await?)),
         }
     }
 
-    /// The plan, and the state in which it was made: to copy that is a good part of the work for a small statement.
-    async fn logical_plan(&self, mut sql: SqlStatement) -> Result<(SessionState, LogicalPlan)> {
+    /// The plan, and the state in which it was made.
+    async fn logical_plan(
+        &self,
+        mut sql: SqlStatement,
+    ) -> Result<(StatementState<'_>, LogicalPlan)> {
         Box::pin(rewrite::prepare(&self.context, &self.catalog, &mut sql)).await?;
         let typed = sql.clone();
-        let state = self.context.state();
+        let state = self.states.state();
         match state.statement_to_plan(sql).await {
             Ok(plan) => Ok((state, plan)),
             Err(error) => Err(self.catalog.missing_table(error, typed)),
@@ -445,20 +492,8 @@ impl Session {
     }
 
     /// A batch as the rows of a statement.
-    pub(crate) fn one_batch(&self, batch: RecordBatch) -> Result<Outcome> {
-        Ok(Outcome::Rows(self.begin(self.planned_batch(batch)?)?))
-    }
-
-    fn report(&self, batch: RecordBatch) -> Result<Ready> {
+    pub(crate) fn report(&self, batch: RecordBatch) -> Result<Ready> {
         Ok(Ready::Rows(self.planned_batch(batch)?))
-    }
-
-    /// What was begun and not read, to be begun later.
-    pub(crate) fn planned_again(&self, execution: Execution) -> Planned {
-        Planned {
-            plan: execution.plan,
-            task: self.context.task_ctx(),
-        }
     }
 
     /// A batch as the rows of a statement that is begun later.
@@ -467,7 +502,7 @@ impl Session {
         let plan = MemorySourceConfig::try_new_exec(&[vec![batch]], schema, None)?;
         Ok(Planned {
             plan,
-            task: self.context.task_ctx(),
+            task: self.states.task(),
         })
     }
 
@@ -477,21 +512,20 @@ impl Session {
         let plan = StreamingTableExec::try_new(schema, vec![rows], None, [], true, None)?;
         Ok(Planned {
             plan: Arc::new(plan),
-            task: self.context.task_ctx(),
+            task: self.states.task(),
+        })
+    }
+
+    async fn physical_plan(&self, state: &SessionState, plan: &LogicalPlan) -> Result<Planned> {
+        Ok(Planned {
+            plan: state.create_physical_plan(plan).await?,
+            task: self.states.task(),
         })
     }
 
     fn table_name(&self, name: &datafusion::sql::sqlparser::ast::ObjectName) -> Result<String> {
         rewrite::plain_name(name)
     }
-}
-
-/// What it runs in has the session's functions: `information_schema.routines` lists them while it runs.
-async fn physical_plan(state: &SessionState, plan: &LogicalPlan) -> Result<Planned> {
-    Ok(Planned {
-        plan: state.create_physical_plan(plan).await?,
-        task: state.task_ctx(),
-    })
 }
 
 fn parse_hours(hours: Text) -> Result<u64> {

@@ -28,7 +28,7 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::datatypes::{Int64Type, UInt64Type};
 
-use measure::{Figure, Report, measure};
+use measure::{Figure, Report, best_of, measure};
 
 /// 2025-09-04T00:00:00Z in microseconds.
 const DAY: i64 = 1_756_944_000_000_000;
@@ -330,13 +330,12 @@ fn sessions(bench: &Bench, report: &mut Report) {
     ));
     let best = |sql: &str, rows: u64| {
         // Reads of an hour are short: the best of many, for both sides.
-        let runs = (0..20).map(|_| {
+        best_of((0..20).map(|_| {
             measure(|| {
                 bench.query(sql);
                 rows
             })
-        });
-        runs.min_by(|a, b| a.seconds.total_cmp(&b.seconds)).unwrap()
+        }))
     };
     let peer = best(&plain, rows);
     report.add("scan and hash aggregate of the touched files", &peer, None);

@@ -36,6 +36,12 @@ pub(crate) fn measure(step: impl FnOnce() -> u64) -> Taken {
     }
 }
 
+/// The run that took the least time.
+pub(crate) fn best_of(runs: impl Iterator<Item = Taken>) -> Taken {
+    runs.min_by(|one, other| one.seconds.total_cmp(&other.seconds))
+        .unwrap()
+}
+
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // The name, in parentheses, may hold spaces; user and system ticks are the 12th and 13th after.

@@ -18,7 +18,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::Bench;
-use crate::measure::{Figure, Report, Taken, measure};
+use crate::measure::{Figure, Report, Taken, best_of, measure};
 
 /// In the environment of a process that answers bare calls.
 pub(crate) const ECHO: &str = "BENCH_ECHO";
@@ -179,8 +179,16 @@ fn encode(bench: &Bench, batch: fn(i64) -> RecordBatch, rows: u64) -> Taken {
         std::hint::black_box(encoded.unwrap());
         rows
     };
-    let runs = (0..3).map(|_| measure(step));
-    runs.min_by(|a, b| a.seconds.total_cmp(&b.seconds)).unwrap()
+    best_of((0..3).map(|_| measure(step)))
+}
+
+/// What asks for the rows of a statement.
+fn asking(query: &str) -> FlightDescriptor {
+    let command = CommandStatementQuery {
+        query: query.to_owned(),
+        transaction_id: None,
+    };
+    FlightDescriptor::new_cmd(command.as_any().encode_to_vec())
 }
 
 /// Runs a script with the packages of the tests; its standard output has the seconds.
@@ -253,12 +261,7 @@ fn small(bench: &Bench, address: &str, report: &mut Report) {
                 move || {
                     let mut client = client.clone();
                     async move {
-                        let command = CommandStatementQuery {
-                            query: "SELECT 1".to_owned(),
-                            transaction_id: None,
-                        };
-                        let command = command.as_any().encode_to_vec();
-                        let info = client.get_flight_info(FlightDescriptor::new_cmd(command));
+                        let info = client.get_flight_info(asking("SELECT 1"));
                         let endpoint = info.await.unwrap().into_inner().endpoint.remove(0);
                         let rows = client.do_get(endpoint.ticket.unwrap()).await.unwrap();
                         let messages = rows.into_inner().collect::<Vec<_>>().await;
@@ -284,12 +287,7 @@ fn cancel(bench: &Bench, address: &str, report: &mut Report) {
         let mut client = FlightServiceClient::new(channel(address).await);
         let mut took = Vec::new();
         for _ in 0..20 {
-            let command = CommandStatementQuery {
-                query: SLOW.to_owned(),
-                transaction_id: None,
-            };
-            let command = command.as_any().encode_to_vec();
-            let info = client.get_flight_info(FlightDescriptor::new_cmd(command));
+            let info = client.get_flight_info(asking(SLOW));
             let info = info.await.unwrap().into_inner();
             let ticket = info.endpoint[0].ticket.clone().unwrap();
             let rows = client.do_get(ticket).await.unwrap().into_inner();
@@ -399,7 +397,7 @@ print(best)
             bench.insert(&format!("INSERT INTO written_{run} SELECT * FROM {name}"))
         })
     });
-    let here = here.min_by(|a, b| a.seconds.total_cmp(&b.seconds)).unwrap();
+    let here = best_of(here);
     report.add("1 million rows into a Delta table, in process", &here, None);
     let sent = taken(INGESTED, python(SCRIPT, &[address, &INGESTED.to_string()]));
     let name = "the same with ADBC's bulk ingest";

@@ -47,9 +47,10 @@ impl Pending {
         self.chunks.retain(|chunk| chunk.number != number);
     }
 
-    /// The number of a chunk that is to be taken into the index now.
-    pub(super) fn pop(&mut self) -> Option<u32> {
-        self.chunks.pop().map(|chunk| chunk.number)
+    /// The number of a chunk that is to be taken into the index now, with the hashes of its rows if they are known.
+    pub(super) fn pop(&mut self) -> Option<(u32, Option<Vec<u32>>)> {
+        let chunk = self.chunks.pop()?;
+        Some((chunk.number, chunk.hashes.into_inner()))
     }
 
     pub(super) fn contains(&self, number: u32) -> bool {

@@ -257,7 +257,11 @@ impl StateTable {
         }
         match later {
             true => new.iter().for_each(|number| self.pending.put(*number)),
-            false => self.index_rows(&new)?,
+            false => {
+                for number in new {
+                    self.index_rows(number, None)?;
+                }
+            }
         }
         self.compact(changed)
     }
@@ -400,20 +404,16 @@ impl StateTable {
         Ok(())
     }
 
-    /// Takes the rows of chunks into the index.
-    fn index_rows(&mut self, numbers: &[u32]) -> Result<()> {
-        for number in numbers {
-            let Some(chunk) = &self.chunks[*number as usize] else {
-                continue;
-            };
-            let (hashes, compared) = (
-                hashes(&chunk.rows, self.keys)?,
-                self.comparators(&chunk.rows)?,
-            );
-            for place in live_places(*number, chunk) {
-                let row = place.row as usize;
-                self.index.insert(hashes[row], row, place, &compared);
-            }
+    /// Takes the rows of a chunk into the index; their hashes may be known.
+    fn index_rows(&mut self, number: u32, known: Option<Vec<u32>>) -> Result<()> {
+        let Some(chunk) = &self.chunks[number as usize] else {
+            return Ok(());
+        };
+        let hashes = known.map_or_else(|| hashes(&chunk.rows, self.keys), Ok)?;
+        let compared = self.comparators(&chunk.rows)?;
+        for place in live_places(number, chunk) {
+            let row = place.row as usize;
+            self.index.insert(hashes[row], row, place, &compared);
         }
         Ok(())
     }
@@ -421,7 +421,7 @@ impl StateTable {
     /// Takes one of the chunks that wait for it into the index.
     fn index_pending(&mut self) -> Result<()> {
         match self.pending.pop() {
-            Some(number) => self.index_rows(&[number]),
+            Some((number, hashes)) => self.index_rows(number, hashes),
             None => Ok(()),
         }
     }

@@ -526,12 +526,11 @@ impl Session {
         }
     }
 
-    /// Waits until everything sent is acknowledged or has failed.
-    pub(super) fn flush(&self) -> Result<()> {
+    /// Waits until everything sent is acknowledged or has failed, or nothing was for as long as `patience`.
+    pub(super) fn flush(&self, patience: Duration) -> Result<()> {
         /// Between two looks. Polling with a timeout takes all of it, whatever comes, and its last millisecond is busy.
         const LOOK: Duration = Duration::from_micros(200);
-        let patience = self.table.client.transaction_timeout;
-        let start = Instant::now();
+        let mut progress = Instant::now();
         let mut before = self.producer.in_flight_count();
         loop {
             self.producer.poll(Duration::ZERO);
@@ -540,19 +539,20 @@ impl Session {
             if in_flight == 0 {
                 return Ok(());
             }
-            if start.elapsed() > patience {
+            if in_flight != before {
+                (before, progress) = (in_flight, Instant::now());
+                continue;
+            }
+            if progress.elapsed() > patience {
                 return Err(self.table.client.unavailable(&self.deliveries.faults));
             }
-            if in_flight == before {
-                std::thread::sleep(LOOK);
-            }
-            before = in_flight;
+            std::thread::sleep(LOOK);
         }
     }
 
     /// Idempotent delivery: what is acknowledged stays, whatever happened.
     fn finish(&self, outcome: Result<bool>) -> Result<u64> {
-        let outcome = outcome.and_then(|_| self.flush());
+        let outcome = outcome.and_then(|_| self.flush(self.table.client.transaction_timeout));
         let acknowledged = self.deliveries.acknowledged();
         outcome
             .map(|()| acknowledged)
@@ -564,7 +564,7 @@ impl Session {
         let settings = &self.table.client;
         let commit = |finished: bool| -> Result<bool> {
             if finished {
-                self.flush()?;
+                self.flush(self.table.client.transaction_timeout)?;
                 self.producer
                     .commit_transaction(settings.transaction_timeout)
                     .map_err(|error| request_error(&error, settings, &self.deliveries.faults))?;

@@ -160,7 +160,8 @@ impl KafkaJobSink {
             if !session.send_all(&mut parcels)? {
                 return Err(Error::new(ErrorKind::Cancelled, "the batch was cancelled"));
             }
-            session.flush()?;
+            // Nothing is in doubt yet: the job says that it waits, and tries the batch again.
+            session.flush(session.table.client.connect_timeout)?;
             Ok(session.deliveries.acknowledged() - before)
         };
         let rows = send_rows(&table, withdrawn, rows, &Time::new(), produce).await?;

@@ -9,13 +9,6 @@ use crate::support::Workspace;
 /// A statement that takes minutes.
 const SLOW: &str = r#"
 SLOW = "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b WHERE a.value % 7 = b.value % 11"
-def until(do, wanted):
-    end = time.time() + 30
-    while True:
-        found = do()
-        if wanted(found): return found
-        assert time.time() < end, found
-        time.sleep(0.05)
 def running(db):
     return [row for row in rows(db, "SHOW QUERIES") if "generate_series" in row[6]]
 "#;

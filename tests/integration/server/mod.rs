@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::support::{Workspace, python};
 
-/// What scripts about a server begin with: `connect`, `rows` and `refused`. Its address is the first argument.
+/// What scripts about a server begin with: `connect`, `rows`, `refused` and `until`. Its address is the first argument.
 const PRELUDE: &str = r#"
 import sys, time, threading, adbc_driver_flightsql.dbapi as flight, pyarrow
 def connect(user=None, password=None, token=None, cookies=False, url=None, **more):
@@ -42,6 +42,13 @@ def refused(do, *given, **named):
     except Exception as error:
         return said(error)
     return f"done: {done}"
+def until(do, wanted):
+    end = time.time() + 30
+    while True:
+        found = do()
+        if wanted(found): return found
+        assert time.time() < end, found
+        time.sleep(0.05)
 "#;
 
 /// A server in a workspace; killed when this is dropped.

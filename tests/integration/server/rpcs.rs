@@ -68,25 +68,31 @@ fn protocol() -> (BTreeSet<String>, BTreeSet<String>) {
     (calls.collect(), names.filter(asks).collect())
 }
 
-fn packed(message: &impl ProstMessageExt) -> Any {
-    message.as_any()
-}
-
 /// A command of each kind; those that run SQL once to read and once to write.
 fn commands(handles: &BTreeMap<&str, bytes::Bytes>) -> Vec<(String, Any)> {
     let query = |sql: &str| {
         let query = sql.to_owned();
-        packed(&CommandStatementQuery {
+        let command = CommandStatementQuery {
             query,
             ..CommandStatementQuery::default()
-        })
+        };
+        command.as_any()
     };
     let update = |sql: &str| {
         let query = sql.to_owned();
-        packed(&CommandStatementUpdate {
+        let command = CommandStatementUpdate {
             query,
             ..CommandStatementUpdate::default()
-        })
+        };
+        command.as_any()
+    };
+    let ingest = CommandStatementIngest {
+        table: "secret".to_owned(),
+        table_definition_options: Some(TableDefinitionOptions {
+            if_not_exist: TableNotExistOption::Fail.into(),
+            if_exists: TableExistsOption::Append.into(),
+        }),
+        ..CommandStatementIngest::default()
     };
     let mut all = vec![
         ("reads", query("SELECT id FROM secret LIMIT 1")),
@@ -96,45 +102,31 @@ fn commands(handles: &BTreeMap<&str, bytes::Bytes>) -> Vec<(String, Any)> {
             query("CREATE OR REPLACE VIEW secret_view AS SELECT 1 AS one"),
         ),
         ("writes", update("INSERT INTO secret VALUES (1)")),
-        (
-            "writes",
-            packed(&CommandStatementIngest {
-                table: "secret".to_owned(),
-                table_definition_options: Some(TableDefinitionOptions {
-                    if_not_exist: TableNotExistOption::Fail.into(),
-                    if_exists: TableExistsOption::Append.into(),
-                }),
-                ..CommandStatementIngest::default()
-            }),
-        ),
-        ("", packed(&CommandStatementSubstraitPlan::default())),
-        ("", packed(&CommandGetCatalogs::default())),
-        ("", packed(&CommandGetCrossReference::default())),
-        ("", packed(&CommandGetDbSchemas::default())),
-        ("", packed(&CommandGetExportedKeys::default())),
-        ("", packed(&CommandGetImportedKeys::default())),
-        ("", packed(&CommandGetPrimaryKeys::default())),
-        ("", packed(&CommandGetSqlInfo::default())),
-        ("", packed(&CommandGetTableTypes::default())),
-        ("", packed(&CommandGetTables::default())),
-        ("", packed(&CommandGetXdbcTypeInfo::default())),
+        ("writes", ingest.as_any()),
+        ("", CommandStatementSubstraitPlan::default().as_any()),
+        ("", CommandGetCatalogs::default().as_any()),
+        ("", CommandGetCrossReference::default().as_any()),
+        ("", CommandGetDbSchemas::default().as_any()),
+        ("", CommandGetExportedKeys::default().as_any()),
+        ("", CommandGetImportedKeys::default().as_any()),
+        ("", CommandGetPrimaryKeys::default().as_any()),
+        ("", CommandGetSqlInfo::default().as_any()),
+        ("", CommandGetTableTypes::default().as_any()),
+        ("", CommandGetTables::default().as_any()),
+        ("", CommandGetXdbcTypeInfo::default().as_any()),
     ];
     for (whose, handle) in handles {
-        let prepared_statement_handle = handle.clone();
-        let statement_handle = handle.clone();
-        all.push((
-            whose,
-            packed(&CommandPreparedStatementQuery {
-                prepared_statement_handle: prepared_statement_handle.clone(),
-            }),
-        ));
-        all.push((
-            whose,
-            packed(&CommandPreparedStatementUpdate {
-                prepared_statement_handle,
-            }),
-        ));
-        all.push((whose, packed(&TicketStatementQuery { statement_handle })));
+        let query = CommandPreparedStatementQuery {
+            prepared_statement_handle: handle.clone(),
+        };
+        let update = CommandPreparedStatementUpdate {
+            prepared_statement_handle: handle.clone(),
+        };
+        let ticket = TicketStatementQuery {
+            statement_handle: handle.clone(),
+        };
+        let of_handle = [query.as_any(), update.as_any(), ticket.as_any()];
+        all.extend(of_handle.map(|any| (*whose, any)));
     }
     let named = |(how, any): (&str, Any)| {
         let name = any.type_url.rsplit('.').next().unwrap();

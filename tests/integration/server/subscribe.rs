@@ -22,13 +22,6 @@ def subscribed(db, sql):
             return found
         yield more
         batches.close()
-def until(do, wanted):
-    end = time.time() + 30
-    while True:
-        found = do()
-        if wanted(found): return found
-        assert time.time() < end, found
-        time.sleep(0.05)
 def open_now(db):
     return [row for row in rows(db, "SHOW QUERIES") if row[6].startswith("SUBSCRIBE")]
 "#;
