@@ -49,6 +49,14 @@ pub(super) struct Asked {
     pub(super) settings: Settings,
 }
 
+/// What planning a query gives.
+pub(super) enum Plan {
+    /// Its rows come when it is begun.
+    Open(Session, Planned),
+    /// Its rows.
+    Answered(RecordBatch),
+}
+
 /// What a statement has done that was run to its end.
 #[derive(Debug)]
 pub(super) struct Done {
@@ -226,6 +234,37 @@ impl Engine {
     fn check(&self, asked: &Asked, parsed: &ParsedStatement) -> Result<()> {
         let checked = asked.caller.check(parsed, &self.roots);
         checked.map_err(|error| parsed.places.locate(error))
+    }
+
+    /// Plans a query; one that reads nothing, by which clients see whether the server is there, is answered at once.
+    ///
+    /// # Errors
+    ///
+    /// The statement's, with its place.
+    pub(super) async fn plan_or_answer(
+        &self,
+        asked: &Asked,
+        parsed: ParsedStatement,
+    ) -> Result<Plan> {
+        /// A larger answer is made when it is fetched, and not held until then.
+        const SMALL: usize = 64 << 10;
+        let places = parsed.places.clone();
+        let (session, planned) = self.plan(asked, parsed).await?;
+        if planned.reads_nothing() {
+            let schema = planned.schema();
+            let answered = async {
+                let rows = collect(session.begin(planned.clone())?.stream).await?;
+                let batch = concat_batches(&schema, &rows);
+                batch.map_err(|error| Error::internal(error.to_string()))
+            };
+            let batch = answered.await.map_err(|error| places.locate(error))?;
+            if batch.get_array_memory_size() <= SMALL {
+                drop(planned);
+                self.forks.give_back(session);
+                return Ok(Plan::Answered(batch));
+            }
+        }
+        Ok(Plan::Open(session, planned))
     }
 
     /// Plans a query.

@@ -31,7 +31,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{ParsedStatement, RawStatement, Script, Statement as ParsedKind};
 use crate::server::access::Caller;
-use crate::server::engine::{Asked, Done, Engine, Kind, kind, one_statement};
+use crate::server::engine::{Asked, Done, Engine, Kind, Plan, kind, one_statement};
 use crate::server::ingest::ingest;
 use crate::server::login::{COOKIE_NAME, Login, of_cookie};
 use crate::server::messages::{
@@ -112,19 +112,22 @@ impl Flight {
     fn asked<T>(&self, request: &Request<T>) -> Result<Asked, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
         let caller = caller.ok_or_else(|| Status::unauthenticated("nobody has logged in"))?;
-        Ok(self.engine.asked(caller))
+        let mut asked = self.engine.asked(caller);
+        let settings = asked.settings.with_headers(request.metadata());
+        asked.settings = settings.map_err(|error| status(&error))?;
+        Ok(asked)
     }
 
     /// Plans a query, or runs another statement to its end; what it gives waits to be fetched.
     async fn begin(&self, asked: &Asked, prepared: &Prepared) -> Result<(Arc<Begun>, Bytes)> {
         let statements = prepared.statements()?;
         let statement = self.engine.statement(asked, prepared.parsed());
-        let views = asked.settings.view_types;
+        let types = asked.settings.types;
         let begun = match kind(prepared.parsed()) {
             Kind::Query if matches!(prepared.parsed().statement, ParsedKind::ShowQueries) => {
                 // Who is at work is told also when no more can be at work.
                 let batch = queries::running(&self.engine.work, &asked.caller)?;
-                let schema = wire_schema(&batch.schema(), views);
+                let schema = wire_schema(&batch.schema(), types);
                 Begun {
                     rows: Rows::Done(to_wire(&batch, &schema)?),
                     schema,
@@ -137,16 +140,27 @@ impl Flight {
                     Some(first) => first.clone(),
                     None => prepared.with_nulls()?,
                 };
-                let planned = self.plan(asked, &statement, first).await?;
-                Begun {
-                    warnings: planned.0.take_warnings(),
-                    schema: wire_schema(&planned.1.schema(), views),
-                    rows: Rows::Query(Box::new(Query {
-                        asked: asked.clone(),
-                        statements,
-                        planned: Mutex::new(Some(planned)),
-                    })),
-                    statement,
+                let is_all = statements.len() == 1;
+                match self.plan(asked, &statement, first, is_all).await? {
+                    Plan::Answered(batch) => {
+                        let schema = wire_schema(&batch.schema(), types);
+                        Begun {
+                            rows: Rows::Done(to_wire(&batch, &schema)?),
+                            schema,
+                            statement,
+                            warnings: Vec::new(),
+                        }
+                    }
+                    Plan::Open(session, planned) => Begun {
+                        warnings: session.take_warnings(),
+                        schema: wire_schema(&planned.schema(), types),
+                        rows: Rows::Query(Box::new(Query {
+                            asked: asked.clone(),
+                            statements,
+                            planned: Mutex::new(Some((session, planned))),
+                        })),
+                        statement,
+                    },
                 }
             }
             Kind::Report | Kind::Update | Kind::Definition | Kind::Setting => {
@@ -155,7 +169,7 @@ impl Flight {
                     || RecordBatch::new_empty(Arc::new(Schema::empty())),
                     |done| done.batch,
                 );
-                let schema = wire_schema(&batch.schema(), views);
+                let schema = wire_schema(&batch.schema(), types);
                 Begun {
                     rows: Rows::Done(to_wire(&batch, &schema)?),
                     schema,
@@ -171,19 +185,31 @@ impl Flight {
         Ok((begun, name.into()))
     }
 
+    /// Plans the first statement of a query; if it is all of it, it may be answered at once.
     async fn plan(
         &self,
         asked: &Asked,
         statement: &Arc<Statement>,
         parsed: ParsedStatement,
-    ) -> Result<(Session, Planned)> {
+        is_all: bool,
+    ) -> Result<Plan> {
         let (engine, asked) = (Arc::clone(&self.engine), asked.clone());
-        if matches!(parsed.statement, ParsedKind::ShowQueries) {
-            return Box::pin(engine.plan(&asked, parsed)).await;
-        }
-        let planned = async move { engine.plan(&asked, parsed).await };
+        let of = Arc::clone(statement);
+        let planned = async move {
+            if !is_all {
+                let (session, planned) = engine.plan(&asked, parsed).await?;
+                return Ok(Plan::Open(session, planned));
+            }
+            let planned = engine.plan_or_answer(&asked, parsed).await?;
+            if let Plan::Answered(rows) = &planned {
+                of.count(rows.num_rows(), 0);
+            }
+            Ok(planned)
+        };
+        let goes_on = |planned: &Plan| matches!(planned, Plan::Open(..));
         // It is handed on several times: only where it is.
-        self.engine.work.plan(statement, Box::pin(planned)).await
+        let work = &self.engine.work;
+        work.plan(statement, Box::pin(planned), goes_on).await
     }
 
     /// Runs statements one after the other; gives what the last one said, with the rows of all.
@@ -275,7 +301,7 @@ impl Flight {
         let planned = async move { engine.plan(&by, parsed).await };
         match self.engine.work.aside(Box::pin(planned)).await {
             Ok((session, planned)) => {
-                let schema = wire_schema(&planned.schema(), asked.settings.view_types);
+                let schema = wire_schema(&planned.schema(), asked.settings.types);
                 drop(planned);
                 self.engine.forks.give_back(session);
                 Ok(schema)

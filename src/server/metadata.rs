@@ -12,7 +12,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use crate::error::{Error, Result};
-use crate::server::wire::wire_schema;
+use crate::server::wire::{WireTypes, wire_schema};
 use crate::server::xdbc;
 use crate::session::{CATALOG, Session};
 
@@ -101,13 +101,17 @@ fn schemas(session: &Session) -> Vec<&'static str> {
 async fn tables(question: CommandGetTables, session: &Session) -> Result<RecordBatch> {
     let wrong = |error: arrow_flight::error::FlightError| Error::internal(error.to_string());
     let with_columns = question.include_schema;
+    let mut question = question;
+    for kind in &mut question.table_types {
+        *kind = table_type(kind);
+    }
     let mut builder = question.into_builder();
     for (schema, name, kind) in session.relations() {
         let columns = match with_columns {
             false => Arc::new(Schema::empty()),
             // One table that cannot be opened does not hide the others.
             true => match session.columns_of(schema, &name).await {
-                Ok(columns) => wire_schema(&columns, false),
+                Ok(columns) => wire_schema(&columns, WireTypes::default()),
                 Err(error) => {
                     tracing::warn!(
                         table = name,
@@ -123,6 +127,14 @@ async fn tables(question: CommandGetTables, session: &Session) -> Result<RecordB
             .map_err(wrong)?;
     }
     builder.build().map_err(wrong)
+}
+
+/// The type of tables that a client means: some write names of other servers, in other cases.
+fn table_type(asked: &str) -> String {
+    match asked.to_uppercase().as_str() {
+        "BASE TABLE" => "TABLE".to_owned(),
+        known => known.to_owned(),
+    }
 }
 
 type KeyColumns = [(&'static str, DataType, bool)];

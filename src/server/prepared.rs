@@ -11,7 +11,7 @@ use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use crate::error::{Error, Result};
 use crate::planner::{Parameters, ParsedStatement, RawStatement, parse_statement};
 use crate::server::engine::{Kind, kind, one_statement};
-use crate::server::wire::wire_schema;
+use crate::server::wire::{WireTypes, wire_schema};
 
 /// A statement with places for values.
 #[derive(Debug, Clone)]
@@ -52,7 +52,10 @@ impl Prepared {
             let of = types.get(name).cloned().unwrap_or(DataType::Utf8);
             Field::new(format!("${name}"), of, true)
         };
-        wire_schema(&Schema::new(names.map(field).collect::<Vec<_>>()), false)
+        wire_schema(
+            &Schema::new(names.map(field).collect::<Vec<_>>()),
+            WireTypes::default(),
+        )
     }
 
     /// The same statement with values for its parameters, by their place, whatever the columns are called.

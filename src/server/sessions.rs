@@ -5,22 +5,36 @@ use std::str::FromStr as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use datafusion::arrow::datatypes::TimeUnit;
 use datafusion::sql::parser::{ResetStatement, Statement as SqlStatement};
 use datafusion::sql::sqlparser::ast::{Expr, Set, Statement as AnsiStatement, Value};
+use tonic::metadata::{KeyAndValueRef, MetadataMap};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{ParsedStatement, Statement};
 use crate::server::access::Caller;
+use crate::server::wire::WireTypes;
 use crate::session::{CATALOG, SCHEMA};
 use crate::tables::options::parse_duration;
 
 /// What a session can set.
-pub(super) const SETTINGS: [&str; 5] = [
+pub(super) const SETTINGS: [&str; 6] = [
     "catalog",
     "schema",
     "statement_timeout",
     "time_zone",
+    "timestamp_unit",
     "view_types",
+];
+/// What the names of headers begin with that set one for a call.
+const HEADER: &str = "anabranch-";
+
+/// What `timestamp_unit` may be.
+const TIMESTAMP_UNITS: [(&str, TimeUnit); 4] = [
+    ("second", TimeUnit::Second),
+    ("millisecond", TimeUnit::Millisecond),
+    ("microsecond", TimeUnit::Microsecond),
+    ("nanosecond", TimeUnit::Nanosecond),
 ];
 
 /// The settings of a session.
@@ -30,8 +44,8 @@ pub(super) struct Settings {
     pub(super) time_zone: Option<String>,
     /// How long a statement may take.
     pub(super) timeout: Option<Duration>,
-    /// Text and bytes are sent as Arrow's views.
-    pub(super) view_types: bool,
+    /// The types that are sent.
+    pub(super) types: WireTypes,
 }
 
 impl Settings {
@@ -69,8 +83,23 @@ impl Settings {
                 };
                 Ok(())
             }
+            "timestamp_unit" => {
+                let unit = TIMESTAMP_UNITS.iter().find(|(name, _)| *name == value);
+                self.types.timestamps = match (unit, value) {
+                    (Some((_, unit)), _) => Some(*unit),
+                    (None, "") => None,
+                    (None, _) => {
+                        let names = TIMESTAMP_UNITS.map(|(name, _)| name);
+                        return Err(Error::invalid(format!(
+                            "timestamp_unit is {}",
+                            names.join(", ")
+                        )));
+                    }
+                };
+                Ok(())
+            }
             "view_types" => {
-                self.view_types = match value {
+                self.types.views = match value {
                     "true" => true,
                     "" | "false" => false,
                     _ => return Err(Error::invalid("view_types is true or false")),
@@ -82,15 +111,44 @@ impl Settings {
         }
     }
 
+    /// The same with what the headers of a call set for it alone, such as `anabranch-time-zone`: for clients that cannot
+    /// send statements of their own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::set`].
+    pub(super) fn with_headers(mut self, headers: &MetadataMap) -> Result<Self> {
+        for header in headers.iter() {
+            let KeyAndValueRef::Ascii(name, value) = header else {
+                continue;
+            };
+            let Some(name) = name.as_str().strip_prefix(HEADER) else {
+                continue;
+            };
+            let name = name.replace('-', "_");
+            let value = value.to_str();
+            let value =
+                value.map_err(|_| Error::invalid(format!("the header of {name} is no text")))?;
+            self.set(&name, value)?;
+        }
+        Ok(self)
+    }
+
     /// All of them by name, as text.
-    pub(super) fn all(&self) -> [(&'static str, String); 5] {
+    pub(super) fn all(&self) -> [(&'static str, String); 6] {
         let timeout = self.timeout.unwrap_or_default().as_millis();
+        let unit = |unit| TIMESTAMP_UNITS.iter().find(|(_, known)| *known == unit);
+        let unit = self.types.timestamps.and_then(unit);
         [
             ("catalog", CATALOG.to_owned()),
             ("schema", SCHEMA.to_owned()),
             ("statement_timeout", format!("{timeout} ms")),
             ("time_zone", self.time_zone.clone().unwrap_or_default()),
-            ("view_types", self.view_types.to_string()),
+            (
+                "timestamp_unit",
+                unit.map_or_else(String::new, |(name, _)| (*name).to_owned()),
+            ),
+            ("view_types", self.types.views.to_string()),
         ]
     }
 }
@@ -223,13 +281,16 @@ mod tests {
     use super::*;
     use crate::planner::{Script, parse_statement};
 
+    fn views() -> Settings {
+        let mut settings = Settings::default();
+        settings.set("view_types", "true").unwrap();
+        settings
+    }
+
     fn set(sql: &str) -> Result<Settings> {
         let parsed = parse_statement(&Script::new("t", sql).split().unwrap().remove(0)).unwrap();
         let (name, value) = setting(&parsed).unwrap()?;
-        let mut settings = Settings {
-            view_types: true,
-            ..Settings::default()
-        };
+        let mut settings = views();
         settings.set(&name, &value)?;
         Ok(settings)
     }
@@ -249,13 +310,14 @@ mod tests {
         let timeout = set("SET statement_timeout = '90 seconds'").unwrap().timeout;
         assert_eq!(timeout, Some(Duration::from_secs(90)));
         assert_eq!(set("SET statement_timeout = 0").unwrap().timeout, None);
-        assert!(!set("RESET view_types").unwrap().view_types);
-        assert!(!set("SET view_types = false").unwrap().view_types);
+        assert!(!set("RESET view_types").unwrap().types.views);
+        assert!(!set("SET view_types = false").unwrap().types.views);
         assert!(set("SET catalog = anabranch").is_ok());
         for (sql, kind) in [
             ("SET time_zone = 'Mars'", ErrorKind::Invalid),
             ("SET statement_timeout = 'soon'", ErrorKind::Invalid),
             ("SET view_types = 7", ErrorKind::Invalid),
+            ("SET timestamp_unit = 'day'", ErrorKind::Invalid),
             ("SET schema = 'other'", ErrorKind::Invalid),
             (
                 "SET datafusion.runtime.memory_limit = '9G'",
@@ -268,6 +330,26 @@ mod tests {
     }
 
     #[test]
+    fn headers_set_for_a_call() {
+        let mut headers = MetadataMap::new();
+        headers.insert("authorization", "Bearer x".parse().unwrap());
+        headers.insert("anabranch-timestamp-unit", "nanosecond".parse().unwrap());
+        headers.insert("anabranch-time-zone", "Europe/Paris".parse().unwrap());
+        let settings = views().with_headers(&headers).unwrap();
+        let types = WireTypes {
+            views: true,
+            timestamps: Some(TimeUnit::Nanosecond),
+        };
+        assert_eq!(settings.types, types);
+        assert_eq!(settings.time_zone.as_deref(), Some("Europe/Paris"));
+        let unit = ("timestamp_unit", "nanosecond".to_owned());
+        assert!(settings.all().contains(&unit));
+        headers.insert("anabranch-colour", "red".parse().unwrap());
+        let error = views().with_headers(&headers).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
     fn sessions_are_of_their_user_and_end() {
         let of = |name: &str, session: Option<&str>| Caller {
             name: name.into(),
@@ -276,10 +358,7 @@ mod tests {
         };
         let sessions = Sessions::new(2, Duration::from_secs(60));
         let now = Instant::now();
-        let views = Settings {
-            view_types: true,
-            ..Settings::default()
-        };
+        let views = views();
         let ann = of("ann", Some("1"));
         sessions.keep(&ann, views.clone(), now).unwrap();
         assert_eq!(sessions.of(&ann, now), views);

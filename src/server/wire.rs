@@ -3,21 +3,33 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
-use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+use datafusion::arrow::compute::{CastOptions, cast_with_options};
+use datafusion::arrow::datatypes::{
+    DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit,
+};
+use datafusion::arrow::error::ArrowError;
 
 use crate::error::{Error, Result};
 
-/// The columns as they are sent: views as plain text and bytes unless the client takes `views`, dictionaries as their
-/// values, lists with short offsets. Columns may be null, whatever the plan believes.
-pub(super) fn wire_schema(schema: &Schema, views: bool) -> SchemaRef {
+/// What a client has said of the types it takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct WireTypes {
+    /// Text and bytes may be Arrow's views.
+    pub(super) views: bool,
+    /// All timestamps are in this unit; `None`: each in its own.
+    pub(super) timestamps: Option<TimeUnit>,
+}
+
+/// The columns as they are sent: views as plain text and bytes unless the client takes them, dictionaries as their values,
+/// lists with short offsets. Columns may be null, whatever the plan believes.
+pub(super) fn wire_schema(schema: &Schema, types: WireTypes) -> SchemaRef {
     let fields = schema.fields().iter();
-    let fields: Fields = fields.map(|field| wire_field(field, true, views)).collect();
+    let fields: Fields = fields.map(|field| wire_field(field, true, types)).collect();
     Arc::new(Schema::new(fields))
 }
 
-fn wire_field(field: &FieldRef, nullable: bool, views: bool) -> FieldRef {
-    let of = wire_type(field.data_type(), views);
+fn wire_field(field: &FieldRef, nullable: bool, types: WireTypes) -> FieldRef {
+    let of = wire_type(field.data_type(), types);
     Arc::new(Field::new(
         field.name(),
         of,
@@ -25,13 +37,16 @@ fn wire_field(field: &FieldRef, nullable: bool, views: bool) -> FieldRef {
     ))
 }
 
-fn wire_type(of: &DataType, views: bool) -> DataType {
-    let wire_field = |field: &FieldRef| wire_field(field, false, views);
+fn wire_type(of: &DataType, types: WireTypes) -> DataType {
+    let wire_field = |field: &FieldRef| wire_field(field, false, types);
     match of {
-        DataType::Utf8View | DataType::BinaryView if views => of.clone(),
+        DataType::Utf8View | DataType::BinaryView if types.views => of.clone(),
         DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
         DataType::BinaryView | DataType::LargeBinary => DataType::Binary,
-        DataType::Dictionary(_, values) => wire_type(values, views),
+        DataType::Dictionary(_, values) => wire_type(values, types),
+        DataType::Timestamp(unit, zone) => {
+            DataType::Timestamp(types.timestamps.unwrap_or(*unit), zone.clone())
+        }
         DataType::List(item) | DataType::LargeList(item) | DataType::ListView(item) => {
             DataType::List(wire_field(item))
         }
@@ -46,16 +61,27 @@ fn wire_type(of: &DataType, views: bool) -> DataType {
 ///
 /// # Errors
 ///
-/// Text of more than 2 GiB in one batch.
+/// Text of more than 2 GiB in one batch; a timestamp that the unit of the client cannot hold.
 pub(super) fn to_wire(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let exact = CastOptions {
+        safe: false,
+        ..CastOptions::default()
+    };
     let column =
         |(column, field): (&ArrayRef, &FieldRef)| match column.data_type() == field.data_type() {
             true => Ok(Arc::clone(column)),
-            false => cast(column, field.data_type()),
+            // What cannot be told must not become NULL.
+            false => cast_with_options(column, field.data_type(), &exact),
         };
     let columns = batch.columns().iter().zip(schema.fields());
     let columns: std::result::Result<Vec<ArrayRef>, _> = columns.map(column).collect();
-    let columns = columns.map_err(|error| Error::internal(error.to_string()))?;
+    let columns = columns.map_err(|error| match error {
+        ArrowError::CastError(what) | ArrowError::ArithmeticOverflow(what) => Error::invalid(
+            format!("a value does not fit the type that is sent: {what}"),
+        )
+        .with_help("another timestamp_unit of the session holds it"),
+        other => Error::internal(other.to_string()),
+    })?;
     let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(Arc::clone(schema), columns, &rows)
         .map_err(|error| Error::internal(error.to_string()))
@@ -63,8 +89,10 @@ pub(super) fn to_wire(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordB
 
 #[cfg(test)]
 mod tests {
-    use datafusion::arrow::array::{DictionaryArray, Int64Array, StringViewArray};
-    use datafusion::arrow::datatypes::Int32Type;
+    use datafusion::arrow::array::{
+        AsArray as _, DictionaryArray, Int64Array, StringViewArray, TimestampMicrosecondArray,
+    };
+    use datafusion::arrow::datatypes::{Int32Type, TimestampNanosecondType};
 
     use super::*;
 
@@ -80,7 +108,7 @@ mod tests {
             ("c", Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef),
         ])
         .unwrap();
-        let schema = wire_schema(&batch.schema(), false);
+        let schema = wire_schema(&batch.schema(), WireTypes::default());
         let types: Vec<&DataType> = schema
             .fields()
             .iter()
@@ -90,12 +118,34 @@ mod tests {
         let sent = to_wire(&batch, &schema).unwrap();
         assert_eq!(sent.schema(), schema);
         assert_eq!(sent.num_rows(), 2);
-        let views = wire_schema(&batch.schema(), true);
+        let with_views = WireTypes {
+            views: true,
+            ..WireTypes::default()
+        };
+        let views = wire_schema(&batch.schema(), with_views);
         assert_eq!(views.field(0).data_type(), &DataType::Utf8View);
         let none = RecordBatch::new_empty(Arc::new(Schema::empty()));
         assert_eq!(
-            to_wire(&none, &wire_schema(&none.schema(), false)).unwrap(),
+            to_wire(&none, &wire_schema(&none.schema(), WireTypes::default())).unwrap(),
             none
         );
+    }
+
+    #[test]
+    fn timestamps_are_in_the_unit_of_the_client_or_refused() {
+        let nanoseconds = WireTypes {
+            timestamps: Some(TimeUnit::Nanosecond),
+            ..WireTypes::default()
+        };
+        let sent = |micros: i64| {
+            let at: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![Some(micros), None]));
+            let batch = RecordBatch::try_from_iter([("at", at)]).unwrap();
+            to_wire(&batch, &wire_schema(&batch.schema(), nanoseconds))
+        };
+        let batch = sent(7).unwrap();
+        let at = batch.column(0).as_primitive::<TimestampNanosecondType>();
+        assert_eq!(at.iter().collect::<Vec<_>>(), [Some(7_000), None]);
+        let error = sent(i64::MAX / 10).unwrap_err();
+        assert_eq!(error.kind(), crate::error::ErrorKind::Invalid);
     }
 }

@@ -247,7 +247,7 @@ impl Work {
         planned.insert(statement.id.clone(), Arc::downgrade(statement));
     }
 
-    /// Does something that comes before a statement's end, unless the statement is stopped or nobody waits any more.
+    /// Does something of a statement, after which it `goes_on` or has ended, unless it is stopped or nobody waits any more.
     ///
     /// # Errors
     ///
@@ -256,15 +256,16 @@ impl Work {
         self: &Arc<Self>,
         statement: &Arc<Statement>,
         work: impl Future<Output = Result<T>> + Send + 'static,
+        goes_on: impl Fn(&T) -> bool + Send,
     ) -> Result<T> {
         let mut running = Running::new(self, statement);
         let done = self.attempt(statement, work).await;
         match &done {
-            Ok(_) => {
+            Ok(planned) if goes_on(planned) => {
                 self.plans(statement);
                 running.goes_on = true;
             }
-            Err(error) => running.end(Some(error)),
+            ended => running.end(ended.as_ref().err()),
         }
         done
     }

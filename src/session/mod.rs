@@ -27,6 +27,8 @@ use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::session_state::SessionState;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
+use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
@@ -62,6 +64,7 @@ pub const CATALOG: &str = context::CATALOG;
 pub const SCHEMA: &str = context::SCHEMA;
 
 /// A statement that was planned: its rows come when it is begun.
+#[derive(Clone)]
 pub struct Planned {
     plan: Arc<dyn ExecutionPlan>,
     task: Arc<TaskContext>,
@@ -71,6 +74,15 @@ impl Planned {
     /// The columns.
     pub fn schema(&self) -> SchemaRef {
         self.plan.schema()
+    }
+
+    /// Whether it is one row of expressions over nothing, such as `SELECT 1`.
+    pub(crate) fn reads_nothing(&self) -> bool {
+        let mut plan = &self.plan;
+        while let ([input], true) = (plan.children().as_slice(), plan.is::<ProjectionExec>()) {
+            plan = input;
+        }
+        plan.is::<PlaceholderRowExec>()
     }
 }
 

@@ -12,6 +12,18 @@ pub(crate) struct Taken {
     pub(crate) peak_mib: u64,
 }
 
+impl Taken {
+    /// Both together.
+    pub(crate) fn and(&self, other: &Self) -> Self {
+        Self {
+            rows: self.rows + other.rows,
+            seconds: self.seconds + other.seconds,
+            core_seconds: self.core_seconds + other.core_seconds,
+            peak_mib: self.peak_mib.max(other.peak_mib),
+        }
+    }
+}
+
 /// What is compared.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Figure {

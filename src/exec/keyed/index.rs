@@ -21,7 +21,7 @@ const LIST: u32 = u32::MAX;
 
 /// A key's hash, and its place or its list of places. Nearly every key has one: it must not pay for the others.
 #[derive(Debug, Clone, Copy)]
-struct Entry {
+pub(super) struct Entry {
     hash: u32,
     place: Place,
 }
@@ -72,12 +72,29 @@ impl PlaceIndex {
         self.entries.reserve(keys, Entry::hash);
     }
 
-    /// The places of the key that `row` of the compared rows has.
-    pub(super) fn get(&self, hash: u32, row: usize, compared: &Comparators) -> &[Place] {
-        let found = self.entries.find(spread(hash), |entry| {
-            entry.hash == hash && compared.is_same(row, first(&self.lists, entry))
-        });
-        match found {
+    /// The entry that each key may have, by its hash: memory that is not at hand is waited for together, not key by key.
+    pub(super) fn candidates(&self, hashes: &[u32]) -> Vec<Option<&Entry>> {
+        let by_hash = |hash: &u32| {
+            self.entries
+                .find(spread(*hash), |entry| entry.hash == *hash)
+        };
+        hashes.iter().map(by_hash).collect()
+    }
+
+    /// The places of the key that `row` of the compared rows has, whose candidate is known.
+    pub(super) fn get<'i>(
+        &'i self,
+        hash: u32,
+        row: usize,
+        candidate: Option<&'i Entry>,
+        compared: &Comparators,
+    ) -> &'i [Place] {
+        let is_same = |entry: &&Entry| compared.is_same(row, first(&self.lists, entry));
+        let another = || {
+            let found = |entry: &Entry| entry.hash == hash && is_same(&entry);
+            self.entries.find(spread(hash), found)
+        };
+        match candidate.and_then(|entry| Some(entry).filter(is_same).or_else(another)) {
             None => &[],
             Some(entry) => match entry.list() {
                 Some(list) => &self.lists[list],

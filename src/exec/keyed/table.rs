@@ -337,8 +337,9 @@ impl StateTable {
                 continue;
             }
             let (hashes, compared) = (hashes(batch, self.keys)?, self.comparators(batch)?);
-            for (row, hash) in hashes.iter().enumerate() {
-                for place in self.index.get(*hash, row, &compared) {
+            let candidates = self.index.candidates(&hashes);
+            for (row, (hash, candidate)) in hashes.iter().zip(candidates).enumerate() {
+                for place in self.index.get(*hash, row, candidate, &compared) {
                     if seen.insert(*place) {
                         places.push(*place);
                     }

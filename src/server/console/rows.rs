@@ -22,7 +22,7 @@ use serde_json::value::RawValue;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::types::type_name;
-use crate::server::wire::{to_wire, wire_schema};
+use crate::server::wire::{WireTypes, to_wire, wire_schema};
 
 /// Integers up to here are exact as numbers of JavaScript: 2^53 - 1.
 const SAFE: u128 = (1 << 53) - 1;
@@ -82,7 +82,7 @@ pub(super) struct TableBuilder {
 impl TableBuilder {
     pub(super) fn new(schema: &Schema, limits: Limits) -> Self {
         Self {
-            schema: wire_schema(schema, false),
+            schema: wire_schema(schema, WireTypes::default()),
             limits,
             json: vec![b'['],
             rows: 0,

@@ -17,6 +17,7 @@
 use anabranch::error::ErrorKind;
 
 use super::*;
+use crate::support::{copy_folder, repository};
 
 /// One file of six rows with the offsets 0 to 5.
 async fn six_rows(folder: &Path) {
@@ -190,24 +191,12 @@ async fn mapped_columns_are_read_and_written_by_their_logical_names() {
     );
 }
 
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy(&entry.path(), &target),
-            false => drop(std::fs::copy(entry.path(), target).unwrap()),
-        }
-    }
-}
-
 /// Deletion vectors in files of their own, mapped and renamed columns, nested values, as Spark itself leaves them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_spark_wrote_is_read_and_written() {
     let dir = tempfile::tempdir().unwrap();
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/delta-by-spark");
-    copy(&fixture, dir.path());
+    let fixture = repository().join("tests/fixtures/delta-by-spark");
+    copy_folder(&fixture, dir.path());
     let handle = DeltaTableHandle::create_or_open(open(dir.path()))
         .await
         .unwrap();

@@ -13,21 +13,10 @@ pub(super) const FAIL_POINTS: [&str; 5] =
 fn exact_1_a_topic_has_every_row_once_whichever_step_a_process_dies_at() {
     let pipeline = Pipeline::between_topics("crash", 2);
     let mut sent = 0;
-    for fail_point in FAIL_POINTS {
-        for time in 1..=2 {
-            pipeline.send(sent..sent + 7);
-            sent += 7;
-            let fail_point = match fail_point {
-                // A job is taken over once a run.
-                "taken-over" => fail_point.to_owned(),
-                _ => format!("{fail_point}:{time}"),
-            };
-            pipeline.crash("job.sql", &fail_point);
-        }
-    }
-    // Right after a crash, and once more with nothing to do.
-    pipeline.catch_up("job.sql").ok();
-    pipeline.catch_up("job.sql").ok();
+    pipeline.crash_at_each_step("job.sql", 2, || {
+        pipeline.send(sent..sent + 7);
+        sent += 7;
+    });
     assert_eq!(
         pipeline.doubled(),
         (0..sent).map(|v| v * 2).collect::<Vec<_>>()
@@ -38,13 +27,10 @@ fn exact_1_a_topic_has_every_row_once_whichever_step_a_process_dies_at() {
 fn exact_2_a_delta_table_has_every_row_once_whichever_step_a_process_dies_at() {
     let pipeline = Pipeline::between_topics("crash-delta", 2);
     let mut sent = 0;
-    for fail_point in FAIL_POINTS {
+    pipeline.crash_at_each_step("keep.sql", 1, || {
         pipeline.send(sent..sent + 7);
         sent += 7;
-        pipeline.crash("keep.sql", fail_point);
-    }
-    pipeline.catch_up("keep.sql").ok();
-    pipeline.catch_up("keep.sql").ok();
+    });
     assert_eq!(pipeline.kept(), (0..sent).collect::<Vec<_>>());
 }
 
@@ -112,12 +98,10 @@ fn exact_1_a_job_whose_log_is_in_an_object_store() {
         ("AWS_REGION", "us-east-1".into()),
     ];
     let mut sent = 0;
-    for fail_point in FAIL_POINTS {
+    pipeline.crash_at_each_step("job.sql", 1, || {
         pipeline.send(sent..sent + 7);
         sent += 7;
-        pipeline.crash("job.sql", fail_point);
-    }
-    pipeline.catch_up("job.sql").ok();
+    });
     assert_eq!(
         pipeline.doubled(),
         (0..sent).map(|v| v * 2).collect::<Vec<_>>()

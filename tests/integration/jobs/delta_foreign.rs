@@ -1,20 +1,6 @@
 //! Delta tables as others leave them, read as streams: deletion vectors, mapped columns, an object store.
 
-use std::path::Path;
-
-use crate::support::{Workspace, repository, s3};
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy(&entry.path(), &target),
-            false => drop(std::fs::copy(entry.path(), target).unwrap()),
-        }
-    }
-}
+use crate::support::{Workspace, copy_folder, repository, s3};
 
 fn rows(work: &Workspace, query: &str) -> Vec<String> {
     let rows = work.sql(&["tables.sql"], &[query]).ok();
@@ -24,7 +10,7 @@ fn rows(work: &Workspace, query: &str) -> Vec<String> {
 /// A table that Spark wrote, with a deletion vector, mapped and renamed columns; a copy of its rows, and its visits per hour.
 fn by_spark() -> Workspace {
     let work = Workspace::new();
-    copy(
+    copy_folder(
         &repository().join("tests/fixtures/delta-by-spark"),
         &work.path("spark"),
     );

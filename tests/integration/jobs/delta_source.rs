@@ -120,16 +120,14 @@ fn exact_1_files_there_were_and_files_added_are_read_once() {
 fn exact_2_from_delta_to_delta_whichever_step_a_process_dies_at() {
     let pipeline = doubling("delta-crash", "");
     let mut sent = 0;
-    for fail_point in super::crash::FAIL_POINTS {
+    pipeline.crash_at_each_step("keep.sql", 1, || {
         pipeline.write(sent..sent + 5);
         pipeline.write(sent + 5..sent + 9);
         sent += 9;
         if sent % 2 == 0 {
             pipeline.statement("OPTIMIZE written");
         }
-        pipeline.crash("keep.sql", fail_point);
-    }
-    pipeline.catch_up("keep.sql").ok();
+    });
     assert_eq!(pipeline.kept(), (0..sent).collect::<Vec<_>>());
     // EXACT-3: from an earlier batch on, the same rows come again.
     for batch in [5, 2, 0] {

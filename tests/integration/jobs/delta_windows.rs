@@ -66,20 +66,11 @@ impl Pipeline {
 fn exact_1_windows_over_versions_are_counted_once_whichever_step_a_process_dies_at() {
     let pipeline = counting("versions-crash", "");
     let mut sent = 0;
-    for fail_point in super::crash::FAIL_POINTS {
-        for time in 1..=2 {
-            // Two files of several rows each: a process may die when one of them is read.
-            pipeline.add_seconds(sent..sent + 11);
-            sent += 11;
-            let fail_point = match fail_point {
-                "taken-over" => fail_point.to_owned(),
-                _ => format!("{fail_point}:{time}"),
-            };
-            pipeline.crash("job.sql", &fail_point);
-        }
-    }
-    pipeline.catch_up("job.sql").ok();
-    pipeline.catch_up("job.sql").ok();
+    pipeline.crash_at_each_step("job.sql", 2, || {
+        // Two files of several rows each: a process may die when one of them is read.
+        pipeline.add_seconds(sent..sent + 11);
+        sent += 11;
+    });
     assert_eq!(pipeline.counted("counts"), expected(sent));
     assert_eq!(pipeline.rows("SELECT * FROM system.late_rows").len(), 0);
 }
@@ -88,12 +79,10 @@ fn exact_1_windows_over_versions_are_counted_once_whichever_step_a_process_dies_
 fn exact_2_windows_from_delta_to_delta_after_crashes_and_rewinds_into_versions() {
     let pipeline = counting("versions-delta", "");
     let mut sent = 0;
-    for fail_point in super::crash::FAIL_POINTS {
+    pipeline.crash_at_each_step("keep.sql", 1, || {
         pipeline.add_seconds(sent..sent + 13);
         sent += 13;
-        pipeline.crash("keep.sql", fail_point);
-    }
-    pipeline.catch_up("keep.sql").ok();
+    });
     assert_eq!(pipeline.counted("kept"), expected(sent));
     // Some batches end between the files of a version: what that has brought so far is in the job's time.
     let folder = pipeline.work.path("anabranch-data/jobs");

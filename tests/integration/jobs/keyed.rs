@@ -74,19 +74,10 @@ impl Pipeline {
 fn exact_1_keys_are_counted_once_whichever_step_a_process_dies_at() {
     let pipeline = counting("keyed-crash");
     let mut sent = 0;
-    for fail_point in super::crash::FAIL_POINTS {
-        for time in 1..=2 {
-            pipeline.send(sent..sent + 7);
-            sent += 7;
-            let fail_point = match fail_point {
-                "taken-over" => fail_point.to_owned(),
-                _ => format!("{fail_point}:{time}"),
-            };
-            pipeline.crash("job.sql", &fail_point);
-        }
-    }
-    pipeline.catch_up("job.sql").ok();
-    pipeline.catch_up("job.sql").ok();
+    pipeline.crash_at_each_step("job.sql", 2, || {
+        pipeline.send(sent..sent + 7);
+        sent += 7;
+    });
     pipeline.check_said("counts", sent);
 }
 
@@ -94,12 +85,10 @@ fn exact_1_keys_are_counted_once_whichever_step_a_process_dies_at() {
 fn exact_3_keys_in_a_delta_table_after_crashes_and_a_rewind() {
     let pipeline = counting("keyed-delta");
     let mut sent = 0;
-    for fail_point in super::crash::FAIL_POINTS {
+    pipeline.crash_at_each_step("keep.sql", 1, || {
         pipeline.send(sent..sent + 7);
         sent += 7;
-        pipeline.crash("keep.sql", fail_point);
-    }
-    pipeline.catch_up("keep.sql").ok();
+    });
     pipeline.check_said("kept", sent);
     for batch in ["7", "3", "0"] {
         let rewind = format!("REWIND JOB to_delta TO BATCH {batch}");

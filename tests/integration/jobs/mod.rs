@@ -140,6 +140,25 @@ impl Pipeline {
         assert_eq!(status.code(), None, "{fail_point}: it ended by itself");
     }
 
+    /// Lets the job die at each step of a batch, so many times each; before each `send` gives it something to do. Then it
+    /// catches up.
+    fn crash_at_each_step(&self, job: &str, times: u32, mut send: impl FnMut()) {
+        for fail_point in crash::FAIL_POINTS {
+            for time in 1..=times {
+                send();
+                let fail_point = match fail_point {
+                    // A job is taken over once a run.
+                    "taken-over" => fail_point.to_owned(),
+                    _ => format!("{fail_point}:{time}"),
+                };
+                self.crash(job, &fail_point);
+            }
+        }
+        // Right after a crash, and once more with nothing to do.
+        self.catch_up(job).ok();
+        self.catch_up(job).ok();
+    }
+
     fn command(&self, job: &str) -> Command {
         let mut command = self.work.command();
         command.args(["run", "tables.sql", job]);

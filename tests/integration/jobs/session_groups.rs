@@ -113,11 +113,7 @@ fn exact_3_finer_groups_after_crashes_and_rewinds() {
         assert_eq!(kept, expected);
         kept.len()
     };
-    for fail_point in super::crash::FAIL_POINTS {
-        send(40);
-        pipeline.crash("keep.sql", fail_point);
-    }
-    pipeline.catch_up("keep.sql").ok();
+    pipeline.crash_at_each_step("keep.sql", 1, || send(40));
     assert!(check() > 20);
     for batch in [9, 4, 0] {
         let rewind = format!("REWIND JOB keeping TO BATCH {batch}");

@@ -53,13 +53,10 @@ fn expected(seconds: u32) -> BTreeMap<(i64, String), Vec<i64>> {
 fn exact_1_overlapping_windows_are_counted_once_whichever_step_a_process_dies_at() {
     let pipeline = hopping("slices-crash");
     let mut sent = 0;
-    for fail_point in super::crash::FAIL_POINTS {
+    pipeline.crash_at_each_step("job.sql", 1, || {
         pipeline.tick(sent..sent + 11);
         sent += 11;
-        pipeline.crash("job.sql", fail_point);
-    }
-    pipeline.catch_up("job.sql").ok();
-    pipeline.catch_up("job.sql").ok();
+    });
     assert_eq!(pipeline.counted("counts"), expected(sent));
 }
 
@@ -67,12 +64,10 @@ fn exact_1_overlapping_windows_are_counted_once_whichever_step_a_process_dies_at
 fn exact_2_3_overlapping_windows_in_a_delta_table_after_crashes_and_rewinds() {
     let pipeline = hopping("slices-delta");
     let mut sent = 0;
-    for fail_point in super::crash::FAIL_POINTS {
+    pipeline.crash_at_each_step("keep.sql", 1, || {
         pipeline.tick(sent..sent + 13);
         sent += 13;
-        pipeline.crash("keep.sql", fail_point);
-    }
-    pipeline.catch_up("keep.sql").ok();
+    });
     assert_eq!(pipeline.counted("kept"), expected(sent));
     for batch in ["9", "0"] {
         let rewind = format!("REWIND JOB to_delta TO BATCH {batch}");

@@ -94,19 +94,10 @@ pub(super) fn expected(seconds: u32) -> BTreeMap<(i64, String), Vec<i64>> {
 fn exact_1_windows_are_counted_once_whichever_step_a_process_dies_at() {
     let pipeline = counting("windows-crash");
     let mut sent = 0;
-    for fail_point in super::crash::FAIL_POINTS {
-        for time in 1..=2 {
-            pipeline.tick(sent..sent + 11);
-            sent += 11;
-            let fail_point = match fail_point {
-                "taken-over" => fail_point.to_owned(),
-                _ => format!("{fail_point}:{time}"),
-            };
-            pipeline.crash("job.sql", &fail_point);
-        }
-    }
-    pipeline.catch_up("job.sql").ok();
-    pipeline.catch_up("job.sql").ok();
+    pipeline.crash_at_each_step("job.sql", 2, || {
+        pipeline.tick(sent..sent + 11);
+        sent += 11;
+    });
     assert_eq!(pipeline.counted("counts"), expected(sent));
 }
 
@@ -114,12 +105,10 @@ fn exact_1_windows_are_counted_once_whichever_step_a_process_dies_at() {
 fn exact_2_windows_in_a_delta_table_after_crashes_and_a_rewind() {
     let pipeline = counting("windows-delta");
     let mut sent = 0;
-    for fail_point in super::crash::FAIL_POINTS {
+    pipeline.crash_at_each_step("keep.sql", 1, || {
         pipeline.tick(sent..sent + 13);
         sent += 13;
-        pipeline.crash("keep.sql", fail_point);
-    }
-    pipeline.catch_up("keep.sql").ok();
+    });
     assert_eq!(pipeline.counted("kept"), expected(sent));
     // EXACT-3: the state of an earlier batch counts the same windows again, and none twice.
     for batch in ["9", "4", "0"] {

@@ -72,6 +72,9 @@ for catalog in objects:
                   [column["column_name"] for column in table["table_columns"]])
 print(db.adbc_get_table_schema("people"))
 print(sorted(db.adbc_get_table_types()))
+for types in [["TABLE"], ["table", "BASE TABLE"], ["view"], ["SYSTEM TABLE"]]:
+    found = db.adbc_get_objects(depth="tables", table_types_filter=types).read_all().to_pylist()
+    print(types, [[(schema["db_schema_name"], table["table_name"]) for schema in catalog["catalog_db_schemas"] for table in schema["db_schema_tables"]] for catalog in found])
 print(db.adbc_get_info()["vendor_name"])
 print(rows("SHOW TABLES"))
 "#,

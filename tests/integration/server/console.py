@@ -1,4 +1,5 @@
-# The console in Chromium, used as people use it: mostly by keyboard. Run by console.rs, with the console's address.
+# The console in Chromium, used as people use it: mostly by keyboard. Run by console.rs, with the addresses of a
+# console for everybody and of one with users.
 
 import os
 import re
@@ -7,7 +8,7 @@ import sys
 
 from playwright.sync_api import expect, sync_playwright
 
-URL = sys.argv[1]
+URL, WITH_USERS = sys.argv[1:3]
 SHOTS = os.environ.get("CONSOLE_SCREENSHOTS")
 NAMES = [os.environ.get("CHROMIUM", "chromium"), "chromium", "chromium-browser", "google-chrome"]
 EVIL = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
@@ -183,6 +184,12 @@ def jobs(page):
     page.get_by_text("Late rows", exact=True).last.click()
     expect(page.get_by_text("1 late row.")).to_be_visible()
     assert page.locator("main script, main img").count() == 0
+    done(page, f"INSERT INTO ticks VALUES (NULL, '{EVIL.replace(chr(39), chr(39) * 2)}')")
+    page.go_back()
+    page.get_by_text("Dead letters", exact=True).last.click()
+    expect(page.get_by_text("1 dead letter.")).to_be_visible()
+    expect(page.locator("main")).to_contain_text("the event time t is NULL")
+    assert page.locator("main script, main img").count() == 0
     page.get_by_text("Definition", exact=True).click()
     expect(page.locator("pre.code")).to_contain_text("CREATE JOB")
     shot(page, "late")
@@ -226,40 +233,32 @@ def without_server(page, context):
 
 
 def login(page):
-    """What a server with users would say."""
-    known = {"in": False, "sent": None}
-
-    def guard(route):
-        if known["in"]:
-            route.continue_()
-        else:
-            route.fulfill(status=401, json={"error": {"message": "log in first"}})
-
-    def check(route):
-        known["sent"] = route.request.post_data_json
-        if known["sent"]["password"] != "right":
-            route.fulfill(status=401, json={"error": {"message": "user and password do not belong together"}})
-            return
-        known["in"] = True
-        route.fulfill(status=200, json={"user": "ann"})
-
-    page.route(re.compile("/api/(about|jobs|tables|query)"), guard)
-    page.route("**/api/login", check)
-    page.goto(URL)
-    page.reload()
+    """A server with users: who reads sees what there is and changes nothing."""
+    page.goto(WITH_USERS)
     dialog = page.get_by_role("dialog", name="Log in")
     expect(dialog).to_be_visible()
-    page.keyboard.type("ann")
+    page.keyboard.type("reader")
     page.keyboard.press("Tab")
     page.keyboard.type("wrong")
     page.keyboard.press("Enter")
-    expect(dialog.locator(".problem")).to_contain_text("do not belong together")
+    expect(dialog.locator(".problem")).to_be_visible()
     shot(page, "login")
-    dialog.get_by_label("Password").fill("right")
+    dialog.get_by_label("Password").fill("reader-pw")
     page.keyboard.press("Enter")
     expect(dialog).to_have_count(0)
-    assert known["sent"] == {"user": "ann", "password": "right"}
-    expect(page.get_by_role("link", name="copy", exact=True)).to_be_visible()
+    page.get_by_role("link", name="copy", exact=True).click()
+    badge(page, "RUNNING")
+    page.get_by_role("button", name="Pause", exact=True).press("Enter")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog").locator(".problem")).to_contain_text("reader")
+    page.keyboard.press("Escape")
+    badge(page, "RUNNING")
+    run(page, "CREATE VIEW mine AS SELECT 1 AS one")
+    expect(page.locator(".problem .message")).to_contain_text("reader")
+    run(page, "SELECT 7 AS seven")
+    expect(page.locator(".grid tbody td")).to_have_text(["7"])
+    page.get_by_role("button", name="Log out", exact=True).press("Enter")
+    expect(page.get_by_role("dialog", name="Log in")).to_be_visible()
 
 
 with sync_playwright() as playwright:

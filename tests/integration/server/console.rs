@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::Served;
+use super::rights::users;
 use crate::support::{Workspace, python};
 
 const TABLES: &str = "CREATE EXTERNAL TABLE seen (id BIGINT, note VARCHAR) STORED AS DELTA LOCATION 'seen' \
@@ -529,7 +530,11 @@ fn the_page_works_in_a_browser() {
     let work = Workspace::new();
     let served = served(&work, &[work.file("tables.sql", TABLES)]);
     let url = format!("http://{}/", served.console());
-    let said = python(include_str!("console.py"), &[&url]);
+    let other = Workspace::new();
+    let files = [other.file("tables.sql", TABLES), "--users", users(&other)];
+    let with_users = self::served(&other, &files);
+    let url_with_users = format!("http://{}/", with_users.console());
+    let said = python(include_str!("console.py"), &[&url, &url_with_users]);
     assert_eq!(said.lines().last(), Some("done"), "{said}");
     assert_eq!(served.stop(), Some(0));
 }

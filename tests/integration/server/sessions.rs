@@ -50,6 +50,19 @@ print(refused(rows, connect(), "SET TIME ZONE 'Europe/Paris'"))
 db = connect(cookies=True)
 db.adbc_current_catalog = "anabranch"
 print(rows(db, "SET TIME ZONE 'Europe/Paris'"), rows(db, "SHOW datafusion.execution.time_zone"))
+def with_headers(**headers):
+    headers = {"adbc.flight.sql.rpc.call_header.anabranch-" + name.replace("_", "-"): value for name, value in headers.items()}
+    return connect(**headers)
+def unit(db, sql):
+    with db.cursor() as cur:
+        cur.execute(sql)
+        table = cur.fetch_arrow_table()
+        return str(table.schema.field(0).type), table.column(0).to_pylist()
+grafana = with_headers(timestamp_unit="nanosecond", time_zone="Europe/Paris")
+at = "SELECT arrow_cast(TIMESTAMP '2025-01-01T10:00:00', 'Timestamp(Microsecond, None)') AS at"
+print(unit(connect(), at), unit(grafana, at), rows(grafana, "SHOW datafusion.execution.time_zone"))
+print(refused(unit, grafana, "SELECT arrow_cast(9000000000000000000, 'Timestamp(Microsecond, None)') AS at"))
+print(refused(rows, with_headers(colour="red"), "SELECT 1"))
 named = connect("anyone", "anything")
 print(rows(named, "SET TIME ZONE 'Asia/Tokyo'"), rows(named, "SHOW datafusion.execution.time_zone"))
 "#,
