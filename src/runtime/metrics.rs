@@ -33,7 +33,7 @@ pub struct Metrics {
 pub enum JobState {
     /// It reads, or looks for what there is to read.
     Running,
-    /// It waits out a fault that may pass.
+    /// It waits for a fault to pass, or for its sink to confirm a batch.
     Waiting,
     /// It was paused by a statement.
     Paused,

@@ -525,10 +525,10 @@ impl<'a> JobRunner<'a> {
         let waiting = "the sink has not confirmed the batch yet; its broker or store may be away";
         self.tell(|status| status.waiting = Some(waiting.to_owned()));
         self.metrics.state(Some(JobState::Waiting));
-        commit.await?;
+        let done = commit.await;
         self.tell(|status| status.waiting = None);
         self.metrics.state(Some(JobState::Running));
-        Ok(())
+        done
     }
 
     /// The batch is in the sink: the log must say so, also when statements about the job are written at the same time.

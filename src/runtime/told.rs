@@ -55,7 +55,7 @@ pub struct JobStatus {
     pub watermark: Option<i64>,
     /// Rows of keyed state.
     pub state_rows: u64,
-    /// The fault that it waits out, if it does.
+    /// What it waits for, if it does: a fault to pass, a sink to confirm a batch.
     pub waiting: Option<String>,
 }
 
@@ -65,7 +65,7 @@ impl JobStatuses {
         self.lock().clone()
     }
 
-    /// The fault that a job waits out, if it does.
+    /// What a job waits for, if it does.
     pub(super) fn waiting(&self, job: &str) -> Option<String> {
         self.lock().get(job)?.waiting.clone()
     }

@@ -42,7 +42,7 @@ pub(super) enum Kind {
     Setting,
 }
 
-/// Who asks, and what their session has set.
+/// Who asks, and what their session and the headers of the call have set.
 #[derive(Debug, Clone)]
 pub(super) struct Asked {
     pub(super) caller: Caller,
@@ -52,7 +52,7 @@ pub(super) struct Asked {
 /// What planning a query gives.
 pub(super) enum Plan {
     /// Its rows come when it is begun.
-    Open(Session, Planned),
+    Open(Box<(Session, Planned)>),
     /// Its rows.
     Answered(RecordBatch),
 }
@@ -245,12 +245,14 @@ impl Engine {
         &self,
         asked: &Asked,
         parsed: ParsedStatement,
+        running: &Running,
     ) -> Result<Plan> {
         /// A larger answer is made when it is fetched, and not held until then.
         const SMALL: usize = 64 << 10;
         let places = parsed.places.clone();
         let (session, planned) = self.plan(asked, parsed).await?;
-        if planned.reads_nothing() {
+        let limit = self.work.limits().result_bytes.unwrap_or(u64::MAX);
+        if planned.reads_nothing() && limit >= SMALL as u64 {
             let schema = planned.schema();
             let answered = async {
                 let rows = collect(session.begin(planned.clone())?.stream).await?;
@@ -258,13 +260,15 @@ impl Engine {
                 batch.map_err(|error| Error::internal(error.to_string()))
             };
             let batch = answered.await.map_err(|error| places.locate(error))?;
-            if batch.get_array_memory_size() <= SMALL {
+            let bytes = batch.get_array_memory_size();
+            if bytes <= SMALL {
                 drop(planned);
                 self.forks.give_back(session);
+                running.count(batch.num_rows(), bytes);
                 return Ok(Plan::Answered(batch));
             }
         }
-        Ok(Plan::Open(session, planned))
+        Ok(Plan::Open(Box::new((session, planned))))
     }
 
     /// Plans a query.
@@ -368,7 +372,9 @@ impl Engine {
             let batch = batch.map_err(|error| Error::internal(error.to_string()))?;
             Ok(Done { batch, rows: None })
         };
-        done.await.map_err(|error| places.locate(error))
+        let done = done.await.map_err(|error| places.locate(error))?;
+        self.forks.give_back(session);
+        Ok(done)
     }
 
     /// Makes or drops a table whose place the server has chosen.
@@ -431,10 +437,11 @@ impl Engine {
         }
         let (name, value) =
             setting(parsed).ok_or_else(|| Error::internal("the statement sets nothing"))??;
-        let mut settings = asked.settings.clone();
+        // Not those of the call's headers, which are for it alone.
+        let now = Instant::now();
+        let mut settings = self.sessions.of(&asked.caller, now);
         settings.set(&name, &value)?;
-        self.sessions
-            .keep(&asked.caller, settings, Instant::now())?;
+        self.sessions.keep(&asked.caller, settings, now)?;
         Ok(format!("set {name}"))
     }
 

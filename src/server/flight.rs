@@ -44,7 +44,7 @@ use crate::server::queries;
 use crate::server::results::Held;
 use crate::server::status::status;
 use crate::server::transfer::{client_rows, encoded, no_rows, of_flight};
-use crate::server::wire::{to_wire, wire_schema};
+use crate::server::wire::{WireTypes, to_wire, wire_schema};
 use crate::server::work::{QUERY_LOG, Statement};
 use crate::session::{Planned, Session};
 
@@ -89,6 +89,19 @@ enum Rows {
     Query(Box<Query>),
 }
 
+impl Begun {
+    /// What a statement gave that has run to its end.
+    fn done(batch: &RecordBatch, types: WireTypes, statement: Arc<Statement>) -> Result<Self> {
+        let schema = wire_schema(&batch.schema(), types);
+        Ok(Self {
+            rows: Rows::Done(to_wire(batch, &schema)?),
+            schema,
+            statement,
+            warnings: Vec::new(),
+        })
+    }
+}
+
 /// A query, once for each row of values that was bound.
 struct Query {
     asked: Asked,
@@ -118,7 +131,7 @@ impl Flight {
         Ok(asked)
     }
 
-    /// Plans a query, or runs another statement to its end; what it gives waits to be fetched.
+    /// Plans a query that reads something, or runs another statement to its end; what it gives waits to be fetched.
     async fn begin(&self, asked: &Asked, prepared: &Prepared) -> Result<(Arc<Begun>, Bytes)> {
         let statements = prepared.statements()?;
         let statement = self.engine.statement(asked, prepared.parsed());
@@ -127,13 +140,7 @@ impl Flight {
             Kind::Query if matches!(prepared.parsed().statement, ParsedKind::ShowQueries) => {
                 // Who is at work is told also when no more can be at work.
                 let batch = queries::running(&self.engine.work, &asked.caller)?;
-                let schema = wire_schema(&batch.schema(), types);
-                Begun {
-                    rows: Rows::Done(to_wire(&batch, &schema)?),
-                    schema,
-                    statement,
-                    warnings: Vec::new(),
-                }
+                Begun::done(&batch, types, statement)?
             }
             Kind::Query => {
                 let first = match statements.first() {
@@ -142,22 +149,14 @@ impl Flight {
                 };
                 let is_all = statements.len() == 1;
                 match self.plan(asked, &statement, first, is_all).await? {
-                    Plan::Answered(batch) => {
-                        let schema = wire_schema(&batch.schema(), types);
-                        Begun {
-                            rows: Rows::Done(to_wire(&batch, &schema)?),
-                            schema,
-                            statement,
-                            warnings: Vec::new(),
-                        }
-                    }
-                    Plan::Open(session, planned) => Begun {
-                        warnings: session.take_warnings(),
-                        schema: wire_schema(&planned.schema(), types),
+                    Plan::Answered(batch) => Begun::done(&batch, types, statement)?,
+                    Plan::Open(planned) => Begun {
+                        warnings: planned.0.take_warnings(),
+                        schema: wire_schema(&planned.1.schema(), types),
                         rows: Rows::Query(Box::new(Query {
                             asked: asked.clone(),
                             statements,
-                            planned: Mutex::new(Some((session, planned))),
+                            planned: Mutex::new(Some(*planned)),
                         })),
                         statement,
                     },
@@ -169,13 +168,7 @@ impl Flight {
                     || RecordBatch::new_empty(Arc::new(Schema::empty())),
                     |done| done.batch,
                 );
-                let schema = wire_schema(&batch.schema(), types);
-                Begun {
-                    rows: Rows::Done(to_wire(&batch, &schema)?),
-                    schema,
-                    statement,
-                    warnings: Vec::new(),
-                }
+                Begun::done(&batch, types, statement)?
             }
         };
         log_warnings(&begun.statement, &begun.warnings);
@@ -196,15 +189,11 @@ impl Flight {
         let (engine, asked) = (Arc::clone(&self.engine), asked.clone());
         let of = Arc::clone(statement);
         let planned = async move {
-            if !is_all {
-                let (session, planned) = engine.plan(&asked, parsed).await?;
-                return Ok(Plan::Open(session, planned));
+            if is_all {
+                return engine.plan_or_answer(&asked, parsed, &of).await;
             }
-            let planned = engine.plan_or_answer(&asked, parsed).await?;
-            if let Plan::Answered(rows) = &planned {
-                of.count(rows.num_rows(), 0);
-            }
-            Ok(planned)
+            let planned = engine.plan(&asked, parsed).await?;
+            Ok(Plan::Open(Box::new(planned)))
         };
         let goes_on = |planned: &Plan| matches!(planned, Plan::Open(..));
         // It is handed on several times: only where it is.
@@ -372,7 +361,9 @@ impl Flight {
             other => {
                 let answered = async {
                     let session = self.engine.fork(&asked)?;
-                    metadata::answer(other, &session).await
+                    let answer = metadata::answer(other, &session, asked.settings.types).await?;
+                    self.engine.forks.give_back(session);
+                    Ok(answer)
                 };
                 let batch = answered.await.map_err(told)?;
                 let schema = batch.schema();
@@ -473,7 +464,9 @@ impl Flight {
                 let types = match prepared.has_parameters() {
                     true => {
                         let session = self.engine.fork(asked)?;
-                        session.parameter_types(prepared.parsed()).await
+                        let types = session.parameter_types(prepared.parsed()).await;
+                        self.engine.forks.give_back(session);
+                        types
                     }
                     false => HashMap::new(),
                 };
@@ -544,6 +537,7 @@ impl Flight {
         for ticket in tickets {
             if let Ok(Command::TicketStatementQuery(ticket)) = command(&ticket.ticket)
                 && let Ok(begun) = self.begun(asked, &ticket.statement_handle)
+                && matches!(begun.rows, Rows::Query(_))
             {
                 begun.statement.cancel(&asked.caller.name);
                 is_cancelled = true;
@@ -554,7 +548,9 @@ impl Flight {
 
     /// Sets what can be set; of the rest says why not.
     fn set_session(&self, asked: &Asked, request: SetSessionOptions) -> Result<SessionOptionsSet> {
-        let mut settings = asked.settings.clone();
+        // Not those of the call's headers, which are for it alone.
+        let sessions = &self.engine.sessions;
+        let mut settings = sessions.of(&asked.caller, Instant::now());
         let mut result = SessionOptionsSet::default();
         for (name, value) in request.options {
             if let Err(error) = settings.set(&name, &value.text()) {
@@ -567,7 +563,6 @@ impl Flight {
                 result.errors.insert(name, why);
             }
         }
-        let sessions = &self.engine.sessions;
         sessions.keep(&asked.caller, settings, Instant::now())?;
         Ok(result)
     }

@@ -1,36 +1,50 @@
 //! Sessions of queries: forks of the one in which everything is defined. One that has done its work serves the next query, as
 //! long as nothing was defined since.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::error::Result;
 use crate::session::{ForkOptions, Session};
 
 /// The session of definitions and its forks.
 pub(super) struct Forks {
-    /// Only definitions run here.
+    /// Only definitions run here, one at a time.
     whole: Session,
-    /// One definition at a time; queries do not wait for it.
     defining: tokio::sync::Mutex<()>,
+    /// What queries are forked from: as all was after the last definition. They do not wait for the next one, nor meet half
+    /// of it.
+    defined: RwLock<Arc<Session>>,
     spare: Mutex<Vec<Session>>,
     most: usize,
 }
 
-/// The session of definitions, held by one of them.
+/// The session of definitions, held by one of them. What it has defined is seen when this is dropped.
 pub(super) struct Whole<'f> {
     pub(super) session: &'f Session,
+    forks: &'f Forks,
     _defining: tokio::sync::MutexGuard<'f, ()>,
+}
+
+impl Drop for Whole<'_> {
+    fn drop(&mut self) {
+        self.forks.publish();
+    }
 }
 
 impl Forks {
     /// Forks of `whole`, of which at most so many are kept that have nothing to do.
-    pub(super) fn new(whole: Session, most: usize) -> Self {
-        Self {
+    ///
+    /// # Errors
+    ///
+    /// None that a caller could cause.
+    pub(super) fn try_new(whole: Session, most: usize) -> Result<Self> {
+        Ok(Self {
+            defined: RwLock::new(Arc::new(whole.fork(&ForkOptions::default())?)),
             whole,
             defining: tokio::sync::Mutex::default(),
             spare: Mutex::default(),
             most,
-        }
+        })
     }
 
     /// The session itself, when no other definition is at work.
@@ -38,6 +52,7 @@ impl Forks {
         Whole {
             _defining: self.defining.lock().await,
             session: &self.whole,
+            forks: self,
         }
     }
 
@@ -47,27 +62,53 @@ impl Forks {
     ///
     /// None that a caller could cause.
     pub(super) fn fork(&self, options: &ForkOptions) -> Result<Session> {
-        self.take(options)
-            .map_or_else(|| self.whole.fork(options), Ok)
-    }
-
-    fn take(&self, options: &ForkOptions) -> Option<Session> {
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let defined = self.defined();
+        let mut spare = self.spare();
         let found = spare
             .iter()
-            .rposition(|session| session.can_serve(&self.whole) && session.is_fork_with(options))?;
-        Some(spare.swap_remove(found))
+            .rposition(|session| session.can_serve(&defined) && session.is_fork_with(options));
+        match found {
+            Some(found) => Ok(spare.swap_remove(found)),
+            None => {
+                drop(spare);
+                defined.fork(options)
+            }
+        }
     }
 
-    /// Takes a fork back whose plans have all been read, so that nothing of them is at work any more.
+    /// Takes a fork back whose plans have all been read. One of which something is still at work is dropped.
     pub(super) fn give_back(&self, session: Session) {
-        session.end_statement();
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        // What was defined since has left others of no use.
-        spare.retain(|session| session.can_serve(&self.whole));
-        if spare.len() < self.most && session.can_serve(&self.whole) {
-            spare.push(session);
+        if self.most == 0 || !session.is_at_rest() || !session.can_serve(&self.defined()) {
+            return;
         }
+        session.end_statement();
+        let mut spare = self.spare();
+        if spare.len() >= self.most {
+            // Who set what nobody else has must not keep all places.
+            spare.remove(0);
+        }
+        spare.push(session);
+    }
+
+    fn publish(&self) {
+        let defined = match self.whole.fork(&ForkOptions::default()) {
+            Ok(defined) => Arc::new(defined),
+            Err(error) => {
+                tracing::error!(%error, "what was defined is not seen yet");
+                return;
+            }
+        };
+        self.spare().retain(|session| session.can_serve(&defined));
+        *self.defined.write().unwrap_or_else(PoisonError::into_inner) = defined;
+    }
+
+    fn defined(&self) -> Arc<Session> {
+        let defined = self.defined.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&defined)
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Vec<Session>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -90,11 +131,12 @@ mod tests {
     }
 
     fn forks(most: usize) -> Forks {
-        Forks::new(Session::try_new(&SessionOptions::default()).unwrap(), most)
+        let whole = Session::try_new(&SessionOptions::default()).unwrap();
+        Forks::try_new(whole, most).unwrap()
     }
 
     fn spare(forks: &Forks) -> usize {
-        forks.spare.lock().unwrap().len()
+        forks.spare().len()
     }
 
     #[tokio::test]
@@ -163,17 +205,44 @@ mod tests {
         let zone = "SHOW datafusion.execution.time_zone";
         for _ in 0..2 {
             let session = forks.fork(&zoned).unwrap();
-            assert!(run(&session, zone).await.contains("Europe/Paris"));
+            run(&session, "SELECT 1").await;
             forks.give_back(session);
             assert_eq!(spare(&forks), 2);
         }
+        let session_of_zone = forks.fork(&zoned).unwrap();
+        assert!(run(&session_of_zone, zone).await.contains("Europe/Paris"));
         let plain = forks.fork(&ForkOptions::default()).unwrap();
         assert!(!run(&plain, zone).await.contains("Europe/Paris"));
-        // Full: it is dropped.
-        forks.give_back(forks.fork(&ForkOptions::default()).unwrap());
-        forks.give_back(plain);
-        assert_eq!(spare(&forks), 2);
         drop(session);
+    }
+
+    #[tokio::test]
+    async fn the_last_forks_are_kept_that_are_at_rest() {
+        let (forks, any) = (forks(2), ForkOptions::default());
+        let three = [0, 1, 2].map(|_| forks.fork(&any).unwrap());
+        three
+            .into_iter()
+            .for_each(|session| forks.give_back(session));
+        assert_eq!(spare(&forks), 2);
+        let session = forks.fork(&any).unwrap();
+        let query = definition("SELECT * FROM generate_series(1, 100000)").unwrap();
+        let running = session.plan(query).await.unwrap();
+        forks.give_back(session);
+        assert_eq!(spare(&forks), 1);
+        drop(running);
+    }
+
+    #[tokio::test]
+    async fn queries_see_definitions_whole() {
+        let (forks, any) = (forks(2), ForkOptions::default());
+        forks.give_back(forks.fork(&any).unwrap());
+        let whole = forks.whole().await;
+        run(whole.session, "CREATE TABLE t AS SELECT 1 AS n").await;
+        let names = |forks: &Forks| forks.fork(&any).unwrap().table_names();
+        assert_eq!(names(&forks), [] as [&str; 0]);
+        drop(whole);
+        assert_eq!(names(&forks), ["t"]);
+        assert_eq!(spare(&forks), 0);
     }
 
     #[tokio::test]

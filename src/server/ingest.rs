@@ -31,7 +31,9 @@ pub(super) async fn ingest(
     check(command)?;
     let table = &command.table;
     let schema = rows.schema();
-    let is_there = engine.fork(asked)?.table_names().contains(table);
+    let session = engine.fork(asked)?;
+    let is_there = session.table_names().contains(table);
+    engine.forks.give_back(session);
     let made = match how(command.table_definition_options.as_ref(), is_there) {
         How::Append => None,
         How::Create => Some("CREATE"),

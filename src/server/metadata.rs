@@ -35,12 +35,16 @@ pub(super) fn schema(command: &Command) -> Option<SchemaRef> {
     })
 }
 
-/// The answer to a question about metadata.
+/// The answer to a question about metadata; columns are told as their rows would be sent.
 ///
 /// # Errors
 ///
 /// The command is none, or a table that was asked for cannot be opened.
-pub(super) async fn answer(command: Command, session: &Session) -> Result<RecordBatch> {
+pub(super) async fn answer(
+    command: Command,
+    session: &Session,
+    types: WireTypes,
+) -> Result<RecordBatch> {
     let schema = schema(&command).ok_or_else(|| unknown(&command))?;
     let wrong = |error: arrow_flight::error::FlightError| Error::internal(error.to_string());
     match command {
@@ -56,7 +60,7 @@ pub(super) async fn answer(command: Command, session: &Session) -> Result<Record
             }
             builder.build().map_err(wrong)
         }
-        Command::CommandGetTables(question) => tables(question, session).await,
+        Command::CommandGetTables(question) => tables(question, session, types).await,
         Command::CommandGetTableTypes(question) => {
             let mut builder = question.into_builder();
             for kind in ["SYSTEM TABLE", "TABLE", "VIEW"] {
@@ -98,7 +102,11 @@ fn schemas(session: &Session) -> Vec<&'static str> {
     schemas
 }
 
-async fn tables(question: CommandGetTables, session: &Session) -> Result<RecordBatch> {
+async fn tables(
+    question: CommandGetTables,
+    session: &Session,
+    types: WireTypes,
+) -> Result<RecordBatch> {
     let wrong = |error: arrow_flight::error::FlightError| Error::internal(error.to_string());
     let with_columns = question.include_schema;
     let mut question = question;
@@ -111,7 +119,7 @@ async fn tables(question: CommandGetTables, session: &Session) -> Result<RecordB
             false => Arc::new(Schema::empty()),
             // One table that cannot be opened does not hide the others.
             true => match session.columns_of(schema, &name).await {
-                Ok(columns) => wire_schema(&columns, WireTypes::default()),
+                Ok(columns) => wire_schema(&columns, types),
                 Err(error) => {
                     tracing::warn!(
                         table = name,

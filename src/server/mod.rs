@@ -152,7 +152,7 @@ impl Server {
         let threads = Threads(Some(work));
         let jobs = Arc::new(Jobs::new(JobStore::new(dir.clone())));
         let engine = Engine {
-            forks: Forks::new(session, options.limits.statements),
+            forks: Forks::try_new(session, options.limits.statements).map_err(plain)?,
             store: CatalogStore::new(dir.clone()),
             running: RunningJobs::new(Arc::clone(&jobs), options.metrics, runtime.clone()),
             jobs,

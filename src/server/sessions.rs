@@ -29,13 +29,8 @@ pub(super) const SETTINGS: [&str; 6] = [
 /// What the names of headers begin with that set one for a call.
 const HEADER: &str = "anabranch-";
 
-/// What `timestamp_unit` may be.
-const TIMESTAMP_UNITS: [(&str, TimeUnit); 4] = [
-    ("second", TimeUnit::Second),
-    ("millisecond", TimeUnit::Millisecond),
-    ("microsecond", TimeUnit::Microsecond),
-    ("nanosecond", TimeUnit::Nanosecond),
-];
+/// What `timestamp_unit` may be: a coarser one would cut what a column has.
+const TIMESTAMP_UNITS: [(&str, TimeUnit); 1] = [("nanosecond", TimeUnit::Nanosecond)];
 
 /// The settings of a session.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! The one schema by which a result goes over the wire: types that clients know, the same in every answer about it.
+//! The one schema by which a result goes over the wire: types that clients know, the same in every answer about it to the same settings.
 
 use std::sync::Arc;
 
@@ -61,7 +61,7 @@ fn wire_type(of: &DataType, types: WireTypes) -> DataType {
 ///
 /// # Errors
 ///
-/// Text of more than 2 GiB in one batch; a timestamp that the unit of the client cannot hold.
+/// Text of more than 2 GiB in one batch; a timestamp that the client's unit, a finer one, cannot hold.
 pub(super) fn to_wire(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     let exact = CastOptions {
         safe: false,

@@ -77,7 +77,7 @@ pub(super) enum Time {
     Endless,
 }
 
-/// A statement of a client, from when it is asked for until its rows are fetched.
+/// A statement of a client, from when it is asked for until it has run or its rows are fetched.
 #[derive(Debug)]
 pub(super) struct Statement {
     /// By which it is listed, cancelled and logged.

@@ -139,7 +139,7 @@ impl Execution {
     }
 }
 
-/// Tables, views and settings of one user, and the engine that runs statements over them.
+/// Tables, views and settings, and the engine that runs statements over them, one user's at a time.
 pub struct Session {
     context: SessionContext,
     catalog: Arc<Catalog>,
@@ -182,6 +182,12 @@ impl Session {
         self.catalog.version() == whole.catalog.version()
             && !self.states.has_changed()
             && self.fork.may_name.is_none()
+    }
+
+    /// Whether nothing of its statements is at work any more: it could say something, or hold memory, at the next one's cost.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let pool = &self.context.runtime_env().memory_pool;
+        self.states.are_at_rest() && (self.fork.memory_limit.is_none() || pool.reserved() == 0)
     }
 
     /// Whether these are the options of this fork, which may name every table.

@@ -62,6 +62,14 @@ impl States {
         };
     }
 
+    /// Whether nothing runs in what it gave.
+    pub(super) fn are_at_rest(&self) -> bool {
+        let kept = self.lock();
+        kept.task
+            .as_ref()
+            .is_none_or(|task| Arc::strong_count(task) == 1)
+    }
+
     /// Whether a statement has changed more than tables.
     pub(super) fn has_changed(&self) -> bool {
         self.lock().has_changed

@@ -126,6 +126,8 @@ impl Statements {
             let batches = collect(execution.stream).await?;
             let batch = concat_batches(&schema, &batches);
             let batch = batch.map_err(|error| Error::internal(error.to_string()))?;
+            drop(execution.plan);
+            engine.forks.give_back(session);
             let rows = batch.num_rows();
             whole(&batch.slice(rows.saturating_sub(count), rows.min(count)))
         };
@@ -194,18 +196,25 @@ async fn query(
         .begin(planned)
         .map_err(|error| places.locate(error))?;
     let mut table = TableBuilder::new(&execution.schema(), limits);
+    let mut is_all = true;
     while let Some(batch) = execution.stream.next().await {
         let batch = batch.map_err(|error| places.locate(error.into()))?;
-        if !table.push(&batch)? {
+        is_all = table.push(&batch)?;
+        if !is_all {
             break;
         }
     }
-    Ok(Answer {
+    let answer = Answer {
         table: table.finish()?,
         rows_written: None,
         has_changed: false,
         warnings: session.take_warnings(),
-    })
+    };
+    drop(execution);
+    if is_all {
+        engine.forks.give_back(session);
+    }
+    Ok(answer)
 }
 
 fn own(sql: &str, values: &[(&str, &str)]) -> Result<ParsedStatement> {

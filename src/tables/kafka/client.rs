@@ -225,6 +225,14 @@ impl ClientSettings {
             .map_or("", |(_, value)| value)
     }
 
+    /// How long to wait for a sign of a broker that is given records: what librdkafka gives a request, or what the table says if
+    /// that is more, and no longer than a transaction may take.
+    pub(crate) fn patience(&self) -> Duration {
+        const REQUEST: Duration = Duration::from_secs(30);
+        let patience = self.connect_timeout.max(REQUEST);
+        patience.min(self.transaction_timeout)
+    }
+
     /// The error for brokers that did not answer, with the cause librdkafka gave.
     pub(crate) fn unavailable(&self, faults: &Faults) -> Error {
         let servers = self.servers();

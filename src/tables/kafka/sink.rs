@@ -531,6 +531,7 @@ impl Session {
         /// Between two looks. Polling with a timeout takes all of it, whatever comes, and its last millisecond is busy.
         const LOOK: Duration = Duration::from_micros(200);
         let mut progress = Instant::now();
+        let mut acknowledged = self.deliveries.acknowledged();
         let mut before = self.producer.in_flight_count();
         loop {
             self.producer.poll(Duration::ZERO);
@@ -539,14 +540,18 @@ impl Session {
             if in_flight == 0 {
                 return Ok(());
             }
-            if in_flight != before {
-                (before, progress) = (in_flight, Instant::now());
-                continue;
+            // What is in flight counts the client's own events as well.
+            let now = self.deliveries.acknowledged();
+            if now != acknowledged {
+                (acknowledged, progress) = (now, Instant::now());
             }
             if progress.elapsed() > patience {
                 return Err(self.table.client.unavailable(&self.deliveries.faults));
             }
-            std::thread::sleep(LOOK);
+            if in_flight == before {
+                std::thread::sleep(LOOK);
+            }
+            before = in_flight;
         }
     }
 

@@ -161,7 +161,7 @@ impl KafkaJobSink {
                 return Err(Error::new(ErrorKind::Cancelled, "the batch was cancelled"));
             }
             // Nothing is in doubt yet: the job says that it waits, and tries the batch again.
-            session.flush(session.table.client.connect_timeout)?;
+            session.flush(session.table.client.patience())?;
             Ok(session.deliveries.acknowledged() - before)
         };
         let rows = send_rows(&table, withdrawn, rows, &Time::new(), produce).await?;
