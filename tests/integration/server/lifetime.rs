@@ -144,8 +144,9 @@ fn a_catalog_that_was_being_written_can_be_read() {
 import itertools, os
 db, said = connect(), {}
 doing = None
-threading.Timer(0.1 + 0.13 * int(sys.argv[3]), lambda: os.kill(int(sys.argv[2]), 9)).start()
+killer = threading.Timer(0.1 + 0.13 * int(sys.argv[3]), lambda: os.kill(int(sys.argv[2]), 9))
 for n in itertools.count():
+    if n == 1: killer.start()
     doing = (f"v{n % 5}", None if n % 7 == 3 else n)
     name, value = doing
     try:
