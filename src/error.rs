@@ -43,6 +43,24 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// In one word, as metrics have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            ErrorKind::Invalid => "invalid",
+            ErrorKind::NotFound => "not_found",
+            ErrorKind::Exists => "exists",
+            ErrorKind::Unsupported => "unsupported",
+            ErrorKind::Data => "data",
+            ErrorKind::Unavailable => "unavailable",
+            ErrorKind::Permission => "permission",
+            ErrorKind::Unauthenticated => "unauthenticated",
+            ErrorKind::Exhausted => "exhausted",
+            ErrorKind::Cancelled => "cancelled",
+            ErrorKind::Timeout => "timeout",
+            ErrorKind::Internal => "internal",
+        }
+    }
+
     /// The exit code of the command line: 1 for SQL and data, 2 for usage and connections.
     pub fn exit_code(self) -> u8 {
         match self {

@@ -250,7 +250,7 @@ pub(crate) struct ServeArguments {
     /// A result that has nothing to give for so long says that it is still there
     #[arg(long, value_name = "TIME", default_value = "15 seconds", value_parser = time, help_heading = LIMITS)]
     pub(crate) keep_alive: Duration,
-    /// Serve metrics of the jobs for Prometheus at http://HOST:PORT/metrics [default: not served]
+    /// Serve metrics of the service and its jobs for Prometheus at http://HOST:PORT/metrics [default: not served]
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) metrics: Option<String>,
     /// A value for $NAME in the files

@@ -44,13 +44,11 @@ impl<'a> Here<'a> {
     pub(crate) async fn execute(&self, parsed: ParsedStatement) -> Result<Outcome> {
         let places = parsed.places.clone();
         match parsed.statement {
-            Statement::Job(job) => {
-                let ready = self.jobs()?.execute(self.session, *job, &parsed.text);
-                let begun = ready
-                    .await
-                    .and_then(|ready| self.session.begin_ready(ready));
-                begun.map_err(|error| places.locate(error))
-            }
+            Statement::Job(job) => self
+                .jobs()?
+                .begin(self.session, *job, &parsed.text)
+                .await
+                .map_err(|error| places.locate(error)),
             _ => self.session.execute(parsed).await,
         }
     }

@@ -1,28 +1,22 @@
-//! Two pages over HTTP: the metrics of running jobs, and whether the program answers at all. Each connection gets one
-//! answer and is closed.
+//! Two pages over HTTP: what is measured, and whether the program answers at all.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
 
 use crate::cli::config::Settings;
 use crate::cli::runner::eprint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::{JobState, Metrics};
 
-/// Who does not ask or read within this time is not answered.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Requests are short: a line and some headers.
-const MAX_REQUEST: usize = 8 << 10;
-/// Answers in the making at the same time; others wait in the listener's queue.
-const MAX_CONNECTIONS: usize = 16;
 /// The content type of Prometheus' text format.
 const METRICS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
-const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Serves metrics until dropped.
 #[derive(Debug)]
@@ -47,8 +41,17 @@ impl MetricsServer {
     async fn start(address: &str) -> Result<Self> {
         let (listener, at) = listen(address).await?;
         eprint(&format!("metrics at http://{at}/metrics\n"));
+        Self::with(listener)
+    }
+
+    fn with(listener: TcpListener) -> Result<Self> {
         let metrics = Metrics::try_new()?;
-        let task = tokio::spawn(serve(listener, metrics.clone()));
+        let pages = pages(metrics.clone());
+        let task = tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, pages).await {
+                tracing::error!(%error, "metrics are no longer served");
+            }
+        });
         Ok(Self { metrics, task })
     }
 
@@ -100,196 +103,92 @@ async fn listen(address: &str) -> Result<(TcpListener, SocketAddr)> {
     })
 }
 
-async fn serve(listener: TcpListener, metrics: Metrics) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of file descriptors: others may be closed soon.
-                tracing::warn!(%error, "a request for metrics was not accepted");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let metrics = metrics.clone();
-        tokio::spawn(async move {
-            let answered = tokio::time::timeout(PATIENCE, answer(stream, &metrics)).await;
-            match answered {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(%error, "a request for metrics broke off"),
-                Err(_) => tracing::debug!("a request for metrics took too long"),
-            }
-            drop(place);
-        });
-    }
+/// The pages; each asks for what is measured now.
+fn pages(metrics: Metrics) -> Router {
+    let nothing = (StatusCode::NOT_FOUND, "there are /metrics and /health\n");
+    Router::new()
+        .route("/metrics", get(text))
+        .route("/health", get(health))
+        .fallback(async move || nothing)
+        .with_state(metrics)
 }
 
-async fn answer(mut stream: TcpStream, metrics: &Metrics) -> std::io::Result<()> {
-    let Some(request) = read_request(&mut stream).await? else {
-        return Ok(());
-    };
-    let answer = respond(&request, metrics).head_and_body(&request);
-    stream.write_all(answer.as_bytes()).await?;
-    stream.shutdown().await
-}
-
-/// What was asked for.
-#[derive(Debug, PartialEq, Eq)]
-enum Request {
-    Get(String),
-    Head(String),
-    /// Another method.
-    Other,
-    /// Not HTTP, or too long.
-    Bad,
-}
-
-/// Reads up to the end of the headers; nothing if the client left without asking.
-async fn read_request(stream: &mut TcpStream) -> std::io::Result<Option<Request>> {
-    let mut bytes = Vec::with_capacity(1 << 10);
-    loop {
-        if stream.read_buf(&mut bytes).await? == 0 {
-            return Ok((!bytes.is_empty()).then_some(Request::Bad));
+async fn text(State(metrics): State<Metrics>) -> Response {
+    match metrics.text(chrono::Utc::now().timestamp_micros()) {
+        Ok(text) => ([(CONTENT_TYPE, METRICS_TEXT)], text).into_response(),
+        Err(error) => {
+            let said = error.message().to_owned();
+            (StatusCode::INTERNAL_SERVER_ERROR, said).into_response()
         }
-        if let Some(request) = parse(&bytes) {
-            return Ok(Some(request));
-        }
-        if bytes.len() > MAX_REQUEST {
-            return Ok(Some(Request::Bad));
-        }
-    }
-}
-
-/// The request that the bytes are; nothing while there are too few.
-fn parse(bytes: &[u8]) -> Option<Request> {
-    let mut headers = [httparse::EMPTY_HEADER; 64];
-    let mut request = httparse::Request::new(&mut headers);
-    match request.parse(bytes) {
-        Ok(httparse::Status::Partial) => return None,
-        Ok(httparse::Status::Complete(_)) => {}
-        Err(_) => return Some(Request::Bad),
-    }
-    let path = request.path.unwrap_or_default();
-    let path = path.split('?').next().unwrap_or_default().to_owned();
-    Some(match request.method {
-        Some("GET") => Request::Get(path),
-        Some("HEAD") => Request::Head(path),
-        _ => Request::Other,
-    })
-}
-
-struct Response {
-    status: &'static str,
-    content_type: &'static str,
-    body: String,
-}
-
-impl Response {
-    fn head_and_body(self, request: &Request) -> String {
-        let allow = match request {
-            Request::Other => "Allow: GET, HEAD\r\n",
-            _ => "",
-        };
-        let length = self.body.len();
-        let body = match request {
-            Request::Head(_) => "",
-            _ => &self.body,
-        };
-        format!(
-            "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {length}\r\n{allow}Connection: close\r\n\r\n{body}",
-            self.status, self.content_type
-        )
-    }
-}
-
-fn respond(request: &Request, metrics: &Metrics) -> Response {
-    let text = |status, body: &str| Response {
-        status,
-        content_type: TEXT,
-        body: body.to_owned(),
-    };
-    let path = match request {
-        Request::Get(path) | Request::Head(path) => path,
-        Request::Other => return text("405 Method Not Allowed", "only GET and HEAD\n"),
-        Request::Bad => return text("400 Bad Request", "this is no HTTP request\n"),
-    };
-    match path.as_str() {
-        "/metrics" => match metrics.text(chrono::Utc::now().timestamp_micros()) {
-            Ok(body) => Response {
-                status: "200 OK",
-                content_type: METRICS_TEXT,
-                body,
-            },
-            Err(error) => text("500 Internal Server Error", error.message()),
-        },
-        "/health" => Response {
-            status: "200 OK",
-            content_type: "application/json",
-            body: health(metrics),
-        },
-        _ => text("404 Not Found", "there are /metrics and /health\n"),
     }
 }
 
 /// The program answers; what its jobs are at is said beside. A job that has failed is no reason to restart the program: it
 /// waits for a statement.
-fn health(metrics: &Metrics) -> String {
+async fn health(State(metrics): State<Metrics>) -> impl IntoResponse {
     let jobs: serde_json::Map<_, _> = metrics
         .states()
         .into_iter()
         .map(|(job, state)| (job, state.map_or("ENDED", JobState::name).into()))
         .collect();
-    format!("{}\n", serde_json::json!({"status": "ok", "jobs": jobs}))
+    let said = format!("{}\n", serde_json::json!({"status": "ok", "jobs": jobs}));
+    ([(CONTENT_TYPE, "application/json")], said)
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+
     use super::*;
 
-    fn answered(request: &Request) -> String {
-        let metrics = Metrics::try_new().unwrap();
-        respond(request, &metrics).head_and_body(request)
+    /// What is answered to a request, by the pages at an address.
+    async fn answered(at: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        let request = format!("{request} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
     }
 
-    #[test]
-    fn requests_are_read_up_to_their_end() {
-        let whole = b"GET /metrics?x=1 HTTP/1.1\r\nHost: here\r\n\r\n";
-        for cut in 0..whole.len() {
-            assert_eq!(parse(&whole[..cut]), None, "{cut}");
-        }
-        assert_eq!(parse(whole), Some(Request::Get("/metrics".to_owned())));
-        let post = b"POST /metrics HTTP/1.1\r\n\r\n";
-        assert_eq!(parse(post), Some(Request::Other));
-        assert_eq!(parse(b"\x16\x03\x01 tls\r\n\r\n"), Some(Request::Bad));
+    async fn served() -> (MetricsServer, SocketAddr) {
+        let (listener, at) = listen("127.0.0.1:0").await.unwrap();
+        (MetricsServer::with(listener).unwrap(), at)
     }
 
-    #[test]
-    fn each_answer_says_how_long_it_is_and_closes() {
-        let whole = answered(&Request::Get("/metrics".to_owned()));
+    #[tokio::test]
+    async fn there_are_two_pages() {
+        let (_served, at) = served().await;
+        let whole = answered(at, "GET /metrics?x=1").await;
         let (head, body) = whole.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
-        assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())));
-        assert!(head.ends_with("Connection: close"), "{head}");
+        assert!(head.contains(METRICS_TEXT), "{head}");
         let version = env!("CARGO_PKG_VERSION");
         assert!(body.contains(&format!("anabranch_build_info{{version=\"{version}\"}} 1")));
-        let head_only = answered(&Request::Head("/metrics".to_owned()));
-        assert_eq!(head_only, format!("{head}\r\n\r\n"));
         for (request, status) in [
-            (Request::Get("/".to_owned()), "404 "),
-            (Request::Other, "405 "),
-            (Request::Bad, "400 "),
+            ("HEAD /metrics", "200 "),
+            ("GET /", "404 "),
+            ("POST /metrics", "405 "),
+            ("nonsense", "400 "),
         ] {
-            let answer = answered(&request);
-            assert!(
-                answer.starts_with(&format!("HTTP/1.1 {status}")),
-                "{answer}"
-            );
+            let answer = answered(at, request).await;
+            let status = format!("HTTP/1.1 {status}");
+            assert!(answer.starts_with(&status), "{request}: {answer}");
         }
-        assert!(answered(&Request::Other).contains("\r\nAllow: GET, HEAD\r\n"));
+    }
+
+    #[tokio::test]
+    async fn who_leaves_or_stays_silent_holds_nobody_up() {
+        let (_served, at) = served().await;
+        let mut silent = Vec::new();
+        for _ in 0..100 {
+            silent.push(TcpStream::connect(at).await.unwrap());
+            drop(TcpStream::connect(at).await.unwrap());
+        }
+        let answer = answered(at, "GET /health").await;
+        let said = "{\"jobs\":{},\"status\":\"ok\"}\n";
+        assert!(answer.ends_with(said), "{answer}");
     }
 
     #[tokio::test]
@@ -322,29 +221,5 @@ mod tests {
                 .help()
                 .is_some_and(|help| help.contains("of this machine"))
         );
-    }
-
-    #[tokio::test]
-    async fn who_leaves_or_stays_silent_holds_nobody_up() {
-        let (listener, at) = listen("127.0.0.1:0").await.unwrap();
-        let server = tokio::spawn(serve(listener, Metrics::try_new().unwrap()));
-        let mut silent = Vec::new();
-        for _ in 0..MAX_CONNECTIONS - 1 {
-            silent.push(TcpStream::connect(at).await.unwrap());
-        }
-        drop(TcpStream::connect(at).await.unwrap());
-        let mut asking = TcpStream::connect(at).await.unwrap();
-        asking
-            .write_all(b"GET /health HTTP/1.1\r\n\r\n")
-            .await
-            .unwrap();
-        let mut answer = String::new();
-        let read = asking.read_to_string(&mut answer);
-        tokio::time::timeout(PATIENCE, read).await.unwrap().unwrap();
-        assert!(
-            answer.ends_with("{\"jobs\":{},\"status\":\"ok\"}\n"),
-            "{answer}"
-        );
-        server.abort();
     }
 }

@@ -1,4 +1,5 @@
-//! What jobs do, as metrics for Prometheus. Whoever runs jobs makes a recorder and hands it in; there is no global one.
+//! What jobs do, as metrics for Prometheus. Whoever runs jobs makes a recorder and hands it in; there is no global one. A
+//! server adds its own.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -119,6 +120,11 @@ impl Metrics {
             families: Arc::new(families),
             jobs: Arc::default(),
         })
+    }
+
+    /// What else the process measures is added there.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// All metrics in the text format of Prometheus, at `now`, in microseconds since 1970 UTC.

@@ -19,7 +19,7 @@ use crate::runtime::takeover::{append, files_of, take_over};
 use crate::runtime::told::{Report, RunOptions};
 use crate::runtime::windows::changed;
 use crate::session::{
-    JobQuery, JobSinkTable, Ready, Session, StreamQuery, batch_rows, job_rows, versions,
+    JobQuery, JobSinkTable, Outcome, Ready, Session, StreamQuery, batch_rows, job_rows, versions,
 };
 use crate::state::{JobId, JobStore};
 use crate::tables::kafka::Delivery;
@@ -79,6 +79,20 @@ impl Jobs {
     pub fn allowing_repeats(mut self) -> Self {
         self.allows_repeats = true;
         self
+    }
+
+    /// Runs a statement about jobs, or begins it if it gives rows.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::execute`].
+    pub async fn begin(
+        &self,
+        session: &Session,
+        statement: JobStatement,
+        text: &str,
+    ) -> Result<Outcome> {
+        session.begin_ready(self.execute(session, statement, text).await?)
     }
 
     /// Runs a statement about jobs, or plans it if it gives rows. `text` is the statement without secrets.

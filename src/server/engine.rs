@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
-use datafusion::arrow::compute::concat_batches;
 use datafusion::execution::SendableRecordBatchStream;
-use datafusion::physical_plan::common::collect;
 use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::Statement as AnsiStatement;
 
@@ -200,7 +198,7 @@ impl Engine {
             }
             let is_there = match defined(&parsed.statement) {
                 Some(name) => {
-                    let definition = self.forks.whole().await.session.definition(&name);
+                    let definition = self.forks.defined().definition(&name);
                     definition.is_ok_and(|known| known == text)
                 }
                 None => false,
@@ -249,19 +247,11 @@ impl Engine {
     ) -> Result<Plan> {
         /// A larger answer is made when it is fetched, and not held until then.
         const SMALL: usize = 64 << 10;
-        let places = parsed.places.clone();
         let (session, planned) = self.plan(asked, parsed).await?;
-        let limit = self.work.limits().result_bytes.unwrap_or(u64::MAX);
-        if planned.reads_nothing() && limit >= SMALL as u64 {
-            let schema = planned.schema();
-            let answered = async {
-                let rows = collect(session.begin(planned.clone())?.stream).await?;
-                let batch = concat_batches(&schema, &rows);
-                batch.map_err(|error| Error::internal(error.to_string()))
-            };
-            let batch = answered.await.map_err(|error| places.locate(error))?;
+        if let Some(batch) = planned.answer().cloned() {
             let bytes = batch.get_array_memory_size();
-            if bytes <= SMALL {
+            let limit = self.work.limits().result_bytes.unwrap_or(u64::MAX);
+            if bytes <= SMALL && limit >= SMALL as u64 {
                 drop(planned);
                 self.forks.give_back(session);
                 running.count(batch.num_rows(), bytes);
@@ -360,16 +350,13 @@ impl Engine {
         let is_update = kind(&parsed) == Kind::Update;
         let (session, planned) = self.plan(asked, parsed).await?;
         let execution = session.begin(planned)?;
-        let schema = execution.schema();
         let done = async {
             if is_update {
                 let rows = execution.written().await?;
                 running.count(usize::try_from(rows).unwrap_or(usize::MAX), 0);
                 return Done::written(i64::try_from(rows).unwrap_or(i64::MAX));
             }
-            let batches = collect(execution.stream).await?;
-            let batch = concat_batches(&schema, &batches);
-            let batch = batch.map_err(|error| Error::internal(error.to_string()))?;
+            let batch = execution.rows().await?;
             Ok(Done { batch, rows: None })
         };
         let done = done.await.map_err(|error| places.locate(error))?;
@@ -492,8 +479,7 @@ impl Engine {
         let places = parsed.places.clone();
         match parsed.statement {
             Statement::Job(job) => {
-                let ready = self.jobs.execute(session, *job, &parsed.text).await;
-                let begun = ready.and_then(|ready| session.begin_ready(ready));
+                let begun = self.jobs.begin(session, *job, &parsed.text).await;
                 begun.map_err(|error| places.locate(error))
             }
             _ => session.execute(parsed).await,

@@ -105,8 +105,8 @@ impl Begun {
 /// A query, once for each row of values that was bound.
 struct Query {
     asked: Asked,
-    statements: Vec<ParsedStatement>,
-    /// The first of them, planned.
+    prepared: Prepared,
+    /// For the first of them, planned.
     planned: Mutex<Option<(Session, Planned)>>,
 }
 
@@ -121,6 +121,15 @@ impl Flight {
         }
     }
 
+    /// What tells how many results and prepared statements are held.
+    pub(super) fn held(&self) -> [Box<dyn Fn() -> usize + Send + Sync>; 2] {
+        let (results, prepared) = (Arc::clone(&self.results), Arc::clone(&self.prepared));
+        [
+            Box::new(move || results.count()),
+            Box::new(move || prepared.count()),
+        ]
+    }
+
     /// Who sends a request, as the gate has found out.
     fn asked<T>(&self, request: &Request<T>) -> Result<Asked, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
@@ -129,6 +138,12 @@ impl Flight {
         let settings = asked.settings.with_headers(request.metadata());
         asked.settings = settings.map_err(|error| status(&error))?;
         Ok(asked)
+    }
+
+    /// What a caller is told who asks for what cannot be given.
+    fn told(&self, asked: &Asked, error: &Error) -> Status {
+        self.engine.work.refused(&asked.caller, error);
+        status(error)
     }
 
     /// Plans a query that reads something, or runs another statement to its end; what it gives waits to be fetched.
@@ -143,11 +158,11 @@ impl Flight {
                 Begun::done(&batch, types, statement)?
             }
             Kind::Query => {
-                let first = match statements.first() {
-                    Some(first) => first.clone(),
+                let is_all = statements.len() == 1;
+                let first = match statements.into_iter().next() {
+                    Some(first) => first,
                     None => prepared.with_nulls()?,
                 };
-                let is_all = statements.len() == 1;
                 match self.plan(asked, &statement, first, is_all).await? {
                     Plan::Answered(batch) => Begun::done(&batch, types, statement)?,
                     Plan::Open(planned) => Begun {
@@ -155,7 +170,7 @@ impl Flight {
                         schema: wire_schema(&planned.1.schema(), types),
                         rows: Rows::Query(Box::new(Query {
                             asked: asked.clone(),
-                            statements,
+                            prepared: prepared.clone(),
                             planned: Mutex::new(Some(*planned)),
                         })),
                         statement,
@@ -350,7 +365,7 @@ impl Flight {
     }
 
     async fn fetch(&self, asked: Asked, ticket: &Ticket) -> Result<Stream<FlightData>, Status> {
-        let told = |error: Error| status(&error);
+        let told = |error: Error| self.told(&asked, &error);
         match command(&ticket.ticket).map_err(told)? {
             Command::TicketStatementQuery(ticket) => {
                 let begun = self.begun(&asked, &ticket.statement_handle);
@@ -368,7 +383,9 @@ impl Flight {
                 let batch = answered.await.map_err(told)?;
                 let schema = batch.schema();
                 let rows = futures::stream::iter([Ok(batch)]).boxed();
-                Ok(encoded(schema, rows).map_err(told).boxed())
+                Ok(encoded(schema, rows)
+                    .map_err(|error| status(&error))
+                    .boxed())
             }
         }
     }
@@ -578,7 +595,7 @@ async fn queried(
         return Err(Error::internal("the rows are there already"));
     };
     let mut planned = query.planned.lock().await.take();
-    let statements = futures::stream::iter(query.statements.clone());
+    let statements = futures::stream::iter(query.prepared.statements()?);
     let wire = Arc::clone(&begun.schema);
     let asked = query.asked.clone();
     let rows = statements.then(move |statement| {
@@ -641,13 +658,14 @@ impl FlightService for Flight {
     async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Answer<FlightInfo> {
         let asked = self.asked(&request)?;
         let info = self.info(&asked, request.into_inner()).await;
-        info.map(Response::new).map_err(|error| status(&error))
+        let info = info.map_err(|error| self.told(&asked, &error));
+        info.map(Response::new)
     }
 
     async fn poll_flight_info(&self, request: Request<FlightDescriptor>) -> Answer<PollInfo> {
         let asked = self.asked(&request)?;
         let info = self.info(&asked, request.into_inner()).await;
-        let info = info.map_err(|error| status(&error))?;
+        let info = info.map_err(|error| self.told(&asked, &error))?;
         // It is planned: nothing is left to wait for.
         let poll = PollInfo::new().with_info(info);
         let poll = poll.try_with_progress(1.0);
@@ -659,7 +677,7 @@ impl FlightService for Flight {
         let asked = self.asked(&request)?;
         let schema = self.schema(&asked, request.get_ref()).await;
         let schema = schema.and_then(|schema| ipc(&schema));
-        let schema = schema.map_err(|error| status(&error))?;
+        let schema = schema.map_err(|error| self.told(&asked, &error))?;
         Ok(Response::new(SchemaResult { schema }))
     }
 
@@ -678,11 +696,12 @@ impl FlightService for Flight {
         let descriptor = first.flight_descriptor.clone();
         let descriptor = descriptor
             .ok_or_else(|| Status::invalid_argument("the first message has no descriptor"))?;
-        let command = command(&descriptor.cmd).map_err(|error| status(&error))?;
+        let told = |error: Error| self.told(&asked, &error);
+        let command = command(&descriptor.cmd).map_err(told)?;
         if let Command::CommandStatementIngest(command) = command {
             let rows = client_rows(first, messages).await?;
             let rows = Box::pin(ingest(&self.engine, &asked, &command, rows)).await;
-            let app_metadata = updated(rows.map_err(|error| status(&error))?);
+            let app_metadata = updated(rows.map_err(told)?);
             let sent = futures::stream::iter([Ok(PutResult { app_metadata })]);
             return Ok(Response::new(sent.boxed()));
         }
@@ -697,7 +716,7 @@ impl FlightService for Flight {
             }
         }
         let done = self.put(&asked, command, bound).await;
-        let app_metadata = done.map_err(|error| status(&error))?;
+        let app_metadata = done.map_err(told)?;
         let sent = futures::stream::iter([Ok(PutResult { app_metadata })]);
         Ok(Response::new(sent.boxed()))
     }
@@ -721,7 +740,7 @@ impl FlightService for Flight {
             asked.caller.session = Some(of_cookie(id));
         }
         let done = self.act(&asked, action).await;
-        let body = done.map_err(|error| status(&error))?;
+        let body = done.map_err(|error| self.told(&asked, &error))?;
         let results = body
             .into_iter()
             .map(|body| Ok(arrow_flight::Result { body }));

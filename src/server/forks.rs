@@ -102,7 +102,8 @@ impl Forks {
         *self.defined.write().unwrap_or_else(PoisonError::into_inner) = defined;
     }
 
-    fn defined(&self) -> Arc<Session> {
+    /// All as it was after the last definition.
+    pub(super) fn defined(&self) -> Arc<Session> {
         let defined = self.defined.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&defined)
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use tokio::sync::Semaphore;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::access::{Caller, Grants, Role};
 use crate::server::users::{User, Users, hash_password, is_password};
+use crate::server::work::QUERY_LOG;
 
 /// The cookie by which clients without a token keep a session.
 pub(super) const COOKIE_NAME: &str = "arrow_flight_session_id";
@@ -64,6 +66,8 @@ pub(super) struct Login {
     /// Right passwords by their hash with the user's own, and since when they are known.
     remembered: Mutex<HashMap<[u8; 32], Instant>>,
     hashing: Semaphore,
+    /// Calls of callers whom nobody knows.
+    refused: AtomicU64,
     /// What a password is compared with whose user there is not: that takes as long.
     nobody: String,
 }
@@ -116,6 +120,7 @@ impl Login {
             key,
             remembered: Mutex::default(),
             hashing: Semaphore::new(HASHED_AT_ONCE),
+            refused: AtomicU64::new(0),
             nobody: hash_password("")?,
         })
     }
@@ -126,6 +131,20 @@ impl Login {
     ///
     /// [`ErrorKind::Unauthenticated`].
     pub(super) async fn caller(&self, headers: &HeaderMap) -> Result<Caller> {
+        let found = self.find(headers).await;
+        if let Err(error) = &found {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            tracing::info!(target: QUERY_LOG, "a caller is refused: {}", error.message());
+        }
+        found
+    }
+
+    /// How many calls were refused because nobody knows their caller.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    async fn find(&self, headers: &HeaderMap) -> Result<Caller> {
         let mut caller = match Credentials::of(headers)? {
             Some(Credentials::Password { user, password }) => {
                 self.by_password(&user, &password).await?

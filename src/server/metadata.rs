@@ -103,13 +103,12 @@ fn schemas(session: &Session) -> Vec<&'static str> {
 }
 
 async fn tables(
-    question: CommandGetTables,
+    mut question: CommandGetTables,
     session: &Session,
     types: WireTypes,
 ) -> Result<RecordBatch> {
     let wrong = |error: arrow_flight::error::FlightError| Error::internal(error.to_string());
     let with_columns = question.include_schema;
-    let mut question = question;
     for kind in &mut question.table_types {
         *kind = table_type(kind);
     }

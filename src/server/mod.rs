@@ -13,6 +13,7 @@ mod jobs;
 mod login;
 mod messages;
 mod metadata;
+mod metrics;
 mod prepared;
 mod queries;
 mod results;
@@ -93,7 +94,7 @@ pub struct ServeOptions {
     pub scripts: Vec<Script>,
     /// Values for their `$name`.
     pub parameters: Parameters,
-    /// Where jobs count what they do.
+    /// Where the service and its jobs count what they do.
     pub metrics: Option<Metrics>,
 }
 
@@ -101,6 +102,7 @@ pub struct ServeOptions {
 pub struct Server {
     engine: Arc<Engine>,
     login: Arc<Login>,
+    flight: Flight,
     tls: Option<ServerTlsConfig>,
     /// The same for the console.
     web_tls: Option<ServerConfig>,
@@ -141,7 +143,7 @@ impl Server {
             }
             None => None,
         };
-        let login = Login::try_new(&options.login).map_err(plain)?;
+        let login = Arc::new(Login::try_new(&options.login).map_err(plain)?);
         let secured = options.tls.as_ref();
         let web_tls = secured.map(tls::web).transpose().map_err(plain)?;
         let tls = secured.map(tls::flight).transpose().map_err(plain)?;
@@ -154,13 +156,17 @@ impl Server {
         let engine = Engine {
             forks: Forks::try_new(session, options.limits.statements).map_err(plain)?,
             store: CatalogStore::new(dir.clone()),
-            running: RunningJobs::new(Arc::clone(&jobs), options.metrics, runtime.clone()),
+            running: RunningJobs::new(Arc::clone(&jobs), options.metrics.clone(), runtime.clone()),
             jobs,
             sessions: Sessions::new(options.limits.sessions, options.limits.idle),
-            work: Work::new(runtime, options.limits),
+            work: Work::try_new(runtime, options.limits).map_err(plain)?,
             roots: options.roots,
         };
         let engine = Arc::new(engine);
+        let flight = Flight::new(Arc::clone(&engine), Arc::clone(&login));
+        if let Some(metrics) = &options.metrics {
+            metrics::register(metrics.registry(), &engine, &login, &flight).map_err(plain)?;
+        }
         engine.restore(&JobStore::new(dir)).await.map_err(plain)?;
         let mut parameters = options.parameters;
         for script in options.scripts {
@@ -171,7 +177,8 @@ impl Server {
         }
         Ok(Self {
             engine,
-            login: Arc::new(login),
+            login,
+            flight,
             tls,
             web_tls,
             listener,
@@ -213,8 +220,7 @@ impl Server {
     ///
     /// The socket fails.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> Result<()> {
-        let flight = Flight::new(Arc::clone(&self.engine), Arc::clone(&self.login));
-        let flight = FlightServiceServer::new(flight)
+        let flight = FlightServiceServer::new(self.flight)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(usize::MAX);
         let (health, health_service) = tonic_health::server::health_reporter();

@@ -85,6 +85,12 @@ impl<T: Clone> Held<T> {
         }
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        let things = self.things.lock().unwrap_or_else(PoisonError::into_inner);
+        things.len()
+    }
+
     /// Forgets a thing; whether it was there.
     pub(super) fn remove(&self, name: &[u8]) -> bool {
         let mut things = self.things.lock().unwrap_or_else(PoisonError::into_inner);

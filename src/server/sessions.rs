@@ -5,7 +5,6 @@ use std::str::FromStr as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use datafusion::arrow::datatypes::TimeUnit;
 use datafusion::sql::parser::{ResetStatement, Statement as SqlStatement};
 use datafusion::sql::sqlparser::ast::{Expr, Set, Statement as AnsiStatement, Value};
 use tonic::metadata::{KeyAndValueRef, MetadataMap};
@@ -28,9 +27,6 @@ pub(super) const SETTINGS: [&str; 6] = [
 ];
 /// What the names of headers begin with that set one for a call.
 const HEADER: &str = "anabranch-";
-
-/// What `timestamp_unit` may be: a coarser one would cut what a column has.
-const TIMESTAMP_UNITS: [(&str, TimeUnit); 1] = [("nanosecond", TimeUnit::Nanosecond)];
 
 /// The settings of a session.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -79,17 +75,10 @@ impl Settings {
                 Ok(())
             }
             "timestamp_unit" => {
-                let unit = TIMESTAMP_UNITS.iter().find(|(name, _)| *name == value);
-                self.types.timestamps = match (unit, value) {
-                    (Some((_, unit)), _) => Some(*unit),
-                    (None, "") => None,
-                    (None, _) => {
-                        let names = TIMESTAMP_UNITS.map(|(name, _)| name);
-                        return Err(Error::invalid(format!(
-                            "timestamp_unit is {}",
-                            names.join(", ")
-                        )));
-                    }
+                self.types.nanoseconds = match value {
+                    "nanosecond" => true,
+                    "" => false,
+                    _ => return Err(Error::invalid("timestamp_unit is nanosecond")),
                 };
                 Ok(())
             }
@@ -132,17 +121,16 @@ impl Settings {
     /// All of them by name, as text.
     pub(super) fn all(&self) -> [(&'static str, String); 6] {
         let timeout = self.timeout.unwrap_or_default().as_millis();
-        let unit = |unit| TIMESTAMP_UNITS.iter().find(|(_, known)| *known == unit);
-        let unit = self.types.timestamps.and_then(unit);
+        let unit = match self.types.nanoseconds {
+            true => "nanosecond",
+            false => "",
+        };
         [
             ("catalog", CATALOG.to_owned()),
             ("schema", SCHEMA.to_owned()),
             ("statement_timeout", format!("{timeout} ms")),
             ("time_zone", self.time_zone.clone().unwrap_or_default()),
-            (
-                "timestamp_unit",
-                unit.map_or_else(String::new, |(name, _)| (*name).to_owned()),
-            ),
+            ("timestamp_unit", unit.to_owned()),
             ("view_types", self.types.views.to_string()),
         ]
     }
@@ -256,6 +244,12 @@ impl Sessions {
         Ok(())
     }
 
+    /// How many there are in which something is set.
+    pub(super) fn count(&self) -> usize {
+        let all = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        all.len()
+    }
+
     /// Forgets what the caller has set.
     pub(super) fn close(&self, caller: &Caller) {
         if let Some(key) = key(caller) {
@@ -333,7 +327,7 @@ mod tests {
         let settings = views().with_headers(&headers).unwrap();
         let types = WireTypes {
             views: true,
-            timestamps: Some(TimeUnit::Nanosecond),
+            nanoseconds: true,
         };
         assert_eq!(settings.types, types);
         assert_eq!(settings.time_zone.as_deref(), Some("Europe/Paris"));

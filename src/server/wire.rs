@@ -1,4 +1,5 @@
-//! The one schema by which a result goes over the wire: types that clients know, the same in every answer about it to the same settings.
+//! The one schema by which a result goes over the wire: types that clients know, the same in every answer about it to the
+//! same settings.
 
 use std::sync::Arc;
 
@@ -16,8 +17,8 @@ use crate::error::{Error, Result};
 pub(super) struct WireTypes {
     /// Text and bytes may be Arrow's views.
     pub(super) views: bool,
-    /// All timestamps are in this unit; `None`: each in its own.
-    pub(super) timestamps: Option<TimeUnit>,
+    /// All timestamps are in nanoseconds, not each in its own unit: a coarser one would cut what a column has.
+    pub(super) nanoseconds: bool,
 }
 
 /// The columns as they are sent: views as plain text and bytes unless the client takes them, dictionaries as their values,
@@ -44,8 +45,8 @@ fn wire_type(of: &DataType, types: WireTypes) -> DataType {
         DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
         DataType::BinaryView | DataType::LargeBinary => DataType::Binary,
         DataType::Dictionary(_, values) => wire_type(values, types),
-        DataType::Timestamp(unit, zone) => {
-            DataType::Timestamp(types.timestamps.unwrap_or(*unit), zone.clone())
+        DataType::Timestamp(_, zone) if types.nanoseconds => {
+            DataType::Timestamp(TimeUnit::Nanosecond, zone.clone())
         }
         DataType::List(item) | DataType::LargeList(item) | DataType::ListView(item) => {
             DataType::List(wire_field(item))
@@ -134,7 +135,7 @@ mod tests {
     #[test]
     fn timestamps_are_in_the_unit_of_the_client_or_refused() {
         let nanoseconds = WireTypes {
-            timestamps: Some(TimeUnit::Nanosecond),
+            nanoseconds: true,
             ..WireTypes::default()
         };
         let sent = |micros: i64| {

@@ -16,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::access::Caller;
+use crate::server::metrics::Counts;
 
 /// What is made before it is asked for: a reader that is slow holds no more.
 const AHEAD: usize = 4;
@@ -91,7 +92,7 @@ pub(super) struct Statement {
     is_waiting: AtomicBool,
     rows: AtomicU64,
     bytes: AtomicU64,
-    /// Milliseconds at work so far.
+    /// Microseconds at work so far.
     spent: AtomicU64,
     stopped: CancellationToken,
     stopped_by: OnceLock<StoppedBy>,
@@ -193,6 +194,8 @@ impl Statement {
 
 /// The statements at work.
 pub(super) struct Work {
+    /// What has ended.
+    pub(super) counts: Counts,
     runtime: Handle,
     limits: Limits,
     turns: Arc<Semaphore>,
@@ -205,8 +208,12 @@ pub(super) struct Work {
 }
 
 impl Work {
-    pub(super) fn new(runtime: Handle, limits: Limits) -> Arc<Self> {
-        Arc::new(Self {
+    /// # Errors
+    ///
+    /// None that a caller could cause.
+    pub(super) fn try_new(runtime: Handle, limits: Limits) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            counts: Counts::try_new()?,
             turns: Arc::new(Semaphore::new(limits.statements)),
             subscriptions: Arc::new(Semaphore::new(limits.subscriptions)),
             runtime,
@@ -214,11 +221,21 @@ impl Work {
             waiting: AtomicUsize::new(0),
             running: Mutex::default(),
             planned: Mutex::default(),
-        })
+        }))
     }
 
     pub(super) fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// How many statements wait for others.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// How many subscriptions are read.
+    pub(super) fn open_subscriptions(&self) -> usize {
+        self.limits.subscriptions - self.subscriptions.available_permits()
     }
 
     /// The statements at work, the oldest first.
@@ -245,6 +262,17 @@ impl Work {
             planned.retain(|_, statement| statement.strong_count() > 0);
         }
         planned.insert(statement.id.clone(), Arc::downgrade(statement));
+    }
+
+    /// Counts and logs what a caller was refused before there was a statement.
+    pub(super) fn refused(&self, caller: &Caller, error: &Error) {
+        if error.query().is_some() {
+            // It has a line of its own.
+            return;
+        }
+        let kind = error.kind();
+        self.counts.ended(kind.name(), None, 0, 0);
+        tracing::info!(target: QUERY_LOG, user = &*caller.name, "refused: {kind:?}: {}", error.message());
     }
 
     /// Does something of a statement, after which it `goes_on` or has ended, unless it is stopped or nobody waits any more.
@@ -460,8 +488,8 @@ struct Running {
     since: Instant,
     /// Its rows are fetched later: this is not its end.
     goes_on: bool,
-    /// How it ended; `None`: nobody waited for that.
-    outcome: Option<String>,
+    /// How it ended, in a word and with what was said; `None`: nobody waited for that.
+    outcome: Option<(&'static str, String)>,
 }
 
 impl Running {
@@ -479,8 +507,11 @@ impl Running {
 
     fn end(&mut self, failed: Option<&Error>) {
         self.outcome = Some(match failed {
-            None => "done".to_owned(),
-            Some(error) => format!("{:?}: {}", error.kind(), error.message()),
+            None => ("done", "done".to_owned()),
+            Some(error) => {
+                let said = format!("{:?}: {}", error.kind(), error.message());
+                (error.kind().name(), said)
+            }
         });
     }
 }
@@ -495,18 +526,23 @@ impl Drop for Running {
             .unwrap_or_else(PoisonError::into_inner);
         running.remove(&statement.id);
         drop(running);
-        let since = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let milliseconds = statement.spent.fetch_add(since, Ordering::Relaxed) + since;
+        let since = u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let spent = statement.spent.fetch_add(since, Ordering::Relaxed) + since;
         if self.goes_on {
             return;
         }
         let (rows, bytes) = statement.counted();
-        let outcome = self.outcome.as_deref().unwrap_or("left by its client");
+        let (ended, outcome) = match &self.outcome {
+            Some((ended, outcome)) => (*ended, outcome.as_str()),
+            None => ("left", "left by its client"),
+        };
+        let seconds = (!statement.is_endless()).then_some(spent as f64 / 1e6);
+        self.work.counts.ended(ended, seconds, rows, bytes);
         tracing::info!(
             target: QUERY_LOG,
             query = statement.id,
             user = &*statement.user,
-            milliseconds,
+            milliseconds = spent / 1_000,
             rows,
             bytes,
             outcome,
@@ -522,7 +558,7 @@ mod tests {
     use super::*;
 
     fn work(limits: Limits) -> Arc<Work> {
-        Work::new(Handle::current(), limits)
+        Work::try_new(Handle::current(), limits).unwrap()
     }
 
     fn statement(timeout: Option<Duration>) -> Arc<Statement> {

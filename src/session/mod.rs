@@ -1,6 +1,7 @@
 //! A session: the only place that builds a DataFusion context, and that runs statements in it.
 
 mod catalog;
+mod constants;
 mod context;
 mod create;
 mod dead_letters;
@@ -22,13 +23,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anabranch_udfs::CompletionNotices;
 use datafusion::arrow::array::{AsArray as _, RecordBatch};
+use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::{DataType, SchemaRef, UInt64Type};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::session_state::SessionState;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
-use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
-use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
@@ -68,6 +68,8 @@ pub const SCHEMA: &str = context::SCHEMA;
 pub struct Planned {
     plan: Arc<dyn ExecutionPlan>,
     task: Arc<TaskContext>,
+    /// Its rows, where planning it has given them.
+    answer: Option<RecordBatch>,
 }
 
 impl Planned {
@@ -76,13 +78,9 @@ impl Planned {
         self.plan.schema()
     }
 
-    /// Whether it is one row of expressions over nothing, such as `SELECT 1`.
-    pub(crate) fn reads_nothing(&self) -> bool {
-        let mut plan = &self.plan;
-        while let ([input], true) = (plan.children().as_slice(), plan.is::<ProjectionExec>()) {
-            plan = input;
-        }
-        plan.is::<PlaceholderRowExec>()
+    /// Its rows, if they are there without running it: it reads nothing.
+    pub(crate) fn answer(&self) -> Option<&RecordBatch> {
+        self.answer.as_ref()
     }
 }
 
@@ -121,6 +119,17 @@ impl Execution {
     /// The columns.
     pub fn schema(&self) -> SchemaRef {
         self.stream.schema()
+    }
+
+    /// Runs it to its end; gives all rows as one batch.
+    ///
+    /// # Errors
+    /// The statement's.
+    pub(crate) async fn rows(self) -> Result<RecordBatch> {
+        let schema = self.schema();
+        let batches = datafusion::physical_plan::common::collect(self.stream).await?;
+        let batch = concat_batches(&schema, &batches);
+        batch.map_err(|error| Error::internal(error.to_string()))
     }
 
     /// Runs an INSERT to its end; gives the number of rows written.
@@ -214,6 +223,11 @@ impl Session {
     /// Bytes that its statements may hold, if it is limited more than the process.
     pub(crate) fn memory_limit(&self) -> Option<usize> {
         self.fork.memory_limit
+    }
+
+    /// Bytes that statements of the process hold in sorts, aggregates and joins.
+    pub(crate) fn memory_reserved(&self) -> usize {
+        self.common.runtime_env().memory_pool.reserved()
     }
 
     fn with_catalog(
@@ -390,7 +404,7 @@ impl Session {
     /// # Errors
     /// A source that cannot be opened.
     pub fn begin(&self, planned: Planned) -> Result<Execution> {
-        let Planned { plan, task } = planned;
+        let Planned { plan, task, .. } = planned;
         let stream = execute_stream(Arc::clone(&plan), task)?;
         let stream = dead_letters::keep(stream, &self.catalog, &self.context);
         Ok(Execution { stream, plan })
@@ -491,7 +505,10 @@ impl Session {
                 Ok(Ready::Done(first_words(text)))
             }
             LogicalPlan::Dml(_) => Ok(Ready::Insert(self.physical_plan(&state, &plan).await?)),
-            _ => Ok(Ready::Rows(self.physical_plan(&state, &plan).await?)),
+            _ => match constants::row(&state, &plan)? {
+                Some(row) => self.report(row),
+                None => Ok(Ready::Rows(self.physical_plan(&state, &plan).await?)),
+            },
         }
     }
 
@@ -517,10 +534,11 @@ impl Session {
     /// A batch as the rows of a statement that is begun later.
     pub(crate) fn planned_batch(&self, batch: RecordBatch) -> Result<Planned> {
         let schema = batch.schema();
-        let plan = MemorySourceConfig::try_new_exec(&[vec![batch]], schema, None)?;
+        let plan = MemorySourceConfig::try_new_exec(&[vec![batch.clone()]], schema, None)?;
         Ok(Planned {
             plan,
             task: self.states.task(),
+            answer: Some(batch),
         })
     }
 
@@ -531,6 +549,7 @@ impl Session {
         Ok(Planned {
             plan: Arc::new(plan),
             task: self.states.task(),
+            answer: None,
         })
     }
 
@@ -538,6 +557,7 @@ impl Session {
         Ok(Planned {
             plan: state.create_physical_plan(plan).await?,
             task: self.states.task(),
+            answer: None,
         })
     }
 

@@ -242,17 +242,14 @@ fn alternately(
     write: impl Fn(i64, Vec<u8>) + Copy,
 ) -> (Taken, Taken) {
     const TURNS: i64 = 10;
-    let mut taken: Option<(Taken, Taken)> = None;
-    for turn in 0..TURNS {
+    let turns = (0..TURNS).map(|turn| {
         let (of_few, of_many) = (first + 2 * turn * BATCHES, first + (2 * turn + 1) * BATCHES);
         let of_few = measure(|| few.touch(of_few..of_few + BATCHES / TURNS, write));
         let of_many = measure(|| many.touch(of_many..of_many + BATCHES / TURNS, write));
-        taken = Some(match taken {
-            None => (of_few, of_many),
-            Some((few, many)) => (few.and(&of_few), many.and(&of_many)),
-        });
-    }
-    taken.unwrap()
+        (of_few, of_many)
+    });
+    let sum = turns.reduce(|(few, many), (of_few, of_many)| (few.and(&of_few), many.and(&of_many)));
+    sum.unwrap()
 }
 
 fn memory(report: &mut Report) {

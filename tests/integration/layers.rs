@@ -17,15 +17,14 @@ const LAYERS: [&[&str]; 8] = [
 ];
 
 /// Libraries that these modules alone may name.
-const OWNED: [(&str, &[&str]); 9] = [
+const OWNED: [(&str, &[&str]); 8] = [
     ("arrow_flight", &["server", "client"]),
-    ("axum", &["server/console"]),
+    ("axum", &["server/console", "cli/metrics"]),
     ("tonic", &["server", "client"]),
     ("rdkafka", &["tables/kafka"]),
     ("deltalake", &["tables/delta"]),
     ("clap", &["cli"]),
-    ("httparse", &["cli/metrics"]),
-    ("prometheus", &["runtime/metrics"]),
+    ("prometheus", &["runtime/metrics", "server/metrics"]),
     ("object_store", &["state"]),
 ];
 

@@ -1,4 +1,4 @@
-//! The console: a page in the browser, and the JSON it lives on. The only module that names axum.
+//! The console: a page in the browser, and the JSON it lives on.
 //!
 //! Every request passes [`access`]; every statement goes through [`statements`].
 

@@ -4,8 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::compute::concat_batches;
-use datafusion::physical_plan::common::collect;
 use futures::StreamExt as _;
 use serde::Serialize;
 
@@ -122,11 +120,7 @@ impl Statements {
         let last = async move {
             let (session, planned) = engine.plan(&asked, parsed).await?;
             let execution = session.begin(planned)?;
-            let schema = execution.schema();
-            let batches = collect(execution.stream).await?;
-            let batch = concat_batches(&schema, &batches);
-            let batch = batch.map_err(|error| Error::internal(error.to_string()))?;
-            drop(execution.plan);
+            let batch = execution.rows().await?;
             engine.forks.give_back(session);
             let rows = batch.num_rows();
             whole(&batch.slice(rows.saturating_sub(count), rows.min(count)))

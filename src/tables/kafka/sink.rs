@@ -532,26 +532,22 @@ impl Session {
         const LOOK: Duration = Duration::from_micros(200);
         let mut progress = Instant::now();
         let mut acknowledged = self.deliveries.acknowledged();
-        let mut before = self.producer.in_flight_count();
         loop {
             self.producer.poll(Duration::ZERO);
             self.check()?;
-            let in_flight = self.producer.in_flight_count();
-            if in_flight == 0 {
+            if self.producer.in_flight_count() == 0 {
                 return Ok(());
             }
-            // What is in flight counts the client's own events as well.
+            // Not what is in flight: that counts the client's own events as well.
             let now = self.deliveries.acknowledged();
             if now != acknowledged {
                 (acknowledged, progress) = (now, Instant::now());
+                continue;
             }
             if progress.elapsed() > patience {
                 return Err(self.table.client.unavailable(&self.deliveries.faults));
             }
-            if in_flight == before {
-                std::thread::sleep(LOOK);
-            }
-            before = in_flight;
+            std::thread::sleep(LOOK);
         }
     }
 
@@ -569,7 +565,7 @@ impl Session {
         let settings = &self.table.client;
         let commit = |finished: bool| -> Result<bool> {
             if finished {
-                self.flush(self.table.client.transaction_timeout)?;
+                self.flush(settings.transaction_timeout)?;
                 self.producer
                     .commit_transaction(settings.transaction_timeout)
                     .map_err(|error| request_error(&error, settings, &self.deliveries.faults))?;

@@ -41,7 +41,7 @@ impl Serving {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         write!(
             stream,
-            "GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n",
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
             self.address
         )
         .unwrap();
@@ -56,7 +56,7 @@ impl Serving {
         let (head, body) = self.get("/metrics");
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
         assert!(
-            head.contains("Content-Type: text/plain; version=0.0.4"),
+            head.contains("content-type: text/plain; version=0.0.4"),
             "{head}"
         );
         let mut samples = BTreeMap::new();

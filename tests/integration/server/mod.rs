@@ -9,6 +9,7 @@ mod ingest;
 mod jdbc;
 mod lifetime;
 mod limits;
+mod metrics;
 mod rights;
 mod rpcs;
 mod safety;
@@ -58,6 +59,8 @@ struct Served {
     address: String,
     /// The same of the console, if there is one.
     console: Option<String>,
+    /// The same of its metrics.
+    metrics: Option<String>,
     /// Its log so far.
     log: Arc<Mutex<String>>,
 }
@@ -77,33 +80,34 @@ impl Served {
 
     /// Waits until a server that was started says where it listens.
     fn listening(mut process: Child) -> Self {
-        let mut said = BufReader::new(process.stderr.take().unwrap());
+        let mut lines = BufReader::new(process.stderr.take().unwrap());
         let log = Arc::new(Mutex::new(String::new()));
         let mut served = Self {
             process,
             address: String::new(),
             console: None,
+            metrics: None,
             log: Arc::clone(&log),
         };
         let mut before = String::new();
         while served.address.is_empty() {
             let mut line = String::new();
-            let read = said.read_line(&mut line).unwrap();
+            let read = lines.read_line(&mut line).unwrap();
             assert!(read > 0, "the server did not listen: {before}");
             before += &line;
-            let at = line.strip_prefix("listening at ");
-            if let Some((_, address)) = at.and_then(|at| at.trim().split_once("://")) {
+            let said = |before| Some(line.strip_prefix(before)?.trim().split_once("://")?.1);
+            if let Some(address) = said("listening at ") {
                 address.clone_into(&mut served.address);
             }
-            if let Some((_, address)) = line
-                .strip_prefix("console at ")
-                .and_then(|at| at.trim().split_once("://"))
-            {
+            if let Some(address) = said("console at ") {
                 served.console = Some(address.to_owned());
+            }
+            if let Some(page) = said("metrics at ") {
+                served.metrics = Some(page.replace("/metrics", ""));
             }
         }
         std::thread::spawn(move || {
-            for line in said.lines().map_while(Result::ok) {
+            for line in lines.lines().map_while(Result::ok) {
                 let mut log = log.lock().unwrap();
                 log.push_str(&line);
                 log.push('\n');
