@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::core::jobs::{BatchVersion, Entry, JobHistory, Phase, SourceProgress};
+use futures::TryStreamExt as _;
+
+use crate::core::jobs::{Entry, JobHistory, Phase, SourceProgress};
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{JobStatement, normalize};
 use crate::runtime::batch::{Ends, check_readable};
@@ -463,15 +465,15 @@ impl Jobs {
         to: u64,
     ) -> Result<BTreeMap<i32, SourceProgress>> {
         let mut published: BTreeMap<i32, SourceProgress> = BTreeMap::new();
-        let mut versions: Vec<BatchVersion> = Vec::new();
-        for committed in history.batches.iter().filter(|batch| batch.batch > to) {
-            let version = self.store.version(job.id, &committed.version).await?;
+        let behind = history.batches.iter().filter(|batch| batch.batch > to);
+        let names = behind.map(|batch| batch.version.clone()).collect();
+        let versions: Vec<_> = self.store.versions(job.id, names).try_collect().await?;
+        for version in &versions {
             for (partition, at) in &version.published {
                 let all = published.entry(*partition).or_insert(*at);
                 all.start = all.start.min(at.start);
                 all.end = all.end.max(at.end);
             }
-            versions.push(version);
         }
         if let (Some(first), Some(newest)) = (versions.first(), versions.last()) {
             let mut ends = Ends::new();

@@ -1,5 +1,7 @@
 //! Taking a job over: first in its log, then in its sink; and entries of the log that others write to as well.
 
+use futures::TryStreamExt as _;
+
 use crate::core::jobs::recovery::recover;
 use crate::core::jobs::{Decision, Entry, JobHistory, Phase};
 use crate::error::{Error, ErrorKind, Result};
@@ -17,11 +19,11 @@ pub(super) async fn files_of(
     id: JobId,
     versions: &[String],
 ) -> Result<Vec<String>> {
-    let mut files = Vec::new();
-    for name in versions {
-        files.extend(store.version(id, name).await?.files);
-    }
-    Ok(files)
+    let versions: Vec<_> = store.versions(id, versions.to_vec()).try_collect().await?;
+    Ok(versions
+        .into_iter()
+        .flat_map(|version| version.files)
+        .collect())
 }
 
 /// Appends an entry whose place in the log does not matter.

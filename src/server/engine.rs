@@ -22,7 +22,7 @@ use crate::server::jobs::RunningJobs;
 use crate::server::queries;
 use crate::server::sessions::{Sessions, Settings, setting};
 use crate::server::work::{Statement as Running, Time, Work};
-use crate::session::{ForkOptions, Outcome, Planned, Ready, Session};
+use crate::session::{Answer, ForkOptions, Outcome, Planned, Ready, Session};
 use crate::state::{CatalogEntry, CatalogStore, JobStore};
 
 /// What a statement does, as far as clients care.
@@ -51,8 +51,8 @@ pub(super) struct Asked {
 pub(super) enum Plan {
     /// Its rows come when it is begun.
     Open(Box<(Session, Planned)>),
-    /// Its rows.
-    Answered(RecordBatch),
+    /// Its rows are there.
+    Answered(Answer),
 }
 
 /// What a statement has done that was run to its end.
@@ -229,7 +229,7 @@ impl Engine {
     /// # Errors
     ///
     /// What is missing, with its place.
-    fn check(&self, asked: &Asked, parsed: &ParsedStatement) -> Result<()> {
+    pub(super) fn check(&self, asked: &Asked, parsed: &ParsedStatement) -> Result<()> {
         let checked = asked.caller.check(parsed, &self.roots);
         checked.map_err(|error| parsed.places.locate(error))
     }
@@ -248,14 +248,14 @@ impl Engine {
         /// A larger answer is made when it is fetched, and not held until then.
         const SMALL: usize = 64 << 10;
         let (session, planned) = self.plan(asked, parsed).await?;
-        if let Some(batch) = planned.answer().cloned() {
-            let bytes = batch.get_array_memory_size();
+        if let Some(answer) = planned.answer().cloned() {
+            let bytes = answer.rows.get_array_memory_size();
             let limit = self.work.limits().result_bytes.unwrap_or(u64::MAX);
             if bytes <= SMALL && limit >= SMALL as u64 {
                 drop(planned);
                 self.forks.give_back(session);
-                running.count(batch.num_rows(), bytes);
-                return Ok(Plan::Answered(batch));
+                running.count(answer.rows.num_rows(), bytes);
+                return Ok(Plan::Answered(answer));
             }
         }
         Ok(Plan::Open(Box::new((session, planned))))

@@ -29,10 +29,11 @@ use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::planner::{ParsedStatement, RawStatement, Script, Statement as ParsedKind};
+use crate::planner::{ParsedStatement, Script, Statement as ParsedKind};
 use crate::server::access::Caller;
 use crate::server::engine::{Asked, Done, Engine, Kind, Plan, kind, one_statement};
 use crate::server::ingest::ingest;
+use crate::server::known::Known;
 use crate::server::login::{COOKIE_NAME, Login, of_cookie};
 use crate::server::messages::{
     PreparedResult, SessionClosed, SessionOptionRefused, SessionOptions, SessionOptionsSet,
@@ -71,6 +72,7 @@ pub(super) struct Flight {
     login: Arc<Login>,
     results: Arc<Held<Arc<Begun>>>,
     prepared: Arc<Held<(Arc<str>, Prepared)>>,
+    known: Arc<Known>,
 }
 
 /// A statement between GetFlightInfo and DoGet.
@@ -116,6 +118,7 @@ impl Flight {
         Self {
             results: Arc::new(Held::new(limits.sessions, limits.idle)),
             prepared: Arc::new(Held::new(limits.sessions, limits.idle)),
+            known: Arc::new(Known::new()),
             engine,
             login,
         }
@@ -148,23 +151,35 @@ impl Flight {
 
     /// Plans a query that reads something, or runs another statement to its end; what it gives waits to be fetched.
     async fn begin(&self, asked: &Asked, prepared: &Prepared) -> Result<(Arc<Begun>, Bytes)> {
-        let statements = prepared.statements()?;
         let statement = self.engine.statement(asked, prepared.parsed());
         let types = asked.settings.types;
-        let begun = match kind(prepared.parsed()) {
-            Kind::Query if matches!(prepared.parsed().statement, ParsedKind::ShowQueries) => {
+        let begun = match (kind(prepared.parsed()), prepared.answer()) {
+            (_, Some(rows)) => {
+                self.engine.check(asked, prepared.parsed())?;
+                self.engine.work.answered(&statement, rows);
+                Begun::done(rows, types, statement)?
+            }
+            (Kind::Query, None)
+                if matches!(prepared.parsed().statement, ParsedKind::ShowQueries) =>
+            {
                 // Who is at work is told also when no more can be at work.
                 let batch = queries::running(&self.engine.work, &asked.caller)?;
                 Begun::done(&batch, types, statement)?
             }
-            Kind::Query => {
+            (Kind::Query, None) => {
+                let statements = prepared.statements()?;
                 let is_all = statements.len() == 1;
                 let first = match statements.into_iter().next() {
                     Some(first) => first,
                     None => prepared.with_nulls()?,
                 };
                 match self.plan(asked, &statement, first, is_all).await? {
-                    Plan::Answered(batch) => Begun::done(&batch, types, statement)?,
+                    Plan::Answered(answer) => {
+                        if answer.is_always {
+                            prepared.is_always(&answer.rows);
+                        }
+                        Begun::done(&answer.rows, types, statement)?
+                    }
                     Plan::Open(planned) => Begun {
                         warnings: planned.0.take_warnings(),
                         schema: wire_schema(&planned.1.schema(), types),
@@ -177,8 +192,8 @@ impl Flight {
                     },
                 }
             }
-            Kind::Report | Kind::Update | Kind::Definition | Kind::Setting => {
-                let done = self.complete(asked, statements).await?;
+            (Kind::Report | Kind::Update | Kind::Definition | Kind::Setting, None) => {
+                let done = self.complete(asked, prepared.statements()?).await?;
                 let batch = done.map_or_else(
                     || RecordBatch::new_empty(Arc::new(Schema::empty())),
                     |done| done.batch,
@@ -238,7 +253,7 @@ impl Flight {
         let command = command(&descriptor.cmd)?;
         let (schema, ticket, warnings) = match command {
             Command::CommandStatementQuery(query) => {
-                let prepared = Prepared::try_new(self.statement_of(&query.query)?)?;
+                let prepared = self.prepare(&query.query)?;
                 self.statement_ticket(asked, &prepared).await?
             }
             Command::CommandPreparedStatementQuery(query) => {
@@ -280,7 +295,7 @@ impl Flight {
     async fn schema(&self, asked: &Asked, descriptor: &FlightDescriptor) -> Result<SchemaRef> {
         match command(&descriptor.cmd)? {
             Command::CommandStatementQuery(query) => {
-                let prepared = Prepared::try_new(self.statement_of(&query.query)?)?;
+                let prepared = self.prepare(&query.query)?;
                 self.schema_of(asked, &prepared).await
             }
             Command::CommandPreparedStatementQuery(query) => {
@@ -295,6 +310,10 @@ impl Flight {
     async fn schema_of(&self, asked: &Asked, prepared: &Prepared) -> Result<SchemaRef> {
         if kind(prepared.parsed()) != Kind::Query {
             return Ok(Arc::new(Schema::empty()));
+        }
+        if let Some(rows) = prepared.answer() {
+            self.engine.check(asked, prepared.parsed())?;
+            return Ok(wire_schema(&rows.schema(), asked.settings.types));
         }
         let (engine, by, parsed) = (
             Arc::clone(&self.engine),
@@ -319,9 +338,10 @@ impl Flight {
     }
 
     /// The one statement of a client's text.
-    fn statement_of(&self, text: &str) -> Result<RawStatement> {
+    fn prepare(&self, text: &str) -> Result<Prepared> {
         self.check_length(text)?;
-        one_statement(text)
+        let parse = || Prepared::try_new(one_statement(text)?);
+        self.known.prepared(text, parse)
     }
 
     fn check_length(&self, text: &str) -> Result<()> {
@@ -477,7 +497,7 @@ impl Flight {
         match action.r#type.as_str() {
             CREATE_PREPARED => {
                 let request: ActionCreatePreparedStatementRequest = unpack(&action.body)?;
-                let prepared = Prepared::try_new(self.statement_of(&request.query)?)?;
+                let prepared = self.prepare(&request.query)?;
                 let types = match prepared.has_parameters() {
                     true => {
                         let session = self.engine.fork(asked)?;

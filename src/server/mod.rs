@@ -3,6 +3,7 @@
 //! With `client` the only module that names arrow-flight and tonic.
 
 mod access;
+mod connection;
 mod console;
 mod engine;
 mod flight;
@@ -10,6 +11,7 @@ mod forks;
 mod gate;
 mod ingest;
 mod jobs;
+mod known;
 mod login;
 mod messages;
 mod metadata;
@@ -32,6 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
+use futures::TryStreamExt as _;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -41,6 +44,7 @@ use tonic::transport::server::TcpIncoming;
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{Parameters, Script};
 use crate::runtime::{Jobs, Metrics, Stop};
+use crate::server::connection::Gathered;
 use crate::server::engine::Engine;
 use crate::server::flight::Flight;
 use crate::server::forks::Forks;
@@ -241,7 +245,8 @@ impl Server {
         // Without it the last small part of an answer waits until the one before is acknowledged, which takes 40 ms.
         let incoming = TcpIncoming::from(self.listener)
             .with_nodelay(Some(true))
-            .with_keepalive(Some(KEEP_ALIVE));
+            .with_keepalive(Some(KEEP_ALIVE))
+            .map_ok(Gathered::new);
         let server = server
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)

@@ -1,7 +1,7 @@
 //! Prepared statements: parsed once, run with the values that a client binds.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use datafusion::arrow::compute::cast;
@@ -22,6 +22,8 @@ pub(super) struct Prepared {
     names: Vec<String>,
     /// What is bound: it is run once for each row.
     rows: Option<Arc<Vec<Vec<String>>>>,
+    /// What it gives, if that is known and always the same.
+    answer: Arc<OnceLock<RecordBatch>>,
 }
 
 impl Prepared {
@@ -37,7 +39,21 @@ impl Prepared {
             raw: Arc::new(raw),
             names,
             rows: None,
+            answer: Arc::default(),
         })
+    }
+
+    /// What it gives, if that is known.
+    pub(super) fn answer(&self) -> Option<&RecordBatch> {
+        self.answer.get()
+    }
+
+    /// This is what it always gives. With other values for its parameters it gives something else.
+    pub(super) fn is_always(&self, answer: &RecordBatch) {
+        if !self.has_parameters() {
+            // Another call may have found the same.
+            let _ = self.answer.set(answer.clone());
+        }
     }
 
     /// The statement, its parameters unbound.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use datafusion::arrow::array::RecordBatch;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use tokio::runtime::Handle;
@@ -273,6 +274,13 @@ impl Work {
         let kind = error.kind();
         self.counts.ended(kind.name(), None, 0, 0);
         tracing::info!(target: QUERY_LOG, user = &*caller.name, "refused: {kind:?}: {}", error.message());
+    }
+
+    /// Counts and logs a statement whose answer was known.
+    pub(super) fn answered(self: &Arc<Self>, statement: &Arc<Statement>, rows: &RecordBatch) {
+        let mut running = Running::new(self, statement);
+        statement.count(rows.num_rows(), rows.get_array_memory_size());
+        running.end(None);
     }
 
     /// Does something of a statement, after which it `goes_on` or has ended, unless it is stopped or nobody waits any more.

@@ -12,12 +12,19 @@ use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{EmptyRelation, Expr, LogicalPlan};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 
+/// A row that was made without running a plan.
+pub(super) struct Constant {
+    pub(super) row: RecordBatch,
+    /// It is made of literals alone: it is the same in every session at any time.
+    pub(super) is_literal: bool,
+}
+
 /// The row, if `plan` is one of expressions over nothing.
 ///
 /// # Errors
 ///
 /// An expression that has no value, such as a division by zero.
-pub(super) fn row(state: &SessionState, plan: &LogicalPlan) -> Result<Option<RecordBatch>> {
+pub(super) fn row(state: &SessionState, plan: &LogicalPlan) -> Result<Option<Constant>> {
     let LogicalPlan::Projection(projection) = plan else {
         return Ok(None);
     };
@@ -52,9 +59,11 @@ pub(super) fn row(state: &SessionState, plan: &LogicalPlan) -> Result<Option<Rec
         fields.push(Field::clone(&field).with_name(named.name()));
     }
     let schema = Arc::new(Schema::new(fields));
-    Ok(Some(RecordBatch::try_new_with_options(
-        schema, columns, &row,
-    )?))
+    let mut exprs = projection.expr.iter();
+    Ok(Some(Constant {
+        row: RecordBatch::try_new_with_options(schema, columns, &row)?,
+        is_literal: exprs.all(|expr| matches!(expr.clone().unalias(), Expr::Literal(..))),
+    }))
 }
 
 /// Whether an expression is evaluated by itself, without another plan or values of others.
@@ -89,10 +98,11 @@ fn needs_no_plan(expr: &Expr) -> bool {
 mod tests {
     use datafusion::arrow::array::AsArray as _;
 
+    use crate::error::{ErrorKind, Result};
     use crate::planner::{Parameters, Script, parse_statement};
     use crate::session::{Planned, Session, SessionOptions};
 
-    async fn planned(session: &Session, sql: &str) -> crate::error::Result<Planned> {
+    async fn planned(session: &Session, sql: &str) -> Result<Planned> {
         let raw = Script::new("test", sql).split().unwrap().remove(0);
         let mut parsed = parse_statement(&raw).unwrap();
         Parameters::default().bind(&mut parsed).unwrap();
@@ -116,7 +126,7 @@ mod tests {
         ] {
             let sql = format!("SELECT {exprs}");
             let here = planned(&session, &sql).await.unwrap();
-            let here = here.answer().expect(exprs).clone();
+            let here = here.answer().expect(exprs).rows.clone();
             let sql = format!("SELECT {exprs} FROM (VALUES (1)) AS t (unused)");
             let there = planned(&session, &sql).await.unwrap();
             assert!(there.answer().is_none(), "{exprs}");
@@ -129,12 +139,29 @@ mod tests {
     async fn time_and_chance_are_those_of_the_statement() {
         let session = Session::try_new(&SessionOptions::default()).unwrap();
         let same = planned(&session, "SELECT now() = now()").await.unwrap();
-        let same = same.answer().unwrap();
+        let same = &same.answer().unwrap().rows;
         assert_eq!(same.column(0).as_boolean().iter().next(), Some(Some(true)));
         for sql in ["SELECT now()", "SELECT random()", "SELECT uuid()"] {
             let first = planned(&session, sql).await.unwrap();
             let second = planned(&session, sql).await.unwrap();
-            assert_ne!(first.answer().unwrap(), second.answer().unwrap(), "{sql}");
+            let [first, second] = [first, second].map(|planned| planned.answer().cloned().unwrap());
+            assert_ne!(first.rows, second.rows, "{sql}");
+            assert!(!first.is_always, "{sql}");
+        }
+    }
+
+    #[tokio::test]
+    async fn literals_alone_say_the_same_to_everybody() {
+        let session = Session::try_new(&SessionOptions::default()).unwrap();
+        for (sql, is_always) in [
+            ("SELECT 1, 'a' AS b, NULL, true, 1.5", true),
+            ("SELECT 1 + 1", false),
+            ("SELECT TIMESTAMP '2024-01-02 03:04:05'", false),
+            ("SELECT now()", false),
+            ("SHOW TABLES", false),
+        ] {
+            let planned = planned(&session, sql).await.unwrap();
+            assert_eq!(planned.answer().unwrap().is_always, is_always, "{sql}");
         }
     }
 
@@ -156,11 +183,7 @@ mod tests {
         }
         for sql in ["SELECT 1 / 0", "SELECT CAST('x' AS INT)"] {
             let error = planned(&session, sql).await.err().expect(sql);
-            assert_eq!(
-                error.kind(),
-                crate::error::ErrorKind::Invalid,
-                "{sql}: {error}"
-            );
+            assert_eq!(error.kind(), ErrorKind::Data, "{sql}: {error}");
         }
     }
 }

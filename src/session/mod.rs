@@ -40,6 +40,7 @@ use crate::planner::{ParsedStatement, Statement, Text, normalize};
 use crate::session::catalog::{Catalog, TableEntry};
 use crate::tables::delta::{OptimizeSpec, VacuumSpec};
 
+use constants::Constant;
 use states::{StatementState, States};
 
 pub use context::{ForkOptions, MayName, SessionOptions};
@@ -68,8 +69,15 @@ pub const SCHEMA: &str = context::SCHEMA;
 pub struct Planned {
     plan: Arc<dyn ExecutionPlan>,
     task: Arc<TaskContext>,
-    /// Its rows, where planning it has given them.
-    answer: Option<RecordBatch>,
+    answer: Option<Answer>,
+}
+
+/// The rows of a statement, where planning it has given them.
+#[derive(Clone)]
+pub(crate) struct Answer {
+    pub(crate) rows: RecordBatch,
+    /// Its text gives these rows to everybody at any time.
+    pub(crate) is_always: bool,
 }
 
 impl Planned {
@@ -79,7 +87,7 @@ impl Planned {
     }
 
     /// Its rows, if they are there without running it: it reads nothing.
-    pub(crate) fn answer(&self) -> Option<&RecordBatch> {
+    pub(crate) fn answer(&self) -> Option<&Answer> {
         self.answer.as_ref()
     }
 }
@@ -506,7 +514,9 @@ impl Session {
             }
             LogicalPlan::Dml(_) => Ok(Ready::Insert(self.physical_plan(&state, &plan).await?)),
             _ => match constants::row(&state, &plan)? {
-                Some(row) => self.report(row),
+                Some(Constant { row, is_literal }) => {
+                    Ok(Ready::Rows(self.planned_answer(row, is_literal)?))
+                }
                 None => Ok(Ready::Rows(self.physical_plan(&state, &plan).await?)),
             },
         }
@@ -533,12 +543,15 @@ impl Session {
 
     /// A batch as the rows of a statement that is begun later.
     pub(crate) fn planned_batch(&self, batch: RecordBatch) -> Result<Planned> {
-        let schema = batch.schema();
-        let plan = MemorySourceConfig::try_new_exec(&[vec![batch.clone()]], schema, None)?;
+        self.planned_answer(batch, false)
+    }
+
+    fn planned_answer(&self, rows: RecordBatch, is_always: bool) -> Result<Planned> {
+        let plan = MemorySourceConfig::try_new_exec(&[vec![rows.clone()]], rows.schema(), None)?;
         Ok(Planned {
             plan,
             task: self.states.task(),
-            answer: Some(batch),
+            answer: Some(Answer { rows, is_always }),
         })
     }
 

@@ -1,5 +1,6 @@
 //! The schema `system`: what the data directory knows of jobs, as tables. Each statement reads it anew.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -12,6 +13,7 @@ use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::catalog::{SchemaProvider, TableProvider};
 use datafusion::datasource::MemTable;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use futures::StreamExt as _;
 
 use crate::core::jobs::{BatchVersion, Committed, DeadLetter, JobHistory, SeenState, seen_state};
 use crate::error::{Error, Result};
@@ -274,9 +276,14 @@ pub async fn versions(
     id: JobId,
     history: &JobHistory,
 ) -> Result<Vec<(Committed, BatchVersion)>> {
+    let names = history.batches.iter().map(|batch| batch.version.clone());
+    let mut read = pin!(store.versions(id, names.collect()));
     let mut versions = Vec::with_capacity(history.batches.len());
     for committed in &history.batches {
-        match store.version(id, &committed.version).await {
+        let Some(version) = read.next().await else {
+            break;
+        };
+        match version {
             Ok(version) => versions.push((committed.clone(), version)),
             // Its runner may have swept it since the log was read.
             Err(_) if store.history(id).await?.oldest() > committed.batch => {}

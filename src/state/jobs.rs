@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 
 use crate::core::jobs::{BatchVersion, Entry, Heartbeat, JobHistory, Phase, Staged, is_older};
@@ -17,7 +17,7 @@ use crate::state::place::{DataDir, Opened};
 const CHECKPOINT_FORMAT: u32 = 1;
 /// A number that no log reaches: names have ten digits.
 const LAST_NUMBER: u64 = 9_999_999_999;
-/// Entries that are asked for at the same time.
+/// Entries or versions that are asked for at the same time.
 const READS_AT_ONCE: usize = 16;
 
 /// What follows from the entries of a log before a number.
@@ -472,6 +472,26 @@ impl JobStore {
             return Ok(());
         }
         Err(Error::internal(format!("{path} exists already")))
+    }
+
+    /// Reads versions, some at the same time; gives them in the order of their names.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::version`], in the place of the one that it is about.
+    pub fn versions(
+        &self,
+        id: JobId,
+        names: Vec<String>,
+    ) -> impl Stream<Item = Result<BatchVersion>> + Send + use<> {
+        let store = self.clone();
+        let read = move |name: String| {
+            let store = store.clone();
+            async move { store.version(id, &name).await }
+        };
+        futures::stream::iter(names)
+            .map(read)
+            .buffered(READS_AT_ONCE)
     }
 
     /// Reads a version.

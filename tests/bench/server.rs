@@ -4,6 +4,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use arrow_flight::encode::FlightDataEncoderBuilder;
@@ -236,8 +237,10 @@ fn taken(rows: u64, seconds: f64) -> Taken {
     }
 }
 
-/// `SELECT 1` beside a call that does nothing, by one client and by 32 at once.
+/// `SELECT 1`, which the server knows after the first time, and statements that it has never met, beside a call that does
+/// nothing; by one client and by 32 at once.
 fn small(bench: &Bench, address: &str, report: &mut Report) {
+    static ASKED: AtomicU64 = AtomicU64::new(0);
     let mut command = Command::new(std::env::current_exe().unwrap());
     let (_echo, echo) = start(command.env(ECHO, "1"), "echo at ");
     for (clients, calls) in [(1, 4_000), (32, 400)] {
@@ -254,28 +257,36 @@ fn small(bench: &Bench, address: &str, report: &mut Report) {
                 }
             }
         }));
-        let ours = bench.runtime.block_on(latencies(clients, calls, || {
-            let channel = channel(address);
-            async move {
-                let client = FlightServiceClient::new(channel.await);
-                move || {
-                    let mut client = client.clone();
-                    async move {
-                        let info = client.get_flight_info(asking("SELECT 1"));
-                        let endpoint = info.await.unwrap().into_inner().endpoint.remove(0);
-                        let rows = client.do_get(endpoint.ticket.unwrap()).await.unwrap();
-                        let messages = rows.into_inner().collect::<Vec<_>>().await;
-                        assert_eq!(messages.len(), 2);
+        let select = |text: fn(u64) -> String| {
+            bench.runtime.block_on(latencies(clients, calls, || {
+                let channel = channel(address);
+                async move {
+                    let client = FlightServiceClient::new(channel.await);
+                    move || {
+                        let mut client = client.clone();
+                        let query = text(ASKED.fetch_add(1, Ordering::Relaxed));
+                        async move {
+                            let info = client.get_flight_info(asking(&query));
+                            let endpoint = info.await.unwrap().into_inner().endpoint.remove(0);
+                            let rows = client.do_get(endpoint.ticket.unwrap()).await.unwrap();
+                            let messages = rows.into_inner().collect::<Vec<_>>().await;
+                            assert_eq!(messages.len(), 2);
+                        }
                     }
                 }
-            }
-        }));
+            }))
+        };
+        let same = select(|_| "SELECT 1".to_owned());
+        let another = select(|number| format!("SELECT {number} + 1"));
         let who = match clients {
             1 => "one client".to_owned(),
             clients => format!("{clients} clients"),
         };
         report.call(&format!("a bare call, {who}"), bare, None);
-        report.call(&format!("SELECT 1, {who}"), ours, Some((bare, "p50 ≤ 4")));
+        let named = format!("SELECT 1, {who}");
+        report.call(&named, same, Some((bare, "p50 ≤ 4")));
+        let named = format!("SELECT n + 1 of another n each time, {who}");
+        report.call(&named, another, Some((bare, "")));
     }
 }
 

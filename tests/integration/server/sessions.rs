@@ -14,6 +14,8 @@ ann, other, cookies = connect("reader", "reader-pw"), connect("reader", "reader-
 hour = "SELECT date_part('hour', CAST('2025-07-01T12:00:00' AS TIMESTAMP WITH TIME ZONE) AT TIME ZONE 'UTC')"
 zone = "SHOW datafusion.execution.time_zone"
 print(rows(ann, "SET TIME ZONE 'Europe/Paris'"), rows(ann, zone), rows(other, zone))
+# The same text means what the session says, whoever has sent it before.
+print([rows(db, hour) for db in (ann, other, ann, other)], [rows(db, "SELECT 1") for db in (ann, other, ann, other)])
 print(rows(ann, "RESET time_zone"), rows(ann, zone))
 for sql in ["SET time_zone = 'Mars'", "SET schema = 'other'", "SET datafusion.runtime.memory_limit = '1G'", "SET ROLE admin",
     "SET statement_timeout = '1 second'", "SELECT count(*) FROM generate_series(1, 100000000000)", "SET statement_timeout = 0"]:
