@@ -147,21 +147,26 @@ fn write_csv<W: Write>(out: &mut W, batch: &RecordBatch, header: bool) -> Result
     })
 }
 
-/// CSV has no nested values: they are written as text.
+/// Whether CSV has no form for it. Times are written as those of UTC: others keep their offset as text.
+fn is_text_in_csv(of: &DataType) -> bool {
+    match of {
+        DataType::Timestamp(_, Some(zone)) => zone.as_ref() != "UTC",
+        other => other.is_nested(),
+    }
+}
+
+/// The columns as CSV can have them.
 fn plain(batch: &RecordBatch) -> Result<RecordBatch> {
-    if !batch
-        .schema()
-        .fields()
-        .iter()
-        .any(|field| field.data_type().is_nested())
-    {
+    let schema = batch.schema();
+    let mut types = schema.fields().iter().map(|field| field.data_type());
+    if !types.any(is_text_in_csv) {
         return Ok(batch.clone());
     }
     let options = FormatOptions::default();
     let mut fields = Vec::with_capacity(batch.num_columns());
     let mut columns: Vec<ArrayRef> = Vec::with_capacity(batch.num_columns());
     for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
-        if field.data_type().is_nested() {
+        if is_text_in_csv(field.data_type()) {
             let cells = ArrayFormatter::try_new(column, &options).map_err(write_error)?;
             let text: datafusion::arrow::array::StringArray = (0..column.len())
                 .map(|row| column.is_valid(row).then(|| cells.value(row).to_string()))
@@ -302,4 +307,28 @@ fn width(text: &str) -> usize {
         .map(|line| line.chars().count())
         .max()
         .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::TimestampMicrosecondArray;
+
+    use super::*;
+
+    #[test]
+    fn times_of_another_zone_keep_their_offset_in_csv() {
+        let noon = || TimestampMicrosecondArray::from(vec![Some(1_751_364_000_000_000), None]);
+        let column = |zone: &str| Arc::new(noon().with_timezone(zone)) as ArrayRef;
+        let columns = [
+            ("here", column("UTC")),
+            ("there", column("Europe/Paris")),
+            ("nowhere", Arc::new(noon()) as ArrayRef),
+        ];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let mut csv = Vec::new();
+        write_csv(&mut csv, &plain(&batch).unwrap(), true).unwrap();
+        let csv = String::from_utf8(csv).unwrap();
+        let row = "2025-07-01T10:00:00Z,2025-07-01T12:00:00+02:00,2025-07-01T10:00:00";
+        assert_eq!(csv, format!("here,there,nowhere\n{row}\n,,\n"));
+    }
 }

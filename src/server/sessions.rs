@@ -31,7 +31,7 @@ const HEADER: &str = "anabranch-";
 /// The settings of a session.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Settings {
-    /// In which texts without a zone are instants.
+    /// The zone of `now()` and of texts that `to_timestamp` reads.
     pub(super) time_zone: Option<String>,
     /// How long a statement may take.
     pub(super) timeout: Option<Duration>,

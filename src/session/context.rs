@@ -39,7 +39,7 @@ pub struct SessionOptions {
 /// What a fork of a session may do less than the session.
 #[derive(Clone, Default)]
 pub struct ForkOptions {
-    /// In which texts without a zone are read as instants, such as `Europe/Paris`; `None`: as the session's.
+    /// The zone of `now()` and of texts that `to_timestamp` reads, such as `Europe/Paris`; `None`: as the session's.
     pub time_zone: Option<String>,
     /// Bytes that its statements may hold of the session's; `None`: all.
     pub memory_limit: Option<usize>,

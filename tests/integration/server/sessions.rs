@@ -11,7 +11,7 @@ fn settings_last_as_long_as_the_session() {
     let said = served.python(
         r#"
 ann, other, cookies = connect("reader", "reader-pw"), connect("reader", "reader-pw"), connect("writer", "writer-pw", cookies=True)
-hour = "SELECT date_part('hour', CAST('2025-07-01T12:00:00' AS TIMESTAMP WITH TIME ZONE) AT TIME ZONE 'UTC')"
+hour = "SELECT date_part('hour', CAST(to_timestamp('2025-07-01T12:00:00') AS TIMESTAMP))"
 zone = "SHOW datafusion.execution.time_zone"
 print(rows(ann, "SET TIME ZONE 'Europe/Paris'"), rows(ann, zone), rows(other, zone))
 # The same text means what the session says, whoever has sent it before.
