@@ -164,6 +164,9 @@ mod tests {
         let (head, body) = whole.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
         assert!(head.contains(METRICS_TEXT), "{head}");
+        let length = format!("content-length: {}", body.len());
+        assert!(head.contains(&length), "{head}");
+        assert!(head.contains("connection: close"), "{head}");
         let version = env!("CARGO_PKG_VERSION");
         assert!(body.contains(&format!("anabranch_build_info{{version=\"{version}\"}} 1")));
         for (request, status) in [
@@ -176,6 +179,10 @@ mod tests {
             let status = format!("HTTP/1.1 {status}");
             assert!(answer.starts_with(&status), "{request}: {answer}");
         }
+        let head = answered(at, "HEAD /metrics").await;
+        assert!(head.ends_with("\r\n\r\n"), "{head}");
+        let other = answered(at, "POST /metrics").await;
+        assert!(other.contains("\r\nallow: GET,HEAD\r\n"), "{other}");
     }
 
     #[tokio::test]

@@ -114,7 +114,7 @@ impl Metrics {
     /// None that a caller could cause.
     pub fn try_new() -> Result<Self> {
         let registry = Registry::new();
-        let families = Families::register(&registry).map_err(internal)?;
+        let families = Families::register(&registry)?;
         Ok(Self {
             registry,
             families: Arc::new(families),
@@ -138,9 +138,7 @@ impl Metrics {
                 time.delay.set(seconds(now.saturating_sub(time.watermark)));
             }
         }
-        TextEncoder::new()
-            .encode_to_string(&self.registry.gather())
-            .map_err(internal)
+        Ok(TextEncoder::new().encode_to_string(&self.registry.gather())?)
     }
 
     /// What each job is at; none for a job that has ended or was taken over by another process.
@@ -161,7 +159,7 @@ impl Metrics {
         if let Some(job) = self.lock().get(name) {
             return Ok(Arc::clone(job));
         }
-        let job = OfJob::try_new(name, &self.families).map_err(internal)?;
+        let job = OfJob::try_new(name, &self.families)?;
         let job = Arc::new(job);
         self.lock().insert(name.to_owned(), Arc::clone(&job));
         Ok(job)
@@ -416,8 +414,10 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn internal(error: prometheus::Error) -> Error {
-    Error::internal(format!("metrics: {error}"))
+impl From<prometheus::Error> for Error {
+    fn from(error: prometheus::Error) -> Self {
+        Self::internal(format!("metrics: {error}"))
+    }
 }
 
 #[cfg(test)]

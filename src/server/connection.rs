@@ -5,6 +5,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
@@ -17,42 +18,23 @@ const MOST: usize = 16 << 10;
 pub(super) struct Gathered<S> {
     stream: S,
     /// Written and not sent.
-    waiting: Vec<u8>,
-    /// How much of it is sent.
-    sent: usize,
+    waiting: BytesMut,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
     pub(super) fn new(stream: S) -> Self {
         Self {
             stream,
-            waiting: Vec::new(),
-            sent: 0,
+            waiting: BytesMut::new(),
         }
-    }
-
-    fn rest(&self) -> &[u8] {
-        self.waiting.get(self.sent..).unwrap_or_default()
-    }
-
-    /// So much more has been sent; gives what of it was not waiting.
-    fn advance(&mut self, sent: usize) -> usize {
-        let of_waiting = sent.min(self.rest().len());
-        self.sent += of_waiting;
-        if self.rest().is_empty() {
-            self.waiting.clear();
-            self.sent = 0;
-        }
-        sent - of_waiting
     }
 
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.rest().is_empty() {
-            let rest = self.waiting.get(self.sent..).unwrap_or_default();
-            match ready!(Pin::new(&mut self.stream).poll_write(context, rest))? {
+        while !self.waiting.is_empty() {
+            match ready!(Pin::new(&mut self.stream).poll_write(context, &self.waiting))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                sent => self.advance(sent),
-            };
+                sent => self.waiting.advance(sent),
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -74,15 +56,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
         }
         // What is large is not copied, and takes along what waits.
         loop {
-            let rest = this.waiting.get(this.sent..).unwrap_or_default();
-            let both = [IoSlice::new(rest), IoSlice::new(bytes)];
+            let both = [IoSlice::new(&this.waiting), IoSlice::new(bytes)];
             let stream = Pin::new(&mut this.stream);
-            match ready!(stream.poll_write_vectored(context, &both))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                sent => match this.advance(sent) {
-                    0 => {}
-                    of_bytes => return Poll::Ready(Ok(of_bytes)),
-                },
+            let sent = ready!(stream.poll_write_vectored(context, &both))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let of_waiting = sent.min(this.waiting.len());
+            this.waiting.advance(of_waiting);
+            if sent > of_waiting {
+                return Poll::Ready(Ok(sent - of_waiting));
             }
         }
     }

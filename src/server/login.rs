@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +17,7 @@ use tokio::sync::Semaphore;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::access::{Caller, Grants, Role};
+use crate::server::metrics::Counts;
 use crate::server::users::{User, Users, hash_password, is_password};
 use crate::server::work::QUERY_LOG;
 
@@ -66,8 +66,7 @@ pub(super) struct Login {
     /// Right passwords by their hash with the user's own, and since when they are known.
     remembered: Mutex<HashMap<[u8; 32], Instant>>,
     hashing: Semaphore,
-    /// Calls of callers whom nobody knows.
-    refused: AtomicU64,
+    counts: Arc<Counts>,
     /// What a password is compared with whose user there is not: that takes as long.
     nobody: String,
 }
@@ -100,7 +99,7 @@ impl Login {
     /// # Errors
     ///
     /// A file that cannot be read, or says what cannot be understood.
-    pub(super) fn try_new(options: &LoginOptions) -> Result<Self> {
+    pub(super) fn try_new(options: &LoginOptions, counts: Arc<Counts>) -> Result<Self> {
         let users = options.users.as_deref().map(Users::open).transpose()?;
         let issuer = match &options.jwks {
             None => None,
@@ -120,7 +119,7 @@ impl Login {
             key,
             remembered: Mutex::default(),
             hashing: Semaphore::new(HASHED_AT_ONCE),
-            refused: AtomicU64::new(0),
+            counts,
             nobody: hash_password("")?,
         })
     }
@@ -133,15 +132,10 @@ impl Login {
     pub(super) async fn caller(&self, headers: &HeaderMap) -> Result<Caller> {
         let found = self.find(headers).await;
         if let Err(error) = &found {
-            self.refused.fetch_add(1, Ordering::Relaxed);
+            self.counts.stranger();
             tracing::info!(target: QUERY_LOG, "a caller is refused: {}", error.message());
         }
         found
-    }
-
-    /// How many calls were refused because nobody knows their caller.
-    pub(super) fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
     }
 
     async fn find(&self, headers: &HeaderMap) -> Result<Caller> {
@@ -422,6 +416,10 @@ mod tests {
         headers
     }
 
+    fn opened(options: &LoginOptions) -> Login {
+        Login::try_new(options, Arc::new(Counts::try_new().unwrap())).unwrap()
+    }
+
     /// A key, and its public half as a set of keys has it.
     fn issuer(id: &str) -> (EncodingKey, Value) {
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
@@ -441,13 +439,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys.json");
         std::fs::write(&path, json!({"keys": [public]}).to_string()).unwrap();
-        let login = Login::try_new(&LoginOptions {
+        let login = opened(&LoginOptions {
             jwks: Some(path),
             jwt_issuer: Some("https://id.example.com".to_owned()),
             jwt_audience: Some("anabranch".to_owned()),
             ..LoginOptions::default()
-        })
-        .unwrap();
+        });
         let soon = jsonwebtoken::get_current_timestamp() + 600;
         let claims = json!({
             "sub": "ann", "role": "write", "tables": ["visits*"], "exp": soon,
@@ -522,7 +519,7 @@ mod tests {
             users: Some(path.clone()),
             ..LoginOptions::default()
         };
-        let login = Login::try_new(&options).unwrap();
+        let login = opened(&options);
         let mut headers = HeaderMap::new();
         let basic = format!("Basic {}", BASE64_STANDARD.encode("ann:geheim"));
         headers.insert(AUTHORIZATION, basic.parse().unwrap());
@@ -531,7 +528,7 @@ mod tests {
         assert_eq!((&*caller.name, caller.role), ("ann", Role::Read));
         assert!(caller.session.is_some());
         // Another process has another key.
-        let restarted = Login::try_new(&options).unwrap();
+        let restarted = opened(&options);
         assert!(restarted.caller(&bearer(&token)).await.is_err());
         let expired = Ours {
             sub: "ann".to_owned(),

@@ -6,10 +6,9 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::server::engine::Engine;
 use crate::server::flight::Flight;
-use crate::server::login::Login;
 
 /// Seconds: statements take from less than a millisecond to hours.
 const BUCKETS: &[f64] = &[
@@ -17,39 +16,46 @@ const BUCKETS: &[f64] = &[
     300.0, 1_800.0,
 ];
 
-/// What the statements that have ended add up to.
+/// What statements and callers add up to.
 pub(super) struct Counts {
     ended: IntCounterVec,
     seconds: Histogram,
     rows: IntCounter,
     bytes: IntCounter,
+    strangers: IntCounter,
 }
 
 impl Counts {
     pub(super) fn try_new() -> Result<Self> {
+        let ended = Opts::new(
+            "anabranch_statements_total",
+            "Statements that have ended, by how",
+        );
         let seconds = HistogramOpts::new(
             "anabranch_statement_seconds",
             "How long statements were at work, but for subscriptions",
         );
-        let made = || {
-            let ended = Opts::new(
-                "anabranch_statements_total",
-                "Statements that have ended, by how",
-            );
-            Ok(Self {
-                ended: IntCounterVec::new(ended, &["outcome"])?,
-                seconds: Histogram::with_opts(seconds.buckets(BUCKETS.to_vec()))?,
-                rows: IntCounter::new(
-                    "anabranch_statement_rows_total",
-                    "Rows that statements have sent or written",
-                )?,
-                bytes: IntCounter::new(
-                    "anabranch_statement_bytes_total",
-                    "Bytes of the results that statements have sent",
-                )?,
-            })
-        };
-        made().map_err(internal)
+        Ok(Self {
+            ended: IntCounterVec::new(ended, &["outcome"])?,
+            seconds: Histogram::with_opts(seconds.buckets(BUCKETS.to_vec()))?,
+            rows: IntCounter::new(
+                "anabranch_statement_rows_total",
+                "Rows that statements have sent or written",
+            )?,
+            bytes: IntCounter::new(
+                "anabranch_statement_bytes_total",
+                "Bytes of the results that statements have sent",
+            )?,
+            strangers: IntCounter::new(
+                "anabranch_logins_refused_total",
+                "Calls whose caller was not known",
+            )?,
+        })
+    }
+
+    /// Somebody was refused whom nobody knows.
+    pub(super) fn stranger(&self) {
+        self.strangers.inc();
     }
 
     /// A statement has ended in this way, with so many rows and bytes; how long it took, if that says something.
@@ -66,31 +72,19 @@ impl Counts {
 type Look = Box<dyn Fn() -> u64 + Send + Sync>;
 
 /// Numbers that are looked up when somebody asks for them.
-#[derive(Default)]
-struct Looked {
-    gauges: Vec<(IntGauge, Look)>,
-    counters: Vec<(IntCounter, Look)>,
-}
+struct Looked(Vec<(IntGauge, Look)>);
 
 impl Collector for Looked {
     fn desc(&self) -> Vec<&Desc> {
-        let gauges = self.gauges.iter().flat_map(|(gauge, _)| gauge.desc());
-        let counters = self.counters.iter().flat_map(|(counter, _)| counter.desc());
-        gauges.chain(counters).collect()
+        self.0.iter().flat_map(|(gauge, _)| gauge.desc()).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let mut found = Vec::new();
-        for (gauge, look) in &self.gauges {
+        let collected = self.0.iter().flat_map(|(gauge, look)| {
             gauge.set(i64::try_from(look()).unwrap_or(i64::MAX));
-            found.extend(gauge.collect());
-        }
-        for (counter, look) in &self.counters {
-            counter.reset();
-            counter.inc_by(look());
-            found.extend(counter.collect());
-        }
-        found
+            gauge.collect()
+        });
+        collected.collect()
     }
 }
 
@@ -99,13 +93,7 @@ impl Collector for Looked {
 /// # Errors
 ///
 /// None that a caller could cause.
-pub(super) fn register(
-    registry: &Registry,
-    engine: &Arc<Engine>,
-    login: &Arc<Login>,
-    flight: &Flight,
-) -> Result<()> {
-    let mut looked = Looked::default();
+pub(super) fn register(registry: &Registry, engine: &Arc<Engine>, flight: &Flight) -> Result<()> {
     // The registry is the jobs' as well, which the engine holds.
     let of_engine = |look: fn(&Engine) -> u64| -> Look {
         let engine = Arc::downgrade(engine);
@@ -149,25 +137,15 @@ pub(super) fn register(
             Box::new(move || prepared() as u64),
         ),
     ];
+    let looked = gauges
+        .into_iter()
+        .map(|(name, help, look)| Ok((IntGauge::new(name, help)?, look)));
+    registry.register(Box::new(Looked(looked.collect::<Result<_>>()?)))?;
     let counts = &engine.work.counts;
-    let refused = Arc::clone(login);
-    let registered = || {
-        for (name, help, look) in gauges {
-            looked.gauges.push((IntGauge::new(name, help)?, look));
-        }
-        let name = "anabranch_logins_refused_total";
-        let counter = IntCounter::new(name, "Calls whose caller was not known")?;
-        let look: Look = Box::new(move || refused.refused());
-        looked.counters.push((counter, look));
-        registry.register(Box::new(looked))?;
-        registry.register(Box::new(counts.ended.clone()))?;
-        registry.register(Box::new(counts.seconds.clone()))?;
-        registry.register(Box::new(counts.rows.clone()))?;
-        registry.register(Box::new(counts.bytes.clone()))
-    };
-    registered().map_err(internal)
-}
-
-fn internal(error: prometheus::Error) -> Error {
-    Error::internal(format!("metrics: {error}"))
+    registry.register(Box::new(counts.ended.clone()))?;
+    registry.register(Box::new(counts.seconds.clone()))?;
+    for counter in [&counts.rows, &counts.bytes, &counts.strangers] {
+        registry.register(Box::new(counter.clone()))?;
+    }
+    Ok(())
 }

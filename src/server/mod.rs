@@ -51,6 +51,7 @@ use crate::server::forks::Forks;
 use crate::server::gate::Gate;
 use crate::server::jobs::RunningJobs;
 use crate::server::login::Login;
+use crate::server::metrics::Counts;
 use crate::server::sessions::Sessions;
 use crate::server::work::Work;
 use crate::session::{Session, SessionOptions};
@@ -147,7 +148,9 @@ impl Server {
             }
             None => None,
         };
-        let login = Arc::new(Login::try_new(&options.login).map_err(plain)?);
+        let counts = Arc::new(Counts::try_new().map_err(plain)?);
+        let login = Login::try_new(&options.login, Arc::clone(&counts)).map_err(plain)?;
+        let login = Arc::new(login);
         let secured = options.tls.as_ref();
         let web_tls = secured.map(tls::web).transpose().map_err(plain)?;
         let tls = secured.map(tls::flight).transpose().map_err(plain)?;
@@ -163,13 +166,13 @@ impl Server {
             running: RunningJobs::new(Arc::clone(&jobs), options.metrics.clone(), runtime.clone()),
             jobs,
             sessions: Sessions::new(options.limits.sessions, options.limits.idle),
-            work: Work::try_new(runtime, options.limits).map_err(plain)?,
+            work: Work::new(runtime, options.limits, counts),
             roots: options.roots,
         };
         let engine = Arc::new(engine);
         let flight = Flight::new(Arc::clone(&engine), Arc::clone(&login));
         if let Some(metrics) = &options.metrics {
-            metrics::register(metrics.registry(), &engine, &login, &flight).map_err(plain)?;
+            metrics::register(metrics.registry(), &engine, &flight).map_err(plain)?;
         }
         engine.restore(&JobStore::new(dir)).await.map_err(plain)?;
         let mut parameters = options.parameters;

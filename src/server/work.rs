@@ -196,7 +196,7 @@ impl Statement {
 /// The statements at work.
 pub(super) struct Work {
     /// What has ended.
-    pub(super) counts: Counts,
+    pub(super) counts: Arc<Counts>,
     runtime: Handle,
     limits: Limits,
     turns: Arc<Semaphore>,
@@ -209,12 +209,9 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// # Errors
-    ///
-    /// None that a caller could cause.
-    pub(super) fn try_new(runtime: Handle, limits: Limits) -> Result<Arc<Self>> {
-        Ok(Arc::new(Self {
-            counts: Counts::try_new()?,
+    pub(super) fn new(runtime: Handle, limits: Limits, counts: Arc<Counts>) -> Arc<Self> {
+        Arc::new(Self {
+            counts,
             turns: Arc::new(Semaphore::new(limits.statements)),
             subscriptions: Arc::new(Semaphore::new(limits.subscriptions)),
             runtime,
@@ -222,7 +219,7 @@ impl Work {
             waiting: AtomicUsize::new(0),
             running: Mutex::default(),
             planned: Mutex::default(),
-        }))
+        })
     }
 
     pub(super) fn limits(&self) -> &Limits {
@@ -566,7 +563,8 @@ mod tests {
     use super::*;
 
     fn work(limits: Limits) -> Arc<Work> {
-        Work::try_new(Handle::current(), limits).unwrap()
+        let counts = Arc::new(Counts::try_new().unwrap());
+        Work::new(Handle::current(), limits, counts)
     }
 
     fn statement(timeout: Option<Duration>) -> Arc<Statement> {

@@ -12,19 +12,14 @@ use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{EmptyRelation, Expr, LogicalPlan};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 
-/// A row that was made without running a plan.
-pub(super) struct Constant {
-    pub(super) row: RecordBatch,
-    /// It is made of literals alone: it is the same in every session at any time.
-    pub(super) is_literal: bool,
-}
+use crate::session::Answer;
 
 /// The row, if `plan` is one of expressions over nothing.
 ///
 /// # Errors
 ///
 /// An expression that has no value, such as a division by zero.
-pub(super) fn row(state: &SessionState, plan: &LogicalPlan) -> Result<Option<Constant>> {
+pub(super) fn row(state: &SessionState, plan: &LogicalPlan) -> Result<Option<Answer>> {
     let LogicalPlan::Projection(projection) = plan else {
         return Ok(None);
     };
@@ -60,9 +55,10 @@ pub(super) fn row(state: &SessionState, plan: &LogicalPlan) -> Result<Option<Con
     }
     let schema = Arc::new(Schema::new(fields));
     let mut exprs = projection.expr.iter();
-    Ok(Some(Constant {
-        row: RecordBatch::try_new_with_options(schema, columns, &row)?,
-        is_literal: exprs.all(|expr| matches!(expr.clone().unalias(), Expr::Literal(..))),
+    Ok(Some(Answer {
+        rows: RecordBatch::try_new_with_options(schema, columns, &row)?,
+        // Functions and casts go by the time and the settings of their session.
+        is_always: exprs.all(|expr| matches!(expr.clone().unalias(), Expr::Literal(..))),
     }))
 }
 

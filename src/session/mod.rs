@@ -40,7 +40,6 @@ use crate::planner::{ParsedStatement, Statement, Text, normalize};
 use crate::session::catalog::{Catalog, TableEntry};
 use crate::tables::delta::{OptimizeSpec, VacuumSpec};
 
-use constants::Constant;
 use states::{StatementState, States};
 
 pub use context::{ForkOptions, MayName, SessionOptions};
@@ -86,7 +85,7 @@ impl Planned {
         self.plan.schema()
     }
 
-    /// Its rows, if they are there without running it: it reads nothing.
+    /// Its rows, if planning it has given them.
     pub(crate) fn answer(&self) -> Option<&Answer> {
         self.answer.as_ref()
     }
@@ -514,9 +513,7 @@ impl Session {
             }
             LogicalPlan::Dml(_) => Ok(Ready::Insert(self.physical_plan(&state, &plan).await?)),
             _ => match constants::row(&state, &plan)? {
-                Some(Constant { row, is_literal }) => {
-                    Ok(Ready::Rows(self.planned_answer(row, is_literal)?))
-                }
+                Some(answer) => Ok(Ready::Rows(self.planned_answer(answer)?)),
                 None => Ok(Ready::Rows(self.physical_plan(&state, &plan).await?)),
             },
         }
@@ -543,15 +540,19 @@ impl Session {
 
     /// A batch as the rows of a statement that is begun later.
     pub(crate) fn planned_batch(&self, batch: RecordBatch) -> Result<Planned> {
-        self.planned_answer(batch, false)
+        self.planned_answer(Answer {
+            rows: batch,
+            is_always: false,
+        })
     }
 
-    fn planned_answer(&self, rows: RecordBatch, is_always: bool) -> Result<Planned> {
-        let plan = MemorySourceConfig::try_new_exec(&[vec![rows.clone()]], rows.schema(), None)?;
+    fn planned_answer(&self, answer: Answer) -> Result<Planned> {
+        let (rows, schema) = (answer.rows.clone(), answer.rows.schema());
+        let plan = MemorySourceConfig::try_new_exec(&[vec![rows]], schema, None)?;
         Ok(Planned {
             plan,
             task: self.states.task(),
-            answer: Some(Answer { rows, is_always }),
+            answer: Some(answer),
         })
     }
 
