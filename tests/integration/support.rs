@@ -305,11 +305,20 @@ impl OwnBroker {
 
     /// `stop`, `start`, `kill`, `pause` or `continue`.
     pub(crate) fn control(&self, action: &str) {
+        self.controlled(&[action]);
+    }
+
+    /// The same for one broker of several; they are counted from 1.
+    pub(crate) fn control_broker(&self, number: usize, action: &str) {
+        self.controlled(&[&number.to_string(), action]);
+    }
+
+    fn controlled(&self, arguments: &[&str]) {
         let done = Command::new(self.variable("KAFKA_CONTROL"))
-            .arg(action)
+            .args(arguments)
             .status()
             .expect("the control script runs");
-        assert!(done.success(), "{action}");
+        assert!(done.success(), "{arguments:?}");
     }
 }
 

@@ -67,7 +67,8 @@ fn jobs(name: &str) -> Pipeline {
     pipeline
 }
 
-fn duration() -> Duration {
+/// How long a test of endurance goes on.
+pub(super) fn duration() -> Duration {
     let Ok(text) = std::env::var("ANABRANCH_ENDURANCE") else {
         return SHORT;
     };
@@ -82,11 +83,11 @@ fn duration() -> Duration {
 }
 
 /// Moments from a seed: xorshift, by Marsaglia.
-struct Moments(u64);
+pub(super) struct Moments(u64);
 
 impl Moments {
     #[expect(clippy::print_stderr, reason = "a failed test shows it")]
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let given = std::env::var("ANABRANCH_SEED").ok();
         let seed = given.map_or_else(
             || {
@@ -99,7 +100,7 @@ impl Moments {
         Self(seed | 1)
     }
 
-    fn below(&mut self, end: u64) -> u64 {
+    pub(super) fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
