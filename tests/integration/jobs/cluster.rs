@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::endurance::{Moments, duration};
@@ -19,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The jobs, their tables, and the brokers they work on.
 struct Cluster {
-    brokers: OwnBroker,
+    brokers: MutexGuard<'static, OwnBroker>,
     work: Workspace,
     source: String,
     copied: String,
@@ -27,8 +28,13 @@ struct Cluster {
 }
 
 impl Cluster {
+    /// The brokers are started once, and are one test's at a time.
     fn start() -> Self {
-        let brokers = OwnBroker::start(&["--brokers", "3"]);
+        static BROKERS: OnceLock<Mutex<OwnBroker>> = OnceLock::new();
+        let brokers = BROKERS.get_or_init(|| Mutex::new(OwnBroker::start(&["--brokers", "3"])));
+        let brokers = brokers.lock().unwrap_or_else(PoisonError::into_inner);
+        // A test that failed may have left some stopped.
+        brokers.control("start");
         let cluster = Self {
             work: Workspace::new(),
             source: topic("fire-in"),
@@ -121,6 +127,15 @@ impl Cluster {
             ),
         ];
         self.work.file("job.sql", &jobs.concat());
+    }
+
+    /// Runs the jobs in the background; what the process says goes to a file.
+    fn run_jobs(&self) -> Child {
+        let said = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.work.path("said"));
+        self.jobs().stderr(said.unwrap()).spawn().unwrap()
     }
 
     fn jobs(&self) -> Command {
@@ -285,7 +300,7 @@ fn exact_1_2_three_brokers_under_fire_lose_and_double_nothing() {
     let cluster = Cluster::start();
     let mut moments = Moments::new();
     let mut producer = Producer::start(&cluster);
-    let mut running = cluster.jobs().stderr(Stdio::null()).spawn().unwrap();
+    let mut running = cluster.run_jobs();
     let (mut sent, mut kills) = (0, 0);
     let mut disturbed: BTreeMap<&str, u32> = BTreeMap::new();
     let end = Instant::now() + duration();
@@ -300,13 +315,13 @@ fn exact_1_2_three_brokers_under_fire_lose_and_double_nothing() {
         if moments.below(2) == 0 {
             running.kill().unwrap();
             running.wait().unwrap();
-            running = cluster.jobs().stderr(Stdio::null()).spawn().unwrap();
+            running = cluster.run_jobs();
             kills += 1;
         }
         cluster.wait_until_healed();
         if let Some(status) = running.try_wait().unwrap() {
-            let shown = cluster.work.sql(&[], &["SHOW JOBS"]).out;
-            panic!("the jobs have ended, {status}: {shown}");
+            let said = std::fs::read_to_string(cluster.work.path("said")).unwrap();
+            panic!("the jobs have ended, {status}: {said}");
         }
     }
     producer.finish();
@@ -384,7 +399,7 @@ fn loss_1_a_leader_that_lacks_records_stops_the_job() {
     cluster.work.file(
         "unclean.sql",
         &format!(
-            "CREATE EXTERNAL TABLE unclean (v VARCHAR METADATA FROM 'value') STORED AS KAFKA LOCATION '{source}' \
+            "CREATE EXTERNAL TABLE unclean (v VARCHAR) STORED AS KAFKA LOCATION '{source}' \
              OPTIONS ('kafka.bootstrap.servers' '{bootstrap}', 'format' 'raw', 'connect.timeout' '5 seconds');\n\
              CREATE EXTERNAL TABLE seen (v VARCHAR) STORED AS DELTA LOCATION 'seen';\n"
         ),
