@@ -21,8 +21,9 @@ use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::ipc::writer::IpcWriteOptions;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use prost::Message as _;
 use tokio::sync::Mutex;
 use tonic::metadata::MetadataValue;
@@ -647,7 +648,155 @@ async fn queried(
     Ok(rows.try_flatten().boxed())
 }
 
-#[tonic::async_trait]
+/// The calls. They are functions with one lifetime and not `async fn` of the trait below: among the bounds that async_trait
+/// adds, rustc proves for each function again that an engine and its plans are Send, which takes it many seconds each time.
+impl Flight {
+    fn answer_handshake(
+        &self,
+        request: Request<Streaming<HandshakeRequest>>,
+    ) -> BoxFuture<'_, Answer<Stream<HandshakeResponse>>> {
+        async move {
+            let headers = request.metadata().clone().into_headers();
+            let token = self.login.token(&headers).await;
+            let token = token.map_err(|error| status(&error))?;
+            let token = MetadataValue::try_from(format!("Bearer {token}"));
+            let token = token.map_err(|error| Status::internal(error.to_string()))?;
+            let mut answer =
+                Response::new(futures::stream::empty().boxed() as Stream<HandshakeResponse>);
+            answer.metadata_mut().insert("authorization", token);
+            Ok(answer)
+        }
+        .boxed()
+    }
+
+    fn answer_get_flight_info(
+        &self,
+        request: Request<FlightDescriptor>,
+    ) -> BoxFuture<'_, Answer<FlightInfo>> {
+        async move {
+            let asked = self.asked(&request)?;
+            let info = self.info(&asked, request.into_inner()).await;
+            let info = info.map_err(|error| self.told(&asked, &error));
+            info.map(Response::new)
+        }
+        .boxed()
+    }
+
+    fn answer_poll_flight_info(
+        &self,
+        request: Request<FlightDescriptor>,
+    ) -> BoxFuture<'_, Answer<PollInfo>> {
+        async move {
+            let asked = self.asked(&request)?;
+            let info = self.info(&asked, request.into_inner()).await;
+            let info = info.map_err(|error| self.told(&asked, &error))?;
+            // It is planned: nothing is left to wait for.
+            let poll = PollInfo::new().with_info(info);
+            let poll = poll.try_with_progress(1.0);
+            let poll = poll.map_err(|error| Status::internal(error.to_string()))?;
+            Ok(Response::new(poll))
+        }
+        .boxed()
+    }
+
+    fn answer_get_schema(
+        &self,
+        request: Request<FlightDescriptor>,
+    ) -> BoxFuture<'_, Answer<SchemaResult>> {
+        async move {
+            let asked = self.asked(&request)?;
+            let schema = self.schema(&asked, request.get_ref()).await;
+            let schema = schema.and_then(|schema| ipc(&schema));
+            let schema = schema.map_err(|error| self.told(&asked, &error))?;
+            Ok(Response::new(SchemaResult { schema }))
+        }
+        .boxed()
+    }
+
+    fn answer_do_get(&self, request: Request<Ticket>) -> BoxFuture<'_, Answer<Stream<FlightData>>> {
+        async move {
+            let asked = self.asked(&request)?;
+            self.fetch(asked, request.get_ref())
+                .await
+                .map(Response::new)
+        }
+        .boxed()
+    }
+
+    fn answer_do_put(
+        &self,
+        request: Request<Streaming<FlightData>>,
+    ) -> BoxFuture<'_, Answer<Stream<PutResult>>> {
+        async move {
+            let asked = self.asked(&request)?;
+            let mut messages = request.into_inner();
+            let first = messages.message().await?;
+            let first = first.ok_or_else(|| Status::invalid_argument("no message was sent"))?;
+            let descriptor = first.flight_descriptor.clone();
+            let descriptor = descriptor
+                .ok_or_else(|| Status::invalid_argument("the first message has no descriptor"))?;
+            let told = |error: Error| self.told(&asked, &error);
+            let command = command(&descriptor.cmd).map_err(told)?;
+            if let Command::CommandStatementIngest(command) = command {
+                let rows = client_rows(first, messages).await?;
+                let rows = Box::pin(ingest(&self.engine, &asked, &command, rows)).await;
+                let app_metadata = updated(rows.map_err(told)?);
+                let sent = futures::stream::iter([Ok(PutResult { app_metadata })]);
+                return Ok(Response::new(sent.boxed()));
+            }
+            // An update without parameters may be sent without any columns.
+            let mut bound = Vec::new();
+            if !first.data_header.is_empty() {
+                let sent = futures::stream::iter([Ok(first)]).chain(messages);
+                let sent = sent.map_err(|status| FlightError::Tonic(Box::new(status)));
+                let mut batches = FlightRecordBatchStream::new_from_flight_data(sent);
+                while let Some(batch) = batches.try_next().await.map_err(of_flight)? {
+                    bound.push(batch);
+                }
+            }
+            let done = self.put(&asked, command, bound).await;
+            let app_metadata = done.map_err(told)?;
+            let sent = futures::stream::iter([Ok(PutResult { app_metadata })]);
+            Ok(Response::new(sent.boxed()))
+        }
+        .boxed()
+    }
+
+    fn answer_do_action(
+        &self,
+        request: Request<Action>,
+    ) -> BoxFuture<'_, Answer<Stream<arrow_flight::Result>>> {
+        async move {
+            let mut asked = self.asked(&request)?;
+            let action = request.get_ref();
+            // A client without a session that sets something begins one, and keeps it by a cookie.
+            let cookie = match (action.r#type.as_str(), &asked.caller.session) {
+                (SET_SESSION, None) => Some(uuid::Uuid::new_v4().simple().to_string()),
+                _ => None,
+            };
+            if let Some(id) = &cookie {
+                asked.caller.session = Some(of_cookie(id));
+            }
+            let done = self.act(&asked, action).await;
+            let body = done.map_err(|error| self.told(&asked, &error))?;
+            let results = body
+                .into_iter()
+                .map(|body| Ok(arrow_flight::Result { body }));
+            let results: Vec<_> = results.collect();
+            let mut answer = Response::new(
+                futures::stream::iter(results).boxed() as Stream<arrow_flight::Result>
+            );
+            if let Some(id) = cookie
+                && let Ok(cookie) = MetadataValue::try_from(format!("{COOKIE_NAME}={id}"))
+            {
+                answer.metadata_mut().insert("set-cookie", cookie);
+            }
+            Ok(answer)
+        }
+        .boxed()
+    }
+}
+
 impl FlightService for Flight {
     type HandshakeStream = Stream<HandshakeResponse>;
     type ListFlightsStream = Stream<FlightInfo>;
@@ -657,125 +806,115 @@ impl FlightService for Flight {
     type DoActionStream = Stream<arrow_flight::Result>;
     type ListActionsStream = Stream<ActionType>;
 
-    async fn handshake(
-        &self,
+    fn handshake<'life0, 'async_trait>(
+        &'life0 self,
         request: Request<Streaming<HandshakeRequest>>,
-    ) -> Answer<Self::HandshakeStream> {
-        let headers = request.metadata().clone().into_headers();
-        let token = self.login.token(&headers).await;
-        let token = token.map_err(|error| status(&error))?;
-        let token = MetadataValue::try_from(format!("Bearer {token}"));
-        let token = token.map_err(|error| Status::internal(error.to_string()))?;
-        let mut answer = Response::new(futures::stream::empty().boxed() as Self::HandshakeStream);
-        answer.metadata_mut().insert("authorization", token);
-        Ok(answer)
+    ) -> BoxFuture<'async_trait, Answer<Self::HandshakeStream>>
+    where
+        'life0: 'async_trait,
+        Self: 'async_trait,
+    {
+        self.answer_handshake(request)
     }
 
-    async fn list_flights(&self, _: Request<Criteria>) -> Answer<Self::ListFlightsStream> {
-        Err(refused("ListFlights: ask with SQL, or for the tables"))
+    fn list_flights<'life0, 'async_trait>(
+        &'life0 self,
+        _: Request<Criteria>,
+    ) -> BoxFuture<'async_trait, Answer<Self::ListFlightsStream>>
+    where
+        'life0: 'async_trait,
+        Self: 'async_trait,
+    {
+        let answer = Err(refused("ListFlights: ask with SQL, or for the tables"));
+        std::future::ready(answer).boxed()
     }
 
-    async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Answer<FlightInfo> {
-        let asked = self.asked(&request)?;
-        let info = self.info(&asked, request.into_inner()).await;
-        let info = info.map_err(|error| self.told(&asked, &error));
-        info.map(Response::new)
+    fn get_flight_info<'life0, 'async_trait>(
+        &'life0 self,
+        request: Request<FlightDescriptor>,
+    ) -> BoxFuture<'async_trait, Answer<FlightInfo>>
+    where
+        'life0: 'async_trait,
+        Self: 'async_trait,
+    {
+        self.answer_get_flight_info(request)
     }
 
-    async fn poll_flight_info(&self, request: Request<FlightDescriptor>) -> Answer<PollInfo> {
-        let asked = self.asked(&request)?;
-        let info = self.info(&asked, request.into_inner()).await;
-        let info = info.map_err(|error| self.told(&asked, &error))?;
-        // It is planned: nothing is left to wait for.
-        let poll = PollInfo::new().with_info(info);
-        let poll = poll.try_with_progress(1.0);
-        let poll = poll.map_err(|error| Status::internal(error.to_string()))?;
-        Ok(Response::new(poll))
+    fn poll_flight_info<'life0, 'async_trait>(
+        &'life0 self,
+        request: Request<FlightDescriptor>,
+    ) -> BoxFuture<'async_trait, Answer<PollInfo>>
+    where
+        'life0: 'async_trait,
+        Self: 'async_trait,
+    {
+        self.answer_poll_flight_info(request)
     }
 
-    async fn get_schema(&self, request: Request<FlightDescriptor>) -> Answer<SchemaResult> {
-        let asked = self.asked(&request)?;
-        let schema = self.schema(&asked, request.get_ref()).await;
-        let schema = schema.and_then(|schema| ipc(&schema));
-        let schema = schema.map_err(|error| self.told(&asked, &error))?;
-        Ok(Response::new(SchemaResult { schema }))
+    fn get_schema<'life0, 'async_trait>(
+        &'life0 self,
+        request: Request<FlightDescriptor>,
+    ) -> BoxFuture<'async_trait, Answer<SchemaResult>>
+    where
+        'life0: 'async_trait,
+        Self: 'async_trait,
+    {
+        self.answer_get_schema(request)
     }
 
-    async fn do_get(&self, request: Request<Ticket>) -> Answer<Self::DoGetStream> {
-        let asked = self.asked(&request)?;
-        self.fetch(asked, request.get_ref())
-            .await
-            .map(Response::new)
+    fn do_get<'life0, 'async_trait>(
+        &'life0 self,
+        request: Request<Ticket>,
+    ) -> BoxFuture<'async_trait, Answer<Self::DoGetStream>>
+    where
+        'life0: 'async_trait,
+        Self: 'async_trait,
+    {
+        self.answer_do_get(request)
     }
 
-    async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Answer<Self::DoPutStream> {
-        let asked = self.asked(&request)?;
-        let mut messages = request.into_inner();
-        let first = messages.message().await?;
-        let first = first.ok_or_else(|| Status::invalid_argument("no message was sent"))?;
-        let descriptor = first.flight_descriptor.clone();
-        let descriptor = descriptor
-            .ok_or_else(|| Status::invalid_argument("the first message has no descriptor"))?;
-        let told = |error: Error| self.told(&asked, &error);
-        let command = command(&descriptor.cmd).map_err(told)?;
-        if let Command::CommandStatementIngest(command) = command {
-            let rows = client_rows(first, messages).await?;
-            let rows = Box::pin(ingest(&self.engine, &asked, &command, rows)).await;
-            let app_metadata = updated(rows.map_err(told)?);
-            let sent = futures::stream::iter([Ok(PutResult { app_metadata })]);
-            return Ok(Response::new(sent.boxed()));
-        }
-        // An update without parameters may be sent without any columns.
-        let mut bound = Vec::new();
-        if !first.data_header.is_empty() {
-            let sent = futures::stream::iter([Ok(first)]).chain(messages);
-            let sent = sent.map_err(|status| FlightError::Tonic(Box::new(status)));
-            let mut batches = FlightRecordBatchStream::new_from_flight_data(sent);
-            while let Some(batch) = batches.try_next().await.map_err(of_flight)? {
-                bound.push(batch);
-            }
-        }
-        let done = self.put(&asked, command, bound).await;
-        let app_metadata = done.map_err(told)?;
-        let sent = futures::stream::iter([Ok(PutResult { app_metadata })]);
-        Ok(Response::new(sent.boxed()))
+    fn do_put<'life0, 'async_trait>(
+        &'life0 self,
+        request: Request<Streaming<FlightData>>,
+    ) -> BoxFuture<'async_trait, Answer<Self::DoPutStream>>
+    where
+        'life0: 'async_trait,
+        Self: 'async_trait,
+    {
+        self.answer_do_put(request)
     }
 
-    async fn do_exchange(
-        &self,
+    fn do_exchange<'life0, 'async_trait>(
+        &'life0 self,
         _: Request<Streaming<FlightData>>,
-    ) -> Answer<Self::DoExchangeStream> {
-        Err(refused("DoExchange"))
+    ) -> BoxFuture<'async_trait, Answer<Self::DoExchangeStream>>
+    where
+        'life0: 'async_trait,
+        Self: 'async_trait,
+    {
+        let answer = Err(refused("DoExchange"));
+        std::future::ready(answer).boxed()
     }
 
-    async fn do_action(&self, request: Request<Action>) -> Answer<Self::DoActionStream> {
-        let mut asked = self.asked(&request)?;
-        let action = request.get_ref();
-        // A client without a session that sets something begins one, and keeps it by a cookie.
-        let cookie = match (action.r#type.as_str(), &asked.caller.session) {
-            (SET_SESSION, None) => Some(uuid::Uuid::new_v4().simple().to_string()),
-            _ => None,
-        };
-        if let Some(id) = &cookie {
-            asked.caller.session = Some(of_cookie(id));
-        }
-        let done = self.act(&asked, action).await;
-        let body = done.map_err(|error| self.told(&asked, &error))?;
-        let results = body
-            .into_iter()
-            .map(|body| Ok(arrow_flight::Result { body }));
-        let results: Vec<_> = results.collect();
-        let mut answer =
-            Response::new(futures::stream::iter(results).boxed() as Self::DoActionStream);
-        if let Some(id) = cookie
-            && let Ok(cookie) = MetadataValue::try_from(format!("{COOKIE_NAME}={id}"))
-        {
-            answer.metadata_mut().insert("set-cookie", cookie);
-        }
-        Ok(answer)
+    fn do_action<'life0, 'async_trait>(
+        &'life0 self,
+        request: Request<Action>,
+    ) -> BoxFuture<'async_trait, Answer<Self::DoActionStream>>
+    where
+        'life0: 'async_trait,
+        Self: 'async_trait,
+    {
+        self.answer_do_action(request)
     }
 
-    async fn list_actions(&self, _: Request<Empty>) -> Answer<Self::ListActionsStream> {
+    fn list_actions<'life0, 'async_trait>(
+        &'life0 self,
+        _: Request<Empty>,
+    ) -> BoxFuture<'async_trait, Answer<Self::ListActionsStream>>
+    where
+        'life0: 'async_trait,
+        Self: 'async_trait,
+    {
         let actions = [
             (CREATE_PREPARED, "Prepares a statement"),
             (CLOSE_PREPARED, "Forgets a prepared statement"),
@@ -794,7 +933,8 @@ impl FlightService for Flight {
                 description: does.to_owned(),
             })
         });
-        Ok(Response::new(futures::stream::iter(actions).boxed()))
+        let answer = Ok(Response::new(futures::stream::iter(actions).boxed()));
+        std::future::ready(answer).boxed()
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockWriteGuard, Weak};
 
-use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::view::ViewTable;
 use datafusion::catalog::{SchemaProvider, TableProvider};
@@ -14,6 +13,8 @@ use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{Query, Statement as AnsiStatement};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 
 use crate::core::suggest::closest;
 use crate::error::{Error, ErrorKind, Result};
@@ -379,14 +380,32 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-#[async_trait]
+impl Catalog {
+    fn table_boxed<'a>(
+        &'a self,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Arc<dyn TableProvider>>, DataFusionError>> {
+        async move { Ok(self.provider(name).await?) }.boxed()
+    }
+}
+
 impl SchemaProvider for Catalog {
     fn table_names(&self) -> Vec<String> {
         self.names()
     }
 
-    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
-        Ok(self.provider(name).await?)
+    // Written out instead of `async fn`: among the bounds that async_trait adds, rustc proves for each function again that
+    // plans are Send, which takes it many seconds each time. A function with one lifetime has no such bounds.
+    fn table<'life0, 'life1, 'async_trait>(
+        &'life0 self,
+        name: &'life1 str,
+    ) -> BoxFuture<'async_trait, Result<Option<Arc<dyn TableProvider>>, DataFusionError>>
+    where
+        'life0: 'async_trait,
+        'life1: 'async_trait,
+        Self: 'async_trait,
+    {
+        self.table_boxed(name)
     }
 
     fn register_table(

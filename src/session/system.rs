@@ -3,7 +3,6 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use datafusion::arrow::array::{
     ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray,
     TimestampMillisecondArray,
@@ -13,7 +12,8 @@ use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::catalog::{SchemaProvider, TableProvider};
 use datafusion::datasource::MemTable;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
-use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _};
 
 use crate::core::jobs::{BatchVersion, Committed, DeadLetter, JobHistory, SeenState, seen_state};
 use crate::error::{Error, Result};
@@ -138,23 +138,41 @@ fn state_of(table: &str) -> Option<(&str, Option<u64>)> {
     Some((job, batch.parse().ok()))
 }
 
-#[async_trait]
+impl SystemSchema {
+    fn table_boxed<'a>(
+        &'a self,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Arc<dyn TableProvider>>, DataFusionError>> {
+        async move {
+            if !self.table_exist(name) {
+                return Ok(None);
+            }
+            let rows = self.rows(name).await?;
+            let table = MemTable::try_new(rows.schema(), vec![vec![rows]])?;
+            Ok(Some(Arc::new(table) as Arc<dyn TableProvider>))
+        }
+        .boxed()
+    }
+}
+
 impl SchemaProvider for SystemSchema {
     fn table_names(&self) -> Vec<String> {
         let shown = TABLES.iter().filter(|name| self.shows(name));
         shown.map(ToString::to_string).collect()
     }
 
-    async fn table(
-        &self,
-        name: &str,
-    ) -> DataFusionResult<Option<Arc<dyn TableProvider>>, DataFusionError> {
-        if !self.table_exist(name) {
-            return Ok(None);
-        }
-        let rows = self.rows(name).await?;
-        let table = MemTable::try_new(rows.schema(), vec![vec![rows]])?;
-        Ok(Some(Arc::new(table)))
+    // Written out instead of `async fn`: among the bounds that async_trait adds, rustc proves for each function again that
+    // plans are Send, which takes it many seconds each time. A function with one lifetime has no such bounds.
+    fn table<'life0, 'life1, 'async_trait>(
+        &'life0 self,
+        name: &'life1 str,
+    ) -> BoxFuture<'async_trait, Result<Option<Arc<dyn TableProvider>>, DataFusionError>>
+    where
+        'life0: 'async_trait,
+        'life1: 'async_trait,
+        Self: 'async_trait,
+    {
+        self.table_boxed(name)
     }
 
     fn table_exist(&self, name: &str) -> bool {

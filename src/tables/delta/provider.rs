@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use datafusion::arrow::array::{Array, AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{Int64Type, Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
@@ -18,6 +17,8 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan};
 use deltalake::DeltaTable;
 use deltalake::delta_datafusion::DeltaScanNext;
 use deltalake::protocol::SaveMode;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 
 use super::handle::DeltaTableHandle;
 use super::prune::partition_filters;
@@ -55,6 +56,56 @@ impl DeltaTableProvider {
     /// must not be read with the old ones.
     fn register_store(&self, session: &dyn Session) -> Result<()> {
         register_store(&self.table, session)
+    }
+
+    fn scan_boxed<'a>(
+        &'a self,
+        session: &'a dyn Session,
+        projection: Option<&'a Vec<usize>>,
+        filters: &'a [Expr],
+        limit: Option<usize>,
+    ) -> BoxFuture<'a, Result<Arc<dyn ExecutionPlan>>> {
+        async move {
+            self.register_store(session)?;
+            let rules = &self.rules;
+            let derived =
+                partition_filters(filters, &rules.rows, &rules.partition_by, rules.in_utc)?;
+            let filters: Vec<Expr> = filters.iter().cloned().chain(derived).collect();
+            self.scan.scan(session, projection, &filters, limit).await
+        }
+        .boxed()
+    }
+
+    fn insert(
+        &self,
+        input: Arc<dyn ExecutionPlan>,
+        op: InsertOp,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let Some(writer) = &self.writer else {
+            return Err(
+                Error::invalid("an earlier version of a Delta table cannot be written").into(),
+            );
+        };
+        let mode = match op {
+            InsertOp::Append => SaveMode::Append,
+            InsertOp::Overwrite => SaveMode::Overwrite,
+            InsertOp::Replace => {
+                return Err(
+                    Error::unsupported("REPLACE INTO a Delta table is not supported")
+                        .with_help("use INSERT INTO or INSERT OVERWRITE")
+                        .into(),
+                );
+            }
+        };
+        let sink = DeltaSink {
+            writer: writer.clone(),
+            table: self.table.clone(),
+            input_schema: nullable(&self.scan.schema()),
+            rules: Arc::clone(&self.rules),
+            mode,
+            metrics: ExecutionPlanMetricsSet::new(),
+        };
+        Ok(Arc::new(DataSinkExec::new(input, Arc::new(sink), None)))
     }
 }
 
@@ -95,7 +146,6 @@ pub fn has_no_nulls(table: &dyn TableProvider, column: &str) -> bool {
     files.iter().any(|files| files.num_rows() > 0) && files.iter().all(has_none)
 }
 
-#[async_trait]
 impl TableProvider for DeltaTableProvider {
     fn schema(&self) -> SchemaRef {
         self.scan.schema()
@@ -105,18 +155,23 @@ impl TableProvider for DeltaTableProvider {
         TableType::Base
     }
 
-    async fn scan(
-        &self,
-        session: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
+    // Written out instead of `async fn`: among the bounds that async_trait adds, rustc proves for each function again that
+    // plans are Send, which takes it many seconds each time. A function with one lifetime has no such bounds.
+    fn scan<'life0, 'life1, 'life2, 'life3, 'async_trait>(
+        &'life0 self,
+        session: &'life1 dyn Session,
+        projection: Option<&'life2 Vec<usize>>,
+        filters: &'life3 [Expr],
         limit: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.register_store(session)?;
-        let rules = &self.rules;
-        let derived = partition_filters(filters, &rules.rows, &rules.partition_by, rules.in_utc)?;
-        let filters: Vec<Expr> = filters.iter().cloned().chain(derived).collect();
-        self.scan.scan(session, projection, &filters, limit).await
+    ) -> BoxFuture<'async_trait, Result<Arc<dyn ExecutionPlan>>>
+    where
+        'life0: 'async_trait,
+        'life1: 'async_trait,
+        'life2: 'async_trait,
+        'life3: 'async_trait,
+        Self: 'async_trait,
+    {
+        self.scan_boxed(session, projection, filters, limit)
     }
 
     fn supports_filters_pushdown(
@@ -136,37 +191,18 @@ impl TableProvider for DeltaTableProvider {
             .collect())
     }
 
-    async fn insert_into(
-        &self,
-        _session: &dyn Session,
+    fn insert_into<'life0, 'life1, 'async_trait>(
+        &'life0 self,
+        _: &'life1 dyn Session,
         input: Arc<dyn ExecutionPlan>,
         op: InsertOp,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let Some(writer) = &self.writer else {
-            return Err(
-                Error::invalid("an earlier version of a Delta table cannot be written").into(),
-            );
-        };
-        let mode = match op {
-            InsertOp::Append => SaveMode::Append,
-            InsertOp::Overwrite => SaveMode::Overwrite,
-            InsertOp::Replace => {
-                return Err(
-                    Error::unsupported("REPLACE INTO a Delta table is not supported")
-                        .with_help("use INSERT INTO or INSERT OVERWRITE")
-                        .into(),
-                );
-            }
-        };
-        let sink = DeltaSink {
-            writer: writer.clone(),
-            table: self.table.clone(),
-            input_schema: nullable(&self.scan.schema()),
-            rules: Arc::clone(&self.rules),
-            mode,
-            metrics: ExecutionPlanMetricsSet::new(),
-        };
-        Ok(Arc::new(DataSinkExec::new(input, Arc::new(sink), None)))
+    ) -> BoxFuture<'async_trait, Result<Arc<dyn ExecutionPlan>>>
+    where
+        'life0: 'async_trait,
+        'life1: 'async_trait,
+        Self: 'async_trait,
+    {
+        std::future::ready(self.insert(input, op)).boxed()
     }
 }
 
@@ -183,7 +219,6 @@ struct DeltaSink {
     metrics: ExecutionPlanMetricsSet,
 }
 
-#[async_trait]
 impl DataSink for DeltaSink {
     fn schema(&self) -> &SchemaRef {
         &self.input_schema
@@ -193,23 +228,41 @@ impl DataSink for DeltaSink {
         Some(self.metrics.clone_inner())
     }
 
-    async fn write_all(
-        &self,
+    fn write_all<'life0, 'life1, 'async_trait>(
+        &'life0 self,
         data: SendableRecordBatchStream,
-        context: &Arc<TaskContext>,
-    ) -> Result<u64> {
-        let commit = self
-            .writer
-            .write(&self.table, &self.rules, data, context, self.mode, None)
-            .await
-            .map_err(DataFusionError::from)?;
-        MetricBuilder::new(&self.metrics)
-            .global_counter("files_added")
-            .add(commit.added.len());
-        MetricBuilder::new(&self.metrics)
-            .global_counter("rows_written")
-            .add(usize::try_from(commit.rows).unwrap_or(usize::MAX));
-        Ok(commit.rows)
+        context: &'life1 Arc<TaskContext>,
+    ) -> BoxFuture<'async_trait, Result<u64>>
+    where
+        'life0: 'async_trait,
+        'life1: 'async_trait,
+        Self: 'async_trait,
+    {
+        self.write(data, context)
+    }
+}
+
+impl DeltaSink {
+    fn write<'a>(
+        &'a self,
+        data: SendableRecordBatchStream,
+        context: &'a Arc<TaskContext>,
+    ) -> BoxFuture<'a, Result<u64>> {
+        async move {
+            let commit = self
+                .writer
+                .write(&self.table, &self.rules, data, context, self.mode, None)
+                .await
+                .map_err(DataFusionError::from)?;
+            MetricBuilder::new(&self.metrics)
+                .global_counter("files_added")
+                .add(commit.added.len());
+            MetricBuilder::new(&self.metrics)
+                .global_counter("rows_written")
+                .add(usize::try_from(commit.rows).unwrap_or(usize::MAX));
+            Ok(commit.rows)
+        }
+        .boxed()
     }
 }
 

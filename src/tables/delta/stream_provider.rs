@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use datafusion::arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::internal_err;
@@ -24,7 +23,8 @@ use datafusion::physical_plan::{
 use deltalake::DeltaTable;
 use deltalake::delta_datafusion::{DeltaScanNext, FileSelection};
 use deltalake::kernel::Add;
-use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _};
 
 use super::handle::DeltaTableHandle;
 use super::provider::register_store;
@@ -219,7 +219,46 @@ fn union(
     })
 }
 
-#[async_trait]
+impl DeltaStreamProvider {
+    fn scan_boxed<'a>(
+        &'a self,
+        session: &'a dyn Session,
+        projection: Option<&'a Vec<usize>>,
+    ) -> BoxFuture<'a, Result<Arc<dyn ExecutionPlan>>> {
+        async move {
+            let schema = match projection {
+                Some(columns) => Arc::new(self.schema.project(columns)?),
+                None => Arc::clone(&self.schema),
+            };
+            if self.range.groups.is_empty() {
+                if let Some(time) = &self.time
+                    && self.range.end > self.range.start
+                {
+                    time.pass_nothing(&self.range);
+                }
+                return Ok(Arc::new(EmptyExec::new(schema)) as Arc<dyn ExecutionPlan>);
+            }
+            let has_hidden = schema.fields().len()
+                > schema
+                    .fields()
+                    .iter()
+                    .filter(|field| self.columns.column_with_name(field.name()).is_some())
+                    .count();
+            if let Some(time) = &self.time
+                && (has_hidden || time.event_time.is_some())
+            {
+                return self.scan_timed(time, session, schema).await;
+            }
+            Ok(Arc::new(DeltaStreamExec {
+                input: self.scan_rows(session, &schema).await?,
+                bytes: self.range.bytes,
+                metrics: ExecutionPlanMetricsSet::new(),
+            }))
+        }
+        .boxed()
+    }
+}
+
 impl TableProvider for DeltaStreamProvider {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
@@ -229,41 +268,23 @@ impl TableProvider for DeltaStreamProvider {
         TableType::Base
     }
 
-    async fn scan(
-        &self,
-        session: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        _: &[Expr],
+    // Written out instead of `async fn`: among the bounds that async_trait adds, rustc proves for each function again that
+    // plans are Send, which takes it many seconds each time. A function with one lifetime has no such bounds.
+    fn scan<'life0, 'life1, 'life2, 'life3, 'async_trait>(
+        &'life0 self,
+        session: &'life1 dyn Session,
+        projection: Option<&'life2 Vec<usize>>,
+        _: &'life3 [Expr],
         _: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let schema = match projection {
-            Some(columns) => Arc::new(self.schema.project(columns)?),
-            None => Arc::clone(&self.schema),
-        };
-        if self.range.groups.is_empty() {
-            if let Some(time) = &self.time
-                && self.range.end > self.range.start
-            {
-                time.pass_nothing(&self.range);
-            }
-            return Ok(Arc::new(EmptyExec::new(schema)));
-        }
-        let has_hidden = schema.fields().len()
-            > schema
-                .fields()
-                .iter()
-                .filter(|field| self.columns.column_with_name(field.name()).is_some())
-                .count();
-        if let Some(time) = &self.time
-            && (has_hidden || time.event_time.is_some())
-        {
-            return self.scan_timed(time, session, schema).await;
-        }
-        Ok(Arc::new(DeltaStreamExec {
-            input: self.scan_rows(session, &schema).await?,
-            bytes: self.range.bytes,
-            metrics: ExecutionPlanMetricsSet::new(),
-        }))
+    ) -> BoxFuture<'async_trait, Result<Arc<dyn ExecutionPlan>>>
+    where
+        'life0: 'async_trait,
+        'life1: 'async_trait,
+        'life2: 'async_trait,
+        'life3: 'async_trait,
+        Self: 'async_trait,
+    {
+        self.scan_boxed(session, projection)
     }
 }
 

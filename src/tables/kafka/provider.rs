@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::datasource::sink::DataSinkExec;
@@ -11,6 +10,8 @@ use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tokio::sync::OnceCell;
 
 use crate::error::{Error, Result};
@@ -171,6 +172,56 @@ impl KafkaTableProvider {
         }
         Ok(found)
     }
+
+    fn scan_boxed<'a>(
+        &'a self,
+        projection: Option<&'a Vec<usize>>,
+        filters: &'a [Expr],
+        limit: Option<usize>,
+    ) -> BoxFuture<'a, DataFusionResult<Arc<dyn ExecutionPlan>>> {
+        async move {
+            let ranges = self.ranges(filters).await?;
+            let projection: Vec<usize> = match projection {
+                Some(columns) => columns.clone(),
+                None => (0..self.schema.fields().len()).collect(),
+            };
+            let schema = Arc::new(self.schema.project(&projection)?);
+            if ranges.is_empty() {
+                return Ok(Arc::new(EmptyExec::new(schema)) as Arc<dyn ExecutionPlan>);
+            }
+            let scan = KafkaScanExec::new(
+                Arc::clone(&self.table),
+                ranges,
+                projection,
+                schema,
+                // A filter above may drop rows, so that a limit cannot be met by counting here.
+                limit.filter(|_| filters.is_empty() && self.fixed.is_none()),
+                // Jobs set aside what cannot be decoded, unless the table says otherwise.
+                self.table.on_error(self.fixed.is_some()),
+                Arc::clone(&self.bad_records),
+            );
+            Ok(Arc::new(
+                scan.for_batch(self.time.clone(), self.pool.clone()),
+            ))
+        }
+        .boxed()
+    }
+
+    fn insert(
+        &self,
+        input: Arc<dyn ExecutionPlan>,
+        op: InsertOp,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        if op != InsertOp::Append {
+            return Err(Error::unsupported(format!(
+                "{} is a topic, which is only appended to: it cannot be overwritten",
+                self.table.name
+            ))
+            .into());
+        }
+        let sink = KafkaSink::try_new(Arc::clone(&self.table))?;
+        Ok(Arc::new(DataSinkExec::new(input, Arc::new(sink), None)))
+    }
 }
 
 fn narrow(partition: i32, low: i64, high: i64, bounds: Bounds) -> OffsetRange {
@@ -190,7 +241,6 @@ pub(crate) async fn blocking<T: Send + 'static>(
         .unwrap_or_else(|error| Err(Error::internal(format!("a client thread failed: {error}"))))
 }
 
-#[async_trait]
 impl TableProvider for KafkaTableProvider {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
@@ -208,52 +258,36 @@ impl TableProvider for KafkaTableProvider {
         Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
     }
 
-    async fn scan(
-        &self,
-        _: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
+    // Written out instead of `async fn`: among the bounds that async_trait adds, rustc proves for each function again that
+    // plans are Send, which takes it many seconds each time. A function with one lifetime has no such bounds.
+    fn scan<'life0, 'life1, 'life2, 'life3, 'async_trait>(
+        &'life0 self,
+        _: &'life1 dyn Session,
+        projection: Option<&'life2 Vec<usize>>,
+        filters: &'life3 [Expr],
         limit: Option<usize>,
-    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let ranges = self.ranges(filters).await?;
-        let projection: Vec<usize> = match projection {
-            Some(columns) => columns.clone(),
-            None => (0..self.schema.fields().len()).collect(),
-        };
-        let schema = Arc::new(self.schema.project(&projection)?);
-        if ranges.is_empty() {
-            return Ok(Arc::new(EmptyExec::new(schema)));
-        }
-        let scan = KafkaScanExec::new(
-            Arc::clone(&self.table),
-            ranges,
-            projection,
-            schema,
-            // A filter above may drop rows, so that a limit cannot be met by counting here.
-            limit.filter(|_| filters.is_empty() && self.fixed.is_none()),
-            // Jobs set aside what cannot be decoded, unless the table says otherwise.
-            self.table.on_error(self.fixed.is_some()),
-            Arc::clone(&self.bad_records),
-        );
-        Ok(Arc::new(
-            scan.for_batch(self.time.clone(), self.pool.clone()),
-        ))
+    ) -> BoxFuture<'async_trait, DataFusionResult<Arc<dyn ExecutionPlan>>>
+    where
+        'life0: 'async_trait,
+        'life1: 'async_trait,
+        'life2: 'async_trait,
+        'life3: 'async_trait,
+        Self: 'async_trait,
+    {
+        self.scan_boxed(projection, filters, limit)
     }
 
-    async fn insert_into(
-        &self,
-        _: &dyn Session,
+    fn insert_into<'life0, 'life1, 'async_trait>(
+        &'life0 self,
+        _: &'life1 dyn Session,
         input: Arc<dyn ExecutionPlan>,
-        insert_op: InsertOp,
-    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        if insert_op != InsertOp::Append {
-            return Err(Error::unsupported(format!(
-                "{} is a topic, which is only appended to: it cannot be overwritten",
-                self.table.name
-            ))
-            .into());
-        }
-        let sink = KafkaSink::try_new(Arc::clone(&self.table))?;
-        Ok(Arc::new(DataSinkExec::new(input, Arc::new(sink), None)))
+        op: InsertOp,
+    ) -> BoxFuture<'async_trait, DataFusionResult<Arc<dyn ExecutionPlan>>>
+    where
+        'life0: 'async_trait,
+        'life1: 'async_trait,
+        Self: 'async_trait,
+    {
+        std::future::ready(self.insert(input, op)).boxed()
     }
 }
