@@ -1,6 +1,8 @@
 //! Pure decisions: facts in, values out. No clock, no I/O, no DataFusion.
 
 pub mod jobs;
+#[cfg(test)]
+pub(crate) mod random;
 pub mod redact;
 pub mod suggest;
 pub mod visits;

@@ -9,15 +9,19 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::error::{Error, Result};
 use crate::planner::types::SqlTypes;
 use crate::session::catalog::{Catalog, weak_state};
 use crate::session::memory::LimitedPool;
+use crate::session::nan::{ForgetBounds, KeepNan};
 use crate::session::system::{SYSTEM, SystemSchema};
 use crate::session::yielding::GiveWay;
 use crate::tables::delta;
+use crate::tables::parquet::read_int96_in_microseconds;
 
 pub(super) const CATALOG: &str = "anabranch";
 pub(super) const SCHEMA: &str = "public";
@@ -68,6 +72,7 @@ pub(super) fn common(
     settings.sql_parser.collect_spans = true;
     settings.sql_parser.map_string_types_to_utf8view = false;
     settings.sql_parser.support_varchar_with_length = true;
+    read_int96_in_microseconds(settings);
 
     let builder = SessionStateBuilder::new()
         .with_config(config)
@@ -75,10 +80,20 @@ pub(super) fn common(
         .with_default_features()
         .with_type_planner(Arc::new(SqlTypes))
         .with_query_planner(anabranch_udfs::query_planner())
-        .with_physical_optimizer_rule(Arc::new(GiveWay));
+        .with_physical_optimizer_rules(physical_rules());
     let mut state = anabranch_udfs::register(builder).build();
     anabranch_udfs::register_json(&mut state)?;
     Ok(Arc::new(state))
+}
+
+/// The rules of the engine, between one that is before all that look at statistics and those that are after all that push
+/// predicates down.
+fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(ForgetBounds)];
+    rules.extend(PhysicalOptimizer::new().rules);
+    rules.push(Arc::new(KeepNan));
+    rules.push(Arc::new(GiveWay));
+    rules
 }
 
 /// A context over the tables of `catalog`.

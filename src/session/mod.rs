@@ -7,8 +7,10 @@ mod create;
 mod dead_letters;
 mod describe;
 mod ingest;
+mod inserted;
 mod jobs;
 mod memory;
+mod nan;
 mod rewrite;
 mod scope;
 #[cfg(test)]
@@ -528,7 +530,7 @@ impl Session {
         let typed = sql.clone();
         let state = self.states.state();
         match state.statement_to_plan(sql).await {
-            Ok(plan) => Ok((state, plan)),
+            Ok(plan) => Ok((state, inserted::with_nullable_values(plan)?)),
             Err(error) => Err(self.catalog.missing_table(error, typed)),
         }
     }

@@ -2,6 +2,8 @@
 
 pub mod bad_records;
 pub mod delta;
+
 pub mod kafka;
 pub mod options;
+pub mod parquet;
 pub mod time;

@@ -14,6 +14,7 @@ mod kafka;
 mod layers;
 mod live;
 mod plans;
+mod proxy;
 mod server;
 mod shell;
 mod slt;

@@ -4,6 +4,7 @@ use deltalake::DeltaTableError;
 use deltalake::kernel::transaction::TransactionError;
 use deltalake::logstore::object_store::Error as StoreError;
 
+use super::features::unsupported;
 use crate::error::{Error, ErrorKind};
 
 /// The error of an operation on the table at `location`.
@@ -81,9 +82,10 @@ fn transaction_error(location: &str, error: TransactionError) -> Error {
         TransactionError::DeltaTableAppendOnly => Error::unsupported(format!(
             "Delta table '{location}' is append-only: its rows cannot be replaced or deleted"
         )),
-        TransactionError::UnsupportedTableFeatures(features) => Error::unsupported(format!(
-            "Delta table '{location}' needs table features that are not supported: {features:?}"
-        )),
+        TransactionError::UnsupportedTableFeatures(features) => {
+            let names = features.iter().map(|feature| feature.to_string());
+            unsupported(location, &names.collect::<Vec<_>>())
+        }
         TransactionError::ObjectStore { source } => store_error(location, &source),
         other => Error::unavailable(format!("Delta table '{location}': {other}")),
     }

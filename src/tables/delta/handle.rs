@@ -6,16 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, PROTOCOL, TransactionError};
-use deltalake::kernel::{Action, EagerSnapshot, Metadata, StructField, Transaction};
-use deltalake::logstore::{
-    CommitOrBytes, LogStoreRef, ObjectStoreRef, extract_version_from_filename,
-};
-use deltalake::operations::write::WriterStatsConfig;
-use deltalake::protocol::{DeltaOperation, SaveMode};
-use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
+use deltalake::kernel::transaction::TransactionError;
+use deltalake::kernel::{Action, Metadata, StructField};
+use deltalake::logstore::{CommitOrBytes, LogStoreRef, extract_version_from_filename};
+use deltalake::protocol::SaveMode;
+use deltalake::{DeltaTable, DeltaTableError};
 use futures::TryStreamExt as _;
 
 use super::create::{check_declared, new_fields};
@@ -23,12 +18,13 @@ use super::error::{delta_error, not_a_table};
 use super::location::Location;
 use super::options::{DeltaOptions, WriteOptions};
 use super::provider::DeltaTableProvider;
-use super::rules::{COMPUTED_IN_UTC, TableRules, generated_texts, scan_of};
+use super::rules::{COMPUTED_IN_UTC, TableRules, generated_texts};
+use super::scan::TableScan;
+use super::store::build_log_store;
 use super::stream::{AddedFile, DeltaStream};
-use super::write::{StatsConfig, WriteTarget, Written, discard, write_files};
-use super::{Application, Commit, DeltaSpec, TimeTravel};
+use super::{DeltaSpec, TimeTravel};
 use crate::core::jobs::WatermarkPolicy;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::tables::time::{EventTime, check_event_time};
 
 /// A Delta table. Cheap to clone; clones share the newest known version.
@@ -49,32 +45,6 @@ struct Inner {
     rules: Mutex<Option<(Metadata, Arc<TableRules>)>>,
 }
 
-/// Files that were written and that no commit names yet.
-#[derive(Debug)]
-pub struct PreparedWrite {
-    table: DeltaTable,
-    store: ObjectStoreRef,
-    written: Written,
-}
-
-impl PreparedWrite {
-    /// Rows in the files.
-    pub fn rows(&self) -> u64 {
-        self.written.rows
-    }
-
-    /// Paths of the files, relative to the table's root.
-    pub fn files(&self) -> Vec<String> {
-        let adds = self.written.adds.iter();
-        adds.map(|add| add.path.clone()).collect()
-    }
-
-    /// Deletes the files again.
-    pub async fn discard(self) {
-        discard(&self.store, &self.written.adds).await;
-    }
-}
-
 impl DeltaTableHandle {
     /// Opens the table at the location, or creates it if there is none and columns are declared.
     ///
@@ -87,7 +57,6 @@ impl DeltaTableHandle {
     pub async fn create_or_open(spec: DeltaSpec) -> Result<Self> {
         let location = Location::parse(&spec.location)?;
         let options = DeltaOptions::parse(&spec.options)?;
-        let event_time = event_time(&spec, &options)?;
         let shown = location.shown.clone();
         let fail = |error| delta_error(&shown, error);
         if location
@@ -99,6 +68,19 @@ impl DeltaTableHandle {
             return Err(not_a_table(&shown));
         }
         let log_store = build_log_store(&location, &options).map_err(fail)?;
+        Self::over(log_store, spec, location, options).await
+    }
+
+    /// The same over the log in a store that is there.
+    pub(super) async fn over(
+        log_store: LogStoreRef,
+        spec: DeltaSpec,
+        location: Location,
+        options: DeltaOptions,
+    ) -> Result<Self> {
+        let event_time = event_time(&spec, &options)?;
+        let shown = location.shown.clone();
+        let fail = |error| delta_error(&shown, error);
         let table = DeltaTable::new(log_store);
         if !table.verify_deltatable_existence().await.map_err(fail)? {
             let Some(columns) = &spec.columns else {
@@ -128,7 +110,14 @@ impl DeltaTableHandle {
             {
                 // Someone else was faster: theirs is the table, and is checked below.
                 Ok(()) | Err(TransactionError::VersionAlreadyExists(_)) => {}
-                Err(error) => return Err(fail(error.into())),
+                Err(error) => match table.log_store().read_commit_entry(0).await {
+                    Ok(Some(_)) => {}
+                    Ok(None) | Err(_) => {
+                        return Err(fail(error.into()).with_help(
+                            "whether the table was created cannot be told; the same statement again goes on with it if it was",
+                        ));
+                    }
+                },
             }
         }
         let mut table = table;
@@ -174,124 +163,11 @@ impl DeltaTableHandle {
             }
         };
         let rules = self.rules(&table)?;
-        let scan = scan_of(&table).map_err(|error| self.fail(error))?;
+        let scan = TableScan::of(&table).map_err(|error| self.fail(error))?;
         let writer = (at == TimeTravel::Latest).then(|| self.clone());
         Ok(Arc::new(DeltaTableProvider::new(
             scan, table, rules, writer,
         )))
-    }
-
-    /// Writes the rows of `plan`, whose columns are the table's in order, as one commit.
-    ///
-    /// With `transaction`, (application id, version) is recorded in the same commit; whether it was
-    /// before is for the caller to ask [`Self::transaction_version`].
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::snapshot`]; the plan's own error; a row that breaks a rule of the table; a
-    /// conflict with another writer. Nothing is committed then.
-    pub async fn append(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        context: Arc<TaskContext>,
-        transaction: Option<(String, i64)>,
-    ) -> Result<Commit> {
-        let table = self.refresh().await?;
-        let rules = self.rules(&table)?;
-        let input = execute_stream(plan, Arc::clone(&context))?;
-        self.write(
-            &table,
-            &rules,
-            input,
-            &context,
-            SaveMode::Append,
-            transaction,
-        )
-        .await
-    }
-
-    /// Writes the rows of `plan` to files that are not in the table yet: see [`Self::commit`] and [`Self::discard`].
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::append`]; nothing is left behind then.
-    pub async fn prepare(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        context: Arc<TaskContext>,
-    ) -> Result<PreparedWrite> {
-        let table = self.refresh().await?;
-        let rules = self.rules(&table)?;
-        let input = execute_stream(plan, Arc::clone(&context))?;
-        let (target, written) = self.write_rows(&table, &rules, input, &context).await?;
-        Ok(PreparedWrite {
-            table,
-            store: target.store,
-            written,
-        })
-    }
-
-    /// Adds prepared files to the table in one commit, as the application that owns it (EXACT-2).
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Cancelled`] if another writer has taken the application over; a conflict; a store that does not answer:
-    /// then it cannot be told whether it was committed, and [`Self::transaction_version`] can say.
-    pub async fn commit_prepared(
-        &self,
-        prepared: PreparedWrite,
-        application: &Application,
-    ) -> Result<Commit> {
-        let table = self.refresh().await?;
-        let snapshot = self.owned_snapshot(&table, application).await?;
-        let before = prepared
-            .table
-            .snapshot()
-            .map_err(|error| self.fail(error))?;
-        if before.metadata() != snapshot.metadata() {
-            prepared.discard().await;
-            return Err(Error::unavailable(format!(
-                "Delta table '{}' was changed while its rows were written",
-                self.location()
-            )));
-        }
-        let PreparedWrite { store, written, .. } = prepared;
-        self.finish(
-            &table,
-            snapshot,
-            &store,
-            written,
-            SaveMode::Append,
-            &application.transactions(),
-        )
-        .await
-    }
-
-    /// Records that `application.version` owns the table from now on, in a commit without rows. What the owner before
-    /// commits later fails.
-    ///
-    /// # Errors
-    ///
-    /// Another writer did the same at the same time; a store that does not answer.
-    pub async fn take_over(&self, application: &str, version: i64) -> Result<()> {
-        let table = self.refresh().await?;
-        let snapshot = table
-            .snapshot()
-            .map_err(|error| self.fail(error))?
-            .snapshot();
-        let store = table.log_store().object_store(None);
-        let transactions = [(application.to_owned(), version)];
-        let nothing = Written::default();
-        self.finish(
-            &table,
-            snapshot,
-            &store,
-            nothing,
-            SaveMode::Append,
-            &transactions,
-        )
-        .await
-        .map(|_| ())
     }
 
     /// Those of `paths` that are no files of the newest version.
@@ -321,39 +197,12 @@ impl DeltaTableHandle {
             .unwrap_or(false))
     }
 
-    /// Takes those of `paths` that are files of the table out of it, in one commit, as the application that owns it.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Cancelled`] if another writer has taken the application over; a table that is append-only.
-    pub async fn remove_files(&self, paths: &[String], application: &Application) -> Result<()> {
-        let table = self.refresh().await?;
-        let snapshot = self.owned_snapshot(&table, application).await?;
-        let removed: Vec<Action> = self.files(&table, paths).await?.into_values().collect();
-        if removed.is_empty() {
-            return Ok(());
-        }
-        let store = table.log_store().object_store(None);
-        let written = Written {
-            removed,
-            ..Written::default()
-        };
-        // What the witness names stays: no rows were added.
-        let transactions = [(application.id.clone(), application.owned)];
-        self.finish(
-            &table,
-            snapshot,
-            &store,
-            written,
-            SaveMode::Append,
-            &transactions,
-        )
-        .await
-        .map(|_| ())
-    }
-
     /// The files among `paths` that the table has, each with the action that removes it.
-    async fn files(&self, table: &DeltaTable, paths: &[String]) -> Result<HashMap<String, Action>> {
+    pub(super) async fn files(
+        &self,
+        table: &DeltaTable,
+        paths: &[String],
+    ) -> Result<HashMap<String, Action>> {
         let snapshot = table
             .snapshot()
             .map_err(|error| self.fail(error))?
@@ -372,30 +221,6 @@ impl DeltaTableHandle {
             .try_collect()
             .await
             .map_err(|error| self.fail(error))
-    }
-
-    /// The newest snapshot, if the application is still the one that took the table over.
-    async fn owned_snapshot<'a>(
-        &self,
-        table: &'a DeltaTable,
-        application: &Application,
-    ) -> Result<&'a EagerSnapshot> {
-        let snapshot = table
-            .snapshot()
-            .map_err(|error| self.fail(error))?
-            .snapshot();
-        let log_store = table.log_store();
-        let owner = snapshot
-            .transaction_version(log_store.as_ref(), &application.id)
-            .await
-            .map_err(|error| self.fail(error))?;
-        if owner != Some(application.owned) {
-            return Err(Error::new(
-                ErrorKind::Cancelled,
-                "another runner has taken the job over",
-            ));
-        }
-        Ok(snapshot)
     }
 
     /// The version that the newest commit of the application `id` recorded, if there is one.
@@ -496,6 +321,11 @@ impl DeltaTableHandle {
         generated_texts(&table).map_err(|error| self.fail(error))
     }
 
+    /// How this handle writes files.
+    pub(super) fn write_options(&self) -> &WriteOptions {
+        &self.inner.write
+    }
+
     async fn newest_rules(&self) -> Result<Arc<TableRules>> {
         let table = self.refresh().await?;
         self.rules(&table)
@@ -514,175 +344,6 @@ impl DeltaTableHandle {
     /// The error of something done to this table.
     pub(super) fn fail(&self, error: DeltaTableError) -> Error {
         delta_error(self.location(), error)
-    }
-
-    /// Writes `input` and commits it on top of `table`; no rows to append make no commit.
-    pub(super) async fn write(
-        &self,
-        table: &DeltaTable,
-        rules: &TableRules,
-        input: SendableRecordBatchStream,
-        context: &TaskContext,
-        mode: SaveMode,
-        transaction: Option<(String, i64)>,
-    ) -> Result<Commit> {
-        let snapshot = table
-            .snapshot()
-            .map_err(|error| self.fail(error))?
-            .snapshot();
-        let (target, written) = self.write_rows(table, rules, input, context).await?;
-        // Nothing to append is nothing to commit: a statement run by a timer must not fill the log.
-        if let (true, SaveMode::Append, None, Some(version)) =
-            (written.adds.is_empty(), mode, &transaction, table.version())
-        {
-            return Ok(Commit {
-                version,
-                added: Vec::new(),
-                rows: 0,
-            });
-        }
-        let transactions: Vec<(String, i64)> = transaction.into_iter().collect();
-        self.finish(table, snapshot, &target.store, written, mode, &transactions)
-            .await
-    }
-
-    /// Writes `input` to files that no commit names yet.
-    async fn write_rows(
-        &self,
-        table: &DeltaTable,
-        rules: &TableRules,
-        input: SendableRecordBatchStream,
-        context: &TaskContext,
-    ) -> Result<(WriteTarget, Written)> {
-        let snapshot = table
-            .snapshot()
-            .map_err(|error| self.fail(error))?
-            .snapshot();
-        if let Some(reason) = &rules.unwritable {
-            return Err(Error::unsupported(format!(
-                "Delta table '{}' can be read, but not written: {reason}",
-                self.location()
-            )));
-        }
-        PROTOCOL
-            .can_write_to(snapshot)
-            .map_err(|error| self.fail(error.into()))?;
-        let properties = snapshot.table_properties();
-        let target = WriteTarget {
-            location: self.location().to_owned(),
-            store: table.log_store().object_store(None),
-            rules: Arc::clone(&rules.rows),
-            partition_by: rules.partition_by.clone(),
-            mapped: rules.mapped.clone(),
-            stats: StatsConfig(Arc::new(WriterStatsConfig::from_config(
-                snapshot.table_configuration(),
-            ))),
-            target_file_size: self
-                .inner
-                .write
-                .target_file_size(properties.target_file_size),
-            options: self.inner.write.clone(),
-        };
-        let written = write_files(&target, input, context).await?;
-        Ok((target, written))
-    }
-
-    /// Commits files that were written, or deletes them again.
-    async fn finish(
-        &self,
-        table: &DeltaTable,
-        snapshot: &EagerSnapshot,
-        store: &ObjectStoreRef,
-        written: Written,
-        mode: SaveMode,
-        transactions: &[(String, i64)],
-    ) -> Result<Commit> {
-        match self
-            .commit(table, snapshot, &written, mode, transactions)
-            .await
-        {
-            Ok(version) => Ok(Commit {
-                version,
-                added: written.adds.into_iter().map(|add| add.path).collect(),
-                rows: written.rows,
-            }),
-            Err((error, surely_not_committed)) => {
-                if surely_not_committed {
-                    discard(store, &written.adds).await;
-                }
-                Err(self.fail(error))
-            }
-        }
-    }
-
-    /// One commit. An error also says whether it is sure that nothing was committed: a store that
-    /// stops answering leaves that open, and then the files must stay.
-    async fn commit(
-        &self,
-        table: &DeltaTable,
-        snapshot: &EagerSnapshot,
-        written: &Written,
-        mode: SaveMode,
-        transactions: &[(String, i64)],
-    ) -> std::result::Result<u64, (DeltaTableError, bool)> {
-        let Written {
-            adds,
-            rows,
-            removed,
-        } = written;
-        let log_store = table.log_store();
-        let mut actions: Vec<Action> = adds.iter().cloned().map(Action::Add).collect();
-        actions.extend(removed.iter().cloned());
-        if mode == SaveMode::Overwrite {
-            let removed: Vec<Action> = snapshot
-                .file_views(log_store.as_ref(), None)
-                .map_ok(|file| Action::Remove(file.remove_action(true)))
-                .try_collect()
-                .await
-                .map_err(|error| (error, true))?;
-            actions.extend(removed);
-        }
-        let partition_by = snapshot.metadata().partition_columns().to_vec();
-        let operation = DeltaOperation::Write {
-            mode,
-            partition_by: (!partition_by.is_empty()).then_some(partition_by),
-            predicate: None,
-        };
-        let bytes: i64 = adds.iter().map(|add| add.size).sum();
-        let metrics = serde_json::json!({
-            "numFiles": adds.len().to_string(),
-            "numOutputRows": rows.to_string(),
-            "numOutputBytes": bytes.to_string(),
-        });
-        let mut properties =
-            CommitProperties::default().with_metadata([("operationMetrics".to_owned(), metrics)]);
-        for (id, version) in transactions {
-            properties = properties.with_application_transaction(Transaction::new(id, *version));
-        }
-        let prepared = CommitBuilder::from(properties)
-            .with_actions(actions)
-            .build(Some(snapshot), log_store, operation)
-            .into_prepared_commit_future()
-            .await
-            .map_err(|error| (error, true))?;
-        let committed = prepared.await.map_err(|error| {
-            let sure = matches!(
-                &error,
-                DeltaTableError::Transaction {
-                    source: TransactionError::CommitConflict(_)
-                        | TransactionError::MaxCommitAttempts(_)
-                        | TransactionError::DeltaTableAppendOnly
-                        | TransactionError::UnsupportedTableFeatures(_)
-                }
-            );
-            (error, sure)
-        })?;
-        let version = committed.version;
-        // The rows are in the table from here on: a checkpoint that fails is no failed INSERT.
-        if let Err(error) = committed.await {
-            tracing::warn!(location = self.location(), version, %error, "after the commit");
-        }
-        Ok(version)
     }
 
     pub(super) async fn at_version(&self, newest: DeltaTable, version: u64) -> Result<DeltaTable> {
@@ -749,7 +410,7 @@ impl DeltaTableHandle {
         })
     }
 
-    fn rules(&self, table: &DeltaTable) -> Result<Arc<TableRules>> {
+    pub(super) fn rules(&self, table: &DeltaTable) -> Result<Arc<TableRules>> {
         let snapshot = table.snapshot().map_err(|error| self.fail(error))?;
         let mut cached = self
             .inner
@@ -834,28 +495,4 @@ async fn first_commit(
         })
         .collect::<std::result::Result<Vec<_>, _>>()?;
     Ok(CommitOrBytes::LogBytes(lines.join("\n").into()))
-}
-
-fn build_log_store(
-    location: &Location,
-    options: &DeltaOptions,
-) -> std::result::Result<LogStoreRef, DeltaTableError> {
-    if location.folder.is_none() {
-        deltalake::aws::register_handlers(None);
-    }
-    let mut storage = options.storage.clone();
-    let endpoint = storage
-        .get("aws_endpoint")
-        .cloned()
-        .or_else(|| std::env::var("AWS_ENDPOINT_URL").ok())
-        .or_else(|| std::env::var("AWS_ENDPOINT").ok());
-    // Whoever names a plain endpoint means it.
-    if endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")) {
-        storage
-            .entry("aws_allow_http".to_owned())
-            .or_insert_with(|| "true".to_owned());
-    }
-    DeltaTableBuilder::from_url(location.url.clone())?
-        .with_storage_options(storage)
-        .build_storage()
 }

@@ -9,15 +9,21 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::runtime_env::RuntimeEnv;
+use deltalake::DeltaTableError;
 use deltalake::delta_datafusion::create_session;
 use deltalake::kernel::CommitInfo;
-use deltalake::operations::optimize::OptimizeType;
+use deltalake::kernel::transaction::CommitProperties;
+use deltalake::logstore::LogStoreRef;
+use deltalake::operations::optimize::{Metrics, OptimizeType};
 use deltalake::operations::vacuum::VacuumMode;
 use deltalake::table::config::TablePropertiesExt as _;
 use futures::TryStreamExt as _;
+use serde_json::Value;
 
+use super::commit::{COMMIT_ID, find_commit};
 use super::handle::DeltaTableHandle;
 use crate::error::{Error, Result};
+use crate::tables::parquet::read_int96_in_microseconds;
 
 /// `OPTIMIZE t [ZORDER BY (…)]`.
 #[derive(Debug, Clone, Default)]
@@ -72,23 +78,31 @@ impl DeltaTableHandle {
         let table = self.refresh().await?;
         // The library's own planner has to plan this: it looks for its own nodes in the plan.
         let state = create_session().state();
+        let mut config = state.config().clone();
+        read_int96_in_microseconds(config.options_mut());
+        let state = SessionStateBuilder::new_from_existing(state).with_config(config);
         let state = match runtime {
-            Some(runtime) => SessionStateBuilder::new_from_existing(state)
-                .with_runtime_env(runtime)
-                .build(),
-            None => state,
+            Some(runtime) => state.with_runtime_env(runtime).build(),
+            None => state.build(),
         };
         let kind = if spec.zorder_by.is_empty() {
             OptimizeType::Compact
         } else {
             OptimizeType::ZOrder(spec.zorder_by.clone())
         };
-        let (_, metrics) = table
+        let id = uuid::Uuid::new_v4().to_string();
+        let log = table.log_store();
+        let since = table.version().unwrap_or_default();
+        let optimized = table
             .optimize()
             .with_type(kind)
             .with_session_state(Arc::new(state))
-            .await
-            .map_err(|error| self.fail(error))?;
+            .with_commit_properties(named(&id))
+            .await;
+        let metrics = match optimized {
+            Ok((_, metrics)) => metrics,
+            Err(error) => self.optimized(&log, since, &id, error).await?,
+        };
         let count = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         one_row(&[
             ("files_added", count(metrics.num_files_added)),
@@ -101,6 +115,32 @@ impl DeltaTableHandle {
             ("bytes_added", metrics.files_added.total_size),
             ("bytes_removed", metrics.files_removed.total_size),
         ])
+    }
+
+    /// What an OPTIMIZE did that ended with `error`, if it was committed all the same.
+    async fn optimized(
+        &self,
+        log: &LogStoreRef,
+        since: u64,
+        id: &str,
+        error: DeltaTableError,
+    ) -> Result<Metrics> {
+        let entry = match find_commit(log, since, id).await {
+            Ok(Some((_, entry))) => entry,
+            Ok(None) => return Err(self.fail(error)),
+            Err(_) => {
+                return Err(self.fail(error).with_help(
+                    "whether the files were replaced cannot be told; no row is lost or doubled either way: run it again",
+                ));
+            }
+        };
+        let lines = entry.split(|byte| *byte == b'\n');
+        let mut actions = lines.filter_map(|line| serde_json::from_slice::<Value>(line).ok());
+        let metrics = actions.find_map(|action| {
+            let metrics = action.pointer("/commitInfo/operationMetrics")?;
+            serde_json::from_value(metrics.clone()).ok()
+        });
+        metrics.ok_or_else(|| Error::internal("OPTIMIZE was committed without its metrics"))
     }
 
     /// Deletes files that no version within the retention needs, and those of failed writes.
@@ -119,6 +159,7 @@ impl DeltaTableHandle {
         let mut vacuum = table
             .vacuum()
             .with_dry_run(spec.dry_run)
+            .with_commit_properties(named(&uuid::Uuid::new_v4().to_string()))
             .with_mode(VacuumMode::Full);
         if let Some(hours) = spec.retain_hours {
             if hours < own_hours {
@@ -204,6 +245,11 @@ impl DeltaTableHandle {
             ("engine", text(engine.collect())),
         ])
     }
+}
+
+/// What makes an entry of the log one that nobody else writes.
+fn named(id: &str) -> CommitProperties {
+    CommitProperties::default().with_metadata([(COMMIT_ID.to_owned(), id.into())])
 }
 
 fn one_row(values: &[(&str, i64)]) -> Result<RecordBatch> {

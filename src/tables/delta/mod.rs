@@ -9,35 +9,47 @@
 //! also prune by that partition column ([`prune`]). What writing adds: generated columns are
 //! computed, `NOT NULL` and the table's constraints are checked ([`check`]), and each batch is
 //! split by partition without sorting or repartitioning ([`split`], [`write`]). One INSERT is one
-//! commit; an INSERT that fails is none.
+//! commit; an INSERT that fails is none, or says that this cannot be told ([`commit`], [`store`]).
 //!
 //! Generated columns are evaluated in UTC (TIMEZONE-1).
 
+mod attempts;
 mod check;
+mod commit;
 mod create;
+mod duties;
 mod error;
+mod features;
 mod generated;
 mod handle;
 mod location;
 mod maintain;
 mod mapping;
+mod nan_stats;
 mod options;
 mod provider;
 mod prune;
 mod rules;
+mod scan;
 mod shape;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod simulation;
 mod split;
+mod store;
 mod stream;
 mod stream_files;
 mod stream_provider;
 mod stream_time;
+mod variant;
 mod write;
 
 use std::collections::BTreeMap;
 
 use datafusion::arrow::datatypes::DataType;
 
-pub use handle::{DeltaTableHandle, PreparedWrite};
+pub use commit::PreparedWrite;
+pub use handle::DeltaTableHandle;
 pub use maintain::{OptimizeSpec, VacuumSpec};
 pub use options::OPTION_NAMES;
 pub use provider::has_no_nulls;

@@ -15,7 +15,6 @@ use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan};
 use deltalake::DeltaTable;
-use deltalake::delta_datafusion::DeltaScanNext;
 use deltalake::protocol::SaveMode;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -23,12 +22,13 @@ use futures::future::BoxFuture;
 use super::handle::DeltaTableHandle;
 use super::prune::partition_filters;
 use super::rules::TableRules;
+use super::scan::TableScan;
 use crate::error::Error;
 
 /// One version of a table.
 #[derive(Debug)]
 pub(super) struct DeltaTableProvider {
-    scan: DeltaScanNext,
+    scan: TableScan,
     table: DeltaTable,
     rules: Arc<TableRules>,
     /// The newest version can be inserted into.
@@ -37,7 +37,7 @@ pub(super) struct DeltaTableProvider {
 
 impl DeltaTableProvider {
     pub(super) fn new(
-        scan: DeltaScanNext,
+        scan: TableScan,
         table: DeltaTable,
         rules: Arc<TableRules>,
         writer: Option<DeltaTableHandle>,
@@ -178,17 +178,7 @@ impl TableProvider for DeltaTableProvider {
         &self,
         filters: &[&Expr],
     ) -> Result<Vec<TableProviderFilterPushDown>> {
-        // The library calls predicates on partition values exact; a filter above the scan costs
-        // little and does not rest on how it treats null.
-        Ok(self
-            .scan
-            .supports_filters_pushdown(filters)?
-            .into_iter()
-            .map(|support| match support {
-                TableProviderFilterPushDown::Exact => TableProviderFilterPushDown::Inexact,
-                other => other,
-            })
-            .collect())
+        self.scan.supports_filters_pushdown(filters)
     }
 
     fn insert_into<'life0, 'life1, 'async_trait>(

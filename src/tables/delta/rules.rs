@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use deltalake::delta_datafusion::{DeltaScanConfig, DeltaScanNext};
 use deltalake::kernel::StructTypeExt as _;
 use deltalake::table::config::TablePropertiesExt as _;
 use deltalake::{DeltaTable, DeltaTableError};
@@ -10,7 +9,7 @@ use deltalake::{DeltaTable, DeltaTableError};
 use super::check::RowRules;
 use super::generated::{GeneratedColumn, TableExpr};
 use super::mapping::MappedNames;
-use datafusion::catalog::TableProvider as _;
+use super::scan::TableScan;
 
 /// Says in a table's properties that its generated columns were computed in UTC by whoever
 /// created it, so that ranges of time need no allowance for zones.
@@ -26,30 +25,6 @@ pub(super) struct TableRules {
     pub(super) in_utc: bool,
     /// Why rows cannot be written, although they can be read.
     pub(super) unwritable: Option<String>,
-}
-
-/// A scan of the table's version, with text as views and partition values as plain columns.
-pub(super) fn scan_of(table: &DeltaTable) -> std::result::Result<DeltaScanNext, DeltaTableError> {
-    scan_as(table, DeltaScanConfig::new())
-}
-
-/// The same with a last column of this name: the URL of the file that a row is in.
-pub(super) fn scan_with_files(
-    table: &DeltaTable,
-    column: &str,
-) -> std::result::Result<DeltaScanNext, DeltaTableError> {
-    scan_as(table, DeltaScanConfig::new().with_file_column_name(column))
-}
-
-fn scan_as(
-    table: &DeltaTable,
-    config: DeltaScanConfig,
-) -> std::result::Result<DeltaScanNext, DeltaTableError> {
-    let snapshot = table.snapshot()?.snapshot().clone();
-    let config = config.with_wrap_partition_values(false);
-    DeltaScanNext::new(snapshot, config).map_err(|error| DeltaTableError::GenericError {
-        source: Box::new(error),
-    })
 }
 
 /// Name and text of each generated column, in the order of the columns.
@@ -70,10 +45,13 @@ impl TableRules {
     pub(super) fn of(table: &DeltaTable) -> std::result::Result<Self, DeltaTableError> {
         let snapshot = table.snapshot()?;
         let metadata = snapshot.metadata();
-        let schema = scan_of(table)?.schema();
+        let scan = TableScan::of(table)?;
+        let schema = scan.schema();
         let texts = generated_texts(table)?;
         let names: Vec<&str> = texts.iter().map(|(name, _)| name.as_str()).collect();
-        let mut unwritable = None;
+        let mut unwritable = scan
+            .variants()
+            .map(|_| "VARIANT cannot be written".to_owned());
         let mut generated = Vec::new();
         for (name, text) in &texts {
             match GeneratedColumn::plan(name, text, &schema, &names) {

@@ -21,14 +21,14 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties,
 };
 use deltalake::DeltaTable;
-use deltalake::delta_datafusion::{DeltaScanNext, FileSelection};
+use deltalake::delta_datafusion::FileSelection;
 use deltalake::kernel::Add;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 
 use super::handle::DeltaTableHandle;
 use super::provider::register_store;
-use super::rules::{scan_of, scan_with_files};
+use super::scan::TableScan;
 use super::stream::{FileRange, StreamFile};
 use super::stream_files::{FILE_COLUMN, FilesOfBatch};
 use super::stream_time::{DeltaTimedExec, TimeOfBatch};
@@ -57,7 +57,8 @@ impl DeltaStreamProvider {
     ///
     /// A table that cannot be read.
     pub fn try_new(range: FileRange) -> crate::error::Result<Self> {
-        let scan = scan_of(&range.newest).map_err(|error| Error::internal(error.to_string()))?;
+        let scan =
+            TableScan::of(&range.newest).map_err(|error| Error::internal(error.to_string()))?;
         let schema = scan.schema();
         Ok(Self {
             range,
@@ -92,7 +93,7 @@ impl DeltaStreamProvider {
     /// The columns of these fields, of files as one state of the table has them.
     async fn scan_files(
         &self,
-        scan: DeltaScanNext,
+        scan: TableScan,
         table: &DeltaTable,
         files: &[StreamFile],
         session: &dyn Session,
@@ -131,7 +132,7 @@ impl DeltaStreamProvider {
         let mut scans = Vec::with_capacity(self.range.groups.len());
         for group in &self.range.groups {
             register_store(&group.table, session)?;
-            let scan = scan_of(&group.table)?;
+            let scan = TableScan::of(&group.table)?;
             let rows = self.scan_files(scan, &group.table, &group.files, session, schema.fields());
             scans.push(rows.await?);
         }
@@ -152,7 +153,7 @@ impl DeltaStreamProvider {
         for group in &self.range.groups {
             register_store(&group.table, session)?;
             for files in group.files.chunks(group.files.len().div_ceil(streams)) {
-                let scan = scan_with_files(&group.table, FILE_COLUMN)?;
+                let scan = TableScan::with_files(&group.table, FILE_COLUMN)?;
                 let of_file = scan.schema().field_with_name(FILE_COLUMN)?.clone();
                 let fields: Vec<FieldRef> = fields
                     .iter()

@@ -33,6 +33,7 @@ use tokio::sync::mpsc;
 use super::check::RowRules;
 use super::error::delta_error;
 use super::mapping::{MappedNames, relabel};
+use super::nan_stats::NanColumns;
 use super::options::WriteOptions;
 use super::split::{Part, PartitionSplitter};
 use crate::error::{Error, Result};
@@ -210,6 +211,7 @@ struct OpenFile {
     writer: PartitionWriter,
     /// About what it holds in memory.
     held: usize,
+    nan: NanColumns,
 }
 
 impl Encoder {
@@ -248,7 +250,9 @@ impl Encoder {
                 Some(_) => relabel(&part.rows, &self.file_schema)?,
                 None => part.rows,
             };
-            let written = self.file(part.slot)?.writer.write(&rows).await;
+            let file = self.file(part.slot)?;
+            file.nan.look_at(&rows);
+            let written = file.writer.write(&rows).await;
             written.map_err(|error| self.error(error))?;
         }
         Ok(())
@@ -290,7 +294,12 @@ impl Encoder {
     fn file(&mut self, slot: usize) -> Result<&mut OpenFile> {
         if !self.open.contains_key(&slot) {
             let writer = self.new_writer(slot)?;
-            self.open.insert(slot, OpenFile { writer, held: 0 });
+            let file = OpenFile {
+                writer,
+                held: 0,
+                nan: NanColumns::default(),
+            };
+            self.open.insert(slot, file);
         }
         self.open
             .get_mut(&slot)
@@ -354,11 +363,9 @@ impl Encoder {
         };
         self.reservation
             .shrink(file.held.min(self.reservation.size()));
-        let adds = file
-            .writer
-            .close()
-            .await
-            .map_err(|error| self.error(error))?;
+        let closed = file.writer.close().await;
+        let mut adds = closed.map_err(|error| self.error(error))?;
+        adds.iter_mut().for_each(|add| file.nan.strike_from(add));
         self.adds.extend(adds);
         Ok(())
     }

@@ -295,3 +295,340 @@ async fn an_unknown_generation_expression_stops_writing_and_not_reading() {
     );
     assert!(error.message().contains("hive_hash"), "{error}");
 }
+
+/// Gives the columns of a table other types, as `ALTER COLUMN … TYPE` does.
+fn retype(folder: &Path, types: &[(&str, serde_json::Value)]) {
+    rewrite(folder, 0, |action| {
+        if let Some(metadata) = action.get_mut("metaData") {
+            let text = metadata["schemaString"].as_str().unwrap();
+            let mut schema: serde_json::Value = serde_json::from_str(text).unwrap();
+            for field in schema["fields"].as_array_mut().unwrap() {
+                for (name, data_type) in types {
+                    if field["name"] == *name {
+                        field["type"] = data_type.clone();
+                    }
+                }
+            }
+            metadata["schemaString"] = schema.to_string().into();
+        }
+    });
+}
+
+fn table_of(folder: &Path, columns: Vec<DeltaColumn>) -> DeltaSpec {
+    DeltaSpec {
+        columns: Some(columns),
+        ..open(folder)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_that_took_a_wider_type_are_read_and_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let columns = vec![
+        column("a", DataType::Int32),
+        column("b", DataType::Float32),
+        column("c", DataType::Decimal128(5, 2)),
+        column("d", DataType::Date32),
+        column("e", DataType::Int16),
+    ];
+    let handle = DeltaTableHandle::create_or_open(table_of(dir.path(), columns));
+    let row = "INSERT INTO t VALUES (2147483647, 1.5, 123.45, DATE '2025-09-04', 7), (NULL, NULL, NULL, NULL, NULL)";
+    run(&session(&handle.await.unwrap()).await, row)
+        .await
+        .unwrap();
+    for (reader, writer) in [
+        (
+            &["typeWidening", "timestampNtz"],
+            &["typeWidening", "timestampNtz"],
+        ),
+        (
+            &["typeWidening-preview", "timestampNtz"],
+            &["typeWidening-preview", "timestampNtz"],
+        ),
+    ] {
+        require(dir.path(), reader, writer);
+        retype(
+            dir.path(),
+            &[
+                ("a", "long".into()),
+                ("b", "double".into()),
+                ("c", "decimal(20,4)".into()),
+                ("d", "timestamp_ntz".into()),
+                ("e", "double".into()),
+            ],
+        );
+        let handle = DeltaTableHandle::create_or_open(open(dir.path()))
+            .await
+            .unwrap();
+        let rows = query(&handle, "SELECT a + 1, b, c, d, e FROM t WHERE a > 7").await;
+        for shown in [
+            "2147483648",
+            "1.5",
+            "123.4500",
+            "2025-09-04T00:00:00",
+            "7.0",
+        ] {
+            assert!(rows.contains(shown), "{shown} is not in\n{rows}");
+        }
+        let none = "SELECT count(*) FROM t WHERE a IS NULL AND c IS NULL";
+        assert_eq!(number(&handle, none).await, 1);
+        assert_eq!(
+            number(&handle, "SELECT count(*) FROM t WHERE e = 7.0").await,
+            1
+        );
+        assert_eq!(
+            number(&handle, "SELECT count(*) FROM t WHERE e > 7.0").await,
+            0
+        );
+    }
+    let handle = DeltaTableHandle::create_or_open(open(dir.path()))
+        .await
+        .unwrap();
+    let row = "INSERT INTO t VALUES (9000000000, 1e300, 1234567890.1234, TIMESTAMP '2025-09-04T12:00:00', 0.5)";
+    run(&session(&handle).await, row).await.unwrap();
+    assert_eq!(
+        number(&handle, "SELECT count(*) FROM t WHERE a > 2147483647").await,
+        1
+    );
+    assert_eq!(
+        number(&handle, "SELECT sum(a) FROM t").await,
+        9_000_000_000 + i64::from(i32::MAX)
+    );
+    // The log keeps its protocol.
+    let added = log(dir.path(), 2);
+    assert!(
+        added.iter().all(|action| action.get("protocol").is_none()),
+        "{added:?}"
+    );
+}
+
+/// Features that ask something of those who commit, or nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_as_managed_services_make_them_are_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let columns = vec![column("v", DataType::Int64)];
+    let handle = DeltaTableHandle::create_or_open(table_of(dir.path(), columns));
+    run(
+        &session(&handle.await.unwrap()).await,
+        "INSERT INTO t VALUES (1), (2)",
+    )
+    .await
+    .unwrap();
+    require(
+        dir.path(),
+        &["vacuumProtocolCheck", "deletionVectors"],
+        &[
+            "vacuumProtocolCheck",
+            "deletionVectors",
+            "rowTracking",
+            "domainMetadata",
+            "clustering",
+            "inCommitTimestamp",
+            "invariants",
+            "appendOnly",
+        ],
+    );
+    rewrite(dir.path(), 0, |action| {
+        if let Some(metadata) = action.get_mut("metaData") {
+            metadata["configuration"]["delta.enableInCommitTimestamps"] = "true".into();
+            metadata["configuration"]["delta.enableRowTracking"] = "true".into();
+        }
+    });
+    // A writer whose clock is ahead.
+    let ahead = 4_000_000_000_000_i64;
+    rewrite(dir.path(), 1, |action| {
+        if action.get("commitInfo").is_some() {
+            action["commitInfo"]["inCommitTimestamp"] = ahead.into();
+        }
+        if action.get("add").is_some() {
+            action["add"]["baseRowId"] = 0.into();
+            action["add"]["defaultRowCommitVersion"] = 1.into();
+        }
+    });
+    let path = dir.path().join("_delta_log/00000000000000000001.json");
+    let domain = r#"{"domainMetadata":{"domain":"delta.rowTracking","configuration":"{\"rowIdHighWaterMark\":1}","removed":false}}"#;
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{text}\n{domain}")).unwrap();
+
+    let handle = DeltaTableHandle::create_or_open(open(dir.path()))
+        .await
+        .unwrap();
+    assert_eq!(number(&handle, "SELECT sum(v) FROM t").await, 3);
+    run(&session(&handle).await, "INSERT INTO t VALUES (3)")
+        .await
+        .unwrap();
+    // One that does not know of the other: the numbers are those of the version that an entry gets.
+    let stale = session(&handle).await;
+    run(&session(&handle).await, "INSERT INTO t VALUES (4), (5)")
+        .await
+        .unwrap();
+    run(&stale, "INSERT INTO t VALUES (6)").await.unwrap();
+    assert_eq!(number(&handle, "SELECT sum(v) FROM t").await, 21);
+    run(&session(&handle).await, "INSERT OVERWRITE t VALUES (7)")
+        .await
+        .unwrap();
+    assert_eq!(number(&handle, "SELECT sum(v) FROM t").await, 7);
+
+    for (version, first_row, highest) in [(2, 2, 2), (3, 3, 4), (4, 5, 5), (5, 6, 6)] {
+        let actions = log(dir.path(), version);
+        let info = &actions[0]["commitInfo"];
+        assert_eq!(info["inCommitTimestamp"], ahead + version as i64 - 1);
+        let add = actions.iter().find_map(|action| action.get("add")).unwrap();
+        assert_eq!(add["baseRowId"], first_row, "version {version}");
+        assert_eq!(add["defaultRowCommitVersion"], version);
+        let domain = actions
+            .iter()
+            .find_map(|action| action.get("domainMetadata"));
+        let told = domain.unwrap()["configuration"].as_str().unwrap();
+        assert_eq!(told, format!("{{\"rowIdHighWaterMark\":{highest}}}"));
+        assert!(
+            actions
+                .iter()
+                .all(|action| action.get("protocol").is_none())
+        );
+    }
+    let error = handle
+        .optimize(&anabranch::tables::delta::OptimizeSpec::default(), None)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.message().contains("rowTracking"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn variants_are_shown_as_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let part = |name: &str| Field::new(name, DataType::Binary, false);
+    let parts = DataType::Struct(vec![part("metadata"), part("value")].into());
+    let columns = vec![column("id", DataType::Int64), column("v", parts)];
+    let handle = DeltaTableHandle::create_or_open(table_of(dir.path(), columns));
+    // 42, "hi" and {"a": true}.
+    let rows = "INSERT INTO t SELECT id, named_struct('metadata', decode(m, 'hex'), 'value', decode(v, 'hex')) FROM (VALUES \
+                (1, '010000', '0c2a'), (2, '010000', '096869'), (3, '0101000161', '020100000104')) AS r (id, m, v) \
+                UNION ALL SELECT 4, NULL";
+    run(&session(&handle.await.unwrap()).await, rows)
+        .await
+        .unwrap();
+    require(dir.path(), &["variantType"], &["variantType"]);
+    retype(dir.path(), &[("v", "variant".into())]);
+    let handle = DeltaTableHandle::create_or_open(open(dir.path()))
+        .await
+        .unwrap();
+    let rows = query(&handle, "SELECT id, v FROM t ORDER BY id").await;
+    for shown in ["| 42 ", "| \"hi\" ", "| {\"a\":true} "] {
+        assert!(rows.contains(shown), "{shown} is not in\n{rows}");
+    }
+    assert_eq!(
+        number(&handle, "SELECT count(*) FROM t WHERE v = '42'").await,
+        1
+    );
+    assert_eq!(
+        number(&handle, "SELECT count(*) FROM t WHERE v IS NULL").await,
+        1
+    );
+    assert_eq!(number(&handle, "SELECT id FROM t WHERE id = 2").await, 2);
+    let error = run(&session(&handle).await, "INSERT INTO t VALUES (5, '1')")
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.message().contains("VARIANT"), "{error}");
+}
+
+/// What statements give in a session of the program.
+async fn in_session(statements: &str) -> String {
+    use anabranch::planner::{Parameters, Script, parse_statement};
+    use anabranch::session::{Session, SessionOptions};
+    let session = Session::try_new(&SessionOptions::default()).unwrap();
+    let mut rows = Vec::new();
+    for raw in Script::new("test", statements).split().unwrap() {
+        let mut parsed = parse_statement(&raw).unwrap();
+        Parameters::default().bind(&mut parsed).unwrap();
+        rows.extend(session.collect(parsed).await.unwrap());
+    }
+    pretty_format_batches(&rows).unwrap().to_string()
+}
+
+/// Other writers leave NaN out of the bounds of a column.
+#[tokio::test(flavor = "multi_thread")]
+async fn bounds_of_others_say_nothing_of_nan() {
+    let dir = tempfile::tempdir().unwrap();
+    let columns = vec![
+        column("id", DataType::Int64),
+        column("d", DataType::Float64),
+    ];
+    let handle = DeltaTableHandle::create_or_open(table_of(dir.path(), columns))
+        .await
+        .unwrap();
+    let row = "INSERT INTO t VALUES (1, 1.0), (2, CAST('NaN' AS DOUBLE)), (3, 1.0)";
+    run(&session(&handle).await, row).await.unwrap();
+    let stats = |action: &serde_json::Value| -> serde_json::Value {
+        serde_json::from_str(action["add"]["stats"].as_str().unwrap()).unwrap()
+    };
+    // We leave the bounds out.
+    let written = log(dir.path(), 1);
+    let added = written
+        .iter()
+        .find(|action| action.get("add").is_some())
+        .unwrap();
+    assert_eq!(stats(added)["maxValues"], serde_json::json!({"id": 3}));
+    assert_eq!(stats(added)["minValues"], serde_json::json!({"id": 1}));
+    rewrite(dir.path(), 1, |action| {
+        if action.get("add").is_some() {
+            let mut told = stats(action);
+            told["minValues"]["d"] = 1.0.into();
+            told["maxValues"]["d"] = 1.0.into();
+            action["add"]["stats"] = told.to_string().into();
+        }
+    });
+    let table = format!(
+        "CREATE EXTERNAL TABLE t STORED AS DELTA LOCATION '{}';",
+        dir.path().display()
+    );
+    for (query, ids) in [
+        ("SELECT id FROM t WHERE d > 4", vec![2]),
+        ("SELECT id FROM t WHERE d = 1.0", vec![1, 3]),
+        ("SELECT id FROM t WHERE d * 2 > 20", vec![2]),
+        ("SELECT id FROM t WHERE d <> 1.0 AND id > 0", vec![2]),
+        ("SELECT id FROM t WHERE id > 0 AND isnan(d)", vec![2]),
+        ("SELECT id FROM t ORDER BY d DESC LIMIT 1", vec![2]),
+        ("SELECT id FROM t WHERE d = (SELECT max(d) FROM t)", vec![2]),
+    ] {
+        let shown = in_session(&format!("{table} {query};")).await;
+        let found: Vec<i64> = shown
+            .lines()
+            .filter_map(|line| line.trim_matches(|c| c == '|' || c == ' ').parse().ok())
+            .collect();
+        assert_eq!(found, ids, "{query}:\n{shown}");
+    }
+    let shown = in_session(&format!(
+        "{table} SELECT d FROM t WHERE id >= 2 ORDER BY id;"
+    ))
+    .await;
+    assert!(shown.contains("NaN"), "{shown}");
+}
+
+/// A table with timestamps in INT96 is rewritten as it is read.
+#[tokio::test(flavor = "multi_thread")]
+async fn old_timestamps_outlast_an_optimize() {
+    let dir = tempfile::tempdir().unwrap();
+    copy_folder(
+        &repository().join("tests/fixtures/int96-by-pyarrow"),
+        dir.path(),
+    );
+    let handle = DeltaTableHandle::create_or_open(open(dir.path()))
+        .await
+        .unwrap();
+    let spec = anabranch::tables::delta::OptimizeSpec {
+        zorder_by: vec!["id".into()],
+    };
+    handle.optimize(&spec, None).await.unwrap();
+    assert_eq!(handle.version().await.unwrap(), 1);
+    let table = format!(
+        "CREATE EXTERNAL TABLE t STORED AS DELTA LOCATION '{}';",
+        dir.path().display()
+    );
+    let shown = in_session(&format!("{table} SELECT t FROM t ORDER BY id;")).await;
+    for time in ["9999-12-31T23:59:59.999999Z", "0001-01-01T00:00:00Z"] {
+        assert!(shown.contains(time), "{shown}");
+    }
+}

@@ -7,6 +7,7 @@ mod interop;
 mod maintain;
 mod prune;
 mod s3;
+mod s3_lies;
 mod table;
 mod travel;
 

@@ -10,19 +10,19 @@ use anabranch::tables::delta::{OptimizeSpec, VacuumSpec};
 
 use super::*;
 
-struct Store {
-    endpoint: String,
-    bucket: String,
+pub(super) struct Store {
+    pub(super) endpoint: String,
+    pub(super) bucket: String,
 }
 
 /// The store of the environment; `None` after the test has run, and passed, in an environment with one.
-fn store(test: &str) -> Option<Store> {
+pub(super) fn store(test: &str) -> Option<Store> {
     let (endpoint, bucket) = crate::support::s3(test)?;
     Some(Store { endpoint, bucket })
 }
 
 impl Store {
-    fn spec(&self, path: &str) -> DeltaSpec {
+    pub(super) fn spec(&self, path: &str) -> DeltaSpec {
         let options = [
             ("aws.endpoint", self.endpoint.as_str()),
             ("AWS_REGION", "us-east-1"),

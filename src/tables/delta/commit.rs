@@ -1,0 +1,446 @@
+//! Commits: files that were written become part of the table, or it is known that they did not, or the error says that
+//! nobody knows (EXACT-2).
+//!
+//! Each commit has a name of its own in its entry of the log, the witness. When the library reports a failure after an
+//! attempt, the entries since are read before anything is said or deleted. Files are deleted only when it is sure that no
+//! entry names them; else they stay for VACUUM.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, PROTOCOL};
+use deltalake::kernel::{Action, EagerSnapshot, Transaction};
+use deltalake::logstore::{LogStoreRef, ObjectStoreRef};
+use deltalake::operations::write::WriterStatsConfig;
+use deltalake::protocol::{DeltaOperation, SaveMode};
+use deltalake::{DeltaTable, DeltaTableError};
+use futures::TryStreamExt as _;
+
+use super::attempts::Attempts;
+use super::duties::Duties;
+use super::features::for_commits;
+use super::handle::DeltaTableHandle;
+use super::rules::TableRules;
+use super::write::{StatsConfig, WriteTarget, Written, discard, write_files};
+use super::{Application, Commit};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Where the name of a commit stands in its entry: in `commitInfo`, as other writers do it.
+pub(super) const COMMIT_ID: &str = "txnId";
+
+/// Files that were written and that no commit names yet.
+#[derive(Debug)]
+pub struct PreparedWrite {
+    table: DeltaTable,
+    store: ObjectStoreRef,
+    written: Written,
+}
+
+impl PreparedWrite {
+    /// Rows in the files.
+    pub fn rows(&self) -> u64 {
+        self.written.rows
+    }
+
+    /// Paths of the files, relative to the table's root.
+    pub fn files(&self) -> Vec<String> {
+        let adds = self.written.adds.iter();
+        adds.map(|add| add.path.clone()).collect()
+    }
+
+    /// Deletes the files again.
+    pub async fn discard(self) {
+        discard(&self.store, &self.written.adds).await;
+    }
+}
+
+impl DeltaTableHandle {
+    /// Writes the rows of `plan`, whose columns are the table's in order, as one commit.
+    ///
+    /// With `transaction`, (application id, version) is recorded in the same commit; whether it was
+    /// before is for the caller to ask [`Self::transaction_version`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::snapshot`]; the plan's own error; a row that breaks a rule of the table; a
+    /// conflict with another writer. Nothing is committed then, unless the error says that this cannot
+    /// be told.
+    pub async fn append(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        context: Arc<TaskContext>,
+        transaction: Option<(String, i64)>,
+    ) -> Result<Commit> {
+        let table = self.refresh().await?;
+        let rules = self.rules(&table)?;
+        let input = execute_stream(plan, Arc::clone(&context))?;
+        self.write(
+            &table,
+            &rules,
+            input,
+            &context,
+            SaveMode::Append,
+            transaction,
+        )
+        .await
+    }
+
+    /// Writes the rows of `plan` to files that are not in the table yet: see [`Self::commit`] and [`Self::discard`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::append`]; nothing is left behind then.
+    pub async fn prepare(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        context: Arc<TaskContext>,
+    ) -> Result<PreparedWrite> {
+        let table = self.refresh().await?;
+        let rules = self.rules(&table)?;
+        let input = execute_stream(plan, Arc::clone(&context))?;
+        let (target, written) = self.write_rows(&table, &rules, input, &context).await?;
+        Ok(PreparedWrite {
+            table,
+            store: target.store,
+            written,
+        })
+    }
+
+    /// Adds prepared files to the table in one commit, as the application that owns it (EXACT-2).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Cancelled`] if another writer has taken the application over; a conflict; a store that does not answer:
+    /// then it cannot be told whether it was committed, and [`Self::transaction_version`] can say.
+    pub async fn commit_prepared(
+        &self,
+        prepared: PreparedWrite,
+        application: &Application,
+    ) -> Result<Commit> {
+        let table = self.refresh().await?;
+        let snapshot = self.owned_snapshot(&table, application).await?;
+        let before = prepared
+            .table
+            .snapshot()
+            .map_err(|error| self.fail(error))?;
+        if before.metadata() != snapshot.metadata() {
+            prepared.discard().await;
+            return Err(Error::unavailable(format!(
+                "Delta table '{}' was changed while its rows were written",
+                self.location()
+            )));
+        }
+        let PreparedWrite { store, written, .. } = prepared;
+        self.finish(
+            &table,
+            snapshot,
+            &store,
+            written,
+            SaveMode::Append,
+            &application.transactions(),
+        )
+        .await
+    }
+
+    /// Records that `application.version` owns the table from now on, in a commit without rows. What the owner before
+    /// commits later fails.
+    ///
+    /// # Errors
+    ///
+    /// Another writer did the same at the same time; a store that does not answer.
+    pub async fn take_over(&self, application: &str, version: i64) -> Result<()> {
+        let table = self.refresh().await?;
+        let snapshot = table
+            .snapshot()
+            .map_err(|error| self.fail(error))?
+            .snapshot();
+        let store = table.log_store().object_store(None);
+        let transactions = [(application.to_owned(), version)];
+        let nothing = Written::default();
+        self.finish(
+            &table,
+            snapshot,
+            &store,
+            nothing,
+            SaveMode::Append,
+            &transactions,
+        )
+        .await
+        .map(|_| ())
+    }
+
+    /// Takes those of `paths` that are files of the table out of it, in one commit, as the application that owns it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Cancelled`] if another writer has taken the application over; a table that is append-only.
+    pub async fn remove_files(&self, paths: &[String], application: &Application) -> Result<()> {
+        let table = self.refresh().await?;
+        let snapshot = self.owned_snapshot(&table, application).await?;
+        let removed: Vec<Action> = self.files(&table, paths).await?.into_values().collect();
+        if removed.is_empty() {
+            return Ok(());
+        }
+        let store = table.log_store().object_store(None);
+        let written = Written {
+            removed,
+            ..Written::default()
+        };
+        // What the witness names stays: no rows were added.
+        let transactions = [(application.id.clone(), application.owned)];
+        self.finish(
+            &table,
+            snapshot,
+            &store,
+            written,
+            SaveMode::Append,
+            &transactions,
+        )
+        .await
+        .map(|_| ())
+    }
+
+    /// The newest snapshot, if the application is still the one that took the table over.
+    async fn owned_snapshot<'a>(
+        &self,
+        table: &'a DeltaTable,
+        application: &Application,
+    ) -> Result<&'a EagerSnapshot> {
+        let snapshot = table
+            .snapshot()
+            .map_err(|error| self.fail(error))?
+            .snapshot();
+        let log_store = table.log_store();
+        let owner = snapshot
+            .transaction_version(log_store.as_ref(), &application.id)
+            .await
+            .map_err(|error| self.fail(error))?;
+        if owner != Some(application.owned) {
+            return Err(Error::new(
+                ErrorKind::Cancelled,
+                "another runner has taken the job over",
+            ));
+        }
+        Ok(snapshot)
+    }
+
+    /// Writes `input` and commits it on top of `table`; no rows to append make no commit.
+    pub(super) async fn write(
+        &self,
+        table: &DeltaTable,
+        rules: &TableRules,
+        input: SendableRecordBatchStream,
+        context: &TaskContext,
+        mode: SaveMode,
+        transaction: Option<(String, i64)>,
+    ) -> Result<Commit> {
+        let snapshot = table
+            .snapshot()
+            .map_err(|error| self.fail(error))?
+            .snapshot();
+        let (target, written) = self.write_rows(table, rules, input, context).await?;
+        // Nothing to append is nothing to commit: a statement run by a timer must not fill the log.
+        if let (true, SaveMode::Append, None, Some(version)) =
+            (written.adds.is_empty(), mode, &transaction, table.version())
+        {
+            return Ok(Commit {
+                version,
+                added: Vec::new(),
+                rows: 0,
+            });
+        }
+        let transactions: Vec<(String, i64)> = transaction.into_iter().collect();
+        self.finish(table, snapshot, &target.store, written, mode, &transactions)
+            .await
+    }
+
+    /// Writes `input` to files that no commit names yet.
+    async fn write_rows(
+        &self,
+        table: &DeltaTable,
+        rules: &TableRules,
+        input: SendableRecordBatchStream,
+        context: &TaskContext,
+    ) -> Result<(WriteTarget, Written)> {
+        let snapshot = table
+            .snapshot()
+            .map_err(|error| self.fail(error))?
+            .snapshot();
+        if let Some(reason) = &rules.unwritable {
+            return Err(Error::unsupported(format!(
+                "Delta table '{}' can be read, but not written: {reason}",
+                self.location()
+            )));
+        }
+        let for_commits = for_commits(snapshot).map_err(|error| self.fail(error))?;
+        PROTOCOL
+            .can_write_to(for_commits.as_ref().unwrap_or(snapshot))
+            .map_err(|error| self.fail(error.into()).context("rows cannot be written"))?;
+        let properties = snapshot.table_properties();
+        let target = WriteTarget {
+            location: self.location().to_owned(),
+            store: table.log_store().object_store(None),
+            rules: Arc::clone(&rules.rows),
+            partition_by: rules.partition_by.clone(),
+            mapped: rules.mapped.clone(),
+            stats: StatsConfig(Arc::new(WriterStatsConfig::from_config(
+                snapshot.table_configuration(),
+            ))),
+            target_file_size: self
+                .write_options()
+                .target_file_size(properties.target_file_size),
+            options: self.write_options().clone(),
+        };
+        let written = write_files(&target, input, context).await?;
+        Ok((target, written))
+    }
+
+    /// Commits files that were written, or deletes them again if it is sure that they are not in the table.
+    async fn finish(
+        &self,
+        table: &DeltaTable,
+        snapshot: &EagerSnapshot,
+        store: &ObjectStoreRef,
+        written: Written,
+        mode: SaveMode,
+        transactions: &[(String, i64)],
+    ) -> Result<Commit> {
+        let log = table.log_store();
+        let duties = match Duties::of(snapshot, &log).await {
+            Ok(duties) => duties,
+            Err(error) => {
+                discard(store, &written.adds).await;
+                return Err(self.fail(error));
+            }
+        };
+        let attempts = Attempts::on(Arc::clone(&log), duties);
+        let id = uuid::Uuid::new_v4().to_string();
+        let committed = self
+            .commit(&attempts, snapshot, &written, mode, transactions, &id)
+            .await;
+        let version = match committed {
+            Ok(version) => version,
+            Err(error) => {
+                let since = snapshot.version();
+                match find_commit(&log, since, &id).await {
+                    Ok(Some((version, _))) => version,
+                    Ok(None) if !attempts.are_open() => {
+                        discard(store, &written.adds).await;
+                        return Err(self.fail(error));
+                    }
+                    Ok(None) | Err(_) => return Err(self.open_question(error, &id)),
+                }
+            }
+        };
+        Ok(Commit {
+            version,
+            added: written.adds.into_iter().map(|add| add.path).collect(),
+            rows: written.rows,
+        })
+    }
+
+    /// The error of a commit of which nobody knows whether it was made.
+    fn open_question(&self, error: DeltaTableError, id: &str) -> Error {
+        let cause = self.fail(error);
+        Error::unavailable(format!(
+            "whether the commit was made cannot be told: {}",
+            cause.message()
+        ))
+        .with_help(format!(
+            "look for \"{COMMIT_ID}\":\"{id}\" in the newest files of {}/_delta_log when the store answers again: if one has it, all is \
+             in the table; if none has it, run the statement again. Nothing was deleted",
+            self.location().trim_end_matches('/')
+        ))
+    }
+
+    /// One commit, with its name.
+    async fn commit(
+        &self,
+        attempts: &Attempts,
+        snapshot: &EagerSnapshot,
+        written: &Written,
+        mode: SaveMode,
+        transactions: &[(String, i64)],
+        id: &str,
+    ) -> std::result::Result<u64, DeltaTableError> {
+        let Written {
+            adds,
+            rows,
+            removed,
+        } = written;
+        let log_store: LogStoreRef = Arc::new(attempts.clone());
+        let mut actions: Vec<Action> = adds.iter().cloned().map(Action::Add).collect();
+        actions.extend(removed.iter().cloned());
+        if mode == SaveMode::Overwrite {
+            let removed: Vec<Action> = snapshot
+                .file_views(log_store.as_ref(), None)
+                .map_ok(|file| Action::Remove(file.remove_action(true)))
+                .try_collect()
+                .await?;
+            actions.extend(removed);
+        }
+        let partition_by = snapshot.metadata().partition_columns().to_vec();
+        let operation = DeltaOperation::Write {
+            mode,
+            partition_by: (!partition_by.is_empty()).then_some(partition_by),
+            predicate: None,
+        };
+        let bytes: i64 = adds.iter().map(|add| add.size).sum();
+        let metrics = serde_json::json!({
+            "numFiles": adds.len().to_string(),
+            "numOutputRows": rows.to_string(),
+            "numOutputBytes": bytes.to_string(),
+        });
+        let mut properties = CommitProperties::default().with_metadata([
+            ("operationMetrics".to_owned(), metrics),
+            (COMMIT_ID.to_owned(), id.into()),
+        ]);
+        for (id, version) in transactions {
+            properties = properties.with_application_transaction(Transaction::new(id, *version));
+        }
+        let for_commits = for_commits(snapshot)?;
+        if for_commits.is_some() {
+            // It would be one of another protocol.
+            properties = properties
+                .with_create_checkpoint(false)
+                .with_cleanup_expired_logs(Some(false));
+        }
+        let based_on = for_commits.as_ref().unwrap_or(snapshot);
+        let prepared = CommitBuilder::from(properties)
+            .with_actions(actions)
+            .build(Some(based_on), log_store, operation)
+            .into_prepared_commit_future()
+            .await?;
+        let committed = prepared.await?;
+        let version = committed.version;
+        // The rows are in the table from here on: a checkpoint that fails is no failed INSERT.
+        if let Err(error) = committed.await {
+            tracing::warn!(location = self.location(), version, %error, "after the commit");
+        }
+        Ok(version)
+    }
+}
+
+/// The version after `since` whose entry has the name `id`, and the entry.
+///
+/// Entries are read one by one: a list may be old, and the library's own look at the log is one.
+///
+/// # Errors
+///
+/// An entry cannot be read.
+pub(super) async fn find_commit(
+    log: &LogStoreRef,
+    since: u64,
+    id: &str,
+) -> std::result::Result<Option<(u64, Bytes)>, DeltaTableError> {
+    let mut version = since + 1;
+    while let Some(entry) = log.read_commit_entry(version).await? {
+        if entry.windows(id.len()).any(|part| part == id.as_bytes()) {
+            return Ok(Some((version, entry)));
+        }
+        version += 1;
+    }
+    Ok(None)
+}

@@ -1,0 +1,220 @@
+//! What a commit owes to features of a table that the library does not write.
+//!
+//! *Type widening*, *VACUUM protocol check*, *clustering* and *domain metadata* ask nothing of one who adds files. *In-commit
+//! timestamps* want the time of a commit in its entry, later than that of the one before; *row tracking* wants numbers for new
+//! rows, above those given so far. Both depend on the version that an entry gets, so they are filled in when it is written.
+
+use bytes::Bytes;
+use deltalake::DeltaTableError;
+use deltalake::kernel::EagerSnapshot;
+use deltalake::logstore::LogStoreRef;
+use serde_json::{Value, json};
+
+const ROW_TRACKING: &str = "delta.rowTracking";
+const HIGH_WATER_MARK: &str = "rowIdHighWaterMark";
+
+/// See the module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Duties {
+    in_commit_timestamps: bool,
+    row_tracking: bool,
+    /// The version that the commit is based on, and the highest number of a row up to there.
+    since: u64,
+    highest_row: i64,
+}
+
+impl Duties {
+    /// Of a commit on top of `snapshot`.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be read.
+    pub(super) async fn of(
+        snapshot: &EagerSnapshot,
+        log: &LogStoreRef,
+    ) -> Result<Self, DeltaTableError> {
+        let features = snapshot.protocol().writer_features().unwrap_or_default();
+        let has = |name: &str| {
+            let mut names = features.iter().map(AsRef::<str>::as_ref);
+            names.any(|feature| feature == name)
+        };
+        let configuration = snapshot.metadata().configuration();
+        let is_set = |name: &str| {
+            let value = configuration.get(name);
+            value.is_some_and(|value| value.eq_ignore_ascii_case("true"))
+        };
+        let row_tracking = has("rowTracking") && !is_set("delta.rowTrackingSuspended");
+        let highest_row = match row_tracking {
+            true => highest_row(log, snapshot.version()).await?,
+            false => -1,
+        };
+        Ok(Self {
+            in_commit_timestamps: has("inCommitTimestamp")
+                && is_set("delta.enableInCommitTimestamps"),
+            row_tracking,
+            since: snapshot.version(),
+            highest_row,
+        })
+    }
+
+    /// The entry as it is to be written at `version`.
+    ///
+    /// # Errors
+    ///
+    /// An entry before it cannot be read; an action that is not as expected.
+    pub(super) async fn fulfil(
+        &self,
+        log: &LogStoreRef,
+        version: u64,
+        entry: Bytes,
+    ) -> Result<Bytes, DeltaTableError> {
+        if !self.in_commit_timestamps && !self.row_tracking {
+            return Ok(entry);
+        }
+        let mut actions = read_actions(&entry)?;
+        if self.in_commit_timestamps {
+            let before = entry_at(log, version - 1).await?;
+            let now = chrono::Utc::now().timestamp_millis();
+            stamp(
+                &mut actions,
+                time_of(&before).map_or(now, |before| now.max(before + 1)),
+            )?;
+        }
+        if self.row_tracking {
+            let mut highest = self.highest_row;
+            for between in self.since + 1..version {
+                let others = entry_at(log, between).await?;
+                highest = highest.max(others.iter().find_map(told_in).unwrap_or(highest));
+            }
+            number_rows(&mut actions, version, highest)?;
+        }
+        let lines: Vec<String> = actions.iter().map(Value::to_string).collect();
+        Ok(lines.join("\n").into())
+    }
+}
+
+/// The highest number of a row up to a version. Whoever adds rows says it in the same entry.
+async fn highest_row(log: &LogStoreRef, version: u64) -> Result<i64, DeltaTableError> {
+    for version in (0..=version).rev() {
+        if let Some(highest) = entry_at(log, version).await?.iter().find_map(told_in) {
+            return Ok(highest);
+        }
+    }
+    Ok(-1)
+}
+
+async fn entry_at(log: &LogStoreRef, version: u64) -> Result<Vec<Value>, DeltaTableError> {
+    let entry = log.read_commit_entry(version).await?;
+    let entry = entry.ok_or(DeltaTableError::InvalidVersion(version))?;
+    read_actions(&entry)
+}
+
+fn read_actions(entry: &[u8]) -> Result<Vec<Value>, DeltaTableError> {
+    let lines = entry.split(|byte| *byte == b'\n');
+    let lines = lines.filter(|line| !line.is_empty());
+    lines
+        .map(|line| {
+            let action = serde_json::from_slice(line);
+            action.map_err(|json_err| DeltaTableError::SerializeLogJson { json_err })
+        })
+        .collect()
+}
+
+/// The time in an entry; entries from before the feature was enabled have none.
+fn time_of(actions: &[Value]) -> Option<i64> {
+    let info = actions.first()?.pointer("/commitInfo/inCommitTimestamp")?;
+    info.as_i64()
+}
+
+/// The entry's first action is `commitInfo`, and has the time.
+fn stamp(actions: &mut [Value], time: i64) -> Result<(), DeltaTableError> {
+    let info = actions
+        .first_mut()
+        .and_then(|first| first.get_mut("commitInfo"));
+    let info = info.and_then(Value::as_object_mut);
+    let info = info.ok_or_else(|| DeltaTableError::generic("a commit without commitInfo"))?;
+    info.insert("inCommitTimestamp".to_owned(), time.into());
+    Ok(())
+}
+
+fn high_water_mark(configuration: &str) -> Option<i64> {
+    let configuration: Value = serde_json::from_str(configuration).ok()?;
+    configuration.get(HIGH_WATER_MARK)?.as_i64()
+}
+
+fn told_in(action: &Value) -> Option<i64> {
+    let domain = action.get("domainMetadata")?;
+    if domain.get("domain")?.as_str()? != ROW_TRACKING {
+        return None;
+    }
+    high_water_mark(domain.get("configuration")?.as_str()?)
+}
+
+/// Gives the rows of new files numbers above `highest`, and says how far that got.
+fn number_rows(
+    actions: &mut Vec<Value>,
+    version: u64,
+    mut highest: i64,
+) -> Result<(), DeltaTableError> {
+    let mut added = false;
+    for action in actions.iter_mut() {
+        let Some(add) = action.get_mut("add").and_then(Value::as_object_mut) else {
+            continue;
+        };
+        let stats = add.get("stats").and_then(Value::as_str);
+        let stats: Option<Value> = stats.and_then(|stats| serde_json::from_str(stats).ok());
+        let rows = stats
+            .as_ref()
+            .and_then(|stats| stats.get("numRecords")?.as_i64());
+        let rows =
+            rows.ok_or_else(|| DeltaTableError::generic("a file whose rows were not counted"))?;
+        add.insert("baseRowId".to_owned(), (highest + 1).into());
+        add.insert("defaultRowCommitVersion".to_owned(), version.into());
+        highest += rows;
+        added = true;
+    }
+    if added {
+        let configuration = json!({ HIGH_WATER_MARK: highest }).to_string();
+        actions.push(json!({"domainMetadata": {
+            "domain": ROW_TRACKING, "configuration": configuration, "removed": false,
+        }}));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_get_numbers_above_those_given() {
+        let mut actions = vec![
+            json!({"commitInfo": {}}),
+            json!({"add": {"path": "a", "stats": "{\"numRecords\":3}"}}),
+            json!({"add": {"path": "b", "stats": "{\"numRecords\":2}"}}),
+        ];
+        number_rows(&mut actions, 9, 4).unwrap();
+        assert_eq!(actions[1]["add"]["baseRowId"], 5);
+        assert_eq!(actions[2]["add"]["baseRowId"], 8);
+        assert_eq!(actions[2]["add"]["defaultRowCommitVersion"], 9);
+        assert_eq!(told_in(&actions[3]), Some(9));
+        let mut nothing = vec![json!({"commitInfo": {}}), json!({"txn": {}})];
+        number_rows(&mut nothing, 9, 4).unwrap();
+        assert_eq!(nothing.len(), 2);
+        let mut uncounted = vec![json!({"add": {"path": "a"}})];
+        assert!(number_rows(&mut uncounted, 9, 4).is_err());
+    }
+
+    #[test]
+    fn the_time_of_a_commit_is_in_its_first_action() {
+        let mut actions = vec![
+            json!({"commitInfo": {"operation": "WRITE"}}),
+            json!({"add": {}}),
+        ];
+        assert_eq!(time_of(&actions), None);
+        stamp(&mut actions, 17).unwrap();
+        assert_eq!(time_of(&actions), Some(17));
+        assert!(stamp(&mut [json!({"add": {}})], 17).is_err());
+    }
+}

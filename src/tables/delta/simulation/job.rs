@@ -1,0 +1,197 @@
+//! A job into the table, with a log that is as it should be: runners take it over from each other, die, and go back.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use datafusion::prelude::SessionContext;
+
+use super::{ROWS, rows};
+use crate::error::Result;
+use crate::tables::delta::{Application, DeltaTableHandle};
+
+const ID: &str = "anabranch/simulated";
+const WITNESS: &str = "anabranch/simulated/rows";
+
+/// The first id of the rows of batches; INSERTs have those below.
+pub(super) const BATCHES: i64 = 900_000;
+
+/// A batch as it was staged: its rows by their first id, and its files.
+#[derive(Debug, Clone)]
+pub(super) struct Batch {
+    pub(super) first: i64,
+    files: Vec<String>,
+}
+
+/// The job's log.
+#[derive(Debug, Default)]
+pub(super) struct Job {
+    sequence: i64,
+    /// The sequence of the newest takeover.
+    owner: i64,
+    staged: BTreeMap<i64, Batch>,
+    pub(super) committed: Vec<Batch>,
+    /// Batches that were gone back over.
+    pub(super) abandoned: Vec<Batch>,
+    /// Files that are still to be taken back.
+    pub(super) take_back: Vec<String>,
+}
+
+impl Job {
+    fn next(&mut self) -> i64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    /// The rows of the next batch; batches of another past have others.
+    fn next_rows(&self) -> i64 {
+        let batch = self.committed.len() + 1_000 * self.abandoned.len();
+        BATCHES + batch as i64 * ROWS
+    }
+}
+
+/// Who runs the job, or thinks so.
+#[derive(Debug, Default)]
+pub(super) struct Runner {
+    /// The number of its takeover in the job's log, and what it recorded in the table last.
+    owns: Option<(i64, i64)>,
+}
+
+impl Runner {
+    /// Takes the job over, goes back by a batch, or runs one; after a failure it takes the job over anew the next time.
+    pub(super) async fn step(
+        &mut self,
+        handle: &DeltaTableHandle,
+        job: &Arc<Mutex<Job>>,
+        rewinds: bool,
+        dies: bool,
+    ) {
+        let owner = job.lock().unwrap().owner;
+        let done = match self.owns {
+            Some((number, owned)) if number == owner => {
+                if rewinds && !job.lock().unwrap().committed.is_empty() {
+                    self.rewind(handle, job, number, owned).await
+                } else {
+                    self.batch(handle, job, number, owned, dies).await
+                }
+            }
+            _ => self.take_over(handle, job).await,
+        };
+        if done.is_err() {
+            self.owns = None;
+        }
+    }
+
+    /// As after a crash: who has the table, what it has, and what is still to be taken back.
+    pub(super) async fn take_over(
+        &mut self,
+        handle: &DeltaTableHandle,
+        job: &Arc<Mutex<Job>>,
+    ) -> Result<()> {
+        self.owns = None;
+        let number = {
+            let mut job = job.lock().unwrap();
+            job.owner = job.next();
+            job.owner
+        };
+        handle.take_over(ID, number).await?;
+        let witness = handle.transaction_version(WITNESS).await?;
+        let take_back = {
+            let mut job = job.lock().unwrap();
+            if job.owner != number {
+                return Ok(());
+            }
+            let in_table = witness.and_then(|witness| job.staged.remove(&witness));
+            job.staged.clear();
+            // Not one that is committed already: that one is staged no more.
+            job.committed.extend(in_table);
+            job.take_back.clone()
+        };
+        if !take_back.is_empty() {
+            let application = application(number, number);
+            handle.remove_files(&take_back, &application).await?;
+            job.lock().unwrap().take_back.clear();
+        }
+        self.owns = Some((number, number));
+        Ok(())
+    }
+
+    async fn batch(
+        &mut self,
+        handle: &DeltaTableHandle,
+        job: &Arc<Mutex<Job>>,
+        number: i64,
+        owned: i64,
+        dies: bool,
+    ) -> Result<()> {
+        let first = job.lock().unwrap().next_rows();
+        let context = SessionContext::new().task_ctx();
+        let prepared = handle.prepare(rows(first), context).await?;
+        let sequence = {
+            let mut job = job.lock().unwrap();
+            if job.owner != number {
+                self.owns = None;
+                return Ok(());
+            }
+            let files = prepared.files();
+            let sequence = job.next();
+            job.staged.insert(sequence, Batch { first, files });
+            sequence
+        };
+        let application = application(owned, sequence);
+        handle.commit_prepared(prepared, &application).await?;
+        let mut job = job.lock().unwrap();
+        if dies || job.owner != number {
+            // Whoever takes the job over finds the witness.
+            self.owns = None;
+            return Ok(());
+        }
+        let batch = job.staged.remove(&sequence);
+        job.committed.extend(batch);
+        self.owns = Some((number, sequence));
+        Ok(())
+    }
+
+    async fn rewind(
+        &mut self,
+        handle: &DeltaTableHandle,
+        job: &Arc<Mutex<Job>>,
+        number: i64,
+        owned: i64,
+    ) -> Result<()> {
+        let files = {
+            let job = job.lock().unwrap();
+            job.committed.last().map(|last| last.files.clone())
+        };
+        let files = files.unwrap_or_default();
+        // Files that were rewritten or overwritten cannot be taken back.
+        if !handle.missing_files(&files).await?.is_empty() {
+            return Ok(());
+        }
+        {
+            let mut job = job.lock().unwrap();
+            if job.owner != number {
+                self.owns = None;
+                return Ok(());
+            }
+            let last = job.committed.pop();
+            job.abandoned.extend(last);
+            job.take_back = files.clone();
+        }
+        let application = application(owned, owned);
+        handle.remove_files(&files, &application).await?;
+        let mut job = job.lock().unwrap();
+        if job.owner == number {
+            job.take_back.clear();
+        }
+        Ok(())
+    }
+}
+
+fn application(owned: i64, version: i64) -> Application {
+    Application {
+        id: ID.into(),
+        owned,
+        version,
+        witness: WITNESS.into(),
+    }
+}

@@ -1,0 +1,260 @@
+//! The real commits and files of Delta tables, over a store that lies.
+//!
+//! Several writers insert, overwrite, optimize and run a job with takeovers and rewinds. Errors come after successes, writes
+//! come late or torn, a writer's own entry is said to exist, lists are old, a writer is denied for a while, and whole
+//! statements of others run in the middle of a commit. In the end the log is read by an honest look: a statement that said
+//! it succeeded is in the table once, one that said nothing was written is not, one that could not tell is in it at most once,
+//! and all files are there (EXACT-2, EXACT-3).
+//!
+//! A failure names its seed; `ANABRANCH_SEED=<n>` runs that one alone, `ANABRANCH_SEEDS=<count>` as many as wanted.
+
+mod job;
+mod lying;
+mod oracle;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use datafusion::arrow::array::{Int64Array, RecordBatch};
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::prelude::SessionContext;
+use deltalake::DeltaTableBuilder;
+use deltalake::logstore::ObjectStoreRef;
+use deltalake::protocol::SaveMode;
+use tokio::sync::Mutex as AsyncMutex;
+use url::Url;
+
+use self::job::{Job, Runner};
+use self::lying::{Lying, Planted, World};
+use super::handle::DeltaTableHandle;
+use super::location::Location;
+use super::maintain::OptimizeSpec;
+use super::options::DeltaOptions;
+use super::store::TruthfulStore;
+use super::{DeltaColumn, DeltaSpec};
+use crate::error::{Error, Result};
+
+/// Schedules in a run of all tests.
+const SEEDS: u64 = 24;
+/// Schedules within which a planted fault must be found.
+const ENOUGH: u64 = 60;
+const WRITERS: usize = 3;
+const STATEMENTS: u64 = 14;
+
+/// How a statement ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// It said that its rows are in the table.
+    Committed,
+    /// It said that they are not.
+    Nothing,
+    /// It said that it cannot tell.
+    Open,
+}
+
+impl Outcome {
+    fn of<T>(result: &Result<T>) -> Self {
+        match result {
+            Ok(_) => Self::Committed,
+            Err(error) if error.message().contains("cannot be told") => Self::Open,
+            Err(_) => Self::Nothing,
+        }
+    }
+}
+
+/// One schedule.
+struct Schedule {
+    world: Arc<World>,
+    handles: Vec<DeltaTableHandle>,
+    /// The rows of each INSERT, and how it ended.
+    inserted: Mutex<BTreeMap<i64, Outcome>>,
+    next: Mutex<i64>,
+    job: Arc<Mutex<Job>>,
+    runners: Vec<AsyncMutex<Runner>>,
+}
+
+/// Rows of an INSERT or of a batch: ids from `first` on.
+const ROWS: i64 = 3;
+
+fn rows(first: i64) -> Arc<dyn ExecutionPlan> {
+    let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, true)]));
+    let ids = Int64Array::from_iter_values(first..first + ROWS);
+    let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(ids)]).unwrap();
+    MemorySourceConfig::try_new_exec(&[vec![batch]], schema, None).unwrap()
+}
+
+/// The table as one who sees it through `store` opens or creates it.
+async fn open(store: ObjectStoreRef) -> Result<DeltaTableHandle> {
+    let url = Url::parse("memory:///lake/t/").unwrap();
+    let log = DeltaTableBuilder::from_url(url.clone())
+        .unwrap()
+        .with_storage_backend(store, url.clone())
+        .build_storage()
+        .unwrap();
+    let location = Location {
+        shown: "memory:///lake/t".into(),
+        url,
+        folder: None,
+    };
+    let column = DeltaColumn {
+        name: "id".into(),
+        data_type: DataType::Int64,
+        nullable: true,
+        generated: None,
+        comment: None,
+    };
+    let interval = ("delta.checkpointInterval".to_owned(), "4".to_owned());
+    let spec = DeltaSpec {
+        location: location.shown.clone(),
+        columns: Some(vec![column]),
+        options: BTreeMap::from([interval]),
+        ..DeltaSpec::default()
+    };
+    let options = DeltaOptions::parse(&spec.options)?;
+    DeltaTableHandle::over(log, spec, location, options).await
+}
+
+impl Schedule {
+    async fn new(seed: u64, planted: Planted) -> std::result::Result<Arc<Self>, String> {
+        let world = World::new(seed, planted);
+        let mut handles = Vec::new();
+        for writer in 0..WRITERS {
+            let lying: ObjectStoreRef = Arc::new(Lying {
+                world: Arc::clone(&world),
+                writer,
+            });
+            let store = match planted {
+                Planted::Nothing => TruthfulStore::at_once(lying),
+                Planted::NoReadingBack | Planted::NoWitness => lying,
+            };
+            let mut tries = 0;
+            let handle = loop {
+                match open(Arc::clone(&store)).await {
+                    Ok(handle) => break handle,
+                    Err(error) if tries == 200 => {
+                        return Err(format!("the table cannot be opened: {error}"));
+                    }
+                    Err(_) => tries += 1,
+                }
+            };
+            handles.push(handle);
+        }
+        let runners = (0..2).map(|_| AsyncMutex::default()).collect();
+        let schedule = Arc::new(Self {
+            world,
+            handles,
+            inserted: Mutex::default(),
+            next: Mutex::new(0),
+            job: Arc::default(),
+            runners,
+        });
+        let others = Arc::downgrade(&schedule);
+        schedule.world.interrupt_with(Arc::new(move || {
+            let others = others.clone();
+            Box::pin(async move {
+                if let Some(schedule) = others.upgrade() {
+                    schedule.statement().await;
+                }
+            })
+        }));
+        Ok(schedule)
+    }
+
+    /// A statement of some writer; one of a runner that is at work already is left out.
+    async fn statement(&self) {
+        let handle = &self.handles[self.world.below(WRITERS as u64) as usize];
+        match self.world.below(10) {
+            0..=3 => self.insert(handle, SaveMode::Append).await,
+            4 => self.insert(handle, SaveMode::Overwrite).await,
+            5 => {
+                // While a rewind takes files back they must not be rewritten.
+                let rewinds = !self.job.lock().unwrap().take_back.is_empty();
+                if !rewinds {
+                    drop(handle.optimize(&OptimizeSpec::default(), None).await);
+                }
+            }
+            _ => {
+                let at = self.world.below(self.runners.len() as u64) as usize;
+                if let Ok(mut runner) = self.runners[at].try_lock() {
+                    // A runner has a handle of its own.
+                    let handle = &self.handles[at];
+                    let rewinds = self.world.below(5) == 0;
+                    let dies = self.world.below(8) == 0;
+                    runner.step(handle, &self.job, rewinds, dies).await;
+                }
+            }
+        }
+    }
+
+    async fn insert(&self, handle: &DeltaTableHandle, mode: SaveMode) {
+        let first = {
+            let mut next = self.next.lock().unwrap();
+            *next += ROWS;
+            *next - ROWS
+        };
+        let written = write(handle, first, mode).await;
+        let outcome = Outcome::of(&written);
+        self.inserted.lock().unwrap().insert(first, outcome);
+    }
+}
+
+async fn write(handle: &DeltaTableHandle, first: i64, mode: SaveMode) -> Result<()> {
+    let context = SessionContext::new().task_ctx();
+    let table = handle.refresh().await?;
+    let rules = handle.rules(&table)?;
+    let input = execute_stream(rows(first), Arc::clone(&context)).map_err(Error::from)?;
+    let written = handle
+        .write(&table, &rules, input, &context, mode, None)
+        .await;
+    written.map(drop)
+}
+
+async fn run(seed: u64, planted: Planted) -> std::result::Result<(), String> {
+    let schedule = Schedule::new(seed, planted).await?;
+    for _ in 0..STATEMENTS {
+        schedule.statement().await;
+    }
+    schedule.world.become_honest();
+    oracle::check(&schedule).await
+}
+
+/// What is found in the schedules of the seeds, until it is what is looked for.
+fn simulate(
+    mut seeds: impl Iterator<Item = u64>,
+    planted: Planted,
+    looked_for: &str,
+) -> Option<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    seeds.find_map(|seed| {
+        let found = runtime.block_on(run(seed, planted)).err()?;
+        let said = format!("ANABRANCH_SEED={seed} runs it again: {found}");
+        said.contains(looked_for).then_some(said)
+    })
+}
+
+#[test]
+fn exact_2_a_store_that_lies_loses_and_doubles_nothing() {
+    let number = |name: &str| std::env::var(name).ok().map(|n| n.parse::<u64>().unwrap());
+    let seeds = match number("ANABRANCH_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("ANABRANCH_SEEDS").unwrap_or(SEEDS),
+    };
+    assert!(!seeds.is_empty());
+    assert_eq!(simulate(seeds, Planted::Nothing, ""), None);
+}
+
+#[test]
+fn planted_faults_are_found() {
+    for (planted, fault) in [
+        (Planted::NoReadingBack, "again"),
+        (Planted::NoWitness, "is gone"),
+    ] {
+        let found = simulate(0..ENOUGH, planted, fault);
+        assert!(found.is_some(), "{planted:?} is not found");
+    }
+}

@@ -1,0 +1,214 @@
+//! Tables in a store behind a proxy that hides successes, refuses and delays (EXACT-2).
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use anabranch::error::ErrorKind;
+
+use super::s3::{Store, store};
+use super::*;
+use crate::proxy::{Fate, Proxy, Request};
+use crate::support::Workspace;
+
+fn plain(store: &Store, endpoint: &str, path: &str) -> DeltaSpec {
+    let spec = store.spec(path);
+    let mut options = spec.options;
+    options.insert("aws.endpoint".into(), endpoint.into());
+    DeltaSpec {
+        columns: Some(vec![column("v", DataType::Int64)]),
+        partition_by: Vec::new(),
+        options,
+        ..spec
+    }
+}
+
+/// The first request for each entry of a log has this fate; what comes after it passes.
+fn first_of_each_commit(fate: Fate) -> impl FnMut(&Request) -> Fate + Send + 'static {
+    let mut seen = HashSet::new();
+    move |request: &Request| {
+        let disturbs = request.commits() && seen.insert(request.target.clone());
+        if disturbs { fate } else { Fate::Pass }
+    }
+}
+
+async fn sql(handle: &DeltaTableHandle, text: &str) -> anabranch::error::Result<()> {
+    run(&session(handle).await, text).await.map(drop)
+}
+
+async fn values(handle: &DeltaTableHandle) -> Vec<i64> {
+    let batches = run(&session(handle).await, "SELECT v FROM t ORDER BY v")
+        .await
+        .unwrap();
+    let mut values = Vec::new();
+    for batch in &batches {
+        let column = batch.column(0).as_any().downcast_ref::<Int64Array>();
+        values.extend(column.unwrap().values().iter());
+    }
+    values
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exact_2_a_commit_whose_answer_is_lost_is_made_once() {
+    let name = "delta::s3_lies::exact_2_a_commit_whose_answer_is_lost_is_made_once";
+    let Some(store) = store(name) else { return };
+    for (at, fate) in [Fate::Hide(500), Fate::Hide(503), Fate::Cut, Fate::Hide(412)]
+        .into_iter()
+        .enumerate()
+    {
+        let proxy = Proxy::before(&store.endpoint);
+        proxy.rule(first_of_each_commit(fate));
+        let handle =
+            DeltaTableHandle::create_or_open(plain(&store, &proxy.url(), &format!("lost/{at}")))
+                .await
+                .unwrap();
+        assert_eq!(handle.version().await.unwrap(), 0);
+        sql(&handle, "INSERT INTO t VALUES (1), (2)").await.unwrap();
+        sql(&handle, "INSERT INTO t VALUES (3)").await.unwrap();
+        assert_eq!(values(&handle).await, [1, 2, 3], "{fate:?}");
+        sql(&handle, "INSERT OVERWRITE t VALUES (4), (5)")
+            .await
+            .unwrap();
+        sql(&handle, "INSERT INTO t VALUES (6)").await.unwrap();
+        handle
+            .optimize(&anabranch::tables::delta::OptimizeSpec::default(), None)
+            .await
+            .unwrap();
+        // As one sees it who comes by another way.
+        let path = format!("lost/{at}");
+        let honest = plain(&store, &store.endpoint, &path);
+        let honest = DeltaTableHandle::create_or_open(honest).await.unwrap();
+        assert_eq!(values(&honest).await, [4, 5, 6], "{fate:?}");
+        assert_eq!(honest.version().await.unwrap(), 5, "{fate:?}");
+        assert_eq!(proxy.disturbed().len(), 6, "{fate:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exact_2_what_a_store_does_not_tell_is_said_and_nothing_is_deleted() {
+    let name = "delta::s3_lies::exact_2_what_a_store_does_not_tell_is_said_and_nothing_is_deleted";
+    let Some(store) = store(name) else { return };
+    let proxy = Proxy::before(&store.endpoint);
+    let handle = DeltaTableHandle::create_or_open(plain(&store, &proxy.url(), "untold"))
+        .await
+        .unwrap();
+    sql(&handle, "INSERT INTO t VALUES (1)").await.unwrap();
+    for statement in ["INSERT INTO t VALUES (2)", "INSERT OVERWRITE t VALUES (3)"] {
+        // The entry is written, and from then on nobody may ask.
+        let mut written = false;
+        proxy.rule(move |request| {
+            if written {
+                return Fate::Refuse(403);
+            }
+            written = request.commits();
+            if written { Fate::Hide(403) } else { Fate::Pass }
+        });
+        let error = sql(&handle, statement).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(error.message().contains("cannot be told"), "{error}");
+        assert!(error.help().unwrap().contains("txnId"), "{error:?}");
+        proxy.pass();
+    }
+    assert_eq!(values(&handle).await, [3]);
+
+    // Nobody may write: nothing is in the table, and that cannot be told either while nobody may read.
+    proxy.rule(
+        |request| match request.target.contains("_delta_log") && request.method == "PUT" {
+            true => Fate::Refuse(403),
+            false => Fate::Pass,
+        },
+    );
+    let error = sql(&handle, "INSERT INTO t VALUES (4)").await.unwrap_err();
+    assert!(error.message().contains("cannot be told"), "{error}");
+    proxy.pass();
+    assert_eq!(values(&handle).await, [3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exact_2_a_commit_that_comes_late_is_made_once() {
+    let name = "delta::s3_lies::exact_2_a_commit_that_comes_late_is_made_once";
+    let Some(store) = store(name) else { return };
+    let proxy = Proxy::before(&store.endpoint);
+    let handle = DeltaTableHandle::create_or_open(plain(&store, &proxy.url(), "late"))
+        .await
+        .unwrap();
+    proxy.rule(first_of_each_commit(Fate::Late(
+        500,
+        Duration::from_millis(300),
+    )));
+    for v in 0..4 {
+        sql(&handle, &format!("INSERT INTO t VALUES ({v})"))
+            .await
+            .unwrap();
+    }
+    proxy.rule(first_of_each_commit(Fate::Delay(Duration::from_millis(
+        300,
+    ))));
+    sql(&handle, "INSERT INTO t VALUES (4)").await.unwrap();
+    assert_eq!(values(&handle).await, [0, 1, 2, 3, 4]);
+    assert_eq!(handle.version().await.unwrap(), 5);
+}
+
+#[test]
+fn exact_2_a_job_into_a_store_that_hides_successes() {
+    let name = "delta::s3_lies::exact_2_a_job_into_a_store_that_hides_successes";
+    let Some(store) = store(name) else { return };
+    let proxy = Proxy::before(&store.endpoint);
+    let mut commits = 0;
+    proxy.rule(move |request| {
+        if !request.commits() {
+            return Fate::Pass;
+        }
+        commits += 1;
+        match commits % 4 {
+            0 => Fate::Hide(500),
+            1 => Fate::Refuse(503),
+            2 => Fate::Cut,
+            _ => Fate::Pass,
+        }
+    });
+    let work = Workspace::new();
+    let place = crate::support::topic("lies");
+    let (bucket, endpoint) = (&store.bucket, proxy.url());
+    work.file(
+        "tables.sql",
+        &format!(
+            "CREATE EXTERNAL TABLE written (v BIGINT) STORED AS DELTA LOCATION 'written';\n\
+             CREATE EXTERNAL TABLE numbers STORED AS DELTA LOCATION 'written' OPTIONS ('scan.mode' 'stream');\n\
+             CREATE EXTERNAL TABLE kept (v BIGINT) STORED AS DELTA LOCATION 's3://{bucket}/{place}' \
+             OPTIONS ('aws.endpoint' '{endpoint}', 'aws.allow_http' 'true', 'aws.region' 'us-east-1', \
+             'aws.access_key_id' 'anabranch', 'aws.secret_access_key' 'anabranch-secret');\n"
+        ),
+    );
+    work.file(
+        "jobs.sql",
+        "CREATE JOB keeping WITH ('batch.max_rows' '2') AS INSERT INTO kept SELECT v FROM numbers;\n",
+    );
+    for round in 0..3 {
+        let inserts: Vec<String> = (0..4)
+            .map(|n| {
+                format!(
+                    "INSERT INTO written VALUES ({}), ({});",
+                    8 * round + 2 * n,
+                    8 * round + 2 * n + 1
+                )
+            })
+            .collect();
+        work.sql(&["tables.sql"], &[&inserts.concat()]).ok();
+        let mut command = work.command();
+        command.args(["run", "tables.sql", "jobs.sql", "--until-caught-up"]);
+        crate::support::Ran::of(&mut command).ok();
+    }
+    let shown = work
+        .sql(&["tables.sql"], &["SELECT v FROM kept ORDER BY v"])
+        .ok();
+    let kept: Vec<u64> = shown
+        .out
+        .lines()
+        .map(|line| {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            row["v"].as_u64().unwrap()
+        })
+        .collect();
+    assert_eq!(kept, (0..24).collect::<Vec<_>>());
+    assert!(proxy.disturbed().len() > 6);
+}
