@@ -9,8 +9,7 @@ use crate::runtime::simulation::SimulatedSource;
 use crate::session::{BatchSource, JobSinkTable};
 use crate::tables::delta::{DeltaJobSource, DeltaStreamProvider, FileRange};
 use crate::tables::kafka::{
-    ConsumerPool, KafkaJobSource, KafkaTable, KafkaTableProvider, OffsetRange, PartitionEnds,
-    Startup,
+    KafkaJobSource, KafkaTable, KafkaTableProvider, OffsetRange, PartitionEnds, Startup,
 };
 use crate::tables::time::BatchTime;
 
@@ -19,8 +18,6 @@ use crate::tables::time::BatchTime;
 pub(super) enum JobSource {
     Kafka {
         source: KafkaJobSource,
-        /// Consumers that go on from batch to batch.
-        pool: Arc<ConsumerPool>,
         starts_at_end: bool,
     },
     /// The files that are added to a Delta table; one partition.
@@ -53,7 +50,6 @@ impl JobSource {
         Ok(Self::Kafka {
             starts_at_end: starts_at_end.unwrap_or(is_latest),
             source: KafkaJobSource::try_new(table)?,
-            pool: Arc::default(),
         })
     }
 
@@ -79,6 +75,7 @@ impl JobSource {
                     partition: 0,
                     low: range.start,
                     high: range.high,
+                    latest: range.high,
                     unread: Some(range.rows),
                 };
                 *lock(next) = Some(range);
@@ -134,13 +131,13 @@ impl JobSource {
         time: Option<Arc<BatchTime>>,
     ) -> Result<BatchSource> {
         match self {
-            Self::Kafka { source, pool, .. } => {
+            Self::Kafka { source, .. } => {
                 let ranges = ranges.iter().map(|range| OffsetRange {
                     partition: range.partition,
                     start: range.start,
                     end: range.end,
                 });
-                let (table, pool) = (Arc::clone(source.table()), Some(Arc::clone(pool)));
+                let (table, pool) = (Arc::clone(source.table()), Some(Arc::clone(source.pool())));
                 let provider = KafkaTableProvider::for_batch(table, ranges.collect(), pool);
                 let bad_records = Arc::clone(provider.bad_records());
                 let provider = match time {

@@ -429,8 +429,8 @@ impl Silence {
         }
     }
 
-    /// The partitions that had nothing to read for as long as their table says, now that they end at `ends` and
-    /// `version` is where the job stands.
+    /// The partitions that had nothing to read, and no open transaction, for as long as their table says (TIME-1), now that
+    /// they end at `ends` and `version` is where the job stands.
     pub(super) fn idle(
         &mut self,
         version: Option<&BatchVersion>,
@@ -443,13 +443,13 @@ impl Silence {
             for end in partitions {
                 let key = (table.clone(), end.partition);
                 let next = version.and_then(|version| version.next_offset(table, end.partition));
-                let has_more = next.unwrap_or(end.low) < end.high;
+                let is_at_end = end.is_at_end(next.unwrap_or(end.low));
                 let since = self.since.entry(key).or_insert(now);
-                if has_more {
+                if !is_at_end {
                     *since = now;
                 }
                 let patience = idle_after.get(table).copied().unwrap_or(Duration::MAX);
-                if !has_more && now.duration_since(*since) >= patience {
+                if is_at_end && now.duration_since(*since) >= patience {
                     idle.entry(table.clone()).or_default().insert(end.partition);
                 }
             }
@@ -466,4 +466,38 @@ pub(super) fn known(ends: &Ends) -> Partitions {
             (table.clone(), numbers.collect())
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tables::kafka::PartitionEnds;
+
+    #[test]
+    fn time_1_an_open_transaction_is_no_silence() {
+        let start = Instant::now();
+        let after = Duration::from_secs(10);
+        let patience = BTreeMap::from([("t".to_owned(), after)]);
+        let mut silence = Silence::new();
+        let mut idle = |high, latest, seconds| {
+            let ends = PartitionEnds {
+                partition: 0,
+                low: 0,
+                high,
+                latest,
+                unread: None,
+            };
+            let ends = BTreeMap::from([("t".to_owned(), vec![ends])]);
+            let now = start + Duration::from_secs(seconds);
+            !silence.idle(None, &ends, &patience, now).is_empty()
+        };
+        assert!(!idle(0, 0, 0));
+        assert!(idle(0, 0, 10));
+        // Records of a transaction: nobody may read them, and nobody may forget them.
+        assert!(!idle(0, 21, 30));
+        assert!(!idle(0, 21, 60));
+        // It was aborted, and retention has taken it all: the silence begins now.
+        assert!(!idle(0, 0, 61));
+        assert!(idle(0, 0, 71));
+    }
 }

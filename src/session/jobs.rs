@@ -94,9 +94,10 @@ impl FrontBatch {
     ///
     /// # Errors
     ///
-    /// What reading says.
+    /// What reading says, and a scan that did not come to its end.
     pub async fn read_to_end(&self) -> Result<()> {
-        Ok(read_to_end(&self.front.plan, &self.context).await?)
+        read_to_end(&self.front.plan, &self.context).await?;
+        check_reached(&self.front.plan)
     }
 
     /// Records read so far, and the bytes of their keys and values.
@@ -120,6 +121,14 @@ fn read(plan: &Arc<dyn ExecutionPlan>) -> (u64, u64) {
         .into_iter()
         .map(read)
         .fold(own, |all, one| (all.0 + one.0, all.1 + one.1))
+}
+
+/// LOSS-1: a batch whose scan has not given all that was planned is not to be written.
+fn check_reached(plan: &Arc<dyn ExecutionPlan>) -> Result<()> {
+    if let Some(scan) = plan.downcast_ref::<KafkaScanExec>() {
+        scan.check_reached()?;
+    }
+    plan.children().into_iter().try_for_each(check_reached)
 }
 
 fn bad_records(sources: &BTreeMap<String, BatchSource>) -> Vec<(String, Arc<BadRecords>)> {
@@ -169,9 +178,10 @@ impl BatchPlan {
     ///
     /// # Errors
     ///
-    /// What reading says.
+    /// What reading says, and a scan that did not come to its end.
     pub async fn read_to_end(&self) -> Result<()> {
-        Ok(read_to_end(&self.plan, &self.context).await?)
+        read_to_end(&self.plan, &self.context).await?;
+        check_reached(&self.plan)
     }
 
     /// The same with rows that it has given already.

@@ -83,6 +83,7 @@ impl SimulatedSource {
                     partition: number,
                     low: partition.low,
                     high: partition.high(),
+                    latest: partition.high(),
                     unread: None,
                 })
                 .collect()

@@ -1,21 +1,19 @@
 //! Connections: settings to librdkafka clients, its log into ours, its faults into our errors.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::types::RDKafkaRespErr;
 
 use crate::core::redact::is_secret;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tables::options::{self, Options};
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const PROBE: Duration = Duration::from_millis(500);
 
 /// How to reach the brokers.
 #[derive(Clone)]
@@ -114,35 +112,47 @@ impl ClientSettings {
         config
     }
 
-    /// With `tells_end` the end of a partition is an event.
-    pub(crate) fn consumer(
+    /// A client that asks about a topic.
+    pub(crate) fn consumer(&self, context: Faults) -> Result<BaseConsumer<Faults>> {
+        self.reading_consumer(context, 1)
+    }
+
+    /// A client that reads so many partitions at a time: what it holds of all of them is bounded.
+    pub(crate) fn reading_consumer<C: ConsumerContext>(
         &self,
-        context: Faults,
-        tells_end: bool,
-    ) -> Result<BaseConsumer<Faults>> {
-        // One that is kept between batches fetches ahead all the time: for each of perhaps many partitions.
-        let (tells_end, ahead) = if tells_end {
-            ("true", "32768")
-        } else {
-            ("false", "8192")
-        };
+        context: C,
+        partitions: usize,
+    ) -> Result<BaseConsumer<C>> {
+        const HELD_KILOBYTES: usize = 32 << 10;
+        const HELD_RECORDS: usize = 200_000;
+        let partitions = partitions.max(1);
+        let kilobytes = (HELD_KILOBYTES / partitions).max(512);
+        let fetched = (kilobytes << 10).min(4 << 20);
+        let records = (HELD_RECORDS / partitions).clamp(5_000, 100_000);
+        // Statistics tell how far a client has fetched: several times within the time that silence may take.
+        let statistics = (self.connect_timeout / 4)
+            .clamp(Duration::from_millis(100), Duration::from_millis(2_500));
         let mut config = self.base();
         config
             .set("group.id", "anabranch")
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
-            .set("enable.partition.eof", tells_end)
+            .set("enable.partition.eof", "true")
             .set("auto.offset.reset", "error")
             .set("isolation.level", "read_committed")
             .set("allow.auto.create.topics", "false");
         for (name, value) in [
             // A bounded scan wants bytes at once, in large pieces.
             ("fetch.wait.max.ms", "50"),
-            ("fetch.message.max.bytes", "4194304"),
-            ("queued.max.messages.kbytes", ahead),
-            ("queued.min.messages", "100000"),
+            ("fetch.message.max.bytes", fetched.to_string().as_str()),
+            ("queued.max.messages.kbytes", kilobytes.to_string().as_str()),
+            ("queued.min.messages", records.to_string().as_str()),
             // A full queue is looked at again soon: the default is a second, in which a fast reader starves.
             ("fetch.queue.backoff.ms", "5"),
+            (
+                "statistics.interval.ms",
+                statistics.as_millis().to_string().as_str(),
+            ),
             ("check.crcs", "false"),
         ] {
             self.set_unless_given(&mut config, name, value);
@@ -327,6 +337,8 @@ impl ClientContext for Faults {
         self.keep(reason);
         tracing::debug!(target: "kafka", %error, "{reason}");
     }
+
+    fn stats_raw(&self, _: &[u8]) {}
 }
 
 impl ConsumerContext for Faults {}
@@ -334,113 +346,6 @@ impl rdkafka::producer::ProducerContext for Faults {
     type DeliveryOpaque = ();
 
     fn delivery(&self, _: &rdkafka::producer::DeliveryResult<'_>, (): Self::DeliveryOpaque) {}
-}
-
-/// A topic's partitions with their ends.
-#[derive(Debug, Clone)]
-pub(crate) struct LogEnds {
-    /// Partition, first offset kept, last stable offset.
-    pub(crate) partitions: Vec<(i32, i64, i64)>,
-}
-
-/// Asks the brokers where every partition of a topic starts and ends. Blocks.
-pub(crate) fn log_ends(settings: &ClientSettings, topic: &str) -> Result<LogEnds> {
-    let faults = Faults::default();
-    let consumer = settings.consumer(faults.clone(), true)?;
-    log_ends_with(settings, &consumer, &faults, topic)
-}
-
-/// The same with a client that is there already.
-pub(crate) fn log_ends_with(
-    settings: &ClientSettings,
-    consumer: &BaseConsumer<Faults>,
-    faults: &Faults,
-    topic: &str,
-) -> Result<LogEnds> {
-    let ids = partitions(settings, consumer, topic)?.ok_or_else(|| unknown_topic(topic))?;
-    let mut found = Vec::with_capacity(ids.len());
-    for partition in ids {
-        let (low, high) = consumer
-            .fetch_watermarks(topic, partition, settings.connect_timeout)
-            .map_err(|error| request_error(&error, settings, faults))?;
-        found.push((partition, low, high));
-    }
-    Ok(LogEnds { partitions: found })
-}
-
-/// The offset of the first record at or after a time, per partition; `None` past the end. Blocks.
-pub(crate) fn offsets_for_time(
-    settings: &ClientSettings,
-    topic: &str,
-    partitions: &[i32],
-    millis: i64,
-) -> Result<Vec<(i32, Option<i64>)>> {
-    let faults = Faults::default();
-    let consumer = settings.consumer(faults.clone(), true)?;
-    let mut wanted = rdkafka::TopicPartitionList::with_capacity(partitions.len());
-    for partition in partitions {
-        wanted
-            .add_partition_offset(topic, *partition, rdkafka::Offset::Offset(millis))
-            .map_err(|error| client_error(&error))?;
-    }
-    let found = consumer
-        .offsets_for_times(wanted, settings.connect_timeout)
-        .map_err(|error| request_error(&error, settings, &faults))?;
-    Ok(found
-        .elements()
-        .iter()
-        .map(|element| match element.offset() {
-            rdkafka::Offset::Offset(offset) => (element.partition(), Some(offset)),
-            _ => (element.partition(), None),
-        })
-        .collect())
-}
-
-/// The partitions of a topic; `None` when there is no such topic. Blocks, at most `connect.timeout`.
-pub(crate) fn partitions<C: ConsumerContext + AsRef<Faults>>(
-    settings: &ClientSettings,
-    consumer: &BaseConsumer<C>,
-    topic: &str,
-) -> Result<Option<Vec<i32>>> {
-    let faults: Faults = consumer.context().as_ref().as_ref().clone();
-    let deadline = Instant::now() + settings.connect_timeout;
-    loop {
-        let wait = PROBE.min(deadline.saturating_duration_since(Instant::now()));
-        // Callbacks with the cause of a failure are served by polling.
-        let _ = consumer.poll(Duration::ZERO);
-        match consumer.fetch_metadata(Some(topic), wait.max(Duration::from_millis(1))) {
-            Ok(metadata) => {
-                let Some(found) = metadata.topics().iter().find(|found| found.name() == topic)
-                else {
-                    return Ok(None);
-                };
-                match found.error() {
-                    None => {
-                        return Ok(Some(
-                            found.partitions().iter().map(|part| part.id()).collect(),
-                        ));
-                    }
-                    Some(
-                        RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
-                        | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC,
-                    ) => return Ok(None),
-                    Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => {
-                        return Err(Error::new(
-                            ErrorKind::Permission,
-                            format!("not allowed to read topic '{topic}'"),
-                        ));
-                    }
-                    // Leaders are being elected: ask again.
-                    Some(_) => {}
-                }
-            }
-            Err(_) if faults.is_hopeless() => return Err(settings.unavailable(&faults)),
-            Err(_) => {}
-        }
-        if Instant::now() >= deadline {
-            return Err(settings.unavailable(&faults));
-        }
-    }
 }
 
 impl AsRef<Faults> for Faults {

@@ -8,9 +8,10 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::buffer::{NullBuffer, OffsetBuffer};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields};
-use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
+use rdkafka::message::{Header, OwnedHeaders};
 
 use crate::error::{Error, Result};
+use crate::tables::kafka::fetch::Record;
 
 /// `MAP<VARCHAR, VARCHAR>`.
 pub(crate) fn is_map(data_type: &DataType) -> bool {
@@ -29,7 +30,7 @@ pub(crate) fn is_list(data_type: &DataType) -> bool {
 }
 
 /// The headers of records as a column of the declared type. A record without headers has NULL.
-pub(crate) fn to_array(messages: &[BorrowedMessage<'_>], data_type: &DataType) -> Result<ArrayRef> {
+pub(crate) fn to_array(messages: &[impl Record], data_type: &DataType) -> Result<ArrayRef> {
     match data_type {
         DataType::Map(entries, _) => to_map(messages, entries),
         DataType::List(item) => to_list(messages, item),
@@ -38,16 +39,18 @@ pub(crate) fn to_array(messages: &[BorrowedMessage<'_>], data_type: &DataType) -
 }
 
 /// UTF-8 with replacement; the last value of a key wins and stands where the key came first.
-fn to_map(messages: &[BorrowedMessage<'_>], entries: &FieldRef) -> Result<ArrayRef> {
+fn to_map(messages: &[impl Record], entries: &FieldRef) -> Result<ArrayRef> {
     let mut keys = StringBuilder::new();
     let mut values = StringBuilder::new();
     let mut lengths = Vec::with_capacity(messages.len());
     let mut valid = Vec::with_capacity(messages.len());
     let mut row: Vec<Header<'_, &[u8]>> = Vec::new();
+    let mut headers = Vec::new();
     for message in messages {
         row.clear();
-        let headers = message.headers();
-        for header in headers.iter().flat_map(|headers| headers.iter()) {
+        headers.clear();
+        valid.push(message.headers(&mut headers));
+        for header in headers.drain(..) {
             match row.iter_mut().find(|known| known.key == header.key) {
                 Some(known) => known.value = header.value,
                 None => row.push(header),
@@ -58,7 +61,6 @@ fn to_map(messages: &[BorrowedMessage<'_>], entries: &FieldRef) -> Result<ArrayR
             values.append_option(header.value.map(String::from_utf8_lossy));
         }
         lengths.push(row.len());
-        valid.push(headers.is_some());
     }
     let fields = struct_fields(entries)?;
     let columns: Vec<ArrayRef> = vec![Arc::new(keys.finish()), Arc::new(values.finish())];
@@ -74,21 +76,19 @@ fn to_map(messages: &[BorrowedMessage<'_>], entries: &FieldRef) -> Result<ArrayR
     Ok(Arc::new(map))
 }
 
-fn to_list(messages: &[BorrowedMessage<'_>], item: &FieldRef) -> Result<ArrayRef> {
+fn to_list(messages: &[impl Record], item: &FieldRef) -> Result<ArrayRef> {
     let mut keys = StringBuilder::new();
     let mut values = BinaryBuilder::new();
     let mut lengths = Vec::with_capacity(messages.len());
     let mut valid = Vec::with_capacity(messages.len());
+    let mut headers = Vec::new();
     for message in messages {
-        let headers = message.headers();
-        let mut length = 0;
-        for header in headers.iter().flat_map(|headers| headers.iter()) {
+        valid.push(message.headers(&mut headers));
+        lengths.push(headers.len());
+        for header in headers.drain(..) {
             keys.append_value(header.key);
             values.append_option(header.value);
-            length += 1;
         }
-        lengths.push(length);
-        valid.push(headers.is_some());
     }
     let fields = struct_fields(item)?;
     let columns: Vec<ArrayRef> = vec![Arc::new(keys.finish()), Arc::new(values.finish())];

@@ -7,10 +7,10 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::datatypes::DataType;
 use rdkafka::Timestamp;
-use rdkafka::message::{BorrowedMessage, Message};
 
 use crate::error::{Error, Result};
 use crate::tables::kafka::definition::MetadataKey;
+use crate::tables::kafka::fetch::Record;
 use crate::tables::kafka::headers;
 
 /// One metadata column over these records.
@@ -18,7 +18,7 @@ use crate::tables::kafka::headers;
 /// # Errors
 /// A key or value that is not UTF-8 where VARCHAR was declared.
 pub(crate) fn to_array(
-    messages: &[BorrowedMessage<'_>],
+    messages: &[impl Record],
     key: MetadataKey,
     data_type: &DataType,
 ) -> Result<ArrayRef> {
@@ -67,11 +67,11 @@ pub(crate) fn to_array(
     })
 }
 
-fn bytes<'a>(
-    messages: &'a [BorrowedMessage<'a>],
+fn bytes<R: Record>(
+    messages: &[R],
     data_type: &DataType,
     what: &str,
-    get: impl Fn(&'a BorrowedMessage<'a>) -> Option<&'a [u8]>,
+    get: impl Fn(&R) -> Option<&[u8]>,
 ) -> Result<ArrayRef> {
     if *data_type == DataType::Binary {
         return Ok(Arc::new(messages.iter().map(get).collect::<BinaryArray>()));

@@ -2,16 +2,27 @@
 //!
 //! The only module that names rdkafka.
 
+mod aside;
 mod client;
 mod definition;
+mod ends;
+mod fetch;
 mod headers;
 mod metadata;
 pub mod mock;
+mod native;
 mod pool;
+mod progress;
 mod provider;
 mod range;
+mod reader;
+#[cfg(test)]
+mod reader_tests;
+mod reading;
 mod record;
 mod scan;
+#[cfg(test)]
+mod simulation;
 mod sink;
 mod source;
 mod time;
@@ -20,9 +31,10 @@ mod transaction;
 pub use definition::{
     Delivery, KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey, OPTION_NAMES, OnError, Startup,
 };
+pub use ends::PartitionEnds;
 pub use pool::ConsumerPool;
 pub use provider::KafkaTableProvider;
 pub use range::OffsetRange;
 pub use scan::KafkaScanExec;
-pub use source::{KafkaJobSource, PartitionEnds};
+pub use source::KafkaJobSource;
 pub use transaction::{KafkaJobSink, PublishedRows, TopicOffset};

@@ -1,75 +1,50 @@
-//! Consumers that a job keeps from batch to batch: they are connected, and have fetched what comes next.
+//! The client that a job keeps from batch to batch: it is connected, and has fetched what comes next.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::{Offset, TopicPartitionList};
-
-use crate::error::Result;
-use crate::tables::kafka::client::{Faults, client_error};
 use crate::tables::kafka::definition::KafkaTable;
+use crate::tables::kafka::range::OffsetRange;
+use crate::tables::kafka::reader::{ASSIGNED, TableReader};
 
-/// A consumer of one partition and the offset it gives next.
-pub(crate) struct Held {
-    pub(crate) consumer: BaseConsumer<Faults>,
-    pub(crate) faults: Faults,
-    next: i64,
-}
-
-impl Held {
-    /// A consumer that begins at `start`. With `tells_end` it says when it has reached the end of the log.
-    pub(crate) fn open(
-        table: &KafkaTable,
-        partition: i32,
-        start: i64,
-        tells_end: bool,
-    ) -> Result<Self> {
-        let faults = Faults::default();
-        let consumer = table.client.consumer(faults.clone(), tells_end)?;
-        let mut assignment = TopicPartitionList::with_capacity(1);
-        assignment
-            .add_partition_offset(&table.topic, partition, Offset::Offset(start))
-            .map_err(|error| client_error(&error))?;
-        consumer
-            .assign(&assignment)
-            .map_err(|error| client_error(&error))?;
-        Ok(Self {
-            consumer,
-            faults,
-            next: start,
-        })
-    }
-}
-
-/// The consumers of one table that are between two batches, by partition.
-#[derive(Default)]
+/// The client of one job for one table.
+#[derive(Debug, Default)]
 pub struct ConsumerPool {
-    idle: Mutex<HashMap<i32, Held>>,
+    reader: Mutex<Option<Arc<TableReader>>>,
 }
 
 impl ConsumerPool {
-    /// The consumer of a partition, if it goes on at `start`.
-    pub(crate) fn take(&self, partition: i32, start: i64) -> Option<Held> {
-        let held = self.lock().remove(&partition)?;
-        (held.next == start).then_some(held)
+    /// A reader for these ranges of a table: the one that is kept, unless it failed, or has gone on from another place.
+    pub(crate) fn reader(
+        &self,
+        table: &Arc<KafkaTable>,
+        ranges: &[OffsetRange],
+    ) -> Arc<TableReader> {
+        let mut kept = self.lock();
+        let fits = |reader: &&Arc<TableReader>| {
+            let share = |partitions: usize| partitions.clamp(1, ASSIGNED).next_power_of_two();
+            let is_elsewhere =
+                |range: &OffsetRange| reader.is_elsewhere(range.partition, range.start);
+            !reader.is_broken()
+                && !ranges.iter().any(is_elsewhere)
+                // Of more partitions each may hold less.
+                && share(ranges.len()) <= share(reader.partitions())
+        };
+        if let Some(reader) = kept.as_ref().filter(fits) {
+            return Arc::clone(reader);
+        }
+        let reader = Arc::new(TableReader::new(Arc::clone(table), ranges.len(), true));
+        *kept = Some(Arc::clone(&reader));
+        reader
     }
 
-    /// Keeps a consumer that gives `next` next.
-    pub(crate) fn put(&self, partition: i32, next: i64, held: Held) {
-        self.lock().insert(partition, Held { next, ..held });
+    /// The log is not what it was: what was fetched of it is not used any more.
+    pub(crate) fn clear(&self) {
+        if let Some(reader) = self.lock().take() {
+            reader.discard();
+        }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<i32, Held>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl std::fmt::Debug for ConsumerPool {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let partitions: Vec<i32> = self.lock().keys().copied().collect();
-        f.debug_struct("ConsumerPool")
-            .field("idle", &partitions)
-            .finish()
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<TableReader>>> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

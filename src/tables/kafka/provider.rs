@@ -16,8 +16,11 @@ use tokio::sync::OnceCell;
 
 use crate::error::{Error, Result};
 use crate::tables::bad_records::BadRecords;
-use crate::tables::kafka::client::{self, LogEnds};
+use crate::tables::kafka::aside::aside;
+use crate::tables::kafka::client;
+use crate::tables::kafka::client::Faults;
 use crate::tables::kafka::definition::{KafkaTable, MetadataKey};
+use crate::tables::kafka::ends::{self, Asked};
 use crate::tables::kafka::pool::ConsumerPool;
 use crate::tables::kafka::range::{Bounds, NarrowingColumns, OffsetRange, bounds};
 use crate::tables::kafka::scan::KafkaScanExec;
@@ -28,7 +31,8 @@ use crate::tables::time::{BatchTime, row_field};
 #[derive(Debug)]
 pub struct KafkaTableProvider {
     table: Arc<KafkaTable>,
-    ends: OnceCell<LogEnds>,
+    /// Partition, first offset kept, last stable offset.
+    ends: OnceCell<Vec<(i32, i64, i64)>>,
     /// The ranges of a job's batch, which no predicate narrows.
     fixed: Option<Vec<OffsetRange>>,
     bad_records: Arc<BadRecords>,
@@ -97,7 +101,15 @@ impl KafkaTableProvider {
             .ends
             .get_or_try_init(|| {
                 let table = Arc::clone(&self.table);
-                blocking(move || client::log_ends(&table.client, &table.topic))
+                aside(move || {
+                    let consumer = table.client.consumer(Faults::default())?;
+                    let asked = Asked {
+                        settings: &table.client,
+                        consumer: &consumer,
+                        topic: &table.topic,
+                    };
+                    ends::stable_ends(&asked, &asked.partitions()?)
+                })
             })
             .await?;
         let name = |key| {
@@ -112,7 +124,7 @@ impl KafkaTableProvider {
         let mut ranges = Vec::new();
         let mut starts = Vec::new();
         let mut stops = Vec::new();
-        for (partition, low, high) in &ends.partitions {
+        for (partition, low, high) in ends {
             let Some(bounds) = bounds(filters, &columns, *partition) else {
                 continue;
             };
@@ -165,16 +177,27 @@ impl KafkaTableProvider {
             let same = times.iter().filter(|time| time.1 == millis);
             let partitions: Vec<i32> = same.map(|time| time.0).collect();
             let table = Arc::clone(&self.table);
-            let offsets = blocking(move || {
-                client::offsets_for_time(&table.client, &table.topic, &partitions, millis)
+            let offsets = aside(move || {
+                ends::offsets_for_time(&table.client, &table.topic, &partitions, millis)
             });
             found.extend(offsets.await?);
         }
         Ok(found)
     }
+}
 
+fn narrow(partition: i32, low: i64, high: i64, bounds: Bounds) -> OffsetRange {
+    OffsetRange {
+        partition,
+        start: low.max(bounds.offset.0),
+        end: high.min(bounds.offset.1.saturating_add(1)),
+    }
+}
+
+impl KafkaTableProvider {
     fn scan_boxed<'a>(
         &'a self,
+        threads: usize,
         projection: Option<&'a Vec<usize>>,
         filters: &'a [Expr],
         limit: Option<usize>,
@@ -197,12 +220,18 @@ impl KafkaTableProvider {
                 // A filter above may drop rows, so that a limit cannot be met by counting here.
                 limit.filter(|_| filters.is_empty() && self.fixed.is_none()),
                 // Jobs set aside what cannot be decoded, unless the table says otherwise.
-                self.table.on_error(self.fixed.is_some()),
-                Arc::clone(&self.bad_records),
+                (
+                    self.table.on_error(self.fixed.is_some()),
+                    Arc::clone(&self.bad_records),
+                ),
+                threads,
             );
-            Ok(Arc::new(
-                scan.for_batch(self.time.clone(), self.pool.clone()),
-            ))
+            let fixed = self.fixed.as_deref().unwrap_or_default();
+            let client = self
+                .pool
+                .as_ref()
+                .map(|pool| pool.reader(&self.table, fixed));
+            Ok(Arc::new(scan.for_batch(self.time.clone(), client)))
         }
         .boxed()
     }
@@ -222,23 +251,6 @@ impl KafkaTableProvider {
         let sink = KafkaSink::try_new(Arc::clone(&self.table))?;
         Ok(Arc::new(DataSinkExec::new(input, Arc::new(sink), None)))
     }
-}
-
-fn narrow(partition: i32, low: i64, high: i64, bounds: Bounds) -> OffsetRange {
-    OffsetRange {
-        partition,
-        start: low.max(bounds.offset.0),
-        end: high.min(bounds.offset.1.saturating_add(1)),
-    }
-}
-
-/// Runs a blocking call of the client away from the executor's threads.
-pub(crate) async fn blocking<T: Send + 'static>(
-    call: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(call)
-        .await
-        .unwrap_or_else(|error| Err(Error::internal(format!("a client thread failed: {error}"))))
 }
 
 impl TableProvider for KafkaTableProvider {
@@ -262,7 +274,7 @@ impl TableProvider for KafkaTableProvider {
     // plans are Send, which takes it many seconds each time. A function with one lifetime has no such bounds.
     fn scan<'life0, 'life1, 'life2, 'life3, 'async_trait>(
         &'life0 self,
-        _: &'life1 dyn Session,
+        session: &'life1 dyn Session,
         projection: Option<&'life2 Vec<usize>>,
         filters: &'life3 [Expr],
         limit: Option<usize>,
@@ -274,7 +286,8 @@ impl TableProvider for KafkaTableProvider {
         'life3: 'async_trait,
         Self: 'async_trait,
     {
-        self.scan_boxed(projection, filters, limit)
+        let threads = session.config().target_partitions();
+        self.scan_boxed(threads, projection, filters, limit)
     }
 
     fn insert_into<'life0, 'life1, 'async_trait>(

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
-use rdkafka::message::{BorrowedMessage, Message};
 
 use crate::error::{Error, Result};
 use crate::exec::format::{BadRow, RecordDecoder};
 use crate::tables::bad_records::{BadRecord, BadRecords};
 use crate::tables::kafka::definition::{KafkaTable, MetadataKey, OnError};
+use crate::tables::kafka::fetch::Record;
 use crate::tables::kafka::metadata;
 use crate::tables::kafka::time::{PartitionTimer, untimed};
 
@@ -99,7 +99,7 @@ impl RecordReader {
     }
 
     /// A batch of these records; dead letters are left out of it.
-    pub(crate) fn read(&mut self, messages: &[BorrowedMessage<'_>]) -> Result<RecordBatch> {
+    pub(crate) fn read(&mut self, messages: &[impl Record]) -> Result<RecordBatch> {
         let (decoded, mut bad) = match &mut self.decoder {
             None => (None, Vec::new()),
             Some(decoder) => {
@@ -139,7 +139,7 @@ impl RecordReader {
     fn set_aside(
         &self,
         batch: &RecordBatch,
-        messages: &[BorrowedMessage<'_>],
+        messages: &[impl Record],
         bad: &[BadRow],
     ) -> Result<RecordBatch> {
         let mut keep = vec![true; messages.len()];
@@ -159,7 +159,7 @@ impl RecordReader {
 
 fn column(
     slot: &Slot,
-    messages: &[BorrowedMessage<'_>],
+    messages: &[impl Record],
     decoded: Option<&RecordBatch>,
     hidden: Option<&ArrayRef>,
 ) -> Result<ArrayRef> {
@@ -172,7 +172,7 @@ fn column(
     }
 }
 
-fn cannot_decode(message: &BorrowedMessage<'_>, reason: &str) -> Error {
+fn cannot_decode(message: &impl Record, reason: &str) -> Error {
     Error::data(format!(
         "record {}/{}@{} cannot be decoded: {reason}",
         message.topic(),
@@ -184,7 +184,7 @@ fn cannot_decode(message: &BorrowedMessage<'_>, reason: &str) -> Error {
     )
 }
 
-fn bad_record(message: &BorrowedMessage<'_>, reason: &str) -> BadRecord {
+fn bad_record(message: &impl Record, reason: &str) -> BadRecord {
     BadRecord {
         topic: message.topic().to_owned(),
         partition: message.partition(),

@@ -1,10 +1,9 @@
-//! The scan of explicit offset ranges: one stream per partition, each on a thread of its own.
+//! The scan of explicit offset ranges: a few streams, each of which reads its ranges one after the other.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::Result as DataFusionResult;
@@ -12,39 +11,30 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_expr::EquivalenceProperties;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::metrics::{
-    BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, Time,
+    BaselineMetrics, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet,
 };
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties,
     SendableRecordBatchStream,
 };
-use rdkafka::Offset;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message};
-use tokio::sync::mpsc::Sender;
 
 use crate::error::{Error, Result};
 use crate::tables::bad_records::BadRecords;
-use crate::tables::kafka::client::{Faults, request_error};
 use crate::tables::kafka::definition::{KafkaTable, OnError};
-use crate::tables::kafka::pool::{ConsumerPool, Held};
+use crate::tables::kafka::progress::ends_range;
 use crate::tables::kafka::range::OffsetRange;
+use crate::tables::kafka::reader::{ASSIGNED, TableReader};
+use crate::tables::kafka::reading::{Output, RangeReading, Read};
 use crate::tables::kafka::record::RecordReader;
 use crate::tables::kafka::time::PartitionTimer;
 use crate::tables::time::BatchTime;
 
-/// Bytes after which a batch is handed on although it has few rows.
-const BATCH_BYTES: usize = 8 << 20;
-const POLL: Duration = Duration::from_millis(100);
-/// A consumer that is kept and gives nothing for so long may have nothing to give: what is left are control records.
-const SILENCE: Duration = Duration::from_millis(50);
-/// The same for one that connects.
-const CONNECTING: Duration = Duration::from_secs(1);
+/// So many streams a scan has at most, unless more threads are there: each holds a batch and what is fetched.
+const STREAMS: usize = 16;
 
-/// Reads fixed offset ranges of a topic as bounded streams, one per range.
-#[derive(Debug)]
+/// Reads fixed offset ranges of a topic as bounded streams.
+#[derive(Debug, Clone)]
 pub struct KafkaScanExec {
     table: Arc<KafkaTable>,
     ranges: Vec<OffsetRange>,
@@ -53,7 +43,9 @@ pub struct KafkaScanExec {
     on_error: OnError,
     bad_records: Arc<BadRecords>,
     time: Option<Arc<BatchTime>>,
-    pool: Option<Arc<ConsumerPool>>,
+    client: Arc<TableReader>,
+    /// Ranges that were read to their ends, and how far.
+    reached: Arc<Mutex<BTreeMap<(i32, i64), i64>>>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -65,15 +57,17 @@ impl KafkaScanExec {
         projection: Vec<usize>,
         schema: SchemaRef,
         limit: Option<usize>,
-        on_error: OnError,
-        bad_records: Arc<BadRecords>,
+        (on_error, bad_records): (OnError, Arc<BadRecords>),
+        threads: usize,
     ) -> Self {
+        let streams = ranges.len().min(threads.max(STREAMS));
         let properties = PlanProperties::new(
             EquivalenceProperties::new(schema),
-            Partitioning::UnknownPartitioning(ranges.len()),
+            Partitioning::UnknownPartitioning(streams),
             EmissionType::Incremental,
             Boundedness::Bounded,
         );
+        let client = TableReader::new(Arc::clone(&table), ranges.len(), false);
         Self {
             table,
             ranges,
@@ -82,21 +76,45 @@ impl KafkaScanExec {
             on_error,
             bad_records,
             time: None,
-            pool: None,
+            client: Arc::new(client),
+            reached: Arc::default(),
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         }
     }
 
-    /// As a batch of a job reads: keeping time, and with consumers that are kept.
+    /// As a batch of a job reads: keeping time, and with a client that is kept.
     pub(crate) fn for_batch(
         mut self,
         time: Option<Arc<BatchTime>>,
-        pool: Option<Arc<ConsumerPool>>,
+        client: Option<Arc<TableReader>>,
     ) -> Self {
         self.time = time;
-        self.pool = pool;
+        if let Some(client) = client {
+            self.client = client;
+        }
         self
+    }
+
+    /// After it has run: whether it gave every record up to the end of each range (LOSS-1).
+    ///
+    /// # Errors
+    ///
+    /// A range that was not read to its end, with how far it was.
+    pub fn check_reached(&self) -> Result<()> {
+        let reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        let short = self.ranges.iter().find(|range| {
+            let found = reached.get(&(range.partition, range.start));
+            !range.is_empty() && found.is_none_or(|found| *found < range.end)
+        });
+        let Some(range) = short else {
+            return Ok(());
+        };
+        Err(Error::unavailable(format!(
+            "topic '{}': partition {} was to be read from offset {} to {}, and was not read to its end",
+            self.table.topic, range.partition, range.start, range.end
+        ))
+        .with_help("nothing was written: run it again"))
     }
 
     /// How many records it has read so far.
@@ -181,42 +199,33 @@ impl ExecutionPlan for KafkaScanExec {
         partition: usize,
         context: Arc<TaskContext>,
     ) -> DataFusionResult<SendableRecordBatchStream> {
-        let range = *self
-            .ranges
-            .get(partition)
-            .ok_or_else(|| Error::internal(format!("no range for partition {partition}")))?;
+        let streams = self.properties.partitioning.partition_count();
+        if partition >= streams {
+            return Err(Error::internal(format!("no ranges for stream {partition}")).into());
+        }
         let schema = self.schema();
-        let timer = match (&self.time, self.table.event_time()) {
-            (Some(time), Some(event_time)) if time.is_kept() => Some(PartitionTimer::new(
-                event_time,
-                Arc::clone(time),
-                range.partition,
-            )),
-            _ => None,
-        };
-        let reader = RecordReader::try_new(
-            &self.table,
-            Arc::clone(&schema),
-            &self.projection,
-            self.on_error,
-            Arc::clone(&self.bad_records),
-            (range.partition, timer),
-        )?;
+        let ranges = self.ranges.iter().skip(partition).step_by(streams).copied();
         let mut builder = RecordBatchReceiverStreamBuilder::new(schema, 2);
-        let scan = RangeScan {
-            table: Arc::clone(&self.table),
-            pool: self.pool.clone(),
-            range,
-            limit: self.limit,
-            batch_size: context.session_config().batch_size(),
-            reader,
-            output: builder.tx(),
+        let counter =
+            |name: &'static str| MetricBuilder::new(&self.metrics).counter(name, partition);
+        let mut output = Output {
+            sender: builder.tx(),
+            wanted: self.limit,
             baseline: BaselineMetrics::new(&self.metrics, partition),
-            bytes: MetricBuilder::new(&self.metrics).counter("bytes_scanned", partition),
-            records: MetricBuilder::new(&self.metrics).counter("records_scanned", partition),
+            bytes: counter("bytes_scanned"),
+            records: counter("records_scanned"),
             decode_time: MetricBuilder::new(&self.metrics).subset_time("decode_time", partition),
         };
-        builder.spawn_blocking(move || scan.run().map_err(Into::into));
+        let scan = self.clone();
+        let ranges: VecDeque<OffsetRange> = ranges.collect();
+        let batch_size = context.session_config().batch_size();
+        builder.spawn(async move {
+            let read = scan.read(ranges, batch_size, streams, &mut output).await;
+            if read.is_err() {
+                scan.client.discard();
+            }
+            Ok(read?)
+        });
         Ok(builder.build())
     }
 
@@ -225,182 +234,60 @@ impl ExecutionPlan for KafkaScanExec {
     }
 }
 
-/// One range being read.
-struct RangeScan {
-    table: Arc<KafkaTable>,
-    pool: Option<Arc<ConsumerPool>>,
-    range: OffsetRange,
-    limit: Option<usize>,
-    batch_size: usize,
-    reader: RecordReader,
-    output: Sender<DataFusionResult<RecordBatch>>,
-    baseline: BaselineMetrics,
-    bytes: Count,
-    records: Count,
-    decode_time: Time,
-}
-
-/// How reading a range ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Read {
-    /// With its last record.
-    All,
-    /// Without a record of its last offset, or because nobody wants more.
-    Stopped,
-    /// In silence, before its end.
-    Silent,
-}
-
-/// What one poll brought.
-enum Polled<'a> {
-    Record(BorrowedMessage<'a>),
-    Quiet,
-    End,
-}
-
-impl RangeScan {
-    fn run(mut self) -> Result<()> {
-        if let Some(pool) = self.pool.clone() {
-            let partition = self.range.partition;
-            let kept = pool.take(partition, self.range.start);
-            // One that is to be connected first takes longer.
-            let patience = if kept.is_some() { SILENCE } else { CONNECTING };
-            let held = match kept {
-                Some(held) => held,
-                None => Held::open(&self.table, partition, self.range.start, false)?,
-            };
-            match self.read(&held, Some(patience))? {
-                Read::All => {
-                    pool.put(partition, self.range.end, held);
-                    return Ok(());
-                }
-                Read::Stopped => return Ok(()),
-                // What is left may be no records at all: another consumer tells where the log ends.
-                Read::Silent => {}
-            }
-        }
-        let held = Held::open(&self.table, self.range.partition, self.range.start, true)?;
-        self.read(&held, None)?;
-        Ok(())
-    }
-
-    /// Reads on from where the range starts; the start moves with what is handed on.
-    fn read(&mut self, held: &Held, patience: Option<Duration>) -> Result<Read> {
-        let (consumer, faults) = (&held.consumer, &held.faults);
-        let mut pending: Vec<BorrowedMessage<'_>> = Vec::with_capacity(self.batch_size.min(1_024));
-        let mut pending_bytes = 0;
-        let mut sent = 0;
-        let mut progress = Instant::now();
-        loop {
-            let wait = patience.map_or(POLL, |patience| patience.min(POLL));
-            let end = match self.poll(consumer, faults, wait)? {
-                Polled::Record(message) => {
-                    progress = Instant::now();
-                    let next = message.offset() + 1;
-                    let within = message.offset() < self.range.end;
-                    if within {
-                        pending_bytes += message.payload_len() + message.key_len();
-                        pending.push(message);
-                    }
-                    !within || next >= self.range.end
-                }
-                // Control records and compaction may leave the last offsets without a record.
-                Polled::End => true,
-                Polled::Quiet => {
-                    if progress.elapsed() > self.table.client.connect_timeout {
-                        return Err(self.table.client.unavailable(faults));
-                    }
-                    if self.output.is_closed() {
-                        return Ok(Read::Stopped);
-                    }
-                    let is_silent = patience.is_some_and(|patience| progress.elapsed() >= patience);
-                    if is_silent {
-                        if !pending.is_empty() {
-                            self.hand_on(&pending, pending_bytes)?;
-                        }
-                        return Ok(Read::Silent);
-                    }
-                    pending.is_empty() && self.position(consumer) >= self.range.end
-                }
-            };
-            let full = pending.len() >= self.batch_size || pending_bytes >= BATCH_BYTES;
-            let enough = self
-                .limit
-                .is_some_and(|limit| sent + pending.len() >= limit);
-            if !pending.is_empty() && (full || end || enough) {
-                sent += self.hand_on(&pending, pending_bytes)?;
-                pending.clear();
-                pending_bytes = 0;
-                // Waiting for a slow reader is no silence of the broker.
-                progress = Instant::now();
-            }
-            if end {
-                self.reader.finish();
-                // A consumer that has given a later record cannot give it again.
-                let is_exact = self.range.start >= self.range.end;
-                return Ok(if is_exact { Read::All } else { Read::Stopped });
-            }
-            if enough || self.output.is_closed() {
-                return Ok(Read::Stopped);
-            }
-        }
-    }
-
-    fn poll<'a>(
+impl KafkaScanExec {
+    /// Reads ranges one after the other, while the next ones are being fetched.
+    async fn read(
         &self,
-        consumer: &'a BaseConsumer<Faults>,
-        faults: &Faults,
-        wait: Duration,
-    ) -> Result<Polled<'a>> {
-        match consumer.poll(wait) {
-            None => Ok(Polled::Quiet),
-            Some(Ok(message)) => Ok(Polled::Record(message)),
-            Some(Err(KafkaError::PartitionEOF(_))) => Ok(Polled::End),
-            Some(Err(error)) => match error.rdkafka_error_code() {
-                Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                    Err(Error::data(format!(
-                        "topic '{}' no longer has offset {} of partition {}",
-                        self.table.topic, self.range.start, self.range.partition
-                    ))
-                    .with_help("retention removed it while the statement ran: run it again"))
-                }
-                // Retried inside librdkafka; the silence is bounded above.
-                Some(
-                    RDKafkaErrorCode::BrokerTransportFailure
-                    | RDKafkaErrorCode::AllBrokersDown
-                    | RDKafkaErrorCode::OperationTimedOut
-                    | RDKafkaErrorCode::Resolve,
-                ) if !faults.is_hopeless() => Ok(Polled::Quiet),
-                _ => Err(request_error(&error, &self.table.client, faults)),
-            },
-        }
-    }
-
-    fn position(&self, consumer: &BaseConsumer<Faults>) -> i64 {
-        let found = consumer.position().ok().and_then(|list| {
-            let element = list.find_partition(&self.table.topic, self.range.partition)?;
-            match element.offset() {
-                Offset::Offset(offset) => Some(offset),
-                _ => None,
+        mut ranges: VecDeque<OffsetRange>,
+        batch_size: usize,
+        streams: usize,
+        output: &mut Output,
+    ) -> Result<()> {
+        let ahead = (ASSIGNED / streams).max(1);
+        let mut opened = VecDeque::with_capacity(ahead);
+        loop {
+            while opened.len() < ahead
+                && let Some(range) = ranges.pop_front()
+            {
+                opened.push_back((range, self.client.open(range.partition, range.start).await?));
             }
-        });
-        found.unwrap_or(self.range.start)
+            let Some((range, (mut cursor, faults))) = opened.pop_front() else {
+                return Ok(());
+            };
+            let reading = RangeReading {
+                table: Arc::clone(&self.table),
+                range,
+                batch_size,
+                reader: self.reader(range.partition)?,
+                faults,
+                rule: ends_range,
+            };
+            if reading.read(&mut cursor, output).await? == Read::Stopped {
+                return Ok(());
+            }
+            self.reached
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert((range.partition, range.start), cursor.next());
+            self.client.close(range.partition, cursor);
+        }
     }
 
-    /// Decodes and sends a batch; returns how many rows it has.
-    fn hand_on(&mut self, messages: &[BorrowedMessage<'_>], bytes: usize) -> Result<usize> {
-        let timer = self.decode_time.timer();
-        let batch = self.reader.read(messages)?;
-        timer.done();
-        self.bytes.add(bytes);
-        self.records.add(messages.len());
-        self.baseline.record_output(batch.num_rows());
-        let rows = batch.num_rows();
-        if let Some(last) = messages.last() {
-            self.range.start = last.offset() + 1;
-        }
-        // A closed channel means that nobody wants more rows; the caller sees it.
-        let _ = self.output.blocking_send(Ok(batch));
-        Ok(rows)
+    fn reader(&self, partition: i32) -> Result<RecordReader> {
+        let timer = match (&self.time, self.table.event_time()) {
+            (Some(time), Some(event_time)) if time.is_kept() => {
+                let time = Arc::clone(time);
+                Some(PartitionTimer::new(event_time, time, partition))
+            }
+            _ => None,
+        };
+        RecordReader::try_new(
+            &self.table,
+            self.schema(),
+            &self.projection,
+            self.on_error,
+            Arc::clone(&self.bad_records),
+            (partition, timer),
+        )
     }
 }

@@ -32,10 +32,11 @@ use tokio::sync::mpsc;
 
 use crate::error::{Error, Result};
 use crate::exec::format::{EncodedRows, FormatOptions, RecordEncoder};
+use crate::tables::kafka::aside::aside;
 use crate::tables::kafka::client::{self, ClientSettings, Faults, request_error};
 use crate::tables::kafka::definition::{Delivery, KafkaTable, MetadataKey};
+use crate::tables::kafka::ends;
 use crate::tables::kafka::headers::HeaderColumn;
-use crate::tables::kafka::provider::blocking;
 
 /// Encoded batches on their way to the producer's thread.
 const PIPELINE: usize = 4;
@@ -123,10 +124,10 @@ pub(super) async fn send_rows(
 /// A missing topic is created only when the table says with how many partitions.
 pub(super) async fn ensure_topic(table: &Arc<KafkaTable>) -> Result<()> {
     let asked = Arc::clone(table);
-    let found = blocking(move || {
+    let found = aside(move || {
         let faults = Faults::default();
-        let consumer = asked.client.consumer(faults, true)?;
-        client::partitions(&asked.client, &consumer, &asked.topic)
+        let consumer = asked.client.consumer(faults)?;
+        ends::partitions(&asked.client, &consumer, &asked.topic)
     })
     .await?;
     match (found, table.topic_partitions) {

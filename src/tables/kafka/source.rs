@@ -1,33 +1,24 @@
 //! A topic as the source of a job: what is there to read, asked again for every batch with one client.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rdkafka::consumer::BaseConsumer;
 
 use crate::error::Result;
-use crate::tables::kafka::client::{self, Faults};
+use crate::tables::kafka::aside::aside;
+use crate::tables::kafka::client::Faults;
 use crate::tables::kafka::definition::KafkaTable;
-use crate::tables::kafka::provider::blocking;
+use crate::tables::kafka::ends::{Asked, PartitionEnds, partition_ends};
+use crate::tables::kafka::pool::ConsumerPool;
 
 /// The source of a job.
 #[derive(Clone)]
 pub struct KafkaJobSource {
     table: Arc<KafkaTable>,
     client: Arc<BaseConsumer<Faults>>,
-    faults: Faults,
-}
-
-/// A partition of a topic and where it starts and ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PartitionEnds {
-    /// The partition.
-    pub partition: i32,
-    /// The first offset kept.
-    pub low: i64,
-    /// The offset after the last stable one.
-    pub high: i64,
-    /// Records that are there and to be read, where offsets do not count them.
-    pub unread: Option<u64>,
+    pool: Arc<ConsumerPool>,
+    /// What was found the last time.
+    last: Arc<Mutex<Vec<PartitionEnds>>>,
 }
 
 impl KafkaJobSource {
@@ -37,12 +28,12 @@ impl KafkaJobSource {
     ///
     /// Settings that the client refuses.
     pub fn try_new(table: Arc<KafkaTable>) -> Result<Self> {
-        let faults = Faults::default();
-        let client = table.client.consumer(faults.clone(), true)?;
+        let client = table.client.consumer(Faults::default())?;
         Ok(Self {
             table,
             client: Arc::new(client),
-            faults,
+            pool: Arc::default(),
+            last: Arc::default(),
         })
     }
 
@@ -59,21 +50,34 @@ impl KafkaJobSource {
     pub async fn ends(&self) -> Result<Vec<PartitionEnds>> {
         let source = self.clone();
         let ask = move || {
-            let table = &source.table;
-            client::log_ends_with(&table.client, &source.client, &source.faults, &table.topic)
+            let asked = Asked {
+                settings: &source.table.client,
+                consumer: &source.client,
+                topic: &source.table.topic,
+            };
+            partition_ends(&asked, &asked.partitions()?)
         };
-        let ends = blocking(ask).await?;
-        Ok(ends
-            .partitions
-            .into_iter()
-            .map(|(partition, low, high)| PartitionEnds {
-                partition,
-                low,
-                high,
-                unread: None,
-            })
-            .collect())
+        let ends = aside(ask).await?;
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if went_back(&last, &ends) {
+            self.pool.clear();
+        }
+        last.clone_from(&ends);
+        Ok(ends)
     }
+
+    /// The client that reads, kept from batch to batch.
+    pub fn pool(&self) -> &Arc<ConsumerPool> {
+        &self.pool
+    }
+}
+
+/// Whether a log ends before where it ended: what was fetched of it ahead may not be what it has now.
+fn went_back(before: &[PartitionEnds], now: &[PartitionEnds]) -> bool {
+    before.iter().any(|before| {
+        let now = now.iter().find(|now| now.partition == before.partition);
+        now.is_none_or(|now| now.latest < before.latest || now.high < before.high)
+    })
 }
 
 impl std::fmt::Debug for KafkaJobSource {

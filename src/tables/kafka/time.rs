@@ -5,11 +5,11 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, BinaryBuilder, Int64Array, StringBuilder};
-use rdkafka::message::{BorrowedMessage, Message};
 
 use crate::core::jobs::RunningWatermark;
 use crate::error::Result;
 use crate::exec::format::BadRow;
+use crate::tables::kafka::fetch::Record;
 use crate::tables::time::{
     BatchTime, EventTime, event_times, far_future, in_time, latest_event_time, null_time,
     row_column,
@@ -36,7 +36,7 @@ impl PartitionTimer {
     /// Lets rows pass: gives the hidden column, and adds rows without a time of this world to `bad`.
     pub(crate) fn pass(
         &mut self,
-        messages: &[BorrowedMessage<'_>],
+        messages: &[impl Record],
         column: &ArrayRef,
         bad: &mut Vec<BadRow>,
     ) -> Result<ArrayRef> {
@@ -86,14 +86,14 @@ impl PartitionTimer {
         self.time.finish(self.partition, self.running.reached());
     }
 
-    fn far_future(&self, message: &BorrowedMessage<'_>, event_time: i64) -> Option<String> {
+    fn far_future(&self, message: &impl Record, event_time: i64) -> Option<String> {
         let limit = latest_event_time(&self.event_time, message.timestamp().to_millis()?)?;
         (event_time > limit).then(|| far_future(&self.event_time, "the record's timestamp"))
     }
 }
 
 /// The hidden column of rows that meet no watermark.
-pub(crate) fn untimed(partition: i32, messages: &[BorrowedMessage<'_>]) -> Result<ArrayRef> {
+pub(crate) fn untimed(partition: i32, messages: &[impl Record]) -> Result<ArrayRef> {
     let count = messages.len();
     let watermarks = vec![i64::MIN; count];
     row_column(
@@ -105,6 +105,6 @@ pub(crate) fn untimed(partition: i32, messages: &[BorrowedMessage<'_>]) -> Resul
     )
 }
 
-fn offsets(messages: &[BorrowedMessage<'_>]) -> Int64Array {
-    Int64Array::from_iter_values(messages.iter().map(Message::offset))
+fn offsets(messages: &[impl Record]) -> Int64Array {
+    Int64Array::from_iter_values(messages.iter().map(Record::offset))
 }

@@ -20,9 +20,9 @@ use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::tables::kafka::aside::aside;
 use crate::tables::kafka::client::{Faults, request_error};
 use crate::tables::kafka::definition::{Delivery, KafkaTable};
-use crate::tables::kafka::provider::blocking;
 use crate::tables::kafka::sink::{Deliveries, Session, ensure_topic, send_rows};
 
 /// Where a job stands in one partition of a topic.
@@ -68,7 +68,7 @@ impl KafkaJobSink {
     pub async fn take_over(table: Arc<KafkaTable>, id: &str) -> Result<Self> {
         ensure_topic(&table).await?;
         let id = id.to_owned();
-        blocking(move || {
+        aside(move || {
             let settings = &table.client;
             let deliveries = Deliveries::default();
             let faults = deliveries.faults.clone();
@@ -121,7 +121,7 @@ impl KafkaJobSink {
     /// The broker does not answer.
     pub async fn witness(&self) -> Result<Option<String>> {
         let inner = Arc::clone(&self.inner);
-        blocking(move || {
+        aside(move || {
             let table = &inner.session.table;
             let mut wanted = TopicPartitionList::with_capacity(1);
             wanted.add_partition(&table.topic, 0);
@@ -181,7 +181,7 @@ impl KafkaJobSink {
     /// The broker refuses.
     pub async fn begin(&self) -> Result<()> {
         let inner = Arc::clone(&self.inner);
-        blocking(move || inner.begin()).await
+        aside(move || inner.begin()).await
     }
 
     /// Commits the transaction with the offsets read so far and the witness.
@@ -204,7 +204,7 @@ impl KafkaJobSink {
             element.set_metadata(witness);
         }
         let inner = Arc::clone(&self.inner);
-        blocking(move || {
+        aside(move || {
             if !inner.in_transactions {
                 return inner
                     .group
@@ -236,7 +236,7 @@ impl KafkaJobSink {
             return Ok(());
         }
         let inner = Arc::clone(&self.inner);
-        blocking(move || inner.session.abort()).await
+        aside(move || inner.session.abort()).await
     }
 
     /// How long a transaction may be open.

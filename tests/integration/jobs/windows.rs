@@ -420,6 +420,88 @@ fn time_1_a_silent_partition_holds_the_job_until_it_is_idle() {
 }
 
 #[test]
+fn time_1_a_partition_with_an_open_transaction_is_not_idle() {
+    use rdkafka::ClientConfig;
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+    let pipeline = counting("windows-open");
+    let source = format!("{}-three", pipeline.source);
+    let create = ["--create", "--topic", &source, "--partitions", "3"];
+    crate::support::kafka_tool(
+        &[
+            &["kafka-topics", "--bootstrap-server", &pipeline.bootstrap],
+            &create[..],
+        ]
+        .concat(),
+        "",
+    );
+    pipeline.work.file(
+        "tables.sql",
+        &format!(
+            "CREATE EXTERNAL TABLE ticks (k BIGINT, t TIMESTAMP, p INT METADATA FROM 'partition', \
+               WATERMARK FOR t AS t - INTERVAL '5 seconds') STORED AS KAFKA LOCATION '{source}' \
+             OPTIONS ('kafka.bootstrap.servers' '{0}', 'watermark.idle_after' '1 second');\n\
+             CREATE EXTERNAL TABLE counts (k BIGINT, s TIMESTAMP, v BIGINT) STORED AS KAFKA LOCATION '{1}' \
+             OPTIONS ('kafka.bootstrap.servers' '{0}', 'topic.partitions' '1');\n",
+            pipeline.bootstrap, pipeline.sink
+        ),
+    );
+    let send = |second: u32| {
+        let insert =
+            format!("INSERT INTO ticks (k, t, p) SELECT 1, to_timestamp({second} + 1735689600), 0");
+        pipeline.work.sql(&["tables.sql"], &[&insert]).ok();
+    };
+    // Partition 1 has records that nobody may read yet; partition 2 has none.
+    let patience = Duration::from_secs(30);
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &pipeline.bootstrap)
+        .set("transactional.id", &source)
+        .set("transaction.timeout.ms", "600000")
+        .create()
+        .unwrap();
+    producer.init_transactions(patience).unwrap();
+    producer.begin_transaction().unwrap();
+    for second in [4, 36] {
+        let value = format!("{{\"k\":1,\"t\":\"2025-01-01T00:00:{second:02}Z\"}}");
+        let record = BaseRecord::<(), str>::to(&source).partition(1);
+        producer.send(record.payload(&value)).unwrap();
+    }
+    producer.flush(patience).unwrap();
+    send(3);
+    send(40);
+    let mut running = pipeline.start("job.sql");
+    let idle = || {
+        let query = "SELECT partition, idle FROM system.partitions WHERE idle ORDER BY partition";
+        pipeline.work.sql(&[], &[query]).out
+    };
+    let deadline = std::time::Instant::now() + Duration::from_secs(180);
+    // A partition counts as idle in the batch of a record that comes after it has been silent.
+    let mut second = 41;
+    while !idle().contains("\"partition\":2") && std::time::Instant::now() < deadline {
+        send(second);
+        second += 1;
+    }
+    assert_eq!(idle(), "{\"partition\":2,\"idle\":true}\n");
+    assert_eq!(pipeline.counted("counts"), BTreeMap::new());
+    producer.commit_transaction(patience).unwrap();
+    while pipeline.counted("counts").is_empty() && std::time::Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let first = ((1, "2025-01-01T00:00:00Z".to_owned()), vec![2]);
+    assert_eq!(
+        pipeline.counted("counts").first_key_value(),
+        Some((&first.0, &first.1))
+    );
+    let late = pipeline
+        .work
+        .sql(&[], &["SELECT count(*) AS n FROM system.late_rows"])
+        .ok();
+    assert_eq!(late.out, "{\"n\":0}\n");
+}
+
+#[test]
 fn time_5_rows_without_a_time_of_this_world_are_dead_letters() {
     let pipeline = counting("windows-dead");
     let lines = "{\"k\":1,\"t\":null}\n{\"k\":1,\"t\":\"2999-01-01T00:00:00Z\"}\n{\"k\":1,\"t\":\"2025-01-01T00:00:01Z\"}\n";

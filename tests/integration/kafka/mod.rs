@@ -2,6 +2,7 @@
 
 mod avro;
 mod secure;
+mod wide;
 
 use std::process::Command;
 use std::time::{Duration, Instant};

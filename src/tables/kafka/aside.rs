@@ -1,0 +1,27 @@
+//! Calls of the client that block, each on a thread of its own: no pool that queries could fill keeps a job waiting.
+
+use tokio::sync::oneshot;
+
+use crate::error::{Error, Result};
+
+/// Runs a blocking call of the client away from the executor's threads.
+///
+/// # Errors
+///
+/// Those of the call.
+pub(crate) async fn aside<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let (answer, answered) = oneshot::channel();
+    let run = move || {
+        // Nobody may be waiting any more.
+        let _ = answer.send(call());
+    };
+    std::thread::Builder::new()
+        .name("kafka-call".into())
+        .spawn(run)
+        .map_err(|error| Error::unavailable(format!("no thread for a call to Kafka: {error}")))?;
+    answered
+        .await
+        .unwrap_or_else(|_| Err(Error::internal("a call to Kafka failed")))
+}

@@ -1,0 +1,226 @@
+//! Where the logs of a topic's partitions start and end: asked of their leaders, all partitions in one request.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::tables::kafka::client::{
+    ClientSettings, Faults, client_error, request_error, unknown_topic,
+};
+use crate::tables::kafka::native::{self, LogEnd};
+
+const PROBE: Duration = Duration::from_millis(500);
+/// While a leader is elected it is asked for again after this time.
+const ELECTION: Duration = Duration::from_millis(100);
+
+/// A partition of a topic and where it starts and ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionEnds {
+    /// The partition.
+    pub partition: i32,
+    /// The first offset kept.
+    pub low: i64,
+    /// The last stable offset: where a reader of committed records ends.
+    pub high: i64,
+    /// The high watermark. Beyond the last stable offset, a transaction is open.
+    pub latest: i64,
+    /// Records that are there and to be read, where offsets do not count them.
+    pub unread: Option<u64>,
+}
+
+impl PartitionEnds {
+    /// Whether there is nothing at or after `next`, and nothing is about to become stable there (TIME-1).
+    pub fn is_at_end(&self, next: i64) -> bool {
+        next == self.high && self.high == self.latest
+    }
+}
+
+/// Answers where logs end.
+pub(crate) trait Leaders {
+    /// One end of each of these partitions.
+    fn list(&self, partitions: &[i32], end: LogEnd) -> Result<Vec<(i32, i64)>>;
+}
+
+/// All ends of these partitions. What is last is asked last: a log that has just grown is never taken for one that is at its
+/// end, since its high watermark is the younger number.
+pub(crate) fn partition_ends(
+    leaders: &impl Leaders,
+    partitions: &[i32],
+) -> Result<Vec<PartitionEnds>> {
+    let first = leaders.list(partitions, LogEnd::First)?;
+    let stable = leaders.list(partitions, LogEnd::Stable)?;
+    let latest = leaders.list(partitions, LogEnd::Latest)?;
+    let ends = first.into_iter().zip(stable).zip(latest).map(
+        |(((partition, low), (_, high)), (_, latest))| PartitionEnds {
+            partition,
+            low,
+            high,
+            latest,
+            unread: None,
+        },
+    );
+    Ok(ends.collect())
+}
+
+/// Where a bounded read of these partitions starts and ends: partition, first offset kept, last stable offset.
+pub(crate) fn stable_ends(
+    leaders: &impl Leaders,
+    partitions: &[i32],
+) -> Result<Vec<(i32, i64, i64)>> {
+    let first = leaders.list(partitions, LogEnd::First)?;
+    let stable = leaders.list(partitions, LogEnd::Stable)?;
+    let ends = first.into_iter().zip(stable);
+    Ok(ends
+        .map(|((partition, low), (_, high))| (partition, low, high))
+        .collect())
+}
+
+/// The leaders of a topic's partitions, asked by a client.
+pub(crate) struct Asked<'a> {
+    pub(crate) settings: &'a ClientSettings,
+    pub(crate) consumer: &'a BaseConsumer<Faults>,
+    pub(crate) topic: &'a str,
+}
+
+impl Asked<'_> {
+    /// The partitions of the topic.
+    pub(crate) fn partitions(&self) -> Result<Vec<i32>> {
+        let mut found = partitions(self.settings, self.consumer, self.topic)?
+            .ok_or_else(|| unknown_topic(self.topic))?;
+        found.sort_unstable();
+        Ok(found)
+    }
+}
+
+impl Leaders for Asked<'_> {
+    fn list(&self, partitions: &[i32], end: LogEnd) -> Result<Vec<(i32, i64)>> {
+        let faults: &Faults = self.consumer.context();
+        let failed = |code| {
+            let error = KafkaError::MetadataFetch(code);
+            request_error(&error, self.settings, faults)
+        };
+        let deadline = Instant::now() + self.settings.connect_timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let _ = self.consumer.poll(Duration::ZERO);
+            let found: std::result::Result<Vec<(i32, i64)>, RDKafkaErrorCode> =
+                native::list_offsets(self.consumer, self.topic, partitions, end, left)
+                    .and_then(|found| found.into_iter().map(|(p, o)| Ok((p, o?))).collect());
+            let mut found: Vec<(i32, i64)> = match found {
+                Ok(found) => found,
+                Err(code) if passes(code) && !faults.is_hopeless() && Instant::now() < deadline => {
+                    std::thread::sleep(ELECTION);
+                    continue;
+                }
+                Err(code) => return Err(failed(code)),
+            };
+            found.sort_unstable();
+            let is_whole = found.iter().map(|(partition, _)| partition).eq(partitions);
+            return match is_whole {
+                true => Ok(found),
+                false => Err(Error::unavailable(format!(
+                    "Kafka said where some partitions of topic '{}' end, and not all",
+                    self.topic
+                ))),
+            };
+        }
+    }
+}
+
+/// What leaders say while they change.
+fn passes(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::LeaderNotAvailable
+            | RDKafkaErrorCode::NotLeaderForPartition
+            | RDKafkaErrorCode::ReplicaNotAvailable
+            | RDKafkaErrorCode::BrokerNotAvailable
+            | RDKafkaErrorCode::OffsetNotAvailable
+            | RDKafkaErrorCode::FencedLeaderEpoch
+            | RDKafkaErrorCode::UnknownLeaderEpoch
+            | RDKafkaErrorCode::KafkaStorageError
+            | RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::NetworkException
+            | RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::WaitingForCoordinator
+    )
+}
+
+/// The offset of the first record at or after a time, per partition; `None` past the end. Blocks.
+pub(crate) fn offsets_for_time(
+    settings: &ClientSettings,
+    topic: &str,
+    partitions: &[i32],
+    millis: i64,
+) -> Result<Vec<(i32, Option<i64>)>> {
+    let faults = Faults::default();
+    let consumer = settings.consumer(faults.clone())?;
+    let mut wanted = rdkafka::TopicPartitionList::with_capacity(partitions.len());
+    for partition in partitions {
+        wanted
+            .add_partition_offset(topic, *partition, rdkafka::Offset::Offset(millis))
+            .map_err(|error| client_error(&error))?;
+    }
+    let found = consumer
+        .offsets_for_times(wanted, settings.connect_timeout)
+        .map_err(|error| request_error(&error, settings, &faults))?;
+    Ok(found
+        .elements()
+        .iter()
+        .map(|element| match element.offset() {
+            rdkafka::Offset::Offset(offset) => (element.partition(), Some(offset)),
+            _ => (element.partition(), None),
+        })
+        .collect())
+}
+
+/// The partitions of a topic; `None` when there is no such topic. Blocks, at most `connect.timeout`.
+pub(crate) fn partitions<C: ConsumerContext + AsRef<Faults>>(
+    settings: &ClientSettings,
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+) -> Result<Option<Vec<i32>>> {
+    let faults: Faults = consumer.context().as_ref().as_ref().clone();
+    let deadline = Instant::now() + settings.connect_timeout;
+    loop {
+        let wait = PROBE.min(deadline.saturating_duration_since(Instant::now()));
+        // Callbacks with the cause of a failure are served by polling.
+        let _ = consumer.poll(Duration::ZERO);
+        match consumer.fetch_metadata(Some(topic), wait.max(Duration::from_millis(1))) {
+            Ok(metadata) => {
+                let Some(found) = metadata.topics().iter().find(|found| found.name() == topic)
+                else {
+                    return Ok(None);
+                };
+                match found.error() {
+                    None => {
+                        return Ok(Some(
+                            found.partitions().iter().map(|part| part.id()).collect(),
+                        ));
+                    }
+                    Some(
+                        RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
+                        | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC,
+                    ) => return Ok(None),
+                    Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => {
+                        return Err(Error::new(
+                            ErrorKind::Permission,
+                            format!("not allowed to read topic '{topic}'"),
+                        ));
+                    }
+                    // Leaders are being elected: ask again.
+                    Some(_) => {}
+                }
+            }
+            Err(_) if faults.is_hopeless() => return Err(settings.unavailable(&faults)),
+            Err(_) => {}
+        }
+        if Instant::now() >= deadline {
+            return Err(settings.unavailable(&faults));
+        }
+    }
+}

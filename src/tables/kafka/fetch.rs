@@ -1,0 +1,103 @@
+//! The seam between a scan and its client: records, ends of partition and errors of one partition, in the order of its log.
+//!
+//! librdkafka is behind it in the product ([`reader`](super::reader)), a simulated broker in tests.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use rdkafka::Timestamp;
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::message::Header;
+
+/// A record as a scan decodes it.
+pub(crate) trait Record: Send + 'static {
+    /// The topic.
+    fn topic(&self) -> &str;
+    /// The partition.
+    fn partition(&self) -> i32;
+    /// The offset.
+    fn offset(&self) -> i64;
+    /// Its time, and who set it.
+    fn timestamp(&self) -> Timestamp;
+    /// The bytes of the key.
+    fn key(&self) -> Option<&[u8]>;
+    /// The bytes of the value.
+    fn payload(&self) -> Option<&[u8]>;
+    /// Adds its headers in their order; false when it has none at all.
+    fn headers<'a>(&'a self, into: &mut Vec<Header<'a, &'a [u8]>>) -> bool;
+}
+
+/// What a client has of a partition.
+#[derive(Debug)]
+pub(crate) enum Arrived<R> {
+    /// A record.
+    Record(R),
+    /// The broker that is read has nothing stable at or after this offset *now*: a follower may lag, and a new leader may not
+    /// know yet what is stable.
+    End(i64),
+    /// Fetching failed.
+    Failed(RDKafkaErrorCode),
+}
+
+/// Fetches one partition from an offset on.
+pub(crate) trait Fetcher: Send + 'static {
+    /// Its records.
+    type Record: Record;
+
+    /// Takes what has arrived, at most `most`, in the order of the log, without waiting.
+    fn take(&mut self, most: usize, into: &mut VecDeque<Arrived<Self::Record>>);
+
+    /// All records below this offset were taken, if a [`take`](Self::take) that follows gives nothing. Moves with control
+    /// records; `None` while it is not known for certain.
+    fn position(&mut self) -> Option<i64>;
+
+    /// How far the client has fetched, as far as is known. Only a sign that something moves: what was fetched may not have
+    /// been taken yet, and the number may be old.
+    fn fetched(&mut self) -> Option<i64>;
+
+    /// The time, by which silence is measured.
+    fn now(&self) -> Instant;
+
+    /// Waits until something may have arrived, at most this long.
+    fn arrival(&mut self, at_most: Duration) -> impl Future<Output = ()> + Send;
+}
+
+/// Reads ranges of one partition, one after the other: what was fetched past the end of one is kept for the next.
+pub(crate) struct Cursor<F: Fetcher> {
+    /// Dropped before the client.
+    pub(crate) arrived: VecDeque<Arrived<F::Record>>,
+    /// The next range begins here.
+    from: i64,
+    /// All records below it were taken out of `arrived`.
+    next: i64,
+    pub(crate) fetcher: F,
+}
+
+impl<F: Fetcher> Cursor<F> {
+    /// Over a fetcher that begins at `start`.
+    pub(crate) fn new(fetcher: F, start: i64) -> Self {
+        Self {
+            arrived: VecDeque::new(),
+            from: start,
+            next: start,
+            fetcher,
+        }
+    }
+
+    /// Where the last range ended: only a range that begins here can be read.
+    pub(crate) fn from(&self) -> i64 {
+        self.from
+    }
+
+    /// All records below this offset were given.
+    pub(crate) fn next(&self) -> i64 {
+        self.next
+    }
+
+    /// A range was read up to `end`, and records up to `next` were seen.
+    pub(crate) fn finish(&mut self, end: i64, next: i64) {
+        self.from = end;
+        self.next = next.max(end);
+    }
+}

@@ -1,0 +1,147 @@
+//! When a range of a partition has been read to its end (LOSS-1). Pure decisions.
+
+use crate::tables::kafka::range::OffsetRange;
+
+/// Decides whether an end of partition that a broker reports at the first offset ends a range up to the second.
+pub(crate) type EndRule = fn(i64, i64) -> bool;
+
+/// An end of partition ends a range only if everything below the range's end was fetched: the broker that says so may be a
+/// follower that lags, or a leader that does not know yet what is stable.
+pub(crate) const fn ends_range(offset: i64, end: i64) -> bool {
+    offset >= end
+}
+
+/// How far a range has been read.
+#[derive(Debug, Clone)]
+pub(crate) struct Progress {
+    end: i64,
+    /// All records below it were given.
+    next: i64,
+    is_done: bool,
+    /// The last end of partition that was reported, if nothing came after it.
+    short_end: Option<i64>,
+    rule: EndRule,
+}
+
+/// Where a record lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Below the end: it is to be given.
+    Within,
+    /// At or past the end, so that the range is done.
+    Beyond,
+    /// At an offset whose turn is over: the log was cut back while it was read.
+    Again,
+}
+
+impl Progress {
+    /// Of a range, of which nothing below `next` is left to be given.
+    pub(crate) fn new(range: OffsetRange, next: i64, rule: EndRule) -> Self {
+        let next = next.max(range.start);
+        Self {
+            end: range.end,
+            next,
+            is_done: next >= range.end,
+            short_end: None,
+            rule,
+        }
+    }
+
+    /// A record came.
+    pub(crate) fn record(&mut self, offset: i64) -> Place {
+        if offset < self.next {
+            return Place::Again;
+        }
+        self.short_end = None;
+        if offset >= self.end {
+            // Nothing is left between what was given and this record.
+            self.next = self.end;
+            self.is_done = true;
+            return Place::Beyond;
+        }
+        self.reach(offset + 1);
+        Place::Within
+    }
+
+    /// The broker reported that there is nothing at or after this offset. True if that is further than was known.
+    pub(crate) fn end_of_partition(&mut self, offset: i64) -> bool {
+        let moved = self.reach(offset);
+        self.is_done |= (self.rule)(offset, self.end);
+        self.short_end = (!self.is_done).then_some(offset);
+        moved
+    }
+
+    /// All records below this offset were given. True if that is further than was known.
+    pub(crate) fn reach(&mut self, offset: i64) -> bool {
+        let moved = offset > self.next;
+        self.next = self.next.max(offset);
+        self.is_done |= self.next >= self.end;
+        moved
+    }
+
+    /// Whether every record of the range was given.
+    pub(crate) fn is_done(&self) -> bool {
+        self.is_done
+    }
+
+    /// All records below it were given.
+    pub(crate) fn next(&self) -> i64 {
+        self.next
+    }
+
+    /// How many offsets are left.
+    pub(crate) fn left(&self) -> usize {
+        usize::try_from(self.end - self.next).unwrap_or(0)
+    }
+
+    /// Where the broker that is read ends, if it ends below the range's end.
+    pub(crate) fn short_end(&self) -> Option<i64> {
+        self.short_end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: i64, end: i64) -> OffsetRange {
+        OffsetRange {
+            partition: 0,
+            start,
+            end,
+        }
+    }
+
+    #[test]
+    fn an_end_of_partition_below_the_end_ends_nothing() {
+        let mut progress = Progress::new(range(0, 100), 0, ends_range);
+        assert_eq!(progress.record(59), Place::Within);
+        assert!(!progress.end_of_partition(60));
+        assert!(!progress.is_done());
+        assert_eq!(progress.short_end(), Some(60));
+        assert!(progress.end_of_partition(80), "aborted records were passed");
+        assert_eq!(progress.record(80), Place::Within);
+        assert_eq!(progress.short_end(), None);
+        assert!(progress.end_of_partition(100));
+        assert!(progress.is_done());
+    }
+
+    #[test]
+    fn a_later_record_ends_a_range_and_an_earlier_one_is_refused() {
+        let mut progress = Progress::new(range(10, 20), 10, ends_range);
+        assert_eq!(progress.record(12), Place::Within);
+        assert_eq!(progress.record(12), Place::Again);
+        assert_eq!(progress.record(25), Place::Beyond);
+        assert!(progress.is_done());
+        assert_eq!(progress.next(), 20);
+    }
+
+    #[test]
+    fn what_is_known_to_be_empty_is_done() {
+        assert!(Progress::new(range(10, 20), 20, ends_range).is_done());
+        assert!(!Progress::new(range(10, 20), 5, ends_range).is_done());
+        let mut progress = Progress::new(range(10, 20), 10, ends_range);
+        assert!(progress.reach(20));
+        assert!(progress.is_done());
+    }
+}

@@ -1,0 +1,330 @@
+//! One client for all partitions that a statement or a job reads of a table.
+//!
+//! Each partition has a queue of its own, which bounds what is fetched of it. Nothing blocks: librdkafka's own threads
+//! fetch, and wake the task that reads a queue.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{Offset, TopicPartitionList};
+use serde::Deserialize;
+use tokio::sync::OnceCell;
+
+use crate::error::{Error, Result};
+use crate::tables::kafka::aside::aside;
+use crate::tables::kafka::client::{Faults, client_error};
+use crate::tables::kafka::definition::KafkaTable;
+use crate::tables::kafka::fetch::{Arrived, Cursor, Fetcher};
+use crate::tables::kafka::native::{NativeRecord, Queue};
+
+/// So many partitions are fetched at a time, whatever a topic has: what they hold is bounded.
+pub(crate) const ASSIGNED: usize = 64;
+/// What the client itself has to say (errors, statistics) is heard this often, also when all readers are slow.
+const SERVE: Duration = Duration::from_millis(250);
+
+/// The context of a client that reads.
+#[derive(Clone, Default)]
+struct Watch {
+    faults: Faults,
+    /// How far each partition was fetched when statistics came last.
+    fetched: Arc<Mutex<HashMap<i32, i64>>>,
+}
+
+#[derive(Deserialize)]
+struct Statistics {
+    topics: HashMap<String, TopicStatistics>,
+}
+
+#[derive(Deserialize)]
+struct TopicStatistics {
+    partitions: HashMap<i32, PartitionStatistics>,
+}
+
+#[derive(Deserialize)]
+struct PartitionStatistics {
+    next_offset: i64,
+}
+
+impl ClientContext for Watch {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.faults.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.faults.error(error, reason);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        // A client reads one topic.
+        let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics) else {
+            return;
+        };
+        let mut fetched = lock(&self.fetched);
+        for (partition, found) in statistics
+            .topics
+            .into_values()
+            .flat_map(|topic| topic.partitions)
+        {
+            fetched.insert(partition, found.next_offset);
+        }
+    }
+}
+
+impl ConsumerContext for Watch {}
+
+/// The client.
+struct Client {
+    /// There until the end.
+    consumer: Option<Arc<BaseConsumer<Watch>>>,
+    watch: Watch,
+    topic: String,
+    /// Partitions that are read now.
+    active: Mutex<HashSet<i32>>,
+    /// Partitions that were ever read.
+    known: Mutex<HashSet<i32>>,
+    /// What makes the client useless.
+    failed: Mutex<Option<RDKafkaErrorCode>>,
+}
+
+impl Client {
+    async fn connect(table: Arc<KafkaTable>, partitions: usize) -> Result<Arc<Self>> {
+        let watch = Watch::default();
+        let context = watch.clone();
+        let topic = table.topic.clone();
+        let consumer = aside(move || table.client.reading_consumer(context, partitions)).await?;
+        let client = Arc::new(Self {
+            consumer: Some(Arc::new(consumer)),
+            watch,
+            topic,
+            active: Mutex::default(),
+            known: Mutex::default(),
+            failed: Mutex::default(),
+        });
+        let weak = Arc::downgrade(&client);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(SERVE).await;
+                match weak.upgrade() {
+                    Some(client) => client.serve(),
+                    None => return,
+                }
+            }
+        });
+        Ok(client)
+    }
+
+    /// Hears what the client has to say beside records.
+    fn serve(&self) {
+        let Some(consumer) = &self.consumer else {
+            return;
+        };
+        while let Some(event) = consumer.poll(Duration::ZERO) {
+            let Err(error) = event else {
+                // Records come to the queues of their partitions; one that does not would be lost here.
+                *lock(&self.failed) = Some(RDKafkaErrorCode::Fail);
+                return;
+            };
+            let passes = matches!(
+                error.rdkafka_error_code(),
+                Some(
+                    RDKafkaErrorCode::BrokerTransportFailure
+                        | RDKafkaErrorCode::AllBrokersDown
+                        | RDKafkaErrorCode::OperationTimedOut
+                        | RDKafkaErrorCode::Resolve
+                ) | None
+            );
+            if !passes || self.watch.faults.is_hopeless() {
+                *lock(&self.failed) = error.rdkafka_error_code();
+            }
+        }
+    }
+
+    fn place(&self, partition: i32, offset: i64) -> Result<TopicPartitionList> {
+        let mut place = TopicPartitionList::with_capacity(1);
+        place
+            .add_partition_offset(&self.topic, partition, Offset::Offset(offset))
+            .map_err(|error| client_error(&error))?;
+        Ok(place)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // Ending a client waits for its threads.
+        let consumer = self.consumer.take();
+        let end = move || drop(consumer);
+        let _ = std::thread::Builder::new()
+            .name("kafka-end".into())
+            .spawn(end);
+    }
+}
+
+/// A partition of the client, as a scan reads it.
+pub(crate) struct PartitionFetcher {
+    /// Dropped before the client.
+    queue: Queue<Watch>,
+    partition: i32,
+    /// Whether the client's position is of this assignment, and not of an earlier one.
+    is_position_own: bool,
+    client: Arc<Client>,
+}
+
+impl Fetcher for PartitionFetcher {
+    type Record = NativeRecord;
+
+    fn take(&mut self, most: usize, into: &mut VecDeque<Arrived<NativeRecord>>) {
+        self.queue.take(most, into);
+        self.is_position_own |= !into.is_empty();
+        if into.is_empty()
+            && let Some(code) = *lock(&self.client.failed)
+        {
+            into.push_back(Arrived::Failed(code));
+        }
+    }
+
+    fn position(&mut self) -> Option<i64> {
+        self.client.serve();
+        self.is_position_own
+            .then(|| self.queue.position())
+            .flatten()
+    }
+
+    fn fetched(&mut self) -> Option<i64> {
+        lock(&self.client.watch.fetched)
+            .get(&self.partition)
+            .copied()
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    async fn arrival(&mut self, at_most: Duration) {
+        // Whether it was told or the time is over, the queue is looked at.
+        let _ = tokio::time::timeout(at_most, self.queue.signal().notified()).await;
+    }
+}
+
+impl Drop for PartitionFetcher {
+    fn drop(&mut self) {
+        if let Ok(place) = self.client.place(self.partition, 0) {
+            // It fails only if the client is ending.
+            let _ = self.queue.consumer().incremental_unassign(&place);
+        }
+        lock(&self.client.active).remove(&self.partition);
+    }
+}
+
+/// Reads ranges of a table's partitions by one client, which is connected when the first range is read.
+pub(crate) struct TableReader {
+    table: Arc<KafkaTable>,
+    /// Partitions that are read.
+    partitions: usize,
+    client: OnceCell<Arc<Client>>,
+    /// Cursors that wait for their next range, if they are kept.
+    idle: Mutex<HashMap<i32, Cursor<PartitionFetcher>>>,
+    keeps: bool,
+    is_broken: AtomicBool,
+}
+
+impl TableReader {
+    /// Of so many partitions; with `keeps`, what comes after a range is fetched on for the next one.
+    pub(crate) fn new(table: Arc<KafkaTable>, partitions: usize, keeps: bool) -> Self {
+        Self {
+            table,
+            partitions,
+            client: OnceCell::new(),
+            idle: Mutex::default(),
+            // More would be fetched ahead than is to be held.
+            keeps: keeps && partitions <= ASSIGNED,
+            is_broken: AtomicBool::new(false),
+        }
+    }
+
+    /// A cursor over a partition at `start`, and what the client says of its troubles.
+    pub(crate) async fn open(
+        &self,
+        partition: i32,
+        start: i64,
+    ) -> Result<(Cursor<PartitionFetcher>, Faults)> {
+        let kept = lock(&self.idle).remove(&partition);
+        if let Some(cursor) = kept.filter(|cursor| cursor.from() == start) {
+            let faults = cursor.fetcher.client.watch.faults.clone();
+            return Ok((cursor, faults));
+        }
+        let connect = || Client::connect(Arc::clone(&self.table), self.partitions.min(ASSIGNED));
+        let mut client = Arc::clone(self.client.get_or_try_init(connect).await?);
+        let mut is_first = lock(&client.active).insert(partition);
+        if !is_first {
+            // It is read twice at the same time: a client has one position in a partition.
+            client = Client::connect(Arc::clone(&self.table), 1).await?;
+            is_first = lock(&client.active).insert(partition);
+        }
+        debug_assert!(is_first);
+        let is_position_own = lock(&client.known).insert(partition);
+        let queue = client
+            .consumer
+            .as_ref()
+            .and_then(|consumer| Queue::of_partition(consumer, &client.topic, partition))
+            .ok_or_else(|| Error::internal(format!("no queue of partition {partition}")))?;
+        queue
+            .consumer()
+            .incremental_assign(&client.place(partition, start)?)
+            .map_err(|error| client_error(&error))?;
+        let faults = client.watch.faults.clone();
+        let fetcher = PartitionFetcher {
+            queue,
+            partition,
+            is_position_own,
+            client,
+        };
+        Ok((Cursor::new(fetcher, start), faults))
+    }
+
+    /// A range was read to its end: the cursor may be wanted again.
+    pub(crate) fn close(&self, partition: i32, cursor: Cursor<PartitionFetcher>) {
+        if self.keeps && !self.is_broken() {
+            lock(&self.idle).insert(partition, cursor);
+        }
+    }
+
+    /// Reading failed: what the client has fetched is not used any more.
+    pub(crate) fn discard(&self) {
+        self.is_broken.store(true, Ordering::Relaxed);
+        lock(&self.idle).clear();
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.is_broken.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn partitions(&self) -> usize {
+        self.partitions
+    }
+
+    /// Whether what is kept of a partition does not go on at `start`.
+    pub(crate) fn is_elsewhere(&self, partition: i32, start: i64) -> bool {
+        lock(&self.idle)
+            .get(&partition)
+            .is_some_and(|cursor| cursor.from() != start)
+    }
+}
+
+impl std::fmt::Debug for TableReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TableReader")
+            .field("topic", &self.table.topic)
+            .field("partitions", &self.partitions)
+            .finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,300 @@
+//! Scans over the embedded broker: readers that stand still, wide topics, clients that are kept.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::arrow::array::AsArray;
+use datafusion::arrow::datatypes::{DataType, Field, Int32Type, Int64Type};
+use datafusion::catalog::TableProvider;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, collect};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use futures::StreamExt;
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+use super::definition::{KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey};
+use super::mock::EmbeddedBroker;
+use super::pool::ConsumerPool;
+use super::provider::KafkaTableProvider;
+use super::range::OffsetRange;
+
+/// What a broker that does answer takes at most, on any machine.
+const LONG: Duration = Duration::from_secs(120);
+
+fn table(servers: &str) -> Arc<KafkaTable> {
+    patient_table(servers, "60s")
+}
+
+fn patient_table(servers: &str, timeout: &str) -> Arc<KafkaTable> {
+    let column = |name: &str, data_type, metadata| KafkaColumn {
+        field: Field::new(name, data_type, true),
+        metadata: Some(metadata),
+    };
+    let options = [
+        ("kafka.bootstrap.servers", servers),
+        ("connect.timeout", timeout),
+    ];
+    let spec = KafkaTableSpec {
+        name: "t".to_owned(),
+        topic: "t".to_owned(),
+        columns: vec![
+            column("p", DataType::Int32, MetadataKey::Partition),
+            column("o", DataType::Int64, MetadataKey::Offset),
+        ],
+        primary_key: Vec::new(),
+        watermark: None,
+        options: options
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
+    };
+    Arc::new(KafkaTable::try_new(spec).unwrap())
+}
+
+fn produce(servers: &str, partitions: i32, records: usize) {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", servers)
+        .create()
+        .unwrap();
+    let value = "v".repeat(100);
+    for partition in 0..partitions {
+        for _ in 0..records {
+            let record = BaseRecord::<(), str>::to("t").partition(partition);
+            let mut record = Some(record.payload(&value));
+            while let Some(sent) = record.take() {
+                if let Err((_, back)) = producer.send(sent) {
+                    record = Some(back);
+                    producer.poll(Duration::from_millis(10));
+                }
+            }
+        }
+    }
+    producer.flush(LONG).unwrap();
+}
+
+fn context() -> SessionContext {
+    SessionContext::new_with_config(SessionConfig::new().with_batch_size(100))
+}
+
+async fn scan(context: &SessionContext, provider: &KafkaTableProvider) -> Arc<dyn ExecutionPlan> {
+    provider
+        .scan(&context.state(), None, &[], None)
+        .await
+        .unwrap()
+}
+
+/// Partition and offset of each row, in their order.
+async fn rows(context: &SessionContext, plan: Arc<dyn ExecutionPlan>) -> Vec<(i32, i64)> {
+    let batches = tokio::time::timeout(LONG, collect(plan, context.task_ctx()));
+    let batches = batches.await.expect("the scan ends").unwrap();
+    let mut rows: Vec<(i32, i64)> = batches
+        .iter()
+        .flat_map(|batch| {
+            let partitions = batch.column(0).as_primitive::<Int32Type>().values();
+            let offsets = batch.column(1).as_primitive::<Int64Type>().values();
+            partitions.iter().copied().zip(offsets.iter().copied())
+        })
+        .collect();
+    rows.sort_unstable();
+    rows
+}
+
+fn expected(partitions: i32, records: i64) -> Vec<(i32, i64)> {
+    (0..partitions)
+        .flat_map(|partition| (0..records).map(move |offset| (partition, offset)))
+        .collect()
+}
+
+fn range(partition: i32, start: i64, end: i64) -> OffsetRange {
+    OffsetRange {
+        partition,
+        start,
+        end,
+    }
+}
+
+#[test]
+fn readers_that_stand_still_keep_no_thread_from_others() {
+    let broker = EmbeddedBroker::start().unwrap();
+    broker.create_topic("t", 16).unwrap();
+    let servers = broker.bootstrap_servers();
+    produce(&servers, 16, 1_000);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (context, table) = (context(), table(&servers));
+        let mut standing = Vec::new();
+        for _ in 0..40 {
+            let plan = scan(&context, &KafkaTableProvider::new(Arc::clone(&table))).await;
+            let streams = (0..plan.output_partitioning().partition_count())
+                .map(|stream| plan.execute(stream, context.task_ctx()).unwrap());
+            for mut stream in streams.collect::<Vec<_>>() {
+                let first = tokio::time::timeout(LONG, stream.next()).await;
+                assert_eq!(first.expect("a batch").unwrap().unwrap().num_rows(), 100);
+                standing.push(stream);
+            }
+        }
+        // A batch of a job reads on meanwhile.
+        let pool = Arc::new(ConsumerPool::default());
+        for start in (0..1_000).step_by(250) {
+            let ranges = (0..16).map(|partition| range(partition, start, start + 250));
+            let batch = KafkaTableProvider::for_batch(
+                Arc::clone(&table),
+                ranges.collect(),
+                Some(Arc::clone(&pool)),
+            );
+            let plan = scan(&context, &batch).await;
+            assert_eq!(rows(&context, plan).await.len(), 16 * 250);
+        }
+        // Each of those that stood still goes on where it was.
+        let mut stream = standing.pop().unwrap();
+        let mut left = 0;
+        while let Some(batch) = stream.next().await {
+            left += batch.unwrap().num_rows();
+        }
+        assert_eq!(left, 900);
+    });
+}
+
+#[test]
+fn a_wide_topic_is_read_by_a_few_streams() {
+    let broker = EmbeddedBroker::start().unwrap();
+    broker.create_topic("t", 200).unwrap();
+    let servers = broker.bootstrap_servers();
+    produce(&servers, 200, 20);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (context, table) = (context(), table(&servers));
+        let plan = scan(&context, &KafkaTableProvider::new(Arc::clone(&table))).await;
+        let threads = context.state().config().target_partitions();
+        assert_eq!(
+            plan.output_partitioning().partition_count(),
+            threads.max(16)
+        );
+        assert_eq!(rows(&context, plan).await, expected(200, 20));
+        // Batches of a job over more partitions than are fetched at a time, some without records.
+        let pool = Arc::new(ConsumerPool::default());
+        let mut found = Vec::new();
+        for (start, end) in [(0, 7), (7, 7), (7, 20)] {
+            let ranges = (0..200).map(|partition| range(partition, start, end));
+            let batch = KafkaTableProvider::for_batch(
+                Arc::clone(&table),
+                ranges.collect(),
+                Some(Arc::clone(&pool)),
+            );
+            let plan = scan(&context, &batch).await;
+            found.extend(rows(&context, plan).await);
+        }
+        found.sort_unstable();
+        assert_eq!(found, expected(200, 20));
+    });
+}
+
+#[test]
+fn a_client_that_is_kept_gives_each_record_once_and_goes_back_when_told() {
+    let broker = EmbeddedBroker::start().unwrap();
+    broker.create_topic("t", 3).unwrap();
+    let servers = broker.bootstrap_servers();
+    produce(&servers, 3, 100);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (context, table) = (context(), table(&servers));
+        let pool = Arc::new(ConsumerPool::default());
+        let read = async |ranges: Vec<OffsetRange>| {
+            let batch =
+                KafkaTableProvider::for_batch(Arc::clone(&table), ranges, Some(Arc::clone(&pool)));
+            rows(&context, scan(&context, &batch).await).await
+        };
+        let of = |partition: i32, offsets: std::ops::Range<i64>| {
+            offsets.map(move |offset| (partition, offset))
+        };
+        let first = read(vec![range(0, 0, 10), range(1, 0, 0), range(2, 0, 100)]).await;
+        assert_eq!(first, of(0, 0..10).chain(of(2, 0..100)).collect::<Vec<_>>());
+        let client = pool.reader(&table, &[range(0, 10, 20)]);
+        let second = read(vec![range(0, 10, 55), range(1, 0, 40), range(2, 100, 100)]).await;
+        assert_eq!(
+            second,
+            of(0, 10..55).chain(of(1, 0..40)).collect::<Vec<_>>()
+        );
+        assert!(
+            Arc::ptr_eq(&client, &pool.reader(&table, &[range(0, 55, 60)])),
+            "it was kept"
+        );
+        // What came after the last batch had ended.
+        produce(&servers, 3, 5);
+        let third = read(vec![range(0, 55, 60), range(1, 40, 40), range(2, 100, 105)]).await;
+        assert_eq!(
+            third,
+            of(0, 55..60).chain(of(2, 100..105)).collect::<Vec<_>>()
+        );
+        // A job that was rewound.
+        let again = read(vec![range(0, 3, 8), range(1, 40, 45), range(2, 0, 2)]).await;
+        let expected = of(0, 3..8).chain(of(1, 40..45)).chain(of(2, 0..2));
+        assert_eq!(again, expected.collect::<Vec<_>>());
+        // The same ranges twice at the same time.
+        let batch = KafkaTableProvider::for_batch(
+            Arc::clone(&table),
+            vec![range(0, 8, 30)],
+            Some(Arc::clone(&pool)),
+        );
+        let (one, other) = (scan(&context, &batch).await, scan(&context, &batch).await);
+        let (one, other) = tokio::join!(rows(&context, one), rows(&context, other));
+        assert_eq!(one, of(0, 8..30).collect::<Vec<_>>());
+        assert_eq!(one, other);
+    });
+}
+
+/// A leader says that a log goes on to an offset, and the broker that is read ends below it: as with a follower that lags.
+#[test]
+fn an_end_of_partition_below_the_end_of_a_range_does_not_end_it() {
+    let broker = EmbeddedBroker::start().unwrap();
+    broker.create_topic("t", 1).unwrap();
+    let servers = broker.bootstrap_servers();
+    produce(&servers, 1, 60);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let context = context();
+        // It never catches up.
+        let table = patient_table(&servers, "1s");
+        let batch = KafkaTableProvider::for_batch(table, vec![range(0, 0, 100)], None);
+        let plan = scan(&context, &batch).await;
+        let error = collect(Arc::clone(&plan), context.task_ctx()).await;
+        let error = crate::error::Error::from(error.unwrap_err());
+        assert_eq!(error.kind(), crate::error::ErrorKind::Unavailable);
+        assert!(error.to_string().contains("offset 60"), "{error}");
+        let scan_of = plan.downcast_ref::<super::scan::KafkaScanExec>().unwrap();
+        assert!(scan_of.check_reached().is_err());
+        // It catches up when the scan has read what there was.
+        let table = super::reader_tests::table(&servers);
+        let batch = KafkaTableProvider::for_batch(table, vec![range(0, 0, 100)], None);
+        let small = SessionContext::new_with_config(SessionConfig::new().with_batch_size(30));
+        let plan = scan(&small, &batch).await;
+        let mut stream = plan.execute(0, small.task_ctx()).unwrap();
+        for _ in 0..2 {
+            assert_eq!(stream.next().await.unwrap().unwrap().num_rows(), 30);
+        }
+        produce(&servers, 1, 40);
+        let mut left = 0;
+        while let Some(batch) = stream.next().await {
+            left += batch.unwrap().num_rows();
+        }
+        assert_eq!(left, 40);
+        let scan_of = plan.downcast_ref::<super::scan::KafkaScanExec>().unwrap();
+        scan_of.check_reached().unwrap();
+    });
+}

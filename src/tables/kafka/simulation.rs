@@ -1,0 +1,585 @@
+//! A simulated broker client under the real scan, and the answers of simulated leaders under the real ends: whatever a
+//! cluster does, each record below the planned end is given once, or there is an error (LOSS-1); and a partition with an open
+//! transaction is never at its end (TIME-1).
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use datafusion::arrow::array::AsArray;
+use datafusion::arrow::datatypes::{DataType, Field, Int64Type};
+use datafusion::physical_plan::metrics::{BaselineMetrics, Count, ExecutionPlanMetricsSet, Time};
+use proptest::prelude::*;
+use rdkafka::Timestamp;
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::message::Header;
+
+use super::client::Faults;
+use super::definition::{KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey, OnError};
+use super::ends::{Leaders, PartitionEnds, partition_ends};
+use super::fetch::{Arrived, Cursor, Fetcher, Record};
+use super::native::LogEnd;
+use super::progress::{EndRule, ends_range};
+use super::range::OffsetRange;
+use super::reading::{Output, RangeReading, Read};
+use super::record::RecordReader;
+use crate::error::{ErrorKind, Result};
+
+/// What is at an offset of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    Record,
+    /// A record of a transaction that was aborted.
+    Aborted,
+    /// A commit or abort marker.
+    Control,
+    /// Removed by compaction.
+    Gap,
+}
+
+/// What happens between two looks of the scan at its client.
+#[derive(Debug, Clone)]
+enum Event {
+    /// The client fetches up to so many offsets.
+    Fetch(i64),
+    /// The broker that is read learns of more, or a transaction of its end.
+    Grow(i64),
+    /// Another broker is read: the leader changed, or a follower took over. It ends here.
+    Moved(i64),
+    /// A broker that had lost what comes from here on became the leader; as much is written again.
+    Truncated(i64),
+    /// Retention removes what is below.
+    Retention(i64),
+    /// Nothing happens for so many seconds.
+    Quiet(u64),
+    /// A connection breaks: it passes.
+    Disconnected,
+    /// What does not pass.
+    Refused,
+}
+
+struct SimulatedRecord(i64, String);
+
+impl Record for SimulatedRecord {
+    fn topic(&self) -> &'static str {
+        "simulated"
+    }
+
+    fn partition(&self) -> i32 {
+        0
+    }
+
+    fn offset(&self) -> i64 {
+        self.0
+    }
+
+    fn timestamp(&self) -> Timestamp {
+        Timestamp::CreateTime(self.0)
+    }
+
+    fn key(&self) -> Option<&[u8]> {
+        None
+    }
+
+    fn payload(&self) -> Option<&[u8]> {
+        Some(self.1.as_bytes())
+    }
+
+    fn headers<'a>(&'a self, _: &mut Vec<Header<'a, &'a [u8]>>) -> bool {
+        false
+    }
+}
+
+/// What librdkafka has in the queue of a partition.
+enum Queued {
+    Event(Arrived<SimulatedRecord>),
+    /// A control record: it moves the position, and is not given.
+    Control(i64),
+}
+
+/// librdkafka and the brokers behind it, as one partition sees them.
+struct SimulatedClient {
+    log: Vec<Slot>,
+    first: i64,
+    /// The last stable offset of the broker that is read.
+    stable: i64,
+    /// What comes next is fetched from here.
+    fetch_position: i64,
+    /// The end that was told last.
+    told: Option<i64>,
+    position: Option<i64>,
+    queue: VecDeque<Queued>,
+    is_dead: bool,
+    events: VecDeque<Event>,
+    began: Instant,
+    elapsed: Duration,
+}
+
+impl SimulatedClient {
+    fn new(log: Vec<Slot>, start: i64, stable: i64, events: Vec<Event>) -> Self {
+        Self {
+            log,
+            first: 0,
+            stable,
+            fetch_position: start,
+            told: None,
+            position: None,
+            queue: VecDeque::new(),
+            is_dead: false,
+            events: events.into(),
+            began: Instant::now(),
+            elapsed: Duration::ZERO,
+        }
+    }
+
+    fn end(&self) -> i64 {
+        i64::try_from(self.log.len()).unwrap()
+    }
+
+    fn fail(&mut self, code: RDKafkaErrorCode) {
+        self.queue.push_back(Queued::Event(Arrived::Failed(code)));
+    }
+
+    fn fetch(&mut self, most: i64) {
+        if self.is_dead {
+            return;
+        }
+        if self.fetch_position < self.first || self.fetch_position > self.end() {
+            self.is_dead = true;
+            return self.fail(RDKafkaErrorCode::AutoOffsetReset);
+        }
+        // librdkafka tells an end when a fetch began there, once for each end.
+        if self.fetch_position == self.stable && self.told != Some(self.stable) {
+            self.told = Some(self.stable);
+            let end = Arrived::End(self.stable);
+            self.queue.push_back(Queued::Event(end));
+        }
+        let until = self.stable.min(self.fetch_position.saturating_add(most));
+        while self.fetch_position < until {
+            let offset = self.fetch_position;
+            match self.log[usize::try_from(offset).unwrap()] {
+                Slot::Record => {
+                    let record = SimulatedRecord(offset, format!("v{offset}"));
+                    self.queue.push_back(Queued::Event(Arrived::Record(record)));
+                }
+                Slot::Control => self.queue.push_back(Queued::Control(offset)),
+                Slot::Aborted | Slot::Gap => {}
+            }
+            self.fetch_position += 1;
+        }
+    }
+
+    fn happen(&mut self, event: &Event) {
+        match *event {
+            Event::Fetch(most) => self.fetch(most),
+            Event::Grow(by) => self.stable = self.end().min(self.stable + by),
+            Event::Moved(end) => self.stable = self.end().min(end).max(self.first),
+            Event::Truncated(at) => {
+                // As much is written again at once, so that the log is as long; the client finds out by the epoch.
+                let at = at.clamp(self.first, self.end());
+                if self.fetch_position > at && !self.is_dead {
+                    self.is_dead = true;
+                    self.fail(RDKafkaErrorCode::LogTruncation);
+                }
+            }
+            Event::Retention(first) => {
+                self.first = self.first.max(first.min(self.stable));
+            }
+            Event::Quiet(seconds) => self.elapsed += Duration::from_secs(seconds),
+            Event::Disconnected => self.fail(RDKafkaErrorCode::BrokerTransportFailure),
+            Event::Refused => self.fail(RDKafkaErrorCode::TopicAuthorizationFailed),
+        }
+    }
+}
+
+impl Fetcher for SimulatedClient {
+    type Record = SimulatedRecord;
+
+    fn take(&mut self, most: usize, into: &mut VecDeque<Arrived<SimulatedRecord>>) {
+        let mut taken = 0;
+        while taken < most
+            && let Some(queued) = self.queue.pop_front()
+        {
+            match queued {
+                Queued::Control(offset) => self.position = Some(offset + 1),
+                Queued::Event(event) => {
+                    if let Arrived::Record(record) = &event {
+                        self.position = Some(record.offset() + 1);
+                    }
+                    into.push_back(event);
+                    taken += 1;
+                }
+            }
+        }
+    }
+
+    fn position(&mut self) -> Option<i64> {
+        self.position
+    }
+
+    fn fetched(&mut self) -> Option<i64> {
+        Some(self.fetch_position)
+    }
+
+    fn now(&self) -> Instant {
+        self.began + self.elapsed
+    }
+
+    async fn arrival(&mut self, at_most: Duration) {
+        self.elapsed += at_most;
+        match self.events.pop_front() {
+            Some(event) => self.happen(&event),
+            // Nothing more happens: whatever is stable where it is read is fetched.
+            None => self.fetch(7),
+        }
+    }
+}
+
+fn table() -> Arc<KafkaTable> {
+    let column = |name: &str, data_type, metadata| KafkaColumn {
+        field: Field::new(name, data_type, true),
+        metadata: Some(metadata),
+    };
+    let options = [
+        ("kafka.bootstrap.servers", "localhost:1"),
+        ("connect.timeout", "10s"),
+    ];
+    let spec = KafkaTableSpec {
+        name: "t".to_owned(),
+        topic: "simulated".to_owned(),
+        columns: vec![
+            column("o", DataType::Int64, MetadataKey::Offset),
+            column("v", DataType::Utf8, MetadataKey::Value),
+        ],
+        primary_key: Vec::new(),
+        watermark: None,
+        options: options
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
+    };
+    Arc::new(KafkaTable::try_new(spec).unwrap())
+}
+
+/// Reads one range after the other with one cursor, as batches of a job do: the offsets that each gave.
+fn read(
+    client: SimulatedClient,
+    ranges: &[OffsetRange],
+    rule: EndRule,
+    limit: Option<usize>,
+) -> Vec<Result<(Read, Vec<i64>)>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let table = table();
+    let start = ranges[0].start;
+    let mut cursor = Cursor::new(client, start);
+    let mut answers = Vec::new();
+    for range in ranges {
+        let (sender, mut batches) = tokio::sync::mpsc::channel(10_000);
+        let schema = Arc::clone(table.schema());
+        let reader = RecordReader::try_new(
+            &table,
+            schema,
+            &[0, 1],
+            OnError::Fail,
+            Arc::default(),
+            (0, None),
+        );
+        let reading = RangeReading {
+            table: Arc::clone(&table),
+            range: *range,
+            batch_size: 5,
+            reader: reader.unwrap(),
+            faults: Faults::default(),
+            rule,
+        };
+        let mut output = Output {
+            sender,
+            wanted: limit,
+            baseline: BaselineMetrics::new(&ExecutionPlanMetricsSet::new(), 0),
+            bytes: Count::new(),
+            records: Count::new(),
+            decode_time: Time::new(),
+        };
+        let answer = runtime.block_on(reading.read(&mut cursor, &mut output));
+        drop(output);
+        let mut offsets = Vec::new();
+        while let Ok(batch) = batches.try_recv() {
+            let batch = batch.unwrap();
+            let values = batch.column(1).as_string::<i32>();
+            for (offset, value) in batch
+                .column(0)
+                .as_primitive::<Int64Type>()
+                .values()
+                .iter()
+                .zip(values)
+            {
+                assert_eq!(value, Some(format!("v{offset}").as_str()));
+                offsets.push(*offset);
+            }
+        }
+        let failed = answer.is_err();
+        answers.push(answer.map(|read| (read, offsets)));
+        if failed {
+            break;
+        }
+    }
+    answers
+}
+
+fn records(log: &[Slot], range: OffsetRange) -> Vec<i64> {
+    (0..)
+        .zip(log)
+        .filter(|(offset, slot)| {
+            **slot == Slot::Record && (range.start..range.end).contains(offset)
+        })
+        .map(|(offset, _)| offset)
+        .collect()
+}
+
+fn range(start: i64, end: i64) -> OffsetRange {
+    OffsetRange {
+        partition: 0,
+        start,
+        end,
+    }
+}
+
+/// Rows of one kind come in rows of any length: a long transaction, a compacted stretch.
+fn log() -> impl Strategy<Value = Vec<Slot>> {
+    let stretch = (
+        prop_oneof![
+            4 => Just(Slot::Record),
+            1 => Just(Slot::Aborted),
+            1 => Just(Slot::Control),
+            1 => Just(Slot::Gap),
+        ],
+        1..12_usize,
+    );
+    prop::collection::vec(stretch, 1..14).prop_map(|stretches| {
+        let slots = stretches
+            .into_iter()
+            .flat_map(|(slot, length)| std::iter::repeat_n(slot, length));
+        slots.collect()
+    })
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        12 => (1..30_i64).prop_map(Event::Fetch),
+        4 => (1..40_i64).prop_map(Event::Grow),
+        2 => (0..120_i64).prop_map(Event::Moved),
+        1 => (0..120_i64).prop_map(Event::Truncated),
+        1 => (0..60_i64).prop_map(Event::Retention),
+        2 => (1..5_u64).prop_map(Event::Quiet),
+        2 => Just(Event::Disconnected),
+        1 => Just(Event::Refused),
+    ]
+}
+
+/// A log, what happens to it, where reading starts, and where the first and the second batch end.
+fn world() -> impl Strategy<Value = (Vec<Slot>, Vec<Event>, i64, i64, i64, i64)> {
+    let events = prop::collection::vec(event(), 0..60);
+    let part = 0.0..=1.0_f64;
+    (
+        log(),
+        events,
+        part.clone(),
+        part.clone(),
+        part.clone(),
+        part,
+    )
+        .prop_map(|(log, events, start, middle, end, stable)| {
+            let length = log.len() as f64;
+            let at = |part: f64| (part * length) as i64;
+            let mut places = [at(start), at(middle), at(end)];
+            places.sort_unstable();
+            let [start, middle, end] = places;
+            (log, events, start, middle, end, at(stable))
+        })
+}
+
+/// What is wrong with what was read.
+fn wrong(
+    log: &[Slot],
+    ranges: &[OffsetRange],
+    answers: &[Result<(Read, Vec<i64>)>],
+) -> Option<String> {
+    for (range, answer) in ranges.iter().zip(answers) {
+        match answer {
+            Ok((Read::All, offsets)) if *offsets == records(log, *range) => {}
+            Ok(found) => return Some(format!("{range:?} gave {found:?}")),
+            Err(error) => {
+                let kind = error.kind();
+                let passes = matches!(kind, ErrorKind::Unavailable);
+                let stays = matches!(kind, ErrorKind::Data | ErrorKind::Permission);
+                if !passes && !stays {
+                    return Some(format!("{range:?}: {error}"));
+                }
+            }
+        }
+    }
+    None
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+    #[test]
+    fn each_record_is_given_once_or_there_is_an_error(
+        (log, events, start, middle, end, stable) in world()
+    ) {
+        let ranges = [range(start, middle), range(middle, end)];
+        let client = SimulatedClient::new(log.clone(), start, stable, events);
+        let answers = read(client, &ranges, ends_range, None);
+        prop_assert_eq!(wrong(&log, &ranges, &answers), None);
+    }
+
+    #[test]
+    fn a_limit_gives_the_first_records(
+        (log, events, start, _, end, stable) in world(), limit in 1..20_usize
+    ) {
+        let ranges = [range(start, end)];
+        let client = SimulatedClient::new(log.clone(), start, stable, events);
+        let answers = read(client, &ranges, ends_range, Some(limit));
+        if let Ok((how, offsets)) = &answers[0] {
+            let all = records(&log, ranges[0]);
+            // What is decoded is whole batches: more than was wanted may come, and is cut off above.
+            prop_assert!(all.starts_with(offsets));
+            prop_assert!(offsets.len() >= limit.min(all.len()));
+            prop_assert!(*how == Read::Stopped || offsets.len() == all.len());
+        }
+    }
+
+    #[test]
+    fn brokers_that_catch_up_give_everything(
+        (log, events, start, middle, end, stable) in world()
+    ) {
+        // Nothing is lost and no silence is long: then there is no error either.
+        let harmless = |event: &Event| matches!(
+            event, Event::Fetch(_) | Event::Grow(_) | Event::Moved(_) | Event::Disconnected
+        );
+        let mut events: Vec<Event> = events.into_iter().filter(harmless).collect();
+        events.push(Event::Grow(1_000));
+        let ranges = [range(start, middle), range(middle, end)];
+        let client = SimulatedClient::new(log.clone(), start, stable, events);
+        let answers = read(client, &ranges, ends_range, None);
+        prop_assert!(answers.iter().all(Result::is_ok), "{:?}", answers);
+        prop_assert_eq!(wrong(&log, &ranges, &answers), None);
+    }
+}
+
+/// The simulation finds a scan that takes any end of partition for the end of its range.
+#[test]
+fn a_scan_that_stops_at_any_end_of_partition_is_found() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    let mut runner = TestRunner::deterministic();
+    let found = (0..4_000).any(|_| {
+        let (log, events, start, middle, end, stable) =
+            world().new_tree(&mut runner).unwrap().current();
+        let ranges = [range(start, middle), range(middle, end)];
+        let client = SimulatedClient::new(log.clone(), start, stable, events);
+        let answers = read(client, &ranges, |_, _| true, None);
+        wrong(&log, &ranges, &answers).is_some()
+    });
+    assert!(found);
+}
+
+/// A follower that ends at 60 is not where a range up to 100 ends: what it never gives is an error that passes.
+#[test]
+fn a_follower_that_never_catches_up_is_an_error() {
+    let log = vec![Slot::Record; 100];
+    let client = SimulatedClient::new(log, 0, 60, Vec::new());
+    let answers = read(client, &[range(0, 100)], ends_range, None);
+    let error = answers[0].as_ref().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains("offset 60"), "{error}");
+}
+
+/// Longer than silence may last, only records that were aborted are fetched, and then only control records.
+#[test]
+fn rows_of_aborted_and_control_records_are_no_silence() {
+    for slot in [Slot::Aborted, Slot::Control, Slot::Gap] {
+        let mut log = vec![slot; 1_000];
+        log.push(Slot::Record);
+        let slow = (0..1_001).flat_map(|_| [Event::Fetch(1), Event::Quiet(5)]);
+        let client = SimulatedClient::new(log.clone(), 0, 1_001, slow.collect());
+        let answers = read(client, &[range(0, 1_001)], ends_range, None);
+        assert_eq!(answers[0].as_ref().unwrap(), &(Read::All, vec![1_000]));
+    }
+}
+
+/// A log that grows while its ends are asked for, and transactions that are open.
+struct Growing {
+    /// First, stable and latest, at the time of each question.
+    ends: RefCell<VecDeque<(i64, i64, i64)>>,
+}
+
+impl Leaders for Growing {
+    fn list(&self, _: &[i32], end: LogEnd) -> Result<Vec<(i32, i64)>> {
+        let mut ends = self.ends.borrow_mut();
+        let (first, stable, latest) = ends.pop_front().unwrap();
+        let offset = match end {
+            LogEnd::First => first,
+            LogEnd::Stable => stable,
+            LogEnd::Latest => latest,
+        };
+        Ok(vec![(0, offset)])
+    }
+}
+
+/// What a leader's log is at three questions: it only grows, and what is stable never passes what is there.
+fn growing() -> impl Strategy<Value = Vec<(i64, i64, i64)>> {
+    prop::collection::vec((0..3_i64, 0..3_i64, 0..3_i64), 3).prop_map(|steps| {
+        let (mut first, mut stable, mut latest) = (0, 0, 0);
+        let mut seen = Vec::new();
+        for (retention, commits, writes) in steps {
+            latest += writes;
+            stable = latest.min(stable + commits);
+            first = stable.min(first + retention);
+            seen.push((first, stable, latest));
+        }
+        seen
+    })
+}
+
+/// A partition that counts as at its end has no open transaction and nothing to read when its last end was told.
+fn idle_wrongly(
+    seen: &[(i64, i64, i64)],
+    position: i64,
+    is_at_end: fn(&PartitionEnds, i64) -> bool,
+) -> bool {
+    let leaders = Growing {
+        ends: RefCell::new(seen.iter().copied().collect()),
+    };
+    let ends = partition_ends(&leaders, &[0]).unwrap();
+    let (_, _, latest) = seen[2];
+    is_at_end(&ends[0], position) && position != latest
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+    #[test]
+    fn a_partition_with_more_to_come_is_not_at_its_end(
+        seen in growing(), position in 0..8_i64
+    ) {
+        prop_assert!(!idle_wrongly(&seen, position, PartitionEnds::is_at_end));
+    }
+}
+
+/// The simulation finds a rule that looks at the last stable offset alone.
+#[test]
+fn a_rule_by_the_last_stable_offset_alone_is_found() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    let mut runner = TestRunner::deterministic();
+    let strategy = (growing(), 0..8_i64);
+    let found = (0..4_000).any(|_| {
+        let (seen, position) = strategy.new_tree(&mut runner).unwrap().current();
+        idle_wrongly(&seen, position, |ends, next| next >= ends.high)
+    });
+    assert!(found);
+}
