@@ -127,6 +127,8 @@ pub(crate) struct Queue<C: ConsumerContext> {
     taken: Vec<*mut native::rd_kafka_message_t>,
     /// The partition, as a list of one.
     place: TopicPartitionList,
+    /// The last offset at which an end of partition, or an error, was taken.
+    ended: Option<i64>,
     /// Told by librdkafka's threads; they have a pointer to it until the queue is dropped.
     signal: Arc<Notify>,
     /// Must outlive the queue: dropped last.
@@ -165,6 +167,7 @@ impl<C: ConsumerContext> Queue<C> {
             queue,
             taken: Vec::new(),
             place,
+            ended: None,
             signal,
             consumer: Arc::clone(consumer),
         })
@@ -185,9 +188,13 @@ impl<C: ConsumerContext> Queue<C> {
         };
         let count = usize::try_from(count).unwrap_or(0);
         let messages = self.taken.drain(..).take(count).filter_map(NonNull::new);
+        let ended = &mut self.ended;
         into.extend(messages.map(|message| {
             let record = NativeRecord { message };
             let code = record.message().err;
+            if code != Code::RD_KAFKA_RESP_ERR_NO_ERROR {
+                *ended = Some(record.offset()).max(*ended);
+            }
             match code {
                 Code::RD_KAFKA_RESP_ERR_NO_ERROR => Arrived::Record(record),
                 Code::RD_KAFKA_RESP_ERR__PARTITION_EOF => Arrived::End(record.offset()),
@@ -197,6 +204,9 @@ impl<C: ConsumerContext> Queue<C> {
     }
 
     /// The offset after the last record, or control record, that was taken.
+    ///
+    /// librdkafka counts the end of a partition at an offset as if it were a record there. Whether a control record was taken at
+    /// this offset as well cannot be told: then it is not counted.
     pub(crate) fn position(&self) -> Option<i64> {
         let client = self.consumer.client().native_ptr();
         // SAFETY: client and list live; the offset is written into the list, which nobody else has.
@@ -205,6 +215,7 @@ impl<C: ConsumerContext> Queue<C> {
             return None;
         }
         match self.place.elements().first()?.offset() {
+            Offset::Offset(offset) if self.ended == Some(offset - 1) => self.ended,
             Offset::Offset(offset) => Some(offset),
             _ => None,
         }
