@@ -25,14 +25,14 @@ fn watch(child: &mut Child) -> Option<Taken> {
         let tasks = std::fs::read_dir(format!("{process}/task"))
             .into_iter()
             .flatten();
-        let mut threads = BTreeMap::new();
+        let mut threads: BTreeMap<String, usize> = BTreeMap::new();
         for task in tasks.flatten() {
             let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
             if !name.starts_with("tokio") {
                 *threads.entry(name.trim().to_owned()).or_default() += 1;
             }
         }
-        if threads.values().sum::<usize>() > taken.threads.values().sum() {
+        if threads.values().sum::<usize>() > taken.threads.values().sum::<usize>() {
             taken.threads = threads;
         }
         let status = std::fs::read_to_string(format!("{process}/status")).unwrap_or_default();
