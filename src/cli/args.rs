@@ -192,6 +192,14 @@ pub(crate) struct ServeArguments {
     /// [default: not served]
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) http: Option<String>,
+
+    /// Name by which the console is asked, such as sql.example.com; may be repeated. Requests by other names are refused
+    #[arg(long = "http-host", value_name = "NAME")]
+    pub(crate) http_hosts: Vec<String>,
+
+    /// The console stands behind a proxy that speaks TLS: its cookie is sent over TLS only
+    #[arg(long)]
+    pub(crate) http_behind_tls: bool,
     /// Listen for other machines although nobody has to log in
     #[arg(long, help_heading = LOGIN)]
     pub(crate) insecure: bool,

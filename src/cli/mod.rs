@@ -22,6 +22,7 @@ use clap::{CommandFactory, Parser};
 
 use crate::cli::args::{Arguments, Command};
 use crate::cli::config::Settings;
+use crate::core::stack::{STACK, with_stack};
 use crate::error::{Error, Result};
 
 /// Runs the program and gives its exit code: 0, 1 SQL or data error, 2 usage or connection,
@@ -67,11 +68,11 @@ fn dispatch(arguments: Arguments) -> Result<u8> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         // Planning and nested expressions recurse.
-        .thread_stack_size(8 << 20)
+        .thread_stack_size(STACK)
         .build()
         .map_err(Error::from)?;
     let global = &arguments.global;
-    let code = runtime.block_on(async {
+    let done = async {
         match arguments.command {
             Command::Run(run) => runner::run_files(&settings, global, &run).await,
             Command::Sql(sql) => runner::run_sql(&settings, global, &sql).await,
@@ -79,7 +80,8 @@ fn dispatch(arguments: Arguments) -> Result<u8> {
             Command::Demo(demo) => demo::run(&settings, &demo).await,
             Command::Completions { .. } | Command::Password | Command::Token => Ok(0),
         }
-    });
+    };
+    let code = with_stack(|| runtime.block_on(done));
     // A transaction that was interrupted is aborted; a broker that is gone must not hold the exit back.
     runtime.shutdown_timeout(std::time::Duration::from_secs(3));
     code

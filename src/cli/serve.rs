@@ -19,6 +19,8 @@ pub(crate) async fn serve(settings: &Settings, arguments: &ServeArguments) -> Re
     let options = ServeOptions {
         listen: arguments.listen.clone(),
         http: arguments.http.clone(),
+        http_hosts: arguments.http_hosts.clone(),
+        http_behind_tls: arguments.http_behind_tls,
         insecure: arguments.insecure,
         data_dir: settings.data_dir.clone(),
         session: settings.session.clone(),

@@ -4,5 +4,6 @@ pub mod jobs;
 #[cfg(test)]
 pub(crate) mod random;
 pub mod redact;
+pub mod stack;
 pub mod suggest;
 pub mod visits;

@@ -9,7 +9,11 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan
 use crate::error::{Error, Result};
 use crate::planner::ast::{TableOption, Text};
 use crate::planner::dialect::AnabranchDialect;
+use crate::planner::gate::too_deep;
 use crate::planner::script::{is_significant, lower_first, next_column};
+
+/// How deep the parser may recurse: each bracket that the gate lets through may take it several levels down.
+const RECURSION: usize = 250;
 
 /// Reads one statement. Words that are not sqlparser's keywords are matched by their text.
 pub(crate) struct Cursor<'a> {
@@ -28,6 +32,8 @@ impl<'a> Cursor<'a> {
         });
         let inner = DFParserBuilder::new(tokens)
             .with_dialect(dialect)
+            // The gate has a lower limit, with a place.
+            .with_recursion_limit(RECURSION)
             .build()
             .map_err(|error| parse_error(error, end))?;
         Ok(Self { inner, end })
@@ -234,6 +240,9 @@ fn parse_error(error: DataFusionError, end: Span) -> Error {
         return error;
     }
     let message = error.message().trim();
+    if message.to_lowercase().contains("recursion limit") {
+        return too_deep(end);
+    }
     let (message, place) = split_place(message);
     let message = lower_first(message)
         .replace("expected: ", "expected ")

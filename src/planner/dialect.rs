@@ -1,6 +1,7 @@
 //! The SQL dialect: sqlparser's generic one, with table arguments, angle-bracket maps and time travel.
 
 use std::any::TypeId;
+use std::cell::Cell;
 
 use anabranch_udfs::parse_table_argument;
 use datafusion::sql::sqlparser::ast::{CastKind, Expr};
@@ -13,6 +14,38 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 #[derive(Debug, Default)]
 pub struct AnabranchDialect {
     generic: GenericDialect,
+    /// How often an operand may still be begun. Where a text is wrong, the parser tries one reading after the other at each
+    /// level of nesting: without an end it would be at work for years.
+    steps: Option<Cell<usize>>,
+}
+
+impl AnabranchDialect {
+    /// A dialect that gives up on so many tokens when they have been tried for long.
+    pub(crate) fn bounded(tokens: usize) -> Self {
+        Self {
+            steps: Some(Cell::new(tokens.saturating_mul(20).saturating_add(5_000))),
+            ..Self::default()
+        }
+    }
+
+    /// Whether it has given up.
+    pub(crate) fn has_given_up(&self) -> bool {
+        self.steps.as_ref().is_some_and(|steps| steps.get() == 0)
+    }
+
+    fn step(&self) -> Result<(), ParserError> {
+        let Some(steps) = &self.steps else {
+            return Ok(());
+        };
+        match steps.get() {
+            // The one error that the parser does not take for "try another reading".
+            0 => Err(ParserError::RecursionLimitExceeded),
+            left => {
+                steps.set(left - 1);
+                Ok(())
+            }
+        }
+    }
 }
 
 macro_rules! as_generic {
@@ -50,6 +83,9 @@ impl Dialect for AnabranchDialect {
     }
 
     fn parse_prefix(&self, parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
+        if let Err(error) = self.step() {
+            return Some(Err(error));
+        }
         parse_typed_parameter(parser)
             .transpose()
             .or_else(|| parse_table_argument(parser))

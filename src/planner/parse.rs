@@ -7,10 +7,13 @@ use datafusion::sql::sqlparser::ast::Statement as AnsiStatement;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan};
 
 use crate::core::redact::{HIDDEN, is_secret, without_user_info};
+use crate::core::stack::with_stack;
 use crate::error::{Error, Result};
 use crate::planner::ast::{CreateView, Emit, ParsedStatement, Statement};
+use crate::planner::chains;
 use crate::planner::cursor::Cursor;
 use crate::planner::dialect::AnabranchDialect;
+use crate::planner::gate;
 use crate::planner::jobs::parse_job;
 use crate::planner::places::Places;
 use crate::planner::script::{RawStatement, is_significant, quoted};
@@ -21,13 +24,29 @@ use crate::planner::tables::parse_create_table;
 /// # Errors
 /// [`crate::error::ErrorKind::Invalid`] with the place of the first token that does not fit.
 pub fn parse_statement(raw: &RawStatement) -> Result<ParsedStatement> {
+    gate::check(&raw.tokens)?;
+    with_stack(|| parse_checked(raw))
+}
+
+fn parse_checked(raw: &RawStatement) -> Result<ParsedStatement> {
     let mut tokens = raw.tokens.clone();
     let emit = take_emit(&mut tokens);
     drop_time_travel_for(&mut tokens);
-    let dialect = AnabranchDialect::default();
+    let dialect = AnabranchDialect::bounded(tokens.len());
     let mut cursor = Cursor::new(&dialect, tokens)?;
-    let statement =
-        parse(&mut cursor, emit.map(|(emit, _)| emit)).map_err(|error| error.at(raw.span))?;
+    let parsed = parse(&mut cursor, emit.map(|(emit, _)| emit));
+    let parsed = parsed.map_err(|error| match dialect.has_given_up() {
+        true => Error::invalid(
+            "the statement cannot be read: it is wrong somewhere in the middle of deep nesting",
+        )
+        .with_help("parse its parts by themselves"),
+        false => error,
+    });
+    let balanced = parsed.and_then(|mut statement| {
+        chains::balance(&mut statement)?;
+        Ok(statement)
+    });
+    let statement = balanced.map_err(|error| error.at(raw.span))?;
     if let (Some((_, span)), false) = (emit, matches!(statement, Statement::Job(_))) {
         return Err(Error::invalid("EMIT belongs to CREATE JOB and SUBSCRIBE")
             .with_help("a query and an INSERT see all rows at once: leave EMIT out")

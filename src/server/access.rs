@@ -1,16 +1,16 @@
 //! Who may do what: three roles, and the tables that a user may name. Decisions only; who somebody is, `login` knows.
 
-use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use datafusion::sql::parser::{CopyToSource, CreateExternalTable, Statement as SqlStatement};
-use datafusion::sql::sqlparser::ast::{ObjectName, Query, SetExpr, Statement as AnsiStatement};
+use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
+use datafusion::sql::sqlparser::ast::{
+    ObjectName, ObjectType, Query, SetExpr, Statement as AnsiStatement,
+};
 use glob::Pattern;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::planner::{
-    CreateTable, JobStatement, ParsedStatement, Statement, TableKind, TableOption, normalize,
-};
+use crate::planner::{JobStatement, ParsedStatement, Statement, normalize};
+use crate::server::places::Places;
 use crate::session::MayName;
 
 /// What somebody may do; each role may what those before it may.
@@ -71,6 +71,8 @@ pub(super) struct Caller {
     pub(super) role: Role,
     /// The tables that may be named; `None`: all.
     pub(super) tables: Option<Grants>,
+    /// Where tables of the caller may be, if not at all places of the server.
+    pub(super) places: Option<Arc<[String]>>,
     /// What is kept between two calls belongs to it; of a token or a cookie.
     pub(super) session: Option<Arc<str>>,
 }
@@ -82,8 +84,14 @@ impl Caller {
             name: "anyone".into(),
             role: Role::Admin,
             tables: None,
+            places: None,
             session: None,
         }
+    }
+
+    /// Whether both may do the same.
+    pub(super) fn may_as(&self, other: &Self) -> bool {
+        (&self.name, self.role, &self.tables) == (&other.name, other.role, &other.tables)
     }
 
     /// Which tables statements may name; `None`: all.
@@ -98,25 +106,18 @@ impl Caller {
     }
 
     /// Refuses what the caller may not do, as far as the statement's text tells; of the tables that it names, those that
-    /// it makes or drops. `roots` are the places where callers who are no administrators may have tables.
+    /// it makes or drops. `places` are those where callers who are no administrators may have tables.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Permission`], with what is missing.
-    pub(super) fn check(&self, parsed: &ParsedStatement, roots: &[String]) -> Result<()> {
+    pub(super) fn check(&self, parsed: &ParsedStatement, places: &Places) -> Result<()> {
         self.check_role(parsed)?;
         if self.role == Role::Admin {
             return Ok(());
         }
         self.check_tables(parsed)?;
-        match &parsed.statement {
-            Statement::CreateTable(table) => check_place(table, roots),
-            Statement::Sql(sql) => match sql.as_ref() {
-                SqlStatement::CreateExternalTable(table) => check_files(table, roots),
-                _ => Ok(()),
-            },
-            _ => Ok(()),
-        }
+        places.check(&parsed.statement, self.places.as_deref())
     }
 
     /// As [`Self::check`], of a table whose place the server has chosen.
@@ -172,7 +173,8 @@ impl Caller {
     }
 }
 
-fn refused(why: String) -> Error {
+/// What an administrator may do and the caller may not.
+pub(super) fn refused(why: String) -> Error {
     Error::new(ErrorKind::Permission, why).with_help("ask an administrator of the server")
 }
 
@@ -221,10 +223,13 @@ fn role_of_ansi(ansi: &AnsiStatement) -> Role {
         | AnsiStatement::ExplainTable { .. }
         | AnsiStatement::Set(_) => Role::Read,
         AnsiStatement::Explain { statement, .. } => role_of_ansi(statement),
-        AnsiStatement::Insert(_)
-        | AnsiStatement::Drop { .. }
-        | AnsiStatement::CreateTable(_)
-        | AnsiStatement::CreateView(_) => Role::Write,
+        AnsiStatement::Drop {
+            object_type: ObjectType::Table | ObjectType::View,
+            ..
+        } => Role::Write,
+        AnsiStatement::Insert(_) | AnsiStatement::CreateTable(_) | AnsiStatement::CreateView(_) => {
+            Role::Write
+        }
         _ => Role::Admin,
     }
 }
@@ -279,165 +284,6 @@ fn makes_from_query(statement: &Statement) -> bool {
     }
 }
 
-/// A table's place must be below a root, and its options must not reach elsewhere: not to other stores or registries,
-/// and not to files of the server.
-fn check_place(table: &CreateTable, roots: &[String]) -> Result<()> {
-    let place = match table.kind {
-        TableKind::Delta => is_within(&table.location.value, roots),
-        TableKind::Kafka => brokers(table).and_then(|brokers| {
-            brokers
-                .iter()
-                .try_for_each(|broker| is_within(&format!("kafka://{broker}"), roots))
-        }),
-    };
-    place.map_err(|error| error.at(table.location.span))?;
-    for option in &table.options {
-        if !is_harmless(option) {
-            return Err(
-                refused(format!("option '{}' is for administrators", option.key))
-                    .at(option.key_span),
-            );
-        }
-    }
-    Ok(())
-}
-
-/// A table over files, as [`check_place`].
-fn check_files(table: &CreateExternalTable, roots: &[String]) -> Result<()> {
-    let mut options = table.options.iter();
-    if let Some((key, _)) = options.find(|(key, _)| !key.starts_with("format.")) {
-        return Err(refused(format!("option '{key}' is for administrators")));
-    }
-    let mut locations = table.locations.iter();
-    locations.try_for_each(|location| is_within(location, roots))
-}
-
-fn brokers(table: &CreateTable) -> Result<Vec<&str>> {
-    let is_brokers = |option: &&TableOption| {
-        let key = option.key.to_lowercase();
-        key == "kafka.bootstrap.servers" || key == "bootstrap.servers"
-    };
-    let brokers = table.options.iter().find(is_brokers);
-    let brokers = brokers.ok_or_else(|| {
-        refused(
-            "the table does not say its brokers, and the server's own are for administrators"
-                .to_owned(),
-        )
-    })?;
-    Ok(brokers.value.value.split(',').map(str::trim).collect())
-}
-
-/// Whether an option stays within the table: no environment of the server, no other address, no file.
-fn is_harmless(option: &TableOption) -> bool {
-    const OF_KAFKA: [&str; 7] = [
-        "kafka.bootstrap.servers",
-        "kafka.isolation.level",
-        "kafka.security.protocol",
-        "kafka.sasl.mechanism",
-        "kafka.sasl.mechanisms",
-        "kafka.sasl.password",
-        "kafka.sasl.username",
-    ];
-    let key = option.key.to_lowercase();
-    let is_known = match key.as_str() {
-        _ if key.starts_with("kafka.") => OF_KAFKA.contains(&key.as_str()),
-        _ if key.starts_with("aws.") => false,
-        _ => !key.ends_with("url"),
-    };
-    is_known && !option.value.value.contains("${")
-}
-
-/// Whether a place is one of the roots or below it, however it is written.
-fn is_within(place: &str, roots: &[String]) -> Result<()> {
-    let outside = || {
-        let error = Error::new(
-            ErrorKind::Permission,
-            format!("'{place}' is at no place where tables may be"),
-        );
-        match roots.is_empty() {
-            true => error.with_help("the server declares none: only administrators make tables"),
-            false => error.with_help(format!("tables may be below {}", roots.join(", "))),
-        }
-    };
-    if place.contains("${") {
-        return Err(refused(
-            "the server's environment is for administrators".to_owned(),
-        ));
-    }
-    let place = Place::of(place).ok_or_else(outside)?;
-    match roots
-        .iter()
-        .filter_map(|root| Place::of(root))
-        .any(|root| place.is_below(&root))
-    {
-        true => Ok(()),
-        false => Err(outside()),
-    }
-}
-
-/// A place without `.` and `..`, and where it is a folder of this machine, without links.
-#[derive(Debug, PartialEq, Eq)]
-enum Place {
-    Folder(PathBuf),
-    /// Scheme, host with port, segments of the path.
-    Url(String, String, Vec<String>),
-}
-
-impl Place {
-    fn of(text: &str) -> Option<Self> {
-        match url::Url::parse(text) {
-            Ok(url) if url.scheme() == "file" => {
-                Some(Self::Folder(real(&url.to_file_path().ok()?)?))
-            }
-            Ok(url) => {
-                let port = url
-                    .port()
-                    .map_or_else(String::new, |port| format!(":{port}"));
-                let host = format!("{}{port}", url.host_str().unwrap_or_default());
-                let segments = url.path().split('/').filter(|segment| !segment.is_empty());
-                let segments: Vec<String> = segments.map(str::to_owned).collect();
-                let climbs = segments.iter().any(|segment| {
-                    let segment = segment
-                        .to_lowercase()
-                        .replace("%2e", ".")
-                        .replace("%2f", "/");
-                    segment == ".." || segment.contains('/')
-                });
-                (!climbs).then(|| Self::Url(url.scheme().to_owned(), host, segments))
-            }
-            Err(_) => Some(Self::Folder(real(Path::new(text))?)),
-        }
-    }
-
-    fn is_below(&self, root: &Self) -> bool {
-        match (self, root) {
-            (Self::Folder(place), Self::Folder(root)) => place.starts_with(root),
-            (Self::Url(scheme, host, path), Self::Url(of, at, root)) => {
-                scheme == of && host == at && path.starts_with(root)
-            }
-            _ => false,
-        }
-    }
-}
-
-/// The path from the root of the file system, its links followed as far as it exists. It must not climb where it does not.
-fn real(path: &Path) -> Option<PathBuf> {
-    let path = std::path::absolute(path).ok()?;
-    let mut known = path.as_path();
-    let mut rest = Vec::new();
-    loop {
-        if let Ok(mut real) = known.canonicalize() {
-            real.extend(rest.into_iter().rev());
-            return Some(real);
-        }
-        match known.components().next_back()? {
-            Component::Normal(name) => rest.push(name),
-            _ => return None,
-        }
-        known = known.parent()?;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -456,13 +302,14 @@ mod tests {
             name: "ann".into(),
             role,
             tables,
+            places: None,
             session: None,
         }
     }
 
     #[test]
     fn each_statement_has_the_least_role_that_runs_it() {
-        let roles: [(&str, Role); 27] = [
+        let roles: [(&str, Role); 33] = [
             ("SELECT 1", Role::Read),
             (
                 "WITH a AS (SELECT 1) SELECT * FROM a UNION SELECT 2",
@@ -488,6 +335,12 @@ mod tests {
             ("INSERT INTO t VALUES (1)", Role::Write),
             ("CREATE VIEW v AS SELECT 1", Role::Write),
             ("DROP TABLE t", Role::Write),
+            ("DROP VIEW v", Role::Write),
+            ("DROP SCHEMA public CASCADE", Role::Admin),
+            ("DROP DATABASE anabranch", Role::Admin),
+            ("DROP MATERIALIZED VIEW v", Role::Admin),
+            ("DROP FUNCTION abs", Role::Admin),
+            ("DROP INDEX i", Role::Admin),
             ("OPTIMIZE t", Role::Write),
             ("VACUUM t", Role::Admin),
             ("COPY t TO '/tmp/x.csv'", Role::Admin),
@@ -500,7 +353,7 @@ mod tests {
         for (sql, needed) in roles {
             let parsed = parsed(sql);
             for role in [Role::Read, Role::Write, Role::Admin] {
-                let may = caller(role, None).check(&parsed, &[]);
+                let may = caller(role, None).check(&parsed, &Places::default());
                 assert_eq!(may.is_ok(), role >= needed, "{sql} by {}", role.name());
             }
         }
@@ -529,90 +382,12 @@ mod tests {
             ("PAUSE JOB j", false),
             ("SHOW JOBS", false),
         ] {
-            assert_eq!(ann.check(&parsed(sql), &[]).is_ok(), may, "{sql}");
+            assert_eq!(
+                ann.check(&parsed(sql), &Places::default()).is_ok(),
+                may,
+                "{sql}"
+            );
         }
         assert!(Grants::try_new(&["***".to_owned()]).is_err());
-    }
-
-    #[test]
-    fn tables_of_others_than_administrators_are_below_the_roots() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = folder.path().join("lake");
-        std::fs::create_dir(&at).unwrap();
-        let outside = folder.path().join("private");
-        std::fs::create_dir(&outside).unwrap();
-        std::os::unix::fs::symlink(&outside, at.join("link")).unwrap();
-        let lake = at.display().to_string();
-        let roots = [
-            lake.clone(),
-            "s3://bucket/lake".to_owned(),
-            "kafka://broker:9092".to_owned(),
-        ];
-        let delta = |place: &str| {
-            format!("CREATE EXTERNAL TABLE t (a INT) STORED AS DELTA LOCATION '{place}'")
-        };
-        let kafka = |options: &str| {
-            format!(
-                "CREATE EXTERNAL TABLE t (a INT) STORED AS KAFKA LOCATION 't' OPTIONS ('format' 'json'{options})"
-            )
-        };
-        for (sql, may) in [
-            (delta(&format!("{lake}/a")), true),
-            (delta(&format!("{lake}/a/../b")), false),
-            (delta(&format!("{lake}/../private")), false),
-            (delta(&format!("{lake}/link/a")), false),
-            (delta(&format!("file://{lake}/a")), true),
-            (delta(&format!("file://{lake}/%2e%2e/private")), false),
-            (delta(&format!("{lake}er")), false),
-            (delta("/etc"), false),
-            (delta("relative"), false),
-            (delta("s3://bucket/lake/a"), true),
-            (delta("s3://bucket/lake"), true),
-            (delta("s3://bucket/lakes"), false),
-            (delta("s3://bucket/lake/../other"), false),
-            (delta("s3://bucket/lake/%2E%2e/other"), false),
-            (delta("s3://other/lake/a"), false),
-            (delta(&format!("{lake}/${{HOME}}")), false),
-            (kafka(", 'kafka.bootstrap.servers' 'broker:9092'"), true),
-            (kafka(", 'kafka.bootstrap.servers' 'broker:9093'"), false),
-            (
-                kafka(", 'kafka.bootstrap.servers' 'broker:9092,evil:9092'"),
-                false,
-            ),
-            (kafka(", 'kafka.bootstrap.servers' '${KAFKA}'"), false),
-            (kafka(""), false),
-            (
-                kafka(
-                    ", 'kafka.bootstrap.servers' 'broker:9092', 'kafka.plugin.library.paths' '/x.so'",
-                ),
-                false,
-            ),
-            (
-                kafka(", 'kafka.bootstrap.servers' 'broker:9092', 'avro.registry.url' 'http://x'"),
-                false,
-            ),
-            (
-                kafka(
-                    ", 'kafka.bootstrap.servers' 'broker:9092', 'kafka.sasl.password' '${SECRET}'",
-                ),
-                false,
-            ),
-            (
-                "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '/etc/passwd'".to_owned(),
-                false,
-            ),
-        ] {
-            let statement = parsed(&sql);
-            let checked = caller(Role::Write, None).check(&statement, &roots);
-            assert_eq!(checked.is_ok(), may, "{sql}: {checked:?}");
-            assert!(
-                caller(Role::Write, None).check(&statement, &[]).is_err(),
-                "{sql}"
-            );
-            assert!(
-                caller(Role::Admin, None).check(&statement, &[]).is_ok(),
-                "{sql}"
-            );
-        }
     }
 }

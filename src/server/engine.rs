@@ -16,13 +16,14 @@ use crate::planner::{
     parse_statement,
 };
 use crate::runtime::{JobStatus, Jobs};
-use crate::server::access::Caller;
+use crate::server::access::{Caller, Role};
 use crate::server::forks::Forks;
 use crate::server::jobs::RunningJobs;
+use crate::server::places::{self, Places};
 use crate::server::queries;
 use crate::server::sessions::{Sessions, Settings, setting};
 use crate::server::work::{Statement as Running, Time, Work};
-use crate::session::{Answer, ForkOptions, Outcome, Planned, Ready, Session};
+use crate::session::{Answer, ForkOptions, Outcome, Planned, Ready, SCHEMA, Session};
 use crate::state::{CatalogEntry, CatalogStore, JobStore};
 
 /// What a statement does, as far as clients care.
@@ -101,7 +102,7 @@ pub(super) struct Engine {
     pub(super) work: Arc<Work>,
     pub(super) sessions: Sessions,
     /// Where others than administrators may have tables.
-    pub(super) roots: Vec<String>,
+    pub(super) places: Places,
 }
 
 impl Engine {
@@ -220,6 +221,7 @@ impl Engine {
             time_zone: asked.settings.time_zone.clone(),
             memory_limit: self.work.limits().memory,
             may_name: asked.caller.may_name(),
+            only_reads: asked.caller.role < Role::Write,
         };
         self.forks.fork(&fork)
     }
@@ -230,7 +232,7 @@ impl Engine {
     ///
     /// What is missing, with its place.
     pub(super) fn check(&self, asked: &Asked, parsed: &ParsedStatement) -> Result<()> {
-        let checked = asked.caller.check(parsed, &self.roots);
+        let checked = asked.caller.check(parsed, &self.places);
         checked.map_err(|error| parsed.places.locate(error))
     }
 
@@ -465,6 +467,11 @@ impl Engine {
             self.fork(asked)?.execute(parsed.clone()).await?;
         }
         let whole = self.forks.whole().await;
+        if let Some(may_name) = asked.caller.may_name() {
+            let hidden = whole.session.places_of(|name| !may_name(SCHEMA, name));
+            let checked = places::check_hidden(&parsed.statement, &hidden);
+            checked.map_err(|error| parsed.places.locate(error))?;
+        }
         let text = parsed.text.clone();
         let said = said(self.execute(whole.session, parsed).await?);
         // What cannot be kept is not there after a restart: so it fails now.

@@ -46,7 +46,7 @@ use crate::server::queries;
 use crate::server::results::Held;
 use crate::server::status::status;
 use crate::server::transfer::{client_rows, encoded, no_rows, of_flight};
-use crate::server::wire::{WireTypes, to_wire, wire_schema};
+use crate::server::wire::{to_wire, wire_schema};
 use crate::server::work::{QUERY_LOG, Statement};
 use crate::session::{Planned, Session};
 
@@ -56,6 +56,9 @@ const CANCEL_FLIGHT_INFO: &str = "CancelFlightInfo";
 const CANCEL_QUERY: &str = "CancelQuery";
 const SET_SESSION: &str = "SetSessionOptions";
 const GET_SESSION: &str = "GetSessionOptions";
+/// Rows of values that are bound to one statement, which runs once for each.
+const MAX_BOUND_ROWS: usize = 100_000;
+const MAX_BOUND_BYTES: usize = 64 << 20;
 /// Of `ActionCancelQueryResult`.
 const CANCELLED: i32 = 1;
 const NOT_CANCELLABLE: i32 = 3;
@@ -79,6 +82,8 @@ pub(super) struct Flight {
 /// A statement between GetFlightInfo and DoGet.
 struct Begun {
     statement: Arc<Statement>,
+    /// What it was begun with: who may less by now does not get its rows.
+    caller: Caller,
     schema: SchemaRef,
     rows: Rows,
     /// What was said when it was planned.
@@ -94,12 +99,14 @@ enum Rows {
 
 impl Begun {
     /// What a statement gave that has run to its end.
-    fn done(batch: &RecordBatch, types: WireTypes, statement: Arc<Statement>) -> Result<Self> {
+    fn done(batch: &RecordBatch, asked: &Asked, statement: Arc<Statement>) -> Result<Self> {
+        let types = asked.settings.types;
         let schema = wire_schema(&batch.schema(), types);
         Ok(Self {
             rows: Rows::Done(to_wire(batch, &schema)?),
             schema,
             statement,
+            caller: asked.caller.clone(),
             warnings: Vec::new(),
         })
     }
@@ -158,14 +165,14 @@ impl Flight {
             (_, Some(rows)) => {
                 self.engine.check(asked, prepared.parsed())?;
                 self.engine.work.answered(&statement, rows);
-                Begun::done(rows, types, statement)?
+                Begun::done(rows, asked, statement)?
             }
             (Kind::Query, None)
                 if matches!(prepared.parsed().statement, ParsedKind::ShowQueries) =>
             {
                 // Who is at work is told also when no more can be at work.
                 let batch = queries::running(&self.engine.work, &asked.caller)?;
-                Begun::done(&batch, types, statement)?
+                Begun::done(&batch, asked, statement)?
             }
             (Kind::Query, None) => {
                 let statements = prepared.statements()?;
@@ -179,7 +186,7 @@ impl Flight {
                         if answer.is_always {
                             prepared.is_always(&answer.rows);
                         }
-                        Begun::done(&answer.rows, types, statement)?
+                        Begun::done(&answer.rows, asked, statement)?
                     }
                     Plan::Open(planned) => Begun {
                         warnings: planned.0.take_warnings(),
@@ -190,6 +197,7 @@ impl Flight {
                             planned: Mutex::new(Some(*planned)),
                         })),
                         statement,
+                        caller: asked.caller.clone(),
                     },
                 }
             }
@@ -199,7 +207,7 @@ impl Flight {
                     || RecordBatch::new_empty(Arc::new(Schema::empty())),
                     |done| done.batch,
                 );
-                Begun::done(&batch, types, statement)?
+                Begun::done(&batch, asked, statement)?
             }
         };
         log_warnings(&begun.statement, &begun.warnings);
@@ -254,7 +262,7 @@ impl Flight {
         let command = command(&descriptor.cmd)?;
         let (schema, ticket, warnings) = match command {
             Command::CommandStatementQuery(query) => {
-                let prepared = self.prepare(&query.query)?;
+                let prepared = self.prepare(query.query).await?;
                 self.statement_ticket(asked, &prepared).await?
             }
             Command::CommandPreparedStatementQuery(query) => {
@@ -296,7 +304,7 @@ impl Flight {
     async fn schema(&self, asked: &Asked, descriptor: &FlightDescriptor) -> Result<SchemaRef> {
         match command(&descriptor.cmd)? {
             Command::CommandStatementQuery(query) => {
-                let prepared = self.prepare(&query.query)?;
+                let prepared = self.prepare(query.query).await?;
                 self.schema_of(asked, &prepared).await
             }
             Command::CommandPreparedStatementQuery(query) => {
@@ -321,9 +329,11 @@ impl Flight {
             asked.clone(),
             prepared.with_nulls()?,
         );
-        // It has no number yet: that is given when it is run.
+        // It is planned for its columns: it has its turn and its time as one that is run, and is no statement at work.
         let planned = async move { engine.plan(&by, parsed).await };
-        match self.engine.work.aside(Box::pin(planned)).await {
+        let statement = self.engine.statement(asked, prepared.parsed());
+        let work = &self.engine.work;
+        match work.unlisted(&statement, Box::pin(planned)).await {
             Ok((session, planned)) => {
                 let schema = wire_schema(&planned.schema(), asked.settings.types);
                 drop(planned);
@@ -339,10 +349,14 @@ impl Flight {
     }
 
     /// The one statement of a client's text.
-    fn prepare(&self, text: &str) -> Result<Prepared> {
-        self.check_length(text)?;
-        let parse = || Prepared::try_new(one_statement(text)?);
-        self.known.prepared(text, parse)
+    async fn prepare(&self, text: String) -> Result<Prepared> {
+        self.check_length(&text)?;
+        let (known, length) = (Arc::clone(&self.known), text.len());
+        let prepare = move || {
+            let parse = || Prepared::try_new(one_statement(&text)?);
+            known.prepared(&text, parse)
+        };
+        self.engine.work.read(length, prepare).await
     }
 
     fn check_length(&self, text: &str) -> Result<()> {
@@ -378,7 +392,7 @@ impl Flight {
     /// What was begun under a handle by the one who asks.
     fn begun(&self, asked: &Asked, handle: &[u8]) -> Result<Arc<Begun>> {
         let found = self.results.get(handle, Instant::now());
-        let own = found.filter(|begun| begun.statement.user == asked.caller.name);
+        let own = found.filter(|begun| begun.caller.may_as(&asked.caller));
         own.ok_or_else(|| {
             Error::not_found("there is no such result, or it has waited for too long")
                 .with_help("run the statement again")
@@ -464,10 +478,13 @@ impl Flight {
         let (prepared, bound) = match command {
             Command::CommandStatementUpdate(update) => {
                 self.check_length(&update.query)?;
+                let length = update.query.len();
                 let script = Script::new("sql", update.query);
+                let split = move || script.split();
                 let mut rows = 0;
-                for raw in script.split()? {
-                    let prepared = Prepared::try_new(raw)?;
+                for raw in self.engine.work.read(length, split).await? {
+                    let prepare = move || Prepared::try_new(raw);
+                    let prepared = self.engine.work.read(length, prepare).await?;
                     let done = self.complete(asked, prepared.statements()?).await?;
                     rows = written(done);
                 }
@@ -498,13 +515,22 @@ impl Flight {
         match action.r#type.as_str() {
             CREATE_PREPARED => {
                 let request: ActionCreatePreparedStatementRequest = unpack(&action.body)?;
-                let prepared = self.prepare(&request.query)?;
+                let prepared = self.prepare(request.query).await?;
                 let types = match prepared.has_parameters() {
                     true => {
-                        let session = self.engine.fork(asked)?;
-                        let types = session.parameter_types(prepared.parsed()).await;
-                        self.engine.forks.give_back(session);
-                        types
+                        let (engine, session) =
+                            (Arc::clone(&self.engine), self.engine.fork(asked)?);
+                        let statement = self.engine.statement(asked, prepared.parsed());
+                        let of = prepared.clone();
+                        let types = async move {
+                            let types = session.parameter_types(of.parsed()).await;
+                            engine.forks.give_back(session);
+                            Ok(types)
+                        };
+                        self.engine
+                            .work
+                            .unlisted(&statement, Box::pin(types))
+                            .await?
                     }
                     false => HashMap::new(),
                 };
@@ -746,11 +772,17 @@ impl Flight {
             }
             // An update without parameters may be sent without any columns.
             let mut bound = Vec::new();
+            let (mut rows, mut bytes) = (0, 0);
             if !first.data_header.is_empty() {
                 let sent = futures::stream::iter([Ok(first)]).chain(messages);
                 let sent = sent.map_err(|status| FlightError::Tonic(Box::new(status)));
                 let mut batches = FlightRecordBatchStream::new_from_flight_data(sent);
                 while let Some(batch) = batches.try_next().await.map_err(of_flight)? {
+                    rows += batch.num_rows();
+                    bytes += batch.get_array_memory_size();
+                    if rows > MAX_BOUND_ROWS || bytes > MAX_BOUND_BYTES {
+                        return Err(told(too_much_bound()));
+                    }
                     bound.push(batch);
                 }
             }
@@ -976,6 +1008,16 @@ fn unpack<M: arrow_flight::sql::ProstMessageExt>(bytes: &[u8]) -> Result<M> {
 
 fn refused(what: &str) -> Status {
     status(&Error::unsupported(format!("{what} is not supported")))
+}
+
+fn too_much_bound() -> Error {
+    Error::new(
+        ErrorKind::Exhausted,
+        format!(
+            "more than {MAX_BOUND_ROWS} rows or {MAX_BOUND_BYTES} bytes are bound to a statement"
+        ),
+    )
+    .with_help("load many rows with bulk ingest")
 }
 
 fn too_many(what: &str) -> Error {

@@ -1,8 +1,8 @@
 //! Who asks: a user with a password, a token of ours or of the file of users, or the token of another issuer.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -10,13 +10,13 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, COOKIE};
-use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::server::access::{Caller, Grants, Role};
+use crate::server::access::Caller;
+use crate::server::issuer::Issuer;
 use crate::server::metrics::Counts;
 use crate::server::users::{User, Users, hash_password, is_password};
 use crate::server::work::QUERY_LOG;
@@ -29,6 +29,9 @@ const LASTS: Duration = Duration::from_secs(12 * 3_600);
 const REMEMBERED: Duration = Duration::from_secs(300);
 /// Passwords that are hashed at the same time: each takes 19 MiB and tens of milliseconds.
 const HASHED_AT_ONCE: usize = 2;
+
+/// Logins by one name that wait for their turn; one more is told to come again.
+const WAITING_FOR_A_NAME: usize = 4;
 
 /// Some clients leave the padding out.
 const BASIC: GeneralPurpose = GeneralPurpose::new(
@@ -65,17 +68,14 @@ pub(super) struct Login {
     key: [u8; 32],
     /// Right passwords by their hash with the user's own, and since when they are known.
     remembered: Mutex<HashMap<[u8; 32], Instant>>,
+    /// Logins that were ended, and until when their tokens would have been good.
+    ended: Mutex<HashMap<String, u64>>,
     hashing: Semaphore,
+    /// How many wait for their password to be hashed, by user; all users there are not are one.
+    waiting: Mutex<HashMap<String, usize>>,
     counts: Arc<Counts>,
     /// What a password is compared with whose user there is not: that takes as long.
     nobody: String,
-}
-
-/// Another issuer of tokens.
-struct Issuer {
-    keys: JwkSet,
-    name: Option<String>,
-    audience: Option<String>,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -83,16 +83,10 @@ struct Ours {
     sub: String,
     /// The session.
     jti: String,
+    /// Of the password that it was given for: with another one it is of no use any more.
+    pwd: String,
     iat: u64,
     exp: u64,
-}
-
-#[derive(serde::Deserialize)]
-struct Theirs {
-    sub: String,
-    role: Role,
-    tables: Option<Vec<String>>,
-    jti: Option<String>,
 }
 
 impl Login {
@@ -103,11 +97,10 @@ impl Login {
         let users = options.users.as_deref().map(Users::open).transpose()?;
         let issuer = match &options.jwks {
             None => None,
-            Some(path) => Some(Issuer {
-                keys: keys(path)?,
-                name: options.jwt_issuer.clone(),
-                audience: options.jwt_audience.clone(),
-            }),
+            Some(path) => {
+                let (name, audience) = (options.jwt_issuer.clone(), options.jwt_audience.clone());
+                Some(Issuer::open(path, name, audience)?)
+            }
         };
         let mut key = [0; 32];
         key[..16].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
@@ -118,6 +111,8 @@ impl Login {
             issuer,
             key,
             remembered: Mutex::default(),
+            ended: Mutex::default(),
+            waiting: Mutex::default(),
             hashing: Semaphore::new(HASHED_AT_ONCE),
             counts,
             nobody: hash_password("")?,
@@ -176,6 +171,7 @@ impl Login {
         let claims = Ours {
             sub: caller.name.to_string(),
             jti: uuid::Uuid::new_v4().simple().to_string(),
+            pwd: self.password_of(&caller.name),
             iat: now,
             exp: now + LASTS.as_secs(),
         };
@@ -192,7 +188,14 @@ impl Login {
         let hash = user.as_ref().and_then(|user| user.password.clone());
         let hash = hash.as_ref().unwrap_or(&self.nobody).clone();
         let known = fingerprint(password, &hash);
-        let is_right = self.remembers(&known) || self.hashes_to(password, hash).await;
+        let is_right = match self.remembers(&known) {
+            true => true,
+            false => {
+                let of = user.as_ref().map_or("", |_| name);
+                let _waits = Waits::new(self, of)?;
+                self.hashes_to(password, hash).await
+            }
+        };
         match user {
             Some(User {
                 caller,
@@ -235,6 +238,9 @@ impl Login {
 
     fn by_token(&self, token: &str) -> Result<Caller> {
         if let Some(ours) = self.ours(token) {
+            if self.ended().contains_key(&ours.jti) {
+                return Err(unknown("this login was ended").with_help("log in again"));
+            }
             let session = Some(Arc::from(ours.jti));
             if !self.is_closed {
                 return Ok(Caller {
@@ -245,6 +251,11 @@ impl Login {
             // What they may is what the file says now.
             let user = self.users.as_ref().and_then(|users| users.named(&ours.sub));
             let user = user.ok_or_else(|| unknown("the user of this token is there no more"))?;
+            if ours.pwd != self.password_of(&ours.sub) {
+                return Err(
+                    unknown("the password is another since this login").with_help("log in again")
+                );
+            }
             return Ok(Caller {
                 session,
                 ..user.caller
@@ -262,6 +273,35 @@ impl Login {
         }
     }
 
+    /// Ends a login: its token is of no use any more.
+    pub(super) fn log_out(&self, token: &str) {
+        let Some(ours) = self.ours(token) else {
+            return;
+        };
+        let now = jsonwebtoken::get_current_timestamp();
+        let mut ended = self.ended();
+        ended.retain(|_, until| *until > now);
+        ended.insert(ours.jti, ours.exp);
+    }
+
+    fn ended(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What tells one password of a user from another.
+    fn password_of(&self, name: &str) -> String {
+        let user = self.users.as_ref().and_then(|users| users.named(name));
+        let password = user.and_then(|user| user.password).unwrap_or_default();
+        let mut of = Sha256::new();
+        of.update(self.key);
+        of.update(password.as_bytes());
+        let of = of.finalize();
+        of.iter()
+            .take(16)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+
     fn ours(&self, token: &str) -> Option<Ours> {
         let key = DecodingKey::from_secret(&self.key);
         let mut validation = Validation::new(Algorithm::HS256);
@@ -271,62 +311,46 @@ impl Login {
     }
 }
 
-impl Issuer {
-    fn caller(&self, token: &str) -> Result<Caller> {
-        let refused =
-            |error: jsonwebtoken::errors::Error| unknown(&format!("the token is refused: {error}"));
-        let header = jsonwebtoken::decode_header(token).map_err(refused)?;
-        let key = match &header.kid {
-            Some(id) => self.keys.find(id),
-            None if self.keys.keys.len() == 1 => self.keys.keys.first(),
-            None => None,
-        };
-        let key = key.ok_or_else(|| unknown("the token is signed by a key that is not known"))?;
-        // A key is for one algorithm: the token does not choose another.
-        let of_key = key
-            .common
-            .key_algorithm
-            .map(|algorithm| algorithm.to_string());
-        if of_key.is_some_and(|algorithm| algorithm != format!("{:?}", header.alg)) {
-            return Err(unknown(
-                "the token is signed by another algorithm than its key's",
-            ));
+/// One who waits for a password to be hashed. Whoever tries one after the other for a name waits for those of that name only:
+/// there are never many in the queue that others stand in.
+struct Waits<'l> {
+    login: &'l Login,
+    name: String,
+}
+
+impl<'l> Waits<'l> {
+    fn new(login: &'l Login, name: &str) -> Result<Self> {
+        let mut waiting = login.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = waiting.entry(name.to_owned()).or_default();
+        if *count >= WAITING_FOR_A_NAME {
+            return Err(Error::new(
+                ErrorKind::Exhausted,
+                "too many try to log in by this name at the same time",
+            )
+            .with_help("try again in a second"));
         }
-        let decoding = DecodingKey::from_jwk(key).map_err(refused)?;
-        if decoding.family() != header.alg.family()
-            || header.alg.family() == Algorithm::HS256.family()
-        {
-            return Err(unknown(
-                "the token is signed by another algorithm than its key's",
-            ));
-        }
-        let mut validation = Validation::new(header.alg);
-        let mut required = vec!["exp", "sub"];
-        match &self.name {
-            Some(name) => {
-                validation.set_issuer(&[name]);
-                required.push("iss");
-            }
-            None => validation.iss = None,
-        }
-        match &self.audience {
-            Some(audience) => {
-                validation.set_audience(&[audience]);
-                required.push("aud");
-            }
-            None => validation.validate_aud = false,
-        }
-        validation.validate_nbf = true;
-        validation.set_required_spec_claims(&required);
-        let claims = jsonwebtoken::decode::<Theirs>(token, &decoding, &validation);
-        let claims = claims.map_err(refused)?.claims;
-        let tables = claims.tables.as_deref().map(Grants::try_new).transpose();
-        Ok(Caller {
-            name: claims.sub.into(),
-            role: claims.role,
-            tables: tables.map_err(|error| unknown(error.message()))?,
-            session: claims.jti.map(Arc::from),
+        *count += 1;
+        drop(waiting);
+        Ok(Self {
+            login,
+            name: name.to_owned(),
         })
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self
+            .login
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = waiting.get_mut(&self.name) {
+            *count -= 1;
+            if *count == 0 {
+                waiting.remove(&self.name);
+            }
+        }
     }
 }
 
@@ -384,22 +408,8 @@ fn fingerprint(password: &str, hash: &str) -> [u8; 32] {
     of.finalize().into()
 }
 
-fn unknown(why: &str) -> Error {
+pub(super) fn unknown(why: &str) -> Error {
     Error::new(ErrorKind::Unauthenticated, why)
-}
-
-fn keys(path: &Path) -> Result<JwkSet> {
-    let shown = path.display();
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Error::invalid(format!("{shown} cannot be read: {error}")))?;
-    let keys: JwkSet = serde_json::from_str(&text).map_err(|error| {
-        Error::invalid(format!("{shown} is no JSON Web Key Set: {error}"))
-            .with_help("save what the issuer has at its jwks_uri")
-    })?;
-    if keys.keys.is_empty() {
-        return Err(Error::invalid(format!("{shown} has no keys")));
-    }
-    Ok(keys)
 }
 
 #[cfg(test)]
@@ -408,6 +418,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::server::access::Role;
 
     fn bearer(token: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -532,6 +543,7 @@ mod tests {
         assert!(restarted.caller(&bearer(&token)).await.is_err());
         let expired = Ours {
             sub: "ann".to_owned(),
+            pwd: login.password_of("ann"),
             jti: "x".to_owned(),
             iat: 0,
             exp: jsonwebtoken::get_current_timestamp() - 1,

@@ -10,12 +10,15 @@ mod flight;
 mod forks;
 mod gate;
 mod ingest;
+mod issuer;
 mod jobs;
 mod known;
 mod login;
+mod memory;
 mod messages;
 mod metadata;
 mod metrics;
+mod places;
 mod prepared;
 mod queries;
 mod results;
@@ -38,13 +41,16 @@ use futures::TryStreamExt as _;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::ServerTlsConfig;
 use tonic::transport::server::TcpIncoming;
 
+use crate::core::stack::STACK;
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{Parameters, Script};
 use crate::runtime::{Jobs, Metrics, Stop};
 use crate::server::connection::Gathered;
+use crate::server::console::SeenAs;
 use crate::server::engine::Engine;
 use crate::server::flight::Flight;
 use crate::server::forks::Forks;
@@ -52,6 +58,7 @@ use crate::server::gate::Gate;
 use crate::server::jobs::RunningJobs;
 use crate::server::login::Login;
 use crate::server::metrics::Counts;
+use crate::server::places::Places;
 use crate::server::sessions::Sessions;
 use crate::server::work::Work;
 use crate::session::{Session, SessionOptions};
@@ -81,6 +88,10 @@ pub struct ServeOptions {
     pub listen: String,
     /// Where the console is, if there is one: `HOST:PORT`.
     pub http: Option<String>,
+    /// Names by which the console is asked, beside those of this machine; none: any.
+    pub http_hosts: Vec<String>,
+    /// A proxy before the console speaks TLS.
+    pub http_behind_tls: bool,
     /// Clients of other machines may come although nobody has to log in.
     pub insecure: bool,
     /// Where the catalog and jobs last.
@@ -114,17 +125,20 @@ pub struct Server {
     listener: TcpListener,
     /// Of the console.
     http: Option<TcpListener>,
-    /// Where statements and jobs run, apart from the network; held until the server ends.
+    seen_as: SeenAs,
+    /// Looks at what the process holds.
+    _memory: AbortOnDropHandle<()>,
+    /// Where statements and jobs run, apart from the network and from each other; held until the server ends.
     _threads: Threads,
 }
 
 /// Threads that whatever is still at work does not outlive.
-struct Threads(Option<Runtime>);
+struct Threads(Vec<Runtime>);
 
 impl Drop for Threads {
     fn drop(&mut self) {
         // To wait for them is not allowed where others are served.
-        if let Some(runtime) = self.0.take() {
+        for runtime in self.0.drain(..) {
             runtime.shutdown_background();
         }
     }
@@ -156,20 +170,32 @@ impl Server {
         let tls = secured.map(tls::flight).transpose().map_err(plain)?;
         let dir = DataDir::open(&options.data_dir).map_err(plain)?;
         let session = Session::try_new(&options.session).map_err(plain)?;
-        let work = runtime().map_err(plain)?;
-        let runtime = work.handle().clone();
-        let threads = Threads(Some(work));
+        let (work, of_jobs) = (runtime("work"), runtime("jobs"));
+        let (work, of_jobs) = (work.map_err(plain)?, of_jobs.map_err(plain)?);
+        let (runtime, for_jobs) = (work.handle().clone(), of_jobs.handle().clone());
+        let threads = Threads(vec![work, of_jobs]);
         let jobs = Arc::new(Jobs::new(JobStore::new(dir.clone())));
         let engine = Engine {
             forks: Forks::try_new(session, options.limits.statements).map_err(plain)?,
             store: CatalogStore::new(dir.clone()),
-            running: RunningJobs::new(Arc::clone(&jobs), options.metrics.clone(), runtime.clone()),
+            running: RunningJobs::new(Arc::clone(&jobs), options.metrics.clone(), for_jobs),
             jobs,
             sessions: Sessions::new(options.limits.sessions, options.limits.idle),
             work: Work::new(runtime, options.limits, counts),
-            roots: options.roots,
+            places: Places {
+                roots: options.roots,
+                data_dir: Some(options.data_dir.clone()),
+            },
+        };
+        let seen_as = SeenAs {
+            hosts: options.http_hosts.into(),
+            is_secure: options.http_behind_tls,
         };
         let engine = Arc::new(engine);
+        let memory = memory::watch(
+            Arc::clone(&engine.work),
+            engine.forks.defined().memory_of_all(),
+        );
         let flight = Flight::new(Arc::clone(&engine), Arc::clone(&login));
         if let Some(metrics) = &options.metrics {
             metrics::register(metrics.registry(), &engine, &flight).map_err(plain)?;
@@ -190,6 +216,8 @@ impl Server {
             web_tls,
             listener,
             http,
+            seen_as,
+            _memory: memory,
             _threads: threads,
         })
     }
@@ -268,7 +296,15 @@ impl Server {
             match self.http {
                 Some(http) => {
                     let (engine, login) = (Arc::clone(&self.engine), Arc::clone(&self.login));
-                    console::serve(http, engine, login, self.web_tls, drained(&stopping)).await
+                    console::serve(
+                        http,
+                        engine,
+                        login,
+                        self.web_tls,
+                        self.seen_as,
+                        drained(&stopping),
+                    )
+                    .await
                 }
                 None => Ok(()),
             }
@@ -297,12 +333,12 @@ impl Server {
     }
 }
 
-/// The threads of statements and jobs.
-fn runtime() -> Result<Runtime> {
+/// The threads of statements, and those of jobs: statements that keep theirs busy stop no job.
+fn runtime(name: &str) -> Result<Runtime> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .thread_name("work")
+        .thread_name(name)
         // Planning and nested expressions recurse.
-        .thread_stack_size(8 << 20)
+        .thread_stack_size(STACK)
         .enable_all()
         .build();
     runtime.map_err(|error| Error::internal(format!("no threads can be had: {error}")))

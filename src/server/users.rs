@@ -6,6 +6,7 @@
 //! tokens = ["sha256:…"]            # of `anabranch token`
 //! role = "write"                   # read, write or admin
 //! tables = ["visits*"]             # all, if it is left out
+//! places = ["s3://bucket/ann"]     # where its tables may be; all of --location-root, if it is left out
 //! ```
 
 use std::collections::BTreeMap;
@@ -23,8 +24,8 @@ use sha2::{Digest as _, Sha256};
 use crate::error::{Error, Result};
 use crate::server::access::{Caller, Grants, Role};
 
-/// How often the file is looked at for changes.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often a file is looked at for changes.
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 /// Before the hash of a token.
 const TOKEN: &str = "sha256:";
 
@@ -42,6 +43,8 @@ struct Entry {
     tokens: Vec<String>,
     role: Role,
     tables: Option<Vec<String>>,
+    /// At or below which its tables must be.
+    places: Option<Vec<String>>,
 }
 
 /// One user.
@@ -120,7 +123,8 @@ impl Users {
     }
 }
 
-fn changed(path: &Path) -> Option<SystemTime> {
+/// When a file was changed last.
+pub(super) fn changed(path: &Path) -> Option<SystemTime> {
     std::fs::metadata(path).ok()?.modified().ok()
 }
 
@@ -161,6 +165,7 @@ fn read(path: &Path) -> Result<Known> {
             name: name.as_str().into(),
             role: entry.role,
             tables: tables.map_err(|error| error.context(format!("{shown}: user {name}")))?,
+            places: entry.places.map(Into::into),
             session: None,
         };
         let user = User {

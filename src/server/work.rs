@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::core::stack::on_stack;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::access::Caller;
 use crate::server::metrics::Counts;
@@ -106,6 +107,8 @@ enum StoppedBy {
     User(String),
     /// The server, which ends before it.
     Server,
+    /// The server, which would run out of memory with it.
+    Memory,
 }
 
 impl Statement {
@@ -176,6 +179,10 @@ impl Statement {
             () = self.stopped.cancelled() => match self.stopped_by.get() {
                 Some(StoppedBy::Server) => {
                     Error::unavailable("the server is about to end").with_help("ask again soon")
+                }
+                Some(StoppedBy::Memory) => {
+                    Error::new(ErrorKind::Exhausted, "the server ran out of memory: the statement was ended")
+                        .with_help("read fewer rows or columns, or ask for an aggregate of them")
                 }
                 Some(StoppedBy::User(by)) if **by != *self.user => {
                     Error::new(ErrorKind::Cancelled, format!("the statement was cancelled by {by}"))
@@ -293,6 +300,7 @@ impl Work {
     ) -> Result<T> {
         let mut running = Running::new(self, statement);
         let done = self.attempt(statement, work).await;
+        let done = done.map_err(|error| error.of_query(&statement.id));
         match &done {
             Ok(planned) if goes_on(planned) => {
                 self.plans(statement);
@@ -315,8 +323,27 @@ impl Work {
     ) -> Result<T> {
         let mut running = Running::new(self, statement);
         let done = self.attempt(statement, work).await;
+        let done = done.map_err(|error| error.of_query(&statement.id));
         running.end(done.as_ref().err());
         done
+    }
+
+    /// Reads a text: a long one on the threads of statements, so that the network answers others meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// What it says.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        read: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        /// This many bytes are read in less time than it takes to hand them over and back.
+        const SHORT: usize = 8 << 10;
+        match bytes <= SHORT {
+            true => read(),
+            false => self.aside(async move { read() }).await,
+        }
     }
 
     /// Does something small of the server's own that neither waits nor is listed.
@@ -328,9 +355,22 @@ impl Work {
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        let task = AbortOnDropHandle::new(self.runtime.spawn(work));
+        let task = AbortOnDropHandle::new(self.runtime.spawn(on_stack(work)));
         task.await
             .unwrap_or_else(|error| Err(Error::internal(error.to_string())))
+    }
+
+    /// Does something small within the limits of statements: it has its turn and its time, and is neither listed nor logged.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::run`].
+    pub(super) async fn unlisted<T: Send + 'static>(
+        &self,
+        statement: &Statement,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        self.attempt(statement, work).await
     }
 
     async fn attempt<T: Send + 'static>(
@@ -342,11 +382,10 @@ impl Work {
             let _turn = self.turn(statement).await?;
             self.aside(work).await
         };
-        let done = tokio::select! {
+        tokio::select! {
             done = done => done,
             why = statement.stopped() => Err(why),
-        };
-        done.map_err(|error| error.of_query(&statement.id))
+        }
     }
 
     /// Does something to its end whether or not somebody waits for it: half of it would be worse.
@@ -363,7 +402,7 @@ impl Work {
         let task = self.runtime.spawn(async move {
             let mut running = Running::new(&to_its_end, &of);
             let _turn = to_its_end.turn(&of).await?;
-            let done = work.await;
+            let done = on_stack(work).await;
             running.end(done.as_ref().err());
             done.map_err(|error| error.of_query(&of.id))
         });
@@ -429,6 +468,17 @@ impl Work {
             Some((next, (receiver, task)))
         });
         received.boxed()
+    }
+
+    /// Ends the newest statement at work that was not told to end yet; gives its number.
+    pub(super) fn relieve(&self) -> Option<String> {
+        let newest = self
+            .running()
+            .into_iter()
+            .rev()
+            .find(|statement| !statement.stopped.is_cancelled())?;
+        newest.stop(StoppedBy::Memory);
+        Some(newest.id.clone())
     }
 
     fn subscription(&self) -> Result<OwnedSemaphorePermit> {
@@ -644,6 +694,32 @@ mod tests {
         assert_eq!(given[1].as_ref().unwrap(), &-1);
         let last = given.last().unwrap().as_ref().unwrap_err();
         assert_eq!(last.kind(), ErrorKind::Timeout);
+    }
+
+    #[tokio::test]
+    async fn the_newest_statements_end_first_where_memory_is_short() {
+        let work = work(Limits::default());
+        let at = |at: i64| Statement::new(&Caller::anyone(), "SELECT 1", at, Time::Any);
+        let all = [at(1), at(3), at(2)];
+        let runs: Vec<_> = all
+            .iter()
+            .map(|statement| {
+                let (work, statement) = (Arc::clone(&work), Arc::clone(statement));
+                tokio::spawn(async move {
+                    work.run(&statement, std::future::pending::<Result<()>>())
+                        .await
+                })
+            })
+            .collect();
+        while work.running().len() < 3 {
+            tokio::task::yield_now().await;
+        }
+        let ended: Vec<String> = std::iter::from_fn(|| work.relieve()).collect();
+        assert_eq!(ended, [1, 2, 0].map(|at| all[at].id.clone()));
+        for run in runs {
+            assert_eq!(run.await.unwrap().unwrap_err().kind(), ErrorKind::Exhausted);
+        }
+        assert_eq!(work.relieve(), None);
     }
 
     #[tokio::test]

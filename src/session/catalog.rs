@@ -1,26 +1,35 @@
 //! The session's tables: definitions kept, providers made anew for each statement.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockWriteGuard, Weak};
 
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::view::ViewTable;
 use datafusion::catalog::{SchemaProvider, TableProvider};
+use datafusion::datasource::listing::ListingTable;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as SqlStatement;
-use datafusion::sql::sqlparser::ast::{Query, Statement as AnsiStatement};
+use datafusion::sql::sqlparser::ast::{
+    ObjectName, Query, Statement as AnsiStatement, Visit as _, Visitor,
+};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
 use crate::core::suggest::closest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::session::context::TablePlace;
 use crate::session::rewrite;
+use crate::session::view_barrier::{self, BarrierView};
 use crate::tables::delta::{DeltaTableHandle, TimeTravel};
 use crate::tables::kafka::{KafkaTable, KafkaTableProvider};
+
+/// Views over views over views.
+const VIEWS: usize = 64;
 
 /// Gives the context's state; set once, after the context is built.
 type StateOf = Box<dyn Fn() -> Option<SessionState> + Send + Sync>;
@@ -48,6 +57,24 @@ impl TableEntry {
             TableEntry::Provider(_) => "table",
         }
     }
+
+    fn places(&self) -> Vec<TablePlace> {
+        match self {
+            TableEntry::Kafka(table) => vec![TablePlace::Topic(table.topic().to_owned())],
+            TableEntry::Delta { handle, .. } => {
+                vec![TablePlace::Files(handle.location().to_owned())]
+            }
+            TableEntry::View(_) => Vec::new(),
+            TableEntry::Provider(provider) => match provider.downcast_ref::<ListingTable>() {
+                Some(files) => {
+                    let paths = files.table_paths().iter();
+                    let paths = paths.map(|path| TablePlace::Files(path.as_str().to_owned()));
+                    paths.collect()
+                }
+                None => Vec::new(),
+            },
+        }
+    }
 }
 
 /// A view as its query; planned by every statement that uses it.
@@ -62,6 +89,8 @@ struct Tables {
     entries: BTreeMap<String, TableEntry>,
     /// Those that statements may not name, and views may.
     hidden: BTreeMap<String, TableEntry>,
+    /// Statements may name some tables only, whether or not there are others.
+    is_restricted: bool,
     definitions: BTreeMap<String, String>,
 }
 
@@ -132,6 +161,17 @@ impl Catalog {
         })
     }
 
+    /// Where the tables of these names are.
+    pub(crate) fn places(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<TablePlace> {
+        self.read(|tables| {
+            let entries = tables.entries.iter().chain(&tables.hidden);
+            entries
+                .filter(|(name, _)| is_wanted(name))
+                .flat_map(|(_, entry)| entry.places())
+                .collect()
+        })
+    }
+
     /// The entry, or an error that names close ones.
     pub(crate) fn expect(&self, name: &str) -> Result<TableEntry> {
         self.entry(name).ok_or_else(|| self.no_such_table(name))
@@ -180,8 +220,24 @@ impl Catalog {
         }
     }
 
+    /// The same of a table that another one names: it may be one that statements may not.
+    pub(crate) fn delta_of_plan(&self, name: &str) -> Result<DeltaTableHandle> {
+        match self.entry_of_plan(name) {
+            Some(TableEntry::Delta { handle, .. }) => Ok(handle),
+            _ => self.delta(name),
+        }
+    }
+
     pub(crate) fn definition(&self, name: &str) -> Result<String> {
-        self.expect(name)?;
+        if let TableEntry::View(view) = self.expect(name)?
+            && self.hides(&view)
+        {
+            return Err(Error::new(
+                ErrorKind::Permission,
+                format!("the definition of {name} names what is not yours"),
+            )
+            .with_help("DESCRIBE has its columns"));
+        }
         self.read(|tables| tables.definitions.get(name).cloned())
             .ok_or_else(|| Error::unsupported(format!("{name} has no definition to show")))
     }
@@ -206,12 +262,15 @@ impl Catalog {
 
     /// A catalog with the same tables, for statements that run beside those of this one; they name only those that
     /// `may_name` says.
-    pub(crate) fn fork(&self, may_name: impl Fn(&str) -> bool) -> Self {
+    pub(crate) fn fork(&self, may_name: Option<impl Fn(&str) -> bool>) -> Self {
         let (tables, version) = self.read(|tables| {
             let mut entries = tables.entries.clone();
             let mut hidden = tables.hidden.clone();
-            hidden.extend(entries.extract_if(.., |name, _| !may_name(name)));
+            if let Some(may_name) = &may_name {
+                hidden.extend(entries.extract_if(.., |name, _| !may_name(name)));
+            }
             let tables = Tables {
+                is_restricted: tables.is_restricted || may_name.is_some(),
                 entries,
                 hidden,
                 definitions: tables.definitions.clone(),
@@ -281,6 +340,12 @@ impl Catalog {
             if planning.iter().any(|planned| planned == name) {
                 return Err(Error::invalid(format!("view {name} is defined by itself")));
             }
+            if planning.len() >= VIEWS {
+                return Err(Error::invalid(format!(
+                    "view {name} stands below {VIEWS} views above one another"
+                ))
+                .with_help("define one of them over the tables"));
+            }
             planning.push(name.to_owned());
         }
         let state = self
@@ -288,14 +353,35 @@ impl Catalog {
             .get()
             .and_then(|state| state())
             .ok_or_else(|| Error::internal("the session is gone"))?;
+        let hides = self.hides(view);
         let planned = self.plan_query(state, view.query.clone()).await;
         lock(&self.planning).pop();
-        let mut plan = planned.map_err(|error| error.context(format!("view {name}")))?;
+        let mut plan = planned.map_err(|error| match hides {
+            true => view_barrier::hidden(name, &error),
+            false => error.context(format!("view {name}")),
+        })?;
         if !view.columns.is_empty() {
             plan = rename(plan, &view.columns)?;
         }
+        if hides {
+            return Ok(Arc::new(BarrierView::new(name, plan)));
+        }
         let definition = self.read(|tables| tables.definitions.get(name).cloned());
         Ok(Arc::new(ViewTable::new(plan, definition)))
+    }
+
+    /// Whether a view reads what statements may not name.
+    fn hides(&self, view: &View) -> bool {
+        self.read(|tables| {
+            if !tables.is_restricted {
+                return false;
+            }
+            let mut reads = Reads {
+                tables,
+                seen: Vec::new(),
+            };
+            view.query.visit(&mut reads).is_break()
+        })
     }
 
     async fn plan_query(&self, state: SessionState, query: Box<Query>) -> Result<LogicalPlan> {
@@ -323,6 +409,31 @@ impl Catalog {
 
     fn read<T>(&self, look: impl FnOnce(&Tables) -> T) -> T {
         look(&self.tables.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Looks for relations that are hidden or that are not there, in views of views too. A common table expression counts as one
+/// that is not there: a view more is closed than need be.
+struct Reads<'a> {
+    tables: &'a Tables,
+    seen: Vec<String>,
+}
+
+impl Visitor for Reads<'_> {
+    type Break = ();
+
+    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
+        let Ok(name) = rewrite::plain_name(relation) else {
+            return ControlFlow::Break(());
+        };
+        match self.tables.entries.get(&name) {
+            None => ControlFlow::Break(()),
+            Some(TableEntry::View(view)) if !self.seen.contains(&name) => {
+                self.seen.push(name);
+                view.query.visit(self)
+            }
+            Some(_) => ControlFlow::Continue(()),
+        }
     }
 }
 

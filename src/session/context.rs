@@ -18,6 +18,7 @@ use crate::planner::types::SqlTypes;
 use crate::session::catalog::{Catalog, weak_state};
 use crate::session::memory::LimitedPool;
 use crate::session::nan::{ForgetBounds, KeepNan};
+use crate::session::sizes::{self, Budget};
 use crate::session::system::{SYSTEM, SystemSchema};
 use crate::session::yielding::GiveWay;
 use crate::tables::delta;
@@ -49,6 +50,17 @@ pub struct ForkOptions {
     pub memory_limit: Option<usize>,
     /// Whether its statements may name a table of a schema; `None`: all of them.
     pub may_name: Option<MayName>,
+    /// Its statements write nothing, not even what a query sets aside.
+    pub only_reads: bool,
+}
+
+/// Where the rows of a table are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TablePlace {
+    /// A folder, a file, or the same in a store.
+    Files(String),
+    /// A topic.
+    Topic(String),
 }
 
 /// Whether a table may be named, by schema and name.
@@ -69,6 +81,9 @@ pub(super) fn common(
         config = config.with_target_partitions(partitions);
     }
     let settings = config.options_mut();
+    settings.extensions.insert(Budget(function_budget(
+        options.memory_limit.unwrap_or_else(default_memory_limit),
+    )));
     settings.sql_parser.collect_spans = true;
     settings.sql_parser.map_string_types_to_utf8view = false;
     settings.sql_parser.support_varchar_with_length = true;
@@ -83,6 +98,7 @@ pub(super) fn common(
         .with_physical_optimizer_rules(physical_rules());
     let mut state = anabranch_udfs::register(builder).build();
     anabranch_udfs::register_json(&mut state)?;
+    sizes::bound(&mut state)?;
     Ok(Arc::new(state))
 }
 
@@ -112,6 +128,10 @@ pub(super) fn build(
             if let Some(zone) = zone {
                 config.options_mut().execution.time_zone = Some(zone.clone());
             }
+            if let Some(limit) = limit {
+                let budget = Budget(function_budget(limit));
+                config.options_mut().extensions.insert(budget);
+            }
             SessionStateBuilder::new_from_existing(common.clone())
                 .with_config(config)
                 .with_runtime_env(limited(common.runtime_env(), limit))
@@ -134,6 +154,11 @@ pub(super) fn build(
     context.register_catalog(CATALOG, Arc::new(root));
     catalog.attach(weak_state(&context));
     Ok((context, catalog))
+}
+
+/// What one call of a function may make, of the memory of its statement: it is copied once or twice on its way.
+fn function_budget(limit: usize) -> usize {
+    limit / 4
 }
 
 /// Memory and disk of a session, shared by its forks.

@@ -1,6 +1,6 @@
 //! Records a statement could not decode, kept in the Delta table that the Kafka table names.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::arrow::array::{
     ArrayRef, BinaryArray, Int32Array, Int64Array, RecordBatch, StringArray,
@@ -32,18 +32,7 @@ pub(super) fn keep(
     catalog: &Arc<Catalog>,
     context: &SessionContext,
 ) -> SendableRecordBatchStream {
-    let letters: Vec<Letters> = catalog
-        .kafka_tables_in_use()
-        .iter()
-        .filter_map(|provider| {
-            let kafka = provider.downcast_ref::<KafkaTableProvider>()?;
-            let table = kafka.table().dead_letter_table()?.to_owned();
-            Some(Letters {
-                table,
-                records: Arc::clone(kafka.bad_records()),
-            })
-        })
-        .collect();
+    let letters = letters(catalog);
     if letters.is_empty() {
         return stream;
     }
@@ -60,6 +49,52 @@ pub(super) fn keep(
     Box::pin(RecordBatchStreamAdapter::new(schema, stream.chain(write)))
 }
 
+fn letters(catalog: &Catalog) -> Vec<Letters> {
+    catalog
+        .kafka_tables_in_use()
+        .iter()
+        .filter_map(|provider| {
+            let kafka = provider.downcast_ref::<KafkaTableProvider>()?;
+            let table = kafka.table().dead_letter_table()?.to_owned();
+            Some(Letters {
+                table,
+                records: Arc::clone(kafka.bad_records()),
+            })
+        })
+        .collect()
+}
+
+/// Says how many records could not be decoded, once the statement's own rows have all been read: a statement that may only
+/// read sets none aside.
+pub(super) fn count(
+    stream: SendableRecordBatchStream,
+    catalog: &Catalog,
+    warnings: &Arc<Mutex<Vec<String>>>,
+) -> SendableRecordBatchStream {
+    let letters = letters(catalog);
+    if letters.is_empty() {
+        return stream;
+    }
+    let schema = stream.schema();
+    let warnings = Arc::clone(warnings);
+    let count = futures::stream::once(async move {
+        let left_out: usize = letters
+            .iter()
+            .map(|letters| letters.records.take().len())
+            .sum();
+        if left_out > 0 {
+            let warning = format!(
+                "{left_out} records could not be decoded and are left out; the role read sets none aside in a table"
+            );
+            let mut warnings = warnings.lock().unwrap_or_else(PoisonError::into_inner);
+            warnings.push(warning);
+        }
+        DataFusionResult::Ok(None)
+    })
+    .try_filter_map(|none: Option<RecordBatch>| async move { Ok(none) });
+    Box::pin(RecordBatchStreamAdapter::new(schema, stream.chain(count)))
+}
+
 async fn write(
     catalog: &Catalog,
     context: &SessionContext,
@@ -71,7 +106,10 @@ async fn write(
     }
     let name = table.to_owned();
     let inner = async {
-        let provider = catalog.delta(&name)?.snapshot(TimeTravel::Latest).await?;
+        let provider = catalog
+            .delta_of_plan(&name)?
+            .snapshot(TimeTravel::Latest)
+            .await?;
         let batch = to_batch(records, &provider.schema())?;
         let schema = batch.schema();
         let input = MemorySourceConfig::try_new_exec(&[vec![batch]], schema, None)?;

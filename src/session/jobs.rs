@@ -25,7 +25,7 @@ use crate::session::streaming::{
     BatchTables, FrontPlan, Sources, StreamQuery, StreamTable, static_tables, table_of,
 };
 use crate::session::system::SYSTEM;
-use crate::session::{Session, rewrite};
+use crate::session::{Session, plan_limits, rewrite};
 use crate::tables::bad_records::{BadRecord, BadRecords};
 use crate::tables::delta::{DeltaTableHandle, TimeTravel, stream_read};
 use crate::tables::kafka::{KafkaScanExec, KafkaTable};
@@ -473,6 +473,9 @@ impl JobQuery {
         rewrite::prepare(context, catalog, &mut statement).await?;
         let state = self.session.states.state();
         let planned = state.statement_to_plan(statement.clone()).await;
+        if let Ok(plan) = &planned {
+            plan_limits::check(plan)?;
+        }
         match planned {
             Ok(LogicalPlan::Dml(dml)) => Ok(dml.input.as_ref().clone()),
             Ok(query) if matches!(self.sink, JobSinkTable::Subscriber) => Ok(query),

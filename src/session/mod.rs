@@ -11,13 +11,16 @@ mod inserted;
 mod jobs;
 mod memory;
 mod nan;
+mod plan_limits;
 mod rewrite;
 mod scope;
 #[cfg(test)]
 mod scope_tests;
+mod sizes;
 mod states;
 mod streaming;
 mod system;
+mod view_barrier;
 mod yielding;
 
 use std::collections::HashMap;
@@ -28,6 +31,7 @@ use datafusion::arrow::array::{AsArray as _, RecordBatch};
 use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::{DataType, SchemaRef, UInt64Type};
 use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::execution::memory_pool::MemoryLimit;
 use datafusion::execution::session_state::SessionState;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
@@ -37,6 +41,7 @@ use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as SqlStatement;
 use futures::StreamExt as _;
 
+use crate::core::stack::on_stack;
 use crate::error::{Error, Result};
 use crate::planner::{ParsedStatement, Statement, Text, normalize};
 use crate::session::catalog::{Catalog, TableEntry};
@@ -44,7 +49,7 @@ use crate::tables::delta::{OptimizeSpec, VacuumSpec};
 
 use states::{StatementState, States};
 
-pub use context::{ForkOptions, MayName, SessionOptions};
+pub use context::{ForkOptions, MayName, SessionOptions, TablePlace};
 pub use jobs::{BatchPlan, BatchSource, FrontBatch, JobQuery, JobSinkTable};
 pub use streaming::{FrontPlan, StreamQuery, StreamTable, late_rows};
 pub use system::{batch_rows, job_rows, versions};
@@ -168,7 +173,7 @@ pub struct Session {
     /// What it has in common with its forks.
     common: Arc<SessionState>,
     states: States,
-    warnings: Mutex<Vec<String>>,
+    warnings: Arc<Mutex<Vec<String>>>,
 }
 
 impl Session {
@@ -213,6 +218,7 @@ impl Session {
         options.may_name.is_none()
             && self.fork.time_zone == options.time_zone
             && self.fork.memory_limit == options.memory_limit
+            && self.fork.only_reads == options.only_reads
     }
 
     /// Forgets what the last statement has seen and said: its snapshots of tables are of no use to another.
@@ -234,6 +240,14 @@ impl Session {
         self.fork.memory_limit
     }
 
+    /// Bytes that all statements of the process may hold.
+    pub(crate) fn memory_of_all(&self) -> usize {
+        match self.common.runtime_env().memory_pool.memory_limit() {
+            MemoryLimit::Finite(limit) => limit,
+            _ => usize::MAX,
+        }
+    }
+
     /// Bytes that statements of the process hold in sorts, aggregates and joins.
     pub(crate) fn memory_reserved(&self) -> usize {
         self.common.runtime_env().memory_pool.reserved()
@@ -253,7 +267,7 @@ impl Session {
             fork: fork.clone(),
             common,
             states: States::new(context.clone()),
-            warnings: Mutex::default(),
+            warnings: Arc::default(),
             context,
             catalog,
             notices,
@@ -332,6 +346,11 @@ impl Session {
         Ok(table.schema())
     }
 
+    /// Where the tables of these names are.
+    pub(crate) fn places_of(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<TablePlace> {
+        self.catalog.places(is_wanted)
+    }
+
     /// How a table or view was declared, without secrets.
     ///
     /// # Errors
@@ -370,7 +389,7 @@ impl Session {
             let (_, plan) = self.logical_plan(sql.as_ref().clone()).await?;
             Ok::<_, Error>(plan.get_parameter_types()?)
         };
-        let types = types.await.unwrap_or_default().into_iter();
+        let types = on_stack(types).await.unwrap_or_default().into_iter();
         let known =
             types.filter_map(|(name, of)| Some((name.trim_start_matches('$').to_owned(), of?)));
         known.collect()
@@ -383,7 +402,7 @@ impl Session {
     pub async fn execute(&self, parsed: ParsedStatement) -> Result<Outcome> {
         let places = parsed.places.clone();
         let begun = async { self.begin_ready(self.ready(parsed).await?) };
-        begun.await.map_err(|error| places.locate(error))
+        on_stack(begun).await.map_err(|error| places.locate(error))
     }
 
     /// Plans a statement that gives rows, and does not run it.
@@ -393,7 +412,9 @@ impl Session {
     pub async fn plan(&self, parsed: ParsedStatement) -> Result<Planned> {
         let places = parsed.places.clone();
         let planned = async { self.ready(parsed).await?.planned() };
-        planned.await.map_err(|error| places.locate(error))
+        on_stack(planned)
+            .await
+            .map_err(|error| places.locate(error))
     }
 
     /// Begins a statement if it gives rows.
@@ -415,7 +436,10 @@ impl Session {
     pub fn begin(&self, planned: Planned) -> Result<Execution> {
         let Planned { plan, task, .. } = planned;
         let stream = execute_stream(Arc::clone(&plan), task)?;
-        let stream = dead_letters::keep(stream, &self.catalog, &self.context);
+        let stream = match self.fork.only_reads {
+            true => dead_letters::count(stream, &self.catalog, &self.warnings),
+            false => dead_letters::keep(stream, &self.catalog, &self.context),
+        };
         Ok(Execution { stream, plan })
     }
 
@@ -502,7 +526,7 @@ impl Session {
         let (state, plan) = self.logical_plan(sql).await?;
         match &plan {
             LogicalPlan::Ddl(ddl) => {
-                let verb = done_message(ddl);
+                let verb = done_message(ddl)?;
                 Box::pin(self.context.execute_logical_plan(plan)).await?;
                 self.states.change();
                 self.catalog.describe_new(text);
@@ -530,7 +554,10 @@ impl Session {
         let typed = sql.clone();
         let state = self.states.state();
         match state.statement_to_plan(sql).await {
-            Ok(plan) => Ok((state, inserted::with_nullable_values(plan)?)),
+            Ok(plan) => {
+                plan_limits::check(&plan)?;
+                Ok((state, inserted::with_nullable_values(plan)?))
+            }
             Err(error) => Err(self.catalog.missing_table(error, typed)),
         }
     }
@@ -592,15 +619,20 @@ fn parse_hours(hours: Text) -> Result<u64> {
     })
 }
 
-/// What a statement of DataFusion's own DDL did.
-fn done_message(ddl: &DdlStatement) -> String {
-    match ddl {
+/// What a statement of DataFusion's own DDL does, if it is about tables and views: there is one catalog with one schema, and
+/// nothing else in it.
+fn done_message(ddl: &DdlStatement) -> Result<String> {
+    Ok(match ddl {
         DdlStatement::CreateExternalTable(table) => format!("table {}", table.name),
         DdlStatement::CreateMemoryTable(table) => format!("table {}", table.name),
         DdlStatement::DropTable(table) => format!("dropped {}", table.name),
         DdlStatement::DropView(view) => format!("dropped {}", view.name),
-        other => other.name().to_owned(),
-    }
+        other => {
+            let verb = other.name().to_lowercase();
+            return Err(Error::unsupported(format!("{verb} is not supported"))
+                .with_help("tables, views and jobs are made and dropped; they are all in the schema public"));
+        }
+    })
 }
 
 /// The leading upper-case words of a statement: what the user is told was done.

@@ -21,6 +21,7 @@ use crate::core::suggest::closest;
 use crate::error::{Error, Result};
 use crate::planner::normalize;
 use crate::session::catalog::{Catalog, TableEntry, time_travel_name};
+use crate::session::plan_limits;
 use crate::session::system::{SYSTEM, state_table};
 use crate::tables::delta::TimeTravel;
 
@@ -349,6 +350,7 @@ async fn offsets(context: &SessionContext, node: &mut impl VisitMut) -> Result<(
 async fn scalar_text(context: &SessionContext, query: Query) -> Result<Value> {
     let statement = SqlStatement::Statement(Box::new(AnsiStatement::Query(Box::new(query))));
     let plan = context.state().statement_to_plan(statement).await?;
+    plan_limits::check(&plan)?;
     let batches = context.execute_logical_plan(plan).await?.collect().await?;
     let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
     let columns = batches.first().map_or(1, RecordBatch::num_columns);
@@ -443,6 +445,7 @@ async fn evaluate(context: &SessionContext, expr: &Expr, sql_type: &str) -> Resu
         .statement_to_plan(statement)
         .await
         .map_err(|_| invalid())?;
+    plan_limits::check(&plan)?;
     let batches = context
         .execute_logical_plan(plan)
         .await?

@@ -23,10 +23,12 @@ use crate::server::login::{Login, cookie};
 pub(super) const TOKEN: &str = "anabranch_token";
 
 /// Where requests may come from.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Origins {
     /// Only names of this machine: one that listens for nobody else is asked under no other name.
     pub(super) only_loopback: bool,
+    /// Other names under which it is asked; none: one that listens for others is asked under any.
+    pub(super) hosts: Arc<[String]>,
 }
 
 /// Who asks: every request for data or a change passes through here.
@@ -84,7 +86,7 @@ pub(super) async fn check_caller(
 }
 
 impl Origins {
-    fn check(self, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+    fn check(&self, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
         let host = text(headers, HOST.as_str()).and_then(|host| host.parse::<Authority>().ok());
         let Some(host) = host else {
             return Err(Problem::new(
@@ -92,10 +94,16 @@ impl Origins {
                 Error::invalid("the request names no host"),
             ));
         };
-        if self.only_loopback && !is_loopback(host.host()) {
+        let is_known = is_loopback(host.host())
+            || self
+                .hosts
+                .iter()
+                .any(|known| known.eq_ignore_ascii_case(host.host()))
+            || (!self.only_loopback && self.hosts.is_empty());
+        if !is_known {
             return Err(Problem::forbidden(
                 format!("the console is not asked as '{}'", host.host()),
-                "open it as localhost or 127.0.0.1",
+                "open it as localhost or 127.0.0.1, or by a name that --http-host gives",
             ));
         }
         if matches!(*method, Method::GET | Method::HEAD) {
@@ -157,6 +165,7 @@ mod tests {
         }
         let origins = Origins {
             only_loopback: true,
+            hosts: Arc::default(),
         };
         origins.check(method, &map).err().map(Problem::status)
     }
@@ -185,6 +194,34 @@ mod tests {
         for host in [&[][..], &[("host", "a b")], &[("host", "")]] {
             let found = status(&Method::GET, host);
             assert_eq!(found, Some(StatusCode::BAD_REQUEST), "{host:?}");
+        }
+    }
+
+    #[test]
+    fn one_that_listens_for_others_may_be_asked_by_its_names_only() {
+        let asked = |only_loopback: bool, hosts: &[&str], host: &'static str| {
+            let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+            let origins = Origins {
+                only_loopback,
+                hosts: hosts.into(),
+            };
+            let headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static(host))]);
+            origins.check(&Method::GET, &headers).is_ok()
+        };
+        assert!(asked(false, &[], "anything.example"));
+        for only_loopback in [true, false] {
+            assert!(asked(
+                only_loopback,
+                &["sql.example.com"],
+                "SQL.example.com:443"
+            ));
+            assert!(asked(only_loopback, &["sql.example.com"], "localhost:1"));
+            assert!(!asked(only_loopback, &["sql.example.com"], "evil.example"));
+            assert!(!asked(
+                only_loopback,
+                &["sql.example.com"],
+                "sql.example.com.evil.example"
+            ));
         }
     }
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
-use axum::http::StatusCode;
 use axum::http::header::SET_COOKIE;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{AppendHeaders, IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router, middleware};
@@ -15,7 +15,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::planner::script::identifier;
 use crate::runtime::JobStatus;
 use crate::server::access::Caller;
@@ -23,10 +23,12 @@ use crate::server::console::access::{self, TOKEN};
 use crate::server::console::problem::{Problem, json_text, with_json};
 use crate::server::console::rows::Limits;
 use crate::server::console::statements::Statements;
-use crate::server::login::Login;
+use crate::server::login::{Login, cookie};
 
 /// What may be sent in one request.
 const MAX_BODY: usize = 1 << 20;
+/// The body of a request comes within this.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Of a result, at most.
 const MAX_ROWS: usize = 10_000;
 /// Of a result, unless the page asks for another number.
@@ -98,7 +100,13 @@ impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequest<S> for Sent<T> 
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let body = Bytes::from_request(request, state).await;
+        let body = tokio::time::timeout(PATIENCE, Bytes::from_request(request, state)).await;
+        let body = body.map_err(|_| {
+            Problem::new(
+                StatusCode::REQUEST_TIMEOUT,
+                Error::new(ErrorKind::Timeout, "the request did not come to its end"),
+            )
+        })?;
         let body = body.map_err(|error: BytesRejection| {
             Problem::new(
                 error.status(),
@@ -155,7 +163,10 @@ async fn log_in(State(console): Asked, Sent(given): Sent<Credentials>) -> Answer
     Ok(with_cookie(&token, console.more(), &given.user))
 }
 
-async fn log_out(State(console): Asked, Sent(_): Sent<Value>) -> Response {
+async fn log_out(State(console): Asked, headers: HeaderMap, Sent(_): Sent<Value>) -> Response {
+    if let Some(token) = cookie(&headers, TOKEN) {
+        console.login.log_out(token);
+    }
     with_cookie("", &format!("; Max-Age=0{}", console.more()), "")
 }
 

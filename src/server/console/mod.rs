@@ -4,6 +4,7 @@
 
 mod access;
 mod api;
+mod connections;
 mod problem;
 mod rows;
 mod statements;
@@ -12,6 +13,7 @@ mod tls;
 use std::future::Future;
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::{Path, Request};
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
@@ -21,7 +23,6 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use axum::{Router, serve as answer};
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 
@@ -81,6 +82,15 @@ const ASSETS: [(&str, &str, &str); 14] = [
     asset!("tables.js", SCRIPT),
 ];
 
+/// How browsers see the console from the other side of a proxy.
+#[derive(Debug, Clone)]
+pub(super) struct SeenAs {
+    /// The names by which it is asked; none: any.
+    pub(super) hosts: Arc<[String]>,
+    /// Over TLS.
+    pub(super) is_secure: bool,
+}
+
 /// Answers at `listener` until `stop` is done; then answers in the making may end.
 ///
 /// # Errors
@@ -91,23 +101,21 @@ pub(super) async fn serve(
     engine: Arc<Engine>,
     login: Arc<Login>,
     tls: Option<ServerConfig>,
+    seen_as: SeenAs,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
     let origins = Origins {
         only_loopback: listener.local_addr()?.ip().is_loopback(),
+        hosts: seen_as.hosts,
     };
     let statements = Arc::new(Statements::new(engine));
-    let api = api::routes(statements, login, tls.is_some());
+    let api = api::routes(statements, login, tls.is_some() || seen_as.is_secure);
     let routes = router(api, origins);
     match tls {
-        Some(tls) => {
-            let secured = Secured::new(listener, tls);
-            Ok(answer(secured, routes).with_graceful_shutdown(stop).await?)
-        }
-        None => Ok(answer(listener, routes)
-            .with_graceful_shutdown(stop)
-            .await?),
+        Some(tls) => connections::serve(Secured::new(listener, tls), routes, stop).await,
+        None => connections::serve(listener, routes, stop).await,
     }
+    Ok(())
 }
 
 fn router(api: Router, origins: Origins) -> Router {

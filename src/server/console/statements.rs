@@ -57,7 +57,9 @@ impl Statements {
         text: &str,
         limits: Limits,
     ) -> Result<Answer> {
-        let prepared = Prepared::try_new(one_statement(text)?)?;
+        let typed = text.to_owned();
+        let prepare = move || Prepared::try_new(one_statement(&typed)?);
+        let prepared = self.engine.work.read(text.len(), prepare).await?;
         let parsed = prepared.statements()?.into_iter().next();
         let parsed = parsed.ok_or_else(|| Error::internal("a statement without parameters"))?;
         if parsed.statement.is_endless() {
@@ -104,9 +106,12 @@ impl Statements {
         limits: Limits,
     ) -> Result<Table> {
         let asked = self.engine.asked(caller.clone());
-        let queried = query(Arc::clone(&self.engine), asked, own(sql, values)?, limits);
+        let parsed = own(sql, values)?;
+        let statement = self.engine.statement(&asked, &parsed);
+        let queried = query(Arc::clone(&self.engine), asked, parsed, limits);
         // The page asks all the time: that is neither logged nor listed.
-        Ok(self.engine.work.aside(queried).await?.table)
+        let answer = self.engine.work.unlisted(&statement, queried).await?;
+        Ok(answer.table)
     }
 
     /// The same of the last rows, at most `count`.
@@ -117,6 +122,7 @@ impl Statements {
     pub(super) async fn ask_last(&self, caller: &Caller, sql: &str, count: usize) -> Result<Table> {
         let (engine, asked) = (Arc::clone(&self.engine), self.engine.asked(caller.clone()));
         let parsed = own(sql, &[])?;
+        let statement = self.engine.statement(&asked, &parsed);
         let last = async move {
             let (session, planned) = engine.plan(&asked, parsed).await?;
             let execution = session.begin(planned)?;
@@ -125,7 +131,7 @@ impl Statements {
             let rows = batch.num_rows();
             whole(&batch.slice(rows.saturating_sub(count), rows.min(count)))
         };
-        self.engine.work.aside(last).await
+        self.engine.work.unlisted(&statement, last).await
     }
 
     /// Runs a statement of the page's own that changes something; gives what it says.

@@ -26,6 +26,7 @@ use deltalake::delta_datafusion::create_session;
 use deltalake::delta_datafusion::expr::parse_predicate_expression;
 
 use super::shape::{TimeShape, time_shape};
+use crate::core::stack::with_stack;
 use crate::error::{Error, Result};
 
 /// Table expressions are planned here and not in the user's session: what a table's metadata says
@@ -243,6 +244,36 @@ pub(super) fn same_delta_type(left: &DataType, right: &DataType) -> bool {
 }
 
 fn parse_sql(text: &str) -> Result<SqlExpr> {
+    check_size(text)?;
+    with_stack(|| parse_checked(text))
+}
+
+/// The text may be of a table that others have made: the parser recurses with brackets, tries other readings of a wrong text
+/// at each of them, and makes a tree that is as deep as a chain is long.
+fn check_size(text: &str) -> Result<()> {
+    const LENGTH: usize = 8_000;
+    const NESTING: usize = 16;
+    let (mut open, mut deepest) = (0_usize, 0);
+    for character in text.chars() {
+        match character {
+            '(' | '[' | '{' => open += 1,
+            ')' | ']' | '}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(open);
+    }
+    if text.len() > LENGTH || deepest > NESTING {
+        return Err(Error::unsupported(
+            "an expression of the table is too long or nested too deep",
+        )
+        .with_help(format!(
+            "at most {LENGTH} bytes and {NESTING} brackets within one another are read"
+        )));
+    }
+    Ok(())
+}
+
+fn parse_checked(text: &str) -> Result<SqlExpr> {
     let dialect = GenericDialect {};
     let bad = |error: String| Error::invalid(format!("'{text}' is no expression: {error}"));
     let mut parser = Parser::new(&dialect)
@@ -457,5 +488,32 @@ fn refuse_changing(expr: &Expr, text: &str) -> Result<()> {
             "'{text}' uses {name}(), which does not always give the same for the same row"
         ))),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expressions_of_others_have_an_end() {
+        for deep in [
+            format!("{}1{}", "(".repeat(100), ")".repeat(100)),
+            format!("{}1 1{}", "CAST(".repeat(40), " AS INT)".repeat(40)),
+            format!("1{}", " + 1".repeat(100_000)),
+            format!("{}1", "NOT ".repeat(50_000)),
+        ] {
+            assert!(parse_sql(&deep).is_err(), "{}", &deep[..20]);
+        }
+        // Refused or read: at once, and with room on the stack.
+        for wide in [
+            format!("1{}", "+1".repeat(3_900)),
+            format!("{}1", "-".repeat(7_900)),
+            format!("{}1 1{}", "CAST(".repeat(16), " AS INT)".repeat(16)),
+            format!("CAST(1 AS {}INT)", "ARRAY<".repeat(1_300)),
+        ] {
+            let _ = parse_sql(&wide);
+        }
+        assert!(parse_sql("a > 1 AND (b < 2 OR c IS NULL)").is_ok());
     }
 }

@@ -1,8 +1,10 @@
 //! The service as its clients meet it: the real program, real drivers.
 
 mod adbc;
+mod barriers;
 mod client;
 mod console;
+mod depth;
 mod frames;
 mod go;
 mod ingest;

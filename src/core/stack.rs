@@ -1,0 +1,45 @@
+//! Room on the stack for functions that recurse as deep as a statement is nested.
+//!
+//! The parser, the planner and the compiler's own clone and drop recurse. The gate of the parser bounds how deep; here they
+//! get the room for it, on whatever thread they run.
+
+use std::future::{Future, poll_fn};
+
+/// Bytes of stack of the threads that plan and run statements. The system gives a page when it is touched first.
+pub const STACK: usize = 64 << 20;
+/// With less than this left, a new stack is taken.
+const LEAST: usize = 40 << 20;
+
+/// Calls a function with room for a statement as deep as the gate lets through.
+pub fn with_stack<T>(work: impl FnOnce() -> T) -> T {
+    stacker::maybe_grow(LEAST, STACK, work)
+}
+
+/// A future that has this room whenever it is polled.
+pub fn on_stack<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    let mut work = Box::pin(work);
+    poll_fn(move |context| with_stack(|| work.as_mut().poll(context)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deep(levels: usize) -> usize {
+        let room = std::hint::black_box([1_u8; 1_024]);
+        match levels {
+            0 => 0,
+            _ => deep(levels - 1) + usize::from(room[levels % 1_024]),
+        }
+    }
+
+    #[test]
+    fn a_small_thread_has_the_room() {
+        let small = std::thread::Builder::new().stack_size(256 << 10);
+        let counted = small.spawn(|| with_stack(|| deep(20_000))).unwrap();
+        assert_eq!(counted.join().unwrap(), 20_000);
+        let small = std::thread::Builder::new().stack_size(256 << 10);
+        let polled = small.spawn(|| futures::executor::block_on(on_stack(async { deep(20_000) })));
+        assert_eq!(polled.unwrap().join().unwrap(), 20_000);
+    }
+}

@@ -1,0 +1,458 @@
+//! How deep the tree of a parsed statement is (SAFE-1): long chains of AND, OR and UNION are put together as balanced trees,
+//! which mean the same and are shallow; what is deep after that is refused.
+
+use std::ops::ControlFlow;
+
+use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, Expr, Query, SetExpr, SetOperator, Spanned as _, Statement as AnsiStatement,
+    TableFactor, Value, VisitMut, VisitorMut,
+};
+use datafusion::sql::sqlparser::tokenizer::Span;
+
+use crate::error::{Error, Result};
+use crate::planner::ast::{ColumnKind, JobStatement, Statement};
+use crate::planner::gate::too_deep;
+
+/// Expressions within expressions, queries within queries.
+const DEPTH: usize = 400;
+/// Conditions of one AND or OR.
+const TERMS: usize = 4_000;
+/// Queries of one UNION.
+const BRANCHES: usize = 2_000;
+/// Set operations that cannot be balanced, one on top of the other.
+const STACKED: usize = 100;
+/// Shorter chains stay as they were typed.
+const SHORT: usize = 16;
+
+/// Makes the trees of a statement shallow.
+///
+/// # Errors
+/// [`crate::error::ErrorKind::Invalid`] where it stays too deep.
+pub(super) fn balance(statement: &mut Statement) -> Result<()> {
+    match statement {
+        Statement::CreateTable(table) => {
+            if let Some((_, expr)) = &mut table.watermark {
+                node(expr)?;
+            }
+            table
+                .columns
+                .iter_mut()
+                .try_for_each(|column| match &mut column.kind {
+                    ColumnKind::Generated { expr, .. } => node(expr.as_mut()),
+                    _ => Ok(()),
+                })
+        }
+        Statement::CreateView(view) => node(&mut view.query),
+        Statement::Job(job) => match job.as_mut() {
+            JobStatement::Create { insert: query, .. } | JobStatement::Subscribe { query, .. } => {
+                sql(query)
+            }
+            _ => Ok(()),
+        },
+        Statement::Sql(statement) => sql(statement),
+        _ => Ok(()),
+    }
+}
+
+fn sql(statement: &mut SqlStatement) -> Result<()> {
+    match statement {
+        SqlStatement::Statement(ansi) => node(ansi.as_mut()),
+        SqlStatement::Explain(explain) => sql(&mut explain.statement),
+        SqlStatement::CopyTo(copy) => match &mut copy.source {
+            CopyToSource::Query(query) => node(query),
+            CopyToSource::Relation(_) => Ok(()),
+        },
+        SqlStatement::CreateExternalTable(_) | SqlStatement::Reset(_) => Ok(()),
+    }
+}
+
+/// The same of an expression that was parsed by itself.
+///
+/// # Errors
+/// As [`balance`].
+pub(crate) fn balance_expr(expr: &mut Expr) -> Result<()> {
+    node(expr)
+}
+
+fn node(node: &mut impl VisitMut) -> Result<()> {
+    match node.visit(&mut Balance { depth: 0 }) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(error),
+    }
+}
+
+struct Balance {
+    depth: usize,
+}
+
+impl Balance {
+    fn enter(&mut self) -> ControlFlow<()> {
+        self.depth += 1;
+        match self.depth > DEPTH {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+
+    fn leave(&mut self) -> ControlFlow<Error> {
+        self.depth = self.depth.saturating_sub(1);
+        ControlFlow::Continue(())
+    }
+}
+
+fn flow(done: Result<()>) -> ControlFlow<Error> {
+    match done {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => ControlFlow::Break(error),
+    }
+}
+
+impl VisitorMut for Balance {
+    type Break = Error;
+
+    // The span of a deep tree is found by walking all of it: those of its ends are near enough.
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        flow(branches(&mut query.body))?;
+        match self.enter() {
+            ControlFlow::Continue(()) => ControlFlow::Continue(()),
+            ControlFlow::Break(()) => ControlFlow::Break(too_deep(Span::empty())),
+        }
+    }
+
+    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<Error> {
+        self.leave()
+    }
+
+    fn pre_visit_table_factor(&mut self, _: &mut TableFactor) -> ControlFlow<Error> {
+        match self.enter() {
+            ControlFlow::Continue(()) => ControlFlow::Continue(()),
+            ControlFlow::Break(()) => ControlFlow::Break(too_deep(Span::empty())),
+        }
+    }
+
+    fn post_visit_table_factor(&mut self, _: &mut TableFactor) -> ControlFlow<Error> {
+        self.leave()
+    }
+
+    fn pre_visit_statement(&mut self, _: &mut AnsiStatement) -> ControlFlow<Error> {
+        match self.enter() {
+            ControlFlow::Continue(()) => ControlFlow::Continue(()),
+            ControlFlow::Break(()) => ControlFlow::Break(too_deep(Span::empty())),
+        }
+    }
+
+    fn post_visit_statement(&mut self, _: &mut AnsiStatement) -> ControlFlow<Error> {
+        self.leave()
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+        flow(terms(expr))?;
+        match self.enter() {
+            ControlFlow::Continue(()) => ControlFlow::Continue(()),
+            ControlFlow::Break(()) => ControlFlow::Break(too_deep(end_of(expr))),
+        }
+    }
+
+    fn post_visit_expr(&mut self, _: &mut Expr) -> ControlFlow<Error> {
+        self.leave()
+    }
+}
+
+/// The place of what stands last in a chain; the first token's where that has none.
+fn end_of(mut expr: &Expr) -> Span {
+    while let Expr::BinaryOp { right, .. } = expr {
+        expr = right;
+    }
+    match expr {
+        Expr::Value(_) | Expr::Identifier(_) | Expr::CompoundIdentifier(_) => expr.span(),
+        _ => Span::empty(),
+    }
+}
+
+fn nothing() -> Expr {
+    Expr::Value(Value::Null.with_empty_span())
+}
+
+/// Balances the AND or OR that this expression is the last of.
+fn terms(expr: &mut Expr) -> Result<()> {
+    let Expr::BinaryOp { op, right, .. } = &*expr else {
+        return Ok(());
+    };
+    if !matches!(op, BinaryOperator::And | BinaryOperator::Or) {
+        return Ok(());
+    }
+    let op = op.clone();
+    let is_link = |expr: &Expr| matches!(expr, Expr::BinaryOp { op: found, .. } if *found == op);
+    let mut count = 1;
+    let mut at = &*expr;
+    while let Expr::BinaryOp { left, .. } = at
+        && is_link(at)
+    {
+        count += 1;
+        at = left;
+    }
+    if count > TERMS {
+        return Err(Error::invalid(format!(
+            "one {op} has {count} conditions, and may have {TERMS}"
+        ))
+        .with_help("write values as a list, x IN (1, 2, …), or join with a table that has them")
+        .at(end_of(right)));
+    }
+    if count <= SHORT {
+        return Ok(());
+    }
+    let mut terms = Vec::with_capacity(count);
+    let mut rest = std::mem::replace(expr, nothing());
+    loop {
+        match rest {
+            Expr::BinaryOp {
+                left,
+                op: found,
+                right,
+            } if found == op => {
+                terms.push(*right);
+                rest = *left;
+            }
+            first => {
+                terms.push(first);
+                break;
+            }
+        }
+    }
+    terms.reverse();
+    let joined = in_pairs(terms, |left, right| Expr::BinaryOp {
+        left: Box::new(left),
+        op: op.clone(),
+        right: Box::new(right),
+    });
+    if let Some(joined) = joined {
+        *expr = joined;
+    }
+    Ok(())
+}
+
+/// Balances the UNION that this query is, and looks at the operations that cannot be.
+fn branches(body: &mut Box<SetExpr>) -> Result<()> {
+    let mut count = 1;
+    let mut stacked = 0;
+    let mut last = None;
+    let mut at = body.as_ref();
+    while let SetExpr::SetOperation {
+        op,
+        set_quantifier,
+        left,
+        ..
+    } = at
+    {
+        count += 1;
+        if last != Some((*op, *set_quantifier)) || *op != SetOperator::Union {
+            stacked += 1;
+        }
+        last = Some((*op, *set_quantifier));
+        at = left;
+    }
+    if stacked > STACKED || count > BRANCHES {
+        return Err(Error::invalid(format!(
+            "{count} queries are put together here, and may be {} of one kind and {} of different kinds",
+            BRANCHES, STACKED
+        ))
+        .with_help("make several statements of it"));
+    }
+    if count > SHORT {
+        take_apart(body);
+    }
+    Ok(())
+}
+
+fn take_apart(body: &mut Box<SetExpr>) {
+    let SetExpr::SetOperation {
+        op: SetOperator::Union,
+        set_quantifier,
+        ..
+    } = body.as_ref()
+    else {
+        // Another operation is on top: what it begins with may be a long UNION.
+        if let SetExpr::SetOperation { left, .. } = body.as_mut() {
+            take_apart(left);
+        }
+        return;
+    };
+    let quantifier = *set_quantifier;
+    let mut branches = Vec::new();
+    let mut rest = std::mem::replace(body.as_mut(), SetExpr::Values(no_values()));
+    loop {
+        match rest {
+            SetExpr::SetOperation {
+                op: SetOperator::Union,
+                set_quantifier,
+                left,
+                right,
+            } if set_quantifier == quantifier => {
+                branches.push(*right);
+                rest = *left;
+            }
+            first => {
+                branches.push(first);
+                break;
+            }
+        }
+    }
+    branches.reverse();
+    if let Some(first) = branches.first_mut() {
+        let mut boxed = Box::new(std::mem::replace(first, SetExpr::Values(no_values())));
+        take_apart(&mut boxed);
+        *first = *boxed;
+    }
+    let joined = in_pairs(branches, |left, right| SetExpr::SetOperation {
+        op: SetOperator::Union,
+        set_quantifier: quantifier,
+        left: Box::new(left),
+        right: Box::new(right),
+    });
+    if let Some(joined) = joined {
+        **body = joined;
+    }
+}
+
+fn no_values() -> datafusion::sql::sqlparser::ast::Values {
+    datafusion::sql::sqlparser::ast::Values {
+        explicit_row: false,
+        value_keyword: false,
+        rows: Vec::new(),
+    }
+}
+
+/// Neighbours together, then the pairs, and so on.
+fn in_pairs<T>(mut level: Vec<T>, join: impl Fn(T, T) -> T) -> Option<T> {
+    while level.len() > 1 {
+        let mut next = Vec::with_capacity(level.len().div_ceil(2));
+        let mut terms = level.into_iter();
+        while let Some(left) = terms.next() {
+            next.push(match terms.next() {
+                Some(right) => join(left, right),
+                None => left,
+            });
+        }
+        level = next;
+    }
+    level.pop()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::stack::with_stack;
+    use crate::planner::{Script, parse_statement};
+
+    fn parsed(sql: &str) -> Result<String> {
+        let raw = Script::new("t", sql).split()?.remove(0);
+        Ok(match parse_statement(&raw)?.statement {
+            Statement::Sql(sql) => sql.to_string(),
+            other => format!("{other:?}"),
+        })
+    }
+
+    /// How deep the first condition of a query is.
+    fn depth(sql: &str) -> usize {
+        struct Deepest(usize, usize);
+        impl VisitorMut for Deepest {
+            type Break = ();
+            fn pre_visit_expr(&mut self, _: &mut Expr) -> ControlFlow<()> {
+                self.0 += 1;
+                self.1 = self.1.max(self.0);
+                ControlFlow::Continue(())
+            }
+            fn post_visit_expr(&mut self, _: &mut Expr) -> ControlFlow<()> {
+                self.0 -= 1;
+                ControlFlow::Continue(())
+            }
+        }
+        let raw = Script::new("t", sql).split().unwrap().remove(0);
+        let Statement::Sql(mut sql) = parse_statement(&raw).unwrap().statement else {
+            panic!("{sql}")
+        };
+        let SqlStatement::Statement(ansi) = sql.as_mut() else {
+            panic!("no statement")
+        };
+        let mut deepest = Deepest(0, 0);
+        let _ = ansi.visit(&mut deepest);
+        deepest.1
+    }
+
+    #[test]
+    fn long_chains_are_shallow_and_say_the_same() {
+        for (word, count) in [("OR", 3_000), ("AND", 3_000), ("OR", 17)] {
+            let terms: Vec<String> = (0..count).map(|n| format!("a = {n}")).collect();
+            let sql = format!("SELECT * FROM t WHERE {}", terms.join(&format!(" {word} ")));
+            assert_eq!(parsed(&sql).unwrap(), sql);
+            assert!(depth(&sql) < 16, "{}", depth(&sql));
+        }
+        let short = "SELECT a OR b OR c AND d";
+        assert_eq!(parsed(short).unwrap(), short);
+        let union = vec!["SELECT a FROM t"; 1_500].join(" UNION ALL ");
+        assert_eq!(parsed(&union).unwrap(), union);
+        let mixed = format!("{union} EXCEPT SELECT 1");
+        assert_eq!(parsed(&mixed).unwrap(), mixed);
+    }
+
+    #[test]
+    fn chains_that_stay_deep_are_refused_with_a_place() {
+        for chain in [
+            " + 1",
+            " - 1",
+            " || 'a'",
+            " = 1",
+            "::INT",
+            " IS NULL",
+            " BETWEEN 1 AND 2",
+            " AT TIME ZONE 'UTC'",
+            " LIKE 'a'",
+            " IS DISTINCT FROM 1",
+            " COLLATE x",
+            " -> 'a'",
+        ] {
+            let sql = format!("SELECT 1{}", chain.repeat(1_000));
+            let error = parsed(&sql).expect_err(chain);
+            assert!(error.message().contains("too deep"), "{chain}: {error}");
+            assert!(error.span().is_some());
+        }
+        let or = vec!["a = 1"; 5_000].join(" OR ");
+        let error = parsed(&format!("SELECT {or}")).unwrap_err();
+        assert!(
+            error
+                .message()
+                .contains("5000 conditions, and may have 4000"),
+            "{error}"
+        );
+        let except = vec!["SELECT 1"; 500].join(" EXCEPT ");
+        assert!(parsed(&except).is_err());
+        let turns = vec!["SELECT 1 UNION SELECT 2"; 500].join(" UNION ALL ");
+        assert!(parsed(&turns).is_err());
+    }
+
+    #[test]
+    fn the_parser_does_not_try_for_ever() {
+        for (open, close) in [
+            ("CAST(", " AS BIGINT)"),
+            ("TRY_CAST(", " AS BIGINT)"),
+            ("CASE WHEN ", " THEN 1 END"),
+            ("(", ")"),
+            ("EXISTS (SELECT ", ")"),
+            ("(SELECT ", ")"),
+            ("NOT (", ")"),
+            ("abs(", ")"),
+            ("[", "]"),
+            ("STRUCT(", ")"),
+            ("INTERVAL (", ")"),
+            ("EXTRACT(DAY FROM ", ")"),
+        ] {
+            for wrong in ["1", "1 1", "+", ""] {
+                let sql = format!("SELECT {}{wrong}{}", open.repeat(48), close.repeat(48));
+                // Parsed or refused: at once.
+                let _ = with_stack(|| parsed(&sql));
+            }
+        }
+    }
+}

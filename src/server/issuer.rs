@@ -1,0 +1,166 @@
+//! Tokens of another issuer, such as an identity provider: signed by one of its keys, with claims that say who somebody is.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use jsonwebtoken::jwk::JwkSet;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+
+use crate::error::{Error, Result};
+use crate::server::access::{Caller, Grants, Role};
+use crate::server::login::unknown;
+use crate::server::users::{LOOK, changed};
+
+/// Another issuer of tokens.
+pub(super) struct Issuer {
+    keys: Mutex<Keys>,
+    name: Option<String>,
+    audience: Option<String>,
+}
+
+/// The keys of a file, which is read again when it changes: an issuer takes new ones.
+struct Keys {
+    path: PathBuf,
+    known: Arc<JwkSet>,
+    changed: Option<SystemTime>,
+    looked: Instant,
+}
+
+impl Keys {
+    fn open(path: &Path) -> Result<Self> {
+        Ok(Self {
+            changed: changed(path),
+            known: Arc::new(keys(path)?),
+            path: path.to_owned(),
+            looked: Instant::now(),
+        })
+    }
+
+    fn look(&mut self) -> Arc<JwkSet> {
+        if self.looked.elapsed() >= LOOK {
+            self.looked = Instant::now();
+            let changed = changed(&self.path);
+            if changed != self.changed {
+                self.changed = changed;
+                match keys(&self.path) {
+                    Ok(keys) => self.known = Arc::new(keys),
+                    Err(error) => {
+                        tracing::error!("the keys stay as they were: {}", error.message())
+                    }
+                }
+            }
+        }
+        Arc::clone(&self.known)
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Theirs {
+    sub: String,
+    role: Role,
+    tables: Option<Vec<String>>,
+    places: Option<Vec<String>>,
+    jti: Option<String>,
+}
+
+impl Issuer {
+    /// An issuer whose keys are in a file, with what its tokens must say of it and of whom they are for.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read, or has no keys.
+    pub(super) fn open(
+        path: &Path,
+        name: Option<String>,
+        audience: Option<String>,
+    ) -> Result<Self> {
+        Ok(Self {
+            keys: Mutex::new(Keys::open(path)?),
+            name,
+            audience,
+        })
+    }
+
+    /// Who sends this token.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::error::ErrorKind::Unauthenticated`].
+    pub(super) fn caller(&self, token: &str) -> Result<Caller> {
+        let refused =
+            |error: jsonwebtoken::errors::Error| unknown(&format!("the token is refused: {error}"));
+        let header = jsonwebtoken::decode_header(token).map_err(refused)?;
+        let known = self
+            .keys
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .look();
+        let key = match &header.kid {
+            Some(id) => known.find(id),
+            None if known.keys.len() == 1 => known.keys.first(),
+            None => None,
+        };
+        let key = key.ok_or_else(|| unknown("the token is signed by a key that is not known"))?;
+        // A key is for one algorithm: the token does not choose another.
+        let of_key = key
+            .common
+            .key_algorithm
+            .map(|algorithm| algorithm.to_string());
+        if of_key.is_some_and(|algorithm| algorithm != format!("{:?}", header.alg)) {
+            return Err(unknown(
+                "the token is signed by another algorithm than its key's",
+            ));
+        }
+        let decoding = DecodingKey::from_jwk(key).map_err(refused)?;
+        if decoding.family() != header.alg.family()
+            || header.alg.family() == Algorithm::HS256.family()
+        {
+            return Err(unknown(
+                "the token is signed by another algorithm than its key's",
+            ));
+        }
+        let mut validation = Validation::new(header.alg);
+        let mut required = vec!["exp", "sub"];
+        match &self.name {
+            Some(name) => {
+                validation.set_issuer(&[name]);
+                required.push("iss");
+            }
+            None => validation.iss = None,
+        }
+        match &self.audience {
+            Some(audience) => {
+                validation.set_audience(&[audience]);
+                required.push("aud");
+            }
+            None => validation.validate_aud = false,
+        }
+        validation.validate_nbf = true;
+        validation.set_required_spec_claims(&required);
+        let claims = jsonwebtoken::decode::<Theirs>(token, &decoding, &validation);
+        let claims = claims.map_err(refused)?.claims;
+        let tables = claims.tables.as_deref().map(Grants::try_new).transpose();
+        Ok(Caller {
+            name: claims.sub.into(),
+            role: claims.role,
+            tables: tables.map_err(|error| unknown(error.message()))?,
+            places: claims.places.map(Into::into),
+            session: claims.jti.map(Arc::from),
+        })
+    }
+}
+
+fn keys(path: &Path) -> Result<JwkSet> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Error::invalid(format!("{shown} cannot be read: {error}")))?;
+    let keys: JwkSet = serde_json::from_str(&text).map_err(|error| {
+        Error::invalid(format!("{shown} is no JSON Web Key Set: {error}"))
+            .with_help("save what the issuer has at its jwks_uri")
+    })?;
+    if keys.keys.is_empty() {
+        return Err(Error::invalid(format!("{shown} has no keys")));
+    }
+    Ok(keys)
+}

@@ -1,0 +1,240 @@
+//! How large a plan may be before it is optimized (SAFE-1).
+//!
+//! A short text can make a plan without end: a common table expression that names the one before it twice doubles with each
+//! step, and so does a condition that moves down through columns each of which is made of another one twice. The parts are
+//! shared until the optimizer walks them as a tree. So they are counted as a tree here, and counting ends at the limit.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
+use datafusion::common::{DFSchema, DataFusionError};
+use datafusion::logical_expr::{Expr, LogicalPlan};
+
+use crate::core::stack::with_stack;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Operators of a plan, each as often as the optimizer meets it.
+const OPERATORS: usize = 20_000;
+/// Operators above one another.
+const DEPTH: usize = 500;
+/// Parts of all expressions, each as often as the optimizer meets it.
+const PARTS: usize = 2_000_000;
+/// Parts of one condition once it stands at the tables.
+const EXPANDED: u64 = 200_000;
+
+/// Refuses a plan that the optimizer would not come to an end with.
+///
+/// # Errors
+///
+/// [`ErrorKind::Exhausted`], with what is too large.
+pub(super) fn check(plan: &LogicalPlan) -> Result<()> {
+    with_stack(|| {
+        let mut count = Count::default();
+        count.walk(plan, 1)?;
+        // Each step can double a condition: a few steps cannot make it large.
+        if count.projections > 3 {
+            weigh(plan, &mut HashMap::new())?;
+        }
+        Ok(())
+    })
+}
+
+fn too_large(what: String) -> Error {
+    Error::new(ErrorKind::Exhausted, what)
+        .with_help("keep a part of it in a table, or make several statements of it")
+}
+
+/// What the optimizer would meet.
+#[derive(Default)]
+struct Count {
+    operators: usize,
+    parts: usize,
+    projections: usize,
+}
+
+impl Count {
+    fn walk(&mut self, plan: &LogicalPlan, depth: usize) -> Result<(), DataFusionError> {
+        self.operators += 1;
+        if self.operators > OPERATORS {
+            return Err(too_large(format!(
+                "the statement has more than {OPERATORS} operators once its views and common table expressions are put in"
+            ))
+            .into());
+        }
+        if depth > DEPTH {
+            return Err(too_large(format!(
+                "the statement has more than {DEPTH} operators above one another"
+            ))
+            .into());
+        }
+        self.projections += usize::from(matches!(plan, LogicalPlan::Projection(_)));
+        plan.apply_expressions(|expr| {
+            expr.apply(|part| {
+                self.parts += 1;
+                if self.parts > PARTS {
+                    return Err(too_large(format!(
+                        "the expressions of the statement have more than {PARTS} parts"
+                    ))
+                    .into());
+                }
+                let subquery = match part {
+                    Expr::ScalarSubquery(subquery) => Some(subquery),
+                    Expr::InSubquery(of) => Some(&of.subquery),
+                    Expr::Exists(of) => Some(&of.subquery),
+                    Expr::SetComparison(of) => Some(&of.subquery),
+                    _ => None,
+                };
+                if let Some(subquery) = subquery {
+                    self.walk(&subquery.subquery, depth + 1)?;
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })?;
+        let mut inputs = plan.inputs().into_iter();
+        inputs.try_for_each(|input| self.walk(input, depth + 1))
+    }
+}
+
+/// How many parts each column of a plan has once it is written by those of the tables.
+fn weigh(
+    plan: &LogicalPlan,
+    known: &mut HashMap<*const LogicalPlan, Arc<[u64]>>,
+) -> Result<Arc<[u64]>> {
+    if let Some(found) = known.get(&std::ptr::from_ref(plan)) {
+        return Ok(Arc::clone(found));
+    }
+    let mut below: Vec<u64> = Vec::new();
+    let mut inputs = Vec::new();
+    for input in plan.inputs() {
+        let weights = weigh(input, known)?;
+        inputs.push((input.schema(), Arc::clone(&weights)));
+        below.extend(weights.iter());
+    }
+    let width = plan.schema().fields().len();
+    let of = |expr: &Expr| weight(expr, &inputs);
+    let weights: Vec<u64> = match plan {
+        LogicalPlan::Projection(projection) => projection.expr.iter().map(of).collect(),
+        LogicalPlan::Aggregate(aggregate) => {
+            let groups = aggregate.group_expr.iter().map(of);
+            groups.chain(std::iter::repeat(1)).take(width).collect()
+        }
+        LogicalPlan::Union(_) => {
+            let mut most = vec![1; width];
+            for (_, weights) in &inputs {
+                most.iter_mut()
+                    .zip(weights.iter())
+                    .for_each(|(most, weight)| *most = (*most).max(*weight));
+            }
+            most
+        }
+        LogicalPlan::Window(_) => {
+            below.resize(width, 1);
+            below
+        }
+        _ if below.len() == width => below,
+        _ => vec![1; width],
+    };
+    let conditions: Vec<&Expr> = match plan {
+        LogicalPlan::Filter(filter) => vec![&filter.predicate],
+        LogicalPlan::Join(join) => join.filter.iter().collect(),
+        _ => Vec::new(),
+    };
+    for condition in conditions {
+        if of(condition) > EXPANDED {
+            return Err(too_large(format!(
+                "a condition of the statement has more than {EXPANDED} parts once it is written by the columns of the tables"
+            )));
+        }
+    }
+    let weights: Arc<[u64]> = weights.into();
+    known.insert(std::ptr::from_ref(plan), Arc::clone(&weights));
+    Ok(weights)
+}
+
+fn weight(expr: &Expr, inputs: &[(&Arc<DFSchema>, Arc<[u64]>)]) -> u64 {
+    let mut sum = 0_u64;
+    let counted = expr.apply(|part| {
+        let of = match part {
+            Expr::Column(column) => inputs.iter().find_map(|(schema, weights)| {
+                let at = schema.maybe_index_of_column(column)?;
+                weights.get(at).copied()
+            }),
+            _ => None,
+        };
+        sum = sum.saturating_add(of.unwrap_or(1));
+        Ok(TreeNodeRecursion::Continue)
+    });
+    match counted {
+        Ok(_) => sum,
+        Err(_) => u64::MAX,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::error::{ErrorKind, Result};
+    use crate::planner::{Script, parse_statement};
+    use crate::session::{Session, SessionOptions};
+
+    async fn run(sql: &str) -> Result<usize> {
+        let session = Session::try_new(&SessionOptions::default())?;
+        let raw = Script::new("test", sql).split()?.remove(0);
+        let rows = session.collect(parse_statement(&raw)?).await?;
+        Ok(rows.iter().map(|batch| batch.num_rows()).sum())
+    }
+
+    /// `steps` common table expressions, each made of the one before.
+    fn chain(steps: usize, step: impl Fn(&str) -> String) -> String {
+        let steps: Vec<String> = (1..=steps)
+            .map(|n| format!("t{n} AS ({})", step(&format!("t{}", n - 1))))
+            .collect();
+        format!(
+            "WITH t0 AS (SELECT value AS c FROM generate_series(1, 3)), {}",
+            steps.join(", ")
+        )
+    }
+
+    #[tokio::test]
+    async fn what_doubles_with_each_step_is_refused() {
+        let joined = chain(40, |from| {
+            format!("SELECT a.c FROM {from} a JOIN {from} b ON a.c = b.c")
+        });
+        let queries = chain(40, |from| {
+            format!("SELECT c FROM {from} WHERE c IN (SELECT c FROM {from})")
+        });
+        let scalar = chain(40, |from| {
+            format!("SELECT c + (SELECT max(c) FROM {from}) AS c FROM {from}")
+        });
+        let sums = chain(40, |from| format!("SELECT c + c AS c FROM {from}"));
+        for sql in [
+            format!("{joined} SELECT * FROM t40"),
+            format!("{queries} SELECT * FROM t40"),
+            format!("{scalar} SELECT * FROM t40"),
+            format!("{sums} SELECT * FROM t40 WHERE c > 0"),
+        ] {
+            let error = run(&sql).await.expect_err(&sql[..120]);
+            assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn long_chains_that_do_not_double_run() {
+        let plain = chain(60, |from| {
+            format!("SELECT c + 1 AS c FROM {from} WHERE c > 0")
+        });
+        assert_eq!(
+            run(&format!("{plain} SELECT * FROM t60 WHERE c > 0"))
+                .await
+                .unwrap(),
+            3
+        );
+        let few = chain(6, |from| format!("SELECT c + c AS c FROM {from}"));
+        assert_eq!(
+            run(&format!("{few} SELECT * FROM t6 WHERE c > 0"))
+                .await
+                .unwrap(),
+            3
+        );
+    }
+}

@@ -1,0 +1,224 @@
+//! A view over tables that its reader may not name: the reader sees its rows and columns, and nothing of what is below.
+//!
+//! The optimizer moves conditions down to where rows are read, below the view's own. A condition that fails, such as a cast,
+//! would then meet rows that the view leaves out, and its error would show them. So such a view is a table of its own: only
+//! the choice of columns and comparisons with a literal, which cannot fail, pass into it; its plan is one operator; and what
+//! fails inside is said without what it was about.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
+use datafusion::datasource::TableType;
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::{
+    BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator, TableProviderFilterPushDown,
+};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties as _, PlanProperties,
+};
+use futures::StreamExt as _;
+
+use crate::error::{Error, ErrorKind};
+
+/// What is said of an error below a view that hides what it reads.
+pub(super) fn hidden(view: &str, error: &Error) -> Error {
+    tracing::warn!(view, "an error in a view: {}", error.message());
+    match error.kind() {
+        // These are about the server, or the statement that reads.
+        kind @ (ErrorKind::Exhausted
+        | ErrorKind::Cancelled
+        | ErrorKind::Timeout
+        | ErrorKind::Unavailable) => {
+            Error::new(kind, format!("view {view} could not be read to its end"))
+        }
+        kind => Error::new(kind, format!("an error in view {view}")),
+    }
+    .with_help("the log of the server has the cause")
+}
+
+/// The view.
+#[derive(Debug)]
+pub(super) struct BarrierView {
+    name: String,
+    plan: LogicalPlan,
+    schema: SchemaRef,
+}
+
+impl BarrierView {
+    pub(super) fn new(name: &str, plan: LogicalPlan) -> Self {
+        Self {
+            name: name.to_owned(),
+            schema: Arc::new(plan.schema().as_arrow().clone()),
+            plan,
+        }
+    }
+
+    /// The view's rows that a reader's comparisons leave, and the columns that are wanted.
+    fn read(
+        &self,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+    ) -> DataFusionResult<LogicalPlan> {
+        let columns = self.plan.schema().columns();
+        let mut plan = LogicalPlanBuilder::from(self.plan.clone());
+        for filter in filters {
+            let own = filter.clone().transform(|part| match &part {
+                Expr::Column(column) => {
+                    let at = self.schema.index_of(&column.name)?;
+                    Ok(Transformed::yes(Expr::Column(columns[at].clone())))
+                }
+                _ => Ok(Transformed::no(part)),
+            })?;
+            plan = plan.filter(own.data)?;
+        }
+        if let Some(projection) = projection {
+            let wanted = projection
+                .iter()
+                .map(|at| Expr::Column(columns[*at].clone()));
+            plan = plan.project(wanted)?;
+        }
+        plan.build()
+    }
+}
+
+#[async_trait]
+impl TableProvider for BarrierView {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::View
+    }
+
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
+        let of = |filter: &&Expr| match cannot_fail(filter) {
+            true => TableProviderFilterPushDown::Inexact,
+            false => TableProviderFilterPushDown::Unsupported,
+        };
+        Ok(filters.iter().map(of).collect())
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        _: Option<usize>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        let said =
+            |error: DataFusionError| DataFusionError::from(hidden(&self.name, &error.into()));
+        let plan = self.read(projection, filters).map_err(said)?;
+        let inner = state.create_physical_plan(&plan).await.map_err(said)?;
+        Ok(Arc::new(BarrierExec::new(&self.name, inner)))
+    }
+}
+
+/// Comparisons of columns with literals. What is cast, computed or called can fail, or tell what it was given.
+fn cannot_fail(filter: &Expr) -> bool {
+    let plain = |expr: &Expr| matches!(expr, Expr::Column(_) | Expr::Literal(..));
+    match filter {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+            let compares = matches!(
+                op,
+                Operator::Eq
+                    | Operator::NotEq
+                    | Operator::Lt
+                    | Operator::LtEq
+                    | Operator::Gt
+                    | Operator::GtEq
+            );
+            compares && plain(left) && plain(right)
+        }
+        Expr::IsNull(of) | Expr::IsNotNull(of) => plain(of),
+        Expr::InList(list) => plain(&list.expr) && list.list.iter().all(plain),
+        Expr::Column(_) => true,
+        _ => false,
+    }
+}
+
+/// The view's plan as one operator.
+#[derive(Debug)]
+struct BarrierExec {
+    view: Arc<str>,
+    inner: Arc<dyn ExecutionPlan>,
+    properties: Arc<PlanProperties>,
+}
+
+impl BarrierExec {
+    fn new(view: &str, inner: Arc<dyn ExecutionPlan>) -> Self {
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(inner.schema()),
+            inner.output_partitioning().clone(),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        Self {
+            view: view.into(),
+            inner,
+            properties: Arc::new(properties),
+        }
+    }
+}
+
+impl DisplayAs for BarrierExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ViewExec: view={}", self.view)
+    }
+}
+
+impl ExecutionPlan for BarrierExec {
+    fn name(&self) -> &'static str {
+        "ViewExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    // What is below was planned and optimized by itself, and is not shown.
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DataFusionResult<TreeNodeRecursion>,
+    ) -> DataFusionResult<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        _: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> DataFusionResult<SendableRecordBatchStream> {
+        let view = Arc::clone(&self.view);
+        let said =
+            move |error: DataFusionError| DataFusionError::from(hidden(&view, &error.into()));
+        let rows = self.inner.execute(partition, context).map_err(&said)?;
+        let rows = rows.map(move |batch| batch.map_err(&said));
+        Ok(Box::pin(RecordBatchStreamAdapter::new(
+            self.inner.schema(),
+            rows,
+        )))
+    }
+}

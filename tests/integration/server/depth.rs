@@ -1,0 +1,383 @@
+//! SAFE-1: no text ends the server, whichever way it comes in: deep, long and wide texts of every production, and random ones.
+//!
+//! `ANABRANCH_FUZZ=N` tries N random texts in place of a few.
+
+use std::fmt::Write as _;
+
+use super::Served;
+use crate::support::Workspace;
+
+/// A production: what it is called, and its text of a size.
+type Production = (&'static str, fn(usize) -> String);
+
+fn chain(first: &str, link: &str, size: usize) -> String {
+    format!("{first}{}", link.repeat(size))
+}
+
+fn nest(open: &str, inner: &str, close: &str, size: usize) -> String {
+    format!("{}{inner}{}", open.repeat(size), close.repeat(size))
+}
+
+fn list(size: usize, separator: &str, item: impl Fn(usize) -> String) -> String {
+    let items: Vec<String> = (0..size).map(item).collect();
+    items.join(separator)
+}
+
+const PRODUCTIONS: [Production; 62] = [
+    ("or", |n| {
+        format!("SELECT {}", list(n, " OR ", |n| format!("{n} = 1")))
+    }),
+    ("and", |n| {
+        format!("SELECT {}", list(n, " AND ", |n| format!("{n} = {n}")))
+    }),
+    ("or of and", |n| {
+        format!(
+            "SELECT value FROM generate_series(1, 3) WHERE {}",
+            list(n, " OR ", |n| format!("(value = {n} AND value < {n})"))
+        )
+    }),
+    ("filter and", |n| {
+        format!(
+            "SELECT value FROM generate_series(1, 3) WHERE {}",
+            list(n, " AND ", |n| format!("value <> {n}"))
+        )
+    }),
+    ("filter or", |n| {
+        format!(
+            "SELECT value FROM generate_series(1, 3) WHERE {}",
+            list(n, " OR ", |n| format!("value + 1 = {n}"))
+        )
+    }),
+    ("plus", |n| chain("SELECT 1", " + 1", n)),
+    ("minus", |n| chain("SELECT 1", " - 1", n)),
+    ("times", |n| chain("SELECT 1", " * 1", n)),
+    ("concat", |n| chain("SELECT 'a'", " || 'b'", n)),
+    ("equal", |n| chain("SELECT 1", " = 1", n)),
+    ("cast", |n| chain("SELECT 1", "::BIGINT", n)),
+    ("is null", |n| chain("SELECT 1", " IS NULL", n)),
+    ("is distinct", |n| {
+        chain("SELECT 1", " IS DISTINCT FROM 1", n)
+    }),
+    ("between", |n| chain("SELECT 1", " BETWEEN 1 AND 1", n)),
+    ("like", |n| chain("SELECT 'a'", " LIKE 'a'", n)),
+    ("in", |n| chain("SELECT 1", " IN (1)", n)),
+    ("zone", |n| chain("SELECT now()", " AT TIME ZONE 'UTC'", n)),
+    ("collate", |n| chain("SELECT 'a'", " COLLATE \"C\"", n)),
+    ("not", |n| format!("SELECT {}true", "NOT ".repeat(n))),
+    ("signs", |n| format!("SELECT {}1", "- ".repeat(n))),
+    ("mixed signs", |n| format!("SELECT {}1", "- + ".repeat(n))),
+    ("interval", |n| {
+        format!("SELECT {}'1 day'", "INTERVAL ".repeat(n))
+    }),
+    ("interval sign", |n| {
+        format!("SELECT {}'1 day'", "INTERVAL - ".repeat(n))
+    }),
+    ("parentheses", |n| {
+        format!("SELECT {}", nest("(", "1", ")", n))
+    }),
+    ("casts", |n| {
+        format!("SELECT {}", nest("CAST(", "1", " AS BIGINT)", n))
+    }),
+    ("wrong casts", |n| {
+        format!("SELECT {}", nest("CAST(", "1 1", " AS BIGINT)", n))
+    }),
+    ("try casts", |n| {
+        format!("SELECT {}", nest("TRY_CAST(", "+", " AS BIGINT)", n))
+    }),
+    ("case", |n| {
+        format!("SELECT {}", nest("CASE WHEN true THEN ", "1", " END", n))
+    }),
+    ("wrong case", |n| {
+        format!("SELECT {}", nest("CASE WHEN ", "1 1", " THEN 1 END", n))
+    }),
+    ("long case", |n| {
+        format!(
+            "SELECT CASE 1 {} END",
+            list(n, " ", |n| format!("WHEN {n} THEN {n}"))
+        )
+    }),
+    ("functions", |n| {
+        format!("SELECT {}", nest("abs(", "1", ")", n))
+    }),
+    ("lists", |n| format!("SELECT {}", nest("[", "1", "]", n))),
+    ("structs", |n| {
+        format!("SELECT {}", nest("{'a': ", "1", "}", n))
+    }),
+    ("subqueries", |n| {
+        format!("SELECT {}", nest("(SELECT ", "1", ")", n))
+    }),
+    ("derived", |n| {
+        format!(
+            "{}SELECT 1 AS a{}",
+            "SELECT * FROM (".repeat(n),
+            ") t".repeat(n)
+        )
+    }),
+    ("from parentheses", |n| {
+        format!(
+            "SELECT * FROM {}",
+            nest("(", "generate_series(1, 2)", ")", n)
+        )
+    }),
+    ("exists", |n| {
+        format!(
+            "SELECT 1 WHERE {}",
+            nest("EXISTS (SELECT 1 WHERE ", "true", ")", n)
+        )
+    }),
+    ("in queries", |n| {
+        format!(
+            "SELECT 1 WHERE {}",
+            nest("1 IN (SELECT 1 WHERE ", "true", ")", n)
+        )
+    }),
+    ("union all", |n| {
+        list(n, " UNION ALL ", |n| format!("SELECT {n} AS a"))
+    }),
+    ("union", |n| {
+        list(n, " UNION ", |n| format!("SELECT {n} AS a"))
+    }),
+    ("except", |n| {
+        list(n, " EXCEPT ", |n| format!("SELECT {n} AS a"))
+    }),
+    ("intersect", |n| {
+        list(n, " INTERSECT ", |n| format!("SELECT {n} AS a"))
+    }),
+    ("mixed sets", |n| {
+        list(n, " UNION ALL ", |n| {
+            format!("SELECT {n} AS a UNION SELECT 1 AS a")
+        })
+    }),
+    ("joins", |n| {
+        format!(
+            "SELECT 1 FROM generate_series(1, 1) t0 {}",
+            list(n, " ", |n| format!(
+                "JOIN generate_series(1, 1) t{} USING (value)",
+                n + 1
+            ))
+        )
+    }),
+    ("from list", |n| {
+        format!(
+            "SELECT 1 FROM {}",
+            list(n, ", ", |n| format!("generate_series(1, 1) t{n}"))
+        )
+    }),
+    ("common tables", |n| {
+        format!(
+            "WITH t0 AS (SELECT 1 AS a), {} SELECT * FROM t{n}",
+            list(n, ", ", |n| format!("t{} AS (SELECT a FROM t{n})", n + 1))
+        )
+    }),
+    ("doubled tables", |n| {
+        format!(
+            "WITH t0 AS (SELECT 1 AS a), {} SELECT * FROM t{n}",
+            list(n, ", ", |n| format!(
+                "t{} AS (SELECT x.a FROM t{n} x, t{n} y)",
+                n + 1
+            ))
+        )
+    }),
+    ("doubled columns", |n| {
+        format!(
+            "WITH t0 AS (SELECT value AS a FROM generate_series(1, 2)), {} SELECT * FROM t{n} WHERE a > 0",
+            list(n, ", ", |n| format!(
+                "t{} AS (SELECT a + a AS a FROM t{n})",
+                n + 1
+            ))
+        )
+    }),
+    ("explain", |n| format!("{}SELECT 1", "EXPLAIN ".repeat(n))),
+    ("explain verbose", |n| {
+        format!("{}SELECT 1", "EXPLAIN ANALYZE VERBOSE ".repeat(n))
+    }),
+    ("links", |n| chain("SELECT a", ".b", n)),
+    ("subscripts", |n| chain("SELECT s", "['a']", n)),
+    ("numbers", |n| chain("SELECT s", "[1]", n)),
+    ("calls", |n| chain("SELECT f", "(1)", n)),
+    ("array types", |n| {
+        format!("SELECT CAST(1 AS {})", nest("ARRAY<", "INT", ">", n))
+    }),
+    ("struct types", |n| {
+        format!("SELECT CAST(1 AS {})", nest("STRUCT<a ", "INT", ">", n))
+    }),
+    ("bracket types", |n| {
+        format!("SELECT CAST(1 AS INT{})", "[]".repeat(n))
+    }),
+    ("columns", |n| {
+        format!(
+            "CREATE EXTERNAL TABLE t (a {}) STORED AS KAFKA LOCATION 't'",
+            nest("STRUCT<b ", "INT", ">", n)
+        )
+    }),
+    ("in list", |n| {
+        format!(
+            "SELECT value FROM generate_series(1, 3) WHERE value IN ({})",
+            list(n, ", ", |n| n.to_string())
+        )
+    }),
+    ("values", |n| {
+        format!(
+            "SELECT count(*) FROM (VALUES {})",
+            list(n, ", ", |n| format!("({n})"))
+        )
+    }),
+    ("select list", |n| {
+        format!("SELECT {}", list(n, ", ", |n| format!("{n} AS c{n}")))
+    }),
+    ("view", |n| {
+        format!(
+            "CREATE OR REPLACE VIEW v AS SELECT {}",
+            chain("1", " + 1", n)
+        )
+    }),
+];
+
+/// Whole numbers that look random and are the same each time.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % end
+    }
+}
+
+/// An expression of all kinds within each other.
+fn expression(random: &mut Random, depth: usize) -> String {
+    if depth == 0 {
+        return [
+            "1", "'a'", "value", "NULL", "true", "1.5", "now()", "", ")", "SELECT",
+        ][random.below(10)]
+        .to_owned();
+    }
+    let inner = expression(random, depth - 1);
+    let size = [1, 2, 3, 20][random.below(4)];
+    match random.below(12) {
+        0 => format!("({inner})"),
+        1 => format!("CAST({inner} AS VARCHAR)"),
+        2 => format!("CASE WHEN {inner} THEN {inner} END"),
+        3 => list(size, " OR ", |_| inner.clone()),
+        4 => format!("NOT {inner}"),
+        5 => format!("abs({inner})"),
+        6 => format!("[{inner}, {inner}]"),
+        7 => format!("(SELECT {inner})"),
+        8 => format!("{inner} IN ({inner})"),
+        9 => format!(
+            "{inner}{}",
+            [" IS NULL", "::INT", "[1]", " + 1", " BETWEEN 1 AND 2"][random.below(5)].repeat(size)
+        ),
+        10 => format!("repeat({inner}, {inner})"),
+        _ => format!("- {inner}"),
+    }
+}
+
+fn texts() -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    for (name, production) in PRODUCTIONS {
+        for size in [45, 600, 20_000] {
+            all.push((format!("{name} {size}"), production(size)));
+        }
+    }
+    let rounds = std::env::var("ANABRANCH_FUZZ")
+        .ok()
+        .and_then(|rounds| rounds.parse().ok());
+    let mut random = Random(7);
+    for round in 0..rounds.unwrap_or(60) {
+        let depth = random.below(9);
+        let text = expression(&mut random, depth);
+        let text = format!("SELECT {text} FROM generate_series(1, 3)");
+        if text.len() < 200_000 {
+            all.push((format!("random {round}"), text));
+        }
+    }
+    all
+}
+
+#[test]
+fn no_text_ends_the_server() {
+    let work = Workspace::new();
+    let mut served = Served::start(
+        &work,
+        &[
+            "--http",
+            "127.0.0.1:0",
+            "--statement-timeout",
+            "60 seconds",
+            "--statement-memory",
+            "256MiB",
+        ],
+    );
+    let texts = texts();
+    work.file("texts.json", &serde_json::to_string(&texts).unwrap());
+    let script = r#"
+import json, urllib.request, urllib.error
+texts = json.load(open(sys.argv[2]))
+db = connect(**{"adbc.flight.sql.client_option.with_max_msg_size": str(64 << 20)})
+def flight(sql):
+    return rows(db, sql)
+def prepared(sql):
+    with db.cursor() as cur:
+        return cur.adbc_prepare(sql)
+def console(sql):
+    body = json.dumps({"sql": sql, "id": "text"}).encode()
+    request = urllib.request.Request("http://" + sys.argv[3] + "/api/query", body, {"Content-Type": "application/json"})
+    try:
+        return urllib.request.urlopen(request).status
+    except urllib.error.HTTPError as error:
+        return error.code
+for name, sql in texts:
+    for way in (flight, prepared, console):
+        begun = time.time()
+        said = refused(way, sql)
+        alive = refused(rows, db, "SELECT 1")
+        if alive != "done: [(1,)]":
+            print(name, way.__name__, "|", said[:200], "|", alive)
+            sys.exit(0)
+        if time.time() - begun > 100:
+            print(name, way.__name__, "took", time.time() - begun)
+print("alive")
+"#;
+    let path = work.path("texts.json").display().to_string();
+    let console = served.console.clone().unwrap();
+    let said = served.python(script, &[&path, &console]);
+    let log = served.log.lock().unwrap().clone();
+    let end = log.lines().rev().take(5).collect::<Vec<_>>().join("\n");
+    assert_eq!(said, "alive\n", "{end}");
+    assert!(served.process.try_wait().unwrap().is_none());
+}
+
+#[test]
+fn no_text_ends_the_program() {
+    let work = Workspace::new();
+    for (name, text) in texts() {
+        if name.ends_with(" 600") {
+            continue;
+        }
+        work.file("text.sql", &text);
+        let ran = work.anabranch(&["run", "text.sql"]);
+        let said: String = ran.err.chars().take(500).collect();
+        assert!(
+            matches!(ran.code, Some(0..=2)),
+            "{name}: {:?} {said}",
+            ran.code
+        );
+    }
+}
+
+/// What was stored by an earlier version is read at start.
+#[test]
+fn views_over_views_have_an_end() {
+    let work = Workspace::new();
+    let mut script = "CREATE VIEW v0 AS SELECT 1 AS a;\n".to_owned();
+    for n in 1..=200 {
+        let _ = writeln!(script, "CREATE VIEW v{n} AS SELECT a FROM v{};", n - 1);
+    }
+    work.file("views.sql", &script);
+    let ran = work.anabranch(&["run", "views.sql"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.err.contains("views above one another"), "{ran:?}");
+}
