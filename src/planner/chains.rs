@@ -67,14 +67,6 @@ fn sql(statement: &mut SqlStatement) -> Result<()> {
     }
 }
 
-/// The same of an expression that was parsed by itself.
-///
-/// # Errors
-/// As [`balance`].
-pub(crate) fn balance_expr(expr: &mut Expr) -> Result<()> {
-    node(expr)
-}
-
 fn node(node: &mut impl VisitMut) -> Result<()> {
     match node.visit(&mut Balance { depth: 0 }) {
         ControlFlow::Continue(()) => Ok(()),

@@ -6,10 +6,10 @@
 pub mod ast;
 pub mod bind;
 pub mod bound;
-pub(crate) mod chains;
+mod chains;
 mod cursor;
 pub mod dialect;
-pub(crate) mod gate;
+mod gate;
 mod jobs;
 pub mod parse;
 mod places;

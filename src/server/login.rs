@@ -25,12 +25,12 @@ use crate::server::work::QUERY_LOG;
 pub(super) const COOKIE_NAME: &str = "arrow_flight_session_id";
 /// A login lasts so long.
 const LASTS: Duration = Duration::from_secs(12 * 3_600);
-/// A password that was right is not hashed again for so long: some clients send it with every call.
+/// A password is not hashed again for so long: some clients send it with every call.
 const REMEMBERED: Duration = Duration::from_secs(300);
 /// Passwords that are hashed at the same time: each takes 19 MiB and tens of milliseconds.
 const HASHED_AT_ONCE: usize = 2;
 
-/// Logins by one name that wait for their turn; one more is told to come again.
+/// Different passwords for one name that are or wait to be hashed; one more is told to come again.
 const WAITING_FOR_A_NAME: usize = 4;
 
 /// Some clients leave the padding out.
@@ -66,13 +66,13 @@ pub(super) struct Login {
     is_closed: bool,
     /// Signs the tokens of this process.
     key: [u8; 32],
-    /// Right passwords by their hash with the user's own, and since when they are known.
-    remembered: Mutex<HashMap<[u8; 32], Instant>>,
+    /// Passwords by their hash with the user's own: since when they are known, and whether they are right.
+    remembered: Mutex<HashMap<[u8; 32], (Instant, bool)>>,
     /// Logins that were ended, and until when their tokens would have been good.
     ended: Mutex<HashMap<String, u64>>,
     hashing: Semaphore,
-    /// How many wait for their password to be hashed, by user; all users there are not are one.
-    waiting: Mutex<HashMap<String, usize>>,
+    /// Passwords that are or wait to be hashed, and by how many, by user; all users there are not are one.
+    waiting: Mutex<HashMap<String, HashMap<[u8; 32], usize>>>,
     counts: Arc<Counts>,
     /// What a password is compared with whose user there is not: that takes as long.
     nobody: String,
@@ -189,51 +189,56 @@ impl Login {
         let hash = hash.as_ref().unwrap_or(&self.nobody).clone();
         let known = fingerprint(password, &hash);
         let is_right = match self.remembers(&known) {
-            true => true,
-            false => {
+            Some(is_right) => is_right,
+            None => {
                 let of = user.as_ref().map_or("", |_| name);
-                let _waits = Waits::new(self, of)?;
-                self.hashes_to(password, hash).await
+                let _waits = Waits::new(self, of, known)?;
+                self.hashes_to(password, hash, known).await
             }
         };
         match user {
             Some(User {
                 caller,
                 password: Some(_),
-            }) if is_right => {
-                self.remember(known);
-                Ok(caller)
-            }
+            }) if is_right => Ok(caller),
             _ => Err(unknown("there is no such user, or the password is another")),
         }
     }
 
-    async fn hashes_to(&self, password: &str, hash: String) -> bool {
+    async fn hashes_to(&self, password: &str, hash: String, known: [u8; 32]) -> bool {
         let Ok(_turn) = self.hashing.acquire().await else {
             return false;
         };
+        // Others may have waited for the same: a pool of connections logs in all at once.
+        if let Some(is_right) = self.remembers(&known) {
+            return is_right;
+        }
         let password = password.to_owned();
         let checked = tokio::task::spawn_blocking(move || is_password(&password, &hash));
-        checked.await.unwrap_or(false)
+        let is_right = checked.await.unwrap_or(false);
+        self.remember(known, is_right);
+        is_right
     }
 
-    fn remembers(&self, known: &[u8; 32]) -> bool {
+    /// Whether a password is right, if that is known.
+    fn remembers(&self, known: &[u8; 32]) -> Option<bool> {
         let remembered = self
             .remembered
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        remembered
-            .get(known)
-            .is_some_and(|since| since.elapsed() < REMEMBERED)
+        let (since, is_right) = remembered.get(known)?;
+        (since.elapsed() < REMEMBERED).then_some(*is_right)
     }
 
-    fn remember(&self, known: [u8; 32]) {
+    fn remember(&self, known: [u8; 32], is_right: bool) {
         let mut remembered = self
             .remembered
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        remembered.retain(|_, since| since.elapsed() < REMEMBERED);
-        remembered.entry(known).or_insert_with(Instant::now);
+        remembered.retain(|_, (since, _)| since.elapsed() < REMEMBERED);
+        remembered
+            .entry(known)
+            .or_insert_with(|| (Instant::now(), is_right));
     }
 
     fn by_token(&self, token: &str) -> Result<Caller> {
@@ -316,24 +321,26 @@ impl Login {
 struct Waits<'l> {
     login: &'l Login,
     name: String,
+    known: [u8; 32],
 }
 
 impl<'l> Waits<'l> {
-    fn new(login: &'l Login, name: &str) -> Result<Self> {
+    fn new(login: &'l Login, name: &str, known: [u8; 32]) -> Result<Self> {
         let mut waiting = login.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = waiting.entry(name.to_owned()).or_default();
-        if *count >= WAITING_FOR_A_NAME {
+        let of_name = waiting.entry(name.to_owned()).or_default();
+        if of_name.len() >= WAITING_FOR_A_NAME && !of_name.contains_key(&known) {
             return Err(Error::new(
                 ErrorKind::Exhausted,
                 "too many try to log in by this name at the same time",
             )
             .with_help("try again in a second"));
         }
-        *count += 1;
+        *of_name.entry(known).or_default() += 1;
         drop(waiting);
         Ok(Self {
             login,
             name: name.to_owned(),
+            known,
         })
     }
 }
@@ -345,11 +352,17 @@ impl Drop for Waits<'_> {
             .waiting
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = waiting.get_mut(&self.name) {
+        let Some(of_name) = waiting.get_mut(&self.name) else {
+            return;
+        };
+        if let Some(count) = of_name.get_mut(&self.known) {
             *count -= 1;
             if *count == 0 {
-                waiting.remove(&self.name);
+                of_name.remove(&self.known);
             }
+        }
+        if of_name.is_empty() {
+            waiting.remove(&self.name);
         }
     }
 }

@@ -192,10 +192,9 @@ impl Session {
     /// # Errors
     /// None that a caller could cause.
     pub fn fork(&self, fork: &ForkOptions) -> Result<Self> {
-        let catalog = self.catalog.fork(|name| {
-            let may_name = fork.may_name.as_ref();
-            may_name.is_none_or(|may_name| may_name(context::SCHEMA, name))
-        });
+        let may_name = fork.may_name.as_ref();
+        let may_name = may_name.map(|may_name| move |name: &str| may_name(context::SCHEMA, name));
+        let catalog = self.catalog.fork(may_name);
         Self::with_catalog(&self.options, fork, catalog, Arc::clone(&self.common))
     }
 

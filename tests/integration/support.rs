@@ -144,7 +144,7 @@ impl Workspace {
             .env("XDG_CONFIG_HOME", self.dir.path())
             .stdin(Stdio::null());
         // They are for the tests; the program would take them for settings.
-        for name in ["ENDURANCE", "MEMORY_ROWS", "SEED", "SEEDS"] {
+        for name in ["ENDURANCE", "FUZZ", "MEMORY_ROWS", "SEED", "SEEDS"] {
             command.env_remove(format!("ANABRANCH_{name}"));
         }
         command

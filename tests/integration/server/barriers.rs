@@ -77,7 +77,7 @@ import os
 lake = sys.argv[2]
 os.symlink(lake + "/secret", lake + "/link")
 declared = ["{}/secret", "{}/secret/", "{}//secret", "{}/./secret", "{}/other/../secret", "{}/link", "file://{}/secret", "file://{}/link/", "{}/%73ecret",
-    "{}/open/%2e%2e/secret", "{}", "{}/..", "{}/../.anabranch/catalog", "{}/../.anabranch", "{}/secret/_delta_log", "lake/secret", "lake/link"]
+    "{}/open/%2e%2e/secret", "{}", "{}/..", "{}/../anabranch-data/catalog", "{}/../anabranch-data", "{}/secret/_delta_log", "lake/secret", "lake/link"]
 for place in declared:
     place = place.replace("{}", lake)
     for text in [f"CREATE EXTERNAL TABLE open_x (id BIGINT) STORED AS DELTA LOCATION '{place}'", f"CREATE EXTERNAL TABLE open_x STORED AS PARQUET LOCATION '{place}'",
