@@ -197,20 +197,20 @@ mod tests {
 
     #[tokio::test]
     async fn what_doubles_with_each_step_is_refused() {
-        let joined = chain(40, |from| {
+        let joined = chain(15, |from| {
             format!("SELECT a.c FROM {from} a JOIN {from} b ON a.c = b.c")
         });
-        let queries = chain(40, |from| {
+        let queries = chain(15, |from| {
             format!("SELECT c FROM {from} WHERE c IN (SELECT c FROM {from})")
         });
-        let scalar = chain(40, |from| {
+        let scalar = chain(15, |from| {
             format!("SELECT c + (SELECT max(c) FROM {from}) AS c FROM {from}")
         });
         let sums = chain(40, |from| format!("SELECT c + c AS c FROM {from}"));
         for sql in [
-            format!("{joined} SELECT * FROM t40"),
-            format!("{queries} SELECT * FROM t40"),
-            format!("{scalar} SELECT * FROM t40"),
+            format!("{joined} SELECT * FROM t15"),
+            format!("{queries} SELECT * FROM t15"),
+            format!("{scalar} SELECT * FROM t15"),
             format!("{sums} SELECT * FROM t40 WHERE c > 0"),
         ] {
             let error = run(&sql).await.expect_err(&sql[..120]);
