@@ -402,7 +402,6 @@ mod tests {
             " AT TIME ZONE 'UTC'",
             " LIKE 'a'",
             " IS DISTINCT FROM 1",
-            " COLLATE x",
             " -> 'a'",
         ] {
             let sql = format!("SELECT 1{}", chain.repeat(1_000));

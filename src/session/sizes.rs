@@ -364,16 +364,16 @@ mod tests {
     #[tokio::test]
     async fn what_would_be_too_large_is_refused_before_it_is_made() {
         for expr in [
-            "repeat('x', N)",
+            "repeat('x', COUNT)",
             "repeat('xyz', 2000000000 + value)",
-            "lpad('x', N)",
-            "rpad('x', N, 'ab')",
-            "array_repeat(1, N)",
-            "array_repeat([value, 2], N)",
-            "array_resize([1], N, 0)",
-            "generate_series(1, N)",
-            "range(0, N)",
-            "range(0, N, 2)",
+            "lpad('x', COUNT)",
+            "rpad('x', COUNT, 'ab')",
+            "array_repeat(1, COUNT)",
+            "array_repeat([value, 2], COUNT)",
+            "array_resize([1], COUNT, 0)",
+            "generate_series(1, COUNT)",
+            "range(0, COUNT)",
+            "range(0, COUNT, 2)",
             "generate_series(TIMESTAMP '2024-01-01', TIMESTAMP '2034-01-01', INTERVAL '10 milliseconds')",
             "range(DATE '0001-01-01', DATE '9999-01-01', INTERVAL '1 second')",
             "replace(repeat('x', 100000), 'x', repeat('y', 100000))",
@@ -381,7 +381,7 @@ mod tests {
             "array_to_string(range(0, 100000), repeat('y', 100000))",
         ] {
             for n in ["2000000000", "(2000000000 + value)"] {
-                let expr = expr.replace('N', n);
+                let expr = expr.replace("COUNT", n);
                 for sql in [
                     format!("SELECT {expr} FROM generate_series(1, 10)"),
                     format!("SELECT {} ", expr.replace("value", "1")),

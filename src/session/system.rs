@@ -11,7 +11,7 @@ use datafusion::arrow::compute::{cast, concat_batches};
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::catalog::{SchemaProvider, TableProvider};
 use datafusion::datasource::MemTable;
-use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::error::DataFusionError;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 
