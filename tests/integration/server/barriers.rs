@@ -82,8 +82,8 @@ for place in declared:
     place = place.replace("{}", lake)
     for text in [f"CREATE EXTERNAL TABLE open_x (id BIGINT) STORED AS DELTA LOCATION '{place}'", f"CREATE EXTERNAL TABLE open_x STORED AS PARQUET LOCATION '{place}'",
         f"CREATE EXTERNAL TABLE open_x (a VARCHAR) STORED AS CSV LOCATION '{place}'", f"CREATE OR REPLACE EXTERNAL TABLE open_x STORED AS JSON LOCATION '{place}/'"]:
-        said = refused(rows, some, text)
-        assert not said.startswith("done"), (text, said)
+        answer = refused(rows, some, text)
+        assert not answer.startswith("done"), (text, answer)
 print(refused(rows, some, f"CREATE EXTERNAL TABLE open_mine (id BIGINT) STORED AS DELTA LOCATION '{lake}/mine'")[:4])
 print(rows(admin, "SELECT count(*) FROM secret"))
 "#;
@@ -101,8 +101,8 @@ writer = connect("writer", "writer-pw")
 for db in [writer, admin]:
     for sql in ["DROP SCHEMA public CASCADE", "DROP SCHEMA IF EXISTS anabranch.public CASCADE", "DROP SCHEMA system", "DROP DATABASE anabranch", "CREATE SCHEMA other",
         "CREATE DATABASE other", "CREATE FUNCTION f(BIGINT) RETURNS BIGINT RETURN $1", "DROP FUNCTION abs", "CREATE INDEX i ON secret (id)", "DROP MATERIALIZED VIEW open_names"]:
-        said = refused(rows, db, sql)
-        assert not said.startswith("done"), (sql, said)
+        answer = refused(rows, db, sql)
+        assert not answer.startswith("done"), (sql, answer)
 print(rows(admin, "SELECT count(*) FROM secret"), rows(admin, "SELECT abs(-1)"))
 "#;
     assert_eq!(

@@ -334,10 +334,10 @@ def console(sql):
 for name, sql in texts:
     for way in (flight, prepared, console):
         begun = time.time()
-        said = refused(way, sql)
+        answer = refused(way, sql)
         alive = refused(rows, db, "SELECT 1")
         if alive != "done: [(1,)]":
-            print(name, way.__name__, "|", said[:200], "|", alive)
+            print(name, way.__name__, "|", answer[:200], "|", alive)
             sys.exit(0)
         if time.time() - begun > 100:
             print(name, way.__name__, "took", time.time() - begun)
