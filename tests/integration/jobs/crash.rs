@@ -172,7 +172,8 @@ fn count_beside(pipeline: &Pipeline) {
     };
     let tables = [
         "CREATE EXTERNAL TABLE timed (v BIGINT, t TIMESTAMP METADATA FROM 'timestamp', WATERMARK FOR t AS t - INTERVAL '5 seconds') ",
-        &kafka(source, ""),
+        // How long a broker is away decides nothing: no partition is left out.
+        &kafka(source, ", 'watermark.idle_after' '1 day'"),
         "CREATE EXTERNAL TABLE counts (s TIMESTAMP, n BIGINT, o BIGINT METADATA FROM 'offset', PRIMARY KEY (s) NOT ENFORCED) ",
         &kafka(&counts, ", 'topic.partitions' '1'"),
     ];
