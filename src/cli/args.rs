@@ -68,6 +68,8 @@ pub(crate) enum Command {
     Run(RunArguments),
     /// Serve SQL over Arrow Flight, with the jobs of the data directory running behind it
     Serve(Box<ServeArguments>),
+    /// Read all that jobs keep, say what is broken and what would be lost
+    Check(CheckArguments),
     /// Make the hash of a password for the file of users
     Password,
     /// Make a token and its hash for the file of users
@@ -138,6 +140,24 @@ pub(crate) struct RunArguments {
     pub(crate) params: Vec<(String, String)>,
     #[command(flatten)]
     pub(crate) server: ServerFlags,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  anabranch check --data-dir s3://bucket/anabranch
+  anabranch check visits_windows --sink
+  anabranch check --format json
+
+Reads the log, versions, state, late rows and dead letters of a job, or of all jobs and the catalog
+of the data directory. Nothing is written, and the jobs may run meanwhile. What is broken is a row
+each, with what would be lost and what to do; the exit code is then 1.")]
+pub(crate) struct CheckArguments {
+    /// The job [default: all jobs, and the definitions of tables and views]
+    #[arg(value_name = "JOB")]
+    pub(crate) job: Option<String>,
+    /// Also ask the topic or table that each job writes to whether it has what the job's log says
+    #[arg(long)]
+    pub(crate) sink: bool,
 }
 
 /// Which server, and as whom.

@@ -75,6 +75,9 @@ impl<'a> Here<'a> {
         if !jobs.has_ready().await {
             return 0;
         }
+        if let Ok(dir) = DataDir::open(self.data_dir) {
+            dir.sweep_unfinished(&["jobs"]);
+        }
         let options = RunOptions {
             until_caught_up,
             stop: Stop::default(),

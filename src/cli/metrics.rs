@@ -131,7 +131,12 @@ async fn health(State(metrics): State<Metrics>) -> impl IntoResponse {
         .into_iter()
         .map(|(job, state)| (job, state.map_or("ENDED", JobState::name).into()))
         .collect();
-    let said = format!("{}\n", serde_json::json!({"status": "ok", "jobs": jobs}));
+    let mut said = serde_json::json!({"status": "ok", "jobs": jobs});
+    let unopened = metrics.unopened();
+    if !unopened.is_empty() {
+        said["unopened"] = unopened.into();
+    }
+    let said = format!("{said}\n");
     ([(CONTENT_TYPE, "application/json")], said)
 }
 

@@ -1,6 +1,7 @@
 //! The command line: what was typed, resolved against the configuration, run.
 
 mod args;
+mod check;
 mod config;
 mod connect;
 mod demo;
@@ -77,6 +78,7 @@ fn dispatch(arguments: Arguments) -> Result<u8> {
             Command::Run(run) => runner::run_files(&settings, global, &run).await,
             Command::Sql(sql) => runner::run_sql(&settings, global, &sql).await,
             Command::Serve(serve) => serve::serve(&settings, &serve).await,
+            Command::Check(check) => check::run(&settings, &check).await,
             Command::Demo(demo) => demo::run(&settings, &demo).await,
             Command::Completions { .. } | Command::Password | Command::Token => Ok(0),
         }

@@ -27,6 +27,7 @@ impl Heart {
             let beat = Heartbeat {
                 owner: self.owner.clone(),
                 waiting: self.statuses.waiting(&self.name),
+                opening: false,
                 at: super::statements::now(),
             };
             let is_due = said.as_ref().is_none_or(|said| {

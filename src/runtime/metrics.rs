@@ -27,6 +27,8 @@ pub struct Metrics {
     registry: Registry,
     families: Arc<Families>,
     jobs: Arc<Mutex<BTreeMap<String, Arc<OfJob>>>>,
+    /// Tables of a server that are defined and cannot be opened.
+    unopened: Arc<Mutex<Vec<String>>>,
 }
 
 /// What a job in this process is at.
@@ -119,6 +121,7 @@ impl Metrics {
             registry,
             families: Arc::new(families),
             jobs: Arc::default(),
+            unopened: Arc::default(),
         })
     }
 
@@ -153,6 +156,16 @@ impl Metrics {
             .iter()
             .map(|(name, job)| (name.clone(), state(job)))
             .collect()
+    }
+
+    /// The tables that are defined and cannot be opened, by name.
+    pub fn unopened(&self) -> Vec<String> {
+        lock(&self.unopened).clone()
+    }
+
+    /// Says which tables are defined and cannot be opened.
+    pub(crate) fn set_unopened(&self, names: Vec<String>) {
+        *lock(&self.unopened) = names;
     }
 
     fn job(&self, name: &str) -> Result<Arc<OfJob>> {

@@ -1,6 +1,8 @@
 //! Jobs at work: their statements, and the runner that turns a stored INSERT into exactly-once micro-batches.
 
 mod batch;
+mod check;
+mod check_sink;
 mod environment;
 mod failpoint;
 mod heartbeat;
@@ -19,8 +21,11 @@ mod statements;
 mod subscribe;
 mod takeover;
 mod told;
+mod waiting;
 mod windows;
 
+pub use check::{CheckReport, Finding, check};
+pub use check_sink::check_sinks;
 pub use metrics::{JobState, Metrics};
 pub use options::{JobOptions, OPTION_NAMES, Trigger};
 pub use statements::{Jobs, ReadyJob};

@@ -4,8 +4,6 @@
 //! The work is done beside the batches; only the entry that trims the history is written between two of them. It may end at
 //! any step: what is left over is swept the next time.
 
-use std::collections::HashSet;
-
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::task::JoinHandle;
 
@@ -201,7 +199,7 @@ async fn set_aside(store: JobStore, id: JobId, batch: Committed) -> Result<Optio
     let version = store.version(id, &batch.version).await?;
     let late = match version.late_rows {
         0 => None,
-        _ => Some(store.late(id, &batch.version).await?),
+        _ => Some(store.late(id, &batch.version, &version).await?),
     };
     let is_empty = late.is_none() && version.dead_letters.is_empty();
     Ok((!is_empty).then_some(Packed {
@@ -212,14 +210,14 @@ async fn set_aside(store: JobStore, id: JobId, batch: Committed) -> Result<Optio
 }
 
 /// Writes a checkpoint and deletes what the one before it has passed: whoever read the log just now still finds its files.
+///
+/// This process may have slept since it read `history`, and another one may have taken the job over, written checkpoints and
+/// swept. So what is deleted follows from the checkpoints that are there now.
 async fn delete(store: &JobStore, id: JobId, history: &JobHistory) -> Result<u64> {
-    let before = store.compact(id, history).await?;
+    let passed = store.compact(id, history).await?;
     failpoint::reach("checkpointed");
-    if let (Some(before), Some(first)) = (before, history.batches.first()) {
-        // A version goes on from files of the version before it and adds its own: later versions need no others.
-        let version = store.version(id, &first.version).await?;
-        let stays: HashSet<String> = version.state.into_iter().map(|file| file.name).collect();
-        let files = store.sweep(id, history, before.settled, &stays).await?;
+    if let Some(passed) = passed {
+        let files = store.sweep(id, &passed).await?;
         tracing::debug!(%id, files, "old batches swept");
     }
     failpoint::reach("swept");

@@ -101,18 +101,12 @@ impl JobSink {
     ) -> Result<(Self, Option<i64>)> {
         match table {
             JobSinkTable::Kafka(table) => {
-                let name = format!("anabranch-{id}");
-                let sink = KafkaJobSink::take_over(Arc::clone(table), &name).await?;
+                let sink = KafkaJobSink::take_over(Arc::clone(table), &group_of(id)).await?;
                 Ok((Self::Kafka(sink), None))
             }
             JobSinkTable::Delta(handle) => {
                 let version = i64::try_from(sequence).unwrap_or(i64::MAX);
-                let application = Application {
-                    id: format!("anabranch/{id}"),
-                    owned: version,
-                    version,
-                    witness: format!("anabranch/{id}/rows"),
-                };
+                let application = application_of(id, version);
                 handle.take_over(&application.id, version).await?;
                 let witness = handle.transaction_version(&application.witness).await?;
                 let sink = Self::Delta {
@@ -318,9 +312,28 @@ impl JobSink {
     }
 }
 
+/// The transactional id of a job, and its group.
+pub(super) fn group_of(id: JobId) -> String {
+    format!("anabranch-{id}")
+}
+
+/// What a job is to a Delta table, as the owner with this number.
+pub(super) fn application_of(id: JobId, version: i64) -> Application {
+    Application {
+        id: format!("anabranch/{id}"),
+        owned: version,
+        version,
+        witness: format!("anabranch/{id}/rows"),
+    }
+}
+
 /// A table keeps a number: the one that the names of versions begin with. A batch without rows leaves none: as long as there
 /// is no number, no batch with rows was committed, and those that the log names had none.
-fn numbered_witness(number: Option<i64>, history: &JobHistory, staged: &[Staged]) -> String {
+pub(super) fn numbered_witness(
+    number: Option<i64>,
+    history: &JobHistory,
+    staged: &[Staged],
+) -> String {
     let Some(number) = number else {
         let last = history.last().map(|last| last.version.as_str());
         return last.unwrap_or(BEGINNING).to_owned();

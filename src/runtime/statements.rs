@@ -32,11 +32,11 @@ pub(super) const STATEMENT: &str = "statement ";
 /// The jobs of a data directory, as the statements see them.
 #[derive(Debug)]
 pub struct Jobs {
-    store: JobStore,
+    pub(super) store: JobStore,
     /// Whether a job may write to a topic without transactions.
     allows_repeats: bool,
     /// Jobs that a statement of this process has made or confirmed: those it can run.
-    ready: tokio::sync::Mutex<BTreeMap<String, Arc<ReadyJob>>>,
+    pub(super) ready: tokio::sync::Mutex<BTreeMap<String, Arc<ReadyJob>>>,
 }
 
 /// A job that this process can run.
@@ -172,7 +172,7 @@ impl Jobs {
                         if history.phase != Phase::Dropped {
                             append(&self.store, id, &Entry::Dropped { at: now() }).await?;
                         }
-                        self.store.forget(&name).await?;
+                        self.store.forget(&name, id).await?;
                         self.ready.lock().await.remove(&name);
                         failpoint::reach("dropped");
                         if let Err(error) = self.store.sweep_dropped().await {
@@ -184,7 +184,7 @@ impl Jobs {
             }
             JobStatement::ShowJobs => {
                 let jobs = self.store.all().await?;
-                session.report(job_rows(&self.store, &jobs).await?)
+                session.report(job_rows(&self.store, jobs).await?)
             }
             JobStatement::ShowBatches(name) => {
                 let (id, history) = self.find(&normalize(&name)).await?;
@@ -508,11 +508,10 @@ impl Jobs {
 
     async fn no_such_job(&self, name: &str) -> Error {
         let error = Error::not_found(format!("no job is named {name}"));
-        let Ok(jobs) = self.store.all().await else {
+        let Ok(names) = self.store.names().await else {
             return error;
         };
-        let names: Vec<&str> = jobs.iter().map(|(_, job)| job.name.as_str()).collect();
-        match crate::core::suggest::closest(name, names.iter().copied()) {
+        match crate::core::suggest::closest(name, names.iter().map(String::as_str)) {
             Some(near) => error.with_help(format!("did you mean {near}?")),
             None if names.is_empty() => error.with_help("the data directory has no jobs"),
             None => error.with_help(format!("there are {}", names.join(", "))),

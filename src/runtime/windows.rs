@@ -23,7 +23,7 @@ use crate::runtime::batch::{Ends, Ranges};
 use crate::runtime::source::JobSource;
 use crate::runtime::statements::ReadyJob;
 use crate::session::{BatchPlan, FrontBatch, StreamQuery, late_rows};
-use crate::state::{JobId, JobStore};
+use crate::state::{Checked, JobId, JobStore, check_crc32, crc32};
 use crate::tables::time::BatchTime;
 
 /// After this many changelogs a batch writes the whole state, if they have a good share of its rows;
@@ -109,8 +109,12 @@ impl Windows {
             .with_help("REWIND JOB … TO BATCH n goes back to a batch before it")
         };
         let closes_at = |rows: &RecordBatch| self.aggregate.closes_at(rows);
-        let rows = read_state_file(&mut self.table, opened, file.closed_by, closes_at)
-            .map_err(|error| damaged(&error))?;
+        let mut checked = Checked::new(opened);
+        let read = read_state_file(&mut self.table, &mut checked, file.closed_by, closes_at);
+        // What is damaged may fail in any way before it is seen: the checksum says it best.
+        let found = checked.finish().map_err(|error| damaged(&error))?;
+        check_crc32(found, file.crc32).map_err(|reason| damaged(&reason))?;
+        let rows = read.map_err(|error| damaged(&error))?;
         if rows as u64 != file.rows {
             return Err(damaged(&format!("it has {rows} rows of {}", file.rows)));
         }
@@ -263,14 +267,10 @@ impl Windows {
         version.fingerprint = Some(query.fingerprint().to_owned());
         version.time = Some(prepared.time.clone());
         if let Some(late) = &prepared.late {
+            let bytes = encode_states(&late.schema(), std::slice::from_ref(late))?;
             version.late_rows = late.num_rows() as u64;
-            store
-                .put_late(
-                    id,
-                    name,
-                    encode_states(&late.schema(), std::slice::from_ref(late))?,
-                )
-                .await?;
+            version.late_crc32 = Some(crc32(&bytes));
+            store.put_late(id, name, bytes).await?;
         }
         let mut files = self.files.clone();
         let closed_by = prepared.time.closed_by;
@@ -325,6 +325,7 @@ impl Windows {
             closed_by,
             rows: rows.iter().map(|rows| rows.num_rows() as u64).sum(),
             bytes: bytes.len() as u64,
+            crc32: Some(crc32(&bytes)),
         };
         store.put_state(id, name, bytes).await?;
         Ok(file)

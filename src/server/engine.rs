@@ -17,14 +17,16 @@ use crate::planner::{
 };
 use crate::runtime::{JobStatus, Jobs};
 use crate::server::access::{Caller, Role};
+use crate::server::definitions::defined;
 use crate::server::forks::Forks;
 use crate::server::jobs::RunningJobs;
 use crate::server::places::{self, Places};
 use crate::server::queries;
+use crate::server::restore::WaitingJobs;
 use crate::server::sessions::{Sessions, Settings, setting};
 use crate::server::work::{Statement as Running, Time, Work};
 use crate::session::{Answer, ForkOptions, Outcome, Planned, Ready, SCHEMA, Session};
-use crate::state::{CatalogEntry, CatalogStore, JobStore};
+use crate::state::{CatalogEntry, CatalogStore};
 
 /// What a statement does, as far as clients care.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +105,8 @@ pub(super) struct Engine {
     pub(super) sessions: Sessions,
     /// Where others than administrators may have tables.
     pub(super) places: Places,
+    /// Jobs that could not be begun so far.
+    pub(super) waiting: WaitingJobs,
 }
 
 impl Engine {
@@ -125,58 +129,6 @@ impl Engine {
                 .map_or(Time::Any, Time::AtMost),
         };
         Running::new(&asked.caller, &parsed.text, at, time)
-    }
-
-    /// Runs what was defined before again, and the jobs there are.
-    ///
-    /// # Errors
-    ///
-    /// The store does not answer. A table that cannot be opened any more is only warned of: the others are there.
-    pub(super) async fn restore(&self, jobs: &JobStore) -> Result<()> {
-        let whole = self.forks.whole().await;
-        let session = whole.session;
-        for entry in self.store.all().await? {
-            let mut parameters = Parameters::default();
-            for (name, value) in &entry.parameters {
-                parameters.set(name, value);
-            }
-            let restored = async {
-                session
-                    .execute(parse(&entry.statement, &mut parameters)?)
-                    .await
-            };
-            if let Err(error) = restored.await {
-                tracing::warn!(
-                    statement = entry.statement,
-                    "not restored: {}",
-                    error.message()
-                );
-            }
-        }
-        for (_, history) in jobs.all().await? {
-            let restored = async {
-                // What the catalog does not have, a job's log does: it may have been made by a file.
-                let session = session.fork(&ForkOptions::default())?;
-                let known = session.table_names();
-                for definition in &history.tables {
-                    let parsed = parse(definition, &mut Parameters::default())?;
-                    if defined(&parsed.statement).is_none_or(|name| !known.contains(&name)) {
-                        session.execute(parsed).await?;
-                    }
-                }
-                let parsed = parse(&history.text, &mut Parameters::default())?;
-                let Statement::Job(job) = parsed.statement else {
-                    return Err(Error::internal("the text of a job is no job"));
-                };
-                self.jobs.execute(&session, *job, &parsed.text).await
-            };
-            if let Err(error) = restored.await {
-                tracing::warn!(job = history.name, "not run: {}", error.message());
-            }
-        }
-        drop(whole);
-        self.running.start_new().await;
-        Ok(())
     }
 
     /// Runs the statements of a file that is given at each start: what is there already stays.
@@ -435,7 +387,7 @@ impl Engine {
     }
 
     /// Changes tables, views or jobs; gives a word for the user.
-    async fn define(
+    pub(super) async fn define(
         &self,
         asked: &Asked,
         parsed: ParsedStatement,
@@ -476,9 +428,10 @@ impl Engine {
         let said = said(self.execute(whole.session, parsed).await?);
         // What cannot be kept is not there after a restart: so it fails now.
         let at = chrono::Utc::now().timestamp_millis();
-        self.store
-            .append(&CatalogEntry::new(text, parameters, at))
-            .await?;
+        let entry = CatalogEntry::new(text, parameters, at);
+        let number = self.store.append(&entry).await?;
+        drop(whole);
+        self.shorten_now_and_then(number).await;
         Ok(said)
     }
 
@@ -583,17 +536,6 @@ fn said(outcome: Outcome) -> String {
         Outcome::Done(said) => said,
         Outcome::Rows(_) | Outcome::Insert(_) => String::new(),
     }
-}
-
-/// The table or view that a statement defines.
-fn defined(statement: &Statement) -> Option<String> {
-    let name = match statement {
-        Statement::CreateTable(table) => &table.name,
-        Statement::CreateView(view) => &view.name,
-        _ => return None,
-    };
-    let last = name.0.last().and_then(|part| part.as_ident());
-    last.map(normalize)
 }
 
 /// The job that a statement changes so that it is to be begun again.

@@ -48,17 +48,22 @@ impl RunningJobs {
         for name in self.jobs.ready_names().await {
             tasks.entry(name.clone()).or_insert_with(|| {
                 let stop = Stop::default();
-                let options = RunOptions {
-                    until_caught_up: false,
-                    stop: stop.clone(),
-                    statuses: self.statuses.clone(),
-                    metrics: self.metrics.clone(),
-                };
+                let options = self.options(stop.clone());
                 let jobs = Arc::clone(&self.jobs);
                 let kept = async move { keep_running(&jobs, &name, &options).await };
                 let handle = self.runtime.spawn(kept);
                 Task { stop, handle }
             });
+        }
+    }
+
+    /// How they are run.
+    pub(super) fn options(&self, stop: Stop) -> RunOptions {
+        RunOptions {
+            until_caught_up: false,
+            stop,
+            statuses: self.statuses.clone(),
+            metrics: self.metrics.clone(),
         }
     }
 

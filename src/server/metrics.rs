@@ -100,7 +100,7 @@ pub(super) fn register(registry: &Registry, engine: &Arc<Engine>, flight: &Fligh
         Box::new(move || engine.upgrade().map_or(0, |engine| look(&engine)))
     };
     let [results, prepared] = flight.held();
-    let gauges: [(&str, &str, Look); 7] = [
+    let gauges: [(&str, &str, Look); 8] = [
         (
             "anabranch_statements_running",
             "Statements and subscriptions at work, and those that wait for others",
@@ -125,6 +125,11 @@ pub(super) fn register(registry: &Registry, engine: &Arc<Engine>, flight: &Fligh
             "anabranch_memory_reserved_bytes",
             "Bytes that sorts, aggregates and joins of statements hold",
             of_engine(|engine| engine.forks.defined().memory_reserved() as u64),
+        ),
+        (
+            "anabranch_tables_unopened",
+            "Tables that are defined and could not be opened so far",
+            of_engine(|engine| engine.forks.defined().unopened().len() as u64),
         ),
         (
             "anabranch_results_held",

@@ -5,6 +5,7 @@
 mod access;
 mod connection;
 mod console;
+mod definitions;
 mod engine;
 mod flight;
 mod forks;
@@ -21,8 +22,11 @@ mod metrics;
 mod places;
 mod prepared;
 mod queries;
+mod restore;
 mod results;
 mod sessions;
+#[cfg(test)]
+mod simulation;
 mod status;
 mod tls;
 mod transfer;
@@ -59,6 +63,7 @@ use crate::server::jobs::RunningJobs;
 use crate::server::login::Login;
 use crate::server::metrics::Counts;
 use crate::server::places::Places;
+use crate::server::restore::WaitingJobs;
 use crate::server::sessions::Sessions;
 use crate::server::work::Work;
 use crate::session::{Session, SessionOptions};
@@ -173,6 +178,7 @@ impl Server {
         let (work, of_jobs) = (runtime("work"), runtime("jobs"));
         let (work, of_jobs) = (work.map_err(plain)?, of_jobs.map_err(plain)?);
         let (runtime, for_jobs) = (work.handle().clone(), of_jobs.handle().clone());
+        let runtime_of_work = work.handle().clone();
         let threads = Threads(vec![work, of_jobs]);
         let jobs = Arc::new(Jobs::new(JobStore::new(dir.clone())));
         let engine = Engine {
@@ -182,6 +188,7 @@ impl Server {
             jobs,
             sessions: Sessions::new(options.limits.sessions, options.limits.idle),
             work: Work::new(runtime, options.limits, counts),
+            waiting: WaitingJobs::default(),
             places: Places {
                 roots: options.roots,
                 data_dir: Some(options.data_dir.clone()),
@@ -200,6 +207,7 @@ impl Server {
         if let Some(metrics) = &options.metrics {
             metrics::register(metrics.registry(), &engine, &flight).map_err(plain)?;
         }
+        dir.sweep_unfinished(&["catalog", "jobs"]);
         engine.restore(&JobStore::new(dir)).await.map_err(plain)?;
         let mut parameters = options.parameters;
         for script in options.scripts {
@@ -208,6 +216,7 @@ impl Server {
                 return Err((error, Some(script)));
             }
         }
+        runtime_of_work.spawn(restore::keep_trying(Arc::downgrade(&engine)));
         Ok(Self {
             engine,
             login,

@@ -5,9 +5,11 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockWriteGuard, Weak};
 
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::view::ViewTable;
 use datafusion::catalog::{SchemaProvider, TableProvider};
+use datafusion::datasource::TableType;
+use datafusion::datasource::empty::EmptyTable;
 use datafusion::datasource::listing::ListingTable;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::SessionState;
@@ -24,6 +26,7 @@ use crate::core::suggest::closest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::session::context::TablePlace;
 use crate::session::rewrite;
+use crate::session::unopened::Unopened;
 use crate::session::view_barrier::{self, BarrierView};
 use crate::tables::delta::{DeltaTableHandle, TimeTravel};
 use crate::tables::kafka::{KafkaTable, KafkaTableProvider};
@@ -45,6 +48,8 @@ pub(crate) enum TableEntry {
     },
     View(Arc<View>),
     Provider(Arc<dyn TableProvider>),
+    /// It is defined, and could not be opened so far.
+    Unopened(Arc<Unopened>),
 }
 
 impl TableEntry {
@@ -55,6 +60,15 @@ impl TableEntry {
             TableEntry::Delta { .. } => "Delta table",
             TableEntry::View(_) => "view",
             TableEntry::Provider(_) => "table",
+            TableEntry::Unopened(unopened) => unopened.kind_name(),
+        }
+    }
+
+    /// The same, or what it has become since it was opened.
+    fn settled(&self) -> Self {
+        match self {
+            TableEntry::Unopened(unopened) => unopened.opened().unwrap_or(self).clone(),
+            other => other.clone(),
         }
     }
 
@@ -65,6 +79,10 @@ impl TableEntry {
                 vec![TablePlace::Files(handle.location().to_owned())]
             }
             TableEntry::View(_) => Vec::new(),
+            TableEntry::Unopened(unopened) => match unopened.opened() {
+                Some(opened) => opened.places(),
+                None => unopened.place().into_iter().collect(),
+            },
             TableEntry::Provider(provider) => match provider.downcast_ref::<ListingTable>() {
                 Some(files) => {
                     let paths = files.table_paths().iter();
@@ -136,9 +154,10 @@ impl Catalog {
             let mut names: Vec<String> = tables
                 .entries
                 .values()
-                .flat_map(|entry| match entry {
+                .flat_map(|entry| match &entry.settled() {
                     TableEntry::Kafka(table) => field_names(table.schema()),
                     TableEntry::Delta { schema, .. } => field_names(schema),
+                    TableEntry::Unopened(_) => Vec::new(),
                     TableEntry::Provider(provider) => field_names(&provider.schema()),
                     TableEntry::View(view) => view.columns.clone(),
                 })
@@ -150,14 +169,15 @@ impl Catalog {
     }
 
     pub(crate) fn entry(&self, name: &str) -> Option<TableEntry> {
-        self.read(|tables| tables.entries.get(name).cloned())
+        self.read(|tables| tables.entries.get(name).map(TableEntry::settled))
     }
 
     /// The entry of a table that a plan reads: it may be one that only a view may name.
     pub(crate) fn entry_of_plan(&self, name: &str) -> Option<TableEntry> {
         self.read(|tables| {
             let entry = tables.entries.get(name);
-            entry.or_else(|| tables.hidden.get(name)).cloned()
+            let entry = entry.or_else(|| tables.hidden.get(name));
+            entry.map(TableEntry::settled)
         })
     }
 
@@ -210,8 +230,8 @@ impl Catalog {
         }
     }
 
-    pub(crate) fn delta(&self, name: &str) -> Result<DeltaTableHandle> {
-        match self.expect(name)? {
+    pub(crate) async fn delta(&self, name: &str) -> Result<DeltaTableHandle> {
+        match self.open(name).await? {
             TableEntry::Delta { handle, .. } => Ok(handle),
             other => Err(Error::invalid(format!(
                 "{name} is a {}, and this statement is about Delta tables",
@@ -284,6 +304,20 @@ impl Catalog {
         }
     }
 
+    /// Lets the running statement drop a table or view without opening it.
+    pub(crate) fn pin_for_drop(&self, name: &str) {
+        if let Some(entry) = self.entry(name) {
+            self.pin(name, placeholder(&entry));
+        }
+    }
+
+    /// Forgets a name; gives what it stood for.
+    pub(crate) fn remove(&self, name: &str) -> Option<(TableEntry, String)> {
+        let mut tables = self.write();
+        let definition = tables.definitions.remove(name).unwrap_or_default();
+        Some((tables.entries.remove(name)?, definition))
+    }
+
     /// Gives a table of the running statement this provider.
     pub(crate) fn pin(&self, name: &str, provider: Arc<dyn TableProvider>) {
         lock(&self.statement).insert(name.to_owned(), provider);
@@ -316,7 +350,8 @@ impl Catalog {
         let in_view = !lock(&self.planning).is_empty();
         let found = self.read(|tables| {
             let hidden = || tables.hidden.get(base).filter(|_| in_view);
-            tables.entries.get(base).or_else(hidden).cloned()
+            let entry = tables.entries.get(base).or_else(hidden);
+            entry.map(TableEntry::settled)
         });
         let Some(entry) = found else {
             return Ok(None);
@@ -324,7 +359,12 @@ impl Catalog {
         if let Some(known) = lock(&self.statement).get(name) {
             return Ok(Some(Arc::clone(known)));
         }
+        let entry = match entry {
+            TableEntry::Unopened(unopened) => unopened.open().await?,
+            entry => entry,
+        };
         let provider: Arc<dyn TableProvider> = match entry {
+            TableEntry::Unopened(unopened) => return Err(unopened.error()),
             TableEntry::Kafka(table) => Arc::new(KafkaTableProvider::new(table)),
             TableEntry::Delta { handle, .. } => handle.snapshot(travel).await?,
             TableEntry::View(view) => self.plan_view(base, &view).await?,
@@ -537,7 +577,7 @@ impl SchemaProvider for Catalog {
     fn deregister_table(&self, name: &str) -> DataFusionResult<Option<Arc<dyn TableProvider>>> {
         let mut tables = self.write();
         tables.definitions.remove(name);
-        let provider = lock(&self.statement).get(name).cloned();
+        let provider = lock(&self.statement).remove(name);
         Ok(match tables.entries.remove(name) {
             None => None,
             Some(TableEntry::Kafka(table)) => {
@@ -547,6 +587,16 @@ impl SchemaProvider for Catalog {
             // DataFusion asks only whether something was dropped.
             Some(entry) => provider.or_else(|| Some(placeholder(&entry))),
         })
+    }
+
+    async fn table_type(&self, name: &str) -> DataFusionResult<Option<TableType>> {
+        // Lists of tables open none: one that is away would be missed in all of them.
+        let entry = self.read(|tables| tables.entries.get(name).map(TableEntry::settled));
+        Ok(entry.map(|entry| match entry {
+            TableEntry::View(_) => TableType::View,
+            TableEntry::Provider(provider) => provider.table_type(),
+            _ => TableType::Base,
+        }))
     }
 
     fn table_exist(&self, name: &str) -> bool {
@@ -559,11 +609,18 @@ impl SchemaProvider for Catalog {
 }
 
 fn placeholder(entry: &TableEntry) -> Arc<dyn TableProvider> {
+    if let TableEntry::View(_) = entry {
+        let plan = LogicalPlanBuilder::empty(false).build();
+        return match plan {
+            Ok(plan) => Arc::new(ViewTable::new(plan, None)),
+            Err(_) => Arc::new(EmptyTable::new(Arc::new(Schema::empty()))),
+        };
+    }
     let schema = match entry {
         TableEntry::Delta { schema, .. } => Arc::clone(schema),
-        _ => Arc::new(datafusion::arrow::datatypes::Schema::empty()),
+        _ => Arc::new(Schema::empty()),
     };
-    Arc::new(datafusion::datasource::empty::EmptyTable::new(schema))
+    Arc::new(EmptyTable::new(schema))
 }
 
 /// Makes the closure [`Catalog::attach`] takes from a context's weak state.

@@ -44,24 +44,47 @@ pub(super) async fn create_table(
             });
         }
     }
-    let options = expand_options(table)?;
-    let location = expand(&table.location)?;
-    let entry = match table.kind {
-        TableKind::Kafka => {
-            let spec = kafka_spec(table, &name, location, options)?;
-            TableEntry::Kafka(Arc::new(place(table, KafkaTable::try_new(spec))?))
-        }
-        TableKind::Delta => {
-            let spec = delta_spec(table, location, options)?;
-            let opened = DeltaTableHandle::create_or_open(spec).await;
-            let handle = place(table, opened)?;
-            let schema = handle.schema().await?;
-            TableEntry::Delta { handle, schema }
-        }
-    };
+    let entry = open_table(table, &name, IfMissing::Create).await?;
     let done = format!("{} {name}", entry.kind_name());
     catalog.put(&name, entry, text.to_owned());
     Ok(done)
+}
+
+/// What becomes of a declaration whose Delta table is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum IfMissing {
+    /// It is made.
+    Create,
+    /// It was there when it was declared: an empty one in its place would hide that it is gone, or not mounted.
+    Refuse,
+}
+
+/// The table that a statement declares, opened.
+pub(super) async fn open_table(
+    table: &CreateTable,
+    name: &str,
+    if_missing: IfMissing,
+) -> Result<TableEntry> {
+    let options = expand_options(table)?;
+    let location = expand(&table.location)?;
+    match table.kind {
+        TableKind::Kafka => {
+            let spec = kafka_spec(table, name, location, options)?;
+            let opened = place(table, KafkaTable::try_new(spec))?;
+            Ok(TableEntry::Kafka(Arc::new(opened)))
+        }
+        TableKind::Delta => {
+            let spec = delta_spec(table, location, options)?;
+            if if_missing == IfMissing::Refuse && !DeltaTableHandle::is_there(&spec).await? {
+                let gone = format!("there is no Delta table at '{}' any more", spec.location);
+                return Err(Error::not_found(gone));
+            }
+            let opened = DeltaTableHandle::create_or_open(spec).await;
+            let handle = place(table, opened)?;
+            let schema = handle.schema().await?;
+            Ok(TableEntry::Delta { handle, schema })
+        }
+    }
 }
 
 pub(super) async fn create_view(
@@ -93,20 +116,24 @@ pub(super) async fn create_view(
     let typed = statement.clone();
     let planned = state.statement_to_plan(statement).await;
     let plan = planned.map_err(|error| catalog.missing_table(error, typed))?;
-    let columns: Vec<String> = view.columns.iter().map(normalize).collect();
-    if !columns.is_empty() && columns.len() != plan.schema().fields().len() {
+    if !view.columns.is_empty() && view.columns.len() != plan.schema().fields().len() {
         return Err(Error::invalid(format!(
             "the view names {} columns and its query has {}",
-            columns.len(),
+            view.columns.len(),
             plan.schema().fields().len()
         )));
     }
-    let entry = TableEntry::View(Arc::new(View {
-        query: view.query,
-        columns,
-    }));
-    catalog.put(&name, entry, text.to_owned());
+    keep_view(catalog, &name, view, text);
     Ok(format!("view {name}"))
+}
+
+/// Makes a view without looking at the tables of its query: statements that use it do.
+pub(super) fn keep_view(catalog: &Catalog, name: &str, view: CreateView, text: &str) {
+    let entry = TableEntry::View(Arc::new(View {
+        columns: view.columns.iter().map(normalize).collect(),
+        query: view.query,
+    }));
+    catalog.put(name, entry, text.to_owned());
 }
 
 /// Gives an error about an option or a column the place where it was typed.

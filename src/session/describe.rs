@@ -26,7 +26,7 @@ pub(super) fn tables(catalog: &Catalog) -> Result<RecordBatch> {
 
 /// `column_name`, `data_type`, `nullable`, `source`: one row per column.
 pub(super) async fn columns(catalog: &Catalog, name: &str) -> Result<RecordBatch> {
-    let entry = catalog.expect(name)?;
+    let entry = catalog.open(name).await?;
     let provider = catalog
         .provider(name)
         .await?
@@ -56,7 +56,7 @@ pub(super) async fn columns(catalog: &Catalog, name: &str) -> Result<RecordBatch
                 *source = (!notes.is_empty()).then(|| notes.join(", "));
             }
         }
-        TableEntry::View(_) | TableEntry::Provider(_) => {}
+        TableEntry::View(_) | TableEntry::Provider(_) | TableEntry::Unopened(_) => {}
     }
     let types = fields.iter().map(|field| type_name(field.data_type()));
     batch(vec![

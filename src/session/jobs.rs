@@ -216,16 +216,7 @@ impl JobQuery {
         let session = session.fork_alike()?;
         session.catalog.begin_statement();
         let sink_name = sink_name(&insert)?;
-        let sink = match session.catalog.expect(&sink_name)? {
-            TableEntry::Kafka(table) => JobSinkTable::Kafka(table),
-            TableEntry::Delta { handle, .. } => JobSinkTable::Delta(handle),
-            other => {
-                return Err(Error::unsupported(format!(
-                    "{sink_name} is a {}, and a job writes Kafka or Delta tables",
-                    other.kind_name()
-                )));
-            }
-        };
+        let sink = session.sink_of(&insert).await?;
         let mut query = Self::planned(session, insert, emit, sink).await?;
         if !query.tables.contains(&sink_name) {
             query.tables.push(sink_name);
@@ -507,6 +498,25 @@ impl JobQuery {
             Ok(TreeNodeRecursion::Continue)
         })?;
         Ok(sources)
+    }
+}
+
+impl Session {
+    /// The table that a job writes to.
+    ///
+    /// # Errors
+    ///
+    /// There is none of that name, it cannot be opened, or a job cannot write to it.
+    pub(crate) async fn sink_of(&self, insert: &SqlStatement) -> Result<JobSinkTable> {
+        let name = sink_name(insert)?;
+        match self.catalog.open(&name).await? {
+            TableEntry::Kafka(table) => Ok(JobSinkTable::Kafka(table)),
+            TableEntry::Delta { handle, .. } => Ok(JobSinkTable::Delta(handle)),
+            other => Err(Error::unsupported(format!(
+                "{name} is a {}, and a job writes Kafka or Delta tables",
+                other.kind_name()
+            ))),
+        }
     }
 }
 

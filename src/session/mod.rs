@@ -20,11 +20,14 @@ mod sizes;
 mod states;
 mod streaming;
 mod system;
+mod system_scan;
+mod unopened;
 mod view_barrier;
 mod yielding;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anabranch_udfs::CompletionNotices;
 use datafusion::arrow::array::{AsArray as _, RecordBatch};
@@ -47,7 +50,9 @@ use crate::planner::{ParsedStatement, Statement, Text, normalize};
 use crate::session::catalog::{Catalog, TableEntry};
 use crate::tables::delta::{OptimizeSpec, VacuumSpec};
 
+use create::IfMissing;
 use states::{StatementState, States};
+use unopened::Unopened;
 
 pub use context::{ForkOptions, MayName, SessionOptions, TablePlace};
 pub use jobs::{BatchPlan, BatchSource, FrontBatch, JobQuery, JobSinkTable};
@@ -358,6 +363,99 @@ impl Session {
         self.catalog.definition(name)
     }
 
+    /// Runs a definition that was made before, for so long at most. If it fails, it is kept all the same: its name is taken, and
+    /// statements that use it try again. A Delta table that is not where it was is not made anew.
+    ///
+    /// # Errors
+    /// Why it is not open, or cannot be kept.
+    pub(crate) async fn restore(&self, parsed: ParsedStatement, limit: Duration) -> Result<()> {
+        if let Statement::CreateView(view) = &parsed.statement {
+            // Statements that use it look at the tables of its query: here they may be away.
+            let name = rewrite::plain_name(&view.name)?;
+            create::keep_view(&self.catalog, &name, view.as_ref().clone(), &parsed.text);
+            return Ok(());
+        }
+        if let Statement::CreateTable(table) = &parsed.statement {
+            let name = rewrite::plain_name(&table.name)?;
+            let opened = create::open_table(table, &name, IfMissing::Refuse);
+            match unopened::within(limit, opened).await {
+                Ok(entry) => self.catalog.put(&name, entry, parsed.text),
+                Err(error) => {
+                    self.keep(&name, Some(parsed.clone()), &parsed.text, &error);
+                    return Err(error);
+                }
+            }
+            return Ok(());
+        }
+        let kept = parsed.clone();
+        let done = unopened::within(limit, self.execute(parsed)).await;
+        if let (Err(error), Statement::Sql(sql)) = (&done, &kept.statement)
+            && let Some(name) = rewrite::created(sql)
+        {
+            self.keep(&name, Some(kept.clone()), &kept.text, error);
+        }
+        done.map(drop)
+    }
+
+    /// Keeps a name for a definition that this program cannot read.
+    pub(crate) fn keep_unreadable(&self, name: &str, text: &str, error: &Error) {
+        self.keep(name, None, text, error);
+    }
+
+    fn keep(&self, name: &str, statement: Option<ParsedStatement>, text: &str, error: &Error) {
+        let unopened = Unopened::new(name, statement, error);
+        let entry = TableEntry::Unopened(Arc::new(unopened));
+        self.catalog.put(name, entry, text.to_owned());
+    }
+
+    /// The tables that are defined and not open, with the reason of each.
+    pub(crate) fn unopened(&self) -> Vec<(String, String)> {
+        self.catalog.unopened()
+    }
+
+    /// Tries again to open a table, for so long at most.
+    ///
+    /// # Errors
+    /// Why it cannot be opened now.
+    pub(crate) async fn open_again(&self, name: &str, limit: Duration) -> Result<()> {
+        match self.catalog.entry(name) {
+            Some(TableEntry::Unopened(unopened)) => {
+                unopened::within(limit, unopened.open()).await.map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a table is opened by running its statement again, in the session of definitions.
+    pub(crate) fn is_run_again(&self, name: &str) -> bool {
+        match self.catalog.entry(name) {
+            Some(TableEntry::Unopened(unopened)) => unopened.to_run_again().is_some(),
+            _ => false,
+        }
+    }
+
+    /// Runs the statement of such a table again, for so long at most.
+    ///
+    /// # Errors
+    /// Why it fails now.
+    pub(crate) async fn run_again(&self, name: &str, limit: Duration) -> Result<()> {
+        let Some(TableEntry::Unopened(unopened)) = self.catalog.entry(name) else {
+            return Ok(());
+        };
+        let Some(statement) = unopened.to_run_again() else {
+            return Ok(());
+        };
+        // DataFusion's own statements refuse a name that is taken.
+        let kept = self.catalog.remove(name);
+        let done = unopened::within(limit, self.execute(statement.clone())).await;
+        if done.is_err()
+            && let Some((entry, definition)) = kept
+        {
+            self.catalog.put(name, entry, definition);
+        }
+        done.map(drop)
+    }
+
     /// The names of all functions.
     pub fn function_names(&self) -> Vec<String> {
         let state = self.context.state();
@@ -487,7 +585,7 @@ impl Session {
                     zorder_by: zorder_by.iter().map(normalize).collect(),
                 };
                 let runtime = self.context.runtime_env();
-                let table = self.catalog.delta(&name)?;
+                let table = self.catalog.delta(&name).await?;
                 let report = table.optimize(&spec, Some(runtime));
                 self.report(Box::pin(report).await?)
             }
@@ -501,12 +599,12 @@ impl Session {
                     retain_hours: retain_hours.map(parse_hours).transpose()?,
                     dry_run,
                 };
-                let table = self.catalog.delta(&name)?;
+                let table = self.catalog.delta(&name).await?;
                 self.report(Box::pin(table.vacuum(&spec)).await?)
             }
             Statement::History(table) => {
                 let name = self.table_name(&table)?;
-                let table = self.catalog.delta(&name)?;
+                let table = self.catalog.delta(&name).await?;
                 self.report(Box::pin(table.history()).await?)
             }
             Statement::ShowQueries | Statement::KillQuery(_) => {
@@ -522,6 +620,9 @@ impl Session {
     }
 
     async fn run_sql(&self, sql: SqlStatement, text: &str) -> Result<Ready> {
+        for name in rewrite::dropped(&sql) {
+            self.catalog.pin_for_drop(&name);
+        }
         let (state, plan) = self.logical_plan(sql).await?;
         match &plan {
             LogicalPlan::Ddl(ddl) => {

@@ -11,8 +11,8 @@ use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
 use datafusion::sql::sqlparser::ast::{
     Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Insert, ObjectName,
-    ObjectNamePart, Query, SelectItem, SetExpr, Spanned, Statement as AnsiStatement, TableAlias,
-    TableFactor, TableObject, TableVersion, Value, VisitMut, VisitorMut,
+    ObjectNamePart, ObjectType, Query, SelectItem, SetExpr, Spanned, Statement as AnsiStatement,
+    TableAlias, TableFactor, TableObject, TableVersion, Value, VisitMut, VisitorMut,
 };
 
 use datafusion::sql::sqlparser::tokenizer::Span;
@@ -163,6 +163,37 @@ pub(super) fn plain_name(name: &ObjectName) -> Result<String> {
     }
 }
 
+/// The tables or views that a statement drops.
+pub(super) fn dropped(sql: &SqlStatement) -> Vec<String> {
+    let SqlStatement::Statement(statement) = sql else {
+        return Vec::new();
+    };
+    match statement.as_ref() {
+        AnsiStatement::Drop {
+            object_type: ObjectType::Table | ObjectType::View,
+            names,
+            ..
+        } => names
+            .iter()
+            .filter_map(|name| plain_name(name).ok())
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The table that a statement of DataFusion's own SQL creates.
+pub(super) fn created(sql: &SqlStatement) -> Option<String> {
+    let name = match sql {
+        SqlStatement::CreateExternalTable(table) => &table.name,
+        SqlStatement::Statement(statement) => match statement.as_ref() {
+            AnsiStatement::CreateTable(table) => &table.name,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    plain_name(name).ok()
+}
+
 /// Without a column list, an INSERT fills the columns that rows can give: not METADATA, not
 /// generated ones. With one, each column must exist and be writable.
 async fn fill_insert(catalog: &Catalog, insert: &mut Insert) -> Result<()> {
@@ -174,7 +205,8 @@ async fn fill_insert(catalog: &Catalog, insert: &mut Insert) -> Result<()> {
     };
     let table = normalize(ident);
     let span = ident.span;
-    let entry = catalog.expect(&table).map_err(|error| error.at(span))?;
+    let entry = catalog.open(&table).await;
+    let entry = entry.map_err(|error| error.at(span))?;
     let fill = |names: Vec<String>| -> Vec<ObjectName> {
         names
             .into_iter()
@@ -224,7 +256,7 @@ async fn fill_insert(catalog: &Catalog, insert: &mut Insert) -> Result<()> {
                 Error::invalid(format!("{table} is a view: rows cannot be inserted")).at(span),
             );
         }
-        TableEntry::Provider(_) => {}
+        TableEntry::Provider(_) | TableEntry::Unopened(_) => {}
     }
     Ok(())
 }
@@ -289,9 +321,8 @@ async fn travel(
     let mut travels = Vec::with_capacity(found.expressions.len());
     for (name, version) in &found.expressions {
         let table = plain_name(name)?;
-        catalog
-            .delta(&table)
-            .map_err(|error| at_name(error, name))?;
+        let delta = catalog.delta(&table).await;
+        delta.map_err(|error| at_name(error, name))?;
         let at = match version {
             TableVersion::VersionAsOf(expr) => {
                 let version = evaluate(context, expr, "BIGINT")

@@ -13,7 +13,7 @@ use datafusion::catalog::{SchemaProvider, TableProvider};
 use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
 use futures::future::BoxFuture;
-use futures::{FutureExt as _, StreamExt as _};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
 use crate::core::jobs::{BatchVersion, Committed, DeadLetter, JobHistory, SeenState, seen_state};
 use crate::error::{Error, Result};
@@ -21,7 +21,8 @@ use crate::exec::keyed::{decode_states, replay};
 use crate::session::context::MayName;
 use crate::session::dead_letters;
 use crate::session::streaming::late_schema;
-use crate::state::{DataDir, JobId, JobStore, Packed};
+use crate::session::system_scan::{SystemTable, Wanted};
+use crate::state::{DataDir, FoundJob, JobId, JobStore, Packed};
 use crate::tables::bad_records::BadRecord;
 
 /// The schema's name.
@@ -29,6 +30,9 @@ pub(super) const SYSTEM: &str = "system";
 
 /// What tables of keyed state are called when it is about who may read them.
 const JOB_STATE: &str = "job_state";
+
+/// Jobs that are asked for at the same time.
+const READS_AT_ONCE: usize = 16;
 
 const TABLES: [&str; 5] = ["batches", "dead_letters", "jobs", "late_rows", "partitions"];
 
@@ -57,34 +61,34 @@ impl SystemSchema {
             .as_ref()
             .is_none_or(|may_name| may_name(SYSTEM, name))
     }
+}
 
-    async fn rows(&self, name: &str) -> Result<RecordBatch> {
-        if let Some((job, batch)) = state_of(name) {
-            return self.state(job, batch).await;
-        }
-        let store = match DataDir::exists(&self.data_dir) {
-            true => Some(JobStore::new(DataDir::open(&self.data_dir)?)),
-            false => None,
-        };
-        let jobs = match &store {
-            Some(store) => store.all().await?,
-            None => Vec::new(),
-        };
-        if name == "jobs" {
-            return match &store {
-                Some(store) => job_rows(store, &jobs).await,
-                None => rows_of_jobs(&[]),
-            };
-        }
-        let mut parts = Vec::new();
-        if let Some(store) = &store {
-            for (id, history) in &jobs {
-                parts.push(rows_of_job(store, *id, history, name).await?);
-            }
-        }
-        let empty = empty_of(name)?;
-        concat_batches(&empty.schema(), &parts).map_err(internal)
+/// The rows of a table, of these jobs and batches.
+pub(super) async fn rows_of(data_dir: &str, name: &str, wanted: &Wanted) -> Result<RecordBatch> {
+    let empty = empty_of(name)?;
+    if !DataDir::exists(data_dir) {
+        return Ok(empty);
     }
+    let store = JobStore::new(DataDir::open(data_dir)?);
+    let mut names = store.names().await?;
+    if let Some(jobs) = &wanted.jobs {
+        names.retain(|name| jobs.contains(name));
+    }
+    let jobs = store.found(names).await?;
+    if name == "jobs" {
+        return job_rows(&store, jobs).await;
+    }
+    let mut parts = Vec::new();
+    for job in jobs {
+        let (id, mut history) = job.found?;
+        // Of a history that is narrowed only the batches are looked at.
+        let all = std::mem::take(&mut history.batches).into_iter();
+        let is_last_only = name == "partitions";
+        let keeps = |of: &Committed| is_last_only || wanted.batches.contains(&of.batch);
+        history.batches = all.filter(keeps).collect();
+        parts.push(rows_of_job(&store, id, &history, name, wanted).await?);
+    }
+    concat_batches(&empty.schema(), &parts).map_err(internal)
 }
 
 impl SystemSchema {
@@ -116,7 +120,7 @@ impl SystemSchema {
         let version = store.version(id, &committed.version).await?;
         let mut files = Vec::with_capacity(version.state.len());
         for file in &version.state {
-            files.push((store.state(id, &file.name).await?, file.closed_by));
+            files.push((store.state(id, file).await?, file.closed_by));
         }
         match replay(&files)? {
             Some(rows) => Ok(rows),
@@ -147,9 +151,18 @@ impl SystemSchema {
             if !self.table_exist(name) {
                 return Ok(None);
             }
-            let rows = self.rows(name).await?;
-            let table = MemTable::try_new(rows.schema(), vec![vec![rows]])?;
-            Ok(Some(Arc::new(table) as Arc<dyn TableProvider>))
+            if let Some((job, batch)) = state_of(name) {
+                // Its columns are those of the job.
+                let rows = self.state(job, batch).await?;
+                let table = MemTable::try_new(rows.schema(), vec![vec![rows]])?;
+                return Ok(Some(Arc::new(table) as Arc<dyn TableProvider>));
+            }
+            let name = TABLES.into_iter().find(|table| *table == name);
+            let table = name.map(|name| SystemTable::try_new(name, &self.data_dir));
+            Ok(match table.transpose()? {
+                Some(table) => Some(Arc::new(table) as Arc<dyn TableProvider>),
+                None => None,
+            })
         }
         .boxed()
     }
@@ -186,32 +199,51 @@ impl SchemaProvider for SystemSchema {
 /// # Errors
 ///
 /// The store does not answer.
-pub async fn job_rows(store: &JobStore, jobs: &[(JobId, JobHistory)]) -> Result<RecordBatch> {
+pub async fn job_rows(store: &JobStore, jobs: Vec<FoundJob>) -> Result<RecordBatch> {
     let now = chrono::Utc::now().timestamp_millis();
-    let mut seen = Vec::with_capacity(jobs.len());
-    for (id, history) in jobs {
-        let heartbeat = store.heartbeat(*id).await?;
-        seen.push((history, seen_state(history, heartbeat.as_ref(), now)));
-    }
-    rows_of_jobs(&seen)
+    let seen = futures::stream::iter(jobs).map(|job| async move {
+        Ok::<_, Error>(match job.found {
+            Ok((id, history)) => {
+                let heartbeat = store.heartbeat(id).await?;
+                let seen = seen_state(&history, heartbeat.as_ref(), now);
+                (job.name, Some(history), seen)
+            }
+            Err(error) => {
+                let reason = match error.help() {
+                    Some(help) => format!("{}; {help}", error.message()),
+                    None => error.message().to_owned(),
+                };
+                let seen = SeenState {
+                    name: "FAILED",
+                    reason: Some(reason),
+                };
+                (job.name, None, seen)
+            }
+        })
+    });
+    rows_of_jobs(&seen.buffered(READS_AT_ONCE).try_collect::<Vec<_>>().await?)
 }
 
-fn rows_of_jobs(jobs: &[(&JobHistory, SeenState)]) -> Result<RecordBatch> {
-    let of = |value: fn(&JobHistory) -> Option<String>| -> ArrayRef {
-        let values: StringArray = jobs.iter().map(|(job, _)| value(job)).collect();
-        Arc::new(values)
-    };
-    let states = jobs.iter().map(|(_, seen)| Some(seen.name));
+/// Of a job whose log cannot be read no history is known.
+fn rows_of_jobs(jobs: &[(String, Option<JobHistory>, SeenState)]) -> Result<RecordBatch> {
+    let names = jobs.iter().map(|(name, ..)| name);
+    let names: ArrayRef = Arc::new(StringArray::from_iter_values(names));
+    let states = jobs.iter().map(|(_, _, seen)| Some(seen.name));
     let states: ArrayRef = Arc::new(states.collect::<StringArray>());
-    let reasons = jobs.iter().map(|(_, seen)| seen.reason.as_deref());
+    let reasons = jobs.iter().map(|(_, _, seen)| seen.reason.as_deref());
     let reasons: ArrayRef = Arc::new(reasons.collect::<StringArray>());
     let numbers = |value: fn(&JobHistory) -> u64| -> ArrayRef {
-        Arc::new(Int64Array::from_iter_values(
-            jobs.iter().map(|(job, _)| signed(value(job))),
-        ))
+        let of_job = |job: &Option<JobHistory>| job.as_ref().map(|job| signed(value(job)));
+        let numbers: Int64Array = jobs.iter().map(|(_, job, _)| of_job(job)).collect();
+        Arc::new(numbers)
     };
+    let lasts = jobs
+        .iter()
+        .map(|(_, job, _)| Some(job.as_ref()?.last()?.at));
+    let owners = jobs.iter().map(|(_, job, _)| job.as_ref()?.owner.clone());
+    let owners: ArrayRef = Arc::new(owners.collect::<StringArray>());
     batch(vec![
-        ("job", of(|job| Some(job.name.clone()))),
+        ("job", names),
         ("state", states),
         ("reason", reasons),
         (
@@ -219,11 +251,8 @@ fn rows_of_jobs(jobs: &[(&JobHistory, SeenState)]) -> Result<RecordBatch> {
             numbers(|job| job.last().map_or(0, |last| last.batch)),
         ),
         ("generation", numbers(|job| job.generation)),
-        (
-            "committed_at",
-            times(jobs.iter().map(|(job, _)| job.last().map(|last| last.at)))?,
-        ),
-        ("owner", of(|job| job.owner.clone())),
+        ("committed_at", times(lasts)?),
+        ("owner", owners),
     ])
 }
 
@@ -312,11 +341,17 @@ pub async fn versions(
 }
 
 /// What the batches before those have set aside.
-async fn packed(store: &JobStore, id: JobId, history: &JobHistory) -> Result<Vec<Packed>> {
+async fn packed(
+    store: &JobStore,
+    id: JobId,
+    history: &JobHistory,
+    wanted: &Wanted,
+) -> Result<Vec<Packed>> {
     let mut batches = Vec::new();
     for name in &history.packs {
         batches.extend(store.pack(id, name).await?.batches);
     }
+    batches.retain(|packed| wanted.batches.contains(&packed.batch));
     Ok(batches)
 }
 
@@ -325,6 +360,7 @@ async fn rows_of_job(
     id: JobId,
     history: &JobHistory,
     table: &str,
+    wanted: &Wanted,
 ) -> Result<RecordBatch> {
     let name = history.name.as_str();
     match table {
@@ -337,7 +373,7 @@ async fn rows_of_job(
         }
         "batches" => batch_rows(name, &versions(store, id, history).await?),
         "dead_letters" => {
-            let packed = packed(store, id, history).await?;
+            let packed = packed(store, id, history, wanted).await?;
             let versions = versions(store, id, history).await?;
             let before = packed.iter().map(|of| (of.batch, &of.dead_letters));
             let kept = versions
@@ -347,12 +383,13 @@ async fn rows_of_job(
         }
         _ => {
             let mut files = Vec::new();
-            for packed in packed(store, id, history).await? {
+            for packed in packed(store, id, history, wanted).await? {
                 files.extend(packed.late.map(|late| (packed.batch, late)));
             }
             for (committed, version) in versions(store, id, history).await? {
                 if version.late_rows > 0 {
-                    files.push((committed.batch, store.late(id, &committed.version).await?));
+                    let late = store.late(id, &committed.version, &version).await?;
+                    files.push((committed.batch, late));
                 }
             }
             let mut parts = Vec::new();
@@ -367,8 +404,9 @@ async fn rows_of_job(
 }
 
 /// A table without rows.
-fn empty_of(table: &str) -> Result<RecordBatch> {
+pub(super) fn empty_of(table: &str) -> Result<RecordBatch> {
     match table {
+        "jobs" => rows_of_jobs(&[]),
         "partitions" => partition_rows("", None),
         "batches" => batch_rows("", &[]),
         "dead_letters" => dead_letter_rows("", std::iter::empty()),

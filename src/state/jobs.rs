@@ -2,14 +2,15 @@
 //! (`checkpoint/<n>.json`), its versions (`versions/<name>.json`), what belongs to a version under the same name: keyed state
 //! (`state/<name>.arrow`) and late rows (`late/<name>.arrow`), and what swept versions had set aside (`packs/<name>.pack`).
 
-use std::collections::HashSet;
-
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 
-use crate::core::jobs::{BatchVersion, Entry, Heartbeat, JobHistory, Phase, Staged, is_older};
+use crate::core::jobs::{
+    BatchVersion, Deletable, Entry, Heartbeat, JobHistory, Phase, Staged, StateFile, is_older,
+};
 use crate::error::{Error, ErrorKind, Result};
+use crate::state::checksum::{check_crc32, crc32, seal, unseal};
 use crate::state::pack::Pack;
 use crate::state::place::{DataDir, Opened};
 
@@ -29,6 +30,15 @@ struct Checkpoint {
 
 /// The identity of a job, minted when it is created: a name that is dropped and made again is another job.
 pub type JobId = uuid::Uuid;
+
+/// A job, or why it cannot be read.
+#[derive(Debug)]
+pub struct FoundJob {
+    /// The name in SQL.
+    pub name: String,
+    /// Its id and history.
+    pub found: Result<(JobId, JobHistory)>,
+}
 
 /// The jobs of a data directory.
 #[derive(Debug, Clone)]
@@ -59,19 +69,52 @@ impl JobStore {
         self.is_fleeting
     }
 
-    /// All jobs that have not been dropped: id and history, by name.
+    /// The names of all jobs that have not been dropped.
     ///
     /// # Errors
     ///
-    /// The store does not answer, or holds something that is no log.
-    pub async fn all(&self) -> Result<Vec<(JobId, JobHistory)>> {
-        let mut jobs = Vec::new();
-        for file in self.dir.list("jobs/names").await? {
-            if let Some(job) = self.at(&format!("jobs/names/{file}")).await? {
-                jobs.push(job);
-            }
-        }
-        Ok(jobs)
+    /// The store does not answer.
+    pub async fn names(&self) -> Result<Vec<String>> {
+        let files = self.dir.list("jobs/names").await?;
+        Ok(files.iter().map(|file| name_of(file)).collect())
+    }
+
+    /// All jobs that have not been dropped, by name. One that cannot be read does not keep the others from being seen.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn all(&self) -> Result<Vec<FoundJob>> {
+        self.found(self.names().await?).await
+    }
+
+    /// The jobs of these names; those that are not there are left out.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn found(&self, names: Vec<String>) -> Result<Vec<FoundJob>> {
+        let found = futures::stream::iter(names)
+            .map(|name| async move {
+                let found = self.find(&name).await;
+                match found {
+                    Ok(None) => Ok(None),
+                    Ok(Some(found)) => Ok(Some(FoundJob {
+                        name,
+                        found: Ok(found),
+                    })),
+                    Err(error) if error.kind() == ErrorKind::Unavailable => Err(error),
+                    Err(error) => Ok(Some(FoundJob {
+                        name,
+                        found: Err(error),
+                    })),
+                }
+            })
+            .buffered(READS_AT_ONCE);
+        found
+            .try_filter_map(|job| std::future::ready(Ok(job)))
+            .try_collect()
+            .await
     }
 
     /// The job of a name; `None` if there is none.
@@ -83,15 +126,45 @@ impl JobStore {
         self.at(&named(name)).await
     }
 
-    async fn at(&self, path: &str) -> Result<Option<(JobId, JobHistory)>> {
+    /// The id of the job of a name, whatever its log says.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::find`].
+    pub async fn id_of(&self, name: &str) -> Result<Option<JobId>> {
+        self.id_at(&named(name)).await
+    }
+
+    async fn id_at(&self, path: &str) -> Result<Option<JobId>> {
         let Some(found) = self.dir.read(path).await? else {
             return Ok(None);
         };
         let id = std::str::from_utf8(&found)
             .ok()
-            .and_then(|text| text.trim().parse::<JobId>().ok())
+            .and_then(|text| {
+                let id = text.trim().parse::<JobId>().ok()?;
+                // As it was written: a letter that has become a capital was damaged.
+                (id.to_string() == text.trim()).then_some(id)
+            })
             .ok_or_else(|| self.corrupt(path, "it does not hold the id of a job"))?;
-        Ok(Some((id, self.history(id).await?)))
+        Ok(Some(id))
+    }
+
+    /// Where they lie.
+    pub(super) fn dir(&self) -> &DataDir {
+        &self.dir
+    }
+
+    async fn at(&self, path: &str) -> Result<Option<(JobId, JobHistory)>> {
+        let Some(id) = self.id_at(path).await? else {
+            return Ok(None);
+        };
+        let history = self.history(id).await;
+        // A job's log is written before its name.
+        if history.is_err() && self.dir.list(&format!("jobs/{id}")).await?.is_empty() {
+            return Err(self.corrupt(path, "it leads to a job that is not there"));
+        }
+        Ok(Some((id, history?)))
     }
 
     /// Makes a job; `None` if the name is taken.
@@ -116,13 +189,20 @@ impl JobStore {
         Ok(Some(id))
     }
 
-    /// Frees a name. The job's log and versions stay until they are swept.
+    /// Frees the name of a job that was dropped. Its log and versions stay until they are swept. Whoever slept since it dropped
+    /// the job finds another one of that name, perhaps, and leaves it alone.
     ///
     /// # Errors
     ///
     /// The store does not answer.
-    pub async fn forget(&self, name: &str) -> Result<()> {
-        self.dir.delete(&named(name)).await
+    pub async fn forget(&self, name: &str, id: JobId) -> Result<()> {
+        let path = named(name);
+        let found = self.dir.read(&path).await?;
+        let is_its_own = found.is_some_and(|found| found.trim_ascii() == id.to_string().as_bytes());
+        match is_its_own {
+            true => self.dir.delete(&path).await,
+            false => Ok(()),
+        }
     }
 
     /// Writes entry `number` of a log; false if somebody else has written it, be it deleted since.
@@ -131,8 +211,7 @@ impl JobStore {
     ///
     /// The store does not answer: the entry may be there or not.
     pub async fn append(&self, id: JobId, number: u64, entry: &Entry) -> Result<bool> {
-        let bytes =
-            serde_json::to_vec(entry).map_err(|error| Error::internal(error.to_string()))?;
+        let bytes = seal(entry)?;
         if !self.dir.create(&entry_path(id, number), bytes).await? {
             return Ok(false);
         }
@@ -276,8 +355,7 @@ impl JobStore {
             format: CHECKPOINT_FORMAT,
             history: history.clone(),
         };
-        let bytes =
-            serde_json::to_vec(&checkpoint).map_err(|error| Error::internal(error.to_string()))?;
+        let bytes = seal(&checkpoint)?;
         // The same entries give the same checkpoint: one that is there is as good.
         self.dir
             .create(&checkpoint_path(id, history.next), bytes)
@@ -302,19 +380,17 @@ impl JobStore {
         Ok(Some(passed))
     }
 
-    /// Deletes the files of versions older than `settled`, and packs as old that `history` does not name. `stays` are the
-    /// files of state that later versions go on from. Gives how many.
+    /// Deletes the files that nothing can need any more, now that a checkpoint has passed the one that holds `passed`: what
+    /// [`Self::compact`] has given. Gives how many.
     ///
     /// # Errors
     ///
     /// The store does not answer.
-    pub async fn sweep(
-        &self,
-        id: JobId,
-        history: &JobHistory,
-        settled: u64,
-        stays: &HashSet<String>,
-    ) -> Result<u64> {
+    pub async fn sweep(&self, id: JobId, passed: &JobHistory) -> Result<u64> {
+        let Some(first) = passed.batches.first() else {
+            return Ok(0);
+        };
+        let deletable = Deletable::by(passed, &self.version(id, &first.version).await?);
         let mut deleted = 0;
         for (folder, ending) in [
             ("versions", ".json"),
@@ -322,17 +398,18 @@ impl JobStore {
             ("state", ".arrow"),
             ("packs", ".pack"),
         ] {
-            let folder = format!("jobs/{id}/{folder}");
-            for file in self.dir.list(&folder).await? {
+            let path = format!("jobs/{id}/{folder}");
+            for file in self.dir.list(&path).await? {
                 let Some(name) = file.strip_suffix(ending) else {
                     continue;
                 };
-                let is_named = match ending {
-                    ".pack" => history.packs.iter().any(|pack| pack == name),
-                    _ => folder.ends_with("/state") && stays.contains(name),
+                let goes = match folder {
+                    "packs" => deletable.has_pack(name),
+                    "state" => deletable.has_state(name),
+                    _ => deletable.has_version(name),
                 };
-                if is_older(name, settled) && !is_named {
-                    self.dir.delete(&format!("{folder}/{file}")).await?;
+                if goes {
+                    self.dir.delete(&format!("{path}/{file}")).await?;
                     deleted += 1;
                 }
             }
@@ -385,8 +462,7 @@ impl JobStore {
     ///
     /// The store does not answer.
     pub async fn stage(&self, id: JobId, name: &str, version: &BatchVersion) -> Result<()> {
-        let bytes =
-            serde_json::to_vec(version).map_err(|error| Error::internal(error.to_string()))?;
+        let bytes = seal(version)?;
         self.put(&version_path(id, name), bytes).await
     }
 
@@ -403,12 +479,13 @@ impl JobStore {
     ///
     /// # Errors
     ///
-    /// It is missing, or the store does not answer.
-    pub async fn state(&self, id: JobId, name: &str) -> Result<Bytes> {
-        self.get(&state_path(id, name)).await
+    /// It is missing or damaged, or the store does not answer.
+    pub async fn state(&self, id: JobId, file: &StateFile) -> Result<Bytes> {
+        self.get_checked(&state_path(id, &file.name), file.crc32)
+            .await
     }
 
-    /// Opens the keyed state that a version wrote: a file in a folder is read where it is.
+    /// Opens the keyed state that a version wrote: a file in a folder is read where it is, and checked by who reads it.
     ///
     /// # Errors
     ///
@@ -428,13 +505,14 @@ impl JobStore {
         self.put(&late_path(id, name), bytes).await
     }
 
-    /// Reads the late rows of a version.
+    /// Reads the late rows of a version of this name.
     ///
     /// # Errors
     ///
-    /// They are missing, or the store does not answer.
-    pub async fn late(&self, id: JobId, name: &str) -> Result<Bytes> {
-        self.get(&late_path(id, name)).await
+    /// They are missing or damaged, or the store does not answer.
+    pub async fn late(&self, id: JobId, name: &str, version: &BatchVersion) -> Result<Bytes> {
+        let path = late_path(id, name);
+        self.get_checked(&path, version.late_crc32).await
     }
 
     /// Writes what versions have set aside into one file.
@@ -454,12 +532,21 @@ impl JobStore {
     pub async fn pack(&self, id: JobId, name: &str) -> Result<Pack> {
         let path = pack_path(id, name);
         let bytes = self.get(&path).await?;
-        Pack::decode(&bytes).ok_or_else(|| self.corrupt(&path, "it is no pack"))
+        Pack::decode(&bytes).map_err(|reason| self.corrupt(&path, &reason))
     }
 
     async fn parsed<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T> {
         let bytes = self.get(path).await?;
-        serde_json::from_slice(&bytes).map_err(|error| self.corrupt(path, &error.to_string()))
+        unseal(&bytes).map_err(|reason| self.corrupt(path, &reason))
+    }
+
+    async fn get_checked(&self, path: &str, written: Option<u32>) -> Result<Bytes> {
+        let bytes = self.get(path).await?;
+        if written.is_some() {
+            let checked = check_crc32(crc32(&bytes), written);
+            checked.map_err(|reason| self.corrupt(path, &reason))?;
+        }
+        Ok(bytes)
     }
 
     async fn get(&self, path: &str) -> Result<Bytes> {
@@ -501,9 +588,7 @@ impl JobStore {
     /// It is missing, cannot be read, or was written by a newer program.
     pub async fn version(&self, id: JobId, name: &str) -> Result<BatchVersion> {
         let path = version_path(id, name);
-        let bytes = self.get(&path).await?;
-        let version: BatchVersion = serde_json::from_slice(&bytes)
-            .map_err(|error| self.corrupt(&path, &error.to_string()))?;
+        let version: BatchVersion = self.parsed(&path).await?;
         if version.format > crate::core::jobs::version::FORMAT {
             return Err(Error::unsupported(format!(
                 "version {name} was written by a newer program (format {})",
@@ -576,11 +661,34 @@ fn named(name: &str) -> String {
     format!("jobs/names/{plain}")
 }
 
-fn log_folder(id: JobId) -> String {
+/// The name that a file of `jobs/names` stands for.
+fn name_of(file: &str) -> String {
+    let mut bytes = Vec::with_capacity(file.len());
+    let mut rest = file.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let digits = after
+            .get(..2)
+            .and_then(|digits| std::str::from_utf8(digits).ok());
+        let code = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match code.filter(|_| *first == b'.') {
+            Some(code) => {
+                bytes.push(code);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+pub(super) fn log_folder(id: JobId) -> String {
     format!("jobs/{id}/log")
 }
 
-fn entry_path(id: JobId, number: u64) -> String {
+pub(super) fn entry_path(id: JobId, number: u64) -> String {
     format!("{}/{number:010}.json", log_folder(id))
 }
 
@@ -588,7 +696,7 @@ fn heartbeat_path(id: JobId) -> String {
     format!("jobs/{id}/heartbeat.json")
 }
 
-fn checkpoint_path(id: JobId, number: u64) -> String {
+pub(super) fn checkpoint_path(id: JobId, number: u64) -> String {
     format!("jobs/{id}/checkpoint/{number:010}.json")
 }
 
@@ -597,7 +705,7 @@ fn pack_path(id: JobId, name: &str) -> String {
 }
 
 /// The number that a file of a log or of its checkpoints is named by.
-fn number_of(name: &str) -> Option<u64> {
+pub(super) fn number_of(name: &str) -> Option<u64> {
     name.strip_suffix(".json")?.parse().ok()
 }
 
@@ -621,7 +729,6 @@ fn short_random() -> String {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
 
     fn store(dir: &std::path::Path) -> JobStore {
@@ -652,10 +759,14 @@ mod tests {
         let first = store.create(&created(odd), odd).await.unwrap().unwrap();
         assert_eq!(store.create(&created(odd), odd).await.unwrap(), None);
         assert_eq!(store.find(odd).await.unwrap().unwrap().0, first);
-        assert_eq!(store.all().await.unwrap().len(), 1);
-        store.forget(odd).await.unwrap();
+        assert_eq!(store.names().await.unwrap(), [odd]);
+        assert_eq!(store.all().await.unwrap()[0].name, odd);
+        store.forget(odd, first).await.unwrap();
         let second = store.create(&created(odd), odd).await.unwrap().unwrap();
         assert_ne!(first, second);
+        // A DROP JOB of the first one that slept until now does not take the name of the second.
+        store.forget(odd, first).await.unwrap();
+        assert_eq!(store.find(odd).await.unwrap().unwrap().0, second);
     }
 
     #[tokio::test]
@@ -824,55 +935,71 @@ mod tests {
         assert!(sweeper.await.unwrap(), "entries were deleted");
     }
 
+    /// A version whose state is in these files.
+    fn version_with(sequence: u64, state: &[&str]) -> BatchVersion {
+        let file = |name: &&str| StateFile {
+            name: (*name).to_owned(),
+            is_snapshot: false,
+            closed_by: None,
+            rows: 0,
+            bytes: 1,
+            crc32: Some(crc32(b"x")),
+        };
+        BatchVersion {
+            format: 1,
+            batch: sequence,
+            sequence,
+            state: state.iter().map(file).collect(),
+            ..BatchVersion::default()
+        }
+    }
+
+    /// A batch with state, late rows and its entry.
+    async fn commit(store: &JobStore, id: JobId, number: u64, state: &[&str]) {
+        let name = format!("{number:010}-v");
+        let version = version_with(number, state);
+        store.stage(id, &name, &version).await.unwrap();
+        for file in [state_path(id, &name), late_path(id, &name)] {
+            store.put(&file, b"x".to_vec()).await.unwrap();
+        }
+        let entry = committed(number, number);
+        assert!(store.append(id, number, &entry).await.unwrap());
+    }
+
+    async fn trim(store: &JobStore, id: JobId, oldest: u64, packs: &[&str]) -> JobHistory {
+        let next = store.history(id).await.unwrap().next;
+        let trimmed = Entry::Trimmed {
+            oldest,
+            packs: packs.iter().map(|pack| (*pack).to_owned()).collect(),
+            at: 0,
+        };
+        assert!(store.append(id, next, &trimmed).await.unwrap());
+        store.history(id).await.unwrap()
+    }
+
     #[tokio::test]
     async fn two_that_sweep_at_once_do_what_one_does() {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path());
         let id = store.create(&created("j"), "j").await.unwrap().unwrap();
         for number in 1..=20 {
-            store
-                .append(id, number, &committed(number, number))
-                .await
-                .unwrap();
-            let name = format!("{number:010}-v");
-            for file in [
-                version_path(id, &name),
-                state_path(id, &name),
-                late_path(id, &name),
-            ] {
-                store.put(&file, b"x".to_vec()).await.unwrap();
-            }
+            commit(&store, id, number, &["0000000007-v"]).await;
         }
-        let trimmed = Entry::Trimmed {
-            oldest: 18,
-            packs: vec!["0000000021-p".into()],
-            at: 0,
-        };
-        store.append(id, 21, &trimmed).await.unwrap();
         for pack in ["0000000005-p", "0000000021-p", "0000000022-p"] {
             store
                 .put(&pack_path(id, pack), b"x".to_vec())
                 .await
                 .unwrap();
         }
+        let history = trim(&store, id, 18, &["0000000021-p"]).await;
+        assert_eq!(store.compact(id, &history).await.unwrap(), None);
+        assert!(store.append(id, 22, &takeover("me")).await.unwrap());
         let history = store.history(id).await.unwrap();
-        let stays = HashSet::from(["0000000007-v".to_owned()]);
-        let (one, other) = tokio::join!(
-            async {
-                store.compact(id, &history).await.unwrap();
-                store
-                    .sweep(id, &history, history.settled, &stays)
-                    .await
-                    .unwrap()
-            },
-            async {
-                store.compact(id, &history).await.unwrap();
-                store
-                    .sweep(id, &history, history.settled, &stays)
-                    .await
-                    .unwrap()
-            }
-        );
+        let sweep = async || {
+            let passed = store.compact(id, &history).await.unwrap().unwrap();
+            store.sweep(id, &passed).await.unwrap()
+        };
+        let (one, other) = tokio::join!(sweep(), sweep());
         assert!(one + other >= 3 * 17, "{one} {other}");
         let last = ["0000000018-v", "0000000019-v", "0000000020-v"];
         let named = |ending: &str| last.map(|name| format!("{name}.{ending}"));
@@ -887,7 +1014,51 @@ mod tests {
         // One that nobody names yet may be named soon.
         let packs = files(dir.path(), id, "packs");
         assert_eq!(packs, ["0000000021-p.pack", "0000000022-p.pack"]);
-        assert_eq!(store.history(id).await.unwrap().next, 22);
+        assert_eq!(store.history(id).await.unwrap().next, 23);
+    }
+
+    #[tokio::test]
+    async fn loss_1_a_sweeper_that_slept_deletes_nothing_that_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+        for number in 1..=20 {
+            commit(&store, id, number, &["0000000001-v"]).await;
+        }
+        // It has trimmed the history, and sleeps before it writes its checkpoint.
+        let slept = trim(&store, id, 10, &["0000000021-p"]).await;
+        // Meanwhile others trim twice and die before they sweep. Their batches go on from a snapshot of their own, and their
+        // pack has what the one before had.
+        for number in 22..=40 {
+            commit(&store, id, number, &["0000000022-v"]).await;
+        }
+        for pack in ["0000000021-p", "0000000041-p", "0000000062-p"] {
+            let bytes = Pack::default();
+            store.put_pack(id, pack, &bytes).await.unwrap();
+        }
+        let first = trim(&store, id, 35, &["0000000041-p"]).await;
+        store.compact(id, &first).await.unwrap();
+        for number in 42..=60 {
+            commit(&store, id, number, &["0000000022-v", "0000000042-v"]).await;
+        }
+        let second = trim(&store, id, 55, &["0000000041-p", "0000000061-p"]).await;
+        store.compact(id, &second).await.unwrap();
+
+        let passed = store.compact(id, &slept).await.unwrap().unwrap();
+        assert!(store.sweep(id, &passed).await.unwrap() > 0);
+
+        let history = store.history(id).await.unwrap();
+        let mut checked = 0;
+        for batch in &history.batches {
+            let version = store.version(id, &batch.version).await.unwrap();
+            store.late(id, &batch.version, &version).await.unwrap();
+            for file in &version.state {
+                store.state(id, file).await.unwrap();
+                checked += 1;
+            }
+        }
+        assert_eq!(checked, 2 * 6);
+        store.pack(id, "0000000041-p").await.unwrap();
     }
 
     #[tokio::test]
@@ -905,7 +1076,7 @@ mod tests {
             .append(id, 2, &Entry::Dropped { at: 0 })
             .await
             .unwrap();
-        store.forget("j").await.unwrap();
+        store.forget("j", id).await.unwrap();
         for _ in 0..2 {
             store.sweep_dropped().await.unwrap();
             assert_eq!(files(dir.path(), id, "state"), Vec::<String>::new());

@@ -1,15 +1,19 @@
-//! What lasts of a job: its log and its versions, in a folder or an object store.
+//! What lasts: the logs and versions of jobs and the catalog of a server, in a folder or an object store.
 //!
 //! The only module that names object_store.
 
 mod catalog;
+mod checksum;
+mod inventory;
 mod jobs;
 mod pack;
 mod place;
 #[cfg(test)]
 pub(crate) mod simulated;
 
-pub use catalog::{CatalogEntry, CatalogStore};
-pub use jobs::{JobId, JobStore};
+pub use catalog::{CatalogEntry, CatalogList, CatalogStore};
+pub use checksum::{Checked, check_crc32, crc32};
+pub use inventory::Inventory;
+pub use jobs::{FoundJob, JobId, JobStore};
 pub use pack::{Pack, Packed};
 pub use place::{DataDir, Opened};

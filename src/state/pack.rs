@@ -6,7 +6,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::core::jobs::DeadLetter;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::state::checksum::{check_crc32, crc32, seal, unseal};
 
 /// The format this program writes and the newest it reads.
 const FORMAT: u32 = 1;
@@ -33,6 +34,9 @@ pub struct Packed {
 struct Head {
     format: u32,
     batches: Vec<HeadOfBatch>,
+    /// The checksum of what comes after this line; none of packs that were written without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    late_crc32: Option<u32>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -66,36 +70,39 @@ impl Pack {
             dead_letters: packed.dead_letters.clone(),
             late: packed.late.as_ref().map(Bytes::len),
         };
+        let lates = || {
+            self.batches
+                .iter()
+                .filter_map(|packed| packed.late.as_ref())
+        };
+        let mut hasher = crc32fast::Hasher::new();
+        lates().for_each(|late| hasher.update(late));
         let head = Head {
             format: FORMAT,
             batches: self.batches.iter().map(of_batch).collect(),
+            late_crc32: Some(hasher.finalize()),
         };
-        let mut bytes =
-            serde_json::to_vec(&head).map_err(|error| Error::internal(error.to_string()))?;
+        let mut bytes = seal(&head)?;
         bytes.push(b'\n');
-        for late in self
-            .batches
-            .iter()
-            .filter_map(|packed| packed.late.as_ref())
-        {
-            bytes.extend_from_slice(late);
-        }
+        lates().for_each(|late| bytes.extend_from_slice(late));
         Ok(bytes)
     }
 
-    /// The pack that bytes are; none if they are not one, or a newer one.
-    pub(super) fn decode(bytes: &Bytes) -> Option<Self> {
-        let end = bytes.iter().position(|byte| *byte == b'\n')?;
-        let head: Head = serde_json::from_slice(&bytes[..end]).ok()?;
+    /// The pack that bytes are, or why they are none.
+    pub(super) fn decode(bytes: &Bytes) -> Result<Self, String> {
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let end = end.ok_or("it is cut off")?;
+        let head: Head = unseal(&bytes[..end])?;
         if head.format > FORMAT {
-            return None;
+            return Err("it was written by a newer program".to_owned());
         }
         let mut rest = bytes.slice(end + 1..);
+        check_crc32(crc32(&rest), head.late_crc32)?;
         let mut batches = Vec::with_capacity(head.batches.len());
         for of_batch in head.batches {
             let late = match of_batch.late {
                 Some(length) if length <= rest.len() => Some(rest.split_to(length)),
-                Some(_) => return None,
+                Some(_) => return Err("it is cut off".to_owned()),
                 None => None,
             };
             batches.push(Packed {
@@ -104,7 +111,10 @@ impl Pack {
                 late,
             });
         }
-        rest.is_empty().then_some(Self { batches })
+        match rest.is_empty() {
+            true => Ok(Self { batches }),
+            false => Err("it has more than it says".to_owned()),
+        }
     }
 }
 
@@ -148,7 +158,7 @@ mod tests {
     fn loss_1_what_is_packed_is_unpacked() {
         for pack in [pack(), Pack::default()] {
             let bytes = Bytes::from(pack.encode().unwrap());
-            assert_eq!(Pack::decode(&bytes), Some(pack));
+            assert_eq!(Pack::decode(&bytes), Ok(pack));
         }
     }
 
@@ -156,11 +166,23 @@ mod tests {
     fn what_is_torn_or_newer_is_refused() {
         let bytes = Bytes::from(pack().encode().unwrap());
         for length in 0..bytes.len() {
-            assert_eq!(Pack::decode(&bytes.slice(..length)), None, "{length}");
+            assert!(Pack::decode(&bytes.slice(..length)).is_err(), "{length}");
         }
         let longer = [&bytes[..], b"x"].concat();
-        assert_eq!(Pack::decode(&Bytes::from(longer)), None);
+        assert!(Pack::decode(&Bytes::from(longer)).is_err());
+        for bit in 0..8 * bytes.len() {
+            let mut damaged = bytes.to_vec();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(Pack::decode(&Bytes::from(damaged)).is_err(), "bit {bit}");
+        }
         let newer = b"{\"format\":2,\"batches\":[]}\n";
-        assert_eq!(Pack::decode(&Bytes::from_static(newer)), None);
+        assert!(Pack::decode(&Bytes::from_static(newer)).is_err());
+    }
+
+    #[test]
+    fn what_was_written_without_a_checksum_is_read() {
+        let older = b"{\"format\":1,\"batches\":[{\"batch\":4,\"late\":3}]}\nabc";
+        let pack = Pack::decode(&Bytes::from_static(older)).unwrap();
+        assert_eq!(pack.batches[0].late.as_deref(), Some(&b"abc"[..]));
     }
 }

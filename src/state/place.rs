@@ -178,6 +178,19 @@ impl DataDir {
             .map_err(|error| store_error(&self.shown, &error))
     }
 
+    /// Deletes what writers have left in these folders that died before a file was whole. Such files have a name of their own, with
+    /// `#` and a number at the end, and are in no listing. Young ones may be of a writer at work. Blocks; an object store has
+    /// none.
+    pub fn sweep_unfinished(&self, folders: &[&str]) -> u64 {
+        let Some(root) = &self.folder else {
+            return 0;
+        };
+        let swept = folders
+            .iter()
+            .map(|folder| sweep_unfinished(&root.join(folder)));
+        swept.sum()
+    }
+
     /// Reads an object; `None` if there is none.
     pub(super) async fn read(&self, name: &str) -> Result<Option<Bytes>> {
         let found = match self.store.get(&self.path(name)).await {
@@ -318,6 +331,40 @@ impl SyncedFile {
         }
         Ok(())
     }
+}
+
+/// What was left unfinished for so long has no writer any more.
+const UNFINISHED: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
+
+fn sweep_unfinished(folder: &std::path::Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return 0;
+    };
+    let mut swept = 0;
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let Ok(found) = entry.metadata() else {
+            continue;
+        };
+        if found.is_dir() {
+            swept += sweep_unfinished(&path);
+            continue;
+        }
+        let age = found.modified().ok().and_then(|at| at.elapsed().ok());
+        let is_old = age.is_some_and(|age| age >= UNFINISHED);
+        let name = entry.file_name();
+        if is_old && name.to_str().is_some_and(is_unfinished) && std::fs::remove_file(&path).is_ok()
+        {
+            swept += 1;
+        }
+    }
+    swept
+}
+
+/// Whether a file has the name of one that is not whole yet.
+fn is_unfinished(name: &str) -> bool {
+    let number = name.rsplit_once('#').map(|(_, number)| number);
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn store_error(place: &str, error: &StoreError) -> Error {

@@ -92,3 +92,40 @@ async fn exact_1_a_store_that_ignores_conditions_is_refused() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn what_a_writer_left_unfinished_is_swept_when_it_is_old() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = DataDir::open(&root.path().display().to_string()).unwrap();
+    assert!(
+        dir.create("jobs/a/log/1.json", b"whole".to_vec())
+            .await
+            .unwrap()
+    );
+    let old = std::time::SystemTime::now() - UNFINISHED - std::time::Duration::from_secs(1);
+    let file = |name: &str, is_old: bool| {
+        let path = root.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let made = std::fs::File::create(&path).unwrap();
+        if is_old {
+            made.set_modified(old).unwrap();
+        }
+        path
+    };
+    let left = file(
+        "jobs/a/log/2.json#340282366920938463463374607431768211455",
+        true,
+    );
+    let also = file("jobs/a/heartbeat.json#1", true);
+    let young = file("jobs/a/log/3.json#77", false);
+    let whole = [
+        file("jobs/a/log/1.json", true),
+        file("jobs/a/state/a#b", true),
+    ];
+    let elsewhere = file("tables/t/part.parquet#5", true);
+    assert_eq!(dir.sweep_unfinished(&["jobs", "catalog"]), 2);
+    assert!(!left.exists() && !also.exists());
+    assert!(young.exists() && elsewhere.exists());
+    assert!(whole.iter().all(|file| file.exists()));
+    assert_eq!(dir.list("jobs/a/log").await.unwrap(), ["1.json"]);
+}

@@ -7,6 +7,7 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod check;
 mod delta;
 mod errors;
 mod jobs;

@@ -17,6 +17,9 @@ pub struct Heartbeat {
     /// The fault that it waits out, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<String>,
+    /// It cannot begin the job, since what the job reads or writes does not open, and tries again: it is no owner yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub opening: bool,
     /// Milliseconds since 1970 UTC, by the clock of that process.
     pub at: i64,
 }
@@ -30,6 +33,12 @@ pub struct SeenState {
     pub reason: Option<String>,
 }
 
+/// Whether the process that said so is taken for alive at `now`, in milliseconds since 1970 UTC.
+pub fn is_fresh(beat: &Heartbeat, now: i64) -> bool {
+    // Clocks of other machines may be ahead.
+    now.saturating_sub(beat.at) < MISSED * HEARTBEAT_EVERY
+}
+
 /// The state of a job at `now`, in milliseconds since 1970 UTC, by its log and the last sign of life.
 pub fn seen_state(history: &JobHistory, heartbeat: Option<&Heartbeat>, now: i64) -> SeenState {
     let (name, reason) = match &history.phase {
@@ -38,9 +47,7 @@ pub fn seen_state(history: &JobHistory, heartbeat: Option<&Heartbeat>, now: i64)
         Phase::Paused(Some(reason)) => ("FAILED", Some(reason.clone())),
         Phase::Active => {
             let alive = heartbeat.filter(|beat| {
-                // Clocks of other machines may be ahead.
-                let is_fresh = now.saturating_sub(beat.at) < MISSED * HEARTBEAT_EVERY;
-                is_fresh && history.owner.as_ref() == Some(&beat.owner)
+                is_fresh(beat, now) && (beat.opening || history.owner.as_ref() == Some(&beat.owner))
             });
             match alive.map(|beat| &beat.waiting) {
                 None => ("ACTIVE", None),
@@ -76,6 +83,7 @@ mod tests {
         Heartbeat {
             owner: owner.into(),
             waiting: waiting.map(Into::into),
+            opening: false,
             at: 100_000,
         }
     }
@@ -96,6 +104,21 @@ mod tests {
         let waiting = seen_state(&running, Some(&beat("a", Some("no broker"))), 100_001);
         assert_eq!(waiting.name, "WAITING");
         assert_eq!(waiting.reason.as_deref(), Some("no broker"));
+    }
+
+    #[test]
+    fn a_process_that_cannot_begin_the_job_says_why_and_is_no_owner() {
+        let running = history(Vec::new());
+        let opening = Heartbeat {
+            opening: true,
+            ..beat("b", Some("table t cannot be opened"))
+        };
+        let waiting = seen_state(&running, Some(&opening), 100_001);
+        assert_eq!(waiting.name, "WAITING");
+        assert_eq!(waiting.reason.as_deref(), Some("table t cannot be opened"));
+        assert_eq!(name(&running, Some(&opening), 130_000), "ACTIVE");
+        let text = serde_json::to_string(&beat("a", None)).unwrap();
+        assert!(!text.contains("opening"), "as it was before: {text}");
     }
 
     #[test]

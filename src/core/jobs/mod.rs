@@ -19,7 +19,7 @@ pub use heartbeat::{Heartbeat, SeenState, seen_state};
 pub use log::{Committed, Entry, JobHistory, Phase, is_older};
 pub use ranges::{Lost, PartitionFacts, PlannedRange, choose};
 pub use recovery::{Decision, Staged, recover};
-pub use retention::{Retention, is_sweep_due, oldest_to_stay};
+pub use retention::{Deletable, Retention, is_sweep_due, oldest_to_stay};
 pub use table_time::{Reached, UnfinishedVersion, through_versions};
 pub use version::{BatchVersion, DeadLetter, SourceProgress, StateFile};
 pub use watermark::{

@@ -5,8 +5,13 @@
 //! whoever has it needs none of them. Entries are deleted from the first on, and only those that a checkpoint has passed.
 //! A writer that slept meanwhile may find the number free that it had in mind: it looks for checkpoints after it wrote, and one
 //! that has passed its number tells that it lost.
+//!
+//! Whoever sweeps may have slept since it read the log, and another runner may have gone on from there. What it may delete is
+//! therefore decided by what it finds when it is about to delete ([`Deletable`]), never by the history that it remembers.
 
-use super::JobHistory;
+use std::collections::BTreeSet;
+
+use super::{BatchVersion, JobHistory, is_older};
 
 /// How much of its past a job keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +60,46 @@ pub fn is_sweep_due(history: &JobHistory, retention: Retention, now: i64) -> boo
     // A checkpoint holds all batches: it is written as often as there are as many new entries.
     let entries = ENTRIES.max(history.batches.len() as u64);
     history.next.saturating_sub(history.checkpoint) >= entries
+}
+
+/// The files of a job that nothing can need any more (LOSS-1): all of it follows from one checkpoint, so that it is right whoever
+/// deletes, and however long it took to begin.
+///
+/// Later versions go on from the oldest batch of that checkpoint. Of files that are older than it they need only those that its
+/// version names, and whatever they add has a higher number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deletable {
+    settled: u64,
+    /// Packs of late rows and dead letters that stay.
+    packs: BTreeSet<String>,
+    /// Files of state that stay, whatever their number.
+    state: BTreeSet<String>,
+}
+
+impl Deletable {
+    /// `passed` is what a checkpoint holds that a newer one has passed; `oldest` the version of its first batch.
+    pub fn by(passed: &JobHistory, oldest: &BatchVersion) -> Self {
+        Self {
+            settled: passed.settled,
+            packs: passed.packs.iter().cloned().collect(),
+            state: oldest.state.iter().map(|file| file.name.clone()).collect(),
+        }
+    }
+
+    /// Whether a version, or the late rows of one, may be deleted.
+    pub fn has_version(&self, name: &str) -> bool {
+        is_older(name, self.settled)
+    }
+
+    /// Whether a file of state may be deleted.
+    pub fn has_state(&self, name: &str) -> bool {
+        is_older(name, self.settled) && !self.state.contains(name)
+    }
+
+    /// Whether a pack may be deleted: its rows are in another one.
+    pub fn has_pack(&self, name: &str) -> bool {
+        is_older(name, self.settled) && !self.packs.contains(name)
+    }
 }
 
 fn excess(history: &JobHistory, retention: Retention) -> usize {

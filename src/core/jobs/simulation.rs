@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::recovery::BEGINNING;
-use super::version::{BatchVersion, FORMAT, SourceProgress};
+use super::version::{BatchVersion, FORMAT, SourceProgress, StateFile};
 use super::{
-    Decision, Entry, JobHistory, PartitionFacts, Retention, Staged, choose, is_older,
+    Decision, Deletable, Entry, JobHistory, PartitionFacts, Retention, Staged, choose,
     oldest_to_stay, recover,
 };
 
@@ -33,6 +33,10 @@ struct World {
     /// Answers of the log so far.
     answers: u64,
     versions: BTreeMap<String, BatchVersion>,
+    /// Files of state: each batch writes one, and now and then it has all.
+    state: BTreeSet<String>,
+    /// The fault that is planted: what is deleted follows from the history that the one who sweeps remembers.
+    sweeps_by_memory: bool,
     sink: Sink,
     /// Records in each partition of the topic.
     highs: Vec<i64>,
@@ -94,10 +98,23 @@ enum Step {
 /// What is swept beside the batches of a runner, between two steps.
 #[derive(Clone)]
 enum Sweep {
-    Checkpoint { history: Box<JobHistory> },
-    Entries { before: u64 },
-    Checkpoints { before: u64 },
-    Versions { settled: u64 },
+    Checkpoint {
+        history: Box<JobHistory>,
+    },
+    Entries {
+        before: u64,
+        remembered: Box<JobHistory>,
+    },
+    Checkpoints {
+        before: u64,
+        remembered: Box<JobHistory>,
+    },
+    Passed {
+        passed: Box<JobHistory>,
+    },
+    Files {
+        deletable: Deletable,
+    },
 }
 
 impl World {
@@ -169,9 +186,15 @@ impl World {
         self.names += 1;
         let pack = format!("{:010}-{}", history.next, self.names);
         let leaving = history.batches.iter().map(|batch| batch.batch);
-        let leaving = leaving.take_while(|batch| *batch < oldest).collect();
-        self.packs.insert(pack.clone(), leaving);
+        let mut leaving: Vec<u64> = leaving.take_while(|batch| *batch < oldest).collect();
         let mut packs = history.packs.clone();
+        // A small pack is written anew with more in it.
+        let is_small = |pack: &String| self.packs.get(pack).is_some_and(|pack| pack.len() < 5);
+        if packs.last().is_some_and(is_small) {
+            let last = packs.pop()?;
+            leaving = [self.packs[&last].clone(), leaving].concat();
+        }
+        self.packs.insert(pack.clone(), leaving);
         packs.push(pack);
         let trimmed = Entry::Trimmed {
             oldest,
@@ -202,36 +225,62 @@ impl World {
                 let text = serde_json::to_string(&*history).expect("it can be written");
                 self.checkpoints.entry(history.next).or_insert(text);
                 let before = *self.checkpoints.keys().rev().nth(1)?;
-                Some(Sweep::Entries { before })
+                let remembered = history;
+                Some(Sweep::Entries { before, remembered })
             }
-            Sweep::Entries { before } => {
+            Sweep::Entries { before, remembered } => {
                 let first = self.log.keys().next().copied();
                 match first.filter(|first| *first < before) {
                     Some(first) => {
                         self.log.remove(&first);
-                        Some(Sweep::Entries { before })
+                        Some(Sweep::Entries { before, remembered })
                     }
-                    None => Some(Sweep::Checkpoints { before }),
+                    None => Some(Sweep::Checkpoints { before, remembered }),
                 }
             }
-            Sweep::Checkpoints { before } => {
+            Sweep::Checkpoints { before, remembered } => {
                 let first = *self.checkpoints.keys().next()?;
                 if first < before {
                     self.checkpoints.remove(&first);
-                    return Some(Sweep::Checkpoints { before });
+                    return Some(Sweep::Checkpoints { before, remembered });
                 }
                 let text = self.checkpoints.get(&before)?;
-                let passed: JobHistory = serde_json::from_str(text).expect("it was written so");
-                let settled = passed.settled;
-                Some(Sweep::Versions { settled })
+                let mut passed: JobHistory = serde_json::from_str(text).expect("it was written so");
+                if self.sweeps_by_memory {
+                    passed.batches.clone_from(&remembered.batches);
+                    passed.packs.clone_from(&remembered.packs);
+                }
+                let passed = Box::new(passed);
+                Some(Sweep::Passed { passed })
             }
-            Sweep::Versions { settled } => {
-                let mut names = self.versions.keys();
-                let name = names.find(|name| is_older(name, settled))?.clone();
-                self.versions.remove(&name);
-                Some(Sweep::Versions { settled })
+            Sweep::Passed { passed } => {
+                let oldest = self.versions.get(&passed.batches.first()?.version)?;
+                let deletable = Deletable::by(&passed, oldest);
+                Some(Sweep::Files { deletable })
+            }
+            Sweep::Files { deletable } => {
+                let mut versions = self.versions.keys();
+                let version = versions.find(|name| deletable.has_version(name)).cloned();
+                let mut state = self.state.iter();
+                let state = state.find(|name| deletable.has_state(name)).cloned();
+                let mut packs = self.packs.keys();
+                let pack = packs.find(|name| deletable.has_pack(name)).cloned();
+                if let Some(name) = version {
+                    self.versions.remove(&name);
+                } else if let Some(name) = state {
+                    self.state.remove(&name);
+                } else {
+                    self.packs.remove(&pack?);
+                }
+                Some(Sweep::Files { deletable })
             }
         }
+    }
+
+    /// Whether the state that a version names is there.
+    fn has_state(&self, version: &BatchVersion) -> bool {
+        let mut files = version.state.iter();
+        files.all(|file| self.state.contains(&file.name))
     }
 
     fn staged(&self, history: &JobHistory) -> Vec<Staged> {
@@ -311,6 +360,7 @@ impl World {
                 self.sink.witness = Some(last.unwrap_or_else(|| BEGINNING.to_owned()));
                 for left in staged {
                     if !history.was_committed(&left.name) {
+                        self.state.remove(&left.name);
                         self.versions.remove(&left.name);
                     }
                 }
@@ -324,7 +374,13 @@ impl World {
                         assert_ne!(self.sink.epoch, epoch, "a version that counts is gone");
                         return Step::TakeOver;
                     }
-                    Some(version) => version,
+                    Some(Some(version)) => {
+                        if !self.has_state(version) {
+                            assert_ne!(self.sink.epoch, epoch, "state that counts is gone");
+                            return Step::TakeOver;
+                        }
+                        Some(version)
+                    }
                     None => None,
                 };
                 let facts: Vec<PartitionFacts> = (0..)
@@ -355,6 +411,7 @@ impl World {
                     sequence: history.next,
                     parent: history.last().map(|last| last.version.clone()),
                     sources: [("t".to_owned(), progress.collect())].into(),
+                    state: last.map_or(vec![], |last| last.state.clone()),
                     ..BatchVersion::default()
                 };
                 Step::Stage {
@@ -366,10 +423,23 @@ impl World {
             Step::Stage {
                 history,
                 epoch,
-                version,
+                mut version,
             } => {
                 self.names += 1;
                 let name = format!("{:010}-{}", version.sequence, self.names);
+                let is_snapshot = version.batch % 7 == 1;
+                if is_snapshot {
+                    version.state.clear();
+                }
+                version.state.push(StateFile {
+                    name: name.clone(),
+                    is_snapshot,
+                    closed_by: None,
+                    rows: 1,
+                    bytes: 1,
+                    crc32: None,
+                });
+                self.state.insert(name.clone());
                 self.versions.insert(name.clone(), version.clone());
                 Step::Commit {
                     history,
@@ -461,7 +531,10 @@ fn sleepy_events() -> impl Strategy<Value = Vec<Event>> {
 
 /// Runs a schedule to its end and looks what came of it.
 fn every_row_once(events: Vec<Event>) -> Result<(), TestCaseError> {
-    let mut world = World::new();
+    every_row_once_in(World::new(), events)
+}
+
+fn every_row_once_in(mut world: World, events: Vec<Event>) -> Result<(), TestCaseError> {
     let mut runners = vec![Step::TakeOver; 3];
     let mut sweeps: Vec<Option<Sweep>> = vec![None; 3];
     for event in events {
@@ -525,6 +598,11 @@ fn every_row_once(events: Vec<Event>) -> Result<(), TestCaseError> {
             .sum()
     });
     prop_assert_eq!(ends, world.highs.iter().sum::<i64>());
+    // All that a rewind may name is there.
+    for batch in &history.batches {
+        let version = world.versions.get(&batch.version);
+        prop_assert!(version.is_some_and(|version| world.has_state(version)));
+    }
     // What batches have set aside is there once: in a pack, or in the batches that stay.
     let packed = history
         .packs
@@ -582,4 +660,27 @@ proptest! {
         prop_assert!(world.won.len() as i64 > batches, "{} entries", world.won.len());
         prop_assert!(most.0 <= 40 && most.1 <= 20 && most.2 <= 3, "{:?}", most);
     }
+}
+
+/// The fault was there once: a runner slept between its entry that trims the history and its checkpoint.
+#[test]
+fn a_sweeper_that_goes_by_its_memory_is_found() {
+    let config = ProptestConfig {
+        cases: 2_000,
+        max_shrink_iters: 0,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let mut runner = proptest::test_runner::TestRunner::new_with_rng(
+        config,
+        proptest::test_runner::TestRng::deterministic_rng(
+            proptest::test_runner::RngAlgorithm::ChaCha,
+        ),
+    );
+    let outcome = runner.run(&sleepy_events(), |events| {
+        let mut world = World::new();
+        world.sweeps_by_memory = true;
+        every_row_once_in(world, events)
+    });
+    assert!(outcome.is_err(), "no schedule has found it");
 }

@@ -52,6 +52,9 @@ pub struct StateFile {
     pub rows: u64,
     /// Its size.
     pub bytes: u64,
+    /// The checksum of its bytes; none of files that were written without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crc32: Option<u32>,
 }
 
 /// A version: the job as it is after a batch.
@@ -100,6 +103,9 @@ pub struct BatchVersion {
     /// Rows that came too late for a window, kept in a file of the version's name.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub late_rows: u64,
+    /// The checksum of that file; none if it was written without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late_crc32: Option<u32>,
     /// When the batch began, in milliseconds since 1970 UTC.
     pub started_at: i64,
     /// How long it took up to here, in milliseconds.

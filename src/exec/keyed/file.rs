@@ -50,6 +50,19 @@ fn decode(file: impl Read + Seek, schema: &SchemaRef) -> Result<Vec<RecordBatch>
     Ok(batches)
 }
 
+/// How many rows a file has, all of which can be read.
+///
+/// # Errors
+///
+/// A file that is damaged.
+pub fn count_rows(bytes: &[u8]) -> Result<u64> {
+    let mut rows = 0;
+    for batch in FileReader::try_new(Cursor::new(bytes), None)? {
+        rows += batch?.num_rows() as u64;
+    }
+    Ok(rows)
+}
+
 /// Makes the rows of a file a part of `table`, as [`StateTable::restore`] does; `closes_at` says when rows are done. Gives
 /// how many rows the file has.
 ///

@@ -10,6 +10,6 @@ mod slices;
 mod step;
 mod table;
 
-pub use file::{decode_states, encode_states, read_state_file, read_states, replay};
+pub use file::{count_rows, decode_states, encode_states, read_state_file, read_states, replay};
 pub use step::{Step, StepRule, step};
 pub use table::{StateChange, StateTable};

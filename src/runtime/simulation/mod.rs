@@ -230,7 +230,11 @@ async fn late(schedule: &Schedule<'_>, name: &str, version: &BatchVersion) -> BT
     if version.late_rows == 0 {
         return late;
     }
-    let bytes = schedule.store.late(schedule.id, name).await.unwrap();
+    let bytes = schedule
+        .store
+        .late(schedule.id, name, version)
+        .await
+        .unwrap();
     let mut file = FileReader::try_new(std::io::Cursor::new(&bytes[..]), None).unwrap();
     let rows = file.next().unwrap().unwrap();
     assert!(file.next().is_none());

@@ -46,6 +46,27 @@ struct Inner {
 }
 
 impl DeltaTableHandle {
+    /// Whether there is a table at the location.
+    ///
+    /// # Errors
+    ///
+    /// A location or options that are wrong, a store that does not answer.
+    pub async fn is_there(spec: &DeltaSpec) -> Result<bool> {
+        let location = Location::parse(&spec.location)?;
+        let options = DeltaOptions::parse(&spec.options)?;
+        if location
+            .folder
+            .as_ref()
+            .is_some_and(|folder| !folder.exists())
+        {
+            return Ok(false);
+        }
+        let fail = |error| delta_error(&location.shown, error);
+        let log_store = build_log_store(&location, &options).map_err(fail)?;
+        let table = DeltaTable::new(log_store);
+        table.verify_deltatable_existence().await.map_err(fail)
+    }
+
     /// Opens the table at the location, or creates it if there is none and columns are declared.
     ///
     /// Two that create the same table at the same time both get it, if they declare the same.

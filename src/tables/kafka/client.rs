@@ -153,7 +153,8 @@ impl ClientSettings {
                 "statistics.interval.ms",
                 statistics.as_millis().to_string().as_str(),
             ),
-            ("check.crcs", "false"),
+            // A bit that flipped on the way or on a disk is an error of the fetch, not a value.
+            ("check.crcs", "true"),
         ] {
             self.set_unless_given(&mut config, name, value);
         }

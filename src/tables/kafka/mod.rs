@@ -37,4 +37,4 @@ pub use provider::KafkaTableProvider;
 pub use range::OffsetRange;
 pub use scan::KafkaScanExec;
 pub use source::KafkaJobSource;
-pub use transaction::{KafkaJobSink, PublishedRows, TopicOffset};
+pub use transaction::{KafkaJobSink, PublishedRows, TopicOffset, job_witness};

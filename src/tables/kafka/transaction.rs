@@ -122,18 +122,8 @@ impl KafkaJobSink {
     pub async fn witness(&self) -> Result<Option<String>> {
         let inner = Arc::clone(&self.inner);
         aside(move || {
-            let table = &inner.session.table;
-            let mut wanted = TopicPartitionList::with_capacity(1);
-            wanted.add_partition(&table.topic, 0);
-            let found = inner
-                .group
-                .committed_offsets(wanted, table.client.connect_timeout)
-                .map_err(|error| inner.failed(&error))?;
-            let element = found.find_partition(&table.topic, 0);
-            Ok(element.and_then(|element| match element.offset() {
-                Offset::Offset(_) => Some(element.metadata().to_owned()),
-                _ => None,
-            }))
+            let found = committed_witness(&inner.group, &inner.session.table);
+            found.map_err(|error| inner.failed(&error))
         })
         .await
     }
@@ -301,4 +291,35 @@ fn again(
             other => return other,
         }
     }
+}
+/// What the group's offset of partition 0 was committed with.
+fn committed_witness(
+    group: &BaseConsumer<Faults>,
+    table: &KafkaTable,
+) -> Result<Option<String>, KafkaError> {
+    let mut wanted = TopicPartitionList::with_capacity(1);
+    wanted.add_partition(&table.topic, 0);
+    let found = group.committed_offsets(wanted, table.client.connect_timeout)?;
+    let element = found.find_partition(&table.topic, 0);
+    Ok(element.and_then(|element| match element.offset() {
+        Offset::Offset(_) => Some(element.metadata().to_owned()),
+        _ => None,
+    }))
+}
+
+/// The witness of the last transaction that a job committed, asked for without taking the topic over; none if there is none, or
+/// it has expired. `id` is the job's group.
+///
+/// # Errors
+///
+/// The broker does not answer.
+pub async fn job_witness(table: Arc<KafkaTable>, id: &str) -> Result<Option<String>> {
+    let id = id.to_owned();
+    aside(move || {
+        let faults = Faults::default();
+        let group = table.client.group_consumer(&id, faults.clone())?;
+        let found = committed_witness(&group, &table);
+        found.map_err(|error| request_error(&error, &table.client, &faults))
+    })
+    .await
 }

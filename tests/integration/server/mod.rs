@@ -17,6 +17,7 @@ mod rpcs;
 mod safety;
 mod sessions;
 mod subscribe;
+mod unopened;
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};

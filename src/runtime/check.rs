@@ -1,0 +1,343 @@
+//! Reading all that a job keeps, to see whether it is whole and what would be lost: nothing is written, and the job may run
+//! meanwhile.
+
+use std::collections::BTreeMap;
+
+use crate::core::jobs::{BatchVersion, Committed, JobHistory, Phase, StateFile};
+use crate::error::{Error, ErrorKind, Result};
+use crate::exec::keyed::count_rows;
+use crate::state::{CatalogStore, DataDir, JobId, JobStore};
+
+/// Something that is broken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The job; none of what is of all.
+    pub job: Option<String>,
+    /// Where in the data directory, or the sink.
+    pub place: String,
+    /// What is wrong.
+    pub problem: String,
+    /// What would be lost.
+    pub lost: String,
+    /// What to do.
+    pub help: String,
+}
+
+/// What was looked at, and what was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// Jobs.
+    pub jobs: u64,
+    /// Their files.
+    pub files: u64,
+    /// What is broken, in the order in which it was found.
+    pub findings: Vec<Finding>,
+}
+
+const RESTORE: &str = "restore the file from a backup of the data directory";
+
+/// Checks one job, or all of a data directory and the catalog of its server.
+///
+/// # Errors
+///
+/// There is no such job; the store does not answer.
+pub async fn check(dir: &DataDir, job: Option<&str>) -> Result<CheckReport> {
+    let store = JobStore::new(dir.clone());
+    let mut report = CheckReport::default();
+    let names = match job {
+        Some(name) => vec![name.to_owned()],
+        None => {
+            check_catalog(dir, &mut report).await?;
+            store.names().await?
+        }
+    };
+    for name in names {
+        let of_job = CheckOfJob {
+            store: &store,
+            name,
+            findings: Vec::new(),
+        };
+        of_job.run(&mut report).await?;
+    }
+    if let (Some(name), 0) = (job, report.jobs) {
+        return Err(Error::not_found(format!("no job is named {name}"))
+            .with_help("SHOW JOBS has those there are"));
+    }
+    Ok(report)
+}
+
+async fn check_catalog(dir: &DataDir, report: &mut CheckReport) -> Result<()> {
+    match CatalogStore::new(dir.clone()).all().await {
+        Ok(list) => report.files += list.since_snapshot,
+        Err(error) if error.kind() == ErrorKind::Data => report.findings.push(Finding {
+            job: None,
+            place: "catalog".to_owned(),
+            problem: error.message().to_owned(),
+            lost: "definitions of tables and views; a server does not start without them"
+                .to_owned(),
+            help: RESTORE.to_owned(),
+        }),
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+struct CheckOfJob<'s> {
+    store: &'s JobStore,
+    name: String,
+    findings: Vec<Finding>,
+}
+
+/// A file of state, and the batches that go on from it.
+struct Used<'v> {
+    file: &'v StateFile,
+    first: u64,
+    last: u64,
+}
+
+impl CheckOfJob<'_> {
+    async fn run(mut self, report: &mut CheckReport) -> Result<()> {
+        match self.store.id_of(&self.name).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(id)) => report.files += 1 + self.check_files(id).await?,
+            Err(error) => self.cannot_begin(&error)?,
+        }
+        report.jobs += 1;
+        report.findings.append(&mut self.findings);
+        Ok(())
+    }
+
+    fn found(&mut self, place: String, problem: String, lost: String, help: &str) {
+        self.findings.push(Finding {
+            job: Some(self.name.clone()),
+            place,
+            problem,
+            lost,
+            help: help.to_owned(),
+        });
+    }
+
+    /// The job's log cannot be read at all.
+    fn cannot_begin(&mut self, error: &Error) -> Result<()> {
+        if error.kind() == ErrorKind::Unavailable {
+            return Err(Error::unavailable(error.message()));
+        }
+        let help = match error.kind() {
+            ErrorKind::Unsupported => error.help().unwrap_or(RESTORE),
+            _ => RESTORE,
+        };
+        let lost = "the job: where it stands, its state and what it has set aside";
+        self.found(
+            "log".to_owned(),
+            error.message().to_owned(),
+            lost.to_owned(),
+            help,
+        );
+        Ok(())
+    }
+
+    async fn check_files(&mut self, id: JobId) -> Result<u64> {
+        let inventory = self.store.inventory(id).await?;
+        if inventory.files() == 0 {
+            // Its name leads nowhere, unless it was dropped just now.
+            if let Err(error) = self.store.find(&self.name).await {
+                self.cannot_begin(&error)?;
+            }
+            return Ok(0);
+        }
+        let newest = inventory.checkpoints.last().copied();
+        let begins = newest.unwrap_or(0);
+        for number in &inventory.checkpoints {
+            let (place, problem) = self.store.check_checkpoint(id, *number).await?;
+            let Some(problem) = problem else { continue };
+            let is_passed = Some(*number) != newest;
+            let has_before =
+                inventory.checkpoints.len() > 1 || inventory.entries.first() == Some(&0);
+            let (lost, help) = match (is_passed, has_before) {
+                (true, _) => (
+                    "nothing: a newer one has all of it",
+                    "delete the file, or leave it: it is swept",
+                ),
+                (false, true) => (
+                    "nothing: what it has follows from the one before it and the entries since",
+                    "stop the job, delete the file and start the job again",
+                ),
+                (false, false) => (
+                    "the job: where it stands, its state and what it has set aside",
+                    RESTORE,
+                ),
+            };
+            self.found(place, problem, lost.to_owned(), help);
+        }
+        for number in &inventory.entries {
+            let (place, problem) = self.store.check_entry(id, *number).await?;
+            let Some(problem) = problem else { continue };
+            let (lost, help) = match *number < begins {
+                true => (
+                    "nothing: a checkpoint has passed it".to_owned(),
+                    "delete the file, or leave it: it is swept",
+                ),
+                false => (
+                    format!("what happened to the job from entry {number} on"),
+                    RESTORE,
+                ),
+            };
+            self.found(place, problem, lost, help);
+        }
+        match self.store.history(id).await {
+            Ok(history) => self.check_batches(id, &history).await?,
+            Err(error) if self.findings.is_empty() => self.cannot_begin(&error)?,
+            Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
+            Err(_) => {}
+        }
+        Ok(inventory.files() as u64)
+    }
+
+    async fn check_batches(&mut self, id: JobId, history: &JobHistory) -> Result<()> {
+        if history.phase == Phase::Dropped {
+            return Ok(());
+        }
+        let last = history.last().map(|last| last.batch);
+        let mut versions: Vec<(&Committed, BatchVersion)> = Vec::new();
+        for batch in &history.batches {
+            match self.store.version(id, &batch.version).await {
+                Ok(version) => versions.push((batch, version)),
+                Err(error) => {
+                    let Some(problem) = self.problem(id, batch.batch, &error).await? else {
+                        continue;
+                    };
+                    let number = batch.batch;
+                    let (lost, help) = match Some(number) == last {
+                        true => (
+                            format!(
+                                "where the job stands after batch {number}, and its dead letters"
+                            ),
+                            "restore the file from a backup of the data directory, or REWIND JOB to a batch before it",
+                        ),
+                        false => (
+                            format!(
+                                "that the job can go back to batch {number}, and its dead letters"
+                            ),
+                            RESTORE,
+                        ),
+                    };
+                    self.found(
+                        format!("versions/{}.json", batch.version),
+                        problem,
+                        lost,
+                        help,
+                    );
+                }
+            }
+        }
+        self.check_state(id, &versions).await?;
+        for (batch, version) in &versions {
+            if version.late_rows == 0 {
+                continue;
+            }
+            let late = self.store.late(id, &batch.version, version).await;
+            let counted = late.and_then(|bytes| Ok(count_rows(&bytes)?));
+            let rows = version.late_rows;
+            let problem = match counted {
+                Ok(found) if found == rows => None,
+                Ok(found) => Some(format!("it has {found} rows of {rows}")),
+                Err(error) => self.problem(id, batch.batch, &error).await?,
+            };
+            if let Some(problem) = problem {
+                let lost = format!("{rows} late rows of batch {}", batch.batch);
+                self.found(
+                    format!("late/{}.arrow", batch.version),
+                    problem,
+                    lost,
+                    RESTORE,
+                );
+            }
+        }
+        for pack in &history.packs {
+            let Err(error) = self.store.pack(id, pack).await else {
+                continue;
+            };
+            // Packs are put together with what came since.
+            let now = self.store.history(id).await?;
+            if let Some(problem) = readable(&error)?.filter(|_| now.packs.contains(pack)) {
+                let lost = "late rows and dead letters of batches that the job no longer has";
+                self.found(
+                    format!("packs/{pack}.pack"),
+                    problem,
+                    lost.to_owned(),
+                    RESTORE,
+                );
+            }
+        }
+        Ok(())
+    }
+
+    async fn check_state(
+        &mut self,
+        id: JobId,
+        versions: &[(&Committed, BatchVersion)],
+    ) -> Result<()> {
+        let mut used: BTreeMap<&str, Used<'_>> = BTreeMap::new();
+        for (batch, version) in versions {
+            for file in &version.state {
+                let first = batch.batch;
+                let of = used.entry(&file.name).or_insert(Used {
+                    file,
+                    first,
+                    last: first,
+                });
+                of.last = batch.batch;
+            }
+        }
+        let mut broken = Vec::new();
+        for (name, used) in &used {
+            let bytes = self.store.state(id, used.file).await;
+            let counted = bytes.and_then(|bytes| Ok(count_rows(&bytes)?));
+            let problem = match counted {
+                Ok(found) if found == used.file.rows => None,
+                Ok(found) => Some(format!("it has {found} rows of {}", used.file.rows)),
+                Err(error) => self.problem(id, used.last, &error).await?,
+            };
+            if let Some(problem) = problem {
+                broken.push((*name, used.first, used.last, problem));
+            }
+        }
+        let is_whole = |version: &BatchVersion| {
+            let mut files = version.state.iter();
+            files.all(|file| broken.iter().all(|(name, ..)| *name != file.name))
+        };
+        let whole = versions.iter().rev().find(|(_, version)| is_whole(version));
+        let whole = whole.map(|(batch, _)| batch.batch);
+        let last = versions.last().map(|(batch, _)| batch.batch);
+        let help = match whole {
+            Some(batch) if Some(batch) != last => format!(
+                "restore the file from a backup of the data directory, or REWIND JOB {} TO BATCH {batch}, whose state is whole",
+                self.name
+            ),
+            _ => RESTORE.to_owned(),
+        };
+        for (name, first, last, problem) in &broken {
+            let lost = format!("keyed state of batches {first} to {last}");
+            self.found(format!("state/{name}.arrow"), problem.clone(), lost, &help);
+        }
+        Ok(())
+    }
+
+    /// Why a file of a batch cannot be read; none if its runner has swept it since the log was read.
+    async fn problem(&self, id: JobId, batch: u64, error: &Error) -> Result<Option<String>> {
+        let problem = readable(error)?;
+        let now = self.store.history(id).await?;
+        let is_gone = now.oldest() > batch || !now.batches.iter().any(|one| one.batch == batch);
+        Ok(problem.filter(|_| !is_gone))
+    }
+}
+
+/// What is wrong with a file. A store that does not answer says nothing about it.
+fn readable(error: &Error) -> Result<Option<String>> {
+    match error.kind() {
+        ErrorKind::Unavailable | ErrorKind::Permission => {
+            Err(Error::new(error.kind(), error.message()))
+        }
+        _ => Ok(Some(error.message().to_owned())),
+    }
+}

@@ -1,0 +1,187 @@
+//! Comparing what the sinks of jobs have with what the jobs' logs say: without taking them over, so that a job may run meanwhile.
+
+use futures::TryStreamExt as _;
+
+use crate::core::jobs::recovery::{BEGINNING, recover};
+use crate::core::jobs::{Decision, JobHistory, Phase};
+use crate::error::{Error, ErrorKind, Result};
+use crate::planner::{JobStatement, Parameters, Script, Statement, parse_statement};
+use crate::runtime::check::{CheckReport, Finding};
+use crate::runtime::sink::{application_of, group_of, numbered_witness};
+use crate::session::{JobSinkTable, Session};
+use crate::state::{DataDir, FoundJob, JobId, JobStore};
+use crate::tables::kafka::job_witness;
+
+/// How long a sink may take to answer.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Compares the sink of one job, or of all, with the job's log.
+///
+/// # Errors
+///
+/// The data directory does not answer. A sink that does not is a finding.
+pub async fn check_sinks(
+    dir: &DataDir,
+    job: Option<&str>,
+    session: &Session,
+    report: &mut CheckReport,
+) -> Result<()> {
+    let store = JobStore::new(dir.clone());
+    let names = match job {
+        Some(name) => vec![name.to_owned()],
+        None => store.names().await?,
+    };
+    for FoundJob { name, found } in store.found(names).await? {
+        // What cannot be read was found already.
+        let Ok((id, history)) = found else { continue };
+        if history.phase == Phase::Dropped {
+            continue;
+        }
+        let outcome = check_sink(&store, id, &history, session).await;
+        let finding = match outcome {
+            Ok(None) => continue,
+            Ok(Some(finding)) => finding,
+            Err(error) if error.kind() == ErrorKind::Internal => return Err(error),
+            Err(error) => Difference {
+                problem: format!("it cannot be compared: {}", error.message()),
+                lost: "nothing is known".to_owned(),
+                help: error
+                    .help()
+                    .unwrap_or("try again when it answers")
+                    .to_owned(),
+            },
+        };
+        report.findings.push(Finding {
+            job: Some(name),
+            place: "sink".to_owned(),
+            problem: finding.problem,
+            lost: finding.lost,
+            help: finding.help,
+        });
+    }
+    Ok(())
+}
+
+struct Difference {
+    problem: String,
+    lost: String,
+    help: String,
+}
+
+async fn check_sink(
+    store: &JobStore,
+    id: JobId,
+    history: &JobHistory,
+    session: &Session,
+) -> Result<Option<Difference>> {
+    let session = session.fork_alike()?;
+    for definition in &history.tables {
+        // Those that do not open are told of by what needs them.
+        let _ = session.restore(parsed(definition)?, PATIENCE).await;
+    }
+    let text = parsed(&history.text)?;
+    let Statement::Job(job) = text.statement else {
+        return Err(Error::internal("the text of a job is no job"));
+    };
+    let JobStatement::Create { insert, .. } = *job else {
+        return Err(Error::internal("the text of a job does not create it"));
+    };
+    let staged = store.staged(id, history).await?;
+    let (witness, missing) = match session.sink_of(&insert).await? {
+        JobSinkTable::Kafka(table) => (job_witness(table, &group_of(id)).await?, None),
+        JobSinkTable::Delta(handle) => {
+            let application = application_of(id, 0);
+            let number = handle.transaction_version(&application.witness).await?;
+            let witness = numbered_witness(number, history, &staged);
+            (
+                Some(witness),
+                Some(lacks(store, id, history, number).await?),
+            )
+        }
+        JobSinkTable::Subscriber => return Ok(None),
+    };
+    // The job may have gone on since.
+    let now = store.history(id).await?;
+    if now.next != history.next {
+        return Ok(None);
+    }
+    if let Some(Some(batch)) = missing {
+        return Ok(Some(older(history, batch)));
+    }
+    let last = history.last().map(|last| last.version.as_str());
+    let witness = witness.as_deref();
+    Ok(
+        match recover(history, history.owner.is_none(), witness, &staged) {
+            Decision::Unclear { batch, reason } => Some(Difference {
+                problem: reason,
+                lost: format!("whether batch {batch} is in it cannot be told"),
+                help: format!(
+                    "look into it; then RESUME JOB {0} ASSUMING BATCH {batch} COMMITTED, or NOT COMMITTED",
+                    history.name
+                ),
+            }),
+            // The next runner brings the log up to date.
+            Decision::AppendCommitted { .. } => None,
+            Decision::GoOn => match (witness, last) {
+                (Some(witness), Some(last)) if missing.is_none() && witness != last => {
+                    let named = history
+                        .batches
+                        .iter()
+                        .find(|batch| batch.version == witness);
+                    let is_known = witness != BEGINNING && named.is_none();
+                    // After a rewind it names an abandoned batch until the next commit.
+                    match is_known && history.abandoned.iter().any(|one| one == witness) {
+                        true => None,
+                        false => Some(older(history, named.map_or(0, |batch| batch.batch) + 1)),
+                    }
+                }
+                (None, Some(_)) if missing.is_none() => Some(Difference {
+                    problem: "it does not say which batch of the job it has: the offsets of the job's group have expired, or it is another topic".to_owned(),
+                    lost: "nothing, if the rows are there".to_owned(),
+                    help: "look into it: a job that starts goes by its log, and asks where that says too little".to_owned(),
+                }),
+                _ => None,
+            },
+        },
+    )
+}
+
+/// The first batch with rows whose number a table does not have, although the log says that it was committed.
+async fn lacks(
+    store: &JobStore,
+    id: JobId,
+    history: &JobHistory,
+    number: Option<i64>,
+) -> Result<Option<u64>> {
+    let names = history.batches.iter().map(|batch| batch.version.clone());
+    let versions: Vec<_> = store.versions(id, names.collect()).try_collect().await?;
+    let number = number.and_then(|number| u64::try_from(number).ok());
+    let lacking = versions.iter().find(|version| {
+        let has_rows = version.rows_out > 0;
+        has_rows && number.is_none_or(|number| version.sequence > number)
+    });
+    Ok(lacking.map(|version| version.batch))
+}
+
+/// A sink that was restored to an earlier state, or a log that is of another sink.
+fn older(history: &JobHistory, from: u64) -> Difference {
+    let last = history.last().map_or(0, |last| last.batch);
+    Difference {
+        problem: format!("it is older than the job's log: it does not have batch {from}"),
+        lost: format!("rows of batches {from} to {last}"),
+        help: format!(
+            "restore it as it was after batch {last}, or REWIND JOB {} TO BATCH {}",
+            history.name,
+            from.saturating_sub(1)
+        ),
+    }
+}
+
+fn parsed(text: &str) -> Result<crate::planner::ParsedStatement> {
+    let mut statements = Script::new("job", text).split()?.into_iter();
+    let statement = statements.next();
+    let raw = statement.ok_or_else(|| Error::internal("the text of a job is empty"))?;
+    let mut parsed = parse_statement(&raw)?;
+    Parameters::default().bind(&mut parsed)?;
+    Ok(parsed)
+}

@@ -1,0 +1,262 @@
+//! What the statements of a catalog add up to: of all that was ever created, replaced and dropped, the definitions that hold.
+
+use datafusion::sql::parser::Statement as SqlStatement;
+use datafusion::sql::sqlparser::ast::{ObjectName, ObjectType, Statement as AnsiStatement};
+
+use crate::error::{Error, Result};
+use crate::planner::{Parameters, ParsedStatement, Statement, normalize};
+use crate::server::engine::parse;
+use crate::state::CatalogEntry;
+
+/// A definition that holds.
+#[derive(Debug)]
+pub(super) struct Definition {
+    /// As it is kept.
+    pub(super) entry: CatalogEntry,
+    /// The table or view; none for what defines something else.
+    pub(super) name: Option<String>,
+    /// The statement, or why this program cannot read it.
+    pub(super) parsed: Result<ParsedStatement>,
+}
+
+/// What a statement does to the names of a catalog.
+#[derive(Debug, PartialEq, Eq)]
+enum Effect {
+    Creates {
+        name: String,
+        is_view: bool,
+        only_if_new: bool,
+    },
+    Drops {
+        names: Vec<String>,
+        are_views: bool,
+    },
+    Other,
+}
+
+/// The definitions that hold after these statements, in the order in which their names were first taken: what a view names was
+/// there before it.
+pub(super) fn in_force(entries: Vec<CatalogEntry>) -> Vec<Definition> {
+    let mut definitions: Vec<(bool, Definition)> = Vec::new();
+    for entry in entries {
+        let parsed = read(&entry);
+        let effect = match &parsed {
+            Ok(parsed) => effect(&parsed.statement),
+            // Whatever it is, its name stays taken until a program can read it again.
+            Err(_) => guessed(&entry.statement),
+        };
+        match effect {
+            Effect::Drops { names, are_views } => definitions.retain(|(is_view, known)| {
+                let is_named = known.name.as_ref().is_some_and(|name| names.contains(name));
+                !(is_named && *is_view == are_views)
+            }),
+            Effect::Creates {
+                name,
+                is_view,
+                only_if_new,
+            } => {
+                let known = definitions
+                    .iter_mut()
+                    .find(|(_, known)| known.name.as_ref() == Some(&name));
+                let new = Definition {
+                    entry,
+                    name: Some(name),
+                    parsed,
+                };
+                match known {
+                    Some(_) if only_if_new => {}
+                    Some(known) => *known = (is_view, new),
+                    None => definitions.push((is_view, new)),
+                }
+            }
+            Effect::Other => {
+                let name = None;
+                let other = Definition {
+                    entry,
+                    name,
+                    parsed,
+                };
+                definitions.push((false, other));
+            }
+        }
+    }
+    let definitions = definitions.into_iter();
+    definitions.map(|(_, definition)| definition).collect()
+}
+
+/// The table or view that a statement defines.
+pub(super) fn defined(statement: &Statement) -> Option<String> {
+    match effect(statement) {
+        Effect::Creates { name, .. } => Some(name),
+        _ => None,
+    }
+}
+
+fn read(entry: &CatalogEntry) -> Result<ParsedStatement> {
+    let mut parameters = Parameters::default();
+    for (name, value) in &entry.parameters {
+        parameters.set(name, value);
+    }
+    parse(&entry.statement, &mut parameters)
+}
+
+fn effect(statement: &Statement) -> Effect {
+    let creates = |name: &ObjectName, is_view: bool, only_if_new: bool| match last(name) {
+        Some(name) => Effect::Creates {
+            name,
+            is_view,
+            only_if_new,
+        },
+        None => Effect::Other,
+    };
+    let sql = match statement {
+        Statement::CreateTable(table) => return creates(&table.name, false, table.if_not_exists),
+        Statement::CreateView(view) => return creates(&view.name, true, view.if_not_exists),
+        Statement::Sql(sql) => sql.as_ref(),
+        _ => return Effect::Other,
+    };
+    match sql {
+        SqlStatement::CreateExternalTable(table) => {
+            creates(&table.name, false, table.if_not_exists)
+        }
+        SqlStatement::Statement(ansi) => match ansi.as_ref() {
+            AnsiStatement::CreateTable(table) => creates(&table.name, false, table.if_not_exists),
+            AnsiStatement::Drop {
+                object_type: object_type @ (ObjectType::Table | ObjectType::View),
+                names,
+                ..
+            } => Effect::Drops {
+                names: names.iter().filter_map(last).collect(),
+                are_views: *object_type == ObjectType::View,
+            },
+            _ => Effect::Other,
+        },
+        _ => Effect::Other,
+    }
+}
+
+/// What the first words of a statement say that cannot be parsed.
+fn guessed(text: &str) -> Effect {
+    let upper = |word: &str| word.to_ascii_uppercase();
+    let mut words = text.split_whitespace().peekable();
+    if words.next().map(upper).as_deref() != Some("CREATE") {
+        return Effect::Other;
+    }
+    let mut is_view = false;
+    let mut only_if_new = false;
+    while let Some(word) = words.peek() {
+        match upper(word).as_str() {
+            "OR" | "REPLACE" | "EXTERNAL" | "TEMPORARY" | "MATERIALIZED" | "TABLE" => {}
+            "VIEW" => is_view = true,
+            "IF" | "NOT" | "EXISTS" => only_if_new = true,
+            _ => break,
+        }
+        words.next();
+    }
+    let name = words.next().unwrap_or_default();
+    let name = name.split(['(', ';']).next().unwrap_or_default();
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let name = match last.strip_prefix('"') {
+        Some(quoted) => quoted.trim_end_matches('"').to_owned(),
+        None => last.to_lowercase(),
+    };
+    match name.is_empty() {
+        true => Effect::Other,
+        false => Effect::Creates {
+            name,
+            is_view,
+            only_if_new,
+        },
+    }
+}
+
+fn last(name: &ObjectName) -> Option<String> {
+    let last = name.0.last().and_then(|part| part.as_ident());
+    last.map(normalize)
+}
+
+/// Why a definition cannot be used whose text this program cannot read.
+pub(super) fn unreadable(error: &Error) -> Error {
+    Error::unsupported(format!(
+        "this program cannot read its definition: {}",
+        error.message()
+    ))
+    .with_help("use the program that made it, or a newer one")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn entries(statements: &[&str]) -> Vec<CatalogEntry> {
+        let entry = |text: &&str| CatalogEntry::new((*text).to_owned(), BTreeMap::new(), 0);
+        statements.iter().map(entry).collect()
+    }
+
+    /// The texts that hold.
+    fn held(statements: &[&str]) -> Vec<String> {
+        let definitions = in_force(entries(statements)).into_iter();
+        definitions.map(|one| one.entry.statement).collect()
+    }
+
+    #[test]
+    fn what_was_replaced_or_dropped_is_not_run_again() {
+        let mut statements = Vec::new();
+        for _ in 0..200 {
+            statements.push("CREATE OR REPLACE VIEW v AS SELECT 1 AS n");
+            statements.push("CREATE VIEW w AS SELECT 1 AS n");
+            statements.push("DROP VIEW w");
+        }
+        statements.push("CREATE OR REPLACE VIEW v AS SELECT 2 AS n");
+        assert_eq!(held(&statements), [statements[600]]);
+    }
+
+    #[test]
+    fn what_changed_nothing_changes_nothing() {
+        let first = "CREATE TABLE t AS SELECT 1 AS n";
+        let statements = [
+            first,
+            "CREATE TABLE IF NOT EXISTS t AS SELECT 2 AS n",
+            "DROP VIEW IF EXISTS t",
+            "DROP TABLE IF EXISTS other",
+        ];
+        assert_eq!(held(&statements), [first]);
+        assert_eq!(held(&[first, "DROP TABLE t"]), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn a_view_comes_after_the_tables_it_was_made_over() {
+        let table = "CREATE EXTERNAL TABLE t (id BIGINT) STORED AS DELTA LOCATION 't'";
+        let again = "CREATE OR REPLACE EXTERNAL TABLE t (id INT) STORED AS DELTA LOCATION 'u'";
+        let view = "CREATE VIEW v AS SELECT * FROM t";
+        assert_eq!(held(&[table, view, again]), [again, view]);
+    }
+
+    #[test]
+    fn what_this_program_cannot_read_keeps_its_name() {
+        for (text, name) in [
+            (
+                "CREATE EXTERNAL TABLE new (id FUTURE<1>) STORED AS DELTA LOCATION 'x'",
+                "new",
+            ),
+            (
+                "CREATE OR REPLACE EXTERNAL TABLE New(id BIGINT) STORED AS COMET LOCATION 'x'",
+                "new",
+            ),
+            (
+                "create external table if not exists public.\"new\" (",
+                "new",
+            ),
+            ("CREATE VIEW \"New\" AS SELEKT", "New"),
+        ] {
+            let definitions = in_force(entries(&[text]));
+            assert_eq!(definitions.len(), 1, "{text}");
+            assert!(definitions[0].parsed.is_err(), "{text}");
+            assert_eq!(definitions[0].name.as_deref(), Some(name), "{text}");
+        }
+        let replaced = "CREATE OR REPLACE VIEW v AS SELECT 1 AS n";
+        assert_eq!(held(&["CREATE VIEW v AS SELEKT", replaced]), [replaced]);
+    }
+}

@@ -1,0 +1,292 @@
+//! What a server has defined before is there again when it starts. What cannot be opened then stays defined, and is tried again
+//! for as long as the server runs: a store or a broker that is away for a moment takes nothing with it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+
+use crate::core::jobs::JobHistory;
+use crate::error::{Error, Result};
+use crate::planner::{Parameters, Statement};
+use crate::runtime::Stop;
+use crate::server::definitions::{Definition, defined, in_force, unreadable};
+use crate::server::engine::{Engine, parse};
+use crate::session::{ForkOptions, Session};
+use crate::state::{CatalogEntry, CatalogList, FoundJob, JobStore};
+
+/// How long a table may take to open when the server starts or tries again: what takes longer must not keep the others.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long all of them may take together when the server starts. What is not open by then is opened while it runs.
+const PATIENCE_AT_START: Duration = Duration::from_secs(20);
+/// Tables that are opened, or jobs that are begun, at the same time.
+const AT_ONCE: usize = 8;
+/// The first pause before what is not open is tried again; doubled each time, up to the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
+/// The list of definitions is made shorter when so many more entries were added than hold.
+const MANY_ENTRIES: u64 = 64;
+
+/// Jobs that are to run and cannot be begun, by name, with the reason.
+#[derive(Debug, Default)]
+pub(super) struct WaitingJobs(Mutex<BTreeMap<String, String>>);
+
+impl WaitingJobs {
+    fn names(&self) -> Vec<String> {
+        self.lock().keys().cloned().collect()
+    }
+
+    /// Whether that is new.
+    fn put(&self, name: &str, reason: String) -> bool {
+        let before = self.lock().insert(name.to_owned(), reason.clone());
+        before != Some(reason)
+    }
+
+    fn remove(&self, name: &str) {
+        self.lock().remove(name);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Engine {
+    /// Runs what was defined before again, and the jobs there are.
+    ///
+    /// # Errors
+    ///
+    /// The data directory does not answer, or its list of definitions is damaged. What cannot be opened is no error: it is kept.
+    pub(super) async fn restore(&self, jobs: &JobStore) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE_AT_START;
+        let list = self.store.all().await?;
+        self.restore_catalog(list, deadline).await;
+        let session = self.forks.defined();
+        let jobs = jobs.all().await?;
+        futures::stream::iter(jobs)
+            .for_each_concurrent(AT_ONCE, |job| {
+                let session = Arc::clone(&session);
+                async move { self.restore_found(&session, job, deadline).await }
+            })
+            .await;
+        self.running.start_new().await;
+        self.tell_what_waits().await;
+        Ok(())
+    }
+
+    async fn restore_found(&self, session: &Session, job: FoundJob, deadline: Instant) {
+        match job.found {
+            Ok((_, history)) => self.restore_job(session, &history, until(deadline)).await,
+            Err(error) => {
+                tracing::error!(job = job.name, "not run: {}", error.message());
+                self.waiting.put(&job.name, told(&error));
+            }
+        }
+    }
+
+    async fn restore_catalog(&self, list: CatalogList, deadline: Instant) {
+        let CatalogList {
+            entries,
+            next,
+            since_snapshot,
+        } = list;
+        let definitions = in_force(entries);
+        let holds: Vec<CatalogEntry> = definitions.iter().map(|one| one.entry.clone()).collect();
+        let whole = self.forks.whole().await;
+        let is_table = |one: &Definition| {
+            let statement = one.parsed.as_ref().map(|parsed| &parsed.statement);
+            matches!(statement, Ok(Statement::CreateTable(_)))
+        };
+        let (tables, others): (Vec<_>, Vec<_>) = definitions.into_iter().partition(is_table);
+        futures::stream::iter(tables)
+            .for_each_concurrent(AT_ONCE, |one| restore_one(whole.session, one, deadline))
+            .await;
+        for one in others {
+            restore_one(whole.session, one, deadline).await;
+        }
+        drop(whole);
+        if since_snapshot >= MANY_ENTRIES + holds.len() as u64 {
+            self.shorten(next, holds).await;
+        }
+    }
+
+    /// Makes the list of definitions shorter, after an entry of this number was added.
+    pub(super) async fn shorten_now_and_then(&self, number: u64) {
+        if number % MANY_ENTRIES != MANY_ENTRIES - 1 {
+            return;
+        }
+        match self.store.all().await {
+            Ok(list) => {
+                let holds = in_force(list.entries).into_iter();
+                let holds: Vec<CatalogEntry> = holds.map(|one| one.entry).collect();
+                if list.since_snapshot >= MANY_ENTRIES + holds.len() as u64 {
+                    self.shorten(list.next, holds).await;
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the list of definitions is not made shorter"),
+        }
+    }
+
+    async fn shorten(&self, next: u64, holds: Vec<CatalogEntry>) {
+        if let Err(error) = self.store.compact(next, holds).await {
+            tracing::warn!(%error, "the list of definitions is not made shorter");
+        }
+    }
+
+    async fn restore_job(&self, session: &Session, history: &JobHistory, limit: Duration) {
+        let name = &history.name;
+        let seconds = limit.as_secs();
+        let ready = tokio::time::timeout(limit, self.ready_job(session, history)).await;
+        let ready = ready.unwrap_or_else(|_| {
+            Err(Error::unavailable(format!(
+                "what the job reads or writes has not answered within {seconds} seconds"
+            )))
+        });
+        match ready {
+            Ok(()) => self.waiting.remove(name),
+            Err(error) => {
+                if self.waiting.put(name, told(&error)) {
+                    let reason = error.message();
+                    tracing::warn!(job = name, "not run yet: {reason}; it is tried again");
+                }
+            }
+        }
+    }
+
+    async fn ready_job(&self, session: &Session, history: &JobHistory) -> Result<()> {
+        // What the catalog does not have, a job's log does: it may have been made by a file.
+        let session = session.fork(&ForkOptions::default())?;
+        let known = session.table_names();
+        for definition in &history.tables {
+            let parsed = parse(definition, &mut Parameters::default());
+            let parsed = parsed.map_err(|error| unreadable(&error))?;
+            if defined(&parsed.statement).is_none_or(|name| !known.contains(&name)) {
+                session.execute(parsed).await?;
+            }
+        }
+        let parsed = parse(&history.text, &mut Parameters::default());
+        let parsed = parsed.map_err(|error| unreadable(&error))?;
+        let Statement::Job(job) = parsed.statement else {
+            return Err(Error::internal("the text of a job is no job"));
+        };
+        let done = self.jobs.execute(&session, *job, &parsed.text);
+        Box::pin(done).await.map(drop)
+    }
+
+    /// Tries what is not open again; whether anything is left.
+    async fn try_again(&self) -> bool {
+        let session = self.forks.defined();
+        let unopened = session.unopened();
+        if unopened.is_empty() && self.waiting.names().is_empty() {
+            return false;
+        }
+        let (again, shared): (Vec<_>, Vec<_>) = unopened
+            .into_iter()
+            .map(|(table, _)| table)
+            .partition(|table| session.is_run_again(table));
+        futures::stream::iter(shared)
+            .for_each_concurrent(AT_ONCE, |table| {
+                let session = Arc::clone(&session);
+                async move { opened(&table, session.open_again(&table, PATIENCE).await) }
+            })
+            .await;
+        for table in again {
+            let whole = self.forks.whole().await;
+            opened(&table, whole.session.run_again(&table, PATIENCE).await);
+        }
+        let session = self.forks.defined();
+        futures::stream::iter(self.waiting.names())
+            .for_each_concurrent(AT_ONCE, |name| {
+                let session = Arc::clone(&session);
+                async move { self.begin_again(&session, &name).await }
+            })
+            .await;
+        self.running.start_new().await;
+        self.tell_what_waits().await;
+        true
+    }
+
+    async fn begin_again(&self, session: &Session, name: &str) {
+        match self.jobs.not_ready(name).await {
+            Ok(Some(history)) => self.restore_job(session, &history, PATIENCE).await,
+            // It was dropped, or a statement has begun it.
+            Ok(None) => self.waiting.remove(name),
+            Err(error) => {
+                self.waiting.put(name, told(&error));
+            }
+        }
+    }
+
+    /// Says of jobs that cannot be begun that they wait, and why: in SHOW JOBS, in the metrics, on the page of the process's health.
+    async fn tell_what_waits(&self) {
+        let waiting = self.waiting.lock().clone();
+        let options = self.running.options(Stop::default());
+        for (name, reason) in &waiting {
+            if let Err(error) = self.jobs.say_waiting(name, reason, &options).await {
+                tracing::debug!(job = name, %error, "no sign of life");
+            }
+        }
+        if let Some(metrics) = &options.metrics {
+            let unopened = self.forks.defined().unopened().into_iter();
+            metrics.set_unopened(unopened.map(|(name, _)| name).collect());
+        }
+    }
+}
+
+/// Tries again and again what is not open, for as long as the engine is there.
+pub(super) async fn keep_trying(engine: Weak<Engine>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        tokio::time::sleep(pause).await;
+        let Some(engine) = engine.upgrade() else {
+            return;
+        };
+        pause = match engine.try_again().await {
+            true => (pause * 2).min(LAST_PAUSE),
+            false => LAST_PAUSE,
+        };
+    }
+}
+
+async fn restore_one(session: &Session, definition: Definition, deadline: Instant) {
+    let (name, text) = (definition.name, definition.entry.statement);
+    let restored = match definition.parsed {
+        Ok(parsed) => session.restore(parsed, until(deadline)).await,
+        Err(error) => {
+            let error = unreadable(&error);
+            if let Some(name) = &name {
+                session.keep_unreadable(name, &text, &error);
+            }
+            Err(error)
+        }
+    };
+    if let Err(error) = restored {
+        tracing::warn!(
+            table = name,
+            statement = text,
+            "not opened yet: {}; the definition is kept, and opening is tried again",
+            error.message()
+        );
+    }
+}
+
+/// How long something may take that is to be done by then.
+fn until(deadline: Instant) -> Duration {
+    PATIENCE.min(deadline.saturating_duration_since(Instant::now()))
+}
+
+fn opened(table: &str, outcome: Result<()>) {
+    match outcome {
+        Ok(()) => tracing::info!(table, "opened"),
+        Err(error) => tracing::debug!(table, %error, "not opened yet"),
+    }
+}
+
+/// An error with its help, as a reason.
+fn told(error: &Error) -> String {
+    match error.help() {
+        Some(help) => format!("{}; {help}", error.message()),
+        None => error.message().to_owned(),
+    }
+}

@@ -1,0 +1,189 @@
+//! Servers that define views over a store that lies, die and start again, two of them at times: what was answered is there
+//! afterwards, and what was answered with an error is there whole or not at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::runtime::Handle;
+
+use crate::runtime::Jobs;
+use crate::server::access::Caller;
+use crate::server::engine::{Engine, definition};
+use crate::server::forks::Forks;
+use crate::server::jobs::RunningJobs;
+use crate::server::metrics::Counts;
+use crate::server::restore::WaitingJobs;
+use crate::server::sessions::Sessions;
+use crate::server::work::{Limits, Work};
+use crate::session::{Session, SessionOptions};
+use crate::state::simulated::{Fate, Faults, Later, SimulatedDisk};
+use crate::state::{CatalogStore, DataDir, JobStore};
+
+/// Schedules in a run of all tests.
+const SEEDS: u64 = 8;
+/// What happens in each: more than there are definitions, so that the list is made shorter.
+const EVENTS: u64 = 260;
+
+struct Lying(Mutex<State>);
+
+struct State {
+    random: u64,
+    /// Of a thousand calls so many fail.
+    rate: u64,
+    later: Vec<Later>,
+}
+
+impl std::fmt::Debug for Lying {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lying")
+    }
+}
+
+impl Lying {
+    fn below(&self, end: u64) -> u64 {
+        let mut state = self.0.lock().unwrap();
+        state.random ^= state.random << 13;
+        state.random ^= state.random >> 7;
+        state.random ^= state.random << 17;
+        state.random % end
+    }
+
+    fn rate(&self, rate: u64) {
+        self.0.lock().unwrap().rate = rate;
+    }
+
+    /// Does one thing that was to be done later.
+    fn catch_up(&self) {
+        let later = self.0.lock().unwrap().later.pop();
+        if let Some(later) = later {
+            later();
+        }
+    }
+}
+
+impl Faults for Lying {
+    fn step(&self) -> BoxFuture<'static, ()> {
+        std::future::ready(()).boxed()
+    }
+
+    fn fate(&self, _: &str, writes: bool) -> Fate {
+        let rate = self.0.lock().unwrap().rate;
+        if self.below(1_000) >= rate {
+            return Fate::Done;
+        }
+        // Objects are written whole or not at all.
+        match (writes, self.below(3)) {
+            (false, _) | (true, 0) => Fate::Refused,
+            (true, 1) => Fate::Unheard,
+            (true, _) => Fate::Late,
+        }
+    }
+
+    fn later(&self, later: Later) {
+        self.0.lock().unwrap().later.push(later);
+    }
+}
+
+/// A server that has restored what there is; the store may fail meanwhile, and then it is started again.
+async fn started(dir: &DataDir) -> Engine {
+    loop {
+        let jobs = Arc::new(Jobs::new(JobStore::new(dir.clone())));
+        let session = Session::try_new(&SessionOptions::default()).unwrap();
+        let limits = Limits::default();
+        let counts = Arc::new(Counts::try_new().unwrap());
+        let engine = Engine {
+            forks: Forks::try_new(session, 4).unwrap(),
+            store: CatalogStore::new(dir.clone()),
+            running: RunningJobs::new(Arc::clone(&jobs), None, Handle::current()),
+            jobs,
+            sessions: Sessions::new(limits.sessions, limits.idle),
+            work: Work::new(Handle::current(), limits, counts),
+            roots: Vec::new(),
+            waiting: WaitingJobs::default(),
+        };
+        if engine.restore(&JobStore::new(dir.clone())).await.is_ok() {
+            return engine;
+        }
+    }
+}
+
+/// What a view gives that was defined with this number; none if there is none.
+fn found(engine: &Engine, name: &str) -> Option<u64> {
+    let defined = engine.forks.defined();
+    let text = defined.definition(name).ok()?;
+    let number = text.rsplit(' ').next().unwrap();
+    Some(number.parse().unwrap())
+}
+
+async fn run(seed: u64) {
+    const NAMES: u64 = 6;
+    let lying = Arc::new(Lying(Mutex::new(State {
+        random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+        rate: 0,
+        later: Vec::new(),
+    })));
+    let disk = SimulatedDisk::default();
+    let dir = disk.seen_with(Arc::clone(&lying) as Arc<dyn Faults>);
+    let mut servers = [started(&dir).await, started(&dir).await];
+    let asked = servers[0].asked(Caller::anyone());
+    // What may be there of each name: what was answered last, and all since that was answered with an error.
+    let mut possible: BTreeMap<String, BTreeSet<Option<u64>>> = BTreeMap::new();
+    let mut answered = 0;
+    for event in 0..EVENTS {
+        lying.rate(if seed % 2 == 0 { 60 } else { 15 });
+        let which = usize::try_from(lying.below(2)).unwrap();
+        let name = format!("v{}", lying.below(NAMES));
+        if lying.below(25) == 0 {
+            servers[which] = started(&dir).await;
+            lying.rate(0);
+            let server = started(&dir).await;
+            for (name, possible) in &possible {
+                let found = found(&server, name);
+                assert!(
+                    possible.contains(&found),
+                    "seed {seed}, event {event}: {name} is {found:?} of {possible:?}"
+                );
+            }
+            continue;
+        }
+        if lying.below(10) == 0 {
+            lying.catch_up();
+            continue;
+        }
+        let value = (lying.below(4) > 0).then_some(event);
+        let statement = match value {
+            Some(value) => format!("CREATE OR REPLACE VIEW {name} AS SELECT {value}"),
+            None => format!("DROP VIEW IF EXISTS {name}"),
+        };
+        let parsed = definition(&statement).unwrap();
+        let done = servers[which].define(&asked, parsed, BTreeMap::new()).await;
+        let possible = possible
+            .entry(name)
+            .or_insert_with(|| BTreeSet::from([None]));
+        if done.is_ok() {
+            answered += 1;
+            possible.clear();
+        }
+        possible.insert(value);
+    }
+    assert!(
+        answered > EVENTS / 2,
+        "seed {seed}: {answered} statements were answered"
+    );
+    lying.rate(0);
+    let list = CatalogStore::new(dir.clone()).all().await.unwrap();
+    assert!(
+        list.entries.len() < 160,
+        "seed {seed}: {} entries are read",
+        list.entries.len()
+    );
+}
+
+#[tokio::test]
+async fn what_was_defined_before_a_crash_is_there_after_it_or_was_answered_with_an_error() {
+    for seed in 1..=SEEDS {
+        run(seed).await;
+    }
+}

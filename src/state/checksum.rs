@@ -1,0 +1,218 @@
+//! Checksums of what lasts: no file that was damaged is taken for what was written.
+//!
+//! A JSON file says at its beginning that it is checked and has the checksum at its end, as members like any other:
+//! `{"checked_by":"crc32",…,"crc32":"0123abcd"}`. The checksum is of all bytes before its member. One damaged place cannot hide
+//! both ends, so that a file is either checked or was written by an earlier release, which had no checksums. Other files are
+//! checked by what names them: a version has the checksums of its state and of its late rows.
+
+use std::io::{Read, Seek, SeekFrom};
+
+use crc32fast::Hasher;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
+
+const HEAD: &[u8] = br#"{"checked_by":"crc32","#;
+const TAIL: &[u8] = br#","crc32":""#;
+const TAIL_END: &[u8] = br#""}"#;
+/// Eight hexadecimal digits.
+const DIGITS: usize = 8;
+/// What is passed over by a reader that seeks, up to so many bytes, is read on the way.
+const GAP: u64 = 64 << 10;
+
+/// The checksum of a file's bytes.
+pub fn crc32(bytes: &[u8]) -> u32 {
+    crc32fast::hash(bytes)
+}
+
+/// Why bytes are not those that were written; nothing if they are, or if their writer made no checksum.
+///
+/// # Errors
+///
+/// They are others.
+pub fn check_crc32(found: u32, written: Option<u32>) -> Result<(), String> {
+    match written {
+        Some(written) if written != found => Err(format!(
+            "its bytes are not those that were written (checksum {found:08x} in the place of {written:08x})"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// A value as JSON with a checksum. It must be an object.
+pub(super) fn seal(value: &impl Serialize) -> Result<Vec<u8>> {
+    let json = serde_json::to_vec(value).map_err(|error| Error::internal(error.to_string()))?;
+    let inner = json
+        .strip_prefix(b"{")
+        .and_then(|json| json.strip_suffix(b"}"))
+        .filter(|inner| !inner.is_empty())
+        .ok_or_else(|| Error::internal("what is to be kept is no JSON object"))?;
+    let mut bytes = Vec::with_capacity(HEAD.len() + inner.len() + TAIL.len() + DIGITS + 2);
+    bytes.extend_from_slice(HEAD);
+    bytes.extend_from_slice(inner);
+    let digits = format!("{:08x}", crc32(&bytes));
+    bytes.extend_from_slice(TAIL);
+    bytes.extend_from_slice(digits.as_bytes());
+    bytes.extend_from_slice(TAIL_END);
+    Ok(bytes)
+}
+
+/// The value of such a file, or of one without a checksum.
+pub(super) fn unseal<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    check_seal(bytes)?;
+    serde_json::from_slice(bytes).map_err(|error| error.to_string())
+}
+
+fn check_seal(bytes: &[u8]) -> Result<(), String> {
+    let length = TAIL.len() + DIGITS + TAIL_END.len();
+    let (checked, tail) = bytes.split_at(bytes.len().saturating_sub(length));
+    let digits = tail
+        .strip_prefix(TAIL)
+        .and_then(|tail| tail.strip_suffix(TAIL_END));
+    match (bytes.starts_with(HEAD), digits) {
+        (false, None) => Ok(()),
+        (true, None) => Err("it is cut off, or its end is damaged".to_owned()),
+        (_, Some(digits)) => {
+            let found = format!("{:08x}", crc32(checked));
+            if found.as_bytes() == digits {
+                return Ok(());
+            }
+            let digits = String::from_utf8_lossy(digits);
+            Err(format!(
+                "its bytes are not those that were written (checksum {found} in the place of {digits})"
+            ))
+        }
+    }
+}
+
+/// A file that is checked while it is read, also by a reader that seeks: nothing large is read twice.
+#[derive(Debug)]
+pub struct Checked<R> {
+    inner: R,
+    position: u64,
+    /// Bytes from the beginning that are in the checksum.
+    hashed: u64,
+    hasher: Hasher,
+}
+
+impl<R: Read + Seek> Checked<R> {
+    /// `inner` stands at its beginning.
+    pub fn new(inner: R) -> Self {
+        Self {
+            inner,
+            position: 0,
+            hashed: 0,
+            hasher: Hasher::new(),
+        }
+    }
+
+    /// The checksum of the whole file; what was not read yet is read now.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read.
+    pub fn finish(mut self) -> std::io::Result<u32> {
+        self.position = self.inner.seek(SeekFrom::Start(self.hashed))?;
+        let mut buffer = vec![0; 64 << 10];
+        while self.read(&mut buffer)? > 0 {}
+        Ok(self.hasher.finalize())
+    }
+
+    /// Reads what lies between the checksum so far and the place of the reader.
+    fn close_gap(&mut self) -> std::io::Result<()> {
+        let gap = self.position.saturating_sub(self.hashed);
+        if gap == 0 || gap > GAP {
+            return Ok(());
+        }
+        self.inner.seek(SeekFrom::Start(self.hashed))?;
+        let mut bytes = Vec::new();
+        let read = (&mut self.inner).take(gap).read_to_end(&mut bytes)?;
+        self.hasher.update(&bytes);
+        self.hashed += read as u64;
+        self.inner.seek(SeekFrom::Start(self.position))?;
+        Ok(())
+    }
+}
+
+impl<R: Read + Seek> Read for Checked<R> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        self.close_gap()?;
+        let read = self.inner.read(into)?;
+        let (begin, end) = (self.position, self.position + read as u64);
+        if (begin..end).contains(&self.hashed) {
+            let known = usize::try_from(self.hashed - begin).unwrap_or(read);
+            self.hasher.update(&into[known..read]);
+            self.hashed = end;
+        }
+        self.position = end;
+        Ok(read)
+    }
+}
+
+impl<R: Read + Seek> Seek for Checked<R> {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        self.position = self.inner.seek(to)?;
+        Ok(self.position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn value(text: &str) -> Value {
+        json!({"entry": "x", "text": text, "list": [1, 2, 3], "end": "}"})
+    }
+
+    #[test]
+    fn any_bit_that_flips_and_any_end_that_is_missing_is_seen() {
+        for text in ["", "a \"quoted\" text", ",\"crc32\":\"00000000\"}"] {
+            let sealed = seal(&value(text)).unwrap();
+            let read: Value = unseal(&sealed).unwrap();
+            assert_eq!(read["text"], text);
+            for bit in 0..8 * sealed.len() {
+                let mut damaged = sealed.clone();
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                assert!(unseal::<Value>(&damaged).is_err(), "{text}: bit {bit}");
+            }
+            for length in 0..sealed.len() {
+                assert!(
+                    unseal::<Value>(&sealed[..length]).is_err(),
+                    "{text}: {length}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_written_without_a_checksum_is_read() {
+        let plain = serde_json::to_vec(&value("t")).unwrap();
+        assert_eq!(unseal::<Value>(&plain).unwrap(), value("t"));
+        assert!(seal(&7).is_err(), "there is no place for a checksum");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_order_it_is_read_in_the_checksum_is_of_the_whole_file(
+            length in 0_usize..300_000,
+            reads in prop::collection::vec((0_usize..300_000, 1_usize..100_000), 0..8),
+        ) {
+            let bytes: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+            let mut file = Checked::new(Cursor::new(&bytes[..]));
+            for (at, count) in reads {
+                let at = at.min(length);
+                file.seek(SeekFrom::Start(at as u64)).unwrap();
+                let mut found = vec![0; count];
+                let read = file.read(&mut found).unwrap();
+                prop_assert_eq!(&found[..read], &bytes[at..(at + count).min(length)]);
+            }
+            prop_assert_eq!(file.finish().unwrap(), crc32(&bytes));
+        }
+    }
+}
