@@ -170,6 +170,11 @@ impl Engine {
         let Statement::Job(job) = parsed.statement else {
             return Err(Error::internal("the text of a job is no job"));
         };
+        // A client may have replaced the job while its tables were opened: its old text must not replace the new one.
+        let now = self.jobs.not_ready(&history.name).await?;
+        if now.is_none_or(|now| now.text != history.text) {
+            return Err(Error::unavailable("the job was changed meanwhile"));
+        }
         let done = self.jobs.execute(&session, *job, &parsed.text);
         Box::pin(done).await.map(drop)
     }

@@ -176,7 +176,7 @@ print(len(said) > 0)
         assert_eq!(served.python(script, &[said.trim()]), "True\n");
         // What was half written is not in the way.
         let log = served.log.lock().unwrap().clone();
-        assert!(!log.contains("not restored"), "{log}");
+        assert!(!log.contains("not opened"), "{log}");
     }
 }
 
