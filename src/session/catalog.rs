@@ -589,14 +589,23 @@ impl SchemaProvider for Catalog {
         })
     }
 
-    async fn table_type(&self, name: &str) -> DataFusionResult<Option<TableType>> {
+    fn table_type<'life0, 'life1, 'async_trait>(
+        &'life0 self,
+        name: &'life1 str,
+    ) -> BoxFuture<'async_trait, DataFusionResult<Option<TableType>>>
+    where
+        'life0: 'async_trait,
+        'life1: 'async_trait,
+        Self: 'async_trait,
+    {
         // Lists of tables open none: one that is away would be missed in all of them.
         let entry = self.read(|tables| tables.entries.get(name).map(TableEntry::settled));
-        Ok(entry.map(|entry| match entry {
+        let of_entry = entry.map(|entry| match entry {
             TableEntry::View(_) => TableType::View,
             TableEntry::Provider(provider) => provider.table_type(),
             _ => TableType::Base,
-        }))
+        });
+        Box::pin(std::future::ready(Ok(of_entry)))
     }
 
     fn table_exist(&self, name: &str) -> bool {
