@@ -14,6 +14,7 @@ use crate::server::engine::{Engine, definition};
 use crate::server::forks::Forks;
 use crate::server::jobs::RunningJobs;
 use crate::server::metrics::Counts;
+use crate::server::places::Places;
 use crate::server::restore::WaitingJobs;
 use crate::server::sessions::Sessions;
 use crate::server::work::{Limits, Work};
@@ -100,7 +101,10 @@ async fn started(dir: &DataDir) -> Engine {
             jobs,
             sessions: Sessions::new(limits.sessions, limits.idle),
             work: Work::new(Handle::current(), limits, counts),
-            roots: Vec::new(),
+            places: Places {
+                roots: Vec::new(),
+                data_dir: None,
+            },
             waiting: WaitingJobs::default(),
         };
         if engine.restore(&JobStore::new(dir.clone())).await.is_ok() {

@@ -241,10 +241,10 @@ impl Catalog {
     }
 
     /// The same of a table that another one names: it may be one that statements may not.
-    pub(crate) fn delta_of_plan(&self, name: &str) -> Result<DeltaTableHandle> {
+    pub(crate) async fn delta_of_plan(&self, name: &str) -> Result<DeltaTableHandle> {
         match self.entry_of_plan(name) {
             Some(TableEntry::Delta { handle, .. }) => Ok(handle),
-            _ => self.delta(name),
+            _ => self.delta(name).await,
         }
     }
 

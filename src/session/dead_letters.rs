@@ -107,7 +107,8 @@ async fn write(
     let name = table.to_owned();
     let inner = async {
         let provider = catalog
-            .delta_of_plan(&name)?
+            .delta_of_plan(&name)
+            .await?
             .snapshot(TimeTravel::Latest)
             .await?;
         let batch = to_batch(records, &provider.schema())?;
