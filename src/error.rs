@@ -10,6 +10,8 @@ use datafusion::common::{Diagnostic, SchemaError};
 use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span};
 
+use crate::core::jobs::Reported;
+
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -82,6 +84,8 @@ pub struct Error {
     rows_written: Option<u64>,
     /// By which a server's log names the statement.
     query: Option<Box<str>>,
+    /// What a job that stops by it keeps in its log, for the statement that resumes it.
+    report: Option<Box<Reported>>,
 }
 
 impl Error {
@@ -94,6 +98,7 @@ impl Error {
             span: None,
             rows_written: None,
             query: None,
+            report: None,
         }
     }
 
@@ -156,6 +161,18 @@ impl Error {
     pub fn of_query(mut self, id: &str) -> Self {
         self.query.get_or_insert_with(|| id.into());
         self
+    }
+
+    /// Says what a job that stops by it keeps in its log.
+    #[must_use]
+    pub fn with_report(mut self, report: Reported) -> Self {
+        self.report.get_or_insert_with(|| Box::new(report));
+        self
+    }
+
+    /// What a job that stops by it keeps in its log.
+    pub fn report(&self) -> Option<&Reported> {
+        self.report.as_deref()
     }
 
     /// Puts words before the message: `context: message`.
@@ -400,6 +417,7 @@ fn from_shared(shared: &DataFusionError) -> Error {
             span: ours.span,
             rows_written: ours.rows_written,
             query: ours.query.clone(),
+            report: ours.report.clone(),
         };
     }
     let kind = match root {

@@ -187,12 +187,14 @@ pub enum JobStatement {
     },
     /// `PAUSE JOB name`.
     Pause(Ident),
-    /// `RESUME JOB name [SKIPPING LOST | ASSUMING BATCH n [NOT] COMMITTED]`.
+    /// `RESUME JOB name [ACCEPTING {NEW | MOVED} table, …] [SKIPPING LOST] [ASSUMING BATCH n [NOT] COMMITTED]`.
     Resume {
         /// The job's name.
         name: Ident,
         /// Offsets that are gone are skipped.
         skipping_lost: bool,
+        /// Tables that are others than they were: whether each holds the same as before.
+        accepting: Vec<(Ident, bool)>,
         /// The batch whose fate is unknown, and whether the sink has it.
         assuming: Option<(Text, bool)>,
     },

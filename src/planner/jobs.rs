@@ -22,6 +22,21 @@ pub(crate) fn parse_job(
         JobStatement::Pause(cursor.ident()?)
     } else if cursor.take_words(&["RESUME", "JOB"]) {
         let name = cursor.ident()?;
+        let mut accepting = Vec::new();
+        if cursor.take_words(&["ACCEPTING"]) {
+            loop {
+                let is_moved = match cursor.take_words(&["MOVED"]) {
+                    true => true,
+                    false if cursor.take_words(&["NEW"]) => false,
+                    false => return Err(cursor.expected("NEW or MOVED and the name of a table")),
+                };
+                accepting.push((cursor.ident()?, is_moved));
+                if !cursor.take(&Token::Comma) {
+                    break;
+                }
+            }
+        }
+        let skipping_lost = cursor.take_words(&["SKIPPING", "LOST"]);
         let assuming = if cursor.take_words(&["ASSUMING", "BATCH"]) {
             let batch = cursor.literal("a batch number")?;
             let committed = !cursor.take_words(&["NOT"]);
@@ -32,7 +47,8 @@ pub(crate) fn parse_job(
         };
         JobStatement::Resume {
             name,
-            skipping_lost: assuming.is_none() && cursor.take_words(&["SKIPPING", "LOST"]),
+            skipping_lost,
+            accepting,
             assuming,
         }
     } else if cursor.take_words(&["DROP", "JOB"]) {

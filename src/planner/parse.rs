@@ -307,6 +307,10 @@ mod tests {
             ),
             ("RESUME JOB j ASSUMING BATCH 4 NOT COMMITTED", "RESUME JOB"),
             ("RESUME JOB j SKIPPING LOST", "RESUME JOB"),
+            (
+                "RESUME JOB j ACCEPTING NEW a, MOVED \"B\" SKIPPING LOST ASSUMING BATCH 4 COMMITTED",
+                "RESUME JOB",
+            ),
             ("DROP JOB IF EXISTS j CASCADE", "DROP JOB"),
             ("REWIND JOB j TO BATCH $n", "REWIND JOB"),
             ("SHOW BATCHES FOR JOB j", "SHOW BATCHES"),

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use crate::core::jobs::version::FORMAT;
 use crate::core::jobs::{
-    BatchVersion, Lost, PartitionFacts, Partitions, PlannedRange, SourceProgress, choose,
+    BatchVersion, Gaps, Lost, PartitionFacts, Partitions, PlannedRange, Reported, SourceProgress,
+    choose,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::runtime::identities::Identities;
 use crate::runtime::source::JobSource;
 use crate::session::{BatchSource, JobSinkTable};
 use crate::tables::kafka::{PartitionEnds, TopicOffset};
@@ -20,28 +22,47 @@ pub(super) type Ends = BTreeMap<String, Vec<PartitionEnds>>;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Ranges {
     pub(super) planned: BTreeMap<String, Vec<PlannedRange>>,
-    /// Offsets that are gone and that the user said to skip.
-    pub(super) skipped: BTreeMap<String, BTreeMap<i32, SourceProgress>>,
-    /// A source begins at its end: where that is has to be kept, or it would be further on next time.
+    /// Offsets that are gone, or are left out, and that the user said to skip.
+    pub(super) skipped: Gaps,
+    /// A source begins at its end, or the user has accepted another one: that has to be kept, or it would be another thing next
+    /// time.
     pub(super) begins: bool,
+    /// What the sources are.
+    identities: Identities,
+}
+
+/// What a batch is chosen by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Choice<'a> {
+    /// Where the job stands.
+    pub(super) last: Option<&'a BatchVersion>,
+    pub(super) ends: &'a Ends,
+    pub(super) sources: &'a BTreeMap<String, JobSource>,
+    pub(super) max_rows: u64,
+    /// Partitions that are not read.
+    pub(super) waiting: &'a Partitions,
+    /// What the job may skip of what is gone.
+    pub(super) skipping: &'a Gaps,
+    /// What the sources are.
+    pub(super) identities: &'a Identities,
 }
 
 impl Ranges {
-    /// Chooses what comes after `last`; partitions that are `waiting` are not read.
-    pub(super) fn after(
-        last: Option<&BatchVersion>,
-        ends: &Ends,
-        sources: &BTreeMap<String, JobSource>,
-        max_rows: u64,
-        waiting: &Partitions,
-        skipping_lost: bool,
-    ) -> Result<Self> {
-        let mut ranges = Self::default();
-        for (table, partitions) in ends {
+    /// Chooses what comes after the last version.
+    pub(super) fn choose(by: Choice<'_>) -> Result<Self> {
+        let mut ranges = Self {
+            identities: by.identities.clone(),
+            begins: by.identities.is_to_be_kept(),
+            ..Self::default()
+        };
+        let nothing = BTreeMap::new();
+        for (table, partitions) in by.ends {
+            // What was read of another topic or table says nothing of this one.
+            let last = by.last.filter(|_| !by.identities.is_new(table));
             let position = |partition| last.and_then(|last| last.next_offset(table, partition));
             // `scan.startup` is about a table that was never read: later partitions are read from their beginning.
             let is_new = last.is_none_or(|last| !last.sources.contains_key(table));
-            let latest = is_new && sources.get(table).is_some_and(JobSource::starts_at_end);
+            let latest = is_new && by.sources.get(table).is_some_and(JobSource::starts_at_end);
             let facts: Vec<PartitionFacts> = partitions
                 .iter()
                 .map(|ends| PartitionFacts {
@@ -49,25 +70,34 @@ impl Ranges {
                     position: position(ends.partition),
                     low: ends.low,
                     high: ends.high,
-                    waits: waiting
+                    waits: by
+                        .waiting
                         .get(table)
                         .is_some_and(|waiting| waiting.contains(&ends.partition)),
+                    is_same: by.identities.is_same(table),
                 })
                 .collect();
             ranges.begins |= latest;
-            let chosen = match sources.get(table).and_then(JobSource::planned) {
+            let skipping = by.skipping.get(table).unwrap_or(&nothing);
+            let chosen = match by.sources.get(table).and_then(JobSource::planned) {
                 Some(planned) => {
                     let waits = facts.iter().any(|facts| facts.waits);
                     let end = if waits { planned.start } else { planned.end };
                     vec![PlannedRange { end, ..planned }]
                 }
-                None => choose(&facts, latest, max_rows, skipping_lost)
+                None => choose(&facts, latest, by.max_rows, skipping)
                     .map_err(|lost| lost_offsets(table, &lost))?,
             };
             for (range, facts) in chosen.iter().zip(&facts) {
-                if let Some(position) = facts.position.filter(|position| *position != range.start) {
+                let from = match facts.position {
+                    // Of a source that takes the place of another one, what it had before its end.
+                    None if by.identities.is_new(table) => facts.low,
+                    None => continue,
+                    Some(position) => position,
+                };
+                if from != range.start {
                     let gap = SourceProgress {
-                        start: position,
+                        start: from,
                         end: range.start,
                     };
                     let skipped = ranges.skipped.entry(table.clone()).or_default();
@@ -146,7 +176,7 @@ impl Ranges {
         sources.iter().map(of_table).collect()
     }
 
-    /// The version after the batch, counts aside: all partitions that were ever read, moved or not.
+    /// The version after the batch, counts aside: all partitions that there are, moved or not.
     pub(super) fn version(
         self,
         last: Option<(&str, &BatchVersion)>,
@@ -154,22 +184,30 @@ impl Ranges {
         generation: u64,
         sequence: u64,
     ) -> BatchVersion {
-        let mut sources = last.map_or_else(BTreeMap::new, |(_, last)| last.sources.clone());
-        for partitions in sources.values_mut() {
-            for progress in partitions.values_mut() {
-                progress.start = progress.end;
-            }
-        }
-        for (table, ranges) in self.planned {
-            let partitions = sources.entry(table).or_default();
-            for range in ranges {
+        let mut marks = last.map_or_else(BTreeMap::new, |(_, last)| last.marks.clone());
+        marks.retain(|table, _| !self.identities.is_accepted(table));
+        // A range is planned for each partition that there is: others are gone.
+        let sources = self.planned.into_iter().map(|(table, ranges)| {
+            let partitions = ranges.into_iter().map(|range| {
                 let progress = SourceProgress {
                     start: range.start,
                     end: range.end,
                 };
-                partitions.insert(range.partition, progress);
-            }
-        }
+                (range.partition, progress)
+            });
+            (table, partitions.collect())
+        });
+        let sources: Gaps = sources.collect();
+        let has = |of: &Gaps, table: &String, partition: &i32| {
+            of.get(table).is_some_and(|of| of.contains_key(partition))
+        };
+        marks.retain(|table, marks| {
+            // Where the end was cut off there may be another record soon.
+            marks.retain(|partition, _| {
+                has(&sources, table, partition) && !has(&self.skipped, table, partition)
+            });
+            !marks.is_empty()
+        });
         BatchVersion {
             format: FORMAT,
             batch,
@@ -177,6 +215,9 @@ impl Ranges {
             sequence,
             parent: last.map(|(name, _)| name.to_owned()),
             sources,
+            marks,
+            identities: self.identities.sources(),
+            sink: self.identities.sink(),
             skipped: self.skipped,
             ..BatchVersion::default()
         }
@@ -221,11 +262,11 @@ pub(super) fn check_readable(
             let until = newest.next_offset(table, ends.partition)?;
             let partition = ends.partition;
             if until > ends.high {
-                let to = ends.high;
                 return Some(Lost {
                     partition,
                     from: until,
-                    to,
+                    to: ends.high,
+                    is_short: true,
                 });
             }
             let to = ends.low;
@@ -233,6 +274,7 @@ pub(super) fn check_readable(
                 partition,
                 from,
                 to,
+                is_short: false,
             })
         };
         let lost: Vec<Lost> = partitions.iter().filter_map(lost).collect();
@@ -249,23 +291,39 @@ pub(super) fn check_readable(
 fn lost_offsets(table: &str, lost: &[Lost]) -> Error {
     let gaps: Vec<String> = lost
         .iter()
-        .map(|lost| {
-            if lost.to > lost.from {
-                format!(
-                    "partition {} lacks offsets {} to {}",
-                    lost.partition,
-                    lost.from,
-                    lost.to - 1
-                )
-            } else {
-                format!(
-                    "partition {} ends before offset {}, where the job stands: the topic was made anew",
-                    lost.partition, lost.from
-                )
-            }
+        .map(|lost| match lost {
+            Lost {
+                is_short: false, ..
+            } => format!(
+                "partition {} lacks offsets {} to {}",
+                lost.partition,
+                lost.from,
+                lost.to - 1
+            ),
+            Lost { to: 0, .. } => format!(
+                "partition {} ends before offset {}, where the job stands: the topic was made anew, or its end was cut off",
+                lost.partition, lost.from
+            ),
+            _ => format!(
+                "partition {} ends before offset {}, where the job stands: its end was cut off from offset {} on",
+                lost.partition, lost.from, lost.to
+            ),
         })
         .collect();
-    Error::new(ErrorKind::Data, format!("{table}: {}", gaps.join("; "))).with_help(
-        "RESUME JOB … SKIPPING LOST goes on at the first offset there is and records the gap",
-    )
+    let mut report = Reported::default();
+    let of_partition = |lost: &Lost| {
+        let gap = SourceProgress {
+            start: lost.from,
+            end: lost.to,
+        };
+        (lost.partition, gap)
+    };
+    let partitions = lost.iter().map(of_partition).collect();
+    report.lost.insert(table.to_owned(), partitions);
+    Error::new(ErrorKind::Data, format!("{table}: {}", gaps.join("; ")))
+        .with_help(
+            "RESUME JOB … SKIPPING LOST goes on at the first offset there is, or where the end was cut off, and records the gap; \
+             it holds for what is reported here",
+        )
+        .with_report(report)
 }

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::core::jobs::SteadyTime;
 use crate::error::Result;
 #[cfg(test)]
 use crate::runtime::simulation::{Process, SimulatedSink, SimulatedSource};
 use crate::runtime::sink::{JobSink, Subscriber};
 use crate::runtime::source::JobSource;
+use crate::runtime::steady::steady_time;
 use crate::session::{JobQuery, StreamTable};
 use crate::state::JobId;
 use crate::tables::delta::DeltaJobSource;
@@ -81,6 +83,15 @@ impl Environment {
             Self::Real | Self::Subscriber(_) => chrono::Utc::now().timestamp_millis(),
             #[cfg(test)]
             Self::Simulated(process) => process.now(),
+        }
+    }
+
+    /// The clock that nobody sets.
+    pub(super) fn steady(&self) -> SteadyTime {
+        match self {
+            Self::Real | Self::Subscriber(_) => steady_time(),
+            #[cfg(test)]
+            Self::Simulated(process) => process.steady(),
         }
     }
 

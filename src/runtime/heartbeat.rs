@@ -31,7 +31,7 @@ impl Heart {
                 at: super::statements::now(),
             };
             let is_due = said.as_ref().is_none_or(|said| {
-                said.waiting != beat.waiting || beat.at - said.at >= HEARTBEAT_EVERY
+                said.waiting != beat.waiting || (beat.at - said.at).abs() >= HEARTBEAT_EVERY
             });
             if is_due {
                 if let Err(error) = self.store.put_heartbeat(self.id, &beat).await {

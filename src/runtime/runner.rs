@@ -2,16 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use crate::core::jobs::{BatchVersion, DeadLetter, Entry, JobHistory, Partitions, Phase};
+use crate::core::jobs::{
+    BatchVersion, ClockReading, DeadLetter, Entry, Identity, JobClock, JobHistory, Partitions,
+    Phase, Wall,
+};
 use crate::error::{Error, ErrorKind, Result};
-use crate::runtime::batch::{Ends, Ranges, group_offsets};
+use crate::runtime::batch::{Choice, Ends, Ranges, group_offsets};
 use crate::runtime::environment::Environment;
 use crate::runtime::failpoint;
+use crate::runtime::identities::Identities;
 use crate::runtime::metrics::{JobMetrics, JobState};
 use crate::runtime::options::Trigger;
 use crate::runtime::pace::Pace;
@@ -23,6 +28,7 @@ use crate::runtime::statements::{ReadyJob, STATEMENT};
 use crate::runtime::takeover::{ATTEMPTS, append, take_over, taken_over};
 use crate::runtime::told::{JobStatus, Report, RunOptions};
 use crate::runtime::windows::{Silence, Windows, known};
+use crate::session::LastRecords;
 use crate::state::JobStore;
 use crate::tables::bad_records::BadRecord;
 
@@ -34,6 +40,9 @@ const LONG_COMMIT: Duration = Duration::from_secs(10);
 /// After so long without a record a batch is committed without any: brokers forget groups and transactional ids, by default
 /// after a week.
 const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How often is looked whether a partition that was silent on another machine is idle here.
+const UNSURE: Duration = Duration::from_millis(200);
 
 /// Why a run of a job ended without an error.
 enum Ended {
@@ -56,9 +65,15 @@ pub(super) struct JobRunner<'a> {
     owner: String,
     environment: &'a Environment,
     sources: BTreeMap<String, JobSource>,
+    /// The sources were seen to have the records that were read last.
+    has_checked_records: bool,
     /// Where the topics ended when the run began.
     goal: Option<Ends>,
     silence: Silence,
+    /// The job's clock, by which keys are forgotten and batches trimmed.
+    clock: Mutex<JobClock>,
+    /// What the wall clock was to it at the last look.
+    wall: Mutex<Wall>,
     /// By table.
     idle_after: BTreeMap<String, Duration>,
     /// Whether it has had the job.
@@ -85,8 +100,11 @@ impl<'a> JobRunner<'a> {
             sources: job
                 .environment
                 .sources(&job.query, job.options.starts_at_end)?,
+            has_checked_records: false,
             goal: None,
-            silence: Silence::new(),
+            silence: Silence::default(),
+            clock: Mutex::default(),
+            wall: Mutex::new(Wall::Believed),
             idle_after: job
                 .query
                 .sources()
@@ -167,6 +185,7 @@ impl<'a> JobRunner<'a> {
                     // Clients that met the fault may not get over it: a new one is as good as a new process.
                     let starts_at_end = self.job.options.starts_at_end;
                     self.sources = self.environment.sources(&self.job.query, starts_at_end)?;
+                    self.has_checked_records = false;
                 }
                 Err(error) => {
                     self.metrics.failed();
@@ -209,6 +228,7 @@ impl<'a> JobRunner<'a> {
         };
         let reason = Entry::Paused {
             reason: Some(reason),
+            reported: error.report().cloned(),
             at: self.environment.now(),
         };
         append(self.store, self.job.id, &reason).await?;
@@ -236,7 +256,9 @@ impl<'a> JobRunner<'a> {
 
     /// Takes the job over and runs its batches.
     async fn own(&mut self) -> Result<Ended> {
-        let (mut history, mut sink) = take_over(self.store, self.job, &self.owner).await?;
+        let taken = take_over(self.store, self.job, &self.owner, None).await?;
+        let (mut history, mut sink, sink_identity) = (taken.history, taken.sink, taken.identity);
+        let mut last = taken.last;
         self.has_owned = true;
         match &history.phase {
             Phase::Active => {}
@@ -244,13 +266,16 @@ impl<'a> JobRunner<'a> {
             // Nobody takes over what is gone.
             Phase::Dropped => return Ok(Ended::Again),
         }
-        let mut last = match history.last() {
-            Some(last) => Some((
-                last.version.clone(),
-                self.store.version(self.job.id, &last.version).await?,
-            )),
-            None => None,
-        };
+        if last
+            .as_ref()
+            .is_some_and(|(_, last)| last.identities.is_empty())
+        {
+            tracing::warn!(
+                job = self.job.name,
+                "the last batch is of an earlier release: whether the sources and the sink are still those it read and wrote cannot \
+                 be told"
+            );
+        }
         let mut windows = match self.job.query.stream() {
             Some(query) => {
                 let version = last.as_ref().map(|(_, version)| version);
@@ -258,6 +283,9 @@ impl<'a> JobRunner<'a> {
             }
             None => None,
         };
+        let version = last.as_ref().map(|(_, version)| version);
+        self.silence.go_on(version, &self.environment.steady());
+        self.begin_clock(version, history.last().map(|last| last.at));
         let mut remembered = self.environment.instant();
         self.tell(|status| status.waiting = None);
         self.metrics.state(Some(JobState::Running));
@@ -265,39 +293,49 @@ impl<'a> JobRunner<'a> {
         let retention = self.job.options.retention;
         let mut sweeper = Sweeper::new(self.store, self.job.id, &self.job.name, retention);
         loop {
-            sweeper.go_on(&mut history, self.environment.now()).await?;
-            let began = self.environment.instant();
+            sweeper.go_on(&mut history, self.time().at).await?;
+            let (began, now) = (self.environment.instant(), self.time());
             let phases = BatchPhases::begin(&self.job.name, &history, &self.metrics);
             let version = last.as_ref().map(|(_, version)| version);
-            let ends = self.ends(version, history.skipping_lost);
-            let ends = phases.look(ends).await?;
+            let look = self.look(version, sink_identity.as_ref(), &history);
+            let (ends, identities) = phases.look(look).await?;
+            self.has_checked_records = true;
             self.goal.get_or_insert_with(|| ends.clone());
             let ends_once =
                 self.options.until_caught_up || matches!(self.job.options.trigger, Trigger::Once);
             let lag = Ranges::lag(version, &ends);
             self.tell(|status| status.lag = lag);
             self.metrics.lag(version, &ends);
+            for table in identities.new_tables() {
+                self.silence.begin_anew(table);
+            }
             let known = known(&ends);
             let idle = self.silence.idle(version, &ends, &self.idle_after, began);
             let waiting = match (&windows, self.job.options.max_drift) {
                 (Some(windows), Some(max_drift)) => windows.waiting(&idle, max_drift),
                 _ => Partitions::new(),
             };
-            let ranges = Ranges::after(
-                version,
-                &ends,
-                &self.sources,
-                self.pace.rows(self.job.options.rows_of_batch(version)),
-                &waiting,
-                history.skipping_lost,
-            )?;
+            let ranges = Ranges::choose(Choice {
+                last: version,
+                ends: &ends,
+                sources: &self.sources,
+                max_rows: self.pace.rows(self.job.options.rows_of_batch(version)),
+                waiting: &waiting,
+                skipping: &history.skipping,
+                identities: &identities,
+            })?;
             // A topic that was made anew ends before the place where the job stands: that is not all there was.
             let is_behind = windows.as_ref().is_some_and(Windows::is_behind);
             let goal = self.goal.as_ref().unwrap_or(&ends);
             let has_nothing_to_keep = ranges.skipped.is_empty() && !ranges.begins;
             let has_all = has_nothing_to_keep && Ranges::is_caught_up(version, goal);
-            if ends_once && !is_behind && has_all {
-                sweeper.finish(&mut history, self.environment.now()).await?;
+            // Idle or not decides which windows close: that is waited for, and not guessed.
+            let perhaps = self.silence.perhaps_idle(&idle);
+            let is_unsure = windows
+                .as_ref()
+                .is_some_and(|windows| perhaps != idle && windows.would_move(&known, &perhaps));
+            if ends_once && !is_behind && has_all && !is_unsure {
+                sweeper.finish(&mut history, now.at).await?;
                 return Ok(Ended::CaughtUp);
             }
             let moves = windows
@@ -311,9 +349,26 @@ impl<'a> JobRunner<'a> {
                     return Ok(Ended::Again);
                 }
                 self.rest(began).await;
+                if is_unsure {
+                    self.environment.sleep(UNSURE).await;
+                }
                 continue;
             }
             phases.chosen();
+            if let Some(windows) = &mut windows {
+                for table in identities.new_tables() {
+                    windows.begin_anew(table);
+                }
+            }
+            let context = BatchContext {
+                phases: &phases,
+                identities: &identities,
+                silent: match &windows {
+                    Some(_) => self.silence.lasts(began),
+                    None => BTreeMap::new(),
+                },
+                clock: now,
+            };
             let committed = self
                 .batch(
                     &mut history,
@@ -321,7 +376,7 @@ impl<'a> JobRunner<'a> {
                     last.take(),
                     ranges,
                     windows.as_mut().map(|windows| (windows, known, idle)),
-                    &phases,
+                    &context,
                 )
                 .instrument(phases.span())
                 .await?;
@@ -342,6 +397,52 @@ impl<'a> JobRunner<'a> {
         }
     }
 
+    /// The job's clock goes on from the version where the job stands.
+    fn begin_clock(&self, version: Option<&BatchVersion>, committed_at: Option<i64>) {
+        let mut clock = lock(&self.clock);
+        if *clock != JobClock::default() {
+            return;
+        }
+        let reading = version.and_then(|version| version.clock.as_ref());
+        let keyed = version.and_then(|version| version.time.as_ref()?.clock);
+        // Of a version of an earlier release.
+        let at = keyed.map(|at| at.div_euclid(1_000)).max(committed_at);
+        *clock = JobClock::after(reading, at);
+    }
+
+    /// The job's clock now.
+    fn time(&self) -> ClockReading {
+        let (steady, wall) = (self.environment.steady(), self.environment.now());
+        let (at, seen) = lock(&self.clock).look(wall, &steady);
+        let before = std::mem::replace(&mut *lock(&self.wall), seen);
+        if std::mem::discriminant(&before) != std::mem::discriminant(&seen) {
+            let job = &self.job.name;
+            match seen {
+                Wall::Believed => tracing::info!(job, "the job's clock is the wall clock again"),
+                Wall::Off(by) => tracing::warn!(
+                    job,
+                    milliseconds = by,
+                    "the wall clock is off from the time that has passed: the job goes by the time that has passed"
+                ),
+                Wall::Unconfirmed(by) => tracing::warn!(
+                    job,
+                    milliseconds = by,
+                    "the wall clock is ahead of the job's, which ran on another machine or before this one was started again, and no \
+                     record confirms it yet: keys and old batches are kept until one does"
+                ),
+            }
+        }
+        ClockReading { at, steady }
+    }
+
+    /// What records say about the time.
+    fn saw_records(&self, last: &LastRecords) {
+        let times = last.values().flat_map(BTreeMap::values);
+        if let Some(latest) = times.filter_map(|mark| mark.timestamp).max() {
+            lock(&self.clock).saw_record(latest);
+        }
+    }
+
     fn tell(&self, change: impl FnOnce(&mut JobStatus)) {
         self.options.statuses.update(&self.job.name, change);
     }
@@ -358,18 +459,51 @@ impl<'a> JobRunner<'a> {
         self.environment.sleep(pause).await;
     }
 
-    async fn ends(&self, last: Option<&BatchVersion>, skipping_lost: bool) -> Result<Ends> {
+    async fn ends(
+        &self,
+        last: Option<&BatchVersion>,
+        history: &JobHistory,
+        identities: &Identities,
+    ) -> Result<Ends> {
         let mut ends = Ends::new();
         for (name, source) in &self.sources {
             let look = Look {
                 table: name,
-                last,
+                last: last.filter(|_| !identities.is_new(name)),
                 max_rows: self.pace.rows(self.job.options.rows_of_batch(last)),
-                skipping_lost,
+                skipping: history.skipping.get(name),
             };
             ends.insert(name.clone(), source.ends(look).await?);
         }
         Ok(ends)
+    }
+
+    /// What the sources are, and where they end.
+    async fn look(
+        &self,
+        last: Option<&BatchVersion>,
+        sink: Option<&Identity>,
+        history: &JobHistory,
+    ) -> Result<(Ends, Identities)> {
+        // Before anything is read: a position says nothing of another source (IDENT-1).
+        let ask = Identities::ask(&self.sources, sink, last, history);
+        let (identities, ends) = if history.accepted.is_empty() {
+            let unknown = Identities::default();
+            let ends = self.ends(last, history, &unknown);
+            let (identities, ends) = tokio::join!(ask, ends);
+            // Where a source is another one, what it says of the position means nothing.
+            (identities?, ends?)
+        } else {
+            let identities = ask.await?;
+            let ends = self.ends(last, history, &identities).await?;
+            (identities, ends)
+        };
+        identities.check_partitions(last, &ends)?;
+        if !self.has_checked_records {
+            let check = identities.check_records(&self.sources, last, &ends, &history.skipping);
+            check.await?;
+        }
+        Ok((ends, identities))
     }
 
     async fn batch(
@@ -379,8 +513,9 @@ impl<'a> JobRunner<'a> {
         last: Option<(String, BatchVersion)>,
         ranges: Ranges,
         mut windows: Option<(&mut Windows, Partitions, Partitions)>,
-        phases: &BatchPhases,
+        context: &BatchContext<'_>,
     ) -> Result<(String, BatchVersion)> {
+        let (phases, identities) = (context.phases, context.identities);
         let (began, started_at) = (self.environment.instant(), self.environment.now());
         let (batch, sequence) = (history.next_batch(), history.next);
         let mut guard = Guard {
@@ -405,7 +540,10 @@ impl<'a> JobRunner<'a> {
                             &ranges,
                             known,
                             idle,
-                            started_at,
+                            |read| {
+                                self.saw_records(read);
+                                self.time().at
+                            },
                         );
                         let prepared = prepared.await?;
                         let (plan, withdrawn) = prepared.output(self.job).await?;
@@ -437,11 +575,22 @@ impl<'a> JobRunner<'a> {
                 .as_ref()
                 .map(Pending::files)
                 .unwrap_or_default();
-            let bad_records = match &prepared {
-                Some((prepared, _)) => prepared.front().take_bad_records(),
-                None => plan.take_bad_records(),
+            let (bad_records, last_records) = match &prepared {
+                Some((prepared, _)) => {
+                    let front = prepared.front();
+                    (front.take_bad_records(), front.last_records())
+                }
+                None => (plan.take_bad_records(), plan.last_records()),
             };
+            self.saw_records(&last_records);
+            for (table, marks) in last_records {
+                if !marks.is_empty() {
+                    version.marks.entry(table).or_default().extend(marks);
+                }
+            }
             version.dead_letters = bad_records.into_iter().map(dead_letter).collect();
+            version.clock = Some(context.clock.clone());
+            version.silent = context.silent.clone();
             version.started_at = started_at;
             version.took =
                 u64::try_from(self.environment.since(began).as_millis()).unwrap_or(u64::MAX);
@@ -457,7 +606,10 @@ impl<'a> JobRunner<'a> {
                 self.store.stage(self.job.id, &name, &version).await?;
                 Ok(applied)
             };
-            let applied = phases.time(BatchPhase::Stage, stage).await?;
+            // What was read may be of a source that took the place of the one that was looked at.
+            let (sources, writes) = (&self.sources, &*guard.sink);
+            let stage = async { tokio::try_join!(stage, identities.check_again(sources, writes)) };
+            let (applied, ()) = phases.time(BatchPhase::Stage, stage).await?;
             failpoint::reach("staged");
             let offsets = group_offsets(&version, &self.sources, self.job.query.sink());
             if let Some(pending) = guard.pending.take() {
@@ -543,7 +695,7 @@ impl<'a> JobRunner<'a> {
             let entry = Entry::Committed {
                 batch,
                 version: version.to_owned(),
-                at: self.environment.now(),
+                at: self.time().at,
             };
             if self.store.append(self.job.id, history.next, &entry).await? {
                 history.apply(&entry);
@@ -560,6 +712,20 @@ impl<'a> JobRunner<'a> {
             "the job's log is written to by others all the time",
         ))
     }
+}
+
+/// What a batch is run with.
+struct BatchContext<'a> {
+    phases: &'a BatchPhases,
+    identities: &'a Identities,
+    /// When the sources were looked at.
+    clock: ClockReading,
+    /// How long each partition had been silent by then.
+    silent: BTreeMap<String, BTreeMap<i32, u64>>,
+}
+
+fn lock<T>(of: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Takes the transaction back when a batch is dropped half-way.

@@ -8,7 +8,7 @@ use datafusion::arrow::datatypes::SchemaRef;
 use tokio::sync::mpsc;
 
 use crate::core::jobs::recovery::BEGINNING;
-use crate::core::jobs::{JobHistory, SourceProgress, Staged};
+use crate::core::jobs::{Identity, JobHistory, SourceProgress, Staged};
 use crate::error::{Error, Result};
 #[cfg(test)]
 use crate::runtime::simulation::{Open, SimulatedSink};
@@ -107,6 +107,8 @@ impl JobSink {
             JobSinkTable::Delta(handle) => {
                 let version = i64::try_from(sequence).unwrap_or(i64::MAX);
                 let application = application_of(id, version);
+                // A table that was made anew is not written to by what is known of the one before.
+                handle.identity().await?;
                 handle.take_over(&application.id, version).await?;
                 let witness = handle.transaction_version(&application.witness).await?;
                 let sink = Self::Delta {
@@ -116,6 +118,17 @@ impl JobSink {
                 Ok((sink, witness))
             }
             JobSinkTable::Subscriber => Err(Error::internal("nobody reads the rows")),
+        }
+    }
+
+    /// Which topic or table it is now (IDENT-1); none of whoever has subscribed.
+    pub(super) async fn identity(&self) -> Result<Option<Identity>> {
+        match self {
+            JobSink::Kafka(sink) => sink.identity().await.map(Some),
+            JobSink::Delta { handle, .. } => handle.identity().await.map(Some),
+            JobSink::Subscriber(_) => Ok(None),
+            #[cfg(test)]
+            JobSink::Simulated(sink) => sink.identity().await.map(Some),
         }
     }
 

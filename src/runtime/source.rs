@@ -1,13 +1,15 @@
 //! The source of a job, whichever it is: asked where it ends, and read by ranges.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::core::jobs::{BatchVersion, PlannedRange};
+use crate::core::jobs::{BatchVersion, Identity, PlannedRange, RecordMark, SourceProgress};
 use crate::error::{Error, Result};
 #[cfg(test)]
 use crate::runtime::simulation::SimulatedSource;
 use crate::session::{BatchSource, JobSinkTable};
-use crate::tables::delta::{DeltaJobSource, DeltaStreamProvider, FileRange};
+use crate::tables::bad_records::BadRecords;
+use crate::tables::delta::{DeltaJobSource, DeltaStreamProvider, FileRange, StreamLook};
 use crate::tables::kafka::{
     KafkaJobSource, KafkaTable, KafkaTableProvider, OffsetRange, PartitionEnds, Startup,
 };
@@ -35,12 +37,12 @@ pub(super) enum JobSource {
 pub(super) struct Look<'a> {
     /// The table's name.
     pub(super) table: &'a str,
-    /// Where the job stands.
+    /// Where the job stands; none if it has read nothing of what the source is now.
     pub(super) last: Option<&'a BatchVersion>,
     /// How many records the next batch may have.
     pub(super) max_rows: u64,
-    /// What is gone is skipped.
-    pub(super) skipping_lost: bool,
+    /// What the job may skip of what is gone, by partition.
+    pub(super) skipping: Option<&'a BTreeMap<i32, SourceProgress>>,
 }
 
 impl JobSource {
@@ -61,14 +63,55 @@ impl JobSource {
         }
     }
 
+    /// Which topic or table it is now (IDENT-1).
+    pub(super) async fn identity(&self) -> Result<Identity> {
+        match self {
+            Self::Kafka { source, .. } => source.identity().await,
+            Self::Delta { source, .. } => source.handle().identity().await,
+            #[cfg(test)]
+            Self::Simulated(source) => source.identity().await,
+        }
+    }
+
+    /// The partitions that no longer have what was read last, but something else in its place.
+    pub(super) async fn other_records(
+        &self,
+        marks: &BTreeMap<i32, RecordMark>,
+    ) -> Result<Vec<i32>> {
+        match self {
+            Self::Kafka { source, .. } => {
+                let others = source.other_records(marks.clone()).await?;
+                Ok(others.into_keys().collect())
+            }
+            Self::Delta { source, .. } => {
+                let mut others = Vec::new();
+                for (partition, mark) in marks {
+                    if source.is_other(*mark).await? {
+                        others.push(*partition);
+                    }
+                }
+                Ok(others)
+            }
+            #[cfg(test)]
+            Self::Simulated(source) => source.other_records(marks).await,
+        }
+    }
+
     /// Where every partition starts and ends now, new ones included.
     pub(super) async fn ends(&self, look: Look<'_>) -> Result<Vec<PartitionEnds>> {
         match self {
             Self::Kafka { source, .. } => source.ends().await,
             Self::Delta { source, next } => {
                 let position = look.last.and_then(|last| last.next_offset(look.table, 0));
+                let gap = look.skipping.and_then(|gaps| gaps.get(&0));
+                let gap = gap.filter(|gap| Some(gap.start) == position);
                 let range = source
-                    .next(position, look.max_rows, look.skipping_lost)
+                    .next(StreamLook {
+                        table: look.table,
+                        position,
+                        max_rows: look.max_rows,
+                        skip_to: gap.map(|gap| gap.end),
+                    })
                     .await
                     .map_err(|error| error.context(look.table.to_owned()))?;
                 let ends = PartitionEnds {
@@ -160,7 +203,10 @@ impl JobSource {
                     _ => None,
                 };
                 let range = range.ok_or_else(|| Error::internal("files that nobody chose"))?;
-                let bad_records = Arc::default();
+                let bad_records: Arc<BadRecords> = Arc::default();
+                if let Some(mark) = range.mark.filter(|_| range.end > range.start) {
+                    bad_records.reached(0, mark);
+                }
                 let provider = DeltaStreamProvider::try_new(range)?;
                 let provider = match time {
                     Some(time) => {

@@ -3,9 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use datafusion::sql::sqlparser::ast::Ident;
 use futures::TryStreamExt as _;
 
-use crate::core::jobs::{Entry, JobHistory, Phase, SourceProgress};
+use crate::core::jobs::log::sequence_of;
+use crate::core::jobs::{
+    Accepted, Entry, Gaps, Identity, JobHistory, Phase, Sameness, SourceProgress,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{JobStatement, normalize};
 use crate::runtime::batch::{Ends, check_readable};
@@ -15,9 +19,9 @@ use crate::runtime::heartbeat::Heart;
 use crate::runtime::options::JobOptions;
 use crate::runtime::runner::JobRunner;
 use crate::runtime::show;
-use crate::runtime::source::Look;
+use crate::runtime::source::{JobSource, Look};
 use crate::runtime::subscribe::subscribe;
-use crate::runtime::takeover::{append, files_of, take_over};
+use crate::runtime::takeover::{TakenOver, append, files_of, take_over};
 use crate::runtime::told::{Report, RunOptions};
 use crate::runtime::windows::changed;
 use crate::session::{
@@ -133,6 +137,7 @@ impl Jobs {
                 if history.phase == Phase::Active {
                     let entry = Entry::Paused {
                         reason: None,
+                        reported: None,
                         at: now(),
                     };
                     append(&self.store, id, &entry).await?;
@@ -142,20 +147,32 @@ impl Jobs {
             JobStatement::Resume {
                 name,
                 skipping_lost,
+                accepting,
                 assuming,
             } => {
                 let (id, history) = self.find(&normalize(&name)).await?;
+                let accepting = accepted(&history, &accepting)?;
+                let lost = match skipping_lost {
+                    true => history.reported.lost.clone(),
+                    false => Gaps::new(),
+                };
                 let assuming = match assuming {
                     Some((batch, committed)) => Some((batch_number(&batch)?, committed)),
                     None => None,
                 };
+                let mut done = format!("job {} resumed", history.name);
+                if skipping_lost && lost.is_empty() {
+                    done += "\nwarning: it has reported nothing lost, and skips nothing; if it reports something now, say it again";
+                }
                 let entry = Entry::Resumed {
                     skipping_lost,
+                    lost,
+                    accepting,
                     assuming,
                     at: now(),
                 };
                 append(&self.store, id, &entry).await?;
-                Ok(Ready::Done(format!("job {} resumed", history.name)))
+                Ok(Ready::Done(done))
             }
             JobStatement::Drop {
                 name,
@@ -413,13 +430,28 @@ impl Jobs {
             )));
         };
         let me = format!("{STATEMENT}{}", owner());
-        let (mut history, sink) = take_over(&self.store, &job, &me).await?;
+        let TakenOver {
+            mut history,
+            sink,
+            missing,
+            ..
+        } = take_over(&self.store, &job, &me, Some(to)).await?;
         // Until it was taken over its runner may have gone on.
         check_batch(&history, to)?;
         let mut abandoned = history.clone();
         let entry = Entry::Rewound { to, at: now() };
         abandoned.apply(&entry);
-        let files = files_of(&self.store, id, &abandoned.abandoned).await?;
+        // What a sink that was restored lacks cannot be taken out of it.
+        let is_there = |version: &&String| {
+            missing.is_none_or(|missing| sequence_of(version) <= Some(missing.known))
+        };
+        let there: Vec<String> = abandoned
+            .abandoned
+            .iter()
+            .filter(is_there)
+            .cloned()
+            .collect();
+        let files = files_of(&self.store, id, &there).await?;
         sink.check_take_back(&files).await?;
         let published = self.check_rewind(&job, &history, to).await?;
         // From here on the rewind is said; whoever takes the job over next brings it to its end.
@@ -482,11 +514,12 @@ impl Jobs {
                 None => None,
             };
             for (table, source) in job.environment.sources(&job.query, None)? {
+                check_same_source(&table, &source, &first.identities).await?;
                 let look = Look {
                     table: &table,
                     last: stands.as_ref(),
                     max_rows: 1,
-                    skipping_lost: false,
+                    skipping: None,
                 };
                 let found = source.ends(look).await?;
                 // At its beginning a stream of files begins with those that the table has by then.
@@ -517,6 +550,58 @@ impl Jobs {
             None => error.with_help(format!("there are {}", names.join(", "))),
         }
     }
+}
+
+/// What the user says of tables that are others than they were: of those that the job has reported, as they were then.
+fn accepted(
+    history: &JobHistory,
+    accepting: &[(Ident, bool)],
+) -> Result<BTreeMap<String, Accepted>> {
+    let mut accepted = BTreeMap::new();
+    for (table, is_moved) in accepting {
+        let name = normalize(table);
+        let Some(identity) = history.reported.others.get(&name) else {
+            let others: Vec<&str> = history.reported.others.keys().map(String::as_str).collect();
+            let help = match others.is_empty() {
+                true => {
+                    "RESUME JOB alone lets it go on; it looks whether its tables are those it knows"
+                        .to_owned()
+                }
+                false => format!("it has reported {}", others.join(", ")),
+            };
+            let message = format!(
+                "job {} has not reported that {name} is another table than it was",
+                history.name
+            );
+            return Err(Error::invalid(message).with_help(help).at(table.span));
+        };
+        let identity = identity.clone();
+        let is_moved = *is_moved;
+        accepted.insert(name, Accepted { identity, is_moved });
+    }
+    Ok(accepted)
+}
+
+/// Batches that are run again must find what they read in the source that there is.
+async fn check_same_source(
+    table: &str,
+    source: &JobSource,
+    identities: &BTreeMap<String, Identity>,
+) -> Result<()> {
+    let Some(read) = identities.get(table) else {
+        return Ok(());
+    };
+    let now = source.identity().await?;
+    if read.compare(&now) != Sameness::Other {
+        return Ok(());
+    }
+    Err(Error::data(format!(
+        "{table}: the batches have read another source: {}",
+        read.difference(&now)
+    ))
+    .with_help(
+        "they cannot be run again; REWIND to a later batch, or DROP JOB and CREATE JOB to begin with what is there",
+    ))
 }
 
 /// A job goes back to a batch that it still has, or to its beginning while it has all.

@@ -2,12 +2,18 @@
 
 use futures::TryStreamExt as _;
 
-use crate::core::jobs::recovery::recover;
-use crate::core::jobs::{Decision, Entry, JobHistory, Phase};
+use crate::core::jobs::log::sequence_of;
+use crate::core::jobs::recovery::{BEGINNING, recover};
+use crate::core::jobs::{
+    BatchVersion, Decision, Entry, Identity, JobHistory, Missing, Phase, Sameness, Standing,
+    missing_in_sink,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::failpoint;
+use crate::runtime::identities::check_sink;
 use crate::runtime::sink::JobSink;
 use crate::runtime::statements::ReadyJob;
+use crate::session::JobSinkTable;
 use crate::state::{JobId, JobStore};
 
 /// How often a log entry is tried again that others write to as well.
@@ -45,13 +51,28 @@ pub(super) async fn append(store: &JobStore, id: JobId, entry: &Entry) -> Result
     ))
 }
 
+/// A job that this process has taken over.
+pub(super) struct TakenOver {
+    pub(super) history: JobHistory,
+    pub(super) sink: JobSink,
+    /// Which topic or table the sink is.
+    pub(super) identity: Option<Identity>,
+    /// The version where the job stands, with its name.
+    pub(super) last: Option<(String, BatchVersion)>,
+    /// What the sink lacks, if it was restored to an earlier state and a rewind mends that.
+    pub(super) missing: Option<Missing>,
+}
+
 /// Makes this process the one that runs the job: first in the log, then in the sink; then the log is brought up to what the
 /// sink has. Gives the history after that.
+///
+/// A rewind goes back to batch `rewinds_to`: what comes later need not be in the sink.
 pub(super) async fn take_over(
     store: &JobStore,
     job: &ReadyJob,
     owner: &str,
-) -> Result<(JobHistory, JobSink)> {
+    rewinds_to: Option<u64>,
+) -> Result<TakenOver> {
     let (id, environment) = (job.id, &job.environment);
     let before = store.history(id).await?;
     let takeover = Entry::Takeover {
@@ -60,6 +81,12 @@ pub(super) async fn take_over(
     };
     let taken = append(store, id, &takeover).await?;
     failpoint::reach("taken-over");
+    if let JobSinkTable::Delta(handle) = job.query.sink() {
+        // Nothing is written to a table that is another one.
+        let last = last_version(store, id, owner, &taken).await?;
+        let now = handle.identity().await?;
+        check_sink(sink_name(job), &now, version_of(last.as_ref()), &taken)?;
+    }
     let (sink, of_delta) = environment
         .take_over(&job.query, id, taken.next - 1)
         .await?;
@@ -68,52 +95,178 @@ pub(super) async fn take_over(
     if history.owner.as_deref() != Some(owner) {
         return Err(taken_over());
     }
+    let mut last = last_version(store, id, owner, &history).await?;
+    let identity = sink.identity().await?;
+    let standing = match &identity {
+        Some(now) => check_sink(sink_name(job), now, version_of(last.as_ref()), &history)?,
+        None => Standing::Unknown,
+    };
     let staged = store.staged(id, &history).await?;
-    let witness = sink.witness(of_delta, &history, &staged).await?;
-    match recover(
-        &history,
-        before.owner.is_none(),
-        witness.as_deref(),
-        &staged,
-    ) {
+    let mut missing = None;
+    let decision = match standing {
+        // Of no batch that was staged for the sink before it has anything.
+        Standing::New => Decision::GoOn,
+        _ => {
+            let witness = sink.witness(of_delta, &history, &staged).await?;
+            let of_table = (!sink.forgets()).then_some(of_delta);
+            if let Some(witness) = &witness {
+                let sink = identity.as_ref();
+                missing = lacking(store, id, &history, witness, of_table, sink).await?;
+            }
+            let is_first = before.owner.is_none();
+            recover(&history, is_first, witness.as_deref(), &staged)
+        }
+    };
+    if let Some(lacked) = missing {
+        let is_mended = rewinds_to.is_some_and(|to| to < lacked.first);
+        if history.assuming == Some((lacked.last, true)) {
+            missing = None;
+        } else if !is_mended {
+            return Err(restored_sink(&history.name, lacked));
+        }
+    }
+    match decision {
         Decision::GoOn => {}
         Decision::AppendCommitted { batch, version } => {
+            let staged = store.version(id, &version).await?;
             let entry = Entry::Committed {
                 batch,
                 version,
-                at: environment.now(),
+                at: match &staged.clock {
+                    Some(clock) => clock.at,
+                    None => environment.now(),
+                },
             };
             if !store.append(id, history.next, &entry).await? {
                 return Err(taken_over());
             }
             history.apply(&entry);
+            last = last_version(store, id, owner, &history).await?;
         }
-        Decision::Unclear { batch, reason } => {
+        unsure => {
             // What the sink has may be of whoever took the job over since.
             if store.history(id).await?.owner.as_deref() != Some(owner) {
                 return Err(taken_over());
             }
-            return Err(Error::data(format!(
-                "job {}: whether batch {batch} is in the sink cannot be told: {reason}",
-                history.name
-            ))
-            .with_help(format!(
-                "look into the sink, then say RESUME JOB {0} ASSUMING BATCH {batch} COMMITTED, or NOT COMMITTED",
-                history.name
-            )));
+            return Err(unclear(&history.name, unsure));
         }
     }
     // A rewind that died half-way is brought to its end.
     sink.take_back(&files_of(store, id, &history.abandoned).await?)
         .await?;
-    sink.mark(&history).await?;
+    if missing.is_none() {
+        sink.mark(&history).await?;
+    }
     // What is left was never committed and never will be: its writers are fenced.
     for left in staged {
         if !history.was_committed(&left.name) {
             store.discard(id, &left.name).await?;
         }
     }
-    Ok((history, sink))
+    Ok(TakenOver {
+        history,
+        sink,
+        identity,
+        last,
+        missing,
+    })
+}
+
+/// What the sink lacks of the batches that the log has. `of_table` is the number that a table keeps, if the sink is one.
+async fn lacking(
+    store: &JobStore,
+    id: JobId,
+    history: &JobHistory,
+    witness: &str,
+    of_table: Option<Option<i64>>,
+    sink: Option<&Identity>,
+) -> Result<Option<Missing>> {
+    // A table that keeps no number was given no rows.
+    let witness = match of_table {
+        Some(None) => BEGINNING,
+        _ => witness,
+    };
+    let last = history.last().map(|last| last.version.as_str());
+    if last.is_none() || last == Some(witness) {
+        return Ok(None);
+    }
+    let keeps_all = of_table.is_none();
+    let names: Vec<String> = history
+        .batches
+        .iter()
+        .rev()
+        .map(|batch| batch.version.clone())
+        .collect();
+    let mut rows = Vec::new();
+    let mut versions = std::pin::pin!(store.versions(id, names));
+    while let Some(version) = versions.try_next().await? {
+        let written_to = version.sink.as_ref().zip(sink);
+        let is_same = written_to.is_some_and(|(then, now)| then.compare(now) != Sameness::Other);
+        if !is_same || sequence_of(witness).is_some_and(|known| version.sequence <= known) {
+            break;
+        }
+        rows.push(version.rows_out);
+    }
+    Ok(missing_in_sink(history, witness, keeps_all, &rows))
+}
+
+fn restored_sink(job: &str, missing: Missing) -> Error {
+    let Missing { first, last, .. } = missing;
+    let before = first.saturating_sub(1);
+    Error::data(format!(
+        "job {job}: the log has batches {first} to {last} and the sink does not: the sink is of an earlier state"
+    ))
+    .with_help(format!(
+        "REWIND JOB {job} TO BATCH {before} runs them again, as far as their records are there; RESUME JOB {job} ASSUMING BATCH \
+         {last} COMMITTED goes on without their rows; or put the newer sink back, then RESUME JOB {job}"
+    ))
+}
+
+/// Why a job that cannot tell what the sink has does not go on.
+fn unclear(job: &str, decision: Decision) -> Error {
+    match decision {
+        Decision::OlderLog { batch, witness } => Error::data(format!(
+            "job {job}: the data directory is older than the sink, which has {witness}; the log's next batch is {batch}"
+        ))
+        .with_help(format!(
+            "restore the newer data directory, or a sink of the same time, then RESUME JOB {job}; RESUME JOB {job} ASSUMING BATCH \
+             {batch} NOT COMMITTED runs batch {batch} and those after it again, and their rows are in the sink twice"
+        )),
+        Decision::Unclear { batch, reason } => Error::data(format!(
+            "job {job}: whether batch {batch} is in the sink cannot be told: {reason}"
+        ))
+        .with_help(format!(
+            "look into the sink, then say RESUME JOB {job} ASSUMING BATCH {batch} COMMITTED, or NOT COMMITTED"
+        )),
+        Decision::GoOn | Decision::AppendCommitted { .. } => Error::internal("a decision that is clear"),
+    }
+}
+
+async fn last_version(
+    store: &JobStore,
+    id: JobId,
+    owner: &str,
+    history: &JobHistory,
+) -> Result<Option<(String, BatchVersion)>> {
+    let Some(last) = history.last() else {
+        return Ok(None);
+    };
+    match store.version(id, &last.version).await {
+        Ok(version) => Ok(Some((last.version.clone(), version))),
+        Err(error) => {
+            // If this runner stalled here, another one may have gone on, and swept what it had read of the log.
+            let is_mine = store.history(id).await?.owner.as_deref() == Some(owner);
+            Err(if is_mine { error } else { taken_over() })
+        }
+    }
+}
+
+fn version_of(last: Option<&(String, BatchVersion)>) -> Option<&BatchVersion> {
+    last.map(|(_, version)| version)
+}
+
+fn sink_name(job: &ReadyJob) -> &str {
+    job.query.sink_name().unwrap_or_default()
 }
 
 /// Why a runner that was fenced off stops.

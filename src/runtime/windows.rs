@@ -12,7 +12,8 @@ use datafusion::physical_plan::collect_partitioned;
 use tokio::time::Instant;
 
 use crate::core::jobs::{
-    BatchVersion, JobTime, Partitions, PlannedRange, StateFile, WatermarkPolicy, waiting,
+    BatchVersion, JobTime, Partitions, PlannedRange, StateFile, SteadyTime, WatermarkPolicy,
+    waiting,
 };
 use crate::error::{Error, Result};
 use crate::exec::keyed::{
@@ -22,7 +23,7 @@ use crate::planner::ast::Emit;
 use crate::runtime::batch::{Ends, Ranges};
 use crate::runtime::source::JobSource;
 use crate::runtime::statements::ReadyJob;
-use crate::session::{BatchPlan, FrontBatch, StreamQuery, late_rows};
+use crate::session::{BatchPlan, FrontBatch, LastRecords, StreamQuery, late_rows};
 use crate::state::{Checked, JobId, JobStore, check_crc32, crc32};
 use crate::tables::time::BatchTime;
 
@@ -144,6 +145,11 @@ impl Windows {
         self.time.watermark
     }
 
+    /// A table is another one now: its partitions begin where the job is.
+    pub(super) fn begin_anew(&mut self, table: &str) {
+        self.time.begin_anew(table);
+    }
+
     /// Whether windows are to be closed by what is known already.
     pub(super) fn is_behind(&self) -> bool {
         !self.aggregate.is_keyed() && self.time.is_behind()
@@ -165,7 +171,8 @@ impl Windows {
         waiting(&self.time, idle, max_drift)
     }
 
-    /// Runs a batch up to the rows it emits; `now` is its time in milliseconds since 1970 UTC. Nothing is changed.
+    /// Runs a batch up to the rows it emits; `clock` gives its time, in milliseconds since 1970 UTC, once it is told the last records
+    /// that were read. Nothing is changed.
     pub(super) async fn prepare(
         &self,
         job: &ReadyJob,
@@ -173,7 +180,7 @@ impl Windows {
         ranges: &Ranges,
         known: &Partitions,
         idle: &Partitions,
-        now: i64,
+        clock: impl FnOnce(&LastRecords) -> i64,
     ) -> Result<Prepared> {
         let times = self.times(ranges);
         let front = job.query.front(ranges.of_sources(sources, &times)?).await?;
@@ -182,6 +189,7 @@ impl Windows {
         front.read_to_end().await?;
         let aggregate = &front.front.aggregate;
         let time = if aggregate.is_keyed() {
+            let now = clock(&front.last_records());
             self.time.at(now.saturating_mul(1_000), job.options.ttl())
         } else {
             let reached = times
@@ -419,15 +427,60 @@ pub(super) fn changed(name: &str, query: Option<&StreamQuery>, version: &BatchVe
 }
 
 /// Which partitions have been silent for how long.
+///
+/// What earlier processes have seen counts: a version says how long each partition had had nothing to read, and where the job still
+/// stands at its end nothing has come since.
+#[derive(Debug, Default)]
 pub(super) struct Silence {
-    since: BTreeMap<(String, i32), Instant>,
+    since: BTreeMap<(String, i32), Silent>,
+    /// What the last version says of partitions that were not looked at since.
+    before: BTreeMap<(String, i32), Duration>,
+    /// How much time passed since that version is not known: it is of another machine.
+    is_gap_unknown: bool,
+}
+
+/// One partition.
+#[derive(Debug, Clone, Copy)]
+struct Silent {
+    since: Instant,
+    /// How long before that, as far as is known.
+    before: Duration,
+    /// It was silent by a version, and perhaps for longer since than is known.
+    is_unsure: bool,
+}
+
+impl Silent {
+    fn lasts(&self, now: Instant) -> Duration {
+        now.duration_since(self.since).saturating_add(self.before)
+    }
 }
 
 impl Silence {
-    pub(super) fn new() -> Self {
-        Self {
-            since: BTreeMap::new(),
-        }
+    /// Goes on from a version, unless partitions were looked at already; `now` is read on the clock that nobody sets.
+    pub(super) fn go_on(&mut self, version: Option<&BatchVersion>, now: &SteadyTime) {
+        let Some(version) = version.filter(|_| self.since.is_empty()) else {
+            return;
+        };
+        let clock = version.clock.as_ref();
+        let passed = clock.and_then(|clock| now.since(&clock.steady));
+        self.is_gap_unknown = passed.is_none();
+        let passed = passed.unwrap_or(0);
+        self.before = version
+            .silent
+            .iter()
+            .flat_map(|(table, partitions)| {
+                partitions.iter().map(move |(partition, silent)| {
+                    let lasts = Duration::from_millis(silent.saturating_add(passed));
+                    ((table.clone(), *partition), lasts)
+                })
+            })
+            .collect();
+    }
+
+    /// A table is another one now: what was seen of it says nothing.
+    pub(super) fn begin_anew(&mut self, table: &str) {
+        self.since.retain(|(of, _), _| of != table);
+        self.before.retain(|(of, _), _| of != table);
     }
 
     /// The partitions that had nothing to read, and no open transaction, for as long as their table says (TIME-1), now that
@@ -440,22 +493,59 @@ impl Silence {
         now: Instant,
     ) -> Partitions {
         let mut idle = Partitions::new();
+        self.since.retain(|(table, partition), _| {
+            let ends = ends.get(table).into_iter().flatten();
+            ends.map(|ends| ends.partition).any(|one| one == *partition)
+        });
         for (table, partitions) in ends {
             for end in partitions {
                 let key = (table.clone(), end.partition);
                 let next = version.and_then(|version| version.next_offset(table, end.partition));
                 let is_at_end = end.is_at_end(next.unwrap_or(end.low));
-                let since = self.since.entry(key).or_insert(now);
+                let before = self.before.remove(&key);
+                let silent = self.since.entry(key).or_insert(Silent {
+                    since: now,
+                    before: before.unwrap_or_default(),
+                    is_unsure: before.is_some() && self.is_gap_unknown,
+                });
                 if !is_at_end {
-                    *since = now;
+                    *silent = Silent {
+                        since: now,
+                        before: Duration::ZERO,
+                        is_unsure: false,
+                    };
                 }
                 let patience = idle_after.get(table).copied().unwrap_or(Duration::MAX);
-                if is_at_end && now.duration_since(*since) >= patience {
+                if is_at_end && silent.lasts(now) >= patience {
                     idle.entry(table.clone()).or_default().insert(end.partition);
                 }
             }
         }
         idle
+    }
+
+    /// How long each partition has had nothing to read, in milliseconds.
+    pub(super) fn lasts(&self, now: Instant) -> BTreeMap<String, BTreeMap<i32, u64>> {
+        let mut lasts: BTreeMap<String, BTreeMap<i32, u64>> = BTreeMap::new();
+        for ((table, partition), silent) in &self.since {
+            let milliseconds = u64::try_from(silent.lasts(now).as_millis()).unwrap_or(u64::MAX);
+            let of_table = lasts.entry(table.clone()).or_default();
+            of_table.insert(*partition, milliseconds);
+        }
+        lasts
+    }
+
+    /// The idle partitions, and those that were silent on another machine: they may be idle, which cannot be told before they have
+    /// been silent for long enough here.
+    pub(super) fn perhaps_idle(&self, idle: &Partitions) -> Partitions {
+        let mut perhaps = idle.clone();
+        for ((table, partition), silent) in &self.since {
+            if silent.is_unsure {
+                let of_table = perhaps.entry(table.clone()).or_default();
+                of_table.insert(*partition);
+            }
+        }
+        perhaps
     }
 }
 
@@ -479,7 +569,7 @@ mod tests {
         let start = Instant::now();
         let after = Duration::from_secs(10);
         let patience = BTreeMap::from([("t".to_owned(), after)]);
-        let mut silence = Silence::new();
+        let mut silence = Silence::default();
         let mut idle = |high, latest, seconds| {
             let ends = PartitionEnds {
                 partition: 0,

@@ -16,6 +16,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{Statement as AnsiStatement, TableObject};
 
+use crate::core::jobs::RecordMark;
 use crate::error::{Error, Result};
 use crate::exec::whole::{WholeExec, read_to_end};
 use crate::planner::ast::Emit;
@@ -70,6 +71,8 @@ pub struct JobQuery {
     /// Its other tables: read whole by every batch, as they are then.
     static_tables: Vec<TableReference>,
     sink: JobSinkTable,
+    /// The sink's name; none of a subscription.
+    sink_name: Option<String>,
     /// Names of all tables and views that it uses.
     tables: Vec<String>,
     emit: Emit,
@@ -78,6 +81,9 @@ pub struct JobQuery {
     /// What it gives.
     schema: SchemaRef,
 }
+
+/// By table and partition, the last record that was read.
+pub type LastRecords = BTreeMap<String, BTreeMap<i32, RecordMark>>;
 
 /// The lower half of a batch with windows, ready to run.
 #[derive(Debug)]
@@ -103,6 +109,11 @@ impl FrontBatch {
     /// Records read so far, and the bytes of their keys and values.
     pub fn read(&self) -> (u64, u64) {
         read(&self.front.plan)
+    }
+
+    /// The last record that was read of each partition so far.
+    pub fn last_records(&self) -> LastRecords {
+        last_records(&self.bad_records)
     }
 
     /// Takes the records that could not be decoded, with the table of each.
@@ -150,6 +161,12 @@ fn whole(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         )
     })?;
     Ok(whole.data)
+}
+
+fn last_records(bad_records: &[(String, Arc<BadRecords>)]) -> LastRecords {
+    let last = bad_records.iter();
+    last.map(|(table, records)| (table.clone(), records.last_records()))
+        .collect()
 }
 
 fn take_bad_records(bad_records: &[(String, Arc<BadRecords>)]) -> Vec<(String, BadRecord)> {
@@ -200,6 +217,11 @@ impl BatchPlan {
         read(&self.plan)
     }
 
+    /// The last record that was read of each partition so far.
+    pub fn last_records(&self) -> LastRecords {
+        last_records(&self.bad_records)
+    }
+
     /// Takes the records that could not be decoded, with the table of each.
     pub fn take_bad_records(&self) -> Vec<(String, BadRecord)> {
         take_bad_records(&self.bad_records)
@@ -219,8 +241,9 @@ impl JobQuery {
         let sink = session.sink_of(&insert).await?;
         let mut query = Self::planned(session, insert, emit, sink).await?;
         if !query.tables.contains(&sink_name) {
-            query.tables.push(sink_name);
+            query.tables.push(sink_name.clone());
         }
+        query.sink_name = Some(sink_name);
         query.check_sink()?;
         Ok(query)
     }
@@ -248,6 +271,7 @@ impl JobQuery {
             sources: BTreeMap::new(),
             static_tables: Vec::new(),
             sink,
+            sink_name: None,
             tables: Vec::new(),
             emit,
             stream: None,
@@ -339,6 +363,11 @@ impl JobQuery {
     /// Where its rows go.
     pub fn sink(&self) -> &JobSinkTable {
         &self.sink
+    }
+
+    /// The name of the table that its rows go to; none of a subscription.
+    pub fn sink_name(&self) -> Option<&str> {
+        self.sink_name.as_deref()
     }
 
     /// The statements that made the tables and views it uses, without secrets.

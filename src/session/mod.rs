@@ -55,7 +55,7 @@ use states::{StatementState, States};
 use unopened::Unopened;
 
 pub use context::{ForkOptions, MayName, SessionOptions, TablePlace};
-pub use jobs::{BatchPlan, BatchSource, FrontBatch, JobQuery, JobSinkTable};
+pub use jobs::{BatchPlan, BatchSource, FrontBatch, JobQuery, JobSinkTable, LastRecords};
 pub use streaming::{FrontPlan, StreamQuery, StreamTable, late_rows};
 pub use system::{batch_rows, job_rows, versions};
 

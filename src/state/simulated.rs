@@ -51,6 +51,22 @@ pub(crate) struct SimulatedDisk {
 }
 
 impl SimulatedDisk {
+    /// The directory as it is now, in a place of its own.
+    pub(crate) async fn copy(&self) -> Self {
+        let copy = InMemory::new();
+        let mut files = self.objects.list(None);
+        while let Some(file) = files.next().await {
+            let path = file.unwrap().location;
+            let found = self.objects.get_opts(&path, GetOptions::default()).await;
+            let bytes = found.unwrap().bytes().await.unwrap();
+            let put = copy.put_opts(&path, bytes.into(), PutOptions::default());
+            put.await.unwrap();
+        }
+        Self {
+            objects: Arc::new(copy),
+        }
+    }
+
     /// The directory as one process sees it.
     pub(crate) fn seen_with(&self, faults: Arc<dyn Faults>) -> DataDir {
         DataDir::of_store(Arc::new(Seen {

@@ -1,7 +1,10 @@
-//! Records that a statement or a batch of a job cannot use, and that it sets aside.
+//! What a scan tells besides its rows: records that a statement or a batch of a job cannot use, and that it sets aside; and the
+//! last record that it has read of each partition.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use crate::core::jobs::RecordMark;
 use crate::error::{Error, Result};
 
 /// A record that could not be decoded.
@@ -23,7 +26,7 @@ pub struct BadRecord {
     pub reason: String,
 }
 
-/// The bad records of one statement.
+/// The bad records of one statement, and the last records that it has read.
 #[derive(Debug, Default)]
 pub struct BadRecords {
     state: Mutex<BadState>,
@@ -34,6 +37,7 @@ struct BadState {
     records: Vec<BadRecord>,
     seen: usize,
     bad: usize,
+    last: BTreeMap<i32, RecordMark>,
 }
 
 impl BadRecords {
@@ -54,6 +58,18 @@ impl BadRecords {
         }
         state.records.extend(records);
         Ok(())
+    }
+
+    /// A record was read from a partition; those of one partition come in their order.
+    pub(crate) fn reached(&self, partition: i32, mark: RecordMark) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.last.insert(partition, mark);
+    }
+
+    /// The last record that was read of each partition so far.
+    pub fn last_records(&self) -> BTreeMap<i32, RecordMark> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.last.clone()
     }
 
     /// Takes what was set aside so far.

@@ -142,10 +142,11 @@ mod tests {
                     waits: waiting
                         .get(TABLE)
                         .is_some_and(|waiting| waiting.contains(partition)),
+                    is_same: true,
                 })
                 .collect();
             let mut reached = BTreeMap::new();
-            for range in choose(&facts, false, max_rows, false).unwrap() {
+            for range in choose(&facts, false, max_rows, &BTreeMap::new()).unwrap() {
                 let at = range.partition as usize;
                 let rows = &self.logs[at][range.start as usize..range.end as usize];
                 self.silent[at] = if rows.is_empty() {

@@ -126,6 +126,7 @@ mod tests {
         let paused = |reason: Option<&str>| {
             history(vec![Entry::Paused {
                 reason: reason.map(Into::into),
+                reported: None,
                 at: 0,
             }])
         };

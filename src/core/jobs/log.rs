@@ -3,9 +3,15 @@
 //! Entry `n` is the n-th thing that happened; entries are never changed. Two runners that write the same number collide,
 //! and the loser stops: the log decides who owns a job.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+
+use super::identity::{Accepted, Reported};
+use super::version::SourceProgress;
+
+/// Offsets by table and partition.
+pub type Gaps = BTreeMap<String, BTreeMap<i32, SourceProgress>>;
 
 /// One thing that happened to a job. Times are milliseconds since 1970 UTC.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,13 +55,22 @@ pub enum Entry {
     Paused {
         /// Why, if not by a statement.
         reason: Option<String>,
+        /// What a statement that resumes it may refer to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reported: Option<Reported>,
         /// When.
         at: i64,
     },
     /// The job runs again.
     Resumed {
-        /// Offsets the topic has lost are skipped, once.
+        /// Offsets the topic has lost are skipped, once: those of `lost`.
         skipping_lost: bool,
+        /// What was reported as lost when this was said.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        lost: Gaps,
+        /// What the user says of tables that are others than they were, by table.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        accepting: BTreeMap<String, Accepted>,
         /// What the user says about a batch whose fate is unknown: its number, and whether the sink has it.
         assuming: Option<(u64, bool)>,
         /// When.
@@ -140,8 +155,15 @@ pub struct JobHistory {
     pub phase: Phase,
     /// The runner that took it over last.
     pub owner: Option<String>,
-    /// RESUME JOB … SKIPPING LOST was said and no batch was committed since.
-    pub skipping_lost: bool,
+    /// What the job has reported last, and no batch was committed since.
+    #[serde(default)]
+    pub reported: Reported,
+    /// RESUME JOB … SKIPPING LOST was said of these offsets, and no batch was committed since.
+    #[serde(default)]
+    pub skipping: Gaps,
+    /// RESUME JOB … ACCEPTING was said of these tables, and no batch was committed since.
+    #[serde(default)]
+    pub accepted: BTreeMap<String, Accepted>,
     /// RESUME JOB … ASSUMING BATCH was said and no batch was committed since.
     pub assuming: Option<(u64, bool)>,
     /// The number of the entry that said so: what was staged later is not meant.
@@ -185,7 +207,9 @@ impl JobHistory {
             abandoned: Vec::new(),
             phase: Phase::Active,
             owner: None,
-            skipping_lost: false,
+            reported: Reported::default(),
+            skipping: Gaps::new(),
+            accepted: BTreeMap::new(),
             assuming: None,
             assumed_at: 0,
             next: 1,
@@ -214,7 +238,9 @@ impl JobHistory {
                     version: version.clone(),
                     at: *at,
                 });
-                self.skipping_lost = false;
+                self.reported = Reported::default();
+                self.skipping.clear();
+                self.accepted.clear();
                 self.assuming = None;
                 self.abandoned.clear();
             }
@@ -226,14 +252,36 @@ impl JobHistory {
             }
             // What is gone stays gone.
             Entry::Paused { .. } | Entry::Resumed { .. } if self.phase == Phase::Dropped => {}
-            Entry::Paused { reason, .. } => self.phase = Phase::Paused(reason.clone()),
+            Entry::Paused {
+                reason, reported, ..
+            } => {
+                self.phase = Phase::Paused(reason.clone());
+                if let Some(reported) = reported {
+                    self.reported = reported.clone();
+                }
+            }
             Entry::Resumed {
                 skipping_lost,
+                lost,
+                accepting,
                 assuming,
                 ..
             } => {
                 self.phase = Phase::Active;
-                self.skipping_lost = *skipping_lost;
+                // What was said before holds on: the next batch is to do all of it.
+                self.accepted.extend(
+                    accepting
+                        .iter()
+                        .map(|(table, what)| (table.clone(), what.clone())),
+                );
+                if *skipping_lost {
+                    for (table, partitions) in lost {
+                        self.skipping
+                            .entry(table.clone())
+                            .or_default()
+                            .extend(partitions);
+                    }
+                }
                 self.assuming = *assuming;
                 self.assumed_at = self.next - 1;
             }
@@ -339,23 +387,60 @@ mod tests {
 
     #[test]
     fn pause_and_resume_are_the_phase() {
+        let gap = SourceProgress { start: 3, end: 9 };
+        let lost: Gaps = [("t".to_owned(), [(0, gap)].into())].into();
         let paused = Entry::Paused {
             reason: Some("lost offsets".into()),
+            reported: Some(Reported {
+                lost: lost.clone(),
+                ..Reported::default()
+            }),
             at: 0,
         };
         let resumed = Entry::Resumed {
             skipping_lost: true,
+            lost: lost.clone(),
+            accepting: BTreeMap::new(),
             assuming: None,
             at: 0,
         };
         let mut history = JobHistory::of(&[created(), paused]).unwrap();
         assert_eq!(history.phase, Phase::Paused(Some("lost offsets".into())));
+        assert_eq!(history.reported.lost, lost);
         history.apply(&resumed);
         assert_eq!(history.phase, Phase::Active);
-        assert!(history.skipping_lost);
-        // It holds for one batch.
+        assert_eq!(history.skipping, lost);
+        // It holds for one batch, whatever comes before it.
+        history.apply(&Entry::Paused {
+            reason: None,
+            reported: None,
+            at: 0,
+        });
+        history.apply(&Entry::Resumed {
+            skipping_lost: false,
+            lost: Gaps::new(),
+            accepting: BTreeMap::new(),
+            assuming: None,
+            at: 0,
+        });
+        assert_eq!((&history.skipping, &history.reported.lost), (&lost, &lost));
         history.apply(&committed(1, "a"));
-        assert!(!history.skipping_lost);
+        assert_eq!(history.skipping, Gaps::new());
+        assert_eq!(history.reported, Reported::default());
+    }
+
+    #[test]
+    fn entries_of_earlier_releases_are_read() {
+        let paused = r#"{"entry":"paused","reason":"gone","at":1}"#;
+        let resumed = r#"{"entry":"resumed","skipping_lost":true,"assuming":null,"at":2}"#;
+        let entries: Vec<Entry> = [paused, resumed]
+            .into_iter()
+            .map(|text| serde_json::from_str(text).unwrap())
+            .collect();
+        let mut history = JobHistory::of(&[created()]).unwrap();
+        entries.iter().for_each(|entry| history.apply(entry));
+        assert_eq!(history.phase, Phase::Active);
+        assert_eq!(history.skipping, Gaps::new(), "nothing was reported");
     }
 
     #[test]
@@ -398,10 +483,13 @@ mod tests {
         for entry in [
             Entry::Paused {
                 reason: Some("it was dropped".into()),
+                reported: None,
                 at: 0,
             },
             Entry::Resumed {
                 skipping_lost: false,
+                lost: Gaps::new(),
+                accepting: BTreeMap::new(),
                 assuming: None,
                 at: 0,
             },
@@ -424,6 +512,8 @@ mod tests {
             committed(1, "a"),
             Entry::Resumed {
                 skipping_lost: false,
+                lost: Gaps::new(),
+                accepting: BTreeMap::new(),
                 assuming: Some((4, true)),
                 at: 7,
             },

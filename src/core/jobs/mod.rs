@@ -1,8 +1,10 @@
 //! Jobs as data: their log, the versions it names, which offsets a batch reads, and what to do after a crash.
 
 pub mod alignment;
+pub mod clock;
 pub mod files;
 pub mod heartbeat;
+pub mod identity;
 pub mod log;
 pub mod ranges;
 pub mod recovery;
@@ -14,11 +16,13 @@ pub mod version;
 pub mod watermark;
 
 pub use alignment::waiting;
+pub use clock::{ClockReading, JobClock, SteadyTime, Wall};
 pub use files::{FilePlace, choose_files};
 pub use heartbeat::{Heartbeat, SeenState, seen_state};
-pub use log::{Committed, Entry, JobHistory, Phase, is_older};
+pub use identity::{Accepted, Identity, RecordMark, Reported, Sameness, Standing, standing};
+pub use log::{Committed, Entry, Gaps, JobHistory, Phase, is_older};
 pub use ranges::{Lost, PartitionFacts, PlannedRange, choose};
-pub use recovery::{Decision, Staged, recover};
+pub use recovery::{Decision, Missing, Staged, missing_in_sink, recover};
 pub use retention::{Deletable, Retention, is_sweep_due, oldest_to_stay};
 pub use table_time::{Reached, UnfinishedVersion, through_versions};
 pub use version::{BatchVersion, DeadLetter, SourceProgress, StateFile};

@@ -1,5 +1,9 @@
 //! Which offsets a batch reads (LOSS-1): from where the last one ended, to what is there, within limits.
 
+use std::collections::BTreeMap;
+
+use super::version::SourceProgress;
+
 /// What is known about a partition when a batch is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartitionFacts {
@@ -13,6 +17,8 @@ pub struct PartitionFacts {
     pub high: i64,
     /// It is not read now: others have to come as far first.
     pub waits: bool,
+    /// It is known to be the log that was read so far, so that what lies before its end was read.
+    pub is_same: bool,
 }
 
 /// Offsets `start..end` of a partition that a batch reads; empty for one that only has to be remembered.
@@ -33,8 +39,11 @@ pub struct Lost {
     pub partition: i32,
     /// The first offset that is gone, where the job stands.
     pub from: i64,
-    /// The first offset that is there; below `from` if the topic was made anew and is shorter.
+    /// Where the job could go on: the first offset that is there; below `from` if the log is shorter than it was, and then its
+    /// end if it is known to be the same log.
     pub to: i64,
+    /// The log ends before `from`.
+    pub is_short: bool,
 }
 
 /// Chooses the ranges of a batch of at most `max_rows` offsets over all partitions, one range for each partition.
@@ -45,29 +54,40 @@ pub struct Lost {
 ///
 /// # Errors
 ///
-/// LOSS-1: a partition whose next offset is no longer there, unless `skipping_lost`, which goes on at the first offset
-/// that is.
+/// LOSS-1: partitions whose next offset is no longer there. `skipping` says which of these gaps the user has been told of
+/// and lets the job skip, by partition: it goes on where such a gap ends. A gap that has grown since is another one.
 pub fn choose(
     facts: &[PartitionFacts],
     latest: bool,
     max_rows: u64,
-    skipping_lost: bool,
+    skipping: &BTreeMap<i32, SourceProgress>,
 ) -> Result<Vec<PlannedRange>, Vec<Lost>> {
     let mut lost = Vec::new();
     let mut ranges: Vec<PlannedRange> = facts
         .iter()
         .map(|known| {
-            let start = match known.position {
-                None if latest => known.high,
-                None => known.low,
-                Some(position) if (known.low..=known.high).contains(&position) => position,
-                Some(position) => {
+            let is_there = |offset: i64| (known.low..=known.high).contains(&offset);
+            let skipped = skipping.get(&known.partition);
+            let skipped = skipped.filter(|gap| Some(gap.start) == known.position);
+            let start = match (known.position, skipped.map(|gap| gap.end)) {
+                (None, _) if latest => known.high,
+                (None, _) => known.low,
+                // Records that came after it was told are not skipped, also where they fill the gap.
+                (Some(_), Some(end)) if is_there(end) => end,
+                (Some(position), None) if is_there(position) => position,
+                (Some(position), _) => {
+                    let is_short = position > known.high;
+                    let to = match is_short && known.is_same {
+                        true => known.high,
+                        false => known.low,
+                    };
                     lost.push(Lost {
                         partition: known.partition,
                         from: position,
-                        to: known.low,
+                        to,
+                        is_short,
                     });
-                    known.low
+                    to
                 }
             };
             PlannedRange {
@@ -80,7 +100,7 @@ pub fn choose(
             }
         })
         .collect();
-    if !lost.is_empty() && !skipping_lost {
+    if !lost.is_empty() {
         return Err(lost);
     }
     share(&mut ranges, max_rows);
@@ -120,7 +140,16 @@ mod tests {
             low,
             high,
             waits: false,
+            is_same: false,
         }
+    }
+
+    fn nothing() -> BTreeMap<i32, SourceProgress> {
+        BTreeMap::new()
+    }
+
+    fn gap(partition: i32, start: i64, end: i64) -> BTreeMap<i32, SourceProgress> {
+        [(partition, SourceProgress { start, end })].into()
     }
 
     fn ends(ranges: &[PlannedRange]) -> Vec<(i64, i64)> {
@@ -133,8 +162,14 @@ mod tests {
     #[test]
     fn new_partitions_start_where_the_table_says() {
         let new = [facts(0, None, 5, 9)];
-        assert_eq!(ends(&choose(&new, false, 100, false).unwrap()), [(5, 9)]);
-        assert_eq!(ends(&choose(&new, true, 100, false).unwrap()), [(9, 9)]);
+        assert_eq!(
+            ends(&choose(&new, false, 100, &nothing()).unwrap()),
+            [(5, 9)]
+        );
+        assert_eq!(
+            ends(&choose(&new, true, 100, &nothing()).unwrap()),
+            [(9, 9)]
+        );
     }
 
     #[test]
@@ -145,7 +180,7 @@ mod tests {
             facts(2, Some(0), 0, 1_000),
         ];
         assert_eq!(
-            ends(&choose(&all, false, 102, false).unwrap()),
+            ends(&choose(&all, false, 102, &nothing()).unwrap()),
             [(0, 50), (10, 12), (0, 50)]
         );
     }
@@ -158,7 +193,7 @@ mod tests {
         };
         let all = [facts(0, Some(0), 0, 1_000), waits];
         assert_eq!(
-            ends(&choose(&all, false, 100, false).unwrap()),
+            ends(&choose(&all, false, 100, &nothing()).unwrap()),
             [(0, 100), (10, 10)]
         );
         // What it has lost is told all the same.
@@ -167,7 +202,7 @@ mod tests {
             low: 5,
             ..waits
         };
-        assert!(choose(&[lost], false, 100, false).is_err());
+        assert!(choose(&[lost], false, 100, &nothing()).is_err());
     }
 
     #[test]
@@ -177,22 +212,50 @@ mod tests {
             partition: 0,
             from: 3,
             to: 5,
+            is_short: false,
         };
-        assert_eq!(choose(&retained, false, 100, false), Err(vec![lost]));
+        assert_eq!(choose(&retained, false, 100, &nothing()), Err(vec![lost]));
         assert_eq!(
-            ends(&choose(&retained, false, 100, true).unwrap()),
+            ends(&choose(&retained, false, 100, &gap(0, 3, 5)).unwrap()),
             [(5, 9), (9, 9)]
         );
-        // A topic that was made anew is shorter than what was read.
+        // A log that is shorter than what was read is another one, as far as is known.
         let anew = [facts(0, Some(30), 0, 4)];
+        let lost = Lost {
+            partition: 0,
+            from: 30,
+            to: 0,
+            is_short: true,
+        };
+        assert_eq!(choose(&anew, false, 100, &nothing()), Err(vec![lost]));
+        // Of the same log the end was cut off: what is before it was read.
+        let cut = [PartitionFacts {
+            is_same: true,
+            ..anew[0]
+        }];
         assert_eq!(
-            choose(&anew, false, 100, false),
-            Err(vec![Lost {
-                partition: 0,
-                from: 30,
-                to: 0
-            }])
+            choose(&cut, false, 100, &nothing()),
+            Err(vec![Lost { to: 4, ..lost }])
         );
+    }
+
+    #[test]
+    fn loss_1_only_what_was_told_is_skipped() {
+        // The gap has grown since it was told.
+        let grown = [facts(0, Some(3), 8, 9)];
+        assert!(choose(&grown, false, 100, &gap(0, 3, 5)).is_err());
+        // It was told of another place, or of another partition.
+        assert!(choose(&grown, false, 100, &gap(0, 2, 8)).is_err());
+        assert!(choose(&grown, false, 100, &gap(1, 3, 8)).is_err());
+        // A log that was cut off at 4 and has been written to since: what came is read.
+        for high in [4, 7, 30, 50] {
+            let cut = [PartitionFacts {
+                is_same: true,
+                ..facts(0, Some(30), 0, high)
+            }];
+            let chosen = choose(&cut, false, 1_000, &gap(0, 30, 4)).unwrap();
+            assert_eq!(ends(&chosen), [(4, high)]);
+        }
     }
 
     proptest! {
@@ -210,7 +273,7 @@ mod tests {
                     .zip(0..)
                     .map(|((position, high), partition)| facts(partition, *position, 0, *high))
                     .collect();
-                let ranges = choose(&facts, false, max_rows, false).unwrap();
+                let ranges = choose(&facts, false, max_rows, &nothing()).unwrap();
                 let total: i64 = ranges.iter().map(|range| range.end - range.start).sum();
                 prop_assert!(total as u64 <= max_rows.max(highs.len() as u64));
                 for (range, position) in ranges.iter().zip(&mut positions) {

@@ -35,6 +35,13 @@ pub enum Decision {
         /// Why.
         reason: String,
     },
+    /// The sink has batches that the log does not have yet: the log is that of an older data directory.
+    OlderLog {
+        /// The batch that the log would run next.
+        batch: u64,
+        /// What the sink committed last.
+        witness: String,
+    },
 }
 
 /// The witness of a job that has committed nothing yet.
@@ -88,11 +95,59 @@ pub fn recover(
                 batch: child.batch,
                 version: child.name.clone(),
             },
+            None if sequence(name) >= Some(history.next) => match history.assuming {
+                // The user knows that the sink gets the later batches twice.
+                Some((assumed, false)) if assumed == history.next_batch() => Decision::GoOn,
+                _ => Decision::OlderLog {
+                    batch: history.next_batch(),
+                    witness: name.to_owned(),
+                },
+            },
             None => unclear("the sink names a batch that this job's data does not have"),
         },
         None if is_first || children.is_empty() => Decision::GoOn,
         None => unclear("the sink no longer knows which batch it has"),
     }
+}
+
+/// The batches that the log has and the sink does not, because the sink was restored to an earlier state: those after `witness`.
+/// The log names all that the sink was ever given, so an older witness alone tells; but a sink that keeps no batch without rows
+/// misses none of them (`keeps_all` is false). `rows` are the rows of the last batches, the newest first, as far as they were
+/// written to this sink.
+pub fn missing_in_sink(
+    history: &JobHistory,
+    witness: &str,
+    keeps_all: bool,
+    rows: &[u64],
+) -> Option<Missing> {
+    let known = match witness {
+        BEGINNING => Some(0),
+        name => sequence(name),
+    }?;
+    let later = history.batches.iter().rev();
+    let later = later.take_while(|batch| sequence(&batch.version) > Some(known));
+    let missing: Vec<u64> = later
+        .zip(rows)
+        .filter(|(_, rows)| keeps_all || **rows > 0)
+        .map(|(batch, _)| batch.batch)
+        .collect();
+    let (newest, oldest) = (*missing.first()?, *missing.last()?);
+    Some(Missing {
+        first: oldest,
+        last: newest,
+        known,
+    })
+}
+
+/// Batches that the log has and the sink does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Missing {
+    /// The first of them.
+    pub first: u64,
+    /// The last of them.
+    pub last: u64,
+    /// Versions of later numbers are not in the sink.
+    pub known: u64,
 }
 
 /// The number of the log entry that a version was staged for.
@@ -102,6 +157,8 @@ fn sequence(name: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::super::log::Entry;
     use super::*;
 
@@ -179,6 +236,8 @@ mod tests {
     fn the_user_may_say_what_the_sink_holds() {
         let resumed = |committed| Entry::Resumed {
             skipping_lost: false,
+            lost: BTreeMap::default(),
+            accepting: BTreeMap::default(),
             assuming: Some((2, committed)),
             at: 0,
         };
@@ -193,6 +252,8 @@ mod tests {
     fn what_the_user_says_is_not_about_what_was_staged_later() {
         let resumed = Entry::Resumed {
             skipping_lost: false,
+            lost: BTreeMap::default(),
+            accepting: BTreeMap::default(),
             assuming: Some((2, false)),
             at: 0,
         };
@@ -205,6 +266,59 @@ mod tests {
             matches!(asked, Decision::Unclear { batch: 2, .. }),
             "{asked:?}"
         );
+    }
+
+    #[test]
+    fn a_log_of_an_older_data_directory_is_told_from_one_that_is_unclear() {
+        let old = history(&[(1, "0000000002-a")], &[]);
+        assert_eq!(old.next, 2);
+        let ahead = recover(&old, false, Some("0000000007-f"), &[]);
+        let expected = Decision::OlderLog {
+            batch: 2,
+            witness: "0000000007-f".into(),
+        };
+        assert_eq!(ahead, expected);
+        let unclear = recover(&old, false, Some("0000000001-x"), &[]);
+        assert!(matches!(unclear, Decision::Unclear { .. }), "{unclear:?}");
+        // That it is committed does not help: the log does not have it. That its rows may come twice does.
+        let resumed = |committed| Entry::Resumed {
+            skipping_lost: false,
+            lost: BTreeMap::default(),
+            accepting: BTreeMap::default(),
+            assuming: Some((2, committed)),
+            at: 0,
+        };
+        let no = history(&[(1, "0000000002-a")], &[resumed(false)]);
+        assert_eq!(
+            recover(&no, false, Some("0000000007-f"), &[]),
+            Decision::GoOn
+        );
+        let yes = history(&[(1, "0000000002-a")], &[resumed(true)]);
+        assert_eq!(recover(&yes, false, Some("0000000007-f"), &[]), expected);
+    }
+
+    #[test]
+    fn a_sink_that_was_restored_lacks_the_batches_after_its_witness() {
+        let all = [
+            (1, "0000000002-a"),
+            (2, "0000000003-b"),
+            (3, "0000000004-c"),
+        ];
+        let log = history(&all, &[]);
+        let missing = |witness, keeps_all, rows: &[u64]| {
+            let missing = missing_in_sink(&log, witness, keeps_all, rows);
+            missing.map(|missing| (missing.first, missing.last))
+        };
+        assert_eq!(missing("0000000004-c", true, &[1, 1, 1]), None);
+        assert_eq!(missing("0000000002-a", true, &[0, 0, 1]), Some((2, 3)));
+        assert_eq!(missing(BEGINNING, true, &[0, 1, 1]), Some((1, 3)));
+        // A table keeps none without rows.
+        assert_eq!(missing("0000000002-a", false, &[0, 0, 1]), None);
+        assert_eq!(missing("0000000002", false, &[0, 7, 1]), Some((2, 2)));
+        // Those before were written to another table.
+        assert_eq!(missing(BEGINNING, false, &[0]), None);
+        // An abandoned batch is newer than all that count.
+        assert_eq!(missing("0000000009-x", true, &[1, 1, 1]), None);
     }
 
     #[test]

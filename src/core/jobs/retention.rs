@@ -35,7 +35,9 @@ impl Default for Retention {
 pub fn oldest_to_stay(history: &JobHistory, retention: Retention, now: i64) -> Option<u64> {
     let too_many = excess(history, retention);
     let since = now.saturating_sub(retention.age);
-    let too_old = history.batches.partition_point(|batch| batch.at < since);
+    // A batch with a time in the future, of a clock that was wrong once, keeps those behind it: too many are better than too few.
+    let old = history.batches.iter().take_while(|batch| batch.at < since);
+    let too_old = old.count();
     let last = history.batches.len().checked_sub(1)?;
     let gone = too_many.max(too_old).min(last);
     (gone > 0).then(|| history.batches[gone].batch)

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use super::recovery::BEGINNING;
 use super::version::{BatchVersion, FORMAT, SourceProgress, StateFile};
 use super::{
-    Decision, Deletable, Entry, JobHistory, PartitionFacts, Retention, Staged, choose,
-    oldest_to_stay, recover,
+    Accepted, Decision, Deletable, Entry, Identity, JobHistory, PartitionFacts, Reported, Retention,
+    Staged, Standing, choose, oldest_to_stay, recover, standing,
 };
 
 /// As few as there can be to go wrong with.
@@ -40,6 +40,8 @@ struct World {
     sink: Sink,
     /// Records in each partition of the topic.
     highs: Vec<i64>,
+    /// How often it was deleted and made anew.
+    topic: u64,
     names: u64,
 }
 
@@ -48,7 +50,8 @@ struct World {
 struct Sink {
     epoch: u64,
     witness: Option<String>,
-    rows: Vec<(i32, i64)>,
+    /// Topic, partition and offset of each.
+    rows: Vec<(u64, i32, i64)>,
 }
 
 /// A runner between two steps.
@@ -129,6 +132,43 @@ impl World {
             log: [(0, created)].into(),
             highs: vec![0, 0],
             ..Self::default()
+        }
+    }
+
+    fn identity(&self) -> Identity {
+        Identity::Topic {
+            topic: "t".to_owned(),
+            cluster: None,
+            id: Some(self.topic.to_string()),
+        }
+    }
+
+    /// The runner says that the topic is another one, and the user that it is meant.
+    fn accept(&mut self, mut history: JobHistory) {
+        let others = BTreeMap::from([("t".to_owned(), self.identity())]);
+        let paused = Entry::Paused {
+            reason: Some("another topic".to_owned()),
+            reported: Some(Reported {
+                others,
+                ..Reported::default()
+            }),
+            at: 0,
+        };
+        if self.append(history.next, paused.clone()) {
+            history.apply(&paused);
+            let identity = history.reported.others["t"].clone();
+            let accepted = Accepted {
+                identity,
+                is_moved: false,
+            };
+            let resumed = Entry::Resumed {
+                skipping_lost: false,
+                lost: BTreeMap::new(),
+                accepting: [("t".to_owned(), accepted)].into(),
+                assuming: None,
+                at: 0,
+            };
+            self.append(history.next, resumed);
         }
     }
 
@@ -352,6 +392,7 @@ impl World {
                         history.apply(&entry);
                     }
                     Decision::Unclear { reason, .. } => panic!("{reason}"),
+                    Decision::OlderLog { witness, .. } => panic!("{witness} is not in the log"),
                 }
                 if self.sink.epoch != epoch {
                     return Step::TakeOver;
@@ -383,6 +424,19 @@ impl World {
                     }
                     None => None,
                 };
+                // IDENT-1: a position says nothing of another topic.
+                let now = self.identity();
+                let stored = last.and_then(|last| last.identities.get("t"));
+                let accepted = last.and_then(|_| history.accepted.get("t"));
+                let standing = standing(stored, &now, accepted);
+                if standing == Standing::Other {
+                    self.accept(history);
+                    return Step::TakeOver;
+                }
+                let is_new = standing == Standing::New;
+                // State stays when a source begins anew.
+                let state = last.map_or(vec![], |last| last.state.clone());
+                let last = last.filter(|_| !is_new);
                 let facts: Vec<PartitionFacts> = (0..)
                     .zip(&self.highs)
                     .map(|(partition, high)| PartitionFacts {
@@ -391,10 +445,11 @@ impl World {
                         low: 0,
                         high: *high,
                         waits: false,
+                        is_same: true,
                     })
                     .collect();
-                let ranges = choose(&facts, false, 3, false).expect("nothing is lost");
-                if ranges.iter().all(|range| range.start == range.end) {
+                let ranges = choose(&facts, false, 3, &BTreeMap::new()).expect("nothing is lost");
+                if ranges.iter().all(|range| range.start == range.end) && !is_new {
                     return Step::Choose { history, epoch };
                 }
                 let progress = ranges.iter().map(|range| {
@@ -411,7 +466,8 @@ impl World {
                     sequence: history.next,
                     parent: history.last().map(|last| last.version.clone()),
                     sources: [("t".to_owned(), progress.collect())].into(),
-                    state: last.map_or(vec![], |last| last.state.clone()),
+                    state,
+                    identities: [("t".to_owned(), now)].into(),
                     ..BatchVersion::default()
                 };
                 Step::Stage {
@@ -425,6 +481,10 @@ impl World {
                 epoch,
                 mut version,
             } => {
+                // What was read may be of a topic that took the place of the one that was looked at.
+                if version.identities["t"] != self.identity() {
+                    return Step::Choose { history, epoch };
+                }
                 self.names += 1;
                 let name = format!("{:010}-{}", version.sequence, self.names);
                 let is_snapshot = version.batch % 7 == 1;
@@ -457,8 +517,12 @@ impl World {
                 if self.sink.epoch != epoch {
                     return Step::TakeOver;
                 }
+                let Identity::Topic { id: Some(id), .. } = &version.identities["t"] else {
+                    panic!("a batch of no topic");
+                };
+                let topic: u64 = id.parse().expect("it was written so");
                 for (partition, at) in &version.sources["t"] {
-                    let rows = (at.start..at.end).map(|offset| (*partition, offset));
+                    let rows = (at.start..at.end).map(|offset| (topic, *partition, offset));
                     self.sink.rows.extend(rows);
                 }
                 self.sink.witness = Some(name.clone());
@@ -499,6 +563,8 @@ enum Event {
     Crash(usize),
     /// A record arrives.
     Arrive(usize),
+    /// The topic is deleted and made anew, with so many records in each partition.
+    Recreate(i64, i64),
     /// A runner that is between two batches trims the history, or what it sweeps goes on.
     Sweep(usize),
     /// A runner works and sweeps, and records arrive, while the others sleep for long.
@@ -511,6 +577,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
             12 => (0_usize..3).prop_map(Event::Step),
             1 => (0_usize..3).prop_map(Event::Crash),
             4 => (0_usize..2).prop_map(Event::Arrive),
+            1 => (-8_i64..8, 0_i64..8).prop_map(|(one, other)| Event::Recreate(one, other)),
             6 => (0_usize..3).prop_map(Event::Sweep),
         ],
         0..600,
@@ -548,6 +615,12 @@ fn every_row_once_in(mut world: World, events: Vec<Event>) -> Result<(), TestCas
                 sweeps[runner] = None;
             }
             Event::Arrive(partition) => world.highs[partition] += 1,
+            // Rarely.
+            Event::Recreate(one, _) if one < 0 => {}
+            Event::Recreate(one, other) => {
+                world.topic += 1;
+                world.highs = vec![one, other];
+            }
             Event::Sweep(runner) => {
                 // What is swept goes on even while its runner is taken over.
                 let sweep = sweeps[runner].take();
@@ -585,9 +658,12 @@ fn every_row_once_in(mut world: World, events: Vec<Event>) -> Result<(), TestCas
     }
     let mut rows = world.sink.rows.clone();
     rows.sort_unstable();
-    let expected: Vec<(i32, i64)> = (0..)
+    // Of topics that are gone what was read in time.
+    let topic = world.topic;
+    rows.retain(|(of, ..)| *of == topic);
+    let expected: Vec<(u64, i32, i64)> = (0..)
         .zip(&world.highs)
-        .flat_map(|(partition, high)| (0..*high).map(move |offset| (partition, offset)))
+        .flat_map(|(partition, high)| (0..*high).map(move |offset| (topic, partition, offset)))
         .collect();
     prop_assert_eq!(rows, expected);
     let history = world.history();

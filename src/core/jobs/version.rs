@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::core::jobs::clock::ClockReading;
+use crate::core::jobs::identity::{Identity, RecordMark};
 use crate::core::jobs::watermark::JobTime;
 
 /// The format this program writes and the newest it reads.
@@ -75,6 +77,15 @@ pub struct BatchVersion {
     /// Offsets that the topics no longer had and that were skipped because the user said so.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub skipped: BTreeMap<String, BTreeMap<i32, SourceProgress>>,
+    /// Which topic or table each of them was (IDENT-1); versions of earlier releases do not say.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub identities: BTreeMap<String, Identity>,
+    /// The last record read of each partition, by table.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub marks: BTreeMap<String, BTreeMap<i32, RecordMark>>,
+    /// Which topic or table the sink was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sink: Option<Identity>,
     /// Records read.
     pub rows_in: u64,
     /// Bytes of their keys and values.
@@ -106,7 +117,13 @@ pub struct BatchVersion {
     /// The checksum of that file; none if it was written without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late_crc32: Option<u32>,
-    /// When the batch began, in milliseconds since 1970 UTC.
+    /// The job's clock when the sources were looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<ClockReading>,
+    /// Of a job with windows: how long each partition had had nothing to read by then, in milliseconds, by table.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub silent: BTreeMap<String, BTreeMap<i32, u64>>,
+    /// When the batch began by the wall clock, in milliseconds since 1970 UTC.
     pub started_at: i64,
     /// How long it took up to here, in milliseconds.
     pub took: u64,

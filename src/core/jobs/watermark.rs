@@ -136,6 +136,8 @@ impl JobTime {
         let mut partitions = self.partitions.clone();
         for (table, numbers) in known {
             let times = partitions.entry(table.clone()).or_default();
+            // One that is gone brings nothing any more: it holds nobody back.
+            times.retain(|number, _| numbers.contains(number));
             for number in numbers {
                 let time = times.entry(*number).or_default();
                 let read = reached.get(table).and_then(|of| of.get(number));
@@ -169,6 +171,11 @@ impl JobTime {
             watermark,
             clock: None,
         }
+    }
+
+    /// A table is another one now: what its partitions had reached says nothing of those that it has.
+    pub fn begin_anew(&mut self, table: &str) {
+        self.partitions.remove(table);
     }
 
     /// Time after the next batch of a job without windows, which runs at `now` and forgets keys that no batch has touched
@@ -273,6 +280,27 @@ mod tests {
             awake.row_watermark(LOWEST, "t", 0),
             RowWatermark::From(Some(120))
         );
+    }
+
+    #[test]
+    fn time_1_a_partition_that_is_gone_holds_nobody_back() {
+        let nobody = Partitions::new();
+        let ends = reached(&[(0, 100), (1, 50)]);
+        let read = JobTime::default().after(LOWEST, &known(&[0, 1]), &ends, &nobody);
+        assert_eq!(read.watermark, Some(50));
+        let gone = read.after(LOWEST, &known(&[0]), &BTreeMap::new(), &nobody);
+        assert_eq!(gone.watermark, Some(100));
+        assert_eq!(gone.partition("t", 1), None);
+        // A table that is another one: its partitions are new, and the job goes no further back.
+        let mut anew = gone;
+        anew.begin_anew("t");
+        assert_eq!(
+            anew.row_watermark(LOWEST, "t", 0),
+            RowWatermark::From(Some(100))
+        );
+        let first = anew.after(LOWEST, &known(&[0]), &reached(&[(0, 20)]), &nobody);
+        assert_eq!(first.watermark, Some(100));
+        assert_eq!(first.partition("t", 0).unwrap().watermark, Some(20));
     }
 
     #[test]

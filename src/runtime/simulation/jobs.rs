@@ -9,6 +9,8 @@ use crate::session::{JobQuery, Session, SessionOptions};
 
 /// The name of the table that is read.
 pub(super) const SOURCE: &str = "visits";
+/// How long a partition is silent until it is idle, in milliseconds.
+pub(super) const IDLE_AFTER: u64 = 400;
 /// The size of tumbling windows, in seconds.
 pub(super) const SIZE: i64 = 10;
 /// The step and the size of hopping windows, in seconds.
@@ -31,6 +33,8 @@ pub(super) enum Kind {
     HopChanges,
     /// Sessions whenever they change; what they were is withdrawn.
     SessionChanges,
+    /// Keys without windows whenever they change, kept for longer than any schedule lasts.
+    KeyChanges,
 }
 
 impl Kind {
@@ -48,14 +52,14 @@ impl Kind {
     pub(super) fn is_upsert(self) -> bool {
         matches!(
             self,
-            Kind::TumbleChanges | Kind::HopChanges | Kind::SessionChanges
+            Kind::TumbleChanges | Kind::HopChanges | Kind::SessionChanges | Kind::KeyChanges
         )
     }
 
     /// The aligned windows of a time in seconds.
     pub(super) fn windows(self, time: i64) -> Vec<(i64, i64)> {
         let (step, size) = match self {
-            Kind::Rows | Kind::SessionChanges => return vec![],
+            Kind::Rows | Kind::SessionChanges | Kind::KeyChanges => return vec![],
             Kind::TumbleOnClose | Kind::TumbleChanges => (SIZE, SIZE),
             Kind::HopOnClose | Kind::HopChanges => (STEP, LENGTH),
         };
@@ -65,8 +69,14 @@ impl Kind {
             .collect()
     }
 
-    pub(super) fn is_windowed(self) -> bool {
+    /// Whether it keeps state.
+    pub(super) fn is_stateful(self) -> bool {
         self != Kind::Rows
+    }
+
+    /// Whether it keeps event time.
+    pub(super) fn is_windowed(self) -> bool {
+        self.is_stateful() && self != Kind::KeyChanges
     }
 
     fn sql(self) -> String {
@@ -74,6 +84,11 @@ impl Kind {
             Kind::Rows => (
                 "k BIGINT, v BIGINT, p BIGINT, o BIGINT",
                 "SELECT k, v * 2, p, o FROM visits".to_owned(),
+            ),
+            Kind::KeyChanges => (
+                "k BIGINT, s BIGINT, e BIGINT, n BIGINT, total BIGINT, final BOOLEAN",
+                "SELECT k, 0, 0, count(*), sum(v), false FROM visits GROUP BY k EMIT CHANGES"
+                    .to_owned(),
             ),
             windowed => (
                 "k BIGINT, s TIMESTAMP, e TIMESTAMP, n BIGINT, total BIGINT, final BOOLEAN",
@@ -106,7 +121,7 @@ impl Kind {
                p INT METADATA FROM 'partition', o BIGINT METADATA FROM 'offset',
                WATERMARK FOR event_time AS event_time - INTERVAL '{DELAY} seconds')
              STORED AS KAFKA LOCATION 'visits'
-             OPTIONS ('kafka.bootstrap.servers' '127.0.0.1:1', 'watermark.idle_after' '400 milliseconds');
+             OPTIONS ('kafka.bootstrap.servers' '127.0.0.1:1', 'watermark.idle_after' '{IDLE_AFTER} milliseconds');
              CREATE EXTERNAL TABLE out ({columns}{key})
              STORED AS KAFKA LOCATION 'out' OPTIONS ('kafka.bootstrap.servers' '127.0.0.1:1');
              CREATE JOB j AS INSERT INTO out {select}"

@@ -4,11 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::jobs::{GAP, Kind, SOURCE};
+use super::jobs::{GAP, IDLE_AFTER, Kind, SOURCE};
 use super::sink::OutRow;
 use super::source::{DELAY, Row, SECOND, Topic};
 use crate::core::jobs::{
-    BatchVersion, JobTime, Partitions, Reached, RunningWatermark, WatermarkPolicy,
+    BatchVersion, JobTime, Partitions, Reached, RunningWatermark, SourceProgress, WatermarkPolicy,
 };
 
 /// A row's place.
@@ -40,8 +40,10 @@ struct Group {
 pub(super) struct Oracle<'t> {
     kind: Kind,
     topic: &'t Topic,
-    /// By partition: how many topics of the name are gone, and where the job stands.
-    at: BTreeMap<i32, (usize, i64)>,
+    /// Which of the topics of the name it reads.
+    reads: usize,
+    /// Where the job stands, by partition.
+    at: BTreeMap<i32, i64>,
     time: JobTime,
     groups: BTreeMap<Option<i64>, Vec<Group>>,
 }
@@ -51,6 +53,7 @@ impl<'t> Oracle<'t> {
         Self {
             kind,
             topic,
+            reads: 0,
             at: BTreeMap::new(),
             time: JobTime::default(),
             groups: BTreeMap::new(),
@@ -62,6 +65,7 @@ impl<'t> Oracle<'t> {
         let mut expected = Expected::default();
         let mut reached = BTreeMap::new();
         let sources = &version.sources[SOURCE];
+        self.follow_topic(version);
         for (partition, progress) in sources {
             self.goes_on(version, *partition, progress.start)?;
             let before = self.time.partition(SOURCE, *partition);
@@ -84,15 +88,15 @@ impl<'t> Oracle<'t> {
             if progress.start < progress.end {
                 reached.insert(*partition, running.reached().into());
             }
-            self.at.get_mut(partition).unwrap().1 = progress.end;
+            self.at.insert(*partition, progress.end);
         }
         if self.kind.is_windowed() {
-            self.close(
-                version,
-                sources.keys().copied().collect(),
-                reached,
-                &mut expected,
-            )?;
+            self.check_idle(version)?;
+            let partitions = sources.keys().copied().collect();
+            self.pass_time(version, partitions, reached)?;
+        }
+        if self.kind.is_stateful() {
+            self.close(&mut expected);
         }
         expected.rows.sort_unstable();
         Ok(expected)
@@ -119,10 +123,23 @@ impl<'t> Oracle<'t> {
 
     /// Where the job stands in each partition.
     pub(super) fn positions(&self) -> BTreeMap<i32, i64> {
-        let places = self.at.iter();
-        places
-            .map(|(partition, (_, at))| (*partition, *at))
-            .collect()
+        self.at.clone()
+    }
+
+    /// IDENT-1: what was read of a topic says nothing of the one that took its place.
+    fn follow_topic(&mut self, version: &BatchVersion) {
+        let reads = self.topic.read_by(version.sequence);
+        if reads == self.reads {
+            return;
+        }
+        self.reads = reads;
+        self.at.clear();
+        // Where brokers give no ids, a topic that is shorter than it was may be one whose end was cut off.
+        let skipped = version.skipped.get(SOURCE);
+        let is_shorter = |gap: &SourceProgress| gap.end < gap.start;
+        if !skipped.is_some_and(|of| of.values().any(is_shorter)) {
+            self.time.begin_anew(SOURCE);
+        }
     }
 
     /// LOSS-1: a batch begins where the last one ended, or says what it has skipped.
@@ -134,31 +151,33 @@ impl<'t> Oracle<'t> {
     ) -> Result<(), String> {
         let skipped = version.skipped.get(SOURCE);
         let gap = skipped.and_then(|of| of.get(&partition));
-        // Of a partition that the job has not seen yet nothing was to be read.
-        let (deleted, at) = self.at.entry(partition).or_insert((0, start));
-        match gap {
-            None if *at == start => {}
-            Some(gap) if gap.start == *at && gap.end == start => {
-                if gap.end < gap.start {
-                    *deleted += 1;
-                }
-            }
-            _ => {
-                return Err(format!(
-                    "batch {} begins at {start} of partition {partition}, and the last one ended at {at} ({gap:?})",
+        let Some(at) = self.at.get(&partition).copied() else {
+            // A partition that the job has not seen yet begins with the first record it has.
+            let number = usize::try_from(partition).unwrap();
+            let log = self.topic.partitions_of(self.reads).get(number);
+            return match log {
+                Some(log) if start <= log.low => Ok(()),
+                _ => Err(format!(
+                    "batch {} begins at {start} of partition {partition}, which is new",
                     version.batch
-                ));
-            }
+                )),
+            };
+        };
+        match gap {
+            None if at == start => Ok(()),
+            Some(gap) if gap.start == at && gap.end == start && gap.end > gap.start => Ok(()),
+            _ => Err(format!(
+                "batch {} begins at {start} of partition {partition}, and the last one ended at {at} ({gap:?})",
+                version.batch
+            )),
         }
-        *at = start;
-        Ok(())
     }
 
     fn row(&self, partition: i32, offset: i64) -> Result<Row, String> {
-        let log = &self.topic.partitions[usize::try_from(partition).unwrap()];
-        let rows = log.deleted.get(self.at[&partition].0).unwrap_or(&log.rows);
+        let partitions = self.topic.partitions_of(self.reads);
+        let log = partitions.get(usize::try_from(partition).unwrap());
         let index = usize::try_from(offset).unwrap();
-        rows.get(index)
+        log.and_then(|log| log.rows.get(index))
             .copied()
             .ok_or_else(|| format!("a batch read {partition}@{offset}, which never was"))
     }
@@ -172,6 +191,7 @@ impl<'t> Oracle<'t> {
                 Some(i64::from(place.0)),
                 Some(place.1),
             ]),
+            Kind::KeyChanges => self.take_into((0, 0), row, place, None, expected),
             Kind::SessionChanges => {
                 if met.is_some_and(|met| time < met) {
                     expected.late.insert((place, None));
@@ -236,12 +256,31 @@ impl<'t> Oracle<'t> {
         group.is_touched = true;
     }
 
-    fn close(
+    /// TIME-1: a partition that was said to be idle had been silent for long enough, whatever clocks said.
+    fn check_idle(&self, version: &BatchVersion) -> Result<(), String> {
+        let time = version.time.as_ref().ok_or("a version without a time")?;
+        let clock = version.clock.as_ref().ok_or("a version without a clock")?;
+        let partitions = self.topic.partitions_of(self.reads);
+        for (partition, _) in time.partitions[SOURCE].iter().filter(|(_, of)| of.idle) {
+            let log = &partitions[usize::try_from(*partition).unwrap()];
+            let end = usize::try_from(self.at[partition]).unwrap();
+            let last = end.checked_sub(1).and_then(|last| log.rows.get(last));
+            let silent = last.map_or(u64::MAX, |row| clock.steady.at.saturating_sub(row.at));
+            if silent < IDLE_AFTER {
+                return Err(format!(
+                    "batch {}: partition {partition} is idle after {silent} ms",
+                    version.batch
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn pass_time(
         &mut self,
         version: &BatchVersion,
         partitions: BTreeSet<i32>,
         reached: BTreeMap<i32, Reached>,
-        expected: &mut Expected,
     ) -> Result<(), String> {
         let said = version.time.as_ref().ok_or("a version without a time")?;
         let idle = said.partitions[SOURCE].iter();
@@ -260,6 +299,10 @@ impl<'t> Oracle<'t> {
                 version.batch, self.time
             ));
         }
+        Ok(())
+    }
+
+    fn close(&mut self, expected: &mut Expected) {
         let changes = self.kind.is_upsert();
         let is_session = self.kind == Kind::SessionChanges;
         let closed_by = self.time.closed_by;
@@ -281,6 +324,5 @@ impl<'t> Oracle<'t> {
                 !is_done
             });
         }
-        Ok(())
     }
 }

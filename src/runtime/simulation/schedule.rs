@@ -1,5 +1,6 @@
 //! One schedule: processes that run the same job, take it from each other, die and sleep, in an order made from a seed.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,10 +13,10 @@ use super::random::Random;
 use super::sink::Sink;
 use super::source::{Partition, Row, Topic};
 use super::world::{Observer, Process, Rates, World};
-use crate::core::jobs::{Entry, JobHistory, Phase};
+use crate::core::jobs::{Accepted, Entry, JobHistory, Phase};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::environment::Environment;
-use crate::runtime::options::{JobOptions, Trigger};
+use crate::runtime::options::{JobOptions, StateTtl, Trigger};
 use crate::runtime::runner::JobRunner;
 use crate::runtime::statements::{Jobs, ReadyJob};
 use crate::runtime::takeover::append;
@@ -26,6 +27,8 @@ use crate::state::{JobId, JobStore};
 
 /// How many processes there are at a time.
 pub(super) const PROCESSES: usize = 3;
+/// How long keys are kept: longer than a schedule lasts.
+pub(super) const TTL: Duration = Duration::from_secs(3_600);
 /// Turns that a job may take to come to its end when nothing fails any more.
 const PATIENCE: u64 = 200_000;
 
@@ -42,6 +45,12 @@ pub(super) struct Hazards {
     pauses: u64,
     retention: u64,
     recreated: u64,
+    gives_ids: bool,
+    /// The wall clock jumps.
+    jumps: u64,
+    /// Processes run on so many machines.
+    machines: usize,
+    sink_recreated: u64,
     new_partitions: u64,
     /// The group's offsets expire.
     expiry: u64,
@@ -55,9 +64,15 @@ impl Hazards {
         let mut sometimes = |of: u64, per_mille: u64| {
             if random.below(of) == 0 { per_mille } else { 0 }
         };
-        let recreated = sometimes(8, 4);
-        // Of a topic that was made anew an earlier batch knows nothing.
-        let rewinds = if recreated == 0 { sometimes(3, 6) } else { 0 };
+        let recreated = sometimes(6, 4);
+        let gives_ids = sometimes(3, 1) == 0;
+        // Where nobody gives ids, an earlier batch knows nothing of a topic that was made anew.
+        let rewinds = match recreated == 0 || gives_ids {
+            true => sometimes(3, 6),
+            false => 0,
+        };
+        let (jumps, machines) = (sometimes(3, 8), 1 + sometimes(3, 1));
+        let sink_recreated = if rewinds == 0 { sometimes(6, 4) } else { 0 };
         Self {
             turns: 150 + sometimes(4, 250),
             is_table: kind.may_write_table() && sometimes(2, 1) == 1,
@@ -69,6 +84,10 @@ impl Hazards {
             pauses: sometimes(5, 4),
             retention: sometimes(6, 6),
             recreated,
+            gives_ids,
+            jumps,
+            machines: usize::try_from(machines).unwrap(),
+            sink_recreated,
             new_partitions: sometimes(4, 5),
             expiry: sometimes(6, 6),
             is_slow: kind == Kind::Rows && sometimes(4, 1) == 1,
@@ -117,7 +136,7 @@ pub(super) struct Schedule<'q> {
     /// What may stop the job for good until somebody says how to go on.
     has_lost: bool,
     has_expired: bool,
-    was_recreated: bool,
+    serial: u64,
 }
 
 impl<'q> Schedule<'q> {
@@ -131,6 +150,7 @@ impl<'q> Schedule<'q> {
     pub(super) async fn quiet(kind: Kind, queries: &'q [Arc<JobQuery>]) -> Self {
         let hazards = Hazards {
             partitions: 1,
+            gives_ids: true,
             ..Hazards::default()
         };
         let mut schedule = Self::with(kind, queries, Random::new(0), hazards).await;
@@ -186,9 +206,12 @@ impl<'q> Schedule<'q> {
         let sink = Sink::new(hazards.is_table, row_takes, timeout);
         let topic = Topic {
             partitions: vec![Partition::default(); hazards.partitions],
+            gives_ids: hazards.gives_ids,
+            deleted: Vec::new(),
         };
         let world = Arc::new(World::new(random, topic, sink, hazards.rates));
         world.lock().note(format_args!("{kind:?}, {hazards:?}"));
+        world.lock().machines = hazards.machines;
         let disk = SimulatedDisk::default();
         let store = JobStore::new(disk.seen_with(Arc::new(Observer)));
         let created = Entry::Created {
@@ -211,8 +234,42 @@ impl<'q> Schedule<'q> {
             clock: 100,
             has_lost: false,
             has_expired: false,
-            was_recreated: false,
+            serial: 0,
         }
+    }
+
+    /// The data directory as it is now.
+    pub(super) async fn backup(&self) -> SimulatedDisk {
+        self.disk.copy().await
+    }
+
+    /// Puts an earlier data directory back, while nobody runs.
+    pub(super) fn restore(&mut self, disk: SimulatedDisk) {
+        for slot in 0..PROCESSES {
+            self.crash(slot);
+        }
+        self.store = JobStore::new(disk.seen_with(Arc::new(Observer)));
+        self.disk = disk;
+    }
+
+    /// The end of a partition is gone from an offset on, while nobody runs.
+    pub(super) fn cut_off(&mut self, partition: usize, from: usize) {
+        for slot in 0..PROCESSES {
+            self.crash(slot);
+        }
+        let mut state = self.world.lock();
+        state.topic.partitions[partition].rows.truncate(from);
+        self.has_lost = true;
+    }
+
+    /// Says what a user says about a job that is paused.
+    pub(super) async fn answer_now(&mut self) -> Result<(), String> {
+        let history = self.history().await;
+        self.answer(&history).await
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// What happened last.
@@ -253,6 +310,7 @@ impl<'q> Schedule<'q> {
             options: JobOptions {
                 trigger: Trigger::Every(Duration::from_millis(5)),
                 max_rows: 6,
+                state_ttl: Some(StateTtl::After(TTL)),
                 ..JobOptions::default()
             },
             query: Arc::clone(&self.queries[slot]),
@@ -356,12 +414,19 @@ impl<'q> Schedule<'q> {
         if self.chance(self.hazards.recreated) {
             self.recreate().await;
         }
+        if self.chance(self.hazards.jumps) {
+            self.jump();
+        }
+        if self.chance(self.hazards.sink_recreated) {
+            self.recreate_sink();
+        }
         let history = self.history().await;
         match &history.phase {
             Phase::Active if self.chance(self.hazards.pauses) => {
                 self.world.lock().note("PAUSE JOB");
                 self.append(Entry::Paused {
                     reason: None,
+                    reported: None,
                     at: 0,
                 })
                 .await;
@@ -372,28 +437,35 @@ impl<'q> Schedule<'q> {
         Ok(())
     }
 
-    fn arrive(&mut self) {
-        if self.was_recreated {
-            return;
+    pub(super) fn arrive(&mut self) {
+        let (index, count) = {
+            let mut state = self.world.lock();
+            let partitions = state.topic.partitions.len();
+            (state.random.index(partitions), 1 + state.random.below(4))
+        };
+        for _ in 0..count {
+            let row = self.next_row();
+            self.world.lock().topic.partitions[index].rows.push(row);
         }
-        let has_null_keys = self.kind.has_null_keys();
+    }
+
+    fn next_row(&mut self) -> Row {
+        self.clock += 1;
+        self.serial += 1;
         let mut state = self.world.lock();
-        let count = state.topic.partitions.len();
-        let index = state.random.index(count);
-        for _ in 0..=state.random.below(4) {
-            self.clock += 1;
-            let random = &mut state.random;
-            // Now and then a row is far behind its neighbours.
-            let behind = if random.chance(60) { 25 } else { 0 };
-            let step = i64::try_from(random.below(14)).unwrap() - 8;
-            let key = i64::try_from(random.below(4)).unwrap();
-            let row = Row {
-                key: (key > 0 || !has_null_keys).then_some(key),
-                time: self.clock + step - behind,
-                value: i64::try_from(random.below(100)).unwrap(),
-                is_bad: random.chance(40),
-            };
-            state.topic.partitions[index].rows.push(row);
+        let at = u64::try_from(state.now.as_millis()).unwrap();
+        let random = &mut state.random;
+        // Now and then a row is far behind its neighbours.
+        let behind = if random.chance(60) { 25 } else { 0 };
+        let step = i64::try_from(random.below(14)).unwrap() - 8;
+        let key = i64::try_from(random.below(4)).unwrap();
+        Row {
+            serial: self.serial,
+            at,
+            key: (key > 0 || !self.kind.has_null_keys()).then_some(key),
+            time: self.clock + step - behind,
+            value: i64::try_from(random.below(100)).unwrap(),
+            is_bad: random.chance(40),
         }
     }
 
@@ -410,33 +482,52 @@ impl<'q> Schedule<'q> {
         self.has_lost = true;
     }
 
-    /// The topic is deleted and made anew while nobody reads it; if the job has read something of each partition, it
-    /// can see that.
+    /// The topic is deleted and made anew, with fewer, as many or more partitions and records. Where brokers give no ids, nobody
+    /// reads it meanwhile: a scan that has looked at the one before could not tell.
     pub(super) async fn recreate(&mut self) {
-        let history = self.history().await;
-        let Some(last) = history.last().filter(|_| !self.was_recreated) else {
-            return;
-        };
-        let version = self.store.version(self.id, &last.version).await.unwrap();
-        for slot in 0..PROCESSES {
-            self.crash(slot);
+        let next = self.history().await.next;
+        if !self.hazards.gives_ids || self.chance(500) {
+            for slot in 0..PROCESSES {
+                self.crash(slot);
+            }
+        }
+        let before = std::mem::take(&mut self.world.lock().topic.partitions);
+        let count = 1 + self.below(3);
+        let mut partitions = Vec::new();
+        for number in 0..count {
+            let old = before.get(usize::try_from(number).unwrap());
+            let old = old.map_or(0, |log| log.rows.len());
+            let rows = match self.below(3) {
+                0 => self.below(3),
+                1 => old as u64,
+                _ => old as u64 + self.below(4),
+            };
+            let rows = (0..rows).map(|_| self.next_row()).collect();
+            partitions.push(Partition { low: 0, rows });
         }
         let mut state = self.world.lock();
-        let is_seen = (0..)
-            .zip(&state.topic.partitions)
-            .all(|(partition, _)| version.next_offset(SOURCE, partition).unwrap_or(0) > 0);
-        // A commit that the log does not know yet could stand at the very beginning of the new one.
-        if !is_seen {
-            return;
-        }
-        state.note("the topic is made anew");
-        for log in &mut state.topic.partitions {
-            let rows = std::mem::take(&mut log.rows);
-            log.deleted.push(rows);
-            log.low = 0;
-        }
-        self.was_recreated = true;
+        let highs: Vec<i64> = partitions.iter().map(Partition::high).collect();
+        state.note(format_args!("the topic is made anew: {highs:?}"));
+        state.topic.deleted.push((next, before));
+        state.topic.partitions = partitions;
         self.has_lost = true;
+    }
+
+    /// The wall clock jumps, ahead or back.
+    pub(super) fn jump(&mut self) {
+        const JUMPS: [i64; 6] = [0, 0, 5, 3_600, 366 * 24 * 3_600, -24 * 3_600];
+        let mut state = self.world.lock();
+        let to = JUMPS[state.random.index(JUMPS.len())];
+        state.note(format_args!("the wall clock is {to} s ahead"));
+        state.wall_is_ahead = to * 1_000;
+    }
+
+    /// The sink is deleted and made anew.
+    fn recreate_sink(&mut self) {
+        let mut state = self.world.lock();
+        state.note("the sink is made anew");
+        state.sink.recreate();
+        self.has_expired = true;
     }
 
     async fn append(&self, entry: Entry) {
@@ -450,8 +541,27 @@ impl<'q> Schedule<'q> {
         };
         let reason = reason.as_deref().unwrap_or_default();
         let mut skipping_lost = false;
+        let mut accepting = BTreeMap::new();
         let mut assuming = None;
-        if reason.contains("cannot be told") {
+        if reason.contains("is another one") {
+            let of_sink = reason.contains("the sink of the job");
+            for (table, identity) in &history.reported.others {
+                let mut state = self.world.lock();
+                if of_sink {
+                    if !state.sink.is_unexpected && state.sink.recreated == 0 {
+                        return Err(format!("the sink is as it was: {reason}"));
+                    }
+                    state.sink.is_unexpected = false;
+                } else if state.topic.deleted.is_empty() {
+                    return Err(format!("the topic is as it was: {reason}"));
+                }
+                let accepted = Accepted {
+                    identity: identity.clone(),
+                    is_moved: false,
+                };
+                accepting.insert(table.clone(), accepted);
+            }
+        } else if reason.contains("cannot be told") {
             if !self.has_expired {
                 return Err(format!("the job asks without need: {reason}"));
             }
@@ -472,10 +582,16 @@ impl<'q> Schedule<'q> {
             return Err(format!("the job stopped: {reason}"));
         }
         self.world.lock().note(format_args!(
-            "RESUME JOB, skipping lost: {skipping_lost}, assuming: {assuming:?}"
+            "RESUME JOB, skipping lost: {skipping_lost}, accepting: {accepting:?}, assuming: {assuming:?}"
         ));
+        let lost = match skipping_lost {
+            true => history.reported.lost.clone(),
+            false => BTreeMap::new(),
+        };
         self.append(Entry::Resumed {
             skipping_lost,
+            lost,
+            accepting,
             assuming,
             at: 0,
         })
@@ -519,7 +635,7 @@ impl<'q> Schedule<'q> {
     }
 
     /// The process is gone from one moment to the other.
-    fn crash(&mut self, slot: usize) {
+    pub(super) fn crash(&mut self, slot: usize) {
         if let Some(running) = self.running[slot].take() {
             running.process.note("dies");
             running.process.die();
@@ -600,8 +716,10 @@ fn is_known(reason: &str) -> bool {
     [
         "lacks offsets",
         "made anew",
+        "is another one",
         "no longer has",
         "cannot be told",
+        "cut off",
     ]
     .iter()
     .any(|known| reason.contains(known))

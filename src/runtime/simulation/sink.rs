@@ -11,6 +11,7 @@ use datafusion::arrow::datatypes::{DataType, Int64Type};
 use datafusion::physical_plan::collect;
 
 use super::world::Process;
+use crate::core::jobs::Identity;
 use crate::error::{Error, ErrorKind, Result};
 use crate::session::BatchPlan;
 
@@ -40,6 +41,14 @@ pub(super) struct Sink {
     pub(super) commits: Vec<Commit>,
     /// Of a table: files that are in it no longer.
     pub(super) taken_back: Vec<String>,
+    /// How often it was deleted and made anew.
+    pub(super) recreated: u64,
+    /// Nobody has said yet that it is meant.
+    pub(super) is_unexpected: bool,
+    /// So many commits were to those that are gone.
+    pub(super) gone: usize,
+    /// Something was written to it all the same.
+    pub(super) was_filled_on: bool,
     owner: u64,
     files: u64,
     number: Option<i64>,
@@ -56,7 +65,26 @@ impl Sink {
         }
     }
 
+    /// It is deleted and made anew.
+    pub(super) fn recreate(&mut self) {
+        self.recreated += 1;
+        self.gone = self.commits.len();
+        self.is_unexpected = true;
+        self.witness = None;
+        self.number = None;
+        self.in_flight = None;
+    }
+
+    fn identity(&self, hides: bool) -> Identity {
+        Identity::Topic {
+            topic: "out".to_owned(),
+            cluster: Some("world".to_owned()),
+            id: (!hides).then(|| self.recreated.to_string()),
+        }
+    }
+
     fn apply(&mut self, commit: Commit) {
+        self.was_filled_on |= self.is_unexpected;
         self.witness = Some(commit.witness.clone());
         self.number = commit.witness.split('-').next().unwrap().parse().ok();
         self.commits.push(commit);
@@ -75,6 +103,8 @@ pub(crate) struct SimulatedSink {
 pub(crate) struct Open {
     commit: Commit,
     began: Duration,
+    /// To which of the sinks of this name.
+    sink: u64,
 }
 
 impl Open {
@@ -115,6 +145,17 @@ impl SimulatedSink {
         process.step().await;
         let (owner, number) = taken;
         Ok((Self { process, owner }, number))
+    }
+
+    pub(crate) async fn identity(&self) -> Result<Identity> {
+        self.process.step().await;
+        fail(&self.process, "the sink's id")?;
+        let identity = {
+            let state = self.process.world.lock();
+            state.sink.identity(state.hidden.identities)
+        };
+        self.process.step().await;
+        Ok(identity)
     }
 
     pub(crate) fn is_table(&self) -> bool {
@@ -174,7 +215,10 @@ impl SimulatedSink {
         withdrawn: Option<&RecordBatch>,
         batch: &BatchPlan,
     ) -> Result<Open> {
-        let began = self.process.world.lock().now;
+        let (began, sink) = {
+            let state = self.process.world.lock();
+            (state.now, state.sink.recreated)
+        };
         self.process.step().await;
         fail(&self.process, "write")?;
         let batches = collect(batch.plan.clone(), batch.context.clone()).await?;
@@ -199,6 +243,7 @@ impl SimulatedSink {
                 rows,
             },
             began,
+            sink,
         })
     }
 
@@ -225,6 +270,9 @@ impl SimulatedSink {
                 state.sink.owner += 1;
             }
             self.check(state.sink.owner)?;
+            if state.sink.recreated != open.sink {
+                return Err(away());
+            }
             let rate = state.rates.sink;
             if state.random.chance(rate) {
                 state.note(format_args!("{witness} is being committed, unheard"));

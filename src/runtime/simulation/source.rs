@@ -1,5 +1,6 @@
 //! The simulated topic: rows in memory, given by offsets as a scan gives them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
@@ -15,7 +16,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
 
 use super::world::Process;
-use crate::core::jobs::PlannedRange;
+use crate::core::jobs::{Identity, PlannedRange, RecordMark};
 use crate::error::{Error, Result};
 use crate::session::BatchSource;
 use crate::tables::bad_records::{BadRecord, BadRecords};
@@ -30,6 +31,10 @@ pub(super) const DELAY: i64 = 5;
 /// A record: key, event time in seconds, value; a bad one cannot be decoded.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Row {
+    /// No other row has it.
+    pub(super) serial: u64,
+    /// When it was written, in milliseconds since the beginning.
+    pub(super) at: u64,
     pub(super) key: Option<i64>,
     pub(super) time: i64,
     pub(super) value: i64,
@@ -41,8 +46,6 @@ pub(super) struct Row {
 pub(super) struct Partition {
     pub(super) low: i64,
     pub(super) rows: Vec<Row>,
-    /// The rows of the topics of this name that were deleted before.
-    pub(super) deleted: Vec<Vec<Row>>,
 }
 
 impl Partition {
@@ -55,6 +58,35 @@ impl Partition {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Topic {
     pub(super) partitions: Vec<Partition>,
+    /// The brokers give topics ids.
+    pub(super) gives_ids: bool,
+    /// The topics of this name that were deleted before, and the number of the log entry that was to be written then: versions
+    /// of later numbers are not of it.
+    pub(super) deleted: Vec<(u64, Vec<Partition>)>,
+}
+
+impl Topic {
+    pub(super) fn identity(&self) -> Identity {
+        Identity::Topic {
+            topic: "simulated".to_owned(),
+            cluster: Some("world".to_owned()),
+            id: self.gives_ids.then(|| self.deleted.len().to_string()),
+        }
+    }
+
+    /// Which of the topics of this name a version of this number has read: so many were deleted before.
+    pub(super) fn read_by(&self, sequence: u64) -> usize {
+        let deleted = self.deleted.iter();
+        deleted.filter(|(next, _)| sequence > *next).count()
+    }
+
+    /// The partitions of one of the topics of this name.
+    pub(super) fn partitions_of(&self, topic: usize) -> &[Partition] {
+        match self.deleted.get(topic) {
+            Some((_, partitions)) => partitions,
+            None => &self.partitions,
+        }
+    }
 }
 
 /// The topic as one process sees it.
@@ -69,16 +101,51 @@ impl SimulatedSource {
         Self { process, table }
     }
 
-    pub(crate) async fn ends(&self) -> Result<Vec<PartitionEnds>> {
+    /// Asks the broker something.
+    async fn ask<T>(&self, what: &str, answer: impl FnOnce(&Topic) -> T) -> Result<T> {
         self.process.step().await;
         if self.process.fails(|rates| rates.source) {
-            self.process.note("the ends: no answer");
+            self.process.note(format_args!("{what}: no answer"));
             return Err(away());
         }
-        let ends = {
-            let state = self.process.world.lock();
+        let answer = answer(&self.process.world.lock().topic);
+        self.process.step().await;
+        Ok(answer)
+    }
+
+    pub(crate) async fn identity(&self) -> Result<Identity> {
+        let hides = self.process.world.lock().hidden.identities;
+        self.ask("the topic's id", |topic| match hides {
+            true => Topic::default().identity(),
+            false => topic.identity(),
+        })
+        .await
+    }
+
+    pub(crate) async fn other_records(
+        &self,
+        marks: &BTreeMap<i32, RecordMark>,
+    ) -> Result<Vec<i32>> {
+        let hides = self.process.world.lock().hidden.identities;
+        self.ask("the last records", |topic| {
+            if hides {
+                return Vec::new();
+            }
+            let differs = |(partition, mark): (&i32, &RecordMark)| {
+                let log = topic.partitions.get(usize::try_from(*partition).ok()?)?;
+                let row = log.rows.get(usize::try_from(mark.offset).ok()?)?;
+                let is_there = mark.offset >= log.low;
+                (is_there && mark_of(mark.offset, row) != *mark).then_some(*partition)
+            };
+            marks.iter().filter_map(differs).collect()
+        })
+        .await
+    }
+
+    pub(crate) async fn ends(&self) -> Result<Vec<PartitionEnds>> {
+        self.ask("the ends", |topic| {
             (0..)
-                .zip(&state.topic.partitions)
+                .zip(&topic.partitions)
                 .map(|(number, partition)| PartitionEnds {
                     partition: number,
                     low: partition.low,
@@ -87,9 +154,8 @@ impl SimulatedSource {
                     unread: None,
                 })
                 .collect()
-        };
-        self.process.step().await;
-        Ok(ends)
+        })
+        .await
     }
 
     pub(crate) fn batch(
@@ -123,6 +189,14 @@ impl SimulatedSource {
             },
             bad_records,
         })
+    }
+}
+
+fn mark_of(offset: i64, row: &Row) -> RecordMark {
+    RecordMark {
+        offset,
+        timestamp: None,
+        checksum: row.serial,
     }
 }
 
@@ -172,6 +246,10 @@ impl Scan {
             .map(|(offset, row)| self.bad(*offset, row))
             .collect();
         self.bad_records.add(bad, rows.len())?;
+        if let Some((offset, row)) = rows.last() {
+            let mark = mark_of(*offset, row);
+            self.bad_records.reached(self.range.partition, mark);
+        }
         let good: Vec<(i64, Row)> = rows.into_iter().filter(|(_, row)| !row.is_bad).collect();
         self.batch(&good)
     }
@@ -183,12 +261,15 @@ impl Scan {
             end,
         } = self.range;
         let state = self.source.process.world.lock();
-        let log = &state.topic.partitions[usize::try_from(partition).unwrap()];
-        if start < log.low || start > log.high() {
+        let log = state
+            .topic
+            .partitions
+            .get(usize::try_from(partition).unwrap());
+        let Some(log) = log.filter(|log| (log.low..=log.high()).contains(&start)) else {
             return Err(Error::data(format!(
                 "topic 'simulated' no longer has offset {start} of partition {partition}"
             )));
-        }
+        };
         let rows = (0..).zip(&log.rows).map(|(offset, row)| (offset, *row));
         Ok(rows
             .filter(|(offset, _)| (start..end).contains(offset))

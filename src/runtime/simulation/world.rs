@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 use super::random::Random;
 use super::sink::Sink;
 use super::source::Topic;
+use crate::core::jobs::SteadyTime;
 use crate::state::simulated::{Fate, Faults, Later};
 
 /// When the simulated wall clock begins, in milliseconds since 1970 UTC.
@@ -26,6 +27,15 @@ pub(super) struct Rates {
     pub(super) sink: u64,
 }
 
+/// What the world keeps from runners, as if they did not look.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Hidden {
+    /// Topics and sinks that are made anew look as before.
+    pub(super) identities: bool,
+    /// There is no clock but the wall clock.
+    pub(super) steady_clock: bool,
+}
+
 /// All that outlives a process, and the clock.
 pub(super) struct World {
     started: tokio::time::Instant,
@@ -35,6 +45,11 @@ pub(super) struct World {
 pub(super) struct State {
     pub(super) random: Random,
     pub(super) now: Duration,
+    /// How far the wall clock is ahead of the time, in milliseconds.
+    pub(super) wall_is_ahead: i64,
+    /// Processes run on so many machines.
+    pub(super) machines: usize,
+    pub(super) hidden: Hidden,
     pub(super) rates: Rates,
     pub(super) topic: Topic,
     pub(super) sink: Sink,
@@ -50,6 +65,9 @@ impl World {
             state: Mutex::new(State {
                 random,
                 now: Duration::ZERO,
+                wall_is_ahead: 0,
+                machines: 1,
+                hidden: Hidden::default(),
                 rates,
                 topic,
                 sink,
@@ -149,9 +167,28 @@ impl Process {
             .note(format_args!("process {}: {what}", self.name));
     }
 
-    /// Milliseconds since 1970 UTC.
+    /// Milliseconds since 1970 UTC, as the wall clock says.
     pub(crate) fn now(&self) -> i64 {
-        BEGINNING + i64::try_from(self.world.lock().now.as_millis()).unwrap()
+        let state = self.world.lock();
+        BEGINNING + i64::try_from(state.now.as_millis()).unwrap() + state.wall_is_ahead
+    }
+
+    /// The clock that nobody sets: of one of two machines.
+    pub(crate) fn steady(&self) -> SteadyTime {
+        let state = self.world.lock();
+        let machine = match state.machines {
+            0 => 0,
+            machines => self.name % machines,
+        };
+        let now = i64::try_from(state.now.as_millis()).unwrap();
+        let now = match state.hidden.steady_clock {
+            true => now.saturating_add(state.wall_is_ahead).max(0),
+            false => now,
+        };
+        SteadyTime {
+            boot: format!("machine {machine}"),
+            at: u64::try_from(now).unwrap(),
+        }
     }
 
     pub(crate) fn instant(&self) -> tokio::time::Instant {

@@ -22,6 +22,7 @@ use crate::session::{BatchSource, JobQuery, StreamTable, late_rows};
 use crate::tables::bad_records::BadRecords;
 use crate::tables::delta::{
     DeltaColumn, DeltaJobSource, DeltaSpec, DeltaStream, DeltaStreamProvider, DeltaTableHandle,
+    StreamLook,
 };
 use crate::tables::time::BatchTime;
 
@@ -249,7 +250,13 @@ async fn run(query: &JobQuery, begin: FilePlace, sizes: &[u64]) -> Ran {
     let known = BTreeMap::from([("visits".to_owned(), BTreeSet::from([0]))]);
     let mut position = begin.offset();
     for size in sizes.iter().copied().chain(std::iter::repeat(u64::MAX)) {
-        let range = source.next(Some(position), size, false).await.unwrap();
+        let look = StreamLook {
+            table: "t",
+            position: Some(position),
+            max_rows: size,
+            skip_to: None,
+        };
+        let range = source.next(look).await.unwrap();
         if range.start == range.end {
             break;
         }

@@ -15,6 +15,7 @@ use futures::TryStreamExt as _;
 
 use super::create::{check_declared, new_fields};
 use super::error::{delta_error, not_a_table};
+use super::identity::SeenCommit;
 use super::location::Location;
 use super::options::{DeltaOptions, WriteOptions};
 use super::provider::DeltaTableProvider;
@@ -43,6 +44,8 @@ struct Inner {
     newest: tokio::sync::Mutex<DeltaTable>,
     /// The rules of the metadata they were made from.
     rules: Mutex<Option<(Metadata, Arc<TableRules>)>>,
+    /// By what the table is known again.
+    seen: tokio::sync::Mutex<Option<SeenCommit>>,
 }
 
 impl DeltaTableHandle {
@@ -151,6 +154,7 @@ impl DeltaTableHandle {
                 event_time,
                 newest: tokio::sync::Mutex::new(table.clone()),
                 rules: Mutex::new(None),
+                seen: tokio::sync::Mutex::new(None),
             }),
         };
         let rules = handle.rules(&table)?;
@@ -360,6 +364,31 @@ impl DeltaTableHandle {
             .await
             .map_err(|error| self.fail(error))?;
         Ok(newest.clone())
+    }
+
+    /// By what the table is known again.
+    pub(super) fn seen(&self) -> &tokio::sync::Mutex<Option<SeenCommit>> {
+        &self.inner.seen
+    }
+
+    /// The newest version seen, without a look at the log.
+    pub(super) async fn known(&self) -> DeltaTable {
+        self.inner.newest.lock().await.clone()
+    }
+
+    /// Takes the table as it was loaded anew: what was known may have been of another one.
+    pub(super) async fn replace(&self, table: DeltaTable) {
+        *self.inner.newest.lock().await = table;
+    }
+
+    /// The URL that the library opens, as far as it may be shown.
+    pub(super) fn url_without_credentials(&self) -> String {
+        let mut url = self.inner.location.url.clone();
+        // A URL that takes none has none.
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        url.set_query(None);
+        url.to_string()
     }
 
     /// The error of something done to this table.

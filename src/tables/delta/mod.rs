@@ -22,6 +22,7 @@ mod error;
 mod features;
 mod generated;
 mod handle;
+mod identity;
 mod location;
 mod maintain;
 mod mapping;
@@ -53,7 +54,7 @@ pub use handle::DeltaTableHandle;
 pub use maintain::{OptimizeSpec, VacuumSpec};
 pub use options::OPTION_NAMES;
 pub use provider::has_no_nulls;
-pub use stream::{DeltaJobSource, DeltaStream, FileRange};
+pub use stream::{DeltaJobSource, DeltaStream, FileRange, StreamLook};
 pub use stream_provider::{DeltaStreamProvider, stream_read};
 
 /// What a statement says about a Delta table.

@@ -11,7 +11,7 @@ use deltalake::{DeltaTable, ObjectStoreError};
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::handle::DeltaTableHandle;
-use crate::core::jobs::{FilePlace, choose_files};
+use crate::core::jobs::{FilePlace, RecordMark, Reported, SourceProgress, choose_files};
 use crate::error::{Error, ErrorKind, Result};
 
 /// So many commits a look takes in at most; the next one goes on from there.
@@ -48,6 +48,40 @@ struct CommitFiles {
     has_changes: bool,
     /// What made it, for people.
     operation: String,
+    /// Of its text.
+    checksum: u64,
+}
+
+/// What a job asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct StreamLook<'a> {
+    /// The table's name in SQL.
+    pub table: &'a str,
+    /// The offset where the job stands; none if it has not read the table.
+    pub position: Option<i64>,
+    /// About how many rows it reads next.
+    pub max_rows: u64,
+    /// Up to this offset the job may skip what is gone.
+    pub skip_to: Option<i64>,
+}
+
+impl StreamLook<'_> {
+    /// Whether the job may go on at `to`, past what is gone.
+    fn skips(&self, to: FilePlace) -> bool {
+        self.skip_to.is_some_and(|most| to.offset() <= most)
+    }
+
+    /// LOSS-1: what is gone stops the job, which could go on at `to`.
+    fn lost(&self, to: FilePlace, message: String, help: &str) -> Error {
+        let start = self.position.unwrap_or_default();
+        let gap = SourceProgress {
+            start,
+            end: to.offset(),
+        };
+        let mut report = Reported::default();
+        report.lost.insert(self.table.to_owned(), [(0, gap)].into());
+        Error::data(message).with_help(help).with_report(report)
+    }
 }
 
 /// A file of the table.
@@ -87,6 +121,8 @@ pub struct FileRange {
     pub rows: u64,
     /// Bytes of the files.
     pub bytes: u64,
+    /// By what the last version before `end` is known again.
+    pub mark: Option<RecordMark>,
     pub(super) groups: Vec<FileGroup>,
     /// The newest state of the table: its columns are those of the rows.
     pub(super) newest: DeltaTable,
@@ -126,38 +162,43 @@ impl DeltaJobSource {
         self.stream
     }
 
-    /// What a job that stands at the offset `position` reads next, about `max_rows` rows; one that never read the table
-    /// begins as the table says.
+    /// What a job reads next; one that never read the table begins as the table says.
     ///
     /// # Errors
     ///
-    /// LOSS-1: a commit or a file that is no longer there, unless `skipping_lost`, which goes on behind it. A version that
+    /// LOSS-1: a commit or a file that is no longer there, unless the job may skip it and go on behind it. A version that
     /// deletes or rewrites rows. A log that cannot be read.
-    pub async fn next(
-        &self,
-        position: Option<i64>,
-        max_rows: u64,
-        skipping_lost: bool,
-    ) -> Result<FileRange> {
+    pub async fn next(&self, look: StreamLook<'_>) -> Result<FileRange> {
+        let max_rows = look.max_rows;
         let newest = self.handle.refresh().await?;
         let version = newest
             .version()
             .ok_or_else(|| Error::internal("a loaded table has no version"))?;
         let high = FilePlace::start_of(version + 1);
-        let start = match position {
+        let start = match look.position {
+            // The table was restored to an earlier state; what was added since is read.
+            Some(offset) if look.skip_to.is_some_and(|to| to < offset) => {
+                FilePlace::of_offset(look.skip_to.unwrap_or(offset))
+            }
             Some(offset) => FilePlace::of_offset(offset),
             None if self.stream.starts_at_end => high,
             None => FilePlace::start_of_all(version),
         };
         if start.version > version + 1 {
-            return Err(Error::data(format!(
-                "Delta table '{}' ends with version {version}, before version {} where the job stands: it was made anew",
+            let message = format!(
+                "Delta table '{}' ends with version {version}, before version {} where the job stands: it was restored to an \
+                 earlier state",
                 self.handle.location(),
                 start.version
-            ))
-            .with_help("DROP JOB and CREATE JOB begin with the table that is there"));
+            );
+            return Err(look.lost(
+                high,
+                message,
+                "RESUME JOB … SKIPPING LOST goes on with what is added from here on; REWIND JOB … TO BATCH n goes back to a batch \
+                 that read no more than the table has; or restore the newer table and RESUME JOB",
+            ));
         }
-        let (start, known, end) = self.known(&newest, start, version, skipping_lost).await?;
+        let (start, known, end) = self.known(&newest, start, version, look).await?;
         // Up to here it is known what later versions took away.
         let until = version.min(end.version.saturating_sub(1));
         let rows = || known.iter().map(|file| file.file.rows);
@@ -171,15 +212,19 @@ impl DeltaJobSource {
         let again = files.iter().position(|file| !paths.insert(&file.file.path));
         let end = again.map_or(end, |again| files[again].place);
         files.truncate(again.unwrap_or(files.len()));
-        let (start, files, end) = self
-            .present(&newest, start, files, end, skipping_lost)
-            .await?;
+        let (start, files, end) = self.present(&newest, start, files, end, look).await?;
+        let written = files.iter().map(|file| file.file.modified_at).max();
+        let mark = self.mark_before(&newest, end).await?;
         Ok(FileRange {
             start: start.offset(),
             end: end.offset(),
             high: high.offset(),
             rows: total,
             bytes: files.iter().map(|file| file.file.bytes).sum(),
+            mark: mark.map(|mark| RecordMark {
+                timestamp: written,
+                ..mark
+            }),
             groups: self.groups(&newest, until, files).await?,
             newest,
         })
@@ -192,7 +237,7 @@ impl DeltaJobSource {
         table: &DeltaTable,
         start: FilePlace,
         newest: u64,
-        skipping_lost: bool,
+        look: StreamLook<'_>,
     ) -> Result<(FilePlace, Vec<StreamFile>, FilePlace)> {
         self.commits()
             .retain(|version, _| *version >= start.version);
@@ -203,9 +248,13 @@ impl DeltaJobSource {
             match self.all_files(table, version).await {
                 Ok(all) => files = placed(FilePlace::start_of_all(version), &all, start.file),
                 Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
-                Err(_) if skipping_lost => start = FilePlace::start_of(version + 1),
+                Err(_) if look.skips(FilePlace::start_of(version + 1)) => {
+                    start = FilePlace::start_of(version + 1);
+                }
                 Err(error) => {
-                    return Err(Error::data(error.message().to_owned()).with_help(
+                    return Err(look.lost(
+                        FilePlace::start_of(version + 1),
+                        error.message().to_owned(),
                         "the job has not read all that the table had when it began: RESUME JOB … SKIPPING LOST goes on with what was \
                          added later",
                     ));
@@ -220,13 +269,15 @@ impl DeltaJobSource {
                     break;
                 }
                 let oldest = self.oldest_commit(table, version).await?.min(newest + 1);
-                if !skipping_lost {
-                    return Err(Error::data(format!(
+                if !look.skips(FilePlace::start_of(oldest)) {
+                    let message = format!(
                         "Delta table '{}': its log no longer has versions {version} to {}",
                         self.handle.location(),
                         oldest - 1
-                    ))
-                    .with_help(
+                    );
+                    return Err(look.lost(
+                        FilePlace::start_of(oldest),
+                        message,
                         "RESUME JOB … SKIPPING LOST goes on with the first version there is and records the gap; \
                          'delta.logRetentionDuration' says how long a log is kept",
                     ));
@@ -272,7 +323,7 @@ impl DeltaJobSource {
         start: FilePlace,
         mut files: Vec<StreamFile>,
         end: FilePlace,
-        skipping_lost: bool,
+        look: StreamLook<'_>,
     ) -> Result<(FilePlace, Vec<StreamFile>, FilePlace)> {
         let store = table.log_store().object_store(None);
         let looks: Vec<_> = files
@@ -296,13 +347,16 @@ impl DeltaJobSource {
             .try_collect()
             .await?;
         let lost = is_there.iter().take_while(|there| !**there).count();
-        if lost > 0 && !skipping_lost {
+        let behind = files.get(lost).map_or(end, |next| next.place);
+        if lost > 0 && !look.skips(behind) {
             let file = files.first().map_or("", |file| file.file.path.as_str());
-            return Err(Error::data(format!(
+            let message = format!(
                 "Delta table '{}': {lost} files that are to be read next are gone, the first is {file}",
                 self.handle.location()
-            ))
-            .with_help(
+            );
+            return Err(look.lost(
+                behind,
+                message,
                 "VACUUM was faster than the job: RESUME JOB … SKIPPING LOST goes on behind them and records the gap",
             ));
         }
@@ -362,9 +416,56 @@ impl DeltaJobSource {
             return Ok(None);
         };
         let actions = get_actions(version, &bytes).map_err(|error| self.handle.fail(error))?;
-        let commit = Arc::new(CommitFiles::of(actions));
+        let commit = Arc::new(CommitFiles {
+            checksum: RecordMark::checksum_of(None, Some(&bytes)),
+            ..CommitFiles::of(actions)
+        });
         self.commits().insert(version, Arc::clone(&commit));
         Ok(Some(commit))
+    }
+
+    /// By what the last version before a place is known again; none if its entry of the log is gone.
+    async fn mark_before(
+        &self,
+        table: &DeltaTable,
+        place: FilePlace,
+    ) -> Result<Option<RecordMark>> {
+        let read = match place.of_all {
+            true => Some(place.version),
+            false => place.version.checked_sub(1),
+        };
+        let Some(version) = read else {
+            return Ok(None);
+        };
+        let known = self.commits().get(&version).map(|commit| commit.checksum);
+        let checksum = match known {
+            Some(checksum) => Some(checksum),
+            None => self.checksum(table, version).await?,
+        };
+        Ok(checksum.map(|checksum| RecordMark {
+            offset: FilePlace::start_of(version).offset(),
+            timestamp: None,
+            checksum,
+        }))
+    }
+
+    async fn checksum(&self, table: &DeltaTable, version: u64) -> Result<Option<u64>> {
+        let entry = table.log_store().read_commit_entry(version).await;
+        let entry = entry.map_err(|error| self.handle.fail(error))?;
+        Ok(entry.map(|bytes| RecordMark::checksum_of(None, Some(&bytes))))
+    }
+
+    /// Whether the version that was read last is another one now: the table was restored and written to. A version that the log
+    /// no longer has tells nothing.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be read.
+    pub async fn is_other(&self, mark: RecordMark) -> Result<bool> {
+        let table = self.handle.refresh().await?;
+        let version = FilePlace::of_offset(mark.offset).version;
+        let checksum = self.checksum(&table, version).await?;
+        Ok(checksum.is_some_and(|checksum| checksum != mark.checksum))
     }
 
     fn commits(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Arc<CommitFiles>>> {

@@ -8,6 +8,7 @@ mod definition;
 mod ends;
 mod fetch;
 mod headers;
+mod identity;
 mod metadata;
 pub mod mock;
 mod native;

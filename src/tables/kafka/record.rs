@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use rdkafka::Timestamp;
 
+use crate::core::jobs::RecordMark;
 use crate::error::{Error, Result};
 use crate::exec::format::{BadRow, RecordDecoder};
 use crate::tables::bad_records::{BadRecord, BadRecords};
@@ -120,6 +122,11 @@ impl RecordReader {
         if let (OnError::Fail, Some(first)) = (self.on_error, bad.first()) {
             return Err(cannot_decode(&messages[first.row], &first.reason));
         }
+        if let Some(last) = messages.last() {
+            let content = (last.key(), last.payload());
+            let mark = mark_of(last.offset(), last.timestamp(), content);
+            self.bad_records.reached(self.partition, mark);
+        }
         let columns = self
             .slots
             .iter()
@@ -182,6 +189,19 @@ fn cannot_decode(message: &impl Record, reason: &str) -> Error {
     .with_help(
         "option 'on_error' 'null' reads what fits, 'dead_letter' sets such records aside in a table",
     )
+}
+
+/// By what a record is known again.
+pub(crate) fn mark_of(
+    offset: i64,
+    timestamp: Timestamp,
+    (key, value): (Option<&[u8]>, Option<&[u8]>),
+) -> RecordMark {
+    RecordMark {
+        offset,
+        timestamp: timestamp.to_millis(),
+        checksum: RecordMark::checksum_of(key, value),
+    }
 }
 
 fn bad_record(message: &impl Record, reason: &str) -> BadRecord {

@@ -1,14 +1,17 @@
 //! A topic as the source of a job: what is there to read, asked again for every batch with one client.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rdkafka::consumer::BaseConsumer;
 
+use crate::core::jobs::{Identity, RecordMark};
 use crate::error::Result;
 use crate::tables::kafka::aside::aside;
 use crate::tables::kafka::client::Faults;
 use crate::tables::kafka::definition::KafkaTable;
 use crate::tables::kafka::ends::{Asked, PartitionEnds, partition_ends};
+use crate::tables::kafka::identity::{identity, other_records};
 use crate::tables::kafka::pool::ConsumerPool;
 
 /// The source of a job.
@@ -40,6 +43,33 @@ impl KafkaJobSource {
     /// The table.
     pub fn table(&self) -> &Arc<KafkaTable> {
         &self.table
+    }
+
+    /// Which topic it is now (IDENT-1).
+    ///
+    /// # Errors
+    ///
+    /// The topic is gone, or the broker does not answer.
+    pub async fn identity(&self) -> Result<Identity> {
+        let source = self.clone();
+        aside(move || {
+            let table = &source.table;
+            identity(&table.client, &source.client, &table.topic)
+        })
+        .await
+    }
+
+    /// Of the partitions that no longer have the record that was read last, but another one at its offset: the one they have.
+    ///
+    /// # Errors
+    ///
+    /// The broker does not answer.
+    pub async fn other_records(
+        &self,
+        marks: BTreeMap<i32, RecordMark>,
+    ) -> Result<BTreeMap<i32, RecordMark>> {
+        let table = Arc::clone(&self.table);
+        aside(move || other_records(&table.client, &table.topic, &marks)).await
     }
 
     /// Where every partition starts and ends now, new ones included.

@@ -19,10 +19,12 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
+use crate::core::jobs::Identity;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tables::kafka::aside::aside;
 use crate::tables::kafka::client::{Faults, request_error};
 use crate::tables::kafka::definition::{Delivery, KafkaTable};
+use crate::tables::kafka::identity::identity;
 use crate::tables::kafka::sink::{Deliveries, Session, ensure_topic, send_rows};
 
 /// Where a job stands in one partition of a topic.
@@ -227,6 +229,20 @@ impl KafkaJobSink {
         }
         let inner = Arc::clone(&self.inner);
         aside(move || inner.session.abort()).await
+    }
+
+    /// Which topic it is now (IDENT-1).
+    ///
+    /// # Errors
+    ///
+    /// The topic is gone, or the broker does not answer.
+    pub async fn identity(&self) -> Result<Identity> {
+        let inner = Arc::clone(&self.inner);
+        aside(move || {
+            let table = &inner.session.table;
+            identity(&table.client, &inner.group, &table.topic)
+        })
+        .await
     }
 
     /// How long a transaction may be open.

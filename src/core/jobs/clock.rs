@@ -1,0 +1,233 @@
+//! The time of a job: it goes by a clock that nobody sets, and believes the wall clock only as far as that agrees.
+//!
+//! A wall clock may jump, ahead by a year and back again. Keys that are forgotten and batches that are trimmed by it would be gone.
+//! So a job's clock goes on from where it was by the time that has passed since, as the machine has counted it. Where that is not
+//! known, on another machine or after it was started again, the job's clock waits for records: it follows the wall clock as far
+//! as their times confirm it.
+
+use serde::{Deserialize, Serialize};
+
+/// How far the wall clock may be off before it is not believed, in milliseconds; and the share of the time that has passed.
+const SLACK: i64 = 60_000;
+const SLACK_SHARE: i64 = 1_000;
+
+/// What a clock shows that runs since the machine was started and that nobody sets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SteadyTime {
+    /// Which start of which machine: clocks of others say nothing about this one.
+    pub boot: String,
+    /// Milliseconds since then.
+    pub at: u64,
+}
+
+impl SteadyTime {
+    /// Milliseconds since an earlier reading; none if they are of two clocks.
+    pub fn since(&self, earlier: &Self) -> Option<u64> {
+        if self.boot != earlier.boot {
+            return None;
+        }
+        self.at.checked_sub(earlier.at)
+    }
+}
+
+/// The job's clock as a batch has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockReading {
+    /// Milliseconds since 1970 UTC.
+    pub at: i64,
+    /// The same moment on the clock that nobody sets.
+    pub steady: SteadyTime,
+}
+
+/// What the wall clock is to a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wall {
+    /// The job's clock is the wall clock.
+    Believed,
+    /// It is off by so many milliseconds from what the time that has passed allows.
+    Off(i64),
+    /// It is ahead by so many milliseconds of where the job's clock stood on another machine, or before this one was started
+    /// again, and no record confirms it.
+    Unconfirmed(i64),
+}
+
+/// The clock of a job in one process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JobClock {
+    /// Where it goes on from.
+    origin: Option<ClockReading>,
+    /// How much time passed before the origin is not known.
+    is_open: bool,
+    /// It never goes back.
+    now: Option<i64>,
+    /// The latest time of a record.
+    seen: Option<i64>,
+}
+
+impl JobClock {
+    /// Goes on from the reading of the last version, if it has one. `at` is what is known otherwise: a time that the job's clock
+    /// had before.
+    pub fn after(reading: Option<&ClockReading>, at: Option<i64>) -> Self {
+        let unknown = |at| ClockReading {
+            at,
+            steady: SteadyTime {
+                boot: String::new(),
+                at: 0,
+            },
+        };
+        Self {
+            origin: reading.cloned().or(at.map(unknown)),
+            ..Self::default()
+        }
+    }
+
+    /// A record was written at this time, in milliseconds since 1970 UTC.
+    pub fn saw_record(&mut self, written: i64) {
+        self.seen = self.seen.max(Some(written));
+    }
+
+    /// The time now, in milliseconds since 1970 UTC, and what the wall clock is to it. It never goes back.
+    pub fn look(&mut self, wall: i64, steady: &SteadyTime) -> (i64, Wall) {
+        let origin = match self.origin.take() {
+            // A job that never ran: there is nothing to compare it with.
+            None => ClockReading {
+                at: wall,
+                steady: steady.clone(),
+            },
+            Some(origin) if steady.since(&origin.steady).is_some() => origin,
+            Some(origin) => {
+                self.is_open = true;
+                ClockReading {
+                    at: origin.at,
+                    steady: steady.clone(),
+                }
+            }
+        };
+        let passed = steady.since(&origin.steady).unwrap_or(0);
+        let passed = i64::try_from(passed).unwrap_or(i64::MAX);
+        let line = origin.at.saturating_add(passed);
+        let slack = SLACK.saturating_add(passed / SLACK_SHARE);
+        let off = wall.saturating_sub(line);
+        self.origin = Some(origin);
+        let (now, wall) = if off.abs() <= slack {
+            self.is_open = false;
+            (wall, Wall::Believed)
+        } else if off < 0 || !self.is_open {
+            self.is_open = false;
+            (line, Wall::Off(off))
+        } else {
+            // As far as records confirm it.
+            let confirmed = self.seen.map_or(line, |seen| seen.saturating_add(SLACK));
+            let now = line.max(wall.min(confirmed));
+            self.origin = Some(ClockReading {
+                at: now,
+                steady: steady.clone(),
+            });
+            self.is_open = now < wall;
+            match self.is_open {
+                true => (now, Wall::Unconfirmed(wall.saturating_sub(now))),
+                false => (now, Wall::Believed),
+            }
+        };
+        let now = self.now.map_or(now, |before| before.max(now));
+        self.now = Some(now);
+        (now, wall)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const YEAR: i64 = 365 * 24 * 3_600_000;
+    const START: i64 = 1_750_000_000_000;
+
+    fn steady(boot: &str, at: u64) -> SteadyTime {
+        SteadyTime {
+            boot: boot.to_owned(),
+            at,
+        }
+    }
+
+    #[test]
+    fn a_wall_clock_that_jumps_ahead_and_back_is_not_believed() {
+        let mut clock = JobClock::default();
+        assert_eq!(
+            clock.look(START, &steady("a", 500)),
+            (START, Wall::Believed)
+        );
+        // Ahead by a year, for a while.
+        for passed in [1, 10, 1_000] {
+            let (now, wall) = clock.look(START + YEAR + passed, &steady("a", 500 + passed as u64));
+            assert_eq!((now, wall), (START + passed, Wall::Off(YEAR)));
+        }
+        // Back: the job's clock goes on as if nothing had happened.
+        let (now, wall) = clock.look(START + 2_000, &steady("a", 2_500));
+        assert_eq!((now, wall), (START + 2_000, Wall::Believed));
+        // Behind, it does not go back, and does not stand still.
+        let (now, _) = clock.look(START - YEAR, &steady("a", 3_500));
+        assert_eq!(now, START + 3_000);
+    }
+
+    #[test]
+    fn many_small_jumps_are_one_large_one() {
+        let mut clock = JobClock::default();
+        clock.look(START, &steady("a", 0));
+        let mut wall = START;
+        for look in 1..1_000 {
+            wall += 50_000;
+            let (now, _) = clock.look(wall, &steady("a", look));
+            assert!(now <= START + look as i64 + SLACK + 10, "{look}: {now}");
+        }
+    }
+
+    #[test]
+    fn the_next_process_on_the_machine_goes_on_by_the_time_that_passed() {
+        let reading = ClockReading {
+            at: START,
+            steady: steady("a", 1_000),
+        };
+        let mut clock = JobClock::after(Some(&reading), None);
+        let hour = 3_600_000;
+        let later = steady("a", 1_000 + hour);
+        let (now, wall) = clock.look(START + hour as i64 + YEAR, &later);
+        assert_eq!((now, wall), (START + hour as i64, Wall::Off(YEAR)));
+    }
+
+    #[test]
+    fn elsewhere_the_clock_follows_the_records() {
+        let reading = ClockReading {
+            at: START,
+            steady: steady("a", 1_000),
+        };
+        let day = 24 * 3_600_000;
+        let mut clock = JobClock::after(Some(&reading), None);
+        // Nothing confirms that a day has passed.
+        let (now, wall) = clock.look(START + day, &steady("b", 70));
+        assert_eq!((now, wall), (START, Wall::Unconfirmed(day)));
+        // What passes here is known.
+        let (now, _) = clock.look(START + day + 500, &steady("b", 570));
+        assert_eq!(now, START + 500);
+        // The records of a backlog bring it nearer, recent ones to the wall clock.
+        clock.saw_record(START + day / 2);
+        let (now, wall) = clock.look(START + day + 600, &steady("b", 670));
+        assert_eq!(now, START + day / 2 + SLACK);
+        assert!(matches!(wall, Wall::Unconfirmed(_)));
+        clock.saw_record(START + day);
+        let (now, wall) = clock.look(START + day + 700, &steady("b", 770));
+        assert_eq!((now, wall), (START + day + 700, Wall::Believed));
+        // From here on it goes by the time that passes.
+        let (now, _) = clock.look(START + day + YEAR, &steady("b", 870));
+        assert_eq!(now, START + day + 800);
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_once_does_not_stand_still_for_good() {
+        // As an earlier release may have left it.
+        let mut clock = JobClock::after(None, Some(START + YEAR));
+        let (now, wall) = clock.look(START, &steady("a", 0));
+        assert_eq!((now, wall), (START + YEAR, Wall::Off(-YEAR)));
+        let (now, _) = clock.look(START + 5_000, &steady("a", 5_000));
+        assert_eq!(now, START + YEAR + 5_000);
+    }
+}

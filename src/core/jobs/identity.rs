@@ -1,0 +1,322 @@
+//! Which topic or table a source or a sink is (IDENT-1): a position belongs to that, never to a name in SQL.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::version::SourceProgress;
+
+/// A topic or a table, so that another one of the same name is told from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Identity {
+    /// A topic of Kafka.
+    Topic {
+        /// Its name.
+        topic: String,
+        /// The id of its cluster, if the brokers give one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cluster: Option<String>,
+        /// The id that the cluster gave it when it was created, if the brokers give one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+    },
+    /// A Delta table.
+    DeltaTable {
+        /// Its URL.
+        location: String,
+        /// The id in its metadata.
+        id: String,
+    },
+}
+
+/// How two identities compare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sameness {
+    /// They are one.
+    Same,
+    /// They are two.
+    Other,
+    /// Nothing speaks against it, but an id is missing: what was read has to tell.
+    Untold,
+}
+
+impl Identity {
+    /// Whether `now` is what this was.
+    pub fn compare(&self, now: &Self) -> Sameness {
+        match (self, now) {
+            (
+                Self::Topic { topic, cluster, id },
+                Self::Topic {
+                    topic: topic_now,
+                    cluster: cluster_now,
+                    id: id_now,
+                },
+            ) => {
+                let differ = |one: &Option<String>, other: &Option<String>| {
+                    one.is_some() && other.is_some() && one != other
+                };
+                if topic != topic_now || differ(cluster, cluster_now) || differ(id, id_now) {
+                    Sameness::Other
+                } else if id.is_some() && id_now.is_some() {
+                    Sameness::Same
+                } else {
+                    Sameness::Untold
+                }
+            }
+            (Self::DeltaTable { .. }, Self::DeltaTable { .. }) if self == now => Sameness::Same,
+            _ => Sameness::Other,
+        }
+    }
+
+    /// In which way `now` is another one than this.
+    pub fn difference(&self, now: &Self) -> String {
+        let (what, is_same_place) = match (self, now) {
+            (
+                Self::Topic { topic, cluster, .. },
+                Self::Topic {
+                    topic: topic_now,
+                    cluster: cluster_now,
+                    ..
+                },
+            ) => (
+                format!("topic '{topic}'"),
+                topic == topic_now && (cluster == cluster_now || cluster_now.is_none()),
+            ),
+            (
+                Self::DeltaTable { location, .. },
+                Self::DeltaTable {
+                    location: location_now,
+                    ..
+                },
+            ) => (
+                format!("Delta table '{location}'"),
+                location == location_now,
+            ),
+            _ => (String::new(), false),
+        };
+        if is_same_place {
+            let (was, is) = (self.id(), now.id());
+            return format!("{what} was made anew: its id was {was} and is {is}");
+        }
+        format!("it was {self} and is {now}")
+    }
+
+    fn id(&self) -> &str {
+        match self {
+            Self::Topic { id, .. } => id.as_deref().unwrap_or("unknown"),
+            Self::DeltaTable { id, .. } => id,
+        }
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Topic { topic, cluster, .. } => {
+                write!(f, "topic '{topic}' (id {}", self.id())?;
+                if let Some(cluster) = cluster {
+                    write!(f, ", cluster {cluster}")?;
+                }
+                f.write_str(")")
+            }
+            Self::DeltaTable { location, id } => write!(f, "Delta table '{location}' (id {id})"),
+        }
+    }
+}
+
+/// The last record that a job has read from a partition: a log that has another one there is not the log that was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordMark {
+    /// Its offset.
+    pub offset: i64,
+    /// Its timestamp in milliseconds since 1970 UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<i64>,
+    /// [`Self::checksum_of`] its key and value.
+    pub checksum: u64,
+}
+
+impl RecordMark {
+    /// A checksum of a record: FNV-1a, 64 bits, over key and value with their lengths. It is stored and must not change.
+    pub fn checksum_of(key: Option<&[u8]>, value: Option<&[u8]>) -> u64 {
+        const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+        const PRIME: u64 = 0x0000_0100_0000_01b3;
+        let take = |hash: u64, bytes: &[u8]| {
+            bytes.iter().fold(hash, |hash, byte| {
+                (hash ^ u64::from(*byte)).wrapping_mul(PRIME)
+            })
+        };
+        [key, value].into_iter().fold(BASIS, |hash, part| {
+            let length = part.map_or(u64::MAX, |bytes| bytes.len() as u64);
+            take(take(hash, &length.to_le_bytes()), part.unwrap_or_default())
+        })
+    }
+}
+
+/// What a job that stopped has told of its sources and its sink. The statement that resumes it means this and no more.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reported {
+    /// Offsets that are gone, by table and partition: from where the job stands to where it could go on.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lost: BTreeMap<String, BTreeMap<i32, SourceProgress>>,
+    /// Tables that are others than the job has read or written: what they are now.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub others: BTreeMap<String, Identity>,
+}
+
+/// What the user says of a source or a sink that is another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// What it is: another one again is not meant.
+    pub identity: Identity,
+    /// It has the same records at the same offsets, or the same rows; otherwise it is a new one.
+    pub is_moved: bool,
+}
+
+/// What a source or a sink is to the job that goes on from a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The version does not say what it was.
+    Unknown,
+    /// The same.
+    Same,
+    /// As far as ids tell it may be the same.
+    Untold,
+    /// Another one, and the user says that it is a new one: positions do not hold for it.
+    New,
+    /// Another one, and the user says that it holds the same.
+    Moved,
+    /// Another one.
+    Other,
+}
+
+/// Decides what `now` is to a job whose last version knows it as `stored`.
+pub fn standing(
+    stored: Option<&Identity>,
+    now: &Identity,
+    accepted: Option<&Accepted>,
+) -> Standing {
+    if let Some(accepted) = accepted
+        && accepted.identity.compare(now) != Sameness::Other
+    {
+        return match accepted.is_moved {
+            true => Standing::Moved,
+            false => Standing::New,
+        };
+    }
+    match stored.map(|stored| stored.compare(now)) {
+        None => Standing::Unknown,
+        Some(Sameness::Same) => Standing::Same,
+        Some(Sameness::Untold) => Standing::Untold,
+        Some(Sameness::Other) => Standing::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topic(name: &str, cluster: Option<&str>, id: Option<&str>) -> Identity {
+        Identity::Topic {
+            topic: name.to_owned(),
+            cluster: cluster.map(str::to_owned),
+            id: id.map(str::to_owned),
+        }
+    }
+
+    fn table(location: &str, id: &str) -> Identity {
+        Identity::DeltaTable {
+            location: location.to_owned(),
+            id: id.to_owned(),
+        }
+    }
+
+    #[test]
+    fn ident_1_names_alone_make_no_identity() {
+        let one = topic("t", Some("c"), Some("1"));
+        assert_eq!(one.compare(&one), Sameness::Same);
+        for other in [
+            topic("t", Some("c"), Some("2")),
+            topic("t", Some("d"), Some("1")),
+            topic("u", Some("c"), Some("1")),
+            topic("u", None, None),
+            table("t", "1"),
+        ] {
+            assert_eq!(one.compare(&other), Sameness::Other, "{other}");
+            assert_eq!(other.compare(&one), Sameness::Other, "{other}");
+        }
+        // A broker that gives no ids tells nothing.
+        for untold in [topic("t", Some("c"), None), topic("t", None, None)] {
+            assert_eq!(one.compare(&untold), Sameness::Untold);
+            assert_eq!(untold.compare(&untold), Sameness::Untold);
+        }
+        let lake = table("file:///a/", "1");
+        assert_eq!(lake.compare(&lake), Sameness::Same);
+        assert_eq!(lake.compare(&table("file:///a/", "2")), Sameness::Other);
+        assert_eq!(lake.compare(&table("file:///b/", "1")), Sameness::Other);
+    }
+
+    #[test]
+    fn ident_1_what_is_accepted_is_what_was_told_and_nothing_else() {
+        let (was, is, later) = (
+            topic("t", None, Some("1")),
+            topic("t", None, Some("2")),
+            topic("t", None, Some("3")),
+        );
+        let accepted = |is_moved| Accepted {
+            identity: is.clone(),
+            is_moved,
+        };
+        assert_eq!(standing(Some(&was), &was, None), Standing::Same);
+        assert_eq!(standing(Some(&was), &is, None), Standing::Other);
+        assert_eq!(standing(None, &is, None), Standing::Unknown);
+        let new = accepted(false);
+        assert_eq!(standing(Some(&was), &is, Some(&new)), Standing::New);
+        let moved = accepted(true);
+        assert_eq!(standing(Some(&was), &is, Some(&moved)), Standing::Moved);
+        assert_eq!(standing(Some(&was), &later, Some(&new)), Standing::Other);
+        assert_eq!(standing(Some(&was), &was, Some(&new)), Standing::Same);
+    }
+
+    #[test]
+    fn identities_and_marks_read_back_and_are_told() {
+        for identity in [
+            topic("t", Some("c"), Some("1")),
+            topic("t", None, None),
+            table("s3://b/t/", "x"),
+        ] {
+            let text = serde_json::to_string(&identity).unwrap();
+            assert_eq!(serde_json::from_str::<Identity>(&text).unwrap(), identity);
+        }
+        let (was, is) = (
+            topic("t", Some("c"), Some("1")),
+            topic("t", Some("c"), Some("2")),
+        );
+        assert_eq!(
+            was.difference(&is),
+            "topic 't' was made anew: its id was 1 and is 2"
+        );
+        assert_eq!(
+            was.difference(&table("file:///a/", "x")),
+            "it was topic 't' (id 1, cluster c) and is Delta table 'file:///a/' (id x)"
+        );
+    }
+
+    #[test]
+    fn a_checksum_tells_keys_from_values_and_null_from_nothing() {
+        let sums = [
+            RecordMark::checksum_of(None, None),
+            RecordMark::checksum_of(Some(b""), None),
+            RecordMark::checksum_of(None, Some(b"")),
+            RecordMark::checksum_of(Some(b"a"), Some(b"b")),
+            RecordMark::checksum_of(Some(b"ab"), Some(b"")),
+            RecordMark::checksum_of(Some(b"b"), Some(b"a")),
+        ];
+        let different: std::collections::BTreeSet<u64> = sums.into_iter().collect();
+        assert_eq!(different.len(), sums.len());
+        // It is stored: another release must find the same.
+        assert_eq!(sums[3], 0x41c8_0da7_2d0a_ec94);
+    }
+}

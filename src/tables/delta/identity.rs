@@ -1,0 +1,121 @@
+//! Which table is at a location (IDENT-1): also where one was deleted and another one made while this process had it open.
+
+use deltalake::logstore::object_store::ObjectStoreExt as _;
+use deltalake::logstore::object_store::path::Path;
+use deltalake::{DeltaTable, ObjectStoreError};
+
+use super::handle::DeltaTableHandle;
+use crate::core::jobs::Identity;
+use crate::error::{Error, Result};
+
+/// A commit of the table as the store has it: as long as it is there unchanged, the table is the one it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SeenCommit {
+    version: u64,
+    stamp: Stamp,
+    /// The table's id.
+    id: String,
+}
+
+/// What tells a file from a later one of the same name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    /// In microseconds since 1970 UTC.
+    written: i64,
+    size: u64,
+    tag: Option<String>,
+}
+
+impl DeltaTableHandle {
+    /// Which table it is now. The state that is known of a table that is gone is forgotten.
+    ///
+    /// # Errors
+    ///
+    /// There is no table any more, or the store does not answer.
+    pub async fn identity(&self) -> Result<Identity> {
+        let mut seen = self.seen().lock().await;
+        let is_same = match &*seen {
+            Some(commit) => {
+                let store = self.known().await;
+                self.stamp(&store, commit.version).await?.as_ref() == Some(&commit.stamp)
+            }
+            None => false,
+        };
+        let id = match &*seen {
+            Some(commit) if is_same => commit.id.clone(),
+            _ => {
+                *seen = None;
+                let commit = self.look_again().await?;
+                let id = commit.id.clone();
+                *seen = Some(commit);
+                id
+            }
+        };
+        Ok(Identity::DeltaTable {
+            location: self.url_without_credentials(),
+            id,
+        })
+    }
+
+    /// Loads the table anew, and finds a commit to know it by.
+    async fn look_again(&self) -> Result<SeenCommit> {
+        let known = self.known().await;
+        loop {
+            let table = self.loaded(&known).await?;
+            let version = version_of(&table)?;
+            let id = self.id_of(&table)?;
+            let Some(stamp) = self.stamp(&table, version).await? else {
+                // The newest commit is only in a checkpoint: nothing to know it by but the metadata, the next time again.
+                self.replace(table).await;
+                let nothing = Stamp {
+                    written: 0,
+                    size: 0,
+                    tag: None,
+                };
+                return Ok(SeenCommit {
+                    version,
+                    stamp: nothing,
+                    id,
+                });
+            };
+            // Between the two looks at it the table may have been replaced.
+            let again = self.loaded(&known).await?;
+            if self.id_of(&again)? == id {
+                self.replace(again).await;
+                return Ok(SeenCommit { version, stamp, id });
+            }
+        }
+    }
+
+    async fn loaded(&self, known: &DeltaTable) -> Result<DeltaTable> {
+        let mut table = DeltaTable::new(known.log_store());
+        table.load().await.map_err(|error| self.fail(error))?;
+        Ok(table)
+    }
+
+    fn id_of(&self, table: &DeltaTable) -> Result<String> {
+        let snapshot = table.snapshot().map_err(|error| self.fail(error))?;
+        Ok(snapshot.metadata().id().to_owned())
+    }
+
+    /// How the store has a commit; none if it does not.
+    async fn stamp(&self, table: &DeltaTable, version: u64) -> Result<Option<Stamp>> {
+        let store = table.log_store().object_store(None);
+        let path = Path::from(format!("_delta_log/{version:020}.json"));
+        match store.head(&path).await {
+            Ok(found) => Ok(Some(Stamp {
+                written: found.last_modified.timestamp_micros(),
+                size: found.size,
+                tag: found.e_tag,
+            })),
+            Err(ObjectStoreError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.fail(error.into())),
+        }
+    }
+}
+
+fn version_of(table: &DeltaTable) -> Result<u64> {
+    table
+        .version()
+        .ok_or_else(|| Error::internal("a loaded table has no version"))
+}

@@ -1,0 +1,251 @@
+//! Which topic a name stands for (IDENT-1): the ids of the cluster and of the topic, and whether a log still has the record that
+//! was read last.
+//!
+//! The client library asks for topic ids, its Rust binding does not: this is the only place that calls the library itself.
+#![expect(
+    unsafe_code,
+    reason = "the Rust binding of librdkafka has no call that gives a topic's id"
+)]
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::time::{Duration, Instant};
+
+use rdkafka::bindings as native;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::core::jobs::{Identity, RecordMark};
+use crate::error::{Error, ErrorKind, Result};
+use crate::tables::kafka::client::{
+    ClientSettings, Faults, client_error, request_error, unknown_topic,
+};
+use crate::tables::kafka::record::mark_of;
+
+/// After an answer that may change soon.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long a single request may take, within the patience of the table.
+const REQUEST: Duration = Duration::from_secs(2);
+
+/// Asks the brokers which topic `topic` is. Blocks, at most for `connect.timeout`.
+///
+/// # Errors
+///
+/// There is no such topic, it may not be read, or the brokers do not answer.
+pub(crate) fn identity(
+    settings: &ClientSettings,
+    consumer: &BaseConsumer<Faults>,
+    topic: &str,
+) -> Result<Identity> {
+    let faults: &Faults = consumer.context().as_ref();
+    let deadline = Instant::now() + settings.connect_timeout;
+    loop {
+        // Callbacks with the cause of a failure are served by polling.
+        let _ = consumer.poll(Duration::ZERO);
+        let left = deadline.saturating_duration_since(Instant::now());
+        match describe(consumer, topic, left.clamp(PAUSE, REQUEST)) {
+            Ok(id) => {
+                return Ok(Identity::Topic {
+                    topic: topic.to_owned(),
+                    cluster: cluster_id(consumer),
+                    id,
+                });
+            }
+            Err(
+                RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
+                | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC,
+            ) => return Err(unknown_topic(topic)),
+            Err(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => {
+                return Err(Error::new(
+                    ErrorKind::Permission,
+                    format!("not allowed to read topic '{topic}'"),
+                ));
+            }
+            Err(_) if faults.is_hopeless() || Instant::now() >= deadline => {
+                return Err(settings.unavailable(faults));
+            }
+            // Leaders are being elected, or no broker is connected yet.
+            Err(_) => std::thread::sleep(PAUSE.min(left)),
+        }
+    }
+}
+
+/// The id of a topic; none if the brokers are too old to give one.
+fn describe(
+    consumer: &BaseConsumer<Faults>,
+    topic: &str,
+    timeout: Duration,
+) -> std::result::Result<Option<String>, RDKafkaRespErr> {
+    let invalid = RDKafkaRespErr::RD_KAFKA_RESP_ERR__INVALID_ARG;
+    let name = CString::new(topic).map_err(|_| invalid)?;
+    let timeout = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
+    let client = consumer.client().native_ptr();
+    // SAFETY: the client lives as long as `consumer`, which is borrowed. The library copies the names. What it gives out belongs
+    // to the event, which is destroyed after the last use of it; every other object is destroyed once.
+    unsafe {
+        let mut names = [name.as_ptr()];
+        let topics = native::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), 1);
+        let operation = native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
+        let options = native::rd_kafka_AdminOptions_new(client, operation);
+        let mut reason: [c_char; 256] = [0; 256];
+        native::rd_kafka_AdminOptions_set_request_timeout(
+            options,
+            timeout,
+            reason.as_mut_ptr(),
+            reason.len(),
+        );
+        let queue = native::rd_kafka_queue_new(client);
+        native::rd_kafka_DescribeTopics(client, topics, options, queue);
+        // The request ends by its own timeout; the queue gets an event in any case.
+        let event = native::rd_kafka_queue_poll(queue, timeout.saturating_add(1_000));
+        let outcome = if event.is_null() {
+            Err(RDKafkaRespErr::RD_KAFKA_RESP_ERR__TIMED_OUT)
+        } else {
+            topic_id(event)
+        };
+        if !event.is_null() {
+            native::rd_kafka_event_destroy(event);
+        }
+        native::rd_kafka_queue_destroy(queue);
+        native::rd_kafka_AdminOptions_destroy(options);
+        native::rd_kafka_TopicCollection_destroy(topics);
+        outcome
+    }
+}
+
+/// The id in the answer about one topic.
+///
+/// # Safety
+///
+/// `event` is an event of the library that was not destroyed.
+unsafe fn topic_id(
+    event: *mut native::rd_kafka_event_t,
+) -> std::result::Result<Option<String>, RDKafkaRespErr> {
+    let no_error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
+    // SAFETY: the event is one by the contract of this function; the library checks its type and gives NULL for another one.
+    unsafe {
+        let code = native::rd_kafka_event_error(event);
+        if code != no_error {
+            return Err(code);
+        }
+        let missing = RDKafkaRespErr::RD_KAFKA_RESP_ERR__BAD_MSG;
+        let result = native::rd_kafka_event_DescribeTopics_result(event);
+        if result.is_null() {
+            return Err(missing);
+        }
+        let mut count = 0_usize;
+        let topics = native::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
+        if topics.is_null() || count != 1 {
+            return Err(missing);
+        }
+        let described = *topics;
+        let error = native::rd_kafka_TopicDescription_error(described);
+        if !error.is_null() {
+            let code = native::rd_kafka_error_code(error);
+            if code != no_error {
+                return Err(code);
+            }
+        }
+        let id = native::rd_kafka_TopicDescription_topic_id(described);
+        if id.is_null() {
+            return Ok(None);
+        }
+        let is_zero = native::rd_kafka_Uuid_most_significant_bits(id) == 0
+            && native::rd_kafka_Uuid_least_significant_bits(id) == 0;
+        let text = native::rd_kafka_Uuid_base64str(id);
+        if is_zero || text.is_null() {
+            return Ok(None);
+        }
+        Ok(Some(CStr::from_ptr(text).to_string_lossy().into_owned()))
+    }
+}
+
+/// The id of the cluster as the brokers have told it with their last answer; none if they give none.
+fn cluster_id(consumer: &BaseConsumer<Faults>) -> Option<String> {
+    let client = consumer.client().native_ptr();
+    // SAFETY: the client lives as long as `consumer`, which is borrowed; the text is the caller's, and freed once.
+    unsafe {
+        let text = native::rd_kafka_clusterid(client, 0);
+        if text.is_null() {
+            return None;
+        }
+        let id = CStr::from_ptr(text).to_string_lossy().into_owned();
+        native::rd_kafka_mem_free(client, text.cast());
+        Some(id).filter(|id| !id.is_empty())
+    }
+}
+
+/// Looks whether the partitions of a topic still have the records that were read last. Gives what is there instead where another
+/// record is; a partition whose record is gone, by retention or compaction, tells nothing. Blocks.
+///
+/// # Errors
+///
+/// The brokers do not answer.
+pub(crate) fn other_records(
+    settings: &ClientSettings,
+    topic: &str,
+    marks: &BTreeMap<i32, RecordMark>,
+) -> Result<BTreeMap<i32, RecordMark>> {
+    let mut others = BTreeMap::new();
+    if marks.is_empty() {
+        return Ok(others);
+    }
+    let faults = Faults::default();
+    let consumer = settings.consumer(faults.clone())?;
+    let mut assignment = TopicPartitionList::with_capacity(marks.len());
+    for (partition, mark) in marks {
+        assignment
+            .add_partition_offset(topic, *partition, Offset::Offset(mark.offset))
+            .map_err(|error| client_error(&error))?;
+    }
+    consumer
+        .assign(&assignment)
+        .map_err(|error| client_error(&error))?;
+    let mut waiting: BTreeMap<i32, RecordMark> = marks.clone();
+    let mut progress = Instant::now();
+    while !waiting.is_empty() {
+        match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => {
+                let partition = message.partition();
+                let Some(mark) = waiting.remove(&partition) else {
+                    continue;
+                };
+                progress = Instant::now();
+                let content = (message.key(), message.payload());
+                let found = mark_of(message.offset(), message.timestamp(), content);
+                if found.offset == mark.offset && found != mark {
+                    others.insert(partition, found);
+                }
+                let mut done = TopicPartitionList::with_capacity(1);
+                done.add_partition(topic, partition);
+                consumer
+                    .pause(&done)
+                    .map_err(|error| client_error(&error))?;
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                waiting.remove(&partition);
+                progress = Instant::now();
+            }
+            // The library does not say which partition it is: none of those left tells anything.
+            Some(Err(error))
+                if matches!(
+                    error.rdkafka_error_code(),
+                    Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange)
+                ) =>
+            {
+                waiting.clear();
+            }
+            Some(Err(error)) if faults.is_hopeless() => {
+                return Err(request_error(&error, settings, &faults));
+            }
+            Some(Err(_)) | None => {}
+        }
+        if progress.elapsed() > settings.connect_timeout {
+            return Err(settings.unavailable(&faults));
+        }
+    }
+    Ok(others)
+}
