@@ -159,11 +159,58 @@ impl RecordMark {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reported {
     /// Offsets that are gone, by table and partition: from where the job stands to where it could go on.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, with = "gaps", skip_serializing_if = "BTreeMap::is_empty")]
     pub lost: BTreeMap<String, BTreeMap<i32, SourceProgress>>,
     /// Tables that are others than the job has read or written: what they are now.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub others: BTreeMap<String, Identity>,
+}
+
+/// Gaps as a list: in an entry of a log, which is told by its tag, the keys of a map are read as text and not as numbers.
+pub(super) mod gaps {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::super::log::Gaps;
+    use super::SourceProgress;
+
+    #[derive(Serialize, Deserialize)]
+    struct Gap {
+        table: String,
+        partition: i32,
+        start: i64,
+        end: i64,
+    }
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        gaps: &Gaps,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        let list = gaps.iter().flat_map(|(table, partitions)| {
+            partitions.iter().map(|(partition, gap)| Gap {
+                table: table.clone(),
+                partition: *partition,
+                start: gap.start,
+                end: gap.end,
+            })
+        });
+        to.collect_seq(list)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Gaps, D::Error> {
+        let mut gaps = Gaps::new();
+        for gap in Vec::<Gap>::deserialize(from)? {
+            let progress = SourceProgress {
+                start: gap.start,
+                end: gap.end,
+            };
+            gaps.entry(gap.table)
+                .or_default()
+                .insert(gap.partition, progress);
+        }
+        Ok(gaps)
+    }
 }
 
 /// What the user says of a source or a sink that is another one.

@@ -66,7 +66,11 @@ pub enum Entry {
         /// Offsets the topic has lost are skipped, once: those of `lost`.
         skipping_lost: bool,
         /// What was reported as lost when this was said.
-        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        #[serde(
+            default,
+            with = "super::identity::gaps",
+            skip_serializing_if = "BTreeMap::is_empty"
+        )]
         lost: Gaps,
         /// What the user says of tables that are others than they were, by table.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -340,6 +344,7 @@ impl JobHistory {
 
 #[cfg(test)]
 mod tests {
+    use super::super::identity::Identity;
     use super::*;
 
     fn created() -> Entry {
@@ -507,6 +512,11 @@ mod tests {
 
     #[test]
     fn entries_read_back() {
+        let other = Identity::Topic {
+            topic: "t".into(),
+            cluster: Some("c".into()),
+            id: None,
+        };
         for entry in [
             created(),
             committed(1, "a"),
@@ -515,6 +525,36 @@ mod tests {
                 lost: Gaps::new(),
                 accepting: BTreeMap::new(),
                 assuming: Some((4, true)),
+                at: 7,
+            },
+            Entry::Paused {
+                reason: Some("gone".into()),
+                reported: Some(Reported {
+                    lost: [(
+                        "t".to_owned(),
+                        [(7, SourceProgress { start: 3, end: 9 })].into(),
+                    )]
+                    .into(),
+                    others: [("u".to_owned(), other.clone())].into(),
+                }),
+                at: 7,
+            },
+            Entry::Resumed {
+                skipping_lost: true,
+                lost: [(
+                    "t".to_owned(),
+                    [(7, SourceProgress { start: 3, end: 9 })].into(),
+                )]
+                .into(),
+                accepting: [(
+                    "u".to_owned(),
+                    Accepted {
+                        identity: other.clone(),
+                        is_moved: true,
+                    },
+                )]
+                .into(),
+                assuming: None,
                 at: 7,
             },
             Entry::Dropped { at: 1 },

@@ -95,7 +95,8 @@ pub fn recover(
                 batch: child.batch,
                 version: child.name.clone(),
             },
-            None if sequence(name) >= Some(history.next) => match history.assuming {
+            // Whatever the sink has was staged here before: a later batch than the log's last was in a newer directory.
+            None if sequence(name) > last.map_or(Some(0), sequence) => match history.assuming {
                 // The user knows that the sink gets the later batches twice.
                 Some((assumed, false)) if assumed == history.next_batch() => Decision::GoOn,
                 _ => Decision::OlderLog {
