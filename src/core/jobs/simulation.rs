@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use super::recovery::BEGINNING;
 use super::version::{BatchVersion, FORMAT, SourceProgress, StateFile};
 use super::{
-    Accepted, Decision, Deletable, Entry, Identity, JobHistory, PartitionFacts, Reported, Retention,
-    Staged, Standing, choose, oldest_to_stay, recover, standing,
+    Accepted, Decision, Deletable, Entry, Identity, JobHistory, PartitionFacts, Reported,
+    Retention, Staged, Standing, choose, oldest_to_stay, recover, standing,
 };
 
 /// As few as there can be to go wrong with.
