@@ -120,6 +120,13 @@ async fn check_sink(
                     history.name
                 ),
             }),
+            Decision::OlderLog { batch, witness } => Some(Difference {
+                problem: format!(
+                    "it has {witness}, which the log does not have: the data directory is older than the sink"
+                ),
+                lost: format!("the job would run batch {batch} and those after it again"),
+                help: "restore the newer data directory, or a sink of the same time".to_owned(),
+            }),
             // The next runner brings the log up to date.
             Decision::AppendCommitted { .. } => None,
             Decision::GoOn => match (witness, last) {
