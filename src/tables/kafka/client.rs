@@ -114,7 +114,7 @@ impl ClientSettings {
 
     /// A client that asks about a topic.
     pub(crate) fn consumer(&self, context: Faults) -> Result<BaseConsumer<Faults>> {
-        self.reading_consumer(context, 1)
+        self.consumer_of(context, 1, Duration::ZERO)
     }
 
     /// A client that reads so many partitions at a time: what it holds of all of them is bounded.
@@ -123,15 +123,24 @@ impl ClientSettings {
         context: C,
         partitions: usize,
     ) -> Result<BaseConsumer<C>> {
+        // Statistics tell how far a client has fetched: several times within the time that silence may take.
+        let statistics = (self.connect_timeout / 4)
+            .clamp(Duration::from_millis(100), Duration::from_millis(2_500));
+        self.consumer_of(context, partitions, statistics)
+    }
+
+    fn consumer_of<C: ConsumerContext>(
+        &self,
+        context: C,
+        partitions: usize,
+        statistics: Duration,
+    ) -> Result<BaseConsumer<C>> {
         const HELD_KILOBYTES: usize = 32 << 10;
         const HELD_RECORDS: usize = 200_000;
         let partitions = partitions.max(1);
         let kilobytes = (HELD_KILOBYTES / partitions).max(512);
         let fetched = (kilobytes << 10).min(4 << 20);
         let records = (HELD_RECORDS / partitions).clamp(5_000, 100_000);
-        // Statistics tell how far a client has fetched: several times within the time that silence may take.
-        let statistics = (self.connect_timeout / 4)
-            .clamp(Duration::from_millis(100), Duration::from_millis(2_500));
         let mut config = self.base();
         config
             .set("group.id", "anabranch")

@@ -13,6 +13,8 @@ use crate::tables::kafka::client::{
 use crate::tables::kafka::native::{self, LogEnd};
 
 const PROBE: Duration = Duration::from_millis(500);
+/// So many lines of the client's log are heard at each look.
+const HEARD: usize = 16;
 /// While a leader is elected it is asked for again after this time.
 const ELECTION: Duration = Duration::from_millis(100);
 
@@ -188,8 +190,10 @@ pub(crate) fn partitions<C: ConsumerContext + AsRef<Faults>>(
     let deadline = Instant::now() + settings.connect_timeout;
     loop {
         let wait = PROBE.min(deadline.saturating_duration_since(Instant::now()));
-        // Callbacks with the cause of a failure are served by polling.
-        let _ = consumer.poll(Duration::ZERO);
+        // Callbacks with the cause of a failure are served by polling, one at a time.
+        for _ in 0..HEARD {
+            let _ = consumer.poll(Duration::ZERO);
+        }
         match consumer.fetch_metadata(Some(topic), wait.max(Duration::from_millis(1))) {
             Ok(metadata) => {
                 let Some(found) = metadata.topics().iter().find(|found| found.name() == topic)

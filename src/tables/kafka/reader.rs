@@ -27,6 +27,8 @@ use crate::tables::kafka::native::{NativeRecord, Queue};
 pub(crate) const ASSIGNED: usize = 64;
 /// What the client itself has to say (errors, statistics) is heard this often, also when all readers are slow.
 const SERVE: Duration = Duration::from_millis(250);
+/// So many things are heard at once.
+const HEARD: usize = 8;
 
 /// The context of a client that reads.
 #[derive(Clone, Default)]
@@ -124,7 +126,11 @@ impl Client {
         let Some(consumer) = &self.consumer else {
             return;
         };
-        while let Some(event) = consumer.poll(Duration::ZERO) {
+        // A look that hears a line of the log, or statistics, gives nothing: there may be more behind it.
+        for _ in 0..HEARD {
+            let Some(event) = consumer.poll(Duration::ZERO) else {
+                continue;
+            };
             let Err(error) = event else {
                 // Records come to the queues of their partitions; one that does not would be lost here.
                 *lock(&self.failed) = Some(RDKafkaErrorCode::Fail);
