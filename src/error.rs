@@ -333,7 +333,7 @@ fn from_datafusion(error: DataFusionError) -> Error {
         DataFusionError::ResourcesExhausted(message) => Error::new(ErrorKind::Exhausted, message)
             .with_help("raise --memory-limit, or narrow the statement"),
         DataFusionError::Execution(message) if message.contains(COERCION) => from_plan(&message),
-        DataFusionError::Execution(message) => Error::data(message),
+        DataFusionError::Execution(message) => from_execution(message),
         DataFusionError::ObjectStore(inner) => Error::unavailable(inner.to_string()),
         DataFusionError::IoError(inner) => Error::from(inner),
         DataFusionError::Configuration(message) => Error::invalid(message),
@@ -343,6 +343,20 @@ fn from_datafusion(error: DataFusionError) -> Error {
     match diagnostic {
         Some(diagnostic) => with_diagnostic(mapped, &diagnostic),
         None => mapped,
+    }
+}
+
+/// Sinks of the engine know the columns they fill by their places only.
+fn from_execution(message: String) -> Error {
+    let place = message
+        .strip_prefix("Invalid batch column at '")
+        .and_then(|rest| rest.split_once('\'')?.0.parse::<usize>().ok());
+    match place {
+        Some(place) => Error::data(format!(
+            "column {} of the table is NOT NULL, but a row has no value in it",
+            place + 1
+        )),
+        None => Error::data(message),
     }
 }
 
