@@ -171,39 +171,8 @@ impl DeltaTableHandle {
         .map(|_| ())
     }
 
-    /// Takes those of `paths` that are files of the table out of it, in one commit, as the application that owns it.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Cancelled`] if another writer has taken the application over; a table that is append-only.
-    pub async fn remove_files(&self, paths: &[String], application: &Application) -> Result<()> {
-        let table = self.refresh().await?;
-        let snapshot = self.owned_snapshot(&table, application).await?;
-        let removed: Vec<Action> = self.files(&table, paths).await?.into_values().collect();
-        if removed.is_empty() {
-            return Ok(());
-        }
-        let store = table.log_store().object_store(None);
-        let written = Written {
-            removed,
-            ..Written::default()
-        };
-        // What the witness names stays: no rows were added.
-        let transactions = [(application.id.clone(), application.owned)];
-        self.finish(
-            &table,
-            snapshot,
-            &store,
-            written,
-            SaveMode::Append,
-            &transactions,
-        )
-        .await
-        .map(|_| ())
-    }
-
     /// The newest snapshot, if the application is still the one that took the table over.
-    async fn owned_snapshot<'a>(
+    pub(super) async fn owned_snapshot<'a>(
         &self,
         table: &'a DeltaTable,
         application: &Application,
@@ -298,7 +267,7 @@ impl DeltaTableHandle {
     }
 
     /// Commits files that were written, or deletes them again if it is sure that they are not in the table.
-    async fn finish(
+    pub(super) async fn finish(
         &self,
         table: &DeltaTable,
         snapshot: &EagerSnapshot,

@@ -42,6 +42,7 @@ mod stream;
 mod stream_files;
 mod stream_provider;
 mod stream_time;
+mod take_back;
 mod variant;
 mod write;
 

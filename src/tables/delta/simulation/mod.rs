@@ -22,6 +22,7 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use deltalake::DeltaTableBuilder;
 use deltalake::logstore::ObjectStoreRef;
+use deltalake::logstore::object_store::memory::InMemory;
 use deltalake::protocol::SaveMode;
 use tokio::sync::Mutex as AsyncMutex;
 use url::Url;
@@ -33,8 +34,8 @@ use super::location::Location;
 use super::maintain::OptimizeSpec;
 use super::options::DeltaOptions;
 use super::store::TruthfulStore;
-use super::{DeltaColumn, DeltaSpec};
-use crate::error::{Error, Result};
+use super::{Application, DeltaColumn, DeltaSpec};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Schedules in a run of all tests.
 const SEEDS: u64 = 24;
@@ -257,4 +258,46 @@ fn planted_faults_are_found() {
         let found = simulate(0..ENOUGH, planted, fault);
         assert!(found.is_some(), "{planted:?} is not found");
     }
+}
+
+#[tokio::test]
+async fn exact_3_rows_that_were_rewritten_are_not_taken_back_in_silence() {
+    let handle = open(Arc::new(InMemory::new())).await.unwrap();
+    let mut application = Application {
+        id: "anabranch/job".into(),
+        owned: 1,
+        version: 2,
+        witness: "anabranch/job/rows".into(),
+    };
+    handle.take_over(&application.id, 1).await.unwrap();
+    let mut batches = Vec::new();
+    for batch in 0..3 {
+        let context = SessionContext::new().task_ctx();
+        let prepared = handle.prepare(rows(batch * ROWS), context).await.unwrap();
+        batches.push(prepared.files());
+        application.version = application.owned + 1;
+        handle
+            .commit_prepared(prepared, &application)
+            .await
+            .unwrap();
+        application.owned = application.version;
+    }
+    let last = batches.pop().unwrap();
+    handle.remove_files(&last, &application).await.unwrap();
+    let version = handle.version().await.unwrap();
+    // Once more, as one who does not know whether it was done.
+    handle.remove_files(&last, &application).await.unwrap();
+    assert_eq!(handle.version().await.unwrap(), version);
+
+    handle
+        .optimize(&OptimizeSpec::default(), None)
+        .await
+        .unwrap();
+    let both: Vec<String> = last.iter().chain(&batches[1]).cloned().collect();
+    let error = handle.remove_files(&both, &application).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Data, "{error}");
+    assert!(error.message().contains(&batches[1][0]), "{error}");
+    // What was deleted by others is gone.
+    write(&handle, 90, SaveMode::Overwrite).await.unwrap();
+    handle.remove_files(&last, &application).await.unwrap();
 }
