@@ -77,7 +77,7 @@ impl ErrorKind {
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
-    message: String,
+    message: Box<str>,
     help: Option<Box<str>>,
     span: Option<Span>,
     /// Rows that were durably written before the failure, for statements that write.
@@ -93,7 +93,7 @@ impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
-            message: without_backtrace(message.into()),
+            message: without_backtrace(message.into()).into_boxed_str(),
             help: None,
             span: None,
             rows_written: None,
@@ -178,7 +178,7 @@ impl Error {
     /// Puts words before the message: `context: message`.
     #[must_use]
     pub fn context(mut self, context: impl fmt::Display) -> Self {
-        self.message = format!("{context}: {}", self.message);
+        self.message = format!("{context}: {}", self.message).into_boxed_str();
         self
     }
 

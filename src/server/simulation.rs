@@ -136,7 +136,7 @@ async fn run(seed: u64) {
     let mut possible: BTreeMap<String, BTreeSet<Option<u64>>> = BTreeMap::new();
     let mut answered = 0;
     for event in 0..EVENTS {
-        lying.rate(if seed % 2 == 0 { 60 } else { 15 });
+        lying.rate(if seed.is_multiple_of(2) { 60 } else { 15 });
         let which = usize::try_from(lying.below(2)).unwrap();
         let name = format!("v{}", lying.below(NAMES));
         if lying.below(25) == 0 {

@@ -565,6 +565,8 @@ impl<'q> Schedule<'q> {
             if !self.has_expired {
                 return Err(format!("the job asks without need: {reason}"));
             }
+            // The user has looked at the sink.
+            self.world.lock().sink.is_unexpected = false;
             let staged = self.store.staged(self.id, history).await.unwrap();
             let last = history.last().map(|last| last.version.clone());
             let children = staged.iter().filter(|child| child.parent == last);

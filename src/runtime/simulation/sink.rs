@@ -69,7 +69,8 @@ impl Sink {
     pub(super) fn recreate(&mut self) {
         self.recreated += 1;
         self.gone = self.commits.len();
-        self.is_unexpected = true;
+        // A job that has written nothing to it does not know the one before.
+        self.is_unexpected = !self.commits.is_empty();
         self.witness = None;
         self.number = None;
         self.in_flight = None;
