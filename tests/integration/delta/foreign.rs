@@ -498,7 +498,7 @@ async fn tables_as_managed_services_make_them_are_written() {
 #[tokio::test(flavor = "multi_thread")]
 async fn variants_are_shown_as_json() {
     let dir = tempfile::tempdir().unwrap();
-    let part = |name: &str| Field::new(name, DataType::Binary, false);
+    let part = |name: &str| Field::new(name, DataType::Binary, true);
     let parts = DataType::Struct(vec![part("metadata"), part("value")].into());
     let columns = vec![column("id", DataType::Int64), column("v", parts)];
     let handle = DeltaTableHandle::create_or_open(table_of(dir.path(), columns));

@@ -109,7 +109,7 @@ impl Cluster {
             )
         };
         let jobs = [
-            job("copying", "copied SELECT k, n FROM near_ticks"),
+            job("copying", "copied (k, n) SELECT k, n FROM near_ticks"),
             job("keeping", "kept SELECT k, n FROM ticks"),
             job(
                 "changing",
