@@ -279,7 +279,7 @@ pub(super) fn per_minute(name: &str, partitions: u32, idle_after: &str) -> Pipel
         "tables.sql",
         &format!(
             "CREATE EXTERNAL TABLE ticks (k BIGINT, t TIMESTAMP, p INT METADATA FROM 'partition', \
-               WATERMARK FOR t AS t - INTERVAL '5 seconds') \
+               WATERMARK FOR t AS t - INTERVAL '0 seconds') \
              STORED AS KAFKA LOCATION '{source}' OPTIONS ('kafka.bootstrap.servers' '{bootstrap}', \
                'watermark.idle_after' '{idle_after}');\n\
              CREATE EXTERNAL TABLE kept (k BIGINT, s TIMESTAMP, v BIGINT) STORED AS DELTA LOCATION 'kept';\n"
