@@ -38,6 +38,7 @@ pub fn parse_statement(raw: &RawStatement) -> Result<ParsedStatement> {
         statement,
         places: Places::new(&raw.tokens, raw.span),
         text,
+        rows: None,
     })
 }
 

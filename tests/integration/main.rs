@@ -8,6 +8,7 @@
 )]
 
 mod delta;
+mod differential;
 mod errors;
 mod jobs;
 mod kafka;
