@@ -22,7 +22,7 @@ use crate::offsets::{next_offsets, offsets_from, offsets_in};
 use crate::planner::{WindowExtensionPlanner, WindowRelationPlanner};
 use crate::ranges::EventTimeRanges;
 use crate::session::aggregate::AggregateBySession;
-use crate::times::{self, MicrosecondTime};
+use crate::times::{self, ExtractPlanner, MicrosecondTime};
 use crate::values::{header, headers_list, headers_map, to_json};
 use crate::volatile_keys::VolatileKeys;
 
@@ -111,7 +111,11 @@ pub fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
 /// [`register`] adds them.
 #[must_use]
 pub fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
-    vec![Arc::new(IsFinalPlanner), Arc::new(DecimalDivision)]
+    vec![
+        Arc::new(IsFinalPlanner),
+        Arc::new(DecimalDivision),
+        Arc::new(ExtractPlanner),
+    ]
 }
 
 /// The planners of the window functions in FROM.

@@ -5,6 +5,7 @@
 
 mod calendar;
 mod date_bin;
+mod date_part;
 mod date_trunc;
 mod micros;
 mod now;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::logical_expr::ScalarUDF;
 
+pub(crate) use date_part::ExtractPlanner;
 pub use micros::MicrosecondTime;
 
 /// The functions of times, by the names of those they replace.
@@ -25,6 +27,7 @@ pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
         Arc::new(now::now()),
         Arc::new(date_trunc::date_trunc()),
         Arc::new(date_bin::date_bin()),
+        Arc::new(date_part::date_part()),
         Arc::new(to_char::to_char()),
     ];
     functions.extend(to_timestamp::functions().into_iter().map(Arc::new));
