@@ -16,7 +16,7 @@ use super::overflow::out_of_range;
 
 /// The aggregate function `avg`.
 #[must_use]
-pub fn avg() -> AggregateUDF {
+pub(crate) fn avg() -> AggregateUDF {
     AggregateUDF::from(CheckedAverage { inner: Avg::new() })
 }
 

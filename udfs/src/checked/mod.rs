@@ -17,9 +17,9 @@ mod sum_groups;
 mod sum_rows;
 mod wide;
 
-pub use average::avg;
+pub(crate) use average::avg;
 pub use division::DecimalDivision;
 pub use rewrite::{CheckedArithmetic, checked, plain};
-pub use sum::sum;
+pub(crate) use sum::sum;
 
 pub(crate) use overflow::out_of_range;

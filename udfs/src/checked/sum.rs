@@ -23,7 +23,7 @@ use super::wide::{SumShape, state_type};
 
 /// The aggregate function `sum`.
 #[must_use]
-pub fn sum() -> AggregateUDF {
+pub(crate) fn sum() -> AggregateUDF {
     AggregateUDF::from(CheckedSum { inner: Sum::new() })
 }
 
