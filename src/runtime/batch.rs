@@ -8,6 +8,7 @@ use crate::core::jobs::{
     BatchVersion, Lost, PartitionFacts, Partitions, PlannedRange, SourceProgress, choose,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::runtime::blame::{Aside, Place};
 use crate::runtime::source::JobSource;
 use crate::session::{BatchSource, JobSinkTable};
 use crate::tables::kafka::{PartitionEnds, TopicOffset};
@@ -24,6 +25,8 @@ pub(super) struct Ranges {
     pub(super) skipped: BTreeMap<String, BTreeMap<i32, SourceProgress>>,
     /// A source begins at its end: where that is has to be kept, or it would be further on next time.
     pub(super) begins: bool,
+    /// Records to be set aside, by table.
+    pub(super) aside: Aside,
 }
 
 impl Ranges {
@@ -77,6 +80,12 @@ impl Ranges {
             ranges.planned.insert(table.clone(), chosen);
         }
         Ok(ranges)
+    }
+
+    /// Leaves a record out: it becomes a dead letter.
+    pub(super) fn set_aside(&mut self, place: &Place, reason: String) {
+        let of_table = self.aside.entry(place.table.clone()).or_default();
+        Arc::make_mut(of_table).insert((place.partition, place.offset), reason);
     }
 
     /// Whether there is anything to read, or to remember.
@@ -140,7 +149,8 @@ impl Ranges {
     ) -> Result<BTreeMap<String, BatchSource>> {
         let of_table = |(table, source): (&String, &JobSource)| {
             let ranges = self.planned.get(table).map_or(&[][..], Vec::as_slice);
-            let batch = source.batch(ranges, times.get(table).cloned())?;
+            let (time, aside) = (times.get(table).cloned(), self.aside.get(table).cloned());
+            let batch = source.batch(ranges, time, aside)?;
             Ok((table.clone(), batch))
         };
         sources.iter().map(of_table).collect()

@@ -10,6 +10,7 @@ use tracing::Instrument as _;
 use crate::core::jobs::{BatchVersion, DeadLetter, Entry, JobHistory, Partitions, Phase};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::batch::{Ends, Ranges, group_offsets};
+use crate::runtime::blame::{Aside, Suspects, forget};
 use crate::runtime::environment::Environment;
 use crate::runtime::failpoint;
 use crate::runtime::metrics::{JobMetrics, JobState};
@@ -55,6 +56,7 @@ pub(super) struct JobRunner<'a> {
     options: &'a RunOptions,
     owner: String,
     environment: &'a Environment,
+    /// Empty until the job is taken over, and after a fault.
     sources: BTreeMap<String, JobSource>,
     /// Where the topics ended when the run began.
     goal: Option<Ends>,
@@ -66,6 +68,8 @@ pub(super) struct JobRunner<'a> {
     pace: Pace,
     /// Records of the batch that is being run.
     in_hand: Option<u64>,
+    /// Records that are to be set aside when they are read, by table.
+    aside: Aside,
     report: Report,
     metrics: JobMetrics,
 }
@@ -82,9 +86,7 @@ impl<'a> JobRunner<'a> {
             options,
             owner: super::statements::owner(),
             environment: &job.environment,
-            sources: job
-                .environment
-                .sources(&job.query, job.options.starts_at_end)?,
+            sources: BTreeMap::new(),
             goal: None,
             silence: Silence::new(),
             idle_after: job
@@ -96,6 +98,7 @@ impl<'a> JobRunner<'a> {
             has_owned: false,
             pace: Pace::default(),
             in_hand: None,
+            aside: Aside::new(),
             report: Report::default(),
             metrics: JobMetrics::try_new(options.metrics.as_ref(), &job.name)?,
         })
@@ -165,8 +168,7 @@ impl<'a> JobRunner<'a> {
                     }
                     backoff = (backoff * 2).min(LAST_BACKOFF);
                     // Clients that met the fault may not get over it: a new one is as good as a new process.
-                    let starts_at_end = self.job.options.starts_at_end;
-                    self.sources = self.environment.sources(&self.job.query, starts_at_end)?;
+                    self.sources.clear();
                 }
                 Err(error) => {
                     self.metrics.failed();
@@ -244,6 +246,11 @@ impl<'a> JobRunner<'a> {
             // Nobody takes over what is gone.
             Phase::Dropped => return Ok(Ended::Again),
         }
+        // Here, where a source that cannot be read is an end of the job that its log tells.
+        if self.sources.is_empty() {
+            let starts_at_end = self.job.options.starts_at_end;
+            self.sources = self.environment.sources(&self.job.query, starts_at_end)?;
+        }
         let mut last = match history.last() {
             Some(last) => Some((
                 last.version.clone(),
@@ -283,7 +290,7 @@ impl<'a> JobRunner<'a> {
                 (Some(windows), Some(max_drift)) => windows.waiting(&idle, max_drift),
                 _ => Partitions::new(),
             };
-            let ranges = Ranges::after(
+            let mut ranges = Ranges::after(
                 version,
                 &ends,
                 &self.sources,
@@ -314,7 +321,9 @@ impl<'a> JobRunner<'a> {
                 continue;
             }
             phases.chosen();
-            let committed = self
+            ranges.aside = self.aside.clone();
+            let chosen = ranges.clone();
+            let outcome = self
                 .batch(
                     &mut history,
                     &mut sink,
@@ -324,7 +333,23 @@ impl<'a> JobRunner<'a> {
                     &phases,
                 )
                 .instrument(phases.span())
-                .await?;
+                .await;
+            let committed = match outcome {
+                Ok(committed) => committed,
+                Err(error) => {
+                    let looks = "a batch fails; looking for a record that makes it fail";
+                    self.tell(|status| status.waiting = Some(looks.to_owned()));
+                    let suspects = Suspects {
+                        job: self.job,
+                        sources: &self.sources,
+                        windows: windows.as_ref(),
+                        sink: &sink,
+                    };
+                    self.aside = suspects.blame(error, &chosen).await?;
+                    return Ok(Ended::Again);
+                }
+            };
+            forget(&mut self.aside, &committed.1);
             self.metrics.lag(Some(&committed.1), &ends);
             self.metrics.windows(windows.as_ref());
             remembered = self.environment.instant();

@@ -10,6 +10,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
@@ -20,12 +21,14 @@ use crate::error::{Error, Result};
 use crate::exec::whole::{WholeExec, read_to_end};
 use crate::planner::ast::Emit;
 use crate::session::catalog::{TableEntry, split_time_travel};
+use crate::session::labels::{Labels, Told};
 use crate::session::scope::check_scope;
+use crate::session::standard::ordered_texts;
 use crate::session::streaming::{
     BatchTables, FrontPlan, Sources, StreamQuery, StreamTable, static_tables, table_of,
 };
 use crate::session::system::SYSTEM;
-use crate::session::{Session, rewrite};
+use crate::session::{Session, labels, rewrite};
 use crate::tables::bad_records::{BadRecord, BadRecords};
 use crate::tables::delta::{DeltaTableHandle, TimeTravel, stream_read};
 use crate::tables::kafka::{KafkaScanExec, KafkaTable};
@@ -272,7 +275,8 @@ impl JobQuery {
         }
         let fields = input.schema().fields().iter();
         let fields = fields.map(|field| field.as_ref().clone().with_nullable(true));
-        query.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        query.schema = Labels::of(&query.statement).schema(schema);
         if is_stateful {
             let state = query.session.states.state();
             let analyzer = state.analyzer();
@@ -470,9 +474,24 @@ impl JobQuery {
     async fn plan_input(&self) -> Result<LogicalPlan> {
         let (context, catalog) = (&self.session.context, &self.session.catalog);
         let mut statement = self.statement.clone();
+        if let SqlStatement::Statement(ansi) = &mut statement {
+            ordered_texts(ansi.as_mut());
+        }
         rewrite::prepare(context, catalog, &mut statement).await?;
         let state = self.session.states.state();
-        let planned = state.statement_to_plan(statement.clone()).await;
+        let mut planned = Err(DataFusionError::Internal(String::new()));
+        for which in [Told::Equal, Told::Doubtful] {
+            let mut apart = statement.clone();
+            labels::name_apart(&mut apart, which);
+            let next = state.statement_to_plan(apart).await;
+            if which == Told::Equal || next.is_ok() {
+                planned = next;
+            }
+            match &planned {
+                Err(error) if labels::is_about_equal_names(&error.to_string()) => {}
+                _ => break,
+            }
+        }
         match planned {
             Ok(LogicalPlan::Dml(dml)) => Ok(dml.input.as_ref().clone()),
             Ok(query) if matches!(self.sink, JobSinkTable::Subscriber) => Ok(query),

@@ -21,6 +21,7 @@ use crate::core::suggest::closest;
 use crate::error::{Error, Result};
 use crate::planner::normalize;
 use crate::session::catalog::{Catalog, TableEntry, time_travel_name};
+use crate::session::standard::fetch_first;
 use crate::session::system::{SYSTEM, state_table};
 use crate::tables::delta::TimeTravel;
 
@@ -36,6 +37,7 @@ pub(super) async fn prepare(
                 fill_insert(catalog, insert).await?;
                 name_literals(insert);
             }
+            fetch_first(ansi.as_mut())?;
             states(ansi.as_mut())?;
             travel(context, catalog, ansi.as_mut()).await?;
             offsets(context, ansi.as_mut()).await?;
@@ -47,6 +49,7 @@ pub(super) async fn prepare(
         }
         SqlStatement::CopyTo(copy) => match &mut copy.source {
             CopyToSource::Query(query) => {
+                fetch_first(query.as_mut())?;
                 states(query.as_mut())?;
                 travel(context, catalog, query.as_mut()).await?;
                 offsets(context, query.as_mut()).await?;

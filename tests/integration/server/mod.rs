@@ -44,7 +44,7 @@ def refused(do, *given, **named):
         return said(error)
     return f"done: {done}"
 def until(do, wanted):
-    end = time.time() + 30
+    end = time.time() + 600
     while True:
         found = do()
         if wanted(found): return found
