@@ -54,11 +54,10 @@ pub(crate) fn identity(
                     id,
                 });
             }
-            Err(
-                RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
-                | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC,
-            ) => return Err(unknown_topic(topic)),
-            Err(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => {
+            Err(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+                return Err(unknown_topic(topic));
+            }
+            Err(RDKafkaErrorCode::TopicAuthorizationFailed) => {
                 return Err(Error::new(
                     ErrorKind::Permission,
                     format!("not allowed to read topic '{topic}'"),
@@ -78,9 +77,19 @@ fn describe(
     consumer: &BaseConsumer<Faults>,
     topic: &str,
     timeout: Duration,
-) -> std::result::Result<Option<String>, RDKafkaRespErr> {
-    let invalid = RDKafkaRespErr::RD_KAFKA_RESP_ERR__INVALID_ARG;
-    let name = CString::new(topic).map_err(|_| invalid)?;
+) -> std::result::Result<Option<String>, RDKafkaErrorCode> {
+    let name = CString::new(topic).map_err(|_| RDKafkaErrorCode::InvalidArgument)?;
+    // Left alone, the library waits for the controller, which may be away although each broker can answer.
+    let broker = match consumer.fetch_metadata(Some(topic), timeout) {
+        // A broker that is known by its address alone has no id yet.
+        Ok(metadata) if metadata.orig_broker_id() < 0 => {
+            let broker = metadata.brokers().first();
+            broker.ok_or(RDKafkaErrorCode::AllBrokersDown)?.id()
+        }
+        Ok(metadata) => metadata.orig_broker_id(),
+        Err(KafkaError::MetadataFetch(code)) => return Err(code),
+        Err(_) => return Err(RDKafkaErrorCode::BrokerTransportFailure),
+    };
     let timeout = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
     let client = consumer.client().native_ptr();
     // SAFETY: the client lives as long as `consumer`, which is borrowed. The library copies the names. What it gives out belongs
@@ -94,6 +103,12 @@ fn describe(
         native::rd_kafka_AdminOptions_set_request_timeout(
             options,
             timeout,
+            reason.as_mut_ptr(),
+            reason.len(),
+        );
+        native::rd_kafka_AdminOptions_set_broker(
+            options,
+            broker,
             reason.as_mut_ptr(),
             reason.len(),
         );
@@ -112,7 +127,7 @@ fn describe(
         native::rd_kafka_queue_destroy(queue);
         native::rd_kafka_AdminOptions_destroy(options);
         native::rd_kafka_TopicCollection_destroy(topics);
-        outcome
+        outcome.map_err(RDKafkaErrorCode::from)
     }
 }
 
@@ -248,4 +263,28 @@ pub(crate) fn other_records(
         }
     }
     Ok(others)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::identity;
+    use crate::core::jobs::Identity;
+    use crate::tables::kafka::client::{ClientSettings, Faults};
+    use crate::tables::kafka::mock::EmbeddedBroker;
+
+    #[test]
+    fn the_embedded_broker_says_which_topic_it_has() {
+        let broker = EmbeddedBroker::start().unwrap();
+        broker.create_topic("t", 1).unwrap();
+        let servers = broker.bootstrap_servers();
+        let options = BTreeMap::from([("kafka.bootstrap.servers".to_owned(), servers)]);
+        let settings = ClientSettings::from_options(&options).unwrap();
+        let consumer = settings.consumer(Faults::default()).unwrap();
+        let Identity::Topic { topic, .. } = identity(&settings, &consumer, "t").unwrap() else {
+            panic!("a topic is a topic");
+        };
+        assert_eq!(topic, "t");
+    }
 }
