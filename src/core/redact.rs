@@ -21,6 +21,14 @@ pub fn is_secret(key: &str) -> bool {
     !key.ends_with("access_key_id") && WORDS.iter().any(|word| key.contains(word))
 }
 
+/// Whether a text is `${NAME}` and nothing else: it says where a secret is, and not the secret.
+pub fn names_a_variable(text: &str) -> bool {
+    let name = text
+        .strip_prefix("${")
+        .and_then(|text| text.strip_suffix('}'));
+    name.is_some_and(|name| !name.is_empty() && !name.contains(['$', '{', '}']))
+}
+
 /// A URL without the user and password before its host; any other text as it is.
 pub fn without_user_info(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else {
@@ -43,6 +51,12 @@ mod tests {
         assert!(is_secret("aws.secret_access_key"));
         assert!(is_secret("kafka.ssl.key.pem"));
         assert!(!is_secret("aws.access_key_id"));
+        assert!(names_a_variable("${PASSWORD}"));
+        assert!(
+            !names_a_variable("${A}b${C}")
+                && !names_a_variable("a${B}")
+                && !names_a_variable("${}")
+        );
         assert!(!is_secret("kafka.bootstrap.servers"));
     }
 

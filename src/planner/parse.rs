@@ -6,7 +6,7 @@ use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::Statement as AnsiStatement;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan};
 
-use crate::core::redact::{HIDDEN, is_secret, without_user_info};
+use crate::core::redact::{HIDDEN, is_secret, names_a_variable, without_user_info};
 use crate::core::stack::with_stack;
 use crate::error::{Error, Result};
 use crate::planner::ast::{CreateView, Emit, ParsedStatement, Statement};
@@ -60,7 +60,7 @@ fn parse_checked(raw: &RawStatement) -> Result<ParsedStatement> {
     })
 }
 
-/// The statement as typed, without secrets. The parts of our own tables are known by their places;
+/// The statement as typed, without secrets; the name of a variable that has one is none. The parts of our own tables are known by their places;
 /// in DataFusion's own DDL a secret is a text that follows a text which names one.
 fn shown_text(raw: &RawStatement, statement: &Statement) -> String {
     let mut shown: BTreeMap<Location, String> = BTreeMap::new();
@@ -69,6 +69,7 @@ fn shown_text(raw: &RawStatement, statement: &Statement) -> String {
             let start = option.value.span.start;
             let value = raw.tokens.iter().find(|token| token.span.start == start);
             match value.map(|token| &token.token) {
+                Some(Token::SingleQuotedString(text)) if names_a_variable(text) => {}
                 Some(_) if is_secret(&option.key) => {
                     shown.insert(start, quoted(HIDDEN));
                 }
@@ -82,6 +83,9 @@ fn shown_text(raw: &RawStatement, statement: &Statement) -> String {
         let mut secret = false;
         for token in raw.tokens.iter().filter(|token| is_significant(token)) {
             match &token.token {
+                Token::SingleQuotedString(text) if secret && names_a_variable(text) => {
+                    secret = false;
+                }
                 Token::SingleQuotedString(_) if secret => {
                     shown.insert(token.span.start, quoted(HIDDEN));
                     secret = false;

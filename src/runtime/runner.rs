@@ -334,13 +334,13 @@ impl<'a> JobRunner<'a> {
             let is_unsure = windows
                 .as_ref()
                 .is_some_and(|windows| perhaps != idle && windows.would_move(&known, &perhaps));
-            if ends_once && !is_behind && has_all && !is_unsure {
-                sweeper.finish(&mut history, now.at).await?;
-                return Ok(Ended::CaughtUp);
-            }
             let moves = windows
                 .as_ref()
                 .is_some_and(|windows| windows.would_move(&known, &idle));
+            if ends_once && !is_behind && has_all && !is_unsure && !moves {
+                sweeper.finish(&mut history, now.at).await?;
+                return Ok(Ended::CaughtUp);
+            }
             let is_forgotten_soon =
                 sink.forgets() && self.environment.since(remembered) >= REMEMBERED;
             if ranges.is_empty() && !moves && !is_forgotten_soon {

@@ -109,6 +109,7 @@ async fn run(query: Arc<JobQuery>, options: JobOptions, subscriber: Subscriber) 
         until_caught_up: options.trigger == Trigger::Once,
         ..RunOptions::default()
     };
-    JobRunner::try_new(&store, &job, &told)?.run().await?;
+    let ended = JobRunner::try_new(&store, &job, &told)?.run().await;
+    ended.map_err(|error| job.query.shown(error))?;
     Ok(())
 }

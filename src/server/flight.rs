@@ -324,6 +324,10 @@ impl Flight {
             self.engine.check(asked, prepared.parsed())?;
             return Ok(wire_schema(&rows.schema(), asked.settings.types));
         }
+        if matches!(prepared.parsed().statement, ParsedKind::ShowQueries) {
+            let rows = queries::running(&self.engine.work, &asked.caller)?;
+            return Ok(wire_schema(&rows.schema(), asked.settings.types));
+        }
         let (engine, by, parsed) = (
             Arc::clone(&self.engine),
             asked.clone(),

@@ -26,7 +26,7 @@ use crate::session::streaming::{
     BatchTables, FrontPlan, Sources, StreamQuery, StreamTable, static_tables, table_of,
 };
 use crate::session::system::SYSTEM;
-use crate::session::{Session, plan_limits, rewrite};
+use crate::session::{Session, plan_limits, rewrite, view_barrier};
 use crate::tables::bad_records::{BadRecord, BadRecords};
 use crate::tables::delta::{DeltaTableHandle, TimeTravel, stream_read};
 use crate::tables::kafka::{KafkaScanExec, KafkaTable};
@@ -78,6 +78,8 @@ pub struct JobQuery {
     emit: Emit,
     /// Its aggregate, if it has one over more than a batch.
     stream: Option<StreamQuery>,
+    /// A view that it reads and that hides the tables below from whoever made the query.
+    hiding_view: Option<String>,
     /// What it gives.
     schema: SchemaRef,
 }
@@ -275,9 +277,10 @@ impl JobQuery {
             tables: Vec::new(),
             emit,
             stream: None,
+            hiding_view: None,
             schema: Arc::new(Schema::empty()),
         };
-        let input = query.plan_input().await?;
+        let (input, view) = query.plan_input().await?;
         query.sources = query.sources_of(&input)?;
         let is_stateful = check_scope(&input, emit, &query.sources)?;
         query.static_tables = static_tables(&input, &query.sources);
@@ -288,6 +291,7 @@ impl JobQuery {
         let fields = input.schema().fields().iter();
         let fields = fields.map(|field| field.as_ref().clone().with_nullable(true));
         query.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        query.hiding_view = view;
         if is_stateful {
             let state = query.session.states.state();
             let analyzer = state.analyzer();
@@ -360,6 +364,14 @@ impl JobQuery {
         self.static_tables.iter().map(shown).collect()
     }
 
+    /// An error of a batch, without what it is about if a view hides that from whoever made the query.
+    pub(crate) fn shown(&self, error: Error) -> Error {
+        match &self.hiding_view {
+            Some(view) => view_barrier::hidden(view, &error),
+            None => error,
+        }
+    }
+
     /// Where its rows go.
     pub fn sink(&self) -> &JobSinkTable {
         &self.sink
@@ -390,7 +402,7 @@ impl JobQuery {
         for (name, source) in sources {
             catalog.pin(&name, source.provider);
         }
-        let input = self.plan_input().await?;
+        let (input, _) = self.plan_input().await?;
         let state = self.session.states.state();
         let plan = state.create_physical_plan(&input).await?;
         Ok(BatchPlan {
@@ -486,22 +498,22 @@ impl JobQuery {
             .ok_or_else(|| Error::internal("the job has no windows"))
     }
 
-    /// The rows of the INSERT, cast to the sink's columns; of a query, its rows.
-    async fn plan_input(&self) -> Result<LogicalPlan> {
+    /// The rows of the INSERT, cast to the sink's columns; of a query, its rows. And a view that hides the tables it reads, if
+    /// there is one: its plan is a part of this one.
+    async fn plan_input(&self) -> Result<(LogicalPlan, Option<String>)> {
         let (context, catalog) = (&self.session.context, &self.session.catalog);
         let mut statement = self.statement.clone();
         rewrite::prepare(context, catalog, &mut statement).await?;
         let state = self.session.states.state();
         let planned = state.statement_to_plan(statement.clone()).await;
-        if let Ok(plan) = &planned {
-            plan_limits::check(plan)?;
-        }
-        match planned {
-            Ok(LogicalPlan::Dml(dml)) => Ok(dml.input.as_ref().clone()),
-            Ok(query) if matches!(self.sink, JobSinkTable::Subscriber) => Ok(query),
-            Ok(_) => Err(Error::invalid("a job is an INSERT INTO … SELECT …")),
-            Err(error) => Err(self.session.catalog.missing_table(error, statement)),
-        }
+        let plan = planned.map_err(|error| catalog.missing_table(error, statement))?;
+        plan_limits::check(&plan)?;
+        let input = match plan {
+            LogicalPlan::Dml(dml) => dml.input.as_ref().clone(),
+            query if matches!(self.sink, JobSinkTable::Subscriber) => query,
+            _ => return Err(Error::invalid("a job is an INSERT INTO … SELECT …")),
+        };
+        view_barrier::opened(input)
     }
 
     /// The stream that a name stands for, if it is one.

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
-use datafusion::datasource::TableType;
+use datafusion::datasource::{TableType, source_as_provider};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{
@@ -89,6 +89,65 @@ impl BarrierView {
     }
 }
 
+/// The plan of a stream with views that hide what they read in the place of their names, and the name of one of them; none if it
+/// has none. Conditions are all that moves below a view, so that it still hides its rows if none of them can fail.
+///
+/// # Errors
+///
+/// A condition could fail on rows that the view leaves out.
+pub(super) fn opened(plan: LogicalPlan) -> Result<(LogicalPlan, Option<String>), Error> {
+    let mut view = None;
+    let opened = plan.clone().transform_up_with_subqueries(|part| {
+        let LogicalPlan::TableScan(scan) = &part else {
+            return Ok(Transformed::no(part));
+        };
+        let provider = source_as_provider(&scan.source).ok();
+        let provider = provider.as_ref();
+        let Some(barrier) = provider.and_then(|provider| provider.downcast_ref::<BarrierView>())
+        else {
+            return Ok(Transformed::no(part));
+        };
+        view = Some(barrier.name.clone());
+        let rows = barrier.read(scan.projection.as_ref(), &scan.filters)?;
+        let rows = LogicalPlanBuilder::from(rows).alias(scan.table_name.clone())?;
+        Ok(Transformed::yes(rows.build()?))
+    })?;
+    if let Some(view) = &view
+        && let Some(condition) = condition_that_can_fail(&plan)?
+    {
+        return Err(Error::unsupported(format!(
+            "over view {view}, which hides the tables that it reads, a stream only has conditions that compare columns with \
+             values: not {condition}"
+        ))
+        .with_help("put the condition into the view"));
+    }
+    Ok((opened.data, view))
+}
+
+fn condition_that_can_fail(plan: &LogicalPlan) -> DataFusionResult<Option<String>> {
+    let mut found = None;
+    plan.apply_with_subqueries(|part| {
+        let conditions: Vec<&Expr> = match part {
+            LogicalPlan::Filter(filter) => vec![&filter.predicate],
+            LogicalPlan::Join(join) => {
+                let keys = join.on.iter().flat_map(|(left, right)| [left, right]);
+                keys.chain(&join.filter).collect()
+            }
+            _ => Vec::new(),
+        };
+        let can_fail = |condition: &&Expr| !cannot_fail(condition);
+        found = conditions
+            .into_iter()
+            .find(can_fail)
+            .map(ToString::to_string);
+        Ok(match found {
+            Some(_) => TreeNodeRecursion::Stop,
+            None => TreeNodeRecursion::Continue,
+        })
+    })?;
+    Ok(found)
+}
+
 #[async_trait]
 impl TableProvider for BarrierView {
     fn schema(&self) -> SchemaRef {
@@ -129,6 +188,12 @@ impl TableProvider for BarrierView {
 fn cannot_fail(filter: &Expr) -> bool {
     let plain = |expr: &Expr| matches!(expr, Expr::Column(_) | Expr::Literal(..));
     match filter {
+        Expr::BinaryExpr(BinaryExpr {
+            left,
+            op: Operator::And | Operator::Or,
+            right,
+        }) => cannot_fail(left) && cannot_fail(right),
+        Expr::Not(of) => cannot_fail(of),
         Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
             let compares = matches!(
                 op,

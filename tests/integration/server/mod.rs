@@ -46,8 +46,8 @@ def refused(do, *given, **named):
     except Exception as error:
         return said(error)
     return f"done: {done}"
-def until(do, wanted):
-    end = time.time() + 30
+def until(do, wanted, seconds=30):
+    end = time.time() + seconds
     while True:
         found = do()
         if wanted(found): return found

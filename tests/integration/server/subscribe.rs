@@ -102,7 +102,8 @@ with subscribed(db, "SUBSCRIBE SELECT id FROM seen") as more:
 until(lambda: open_now(admin), lambda found: not found)
 # Who may name some tables only may subscribe to them, and to views of others.
 some = connect("some", "some-pw")
-for sql in ["SELECT id FROM open_large", "SELECT id FROM seen", "SELECT * FROM system.jobs"]:
+for sql in ["SELECT id FROM open_large", "SELECT id FROM open_large WHERE id = 11 AND k IS NOT NULL", "SELECT id FROM open_large WHERE 1 / (id - 3) = 0",
+            "SELECT id FROM seen", "SELECT * FROM system.jobs"]:
     print(sql, "|", refused(rows, some, f"SUBSCRIBE WITH ('trigger' 'once') {sql}"))
 "#;
     insta::assert_snapshot!(served.python(&format!("{READ}{script}"), &[]));
