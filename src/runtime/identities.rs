@@ -74,6 +74,13 @@ impl Identities {
                 .filter(|partition| !there.contains(partition))
                 .map(ToString::to_string)
                 .collect();
+            // Kafka takes no partition from a topic: a broker that was asked has not heard yet of those that were added.
+            if !gone.is_empty() && self.is_same(table) {
+                return Err(Error::unavailable(format!(
+                    "{now}: the broker that was asked does not know of partition {} yet",
+                    gone.join(", ")
+                )));
+            }
             if !gone.is_empty() {
                 let difference = format!(
                     "{now} no longer has partition {}, where the job stands: it was made anew",

@@ -43,6 +43,8 @@ const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How often is looked whether a partition that was silent on another machine is idle here.
 const UNSURE: Duration = Duration::from_millis(200);
+/// A statement that has taken the job over is given this time before its runner takes it back.
+const STATEMENT_TAKES: Duration = Duration::from_secs(1);
 
 /// Why a run of a job ended without an error.
 enum Ended {
@@ -298,7 +300,13 @@ impl<'a> JobRunner<'a> {
             let phases = BatchPhases::begin(&self.job.name, &history, &self.metrics);
             let version = last.as_ref().map(|(_, version)| version);
             let look = self.look(version, sink_identity.as_ref(), &history);
-            let (ends, identities) = phases.look(look).await?;
+            let (ends, identities) = match phases.look(look).await {
+                Ok(found) => found,
+                Err(error) => {
+                    self.silence.interrupt(self.environment.instant());
+                    return Err(error);
+                }
+            };
             self.has_checked_records = true;
             self.goal.get_or_insert_with(|| ends.clone());
             let ends_once =
@@ -346,7 +354,7 @@ impl<'a> JobRunner<'a> {
             if ranges.is_empty() && !moves && !is_forgotten_soon {
                 // Nothing is there to read: a statement about the job may be.
                 if !self.store.is_free(self.job.id, history.next).await? {
-                    return Ok(Ended::Again);
+                    return self.give_way().await;
                 }
                 self.rest(began).await;
                 if is_unsure {
@@ -394,6 +402,19 @@ impl<'a> JobRunner<'a> {
             }
             last = Some(committed);
             self.rest(began).await;
+        }
+    }
+
+    /// The log has an entry of another process: another runner has the job from now on; a statement has it until it is done.
+    async fn give_way(&self) -> Result<Ended> {
+        let owner = self.store.history(self.job.id).await?.owner;
+        match owner {
+            Some(owner) if owner.starts_with(STATEMENT) => {
+                self.environment.sleep(STATEMENT_TAKES).await;
+                Ok(Ended::Again)
+            }
+            Some(owner) if owner != self.owner => Ok(Ended::TakenOver(owner)),
+            _ => Ok(Ended::Again),
         }
     }
 

@@ -7,6 +7,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use tokio::sync::mpsc;
 
+use crate::core::jobs::log::sequence_of;
 use crate::core::jobs::recovery::BEGINNING;
 use crate::core::jobs::{Identity, JobHistory, SourceProgress, Staged};
 use crate::error::{Error, Result};
@@ -181,6 +182,17 @@ impl JobSink {
             JobSink::Kafka(sink) => {
                 sink.begin().await?;
                 sink.commit(&[], batch, witness).await
+            }
+            // The user has said what the table has: it keeps that, since the log forgets it with the next batch, which may have no
+            // rows.
+            JobSink::Delta {
+                handle,
+                application,
+            } if history.assuming.is_some() => {
+                let number = sequence_of(witness).and_then(|number| i64::try_from(number).ok());
+                handle
+                    .take_over(&application.witness, number.unwrap_or(0))
+                    .await
             }
             JobSink::Delta { .. } | JobSink::Subscriber(_) => Ok(()),
             #[cfg(test)]

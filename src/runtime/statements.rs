@@ -21,7 +21,7 @@ use crate::runtime::runner::JobRunner;
 use crate::runtime::show;
 use crate::runtime::source::{JobSource, Look};
 use crate::runtime::subscribe::subscribe;
-use crate::runtime::takeover::{TakenOver, append, files_of, take_over};
+use crate::runtime::takeover::{TakenOver, append, files_in, files_of, take_over};
 use crate::runtime::told::{Report, RunOptions};
 use crate::runtime::windows::changed;
 use crate::session::{
@@ -434,6 +434,7 @@ impl Jobs {
             mut history,
             sink,
             missing,
+            identity,
             ..
         } = take_over(&self.store, &job, &me, Some(to)).await?;
         // Until it was taken over its runner may have gone on.
@@ -452,7 +453,9 @@ impl Jobs {
             .cloned()
             .collect();
         let files = files_of(&self.store, id, &there).await?;
-        sink.check_take_back(&files).await?;
+        // What went to another table, which this one has replaced, is not in this one.
+        let own = files_in(&self.store, id, &there, identity.as_ref()).await?;
+        sink.check_take_back(&own).await?;
         let published = self.check_rewind(&job, &history, to).await?;
         // From here on the rewind is said; whoever takes the job over next brings it to its end.
         if !self.store.append(id, history.next, &entry).await? {

@@ -3,7 +3,7 @@
 use futures::TryStreamExt as _;
 
 use crate::core::jobs::log::sequence_of;
-use crate::core::jobs::recovery::{BEGINNING, recover};
+use crate::core::jobs::recovery::{BEGINNING, Staged, recover, recover_in_new_sink};
 use crate::core::jobs::{
     BatchVersion, Decision, Entry, Identity, JobHistory, Missing, Phase, Sameness, Standing,
     missing_in_sink,
@@ -30,6 +30,22 @@ pub(super) async fn files_of(
         .into_iter()
         .flat_map(|version| version.files)
         .collect())
+}
+
+/// The same of those versions that were written to this sink.
+pub(super) async fn files_in(
+    store: &JobStore,
+    id: JobId,
+    versions: &[String],
+    sink: Option<&Identity>,
+) -> Result<Vec<String>> {
+    let versions: Vec<_> = store.versions(id, versions.to_vec()).try_collect().await?;
+    let is_in = |version: &BatchVersion| match version.sink.as_ref().zip(sink) {
+        Some((then, now)) => then.compare(now) != Sameness::Other,
+        None => true,
+    };
+    let own = versions.into_iter().filter(is_in);
+    Ok(own.flat_map(|version| version.files).collect())
 }
 
 /// Appends an entry whose place in the log does not matter.
@@ -104,8 +120,12 @@ pub(super) async fn take_over(
     let staged = store.staged(id, &history).await?;
     let mut missing = None;
     let decision = match standing {
-        // Of no batch that was staged for the sink before it has anything.
-        Standing::New => Decision::GoOn,
+        // Of no batch that was staged for the sink before it has anything; of one that was staged for it, it may have all rows.
+        Standing::New => {
+            let witness = sink.witness(of_delta, &history, &staged).await?;
+            let own = staged_for(store, id, &staged, identity.as_ref()).await?;
+            recover_in_new_sink(&history, witness.as_deref(), &own)
+        }
         _ => {
             let witness = sink.witness(of_delta, &history, &staged).await?;
             let of_table = (!sink.forgets()).then_some(of_delta);
@@ -170,6 +190,24 @@ pub(super) async fn take_over(
         last,
         missing,
     })
+}
+
+/// The staged versions whose rows go to this sink.
+async fn staged_for(
+    store: &JobStore,
+    id: JobId,
+    staged: &[Staged],
+    sink: Option<&Identity>,
+) -> Result<Vec<Staged>> {
+    let mut own = Vec::new();
+    for version in staged {
+        let written_to = store.version(id, &version.name).await?.sink;
+        let is_own = written_to.zip(sink);
+        if is_own.is_some_and(|(then, now)| then.compare(now) != Sameness::Other) {
+            own.push(version.clone());
+        }
+    }
+    Ok(own)
 }
 
 /// What the sink lacks of the batches that the log has. `of_table` is the number that a table keeps, if the sink is one.

@@ -477,6 +477,18 @@ impl Silence {
             .collect();
     }
 
+    /// Where logs end could not be asked: producers may have waited as well, so that the time until now is no silence.
+    pub(super) fn interrupt(&mut self, now: Instant) {
+        self.before.clear();
+        for silent in self.since.values_mut() {
+            *silent = Silent {
+                since: now,
+                before: Duration::ZERO,
+                is_unsure: false,
+            };
+        }
+    }
+
     /// A table is another one now: what was seen of it says nothing.
     pub(super) fn begin_anew(&mut self, table: &str) {
         self.since.retain(|(of, _), _| of != table);
@@ -590,5 +602,26 @@ mod tests {
         // It was aborted, and retention has taken it all: the silence begins now.
         assert!(!idle(0, 0, 61));
         assert!(idle(0, 0, 71));
+    }
+
+    #[test]
+    fn time_1_a_time_without_brokers_is_no_silence() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let patience = BTreeMap::from([("t".to_owned(), Duration::from_secs(10))]);
+        let ends = PartitionEnds {
+            partition: 0,
+            low: 0,
+            high: 0,
+            latest: 0,
+            unread: None,
+        };
+        let ends = BTreeMap::from([("t".to_owned(), vec![ends])]);
+        let mut silence = Silence::default();
+        assert!(silence.idle(None, &ends, &patience, at(0)).is_empty());
+        silence.interrupt(at(30));
+        assert!(silence.idle(None, &ends, &patience, at(31)).is_empty());
+        assert!(silence.idle(None, &ends, &patience, at(39)).is_empty());
+        assert!(!silence.idle(None, &ends, &patience, at(40)).is_empty());
     }
 }

@@ -22,7 +22,7 @@ pub use heartbeat::{Heartbeat, SeenState, seen_state};
 pub use identity::{Accepted, Identity, RecordMark, Reported, Sameness, Standing, standing};
 pub use log::{Committed, Entry, Gaps, JobHistory, Phase, is_older};
 pub use ranges::{Lost, PartitionFacts, PlannedRange, choose};
-pub use recovery::{Decision, Missing, Staged, missing_in_sink, recover};
+pub use recovery::{Decision, Missing, Staged, missing_in_sink, recover, recover_in_new_sink};
 pub use retention::{Deletable, Retention, is_sweep_due, oldest_to_stay};
 pub use table_time::{Reached, UnfinishedVersion, through_versions};
 pub use version::{BatchVersion, DeadLetter, SourceProgress, StateFile};

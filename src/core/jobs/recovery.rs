@@ -111,6 +111,27 @@ pub fn recover(
     }
 }
 
+/// The same for a sink of which the user has said that it is a new one. It has nothing of what was staged for the sink before it;
+/// of `staged`, which was staged for this one, it has the version that the witness names.
+pub fn recover_in_new_sink(
+    history: &JobHistory,
+    witness: Option<&str>,
+    staged: &[Staged],
+) -> Decision {
+    let last = history.last().map(|committed| committed.version.as_str());
+    let child = staged
+        .iter()
+        .filter(|staged| staged.parent.as_deref() == last)
+        .find(|staged| witness == Some(staged.name.as_str()));
+    match child {
+        Some(child) => Decision::AppendCommitted {
+            batch: child.batch,
+            version: child.name.clone(),
+        },
+        None => Decision::GoOn,
+    }
+}
+
 /// The batches that the log has and the sink does not, because the sink was restored to an earlier state: those after `witness`.
 /// The log names all that the sink was ever given, so an older witness alone tells; but a sink that keeps no batch without rows
 /// misses none of them (`keeps_all` is false). `rows` are the rows of the last batches, the newest first, as far as they were
@@ -231,6 +252,18 @@ mod tests {
         );
         let unknown = recover(&one, false, Some("z"), &b);
         assert!(matches!(unknown, Decision::Unclear { .. }), "{unknown:?}");
+    }
+
+    #[test]
+    fn exact_1_a_new_sink_has_what_was_staged_for_it() {
+        let one = history(&[(1, "a")], &[]);
+        let recovered = |witness, staged: &[Staged]| recover_in_new_sink(&one, witness, staged);
+        // What it says of the sink before it.
+        assert_eq!(recovered(Some("a"), &[]), Decision::GoOn);
+        assert_eq!(recovered(None, &[]), Decision::GoOn);
+        let own = [staged("b", 2, Some("a")), staged("c", 2, Some("a"))];
+        assert_eq!(recovered(Some("a"), &own), Decision::GoOn);
+        assert_eq!(recovered(Some("c"), &own), append(2, "c"));
     }
 
     #[test]

@@ -115,6 +115,10 @@ impl Leaders for Asked<'_> {
                 Ok(found) => found,
                 Err(code) if passes(code) && !faults.is_hopeless() && Instant::now() < deadline => {
                     std::thread::sleep(ELECTION);
+                    // An answer of a broker that does not lead does not make the library look for the one that does.
+                    let _ = self
+                        .consumer
+                        .fetch_metadata(Some(self.topic), PROBE.min(left));
                     continue;
                 }
                 Err(code) => return Err(failed(code)),
@@ -167,17 +171,37 @@ pub(crate) fn offsets_for_time(
             .add_partition_offset(topic, *partition, rdkafka::Offset::Offset(millis))
             .map_err(|error| client_error(&error))?;
     }
-    let found = consumer
-        .offsets_for_times(wanted, settings.connect_timeout)
-        .map_err(|error| request_error(&error, settings, &faults))?;
-    Ok(found
-        .elements()
-        .iter()
-        .map(|element| match element.offset() {
-            rdkafka::Offset::Offset(offset) => (element.partition(), Some(offset)),
-            _ => (element.partition(), None),
-        })
-        .collect())
+    let deadline = Instant::now() + settings.connect_timeout;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let found = consumer
+            .offsets_for_times(wanted.clone(), left)
+            .map_err(|error| request_error(&error, settings, &faults))?;
+        // A partition of which the library knows no leader is answered with an error of its own, and with the time as its offset.
+        let failed = found
+            .elements()
+            .into_iter()
+            .find_map(|one| one.error().err());
+        let Some(error) = failed else {
+            return Ok(found
+                .elements()
+                .iter()
+                .map(|element| match element.offset() {
+                    rdkafka::Offset::Offset(offset) => (element.partition(), Some(offset)),
+                    _ => (element.partition(), None),
+                })
+                .collect());
+        };
+        let code = error.rdkafka_error_code();
+        let is_passing =
+            code == Some(RDKafkaErrorCode::UnknownPartition) || code.is_some_and(passes);
+        if !is_passing || faults.is_hopeless() || Instant::now() >= deadline {
+            return Err(request_error(&error, settings, &faults));
+        }
+        std::thread::sleep(ELECTION);
+        // The library asks for leaders again only with this.
+        let _ = consumer.fetch_metadata(Some(topic), PROBE.min(left));
+    }
 }
 
 /// The partitions of a topic; `None` when there is no such topic. Blocks, at most `connect.timeout`.

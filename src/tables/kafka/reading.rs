@@ -165,7 +165,8 @@ impl RangeReading {
         let partition = self.range.partition;
         match code {
             RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => {
-                Err(Error::data(format!(
+                // A job looks again where the logs end, and says what is lost.
+                Err(Error::unavailable(format!(
                     "topic '{}' no longer has offset {next} of partition {partition}",
                     self.table.topic
                 ))
