@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Query, SetExpr, SetOperator, Spanned as _, Statement as AnsiStatement,
-    TableFactor, Value, VisitMut, VisitorMut,
+    BinaryOperator, Expr, GroupByExpr, Query, Select, SetExpr, SetOperator, Spanned as _,
+    Statement as AnsiStatement, TableFactor, Value, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
@@ -22,6 +22,10 @@ const TERMS: usize = 4_000;
 const BRANCHES: usize = 2_000;
 /// Set operations that cannot be balanced, one on top of the other.
 const STACKED: usize = 100;
+/// Grouping sets of one GROUP BY: the planner writes each of them out.
+const GROUPINGS: u64 = 4_096;
+/// Expressions of all grouping sets of one GROUP BY.
+const GROUPED: u64 = 200_000;
 /// Shorter chains stay as they were typed.
 const SHORT: usize = 16;
 
@@ -139,7 +143,15 @@ impl VisitorMut for Balance {
         self.leave()
     }
 
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
+        match &select.group_by {
+            GroupByExpr::Expressions(groups, _) => flow(groupings(groups)),
+            GroupByExpr::All(_) => ControlFlow::Continue(()),
+        }
+    }
+
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+        flow(groupings(std::slice::from_ref(expr)))?;
         flow(terms(expr))?;
         match self.enter() {
             ControlFlow::Continue(()) => ControlFlow::Continue(()),
@@ -165,6 +177,46 @@ fn end_of(mut expr: &Expr) -> Span {
 
 fn nothing() -> Expr {
     Expr::Value(Value::Null.with_empty_span())
+}
+
+/// Refuses a GROUP BY of too many grouping sets: CUBE doubles them with each of its expressions, and several CUBE, ROLLUP and
+/// GROUPING SETS are multiplied.
+fn groupings(groups: &[Expr]) -> Result<()> {
+    let mut sets = 1_u64;
+    let mut width = 0_u64;
+    for expr in groups {
+        let of = |parts: &[Vec<Expr>]| parts.iter().map(Vec::len).sum::<usize>();
+        let (own, wide): (u64, usize) = match expr {
+            Expr::Cube(parts) => {
+                let doubled = u32::try_from(parts.len()).ok();
+                let doubled = doubled.and_then(|times| 1_u64.checked_shl(times));
+                (doubled.unwrap_or(u64::MAX), of(parts))
+            }
+            Expr::Rollup(parts) => (parts.len() as u64 + 1, of(parts)),
+            Expr::GroupingSets(parts) => (parts.len() as u64 + 1, of(parts)),
+            _ => {
+                width = width.saturating_add(1);
+                continue;
+            }
+        };
+        sets = sets.saturating_mul(own);
+        width = width.saturating_add(wide as u64);
+        if sets > GROUPINGS {
+            return Err(Error::invalid(format!(
+                "one GROUP BY has more than {GROUPINGS} grouping sets"
+            ))
+            .with_help("CUBE makes twice as many with each expression: write those that you need as GROUPING SETS")
+            .at(expr.span()));
+        }
+        if sets.saturating_mul(width) > GROUPED {
+            return Err(Error::invalid(format!(
+                "the grouping sets of one GROUP BY have more than {GROUPED} expressions"
+            ))
+            .with_help("make several statements of it")
+            .at(expr.span()));
+        }
+    }
+    Ok(())
 }
 
 /// Balances the AND or OR that this expression is the last of.
@@ -421,6 +473,50 @@ mod tests {
         assert!(parsed(&except).is_err());
         let turns = vec!["SELECT 1 UNION SELECT 2"; 500].join(" UNION ALL ");
         assert!(parsed(&turns).is_err());
+    }
+
+    #[test]
+    fn grouping_sets_have_a_number() {
+        let columns = |n: usize| {
+            let columns: Vec<String> = (0..n).map(|n| format!("c{n}")).collect();
+            columns.join(", ")
+        };
+        let sets = |n: usize| {
+            let sets: Vec<String> = (0..n).map(|n| format!("(c{n})")).collect();
+            sets.join(", ")
+        };
+        for (groups, may) in [
+            (format!("CUBE({})", columns(12)), true),
+            (format!("CUBE({})", columns(13)), false),
+            (format!("CUBE({})", columns(63)), false),
+            (format!("CUBE({})", columns(64)), false),
+            (format!("CUBE({})", columns(500)), false),
+            (format!("ROLLUP({})", columns(400)), true),
+            (format!("ROLLUP({})", columns(4_000)), false),
+            (format!("ROLLUP({})", columns(5_000)), false),
+            (format!("GROUPING SETS({})", sets(400)), true),
+            (format!("GROUPING SETS({})", sets(5_000)), false),
+            (format!("a, CUBE({}), b", columns(11)), true),
+            (
+                format!("CUBE({}), ROLLUP({})", columns(8), columns(20)),
+                false,
+            ),
+            (vec!["CUBE(a, b)"; 7].join(", "), false),
+            (columns(3_000), true),
+        ] {
+            for sql in [
+                format!("SELECT count(*) FROM t GROUP BY {groups}"),
+                format!("SELECT (SELECT count(*) FROM t GROUP BY {groups})"),
+                format!("WITH a AS (SELECT count(*) FROM t GROUP BY {groups}) SELECT * FROM a"),
+            ] {
+                let checked = parsed(&sql);
+                assert_eq!(checked.is_ok(), may, "{:.60}: {checked:?}", groups);
+                if let Err(error) = checked {
+                    assert!(error.message().contains("one GROUP BY"), "{error}");
+                    assert!(error.span().is_some());
+                }
+            }
+        }
     }
 
     #[test]

@@ -60,43 +60,161 @@ fn parse_checked(raw: &RawStatement) -> Result<ParsedStatement> {
     })
 }
 
-/// The statement as typed, without secrets; the name of a variable that has one is none. The parts of our own tables are known by their places;
-/// in DataFusion's own DDL a secret is a text that follows a text which names one.
+/// The statement as typed, without secrets; the name of a variable that has one is none. The parts of our own tables are known by
+/// their places; in DataFusion's own statements a secret is what follows a key that names one.
 fn shown_text(raw: &RawStatement, statement: &Statement) -> String {
     let mut shown: BTreeMap<Location, String> = BTreeMap::new();
     if let Statement::CreateTable(table) = statement {
+        let typed = |start: Location| {
+            let mut tokens = raw.tokens.iter();
+            let token = tokens.find(|token| token.span.start == start);
+            token.map(|token| &token.token)
+        };
         for option in &table.options {
             let start = option.value.span.start;
-            let value = raw.tokens.iter().find(|token| token.span.start == start);
-            match value.map(|token| &token.token) {
-                Some(Token::SingleQuotedString(text)) if names_a_variable(text) => {}
+            match typed(start) {
+                Some(token) if text_of(token).is_some_and(names_a_variable) => {}
                 Some(_) if is_secret(&option.key) => {
                     shown.insert(start, quoted(HIDDEN));
                 }
-                Some(Token::SingleQuotedString(text)) => {
-                    shown.insert(start, quoted(&without_user_info(text)));
-                }
-                _ => {}
+                Some(token) => shown.extend(without_user(token).map(|text| (start, text))),
+                None => {}
             }
         }
+        let start = table.location.span.start;
+        let location = typed(start).and_then(without_user);
+        shown.extend(location.map(|text| (start, text)));
     } else {
-        let mut secret = false;
-        for token in raw.tokens.iter().filter(|token| is_significant(token)) {
-            match &token.token {
-                Token::SingleQuotedString(text) if secret && names_a_variable(text) => {
-                    secret = false;
-                }
-                Token::SingleQuotedString(_) if secret => {
-                    shown.insert(token.span.start, quoted(HIDDEN));
-                    secret = false;
-                }
-                Token::SingleQuotedString(key) => secret = is_secret(key),
-                Token::Eq => {}
-                _ => secret = false,
-            }
-        }
+        hide_values(raw, keys_of(statement), &mut shown);
     }
     raw.text_with(|token| shown.get(&token.span.start).cloned())
+}
+
+/// Where words without quotes are keys of options.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    /// Nowhere: the statement is a query, or has one. Only a text names a secret, and the text after it is one.
+    Texts,
+    /// In the brackets after OPTIONS or WITH.
+    Listed,
+    /// In all of the statement: it is a SET.
+    All,
+}
+
+fn keys_of(statement: &Statement) -> Keys {
+    fn of_sql(sql: &SqlStatement) -> Keys {
+        match sql {
+            SqlStatement::CreateExternalTable(_) | SqlStatement::CopyTo(_) => Keys::Listed,
+            SqlStatement::Explain(explain) => of_sql(&explain.statement),
+            SqlStatement::Statement(ansi) => match ansi.as_ref() {
+                AnsiStatement::Set(_) => Keys::All,
+                AnsiStatement::CreateTable(_) => Keys::Listed,
+                _ => Keys::Texts,
+            },
+            SqlStatement::Reset(_) => Keys::Texts,
+        }
+    }
+
+    match statement {
+        Statement::Sql(sql) => of_sql(sql),
+        _ => Keys::Texts,
+    }
+}
+
+/// Hides the values of keys that name secrets, and users and passwords in URLs.
+fn hide_values(raw: &RawStatement, keys: Keys, shown: &mut BTreeMap<Location, String>) {
+    // Brackets that are open since the list of options began; none outside of one.
+    let mut open = 0_usize;
+    let mut list_begins = false;
+    let mut key: Option<String> = None;
+    // The key goes on after a dot.
+    let mut goes_on = false;
+    // What stands before the next comma is the value of a secret.
+    let mut hides = false;
+    for token in raw.tokens.iter().filter(|token| is_significant(token)) {
+        let words_are_keys = keys == Keys::All || open > 0;
+        let start = token.span.start;
+        let begins_here = std::mem::take(&mut list_begins);
+        match &token.token {
+            Token::LParen | Token::RParen | Token::Comma | Token::SemiColon => {
+                (key, goes_on, hides) = (None, false, false);
+                match &token.token {
+                    Token::LParen if open > 0 || begins_here => open += 1,
+                    Token::RParen => open = open.saturating_sub(1),
+                    _ => {}
+                }
+                continue;
+            }
+            _ if hides => {
+                shown.insert(start, String::new());
+                continue;
+            }
+            Token::Eq => continue,
+            Token::Period if words_are_keys && key.is_some() => {
+                goes_on = true;
+                continue;
+            }
+            _ => {}
+        }
+        let text = text_of(&token.token);
+        let word = match &token.token {
+            Token::Word(word) => Some(word.value.as_str()),
+            _ => None,
+        };
+        if keys == Keys::Listed && open == 0 {
+            list_begins = is_word(token, "OPTIONS") || is_word(token, "WITH");
+        }
+        if let (true, Some(key), Some(word)) = (goes_on, &mut key, word) {
+            key.push('.');
+            key.push_str(word);
+            goes_on = false;
+            continue;
+        }
+        let is_value = key.as_deref().is_some_and(is_secret);
+        if is_value && (words_are_keys || text.is_some()) {
+            key = None;
+            if !text.or(word).is_some_and(names_a_variable) {
+                shown.insert(start, quoted(HIDDEN));
+                hides = words_are_keys;
+            }
+            continue;
+        }
+        if keys != Keys::Texts {
+            let url = without_user(&token.token);
+            shown.extend(url.map(|text| (start, text)));
+        }
+        key = match words_are_keys {
+            true => text.or(word).map(str::to_owned),
+            false => text.map(str::to_owned),
+        };
+    }
+}
+
+/// What a text says, in whatever way it is quoted; no name in quotes.
+fn text_of(token: &Token) -> Option<&str> {
+    match token {
+        Token::SingleQuotedString(text)
+        | Token::DoubleQuotedString(text)
+        | Token::TripleSingleQuotedString(text)
+        | Token::TripleDoubleQuotedString(text)
+        | Token::SingleQuotedRawStringLiteral(text)
+        | Token::DoubleQuotedRawStringLiteral(text)
+        | Token::EscapedStringLiteral(text)
+        | Token::UnicodeStringLiteral(text)
+        | Token::NationalStringLiteral(text) => Some(text),
+        Token::DollarQuotedString(text) => Some(&text.value),
+        _ => None,
+    }
+}
+
+/// A text or a name in quotes without the user and password of its URL, if it has them.
+fn without_user(token: &Token) -> Option<String> {
+    let text = match token {
+        Token::Word(word) => word.quote_style.map(|_| word.value.as_str()),
+        other => text_of(other),
+    }?;
+    let shown = without_user_info(text);
+    (shown != text).then(|| quoted(&shown))
 }
 
 fn parse(cursor: &mut Cursor<'_>, emit: Option<Emit>) -> Result<Statement> {
@@ -351,6 +469,8 @@ mod tests {
             "'kafka.sasl.password' $$hidden$$",
             "'kafka.sasl.password' E'hidden'",
             "'avro.registry.url' 'http://me:hidden@h/x'",
+            "'avro.registry.url' $$http://me:hidden@h/x$$",
+            "'avro.registry.url' E'http://me:hidden@h/x'",
         ] {
             let sql = format!(
                 "CREATE EXTERNAL TABLE t (a INT) STORED AS KAFKA LOCATION 't' OPTIONS ({option}, 'format' 'json')"
@@ -360,6 +480,63 @@ mod tests {
                 !shown.contains("hidden") && shown.contains("'json'"),
                 "{shown}"
             );
+        }
+    }
+
+    #[test]
+    fn secrets_leave_the_text_of_other_statements() {
+        for option in [
+            "'aws.secret_access_key' 'hidden'",
+            "aws.secret_access_key 'hidden'",
+            "aws.secret_access_key hidden",
+            "aws . secret_access_key hidden",
+            "\"aws.secret_access_key\" 'hidden'",
+            "\"aws.secret_access_key\" \"hidden\"",
+            "E'aws.secret_access_key' E'hidden'",
+            "E'aws.secret_access_key' 'hidden'",
+            "'aws.secret_access_key' E'hidden'",
+            "'aws.secret_access_key' \"hidden\"",
+            "'aws.secret_access_key' hidden",
+            "'aws.endpoint' 'http://me:hidden@h/x'",
+            "aws.endpoint E'http://me:hidden@h/x'",
+            "aws.endpoint \"http://me:hidden@h/x\"",
+        ] {
+            for sql in [
+                format!(
+                    "CREATE EXTERNAL TABLE t (password INT) STORED AS CSV LOCATION 'x.csv' OPTIONS ({option}, 'format.has_header' 'true')"
+                ),
+                format!(
+                    "COPY t TO 'x.csv' STORED AS CSV OPTIONS ('format.has_header' 'true', {option})"
+                ),
+            ] {
+                let shown = parse_one(&sql).expect(&sql).text;
+                assert!(
+                    !shown.contains("hidden") && shown.contains("'format.has_header' 'true'"),
+                    "{shown}"
+                );
+            }
+        }
+        for sql in [
+            "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 's3://me:hidden@b/x.csv'",
+            "CREATE EXTERNAL TABLE t (a INT) STORED AS DELTA LOCATION 's3://me:hidden@b/x'",
+            "CREATE EXTERNAL TABLE t (a INT) STORED AS DELTA LOCATION E's3://me:hidden@b/x'",
+            "COPY t TO 's3://me:hidden@b/x.csv'",
+            "SET datafusion.some.password = 'hidden'",
+            "SET datafusion.some.password TO hidden",
+        ] {
+            if let Ok(parsed) = parse_one(sql) {
+                assert!(!parsed.text.contains("hidden"), "{}", parsed.text);
+            }
+        }
+        for sql in [
+            "CREATE EXTERNAL TABLE t (password VARCHAR, token INT) STORED AS CSV LOCATION 'x.csv'",
+            "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 'x.csv' OPTIONS ('aws.secret_access_key' '${SECRET}')",
+            "COPY (SELECT password, secret FROM tokens) TO 'x.csv' OPTIONS ('format.has_header' 'true')",
+            "CREATE VIEW v AS SELECT password FROM users WHERE token = 'a'",
+            "SELECT secret AS password, token FROM t WHERE url = 'http://a@b'",
+            "SET datafusion.execution.batch_size = 10",
+        ] {
+            assert_eq!(parse_one(sql).expect(sql).text, sql);
         }
     }
 

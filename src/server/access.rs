@@ -9,7 +9,7 @@ use datafusion::sql::sqlparser::ast::{
 use glob::Pattern;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::planner::{JobStatement, ParsedStatement, Statement, normalize};
+use crate::planner::{JobStatement, ParsedStatement, Statement, TableOption, normalize};
 use crate::server::places::Places;
 use crate::session::MayName;
 
@@ -160,6 +160,18 @@ impl Caller {
                 let table = table.map(normalize).unwrap_or_default();
                 if !tables.include("public", &table) {
                     return Err(refused(format!("{} may not name {table}", self.name)));
+                }
+            }
+            if let Statement::CreateTable(table) = &parsed.statement {
+                let is_table = |option: &&TableOption| {
+                    option.key.to_lowercase() == "dead_letter.table"
+                        && !tables.include("public", &option.value.value)
+                };
+                // It is answered as one that is not there: rows would be written to it.
+                if let Some(option) = table.options.iter().find(is_table) {
+                    let name = &option.value.value;
+                    let error = Error::not_found(format!("no table or view is named {name}"));
+                    return Err(error.at(option.value.span));
                 }
             }
             if makes_from_query(&parsed.statement) {
@@ -387,6 +399,18 @@ mod tests {
                 may,
                 "{sql}"
             );
+        }
+        let letters = |key: &str, table: &str| {
+            parsed(&format!(
+                "CREATE EXTERNAL TABLE visits_x (a INT) STORED AS KAFKA LOCATION 't' OPTIONS ('format' 'json', 'on_error' 'dead_letter', '{key}' '{table}')"
+            ))
+        };
+        for key in ["dead_letter.table", "Dead_Letter.Table"] {
+            let error = ann
+                .check_own(&letters(key, "secrets"))
+                .expect_err("a table that ann may not name");
+            assert_eq!(error.kind(), ErrorKind::NotFound);
+            assert!(ann.check_own(&letters(key, "visits_dead")).is_ok());
         }
         assert!(Grants::try_new(&["***".to_owned()]).is_err());
     }

@@ -42,7 +42,7 @@ impl Places {
         if let Some(own) = own {
             is_within(text, own)?;
         }
-        let place = Place::of(text);
+        let place = Place::of_location(text);
         let data_dir = self.data_dir.as_deref().and_then(Place::of);
         match place.zip(data_dir) {
             Some((place, data_dir)) if place.overlaps(&data_dir) => Err(refused(format!(
@@ -98,7 +98,7 @@ pub(super) fn check_hidden(statement: &Statement, hidden: &[TablePlace]) -> Resu
         ))
     };
     let check = |text: &str| {
-        let place = Place::of(text).ok_or_else(|| taken(text))?;
+        let place = Place::of_location(text).ok_or_else(|| taken(text))?;
         let mut others = hidden.iter().filter_map(|hidden| match hidden {
             TablePlace::Files(place) => Some(place),
             TablePlace::Topic(_) => None,
@@ -193,7 +193,7 @@ fn is_within(place: &str, roots: &[String]) -> Result<()> {
             "'{place}' has characters that other users than administrators do not write in places"
         )));
     }
-    let place = Place::of(place).ok_or_else(outside)?;
+    let place = Place::of_location(place).ok_or_else(outside)?;
     match roots
         .iter()
         .filter_map(|root| Place::of(root))
@@ -212,7 +212,32 @@ enum Place {
     Url(String, String, Vec<String>),
 }
 
+/// A location up to the folder in which a pattern of file names begins: `lake/a*/x.parquet` may be any file of `lake`.
+fn before_pattern(location: &str) -> &str {
+    const PATTERN: [char; 3] = ['*', '?', '['];
+    // The host of a URL may have brackets.
+    let path = match location.find("://").map(|at| at + "://".len()) {
+        Some(host) => location[host..]
+            .find('/')
+            .map_or(location.len(), |at| host + at),
+        None => 0,
+    };
+    let Some(pattern) = location[path..].find(PATTERN).map(|at| path + at) else {
+        return location;
+    };
+    match location[..pattern].rfind('/') {
+        Some(0) => "/",
+        Some(folder) => &location[..folder],
+        None => ".",
+    }
+}
+
 impl Place {
+    /// Where the files of a location are that somebody declares: it may have a pattern.
+    fn of_location(text: &str) -> Option<Self> {
+        Self::of(before_pattern(text))
+    }
+
     fn of(text: &str) -> Option<Self> {
         match url::Url::parse(text) {
             Ok(url) if url.scheme() == "file" => {
@@ -309,6 +334,8 @@ mod tests {
         let delta = |place: &str| {
             format!("CREATE EXTERNAL TABLE t (a INT) STORED AS DELTA LOCATION '{place}'")
         };
+        let files_at =
+            |place: &str| format!("CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '{place}'");
         let kafka = |options: &str| {
             format!(
                 "CREATE EXTERNAL TABLE t (a INT) STORED AS KAFKA LOCATION 't' OPTIONS ('format' 'json'{options})"
@@ -323,6 +350,13 @@ mod tests {
             (delta(&format!("file://{lake}/%2e%2e/private")), false),
             (delta(&format!("{lake}er")), false),
             (delta("/etc"), false),
+            (files_at(&format!("{lake}/a/*.csv")), true),
+            (files_at(&format!("{lake}/*/x.csv")), true),
+            (files_at(&format!("{lake}*/x.csv")), false),
+            (files_at(&format!("{lake}/link/*.csv")), false),
+            (files_at("*/x.csv"), false),
+            (files_at("/*/x.csv"), false),
+            (files_at("s3://bucket/*/x.csv"), false),
             (delta("relative"), false),
             (delta("s3://bucket/lake/a"), true),
             (delta("s3://bucket/lake"), true),
@@ -463,6 +497,15 @@ mod tests {
             format!("{at}/lake/secret/_delta_log"),
             format!("{at}/lake"),
             format!("{at}/lake/secret/part-0.parquet"),
+            format!("{at}/lake/[s]ecret/*.parquet"),
+            format!("{at}/lake/s?cret/x.parquet"),
+            format!("{at}/lake/secret/*.parquet"),
+            format!("{at}/lake/secret*"),
+            format!("{at}/lake/*/*.parquet"),
+            format!("{at}/*/secret/x.parquet"),
+            format!("file://{at}/lake/[s]ecret/x.parquet"),
+            "/*/x.parquet".to_owned(),
+            "s3://bucket/lake/s*/x.parquet".to_owned(),
             "s3://bucket/lake/secret".to_owned(),
             "s3://bucket/lake//secret/x.csv".to_owned(),
             "s3://bucket/lake/".to_owned(),
@@ -482,6 +525,7 @@ mod tests {
         }
         for place in [
             format!("{at}/lake/open"),
+            format!("{at}/lake/open/*.parquet"),
             "s3://bucket/lake/secrets".to_owned(),
         ] {
             assert!(

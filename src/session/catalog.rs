@@ -22,17 +22,18 @@ use datafusion::sql::sqlparser::ast::{
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
+use crate::core::stack::with_stack;
 use crate::core::suggest::closest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::session::context::TablePlace;
-use crate::session::rewrite;
 use crate::session::unopened::Unopened;
 use crate::session::view_barrier::{self, BarrierView};
+use crate::session::{plan_limits, rewrite};
 use crate::tables::delta::{DeltaTableHandle, TimeTravel};
 use crate::tables::kafka::{KafkaTable, KafkaTableProvider};
 
 /// Views over views over views.
-const VIEWS: usize = 64;
+pub(super) const VIEWS: usize = 64;
 
 /// Gives the context's state; set once, after the context is built.
 type StateOf = Box<dyn Fn() -> Option<SessionState> + Send + Sync>;
@@ -381,10 +382,7 @@ impl Catalog {
                 return Err(Error::invalid(format!("view {name} is defined by itself")));
             }
             if planning.len() >= VIEWS {
-                return Err(Error::invalid(format!(
-                    "view {name} stands below {VIEWS} views above one another"
-                ))
-                .with_help("define one of them over the tables"));
+                return Err(too_many_views(name));
             }
             planning.push(name.to_owned());
         }
@@ -419,8 +417,9 @@ impl Catalog {
             let mut reads = Reads {
                 tables,
                 seen: Vec::new(),
+                within: 0,
             };
-            view.query.visit(&mut reads).is_break()
+            with_stack(|| view.query.visit(&mut reads).is_break())
         })
     }
 
@@ -430,7 +429,9 @@ impl Catalog {
         rewrite::prepare(&context, self, &mut statement).await?;
         let typed = statement.clone();
         let planned = context.state().statement_to_plan(statement).await;
-        planned.map_err(|error| self.missing_table(error, typed))
+        let plan = planned.map_err(|error| self.missing_table(error, typed))?;
+        plan_limits::check(&plan)?;
+        Ok(plan)
     }
 
     /// Forks of the same version have the same tables.
@@ -457,6 +458,8 @@ impl Catalog {
 struct Reads<'a> {
     tables: &'a Tables,
     seen: Vec<String>,
+    /// Views within one another.
+    within: usize,
 }
 
 impl Visitor for Reads<'_> {
@@ -469,12 +472,27 @@ impl Visitor for Reads<'_> {
         match self.tables.entries.get(&name) {
             None => ControlFlow::Break(()),
             Some(TableEntry::View(view)) if !self.seen.contains(&name) => {
+                // What stands deeper is refused where it is planned.
+                if self.within >= VIEWS {
+                    return ControlFlow::Break(());
+                }
                 self.seen.push(name);
-                view.query.visit(self)
+                self.within += 1;
+                let read = view.query.visit(self);
+                self.within -= 1;
+                read
             }
             Some(_) => ControlFlow::Continue(()),
         }
     }
+}
+
+/// What is said of a view over views over views.
+pub(super) fn too_many_views(name: &str) -> Error {
+    Error::invalid(format!(
+        "view {name} stands below {VIEWS} views above one another"
+    ))
+    .with_help("define one of them over the tables")
 }
 
 fn rename(

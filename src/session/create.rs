@@ -14,7 +14,7 @@ use crate::planner::normalize;
 use crate::planner::types::arrow_type;
 use crate::planner::{Column, ColumnKind, CreateTable, CreateView, TableKind, Text};
 use crate::session::catalog::{Catalog, TableEntry, View};
-use crate::session::rewrite;
+use crate::session::{plan_limits, rewrite};
 use crate::tables::delta::{DeltaColumn, DeltaSpec, DeltaTableHandle};
 use crate::tables::kafka::{KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey};
 use crate::tables::options::{self, Options};
@@ -116,6 +116,7 @@ pub(super) async fn create_view(
     let typed = statement.clone();
     let planned = state.statement_to_plan(statement).await;
     let plan = planned.map_err(|error| catalog.missing_table(error, typed))?;
+    plan_limits::check(&plan)?;
     if !view.columns.is_empty() && view.columns.len() != plan.schema().fields().len() {
         return Err(Error::invalid(format!(
             "the view names {} columns and its query has {}",

@@ -1,5 +1,6 @@
 //! A job's query: checked once, planned for every batch over the ranges chosen for it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use datafusion::common::TableReference;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::TaskContext;
+use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::parser::Statement as SqlStatement;
@@ -404,6 +406,7 @@ impl JobQuery {
         }
         let (input, _) = self.plan_input().await?;
         let state = self.session.states.state();
+        let state = self.planning(&state);
         let plan = state.create_physical_plan(&input).await?;
         Ok(BatchPlan {
             plan: whole(plan)?,
@@ -455,6 +458,7 @@ impl JobQuery {
             statics: self.statics_now().await?,
         };
         let state = self.session.states.state();
+        let state = self.planning(&state);
         let mut front = self.windowed()?.front(&state, &tables).await?;
         front.plan = whole(front.plan)?;
         Ok(FrontBatch {
@@ -471,6 +475,7 @@ impl JobQuery {
     /// What the engine says; the job has no windows.
     pub async fn back(&self, emitted: &RecordBatch) -> Result<BatchPlan> {
         let state = self.session.states.state();
+        let state = self.planning(&state);
         let tables = BatchTables {
             statics: self.statics_now().await?,
             ..BatchTables::default()
@@ -480,6 +485,14 @@ impl JobQuery {
             context: self.session.states.task(),
             bad_records: Vec::new(),
         })
+    }
+
+    /// The state in which batches are planned.
+    fn planning<'a>(&self, state: &'a SessionState) -> Cow<'a, SessionState> {
+        match &self.hiding_view {
+            Some(_) => Cow::Owned(view_barrier::planning_above(state)),
+            None => Cow::Borrowed(state),
+        }
     }
 
     /// The static tables as the running batch sees them.

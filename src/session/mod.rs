@@ -23,6 +23,7 @@ mod system;
 mod system_scan;
 mod unopened;
 mod view_barrier;
+mod weights;
 mod yielding;
 
 use std::collections::HashMap;

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
 use datafusion::common::{DFSchema, DataFusionError};
 use datafusion::logical_expr::{Expr, LogicalPlan};
@@ -15,13 +16,15 @@ use crate::core::stack::with_stack;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Operators of a plan, each as often as the optimizer meets it.
-const OPERATORS: usize = 20_000;
+pub(super) const OPERATORS: usize = 20_000;
 /// Operators above one another.
 const DEPTH: usize = 500;
 /// Parts of all expressions, each as often as the optimizer meets it.
 const PARTS: usize = 2_000_000;
 /// Parts of one condition once it stands at the tables.
 const EXPANDED: u64 = 200_000;
+/// Fields within fields of the type of one column.
+const FIELDS: u64 = 20_000;
 
 /// Refuses a plan that the optimizer would not come to an end with.
 ///
@@ -40,7 +43,8 @@ pub(super) fn check(plan: &LogicalPlan) -> Result<()> {
     })
 }
 
-fn too_large(what: String) -> Error {
+/// What is said of a statement that is too large.
+pub(super) fn too_large(what: String) -> Error {
     Error::new(ErrorKind::Exhausted, what)
         .with_help("keep a part of it in a table, or make several statements of it")
 }
@@ -51,6 +55,8 @@ struct Count {
     operators: usize,
     parts: usize,
     projections: usize,
+    /// Fields within structs, by where their list is: types share their parts.
+    fields: HashMap<*const FieldRef, u64>,
 }
 
 impl Count {
@@ -68,6 +74,7 @@ impl Count {
             ))
             .into());
         }
+        self.weigh_types(plan)?;
         self.projections += usize::from(matches!(plan, LogicalPlan::Projection(_)));
         plan.apply_expressions(|expr| {
             expr.apply(|part| {
@@ -93,6 +100,60 @@ impl Count {
         })?;
         let mut inputs = plan.inputs().into_iter();
         inputs.try_for_each(|input| self.walk(input, depth + 1))
+    }
+
+    /// A struct of two columns of the same type doubles that type.
+    fn weigh_types(&mut self, plan: &LogicalPlan) -> Result<(), DataFusionError> {
+        let makes_types = matches!(
+            plan,
+            LogicalPlan::Projection(_)
+                | LogicalPlan::Aggregate(_)
+                | LogicalPlan::Window(_)
+                | LogicalPlan::Unnest(_)
+                | LogicalPlan::Values(_)
+        );
+        if !makes_types {
+            return Ok(());
+        }
+        for field in plan.schema().fields() {
+            if self.fields_of(field.data_type()) > FIELDS {
+                return Err(too_large(format!(
+                    "the type of column {} has more than {FIELDS} fields within fields",
+                    field.name()
+                ))
+                .into());
+            }
+        }
+        Ok(())
+    }
+
+    fn fields_of(&mut self, of: &DataType) -> u64 {
+        let within = match of {
+            DataType::Struct(fields) => {
+                if let Some(known) = self.fields.get(&fields.as_ptr()) {
+                    return *known;
+                }
+                let each = fields.iter().map(|field| self.fields_of(field.data_type()));
+                let within = each.fold(0, u64::saturating_add).saturating_add(1);
+                self.fields.insert(fields.as_ptr(), within);
+                return within;
+            }
+            DataType::Union(fields, _) => {
+                let each = fields.iter();
+                let each = each.map(|(_, field)| self.fields_of(field.data_type()));
+                each.fold(0, u64::saturating_add)
+            }
+            DataType::List(field)
+            | DataType::LargeList(field)
+            | DataType::ListView(field)
+            | DataType::LargeListView(field)
+            | DataType::FixedSizeList(field, _)
+            | DataType::Map(field, _)
+            | DataType::RunEndEncoded(_, field) => self.fields_of(field.data_type()),
+            DataType::Dictionary(_, values) => self.fields_of(values),
+            _ => 0,
+        };
+        within.saturating_add(1)
     }
 }
 
@@ -197,20 +258,26 @@ mod tests {
 
     #[tokio::test]
     async fn what_doubles_with_each_step_is_refused() {
-        let joined = chain(15, |from| {
+        let joined = chain(40, |from| {
             format!("SELECT a.c FROM {from} a JOIN {from} b ON a.c = b.c")
         });
-        let queries = chain(15, |from| {
+        let queries = chain(40, |from| {
             format!("SELECT c FROM {from} WHERE c IN (SELECT c FROM {from})")
         });
-        let scalar = chain(15, |from| {
+        let scalar = chain(40, |from| {
             format!("SELECT c + (SELECT max(c) FROM {from}) AS c FROM {from}")
         });
+        let structs = chain(40, |from| {
+            format!("SELECT named_struct('a', c, 'b', c) AS c FROM {from}")
+        });
+        let lists = chain(40, |from| format!("SELECT [struct(c, c)] AS c FROM {from}"));
         let sums = chain(40, |from| format!("SELECT c + c AS c FROM {from}"));
         for sql in [
-            format!("{joined} SELECT * FROM t15"),
-            format!("{queries} SELECT * FROM t15"),
-            format!("{scalar} SELECT * FROM t15"),
+            format!("{joined} SELECT * FROM t40"),
+            format!("{queries} SELECT * FROM t40"),
+            format!("{scalar} SELECT * FROM t40"),
+            format!("{structs} SELECT * FROM t40"),
+            format!("{lists} SELECT * FROM t40"),
             format!("{sums} SELECT * FROM t40 WHERE c > 0"),
         ] {
             let error = run(&sql).await.expect_err(&sql[..120]);

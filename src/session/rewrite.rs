@@ -23,6 +23,7 @@ use crate::planner::normalize;
 use crate::session::catalog::{Catalog, TableEntry, time_travel_name};
 use crate::session::plan_limits;
 use crate::session::system::{SYSTEM, state_table};
+use crate::session::weights;
 use crate::tables::delta::TimeTravel;
 
 /// Makes a statement ready for DataFusion's planner.
@@ -33,6 +34,7 @@ pub(super) async fn prepare(
 ) -> Result<()> {
     match statement {
         SqlStatement::Statement(ansi) => {
+            weights::check(catalog, ansi.as_ref())?;
             if let AnsiStatement::Insert(insert) = ansi.as_mut() {
                 fill_insert(catalog, insert).await?;
                 name_literals(insert);
@@ -48,6 +50,7 @@ pub(super) async fn prepare(
         }
         SqlStatement::CopyTo(copy) => match &mut copy.source {
             CopyToSource::Query(query) => {
+                weights::check(catalog, query.as_ref())?;
                 states(query.as_mut())?;
                 travel(context, catalog, query.as_mut()).await?;
                 offsets(context, query.as_mut()).await?;

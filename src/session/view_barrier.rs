@@ -14,6 +14,7 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
 use datafusion::datasource::{TableType, source_as_provider};
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{
     BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator, TableProviderFilterPushDown,
@@ -26,6 +27,7 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt as _;
 
+use crate::core::stack::with_stack;
 use crate::error::{Error, ErrorKind};
 
 /// What is said of an error below a view that hides what it reads.
@@ -96,6 +98,14 @@ impl BarrierView {
 ///
 /// A condition could fail on rows that the view leaves out.
 pub(super) fn opened(plan: LogicalPlan) -> Result<(LogicalPlan, Option<String>), Error> {
+    opened_within(plan, None)
+}
+
+/// As [`opened`], of the plan of a view that hides what it reads if `outer` names one: it may be over another such view.
+fn opened_within(
+    plan: LogicalPlan,
+    outer: Option<&str>,
+) -> Result<(LogicalPlan, Option<String>), Error> {
     let mut view = None;
     let opened = plan.clone().transform_up_with_subqueries(|part| {
         let LogicalPlan::TableScan(scan) = &part else {
@@ -109,12 +119,26 @@ pub(super) fn opened(plan: LogicalPlan) -> Result<(LogicalPlan, Option<String>),
         };
         view = Some(barrier.name.clone());
         let rows = barrier.read(scan.projection.as_ref(), &scan.filters)?;
+        let outer = outer.unwrap_or(&barrier.name);
+        let (rows, _) = with_stack(|| opened_within(rows, Some(outer)))?;
         let rows = LogicalPlanBuilder::from(rows).alias(scan.table_name.clone())?;
         Ok(Transformed::yes(rows.build()?))
     })?;
     if let Some(view) = &view
         && let Some(condition) = condition_that_can_fail(&plan)?
     {
+        if let Some(outer) = outer {
+            // The condition is a part of what the view hides.
+            tracing::warn!(
+                view = outer,
+                "a condition over view {view} could fail: {condition}"
+            );
+            return Err(Error::unsupported(format!(
+                "view {outer} is not read as a stream: it is over another view, and a condition in it could fail on rows which \
+                 that one leaves out"
+            ))
+            .with_help("the log of the server has the condition"));
+        }
         return Err(Error::unsupported(format!(
             "over view {view}, which hides the tables that it reads, a stream only has conditions that compare columns with \
              values: not {condition}"
@@ -122,6 +146,16 @@ pub(super) fn opened(plan: LogicalPlan) -> Result<(LogicalPlan, Option<String>),
         .with_help("put the condition into the view"));
     }
     Ok((opened.data, view))
+}
+
+/// A state that plans a stream over views that hide what they read. A rule of the engine moves what a reader computes below a
+/// view's condition, where it could fail on rows that the view leaves out: that rule is left out.
+pub(super) fn planning_above(state: &SessionState) -> SessionState {
+    let rules = state.physical_optimizers().iter();
+    let rules = rules.filter(|rule| rule.name() != "ProjectionPushdown");
+    SessionStateBuilder::new_from_existing(state.clone())
+        .with_physical_optimizer_rules(rules.cloned().collect())
+        .build()
 }
 
 fn condition_that_can_fail(plan: &LogicalPlan) -> DataFusionResult<Option<String>> {

@@ -77,13 +77,18 @@ import os
 lake = sys.argv[2]
 os.symlink(lake + "/secret", lake + "/link")
 declared = ["{}/secret", "{}/secret/", "{}//secret", "{}/./secret", "{}/other/../secret", "{}/link", "file://{}/secret", "file://{}/link/", "{}/%73ecret",
-    "{}/open/%2e%2e/secret", "{}", "{}/..", "{}/../anabranch-data/catalog", "{}/../anabranch-data", "{}/secret/_delta_log", "lake/secret", "lake/link"]
+    "{}/open/%2e%2e/secret", "{}", "{}/..", "{}/../anabranch-data/catalog", "{}/../anabranch-data", "{}/secret/_delta_log", "lake/secret", "lake/link",
+    "{}/[s]ecret/*.parquet", "{}/s?cret/x.parquet", "{}/*/*.parquet", "{}/secret/*.parquet", "{}/../*/secret/x.parquet", "lake/s*", "*/secret"]
 for place in declared:
     place = place.replace("{}", lake)
     for text in [f"CREATE EXTERNAL TABLE open_x (id BIGINT) STORED AS DELTA LOCATION '{place}'", f"CREATE EXTERNAL TABLE open_x STORED AS PARQUET LOCATION '{place}'",
         f"CREATE EXTERNAL TABLE open_x (a VARCHAR) STORED AS CSV LOCATION '{place}'", f"CREATE OR REPLACE EXTERNAL TABLE open_x STORED AS JSON LOCATION '{place}/'"]:
         answer = refused(rows, some, text)
         assert not answer.startswith("done"), (text, answer)
+for key in ["dead_letter.table", "Dead_Letter.Table"]:
+    for table in ["secret", "nowhere"]:
+        answer = refused(rows, some, f"CREATE EXTERNAL TABLE open_letters (id BIGINT) STORED AS KAFKA LOCATION 'letters' OPTIONS ('format' 'json', 'on_error' 'dead_letter', '{key}' '{table}')")
+        assert f"no table or view is named {table}" in answer, answer
 print(refused(rows, some, f"CREATE EXTERNAL TABLE open_mine (id BIGINT) STORED AS DELTA LOCATION '{lake}/mine'")[:4])
 print(rows(admin, "SELECT count(*) FROM secret"))
 "#;

@@ -23,7 +23,7 @@ fn list(size: usize, separator: &str, item: impl Fn(usize) -> String) -> String 
     items.join(separator)
 }
 
-const PRODUCTIONS: [Production; 62] = [
+const PRODUCTIONS: [Production; 69] = [
     ("or", |n| {
         format!("SELECT {}", list(n, " OR ", |n| format!("{n} = 1")))
     }),
@@ -170,10 +170,35 @@ const PRODUCTIONS: [Production; 62] = [
         )
     }),
     ("doubled tables", |n| {
-        // The planner itself walks such a chain before its plan can be counted.
-        let n = n.min(15);
         format!(
             "WITH t0 AS (SELECT 1 AS a), {} SELECT * FROM t{n}",
+            list(n, ", ", |n| format!(
+                "t{} AS (SELECT x.a FROM t{n} x, t{n} y)",
+                n + 1
+            ))
+        )
+    }),
+    ("doubled unions", |n| {
+        format!(
+            "WITH t0 AS (SELECT 1 AS a), {} SELECT * FROM t{n}",
+            list(n, ", ", |n| format!(
+                "t{} AS (SELECT a FROM t{n} UNION ALL SELECT a FROM t{n})",
+                n + 1
+            ))
+        )
+    }),
+    ("doubled types", |n| {
+        format!(
+            "WITH t0 AS (SELECT value AS a FROM generate_series(1, 2)), {} SELECT * FROM t{n}",
+            list(n, ", ", |n| format!(
+                "t{} AS (SELECT named_struct('a', a, 'b', a) AS a FROM t{n})",
+                n + 1
+            ))
+        )
+    }),
+    ("doubled view", |n| {
+        format!(
+            "CREATE OR REPLACE VIEW w AS WITH t0 AS (SELECT 1 AS a), {} SELECT * FROM t{n}",
             list(n, ", ", |n| format!(
                 "t{} AS (SELECT x.a FROM t{n} x, t{n} y)",
                 n + 1
@@ -226,6 +251,28 @@ const PRODUCTIONS: [Production; 62] = [
     }),
     ("select list", |n| {
         format!("SELECT {}", list(n, ", ", |n| format!("{n} AS c{n}")))
+    }),
+    ("cube", |n| {
+        let columns = list(n, ", ", |n| format!("c{n}"));
+        let named = list(n, ", ", |n| format!("{n} AS c{n}"));
+        format!("SELECT count(*) FROM (SELECT {named}) GROUP BY CUBE({columns})")
+    }),
+    ("rollup", |n| {
+        let columns = list(n, ", ", |n| format!("c{n}"));
+        let named = list(n, ", ", |n| format!("{n} AS c{n}"));
+        format!("SELECT count(*) FROM (SELECT {named}) GROUP BY ROLLUP({columns})")
+    }),
+    ("grouping sets", |n| {
+        format!(
+            "SELECT count(*) FROM generate_series(1, 3) GROUP BY GROUPING SETS({})",
+            list(n, ", ", |n| format!("(value + {n})"))
+        )
+    }),
+    ("many cubes", |n| {
+        format!(
+            "SELECT count(*) FROM generate_series(1, 3) GROUP BY {}",
+            list(n, ", ", |n| format!("CUBE(value + {n}, value - {n})"))
+        )
     }),
     ("view", |n| {
         format!(
@@ -384,4 +431,25 @@ fn views_over_views_have_an_end() {
     let ran = work.anabranch(&["run", "views.sql"]);
     assert_eq!(ran.code, Some(1), "{ran:?}");
     assert!(ran.err.contains("views above one another"), "{ran:?}");
+}
+
+/// Each view names the one before it twice: the last one that may be made can still be read.
+#[test]
+fn views_that_double_have_an_end() {
+    let work = Workspace::new();
+    let mut script = "CREATE VIEW v0 AS SELECT 1 AS a;\n".to_owned();
+    for n in 1..=40 {
+        let from = n - 1;
+        let _ = writeln!(
+            script,
+            "CREATE VIEW v{n} AS SELECT x.a FROM v{from} x, v{from} y;"
+        );
+    }
+    work.file("views.sql", &script);
+    let ran = work.anabranch(&["run", "views.sql"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(
+        ran.err.contains("views and common table expressions"),
+        "{ran:?}"
+    );
 }

@@ -76,6 +76,32 @@ print(rows(db, "SUBSCRIBE WITH ('trigger' 'once') SELECT id FROM seen WHERE id =
     insta::assert_snapshot!(served.python(&format!("{READ}{script}"), &[]));
 }
 
+/// Nothing that a reader computes meets rows that a view leaves out, also where that view is below another one.
+#[test]
+fn views_that_hide_their_tables_are_subscribed_to() {
+    let work = Workspace::new();
+    let served = served(&work, &["--users", users(&work)]);
+    let script = r#"
+admin, some = connect("admin", "admin-pw"), connect("some", "some-pw")
+rows(admin, "CREATE VIEW open_above AS SELECT id, k FROM open_large WHERE id > 0")
+rows(admin, "CREATE VIEW open_top AS SELECT k, id FROM open_above")
+rows(admin, "CREATE VIEW open_fails AS SELECT id, k FROM open_large WHERE 10 / (id - 1) > 0")
+for view in ["open_large", "open_above", "open_top"]:
+    print(rows(some, f"SUBSCRIBE WITH ('trigger' 'once') SELECT id, 10 / (id - 1) AS n, k FROM {view}"))
+    print(rows(some, f"SUBSCRIBE WITH ('trigger' 'once') SELECT n, count(*) AS c FROM (SELECT 10 / (id - 1) AS n FROM {view}) GROUP BY n EMIT PER BATCH"))
+    answer = refused(rows, some, f"SUBSCRIBE WITH ('trigger' 'once') SELECT id FROM {view} WHERE 10 / (id - 1) > 0")
+    assert "only has conditions" in answer, answer
+answer = refused(rows, some, "SUBSCRIBE WITH ('trigger' 'once') SELECT id FROM open_fails")
+assert "view open_fails is not read as a stream" in answer and "10 /" not in answer and "open_large" not in answer, answer
+"#;
+    let said = served.python(&format!("{READ}{script}"), &[]);
+    assert_eq!(
+        said,
+        "[(11, 1, 'b')]\n[(1, 1)]\n".repeat(3),
+        "{said}"
+    );
+}
+
 #[test]
 fn what_cannot_stay_open_is_refused() {
     let work = Workspace::new();
