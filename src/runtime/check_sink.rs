@@ -1,9 +1,11 @@
 //! Comparing what the sinks of jobs have with what the jobs' logs say: without taking them over, so that a job may run meanwhile.
 
+use std::time::Duration;
+
 use futures::TryStreamExt as _;
 
 use crate::core::jobs::recovery::{BEGINNING, recover};
-use crate::core::jobs::{Decision, JobHistory, Phase};
+use crate::core::jobs::{Decision, Identity, JobHistory, Phase, Sameness};
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{JobStatement, Parameters, Script, Statement, parse_statement};
 use crate::runtime::check::{CheckReport, Finding};
@@ -13,7 +15,9 @@ use crate::state::{DataDir, FoundJob, JobId, JobStore};
 use crate::tables::kafka::job_witness;
 
 /// How long a sink may take to answer.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A job that runs writes to its sink before its log. What the two differ in for so long is no batch that is being committed.
+const SETTLING: Duration = Duration::from_secs(2);
 
 /// Compares the sink of one job, or of all, with the job's log.
 ///
@@ -37,8 +41,7 @@ pub async fn check_sinks(
         if history.phase == Phase::Dropped {
             continue;
         }
-        let outcome = check_sink(&store, id, &history, session).await;
-        let finding = match outcome {
+        let finding = match settled(&store, id, history, session).await {
             Ok(None) => continue,
             Ok(Some(finding)) => finding,
             Err(error) if error.kind() == ErrorKind::Internal => return Err(error),
@@ -60,6 +63,25 @@ pub async fn check_sinks(
         });
     }
     Ok(())
+}
+
+/// What a sink differs in from the job's log now and a moment later.
+async fn settled(
+    store: &JobStore,
+    id: JobId,
+    history: JobHistory,
+    session: &Session,
+) -> Result<Option<Difference>> {
+    let found = check_sink(store, id, &history, session).await?;
+    if found.is_none() {
+        return Ok(None);
+    }
+    tokio::time::sleep(SETTLING).await;
+    let history = store.history(id).await?;
+    if history.phase == Phase::Dropped {
+        return Ok(None);
+    }
+    check_sink(store, id, &history, session).await
 }
 
 struct Difference {
@@ -95,7 +117,7 @@ async fn check_sink(
             let witness = numbered_witness(number, history, &staged);
             (
                 Some(witness),
-                Some(lacks(store, id, history, number).await?),
+                Some(lacks(store, id, history, number, &handle.identity().await?).await?),
             )
         }
         JobSinkTable::Subscriber => return Ok(None),
@@ -153,21 +175,31 @@ async fn check_sink(
     )
 }
 
-/// The first batch with rows whose number a table does not have, although the log says that it was committed.
+/// The first batch with rows whose number a table does not have, although the log says that it was committed to this table.
 async fn lacks(
     store: &JobStore,
     id: JobId,
     history: &JobHistory,
     number: Option<i64>,
+    sink: &Identity,
 ) -> Result<Option<u64>> {
-    let names = history.batches.iter().map(|batch| batch.version.clone());
-    let versions: Vec<_> = store.versions(id, names.collect()).try_collect().await?;
+    let newest_first = history.batches.iter().rev();
+    let names = newest_first.map(|batch| batch.version.clone()).collect();
+    let mut versions = std::pin::pin!(store.versions(id, names));
     let number = number.and_then(|number| u64::try_from(number).ok());
-    let lacking = versions.iter().find(|version| {
-        let has_rows = version.rows_out > 0;
-        has_rows && number.is_none_or(|number| version.sequence > number)
-    });
-    Ok(lacking.map(|version| version.batch))
+    let mut lacking = None;
+    while let Some(version) = versions.try_next().await? {
+        // Batches before it were written to another table.
+        let written_to = version.sink.as_ref();
+        let is_other = written_to.is_some_and(|then| then.compare(sink) == Sameness::Other);
+        if is_other || number.is_some_and(|number| version.sequence <= number) {
+            break;
+        }
+        if version.rows_out > 0 {
+            lacking = Some(version.batch);
+        }
+    }
+    Ok(lacking)
 }
 
 /// A sink that was restored to an earlier state, or a log that is of another sink.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::Ident;
 use futures::TryStreamExt as _;
 
@@ -11,7 +12,8 @@ use crate::core::jobs::{
     Accepted, Entry, Gaps, Identity, JobHistory, Phase, Sameness, SourceProgress,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::planner::{JobStatement, normalize};
+use crate::planner::ast::Emit;
+use crate::planner::{JobStatement, TableOption, normalize};
 use crate::runtime::batch::{Ends, check_readable};
 use crate::runtime::environment::Environment;
 use crate::runtime::failpoint;
@@ -121,11 +123,7 @@ impl Jobs {
                 insert,
                 emit,
             } => {
-                let given = options;
-                let options = JobOptions::parse(&given)?;
-                let query = JobQuery::try_new(session, *insert, emit).await?;
-                self.check_delivery(query.sink())?;
-                options.check(query.stream(), &given)?;
+                let (options, query) = self.planned(session, &options, *insert, emit).await?;
                 if explain {
                     return session.report(show::explanation(&query, &options).await?);
                 }
@@ -189,6 +187,7 @@ impl Jobs {
                         if history.phase != Phase::Dropped {
                             append(&self.store, id, &Entry::Dropped { at: now() }).await?;
                         }
+                        failpoint::reach("drop-logged");
                         self.store.forget(&name, id).await?;
                         self.ready.lock().await.remove(&name);
                         failpoint::reach("dropped");
@@ -279,6 +278,21 @@ impl Jobs {
         Ok(found.map(|(_, history)| history.phase == Phase::Active))
     }
 
+    /// The options and the query of a CREATE JOB, over the tables of `session`.
+    pub(super) async fn planned(
+        &self,
+        session: &Session,
+        given: &[TableOption],
+        insert: SqlStatement,
+        emit: Emit,
+    ) -> Result<(JobOptions, JobQuery)> {
+        let options = JobOptions::parse(given)?;
+        let query = JobQuery::try_new(session, insert, emit).await?;
+        self.check_delivery(query.sink())?;
+        options.check(query.stream(), given)?;
+        Ok((options, query))
+    }
+
     fn check_delivery(&self, sink: &JobSinkTable) -> Result<()> {
         match sink {
             JobSinkTable::Kafka(table)
@@ -308,7 +322,15 @@ impl Jobs {
         text: &str,
     ) -> Result<Ready> {
         let tables = query.definitions();
-        let (id, done) = match self.store.find(&name).await? {
+        let found = match self.store.find(&name).await? {
+            // The process died that dropped it: its name is brought to its end, and is free.
+            Some((id, history)) if history.phase == Phase::Dropped => {
+                self.store.forget(&name, id).await?;
+                None
+            }
+            found => found,
+        };
+        let (id, done) = match found {
             None => {
                 let created = Entry::Created {
                     name: name.clone(),

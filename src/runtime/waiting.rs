@@ -1,12 +1,18 @@
 //! Jobs that are to run in this process and cannot be begun: what they read or write cannot be opened, or their log cannot be
 //! read. They are kept, and say why they wait.
 
+use std::sync::Arc;
+
 use crate::core::jobs::heartbeat::is_fresh;
 use crate::core::jobs::{Heartbeat, JobHistory, Phase};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::planner::JobStatement;
+use crate::runtime::environment::Environment;
 use crate::runtime::metrics::{JobMetrics, JobState};
-use crate::runtime::statements::{Jobs, now, owner};
+use crate::runtime::statements::{Jobs, ReadyJob, now, owner};
 use crate::runtime::told::RunOptions;
+use crate::session::Session;
+use crate::state::JobId;
 
 impl Jobs {
     /// The history of a job that is there and that no statement of this process has made ready yet; `None` if there is none.
@@ -14,13 +20,63 @@ impl Jobs {
     /// # Errors
     ///
     /// The store does not answer, or the job's log cannot be read.
-    pub async fn not_ready(&self, name: &str) -> Result<Option<JobHistory>> {
+    pub async fn not_ready(&self, name: &str) -> Result<Option<(JobId, JobHistory)>> {
         if self.ready.lock().await.contains_key(name) {
             return Ok(None);
         }
         let found = self.store.find(name).await?;
-        let found = found.map(|(_, history)| history);
-        Ok(found.filter(|history| history.phase != Phase::Dropped))
+        Ok(found.filter(|(_, history)| history.phase != Phase::Dropped))
+    }
+
+    /// Makes a job ready that was there before: the one of this id, as `history` has it. `statement` is that of its text, and
+    /// `session` has its tables. The log is only read.
+    ///
+    /// # Errors
+    ///
+    /// The job cannot be planned, the store does not answer, or a client has dropped or replaced the job meanwhile.
+    pub async fn make_ready(
+        &self,
+        session: &Session,
+        statement: JobStatement,
+        id: JobId,
+        history: &JobHistory,
+    ) -> Result<()> {
+        let JobStatement::Create {
+            explain: false,
+            options,
+            insert,
+            emit,
+            ..
+        } = statement
+        else {
+            return Err(Error::internal("the text of a job does not create it"));
+        };
+        let (options, query) = self.planned(session, &options, *insert, emit).await?;
+        // A statement that drops or replaces the job writes to the log first, and changes the list of ready jobs then. It waits
+        // for this lock: so what the log says here holds until the job is in the list.
+        let mut ready = self.ready.lock().await;
+        if ready.get(&history.name).is_some_and(|job| job.id == id) {
+            return Ok(());
+        }
+        let now = self.store.find(&history.name).await?;
+        let is_as_before = now.is_some_and(|(now_id, now)| {
+            now_id == id
+                && now.text == history.text
+                && now.tables == history.tables
+                && now.phase != Phase::Dropped
+        });
+        if !is_as_before {
+            return Err(Error::unavailable("the job was changed meanwhile"));
+        }
+        let job = ReadyJob {
+            id,
+            name: history.name.clone(),
+            options,
+            query: Arc::new(query),
+            environment: Environment::default(),
+        };
+        ready.insert(history.name.clone(), Arc::new(job));
+        Ok(())
     }
 
     /// Says that a job cannot be begun here and why: in its sign of life, for `SHOW JOBS` of any process, and in what this
@@ -66,5 +122,109 @@ impl Jobs {
             true => self.store.put_heartbeat(id, &beat).await,
             false => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::jobs::Entry;
+    use crate::error::ErrorKind;
+    use crate::planner::{Parameters, Script, Statement, parse_statement};
+    use crate::runtime::takeover::append;
+    use crate::session::SessionOptions;
+    use crate::state::{DataDir, JobStore};
+
+    const TABLES: &str = "
+        CREATE EXTERNAL TABLE numbers (v BIGINT) STORED AS KAFKA LOCATION 'numbers'
+          OPTIONS ('kafka.bootstrap.servers' '127.0.0.1:1');
+        CREATE EXTERNAL TABLE copied (v BIGINT) STORED AS KAFKA LOCATION 'copied'
+          OPTIONS ('kafka.bootstrap.servers' '127.0.0.1:1')";
+    const JOB: &str = "CREATE JOB j AS INSERT INTO copied SELECT v FROM numbers";
+
+    async fn session() -> Session {
+        let session = Session::try_new(&SessionOptions::default()).unwrap();
+        for raw in Script::new("tables", TABLES).split().unwrap() {
+            let mut parsed = parse_statement(&raw).unwrap();
+            Parameters::default().bind(&mut parsed).unwrap();
+            session.execute(parsed).await.unwrap();
+        }
+        session
+    }
+
+    fn statement(text: &str) -> JobStatement {
+        let raw = Script::new("job", text).split().unwrap().remove(0);
+        match parse_statement(&raw).unwrap().statement {
+            Statement::Job(job) => *job,
+            _ => panic!("no statement about jobs"),
+        }
+    }
+
+    async fn run(jobs: &Jobs, session: &Session, text: &str) -> Result<()> {
+        let done = jobs.execute(session, statement(text), text).await;
+        done.map(drop)
+    }
+
+    /// A process that has just started: what it would make ready.
+    async fn started(store: &JobStore) -> (Jobs, JobId, JobHistory) {
+        let jobs = Jobs::new(store.clone());
+        let (id, history) = jobs.not_ready("j").await.unwrap().unwrap();
+        (jobs, id, history)
+    }
+
+    #[tokio::test]
+    async fn a_job_that_a_client_changes_while_it_is_opened_stays_as_the_client_left_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = JobStore::new(DataDir::open(&dir.path().display().to_string()).unwrap());
+        let session = session().await;
+        let client = Jobs::new(store.clone());
+        run(&client, &session, JOB).await.unwrap();
+
+        let refused = async |(jobs, id, history): &(Jobs, JobId, JobHistory)| {
+            let done = jobs.make_ready(&session, statement(&history.text), *id, history);
+            let error = done.await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+            assert_eq!(jobs.ready_names().await, [] as [&str; 0]);
+        };
+        let dropped = started(&store).await;
+        run(&client, &session, "DROP JOB j").await.unwrap();
+        refused(&dropped).await;
+        assert!(store.find("j").await.unwrap().is_none());
+        // Another job of the same name and text.
+        run(&client, &session, JOB).await.unwrap();
+        refused(&dropped).await;
+
+        let replaced = started(&store).await;
+        let other = "CREATE OR REPLACE JOB j AS INSERT INTO copied SELECT v + 1 FROM numbers";
+        run(&client, &session, other).await.unwrap();
+        refused(&replaced).await;
+        let (id, history) = store.find("j").await.unwrap().unwrap();
+        assert_eq!(history.text, other);
+
+        // As it is now it is made ready, and its log is as it was.
+        let (jobs, _, _) = replaced;
+        let made = jobs.make_ready(&session, statement(other), id, &history);
+        made.await.unwrap();
+        assert_eq!(jobs.ready_names().await, ["j"]);
+        assert_eq!(store.history(id).await.unwrap().next, history.next);
+    }
+
+    #[tokio::test]
+    async fn a_name_is_free_whose_job_was_dropped_by_a_process_that_died() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = JobStore::new(DataDir::open(&dir.path().display().to_string()).unwrap());
+        let session = session().await;
+        run(&Jobs::new(store.clone()), &session, JOB).await.unwrap();
+        let (jobs, first, history) = started(&store).await;
+        append(&store, first, &Entry::Dropped { at: now() })
+            .await
+            .unwrap();
+        let made = jobs.make_ready(&session, statement(JOB), first, &history);
+        assert_eq!(made.await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(jobs.ready_names().await, [] as [&str; 0]);
+        run(&jobs, &session, JOB).await.unwrap();
+        let (second, history) = store.find("j").await.unwrap().unwrap();
+        assert!(second != first && history.phase == Phase::Active);
+        assert_eq!(jobs.ready_names().await, ["j"]);
     }
 }

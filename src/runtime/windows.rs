@@ -1,6 +1,7 @@
 //! The windows or keys of a job at run time: its state and its time, loaded from a version and carried from batch to batch.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Seek};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use crate::runtime::batch::{Ends, Ranges};
 use crate::runtime::source::JobSource;
 use crate::runtime::statements::ReadyJob;
 use crate::session::{BatchPlan, FrontBatch, LastRecords, StreamQuery, late_rows};
-use crate::state::{Checked, JobId, JobStore, check_crc32, crc32};
+use crate::state::{JobId, JobStore, check_crc32, crc32, crc32_of};
 use crate::tables::time::BatchTime;
 
 /// After this many changelogs a batch writes the whole state, if they have a good share of its rows;
@@ -102,24 +103,8 @@ impl Windows {
 
     async fn read(&mut self, store: &JobStore, id: JobId, file: &StateFile) -> Result<()> {
         let opened = store.open_state(id, &file.name).await?;
-        let damaged = |error: &dyn std::fmt::Display| {
-            Error::data(format!(
-                "the state file {} of the job cannot be read: {error}",
-                file.name
-            ))
-            .with_help("REWIND JOB … TO BATCH n goes back to a batch before it")
-        };
         let closes_at = |rows: &RecordBatch| self.aggregate.closes_at(rows);
-        let mut checked = Checked::new(opened);
-        let read = read_state_file(&mut self.table, &mut checked, file.closed_by, closes_at);
-        // What is damaged may fail in any way before it is seen: the checksum says it best.
-        let found = checked.finish().map_err(|error| damaged(&error))?;
-        check_crc32(found, file.crc32).map_err(|reason| damaged(&reason))?;
-        let rows = read.map_err(|error| damaged(&error))?;
-        if rows as u64 != file.rows {
-            return Err(damaged(&format!("it has {rows} rows of {}", file.rows)));
-        }
-        Ok(())
+        read_checked(&mut self.table, file, opened, closes_at)
     }
 
     /// Rows of state.
@@ -571,10 +556,83 @@ pub(super) fn known(ends: &Ends) -> Partitions {
         .collect()
 }
 
+/// Makes the rows of a state file a part of `table`. Lengths in a damaged file may be of any size: nothing of it is looked at
+/// before its bytes are known to be those that were written.
+fn read_checked(
+    table: &mut StateTable,
+    file: &StateFile,
+    mut opened: impl Read + Seek,
+    closes_at: impl Fn(&RecordBatch) -> datafusion::error::Result<Vec<i64>>,
+) -> Result<()> {
+    let damaged = |error: &dyn std::fmt::Display| {
+        Error::data(format!(
+            "the state file {} of the job cannot be read: {error}",
+            file.name
+        ))
+        .with_help("REWIND JOB … TO BATCH n goes back to a batch before it")
+    };
+    // Files of the first release have none.
+    if file.crc32.is_some() {
+        let found = crc32_of(&mut opened).map_err(|error| damaged(&error))?;
+        check_crc32(found, file.crc32).map_err(|reason| damaged(&reason))?;
+    }
+    let rows = read_state_file(table, opened, file.closed_by, closes_at);
+    let rows = rows.map_err(|error| damaged(&error))?;
+    if rows as u64 != file.rows {
+        return Err(damaged(&format!("it has {rows} rows of {}", file.rows)));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
+    use datafusion::arrow::array::Int64Array;
+    use datafusion::arrow::datatypes::{DataType, Field, Schema};
+
     use super::*;
     use crate::tables::kafka::PartitionEnds;
+
+    #[test]
+    fn a_damaged_state_file_is_named_before_its_lengths_are_believed() {
+        let fields = ["key", "count"].map(|name| Field::new(name, DataType::Int64, false));
+        let schema = Arc::new(Schema::new(fields.to_vec()));
+        let column = || Arc::new(Int64Array::from_iter_values(0..20)) as ArrayRef;
+        let rows = RecordBatch::try_new(Arc::clone(&schema), vec![column(), column()]).unwrap();
+        let bytes = encode_states(&schema, &[rows]).unwrap();
+        let file = StateFile {
+            name: "a-state-file".to_owned(),
+            is_snapshot: true,
+            closed_by: None,
+            rows: 20,
+            bytes: bytes.len() as u64,
+            crc32: Some(crc32(&bytes)),
+        };
+        let read = |bytes: &[u8]| {
+            let mut table = StateTable::try_new(Arc::clone(&schema), 1).unwrap();
+            let closes_at = |rows: &RecordBatch| Ok(vec![i64::MAX; rows.num_rows()]);
+            read_checked(&mut table, &file, Cursor::new(bytes), closes_at).map(|()| table.len())
+        };
+        assert_eq!(read(&bytes).unwrap(), 20);
+        for bit in 0..8 * bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let error = read(&damaged).unwrap_err();
+            assert!(
+                error.message().contains("a-state-file"),
+                "bit {bit}: {error}"
+            );
+            assert!(error.message().contains("checksum"), "bit {bit}: {error}");
+        }
+        for length in 0..bytes.len() {
+            let error = read(&bytes[..length]).unwrap_err();
+            assert!(
+                error.message().contains("a-state-file"),
+                "{length}: {error}"
+            );
+        }
+    }
 
     #[test]
     fn time_1_an_open_transaction_is_no_silence() {

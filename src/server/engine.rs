@@ -154,7 +154,8 @@ impl Engine {
                     let definition = self.forks.defined().definition(&name);
                     definition.is_ok_and(|known| known == text)
                 }
-                None => false,
+                // What a job that waits reads or writes cannot be opened: to begin it now would fail.
+                None => self.waits(&parsed.statement, &text).await?,
             };
             if !is_there {
                 let given: BTreeMap<String, String> = parameters

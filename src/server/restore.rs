@@ -9,12 +9,14 @@ use futures::StreamExt as _;
 
 use crate::core::jobs::JobHistory;
 use crate::error::{Error, Result};
-use crate::planner::{Parameters, Statement};
+use crate::planner::{
+    JobStatement, Parameters, ParsedStatement, Statement, normalize, parse_statement,
+};
 use crate::runtime::Stop;
 use crate::server::definitions::{Definition, defined, in_force, unreadable};
-use crate::server::engine::{Engine, parse};
+use crate::server::engine::{Engine, one_statement, parse};
 use crate::session::{ForkOptions, Session};
-use crate::state::{CatalogEntry, CatalogList, FoundJob, JobStore};
+use crate::state::{CatalogEntry, CatalogList, FoundJob, JobId, JobStore};
 
 /// How long a table may take to open when the server starts or tries again: what takes longer must not keep the others.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -77,7 +79,10 @@ impl Engine {
 
     async fn restore_found(&self, session: &Session, job: FoundJob, deadline: Instant) {
         match job.found {
-            Ok((_, history)) => self.restore_job(session, &history, until(deadline)).await,
+            Ok((id, history)) => {
+                let limit = until(deadline);
+                self.restore_job(session, id, &history, limit).await;
+            }
             Err(error) => {
                 tracing::error!(job = job.name, "not run: {}", error.message());
                 self.waiting.put(&job.name, told(&error));
@@ -134,10 +139,16 @@ impl Engine {
         }
     }
 
-    async fn restore_job(&self, session: &Session, history: &JobHistory, limit: Duration) {
+    async fn restore_job(
+        &self,
+        session: &Session,
+        id: JobId,
+        history: &JobHistory,
+        limit: Duration,
+    ) {
         let name = &history.name;
         let seconds = limit.as_secs();
-        let ready = tokio::time::timeout(limit, self.ready_job(session, history)).await;
+        let ready = tokio::time::timeout(limit, self.ready_job(session, id, history)).await;
         let ready = ready.unwrap_or_else(|_| {
             Err(Error::unavailable(format!(
                 "what the job reads or writes has not answered within {seconds} seconds"
@@ -154,29 +165,60 @@ impl Engine {
         }
     }
 
-    async fn ready_job(&self, session: &Session, history: &JobHistory) -> Result<()> {
-        // What the catalog does not have, a job's log does: it may have been made by a file.
+    async fn ready_job(&self, session: &Session, id: JobId, history: &JobHistory) -> Result<()> {
+        // The job runs over the tables and views that it was made with. The log has their definitions: of this session only
+        // those are of use that are the same.
         let session = session.fork(&ForkOptions::default())?;
-        let known = session.table_names();
         for definition in &history.tables {
-            let parsed = parse(definition, &mut Parameters::default());
-            let parsed = parsed.map_err(|error| unreadable(&error))?;
-            if defined(&parsed.statement).is_none_or(|name| !known.contains(&name)) {
-                session.execute(parsed).await?;
+            let mut parsed = unbound(definition).map_err(|error| unreadable(&error))?;
+            let name = defined(&parsed.statement);
+            if is_known(&session, name.as_deref(), definition) {
+                continue;
             }
+            let bound = Parameters::default().bind(&mut parsed);
+            bound.map_err(|error| unreadable(&error))?;
+            let restored = session.restore(parsed, PATIENCE).await;
+            restored.map_err(|error| match &name {
+                Some(name) => error.context(format!("{name} cannot be opened")),
+                None => error,
+            })?;
         }
         let parsed = parse(&history.text, &mut Parameters::default());
         let parsed = parsed.map_err(|error| unreadable(&error))?;
         let Statement::Job(job) = parsed.statement else {
             return Err(Error::internal("the text of a job is no job"));
         };
-        // A client may have replaced the job while its tables were opened: its old text must not replace the new one.
-        let now = self.jobs.not_ready(&history.name).await?;
-        if now.is_none_or(|now| now.text != history.text) {
-            return Err(Error::unavailable("the job was changed meanwhile"));
+        Box::pin(self.jobs.make_ready(&session, *job, id, history)).await
+    }
+
+    /// Whether a statement of a file creates a job that waits, over the same tables: it is there, and begins when what it reads
+    /// and writes can be opened.
+    pub(super) async fn waits(&self, statement: &Statement, text: &str) -> Result<bool> {
+        let Statement::Job(job) = statement else {
+            return Ok(false);
+        };
+        let JobStatement::Create {
+            explain: false,
+            name,
+            ..
+        } = job.as_ref()
+        else {
+            return Ok(false);
+        };
+        let name = normalize(name);
+        if !self.waiting.names().contains(&name) {
+            return Ok(false);
         }
-        let done = self.jobs.execute(&session, *job, &parsed.text);
-        Box::pin(done).await.map(drop)
+        let found = self.jobs.not_ready(&name).await?;
+        let session = self.forks.defined();
+        Ok(found.is_some_and(|(_, history)| {
+            let is_here = |definition: &String| {
+                let parsed = unbound(definition);
+                let name = parsed.ok().and_then(|parsed| defined(&parsed.statement));
+                is_known(&session, name.as_deref(), definition)
+            };
+            history.text == text && history.tables.iter().all(is_here)
+        }))
     }
 
     /// Tries what is not open again; whether anything is left.
@@ -214,7 +256,7 @@ impl Engine {
 
     async fn begin_again(&self, session: &Session, name: &str) {
         match self.jobs.not_ready(name).await {
-            Ok(Some(history)) => self.restore_job(session, &history, PATIENCE).await,
+            Ok(Some((id, history))) => self.restore_job(session, id, &history, PATIENCE).await,
             // It was dropped, or a statement has begun it.
             Ok(None) => self.waiting.remove(name),
             Err(error) => {
@@ -286,6 +328,17 @@ fn opened(table: &str, outcome: Result<()>) {
         Ok(()) => tracing::info!(table, "opened"),
         Err(error) => tracing::debug!(table, %error, "not opened yet"),
     }
+}
+
+/// The statement of a text, without values for its parameters.
+fn unbound(text: &str) -> Result<ParsedStatement> {
+    parse_statement(&one_statement(text)?)
+}
+
+/// Whether a session has a table or view of this name by this definition.
+fn is_known(session: &Session, name: Option<&str>, definition: &str) -> bool {
+    let known = name.map(|name| session.definition(name));
+    known.is_some_and(|known| known.is_ok_and(|known| known == definition))
 }
 
 /// An error with its help, as a reason.

@@ -365,7 +365,8 @@ impl Session {
     }
 
     /// Runs a definition that was made before, for so long at most. If it fails, it is kept all the same: its name is taken, and
-    /// statements that use it try again. A Delta table that is not where it was is not made anew.
+    /// statements that use it try again. A Delta table that is not where it was is not made anew. What the session has of that
+    /// name gives way.
     ///
     /// # Errors
     /// Why it is not open, or cannot be kept.
@@ -389,6 +390,12 @@ impl Session {
             return Ok(());
         }
         let kept = parsed.clone();
+        if let Statement::Sql(sql) = &kept.statement
+            && let Some(name) = rewrite::created(sql)
+        {
+            // DataFusion's own statements refuse a name that is taken: here it may be by another definition.
+            self.catalog.remove(&name);
+        }
         let done = unopened::within(limit, self.execute(parsed)).await;
         if let (Err(error), Statement::Sql(sql)) = (&done, &kept.statement)
             && let Some(name) = rewrite::created(sql)

@@ -12,7 +12,7 @@ mod place;
 pub(crate) mod simulated;
 
 pub use catalog::{CatalogEntry, CatalogList, CatalogStore};
-pub use checksum::{Checked, check_crc32, crc32};
+pub use checksum::{check_crc32, crc32, crc32_of};
 pub use inventory::Inventory;
 pub use jobs::{FoundJob, JobId, JobStore};
 pub use pack::{Pack, Packed};

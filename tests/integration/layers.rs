@@ -17,12 +17,13 @@ const LAYERS: [&[&str]; 8] = [
 ];
 
 /// Libraries that these modules alone may name.
-const OWNED: [(&str, &[&str]); 8] = [
+const OWNED: [(&str, &[&str]); 9] = [
     ("arrow_flight", &["server", "client"]),
     ("axum", &["server/console", "cli/metrics"]),
     ("tonic", &["server", "client"]),
     ("rdkafka", &["tables/kafka"]),
     ("deltalake", &["tables/delta"]),
+    ("delta_kernel", &["tables/delta"]),
     ("clap", &["cli"]),
     ("prometheus", &["runtime/metrics", "server/metrics"]),
     ("object_store", &["state"]),

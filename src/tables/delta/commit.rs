@@ -277,7 +277,7 @@ impl DeltaTableHandle {
         transactions: &[(String, i64)],
     ) -> Result<Commit> {
         let log = table.log_store();
-        let duties = match Duties::of(snapshot, &log).await {
+        let duties = match Duties::of(snapshot, &log, !written.adds.is_empty()).await {
             Ok(duties) => duties,
             Err(error) => {
                 discard(store, &written.adds).await;

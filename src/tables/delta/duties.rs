@@ -5,6 +5,7 @@
 //! rows, above those given so far. Both depend on the version that an entry gets, so they are filled in when it is written.
 
 use bytes::Bytes;
+use delta_kernel::Snapshot;
 use deltalake::DeltaTableError;
 use deltalake::kernel::EagerSnapshot;
 use deltalake::logstore::LogStoreRef;
@@ -18,13 +19,14 @@ const HIGH_WATER_MARK: &str = "rowIdHighWaterMark";
 pub(super) struct Duties {
     in_commit_timestamps: bool,
     row_tracking: bool,
-    /// The version that the commit is based on, and the highest number of a row up to there.
+    /// The version that the commit is based on, and the highest number of a row up to there; the number is looked for only if
+    /// rows are added.
     since: u64,
     highest_row: i64,
 }
 
 impl Duties {
-    /// Of a commit on top of `snapshot`.
+    /// Of a commit on top of `snapshot`, which adds files or does not.
     ///
     /// # Errors
     ///
@@ -32,6 +34,7 @@ impl Duties {
     pub(super) async fn of(
         snapshot: &EagerSnapshot,
         log: &LogStoreRef,
+        adds_files: bool,
     ) -> Result<Self, DeltaTableError> {
         let features = snapshot.protocol().writer_features().unwrap_or_default();
         let has = |name: &str| {
@@ -43,7 +46,8 @@ impl Duties {
             let value = configuration.get(name);
             value.is_some_and(|value| value.eq_ignore_ascii_case("true"))
         };
-        let row_tracking = has("rowTracking") && !is_set("delta.rowTrackingSuspended");
+        let row_tracking =
+            adds_files && has("rowTracking") && !is_set("delta.rowTrackingSuspended");
         let highest_row = match row_tracking {
             true => highest_row(log, snapshot.version()).await?,
             false => -1,
@@ -93,14 +97,44 @@ impl Duties {
     }
 }
 
-/// The highest number of a row up to a version. Whoever adds rows says it in the same entry.
+/// The highest number of a row up to a version. Who adds rows says it in the same entry; of entries that log cleanup took, the
+/// checkpoint has what they said.
 async fn highest_row(log: &LogStoreRef, version: u64) -> Result<i64, DeltaTableError> {
-    for version in (0..=version).rev() {
-        if let Some(highest) = entry_at(log, version).await?.iter().find_map(told_in) {
+    for before in (0..=version).rev() {
+        let Some(entry) = log.read_commit_entry(before).await? else {
+            return highest_row_of_snapshot(log, version).await;
+        };
+        if let Some(highest) = read_actions(&entry)?.iter().find_map(told_in) {
             return Ok(highest);
         }
     }
     Ok(-1)
+}
+
+/// The same as the table's domain metadata has it, which is read with the whole log.
+async fn highest_row_of_snapshot(log: &LogStoreRef, version: u64) -> Result<i64, DeltaTableError> {
+    let unknown = |error: &dyn std::fmt::Display| {
+        DeltaTableError::generic(format!(
+            "the table has the feature rowTracking, and which number its last row has cannot be read: {error}"
+        ))
+    };
+    let engine = log.engine(None);
+    let mut root = log.config().location().clone();
+    // A name without it would be taken for a file.
+    if !root.path().ends_with('/') {
+        root.set_path(&format!("{}/", root.path()));
+    }
+    let read = tokio::task::spawn_blocking(move || {
+        let snapshot = Snapshot::builder_for(root).at_version(version);
+        let snapshot = snapshot.build(engine.as_ref())?;
+        snapshot.get_domain_metadata_internal(ROW_TRACKING, engine.as_ref())
+    });
+    let read = read.await.map_err(|error| unknown(&error))?;
+    match read.map_err(|error| unknown(&error))? {
+        Some(told) => high_water_mark(&told).ok_or_else(|| unknown(&told)),
+        // No row was given a number.
+        None => Ok(-1),
+    }
 }
 
 async fn entry_at(log: &LogStoreRef, version: u64) -> Result<Vec<Value>, DeltaTableError> {
@@ -185,7 +219,69 @@ fn number_rows(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use deltalake::DeltaTable;
+    use deltalake::protocol::checkpoints::create_checkpoint;
+
     use super::*;
+    use crate::tables::delta::location::Location;
+    use crate::tables::delta::options::DeltaOptions;
+    use crate::tables::delta::store::build_log_store;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn numbers_are_known_whose_entries_log_cleanup_took() {
+        let folder = tempfile::tempdir().unwrap();
+        let entry = |version: u64| {
+            let name = format!("_delta_log/{version:020}.json");
+            folder.path().join(name)
+        };
+        std::fs::create_dir(folder.path().join("_delta_log")).unwrap();
+        let schema = json!({"type": "struct", "fields": [
+            {"name": "v", "type": "long", "nullable": true, "metadata": {}},
+        ]});
+        let first = [
+            json!({"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}}),
+            json!({"metaData": {
+                "id": "0d5ba2b1-42cd-4d17-9a39-9ae6ad2eb5a4",
+                "format": {"provider": "parquet", "options": {}},
+                "schemaString": schema.to_string(),
+                "partitionColumns": [],
+                "configuration": {},
+                "createdTime": 0,
+            }}),
+        ];
+        std::fs::write(entry(0), format!("{}\n{}", first[0], first[1])).unwrap();
+        let location = Location::parse(folder.path().to_str().unwrap()).unwrap();
+        let options = DeltaOptions::parse(&BTreeMap::new()).unwrap();
+        let log = build_log_store(&location, &options).unwrap();
+        assert_eq!(highest_row(&log, 0).await.unwrap(), -1);
+        let told = json!({"domainMetadata": {
+            "domain": ROW_TRACKING,
+            "configuration": "{\"rowIdHighWaterMark\":41}",
+            "removed": false,
+        }});
+        std::fs::write(entry(1), told.to_string()).unwrap();
+        let nothing = json!({"txn": {"appId": "a", "version": 1}});
+        std::fs::write(entry(2), nothing.to_string()).unwrap();
+        assert_eq!(highest_row(&log, 2).await.unwrap(), 41);
+        let mut table = DeltaTable::new(std::sync::Arc::clone(&log));
+        table.load().await.unwrap();
+        create_checkpoint(&table, None).await.unwrap();
+        for gone in [0, 1] {
+            std::fs::remove_file(entry(gone)).unwrap();
+        }
+        assert_eq!(highest_row(&log, 2).await.unwrap(), 41);
+        // Without the checkpoint the log is not whole.
+        for file in std::fs::read_dir(folder.path().join("_delta_log")).unwrap() {
+            let path = file.unwrap().path();
+            if path != entry(2) {
+                std::fs::remove_file(path).unwrap();
+            }
+        }
+        let error = highest_row(&log, 2).await.unwrap_err().to_string();
+        assert!(error.contains("rowTracking"), "{error}");
+    }
 
     #[test]
     fn rows_get_numbers_above_those_given() {

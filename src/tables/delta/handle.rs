@@ -40,7 +40,7 @@ struct Inner {
     /// How jobs read it, if they read it as a stream.
     stream: Option<DeltaStream>,
     event_time: Option<EventTime>,
-    /// The newest version seen. Updated in place, never replaced by an older one.
+    /// The newest version seen. Updated in place; replaced by an older one only if the table was put back to it.
     newest: tokio::sync::Mutex<DeltaTable>,
     /// The rules of the metadata they were made from.
     rules: Mutex<Option<(Metadata, Arc<TableRules>)>>,
@@ -359,10 +359,15 @@ impl DeltaTableHandle {
     /// The newest version, after a look at the log.
     pub(super) async fn refresh(&self) -> Result<DeltaTable> {
         let mut newest = self.inner.newest.lock().await;
-        newest
-            .update_state()
-            .await
-            .map_err(|error| self.fail(error))?;
+        if let Err(error) = newest.update_state().await {
+            // The table may have been put back to an earlier version. A list of the log can be old; that the known commit is
+            // gone is no matter of lists.
+            let mut table = DeltaTable::new(newest.log_store());
+            if self.has_commit(&newest).await? || table.load().await.is_err() {
+                return Err(self.fail(error));
+            }
+            *newest = table;
+        }
         Ok(newest.clone())
     }
 

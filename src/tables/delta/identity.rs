@@ -34,27 +34,46 @@ impl DeltaTableHandle {
     /// There is no table any more, or the store does not answer.
     pub async fn identity(&self) -> Result<Identity> {
         let mut seen = self.seen().lock().await;
-        let is_same = match &*seen {
-            Some(commit) => {
-                let store = self.known().await;
-                self.stamp(&store, commit.version).await?.as_ref() == Some(&commit.stamp)
-            }
-            None => false,
+        let still = match &*seen {
+            Some(commit) => self.still(commit).await?,
+            None => None,
         };
-        let id = match &*seen {
-            Some(commit) if is_same => commit.id.clone(),
-            _ => {
-                *seen = None;
-                let commit = self.look_again().await?;
-                let id = commit.id.clone();
-                *seen = Some(commit);
-                id
-            }
+        // Until it is known again nothing is.
+        *seen = None;
+        let commit = match still {
+            Some(commit) => commit,
+            None => self.look_again().await?,
         };
+        let id = commit.id.clone();
+        *seen = Some(commit);
         Ok(Identity::DeltaTable {
             location: self.url_without_credentials(),
             id,
         })
+    }
+
+    /// The newest known commit, if the table is the one that has `seen` and has not lost that commit since: a table may be rolled
+    /// back to an earlier version.
+    async fn still(&self, seen: &SeenCommit) -> Result<Option<SeenCommit>> {
+        let known = self.known().await;
+        let newest = version_of(&known)?;
+        // Looked at first: if the table was replaced meanwhile, the seen commit is another one afterwards.
+        let stamp = match newest > seen.version {
+            true => self.stamp(&known, newest).await?,
+            false => None,
+        };
+        if self.stamp(&known, seen.version).await?.as_ref() != Some(&seen.stamp) {
+            return Ok(None);
+        }
+        match (newest > seen.version, stamp) {
+            (true, Some(stamp)) => Ok(Some(SeenCommit {
+                version: newest,
+                stamp,
+                id: seen.id.clone(),
+            })),
+            (true, None) => Ok(None),
+            (false, _) => Ok(Some(seen.clone())),
+        }
     }
 
     /// Loads the table anew, and finds a commit to know it by.
@@ -96,6 +115,12 @@ impl DeltaTableHandle {
     fn id_of(&self, table: &DeltaTable) -> Result<String> {
         let snapshot = table.snapshot().map_err(|error| self.fail(error))?;
         Ok(snapshot.metadata().id().to_owned())
+    }
+
+    /// Whether the store has the newest commit that is known.
+    pub(super) async fn has_commit(&self, known: &DeltaTable) -> Result<bool> {
+        let found = self.stamp(known, version_of(known)?).await?;
+        Ok(found.is_some())
     }
 
     /// How the store has a commit; none if it does not.

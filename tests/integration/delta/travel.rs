@@ -148,3 +148,47 @@ async fn checkpoints_do_not_change_what_is_read() {
     let sql = "SELECT * FROM t WHERE event_time >= '2025-09-04T02:00:00Z' AND event_time < '2025-09-04T03:00:00Z'";
     assert_eq!(scanned(&fresh, sql).await, (1, 1));
 }
+
+/// A folder that a backup was put back into, under a process that has the table open.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_put_back_to_an_earlier_version_is_read_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let handle = DeltaTableHandle::create_or_open(archive(dir.path()))
+        .await
+        .unwrap();
+    let add = async |handle: &DeltaTableHandle, rows: i64| {
+        let times = vec![Some(DAY); usize::try_from(rows).unwrap()];
+        insert(handle, RECORD, vec![records(0, &times)])
+            .await
+            .unwrap();
+    };
+    let put_back_to = |version: u64| {
+        for gone in version + 1..=3 {
+            let entry = format!("_delta_log/{gone:020}.json");
+            std::fs::remove_file(dir.path().join(entry)).unwrap();
+        }
+    };
+    for _ in 1..=3 {
+        add(&handle, 1).await;
+    }
+    let identity = handle.identity().await.unwrap();
+    put_back_to(1);
+    assert_eq!(handle.version().await.unwrap(), 1);
+    assert_eq!(count(&handle, TimeTravel::Latest).await.unwrap(), 1);
+    assert_eq!(handle.identity().await.unwrap(), identity);
+    add(&handle, 1).await;
+    add(&handle, 1).await;
+    assert_eq!(handle.version().await.unwrap(), 3);
+    assert_eq!(handle.identity().await.unwrap(), identity);
+
+    // Another process has gone on since to the same version: what is known of it is another commit's.
+    put_back_to(1);
+    let other = DeltaTableHandle::create_or_open(open(dir.path()))
+        .await
+        .unwrap();
+    add(&other, 10).await;
+    add(&other, 10).await;
+    assert_eq!(other.version().await.unwrap(), 3);
+    assert_eq!(handle.identity().await.unwrap(), identity);
+    assert_eq!(count(&handle, TimeTravel::Latest).await.unwrap(), 21);
+}

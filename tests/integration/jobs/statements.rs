@@ -134,6 +134,29 @@ fn a_job_is_made_once_changed_by_or_replace_and_dropped() {
 }
 
 #[test]
+fn a_job_is_gone_whose_drop_died_half_way() {
+    let pipeline = Pipeline::between_topics("drop-dies", 1);
+    let work = &pipeline.work;
+    pipeline.send(0..2);
+    for fail_point in ["drop-logged", "dropped"] {
+        pipeline.catch_up("job.sql").ok();
+        let before = pipeline.id_of("doubling");
+        let status = work
+            .command()
+            .args(["sql", "-c", "DROP JOB doubling"])
+            .env("ANABRANCH_FAIL_POINT", fail_point)
+            .stderr(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), None, "{fail_point}");
+        // The name is free: the same file makes another job, which begins at the beginning.
+        pipeline.catch_up("job.sql").ok();
+        assert_ne!(pipeline.id_of("doubling"), before, "{fail_point}");
+    }
+    assert_eq!(pipeline.doubled(), [0, 0, 0, 2, 2, 2]);
+}
+
+#[test]
 fn a_paused_job_waits_for_resume() {
     let pipeline = Pipeline::between_topics("paused", 1);
     let work = &pipeline.work;

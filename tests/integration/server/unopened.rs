@@ -250,3 +250,117 @@ print(rows(db, "SHOW TABLES"), rows(db, "SELECT count(*) FROM other"))
         "[('other', 'Delta table')] [(0,)]\n"
     );
 }
+
+/// Job `copy` waits, and why.
+const WAITS: &str = r#"
+db = connect()
+job = until(lambda: rows(db, "SELECT state, reason FROM system.jobs WHERE job = 'copy'"), lambda job: job and job[0][0] == "WAITING", 90)
+assert "cannot be opened" in job[0][1] and "there is no Delta table" in job[0][1], job
+print("waits")
+"#;
+
+/// It runs.
+const RUNS: &str = r#"
+db = connect()
+until(lambda: rows(db, "SELECT state FROM system.jobs WHERE job = 'copy'"), lambda job: job == [("RUNNING",)], 90)
+print("runs")
+"#;
+
+const TABLES: &str = "
+CREATE EXTERNAL TABLE seen (id BIGINT) STORED AS DELTA LOCATION 'seen' OPTIONS ('scan.mode' 'stream');
+CREATE EXTERNAL TABLE kept (id BIGINT) STORED AS DELTA LOCATION 'kept';
+";
+const COPY: &str = "
+CREATE JOB copy WITH ('trigger' '50 milliseconds') AS INSERT INTO kept SELECT id * 10 FROM seen;
+";
+
+fn take_away(work: &Workspace) {
+    for table in ["seen", "kept"] {
+        std::fs::rename(work.path(table), work.path(&format!("{table}-away"))).unwrap();
+    }
+}
+
+fn bring_back(work: &Workspace) {
+    for table in ["seen", "kept"] {
+        assert!(!work.path(table).exists(), "{table} was made");
+        std::fs::rename(work.path(&format!("{table}-away")), work.path(table)).unwrap();
+    }
+}
+
+#[test]
+fn a_server_makes_no_tables_for_jobs_that_files_have_made() {
+    let work = Workspace::new();
+    work.file("tables.sql", TABLES);
+    work.file("job.sql", COPY);
+    work.sql(&["tables.sql"], &["INSERT INTO seen VALUES (1)"])
+        .ok();
+    work.anabranch(&["run", "tables.sql", "job.sql", "--until-caught-up"])
+        .ok();
+    take_away(&work);
+    let served = Served::start(&work, &[]);
+    assert_eq!(served.python(WAITS, &[]), "waits\n");
+    bring_back(&work);
+    assert_eq!(served.python(RUNS, &[]), "runs\n");
+    assert_eq!(served.stop(), Some(0));
+}
+
+#[test]
+fn a_server_with_files_starts_while_the_tables_of_their_jobs_are_away() {
+    let work = Workspace::new();
+    work.file("all.sql", &format!("{TABLES}{COPY}"));
+    let copied = |id: u32| {
+        format!(
+            r#"
+db = connect()
+rows(db, "INSERT INTO seen VALUES ({id})")
+until(lambda: rows(db, "SELECT count(*) FROM kept WHERE id = {id} * 10"), lambda found: found == [(1,)])
+print("copied")
+"#
+        )
+    };
+    let served = Served::start(&work, &["all.sql"]);
+    assert_eq!(served.python(&copied(1), &[]), "copied\n");
+    assert_eq!(served.stop(), Some(0));
+    take_away(&work);
+    let served = Served::start(&work, &["all.sql"]);
+    assert_eq!(served.python(WAITS, &[]), "waits\n");
+    bring_back(&work);
+    assert_eq!(served.python(RUNS, &[]), "runs\n");
+    assert_eq!(served.python(&copied(2), &[]), "copied\n");
+    assert_eq!(served.stop(), Some(0));
+}
+
+#[test]
+fn a_job_comes_back_with_the_tables_and_views_that_it_was_made_with() {
+    let work = Workspace::new();
+    let served = Served::start(&work, &[]);
+    let script = r#"
+db = connect()
+for sql in ["CREATE EXTERNAL TABLE seen (id BIGINT) STORED AS DELTA LOCATION 'seen' OPTIONS ('scan.mode' 'stream')",
+            "CREATE EXTERNAL TABLE kept (id BIGINT) STORED AS DELTA LOCATION 'kept'",
+            "CREATE VIEW more AS SELECT id * 2 AS id FROM seen",
+            "CREATE OR REPLACE JOB copy WITH ('trigger' '50 milliseconds') AS INSERT INTO kept SELECT id FROM more",
+            "INSERT INTO seen VALUES (1)"]:
+    rows(db, sql)
+until(lambda: rows(db, "SELECT id FROM kept ORDER BY id"), lambda found: found == [(2,)])
+rows(db, "CREATE OR REPLACE VIEW more AS SELECT id * 3 AS id FROM seen")
+rows(db, "CREATE OR REPLACE EXTERNAL TABLE kept (id BIGINT) STORED AS DELTA LOCATION 'elsewhere'")
+print("made")
+"#;
+    assert_eq!(served.python(script, &[]), "made\n");
+    assert_eq!(served.stop(), Some(0));
+    let served = Served::start(&work, &[]);
+    assert_eq!(served.python(RUNS, &[]), "runs\n");
+    let script = r#"
+db = connect()
+rows(db, "INSERT INTO seen VALUES (10)")
+rows(db, "CREATE EXTERNAL TABLE former (id BIGINT) STORED AS DELTA LOCATION 'kept'")
+until(lambda: rows(db, "SELECT id FROM former ORDER BY id"), lambda found: found == [(2,), (20,)])
+# Statements of clients see what was declared later.
+assert rows(db, "SELECT id FROM more ORDER BY id") == [(3,), (30,)]
+assert rows(db, "SELECT count(*) FROM kept") == [(0,)]
+print("goes on")
+"#;
+    assert_eq!(served.python(script, &[]), "goes on\n");
+    assert_eq!(served.stop(), Some(0));
+}
