@@ -30,6 +30,7 @@
 mod checked;
 mod complete;
 mod diagnostic;
+mod doubles;
 mod filtered;
 mod incremental;
 mod is_final;
@@ -50,6 +51,7 @@ pub use complete::{
     AggregateByCompletedSession, CompleteSessions, CompleteSessionsAggregate, CompleteSessionsExec,
     CompletionNotices, CompletionRange, NullFreeColumns, SessionsCapped, seal_completions,
 };
+pub use doubles::{DoubleBeforeDecimal, with_doubles};
 pub use filtered::FilteredArguments;
 pub use incremental::{
     FIRST_WINDOW_END, IncrementalAggregate, LateRows, LateRowsExec, LateRule, Merged, STATE_CLOSES,

@@ -15,6 +15,7 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, Phy
 
 use crate::checked::{CheckedArithmetic, DecimalDivision, avg, sum};
 use crate::complete::{AggregateByCompletedSession, seal_completions};
+use crate::doubles::DoubleBeforeDecimal;
 use crate::filtered::FilteredArguments;
 use crate::is_final::{IsFinalPlanner, is_final};
 use crate::membership::NullAwareMembership;
@@ -63,6 +64,7 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     // Before the rules that make the types of operands equal: the casts of the text.
     let analyzer = builder.analyzer().get_or_insert_default();
     analyzer.rules.insert(0, Arc::new(MicrosecondTime));
+    analyzer.rules.insert(1, Arc::new(DoubleBeforeDecimal));
     // And behind them: those casts that they have added.
     builder
         .with_analyzer_rule(Arc::new(MicrosecondTime))

@@ -10,6 +10,8 @@ use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, LogicalPla
 use datafusion::logical_expr_common::type_coercion::binary::BinaryTypeCoercer;
 use datafusion::optimizer::AnalyzerRule;
 
+use crate::filtered::unguarded;
+
 use super::negate::CheckedNegation;
 use super::operator::CheckedOperator;
 
@@ -93,8 +95,13 @@ pub fn checked(expr: Expr, schema: &DFSchema) -> Result<Expr> {
 /// None in practice.
 pub fn plain(expr: Expr) -> Result<Expr> {
     let plain = expr.transform_up(|expr| {
-        let Expr::ScalarFunction(mut call) = expr else {
-            return Ok(Transformed::no(expr));
+        let mut call = match expr {
+            Expr::ScalarFunction(call) => call,
+            Expr::AggregateFunction(aggregate) => {
+                let written = unguarded(aggregate);
+                return Ok(Transformed::yes(Expr::AggregateFunction(written)));
+            }
+            other => return Ok(Transformed::no(other)),
         };
         if let Some(operator) = call.func.inner().downcast_ref::<CheckedOperator>() {
             let op = operator.op();
