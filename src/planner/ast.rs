@@ -1,5 +1,6 @@
 //! Statements as typed, each part with its place.
 
+use datafusion::arrow::array::RecordBatch;
 use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{DataType as SqlType, Expr, Ident, ObjectName, Query};
 use datafusion::sql::sqlparser::tokenizer::Span;
@@ -15,6 +16,8 @@ pub struct ParsedStatement {
     pub places: Places,
     /// The statement as typed.
     pub text: String,
+    /// Rows of values for its parameters, if they are bound all at once.
+    pub rows: Option<RecordBatch>,
 }
 
 /// One statement.

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
-use datafusion::sql::sqlparser::ast::{Value, ValueWithSpan, VisitMut, VisitorMut};
+use datafusion::sql::sqlparser::ast::{
+    Expr, Query, TableFactor, Value, ValueWithSpan, VisitMut, VisitorMut,
+};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token};
 
 use crate::core::suggest::closest;
@@ -14,27 +16,68 @@ use crate::planner::ast::{
 };
 use crate::planner::bound::BoundText;
 use crate::planner::script::RawStatement;
+use crate::planner::value::BoundValue;
 
 /// Values for `$name`, and which of them were used.
 #[derive(Debug, Clone, Default)]
 pub struct Parameters {
-    values: BTreeMap<String, String>,
+    values: BTreeMap<String, Given>,
     used: BTreeSet<String>,
     /// What was bound at each place of the last statement.
-    bound: BTreeMap<Location, Value>,
+    bound: BTreeMap<Location, BoundValue>,
+}
+
+/// A parameter's value as it was given.
+#[derive(Debug, Clone)]
+enum Given {
+    /// As text, which is read as a literal.
+    Text(String),
+    /// With its type.
+    Value(BoundValue),
+}
+
+impl Given {
+    fn value(&self) -> BoundValue {
+        match self {
+            Given::Text(text) => BoundValue {
+                plain: literal(text),
+                typed: None,
+            },
+            Given::Value(value) => value.clone(),
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Given::Text(text) => unquote(text).unwrap_or(text).to_owned(),
+            Given::Value(value) => match &value.plain {
+                Value::Number(number, _) => number.clone(),
+                plain => {
+                    let text = plain.clone().into_string();
+                    text.unwrap_or_else(|| plain.to_string())
+                }
+            },
+        }
+    }
 }
 
 impl Parameters {
     /// Sets a value; one set before is replaced.
     pub fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
-        self.values.insert(name.into(), value.into());
+        self.values.insert(name.into(), Given::Text(value.into()));
     }
 
-    /// Names and values.
+    /// Sets a value that keeps its type; one set before is replaced.
+    pub fn set_value(&mut self, name: impl Into<String>, value: BoundValue) {
+        self.values.insert(name.into(), Given::Value(value));
+    }
+
+    /// Names and values of those that were given as text.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.values
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
+        self.values.iter().filter_map(|(name, value)| match value {
+            Given::Text(text) => Some((name.as_str(), text.as_str())),
+            Given::Value(_) => None,
+        })
     }
 
     /// The names no statement has used so far.
@@ -106,7 +149,7 @@ impl Parameters {
         for (name, span) in placeholders {
             // A value that the syntax tree does not tell the place of.
             if !self.bound.contains_key(&span.start) {
-                let value = literal(self.lookup(name).map_err(|error| error.at(span))?);
+                let value = self.lookup(name).map_err(|error| error.at(span))?.value();
                 self.bound.insert(span.start, value);
             }
         }
@@ -172,9 +215,12 @@ impl Parameters {
             let value = self
                 .lookup(&text.value)
                 .map_err(|error| error.at(text.span))?;
-            text.value = unquote(value).unwrap_or(value).to_owned();
+            text.value = value.text();
             text.is_parameter = false;
-            let bound = Value::SingleQuotedString(text.value.clone());
+            let bound = BoundValue {
+                plain: Value::SingleQuotedString(text.value.clone()),
+                typed: None,
+            };
             self.bound.insert(text.span.start, bound);
         }
         Ok(())
@@ -182,20 +228,23 @@ impl Parameters {
 
     fn value(&mut self, value: &mut Value) -> Result<()> {
         if let Value::Placeholder(name) = value {
-            *value = literal(self.lookup(name)?);
+            *value = self.lookup(name)?.value().plain;
         }
         Ok(())
     }
 
     fn node(&mut self, node: &mut impl VisitMut) -> Result<()> {
-        let mut binder = Binder { parameters: self };
+        let mut binder = Binder {
+            parameters: self,
+            in_arguments: vec![false],
+        };
         match node.visit(&mut binder) {
             ControlFlow::Break(error) => Err(error),
             ControlFlow::Continue(()) => Ok(()),
         }
     }
 
-    fn lookup(&mut self, placeholder: &str) -> Result<&str> {
+    fn lookup(&mut self, placeholder: &str) -> Result<&Given> {
         let name = placeholder.trim_start_matches('$');
         let Some(value) = self.values.get(name) else {
             let known = self.values.keys().map(String::as_str);
@@ -212,19 +261,87 @@ impl Parameters {
 
 struct Binder<'a> {
     parameters: &'a mut Parameters,
+    /// For each query and call in FROM that the visitor is in, whether it is in the arguments of the call: these are literals.
+    in_arguments: Vec<bool>,
+}
+
+impl Binder<'_> {
+    fn bind(&mut self, value: &ValueWithSpan) -> Result<Option<BoundValue>> {
+        let Value::Placeholder(name) = &value.value else {
+            return Ok(None);
+        };
+        let given = self.parameters.lookup(name);
+        let bound = given.map_err(|error| error.at(value.span))?.value();
+        let places = &mut self.parameters.bound;
+        places.insert(value.span.start, bound.clone());
+        Ok(Some(bound))
+    }
+
+    fn expr(&mut self, expr: &mut Expr) -> Result<()> {
+        match expr {
+            Expr::Value(value) => {
+                let wants_literal = self.in_arguments.last().copied().unwrap_or(false);
+                match self.bind(value)? {
+                    Some(bound) if wants_literal => value.value = bound.plain,
+                    Some(bound) => match bound.typed {
+                        Some(typed) => *expr = typed,
+                        None => value.value = bound.plain,
+                    },
+                    None => {}
+                }
+            }
+            // What is behind INTERVAL is a literal.
+            Expr::Interval(interval) => {
+                if let Expr::Value(value) = interval.value.as_mut()
+                    && let Some(bound) = self.bind(value)?
+                {
+                    value.value = bound.plain;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
 }
 
 impl VisitorMut for Binder<'_> {
     type Break = Error;
 
-    fn pre_visit_value(&mut self, value: &mut ValueWithSpan) -> ControlFlow<Error> {
-        let is_parameter = matches!(value.value, Value::Placeholder(_));
-        if let Err(error) = self.parameters.value(&mut value.value) {
-            return ControlFlow::Break(error.at(value.span));
+    fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<Error> {
+        self.in_arguments.push(false);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<Error> {
+        self.in_arguments.pop();
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
+        self.in_arguments.push(!matches!(
+            factor,
+            TableFactor::Table { args: None, .. } | TableFactor::Derived { .. }
+        ));
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_table_factor(&mut self, _: &mut TableFactor) -> ControlFlow<Error> {
+        self.in_arguments.pop();
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+        match self.expr(expr) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(error),
         }
-        if is_parameter {
-            let bound = &mut self.parameters.bound;
-            bound.insert(value.span.start, value.value.clone());
+    }
+
+    fn pre_visit_value(&mut self, value: &mut ValueWithSpan) -> ControlFlow<Error> {
+        match self.bind(value) {
+            Ok(Some(bound)) => value.value = bound.plain,
+            Ok(None) => {}
+            Err(error) => return ControlFlow::Break(error),
         }
         ControlFlow::Continue(())
     }

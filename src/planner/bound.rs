@@ -7,6 +7,7 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan};
 
 use crate::planner::script::{RawStatement, after, is_significant, quoted};
+use crate::planner::value::BoundValue;
 
 /// The text of one statement, which knows where its parts stood before.
 ///
@@ -21,7 +22,7 @@ pub struct BoundText {
 
 impl BoundText {
     /// The text of a statement; `bound` has the value of each place with a parameter.
-    pub(crate) fn new(raw: &RawStatement, bound: &BTreeMap<Location, Value>) -> Self {
+    pub(crate) fn new(raw: &RawStatement, bound: &BTreeMap<Location, BoundValue>) -> Self {
         let replaced = replacements(raw, bound);
         let mut this = Self {
             text: String::new(),
@@ -62,22 +63,23 @@ impl BoundText {
 /// What is written in place of the tokens at these places.
 fn replacements(
     raw: &RawStatement,
-    bound: &BTreeMap<Location, Value>,
+    bound: &BTreeMap<Location, BoundValue>,
 ) -> BTreeMap<Location, String> {
     let mut replaced = BTreeMap::new();
     let mut before: Option<&TokenWithSpan> = None;
     for token in raw.tokens.iter().filter(|token| is_significant(token)) {
         if let (Token::Placeholder(_), Some(value)) = (&token.token, bound.get(&token.span.start)) {
             let written = match before.map(|before| (before, keyword(before))) {
-                Some((_, Keyword::INTERVAL)) => of_interval(value),
+                Some((_, Keyword::INTERVAL)) => of_interval(&value.plain),
                 Some((typed, Keyword::TIMESTAMP | Keyword::DATE | Keyword::TIME))
-                    if !matches!(value, Value::SingleQuotedString(_)) =>
+                    if value.typed.is_some()
+                        || !matches!(value.plain, Value::SingleQuotedString(_)) =>
                 {
                     // Only a text may stand behind the type.
                     replaced.insert(typed.span.start, " CAST(".to_owned());
-                    format!("{} AS {})", literal(value), typed.token)
+                    format!("{} AS {})", written(value), typed.token)
                 }
-                _ => literal(value),
+                _ => written(value),
             };
             replaced.insert(token.span.start, format!(" {written} "));
         }
@@ -90,6 +92,14 @@ fn keyword(token: &TokenWithSpan) -> Keyword {
     match &token.token {
         Token::Word(word) if word.quote_style.is_none() => word.keyword,
         _ => Keyword::NoKeyword,
+    }
+}
+
+/// A value with its type.
+fn written(value: &BoundValue) -> String {
+    match &value.typed {
+        Some(typed) => typed.to_string(),
+        None => literal(&value.plain),
     }
 }
 

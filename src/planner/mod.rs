@@ -6,6 +6,7 @@
 pub mod ast;
 pub mod bind;
 pub mod bound;
+mod bound_rows;
 mod chains;
 mod cursor;
 pub mod dialect;
@@ -16,6 +17,7 @@ mod places;
 pub mod script;
 mod tables;
 pub mod types;
+mod value;
 
 pub use ast::{
     Column, ColumnKind, CreateTable, CreateView, JobStatement, ParsedStatement, Statement,
@@ -23,7 +25,9 @@ pub use ast::{
 };
 pub use bind::Parameters;
 pub use bound::BoundText;
+pub use bound_rows::{BOUND_ROWS, inserts_one_row, read_bound_rows};
 pub use parse::parse_statement;
 pub use places::Places;
 pub use script::{RawStatement, Script};
 pub(crate) use tables::normalize;
+pub use value::{BoundValue, bound_column, bound_value};

@@ -57,6 +57,7 @@ fn parse_checked(raw: &RawStatement) -> Result<ParsedStatement> {
         statement,
         places: Places::new(&raw.tokens, raw.span),
         text,
+        rows: None,
     })
 }
 

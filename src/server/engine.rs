@@ -409,6 +409,14 @@ impl Engine {
             self.running.start_new().await;
             return done;
         }
+        if is_in_memory(&parsed.statement) {
+            let error = Error::unsupported(
+                "CREATE TABLE makes a table in memory, whose rows a server would lose when it ends",
+            );
+            return Err(parsed.places.locate(error.with_help(
+                "declare one that lasts with CREATE EXTERNAL TABLE t (…) STORED AS DELTA LOCATION '…' and fill it with INSERT INTO t SELECT …, or CREATE VIEW t AS SELECT …",
+            )));
+        }
         if parsed.text.contains(HIDDEN) {
             let error = Error::invalid("a definition with a secret in it cannot be kept");
             return Err(parsed.places.locate(error.with_help(
@@ -536,6 +544,19 @@ fn said(outcome: Outcome) -> String {
     match outcome {
         Outcome::Done(said) => said,
         Outcome::Rows(_) | Outcome::Insert(_) => String::new(),
+    }
+}
+
+/// Whether a statement makes a table that is held in memory.
+fn is_in_memory(statement: &Statement) -> bool {
+    let Statement::Sql(sql) = statement else {
+        return false;
+    };
+    match sql.as_ref() {
+        SqlStatement::Statement(statement) => {
+            matches!(statement.as_ref(), AnsiStatement::CreateTable(_))
+        }
+        _ => false,
     }
 }
 

@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use datafusion::arrow::compute::cast;
+use datafusion::arrow::array::{Array as _, RecordBatch, RecordBatchOptions, new_null_array};
+use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use crate::error::{Error, Result};
-use crate::planner::{Parameters, ParsedStatement, RawStatement, parse_statement};
+use crate::planner::{
+    BoundValue, Parameters, ParsedStatement, RawStatement, bound_column, bound_value,
+    inserts_one_row, parse_statement,
+};
 use crate::server::engine::{Kind, kind, one_statement};
 use crate::server::wire::{WireTypes, wire_schema};
 
@@ -21,7 +23,7 @@ pub(super) struct Prepared {
     /// Of its parameters, in the order in which they are bound.
     names: Vec<String>,
     /// What is bound: it is run once for each row.
-    rows: Option<Arc<Vec<Vec<String>>>>,
+    rows: Option<Arc<[RecordBatch]>>,
     /// What it gives, if that is known and always the same.
     answer: Arc<OnceLock<RecordBatch>>,
 }
@@ -80,7 +82,7 @@ impl Prepared {
     ///
     /// Another number of columns than of parameters; values of a type that no literal has.
     pub(super) fn bind(&self, batches: &[RecordBatch]) -> Result<Self> {
-        let mut rows = Vec::new();
+        let mut rows = Vec::with_capacity(batches.len());
         for batch in batches {
             if batch.num_columns() != self.names.len() {
                 return Err(Error::invalid(format!(
@@ -89,32 +91,59 @@ impl Prepared {
                     batch.num_columns()
                 )));
             }
-            let columns = self.names.iter().zip(batch.columns());
-            let columns: Vec<Vec<String>> = columns
-                .map(|(name, column)| literals(name, column))
-                .collect::<Result<_>>()?;
-            for row in 0..batch.num_rows() {
-                rows.push(columns.iter().map(|column| column[row].clone()).collect());
+            let mut fields = Vec::with_capacity(self.names.len());
+            let mut columns = Vec::with_capacity(self.names.len());
+            for (name, column) in self.names.iter().zip(batch.columns()) {
+                let column = bound_column(column)?;
+                // One that cannot be bound is refused before anything runs.
+                bound_value(name, &new_null_array(column.data_type(), 1), 0)?;
+                fields.push(Field::new(
+                    format!("${name}"),
+                    column.data_type().clone(),
+                    true,
+                ));
+                columns.push(column);
             }
+            let count = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+            let schema = Arc::new(Schema::new(fields));
+            let bound = RecordBatch::try_new_with_options(schema, columns, &count);
+            rows.push(bound.map_err(|error| Error::internal(error.to_string()))?);
         }
         Ok(Self {
-            rows: Some(Arc::new(rows)),
+            rows: Some(rows.into()),
             ..self.clone()
         })
     }
 
-    /// The statements to run, one for each row that was bound; one, if there are no parameters.
+    /// The statements to run, one for each row that was bound, or one for all rows that it inserts; one, if there are no
+    /// parameters.
     ///
     /// # Errors
     ///
     /// Parameters without values.
     pub(super) fn statements(&self) -> Result<Vec<ParsedStatement>> {
-        let none = [Vec::new()];
         let rows = match &self.rows {
-            Some(rows) if !self.names.is_empty() => rows.as_slice(),
-            _ => &none,
+            Some(rows) if !self.names.is_empty() => rows,
+            _ => return Ok(vec![self.with(&[])?]),
         };
-        rows.iter().map(|row| self.with(row)).collect()
+        let rows: Vec<&RecordBatch> = rows.iter().filter(|rows| rows.num_rows() > 0).collect();
+        if let Some(first) = rows.first()
+            && inserts_one_row(&self.parsed)
+            && let Ok(all) = concat_batches(first.schema_ref(), rows.iter().copied())
+        {
+            let mut parsed = self.parsed.as_ref().clone();
+            parsed.rows = Some(all);
+            return Ok(vec![parsed]);
+        }
+        let mut statements = Vec::new();
+        for batch in rows {
+            for row in 0..batch.num_rows() {
+                let columns = self.names.iter().zip(batch.columns());
+                let values = columns.map(|(name, column)| bound_value(name, column, row));
+                statements.push(self.with(&values.collect::<Result<Vec<_>>>()?)?);
+            }
+        }
+        Ok(statements)
     }
 
     /// The statement with NULL for each parameter: what its columns may be like.
@@ -123,7 +152,7 @@ impl Prepared {
     ///
     /// None that a caller could cause.
     pub(super) fn with_nulls(&self) -> Result<ParsedStatement> {
-        self.with(&vec!["NULL".to_owned(); self.names.len()])
+        self.with(&vec![BoundValue::null(); self.names.len()])
     }
 
     /// Whether it has parameters.
@@ -131,10 +160,10 @@ impl Prepared {
         !self.names.is_empty()
     }
 
-    fn with(&self, values: &[String]) -> Result<ParsedStatement> {
+    fn with(&self, values: &[BoundValue]) -> Result<ParsedStatement> {
         let mut parameters = Parameters::default();
         for (name, value) in self.names.iter().zip(values) {
-            parameters.set(name.as_str(), value.as_str());
+            parameters.set_value(name.as_str(), value.clone());
         }
         let mut parsed = self.parsed.as_ref().clone();
         let bound = parameters.bind_text(&self.raw, &mut parsed);
@@ -154,63 +183,10 @@ impl Prepared {
     }
 }
 
-/// The values of a column as `Parameters` takes them.
-fn literals(name: &str, column: &ArrayRef) -> Result<Vec<String>> {
-    let internal = |error: datafusion::arrow::error::ArrowError| Error::internal(error.to_string());
-    let quoted = |text: &str| format!("'{text}'");
-    let of = column.data_type();
-    let texts: Vec<String> = match of {
-        DataType::Null => return Ok(vec!["NULL".to_owned(); column.len()]),
-        DataType::Dictionary(_, values) => {
-            return literals(name, &cast(column, values).map_err(internal)?);
-        }
-        DataType::Binary
-        | DataType::LargeBinary
-        | DataType::BinaryView
-        | DataType::FixedSizeBinary(_) => {
-            let bytes = cast(column, &DataType::Binary).map_err(internal)?;
-            let bytes = bytes.as_binary::<i32>().iter();
-            let hex = |byte: &u8| format!("{byte:02x}");
-            bytes
-                .map(|bytes| {
-                    bytes
-                        .unwrap_or_default()
-                        .iter()
-                        .map(hex)
-                        .collect::<String>()
-                })
-                .map(|hex| format!("X'{hex}'"))
-                .collect()
-        }
-        _ if of.is_nested() => {
-            return Err(Error::unsupported(format!(
-                "parameter ${name} is of type {of}, which cannot be bound"
-            ))
-            .with_help("bind text, a number, a time, a boolean or bytes"));
-        }
-        _ => {
-            let options = FormatOptions::default();
-            let shown = ArrayFormatter::try_new(column, &options).map_err(internal)?;
-            let shown = (0..column.len()).map(|row| shown.value(row).to_string());
-            match of.is_numeric() || *of == DataType::Boolean {
-                true => shown.collect(),
-                false => shown.map(|text| quoted(&text)).collect(),
-            }
-        }
-    };
-    let values = texts.into_iter().enumerate();
-    Ok(values
-        .map(|(row, text)| match column.is_null(row) {
-            true => "NULL".to_owned(),
-            false => text,
-        })
-        .collect())
-}
-
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::array::{
-        BinaryArray, BooleanArray, Float64Array, Int64Array, ListArray, StringArray,
+        ArrayRef, BinaryArray, BooleanArray, Float64Array, Int64Array, ListArray, StringArray,
         TimestampMicrosecondArray,
     };
     use datafusion::arrow::datatypes::Int64Type;
@@ -253,8 +229,10 @@ mod tests {
         assert_eq!(
             texts(&bound),
             [
-                "SELECT -7, 'it''s; --', 0.5, true, X'00ff', '1970-01-01T00:00:00.000001Z'",
-                "SELECT NULL, '12', 2.0, false, X'', '1970-01-01T00:00:00.000002Z'"
+                "SELECT -7, 'it''s; --', CAST('5e-1' AS DOUBLE), true, X'00ff', \
+                 arrow_cast(1, 'Timestamp(Microsecond, Some(\"UTC\"))')",
+                "SELECT arrow_cast(NULL, 'Int64'), '12', CAST('2e0' AS DOUBLE), false, X'', \
+                 arrow_cast(2, 'Timestamp(Microsecond, Some(\"UTC\"))')"
             ]
         );
     }
@@ -279,10 +257,13 @@ mod tests {
             "the statement has 10 parameters, and 1 are bound"
         );
         let list: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>(vec![
-            Some(vec![Some(1)]),
+            Some(vec![Some(1), None]),
         ]));
         let list = prepared("SELECT ?").bind(&[RecordBatch::try_from_iter([("x", list)]).unwrap()]);
-        assert!(list.unwrap_err().message().contains("$1 is of type List"));
+        assert_eq!(
+            texts(&list.unwrap()),
+            ["SELECT make_array(1, arrow_cast(NULL, 'Int64'))"]
+        );
         assert_eq!(texts(&prepared("SELECT 1")), ["SELECT 1"]);
     }
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use anabranch_udfs::{checked, with_doubles};
 use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::{Field, Schema};
 use datafusion::common::tree_node::TreeNode as _;
@@ -47,7 +48,8 @@ pub(super) fn row(state: &SessionState, plan: &LogicalPlan) -> Result<Option<Ans
     let mut fields = Vec::with_capacity(projection.expr.len());
     let mut columns = Vec::with_capacity(projection.expr.len());
     for (expr, named) in projection.expr.iter().zip(projection.schema.fields()) {
-        let expr = simplifier.coerce(expr.clone(), nothing)?;
+        let expr = simplifier.coerce(with_doubles(expr.clone(), nothing)?, nothing)?;
+        let expr = checked(expr, nothing)?;
         let expr = state.create_physical_expr(simplifier.simplify(expr)?, nothing)?;
         let field = expr.return_field(input.schema_ref())?;
         columns.push(expr.evaluate(&input)?.into_array(1)?);

@@ -88,6 +88,7 @@ pub(super) fn common(
     settings.sql_parser.map_string_types_to_utf8view = false;
     settings.sql_parser.support_varchar_with_length = true;
     read_int96_in_microseconds(settings);
+    settings.sql_parser.parse_float_as_decimal = true;
 
     let builder = SessionStateBuilder::new()
         .with_config(config)

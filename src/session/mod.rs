@@ -9,6 +9,7 @@ mod describe;
 mod ingest;
 mod inserted;
 mod jobs;
+mod literals;
 mod memory;
 mod nan;
 mod plan_limits;
@@ -34,6 +35,7 @@ use anabranch_udfs::CompletionNotices;
 use datafusion::arrow::array::{AsArray as _, RecordBatch};
 use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::{DataType, SchemaRef, UInt64Type};
+use datafusion::common::TableReference;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::memory_pool::MemoryLimit;
 use datafusion::execution::session_state::SessionState;
@@ -47,7 +49,7 @@ use futures::StreamExt as _;
 
 use crate::core::stack::on_stack;
 use crate::error::{Error, Result};
-use crate::planner::{ParsedStatement, Statement, Text, normalize};
+use crate::planner::{BOUND_ROWS, ParsedStatement, Statement, Text, normalize, read_bound_rows};
 use crate::session::catalog::{Catalog, TableEntry};
 use crate::tables::delta::{OptimizeSpec, VacuumSpec};
 
@@ -623,7 +625,18 @@ impl Session {
                 "{} is for whoever runs the jobs",
                 job.verb()
             ))),
-            Statement::Sql(sql) => self.run_sql(*sql, &parsed.text).await,
+            Statement::Sql(mut sql) => {
+                let Some(rows) = parsed.rows else {
+                    return self.run_sql(*sql, &parsed.text).await;
+                };
+                read_bound_rows(&mut sql)?;
+                self.context
+                    .register_batch(TableReference::bare(BOUND_ROWS), rows)?;
+                let ready = Box::pin(self.run_sql(*sql, &parsed.text)).await;
+                self.context
+                    .deregister_table(TableReference::bare(BOUND_ROWS))?;
+                ready
+            }
         }
     }
 

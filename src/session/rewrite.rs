@@ -21,6 +21,7 @@ use crate::core::suggest::closest;
 use crate::error::{Error, Result};
 use crate::planner::normalize;
 use crate::session::catalog::{Catalog, TableEntry, time_travel_name};
+use crate::session::literals::doubles;
 use crate::session::plan_limits;
 use crate::session::system::{SYSTEM, state_table};
 use crate::session::weights;
@@ -43,6 +44,7 @@ pub(super) async fn prepare(
             travel(context, catalog, ansi.as_mut()).await?;
             offsets(context, ansi.as_mut()).await?;
             windows(ansi.as_mut())?;
+            doubles(ansi.as_mut());
             Ok(())
         }
         SqlStatement::Explain(explain) => {
@@ -55,6 +57,7 @@ pub(super) async fn prepare(
                 travel(context, catalog, query.as_mut()).await?;
                 offsets(context, query.as_mut()).await?;
                 windows(query.as_mut())?;
+                doubles(query.as_mut());
                 Ok(())
             }
             CopyToSource::Relation(_) => Ok(()),

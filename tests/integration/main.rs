@@ -9,6 +9,7 @@
 
 mod check;
 mod delta;
+mod differential;
 mod errors;
 mod jobs;
 mod kafka;

@@ -1,16 +1,26 @@
-//! The `.slt` files of `tests/slt`, each in a session of its own.
+//! The `.slt` files of `tests/slt`, each in a session of its own, and each over Flight in a server of its own.
 
+use anabranch::client::{Address, Client, Login, TlsFiles};
 use anabranch::error::Error;
 use anabranch::planner::{Parameters, Script, parse_statement};
 use anabranch::session::{Session, SessionOptions};
+use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+use futures::TryStreamExt as _;
 use sqllogictest::{AsyncDB, DBOutput, DefaultColumnType, Runner};
 
-use crate::support::repository;
+use crate::server::Served;
+use crate::support::{Workspace, repository};
 
 struct Database {
-    session: Session,
+    engine: Engine,
     folder: tempfile::TempDir,
+}
+
+enum Engine {
+    Here(Box<Session>),
+    /// A server keeps no tables in memory: there they are views.
+    There(Box<Client>),
 }
 
 #[derive(Debug)]
@@ -42,10 +52,28 @@ impl Database {
     async fn statement(&self, sql: &str) -> Result<DBOutput<DefaultColumnType>, Error> {
         let mut rows = Vec::new();
         let mut columns = 0;
+        let sql = match (&self.engine, sql.strip_prefix("CREATE TABLE ")) {
+            (Engine::There(_), Some(table)) => format!("CREATE VIEW {table}"),
+            _ => sql.to_owned(),
+        };
         for raw in Script::new("slt", sql).split()? {
             let mut parsed = parse_statement(&raw)?;
-            Parameters::default().bind(&mut parsed)?;
-            for batch in self.session.collect(parsed).await? {
+            let is_query = raw.text().trim_start().to_uppercase();
+            let is_query = ["SELECT", "WITH", "SHOW", "DESCRIBE", "EXPLAIN", "VALUES"]
+                .iter()
+                .any(|word| is_query.starts_with(word));
+            let batches: Vec<RecordBatch> = match &self.engine {
+                Engine::Here(session) => {
+                    Parameters::default().bind(&mut parsed)?;
+                    session.collect(parsed).await?
+                }
+                Engine::There(client) => {
+                    let bound = Parameters::default().bind_text(&raw, &mut parsed)?;
+                    let answer = client.run(&bound).await?;
+                    answer.rows.try_collect().await?
+                }
+            };
+            for batch in batches.iter().filter(|_| is_query) {
                 columns = batch.num_columns();
                 let options = FormatOptions::default().with_null("NULL");
                 let cells: Vec<_> = batch
@@ -61,6 +89,10 @@ impl Database {
                     rows.push(cells.iter().map(cell).collect());
                 }
             }
+            if is_query && columns == 0 {
+                // No rows are rows as well.
+                columns = 1;
+            }
         }
         if columns == 0 {
             return Ok(DBOutput::StatementComplete(0));
@@ -72,9 +104,7 @@ impl Database {
     }
 }
 
-#[test]
-fn sql_logic() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
+fn files() -> Vec<std::path::PathBuf> {
     let mut files: Vec<_> = std::fs::read_dir(repository().join("tests/slt"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -82,15 +112,47 @@ fn sql_logic() {
         .collect();
     files.sort();
     assert!(!files.is_empty(), "no .slt file was found");
-    for file in files {
+    files
+}
+
+#[test]
+fn sql_logic() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut failed = String::new();
+    for file in files() {
         let mut runner = Runner::new(|| async {
+            let session = Session::try_new(&SessionOptions::default()).map_err(Failure)?;
             Ok(Database {
-                session: Session::try_new(&SessionOptions::default()).map_err(Failure)?,
+                engine: Engine::Here(Box::new(session)),
                 folder: tempfile::tempdir().unwrap(),
             })
         });
-        runtime
-            .block_on(runner.run_file_async(&file))
-            .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        if let Err(error) = runtime.block_on(runner.run_file_async(&file)) {
+            failed += &format!("{}: {error}\n", file.display());
+        }
     }
+    assert!(failed.is_empty(), "{failed}");
+}
+
+#[test]
+fn sql_logic_over_flight() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut failed = String::new();
+    for file in files() {
+        let work = Workspace::new();
+        let served = Served::start(&work, &[]);
+        let url = format!("grpc://{}", served.address);
+        let mut runner = Runner::new(|| async {
+            let address = Address::parse(&url).map_err(Failure)?;
+            let client = Client::connect(address, Login::Nobody, &TlsFiles::default()).await;
+            Ok(Database {
+                engine: Engine::There(Box::new(client.map_err(Failure)?)),
+                folder: tempfile::tempdir().unwrap(),
+            })
+        });
+        if let Err(error) = runtime.block_on(runner.run_file_async(&file)) {
+            failed += &format!("{}: {error}\n", file.display());
+        }
+    }
+    assert!(failed.is_empty(), "{failed}");
 }

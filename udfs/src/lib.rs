@@ -5,6 +5,8 @@
 //!   ([`SessionWindow`], law SESS-1);
 //! * `COMPLETE_SESSIONS`: every session with a row in a range, completed in both directions
 //!   ([`CompleteSessions`], law SESS-2);
+//! * arithmetic and sums that refuse a result with no place in its type ([`CheckedArithmetic`], law
+//!   VALUE-1);
 //! * `offsets_in`, `is_final`, `header` and its kin, `to_json`, and the functions of
 //!   `datafusion-functions-json`.
 //!
@@ -25,28 +27,38 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod checked;
 mod complete;
 mod diagnostic;
+mod doubles;
+mod filtered;
 mod incremental;
 mod is_final;
+mod membership;
 mod offsets;
 mod planner;
 mod ranges;
 mod register;
 mod session;
 mod sql;
+mod times;
 mod values;
+mod volatile_keys;
 mod window;
 
+pub use checked::{CheckedArithmetic, DecimalDivision, checked, plain};
 pub use complete::{
     AggregateByCompletedSession, CompleteSessions, CompleteSessionsAggregate, CompleteSessionsExec,
     CompletionNotices, CompletionRange, NullFreeColumns, SessionsCapped, seal_completions,
 };
+pub use doubles::{DoubleBeforeDecimal, with_doubles};
+pub use filtered::FilteredArguments;
 pub use incremental::{
     FIRST_WINDOW_END, IncrementalAggregate, LateRows, LateRowsExec, LateRule, Merged, STATE_CLOSES,
     STATE_CLOSES_AFTER, STATE_KEYS, SliceRowsExec, SliceRule, StateShape,
 };
 pub use is_final::{IS_FINAL, IsFinalPlanner, is_final};
+pub use membership::NullAwareMembership;
 pub use offsets::{next_offsets, offsets_from, offsets_in};
 pub use planner::{WindowExtensionPlanner, WindowRelationPlanner};
 pub use ranges::EventTimeRanges;
@@ -59,7 +71,9 @@ pub use session::{
     SessionPartialExec, SessionWindow, session_aggregate_of, session_groups_of,
 };
 pub use sql::{parse_table_argument, rewrite_window_calls};
+pub use times::MicrosecondTime;
 pub use values::{header, headers_list, headers_map, to_json};
+pub use volatile_keys::VolatileKeys;
 pub use window::{
     AlignedWindows, EventWindow, EventWindowExec, Slices, WINDOW_END, WINDOW_START, WindowKind,
 };

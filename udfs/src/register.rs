@@ -13,13 +13,19 @@ use datafusion::optimizer::OptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
+use crate::checked::{CheckedArithmetic, DecimalDivision, avg, sum};
 use crate::complete::{AggregateByCompletedSession, seal_completions};
+use crate::doubles::DoubleBeforeDecimal;
+use crate::filtered::FilteredArguments;
 use crate::is_final::{IsFinalPlanner, is_final};
+use crate::membership::NullAwareMembership;
 use crate::offsets::{next_offsets, offsets_from, offsets_in};
 use crate::planner::{WindowExtensionPlanner, WindowRelationPlanner};
 use crate::ranges::EventTimeRanges;
 use crate::session::aggregate::AggregateBySession;
+use crate::times::{self, ExtractPlanner, MicrosecondTime};
 use crate::values::{header, headers_list, headers_map, to_json};
+use crate::volatile_keys::VolatileKeys;
 
 /// Adds functions, expression and relation planners and optimizer rules to `builder`, keeping what
 /// it has. Call it after `with_default_features`.
@@ -55,7 +61,17 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     // Last: everything else has found its place, and what is aggregated is known.
     optimizer.rules.push(Arc::new(AggregateBySession));
     optimizer.rules.push(Arc::new(AggregateByCompletedSession));
+    // Before the rules that make the types of operands equal: the casts of the text.
+    let analyzer = builder.analyzer().get_or_insert_default();
+    analyzer.rules.insert(0, Arc::new(MicrosecondTime));
+    analyzer.rules.insert(1, Arc::new(DoubleBeforeDecimal));
+    // And behind them: those casts that they have added.
     builder
+        .with_analyzer_rule(Arc::new(MicrosecondTime))
+        .with_analyzer_rule(Arc::new(CheckedArithmetic))
+        .with_analyzer_rule(Arc::new(NullAwareMembership))
+        .with_analyzer_rule(Arc::new(FilteredArguments))
+        .with_analyzer_rule(Arc::new(VolatileKeys))
 }
 
 /// Adds the functions and operators of `datafusion-functions-json` (`json_get`, `->`, `->>`, `?`).
@@ -70,27 +86,38 @@ pub fn register_json(state: &mut SessionState) -> Result<()> {
 /// The scalar functions of this crate.
 #[must_use]
 pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
-    vec![
+    let mut functions = vec![
         Arc::new(offsets_in()),
         Arc::new(offsets_from()),
         Arc::new(header()),
         Arc::new(headers_list()),
         Arc::new(headers_map()),
         Arc::new(to_json()),
-    ]
+    ];
+    functions.extend(times::functions());
+    functions
 }
 
 /// The aggregate functions of this crate.
 #[must_use]
 pub fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
-    vec![Arc::new(is_final()), Arc::new(next_offsets())]
+    vec![
+        Arc::new(is_final()),
+        Arc::new(next_offsets()),
+        Arc::new(sum()),
+        Arc::new(avg()),
+    ]
 }
 
 /// The planners of this crate's calls. `with_expr_planners` would replace DataFusion's own:
 /// [`register`] adds them.
 #[must_use]
 pub fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
-    vec![Arc::new(IsFinalPlanner)]
+    vec![
+        Arc::new(IsFinalPlanner),
+        Arc::new(DecimalDivision),
+        Arc::new(ExtractPlanner),
+    ]
 }
 
 /// The planners of the window functions in FROM.

@@ -19,6 +19,7 @@ use arrow::datatypes::{
 use arrow::error::ArrowError;
 
 use super::key_index::KeyIndex;
+use super::map_keys::last_of_each;
 use super::options::ReadOptions;
 use super::scalar;
 use super::time::TimestampReader;
@@ -426,7 +427,7 @@ impl Column {
                 };
                 let pairs = vec![keys.finish()?, values.finish()?];
                 let pairs = StructArray::try_new(fields.clone(), pairs, None)?;
-                let offsets = take_offsets(offsets);
+                let (offsets, pairs) = last_of_each(take_offsets(offsets), pairs)?;
                 Arc::new(MapArray::try_new(
                     Arc::clone(entries),
                     offsets,

@@ -4,7 +4,7 @@
 //! and fields nobody asked for are only skipped. What is accepted where:
 //!
 //! * The message is exactly one object in UTF-8. Keys are compared exactly; of a key that occurs
-//!   twice in an object the last value counts, though all must be readable (a MAP keeps both).
+//!   twice in an object the last value counts, of a MAP too, though all must be readable.
 //! * VARCHAR takes a string, and any other value as its JSON text as it stands in the message.
 //! * Integers take any number without a fraction, in range, also inside a string; DECIMAL rounds
 //!   half away from zero; DOUBLE and REAL also take `"NaN"`, `"Infinity"` and `"-Infinity"`.

@@ -400,6 +400,48 @@ fn maps_with_other_keys() {
 }
 
 #[test]
+fn of_a_key_that_comes_twice_the_last_value_counts() {
+    let map = |key: DataType| {
+        let entries = Fields::from(vec![
+            Field::new("key", key, false),
+            Field::new("value", DataType::Int64, true),
+        ]);
+        let entries = Field::new("entries", DataType::Struct(entries), false);
+        DataType::Map(Arc::new(entries), false)
+    };
+    let fields = vec![
+        nullable("a", DataType::Int64),
+        nullable("m", map(DataType::Utf8)),
+        nullable("n", map(DataType::Int32)),
+    ];
+    let many: Vec<String> = (0..20).map(|n| format!("\"k{}\":{n}", n % 10)).collect();
+    let many = format!("{{\"m\":{{{}}}}}", many.join(","));
+    let decoded = decode(
+        &format(fields, &[]),
+        false,
+        &[
+            r#"{"a":1,"m":{"x":1,"y":2,"x":3},"n":{"1":1,"2":2},"a":2}"#,
+            r#"{"m":{"x":1},"n":{"7":1,"7":null,"8":2}}"#,
+            &many,
+        ],
+    );
+    assert_eq!(cells(decoded.columns.column(0)), ["2", "-", "-"]);
+    let last: Vec<String> = (10..20).map(|n| format!("k{}: {n}", n - 10)).collect();
+    assert_eq!(
+        cells(decoded.columns.column(1)),
+        [
+            "{y: 2, x: 3}".to_owned(),
+            "{x: 1}".to_owned(),
+            format!("{{{}}}", last.join(", "))
+        ]
+    );
+    assert_eq!(
+        cells(decoded.columns.column(2)),
+        ["{1: 1, 2: 2}", "{7: -, 8: 2}", "-"]
+    );
+}
+
+#[test]
 fn a_message_is_exactly_one_object() {
     let format = format(vec![nullable("a", DataType::Int64)], &[]);
     let messages: &[(&[u8], &str)] = &[

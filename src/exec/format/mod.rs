@@ -20,6 +20,7 @@ mod csv_text;
 mod json_decode;
 mod json_encode;
 mod key_index;
+mod map_keys;
 mod number;
 mod options;
 mod raw;

@@ -4,7 +4,7 @@ use std::io::{Cursor, Read, Seek};
 
 use anabranch_udfs::{STATE_CLOSES, STATE_CLOSES_AFTER, STATE_KEYS};
 use datafusion::arrow::array::{AsArray, RecordBatch};
-use datafusion::arrow::compute::cast;
+use datafusion::arrow::compute::{CastOptions, cast, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use datafusion::arrow::ipc::reader::FileReader;
 use datafusion::arrow::ipc::writer::FileWriter;
@@ -36,6 +36,11 @@ pub fn decode_states(bytes: &[u8], schema: &SchemaRef) -> Result<Vec<RecordBatch
 }
 
 fn decode(file: impl Read + Seek, schema: &SchemaRef) -> Result<Vec<RecordBatch>> {
+    // What has no place in the columns is an error, not NULL (VALUE-1).
+    let strict = CastOptions {
+        safe: false,
+        ..CastOptions::default()
+    };
     let mut batches = Vec::new();
     for batch in FileReader::try_new(file, None)? {
         let batch = batch?;
@@ -43,7 +48,7 @@ fn decode(file: impl Read + Seek, schema: &SchemaRef) -> Result<Vec<RecordBatch>
             .columns()
             .iter()
             .zip(schema.fields())
-            .map(|(column, field)| cast(column, field.data_type()))
+            .map(|(column, field)| cast_with_options(column, field.data_type(), &strict))
             .collect::<std::result::Result<Vec<_>, _>>()?;
         batches.push(RecordBatch::try_new(SchemaRef::clone(schema), columns)?);
     }

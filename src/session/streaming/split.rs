@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anabranch_udfs::{
     EventWindow, IS_FINAL, SessionAggregate, SessionColumn, SessionWindow, Slices, WindowKind,
-    session_groups_of,
+    plain, session_groups_of,
 };
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
@@ -111,7 +111,10 @@ impl Split {
             }
             None => {
                 check_keyed(aggregate)?;
-                let keys: Vec<String> = aggregate.group_expr.iter().map(Expr::to_string).collect();
+                let keys = aggregate.group_expr.iter();
+                let keys: Vec<String> = keys
+                    .map(|key| Ok(plain(key.clone())?.to_string()))
+                    .collect::<Result<_>>()?;
                 format!("GROUP BY without a window: keys=[{}]", keys.join(", "))
             }
         };
@@ -216,6 +219,8 @@ fn fingerprint(
     };
     for expr in keys.into_iter().chain(aggregates) {
         let data_type = expr.get_type(rows.schema().as_ref())?;
+        // By its operators, as it was before they were checked: state that was kept then is read.
+        let expr = plain(expr.clone())?;
         let _ = write!(text, "; {expr}: {data_type}");
     }
     text += &rest;

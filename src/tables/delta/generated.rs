@@ -7,6 +7,7 @@
 use std::ops::ControlFlow;
 use std::sync::{Arc, LazyLock};
 
+use anabranch_udfs::{checked, with_doubles};
 use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
@@ -14,7 +15,9 @@ use datafusion::arrow::util::display::FormatOptions;
 use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::SessionState;
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, Volatility};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::sql::sqlparser::ast::{
     self, Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Value, VisitMut,
@@ -63,7 +66,12 @@ impl GeneratedColumn {
         let index = schema
             .index_of(name)
             .map_err(|_| context(Error::internal("is not in the table's schema")))?;
-        let expression = TableExpr::plan(text, schema).map_err(context)?;
+        let declared = schema.field(index).data_type();
+        let mut expression = TableExpr::plan(text, schema).map_err(context)?;
+        if !same_delta_type(declared, &expression.data_type()?) {
+            // Tables that were made when numbers with a point were DOUBLE.
+            expression = TableExpr::plan_with(text, schema, Numbers::Doubles).map_err(context)?;
+        }
         if let Some(source) = expression
             .sources
             .iter()
@@ -73,7 +81,6 @@ impl GeneratedColumn {
                 "its expression uses '{source}', which is itself generated"
             ))));
         }
-        let declared = schema.field(index).data_type();
         let given = expression.data_type()?;
         if !same_delta_type(declared, &given) {
             return Err(context(
@@ -129,7 +136,15 @@ pub(super) struct TableExpr {
 impl TableExpr {
     /// Plans `text` over the columns of `schema`.
     pub(super) fn plan(text: &str, schema: &SchemaRef) -> Result<Self> {
+        Self::plan_with(text, schema, Numbers::Decimals)
+    }
+
+    fn plan_with(text: &str, schema: &SchemaRef, numbers: Numbers) -> Result<Self> {
         let ast = parse(text, schema)?;
+        let mut planned = ast.clone();
+        if numbers == Numbers::Decimals {
+            let _ = planned.visit(&mut Decimals);
+        }
         // A value that is still to be checked may be null in any column.
         let nullable: Vec<_> = schema
             .fields()
@@ -138,7 +153,7 @@ impl TableExpr {
             .collect();
         let schema = Arc::new(Schema::new(nullable));
         let columns = DFSchema::try_from(Arc::clone(&schema))?;
-        let expr = parse_predicate_expression(&columns, ast.to_string(), &*PLANNER)
+        let expr = parse_predicate_expression(&columns, planned.to_string(), &*PLANNER)
             .map_err(|error| Error::invalid(format!("'{text}' cannot be planned: {error}")))?;
         refuse_changing(&expr, text)?;
         let sources = expr
@@ -146,7 +161,7 @@ impl TableExpr {
             .iter()
             .map(|column| column.name.clone())
             .collect();
-        let physical = PLANNER.create_physical_expr(expr, &columns)?;
+        let physical = PLANNER.create_physical_expr(arithmetic(expr, &columns)?, &columns)?;
         Ok(Self {
             ast,
             sources,
@@ -167,6 +182,57 @@ impl TableExpr {
             .evaluate(batch)?
             .into_array(batch.num_rows())?)
     }
+}
+
+/// What numbers with a point are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Numbers {
+    /// Exact, as in all other SQL.
+    Decimals,
+    Doubles,
+}
+
+/// Makes numbers with a point, and no exponent, decimals (VALUE-1): the library's planner reads DOUBLE.
+struct Decimals;
+
+impl VisitorMut for Decimals {
+    type Break = ();
+
+    fn post_visit_expr(&mut self, expr: &mut SqlExpr) -> ControlFlow<()> {
+        let SqlExpr::Value(value) = expr else {
+            return ControlFlow::Continue(());
+        };
+        let Value::Number(number, _) = &value.value else {
+            return ControlFlow::Continue(());
+        };
+        let Some((whole, fraction)) = number.split_once('.') else {
+            return ControlFlow::Continue(());
+        };
+        let is_exact = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());
+        let scale = fraction.len();
+        let precision = whole.trim_start_matches('0').len() + scale;
+        if is_exact(whole) && is_exact(fraction) && (1..=38).contains(&precision) {
+            let digits = ast::ExactNumberInfo::PrecisionAndScale(precision as u64, scale as i64);
+            *expr = SqlExpr::Cast {
+                kind: ast::CastKind::Cast,
+                expr: Box::new(SqlExpr::value(Value::SingleQuotedString(number.clone()))),
+                data_type: ast::DataType::Decimal(digits),
+                array: false,
+                format: None,
+            };
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// The expression with arithmetic that refuses a result out of range (VALUE-1).
+fn arithmetic(expr: Expr, columns: &DFSchema) -> Result<Expr> {
+    let context = SimplifyContext::builder()
+        .with_schema(Arc::new(columns.clone()))
+        .build();
+    let expr = with_doubles(expr, columns)?;
+    let expr = ExprSimplifier::new(context).coerce(expr, columns)?;
+    Ok(checked(expr, columns)?)
 }
 
 /// The text as it is stored in a table that is created: quoted names as Spark quotes them.

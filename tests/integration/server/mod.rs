@@ -56,10 +56,10 @@ def until(do, wanted, seconds=30):
 "#;
 
 /// A server in a workspace; killed when this is dropped.
-struct Served {
+pub(crate) struct Served {
     process: Child,
     /// `HOST:PORT`.
-    address: String,
+    pub(crate) address: String,
     /// The same of the console, if there is one.
     console: Option<String>,
     /// The same of its metrics.
@@ -70,7 +70,7 @@ struct Served {
 
 impl Served {
     /// Starts one on a free port with these arguments.
-    fn start(work: &Workspace, arguments: &[&str]) -> Self {
+    pub(crate) fn start(work: &Workspace, arguments: &[&str]) -> Self {
         let process = work
             .command()
             .args(["serve", "--listen", "127.0.0.1:0"])

@@ -1,0 +1,164 @@
+//! AVG of intervals between times that refuses a sum out of range; of numbers it is DataFusion's, whose sums have room.
+
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::compute::{cast, sum_checked};
+use arrow::datatypes::{DataType, FieldRef, Int64Type, UInt64Type};
+use datafusion::common::{Result, ScalarValue};
+use datafusion::functions_aggregate::average::Avg;
+use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
+use datafusion::logical_expr::utils::AggregateOrderSensitivity;
+use datafusion::logical_expr::{
+    Accumulator, AggregateUDF, AggregateUDFImpl, Documentation, GroupsAccumulator, ReversedUDAF,
+    Signature,
+};
+
+use super::overflow::out_of_range;
+
+/// The aggregate function `avg`.
+#[must_use]
+pub(crate) fn avg() -> AggregateUDF {
+    AggregateUDF::from(CheckedAverage { inner: Avg::new() })
+}
+
+/// DataFusion's AVG in all but the sum of intervals.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct CheckedAverage {
+    inner: Avg,
+}
+
+fn is_of_intervals(args: &AccumulatorArgs) -> bool {
+    matches!(args.return_type(), DataType::Duration(_))
+}
+
+impl AggregateUDFImpl for CheckedAverage {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn aliases(&self) -> &[String] {
+        self.inner.aliases()
+    }
+
+    fn signature(&self) -> &Signature {
+        self.inner.signature()
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        self.inner.return_type(types)
+    }
+
+    fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        if is_of_intervals(&args) && !args.is_distinct {
+            return Ok(Box::new(AverageInterval {
+                sum: 0,
+                rows: 0,
+                name: args.name.to_owned(),
+                result: args.return_type().clone(),
+            }));
+        }
+        self.inner.accumulator(args)
+    }
+
+    fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        if is_of_intervals(&args) {
+            return self.accumulator(args);
+        }
+        self.inner.create_sliding_accumulator(args)
+    }
+
+    fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
+        self.inner.state_fields(args)
+    }
+
+    fn groups_accumulator_supported(&self, args: AccumulatorArgs) -> bool {
+        !is_of_intervals(&args) && self.inner.groups_accumulator_supported(args)
+    }
+
+    fn create_groups_accumulator(
+        &self,
+        args: AccumulatorArgs,
+    ) -> Result<Box<dyn GroupsAccumulator>> {
+        self.inner.create_groups_accumulator(args)
+    }
+
+    fn reverse_expr(&self) -> ReversedUDAF {
+        ReversedUDAF::Identical
+    }
+
+    fn order_sensitivity(&self) -> AggregateOrderSensitivity {
+        self.inner.order_sensitivity()
+    }
+
+    fn documentation(&self) -> Option<&Documentation> {
+        self.inner.documentation()
+    }
+}
+
+/// The average of intervals, in ticks of their unit.
+#[derive(Debug)]
+struct AverageInterval {
+    sum: i128,
+    rows: u64,
+    name: String,
+    result: DataType,
+}
+
+impl AverageInterval {
+    fn ticks(values: &ArrayRef) -> Result<ArrayRef> {
+        Ok(cast(values, &DataType::Int64)?)
+    }
+
+    fn scalar(&self, ticks: Option<i64>) -> Result<ScalarValue> {
+        ScalarValue::Int64(ticks).cast_to(&self.result)
+    }
+}
+
+impl Accumulator for AverageInterval {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        let ticks = Self::ticks(&values[0])?;
+        let ticks = ticks.as_primitive::<Int64Type>();
+        self.sum += ticks.iter().flatten().map(i128::from).sum::<i128>();
+        self.rows += (ticks.len() - ticks.null_count()) as u64;
+        Ok(())
+    }
+
+    fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        let ticks = Self::ticks(&values[0])?;
+        let ticks = ticks.as_primitive::<Int64Type>();
+        self.sum -= ticks.iter().flatten().map(i128::from).sum::<i128>();
+        self.rows -= (ticks.len() - ticks.null_count()) as u64;
+        Ok(())
+    }
+
+    fn supports_retract_batch(&self) -> bool {
+        true
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
+        self.rows += sum_checked(states[0].as_primitive::<UInt64Type>())?.unwrap_or(0);
+        let ticks = Self::ticks(&states[1])?;
+        let ticks = ticks.as_primitive::<Int64Type>().iter().flatten();
+        self.sum += ticks.map(i128::from).sum::<i128>();
+        Ok(())
+    }
+
+    fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        let sum = i64::try_from(self.sum);
+        let sum = sum.map_err(|_| out_of_range(&self.name, &self.result))?;
+        let sum = self.scalar((self.rows > 0).then_some(sum))?;
+        Ok(vec![ScalarValue::UInt64(Some(self.rows)), sum])
+    }
+
+    fn evaluate(&mut self) -> Result<ScalarValue> {
+        if self.rows == 0 {
+            return self.scalar(None);
+        }
+        let average = i64::try_from(self.sum / i128::from(self.rows));
+        let average = average.map_err(|_| out_of_range(&self.name, &self.result))?;
+        self.scalar(Some(average))
+    }
+
+    fn size(&self) -> usize {
+        size_of_val(self) + self.name.capacity()
+    }
+}

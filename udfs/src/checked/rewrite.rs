@@ -1,0 +1,211 @@
+//! Operators of a plan to functions that check, and back.
+
+use arrow::datatypes::{DataType, Decimal128Type, Decimal256Type, DecimalType};
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DFSchema, Result, ScalarValue};
+use datafusion::config::ConfigOptions;
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::utils::merge_schema;
+use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, LogicalPlan, Operator};
+use datafusion::logical_expr_common::type_coercion::binary::BinaryTypeCoercer;
+use datafusion::optimizer::AnalyzerRule;
+
+use crate::filtered::unguarded;
+
+use super::negate::CheckedNegation;
+use super::operator::CheckedOperator;
+
+/// Replaces operators by functions that check, behind the rule that makes the types of operands the same.
+#[derive(Debug)]
+pub struct CheckedArithmetic;
+
+impl AnalyzerRule for CheckedArithmetic {
+    fn name(&self) -> &str {
+        "checked_arithmetic"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        let checked = plan.transform_up_with_subqueries(|plan| {
+            if !plan.expressions().iter().any(has_arithmetic) {
+                return Ok(Transformed::no(plan));
+            }
+            let schema = inputs(&plan)?;
+            let names = NamePreserver::new(&plan);
+            plan.map_expressions(|expr| {
+                let name = names.save(&expr);
+                let checked = expr.transform_up(|expr| checked_node(expr, &schema))?;
+                Ok(checked.update_data(|expr| name.restore(expr)))
+            })
+        })?;
+        Ok(checked.data)
+    }
+}
+
+/// The columns that expressions of a plan may name.
+fn inputs(plan: &LogicalPlan) -> Result<DFSchema> {
+    let mut schema = merge_schema(&plan.inputs());
+    if let LogicalPlan::TableScan(scan) = plan {
+        schema.merge(&DFSchema::try_from_qualified_schema(
+            scan.table_name.clone(),
+            &scan.source.schema(),
+        )?);
+    }
+    Ok(schema)
+}
+
+fn has_arithmetic(expr: &Expr) -> bool {
+    let found = expr.exists(|node| {
+        Ok(match node {
+            Expr::BinaryExpr(binary) => is_arithmetic(binary.op),
+            Expr::Negative(_) => true,
+            Expr::Cast(cast) => as_double(cast).is_some(),
+            _ => false,
+        })
+    });
+    found.unwrap_or(true)
+}
+
+fn is_arithmetic(op: Operator) -> bool {
+    matches!(
+        op,
+        Operator::Plus
+            | Operator::Minus
+            | Operator::Multiply
+            | Operator::Divide
+            | Operator::Modulo
+            | Operator::BitwiseShiftLeft
+            | Operator::BitwiseShiftRight
+    )
+}
+
+/// The expression with functions that check in the place of its operators; the types of operands are those that the
+/// operators ask for.
+///
+/// # Errors
+///
+/// A column that `schema` does not have.
+pub fn checked(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    Ok(expr.transform_up(|expr| checked_node(expr, schema))?.data)
+}
+
+/// The expression with plain operators, as it was before: by this name it is known.
+///
+/// # Errors
+///
+/// None in practice.
+pub fn plain(expr: Expr) -> Result<Expr> {
+    let plain = expr.transform_up(|expr| {
+        let mut call = match expr {
+            Expr::ScalarFunction(call) => call,
+            Expr::AggregateFunction(aggregate) => {
+                let written = unguarded(aggregate);
+                return Ok(Transformed::yes(Expr::AggregateFunction(written)));
+            }
+            other => return Ok(Transformed::no(other)),
+        };
+        if let Some(operator) = call.func.inner().downcast_ref::<CheckedOperator>() {
+            let op = operator.op();
+            if let (Some(right), Some(left), true) =
+                (call.args.pop(), call.args.pop(), call.args.is_empty())
+            {
+                let binary = BinaryExpr::new(Box::new(left), op, Box::new(right));
+                return Ok(Transformed::yes(Expr::BinaryExpr(binary)));
+            }
+        } else if call
+            .func
+            .inner()
+            .downcast_ref::<CheckedNegation>()
+            .is_some()
+            && let Some(of) = call.args.pop()
+        {
+            return Ok(Transformed::yes(Expr::Negative(Box::new(of))));
+        }
+        Ok(Transformed::no(Expr::ScalarFunction(call)))
+    })?;
+    Ok(plain.data)
+}
+
+fn checked_node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    match expr {
+        Expr::BinaryExpr(binary) if is_arithmetic(binary.op) => {
+            let right = type_of(&binary.right, schema)?;
+            // Both sides are of the same kind: the one that is short in a long chain says which.
+            if !is_exact(&right) {
+                return Ok(Transformed::no(Expr::BinaryExpr(binary)));
+            }
+            let left = type_of(&binary.left, schema)?;
+            let is_same = match (&left, &right) {
+                (left, right) if left.is_integer() => left == right,
+                (left, right) => is_decimal(left) && is_decimal(right),
+            };
+            if !is_same {
+                return Ok(Transformed::no(Expr::BinaryExpr(binary)));
+            }
+            let result = match left.is_integer() {
+                true => left,
+                false => BinaryTypeCoercer::new(&left, &binary.op, &right).get_result_type()?,
+            };
+            Ok(Transformed::yes(CheckedOperator::call(
+                *binary.left,
+                binary.op,
+                *binary.right,
+                result,
+            )))
+        }
+        Expr::Negative(of) if is_exact(&type_of(&of, schema)?) => {
+            Ok(Transformed::yes(CheckedNegation::call(*of)))
+        }
+        Expr::Cast(cast) => Ok(match as_double(&cast) {
+            Some(value) => Transformed::yes(Expr::Literal(value, None)),
+            None => Transformed::no(Expr::Cast(cast)),
+        }),
+        other => Ok(Transformed::no(other)),
+    }
+}
+
+/// A number that is written with a point where a DOUBLE is wanted: the nearest one, which two roundings on the way would miss.
+fn as_double(cast: &Cast) -> Option<ScalarValue> {
+    let Expr::Literal(value, _) = cast.expr.as_ref() else {
+        return None;
+    };
+    let text = match value {
+        ScalarValue::Decimal128(Some(value), precision, scale) => {
+            Decimal128Type::format_decimal(*value, *precision, *scale)
+        }
+        ScalarValue::Decimal256(Some(value), precision, scale) => {
+            Decimal256Type::format_decimal(*value, *precision, *scale)
+        }
+        _ => return None,
+    };
+    match cast.field.data_type() {
+        DataType::Float64 => Some(ScalarValue::Float64(Some(text.parse().ok()?))),
+        DataType::Float32 => Some(ScalarValue::Float32(Some(text.parse().ok()?))),
+        _ => None,
+    }
+}
+
+fn is_exact(of: &DataType) -> bool {
+    of.is_integer() || is_decimal(of)
+}
+
+fn is_decimal(of: &DataType) -> bool {
+    matches!(
+        of,
+        DataType::Decimal32(..)
+            | DataType::Decimal64(..)
+            | DataType::Decimal128(..)
+            | DataType::Decimal256(..)
+    )
+}
+
+/// The type of an expression, without a walk through all that is below where the node knows it.
+fn type_of(expr: &Expr, schema: &DFSchema) -> Result<DataType> {
+    match expr {
+        Expr::ScalarFunction(call) => match call.func.inner().downcast_ref::<CheckedOperator>() {
+            Some(operator) => Ok(operator.result().clone()),
+            None => expr.get_type(schema),
+        },
+        Expr::Alias(alias) => type_of(&alias.expr, schema),
+        _ => expr.get_type(schema),
+    }
+}

@@ -1,0 +1,109 @@
+//! `sum(1 / x) FILTER (WHERE x <> 0)`, in groups and over windows: the argument is not evaluated for rows that FILTER leaves out.
+
+use datafusion::common::Result;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::config::ConfigOptions;
+use datafusion::logical_expr::expr::{AggregateFunction, Case};
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::optimizer::AnalyzerRule;
+
+/// Puts the condition of FILTER around the arguments of aggregates.
+#[derive(Debug)]
+pub struct FilteredArguments;
+
+impl AnalyzerRule for FilteredArguments {
+    fn name(&self) -> &str {
+        "filtered_arguments"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        let changed = plan.transform_up_with_subqueries(|plan| {
+            if !matches!(plan, LogicalPlan::Window(_) | LogicalPlan::Aggregate(_)) {
+                return Ok(Transformed::no(plan));
+            }
+            let names = NamePreserver::new(&plan);
+            let plan = plan.map_expressions(|expr| {
+                let name = names.save(&expr);
+                let guarded = expr.transform_up(|expr| Ok(guarded(expr)))?;
+                Ok(guarded.update_data(|expr| name.restore(expr)))
+            })?;
+            // What may be NULL has changed.
+            plan.map_data(LogicalPlan::recompute_schema)
+        })?;
+        Ok(changed.data)
+    }
+}
+
+fn guarded(expr: Expr) -> Transformed<Expr> {
+    match expr {
+        Expr::WindowFunction(mut function) => {
+            let params = &mut function.params;
+            let is_changed = guard(&mut params.args, params.filter.as_deref());
+            transformed(Expr::WindowFunction(function), is_changed)
+        }
+        Expr::AggregateFunction(mut function) => {
+            let params = &mut function.params;
+            let is_changed = guard(&mut params.args, params.filter.as_deref());
+            transformed(Expr::AggregateFunction(function), is_changed)
+        }
+        other => Transformed::no(other),
+    }
+}
+
+fn guard(arguments: &mut [Expr], filter: Option<&Expr>) -> bool {
+    let Some(filter) = filter else {
+        return false;
+    };
+    let mut is_changed = false;
+    for argument in arguments {
+        if is_evaluated(argument) && !is_guarded(argument, filter) {
+            let evaluated = Box::new(argument.clone());
+            *argument = Expr::Case(Case {
+                expr: None,
+                when_then_expr: vec![(Box::new(filter.clone()), evaluated)],
+                else_expr: None,
+            });
+            is_changed = true;
+        }
+    }
+    is_changed
+}
+
+/// The aggregate as it was written.
+pub(crate) fn unguarded(mut function: AggregateFunction) -> AggregateFunction {
+    if let Some(filter) = function.params.filter.clone() {
+        for argument in &mut function.params.args {
+            if is_guarded(argument, &filter)
+                && let Expr::Case(case) = argument
+                && let Some((_, then)) = case.when_then_expr.pop()
+            {
+                *argument = *then;
+            }
+        }
+    }
+    function
+}
+
+fn transformed(expr: Expr, is_changed: bool) -> Transformed<Expr> {
+    match is_changed {
+        true => Transformed::yes(expr),
+        false => Transformed::no(expr),
+    }
+}
+
+/// Whether there is more to it than a column or a literal.
+fn is_evaluated(expr: &Expr) -> bool {
+    !matches!(expr, Expr::Column(_) | Expr::Literal(..))
+}
+
+/// Plans are analyzed more than once.
+fn is_guarded(expr: &Expr, filter: &Expr) -> bool {
+    match expr {
+        Expr::Case(case) => match case.when_then_expr.as_slice() {
+            [(when, _)] => when.as_ref() == filter && case.else_expr.is_none(),
+            _ => false,
+        },
+        _ => false,
+    }
+}

@@ -1,0 +1,185 @@
+//! `x NOT IN (SELECT b …)` by SQL's rule for NULLs: it is true only if no `b` equals `x` and no comparison is unknown.
+//!
+//! DataFusion's joins for it are right where a column is compared with a subquery that stands for itself. All else is
+//! rewritten here to `NOT EXISTS (SELECT … WHERE (b = x) IS NOT FALSE)`, which says the same and knows no unknown.
+
+use std::sync::Arc;
+
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema, ExprSchema, Result, ScalarValue, plan_err};
+use datafusion::config::ConfigOptions;
+use datafusion::logical_expr::expr::{Case, Exists, InSubquery};
+use datafusion::logical_expr::{
+    BinaryExpr, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, Subquery, lit, not,
+};
+use datafusion::optimizer::AnalyzerRule;
+
+/// Rewrites `NOT IN` and its kin in filters, behind the rule that makes the types of both sides equal.
+#[derive(Debug)]
+pub struct NullAwareMembership;
+
+impl AnalyzerRule for NullAwareMembership {
+    fn name(&self) -> &str {
+        "null_aware_membership"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        let rewritten = plan.transform_up_with_subqueries(|plan| {
+            let LogicalPlan::Filter(mut filter) = plan else {
+                return Ok(Transformed::no(plan));
+            };
+            if !has_membership(&filter.predicate) {
+                return Ok(Transformed::no(LogicalPlan::Filter(filter)));
+            }
+            let schema = Arc::clone(filter.input.schema());
+            let is_known = |expr: Expr| is(expr, true, Place::Conjunct, &schema);
+            filter.predicate = is_known(filter.predicate)?;
+            Ok(Transformed::yes(LogicalPlan::Filter(filter)))
+        })?;
+        Ok(rewritten.data)
+    }
+}
+
+/// Where an expression stands in a filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// The filter itself, or a part of it that must be true.
+    Conjunct,
+    /// Below an OR.
+    Inner,
+}
+
+fn has_membership(expr: &Expr) -> bool {
+    let found = expr.exists(|node| Ok(matches!(node, Expr::InSubquery(_))));
+    found.unwrap_or(true)
+}
+
+/// An expression that is true if and only if `expr` is `wanted`; where `expr` is unknown it is false or unknown.
+fn is(expr: Expr, wanted: bool, place: Place, schema: &DFSchema) -> Result<Expr> {
+    if !has_membership(&expr) {
+        return Ok(if wanted { expr } else { not(expr) });
+    }
+    match expr {
+        Expr::Not(inner) => is(*inner, !wanted, place, schema),
+        Expr::BinaryExpr(BinaryExpr { left, op, right })
+            if matches!(op, Operator::And | Operator::Or) =>
+        {
+            let op = match (op, wanted) {
+                (Operator::And, true) | (Operator::Or, false) => Operator::And,
+                _ => Operator::Or,
+            };
+            let place = match op {
+                Operator::And => place,
+                _ => Place::Inner,
+            };
+            let left = is(*left, wanted, place, schema)?;
+            let right = is(*right, wanted, place, schema)?;
+            Ok(Expr::BinaryExpr(BinaryExpr::new(
+                Box::new(left),
+                op,
+                Box::new(right),
+            )))
+        }
+        Expr::InSubquery(member) if member.negated == wanted => is_no_member(member, place, schema),
+        Expr::InSubquery(member) => Ok(Expr::InSubquery(InSubquery {
+            negated: false,
+            ..member
+        })),
+        other => {
+            let known = three_valued(other, schema)?;
+            Ok(if wanted { known } else { not(known) })
+        }
+    }
+}
+
+/// True if and only if the value is known not to be among those of the subquery.
+fn is_no_member(member: InSubquery, place: Place, schema: &DFSchema) -> Result<Expr> {
+    let InSubquery { expr, subquery, .. } = member;
+    let column = first_column(&subquery)?;
+    let has_nulls = expr.nullable(schema).unwrap_or(true)
+        || subquery.subquery.schema().nullable(&column).unwrap_or(true);
+    let is_simple = subquery.outer_ref_columns.is_empty() && has_columns(&expr)?;
+    // A join with one key, by which DataFusion goes, sees the NULLs on both sides.
+    if (is_simple && place == Place::Conjunct) || !has_nulls {
+        return Ok(Expr::InSubquery(InSubquery::new(expr, subquery, true)));
+    }
+    let compared = compared(&expr, column, schema)?;
+    exists(&subquery, Expr::IsNotFalse(Box::new(compared)), true)
+}
+
+/// The expression with each `x IN (SELECT b …)` replaced by what gives true, false or unknown as SQL has it.
+fn three_valued(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    let replaced = expr.transform_down(|node| {
+        let Expr::InSubquery(InSubquery {
+            expr,
+            subquery,
+            negated,
+        }) = node
+        else {
+            return Ok(Transformed::no(node));
+        };
+        let column = first_column(&subquery)?;
+        let compared = compared(&expr, column, schema)?;
+        let found = exists(&subquery, Expr::IsTrue(Box::new(compared.clone())), false)?;
+        let unknown = exists(&subquery, Expr::IsUnknown(Box::new(compared)), false)?;
+        let null = Expr::Literal(ScalarValue::Boolean(None), None);
+        let case = Case {
+            expr: None,
+            when_then_expr: vec![
+                (Box::new(found), Box::new(lit(!negated))),
+                (Box::new(unknown), Box::new(null)),
+            ],
+            else_expr: Some(Box::new(lit(negated))),
+        };
+        Ok(Transformed::new(
+            Expr::Case(case),
+            true,
+            TreeNodeRecursion::Jump,
+        ))
+    })?;
+    Ok(replaced.data)
+}
+
+fn first_column(subquery: &Subquery) -> Result<Column> {
+    let schema = subquery.subquery.schema();
+    match schema.fields().len() {
+        1 => Ok(Column::from(schema.qualified_field(0))),
+        columns => plan_err!("a subquery behind IN gives one column, and this one {columns}"),
+    }
+}
+
+fn has_columns(expr: &Expr) -> Result<bool> {
+    expr.exists(|node| Ok(matches!(node, Expr::Column(_))))
+}
+
+/// `column = expr`, to stand in the subquery.
+fn compared(expr: &Expr, column: Column, schema: &DFSchema) -> Result<Expr> {
+    let outer = expr.clone().transform_up(|node| match node {
+        Expr::Column(column) => {
+            let field = Arc::clone(schema.field_from_column(&column)?);
+            Ok(Transformed::yes(Expr::OuterReferenceColumn(field, column)))
+        }
+        other => Ok(Transformed::no(other)),
+    })?;
+    Ok(Expr::Column(column).eq(outer.data))
+}
+
+/// Whether the subquery has a row of which `condition` is true.
+fn exists(subquery: &Subquery, condition: Expr, negated: bool) -> Result<Expr> {
+    let plan = LogicalPlanBuilder::from(subquery.subquery.as_ref().clone()).filter(condition)?;
+    let plan = plan.build()?;
+    let outer_ref_columns = plan.all_out_ref_exprs();
+    // One row says as much as all of them.
+    let plan = match outer_ref_columns.is_empty() {
+        true => LogicalPlanBuilder::from(plan).limit(0, Some(1))?.build()?,
+        false => plan,
+    };
+    Ok(Expr::Exists(Exists {
+        subquery: Subquery {
+            subquery: Arc::new(plan),
+            outer_ref_columns,
+            spans: subquery.spans.clone(),
+        },
+        negated,
+    }))
+}

@@ -1,0 +1,40 @@
+//! One time: TIMESTAMP is microseconds in UTC, for the years 1 to 9999 and in every function.
+//!
+//! DataFusion takes many ways through nanoseconds, which end in the year 2262. [`MicrosecondTime`] is an analyzer rule that
+//! takes its casts to nanoseconds out of a plan; the functions here compute in microseconds.
+
+mod calendar;
+mod date_bin;
+mod date_part;
+mod date_trunc;
+mod micros;
+mod now;
+mod pattern;
+mod to_char;
+mod to_timestamp;
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, TimeUnit};
+use datafusion::logical_expr::ScalarUDF;
+
+pub(crate) use date_part::ExtractPlanner;
+pub use micros::MicrosecondTime;
+
+/// The functions of times, by the names of those they replace.
+pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
+    let mut functions = vec![
+        Arc::new(now::now()),
+        Arc::new(date_trunc::date_trunc()),
+        Arc::new(date_bin::date_bin()),
+        Arc::new(date_part::date_part()),
+        Arc::new(to_char::to_char()),
+    ];
+    functions.extend(to_timestamp::functions().into_iter().map(Arc::new));
+    functions
+}
+
+/// TIMESTAMP.
+pub(crate) fn timestamp() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+}
