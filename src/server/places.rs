@@ -233,7 +233,7 @@ fn before_pattern(location: &str) -> &str {
 }
 
 impl Place {
-    /// Where the files of a location are that somebody declares: it may have a pattern.
+    /// The place of a location that a user declares: it may have a pattern.
     fn of_location(text: &str) -> Option<Self> {
         Self::of(before_pattern(text))
     }

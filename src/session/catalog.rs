@@ -472,7 +472,7 @@ impl Visitor for Reads<'_> {
         match self.tables.entries.get(&name) {
             None => ControlFlow::Break(()),
             Some(TableEntry::View(view)) if !self.seen.contains(&name) => {
-                // What stands deeper is refused where it is planned.
+                // The planner refuses views that stand deeper.
                 if self.within >= VIEWS {
                     return ControlFlow::Break(());
                 }
@@ -487,7 +487,7 @@ impl Visitor for Reads<'_> {
     }
 }
 
-/// What is said of a view over views over views.
+/// The refusal of a view over too many views.
 pub(super) fn too_many_views(name: &str) -> Error {
     Error::invalid(format!(
         "view {name} stands below {VIEWS} views above one another"

@@ -43,7 +43,7 @@ pub(super) fn check(plan: &LogicalPlan) -> Result<()> {
     })
 }
 
-/// What is said of a statement that is too large.
+/// The refusal of a statement that is too large.
 pub(super) fn too_large(what: String) -> Error {
     Error::new(ErrorKind::Exhausted, what)
         .with_help("keep a part of it in a table, or make several statements of it")

@@ -1,4 +1,4 @@
-//! How large a statement is once its views and common table expressions stand where they are named (SAFE-1).
+//! How large a statement is once its views and common table expressions stand where they are named.
 //!
 //! The planner copies what a name stands for at each mention. A common table expression that names the one before it twice
 //! doubles with each step, and so do views over views: the plan has no end before it can be counted. So the mentions are
@@ -223,7 +223,7 @@ mod tests {
                 format!("{sql} SELECT * FROM t{last}"),
                 format!("EXPLAIN {sql} SELECT * FROM t{last}"),
                 format!("CREATE VIEW v AS {sql} SELECT * FROM t{last}"),
-                // What is not named is planned all the same.
+                // The planner plans also those that are not named.
                 format!("{sql} SELECT 1"),
             ] {
                 let error = run(&session, &sql).await.expect_err(&sql[..120]);

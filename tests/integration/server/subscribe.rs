@@ -95,11 +95,7 @@ answer = refused(rows, some, "SUBSCRIBE WITH ('trigger' 'once') SELECT id FROM o
 assert "view open_fails is not read as a stream" in answer and "10 /" not in answer and "open_large" not in answer, answer
 "#;
     let said = served.python(&format!("{READ}{script}"), &[]);
-    assert_eq!(
-        said,
-        "[(11, 1, 'b')]\n[(1, 1)]\n".repeat(3),
-        "{said}"
-    );
+    assert_eq!(said, "[(11, 1, 'b')]\n[(1, 1)]\n".repeat(3), "{said}");
 }
 
 #[test]
