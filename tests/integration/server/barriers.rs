@@ -76,8 +76,11 @@ fn places_of_hidden_tables_are_not_declared_again() {
 import os
 lake = sys.argv[2]
 os.symlink(lake + "/secret", lake + "/link")
+# Files whose fields are called as the columns were typed are a place as well.
+rows(admin, f"COPY (SELECT 1 AS \"userId\") TO '{lake}/typed/a.parquet' STORED AS PARQUET")
+rows(admin, f"CREATE EXTERNAL TABLE typed (userId BIGINT) STORED AS PARQUET LOCATION '{lake}/typed/'")
 declared = ["{}/secret", "{}/secret/", "{}//secret", "{}/./secret", "{}/other/../secret", "{}/link", "file://{}/secret", "file://{}/link/", "{}/%73ecret",
-    "{}/open/%2e%2e/secret", "{}", "{}/..", "{}/../anabranch-data/catalog", "{}/../anabranch-data", "{}/secret/_delta_log", "lake/secret", "lake/link"]
+    "{}/open/%2e%2e/secret", "{}", "{}/..", "{}/../anabranch-data/catalog", "{}/../anabranch-data", "{}/secret/_delta_log", "lake/secret", "lake/link", "{}/typed"]
 for place in declared:
     place = place.replace("{}", lake)
     for text in [f"CREATE EXTERNAL TABLE open_x (id BIGINT) STORED AS DELTA LOCATION '{place}'", f"CREATE EXTERNAL TABLE open_x STORED AS PARQUET LOCATION '{place}'",
