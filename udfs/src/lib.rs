@@ -59,7 +59,7 @@ pub use session::{
     SessionPartialExec, SessionWindow, session_aggregate_of, session_groups_of,
 };
 pub use sql::{parse_table_argument, rewrite_window_calls};
-pub use values::{header, headers_list, headers_map, to_json};
+pub use values::{IntervalPlanner, header, headers_list, headers_map, interval_times, to_json};
 pub use window::{
     AlignedWindows, EventWindow, EventWindowExec, Slices, WINDOW_END, WINDOW_START, WindowKind,
 };

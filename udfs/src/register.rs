@@ -19,7 +19,7 @@ use crate::offsets::{next_offsets, offsets_from, offsets_in};
 use crate::planner::{WindowExtensionPlanner, WindowRelationPlanner};
 use crate::ranges::EventTimeRanges;
 use crate::session::aggregate::AggregateBySession;
-use crate::values::{header, headers_list, headers_map, to_json};
+use crate::values::{IntervalPlanner, header, headers_list, headers_map, interval_times, to_json};
 
 /// Adds functions, expression and relation planners and optimizer rules to `builder`, keeping what
 /// it has. Call it after `with_default_features`.
@@ -77,6 +77,7 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
         Arc::new(headers_list()),
         Arc::new(headers_map()),
         Arc::new(to_json()),
+        Arc::new(interval_times()),
     ]
 }
 
@@ -90,7 +91,7 @@ pub fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
 /// [`register`] adds them.
 #[must_use]
 pub fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
-    vec![Arc::new(IsFinalPlanner)]
+    vec![Arc::new(IsFinalPlanner), Arc::new(IntervalPlanner)]
 }
 
 /// The planners of the window functions in FROM.
