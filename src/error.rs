@@ -4,6 +4,9 @@
 //! and to wire codes in a server. It crosses DataFusion as [`DataFusionError::External`] and comes
 //! back out whole through `From`.
 
+mod render;
+mod unsupported;
+
 use std::fmt;
 
 use datafusion::common::{Diagnostic, SchemaError};
@@ -82,6 +85,8 @@ pub struct Error {
     span: Option<Span>,
     /// Rows that were durably written before the failure, for statements that write.
     rows_written: Option<u64>,
+    /// Whether the message says which record it is about, or that it is about many.
+    names_record: bool,
     /// By which a server's log names the statement.
     query: Option<Box<str>>,
     /// What a job that stops by it keeps in its log, for the statement that resumes it.
@@ -93,10 +98,11 @@ impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
-            message: without_backtrace(message.into()).into_boxed_str(),
+            message: shortened(without_backtrace(message.into())).into_boxed_str(),
             help: None,
             span: None,
             rows_written: None,
+            names_record: false,
             query: None,
             report: None,
         }
@@ -154,6 +160,18 @@ impl Error {
     pub fn with_rows_written(mut self, rows: u64) -> Self {
         self.rows_written = Some(rows);
         self
+    }
+
+    /// Says that the message tells which record it is about, or that it is about many.
+    #[must_use]
+    pub(crate) fn of_record(mut self) -> Self {
+        self.names_record = true;
+        self
+    }
+
+    /// Whether the message tells which record it is about.
+    pub(crate) fn names_record(&self) -> bool {
+        self.names_record
     }
 
     /// Says by which id a server's log names the statement.
@@ -216,7 +234,7 @@ impl Error {
     pub fn render(&self, name: &str, text: &str) -> String {
         let mut out = format!("error: {}\n", self.message);
         if let Some(span) = self.span {
-            render_place(&mut out, name, text, span);
+            render::place(&mut out, name, text, span);
         } else {
             out.push_str(&format!(" --> {name}\n"));
         }
@@ -228,36 +246,6 @@ impl Error {
         }
         out
     }
-}
-
-fn render_place(out: &mut String, name: &str, text: &str, span: Span) {
-    let Location { line, column } = span.start;
-    out.push_str(&format!(" --> {name}:{line}:{column}\n"));
-    let Some(source) = (line as usize)
-        .checked_sub(1)
-        .and_then(|n| text.lines().nth(n))
-    else {
-        return;
-    };
-    let start = (column as usize)
-        .saturating_sub(1)
-        .min(source.chars().count());
-    let width = if span.end.line == line {
-        (span.end.column.saturating_sub(column)).max(1) as usize
-    } else {
-        source.chars().count().saturating_sub(start).max(1)
-    };
-    let gutter = " ".repeat(line.to_string().len());
-    // Tabs are kept in the padding, so that the caret stands below its word.
-    let padding: String = source
-        .chars()
-        .take(start)
-        .map(|c| if c == '\t' { '\t' } else { ' ' })
-        .collect();
-    out.push_str(&format!(
-        "{gutter} |\n{line} | {source}\n{gutter} | {padding}{}\n",
-        "^".repeat(width)
-    ));
 }
 
 impl fmt::Display for Error {
@@ -284,7 +272,15 @@ impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
         let kind = match error.kind() {
             std::io::ErrorKind::NotFound => ErrorKind::NotFound,
-            std::io::ErrorKind::PermissionDenied => ErrorKind::Permission,
+            std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                ErrorKind::Permission
+            }
+            std::io::ErrorKind::NotADirectory
+            | std::io::ErrorKind::IsADirectory
+            | std::io::ErrorKind::InvalidFilename
+            | std::io::ErrorKind::InvalidInput
+            | std::io::ErrorKind::Unsupported => ErrorKind::Invalid,
+            std::io::ErrorKind::InvalidData => ErrorKind::Data,
             _ => ErrorKind::Unavailable,
         };
         Error::new(kind, error.to_string())
@@ -329,12 +325,12 @@ fn from_datafusion(error: DataFusionError) -> Error {
         DataFusionError::Plan(message) => from_plan(&message),
         DataFusionError::SQL(inner, _) => Error::invalid(strip_prefix(&inner.to_string())),
         DataFusionError::SchemaError(inner, _) => from_schema_error(&inner),
-        DataFusionError::NotImplemented(message) => Error::unsupported(message),
+        DataFusionError::NotImplemented(message) => unsupported::unsupported(message),
         DataFusionError::ResourcesExhausted(message) => Error::new(ErrorKind::Exhausted, message)
             .with_help("raise --memory-limit, or narrow the statement"),
         DataFusionError::Execution(message) if message.contains(COERCION) => from_plan(&message),
         DataFusionError::Execution(message) => from_execution(message),
-        DataFusionError::ObjectStore(inner) => Error::unavailable(inner.to_string()),
+        DataFusionError::ObjectStore(inner) => from_store(&inner),
         DataFusionError::IoError(inner) => Error::from(inner),
         DataFusionError::Configuration(message) => Error::invalid(message),
         DataFusionError::ParquetError(inner) => from_parquet(&inner.to_string()),
@@ -382,6 +378,9 @@ fn from_plan(message: &str) -> Error {
         None => (said, None),
     };
     let said = strip_prefix(said);
+    if unsupported::is_misplaced_subquery(&said) {
+        return unsupported::unsupported(said);
+    }
     if said.starts_with(INSERT_COUNT) {
         return Error::invalid("the query gives more or fewer columns than the INSERT fills").with_help(
             "name the columns: INSERT INTO t (a, b) SELECT …; without names, METADATA and generated columns are left out",
@@ -392,6 +391,19 @@ fn from_plan(message: &str) -> Error {
         Some(name) => error.with_help(format!("did you mean{name}")),
         None => error,
     }
+}
+
+/// What an object store said. Layers above it name it through DataFusion, which uses it itself.
+fn from_store(error: &datafusion::object_store::Error) -> Error {
+    use datafusion::object_store::Error as Store;
+    let kind = match error {
+        Store::NotFound { .. } => ErrorKind::NotFound,
+        Store::PermissionDenied { .. } | Store::Unauthenticated { .. } => ErrorKind::Permission,
+        Store::InvalidPath { .. } | Store::UnknownConfigurationKey { .. } => ErrorKind::Invalid,
+        Store::NotSupported { .. } | Store::NotImplemented { .. } => ErrorKind::Unsupported,
+        _ => ErrorKind::Unavailable,
+    };
+    Error::new(kind, error.to_string())
 }
 
 /// A data file that a table names cannot be read.
@@ -418,6 +430,22 @@ fn without_backtrace(mut message: String) -> String {
     message
 }
 
+/// What libraries quote of a statement may be all of it: the ends of a long message say enough.
+fn shortened(message: String) -> String {
+    /// Characters of the beginning and of the end.
+    const KEPT: (usize, usize) = (3_000, 500);
+    let count = match message.len() > KEPT.0 + KEPT.1 {
+        true => message.chars().count(),
+        false => return message,
+    };
+    if count <= KEPT.0 + KEPT.1 {
+        return message;
+    }
+    let begin: String = message.chars().take(KEPT.0).collect();
+    let end: String = message.chars().skip(count - KEPT.1).collect();
+    format!("{begin} … {end}")
+}
+
 /// A shared error cannot be taken apart: our own is copied, any other is kept as its text.
 fn from_shared(shared: &DataFusionError) -> Error {
     let root = shared.find_root();
@@ -430,6 +458,7 @@ fn from_shared(shared: &DataFusionError) -> Error {
             help: ours.help.clone(),
             span: ours.span,
             rows_written: ours.rows_written,
+            names_record: ours.names_record,
             query: ours.query.clone(),
             report: ours.report.clone(),
         };

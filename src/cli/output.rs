@@ -1,5 +1,6 @@
 //! Results to standard output as they come: aligned table, CSV, JSON.
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -20,6 +21,8 @@ const MAX_WIDTH: usize = 80;
 /// Writes one result; [`ResultWriter::finish`] ends it.
 pub(crate) struct ResultWriter<W: Write> {
     kind: Kind<W>,
+    /// A name that two columns have.
+    doubled: Option<String>,
     rows: usize,
 }
 
@@ -37,6 +40,9 @@ enum Kind<W: Write> {
 impl<W: Write> ResultWriter<W> {
     pub(crate) fn new(format: Format, schema: SchemaRef, out: W) -> Self {
         let json = || WriterBuilder::new().with_explicit_nulls(true);
+        let mut names = HashSet::new();
+        let doubled = schema.fields().iter().find(|of| !names.insert(of.name()));
+        let doubled = doubled.map(|of| of.name().clone());
         let kind = match format {
             Format::Table => Kind::Table(Table::new(schema, out)),
             Format::Csv => Kind::Csv {
@@ -47,10 +53,26 @@ impl<W: Write> ResultWriter<W> {
             Format::Json => Kind::Json(json().build(out)),
             Format::Ndjson => Kind::Ndjson(json().build(out)),
         };
-        Self { kind, rows: 0 }
+        Self {
+            kind,
+            doubled,
+            rows: 0,
+        }
+    }
+
+    /// An object of JSON has each name once.
+    fn check_names(&self) -> Result<()> {
+        match (&self.kind, &self.doubled) {
+            (Kind::Json(_) | Kind::Ndjson(_), Some(name)) => Err(Error::invalid(format!(
+                "two columns are called {name}, and an object of JSON has each name once"
+            ))
+            .with_help("name them: SELECT … AS …, or choose --format table or csv")),
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.check_names()?;
         self.rows += batch.num_rows();
         match &mut self.kind {
             Kind::Table(table) => table.write(batch),
@@ -81,6 +103,7 @@ impl<W: Write> ResultWriter<W> {
 
     /// Ends the result; gives the number of rows.
     pub(crate) fn finish(self) -> Result<usize> {
+        self.check_names()?;
         match self.kind {
             Kind::Table(table) => table.finish()?,
             Kind::Csv {
@@ -130,21 +153,51 @@ fn write_error(error: datafusion::arrow::error::ArrowError) -> Error {
     }
 }
 
+/// As PostgreSQL writes it: NULL is nothing at all, an empty text is a pair of quotes.
 fn write_csv<W: Write>(out: &mut W, batch: &RecordBatch, header: bool) -> Result<()> {
-    let mut writer = arrow_csv::WriterBuilder::new()
-        .with_header(header)
-        .with_timestamp_format("%Y-%m-%dT%H:%M:%S%.f".to_owned())
-        .with_timestamp_tz_format("%Y-%m-%dT%H:%M:%S%.fZ".to_owned())
-        .build(out);
-    writer.write(batch).map_err(|error| match error {
-        // arrow-csv keeps the I/O error as text only.
-        datafusion::arrow::error::ArrowError::CsvError(message)
-            if message.contains("Broken pipe") =>
-        {
-            Error::new(ErrorKind::Cancelled, BROKEN_PIPE)
+    let options = FormatOptions::default()
+        .with_timestamp_format(Some("%Y-%m-%dT%H:%M:%S%.f"))
+        .with_timestamp_tz_format(Some("%Y-%m-%dT%H:%M:%S%.fZ"));
+    let cells = batch
+        .columns()
+        .iter()
+        .map(|column| ArrayFormatter::try_new(column, &options).map_err(write_error))
+        .collect::<Result<Vec<_>>>()?;
+    let mut lines = String::new();
+    if header {
+        for (place, field) in batch.schema().fields().iter().enumerate() {
+            write_csv_field(&mut lines, place, field.name());
         }
-        other => write_error(other),
-    })
+        lines.push('\n');
+    }
+    let mut text = String::new();
+    for row in 0..batch.num_rows() {
+        for (place, (column, cells)) in batch.columns().iter().zip(&cells).enumerate() {
+            if column.is_null(row) {
+                lines.push_str(if place > 0 { "," } else { "" });
+                continue;
+            }
+            text.clear();
+            cells.value(row).write(&mut text).map_err(write_error)?;
+            write_csv_field(&mut lines, place, &text);
+        }
+        lines.push('\n');
+    }
+    out.write_all(lines.as_bytes()).map_err(io_error)
+}
+
+fn write_csv_field(line: &mut String, place: usize, text: &str) {
+    if place > 0 {
+        line.push(',');
+    }
+    let is_plain = !text.is_empty() && !text.contains([',', '"', '\n', '\r']);
+    if is_plain {
+        line.push_str(text);
+    } else {
+        line.push('"');
+        line.push_str(&text.replace('"', "\"\""));
+        line.push('"');
+    }
 }
 
 /// Whether CSV has no form for it. Times are written as those of UTC: others keep their offset as text.
@@ -311,7 +364,7 @@ fn width(text: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::arrow::array::TimestampMicrosecondArray;
+    use datafusion::arrow::array::{StringArray, TimestampMicrosecondArray};
 
     use super::*;
 
@@ -330,5 +383,28 @@ mod tests {
         let csv = String::from_utf8(csv).unwrap();
         let row = "2025-07-01T10:00:00Z,2025-07-01T12:00:00+02:00,2025-07-01T10:00:00";
         assert_eq!(csv, format!("here,there,nowhere\n{row}\n,,\n"));
+    }
+
+    #[test]
+    fn null_and_an_empty_text_differ_in_csv() {
+        let texts = [
+            Some(""),
+            None,
+            Some("a,b"),
+            Some("say \"x\""),
+            Some("two\nlines"),
+            Some("x"),
+        ];
+        let text: ArrayRef = Arc::new(StringArray::from(texts.to_vec()));
+        let one = RecordBatch::try_from_iter([("t", Arc::clone(&text))]).unwrap();
+        let two = RecordBatch::try_from_iter([("", Arc::clone(&text)), ("u", text)]).unwrap();
+        let csv = |batch: &RecordBatch| {
+            let mut csv = Vec::new();
+            write_csv(&mut csv, &plain(batch).unwrap(), true).unwrap();
+            String::from_utf8(csv).unwrap()
+        };
+        let quoted = "\"a,b\"\n\"say \"\"x\"\"\"\n\"two\nlines\"\nx\n";
+        assert_eq!(csv(&one), format!("t\n\"\"\n\n{quoted}"));
+        assert!(csv(&two).starts_with("\"\",u\n\"\",\"\"\n,\n\"a,b\",\"a,b\"\n"));
     }
 }

@@ -31,6 +31,10 @@ pub enum Statement {
     ShowTables,
     /// `DESCRIBE t` and `SHOW COLUMNS FROM t`.
     Describe(ObjectName),
+    /// `DESCRIBE SELECT …`: the columns of a query.
+    DescribeQuery(Box<SqlStatement>),
+    /// `SUMMARIZE t` and `SUMMARIZE SELECT …`, as the query.
+    Summarize(Box<SqlStatement>),
     /// `SHOW CREATE TABLE t`.
     ShowCreateTable(ObjectName),
     /// `OPTIMIZE t [ZORDER BY (…)]`.

@@ -121,7 +121,9 @@ impl Parameters {
             }
             | Statement::KillQuery(text) => self.text(text),
             Statement::Job(job) => self.job(job),
-            Statement::Sql(sql) => self.sql(sql),
+            Statement::Sql(sql) | Statement::DescribeQuery(sql) | Statement::Summarize(sql) => {
+                self.sql(sql)
+            }
             Statement::Vacuum { .. }
             | Statement::ShowTables
             | Statement::ShowQueries

@@ -32,6 +32,7 @@ fn parse_checked(raw: &RawStatement) -> Result<ParsedStatement> {
     let mut tokens = raw.tokens.clone();
     let emit = take_emit(&mut tokens);
     drop_time_travel_for(&mut tokens);
+    summarize_all(&mut tokens);
     let dialect = AnabranchDialect::bounded(tokens.len());
     let mut cursor = Cursor::new(&dialect, tokens)?;
     let parsed = parse(&mut cursor, emit.map(|(emit, _)| emit));
@@ -262,6 +263,9 @@ fn parse(cursor: &mut Cursor<'_>, emit: Option<Emit>) -> Result<Statement> {
         cursor.take_words(&["TABLE"]);
         return describe(cursor);
     }
+    if cursor.take_words(&["SUMMARIZE"]) {
+        return Ok(Statement::Summarize(Box::new(cursor.sql_statement()?)));
+    }
     if cursor.take_words(&["OPTIMIZE"]) {
         cursor.take_words(&["TABLE"]);
         let table = cursor.object_name()?;
@@ -294,7 +298,17 @@ fn parse(cursor: &mut Cursor<'_>, emit: Option<Emit>) -> Result<Statement> {
     Ok(into_view(cursor.sql_statement()?))
 }
 
+/// A query follows, and no name.
+fn at_query(cursor: &mut Cursor<'_>) -> bool {
+    let word = cursor.peek_word(0);
+    cursor.parser().peek_token_ref().token == Token::LParen
+        || matches!(word.as_deref(), Some("SELECT" | "WITH" | "VALUES" | "FROM"))
+}
+
 fn describe(cursor: &mut Cursor<'_>) -> Result<Statement> {
+    if at_query(cursor) {
+        return Ok(Statement::DescribeQuery(Box::new(cursor.sql_statement()?)));
+    }
     let name = cursor.object_name()?;
     cursor.expect_end()?;
     Ok(Statement::Describe(name))
@@ -378,6 +392,29 @@ fn take_emit(
         }
     }
     None
+}
+
+/// `SUMMARIZE t` is `SUMMARIZE SELECT * FROM t`.
+fn summarize_all(tokens: &mut Vec<TokenWithSpan>) {
+    let mut significant = (0..tokens.len()).filter(|index| is_significant(&tokens[*index]));
+    let (Some(first), Some(second)) = (significant.next(), significant.next()) else {
+        return;
+    };
+    let is_query = tokens[second].token == Token::LParen
+        || ["SELECT", "WITH", "VALUES", "FROM"]
+            .iter()
+            .any(|word| is_word(&tokens[second], word));
+    if !is_word(&tokens[first], "SUMMARIZE") || is_query {
+        return;
+    }
+    let span = tokens[first].span;
+    let all = [
+        Token::make_word("SELECT", None),
+        Token::Mul,
+        Token::make_word("FROM", None),
+    ];
+    let all = all.map(|token| TokenWithSpan::new(token, span));
+    tokens.splice(second..second, all);
 }
 
 /// `FOR VERSION AS OF` and `FOR TIMESTAMP AS OF` are sqlparser's `VERSION AS OF` with a word before.

@@ -10,6 +10,8 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use crate::error::{Error, Result};
+use crate::exec::format::typed_as;
+use crate::planner::tables::normalize;
 
 /// TIMESTAMP: microseconds in UTC.
 pub fn timestamp_type() -> DataType {
@@ -21,6 +23,18 @@ pub fn timestamp_type() -> DataType {
 /// # Errors
 /// A type that has no place in a table, by name.
 pub fn arrow_type(sql_type: &SqlType) -> Result<DataType> {
+    to_arrow(sql_type, false)
+}
+
+/// The same, where the fields of a STRUCT keep how they were typed.
+///
+/// # Errors
+/// As [`arrow_type`].
+pub fn typed_arrow_type(sql_type: &SqlType) -> Result<DataType> {
+    to_arrow(sql_type, true)
+}
+
+fn to_arrow(sql_type: &SqlType, typed: bool) -> Result<DataType> {
     Ok(match sql_type {
         SqlType::Boolean | SqlType::Bool => DataType::Boolean,
         SqlType::TinyInt(_) => DataType::Int8,
@@ -47,9 +61,12 @@ pub fn arrow_type(sql_type: &SqlType) -> Result<DataType> {
             ArrayElemTypeDef::AngleBracket(inner)
             | ArrayElemTypeDef::SquareBracket(inner, None)
             | ArrayElemTypeDef::Parenthesis(inner),
-        ) => DataType::List(Arc::new(Field::new_list_field(arrow_type(inner)?, true))),
-        SqlType::Map(key, value) => map_type(arrow_type(key)?, arrow_type(value)?),
-        SqlType::Struct(fields, _) => DataType::Struct(struct_fields(fields)?),
+        ) => DataType::List(Arc::new(Field::new_list_field(
+            to_arrow(inner, typed)?,
+            true,
+        ))),
+        SqlType::Map(key, value) => map_type(to_arrow(key, typed)?, to_arrow(value, typed)?),
+        SqlType::Struct(fields, _) => DataType::Struct(struct_fields(fields, typed)?),
         other => {
             return Err(Error::unsupported(format!("columns of type {other} are not supported"))
                 .with_help(
@@ -161,19 +178,20 @@ fn decimal(info: &ExactNumberInfo, sql_type: &SqlType) -> Result<DataType> {
     }
 }
 
-fn struct_fields(fields: &[StructField]) -> Result<Fields> {
+fn struct_fields(fields: &[StructField], typed: bool) -> Result<Fields> {
     fields
         .iter()
         .enumerate()
         .map(|(index, field)| {
-            let name = field.field_name.as_ref().map_or_else(
-                || format!("c{index}"),
-                |name| match name.quote_style {
-                    Some(_) => name.value.clone(),
-                    None => name.value.to_lowercase(),
-                },
-            );
-            Ok(Field::new(name, arrow_type(&field.field_type)?, true))
+            let data_type = to_arrow(&field.field_type, typed)?;
+            let Some(name) = &field.field_name else {
+                return Ok(Field::new(format!("c{index}"), data_type, true));
+            };
+            let field = Field::new(normalize(name), data_type, true);
+            Ok(match typed {
+                true => typed_as(field, &name.value),
+                false => field,
+            })
         })
         .collect()
 }

@@ -9,6 +9,7 @@ use crate::core::jobs::{
     choose,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::runtime::blame::{Aside, Place};
 use crate::runtime::identities::Identities;
 use crate::runtime::source::JobSource;
 use crate::session::{BatchSource, JobSinkTable};
@@ -29,6 +30,8 @@ pub(super) struct Ranges {
     pub(super) begins: bool,
     /// What the sources are.
     identities: Identities,
+    /// Records to be set aside, by table.
+    pub(super) aside: Aside,
 }
 
 /// What a batch is chosen by.
@@ -109,6 +112,12 @@ impl Ranges {
         Ok(ranges)
     }
 
+    /// Leaves a record out: it becomes a dead letter.
+    pub(super) fn set_aside(&mut self, place: &Place, reason: String) {
+        let of_table = self.aside.entry(place.table.clone()).or_default();
+        Arc::make_mut(of_table).insert((place.partition, place.offset), reason);
+    }
+
     /// Whether there is anything to read, or to remember.
     pub(super) fn is_empty(&self) -> bool {
         !self.begins
@@ -170,7 +179,8 @@ impl Ranges {
     ) -> Result<BTreeMap<String, BatchSource>> {
         let of_table = |(table, source): (&String, &JobSource)| {
             let ranges = self.planned.get(table).map_or(&[][..], Vec::as_slice);
-            let batch = source.batch(ranges, times.get(table).cloned())?;
+            let (time, aside) = (times.get(table).cloned(), self.aside.get(table).cloned());
+            let batch = source.batch(ranges, time, aside)?;
             Ok((table.clone(), batch))
         };
         sources.iter().map(of_table).collect()

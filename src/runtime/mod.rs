@@ -1,6 +1,7 @@
 //! Jobs at work: their statements, and the runner that turns a stored INSERT into exactly-once micro-batches.
 
 mod batch;
+mod blame;
 mod check;
 mod check_sink;
 mod environment;

@@ -1,11 +1,12 @@
 //! The options of CREATE JOB … WITH (…) and SUBSCRIBE WITH (…).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::core::jobs::{BatchVersion, Retention};
 use crate::error::{Error, Result};
 use crate::planner::TableOption;
-use crate::session::StreamQuery;
+use crate::session::{StreamQuery, StreamTable};
 use crate::tables::options::{self, Options};
 
 /// The names of all options.
@@ -13,6 +14,7 @@ pub const OPTION_NAMES: &[&str] = &[
     "batch.max_bytes",
     "batch.max_rows",
     "on_change",
+    "on_expression_error",
     "retention.age",
     "retention.versions",
     "state.max_memory",
@@ -52,6 +54,15 @@ pub enum StateTtl {
     Never,
 }
 
+/// What becomes of a record for which the job's expressions fail, or of which no row can be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnExpressionError {
+    /// The job stops and names it.
+    Fail,
+    /// It is a dead letter, and the job goes on.
+    DeadLetter,
+}
+
 /// How a job runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JobOptions {
@@ -71,6 +82,8 @@ pub struct JobOptions {
     pub retention: Retention,
     /// When keys are forgotten, if it was said.
     pub state_ttl: Option<StateTtl>,
+    /// What becomes of records for which its expressions fail.
+    pub on_expression_error: OnExpressionError,
     /// Where a subscription begins, if it was said: at the end of its sources, or at their beginning.
     pub starts_at_end: Option<bool>,
 }
@@ -86,6 +99,7 @@ impl Default for JobOptions {
             max_drift: None,
             retention: Retention::default(),
             state_ttl: None,
+            on_expression_error: OnExpressionError::Fail,
             starts_at_end: None,
         }
     }
@@ -160,6 +174,39 @@ impl JobOptions {
         self.check_drift(stream.is_some() && !is_keyed)
     }
 
+    /// Whether they fit what the job reads.
+    ///
+    /// # Errors
+    ///
+    /// Rows of a Delta table have no place by which one of them could be set aside; `given` says where the option stands.
+    pub fn check_sources(
+        &self,
+        sources: &BTreeMap<String, StreamTable>,
+        given: &[TableOption],
+    ) -> Result<()> {
+        if self.on_expression_error == OnExpressionError::Fail {
+            return Ok(());
+        }
+        let table = sources
+            .iter()
+            .find(|(_, source)| matches!(source, StreamTable::Delta(_)));
+        let Some((name, _)) = table else {
+            return Ok(());
+        };
+        let error = Error::unsupported(format!(
+            "'on_expression_error' 'dead_letter' is for records of topics, and {name} is a Delta table"
+        ))
+        .with_help("use expressions that give NULL: try_cast, nullif, CASE");
+        let key = "on_expression_error";
+        let option = given
+            .iter()
+            .find(|option| option.key.eq_ignore_ascii_case(key));
+        Err(match option {
+            Some(option) => error.at(option.key_span),
+            None => error,
+        })
+    }
+
     /// Keys without a window are not kept for ever by a slip; windows need no such word.
     fn check_ttl(&self, is_keyed: bool, given: &[TableOption]) -> Result<()> {
         if is_keyed && self.state_ttl.is_none() {
@@ -220,6 +267,14 @@ impl JobOptions {
             "on_change" => {
                 let choices = [("refuse", false), ("reset", true)];
                 self.resets_on_change = options::choice(one, key, &choices, false)?;
+            }
+            "on_expression_error" => {
+                let choices = [
+                    ("fail", OnExpressionError::Fail),
+                    ("dead_letter", OnExpressionError::DeadLetter),
+                ];
+                let fail = OnExpressionError::Fail;
+                self.on_expression_error = options::choice(one, key, &choices, fail)?;
             }
             "scan.startup" => {
                 let choices = [("earliest", Some(false)), ("latest", Some(true))];

@@ -14,6 +14,7 @@ use crate::core::jobs::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::batch::{Choice, Ends, Ranges, group_offsets};
+use crate::runtime::blame::{Aside, Suspects, forget, may_blame};
 use crate::runtime::environment::Environment;
 use crate::runtime::failpoint;
 use crate::runtime::identities::Identities;
@@ -66,6 +67,7 @@ pub(super) struct JobRunner<'a> {
     options: &'a RunOptions,
     owner: String,
     environment: &'a Environment,
+    /// Empty until the job is taken over, and after a fault.
     sources: BTreeMap<String, JobSource>,
     /// The sources were seen to have the records that were read last.
     has_checked_records: bool,
@@ -83,6 +85,8 @@ pub(super) struct JobRunner<'a> {
     pace: Pace,
     /// Records of the batch that is being run.
     in_hand: Option<u64>,
+    /// Records that are to be set aside when they are read, by table.
+    aside: Aside,
     report: Report,
     metrics: JobMetrics,
 }
@@ -99,9 +103,7 @@ impl<'a> JobRunner<'a> {
             options,
             owner: super::statements::owner(),
             environment: &job.environment,
-            sources: job
-                .environment
-                .sources(&job.query, job.options.starts_at_end)?,
+            sources: BTreeMap::new(),
             has_checked_records: false,
             goal: None,
             silence: Silence::default(),
@@ -116,6 +118,7 @@ impl<'a> JobRunner<'a> {
             has_owned: false,
             pace: Pace::default(),
             in_hand: None,
+            aside: Aside::new(),
             report: Report::default(),
             metrics: JobMetrics::try_new(options.metrics.as_ref(), &job.name)?,
         })
@@ -185,8 +188,7 @@ impl<'a> JobRunner<'a> {
                     }
                     backoff = (backoff * 2).min(LAST_BACKOFF);
                     // Clients that met the fault may not get over it: a new one is as good as a new process.
-                    let starts_at_end = self.job.options.starts_at_end;
-                    self.sources = self.environment.sources(&self.job.query, starts_at_end)?;
+                    self.sources.clear();
                     self.has_checked_records = false;
                 }
                 Err(error) => {
@@ -278,6 +280,11 @@ impl<'a> JobRunner<'a> {
                  be told"
             );
         }
+        // Here, where a source that cannot be read is an end of the job that its log tells.
+        if self.sources.is_empty() {
+            let starts_at_end = self.job.options.starts_at_end;
+            self.sources = self.environment.sources(&self.job.query, starts_at_end)?;
+        }
         let mut windows = match self.job.query.stream() {
             Some(query) => {
                 let version = last.as_ref().map(|(_, version)| version);
@@ -323,7 +330,7 @@ impl<'a> JobRunner<'a> {
                 (Some(windows), Some(max_drift)) => windows.waiting(&idle, max_drift),
                 _ => Partitions::new(),
             };
-            let ranges = Ranges::choose(Choice {
+            let mut ranges = Ranges::choose(Choice {
                 last: version,
                 ends: &ends,
                 sources: &self.sources,
@@ -377,7 +384,9 @@ impl<'a> JobRunner<'a> {
                 },
                 clock: now,
             };
-            let committed = self
+            ranges.aside = self.aside.clone();
+            let chosen = ranges.clone();
+            let outcome = self
                 .batch(
                     &mut history,
                     &mut sink,
@@ -387,7 +396,24 @@ impl<'a> JobRunner<'a> {
                     &context,
                 )
                 .instrument(phases.span())
-                .await?;
+                .await;
+            let committed = match outcome {
+                Ok(committed) => committed,
+                Err(error) if !may_blame(&error) => return Err(error),
+                Err(error) => {
+                    let looks = "a batch fails; looking for a record that makes it fail";
+                    self.tell(|status| status.waiting = Some(looks.to_owned()));
+                    let suspects = Suspects {
+                        job: self.job,
+                        sources: &self.sources,
+                        windows: windows.as_ref(),
+                        sink: &sink,
+                    };
+                    self.aside = suspects.blame(error, &chosen).await?;
+                    return Ok(Ended::Again);
+                }
+            };
+            forget(&mut self.aside, &committed.1);
             self.metrics.lag(Some(&committed.1), &ends);
             self.metrics.windows(windows.as_ref());
             remembered = self.environment.instant();

@@ -7,7 +7,7 @@ use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
 use crate::core::jobs::{JobHistory, WatermarkPolicy};
 use crate::error::{Error, Result};
 use crate::planner::ast::Emit;
-use crate::runtime::options::{JobOptions, StateTtl, Trigger};
+use crate::runtime::options::{JobOptions, OnExpressionError, StateTtl, Trigger};
 use crate::session::{JobQuery, JobSinkTable, StreamQuery, StreamTable};
 
 /// `job`, `definition`: the tables it uses, then the job itself.
@@ -127,6 +127,10 @@ pub(super) async fn explanation(query: &JobQuery, options: &JobOptions) -> Resul
         "retention",
         format!("the last {versions} batches, {age} at most"),
     ));
+    if options.on_expression_error == OnExpressionError::DeadLetter {
+        let said = "dead_letter: the record goes to system.dead_letters, and the job goes on";
+        rows.push(("on_expression_error", said.to_owned()));
+    }
     if query.stream().is_some() {
         let limit = format!("{} MiB", options.state_max_memory >> 20);
         rows.push(("state.max_memory", limit));

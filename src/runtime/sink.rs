@@ -261,6 +261,20 @@ impl JobSink {
         })
     }
 
+    /// Makes of a batch what would be written, and writes nothing that stays.
+    pub(super) async fn rehearse(&self, batch: &BatchPlan) -> Result<()> {
+        use datafusion::physical_plan::execute_stream;
+        let (plan, context) = (Arc::clone(&batch.plan), Arc::clone(&batch.context));
+        match self {
+            JobSink::Kafka(sink) => sink.rehearse(execute_stream(plan, context)?).await,
+            _ => {
+                let pending = self.write(None, batch).await?;
+                self.abort(Some(pending)).await;
+                Ok(())
+            }
+        }
+    }
+
     /// Makes the rows visible together with the witness.
     pub(super) async fn commit(
         &mut self,

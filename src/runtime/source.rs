@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 #[cfg(test)]
 use crate::runtime::simulation::SimulatedSource;
 use crate::session::{BatchSource, JobSinkTable};
-use crate::tables::bad_records::BadRecords;
+use crate::tables::bad_records::{BadRecords, SetAside};
 use crate::tables::delta::{DeltaJobSource, DeltaStreamProvider, FileRange, StreamLook};
 use crate::tables::kafka::{
     KafkaJobSource, KafkaTable, KafkaTableProvider, OffsetRange, PartitionEnds, Startup,
@@ -153,6 +153,16 @@ impl JobSource {
         }
     }
 
+    /// The topic of a table, each record of which has a place of its own.
+    pub(super) fn topic(&self) -> Option<&str> {
+        match self {
+            Self::Kafka { source, .. } => Some(source.table().topic()),
+            Self::Delta { .. } => None,
+            #[cfg(test)]
+            Self::Simulated(_) => None,
+        }
+    }
+
     /// The topic, if the brokers of the sink can keep offsets of it.
     pub(super) fn topic_beside(&self, sink: &JobSinkTable) -> Option<&str> {
         match (self, sink) {
@@ -167,11 +177,13 @@ impl JobSource {
         }
     }
 
-    /// The table as a batch sees it that reads these ranges; with `time`, it says what is to know of every row's time.
+    /// The table as a batch sees it that reads these ranges; with `time`, it says what is to know of every row's time. Records
+    /// of a topic that are to be set `aside` are dead letters.
     pub(super) fn batch(
         &self,
         ranges: &[PlannedRange],
         time: Option<Arc<BatchTime>>,
+        aside: Option<Arc<SetAside>>,
     ) -> Result<BatchSource> {
         match self {
             Self::Kafka { source, .. } => {
@@ -182,6 +194,7 @@ impl JobSource {
                 });
                 let (table, pool) = (Arc::clone(source.table()), Some(Arc::clone(source.pool())));
                 let provider = KafkaTableProvider::for_batch(table, ranges.collect(), pool);
+                let provider = provider.with_aside(aside.unwrap_or_default());
                 let bad_records = Arc::clone(provider.bad_records());
                 let provider = match time {
                     Some(time) => provider.with_time(time),

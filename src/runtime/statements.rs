@@ -1,11 +1,13 @@
 //! The statements about jobs.
 
+use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::Ident;
-use futures::TryStreamExt as _;
+use futures::{FutureExt as _, TryStreamExt as _};
 
 use crate::core::jobs::log::sequence_of;
 use crate::core::jobs::{
@@ -290,6 +292,7 @@ impl Jobs {
         let query = JobQuery::try_new(session, insert, emit).await?;
         self.check_delivery(query.sink())?;
         options.check(query.stream(), given)?;
+        options.check_sources(query.sources(), given)?;
         Ok((options, query))
     }
 
@@ -661,12 +664,42 @@ async fn run_job(store: JobStore, job: Arc<ReadyJob>, options: RunOptions) -> Re
         owner: runner.owner().to_owned(),
         statuses: options.statuses.clone(),
     };
+    let run = AssertUnwindSafe(runner.run()).catch_unwind();
     let outcome = tokio::select! {
-        outcome = runner.run() => outcome,
-        () = heart.beat() => Err(Error::internal("the signs of life have ended")),
+        outcome = run => outcome.map_err(|panic| said_by(&*panic)),
+        () = heart.beat() => Ok(Err(Error::internal("the signs of life have ended"))),
+    };
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(said) => Err(panicked(&store, job.id, &heart.owner, &said).await),
     };
     heart.stop().await;
     outcome
+}
+
+/// The message of a panic.
+fn said_by(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("it gave no message").to_owned()
+}
+
+/// A fault of this program has ended a run: the job's log says so, unless somebody else runs the job by now.
+async fn panicked(store: &JobStore, id: JobId, owner: &str, said: &str) -> Error {
+    let error = Error::internal(format!("the program has failed: {said}"));
+    let paused = Entry::Paused {
+        reason: Some(error.message().to_owned()),
+        reported: None,
+        at: now(),
+    };
+    let is_owner = store
+        .history(id)
+        .await
+        .is_ok_and(|history| history.owner.as_deref() == Some(owner));
+    if is_owner && let Err(failure) = append(store, id, &paused).await {
+        tracing::warn!(%failure, "the job's log does not say why it ended");
+    }
+    error
 }
 
 fn batch_number(text: &crate::planner::Text) -> Result<u64> {

@@ -227,6 +227,20 @@ impl Windows {
         })
     }
 
+    /// Runs the part of a batch that is about its records, and keeps nothing.
+    pub(super) async fn rehearse(
+        &self,
+        job: &ReadyJob,
+        sources: &BTreeMap<String, JobSource>,
+        ranges: &Ranges,
+    ) -> Result<()> {
+        let times = self.times(ranges);
+        let front = job.query.front(ranges.of_sources(sources, &times)?).await?;
+        let plan = Arc::clone(&front.front.plan);
+        collect_partitioned(plan, Arc::clone(&front.context)).await?;
+        Ok(())
+    }
+
     fn times(&self, ranges: &Ranges) -> BTreeMap<String, Arc<BatchTime>> {
         let of_table = |table: &String, partitions: &[PlannedRange]| {
             if self.aggregate.is_keyed() {

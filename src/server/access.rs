@@ -211,7 +211,9 @@ fn role_of(statement: &Statement) -> Role {
             | JobStatement::Subscribe { .. } => Role::Read,
             _ => Role::Write,
         },
-        Statement::Sql(sql) => role_of_sql(sql),
+        Statement::Sql(sql) | Statement::DescribeQuery(sql) | Statement::Summarize(sql) => {
+            role_of_sql(sql)
+        }
     }
 }
 

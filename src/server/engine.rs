@@ -511,6 +511,8 @@ pub(super) fn kind(parsed: &ParsedStatement) -> Kind {
         Statement::CreateTable(_) | Statement::CreateView(_) => Kind::Definition,
         Statement::ShowTables
         | Statement::Describe(_)
+        | Statement::DescribeQuery(_)
+        | Statement::Summarize(_)
         | Statement::ShowCreateTable(_)
         | Statement::History(_) => Kind::Query,
         Statement::ShowQueries => Kind::Query,

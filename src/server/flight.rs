@@ -44,6 +44,7 @@ use crate::server::metadata::{self, garbled, unknown};
 use crate::server::prepared::Prepared;
 use crate::server::queries;
 use crate::server::results::Held;
+use crate::server::sessions::no_session;
 use crate::server::status::status;
 use crate::server::transfer::{client_rows, encoded, no_rows, of_flight};
 use crate::server::wire::{to_wire, wire_schema};
@@ -88,6 +89,8 @@ struct Begun {
     rows: Rows,
     /// What was said when it was planned.
     warnings: Vec<String>,
+    /// Of a setting, the session that it is for: whoever fetches the result must have it.
+    session: Option<Arc<str>>,
 }
 
 enum Rows {
@@ -108,6 +111,7 @@ impl Begun {
             statement,
             caller: asked.caller.clone(),
             warnings: Vec::new(),
+            session: None,
         })
     }
 }
@@ -118,6 +122,35 @@ struct Query {
     prepared: Prepared,
     /// For the first of them, planned.
     planned: Mutex<Option<(Session, Planned)>>,
+}
+
+/// Bytes of a statement that may begin a session.
+const LONGEST_SETTING: usize = 1_000;
+
+/// Whether a statement sets something for the session.
+fn is_set(prepared: &Prepared) -> bool {
+    let parsed = prepared.parsed();
+    kind(parsed) == Kind::Setting && !matches!(parsed.statement, ParsedKind::KillQuery(_))
+}
+
+/// A client without a session that sets something begins one; gives its id, which the client keeps as a cookie.
+fn begin_session(asked: &mut Asked) -> String {
+    let id = new_session();
+    asked.caller.session = Some(of_cookie(&id));
+    id
+}
+
+fn new_session() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}
+
+fn with_cookie<T>(mut answer: Response<T>, id: Option<&str>) -> Response<T> {
+    if let Some(id) = id
+        && let Ok(cookie) = MetadataValue::try_from(format!("{COOKIE_NAME}={id}"))
+    {
+        answer.metadata_mut().insert("set-cookie", cookie);
+    }
+    answer
 }
 
 impl Flight {
@@ -196,6 +229,7 @@ impl Flight {
                             prepared: prepared.clone(),
                             planned: Mutex::new(Some(*planned)),
                         })),
+                        session: None,
                         statement,
                         caller: asked.caller.clone(),
                     },
@@ -207,7 +241,11 @@ impl Flight {
                     || RecordBatch::new_empty(Arc::new(Schema::empty())),
                     |done| done.batch,
                 );
-                Begun::done(&batch, asked, statement)?
+                let mut begun = Begun::done(&batch, asked, statement)?;
+                if is_set(prepared) {
+                    begun.session = asked.caller.session.clone();
+                }
+                begun
             }
         };
         log_warnings(&begun.statement, &begun.warnings);
@@ -363,6 +401,16 @@ impl Flight {
         self.engine.work.read(length, prepare).await
     }
 
+    /// Whether a text is a statement that sets something for the session.
+    async fn sets(&self, text: String) -> bool {
+        // A longer text is read once, by the call itself.
+        if text.len() > LONGEST_SETTING {
+            return false;
+        }
+        let prepared = self.prepare(text).await;
+        prepared.is_ok_and(|prepared| is_set(&prepared))
+    }
+
     fn check_length(&self, text: &str) -> Result<()> {
         let limit = self.engine.work.limits().statement_bytes;
         if text.len() <= limit {
@@ -410,6 +458,13 @@ impl Flight {
                 let begun = self.begun(&asked, &ticket.statement_handle);
                 let begun = begun.map_err(told)?;
                 self.results.done(&ticket.statement_handle);
+                if begun.session.is_some() && begun.session != asked.caller.session {
+                    // The cookie of the first answer did not come back: the client keeps none.
+                    let mut other = asked.caller.clone();
+                    other.session.clone_from(&begun.session);
+                    self.engine.sessions.close(&other);
+                    return Err(told(no_session()));
+                }
                 self.rows(begun)
             }
             other => {
@@ -704,10 +759,17 @@ impl Flight {
         request: Request<FlightDescriptor>,
     ) -> BoxFuture<'_, Answer<FlightInfo>> {
         async move {
-            let asked = self.asked(&request)?;
+            let mut asked = self.asked(&request)?;
+            let cookie = match command(&request.get_ref().cmd) {
+                Ok(Command::CommandStatementQuery(query)) if asked.caller.session.is_none() => {
+                    let sets = self.sets(query.query).await;
+                    sets.then(|| begin_session(&mut asked))
+                }
+                _ => None,
+            };
             let info = self.info(&asked, request.into_inner()).await;
-            let info = info.map_err(|error| self.told(&asked, &error));
-            info.map(Response::new)
+            let info = info.map_err(|error| self.told(&asked, &error))?;
+            Ok(with_cookie(Response::new(info), cookie.as_deref()))
         }
         .boxed()
     }
@@ -807,27 +869,28 @@ impl Flight {
             let action = request.get_ref();
             // A client without a session that sets something begins one, and keeps it by a cookie.
             let cookie = match (action.r#type.as_str(), &asked.caller.session) {
-                (SET_SESSION, None) => Some(uuid::Uuid::new_v4().simple().to_string()),
+                (SET_SESSION, None) => Some(begin_session(&mut asked)),
+                // One that is prepared will be run by a call of its own, which brings the cookie.
+                (CREATE_PREPARED, None) => {
+                    let request = unpack::<ActionCreatePreparedStatementRequest>(&action.body);
+                    let sets = match request {
+                        Ok(request) => self.sets(request.query).await,
+                        Err(_) => false,
+                    };
+                    sets.then(new_session)
+                }
                 _ => None,
             };
-            if let Some(id) = &cookie {
-                asked.caller.session = Some(of_cookie(id));
-            }
             let done = self.act(&asked, action).await;
             let body = done.map_err(|error| self.told(&asked, &error))?;
             let results = body
                 .into_iter()
                 .map(|body| Ok(arrow_flight::Result { body }));
             let results: Vec<_> = results.collect();
-            let mut answer = Response::new(
+            let answer = Response::new(
                 futures::stream::iter(results).boxed() as Stream<arrow_flight::Result>
             );
-            if let Some(id) = cookie
-                && let Ok(cookie) = MetadataValue::try_from(format!("{COOKIE_NAME}={id}"))
-            {
-                answer.metadata_mut().insert("set-cookie", cookie);
-            }
-            Ok(answer)
+            Ok(with_cookie(answer, cookie.as_deref()))
         }
         .boxed()
     }

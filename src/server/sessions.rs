@@ -17,12 +17,13 @@ use crate::session::{CATALOG, SCHEMA};
 use crate::tables::options::parse_duration;
 
 /// What a session can set.
-pub(super) const SETTINGS: [&str; 6] = [
+pub(super) const SETTINGS: [&str; 7] = [
     "catalog",
     "schema",
     "statement_timeout",
     "time_zone",
     "timestamp_unit",
+    "timestamp_zone",
     "view_types",
 ];
 /// What the names of headers begin with that set one for a call.
@@ -82,6 +83,18 @@ impl Settings {
                 };
                 Ok(())
             }
+            "timestamp_zone" => {
+                self.types.without_zone = match value {
+                    "none" => true,
+                    "" | "UTC" | "utc" => false,
+                    _ => {
+                        return Err(Error::invalid("timestamp_zone is UTC or none").with_help(
+                            "none sends times as those of UTC without saying so: for clients that take no time with a zone",
+                        ));
+                    }
+                };
+                Ok(())
+            }
             "view_types" => {
                 self.types.views = match value {
                     "true" => true,
@@ -119,11 +132,15 @@ impl Settings {
     }
 
     /// All of them by name, as text.
-    pub(super) fn all(&self) -> [(&'static str, String); 6] {
+    pub(super) fn all(&self) -> [(&'static str, String); 7] {
         let timeout = self.timeout.unwrap_or_default().as_millis();
         let unit = match self.types.nanoseconds {
             true => "nanosecond",
             false => "",
+        };
+        let zone = match self.types.without_zone {
+            true => "none",
+            false => "UTC",
         };
         [
             ("catalog", CATALOG.to_owned()),
@@ -131,6 +148,7 @@ impl Settings {
             ("statement_timeout", format!("{timeout} ms")),
             ("time_zone", self.time_zone.clone().unwrap_or_default()),
             ("timestamp_unit", unit.to_owned()),
+            ("timestamp_zone", zone.to_owned()),
             ("view_types", self.types.views.to_string()),
         ]
     }
@@ -225,10 +243,7 @@ impl Sessions {
     ///
     /// The caller has no session; there are too many.
     pub(super) fn keep(&self, caller: &Caller, settings: Settings, now: Instant) -> Result<()> {
-        let key = key(caller).ok_or_else(|| {
-            Error::invalid("the client has no session in which a setting could last")
-                .with_help("log in with a user and a password, or let the client keep cookies")
-        })?;
+        let key = key(caller).ok_or_else(no_session)?;
         let mut all = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= self.most && !all.contains_key(&key) {
             all.retain(|_, (used, _)| now.duration_since(*used) < self.idle);
@@ -257,6 +272,12 @@ impl Sessions {
             all.remove(&key);
         }
     }
+}
+
+/// A setting would be lost at once.
+pub(super) fn no_session() -> Error {
+    Error::invalid("the client has no session in which a setting could last")
+        .with_help("log in with a user and a password, or let the client keep cookies")
 }
 
 /// Sessions are their user's: the id alone does not open them.
@@ -307,6 +328,7 @@ mod tests {
             ("SET statement_timeout = 'soon'", ErrorKind::Invalid),
             ("SET view_types = 7", ErrorKind::Invalid),
             ("SET timestamp_unit = 'day'", ErrorKind::Invalid),
+            ("SET timestamp_zone = 'Europe/Paris'", ErrorKind::Invalid),
             ("SET schema = 'other'", ErrorKind::Invalid),
             (
                 "SET datafusion.runtime.memory_limit = '9G'",
@@ -328,6 +350,7 @@ mod tests {
         let types = WireTypes {
             views: true,
             nanoseconds: true,
+            without_zone: false,
         };
         assert_eq!(settings.types, types);
         assert_eq!(settings.time_zone.as_deref(), Some("Europe/Paris"));

@@ -19,6 +19,8 @@ pub(super) struct WireTypes {
     pub(super) views: bool,
     /// All timestamps are in nanoseconds, not each in its own unit: a coarser one would cut what a column has.
     pub(super) nanoseconds: bool,
+    /// Timestamps have no zone; they are those of UTC all the same.
+    pub(super) without_zone: bool,
 }
 
 /// The columns as they are sent: views as plain text and bytes unless the client takes them, dictionaries as their values,
@@ -45,8 +47,13 @@ fn wire_type(of: &DataType, types: WireTypes) -> DataType {
         DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
         DataType::BinaryView | DataType::LargeBinary => DataType::Binary,
         DataType::Dictionary(_, values) => wire_type(values, types),
-        DataType::Timestamp(_, zone) if types.nanoseconds => {
-            DataType::Timestamp(TimeUnit::Nanosecond, zone.clone())
+        DataType::Timestamp(unit, zone) => {
+            let unit = match types.nanoseconds {
+                true => TimeUnit::Nanosecond,
+                false => *unit,
+            };
+            let zone = zone.clone().filter(|_| !types.without_zone);
+            DataType::Timestamp(unit, zone)
         }
         DataType::List(item) | DataType::LargeList(item) | DataType::ListView(item) => {
             DataType::List(wire_field(item))
@@ -93,7 +100,9 @@ mod tests {
     use datafusion::arrow::array::{
         AsArray as _, DictionaryArray, Int64Array, StringViewArray, TimestampMicrosecondArray,
     };
-    use datafusion::arrow::datatypes::{Int32Type, TimestampNanosecondType};
+    use datafusion::arrow::datatypes::{
+        Int32Type, TimestampMicrosecondType, TimestampNanosecondType,
+    };
 
     use super::*;
 
@@ -130,6 +139,30 @@ mod tests {
             to_wire(&none, &wire_schema(&none.schema(), WireTypes::default())).unwrap(),
             none
         );
+    }
+
+    #[test]
+    fn timestamps_lose_their_zone_and_not_their_value() {
+        let types = WireTypes {
+            without_zone: true,
+            ..WireTypes::default()
+        };
+        let column = |zone: &str| {
+            let noon = TimestampMicrosecondArray::from(vec![Some(1_751_364_000_000_000), None]);
+            Arc::new(noon.with_timezone(zone)) as ArrayRef
+        };
+        let columns = [("here", column("UTC")), ("there", column("Europe/Paris"))];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let sent = to_wire(&batch, &wire_schema(&batch.schema(), types)).unwrap();
+        for column in sent.columns() {
+            let none = DataType::Timestamp(TimeUnit::Microsecond, None);
+            assert_eq!(column.data_type(), &none);
+            let column = column.as_primitive::<TimestampMicrosecondType>();
+            assert_eq!(
+                column.iter().collect::<Vec<_>>(),
+                [Some(1_751_364_000_000_000), None]
+            );
+        }
     }
 
     #[test]

@@ -685,13 +685,20 @@ mod tests {
         while !work.running().is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        // Nothing but a first item: then it says that it is still there, until its time is over.
-        let quiet = futures::stream::iter([Ok(1)]).chain(futures::stream::pending());
-        let limited = statement(Some(Duration::from_millis(200)));
-        let stream = work.stream(limited, async { Ok(quiet.boxed()) }, Some(-1));
-        let given: Vec<Result<i32>> = stream.collect().await;
+        // Nothing but a first item: then it says that it is still there.
+        let quiet = || futures::stream::iter([Ok(1)]).chain(futures::stream::pending());
+        let stream = work.stream(
+            statement(None),
+            async move { Ok(quiet().boxed()) },
+            Some(-1),
+        );
+        let given: Vec<Result<i32>> = stream.take(2).collect().await;
         assert_eq!(given[0].as_ref().unwrap(), &1);
         assert_eq!(given[1].as_ref().unwrap(), &-1);
+        // Until its time is over.
+        let limited = statement(Some(Duration::from_millis(200)));
+        let stream = work.stream(limited, async move { Ok(quiet().boxed()) }, Some(-1));
+        let given: Vec<Result<i32>> = stream.collect().await;
         let last = given.last().unwrap().as_ref().unwrap_err();
         assert_eq!(last.kind(), ErrorKind::Timeout);
     }
@@ -728,13 +735,15 @@ mod tests {
         let done = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&done);
         let of = statement(None);
+        let (may_end, ends) = tokio::sync::oneshot::channel::<()>();
         let defined = work.finish(&of, async move {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            let _ = ends.await;
             told.store(true, Ordering::Relaxed);
             Ok(())
         });
         let left = tokio::time::timeout(Duration::from_millis(5), defined).await;
         assert!(left.is_err());
+        let _ = may_end.send(());
         while !done.load(Ordering::Relaxed) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -26,6 +26,7 @@ use crate::core::stack::with_stack;
 use crate::core::suggest::closest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::session::context::TablePlace;
+use crate::session::file_names::Renamed;
 use crate::session::unopened::Unopened;
 use crate::session::view_barrier::{self, BarrierView};
 use crate::session::{plan_limits, rewrite};
@@ -84,7 +85,7 @@ impl TableEntry {
                 Some(opened) => opened.places(),
                 None => unopened.place().into_iter().collect(),
             },
-            TableEntry::Provider(provider) => match provider.downcast_ref::<ListingTable>() {
+            TableEntry::Provider(provider) => match listing(provider.as_ref()) {
                 Some(files) => {
                     let paths = files.table_paths().iter();
                     let paths = paths.map(|path| TablePlace::Files(path.as_str().to_owned()));
@@ -93,6 +94,14 @@ impl TableEntry {
                 None => Vec::new(),
             },
         }
+    }
+}
+
+/// The files of a table that is over files, also if its columns are called otherwise.
+fn listing(provider: &dyn TableProvider) -> Option<&ListingTable> {
+    match provider.downcast_ref::<Renamed>() {
+        Some(renamed) => listing(renamed.files()),
+        None => provider.downcast_ref::<ListingTable>(),
     }
 }
 

@@ -10,8 +10,9 @@ use datafusion::sql::sqlparser::ast::{
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::exec::format::typed_as;
 use crate::planner::normalize;
-use crate::planner::types::arrow_type;
+use crate::planner::types::{arrow_type, typed_arrow_type};
 use crate::planner::{Column, ColumnKind, CreateTable, CreateView, TableKind, Text};
 use crate::session::catalog::{Catalog, TableEntry, View};
 use crate::session::{plan_limits, rewrite};
@@ -199,6 +200,14 @@ fn field(column: &Column) -> Result<Field> {
     ))
 }
 
+/// The same with how it and the fields of a STRUCT were typed: a record's fields are found by that as well.
+fn typed_field(column: &Column) -> Result<Field> {
+    let plain = field(column)?;
+    let data_type = typed_arrow_type(&column.sql_type)?;
+    let typed = Field::new(plain.name(), data_type, plain.is_nullable());
+    Ok(typed_as(typed, &column.name.value))
+}
+
 fn kafka_spec(
     table: &CreateTable,
     name: &str,
@@ -224,7 +233,7 @@ fn kafka_spec(
             }
         };
         columns.push(KafkaColumn {
-            field: field(column)?,
+            field: typed_field(column)?,
             metadata,
         });
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
+use datafusion::arrow::datatypes::Schema;
 
 use crate::error::{Error, Result};
 use crate::planner::types::type_name;
@@ -77,6 +78,22 @@ pub(super) async fn columns(catalog: &Catalog, name: &str) -> Result<RecordBatch
             ),
         ),
         ("source", Arc::new(StringArray::from(sources))),
+    ])
+}
+
+/// `column_name`, `data_type`, `nullable`: one row per column of a query.
+pub(super) fn fields(schema: &Schema) -> Result<RecordBatch> {
+    let fields = schema.fields();
+    let names = fields.iter().map(|field| field.name());
+    let types = fields.iter().map(|field| type_name(field.data_type()));
+    let nullable = fields.iter().map(|field| Some(field.is_nullable()));
+    batch(vec![
+        (
+            "column_name",
+            Arc::new(StringArray::from_iter_values(names)),
+        ),
+        ("data_type", Arc::new(StringArray::from_iter_values(types))),
+        ("nullable", Arc::new(nullable.collect::<BooleanArray>())),
     ])
 }
 

@@ -23,12 +23,14 @@ use crate::error::{Error, Result};
 use crate::exec::whole::{WholeExec, read_to_end};
 use crate::planner::ast::Emit;
 use crate::session::catalog::{TableEntry, split_time_travel};
+use crate::session::labels::Labels;
 use crate::session::scope::check_scope;
+use crate::session::standard::ordered_texts;
 use crate::session::streaming::{
     BatchTables, FrontPlan, Sources, StreamQuery, StreamTable, static_tables, table_of,
 };
 use crate::session::system::SYSTEM;
-use crate::session::{Session, plan_limits, rewrite, view_barrier};
+use crate::session::{Session, labels, plan_limits, rewrite, view_barrier};
 use crate::tables::bad_records::{BadRecord, BadRecords};
 use crate::tables::delta::{DeltaTableHandle, TimeTravel, stream_read};
 use crate::tables::kafka::{KafkaScanExec, KafkaTable};
@@ -292,7 +294,8 @@ impl JobQuery {
         }
         let fields = input.schema().fields().iter();
         let fields = fields.map(|field| field.as_ref().clone().with_nullable(true));
-        query.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        query.schema = Labels::of(&query.statement).schema(schema);
         query.hiding_view = view;
         if is_stateful {
             let state = query.session.states.state();
@@ -516,9 +519,12 @@ impl JobQuery {
     async fn plan_input(&self) -> Result<(LogicalPlan, Option<String>)> {
         let (context, catalog) = (&self.session.context, &self.session.catalog);
         let mut statement = self.statement.clone();
+        if let SqlStatement::Statement(ansi) = &mut statement {
+            ordered_texts(ansi.as_mut());
+        }
         rewrite::prepare(context, catalog, &mut statement).await?;
         let state = self.session.states.state();
-        let planned = state.statement_to_plan(statement.clone()).await;
+        let planned = labels::plan_apart(&state, &statement).await;
         let plan = planned.map_err(|error| catalog.missing_table(error, statement))?;
         plan_limits::check(&plan)?;
         let input = match plan {

@@ -6,9 +6,11 @@ mod context;
 mod create;
 mod dead_letters;
 mod describe;
+mod file_names;
 mod ingest;
 mod inserted;
 mod jobs;
+mod labels;
 mod literals;
 mod memory;
 mod nan;
@@ -18,8 +20,10 @@ mod scope;
 #[cfg(test)]
 mod scope_tests;
 mod sizes;
+mod standard;
 mod states;
 mod streaming;
+mod summarize;
 mod system;
 mod system_scan;
 mod unopened;
@@ -40,7 +44,7 @@ use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::memory_pool::MemoryLimit;
 use datafusion::execution::session_state::SessionState;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::{DdlStatement, LogicalPlan};
+use datafusion::logical_expr::{CreateExternalTable, DdlStatement, LogicalPlan};
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
@@ -54,6 +58,7 @@ use crate::session::catalog::{Catalog, TableEntry};
 use crate::tables::delta::{OptimizeSpec, VacuumSpec};
 
 use create::IfMissing;
+use labels::Labels;
 use states::{StatementState, States};
 use unopened::Unopened;
 
@@ -491,6 +496,7 @@ impl Session {
         let Statement::Sql(sql) = &parsed.statement else {
             return HashMap::new();
         };
+        let mut cast_types = standard::cast_types(sql);
         self.catalog.begin_statement();
         let types = async {
             let (_, plan) = self.logical_plan(sql.as_ref().clone()).await?;
@@ -499,7 +505,9 @@ impl Session {
         let types = on_stack(types).await.unwrap_or_default().into_iter();
         let known =
             types.filter_map(|(name, of)| Some((name.trim_start_matches('$').to_owned(), of?)));
-        known.collect()
+        // What a parameter is cast to is what it is to be bound as.
+        cast_types.extend(known);
+        cast_types
     }
 
     /// Runs a statement whose parameters are bound.
@@ -584,6 +592,23 @@ impl Session {
                 let columns = describe::columns(&self.catalog, &name);
                 self.report(Box::pin(columns).await?)
             }
+            Statement::DescribeQuery(query) => {
+                let labels = Labels::of(&query);
+                let (_, plan) = Box::pin(self.logical_plan(*query)).await?;
+                let schema = labels.schema(Arc::clone(plan.schema().inner()));
+                self.report(describe::fields(&schema)?)
+            }
+            Statement::Summarize(query) => {
+                let labels = Labels::of(&query);
+                let (state, plan) = Box::pin(self.logical_plan(*query)).await?;
+                let schema = labels.schema(Arc::clone(plan.schema().inner()));
+                let names: Vec<String> =
+                    schema.fields().iter().map(|of| of.name().clone()).collect();
+                let summary = summarize::summary(&state, plan, &names)?;
+                Ok(Ready::Rows(
+                    Box::pin(self.physical_plan(&state, &summary)).await?,
+                ))
+            }
             Statement::ShowCreateTable(name) => {
                 let name = self.table_name(&name)?;
                 let definition = self.catalog.definition(&name)?;
@@ -644,8 +669,18 @@ impl Session {
         for name in rewrite::dropped(&sql) {
             self.catalog.pin_for_drop(&name);
         }
+        let labels = Labels::of(&sql);
+        let typed = file_names::typed(&sql);
         let (state, plan) = self.logical_plan(sql).await?;
         match &plan {
+            LogicalPlan::Ddl(DdlStatement::CreateExternalTable(table)) if !typed.is_empty() => {
+                let verb = format!("table {}", table.name);
+                let made = self.create_renamed(&state, table.as_ref().clone(), &typed);
+                Box::pin(made).await?;
+                self.states.change();
+                self.catalog.describe_new(text);
+                Ok(Ready::Done(verb))
+            }
             LogicalPlan::Ddl(ddl) => {
                 let verb = done_message(ddl)?;
                 Box::pin(self.context.execute_logical_plan(plan)).await?;
@@ -660,10 +695,39 @@ impl Session {
             }
             LogicalPlan::Dml(_) => Ok(Ready::Insert(self.physical_plan(&state, &plan).await?)),
             _ => match constants::row(&state, &plan)? {
-                Some(answer) => Ok(Ready::Rows(self.planned_answer(answer)?)),
-                None => Ok(Ready::Rows(self.physical_plan(&state, &plan).await?)),
+                Some(mut answer) => {
+                    answer.rows = labels.rows(&answer.rows)?;
+                    Ok(Ready::Rows(self.planned_answer(answer)?))
+                }
+                None => {
+                    let mut planned = self.physical_plan(&state, &plan).await?;
+                    planned.plan = labels.plan(planned.plan)?;
+                    Ok(Ready::Rows(planned))
+                }
             },
         }
+    }
+
+    /// Makes a table over files whose fields are called as the columns were typed.
+    async fn create_renamed(
+        &self,
+        state: &SessionState,
+        table: CreateExternalTable,
+        typed: &file_names::Typed,
+    ) -> Result<()> {
+        let name = table.name.clone();
+        let is_there = self.context.table_exist(name.clone())?;
+        let table = file_names::with_names_of_files(state, table, typed).await?;
+        let keeps = is_there && table.if_not_exists;
+        let plan = LogicalPlan::Ddl(DdlStatement::CreateExternalTable(Box::new(table)));
+        self.context.execute_logical_plan(plan).await?;
+        if !keeps {
+            let files = self.context.table_provider(name.clone()).await?;
+            self.context.deregister_table(name.clone())?;
+            let renamed = file_names::Renamed::new(files, typed);
+            self.context.register_table(name, Arc::new(renamed))?;
+        }
+        Ok(())
     }
 
     /// The plan, and the state in which it was made.
@@ -672,14 +736,13 @@ impl Session {
         mut sql: SqlStatement,
     ) -> Result<(StatementState<'_>, LogicalPlan)> {
         Box::pin(rewrite::prepare(&self.context, &self.catalog, &mut sql)).await?;
-        let typed = sql.clone();
         let state = self.states.state();
-        match state.statement_to_plan(sql).await {
+        match labels::plan_apart(&state, &sql).await {
             Ok(plan) => {
                 plan_limits::check(&plan)?;
                 Ok((state, inserted::with_nullable_values(plan)?))
             }
-            Err(error) => Err(self.catalog.missing_table(error, typed)),
+            Err(error) => Err(self.catalog.missing_table(error, sql)),
         }
     }
 

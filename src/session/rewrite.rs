@@ -23,6 +23,7 @@ use crate::planner::normalize;
 use crate::session::catalog::{Catalog, TableEntry, time_travel_name};
 use crate::session::literals::doubles;
 use crate::session::plan_limits;
+use crate::session::standard::fetch_first;
 use crate::session::system::{SYSTEM, state_table};
 use crate::session::weights;
 use crate::tables::delta::TimeTravel;
@@ -40,6 +41,7 @@ pub(super) async fn prepare(
                 fill_insert(catalog, insert).await?;
                 name_literals(insert);
             }
+            fetch_first(ansi.as_mut())?;
             states(ansi.as_mut())?;
             travel(context, catalog, ansi.as_mut()).await?;
             offsets(context, ansi.as_mut()).await?;
@@ -53,6 +55,7 @@ pub(super) async fn prepare(
         SqlStatement::CopyTo(copy) => match &mut copy.source {
             CopyToSource::Query(query) => {
                 weights::check(catalog, query.as_ref())?;
+                fetch_first(query.as_mut())?;
                 states(query.as_mut())?;
                 travel(context, catalog, query.as_mut()).await?;
                 offsets(context, query.as_mut()).await?;

@@ -2,12 +2,15 @@
 //! last record that it has read of each partition.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::core::jobs::RecordMark;
 use crate::error::{Error, Result};
 
-/// A record that could not be decoded.
+/// Records of a table that a batch is to leave out, by partition and offset, with the reason of each.
+pub type SetAside = BTreeMap<(i32, i64), String>;
+
+/// A record that could not be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadRecord {
     /// Its topic.
@@ -22,13 +25,15 @@ pub struct BadRecord {
     pub key: Option<Vec<u8>>,
     /// Its value.
     pub value: Option<Vec<u8>>,
-    /// Why it could not be decoded.
+    /// Why it could not be used.
     pub reason: String,
 }
 
 /// The bad records of one statement, and the last records that it has read.
 #[derive(Debug, Default)]
 pub struct BadRecords {
+    /// Those that are known before they are read.
+    aside: Arc<SetAside>,
     state: Mutex<BadState>,
 }
 
@@ -44,6 +49,34 @@ impl BadRecords {
     /// At least this many rows are looked at before a share of bad ones stops a statement.
     const SAMPLE: usize = 100;
 
+    /// None yet, and these are to be set aside when they are read.
+    pub(crate) fn with_aside(aside: Arc<SetAside>) -> Self {
+        Self {
+            aside,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Why the record at this place is to be set aside, if it is.
+    pub(crate) fn aside(&self, partition: i32, offset: i64) -> Option<&str> {
+        // There are seldom any.
+        if self.aside.is_empty() {
+            return None;
+        }
+        self.aside.get(&(partition, offset)).map(String::as_str)
+    }
+
+    /// Adds records that were to be set aside: they are no sign of a wrong format.
+    pub(crate) fn add_aside(&self, records: Vec<BadRecord>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.records.extend(records);
+    }
+
+    /// Adds records that were found to be bad, of so many that were looked at.
+    ///
+    /// # Errors
+    ///
+    /// Most of the records are bad.
     pub(crate) fn add(&self, records: Vec<BadRecord>, seen: usize) -> Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.seen += seen;
@@ -54,7 +87,8 @@ impl BadRecords {
                 "{} of {} records cannot be decoded, the last because: {reason}",
                 state.bad, state.seen
             ))
-            .with_help("check the table's columns and its 'format'"));
+            .with_help("check the table's columns and its 'format'")
+            .of_record());
         }
         state.records.extend(records);
         Ok(())

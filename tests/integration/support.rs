@@ -7,8 +7,12 @@ use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// No run of the program takes so long, on whatever machine.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// No run of the program takes so long, on whatever machine, and nothing that a test waits for does.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
+
+/// What is to be told at once and not waited out: far less than the minutes that the client libraries wait by themselves, and
+/// more than a busy machine needs to start a program.
+pub(crate) const AT_ONCE: Duration = Duration::from_secs(45);
 
 /// The broker's address. Tests of Kafka fail, and are not skipped, without one.
 pub(crate) fn kafka() -> String {

@@ -72,7 +72,7 @@ pub use session::{
 };
 pub use sql::{parse_table_argument, rewrite_window_calls};
 pub use times::MicrosecondTime;
-pub use values::{header, headers_list, headers_map, to_json};
+pub use values::{IntervalPlanner, header, headers_list, headers_map, interval_times, to_json};
 pub use volatile_keys::VolatileKeys;
 pub use window::{
     AlignedWindows, EventWindow, EventWindowExec, Slices, WINDOW_END, WINDOW_START, WindowKind,

@@ -24,7 +24,7 @@ use crate::planner::{WindowExtensionPlanner, WindowRelationPlanner};
 use crate::ranges::EventTimeRanges;
 use crate::session::aggregate::AggregateBySession;
 use crate::times::{self, ExtractPlanner, MicrosecondTime};
-use crate::values::{header, headers_list, headers_map, to_json};
+use crate::values::{IntervalPlanner, header, headers_list, headers_map, interval_times, to_json};
 use crate::volatile_keys::VolatileKeys;
 
 /// Adds functions, expression and relation planners and optimizer rules to `builder`, keeping what
@@ -93,6 +93,7 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
         Arc::new(headers_list()),
         Arc::new(headers_map()),
         Arc::new(to_json()),
+        Arc::new(interval_times()),
     ];
     functions.extend(times::functions());
     functions
@@ -117,6 +118,7 @@ pub fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
         Arc::new(IsFinalPlanner),
         Arc::new(DecimalDivision),
         Arc::new(ExtractPlanner),
+        Arc::new(IntervalPlanner),
     ]
 }
 

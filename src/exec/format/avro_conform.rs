@@ -15,7 +15,9 @@ use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Int64Type, TimeUnit};
 use arrow::error::ArrowError;
 
+use super::avro_union::{is_union, union_text};
 use super::scalar::sql_name;
+use super::spelling::find_field;
 use super::time::units_per_second;
 use super::zone::Offsets;
 
@@ -131,6 +133,12 @@ impl Conform<'_> {
                     .map(|array| Arc::new(array) as ArrayRef)
                     .map_err(internal)
             }
+            (from, to) if is_union(from) && is_text(to) => {
+                let text = union_text(written.as_union())
+                    .map_err(|error| format!("column {path}: {}", error.message()))?;
+                self.scalar(&text, declared, path, misfits)
+                    .map_err(internal)
+            }
             (from, to) if from.is_nested() || to.is_nested() => Err(mismatch()),
             (from, to) if !is_readable(from, to, written_field) => Err(mismatch()),
             _ => self
@@ -149,10 +157,10 @@ impl Conform<'_> {
         let mut children = Vec::with_capacity(fields.len());
         for field in fields {
             let path = format!("{path}.{}", field.name());
-            let place = written
-                .fields()
-                .iter()
-                .position(|other| other.name() == field.name());
+            let place = find_field(field, |name| {
+                let mut others = written.fields().iter();
+                others.position(|other| other.name() == name)
+            });
             let mut inner = Vec::new();
             let (array, written_field) = match place {
                 Some(place) => (Arc::clone(written.column(place)), &written.fields()[place]),

@@ -18,6 +18,7 @@ use serde_json::Value;
 use super::avro_conform::{Conform, Misfit, relaxed};
 use super::options::ReadOptions;
 use super::registry::SchemaRegistry;
+use super::spelling::find_field;
 use super::zone::Offsets;
 use super::{BadRow, Decoded, RecordDecoder, batch_of, check_total_bytes, projected_schema};
 use crate::error::{Error, ErrorKind, Result};
@@ -110,7 +111,7 @@ impl AvroDecoder {
         let projection: Vec<usize> = self
             .declared
             .iter()
-            .filter_map(|field| places.get(field.name()).copied())
+            .filter_map(|field| find_field(field, |name| places.get(name).copied()))
             .collect();
         let mut writer = Writer {
             id,
@@ -145,16 +146,18 @@ impl AvroDecoder {
         let schema = written.schema();
         self.declared
             .iter()
-            .map(|field| match schema.column_with_name(field.name()) {
-                Some((place, written_field)) => {
-                    let column = written.column(place);
-                    conform.column(column, written_field, field, field.name(), misfits)
-                }
-                None => {
-                    let nulls = new_null_array(&relaxed(field.data_type()), written.num_rows());
-                    conform.column(&nulls, field, field, field.name(), misfits)
-                }
-            })
+            .map(
+                |field| match find_field(field, |name| schema.column_with_name(name)) {
+                    Some((place, written_field)) => {
+                        let column = written.column(place);
+                        conform.column(column, written_field, field, field.name(), misfits)
+                    }
+                    None => {
+                        let nulls = new_null_array(&relaxed(field.data_type()), written.num_rows());
+                        conform.column(&nulls, field, field, field.name(), misfits)
+                    }
+                },
+            )
             .collect()
     }
 
@@ -213,7 +216,7 @@ impl AvroDecoder {
         }
         let is_whole = matches!(chunks, [chunk] if chunk.rows.len() == rows) && bad.is_empty();
         let mut columns = Vec::with_capacity(self.declared.len());
-        for (place, field) in self.declared.iter().enumerate() {
+        for (place, field) in self.schema.fields().iter().enumerate() {
             let null = new_null_array(&relaxed(field.data_type()), 1);
             let column = if is_whole {
                 Arc::clone(&chunks[0].columns[place])

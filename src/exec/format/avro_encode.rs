@@ -12,11 +12,13 @@ use arrow_avro::writer::{Encoder, WriterBuilder};
 
 use super::avro_schema::WriteSchema;
 use super::registry::SchemaRegistry;
+use super::spelling::renamed;
 use super::{EncodedRows, RecordEncoder, RowsBuilder, check_batch, is_tombstone, not_tombstones};
 use crate::error::{Error, Result};
 
 /// Writes each row as one Avro record. The schema is registered with the first row.
 pub(super) struct AvroEncoder {
+    /// With the names that are written.
     declared: SchemaRef,
     subject: String,
     schema: WriteSchema,
@@ -65,7 +67,8 @@ impl AvroEncoder {
     fn conform(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let fields = self.schema.arrow.fields();
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(fields.len());
-        for (field, column) in fields.iter().zip(batch.columns()) {
+        let declared = self.declared.fields().iter();
+        for ((field, column), declared) in fields.iter().zip(batch.columns()).zip(declared) {
             let misfit = |error| Error::data(format!("column {}: {error}", field.name()));
             if !field.is_nullable() && column.null_count() > 0 {
                 let name = field.name();
@@ -73,7 +76,8 @@ impl AvroEncoder {
                     "column {name} is NULL but is declared NOT NULL"
                 )));
             }
-            columns.push(cast(column, field.data_type()).map_err(misfit)?);
+            let column = renamed(column, declared.data_type()).map_err(misfit)?;
+            columns.push(cast(&column, field.data_type()).map_err(misfit)?);
         }
         let schema = Arc::new(Schema::new(fields.clone()));
         RecordBatch::try_new(schema, columns)

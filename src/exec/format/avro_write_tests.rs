@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::super::FormatOptions;
 use super::super::avro_decode::tests::{cells, decode, format, long, message, micros, nullable};
 use super::super::registry_stub::RegistryStub;
+use super::super::spelling::typed_as;
 use super::*;
 
 fn all_types() -> Vec<Field> {
@@ -261,4 +262,37 @@ fn what_avro_has_not_is_refused() {
     assert!(stub.requests().len() == 1);
     let decoded = decode(&format, false, &[rows.get(0).unwrap().to_vec()]);
     assert_eq!(cells(decoded.columns.column(0)), ["x"]);
+}
+
+#[test]
+fn names_are_written_as_they_were_typed_and_read_by_either_spelling() {
+    let stub = RegistryStub::start();
+    let user = || nullable("userid", DataType::Int32);
+    let page = typed_as(nullable("pageid", DataType::Int32), "pageId");
+    let view = DataType::Struct(Fields::from(vec![page]));
+    let typed = vec![
+        typed_as(user(), "userId"),
+        typed_as(nullable("view", view), "View"),
+    ];
+    let typed = format(&stub.url(), typed, &[]);
+    let plain = format(&stub.url(), vec![user()], &[("avro.subject", "plain")]);
+    let columns = |format: &FormatOptions| -> Vec<ArrayRef> {
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(Int32Array::from(vec![7]))];
+        for field in format.declared().fields().iter().skip(1) {
+            columns.push(new_null_array(field.data_type(), 1));
+        }
+        columns
+    };
+    for format in [&typed, &plain] {
+        let batch = RecordBatch::try_new(Arc::clone(format.declared()), columns(format)).unwrap();
+        let rows = format.encoder().unwrap().encode(&batch, None).unwrap();
+        let decoded = decode(&typed, false, &[rows.get(0).unwrap().to_vec()]);
+        assert_eq!(cells(decoded.columns.column(0)), ["7"]);
+        assert_eq!(decoded.columns.schema().field(0).name(), "userid");
+    }
+    let written = &stub.versions("visits-value")[0].0;
+    for name in ["\"userId\"", "\"View\"", "\"pageId\""] {
+        assert!(written.contains(name), "{written}");
+    }
+    assert!(stub.versions("plain")[0].0.contains("\"userid\""));
 }

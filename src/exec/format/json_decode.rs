@@ -3,8 +3,8 @@
 //! serde_json reads the text and calls back into the growing columns, so that no document is built
 //! and fields nobody asked for are only skipped. What is accepted where:
 //!
-//! * The message is exactly one object in UTF-8. Keys are compared exactly; of a key that occurs
-//!   twice in an object the last value counts, of a MAP too, though all must be readable.
+//! * The message is exactly one object in UTF-8. Keys are compared exactly, with the field's name and then with how it was
+//!   typed; of a key that occurs twice in an object the last value counts, of a MAP too, though all must be readable.
 //! * VARCHAR takes a string, and any other value as its JSON text as it stands in the message.
 //! * Integers take any number without a fraction, in range, also inside a string; DECIMAL rounds
 //!   half away from zero; DOUBLE and REAL also take `"NaN"`, `"Infinity"` and `"-Infinity"`.
@@ -22,7 +22,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::value::RawValue;
 
 use super::column::{Column, Columns, ReadContext, Values, offset_of};
-use super::key_index::KeyIndex;
+use super::key_index::{Found, KeyIndex};
 use super::options::ReadOptions;
 use super::{Decoded, RecordDecoder, decode_rows, excerpt, projected_schema};
 use crate::error::Result;
@@ -139,7 +139,12 @@ fn read_object<'de, A: MapAccess<'de>>(
         position,
     })? {
         position += 1;
-        match field.and_then(|index| columns.children.get_mut(index)) {
+        let column = field.and_then(|found| {
+            let column = columns.children.get_mut(found.index)?;
+            // A value by the exact name counts, in whatever order the two stand.
+            (found.is_exact || column.len() == start).then_some(column)
+        });
+        match column {
             Some(column) => {
                 // The key occurred before in this object: the last one counts.
                 column.truncate(start);
@@ -160,7 +165,7 @@ struct FieldKey<'a> {
 }
 
 impl<'de> DeserializeSeed<'de> for FieldKey<'_> {
-    type Value = Option<usize>;
+    type Value = Option<Found>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_str(self)
@@ -168,7 +173,7 @@ impl<'de> DeserializeSeed<'de> for FieldKey<'_> {
 }
 
 impl<'de> Visitor<'de> for FieldKey<'_> {
-    type Value = Option<usize>;
+    type Value = Option<Found>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("a key")

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray};
-use arrow::datatypes::{DataType, Field, Fields, Schema, TimeUnit};
+use arrow::datatypes::{DataType, Field, Fields, Schema, TimeUnit, TimestampMicrosecondType};
 use arrow::util::display::{ArrayFormatter, FormatOptions as DisplayOptions};
 
 use super::super::{Decoded, FormatOptions};
@@ -263,15 +263,10 @@ fn timestamps_of_numbers() {
                 .contains("TIMESTAMP")
         );
     }
-    // Text is text, whatever numbers mean.
-    assert!(
-        one(
-            timestamp(),
-            "\"1756969200\"",
-            &[("json.timestamp_unit", "seconds")]
-        )
-        .is_err()
-    );
+    // In quotes a number means what it means without them: many writers put large numbers there.
+    let seconds = [("json.timestamp_unit", "seconds")];
+    let quoted = one(timestamp(), "\"1756969200\"", &seconds).unwrap();
+    assert_eq!(quoted, "2025-09-04T07:00:00Z");
 }
 
 pub(super) fn nested_fields() -> Vec<Field> {
@@ -618,4 +613,40 @@ fn an_unknown_type_is_refused_by_name() {
         Err(error) => assert!(error.message().contains("column d"), "{error}"),
         Ok(_) => panic!("a duration was accepted"),
     }
+}
+
+#[test]
+fn a_number_in_quotes_is_a_time_if_a_unit_is_said() {
+    let field = Field::new(
+        "t",
+        DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        true,
+    );
+    let read = |options: &[(&str, &str)], json: &str| {
+        let schema = Arc::new(Schema::new(vec![field.clone()]));
+        let format = FormatOptions::from_options(options.iter().copied(), schema).unwrap();
+        let mut decoder = format.decoder(&[0], false).unwrap();
+        let decoded = decoder.decode(&[Some(json.as_bytes())]).unwrap();
+        let times = decoded
+            .columns
+            .column(0)
+            .as_primitive::<TimestampMicrosecondType>();
+        let value = times.is_valid(0).then(|| times.value(0));
+        (value, decoded.bad.into_iter().next().map(|bad| bad.reason))
+    };
+    let millis = [("json.timestamp_unit", "milliseconds")];
+    for json in [
+        "{\"t\":\"1756980000123\"}",
+        "{\"t\":1756980000123}",
+        "{\"t\":\"2025-09-04T10:00:00.123Z\"}",
+    ] {
+        assert_eq!(
+            read(&millis, json),
+            (Some(1_756_980_000_123_000), None),
+            "{json}"
+        );
+    }
+    let (none, reason) = read(&[], "{\"t\":\"1756980000123\"}");
+    assert_eq!(none, None);
+    assert!(reason.unwrap().contains("'json.timestamp_unit'"));
 }

@@ -22,12 +22,14 @@ use base64::Engine;
 
 use super::options::WriteOptions;
 use super::scalar::BASE64;
+use super::spelling::renamed;
 use super::time::{TimestampWriter, units_per_second, write_date, write_time};
 use super::{EncodedRows, RecordEncoder, RowsBuilder, check_batch, is_tombstone, not_tombstones};
 use crate::error::{Error, Result};
 
 /// Writes each row as one JSON object.
 pub(super) struct JsonEncoder {
+    /// With the names that are written.
     declared: SchemaRef,
     options: EncoderOptions,
     fault: Arc<Fault>,
@@ -81,13 +83,19 @@ impl RecordEncoder for JsonEncoder {
 
 /// The batch as one struct with the declared names.
 fn record_array(batch: &RecordBatch, declared: &SchemaRef) -> Result<StructArray, ArrowError> {
-    let fields = declared
+    let columns = declared
         .fields()
         .iter()
         .zip(batch.columns())
+        .map(|(field, column)| renamed(column, field.data_type()))
+        .collect::<Result<Vec<_>, _>>()?;
+    let fields = declared
+        .fields()
+        .iter()
+        .zip(&columns)
         .map(|(field, column)| Field::new(field.name(), column.data_type().clone(), true))
         .collect();
-    StructArray::try_new_with_length(fields, batch.columns().to_vec(), None, batch.num_rows())
+    StructArray::try_new_with_length(fields, columns, None, batch.num_rows())
 }
 
 fn unwritable(error: ArrowError) -> Error {

@@ -14,6 +14,7 @@ mod avro_conform;
 mod avro_decode;
 mod avro_encode;
 mod avro_schema;
+mod avro_union;
 mod column;
 mod csv;
 mod csv_text;
@@ -29,6 +30,7 @@ mod registry_http;
 #[cfg(test)]
 mod registry_stub;
 mod scalar;
+mod spelling;
 mod time;
 mod zone;
 
@@ -36,11 +38,12 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::buffer::{BooleanBuffer, NullBuffer};
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{Schema, SchemaRef};
 
 pub use options::{FormatKind, FormatOptions, OPTION_NAMES};
 pub use registry::SchemaRegistry;
 pub use registry_http::{HttpRegistryOptions, HttpSchemaRegistry};
+pub use spelling::{plain_field, typed_as};
 
 use self::column::{Columns, ReadContext};
 use crate::error::{Error, ErrorKind, Result};
@@ -227,7 +230,7 @@ fn projected_schema(declared: &Schema, projection: &[usize]) -> Result<SchemaRef
                 declared.fields().len()
             ))
         })?;
-        fields.push(Field::clone(field).with_nullable(true));
+        fields.push(spelling::plain_field(field).with_nullable(true));
     }
     Ok(Arc::new(Schema::new(fields)))
 }
@@ -262,9 +265,14 @@ fn decode_rows(
             }
         }
     }
-    let arrays = columns
-        .finish()
-        .map_err(|error| Error::internal(format!("decoded values do not fit: {error}")))?;
+    let misfit = |error| Error::internal(format!("decoded values do not fit: {error}"));
+    let arrays = columns.finish().map_err(misfit)?;
+    let arrays = arrays
+        .iter()
+        .zip(schema.fields())
+        .map(|(array, field)| spelling::renamed(array, field.data_type()))
+        .collect::<Result<_, _>>()
+        .map_err(misfit)?;
     Ok(Decoded {
         columns: batch_of(schema, arrays, payloads.len())?,
         bad,

@@ -15,6 +15,7 @@ use super::json_encode::JsonEncoder;
 use super::raw::{self, RawDecoder, RawEncoder};
 use super::registry::SchemaRegistry;
 use super::registry_http::{HttpRegistryOptions, HttpSchemaRegistry};
+use super::spelling::{plain_schema, written_schema};
 use super::time::TimestampFormat;
 use super::zone::Zone;
 use super::{RecordDecoder, RecordEncoder};
@@ -76,6 +77,10 @@ impl FormatKind {
 pub struct FormatOptions {
     kind: FormatKind,
     declared: SchemaRef,
+    /// The same with the names as they were typed beside those of the columns.
+    typed: SchemaRef,
+    /// The same with the names that are written.
+    written: SchemaRef,
     read: ReadOptions,
     write: WriteOptions,
     csv: CsvDialect,
@@ -143,7 +148,9 @@ impl FormatOptions {
         };
         let format = Self {
             kind,
-            declared,
+            declared: plain_schema(&declared),
+            written: written_schema(&declared),
+            typed: declared,
             read: ReadOptions { zone, number_unit },
             write: WriteOptions {
                 zone,
@@ -194,7 +201,7 @@ impl FormatOptions {
     pub fn decoder(&self, projection: &[usize], lenient: bool) -> Result<Box<dyn RecordDecoder>> {
         Ok(match self.kind {
             FormatKind::Json => Box::new(JsonDecoder::try_new(
-                &self.declared,
+                &self.typed,
                 projection,
                 &self.read,
                 lenient,
@@ -207,7 +214,7 @@ impl FormatOptions {
                 lenient,
             )?),
             FormatKind::Avro => Box::new(AvroDecoder::try_new(
-                &self.declared,
+                &self.typed,
                 projection,
                 &self.read,
                 self.registry()?,
@@ -224,10 +231,10 @@ impl FormatOptions {
     /// As [`from_options`](Self::from_options), for what only writing needs.
     pub fn encoder(&self) -> Result<Box<dyn RecordEncoder>> {
         Ok(match self.kind {
-            FormatKind::Json => Box::new(JsonEncoder::new(&self.declared, &self.write)),
+            FormatKind::Json => Box::new(JsonEncoder::new(&self.written, &self.write)),
             FormatKind::Csv => Box::new(CsvEncoder::new(&self.declared, &self.write, &self.csv)),
             FormatKind::Avro => Box::new(AvroEncoder::try_new(
-                &self.declared,
+                &self.written,
                 &self.subject()?,
                 self.registry()?,
             )?),

@@ -241,7 +241,16 @@ async fn refusal(place: &str, what: &str, status: StatusCode, response: Response
         StatusCode::NOT_FOUND => Error::not_found(format!(
             "{what} is not in the schema registry at {place}{said}"
         )),
-        StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY | StatusCode::BAD_REQUEST => {
+        // Too early or too often may pass; every other refusal of the request stays.
+        status
+            if status.is_client_error()
+                && !matches!(
+                    status,
+                    StatusCode::REQUEST_TIMEOUT
+                        | StatusCode::TOO_EARLY
+                        | StatusCode::TOO_MANY_REQUESTS
+                ) =>
+        {
             Error::invalid(format!(
                 "the schema registry at {place} refused {what}{said}"
             ))

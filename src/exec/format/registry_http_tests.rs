@@ -98,7 +98,7 @@ fn statuses_say_who_must_act() {
 fn a_registry_that_is_slow_or_gone_is_unavailable() {
     let stub = RegistryStub::start()
         .with_schema(1, "x")
-        .with_delay(Duration::from_millis(600));
+        .with_delay(Duration::from_secs(5));
     let slow = client(&stub.url(), None, None);
     let error = slow.schema_by_id(1).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);

@@ -23,7 +23,16 @@ impl Column {
                 values.push(text.as_bytes());
                 true
             }
-            Values::Timestamp(unit, values) => append(values, context.timestamps.read(text, *unit)),
+            Values::Timestamp(unit, values) => {
+                let read = context.timestamps.read(text, *unit);
+                // A number in quotes means what it means without them.
+                let number = || parse_epoch(text, context.number_unit?, *unit);
+                let is_number = || text.parse::<f64>().is_ok_and(f64::is_finite);
+                if read.is_none() && context.number_unit.is_none() && is_number() {
+                    return self.push_unit_conflict(text, context);
+                }
+                append(values, read.or_else(number))
+            }
             Values::Binary(values) => match BASE64.decode_vec(text, values.data()) {
                 Ok(()) => {
                     values.end_value();
@@ -71,15 +80,7 @@ impl Column {
             }
             Values::Timestamp(unit, values) => match context.number_unit {
                 Some(number_unit) => append(values, parse_epoch(text, number_unit, *unit)),
-                None => {
-                    return self.push_conflict_because(context, |path| {
-                        format!(
-                            "column {path}: a number ({}) was found for a TIMESTAMP, set option \
-                             'json.timestamp_unit' to read it",
-                            super::excerpt(text)
-                        )
-                    });
-                }
+                None => return self.push_unit_conflict(text, context),
             },
             Values::Boolean(_) | Values::Date(_) | Values::Time(..) | Values::Binary(_) => false,
             Values::List(..) | Values::Map(..) | Values::Struct(_) => false,
@@ -93,6 +94,17 @@ impl Column {
         } else {
             self.push_conflict(context, text);
         }
+    }
+
+    /// A number where a TIMESTAMP is declared, and nothing says what it counts.
+    fn push_unit_conflict(&mut self, text: &str, context: &mut ReadContext) {
+        self.push_conflict_because(context, |path| {
+            format!(
+                "column {path}: a number ({}) was found for a TIMESTAMP, set option \
+                 'json.timestamp_unit' to read it",
+                super::excerpt(text)
+            )
+        });
     }
 
     /// Appends a boolean.

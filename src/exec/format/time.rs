@@ -48,12 +48,21 @@ impl TimestampReader {
     }
 
     /// `text` in `unit` since the epoch. Fraction digits finer than the unit are cut off. `None` if
-    /// it is no timestamp or out of range.
+    /// it is no timestamp or out of range. Java's form with the name of a zone behind it is one as well: an offset before the
+    /// name counts, and without one the zone does.
     pub(super) fn read(&mut self, text: &str, unit: TimeUnit) -> Option<i64> {
+        let (text, zone) = match text.strip_suffix(']') {
+            Some(text) => {
+                let (text, zone) = text.rsplit_once('[')?;
+                (text, Some(Zone::find(zone)?))
+            }
+            None => (text, None),
+        };
         let parsed = parse_datetime(text.as_bytes())?;
-        let offset = match parsed.offset {
-            Some(offset) => offset,
-            None => self.offsets.of_local(parsed.local_seconds),
+        let offset = match (parsed.offset, zone) {
+            (Some(offset), _) => offset,
+            (None, Some(zone)) => Offsets::new(zone).of_local(parsed.local_seconds),
+            (None, None) => self.offsets.of_local(parsed.local_seconds),
         };
         to_unit(parsed.local_seconds - i64::from(offset), parsed.nanos, unit)
     }
@@ -152,7 +161,7 @@ pub(super) fn parse_date(text: &str) -> Option<i32> {
     }
 }
 
-/// `HH:MM[:SS[.f…]]` as nanoseconds since midnight.
+/// `HH:MM[:SS[.f…]]`, with a point or a comma, as nanoseconds since midnight.
 pub(super) fn parse_time(text: &str) -> Option<i64> {
     let (seconds, nanos, rest) = take_time(text.as_bytes())?;
     rest.is_empty()
@@ -306,7 +315,8 @@ fn take_time(text: &[u8]) -> Option<(i64, u32, &[u8])> {
         return None;
     }
     let total = i64::from(hours * 3600 + minutes * 60 + seconds);
-    let [b'.', fraction @ ..] = rest else {
+    // ISO 8601 allows both, and loggers of Java write the comma.
+    let [b'.' | b',', fraction @ ..] = rest else {
         return Some((total, 0, rest));
     };
     let mut nanos = 0_u32;

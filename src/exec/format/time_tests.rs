@@ -249,3 +249,30 @@ fn civil_days_agree_with_chrono() {
         day += chrono::Duration::days(17);
     }
 }
+
+#[test]
+fn a_comma_and_the_name_of_a_zone_are_read() {
+    let mut utc = TimestampReader::new(Zone::Utc);
+    let mut read = |text: &str| utc.read(text, TimeUnit::Millisecond);
+    let ten = read("2025-07-01T10:00:00.123Z");
+    assert!(ten.is_some());
+    for same in [
+        "2025-07-01T10:00:00,123",
+        "2025-07-01 12:00:00,123+02:00",
+        "2025-07-01T12:00:00.123+02:00[Europe/Paris]",
+        "2025-07-01T12:00:00.123[Europe/Paris]",
+        "2025-07-01T10:00:00.123Z[UTC]",
+        // An offset says what is meant, whatever the zone is called.
+        "2025-07-01T12:00:00.123+02:00[Asia/Tokyo]",
+    ] {
+        assert_eq!(read(same), ten, "{same}");
+    }
+    for wrong in [
+        "2025-07-01T10:00:00[Mars/City]",
+        "2025-07-01T10:00:00]",
+        "[UTC]",
+        "2025-07-01T10:00:00,",
+    ] {
+        assert_eq!(read(wrong), None, "{wrong}");
+    }
+}

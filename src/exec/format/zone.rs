@@ -23,13 +23,7 @@ pub(super) enum Zone {
 impl Zone {
     /// `UTC`, `Z`, an offset (`+02:00`) or an IANA name (`Europe/Paris`).
     pub(super) fn parse(text: &str) -> Result<Self> {
-        if matches!(text, "UTC" | "utc" | "Z") {
-            return Ok(Zone::Utc);
-        }
-        if let Some(seconds) = super::time::parse_offset(text.as_bytes()) {
-            return Ok(Zone::Fixed(seconds));
-        }
-        text.parse::<Tz>().map(Zone::Named).map_err(|_| {
+        Self::find(text).ok_or_else(|| {
             let error = Error::invalid(format!("unknown time zone '{text}' in option 'timezone'"));
             match closest(text, TZ_VARIANTS.iter().map(|zone| zone.name())) {
                 Some(name) => error.with_help(format!("did you mean '{name}'?")),
@@ -37,6 +31,17 @@ impl Zone {
                     .with_help("use UTC, an offset like +02:00, or an IANA name like Europe/Paris"),
             }
         })
+    }
+
+    /// The same, if it is one.
+    pub(super) fn find(text: &str) -> Option<Self> {
+        if matches!(text, "UTC" | "utc" | "Z") {
+            return Some(Zone::Utc);
+        }
+        if let Some(seconds) = super::time::parse_offset(text.as_bytes()) {
+            return Some(Zone::Fixed(seconds));
+        }
+        text.parse::<Tz>().ok().map(Zone::Named)
     }
 
     /// Seconds east of Greenwich at a local time, given as if it were UTC.

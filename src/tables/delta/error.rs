@@ -100,7 +100,16 @@ fn store_error(location: &str, error: &StoreError) -> Error {
             | "InvalidAccessKeyId"
             | "SignatureDoesNotMatch"
             | "ExpiredToken"
-            | "InvalidToken" => ErrorKind::Permission,
+            | "InvalidToken"
+            | "AllAccessDisabled"
+            | "AccountProblem" => ErrorKind::Permission,
+            "InvalidBucketName"
+            | "PermanentRedirect"
+            | "AuthorizationHeaderMalformed"
+            | "InvalidRequest"
+            | "InvalidArgument"
+            | "MethodNotAllowed"
+            | "EntityTooLarge" => ErrorKind::Invalid,
             _ => ErrorKind::Unavailable,
         };
         let text = format!("Delta table '{location}': the store answers {code}: {message}");

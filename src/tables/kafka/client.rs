@@ -10,7 +10,8 @@ use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::core::redact::is_secret;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
+use crate::tables::kafka::codes::{Meaning, meaning};
 use crate::tables::options::{self, Options};
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -388,9 +389,8 @@ pub(crate) async fn create_topic(
         if let Err((name, code)) = result
             && code != RDKafkaErrorCode::TopicAlreadyExists
         {
-            return Err(Error::unavailable(format!(
-                "topic '{name}' could not be created: {code}"
-            )));
+            let said = format!("topic '{name}' could not be created: {code}");
+            return Err(code_error(code, said, settings, &faults));
         }
     }
     Ok(())
@@ -425,22 +425,27 @@ pub(crate) fn request_error(
     settings: &ClientSettings,
     faults: &Faults,
 ) -> Error {
-    match error.rdkafka_error_code() {
-        Some(
-            RDKafkaErrorCode::BrokerTransportFailure
-            | RDKafkaErrorCode::AllBrokersDown
-            | RDKafkaErrorCode::OperationTimedOut
-            | RDKafkaErrorCode::Resolve
-            | RDKafkaErrorCode::Authentication
-            | RDKafkaErrorCode::RequestTimedOut,
-        ) => settings.unavailable(faults),
-        Some(
-            RDKafkaErrorCode::TopicAuthorizationFailed
-            | RDKafkaErrorCode::GroupAuthorizationFailed
-            | RDKafkaErrorCode::ClusterAuthorizationFailed
-            | RDKafkaErrorCode::TransactionalIdAuthorizationFailed,
-        ) => Error::new(ErrorKind::Permission, error.to_string()),
-        _ => Error::unavailable(format!("Kafka: {error}")),
+    let code = match error {
+        KafkaError::AdminOp(code) => Some(*code),
+        error => error.rdkafka_error_code(),
+    };
+    match code {
+        Some(code) => code_error(code, format!("Kafka: {error}"), settings, faults),
+        None => Error::unavailable(format!("Kafka: {error}")),
+    }
+}
+
+/// The error of a code, by what it means for whoever asked; `said` is its message, unless there was no answer at all.
+pub(crate) fn code_error(
+    code: RDKafkaErrorCode,
+    said: String,
+    settings: &ClientSettings,
+    faults: &Faults,
+) -> Error {
+    match meaning(code) {
+        Meaning::Silence => settings.unavailable(faults),
+        Meaning::Passes => Error::unavailable(said),
+        Meaning::Lasts { kind, help } => Error::new(kind, said).with_help(help),
     }
 }
 

@@ -8,7 +8,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit}
 use crate::core::jobs::WatermarkPolicy;
 use crate::core::suggest::closest;
 use crate::error::{Error, Result};
-use crate::exec::format::{self, FormatOptions};
+use crate::exec::format::{self, FormatOptions, plain_field};
 use crate::tables::kafka::client::ClientSettings;
 use crate::tables::options::{self, Options};
 use crate::tables::time::{EventTime, check_event_time};
@@ -133,7 +133,7 @@ impl MetadataKey {
 /// A column of a Kafka table.
 #[derive(Debug, Clone)]
 pub struct KafkaColumn {
-    /// Name, type and nullability.
+    /// Name, type and nullability; as it was typed, if [`typed_as`](crate::exec::format::typed_as) says so.
     pub field: Field,
     /// Its metadata key; `None`: it is in the record's value.
     pub metadata: Option<MetadataKey>,
@@ -221,7 +221,17 @@ impl KafkaTable {
     ///
     /// # Errors
     /// Whatever is wrong with columns or options, by name.
-    pub fn try_new(spec: KafkaTableSpec) -> Result<Self> {
+    pub fn try_new(mut spec: KafkaTableSpec) -> Result<Self> {
+        // How columns were typed is for the format alone.
+        let plain: Vec<Field> = spec
+            .columns
+            .iter()
+            .map(|column| plain_field(&column.field))
+            .collect();
+        let columns = spec.columns.iter_mut().zip(plain);
+        let typed: Vec<Field> = columns
+            .map(|(column, plain)| std::mem::replace(&mut column.field, plain))
+            .collect();
         let names: Vec<&str> = OPTION_NAMES
             .iter()
             .chain(format::OPTION_NAMES)
@@ -242,7 +252,7 @@ impl KafkaTable {
             .collect();
         let value_fields: Vec<Field> = value_columns
             .iter()
-            .map(|index| spec.columns[*index].field.clone())
+            .map(|index| typed[*index].clone())
             .collect();
         let value_schema = Arc::new(Schema::new(value_fields));
         let position = |name: &String| {

@@ -6,10 +6,11 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::tables::kafka::client::{
-    ClientSettings, Faults, client_error, request_error, unknown_topic,
+    ClientSettings, Faults, client_error, code_error, request_error, unknown_topic,
 };
+use crate::tables::kafka::codes::{Meaning, meaning};
 use crate::tables::kafka::native::{self, LogEnd};
 
 const PROBE: Duration = Duration::from_millis(500);
@@ -235,13 +236,18 @@ pub(crate) fn partitions<C: ConsumerContext + AsRef<Faults>>(
                         | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC,
                     ) => return Ok(None),
                     Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => {
-                        return Err(Error::new(
-                            ErrorKind::Permission,
-                            format!("not allowed to read topic '{topic}'"),
-                        ));
+                        let said = format!("not allowed to read topic '{topic}'");
+                        let code = RDKafkaErrorCode::TopicAuthorizationFailed;
+                        return Err(code_error(code, said, settings, &faults));
                     }
-                    // Leaders are being elected: ask again.
-                    Some(_) => {}
+                    Some(code) => {
+                        let code = RDKafkaErrorCode::from(code);
+                        if matches!(meaning(code), Meaning::Lasts { .. }) {
+                            let said = format!("topic '{topic}': {code}");
+                            return Err(code_error(code, said, settings, &faults));
+                        }
+                        // Leaders are being elected: ask again.
+                    }
                 }
             }
             Err(_) if faults.is_hopeless() => return Err(settings.unavailable(&faults)),

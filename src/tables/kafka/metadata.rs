@@ -92,7 +92,8 @@ fn bytes<R: Record>(
                     message.partition(),
                     message.offset()
                 ))
-                .with_help(format!("declare the column of metadata '{what}' as BINARY")));
+                .with_help(format!("declare the column of metadata '{what}' as BINARY"))
+                .of_record());
             }
         }
     }

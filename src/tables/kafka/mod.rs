@@ -4,6 +4,7 @@
 
 mod aside;
 mod client;
+mod codes;
 mod definition;
 mod ends;
 mod fetch;

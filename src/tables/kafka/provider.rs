@@ -15,7 +15,7 @@ use futures::future::BoxFuture;
 use tokio::sync::OnceCell;
 
 use crate::error::{Error, Result};
-use crate::tables::bad_records::BadRecords;
+use crate::tables::bad_records::{BadRecords, SetAside};
 use crate::tables::kafka::aside::aside;
 use crate::tables::kafka::client;
 use crate::tables::kafka::client::Faults;
@@ -76,6 +76,13 @@ impl KafkaTableProvider {
         let fields = self.table.schema.fields().iter().cloned().chain([hidden]);
         self.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         self.time = Some(time);
+        self
+    }
+
+    /// The same, without the records that are to be set aside: they are dead letters.
+    #[must_use]
+    pub fn with_aside(mut self, aside: Arc<SetAside>) -> Self {
+        self.bad_records = Arc::new(BadRecords::with_aside(aside));
         self
     }
 

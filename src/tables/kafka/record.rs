@@ -102,6 +102,16 @@ impl RecordReader {
 
     /// A batch of these records; dead letters are left out of it.
     pub(crate) fn read(&mut self, messages: &[impl Record]) -> Result<RecordBatch> {
+        let aside: Vec<BadRow> = messages
+            .iter()
+            .enumerate()
+            .filter_map(|(row, message)| {
+                let aside = &self.bad_records;
+                let reason = aside.aside(message.partition(), message.offset())?;
+                let reason = reason.to_owned();
+                Some(BadRow { row, reason })
+            })
+            .collect();
         let (decoded, mut bad) = match &mut self.decoder {
             None => (None, Vec::new()),
             Some(decoder) => {
@@ -111,6 +121,13 @@ impl RecordReader {
                 (Some(decoded.columns), decoded.bad)
             }
         };
+        let is_aside = |row: usize| aside.iter().any(|aside| aside.row == row);
+        bad.retain(|row| !is_aside(row.row));
+        bad.extend(aside.iter().map(|aside| BadRow {
+            row: aside.row,
+            reason: aside.reason.clone(),
+        }));
+        bad.sort_unstable_by_key(|row| row.row);
         let mut hidden = None;
         let is_timed = self.timer.is_some();
         if let Some((timer, slot)) = &mut self.timer {
@@ -119,7 +136,8 @@ impl RecordReader {
         } else if self.slots.iter().any(|slot| matches!(slot, Slot::Hidden)) {
             hidden = Some(untimed(self.partition, messages)?);
         }
-        if let (OnError::Fail, Some(first)) = (self.on_error, bad.first()) {
+        let first = bad.iter().find(|row| !is_aside(row.row));
+        if let (OnError::Fail, Some(first)) = (self.on_error, first) {
             return Err(cannot_decode(&messages[first.row], &first.reason));
         }
         if let Some(last) = messages.last() {
@@ -136,29 +154,37 @@ impl RecordReader {
         let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
             .map_err(|error| Error::internal(error.to_string()))?;
         // A row without a time cannot be read as anything else.
-        if (is_timed || self.on_error == OnError::DeadLetter) && !bad.is_empty() {
-            return self.set_aside(&batch, messages, &bad);
+        if !is_timed && self.on_error != OnError::DeadLetter {
+            bad.clear();
         }
-        Ok(batch)
+        bad.retain(|row| !is_aside(row.row));
+        if bad.is_empty() && aside.is_empty() {
+            return Ok(batch);
+        }
+        self.set_aside(&batch, messages, &bad, &aside)
     }
 
-    /// Keeps bad records as dead letters and the other rows as the batch.
+    /// Keeps bad records as dead letters and the other rows as the batch; so are those that were to be set `aside`.
     fn set_aside(
         &self,
         batch: &RecordBatch,
         messages: &[impl Record],
         bad: &[BadRow],
+        aside: &[BadRow],
     ) -> Result<RecordBatch> {
         let mut keep = vec![true; messages.len()];
-        for row in bad {
+        for row in bad.iter().chain(aside) {
             keep[row.row] = false;
         }
-        self.bad_records.add(
-            bad.iter()
+        let records = |rows: &[BadRow]| {
+            rows.iter()
                 .map(|row| bad_record(&messages[row.row], &row.reason))
-                .collect(),
-            messages.len(),
-        )?;
+                .collect()
+        };
+        if !bad.is_empty() {
+            self.bad_records.add(records(bad), messages.len())?;
+        }
+        self.bad_records.add_aside(records(aside));
         datafusion::arrow::compute::filter_record_batch(batch, &keep.into())
             .map_err(|error| Error::internal(error.to_string()))
     }
@@ -189,6 +215,7 @@ fn cannot_decode(message: &impl Record, reason: &str) -> Error {
     .with_help(
         "option 'on_error' 'null' reads what fits, 'dead_letter' sets such records aside in a table",
     )
+    .of_record()
 }
 
 /// By what a record is known again.

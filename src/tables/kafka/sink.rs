@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,8 @@ use tokio::sync::mpsc;
 use crate::error::{Error, Result};
 use crate::exec::format::{EncodedRows, FormatOptions, RecordEncoder};
 use crate::tables::kafka::aside::aside;
-use crate::tables::kafka::client::{self, ClientSettings, Faults, request_error};
+use crate::tables::kafka::client::{self, ClientSettings, Faults, code_error, request_error};
+use crate::tables::kafka::codes::is_consequence;
 use crate::tables::kafka::definition::{Delivery, KafkaTable, MetadataKey};
 use crate::tables::kafka::ends;
 use crate::tables::kafka::headers::HeaderColumn;
@@ -119,6 +120,18 @@ pub(super) async fn send_rows(
         (Some(failure), Ok(written)) => Err(failure.with_rows_written(written)),
         (Some(failure), Err(_)) => Err(failure),
     }
+}
+
+/// Makes records of rows, of which nothing is kept.
+pub(super) async fn encode_rows(
+    table: &Arc<KafkaTable>,
+    mut data: SendableRecordBatchStream,
+) -> Result<()> {
+    let mut rows = RowEncoder::try_new(Arc::clone(table))?;
+    while let Some(batch) = data.next().await {
+        rows.encode(&batch?, false)?;
+    }
+    Ok(())
 }
 
 /// A missing topic is created only when the table says with how many partitions.
@@ -336,6 +349,8 @@ pub(super) struct Deliveries {
     published: Arc<Mutex<Published>>,
     failed: Arc<AtomicU64>,
     failure: Arc<Mutex<Option<KafkaError>>>,
+    /// Whether the record of that failure had no key.
+    without_key: Arc<AtomicBool>,
 }
 
 impl Deliveries {
@@ -345,6 +360,10 @@ impl Deliveries {
             return None;
         }
         lock(&self.failure).clone()
+    }
+
+    fn refused_without_key(&self) -> bool {
+        self.without_key.load(Ordering::Acquire)
     }
 
     pub(super) fn acknowledged(&self) -> u64 {
@@ -384,13 +403,23 @@ impl ProducerContext for Deliveries {
                     .and_modify(|range| *range = (range.0.min(offset), range.1.max(offset)))
                     .or_insert((offset, offset));
             }
-            Err((error, _)) => {
+            Err((error, record)) => {
                 let mut failure = lock(&self.failure);
-                failure.get_or_insert_with(|| error.clone());
+                // The record that was refused says more than those that were refused with it.
+                let explains = failure.as_ref().is_none_or(follows) && !follows(error);
+                if failure.is_none() || explains {
+                    self.without_key
+                        .store(record.key().is_none(), Ordering::Release);
+                    *failure = Some(error.clone());
+                }
                 self.failed.fetch_add(1, Ordering::AcqRel);
             }
         }
     }
+}
+
+fn follows(error: &KafkaError) -> bool {
+    error.rdkafka_error_code().is_some_and(is_consequence)
 }
 
 /// The producer's thread: sends, waits for acknowledgements, commits.
@@ -494,29 +523,59 @@ impl Session {
                     self.check()?;
                     record = back;
                 }
-                Err((error, record)) => return Err(self.refused(&error, record.partition)),
+                Err((error, record)) => return Err(self.failed(&error, record.partition)),
             }
         }
     }
 
+    /// Why a record was not written. `partition` is the one that it asked for, if that is known.
     fn refused(&self, error: &KafkaError, partition: Option<i32>) -> Error {
-        match (error.rdkafka_error_code(), partition) {
-            (Some(RDKafkaErrorCode::UnknownPartition), Some(partition)) => Error::data(format!(
-                "topic '{}' has no partition {partition}",
-                self.table.topic
-            ))
-            .with_help("add partitions to the topic, or write others to the column of metadata 'partition'"),
-            (Some(RDKafkaErrorCode::UnknownPartition), None) => Error::data(format!(
-                "topic '{}' has no partition as high as a row asks for",
-                self.table.topic
-            ))
-            .with_help("add partitions to the topic, or write others to the column of metadata 'partition'"),
-            (Some(RDKafkaErrorCode::MessageSizeTooLarge), _) => Error::data(format!(
-                "a record is too large for topic '{}'",
-                self.table.topic
-            ))
-            .with_help("raise 'kafka.message.max.bytes' and the topic's max.message.bytes"),
-            _ => request_error(error, &self.table.client, &self.deliveries.faults),
+        let topic = &self.table.topic;
+        let code = error.rdkafka_error_code();
+        let said = match (code, partition) {
+            (Some(RDKafkaErrorCode::UnknownPartition), Some(partition)) => {
+                format!("topic '{topic}' has no partition {partition}")
+            }
+            (Some(RDKafkaErrorCode::UnknownPartition), None) => {
+                format!("topic '{topic}' has no partition as high as a row asks for")
+            }
+            (Some(RDKafkaErrorCode::MessageSizeTooLarge), _) => {
+                format!("a record is too large for topic '{topic}'")
+            }
+            (Some(RDKafkaErrorCode::InvalidTimestamp), _) => format!(
+                "the time of a record is further from the clock of the broker than topic '{topic}' allows"
+            ),
+            (
+                Some(RDKafkaErrorCode::InvalidRecord | RDKafkaErrorCode::InvalidDifferentRecord),
+                _,
+            ) => match self.deliveries.refused_without_key() {
+                true => format!("topic '{topic}' refuses a record that has no key"),
+                false => format!("topic '{topic}' refuses a record as invalid"),
+            },
+            _ => format!("a record was not written to topic '{topic}': {error}"),
+        };
+        let (settings, faults) = (&self.table.client, &self.deliveries.faults);
+        match code {
+            Some(code) => code_error(code, said, settings, faults),
+            None => request_error(error, settings, faults),
+        }
+    }
+
+    /// An error of a call that belongs to the batch. A record that was refused before it is the cause, and says more; what
+    /// became of the records is reported on soon after.
+    fn failed(&self, error: &KafkaError, partition: Option<i32>) -> Error {
+        let is_consequence = error.rdkafka_error_code().is_some_and(is_consequence);
+        let start = Instant::now();
+        while is_consequence
+            && self.deliveries.failure().is_none()
+            && self.producer.in_flight_count() > 0
+            && start.elapsed() < self.table.client.connect_timeout
+        {
+            self.producer.poll(Duration::from_millis(20));
+        }
+        match self.deliveries.failure() {
+            Some(failure) => self.refused(&failure, None),
+            None => self.refused(error, partition),
         }
     }
 

@@ -25,7 +25,7 @@ use crate::tables::kafka::aside::aside;
 use crate::tables::kafka::client::{Faults, request_error};
 use crate::tables::kafka::definition::{Delivery, KafkaTable};
 use crate::tables::kafka::identity::identity;
-use crate::tables::kafka::sink::{Deliveries, Session, ensure_topic, send_rows};
+use crate::tables::kafka::sink::{Deliveries, Session, encode_rows, ensure_topic, send_rows};
 
 /// Where a job stands in one partition of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,6 +164,15 @@ impl KafkaJobSink {
                 .map(|(partition, (first, last))| (partition, (first, last + 1)))
                 .collect(),
         })
+    }
+
+    /// Makes records of all rows and sends none.
+    ///
+    /// # Errors
+    ///
+    /// The rows' own error, a row that cannot be written as a record.
+    pub async fn rehearse(&self, rows: SendableRecordBatchStream) -> Result<()> {
+        encode_rows(&self.inner.session.table, rows).await
     }
 
     /// Begins a transaction without rows.

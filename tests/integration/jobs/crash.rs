@@ -136,7 +136,7 @@ fn exact_1_of_two_that_run_the_same_job_one_gives_way() {
     pipeline.send(0..30);
     let mut first = pipeline.start("job.sql");
     let mut second = pipeline.start("job.sql");
-    let deadline = Instant::now() + Duration::from_secs(180);
+    let deadline = Instant::now() + crate::support::PATIENCE;
     // One of them ends, with an error, since the other has taken the job over.
     let (code, mut other) = loop {
         if let Some(status) = first.try_wait().unwrap() {
@@ -187,7 +187,7 @@ fn count_beside(pipeline: &Pipeline) {
 }
 
 fn wait_for_state(pipeline: &Pipeline, state: &str) {
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + crate::support::PATIENCE;
     loop {
         let shown = pipeline.work.sql(&[], &["SHOW JOBS"]).ok().out;
         if shown.lines().all(|line| line.contains(state)) && shown.lines().count() == 2 {
@@ -242,7 +242,7 @@ fn exact_1_the_broker_is_stopped_killed_and_paused_under_load() {
     wait_for_state(&pipeline, "WAITING");
     broker.control("continue");
     let sent = send();
-    let deadline = Instant::now() + Duration::from_secs(300);
+    let deadline = Instant::now() + crate::support::PATIENCE;
     while (pipeline.doubled().len() as u64) < sent || total(&counted()) < sent {
         assert!(Instant::now() < deadline, "the jobs do not go on");
         assert_eq!(running.try_wait().unwrap(), None, "the process has ended");

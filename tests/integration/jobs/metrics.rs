@@ -83,7 +83,7 @@ impl Serving {
         &self,
         wanted: impl Fn(&BTreeMap<String, f64>) -> bool,
     ) -> BTreeMap<String, f64> {
-        let deadline = Instant::now() + Duration::from_secs(180);
+        let deadline = Instant::now() + crate::support::PATIENCE;
         loop {
             let samples = self.scrape();
             if wanted(&samples) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Pipeline;
 use super::windows::{counting, expected};
@@ -148,7 +148,7 @@ fn a_dropped_job_is_swept_and_a_process_that_runs_it_ends() {
     let running = command.stderr(Stdio::piped()).spawn().unwrap();
     let owner = "SELECT owner FROM system.jobs";
     let before = pipeline.lines_of(owner)[0]["owner"].clone();
-    let deadline = Instant::now() + Duration::from_secs(180);
+    let deadline = Instant::now() + crate::support::PATIENCE;
     while pipeline.lines_of(owner)[0]["owner"] == before {
         assert!(Instant::now() < deadline, "it was not taken over");
     }

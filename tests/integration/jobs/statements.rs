@@ -1,7 +1,7 @@
 //! The statements about jobs, and what a job does with records it cannot handle.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Pipeline;
 use crate::support::{create_topic, kafka_tool, produce};
@@ -79,7 +79,7 @@ fn a_job_goes_on_where_it_stood_and_says_what_it_did() {
 fn a_job_runs_until_it_is_interrupted() {
     let pipeline = Pipeline::between_topics("live", 1);
     let mut running = pipeline.start("job.sql");
-    let deadline = Instant::now() + Duration::from_secs(180);
+    let deadline = Instant::now() + crate::support::PATIENCE;
     for round in 1..4 {
         pipeline.send(round * 10..round * 10 + 4);
         while pipeline.doubled().len() < (round as usize) * 4 {

@@ -76,9 +76,12 @@ fn places_of_hidden_tables_are_not_declared_again() {
 import os
 lake = sys.argv[2]
 os.symlink(lake + "/secret", lake + "/link")
+# Files whose fields are called as the columns were typed are a place as well.
+rows(admin, f"COPY (SELECT 1 AS \"userId\") TO '{lake}/typed/a.parquet' STORED AS PARQUET")
+rows(admin, f"CREATE EXTERNAL TABLE typed (userId BIGINT) STORED AS PARQUET LOCATION '{lake}/typed/'")
 declared = ["{}/secret", "{}/secret/", "{}//secret", "{}/./secret", "{}/other/../secret", "{}/link", "file://{}/secret", "file://{}/link/", "{}/%73ecret",
     "{}/open/%2e%2e/secret", "{}", "{}/..", "{}/../anabranch-data/catalog", "{}/../anabranch-data", "{}/secret/_delta_log", "lake/secret", "lake/link",
-    "{}/[s]ecret/*.parquet", "{}/s?cret/x.parquet", "{}/*/*.parquet", "{}/secret/*.parquet", "{}/../*/secret/x.parquet", "lake/s*", "*/secret"]
+    "{}/[s]ecret/*.parquet", "{}/s?cret/x.parquet", "{}/*/*.parquet", "{}/secret/*.parquet", "{}/../*/secret/x.parquet", "lake/s*", "*/secret", "{}/typed"]
 for place in declared:
     place = place.replace("{}", lake)
     for text in [f"CREATE EXTERNAL TABLE open_x (id BIGINT) STORED AS DELTA LOCATION '{place}'", f"CREATE EXTERNAL TABLE open_x STORED AS PARQUET LOCATION '{place}'",

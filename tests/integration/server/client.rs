@@ -19,7 +19,7 @@ fn there(work: &Workspace, served: &Served, arguments: &[&str]) -> Ran {
 }
 
 fn wait_for(work: &Workspace, served: &Served, sql: &str, wanted: &str) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + crate::support::PATIENCE;
     loop {
         let found = there(work, served, &["sql", "-c", sql]).ok().out;
         if found == wanted {

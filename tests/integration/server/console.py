@@ -14,7 +14,7 @@ NAMES = [os.environ.get("CHROMIUM", "chromium"), "chromium", "chromium-browser",
 EVIL = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
 ODD = "<b>by</b> 10 s/é"
 
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=300_000)
 
 
 def shot(page, name):

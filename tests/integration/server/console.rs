@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::Served;
 use super::rights::users;
-use crate::support::{Workspace, python};
+use crate::support::{PATIENCE, Workspace, python};
 
 const TABLES: &str = "CREATE EXTERNAL TABLE seen (id BIGINT, note VARCHAR) STORED AS DELTA LOCATION 'seen' \
  OPTIONS ('scan.mode' 'stream');
@@ -20,9 +20,6 @@ CREATE EXTERNAL TABLE counted (s TIMESTAMP, n BIGINT) STORED AS DELTA LOCATION '
 CREATE JOB \"<b>by</b> 10 s/é\" WITH ('trigger' '50 milliseconds') AS INSERT INTO counted SELECT window_start, count(*) \
  FROM TUMBLE(TABLE ticks, DESCRIPTOR(t), INTERVAL '10 seconds') GROUP BY window_start;
 ";
-
-/// No answer takes so long, on whatever machine.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A server with a console.
 fn served(work: &Workspace, files: &[&str]) -> Served {
@@ -103,7 +100,7 @@ impl Served {
 
     /// The job of this name, when it is as it should be.
     fn wait_for_job(&self, name: &str, is_as_wanted: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let found = self.get("/api/jobs").ok();
             let jobs = found["jobs"].as_array().unwrap();
@@ -374,7 +371,7 @@ fn wait_for_rest(served: &Served) {
     #[cfg(target_os = "linux")]
     {
         let process = served.process.id();
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let before = processor_time(process);
             std::thread::sleep(Duration::from_millis(500));

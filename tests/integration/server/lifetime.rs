@@ -22,7 +22,7 @@ with flight.connect("grpc://" + sys.argv[1], autocommit=True) as db, db.cursor()
 }
 
 fn wait_for(served: &Served, sql: &str, wanted: &str) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + crate::support::PATIENCE;
     loop {
         let found = rows(served, &[sql]);
         if found.trim() == wanted {

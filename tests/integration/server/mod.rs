@@ -46,7 +46,7 @@ def refused(do, *given, **named):
     except Exception as error:
         return said(error)
     return f"done: {done}"
-def until(do, wanted, seconds=30):
+def until(do, wanted, seconds=600):
     end = time.time() + seconds
     while True:
         found = do()

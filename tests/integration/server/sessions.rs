@@ -52,6 +52,9 @@ print(refused(rows, connect(), "SET TIME ZONE 'Europe/Paris'"))
 db = connect(cookies=True)
 db.adbc_current_catalog = "anabranch"
 print(rows(db, "SET TIME ZONE 'Europe/Paris'"), rows(db, "SHOW datafusion.execution.time_zone"))
+# The first call of a client with cookies may be the one that sets something.
+fresh = connect(cookies=True)
+print(rows(fresh, "SET TIME ZONE 'Asia/Tokyo'"), rows(fresh, "SHOW datafusion.execution.time_zone"))
 def with_headers(**headers):
     headers = {"adbc.flight.sql.rpc.call_header.anabranch-" + name.replace("_", "-"): value for name, value in headers.items()}
     return connect(**headers)
@@ -65,6 +68,7 @@ at = "SELECT arrow_cast(TIMESTAMP '2025-01-01T10:00:00', 'Timestamp(Microsecond,
 print(unit(connect(), at), unit(grafana, at), rows(grafana, "SHOW datafusion.execution.time_zone"))
 print(refused(unit, grafana, "SELECT arrow_cast(9000000000000000000, 'Timestamp(Microsecond, None)') AS at"))
 print(refused(rows, with_headers(colour="red"), "SELECT 1"))
+print(unit(with_headers(timestamp_zone="none"), "SELECT TIMESTAMP '2025-01-01T10:00:00+02:00' AS at"))
 named = connect("anyone", "anything")
 print(rows(named, "SET TIME ZONE 'Asia/Tokyo'"), rows(named, "SHOW datafusion.execution.time_zone"))
 "#,

@@ -1,8 +1,10 @@
-//! Functions of values: message headers and JSON.
+//! Functions of values: message headers, JSON, and intervals.
 
 mod header;
 mod header_types;
+mod interval;
 mod json;
 
 pub use header::{header, headers_list, headers_map};
+pub use interval::{IntervalPlanner, interval_times};
 pub use json::to_json;

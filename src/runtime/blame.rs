@@ -1,0 +1,368 @@
+//! Which records of a batch an expression fails on: parts of the batch are run again, and nothing of them is kept.
+//!
+//! The batch is halved until one record is left. Where rows know a watermark (a job with windows) every part begins where the
+//! batch does, so that each row meets the one that it met there. A record is to blame only if it fails alone: a sum that is too
+//! large is a fault of no record.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::core::jobs::{BatchVersion, PlannedRange};
+use crate::error::{Error, ErrorKind, Result};
+use crate::runtime::batch::Ranges;
+use crate::runtime::options::OnExpressionError;
+use crate::runtime::sink::JobSink;
+use crate::runtime::source::JobSource;
+use crate::runtime::statements::ReadyJob;
+use crate::runtime::windows::Windows;
+use crate::tables::bad_records::SetAside;
+
+/// Records that are to be set aside when they are read, by table.
+pub(super) type Aside = BTreeMap<String, Arc<SetAside>>;
+
+/// As many records of a batch are set aside; with more the job fails, as with more than half of the batch.
+const MOST: u64 = 1_000;
+
+/// Where a record is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) table: String,
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+}
+
+/// Records that were set aside in a version are behind the job.
+pub(super) fn forget(aside: &mut Aside, version: &BatchVersion) {
+    for (table, aside) in aside.iter_mut() {
+        Arc::make_mut(aside).retain(|(partition, offset), _| {
+            let next = version.next_offset(table, *partition);
+            next.is_none_or(|next| *offset >= next)
+        });
+    }
+    aside.retain(|_, aside| !aside.is_empty());
+}
+
+/// What a batch that has failed was made of.
+pub(super) struct Suspects<'a> {
+    pub(super) job: &'a ReadyJob,
+    pub(super) sources: &'a BTreeMap<String, JobSource>,
+    /// As they were before the batch.
+    pub(super) windows: Option<&'a Windows>,
+    pub(super) sink: &'a JobSink,
+}
+
+impl Suspects<'_> {
+    /// What is to be set aside for the batch to succeed, if the job goes on without records that fail.
+    ///
+    /// # Errors
+    ///
+    /// The batch's own error, with the record that it is about, if it is about one.
+    pub(super) async fn blame(&self, error: Error, ranges: &Ranges) -> Result<Aside> {
+        let has_places = self.sources.values().all(|source| source.topic().is_some());
+        if !has_places {
+            return Err(error);
+        }
+        let job = self.job;
+        tracing::info!(job = job.name, %error, "looking for a record that makes the batch fail");
+        let sets_aside = job.options.on_expression_error == OnExpressionError::DeadLetter;
+        let run = move |part: Ranges| async move { self.rehearse(&part).await };
+        match search(ranges, self.windows.is_some(), sets_aside, run).await? {
+            Blamed::Nobody => Err(error),
+            Blamed::TooMany(place, error) => {
+                let many = "so many records fail that none is set aside; the first is";
+                let record = self.record(&place);
+                Err(error.context(format!("{many} {record}")).of_record())
+            }
+            Blamed::Records(records) if !sets_aside => match records.into_iter().next() {
+                Some((place, error)) => Err(error
+                    .with_help(
+                        "change the expression with CREATE OR REPLACE JOB, or let the job say WITH ('on_expression_error' \
+                         'dead_letter'); then RESUME JOB",
+                    )
+                    .context(self.record(&place))
+                    .of_record()),
+                None => Err(error),
+            },
+            Blamed::Records(records) => {
+                let mut chosen = ranges.clone();
+                for (place, error) in records {
+                    let record = self.record(&place);
+                    tracing::warn!(job = job.name, record, %error, "a dead letter");
+                    chosen.set_aside(&place, error.message().to_owned());
+                }
+                Ok(chosen.aside)
+            }
+        }
+    }
+
+    /// Runs a part of the batch, as far as it is about records.
+    async fn rehearse(&self, part: &Ranges) -> Result<()> {
+        match self.windows {
+            Some(windows) => windows.rehearse(self.job, self.sources, part).await,
+            None => {
+                let sources = part.of_sources(self.sources, &BTreeMap::new())?;
+                let plan = self.job.query.batch(sources).await?;
+                self.sink.rehearse(&plan).await
+            }
+        }
+    }
+
+    fn record(&self, place: &Place) -> String {
+        let source = self.sources.get(&place.table);
+        let topic = source.and_then(JobSource::topic).unwrap_or_default();
+        format!("record {topic}/{}@{}", place.partition, place.offset)
+    }
+}
+
+/// What a search has found.
+#[derive(Debug)]
+enum Blamed {
+    /// The batch fails for another reason than one of its records.
+    Nobody,
+    /// These records, each with its own error.
+    Records(Vec<(Place, Error)>),
+    /// More records than a job goes on without; the first one.
+    TooMany(Place, Error),
+}
+
+/// Whether an error may be about one record of the batch, and does not say which.
+pub(super) fn may_blame(error: &Error) -> bool {
+    let kinds = [
+        ErrorKind::Invalid,
+        ErrorKind::Data,
+        ErrorKind::Unsupported,
+        ErrorKind::Internal,
+    ];
+    kinds.contains(&error.kind()) && !error.names_record()
+}
+
+/// Searches the batch of `ranges`, which has failed, for the first record that makes it fail, or for all of them.
+///
+/// `run` runs a part of it: what it gives is the part's own error, if it has one. `from_start` says that a part must begin where
+/// the batch does.
+///
+/// # Errors
+///
+/// What keeps a part from being run: a broker that is away.
+async fn search<F: Future<Output = Result<()>>>(
+    ranges: &Ranges,
+    from_start: bool,
+    all: bool,
+    run: impl Fn(Ranges) -> F,
+) -> Result<Blamed> {
+    let mut ranges = ranges.clone();
+    let total = positions(&ranges);
+    let run = |part: Ranges| fault(run(part));
+    // A batch that fails without records: a table is gone, or the sink.
+    if run(part(&ranges, 0, 0)).await?.is_some() {
+        return Ok(Blamed::Nobody);
+    }
+    let mut found = Vec::new();
+    let mut next = 0;
+    loop {
+        let begin = |from| if from_start { 0 } else { from };
+        if next >= total || run(part(&ranges, begin(next), total)).await?.is_none() {
+            break;
+        }
+        let (mut good, mut bad) = (next, total);
+        while bad - good > 1 {
+            let middle = good + (bad - good) / 2;
+            match run(part(&ranges, begin(good), middle)).await? {
+                Some(_) => bad = middle,
+                None => good = middle,
+            }
+        }
+        let alone = run(part(&ranges, good, good + 1)).await?;
+        let (Some(error), Some(place)) = (alone, place(&ranges, good)) else {
+            return Ok(Blamed::Nobody);
+        };
+        if !all {
+            return Ok(Blamed::Records(vec![(place, error)]));
+        }
+        found.push((place.clone(), error));
+        let count = found.len() as u64;
+        if count > MOST || (total >= 100 && count * 2 > total) {
+            let (place, error) = found.swap_remove(0);
+            return Ok(Blamed::TooMany(place, error));
+        }
+        ranges.set_aside(&place, String::new());
+        next = good + 1;
+    }
+    Ok(match found.is_empty() {
+        true => Blamed::Nobody,
+        false => Blamed::Records(found),
+    })
+}
+
+/// The part's own error, if it has one.
+async fn fault(run: impl Future<Output = Result<()>>) -> Result<Option<Error>> {
+    match run.await {
+        Ok(()) => Ok(None),
+        Err(error) if may_blame(&error) => Ok(Some(error)),
+        Err(error) => Err(error),
+    }
+}
+
+fn length(range: &PlannedRange) -> u64 {
+    u64::try_from(range.end - range.start).unwrap_or(0)
+}
+
+/// How many offsets a batch has: they stand in one line, partition after partition.
+fn positions(ranges: &Ranges) -> u64 {
+    ranges.planned.values().flatten().map(length).sum()
+}
+
+/// The batch with these positions of the line only.
+fn part(ranges: &Ranges, from: u64, to: u64) -> Ranges {
+    let mut part = ranges.clone();
+    let mut passed = 0;
+    for range in part.planned.values_mut().flatten() {
+        let here = length(range);
+        let cut = |position: u64| {
+            let within = position.clamp(passed, passed + here) - passed;
+            range.start + i64::try_from(within).unwrap_or(i64::MAX)
+        };
+        (range.start, range.end) = (cut(from), cut(to));
+        passed += here;
+    }
+    part
+}
+
+/// The record at a position of the line.
+fn place(ranges: &Ranges, at: u64) -> Option<Place> {
+    let part = part(ranges, at, at + 1);
+    let all = part.planned.into_iter();
+    let mut all = all.flat_map(|(table, ranges)| {
+        let table = move || table.clone();
+        ranges.into_iter().map(move |range| (table(), range))
+    });
+    let (table, range) = all.find(|(_, range)| range.end > range.start)?;
+    Some(Place {
+        table,
+        partition: range.partition,
+        offset: range.start,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::collections::BTreeMap;
+    use std::future::ready;
+
+    use super::*;
+
+    fn batch() -> Ranges {
+        let range = |partition, start, end| PlannedRange {
+            partition,
+            start,
+            end,
+        };
+        let of_a = vec![range(0, 10, 70), range(1, 0, 0), range(2, 5, 45)];
+        let of_b = vec![range(0, 0, 30)];
+        let mut ranges = Ranges::default();
+        ranges.planned = BTreeMap::from([("a".to_owned(), of_a), ("b".to_owned(), of_b)]);
+        ranges
+    }
+
+    fn at(table: &str, partition: i32, offset: i64) -> Place {
+        Place {
+            table: table.to_owned(),
+            partition,
+            offset,
+        }
+    }
+
+    /// Whether a part has a record that is not set aside.
+    fn has(part: &Ranges, place: &Place) -> bool {
+        let in_range = part.planned[&place.table].iter().any(|range| {
+            range.partition == place.partition && (range.start..range.end).contains(&place.offset)
+        });
+        let key = (place.partition, place.offset);
+        let aside = part.aside.get(&place.table);
+        in_range && !aside.is_some_and(|aside| aside.contains_key(&key))
+    }
+
+    /// What a search finds where these records fail, and how many parts it ran.
+    async fn found(bad: &[Place], from_start: bool, all: bool) -> (Blamed, u32) {
+        let runs = Cell::new(0);
+        let run = |part: Ranges| {
+            runs.set(runs.get() + 1);
+            if from_start && positions(&part) > 1 {
+                assert_eq!(part.planned["a"][0].start, 10);
+            }
+            ready(match bad.iter().find(|place| has(&part, place)) {
+                Some(place) => Err(Error::data(format!("{place:?}"))),
+                None => Ok(()),
+            })
+        };
+        let blamed = search(&batch(), from_start, all, run).await.unwrap();
+        (blamed, runs.get())
+    }
+
+    #[tokio::test]
+    async fn the_records_that_fail_are_found_and_no_others() {
+        let bad = [
+            at("a", 0, 10),
+            at("a", 2, 5),
+            at("a", 2, 44),
+            at("b", 0, 29),
+        ];
+        for from_start in [false, true] {
+            let (blamed, runs) = found(&bad, from_start, true).await;
+            let Blamed::Records(records) = blamed else {
+                panic!("{blamed:?}");
+            };
+            for ((place, error), expected) in records.iter().zip(&bad) {
+                assert_eq!(place, expected);
+                assert_eq!(error.message(), format!("{expected:?}"));
+            }
+            assert_eq!(records.len(), bad.len());
+            assert!(runs < 60, "{runs}");
+            let (blamed, runs) = found(&bad[2..], from_start, false).await;
+            assert!(
+                matches!(&blamed, Blamed::Records(one) if one.len() == 1 && one[0].0 == bad[2])
+            );
+            assert!(runs < 12, "{runs}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_of_no_record_blames_nobody() {
+        // A sum that is too large from some record on, and a table that is gone.
+        for most in [90, 0] {
+            let run = |part: Ranges| {
+                ready(match positions(&part) >= most {
+                    true => Err(Error::data("too many")),
+                    false => Ok(()),
+                })
+            };
+            let blamed = search(&batch(), true, true, run).await.unwrap();
+            assert!(matches!(blamed, Blamed::Nobody), "{blamed:?}");
+        }
+        let (blamed, _) = found(&[], false, true).await;
+        assert!(matches!(blamed, Blamed::Nobody), "{blamed:?}");
+    }
+
+    #[tokio::test]
+    async fn a_batch_of_which_most_fails_is_not_set_aside() {
+        let bad: Vec<Place> = (10..70).map(|offset| at("a", 0, offset)).collect();
+        let (blamed, _) = found(&bad, false, true).await;
+        assert!(matches!(blamed, Blamed::Records(all) if all.len() == 60));
+        let more = [bad, (0..30).map(|offset| at("b", 0, offset)).collect()].concat();
+        let (blamed, _) = found(&more, false, true).await;
+        assert!(matches!(blamed, Blamed::TooMany(first, _) if first == at("a", 0, 10)));
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_goes_away_meanwhile_is_an_error() {
+        let run = |part: Ranges| {
+            ready(match positions(&part) {
+                0 => Ok(()),
+                _ => Err(Error::unavailable("away")),
+            })
+        };
+        let error = search(&batch(), false, false, run).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+    }
+}

@@ -1,0 +1,385 @@
+//! What the columns of a result are called: by what was typed, and as often as it was typed.
+//!
+//! The plan keeps the engine's own names, which must differ. Its result is renamed by place, so that nothing else of a statement
+//! depends on a label.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::error::Result as DataFusionResult;
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::expressions::Column;
+use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
+use datafusion::sql::parser::Statement as SqlStatement;
+use datafusion::sql::sqlparser::ast::{
+    Expr, Ident, ObjectNamePart, Select, SelectItem, SetExpr, Statement as AnsiStatement, VisitMut,
+    VisitorMut,
+};
+
+use crate::error::{Error, Result};
+use crate::planner::normalize;
+
+/// Stands in the engine's name of a column before what tells it apart from another of the same label.
+const MARK: char = '\u{1f}';
+/// A longer label is cut.
+const LONGEST: usize = 120;
+
+/// The labels of a query's columns, by place.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Labels {
+    items: Vec<Item>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Item {
+    /// A column of this label.
+    One(String),
+    /// As many columns as there are.
+    Many,
+}
+
+impl Labels {
+    /// Those of a query; none of any other statement.
+    pub(super) fn of(statement: &SqlStatement) -> Self {
+        let SqlStatement::Statement(ansi) = statement else {
+            return Self::default();
+        };
+        let AnsiStatement::Query(query) = ansi.as_ref() else {
+            return Self::default();
+        };
+        let items = match first_select(&query.body) {
+            Some(select) => select.projection.iter().map(item_of).collect(),
+            None => Vec::new(),
+        };
+        Self { items }
+    }
+
+    /// The labels of columns that the engine calls otherwise; none if all are as they should be.
+    fn over(&self, schema: &Schema) -> Option<Vec<String>> {
+        let fields = schema.fields();
+        let many = self.items.iter().filter(|item| **item == Item::Many);
+        let is_known = match many.count() {
+            0 => self.items.len() == fields.len(),
+            _ => self.items.len() <= fields.len() + 1,
+        };
+        let before = self.items.iter().take_while(|item| **item != Item::Many);
+        let after = self.items.iter().rev();
+        let after = after.take_while(|item| **item != Item::Many).count();
+        let before = before.count();
+        let labels: Vec<String> = fields
+            .iter()
+            .enumerate()
+            .map(|(place, field)| {
+                let item = match fields.len() - place {
+                    _ if !is_known => None,
+                    _ if place < before => self.items.get(place),
+                    back if back <= after => self.items.get(self.items.len() - back),
+                    _ => None,
+                };
+                match item {
+                    Some(Item::One(label)) => label.clone(),
+                    _ => field
+                        .name()
+                        .split(MARK)
+                        .next()
+                        .unwrap_or_default()
+                        .to_owned(),
+                }
+            })
+            .collect();
+        let mut names = fields.iter().map(|field| field.name()).zip(&labels);
+        names.any(|(name, label)| name != label).then_some(labels)
+    }
+
+    /// The schema with the labels.
+    pub(super) fn schema(&self, schema: SchemaRef) -> SchemaRef {
+        let Some(labels) = self.over(&schema) else {
+            return schema;
+        };
+        let fields = schema.fields().iter().zip(labels);
+        let fields = fields.map(|(field, label)| Field::clone(field).with_name(label));
+        let metadata = schema.metadata().clone();
+        Arc::new(Schema::new_with_metadata(
+            fields.collect::<Vec<_>>(),
+            metadata,
+        ))
+    }
+
+    /// The rows, with the labels as the names of their columns.
+    pub(super) fn rows(&self, rows: &RecordBatch) -> Result<RecordBatch> {
+        let schema = self.schema(rows.schema());
+        let count = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+        RecordBatch::try_new_with_options(schema, rows.columns().to_vec(), &count)
+            .map_err(|error| Error::internal(format!("a row cannot be named: {error}")))
+    }
+
+    /// The plan, with the labels as the names of its columns.
+    pub(super) fn plan(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = plan.schema();
+        let Some(labels) = self.over(&schema) else {
+            return Ok(plan);
+        };
+        let columns = schema.fields().iter().zip(labels).enumerate();
+        let columns = columns.map(|(place, (field, label))| ProjectionExpr {
+            expr: Arc::new(Column::new(field.name(), place)),
+            alias: label,
+        });
+        let columns: Vec<ProjectionExpr> = columns.collect();
+        Ok(Arc::new(ProjectionExec::try_new(columns, plan)?))
+    }
+}
+
+/// Plans a statement whose columns may have equal names.
+///
+/// # Errors
+///
+/// That of the statement as it was typed, but for columns of equal labels.
+pub(super) async fn plan_apart(
+    state: &SessionState,
+    statement: &SqlStatement,
+) -> DataFusionResult<LogicalPlan> {
+    let mut apart = statement.clone();
+    name_apart(&mut apart, Told::Equal);
+    let error = match Box::pin(state.statement_to_plan(apart)).await {
+        Ok(plan) => return Ok(plan),
+        Err(error) => error,
+    };
+    let mut apart = statement.clone();
+    if is_about_equal_names(&error.to_string())
+        && name_apart(&mut apart, Told::Doubtful)
+        && let Ok(plan) = Box::pin(state.statement_to_plan(apart)).await
+    {
+        return Ok(plan);
+    }
+    Err(error)
+}
+
+/// Which columns get a name of their own for the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// Those that are named like an earlier one.
+    Equal,
+    /// Also those that the engine may name alike: expressions, and whatever stands beside a `*`.
+    Doubtful,
+}
+
+/// Gives columns a name of their own for the engine, in all parts of a UNION; gives whether there were any.
+fn tell_apart(body: &mut SetExpr, which: Told) -> bool {
+    match body {
+        SetExpr::Select(select) => tell_items_apart(&mut select.projection, which),
+        SetExpr::Query(query) => tell_apart(&mut query.body, which),
+        SetExpr::SetOperation { left, right, .. } => {
+            let left = tell_apart(left, which);
+            tell_apart(right, which) || left
+        }
+        _ => false,
+    }
+}
+
+/// The same for the columns of a query, or those that an INSERT takes by their place.
+fn name_apart(statement: &mut SqlStatement, which: Told) -> bool {
+    let SqlStatement::Statement(ansi) = statement else {
+        return false;
+    };
+    match ansi.as_mut() {
+        AnsiStatement::Query(query) => tell_apart(&mut query.body, which),
+        AnsiStatement::Insert(insert) => match &mut insert.source {
+            Some(source) => tell_apart(&mut source.body, which),
+            None => false,
+        },
+        _ => false,
+    }
+}
+
+fn tell_items_apart(items: &mut [SelectItem], which: Told) -> bool {
+    let mut labels: HashSet<String> = HashSet::new();
+    let mut texts: HashSet<String> = HashSet::new();
+    let has_all = items.iter().any(|item| item_of(item) == Item::Many);
+    let mut any = false;
+    for (place, item) in items.iter_mut().enumerate() {
+        let Item::One(label) = item_of(item) else {
+            continue;
+        };
+        let (expr, is_column, is_named) = match item {
+            SelectItem::UnnamedExpr(expr) => (expr.clone(), is_column(expr), false),
+            SelectItem::ExprWithAlias { expr, .. } => (expr.clone(), false, true),
+            _ => continue,
+        };
+        // Columns of two tables may have one name: the engine tells them apart itself.
+        let is_new_text = texts.insert(match &expr {
+            Expr::CompoundIdentifier(parts) if is_column => {
+                let parts: Vec<String> = parts.iter().map(normalize).collect();
+                parts.join(".")
+            }
+            _ => label.clone(),
+        });
+        let is_new_label = labels.insert(label.clone());
+        let is_told = is_new_label || (is_column && is_new_text && !texts.contains(&label));
+        let is_doubtful = has_all || !(is_column || is_named);
+        if is_told && !(which == Told::Doubtful && is_doubtful) {
+            continue;
+        }
+        any = true;
+        let alias = Ident::with_quote('"', format!("{label}{MARK}{place}"));
+        *item = SelectItem::ExprWithAlias { expr, alias };
+    }
+    any
+}
+
+/// Whether planning failed since two columns have one name.
+fn is_about_equal_names(message: &str) -> bool {
+    message.contains("unique expression names") || message.contains("would be ambiguous")
+}
+
+fn first_select(body: &SetExpr) -> Option<&Select> {
+    match body {
+        SetExpr::Select(select) => Some(select),
+        SetExpr::Query(query) => first_select(&query.body),
+        SetExpr::SetOperation { left, .. } => first_select(left),
+        _ => None,
+    }
+}
+
+fn item_of(item: &SelectItem) -> Item {
+    match item {
+        SelectItem::UnnamedExpr(expr) => Item::One(label_of(expr)),
+        SelectItem::ExprWithAlias { alias, .. } => {
+            let label = normalize(alias);
+            Item::One(label.split(MARK).next().unwrap_or_default().to_owned())
+        }
+        _ => Item::Many,
+    }
+}
+
+fn is_column(expr: &Expr) -> bool {
+    matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_))
+}
+
+/// A column is called by its name, also in brackets or cast; everything else by what was typed.
+fn label_of(expr: &Expr) -> String {
+    match expr {
+        Expr::Identifier(ident) => normalize(ident),
+        Expr::CompoundIdentifier(parts) => parts.last().map(normalize).unwrap_or_default(),
+        Expr::Nested(inner) => label_of(inner),
+        Expr::Cast { expr: inner, .. } if is_column(inner) => label_of(inner),
+        _ => {
+            let mut shown = expr.clone();
+            let _ = shown.visit(&mut LowerCase);
+            let text = shown.to_string();
+            match text.char_indices().nth(LONGEST) {
+                Some((end, _)) => format!("{}…", &text[..end]),
+                None => text,
+            }
+        }
+    }
+}
+
+/// Names without quotes are those of the lower case.
+struct LowerCase;
+
+impl VisitorMut for LowerCase {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        let lower = |ident: &mut Ident| {
+            if ident.quote_style.is_none() {
+                ident.value = ident.value.to_lowercase();
+            }
+        };
+        match expr {
+            Expr::Identifier(ident) => lower(ident),
+            Expr::CompoundIdentifier(parts) => parts.iter_mut().for_each(lower),
+            Expr::Function(function) => {
+                for part in &mut function.name.0 {
+                    if let ObjectNamePart::Identifier(ident) = part {
+                        lower(ident);
+                    }
+                }
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::planner::{Parameters, Script, parse_statement};
+    use crate::session::{Session, SessionOptions};
+
+    #[tokio::test]
+    async fn columns_are_called_by_what_was_typed() {
+        let session = Session::try_new(&SessionOptions::default()).unwrap();
+        let from = "FROM (VALUES (1, 'x', TIMESTAMP '2025-01-01T00:00:00')) AS t (a, userid, ts)";
+        let long = format!("SELECT concat({}) AS c", vec!["'x'"; 3].join(", "));
+        for (select, expected) in [
+            ("SELECT 1, 'x', NULL, -1.5", "1|'x'|NULL|-1.5"),
+            (
+                "SELECT a, t.a, (a), userId, \"userid\"",
+                "a|a|a|userid|userid",
+            ),
+            (
+                "SELECT COUNT(*), count(1), count(DISTINCT t.a)",
+                "count(*)|count(1)|count(DISTINCT t.a)",
+            ),
+            (
+                "SELECT date_trunc('day', ts), Date_Trunc('day', TS)",
+                "date_trunc('day', ts)|date_trunc('day', ts)",
+            ),
+            (
+                "SELECT CAST(a AS BIGINT), a::INT, CAST(a + 1 AS INT)",
+                "a|a|CAST(a + 1 AS INT)",
+            ),
+            (
+                "SELECT sum(a) OVER (), a + 1 AS \"B c\", a IS NULL",
+                "sum(a) OVER ()|B c|a IS NULL",
+            ),
+            ("SELECT *, a + 1", "a|userid|ts|a + 1"),
+            ("SELECT a * 2, t.*, 1", "a * 2|a|userid|ts|1"),
+            ("SELECT t.*, *", ""),
+            (&long, "c"),
+        ] {
+            let sql = format!("{select} {from}");
+            let raw = Script::new("test", &sql).split().unwrap().remove(0);
+            let mut parsed = parse_statement(&raw).unwrap();
+            Parameters::default().bind(&mut parsed).unwrap();
+            let planned = match session.plan(parsed).await {
+                Ok(planned) => planned,
+                Err(error) if expected.is_empty() => {
+                    assert!(error.message().contains("unique"), "{error}");
+                    continue;
+                }
+                Err(error) => panic!("{sql}: {error}"),
+            };
+            let labels = |schema: &super::Schema| -> Vec<String> {
+                schema.fields().iter().map(|of| of.name().clone()).collect()
+            };
+            assert_eq!(labels(&planned.schema()).join("|"), expected, "{sql}");
+            let rows = session.begin(planned).unwrap().rows().await.unwrap();
+            assert_eq!(labels(&rows.schema()).join("|"), expected, "{sql}");
+        }
+    }
+
+    #[tokio::test]
+    async fn columns_of_nothing_are_called_so_too() {
+        let session = Session::try_new(&SessionOptions::default()).unwrap();
+        let raw = Script::new("test", "SELECT 1, 1, upper('x')")
+            .split()
+            .unwrap()
+            .remove(0);
+        let planned = session.plan(parse_statement(&raw).unwrap()).await.unwrap();
+        let rows = &planned.answer().unwrap().rows;
+        let names: Vec<_> = rows
+            .schema()
+            .fields()
+            .iter()
+            .map(|of| of.name().clone())
+            .collect();
+        assert_eq!(names, ["1", "1", "upper('x')"]);
+    }
+}

@@ -1,0 +1,173 @@
+//! What standard SQL has and the engine's planner lacks: FETCH FIRST, ordered texts in jobs; and what a parameter is cast to.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::sql::parser::Statement as SqlStatement;
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
+    FunctionArgumentList, FunctionArguments, Ident, LimitClause, ObjectName, Query,
+    Statement as AnsiStatement, Value, Visit, VisitMut, Visitor, VisitorMut,
+};
+
+use crate::error::{Error, Result};
+use crate::planner::normalize;
+use crate::planner::types::arrow_type;
+
+/// Makes `FETCH FIRST n ROWS ONLY` a LIMIT, in all queries below.
+///
+/// # Errors
+///
+/// A part of FETCH that LIMIT has not.
+pub(super) fn fetch_first(node: &mut impl VisitMut) -> Result<()> {
+    match node.visit(&mut FetchFirst) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(error),
+    }
+}
+
+struct FetchFirst;
+
+impl VisitorMut for FetchFirst {
+    type Break = Error;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        let Some(fetch) = query.fetch.take() else {
+            return ControlFlow::Continue(());
+        };
+        if fetch.with_ties {
+            let error = Error::unsupported("FETCH … WITH TIES is not supported");
+            return ControlFlow::Break(error.with_help(
+                "filter by rank() OVER (ORDER BY …) in a query around it, or say ROWS ONLY",
+            ));
+        }
+        if fetch.percent {
+            let error = Error::unsupported("FETCH … PERCENT is not supported");
+            return ControlFlow::Break(error.with_help("say FETCH FIRST n ROWS ONLY"));
+        }
+        let one = || Expr::Value(Value::Number("1".to_owned(), false).into());
+        let count = fetch.quantity.unwrap_or_else(one);
+        match &mut query.limit_clause {
+            none @ None => {
+                *none = Some(LimitClause::LimitOffset {
+                    limit: Some(count),
+                    offset: None,
+                    limit_by: Vec::new(),
+                });
+            }
+            Some(LimitClause::LimitOffset {
+                limit: limit @ None,
+                ..
+            }) => *limit = Some(count),
+            Some(_) => {
+                let error = Error::invalid("LIMIT and FETCH FIRST say the same: leave one out");
+                return ControlFlow::Break(error);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Makes `string_agg(x, ', ' ORDER BY t)` an ordered array as text: a job keeps arrays, and no ordered text, from batch to batch.
+pub(super) fn ordered_texts(node: &mut impl VisitMut) {
+    let _ = node.visit(&mut OrderedTexts);
+}
+
+struct OrderedTexts;
+
+impl VisitorMut for OrderedTexts {
+    type Break = ();
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::Function(function) = expr
+            && let Some(call) = ordered_text(function)
+        {
+            *expr = Expr::Function(call);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn ordered_text(function: &Function) -> Option<Function> {
+    let named = |name: &str| ObjectName::from(vec![Ident::new(name)]);
+    let FunctionArguments::List(list) = &function.args else {
+        return None;
+    };
+    let is_ordered =
+        |clause: &FunctionArgumentClause| matches!(clause, FunctionArgumentClause::OrderBy(_));
+    let [
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(value)),
+        separator,
+    ] = list.args.as_slice()
+    else {
+        return None;
+    };
+    let name = function.name.0.last()?.as_ident()?;
+    if normalize(name) != "string_agg" || !list.clauses.iter().any(is_ordered) {
+        return None;
+    }
+    // What is NULL is left out, and of nothing else the text is NULL.
+    let mut filter = Expr::IsNotNull(Box::new(value.clone()));
+    if let Some(given) = &function.filter {
+        filter = Expr::BinaryOp {
+            left: Box::new(Expr::Nested(given.clone())),
+            op: BinaryOperator::And,
+            right: Box::new(filter),
+        };
+    }
+    let array = Function {
+        name: named("array_agg"),
+        args: FunctionArguments::List(FunctionArgumentList {
+            args: vec![list.args[0].clone()],
+            ..list.clone()
+        }),
+        filter: Some(Box::new(filter)),
+        ..function.clone()
+    };
+    let array = FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Function(array)));
+    Some(Function {
+        name: named("array_to_string"),
+        args: FunctionArguments::List(FunctionArgumentList {
+            duplicate_treatment: None,
+            args: vec![array, separator.clone()],
+            clauses: Vec::new(),
+        }),
+        filter: None,
+        over: None,
+        ..function.clone()
+    })
+}
+
+/// The types that parameters are cast to, by name without `$`: `CAST($1 AS BIGINT)`, `$1::DATE`.
+pub(super) fn cast_types(statement: &SqlStatement) -> HashMap<String, DataType> {
+    let mut casts = Casts::default();
+    if let SqlStatement::Statement(ansi) = statement {
+        let ansi: &AnsiStatement = ansi;
+        let _ = ansi.visit(&mut casts);
+    }
+    casts.found
+}
+
+#[derive(Default)]
+struct Casts {
+    found: HashMap<String, DataType>,
+}
+
+impl Visitor for Casts {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        if let Expr::Cast {
+            expr, data_type, ..
+        } = expr
+            && let Expr::Value(value) = expr.as_ref()
+            && let Value::Placeholder(name) = &value.value
+            && let Ok(data_type) = arrow_type(data_type)
+        {
+            let name = name.trim_start_matches('$').to_owned();
+            self.found.entry(name).or_insert(data_type);
+        }
+        ControlFlow::Continue(())
+    }
+}

@@ -1,0 +1,264 @@
+//! Records for which an expression fails: the job names them, or sets them aside exactly once.
+
+use super::{Pipeline, crash};
+
+/// A job that divides by `v`, and one that counts by a window; records 1 and 2 of a second each, with gaps.
+fn dividing(name: &str, on_error: &str) -> Pipeline {
+    let pipeline = Pipeline::between_topics(name, 2);
+    let (bootstrap, source, sink) = (&pipeline.bootstrap, &pipeline.source, &pipeline.sink);
+    pipeline.work.file(
+        "tables.sql",
+        &format!(
+            "CREATE EXTERNAL TABLE numbers (v BIGINT, s VARCHAR, d DOUBLE, t TIMESTAMP, p INT METADATA FROM 'partition', \
+               WATERMARK FOR t AS t - INTERVAL '5 seconds') STORED AS KAFKA LOCATION '{source}' \
+               OPTIONS ('kafka.bootstrap.servers' '{bootstrap}', 'watermark.idle_after' '1 day');\n\
+             CREATE EXTERNAL TABLE out (v BIGINT, d DOUBLE) STORED AS KAFKA LOCATION '{sink}' \
+               OPTIONS ('kafka.bootstrap.servers' '{bootstrap}', 'topic.partitions' '1');\n\
+             CREATE EXTERNAL TABLE kept (v BIGINT NOT NULL, d DOUBLE) STORED AS DELTA LOCATION 'kept';\n"
+        ),
+    );
+    let job = |job: &str, query: &str| {
+        format!(
+            "CREATE JOB {job} WITH ('trigger' '10 milliseconds' {on_error}) AS INSERT INTO {query};\n"
+        )
+    };
+    for (file, text) in [
+        (
+            "job.sql",
+            job("dividing", "out SELECT 1000 / v, d FROM numbers"),
+        ),
+        (
+            "keep.sql",
+            job("keeping", "kept SELECT 1000 / v, d FROM numbers"),
+        ),
+        (
+            "windows.sql",
+            job(
+                "counting",
+                "out SELECT sum(1000 / v), max(CAST(s AS DOUBLE)) FROM TUMBLE(TABLE numbers, DESCRIPTOR(t), INTERVAL '10 seconds') \
+                 GROUP BY window_start EMIT CHANGES",
+            ),
+        ),
+    ] {
+        pipeline.work.file(file, &text);
+    }
+    pipeline
+}
+
+impl Pipeline {
+    /// Sends these values to partition 0, or 1 for every third of them.
+    fn send_values(&self, values: &[i64]) {
+        let rows: Vec<String> = values
+            .iter()
+            .enumerate()
+            .map(|(n, v)| {
+                let p = i64::from(n % 3 == 2);
+                format!("({v}, '{v}', 1.5, TIMESTAMP '2025-01-01T00:00:00', {p})")
+            })
+            .collect();
+        let insert = format!(
+            "INSERT INTO numbers (v, s, d, t, p) VALUES {}",
+            rows.join(", ")
+        );
+        self.work.sql(&["tables.sql"], &[&insert]).ok();
+    }
+
+    /// Partition, offset and reason of the dead letters, and the value of each record.
+    fn dead(&self) -> Vec<(i64, i64, String, String)> {
+        let query = "SELECT partition, \"offset\", reason, CAST(value AS VARCHAR) AS value FROM system.dead_letters \
+                     ORDER BY partition, \"offset\"";
+        let of_row = |row: serde_json::Value| {
+            let text = |name: &str| row[name].as_str().unwrap().to_owned();
+            let number = |name: &str| row[name].as_i64().unwrap();
+            (
+                number("partition"),
+                number("offset"),
+                text("reason"),
+                text("value"),
+            )
+        };
+        self.rows(query).into_iter().map(of_row).collect()
+    }
+}
+
+const VALUES: [i64; 12] = [1, 2, 4, 5, 0, 8, 10, 20, 25, 0, 40, 0];
+
+#[test]
+fn a_job_names_the_record_that_fails() {
+    let pipeline = dividing("divide-fail", "");
+    pipeline.send_values(&VALUES);
+    // Values 4, 8, 25, 0 are on partition 1; the third 0 is its fourth record. Either may be met first.
+    let places = [
+        format!("{}/0@3", pipeline.source),
+        format!("{}/1@3", pipeline.source),
+    ];
+    for (file, job) in [
+        ("job.sql", "dividing"),
+        ("keep.sql", "keeping"),
+        ("windows.sql", "counting"),
+    ] {
+        let ran = pipeline.catch_up(file);
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        let query = format!("SELECT state, reason FROM system.jobs WHERE job = '{job}'");
+        let row = &pipeline.rows(&query)[0];
+        assert_eq!(row["state"], "FAILED");
+        let reason = row["reason"].as_str().unwrap();
+        assert!(
+            places
+                .iter()
+                .any(|place| reason.contains(&format!("record {place}: "))),
+            "{reason}"
+        );
+        assert!(reason.to_lowercase().contains("divide by zero"), "{reason}");
+        assert!(
+            reason.contains("'on_expression_error' 'dead_letter'"),
+            "{reason}"
+        );
+    }
+    assert_eq!(pipeline.printed(), "", "nothing was published");
+    assert!(pipeline.dead().is_empty());
+}
+
+#[test]
+fn records_that_fail_are_dead_letters_and_the_rest_is_written() {
+    let pipeline = dividing("divide-dead", ", 'on_expression_error' 'dead_letter'");
+    pipeline.send_values(&VALUES);
+    let zeros: Vec<(i64, i64)> = vec![(0, 3), (0, 6), (1, 3)];
+    for (file, job) in [
+        ("job.sql", "dividing"),
+        ("keep.sql", "keeping"),
+        ("windows.sql", "counting"),
+    ] {
+        pipeline.catch_up(file).ok();
+        let dead: Vec<(i64, i64)> = pipeline
+            .dead()
+            .into_iter()
+            .map(|(partition, offset, reason, value)| {
+                assert!(reason.to_lowercase().contains("divide by zero"), "{reason}");
+                assert!(value.contains("\"v\":0"), "{value}");
+                (partition, offset)
+            })
+            .collect();
+        assert_eq!(dead, zeros, "{job}");
+        let rewind = format!("REWIND JOB {job} TO BATCH 0");
+        // A replay finds the same ones.
+        pipeline.work.sql(&["tables.sql", file], &[&rewind]).ok();
+        pipeline.catch_up(file).ok();
+        let again: Vec<(i64, i64)> = pipeline
+            .dead()
+            .iter()
+            .map(|dead| (dead.0, dead.1))
+            .collect();
+        assert_eq!(again, zeros, "{job}");
+        pipeline
+            .work
+            .sql(&[], &[&format!("DROP JOB {job} CASCADE")])
+            .ok();
+    }
+    let kept = pipeline.rows("SELECT v FROM kept ORDER BY v");
+    let kept: Vec<i64> = kept.iter().map(|row| row["v"].as_i64().unwrap()).collect();
+    assert_eq!(kept, [25, 40, 50, 100, 125, 200, 250, 500, 1000]);
+    let counted = pipeline.printed();
+    // 1000 divided by each of the others.
+    assert!(
+        counted.trim_end().ends_with("{\"v\":2290,\"d\":40.0}"),
+        "{counted}"
+    );
+}
+
+#[test]
+fn rows_that_the_sink_cannot_hold_are_such_records_too() {
+    let pipeline = dividing("divide-sink", ", 'on_expression_error' 'dead_letter'");
+    pipeline.work.file(
+        "job.sql",
+        "CREATE JOB dividing WITH ('on_expression_error' 'dead_letter') AS \
+         INSERT INTO out SELECT v, CASE WHEN v = 5 THEN CAST('NaN' AS DOUBLE) ELSE d END FROM numbers;\n",
+    );
+    pipeline.work.file(
+        "keep.sql",
+        "CREATE JOB keeping WITH ('on_expression_error' 'dead_letter') AS \
+         INSERT INTO kept SELECT nullif(v, 8), d FROM numbers;\n",
+    );
+    pipeline.send_values(&[1, 2, 4, 5, 7, 8]);
+    pipeline.catch_up("job.sql").ok();
+    let dead = pipeline.dead();
+    assert!(
+        dead.len() == 1 && (dead[0].0, dead[0].1) == (0, 2),
+        "{dead:?}"
+    );
+    assert!(dead[0].2.contains("NaN"), "{dead:?}");
+    assert_eq!(pipeline.printed().lines().count(), 5);
+    pipeline.catch_up("keep.sql").ok();
+    let dead = pipeline.dead();
+    assert!(
+        dead.len() == 2 && (dead[1].0, dead[1].1) == (1, 1),
+        "{dead:?}"
+    );
+    assert_eq!(pipeline.rows("SELECT * FROM kept").len(), 5);
+}
+
+#[test]
+fn exact_1_dead_letters_are_there_once_whatever_step_a_process_dies_at() {
+    let pipeline = dividing(
+        "divide-crash",
+        ", 'batch.max_rows' 4, 'on_expression_error' 'dead_letter'",
+    );
+    let mut sent = 0;
+    for fail_point in crash::FAIL_POINTS {
+        pipeline.send_values(&[1, 0, 2, 4, 0, 5]);
+        sent += 1;
+        pipeline.crash("windows.sql", fail_point);
+    }
+    pipeline.catch_up("windows.sql").ok();
+    assert_eq!(pipeline.dead().len(), 2 * sent);
+    let sum = 1950 * sent;
+    let counted = pipeline.printed();
+    assert!(
+        counted
+            .trim_end()
+            .ends_with(&format!("{{\"v\":{sum},\"d\":5.0}}")),
+        "{counted}"
+    );
+}
+
+#[test]
+fn what_cannot_be_set_aside_is_refused_or_fails() {
+    let pipeline = dividing("divide-refused", "");
+    pipeline.work.append(
+        "tables.sql",
+        "CREATE EXTERNAL TABLE files (v BIGINT) STORED AS DELTA LOCATION 'files' OPTIONS ('scan.mode' 'stream');\n",
+    );
+    let job = |option: &str, query: &str| {
+        format!("CREATE JOB j WITH ('on_expression_error' '{option}') AS INSERT INTO out {query}")
+    };
+    for (sql, expected) in [
+        (
+            job("skip", "SELECT v, d FROM numbers"),
+            "'on_expression_error' does not take 'skip'",
+        ),
+        (
+            job("dead_letter", "SELECT v, 1.5 FROM files"),
+            "files is a Delta table",
+        ),
+    ] {
+        let ran = pipeline.work.sql(&["tables.sql"], &[&sql]);
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert!(ran.err.contains(expected), "{}", ran.err);
+    }
+    let explain = format!("EXPLAIN {}", job("dead_letter", "SELECT v, d FROM numbers"));
+    let shown = pipeline.work.sql(&["tables.sql"], &[&explain]).ok().out;
+    assert!(
+        shown.contains("dead_letter: the record goes to system.dead_letters"),
+        "{shown}"
+    );
+    // Of no record alone: half of all fails with it, and is not set aside.
+    pipeline.work.file(
+        "job.sql",
+        "CREATE JOB dividing WITH ('on_expression_error' 'dead_letter') AS INSERT INTO out SELECT 1 / (v - v), d FROM numbers;\n",
+    );
+    pipeline.send_values(&(0..120).collect::<Vec<_>>());
+    let ran = pipeline.catch_up("job.sql");
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.err.contains("so many records fail"), "{}", ran.err);
+    assert!(pipeline.dead().is_empty());
+}
