@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use anabranch_udfs::{checked, with_doubles};
+use anabranch_udfs::{checked, with_doubles, with_microseconds};
 use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::{Field, Schema};
 use datafusion::common::tree_node::TreeNode as _;
@@ -48,7 +48,8 @@ pub(super) fn row(state: &SessionState, plan: &LogicalPlan) -> Result<Option<Ans
     let mut fields = Vec::with_capacity(projection.expr.len());
     let mut columns = Vec::with_capacity(projection.expr.len());
     for (expr, named) in projection.expr.iter().zip(projection.schema.fields()) {
-        let expr = simplifier.coerce(with_doubles(expr.clone(), nothing)?, nothing)?;
+        let expr = with_doubles(with_microseconds(expr.clone(), nothing)?, nothing)?;
+        let expr = with_microseconds(simplifier.coerce(expr, nothing)?, nothing)?;
         let expr = checked(expr, nothing)?;
         let expr = state.create_physical_expr(simplifier.simplify(expr)?, nothing)?;
         let field = expr.return_field(input.schema_ref())?;

@@ -270,14 +270,12 @@ mod tests {
         let structs = chain(40, |from| {
             format!("SELECT named_struct('a', c, 'b', c) AS c FROM {from}")
         });
-        let lists = chain(40, |from| format!("SELECT [struct(c, c)] AS c FROM {from}"));
         let sums = chain(40, |from| format!("SELECT c + c AS c FROM {from}"));
         for sql in [
             format!("{joined} SELECT * FROM t40"),
             format!("{queries} SELECT * FROM t40"),
             format!("{scalar} SELECT * FROM t40"),
             format!("{structs} SELECT * FROM t40"),
-            format!("{lists} SELECT * FROM t40"),
             format!("{sums} SELECT * FROM t40 WHERE c > 0"),
         ] {
             let error = run(&sql).await.expect_err(&sql[..120]);

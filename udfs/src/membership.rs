@@ -99,8 +99,8 @@ fn is_no_member(member: InSubquery, place: Place, schema: &DFSchema) -> Result<E
     let has_nulls = expr.nullable(schema).unwrap_or(true)
         || subquery.subquery.schema().nullable(&column).unwrap_or(true);
     let is_simple = subquery.outer_ref_columns.is_empty() && has_columns(&expr)?;
-    // A join with one key, by which DataFusion goes, sees the NULLs on both sides.
-    if (is_simple && place == Place::Conjunct) || !has_nulls {
+    // A join with one key, by which DataFusion goes, sees the NULLs on both sides. With more keys it takes the NULLs of any.
+    if is_simple && (place == Place::Conjunct || !has_nulls) {
         return Ok(Expr::InSubquery(InSubquery::new(expr, subquery, true)));
     }
     let compared = compared(&expr, column, schema)?;

@@ -52,6 +52,17 @@ impl AnalyzerRule for MicrosecondTime {
     }
 }
 
+/// The same in one expression over these columns.
+///
+/// # Errors
+///
+/// None in practice.
+pub fn with_microseconds(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    Ok(expr
+        .transform_up(|expr| in_microseconds(expr, schema))?
+        .data)
+}
+
 /// The columns that expressions of a plan may name.
 fn inputs(plan: &LogicalPlan) -> Result<DFSchema> {
     let mut schema = merge_schema(&plan.inputs());

@@ -19,7 +19,7 @@ use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::logical_expr::ScalarUDF;
 
 pub(crate) use date_part::ExtractPlanner;
-pub use micros::MicrosecondTime;
+pub use micros::{MicrosecondTime, with_microseconds};
 
 /// The functions of times, by the names of those they replace.
 pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
