@@ -60,8 +60,8 @@ fn parse_checked(raw: &RawStatement) -> Result<ParsedStatement> {
     })
 }
 
-/// The statement as typed, without secrets; the name of a variable that has one is none. The parts of our own tables are known by their places;
-/// in DataFusion's own DDL a secret is a text that follows a text which names one.
+/// The statement as typed, without secrets. `${NAME}` stays: it names a variable and is not the secret itself. The parts of our
+/// own tables are known by their places; in DataFusion's own DDL a secret is a text that follows a text which names one.
 fn shown_text(raw: &RawStatement, statement: &Statement) -> String {
     let mut shown: BTreeMap<Location, String> = BTreeMap::new();
     if let Statement::CreateTable(table) = statement {

@@ -78,7 +78,7 @@ pub struct JobQuery {
     emit: Emit,
     /// Its aggregate, if it has one over more than a batch.
     stream: Option<StreamQuery>,
-    /// A view that it reads and that hides the tables below from whoever made the query.
+    /// A view that the query reads, over tables that the query's user may not name.
     hiding_view: Option<String>,
     /// What it gives.
     schema: SchemaRef,
@@ -364,7 +364,7 @@ impl JobQuery {
         self.static_tables.iter().map(shown).collect()
     }
 
-    /// An error of a batch, without what it is about if a view hides that from whoever made the query.
+    /// An error of a batch as the query's user may see it: if a view hides its tables from them, without values and names.
     pub(crate) fn shown(&self, error: Error) -> Error {
         match &self.hiding_view {
             Some(view) => view_barrier::hidden(view, &error),

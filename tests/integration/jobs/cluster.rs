@@ -1,6 +1,6 @@
 //! A cluster of three brokers under fire: brokers are stopped, killed and frozen, leaders move, and the process that runs the
-//! jobs is killed, at random, for as long as `ANABRANCH_ENDURANCE` says (not without it). Kafka's own producer numbers the records of each
-//! key, Kafka's own consumer reads what came out, and a checker that knows nothing of jobs compares the two.
+//! jobs is killed, at random, for as long as `ANABRANCH_ENDURANCE` says (not without it). Kafka's own producer numbers the
+//! records of each key, Kafka's own consumer reads what came out, and a checker that knows nothing of jobs compares the two.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;

@@ -4,6 +4,27 @@ use super::Pipeline;
 use crate::support::kafka_tool;
 
 impl Pipeline {
+    /// The job `doubling` reads `numbers`, a stream over the Delta table `lake`.
+    pub(super) fn from_lake(name: &str) -> Self {
+        let pipeline = Self::between_topics(name, 1);
+        let tables = std::fs::read_to_string(pipeline.work.path("tables.sql")).unwrap();
+        let (_, rest) = tables.split_once(");\n").unwrap();
+        pipeline.work.file(
+            "tables.sql",
+            &format!(
+                "CREATE EXTERNAL TABLE lake (v BIGINT) STORED AS DELTA LOCATION 'lake';\n\
+                 CREATE EXTERNAL TABLE numbers (v BIGINT) STORED AS DELTA LOCATION 'lake' OPTIONS ('scan.mode' 'stream');\n{rest}"
+            ),
+        );
+        pipeline
+    }
+
+    /// Adds a version with one row to `lake`.
+    pub(super) fn insert_into_lake(&self, v: u64) {
+        let insert = format!("INSERT INTO lake VALUES ({v})");
+        self.work.sql(&["tables.sql"], &[&insert]).ok();
+    }
+
     fn topics(&self, arguments: &[&str]) {
         let server = ["kafka-topics", "--bootstrap-server", &self.bootstrap];
         kafka_tool(&[&server, arguments].concat(), "");
@@ -157,20 +178,8 @@ fn ident_1_a_topic_replaced_by_a_delta_stream_carries_no_offset_over() {
 
 #[test]
 fn ident_1_a_delta_stream_that_was_made_anew_stops_the_job() {
-    let pipeline = Pipeline::between_topics("lake-anew", 1);
-    let tables = std::fs::read_to_string(pipeline.work.path("tables.sql")).unwrap();
-    let (_, rest) = tables.split_once(");\n").unwrap();
-    pipeline.work.file(
-        "tables.sql",
-        &format!(
-            "CREATE EXTERNAL TABLE lake (v BIGINT) STORED AS DELTA LOCATION 'lake';\n\
-             CREATE EXTERNAL TABLE numbers (v BIGINT) STORED AS DELTA LOCATION 'lake' OPTIONS ('scan.mode' 'stream');\n{rest}"
-        ),
-    );
-    let insert = |v: u64| {
-        let insert = format!("INSERT INTO lake VALUES ({v})");
-        pipeline.work.sql(&["tables.sql"], &[&insert]).ok();
-    };
+    let pipeline = Pipeline::from_lake("lake-anew");
+    let insert = |v: u64| pipeline.insert_into_lake(v);
     (0..3).for_each(&insert);
     pipeline.catch_up("job.sql").ok();
     std::fs::remove_dir_all(pipeline.work.path("lake")).unwrap();
