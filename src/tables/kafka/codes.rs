@@ -144,6 +144,8 @@ pub(crate) fn meaning(code: Code) -> Meaning {
         | Code::GaplessGuarantee
         | Code::PollExceeded
         | Code::UnknownBroker
+        // It has not heard yet who leads a partition.
+        | Code::NoEnt
         | Code::AssignmentLost => Passes,
 
         // Records.
@@ -259,8 +261,7 @@ pub(crate) fn meaning(code: Code) -> Meaning {
         | Code::FileSystem
         | Code::NotConfigured
         | Code::InvalidType
-        | Code::ReadOnly
-        | Code::NoEnt => invalid(OPTION),
+        | Code::ReadOnly => invalid(OPTION),
 
         Code::Unknown
         | Code::InvalidRequest
@@ -366,7 +367,7 @@ mod tests {
             lasts,
             [
                 -199, -198, -191, -190, -189, -188, -186, -176, -175, -174, -171, -170, -168, -165,
-                -162, -161, -160, -159, -157, -156, -154, -145, -143, -141, -140, -139, -138, -1
+                -162, -161, -160, -159, -157, -154, -145, -143, -141, -140, -139, -138, -1
             ]
         );
     }

@@ -19,6 +19,14 @@ const HEARD: usize = 16;
 /// While a leader is elected it is asked for again after this time.
 const ELECTION: Duration = Duration::from_millis(100);
 
+/// A broker of a cluster may hear of a new topic later than its peers, but not later than this.
+const NEWS: Duration = Duration::from_secs(2);
+
+/// Whether a broker that does not know a topic may be the last to hear of it. `since` is when it was asked first.
+pub(crate) fn may_hear_of_it(brokers: usize, since: Instant) -> bool {
+    brokers > 1 && since.elapsed() < NEWS
+}
+
 /// A partition of a topic and where it starts and ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartitionEnds {
@@ -154,6 +162,7 @@ fn passes(code: RDKafkaErrorCode) -> bool {
             | RDKafkaErrorCode::BrokerTransportFailure
             | RDKafkaErrorCode::AllBrokersDown
             | RDKafkaErrorCode::WaitingForCoordinator
+            | RDKafkaErrorCode::NoEnt
     )
 }
 
@@ -212,7 +221,8 @@ pub(crate) fn partitions<C: ConsumerContext + AsRef<Faults>>(
     topic: &str,
 ) -> Result<Option<Vec<i32>>> {
     let faults: Faults = consumer.context().as_ref().as_ref().clone();
-    let deadline = Instant::now() + settings.connect_timeout;
+    let began = Instant::now();
+    let deadline = began + settings.connect_timeout;
     loop {
         let wait = PROBE.min(deadline.saturating_duration_since(Instant::now()));
         // Callbacks with the cause of a failure are served by polling, one at a time.
@@ -234,7 +244,10 @@ pub(crate) fn partitions<C: ConsumerContext + AsRef<Faults>>(
                     Some(
                         RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
                         | RDKafkaRespErr::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC,
-                    ) => return Ok(None),
+                    ) => match may_hear_of_it(metadata.brokers().len(), began) {
+                        true => std::thread::sleep(ELECTION),
+                        false => return Ok(None),
+                    },
                     Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => {
                         let said = format!("not allowed to read topic '{topic}'");
                         let code = RDKafkaErrorCode::TopicAuthorizationFailed;

@@ -23,6 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::tables::kafka::client::{
     ClientSettings, Faults, client_error, request_error, unknown_topic,
 };
+use crate::tables::kafka::ends::may_hear_of_it;
 use crate::tables::kafka::record::mark_of;
 
 /// After an answer that may change soon.
@@ -41,7 +42,8 @@ pub(crate) fn identity(
     topic: &str,
 ) -> Result<Identity> {
     let faults: &Faults = consumer.context().as_ref();
-    let deadline = Instant::now() + settings.connect_timeout;
+    let began = Instant::now();
+    let deadline = began + settings.connect_timeout;
     loop {
         // Callbacks with the cause of a failure are served by polling.
         let _ = consumer.poll(Duration::ZERO);
@@ -55,7 +57,12 @@ pub(crate) fn identity(
                 });
             }
             Err(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
-                return Err(unknown_topic(topic));
+                let known = consumer.fetch_metadata(Some(topic), REQUEST);
+                let brokers = known.map_or(0, |known| known.brokers().len());
+                if !may_hear_of_it(brokers, began) || Instant::now() >= deadline {
+                    return Err(unknown_topic(topic));
+                }
+                std::thread::sleep(PAUSE);
             }
             Err(RDKafkaErrorCode::TopicAuthorizationFailed) => {
                 return Err(Error::new(

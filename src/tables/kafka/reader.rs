@@ -143,6 +143,8 @@ impl Client {
                         | RDKafkaErrorCode::AllBrokersDown
                         | RDKafkaErrorCode::OperationTimedOut
                         | RDKafkaErrorCode::Resolve
+                        // Partitions are read by their offsets: the group is asked for nothing.
+                        | RDKafkaErrorCode::GroupAuthorizationFailed
                 ) | None
             );
             if !passes || self.watch.faults.is_hopeless() {

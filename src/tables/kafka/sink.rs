@@ -354,7 +354,7 @@ pub(super) struct Deliveries {
 }
 
 impl Deliveries {
-    fn failure(&self) -> Option<KafkaError> {
+    pub(super) fn failure(&self) -> Option<KafkaError> {
         // The counter spares the lock on the hot path.
         if self.failed.load(Ordering::Acquire) == 0 {
             return None;

@@ -149,11 +149,17 @@ impl KafkaJobSink {
             let before = session.deliveries.acknowledged();
             session.deliveries.take_published();
             inner.begin()?;
-            if !session.send_all(&mut parcels)? {
-                return Err(Error::new(ErrorKind::Cancelled, "the batch was cancelled"));
-            }
-            // Nothing is in doubt yet: the job says that it waits, and tries the batch again.
-            session.flush(session.table.client.patience())?;
+            let sent = session.send_all(&mut parcels).and_then(|is_whole| {
+                if !is_whole {
+                    return Err(Error::new(ErrorKind::Cancelled, "the batch was cancelled"));
+                }
+                // Nothing is in doubt yet: the job says that it waits, and tries the batch again.
+                session.flush(session.table.client.patience())
+            });
+            sent.map_err(|error| match session.deliveries.failure() {
+                Some(refused) if is_fenced(&refused) => fenced(),
+                _ => error,
+            })?;
             Ok(session.deliveries.acknowledged() - before)
         };
         let rows = send_rows(&table, withdrawn, rows, &Time::new(), produce).await?;
@@ -285,22 +291,31 @@ impl Inner {
     }
 
     fn failed(&self, error: &KafkaError) -> Error {
-        match error.rdkafka_error_code() {
-            Some(
-                RDKafkaErrorCode::Fenced
-                | RDKafkaErrorCode::ProducerFenced
-                | RDKafkaErrorCode::InvalidProducerEpoch,
-            ) => Error::new(
-                ErrorKind::Cancelled,
-                "another runner has taken the job over, or its transaction timed out",
-            ),
-            _ => request_error(
-                error,
-                &self.session.table.client,
-                &self.session.deliveries.faults,
-            ),
+        if is_fenced(error) {
+            return fenced();
         }
+        let (settings, faults) = (&self.session.table.client, &self.session.deliveries.faults);
+        request_error(error, settings, faults)
     }
+}
+
+/// Whether the broker has given the producer's place to a later one.
+fn is_fenced(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::Fenced
+                | RDKafkaErrorCode::ProducerFenced
+                | RDKafkaErrorCode::InvalidProducerEpoch
+        )
+    )
+}
+
+fn fenced() -> Error {
+    Error::new(
+        ErrorKind::Cancelled,
+        "another runner has taken the job over, or its transaction timed out",
+    )
 }
 
 /// Repeats a call that librdkafka says may be repeated.
