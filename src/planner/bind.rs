@@ -33,7 +33,7 @@ enum Given {
     /// As text, which is read as a literal.
     Text(String),
     /// With its type.
-    Value(BoundValue),
+    Value(Box<BoundValue>),
 }
 
 impl Given {
@@ -43,7 +43,7 @@ impl Given {
                 plain: literal(text),
                 typed: None,
             },
-            Given::Value(value) => value.clone(),
+            Given::Value(value) => (**value).clone(),
         }
     }
 
@@ -69,7 +69,8 @@ impl Parameters {
 
     /// Sets a value that keeps its type; one set before is replaced.
     pub fn set_value(&mut self, name: impl Into<String>, value: BoundValue) {
-        self.values.insert(name.into(), Given::Value(value));
+        self.values
+            .insert(name.into(), Given::Value(Box::new(value)));
     }
 
     /// Names and values of those that were given as text.

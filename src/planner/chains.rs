@@ -501,7 +501,7 @@ mod tests {
                 format!("CUBE({}), ROLLUP({})", columns(8), columns(20)),
                 false,
             ),
-            (vec!["CUBE(a, b)"; 7].join(", "), false),
+            (["CUBE(a, b)"; 7].join(", "), false),
             (columns(3_000), true),
         ] {
             for sql in [

@@ -52,11 +52,8 @@ pub(super) async fn with_names_of_files(
     mut table: CreateExternalTable,
     typed: &Typed,
 ) -> Result<CreateExternalTable> {
-    let found = match fields_of_files(state, &table).await {
-        Ok(schema) => Some(schema),
-        // No files, or none that can be read: reading them says so.
-        Err(_) => None,
-    };
+    // No files, or none that can be read: reading them says so.
+    let found = fields_of_files(state, &table).await.ok();
     let has = |name: &str| {
         found
             .as_ref()

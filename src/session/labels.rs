@@ -316,7 +316,7 @@ mod tests {
     async fn columns_are_called_by_what_was_typed() {
         let session = Session::try_new(&SessionOptions::default()).unwrap();
         let from = "FROM (VALUES (1, 'x', TIMESTAMP '2025-01-01T00:00:00')) AS t (a, userid, ts)";
-        let long = format!("SELECT concat({}) AS c", vec!["'x'"; 3].join(", "));
+        let long = format!("SELECT concat({}) AS c", ["'x'"; 3].join(", "));
         for (select, expected) in [
             ("SELECT 1, 'x', NULL, -1.5", "1|'x'|NULL|-1.5"),
             (

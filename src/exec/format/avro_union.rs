@@ -85,8 +85,6 @@ pub(super) fn is_union(data_type: &DataType) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
     use super::super::avro_decode::tests::{cells, decode, format, long, message, nullable};
     use super::super::registry_stub::RegistryStub;
     use super::*;

@@ -67,11 +67,12 @@ fn number(name: &str, otherwise: u64) -> u64 {
 }
 
 #[test]
+#[expect(clippy::print_stderr, reason = "a failed test shows it")]
 fn answers_are_those_of_another_engine() {
     // How NaN, times and sums of floating point are compared is not agreed on everywhere yet: it runs when it is asked for.
     let count = number("ANABRANCH_DIFFERENTIAL", 0) as usize;
     if count == 0 {
-        println!("ANABRANCH_DIFFERENTIAL says how many statements are compared");
+        eprintln!("ANABRANCH_DIFFERENTIAL says how many statements are compared");
         return;
     }
     let seed = number("ANABRANCH_SEED", 1);
@@ -129,7 +130,7 @@ fn answers_are_those_of_another_engine() {
             },
         }
     }
-    println!("{rows} with the same rows, {refused} refused by both, {agreed_on} differ as agreed");
+    eprintln!("{rows} with the same rows, {refused} refused by both, {agreed_on} differ as agreed");
     assert!(
         found.is_empty(),
         "{} of {count} differ (seed {seed}):\n{}",
