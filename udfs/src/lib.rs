@@ -29,6 +29,7 @@
 
 mod checked;
 mod complete;
+mod correlated;
 mod diagnostic;
 mod doubles;
 mod filtered;
