@@ -169,7 +169,6 @@ mod tests {
     #[test]
     fn only_what_has_no_room_is_widened() {
         let decimal = DataType::Decimal128;
-        let wide = |types: &[DataType]| wide(types);
         assert_eq!(wide(&[decimal(38, 4), decimal(4, 4)]), None);
         assert_eq!(wide(&[decimal(38, 10), DataType::Int64]), None);
         assert_eq!(wide(&[DataType::Int64, DataType::Int32]), None);
