@@ -42,12 +42,15 @@ mod ranges;
 mod register;
 mod session;
 mod sql;
+mod steps;
 mod times;
 mod values;
 mod volatile_keys;
 mod window;
 
-pub use checked::{CheckedArithmetic, DecimalDivision, checked, plain};
+pub use checked::{
+    CheckedArithmetic, DecimalOperators, RoomToCompare, checked, plain, with_room_to_compare,
+};
 pub use complete::{
     AggregateByCompletedSession, CompleteSessions, CompleteSessionsAggregate, CompleteSessionsExec,
     CompletionNotices, CompletionRange, NullFreeColumns, SessionsCapped, seal_completions,
