@@ -129,6 +129,15 @@ impl Series {
                 self.name()
             );
         };
+        let turns_back = || {
+            exec_err!(
+                "the step of {} is zero or turns back: say one with parts of one sign",
+                self.name()
+            )
+        };
+        if second == start {
+            return turns_back();
+        }
         let is_upwards = second > start;
         let mut time = start;
         loop {
@@ -144,10 +153,7 @@ impl Series {
                 return Ok(());
             };
             if following == time || (following > time) != is_upwards {
-                return exec_err!(
-                    "the step of {} is zero or turns back: say one with parts of one sign",
-                    self.name()
-                );
+                return turns_back();
             }
             time = following;
         }
