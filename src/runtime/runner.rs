@@ -26,7 +26,7 @@ use crate::runtime::retention::Sweeper;
 use crate::runtime::sink::{JobSink, Pending};
 use crate::runtime::source::{JobSource, Look};
 use crate::runtime::statements::{ReadyJob, STATEMENT};
-use crate::runtime::takeover::{ATTEMPTS, append, take_over, taken_over};
+use crate::runtime::takeover::{ATTEMPTS, append, dropped, take_over, taken_over};
 use crate::runtime::told::{JobStatus, Report, RunOptions};
 use crate::runtime::windows::{Silence, Windows, known};
 use crate::session::LastRecords;
@@ -214,12 +214,12 @@ impl<'a> JobRunner<'a> {
                 false => Ended::TakenOver(owner),
             });
         }
-        // The next takeover says that the job is gone.
-        if history.phase == Phase::Dropped && error.kind() == ErrorKind::Cancelled {
-            return Ok(Ended::Again);
+        // Its files go one after the other: whatever the runner met, that is why.
+        if history.phase == Phase::Dropped {
+            return Ok(Ended::Failed(dropped(&self.job.name)));
         }
         // What is said in the log of a job is for whoever runs it.
-        if !is_mine || history.phase == Phase::Dropped {
+        if !is_mine {
             return Ok(Ended::Failed(error));
         }
         if error.kind() == ErrorKind::Cancelled {

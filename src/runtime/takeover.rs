@@ -48,14 +48,18 @@ pub(super) async fn files_in(
     Ok(own.flat_map(|version| version.files).collect())
 }
 
+/// Why a job that is gone does not go on.
+pub(super) fn dropped(job: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("job {job} was dropped"))
+        .with_help("CREATE JOB makes it anew, from the beginning")
+}
+
 /// Appends an entry whose place in the log does not matter.
 pub(super) async fn append(store: &JobStore, id: JobId, entry: &Entry) -> Result<JobHistory> {
     for _ in 0..ATTEMPTS {
         let mut history = store.history(id).await?;
         if history.phase == Phase::Dropped {
-            let dropped = format!("job {} was dropped", history.name);
-            return Err(Error::new(ErrorKind::NotFound, dropped)
-                .with_help("CREATE JOB makes it anew, from the beginning"));
+            return Err(dropped(&history.name));
         }
         if store.append(id, history.next, entry).await? {
             history.apply(entry);
