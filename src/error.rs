@@ -87,6 +87,8 @@ pub struct Error {
     rows_written: Option<u64>,
     /// Whether the message says which record it is about, or that it is about many.
     names_record: bool,
+    /// Whether a store, a broker or a registry is the cause, and no row.
+    is_of_store: bool,
     /// By which a server's log names the statement.
     query: Option<Box<str>>,
     /// What a job that stops by it keeps in its log, for the statement that resumes it.
@@ -103,6 +105,7 @@ impl Error {
             span: None,
             rows_written: None,
             names_record: false,
+            is_of_store: false,
             query: None,
             report: None,
         }
@@ -172,6 +175,18 @@ impl Error {
     /// Whether the message tells which record it is about.
     pub(crate) fn names_record(&self) -> bool {
         self.names_record
+    }
+
+    /// Says that a store, a broker or a registry is the cause, and no row.
+    #[must_use]
+    pub(crate) fn of_store(mut self) -> Self {
+        self.is_of_store = true;
+        self
+    }
+
+    /// Whether a store, a broker or a registry is the cause, and no row.
+    pub(crate) fn is_of_store(&self) -> bool {
+        self.is_of_store
     }
 
     /// Says by which id a server's log names the statement.
@@ -333,7 +348,7 @@ fn from_datafusion(error: DataFusionError) -> Error {
         DataFusionError::ObjectStore(inner) => from_store(&inner),
         DataFusionError::IoError(inner) => Error::from(inner),
         DataFusionError::Configuration(message) => Error::invalid(message),
-        DataFusionError::ParquetError(inner) => from_parquet(&inner.to_string()),
+        DataFusionError::ParquetError(inner) => from_parquet(&inner),
         other => Error::internal(other.strip_backtrace()),
     };
     match diagnostic {
@@ -403,16 +418,37 @@ fn from_store(error: &datafusion::object_store::Error) -> Error {
         Store::NotSupported { .. } | Store::NotImplemented { .. } => ErrorKind::Unsupported,
         _ => ErrorKind::Unavailable,
     };
-    Error::new(kind, error.to_string())
+    Error::new(kind, error.to_string()).of_store()
+}
+
+/// What a store said below an error of a reader.
+fn store_below<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> Option<&'a datafusion::object_store::Error> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(store) = error.downcast_ref() {
+            return Some(store);
+        }
+        cause = error.source();
+    }
+    None
 }
 
 /// A data file that a table names cannot be read.
-fn from_parquet(message: &str) -> Error {
+fn from_parquet(error: &(dyn std::error::Error + 'static)) -> Error {
+    use datafusion::object_store::Error as Store;
+    match store_below(error) {
+        None | Some(Store::NotFound { .. }) => {}
+        Some(store) => return from_store(store),
+    }
+    let message = &error.to_string();
     let missing = message
         .split_once("Object at location ")
         .and_then(|(_, rest)| rest.split_once(" not found"));
     match missing {
         Some((path, _)) => Error::data(format!("the data file '{path}' does not exist"))
+            .of_store()
             .with_help("the table's log names it: VACUUM with a short retention deletes files that are still read, and so may people"),
         None => Error::data(strip_prefix(message)),
     }
@@ -459,9 +495,17 @@ fn from_shared(shared: &DataFusionError) -> Error {
             span: ours.span,
             rows_written: ours.rows_written,
             names_record: ours.names_record,
+            is_of_store: ours.is_of_store,
             query: ours.query.clone(),
             report: ours.report.clone(),
         };
+    }
+    match store_below(root) {
+        Some(datafusion::object_store::Error::NotFound { .. }) => {
+            return Error::data(strip_prefix(&root.strip_backtrace())).of_store();
+        }
+        Some(store) => return from_store(store),
+        None => {}
     }
     let kind = match root {
         DataFusionError::Plan(_) | DataFusionError::SchemaError(..) => ErrorKind::Invalid,

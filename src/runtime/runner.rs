@@ -178,6 +178,7 @@ impl<'a> JobRunner<'a> {
                     return Err(error);
                 }
                 Err(error) if error.kind() == ErrorKind::Unavailable => {
+                    self.silence.interrupt(self.environment.instant());
                     self.tell(|status| status.waiting = Some(error.message().to_owned()));
                     self.metrics.retry();
                     tracing::warn!(job = self.job.name, %error, "waiting {} ms", backoff.as_millis());
@@ -210,7 +211,7 @@ impl<'a> JobRunner<'a> {
         if !is_mine && (self.has_owned || error.kind() == ErrorKind::Cancelled) {
             // A statement has the job for a moment only.
             return Ok(match owner.starts_with(STATEMENT) {
-                true => Ended::Again,
+                true => self.leave_to_statement().await,
                 false => Ended::TakenOver(owner),
             });
         }
@@ -260,6 +261,9 @@ impl<'a> JobRunner<'a> {
 
     /// Takes the job over and runs its batches.
     async fn own(&mut self) -> Result<Ended> {
+        if let Some(ended) = self.may_not().await? {
+            return Ok(ended);
+        }
         let taken = take_over(self.store, self.job, &self.owner, None).await?;
         let (mut history, mut sink, sink_identity) = (taken.history, taken.sink, taken.identity);
         let mut last = taken.last;
@@ -307,13 +311,7 @@ impl<'a> JobRunner<'a> {
             let phases = BatchPhases::begin(&self.job.name, &history, &self.metrics);
             let version = last.as_ref().map(|(_, version)| version);
             let look = self.look(version, sink_identity.as_ref(), &history);
-            let (ends, identities) = match phases.look(look).await {
-                Ok(found) => found,
-                Err(error) => {
-                    self.silence.interrupt(self.environment.instant());
-                    return Err(error);
-                }
-            };
+            let (ends, identities) = phases.look(look).await?;
             self.has_checked_records = true;
             self.goal.get_or_insert_with(|| ends.clone());
             let ends_once =
@@ -431,17 +429,44 @@ impl<'a> JobRunner<'a> {
         }
     }
 
+    /// Why this process does not take the job over: since it had it, another runner has taken it over, or made another job of it.
+    async fn may_not(&self) -> Result<Option<Ended>> {
+        let history = self.store.history(self.job.id).await?;
+        if history.phase == Phase::Dropped {
+            return Ok(None);
+        }
+        if history.text != self.job.text {
+            let name = &self.job.name;
+            let changed = Error::invalid(format!(
+                "job {name} has another statement now: another process has changed it"
+            ))
+            .with_help("run the job's new file, or start this process again");
+            return Ok(Some(Ended::Failed(changed)));
+        }
+        Ok(match history.owner {
+            Some(owner)
+                if self.has_owned && owner != self.owner && !owner.starts_with(STATEMENT) =>
+            {
+                Some(Ended::TakenOver(owner))
+            }
+            _ => None,
+        })
+    }
+
     /// The log has an entry of another process: another runner has the job from now on; a statement has it until it is done.
     async fn give_way(&self) -> Result<Ended> {
         let owner = self.store.history(self.job.id).await?.owner;
         match owner {
-            Some(owner) if owner.starts_with(STATEMENT) => {
-                self.environment.sleep(STATEMENT_TAKES).await;
-                Ok(Ended::Again)
-            }
+            Some(owner) if owner.starts_with(STATEMENT) => Ok(self.leave_to_statement().await),
             Some(owner) if owner != self.owner => Ok(Ended::TakenOver(owner)),
             _ => Ok(Ended::Again),
         }
+    }
+
+    /// A statement of another process has the job for a moment.
+    async fn leave_to_statement(&self) -> Ended {
+        self.environment.sleep(STATEMENT_TAKES).await;
+        Ended::Again
     }
 
     /// The job's clock goes on from the version where the job stands.
@@ -573,7 +598,7 @@ impl<'a> JobRunner<'a> {
         let name = JobStore::version_name(sequence);
         let rows = ranges.records();
         self.in_hand = Some(rows);
-        let outcome = async {
+        let outcome: Result<_> = async {
             let run = async {
                 let (plan, prepared) = match &windows {
                     None => {
@@ -670,6 +695,11 @@ impl<'a> JobRunner<'a> {
         .await;
         guard.armed = false;
         let timeout = guard.sink.timeout();
+        if timeout.is_none()
+            || !matches!(&outcome, Err(error) if error.kind() == ErrorKind::Cancelled)
+        {
+            self.in_hand = None;
+        }
         let (applied, version) = match outcome {
             Ok(done) => done,
             Err(error) => {
@@ -678,7 +708,6 @@ impl<'a> JobRunner<'a> {
                 return Err(error);
             }
         };
-        self.in_hand = None;
         let took = self.environment.since(began);
         self.pace.committed(rows, took, timeout);
         let log = self.append_committed(history, batch, &name);

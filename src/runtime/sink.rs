@@ -190,9 +190,7 @@ impl JobSink {
                 application,
             } if history.assuming.is_some() => {
                 let number = sequence_of(witness).and_then(|number| i64::try_from(number).ok());
-                handle
-                    .take_over(&application.witness, number.unwrap_or(0))
-                    .await
+                handle.mark(application, number.unwrap_or(0)).await
             }
             JobSink::Delta { .. } | JobSink::Subscriber(_) => Ok(()),
             #[cfg(test)]

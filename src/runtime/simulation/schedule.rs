@@ -307,6 +307,7 @@ impl<'q> Schedule<'q> {
         ReadyJob {
             id: self.id,
             name: "j".to_owned(),
+            text: String::new(),
             options: JobOptions {
                 trigger: Trigger::Every(Duration::from_millis(5)),
                 max_rows: 6,

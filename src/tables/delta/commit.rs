@@ -156,19 +156,37 @@ impl DeltaTableHandle {
             .snapshot()
             .map_err(|error| self.fail(error))?
             .snapshot();
+        self.record(&table, snapshot, &[(application.to_owned(), version)])
+            .await
+    }
+
+    /// Records which version of the job the table has, in a commit without rows, as the application that owns it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::commit_prepared`].
+    pub async fn mark(&self, application: &Application, version: i64) -> Result<()> {
+        let table = self.refresh().await?;
+        let snapshot = self.owned_snapshot(&table, application).await?;
+        let transactions = [
+            (application.id.clone(), application.owned),
+            (application.witness.clone(), version),
+        ];
+        self.record(&table, snapshot, &transactions).await
+    }
+
+    /// Commits these numbers of applications, and no rows.
+    async fn record(
+        &self,
+        table: &DeltaTable,
+        snapshot: &EagerSnapshot,
+        transactions: &[(String, i64)],
+    ) -> Result<()> {
         let store = table.log_store().object_store(None);
-        let transactions = [(application.to_owned(), version)];
-        let nothing = Written::default();
-        self.finish(
-            &table,
-            snapshot,
-            &store,
-            nothing,
-            SaveMode::Append,
-            &transactions,
-        )
-        .await
-        .map(|_| ())
+        let (nothing, mode) = (Written::default(), SaveMode::Append);
+        self.finish(table, snapshot, &store, nothing, mode, transactions)
+            .await
+            .map(|_| ())
     }
 
     /// The newest snapshot, if the application is still the one that took the table over.

@@ -113,7 +113,7 @@ fn store_error(location: &str, error: &StoreError) -> Error {
             _ => ErrorKind::Unavailable,
         };
         let text = format!("Delta table '{location}': the store answers {code}: {message}");
-        return Error::new(kind, text);
+        return Error::new(kind, text).of_store();
     }
     let kind = match error {
         StoreError::NotFound { .. } => ErrorKind::NotFound,
@@ -133,6 +133,7 @@ fn store_error(location: &str, error: &StoreError) -> Error {
         kind,
         format!("Delta table '{location}': {}", lower_first(text.trim_end())),
     )
+    .of_store()
 }
 
 /// Code and message of an error document of S3.

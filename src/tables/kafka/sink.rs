@@ -528,16 +528,46 @@ impl Session {
         }
     }
 
+    /// What has ended the transaction, or made the producer useless, by what the client keeps of it. It takes back the records that
+    /// wait then, and says of them no more than that.
+    pub(super) fn ended_by(&self) -> Option<KafkaError> {
+        if let Some((code, _)) = self.producer.client().fatal_error() {
+            return Some(KafkaError::MessageProduction(code));
+        }
+        // One transaction is open: another one does not begin, and the client says why this one has to be aborted, if it has to.
+        let error = self.producer.begin_transaction().err()?;
+        let is_open = matches!(
+            error.rdkafka_error_code(),
+            Some(RDKafkaErrorCode::State | RDKafkaErrorCode::NotConfigured) | None
+        );
+        (!is_open).then_some(error)
+    }
+
     /// Why a record was not written. `partition` is the one that it asked for, if that is known.
     fn refused(&self, error: &KafkaError, partition: Option<i32>) -> Error {
         let topic = &self.table.topic;
+        let is_taken_back = matches!(
+            error.rdkafka_error_code(),
+            Some(
+                RDKafkaErrorCode::PurgeQueue
+                    | RDKafkaErrorCode::PurgeInflight
+                    | RDKafkaErrorCode::State
+                    | RDKafkaErrorCode::Fatal
+            )
+        );
+        let cause = is_taken_back.then(|| self.ended_by()).flatten();
+        let error = cause.as_ref().unwrap_or(error);
         let code = error.rdkafka_error_code();
         let said = match (code, partition) {
-            (Some(RDKafkaErrorCode::UnknownPartition), Some(partition)) => {
-                format!("topic '{topic}' has no partition {partition}")
-            }
-            (Some(RDKafkaErrorCode::UnknownPartition), None) => {
-                format!("topic '{topic}' has no partition as high as a row asks for")
+            (Some(RDKafkaErrorCode::UnknownPartition), partition) => {
+                let which = match partition {
+                    Some(partition) => partition.to_string(),
+                    None => "as high as a row asks for".to_owned(),
+                };
+                return Error::data(format!("topic '{topic}' has no partition {which}"))
+                    .with_help(
+                        "add partitions to the topic, or write others to the column of metadata 'partition'",
+                    );
             }
             (Some(RDKafkaErrorCode::MessageSizeTooLarge), _) => {
                 format!("a record is too large for topic '{topic}'")

@@ -156,9 +156,13 @@ impl KafkaJobSink {
                 // Nothing is in doubt yet: the job says that it waits, and tries the batch again.
                 session.flush(session.table.client.patience())
             });
-            sent.map_err(|error| match session.deliveries.failure() {
-                Some(refused) if is_fenced(&refused) => fenced(),
-                _ => error,
+            sent.map_err(|error| {
+                let reported = session.deliveries.failure().filter(is_fenced);
+                let kept = || session.ended_by().filter(is_fenced);
+                match reported.or_else(kept) {
+                    Some(_) => fenced(),
+                    None => error,
+                }
             })?;
             Ok(session.deliveries.acknowledged() - before)
         };
@@ -291,7 +295,9 @@ impl Inner {
     }
 
     fn failed(&self, error: &KafkaError) -> Error {
-        if is_fenced(error) {
+        let fatal = self.session.producer.client().fatal_error();
+        let fatal = fatal.map(|(code, _)| KafkaError::MessageProduction(code));
+        if is_fenced(error) || fatal.as_ref().is_some_and(is_fenced) {
             return fenced();
         }
         let (settings, faults) = (&self.session.table.client, &self.session.deliveries.faults);
