@@ -440,6 +440,15 @@ fn a_runner_that_believes_the_wall_clock_is_found() {
     assert!(found_after(Kind::KeyChanges, hidden).is_some());
 }
 
+#[test]
+fn time_1_a_runner_that_takes_an_open_transaction_for_silence_is_found() {
+    let hidden = Hidden {
+        open_transactions: true,
+        ..Hidden::default()
+    };
+    assert!(found_after(Kind::TumbleOnClose, hidden).is_some());
+}
+
 /// A job that has read some rows and rests.
 async fn rested(kind: Kind, queries: &[Arc<JobQuery>]) -> Schedule<'_> {
     let mut schedule = Schedule::quiet(kind, queries).await;
