@@ -6,7 +6,7 @@
 //! * `COMPLETE_SESSIONS`: every session with a row in a range, completed in both directions
 //!   ([`CompleteSessions`], law SESS-2);
 //! * arithmetic and sums that refuse a result with no place in its type ([`CheckedArithmetic`], law
-//!   VALUE-1);
+//!   VALUE-1), and `||` that refuses a result with no place in the memory of its statement ([`Budget`]);
 //! * `offsets_in`, `is_final`, `header` and its kin, `to_json`, and the functions of
 //!   `datafusion-functions-json`.
 //!
@@ -27,6 +27,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod budget;
 mod checked;
 mod complete;
 mod diagnostic;
@@ -46,6 +47,7 @@ mod values;
 mod volatile_keys;
 mod window;
 
+pub use budget::Budget;
 pub use checked::{CheckedArithmetic, DecimalDivision, checked, plain};
 pub use complete::{
     AggregateByCompletedSession, CompleteSessions, CompleteSessionsAggregate, CompleteSessionsExec,
