@@ -29,7 +29,7 @@ use crate::session::context::TablePlace;
 use crate::session::file_names::Renamed;
 use crate::session::unopened::Unopened;
 use crate::session::view_barrier::{self, BarrierView};
-use crate::session::{plan_limits, rewrite};
+use crate::session::{plan_limits, recursion, rewrite};
 use crate::tables::delta::{DeltaTableHandle, TimeTravel};
 use crate::tables::kafka::{KafkaTable, KafkaTableProvider};
 
@@ -438,8 +438,12 @@ impl Catalog {
         rewrite::prepare(&context, self, &mut statement).await?;
         let typed = statement.clone();
         let planned = context.state().statement_to_plan(statement).await;
-        let plan = planned.map_err(|error| self.missing_table(error, typed))?;
+        let plan = match planned {
+            Ok(plan) => plan,
+            Err(error) => return Err(self.missing_table(error, typed)),
+        };
         plan_limits::check(&plan)?;
+        recursion::check(&plan, &typed)?;
         Ok(plan)
     }
 

@@ -15,7 +15,7 @@ use crate::planner::normalize;
 use crate::planner::types::{arrow_type, typed_arrow_type};
 use crate::planner::{Column, ColumnKind, CreateTable, CreateView, TableKind, Text};
 use crate::session::catalog::{Catalog, TableEntry, View};
-use crate::session::{plan_limits, rewrite};
+use crate::session::{plan_limits, recursion, rewrite};
 use crate::tables::delta::{DeltaColumn, DeltaSpec, DeltaTableHandle};
 use crate::tables::kafka::{KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey};
 use crate::tables::options::{self, Options};
@@ -116,8 +116,12 @@ pub(super) async fn create_view(
     }
     let typed = statement.clone();
     let planned = state.statement_to_plan(statement).await;
-    let plan = planned.map_err(|error| catalog.missing_table(error, typed))?;
+    let plan = match planned {
+        Ok(plan) => plan,
+        Err(error) => return Err(catalog.missing_table(error, typed)),
+    };
     plan_limits::check(&plan)?;
+    recursion::check(&plan, &typed)?;
     if !view.columns.is_empty() && view.columns.len() != plan.schema().fields().len() {
         return Err(Error::invalid(format!(
             "the view names {} columns and its query has {}",

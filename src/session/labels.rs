@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::common::plan_err;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
@@ -17,8 +18,8 @@ use datafusion::physical_plan::expressions::Column;
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{
-    Expr, Ident, ObjectNamePart, Select, SelectItem, SetExpr, Statement as AnsiStatement, VisitMut,
-    VisitorMut,
+    Expr, Ident, ObjectNamePart, OrderByKind, Select, SelectItem, SetExpr,
+    Statement as AnsiStatement, Visit, VisitMut, Visitor, VisitorMut,
 };
 
 use crate::error::{Error, Result};
@@ -146,7 +147,7 @@ pub(super) async fn plan_apart(
     let mut apart = statement.clone();
     name_apart(&mut apart, Told::Equal);
     let error = match Box::pin(state.statement_to_plan(apart)).await {
-        Ok(plan) => return Ok(plan),
+        Ok(plan) => return ordered_by_one(plan, statement),
         Err(error) => error,
     };
     let mut apart = statement.clone();
@@ -154,9 +155,95 @@ pub(super) async fn plan_apart(
         && name_apart(&mut apart, Told::Doubtful)
         && let Ok(plan) = Box::pin(state.statement_to_plan(apart)).await
     {
-        return Ok(plan);
+        return ordered_by_one(plan, statement);
     }
     Err(error)
+}
+
+/// The plan, unless ORDER BY names a label of columns that differ: the engine would take the first of them.
+///
+/// # Errors
+///
+/// It does.
+fn ordered_by_one(plan: LogicalPlan, statement: &SqlStatement) -> DataFusionResult<LogicalPlan> {
+    let SqlStatement::Statement(ansi) = statement else {
+        return Ok(plan);
+    };
+    let AnsiStatement::Query(query) = ansi.as_ref() else {
+        return Ok(plan);
+    };
+    let (Some(select), Some(order)) = (first_select(&query.body), &query.order_by) else {
+        return Ok(plan);
+    };
+    let OrderByKind::Expressions(keys) = &order.kind else {
+        return Ok(plan);
+    };
+    let mut names = Names::default();
+    for key in keys {
+        let _ = Visit::visit(&key.expr, &mut names);
+    }
+    for name in &names.0 {
+        let mut labelled: Vec<&Expr> = Vec::new();
+        for item in &select.projection {
+            let (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = item
+            else {
+                continue;
+            };
+            if item_of(item) == Item::One(name.clone()) {
+                labelled.push(expr);
+            }
+        }
+        // Those of a `*` have no text.
+        let fields = plan.schema().fields().iter();
+        let fields = fields.filter(|field| field.name().split(MARK).next() == Some(name.as_str()));
+        let is_of_all = fields.count() > labelled.len();
+        let differs = |expr: &&Expr| !is_same(labelled[0], expr);
+        let is_other = |expr: &&Expr| !is_column(expr) || label_of(expr) != *name;
+        if labelled.iter().skip(1).any(differs) || (is_of_all && labelled.iter().any(is_other)) {
+            return plan_err!(
+                "ORDER BY {name} is ambiguous: {name} is the name of several columns of the result. \
+                 Name them apart, or order by their number, as in ORDER BY 1"
+            );
+        }
+    }
+    Ok(plan)
+}
+
+/// Whether two expressions are the same by what was typed; a column may be typed with its table and without.
+fn is_same(one: &Expr, other: &Expr) -> bool {
+    match (one, other) {
+        (Expr::Nested(one), other) | (other, Expr::Nested(one)) => is_same(one, other),
+        (Expr::Identifier(_), Expr::CompoundIdentifier(_))
+        | (Expr::CompoundIdentifier(_), Expr::Identifier(_))
+        | (Expr::Identifier(_), Expr::Identifier(_)) => label_of(one) == label_of(other),
+        (Expr::CompoundIdentifier(one), Expr::CompoundIdentifier(other)) => {
+            let mut ends = one.iter().rev().zip(other.iter().rev());
+            ends.all(|(one, other)| normalize(one) == normalize(other))
+        }
+        _ => {
+            let lower = |expr: &Expr| {
+                let mut shown = expr.clone();
+                let _ = VisitMut::visit(&mut shown, &mut LowerCase);
+                shown.to_string()
+            };
+            lower(one) == lower(other)
+        }
+    }
+}
+
+/// The names without a table in an expression.
+#[derive(Default)]
+struct Names(Vec<String>);
+
+impl Visitor for Names {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        if let Expr::Identifier(ident) = expr {
+            self.0.push(normalize(ident));
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 /// Which columns get a name of their own for the engine.
@@ -269,7 +356,7 @@ fn label_of(expr: &Expr) -> String {
         Expr::Cast { expr: inner, .. } if is_column(inner) => label_of(inner),
         _ => {
             let mut shown = expr.clone();
-            let _ = shown.visit(&mut LowerCase);
+            let _ = VisitMut::visit(&mut shown, &mut LowerCase);
             let text = shown.to_string();
             match text.char_indices().nth(LONGEST) {
                 Some((end, _)) => format!("{}…", &text[..end]),

@@ -17,6 +17,7 @@ mod measures;
 mod memory;
 mod nan;
 mod plan_limits;
+mod recursion;
 mod rewrite;
 mod scope;
 #[cfg(test)]
@@ -743,6 +744,7 @@ impl Session {
         match labels::plan_apart(&state, &sql).await {
             Ok(plan) => {
                 plan_limits::check(&plan)?;
+                recursion::check(&plan, &sql)?;
                 Ok((state, inserted::with_nullable_values(plan)?))
             }
             Err(error) => Err(self.catalog.missing_table(error, sql)),

@@ -4,22 +4,31 @@
 //! only 15 digits behind the point. [`DoubleBeforeDecimal`] is an analyzer rule that casts the decimals to DOUBLE before types are
 //! made equal. Arithmetic needs no help: there the library itself chooses DOUBLE.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{DFSchema, ExprSchema, Result};
+use datafusion::common::{DFSchema, ExprSchema, Result, ScalarValue};
 use datafusion::config::ConfigOptions;
-use datafusion::logical_expr::expr::{InList, InSubquery};
+use datafusion::logical_expr::expr::InList;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::type_coercion::binary::type_union_resolution;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
-    Between, Case, Cast, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Union,
+    Between, Case, Cast, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Subquery, Union,
+    Values,
 };
 use datafusion::optimizer::AnalyzerRule;
 
 /// Functions whose arguments get one type.
-const OF_ONE_TYPE: [&str; 8] = [
+const OF_ONE_TYPE: [&str; 14] = [
+    "array_concat",
+    "array_except",
+    "array_has_all",
+    "array_has_any",
+    "array_intersect",
+    "array_union",
     "coalesce",
     "greatest",
     "ifnull",
@@ -29,6 +38,27 @@ const OF_ONE_TYPE: [&str; 8] = [
     "nvl",
     "nvl2",
 ];
+
+/// Functions of an array and values that get the type of its elements, by the places of the array and of the values.
+const OF_ELEMENTS: [(&str, usize, &[usize]); 12] = [
+    ("array_append", 0, &[1]),
+    ("array_has", 0, &[1]),
+    ("array_position", 0, &[1]),
+    ("array_positions", 0, &[1]),
+    ("array_prepend", 1, &[0]),
+    ("array_remove", 0, &[1]),
+    ("array_remove_all", 0, &[1]),
+    ("array_remove_n", 0, &[1]),
+    ("array_replace", 0, &[1, 2]),
+    ("array_replace_all", 0, &[1, 2]),
+    ("array_replace_n", 0, &[1, 2]),
+    ("array_resize", 0, &[2]),
+];
+
+/// Whether the engine gives the arguments of a function one type, or one type within arrays.
+pub(crate) fn is_of_one_type(function: &str) -> bool {
+    OF_ONE_TYPE.contains(&function) || OF_ELEMENTS.iter().any(|(name, ..)| *name == function)
+}
 
 /// Casts decimals to DOUBLE where they meet numbers with a floating point.
 #[derive(Debug)]
@@ -40,9 +70,12 @@ impl AnalyzerRule for DoubleBeforeDecimal {
     }
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        // Rows that are inserted have the types of their table.
+        let is_inserted = plan.exists(|node| Ok(matches!(node, LogicalPlan::Dml(_))))?;
         let changed = plan.transform_up_with_subqueries(|node| {
             let node = match node {
                 LogicalPlan::Union(union) => with_equal_columns(union)?,
+                LogicalPlan::Values(values) if !is_inserted => with_equal_rows(values)?,
                 LogicalPlan::Join(mut join) => {
                     let (left, right) = (join.left.schema(), join.right.schema());
                     for (of_left, of_right) in &mut join.on {
@@ -50,11 +83,9 @@ impl AnalyzerRule for DoubleBeforeDecimal {
                             of_left.get_type(left.as_ref())?,
                             of_right.get_type(right.as_ref())?,
                         ];
-                        if meet(&types) {
-                            let (cast_left, cast_right) = (of_left.clone(), of_right.clone());
-                            *of_left = as_double(cast_left, &types[0]);
-                            *of_right = as_double(cast_right, &types[1]);
-                        }
+                        let wanted = met(&types);
+                        as_type(of_left, &types[0], &wanted[0]);
+                        as_type(of_right, &types[1], &wanted[1]);
                     }
                     LogicalPlan::Join(join)
                 }
@@ -116,13 +147,31 @@ fn in_doubles(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             let list = InList::new(expr, list, negated);
             Ok(transformed(Expr::InList(list), changed))
         }
-        Expr::InSubquery(in_subquery) => in_rows(in_subquery, schema),
+        Expr::InSubquery(mut of) => {
+            let changed = in_rows(&mut of.expr, &mut of.subquery, schema)?;
+            Ok(transformed(Expr::InSubquery(of), changed))
+        }
+        Expr::SetComparison(mut of) => {
+            let changed = in_rows(&mut of.expr, &mut of.subquery, schema)?;
+            Ok(transformed(Expr::SetComparison(of), changed))
+        }
         Expr::Case(mut case) => {
             let changed = equal_in_case(&mut case, schema)?;
             Ok(transformed(Expr::Case(case), changed))
         }
         Expr::ScalarFunction(mut function) if OF_ONE_TYPE.contains(&function.func.name()) => {
             let changed = equal(&mut function.args, schema)?;
+            Ok(transformed(Expr::ScalarFunction(function), changed))
+        }
+        Expr::ScalarFunction(mut function) => {
+            let name = function.func.name();
+            let of_elements = OF_ELEMENTS.iter().find(|(of, ..)| *of == name);
+            let changed = match of_elements {
+                Some((_, array, values)) => {
+                    equal_elements(&mut function.args, *array, values, schema)?
+                }
+                None => false,
+            };
             Ok(transformed(Expr::ScalarFunction(function), changed))
         }
         other => Ok(Transformed::no(other)),
@@ -142,24 +191,22 @@ fn equal_in_case(case: &mut Case, schema: &DFSchema) -> Result<bool> {
 }
 
 /// `x IN (SELECT …)`: the rows of the query, or the value, become DOUBLE.
-fn in_rows(mut of: InSubquery, schema: &DFSchema) -> Result<Transformed<Expr>> {
-    let rows = Arc::clone(&of.subquery.subquery);
+fn in_rows(expr: &mut Expr, subquery: &mut Subquery, schema: &DFSchema) -> Result<bool> {
+    let rows = Arc::clone(&subquery.subquery);
     let [field] = rows.schema().fields().as_ref() else {
-        return Ok(Transformed::no(Expr::InSubquery(of)));
+        return Ok(false);
     };
-    let types = [of.expr.get_type(schema)?, field.data_type().clone()];
-    if !meet(&types) {
-        return Ok(Transformed::no(Expr::InSubquery(of)));
+    let types = [expr.get_type(schema)?, field.data_type().clone()];
+    let wanted = met(&types);
+    let is_cast = as_type(expr, &types[0], &wanted[0]);
+    let mut column = Expr::Column(rows.schema().columns().remove(0));
+    let name = column.schema_name().to_string();
+    if !as_type(&mut column, &types[1], &wanted[1]) {
+        return Ok(is_cast);
     }
-    if types[1].is_decimal() {
-        let column = Expr::Column(rows.schema().columns().remove(0));
-        let name = column.schema_name().to_string();
-        let rows =
-            LogicalPlanBuilder::from(rows).project([as_double(column, &types[1]).alias(name)])?;
-        of.subquery = of.subquery.with_plan(Arc::new(rows.build()?));
-    }
-    *of.expr = as_double(*of.expr, &types[0]);
-    Ok(Transformed::yes(Expr::InSubquery(of)))
+    let rows = LogicalPlanBuilder::from(rows).project([column.alias(name)])?;
+    *subquery = subquery.with_plan(Arc::new(rows.build()?));
+    Ok(true)
 }
 
 /// Casts the decimals among these to DOUBLE if there is a number with a floating point; whether any was.
@@ -167,13 +214,105 @@ fn equal<'a>(all: impl IntoIterator<Item = &'a mut Expr>, schema: &dyn ExprSchem
     let all: Vec<&mut Expr> = all.into_iter().collect();
     let types = all.iter().map(|expr| expr.get_type(schema));
     let types = types.collect::<Result<Vec<DataType>>>()?;
-    if !meet(&types) {
+    let wanted = met(&types);
+    let mut changed = false;
+    for (expr, (from, to)) in all.into_iter().zip(types.iter().zip(&wanted)) {
+        changed |= as_type(expr, from, to);
+    }
+    Ok(changed)
+}
+
+/// The same of the elements of an array and the values beside it.
+fn equal_elements(
+    all: &mut [Expr],
+    array: usize,
+    values: &[usize],
+    schema: &DFSchema,
+) -> Result<bool> {
+    let Some(of_array) = all.get(array) else {
         return Ok(false);
+    };
+    let of_array = of_array.get_type(schema)?;
+    let Some(of_element) = element(&of_array) else {
+        return Ok(false);
+    };
+    let mut types = vec![of_element.clone()];
+    for place in values {
+        let value = all.get(*place);
+        types.push(value.map_or(Ok(DataType::Null), |value| value.get_type(schema))?);
     }
-    for (expr, of) in all.into_iter().zip(&types) {
-        *expr = as_double(std::mem::take(expr), of);
+    let wanted = met(&types);
+    let array_of_wanted = with_element(&of_array, wanted[0].clone());
+    let mut changed = as_type(&mut all[array], &of_array, &array_of_wanted);
+    for (place, (from, to)) in values.iter().zip(types.iter().zip(&wanted).skip(1)) {
+        if let Some(value) = all.get_mut(*place) {
+            changed |= as_type(value, from, to);
+        }
     }
-    Ok(true)
+    Ok(changed)
+}
+
+/// VALUES whose columns are DOUBLE where they are in one row, and decimals in others. The engine has cast all rows to the type
+/// that it found for them.
+fn with_equal_rows(of: Values) -> Result<LogicalPlan> {
+    let nothing = DFSchema::empty();
+    let Values { schema, mut values } = of;
+    let mut fields: Vec<_> = schema
+        .iter()
+        .map(|(qualifier, field)| (qualifier.cloned(), Arc::clone(field)))
+        .collect();
+    let mut changed = false;
+    for (column, (_, field)) in fields.iter_mut().enumerate() {
+        let found = field.data_type().clone();
+        if !found.is_decimal() {
+            continue;
+        }
+        let types = values.iter().map(|row| match &row[column] {
+            Expr::Literal(value, _) if value.is_null() => Ok(DataType::Null),
+            value => uncast(value, &found).get_type(&nothing),
+        });
+        let types = types.collect::<Result<Vec<DataType>>>()?;
+        if !meet(&types) || common(&types).as_ref() != Some(&found) {
+            continue;
+        }
+        for (row, of) in values.iter_mut().zip(&types) {
+            let expr = match of {
+                DataType::Null => Expr::Literal(ScalarValue::Float64(None), None),
+                _ => uncast(&row[column], &found).clone(),
+            };
+            row[column] = match of {
+                DataType::Float64 | DataType::Null => expr,
+                _ => Expr::Cast(Cast::new(Box::new(expr), DataType::Float64)),
+            };
+        }
+        *field = Arc::new(Field::clone(field).with_data_type(DataType::Float64));
+        changed = true;
+    }
+    let schema = match changed {
+        true => Arc::new(DFSchema::new_with_metadata(
+            fields,
+            schema.as_ref().metadata().clone(),
+        )?),
+        false => schema,
+    };
+    Ok(LogicalPlan::Values(Values { schema, values }))
+}
+
+/// A value of VALUES without the cast to the type of its column.
+fn uncast<'a>(value: &'a Expr, of_column: &DataType) -> &'a Expr {
+    match value {
+        Expr::Cast(cast) if cast.field.data_type() == of_column => &cast.expr,
+        _ => value,
+    }
+}
+
+/// The type that the engine finds for the rows of VALUES.
+fn common(types: &[DataType]) -> Option<DataType> {
+    let mut types = types.iter().filter(|of| !of.is_null());
+    let first = types.next()?.clone();
+    types.try_fold(first, |common, of| {
+        type_union_resolution(&[common, of.clone()])
+    })
 }
 
 /// A union whose columns are DOUBLE in each input where they are in one, and decimals in others.
@@ -189,23 +328,20 @@ fn with_equal_columns(union: Union) -> Result<LogicalPlan> {
             .map(move |schema| schema.field(column).data_type().clone());
         of.collect::<Vec<_>>()
     };
-    let double: Vec<bool> = (0..width).map(|column| meet(&types(column))).collect();
-    if !double.contains(&true) {
+    let types: Vec<Vec<DataType>> = (0..width).map(types).collect();
+    let wanted: Vec<Vec<DataType>> = types.iter().map(|types| met(types)).collect();
+    if types == wanted {
         return Ok(LogicalPlan::Union(union));
     }
-    let inputs = union.inputs.iter().map(|input| {
-        let schema = input.schema();
-        let columns = schema
-            .iter()
-            .zip(&double)
-            .map(|((qualifier, field), double)| {
-                let column = Expr::from((qualifier, field));
-                match double {
-                    true => as_double(column, field.data_type())
-                        .alias_qualified(qualifier.cloned(), field.name()),
-                    false => column,
-                }
-            });
+    let inputs = union.inputs.iter().enumerate().map(|(place, input)| {
+        let columns = input.schema().iter().zip(types.iter().zip(&wanted));
+        let columns = columns.map(|((qualifier, field), (from, to))| {
+            let mut column = Expr::from((qualifier, field));
+            if as_type(&mut column, &from[place], &to[place]) {
+                column = column.alias_qualified(qualifier.cloned(), field.name());
+            }
+            column
+        });
         let input = LogicalPlanBuilder::from(Arc::clone(input)).project(columns)?;
         Ok(Arc::new(input.build()?))
     });
@@ -218,12 +354,97 @@ fn meet(types: &[DataType]) -> bool {
     types.iter().any(DataType::is_floating) && types.iter().any(DataType::is_decimal)
 }
 
-/// A decimal as DOUBLE, another value as it is.
-fn as_double(expr: Expr, of: &DataType) -> Expr {
-    match of.is_decimal() {
-        true => Expr::Cast(Cast::new(Box::new(expr), DataType::Float64)),
-        false => expr,
+/// These types, with DOUBLE for the decimals that meet a floating point; also within arrays and structs.
+fn met(types: &[DataType]) -> Vec<DataType> {
+    if meet(types) {
+        let doubles = types.iter().map(|of| match of.is_decimal() {
+            true => DataType::Float64,
+            false => of.clone(),
+        });
+        return doubles.collect();
     }
+    let mut all = types.to_vec();
+    let arrays: Vec<usize> = places(types, |of| element(of).is_some());
+    if arrays.len() > 1 {
+        let elements = arrays.iter().filter_map(|place| element(&types[*place]));
+        let elements = met(&elements.cloned().collect::<Vec<_>>());
+        for (place, element) in arrays.iter().zip(elements) {
+            all[*place] = with_element(&types[*place], element);
+        }
+    }
+    let structs: Vec<usize> = places(types, |of| matches!(of, DataType::Struct(_)));
+    if structs.len() > 1 {
+        met_in_structs(&mut all, &structs);
+    }
+    all
+}
+
+/// The same of the fields of equal names.
+fn met_in_structs(all: &mut [DataType], structs: &[usize]) {
+    let fields = |of: &DataType| match of {
+        DataType::Struct(fields) => fields.to_vec(),
+        _ => Vec::new(),
+    };
+    let mut made: Vec<Vec<FieldRef>> = structs.iter().map(|place| fields(&all[*place])).collect();
+    let names: BTreeSet<String> = made
+        .iter()
+        .flatten()
+        .map(|field| field.name().clone())
+        .collect();
+    for name in &names {
+        let mut named: Vec<&mut FieldRef> = made
+            .iter_mut()
+            .filter_map(|fields| fields.iter_mut().find(|field| field.name() == name))
+            .collect();
+        let types: Vec<DataType> = named
+            .iter()
+            .map(|field| field.data_type().clone())
+            .collect();
+        for (field, of) in named.iter_mut().zip(met(&types)) {
+            if *field.data_type() != of {
+                **field = Arc::new(Field::clone(field).with_data_type(of));
+            }
+        }
+    }
+    for (place, fields) in structs.iter().zip(made) {
+        all[*place] = DataType::Struct(fields.into());
+    }
+}
+
+fn places(types: &[DataType], is_one: impl Fn(&DataType) -> bool) -> Vec<usize> {
+    let all = types.iter().enumerate();
+    let all = all.filter(|(_, of)| is_one(of)).map(|(place, _)| place);
+    all.collect()
+}
+
+/// The type of the elements of an array.
+fn element(of: &DataType) -> Option<&DataType> {
+    match of {
+        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
+            Some(field.data_type())
+        }
+        _ => None,
+    }
+}
+
+/// The type of an array with elements of another type.
+fn with_element(of: &DataType, element: DataType) -> DataType {
+    let within = |field: &FieldRef| Arc::new(Field::clone(field).with_data_type(element));
+    match of {
+        DataType::List(field) => DataType::List(within(field)),
+        DataType::LargeList(field) => DataType::LargeList(within(field)),
+        DataType::FixedSizeList(field, size) => DataType::FixedSizeList(within(field), *size),
+        other => other.clone(),
+    }
+}
+
+/// Casts an expression that has another type; whether it was.
+fn as_type(expr: &mut Expr, from: &DataType, to: &DataType) -> bool {
+    if from == to {
+        return false;
+    }
+    *expr = Expr::Cast(Cast::new(Box::new(std::mem::take(expr)), to.clone()));
+    true
 }
 
 fn transformed(expr: Expr, changed: bool) -> Transformed<Expr> {

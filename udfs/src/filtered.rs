@@ -1,4 +1,5 @@
 //! `sum(1 / x) FILTER (WHERE x <> 0)`, in groups and over windows: the argument is not evaluated for rows that FILTER leaves out.
+//! Nor is what the call is ordered by.
 
 use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TreeNode};
@@ -39,19 +40,22 @@ fn guarded(expr: Expr) -> Transformed<Expr> {
     match expr {
         Expr::WindowFunction(mut function) => {
             let params = &mut function.params;
+            // Its ORDER BY is that of the window, which has all rows.
             let is_changed = guard(&mut params.args, params.filter.as_deref());
             transformed(Expr::WindowFunction(function), is_changed)
         }
         Expr::AggregateFunction(mut function) => {
             let params = &mut function.params;
-            let is_changed = guard(&mut params.args, params.filter.as_deref());
+            let keys = params.order_by.iter_mut().map(|key| &mut key.expr);
+            let all = params.args.iter_mut().chain(keys);
+            let is_changed = guard(all, params.filter.as_deref());
             transformed(Expr::AggregateFunction(function), is_changed)
         }
         other => Transformed::no(other),
     }
 }
 
-fn guard(arguments: &mut [Expr], filter: Option<&Expr>) -> bool {
+fn guard<'a>(arguments: impl IntoIterator<Item = &'a mut Expr>, filter: Option<&Expr>) -> bool {
     let Some(filter) = filter else {
         return false;
     };
@@ -73,7 +77,9 @@ fn guard(arguments: &mut [Expr], filter: Option<&Expr>) -> bool {
 /// The aggregate as it was written.
 pub(crate) fn unguarded(mut function: AggregateFunction) -> AggregateFunction {
     if let Some(filter) = function.params.filter.clone() {
-        for argument in &mut function.params.args {
+        let params = &mut function.params;
+        let keys = params.order_by.iter_mut().map(|key| &mut key.expr);
+        for argument in params.args.iter_mut().chain(keys) {
             if is_guarded(argument, &filter)
                 && let Expr::Case(case) = argument
                 && let Some((_, then)) = case.when_then_expr.pop()
@@ -92,9 +98,15 @@ fn transformed(expr: Expr, is_changed: bool) -> Transformed<Expr> {
     }
 }
 
-/// Whether there is more to it than a column or a literal.
+/// Whether there is more to it than a column, and it differs from row to row: some arguments must be constants.
 fn is_evaluated(expr: &Expr) -> bool {
-    !matches!(expr, Expr::Column(_) | Expr::Literal(..))
+    let of_rows = expr.exists(|part| {
+        Ok(matches!(
+            part,
+            Expr::Column(_) | Expr::OuterReferenceColumn(..) | Expr::ScalarSubquery(_)
+        ))
+    });
+    !matches!(expr, Expr::Column(_)) && of_rows.unwrap_or(true)
 }
 
 /// Plans are analyzed more than once.

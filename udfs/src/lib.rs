@@ -30,6 +30,7 @@
 mod budget;
 mod checked;
 mod complete;
+mod correlated;
 mod diagnostic;
 mod doubles;
 mod filtered;

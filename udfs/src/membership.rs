@@ -6,13 +6,18 @@
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, ExprSchema, Result, ScalarValue, plan_err};
+use datafusion::common::{
+    Column, DFSchema, ExprSchema, Result, ScalarValue, not_impl_err, plan_err,
+};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr::{Case, Exists, InSubquery};
 use datafusion::logical_expr::{
-    BinaryExpr, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, Subquery, lit, not,
+    BinaryExpr, Expr, ExprSchemable, Join, LogicalPlan, LogicalPlanBuilder, Operator, Subquery,
+    lit, not,
 };
 use datafusion::optimizer::AnalyzerRule;
+
+use crate::correlated::{Asked, check, check_within};
 
 /// Rewrites `NOT IN` and its kin in filters, behind the rule that makes the types of both sides equal.
 #[derive(Debug)]
@@ -25,8 +30,14 @@ impl AnalyzerRule for NullAwareMembership {
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         let rewritten = plan.transform_up_with_subqueries(|plan| {
-            let LogicalPlan::Filter(mut filter) = plan else {
-                return Ok(Transformed::no(plan));
+            plan.apply_expressions(|expr| {
+                check_within(expr)?;
+                Ok(TreeNodeRecursion::Continue)
+            })?;
+            let mut filter = match plan {
+                LogicalPlan::Filter(filter) => filter,
+                LogicalPlan::Join(join) => return in_join(join),
+                other => return Ok(Transformed::no(other)),
             };
             if !has_membership(&filter.predicate) {
                 return Ok(Transformed::no(LogicalPlan::Filter(filter)));
@@ -38,6 +49,35 @@ impl AnalyzerRule for NullAwareMembership {
         })?;
         Ok(rewritten.data)
     }
+}
+
+/// The condition of a join. It takes no other subqueries than those it is written with: the engine would not find their columns.
+fn in_join(mut join: Join) -> Result<Transformed<LogicalPlan>> {
+    let Some(written) = join.filter.take_if(|filter| has_membership(filter)) else {
+        return Ok(Transformed::no(LogicalPlan::Join(join)));
+    };
+    let schema = join.left.schema().join(join.right.schema())?;
+    let before = rows_asked_for(&written);
+    let filter = is(written, true, Place::Conjunct, &schema)?;
+    if rows_asked_for(&filter) != before {
+        return not_impl_err!(
+            "NOT IN (SELECT …) in ON stands alone or beside AND, and its subquery does not depend on the row around it: \
+             write it in WHERE, or in a query in FROM"
+        );
+    }
+    join.filter = Some(filter);
+    Ok(Transformed::yes(LogicalPlan::Join(join)))
+}
+
+/// How many EXISTS there are.
+fn rows_asked_for(expr: &Expr) -> usize {
+    let mut count = 0;
+    // Nothing in there fails.
+    let _ = expr.apply(|part| {
+        count += usize::from(matches!(part, Expr::Exists(_)));
+        Ok(TreeNodeRecursion::Continue)
+    });
+    count
 }
 
 /// Where an expression stands in a filter.
@@ -81,10 +121,13 @@ fn is(expr: Expr, wanted: bool, place: Place, schema: &DFSchema) -> Result<Expr>
             )))
         }
         Expr::InSubquery(member) if member.negated == wanted => is_no_member(member, place, schema),
-        Expr::InSubquery(member) => Ok(Expr::InSubquery(InSubquery {
-            negated: false,
-            ..member
-        })),
+        Expr::InSubquery(member) => {
+            check(&member.subquery.subquery, Asked::In)?;
+            Ok(Expr::InSubquery(InSubquery {
+                negated: false,
+                ..member
+            }))
+        }
         other => {
             let known = three_valued(other, schema)?;
             Ok(if wanted { known } else { not(known) })
@@ -95,6 +138,8 @@ fn is(expr: Expr, wanted: bool, place: Place, schema: &DFSchema) -> Result<Expr>
 /// True if and only if the value is known not to be among those of the subquery.
 fn is_no_member(member: InSubquery, place: Place, schema: &DFSchema) -> Result<Expr> {
     let InSubquery { expr, subquery, .. } = member;
+    check(&subquery.subquery, Asked::NotIn)?;
+    check_value(&expr)?;
     let column = first_column(&subquery)?;
     let has_nulls = expr.nullable(schema).unwrap_or(true)
         || subquery.subquery.schema().nullable(&column).unwrap_or(true);
@@ -118,6 +163,8 @@ fn three_valued(expr: Expr, schema: &DFSchema) -> Result<Expr> {
         else {
             return Ok(Transformed::no(node));
         };
+        check(&subquery.subquery, Asked::NotIn)?;
+        check_value(&expr)?;
         let column = first_column(&subquery)?;
         let compared = compared(&expr, column, schema)?;
         let found = exists(&subquery, Expr::IsTrue(Box::new(compared.clone())), false)?;
@@ -146,6 +193,17 @@ fn first_column(subquery: &Subquery) -> Result<Column> {
         1 => Ok(Column::from(schema.qualified_field(0))),
         columns => plan_err!("a subquery behind IN gives one column, and this one {columns}"),
     }
+}
+
+/// Refuses a value made of columns of a query around that of its row: in a subquery they would be taken for those of the row.
+fn check_value(expr: &Expr) -> Result<()> {
+    if expr.contains_outer() {
+        return not_impl_err!(
+            "IN (SELECT …) of a value with a column of the query around this one is not supported: \
+             join with the other table there, and compare with its columns"
+        );
+    }
+    Ok(())
 }
 
 fn has_columns(expr: &Expr) -> Result<bool> {

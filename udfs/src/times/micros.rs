@@ -8,10 +8,13 @@ use datafusion::common::{DFSchema, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{Cast, Expr, ExprSchemable, LogicalPlan, TryCast, Union, Values};
+use datafusion::logical_expr::{
+    Cast, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Subquery, TryCast, Union, Values,
+};
 use datafusion::optimizer::AnalyzerRule;
 
 use super::timestamp;
+use crate::doubles::is_of_one_type;
 
 /// Takes casts to nanoseconds out of a plan: once before types are made equal, for those of the text, and once behind.
 #[derive(Debug)]
@@ -38,11 +41,15 @@ impl AnalyzerRule for MicrosecondTime {
             let schema = inputs(&node)?;
             let names = NamePreserver::new(&node);
             let node = node.map_expressions(|expr| {
-                if !has_nanoseconds(&expr) {
-                    return Ok(Transformed::no(expr));
-                }
                 let name = names.save(&expr);
-                let micros = expr.transform_up(|expr| in_microseconds(expr, &schema))?;
+                let has_casts = has_nanoseconds(&expr);
+                let micros = expr.transform_up(|expr| {
+                    let micros = match has_casts {
+                        true => in_microseconds(expr, &schema)?,
+                        false => Transformed::no(expr),
+                    };
+                    micros.transform_data(|expr| of_one_unit(expr, &schema))
+                })?;
                 Ok(micros.update_data(|expr| name.restore(expr)))
             })?;
             // Types of inputs may have changed as well.
@@ -58,9 +65,10 @@ impl AnalyzerRule for MicrosecondTime {
 ///
 /// None in practice.
 pub fn with_microseconds(expr: Expr, schema: &DFSchema) -> Result<Expr> {
-    Ok(expr
-        .transform_up(|expr| in_microseconds(expr, schema))?
-        .data)
+    let changed = expr.transform_up(|expr| {
+        in_microseconds(expr, schema)?.transform_data(|expr| of_one_unit(expr, schema))
+    })?;
+    Ok(changed.data)
 }
 
 /// The columns that expressions of a plan may name.
@@ -77,7 +85,21 @@ fn inputs(plan: &LogicalPlan) -> Result<DFSchema> {
 
 fn with_schema(plan: LogicalPlan) -> Result<LogicalPlan> {
     match plan {
-        LogicalPlan::Union(union) => Ok(LogicalPlan::Union(Union::try_new(union.inputs)?)),
+        LogicalPlan::Union(union) => union_of_one_unit(union),
+        LogicalPlan::Join(mut join) => {
+            let (left, right) = (Arc::clone(&join.left), Arc::clone(&join.right));
+            for (of_left, of_right) in &mut join.on {
+                let types = [
+                    of_left.get_type(left.schema().as_ref())?,
+                    of_right.get_type(right.schema().as_ref())?,
+                ];
+                if has_both_units(&types) {
+                    to_microseconds(of_left, &types[0]);
+                    to_microseconds(of_right, &types[1]);
+                }
+            }
+            LogicalPlan::Join(join).recompute_schema()
+        }
         LogicalPlan::Values(Values { schema, values }) => {
             let fields = schema.iter().map(|(qualifier, field)| {
                 let of = micros_of(field.data_type());
@@ -107,9 +129,184 @@ fn has_nanoseconds(expr: &Expr) -> bool {
     found.unwrap_or(true)
 }
 
+/// A union whose columns are in microseconds in each input where they are in one of them. Its inputs may have unlike types:
+/// before those are made equal, a column is of the first type that is not NULL's.
+fn union_of_one_unit(union: Union) -> Result<LogicalPlan> {
+    let width = union.schema.fields().len();
+    let Union { mut inputs, schema } = union;
+    if inputs
+        .iter()
+        .any(|input| input.schema().fields().len() != width)
+    {
+        return Ok(LogicalPlan::Union(Union { inputs, schema }));
+    }
+    let types = |inputs: &[Arc<LogicalPlan>], column: usize| -> Vec<DataType> {
+        let of = inputs.iter().map(|input| input.schema().field(column));
+        of.map(|field| field.data_type().clone()).collect()
+    };
+    let mixed: Vec<bool> = (0..width)
+        .map(|column| has_both_units(&types(&inputs, column)))
+        .collect();
+    if mixed.contains(&true) {
+        for input in &mut inputs {
+            let columns = input.schema().iter().zip(&mixed);
+            let columns = columns.map(|((qualifier, field), is_mixed)| {
+                let mut column = Expr::from((qualifier, field));
+                if *is_mixed && to_microseconds(&mut column, field.data_type()) {
+                    column = column.alias_qualified(qualifier.cloned(), field.name());
+                }
+                column
+            });
+            let columns: Vec<Expr> = columns.collect();
+            let projected = LogicalPlanBuilder::from(Arc::clone(input)).project(columns)?;
+            *input = Arc::new(projected.build()?);
+        }
+    }
+    let fields = schema
+        .iter()
+        .enumerate()
+        .map(|(column, (qualifier, field))| {
+            let mut of = inputs.iter().map(|input| input.schema().field(column));
+            let is_nullable = of.clone().any(|field| field.is_nullable());
+            let first = of.find(|field| !field.data_type().is_null());
+            let of = first.map_or(field.data_type(), |field| field.data_type());
+            let field = Field::clone(field).with_data_type(of.clone());
+            let field = field.with_nullable(is_nullable);
+            (qualifier.cloned(), Arc::new(field))
+        });
+    let metadata = schema.metadata().clone();
+    let schema = DFSchema::new_with_metadata(fields.collect(), metadata)?;
+    Ok(LogicalPlan::Union(Union {
+        inputs,
+        schema: Arc::new(schema),
+    }))
+}
+
+/// Whether there are times in nanoseconds among these, and times in microseconds.
+fn has_both_units(types: &[DataType]) -> bool {
+    types.iter().any(is_in_microseconds) && types.iter().any(|of| micros_of(of).is_some())
+}
+
+fn is_in_microseconds(of: &DataType) -> bool {
+    match of {
+        DataType::Timestamp(unit, _) | DataType::Duration(unit) => *unit == TimeUnit::Microsecond,
+        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
+            is_in_microseconds(field.data_type())
+        }
+        _ => false,
+    }
+}
+
+/// Casts an expression of nanoseconds; whether it is one.
+fn to_microseconds(expr: &mut Expr, of: &DataType) -> bool {
+    let Some(micros) = micros_of(of) else {
+        return false;
+    };
+    *expr = Expr::Cast(Cast::new(Box::new(std::mem::take(expr)), micros));
+    true
+}
+
+/// One node of an expression whose operands are of one type: none is in nanoseconds if another is in microseconds.
+fn of_one_unit(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    Ok(match expr {
+        Expr::BinaryExpr(mut binary) => {
+            let changed = equal([&mut *binary.left, &mut *binary.right], schema);
+            transformed(Expr::BinaryExpr(binary), changed)
+        }
+        Expr::Between(mut between) => {
+            let all = [&mut *between.expr, &mut *between.low, &mut *between.high];
+            let changed = equal(all, schema);
+            transformed(Expr::Between(between), changed)
+        }
+        Expr::InList(mut list) => {
+            let all = std::iter::once(&mut *list.expr).chain(&mut list.list);
+            let changed = equal(all, schema);
+            transformed(Expr::InList(list), changed)
+        }
+        Expr::Case(mut case) => {
+            let mut changed = false;
+            if let Some(of) = &mut case.expr {
+                let whens = case.when_then_expr.iter_mut().map(|(when, _)| &mut **when);
+                changed |= equal(std::iter::once(&mut **of).chain(whens), schema);
+            }
+            let thens = case.when_then_expr.iter_mut().map(|(_, then)| &mut **then);
+            let otherwise = case.else_expr.iter_mut().map(|expr| &mut **expr);
+            changed |= equal(thens.chain(otherwise), schema);
+            transformed(Expr::Case(case), changed)
+        }
+        Expr::ScalarFunction(mut function) if is_of_one_type(function.func.name()) => {
+            let changed = equal(&mut function.args, schema);
+            transformed(Expr::ScalarFunction(function), changed)
+        }
+        Expr::InSubquery(mut of) => {
+            let changed = rows_of_one_unit(&mut of.expr, &mut of.subquery, schema)?;
+            transformed(Expr::InSubquery(of), changed)
+        }
+        Expr::SetComparison(mut of) => {
+            let changed = rows_of_one_unit(&mut of.expr, &mut of.subquery, schema)?;
+            transformed(Expr::SetComparison(of), changed)
+        }
+        other => Transformed::no(other),
+    })
+}
+
+/// The same of a value and the rows that it is compared with.
+fn rows_of_one_unit(expr: &mut Expr, subquery: &mut Subquery, schema: &DFSchema) -> Result<bool> {
+    let rows = Arc::clone(&subquery.subquery);
+    let [field] = rows.schema().fields().as_ref() else {
+        return Ok(false);
+    };
+    let Ok(of_expr) = expr.get_type(schema) else {
+        return Ok(false);
+    };
+    let types = [of_expr, field.data_type().clone()];
+    if !has_both_units(&types) {
+        return Ok(false);
+    }
+    to_microseconds(expr, &types[0]);
+    let mut column = Expr::Column(rows.schema().columns().remove(0));
+    let name = column.schema_name().to_string();
+    if to_microseconds(&mut column, &types[1]) {
+        let rows = LogicalPlanBuilder::from(rows).project([column.alias(name)])?;
+        *subquery = subquery.with_plan(Arc::new(rows.build()?));
+    }
+    Ok(true)
+}
+
+/// Casts those of nanoseconds among these if there is one of microseconds; whether any was.
+fn equal<'a>(all: impl IntoIterator<Item = &'a mut Expr>, schema: &DFSchema) -> bool {
+    let all: Vec<&mut Expr> = all.into_iter().collect();
+    // What has no type yet, such as a parameter, gets one later.
+    let types = all.iter().map(|expr| expr.get_type(schema));
+    let types: Vec<DataType> = types.map(|of| of.unwrap_or(DataType::Null)).collect();
+    if !has_both_units(&types) {
+        return false;
+    }
+    for (expr, of) in all.into_iter().zip(&types) {
+        to_microseconds(expr, of);
+    }
+    true
+}
+
+fn transformed(expr: Expr, changed: bool) -> Transformed<Expr> {
+    match changed {
+        true => Transformed::yes(expr),
+        false => Transformed::no(expr),
+    }
+}
+
 /// The type in microseconds of one in nanoseconds.
 fn micros_of(of: &DataType) -> Option<DataType> {
+    let within = |field: &Arc<Field>| {
+        let of = micros_of(field.data_type())?;
+        Some(Arc::new(Field::clone(field).with_data_type(of)))
+    };
     match of {
+        DataType::List(field) => within(field).map(DataType::List),
+        DataType::LargeList(field) => within(field).map(DataType::LargeList),
+        DataType::FixedSizeList(field, size) => {
+            within(field).map(|field| DataType::FixedSizeList(field, *size))
+        }
         DataType::Timestamp(TimeUnit::Nanosecond, None) => Some(timestamp()),
         DataType::Timestamp(TimeUnit::Nanosecond, zone) => {
             Some(DataType::Timestamp(TimeUnit::Microsecond, zone.clone()))

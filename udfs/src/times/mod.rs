@@ -10,6 +10,7 @@ mod date_trunc;
 mod micros;
 mod now;
 mod pattern;
+mod series;
 mod to_char;
 mod to_timestamp;
 
@@ -30,6 +31,7 @@ pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
         Arc::new(date_part::date_part()),
         Arc::new(to_char::to_char()),
     ];
+    functions.extend(series::functions().map(Arc::new));
     functions.extend(to_timestamp::functions().into_iter().map(Arc::new));
     functions
 }

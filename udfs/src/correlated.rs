@@ -1,0 +1,264 @@
+//! Subqueries of IN, EXISTS, ANY and ALL that depend on the row around them, and that DataFusion would answer wrongly.
+//!
+//! It makes joins of them, and for that takes the conditions on the row around them out of the subquery. That says something else
+//! where the subquery counts, numbers or cuts rows, or has a row for none. Such subqueries are refused here by their name.
+
+use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
+use datafusion::common::{JoinType, Result, not_impl_err};
+use datafusion::logical_expr::expr::{Exists, SetComparison};
+use datafusion::logical_expr::{Distinct, Expr, FetchType, Limit, LogicalPlan, SkipType};
+
+/// Aggregates that are NULL of no rows.
+const NULL_OF_NOTHING: [&str; 8] = [
+    "avg",
+    "first_value",
+    "last_value",
+    "max",
+    "median",
+    "min",
+    "stddev",
+    "sum",
+];
+
+/// How a subquery is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// For a value, where unknown is as good as false.
+    In,
+    /// For a value.
+    NotIn,
+    /// For a row.
+    Exists,
+    /// For any value, or all.
+    Compared,
+}
+
+impl Asked {
+    fn name(self) -> &'static str {
+        match self {
+            Asked::In => "IN (SELECT …)",
+            Asked::NotIn => "NOT IN (SELECT …)",
+            Asked::Exists => "EXISTS (SELECT …)",
+            Asked::Compared => "ANY or ALL of (SELECT …)",
+        }
+    }
+}
+
+/// What a condition on the row around stands below, and cannot be taken out of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Aggregate,
+    Limit,
+    Window,
+    DistinctOn,
+    OuterJoin,
+    Recursion,
+}
+
+impl Place {
+    fn name(self) -> &'static str {
+        match self {
+            Place::Aggregate => "an aggregate without GROUP BY",
+            Place::Limit => "LIMIT or OFFSET",
+            Place::Window => "a window function",
+            Place::DistinctOn => "DISTINCT ON",
+            Place::OuterJoin => "an outer join",
+            Place::Recursion => "WITH RECURSIVE",
+        }
+    }
+
+    fn help(self) -> &'static str {
+        match self {
+            Place::Aggregate => {
+                "compare with the value, as in x = (SELECT max(b) …) or (SELECT count(*) …) > 0, or LEFT JOIN the aggregate with GROUP BY"
+            }
+            Place::Limit => {
+                "leave it out, or join with a query that numbers its rows by row_number()"
+            }
+            Place::Window | Place::DistinctOn | Place::OuterJoin | Place::Recursion => {
+                "join with a query that has it for all rows"
+            }
+        }
+    }
+}
+
+/// Refuses the subqueries of EXISTS, ANY and ALL in an expression that would be answered wrongly.
+///
+/// # Errors
+///
+/// There is one.
+pub(crate) fn check_within(expr: &Expr) -> Result<()> {
+    expr.apply(|part| {
+        match part {
+            Expr::Exists(Exists { subquery, .. }) => check(&subquery.subquery, Asked::Exists)?,
+            Expr::SetComparison(SetComparison { subquery, .. }) => {
+                check(&subquery.subquery, Asked::Compared)?;
+            }
+            _ => {}
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(())
+}
+
+/// Refuses a subquery that would be answered wrongly.
+///
+/// # Errors
+///
+/// It is one.
+pub(crate) fn check(subquery: &LogicalPlan, asked: Asked) -> Result<()> {
+    let mut walk = Walk {
+        all: outer_references(subquery),
+        found: Vec::new(),
+    };
+    if walk.all == 0 {
+        return Ok(());
+    }
+    let plan = match asked {
+        Asked::Exists => without_limit(subquery),
+        _ => subquery,
+    };
+    walk.visit(plan, 0);
+    let Some(place) = walk.found.first() else {
+        return Ok(());
+    };
+    // A NULL is no member, just as nothing has none.
+    if asked == Asked::In && walk.found == [Place::Aggregate] && is_null_of_nothing(subquery, 0) {
+        return Ok(());
+    }
+    not_impl_err!(
+        "{} with a condition on the row around it below {} is not supported: {}",
+        asked.name(),
+        place.name(),
+        place.help()
+    )
+}
+
+struct Walk {
+    /// How many references to the row around there are.
+    all: usize,
+    found: Vec<Place>,
+}
+
+impl Walk {
+    /// A node, with so many references above it.
+    fn visit(&mut self, plan: &LogicalPlan, above: usize) {
+        let above = above + own_references(plan);
+        let below = outer_references(plan) - own_references(plan);
+        let place = match plan {
+            LogicalPlan::Aggregate(aggregate) => {
+                let sets = |expr: &Expr| matches!(expr, Expr::GroupingSet(_));
+                let has_one = aggregate.group_expr.is_empty();
+                (has_one || aggregate.group_expr.iter().any(sets)).then_some(Place::Aggregate)
+            }
+            LogicalPlan::Window(_) => Some(Place::Window),
+            LogicalPlan::Distinct(Distinct::On(_)) => Some(Place::DistinctOn),
+            LogicalPlan::RecursiveQuery(_) => Some(Place::Recursion),
+            LogicalPlan::Join(join) => {
+                let (left, right) = (outer_references(&join.left), outer_references(&join.right));
+                let is_lost = match join.join_type {
+                    JoinType::Inner => false,
+                    JoinType::Left
+                    | JoinType::LeftSemi
+                    | JoinType::LeftAnti
+                    | JoinType::LeftMark => right > 0,
+                    JoinType::Right
+                    | JoinType::RightSemi
+                    | JoinType::RightAnti
+                    | JoinType::RightMark => left > 0,
+                    JoinType::Full => left + right > 0,
+                };
+                is_lost.then_some(Place::OuterJoin)
+            }
+            // The engine also drops it where the condition stands beside it.
+            LogicalPlan::Limit(_) if self.all > above => Some(Place::Limit),
+            _ => None,
+        };
+        self.found
+            .extend(place.filter(|place| below > 0 || *place == Place::Limit));
+        for input in plan.inputs() {
+            self.visit(input, above);
+        }
+    }
+}
+
+/// The plan below a LIMIT that leaves a row if there is one.
+fn without_limit(plan: &LogicalPlan) -> &LogicalPlan {
+    match plan {
+        LogicalPlan::Limit(limit) if leaves_one(limit) => without_limit(&limit.input),
+        LogicalPlan::Subquery(subquery) => without_limit(&subquery.subquery),
+        LogicalPlan::SubqueryAlias(alias) => without_limit(&alias.input),
+        LogicalPlan::Projection(projection) if own_references(plan) == 0 => {
+            without_limit(&projection.input)
+        }
+        _ => plan,
+    }
+}
+
+fn leaves_one(limit: &Limit) -> bool {
+    let skips_none = matches!(limit.get_skip_type(), Ok(SkipType::Literal(0)));
+    let fetches_one = match limit.get_fetch_type() {
+        Ok(FetchType::Literal(fetch)) => fetch.is_none_or(|fetch| fetch > 0),
+        _ => false,
+    };
+    skips_none && fetches_one
+}
+
+/// Whether a column of a subquery is NULL where its aggregate has no rows.
+fn is_null_of_nothing(plan: &LogicalPlan, column: usize) -> bool {
+    match plan {
+        LogicalPlan::Subquery(subquery) => is_null_of_nothing(&subquery.subquery, column),
+        LogicalPlan::SubqueryAlias(alias) => is_null_of_nothing(&alias.input, column),
+        LogicalPlan::Filter(filter) => is_null_of_nothing(&filter.input, column),
+        LogicalPlan::Projection(projection) => {
+            let mut expr = projection.expr.get(column);
+            while let Some(inner) = match expr {
+                Some(Expr::Alias(alias)) => Some(alias.expr.as_ref()),
+                Some(Expr::Cast(cast)) => Some(cast.expr.as_ref()),
+                _ => None,
+            } {
+                expr = Some(inner);
+            }
+            match expr {
+                Some(Expr::Column(of)) => {
+                    let place = projection.input.schema().maybe_index_of_column(of);
+                    place.is_some_and(|place| is_null_of_nothing(&projection.input, place))
+                }
+                _ => false,
+            }
+        }
+        LogicalPlan::Aggregate(aggregate) if aggregate.group_expr.is_empty() => {
+            let mut expr = aggregate.aggr_expr.get(column);
+            while let Some(Expr::Alias(alias)) = expr {
+                expr = Some(alias.expr.as_ref());
+            }
+            match expr {
+                Some(Expr::AggregateFunction(function)) => {
+                    NULL_OF_NOTHING.contains(&function.func.name())
+                }
+                _ => false,
+            }
+        }
+        _ => false,
+    }
+}
+
+/// How many references to the row around a plan has; those of subqueries within are others'.
+fn outer_references(plan: &LogicalPlan) -> usize {
+    let below = plan.inputs().into_iter().map(outer_references);
+    own_references(plan) + below.sum::<usize>()
+}
+
+fn own_references(plan: &LogicalPlan) -> usize {
+    let mut count = 0;
+    let counted = plan.apply_expressions(|expr| {
+        expr.apply(|part| {
+            count += usize::from(matches!(part, Expr::OuterReferenceColumn(..)));
+            Ok(TreeNodeRecursion::Continue)
+        })
+    });
+    match counted {
+        Ok(_) => count,
+        Err(_) => 1,
+    }
+}
