@@ -49,7 +49,9 @@ mod volatile_keys;
 mod window;
 
 pub use budget::Budget;
-pub use checked::{CheckedArithmetic, DecimalDivision, checked, plain};
+pub use checked::{
+    CheckedArithmetic, DecimalOperators, RoomToCompare, checked, plain, with_room_to_compare,
+};
 pub use complete::{
     AggregateByCompletedSession, CompleteSessions, CompleteSessionsAggregate, CompleteSessionsExec,
     CompletionNotices, CompletionRange, NullFreeColumns, SessionsCapped, seal_completions,

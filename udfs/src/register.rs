@@ -13,7 +13,7 @@ use datafusion::optimizer::OptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
-use crate::checked::{CheckedArithmetic, DecimalDivision, avg, sum};
+use crate::checked::{CheckedArithmetic, DecimalOperators, RoomToCompare, avg, sum};
 use crate::complete::{AggregateByCompletedSession, seal_completions};
 use crate::doubles::DoubleBeforeDecimal;
 use crate::filtered::FilteredArguments;
@@ -65,6 +65,7 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     let analyzer = builder.analyzer().get_or_insert_default();
     analyzer.rules.insert(0, Arc::new(MicrosecondTime));
     analyzer.rules.insert(1, Arc::new(DoubleBeforeDecimal));
+    analyzer.rules.insert(2, Arc::new(RoomToCompare));
     // And behind them: those casts that they have added.
     builder
         .with_analyzer_rule(Arc::new(MicrosecondTime))
@@ -116,7 +117,7 @@ pub fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
 pub fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
     vec![
         Arc::new(IsFinalPlanner),
-        Arc::new(DecimalDivision),
+        Arc::new(DecimalOperators),
         Arc::new(ExtractPlanner),
         Arc::new(IntervalPlanner),
     ]

@@ -1,4 +1,5 @@
-//! AVG of intervals between times that refuses a sum out of range; of numbers it is DataFusion's, whose sums have room.
+//! AVG of intervals between times that refuses a sum out of range, and AVG of decimals that is rounded; of other numbers it is
+//! DataFusion's, whose sums have room.
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::{cast, sum_checked};
@@ -12,6 +13,7 @@ use datafusion::logical_expr::{
     Signature,
 };
 
+use super::average_decimals::{AverageDecimalGroups, AverageDecimals, Rounding};
 use super::overflow::out_of_range;
 
 /// The aggregate function `avg`.
@@ -24,6 +26,14 @@ pub(crate) fn avg() -> AggregateUDF {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct CheckedAverage {
     inner: Avg,
+}
+
+/// Averages of decimals, which are rounded.
+fn rounded(sums: Box<dyn Accumulator>, rounding: Option<Rounding>) -> Box<dyn Accumulator> {
+    match rounding {
+        Some(rounding) => Box::new(AverageDecimals::new(sums, rounding)),
+        None => sums,
+    }
 }
 
 fn is_of_intervals(args: &AccumulatorArgs) -> bool {
@@ -56,14 +66,17 @@ impl AggregateUDFImpl for CheckedAverage {
                 result: args.return_type().clone(),
             }));
         }
-        self.inner.accumulator(args)
+        let rounding = Rounding::new(&args);
+        Ok(rounded(self.inner.accumulator(args)?, rounding))
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         if is_of_intervals(&args) {
             return self.accumulator(args);
         }
-        self.inner.create_sliding_accumulator(args)
+        let rounding = Rounding::new(&args);
+        let sums = self.inner.create_sliding_accumulator(args)?;
+        Ok(rounded(sums, rounding))
     }
 
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
@@ -78,7 +91,12 @@ impl AggregateUDFImpl for CheckedAverage {
         &self,
         args: AccumulatorArgs,
     ) -> Result<Box<dyn GroupsAccumulator>> {
-        self.inner.create_groups_accumulator(args)
+        let rounding = Rounding::new(&args);
+        let sums = self.inner.create_groups_accumulator(args)?;
+        Ok(match rounding {
+            Some(rounding) => Box::new(AverageDecimalGroups::new(sums, rounding)),
+            None => sums,
+        })
     }
 
     fn reverse_expr(&self) -> ReversedUDAF {

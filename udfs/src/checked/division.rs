@@ -1,74 +1,12 @@
-//! Divisions of decimals: with digits enough behind the point, and the last one rounded.
+//! Quotients and products of decimals with as many digits behind the point as are wanted, the last of which is rounded.
 
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Datum, Decimal128Array};
+use arrow::compute::kernels::numeric;
 use arrow::compute::try_binary;
-use arrow::datatypes::{ArrowNativeTypeOp, DataType, Decimal128Type, i256};
+use arrow::datatypes::{ArrowNativeTypeOp, Decimal128Type, i256};
 use arrow::error::ArrowError;
-use datafusion::common::{DFSchema, Result};
-use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
-use datafusion::logical_expr::{ExprSchemable, Operator};
-use datafusion::logical_expr_common::type_coercion::binary::BinaryTypeCoercer;
-use datafusion::sql::sqlparser::ast::BinaryOperator;
-
-use super::operator::CheckedOperator;
-
-/// The most digits of a decimal.
-const MOST_DIGITS: u8 = 38;
-
-/// Digits behind the point that a quotient has if there is room for them, as in PostgreSQL.
-const DIGITS_BEHIND_THE_POINT: i8 = 16;
-
-/// Digits behind the point that a quotient has more than its dividend in any case.
-const MORE_THAN_THE_DIVIDEND: i8 = 4;
-
-/// Plans `/` where one side is a decimal and the other a decimal or an integer.
-#[derive(Debug)]
-pub struct DecimalDivision;
-
-impl ExprPlanner for DecimalDivision {
-    fn plan_binary_op(
-        &self,
-        expr: RawBinaryExpr,
-        schema: &DFSchema,
-    ) -> Result<PlannerResult<RawBinaryExpr>> {
-        if expr.op != BinaryOperator::Divide {
-            return Ok(PlannerResult::Original(expr));
-        }
-        let types = (expr.left.get_type(schema), expr.right.get_type(schema));
-        let (Ok(left), Ok(right)) = types else {
-            return Ok(PlannerResult::Original(expr));
-        };
-        let is_decimal = |of: &DataType| matches!(of, DataType::Decimal128(..));
-        let is_exact = |of: &DataType| is_decimal(of) || of.is_integer();
-        if !is_exact(&left) || !is_exact(&right) || !(is_decimal(&left) || is_decimal(&right)) {
-            return Ok(PlannerResult::Original(expr));
-        }
-        let coerced = BinaryTypeCoercer::new(&left, &Operator::Divide, &right).get_input_types()?;
-        let (DataType::Decimal128(p1, s1), DataType::Decimal128(p2, s2)) = coerced else {
-            return Ok(PlannerResult::Original(expr));
-        };
-        let result = quotient(p1, s1, p2, s2);
-        Ok(PlannerResult::Planned(CheckedOperator::call(
-            expr.left,
-            Operator::Divide,
-            expr.right,
-            result,
-        )))
-    }
-}
-
-/// The type of DECIMAL(p1, s1) / DECIMAL(p2, s2).
-fn quotient(p1: u8, s1: i8, _p2: u8, s2: i8) -> DataType {
-    let most = MOST_DIGITS as i8;
-    let before = (p1 as i8).saturating_sub(s1).saturating_add(s2).max(1);
-    let least = s1.saturating_add(MORE_THAN_THE_DIVIDEND).min(most);
-    let wanted = least.max(DIGITS_BEHIND_THE_POINT);
-    let scale = wanted.min(most.saturating_sub(before)).max(least);
-    let precision = before.saturating_add(scale).min(most);
-    DataType::Decimal128(precision as u8, scale)
-}
 
 /// Divides decimals; the quotient has `scale` digits behind the point, the last of which is rounded half away from zero.
 ///
@@ -81,19 +19,14 @@ pub(super) fn divide_decimals(
     precision: u8,
     scale: i8,
 ) -> Result<ArrayRef, ArrowError> {
-    let ((left, left_is_scalar), (right, right_is_scalar)) = (left.get(), right.get());
-    let (left, right) = (
-        left.as_primitive::<Decimal128Type>(),
-        right.as_primitive::<Decimal128Type>(),
-    );
     // The dividend is shifted so that the quotient of the two integers is that of the decimals, with the digits wanted.
-    let shift = i32::from(scale) - i32::from(left.scale()) + i32::from(right.scale());
+    let shift = i32::from(scale) - scale_of(left) + scale_of(right);
     let shift = u32::try_from(shift).map_err(|_| {
         ArrowError::InvalidArgumentError(format!("a quotient with {scale} digits is too coarse"))
     })?;
     let small = 10_i128.checked_pow(shift);
     let large = i256::from_i128(10).pow_checked(shift)?;
-    let one = |dividend: i128, divisor: i128| {
+    let values = by_rows(left, right, |dividend, divisor| {
         if divisor == 0 {
             return Err(ArrowError::DivideByZero);
         }
@@ -104,24 +37,76 @@ pub(super) fn divide_decimals(
             i256::from_i128(dividend).mul_checked(large)?,
             i256::from_i128(divisor),
         )
-    };
-    let values: Decimal128Array = match (left_is_scalar, right_is_scalar) {
-        (false, true) if right.null_count() > 0 => Decimal128Array::new_null(left.len()),
-        (false, true) => {
-            let divisor = right.value(0);
-            left.try_unary(|dividend| one(dividend, divisor))?
-        }
-        (true, false) if left.null_count() > 0 => Decimal128Array::new_null(right.len()),
-        (true, false) => {
-            let dividend = left.value(0);
-            right.try_unary(|divisor| one(dividend, divisor))?
-        }
-        _ => try_binary(left, right, one)?,
-    };
+    })?;
     Ok(Arc::new(values.with_precision_and_scale(precision, scale)?))
 }
 
-fn rounded(dividend: i128, divisor: i128) -> i128 {
+/// Multiplies decimals; the product has `scale` digits behind the point. It is exact if that is as many as both factors have,
+/// and rounded half away from zero if it is fewer.
+///
+/// # Errors
+///
+/// A product with more digits than a decimal has.
+pub(super) fn multiply_decimals(
+    left: &dyn Datum,
+    right: &dyn Datum,
+    precision: u8,
+    scale: i8,
+) -> Result<ArrayRef, ArrowError> {
+    let shift = scale_of(left) + scale_of(right) - i32::from(scale);
+    let shift = match u32::try_from(shift) {
+        Ok(0) => return numeric::mul(left, right),
+        Ok(shift) => shift,
+        Err(_) => {
+            return Err(ArrowError::InvalidArgumentError(format!(
+                "a product has no {scale} digits"
+            )));
+        }
+    };
+    let small = 10_i128.checked_pow(shift);
+    let large = i256::from_i128(10).pow_checked(shift)?;
+    let values = by_rows(left, right, |left, right| {
+        if let (Some(product), Some(divisor)) = (left.checked_mul(right), small) {
+            return Ok(rounded(product, divisor));
+        }
+        let product = i256::from_i128(left).mul_checked(i256::from_i128(right))?;
+        rounded_wide(product, large)
+    })?;
+    Ok(Arc::new(values.with_precision_and_scale(precision, scale)?))
+}
+
+fn scale_of(values: &dyn Datum) -> i32 {
+    i32::from(values.get().0.as_primitive::<Decimal128Type>().scale())
+}
+
+/// What `one` makes of each row of decimals.
+fn by_rows(
+    left: &dyn Datum,
+    right: &dyn Datum,
+    one: impl Fn(i128, i128) -> Result<i128, ArrowError>,
+) -> Result<Decimal128Array, ArrowError> {
+    let ((left, left_is_scalar), (right, right_is_scalar)) = (left.get(), right.get());
+    let (left, right) = (
+        left.as_primitive::<Decimal128Type>(),
+        right.as_primitive::<Decimal128Type>(),
+    );
+    match (left_is_scalar, right_is_scalar) {
+        (false, true) if right.null_count() > 0 => Ok(Decimal128Array::new_null(left.len())),
+        (false, true) => {
+            let right = right.value(0);
+            left.try_unary(|left| one(left, right))
+        }
+        (true, false) if left.null_count() > 0 => Ok(Decimal128Array::new_null(right.len())),
+        (true, false) => {
+            let left = left.value(0);
+            right.try_unary(|right| one(left, right))
+        }
+        _ => try_binary(left, right, one),
+    }
+}
+
+/// The quotient, rounded half away from zero.
+pub(super) fn rounded(dividend: i128, divisor: i128) -> i128 {
     // The least number by -1 is the only quotient out of range, and it has more than 38 digits: left to the check of digits.
     let quotient = dividend.wrapping_div(divisor);
     let rest = dividend.wrapping_rem(divisor).unsigned_abs();
@@ -133,7 +118,8 @@ fn rounded(dividend: i128, divisor: i128) -> i128 {
     }
 }
 
-fn rounded_wide(dividend: i256, divisor: i256) -> Result<i128, ArrowError> {
+/// The same of larger numbers.
+pub(super) fn rounded_wide(dividend: i256, divisor: i256) -> Result<i128, ArrowError> {
     let quotient = dividend.div_checked(divisor)?;
     let rest = dividend.mod_checked(divisor)?;
     let twice = rest.mul_checked(i256::from_i128(2))?;
@@ -151,21 +137,38 @@ fn rounded_wide(dividend: i256, divisor: i256) -> Result<i128, ArrowError> {
 
 #[cfg(test)]
 mod tests {
+    use arrow::datatypes::DataType;
+    use datafusion::logical_expr::Operator;
+
+    use super::super::decimals::result;
     use super::*;
 
-    fn divided(left: (i128, u8, i8), right: (i128, u8, i8)) -> Result<String, ArrowError> {
+    type Decimal = (i128, u8, i8);
+
+    fn computed(op: Operator, left: Decimal, right: Decimal) -> Result<String, ArrowError> {
         let array = |(value, precision, scale)| {
             Decimal128Array::from(vec![value])
                 .with_precision_and_scale(precision, scale)
                 .unwrap()
         };
-        let DataType::Decimal128(precision, scale) = quotient(left.1, left.2, right.1, right.2)
-        else {
+        let digits = [(left.1, left.2), (right.1, right.2)];
+        let DataType::Decimal128(precision, scale) = result(op, digits) else {
             unreachable!()
         };
         let (left, right) = (array(left), array(right));
-        let values = divide_decimals(&left, &right, precision, scale)?;
+        let values = match op {
+            Operator::Multiply => multiply_decimals(&left, &right, precision, scale)?,
+            _ => divide_decimals(&left, &right, precision, scale)?,
+        };
         Ok(values.as_primitive::<Decimal128Type>().value_as_string(0))
+    }
+
+    fn divided(left: Decimal, right: Decimal) -> Result<String, ArrowError> {
+        computed(Operator::Divide, left, right)
+    }
+
+    fn multiplied(left: Decimal, right: Decimal) -> Result<String, ArrowError> {
+        computed(Operator::Multiply, left, right)
     }
 
     #[test]
@@ -195,5 +198,39 @@ mod tests {
             divided((1, 1, 0), (0, 1, 0)),
             Err(ArrowError::DivideByZero)
         ));
+    }
+
+    #[test]
+    fn products_are_rounded_where_digits_have_no_room() {
+        assert_eq!(multiplied((150, 3, 2), (-3, 1, 0)).unwrap(), "-4.50");
+        // 1.0000000000000003 squared is 1.00000000000000060000000000000009.
+        let above = 10_i128.pow(16) + 3;
+        assert_eq!(
+            multiplied((above, 37, 16), (above, 37, 16)).unwrap(),
+            "1.0000000000000006"
+        );
+        // 0.00000001 by 0.000000005 is half of the last digit.
+        let half = 50_000_000;
+        assert_eq!(
+            multiplied((10_i128.pow(8), 37, 16), (half, 37, 16)).unwrap(),
+            "0.0000000000000001"
+        );
+        assert_eq!(
+            multiplied((-10_i128.pow(8), 37, 16), (half, 37, 16)).unwrap(),
+            "-0.0000000000000001"
+        );
+        assert_eq!(
+            multiplied((10_i128.pow(8), 37, 16), (half - 1, 37, 16)).unwrap(),
+            "0.0000000000000000"
+        );
+        // The product has no place in 128 bits before it is rounded.
+        let third = 33_333_333_333_333_333_333_333_333;
+        assert_eq!(
+            multiplied((third, 37, 16), (20_000_000_000_000_001, 37, 16)).unwrap(),
+            "6666666666.6666669999999999"
+        );
+        let nines = 10_i128.pow(38) - 1;
+        assert!(multiplied((nines, 38, 0), (nines, 38, 38)).is_err());
+        assert!(multiplied((nines, 38, 16), (nines, 38, 16)).is_err());
     }
 }

@@ -2,10 +2,14 @@
 //!
 //! [`CheckedArithmetic`] is an analyzer rule: it replaces operators over integers and decimals by functions that compute the
 //! same and refuse a result that has no place in its type; and `||` by one that refuses a result beyond the budget of its
-//! statement. [`checked`] does the same to one expression, and [`plain`] undoes it. [`DecimalDivision`] plans divisions of
-//! decimals with enough digits behind the point. [`sum`] is a SUM that does not depend on the order of its rows.
+//! statement. [`checked`] does the same to one expression, and [`plain`] undoes it. [`DecimalOperators`] plans products and
+//! quotients of decimals with enough digits behind the point, and [`RoomToCompare`] compares decimals with all their digits.
+//! [`sum`] is a SUM that does not depend on the order of its rows, unless parts of a sum of decimals have more than 128 bits.
 
 mod average;
+mod average_decimals;
+mod compare;
+mod decimals;
 mod division;
 mod negate;
 mod operator;
@@ -18,7 +22,8 @@ mod sum_rows;
 mod wide;
 
 pub(crate) use average::avg;
-pub use division::DecimalDivision;
+pub use compare::{RoomToCompare, with_room_to_compare};
+pub use decimals::DecimalOperators;
 pub use rewrite::{CheckedArithmetic, checked, plain};
 pub(crate) use sum::sum;
 

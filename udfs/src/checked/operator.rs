@@ -6,7 +6,10 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, Datum};
 use arrow::compute::kernels::concat_elements::concat_elements_dyn;
 use arrow::compute::kernels::numeric;
-use arrow::datatypes::{DataType, Decimal128Type, Decimal256Type, Field, FieldRef};
+use arrow::datatypes::{
+    DataType, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, DecimalType, Field,
+    FieldRef,
+};
 use arrow::error::ArrowError;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::common::{Result, ScalarValue, internal_err};
@@ -22,7 +25,8 @@ use datafusion::physical_expr_common::datum::apply;
 
 use crate::budget::check_joined;
 
-use super::division::divide_decimals;
+use super::decimals;
+use super::division::{divide_decimals, multiply_decimals};
 use super::overflow::out_of_range;
 use super::rewrite::plain;
 use super::shift::shift;
@@ -31,13 +35,23 @@ use super::shift::shift;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct CheckedOperator {
     op: Operator,
-    result: DataType,
+    /// The type of the result, if those of the operands are final; else it goes by them.
+    result: Option<DataType>,
     signature: Signature,
 }
 
 impl CheckedOperator {
-    /// The call of `op`, whose result is `result`.
+    /// The call of `op` over operands whose types are final, whose result is `result`.
     pub(super) fn call(left: Expr, op: Operator, right: Expr, result: DataType) -> Expr {
+        Self::new(left, op, right, Some(result))
+    }
+
+    /// The call of `op` over operands whose types may still change.
+    pub(super) fn planned(left: Expr, op: Operator, right: Expr) -> Expr {
+        Self::new(left, op, right, None)
+    }
+
+    fn new(left: Expr, op: Operator, right: Expr, result: Option<DataType>) -> Expr {
         let function = ScalarUDF::from(Self {
             op,
             result,
@@ -53,16 +67,38 @@ impl CheckedOperator {
         self.op
     }
 
-    pub(super) fn result(&self) -> &DataType {
-        &self.result
+    /// The type of the result, if it is known without those of the operands.
+    pub(super) fn known_result(&self) -> Option<&DataType> {
+        self.result.as_ref()
     }
 
-    fn compute(&self, left: &dyn Datum, right: &dyn Datum) -> Result<ArrayRef, ArrowError> {
+    /// The type of the result over operands of these types.
+    pub(super) fn result_of(&self, left: &DataType, right: &DataType) -> Result<DataType> {
+        if let Some(result) = &self.result {
+            return Ok(result.clone());
+        }
+        match decimals::operands(self.op, left, right) {
+            Some(operands) => Ok(decimals::result(self.op, operands)),
+            None => BinaryTypeCoercer::new(left, &self.op, right).get_result_type(),
+        }
+    }
+
+    fn compute(
+        &self,
+        left: &dyn Datum,
+        right: &dyn Datum,
+        result: &DataType,
+    ) -> Result<ArrayRef, ArrowError> {
         let values = match self.op {
             Operator::Plus => numeric::add(left, right)?,
             Operator::Minus => numeric::sub(left, right)?,
-            Operator::Multiply => numeric::mul(left, right)?,
-            Operator::Divide => match &self.result {
+            Operator::Multiply => match result {
+                DataType::Decimal128(precision, scale) => {
+                    multiply_decimals(left, right, *precision, *scale)?
+                }
+                _ => numeric::mul(left, right)?,
+            },
+            Operator::Divide => match result {
                 DataType::Decimal128(precision, scale) => {
                     divide_decimals(left, right, *precision, *scale)?
                 }
@@ -83,7 +119,12 @@ impl CheckedOperator {
     }
 
     /// The first pair of values without a result, for the message.
-    fn culprit(&self, left: &ColumnarValue, right: &ColumnarValue) -> Option<String> {
+    fn culprit(
+        &self,
+        left: &ColumnarValue,
+        right: &ColumnarValue,
+        result: &DataType,
+    ) -> Option<String> {
         let rows = [left, right].iter().find_map(|value| match value {
             ColumnarValue::Array(array) => Some(array.len()),
             ColumnarValue::Scalar(_) => None,
@@ -93,7 +134,7 @@ impl CheckedOperator {
         let row = (0..left.len()).find(|row| {
             let (left, right) = (left.slice(*row, 1), right.slice(*row, 1));
             let both = left.is_valid(0) && right.is_valid(0);
-            both && self.compute(&left, &right).is_err()
+            both && self.compute(&left, &right, result).is_err()
         })?;
         let options = FormatOptions::default();
         let shown = |array: &ArrayRef| {
@@ -115,18 +156,30 @@ fn join(left: &ColumnarValue, right: &ColumnarValue, rows: usize) -> Result<Colu
     Ok(ColumnarValue::Array(joined))
 }
 
-/// A decimal whose digits are more than the most a decimal can have: arrays hold such values, and nothing can read them.
+/// Refuses a decimal with more digits than its type has: arrays hold such values, and nothing can read them.
 fn check_digits(values: &ArrayRef) -> Result<(), ArrowError> {
-    let checked = match values.data_type() {
-        DataType::Decimal128(38, _) => values
-            .as_primitive::<Decimal128Type>()
-            .validate_decimal_precision(38),
-        DataType::Decimal256(76, _) => values
-            .as_primitive::<Decimal256Type>()
-            .validate_decimal_precision(76),
+    match values.data_type() {
+        DataType::Decimal32(digits, _) => check_digits_of::<Decimal32Type>(values, *digits),
+        DataType::Decimal64(digits, _) => check_digits_of::<Decimal64Type>(values, *digits),
+        DataType::Decimal128(digits, _) => check_digits_of::<Decimal128Type>(values, *digits),
+        DataType::Decimal256(digits, _) => check_digits_of::<Decimal256Type>(values, *digits),
         _ => Ok(()),
+    }
+}
+
+fn check_digits_of<T: DecimalType>(values: &ArrayRef, digits: u8) -> Result<(), ArrowError> {
+    let values = values.as_primitive::<T>();
+    let fits = |value: T::Native| T::is_valid_decimal_precision(value, digits);
+    let all_fit = match values.null_count() {
+        0 => values.values().iter().all(|value| fits(*value)),
+        _ => values.iter().flatten().all(fits),
     };
-    checked.map_err(|error| ArrowError::ArithmeticOverflow(error.to_string()))
+    match all_fit {
+        true => Ok(()),
+        false => Err(ArrowError::ArithmeticOverflow(format!(
+            "a result with more than {digits} digits"
+        ))),
+    }
 }
 
 impl ScalarUDFImpl for CheckedOperator {
@@ -161,21 +214,28 @@ impl ScalarUDFImpl for CheckedOperator {
         let [left, right] = types else {
             return internal_err!("{} takes two arguments", self.name());
         };
+        if let Some(operands) = decimals::operands(self.op, left, right) {
+            let decimal = |(precision, scale)| DataType::Decimal128(precision, scale);
+            return Ok(operands.map(decimal).to_vec());
+        }
         let (left, right) = BinaryTypeCoercer::new(left, &self.op, right).get_input_types()?;
         Ok(vec![left, right])
     }
 
-    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
-        Ok(self.result.clone())
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        let [left, right] = types else {
+            return internal_err!("{} takes two arguments", self.name());
+        };
+        self.result_of(left, right)
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
-        let is_nullable = args.arg_fields.iter().any(|field| field.is_nullable());
-        Ok(Arc::new(Field::new(
-            self.name(),
-            self.result.clone(),
-            is_nullable,
-        )))
+        let [left, right] = args.arg_fields else {
+            return internal_err!("{} takes two arguments", self.name());
+        };
+        let is_nullable = left.is_nullable() || right.is_nullable();
+        let result = self.result_of(left.data_type(), right.data_type())?;
+        Ok(Arc::new(Field::new(self.name(), result, is_nullable)))
     }
 
     fn is_strict(&self) -> bool {
@@ -186,24 +246,32 @@ impl ScalarUDFImpl for CheckedOperator {
         let [left, right] = args.args.as_slice() else {
             return internal_err!("{} takes two arguments", self.name());
         };
+        let result = self.result_of(&left.data_type(), &right.data_type())?;
         if self.op == Operator::StringConcat {
-            check_joined("||", &args, &self.result)?;
+            check_joined("||", &args, &result)?;
             return join(left, right, args.number_rows);
         }
-        let computed = apply(left, right, |left, right| self.compute(left, right));
+        let computed = apply(left, right, |left, right| {
+            self.compute(left, right, &result)
+        });
         computed.map_err(|error| match error {
             DataFusionError::ArrowError(inner, _)
                 if matches!(*inner, ArrowError::ArithmeticOverflow(_)) =>
             {
-                let what = self.culprit(left, right);
+                let what = self.culprit(left, right, &result);
                 let what = what.unwrap_or_else(|| format!("a result of {}", self.op));
-                out_of_range(what, &self.result)
+                out_of_range(what, &result)
             }
             other => other,
         })
     }
 
-    fn evaluate_bounds(&self, _: &[&Interval]) -> Result<Interval> {
-        Interval::make_unbounded(&self.result)
+    fn evaluate_bounds(&self, input: &[&Interval]) -> Result<Interval> {
+        // What is not known has the type of NULL.
+        let result = match input {
+            [left, right] => self.result_of(&left.data_type(), &right.data_type()).ok(),
+            _ => None,
+        };
+        Interval::make_unbounded(&result.unwrap_or(DataType::Null))
     }
 }

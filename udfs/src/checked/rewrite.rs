@@ -42,7 +42,7 @@ impl AnalyzerRule for CheckedArithmetic {
 }
 
 /// The columns that expressions of a plan may name.
-fn inputs(plan: &LogicalPlan) -> Result<DFSchema> {
+pub(super) fn inputs(plan: &LogicalPlan) -> Result<DFSchema> {
     let mut schema = merge_schema(&plan.inputs());
     if let LogicalPlan::TableScan(scan) = plan {
         schema.merge(&DFSchema::try_from_qualified_schema(
@@ -220,13 +220,24 @@ fn is_decimal(of: &DataType) -> bool {
     )
 }
 
-/// The type of an expression, without a walk through all that is below where the node knows it.
-fn type_of(expr: &Expr, schema: &DFSchema) -> Result<DataType> {
+/// The type of an expression, without a walk through all that is below where the node knows it, and without names.
+pub(super) fn type_of(expr: &Expr, schema: &DFSchema) -> Result<DataType> {
     match expr {
-        Expr::ScalarFunction(call) => match call.func.inner().downcast_ref::<CheckedOperator>() {
-            Some(operator) => Ok(operator.result().clone()),
-            None => expr.get_type(schema),
-        },
+        Expr::ScalarFunction(call) => {
+            let operator = call.func.inner().downcast_ref::<CheckedOperator>();
+            match (operator, call.args.as_slice()) {
+                (Some(operator), [left, right]) => match operator.known_result() {
+                    Some(result) => Ok(result.clone()),
+                    None => operator.result_of(&type_of(left, schema)?, &type_of(right, schema)?),
+                },
+                _ => expr.get_type(schema),
+            }
+        }
+        Expr::BinaryExpr(binary) if is_arithmetic(binary.op) => {
+            let left = type_of(&binary.left, schema)?;
+            let right = type_of(&binary.right, schema)?;
+            BinaryTypeCoercer::new(&left, &binary.op, &right).get_result_type()
+        }
         Expr::Alias(alias) => type_of(&alias.expr, schema),
         _ => expr.get_type(schema),
     }

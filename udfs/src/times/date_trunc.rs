@@ -115,10 +115,14 @@ impl Unit {
         };
         let start = match zone.from_local_datetime(&first) {
             LocalResult::Single(start) => start,
-            LocalResult::Ambiguous(one, other) => match one.offset().fix() == time.offset().fix() {
-                true => one,
-                false => other,
-            },
+            // Clocks were put back over it: an hour is there twice, a day and what is longer only once.
+            LocalResult::Ambiguous(earlier, later) => {
+                let is_later = later.offset().fix() == time.offset().fix();
+                match self == Unit::Hour && is_later {
+                    true => later,
+                    false => earlier,
+                }
+            }
             // Clocks were put forward over it: the first moment behind.
             LocalResult::None => {
                 let before = first.checked_sub_signed(TimeDelta::hours(3))?;

@@ -99,10 +99,16 @@ impl ToTimestamp {
                 i64::try_from(micros).map_err(|_| self.refuse(value))
             }),
             DataType::Decimal128(_, scale) => {
-                let unit = 10_i128.pow(u32::try_from(*scale).unwrap_or(0));
+                let of_unit = match self.numbers {
+                    TimeUnit::Second => 6,
+                    TimeUnit::Millisecond => 3,
+                    TimeUnit::Microsecond => 0,
+                    TimeUnit::Nanosecond => -3,
+                };
+                // So many powers of ten are between the digits of the number and microseconds.
+                let shift = of_unit - i32::from(*scale);
                 values.as_primitive::<Decimal128Type>().try_unary(|value| {
-                    let micros = value.checked_mul(times);
-                    let micros = micros.map(|micros| micros.div_euclid(unit * of));
+                    let micros = shifted(value, shift);
                     let micros = micros.and_then(|micros| i64::try_from(micros).ok());
                     micros.ok_or_else(|| {
                         self.refuse(Decimal128Type::format_decimal(value, 38, *scale))
@@ -172,6 +178,18 @@ impl ToTimestamp {
     }
 }
 
+/// `value` times ten to the power of `shift`, rounded down; `None` if it has no place.
+fn shifted(value: i128, shift: i32) -> Option<i128> {
+    let power = 10_i128.checked_pow(shift.unsigned_abs());
+    match (power, shift < 0) {
+        (Some(power), true) => Some(value.div_euclid(power)),
+        (Some(power), false) => value.checked_mul(power),
+        // The power is larger than any value.
+        (None, true) => Some(if value < 0 { -1 } else { 0 }),
+        (None, false) => (value == 0).then_some(0),
+    }
+}
+
 /// The time of a text, if it is of the pattern. What the pattern leaves out is the start of the day, or of the month and year.
 fn by_pattern(zone: Tz, text: &str, pattern: &str) -> Option<DateTime<Utc>> {
     let mut parsed = Parsed::new();
@@ -222,7 +240,7 @@ impl ScalarUDFImpl for ToTimestamp {
             DataType::Decimal32(_, scale) | DataType::Decimal64(_, scale) => {
                 DataType::Decimal128(38, *scale)
             }
-            DataType::Decimal256(_, scale) => DataType::Decimal128(38, *scale),
+            DataType::Decimal256(_, scale) => DataType::Decimal128(38, (*scale).min(38)),
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
             DataType::Date32 | DataType::Date64 | DataType::Timestamp(..) => self.result(),
             other => return plan_err!("{} takes a number or a text, not {other}", self.name),
@@ -272,5 +290,22 @@ impl ScalarUDFImpl for ToTimestamp {
             )?)),
             false => Ok(ColumnarValue::Array(times)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decimals_are_shifted_to_microseconds() {
+        assert_eq!(shifted(1_234, 3), Some(1_234_000));
+        assert_eq!(shifted(-1_234, -3), Some(-2));
+        assert_eq!(shifted(10_i128.pow(36), -39), Some(0));
+        assert_eq!(shifted(-1, -41), Some(-1));
+        assert_eq!(shifted(5, 37), Some(5 * 10_i128.pow(37)));
+        assert_eq!(shifted(50, 37), None);
+        assert_eq!(shifted(1, 44), None);
+        assert_eq!(shifted(0, 44), Some(0));
     }
 }

@@ -1,0 +1,189 @@
+//! Comparisons of decimals that no decimal with 38 digits holds both of.
+//!
+//! DataFusion makes both sides of one type, with the most digits before and behind the point that either has. Where those are
+//! more than 38, it leaves out some before the point, and values that have them fail: `d > 0.00001` where `d` is a DECIMAL(38, 4).
+//! [`RoomToCompare`] is an analyzer rule that compares such values with up to 76 digits.
+
+use arrow::datatypes::DataType;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DFSchema, ExprSchema, Result};
+use datafusion::config::ConfigOptions;
+use datafusion::logical_expr::expr::InList;
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::{Between, Cast, Expr, ExprSchemable, LogicalPlan};
+use datafusion::optimizer::AnalyzerRule;
+
+use super::decimals::digits;
+use super::rewrite::inputs;
+
+/// The most digits of what is compared.
+const MOST_DIGITS: u8 = 76;
+
+/// Casts decimals that are compared to a type with room for both, before their types are made equal.
+#[derive(Debug)]
+pub struct RoomToCompare;
+
+impl AnalyzerRule for RoomToCompare {
+    fn name(&self) -> &str {
+        "room_to_compare"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        let changed = plan.transform_up_with_subqueries(|plan| {
+            let mut is_changed = false;
+            let plan = match plan {
+                LogicalPlan::Join(mut join) => {
+                    let (left, right) = (join.left.schema(), join.right.schema());
+                    for (of_left, of_right) in &mut join.on {
+                        let types = [of_left.get_type(left)?, of_right.get_type(right)?];
+                        if let Some(wide) = wide(&types) {
+                            widen(of_left, &wide);
+                            widen(of_right, &wide);
+                            is_changed = true;
+                        }
+                    }
+                    LogicalPlan::Join(join)
+                }
+                other => other,
+            };
+            let has_comparisons = plan.expressions().iter().any(|expr| {
+                let found = expr.exists(|node| Ok(is_comparison(node)));
+                found.unwrap_or(true)
+            });
+            if !has_comparisons {
+                return Ok(match is_changed {
+                    true => Transformed::yes(plan),
+                    false => Transformed::no(plan),
+                });
+            }
+            let schema = inputs(&plan)?;
+            let names = NamePreserver::new(&plan);
+            plan.map_expressions(|expr| {
+                let name = names.save(&expr);
+                let changed = expr.transform_up(|expr| with_room(expr, &schema))?;
+                Ok(changed.update_data(|expr| name.restore(expr)))
+            })
+        })?;
+        Ok(changed.data)
+    }
+}
+
+/// The same in one expression over these columns.
+///
+/// # Errors
+///
+/// The expression has no type.
+pub fn with_room_to_compare(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    Ok(expr.transform_up(|expr| with_room(expr, schema))?.data)
+}
+
+fn is_comparison(expr: &Expr) -> bool {
+    match expr {
+        Expr::BinaryExpr(binary) => binary.op.supports_propagation(),
+        Expr::Between(_) | Expr::InList(_) => true,
+        _ => false,
+    }
+}
+
+/// One node of an expression.
+fn with_room(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    match expr {
+        Expr::BinaryExpr(mut binary) if binary.op.supports_propagation() => {
+            let is_changed = equal([&mut *binary.left, &mut *binary.right], schema)?;
+            Ok(transformed(Expr::BinaryExpr(binary), is_changed))
+        }
+        Expr::Between(Between {
+            mut expr,
+            negated,
+            mut low,
+            mut high,
+        }) => {
+            let is_changed = equal([&mut *expr, &mut *low, &mut *high], schema)?;
+            let between = Between::new(expr, negated, low, high);
+            Ok(transformed(Expr::Between(between), is_changed))
+        }
+        Expr::InList(InList {
+            mut expr,
+            mut list,
+            negated,
+        }) => {
+            let is_changed = equal(std::iter::once(&mut *expr).chain(&mut list), schema)?;
+            let list = InList::new(expr, list, negated);
+            Ok(transformed(Expr::InList(list), is_changed))
+        }
+        other => Ok(Transformed::no(other)),
+    }
+}
+
+/// Gives values that are compared a type with room for all of them, if they need one; whether they do.
+fn equal<'a>(all: impl IntoIterator<Item = &'a mut Expr>, schema: &dyn ExprSchema) -> Result<bool> {
+    let all: Vec<&mut Expr> = all.into_iter().collect();
+    let types = all.iter().map(|expr| expr.get_type(schema));
+    let types = types.collect::<Result<Vec<DataType>>>()?;
+    let Some(wide) = wide(&types) else {
+        return Ok(false);
+    };
+    for expr in all {
+        widen(expr, &wide);
+    }
+    Ok(true)
+}
+
+/// The type with room for decimals and integers that no DECIMAL has.
+fn wide(types: &[DataType]) -> Option<DataType> {
+    if !types
+        .iter()
+        .any(|of| matches!(of, DataType::Decimal128(..)))
+    {
+        return None;
+    }
+    let (mut before, mut behind) = (0, 0);
+    for of in types.iter().filter(|of| !of.is_null()) {
+        let (precision, scale) = digits(of)?;
+        before = before.max(i32::from(precision) - i32::from(scale));
+        behind = behind.max(scale);
+    }
+    let precision = before + i32::from(behind);
+    (precision > 38).then(|| {
+        let precision = precision.min(i32::from(MOST_DIGITS)) as u8;
+        DataType::Decimal256(precision, behind)
+    })
+}
+
+fn widen(expr: &mut Expr, wide: &DataType) {
+    let narrow = Box::new(std::mem::take(expr));
+    *expr = Expr::Cast(Cast::new(narrow, wide.clone()));
+}
+
+fn transformed(expr: Expr, is_changed: bool) -> Transformed<Expr> {
+    match is_changed {
+        true => Transformed::yes(expr),
+        false => Transformed::no(expr),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_has_no_room_is_widened() {
+        let decimal = DataType::Decimal128;
+        assert_eq!(wide(&[decimal(38, 4), decimal(4, 4)]), None);
+        assert_eq!(wide(&[decimal(38, 10), DataType::Int64]), None);
+        assert_eq!(wide(&[DataType::Int64, DataType::Int32]), None);
+        assert_eq!(wide(&[decimal(38, 4), DataType::Utf8]), None);
+        assert_eq!(
+            wide(&[decimal(38, 4), decimal(5, 5), DataType::Null]),
+            Some(DataType::Decimal256(39, 5))
+        );
+        assert_eq!(
+            wide(&[decimal(38, 38), decimal(38, 0)]),
+            Some(DataType::Decimal256(76, 38))
+        );
+        assert_eq!(
+            wide(&[decimal(38, 30), DataType::Int64]),
+            Some(DataType::Decimal256(50, 30))
+        );
+    }
+}
