@@ -112,8 +112,9 @@ impl DeltaTableHandle {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Cancelled`] if another writer has taken the application over; a conflict; a store that does not answer:
-    /// then it cannot be told whether it was committed, and [`Self::transaction_version`] can say.
+    /// [`ErrorKind::Cancelled`] if another writer has taken the application over; a conflict, or a RESTORE that the application does
+    /// not know of, and nothing is committed; a store that does not answer: then it cannot be told whether it was committed, and
+    /// [`Self::transaction_version`] can say.
     pub async fn commit_prepared(
         &self,
         prepared: PreparedWrite,
@@ -132,7 +133,10 @@ impl DeltaTableHandle {
                 self.location()
             )));
         }
-        let PreparedWrite { store, written, .. } = prepared;
+        let PreparedWrite {
+            store, mut written, ..
+        } = prepared;
+        written.checked = Some(application.checked);
         self.finish(
             &table,
             snapshot,
@@ -145,12 +149,12 @@ impl DeltaTableHandle {
     }
 
     /// Records that `application.version` owns the table from now on, in a commit without rows. What the owner before
-    /// commits later fails.
+    /// commits later fails. Gives the table's version that says so.
     ///
     /// # Errors
     ///
     /// Another writer did the same at the same time; a store that does not answer.
-    pub async fn take_over(&self, application: &str, version: i64) -> Result<()> {
+    pub async fn take_over(&self, application: &str, version: i64) -> Result<u64> {
         let table = self.refresh().await?;
         let snapshot = table
             .snapshot()
@@ -168,7 +172,7 @@ impl DeltaTableHandle {
             &transactions,
         )
         .await
-        .map(|_| ())
+        .map(|commit| commit.version)
     }
 
     /// The newest snapshot, if the application is still the one that took the table over.
@@ -284,7 +288,10 @@ impl DeltaTableHandle {
                 return Err(self.fail(error));
             }
         };
-        let attempts = Attempts::on(Arc::clone(&log), duties);
+        let mut attempts = Attempts::on(Arc::clone(&log), duties);
+        if let Some(checked) = written.checked {
+            attempts = attempts.of_rows_after(checked);
+        }
         let id = uuid::Uuid::new_v4().to_string();
         let committed = self
             .commit(&attempts, snapshot, &written, mode, transactions, &id)
@@ -338,6 +345,7 @@ impl DeltaTableHandle {
             adds,
             rows,
             removed,
+            ..
         } = written;
         let log_store: LogStoreRef = Arc::new(attempts.clone());
         let mut actions: Vec<Action> = adds.iter().cloned().map(Action::Add).collect();
