@@ -134,7 +134,7 @@ pub(super) fn may_blame(error: &Error) -> bool {
         ErrorKind::Unsupported,
         ErrorKind::Internal,
     ];
-    kinds.contains(&error.kind()) && !error.names_record() && !error.is_of_store()
+    kinds.contains(&error.kind()) && !error.names_record() && !error.is_of_no_row()
 }
 
 /// Searches the batch of `ranges`, which has failed, for the first record that makes it fail, or for all of them.
@@ -375,7 +375,9 @@ mod tests {
     fn a_store_that_refuses_is_the_fault_of_no_record() {
         assert!(may_blame(&Error::data("1 / 0")));
         assert!(!may_blame(&Error::data("1 / 0").of_record()));
-        assert!(!may_blame(&Error::data("the data file is gone").of_store()));
+        assert!(!may_blame(
+            &Error::data("the data file is gone").of_no_row()
+        ));
     }
 
     #[tokio::test]

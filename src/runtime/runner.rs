@@ -131,7 +131,7 @@ impl<'a> JobRunner<'a> {
 
     /// Runs until the job is stopped, paused, caught up (if that is wanted), or fails for good.
     ///
-    /// Faults that may pass, a broker that is away, are waited out. One that does not is written to the log: the job is
+    /// Faults that may pass, a broker that is away or a store that refuses for a while, are waited out. One that does not is written to the log: the job is
     /// paused with its reason.
     pub(super) async fn run(mut self) -> Result<Report> {
         let mut backoff = FIRST_BACKOFF;
@@ -177,7 +177,7 @@ impl<'a> JobRunner<'a> {
                     self.metrics.failed();
                     return Err(error);
                 }
-                Err(error) if error.kind() == ErrorKind::Unavailable => {
+                Err(error) if error.may_pass() => {
                     self.silence.interrupt(self.environment.instant());
                     self.tell(|status| status.waiting = Some(error.message().to_owned()));
                     self.metrics.retry();
@@ -202,7 +202,7 @@ impl<'a> JobRunner<'a> {
 
     /// What follows from an error. An error again, if that cannot be told yet, or the error may pass.
     async fn failed(&mut self, error: Error) -> Result<Ended> {
-        if error.kind() == ErrorKind::Unavailable {
+        if error.may_pass() {
             return Err(error);
         }
         let history = self.store.history(self.job.id).await?;

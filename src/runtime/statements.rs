@@ -515,7 +515,26 @@ impl Jobs {
         // What went to another table, which this one has replaced, is not in this one.
         let own = files_in(&self.store, id, &there, identity.as_ref()).await?;
         sink.check_take_back(&own).await?;
+        // A sink of an earlier state has rows again that were taken out of it: of batches that were abandoned before.
+        let again: Vec<String> = match missing {
+            Some(missing) => history
+                .known()
+                .filter(|version| sequence_of(version) <= Some(missing.known))
+                .filter(|version| {
+                    !history
+                        .batches
+                        .iter()
+                        .any(|batch| batch.version == *version)
+                })
+                .filter(|version| !abandoned.abandoned.iter().any(|one| one == version))
+                .map(str::to_owned)
+                .collect(),
+            None => Vec::new(),
+        };
+        let again = files_in(&self.store, id, &again, identity.as_ref()).await?;
+        sink.check_take_back(&again).await?;
         let published = self.check_rewind(&job, &history, to).await?;
+        sink.take_back(&again).await?;
         // From here on the rewind is said; whoever takes the job over next brings it to its end.
         if !self.store.append(id, history.next, &entry).await? {
             return Err(Error::unavailable(format!(
