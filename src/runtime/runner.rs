@@ -421,7 +421,10 @@ impl<'a> JobRunner<'a> {
                 status.watermark = watermark;
                 status.state_rows = state_rows as u64;
             });
-            if history.phase != Phase::Active || history.owner.as_deref() != Some(&self.owner) {
+            if history.phase != Phase::Active
+                || history.owner.as_deref() != Some(&self.owner)
+                || history.text != self.job.text
+            {
                 return Ok(Ended::Again);
             }
             last = Some(committed);

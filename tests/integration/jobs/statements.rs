@@ -150,7 +150,6 @@ fn a_process_with_an_older_statement_of_a_job_ends_when_another_changes_it() {
     }
     let change = "CREATE OR REPLACE JOB doubling AS INSERT INTO doubled SELECT v * 3 FROM numbers";
     work.sql(&["tables.sql"], &[change]).ok();
-    pipeline.send(2..4);
     let ended = older.wait_with_output().unwrap();
     let said = String::from_utf8(ended.stderr).unwrap();
     assert!(
@@ -158,6 +157,7 @@ fn a_process_with_an_older_statement_of_a_job_ends_when_another_changes_it() {
         "{said}"
     );
     work.file("tripled.sql", &format!("{change};\n"));
+    pipeline.send(2..4);
     pipeline.catch_up("tripled.sql").ok();
     assert_eq!(pipeline.doubled(), [0, 2, 6, 9]);
 }
