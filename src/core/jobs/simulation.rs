@@ -35,8 +35,6 @@ struct World {
     versions: BTreeMap<String, BatchVersion>,
     /// Files of state: each batch writes one, and now and then it has all.
     state: BTreeSet<String>,
-    /// The fault that is planted: what is deleted follows from the history that the one who sweeps remembers.
-    sweeps_by_memory: bool,
     sink: Sink,
     /// Records in each partition of the topic.
     highs: Vec<i64>,
@@ -101,23 +99,11 @@ enum Step {
 /// What is swept beside the batches of a runner, between two steps.
 #[derive(Clone)]
 enum Sweep {
-    Checkpoint {
-        history: Box<JobHistory>,
-    },
-    Entries {
-        before: u64,
-        remembered: Box<JobHistory>,
-    },
-    Checkpoints {
-        before: u64,
-        remembered: Box<JobHistory>,
-    },
-    Passed {
-        passed: Box<JobHistory>,
-    },
-    Files {
-        deletable: Deletable,
-    },
+    Checkpoint { history: Box<JobHistory> },
+    Entries { before: u64 },
+    Checkpoints { before: u64 },
+    Passed { passed: Box<JobHistory> },
+    Files { deletable: Deletable },
 }
 
 impl World {
@@ -265,31 +251,26 @@ impl World {
                 let text = serde_json::to_string(&*history).expect("it can be written");
                 self.checkpoints.entry(history.next).or_insert(text);
                 let before = *self.checkpoints.keys().rev().nth(1)?;
-                let remembered = history;
-                Some(Sweep::Entries { before, remembered })
+                Some(Sweep::Entries { before })
             }
-            Sweep::Entries { before, remembered } => {
+            Sweep::Entries { before } => {
                 let first = self.log.keys().next().copied();
                 match first.filter(|first| *first < before) {
                     Some(first) => {
                         self.log.remove(&first);
-                        Some(Sweep::Entries { before, remembered })
+                        Some(Sweep::Entries { before })
                     }
-                    None => Some(Sweep::Checkpoints { before, remembered }),
+                    None => Some(Sweep::Checkpoints { before }),
                 }
             }
-            Sweep::Checkpoints { before, remembered } => {
+            Sweep::Checkpoints { before } => {
                 let first = *self.checkpoints.keys().next()?;
                 if first < before {
                     self.checkpoints.remove(&first);
-                    return Some(Sweep::Checkpoints { before, remembered });
+                    return Some(Sweep::Checkpoints { before });
                 }
                 let text = self.checkpoints.get(&before)?;
-                let mut passed: JobHistory = serde_json::from_str(text).expect("it was written so");
-                if self.sweeps_by_memory {
-                    passed.batches.clone_from(&remembered.batches);
-                    passed.packs.clone_from(&remembered.packs);
-                }
+                let passed: JobHistory = serde_json::from_str(text).expect("it was written so");
                 let passed = Box::new(passed);
                 Some(Sweep::Passed { passed })
             }
@@ -736,27 +717,4 @@ proptest! {
         prop_assert!(world.won.len() as i64 > batches, "{} entries", world.won.len());
         prop_assert!(most.0 <= 40 && most.1 <= 20 && most.2 <= 3, "{:?}", most);
     }
-}
-
-/// The fault was there once: a runner slept between its entry that trims the history and its checkpoint.
-#[test]
-fn a_sweeper_that_goes_by_its_memory_is_found() {
-    let config = ProptestConfig {
-        cases: 2_000,
-        max_shrink_iters: 0,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    };
-    let mut runner = proptest::test_runner::TestRunner::new_with_rng(
-        config,
-        proptest::test_runner::TestRng::deterministic_rng(
-            proptest::test_runner::RngAlgorithm::ChaCha,
-        ),
-    );
-    let outcome = runner.run(&sleepy_events(), |events| {
-        let mut world = World::new();
-        world.sweeps_by_memory = true;
-        every_row_once_in(world, events)
-    });
-    assert!(outcome.is_err(), "no schedule has found it");
 }

@@ -202,6 +202,19 @@ impl Broker {
         }
     }
 
+    /// Does what was asked for a while ago by the producer of this epoch.
+    pub(super) fn arrive_in_order(&mut self, epoch: i64) {
+        let is_own =
+            |request: &Request| matches!(request, Request::End { epoch: of, .. } if *of == epoch);
+        let (own, others) = std::mem::take(&mut self.late)
+            .into_iter()
+            .partition::<Vec<_>, _>(is_own);
+        self.late = others;
+        for request in own {
+            self.arrive(request);
+        }
+    }
+
     /// The group hears of the transactions that were committed.
     pub(super) fn settle(&mut self) {
         for offsets in std::mem::take(&mut self.pending) {

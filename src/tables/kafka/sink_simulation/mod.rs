@@ -87,8 +87,16 @@ fn run(seed: u64, planted: Planted, delivery: Delivery) -> Result<(), String> {
 
 fn run_in(world: &Arc<World>, delivery: Delivery) -> Result<(), String> {
     let table = table(delivery);
+    // Without transactions nobody fences anybody off: there is one runner.
+    let runners = match delivery {
+        Delivery::AtLeastOnce => 1,
+        _ => RUNNERS,
+    };
+    for slot in runners..RUNNERS {
+        world.leave(slot);
+    }
     std::thread::scope(|scope| {
-        for slot in 0..RUNNERS {
+        for slot in 0..runners {
             let table = &table;
             scope.spawn(move || work(world, slot, table));
         }

@@ -280,6 +280,8 @@ impl Runner {
             let next = state.job.history().next;
             state.job.append(next, entry)
         })?;
+        // This is about the client that is made now.
+        self.process.is_fenced.store(false, Ordering::SeqCst);
         let process = Arc::clone(&self.process);
         let sink =
             JobTopic::<SimulatedGroup>::own(Arc::clone(&self.table), move |table, deliveries| {
@@ -402,7 +404,8 @@ impl Runner {
                 .filter(|attempt| attempt.staged.batch == batch)
                 .collect();
             let newest = attempts.iter().max_by_key(|attempt| &attempt.staged.name);
-            let is_in = newest.is_some_and(|newest| is_in_topic(state, newest));
+            // Of what the log does not have nobody can say that it is in.
+            let is_in = !is_older && newest.is_some_and(|newest| is_in_topic(state, newest));
             if is_once && !is_in && attempts.iter().any(|one| is_in_topic(state, one)) {
                 return Stop::Fault(format!("the topic has an old attempt at batch {batch}"));
             }
@@ -437,7 +440,8 @@ impl Runner {
         let published = match written {
             Ok(published) => published,
             Err(error) => {
-                let is_fenced = self.process.is_fenced.load(Ordering::SeqCst);
+                let is_alive = self.process.is_alive();
+                let is_fenced = is_alive && self.process.is_fenced.load(Ordering::SeqCst);
                 // Of rows, and of records that are too large.
                 let may_last = row_fails || error.kind() == ErrorKind::Data;
                 let stop = self.failed_or_refused("write", &error, may_last);
