@@ -291,7 +291,7 @@ fn restored_sink(job: &str, missing: Missing) -> Error {
     ))
 }
 
-/// The same where nobody can tell what the sink lacks.
+/// The same where the log of the sink does not tell what the sink lacks.
 fn untold(job: &str, last: u64, version: u64) -> Error {
     Error::data(format!(
         "job {job}: whether batch {last} is in the sink cannot be told: version {version} has restored it to an earlier state, of \
