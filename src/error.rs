@@ -453,11 +453,14 @@ pub(crate) fn quoted_store(message: &str) -> Option<ErrorKind> {
     let (_, rest) = message.split_once("Generic ")?;
     let (store, _) = rest.split_once(" error: ")?;
     let is_remote = ["S3", "HTTP", "MicrosoftAzure", "GCS"].contains(&store);
-    // A file that is shorter than it should be stays so.
-    let is_cut = ["InvalidRange", "Range Not Satisfiable"]
+    (is_remote && !is_cut(rest)).then_some(ErrorKind::Unavailable)
+}
+
+/// Whether a store says that a file is shorter than it should be: it stays so.
+fn is_cut(message: &str) -> bool {
+    ["InvalidRange", "Range Not Satisfiable"]
         .iter()
-        .any(|cut| rest.contains(cut));
-    (is_remote && !is_cut).then_some(ErrorKind::Unavailable)
+        .any(|cut| message.contains(cut))
 }
 
 /// What a store said below an error of a reader.
@@ -479,6 +482,7 @@ fn from_parquet(error: &(dyn std::error::Error + 'static)) -> Error {
     use datafusion::object_store::Error as Store;
     match store_below(error) {
         None | Some(Store::NotFound { .. }) => {}
+        Some(store) if is_cut(&store.to_string()) => {}
         Some(store) => return from_store(store),
     }
     let message = &error.to_string();
