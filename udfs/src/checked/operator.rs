@@ -43,15 +43,15 @@ pub(super) struct CheckedOperator {
 impl CheckedOperator {
     /// The call of `op` over operands whose types are final, whose result is `result`.
     pub(super) fn call(left: Expr, op: Operator, right: Expr, result: DataType) -> Expr {
-        Self::new(left, op, right, Some(result))
+        Self::build(left, op, right, Some(result))
     }
 
     /// The call of `op` over operands whose types may still change.
     pub(super) fn planned(left: Expr, op: Operator, right: Expr) -> Expr {
-        Self::new(left, op, right, None)
+        Self::build(left, op, right, None)
     }
 
-    fn new(left: Expr, op: Operator, right: Expr, result: Option<DataType>) -> Expr {
+    fn build(left: Expr, op: Operator, right: Expr, result: Option<DataType>) -> Expr {
         let function = ScalarUDF::from(Self {
             op,
             result,
