@@ -352,8 +352,11 @@ fn from_datafusion(error: DataFusionError) -> Error {
             }
             other => {
                 let message = other.to_string();
-                let kind = quoted_store(&message).unwrap_or(ErrorKind::Data);
-                Error::new(kind, strip_prefix(&message)).by_store()
+                let said = strip_prefix(&message);
+                match quoted_store(&message) {
+                    Some(kind) => Error::new(kind, said).by_store(),
+                    None => Error::data(said),
+                }
             }
         },
         DataFusionError::Plan(message) => from_plan(&message),
@@ -458,9 +461,13 @@ pub(crate) fn quoted_store(message: &str) -> Option<ErrorKind> {
 
 /// Whether a store says that a file is shorter than it should be: it stays so.
 fn is_cut(message: &str) -> bool {
-    ["InvalidRange", "Range Not Satisfiable"]
-        .iter()
-        .any(|cut| message.contains(cut))
+    [
+        "InvalidRange",
+        "Range Not Satisfiable",
+        "Requested range was invalid",
+    ]
+    .iter()
+    .any(|cut| message.contains(cut))
 }
 
 /// What a store said below an error of a reader.
@@ -638,6 +645,13 @@ mod tests {
             )
             .into(),
         ]
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_computed_is_no_matter_of_a_store() {
+        let divided = datafusion::arrow::error::ArrowError::DivideByZero;
+        let error = Error::from(DataFusionError::ArrowError(Box::new(divided), None));
+        assert!(!error.is_of_no_row() && !error.may_pass());
     }
 
     #[test]

@@ -77,6 +77,10 @@ fn with_room(data: FlightData, most: usize) -> Result<FlightData, Status> {
     let buffers = buffers.and_then(|batch| batch.buffers());
     let mut bytes = 0_usize;
     for buffer in buffers.into_iter().flatten() {
+        // What a column does not need, such as its NULLs, has no bytes, and no length before them.
+        if buffer.length() == 0 {
+            continue;
+        }
         let prefix = usize::try_from(buffer.offset()).ok();
         let prefix = prefix.and_then(|at| data.data_body.get(at..)?.first_chunk::<8>());
         // -1 says that a buffer is not compressed.

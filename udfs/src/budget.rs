@@ -40,6 +40,9 @@ impl ExtensionOptions for Budget {
     }
 }
 
+/// The same of a call that is made while a statement is planned, where no statement has a budget yet.
+const WHILE_PLANNING: usize = 64 << 20;
+
 /// Refuses a call that would put together more texts than fit into the budget, or into one array of `result`.
 ///
 /// # Errors
@@ -47,7 +50,7 @@ impl ExtensionOptions for Budget {
 /// [`DataFusionError::ResourcesExhausted`].
 pub(crate) fn check_joined(name: &str, args: &ScalarFunctionArgs, result: &DataType) -> Result<()> {
     let budget = args.config_options.extensions.get::<Budget>();
-    let mut most = budget.map_or(usize::MAX, |Budget(most)| *most);
+    let mut most = budget.map_or(WHILE_PLANNING, |Budget(most)| *most);
     if matches!(result, DataType::Utf8 | DataType::Binary) {
         most = most.min(i32::MAX as usize);
     }

@@ -43,6 +43,7 @@ mod ranges;
 mod register;
 mod session;
 mod sql;
+mod steps;
 mod times;
 mod values;
 mod volatile_keys;

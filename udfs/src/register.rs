@@ -23,6 +23,7 @@ use crate::offsets::{next_offsets, offsets_from, offsets_in};
 use crate::planner::{WindowExtensionPlanner, WindowRelationPlanner};
 use crate::ranges::EventTimeRanges;
 use crate::session::aggregate::AggregateBySession;
+use crate::steps::NamesOfSteps;
 use crate::times::{self, ExtractPlanner, MicrosecondTime};
 use crate::values::{IntervalPlanner, header, headers_list, headers_map, interval_times, to_json};
 use crate::volatile_keys::VolatileKeys;
@@ -73,6 +74,7 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
         .with_analyzer_rule(Arc::new(NullAwareMembership))
         .with_analyzer_rule(Arc::new(FilteredArguments))
         .with_analyzer_rule(Arc::new(VolatileKeys))
+        .with_analyzer_rule(Arc::new(NamesOfSteps))
 }
 
 /// Adds the functions and operators of `datafusion-functions-json` (`json_get`, `->`, `->>`, `?`).

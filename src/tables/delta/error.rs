@@ -60,7 +60,13 @@ pub(super) fn delta_error(location: &str, error: DeltaTableError) -> Error {
         | DeltaTableError::Kernel { .. }
         | DeltaTableError::Parquet { .. }
         | DeltaTableError::InvalidStatsJson { .. }
-        | DeltaTableError::SchemaMismatch { .. } => of_table(ErrorKind::Data, error.to_string()),
+        | DeltaTableError::SchemaMismatch { .. } => {
+            let text = error.to_string();
+            match quoted_store(&text) {
+                Some(kind) => said_by_store(location, kind, &text),
+                None => of_table(ErrorKind::Data, text),
+            }
+        }
         DeltaTableError::Arrow { source } => Error::from(
             datafusion::error::DataFusionError::ArrowError(Box::new(source), None),
         ),
