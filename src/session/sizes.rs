@@ -4,17 +4,19 @@
 //! these functions say what they are about to make of a batch, and are refused beyond the budget of their statement, also
 //! where the optimizer evaluates them. The same goes for work: nothing ends a call before its own end.
 
+use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use anabranch_udfs::Budget;
-use datafusion::arrow::datatypes::{DataType, FieldRef};
+use anabranch_udfs::{Budget, element_functions, with_one_element};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::registry::FunctionRegistry as _;
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
+use datafusion::logical_expr::type_coercion::functions::fields_with_udf;
 use datafusion::logical_expr::{
     ColumnarValue, Documentation, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
     ScalarUDFImpl, Signature,
@@ -81,7 +83,8 @@ const MEASURED: [(&str, Measured); 30] = [
 ///
 /// A function of these that is not there.
 pub(super) fn bound(state: &mut SessionState) -> Result<()> {
-    for (name, _) in MEASURED {
+    let measured: BTreeSet<&str> = MEASURED.iter().map(|(name, _)| *name).collect();
+    for name in measured.into_iter().chain(element_functions()) {
         let bounded = bounded(state.udf(name)?);
         state.register_udf(bounded)?;
     }
@@ -102,9 +105,12 @@ pub(super) fn may_compare_much(call: &ScalarFunction) -> bool {
 
 /// The function with the bounds of its name around it.
 pub(super) fn bounded(inner: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
+    if inner.inner().downcast_ref::<Bounded>().is_some() {
+        return inner;
+    }
     let found = MEASURED.iter().find(|(name, _)| *name == inner.name());
     let measured = found.map_or(Measured::Type, |(_, measured)| *measured);
-    Arc::new(ScalarUDF::new_from_impl(Bounded { inner, measured }))
+    Arc::new(ScalarUDF::new_from_impl(Bounded::new(inner, measured)))
 }
 
 /// A function that is asked for the size of its result, and of its type, first.
@@ -112,6 +118,7 @@ pub(super) fn bounded(inner: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
 struct Bounded {
     inner: Arc<ScalarUDF>,
     measured: Measured,
+    signature: Signature,
 }
 
 impl PartialEq for Bounded {
@@ -129,6 +136,19 @@ impl Hash for Bounded {
 }
 
 impl Bounded {
+    fn new(inner: Arc<ScalarUDF>, measured: Measured) -> Self {
+        // The engine's own way refuses numbers of unlike types.
+        let signature = match element_functions().any(|name| name == inner.name()) {
+            true => Signature::user_defined(inner.signature().volatility),
+            false => inner.signature().clone(),
+        };
+        Self {
+            inner,
+            measured,
+            signature,
+        }
+    }
+
     fn check(&self, args: &ScalarFunctionArgs) -> Result<()> {
         let rows = args.number_rows;
         let error = match self.measured {
@@ -173,7 +193,7 @@ impl ScalarUDFImpl for Bounded {
     }
 
     fn signature(&self) -> &Signature {
-        self.inner.signature()
+        &self.signature
     }
 
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
@@ -196,7 +216,17 @@ impl ScalarUDFImpl for Bounded {
     }
 
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
-        self.inner.coerce_types(arg_types)
+        if !element_functions().any(|name| name == self.name()) {
+            return self.inner.coerce_types(arg_types);
+        }
+        let types = with_one_element(self.name(), arg_types);
+        let types = types.as_deref().unwrap_or(arg_types).iter();
+        let fields = types.map(|of| Arc::new(Field::new("", of.clone(), true)));
+        let fields = fields_with_udf(&fields.collect::<Vec<_>>(), self.inner.as_ref())?;
+        Ok(fields
+            .iter()
+            .map(|field| field.data_type().clone())
+            .collect())
     }
 
     fn is_strict(&self) -> bool {
@@ -223,10 +253,8 @@ impl ScalarUDFImpl for Bounded {
 
     fn with_updated_config(&self, config: &ConfigOptions) -> Option<ScalarUDF> {
         let inner = self.inner.inner().with_updated_config(config)?;
-        Some(ScalarUDF::new_from_impl(Self {
-            inner: Arc::new(inner),
-            measured: self.measured,
-        }))
+        let updated = Self::new(Arc::new(inner), self.measured);
+        Some(ScalarUDF::new_from_impl(updated))
     }
 }
 

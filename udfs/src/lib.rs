@@ -57,7 +57,7 @@ pub use complete::{
     AggregateByCompletedSession, CompleteSessions, CompleteSessionsAggregate, CompleteSessionsExec,
     CompletionNotices, CompletionRange, NullFreeColumns, SessionsCapped, seal_completions,
 };
-pub use doubles::{DoubleBeforeDecimal, with_doubles};
+pub use doubles::{DoubleBeforeDecimal, element_functions, with_doubles, with_one_element};
 pub use filtered::FilteredArguments;
 pub use incremental::{
     FIRST_WINDOW_END, IncrementalAggregate, LateRows, LateRowsExec, LateRule, Merged, STATE_CLOSES,

@@ -14,7 +14,7 @@ use datafusion::optimizer::AnalyzerRule;
 
 /// Names the inputs of steps that are made of one another and give results the names of what they are computed from.
 #[derive(Debug)]
-pub struct NamesOfSteps;
+pub(crate) struct NamesOfSteps;
 
 impl AnalyzerRule for NamesOfSteps {
     fn name(&self) -> &str {
