@@ -46,7 +46,7 @@ mod values;
 mod volatile_keys;
 mod window;
 
-pub use checked::{CheckedArithmetic, DecimalDivision, checked, plain};
+pub use checked::{CheckedArithmetic, DecimalDivision, as_kept, checked, plain};
 pub use complete::{
     AggregateByCompletedSession, CompleteSessions, CompleteSessionsAggregate, CompleteSessionsExec,
     CompletionNotices, CompletionRange, NullFreeColumns, SessionsCapped, seal_completions,

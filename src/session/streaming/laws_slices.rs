@@ -142,6 +142,24 @@ fn a_tumbling_window_has_the_fingerprint_it_always_had() {
     assert!(found > 0);
 }
 
+/// Averages of integers were those of DOUBLE once.
+#[test]
+fn the_average_of_integers_has_the_fingerprint_it_always_had() {
+    let query = block_on(planned(
+        "CREATE EXTERNAL TABLE ticks (k BIGINT, v INT, t TIMESTAMP, WATERMARK FOR t AS t - INTERVAL '5 seconds')
+         STORED AS KAFKA LOCATION 'ticks' OPTIONS ('kafka.bootstrap.servers' '127.0.0.1:1');
+         CREATE EXTERNAL TABLE averages (s TIMESTAMP, a DOUBLE, b DOUBLE)
+         STORED AS KAFKA LOCATION 'averages' OPTIONS ('kafka.bootstrap.servers' '127.0.0.1:1');
+         CREATE JOB j AS INSERT INTO averages
+         SELECT window_start, avg(v), avg(k + 1) FILTER (WHERE v > 0)
+         FROM TUMBLE(TABLE ticks, DESCRIPTOR(t), INTERVAL '10 seconds') GROUP BY window_start",
+    ));
+    let text = fingerprint(&query);
+    let ending = "; avg(CAST(v AS Float64)): Float64\
+        ; avg(CAST(k + Int64(1) AS Float64)) FILTER (WHERE v > Int32(0)): Float64";
+    assert!(text.ends_with(ending), "{text}");
+}
+
 /// What asks for a row's window, wherever it stands below the aggregate.
 #[test]
 fn what_asks_for_a_rows_window_is_named() {

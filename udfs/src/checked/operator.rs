@@ -19,6 +19,7 @@ use datafusion::logical_expr_common::type_coercion::binary::BinaryTypeCoercer;
 use datafusion::physical_expr_common::datum::apply;
 
 use super::division::divide_decimals;
+use super::nan::with_one_nan;
 use super::overflow::out_of_range;
 use super::rewrite::plain;
 use super::shift::shift;
@@ -75,7 +76,7 @@ impl CheckedOperator {
             }
         };
         check_digits(&values)?;
-        Ok(values)
+        Ok(with_one_nan(values))
     }
 
     /// The first pair of values without a result, for the message.

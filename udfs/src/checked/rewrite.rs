@@ -12,6 +12,7 @@ use datafusion::optimizer::AnalyzerRule;
 
 use crate::filtered::unguarded;
 
+use super::average::CheckedAverage;
 use super::negate::CheckedNegation;
 use super::operator::CheckedOperator;
 
@@ -125,25 +126,49 @@ pub fn plain(expr: Expr) -> Result<Expr> {
     Ok(plain.data)
 }
 
+/// The expression by which state that was kept is known: with plain operators, and averages of integers as those of DOUBLE, which
+/// they once were.
+///
+/// # Errors
+///
+/// A column that `schema` does not have.
+pub fn as_kept(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    let kept = plain(expr)?.transform_up(|expr| {
+        let Expr::AggregateFunction(mut call) = expr else {
+            return Ok(Transformed::no(expr));
+        };
+        if call.func.inner().is::<CheckedAverage>() {
+            for argument in &mut call.params.args {
+                if argument.get_type(schema)?.is_integer() {
+                    let integer = Box::new(std::mem::take(argument));
+                    *argument = Expr::Cast(Cast::new(integer, DataType::Float64));
+                }
+            }
+        }
+        Ok(Transformed::yes(Expr::AggregateFunction(call)))
+    })?;
+    Ok(kept.data)
+}
+
 fn checked_node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     match expr {
         Expr::BinaryExpr(binary) if is_arithmetic(binary.op) => {
             let right = type_of(&binary.right, schema)?;
             // Both sides are of the same kind: the one that is short in a long chain says which.
-            if !is_exact(&right) {
+            if !is_checked(&right) {
                 return Ok(Transformed::no(Expr::BinaryExpr(binary)));
             }
             let left = type_of(&binary.left, schema)?;
             let is_same = match (&left, &right) {
-                (left, right) if left.is_integer() => left == right,
+                (left, right) if left.is_integer() || left.is_floating() => left == right,
                 (left, right) => is_decimal(left) && is_decimal(right),
             };
             if !is_same {
                 return Ok(Transformed::no(Expr::BinaryExpr(binary)));
             }
-            let result = match left.is_integer() {
-                true => left,
-                false => BinaryTypeCoercer::new(&left, &binary.op, &right).get_result_type()?,
+            let result = match is_decimal(&left) {
+                false => left,
+                true => BinaryTypeCoercer::new(&left, &binary.op, &right).get_result_type()?,
             };
             Ok(Transformed::yes(CheckedOperator::call(
                 *binary.left,
@@ -152,7 +177,7 @@ fn checked_node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
                 result,
             )))
         }
-        Expr::Negative(of) if is_exact(&type_of(&of, schema)?) => {
+        Expr::Negative(of) if is_checked(&type_of(&of, schema)?) => {
             Ok(Transformed::yes(CheckedNegation::call(*of)))
         }
         Expr::Cast(cast) => Ok(match as_double(&cast) {
@@ -184,8 +209,9 @@ fn as_double(cast: &Cast) -> Option<ScalarValue> {
     }
 }
 
-fn is_exact(of: &DataType) -> bool {
-    of.is_integer() || is_decimal(of)
+/// Of DOUBLE only the results that are NaN are looked at.
+fn is_checked(of: &DataType) -> bool {
+    of.is_integer() || is_decimal(of) || of.is_floating()
 }
 
 fn is_decimal(of: &DataType) -> bool {

@@ -17,6 +17,7 @@ use datafusion::logical_expr::{
     SetMonotonicity, Signature,
 };
 
+use super::frame::DoublesInFrame;
 use super::sum_groups::sum_groups;
 use super::sum_rows::{SumDistinct, SumDistinctInFrame, SumIntegers, SumRows, is_summed_in_frames};
 use super::wide::{SumShape, state_type};
@@ -97,8 +98,11 @@ impl AggregateUDFImpl for CheckedSum {
             let shape = SumShape::new(args.name, result);
             return Ok(Box::new(SumDistinctInFrame::new(shape)));
         }
-        if args.is_distinct || *result == DataType::Float64 {
+        if args.is_distinct {
             return self.inner.create_sliding_accumulator(args);
+        }
+        if *result == DataType::Float64 {
+            return Ok(Box::new(DoublesInFrame::sum()));
         }
         self.accumulator(args)
     }
