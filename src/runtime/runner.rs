@@ -214,7 +214,7 @@ impl<'a> JobRunner<'a> {
                 false => Ended::TakenOver(owner),
             });
         }
-        // Its files go one after the other: whatever the runner met, that is why.
+        // DROP JOB deletes the job's files one after the other: an error of reading one of them only follows from it.
         if history.phase == Phase::Dropped {
             return Ok(Ended::Failed(dropped(&self.job.name)));
         }

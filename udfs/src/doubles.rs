@@ -11,15 +11,14 @@ use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, ExprSchema, Result, ScalarValue};
 use datafusion::config::ConfigOptions;
-use datafusion::logical_expr::expr::InList;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::type_coercion::binary::type_union_resolution;
-use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
-    Between, Case, Cast, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Subquery, Union,
-    Values,
+    Cast, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Subquery, Union, Values,
 };
 use datafusion::optimizer::AnalyzerRule;
+
+use crate::operands::{cast_rows, inputs, of_one_type};
 
 /// Functions whose arguments get one type.
 const OF_ONE_TYPE: [&str; 14] = [
@@ -91,14 +90,7 @@ impl AnalyzerRule for DoubleBeforeDecimal {
                 }
                 other => other,
             };
-            let mut schema = merge_schema(&node.inputs());
-            if let LogicalPlan::TableScan(scan) = &node {
-                let of_table = DFSchema::try_from_qualified_schema(
-                    scan.table_name.clone(),
-                    &scan.source.schema(),
-                )?;
-                schema.merge(&of_table);
-            }
+            let schema = inputs(&node)?;
             let names = NamePreserver::new(&node);
             let node = node.map_expressions(|expr| {
                 let name = names.save(&expr);
@@ -121,73 +113,33 @@ pub fn with_doubles(expr: Expr, schema: &DFSchema) -> Result<Expr> {
 }
 
 /// One node of an expression.
-fn in_doubles(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
-    match expr {
-        Expr::BinaryExpr(mut binary) if binary.op.supports_propagation() => {
-            let changed = equal([&mut *binary.left, &mut *binary.right], schema)?;
-            Ok(transformed(Expr::BinaryExpr(binary), changed))
+fn in_doubles(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let changed = match &mut expr {
+        // Arithmetic.
+        Expr::BinaryExpr(binary) if !binary.op.supports_propagation() => false,
+        Expr::InSubquery(of) => in_rows(&mut of.expr, &mut of.subquery, schema)?,
+        Expr::SetComparison(of) => in_rows(&mut of.expr, &mut of.subquery, schema)?,
+        Expr::ScalarFunction(function) if OF_ONE_TYPE.contains(&function.func.name()) => {
+            equal(function.args.iter_mut().collect(), schema)?
         }
-        Expr::Between(Between {
-            mut expr,
-            negated,
-            mut low,
-            mut high,
-        }) => {
-            let changed = equal([&mut *expr, &mut *low, &mut *high], schema)?;
-            let between = Between::new(expr, negated, low, high);
-            Ok(transformed(Expr::Between(between), changed))
-        }
-        Expr::InList(InList {
-            mut expr,
-            mut list,
-            negated,
-        }) => {
-            let all = std::iter::once(&mut *expr).chain(&mut list);
-            let changed = equal(all, schema)?;
-            let list = InList::new(expr, list, negated);
-            Ok(transformed(Expr::InList(list), changed))
-        }
-        Expr::InSubquery(mut of) => {
-            let changed = in_rows(&mut of.expr, &mut of.subquery, schema)?;
-            Ok(transformed(Expr::InSubquery(of), changed))
-        }
-        Expr::SetComparison(mut of) => {
-            let changed = in_rows(&mut of.expr, &mut of.subquery, schema)?;
-            Ok(transformed(Expr::SetComparison(of), changed))
-        }
-        Expr::Case(mut case) => {
-            let changed = equal_in_case(&mut case, schema)?;
-            Ok(transformed(Expr::Case(case), changed))
-        }
-        Expr::ScalarFunction(mut function) if OF_ONE_TYPE.contains(&function.func.name()) => {
-            let changed = equal(&mut function.args, schema)?;
-            Ok(transformed(Expr::ScalarFunction(function), changed))
-        }
-        Expr::ScalarFunction(mut function) => {
+        Expr::ScalarFunction(function) => {
             let name = function.func.name();
-            let of_elements = OF_ELEMENTS.iter().find(|(of, ..)| *of == name);
-            let changed = match of_elements {
+            match OF_ELEMENTS.iter().find(|(of, ..)| *of == name) {
                 Some((_, array, values)) => {
                     equal_elements(&mut function.args, *array, values, schema)?
                 }
                 None => false,
-            };
-            Ok(transformed(Expr::ScalarFunction(function), changed))
+            }
         }
-        other => Ok(Transformed::no(other)),
-    }
-}
-
-fn equal_in_case(case: &mut Case, schema: &DFSchema) -> Result<bool> {
-    let mut changed = false;
-    if let Some(expr) = &mut case.expr {
-        let whens = case.when_then_expr.iter_mut().map(|(when, _)| &mut **when);
-        changed |= equal(std::iter::once(&mut **expr).chain(whens), schema)?;
-    }
-    let thens = case.when_then_expr.iter_mut().map(|(_, then)| &mut **then);
-    let otherwise = case.else_expr.iter_mut().map(|expr| &mut **expr);
-    changed |= equal(thens.chain(otherwise), schema)?;
-    Ok(changed)
+        other => {
+            let mut changed = false;
+            for all in of_one_type(other) {
+                changed |= equal(all, schema)?;
+            }
+            changed
+        }
+    };
+    Ok(Transformed::new_transformed(expr, changed))
 }
 
 /// `x IN (SELECT …)`: the rows of the query, or the value, become DOUBLE.
@@ -199,19 +151,12 @@ fn in_rows(expr: &mut Expr, subquery: &mut Subquery, schema: &DFSchema) -> Resul
     let types = [expr.get_type(schema)?, field.data_type().clone()];
     let wanted = met(&types);
     let is_cast = as_type(expr, &types[0], &wanted[0]);
-    let mut column = Expr::Column(rows.schema().columns().remove(0));
-    let name = column.schema_name().to_string();
-    if !as_type(&mut column, &types[1], &wanted[1]) {
-        return Ok(is_cast);
-    }
-    let rows = LogicalPlanBuilder::from(rows).project([column.alias(name)])?;
-    *subquery = subquery.with_plan(Arc::new(rows.build()?));
-    Ok(true)
+    let are_cast = cast_rows(subquery, |column| as_type(column, &types[1], &wanted[1]))?;
+    Ok(is_cast || are_cast)
 }
 
 /// Casts the decimals among these to DOUBLE if there is a number with a floating point; whether any was.
-fn equal<'a>(all: impl IntoIterator<Item = &'a mut Expr>, schema: &dyn ExprSchema) -> Result<bool> {
-    let all: Vec<&mut Expr> = all.into_iter().collect();
+fn equal(all: Vec<&mut Expr>, schema: &dyn ExprSchema) -> Result<bool> {
     let types = all.iter().map(|expr| expr.get_type(schema));
     let types = types.collect::<Result<Vec<DataType>>>()?;
     let wanted = met(&types);
@@ -445,11 +390,4 @@ fn as_type(expr: &mut Expr, from: &DataType, to: &DataType) -> bool {
     }
     *expr = Expr::Cast(Cast::new(Box::new(std::mem::take(expr)), to.clone()));
     true
-}
-
-fn transformed(expr: Expr, changed: bool) -> Transformed<Expr> {
-    match changed {
-        true => Transformed::yes(expr),
-        false => Transformed::no(expr),
-    }
 }

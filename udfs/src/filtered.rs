@@ -36,23 +36,22 @@ impl AnalyzerRule for FilteredArguments {
     }
 }
 
-fn guarded(expr: Expr) -> Transformed<Expr> {
-    match expr {
-        Expr::WindowFunction(mut function) => {
+fn guarded(mut expr: Expr) -> Transformed<Expr> {
+    let is_changed = match &mut expr {
+        Expr::WindowFunction(function) => {
             let params = &mut function.params;
             // Its ORDER BY is that of the window, which has all rows.
-            let is_changed = guard(&mut params.args, params.filter.as_deref());
-            transformed(Expr::WindowFunction(function), is_changed)
+            guard(&mut params.args, params.filter.as_deref())
         }
-        Expr::AggregateFunction(mut function) => {
+        Expr::AggregateFunction(function) => {
             let params = &mut function.params;
             let keys = params.order_by.iter_mut().map(|key| &mut key.expr);
             let all = params.args.iter_mut().chain(keys);
-            let is_changed = guard(all, params.filter.as_deref());
-            transformed(Expr::AggregateFunction(function), is_changed)
+            guard(all, params.filter.as_deref())
         }
-        other => Transformed::no(other),
-    }
+        _ => false,
+    };
+    Transformed::new_transformed(expr, is_changed)
 }
 
 fn guard<'a>(arguments: impl IntoIterator<Item = &'a mut Expr>, filter: Option<&Expr>) -> bool {
@@ -89,13 +88,6 @@ pub(crate) fn unguarded(mut function: AggregateFunction) -> AggregateFunction {
         }
     }
     function
-}
-
-fn transformed(expr: Expr, is_changed: bool) -> Transformed<Expr> {
-    match is_changed {
-        true => Transformed::yes(expr),
-        false => Transformed::no(expr),
-    }
 }
 
 /// Whether there is more to it than a column, and it differs from row to row: some arguments must be constants.

@@ -37,6 +37,7 @@ mod incremental;
 mod is_final;
 mod membership;
 mod offsets;
+mod operands;
 mod planner;
 mod ranges;
 mod register;

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode as _};
 use datafusion::common::{Column, Result, TableReference};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::{Expr, LogicalPlan, Projection, SubqueryAlias};
@@ -110,21 +110,15 @@ fn with_named_input(step: &Projection, number: usize) -> Result<Option<Projectio
 }
 
 fn has_subquery(expr: &Expr) -> bool {
-    let mut found = false;
-    // Looking does not fail.
-    let _ = expr.apply(|part| {
-        found |= matches!(
+    let found = expr.exists(|part| {
+        Ok(matches!(
             part,
             Expr::ScalarSubquery(_)
                 | Expr::InSubquery(_)
                 | Expr::Exists(_)
                 | Expr::SetComparison(_)
                 | Expr::OuterReferenceColumn(..)
-        );
-        Ok(match found {
-            true => TreeNodeRecursion::Stop,
-            false => TreeNodeRecursion::Continue,
-        })
+        ))
     });
-    found
+    found.unwrap_or(true)
 }

@@ -7,16 +7,21 @@ impl Pipeline {
     /// The job `doubling` reads `numbers`, a stream over the Delta table `lake`.
     pub(super) fn from_lake(name: &str) -> Self {
         let pipeline = Self::between_topics(name, 1);
-        let tables = std::fs::read_to_string(pipeline.work.path("tables.sql")).unwrap();
+        pipeline.read_lake();
+        pipeline
+    }
+
+    /// Makes `numbers` a stream over the Delta table `lake`.
+    fn read_lake(&self) {
+        let tables = std::fs::read_to_string(self.work.path("tables.sql")).unwrap();
         let (_, rest) = tables.split_once(");\n").unwrap();
-        pipeline.work.file(
+        self.work.file(
             "tables.sql",
             &format!(
                 "CREATE EXTERNAL TABLE lake (v BIGINT) STORED AS DELTA LOCATION 'lake';\n\
                  CREATE EXTERNAL TABLE numbers (v BIGINT) STORED AS DELTA LOCATION 'lake' OPTIONS ('scan.mode' 'stream');\n{rest}"
             ),
         );
-        pipeline
     }
 
     /// Adds a version with one row to `lake`.
@@ -151,19 +156,8 @@ fn ident_1_a_topic_replaced_by_a_delta_stream_carries_no_offset_over() {
     let pipeline = Pipeline::between_topics("kinds", 1);
     pipeline.send(0..10);
     pipeline.catch_up("job.sql").ok();
-    let tables = std::fs::read_to_string(pipeline.work.path("tables.sql")).unwrap();
-    let (_, rest) = tables.split_once(");\n").unwrap();
-    pipeline.work.file(
-        "tables.sql",
-        &format!(
-            "CREATE EXTERNAL TABLE lake (v BIGINT) STORED AS DELTA LOCATION 'lake';\n\
-             CREATE EXTERNAL TABLE numbers (v BIGINT) STORED AS DELTA LOCATION 'lake' OPTIONS ('scan.mode' 'stream');\n{rest}"
-        ),
-    );
-    for v in 20..35 {
-        let insert = format!("INSERT INTO lake VALUES ({v})");
-        pipeline.work.sql(&["tables.sql"], &[&insert]).ok();
-    }
+    pipeline.read_lake();
+    (20..35).for_each(|v| pipeline.insert_into_lake(v));
     pipeline.work.file(
         "job.sql",
         "CREATE OR REPLACE JOB doubling AS INSERT INTO doubled SELECT v * 2 FROM numbers;\n",

@@ -8,13 +8,13 @@ use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, ExprSchema, Result};
 use datafusion::config::ConfigOptions;
-use datafusion::logical_expr::expr::InList;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::{Between, Cast, Expr, ExprSchemable, LogicalPlan};
+use datafusion::logical_expr::{Cast, Expr, ExprSchemable, LogicalPlan};
 use datafusion::optimizer::AnalyzerRule;
 
+use crate::operands::{inputs, of_one_type};
+
 use super::decimals::digits;
-use super::rewrite::inputs;
 
 /// The most digits of what is compared.
 const MOST_DIGITS: u8 = 76;
@@ -51,10 +51,7 @@ impl AnalyzerRule for RoomToCompare {
                 found.unwrap_or(true)
             });
             if !has_comparisons {
-                return Ok(match is_changed {
-                    true => Transformed::yes(plan),
-                    false => Transformed::no(plan),
-                });
+                return Ok(Transformed::new_transformed(plan, is_changed));
             }
             let schema = inputs(&plan)?;
             let names = NamePreserver::new(&plan);
@@ -86,38 +83,18 @@ fn is_comparison(expr: &Expr) -> bool {
 }
 
 /// One node of an expression.
-fn with_room(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
-    match expr {
-        Expr::BinaryExpr(mut binary) if binary.op.supports_propagation() => {
-            let is_changed = equal([&mut *binary.left, &mut *binary.right], schema)?;
-            Ok(transformed(Expr::BinaryExpr(binary), is_changed))
+fn with_room(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let mut is_changed = false;
+    if is_comparison(&expr) {
+        for all in of_one_type(&mut expr) {
+            is_changed |= equal(all, schema)?;
         }
-        Expr::Between(Between {
-            mut expr,
-            negated,
-            mut low,
-            mut high,
-        }) => {
-            let is_changed = equal([&mut *expr, &mut *low, &mut *high], schema)?;
-            let between = Between::new(expr, negated, low, high);
-            Ok(transformed(Expr::Between(between), is_changed))
-        }
-        Expr::InList(InList {
-            mut expr,
-            mut list,
-            negated,
-        }) => {
-            let is_changed = equal(std::iter::once(&mut *expr).chain(&mut list), schema)?;
-            let list = InList::new(expr, list, negated);
-            Ok(transformed(Expr::InList(list), is_changed))
-        }
-        other => Ok(Transformed::no(other)),
     }
+    Ok(Transformed::new_transformed(expr, is_changed))
 }
 
 /// Gives values that are compared a type with room for all of them, if they need one; whether they do.
-fn equal<'a>(all: impl IntoIterator<Item = &'a mut Expr>, schema: &dyn ExprSchema) -> Result<bool> {
-    let all: Vec<&mut Expr> = all.into_iter().collect();
+fn equal(all: Vec<&mut Expr>, schema: &dyn ExprSchema) -> Result<bool> {
     let types = all.iter().map(|expr| expr.get_type(schema));
     let types = types.collect::<Result<Vec<DataType>>>()?;
     let Some(wide) = wide(&types) else {
@@ -153,13 +130,6 @@ fn wide(types: &[DataType]) -> Option<DataType> {
 fn widen(expr: &mut Expr, wide: &DataType) {
     let narrow = Box::new(std::mem::take(expr));
     *expr = Expr::Cast(Cast::new(narrow, wide.clone()));
-}
-
-fn transformed(expr: Expr, is_changed: bool) -> Transformed<Expr> {
-    match is_changed {
-        true => Transformed::yes(expr),
-        false => Transformed::no(expr),
-    }
 }
 
 #[cfg(test)]

@@ -5,12 +5,12 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, LogicalPlan, Operator};
 use datafusion::logical_expr_common::type_coercion::binary::BinaryTypeCoercer;
 use datafusion::optimizer::AnalyzerRule;
 
 use crate::filtered::unguarded;
+use crate::operands::inputs;
 
 use super::negate::CheckedNegation;
 use super::operator::CheckedOperator;
@@ -39,18 +39,6 @@ impl AnalyzerRule for CheckedArithmetic {
         })?;
         Ok(checked.data)
     }
-}
-
-/// The columns that expressions of a plan may name.
-pub(super) fn inputs(plan: &LogicalPlan) -> Result<DFSchema> {
-    let mut schema = merge_schema(&plan.inputs());
-    if let LogicalPlan::TableScan(scan) = plan {
-        schema.merge(&DFSchema::try_from_qualified_schema(
-            scan.table_name.clone(),
-            &scan.source.schema(),
-        )?);
-    }
-    Ok(schema)
 }
 
 fn has_arithmetic(expr: &Expr) -> bool {

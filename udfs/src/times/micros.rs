@@ -7,7 +7,6 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
     Cast, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Subquery, TryCast, Union, Values,
 };
@@ -15,6 +14,7 @@ use datafusion::optimizer::AnalyzerRule;
 
 use super::timestamp;
 use crate::doubles::is_of_one_type;
+use crate::operands::{cast_rows, inputs, of_one_type};
 
 /// Takes casts to nanoseconds out of a plan: once before types are made equal, for those of the text, and once behind.
 #[derive(Debug)]
@@ -69,18 +69,6 @@ pub fn with_microseconds(expr: Expr, schema: &DFSchema) -> Result<Expr> {
         in_microseconds(expr, schema)?.transform_data(|expr| of_one_unit(expr, schema))
     })?;
     Ok(changed.data)
-}
-
-/// The columns that expressions of a plan may name.
-fn inputs(plan: &LogicalPlan) -> Result<DFSchema> {
-    let mut schema = merge_schema(&plan.inputs());
-    if let LogicalPlan::TableScan(scan) = plan {
-        schema.merge(&DFSchema::try_from_qualified_schema(
-            scan.table_name.clone(),
-            &scan.source.schema(),
-        )?);
-    }
-    Ok(schema)
 }
 
 fn with_schema(plan: LogicalPlan) -> Result<LogicalPlan> {
@@ -207,47 +195,22 @@ fn to_microseconds(expr: &mut Expr, of: &DataType) -> bool {
 }
 
 /// One node of an expression whose operands are of one type: none is in nanoseconds if another is in microseconds.
-fn of_one_unit(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
-    Ok(match expr {
-        Expr::BinaryExpr(mut binary) => {
-            let changed = equal([&mut *binary.left, &mut *binary.right], schema);
-            transformed(Expr::BinaryExpr(binary), changed)
+fn of_one_unit(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let changed = match &mut expr {
+        Expr::ScalarFunction(function) if is_of_one_type(function.func.name()) => {
+            equal(function.args.iter_mut().collect(), schema)
         }
-        Expr::Between(mut between) => {
-            let all = [&mut *between.expr, &mut *between.low, &mut *between.high];
-            let changed = equal(all, schema);
-            transformed(Expr::Between(between), changed)
-        }
-        Expr::InList(mut list) => {
-            let all = std::iter::once(&mut *list.expr).chain(&mut list.list);
-            let changed = equal(all, schema);
-            transformed(Expr::InList(list), changed)
-        }
-        Expr::Case(mut case) => {
+        Expr::InSubquery(of) => rows_of_one_unit(&mut of.expr, &mut of.subquery, schema)?,
+        Expr::SetComparison(of) => rows_of_one_unit(&mut of.expr, &mut of.subquery, schema)?,
+        other => {
             let mut changed = false;
-            if let Some(of) = &mut case.expr {
-                let whens = case.when_then_expr.iter_mut().map(|(when, _)| &mut **when);
-                changed |= equal(std::iter::once(&mut **of).chain(whens), schema);
+            for all in of_one_type(other) {
+                changed |= equal(all, schema);
             }
-            let thens = case.when_then_expr.iter_mut().map(|(_, then)| &mut **then);
-            let otherwise = case.else_expr.iter_mut().map(|expr| &mut **expr);
-            changed |= equal(thens.chain(otherwise), schema);
-            transformed(Expr::Case(case), changed)
+            changed
         }
-        Expr::ScalarFunction(mut function) if is_of_one_type(function.func.name()) => {
-            let changed = equal(&mut function.args, schema);
-            transformed(Expr::ScalarFunction(function), changed)
-        }
-        Expr::InSubquery(mut of) => {
-            let changed = rows_of_one_unit(&mut of.expr, &mut of.subquery, schema)?;
-            transformed(Expr::InSubquery(of), changed)
-        }
-        Expr::SetComparison(mut of) => {
-            let changed = rows_of_one_unit(&mut of.expr, &mut of.subquery, schema)?;
-            transformed(Expr::SetComparison(of), changed)
-        }
-        other => Transformed::no(other),
-    })
+    };
+    Ok(Transformed::new_transformed(expr, changed))
 }
 
 /// The same of a value and the rows that it is compared with.
@@ -264,18 +227,12 @@ fn rows_of_one_unit(expr: &mut Expr, subquery: &mut Subquery, schema: &DFSchema)
         return Ok(false);
     }
     to_microseconds(expr, &types[0]);
-    let mut column = Expr::Column(rows.schema().columns().remove(0));
-    let name = column.schema_name().to_string();
-    if to_microseconds(&mut column, &types[1]) {
-        let rows = LogicalPlanBuilder::from(rows).project([column.alias(name)])?;
-        *subquery = subquery.with_plan(Arc::new(rows.build()?));
-    }
+    cast_rows(subquery, |column| to_microseconds(column, &types[1]))?;
     Ok(true)
 }
 
 /// Casts those of nanoseconds among these if there is one of microseconds; whether any was.
-fn equal<'a>(all: impl IntoIterator<Item = &'a mut Expr>, schema: &DFSchema) -> bool {
-    let all: Vec<&mut Expr> = all.into_iter().collect();
+fn equal(all: Vec<&mut Expr>, schema: &DFSchema) -> bool {
     // What has no type yet, such as a parameter, gets one later.
     let types = all.iter().map(|expr| expr.get_type(schema));
     let types: Vec<DataType> = types.map(|of| of.unwrap_or(DataType::Null)).collect();
@@ -286,13 +243,6 @@ fn equal<'a>(all: impl IntoIterator<Item = &'a mut Expr>, schema: &DFSchema) -> 
         to_microseconds(expr, of);
     }
     true
-}
-
-fn transformed(expr: Expr, changed: bool) -> Transformed<Expr> {
-    match changed {
-        true => Transformed::yes(expr),
-        false => Transformed::no(expr),
-    }
 }
 
 /// The type in microseconds of one in nanoseconds.
