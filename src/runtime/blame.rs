@@ -125,7 +125,8 @@ enum Blamed {
     TooMany(Place, Error),
 }
 
-/// Whether an error may be about one record of the batch, and does not say which.
+/// Whether an error may be about one record of the batch, and does not say which. What a store, a broker or a registry refuses is
+/// the fault of no record.
 pub(super) fn may_blame(error: &Error) -> bool {
     let kinds = [
         ErrorKind::Invalid,
@@ -133,7 +134,7 @@ pub(super) fn may_blame(error: &Error) -> bool {
         ErrorKind::Unsupported,
         ErrorKind::Internal,
     ];
-    kinds.contains(&error.kind()) && !error.names_record()
+    kinds.contains(&error.kind()) && !error.names_record() && !error.is_of_no_row()
 }
 
 /// Searches the batch of `ranges`, which has failed, for the first record that makes it fail, or for all of them.
@@ -176,6 +177,10 @@ async fn search<F: Future<Output = Result<()>>>(
         let (Some(error), Some(place)) = (alone, place(&ranges, good)) else {
             return Ok(Blamed::Nobody);
         };
+        // It fails although it is set aside.
+        if is_aside(&ranges, &place) {
+            return Ok(Blamed::Nobody);
+        }
         if !all {
             return Ok(Blamed::Records(vec![(place, error)]));
         }
@@ -226,6 +231,12 @@ fn part(ranges: &Ranges, from: u64, to: u64) -> Ranges {
         passed += here;
     }
     part
+}
+
+/// Whether a record is set aside already.
+fn is_aside(ranges: &Ranges, place: &Place) -> bool {
+    let aside = ranges.aside.get(&place.table);
+    aside.is_some_and(|aside| aside.contains_key(&(place.partition, place.offset)))
 }
 
 /// The record at a position of the line.
@@ -342,6 +353,31 @@ mod tests {
         }
         let (blamed, _) = found(&[], false, true).await;
         assert!(matches!(blamed, Blamed::Nobody), "{blamed:?}");
+    }
+
+    #[tokio::test]
+    async fn a_record_that_fails_although_it_is_set_aside_is_not_blamed_again() {
+        let bad = at("a", 2, 7);
+        let run = |mut part: Ranges| {
+            part.aside.clear();
+            ready(match has(&part, &bad) {
+                true => Err(Error::data("damaged")),
+                false => Ok(()),
+            })
+        };
+        let mut batch = batch();
+        batch.set_aside(&bad, "damaged".to_owned());
+        let blamed = search(&batch, false, true, run).await.unwrap();
+        assert!(matches!(blamed, Blamed::Nobody), "{blamed:?}");
+    }
+
+    #[test]
+    fn a_store_that_refuses_is_the_fault_of_no_record() {
+        assert!(may_blame(&Error::data("1 / 0")));
+        assert!(!may_blame(&Error::data("1 / 0").of_record()));
+        assert!(!may_blame(
+            &Error::data("the data file is gone").of_no_row()
+        ));
     }
 
     #[tokio::test]

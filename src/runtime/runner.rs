@@ -131,7 +131,7 @@ impl<'a> JobRunner<'a> {
 
     /// Runs until the job is stopped, paused, caught up (if that is wanted), or fails for good.
     ///
-    /// Faults that may pass, a broker that is away, are waited out. One that does not is written to the log: the job is
+    /// Faults that may pass, a broker that is away or a store that refuses for a while, are waited out. One that does not is written to the log: the job is
     /// paused with its reason.
     pub(super) async fn run(mut self) -> Result<Report> {
         let mut backoff = FIRST_BACKOFF;
@@ -177,7 +177,8 @@ impl<'a> JobRunner<'a> {
                     self.metrics.failed();
                     return Err(error);
                 }
-                Err(error) if error.kind() == ErrorKind::Unavailable => {
+                Err(error) if error.may_pass() => {
+                    self.silence.interrupt(self.environment.instant());
                     self.tell(|status| status.waiting = Some(error.message().to_owned()));
                     self.metrics.retry();
                     tracing::warn!(job = self.job.name, %error, "waiting {} ms", backoff.as_millis());
@@ -201,7 +202,7 @@ impl<'a> JobRunner<'a> {
 
     /// What follows from an error. An error again, if that cannot be told yet, or the error may pass.
     async fn failed(&mut self, error: Error) -> Result<Ended> {
-        if error.kind() == ErrorKind::Unavailable {
+        if error.may_pass() {
             return Err(error);
         }
         let history = self.store.history(self.job.id).await?;
@@ -210,7 +211,7 @@ impl<'a> JobRunner<'a> {
         if !is_mine && (self.has_owned || error.kind() == ErrorKind::Cancelled) {
             // A statement has the job for a moment only.
             return Ok(match owner.starts_with(STATEMENT) {
-                true => Ended::Again,
+                true => self.leave_to_statement().await,
                 false => Ended::TakenOver(owner),
             });
         }
@@ -260,6 +261,9 @@ impl<'a> JobRunner<'a> {
 
     /// Takes the job over and runs its batches.
     async fn own(&mut self) -> Result<Ended> {
+        if let Some(ended) = self.may_not().await? {
+            return Ok(ended);
+        }
         let taken = take_over(self.store, self.job, &self.owner, None).await?;
         let (mut history, mut sink, sink_identity) = (taken.history, taken.sink, taken.identity);
         let mut last = taken.last;
@@ -307,13 +311,7 @@ impl<'a> JobRunner<'a> {
             let phases = BatchPhases::begin(&self.job.name, &history, &self.metrics);
             let version = last.as_ref().map(|(_, version)| version);
             let look = self.look(version, sink_identity.as_ref(), &history);
-            let (ends, identities) = match phases.look(look).await {
-                Ok(found) => found,
-                Err(error) => {
-                    self.silence.interrupt(self.environment.instant());
-                    return Err(error);
-                }
-            };
+            let (ends, identities) = phases.look(look).await?;
             self.has_checked_records = true;
             self.goal.get_or_insert_with(|| ends.clone());
             let ends_once =
@@ -423,7 +421,10 @@ impl<'a> JobRunner<'a> {
                 status.watermark = watermark;
                 status.state_rows = state_rows as u64;
             });
-            if history.phase != Phase::Active || history.owner.as_deref() != Some(&self.owner) {
+            if history.phase != Phase::Active
+                || history.owner.as_deref() != Some(&self.owner)
+                || history.text != self.job.text
+            {
                 return Ok(Ended::Again);
             }
             last = Some(committed);
@@ -431,17 +432,44 @@ impl<'a> JobRunner<'a> {
         }
     }
 
+    /// Why this process does not take the job over: since it had it, another runner has taken it over, or made another job of it.
+    async fn may_not(&self) -> Result<Option<Ended>> {
+        let history = self.store.history(self.job.id).await?;
+        if history.phase == Phase::Dropped {
+            return Ok(None);
+        }
+        if history.text != self.job.text {
+            let name = &self.job.name;
+            let changed = Error::invalid(format!(
+                "job {name} has another statement now: another process has changed it"
+            ))
+            .with_help("run the job's new file, or start this process again");
+            return Ok(Some(Ended::Failed(changed)));
+        }
+        Ok(match history.owner {
+            Some(owner)
+                if self.has_owned && owner != self.owner && !owner.starts_with(STATEMENT) =>
+            {
+                Some(Ended::TakenOver(owner))
+            }
+            _ => None,
+        })
+    }
+
     /// The log has an entry of another process: another runner has the job from now on; a statement has it until it is done.
     async fn give_way(&self) -> Result<Ended> {
         let owner = self.store.history(self.job.id).await?.owner;
         match owner {
-            Some(owner) if owner.starts_with(STATEMENT) => {
-                self.environment.sleep(STATEMENT_TAKES).await;
-                Ok(Ended::Again)
-            }
+            Some(owner) if owner.starts_with(STATEMENT) => Ok(self.leave_to_statement().await),
             Some(owner) if owner != self.owner => Ok(Ended::TakenOver(owner)),
             _ => Ok(Ended::Again),
         }
+    }
+
+    /// A statement of another process has the job for a moment.
+    async fn leave_to_statement(&self) -> Ended {
+        self.environment.sleep(STATEMENT_TAKES).await;
+        Ended::Again
     }
 
     /// The job's clock goes on from the version where the job stands.
@@ -573,7 +601,7 @@ impl<'a> JobRunner<'a> {
         let name = JobStore::version_name(sequence);
         let rows = ranges.records();
         self.in_hand = Some(rows);
-        let outcome = async {
+        let outcome: Result<_> = async {
             let run = async {
                 let (plan, prepared) = match &windows {
                     None => {
@@ -670,6 +698,11 @@ impl<'a> JobRunner<'a> {
         .await;
         guard.armed = false;
         let timeout = guard.sink.timeout();
+        if timeout.is_none()
+            || !matches!(&outcome, Err(error) if error.kind() == ErrorKind::Cancelled)
+        {
+            self.in_hand = None;
+        }
         let (applied, version) = match outcome {
             Ok(done) => done,
             Err(error) => {
@@ -678,7 +711,6 @@ impl<'a> JobRunner<'a> {
                 return Err(error);
             }
         };
-        self.in_hand = None;
         let took = self.environment.since(began);
         self.pace.committed(rows, took, timeout);
         let log = self.append_committed(history, batch, &name);

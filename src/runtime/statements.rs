@@ -52,9 +52,24 @@ pub struct Jobs {
 pub struct ReadyJob {
     pub(super) id: JobId,
     pub(super) name: String,
+    /// The statement that makes it.
+    pub(super) text: String,
     pub(super) options: JobOptions,
     pub(super) query: Arc<JobQuery>,
     pub(super) environment: Environment,
+}
+
+/// What a process is to do with a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToDo {
+    /// Run it.
+    Run,
+    /// Leave it alone: it is paused, or has failed.
+    Rest,
+    /// Make it ready again: it is another one now.
+    MakeReady,
+    /// Forget it: it is gone.
+    Forget,
 }
 
 impl ReadyJob {
@@ -270,14 +285,32 @@ impl Jobs {
         self.ready.lock().await.keys().cloned().collect()
     }
 
-    /// Whether a job is to run, and not paused; `None` if it is gone.
+    /// What a process is to do with a job that it can run. One that another process has changed, or dropped and made anew, it can run
+    /// no longer: the job is to be made ready again.
     ///
     /// # Errors
     ///
     /// The store does not answer.
-    pub async fn is_to_run(&self, name: &str) -> Result<Option<bool>> {
-        let found = self.store.find(name).await?;
-        Ok(found.map(|(_, history)| history.phase == Phase::Active))
+    pub async fn to_do(&self, name: &str) -> Result<ToDo> {
+        let ready = self.ready.lock().await.get(name).cloned();
+        let (Some(job), Some((id, history))) = (ready, self.store.find(name).await?) else {
+            return Ok(ToDo::Forget);
+        };
+        if history.phase == Phase::Dropped {
+            return Ok(ToDo::Forget);
+        }
+        if id != job.id || history.text != job.text {
+            let mut all = self.ready.lock().await;
+            // A statement of this process may have made the changed job ready meanwhile.
+            if all.get(name).is_some_and(|now| Arc::ptr_eq(now, &job)) {
+                all.remove(name);
+                return Ok(ToDo::MakeReady);
+            }
+        }
+        Ok(match history.phase {
+            Phase::Active => ToDo::Run,
+            _ => ToDo::Rest,
+        })
     }
 
     /// The options and the query of a CREATE JOB, over the tables of `session`.
@@ -383,6 +416,7 @@ impl Jobs {
         let ready = ReadyJob {
             id,
             name: name.clone(),
+            text: text.to_owned(),
             options,
             query: Arc::new(query),
             environment: Environment::default(),
@@ -481,7 +515,26 @@ impl Jobs {
         // What went to another table, which this one has replaced, is not in this one.
         let own = files_in(&self.store, id, &there, identity.as_ref()).await?;
         sink.check_take_back(&own).await?;
+        // A sink of an earlier state has rows again that were taken out of it: of batches that were abandoned before.
+        let again: Vec<String> = match missing {
+            Some(missing) => history
+                .known()
+                .filter(|version| sequence_of(version) <= Some(missing.known))
+                .filter(|version| {
+                    !history
+                        .batches
+                        .iter()
+                        .any(|batch| batch.version == *version)
+                })
+                .filter(|version| !abandoned.abandoned.iter().any(|one| one == version))
+                .map(str::to_owned)
+                .collect(),
+            None => Vec::new(),
+        };
+        let again = files_in(&self.store, id, &again, identity.as_ref()).await?;
+        sink.check_take_back(&again).await?;
         let published = self.check_rewind(&job, &history, to).await?;
+        sink.take_back(&again).await?;
         // From here on the rewind is said; whoever takes the job over next brings it to its end.
         if !self.store.append(id, history.next, &entry).await? {
             return Err(Error::unavailable(format!(

@@ -71,6 +71,7 @@ impl Jobs {
         let job = ReadyJob {
             id,
             name: history.name.clone(),
+            text: history.text.clone(),
             options,
             query: Arc::new(query),
             environment: Environment::default(),

@@ -436,6 +436,8 @@ pub(super) struct Silence {
     before: BTreeMap<(String, i32), Duration>,
     /// How much time passed since that version is not known: it is of another machine.
     is_gap_unknown: bool,
+    /// The sources did not answer meanwhile: what the version says does not go on until now.
+    is_interrupted: bool,
 }
 
 /// One partition.
@@ -457,7 +459,8 @@ impl Silent {
 impl Silence {
     /// Goes on from a version, unless partitions were looked at already; `now` is read on the clock that nobody sets.
     pub(super) fn go_on(&mut self, version: Option<&BatchVersion>, now: &SteadyTime) {
-        let Some(version) = version.filter(|_| self.since.is_empty()) else {
+        let is_first = self.since.is_empty() && !self.is_interrupted;
+        let Some(version) = version.filter(|_| is_first) else {
             return;
         };
         let clock = version.clock.as_ref();
@@ -476,8 +479,9 @@ impl Silence {
             .collect();
     }
 
-    /// Where logs end could not be asked: producers may have waited as well, so that the time until now is no silence.
+    /// Brokers did not answer: producers may have waited as well, so that the time until now is no silence.
     pub(super) fn interrupt(&mut self, now: Instant) {
+        self.is_interrupted = true;
         self.before.clear();
         for silent in self.since.values_mut() {
             *silent = Silent {

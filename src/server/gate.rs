@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use http::{Request, Response};
 use tower::{Layer, Service};
 
+use crate::server::connection::FirstCall;
 use crate::server::login::Login;
 use crate::server::status::status;
 
@@ -66,6 +67,7 @@ where
         let waiting = self.inner.clone();
         // The one that was asked whether it is ready is the one that is called.
         let mut inner = std::mem::replace(&mut self.inner, waiting);
+        FirstCall::came(request.extensions());
         if OPEN.contains(&request.uri().path()) {
             return Box::pin(inner.call(request));
         }

@@ -223,6 +223,10 @@ impl Engine {
 
     /// Tries what is not open again; whether anything is left.
     async fn try_again(&self) -> bool {
+        for name in self.running.take_changed() {
+            self.waiting
+                .put(&name, "another process has changed the job".to_owned());
+        }
         let session = self.forks.defined();
         let unopened = session.unopened();
         if unopened.is_empty() && self.waiting.names().is_empty() {

@@ -8,14 +8,19 @@ use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::error::FlightError;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::ipc::root_as_message;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::stream::BoxStream;
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use tonic::{Status, Streaming};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::server::status::status;
+
+/// Bytes of values in a message of rows that are written.
+const MAX_MESSAGE: usize = 1 << 30;
 
 /// Batches as messages, the schema first.
 pub(super) fn encoded(
@@ -46,14 +51,60 @@ pub(super) fn no_rows(schema: &SchemaRef) -> Result<FlightData> {
         .ok_or_else(|| Error::internal("there is no message"))
 }
 
+/// The batches of a client, none of which is larger than `most` bytes once it is decompressed.
+pub(super) fn sent_batches(
+    first: FlightData,
+    messages: impl Stream<Item = Result<FlightData, Status>> + Send + 'static,
+    most: usize,
+) -> FlightRecordBatchStream {
+    let sent = futures::stream::iter([Ok(first)]).chain(messages);
+    let sent = sent.map(move |data| {
+        let data = data.and_then(|data| with_room(data, most));
+        data.map_err(|status| FlightError::Tonic(Box::new(status)))
+    });
+    FlightRecordBatchStream::new_from_flight_data(sent)
+}
+
+/// A message whose buffers say that they are no larger than they may be: memory is taken for what they say.
+fn with_room(data: FlightData, most: usize) -> Result<FlightData, Status> {
+    let Ok(message) = root_as_message(&data.data_header) else {
+        // The decoder says what is wrong with it.
+        return Ok(data);
+    };
+    let batch = message.header_as_record_batch();
+    let batch = batch.or_else(|| message.header_as_dictionary_batch()?.data());
+    let buffers = batch.filter(|batch| batch.compression().is_some());
+    let buffers = buffers.and_then(|batch| batch.buffers());
+    let mut bytes = 0_usize;
+    for buffer in buffers.into_iter().flatten() {
+        // What a column does not need, such as its NULLs, has no bytes, and no length before them.
+        if buffer.length() == 0 {
+            continue;
+        }
+        let prefix = usize::try_from(buffer.offset()).ok();
+        let prefix = prefix.and_then(|at| data.data_body.get(at..)?.first_chunk::<8>());
+        // -1 says that a buffer is not compressed.
+        let said = prefix.map_or(0, |said| i64::from_le_bytes(*said));
+        bytes = bytes.saturating_add(usize::try_from(said).unwrap_or(0));
+    }
+    match bytes > most {
+        true => Err(status(
+            &Error::new(
+                ErrorKind::Exhausted,
+                format!("a message has {bytes} bytes of values, and may have {most}"),
+            )
+            .with_help("send fewer rows in one message"),
+        )),
+        false => Ok(data),
+    }
+}
+
 /// The rows of a client, as they come.
 pub(super) async fn client_rows(
     first: FlightData,
     messages: Streaming<FlightData>,
 ) -> Result<SendableRecordBatchStream, Status> {
-    let sent = futures::stream::iter([Ok(first)]).chain(messages);
-    let sent = sent.map_err(|status| FlightError::Tonic(Box::new(status)));
-    let mut batches = FlightRecordBatchStream::new_from_flight_data(sent);
+    let mut batches = sent_batches(first, messages, MAX_MESSAGE);
     // The schema comes before the first batch, or alone.
     let first = batches.try_next().await.map_err(of_flight)?;
     let schema = batches.schema().cloned();
@@ -71,5 +122,60 @@ pub(super) fn of_flight(error: FlightError) -> Status {
     match error {
         FlightError::Tonic(status) => *status,
         other => Status::invalid_argument(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{ArrayRef, Int64Array};
+    use datafusion::arrow::ipc::CompressionType;
+    use datafusion::arrow::ipc::writer::IpcWriteOptions;
+
+    use super::*;
+
+    fn message(rows: i64, compression: Option<CompressionType>) -> Vec<FlightData> {
+        let zeros: ArrayRef = Arc::new(Int64Array::from_iter_values((0..rows).map(|_| 0)));
+        let batch = RecordBatch::try_from_iter([("a", zeros)]).unwrap();
+        let options = IpcWriteOptions::default();
+        let options = options.try_with_compression(compression).unwrap();
+        let sent = FlightDataEncoderBuilder::new()
+            .with_options(options)
+            .with_max_flight_data_size(usize::MAX)
+            .build(futures::stream::iter([Ok(batch)]));
+        futures::executor::block_on(sent.try_collect()).unwrap()
+    }
+
+    #[test]
+    fn what_is_small_only_as_long_as_it_is_compressed_is_refused() {
+        for (compression, is_small) in [
+            (Some(CompressionType::ZSTD), true),
+            (Some(CompressionType::LZ4_FRAME), true),
+            (None, false),
+        ] {
+            let sent = message(100_000, compression);
+            let size: usize = sent.iter().map(|data| data.data_body.len()).sum();
+            assert_eq!(size < 100_000, is_small);
+            for data in sent {
+                assert!(with_room(data.clone(), 1_000_000).is_ok());
+                let has_rows = !data.data_body.is_empty();
+                let refused = with_room(data, 100_000);
+                assert_eq!(refused.is_err(), is_small && has_rows, "{compression:?}");
+            }
+        }
+        // Memory for as much as it says would not be there.
+        let mut data = message(10, Some(CompressionType::ZSTD)).remove(1);
+        let mut body = data.data_body.to_vec();
+        for chunk in body.chunks_mut(8) {
+            if chunk == 80_i64.to_le_bytes() {
+                chunk.copy_from_slice(&(1_i64 << 50).to_le_bytes());
+            }
+        }
+        data.data_body = body.into();
+        assert!(with_room(data, 1_000_000).is_err());
+        let garbled = FlightData {
+            data_header: vec![1, 2, 3].into(),
+            ..FlightData::default()
+        };
+        assert!(with_room(garbled, 1).is_ok());
     }
 }

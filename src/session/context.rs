@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anabranch_udfs::{CompletionNotices, NullFreeColumns};
+use anabranch_udfs::{Budget, CompletionNotices, NullFreeColumns};
 use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
@@ -15,10 +15,11 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::error::{Error, Result};
 use crate::planner::types::SqlTypes;
+use crate::session::bounded_literals::BoundedLiterals;
 use crate::session::catalog::{Catalog, weak_state};
 use crate::session::memory::LimitedPool;
 use crate::session::nan::{ForgetBounds, KeepNan};
-use crate::session::sizes::{self, Budget};
+use crate::session::sizes;
 use crate::session::system::{SYSTEM, SystemSchema};
 use crate::session::yielding::GiveWay;
 use crate::tables::delta;
@@ -97,7 +98,13 @@ pub(super) fn common(
         .with_type_planner(Arc::new(SqlTypes))
         .with_query_planner(anabranch_udfs::query_planner())
         .with_physical_optimizer_rules(physical_rules());
-    let mut state = anabranch_udfs::register(builder).build();
+    let mut builder = anabranch_udfs::register(builder);
+    // In front: the engine's own planners would take functions without bounds.
+    builder
+        .expr_planners()
+        .get_or_insert_default()
+        .insert(0, Arc::new(BoundedLiterals));
+    let mut state = builder.build();
     anabranch_udfs::register_json(&mut state)?;
     sizes::bound(&mut state)?;
     Ok(Arc::new(state))

@@ -1,5 +1,6 @@
 //! A session: the only place that builds a DataFusion context, and that runs statements in it.
 
+mod bounded_literals;
 mod catalog;
 mod constants;
 mod context;
@@ -12,6 +13,7 @@ mod inserted;
 mod jobs;
 mod labels;
 mod literals;
+mod measures;
 mod memory;
 mod nan;
 mod plan_limits;
@@ -27,6 +29,7 @@ mod streaming;
 mod summarize;
 mod system;
 mod system_scan;
+mod type_fields;
 mod unopened;
 mod view_barrier;
 mod weights;

@@ -28,7 +28,7 @@ use datafusion::arrow::array::{Array, AsArray};
 use datafusion::arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use datafusion::arrow::ipc::reader::FileReader;
 
-use crate::core::jobs::{BatchVersion, JobHistory};
+use crate::core::jobs::{BatchVersion, JobHistory, Phase};
 use crate::runtime::environment::Environment;
 use crate::runtime::windows::Windows;
 use crate::session::JobQuery;
@@ -440,6 +440,15 @@ fn a_runner_that_believes_the_wall_clock_is_found() {
     assert!(found_after(Kind::KeyChanges, hidden).is_some());
 }
 
+#[test]
+fn time_1_a_runner_that_takes_an_open_transaction_for_silence_is_found() {
+    let hidden = Hidden {
+        open_transactions: true,
+        ..Hidden::default()
+    };
+    assert!(found_after(Kind::TumbleOnClose, hidden).is_some());
+}
+
 /// A job that has read some rows and rests.
 async fn rested(kind: Kind, queries: &[Arc<JobQuery>]) -> Schedule<'_> {
     let mut schedule = Schedule::quiet(kind, queries).await;
@@ -452,6 +461,30 @@ fn block_on(test: impl Future<Output = ()>) {
         .build()
         .unwrap();
     runtime.block_on(test);
+}
+
+#[test]
+fn a_store_that_refuses_for_a_while_is_waited_for() {
+    block_on(async {
+        let queries = [Kind::Rows.query().await];
+        let mut schedule = rested(Kind::Rows, &queries).await;
+        schedule.world.lock().rates.sink = 300;
+        for _ in 0..6 {
+            schedule.arrive();
+            schedule.idle(std::time::Duration::from_secs(2)).await;
+        }
+        let trace = schedule.trace();
+        assert!(trace.contains("no answer"), "{trace}");
+        schedule.world.lock().rates.sink = 0;
+        schedule.catch_up().await.unwrap();
+        let history = schedule.history().await;
+        assert_eq!(history.phase, Phase::Active, "{trace}");
+        let last = history.last().unwrap();
+        let version = schedule.store.version(schedule.id, &last.version).await;
+        let read = version.unwrap().next_offset("visits", 0);
+        let high = schedule.world.lock().topic.partitions[0].high();
+        assert_eq!(read, Some(high));
+    });
 }
 
 #[test]

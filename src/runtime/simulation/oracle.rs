@@ -256,7 +256,8 @@ impl<'t> Oracle<'t> {
         group.is_touched = true;
     }
 
-    /// TIME-1: a partition that was said to be idle had been silent for long enough, whatever clocks said.
+    /// TIME-1: a partition that was said to be idle had been silent for long enough, whatever clocks said; also a record in a
+    /// transaction that was open breaks the silence.
     fn check_idle(&self, version: &BatchVersion) -> Result<(), String> {
         let time = version.time.as_ref().ok_or("a version without a time")?;
         let clock = version.clock.as_ref().ok_or("a version without a clock")?;
@@ -269,6 +270,13 @@ impl<'t> Oracle<'t> {
             if silent < IDLE_AFTER {
                 return Err(format!(
                     "batch {}: partition {partition} is idle after {silent} ms",
+                    version.batch
+                ));
+            }
+            let next = log.rows.get(end);
+            if next.is_some_and(|next| next.at < clock.steady.at) {
+                return Err(format!(
+                    "batch {}: partition {partition} is idle, and {next:?} was written before",
                     version.batch
                 ));
             }

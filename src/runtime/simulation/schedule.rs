@@ -51,6 +51,8 @@ pub(super) struct Hazards {
     /// Processes run on so many machines.
     machines: usize,
     sink_recreated: u64,
+    /// Producers write in transactions that stay open for a while.
+    transactions: u64,
     new_partitions: u64,
     /// The group's offsets expire.
     expiry: u64,
@@ -61,6 +63,8 @@ pub(super) struct Hazards {
 
 impl Hazards {
     fn new(random: &mut Random, kind: Kind) -> Self {
+        // By a look at the next decision, which is made all the same.
+        let transactions = if random.clone().below(3) == 0 { 25 } else { 0 };
         let mut sometimes = |of: u64, per_mille: u64| {
             if random.below(of) == 0 { per_mille } else { 0 }
         };
@@ -88,6 +92,7 @@ impl Hazards {
             jumps,
             machines: usize::try_from(machines).unwrap(),
             sink_recreated,
+            transactions,
             new_partitions: sometimes(4, 5),
             expiry: sometimes(6, 6),
             is_slow: kind == Kind::Rows && sometimes(4, 1) == 1,
@@ -137,6 +142,8 @@ pub(super) struct Schedule<'q> {
     has_lost: bool,
     has_expired: bool,
     serial: u64,
+    /// Decides about the transactions of producers.
+    transactions: Random,
 }
 
 impl<'q> Schedule<'q> {
@@ -198,6 +205,7 @@ impl<'q> Schedule<'q> {
         random: Random,
         hazards: Hazards,
     ) -> Self {
+        let transactions = Random::new(random.clone().below(u64::MAX));
         let (row_takes, timeout) = if hazards.is_slow {
             (Duration::from_millis(20), Duration::from_millis(100))
         } else {
@@ -235,6 +243,7 @@ impl<'q> Schedule<'q> {
             has_lost: false,
             has_expired: false,
             serial: 0,
+            transactions,
         }
     }
 
@@ -291,6 +300,8 @@ impl<'q> Schedule<'q> {
             let mut state = self.world.lock();
             state.note("from here on nothing fails");
             state.rates = Rates::default();
+            let partitions = &mut state.topic.partitions;
+            partitions.iter_mut().for_each(Partition::commit);
         }
         for slot in 0..PROCESSES {
             self.crash(slot);
@@ -307,6 +318,7 @@ impl<'q> Schedule<'q> {
         ReadyJob {
             id: self.id,
             name: "j".to_owned(),
+            text: String::new(),
             options: JobOptions {
                 trigger: Trigger::Every(Duration::from_millis(5)),
                 max_rows: 6,
@@ -379,6 +391,9 @@ impl<'q> Schedule<'q> {
                 self.start(slot, &RunOptions::default());
             }
         }
+        if self.transactions.chance(self.hazards.transactions) {
+            self.begin_or_commit();
+        }
         if self.chance(self.hazards.crashes) {
             let slot = self.any_slot();
             self.crash(slot);
@@ -445,8 +460,29 @@ impl<'q> Schedule<'q> {
         };
         for _ in 0..count {
             let row = self.next_row();
-            self.world.lock().topic.partitions[index].rows.push(row);
+            let partition = &mut self.world.lock().topic.partitions[index];
+            match partition.open.is_empty() {
+                true => partition.rows.push(row),
+                false => partition.open.push(row),
+            }
         }
+    }
+
+    /// A producer begins a transaction in a partition, or commits the one that is open there.
+    fn begin_or_commit(&mut self) {
+        let index = {
+            let mut state = self.world.lock();
+            let index = self.transactions.index(state.topic.partitions.len());
+            if !state.topic.partitions[index].open.is_empty() {
+                state.note(format_args!("a transaction in {index} is committed"));
+                return state.topic.partitions[index].commit();
+            }
+            index
+        };
+        let row = self.next_row();
+        let mut state = self.world.lock();
+        state.note(format_args!("a transaction begins in {index}"));
+        state.topic.partitions[index].open.push(row);
     }
 
     fn next_row(&mut self) -> Row {
@@ -503,7 +539,10 @@ impl<'q> Schedule<'q> {
                 _ => old as u64 + self.below(4),
             };
             let rows = (0..rows).map(|_| self.next_row()).collect();
-            partitions.push(Partition { low: 0, rows });
+            partitions.push(Partition {
+                rows,
+                ..Partition::default()
+            });
         }
         let mut state = self.world.lock();
         let highs: Vec<i64> = partitions.iter().map(Partition::high).collect();

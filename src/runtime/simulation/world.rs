@@ -34,6 +34,8 @@ pub(super) struct Hidden {
     pub(super) identities: bool,
     /// There is no clock but the wall clock.
     pub(super) steady_clock: bool,
+    /// Logs end where a reader of committed records ends.
+    pub(super) open_transactions: bool,
 }
 
 /// All that outlives a process, and the clock.

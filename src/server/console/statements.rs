@@ -60,7 +60,7 @@ impl Statements {
         let typed = text.to_owned();
         let prepare = move || Prepared::try_new(one_statement(&typed)?);
         let prepared = self.engine.work.read(text.len(), prepare).await?;
-        let parsed = prepared.statements()?.into_iter().next();
+        let parsed = prepared.statements()?.next().transpose()?;
         let parsed = parsed.ok_or_else(|| Error::internal("a statement without parameters"))?;
         if parsed.statement.is_endless() {
             let error =

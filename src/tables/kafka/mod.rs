@@ -16,6 +16,7 @@ mod native;
 mod pool;
 mod progress;
 mod provider;
+mod publisher;
 mod range;
 mod reader;
 #[cfg(test)]
@@ -26,6 +27,8 @@ mod scan;
 #[cfg(test)]
 mod simulation;
 mod sink;
+#[cfg(test)]
+mod sink_simulation;
 mod source;
 mod time;
 mod transaction;
@@ -39,4 +42,5 @@ pub use provider::KafkaTableProvider;
 pub use range::OffsetRange;
 pub use scan::KafkaScanExec;
 pub use source::KafkaJobSource;
-pub use transaction::{KafkaJobSink, PublishedRows, TopicOffset, job_witness};
+pub(crate) use transaction::KafkaJobSink;
+pub use transaction::{PublishedRows, TopicOffset, job_witness};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
@@ -25,9 +25,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Message, OwnedHeaders};
-use rdkafka::producer::{
-    BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig,
-};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, ProducerContext};
 use tokio::sync::mpsc;
 
 use crate::error::{Error, Result};
@@ -38,6 +36,7 @@ use crate::tables::kafka::codes::is_consequence;
 use crate::tables::kafka::definition::{Delivery, KafkaTable, MetadataKey};
 use crate::tables::kafka::ends;
 use crate::tables::kafka::headers::HeaderColumn;
+use crate::tables::kafka::publisher::{CallError, Publisher, SentRecord};
 
 /// Encoded batches on their way to the producer's thread.
 const PIPELINE: usize = 4;
@@ -343,7 +342,7 @@ type Published = BTreeMap<i32, (i64, i64)>;
 
 /// Counts deliveries and keeps the first that failed.
 #[derive(Clone, Default)]
-pub(super) struct Deliveries {
+pub(crate) struct Deliveries {
     pub(super) faults: Faults,
     acknowledged: Arc<AtomicU64>,
     published: Arc<Mutex<Published>>,
@@ -374,6 +373,27 @@ impl Deliveries {
     pub(super) fn take_published(&self) -> Published {
         std::mem::take(&mut *lock(&self.published))
     }
+
+    /// A record was delivered.
+    pub(super) fn delivered(&self, partition: i32, offset: i64) {
+        self.acknowledged.fetch_add(1, Ordering::AcqRel);
+        lock(&self.published)
+            .entry(partition)
+            .and_modify(|range| *range = (range.0.min(offset), range.1.max(offset)))
+            .or_insert((offset, offset));
+    }
+
+    /// A record was not.
+    pub(super) fn refused(&self, error: &KafkaError, without_key: bool) {
+        let mut failure = lock(&self.failure);
+        // The record that was refused says more than those that were refused with it.
+        let explains = failure.as_ref().is_none_or(follows) && !follows(error);
+        if failure.is_none() || explains {
+            self.without_key.store(without_key, Ordering::Release);
+            *failure = Some(error.clone());
+        }
+        self.failed.fetch_add(1, Ordering::AcqRel);
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -395,25 +415,8 @@ impl ProducerContext for Deliveries {
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): Self::DeliveryOpaque) {
         match result {
-            Ok(record) => {
-                self.acknowledged.fetch_add(1, Ordering::AcqRel);
-                let offset = record.offset();
-                lock(&self.published)
-                    .entry(record.partition())
-                    .and_modify(|range| *range = (range.0.min(offset), range.1.max(offset)))
-                    .or_insert((offset, offset));
-            }
-            Err((error, record)) => {
-                let mut failure = lock(&self.failure);
-                // The record that was refused says more than those that were refused with it.
-                let explains = failure.as_ref().is_none_or(follows) && !follows(error);
-                if failure.is_none() || explains {
-                    self.without_key
-                        .store(record.key().is_none(), Ordering::Release);
-                    *failure = Some(error.clone());
-                }
-                self.failed.fetch_add(1, Ordering::AcqRel);
-            }
+            Ok(record) => self.delivered(record.partition(), record.offset()),
+            Err((error, record)) => self.refused(error, record.key().is_none()),
         }
     }
 }
@@ -462,23 +465,25 @@ fn connect(
         .create_with_context(deliveries)
         .map_err(|error| settings.creation_error(&error))?;
     if transactional {
-        let fail = |error: &KafkaError| request_error(error, settings, &faults);
+        let fail = |failed: &CallError| request_error(&failed.error, settings, &faults);
         producer
             .init_transactions(settings.connect_timeout)
-            .map_err(|error| fail(&error))?;
-        producer.begin_transaction().map_err(|error| fail(&error))?;
+            .map_err(|failed| fail(&failed))?;
+        producer
+            .begin_transaction()
+            .map_err(|failed| fail(&failed))?;
     }
     Ok(producer)
 }
 
 /// A producer and what became of what it sent.
-pub(super) struct Session {
+pub(super) struct Session<P> {
     pub(super) table: Arc<KafkaTable>,
-    pub(super) producer: BaseProducer<Deliveries>,
+    pub(super) producer: P,
     pub(super) deliveries: Deliveries,
 }
 
-impl Session {
+impl<P: Publisher> Session<P> {
     /// Sends until `Finish`; `Ok(false)` when the statement was cancelled before.
     pub(super) fn send_all(&self, parcels: &mut mpsc::Receiver<Parcel>) -> Result<bool> {
         while let Some(parcel) = parcels.blocking_recv() {
@@ -514,7 +519,7 @@ impl Session {
         self.check()
     }
 
-    fn enqueue(&self, mut record: BaseRecord<'_, [u8], [u8]>) -> Result<()> {
+    fn enqueue(&self, mut record: SentRecord<'_>) -> Result<()> {
         loop {
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),
@@ -528,16 +533,46 @@ impl Session {
         }
     }
 
+    /// What has ended the transaction, or made the producer useless, by what the client keeps of it. It takes back the records that
+    /// wait then, and says of them no more than that.
+    fn ended_by(&self) -> Option<KafkaError> {
+        if let Some(code) = self.producer.fatal_error() {
+            return Some(KafkaError::MessageProduction(code));
+        }
+        // One transaction is open: another one does not begin, and the client says why this one has to be aborted, if it has to.
+        let error = self.producer.begin_transaction().err()?.error;
+        let is_open = matches!(
+            error.rdkafka_error_code(),
+            Some(RDKafkaErrorCode::State | RDKafkaErrorCode::NotConfigured) | None
+        );
+        (!is_open).then_some(error)
+    }
+
     /// Why a record was not written. `partition` is the one that it asked for, if that is known.
     fn refused(&self, error: &KafkaError, partition: Option<i32>) -> Error {
         let topic = &self.table.topic;
+        let is_taken_back = matches!(
+            error.rdkafka_error_code(),
+            Some(
+                RDKafkaErrorCode::PurgeQueue
+                    | RDKafkaErrorCode::PurgeInflight
+                    | RDKafkaErrorCode::State
+                    | RDKafkaErrorCode::Fatal
+            )
+        );
+        let cause = is_taken_back.then(|| self.ended_by()).flatten();
+        let error = cause.as_ref().unwrap_or(error);
         let code = error.rdkafka_error_code();
         let said = match (code, partition) {
-            (Some(RDKafkaErrorCode::UnknownPartition), Some(partition)) => {
-                format!("topic '{topic}' has no partition {partition}")
-            }
-            (Some(RDKafkaErrorCode::UnknownPartition), None) => {
-                format!("topic '{topic}' has no partition as high as a row asks for")
+            (Some(RDKafkaErrorCode::UnknownPartition), partition) => {
+                let which = match partition {
+                    Some(partition) => partition.to_string(),
+                    None => "as high as a row asks for".to_owned(),
+                };
+                return Error::data(format!("topic '{topic}' has no partition {which}"))
+                    .with_help(
+                        "add partitions to the topic, or write others to the column of metadata 'partition'",
+                    );
             }
             (Some(RDKafkaErrorCode::MessageSizeTooLarge), _) => {
                 format!("a record is too large for topic '{topic}'")
@@ -565,11 +600,11 @@ impl Session {
     /// became of the records is reported on soon after.
     fn failed(&self, error: &KafkaError, partition: Option<i32>) -> Error {
         let is_consequence = error.rdkafka_error_code().is_some_and(is_consequence);
-        let start = Instant::now();
+        let start = self.producer.now();
         while is_consequence
             && self.deliveries.failure().is_none()
             && self.producer.in_flight_count() > 0
-            && start.elapsed() < self.table.client.connect_timeout
+            && self.producer.now() - start < self.table.client.connect_timeout
         {
             self.producer.poll(Duration::from_millis(20));
         }
@@ -590,7 +625,7 @@ impl Session {
     pub(super) fn flush(&self, patience: Duration) -> Result<()> {
         /// Between two looks. Polling with a timeout takes all of it, whatever comes, and its last millisecond is busy.
         const LOOK: Duration = Duration::from_micros(200);
-        let mut progress = Instant::now();
+        let mut progress = self.producer.now();
         let mut acknowledged = self.deliveries.acknowledged();
         loop {
             self.producer.poll(Duration::ZERO);
@@ -601,13 +636,13 @@ impl Session {
             // Not what is in flight: that counts the client's own events as well.
             let now = self.deliveries.acknowledged();
             if now != acknowledged {
-                (acknowledged, progress) = (now, Instant::now());
+                (acknowledged, progress) = (now, self.producer.now());
                 continue;
             }
-            if progress.elapsed() > patience {
+            if self.producer.now() - progress > patience {
                 return Err(self.table.client.unavailable(&self.deliveries.faults));
             }
-            std::thread::sleep(LOOK);
+            self.producer.pause(LOOK);
         }
     }
 
@@ -628,7 +663,9 @@ impl Session {
                 self.flush(settings.transaction_timeout)?;
                 self.producer
                     .commit_transaction(settings.transaction_timeout)
-                    .map_err(|error| request_error(&error, settings, &self.deliveries.faults))?;
+                    .map_err(|failed| {
+                        request_error(&failed.error, settings, &self.deliveries.faults)
+                    })?;
             }
             Ok(finished)
         };
@@ -647,14 +684,15 @@ impl Session {
     pub(super) fn abort(&self) -> Result<()> {
         let settings = &self.table.client;
         // The abort waits until every record has been reported on, and reports are served here.
-        self.producer
-            .purge(PurgeConfig::default().queue().inflight());
-        let start = Instant::now();
-        while self.producer.in_flight_count() > 0 && start.elapsed() < settings.connect_timeout {
+        self.producer.purge();
+        let start = self.producer.now();
+        while self.producer.in_flight_count() > 0
+            && self.producer.now() - start < settings.connect_timeout
+        {
             self.producer.poll(Duration::from_millis(20));
         }
         self.producer
             .abort_transaction(settings.connect_timeout)
-            .map_err(|error| request_error(&error, settings, &self.deliveries.faults))
+            .map_err(|failed| request_error(&failed.error, settings, &self.deliveries.faults))
     }
 }

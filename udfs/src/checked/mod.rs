@@ -1,10 +1,10 @@
 //! VALUE-1: arithmetic that fails where DataFusion's wraps.
 //!
 //! [`CheckedArithmetic`] is an analyzer rule: it replaces operators over integers and decimals by functions that compute the
-//! same and refuse a result that has no place in its type. [`checked`] does the same to one expression, and [`plain`] undoes
-//! it. [`DecimalOperators`] plans products and quotients of decimals with enough digits behind the point, and [`RoomToCompare`]
-//! compares decimals with all their digits. [`sum`] is a SUM that does not depend on the order of its rows, unless parts of a
-//! sum of decimals have more than 128 bits.
+//! same and refuse a result that has no place in its type; and `||` by one that refuses a result beyond the budget of its
+//! statement. [`checked`] does the same to one expression, and [`plain`] undoes it. [`DecimalOperators`] plans products and
+//! quotients of decimals with enough digits behind the point, and [`RoomToCompare`] compares decimals with all their digits.
+//! [`sum`] is a SUM that does not depend on the order of its rows, unless parts of a sum of decimals have more than 128 bits.
 
 mod average;
 mod average_decimals;

@@ -56,7 +56,8 @@ fn has_arithmetic(expr: &Expr) -> bool {
 fn is_arithmetic(op: Operator) -> bool {
     matches!(
         op,
-        Operator::Plus
+        Operator::StringConcat
+            | Operator::Plus
             | Operator::Minus
             | Operator::Multiply
             | Operator::Divide
@@ -117,6 +118,9 @@ fn checked_node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     match expr {
         Expr::BinaryExpr(binary) if is_arithmetic(binary.op) => {
             let right = type_of(&binary.right, schema)?;
+            if binary.op == Operator::StringConcat {
+                return joined(binary, right, schema);
+            }
             // Both sides are of the same kind: the one that is short in a long chain says which.
             if !is_exact(&right) {
                 return Ok(Transformed::no(Expr::BinaryExpr(binary)));
@@ -149,6 +153,24 @@ fn checked_node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         }),
         other => Ok(Transformed::no(other)),
     }
+}
+
+/// Texts that are put together, where both are of the same type.
+fn joined(binary: BinaryExpr, right: DataType, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let is_text = matches!(
+        right,
+        DataType::Utf8
+            | DataType::LargeUtf8
+            | DataType::Utf8View
+            | DataType::Binary
+            | DataType::LargeBinary
+            | DataType::BinaryView
+    );
+    if !is_text || type_of(&binary.left, schema)? != right {
+        return Ok(Transformed::no(Expr::BinaryExpr(binary)));
+    }
+    let call = CheckedOperator::call(*binary.left, binary.op, *binary.right, right);
+    Ok(Transformed::yes(call))
 }
 
 /// A number that is written with a point where a DOUBLE is wanted: the nearest one, which two roundings on the way would miss.
