@@ -351,9 +351,12 @@ fn from_datafusion(error: DataFusionError) -> Error {
                 from_datafusion(DataFusionError::External(external))
             }
             other => {
+                use datafusion::arrow::error::ArrowError;
+                // The others quote values of rows.
+                let is_of_file = matches!(other, ArrowError::ParquetError(_) | ArrowError::IoError(..));
                 let message = other.to_string();
                 let said = strip_prefix(&message);
-                match quoted_store(&message) {
+                match quoted_store(&message).filter(|_| is_of_file) {
                     Some(kind) => Error::new(kind, said).by_store(),
                     None => Error::data(said),
                 }
@@ -651,6 +654,11 @@ mod tests {
     fn a_value_that_cannot_be_computed_is_no_matter_of_a_store() {
         let divided = datafusion::arrow::error::ArrowError::DivideByZero;
         let error = Error::from(DataFusionError::ArrowError(Box::new(divided), None));
+        assert!(!error.is_of_no_row() && !error.may_pass());
+        // Nor is one whose text reads like a store's.
+        let text = "Cannot cast string 'a: Generic S3 error: b' to value of Int64 type";
+        let cast = datafusion::arrow::error::ArrowError::CastError(text.into());
+        let error = Error::from(DataFusionError::ArrowError(Box::new(cast), None));
         assert!(!error.is_of_no_row() && !error.may_pass());
     }
 

@@ -264,7 +264,9 @@ impl<'a> JobRunner<'a> {
         if let Some(ended) = self.may_not().await? {
             return Ok(ended);
         }
-        let taken = take_over(self.store, self.job, &self.owner, None).await?;
+        let taken = take_over(self.store, self.job, &self.owner, None);
+        let away = "the sink has not answered yet; its broker or store may be away";
+        let taken = self.answered(away, taken).await?;
         let (mut history, mut sink, sink_identity) = (taken.history, taken.sink, taken.identity);
         let mut last = taken.last;
         self.has_owned = true;
@@ -423,7 +425,7 @@ impl<'a> JobRunner<'a> {
             });
             if history.phase != Phase::Active
                 || history.owner.as_deref() != Some(&self.owner)
-                || history.text != self.job.text
+                || !self.job.is_of(&history)
             {
                 return Ok(Ended::Again);
             }
@@ -438,7 +440,7 @@ impl<'a> JobRunner<'a> {
         if history.phase == Phase::Dropped {
             return Ok(None);
         }
-        if history.text != self.job.text {
+        if !self.job.is_of(&history) {
             let name = &self.job.name;
             let changed = Error::invalid(format!(
                 "job {name} has another statement now: another process has changed it"
@@ -746,20 +748,29 @@ impl<'a> JobRunner<'a> {
         Ok((name, version))
     }
 
-    /// Waits for the sink's word; says so when that takes long. Nobody but the sink knows whether the batch is in it.
+    /// Waits for the sink's word on a batch. Nobody but the sink knows whether the batch is in it.
     async fn confirmed(&self, commit: impl Future<Output = Result<()>>) -> Result<()> {
-        tokio::pin!(commit);
+        let away = "the sink has not confirmed the batch yet; its broker or store may be away";
+        self.answered(away, commit).await
+    }
+
+    /// Waits for an answer; the job says `waiting` when that takes long.
+    async fn answered<T>(
+        &self,
+        waiting: &str,
+        answer: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        tokio::pin!(answer);
         tokio::select! {
-            done = &mut commit => return done,
+            done = &mut answer => return done,
             () = self.environment.sleep(LONG_COMMIT) => {}
         }
-        let waiting = "the sink has not confirmed the batch yet; its broker or store may be away";
         self.tell(|status| status.waiting = Some(waiting.to_owned()));
         self.metrics.state(Some(JobState::Waiting));
-        let done = commit.await;
+        let done = answer.await?;
         self.tell(|status| status.waiting = None);
         self.metrics.state(Some(JobState::Running));
-        done
+        Ok(done)
     }
 
     /// The batch is in the sink: the log must say so, also when statements about the job are written at the same time.

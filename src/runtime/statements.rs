@@ -54,6 +54,8 @@ pub struct ReadyJob {
     pub(super) name: String,
     /// The statement that makes it.
     pub(super) text: String,
+    /// The statements that make its tables.
+    pub(super) tables: Vec<String>,
     pub(super) options: JobOptions,
     pub(super) query: Arc<JobQuery>,
     pub(super) environment: Environment,
@@ -76,6 +78,11 @@ impl ReadyJob {
     /// The name in SQL.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether it is the job as its log has it now.
+    pub(super) fn is_of(&self, history: &JobHistory) -> bool {
+        history.text == self.text && history.tables == self.tables
     }
 }
 
@@ -299,7 +306,7 @@ impl Jobs {
         if history.phase == Phase::Dropped {
             return Ok(ToDo::Forget);
         }
-        if id != job.id || history.text != job.text {
+        if id != job.id || !job.is_of(&history) {
             let mut all = self.ready.lock().await;
             // A statement of this process may have made the changed job ready meanwhile.
             if all.get(name).is_some_and(|now| Arc::ptr_eq(now, &job)) {
@@ -371,7 +378,7 @@ impl Jobs {
                 let created = Entry::Created {
                     name: name.clone(),
                     text: text.to_owned(),
-                    tables,
+                    tables: tables.clone(),
                     at: now(),
                 };
                 let id = self.store.create(&created, &name).await?.ok_or_else(|| {
@@ -388,7 +395,7 @@ impl Jobs {
                     .await?;
                 let replaced = Entry::Replaced {
                     text: text.to_owned(),
-                    tables,
+                    tables: tables.clone(),
                     at: now(),
                 };
                 append(&self.store, id, &replaced).await?;
@@ -417,6 +424,7 @@ impl Jobs {
             id,
             name: name.clone(),
             text: text.to_owned(),
+            tables,
             options,
             query: Arc::new(query),
             environment: Environment::default(),

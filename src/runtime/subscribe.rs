@@ -102,6 +102,7 @@ async fn run(query: Arc<JobQuery>, options: JobOptions, subscriber: Subscriber) 
         id: id.ok_or_else(|| Error::internal("a subscription of the same name"))?,
         name: NAME.to_owned(),
         text: String::new(),
+        tables: Vec::new(),
         options,
         query,
         environment: Environment::Subscriber(subscriber),

@@ -72,6 +72,7 @@ impl Jobs {
             id,
             name: history.name.clone(),
             text: history.text.clone(),
+            tables: history.tables.clone(),
             options,
             query: Arc::new(query),
             environment: Environment::default(),

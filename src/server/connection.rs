@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Admission {
     /// Connections at the same time; one more waits until another ends.
     pub(super) most: usize,
-    /// The first call comes within this, or the connection is closed.
+    /// The first call of a known user comes within this, or the connection is closed.
     pub(super) patience: Duration,
 }
 
@@ -75,16 +75,19 @@ where
     })
 }
 
-/// Whether something was asked on a connection: the transport gives it to each call.
+/// Whether a known user has called on a connection: the transport gives it to each call.
 #[derive(Debug, Clone, Default)]
 pub(super) struct FirstCall(Arc<AtomicBool>);
 
 impl FirstCall {
-    /// A call with these extensions has come.
-    pub(super) fn came(extensions: &Extensions) {
-        if let Some(Self(has_come)) = extensions.get() {
-            has_come.store(true, Ordering::Relaxed);
-        }
+    /// That of the connection that a call with these extensions came on.
+    pub(super) fn of(extensions: &Extensions) -> Self {
+        extensions.get().cloned().unwrap_or_default()
+    }
+
+    /// A user who is known has called.
+    pub(super) fn came(&self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -94,7 +97,7 @@ pub(super) struct Gathered<S> {
     /// Written and not sent.
     waiting: BytesMut,
     first: FirstCall,
-    /// Until when something must have been asked; nothing once it was.
+    /// Until when a known user must have called; nothing once one has.
     silence: Option<Pin<Box<Sleep>>>,
     /// Among the connections that there may be.
     _place: Option<OwnedSemaphorePermit>,
@@ -199,6 +202,7 @@ mod tests {
     use proptest::prelude::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
+    use tonic::Code;
     use tonic::transport::server::TcpIncoming;
     use tonic::transport::{Endpoint, Server};
     use tonic_health::pb::HealthCheckRequest;
@@ -277,7 +281,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_that_asks_nothing_makes_room_for_others() {
+    async fn a_connection_without_a_call_of_a_user_makes_room_for_others() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let admission = Admission {
@@ -304,9 +308,14 @@ mod tests {
             }
         };
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap();
-        let mut client = HealthClient::new(channel.connect().await.unwrap());
-        client.check(HealthCheckRequest::default()).await.unwrap();
-        let mut silent = TcpStream::connect(address).await.unwrap();
+        // A probe says nothing about who asks.
+        let mut probe = HealthClient::new(channel.connect().await.unwrap());
+        probe.check(HealthCheckRequest::default()).await.unwrap();
+        // A user does, also by a call that no service of this server answers.
+        let connected = channel.connect().await.unwrap();
+        let mut user = FlightServiceClient::new(connected.clone());
+        let refused = user.list_actions(Empty {}).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unimplemented);
         wait_for(2).await;
         let mut begun = TcpStream::connect(address).await.unwrap();
         begun
@@ -316,13 +325,14 @@ mod tests {
         // There is no place for it yet.
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert_eq!(accepted.load(Ordering::SeqCst), 2);
-        let mut rest = Vec::new();
-        let _ = silent.read_to_end(&mut rest).await;
+        // The probe has to leave.
         wait_for(3).await;
+        let mut rest = Vec::new();
         let _ = begun.read_to_end(&mut rest).await;
         tokio::time::sleep(2 * admission.patience).await;
-        // That which has asked is still there.
-        client.check(HealthCheckRequest::default()).await.unwrap();
+        // The user is still there.
+        let mut still = HealthClient::new(connected);
+        still.check(HealthCheckRequest::default()).await.unwrap();
         assert_eq!(accepted.load(Ordering::SeqCst), 3);
     }
 }

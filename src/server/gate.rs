@@ -67,14 +67,24 @@ where
         let waiting = self.inner.clone();
         // The one that was asked whether it is ready is the one that is called.
         let mut inner = std::mem::replace(&mut self.inner, waiting);
-        FirstCall::came(request.extensions());
-        if OPEN.contains(&request.uri().path()) {
-            return Box::pin(inner.call(request));
+        let first = FirstCall::of(request.extensions());
+        let path = request.uri().path();
+        if OPEN.contains(&path) {
+            let is_login = path == OPEN[0];
+            return Box::pin(async move {
+                let answer = inner.call(request).await?;
+                // A refusal is a status and nothing else.
+                if is_login && !answer.headers().contains_key("grpc-status") {
+                    first.came();
+                }
+                Ok(answer)
+            });
         }
         let login = Arc::clone(&self.login);
         Box::pin(async move {
             match login.caller(request.headers()).await {
                 Ok(caller) => {
+                    first.came();
                     request.extensions_mut().insert(caller);
                     inner.call(request).await
                 }

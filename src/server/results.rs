@@ -65,7 +65,10 @@ impl<T: Clone> Held<T> {
         if !self.has_room(&all, owner, bytes) {
             all.forget_done(|held| held.owner == *owner);
         }
-        if !self.has_room(&all, owner, bytes) {
+        // What others have fetched makes no room in the share of one.
+        let is_full =
+            all.things.len() >= self.most || all.bytes.saturating_add(bytes) > MOST_BYTES;
+        if is_full {
             all.forget_done(|_| true);
         }
         if !self.has_room(&all, owner, bytes) {

@@ -205,6 +205,9 @@ pub(super) struct Work {
     subscriptions: Arc<Semaphore>,
     /// KiB of texts that are read at the same time: what is made of a text is many times as large.
     reading: Arc<Semaphore>,
+    /// Texts that wait to be read.
+    unread: AtomicUsize,
+    /// Statements that wait for others.
     waiting: AtomicUsize,
     users: Mutex<HashMap<Arc<str>, Arc<User>>>,
     running: Mutex<BTreeMap<String, Arc<Statement>>>,
@@ -237,6 +240,7 @@ impl Work {
             reading: Arc::new(Semaphore::new(kibibytes(limits.statement_bytes) as usize)),
             runtime,
             limits,
+            unread: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             users: Mutex::default(),
             running: Mutex::default(),
@@ -382,7 +386,13 @@ impl Work {
         if let Ok(room) = Arc::clone(&self.reading).try_acquire_many_owned(needed) {
             return Ok(room);
         }
-        let _waits = self.queued()?;
+        let before = self.unread.fetch_add(1, Ordering::Relaxed);
+        let _waits = Waits(&self.unread);
+        if before >= self.limits.queue {
+            let most = self.limits.queue;
+            let full = format!("{most} long statements wait to be read");
+            return Err(Error::new(ErrorKind::Exhausted, full).with_help("try again later"));
+        }
         let room = Arc::clone(&self.reading).acquire_many_owned(needed).await;
         room.map_err(|error| Error::internal(error.to_string()))
     }
@@ -884,7 +894,7 @@ mod tests {
         };
         let room = work.room(60 << 10).await.unwrap();
         let waits = tokio::spawn(read(60 << 10));
-        while work.waiting() == 0 {
+        while work.unread.load(Ordering::Relaxed) == 0 {
             tokio::task::yield_now().await;
         }
         // What has room need not wait, and one more than may wait is refused.

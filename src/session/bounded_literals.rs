@@ -66,6 +66,10 @@ impl ExprPlanner for BoundedLiterals {
         Ok(within(planned))
     }
 
+    fn plan_overlay(&self, args: Vec<Expr>) -> Result<PlannerResult<Vec<Expr>>> {
+        Ok(within(CoreFunctionPlanner::default().plan_overlay(args)?))
+    }
+
     fn plan_position(&self, args: Vec<Expr>) -> Result<PlannerResult<Vec<Expr>>> {
         Ok(within(UnicodeFunctionPlanner.plan_position(args)?))
     }

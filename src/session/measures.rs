@@ -159,6 +159,11 @@ pub(super) fn together(args: &ScalarFunctionArgs) -> Option<u128> {
     Some(sizes.fold(0, u128::saturating_add))
 }
 
+/// `overlay(text PLACING part FROM n FOR m)`: where nothing is replaced, or less, the text is there twice.
+pub(super) fn overlaid(args: &ScalarFunctionArgs) -> Option<u128> {
+    Some(together(args)?.saturating_add(bytes(args, 0)?))
+}
+
 /// `array_to_string(list, separator)`.
 pub(super) fn joined(args: &ScalarFunctionArgs) -> Option<u128> {
     let list = bytes(args, 0)?;
@@ -183,11 +188,15 @@ pub(super) fn each_with_each(args: &ScalarFunctionArgs) -> Option<u128> {
     )
 }
 
-/// `btrim(text, characters)`: each character of the text is looked for among them.
+/// `btrim(text, characters)`: each character of the text is looked for among them. A few that are the same for all rows are no
+/// work.
 pub(super) fn trimmed(args: &ScalarFunctionArgs) -> Option<u128> {
-    match args.args.len() {
-        2 => each_with_each(args),
-        _ => None,
+    const FEW: usize = 64;
+    match args.args.get(1)? {
+        ColumnarValue::Scalar(characters) if characters.size() <= FEW + size_of_val(characters) => {
+            None
+        }
+        _ => each_with_each(args),
     }
 }
 
@@ -208,6 +217,15 @@ pub(super) fn element_with_element(args: &ScalarFunctionArgs) -> Option<u128> {
             .map(|(left, right)| left.saturating_mul(right))
             .fold(0, u128::saturating_add),
     )
+}
+
+/// `array_has_any(list, list)`: the elements of a list that is the same for all rows are looked up.
+pub(super) fn any_element(args: &ScalarFunctionArgs) -> Option<u128> {
+    match (args.args.first()?, args.args.get(1)?) {
+        (ColumnarValue::Array(_), ColumnarValue::Scalar(_))
+        | (ColumnarValue::Scalar(_), ColumnarValue::Array(_)) => None,
+        _ => element_with_element(args),
+    }
 }
 
 /// Elements of each list of an argument.

@@ -78,7 +78,10 @@ pub fn with_one_element(function: &str, types: &[DataType]) -> Option<Vec<DataTy
         if !value.is_numeric() || !one.is_numeric() {
             return None;
         }
-        one = match value.is_floating() || one.is_floating() {
+        // REAL stays REAL beside whole numbers.
+        let in_doubles = (value.is_floating() && !one.is_floating())
+            || (one.is_floating() && value.is_decimal());
+        one = match in_doubles {
             true => DataType::Float64,
             false => comparison_coercion(&one, value)?,
         };

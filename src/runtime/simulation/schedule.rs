@@ -319,6 +319,7 @@ impl<'q> Schedule<'q> {
             id: self.id,
             name: "j".to_owned(),
             text: String::new(),
+            tables: Vec::new(),
             options: JobOptions {
                 trigger: Trigger::Every(Duration::from_millis(5)),
                 max_rows: 6,

@@ -105,7 +105,17 @@ impl DeltaTableHandle {
                 break;
             };
             if !commit.counts {
+                // A RESTORE puts back what an earlier commit has added: that one tells of it.
+                if commit.restores().is_some() {
+                    continue;
+                }
+                // So does the one that added a file first that this one takes out and adds again, with rows deleted from it.
+                let again: HashSet<String> =
+                    commit.removed().map(|(path, _)| decoded(path)).collect();
                 for path in commit.added() {
+                    if again.contains(&decoded(path)) {
+                        continue;
+                    }
                     if let Some(path) = take(&mut missing, path) {
                         undone = Some(RewrittenFile {
                             path: path.to_owned(),
@@ -117,6 +127,10 @@ impl DeltaTableHandle {
             }
             if mark.is_some_and(|(id, files)| commit.recorded(id) == Some(*files)) {
                 break;
+            }
+            // What a RESTORE takes out was added after the version that it goes back to, or rewritten before: those commits tell.
+            if commit.restores().is_some() {
+                continue;
             }
             for (path, how) in commit.removed() {
                 let Some(path) = take(&mut missing, path) else {

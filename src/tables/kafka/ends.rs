@@ -24,8 +24,8 @@ const NEWS: Duration = Duration::from_secs(2);
 
 /// Whether a broker that does not know a topic may be the last to hear of it. `since` is when it was asked first.
 pub(crate) fn may_hear_of_it(brokers: usize, since: Instant) -> bool {
-    // One that has heard of nothing yet names no broker at all.
-    brokers != 1 && since.elapsed() < NEWS
+    // One that has heard of nothing yet names no broker at all: it says nothing about topics.
+    brokers == 0 || (brokers > 1 && since.elapsed() < NEWS)
 }
 
 /// A partition of a topic and where it starts and ends.

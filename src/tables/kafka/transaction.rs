@@ -252,13 +252,11 @@ impl<G: Group> JobTopic<G> {
                     .commit_offsets(&list)
                     .map_err(|error| inner.failed(&error));
             }
+            inner.add_offsets(list)?;
             let producer = &inner.session.producer;
             let timeout = inner.session.table.client.transaction_timeout;
-            again(producer, timeout, || {
-                inner.group.send_offsets(producer, &list, timeout)
-            })
-            .and_then(|()| again(producer, timeout, || producer.commit_transaction(timeout)))
-            .map_err(|error| inner.failed(&error))
+            again(producer, timeout, || producer.commit_transaction(timeout))
+                .map_err(|error| inner.failed(&error))
         })
         .await
     }
@@ -318,6 +316,38 @@ impl<G: Group> std::fmt::Debug for JobTopic<G> {
 }
 
 impl<G: Group> Inner<G> {
+    /// Makes offsets part of the transaction.
+    ///
+    /// The client has an end for the first of its two requests only: for the second it waits until the group's coordinator
+    /// answers. So the call is left alone after a while. Nothing is in doubt before the commit, and the runner that takes the job
+    /// over next fences this producer off.
+    fn add_offsets(self: &Arc<Self>, list: TopicPartitionList) -> Result<()> {
+        /// The client's own time is over by then.
+        const LATE: Duration = Duration::from_secs(30);
+        let settings = &self.session.table.client;
+        let patience = settings.patience();
+        let (answer, answered) = std::sync::mpsc::channel();
+        let inner = Arc::clone(self);
+        let call = move || {
+            let producer = &inner.session.producer;
+            let added = again(producer, patience, || {
+                inner.group.send_offsets(producer, &list, patience)
+            });
+            // The runner does not wait for a late answer.
+            let _ = answer.send(added);
+        };
+        std::thread::Builder::new()
+            .name("kafka-offsets".to_owned())
+            .spawn(call)
+            .map_err(|error| {
+                Error::unavailable(format!("no thread for a call to Kafka: {error}"))
+            })?;
+        match answered.recv_timeout(patience * 2 + LATE) {
+            Ok(added) => added.map_err(|error| self.failed(&error)),
+            Err(_) => Err(settings.unavailable(&self.session.deliveries.faults)),
+        }
+    }
+
     fn begin(&self) -> Result<()> {
         if !self.in_transactions {
             return Ok(());

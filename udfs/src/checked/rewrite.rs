@@ -155,7 +155,7 @@ fn checked_node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     }
 }
 
-/// Texts that are put together, where both are of the same type.
+/// Texts that are put together, where both are of the same type or have a fixed length.
 fn joined(binary: BinaryExpr, right: DataType, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let is_text = matches!(
         right,
@@ -166,10 +166,17 @@ fn joined(binary: BinaryExpr, right: DataType, schema: &DFSchema) -> Result<Tran
             | DataType::LargeBinary
             | DataType::BinaryView
     );
-    if !is_text || type_of(&binary.left, schema)? != right {
+    let left = type_of(&binary.left, schema)?;
+    let result = match (&left, &right) {
+        (DataType::FixedSizeBinary(one), DataType::FixedSizeBinary(other)) => {
+            one.checked_add(*other).map(DataType::FixedSizeBinary)
+        }
+        _ => (is_text && left == right).then_some(right),
+    };
+    let Some(result) = result else {
         return Ok(Transformed::no(Expr::BinaryExpr(binary)));
-    }
-    let call = CheckedOperator::call(*binary.left, binary.op, *binary.right, right);
+    };
+    let call = CheckedOperator::call(*binary.left, binary.op, *binary.right, result);
     Ok(Transformed::yes(call))
 }
 
