@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::Served;
-use crate::support::{PATIENCE, Workspace};
+use crate::support::{PATIENCE, Workspace, create_topic, kafka, topic};
 
 const TABLES: &str = "CREATE EXTERNAL TABLE seen (id BIGINT) STORED AS DELTA LOCATION 'seen' OPTIONS ('scan.mode' 'stream');
 CREATE EXTERNAL TABLE kept (id BIGINT) STORED AS DELTA LOCATION 'kept';
@@ -92,4 +92,46 @@ fn a_statement_that_fills_the_disk_fails_alone() {
         }
         assert_eq!(served.stop(), Some(0));
     }
+}
+
+/// Clients read many partitions and go no further, and a statement reads more partitions than there are threads for what blocks.
+#[test]
+fn readers_that_stand_still_and_a_wide_insert_leave_threads_for_jobs() {
+    let names = ["standing", "standing-wide", "standing-copy"].map(topic);
+    for (name, partitions) in names.iter().zip([16, 600, 1]) {
+        create_topic(name, partitions);
+    }
+    let work = Workspace::new();
+    let served = limited(&work, "true", &["--max-statements", "200"]);
+    let script = r#"
+db = connect()
+for name, topic in zip(["source", "wide", "copied"], sys.argv[3:]):
+    rows(db, f"""CREATE EXTERNAL TABLE {name} (v INT, p INT METADATA FROM 'partition') STORED AS KAFKA LOCATION '{topic}'
+        OPTIONS ('kafka.bootstrap.servers' '{sys.argv[2]}', 'format' 'json')""")
+rows(db, "INSERT INTO source (v, p) SELECT value, value % 16 FROM generate_series(1, 200000)")
+rows(db, "INSERT INTO wide (v, p) SELECT value, value % 600 FROM generate_series(0, 5999)")
+standing = []
+for n in range(20):
+    own = connect(**{"adbc.flight.sql.client_option.with_max_msg_size": "100000000"})
+    cur = own.cursor()
+    cur.execute("SELECT v, repeat('some text ', 200) AS t FROM source")
+    batches = cur.fetch_record_batch()
+    batches.read_next_batch()
+    standing.append((own, cur, batches))
+rows(db, "INSERT INTO copied (v) SELECT v FROM wide")
+print(rows(db, "SELECT count(*), count(DISTINCT v) FROM copied"))
+rows(db, "INSERT INTO seen VALUES (7)")
+print(until(lambda: rows(db, "SELECT id FROM kept"), len))
+print(len([row for row in rows(db, "SHOW QUERIES") if "repeat" in row[6]]))
+for own, cur, batches in standing:
+    batches.close(); cur.close(); own.close()
+"#;
+    let broker = kafka();
+    let arguments: Vec<&str> = std::iter::once(broker.as_str())
+        .chain(names.iter().map(String::as_str))
+        .collect();
+    assert_eq!(
+        served.python(script, &arguments),
+        "[(6000, 6000)]\n[(70,)]\n20\n"
+    );
 }
