@@ -18,6 +18,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 use tonic::transport::server::Connected;
 
+use crate::server::files::connections;
+
 /// What is written in smaller parts waits for the rest, until it is flushed.
 const SMALL: usize = 4 << 10;
 /// So much waits at most.
@@ -37,7 +39,7 @@ pub(super) struct Admission {
 impl Default for Admission {
     fn default() -> Self {
         Self {
-            most: 4_096,
+            most: connections(4_096, 2),
             patience: Duration::from_secs(30),
         }
     }

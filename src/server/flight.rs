@@ -398,7 +398,7 @@ impl Flight {
 
     /// The one statement of a client's text.
     async fn prepare(&self, text: String) -> Result<Prepared> {
-        self.check_length(&text)?;
+        self.engine.work.check_length(&text)?;
         let (known, length) = (Arc::clone(&self.known), text.len());
         let prepare = move || {
             let parse = || Prepared::try_new(one_statement(&text)?);
@@ -415,21 +415,6 @@ impl Flight {
         }
         let prepared = self.prepare(text).await;
         prepared.is_ok_and(|prepared| is_set(&prepared))
-    }
-
-    fn check_length(&self, text: &str) -> Result<()> {
-        let limit = self.engine.work.limits().statement_bytes;
-        if text.len() <= limit {
-            return Ok(());
-        }
-        let error = Error::new(
-            ErrorKind::Exhausted,
-            format!(
-                "the statement has {} bytes, and may have {limit}",
-                text.len()
-            ),
-        );
-        Err(error.with_help("bind values as parameters, or load rows with bulk ingest"))
     }
 
     fn prepared(&self, asked: &Asked, handle: &[u8]) -> Result<Prepared> {
@@ -543,7 +528,7 @@ impl Flight {
     async fn put(&self, asked: &Asked, command: Command, bound: Vec<RecordBatch>) -> Result<Bytes> {
         let (prepared, bound) = match command {
             Command::CommandStatementUpdate(update) => {
-                self.check_length(&update.query)?;
+                self.engine.work.check_length(&update.query)?;
                 let length = update.query.len();
                 let script = Script::new("sql", update.query);
                 let split = move || script.split();

@@ -7,6 +7,7 @@ mod connection;
 mod console;
 mod definitions;
 mod engine;
+mod files;
 mod flight;
 mod forks;
 mod gate;

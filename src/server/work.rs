@@ -252,6 +252,26 @@ impl Work {
         &self.limits
     }
 
+    /// Whether a statement's text is short enough.
+    ///
+    /// # Errors
+    ///
+    /// It is not.
+    pub(super) fn check_length(&self, text: &str) -> Result<()> {
+        let limit = self.limits.statement_bytes;
+        if text.len() <= limit {
+            return Ok(());
+        }
+        let error = Error::new(
+            ErrorKind::Exhausted,
+            format!(
+                "the statement has {} bytes, and may have {limit}",
+                text.len()
+            ),
+        );
+        Err(error.with_help("bind values as parameters, or load rows with bulk ingest"))
+    }
+
     /// How many statements wait for others.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)

@@ -57,6 +57,7 @@ impl Statements {
         text: &str,
         limits: Limits,
     ) -> Result<Answer> {
+        self.engine.work.check_length(text)?;
         let typed = text.to_owned();
         let prepare = move || Prepared::try_new(one_statement(&typed)?);
         let prepared = self.engine.work.read(text.len(), prepare).await?;

@@ -29,9 +29,12 @@ mod simulation;
 mod sink;
 #[cfg(test)]
 mod sink_simulation;
+#[cfg(test)]
+mod sink_tests;
 mod source;
 mod time;
 mod transaction;
+mod under_way;
 
 pub use definition::{
     Delivery, KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey, OPTION_NAMES, OnError, Startup,
@@ -44,3 +47,4 @@ pub use scan::KafkaScanExec;
 pub use source::KafkaJobSource;
 pub(crate) use transaction::KafkaJobSink;
 pub use transaction::{PublishedRows, TopicOffset, job_witness};
+pub use under_way::wait_for_inserts;

@@ -1,4 +1,6 @@
-//! INSERT into a topic: rows encoded on one thread, produced on another, counted by acknowledgement.
+//! INSERT into a topic: rows encoded by the statement's task, sent on threads beside it, counted by acknowledgement.
+//!
+//! No thread is held while rows are waited for: however many statements wait, nothing else does.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,12 +23,12 @@ use datafusion::physical_plan::metrics::{
 };
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, SendableRecordBatchStream};
 use futures::StreamExt;
+use futures::future::join;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, ProducerContext};
-use tokio::sync::mpsc;
 
 use crate::error::{Error, Result};
 use crate::exec::format::{EncodedRows, FormatOptions, RecordEncoder};
@@ -37,9 +39,7 @@ use crate::tables::kafka::definition::{Delivery, KafkaTable, MetadataKey};
 use crate::tables::kafka::ends;
 use crate::tables::kafka::headers::HeaderColumn;
 use crate::tables::kafka::publisher::{CallError, Publisher, SentRecord};
-
-/// Encoded batches on their way to the producer's thread.
-const PIPELINE: usize = 4;
+use crate::tables::kafka::under_way::UnderWay;
 
 /// Writes rows to a topic; the count is of rows the broker acknowledged.
 pub(crate) struct KafkaSink {
@@ -61,64 +61,81 @@ impl KafkaSink {
         ensure_topic(&self.table).await?;
         let encode_time = MetricBuilder::new(&self.metrics).subset_time("encode_time", 0);
         let table = Arc::clone(&self.table);
-        let produce = move |parcels| produce(table, parcels);
-        send_rows(&self.table, None, data, &encode_time, produce).await
+        let open = move || Insert::open(table);
+        send_rows(&self.table, None, data, &encode_time, open).await
     }
 }
 
-/// Encodes rows here and hands them to `produce` on a thread of its own; gives what it counted. Rows that are `withdrawn`
-/// go first, as tombstones.
-pub(super) async fn send_rows(
+/// Where records go. Each of its calls may block, and has a thread of its own.
+pub(super) trait Outlet: Send + Sized + 'static {
+    /// Sends the records of some rows.
+    ///
+    /// # Errors
+    ///
+    /// A record is refused, or the broker does not answer.
+    fn send(&mut self, rows: &EncodedBatch) -> Result<()>;
+
+    /// Ends the sending; gives how many records were acknowledged. `outcome` is what has become of it so far: `Ok(false)` says
+    /// that rows are missing.
+    ///
+    /// # Errors
+    ///
+    /// That of the sending so far, or its end fails.
+    fn end(self, outcome: Result<bool>) -> Result<u64>;
+}
+
+/// Encodes rows here and sends them through what `open` opens; gives what that counted. Rows that are `withdrawn` go first, as
+/// tombstones. The next rows are encoded while those before them are sent.
+pub(super) async fn send_rows<O: Outlet>(
     table: &Arc<KafkaTable>,
     withdrawn: Option<&RecordBatch>,
     mut data: SendableRecordBatchStream,
     encode_time: &Time,
-    produce: impl FnOnce(mpsc::Receiver<Parcel>) -> Result<u64> + Send + 'static,
+    open: impl FnOnce() -> Result<O> + Send + 'static,
 ) -> Result<u64> {
-    let (sender, receiver) = mpsc::channel(PIPELINE);
     let mut rows = RowEncoder::try_new(Arc::clone(table))?;
-    let tombstones = match withdrawn {
+    let mut ready = match withdrawn {
         Some(withdrawn) => Some(rows.encode(withdrawn, true)?),
         None => None,
     };
-    let producer = tokio::task::spawn_blocking(move || produce(receiver));
-    if let Some(tombstones) = tombstones {
-        // A producer that failed says so below.
-        let _ = sender.send(Parcel::Rows(Box::new(tombstones))).await;
-    }
-    let mut failure = None;
-    while let Some(batch) = data.next().await {
-        let encoded = batch.map_err(Error::from).and_then(|batch| {
+    let mut outlet = aside(open).await?;
+    let (outcome, failure) = loop {
+        let next = async {
+            let Some(batch) = data.next().await else {
+                return Ok(None);
+            };
+            let batch = batch.map_err(Error::from)?;
             let _timer = encode_time.timer();
-            rows.encode(&batch, false)
-        });
-        match encoded {
-            Ok(encoded) => {
-                // The receiver is gone only when producing failed: its error comes below.
-                if sender.send(Parcel::Rows(Box::new(encoded))).await.is_err() {
-                    break;
-                }
-            }
-            Err(error) => {
-                failure = Some(error);
-                break;
-            }
+            rows.encode(&batch, false).map(Some)
+        };
+        let (sent, next) = join(send(outlet, ready.take()), next).await;
+        let (back, sent) = sent?;
+        outlet = back;
+        match (sent, next) {
+            (Err(error), next) => break (Err(error), next.err()),
+            (Ok(()), Ok(Some(batch))) => ready = Some(batch),
+            (Ok(()), Ok(None)) => break (Ok(true), None),
+            (Ok(()), Err(failure)) => break (Ok(false), Some(failure)),
         }
-    }
-    if failure.is_none() {
-        let _ = sender.send(Parcel::Finish).await;
-    }
-    drop(sender);
-    let written = producer.await.unwrap_or_else(|error| {
-        Err(Error::internal(format!(
-            "the producer's thread failed: {error}"
-        )))
-    });
+    };
+    let written = aside(move || outlet.end(outcome)).await;
     match (failure, written) {
         (None, written) => written,
         (Some(failure), Ok(written)) => Err(failure.with_rows_written(written)),
         (Some(failure), Err(_)) => Err(failure),
     }
+}
+
+/// Sends the records of rows, if there are any; gives the outlet back, and what it said.
+async fn send<O: Outlet>(mut outlet: O, rows: Option<EncodedBatch>) -> Result<(O, Result<()>)> {
+    let Some(rows) = rows else {
+        return Ok((outlet, Ok(())));
+    };
+    aside(move || {
+        let sent = outlet.send(&rows);
+        Ok((outlet, sent))
+    })
+    .await
 }
 
 /// Makes records of rows, of which nothing is kept.
@@ -197,12 +214,6 @@ impl DataSink for KafkaSink {
     ) -> DataFusionResult<u64> {
         Ok(self.write(data).await?)
     }
-}
-
-/// What the producer's thread is sent. A channel that closes without `Finish` was cancelled.
-pub(super) enum Parcel {
-    Rows(Box<EncodedBatch>),
-    Finish,
 }
 
 /// A batch as the bytes of its records.
@@ -425,21 +436,71 @@ fn follows(error: &KafkaError) -> bool {
     error.rdkafka_error_code().is_some_and(is_consequence)
 }
 
-/// The producer's thread: sends, waits for acknowledgements, commits.
-fn produce(table: Arc<KafkaTable>, mut parcels: mpsc::Receiver<Parcel>) -> Result<u64> {
-    let transactional = table.delivery == Delivery::Transactional;
-    let deliveries = Deliveries::default();
-    let producer = connect(&table.client, deliveries.clone(), transactional)?;
-    let session = Session {
-        table,
-        producer,
-        deliveries,
-    };
-    let outcome = session.send_all(&mut parcels);
-    if transactional {
-        session.end_transaction(outcome)
-    } else {
-        session.finish(outcome)
+/// An INSERT that is under way. One that is left before its end was cancelled, and is ended all the same.
+struct Insert {
+    opened: Option<Opened>,
+}
+
+struct Opened {
+    session: Session<BaseProducer<Deliveries>>,
+    /// Dropped after the session.
+    _under_way: UnderWay,
+}
+
+impl Opened {
+    fn cancel(self) {
+        if let Err(error) = self.session.end(Ok(false)) {
+            let topic = &self.session.table.topic;
+            tracing::warn!(%error, topic, "an INSERT that was cancelled was not ended");
+        }
+    }
+}
+
+impl Insert {
+    fn open(table: Arc<KafkaTable>) -> Result<Self> {
+        let under_way = UnderWay::begin();
+        let deliveries = Deliveries::default();
+        let transactional = table.delivery == Delivery::Transactional;
+        let producer = connect(&table.client, deliveries.clone(), transactional)?;
+        let session = Session {
+            table,
+            producer,
+            deliveries,
+        };
+        Ok(Self {
+            opened: Some(Opened {
+                session,
+                _under_way: under_way,
+            }),
+        })
+    }
+}
+
+impl Outlet for Insert {
+    fn send(&mut self, rows: &EncodedBatch) -> Result<()> {
+        match &self.opened {
+            Some(opened) => opened.session.send(rows),
+            None => Ok(()),
+        }
+    }
+
+    fn end(mut self, outcome: Result<bool>) -> Result<u64> {
+        match self.opened.take() {
+            Some(opened) => opened.session.end(outcome),
+            None => Ok(0),
+        }
+    }
+}
+
+impl Drop for Insert {
+    fn drop(&mut self) {
+        let Some(opened) = self.opened.take() else {
+            return;
+        };
+        // Without a thread the client ends alone, and the broker aborts the transaction when it times out.
+        let _ = std::thread::Builder::new()
+            .name("kafka-end".into())
+            .spawn(move || opened.cancel());
     }
 }
 
@@ -484,18 +545,8 @@ pub(super) struct Session<P> {
 }
 
 impl<P: Publisher> Session<P> {
-    /// Sends until `Finish`; `Ok(false)` when the statement was cancelled before.
-    pub(super) fn send_all(&self, parcels: &mut mpsc::Receiver<Parcel>) -> Result<bool> {
-        while let Some(parcel) = parcels.blocking_recv() {
-            match parcel {
-                Parcel::Rows(batch) => self.send(&batch)?,
-                Parcel::Finish => return Ok(true),
-            }
-        }
-        Ok(false)
-    }
-
-    fn send(&self, batch: &EncodedBatch) -> Result<()> {
+    /// Sends the records of some rows.
+    pub(super) fn send(&self, batch: &EncodedBatch) -> Result<()> {
         for row in 0..batch.rows {
             let mut record = BaseRecord::<[u8], [u8]>::to(&self.table.topic);
             if let Some(value) = batch.values.get(row) {
@@ -643,6 +694,14 @@ impl<P: Publisher> Session<P> {
                 return Err(self.table.client.unavailable(&self.deliveries.faults));
             }
             self.producer.pause(LOOK);
+        }
+    }
+
+    /// Ends an INSERT; `Ok(false)` says that it was cancelled, or that its rows are missing.
+    fn end(&self, outcome: Result<bool>) -> Result<u64> {
+        match self.table.delivery {
+            Delivery::Transactional => self.end_transaction(outcome),
+            Delivery::Idempotent | Delivery::AtLeastOnce => self.finish(outcome),
         }
     }
 

@@ -25,7 +25,9 @@ use crate::tables::kafka::aside::aside;
 use crate::tables::kafka::client::{Faults, request_error};
 use crate::tables::kafka::definition::{Delivery, KafkaTable};
 use crate::tables::kafka::publisher::{Called, Clock, Group, Publisher};
-use crate::tables::kafka::sink::{Deliveries, Session, encode_rows, ensure_topic, send_rows};
+use crate::tables::kafka::sink::{
+    Deliveries, EncodedBatch, Outlet, Session, encode_rows, ensure_topic, send_rows,
+};
 
 /// Where a job stands in one partition of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,28 +173,10 @@ impl<G: Group> JobTopic<G> {
         rows: SendableRecordBatchStream,
     ) -> Result<PublishedRows> {
         let inner = Arc::clone(&self.inner);
-        let table = Arc::clone(&self.inner.session.table);
-        let deliveries = self.inner.session.deliveries.clone();
-        let produce = move |mut parcels| {
-            let session = &inner.session;
-            let before = session.deliveries.acknowledged();
-            session.deliveries.take_published();
-            inner.begin()?;
-            let sent = session.send_all(&mut parcels).and_then(|is_whole| {
-                if !is_whole {
-                    return Err(Error::new(ErrorKind::Cancelled, "the batch was cancelled"));
-                }
-                // Nothing is in doubt yet: the job says that it waits, and tries the batch again.
-                session.flush(session.table.client.patience())
-            });
-            sent.map_err(|error| match inner.is_fenced_off() {
-                true => fenced(),
-                false => error,
-            })?;
-            Ok(session.deliveries.acknowledged() - before)
-        };
-        let rows = send_rows(&table, withdrawn, rows, &Time::new(), produce).await?;
-        let published = deliveries.take_published().into_iter();
+        let session = &self.inner.session;
+        let open = move || Batch::begin(inner);
+        let rows = send_rows(&session.table, withdrawn, rows, &Time::new(), open).await?;
+        let published = session.deliveries.take_published().into_iter();
         Ok(PublishedRows {
             rows,
             offsets: published
@@ -312,6 +296,44 @@ impl<G: Group> std::fmt::Debug for JobTopic<G> {
         f.debug_struct("JobTopic")
             .field("topic", &self.topic())
             .finish_non_exhaustive()
+    }
+}
+
+/// The rows of a batch on their way into the job's transaction.
+struct Batch<G: Group> {
+    inner: Arc<Inner<G>>,
+    /// What was acknowledged before it.
+    before: u64,
+}
+
+impl<G: Group> Batch<G> {
+    fn begin(inner: Arc<Inner<G>>) -> Result<Self> {
+        let before = inner.session.deliveries.acknowledged();
+        inner.session.deliveries.take_published();
+        inner.begin()?;
+        Ok(Self { inner, before })
+    }
+}
+
+impl<G: Group> Outlet for Batch<G> {
+    fn send(&mut self, rows: &EncodedBatch) -> Result<()> {
+        self.inner.session.send(rows)
+    }
+
+    fn end(self, outcome: Result<bool>) -> Result<u64> {
+        let session = &self.inner.session;
+        let sent = outcome.and_then(|is_whole| {
+            if !is_whole {
+                return Err(Error::new(ErrorKind::Cancelled, "the batch was cancelled"));
+            }
+            // Nothing is in doubt yet: the job says that it waits, and tries the batch again.
+            session.flush(session.table.client.patience())
+        });
+        sent.map_err(|error| match self.inner.is_fenced_off() {
+            true => fenced(),
+            false => error,
+        })?;
+        Ok(session.deliveries.acknowledged() - self.before)
     }
 }
 
