@@ -297,7 +297,10 @@ impl<'a> JobRunner<'a> {
             None => None,
         };
         let version = last.as_ref().map(|(_, version)| version);
-        self.silence.go_on(version, &self.environment.steady());
+        let silent_by = version;
+        #[cfg(test)]
+        let silent_by = self.environment.silent_by(silent_by);
+        self.silence.go_on(silent_by, &self.environment.steady());
         self.begin_clock(version, history.last().map(|last| last.at));
         let mut remembered = self.environment.instant();
         self.tell(|status| status.waiting = None);
@@ -323,6 +326,8 @@ impl<'a> JobRunner<'a> {
                 self.silence.begin_anew(table);
             }
             let known = known(&ends);
+            #[cfg(test)]
+            let known = self.environment.partitions(known, version);
             let idle = self.silence.idle(version, &ends, &self.idle_after, began);
             let waiting = match (&windows, self.job.options.max_drift) {
                 (Some(windows), Some(max_drift)) => windows.waiting(&idle, max_drift),

@@ -446,7 +446,7 @@ struct Silent {
     since: Instant,
     /// How long before that, as far as is known.
     before: Duration,
-    /// It was silent by a version, and perhaps for longer since than is known.
+    /// It was silent by a version, and perhaps for longer since than is known; or no version says anything of it.
     is_unsure: bool,
 }
 
@@ -518,10 +518,19 @@ impl Silence {
                 let next = version.and_then(|version| version.next_offset(table, end.partition));
                 let is_at_end = end.is_at_end(next.unwrap_or(end.low));
                 let before = self.before.remove(&key);
+                let is_unsure = match before {
+                    Some(_) => self.is_gap_unknown,
+                    // It came after the last batch: a run that ends at once would see it as new each time.
+                    None => {
+                        let is_silent_on =
+                            |version: &BatchVersion| !says_silence(version, table, end.partition);
+                        !self.is_interrupted && version.is_some_and(is_silent_on)
+                    }
+                };
                 let silent = self.since.entry(key).or_insert(Silent {
                     since: now,
                     before: before.unwrap_or_default(),
-                    is_unsure: before.is_some() && self.is_gap_unknown,
+                    is_unsure,
                 });
                 if !is_at_end {
                     *silent = Silent {
@@ -550,8 +559,8 @@ impl Silence {
         lasts
     }
 
-    /// The idle partitions, and those that were silent on another machine: they may be idle, which cannot be told before they have
-    /// been silent for long enough here.
+    /// The idle partitions, and those that were silent on another machine or that came after the last batch: they may be idle,
+    /// which cannot be told before they have been silent for long enough here.
     pub(super) fn perhaps_idle(&self, idle: &Partitions) -> Partitions {
         let mut perhaps = idle.clone();
         for ((table, partition), silent) in &self.since {
@@ -562,6 +571,13 @@ impl Silence {
         }
         perhaps
     }
+}
+
+/// Whether a version says how long a partition had been silent by then; one of an earlier release says nothing of any, and nothing
+/// is to be waited for.
+fn says_silence(version: &BatchVersion, table: &str, partition: i32) -> bool {
+    let of_table = version.silent.get(table);
+    version.silent.is_empty() || of_table.is_some_and(|of| of.contains_key(&partition))
 }
 
 /// All partitions there are.
@@ -699,5 +715,34 @@ mod tests {
         assert!(silence.idle(None, &ends, &patience, at(31)).is_empty());
         assert!(silence.idle(None, &ends, &patience, at(39)).is_empty());
         assert!(!silence.idle(None, &ends, &patience, at(40)).is_empty());
+    }
+
+    #[test]
+    fn time_1_a_partition_that_came_after_the_last_batch_is_waited_for() {
+        let start = Instant::now();
+        let patience = BTreeMap::from([("t".to_owned(), Duration::from_secs(10))]);
+        let ends = [0, 1].map(|partition| PartitionEnds {
+            partition,
+            low: 0,
+            high: 0,
+            latest: 0,
+            unread: None,
+        });
+        let ends = BTreeMap::from([("t".to_owned(), ends.to_vec())]);
+        let silent = BTreeMap::from([("t".to_owned(), BTreeMap::from([(0, 3_000)]))]);
+        let version = BatchVersion {
+            silent,
+            ..BatchVersion::default()
+        };
+        let mut silence = Silence::default();
+        let idle = silence.idle(Some(&version), &ends, &patience, start);
+        assert!(idle.is_empty());
+        let perhaps = Partitions::from([("t".to_owned(), [1].into())]);
+        assert_eq!(silence.perhaps_idle(&idle), perhaps);
+        // A version of an earlier release says nothing of any partition.
+        let mut silence = Silence::default();
+        let version = BatchVersion::default();
+        let idle = silence.idle(Some(&version), &ends, &patience, start);
+        assert_eq!(silence.perhaps_idle(&idle), Partitions::new());
     }
 }
