@@ -446,7 +446,7 @@ struct Silent {
     since: Instant,
     /// How long before that, as far as is known.
     before: Duration,
-    /// It was silent by a version, and perhaps for longer since than is known; or no version says anything of it.
+    /// It was silent by a version, and perhaps for longer since than is known.
     is_unsure: bool,
 }
 
@@ -518,19 +518,10 @@ impl Silence {
                 let next = version.and_then(|version| version.next_offset(table, end.partition));
                 let is_at_end = end.is_at_end(next.unwrap_or(end.low));
                 let before = self.before.remove(&key);
-                let is_unsure = match before {
-                    Some(_) => self.is_gap_unknown,
-                    // It came after the last batch: a run that ends at once would see it as new each time.
-                    None => {
-                        let is_silent_on =
-                            |version: &BatchVersion| !says_silence(version, table, end.partition);
-                        !self.is_interrupted && version.is_some_and(is_silent_on)
-                    }
-                };
                 let silent = self.since.entry(key).or_insert(Silent {
                     since: now,
                     before: before.unwrap_or_default(),
-                    is_unsure,
+                    is_unsure: before.is_some() && self.is_gap_unknown,
                 });
                 if !is_at_end {
                     *silent = Silent {
@@ -559,8 +550,8 @@ impl Silence {
         lasts
     }
 
-    /// The idle partitions, and those that were silent on another machine or that came after the last batch: they may be idle,
-    /// which cannot be told before they have been silent for long enough here.
+    /// The idle partitions, and those that were silent on another machine: they may be idle, which cannot be told before they have
+    /// been silent for long enough here.
     pub(super) fn perhaps_idle(&self, idle: &Partitions) -> Partitions {
         let mut perhaps = idle.clone();
         for ((table, partition), silent) in &self.since {
@@ -571,10 +562,22 @@ impl Silence {
         }
         perhaps
     }
+
+    /// Idle partitions, and those that came after the last batch: a process that goes on from it would begin to count anew.
+    pub(super) fn with_new(&self, version: Option<&BatchVersion>, idle: &Partitions) -> Partitions {
+        let mut with_new = idle.clone();
+        for (table, partition) in self.since.keys() {
+            if version.is_some_and(|version| !says_silence(version, table, *partition)) {
+                let of_table = with_new.entry(table.clone()).or_default();
+                of_table.insert(*partition);
+            }
+        }
+        with_new
+    }
 }
 
-/// Whether a version says how long a partition had been silent by then; one of an earlier release says nothing of any, and nothing
-/// is to be waited for.
+/// Whether a version says how long a partition had been silent by then. One of an earlier release says nothing of any, and there is
+/// nothing to add.
 fn says_silence(version: &BatchVersion, table: &str, partition: i32) -> bool {
     let of_table = version.silent.get(table);
     version.silent.is_empty() || of_table.is_some_and(|of| of.contains_key(&partition))
@@ -718,7 +721,7 @@ mod tests {
     }
 
     #[test]
-    fn time_1_a_partition_that_came_after_the_last_batch_is_waited_for() {
+    fn time_1_a_partition_that_came_after_the_last_batch_is_new() {
         let start = Instant::now();
         let patience = BTreeMap::from([("t".to_owned(), Duration::from_secs(10))]);
         let ends = [0, 1].map(|partition| PartitionEnds {
@@ -737,12 +740,11 @@ mod tests {
         let mut silence = Silence::default();
         let idle = silence.idle(Some(&version), &ends, &patience, start);
         assert!(idle.is_empty());
-        let perhaps = Partitions::from([("t".to_owned(), [1].into())]);
-        assert_eq!(silence.perhaps_idle(&idle), perhaps);
+        let new = Partitions::from([("t".to_owned(), [1].into())]);
+        assert_eq!(silence.with_new(Some(&version), &idle), new);
         // A version of an earlier release says nothing of any partition.
-        let mut silence = Silence::default();
-        let version = BatchVersion::default();
-        let idle = silence.idle(Some(&version), &ends, &patience, start);
-        assert_eq!(silence.perhaps_idle(&idle), Partitions::new());
+        let earlier = BatchVersion::default();
+        assert_eq!(silence.with_new(Some(&earlier), &idle), idle);
+        assert_eq!(silence.with_new(None, &idle), idle);
     }
 }

@@ -358,7 +358,7 @@ impl<'q> Schedule<'q> {
 
     /// Nothing comes any more, and runs begin from a timer and end at once: whoever held windows back holds them no longer.
     async fn come_to_rest(&mut self) -> Result<(), String> {
-        const RUNS: usize = 3;
+        const RUNS: usize = 4;
         self.world.lock().note("from here on nothing comes");
         for _ in 0..RUNS {
             self.world.pass(Duration::from_millis(2 * IDLE_AFTER));
