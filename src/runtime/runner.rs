@@ -299,7 +299,10 @@ impl<'a> JobRunner<'a> {
             None => None,
         };
         let version = last.as_ref().map(|(_, version)| version);
-        self.silence.go_on(version, &self.environment.steady());
+        let silent_by = version;
+        #[cfg(test)]
+        let silent_by = self.environment.silent_by(silent_by);
+        self.silence.go_on(silent_by, &self.environment.steady());
         self.begin_clock(version, history.last().map(|last| last.at));
         let mut remembered = self.environment.instant();
         self.tell(|status| status.waiting = None);
@@ -325,6 +328,8 @@ impl<'a> JobRunner<'a> {
                 self.silence.begin_anew(table);
             }
             let known = known(&ends);
+            #[cfg(test)]
+            let known = self.environment.partitions(known, version);
             let idle = self.silence.idle(version, &ends, &self.idle_after, began);
             let waiting = match (&windows, self.job.options.max_drift) {
                 (Some(windows), Some(max_drift)) => windows.waiting(&idle, max_drift),
@@ -352,13 +357,20 @@ impl<'a> JobRunner<'a> {
             let moves = windows
                 .as_ref()
                 .is_some_and(|windows| windows.would_move(&known, &idle));
-            if ends_once && !is_behind && has_all && !is_unsure && !moves {
+            // A run that ends at once sees a partition that came since the last batch as new each time, unless a batch says how long
+            // it has been silent.
+            let is_to_be_told = ends_once
+                && windows.as_ref().is_some_and(|windows| {
+                    let with_new = self.silence.with_new(version, &perhaps);
+                    with_new != perhaps && windows.would_move(&known, &with_new)
+                });
+            if ends_once && !is_behind && has_all && !is_unsure && !moves && !is_to_be_told {
                 sweeper.finish(&mut history, now.at).await?;
                 return Ok(Ended::CaughtUp);
             }
             let is_forgotten_soon =
                 sink.forgets() && self.environment.since(remembered) >= REMEMBERED;
-            if ranges.is_empty() && !moves && !is_forgotten_soon {
+            if ranges.is_empty() && !moves && !is_forgotten_soon && !is_to_be_told {
                 // Nothing is there to read: a statement about the job may be.
                 if !self.store.is_free(self.job.id, history.next).await? {
                     return self.give_way().await;

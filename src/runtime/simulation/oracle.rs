@@ -142,6 +142,19 @@ impl<'t> Oracle<'t> {
         }
     }
 
+    /// TIME-1: where nothing comes any more all partitions are idle, and the highest counts.
+    pub(super) fn check_rest(&self) -> Result<(), String> {
+        let partitions = self.time.partitions.get(SOURCE).into_iter().flatten();
+        let highest = partitions.filter_map(|(_, time)| time.watermark).max();
+        if highest > self.time.watermark {
+            return Err(format!(
+                "nothing comes any more, a partition has reached {highest:?}, and the job stays at {:?}",
+                self.time.watermark
+            ));
+        }
+        Ok(())
+    }
+
     /// LOSS-1: a batch begins where the last one ended, or says what it has skipped.
     fn goes_on(
         &mut self,
@@ -295,6 +308,10 @@ impl<'t> Oracle<'t> {
         let idle = idle
             .filter(|(_, time)| time.idle)
             .map(|(number, _)| *number);
+        // What was said of a partition that is gone means nothing any more.
+        if let Some(of) = self.time.partitions.get_mut(SOURCE) {
+            of.retain(|partition, _| partitions.contains(partition));
+        }
         let known = Partitions::from([(SOURCE.to_owned(), partitions)]);
         let idle = Partitions::from([(SOURCE.to_owned(), idle.collect())]);
         let reached = BTreeMap::from([(SOURCE.to_owned(), reached)]);

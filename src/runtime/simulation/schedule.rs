@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use super::jobs::{Kind, SOURCE};
+use super::jobs::{IDLE_AFTER, Kind, SOURCE};
 use super::random::Random;
 use super::sink::Sink;
 use super::source::{Partition, Row, Topic};
@@ -306,7 +306,11 @@ impl<'q> Schedule<'q> {
         for slot in 0..PROCESSES {
             self.crash(slot);
         }
-        self.come_to_the_end().await
+        self.come_to_the_end().await?;
+        if self.kind.is_windowed() {
+            self.come_to_rest().await?;
+        }
+        Ok(())
     }
 
     /// A query of its own for each process.
@@ -351,6 +355,17 @@ impl<'q> Schedule<'q> {
             self.turn().await?;
         }
         Err("the job does not come to an end".to_owned())
+    }
+
+    /// Nothing comes any more, and runs begin from a timer and end at once: whoever held windows back holds them no longer.
+    async fn come_to_rest(&mut self) -> Result<(), String> {
+        const RUNS: usize = 4;
+        self.world.lock().note("from here on nothing comes");
+        for _ in 0..RUNS {
+            self.world.pass(Duration::from_millis(2 * IDLE_AFTER));
+            self.come_to_the_end().await?;
+        }
+        Ok(())
     }
 
     async fn is_caught_up(&self, history: &JobHistory) -> bool {
@@ -467,6 +482,36 @@ impl<'q> Schedule<'q> {
                 false => partition.open.push(row),
             }
         }
+    }
+
+    /// A good row of this key and event time comes into a partition.
+    pub(super) fn put(&mut self, partition: usize, key: i64, time: i64) {
+        let row = Row {
+            key: Some(key),
+            time,
+            is_bad: false,
+            ..self.next_row()
+        };
+        self.world.lock().topic.partitions[partition].rows.push(row);
+    }
+
+    /// A partition is added to the topic.
+    pub(super) fn add_partition(&self) {
+        let partitions = &mut self.world.lock().topic.partitions;
+        partitions.push(Partition::default());
+    }
+
+    /// The topic is deleted and made anew with so many empty partitions, while nobody runs.
+    pub(super) async fn make_anew(&mut self, partitions: usize) {
+        let next = self.history().await.next;
+        for slot in 0..PROCESSES {
+            self.crash(slot);
+        }
+        let mut state = self.world.lock();
+        let partitions = vec![Partition::default(); partitions];
+        let before = std::mem::replace(&mut state.topic.partitions, partitions);
+        state.topic.deleted.push((next, before));
+        self.has_lost = true;
     }
 
     /// A producer begins a transaction in a partition, or commits the one that is open there.
