@@ -52,7 +52,8 @@ mod window;
 
 pub use budget::Budget;
 pub use checked::{
-    CheckedArithmetic, DecimalOperators, RoomToCompare, checked, plain, with_room_to_compare,
+    CheckedArithmetic, DecimalOperators, RoomToCompare, as_kept, checked, plain,
+    with_room_to_compare,
 };
 pub use complete::{
     AggregateByCompletedSession, CompleteSessions, CompleteSessionsAggregate, CompleteSessionsExec,

@@ -13,7 +13,7 @@ use datafusion::optimizer::OptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
-use crate::checked::{CheckedArithmetic, DecimalOperators, RoomToCompare, avg, sum};
+use crate::checked::{CheckedArithmetic, DecimalOperators, RoomToCompare, avg, max, min, sum};
 use crate::complete::{AggregateByCompletedSession, seal_completions};
 use crate::doubles::DoubleBeforeDecimal;
 use crate::filtered::FilteredArguments;
@@ -110,6 +110,8 @@ pub fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
         Arc::new(next_offsets()),
         Arc::new(sum()),
         Arc::new(avg()),
+        Arc::new(min()),
+        Arc::new(max()),
     ]
 }
 

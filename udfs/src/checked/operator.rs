@@ -27,6 +27,7 @@ use crate::budget::check_joined;
 
 use super::decimals;
 use super::division::{divide_decimals, multiply_decimals};
+use super::nan::with_one_nan;
 use super::overflow::out_of_range;
 use super::rewrite::plain;
 use super::shift::shift;
@@ -115,7 +116,7 @@ impl CheckedOperator {
             }
         };
         check_digits(&values)?;
-        Ok(values)
+        Ok(with_one_nan(values))
     }
 
     /// The first pair of values without a result, for the message.

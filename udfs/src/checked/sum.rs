@@ -17,6 +17,8 @@ use datafusion::logical_expr::{
     SetMonotonicity, Signature,
 };
 
+use super::frame::DoublesInFrame;
+use super::nan::{OneNan, OneNanGroups};
 use super::sum_groups::sum_groups;
 use super::sum_rows::{SumDistinct, SumDistinctInFrame, SumIntegers, SumRows, is_summed_in_frames};
 use super::wide::{SumShape, state_type};
@@ -70,6 +72,9 @@ impl AggregateUDFImpl for CheckedSum {
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         let result = args.return_field.data_type().clone();
+        if result == DataType::Float64 {
+            return Ok(Box::new(OneNan::new(self.inner.accumulator(args)?)));
+        }
         let shape = SumShape::new(args.name, &result);
         if args.is_distinct {
             macro_rules! distinct {
@@ -97,8 +102,11 @@ impl AggregateUDFImpl for CheckedSum {
             let shape = SumShape::new(args.name, result);
             return Ok(Box::new(SumDistinctInFrame::new(shape)));
         }
-        if args.is_distinct || *result == DataType::Float64 {
+        if args.is_distinct {
             return self.inner.create_sliding_accumulator(args);
+        }
+        if *result == DataType::Float64 {
+            return Ok(Box::new(DoublesInFrame::sum()));
         }
         self.accumulator(args)
     }
@@ -121,6 +129,10 @@ impl AggregateUDFImpl for CheckedSum {
         args: AccumulatorArgs,
     ) -> Result<Box<dyn GroupsAccumulator>> {
         let result = args.return_field.data_type().clone();
+        if result == DataType::Float64 {
+            let sums = self.inner.create_groups_accumulator(args)?;
+            return Ok(Box::new(OneNanGroups::new(sums)));
+        }
         let shape = SumShape::new(args.name, &result);
         macro_rules! groups {
             ($t:ty) => {
