@@ -353,7 +353,8 @@ fn from_datafusion(error: DataFusionError) -> Error {
             other => {
                 use datafusion::arrow::error::ArrowError;
                 // The others quote values of rows.
-                let is_of_file = matches!(other, ArrowError::ParquetError(_) | ArrowError::IoError(..));
+                let is_of_file =
+                    matches!(other, ArrowError::ParquetError(_) | ArrowError::IoError(..));
                 let message = other.to_string();
                 let said = strip_prefix(&message);
                 match quoted_store(&message).filter(|_| is_of_file) {

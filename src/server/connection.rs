@@ -201,6 +201,8 @@ impl<S> Connected for Gathered<S> {
 mod tests {
     use std::sync::atomic::AtomicUsize;
 
+    use arrow_flight::Empty;
+    use arrow_flight::flight_service_client::FlightServiceClient;
     use proptest::prelude::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};

@@ -66,8 +66,7 @@ impl<T: Clone> Held<T> {
             all.forget_done(|held| held.owner == *owner);
         }
         // What others have fetched makes no room in the share of one.
-        let is_full =
-            all.things.len() >= self.most || all.bytes.saturating_add(bytes) > MOST_BYTES;
+        let is_full = all.things.len() >= self.most || all.bytes.saturating_add(bytes) > MOST_BYTES;
         if is_full {
             all.forget_done(|_| true);
         }

@@ -23,9 +23,7 @@ mod windows;
 
 use std::process::{Child, Command, Stdio};
 
-use crate::support::{
-    Ran, Workspace, consume_on, create_topic_on, kafka, kafka_tool, produce_on,
-};
+use crate::support::{Ran, Workspace, consume_on, create_topic_on, kafka, kafka_tool, produce_on};
 
 /// A job from one topic to another, and its tables.
 struct Pipeline {
