@@ -5,7 +5,7 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::{cast, sum_checked};
 use arrow::datatypes::{DataType, FieldRef, Int64Type, UInt64Type};
 use datafusion::common::{Result, ScalarValue};
-use datafusion::functions_aggregate::average::Avg;
+use datafusion::functions_aggregate::average::{Avg, avg_udaf};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::AggregateOrderSensitivity;
 use datafusion::logical_expr::{
@@ -15,17 +15,23 @@ use datafusion::logical_expr::{
 
 use super::average_decimals::{AverageDecimalGroups, AverageDecimals, Rounding};
 use super::overflow::out_of_range;
+use super::sum::with_typed_nulls;
 
 /// The aggregate function `avg`.
 #[must_use]
 pub(crate) fn avg() -> AggregateUDF {
-    AggregateUDF::from(CheckedAverage { inner: Avg::new() })
+    let inner = Avg::new();
+    AggregateUDF::from(CheckedAverage {
+        signature: Signature::user_defined(inner.signature().volatility),
+        inner,
+    })
 }
 
 /// DataFusion's AVG in all but the sum of intervals.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct CheckedAverage {
     inner: Avg,
+    signature: Signature,
 }
 
 /// Averages of decimals, which are rounded.
@@ -50,7 +56,12 @@ impl AggregateUDFImpl for CheckedAverage {
     }
 
     fn signature(&self) -> &Signature {
-        self.inner.signature()
+        &self.signature
+    }
+
+    /// A column of nothing but NULLs has no type, also where a UNION is yet to give it one.
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        with_typed_nulls(&avg_udaf(), types, &DataType::Float64)
     }
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
