@@ -4,6 +4,7 @@
 //! and to wire codes in a server. It crosses DataFusion as [`DataFusionError::External`] and comes
 //! back out whole through `From`.
 
+mod arguments;
 mod render;
 mod unsupported;
 
@@ -370,6 +371,9 @@ fn from_datafusion(error: DataFusionError) -> Error {
         DataFusionError::ResourcesExhausted(message) => Error::new(ErrorKind::Exhausted, message)
             .with_help("raise --memory-limit, or narrow the statement"),
         DataFusionError::Execution(message) if message.contains(COERCION) => from_plan(&message),
+        DataFusionError::Internal(message) if arguments::are_refused(&message) => {
+            from_plan(&message)
+        }
         DataFusionError::Execution(message) => from_execution(message),
         DataFusionError::ObjectStore(inner) => from_store(&inner),
         DataFusionError::IoError(inner) => Error::from(inner),
@@ -410,6 +414,9 @@ const INSERT_COUNT: &str = "Column count doesn't match insert query";
 
 /// A planning error's message without what only its programmers need; its suggestion as help.
 fn from_plan(message: &str) -> Error {
+    if let Some(error) = arguments::refused(message) {
+        return error;
+    }
     let said = message
         .split_once(COERCION)
         .map_or(message, |(_, said)| said);

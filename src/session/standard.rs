@@ -1,12 +1,14 @@
-//! What standard SQL has and the engine's planner lacks: FETCH FIRST, ordered texts in jobs; and what a parameter is cast to.
+//! What standard SQL has and the engine's planner lacks: FETCH FIRST, members of lists of unlike numbers, ordered texts in jobs; and
+//! what a parameter is cast to.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use datafusion::arrow::datatypes::DataType;
 use datafusion::sql::parser::Statement as SqlStatement;
+use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
+    BinaryOperator, CaseWhen, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
     FunctionArgumentList, FunctionArguments, Ident, LimitClause, ObjectName, Query,
     Statement as AnsiStatement, Value, Visit, VisitMut, Visitor, VisitorMut,
 };
@@ -67,6 +69,90 @@ impl VisitorMut for FetchFirst {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// Makes `x = ANY (list)` and `x <> ALL (list)` calls of the session's functions, which take numbers of unlike types. The engine's
+/// planner takes those of its library.
+pub(super) fn members(node: &mut impl VisitMut) {
+    let _ = node.visit(&mut Members);
+}
+
+struct Members;
+
+impl VisitorMut for Members {
+    type Break = ();
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        let call = match expr {
+            Expr::AnyOp {
+                left,
+                compare_op: BinaryOperator::Eq,
+                right,
+                ..
+            } if !matches!(**right, Expr::Subquery(_)) => {
+                call("array_has", [Expr::clone(right), Expr::clone(left)])
+            }
+            Expr::AllOp {
+                left,
+                compare_op: BinaryOperator::NotEq,
+                right,
+            } if !matches!(**right, Expr::Subquery(_)) => none_of(left, right),
+            _ => return ControlFlow::Continue(()),
+        };
+        *expr = call;
+        ControlFlow::Continue(())
+    }
+}
+
+/// `value <> ALL (list)`, as the engine's planner has it.
+fn none_of(value: &Expr, list: &Expr) -> Expr {
+    let literal = |value: Value| Expr::Value(value.into());
+    let number = |digit: &str| literal(Value::Number(digit.to_owned(), false));
+    let (null, yes, no) = (Value::Null, Value::Boolean(true), Value::Boolean(false));
+    let is_empty = Expr::BinaryOp {
+        left: Box::new(call("cardinality", [list.clone()])),
+        op: BinaryOperator::Eq,
+        right: Box::new(number("0")),
+    };
+    let null_in_list = [list.clone(), literal(Value::Null), number("1")];
+    let has_nulls = Expr::IsNotNull(Box::new(call("array_position", null_in_list)));
+    let nested = |of: &Expr| Box::new(Expr::Nested(Box::new(of.clone())));
+    let branches = [
+        (Expr::IsNull(nested(list)), null.clone()),
+        (is_empty, yes.clone()),
+        (Expr::IsNull(nested(value)), null.clone()),
+        (call("array_has", [list.clone(), value.clone()]), no),
+        (has_nulls, null),
+    ];
+    let conditions = branches.map(|(condition, result)| CaseWhen {
+        condition,
+        result: literal(result),
+    });
+    Expr::Case {
+        case_token: AttachedToken::empty(),
+        end_token: AttachedToken::empty(),
+        operand: None,
+        conditions: Vec::from(conditions),
+        else_result: Some(Box::new(literal(yes))),
+    }
+}
+
+fn call<const N: usize>(name: &str, args: [Expr; N]) -> Expr {
+    let args = args.map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg)));
+    Expr::Function(Function {
+        name: ObjectName::from(vec![Ident::new(name)]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList {
+            duplicate_treatment: None,
+            args: Vec::from(args),
+            clauses: Vec::new(),
+        }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
 }
 
 /// Makes `string_agg(x, ', ' ORDER BY t)` an ordered array as text: a job keeps arrays, and no ordered text, from batch to batch.

@@ -46,6 +46,7 @@ mod session;
 mod sql;
 mod steps;
 mod times;
+mod unjoined;
 mod values;
 mod volatile_keys;
 mod window;

@@ -25,6 +25,7 @@ use crate::ranges::EventTimeRanges;
 use crate::session::aggregate::AggregateBySession;
 use crate::steps::NamesOfSteps;
 use crate::times::{self, ExtractPlanner, MicrosecondTime};
+use crate::unjoined::UnjoinedSubqueries;
 use crate::values::{IntervalPlanner, header, headers_list, headers_map, interval_times, to_json};
 use crate::volatile_keys::VolatileKeys;
 
@@ -59,6 +60,12 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
         .position(|rule| rule.name() == "push_down_filter");
     let place = push_down.map_or(optimizer.rules.len(), |position| position + 1);
     optimizer.rules.splice(place..place, optimizer_rules());
+    let to_joins = optimizer
+        .rules
+        .iter()
+        .position(|rule| rule.name() == "scalar_subquery_to_join");
+    let place = to_joins.unwrap_or(0);
+    optimizer.rules.insert(place, Arc::new(UnjoinedSubqueries));
     // Last: everything else has found its place, and what is aggregated is known.
     optimizer.rules.push(Arc::new(AggregateBySession));
     optimizer.rules.push(Arc::new(AggregateByCompletedSession));

@@ -9,7 +9,6 @@ use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, UInt64Type};
 use datafusion::common::{Result, ScalarValue};
 use datafusion::functions_aggregate::average::{Avg, avg_udaf};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
-use datafusion::logical_expr::type_coercion::functions::fields_with_udf;
 use datafusion::logical_expr::utils::{AggregateOrderSensitivity, format_state_name};
 use datafusion::logical_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, Documentation, GroupsAccumulator, ReversedUDAF,
@@ -21,6 +20,7 @@ use super::average_integers::{AverageDistinct, AverageGroups, AverageRows, kept_
 use super::frame::DoublesInFrame;
 use super::nan::{OneNan, OneNanGroups};
 use super::overflow::out_of_range;
+use super::sum::with_typed_nulls;
 use super::wide::WIDE;
 
 /// The aggregate function `avg`.
@@ -69,17 +69,12 @@ impl AggregateUDFImpl for CheckedAverage {
         &self.signature
     }
 
+    /// A column of nothing but NULLs has no type, also where a UNION is yet to give it one.
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        if matches!(types, [of] if of.is_integer()) {
-            return Ok(types.to_vec());
+        match types {
+            [of] if of.is_integer() => Ok(types.to_vec()),
+            _ => with_typed_nulls(&avg_udaf(), types, &DataType::Float64),
         }
-        let fields = types.iter().map(|of| Field::new("x", of.clone(), true));
-        let fields: Vec<FieldRef> = fields.map(Arc::new).collect();
-        let coerced = fields_with_udf(&fields, avg_udaf().as_ref())?;
-        Ok(coerced
-            .iter()
-            .map(|field| field.data_type().clone())
-            .collect())
     }
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {

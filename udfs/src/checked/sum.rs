@@ -9,8 +9,9 @@ use arrow::datatypes::{
     IntervalYearMonthType, TimeUnit,
 };
 use datafusion::common::Result;
-use datafusion::functions_aggregate::sum::Sum;
+use datafusion::functions_aggregate::sum::{Sum, sum_udaf};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
+use datafusion::logical_expr::type_coercion::functions::fields_with_udf;
 use datafusion::logical_expr::utils::{AggregateOrderSensitivity, format_state_name};
 use datafusion::logical_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, Documentation, GroupsAccumulator, ReversedUDAF,
@@ -26,13 +27,34 @@ use super::wide::{SumShape, state_type};
 /// The aggregate function `sum`.
 #[must_use]
 pub(crate) fn sum() -> AggregateUDF {
-    AggregateUDF::from(CheckedSum { inner: Sum::new() })
+    let inner = Sum::new();
+    AggregateUDF::from(CheckedSum {
+        signature: Signature::user_defined(inner.signature().volatility),
+        inner,
+    })
+}
+
+/// The types of the arguments of an aggregate of numbers, which takes NULL of no type for a number of another.
+pub(super) fn with_typed_nulls(
+    of: &AggregateUDF,
+    types: &[DataType],
+    null: &DataType,
+) -> Result<Vec<DataType>> {
+    let types = types.iter().map(|of| match of {
+        DataType::Null => null,
+        other => other,
+    });
+    let fields = types.map(|of| Arc::new(Field::new("", of.clone(), true)));
+    let fields = fields_with_udf(&fields.collect::<Vec<FieldRef>>(), of)?;
+    let types = fields.iter().map(|field| field.data_type().clone());
+    Ok(types.collect())
 }
 
 /// DataFusion's SUM in all but how it adds.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct CheckedSum {
     inner: Sum,
+    signature: Signature,
 }
 
 /// Calls `$helper!(T)` with the type in which sums of type `$result` are kept; `$float` for DOUBLE, which does not overflow.
@@ -63,7 +85,12 @@ impl AggregateUDFImpl for CheckedSum {
     }
 
     fn signature(&self) -> &Signature {
-        self.inner.signature()
+        &self.signature
+    }
+
+    /// A column of nothing but NULLs has no type, also where a UNION is yet to give it one.
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        with_typed_nulls(&sum_udaf(), types, &DataType::Int64)
     }
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
