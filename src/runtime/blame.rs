@@ -473,7 +473,7 @@ mod tests {
                 let blamed = search(&batch, from_start, true, || true, run)
                     .await
                     .unwrap();
-                assert_eq!(places(blamed), [expected.clone()]);
+                assert_eq!(places(blamed), std::slice::from_ref(expected));
                 batch.set_aside(expected, String::new());
             }
             assert!(fails(&batch).is_ok());

@@ -6,11 +6,10 @@ use std::ops::ControlFlow;
 
 use datafusion::arrow::datatypes::DataType;
 use datafusion::sql::parser::Statement as SqlStatement;
-use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CaseWhen, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
+    BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
     FunctionArgumentList, FunctionArguments, Ident, LimitClause, ObjectName, Query,
-    Statement as AnsiStatement, Value, Visit, VisitMut, Visitor, VisitorMut,
+    Statement as AnsiStatement, UnaryOperator, Value, Visit, VisitMut, Visitor, VisitorMut,
 };
 
 use crate::error::{Error, Result};
@@ -96,44 +95,14 @@ impl VisitorMut for Members {
                 left,
                 compare_op: BinaryOperator::NotEq,
                 right,
-            } if !matches!(**right, Expr::Subquery(_)) => none_of(left, right),
+            } if !matches!(**right, Expr::Subquery(_)) => Expr::UnaryOp {
+                op: UnaryOperator::Not,
+                expr: Box::new(call("array_has", [Expr::clone(right), Expr::clone(left)])),
+            },
             _ => return ControlFlow::Continue(()),
         };
         *expr = call;
         ControlFlow::Continue(())
-    }
-}
-
-/// `value <> ALL (list)`, as the engine's planner has it.
-fn none_of(value: &Expr, list: &Expr) -> Expr {
-    let literal = |value: Value| Expr::Value(value.into());
-    let number = |digit: &str| literal(Value::Number(digit.to_owned(), false));
-    let (null, yes, no) = (Value::Null, Value::Boolean(true), Value::Boolean(false));
-    let is_empty = Expr::BinaryOp {
-        left: Box::new(call("cardinality", [list.clone()])),
-        op: BinaryOperator::Eq,
-        right: Box::new(number("0")),
-    };
-    let null_in_list = [list.clone(), literal(Value::Null), number("1")];
-    let has_nulls = Expr::IsNotNull(Box::new(call("array_position", null_in_list)));
-    let nested = |of: &Expr| Box::new(Expr::Nested(Box::new(of.clone())));
-    let branches = [
-        (Expr::IsNull(nested(list)), null.clone()),
-        (is_empty, yes.clone()),
-        (Expr::IsNull(nested(value)), null.clone()),
-        (call("array_has", [list.clone(), value.clone()]), no),
-        (has_nulls, null),
-    ];
-    let conditions = branches.map(|(condition, result)| CaseWhen {
-        condition,
-        result: literal(result),
-    });
-    Expr::Case {
-        case_token: AttachedToken::empty(),
-        end_token: AttachedToken::empty(),
-        operand: None,
-        conditions: Vec::from(conditions),
-        else_result: Some(Box::new(literal(yes))),
     }
 }
 

@@ -26,7 +26,9 @@ use crate::session::aggregate::AggregateBySession;
 use crate::steps::NamesOfSteps;
 use crate::times::{self, ExtractPlanner, MicrosecondTime};
 use crate::unjoined::UnjoinedSubqueries;
-use crate::values::{IntervalPlanner, header, headers_list, headers_map, interval_times, to_json};
+use crate::values::{
+    IntervalPlanner, array_has, header, headers_list, headers_map, interval_times, to_json,
+};
 use crate::volatile_keys::VolatileKeys;
 
 /// Adds functions, expression and relation planners and optimizer rules to `builder`, keeping what
@@ -104,6 +106,7 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
         Arc::new(headers_map()),
         Arc::new(to_json()),
         Arc::new(interval_times()),
+        Arc::new(array_has()),
     ];
     functions.extend(times::functions());
     functions

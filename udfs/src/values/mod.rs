@@ -4,7 +4,9 @@ mod header;
 mod header_types;
 mod interval;
 mod json;
+mod member;
 
 pub use header::{header, headers_list, headers_map};
 pub use interval::{IntervalPlanner, interval_times};
 pub use json::to_json;
+pub(crate) use member::array_has;

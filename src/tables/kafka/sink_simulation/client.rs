@@ -274,6 +274,10 @@ fn wait(process: &Process, pause: Duration) {
 }
 
 impl Publisher for SimulatedPublisher {
+    #[expect(
+        clippy::result_large_err,
+        reason = "the record is given back as the client takes it"
+    )]
     fn send<'a>(&self, record: SentRecord<'a>) -> Result<(), (KafkaError, SentRecord<'a>)> {
         let refused = |code, record| Err((KafkaError::MessageProduction(code), record));
         let mut local = self.local();
