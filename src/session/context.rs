@@ -21,6 +21,7 @@ use crate::session::memory::LimitedPool;
 use crate::session::nan::{ForgetBounds, KeepNan};
 use crate::session::sizes;
 use crate::session::system::{SYSTEM, SystemSchema};
+use crate::session::top_groups::AllGroups;
 use crate::session::yielding::GiveWay;
 use crate::tables::delta;
 use crate::tables::parquet::read_int96_in_microseconds;
@@ -116,6 +117,7 @@ fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(ForgetBounds)];
     rules.extend(PhysicalOptimizer::new().rules);
     rules.push(Arc::new(KeepNan));
+    rules.push(Arc::new(AllGroups));
     rules.push(Arc::new(GiveWay));
     rules
 }

@@ -29,6 +29,7 @@ mod streaming;
 mod summarize;
 mod system;
 mod system_scan;
+mod top_groups;
 mod type_fields;
 mod unopened;
 mod view_barrier;

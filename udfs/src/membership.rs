@@ -264,7 +264,9 @@ fn has_rows(subquery: &Subquery, condition: Option<Expr>) -> Result<Expr> {
     }
     let number = rows.aggregate(Vec::<Expr>::new(), vec![count(lit(1_i64))])?;
     let number = number.build()?;
-    let columns = number.schema().columns().into_iter().map(Expr::Column);
+    // By a name that no other column has.
+    let columns = number.schema().columns().into_iter();
+    let columns = columns.map(|column| Expr::Column(column).alias("__rows"));
     let plan = LogicalPlanBuilder::from(number).project(columns)?.build()?;
     let number = Expr::ScalarSubquery(Subquery {
         outer_ref_columns: plan.all_out_ref_exprs(),

@@ -190,7 +190,7 @@ struct Deviation {
     is_it: fn(&str, &Answer, &Answer) -> bool,
 }
 
-const AGREED: [Deviation; 3] = [
+const AGREED: [Deviation; 5] = [
     Deviation {
         reason: "the sum of BIGINT is BIGINT, and refused beyond; DuckDB's is HUGEINT",
         is_it: |sql, ours, _| ours.says("out of range of BIGINT") && sql.contains("sum("),
@@ -204,6 +204,25 @@ const AGREED: [Deviation; 3] = [
     Deviation {
         reason: "DuckDB does not widen the sum of two decimals beyond 18 digits, and refuses their products earlier",
         is_it: |_, _, theirs| theirs.says("Decimal") || theirs.says("DECIMAL"),
+    },
+    Deviation {
+        reason: "DuckDB computes an argument also for the rows that FILTER leaves out",
+        is_it: |sql, ours, theirs| {
+            let has_failed = ["Out of Range", "Conversion Error"].iter();
+            sql.contains("FILTER (WHERE")
+                && matches!(ours, Answer::Rows(_))
+                && has_failed.into_iter().any(|what| theirs.says(what))
+        },
+    },
+    Deviation {
+        reason: "DuckDB does not compute what is added to, or compared with, a NULL that it knows before there are rows",
+        is_it: |sql, ours, theirs| {
+            let is_null = |row: &Vec<Value>| row.last() == Some(&Value::Null);
+            let knows_null = sql.contains("NULL") || sql.contains("nullif(");
+            knows_null
+                && matches!(ours, Answer::Refused(_))
+                && matches!(theirs, Answer::Rows(rows) if rows.iter().all(is_null))
+        },
     },
 ];
 
