@@ -173,7 +173,7 @@ async fn search<F: Future<Output = Result<()>>>(
         let (at, alone) = match first_fault(&ranges, next, from_start, &run).await {
             Ok(Some(fault)) => fault,
             Ok(None) => break,
-            Err(error) if error.kind() == ErrorKind::Unavailable && !found.is_empty() => break,
+            Err(error) if error.may_pass() && !found.is_empty() => break,
             Err(error) => return Err(error),
         };
         let (Some(error), Some(place)) = (alone, place(&ranges, at)) else {

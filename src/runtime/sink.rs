@@ -353,10 +353,7 @@ impl JobSink {
             return;
         };
         match (self, pending) {
-            (JobSink::Kafka(sink), _) => {
-                let sink = sink.clone();
-                runtime.spawn(async move { sink.abort().await });
-            }
+            (JobSink::Kafka(sink), _) => sink.abandon(),
             (JobSink::Delta { .. }, Some(Pending::Delta(prepared))) => {
                 runtime.spawn(prepared.discard());
             }

@@ -66,7 +66,7 @@ pub struct ReadyJob {
 pub enum ToDo {
     /// Run it.
     Run,
-    /// Leave it alone: it is paused, or has failed.
+    /// Leave it alone: it is paused, or has failed, or another process has dropped it and may make it anew.
     Rest,
     /// Make it ready again: it is another one now.
     MakeReady,
@@ -300,12 +300,15 @@ impl Jobs {
     /// The store does not answer.
     pub async fn to_do(&self, name: &str) -> Result<ToDo> {
         let ready = self.ready.lock().await.get(name).cloned();
-        let (Some(job), Some((id, history))) = (ready, self.store.find(name).await?) else {
+        // What this process has dropped is not ready any more.
+        let Some(job) = ready else {
             return Ok(ToDo::Forget);
         };
-        if history.phase == Phase::Dropped {
-            return Ok(ToDo::Forget);
-        }
+        let found = self.store.find(name).await?;
+        let found = found.filter(|(_, history)| history.phase != Phase::Dropped);
+        let Some((id, history)) = found else {
+            return Ok(ToDo::Rest);
+        };
         if id != job.id || !job.is_of(&history) {
             let mut all = self.ready.lock().await;
             // A statement of this process may have made the changed job ready meanwhile.

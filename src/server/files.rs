@@ -3,7 +3,11 @@
 
 /// As many connections as are wanted, and at most one for each `share` files that the process may have open.
 pub(super) fn connections(wanted: usize, share: usize) -> usize {
-    match open_files() {
+    within(wanted, share, open_files())
+}
+
+fn within(wanted: usize, share: usize, files: Option<usize>) -> usize {
+    match files {
         Some(files) => wanted.min((files / share).max(1)),
         None => wanted,
     }
@@ -32,6 +36,9 @@ mod tests {
         assert_eq!(soft_limit(limits), Some(1_024));
         let limits = limits.replace("1024  ", "unlimited");
         assert_eq!(soft_limit(&limits), None);
-        assert_eq!(connections(1, 1), 1);
+        assert_eq!(within(4_096, 2, Some(1_024)), 512);
+        assert_eq!(within(100, 2, Some(1_024)), 100);
+        assert_eq!(within(1_024, 8, Some(4)), 1);
+        assert_eq!(within(4_096, 2, None), 4_096);
     }
 }

@@ -894,7 +894,6 @@ mod tests {
         let work = work(Limits {
             statement_bytes: 100 << 10,
             queue: 1,
-            timeout: Some(Duration::from_millis(300)),
             ..Limits::default()
         });
         let (at_work, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -913,12 +912,13 @@ mod tests {
             }
         };
         let room = work.room(60 << 10).await.unwrap();
+        // What has room need not wait.
+        read(20 << 10).await.unwrap();
         let waits = tokio::spawn(read(60 << 10));
         while work.unread.load(Ordering::Relaxed) == 0 {
             tokio::task::yield_now().await;
         }
-        // What has room need not wait, and one more than may wait is refused.
-        read(1_000).await.unwrap();
+        // One more than may wait is refused.
         let refused = read(90 << 10).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Exhausted);
         drop(room);
@@ -926,8 +926,13 @@ mod tests {
         // One that is longer than may be has room when it is alone.
         tokio::try_join!(read(1 << 30), read(1 << 30)).unwrap();
         assert_eq!(most.load(Ordering::SeqCst), 1);
-        let _room = work.room(1 << 30).await.unwrap();
-        let late = read(60 << 10).await.unwrap_err();
+        let hurried = self::work(Limits {
+            statement_bytes: 100 << 10,
+            timeout: Some(Duration::from_millis(20)),
+            ..Limits::default()
+        });
+        let _room = hurried.room(1 << 30).await.unwrap();
+        let late = hurried.read(60 << 10, || Ok(())).await.unwrap_err();
         assert_eq!(late.kind(), ErrorKind::Timeout);
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, AsArray, Int64Array};
+use datafusion::arrow::array::{Array, ArrayData, AsArray, Int64Array};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Int64Type, IntervalUnit, TimeUnit};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs};
@@ -39,8 +39,13 @@ fn each(numbers: &Int64Array) -> impl Iterator<Item = u128> {
 
 /// `repeat(text, n)`, `array_repeat(element, n)`: exact for texts, an upper bound for other elements.
 pub(super) fn repeated(args: &ScalarFunctionArgs) -> Option<u128> {
+    times(args, 0)
+}
+
+/// The argument at a place, as often as the second one says.
+fn times(args: &ScalarFunctionArgs, of: usize) -> Option<u128> {
     let counts = numbers(args, 1)?;
-    if let Some(lengths) = lengths(args, 0) {
+    if let Some(lengths) = lengths(args, of) {
         let sizes = lengths.into_iter().zip(each(&counts));
         return Some(
             sizes
@@ -50,7 +55,7 @@ pub(super) fn repeated(args: &ScalarFunctionArgs) -> Option<u128> {
     }
     let most = each(&counts).max().unwrap_or(0);
     Some(
-        bytes(args, 0)?
+        bytes(args, of)?
             .max(args.number_rows as u128 * 8)
             .saturating_mul(most),
     )
@@ -84,9 +89,11 @@ pub(super) fn padded(args: &ScalarFunctionArgs) -> Option<u128> {
 /// `array_resize(list, n, value)`.
 pub(super) fn resized(args: &ScalarFunctionArgs) -> Option<u128> {
     let elements = each(&numbers(args, 1)?).fold(0, u128::saturating_add);
-    let rows = args.number_rows.max(1) as u128;
-    let one = bytes(args, 2).unwrap_or(0) / rows;
-    Some(elements.saturating_mul(one.max(8)))
+    let values = match args.args.len() {
+        0..3 => 0,
+        _ => times(args, 2)?,
+    };
+    Some(values.max(elements.saturating_mul(8)))
 }
 
 /// `range(start, stop, step)` of numbers, days and times.
@@ -164,12 +171,23 @@ pub(super) fn overlaid(args: &ScalarFunctionArgs) -> Option<u128> {
     Some(together(args)?.saturating_add(bytes(args, 0)?))
 }
 
-/// `array_to_string(list, separator)`.
+/// `array_replace_all(list, from, to)`: as if each element were replaced.
+pub(super) fn replaced_elements(args: &ScalarFunctionArgs) -> Option<u128> {
+    let to = lengths(args, 2)?.into_iter().max().unwrap_or(1);
+    let count = elements(args, 0)?.into_iter().fold(0, u128::saturating_add);
+    Some(bytes(args, 0)?.saturating_add(count.saturating_mul(to)))
+}
+
+/// `array_to_string(list, separator, null)`.
 pub(super) fn joined(args: &ScalarFunctionArgs) -> Option<u128> {
     let list = bytes(args, 0)?;
     let separator = lengths(args, 1)?.into_iter().max().unwrap_or(1);
-    // An element takes four bytes at least.
-    Some(list.saturating_add((list / 4).saturating_mul(separator)))
+    let null = lengths(args, 2).and_then(|all| all.into_iter().max());
+    let one = separator.saturating_add(null.unwrap_or(0));
+    let elements = elements(args, 0).unwrap_or_default().into_iter();
+    let count = elements.fold(0, u128::saturating_add);
+    // An element within a list of lists takes four bytes at least.
+    Some(list.saturating_add(count.max(list / 4).saturating_mul(one)))
 }
 
 /// `to_char(time, pattern)`: a part of a pattern has two letters, and says up to some twenty.
@@ -257,7 +275,24 @@ trait SliceSize {
 
 impl SliceSize for Arc<dyn Array> {
     fn get_slice_memory_size_or_all(&self) -> usize {
-        let of = self.to_data().get_slice_memory_size();
-        of.unwrap_or_else(|_| self.get_array_memory_size())
+        let data = self.to_data();
+        let of = data.get_slice_memory_size();
+        let of = of.unwrap_or_else(|_| self.get_array_memory_size());
+        of.saturating_add(seen_by_views(&data))
     }
+}
+
+/// Bytes that views show: they are not counted with the views.
+fn seen_by_views(data: &ArrayData) -> usize {
+    let own = match data.data_type() {
+        DataType::Utf8View | DataType::BinaryView => {
+            let views = &data.buffers()[0].typed_data::<u128>()[data.offset()..][..data.len()];
+            // A view begins with the length, in its lower half.
+            let lengths = views.iter().map(|view| (*view as u32) as usize);
+            lengths.fold(0, usize::saturating_add)
+        }
+        _ => 0,
+    };
+    let children = data.child_data().iter().map(seen_by_views);
+    children.fold(own, usize::saturating_add)
 }

@@ -25,7 +25,7 @@ use datafusion::logical_expr::{
 use crate::error::{Error, ErrorKind};
 use crate::session::measures::{
     Measure, any_element, each_with_each, element_with_element, joined, overlaid, padded, repeated,
-    replaced, resized, searched, series, shown, together, trimmed,
+    replaced, replaced_elements, resized, searched, series, shown, together, trimmed,
 };
 use crate::session::{plan_limits, type_fields};
 
@@ -44,7 +44,7 @@ enum Measured {
 }
 
 /// The functions. Each has its other names too.
-const MEASURED: [(&str, Measured); 31] = [
+const MEASURED: [(&str, Measured); 33] = [
     ("repeat", Measured::Bytes(repeated)),
     ("lpad", Measured::Bytes(padded)),
     ("rpad", Measured::Bytes(padded)),
@@ -61,6 +61,8 @@ const MEASURED: [(&str, Measured); 31] = [
     ("array_append", Measured::Bytes(together)),
     ("array_prepend", Measured::Bytes(together)),
     ("array_concat", Measured::Bytes(together)),
+    ("array_replace_all", Measured::Bytes(replaced_elements)),
+    ("array_replace_n", Measured::Bytes(replaced_elements)),
     ("array_to_string", Measured::Bytes(joined)),
     ("encode", Measured::Bytes(together)),
     ("to_json", Measured::Bytes(together)),
@@ -309,6 +311,10 @@ mod tests {
             "replace(repeat('x', 100000), 'x', repeat('y', 100000))",
             "regexp_replace(repeat('x', 100000), '', repeat('y', 100000), 'g')",
             "array_to_string(range(0, 100000), repeat('y', 100000))",
+            "array_to_string(array_repeat(NULLIF(value, 1), 100000), ',', repeat('y', 100000))",
+            "array_to_string(array_repeat(value = 1, 100000), repeat('y', 5000))",
+            "array_resize([''], CASE WHEN value = 1 THEN 10000 ELSE 0 END, CASE WHEN value = 1 THEN repeat('x', 1000000) ELSE '' END)",
+            "array_replace_all(array_repeat('a' || value, 100000), 'a' || value, repeat('x', 100000))",
             "to_char(now() + value * INTERVAL '1 day', repeat('%A', 1000000))",
         ] {
             for n in ["2000000000", "(2000000000 + value)"] {

@@ -70,8 +70,8 @@ impl VisitorMut for FetchFirst {
     }
 }
 
-/// Makes `x = ANY (list)` and `x <> ALL (list)` calls of the session's functions, which take numbers of unlike types. The engine's
-/// planner takes those of its library.
+/// Makes `x = ANY (list)` and its kin calls of the session's functions, which take numbers of unlike types. The engine's planner
+/// takes those of its library, and writes the list several times.
 pub(super) fn members(node: &mut impl VisitMut) {
     let _ = node.visit(&mut Members);
 }
@@ -82,28 +82,43 @@ impl VisitorMut for Members {
     type Break = ();
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        let call = match expr {
+        let (value, op, list, quantifier) = match expr {
             Expr::AnyOp {
                 left,
-                compare_op: BinaryOperator::Eq,
+                compare_op,
                 right,
                 ..
-            } if !matches!(**right, Expr::Subquery(_)) => {
-                call("array_has", [Expr::clone(right), Expr::clone(left)])
-            }
+            } => (left, compare_op, right, "any"),
             Expr::AllOp {
                 left,
-                compare_op: BinaryOperator::NotEq,
+                compare_op,
                 right,
-            } if !matches!(**right, Expr::Subquery(_)) => Expr::UnaryOp {
-                op: UnaryOperator::Not,
-                expr: Box::new(call("array_has", [Expr::clone(right), Expr::clone(left)])),
-            },
+            } => (left, compare_op, right, "all"),
             _ => return ControlFlow::Continue(()),
+        };
+        if matches!(**list, Expr::Subquery(_)) {
+            return ControlFlow::Continue(());
+        }
+        let (value, list) = (taken(value), taken(list));
+        let call = match (&*op, quantifier) {
+            (BinaryOperator::Eq, "any") => call("array_has", [list, value]),
+            (BinaryOperator::NotEq, "all") => Expr::UnaryOp {
+                op: UnaryOperator::Not,
+                expr: Box::new(call("array_has", [list, value])),
+            },
+            (op, quantifier) => {
+                let how = Value::SingleQuotedString(format!("{op} {quantifier}"));
+                call("list_compare", [Expr::Value(how.into()), list, value])
+            }
         };
         *expr = call;
         ControlFlow::Continue(())
     }
+}
+
+/// The expression, with NULL in its place.
+fn taken(expr: &mut Expr) -> Expr {
+    std::mem::replace(expr, Expr::Value(Value::Null.into()))
 }
 
 fn call<const N: usize>(name: &str, args: [Expr; N]) -> Expr {

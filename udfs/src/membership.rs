@@ -13,7 +13,7 @@ use datafusion::common::{
 };
 use datafusion::config::ConfigOptions;
 use datafusion::functions_aggregate::expr_fn::count;
-use datafusion::logical_expr::expr::{Case, Exists, InSubquery};
+use datafusion::logical_expr::expr::{Case, Exists, InSubquery, SetComparison};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
     BinaryExpr, Expr, ExprSchemable, Filter, Join, LogicalPlan, LogicalPlanBuilder, Operator,
@@ -22,6 +22,9 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 
 use crate::correlated::{Asked, check, check_within};
+
+/// The column of a subquery that a value is compared with.
+const MEMBER: &str = "__member";
 
 /// Rewrites `NOT IN` and its kin in filters and select lists, behind the rule that makes the types of both sides equal.
 #[derive(Debug)]
@@ -39,6 +42,13 @@ impl AnalyzerRule for NullAwareMembership {
                 check_within(expr)?;
                 Ok(TreeNodeRecursion::Continue)
             })?;
+            let plan = match plan.expressions().iter().any(has_comparison) {
+                true => {
+                    plan.map_expressions(|expr| expr.transform_up(told_apart))?
+                        .data
+                }
+                false => plan,
+            };
             let rewritten = match plan {
                 LogicalPlan::Filter(filter) => in_filter(filter)?,
                 LogicalPlan::Join(join) => in_join(join)?,
@@ -176,6 +186,7 @@ fn is_no_member(member: InSubquery, place: Place, schema: &DFSchema) -> Result<E
     if is_simple && (place == Place::Conjunct || !has_nulls) {
         return Ok(Expr::InSubquery(InSubquery::new(expr, subquery, true)));
     }
+    let (subquery, column) = members(&subquery)?;
     let compared = compared(&expr, column, schema)?;
     exists(&subquery, Expr::IsNotFalse(Box::new(compared)), true)
 }
@@ -193,7 +204,7 @@ fn three_valued(expr: Expr, schema: &DFSchema) -> Result<Expr> {
         };
         check(&subquery.subquery, Asked::NotIn)?;
         check_value(&expr)?;
-        let column = first_column(&subquery)?;
+        let (subquery, column) = members(&subquery)?;
         let compared = compared(&expr, column, schema)?;
         let found = exists(&subquery, Expr::IsTrue(Box::new(compared.clone())), false)?;
         let unknown = exists(&subquery, Expr::IsUnknown(Box::new(compared)), false)?;
@@ -228,7 +239,7 @@ fn counted(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         };
         check(&subquery.subquery, Asked::NotIn)?;
         check_value(&expr)?;
-        let column = first_column(&subquery)?;
+        let (subquery, column) = members(&subquery)?;
         let null = || Box::new(Expr::Literal(ScalarValue::Boolean(None), None));
         let equal = compared(&expr, column.clone(), schema)?;
         let found = has_rows(&subquery, Some(equal))?;
@@ -284,8 +295,51 @@ fn first_column(subquery: &Subquery) -> Result<Column> {
     }
 }
 
-/// Refuses a value made of columns of a query around that of its row: in a subquery they would be taken for those of the row.
+/// The subquery, its column by a name that no column of the row around has: the engine tells the two apart by their names alone,
+/// and both may be of one table.
+fn members(subquery: &Subquery) -> Result<(Subquery, Column)> {
+    let column = Expr::Column(first_column(subquery)?).alias(MEMBER);
+    let rows = LogicalPlanBuilder::from(subquery.subquery.as_ref().clone()).project([column])?;
+    let subquery = Subquery {
+        subquery: Arc::new(rows.build()?),
+        outer_ref_columns: subquery.outer_ref_columns.clone(),
+        spans: subquery.spans.clone(),
+    };
+    Ok((subquery, Column::new_unqualified(MEMBER)))
+}
+
+fn has_comparison(expr: &Expr) -> bool {
+    let found = expr.exists(|node| Ok(matches!(node, Expr::SetComparison(_))));
+    found.unwrap_or(true)
+}
+
+/// The same for ANY and ALL, which the engine makes such queries of.
+fn told_apart(expr: Expr) -> Result<Transformed<Expr>> {
+    Ok(match expr {
+        Expr::SetComparison(of) => {
+            let (subquery, _) = members(&of.subquery)?;
+            Transformed::yes(Expr::SetComparison(SetComparison { subquery, ..of }))
+        }
+        other => Transformed::no(other),
+    })
+}
+
+/// Refuses a value that is a subquery, and one made of columns of a query around that of its row: in a subquery they would be taken for those of the row.
 fn check_value(expr: &Expr) -> Result<()> {
+    let has_query = |node: &Expr| {
+        Ok(matches!(
+            node,
+            Expr::ScalarSubquery(_)
+                | Expr::InSubquery(_)
+                | Expr::Exists(_)
+                | Expr::SetComparison(_)
+        ))
+    };
+    if expr.exists(has_query)? {
+        return not_impl_err!(
+            "IN (SELECT …) of a value that is itself a subquery is not supported here: compute it in a query in FROM"
+        );
+    }
     if expr.contains_outer() {
         return not_impl_err!(
             "IN (SELECT …) of a value with a column of the query around this one is not supported: \

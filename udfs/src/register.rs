@@ -27,7 +27,8 @@ use crate::steps::NamesOfSteps;
 use crate::times::{self, ExtractPlanner, MicrosecondTime};
 use crate::unjoined::UnjoinedSubqueries;
 use crate::values::{
-    IntervalPlanner, array_has, header, headers_list, headers_map, interval_times, to_json,
+    IntervalPlanner, array_has, header, headers_list, headers_map, interval_times, list_compare,
+    to_json,
 };
 use crate::volatile_keys::VolatileKeys;
 
@@ -107,6 +108,7 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
         Arc::new(to_json()),
         Arc::new(interval_times()),
         Arc::new(array_has()),
+        Arc::new(list_compare()),
     ];
     functions.extend(times::functions());
     functions

@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::server::files;
 use crate::server::tls::HANDSHAKE;
 
 /// Handshakes that are done and not yet served.
@@ -19,6 +20,11 @@ const WAITING: usize = 16;
 const SHAKING: usize = 256;
 /// After a fault of the socket, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// The same, where the process may open few files.
+fn shaking() -> usize {
+    files::connections(SHAKING, 16)
+}
 
 type Connection = (TlsStream<TcpStream>, SocketAddr);
 
@@ -35,7 +41,7 @@ impl Secured {
         let (sender, done) = mpsc::channel(WAITING);
         let address = listener.local_addr();
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        let places = Arc::new(Semaphore::new(SHAKING));
+        let places = Arc::new(Semaphore::new(shaking()));
         let free = Arc::clone(&places);
         let task = tokio::spawn(async move {
             while let Ok(place) = Arc::clone(&free).acquire_owned().await {
@@ -120,7 +126,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let secured = Secured::new(listener, config);
         let mut silent = Vec::new();
-        for _ in 0..SHAKING + 10 {
+        for _ in 0..shaking() + 10 {
             silent.push(TcpStream::connect(address).await.unwrap());
         }
         let wait_for = async |free: usize| {
@@ -131,6 +137,6 @@ mod tests {
         wait_for(0).await;
         drop(silent);
         // One place is always held by the next connection.
-        wait_for(SHAKING - 1).await;
+        wait_for(shaking() - 1).await;
     }
 }

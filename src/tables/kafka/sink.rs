@@ -30,7 +30,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, ProducerContext};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::exec::format::{EncodedRows, FormatOptions, RecordEncoder};
 use crate::tables::kafka::aside::aside;
 use crate::tables::kafka::client::{self, ClientSettings, Faults, code_error, request_error};
@@ -458,7 +458,10 @@ impl Opened {
 
 impl Insert {
     fn open(table: Arc<KafkaTable>) -> Result<Self> {
-        let under_way = UnderWay::begin();
+        let under_way = UnderWay::of_insert().ok_or_else(|| {
+            let full = "too many INSERTs into topics are under way, or were cancelled and have not ended yet";
+            Error::new(ErrorKind::Exhausted, full).with_help("try again later")
+        })?;
         let deliveries = Deliveries::default();
         let transactional = table.delivery == Delivery::Transactional;
         let producer = connect(&table.client, deliveries.clone(), transactional)?;

@@ -28,6 +28,7 @@ use crate::tables::kafka::publisher::{Called, Clock, Group, Publisher};
 use crate::tables::kafka::sink::{
     Deliveries, EncodedBatch, Outlet, Session, encode_rows, ensure_topic, send_rows,
 };
+use crate::tables::kafka::under_way::UnderWay;
 
 /// Where a job stands in one partition of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -256,6 +257,24 @@ impl<G: Group> JobTopic<G> {
         }
         let inner = Arc::clone(&self.inner);
         aside(move || inner.session.abort()).await
+    }
+
+    /// The same, without waiting for it; a process that ends waits a moment.
+    pub(crate) fn abandon(&self) {
+        if !self.inner.in_transactions {
+            return;
+        }
+        let (inner, under_way) = (Arc::clone(&self.inner), UnderWay::begin());
+        let end = move || {
+            if let Err(error) = inner.session.abort() {
+                tracing::debug!(%error, "the transaction was not aborted; the broker does it");
+            }
+            drop(inner);
+            drop(under_way);
+        };
+        // Without a thread the broker aborts the transaction when it times out.
+        let thread = std::thread::Builder::new().name("kafka-end".to_owned());
+        let _ = thread.spawn(end);
     }
 
     /// Which topic it is now (IDENT-1).

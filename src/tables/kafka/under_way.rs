@@ -1,4 +1,5 @@
-//! INSERTs that are under way: a process that ends waits a moment for them, so that their transactions do not stay open.
+//! INSERTs that are under way, and transactions of jobs that are being aborted: a process that ends waits a moment for them, so that
+//! no transaction stays open.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,8 +11,20 @@ static FEWER: Condvar = Condvar::new();
 /// One of them, until this is dropped.
 pub(super) struct UnderWay(());
 
+/// So many INSERTs are under way at most; those count as well that were cancelled and have not come to their end.
+const MOST: usize = 1_024;
+
 impl UnderWay {
-    /// There is one more.
+    /// There is one more INSERT; none if there are too many.
+    pub(super) fn of_insert() -> Option<Self> {
+        let mut count = COUNT.lock().unwrap_or_else(PoisonError::into_inner);
+        (*count < MOST).then(|| {
+            *count += 1;
+            Self(())
+        })
+    }
+
+    /// A transaction of a job is being aborted.
     pub(super) fn begin() -> Self {
         *COUNT.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         Self(())

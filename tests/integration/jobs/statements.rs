@@ -144,7 +144,7 @@ fn a_process_with_an_older_statement_of_a_job_ends_when_another_changes_it() {
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
+    let deadline = std::time::Instant::now() + crate::support::PATIENCE;
     while !work.sql(&[], &["SHOW JOBS"]).ok().out.contains("RUNNING") {
         assert!(std::time::Instant::now() < deadline, "the job does not run");
     }

@@ -100,6 +100,8 @@ CREATE EXTERNAL TABLE kept (id BIGINT) STORED AS DELTA LOCATION 'kept';";
     wait_for(&served, "SELECT max(id) FROM kept", "[(200,)]");
     // Dropped and made anew, it begins at the beginning.
     work.sql(&[], &["DROP JOB copy"]).ok();
+    // The server has seen that it is gone: it looks every five seconds.
+    std::thread::sleep(Duration::from_secs(6));
     work.anabranch(&["sql", "-f", work.file("changed.sql", &job(1_000))])
         .ok();
     wait_for(&served, "SELECT max(id) FROM kept", "[(2000,)]");

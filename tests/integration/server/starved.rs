@@ -65,7 +65,16 @@ fn clients_that_hold_connections_leave_files_for_jobs() {
     // Until it holds as many as it takes.
     let folder = format!("/proc/{}/fd", served.process.id());
     let deadline = Instant::now() + PATIENCE;
-    while std::fs::read_dir(&folder).unwrap().count() < 128 {
+    let is_socket = |entry: &std::io::Result<std::fs::DirEntry>| {
+        let entry = entry.as_ref().map(std::fs::DirEntry::path);
+        let of = entry.ok().and_then(|path| std::fs::read_link(path).ok());
+        of.is_some_and(|of| of.to_string_lossy().starts_with("socket:"))
+    };
+    let sockets = || {
+        let open = std::fs::read_dir(&folder).unwrap();
+        open.filter(is_socket).count()
+    };
+    while sockets() < 128 {
         assert!(Instant::now() < deadline, "they are not accepted");
         std::thread::sleep(Duration::from_millis(20));
     }

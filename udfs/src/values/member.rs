@@ -167,7 +167,7 @@ fn or_unknown(found: &BooleanArray, list: &ArrayRef, value: &ArrayRef) -> Result
 }
 
 /// The elements of all lists of an array, and where those of each begin and how many they are.
-fn elements_of(list: &ArrayRef) -> Option<(ArrayRef, Vec<(usize, usize)>)> {
+pub(super) fn elements_of(list: &ArrayRef) -> Option<(ArrayRef, Vec<(usize, usize)>)> {
     Some(match list.data_type() {
         DataType::List(_) => {
             let lists = list.as_list::<i32>();

@@ -5,8 +5,10 @@ mod header_types;
 mod interval;
 mod json;
 mod member;
+mod quantified;
 
 pub use header::{header, headers_list, headers_map};
 pub use interval::{IntervalPlanner, interval_times};
 pub use json::to_json;
 pub(crate) use member::array_has;
+pub(crate) use quantified::list_compare;
