@@ -31,7 +31,8 @@ def begin(name, do=None):
 def killed(by, thread, ended):
     at = time.time()
     thread.join(30)
-    print(by, "|", ended[0].split("by")[0], "| soon:", ended[1] - at < 10)
+    # Behind that is the call that it met, which may be either of two.
+    print(by, "|", ended[0].split("by")[0].split("(")[0], "| soon:", ended[1] - at < 10)
     until(lambda: running(admin), lambda found: not found)
 
 thread, ended = begin("reader")
