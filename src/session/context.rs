@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::planner::types::SqlTypes;
 use crate::session::bounded_literals::BoundedLiterals;
 use crate::session::catalog::{Catalog, weak_state};
+use crate::session::delimiters::ShortDelimiters;
 use crate::session::memory::LimitedPool;
 use crate::session::nan::{ForgetBounds, KeepNan};
 use crate::session::sizes;
@@ -121,6 +122,7 @@ fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     rules.extend(PhysicalOptimizer::new().rules);
     rules.push(Arc::new(KeepNan));
     rules.push(Arc::new(AllGroups));
+    rules.push(Arc::new(ShortDelimiters));
     rules.push(Arc::new(GiveWay));
     rules
 }

@@ -1,11 +1,13 @@
 //! A session: the only place that builds a DataFusion context, and that runs statements in it.
 
 mod bounded_literals;
+mod casts;
 mod catalog;
 mod constants;
 mod context;
 mod create;
 mod dead_letters;
+mod delimiters;
 mod describe;
 mod file_names;
 mod ingest;

@@ -20,6 +20,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 use crate::core::suggest::closest;
 use crate::error::{Error, Result};
 use crate::planner::normalize;
+use crate::session::casts::apart;
 use crate::session::catalog::{Catalog, TableEntry, time_travel_name};
 use crate::session::literals::doubles;
 use crate::session::plan_limits;
@@ -46,6 +47,7 @@ pub(super) async fn prepare(
             travel(context, catalog, ansi.as_mut()).await?;
             offsets(context, ansi.as_mut()).await?;
             windows(ansi.as_mut())?;
+            apart(ansi.as_mut());
             members(ansi.as_mut());
             doubles(ansi.as_mut());
             Ok(())
@@ -61,6 +63,7 @@ pub(super) async fn prepare(
                 travel(context, catalog, query.as_mut()).await?;
                 offsets(context, query.as_mut()).await?;
                 windows(query.as_mut())?;
+                apart(query.as_mut());
                 members(query.as_mut());
                 doubles(query.as_mut());
                 Ok(())

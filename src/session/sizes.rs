@@ -332,6 +332,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_stands_between_many_texts_is_short() {
+        let agg = |delimiter: &str, over: &str| {
+            format!(
+                "SELECT string_agg(CAST(value AS VARCHAR), {delimiter}) {over} FROM generate_series(1, 3)"
+            )
+        };
+        for over in ["", "OVER ()", "OVER (ORDER BY value)"] {
+            for long in ["repeat('x', 100000)", &format!("'{}'", "x".repeat(70_000))] {
+                let error = run(&agg(long, over)).await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Exhausted, "{over}: {error}");
+            }
+            assert!(run(&agg("repeat('x', 1000)", over)).await.unwrap() > 0);
+        }
+    }
+
+    #[tokio::test]
     async fn what_has_a_size_of_this_world_is_made() {
         for expr in [
             "repeat('x', 100)",

@@ -27,8 +27,8 @@ use crate::steps::NamesOfSteps;
 use crate::times::{self, ExtractPlanner, MicrosecondTime};
 use crate::unjoined::UnjoinedSubqueries;
 use crate::values::{
-    IntervalPlanner, array_has, header, headers_list, headers_map, interval_times, list_compare,
-    to_json,
+    IntervalPlanner, array_has, as_typed, header, headers_list, headers_map, interval_times,
+    list_compare, to_json,
 };
 use crate::volatile_keys::VolatileKeys;
 
@@ -108,6 +108,7 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
         Arc::new(to_json()),
         Arc::new(interval_times()),
         Arc::new(array_has()),
+        Arc::new(as_typed()),
         Arc::new(list_compare()),
     ];
     functions.extend(times::functions());
