@@ -4,6 +4,7 @@
 //! and to wire codes in a server. It crosses DataFusion as [`DataFusionError::External`] and comes
 //! back out whole through `From`.
 
+mod arguments;
 mod render;
 mod unsupported;
 
@@ -87,10 +88,14 @@ pub struct Error {
     rows_written: Option<u64>,
     /// Whether the message says which record it is about, or that it is about many.
     names_record: bool,
+    /// Whether a store, a broker or a registry is the cause, and no row.
+    is_of_no_row: bool,
     /// By which a server's log names the statement.
     query: Option<Box<str>>,
     /// What a job that stops by it keeps in its log, for the statement that resumes it.
     report: Option<Box<Reported>>,
+    /// An object store has refused it: that may pass, as keys are renewed and policies take effect.
+    by_store: bool,
 }
 
 impl Error {
@@ -103,8 +108,10 @@ impl Error {
             span: None,
             rows_written: None,
             names_record: false,
+            is_of_no_row: false,
             query: None,
             report: None,
+            by_store: false,
         }
     }
 
@@ -172,6 +179,30 @@ impl Error {
     /// Whether the message tells which record it is about.
     pub(crate) fn names_record(&self) -> bool {
         self.names_record
+    }
+
+    /// Says that a store, a broker or a registry is the cause, and no row.
+    #[must_use]
+    pub(crate) fn of_no_row(mut self) -> Self {
+        self.is_of_no_row = true;
+        self
+    }
+
+    /// Whether a store, a broker or a registry is the cause, and no row.
+    pub(crate) fn is_of_no_row(&self) -> bool {
+        self.is_of_no_row || self.by_store
+    }
+
+    /// Says that an object store is who has refused it.
+    #[must_use]
+    pub(crate) fn by_store(mut self) -> Self {
+        self.by_store = true;
+        self
+    }
+
+    /// Whether it may pass by itself, so that a job waits and tries again.
+    pub(crate) fn may_pass(&self) -> bool {
+        self.kind == ErrorKind::Unavailable || (self.by_store && self.kind == ErrorKind::Permission)
     }
 
     /// Says by which id a server's log names the statement.
@@ -320,7 +351,18 @@ fn from_datafusion(error: DataFusionError) -> Error {
             datafusion::arrow::error::ArrowError::ExternalError(external) => {
                 from_datafusion(DataFusionError::External(external))
             }
-            other => Error::new(ErrorKind::Data, strip_prefix(&other.to_string())),
+            other => {
+                use datafusion::arrow::error::ArrowError;
+                // The others quote values of rows.
+                let is_of_file =
+                    matches!(other, ArrowError::ParquetError(_) | ArrowError::IoError(..));
+                let message = other.to_string();
+                let said = strip_prefix(&message);
+                match quoted_store(&message).filter(|_| is_of_file) {
+                    Some(kind) => Error::new(kind, said).by_store(),
+                    None => Error::data(said),
+                }
+            }
         },
         DataFusionError::Plan(message) => from_plan(&message),
         DataFusionError::SQL(inner, _) => Error::invalid(strip_prefix(&inner.to_string())),
@@ -329,11 +371,14 @@ fn from_datafusion(error: DataFusionError) -> Error {
         DataFusionError::ResourcesExhausted(message) => Error::new(ErrorKind::Exhausted, message)
             .with_help("raise --memory-limit, or narrow the statement"),
         DataFusionError::Execution(message) if message.contains(COERCION) => from_plan(&message),
+        DataFusionError::Internal(message) if arguments::are_refused(&message) => {
+            from_plan(&message)
+        }
         DataFusionError::Execution(message) => from_execution(message),
         DataFusionError::ObjectStore(inner) => from_store(&inner),
         DataFusionError::IoError(inner) => Error::from(inner),
         DataFusionError::Configuration(message) => Error::invalid(message),
-        DataFusionError::ParquetError(inner) => from_parquet(&inner.to_string()),
+        DataFusionError::ParquetError(inner) => from_parquet(&inner),
         other => Error::internal(other.strip_backtrace()),
     };
     match diagnostic {
@@ -369,6 +414,9 @@ const INSERT_COUNT: &str = "Column count doesn't match insert query";
 
 /// A planning error's message without what only its programmers need; its suggestion as help.
 fn from_plan(message: &str) -> Error {
+    if let Some(error) = arguments::refused(message) {
+        return error;
+    }
     let said = message
         .split_once(COERCION)
         .map_or(message, |(_, said)| said);
@@ -403,16 +451,68 @@ fn from_store(error: &datafusion::object_store::Error) -> Error {
         Store::NotSupported { .. } | Store::NotImplemented { .. } => ErrorKind::Unsupported,
         _ => ErrorKind::Unavailable,
     };
-    Error::new(kind, error.to_string())
+    Error::new(kind, error.to_string()).by_store()
+}
+
+/// What kind of answer of an object store a text quotes, where a library keeps no more of it than that.
+pub(crate) fn quoted_store(message: &str) -> Option<ErrorKind> {
+    const REFUSALS: [&str; 2] = [
+        "lacked the necessary privileges to complete",
+        "lacked valid authentication credentials",
+    ];
+    if REFUSALS.iter().any(|refusal| message.contains(refusal)) {
+        return Some(ErrorKind::Permission);
+    }
+    // Such as `Generic S3 error: …`.
+    let (_, rest) = message.split_once("Generic ")?;
+    let (store, _) = rest.split_once(" error: ")?;
+    let is_remote = ["S3", "HTTP", "MicrosoftAzure", "GCS"].contains(&store);
+    (is_remote && !is_cut(rest)).then_some(ErrorKind::Unavailable)
+}
+
+/// Whether a store says that a file is shorter than it should be: it stays so.
+fn is_cut(message: &str) -> bool {
+    [
+        "InvalidRange",
+        "Range Not Satisfiable",
+        "Requested range was invalid",
+    ]
+    .iter()
+    .any(|cut| message.contains(cut))
+}
+
+/// What a store said below an error of a reader.
+fn store_below<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> Option<&'a datafusion::object_store::Error> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(store) = error.downcast_ref() {
+            return Some(store);
+        }
+        cause = error.source();
+    }
+    None
 }
 
 /// A data file that a table names cannot be read.
-fn from_parquet(message: &str) -> Error {
+fn from_parquet(error: &(dyn std::error::Error + 'static)) -> Error {
+    use datafusion::object_store::Error as Store;
+    match store_below(error) {
+        None | Some(Store::NotFound { .. }) => {}
+        Some(store) if is_cut(&store.to_string()) => {}
+        Some(store) => return from_store(store),
+    }
+    let message = &error.to_string();
+    if let Some(kind) = quoted_store(message) {
+        return Error::new(kind, strip_prefix(message)).by_store();
+    }
     let missing = message
         .split_once("Object at location ")
         .and_then(|(_, rest)| rest.split_once(" not found"));
     match missing {
         Some((path, _)) => Error::data(format!("the data file '{path}' does not exist"))
+            .by_store()
             .with_help("the table's log names it: VACUUM with a short retention deletes files that are still read, and so may people"),
         None => Error::data(strip_prefix(message)),
     }
@@ -459,11 +559,19 @@ fn from_shared(shared: &DataFusionError) -> Error {
             span: ours.span,
             rows_written: ours.rows_written,
             names_record: ours.names_record,
+            is_of_no_row: ours.is_of_no_row,
             query: ours.query.clone(),
             report: ours.report.clone(),
+            by_store: ours.by_store,
         };
     }
+    match store_below(root) {
+        None | Some(datafusion::object_store::Error::NotFound { .. }) => {}
+        Some(store) => return from_store(store),
+    }
     let kind = match root {
+        DataFusionError::ObjectStore(inner) => return from_store(inner),
+        DataFusionError::ParquetError(inner) => return from_parquet(inner.as_ref()),
         DataFusionError::Plan(_) | DataFusionError::SchemaError(..) => ErrorKind::Invalid,
         DataFusionError::ResourcesExhausted(_) => ErrorKind::Exhausted,
         DataFusionError::NotImplemented(_) => ErrorKind::Unsupported,
@@ -526,4 +634,70 @@ fn strip_prefix(message: &str) -> String {
         rest = stripped;
     }
     rest.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use datafusion::object_store::Error as StoreError;
+    use datafusion::parquet::errors::ParquetError;
+
+    use super::*;
+
+    fn of_file(error: StoreError) -> [Error; 2] {
+        let read = |error| DataFusionError::ParquetError(Box::new(ParquetError::External(error)));
+        let text = error.to_string();
+        [
+            read(Box::new(error)).into(),
+            DataFusionError::ArrowError(
+                Box::new(datafusion::arrow::error::ArrowError::ParquetError(text)),
+                None,
+            )
+            .into(),
+        ]
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_computed_is_no_matter_of_a_store() {
+        let divided = datafusion::arrow::error::ArrowError::DivideByZero;
+        let error = Error::from(DataFusionError::ArrowError(Box::new(divided), None));
+        assert!(!error.is_of_no_row() && !error.may_pass());
+        // Nor is one whose text reads like a store's.
+        let text = "Cannot cast string 'a: Generic S3 error: b' to value of Int64 type";
+        let cast = datafusion::arrow::error::ArrowError::CastError(text.into());
+        let error = Error::from(DataFusionError::ArrowError(Box::new(cast), None));
+        assert!(!error.is_of_no_row() && !error.may_pass());
+    }
+
+    #[test]
+    fn a_store_that_refuses_or_fails_while_a_file_is_read_is_no_fault_of_the_file() {
+        let refused = || StoreError::PermissionDenied {
+            path: "a.parquet".into(),
+            source: "403".into(),
+        };
+        for error in of_file(refused()) {
+            assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
+            assert!(error.may_pass());
+        }
+        let shared = Arc::new(DataFusionError::ObjectStore(Box::new(refused())));
+        let held = DataFusionError::Shared(Arc::clone(&shared));
+        let error = Error::from(held);
+        assert!(error.may_pass() && error.kind() == ErrorKind::Permission);
+        drop(shared);
+        for error in of_file(StoreError::Generic {
+            store: "S3",
+            source: "500".into(),
+        }) {
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        }
+        // What is torn stays so, and what the program may not do is no matter of a store.
+        for error in of_file(StoreError::Generic {
+            store: "LocalFileSystem",
+            source: "Requested range was invalid".into(),
+        }) {
+            assert_eq!(error.kind(), ErrorKind::Data, "{error}");
+        }
+        assert!(!Error::new(ErrorKind::Permission, "no").may_pass());
+    }
 }

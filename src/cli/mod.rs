@@ -25,6 +25,7 @@ use crate::cli::args::{Arguments, Command};
 use crate::cli::config::Settings;
 use crate::core::stack::{STACK, with_stack};
 use crate::error::{Error, Result};
+use crate::tables::kafka::wait_for_inserts;
 
 /// Runs the program and gives its exit code: 0, 1 SQL or data error, 2 usage or connection,
 /// 130 and 143 interrupted.
@@ -85,6 +86,8 @@ fn dispatch(arguments: Arguments) -> Result<u8> {
     };
     let code = with_stack(|| runtime.block_on(done));
     // A transaction that was interrupted is aborted; a broker that is gone must not hold the exit back.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(3));
+    let patience = std::time::Duration::from_secs(3);
+    runtime.shutdown_timeout(patience);
+    wait_for_inserts(patience);
     code
 }

@@ -12,7 +12,7 @@ pub(super) fn unsupported(message: String) -> Error {
     let expression = message.strip_prefix(NO_EXPRESSION).unwrap_or_default();
     let (what, help) = if expression.starts_with("InSubquery") {
         (
-            "IN (SELECT …) stands in WHERE and HAVING, and not in a select list or inside another expression there",
+            "IN (SELECT …) stands in a select list, WHERE and HAVING, and not inside an aggregate or a window function",
             "join: LEFT JOIN (SELECT DISTINCT x FROM …) AS s ON s.x = t.a, and ask s.x IS NOT NULL",
         )
     } else if expression.starts_with("Exists") {

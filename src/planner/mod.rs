@@ -12,6 +12,7 @@ mod cursor;
 pub mod dialect;
 mod gate;
 mod jobs;
+mod numbers;
 pub mod parse;
 mod places;
 pub mod script;

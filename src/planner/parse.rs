@@ -15,6 +15,7 @@ use crate::planner::cursor::Cursor;
 use crate::planner::dialect::AnabranchDialect;
 use crate::planner::gate;
 use crate::planner::jobs::parse_job;
+use crate::planner::numbers;
 use crate::planner::places::Places;
 use crate::planner::script::{RawStatement, is_significant, quoted};
 use crate::planner::tables::parse_create_table;
@@ -30,6 +31,7 @@ pub fn parse_statement(raw: &RawStatement) -> Result<ParsedStatement> {
 
 fn parse_checked(raw: &RawStatement) -> Result<ParsedStatement> {
     let mut tokens = raw.tokens.clone();
+    numbers::read(&mut tokens)?;
     let emit = take_emit(&mut tokens);
     drop_time_travel_for(&mut tokens);
     summarize_all(&mut tokens);

@@ -167,19 +167,31 @@ fn split(text: &str) -> Result<Vec<RawStatement>> {
             Error::invalid(lower_first(&error.message)).at(Span::new(place, next_column(place)))
         })?;
     let mut rest = Rest::new(text, Location::new(1, 1));
-    Ok(tokens
-        .split(|token| token.token == Token::SemiColon)
-        .filter_map(|tokens| {
-            let first = tokens.iter().find(|token| is_significant(token))?;
-            let end = tokens.last()?.span.end;
-            rest.take_until(first.span.start);
-            Some(RawStatement {
-                tokens: tokens.to_vec(),
-                span: first.span,
-                source: rest.take_until(end).to_owned(),
-            })
-        })
-        .collect())
+    let mut statements = Vec::new();
+    // Tokens are many times as large as the text: they are handed on, not copied.
+    let mut tokens = tokens.into_iter().peekable();
+    while tokens.peek().is_some() {
+        let of_statement = tokens
+            .by_ref()
+            .take_while(|token| token.token != Token::SemiColon);
+        let of_statement: Vec<TokenWithSpan> = of_statement.collect();
+        let Some(first) = of_statement.iter().find(|token| is_significant(token)) else {
+            continue;
+        };
+        let (span, end) = (
+            first.span,
+            of_statement
+                .last()
+                .map_or(first.span.end, |last| last.span.end),
+        );
+        rest.take_until(span.start);
+        statements.push(RawStatement {
+            tokens: of_statement,
+            span,
+            source: rest.take_until(end).to_owned(),
+        });
+    }
+    Ok(statements)
 }
 
 pub(crate) fn is_significant(token: &TokenWithSpan) -> bool {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::core::jobs::{BatchVersion, PlannedRange};
 use crate::error::{Error, ErrorKind, Result};
@@ -22,6 +23,9 @@ pub(super) type Aside = BTreeMap<String, Arc<SetAside>>;
 
 /// As many records of a batch are set aside; with more the job fails, as with more than half of the batch.
 const MOST: u64 = 1_000;
+
+/// A search that has found a record ends after so long: the batch is tried without what was found, and what is left is found next.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// Where a record is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +70,9 @@ impl Suspects<'_> {
         tracing::info!(job = job.name, %error, "looking for a record that makes the batch fail");
         let sets_aside = job.options.on_expression_error == OnExpressionError::DeadLetter;
         let run = move |part: Ranges| async move { self.rehearse(&part).await };
-        match search(ranges, self.windows.is_some(), sets_aside, run).await? {
+        let began = job.environment.instant();
+        let is_enough = || job.environment.since(began) >= LONGEST;
+        match search(ranges, self.windows.is_some(), sets_aside, is_enough, run).await? {
             Blamed::Nobody => Err(error),
             Blamed::TooMany(place, error) => {
                 let many = "so many records fail that none is set aside; the first is";
@@ -125,7 +131,8 @@ enum Blamed {
     TooMany(Place, Error),
 }
 
-/// Whether an error may be about one record of the batch, and does not say which.
+/// Whether an error may be about one record of the batch, and does not say which. What a store, a broker or a registry refuses is
+/// the fault of no record.
 pub(super) fn may_blame(error: &Error) -> bool {
     let kinds = [
         ErrorKind::Invalid,
@@ -133,25 +140,28 @@ pub(super) fn may_blame(error: &Error) -> bool {
         ErrorKind::Unsupported,
         ErrorKind::Internal,
     ];
-    kinds.contains(&error.kind()) && !error.names_record()
+    kinds.contains(&error.kind()) && !error.names_record() && !error.is_of_no_row()
 }
 
 /// Searches the batch of `ranges`, which has failed, for the first record that makes it fail, or for all of them.
 ///
 /// `run` runs a part of it: what it gives is the part's own error, if it has one. `from_start` says that a part must begin where
-/// the batch does.
+/// the batch does. A search for all ends with those that it has when `is_enough` says so, or when parts can no longer be run: each
+/// of them fails alone, whatever comes behind it.
 ///
 /// # Errors
 ///
-/// What keeps a part from being run: a broker that is away.
+/// What keeps a part from being run, while nothing is found: a broker that is away.
 async fn search<F: Future<Output = Result<()>>>(
     ranges: &Ranges,
     from_start: bool,
     all: bool,
+    is_enough: impl Fn() -> bool,
     run: impl Fn(Ranges) -> F,
 ) -> Result<Blamed> {
     let mut ranges = ranges.clone();
     let total = positions(&ranges);
+    let before = count_aside(&ranges);
     let run = |part: Ranges| fault(run(part));
     // A batch that fails without records: a table is gone, or the sink.
     if run(part(&ranges, 0, 0)).await?.is_some() {
@@ -159,39 +169,61 @@ async fn search<F: Future<Output = Result<()>>>(
     }
     let mut found = Vec::new();
     let mut next = 0;
-    loop {
-        let begin = |from| if from_start { 0 } else { from };
-        if next >= total || run(part(&ranges, begin(next), total)).await?.is_none() {
-            break;
-        }
-        let (mut good, mut bad) = (next, total);
-        while bad - good > 1 {
-            let middle = good + (bad - good) / 2;
-            match run(part(&ranges, begin(good), middle)).await? {
-                Some(_) => bad = middle,
-                None => good = middle,
-            }
-        }
-        let alone = run(part(&ranges, good, good + 1)).await?;
-        let (Some(error), Some(place)) = (alone, place(&ranges, good)) else {
+    while found.is_empty() || !is_enough() {
+        let (at, alone) = match first_fault(&ranges, next, from_start, &run).await {
+            Ok(Some(fault)) => fault,
+            Ok(None) => break,
+            Err(error) if error.may_pass() && !found.is_empty() => break,
+            Err(error) => return Err(error),
+        };
+        let (Some(error), Some(place)) = (alone, place(&ranges, at)) else {
             return Ok(Blamed::Nobody);
         };
+        // It fails although it is set aside.
+        if is_aside(&ranges, &place) {
+            return Ok(Blamed::Nobody);
+        }
         if !all {
             return Ok(Blamed::Records(vec![(place, error)]));
         }
         found.push((place.clone(), error));
-        let count = found.len() as u64;
+        let count = before + found.len() as u64;
         if count > MOST || (total >= 100 && count * 2 > total) {
             let (place, error) = found.swap_remove(0);
             return Ok(Blamed::TooMany(place, error));
         }
         ranges.set_aside(&place, String::new());
-        next = good + 1;
+        next = at + 1;
     }
     Ok(match found.is_empty() {
         true => Blamed::Nobody,
         false => Blamed::Records(found),
     })
+}
+
+/// The position of the first record from `next` on with which the batch fails, and the error of that record alone, if it fails
+/// alone; `None` if the rest of the batch does not fail.
+async fn first_fault<F: Future<Output = Result<Option<Error>>>>(
+    ranges: &Ranges,
+    next: u64,
+    from_start: bool,
+    run: &impl Fn(Ranges) -> F,
+) -> Result<Option<(u64, Option<Error>)>> {
+    let total = positions(ranges);
+    let begin = |from| if from_start { 0 } else { from };
+    if next >= total || run(part(ranges, begin(next), total)).await?.is_none() {
+        return Ok(None);
+    }
+    let (mut good, mut bad) = (next, total);
+    while bad - good > 1 {
+        let middle = good + (bad - good) / 2;
+        match run(part(ranges, begin(good), middle)).await? {
+            Some(_) => bad = middle,
+            None => good = middle,
+        }
+    }
+    let alone = run(part(ranges, good, good + 1)).await?;
+    Ok(Some((good, alone)))
 }
 
 /// The part's own error, if it has one.
@@ -226,6 +258,26 @@ fn part(ranges: &Ranges, from: u64, to: u64) -> Ranges {
         passed += here;
     }
     part
+}
+
+/// How many records of the batch are set aside already.
+fn count_aside(ranges: &Ranges) -> u64 {
+    let of_table = |(table, planned): (&String, &Vec<PlannedRange>)| {
+        let aside = ranges.aside.get(table).into_iter();
+        let aside = aside.flat_map(|aside| aside.keys());
+        let is_in = |range: &PlannedRange, (partition, offset): (i32, i64)| {
+            range.partition == partition && (range.start..range.end).contains(&offset)
+        };
+        let aside = aside.filter(|at| planned.iter().any(|range| is_in(range, **at)));
+        aside.count() as u64
+    };
+    ranges.planned.iter().map(of_table).sum()
+}
+
+/// Whether a record is set aside already.
+fn is_aside(ranges: &Ranges, place: &Place) -> bool {
+    let aside = ranges.aside.get(&place.table);
+    aside.is_some_and(|aside| aside.contains_key(&(place.partition, place.offset)))
 }
 
 /// The record at a position of the line.
@@ -296,7 +348,9 @@ mod tests {
                 None => Ok(()),
             })
         };
-        let blamed = search(&batch(), from_start, all, run).await.unwrap();
+        let blamed = search(&batch(), from_start, all, || false, run)
+            .await
+            .unwrap();
         (blamed, runs.get())
     }
 
@@ -337,11 +391,36 @@ mod tests {
                     false => Ok(()),
                 })
             };
-            let blamed = search(&batch(), true, true, run).await.unwrap();
+            let blamed = search(&batch(), true, true, || false, run).await.unwrap();
             assert!(matches!(blamed, Blamed::Nobody), "{blamed:?}");
         }
         let (blamed, _) = found(&[], false, true).await;
         assert!(matches!(blamed, Blamed::Nobody), "{blamed:?}");
+    }
+
+    #[tokio::test]
+    async fn a_record_that_fails_although_it_is_set_aside_is_not_blamed_again() {
+        let bad = at("a", 2, 7);
+        let run = |mut part: Ranges| {
+            part.aside.clear();
+            ready(match has(&part, &bad) {
+                true => Err(Error::data("damaged")),
+                false => Ok(()),
+            })
+        };
+        let mut batch = batch();
+        batch.set_aside(&bad, "damaged".to_owned());
+        let blamed = search(&batch, false, true, || false, run).await.unwrap();
+        assert!(matches!(blamed, Blamed::Nobody), "{blamed:?}");
+    }
+
+    #[test]
+    fn a_store_that_refuses_is_the_fault_of_no_record() {
+        assert!(may_blame(&Error::data("1 / 0")));
+        assert!(!may_blame(&Error::data("1 / 0").of_record()));
+        assert!(!may_blame(
+            &Error::data("the data file is gone").of_no_row()
+        ));
     }
 
     #[tokio::test]
@@ -362,7 +441,99 @@ mod tests {
                 _ => Err(Error::unavailable("away")),
             })
         };
-        let error = search(&batch(), false, false, run).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        for all in [false, true] {
+            let error = search(&batch(), false, all, || false, run)
+                .await
+                .unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable);
+        }
+    }
+
+    /// The places of the records that a search has found.
+    fn places(blamed: Blamed) -> Vec<Place> {
+        let Blamed::Records(records) = blamed else {
+            panic!("{blamed:?}");
+        };
+        records.into_iter().map(|(place, _)| place).collect()
+    }
+
+    /// Searches again without what was found, as a job does, while each search ends as `is_enough` or `run` make it end.
+    #[tokio::test]
+    async fn what_was_found_stays_found_when_a_search_ends_early() {
+        let bad: Vec<Place> = (0..5).map(|n| at("a", 0, 12 + 9 * n)).collect();
+        let fails = |part: &Ranges| match bad.iter().find(|place| has(part, place)) {
+            Some(place) => Err(Error::data(format!("{place:?}"))),
+            None => Ok(()),
+        };
+        for from_start in [false, true] {
+            // It has taken long enough when the first is found.
+            let mut batch = batch();
+            for expected in &bad {
+                let run = |part: Ranges| ready(fails(&part));
+                let blamed = search(&batch, from_start, true, || true, run)
+                    .await
+                    .unwrap();
+                assert_eq!(places(blamed), std::slice::from_ref(expected));
+                batch.set_aside(expected, String::new());
+            }
+            assert!(fails(&batch).is_ok());
+        }
+        // The broker goes away after any number of parts: what was found until then is given, and the rest is found next.
+        for most in 1..60 {
+            let (mut batch, mut found) = (batch(), Vec::new());
+            let left = Cell::new(most);
+            while fails(&batch).is_err() {
+                let run = |part: Ranges| {
+                    let is_there = left.get() > 0;
+                    left.set(if is_there { left.get() - 1 } else { 0 });
+                    ready(match is_there {
+                        true => fails(&part),
+                        false => Err(Error::unavailable("away")),
+                    })
+                };
+                match search(&batch, false, true, || false, run).await {
+                    Ok(blamed) => {
+                        let places = places(blamed);
+                        assert!(!places.is_empty());
+                        places
+                            .iter()
+                            .for_each(|place| batch.set_aside(place, String::new()));
+                        found.extend(places);
+                    }
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable),
+                }
+                // It is back.
+                left.set(u32::MAX);
+            }
+            assert_eq!(found, bad, "{most}");
+        }
+    }
+
+    /// However many searches it takes, no more than half of a batch is set aside.
+    #[tokio::test]
+    async fn records_that_earlier_searches_found_count() {
+        let bad: Vec<Place> = (10..70).map(|offset| at("a", 0, offset)).collect();
+        let more = [bad, (0..30).map(|offset| at("b", 0, offset)).collect()].concat();
+        let mut batch = batch();
+        let mut rounds = 0;
+        let first = loop {
+            rounds += 1;
+            let run = |part: Ranges| {
+                ready(match more.iter().find(|place| has(&part, place)) {
+                    Some(place) => Err(Error::data(format!("{place:?}"))),
+                    None => Ok(()),
+                })
+            };
+            match search(&batch, false, true, || true, run).await.unwrap() {
+                Blamed::Records(records) => {
+                    for (place, _) in records {
+                        batch.set_aside(&place, String::new());
+                    }
+                }
+                Blamed::TooMany(first, _) => break first,
+                Blamed::Nobody => panic!("the batch fails"),
+            }
+        };
+        assert_eq!((rounds, first), (66, at("b", 0, 5)));
     }
 }

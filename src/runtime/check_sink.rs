@@ -9,9 +9,11 @@ use crate::core::jobs::{Decision, Identity, JobHistory, Phase, Sameness};
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{JobStatement, Parameters, Script, Statement, parse_statement};
 use crate::runtime::check::{CheckReport, Finding};
-use crate::runtime::sink::{application_of, group_of, numbered_witness};
+use crate::runtime::sink::{application_of, group_of, numbered_witness, rows_up_to};
+use crate::runtime::takeover::files_of_number;
 use crate::session::{JobSinkTable, Session};
 use crate::state::{DataDir, FoundJob, JobId, JobStore};
+use crate::tables::delta::RowsUpTo;
 use crate::tables::kafka::job_witness;
 
 /// How long a sink may take to answer.
@@ -114,6 +116,11 @@ async fn check_sink(
         JobSinkTable::Delta(handle) => {
             let application = application_of(id, 0);
             let number = handle.transaction_version(&application.witness).await?;
+            let files = files_of_number(store, id, number, history, &staged).await;
+            let number = match rows_up_to(&handle, &application.witness, number, &files).await? {
+                RowsUpTo::Number(number) => number,
+                RowsUpTo::Untold(version) => return Ok(Some(untold(history, version))),
+            };
             let witness = numbered_witness(number, history, &staged);
             (
                 Some(witness),
@@ -212,6 +219,21 @@ fn older(history: &JobHistory, from: u64) -> Difference {
             "restore it as it was after batch {last}, or REWIND JOB {} TO BATCH {}",
             history.name,
             from.saturating_sub(1)
+        ),
+    }
+}
+
+/// A sink that was restored to a state of which its log tells nothing any more.
+fn untold(history: &JobHistory, version: u64) -> Difference {
+    let last = history.last().map_or(0, |last| last.batch);
+    Difference {
+        problem: format!(
+            "version {version} has restored it to an earlier state, of which its log tells nothing any more"
+        ),
+        lost: format!("whether rows up to batch {last} are in it cannot be told"),
+        help: format!(
+            "look into it; restore it to the version before {version}, or RESUME JOB {} ASSUMING BATCH {last} COMMITTED",
+            history.name
         ),
     }
 }

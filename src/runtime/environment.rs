@@ -7,6 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::core::jobs::SteadyTime;
+#[cfg(test)]
+use crate::core::jobs::{BatchVersion, Partitions};
 use crate::error::Result;
 #[cfg(test)]
 use crate::runtime::simulation::{Process, SimulatedSink, SimulatedSource};
@@ -121,5 +123,25 @@ impl Environment {
     /// Something between nothing and half of a pause: others wait as well, not all at once again.
     pub(super) fn jitter(&self, pause: Duration) -> Duration {
         pause.mul_f64(f64::from(self.now() as u8) / 512.0)
+    }
+}
+
+/// What a simulation may keep from a runner, for it to find that.
+#[cfg(test)]
+impl Environment {
+    /// The partitions that a job's time is about, of those that are there and those of the last batch.
+    pub(super) fn partitions(&self, there: Partitions, last: Option<&BatchVersion>) -> Partitions {
+        match self {
+            Self::Real | Self::Subscriber(_) => there,
+            Self::Simulated(process) => process.partitions(there, last),
+        }
+    }
+
+    /// The version that tells how long partitions had been silent before this process looked at them: the last one.
+    pub(super) fn silent_by<'v>(&self, last: Option<&'v BatchVersion>) -> Option<&'v BatchVersion> {
+        match self {
+            Self::Real | Self::Subscriber(_) => last,
+            Self::Simulated(process) => process.silent_by(last),
+        }
     }
 }

@@ -31,5 +31,5 @@ pub use check::{CheckReport, Finding, check};
 pub use check_sink::check_sinks;
 pub use metrics::{JobState, Metrics};
 pub use options::{JobOptions, OPTION_NAMES, Trigger};
-pub use statements::{Jobs, ReadyJob};
+pub use statements::{Jobs, ReadyJob, ToDo};
 pub use told::{JobStatus, JobStatuses, Report, RunOptions, Stop};

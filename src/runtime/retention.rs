@@ -223,3 +223,163 @@ async fn delete(store: &JobStore, id: JobId, history: &JobHistory) -> Result<u64
     failpoint::reach("swept");
     Ok(history.next)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::jobs::{BatchVersion, DeadLetter, StateFile};
+    use crate::state::{DataDir, crc32};
+
+    fn name_of(number: u64) -> String {
+        format!("{number:010}-v")
+    }
+
+    /// A batch that writes a file of state, goes on from others, and sets a record aside.
+    async fn commit(store: &JobStore, id: JobId, history: &mut JobHistory, state: &[u64]) {
+        let (batch, sequence) = (history.next_batch(), history.next);
+        let file = |number: &u64| StateFile {
+            name: name_of(*number),
+            is_snapshot: false,
+            closed_by: None,
+            rows: 0,
+            bytes: 1,
+            crc32: Some(crc32(b"x")),
+        };
+        let letter = DeadLetter {
+            table: "t".into(),
+            topic: "t".into(),
+            partition: 0,
+            offset: i64::try_from(batch).unwrap(),
+            timestamp: None,
+            key: None,
+            value: None,
+            reason: "it is bad".into(),
+        };
+        let version = BatchVersion {
+            format: 1,
+            batch,
+            sequence,
+            state: state.iter().chain([&sequence]).map(file).collect(),
+            dead_letters: vec![letter],
+            ..BatchVersion::default()
+        };
+        let name = name_of(sequence);
+        store.put_state(id, &name, b"x".to_vec()).await.unwrap();
+        store.stage(id, &name, &version).await.unwrap();
+        let entry = Entry::Committed {
+            batch,
+            version: name,
+            at: 0,
+        };
+        assert!(store.append(id, sequence, &entry).await.unwrap());
+        history.apply(&entry);
+    }
+
+    async fn trim(store: &JobStore, id: JobId, history: &mut JobHistory, versions: u64) {
+        let retention = Retention {
+            versions,
+            age: i64::MAX,
+        };
+        let trimmed = pack(store, id, history, retention, 0).await.unwrap();
+        let trimmed = trimmed.unwrap();
+        assert!(store.append(id, history.next, &trimmed).await.unwrap());
+        history.apply(&trimmed);
+    }
+
+    /// What a history names and the store no longer has.
+    async fn missing(store: &JobStore, id: JobId, history: &JobHistory) -> Vec<String> {
+        let mut missing = Vec::new();
+        for batch in &history.batches {
+            match store.version(id, &batch.version).await {
+                Err(_) => missing.push(batch.version.clone()),
+                Ok(version) => {
+                    for file in &version.state {
+                        if store.state(id, file).await.is_err() {
+                            missing.push(file.name.clone());
+                        }
+                    }
+                }
+            }
+        }
+        for pack in &history.packs {
+            if store.pack(id, pack).await.is_err() {
+                missing.push(pack.clone());
+            }
+        }
+        missing
+    }
+
+    async fn job() -> (tempfile::TempDir, JobStore, JobId, JobHistory) {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(&dir.path().display().to_string()).unwrap();
+        let store = JobStore::new(data);
+        let created = Entry::Created {
+            name: "j".into(),
+            text: String::new(),
+            tables: vec![],
+            at: 0,
+        };
+        let id = store.create(&created, "j").await.unwrap().unwrap();
+        let history = JobHistory::of(&[created]).unwrap();
+        (dir, store, id, history)
+    }
+
+    /// A job of which one runner has fallen asleep before it wrote its checkpoint. Others go on from a snapshot of their own, trim
+    /// twice, and die before they delete anything. Gives the history of the one who sleeps as well.
+    async fn slept() -> (tempfile::TempDir, JobStore, JobId, JobHistory, JobHistory) {
+        let (dir, store, id, mut history) = job().await;
+        for _ in 0..20 {
+            commit(&store, id, &mut history, &[1]).await;
+        }
+        trim(&store, id, &mut history, 10).await;
+        let slept = history.clone();
+        let snapshot = history.next;
+        commit(&store, id, &mut history, &[]).await;
+        for _ in 0..2 {
+            for _ in 0..20 {
+                commit(&store, id, &mut history, &[snapshot]).await;
+            }
+            trim(&store, id, &mut history, 5).await;
+            store.compact(id, &history).await.unwrap();
+        }
+        (dir, store, id, slept, history)
+    }
+
+    #[tokio::test]
+    async fn loss_1_a_runner_that_slept_before_its_checkpoint_deletes_nothing_that_lives() {
+        let (_dir, store, id, slept, history) = slept().await;
+        let before = store.inventory(id).await.unwrap().files();
+        delete(&store, id, &slept).await.unwrap();
+        let after = store.inventory(id).await.unwrap().files();
+        assert!(after + 30 < before, "{before} files became {after}");
+        assert_eq!(missing(&store, id, &history).await, Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn a_runner_that_deletes_by_what_it_remembers_is_found() {
+        let (_dir, store, id, slept, history) = slept().await;
+        assert_eq!(missing(&store, id, &history).await, Vec::<String>::new());
+        let mut passed = store.compact(id, &slept).await.unwrap().unwrap();
+        passed.batches.clone_from(&slept.batches);
+        passed.packs.clone_from(&slept.packs);
+        store.sweep(id, &passed).await.unwrap();
+        assert_ne!(missing(&store, id, &history).await, Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn whoever_read_the_log_before_the_last_checkpoint_still_finds_its_files() {
+        let (_dir, store, id, mut history) = job().await;
+        let mut read = history.clone();
+        for _ in 0..5 {
+            for _ in 0..8 {
+                commit(&store, id, &mut history, &[1]).await;
+            }
+            trim(&store, id, &mut history, 3).await;
+            delete(&store, id, &history).await.unwrap();
+            assert_eq!(missing(&store, id, &read).await, Vec::<String>::new());
+            read = history.clone();
+        }
+        let versions = store.inventory(id).await.unwrap().versions;
+        assert!(versions.len() < 16, "{versions:?}");
+    }
+}

@@ -131,7 +131,7 @@ impl<'a> JobRunner<'a> {
 
     /// Runs until the job is stopped, paused, caught up (if that is wanted), or fails for good.
     ///
-    /// Faults that may pass, a broker that is away, are waited out. One that does not is written to the log: the job is
+    /// Faults that may pass, a broker that is away or a store that refuses for a while, are waited out. One that does not is written to the log: the job is
     /// paused with its reason.
     pub(super) async fn run(mut self) -> Result<Report> {
         let mut backoff = FIRST_BACKOFF;
@@ -177,7 +177,8 @@ impl<'a> JobRunner<'a> {
                     self.metrics.failed();
                     return Err(error);
                 }
-                Err(error) if error.kind() == ErrorKind::Unavailable => {
+                Err(error) if error.may_pass() => {
+                    self.silence.interrupt(self.environment.instant());
                     self.tell(|status| status.waiting = Some(error.message().to_owned()));
                     self.metrics.retry();
                     tracing::warn!(job = self.job.name, %error, "waiting {} ms", backoff.as_millis());
@@ -201,7 +202,7 @@ impl<'a> JobRunner<'a> {
 
     /// What follows from an error. An error again, if that cannot be told yet, or the error may pass.
     async fn failed(&mut self, error: Error) -> Result<Ended> {
-        if error.kind() == ErrorKind::Unavailable {
+        if error.may_pass() {
             return Err(error);
         }
         let history = self.store.history(self.job.id).await?;
@@ -210,7 +211,7 @@ impl<'a> JobRunner<'a> {
         if !is_mine && (self.has_owned || error.kind() == ErrorKind::Cancelled) {
             // A statement has the job for a moment only.
             return Ok(match owner.starts_with(STATEMENT) {
-                true => Ended::Again,
+                true => self.leave_to_statement().await,
                 false => Ended::TakenOver(owner),
             });
         }
@@ -260,7 +261,12 @@ impl<'a> JobRunner<'a> {
 
     /// Takes the job over and runs its batches.
     async fn own(&mut self) -> Result<Ended> {
-        let taken = take_over(self.store, self.job, &self.owner, None).await?;
+        if let Some(ended) = self.may_not().await? {
+            return Ok(ended);
+        }
+        let taken = take_over(self.store, self.job, &self.owner, None);
+        let away = "the sink has not answered yet; its broker or store may be away";
+        let taken = self.answered(away, taken).await?;
         let (mut history, mut sink, sink_identity) = (taken.history, taken.sink, taken.identity);
         let mut last = taken.last;
         self.has_owned = true;
@@ -293,7 +299,10 @@ impl<'a> JobRunner<'a> {
             None => None,
         };
         let version = last.as_ref().map(|(_, version)| version);
-        self.silence.go_on(version, &self.environment.steady());
+        let silent_by = version;
+        #[cfg(test)]
+        let silent_by = self.environment.silent_by(silent_by);
+        self.silence.go_on(silent_by, &self.environment.steady());
         self.begin_clock(version, history.last().map(|last| last.at));
         let mut remembered = self.environment.instant();
         self.tell(|status| status.waiting = None);
@@ -307,13 +316,7 @@ impl<'a> JobRunner<'a> {
             let phases = BatchPhases::begin(&self.job.name, &history, &self.metrics);
             let version = last.as_ref().map(|(_, version)| version);
             let look = self.look(version, sink_identity.as_ref(), &history);
-            let (ends, identities) = match phases.look(look).await {
-                Ok(found) => found,
-                Err(error) => {
-                    self.silence.interrupt(self.environment.instant());
-                    return Err(error);
-                }
-            };
+            let (ends, identities) = phases.look(look).await?;
             self.has_checked_records = true;
             self.goal.get_or_insert_with(|| ends.clone());
             let ends_once =
@@ -325,6 +328,8 @@ impl<'a> JobRunner<'a> {
                 self.silence.begin_anew(table);
             }
             let known = known(&ends);
+            #[cfg(test)]
+            let known = self.environment.partitions(known, version);
             let idle = self.silence.idle(version, &ends, &self.idle_after, began);
             let waiting = match (&windows, self.job.options.max_drift) {
                 (Some(windows), Some(max_drift)) => windows.waiting(&idle, max_drift),
@@ -352,13 +357,20 @@ impl<'a> JobRunner<'a> {
             let moves = windows
                 .as_ref()
                 .is_some_and(|windows| windows.would_move(&known, &idle));
-            if ends_once && !is_behind && has_all && !is_unsure && !moves {
+            // A run that ends at once sees a partition that came since the last batch as new each time, unless a batch says how long
+            // it has been silent.
+            let is_to_be_told = ends_once
+                && windows.as_ref().is_some_and(|windows| {
+                    let with_new = self.silence.with_new(version, &perhaps);
+                    with_new != perhaps && windows.would_move(&known, &with_new)
+                });
+            if ends_once && !is_behind && has_all && !is_unsure && !moves && !is_to_be_told {
                 sweeper.finish(&mut history, now.at).await?;
                 return Ok(Ended::CaughtUp);
             }
             let is_forgotten_soon =
                 sink.forgets() && self.environment.since(remembered) >= REMEMBERED;
-            if ranges.is_empty() && !moves && !is_forgotten_soon {
+            if ranges.is_empty() && !moves && !is_forgotten_soon && !is_to_be_told {
                 // Nothing is there to read: a statement about the job may be.
                 if !self.store.is_free(self.job.id, history.next).await? {
                     return self.give_way().await;
@@ -423,7 +435,10 @@ impl<'a> JobRunner<'a> {
                 status.watermark = watermark;
                 status.state_rows = state_rows as u64;
             });
-            if history.phase != Phase::Active || history.owner.as_deref() != Some(&self.owner) {
+            if history.phase != Phase::Active
+                || history.owner.as_deref() != Some(&self.owner)
+                || !self.job.is_of(&history)
+            {
                 return Ok(Ended::Again);
             }
             last = Some(committed);
@@ -431,17 +446,44 @@ impl<'a> JobRunner<'a> {
         }
     }
 
+    /// Why this process does not take the job over: since it had it, another runner has taken it over, or made another job of it.
+    async fn may_not(&self) -> Result<Option<Ended>> {
+        let history = self.store.history(self.job.id).await?;
+        if history.phase == Phase::Dropped {
+            return Ok(None);
+        }
+        if !self.job.is_of(&history) {
+            let name = &self.job.name;
+            let changed = Error::invalid(format!(
+                "job {name} has another statement now: another process has changed it"
+            ))
+            .with_help("run the job's new file, or start this process again");
+            return Ok(Some(Ended::Failed(changed)));
+        }
+        Ok(match history.owner {
+            Some(owner)
+                if self.has_owned && owner != self.owner && !owner.starts_with(STATEMENT) =>
+            {
+                Some(Ended::TakenOver(owner))
+            }
+            _ => None,
+        })
+    }
+
     /// The log has an entry of another process: another runner has the job from now on; a statement has it until it is done.
     async fn give_way(&self) -> Result<Ended> {
         let owner = self.store.history(self.job.id).await?.owner;
         match owner {
-            Some(owner) if owner.starts_with(STATEMENT) => {
-                self.environment.sleep(STATEMENT_TAKES).await;
-                Ok(Ended::Again)
-            }
+            Some(owner) if owner.starts_with(STATEMENT) => Ok(self.leave_to_statement().await),
             Some(owner) if owner != self.owner => Ok(Ended::TakenOver(owner)),
             _ => Ok(Ended::Again),
         }
+    }
+
+    /// A statement of another process has the job for a moment.
+    async fn leave_to_statement(&self) -> Ended {
+        self.environment.sleep(STATEMENT_TAKES).await;
+        Ended::Again
     }
 
     /// The job's clock goes on from the version where the job stands.
@@ -573,7 +615,7 @@ impl<'a> JobRunner<'a> {
         let name = JobStore::version_name(sequence);
         let rows = ranges.records();
         self.in_hand = Some(rows);
-        let outcome = async {
+        let outcome: Result<_> = async {
             let run = async {
                 let (plan, prepared) = match &windows {
                     None => {
@@ -670,6 +712,11 @@ impl<'a> JobRunner<'a> {
         .await;
         guard.armed = false;
         let timeout = guard.sink.timeout();
+        if timeout.is_none()
+            || !matches!(&outcome, Err(error) if error.kind() == ErrorKind::Cancelled)
+        {
+            self.in_hand = None;
+        }
         let (applied, version) = match outcome {
             Ok(done) => done,
             Err(error) => {
@@ -678,7 +725,6 @@ impl<'a> JobRunner<'a> {
                 return Err(error);
             }
         };
-        self.in_hand = None;
         let took = self.environment.since(began);
         self.pace.committed(rows, took, timeout);
         let log = self.append_committed(history, batch, &name);
@@ -714,20 +760,29 @@ impl<'a> JobRunner<'a> {
         Ok((name, version))
     }
 
-    /// Waits for the sink's word; says so when that takes long. Nobody but the sink knows whether the batch is in it.
+    /// Waits for the sink's word on a batch. Nobody but the sink knows whether the batch is in it.
     async fn confirmed(&self, commit: impl Future<Output = Result<()>>) -> Result<()> {
-        tokio::pin!(commit);
+        let away = "the sink has not confirmed the batch yet; its broker or store may be away";
+        self.answered(away, commit).await
+    }
+
+    /// Waits for an answer; the job says `waiting` when that takes long.
+    async fn answered<T>(
+        &self,
+        waiting: &str,
+        answer: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        tokio::pin!(answer);
         tokio::select! {
-            done = &mut commit => return done,
+            done = &mut answer => return done,
             () = self.environment.sleep(LONG_COMMIT) => {}
         }
-        let waiting = "the sink has not confirmed the batch yet; its broker or store may be away";
         self.tell(|status| status.waiting = Some(waiting.to_owned()));
         self.metrics.state(Some(JobState::Waiting));
-        let done = commit.await;
+        let done = answer.await?;
         self.tell(|status| status.waiting = None);
         self.metrics.state(Some(JobState::Running));
-        done
+        Ok(done)
     }
 
     /// The batch is in the sink: the log must say so, also when statements about the job are written at the same time.

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::runtime::simulation::{Open, SimulatedSink};
 use crate::session::{BatchPlan, JobSinkTable};
 use crate::state::JobId;
-use crate::tables::delta::{Application, DeltaTableHandle, PreparedWrite};
+use crate::tables::delta::{Application, DeltaTableHandle, PreparedWrite, RowsUpTo};
 use crate::tables::kafka::{KafkaJobSink, PublishedRows, TopicOffset};
 
 /// A sink that this runner owns until somebody else takes it over.
@@ -107,10 +107,10 @@ impl JobSink {
             }
             JobSinkTable::Delta(handle) => {
                 let version = i64::try_from(sequence).unwrap_or(i64::MAX);
-                let application = application_of(id, version);
+                let mut application = application_of(id, version);
                 // A table that was made anew is not written to by what is known of the one before.
                 handle.identity().await?;
-                handle.take_over(&application.id, version).await?;
+                application.checked = handle.take_over(&application.id, version).await?;
                 let witness = handle.transaction_version(&application.witness).await?;
                 let sink = Self::Delta {
                     handle: handle.clone(),
@@ -153,6 +153,22 @@ impl JobSink {
         }
     }
 
+    /// Up to which number a table has the rows of the job; `number` is what it keeps itself, which a RESTORE leaves as it is. `files`
+    /// are those of the version with this number.
+    pub(super) async fn rows_up_to(
+        &self,
+        number: Option<i64>,
+        files: &[String],
+    ) -> Result<RowsUpTo> {
+        match self {
+            JobSink::Delta {
+                handle,
+                application,
+            } => rows_up_to(handle, &application.witness, number, files).await,
+            _ => Ok(RowsUpTo::Number(number)),
+        }
+    }
+
     /// The version whose rows the sink has.
     pub(super) async fn witness(
         &self,
@@ -190,9 +206,7 @@ impl JobSink {
                 application,
             } if history.assuming.is_some() => {
                 let number = sequence_of(witness).and_then(|number| i64::try_from(number).ok());
-                handle
-                    .take_over(&application.witness, number.unwrap_or(0))
-                    .await
+                handle.mark(application, number.unwrap_or(0)).await
             }
             JobSink::Delta { .. } | JobSink::Subscriber(_) => Ok(()),
             #[cfg(test)]
@@ -213,16 +227,17 @@ impl JobSink {
             ))
             .with_help("'delta.appendOnly' 'false' allows it; a new job with a new table goes on from any offset"));
         }
-        let missing = handle.missing_files(files).await?;
-        let Some(first) = missing.first() else {
+        // What is gone, by a RESTORE or a DELETE, need not be taken out.
+        let Some(file) = handle.rewritten_file(files).await? else {
             return Ok(());
         };
         Err(Error::invalid(format!(
-            "Delta table '{}': {} of the files to be taken back are no longer in it, the first is {first}",
+            "Delta table '{}': files to be taken back are no longer in it, and {} was rewritten in version {}",
             handle.location(),
-            missing.len()
+            file.path,
+            file.version
         ))
-        .with_help("OPTIMIZE or a DELETE has rewritten them, and other rows with them: the batches cannot be abandoned"))
+        .with_help("OPTIMIZE or a DELETE has rewritten it, and other rows with it: the batches cannot be abandoned"))
     }
 
     /// Takes the files of abandoned batches out of a Delta table. A topic keeps what was published.
@@ -296,8 +311,9 @@ impl JobSink {
                 Pending::Delta(prepared),
             ) => {
                 application.version = i64::try_from(sequence).unwrap_or(i64::MAX);
-                handle.commit_prepared(prepared, application).await?;
+                let commit = handle.commit_prepared(prepared, application).await?;
                 application.owned = application.version;
+                application.checked = commit.version;
                 Ok(())
             }
             (JobSink::Subscriber(subscriber), Pending::Subscriber(batches)) => {
@@ -337,10 +353,7 @@ impl JobSink {
             return;
         };
         match (self, pending) {
-            (JobSink::Kafka(sink), _) => {
-                let sink = sink.clone();
-                runtime.spawn(async move { sink.abort().await });
-            }
+            (JobSink::Kafka(sink), _) => sink.abandon(),
             (JobSink::Delta { .. }, Some(Pending::Delta(prepared))) => {
                 runtime.spawn(prepared.discard());
             }
@@ -348,6 +361,21 @@ impl JobSink {
             #[cfg(test)]
             (JobSink::Simulated(_), _) => {}
         }
+    }
+}
+
+/// Up to which number a table has the rows of a job: see [`JobSink::rows_up_to`].
+pub(super) async fn rows_up_to(
+    handle: &DeltaTableHandle,
+    witness: &str,
+    number: Option<i64>,
+    files: &[String],
+) -> Result<RowsUpTo> {
+    // Where the last ones are, those before them are: no rows follow a RESTORE that the job did not know of.
+    let has_last = !files.is_empty() && handle.missing_files(files).await?.is_empty();
+    match number {
+        Some(_) if !has_last => handle.rows_up_to(witness).await,
+        number => Ok(RowsUpTo::Number(number)),
     }
 }
 
@@ -363,6 +391,7 @@ pub(super) fn application_of(id: JobId, version: i64) -> Application {
         owned: version,
         version,
         witness: format!("anabranch/{id}/rows"),
+        checked: 0,
     }
 }
 

@@ -52,15 +52,37 @@ pub struct Jobs {
 pub struct ReadyJob {
     pub(super) id: JobId,
     pub(super) name: String,
+    /// The statement that makes it.
+    pub(super) text: String,
+    /// The statements that make its tables.
+    pub(super) tables: Vec<String>,
     pub(super) options: JobOptions,
     pub(super) query: Arc<JobQuery>,
     pub(super) environment: Environment,
+}
+
+/// What a process is to do with a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToDo {
+    /// Run it.
+    Run,
+    /// Leave it alone: it is paused, or has failed, or another process has dropped it and may make it anew.
+    Rest,
+    /// Make it ready again: it is another one now.
+    MakeReady,
+    /// Forget it: it is gone.
+    Forget,
 }
 
 impl ReadyJob {
     /// The name in SQL.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether it is the job as its log has it now.
+    pub(super) fn is_of(&self, history: &JobHistory) -> bool {
+        history.text == self.text && history.tables == self.tables
     }
 }
 
@@ -270,14 +292,35 @@ impl Jobs {
         self.ready.lock().await.keys().cloned().collect()
     }
 
-    /// Whether a job is to run, and not paused; `None` if it is gone.
+    /// What a process is to do with a job that it can run. One that another process has changed, or dropped and made anew, it can run
+    /// no longer: the job is to be made ready again.
     ///
     /// # Errors
     ///
     /// The store does not answer.
-    pub async fn is_to_run(&self, name: &str) -> Result<Option<bool>> {
+    pub async fn to_do(&self, name: &str) -> Result<ToDo> {
+        let ready = self.ready.lock().await.get(name).cloned();
+        // What this process has dropped is not ready any more.
+        let Some(job) = ready else {
+            return Ok(ToDo::Forget);
+        };
         let found = self.store.find(name).await?;
-        Ok(found.map(|(_, history)| history.phase == Phase::Active))
+        let found = found.filter(|(_, history)| history.phase != Phase::Dropped);
+        let Some((id, history)) = found else {
+            return Ok(ToDo::Rest);
+        };
+        if id != job.id || !job.is_of(&history) {
+            let mut all = self.ready.lock().await;
+            // A statement of this process may have made the changed job ready meanwhile.
+            if all.get(name).is_some_and(|now| Arc::ptr_eq(now, &job)) {
+                all.remove(name);
+                return Ok(ToDo::MakeReady);
+            }
+        }
+        Ok(match history.phase {
+            Phase::Active => ToDo::Run,
+            _ => ToDo::Rest,
+        })
     }
 
     /// The options and the query of a CREATE JOB, over the tables of `session`.
@@ -338,7 +381,7 @@ impl Jobs {
                 let created = Entry::Created {
                     name: name.clone(),
                     text: text.to_owned(),
-                    tables,
+                    tables: tables.clone(),
                     at: now(),
                 };
                 let id = self.store.create(&created, &name).await?.ok_or_else(|| {
@@ -355,7 +398,7 @@ impl Jobs {
                     .await?;
                 let replaced = Entry::Replaced {
                     text: text.to_owned(),
-                    tables,
+                    tables: tables.clone(),
                     at: now(),
                 };
                 append(&self.store, id, &replaced).await?;
@@ -383,6 +426,8 @@ impl Jobs {
         let ready = ReadyJob {
             id,
             name: name.clone(),
+            text: text.to_owned(),
+            tables,
             options,
             query: Arc::new(query),
             environment: Environment::default(),
@@ -481,7 +526,26 @@ impl Jobs {
         // What went to another table, which this one has replaced, is not in this one.
         let own = files_in(&self.store, id, &there, identity.as_ref()).await?;
         sink.check_take_back(&own).await?;
+        // A sink of an earlier state has rows again that were taken out of it: of batches that were abandoned before.
+        let again: Vec<String> = match missing {
+            Some(missing) => history
+                .known()
+                .filter(|version| sequence_of(version) <= Some(missing.known))
+                .filter(|version| {
+                    !history
+                        .batches
+                        .iter()
+                        .any(|batch| batch.version == *version)
+                })
+                .filter(|version| !abandoned.abandoned.iter().any(|one| one == version))
+                .map(str::to_owned)
+                .collect(),
+            None => Vec::new(),
+        };
+        let again = files_in(&self.store, id, &again, identity.as_ref()).await?;
+        sink.check_take_back(&again).await?;
         let published = self.check_rewind(&job, &history, to).await?;
+        sink.take_back(&again).await?;
         // From here on the rewind is said; whoever takes the job over next brings it to its end.
         if !self.store.append(id, history.next, &entry).await? {
             return Err(Error::unavailable(format!(

@@ -101,6 +101,8 @@ async fn run(query: Arc<JobQuery>, options: JobOptions, subscriber: Subscriber) 
     let job = ReadyJob {
         id: id.ok_or_else(|| Error::internal("a subscription of the same name"))?,
         name: NAME.to_owned(),
+        text: String::new(),
+        tables: Vec::new(),
         options,
         query,
         environment: Environment::Subscriber(subscriber),

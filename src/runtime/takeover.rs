@@ -11,13 +11,33 @@ use crate::core::jobs::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::failpoint;
 use crate::runtime::identities::check_sink;
-use crate::runtime::sink::JobSink;
+use crate::runtime::sink::{JobSink, numbered_witness};
 use crate::runtime::statements::ReadyJob;
 use crate::session::JobSinkTable;
 use crate::state::{JobId, JobStore};
+use crate::tables::delta::RowsUpTo;
 
 /// How often a log entry is tried again that others write to as well.
 pub(super) const ATTEMPTS: usize = 20;
+
+/// The files of the version whose number a Delta table keeps, as far as they are known.
+pub(super) async fn files_of_number(
+    store: &JobStore,
+    id: JobId,
+    number: Option<i64>,
+    history: &JobHistory,
+    staged: &[Staged],
+) -> Vec<String> {
+    let name = numbered_witness(number, history, staged);
+    let is_staged = staged.iter().any(|staged| staged.name == name);
+    match number {
+        Some(_) if is_staged || history.known().any(|known| known == name) => {
+            let version = store.version(id, &name).await;
+            version.map_or_else(|_| Vec::new(), |version| version.files)
+        }
+        _ => Vec::new(),
+    }
+}
 
 /// The files that versions have added to a Delta table.
 pub(super) async fn files_of(
@@ -122,6 +142,17 @@ pub(super) async fn take_over(
         None => Standing::Unknown,
     };
     let staged = store.staged(id, &history).await?;
+    let files = files_of_number(store, id, of_delta, &history, &staged).await;
+    let of_delta = match sink.rows_up_to(of_delta, &files).await? {
+        RowsUpTo::Number(number) => number,
+        RowsUpTo::Untold(version) => {
+            let last = history.last().map_or(0, |last| last.batch);
+            if history.assuming != Some((last, true)) {
+                return Err(untold(&history.name, last, version));
+            }
+            of_delta
+        }
+    };
     let mut missing = None;
     let decision = match standing {
         // Of no batch that was staged for the sink before it has anything; of one that was staged for it, it may have all rows.
@@ -261,6 +292,18 @@ fn restored_sink(job: &str, missing: Missing) -> Error {
     .with_help(format!(
         "REWIND JOB {job} TO BATCH {before} runs them again, as far as their records are there; RESUME JOB {job} ASSUMING BATCH \
          {last} COMMITTED goes on without their rows; or put the newer sink back, then RESUME JOB {job}"
+    ))
+}
+
+/// The same where the log of the sink does not tell what the sink lacks.
+fn untold(job: &str, last: u64, version: u64) -> Error {
+    Error::data(format!(
+        "job {job}: whether batch {last} is in the sink cannot be told: version {version} has restored it to an earlier state, of \
+         which its log tells nothing any more"
+    ))
+    .with_help(format!(
+        "look into the sink; RESUME JOB {job} ASSUMING BATCH {last} COMMITTED goes on, and rows that are not there are missing; or \
+         restore the sink to the version before {version}, then RESUME JOB {job}"
     ))
 }
 

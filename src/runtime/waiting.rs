@@ -71,6 +71,8 @@ impl Jobs {
         let job = ReadyJob {
             id,
             name: history.name.clone(),
+            text: history.text.clone(),
+            tables: history.tables.clone(),
             options,
             query: Arc::new(query),
             environment: Environment::default(),

@@ -436,6 +436,8 @@ pub(super) struct Silence {
     before: BTreeMap<(String, i32), Duration>,
     /// How much time passed since that version is not known: it is of another machine.
     is_gap_unknown: bool,
+    /// The sources did not answer meanwhile: what the version says does not go on until now.
+    is_interrupted: bool,
 }
 
 /// One partition.
@@ -457,7 +459,8 @@ impl Silent {
 impl Silence {
     /// Goes on from a version, unless partitions were looked at already; `now` is read on the clock that nobody sets.
     pub(super) fn go_on(&mut self, version: Option<&BatchVersion>, now: &SteadyTime) {
-        let Some(version) = version.filter(|_| self.since.is_empty()) else {
+        let is_first = self.since.is_empty() && !self.is_interrupted;
+        let Some(version) = version.filter(|_| is_first) else {
             return;
         };
         let clock = version.clock.as_ref();
@@ -476,8 +479,9 @@ impl Silence {
             .collect();
     }
 
-    /// Where logs end could not be asked: producers may have waited as well, so that the time until now is no silence.
+    /// Brokers did not answer: producers may have waited as well, so that the time until now is no silence.
     pub(super) fn interrupt(&mut self, now: Instant) {
+        self.is_interrupted = true;
         self.before.clear();
         for silent in self.since.values_mut() {
             *silent = Silent {
@@ -558,6 +562,25 @@ impl Silence {
         }
         perhaps
     }
+
+    /// Idle partitions, and those that came after the last batch: a process that goes on from it would begin to count anew.
+    pub(super) fn with_new(&self, version: Option<&BatchVersion>, idle: &Partitions) -> Partitions {
+        let mut with_new = idle.clone();
+        for (table, partition) in self.since.keys() {
+            if version.is_some_and(|version| !says_silence(version, table, *partition)) {
+                let of_table = with_new.entry(table.clone()).or_default();
+                of_table.insert(*partition);
+            }
+        }
+        with_new
+    }
+}
+
+/// Whether a version says how long a partition had been silent by then. One of an earlier release says nothing of any, and there is
+/// nothing to add.
+fn says_silence(version: &BatchVersion, table: &str, partition: i32) -> bool {
+    let of_table = version.silent.get(table);
+    version.silent.is_empty() || of_table.is_some_and(|of| of.contains_key(&partition))
 }
 
 /// All partitions there are.
@@ -695,5 +718,33 @@ mod tests {
         assert!(silence.idle(None, &ends, &patience, at(31)).is_empty());
         assert!(silence.idle(None, &ends, &patience, at(39)).is_empty());
         assert!(!silence.idle(None, &ends, &patience, at(40)).is_empty());
+    }
+
+    #[test]
+    fn time_1_a_partition_that_came_after_the_last_batch_is_new() {
+        let start = Instant::now();
+        let patience = BTreeMap::from([("t".to_owned(), Duration::from_secs(10))]);
+        let ends = [0, 1].map(|partition| PartitionEnds {
+            partition,
+            low: 0,
+            high: 0,
+            latest: 0,
+            unread: None,
+        });
+        let ends = BTreeMap::from([("t".to_owned(), ends.to_vec())]);
+        let silent = BTreeMap::from([("t".to_owned(), BTreeMap::from([(0, 3_000)]))]);
+        let version = BatchVersion {
+            silent,
+            ..BatchVersion::default()
+        };
+        let mut silence = Silence::default();
+        let idle = silence.idle(Some(&version), &ends, &patience, start);
+        assert!(idle.is_empty());
+        let new = Partitions::from([("t".to_owned(), [1].into())]);
+        assert_eq!(silence.with_new(Some(&version), &idle), new);
+        // A version of an earlier release says nothing of any partition.
+        let earlier = BatchVersion::default();
+        assert_eq!(silence.with_new(Some(&earlier), &idle), idle);
+        assert_eq!(silence.with_new(None, &idle), idle);
     }
 }

@@ -13,6 +13,18 @@ use crate::planner::{JobStatement, ParsedStatement, Statement, TableOption, norm
 use crate::server::places::Places;
 use crate::session::MayName;
 
+/// Everybody, where nobody has to log in.
+const ANYONE: &str = "anyone";
+
+/// How many of so many things one user may have at the same time, so that others always find some. Where nobody has to log in all
+/// clients are one.
+pub(super) fn share(user: &str, of: usize) -> usize {
+    match user == ANYONE {
+        true => of,
+        false => of - of / 4,
+    }
+}
+
 /// What somebody may do; each role may what those before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -81,7 +93,7 @@ impl Caller {
     /// Whoever asks where nobody has to log in.
     pub(super) fn anyone() -> Self {
         Self {
-            name: "anyone".into(),
+            name: ANYONE.into(),
             role: Role::Admin,
             tables: None,
             places: None,

@@ -4,8 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow_flight::decode::FlightRecordBatchStream;
-use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_server::FlightService;
 use arrow_flight::sql::{
     ActionCancelQueryRequest, ActionCancelQueryResult, ActionClosePreparedStatementRequest,
@@ -41,12 +39,12 @@ use crate::server::messages::{
     SetSessionOptions,
 };
 use crate::server::metadata::{self, garbled, unknown};
-use crate::server::prepared::Prepared;
+use crate::server::prepared::{Prepared, Statements, bound_bytes};
 use crate::server::queries;
 use crate::server::results::Held;
 use crate::server::sessions::no_session;
 use crate::server::status::status;
-use crate::server::transfer::{client_rows, encoded, no_rows, of_flight};
+use crate::server::transfer::{client_rows, encoded, no_rows, of_flight, sent_batches};
 use crate::server::wire::{to_wire, wire_schema};
 use crate::server::work::{QUERY_LOG, Statement};
 use crate::session::{Planned, Session};
@@ -59,6 +57,8 @@ const SET_SESSION: &str = "SetSessionOptions";
 const GET_SESSION: &str = "GetSessionOptions";
 /// Rows of values that are bound to one statement, which runs once for each.
 const MAX_BOUND_ROWS: usize = 100_000;
+/// Values in them.
+const MAX_BOUND_VALUES: usize = 10_000_000;
 const MAX_BOUND_BYTES: usize = 64 << 20;
 /// Of `ActionCancelQueryResult`.
 const CANCELLED: i32 = 1;
@@ -101,6 +101,14 @@ enum Rows {
 }
 
 impl Begun {
+    /// About how many bytes it holds.
+    fn bytes(&self) -> usize {
+        match &self.rows {
+            Rows::Done(batch) => batch.get_array_memory_size(),
+            Rows::Query(query) => query.prepared.bytes(),
+        }
+    }
+
     /// What a statement gave that has run to its end.
     fn done(batch: &RecordBatch, asked: &Asked, statement: Arc<Statement>) -> Result<Self> {
         let types = asked.settings.types;
@@ -120,7 +128,7 @@ impl Begun {
 struct Query {
     asked: Asked,
     prepared: Prepared,
-    /// For the first of them, planned.
+    /// For the first of them, planned; nothing if that made its rows.
     planned: Mutex<Option<(Session, Planned)>>,
 }
 
@@ -208,10 +216,10 @@ impl Flight {
                 Begun::done(&batch, asked, statement)?
             }
             (Kind::Query, None) => {
-                let statements = prepared.statements()?;
+                let mut statements = prepared.statements()?;
                 let is_all = statements.len() == 1;
-                let first = match statements.into_iter().next() {
-                    Some(first) => first,
+                let first = match statements.next() {
+                    Some(first) => first?,
                     None => prepared.with_nulls()?,
                 };
                 match self.plan(asked, &statement, first, is_all).await? {
@@ -227,7 +235,8 @@ impl Flight {
                         rows: Rows::Query(Box::new(Query {
                             asked: asked.clone(),
                             prepared: prepared.clone(),
-                            planned: Mutex::new(Some(*planned)),
+                            // One that has its rows already would hold them until somebody asks.
+                            planned: Mutex::new(planned.1.answer().is_none().then_some(*planned)),
                         })),
                         session: None,
                         statement,
@@ -249,8 +258,9 @@ impl Flight {
             }
         };
         log_warnings(&begun.statement, &begun.warnings);
-        let begun = Arc::new(begun);
-        let name = self.results.put(Arc::clone(&begun), Instant::now());
+        let (begun, owner) = (Arc::new(begun), &asked.caller.name);
+        let held = Arc::clone(&begun);
+        let name = self.results.put(held, owner, begun.bytes(), Instant::now());
         let name = name.ok_or_else(|| too_many("results that nobody fetches"))?;
         Ok((begun, name.into()))
     }
@@ -279,15 +289,11 @@ impl Flight {
     }
 
     /// Runs statements one after the other; gives what the last one said, with the rows of all.
-    async fn complete(
-        &self,
-        asked: &Asked,
-        statements: Vec<ParsedStatement>,
-    ) -> Result<Option<Done>> {
+    async fn complete(&self, asked: &Asked, statements: Statements) -> Result<Option<Done>> {
         let mut last: Option<Done> = None;
         for statement in statements {
             // What most calls do not do must not make all of them large.
-            let done = Box::pin(self.engine.complete(asked, statement)).await?;
+            let done = Box::pin(self.engine.complete(asked, statement?)).await?;
             last = Some(match last {
                 None => done,
                 Some(before) => done.after(&before)?,
@@ -392,7 +398,7 @@ impl Flight {
 
     /// The one statement of a client's text.
     async fn prepare(&self, text: String) -> Result<Prepared> {
-        self.check_length(&text)?;
+        self.engine.work.check_length(&text)?;
         let (known, length) = (Arc::clone(&self.known), text.len());
         let prepare = move || {
             let parse = || Prepared::try_new(one_statement(&text)?);
@@ -411,21 +417,6 @@ impl Flight {
         prepared.is_ok_and(|prepared| is_set(&prepared))
     }
 
-    fn check_length(&self, text: &str) -> Result<()> {
-        let limit = self.engine.work.limits().statement_bytes;
-        if text.len() <= limit {
-            return Ok(());
-        }
-        let error = Error::new(
-            ErrorKind::Exhausted,
-            format!(
-                "the statement has {} bytes, and may have {limit}",
-                text.len()
-            ),
-        );
-        Err(error.with_help("bind values as parameters, or load rows with bulk ingest"))
-    }
-
     fn prepared(&self, asked: &Asked, handle: &[u8]) -> Result<Prepared> {
         let found = self.prepared.get(handle, Instant::now());
         let own = found.filter(|(owner, _)| *owner == asked.caller.name);
@@ -436,8 +427,9 @@ impl Flight {
     }
 
     fn keep(&self, asked: &Asked, prepared: Prepared) -> Result<Bytes> {
-        let owner = Arc::clone(&asked.caller.name);
-        let name = self.prepared.put((owner, prepared), Instant::now());
+        let (owner, bytes) = (&asked.caller.name, prepared.bytes());
+        let kept = (Arc::clone(owner), prepared);
+        let name = self.prepared.put(kept, owner, bytes, Instant::now());
         Ok(name.ok_or_else(|| too_many("prepared statements"))?.into())
     }
 
@@ -536,7 +528,7 @@ impl Flight {
     async fn put(&self, asked: &Asked, command: Command, bound: Vec<RecordBatch>) -> Result<Bytes> {
         let (prepared, bound) = match command {
             Command::CommandStatementUpdate(update) => {
-                self.check_length(&update.query)?;
+                self.engine.work.check_length(&update.query)?;
                 let length = update.query.len();
                 let script = Script::new("sql", update.query);
                 let split = move || script.split();
@@ -708,6 +700,7 @@ async fn queried(
         let (engine, wire) = (Arc::clone(&engine), Arc::clone(&wire));
         let (planned, asked, said) = (planned.take(), asked.clone(), Arc::clone(&said));
         async move {
+            let statement = statement?;
             let places = statement.places.clone();
             let (session, planned) = match planned {
                 Some(planned) => planned,
@@ -838,15 +831,15 @@ impl Flight {
             }
             // An update without parameters may be sent without any columns.
             let mut bound = Vec::new();
-            let (mut rows, mut bytes) = (0, 0);
+            let (mut rows, mut values, mut bytes) = (0, 0, 0_usize);
             if !first.data_header.is_empty() {
-                let sent = futures::stream::iter([Ok(first)]).chain(messages);
-                let sent = sent.map_err(|status| FlightError::Tonic(Box::new(status)));
-                let mut batches = FlightRecordBatchStream::new_from_flight_data(sent);
+                let mut batches = sent_batches(first, messages, MAX_BOUND_BYTES);
                 while let Some(batch) = batches.try_next().await.map_err(of_flight)? {
                     rows += batch.num_rows();
-                    bytes += batch.get_array_memory_size();
-                    if rows > MAX_BOUND_ROWS || bytes > MAX_BOUND_BYTES {
+                    values += batch.num_rows() * batch.num_columns();
+                    bytes = bytes.saturating_add(bound_bytes(&batch));
+                    if rows > MAX_BOUND_ROWS || values > MAX_BOUND_VALUES || bytes > MAX_BOUND_BYTES
+                    {
                         return Err(told(too_much_bound()));
                     }
                     bound.push(batch);
@@ -1081,7 +1074,7 @@ fn too_much_bound() -> Error {
     Error::new(
         ErrorKind::Exhausted,
         format!(
-            "more than {MAX_BOUND_ROWS} rows or {MAX_BOUND_BYTES} bytes are bound to a statement"
+            "more than {MAX_BOUND_ROWS} rows, {MAX_BOUND_VALUES} values or {MAX_BOUND_BYTES} bytes are bound to a statement"
         ),
     )
     .with_help("load many rows with bulk ingest")

@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use http::{Request, Response};
 use tower::{Layer, Service};
 
+use crate::server::connection::FirstCall;
 use crate::server::login::Login;
 use crate::server::status::status;
 
@@ -66,13 +67,24 @@ where
         let waiting = self.inner.clone();
         // The one that was asked whether it is ready is the one that is called.
         let mut inner = std::mem::replace(&mut self.inner, waiting);
-        if OPEN.contains(&request.uri().path()) {
-            return Box::pin(inner.call(request));
+        let first = FirstCall::of(request.extensions());
+        let path = request.uri().path();
+        if OPEN.contains(&path) {
+            let is_login = path == OPEN[0];
+            return Box::pin(async move {
+                let answer = inner.call(request).await?;
+                // A refusal is a status and nothing else.
+                if is_login && !answer.headers().contains_key("grpc-status") {
+                    first.came();
+                }
+                Ok(answer)
+            });
         }
         let login = Arc::clone(&self.login);
         Box::pin(async move {
             match login.caller(request.headers()).await {
                 Ok(caller) => {
+                    first.came();
                     request.extensions_mut().insert(caller);
                     inner.call(request).await
                 }

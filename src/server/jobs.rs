@@ -1,14 +1,14 @@
 //! Jobs that a server keeps running: each on a task of its own, begun again after RESUME JOB and when its text changes.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::runtime::{JobStatus, JobStatuses, Jobs, Metrics, RunOptions, Stop};
+use crate::runtime::{JobStatus, JobStatuses, Jobs, Metrics, RunOptions, Stop, ToDo};
 
 /// How often a job that stands still is looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -23,6 +23,7 @@ pub(super) struct RunningJobs {
     /// Where they run.
     runtime: Handle,
     tasks: Mutex<HashMap<String, Task>>,
+    changed: Changed,
 }
 
 struct Task {
@@ -38,6 +39,7 @@ impl RunningJobs {
             metrics,
             runtime,
             tasks: Mutex::default(),
+            changed: Changed::default(),
         }
     }
 
@@ -50,11 +52,17 @@ impl RunningJobs {
                 let stop = Stop::default();
                 let options = self.options(stop.clone());
                 let jobs = Arc::clone(&self.jobs);
-                let kept = async move { keep_running(&jobs, &name, &options).await };
+                let changed = self.changed.clone();
+                let kept = async move { keep_running(&jobs, &name, &options, &changed).await };
                 let handle = self.runtime.spawn(kept);
                 Task { stop, handle }
             });
         }
+    }
+
+    /// Gives up the jobs that another process has changed since this was asked last: they are to be made ready again.
+    pub(super) fn take_changed(&self) -> BTreeSet<String> {
+        std::mem::take(&mut *self.changed.lock())
     }
 
     /// How they are run.
@@ -97,7 +105,21 @@ impl RunningJobs {
     }
 }
 
-async fn keep_running(jobs: &Jobs, name: &str, options: &RunOptions) {
+/// The names of jobs that another process has changed.
+#[derive(Debug, Clone, Default)]
+struct Changed(Arc<std::sync::Mutex<BTreeSet<String>>>);
+
+impl Changed {
+    fn put(&self, name: &str) {
+        self.lock().insert(name.to_owned());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn keep_running(jobs: &Jobs, name: &str, options: &RunOptions, changed: &Changed) {
     loop {
         match jobs.run_one(name, options).await {
             None => return,
@@ -112,10 +134,14 @@ async fn keep_running(jobs: &Jobs, name: &str, options: &RunOptions) {
                 () = tokio::time::sleep(pause) => {}
                 () = options.stop.wait() => return,
             }
-            match jobs.is_to_run(name).await {
-                Ok(Some(true)) => break,
-                Ok(None) => return,
-                Ok(Some(false)) => pause = LOOK,
+            match jobs.to_do(name).await {
+                Ok(ToDo::Run) => break,
+                Ok(ToDo::Rest) => pause = LOOK,
+                Ok(ToDo::Forget) => return,
+                Ok(ToDo::MakeReady) => {
+                    changed.put(name);
+                    return;
+                }
                 Err(error) => tracing::warn!(job = name, "{}", error.message()),
             }
         }

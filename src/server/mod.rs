@@ -7,6 +7,7 @@ mod connection;
 mod console;
 mod definitions;
 mod engine;
+mod files;
 mod flight;
 mod forks;
 mod gate;
@@ -41,7 +42,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
-use futures::TryStreamExt as _;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -53,7 +53,7 @@ use crate::core::stack::STACK;
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{Parameters, Script};
 use crate::runtime::{Jobs, Metrics, Stop};
-use crate::server::connection::Gathered;
+use crate::server::connection::{Admission, admitted};
 use crate::server::console::SeenAs;
 use crate::server::engine::Engine;
 use crate::server::flight::Flight;
@@ -285,8 +285,8 @@ impl Server {
         // Without it the last small part of an answer waits until the one before is acknowledged, which takes 40 ms.
         let incoming = TcpIncoming::from(self.listener)
             .with_nodelay(Some(true))
-            .with_keepalive(Some(KEEP_ALIVE))
-            .map_ok(Gathered::new);
+            .with_keepalive(Some(KEEP_ALIVE));
+        let incoming = admitted(incoming, Admission::default());
         let server = server
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)

@@ -3,9 +3,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use datafusion::arrow::array::{Array as _, RecordBatch, RecordBatchOptions, new_null_array};
-use datafusion::arrow::compute::concat_batches;
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::array::{
+    Array as _, AsArray as _, RecordBatch, RecordBatchOptions, new_null_array,
+};
+use datafusion::arrow::compute::kernels::length::length;
+use datafusion::arrow::compute::{cast, concat_batches};
+use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 
 use crate::error::{Error, Result};
 use crate::planner::{
@@ -48,6 +51,16 @@ impl Prepared {
     /// What it gives, if that is known.
     pub(super) fn answer(&self) -> Option<&RecordBatch> {
         self.answer.get()
+    }
+
+    /// About how many bytes it holds.
+    pub(super) fn bytes(&self) -> usize {
+        /// Of a token, and of what was made of it.
+        const OF_TOKEN: usize = 300;
+        let rows = self.rows.iter().flat_map(|rows| rows.iter());
+        let bound: usize = rows.map(RecordBatch::get_array_memory_size).sum();
+        let text = self.parsed.text.len();
+        bound + 2 * text + OF_TOKEN * self.raw.tokens.len()
     }
 
     /// This is what it always gives. With other values for its parameters it gives something else.
@@ -121,28 +134,31 @@ impl Prepared {
     /// # Errors
     ///
     /// Parameters without values.
-    pub(super) fn statements(&self) -> Result<Vec<ParsedStatement>> {
+    pub(super) fn statements(&self) -> Result<Statements> {
+        let mut statements = Statements {
+            prepared: self.clone(),
+            first: None,
+            left: 0,
+            at: (0, 0),
+        };
         let rows = match &self.rows {
             Some(rows) if !self.names.is_empty() => rows,
-            _ => return Ok(vec![self.with(&[])?]),
+            _ => {
+                statements.first = Some(Box::new(self.with(&[])?));
+                return Ok(statements);
+            }
         };
-        let rows: Vec<&RecordBatch> = rows.iter().filter(|rows| rows.num_rows() > 0).collect();
-        if let Some(first) = rows.first()
+        let mut filled = rows.iter().filter(|rows| rows.num_rows() > 0);
+        if let Some(first) = filled.next()
             && inserts_one_row(&self.parsed)
-            && let Ok(all) = concat_batches(first.schema_ref(), rows.iter().copied())
+            && let Ok(all) = concat_batches(first.schema_ref(), rows.iter())
         {
             let mut parsed = self.parsed.as_ref().clone();
             parsed.rows = Some(all);
-            return Ok(vec![parsed]);
+            statements.first = Some(Box::new(parsed));
+            return Ok(statements);
         }
-        let mut statements = Vec::new();
-        for batch in rows {
-            for row in 0..batch.num_rows() {
-                let columns = self.names.iter().zip(batch.columns());
-                let values = columns.map(|(name, column)| bound_value(name, column, row));
-                statements.push(self.with(&values.collect::<Result<Vec<_>>>()?)?);
-            }
-        }
+        statements.left = rows.iter().map(RecordBatch::num_rows).sum();
         Ok(statements)
     }
 
@@ -183,11 +199,85 @@ impl Prepared {
     }
 }
 
+/// The statements of a prepared one: each is made when its turn comes, because each has a copy of the whole.
+#[derive(Debug)]
+pub(super) struct Statements {
+    prepared: Prepared,
+    /// That of all rows, or without values.
+    first: Option<Box<ParsedStatement>>,
+    /// Rows that have not had their turn.
+    left: usize,
+    /// The batch and the row of the next one.
+    at: (usize, usize),
+}
+
+impl Statements {
+    /// How many are still to come.
+    pub(super) fn len(&self) -> usize {
+        self.left + usize::from(self.first.is_some())
+    }
+
+    fn of_row(&self, batch: &RecordBatch, row: usize) -> Result<ParsedStatement> {
+        let columns = self.prepared.names.iter().zip(batch.columns());
+        let values = columns.map(|(name, column)| bound_value(name, column, row));
+        self.prepared.with(&values.collect::<Result<Vec<_>>>()?)
+    }
+}
+
+impl Iterator for Statements {
+    type Item = Result<ParsedStatement>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(first) = self.first.take() {
+            return Some(Ok(*first));
+        }
+        let rows = self.prepared.rows.clone()?;
+        while self.left > 0 {
+            let (batch, row) = self.at;
+            let of = rows.get(batch)?;
+            if row < of.num_rows() {
+                self.at = (batch, row + 1);
+                self.left -= 1;
+                return Some(self.of_row(of, row));
+            }
+            self.at = (batch + 1, 0);
+        }
+        None
+    }
+}
+
+/// Bytes of rows that are bound, as they are once each value stands by itself.
+pub(super) fn bound_bytes(rows: &RecordBatch) -> usize {
+    let columns = rows.columns().iter();
+    let bytes = columns.map(|column| {
+        let Some(dictionary) = column.as_any_dictionary_opt() else {
+            return column.get_array_memory_size();
+        };
+        let own = column.get_array_memory_size();
+        if dictionary.values().is_empty() {
+            return own;
+        }
+        let lengths = length(dictionary.values());
+        let lengths = lengths.and_then(|lengths| cast(&lengths, &DataType::Int64));
+        let Ok(lengths) = lengths else {
+            return own;
+        };
+        let lengths = lengths.as_primitive::<Int64Type>();
+        let of = |key: usize| match key < lengths.len() && lengths.is_valid(key) {
+            true => usize::try_from(lengths.value(key)).unwrap_or(usize::MAX),
+            false => 0,
+        };
+        let keys = dictionary.normalized_keys().into_iter();
+        keys.map(of).fold(own, usize::saturating_add)
+    });
+    bytes.fold(0, usize::saturating_add)
+}
+
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::array::{
-        ArrayRef, BinaryArray, BooleanArray, Float64Array, Int64Array, ListArray, StringArray,
-        TimestampMicrosecondArray,
+        ArrayRef, BinaryArray, BooleanArray, DictionaryArray, Float64Array, Int32Array, Int64Array,
+        ListArray, StringArray, TimestampMicrosecondArray,
     };
     use datafusion::arrow::datatypes::Int64Type;
 
@@ -200,11 +290,11 @@ mod tests {
 
     fn texts(prepared: &Prepared) -> Vec<String> {
         let statements = prepared.statements().unwrap();
-        let text = |parsed: ParsedStatement| match parsed.statement {
+        let text = |parsed: Result<ParsedStatement>| match parsed.unwrap().statement {
             Statement::Sql(sql) => sql.to_string(),
             other => format!("{other:?}"),
         };
-        statements.into_iter().map(text).collect()
+        statements.map(text).collect()
     }
 
     #[test]
@@ -265,5 +355,37 @@ mod tests {
             ["SELECT make_array(1, arrow_cast(NULL, 'Int64'))"]
         );
         assert_eq!(texts(&prepared("SELECT 1")), ["SELECT 1"]);
+    }
+
+    /// As many copies of a long statement as rows are bound would be more than there is memory.
+    #[test]
+    fn statements_are_made_one_at_a_time() {
+        let list = vec!["1"; 200_000].join(", ");
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..100_000));
+        let bound = prepared(&format!("SELECT 7 WHERE ? IN ({list})"))
+            .bind(&[RecordBatch::try_from_iter([("x", numbers)]).unwrap()])
+            .unwrap();
+        let mut statements = bound.statements().unwrap();
+        assert_eq!(statements.len(), 100_000);
+        assert!(statements.next().unwrap().is_ok());
+        assert_eq!(statements.len(), 99_999);
+        let column = |numbers: &[i64]| -> ArrayRef { Arc::new(Int64Array::from(numbers.to_vec())) };
+        let batch = |numbers| RecordBatch::try_from_iter([("x", column(numbers))]).unwrap();
+        let bound =
+            prepared("SELECT ?").bind(&[batch(&[]), batch(&[1]), batch(&[]), batch(&[2, 3])]);
+        assert_eq!(texts(&bound.unwrap()), ["SELECT 1", "SELECT 2", "SELECT 3"]);
+        let none = prepared("SELECT ?").bind(&[batch(&[])]).unwrap();
+        assert_eq!(none.statements().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn rows_of_a_dictionary_weigh_what_they_are_written_as() {
+        let long = "x".repeat(1_000_000);
+        let values: ArrayRef = Arc::new(StringArray::from(vec![long.as_str(), "y"]));
+        let keys = Int32Array::from_iter_values((0..1_000).map(|row| row % 2));
+        let column: ArrayRef = Arc::new(DictionaryArray::new(keys, values));
+        let rows = RecordBatch::try_from_iter([("x", column)]).unwrap();
+        assert!(rows.get_array_memory_size() < 10_000_000);
+        assert!(bound_bytes(&rows) > 500_000_000);
     }
 }

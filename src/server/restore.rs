@@ -35,7 +35,7 @@ const MANY_ENTRIES: u64 = 64;
 pub(super) struct WaitingJobs(Mutex<BTreeMap<String, String>>);
 
 impl WaitingJobs {
-    fn names(&self) -> Vec<String> {
+    pub(super) fn names(&self) -> Vec<String> {
         self.lock().keys().cloned().collect()
     }
 
@@ -222,7 +222,11 @@ impl Engine {
     }
 
     /// Tries what is not open again; whether anything is left.
-    async fn try_again(&self) -> bool {
+    pub(super) async fn try_again(&self) -> bool {
+        for name in self.running.take_changed() {
+            self.waiting
+                .put(&name, "another process has changed the job".to_owned());
+        }
         let session = self.forks.defined();
         let unopened = session.unopened();
         if unopened.is_empty() && self.waiting.names().is_empty() {

@@ -11,7 +11,7 @@ use tonic::metadata::{KeyAndValueRef, MetadataMap};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{ParsedStatement, Statement};
-use crate::server::access::Caller;
+use crate::server::access::{Caller, share};
 use crate::server::wire::WireTypes;
 use crate::session::{CATALOG, SCHEMA};
 use crate::tables::options::parse_duration;
@@ -245,15 +245,22 @@ impl Sessions {
     pub(super) fn keep(&self, caller: &Caller, settings: Settings, now: Instant) -> Result<()> {
         let key = key(caller).ok_or_else(no_session)?;
         let mut all = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= self.most && !all.contains_key(&key) {
-            all.retain(|_, (used, _)| now.duration_since(*used) < self.idle);
-        }
-        if all.len() >= self.most && !all.contains_key(&key) {
-            return Err(Error::new(
-                ErrorKind::Exhausted,
-                format!("there are {} sessions, and no more are kept", self.most),
-            )
-            .with_help("try again later"));
+        if !all.contains_key(&key) {
+            let share = share(&caller.name, self.most);
+            let own = |all: &HashMap<(String, String), (Instant, Settings)>| {
+                all.keys().filter(|(user, _)| *user == key.0).count()
+            };
+            if all.len() >= self.most || own(&all) >= share {
+                all.retain(|_, (used, _)| now.duration_since(*used) < self.idle);
+            }
+            if all.len() >= self.most || own(&all) >= share {
+                let most = share.min(all.len());
+                return Err(Error::new(
+                    ErrorKind::Exhausted,
+                    format!("there are {most} sessions, and no more are kept"),
+                )
+                .with_help("try again later"));
+            }
         }
         all.insert(key, (now, settings));
         Ok(())

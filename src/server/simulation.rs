@@ -1,6 +1,8 @@
 //! Servers that define views over a store that lies, die and start again, two of them at times: what was answered is there
 //! afterwards, and what was answered with an error is there whole or not at all.
 
+mod opening;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
@@ -43,6 +45,14 @@ impl std::fmt::Debug for Lying {
 }
 
 impl Lying {
+    fn new(seed: u64) -> Self {
+        Self(Mutex::new(State {
+            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            rate: 0,
+            later: Vec::new(),
+        }))
+    }
+
     fn below(&self, end: u64) -> u64 {
         let mut state = self.0.lock().unwrap();
         state.random ^= state.random << 13;
@@ -87,8 +97,9 @@ impl Faults for Lying {
     }
 }
 
-/// A server that has restored what there is; the store may fail meanwhile, and then it is started again.
-async fn started(dir: &DataDir) -> Engine {
+/// A server that has restored what there is, and runs its jobs on `runtime`; the store may fail meanwhile, and then it is started
+/// again.
+async fn started(dir: &DataDir, runtime: &Handle) -> Engine {
     loop {
         let jobs = Arc::new(Jobs::new(JobStore::new(dir.clone())));
         let session = Session::try_new(&SessionOptions::default()).unwrap();
@@ -97,7 +108,7 @@ async fn started(dir: &DataDir) -> Engine {
         let engine = Engine {
             forks: Forks::try_new(session, 4).unwrap(),
             store: CatalogStore::new(dir.clone()),
-            running: RunningJobs::new(Arc::clone(&jobs), None, Handle::current()),
+            running: RunningJobs::new(Arc::clone(&jobs), None, runtime.clone()),
             jobs,
             sessions: Sessions::new(limits.sessions, limits.idle),
             work: Work::new(Handle::current(), limits, counts),
@@ -123,14 +134,11 @@ fn found(engine: &Engine, name: &str) -> Option<u64> {
 
 async fn run(seed: u64) {
     const NAMES: u64 = 6;
-    let lying = Arc::new(Lying(Mutex::new(State {
-        random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
-        rate: 0,
-        later: Vec::new(),
-    })));
+    let lying = Arc::new(Lying::new(seed));
     let disk = SimulatedDisk::default();
     let dir = disk.seen_with(Arc::clone(&lying) as Arc<dyn Faults>);
-    let mut servers = [started(&dir).await, started(&dir).await];
+    let runtime = Handle::current();
+    let mut servers = [started(&dir, &runtime).await, started(&dir, &runtime).await];
     let asked = servers[0].asked(Caller::anyone());
     // What may be there of each name: what was answered last, and all since that was answered with an error.
     let mut possible: BTreeMap<String, BTreeSet<Option<u64>>> = BTreeMap::new();
@@ -140,9 +148,9 @@ async fn run(seed: u64) {
         let which = usize::try_from(lying.below(2)).unwrap();
         let name = format!("v{}", lying.below(NAMES));
         if lying.below(25) == 0 {
-            servers[which] = started(&dir).await;
+            servers[which] = started(&dir, &runtime).await;
             lying.rate(0);
-            let server = started(&dir).await;
+            let server = started(&dir, &runtime).await;
             for (name, possible) in &possible {
                 let found = found(&server, name);
                 assert!(

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -10,6 +11,9 @@ use rustls::{RootCertStore, ServerConfig};
 use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
 use crate::error::{Error, Result};
+
+/// Whoever does not shake hands within this is let go.
+pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Files of PEM that secure the network.
 #[derive(Debug, Clone)]
@@ -31,7 +35,7 @@ pub(super) fn flight(options: &TlsOptions) -> Result<ServerTlsConfig> {
     // Two are linked in, and the library chooses none by itself; whoever was here before has chosen.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let identity = Identity::from_pem(read(&options.cert)?, read(&options.key)?);
-    let config = ServerTlsConfig::new().identity(identity);
+    let config = ServerTlsConfig::new().identity(identity).timeout(HANDSHAKE);
     Ok(match &options.client_ca {
         Some(path) => config.client_ca_root(Certificate::from_pem(read(path)?)),
         None => config,

@@ -1,7 +1,7 @@
 //! Statements at work: each with a number, within limits, until it ends, is cancelled or takes too long; logged at its
 //! end. They run on threads of their own, so that the network always answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::core::stack::on_stack;
 use crate::error::{Error, ErrorKind, Result};
-use crate::server::access::Caller;
+use crate::server::access::{Caller, share};
 use crate::server::metrics::Counts;
 
 /// What is made before it is asked for: a reader that is slow holds no more.
@@ -166,7 +166,7 @@ impl Statement {
 
     /// Ends when it is stopped or has taken too long; gives why.
     async fn stopped(&self) -> Error {
-        let too_long = async {
+        let took_too_long = async {
             match self.time {
                 Time::AtMost(timeout) => {
                     tokio::time::sleep(timeout).await;
@@ -189,13 +189,7 @@ impl Statement {
                 }
                 _ => Error::new(ErrorKind::Cancelled, "the statement was cancelled"),
             },
-            timeout = too_long => {
-                Error::new(
-                    ErrorKind::Timeout,
-                    format!("the statement took longer than {:.1} s", timeout.as_secs_f64()),
-                )
-                .with_help("SET statement_timeout changes that within the server's own limit")
-            }
+            timeout = took_too_long => too_long(timeout),
         }
     }
 }
@@ -209,10 +203,32 @@ pub(super) struct Work {
     turns: Arc<Semaphore>,
     /// Of those without an end.
     subscriptions: Arc<Semaphore>,
+    /// KiB of texts that are read at the same time: what is made of a text is many times as large.
+    reading: Arc<Semaphore>,
+    /// Texts that wait to be read.
+    unread: AtomicUsize,
+    /// Statements that wait for others.
     waiting: AtomicUsize,
+    users: Mutex<HashMap<Arc<str>, Arc<User>>>,
     running: Mutex<BTreeMap<String, Arc<Statement>>>,
     /// Those that were planned: they may be ended before their rows are fetched.
     planned: Mutex<BTreeMap<String, Weak<Statement>>>,
+}
+
+/// What one user has of what there is for all.
+#[derive(Debug)]
+struct User {
+    turns: Arc<Semaphore>,
+    subscriptions: Arc<Semaphore>,
+    waiting: AtomicUsize,
+}
+
+/// That a statement may be at work.
+#[derive(Debug)]
+struct Turn {
+    _user: Arc<User>,
+    _of_user: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
 }
 
 impl Work {
@@ -221,9 +237,12 @@ impl Work {
             counts,
             turns: Arc::new(Semaphore::new(limits.statements)),
             subscriptions: Arc::new(Semaphore::new(limits.subscriptions)),
+            reading: Arc::new(Semaphore::new(kibibytes(limits.statement_bytes) as usize)),
             runtime,
             limits,
+            unread: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            users: Mutex::default(),
             running: Mutex::default(),
             planned: Mutex::default(),
         })
@@ -231,6 +250,26 @@ impl Work {
 
     pub(super) fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// Whether a statement's text is short enough.
+    ///
+    /// # Errors
+    ///
+    /// It is not.
+    pub(super) fn check_length(&self, text: &str) -> Result<()> {
+        let limit = self.limits.statement_bytes;
+        if text.len() <= limit {
+            return Ok(());
+        }
+        let error = Error::new(
+            ErrorKind::Exhausted,
+            format!(
+                "the statement has {} bytes, and may have {limit}",
+                text.len()
+            ),
+        );
+        Err(error.with_help("bind values as parameters, or load rows with bulk ingest"))
     }
 
     /// How many statements wait for others.
@@ -328,11 +367,12 @@ impl Work {
         done
     }
 
-    /// Reads a text: a long one on the threads of statements, so that the network answers others meanwhile.
+    /// Reads a text: a long one on the threads of statements, so that the network answers others meanwhile, and when as much of
+    /// the texts of others has been read.
     ///
     /// # Errors
     ///
-    /// What it says.
+    /// What it says; too many others; too long.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         bytes: usize,
@@ -340,10 +380,41 @@ impl Work {
     ) -> Result<T> {
         /// This many bytes are read in less time than it takes to hand them over and back.
         const SHORT: usize = 8 << 10;
-        match bytes <= SHORT {
-            true => read(),
-            false => self.aside(async move { read() }).await,
+        if bytes <= SHORT {
+            return read();
         }
+        let room = self.room(bytes);
+        let room = match self.limits.timeout {
+            Some(timeout) => match tokio::time::timeout(timeout, room).await {
+                Ok(room) => room?,
+                Err(_) => return Err(too_long(timeout)),
+            },
+            None => room.await?,
+        };
+        self.aside(async move {
+            // It has its room until it has been read, also when nobody waits any more.
+            let _room = room;
+            read()
+        })
+        .await
+    }
+
+    /// Room for reading a text of so many bytes.
+    async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
+        // One of the largest has room when it is alone.
+        let needed = kibibytes(bytes.min(self.limits.statement_bytes));
+        if let Ok(room) = Arc::clone(&self.reading).try_acquire_many_owned(needed) {
+            return Ok(room);
+        }
+        let before = self.unread.fetch_add(1, Ordering::Relaxed);
+        let _waits = Waits(&self.unread);
+        if before >= self.limits.queue {
+            let most = self.limits.queue;
+            let full = format!("{most} long statements wait to be read");
+            return Err(Error::new(ErrorKind::Exhausted, full).with_help("try again later"));
+        }
+        let room = Arc::clone(&self.reading).acquire_many_owned(needed).await;
+        room.map_err(|error| Error::internal(error.to_string()))
     }
 
     /// Does something small of the server's own that neither waits nor is listed.
@@ -425,7 +496,7 @@ impl Work {
             let mut running = Running::new(&work, &statement);
             let made = async {
                 let _turn = match statement.is_endless() {
-                    true => work.subscription()?,
+                    true => work.subscription(&statement)?,
                     false => work.turn(&statement).await?,
                 };
                 let mut items = items.await?;
@@ -481,15 +552,48 @@ impl Work {
         Some(newest.id.clone())
     }
 
-    fn subscription(&self) -> Result<OwnedSemaphorePermit> {
-        let free = Arc::clone(&self.subscriptions).try_acquire_owned();
-        free.map_err(|_| {
-            Error::new(
+    fn subscription(&self, statement: &Statement) -> Result<Turn> {
+        let user = self.user(&statement.user);
+        let of_user = Arc::clone(&user.subscriptions).try_acquire_owned();
+        let of_all = Arc::clone(&self.subscriptions).try_acquire_owned();
+        let (whose, most) = match of_user.is_ok() {
+            true => (String::new(), self.limits.subscriptions),
+            false => (
+                format!(" of {}", statement.user),
+                share(&statement.user, self.limits.subscriptions),
+            ),
+        };
+        match (of_user, of_all) {
+            (Ok(of_user), Ok(of_all)) => Ok(Turn {
+                _user: user,
+                _of_user: of_user,
+                _of_all: of_all,
+            }),
+            _ => Err(Error::new(
                 ErrorKind::Exhausted,
-                format!("{} subscriptions are open", self.limits.subscriptions),
+                format!("{most} subscriptions{whose} are open"),
             )
-            .with_help("end one of them: SHOW QUERIES lists them")
-        })
+            .with_help("end one of them: SHOW QUERIES lists them")),
+        }
+    }
+
+    /// What a user has.
+    fn user(&self, name: &Arc<str>) -> Arc<User> {
+        /// Users who have nothing are forgotten when there are more.
+        const KNOWN: usize = 1_000;
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        if users.len() >= KNOWN && !users.contains_key(name) {
+            users.retain(|_, user| Arc::strong_count(user) > 1);
+        }
+        let new = || {
+            let of = |all: usize| Arc::new(Semaphore::new(share(name, all)));
+            Arc::new(User {
+                turns: of(self.limits.statements),
+                subscriptions: of(self.limits.subscriptions),
+                waiting: AtomicUsize::new(0),
+            })
+        };
+        Arc::clone(users.entry(Arc::clone(name)).or_insert_with(new))
     }
 
     /// Ends the statements without an end: the server is about to.
@@ -501,25 +605,68 @@ impl Work {
         }
     }
 
-    async fn turn(&self, statement: &Statement) -> Result<OwnedSemaphorePermit> {
-        if let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() {
-            return Ok(turn);
+    async fn turn(&self, statement: &Statement) -> Result<Turn> {
+        let user = self.user(&statement.user);
+        let of_user = Arc::clone(&user.turns).try_acquire_owned().ok();
+        let of_all = match of_user {
+            Some(_) => Arc::clone(&self.turns).try_acquire_owned().ok(),
+            // Others do not stand behind those of a user who has a full share.
+            None => None,
+        };
+        if let (Some(of_user), Some(of_all)) = (of_user, of_all) {
+            return Ok(Turn {
+                _user: user,
+                _of_user: of_user,
+                _of_all: of_all,
+            });
         }
+        let _waits = self.queued()?;
+        let _waits_of_user = user.queued(&statement.user, &self.limits)?;
+        statement.is_waiting.store(true, Ordering::Relaxed);
+        let _is_waiting = IsWaiting(statement);
+        let internal = |error: tokio::sync::AcquireError| Error::internal(error.to_string());
+        let of_user = Arc::clone(&user.turns).acquire_owned().await;
+        let of_user = of_user.map_err(internal)?;
+        let of_all = Arc::clone(&self.turns).acquire_owned().await;
+        Ok(Turn {
+            _of_user: of_user,
+            _of_all: of_all.map_err(internal)?,
+            _user: Arc::clone(&user),
+        })
+    }
+
+    /// A place among those who wait for others.
+    fn queued(&self) -> Result<Waits<'_>> {
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
-        let _waits = Waits(self, statement);
-        if before >= self.limits.queue {
-            return Err(Error::new(
+        let waits = Waits(&self.waiting);
+        match before >= self.limits.queue {
+            true => Err(Error::new(
                 ErrorKind::Exhausted,
                 format!(
                     "{} statements are at work and {} wait",
                     self.limits.statements, self.limits.queue
                 ),
             )
-            .with_help("try again later"));
+            .with_help("try again later")),
+            false => Ok(waits),
         }
-        statement.is_waiting.store(true, Ordering::Relaxed);
-        let turn = Arc::clone(&self.turns).acquire_owned().await;
-        turn.map_err(|error| Error::internal(error.to_string()))
+    }
+}
+
+impl User {
+    /// A place among the statements of this user that wait.
+    fn queued(&self, name: &str, limits: &Limits) -> Result<Waits<'_>> {
+        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let waits = Waits(&self.waiting);
+        let most = share(name, limits.queue);
+        match before >= most {
+            true => Err(Error::new(
+                ErrorKind::Exhausted,
+                format!("{most} statements of {name} wait for others"),
+            )
+            .with_help("try again later")),
+            false => Ok(waits),
+        }
     }
 }
 
@@ -527,12 +674,39 @@ fn gone() -> Error {
     Error::new(ErrorKind::Cancelled, "its client went away")
 }
 
-struct Waits<'a>(&'a Work, &'a Statement);
+fn too_long(timeout: Duration) -> Error {
+    Error::new(
+        ErrorKind::Timeout,
+        format!(
+            "the statement took longer than {:.1} s",
+            timeout.as_secs_f64()
+        ),
+    )
+    .with_help("SET statement_timeout changes that within the server's own limit")
+}
+
+/// At least one, and no more than can be counted.
+fn kibibytes(bytes: usize) -> u32 {
+    let most = usize::try_from(u32::MAX).unwrap_or(usize::MAX);
+    let within = bytes
+        .div_ceil(1 << 10)
+        .clamp(1, most.min(Semaphore::MAX_PERMITS));
+    u32::try_from(within).unwrap_or(u32::MAX)
+}
+
+struct Waits<'a>(&'a AtomicUsize);
 
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
-        self.1.is_waiting.store(false, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+struct IsWaiting<'a>(&'a Statement);
+
+impl Drop for IsWaiting<'_> {
+    fn drop(&mut self) {
+        self.0.is_waiting.store(false, Ordering::Relaxed);
     }
 }
 
@@ -662,6 +836,104 @@ mod tests {
         let _ = second.await;
         assert!(work.running().is_empty());
         assert_eq!(work.run(&all[2], async { Ok(7) }).await.unwrap(), 7);
+    }
+
+    fn of_user(name: &str) -> Arc<Statement> {
+        let caller = Caller {
+            name: name.into(),
+            ..Caller::anyone()
+        };
+        Statement::new(&caller, "SELECT 1", 0, Time::Any)
+    }
+
+    #[tokio::test]
+    async fn one_user_leaves_some_for_others() {
+        let limits = Limits {
+            statements: 4,
+            queue: 4,
+            subscriptions: 4,
+            ..Limits::default()
+        };
+        let work = work(limits);
+        let begin = |statement: &Arc<Statement>| {
+            let (work, statement) = (Arc::clone(&work), Arc::clone(statement));
+            tokio::spawn(async move {
+                let forever = std::future::pending::<Result<()>>();
+                work.run(&statement, forever).await
+            })
+        };
+        let busy: Vec<_> = (0..6).map(|_| of_user("ann")).collect();
+        let mut runs: Vec<_> = busy.iter().map(&begin).collect();
+        while busy.iter().filter(|of| of.state() == "WAITING").count() < 3 {
+            tokio::task::yield_now().await;
+        }
+        let refused = begin(&of_user("ann")).await.unwrap().unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Exhausted);
+        assert_eq!(refused.message(), "3 statements of ann wait for others");
+        // Others do not wait for those of this user that do.
+        let other = of_user("bob");
+        assert_eq!(work.run(&other, async { Ok(7) }).await.unwrap(), 7);
+        let first = runs.remove(0);
+        busy[0].cancel("ann");
+        assert!(first.await.unwrap().is_err());
+        while busy.iter().filter(|of| of.state() == "WAITING").count() > 2 {
+            tokio::task::yield_now().await;
+        }
+        let open: Vec<_> = (0..4).map(|_| work.subscription(&of_user("ann"))).collect();
+        let said = open[3].as_ref().unwrap_err().message().to_owned();
+        assert_eq!(said, "3 subscriptions of ann are open");
+        let last = work.subscription(&other).unwrap();
+        let said = work.subscription(&other).unwrap_err().message().to_owned();
+        assert_eq!(said, "4 subscriptions are open");
+        drop((open, last));
+        assert!(work.subscription(&other).is_ok());
+    }
+
+    #[tokio::test]
+    async fn long_texts_are_read_one_after_the_other() {
+        let work = work(Limits {
+            statement_bytes: 100 << 10,
+            queue: 1,
+            ..Limits::default()
+        });
+        let (at_work, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let read = |bytes: usize| {
+            let (work, at_work, most) =
+                (Arc::clone(&work), Arc::clone(&at_work), Arc::clone(&most));
+            async move {
+                let read = move || {
+                    let now = at_work.fetch_add(1, Ordering::SeqCst) + 1;
+                    most.fetch_max(now, Ordering::SeqCst);
+                    std::thread::sleep(Duration::from_millis(50));
+                    at_work.fetch_sub(1, Ordering::SeqCst);
+                    Ok(())
+                };
+                work.read(bytes, read).await
+            }
+        };
+        let room = work.room(60 << 10).await.unwrap();
+        // What has room need not wait.
+        read(20 << 10).await.unwrap();
+        let waits = tokio::spawn(read(60 << 10));
+        while work.unread.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        // One more than may wait is refused.
+        let refused = read(90 << 10).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Exhausted);
+        drop(room);
+        waits.await.unwrap().unwrap();
+        // One that is longer than may be has room when it is alone.
+        tokio::try_join!(read(1 << 30), read(1 << 30)).unwrap();
+        assert_eq!(most.load(Ordering::SeqCst), 1);
+        let hurried = self::work(Limits {
+            statement_bytes: 100 << 10,
+            timeout: Some(Duration::from_millis(20)),
+            ..Limits::default()
+        });
+        let _room = hurried.room(1 << 30).await.unwrap();
+        let late = hurried.read(60 << 10, || Ok(())).await.unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::Timeout);
     }
 
     #[tokio::test]

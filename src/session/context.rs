@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anabranch_udfs::{CompletionNotices, NullFreeColumns};
+use anabranch_udfs::{Budget, CompletionNotices, NullFreeColumns};
 use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
@@ -15,11 +15,14 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::error::{Error, Result};
 use crate::planner::types::SqlTypes;
+use crate::session::bounded_literals::BoundedLiterals;
 use crate::session::catalog::{Catalog, weak_state};
+use crate::session::delimiters::ShortDelimiters;
 use crate::session::memory::LimitedPool;
 use crate::session::nan::{ForgetBounds, KeepNan};
-use crate::session::sizes::{self, Budget};
+use crate::session::sizes;
 use crate::session::system::{SYSTEM, SystemSchema};
+use crate::session::top_groups::AllGroups;
 use crate::session::yielding::GiveWay;
 use crate::tables::delta;
 use crate::tables::parquet::read_int96_in_microseconds;
@@ -89,6 +92,9 @@ pub(super) fn common(
     settings.sql_parser.support_varchar_with_length = true;
     read_int96_in_microseconds(settings);
     settings.sql_parser.parse_float_as_decimal = true;
+    // The engine's operators say of some expressions, such as IS NOT TRUE, that they may be NULL, and its plans that they may not:
+    // an aggregate over a shared one would be refused.
+    settings.execution.skip_physical_aggregate_schema_check = true;
 
     let builder = SessionStateBuilder::new()
         .with_config(config)
@@ -97,7 +103,13 @@ pub(super) fn common(
         .with_type_planner(Arc::new(SqlTypes))
         .with_query_planner(anabranch_udfs::query_planner())
         .with_physical_optimizer_rules(physical_rules());
-    let mut state = anabranch_udfs::register(builder).build();
+    let mut builder = anabranch_udfs::register(builder);
+    // In front: the engine's own planners would take functions without bounds.
+    builder
+        .expr_planners()
+        .get_or_insert_default()
+        .insert(0, Arc::new(BoundedLiterals));
+    let mut state = builder.build();
     anabranch_udfs::register_json(&mut state)?;
     sizes::bound(&mut state)?;
     Ok(Arc::new(state))
@@ -109,6 +121,8 @@ fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(ForgetBounds)];
     rules.extend(PhysicalOptimizer::new().rules);
     rules.push(Arc::new(KeepNan));
+    rules.push(Arc::new(AllGroups));
+    rules.push(Arc::new(ShortDelimiters));
     rules.push(Arc::new(GiveWay));
     rules
 }

@@ -1,10 +1,13 @@
 //! A session: the only place that builds a DataFusion context, and that runs statements in it.
 
+mod bounded_literals;
+mod casts;
 mod catalog;
 mod constants;
 mod context;
 mod create;
 mod dead_letters;
+mod delimiters;
 mod describe;
 mod file_names;
 mod ingest;
@@ -12,6 +15,7 @@ mod inserted;
 mod jobs;
 mod labels;
 mod literals;
+mod measures;
 mod memory;
 mod nan;
 mod plan_limits;
@@ -27,6 +31,8 @@ mod streaming;
 mod summarize;
 mod system;
 mod system_scan;
+mod top_groups;
+mod type_fields;
 mod unopened;
 mod view_barrier;
 mod weights;

@@ -4,16 +4,16 @@
 //! step, and so does a condition that moves down through columns each of which is made of another one twice. The parts are
 //! shared until the optimizer walks them as a tree. So they are counted as a tree here, and counting ends at the limit.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
 use datafusion::common::{DFSchema, DataFusionError};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
 use crate::core::stack::with_stack;
 use crate::error::{Error, ErrorKind, Result};
+use crate::session::{sizes, type_fields};
 
 /// Operators of a plan, each as often as the optimizer meets it.
 pub(super) const OPERATORS: usize = 20_000;
@@ -21,10 +21,10 @@ pub(super) const OPERATORS: usize = 20_000;
 const DEPTH: usize = 500;
 /// Parts of all expressions, each as often as the optimizer meets it.
 const PARTS: usize = 2_000_000;
+/// Calls of functions that compare each with each: all of them may be made of one batch without a pause.
+const COMPARING: usize = 64;
 /// Parts of one condition once it stands at the tables.
 const EXPANDED: u64 = 200_000;
-/// Fields within fields of the type of one column.
-const FIELDS: u64 = 20_000;
 
 /// Refuses a plan that the optimizer would not come to an end with.
 ///
@@ -55,8 +55,9 @@ struct Count {
     operators: usize,
     parts: usize,
     projections: usize,
-    /// Fields within structs, by where their list is: types share their parts.
-    fields: HashMap<*const FieldRef, u64>,
+    comparing: usize,
+    /// Types that are not too large: operators share them.
+    types: HashSet<usize>,
 }
 
 impl Count {
@@ -84,6 +85,18 @@ impl Count {
                         "the expressions of the statement have more than {PARTS} parts"
                     ))
                     .into());
+                }
+                if let Expr::ScalarFunction(call) = part
+                    && sizes::may_compare_much(call)
+                {
+                    self.comparing += 1;
+                    if self.comparing > COMPARING {
+                        return Err(too_large(format!(
+                            "the statement calls {} and its like more than {COMPARING} times",
+                            call.name()
+                        ))
+                        .into());
+                    }
                 }
                 let subquery = match part {
                     Expr::ScalarSubquery(subquery) => Some(subquery),
@@ -116,44 +129,17 @@ impl Count {
             return Ok(());
         }
         for field in plan.schema().fields() {
-            if self.fields_of(field.data_type()) > FIELDS {
-                return Err(too_large(format!(
-                    "the type of column {} has more than {FIELDS} fields within fields",
-                    field.name()
-                ))
-                .into());
+            let identity = type_fields::identity(field.data_type());
+            if identity.is_some_and(|identity| !self.types.insert(identity)) {
+                continue;
+            }
+            if let Some(what) = type_fields::too_large(field.data_type()) {
+                return Err(
+                    too_large(format!("the type of column {} has {what}", field.name())).into(),
+                );
             }
         }
         Ok(())
-    }
-
-    fn fields_of(&mut self, of: &DataType) -> u64 {
-        let within = match of {
-            DataType::Struct(fields) => {
-                if let Some(known) = self.fields.get(&fields.as_ptr()) {
-                    return *known;
-                }
-                let each = fields.iter().map(|field| self.fields_of(field.data_type()));
-                let within = each.fold(0, u64::saturating_add).saturating_add(1);
-                self.fields.insert(fields.as_ptr(), within);
-                return within;
-            }
-            DataType::Union(fields, _) => {
-                let each = fields.iter();
-                let each = each.map(|(_, field)| self.fields_of(field.data_type()));
-                each.fold(0, u64::saturating_add)
-            }
-            DataType::List(field)
-            | DataType::LargeList(field)
-            | DataType::ListView(field)
-            | DataType::LargeListView(field)
-            | DataType::FixedSizeList(field, _)
-            | DataType::Map(field, _)
-            | DataType::RunEndEncoded(_, field) => self.fields_of(field.data_type()),
-            DataType::Dictionary(_, values) => self.fields_of(values),
-            _ => 0,
-        };
-        within.saturating_add(1)
     }
 }
 
@@ -172,6 +158,7 @@ fn weigh(
         inputs.push((input.schema(), Arc::clone(&weights)));
         below.extend(weights.iter());
     }
+    weigh_subqueries(plan, known)?;
     let width = plan.schema().fields().len();
     let of = |expr: &Expr| weight(expr, &inputs);
     let weights: Vec<u64> = match plan {
@@ -196,21 +183,77 @@ fn weigh(
         _ if below.len() == width => below,
         _ => vec![1; width],
     };
-    let conditions: Vec<&Expr> = match plan {
-        LogicalPlan::Filter(filter) => vec![&filter.predicate],
-        LogicalPlan::Join(join) => join.filter.iter().collect(),
-        _ => Vec::new(),
-    };
-    for condition in conditions {
-        if of(condition) > EXPANDED {
-            return Err(too_large(format!(
-                "a condition of the statement has more than {EXPANDED} parts once it is written by the columns of the tables"
-            )));
-        }
+    for condition in conditions(plan) {
+        check_expanded(of(condition))?;
     }
     let weights: Arc<[u64]> = weights.into();
     known.insert(std::ptr::from_ref(plan), Arc::clone(&weights));
     Ok(weights)
+}
+
+/// The expressions that move down to the tables: conditions, and what the bounds are of that are learned while rows are read, by
+/// a join of its keys, by ORDER BY with LIMIT and by `min` and `max`.
+fn conditions(plan: &LogicalPlan) -> Vec<&Expr> {
+    match plan {
+        LogicalPlan::Filter(filter) => vec![&filter.predicate],
+        LogicalPlan::Join(join) => {
+            let keys = join.on.iter().flat_map(|(left, right)| [left, right]);
+            keys.chain(&join.filter).collect()
+        }
+        LogicalPlan::Sort(sort) => sort.expr.iter().map(|sort| &sort.expr).collect(),
+        LogicalPlan::Aggregate(aggregate) => aggregate
+            .aggr_expr
+            .iter()
+            .map(|expr| match expr {
+                Expr::Alias(alias) => alias.expr.as_ref(),
+                other => other,
+            })
+            .filter_map(|expr| match expr {
+                Expr::AggregateFunction(call) if matches!(call.func.name(), "min" | "max") => {
+                    call.params.args.first()
+                }
+                _ => None,
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The same of the queries within the expressions of a plan. What IN compares with is the key of a join.
+fn weigh_subqueries(
+    plan: &LogicalPlan,
+    known: &mut HashMap<*const LogicalPlan, Arc<[u64]>>,
+) -> Result<()> {
+    let mut failed = Ok(());
+    let _ = plan.apply_expressions(|expr| {
+        expr.apply(|part| {
+            let (subquery, is_key) = match part {
+                Expr::ScalarSubquery(subquery) => (subquery, false),
+                Expr::InSubquery(of) => (&of.subquery, true),
+                Expr::Exists(of) => (&of.subquery, false),
+                Expr::SetComparison(of) => (&of.subquery, true),
+                _ => return Ok(TreeNodeRecursion::Continue),
+            };
+            failed = weigh(&subquery.subquery, known).and_then(|weights| match is_key {
+                true => check_expanded(weights.first().copied().unwrap_or(1)),
+                false => Ok(()),
+            });
+            Ok(match failed {
+                Ok(()) => TreeNodeRecursion::Continue,
+                Err(_) => TreeNodeRecursion::Stop,
+            })
+        })
+    });
+    failed
+}
+
+fn check_expanded(parts: u64) -> Result<()> {
+    match parts > EXPANDED {
+        true => Err(too_large(format!(
+            "a condition or an order of the statement has more than {EXPANDED} parts once it is written by the columns of the tables"
+        ))),
+        false => Ok(()),
+    }
 }
 
 fn weight(expr: &Expr, inputs: &[(&Arc<DFSchema>, Arc<[u64]>)]) -> u64 {
@@ -267,21 +310,65 @@ mod tests {
         let scalar = chain(40, |from| {
             format!("SELECT c + (SELECT max(c) FROM {from}) AS c FROM {from}")
         });
-        // DataFusion walks such types while it plans: more steps take long before they are counted.
-        let structs = chain(14, |from| {
-            format!("SELECT named_struct('a', c, 'b', c) AS c FROM {from}")
-        });
         let sums = chain(40, |from| format!("SELECT c + c AS c FROM {from}"));
         for sql in [
             format!("{joined} SELECT * FROM t40"),
             format!("{queries} SELECT * FROM t40"),
             format!("{scalar} SELECT * FROM t40"),
-            format!("{structs} SELECT * FROM t14"),
             format!("{sums} SELECT * FROM t40 WHERE c > 0"),
+            format!("{sums} SELECT * FROM t40 ORDER BY c LIMIT 1"),
+            format!("{sums} SELECT max(c) FROM t40"),
+            format!("{sums} SELECT (SELECT max(c) FROM t40 WHERE c > 0)"),
+            format!("{sums} SELECT * FROM t40 JOIN t0 ON t40.c = t0.c"),
+            format!("{sums} SELECT * FROM t0 WHERE c IN (SELECT c FROM t40)"),
         ] {
             let error = run(&sql).await.expect_err(&sql[..120]);
             assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn types_that_double_with_each_step_are_refused_where_they_are_made() {
+        for step in [
+            "named_struct('a', c, 'b', c)",
+            "struct(c, c)",
+            "row(c, c)",
+            "{'a': c, 'b': c}",
+            "[{'a': c, 'b': c}]",
+            "arrays_zip([c], [c])",
+        ] {
+            let types = chain(30, |from| format!("SELECT {step} AS c FROM {from}"));
+            let error = run(&format!("{types} SELECT * FROM t30"))
+                .await
+                .expect_err(step);
+            assert_eq!(error.kind(), ErrorKind::Exhausted, "{step}: {error}");
+            assert!(error.message().contains("fields within fields"), "{error}");
+        }
+        let deep = chain(40, |from| {
+            let (open, close) = ("[".repeat(30), "]".repeat(30));
+            format!("SELECT {open}c{close} AS c FROM {from}")
+        });
+        let error = run(&format!("{deep} SELECT * FROM t40")).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
+        // What is read of a struct is what it was made of.
+        let few = chain(5, |from| {
+            format!("SELECT {{'a': c, 'b': c}} AS c FROM {from}")
+        });
+        let read = format!("{few} SELECT * FROM t5 WHERE c['a']['b']['a']['b']['a'] > 1");
+        assert_eq!(run(&read).await.unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn functions_that_compare_much_are_called_so_often() {
+        let calls = |count: usize| {
+            let calls: Vec<String> = (0..count)
+                .map(|n| format!("levenshtein('{n}', CAST(value AS VARCHAR)) AS c{n}"))
+                .collect();
+            format!("SELECT {} FROM generate_series(1, 3)", calls.join(", "))
+        };
+        assert_eq!(run(&calls(64)).await.unwrap(), 3);
+        let error = run(&calls(65)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
     }
 
     #[tokio::test]
@@ -295,6 +382,10 @@ mod tests {
                 .unwrap(),
             3
         );
+        let sums = chain(40, |from| format!("SELECT c + c AS c FROM {from}"));
+        for read in ["SELECT * FROM t40", "SELECT sum(c) FROM t40 GROUP BY c"] {
+            assert_eq!(run(&format!("{sums} {read}")).await.unwrap(), 3, "{read}");
+        }
         let few = chain(6, |from| format!("SELECT c + c AS c FROM {from}"));
         assert_eq!(
             run(&format!("{few} SELECT * FROM t6 WHERE c > 0"))

@@ -20,10 +20,11 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 use crate::core::suggest::closest;
 use crate::error::{Error, Result};
 use crate::planner::normalize;
+use crate::session::casts::apart;
 use crate::session::catalog::{Catalog, TableEntry, time_travel_name};
 use crate::session::literals::doubles;
 use crate::session::plan_limits;
-use crate::session::standard::fetch_first;
+use crate::session::standard::{fetch_first, members};
 use crate::session::system::{SYSTEM, state_table};
 use crate::session::weights;
 use crate::tables::delta::TimeTravel;
@@ -46,6 +47,8 @@ pub(super) async fn prepare(
             travel(context, catalog, ansi.as_mut()).await?;
             offsets(context, ansi.as_mut()).await?;
             windows(ansi.as_mut())?;
+            apart(ansi.as_mut());
+            members(ansi.as_mut());
             doubles(ansi.as_mut());
             Ok(())
         }
@@ -60,6 +63,8 @@ pub(super) async fn prepare(
                 travel(context, catalog, query.as_mut()).await?;
                 offsets(context, query.as_mut()).await?;
                 windows(query.as_mut())?;
+                apart(query.as_mut());
+                members(query.as_mut());
                 doubles(query.as_mut());
                 Ok(())
             }

@@ -1,98 +1,139 @@
-//! Functions whose result can be much larger than what they are given: `repeat('x', 1000000000)` (SAFE-1).
+//! Functions whose result, or work, can be much larger than what they are given: `repeat('x', 1000000000)` (SAFE-1).
 //!
 //! What a function makes is in no memory pool until an operator takes it, and a failed allocation would end the process. So
 //! these functions say what they are about to make of a batch, and are refused beyond the budget of their statement, also
-//! where the optimizer evaluates them.
+//! where the optimizer evaluates them. The same goes for work: nothing ends a call before its own end.
 
-use std::any::Any;
+use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, AsArray, Int64Array};
-use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{DataType, FieldRef, Int64Type, IntervalUnit, TimeUnit};
-use datafusion::common::config::{ConfigExtension, ConfigOptions, ExtensionOptions};
-use datafusion::common::config_err;
+use anabranch_udfs::{Budget, element_functions, with_one_element};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
+use datafusion::common::config::ConfigOptions;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::registry::FunctionRegistry as _;
+use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
+use datafusion::logical_expr::type_coercion::functions::fields_with_udf;
 use datafusion::logical_expr::{
     ColumnarValue, Documentation, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
     ScalarUDFImpl, Signature,
 };
 
 use crate::error::{Error, ErrorKind};
+use crate::session::measures::{
+    Measure, any_element, each_with_each, element_with_element, joined, overlaid, padded, repeated,
+    replaced, replaced_elements, resized, searched, series, shown, together, trimmed,
+};
+use crate::session::{plan_limits, type_fields};
 
-/// Bytes that one call of a function may make of a batch.
-#[derive(Debug, Clone)]
-pub(super) struct Budget(pub(super) usize);
+/// Comparisons of one call: a few seconds.
+const STEPS: u128 = 1_000_000_000;
 
-impl ConfigExtension for Budget {
-    const PREFIX: &'static str = "anabranch_budget";
+/// What is measured of a function before it is called.
+#[derive(Debug, Clone, Copy)]
+enum Measured {
+    /// Nothing: its type may be too large.
+    Type,
+    /// The bytes of its result.
+    Bytes(Measure),
+    /// The comparisons that it makes.
+    Steps(Measure),
 }
 
-/// It is no setting of users: none of them shows or sets it.
-impl ExtensionOptions for Budget {
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-
-    fn as_any_mut(&mut self) -> &mut dyn Any {
-        self
-    }
-
-    fn cloned(&self) -> Box<dyn ExtensionOptions> {
-        Box::new(self.clone())
-    }
-
-    fn set(&mut self, key: &str, _: &str) -> Result<()> {
-        config_err!("there is no setting {key}")
-    }
-
-    fn entries(&self) -> Vec<datafusion::common::config::ConfigEntry> {
-        Vec::new()
-    }
-}
-
-/// Bytes of what a call makes.
-type Size = fn(&ScalarFunctionArgs) -> Option<u128>;
-
-/// The functions, by all of their names, and how large their results are.
-const GROWING: [(&str, Size); 14] = [
-    ("repeat", repeated),
-    ("lpad", padded),
-    ("rpad", padded),
-    ("array_repeat", repeated),
-    ("array_resize", resized),
-    ("generate_series", series),
-    ("range", series),
-    ("replace", replaced),
-    ("regexp_replace", replaced),
-    ("concat", together),
-    ("concat_ws", together),
-    ("array_concat", together),
-    ("array_to_string", joined),
-    ("encode", together),
+/// The functions. Each has its other names too.
+const MEASURED: [(&str, Measured); 33] = [
+    ("repeat", Measured::Bytes(repeated)),
+    ("lpad", Measured::Bytes(padded)),
+    ("rpad", Measured::Bytes(padded)),
+    ("array_repeat", Measured::Bytes(repeated)),
+    ("array_resize", Measured::Bytes(resized)),
+    ("generate_series", Measured::Bytes(series)),
+    ("range", Measured::Bytes(series)),
+    ("replace", Measured::Bytes(replaced)),
+    ("regexp_replace", Measured::Bytes(replaced)),
+    ("concat", Measured::Bytes(together)),
+    ("concat_ws", Measured::Bytes(together)),
+    ("overlay", Measured::Bytes(overlaid)),
+    ("make_array", Measured::Bytes(together)),
+    ("array_append", Measured::Bytes(together)),
+    ("array_prepend", Measured::Bytes(together)),
+    ("array_concat", Measured::Bytes(together)),
+    ("array_replace_all", Measured::Bytes(replaced_elements)),
+    ("array_replace_n", Measured::Bytes(replaced_elements)),
+    ("array_to_string", Measured::Bytes(joined)),
+    ("encode", Measured::Bytes(together)),
+    ("to_json", Measured::Bytes(together)),
+    ("to_char", Measured::Bytes(shown)),
+    ("levenshtein", Measured::Steps(each_with_each)),
+    ("strpos", Measured::Steps(searched)),
+    ("btrim", Measured::Steps(trimmed)),
+    ("ltrim", Measured::Steps(trimmed)),
+    ("rtrim", Measured::Steps(trimmed)),
+    ("array_has_all", Measured::Steps(element_with_element)),
+    ("array_has_any", Measured::Steps(any_element)),
+    ("named_struct", Measured::Type),
+    ("struct", Measured::Type),
+    ("map", Measured::Type),
+    ("arrays_zip", Measured::Type),
 ];
 
-/// Puts the bound around the functions of a state.
+/// Puts the bounds around the functions of a state.
 ///
 /// # Errors
 ///
 /// A function of these that is not there.
 pub(super) fn bound(state: &mut SessionState) -> Result<()> {
-    for (name, size) in GROWING {
-        let inner = state.udf(name)?;
-        state.register_udf(Arc::new(ScalarUDF::new_from_impl(Bounded { inner, size })))?;
+    let measured: BTreeSet<&str> = MEASURED.iter().map(|(name, _)| *name).collect();
+    for name in measured.into_iter().chain(element_functions()) {
+        let bounded = bounded(state.udf(name)?);
+        state.register_udf(bounded)?;
     }
     Ok(())
 }
 
-/// A function that is asked for the size of its result first.
+/// Whether a call may compare much: what is trimmed or looked for is mostly a short literal.
+pub(super) fn may_compare_much(call: &ScalarFunction) -> bool {
+    match call.name() {
+        "levenshtein" => true,
+        "array_has_all" | "array_has_any" => !call.args.iter().any(is_written),
+        "btrim" | "ltrim" | "rtrim" | "strpos" => {
+            let second = call.args.get(1);
+            second.is_some_and(|second| !matches!(second, Expr::Literal(..)))
+        }
+        _ => false,
+    }
+}
+
+/// Whether a list stands in the statement, value by value.
+fn is_written(list: &Expr) -> bool {
+    match list {
+        Expr::Literal(..) => true,
+        Expr::ScalarFunction(list) if list.name() == "make_array" => {
+            list.args.iter().all(|one| matches!(one, Expr::Literal(..)))
+        }
+        _ => false,
+    }
+}
+
+/// The function with the bounds of its name around it.
+pub(super) fn bounded(inner: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
+    if inner.inner().downcast_ref::<Bounded>().is_some() {
+        return inner;
+    }
+    let found = MEASURED.iter().find(|(name, _)| *name == inner.name());
+    let measured = found.map_or(Measured::Type, |(_, measured)| *measured);
+    Arc::new(ScalarUDF::new_from_impl(Bounded::new(inner, measured)))
+}
+
+/// A function that is asked for the size of its result, and of its type, first.
 #[derive(Debug)]
 struct Bounded {
     inner: Arc<ScalarUDF>,
-    size: Size,
+    measured: Measured,
+    signature: Signature,
 }
 
 impl PartialEq for Bounded {
@@ -109,6 +150,54 @@ impl Hash for Bounded {
     }
 }
 
+impl Bounded {
+    fn new(inner: Arc<ScalarUDF>, measured: Measured) -> Self {
+        // The engine's own way refuses numbers of unlike types.
+        let signature = match element_functions().any(|name| name == inner.name()) {
+            true => Signature::user_defined(inner.signature().volatility),
+            false => inner.signature().clone(),
+        };
+        Self {
+            inner,
+            measured,
+            signature,
+        }
+    }
+
+    fn check(&self, args: &ScalarFunctionArgs) -> Result<()> {
+        let rows = args.number_rows;
+        let error = match self.measured {
+            Measured::Type => return Ok(()),
+            Measured::Bytes(measure) => {
+                let budget = args.config_options.extensions.get::<Budget>();
+                match (budget, measure(args)) {
+                    (Some(Budget(most)), Some(size)) if size > *most as u128 => Error::new(
+                        ErrorKind::Exhausted,
+                        format!(
+                            "{} would make {size} bytes of {rows} rows, and the statement may hold {most}",
+                            self.name(),
+                        ),
+                    )
+                    .with_help("make less of each row, or read fewer rows"),
+                    _ => return Ok(()),
+                }
+            }
+            Measured::Steps(measure) => match measure(args) {
+                Some(steps) if steps > STEPS => Error::new(
+                    ErrorKind::Exhausted,
+                    format!(
+                        "{} would compare {steps} times in {rows} rows, and may do so {STEPS} times",
+                        self.name(),
+                    ),
+                )
+                .with_help("give it shorter texts or lists, or read fewer rows at a time"),
+                _ => return Ok(()),
+            },
+        };
+        Err(DataFusionError::from(error))
+    }
+}
+
 impl ScalarUDFImpl for Bounded {
     fn name(&self) -> &str {
         self.inner.name()
@@ -119,7 +208,7 @@ impl ScalarUDFImpl for Bounded {
     }
 
     fn signature(&self) -> &Signature {
-        self.inner.signature()
+        &self.signature
     }
 
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
@@ -131,11 +220,28 @@ impl ScalarUDFImpl for Bounded {
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
-        self.inner.return_field_from_args(args)
+        let field = self.inner.return_field_from_args(args)?;
+        match type_fields::too_large(field.data_type()) {
+            None => Ok(field),
+            Some(what) => {
+                let what = format!("the type of what {} gives has {what}", self.name());
+                Err(DataFusionError::from(plan_limits::too_large(what)))
+            }
+        }
     }
 
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
-        self.inner.coerce_types(arg_types)
+        if !element_functions().any(|name| name == self.name()) {
+            return self.inner.coerce_types(arg_types);
+        }
+        let types = with_one_element(self.name(), arg_types);
+        let types = types.as_deref().unwrap_or(arg_types).iter();
+        let fields = types.map(|of| Arc::new(Field::new("", of.clone(), true)));
+        let fields = fields_with_udf(&fields.collect::<Vec<_>>(), self.inner.as_ref())?;
+        Ok(fields
+            .iter()
+            .map(|field| field.data_type().clone())
+            .collect())
     }
 
     fn is_strict(&self) -> bool {
@@ -146,205 +252,31 @@ impl ScalarUDFImpl for Bounded {
         self.inner.documentation()
     }
 
+    /// What has a type that may be is optimized as the function itself: of a struct that is made and read only what is read
+    /// is made.
+    fn simplify(&self, args: Vec<Expr>, _: &SimplifyContext) -> Result<ExprSimplifyResult> {
+        Ok(match self.measured {
+            Measured::Type => ExprSimplifyResult::Simplified(self.inner.call(args)),
+            _ => ExprSimplifyResult::Original(args),
+        })
+    }
+
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let budget = args.config_options.extensions.get::<Budget>();
-        if let (Some(Budget(most)), Some(size)) = (budget, (self.size)(&args))
-            && size > *most as u128
-        {
-            let error = Error::new(
-                ErrorKind::Exhausted,
-                format!(
-                    "{} would make {size} bytes of {} rows, and the statement may hold {most}",
-                    self.name(),
-                    args.number_rows
-                ),
-            );
-            return Err(DataFusionError::from(
-                error.with_help("make less of each row, or read fewer rows"),
-            ));
-        }
+        self.check(&args)?;
         self.inner.invoke_with_args(args)
     }
 
     fn with_updated_config(&self, config: &ConfigOptions) -> Option<ScalarUDF> {
         let inner = self.inner.inner().with_updated_config(config)?;
-        Some(ScalarUDF::new_from_impl(Self {
-            inner: Arc::new(inner),
-            size: self.size,
-        }))
-    }
-}
-
-/// Bytes of an argument for all rows.
-fn bytes(args: &ScalarFunctionArgs, at: usize) -> Option<u128> {
-    Some(match args.args.get(at)? {
-        ColumnarValue::Array(array) => array.get_slice_memory_size_or_all() as u128,
-        ColumnarValue::Scalar(value) => {
-            let of = match value.try_as_str() {
-                Some(text) => text.map_or(0, str::len),
-                None => value.size(),
-            };
-            of as u128 * args.number_rows as u128
-        }
-    })
-}
-
-/// The whole numbers of an argument.
-fn numbers(args: &ScalarFunctionArgs, at: usize) -> Option<Int64Array> {
-    let array = args.args.get(at)?.to_array(args.number_rows).ok()?;
-    let numbers = cast(&array, &DataType::Int64).ok()?;
-    numbers.as_primitive_opt::<Int64Type>().cloned()
-}
-
-fn each(numbers: &Int64Array) -> impl Iterator<Item = u128> {
-    numbers
-        .iter()
-        .map(|number| u128::try_from(number.unwrap_or(0)).unwrap_or(0))
-}
-
-/// `repeat(text, n)`, `array_repeat(element, n)`: exact for texts, an upper bound for other elements.
-fn repeated(args: &ScalarFunctionArgs) -> Option<u128> {
-    let counts = numbers(args, 1)?;
-    if let Some(lengths) = lengths(args, 0) {
-        let sizes = lengths.into_iter().zip(each(&counts));
-        return Some(
-            sizes
-                .map(|(length, count)| length.saturating_mul(count))
-                .fold(0, u128::saturating_add),
-        );
-    }
-    let most = each(&counts).max().unwrap_or(0);
-    Some(
-        bytes(args, 0)?
-            .max(args.number_rows as u128 * 8)
-            .saturating_mul(most),
-    )
-}
-
-/// Bytes of each text of an argument; at least one, for what stands around it.
-fn lengths(args: &ScalarFunctionArgs, at: usize) -> Option<Vec<u128>> {
-    let array = match args.args.get(at)? {
-        ColumnarValue::Scalar(value) => {
-            let length = value.try_as_str()?.map_or(1, |text| text.len().max(1));
-            return Some(vec![length as u128; args.number_rows]);
-        }
-        ColumnarValue::Array(array) => array,
-    };
-    let length = |text: Option<&str>| text.map_or(1, |text| text.len().max(1)) as u128;
-    Some(match array.data_type() {
-        DataType::Utf8 => array.as_string::<i32>().iter().map(length).collect(),
-        DataType::LargeUtf8 => array.as_string::<i64>().iter().map(length).collect(),
-        DataType::Utf8View => array.as_string_view().iter().map(length).collect(),
-        _ => return None,
-    })
-}
-
-/// `lpad(text, n)`: as many characters, each of which may take four bytes if what fills it says so.
-fn padded(args: &ScalarFunctionArgs) -> Option<u128> {
-    let widest = if args.args.len() > 2 { 4 } else { 1 };
-    let characters = each(&numbers(args, 1)?).fold(0, u128::saturating_add);
-    Some(characters.saturating_mul(widest))
-}
-
-/// `array_resize(list, n, value)`.
-fn resized(args: &ScalarFunctionArgs) -> Option<u128> {
-    let elements = each(&numbers(args, 1)?).fold(0, u128::saturating_add);
-    let rows = args.number_rows.max(1) as u128;
-    let one = bytes(args, 2).unwrap_or(0) / rows;
-    Some(elements.saturating_mul(one.max(8)))
-}
-
-/// `range(start, stop, step)` of numbers, days and times.
-fn series(args: &ScalarFunctionArgs) -> Option<u128> {
-    let of = args.args.first()?.data_type();
-    let column = |at: usize| -> Option<Int64Array> {
-        let array = args.args.get(at)?.to_array(args.number_rows).ok()?;
-        let array = match array.data_type() {
-            DataType::Date32 | DataType::Date64 | DataType::Timestamp(..) => {
-                cast(&array, &DataType::Timestamp(TimeUnit::Microsecond, None)).ok()?
-            }
-            DataType::Interval(_) => return intervals(&array),
-            _ => array,
-        };
-        let numbers = cast(&array, &DataType::Int64).ok()?;
-        numbers.as_primitive_opt::<Int64Type>().cloned()
-    };
-    let is_time = of.is_temporal();
-    let (start, stop, step) = match args.args.len() {
-        1 => (None, column(0)?, None),
-        2 => (Some(column(0)?), column(1)?, None),
-        _ => (Some(column(0)?), column(1)?, Some(column(2)?)),
-    };
-    let value = |of: &Option<Int64Array>, row: usize, otherwise: i64| match of {
-        Some(of) if of.is_valid(row) => i128::from(of.value(row)),
-        _ => i128::from(otherwise),
-    };
-    let stop = Some(stop);
-    let day = 86_400_000_000;
-    let elements = (0..args.number_rows).map(|row| {
-        let step = value(&step, row, if is_time { day } else { 1 });
-        if step == 0 {
-            return 0;
-        }
-        let span = value(&stop, row, 0) - value(&start, row, 0);
-        u128::try_from(span / step).map_or(0, |count| count + 1)
-    });
-    Some(elements.fold(0, u128::saturating_add).saturating_mul(8))
-}
-
-/// Intervals in microseconds; months are short ones.
-fn intervals(array: &dyn Array) -> Option<Int64Array> {
-    let whole = cast(array, &DataType::Interval(IntervalUnit::MonthDayNano)).ok()?;
-    let whole =
-        whole.as_primitive_opt::<datafusion::arrow::datatypes::IntervalMonthDayNanoType>()?;
-    let micros = |of: datafusion::arrow::datatypes::IntervalMonthDayNano| {
-        let days = i64::from(of.months) * 28 + i64::from(of.days);
-        days.saturating_mul(86_400_000_000)
-            .saturating_add(of.nanoseconds / 1_000)
-    };
-    Some(whole.iter().map(|of| of.map(micros)).collect())
-}
-
-/// `replace(text, from, to)`: as if each part that can be replaced were.
-fn replaced(args: &ScalarFunctionArgs) -> Option<u128> {
-    let text = bytes(args, 0)?.saturating_add(args.number_rows as u128);
-    let to = lengths(args, 2)?.into_iter().max().unwrap_or(1);
-    let from = match args.args.get(1)? {
-        // A pattern may match nothing at each place.
-        _ if args.args.len() > 3 => 1,
-        ColumnarValue::Scalar(value) => value.try_as_str()??.len().max(1) as u128,
-        ColumnarValue::Array(_) => 1,
-    };
-    Some(text.max(text.saturating_mul(to) / from))
-}
-
-/// What is put together of the arguments.
-fn together(args: &ScalarFunctionArgs) -> Option<u128> {
-    let sizes = (0..args.args.len()).map(|at| bytes(args, at).unwrap_or(0));
-    Some(sizes.fold(0, u128::saturating_add))
-}
-
-/// `array_to_string(list, separator)`.
-fn joined(args: &ScalarFunctionArgs) -> Option<u128> {
-    let list = bytes(args, 0)?;
-    let separator = lengths(args, 1)?.into_iter().max().unwrap_or(1);
-    // An element takes four bytes at least.
-    Some(list.saturating_add((list / 4).saturating_mul(separator)))
-}
-
-trait SliceSize {
-    fn get_slice_memory_size_or_all(&self) -> usize;
-}
-
-impl SliceSize for Arc<dyn Array> {
-    fn get_slice_memory_size_or_all(&self) -> usize {
-        let of = self.to_data().get_slice_memory_size();
-        of.unwrap_or_else(|_| self.get_array_memory_size())
+        let updated = Self::new(Arc::new(inner), self.measured);
+        Some(ScalarUDF::new_from_impl(updated))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use datafusion::arrow::array::AsArray as _;
+
     use crate::error::ErrorKind;
     use crate::planner::{Script, parse_statement};
     use crate::session::{ForkOptions, Session, SessionOptions};
@@ -379,6 +311,11 @@ mod tests {
             "replace(repeat('x', 100000), 'x', repeat('y', 100000))",
             "regexp_replace(repeat('x', 100000), '', repeat('y', 100000), 'g')",
             "array_to_string(range(0, 100000), repeat('y', 100000))",
+            "array_to_string(array_repeat(NULLIF(value, 1), 100000), ',', repeat('y', 100000))",
+            "array_to_string(array_repeat(value = 1, 100000), repeat('y', 5000))",
+            "array_resize([''], CASE WHEN value = 1 THEN 10000 ELSE 0 END, CASE WHEN value = 1 THEN repeat('x', 1000000) ELSE '' END)",
+            "array_replace_all(array_repeat('a' || value, 100000), 'a' || value, repeat('x', 100000))",
+            "to_char(now() + value * INTERVAL '1 day', repeat('%A', 1000000))",
         ] {
             for n in ["2000000000", "(2000000000 + value)"] {
                 let expr = expr.replace("COUNT", n);
@@ -391,6 +328,22 @@ mod tests {
                     assert_eq!(error.kind(), ErrorKind::Exhausted, "{sql}: {error}");
                 }
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_stands_between_many_texts_is_short() {
+        let agg = |delimiter: &str, over: &str| {
+            format!(
+                "SELECT string_agg(CAST(value AS VARCHAR), {delimiter}) {over} FROM generate_series(1, 3)"
+            )
+        };
+        for over in ["", "OVER ()", "OVER (ORDER BY value)"] {
+            for long in ["repeat('x', 100000)", &format!("'{}'", "x".repeat(70_000))] {
+                let error = run(&agg(long, over)).await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Exhausted, "{over}: {error}");
+            }
+            assert!(run(&agg("repeat('x', 1000)", over)).await.unwrap() > 0);
         }
     }
 
@@ -408,6 +361,91 @@ mod tests {
             "encode('abc', 'hex')",
             "array_to_string([1, 2], ',')",
             "regexp_replace('abc', '(b)', '<\\1>')",
+        ] {
+            let sql = format!("SELECT {expr} FROM generate_series(1, 1000)");
+            assert_eq!(run(&sql).await.expect(&sql), 1_000, "{sql}");
+        }
+    }
+    /// `steps` queries within one another, each made of the one before.
+    fn steps(first: &str, step: &str, steps: usize) -> String {
+        let mut query = format!("SELECT {first} AS c FROM generate_series(1, 3)");
+        for _ in 0..steps {
+            query = format!("SELECT {step} AS c FROM ({query})");
+        }
+        query
+    }
+
+    #[tokio::test]
+    async fn values_that_double_with_each_step_are_refused() {
+        for (first, step) in [
+            ("'x' || value", "c || c"),
+            ("'x' || value", "c || c || 'y' || c"),
+            ("[value]", "c || c"),
+            ("value", "[c, c]"),
+            ("value", "make_array(c, c, c)"),
+            ("'x' || value", "to_json([c, c])"),
+            ("X'00'", "c || c"),
+        ] {
+            let error = run(&steps(first, step, 30)).await.expect_err(step);
+            assert_eq!(error.kind(), ErrorKind::Exhausted, "{step}: {error}");
+        }
+        assert_eq!(run(&steps("'x' || value", "c || c", 10)).await.unwrap(), 3);
+    }
+
+    #[tokio::test]
+    async fn texts_that_are_put_together_are_what_they_were() {
+        for (expr, expected) in [
+            ("'a' || 'b'", Some("ab")),
+            ("'a' || NULL", None),
+            ("'a' || 1", Some("a1")),
+            ("'x' || value || 'y'", Some("x1y")),
+            ("CAST(NULL AS VARCHAR) || value", None),
+            ("arrow_cast('ä', 'LargeUtf8') || value", Some("ä1")),
+            ("arrow_cast('ä', 'Utf8View') || value", Some("ä1")),
+            ("encode(X'00' || X'ff', 'hex')", Some("00ff")),
+            ("array_to_string([1] || [value], '-')", Some("1-1")),
+        ] {
+            let session = Session::try_new(&SessionOptions::default()).unwrap();
+            let sql = format!("SELECT CAST({expr} AS VARCHAR) FROM generate_series(1, 1)");
+            let raw = Script::new("test", &sql).split().unwrap().remove(0);
+            let rows = session.collect(parse_statement(&raw).unwrap()).await;
+            let rows = rows.expect(expr);
+            let texts = rows[0].column(0).as_string::<i32>();
+            assert_eq!(texts.iter().next().flatten(), expected, "{expr}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_would_take_minutes_is_refused() {
+        for expr in [
+            "levenshtein(repeat('x', 100000), repeat('y', 100000) || value)",
+            "levenshtein(repeat('x', 100000), repeat('y', 100000))",
+            "array_has_all(range(0, 100000), range(0, 100000))",
+            "array_has_all(range(0, 100000), range(value, 100000))",
+            "range(0, 100000) @> range(value, 100000)",
+            "range(value, 100000) <@ range(0, 100000)",
+            "array_has_any(range(0, 100000 + value), range(200000, 300000 + value))",
+            "btrim(repeat('x', 200000) || value, repeat('y', 20000) || 'x')",
+            "trim(BOTH repeat('y', 20000) || 'x' FROM repeat('x', 200000) || value)",
+            "strpos(repeat('x', 200000), repeat('x', 100000) || value || 'y')",
+            "position(repeat('x', 100000) || value || 'y' IN repeat('x', 200000))",
+        ] {
+            let sql = format!("SELECT {expr} FROM generate_series(1, 10)");
+            let error = run(&sql).await.expect_err(&sql);
+            assert_eq!(error.kind(), ErrorKind::Exhausted, "{sql}: {error}");
+        }
+        for expr in [
+            "levenshtein('kitten' || value, 'sitting')",
+            "array_has_all([1, 2, value], [1])",
+            "[1, 2, value] @> [2]",
+            "array_has_any([1, value], range(0, 1000))",
+            "array_has_any(range(0, 100000), range(value, value + 10))",
+            "btrim(repeat('x', 2000) || value, ' xyz')",
+            "btrim(' x ')",
+            "trim(BOTH 'xy' FROM 'xay' || value)",
+            "strpos(repeat('x', 1000) || value, '7')",
+            "position('1' || value IN repeat('x', 1000))",
+            "to_char(now(), '%Y-%m-%d')",
         ] {
             let sql = format!("SELECT {expr} FROM generate_series(1, 1000)");
             assert_eq!(run(&sql).await.expect(&sql), 1_000, "{sql}");

@@ -1,4 +1,5 @@
-//! What standard SQL has and the engine's planner lacks: FETCH FIRST, ordered texts in jobs; and what a parameter is cast to.
+//! What standard SQL has and the engine's planner lacks: FETCH FIRST, members of lists of unlike numbers, ordered texts in jobs; and
+//! what a parameter is cast to.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -8,7 +9,7 @@ use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
     FunctionArgumentList, FunctionArguments, Ident, LimitClause, ObjectName, Query,
-    Statement as AnsiStatement, Value, Visit, VisitMut, Visitor, VisitorMut,
+    Statement as AnsiStatement, UnaryOperator, Value, Visit, VisitMut, Visitor, VisitorMut,
 };
 
 use crate::error::{Error, Result};
@@ -67,6 +68,76 @@ impl VisitorMut for FetchFirst {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// Makes `x = ANY (list)` and its kin calls of the session's functions, which take numbers of unlike types. The engine's planner
+/// takes those of its library, and writes the list several times.
+pub(super) fn members(node: &mut impl VisitMut) {
+    let _ = node.visit(&mut Members);
+}
+
+struct Members;
+
+impl VisitorMut for Members {
+    type Break = ();
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        let (value, op, list, quantifier) = match expr {
+            Expr::AnyOp {
+                left,
+                compare_op,
+                right,
+                ..
+            } => (left, compare_op, right, "any"),
+            Expr::AllOp {
+                left,
+                compare_op,
+                right,
+            } => (left, compare_op, right, "all"),
+            _ => return ControlFlow::Continue(()),
+        };
+        if matches!(**list, Expr::Subquery(_)) {
+            return ControlFlow::Continue(());
+        }
+        let (value, list) = (taken(value), taken(list));
+        let call = match (&*op, quantifier) {
+            (BinaryOperator::Eq, "any") => call("array_has", [list, value]),
+            (BinaryOperator::NotEq, "all") => Expr::UnaryOp {
+                op: UnaryOperator::Not,
+                expr: Box::new(call("array_has", [list, value])),
+            },
+            (op, quantifier) => {
+                let how = Value::SingleQuotedString(format!("{op} {quantifier}"));
+                call("list_compare", [Expr::Value(how.into()), list, value])
+            }
+        };
+        *expr = call;
+        ControlFlow::Continue(())
+    }
+}
+
+/// The expression, with NULL in its place.
+fn taken(expr: &mut Expr) -> Expr {
+    std::mem::replace(expr, Expr::Value(Value::Null.into()))
+}
+
+/// A call of a function.
+pub(super) fn call<const N: usize>(name: &str, args: [Expr; N]) -> Expr {
+    let args = args.map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg)));
+    Expr::Function(Function {
+        name: ObjectName::from(vec![Ident::new(name)]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList {
+            duplicate_treatment: None,
+            args: Vec::from(args),
+            clauses: Vec::new(),
+        }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
 }
 
 /// Makes `string_agg(x, ', ' ORDER BY t)` an ordered array as text: a job keeps arrays, and no ordered text, from batch to batch.

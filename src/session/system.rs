@@ -65,18 +65,22 @@ impl SystemSchema {
 
 /// The rows of a table, of these jobs and batches.
 pub(super) async fn rows_of(data_dir: &str, name: &str, wanted: &Wanted) -> Result<RecordBatch> {
-    let empty = empty_of(name)?;
     if !DataDir::exists(data_dir) {
-        return Ok(empty);
+        return empty_of(name);
     }
     let store = JobStore::new(DataDir::open(data_dir)?);
+    rows_in(&store, name, wanted).await
+}
+
+/// The same of the jobs of a store.
+pub(super) async fn rows_in(store: &JobStore, name: &str, wanted: &Wanted) -> Result<RecordBatch> {
     let mut names = store.names().await?;
     if let Some(jobs) = &wanted.jobs {
         names.retain(|name| jobs.contains(name));
     }
     let jobs = store.found(names).await?;
     if name == "jobs" {
-        return job_rows(&store, jobs).await;
+        return job_rows(store, jobs).await;
     }
     let mut parts = Vec::new();
     for job in jobs {
@@ -86,9 +90,9 @@ pub(super) async fn rows_of(data_dir: &str, name: &str, wanted: &Wanted) -> Resu
         let is_last_only = name == "partitions";
         let keeps = |of: &Committed| is_last_only || wanted.batches.contains(&of.batch);
         history.batches = all.filter(keeps).collect();
-        parts.push(rows_of_job(&store, id, &history, name, wanted).await?);
+        parts.push(rows_of_job(store, id, &history, name, wanted).await?);
     }
-    concat_batches(&empty.schema(), &parts).map_err(internal)
+    concat_batches(&empty_of(name)?.schema(), &parts).map_err(internal)
 }
 
 impl SystemSchema {

@@ -206,6 +206,10 @@ mod tests {
     use datafusion::prelude::{col, lit};
 
     use super::*;
+    use crate::core::jobs::{BatchVersion, Entry};
+    use crate::session::system::rows_in;
+    use crate::state::simulated::{Faults, Reads, SimulatedDisk};
+    use crate::state::{JobId, JobStore};
 
     fn jobs(names: &[&str]) -> Option<BTreeSet<String>> {
         Some(names.iter().map(|name| (*name).to_owned()).collect())
@@ -243,6 +247,79 @@ mod tests {
         ] {
             assert_eq!(Wanted::by(std::slice::from_ref(&filter)), Wanted::default());
             assert!(!Wanted::default().narrow(&filter), "{filter}");
+        }
+    }
+
+    /// A job with so many batches.
+    async fn job(store: &JobStore, name: &str, batches: u64) -> JobId {
+        let created = Entry::Created {
+            name: name.to_owned(),
+            text: String::new(),
+            tables: vec![],
+            at: 0,
+        };
+        let id = store.create(&created, name).await.unwrap().unwrap();
+        for number in 1..=batches {
+            let version = BatchVersion {
+                format: 1,
+                batch: number,
+                sequence: number,
+                ..BatchVersion::default()
+            };
+            let name = format!("{number:010}-v");
+            store.stage(id, &name, &version).await.unwrap();
+            let committed = Entry::Committed {
+                batch: number,
+                version: name,
+                at: 0,
+            };
+            assert!(store.append(id, number, &committed).await.unwrap());
+        }
+        id
+    }
+
+    /// Jobs and batches that nobody asks for are not read, and what a job is doing is told without its batches.
+    #[tokio::test]
+    async fn what_is_not_asked_for_is_not_read() {
+        const JOBS: usize = 30;
+        const BATCHES: u64 = 20;
+        let reads = Arc::new(Reads::default());
+        let dir = SimulatedDisk::default().seen_with(Arc::clone(&reads) as Arc<dyn Faults>);
+        let store = JobStore::new(dir);
+        let mut ids = Vec::new();
+        for number in 0..JOBS {
+            ids.push(job(&store, &format!("j{number}"), BATCHES).await);
+        }
+        let versions = |read: &[String]| -> Vec<String> {
+            let versions = read.iter().filter(|path| path.contains("/versions/"));
+            versions.cloned().collect()
+        };
+        reads.take();
+        // SHOW JOBS, and system.jobs.
+        let all = Wanted::default();
+        assert_eq!(
+            rows_in(&store, "jobs", &all).await.unwrap().num_rows(),
+            JOBS
+        );
+        assert_eq!(versions(&reads.take()), Vec::<String>::new());
+        // Where each job is, says its last batch.
+        rows_in(&store, "partitions", &all).await.unwrap();
+        let last = format!("{BATCHES:010}-v.json");
+        let read = versions(&reads.take());
+        assert_eq!(read.len(), JOBS);
+        assert!(read.iter().all(|path| path.ends_with(&last)), "{read:?}");
+        // One batch of one job.
+        let one = Wanted::by(&[col("job").eq(lit("j7")), col("batch").eq(lit(3_i64))]);
+        for (table, rows) in [("batches", 1), ("dead_letters", 0), ("late_rows", 0)] {
+            let found = rows_in(&store, table, &one).await.unwrap();
+            assert_eq!(found.num_rows(), rows, "{table}");
+            let read = reads.take();
+            let of_job = |path: &String| {
+                path == "jobs/names/j7" || path.starts_with(&format!("jobs/{}/", ids[7]))
+            };
+            assert!(read.iter().all(of_job), "{read:?}");
+            let version = format!("jobs/{}/versions/0000000003-v.json", ids[7]);
+            assert_eq!(versions(&read), [version], "{table}");
         }
     }
 }

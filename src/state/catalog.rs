@@ -260,7 +260,10 @@ fn snapshot_path(number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::state::simulated::{Faults, Reads, SimulatedDisk};
 
     fn entry(text: &str) -> CatalogEntry {
         CatalogEntry::new(text.to_owned(), BTreeMap::new(), 7)
@@ -311,6 +314,27 @@ mod tests {
         );
         assert_eq!(store.all().await.unwrap(), list);
         assert_eq!(store.append(&entry("last")).await.unwrap(), 33);
+    }
+
+    /// What others have undone is read once, by whoever makes the list shorter.
+    #[tokio::test]
+    async fn what_was_undone_is_not_read_again() {
+        let reads = Arc::new(Reads::default());
+        let dir = SimulatedDisk::default().seen_with(Arc::clone(&reads) as Arc<dyn Faults>);
+        let store = CatalogStore::new(dir);
+        for number in 0..200 {
+            store.append(&entry(&number.to_string())).await.unwrap();
+        }
+        // An entry is added without a look at the others.
+        assert_eq!(reads.take(), Vec::<String>::new());
+        let list = store.all().await.unwrap();
+        assert_eq!(reads.take().len(), 200);
+        let in_force = list.entries[198..].to_vec();
+        store.compact(list.next, in_force).await.unwrap();
+        store.append(&entry("more")).await.unwrap();
+        reads.take();
+        assert_eq!(texts(&store.all().await.unwrap()), ["198", "199", "more"]);
+        assert_eq!(reads.take(), [snapshot_path(200), entry_path(200)]);
     }
 
     #[tokio::test]

@@ -377,7 +377,7 @@ fn store_error(place: &str, error: &StoreError) -> Error {
         }
         _ => ErrorKind::Unavailable,
     };
-    Error::new(kind, format!("the data directory '{place}': {error}"))
+    Error::new(kind, format!("the data directory '{place}': {error}")).by_store()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A data directory in memory that fails as its owner says: for simulations.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
@@ -42,6 +42,35 @@ pub(crate) trait Faults: fmt::Debug + Send + Sync + 'static {
     fn fate(&self, path: &str, writes: bool) -> Fate;
     /// Takes what is to be done later.
     fn later(&self, later: Later);
+}
+
+/// A process to which nothing happens, and that knows what it has read.
+#[derive(Debug, Default)]
+pub(crate) struct Reads(Mutex<Vec<String>>);
+
+impl Reads {
+    /// The paths of the files that were read since this was asked last, in order.
+    pub(crate) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
+impl Faults for Reads {
+    fn step(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn fate(&self, path: &str, writes: bool) -> Fate {
+        // A folder that is listed is no file.
+        if !writes && (path.ends_with(".json") || path.starts_with("jobs/names/")) {
+            self.0.lock().unwrap().push(path.to_owned());
+        }
+        Fate::Done
+    }
+
+    fn later(&self, later: Later) {
+        later();
+    }
 }
 
 /// What lies in the directory, whoever looks.

@@ -7,6 +7,10 @@ use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+
 /// No run of the program takes so long, on whatever machine, and nothing that a test waits for does.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -222,23 +226,52 @@ pub(crate) fn kafka_tool(arguments: &[&str], input: &str) -> String {
 
 /// Creates a topic.
 pub(crate) fn create_topic(topic: &str, partitions: u32) {
-    let partitions = partitions.to_string();
-    kafka_tool(
-        &[
-            "kafka-topics",
-            "--create",
-            "--topic",
-            topic,
-            "--partitions",
-            &partitions,
-        ],
-        "",
-    );
+    create_topic_on(&kafka(), topic, partitions);
+}
+
+/// The same on another broker.
+pub(crate) fn create_topic_on(bootstrap: &str, topic: &str, partitions: u32) {
+    let admin: AdminClient<_> = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .create()
+        .unwrap();
+    let partitions = partitions.try_into().unwrap();
+    let wanted = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+    let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+    let created = futures::executor::block_on(admin.create_topics([&wanted], &options)).unwrap();
+    for topic in created {
+        topic.unwrap();
+    }
 }
 
 /// Sends lines as the values of records.
 pub(crate) fn produce(topic: &str, lines: &str) {
-    kafka_tool(&["kafka-console-producer", "--topic", topic], lines);
+    produce_on(&kafka(), topic, lines);
+}
+
+/// The same to another broker. When this returns, the broker has them all.
+pub(crate) fn produce_on(bootstrap: &str, topic: &str, lines: &str) {
+    let producer: FutureProducer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("enable.idempotence", "true")
+        // No limit.
+        .set("queue.buffering.max.messages", "0")
+        .create()
+        .unwrap();
+    let sent: Vec<_> = lines
+        .lines()
+        .map(|line| {
+            let record = FutureRecord::<(), str>::to(topic).payload(line);
+            producer
+                .send_result(record)
+                .map_err(|(error, _)| error)
+                .unwrap()
+        })
+        .collect();
+    for delivery in sent {
+        let delivered = futures::executor::block_on(delivery).unwrap();
+        delivered.map_err(|(error, _)| error).unwrap();
+    }
 }
 
 /// All committed records of a topic as an independent consumer prints them, in order of arrival.

@@ -12,7 +12,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, ExprSchema, Result, ScalarValue};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::type_coercion::binary::type_union_resolution;
+use datafusion::logical_expr::type_coercion::binary::{comparison_coercion, type_union_resolution};
 use datafusion::logical_expr::{
     Cast, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Subquery, Union, Values,
 };
@@ -53,6 +53,52 @@ const OF_ELEMENTS: [(&str, usize, &[usize]); 12] = [
     ("array_replace_n", 0, &[1, 2]),
     ("array_resize", 0, &[2]),
 ];
+
+/// The names of the functions of an array and values that get the type of its elements.
+pub fn element_functions() -> impl Iterator<Item = &'static str> {
+    OF_ELEMENTS.iter().map(|(name, ..)| *name)
+}
+
+/// The types of the arguments of such a function, with one type for numbers that are elements or values: DOUBLE where one of
+/// them is floating. Nothing for another function, or where nothing is to be done.
+pub fn with_one_element(function: &str, types: &[DataType]) -> Option<Vec<DataType>> {
+    let (_, array, values) = OF_ELEMENTS.iter().find(|(name, ..)| *name == function)?;
+    let element = match types.get(*array)? {
+        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
+            field.data_type()
+        }
+        _ => return None,
+    };
+    let mut one = element.clone();
+    for value in *values {
+        let value = types.get(*value)?;
+        if *value == one {
+            continue;
+        }
+        if !value.is_numeric() || !one.is_numeric() {
+            return None;
+        }
+        // REAL stays REAL beside whole numbers.
+        let in_doubles = (value.is_floating() && !one.is_floating())
+            || (one.is_floating() && value.is_decimal());
+        one = match in_doubles {
+            true => DataType::Float64,
+            false => comparison_coercion(&one, value)?,
+        };
+    }
+    let mut types = types.to_vec();
+    let within = |field: &FieldRef| Arc::new(field.as_ref().clone().with_data_type(one.clone()));
+    types[*array] = match &types[*array] {
+        DataType::LargeList(field) => DataType::LargeList(within(field)),
+        DataType::FixedSizeList(field, size) => DataType::FixedSizeList(within(field), *size),
+        DataType::List(field) => DataType::List(within(field)),
+        other => other.clone(),
+    };
+    for value in *values {
+        types[*value] = one.clone();
+    }
+    Some(types)
+}
 
 /// Whether the engine gives the arguments of a function one type, or one type within arrays.
 pub(crate) fn is_of_one_type(function: &str) -> bool {

@@ -6,7 +6,7 @@
 //! * `COMPLETE_SESSIONS`: every session with a row in a range, completed in both directions
 //!   ([`CompleteSessions`], law SESS-2);
 //! * arithmetic and sums that refuse a result with no place in its type ([`CheckedArithmetic`], law
-//!   VALUE-1);
+//!   VALUE-1), and `||` that refuses a result with no place in the memory of its statement ([`Budget`]);
 //! * `offsets_in`, `is_final`, `header` and its kin, `to_json`, and the functions of
 //!   `datafusion-functions-json`.
 //!
@@ -27,6 +27,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod budget;
 mod checked;
 mod complete;
 mod correlated;
@@ -45,18 +46,21 @@ mod session;
 mod sql;
 mod steps;
 mod times;
+mod unjoined;
 mod values;
 mod volatile_keys;
 mod window;
 
+pub use budget::Budget;
 pub use checked::{
-    CheckedArithmetic, DecimalOperators, RoomToCompare, checked, plain, with_room_to_compare,
+    CheckedArithmetic, DecimalOperators, RoomToCompare, as_kept, checked, plain,
+    with_room_to_compare,
 };
 pub use complete::{
     AggregateByCompletedSession, CompleteSessions, CompleteSessionsAggregate, CompleteSessionsExec,
     CompletionNotices, CompletionRange, NullFreeColumns, SessionsCapped, seal_completions,
 };
-pub use doubles::{DoubleBeforeDecimal, with_doubles};
+pub use doubles::{DoubleBeforeDecimal, element_functions, with_doubles, with_one_element};
 pub use filtered::FilteredArguments;
 pub use incremental::{
     FIRST_WINDOW_END, IncrementalAggregate, LateRows, LateRowsExec, LateRule, Merged, STATE_CLOSES,

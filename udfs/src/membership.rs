@@ -2,6 +2,8 @@
 //!
 //! DataFusion's joins for it are right where a column is compared with a subquery that stands for itself. All else is
 //! rewritten here to `NOT EXISTS (SELECT … WHERE (b = x) IS NOT FALSE)`, which says the same and knows no unknown.
+//!
+//! A select list takes no EXISTS. There the rows are counted: those with `b = x`, all if `x` is NULL, and those where `b` is NULL.
 
 use std::sync::Arc;
 
@@ -10,16 +12,21 @@ use datafusion::common::{
     Column, DFSchema, ExprSchema, Result, ScalarValue, not_impl_err, plan_err,
 };
 use datafusion::config::ConfigOptions;
-use datafusion::logical_expr::expr::{Case, Exists, InSubquery};
+use datafusion::functions_aggregate::expr_fn::count;
+use datafusion::logical_expr::expr::{Case, Exists, InSubquery, SetComparison};
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
-    BinaryExpr, Expr, ExprSchemable, Join, LogicalPlan, LogicalPlanBuilder, Operator, Subquery,
-    lit, not,
+    BinaryExpr, Expr, ExprSchemable, Filter, Join, LogicalPlan, LogicalPlanBuilder, Operator,
+    Projection, Subquery, lit, not,
 };
 use datafusion::optimizer::AnalyzerRule;
 
 use crate::correlated::{Asked, check, check_within};
 
-/// Rewrites `NOT IN` and its kin in filters, behind the rule that makes the types of both sides equal.
+/// The column of a subquery that a value is compared with.
+const MEMBER: &str = "__member";
+
+/// Rewrites `NOT IN` and its kin in filters and select lists, behind the rule that makes the types of both sides equal.
 #[derive(Debug)]
 pub struct NullAwareMembership;
 
@@ -29,26 +36,57 @@ impl AnalyzerRule for NullAwareMembership {
     }
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        let mut is_counted = false;
         let rewritten = plan.transform_up_with_subqueries(|plan| {
             plan.apply_expressions(|expr| {
                 check_within(expr)?;
                 Ok(TreeNodeRecursion::Continue)
             })?;
-            let mut filter = match plan {
-                LogicalPlan::Filter(filter) => filter,
-                LogicalPlan::Join(join) => return in_join(join),
-                other => return Ok(Transformed::no(other)),
+            let plan = match plan.expressions().iter().any(has_comparison) {
+                true => {
+                    plan.map_expressions(|expr| expr.transform_up(told_apart))?
+                        .data
+                }
+                false => plan,
             };
-            if !has_membership(&filter.predicate) {
-                return Ok(Transformed::no(LogicalPlan::Filter(filter)));
+            let rewritten = match plan {
+                LogicalPlan::Filter(filter) => in_filter(filter)?,
+                LogicalPlan::Join(join) => in_join(join)?,
+                LogicalPlan::Projection(list) if list.expr.iter().any(has_membership) => {
+                    is_counted = true;
+                    in_projection(list)?
+                }
+                other => Transformed::no(other),
+            };
+            // What may be NULL has changed, also for what reads it.
+            match is_counted {
+                true => rewritten.map_data(LogicalPlan::recompute_schema),
+                false => Ok(rewritten),
             }
-            let schema = Arc::clone(filter.input.schema());
-            let is_known = |expr: Expr| is(expr, true, Place::Conjunct, &schema);
-            filter.predicate = is_known(filter.predicate)?;
-            Ok(Transformed::yes(LogicalPlan::Filter(filter)))
         })?;
         Ok(rewritten.data)
     }
+}
+
+fn in_filter(mut filter: Filter) -> Result<Transformed<LogicalPlan>> {
+    if !has_membership(&filter.predicate) {
+        return Ok(Transformed::no(LogicalPlan::Filter(filter)));
+    }
+    let schema = Arc::clone(filter.input.schema());
+    filter.predicate = is(filter.predicate, true, Place::Conjunct, &schema)?;
+    Ok(Transformed::yes(LogicalPlan::Filter(filter)))
+}
+
+/// A select list.
+fn in_projection(list: Projection) -> Result<Transformed<LogicalPlan>> {
+    let schema = Arc::clone(list.input.schema());
+    let plan = LogicalPlan::Projection(list);
+    let names = NamePreserver::new(&plan);
+    plan.map_expressions(|expr| {
+        let name = names.save(&expr);
+        let counted = counted(expr, &schema)?;
+        Ok(counted.update_data(|expr| name.restore(expr)))
+    })
 }
 
 /// The condition of a join. It takes no other subqueries than those it is written with: the engine would not find their columns.
@@ -148,6 +186,7 @@ fn is_no_member(member: InSubquery, place: Place, schema: &DFSchema) -> Result<E
     if is_simple && (place == Place::Conjunct || !has_nulls) {
         return Ok(Expr::InSubquery(InSubquery::new(expr, subquery, true)));
     }
+    let (subquery, column) = members(&subquery)?;
     let compared = compared(&expr, column, schema)?;
     exists(&subquery, Expr::IsNotFalse(Box::new(compared)), true)
 }
@@ -165,7 +204,7 @@ fn three_valued(expr: Expr, schema: &DFSchema) -> Result<Expr> {
         };
         check(&subquery.subquery, Asked::NotIn)?;
         check_value(&expr)?;
-        let column = first_column(&subquery)?;
+        let (subquery, column) = members(&subquery)?;
         let compared = compared(&expr, column, schema)?;
         let found = exists(&subquery, Expr::IsTrue(Box::new(compared.clone())), false)?;
         let unknown = exists(&subquery, Expr::IsUnknown(Box::new(compared)), false)?;
@@ -187,6 +226,67 @@ fn three_valued(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     Ok(replaced.data)
 }
 
+/// The expression with each `x IN (SELECT b …)` replaced by what tells true, false and unknown by numbers of rows.
+fn counted(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    expr.transform_down(|node| {
+        let Expr::InSubquery(InSubquery {
+            expr,
+            subquery,
+            negated,
+        }) = node
+        else {
+            return Ok(Transformed::no(node));
+        };
+        check(&subquery.subquery, Asked::NotIn)?;
+        check_value(&expr)?;
+        let (subquery, column) = members(&subquery)?;
+        let null = || Box::new(Expr::Literal(ScalarValue::Boolean(None), None));
+        let equal = compared(&expr, column.clone(), schema)?;
+        let found = has_rows(&subquery, Some(equal))?;
+        let mut when_then_expr = vec![(Box::new(found), Box::new(lit(!negated)))];
+        if expr.nullable(schema).unwrap_or(true) {
+            let unknown = expr.is_null().and(has_rows(&subquery, None)?);
+            when_then_expr.push((Box::new(unknown), null()));
+        }
+        let rows = subquery.subquery.schema();
+        if rows.nullable(&column).unwrap_or(true) {
+            let nulls = Expr::Column(column).is_null();
+            let unknown = has_rows(&subquery, Some(nulls))?;
+            when_then_expr.push((Box::new(unknown), null()));
+        }
+        let case = Case {
+            expr: None,
+            when_then_expr,
+            else_expr: Some(Box::new(lit(negated))),
+        };
+        Ok(Transformed::new(
+            Expr::Case(case),
+            true,
+            TreeNodeRecursion::Jump,
+        ))
+    })
+}
+
+/// Whether the subquery has a row, of which `condition` is true if there is one: by the number of rows.
+fn has_rows(subquery: &Subquery, condition: Option<Expr>) -> Result<Expr> {
+    let mut rows = LogicalPlanBuilder::from(subquery.subquery.as_ref().clone());
+    if let Some(condition) = condition {
+        rows = rows.filter(condition)?;
+    }
+    let number = rows.aggregate(Vec::<Expr>::new(), vec![count(lit(1_i64))])?;
+    let number = number.build()?;
+    // By a name that no other column has.
+    let columns = number.schema().columns().into_iter();
+    let columns = columns.map(|column| Expr::Column(column).alias("__rows"));
+    let plan = LogicalPlanBuilder::from(number).project(columns)?.build()?;
+    let number = Expr::ScalarSubquery(Subquery {
+        outer_ref_columns: plan.all_out_ref_exprs(),
+        subquery: Arc::new(plan),
+        spans: subquery.spans.clone(),
+    });
+    Ok(number.gt(lit(0_i64)))
+}
+
 fn first_column(subquery: &Subquery) -> Result<Column> {
     let schema = subquery.subquery.schema();
     match schema.fields().len() {
@@ -195,8 +295,51 @@ fn first_column(subquery: &Subquery) -> Result<Column> {
     }
 }
 
-/// Refuses a value made of columns of a query around that of its row: in a subquery they would be taken for those of the row.
+/// The subquery, its column by a name that no column of the row around has: the engine tells the two apart by their names alone,
+/// and both may be of one table.
+fn members(subquery: &Subquery) -> Result<(Subquery, Column)> {
+    let column = Expr::Column(first_column(subquery)?).alias(MEMBER);
+    let rows = LogicalPlanBuilder::from(subquery.subquery.as_ref().clone()).project([column])?;
+    let subquery = Subquery {
+        subquery: Arc::new(rows.build()?),
+        outer_ref_columns: subquery.outer_ref_columns.clone(),
+        spans: subquery.spans.clone(),
+    };
+    Ok((subquery, Column::new_unqualified(MEMBER)))
+}
+
+fn has_comparison(expr: &Expr) -> bool {
+    let found = expr.exists(|node| Ok(matches!(node, Expr::SetComparison(_))));
+    found.unwrap_or(true)
+}
+
+/// The same for ANY and ALL, which the engine makes such queries of.
+fn told_apart(expr: Expr) -> Result<Transformed<Expr>> {
+    Ok(match expr {
+        Expr::SetComparison(of) => {
+            let (subquery, _) = members(&of.subquery)?;
+            Transformed::yes(Expr::SetComparison(SetComparison { subquery, ..of }))
+        }
+        other => Transformed::no(other),
+    })
+}
+
+/// Refuses a value that is a subquery, and one made of columns of a query around that of its row: in a subquery they would be taken for those of the row.
 fn check_value(expr: &Expr) -> Result<()> {
+    let has_query = |node: &Expr| {
+        Ok(matches!(
+            node,
+            Expr::ScalarSubquery(_)
+                | Expr::InSubquery(_)
+                | Expr::Exists(_)
+                | Expr::SetComparison(_)
+        ))
+    };
+    if expr.exists(has_query)? {
+        return not_impl_err!(
+            "IN (SELECT …) of a value that is itself a subquery is not supported here: compute it in a query in FROM"
+        );
+    }
     if expr.contains_outer() {
         return not_impl_err!(
             "IN (SELECT …) of a value with a column of the query around this one is not supported: \

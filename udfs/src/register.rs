@@ -13,7 +13,7 @@ use datafusion::optimizer::OptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
-use crate::checked::{CheckedArithmetic, DecimalOperators, RoomToCompare, avg, sum};
+use crate::checked::{CheckedArithmetic, DecimalOperators, RoomToCompare, avg, max, min, sum};
 use crate::complete::{AggregateByCompletedSession, seal_completions};
 use crate::doubles::DoubleBeforeDecimal;
 use crate::filtered::FilteredArguments;
@@ -25,7 +25,11 @@ use crate::ranges::EventTimeRanges;
 use crate::session::aggregate::AggregateBySession;
 use crate::steps::NamesOfSteps;
 use crate::times::{self, ExtractPlanner, MicrosecondTime};
-use crate::values::{IntervalPlanner, header, headers_list, headers_map, interval_times, to_json};
+use crate::unjoined::UnjoinedSubqueries;
+use crate::values::{
+    IntervalPlanner, array_has, as_typed, header, headers_list, headers_map, interval_times,
+    list_compare, to_json,
+};
 use crate::volatile_keys::VolatileKeys;
 
 /// Adds functions, expression and relation planners and optimizer rules to `builder`, keeping what
@@ -59,6 +63,12 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
         .position(|rule| rule.name() == "push_down_filter");
     let place = push_down.map_or(optimizer.rules.len(), |position| position + 1);
     optimizer.rules.splice(place..place, optimizer_rules());
+    let to_joins = optimizer
+        .rules
+        .iter()
+        .position(|rule| rule.name() == "scalar_subquery_to_join");
+    let place = to_joins.unwrap_or(0);
+    optimizer.rules.insert(place, Arc::new(UnjoinedSubqueries));
     // Last: everything else has found its place, and what is aggregated is known.
     optimizer.rules.push(Arc::new(AggregateBySession));
     optimizer.rules.push(Arc::new(AggregateByCompletedSession));
@@ -97,6 +107,9 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
         Arc::new(headers_map()),
         Arc::new(to_json()),
         Arc::new(interval_times()),
+        Arc::new(array_has()),
+        Arc::new(as_typed()),
+        Arc::new(list_compare()),
     ];
     functions.extend(times::functions());
     functions
@@ -110,6 +123,8 @@ pub fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
         Arc::new(next_offsets()),
         Arc::new(sum()),
         Arc::new(avg()),
+        Arc::new(min()),
+        Arc::new(max()),
     ]
 }
 

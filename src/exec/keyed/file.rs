@@ -107,16 +107,17 @@ pub fn read_state_file(
 }
 
 /// The state that files make up, in the order they were written, each with what its batch closed windows by: by what the
-/// files say of themselves, without the job. None if there are no files.
+/// files say of themselves, without the job. None if there are no files. It has the columns of the last one: a release may have
+/// given them more room.
 ///
 /// # Errors
 ///
 /// A file that is damaged, or was not written as state.
 pub fn replay(files: &[(impl AsRef<[u8]>, Option<i64>)]) -> Result<Option<RecordBatch>> {
-    let Some((first, _)) = files.first() else {
+    let Some((last, _)) = files.last() else {
         return Ok(None);
     };
-    let schema = FileReader::try_new(Cursor::new(first.as_ref()), None)?.schema();
+    let schema = FileReader::try_new(Cursor::new(last.as_ref()), None)?.schema();
     let number = |name: &str| -> Result<i64> {
         let found = schema
             .metadata()
@@ -141,4 +142,86 @@ pub fn replay(files: &[(impl AsRef<[u8]>, Option<i64>)]) -> Result<Option<Record
         read_states(&mut table, bytes.as_ref(), *closed_by, closes_at)?;
     }
     table.rows().map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use datafusion::arrow::array::{
+        ArrayRef, Decimal128Array, Float64Array, Int64Array, ListArray,
+    };
+    use datafusion::arrow::datatypes::{Decimal128Type, Field, Float64Type, Schema};
+
+    use super::*;
+
+    /// Averages of integers were those of DOUBLE once.
+    #[test]
+    fn sums_and_distinct_values_of_doubles_are_read_as_those_of_integers() {
+        let schema = |sum: DataType, value: DataType| {
+            let values = DataType::List(Arc::new(Field::new_list_field(value, true)));
+            let fields = vec![
+                Field::new("sum", sum, true),
+                Field::new("values", values, true),
+            ];
+            Arc::new(Schema::new(fields))
+        };
+        let once = schema(DataType::Float64, DataType::Float64);
+        let now = schema(DataType::Decimal128(38, 0), DataType::Int64);
+        let file = |values: Vec<Option<f64>>| {
+            let sums = Float64Array::from(vec![Some(3e18), None]);
+            let values = ListArray::from_iter_primitive::<Float64Type, _, _>([Some(values), None]);
+            let columns: Vec<ArrayRef> = vec![Arc::new(sums), Arc::new(values)];
+            let rows = RecordBatch::try_new(Arc::clone(&once), columns).unwrap();
+            encode_states(&once, &[rows]).unwrap()
+        };
+        let rows = decode_states(&file(vec![Some(7.0), Some(-1.0)]), &now).unwrap();
+        let sums: Vec<_> = rows[0]
+            .column(0)
+            .as_primitive::<Decimal128Type>()
+            .iter()
+            .collect();
+        assert_eq!(sums, [Some(3_000_000_000_000_000_000), None]);
+        let values = rows[0].column(1).as_list::<i32>().value(0);
+        assert_eq!(values.as_primitive::<Int64Type>().values(), &[7_i64, -1]);
+        // What has no place is refused, not left out.
+        let refused = decode_states(&file(vec![Some(9_223_372_036_854_775_808.0)]), &now);
+        assert!(refused.is_err());
+    }
+
+    #[test]
+    fn files_are_shown_in_the_columns_of_the_last() {
+        let file = |key: i64, sum: ArrayRef| {
+            let fields = vec![
+                Field::new("key", DataType::Int64, true),
+                Field::new("closes", DataType::Int64, true),
+                Field::new("sum", sum.data_type().clone(), true),
+            ];
+            let metadata = [
+                (STATE_KEYS, "1"),
+                (STATE_CLOSES, "1"),
+                (STATE_CLOSES_AFTER, "0"),
+            ];
+            let metadata = metadata.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let schema = Arc::new(Schema::new_with_metadata(fields, metadata.into()));
+            let columns: Vec<ArrayRef> = vec![
+                Arc::new(Int64Array::from(vec![key])),
+                Arc::new(Int64Array::from(vec![100])),
+                sum,
+            ];
+            let rows = RecordBatch::try_new(Arc::clone(&schema), columns).unwrap();
+            (encode_states(&schema, &[rows]).unwrap(), None)
+        };
+        let exact = Decimal128Array::from(vec![9_007_199_254_740_993]);
+        let exact = exact.with_data_type(DataType::Decimal128(38, 0));
+        let files = [
+            file(1, Arc::new(Float64Array::from(vec![2.0]))),
+            file(2, Arc::new(exact)),
+        ];
+        let shown = replay(&files).unwrap().unwrap();
+        let sums = shown.column(2).as_primitive::<Decimal128Type>();
+        let mut sums = sums.values().to_vec();
+        sums.sort_unstable();
+        assert_eq!(sums, [2, 9_007_199_254_740_993]);
+    }
 }

@@ -28,7 +28,7 @@ use datafusion::arrow::array::{Array, AsArray};
 use datafusion::arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use datafusion::arrow::ipc::reader::FileReader;
 
-use crate::core::jobs::{BatchVersion, JobHistory};
+use crate::core::jobs::{BatchVersion, JobHistory, JobTime, Phase};
 use crate::runtime::environment::Environment;
 use crate::runtime::windows::Windows;
 use crate::session::JobQuery;
@@ -36,6 +36,7 @@ use jobs::Kind;
 use oracle::{Late, Oracle, Place};
 use schedule::{PROCESSES, Schedule};
 use sink::{Commit, OutRow, out_rows};
+use source::{DELAY, SECOND};
 
 /// Schedules of each job in a run of all tests.
 const SEEDS: u64 = 16;
@@ -181,6 +182,9 @@ async fn check(kind: Kind, schedule: &Schedule<'_>) -> Result<(), String> {
     }
     if !kind.is_stateful() {
         return Ok(());
+    }
+    if kind.is_windowed() {
+        oracle.check_rest()?;
     }
     let last = versions.last().map(|(_, version)| version);
     let open = state(schedule, last).await;
@@ -437,7 +441,38 @@ fn a_runner_that_believes_the_wall_clock_is_found() {
         steady_clock: true,
         ..Hidden::default()
     };
-    assert!(found_after(Kind::KeyChanges, hidden).is_some());
+    for kind in [Kind::Rows, Kind::KeyChanges] {
+        assert!(found_after(kind, hidden).is_some(), "{kind:?}");
+    }
+}
+
+#[test]
+fn time_1_a_runner_that_takes_an_open_transaction_for_silence_is_found() {
+    let hidden = Hidden {
+        open_transactions: true,
+        ..Hidden::default()
+    };
+    assert!(found_after(Kind::TumbleOnClose, hidden).is_some());
+}
+
+#[test]
+fn time_1_a_runner_that_waits_for_partitions_that_are_gone_is_found() {
+    let hidden = Hidden {
+        gone_partitions: true,
+        ..Hidden::default()
+    };
+    assert!(found_after(Kind::TumbleOnClose, hidden).is_some());
+}
+
+#[test]
+fn time_1_a_runner_that_counts_silence_from_its_own_start_is_found() {
+    let hidden = Hidden {
+        silence_before: true,
+        ..Hidden::default()
+    };
+    for kind in [Kind::TumbleOnClose, Kind::SessionChanges] {
+        assert!(found_after(kind, hidden).is_some(), "{kind:?}");
+    }
 }
 
 /// A job that has read some rows and rests.
@@ -452,6 +487,184 @@ fn block_on(test: impl Future<Output = ()>) {
         .build()
         .unwrap();
     runtime.block_on(test);
+}
+
+/// The time of the last batch.
+async fn last_time(schedule: &Schedule<'_>) -> JobTime {
+    let history = schedule.history().await;
+    let versions = versions(schedule, &history).await;
+    let (_, last) = versions.last().unwrap();
+    last.time.clone().unwrap()
+}
+
+/// The time of a job whose topic had two partitions, was made anew with one, and has got rows since.
+async fn time_with_a_partition_gone(hidden: Hidden) -> JobTime {
+    let queries = [Kind::TumbleOnClose.query().await];
+    let mut schedule = rested(Kind::TumbleOnClose, &queries).await;
+    schedule.world.lock().hidden = hidden;
+    schedule.add_partition();
+    schedule.put(1, 1, 120);
+    schedule.idle(std::time::Duration::from_secs(1)).await;
+    schedule.make_anew(1).await;
+    let error = schedule.catch_up().await.unwrap_err();
+    assert!(error.message().contains("is another one"), "{error}");
+    schedule.answer_now().await.unwrap();
+    schedule.put(0, 1, 500);
+    schedule.put(0, 1, 600);
+    schedule.catch_up().await.unwrap();
+    last_time(&schedule).await
+}
+
+#[test]
+fn time_1_a_partition_that_is_gone_holds_nobody_back() {
+    block_on(async {
+        let reached = Some((600 - DELAY) * SECOND);
+        let time = time_with_a_partition_gone(Hidden::default()).await;
+        assert_eq!(time.watermark, reached, "{time:?}");
+        // What holds a job back for ever is seen here.
+        let hidden = Hidden {
+            gone_partitions: true,
+            ..Hidden::default()
+        };
+        let time = time_with_a_partition_gone(hidden).await;
+        assert!(time.watermark < reached, "{time:?}");
+    });
+}
+
+/// The time of a job after runs from a timer: a partition is behind, another one is empty, and nothing comes any more.
+async fn time_of_timer_runs(hidden: Hidden, empty_comes_last: bool) -> JobTime {
+    let queries = [Kind::TumbleOnClose.query().await];
+    let mut schedule = rested(Kind::TumbleOnClose, &queries).await;
+    schedule.world.lock().hidden = hidden;
+    schedule.crash(0);
+    schedule.add_partition();
+    if !empty_comes_last {
+        schedule.add_partition();
+    }
+    // The second run finds a batch that knows all partitions.
+    for (ahead, behind) in [(300, 290), (600, 500)] {
+        schedule.put(0, 1, ahead);
+        schedule.put(1, 1, behind);
+        schedule.catch_up().await.unwrap();
+    }
+    if empty_comes_last {
+        schedule.add_partition();
+    }
+    for _ in 0..2 {
+        schedule.world.pass(std::time::Duration::from_secs(1));
+        schedule.catch_up().await.unwrap();
+    }
+    last_time(&schedule).await
+}
+
+#[test]
+fn time_1_runs_from_a_timer_see_that_an_empty_partition_is_idle() {
+    block_on(async {
+        let reached = Some((600 - DELAY) * SECOND);
+        for empty_comes_last in [false, true] {
+            let time = time_of_timer_runs(Hidden::default(), empty_comes_last).await;
+            assert_eq!(time.watermark, reached, "{empty_comes_last}: {time:?}");
+        }
+        // Runs that begin to count anew never see it.
+        let hidden = Hidden {
+            silence_before: true,
+            ..Hidden::default()
+        };
+        let time = time_of_timer_runs(hidden, false).await;
+        assert!(time.watermark < reached, "{time:?}");
+    });
+}
+
+/// What became of a job whose wall clock was a year ahead for a moment.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct AfterJump {
+    /// A key is gone that had been touched a second before.
+    forgets_early: bool,
+    /// A key is there that was not touched for longer than keys are kept.
+    keeps_for_ever: bool,
+    /// Batches of the last hours are gone.
+    trims: bool,
+}
+
+async fn after_jump(hidden: Hidden) -> AfterJump {
+    const YEAR: i64 = 366 * 24 * 3_600_000;
+    const MOMENT: std::time::Duration = std::time::Duration::from_secs(1);
+    let queries = [Kind::KeyChanges.query().await];
+    let mut schedule = rested(Kind::KeyChanges, &queries).await;
+    schedule.world.lock().hidden = hidden;
+    schedule.put(0, 11, 100);
+    schedule.idle(MOMENT).await;
+    let first = schedule.history().await.batches[0].batch;
+    schedule.world.lock().wall_is_ahead = YEAR;
+    schedule.put(0, 12, 100);
+    schedule.idle(MOMENT).await;
+    let forgets_early = !has_key(&schedule, 11).await;
+    schedule.world.lock().wall_is_ahead = 0;
+    schedule.idle(2 * HOUR).await;
+    schedule.put(0, 13, 100);
+    schedule.idle(MOMENT).await;
+    assert!(has_key(&schedule, 13).await, "{}", schedule.trace());
+    AfterJump {
+        forgets_early,
+        keeps_for_ever: has_key(&schedule, 12).await,
+        trims: schedule.history().await.batches[0].batch != first,
+    }
+}
+
+async fn has_key(schedule: &Schedule<'_>, key: i64) -> bool {
+    let history = schedule.history().await;
+    let versions = versions(schedule, &history).await;
+    let last = versions.last().map(|(_, version)| version);
+    let open = state(schedule, last).await;
+    open.iter().any(|row| row[0] == Some(key))
+}
+
+#[test]
+fn a_wall_clock_that_jumps_ahead_once_changes_nothing_of_a_job() {
+    block_on(async {
+        let after = after_jump(Hidden::default()).await;
+        assert_eq!(after, AfterJump::default());
+    });
+}
+
+#[test]
+fn a_runner_that_believes_a_jump_of_the_wall_clock_loses_keys_and_batches_and_keeps_keys() {
+    block_on(async {
+        let hidden = Hidden {
+            steady_clock: true,
+            ..Hidden::default()
+        };
+        let after = AfterJump {
+            forgets_early: true,
+            keeps_for_ever: true,
+            trims: true,
+        };
+        assert_eq!(after_jump(hidden).await, after);
+    });
+}
+
+#[test]
+fn a_store_that_refuses_for_a_while_is_waited_for() {
+    block_on(async {
+        let queries = [Kind::Rows.query().await];
+        let mut schedule = rested(Kind::Rows, &queries).await;
+        schedule.world.lock().rates.sink = 300;
+        for _ in 0..6 {
+            schedule.arrive();
+            schedule.idle(std::time::Duration::from_secs(2)).await;
+        }
+        let trace = schedule.trace();
+        assert!(trace.contains("no answer"), "{trace}");
+        schedule.world.lock().rates.sink = 0;
+        schedule.catch_up().await.unwrap();
+        let history = schedule.history().await;
+        assert_eq!(history.phase, Phase::Active, "{trace}");
+        let last = history.last().unwrap();
+        let version = schedule.store.version(schedule.id, &last.version).await;
+        let read = version.unwrap().next_offset("visits", 0);
+        let high = schedule.world.lock().topic.partitions[0].high();
+        assert_eq!(read, Some(high));
+    });
 }
 
 #[test]

@@ -142,6 +142,19 @@ impl<'t> Oracle<'t> {
         }
     }
 
+    /// TIME-1: where nothing comes any more all partitions are idle, and the highest counts.
+    pub(super) fn check_rest(&self) -> Result<(), String> {
+        let partitions = self.time.partitions.get(SOURCE).into_iter().flatten();
+        let highest = partitions.filter_map(|(_, time)| time.watermark).max();
+        if highest > self.time.watermark {
+            return Err(format!(
+                "nothing comes any more, a partition has reached {highest:?}, and the job stays at {:?}",
+                self.time.watermark
+            ));
+        }
+        Ok(())
+    }
+
     /// LOSS-1: a batch begins where the last one ended, or says what it has skipped.
     fn goes_on(
         &mut self,
@@ -256,7 +269,8 @@ impl<'t> Oracle<'t> {
         group.is_touched = true;
     }
 
-    /// TIME-1: a partition that was said to be idle had been silent for long enough, whatever clocks said.
+    /// TIME-1: a partition that was said to be idle had been silent for long enough, whatever clocks said; also a record in a
+    /// transaction that was open breaks the silence.
     fn check_idle(&self, version: &BatchVersion) -> Result<(), String> {
         let time = version.time.as_ref().ok_or("a version without a time")?;
         let clock = version.clock.as_ref().ok_or("a version without a clock")?;
@@ -269,6 +283,13 @@ impl<'t> Oracle<'t> {
             if silent < IDLE_AFTER {
                 return Err(format!(
                     "batch {}: partition {partition} is idle after {silent} ms",
+                    version.batch
+                ));
+            }
+            let next = log.rows.get(end);
+            if next.is_some_and(|next| next.at < clock.steady.at) {
+                return Err(format!(
+                    "batch {}: partition {partition} is idle, and {next:?} was written before",
                     version.batch
                 ));
             }
@@ -287,6 +308,10 @@ impl<'t> Oracle<'t> {
         let idle = idle
             .filter(|(_, time)| time.idle)
             .map(|(number, _)| *number);
+        // What was said of a partition that is gone means nothing any more.
+        if let Some(of) = self.time.partitions.get_mut(SOURCE) {
+            of.retain(|partition, _| partitions.contains(partition));
+        }
         let known = Partitions::from([(SOURCE.to_owned(), partitions)]);
         let idle = Partitions::from([(SOURCE.to_owned(), idle.collect())]);
         let reached = BTreeMap::from([(SOURCE.to_owned(), reached)]);

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use super::jobs::{Kind, SOURCE};
+use super::jobs::{IDLE_AFTER, Kind, SOURCE};
 use super::random::Random;
 use super::sink::Sink;
 use super::source::{Partition, Row, Topic};
@@ -51,6 +51,8 @@ pub(super) struct Hazards {
     /// Processes run on so many machines.
     machines: usize,
     sink_recreated: u64,
+    /// Producers write in transactions that stay open for a while.
+    transactions: u64,
     new_partitions: u64,
     /// The group's offsets expire.
     expiry: u64,
@@ -61,6 +63,8 @@ pub(super) struct Hazards {
 
 impl Hazards {
     fn new(random: &mut Random, kind: Kind) -> Self {
+        // By a look at the next decision, which is made all the same.
+        let transactions = if random.clone().below(3) == 0 { 25 } else { 0 };
         let mut sometimes = |of: u64, per_mille: u64| {
             if random.below(of) == 0 { per_mille } else { 0 }
         };
@@ -88,6 +92,7 @@ impl Hazards {
             jumps,
             machines: usize::try_from(machines).unwrap(),
             sink_recreated,
+            transactions,
             new_partitions: sometimes(4, 5),
             expiry: sometimes(6, 6),
             is_slow: kind == Kind::Rows && sometimes(4, 1) == 1,
@@ -137,6 +142,8 @@ pub(super) struct Schedule<'q> {
     has_lost: bool,
     has_expired: bool,
     serial: u64,
+    /// Decides about the transactions of producers.
+    transactions: Random,
 }
 
 impl<'q> Schedule<'q> {
@@ -198,6 +205,7 @@ impl<'q> Schedule<'q> {
         random: Random,
         hazards: Hazards,
     ) -> Self {
+        let transactions = Random::new(random.clone().below(u64::MAX));
         let (row_takes, timeout) = if hazards.is_slow {
             (Duration::from_millis(20), Duration::from_millis(100))
         } else {
@@ -235,6 +243,7 @@ impl<'q> Schedule<'q> {
             has_lost: false,
             has_expired: false,
             serial: 0,
+            transactions,
         }
     }
 
@@ -291,11 +300,17 @@ impl<'q> Schedule<'q> {
             let mut state = self.world.lock();
             state.note("from here on nothing fails");
             state.rates = Rates::default();
+            let partitions = &mut state.topic.partitions;
+            partitions.iter_mut().for_each(Partition::commit);
         }
         for slot in 0..PROCESSES {
             self.crash(slot);
         }
-        self.come_to_the_end().await
+        self.come_to_the_end().await?;
+        if self.kind.is_windowed() {
+            self.come_to_rest().await?;
+        }
+        Ok(())
     }
 
     /// A query of its own for each process.
@@ -307,6 +322,8 @@ impl<'q> Schedule<'q> {
         ReadyJob {
             id: self.id,
             name: "j".to_owned(),
+            text: String::new(),
+            tables: Vec::new(),
             options: JobOptions {
                 trigger: Trigger::Every(Duration::from_millis(5)),
                 max_rows: 6,
@@ -338,6 +355,17 @@ impl<'q> Schedule<'q> {
             self.turn().await?;
         }
         Err("the job does not come to an end".to_owned())
+    }
+
+    /// Nothing comes any more, and runs begin from a timer and end at once: whoever held windows back holds them no longer.
+    async fn come_to_rest(&mut self) -> Result<(), String> {
+        const RUNS: usize = 4;
+        self.world.lock().note("from here on nothing comes");
+        for _ in 0..RUNS {
+            self.world.pass(Duration::from_millis(2 * IDLE_AFTER));
+            self.come_to_the_end().await?;
+        }
+        Ok(())
     }
 
     async fn is_caught_up(&self, history: &JobHistory) -> bool {
@@ -378,6 +406,9 @@ impl<'q> Schedule<'q> {
             if self.running[slot].is_none() {
                 self.start(slot, &RunOptions::default());
             }
+        }
+        if self.transactions.chance(self.hazards.transactions) {
+            self.begin_or_commit();
         }
         if self.chance(self.hazards.crashes) {
             let slot = self.any_slot();
@@ -445,8 +476,59 @@ impl<'q> Schedule<'q> {
         };
         for _ in 0..count {
             let row = self.next_row();
-            self.world.lock().topic.partitions[index].rows.push(row);
+            let partition = &mut self.world.lock().topic.partitions[index];
+            match partition.open.is_empty() {
+                true => partition.rows.push(row),
+                false => partition.open.push(row),
+            }
         }
+    }
+
+    /// A good row of this key and event time comes into a partition.
+    pub(super) fn put(&mut self, partition: usize, key: i64, time: i64) {
+        let row = Row {
+            key: Some(key),
+            time,
+            is_bad: false,
+            ..self.next_row()
+        };
+        self.world.lock().topic.partitions[partition].rows.push(row);
+    }
+
+    /// A partition is added to the topic.
+    pub(super) fn add_partition(&self) {
+        let partitions = &mut self.world.lock().topic.partitions;
+        partitions.push(Partition::default());
+    }
+
+    /// The topic is deleted and made anew with so many empty partitions, while nobody runs.
+    pub(super) async fn make_anew(&mut self, partitions: usize) {
+        let next = self.history().await.next;
+        for slot in 0..PROCESSES {
+            self.crash(slot);
+        }
+        let mut state = self.world.lock();
+        let partitions = vec![Partition::default(); partitions];
+        let before = std::mem::replace(&mut state.topic.partitions, partitions);
+        state.topic.deleted.push((next, before));
+        self.has_lost = true;
+    }
+
+    /// A producer begins a transaction in a partition, or commits the one that is open there.
+    fn begin_or_commit(&mut self) {
+        let index = {
+            let mut state = self.world.lock();
+            let index = self.transactions.index(state.topic.partitions.len());
+            if !state.topic.partitions[index].open.is_empty() {
+                state.note(format_args!("a transaction in {index} is committed"));
+                return state.topic.partitions[index].commit();
+            }
+            index
+        };
+        let row = self.next_row();
+        let mut state = self.world.lock();
+        state.note(format_args!("a transaction begins in {index}"));
+        state.topic.partitions[index].open.push(row);
     }
 
     fn next_row(&mut self) -> Row {
@@ -503,7 +585,10 @@ impl<'q> Schedule<'q> {
                 _ => old as u64 + self.below(4),
             };
             let rows = (0..rows).map(|_| self.next_row()).collect();
-            partitions.push(Partition { low: 0, rows });
+            partitions.push(Partition {
+                rows,
+                ..Partition::default()
+            });
         }
         let mut state = self.world.lock();
         let highs: Vec<i64> = partitions.iter().map(Partition::high).collect();

@@ -53,6 +53,7 @@ pub(super) struct Sink {
     files: u64,
     number: Option<i64>,
     in_flight: Option<Commit>,
+    failures: u64,
 }
 
 impl Sink {
@@ -305,7 +306,13 @@ impl SimulatedSink {
 fn fail(process: &Process, what: &str) -> Result<()> {
     if process.fails(|rates| rates.sink) {
         process.note(format_args!("{what}: no answer"));
-        return Err(away());
+        let mut state = process.world.lock();
+        state.sink.failures += 1;
+        // As an object store does whose policies are being changed.
+        return Err(match state.sink.failures % 3 {
+            0 => Error::new(ErrorKind::Permission, "the simulated sink refuses").by_store(),
+            _ => away(),
+        });
     }
     Ok(())
 }

@@ -46,11 +46,22 @@ pub(super) struct Row {
 pub(super) struct Partition {
     pub(super) low: i64,
     pub(super) rows: Vec<Row>,
+    /// Records of a transaction that is open, and those behind them: nobody reads them yet.
+    pub(super) open: Vec<Row>,
 }
 
 impl Partition {
     pub(super) fn high(&self) -> i64 {
         i64::try_from(self.rows.len()).unwrap()
+    }
+
+    fn latest(&self) -> i64 {
+        self.high() + i64::try_from(self.open.len()).unwrap()
+    }
+
+    /// The transaction is committed.
+    pub(super) fn commit(&mut self) {
+        self.rows.append(&mut self.open);
     }
 }
 
@@ -143,6 +154,7 @@ impl SimulatedSource {
     }
 
     pub(crate) async fn ends(&self) -> Result<Vec<PartitionEnds>> {
+        let hides = self.process.world.lock().hidden.open_transactions;
         self.ask("the ends", |topic| {
             (0..)
                 .zip(&topic.partitions)
@@ -150,7 +162,10 @@ impl SimulatedSource {
                     partition: number,
                     low: partition.low,
                     high: partition.high(),
-                    latest: partition.high(),
+                    latest: match hides {
+                        true => partition.high(),
+                        false => partition.latest(),
+                    },
                     unread: None,
                 })
                 .collect()

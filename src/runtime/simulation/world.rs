@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use super::random::Random;
 use super::sink::Sink;
 use super::source::Topic;
-use crate::core::jobs::SteadyTime;
+use crate::core::jobs::{BatchVersion, Partitions, SteadyTime};
 use crate::state::simulated::{Fate, Faults, Later};
 
 /// When the simulated wall clock begins, in milliseconds since 1970 UTC.
@@ -34,6 +34,12 @@ pub(super) struct Hidden {
     pub(super) identities: bool,
     /// There is no clock but the wall clock.
     pub(super) steady_clock: bool,
+    /// Logs end where a reader of committed records ends.
+    pub(super) open_transactions: bool,
+    /// That partitions are gone: those that the last batch knew count as if they were there.
+    pub(super) gone_partitions: bool,
+    /// What processes before have seen of the silence of partitions.
+    pub(super) silence_before: bool,
 }
 
 /// All that outlives a process, and the clock.
@@ -193,6 +199,29 @@ impl Process {
 
     pub(crate) fn instant(&self) -> tokio::time::Instant {
         self.world.started + self.world.lock().now
+    }
+
+    /// The partitions that a job's time is about.
+    pub(crate) fn partitions(
+        &self,
+        mut there: Partitions,
+        last: Option<&BatchVersion>,
+    ) -> Partitions {
+        let hides = self.world.lock().hidden.gone_partitions;
+        let time = last.and_then(|last| last.time.as_ref());
+        if let Some(time) = time.filter(|_| hides) {
+            for (table, partitions) in &time.partitions {
+                let of_table = there.entry(table.clone()).or_default();
+                of_table.extend(partitions.keys());
+            }
+        }
+        there
+    }
+
+    /// The version that tells how long partitions had been silent before the process looked at them.
+    pub(crate) fn silent_by<'v>(&self, last: Option<&'v BatchVersion>) -> Option<&'v BatchVersion> {
+        let hides = self.world.lock().hidden.silence_before;
+        last.filter(|_| !hides)
     }
 
     pub(crate) async fn sleep(&self, duration: Duration) {

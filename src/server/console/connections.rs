@@ -11,7 +11,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::sync::{Semaphore, watch};
 
-/// Connections at the same time; one more waits until another ends.
+use crate::server::files;
+
+/// Connections at the same time, if the process may open enough files; one more waits until another ends.
 const MOST: usize = 1_024;
 /// The head of a request comes within this, and an open connection brings its next request within it.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -22,7 +24,8 @@ where
     L: Listener,
     L::Io: Unpin,
 {
-    let places = Arc::new(Semaphore::new(MOST));
+    let most = files::connections(MOST, 8);
+    let places = Arc::new(Semaphore::new(most));
     let (ending, end) = watch::channel(false);
     let mut stop = pin!(stop);
     loop {
@@ -44,7 +47,7 @@ where
     let _ = ending.send(true);
     // All places are free when the last connection is closed.
     let _ = places
-        .acquire_many(u32::try_from(MOST).unwrap_or(u32::MAX))
+        .acquire_many(u32::try_from(most).unwrap_or(u32::MAX))
         .await;
 }
 

@@ -57,10 +57,11 @@ impl Statements {
         text: &str,
         limits: Limits,
     ) -> Result<Answer> {
+        self.engine.work.check_length(text)?;
         let typed = text.to_owned();
         let prepare = move || Prepared::try_new(one_statement(&typed)?);
         let prepared = self.engine.work.read(text.len(), prepare).await?;
-        let parsed = prepared.statements()?.into_iter().next();
+        let parsed = prepared.statements()?.next().transpose()?;
         let parsed = parsed.ok_or_else(|| Error::internal("a statement without parameters"))?;
         if parsed.statement.is_endless() {
             let error =

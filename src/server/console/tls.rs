@@ -7,22 +7,31 @@ use std::time::Duration;
 use axum::serve::Listener;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::server::files;
+use crate::server::tls::HANDSHAKE;
+
 /// Handshakes that are done and not yet served.
 const WAITING: usize = 16;
-/// Whoever does not shake hands within this is let go.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Connections that shake hands, or have and wait to be served; one more waits until another is.
+const SHAKING: usize = 256;
 /// After a fault of the socket, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// The same, where the process may open few files.
+fn shaking() -> usize {
+    files::connections(SHAKING, 16)
+}
 
 type Connection = (TlsStream<TcpStream>, SocketAddr);
 
 /// A listener behind TLS; one slow handshake holds up nobody.
 pub(super) struct Secured {
     address: std::io::Result<SocketAddr>,
+    places: Arc<Semaphore>,
     done: mpsc::Receiver<Connection>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -32,8 +41,10 @@ impl Secured {
         let (sender, done) = mpsc::channel(WAITING);
         let address = listener.local_addr();
         let acceptor = TlsAcceptor::from(Arc::new(config));
+        let places = Arc::new(Semaphore::new(shaking()));
+        let free = Arc::clone(&places);
         let task = tokio::spawn(async move {
-            loop {
+            while let Ok(place) = Arc::clone(&free).acquire_owned().await {
                 let Ok((stream, from)) = listener.accept().await else {
                     tokio::time::sleep(PAUSE).await;
                     continue;
@@ -42,7 +53,8 @@ impl Secured {
                 let _ = stream.set_nodelay(true);
                 let (acceptor, sender) = (acceptor.clone(), sender.clone());
                 tokio::spawn(async move {
-                    let shaken = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await;
+                    let _place = place;
+                    let shaken = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;
                     if let Ok(Ok(stream)) = shaken {
                         let _ = sender.send((stream, from)).await;
                     }
@@ -51,6 +63,7 @@ impl Secured {
         });
         Self {
             address,
+            places,
             done,
             task,
         }
@@ -59,6 +72,7 @@ impl Secured {
 
 impl Drop for Secured {
     fn drop(&mut self) {
+        self.places.close();
         self.task.abort();
     }
 }
@@ -80,5 +94,49 @@ impl Listener for Secured {
             Ok(address) => Ok(*address),
             Err(error) => Err(error.kind().into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::server::{ClientHello, ResolvesServerCert};
+    use rustls::sign::CertifiedKey;
+
+    use super::*;
+
+    /// No certificate: nobody gets beyond a handshake.
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl ResolvesServerCert for Nobody {
+        fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+            None
+        }
+    }
+
+    #[tokio::test]
+    async fn handshakes_have_an_end_and_a_number() {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(Nobody));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let secured = Secured::new(listener, config);
+        let mut silent = Vec::new();
+        for _ in 0..shaking() + 10 {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let wait_for = async |free: usize| {
+            while secured.places.available_permits() != free {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        wait_for(0).await;
+        drop(silent);
+        // One place is always held by the next connection.
+        wait_for(shaking() - 1).await;
     }
 }

@@ -142,6 +142,34 @@ fn a_tumbling_window_has_the_fingerprint_it_always_had() {
     assert!(found > 0);
 }
 
+/// Averages of integers were those of DOUBLE once: they are known by what a query says that still asks for those.
+#[test]
+fn the_average_of_integers_has_the_fingerprint_it_always_had() {
+    let of = |averages: &str| {
+        let query = block_on(planned(&format!(
+            "CREATE EXTERNAL TABLE ticks (k BIGINT, v INT, p DECIMAL(18, 4), t TIMESTAMP,
+             WATERMARK FOR t AS t - INTERVAL '5 seconds')
+             STORED AS KAFKA LOCATION 'ticks' OPTIONS ('kafka.bootstrap.servers' '127.0.0.1:1');
+             CREATE EXTERNAL TABLE averages (s TIMESTAMP, a DOUBLE)
+             STORED AS KAFKA LOCATION 'averages' OPTIONS ('kafka.bootstrap.servers' '127.0.0.1:1');
+             CREATE JOB j AS INSERT INTO averages SELECT window_start, {averages}
+             FROM TUMBLE(TABLE ticks, DESCRIPTOR(t), INTERVAL '10 seconds') GROUP BY window_start"
+        )));
+        fingerprint(&query)
+    };
+    for integer in ["v", "k", "k * 2 + 1", "-k"] {
+        for filter in ["", " FILTER (WHERE k > 0)"] {
+            let now = of(&format!("avg({integer}){filter}"));
+            let once = of(&format!("avg(CAST({integer} AS DOUBLE)){filter}"));
+            assert_eq!(now, once);
+            assert!(now.contains(" AS Float64)"), "{now}");
+        }
+    }
+    // Products of decimals whose plain operator has no type are no integers.
+    let product = of("CAST(avg(p * p * p * p) AS DOUBLE)");
+    assert!(!product.contains("Float64)"), "{product}");
+}
+
 /// What asks for a row's window, wherever it stands below the aggregate.
 #[test]
 fn what_asks_for_a_rows_window_is_named() {

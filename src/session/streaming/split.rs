@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anabranch_udfs::{
     EventWindow, IS_FINAL, SessionAggregate, SessionColumn, SessionWindow, Slices, WindowKind,
-    plain, session_groups_of,
+    as_kept, plain, session_groups_of,
 };
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
@@ -219,8 +219,8 @@ fn fingerprint(
     };
     for expr in keys.into_iter().chain(aggregates) {
         let data_type = expr.get_type(rows.schema().as_ref())?;
-        // By its operators, as it was before they were checked: state that was kept then is read.
-        let expr = plain(expr.clone())?;
+        // As it was before operators were checked and averages of integers were exact: state that was kept then is read.
+        let expr = as_kept(expr.clone(), rows.schema())?;
         let _ = write!(text, "; {expr}: {data_type}");
     }
     text += &rest;

@@ -4,7 +4,7 @@
 //! stands before the table's own and remembers whether there is an attempt whose outcome nobody knows.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,9 +12,11 @@ use deltalake::kernel::transaction::TransactionError;
 use deltalake::logstore::object_store::ObjectStore;
 use deltalake::logstore::{CommitOrBytes, LogStore, LogStoreConfig, LogStoreRef};
 use deltalake::{DeltaResult, DeltaTableError};
+use futures::TryStreamExt as _;
 use uuid::Uuid;
 
 use super::duties::Duties;
+use super::lineage::{entries, restores};
 
 /// The log of a table, for one commit.
 #[derive(Clone)]
@@ -22,6 +24,8 @@ pub(super) struct Attempts {
     log: LogStoreRef,
     open: Arc<AtomicBool>,
     duties: Duties,
+    /// Up to this version there is no RESTORE that the writer does not know of.
+    checked: Arc<AtomicU64>,
 }
 
 impl Attempts {
@@ -30,7 +34,30 @@ impl Attempts {
             log,
             open: Arc::default(),
             duties,
+            checked: Arc::new(AtomicU64::new(u64::MAX)),
         }
+    }
+
+    /// The same for rows that must not follow a RESTORE later than version `checked`: their writer takes them for an addition to
+    /// what it has written before.
+    pub(super) fn of_rows_after(self, checked: u64) -> Self {
+        self.checked.store(checked, Ordering::Release);
+        self
+    }
+
+    async fn check_restored(&self, version: u64) -> DeltaResult<()> {
+        let checked = self.checked.load(Ordering::Acquire);
+        let since = checked.saturating_add(1)..version;
+        let mut entries = entries(Arc::clone(&self.log), since);
+        while let Some((between, entry)) = entries.try_next().await? {
+            if entry.is_some_and(|entry| restores(&entry)) {
+                return Err(DeltaTableError::generic(format!(
+                    "version {between} has restored it to an earlier state"
+                )));
+            }
+            self.checked.store(between, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Whether the entry may have been written although no attempt is known to have done it.
@@ -59,14 +86,18 @@ impl LogStore for Attempts {
         entry: CommitOrBytes,
         operation: Uuid,
     ) -> Result<(), TransactionError> {
+        let not_tried = |error: DeltaTableError| TransactionError::LogStoreError {
+            msg: match &error {
+                DeltaTableError::Generic(text) => text.clone(),
+                other => other.to_string(),
+            },
+            source: Box::new(error),
+        };
+        self.check_restored(version).await.map_err(not_tried)?;
         let entry = match entry {
             CommitOrBytes::LogBytes(entry) => {
                 let fulfilled = self.duties.fulfil(&self.log, version, entry).await;
-                let entry = fulfilled.map_err(|error| TransactionError::LogStoreError {
-                    msg: error.to_string(),
-                    source: Box::new(error),
-                })?;
-                CommitOrBytes::LogBytes(entry)
+                CommitOrBytes::LogBytes(fulfilled.map_err(not_tried)?)
             }
             elsewhere => elsewhere,
         };

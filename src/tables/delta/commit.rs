@@ -112,8 +112,9 @@ impl DeltaTableHandle {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Cancelled`] if another writer has taken the application over; a conflict; a store that does not answer:
-    /// then it cannot be told whether it was committed, and [`Self::transaction_version`] can say.
+    /// [`ErrorKind::Cancelled`] if another writer has taken the application over; a conflict, or a RESTORE that the application does
+    /// not know of, and nothing is committed; a store that does not answer: then it cannot be told whether it was committed, and
+    /// [`Self::transaction_version`] can say.
     pub async fn commit_prepared(
         &self,
         prepared: PreparedWrite,
@@ -132,7 +133,10 @@ impl DeltaTableHandle {
                 self.location()
             )));
         }
-        let PreparedWrite { store, written, .. } = prepared;
+        let PreparedWrite {
+            store, mut written, ..
+        } = prepared;
+        written.checked = Some(application.checked);
         self.finish(
             &table,
             snapshot,
@@ -145,30 +149,48 @@ impl DeltaTableHandle {
     }
 
     /// Records that `application.version` owns the table from now on, in a commit without rows. What the owner before
-    /// commits later fails.
+    /// commits later fails. Gives the table's version that says so.
     ///
     /// # Errors
     ///
     /// Another writer did the same at the same time; a store that does not answer.
-    pub async fn take_over(&self, application: &str, version: i64) -> Result<()> {
+    pub async fn take_over(&self, application: &str, version: i64) -> Result<u64> {
         let table = self.refresh().await?;
         let snapshot = table
             .snapshot()
             .map_err(|error| self.fail(error))?
             .snapshot();
+        self.record(&table, snapshot, &[(application.to_owned(), version)])
+            .await
+    }
+
+    /// Records which version of the job the table has, in a commit without rows, as the application that owns it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::commit_prepared`].
+    pub async fn mark(&self, application: &Application, version: i64) -> Result<()> {
+        let table = self.refresh().await?;
+        let snapshot = self.owned_snapshot(&table, application).await?;
+        let transactions = [
+            (application.id.clone(), application.owned),
+            (application.witness.clone(), version),
+        ];
+        self.record(&table, snapshot, &transactions).await.map(drop)
+    }
+
+    /// Commits these numbers of applications, and no rows; gives the table's version.
+    async fn record(
+        &self,
+        table: &DeltaTable,
+        snapshot: &EagerSnapshot,
+        transactions: &[(String, i64)],
+    ) -> Result<u64> {
         let store = table.log_store().object_store(None);
-        let transactions = [(application.to_owned(), version)];
-        let nothing = Written::default();
-        self.finish(
-            &table,
-            snapshot,
-            &store,
-            nothing,
-            SaveMode::Append,
-            &transactions,
-        )
-        .await
-        .map(|_| ())
+        let (nothing, mode) = (Written::default(), SaveMode::Append);
+        self.finish(table, snapshot, &store, nothing, mode, transactions)
+            .await
+            .map(|commit| commit.version)
     }
 
     /// The newest snapshot, if the application is still the one that took the table over.
@@ -284,7 +306,10 @@ impl DeltaTableHandle {
                 return Err(self.fail(error));
             }
         };
-        let attempts = Attempts::on(Arc::clone(&log), duties);
+        let mut attempts = Attempts::on(Arc::clone(&log), duties);
+        if let Some(checked) = written.checked {
+            attempts = attempts.of_rows_after(checked);
+        }
         let id = uuid::Uuid::new_v4().to_string();
         let committed = self
             .commit(&attempts, snapshot, &written, mode, transactions, &id)
@@ -338,6 +363,7 @@ impl DeltaTableHandle {
             adds,
             rows,
             removed,
+            ..
         } = written;
         let log_store: LogStoreRef = Arc::new(attempts.clone());
         let mut actions: Vec<Action> = adds.iter().cloned().map(Action::Add).collect();

@@ -5,7 +5,7 @@ use deltalake::kernel::transaction::TransactionError;
 use deltalake::logstore::object_store::Error as StoreError;
 
 use super::features::unsupported;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, quoted_store};
 
 /// The error of an operation on the table at `location`.
 pub(super) fn delta_error(location: &str, error: DeltaTableError) -> Error {
@@ -15,6 +15,13 @@ pub(super) fn delta_error(location: &str, error: DeltaTableError) -> Error {
             format!("Delta table '{location}': {}", lower_first(what.trim())),
         )
     };
+    // Whatever the library was about when the store failed it.
+    if let Some(source) = store_error_in(&error) {
+        let failed = store_error(location, source);
+        if failed.may_pass() {
+            return failed;
+        }
+    }
     match error {
         DeltaTableError::NotATable(_) => not_a_table(location),
         DeltaTableError::InvalidTableLocation(what) => Error::invalid(lower_first(&what)),
@@ -53,11 +60,20 @@ pub(super) fn delta_error(location: &str, error: DeltaTableError) -> Error {
         | DeltaTableError::Kernel { .. }
         | DeltaTableError::Parquet { .. }
         | DeltaTableError::InvalidStatsJson { .. }
-        | DeltaTableError::SchemaMismatch { .. } => of_table(ErrorKind::Data, error.to_string()),
+        | DeltaTableError::SchemaMismatch { .. } => {
+            let text = error.to_string();
+            match quoted_store(&text) {
+                Some(kind) => said_by_store(location, kind, &text),
+                None => of_table(ErrorKind::Data, text),
+            }
+        }
         DeltaTableError::Arrow { source } => Error::from(
             datafusion::error::DataFusionError::ArrowError(Box::new(source), None),
         ),
-        DeltaTableError::Generic(text) => of_table(ErrorKind::Data, text),
+        DeltaTableError::Generic(text) => match quoted_store(&text) {
+            Some(kind) => said_by_store(location, kind, &text),
+            None => of_table(ErrorKind::Data, text),
+        },
         DeltaTableError::GenericError { source } => of_table(ErrorKind::Data, source.to_string()),
         other => of_table(ErrorKind::Internal, other.to_string()),
     }
@@ -87,34 +103,15 @@ fn transaction_error(location: &str, error: TransactionError) -> Error {
             unsupported(location, &names.collect::<Vec<_>>())
         }
         TransactionError::ObjectStore { source } => store_error(location, &source),
+        TransactionError::LogStoreError { msg, .. } => {
+            Error::unavailable(format!("Delta table '{location}': {msg}"))
+        }
         other => Error::unavailable(format!("Delta table '{location}': {other}")),
     }
 }
 
 fn store_error(location: &str, error: &StoreError) -> Error {
     let text = error.to_string();
-    if let Some((code, message)) = s3_answer(&text) {
-        let kind = match code {
-            "NoSuchBucket" | "NoSuchKey" => ErrorKind::NotFound,
-            "AccessDenied"
-            | "InvalidAccessKeyId"
-            | "SignatureDoesNotMatch"
-            | "ExpiredToken"
-            | "InvalidToken"
-            | "AllAccessDisabled"
-            | "AccountProblem" => ErrorKind::Permission,
-            "InvalidBucketName"
-            | "PermanentRedirect"
-            | "AuthorizationHeaderMalformed"
-            | "InvalidRequest"
-            | "InvalidArgument"
-            | "MethodNotAllowed"
-            | "EntityTooLarge" => ErrorKind::Invalid,
-            _ => ErrorKind::Unavailable,
-        };
-        let text = format!("Delta table '{location}': the store answers {code}: {message}");
-        return Error::new(kind, text);
-    }
     let kind = match error {
         StoreError::NotFound { .. } => ErrorKind::NotFound,
         StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
@@ -127,12 +124,40 @@ fn store_error(location: &str, error: &StoreError) -> Error {
             ErrorKind::Invalid
         }
         _ if text.contains("Permission denied") => ErrorKind::Permission,
+        // A file that is shorter than it should be stays so.
+        _ if text.contains("Requested range was invalid") => ErrorKind::Data,
         _ => ErrorKind::Unavailable,
     };
-    Error::new(
-        kind,
-        format!("Delta table '{location}': {}", lower_first(text.trim_end())),
-    )
+    said_by_store(location, kind, &text)
+}
+
+/// What a store has said; the code of an answer of S3 says more than the `kind`.
+fn said_by_store(location: &str, kind: ErrorKind, text: &str) -> Error {
+    let Some((code, message)) = s3_answer(text) else {
+        let text = format!("Delta table '{location}': {}", lower_first(text.trim_end()));
+        return Error::new(kind, text).by_store();
+    };
+    let kind = match code {
+        "NoSuchBucket" | "NoSuchKey" => ErrorKind::NotFound,
+        "AccessDenied"
+        | "InvalidAccessKeyId"
+        | "SignatureDoesNotMatch"
+        | "ExpiredToken"
+        | "InvalidToken"
+        | "AllAccessDisabled"
+        | "AccountProblem" => ErrorKind::Permission,
+        "InvalidBucketName"
+        | "PermanentRedirect"
+        | "AuthorizationHeaderMalformed"
+        | "InvalidRequest"
+        | "InvalidArgument"
+        | "MethodNotAllowed"
+        | "EntityTooLarge" => ErrorKind::Invalid,
+        "InvalidRange" => ErrorKind::Data,
+        _ => ErrorKind::Unavailable,
+    };
+    let text = format!("Delta table '{location}': the store answers {code}: {message}");
+    Error::new(kind, text).by_store()
 }
 
 /// Code and message of an error document of S3.
@@ -146,11 +171,15 @@ fn s3_answer(text: &str) -> Option<(&str, &str)> {
     Some((element("Code")?, element("Message").unwrap_or_default()))
 }
 
-/// The object store's error below an error of the kernel, if that is the cause.
+/// The object store's error below another one, if that is the cause.
 fn store_error_in<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a StoreError> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(store) = error.downcast_ref::<StoreError>() {
+            return Some(store);
+        }
+        // The kernel does not name it as its source.
+        if let Some(delta_kernel::Error::ObjectStore(store)) = error.downcast_ref() {
             return Some(store);
         }
         next = error.source();
@@ -176,5 +205,72 @@ fn lower_first(text: &str) -> String {
             first.to_lowercase().chain(chars).collect()
         }
         _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use deltalake::parquet::errors::ParquetError;
+
+    use super::*;
+
+    fn refused() -> StoreError {
+        StoreError::PermissionDenied {
+            path: "t/a.parquet".into(),
+            source: "403".into(),
+        }
+    }
+
+    fn away() -> StoreError {
+        StoreError::Generic {
+            store: "S3",
+            source: "500".into(),
+        }
+    }
+
+    /// A failure of a store as the library passes it on, by whatever it was about.
+    fn passed_on(store: fn() -> StoreError) -> Vec<DeltaTableError> {
+        vec![
+            DeltaTableError::ObjectStore { source: store() },
+            DeltaTableError::KernelError(delta_kernel::Error::ObjectStore(store())),
+            DeltaTableError::Parquet {
+                source: ParquetError::External(Box::new(store())),
+            },
+            DeltaTableError::GenericError {
+                source: Box::new(store()),
+            },
+            DeltaTableError::Generic(delta_kernel::Error::ObjectStore(store()).to_string()),
+            DeltaTableError::Transaction {
+                source: TransactionError::ObjectStore { source: store() },
+            },
+            DeltaTableError::Transaction {
+                source: TransactionError::LogStoreError {
+                    msg: "an entry cannot be read".into(),
+                    source: Box::new(DeltaTableError::ObjectStore { source: store() }),
+                },
+            },
+        ]
+    }
+
+    #[test]
+    fn what_a_store_refuses_or_fails_in_is_no_fault_of_the_data() {
+        for (store, kind) in [
+            (refused as fn() -> StoreError, ErrorKind::Permission),
+            (away, ErrorKind::Unavailable),
+        ] {
+            for error in passed_on(store) {
+                let text = format!("{error:?}");
+                let error = delta_error("s3://bucket/t", error);
+                assert_eq!(error.kind(), kind, "{text}: {error}");
+                assert!(error.may_pass(), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_log_is_wrong_about_does_not_pass() {
+        let error = delta_error("t", DeltaTableError::Generic("no such column".into()));
+        assert_eq!(error.kind(), ErrorKind::Data, "{error}");
+        assert!(!error.may_pass());
     }
 }

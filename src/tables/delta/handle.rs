@@ -255,6 +255,11 @@ impl DeltaTableHandle {
     /// The log cannot be read.
     pub async fn transaction_version(&self, id: &str) -> Result<Option<i64>> {
         let table = self.refresh().await?;
+        self.recorded(&table, id).await
+    }
+
+    /// The same in one version of the table.
+    pub(super) async fn recorded(&self, table: &DeltaTable, id: &str) -> Result<Option<i64>> {
         let snapshot = table
             .snapshot()
             .map_err(|error| self.fail(error))?
@@ -359,14 +364,19 @@ impl DeltaTableHandle {
     /// The newest version, after a look at the log.
     pub(super) async fn refresh(&self) -> Result<DeltaTable> {
         let mut newest = self.inner.newest.lock().await;
-        if let Err(error) = newest.update_state().await {
-            // The table may have been put back to an earlier version. A list of the log can be old; that the known commit is
-            // gone is no matter of lists.
+        let before = newest.version();
+        let updated = newest.update_state().await;
+        // The table may have been put back to an earlier version. A list of the log can be old; that the known commit is gone
+        // is no matter of lists. Where the log ends at or before the checkpoint that is known, the library finds nothing new.
+        let is_ahead = updated.is_ok() && newest.version() != before;
+        if !is_ahead && !self.has_commit(&newest).await? {
             let mut table = DeltaTable::new(newest.log_store());
-            if self.has_commit(&newest).await? || table.load().await.is_err() {
-                return Err(self.fail(error));
+            match (table.load().await, updated) {
+                (Ok(()), _) => *newest = table,
+                (Err(_), Err(error)) | (Err(error), Ok(())) => return Err(self.fail(error)),
             }
-            *newest = table;
+        } else if let Err(error) = updated {
+            return Err(self.fail(error));
         }
         Ok(newest.clone())
     }

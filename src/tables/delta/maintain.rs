@@ -127,8 +127,7 @@ impl DeltaTableHandle {
     ) -> Result<Metrics> {
         let entry = match find_commit(log, since, id).await {
             Ok(Some((_, entry))) => entry,
-            Ok(None) => return Err(self.fail(error)),
-            Err(_) => {
+            Ok(None) | Err(_) => {
                 return Err(self.fail(error).with_help(
                     "whether the files were replaced cannot be told; no row is lost or doubled either way: run it again",
                 ));
@@ -177,7 +176,11 @@ impl DeltaTableHandle {
             let period = hours.ok_or_else(|| Error::invalid("RETAIN: too many hours"))?;
             vacuum = vacuum.with_retention_period(period);
         }
-        let (_, metrics) = vacuum.await.map_err(|error| self.fail(error))?;
+        let vacuumed = vacuum.await.map_err(|error| self.fail(error));
+        let (_, metrics) = vacuumed.map_err(|error| match spec.dry_run {
+            true => error,
+            false => half_done(error),
+        })?;
         let mut paths = metrics.files_deleted;
         paths.sort_unstable();
         let deleted = BooleanArray::from(vec![!metrics.dry_run; paths.len()]);
@@ -247,6 +250,14 @@ impl DeltaTableHandle {
     }
 }
 
+/// VACUUM deletes before its last commit: whatever that one ends with, files may be gone.
+fn half_done(error: Error) -> Error {
+    let failed = Error::new(error.kind(), error.message());
+    failed.with_help(
+        "files that no version within the retention needs may have been deleted, and no others: run it again",
+    )
+}
+
 /// What makes an entry of the log one that nobody else writes.
 fn named(id: &str) -> CommitProperties {
     CommitProperties::default().with_metadata([(COMMIT_ID.to_owned(), id.into())])
@@ -277,4 +288,30 @@ fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
     let columns = columns.into_iter().map(|(_, column)| column).collect();
     Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
         .map_err(DataFusionError::from)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use deltalake::kernel::transaction::TransactionError;
+
+    use super::*;
+    use crate::tables::delta::error::delta_error;
+
+    #[test]
+    fn a_vacuum_that_fails_does_not_say_that_nothing_was_done() {
+        let source = TransactionError::MaxCommitAttempts(15);
+        let error = delta_error("t", DeltaTableError::Transaction { source });
+        assert!(
+            error
+                .help()
+                .is_some_and(|help| help.starts_with("nothing was written"))
+        );
+        let failed = half_done(error);
+        assert!(
+            failed
+                .help()
+                .is_some_and(|help| help.contains("may have been deleted"))
+        );
+        assert!(failed.message().contains("15 attempts"), "{failed}");
+    }
 }

@@ -23,6 +23,7 @@ mod features;
 mod generated;
 mod handle;
 mod identity;
+mod lineage;
 mod location;
 mod maintain;
 mod mapping;
@@ -52,11 +53,13 @@ use datafusion::arrow::datatypes::DataType;
 
 pub use commit::PreparedWrite;
 pub use handle::DeltaTableHandle;
+pub use lineage::RowsUpTo;
 pub use maintain::{OptimizeSpec, VacuumSpec};
 pub use options::OPTION_NAMES;
 pub use provider::has_no_nulls;
 pub use stream::{DeltaJobSource, DeltaStream, FileRange, StreamLook};
 pub use stream_provider::{DeltaStreamProvider, stream_read};
+pub use take_back::RewrittenFile;
 
 /// What a statement says about a Delta table.
 #[derive(Debug, Clone, Default)]
@@ -113,6 +116,8 @@ pub struct Application {
     pub version: i64,
     /// Under this id commits with rows alone record their version: what a takeover does not hide.
     pub witness: String,
+    /// The table's version up to which this writer knows what the table has. Its rows do not follow a RESTORE that came later.
+    pub checked: u64,
 }
 
 impl Application {

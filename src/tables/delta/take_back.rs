@@ -1,20 +1,19 @@
 //! Taking the files of abandoned batches out of a table (EXACT-3).
 //!
 //! A rewind may die half-way, and whoever brings it to its end finds files gone. They may have been taken back already, or
-//! deleted by others: then their rows are gone. Or OPTIMIZE has rewritten them: then the rows are in other files, with rows of
-//! other batches, and cannot be taken back. The log tells these apart, and the commit that takes files back leaves a mark, so
-//! that the log is not asked again each time.
+//! deleted by others, or a RESTORE has undone the commit that added them: then their rows are gone. Or OPTIMIZE, an UPDATE or a
+//! MERGE has rewritten them: then the rows are in other files, with rows of other batches, and cannot be taken back. The log
+//! tells these apart, and the commit that takes files back leaves a mark, so that not all of the log is asked again each time.
 
 use std::collections::HashSet;
 
 use deltalake::DeltaTable;
 use deltalake::kernel::Action;
-use deltalake::logstore::object_store::path::Path as StorePath;
 use deltalake::protocol::SaveMode;
-use serde_json::Value;
 
 use super::Application;
 use super::handle::DeltaTableHandle;
+use super::lineage::{Lineage, Removed, decoded};
 use super::write::Written;
 use crate::error::{Error, Result};
 
@@ -36,14 +35,22 @@ impl DeltaTableHandle {
             mark_of(paths),
         );
         let log = table.log_store();
-        let marked = snapshot.transaction_version(log.as_ref(), &mark.0).await;
-        if marked.map_err(|error| self.fail(error))? == Some(mark.1) {
-            return Ok(());
-        }
+        // A RESTORE puts back what was taken out, and leaves the mark: so the mark does not say that there is nothing.
         let present = self.files(&table, paths).await?;
         let missing = paths.iter().filter(|path| !present.contains_key(*path));
         let missing: HashSet<&str> = missing.map(String::as_str).collect();
-        self.check_gone(&table, missing).await?;
+        let total = missing.len();
+        if let Some(file) = self.rewritten(&table, missing, Some(&mark)).await? {
+            return Err(Error::data(format!(
+                "Delta table '{}': of {total} files to be taken back that are no longer in it, {} was rewritten in version {}",
+                self.location(),
+                file.path,
+                file.version
+            ))
+            .with_help(
+                "OPTIMIZE has put its rows into other files: restore the table to before that, then RESUME JOB",
+            ));
+        }
         let removed: Vec<Action> = present.into_values().collect();
         if removed.is_empty() {
             return Ok(());
@@ -67,46 +74,93 @@ impl DeltaTableHandle {
         .map(|_| ())
     }
 
-    /// Makes sure that the rows of files that the table no longer has are not in others.
-    async fn check_gone(&self, table: &DeltaTable, mut missing: HashSet<&str>) -> Result<()> {
-        let log = table.log_store();
+    /// One of `paths` that is no longer in the table while rows of it may be, in other files.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be read.
+    pub async fn rewritten_file(&self, paths: &[String]) -> Result<Option<RewrittenFile>> {
+        let table = self.refresh().await?;
+        let present = self.files(&table, paths).await?;
+        let missing = paths.iter().filter(|path| !present.contains_key(*path));
+        let missing = missing.map(String::as_str).collect();
+        self.rewritten(&table, missing, None).await
+    }
+
+    /// One of the files that the table no longer has while rows of it may be in others. In the commit with the `mark` all of them
+    /// were out of the table.
+    async fn rewritten(
+        &self,
+        table: &DeltaTable,
+        mut missing: HashSet<&str>,
+        mark: Option<&(String, i64)>,
+    ) -> Result<Option<RewrittenFile>> {
         let newest = table.version().unwrap_or_default();
-        let total = missing.len();
-        for version in (0..=newest).rev() {
-            if missing.is_empty() {
-                break;
-            }
-            let entry = log.read_commit_entry(version).await;
+        let mut lineage = Lineage::of(table.log_store(), newest);
+        // What a RESTORE has undone, as long as it is not known how far it goes.
+        let mut undone = None;
+        while !missing.is_empty() || (undone.is_some() && lineage.base().is_none()) {
             // What the log's cleanup has taken is older than any batch that can be abandoned.
-            let Some(entry) = entry.map_err(|error| self.fail(error))? else {
+            let Some(commit) = lineage.older().await.map_err(|error| self.fail(error))? else {
                 break;
             };
-            for line in entry.split(|byte| *byte == b'\n') {
-                let Ok(action) = serde_json::from_slice::<Value>(line) else {
+            if !commit.counts {
+                // A RESTORE puts back what an earlier commit has added: that one tells of it.
+                if commit.restores().is_some() {
+                    continue;
+                }
+                // So does the one that added a file first that this one takes out and adds again, with rows deleted from it.
+                let again: HashSet<String> =
+                    commit.removed().map(|(path, _)| decoded(path)).collect();
+                for path in commit.added() {
+                    if again.contains(&decoded(path)) {
+                        continue;
+                    }
+                    if let Some(path) = take(&mut missing, path) {
+                        undone = Some(RewrittenFile {
+                            path: path.to_owned(),
+                            version: commit.version,
+                        });
+                    }
+                }
+                continue;
+            }
+            if mark.is_some_and(|(id, files)| commit.recorded(id) == Some(*files)) {
+                break;
+            }
+            // What a RESTORE takes out was added after the version that it goes back to, or rewritten before: those commits tell.
+            if commit.restores().is_some() {
+                continue;
+            }
+            for (path, how) in commit.removed() {
+                let Some(path) = take(&mut missing, path) else {
                     continue;
                 };
-                let Some(path) = action.pointer("/remove/path").and_then(Value::as_str) else {
-                    continue;
-                };
-                // As in a URL.
-                let decoded = StorePath::from_url_path(path).map(String::from);
-                let was_missing =
-                    missing.remove(path) || decoded.is_ok_and(|path| missing.remove(path.as_str()));
-                let is_rewrite = action.pointer("/remove/dataChange") == Some(&Value::Bool(false));
-                if was_missing && is_rewrite {
-                    return Err(Error::data(format!(
-                        "Delta table '{}': of {total} files to be taken back that are no longer in it, {path} was rewritten in \
-                         version {version}",
-                        self.location()
-                    ))
-                    .with_help(
-                        "OPTIMIZE has put its rows into other files: restore the table to before that, then RESUME JOB",
-                    ));
+                if how == Removed::Rewritten {
+                    return Ok(Some(RewrittenFile {
+                        path: path.to_owned(),
+                        version: commit.version,
+                    }));
                 }
             }
         }
-        Ok(())
+        Ok(undone.filter(|_| lineage.base().is_none()))
     }
+}
+
+/// A file whose rows may be in others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RewrittenFile {
+    /// As it was added.
+    pub path: String,
+    /// The version that took it out of the table.
+    pub version: u64,
+}
+
+/// Takes a file out of those that are looked for; `path` is as the log has it.
+fn take<'p>(missing: &mut HashSet<&'p str>, path: &str) -> Option<&'p str> {
+    let found = missing.take(path);
+    found.or_else(|| missing.take(decoded(path).as_str()))
 }
 
 /// Stands for these files, in whatever order (FNV-1a).

@@ -79,6 +79,8 @@ pub(super) struct Written {
     pub(super) rows: u64,
     /// Files that the same commit takes out of the table.
     pub(super) removed: Vec<Action>,
+    /// Of rows that must not follow a RESTORE that their writer does not know of: up to which version it knows the table.
+    pub(super) checked: Option<u64>,
 }
 
 /// Writes all rows of `input`, whose columns are the table's, in order.
@@ -169,7 +171,7 @@ pub(super) async fn write_files(
         (Ok(rows), None) => Ok(Written {
             adds,
             rows,
-            removed: Vec::new(),
+            ..Written::default()
         }),
         (Ok(_), Some(of_encoder)) => {
             discard(&target.store, &adds).await;

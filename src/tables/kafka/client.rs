@@ -445,7 +445,7 @@ pub(crate) fn code_error(
     match meaning(code) {
         Meaning::Silence => settings.unavailable(faults),
         Meaning::Passes => Error::unavailable(said),
-        Meaning::Lasts { kind, help } => Error::new(kind, said).with_help(help),
+        Meaning::Lasts { kind, help } => Error::new(kind, said).with_help(help).of_no_row(),
     }
 }
 

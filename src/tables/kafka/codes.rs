@@ -39,11 +39,6 @@ const fn denied(help: &'static str) -> Meaning {
     Meaning::Lasts { kind, help }
 }
 
-const fn missing(help: &'static str) -> Meaning {
-    let kind = ErrorKind::NotFound;
-    Meaning::Lasts { kind, help }
-}
-
 const fn unsupported(help: &'static str) -> Meaning {
     let kind = ErrorKind::Unsupported;
     Meaning::Lasts { kind, help }
@@ -55,7 +50,7 @@ const GROUP: &str =
     "the group anabranch-<id> belongs to the job: no other consumer may be a member of it";
 const TOKENS: &str = "check the delegation token in the 'kafka.sasl.*' options";
 const OLD_BROKER: &str = "the broker is too old for this, or is set up without it";
-const GONE: &str = "the records are gone from the topic; RESUME JOB … SKIPPING LOST goes on behind them and records the gap";
+const GONE: &str = "the records are gone from the topic; RESUME JOB looks again which are there, and says which are lost";
 
 /// The meaning of a code.
 pub(crate) fn meaning(code: Code) -> Meaning {
@@ -144,7 +139,9 @@ pub(crate) fn meaning(code: Code) -> Meaning {
         | Code::GaplessGuarantee
         | Code::PollExceeded
         | Code::UnknownBroker
-        // It has not heard yet who leads a partition.
+        // It has not heard yet of a topic or a partition, or who leads it: whether there is one is asked before it is used.
+        | Code::UnknownTopic
+        | Code::UnknownPartition
         | Code::NoEnt
         | Code::AssignmentLost => Passes,
 
@@ -163,11 +160,8 @@ pub(crate) fn meaning(code: Code) -> Meaning {
         Code::MessageSizeTooLarge | Code::InvalidMessageSize | Code::MessageBatchTooLarge => {
             data("raise 'kafka.message.max.bytes' of the table and the topic's max.message.bytes")
         }
-        Code::UnknownPartition => data(
-            "add partitions to the topic, or write others to the column of metadata 'partition'",
-        ),
         Code::BadMessage => data(
-            "the records in the broker's log are damaged: restore the topic, or let the job go on behind them with RESUME JOB … SKIPPING LOST",
+            "RESUME JOB reads them again; if they stay damaged, the broker's log is: restore the topic from a replica or from its source",
         ),
         Code::OffsetOutOfRange | Code::AutoOffsetReset | Code::LogTruncation | Code::NoOffset => {
             data(GONE)
@@ -180,7 +174,6 @@ pub(crate) fn meaning(code: Code) -> Meaning {
         }
 
         // Topics and their settings.
-        Code::UnknownTopic => missing("create the topic, or let the table say 'topic.partitions'"),
         Code::InvalidTopic => {
             invalid("a topic's name has letters, digits, '.', '_' and '-', and at most 249 of them")
         }
@@ -293,7 +286,11 @@ pub(crate) fn meaning(code: Code) -> Meaning {
 pub(crate) fn is_consequence(code: Code) -> bool {
     matches!(
         code,
-        Code::InvalidDifferentRecord | Code::PurgeQueue | Code::PurgeInflight | Code::State
+        Code::InvalidDifferentRecord
+            | Code::PurgeQueue
+            | Code::PurgeInflight
+            | Code::State
+            | Code::Fatal
     )
 }
 
@@ -366,8 +363,8 @@ mod tests {
         assert_eq!(
             lasts,
             [
-                -199, -198, -191, -190, -189, -188, -186, -176, -175, -174, -171, -170, -168, -165,
-                -162, -161, -160, -159, -157, -154, -145, -143, -141, -140, -139, -138, -1
+                -199, -198, -191, -189, -186, -176, -175, -174, -171, -170, -168, -165, -162, -161,
+                -160, -159, -157, -154, -145, -143, -141, -140, -139, -138, -1
             ]
         );
     }

@@ -24,7 +24,8 @@ const NEWS: Duration = Duration::from_secs(2);
 
 /// Whether a broker that does not know a topic may be the last to hear of it. `since` is when it was asked first.
 pub(crate) fn may_hear_of_it(brokers: usize, since: Instant) -> bool {
-    brokers > 1 && since.elapsed() < NEWS
+    // One that has heard of nothing yet names no broker at all: it says nothing about topics.
+    brokers == 0 || (brokers > 1 && since.elapsed() < NEWS)
 }
 
 /// A partition of a topic and where it starts and ends.
@@ -162,6 +163,7 @@ fn passes(code: RDKafkaErrorCode) -> bool {
             | RDKafkaErrorCode::BrokerTransportFailure
             | RDKafkaErrorCode::AllBrokersDown
             | RDKafkaErrorCode::WaitingForCoordinator
+            | RDKafkaErrorCode::UnknownPartition
             | RDKafkaErrorCode::NoEnt
     )
 }
@@ -203,9 +205,7 @@ pub(crate) fn offsets_for_time(
                 .collect());
         };
         let code = error.rdkafka_error_code();
-        let is_passing =
-            code == Some(RDKafkaErrorCode::UnknownPartition) || code.is_some_and(passes);
-        if !is_passing || faults.is_hopeless() || Instant::now() >= deadline {
+        if !code.is_some_and(passes) || faults.is_hopeless() || Instant::now() >= deadline {
             return Err(request_error(&error, settings, &faults));
         }
         std::thread::sleep(ELECTION);

@@ -60,7 +60,10 @@ pub(crate) fn identity(
                 let known = consumer.fetch_metadata(Some(topic), REQUEST);
                 let brokers = known.map_or(0, |known| known.brokers().len());
                 if !may_hear_of_it(brokers, began) || Instant::now() >= deadline {
-                    return Err(unknown_topic(topic));
+                    return Err(match brokers {
+                        0 => settings.unavailable(faults),
+                        _ => unknown_topic(topic),
+                    });
                 }
                 std::thread::sleep(PAUSE);
             }

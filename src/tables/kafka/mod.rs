@@ -16,6 +16,7 @@ mod native;
 mod pool;
 mod progress;
 mod provider;
+mod publisher;
 mod range;
 mod reader;
 #[cfg(test)]
@@ -26,9 +27,14 @@ mod scan;
 #[cfg(test)]
 mod simulation;
 mod sink;
+#[cfg(test)]
+mod sink_simulation;
+#[cfg(test)]
+mod sink_tests;
 mod source;
 mod time;
 mod transaction;
+mod under_way;
 
 pub use definition::{
     Delivery, KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey, OPTION_NAMES, OnError, Startup,
@@ -39,4 +45,6 @@ pub use provider::KafkaTableProvider;
 pub use range::OffsetRange;
 pub use scan::KafkaScanExec;
 pub use source::KafkaJobSource;
-pub use transaction::{KafkaJobSink, PublishedRows, TopicOffset, job_witness};
+pub(crate) use transaction::KafkaJobSink;
+pub use transaction::{PublishedRows, TopicOffset, job_witness};
+pub use under_way::wait_for_inserts;

@@ -111,6 +111,8 @@ struct SimulatedClient {
     position: Option<i64>,
     queue: VecDeque<Queued>,
     is_dead: bool,
+    /// A fault that may be planted: nothing but a record shows that the client goes on.
+    shows_records_only: bool,
     events: VecDeque<Event>,
     began: Instant,
     elapsed: Duration,
@@ -127,6 +129,7 @@ impl SimulatedClient {
             position: None,
             queue: VecDeque::new(),
             is_dead: false,
+            shows_records_only: false,
             events: events.into(),
             began: Instant::now(),
             elapsed: Duration::ZERO,
@@ -202,6 +205,7 @@ impl Fetcher for SimulatedClient {
             && let Some(queued) = self.queue.pop_front()
         {
             match queued {
+                Queued::Control(_) if self.shows_records_only => {}
                 Queued::Control(offset) => self.position = Some(offset + 1),
                 Queued::Event(event) => {
                     if let Arrived::Record(record) = &event {
@@ -219,7 +223,7 @@ impl Fetcher for SimulatedClient {
     }
 
     fn fetched(&mut self) -> Option<i64> {
-        Some(self.fetch_position)
+        (!self.shows_records_only).then_some(self.fetch_position)
     }
 
     fn now(&self) -> Instant {
@@ -508,6 +512,97 @@ fn rows_of_aborted_and_control_records_are_no_silence() {
         let client = SimulatedClient::new(log.clone(), 0, 1_001, slow.collect());
         let answers = read(client, &[range(0, 1_001)], ends_range, None);
         assert_eq!(answers[0].as_ref().unwrap(), &(Read::All, vec![1_000]));
+    }
+}
+
+/// A log with long rows of one kind, and brokers that are slow: now and then they give a few offsets, and never are they silent
+/// for as long as a scan waits. Where reading starts, and where the first and the second batch end.
+fn slow_world() -> impl Strategy<Value = (Vec<Slot>, Vec<Event>, [OffsetRange; 2])> {
+    let stretch = (
+        prop_oneof![
+            2 => Just(Slot::Record),
+            1 => Just(Slot::Aborted),
+            1 => Just(Slot::Control),
+            1 => Just(Slot::Gap),
+        ],
+        1..60_usize,
+    );
+    let given = prop::collection::vec((1..4_i64, 1..7_u64), 0..120);
+    let part = 0.0..=1.0_f64;
+    (
+        prop::collection::vec(stretch, 1..8),
+        given,
+        part.clone(),
+        part.clone(),
+        part,
+    )
+        .prop_map(|(stretches, given, start, middle, end)| {
+            let slots = stretches
+                .into_iter()
+                .flat_map(|(slot, length)| std::iter::repeat_n(slot, length));
+            let log: Vec<Slot> = slots.collect();
+            let events = given
+                .into_iter()
+                .flat_map(|(most, seconds)| [Event::Fetch(most), Event::Quiet(seconds)]);
+            let length = log.len() as f64;
+            let mut places = [start, middle, end].map(|part| (part * length) as i64);
+            places.sort_unstable();
+            let [start, middle, end] = places;
+            (
+                log,
+                events.collect(),
+                [range(start, middle), range(middle, end)],
+            )
+        })
+}
+
+/// What is wrong with what was read of brokers that are slow: there an error is wrong as well.
+fn wrong_of_slow(
+    log: Vec<Slot>,
+    events: Vec<Event>,
+    ranges: &[OffsetRange],
+    shows_records_only: bool,
+) -> Option<String> {
+    let stable = i64::try_from(log.len()).unwrap();
+    let mut client = SimulatedClient::new(log.clone(), ranges[0].start, stable, events);
+    client.shows_records_only = shows_records_only;
+    let answers = read(client, ranges, ends_range, None);
+    let failed = answers.iter().find_map(|answer| answer.as_ref().err());
+    match failed {
+        Some(error) => Some(error.to_string()),
+        None => wrong(&log, ranges, &answers),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    #[test]
+    fn brokers_that_are_slow_are_no_brokers_that_are_silent(
+        (log, events, ranges) in slow_world()
+    ) {
+        prop_assert_eq!(wrong_of_slow(log, events, &ranges, false), None);
+    }
+}
+
+/// The simulation finds a scan for which only a record is progress: it gives up within a long row of aborted or control records.
+#[test]
+fn a_scan_that_takes_a_row_of_aborted_or_control_records_for_silence_is_found() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    for slot in [Slot::Aborted, Slot::Control] {
+        let mut runner = TestRunner::deterministic();
+        let found = (0..1_000).any(|_| {
+            let (log, events, ranges) = slow_world().new_tree(&mut runner).unwrap().current();
+            // Of what is no record, this kind alone.
+            let of_kind = |one: Slot| match one {
+                Slot::Record => Slot::Record,
+                _ => slot,
+            };
+            let log: Vec<Slot> = log.into_iter().map(of_kind).collect();
+            wrong_of_slow(log, events, &ranges, true).is_some()
+        });
+        assert!(found, "{slot:?}");
     }
 }
 

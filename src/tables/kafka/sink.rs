@@ -1,10 +1,12 @@
-//! INSERT into a topic: rows encoded on one thread, produced on another, counted by acknowledgement.
+//! INSERT into a topic: rows encoded by the statement's task, sent on threads beside it, counted by acknowledgement.
+//!
+//! No thread is held while rows are waited for: however many statements wait, nothing else does.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
@@ -21,16 +23,14 @@ use datafusion::physical_plan::metrics::{
 };
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, SendableRecordBatchStream};
 use futures::StreamExt;
+use futures::future::join;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Message, OwnedHeaders};
-use rdkafka::producer::{
-    BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig,
-};
-use tokio::sync::mpsc;
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, ProducerContext};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::exec::format::{EncodedRows, FormatOptions, RecordEncoder};
 use crate::tables::kafka::aside::aside;
 use crate::tables::kafka::client::{self, ClientSettings, Faults, code_error, request_error};
@@ -38,9 +38,8 @@ use crate::tables::kafka::codes::is_consequence;
 use crate::tables::kafka::definition::{Delivery, KafkaTable, MetadataKey};
 use crate::tables::kafka::ends;
 use crate::tables::kafka::headers::HeaderColumn;
-
-/// Encoded batches on their way to the producer's thread.
-const PIPELINE: usize = 4;
+use crate::tables::kafka::publisher::{CallError, Publisher, SentRecord};
+use crate::tables::kafka::under_way::UnderWay;
 
 /// Writes rows to a topic; the count is of rows the broker acknowledged.
 pub(crate) struct KafkaSink {
@@ -62,64 +61,81 @@ impl KafkaSink {
         ensure_topic(&self.table).await?;
         let encode_time = MetricBuilder::new(&self.metrics).subset_time("encode_time", 0);
         let table = Arc::clone(&self.table);
-        let produce = move |parcels| produce(table, parcels);
-        send_rows(&self.table, None, data, &encode_time, produce).await
+        let open = move || Insert::open(table);
+        send_rows(&self.table, None, data, &encode_time, open).await
     }
 }
 
-/// Encodes rows here and hands them to `produce` on a thread of its own; gives what it counted. Rows that are `withdrawn`
-/// go first, as tombstones.
-pub(super) async fn send_rows(
+/// Where records go. Each of its calls may block, and has a thread of its own.
+pub(super) trait Outlet: Send + Sized + 'static {
+    /// Sends the records of some rows.
+    ///
+    /// # Errors
+    ///
+    /// A record is refused, or the broker does not answer.
+    fn send(&mut self, rows: &EncodedBatch) -> Result<()>;
+
+    /// Ends the sending; gives how many records were acknowledged. `outcome` is what has become of it so far: `Ok(false)` says
+    /// that rows are missing.
+    ///
+    /// # Errors
+    ///
+    /// That of the sending so far, or its end fails.
+    fn end(self, outcome: Result<bool>) -> Result<u64>;
+}
+
+/// Encodes rows here and sends them through what `open` opens; gives what that counted. Rows that are `withdrawn` go first, as
+/// tombstones. The next rows are encoded while those before them are sent.
+pub(super) async fn send_rows<O: Outlet>(
     table: &Arc<KafkaTable>,
     withdrawn: Option<&RecordBatch>,
     mut data: SendableRecordBatchStream,
     encode_time: &Time,
-    produce: impl FnOnce(mpsc::Receiver<Parcel>) -> Result<u64> + Send + 'static,
+    open: impl FnOnce() -> Result<O> + Send + 'static,
 ) -> Result<u64> {
-    let (sender, receiver) = mpsc::channel(PIPELINE);
     let mut rows = RowEncoder::try_new(Arc::clone(table))?;
-    let tombstones = match withdrawn {
+    let mut ready = match withdrawn {
         Some(withdrawn) => Some(rows.encode(withdrawn, true)?),
         None => None,
     };
-    let producer = tokio::task::spawn_blocking(move || produce(receiver));
-    if let Some(tombstones) = tombstones {
-        // A producer that failed says so below.
-        let _ = sender.send(Parcel::Rows(Box::new(tombstones))).await;
-    }
-    let mut failure = None;
-    while let Some(batch) = data.next().await {
-        let encoded = batch.map_err(Error::from).and_then(|batch| {
+    let mut outlet = aside(open).await?;
+    let (outcome, failure) = loop {
+        let next = async {
+            let Some(batch) = data.next().await else {
+                return Ok(None);
+            };
+            let batch = batch.map_err(Error::from)?;
             let _timer = encode_time.timer();
-            rows.encode(&batch, false)
-        });
-        match encoded {
-            Ok(encoded) => {
-                // The receiver is gone only when producing failed: its error comes below.
-                if sender.send(Parcel::Rows(Box::new(encoded))).await.is_err() {
-                    break;
-                }
-            }
-            Err(error) => {
-                failure = Some(error);
-                break;
-            }
+            rows.encode(&batch, false).map(Some)
+        };
+        let (sent, next) = join(send(outlet, ready.take()), next).await;
+        let (back, sent) = sent?;
+        outlet = back;
+        match (sent, next) {
+            (Err(error), next) => break (Err(error), next.err()),
+            (Ok(()), Ok(Some(batch))) => ready = Some(batch),
+            (Ok(()), Ok(None)) => break (Ok(true), None),
+            (Ok(()), Err(failure)) => break (Ok(false), Some(failure)),
         }
-    }
-    if failure.is_none() {
-        let _ = sender.send(Parcel::Finish).await;
-    }
-    drop(sender);
-    let written = producer.await.unwrap_or_else(|error| {
-        Err(Error::internal(format!(
-            "the producer's thread failed: {error}"
-        )))
-    });
+    };
+    let written = aside(move || outlet.end(outcome)).await;
     match (failure, written) {
         (None, written) => written,
         (Some(failure), Ok(written)) => Err(failure.with_rows_written(written)),
         (Some(failure), Err(_)) => Err(failure),
     }
+}
+
+/// Sends the records of rows, if there are any; gives the outlet back, and what it said.
+async fn send<O: Outlet>(mut outlet: O, rows: Option<EncodedBatch>) -> Result<(O, Result<()>)> {
+    let Some(rows) = rows else {
+        return Ok((outlet, Ok(())));
+    };
+    aside(move || {
+        let sent = outlet.send(&rows);
+        Ok((outlet, sent))
+    })
+    .await
 }
 
 /// Makes records of rows, of which nothing is kept.
@@ -198,12 +214,6 @@ impl DataSink for KafkaSink {
     ) -> DataFusionResult<u64> {
         Ok(self.write(data).await?)
     }
-}
-
-/// What the producer's thread is sent. A channel that closes without `Finish` was cancelled.
-pub(super) enum Parcel {
-    Rows(Box<EncodedBatch>),
-    Finish,
 }
 
 /// A batch as the bytes of its records.
@@ -343,7 +353,7 @@ type Published = BTreeMap<i32, (i64, i64)>;
 
 /// Counts deliveries and keeps the first that failed.
 #[derive(Clone, Default)]
-pub(super) struct Deliveries {
+pub(crate) struct Deliveries {
     pub(super) faults: Faults,
     acknowledged: Arc<AtomicU64>,
     published: Arc<Mutex<Published>>,
@@ -374,6 +384,27 @@ impl Deliveries {
     pub(super) fn take_published(&self) -> Published {
         std::mem::take(&mut *lock(&self.published))
     }
+
+    /// A record was delivered.
+    pub(super) fn delivered(&self, partition: i32, offset: i64) {
+        self.acknowledged.fetch_add(1, Ordering::AcqRel);
+        lock(&self.published)
+            .entry(partition)
+            .and_modify(|range| *range = (range.0.min(offset), range.1.max(offset)))
+            .or_insert((offset, offset));
+    }
+
+    /// A record was not.
+    pub(super) fn refused(&self, error: &KafkaError, without_key: bool) {
+        let mut failure = lock(&self.failure);
+        // The record that was refused says more than those that were refused with it.
+        let explains = failure.as_ref().is_none_or(follows) && !follows(error);
+        if failure.is_none() || explains {
+            self.without_key.store(without_key, Ordering::Release);
+            *failure = Some(error.clone());
+        }
+        self.failed.fetch_add(1, Ordering::AcqRel);
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -395,25 +426,8 @@ impl ProducerContext for Deliveries {
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): Self::DeliveryOpaque) {
         match result {
-            Ok(record) => {
-                self.acknowledged.fetch_add(1, Ordering::AcqRel);
-                let offset = record.offset();
-                lock(&self.published)
-                    .entry(record.partition())
-                    .and_modify(|range| *range = (range.0.min(offset), range.1.max(offset)))
-                    .or_insert((offset, offset));
-            }
-            Err((error, record)) => {
-                let mut failure = lock(&self.failure);
-                // The record that was refused says more than those that were refused with it.
-                let explains = failure.as_ref().is_none_or(follows) && !follows(error);
-                if failure.is_none() || explains {
-                    self.without_key
-                        .store(record.key().is_none(), Ordering::Release);
-                    *failure = Some(error.clone());
-                }
-                self.failed.fetch_add(1, Ordering::AcqRel);
-            }
+            Ok(record) => self.delivered(record.partition(), record.offset()),
+            Err((error, record)) => self.refused(error, record.key().is_none()),
         }
     }
 }
@@ -422,21 +436,74 @@ fn follows(error: &KafkaError) -> bool {
     error.rdkafka_error_code().is_some_and(is_consequence)
 }
 
-/// The producer's thread: sends, waits for acknowledgements, commits.
-fn produce(table: Arc<KafkaTable>, mut parcels: mpsc::Receiver<Parcel>) -> Result<u64> {
-    let transactional = table.delivery == Delivery::Transactional;
-    let deliveries = Deliveries::default();
-    let producer = connect(&table.client, deliveries.clone(), transactional)?;
-    let session = Session {
-        table,
-        producer,
-        deliveries,
-    };
-    let outcome = session.send_all(&mut parcels);
-    if transactional {
-        session.end_transaction(outcome)
-    } else {
-        session.finish(outcome)
+/// An INSERT that is under way. One that is left before its end was cancelled, and is ended all the same.
+struct Insert {
+    opened: Option<Opened>,
+}
+
+struct Opened {
+    session: Session<BaseProducer<Deliveries>>,
+    /// Dropped after the session.
+    _under_way: UnderWay,
+}
+
+impl Opened {
+    fn cancel(self) {
+        if let Err(error) = self.session.end(Ok(false)) {
+            let topic = &self.session.table.topic;
+            tracing::warn!(%error, topic, "an INSERT that was cancelled was not ended");
+        }
+    }
+}
+
+impl Insert {
+    fn open(table: Arc<KafkaTable>) -> Result<Self> {
+        let under_way = UnderWay::of_insert().ok_or_else(|| {
+            let full = "too many INSERTs into topics are under way, or were cancelled and have not ended yet";
+            Error::new(ErrorKind::Exhausted, full).with_help("try again later")
+        })?;
+        let deliveries = Deliveries::default();
+        let transactional = table.delivery == Delivery::Transactional;
+        let producer = connect(&table.client, deliveries.clone(), transactional)?;
+        let session = Session {
+            table,
+            producer,
+            deliveries,
+        };
+        Ok(Self {
+            opened: Some(Opened {
+                session,
+                _under_way: under_way,
+            }),
+        })
+    }
+}
+
+impl Outlet for Insert {
+    fn send(&mut self, rows: &EncodedBatch) -> Result<()> {
+        match &self.opened {
+            Some(opened) => opened.session.send(rows),
+            None => Ok(()),
+        }
+    }
+
+    fn end(mut self, outcome: Result<bool>) -> Result<u64> {
+        match self.opened.take() {
+            Some(opened) => opened.session.end(outcome),
+            None => Ok(0),
+        }
+    }
+}
+
+impl Drop for Insert {
+    fn drop(&mut self) {
+        let Some(opened) = self.opened.take() else {
+            return;
+        };
+        // Without a thread the client ends alone, and the broker aborts the transaction when it times out.
+        let _ = std::thread::Builder::new()
+            .name("kafka-end".into())
+            .spawn(move || opened.cancel());
     }
 }
 
@@ -462,35 +529,27 @@ fn connect(
         .create_with_context(deliveries)
         .map_err(|error| settings.creation_error(&error))?;
     if transactional {
-        let fail = |error: &KafkaError| request_error(error, settings, &faults);
+        let fail = |failed: &CallError| request_error(&failed.error, settings, &faults);
         producer
             .init_transactions(settings.connect_timeout)
-            .map_err(|error| fail(&error))?;
-        producer.begin_transaction().map_err(|error| fail(&error))?;
+            .map_err(|failed| fail(&failed))?;
+        producer
+            .begin_transaction()
+            .map_err(|failed| fail(&failed))?;
     }
     Ok(producer)
 }
 
 /// A producer and what became of what it sent.
-pub(super) struct Session {
+pub(super) struct Session<P> {
     pub(super) table: Arc<KafkaTable>,
-    pub(super) producer: BaseProducer<Deliveries>,
+    pub(super) producer: P,
     pub(super) deliveries: Deliveries,
 }
 
-impl Session {
-    /// Sends until `Finish`; `Ok(false)` when the statement was cancelled before.
-    pub(super) fn send_all(&self, parcels: &mut mpsc::Receiver<Parcel>) -> Result<bool> {
-        while let Some(parcel) = parcels.blocking_recv() {
-            match parcel {
-                Parcel::Rows(batch) => self.send(&batch)?,
-                Parcel::Finish => return Ok(true),
-            }
-        }
-        Ok(false)
-    }
-
-    fn send(&self, batch: &EncodedBatch) -> Result<()> {
+impl<P: Publisher> Session<P> {
+    /// Sends the records of some rows.
+    pub(super) fn send(&self, batch: &EncodedBatch) -> Result<()> {
         for row in 0..batch.rows {
             let mut record = BaseRecord::<[u8], [u8]>::to(&self.table.topic);
             if let Some(value) = batch.values.get(row) {
@@ -514,7 +573,7 @@ impl Session {
         self.check()
     }
 
-    fn enqueue(&self, mut record: BaseRecord<'_, [u8], [u8]>) -> Result<()> {
+    fn enqueue(&self, mut record: SentRecord<'_>) -> Result<()> {
         loop {
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),
@@ -528,16 +587,46 @@ impl Session {
         }
     }
 
+    /// What has ended the transaction, or made the producer useless, by what the client keeps of it. It takes back the records that
+    /// wait then, and says of them no more than that.
+    fn ended_by(&self) -> Option<KafkaError> {
+        if let Some(code) = self.producer.fatal_error() {
+            return Some(KafkaError::MessageProduction(code));
+        }
+        // One transaction is open: another one does not begin, and the client says why this one has to be aborted, if it has to.
+        let error = self.producer.begin_transaction().err()?.error;
+        let is_open = matches!(
+            error.rdkafka_error_code(),
+            Some(RDKafkaErrorCode::State | RDKafkaErrorCode::NotConfigured) | None
+        );
+        (!is_open).then_some(error)
+    }
+
     /// Why a record was not written. `partition` is the one that it asked for, if that is known.
     fn refused(&self, error: &KafkaError, partition: Option<i32>) -> Error {
         let topic = &self.table.topic;
+        let is_taken_back = matches!(
+            error.rdkafka_error_code(),
+            Some(
+                RDKafkaErrorCode::PurgeQueue
+                    | RDKafkaErrorCode::PurgeInflight
+                    | RDKafkaErrorCode::State
+                    | RDKafkaErrorCode::Fatal
+            )
+        );
+        let cause = is_taken_back.then(|| self.ended_by()).flatten();
+        let error = cause.as_ref().unwrap_or(error);
         let code = error.rdkafka_error_code();
         let said = match (code, partition) {
-            (Some(RDKafkaErrorCode::UnknownPartition), Some(partition)) => {
-                format!("topic '{topic}' has no partition {partition}")
-            }
-            (Some(RDKafkaErrorCode::UnknownPartition), None) => {
-                format!("topic '{topic}' has no partition as high as a row asks for")
+            (Some(RDKafkaErrorCode::UnknownPartition), partition) => {
+                let which = match partition {
+                    Some(partition) => partition.to_string(),
+                    None => "as high as a row asks for".to_owned(),
+                };
+                return Error::data(format!("topic '{topic}' has no partition {which}"))
+                    .with_help(
+                        "add partitions to the topic, or write others to the column of metadata 'partition'",
+                    );
             }
             (Some(RDKafkaErrorCode::MessageSizeTooLarge), _) => {
                 format!("a record is too large for topic '{topic}'")
@@ -565,11 +654,11 @@ impl Session {
     /// became of the records is reported on soon after.
     fn failed(&self, error: &KafkaError, partition: Option<i32>) -> Error {
         let is_consequence = error.rdkafka_error_code().is_some_and(is_consequence);
-        let start = Instant::now();
+        let start = self.producer.now();
         while is_consequence
             && self.deliveries.failure().is_none()
             && self.producer.in_flight_count() > 0
-            && start.elapsed() < self.table.client.connect_timeout
+            && self.producer.now() - start < self.table.client.connect_timeout
         {
             self.producer.poll(Duration::from_millis(20));
         }
@@ -590,7 +679,7 @@ impl Session {
     pub(super) fn flush(&self, patience: Duration) -> Result<()> {
         /// Between two looks. Polling with a timeout takes all of it, whatever comes, and its last millisecond is busy.
         const LOOK: Duration = Duration::from_micros(200);
-        let mut progress = Instant::now();
+        let mut progress = self.producer.now();
         let mut acknowledged = self.deliveries.acknowledged();
         loop {
             self.producer.poll(Duration::ZERO);
@@ -601,13 +690,21 @@ impl Session {
             // Not what is in flight: that counts the client's own events as well.
             let now = self.deliveries.acknowledged();
             if now != acknowledged {
-                (acknowledged, progress) = (now, Instant::now());
+                (acknowledged, progress) = (now, self.producer.now());
                 continue;
             }
-            if progress.elapsed() > patience {
+            if self.producer.now() - progress > patience {
                 return Err(self.table.client.unavailable(&self.deliveries.faults));
             }
-            std::thread::sleep(LOOK);
+            self.producer.pause(LOOK);
+        }
+    }
+
+    /// Ends an INSERT; `Ok(false)` says that it was cancelled, or that its rows are missing.
+    fn end(&self, outcome: Result<bool>) -> Result<u64> {
+        match self.table.delivery {
+            Delivery::Transactional => self.end_transaction(outcome),
+            Delivery::Idempotent | Delivery::AtLeastOnce => self.finish(outcome),
         }
     }
 
@@ -628,7 +725,9 @@ impl Session {
                 self.flush(settings.transaction_timeout)?;
                 self.producer
                     .commit_transaction(settings.transaction_timeout)
-                    .map_err(|error| request_error(&error, settings, &self.deliveries.faults))?;
+                    .map_err(|failed| {
+                        request_error(&failed.error, settings, &self.deliveries.faults)
+                    })?;
             }
             Ok(finished)
         };
@@ -647,14 +746,15 @@ impl Session {
     pub(super) fn abort(&self) -> Result<()> {
         let settings = &self.table.client;
         // The abort waits until every record has been reported on, and reports are served here.
-        self.producer
-            .purge(PurgeConfig::default().queue().inflight());
-        let start = Instant::now();
-        while self.producer.in_flight_count() > 0 && start.elapsed() < settings.connect_timeout {
+        self.producer.purge();
+        let start = self.producer.now();
+        while self.producer.in_flight_count() > 0
+            && self.producer.now() - start < settings.connect_timeout
+        {
             self.producer.poll(Duration::from_millis(20));
         }
         self.producer
             .abort_transaction(settings.connect_timeout)
-            .map_err(|error| request_error(&error, settings, &self.deliveries.faults))
+            .map_err(|failed| request_error(&failed.error, settings, &self.deliveries.faults))
     }
 }

@@ -14,9 +14,9 @@ use std::time::Duration;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use datafusion::physical_plan::metrics::Time;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseProducer, Producer};
+use rdkafka::producer::BaseProducer;
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::core::jobs::Identity;
@@ -24,8 +24,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::tables::kafka::aside::aside;
 use crate::tables::kafka::client::{Faults, request_error};
 use crate::tables::kafka::definition::{Delivery, KafkaTable};
-use crate::tables::kafka::identity::identity;
-use crate::tables::kafka::sink::{Deliveries, Session, encode_rows, ensure_topic, send_rows};
+use crate::tables::kafka::publisher::{Called, Clock, Group, Publisher};
+use crate::tables::kafka::sink::{
+    Deliveries, EncodedBatch, Outlet, Session, encode_rows, ensure_topic, send_rows,
+};
+use crate::tables::kafka::under_way::UnderWay;
 
 /// Where a job stands in one partition of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,15 +51,17 @@ pub struct PublishedRows {
 }
 
 /// The sink of a job. Whoever has taken it over last owns it: every call of an earlier owner fails.
-#[derive(Clone)]
-pub struct KafkaJobSink {
-    inner: Arc<Inner>,
+pub(crate) type KafkaJobSink = JobTopic<BaseConsumer<Faults>>;
+
+/// The sink of a job, whatever its client is.
+pub(crate) struct JobTopic<G: Group> {
+    inner: Arc<Inner<G>>,
 }
 
-struct Inner {
-    session: Session,
+struct Inner<G: Group> {
+    session: Session<G::Publisher>,
     /// Asks for committed offsets and names the group; it is no member of it.
-    group: BaseConsumer<Faults>,
+    group: G,
     in_transactions: bool,
 }
 
@@ -67,39 +72,66 @@ impl KafkaJobSink {
     /// # Errors
     ///
     /// The broker does not answer, or refuses.
-    pub async fn take_over(table: Arc<KafkaTable>, id: &str) -> Result<Self> {
+    pub(crate) async fn take_over(table: Arc<KafkaTable>, id: &str) -> Result<Self> {
         ensure_topic(&table).await?;
         let id = id.to_owned();
+        Self::own(table, move |table, deliveries| {
+            connect(table, &id, deliveries)
+        })
+        .await
+    }
+}
+
+/// The clients of a job that has this transactional id and this group.
+fn connect(
+    table: &KafkaTable,
+    id: &str,
+    deliveries: Deliveries,
+) -> Result<(BaseProducer<Deliveries>, BaseConsumer<Faults>)> {
+    let settings = &table.client;
+    let timeout = settings.transaction_timeout.as_millis().to_string();
+    let mut config = settings.producer_config();
+    config.set("message.timeout.ms", &timeout);
+    if table.delivery != Delivery::AtLeastOnce {
+        config
+            .set("transactional.id", id)
+            .set("transaction.timeout.ms", &timeout);
+    }
+    // After a commit the broker answers "concurrent transactions" for a moment; the default waits 100 ms.
+    for (name, value) in [
+        ("retry.backoff.ms", "1"),
+        ("retry.backoff.max.ms", "2"),
+        ("linger.ms", "0"),
+    ] {
+        settings.set_unless_given(&mut config, name, value);
+    }
+    let producer = config
+        .create_with_context(deliveries)
+        .map_err(|error| settings.creation_error(&error))?;
+    let group = settings.group_consumer(id, Faults::default())?;
+    Ok((producer, group))
+}
+
+impl<G: Group> JobTopic<G> {
+    /// Takes the topic over with the clients that `connect` makes.
+    ///
+    /// # Errors
+    ///
+    /// As of [`KafkaJobSink::take_over`].
+    pub(super) async fn own(
+        table: Arc<KafkaTable>,
+        connect: impl FnOnce(&KafkaTable, Deliveries) -> Result<(G::Publisher, G)> + Send + 'static,
+    ) -> Result<Self> {
         aside(move || {
-            let settings = &table.client;
             let deliveries = Deliveries::default();
-            let faults = deliveries.faults.clone();
-            let timeout = settings.transaction_timeout.as_millis().to_string();
-            let mut config = settings.producer_config();
-            config.set("message.timeout.ms", &timeout);
+            let (producer, group) = connect(&table, deliveries.clone())?;
             let in_transactions = table.delivery != Delivery::AtLeastOnce;
             if in_transactions {
-                config
-                    .set("transactional.id", &id)
-                    .set("transaction.timeout.ms", &timeout);
-            }
-            // After a commit the broker answers "concurrent transactions" for a moment; the default waits 100 ms.
-            for (name, value) in [
-                ("retry.backoff.ms", "1"),
-                ("retry.backoff.max.ms", "2"),
-                ("linger.ms", "0"),
-            ] {
-                settings.set_unless_given(&mut config, name, value);
-            }
-            let producer: BaseProducer<Deliveries> = config
-                .create_with_context(deliveries.clone())
-                .map_err(|error| settings.creation_error(&error))?;
-            if in_transactions {
+                let settings = &table.client;
                 producer
                     .init_transactions(settings.connect_timeout)
-                    .map_err(|error| request_error(&error, settings, &faults))?;
+                    .map_err(|failed| request_error(&failed.error, settings, &deliveries.faults))?;
             }
-            let group = settings.group_consumer(&id, Faults::default())?;
             let session = Session {
                 table,
                 producer,
@@ -121,7 +153,7 @@ impl KafkaJobSink {
     /// # Errors
     ///
     /// The broker does not answer.
-    pub async fn witness(&self) -> Result<Option<String>> {
+    pub(crate) async fn witness(&self) -> Result<Option<String>> {
         let inner = Arc::clone(&self.inner);
         aside(move || {
             let found = committed_witness(&inner.group, &inner.session.table);
@@ -136,34 +168,16 @@ impl KafkaJobSink {
     /// # Errors
     ///
     /// The rows' own error, a record that is refused, the broker. The transaction is to be aborted then.
-    pub async fn write(
+    pub(crate) async fn write(
         &self,
         withdrawn: Option<&RecordBatch>,
         rows: SendableRecordBatchStream,
     ) -> Result<PublishedRows> {
         let inner = Arc::clone(&self.inner);
-        let table = Arc::clone(&self.inner.session.table);
-        let deliveries = self.inner.session.deliveries.clone();
-        let produce = move |mut parcels| {
-            let session = &inner.session;
-            let before = session.deliveries.acknowledged();
-            session.deliveries.take_published();
-            inner.begin()?;
-            let sent = session.send_all(&mut parcels).and_then(|is_whole| {
-                if !is_whole {
-                    return Err(Error::new(ErrorKind::Cancelled, "the batch was cancelled"));
-                }
-                // Nothing is in doubt yet: the job says that it waits, and tries the batch again.
-                session.flush(session.table.client.patience())
-            });
-            sent.map_err(|error| match session.deliveries.failure() {
-                Some(refused) if is_fenced(&refused) => fenced(),
-                _ => error,
-            })?;
-            Ok(session.deliveries.acknowledged() - before)
-        };
-        let rows = send_rows(&table, withdrawn, rows, &Time::new(), produce).await?;
-        let published = deliveries.take_published().into_iter();
+        let session = &self.inner.session;
+        let open = move || Batch::begin(inner);
+        let rows = send_rows(&session.table, withdrawn, rows, &Time::new(), open).await?;
+        let published = session.deliveries.take_published().into_iter();
         Ok(PublishedRows {
             rows,
             offsets: published
@@ -177,7 +191,7 @@ impl KafkaJobSink {
     /// # Errors
     ///
     /// The rows' own error, a row that cannot be written as a record.
-    pub async fn rehearse(&self, rows: SendableRecordBatchStream) -> Result<()> {
+    pub(crate) async fn rehearse(&self, rows: SendableRecordBatchStream) -> Result<()> {
         encode_rows(&self.inner.session.table, rows).await
     }
 
@@ -186,7 +200,7 @@ impl KafkaJobSink {
     /// # Errors
     ///
     /// The broker refuses.
-    pub async fn begin(&self) -> Result<()> {
+    pub(crate) async fn begin(&self) -> Result<()> {
         let inner = Arc::clone(&self.inner);
         aside(move || inner.begin()).await
     }
@@ -197,7 +211,12 @@ impl KafkaJobSink {
     ///
     /// Another runner has taken the job over, or the broker does not answer: then it cannot be told whether the
     /// transaction was committed, and only the witness can say after the next takeover.
-    pub async fn commit(&self, offsets: &[TopicOffset], batch: u64, witness: &str) -> Result<()> {
+    pub(crate) async fn commit(
+        &self,
+        offsets: &[TopicOffset],
+        batch: u64,
+        witness: &str,
+    ) -> Result<()> {
         let mut list = TopicPartitionList::with_capacity(offsets.len() + 1);
         let table = &self.inner.session.table;
         for at in offsets {
@@ -215,20 +234,14 @@ impl KafkaJobSink {
             if !inner.in_transactions {
                 return inner
                     .group
-                    .commit(&list, CommitMode::Sync)
+                    .commit_offsets(&list)
                     .map_err(|error| inner.failed(&error));
             }
+            inner.add_offsets(list)?;
             let producer = &inner.session.producer;
             let timeout = inner.session.table.client.transaction_timeout;
-            let group = inner
-                .group
-                .group_metadata()
-                .ok_or_else(|| Error::internal("the client has no group"))?;
-            again(timeout, || {
-                producer.send_offsets_to_transaction(&list, &group, timeout)
-            })
-            .and_then(|()| again(timeout, || producer.commit_transaction(timeout)))
-            .map_err(|error| inner.failed(&error))
+            again(producer, timeout, || producer.commit_transaction(timeout))
+                .map_err(|error| inner.failed(&error))
         })
         .await
     }
@@ -238,7 +251,7 @@ impl KafkaJobSink {
     /// # Errors
     ///
     /// The broker does not answer; it aborts by itself when the transaction times out or the job is taken over.
-    pub async fn abort(&self) -> Result<()> {
+    pub(crate) async fn abort(&self) -> Result<()> {
         if !self.inner.in_transactions {
             return Ok(());
         }
@@ -246,40 +259,136 @@ impl KafkaJobSink {
         aside(move || inner.session.abort()).await
     }
 
+    /// The same, without waiting for it; a process that ends waits a moment.
+    pub(crate) fn abandon(&self) {
+        if !self.inner.in_transactions {
+            return;
+        }
+        let (inner, under_way) = (Arc::clone(&self.inner), UnderWay::begin());
+        let end = move || {
+            if let Err(error) = inner.session.abort() {
+                tracing::debug!(%error, "the transaction was not aborted; the broker does it");
+            }
+            drop(inner);
+            drop(under_way);
+        };
+        // Without a thread the broker aborts the transaction when it times out.
+        let thread = std::thread::Builder::new().name("kafka-end".to_owned());
+        let _ = thread.spawn(end);
+    }
+
     /// Which topic it is now (IDENT-1).
     ///
     /// # Errors
     ///
     /// The topic is gone, or the broker does not answer.
-    pub async fn identity(&self) -> Result<Identity> {
+    pub(crate) async fn identity(&self) -> Result<Identity> {
         let inner = Arc::clone(&self.inner);
         aside(move || {
             let table = &inner.session.table;
-            identity(&table.client, &inner.group, &table.topic)
+            inner.group.identity(&table.client, &table.topic)
         })
         .await
     }
 
     /// How long a transaction may be open.
-    pub fn timeout(&self) -> Duration {
+    pub(crate) fn timeout(&self) -> Duration {
         self.inner.session.table.client.transaction_timeout
     }
 
     /// The sink's topic.
-    pub fn topic(&self) -> &str {
+    pub(crate) fn topic(&self) -> &str {
         &self.inner.session.table.topic
     }
 }
 
-impl std::fmt::Debug for KafkaJobSink {
+impl<G: Group> Clone for JobTopic<G> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+}
+
+impl<G: Group> std::fmt::Debug for JobTopic<G> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("KafkaJobSink")
+        f.debug_struct("JobTopic")
             .field("topic", &self.topic())
             .finish_non_exhaustive()
     }
 }
 
-impl Inner {
+/// The rows of a batch on their way into the job's transaction.
+struct Batch<G: Group> {
+    inner: Arc<Inner<G>>,
+    /// What was acknowledged before it.
+    before: u64,
+}
+
+impl<G: Group> Batch<G> {
+    fn begin(inner: Arc<Inner<G>>) -> Result<Self> {
+        let before = inner.session.deliveries.acknowledged();
+        inner.session.deliveries.take_published();
+        inner.begin()?;
+        Ok(Self { inner, before })
+    }
+}
+
+impl<G: Group> Outlet for Batch<G> {
+    fn send(&mut self, rows: &EncodedBatch) -> Result<()> {
+        self.inner.session.send(rows)
+    }
+
+    fn end(self, outcome: Result<bool>) -> Result<u64> {
+        let session = &self.inner.session;
+        let sent = outcome.and_then(|is_whole| {
+            if !is_whole {
+                return Err(Error::new(ErrorKind::Cancelled, "the batch was cancelled"));
+            }
+            // Nothing is in doubt yet: the job says that it waits, and tries the batch again.
+            session.flush(session.table.client.patience())
+        });
+        sent.map_err(|error| match self.inner.is_fenced_off() {
+            true => fenced(),
+            false => error,
+        })?;
+        Ok(session.deliveries.acknowledged() - self.before)
+    }
+}
+
+impl<G: Group> Inner<G> {
+    /// Makes offsets part of the transaction.
+    ///
+    /// The client has an end for the first of its two requests only: for the second it waits until the group's coordinator
+    /// answers. So the call is left alone after a while. Nothing is in doubt before the commit, and the runner that takes the job
+    /// over next fences this producer off.
+    fn add_offsets(self: &Arc<Self>, list: TopicPartitionList) -> Result<()> {
+        /// The client's own time is over by then.
+        const LATE: Duration = Duration::from_secs(30);
+        let settings = &self.session.table.client;
+        let patience = settings.patience();
+        let (answer, answered) = std::sync::mpsc::channel();
+        let inner = Arc::clone(self);
+        let call = move || {
+            let producer = &inner.session.producer;
+            let added = again(producer, patience, || {
+                inner.group.send_offsets(producer, &list, patience)
+            });
+            // The runner does not wait for a late answer.
+            let _ = answer.send(added);
+        };
+        std::thread::Builder::new()
+            .name("kafka-offsets".to_owned())
+            .spawn(call)
+            .map_err(|error| {
+                Error::unavailable(format!("no thread for a call to Kafka: {error}"))
+            })?;
+        match answered.recv_timeout(patience * 2 + LATE) {
+            Ok(added) => added.map_err(|error| self.failed(&error)),
+            Err(_) => Err(settings.unavailable(&self.session.deliveries.faults)),
+        }
+    }
+
     fn begin(&self) -> Result<()> {
         if !self.in_transactions {
             return Ok(());
@@ -287,27 +396,35 @@ impl Inner {
         self.session
             .producer
             .begin_transaction()
-            .map_err(|error| self.failed(&error))
+            .map_err(|failed| self.failed(&failed.error))
     }
 
     fn failed(&self, error: &KafkaError) -> Error {
-        if is_fenced(error) {
+        let fatal = self.session.producer.fatal_error();
+        let codes = error.rdkafka_error_code().into_iter().chain(fatal);
+        if codes.into_iter().any(is_fenced) {
             return fenced();
         }
         let (settings, faults) = (&self.session.table.client, &self.session.deliveries.faults);
         request_error(error, settings, faults)
     }
+
+    /// Whether that is why records were refused. The client says only of some of them why; those that come later it does not take.
+    fn is_fenced_off(&self) -> bool {
+        let refused = self.session.deliveries.failure();
+        let refused = refused.and_then(|error| error.rdkafka_error_code());
+        let fatal = self.session.producer.fatal_error();
+        refused.into_iter().chain(fatal).any(is_fenced)
+    }
 }
 
 /// Whether the broker has given the producer's place to a later one.
-fn is_fenced(error: &KafkaError) -> bool {
+fn is_fenced(code: RDKafkaErrorCode) -> bool {
     matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::Fenced
-                | RDKafkaErrorCode::ProducerFenced
-                | RDKafkaErrorCode::InvalidProducerEpoch
-        )
+        code,
+        RDKafkaErrorCode::Fenced
+            | RDKafkaErrorCode::ProducerFenced
+            | RDKafkaErrorCode::InvalidProducerEpoch
     )
 }
 
@@ -318,33 +435,41 @@ fn fenced() -> Error {
     )
 }
 
-/// Repeats a call that librdkafka says may be repeated.
+/// Before a call is made again.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Repeats a call that the client says may be repeated.
 fn again(
+    clock: &impl Clock,
     patience: Duration,
-    mut call: impl FnMut() -> std::result::Result<(), KafkaError>,
-) -> std::result::Result<(), KafkaError> {
-    let start = std::time::Instant::now();
+    mut call: impl FnMut() -> Called,
+) -> Result<(), KafkaError> {
+    let start = clock.now();
     loop {
         match call() {
-            Err(KafkaError::Transaction(error))
-                if error.is_retriable() && start.elapsed() < patience => {}
-            other => return other,
+            Err(failed) if failed.may_repeat && clock.now() - start < patience => {
+                clock.pause(PAUSE);
+            }
+            other => return other.map_err(|failed| failed.error),
         }
     }
 }
+
 /// What the group's offset of partition 0 was committed with.
-fn committed_witness(
-    group: &BaseConsumer<Faults>,
-    table: &KafkaTable,
-) -> Result<Option<String>, KafkaError> {
-    let mut wanted = TopicPartitionList::with_capacity(1);
-    wanted.add_partition(&table.topic, 0);
-    let found = group.committed_offsets(wanted, table.client.connect_timeout)?;
-    let element = found.find_partition(&table.topic, 0);
-    Ok(element.and_then(|element| match element.offset() {
-        Offset::Offset(_) => Some(element.metadata().to_owned()),
-        _ => None,
-    }))
+fn committed_witness(group: &impl Group, table: &KafkaTable) -> Result<Option<String>, KafkaError> {
+    let patience = table.client.connect_timeout;
+    let start = group.now();
+    loop {
+        let found = group.committed_metadata(&table.topic, 0, patience);
+        // A transaction has ended, and its offsets are about to count: what counted before is no answer, and neither is none.
+        let is_unstable = found.as_ref().is_err_and(|error| {
+            error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnstableOffsetCommit)
+        });
+        if !is_unstable || group.now() - start >= patience {
+            return found;
+        }
+        group.pause(PAUSE);
+    }
 }
 
 /// The witness of the last transaction that a job committed, asked for without taking the topic over; none if there is none, or

@@ -212,3 +212,70 @@ fn exact_2_a_job_into_a_store_that_hides_successes() {
     assert_eq!(kept, (0..24).collect::<Vec<_>>());
     assert!(proxy.disturbed().len() > 6);
 }
+
+#[test]
+fn a_job_waits_for_a_store_that_refuses_in_the_middle_of_a_batch() {
+    let name = "delta::s3_lies::a_job_waits_for_a_store_that_refuses_in_the_middle_of_a_batch";
+    let Some(store) = store(name) else { return };
+    let proxy = Proxy::before(&store.endpoint);
+    let work = Workspace::new();
+    let place = crate::support::topic("refuses");
+    let (bucket, endpoint) = (&store.bucket, proxy.url());
+    let options = format!(
+        "'aws.endpoint' '{endpoint}', 'aws.allow_http' 'true', 'aws.region' 'us-east-1', 'aws.access_key_id' 'anabranch', \
+         'aws.secret_access_key' 'anabranch-secret'"
+    );
+    work.file(
+        "tables.sql",
+        &format!(
+            "CREATE EXTERNAL TABLE written (v BIGINT) STORED AS DELTA LOCATION 's3://{bucket}/{place}/written' \
+             OPTIONS ({options});\n\
+             CREATE EXTERNAL TABLE numbers STORED AS DELTA LOCATION 's3://{bucket}/{place}/written' \
+             OPTIONS ('scan.mode' 'stream', {options});\n\
+             CREATE EXTERNAL TABLE kept (v BIGINT) STORED AS DELTA LOCATION 's3://{bucket}/{place}/kept' OPTIONS ({options});\n"
+        ),
+    );
+    work.file(
+        "jobs.sql",
+        "CREATE JOB keeping WITH ('batch.max_rows' '2') AS INSERT INTO kept SELECT v FROM numbers;\n",
+    );
+    let inserts: Vec<String> = (0..8)
+        .map(|n| format!("INSERT INTO written VALUES ({}), ({});", 2 * n, 2 * n + 1))
+        .collect();
+    work.sql(&["tables.sql"], &[&inserts.concat()]).ok();
+    // From the first file of the sink on, again and again, and more and more seldom, whatever is asked for.
+    let (mut begun, mut passes, mut next) = (false, 0, 1);
+    proxy.rule(move |request| {
+        let is_file = request.method == "PUT" && request.target.contains(".parquet");
+        begun |= is_file && request.target.contains("/kept/");
+        if !begun {
+            return Fate::Pass;
+        }
+        passes += 1;
+        if passes < next {
+            return Fate::Pass;
+        }
+        if passes == next + 1 {
+            next += 23 + next / 2;
+        }
+        Fate::Refuse(403)
+    });
+    let mut command = work.command();
+    command.args(["run", "tables.sql", "jobs.sql", "--until-caught-up"]);
+    crate::support::Ran::of(&mut command).ok();
+    let disturbed = proxy.disturbed();
+    assert!(disturbed.len() >= 4, "{disturbed:?}");
+    proxy.pass();
+    let shown = work
+        .sql(&["tables.sql"], &["SELECT v FROM kept ORDER BY v"])
+        .ok();
+    let kept: Vec<u64> = shown
+        .out
+        .lines()
+        .map(|line| {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            row["v"].as_u64().unwrap()
+        })
+        .collect();
+    assert_eq!(kept, (0..16).collect::<Vec<_>>());
+}

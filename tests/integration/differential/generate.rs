@@ -46,8 +46,18 @@ pub(super) const TABLES: [(&str, &str); 2] = [
 pub(super) struct Statement {
     pub(super) ours: String,
     pub(super) theirs: String,
-    /// Whether DOUBLE is computed in it.
-    pub(super) has_doubles: bool,
+    pub(super) exactness: Exactness,
+}
+
+/// How near a DOUBLE must be to the other engine's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exactness {
+    /// Each bit is the same.
+    Exact,
+    /// It is a quotient of exact numbers: how often it is rounded on the way is not said.
+    Quotient,
+    /// The last column but one is a sum of DOUBLE, or their average, in any order; the last is the greatest summand without its sign.
+    Summed,
 }
 
 /// An expression for both engines.
@@ -116,14 +126,14 @@ const TYPES: [Type; 8] = [
 /// A source of statements; the same for the same seed.
 pub(super) struct Generator {
     state: u64,
-    has_doubles: bool,
+    exactness: Exactness,
 }
 
 impl Generator {
     pub(super) fn new(seed: u64) -> Self {
         Self {
             state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
-            has_doubles: false,
+            exactness: Exactness::Exact,
         }
     }
 
@@ -146,18 +156,20 @@ impl Generator {
 
     /// A statement of any kind.
     pub(super) fn statement(&mut self) -> Statement {
-        self.has_doubles = false;
-        let sql = match self.below(10) {
+        self.exactness = Exactness::Exact;
+        let sql = match self.below(12) {
             0..=4 => self.projection(),
             5 | 6 => self.aggregate(),
             7 => self.filtered(),
             8 => self.join(),
+            9 => self.window(),
+            10 => self.ordered(),
             _ => self.membership(),
         };
         Statement {
             ours: sql.ours,
             theirs: sql.theirs,
-            has_doubles: self.has_doubles,
+            exactness: self.exactness,
         }
     }
 
@@ -179,13 +191,50 @@ impl Generator {
         Sql::of("SELECT k, i, s FROM t WHERE {}", &[&condition])
     }
 
-    fn aggregate(&mut self) -> Sql {
+    /// The first values of an order, and distinct ones.
+    fn ordered(&mut self) -> Sql {
+        let of = self.one(&TYPES);
+        let value = self.value(of, 1);
+        let distinct = self.one(&["", "DISTINCT "]);
+        let order = self.one(&["ASC NULLS LAST", "DESC NULLS LAST", "ASC NULLS FIRST"]);
+        Sql::of(
+            &format!(
+                "SELECT {distinct}x FROM (SELECT {{}} AS x FROM t) AS v ORDER BY x {order} LIMIT 4"
+            ),
+            &[&value],
+        )
+    }
+
+    /// The columns of a call of an aggregate; `over` is what stands behind it.
+    fn call(&mut self, functions: &[&str], over: &Sql) -> Sql {
         let of = self.one(&[Type::Int, Type::BigInt, Type::Decimal, Type::Double]);
         let argument = match self.below(3) {
             0 => self.value(of, 1),
             _ => self.column(of),
         };
-        let function = self.one(&[
+        let function = self.one(functions);
+        let call = Sql::of(&format!("{function}{{}} AS x"), &[&argument, over]);
+        let is_average = function.starts_with("avg");
+        if of == Type::Double && (is_average || function.starts_with("sum")) {
+            self.exactness = Exactness::Summed;
+            let greatest = Sql::of("max(abs({})){} AS greatest", &[&argument, over]);
+            return Sql::of("{}, {}", &[&call, &greatest]);
+        }
+        if is_average {
+            self.exactness = Exactness::Quotient;
+        }
+        call
+    }
+
+    fn aggregate(&mut self) -> Sql {
+        let over = match self.below(4) {
+            0 => {
+                let condition = self.condition(1);
+                Sql::of(" FILTER (WHERE {})", &[&condition])
+            }
+            _ => Sql::same(""),
+        };
+        let functions = [
             "count({})",
             "sum({})",
             "min({})",
@@ -193,24 +242,41 @@ impl Generator {
             "avg({})",
             "count(DISTINCT {})",
             "sum(DISTINCT {})",
-        ]);
-        let mut call = Sql::of(function, &[&argument]);
-        if self.below(4) == 0 {
-            let condition = self.condition(1);
-            call = Sql::of("{} FILTER (WHERE {})", &[&call, &condition]);
-        }
+            "avg(DISTINCT {})",
+        ];
+        let call = self.call(&functions, &over);
         match self.below(4) {
-            0 => Sql::of("SELECT {} AS x FROM t", &[&call]),
-            1 => Sql::of("SELECT k, {} AS x FROM t GROUP BY k", &[&call]),
+            0 => Sql::of("SELECT {} FROM t", &[&call]),
+            1 => Sql::of("SELECT k, {} FROM t GROUP BY k", &[&call]),
             2 => Sql::of(
-                "SELECT k, z, {} AS x FROM t GROUP BY GROUPING SETS ((k), (z), (k, z), ())",
+                "SELECT k, z, {} FROM t GROUP BY GROUPING SETS ((k), (z), (k, z), ())",
                 &[&call],
             ),
             _ => Sql::of(
-                "SELECT k, {} AS x FROM t GROUP BY k HAVING count(*) > 1",
+                "SELECT k, {} FROM t GROUP BY k HAVING count(*) > 1",
                 &[&call],
             ),
         }
+    }
+
+    /// An aggregate over frames of rows. No two rows are alike in `k` and `i`.
+    fn window(&mut self) -> Sql {
+        let order = self.one(&[
+            "PARTITION BY k ORDER BY i NULLS LAST",
+            "PARTITION BY k ORDER BY i DESC NULLS LAST",
+            "ORDER BY k NULLS FIRST, i NULLS LAST",
+        ]);
+        let frame = self.one(&[
+            "",
+            " ROWS BETWEEN 1 PRECEDING AND CURRENT ROW",
+            " ROWS BETWEEN CURRENT ROW AND 2 FOLLOWING",
+            " ROWS BETWEEN 2 PRECEDING AND 1 PRECEDING",
+            " ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING",
+        ]);
+        let over = Sql::same(format!(" OVER ({order}{frame})"));
+        let functions = ["count({})", "sum({})", "min({})", "max({})", "avg({})"];
+        let call = self.call(&functions, &over);
+        Sql::of("SELECT k, i, {} FROM t", &[&call])
     }
 
     fn join(&mut self) -> Sql {
@@ -263,7 +329,6 @@ impl Generator {
     }
 
     fn column(&mut self, of: Type) -> Sql {
-        self.has_doubles |= of == Type::Double;
         Sql::same(match of {
             Type::Int => self.one(&["k", "i"]),
             Type::BigInt => "b",
@@ -277,7 +342,6 @@ impl Generator {
     }
 
     fn literal(&mut self, of: Type) -> Sql {
-        self.has_doubles |= of == Type::Double;
         let text = match of {
             Type::Int => {
                 let value = self.one(&["0", "1", "-1", "2", "7", "100000", "2147483647", "NULL"]);
@@ -413,7 +477,7 @@ impl Generator {
             (0, _) => Sql::of("({} + {})", &[&one, &other]),
             (1, _) => Sql::of("({} - {})", &[&one, &other]),
             (2, _) => Sql::of("({} * {})", &[&one, &other]),
-            (3, Type::Double) => Sql::of("({} * {})", &[&one, &other]),
+            (3, Type::Double) => Sql::of("({} / {})", &[&one, &other]),
             (3, _) => Sql::both(
                 "({} / nullif({}, 0))",
                 "({} // nullif({}, 0))",

@@ -23,7 +23,7 @@ mod windows;
 
 use std::process::{Child, Command, Stdio};
 
-use crate::support::{Ran, Workspace, consume_on, kafka, kafka_tool};
+use crate::support::{Ran, Workspace, consume_on, create_topic_on, kafka, kafka_tool, produce_on};
 
 /// A job from one topic to another, and its tables.
 struct Pipeline {
@@ -45,20 +45,7 @@ impl Pipeline {
     fn on(bootstrap: &str, name: &str, partitions: u32) -> Self {
         let source = crate::support::topic(&format!("{name}-in"));
         let sink = crate::support::topic(&format!("{name}-out"));
-        let count = partitions.to_string();
-        kafka_tool(
-            &[
-                "kafka-topics",
-                "--bootstrap-server",
-                bootstrap,
-                "--create",
-                "--topic",
-                &source,
-                "--partitions",
-                &count,
-            ],
-            "",
-        );
+        create_topic_on(bootstrap, &source, partitions);
         let work = Workspace::new();
         work.file(
             "tables.sql",
@@ -97,16 +84,7 @@ impl Pipeline {
 
     /// Sends lines as the values of records.
     fn produce(&self, lines: &str) {
-        kafka_tool(
-            &[
-                "kafka-console-producer",
-                "--bootstrap-server",
-                &self.bootstrap,
-                "--topic",
-                &self.source,
-            ],
-            lines,
-        );
+        produce_on(&self.bootstrap, &self.source, lines);
     }
 
     /// Deletes the records of the source's first partition before an offset, as retention does.

@@ -134,6 +134,35 @@ fn a_job_is_made_once_changed_by_or_replace_and_dropped() {
 }
 
 #[test]
+fn a_process_with_an_older_statement_of_a_job_ends_when_another_changes_it() {
+    let pipeline = Pipeline::between_topics("changed", 1);
+    let work = &pipeline.work;
+    pipeline.send(0..2);
+    pipeline.catch_up("job.sql").ok();
+    let older = pipeline
+        .command("job.sql")
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let deadline = std::time::Instant::now() + crate::support::PATIENCE;
+    while !work.sql(&[], &["SHOW JOBS"]).ok().out.contains("RUNNING") {
+        assert!(std::time::Instant::now() < deadline, "the job does not run");
+    }
+    let change = "CREATE OR REPLACE JOB doubling AS INSERT INTO doubled SELECT v * 3 FROM numbers";
+    work.sql(&["tables.sql"], &[change]).ok();
+    let ended = older.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(
+        said.contains("job doubling has another statement now: another process has changed it"),
+        "{said}"
+    );
+    work.file("tripled.sql", &format!("{change};\n"));
+    pipeline.send(2..4);
+    pipeline.catch_up("tripled.sql").ok();
+    assert_eq!(pipeline.doubled(), [0, 2, 6, 9]);
+}
+
+#[test]
 fn a_job_is_gone_whose_drop_died_half_way() {
     let pipeline = Pipeline::between_topics("drop-dies", 1);
     let work = &pipeline.work;

@@ -82,6 +82,33 @@ fn a_job_that_a_file_has_made_is_run_without_it() {
 }
 
 #[test]
+fn a_job_that_another_process_has_changed_is_run_as_it_is_now() {
+    let work = Workspace::new();
+    let served = Served::start(&work, &[work.file("tables.sql", TABLES)]);
+    rows(&served, &["INSERT INTO seen VALUES (1)"]);
+    wait_for(&served, "SELECT max(id) FROM kept", "[(10,)]");
+    let tables = "CREATE EXTERNAL TABLE seen (id BIGINT) STORED AS DELTA LOCATION 'seen' OPTIONS ('scan.mode' 'stream');
+CREATE EXTERNAL TABLE kept (id BIGINT) STORED AS DELTA LOCATION 'kept';";
+    let job = |factor: u32| {
+        format!(
+            "{tables} CREATE OR REPLACE JOB copy WITH ('trigger' '50 milliseconds') AS INSERT INTO kept SELECT id * {factor} FROM seen;"
+        )
+    };
+    work.anabranch(&["sql", "-f", work.file("changed.sql", &job(100))])
+        .ok();
+    rows(&served, &["INSERT INTO seen VALUES (2)"]);
+    wait_for(&served, "SELECT max(id) FROM kept", "[(200,)]");
+    // Dropped and made anew, it begins at the beginning.
+    work.sql(&[], &["DROP JOB copy"]).ok();
+    // The server has seen that it is gone: it looks every five seconds.
+    std::thread::sleep(Duration::from_secs(6));
+    work.anabranch(&["sql", "-f", work.file("changed.sql", &job(1_000))])
+        .ok();
+    wait_for(&served, "SELECT max(id) FROM kept", "[(2000,)]");
+    wait_for(&served, "SELECT count(*) FROM kept", "[(4,)]");
+}
+
+#[test]
 fn a_job_is_paused_resumed_and_replaced_by_a_client() {
     let work = Workspace::new();
     let served = Served::start(&work, &[work.file("tables.sql", TABLES)]);

@@ -31,7 +31,8 @@ def begin(name, do=None):
 def killed(by, thread, ended):
     at = time.time()
     thread.join(30)
-    print(by, "|", ended[0].split("by")[0], "| soon:", ended[1] - at < 10)
+    # Behind that is the call that it met, which may be either of two.
+    print(by, "|", ended[0].split("by")[0].split("(")[0], "| soon:", ended[1] - at < 10)
     until(lambda: running(admin), lambda found: not found)
 
 thread, ended = begin("reader")
@@ -122,6 +123,87 @@ print(rows(db, "SELECT count(*) FROM generate_series(1, 4000) a, generate_series
 "#;
     let said = served.python(&format!("{SLOW}{script}"), &[]);
     insta::assert_snapshot!(said);
+}
+
+/// While as many statements are at work as may be, one more is refused, whichever way it comes and whatever is asked of it; and no
+/// way takes a longer text, or more bound values, than others.
+#[test]
+fn no_way_to_a_statement_passes_its_limits() {
+    let work = Workspace::new();
+    let limits = [
+        "--max-statements",
+        "1",
+        "--max-queued",
+        "0",
+        "--max-statement",
+        "1KiB",
+        "--http",
+        "127.0.0.1:0",
+    ];
+    let served = Served::start(&work, &limits);
+    let script = r#"
+import json, urllib.request, urllib.error, pyarrow.flight as plain
+def varint(number):
+    return bytes([number]) if number < 128 else bytes([number % 128 + 128]) + varint(number // 128)
+def field(number, value):
+    return bytes([number * 8 + 2]) + varint(len(value)) + value
+def columns(sql):
+    kind = b"type.googleapis.com/arrow.flight.protocol.sql.CommandStatementQuery"
+    with plain.connect("grpc://" + sys.argv[1]) as client:
+        return client.get_schema(plain.FlightDescriptor.for_command(field(1, kind) + field(2, field(1, sql.encode())))).schema
+def page(path, body=None):
+    body = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request("http://" + sys.argv[2] + path, body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return "done: " + str(len(answer.read()) > 0)
+    except urllib.error.HTTPError as error:
+        return json.load(error)["error"]["message"]
+db = connect()
+rows(db, "CREATE EXTERNAL TABLE t (id BIGINT) STORED AS DELTA LOCATION 't'")
+QUERY, INSERT = "SELECT CAST(? AS BIGINT) AS n", "INSERT INTO t VALUES (?)"
+query, insert = db.cursor(), db.cursor()
+query.adbc_prepare(QUERY)
+insert.adbc_prepare(INSERT)
+ways = {
+    "a query": lambda: refused(rows, db, "SELECT 7 AS n"),
+    "a query with a value": lambda: refused(lambda: (query.execute(QUERY, (7,)), query.fetchall())),
+    "rows that are inserted": lambda: refused(insert.executemany, INSERT, [(7,), (8,)]),
+    "what is prepared": lambda: refused(db.cursor().adbc_prepare, "SELECT CAST(? AS BIGINT) + 1 AS n"),
+    "the columns of a query": lambda: refused(columns, "SELECT 8 AS n"),
+    "a query of the page": lambda: page("/api/query", {"sql": "SELECT 9 AS n", "id": "a"}),
+    "an INSERT of the page": lambda: page("/api/query", {"sql": "INSERT INTO t VALUES (9)", "id": "b"}),
+    "jobs of the page": lambda: page("/api/jobs"),
+    "tables of the page": lambda: page("/api/tables"),
+    "columns of the page": lambda: page("/api/tables/t/columns"),
+    "a definition of the page": lambda: page("/api/tables/t/definition"),
+}
+# It is at work until it is read to its end, or left.
+with connect() as other, other.cursor() as cur:
+    cur.execute("SELECT a.value, concat('some text ', CAST(b.value AS VARCHAR)) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b")
+    batches = cur.fetch_record_batch()
+    batches.read_next_batch()
+    for name, way in ways.items():
+        answer = way()
+        assert "1 statements are at work and 0 wait" in answer, (name, answer)
+    batches.close()
+until(lambda: running(db), lambda found: not found)
+for name, way in ways.items():
+    # The turn of the one before is given back when its answer has been read.
+    until(way, lambda answer: answer.startswith("done"))
+print(rows(db, "SELECT count(*) > 0, min(id), max(id) FROM t"))
+long = f"SELECT '{'x' * 2000}' AS t"
+for way in [lambda: refused(rows, db, long), lambda: refused(db.cursor().adbc_prepare, long), lambda: refused(columns, long),
+    lambda: refused(lambda: db.cursor().executescript(long)), lambda: page("/api/query", {"sql": long, "id": "c"})]:
+    answer = way()
+    assert "bytes, and may have 1024" in answer, answer
+for sql in [QUERY, INSERT]:
+    answer = refused(db.cursor().executemany, sql, [(7,)] * 100_001)
+    assert "are bound to a statement" in answer, answer
+"#;
+    let console = served.console.clone().unwrap();
+    let said = served.python(&format!("{SLOW}{script}"), &[&console]);
+    assert_eq!(said, "[(True, 7, 9)]\n");
 }
 
 #[test]

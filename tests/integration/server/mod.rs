@@ -16,6 +16,7 @@ mod rights;
 mod rpcs;
 mod safety;
 mod sessions;
+mod starved;
 mod subscribe;
 mod unopened;
 

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::Stdio;
 
 use super::Served;
-use crate::support::Workspace;
+use crate::support::{Workspace, create_topic, kafka, produce, topic};
 
 /// The hash that `anabranch password` gives.
 pub(super) fn hash_of(work: &Workspace, password: &str) -> String {
@@ -162,4 +162,34 @@ print(ask("/api/logout", {}, reader)[2])
     let console = served.console.clone().unwrap();
     let said = served.python(&format!("{TABLES}{script}"), &[&console]);
     insta::assert_snapshot!(said);
+}
+
+/// A reader's query leaves out what cannot be decoded and writes nothing, whether or not the reader may name the table that keeps
+/// such records; a writer's query keeps them.
+#[test]
+fn a_query_of_a_reader_sets_no_records_aside() {
+    let source = topic("letters");
+    create_topic(&source, 1);
+    produce(&source, "{\"v\":1}\nnot json\n{\"v\":2}\n");
+    let work = Workspace::new();
+    let file = users(&work);
+    let hash = hash_of(&work, "narrow-pw");
+    let narrow =
+        format!("[users.narrow]\npassword = '{hash}'\nrole = 'read'\ntables = ['visits']\n");
+    work.append(file, &narrow);
+    let served = Served::start(&work, &["--users", file]);
+    let script = r#"
+admin = connect("admin", "admin-pw")
+rows(admin, """CREATE EXTERNAL TABLE letters (topic VARCHAR, partition INT, "offset" BIGINT, timestamp TIMESTAMP, key BINARY, value BINARY, reason VARCHAR)
+    STORED AS DELTA LOCATION 'letters'""")
+rows(admin, f"""CREATE EXTERNAL TABLE visits (v INT) STORED AS KAFKA LOCATION '{sys.argv[2]}' OPTIONS ('kafka.bootstrap.servers' '{sys.argv[3]}',
+    'format' 'json', 'on_error' 'dead_letter', 'dead_letter.table' 'letters')""")
+for name in ["reader", "narrow", "writer"]:
+    with connect(name, name + "-pw") as db:
+        print(name, rows(db, "SELECT v FROM visits ORDER BY v"), rows(admin, "SELECT count(*) FROM letters"))
+"#;
+    assert_eq!(
+        served.python(script, &[&source, &kafka()]),
+        "reader [(1,), (2,)] [(0,)]\nnarrow [(1,), (2,)] [(0,)]\nwriter [(1,), (2,)] [(1,)]\n"
+    );
 }

@@ -1,31 +1,47 @@
-//! AVG of intervals between times that refuses a sum out of range, and AVG of decimals that is rounded; of other numbers it is
-//! DataFusion's, whose sums have room.
+//! AVG of integers by their exact sum, AVG of decimals that is rounded, and AVG of intervals between times that refuses a sum out
+//! of range. Of DOUBLE it is DataFusion's, but for window frames.
+
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::{cast, sum_checked};
-use arrow::datatypes::{DataType, FieldRef, Int64Type, UInt64Type};
+use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, UInt64Type};
 use datafusion::common::{Result, ScalarValue};
-use datafusion::functions_aggregate::average::Avg;
+use datafusion::functions_aggregate::average::{Avg, avg_udaf};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
-use datafusion::logical_expr::utils::AggregateOrderSensitivity;
+use datafusion::logical_expr::utils::{AggregateOrderSensitivity, format_state_name};
 use datafusion::logical_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, Documentation, GroupsAccumulator, ReversedUDAF,
-    Signature,
+    Signature, Volatility,
 };
 
 use super::average_decimals::{AverageDecimalGroups, AverageDecimals, Rounding};
+use super::average_integers::{AverageDistinct, AverageGroups, AverageRows, kept_as};
+use super::frame::DoublesInFrame;
+use super::nan::{OneNan, OneNanGroups};
 use super::overflow::out_of_range;
+use super::sum::with_typed_nulls;
+use super::wide::WIDE;
 
 /// The aggregate function `avg`.
 #[must_use]
 pub(crate) fn avg() -> AggregateUDF {
-    AggregateUDF::from(CheckedAverage { inner: Avg::new() })
+    AggregateUDF::from(CheckedAverage {
+        inner: Avg::new(),
+        signature: Signature::user_defined(Volatility::Immutable),
+    })
 }
 
-/// DataFusion's AVG in all but the sum of intervals.
+/// DataFusion's AVG in all but the sums of integers and intervals, the last digit of decimals, and window frames of DOUBLE.
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct CheckedAverage {
+pub(super) struct CheckedAverage {
     inner: Avg,
+    signature: Signature,
+}
+
+/// Whether integers are averaged: they are not made DOUBLE before they are summed.
+fn is_of_integers(arguments: &[FieldRef]) -> bool {
+    matches!(arguments, [of] if of.data_type().is_integer())
 }
 
 /// Averages of decimals, which are rounded.
@@ -50,7 +66,15 @@ impl AggregateUDFImpl for CheckedAverage {
     }
 
     fn signature(&self) -> &Signature {
-        self.inner.signature()
+        &self.signature
+    }
+
+    /// A column of nothing but NULLs has no type, also where a UNION is yet to give it one.
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        match types {
+            [of] if of.is_integer() => Ok(types.to_vec()),
+            _ => with_typed_nulls(&avg_udaf(), types, &DataType::Float64),
+        }
     }
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
@@ -58,6 +82,13 @@ impl AggregateUDFImpl for CheckedAverage {
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        if is_of_integers(args.expr_fields) {
+            return Ok(match (args.is_distinct, args.expr_fields[0].data_type()) {
+                (false, _) => Box::new(AverageRows::default()),
+                (true, DataType::UInt64) => Box::new(AverageDistinct::<UInt64Type>::new()),
+                (true, _) => Box::new(AverageDistinct::<Int64Type>::new()),
+            });
+        }
         if is_of_intervals(&args) && !args.is_distinct {
             return Ok(Box::new(AverageInterval {
                 sum: 0,
@@ -66,13 +97,21 @@ impl AggregateUDFImpl for CheckedAverage {
                 result: args.return_type().clone(),
             }));
         }
+        let is_of_doubles = *args.return_type() == DataType::Float64;
         let rounding = Rounding::new(&args);
-        Ok(rounded(self.inner.accumulator(args)?, rounding))
+        let sums = self.inner.accumulator(args)?;
+        Ok(match is_of_doubles {
+            true => Box::new(OneNan::new(sums)),
+            false => rounded(sums, rounding),
+        })
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        if is_of_intervals(&args) {
+        if is_of_intervals(&args) || is_of_integers(args.expr_fields) {
             return self.accumulator(args);
+        }
+        if *args.return_type() == DataType::Float64 && !args.is_distinct {
+            return Ok(Box::new(DoublesInFrame::average()));
         }
         let rounding = Rounding::new(&args);
         let sums = self.inner.create_sliding_accumulator(args)?;
@@ -80,7 +119,22 @@ impl AggregateUDFImpl for CheckedAverage {
     }
 
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
-        self.inner.state_fields(args)
+        if !is_of_integers(args.input_fields) {
+            return self.inner.state_fields(args);
+        }
+        if args.is_distinct {
+            let value = kept_as(args.input_fields[0].data_type());
+            let value = Field::new_list_field(value, true);
+            let name = format_state_name(args.name, "avg distinct");
+            return Ok(vec![Arc::new(Field::new_list(name, value, false))]);
+        }
+        let rows = Field::new(
+            format_state_name(args.name, "count"),
+            DataType::UInt64,
+            true,
+        );
+        let sum = Field::new(format_state_name(args.name, "sum"), WIDE, true);
+        Ok(vec![Arc::new(rows), Arc::new(sum)])
     }
 
     fn groups_accumulator_supported(&self, args: AccumulatorArgs) -> bool {
@@ -91,10 +145,15 @@ impl AggregateUDFImpl for CheckedAverage {
         &self,
         args: AccumulatorArgs,
     ) -> Result<Box<dyn GroupsAccumulator>> {
+        if is_of_integers(args.expr_fields) {
+            return Ok(Box::new(AverageGroups::default()));
+        }
+        let is_of_doubles = *args.return_type() == DataType::Float64;
         let rounding = Rounding::new(&args);
         let sums = self.inner.create_groups_accumulator(args)?;
         Ok(match rounding {
             Some(rounding) => Box::new(AverageDecimalGroups::new(sums, rounding)),
+            None if is_of_doubles => Box::new(OneNanGroups::new(sums)),
             None => sums,
         })
     }

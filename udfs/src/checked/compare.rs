@@ -4,15 +4,17 @@
 //! more than 38, it leaves out some before the point, and values that have them fail: `d > 0.00001` where `d` is a DECIMAL(38, 4).
 //! [`RoomToCompare`] is an analyzer rule that compares such values with up to 76 digits.
 
+use std::sync::Arc;
+
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, ExprSchema, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::{Cast, Expr, ExprSchemable, LogicalPlan};
+use datafusion::logical_expr::{Cast, Expr, ExprSchemable, LogicalPlan, Subquery};
 use datafusion::optimizer::AnalyzerRule;
 
-use crate::operands::{inputs, of_one_type};
+use crate::operands::{cast_rows, inputs, of_one_type};
 
 use super::decimals::digits;
 
@@ -77,20 +79,43 @@ pub fn with_room_to_compare(expr: Expr, schema: &DFSchema) -> Result<Expr> {
 fn is_comparison(expr: &Expr) -> bool {
     match expr {
         Expr::BinaryExpr(binary) => binary.op.supports_propagation(),
-        Expr::Between(_) | Expr::InList(_) => true,
+        Expr::Between(_) | Expr::InList(_) | Expr::InSubquery(_) | Expr::SetComparison(_) => true,
         _ => false,
     }
 }
 
 /// One node of an expression.
 fn with_room(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
-    let mut is_changed = false;
-    if is_comparison(&expr) {
-        for all in of_one_type(&mut expr) {
-            is_changed |= equal(all, schema)?;
+    let is_changed = match &mut expr {
+        Expr::InSubquery(of) => in_rows(&mut of.expr, &mut of.subquery, schema)?,
+        Expr::SetComparison(of) => in_rows(&mut of.expr, &mut of.subquery, schema)?,
+        compared if is_comparison(compared) => {
+            let mut is_changed = false;
+            for all in of_one_type(compared) {
+                is_changed |= equal(all, schema)?;
+            }
+            is_changed
         }
-    }
+        _ => false,
+    };
     Ok(Transformed::new_transformed(expr, is_changed))
+}
+
+/// `x IN (SELECT …)`: the rows of the query and the value get the type; whether they need one.
+fn in_rows(expr: &mut Expr, subquery: &mut Subquery, schema: &DFSchema) -> Result<bool> {
+    let rows = Arc::clone(&subquery.subquery);
+    let [field] = rows.schema().fields().as_ref() else {
+        return Ok(false);
+    };
+    let types = [expr.get_type(schema)?, field.data_type().clone()];
+    let Some(wide) = wide(&types) else {
+        return Ok(false);
+    };
+    widen(expr, &wide);
+    cast_rows(subquery, |column| {
+        widen(column, &wide);
+        true
+    })
 }
 
 /// Gives values that are compared a type with room for all of them, if they need one; whether they do.

@@ -1,16 +1,21 @@
 //! VALUE-1: arithmetic that fails where DataFusion's wraps.
 //!
 //! [`CheckedArithmetic`] is an analyzer rule: it replaces operators over integers and decimals by functions that compute the
-//! same and refuse a result that has no place in its type. [`checked`] does the same to one expression, and [`plain`] undoes
+//! same and refuse a result that has no place in its type, and operators over DOUBLE by some whose NaN is one value; and `||` by
+//! one that refuses a result beyond the budget of its statement. [`checked`] does the same to one expression, and [`plain`] undoes
 //! it. [`DecimalOperators`] plans products and quotients of decimals with enough digits behind the point, and [`RoomToCompare`]
-//! compares decimals with all their digits. [`sum`] is a SUM that does not depend on the order of its rows, unless parts of a
-//! sum of decimals have more than 128 bits.
+//! compares decimals with all their digits. [`sum`], [`avg`], [`min`] and [`max`] do not depend on the order of their rows, but for
+//! the last digits of DOUBLE, and unless parts of a sum of decimals have more than 128 bits.
 
 mod average;
 mod average_decimals;
+mod average_integers;
 mod compare;
 mod decimals;
 mod division;
+mod extreme;
+mod frame;
+mod nan;
 mod negate;
 mod operator;
 mod overflow;
@@ -24,7 +29,8 @@ mod wide;
 pub(crate) use average::avg;
 pub use compare::{RoomToCompare, with_room_to_compare};
 pub use decimals::DecimalOperators;
-pub use rewrite::{CheckedArithmetic, checked, plain};
+pub(crate) use extreme::{max, min};
+pub use rewrite::{CheckedArithmetic, as_kept, checked, plain};
 pub(crate) use sum::sum;
 
 pub(crate) use overflow::out_of_range;

@@ -14,6 +14,7 @@ use datafusion::logical_expr::{
     Volatility,
 };
 
+use super::nan::with_one_nan;
 use super::overflow::out_of_range;
 use super::rewrite::plain;
 
@@ -87,6 +88,7 @@ impl ScalarUDFImpl for CheckedNegation {
             }
             other => other.into(),
         })?;
+        let negated = with_one_nan(negated);
         match is_scalar {
             true => Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(
                 &negated, 0,

@@ -1,8 +1,10 @@
-//! `+`, `-`, `*`, `/`, `%`, `<<` and `>>` as functions that refuse a result out of range.
+//! `+`, `-`, `*`, `/`, `%`, `<<` and `>>` as functions that refuse a result out of range, and `||` as one that refuses a result
+//! beyond the budget of its statement.
 
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Datum};
+use arrow::compute::kernels::concat_elements::concat_elements_dyn;
 use arrow::compute::kernels::numeric;
 use arrow::datatypes::{
     DataType, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, DecimalType, Field,
@@ -10,7 +12,7 @@ use arrow::datatypes::{
 };
 use arrow::error::ArrowError;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use datafusion::common::{Result, internal_err};
+use datafusion::common::{Result, ScalarValue, internal_err};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::interval_arithmetic::Interval;
@@ -21,13 +23,16 @@ use datafusion::logical_expr::{
 use datafusion::logical_expr_common::type_coercion::binary::BinaryTypeCoercer;
 use datafusion::physical_expr_common::datum::apply;
 
+use crate::budget::check_joined;
+
 use super::decimals;
 use super::division::{divide_decimals, multiply_decimals};
+use super::nan::with_one_nan;
 use super::overflow::out_of_range;
 use super::rewrite::plain;
 use super::shift::shift;
 
-/// An operator over two numbers.
+/// An operator over two numbers, or texts, of which the result is `result`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct CheckedOperator {
     op: Operator,
@@ -111,7 +116,7 @@ impl CheckedOperator {
             }
         };
         check_digits(&values)?;
-        Ok(values)
+        Ok(with_one_nan(values))
     }
 
     /// The first pair of values without a result, for the message.
@@ -139,6 +144,17 @@ impl CheckedOperator {
         };
         Some(format!("{} {} {}", shown(&left)?, self.op, shown(&right)?))
     }
+}
+
+/// Puts texts together.
+fn join(left: &ColumnarValue, right: &ColumnarValue, rows: usize) -> Result<ColumnarValue> {
+    if let (ColumnarValue::Scalar(_), ColumnarValue::Scalar(_)) = (left, right) {
+        let joined = concat_elements_dyn(&left.to_array(1)?, &right.to_array(1)?)?;
+        let joined = ScalarValue::try_from_array(&joined, 0)?;
+        return Ok(ColumnarValue::Scalar(joined));
+    }
+    let joined = concat_elements_dyn(&left.to_array(rows)?, &right.to_array(rows)?)?;
+    Ok(ColumnarValue::Array(joined))
 }
 
 /// Refuses a decimal with more digits than its type has: arrays hold such values, and nothing can read them.
@@ -175,6 +191,7 @@ impl ScalarUDFImpl for CheckedOperator {
             Operator::Multiply => "multiply",
             Operator::Divide => "divide",
             Operator::Modulo => "remainder",
+            Operator::StringConcat => "join_texts",
             Operator::BitwiseShiftLeft => "shift_left",
             _ => "shift_right",
         }
@@ -231,6 +248,10 @@ impl ScalarUDFImpl for CheckedOperator {
             return internal_err!("{} takes two arguments", self.name());
         };
         let result = self.result_of(&left.data_type(), &right.data_type())?;
+        if self.op == Operator::StringConcat {
+            check_joined("||", &args, &result)?;
+            return join(left, right, args.number_rows);
+        }
         let computed = apply(left, right, |left, right| {
             self.compute(left, right, &result)
         });

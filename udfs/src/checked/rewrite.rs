@@ -12,6 +12,7 @@ use datafusion::optimizer::AnalyzerRule;
 use crate::filtered::unguarded;
 use crate::operands::inputs;
 
+use super::average::CheckedAverage;
 use super::negate::CheckedNegation;
 use super::operator::CheckedOperator;
 
@@ -56,7 +57,8 @@ fn has_arithmetic(expr: &Expr) -> bool {
 fn is_arithmetic(op: Operator) -> bool {
     matches!(
         op,
-        Operator::Plus
+        Operator::StringConcat
+            | Operator::Plus
             | Operator::Minus
             | Operator::Multiply
             | Operator::Divide
@@ -113,25 +115,55 @@ pub fn plain(expr: Expr) -> Result<Expr> {
     Ok(plain.data)
 }
 
+/// The expression by which state that was kept is known: with plain operators, and averages of integers as those of DOUBLE, which
+/// they once were.
+///
+/// # Errors
+///
+/// A column that `schema` does not have.
+pub fn as_kept(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    let kept = expr.transform_up(|expr| {
+        let Expr::AggregateFunction(call) = expr else {
+            return Ok(Transformed::no(expr));
+        };
+        if !call.func.inner().is::<CheckedAverage>() {
+            return Ok(Transformed::no(Expr::AggregateFunction(call)));
+        }
+        let mut call = unguarded(call);
+        for argument in &mut call.params.args {
+            // Plain operators would not say: they have other types than checked ones, or none.
+            if type_of(argument, schema)?.is_integer() {
+                let integer = Box::new(std::mem::take(argument));
+                *argument = Expr::Cast(Cast::new(integer, DataType::Float64));
+            }
+        }
+        Ok(Transformed::yes(Expr::AggregateFunction(call)))
+    })?;
+    plain(kept.data)
+}
+
 fn checked_node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     match expr {
         Expr::BinaryExpr(binary) if is_arithmetic(binary.op) => {
             let right = type_of(&binary.right, schema)?;
+            if binary.op == Operator::StringConcat {
+                return joined(binary, right, schema);
+            }
             // Both sides are of the same kind: the one that is short in a long chain says which.
-            if !is_exact(&right) {
+            if !is_checked(&right) {
                 return Ok(Transformed::no(Expr::BinaryExpr(binary)));
             }
             let left = type_of(&binary.left, schema)?;
             let is_same = match (&left, &right) {
-                (left, right) if left.is_integer() => left == right,
+                (left, right) if left.is_integer() || left.is_floating() => left == right,
                 (left, right) => is_decimal(left) && is_decimal(right),
             };
             if !is_same {
                 return Ok(Transformed::no(Expr::BinaryExpr(binary)));
             }
-            let result = match left.is_integer() {
-                true => left,
-                false => BinaryTypeCoercer::new(&left, &binary.op, &right).get_result_type()?,
+            let result = match is_decimal(&left) {
+                false => left,
+                true => BinaryTypeCoercer::new(&left, &binary.op, &right).get_result_type()?,
             };
             Ok(Transformed::yes(CheckedOperator::call(
                 *binary.left,
@@ -140,7 +172,7 @@ fn checked_node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
                 result,
             )))
         }
-        Expr::Negative(of) if is_exact(&type_of(&of, schema)?) => {
+        Expr::Negative(of) if is_checked(&type_of(&of, schema)?) => {
             Ok(Transformed::yes(CheckedNegation::call(*of)))
         }
         Expr::Cast(cast) => Ok(match as_double(&cast) {
@@ -149,6 +181,31 @@ fn checked_node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         }),
         other => Ok(Transformed::no(other)),
     }
+}
+
+/// Texts that are put together, where both are of the same type or have a fixed length.
+fn joined(binary: BinaryExpr, right: DataType, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let is_text = matches!(
+        right,
+        DataType::Utf8
+            | DataType::LargeUtf8
+            | DataType::Utf8View
+            | DataType::Binary
+            | DataType::LargeBinary
+            | DataType::BinaryView
+    );
+    let left = type_of(&binary.left, schema)?;
+    let result = match (&left, &right) {
+        (DataType::FixedSizeBinary(one), DataType::FixedSizeBinary(other)) => {
+            one.checked_add(*other).map(DataType::FixedSizeBinary)
+        }
+        _ => (is_text && left == right).then_some(right),
+    };
+    let Some(result) = result else {
+        return Ok(Transformed::no(Expr::BinaryExpr(binary)));
+    };
+    let call = CheckedOperator::call(*binary.left, binary.op, *binary.right, result);
+    Ok(Transformed::yes(call))
 }
 
 /// A number that is written with a point where a DOUBLE is wanted: the nearest one, which two roundings on the way would miss.
@@ -172,8 +229,9 @@ fn as_double(cast: &Cast) -> Option<ScalarValue> {
     }
 }
 
-fn is_exact(of: &DataType) -> bool {
-    of.is_integer() || is_decimal(of)
+/// Of DOUBLE only the results that are NaN are looked at.
+fn is_checked(of: &DataType) -> bool {
+    of.is_integer() || is_decimal(of) || of.is_floating()
 }
 
 fn is_decimal(of: &DataType) -> bool {

@@ -9,14 +9,17 @@ use arrow::datatypes::{
     IntervalYearMonthType, TimeUnit,
 };
 use datafusion::common::Result;
-use datafusion::functions_aggregate::sum::Sum;
+use datafusion::functions_aggregate::sum::{Sum, sum_udaf};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
+use datafusion::logical_expr::type_coercion::functions::fields_with_udf;
 use datafusion::logical_expr::utils::{AggregateOrderSensitivity, format_state_name};
 use datafusion::logical_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, Documentation, GroupsAccumulator, ReversedUDAF,
     SetMonotonicity, Signature,
 };
 
+use super::frame::DoublesInFrame;
+use super::nan::{OneNan, OneNanGroups};
 use super::sum_groups::sum_groups;
 use super::sum_rows::{SumDistinct, SumDistinctInFrame, SumIntegers, SumRows, is_summed_in_frames};
 use super::wide::{SumShape, state_type};
@@ -24,13 +27,34 @@ use super::wide::{SumShape, state_type};
 /// The aggregate function `sum`.
 #[must_use]
 pub(crate) fn sum() -> AggregateUDF {
-    AggregateUDF::from(CheckedSum { inner: Sum::new() })
+    let inner = Sum::new();
+    AggregateUDF::from(CheckedSum {
+        signature: Signature::user_defined(inner.signature().volatility),
+        inner,
+    })
+}
+
+/// The types of the arguments of an aggregate of numbers, which takes NULL of no type for a number of another.
+pub(super) fn with_typed_nulls(
+    of: &AggregateUDF,
+    types: &[DataType],
+    null: &DataType,
+) -> Result<Vec<DataType>> {
+    let types = types.iter().map(|of| match of {
+        DataType::Null => null,
+        other => other,
+    });
+    let fields = types.map(|of| Arc::new(Field::new("", of.clone(), true)));
+    let fields = fields_with_udf(&fields.collect::<Vec<FieldRef>>(), of)?;
+    let types = fields.iter().map(|field| field.data_type().clone());
+    Ok(types.collect())
 }
 
 /// DataFusion's SUM in all but how it adds.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct CheckedSum {
     inner: Sum,
+    signature: Signature,
 }
 
 /// Calls `$helper!(T)` with the type in which sums of type `$result` are kept; `$float` for DOUBLE, which does not overflow.
@@ -61,7 +85,12 @@ impl AggregateUDFImpl for CheckedSum {
     }
 
     fn signature(&self) -> &Signature {
-        self.inner.signature()
+        &self.signature
+    }
+
+    /// A column of nothing but NULLs has no type, also where a UNION is yet to give it one.
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        with_typed_nulls(&sum_udaf(), types, &DataType::Int64)
     }
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
@@ -70,6 +99,9 @@ impl AggregateUDFImpl for CheckedSum {
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         let result = args.return_field.data_type().clone();
+        if result == DataType::Float64 {
+            return Ok(Box::new(OneNan::new(self.inner.accumulator(args)?)));
+        }
         let shape = SumShape::new(args.name, &result);
         if args.is_distinct {
             macro_rules! distinct {
@@ -97,8 +129,11 @@ impl AggregateUDFImpl for CheckedSum {
             let shape = SumShape::new(args.name, result);
             return Ok(Box::new(SumDistinctInFrame::new(shape)));
         }
-        if args.is_distinct || *result == DataType::Float64 {
+        if args.is_distinct {
             return self.inner.create_sliding_accumulator(args);
+        }
+        if *result == DataType::Float64 {
+            return Ok(Box::new(DoublesInFrame::sum()));
         }
         self.accumulator(args)
     }
@@ -121,6 +156,10 @@ impl AggregateUDFImpl for CheckedSum {
         args: AccumulatorArgs,
     ) -> Result<Box<dyn GroupsAccumulator>> {
         let result = args.return_field.data_type().clone();
+        if result == DataType::Float64 {
+            let sums = self.inner.create_groups_accumulator(args)?;
+            return Ok(Box::new(OneNanGroups::new(sums)));
+        }
         let shape = SumShape::new(args.name, &result);
         macro_rules! groups {
             ($t:ty) => {

@@ -1,10 +1,16 @@
 //! Functions of values: message headers, JSON, and intervals.
 
+mod as_typed;
 mod header;
 mod header_types;
 mod interval;
 mod json;
+mod member;
+mod quantified;
 
+pub(crate) use as_typed::as_typed;
 pub use header::{header, headers_list, headers_map};
 pub use interval::{IntervalPlanner, interval_times};
 pub use json::to_json;
+pub(crate) use member::array_has;
+pub(crate) use quantified::list_compare;

@@ -52,8 +52,8 @@ impl Job {
 /// Who runs the job, or thinks so.
 #[derive(Debug, Default)]
 pub(super) struct Runner {
-    /// The number of its takeover in the job's log, and what it recorded in the table last.
-    owns: Option<(i64, i64)>,
+    /// The number of its takeover in the job's log, what it recorded in the table last, and in which version.
+    owns: Option<(i64, i64, u64)>,
 }
 
 impl Runner {
@@ -67,11 +67,12 @@ impl Runner {
     ) {
         let owner = job.lock().unwrap().owner;
         let done = match self.owns {
-            Some((number, owned)) if number == owner => {
+            Some((number, owned, checked)) if number == owner => {
                 if rewinds && !job.lock().unwrap().committed.is_empty() {
                     self.rewind(handle, job, number, owned).await
                 } else {
-                    self.batch(handle, job, number, owned, dies).await
+                    let application = application(owned, owned, checked);
+                    self.batch(handle, job, number, application, dies).await
                 }
             }
             _ => self.take_over(handle, job).await,
@@ -93,7 +94,7 @@ impl Runner {
             job.owner = job.next();
             job.owner
         };
-        handle.take_over(ID, number).await?;
+        let checked = handle.take_over(ID, number).await?;
         let witness = handle.transaction_version(WITNESS).await?;
         let take_back = {
             let mut job = job.lock().unwrap();
@@ -107,11 +108,11 @@ impl Runner {
             job.take_back.clone()
         };
         if !take_back.is_empty() {
-            let application = application(number, number);
+            let application = application(number, number, checked);
             handle.remove_files(&take_back, &application).await?;
             job.lock().unwrap().take_back.clear();
         }
-        self.owns = Some((number, number));
+        self.owns = Some((number, number, checked));
         Ok(())
     }
 
@@ -120,7 +121,7 @@ impl Runner {
         handle: &DeltaTableHandle,
         job: &Arc<Mutex<Job>>,
         number: i64,
-        owned: i64,
+        mut application: Application,
         dies: bool,
     ) -> Result<()> {
         let first = job.lock().unwrap().next_rows();
@@ -137,8 +138,8 @@ impl Runner {
             job.staged.insert(sequence, Batch { first, files });
             sequence
         };
-        let application = application(owned, sequence);
-        handle.commit_prepared(prepared, &application).await?;
+        application.version = sequence;
+        let committed = handle.commit_prepared(prepared, &application).await?;
         let mut job = job.lock().unwrap();
         if dies || job.owner != number {
             // Whoever takes the job over finds the witness.
@@ -147,7 +148,7 @@ impl Runner {
         }
         let batch = job.staged.remove(&sequence);
         job.committed.extend(batch);
-        self.owns = Some((number, sequence));
+        self.owns = Some((number, sequence, committed.version));
         Ok(())
     }
 
@@ -177,7 +178,7 @@ impl Runner {
             job.abandoned.extend(last);
             job.take_back = files.clone();
         }
-        let application = application(owned, owned);
+        let application = application(owned, owned, 0);
         handle.remove_files(&files, &application).await?;
         let mut job = job.lock().unwrap();
         if job.owner == number {
@@ -187,11 +188,12 @@ impl Runner {
     }
 }
 
-fn application(owned: i64, version: i64) -> Application {
+fn application(owned: i64, version: i64, checked: u64) -> Application {
     Application {
         id: ID.into(),
         owned,
         version,
         witness: WITNESS.into(),
+        checked,
     }
 }

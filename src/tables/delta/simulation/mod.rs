@@ -268,6 +268,7 @@ async fn exact_3_rows_that_were_rewritten_are_not_taken_back_in_silence() {
         owned: 1,
         version: 2,
         witness: "anabranch/job/rows".into(),
+        checked: 0,
     };
     handle.take_over(&application.id, 1).await.unwrap();
     let mut batches = Vec::new();

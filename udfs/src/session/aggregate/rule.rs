@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, Result};
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::{Aggregate, Expr, Extension, LogicalPlan, UserDefinedLogicalNode};
@@ -175,34 +175,32 @@ pub(crate) fn by_session(
 }
 
 /// The extension below an aggregate, through aliases and projections, with the aggregate's expressions rewritten to the
-/// extension's own columns.
+/// extension's own columns; none where they would be too large, since each projection can double them.
 fn node_below<'a>(
-    mut plan: &'a LogicalPlan,
+    plan: &'a LogicalPlan,
     groups: &mut [Expr],
     aggregates: &mut [Expr],
 ) -> Result<Option<&'a dyn UserDefinedLogicalNode>> {
-    loop {
-        let below: HashMap<Column, Expr> = match plan {
-            LogicalPlan::Extension(Extension { node }) => {
-                return Ok(Some(node.as_ref()));
-            }
+    let (steps, node) = match steps_to_node(plan) {
+        Some(found) => found,
+        None => return Ok(None),
+    };
+    for step in steps {
+        let below: HashMap<Column, Expr> = match step {
             LogicalPlan::SubqueryAlias(alias) => {
-                let columns = alias.schema.columns();
                 let inputs = alias.input.schema().columns();
-                plan = &alias.input;
-                columns
-                    .into_iter()
-                    .zip(inputs.into_iter().map(Expr::Column))
-                    .collect()
+                let inputs = inputs.into_iter().map(Expr::Column);
+                alias.schema.columns().into_iter().zip(inputs).collect()
             }
             LogicalPlan::Projection(projection) => {
-                let columns = projection.schema.columns();
                 let exprs = projection.expr.iter().map(|expr| unaliased(expr).clone());
-                plan = &projection.input;
-                columns.into_iter().zip(exprs).collect()
+                projection.schema.columns().into_iter().zip(exprs).collect()
             }
-            _ => return Ok(None),
+            _ => continue,
         };
+        if !remain_small(groups.iter().chain(aggregates.iter()), &below)? {
+            return Ok(None);
+        }
         for expr in groups.iter_mut().chain(aggregates.iter_mut()) {
             let rewritten = std::mem::take(expr).transform_up(|part| {
                 Ok(match &part {
@@ -217,6 +215,55 @@ fn node_below<'a>(
             *expr = rewritten.data;
         }
     }
+    Ok(Some(node))
+}
+
+/// The extension below, and the aliases and projections above it.
+fn steps_to_node(
+    mut plan: &LogicalPlan,
+) -> Option<(Vec<&LogicalPlan>, &dyn UserDefinedLogicalNode)> {
+    let mut steps = Vec::new();
+    loop {
+        let step = plan;
+        plan = match plan {
+            LogicalPlan::Extension(Extension { node }) => return Some((steps, node.as_ref())),
+            LogicalPlan::SubqueryAlias(alias) => &alias.input,
+            LogicalPlan::Projection(projection) => &projection.input,
+            _ => return None,
+        };
+        steps.push(step);
+    }
+}
+
+/// Whether expressions have few parts once columns are replaced by what is below.
+fn remain_small<'a>(
+    exprs: impl Iterator<Item = &'a Expr>,
+    below: &HashMap<Column, Expr>,
+) -> Result<bool> {
+    const MOST: usize = 10_000;
+    let mut sizes: HashMap<&Column, usize> = HashMap::with_capacity(below.len());
+    for (column, expr) in below {
+        sizes.insert(column, parts_of(expr, &HashMap::new())?);
+    }
+    let mut parts = 0_usize;
+    for expr in exprs {
+        parts = parts.saturating_add(parts_of(expr, &sizes)?);
+    }
+    Ok(parts <= MOST)
+}
+
+/// The parts of an expression; a column counts as many as are known of it.
+fn parts_of(expr: &Expr, sizes: &HashMap<&Column, usize>) -> Result<usize> {
+    let mut parts = 0_usize;
+    expr.apply(|part| {
+        let size = match part {
+            Expr::Column(column) => sizes.get(column).copied().unwrap_or(1),
+            _ => 1,
+        };
+        parts = parts.saturating_add(size);
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(parts)
 }
 
 fn unaliased(expr: &Expr) -> &Expr {

@@ -1,0 +1,78 @@
+//! What a function does not take, by its name. The engine prints how it describes what the function takes to itself.
+
+use super::Error;
+
+/// How the engine begins where it has found no types to cast the arguments to.
+const NO_TYPES: &str = "Failed to coerce arguments to satisfy a call to '";
+/// How it says that none of several descriptions fits.
+const NO_SIGNATURE: &str = "' failed to match any signature";
+/// Words before the call with the types of its arguments, and behind it.
+const CALL: (&str, &str) = (
+    "No function matches the given name and argument types '",
+    ")'. You might",
+);
+
+/// Whether the engine says that a function does not take its arguments, and how it describes what it takes.
+pub(super) fn are_refused(message: &str) -> bool {
+    message.contains(NO_TYPES) || message.contains(NO_SIGNATURE)
+}
+
+/// The error for arguments that a function does not take; nothing where the engine says something else.
+pub(super) fn refused(message: &str) -> Option<Error> {
+    if !are_refused(message) {
+        return None;
+    }
+    let (function, types) = call(message)?;
+    let error = match types {
+        Some(types) => Error::invalid(format!("{function} takes no such arguments: {types}")),
+        None => Error::invalid(format!("{function} takes no such arguments")),
+    };
+    Some(error.with_help(match function.starts_with("array_") {
+        true => "the values and the elements of the list are of one type: CAST them to one",
+        false => "CAST them to types that it takes",
+    }))
+}
+
+/// The name of the function, and the types of its arguments if the message tells them.
+fn call(message: &str) -> Option<(&str, Option<&str>)> {
+    if let Some((_, rest)) = message.split_once(CALL.0) {
+        let (call, _) = rest.split_once(CALL.1)?;
+        let (function, types) = call.split_once('(')?;
+        return Some((function, Some(types)));
+    }
+    if let Some((_, rest)) = message.split_once(NO_TYPES) {
+        let (function, rest) = rest.split_once("' function: coercion from ")?;
+        let types = rest.split_once(" to the signature ");
+        return Some((function, types.map(|(types, _)| types)));
+    }
+    let (before, _) = message.split_once(NO_SIGNATURE)?;
+    let (_, function) = before.rsplit_once('\'')?;
+    Some((function, None))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_function_takes_is_not_described_as_the_engine_does() {
+        let planned = "Execution error: Function 'array_append' user-defined coercion failed with: Error during planning: \
+            Failed to coerce arguments to satisfy a call to 'array_append' function: coercion from List(Int64), Utf8 to the \
+            signature ArraySignature(Array) failed. No function matches the given name and argument types \
+            'array_append(List(Int64), Utf8)'. You might need to add explicit type casts.";
+        let analyzed = "Failed to coerce arguments to satisfy a call to 'array_append' function: coercion from List(Int64), \
+            Utf8 to the signature ArraySignature(Array) failed";
+        for message in [planned, analyzed] {
+            let error = refused(message).unwrap();
+            let said = "array_append takes no such arguments: List(Int64), Utf8";
+            assert_eq!(error.message(), said);
+            assert!(error.help().is_some());
+        }
+        let none = "Function 'sum' failed to match any signature, errors: Error during planning: …";
+        assert_eq!(
+            refused(none).unwrap().message(),
+            "sum takes no such arguments"
+        );
+        assert!(refused("Function 'lower' requires String, but received Int64").is_none());
+    }
+}

@@ -1,0 +1,329 @@
+//! Servers that start while the places of some tables are away: what was defined stays defined and its name taken, a job over such
+//! tables waits and says why, and all of it is open again soon after the places are back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::runtime::{Builder, Handle};
+
+use super::{Lying, started};
+use crate::server::access::Caller;
+use crate::server::engine::{Engine, definition};
+use crate::server::restore::WaitingJobs;
+use crate::state::DataDir;
+use crate::state::simulated::{Faults, SimulatedDisk};
+
+/// Schedules in a run of all tests.
+const SEEDS: u64 = 4;
+/// Schedules within which a planted fault must be found.
+const ENOUGH: u64 = 12;
+/// What happens in each.
+const EVENTS: u64 = 60;
+/// Tables that are declared, declared anew and dropped.
+const TABLES: [&str; 3] = ["t0", "t1", "t2"];
+/// The tables of the job: those stay.
+const OF_JOB: [&str; 2] = ["seen", "kept"];
+const JOB: &str = "copy";
+
+/// What the simulation is to find: faults that are planted in servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Planted {
+    Nothing,
+    /// A table that cannot be opened when the server starts is not there.
+    ForgetsTables,
+    /// A job that cannot be begun when the server starts is not waited for.
+    ForgetsJobs,
+    /// What was not open at the start is not tried again.
+    NeverAgain,
+}
+
+struct World {
+    planted: Planted,
+    lying: Arc<Lying>,
+    dir: DataDir,
+    /// Where jobs run. Nobody drives it: they are begun, and do nothing.
+    resting: Handle,
+    places: tempfile::TempDir,
+    /// Tables whose places are away.
+    away: BTreeSet<&'static str>,
+    /// What may be there of each name: what was answered last, and all since that was answered with an error.
+    possible: BTreeMap<String, BTreeSet<Option<u64>>>,
+}
+
+impl World {
+    fn new(seed: u64, planted: Planted, resting: &Handle) -> Self {
+        let lying = Arc::new(Lying::new(seed));
+        let disk = SimulatedDisk::default();
+        let world = Self {
+            planted,
+            dir: disk.seen_with(Arc::clone(&lying) as Arc<dyn Faults>),
+            lying,
+            resting: resting.clone(),
+            places: tempfile::tempdir().unwrap(),
+            away: BTreeSet::new(),
+            possible: BTreeMap::new(),
+        };
+        for table in TABLES.iter().chain(&OF_JOB) {
+            std::fs::create_dir_all(world.place(table)).unwrap();
+        }
+        world
+    }
+
+    /// Where all that is ever declared as a table of this name lies.
+    fn place(&self, table: &str) -> PathBuf {
+        self.places.path().join(table)
+    }
+
+    /// Where it lies while it is away.
+    fn hidden_place(&self, table: &str) -> PathBuf {
+        self.places.path().join(format!("{table}.away"))
+    }
+
+    /// The place of a table is not there any more, as a folder that is not mounted.
+    fn leave(&mut self, table: &'static str) {
+        if self.away.insert(table) {
+            std::fs::rename(self.place(table), self.hidden_place(table)).unwrap();
+        }
+    }
+
+    /// All places are there again.
+    fn come_back(&mut self) -> Result<(), String> {
+        for table in std::mem::take(&mut self.away) {
+            let place = self.place(table);
+            if place.exists() {
+                return Err(format!("{table} was made anew while it was away"));
+            }
+            std::fs::rename(self.hidden_place(table), place).unwrap();
+        }
+        Ok(())
+    }
+
+    fn table(&self, name: &str, number: u64) -> String {
+        let place = self.place(name);
+        format!(
+            "CREATE OR REPLACE EXTERNAL TABLE {name} (id BIGINT) STORED AS DELTA LOCATION '{}/{number}'",
+            place.display()
+        )
+    }
+
+    /// A server that has restored what there is, with what is planted.
+    async fn start(&self) -> Engine {
+        let mut engine = started(&self.dir, &self.resting).await;
+        match self.planted {
+            Planted::ForgetsTables => {
+                let whole = engine.forks.whole().await;
+                for (name, _) in whole.session.unopened() {
+                    let forgets = definition(&format!("DROP TABLE {name}")).unwrap();
+                    whole.session.execute(forgets).await.unwrap();
+                }
+            }
+            Planted::ForgetsJobs => engine.waiting = WaitingJobs::default(),
+            Planted::Nothing | Planted::NeverAgain => {}
+        }
+        engine
+    }
+
+    /// The first server, which has defined the job and its tables.
+    async fn begin(&mut self) -> Engine {
+        let server = self.start().await;
+        let asked = server.asked(Caller::anyone());
+        let [seen, kept] = OF_JOB;
+        for statement in [
+            format!("{} OPTIONS ('scan.mode' 'stream')", self.table(seen, 0)),
+            self.table(kept, 0),
+            format!("CREATE JOB {JOB} AS INSERT INTO {kept} SELECT id FROM {seen}"),
+        ] {
+            let parsed = definition(&statement).unwrap();
+            server
+                .define(&asked, parsed, BTreeMap::new())
+                .await
+                .unwrap();
+        }
+        for table in OF_JOB {
+            let found = BTreeSet::from([Some(0)]);
+            self.possible.insert(table.to_owned(), found);
+        }
+        server
+    }
+
+    /// Defines or drops a table that is not away, or a view over it.
+    async fn define(&mut self, server: &Engine, event: u64) {
+        let table = TABLES[self.index(TABLES.len())];
+        let (is_view, drops) = (self.lying.below(3) == 0, self.lying.below(5) == 0);
+        if self.away.contains(table) {
+            return;
+        }
+        let view = table.replace('t', "v");
+        let (name, statement) = match (is_view, drops) {
+            (false, false) => (table, self.table(table, event)),
+            (false, true) => (table, format!("DROP TABLE IF EXISTS {table}")),
+            (true, false) => {
+                let query = format!("SELECT id FROM {table} WHERE id < {event}");
+                (
+                    view.as_str(),
+                    format!("CREATE OR REPLACE VIEW {view} AS {query}"),
+                )
+            }
+            (true, true) => (view.as_str(), format!("DROP VIEW IF EXISTS {view}")),
+        };
+        let asked = server.asked(Caller::anyone());
+        let parsed = definition(&statement).unwrap();
+        let done = server.define(&asked, parsed, BTreeMap::new()).await;
+        let possible = self
+            .possible
+            .entry(name.to_owned())
+            .or_insert_with(|| BTreeSet::from([None]));
+        if done.is_ok() {
+            possible.clear();
+        }
+        possible.insert((!drops).then_some(event));
+    }
+
+    fn index(&self, length: usize) -> usize {
+        let end = u64::try_from(length).unwrap();
+        usize::try_from(self.lying.below(end)).unwrap()
+    }
+
+    /// A server that starts now, with a data directory that answers, has all that was defined, open or not.
+    async fn check_start(&self) -> Result<(), String> {
+        let server = self.start().await;
+        let asked = server.asked(Caller::anyone());
+        let unopened = unopened(&server);
+        for (name, possible) in &self.possible {
+            let found = found(&server, name);
+            if !possible.contains(&found) {
+                return Err(format!("{name} is {found:?} of {possible:?}"));
+            }
+            let is_away = found.is_some() && self.away.contains(name.as_str());
+            if is_away != unopened.contains(name) {
+                return Err(format!("{name} is away: {is_away}; not open: {unopened:?}"));
+            }
+            if is_away {
+                let other = definition(&format!("CREATE VIEW {name} AS SELECT 1")).unwrap();
+                let taken = server.define(&asked, other, BTreeMap::new()).await;
+                if taken.is_ok() {
+                    return Err(format!("{name} gave way to another one"));
+                }
+            }
+        }
+        self.check_job(&server).await
+    }
+
+    /// Now that nothing is away, a server that has run meanwhile opens what was not open, and begins the job.
+    async fn check_again(&self, server: &Engine) -> Result<(), String> {
+        if self.planted != Planted::NeverAgain {
+            server.try_again().await;
+        }
+        let left = unopened(server);
+        if !left.is_empty() {
+            return Err(format!("still not open: {left:?}"));
+        }
+        self.check_job(server).await
+    }
+
+    /// The job is begun, or waits and says why.
+    async fn check_job(&self, server: &Engine) -> Result<(), String> {
+        let is_away = OF_JOB.iter().any(|table| self.away.contains(table));
+        let is_begun = server.jobs.ready_names().await.contains(&JOB.to_owned());
+        let waits = server.waiting.names().contains(&JOB.to_owned());
+        if (is_begun, waits) != (!is_away, is_away) {
+            return Err(format!(
+                "the job's tables are away: {is_away}; it is begun: {is_begun}; it waits: {waits}"
+            ));
+        }
+        let status = server.statuses().remove(JOB);
+        let reason = status.and_then(|status| status.waiting);
+        match reason {
+            _ if !is_away => Ok(()),
+            Some(reason) if reason.contains("cannot be opened") => Ok(()),
+            reason => Err(format!("the job waits because of {reason:?}")),
+        }
+    }
+}
+
+/// The number that a definition ends with; none if there is none.
+fn found(engine: &Engine, name: &str) -> Option<u64> {
+    let text = engine.forks.defined().definition(name).ok()?;
+    let mut numbers = text.rsplit(|c: char| !c.is_ascii_digit());
+    numbers.find(|number| !number.is_empty())?.parse().ok()
+}
+
+fn unopened(engine: &Engine) -> BTreeSet<String> {
+    let unopened = engine.forks.defined().unopened().into_iter();
+    unopened.map(|(name, _)| name).collect()
+}
+
+async fn run(seed: u64, planted: Planted, resting: &Handle) -> Result<(), String> {
+    let mut world = World::new(seed, planted, resting);
+    let first = world.begin().await;
+    let mut servers = [first, world.start().await];
+    for event in 1..=EVENTS {
+        world.lying.rate(30);
+        let which = world.index(servers.len());
+        let outcome = match world.lying.below(12) {
+            0 | 1 => {
+                let tables: Vec<&'static str> = TABLES.into_iter().chain(OF_JOB).collect();
+                world.leave(tables[world.index(tables.len())]);
+                Ok(())
+            }
+            2 => {
+                servers[which] = world.start().await;
+                world.lying.rate(0);
+                world.check_start().await
+            }
+            3 => {
+                world.come_back()?;
+                world.lying.rate(0);
+                let [first, second] = &servers;
+                match world.check_again(first).await {
+                    Ok(()) => world.check_again(second).await,
+                    failed => failed,
+                }
+            }
+            4 => {
+                world.lying.catch_up();
+                Ok(())
+            }
+            _ => {
+                world.define(&servers[which], event).await;
+                Ok(())
+            }
+        };
+        outcome.map_err(|fault| format!("event {event}: {fault}"))?;
+    }
+    Ok(())
+}
+
+/// What is wrong in the first schedule in which something is.
+fn simulate(mut seeds: Range<u64>, planted: Planted) -> Option<String> {
+    let resting = Builder::new_current_thread().build().unwrap();
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    seeds.find_map(|seed| {
+        let run = run(seed, planted, resting.handle());
+        let fault = runtime.block_on(run).err()?;
+        Some(format!("seed {seed}: {fault}"))
+    })
+}
+
+#[test]
+fn what_cannot_be_opened_at_a_start_is_kept_and_tried_again() {
+    assert_eq!(simulate(0..SEEDS, Planted::Nothing), None);
+}
+
+#[test]
+fn planted_faults_are_found() {
+    for planted in [
+        Planted::ForgetsTables,
+        Planted::ForgetsJobs,
+        Planted::NeverAgain,
+    ] {
+        let found = simulate(0..ENOUGH, planted);
+        assert!(found.is_some(), "{planted:?} is not found");
+    }
+}

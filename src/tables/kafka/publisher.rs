@@ -1,0 +1,223 @@
+//! The seam between a sink and its client: records that are sent, transactions, and the offsets that a group keeps.
+//!
+//! librdkafka is behind it in the product, a simulated broker in tests.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::core::jobs::Identity;
+use crate::error::Result;
+use crate::tables::kafka::client::{ClientSettings, Faults};
+use crate::tables::kafka::identity::identity;
+use crate::tables::kafka::sink::Deliveries;
+
+/// A record as a sink sends it.
+pub(crate) type SentRecord<'a> = BaseRecord<'a, [u8], [u8]>;
+
+/// Why a call about a transaction failed.
+#[derive(Debug)]
+pub(crate) struct CallError {
+    /// What the client says.
+    pub(crate) error: KafkaError,
+    /// The client says that the call may be made again: what it has begun goes on meanwhile.
+    pub(crate) may_repeat: bool,
+}
+
+impl From<KafkaError> for CallError {
+    fn from(error: KafkaError) -> Self {
+        let may_repeat = matches!(&error, KafkaError::Transaction(of) if of.is_retriable());
+        Self { error, may_repeat }
+    }
+}
+
+/// The outcome of a call about a transaction.
+pub(crate) type Called = Result<(), CallError>;
+
+/// The clock by which a client's silence is measured.
+pub(crate) trait Clock {
+    /// The time.
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    /// Waits, at least this long.
+    fn pause(&self, pause: Duration) {
+        std::thread::sleep(pause);
+    }
+}
+
+/// Sends records, alone or in transactions. What becomes of each record is told to its [`Deliveries`] while it is polled.
+pub(crate) trait Publisher: Clock + Send + Sync + 'static {
+    /// Takes a record to be sent; gives it back if it cannot be taken.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the record is given back as the client takes it"
+    )]
+    fn send<'a>(&self, record: SentRecord<'a>) -> Result<(), (KafkaError, SentRecord<'a>)>;
+
+    /// Tells what became of records; waits at most this long for something to tell.
+    fn poll(&self, at_most: Duration);
+
+    /// How many records nothing was told of yet, the client's own events included.
+    fn in_flight_count(&self) -> i32;
+
+    /// Drops records that were not delivered: each is told to have failed.
+    fn purge(&self);
+
+    /// Takes the transactional id over: fences off whoever had it, and ends their transaction.
+    fn init_transactions(&self, timeout: Duration) -> Called;
+
+    /// Begins a transaction. No broker is asked.
+    fn begin_transaction(&self) -> Called;
+
+    /// Commits the transaction. After an error that may be repeated it is not known whether it is committed.
+    fn commit_transaction(&self, timeout: Duration) -> Called;
+
+    /// Aborts the transaction, unless a commit of it is under way.
+    fn abort_transaction(&self, timeout: Duration) -> Called;
+
+    /// The error after which the client sends nothing any more.
+    fn fatal_error(&self) -> Option<RDKafkaErrorCode>;
+}
+
+/// The offsets that a group keeps. Whoever asks for them is no member of the group.
+pub(crate) trait Group: Clock + Send + Sync + 'static {
+    /// What sends the records of the transactions that offsets are part of.
+    type Publisher: Publisher;
+
+    /// Makes offsets part of the publisher's transaction.
+    fn send_offsets(
+        &self,
+        publisher: &Self::Publisher,
+        offsets: &TopicPartitionList,
+        timeout: Duration,
+    ) -> Called;
+
+    /// Keeps offsets at once.
+    fn commit_offsets(&self, offsets: &TopicPartitionList) -> Result<(), KafkaError>;
+
+    /// The metadata that the offset of a partition was committed with; none if there is no offset.
+    fn committed_metadata(
+        &self,
+        topic: &str,
+        partition: i32,
+        timeout: Duration,
+    ) -> Result<Option<String>, KafkaError>;
+
+    /// Which topic it is now.
+    fn identity(&self, settings: &ClientSettings, topic: &str) -> Result<Identity>;
+}
+
+impl Clock for BaseProducer<Deliveries> {}
+
+impl Publisher for BaseProducer<Deliveries> {
+    fn send<'a>(&self, record: SentRecord<'a>) -> Result<(), (KafkaError, SentRecord<'a>)> {
+        BaseProducer::send(self, record)
+    }
+
+    fn poll(&self, at_most: Duration) {
+        BaseProducer::poll(self, at_most);
+    }
+
+    fn in_flight_count(&self) -> i32 {
+        Producer::in_flight_count(self)
+    }
+
+    fn purge(&self) {
+        Producer::purge(self, PurgeConfig::default().queue().inflight());
+    }
+
+    fn init_transactions(&self, timeout: Duration) -> Called {
+        Ok(Producer::init_transactions(self, timeout)?)
+    }
+
+    fn begin_transaction(&self) -> Called {
+        Ok(Producer::begin_transaction(self)?)
+    }
+
+    fn commit_transaction(&self, timeout: Duration) -> Called {
+        Ok(Producer::commit_transaction(self, timeout)?)
+    }
+
+    fn abort_transaction(&self, timeout: Duration) -> Called {
+        Ok(Producer::abort_transaction(self, timeout)?)
+    }
+
+    fn fatal_error(&self) -> Option<RDKafkaErrorCode> {
+        self.client().fatal_error().map(|(code, _)| code)
+    }
+}
+
+impl Clock for BaseConsumer<Faults> {}
+
+impl Group for BaseConsumer<Faults> {
+    type Publisher = BaseProducer<Deliveries>;
+
+    fn send_offsets(
+        &self,
+        publisher: &Self::Publisher,
+        offsets: &TopicPartitionList,
+        timeout: Duration,
+    ) -> Called {
+        let group = self
+            .group_metadata()
+            .ok_or(KafkaError::Global(RDKafkaErrorCode::UnknownGroup))?;
+        Ok(publisher.send_offsets_to_transaction(offsets, &group, timeout)?)
+    }
+
+    fn commit_offsets(&self, offsets: &TopicPartitionList) -> Result<(), KafkaError> {
+        self.commit(offsets, CommitMode::Sync)
+    }
+
+    fn committed_metadata(
+        &self,
+        topic: &str,
+        partition: i32,
+        timeout: Duration,
+    ) -> Result<Option<String>, KafkaError> {
+        let mut wanted = TopicPartitionList::with_capacity(1);
+        wanted.add_partition(topic, partition);
+        let found = self.committed_offsets(wanted, timeout)?;
+        let Some(element) = found.find_partition(topic, partition) else {
+            return Ok(None);
+        };
+        // The answer as a whole may be fine, and that of the partition an error: then it has no offset either.
+        element.error()?;
+        Ok(match element.offset() {
+            Offset::Offset(_) => Some(element.metadata().to_owned()),
+            _ => None,
+        })
+    }
+
+    fn identity(&self, settings: &ClientSettings, topic: &str) -> Result<Identity> {
+        identity(settings, self, topic)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::tables::kafka::mock::EmbeddedBroker;
+
+    #[test]
+    fn an_error_of_a_partition_is_not_taken_for_a_partition_without_an_offset() {
+        let broker = EmbeddedBroker::start().unwrap();
+        broker.create_topic("t", 1).unwrap();
+        let servers = broker.bootstrap_servers();
+        let options = BTreeMap::from([("kafka.bootstrap.servers".to_owned(), servers)]);
+        let settings = ClientSettings::from_options(&options).unwrap();
+        let group = settings.group_consumer("g", Faults::default()).unwrap();
+        let committed = |topic| group.committed_metadata(topic, 0, Duration::from_secs(10));
+        assert_eq!(committed("t").unwrap(), None);
+        // The broker knows no such topic, and says so of the partition alone.
+        let error = committed("missing").unwrap_err();
+        let code = RDKafkaErrorCode::UnknownTopicOrPartition;
+        assert_eq!(error.rdkafka_error_code(), Some(code), "{error}");
+    }
+}

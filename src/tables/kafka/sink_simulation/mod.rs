@@ -1,0 +1,257 @@
+//! The real sink of a job over simulated brokers and a simulated client: two runners take the job from each other and die at any
+//! call, answers get lost, requests come late, coordinators move, transactions time out, records are refused after others were
+//! delivered, and the group hears late of a commit or forgets its offsets.
+//!
+//! What runners do after a takeover is the real decision. In the end a reader of committed records sees every batch once, as the
+//! log says (EXACT-1); without transactions, at least once.
+//!
+//! A failure names its seed; `ANABRANCH_SEED=<n>` runs that one alone, `ANABRANCH_SEEDS=<count>` as many as wanted.
+
+mod broker;
+mod client;
+mod runner;
+mod world;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use self::broker::Stored;
+use self::runner::{Runner, SOURCE, TOPIC, rows_of, table};
+use self::world::World;
+use super::definition::{Delivery, KafkaTable};
+
+/// Schedules in a run of all tests.
+const SEEDS: u64 = 1_000;
+/// Schedules within which a planted fault must be found.
+const ENOUGH: u64 = 400;
+const RUNNERS: usize = 2;
+/// Steps of all runners in a schedule: a takeover or a batch each.
+const STEPS: u64 = 30;
+
+/// What the simulation is to find: faults that are planted in runners, in the client, and in brokers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Planted {
+    #[default]
+    Nothing,
+    /// A runner that takes the job over goes on from the log, whatever the sink has.
+    NoWitness,
+    /// After a commit that failed its batch is written again, as if it were aborted.
+    FailureIsAbort,
+    /// Brokers let go on whose place was taken.
+    NoFencing,
+    /// The next transaction begins before the last one is aborted.
+    NoWaiting,
+    /// A group tells its offsets while others are about to take their place.
+    OldOffsets,
+    /// Then it tells none.
+    NoOffset,
+    /// Nobody is told of a record that was refused.
+    SilentFailures,
+    /// Offsets are kept at once, and not with their transaction.
+    OffsetsAtOnce,
+}
+
+/// A runner at work; when it is done, or has failed, others go on.
+struct Present<'w> {
+    world: &'w World,
+    slot: usize,
+}
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        self.world.leave(self.slot);
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+}
+
+fn work(world: &Arc<World>, slot: usize, table: &Arc<KafkaTable>) {
+    let _present = Present { world, slot };
+    world.wait_for_turn(slot);
+    let runtime = runtime();
+    let mut runner = Runner::new(world, slot, table);
+    while world.goes_on() {
+        runtime.block_on(runner.step());
+    }
+}
+
+fn run(seed: u64, planted: Planted, delivery: Delivery) -> Result<(), String> {
+    let world = World::new(seed, planted);
+    let outcome = run_in(&world, delivery);
+    outcome.map_err(|fault| format!("{fault}\n{}", world.trace()))
+}
+
+fn run_in(world: &Arc<World>, delivery: Delivery) -> Result<(), String> {
+    let table = table(delivery);
+    // Without transactions nobody fences anybody off: there is one runner.
+    let runners = match delivery {
+        Delivery::AtLeastOnce => 1,
+        _ => RUNNERS,
+    };
+    for slot in runners..RUNNERS {
+        world.leave(slot);
+    }
+    std::thread::scope(|scope| {
+        for slot in 0..runners {
+            let table = &table;
+            scope.spawn(move || work(world, slot, table));
+        }
+    });
+    come_to_the_end(world, &table)?;
+    check(world, delivery)
+}
+
+/// Nothing fails any more, and somebody runs the job.
+fn come_to_the_end(world: &Arc<World>, table: &Arc<KafkaTable>) -> Result<(), String> {
+    const PATIENCE: usize = 100;
+    world.become_honest();
+    world.note("from here on nothing fails");
+    let runtime = runtime();
+    let mut runner = Runner::new(world, 0, table);
+    let enough = runner.batches() + 3;
+    for _ in 0..PATIENCE {
+        if let Some(fault) = world.lock().fault.take() {
+            return Err(fault);
+        }
+        if runner.batches() >= enough {
+            return Ok(());
+        }
+        runtime.block_on(runner.step());
+    }
+    Err("the job does not come to an end".to_owned())
+}
+
+/// Compares what a reader sees with what the log says.
+fn check(world: &World, delivery: Delivery) -> Result<(), String> {
+    let mut state = world.lock();
+    state.broker.settle();
+    let history = state.job.history();
+    let mut seen: BTreeMap<_, Vec<Stored>> = BTreeMap::new();
+    for stored in state.broker.seen() {
+        // Without transactions several attempts may be there.
+        let is_tombstone = stored.row.attempt.is_none();
+        seen.entry((stored.row.id, is_tombstone))
+            .or_default()
+            .push(stored);
+    }
+    for committed in &history.batches {
+        let batch = committed.batch;
+        let attempt = state.job.attempt(&committed.version);
+        let attempt = attempt.ok_or_else(|| format!("what batch {batch} was is gone"))?;
+        let mut published: BTreeMap<i32, (i64, i64)> = BTreeMap::new();
+        let rows = rows_of(batch, attempt.number);
+        for row in &rows {
+            let found = seen
+                .remove(&(row.id, row.attempt.is_none()))
+                .unwrap_or_default();
+            let Some(first) = found.iter().find(|stored| stored.row == *row) else {
+                return Err(format!("batch {batch} lacks {row:?}"));
+            };
+            if found.len() > 1 && delivery != Delivery::AtLeastOnce {
+                return Err(format!("batch {batch} has {row:?} twice"));
+            }
+            let (offset, after) = (first.offset, first.offset + 1);
+            published
+                .entry(first.partition)
+                .and_modify(|range| *range = (range.0.min(offset), range.1.max(after)))
+                .or_insert((offset, after));
+        }
+        let told = &attempt.published;
+        let is_told = told.rows == rows.len() as u64 && told.offsets == published;
+        if !is_told && delivery != Delivery::AtLeastOnce {
+            return Err(format!(
+                "batch {batch} is told to be at {told:?}, and is at {published:?}"
+            ));
+        }
+    }
+    if let Some(row) = seen.keys().next()
+        && delivery != Delivery::AtLeastOnce
+    {
+        return Err(format!(
+            "{row:?} is in the topic, and the log has no batch of it"
+        ));
+    }
+    let last = history.last().ok_or("the log has no batch")?;
+    let offset = i64::try_from(last.batch).unwrap();
+    let found = state.broker.committed(SOURCE, 0);
+    if found != Ok(Some((offset, String::new()))) {
+        return Err(format!("the group has read up to {found:?} of {offset}"));
+    }
+    let found = state.broker.committed(TOPIC, 0);
+    if found != Ok(Some((offset, last.version.clone()))) {
+        return Err(format!(
+            "the witness is {found:?}, and not {}",
+            last.version
+        ));
+    }
+    Ok(())
+}
+
+/// What is found in the schedules of the seeds, until it is what is looked for.
+fn simulate(
+    mut seeds: impl Iterator<Item = u64>,
+    planted: Planted,
+    delivery: Delivery,
+    looked_for: &str,
+) -> Option<String> {
+    seeds.find_map(|seed| {
+        let found = run(seed, planted, delivery).err()?;
+        let is_it = found.lines().next()?.contains(looked_for);
+        is_it.then(|| format!("ANABRANCH_SEED={seed} runs it again: {found}"))
+    })
+}
+
+fn seeds() -> std::ops::Range<u64> {
+    let number = |name: &str| std::env::var(name).ok().map(|n| n.parse::<u64>().unwrap());
+    let seeds = match number("ANABRANCH_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("ANABRANCH_SEEDS").unwrap_or(SEEDS),
+    };
+    assert!(!seeds.is_empty());
+    seeds
+}
+
+#[test]
+fn exact_1_every_batch_is_in_the_topic_once_whatever_brokers_do() {
+    let found = simulate(seeds(), Planted::Nothing, Delivery::Transactional, "");
+    assert!(found.is_none(), "{}", found.unwrap_or_default());
+}
+
+#[test]
+fn without_transactions_every_batch_is_in_the_topic_at_least_once() {
+    let found = simulate(seeds(), Planted::Nothing, Delivery::AtLeastOnce, "");
+    assert!(found.is_none(), "{}", found.unwrap_or_default());
+}
+
+#[test]
+fn the_same_seed_is_the_same_schedule() {
+    let trace = |seed| {
+        let world = World::new(seed, Planted::Nothing);
+        let outcome = run_in(&world, Delivery::Transactional);
+        (outcome, world.trace())
+    };
+    for seed in 0..10 {
+        assert_eq!(trace(seed), trace(seed));
+    }
+}
+
+#[test]
+fn planted_faults_are_found() {
+    for (planted, fault) in [
+        (Planted::NoWitness, "twice"),
+        (Planted::FailureIsAbort, "twice"),
+        (Planted::NoFencing, "twice"),
+        (Planted::NoWaiting, "twice"),
+        (Planted::OldOffsets, "twice"),
+        (Planted::NoOffset, "cannot be told"),
+        (Planted::SilentFailures, "lacks"),
+        (Planted::OffsetsAtOnce, "lacks"),
+    ] {
+        let found = simulate(0..ENOUGH, planted, Delivery::Transactional, fault);
+        assert!(found.is_some(), "{planted:?} is not found");
+    }
+}

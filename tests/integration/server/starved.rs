@@ -1,0 +1,146 @@
+//! A server that runs short of something because its clients take all that they can: its jobs go on (SAFE-1).
+
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::Served;
+use crate::support::{PATIENCE, Workspace, create_topic, kafka, topic};
+
+const TABLES: &str = "CREATE EXTERNAL TABLE seen (id BIGINT) STORED AS DELTA LOCATION 'seen' OPTIONS ('scan.mode' 'stream');
+CREATE EXTERNAL TABLE kept (id BIGINT) STORED AS DELTA LOCATION 'kept';
+CREATE JOB copy WITH ('trigger' '50 milliseconds') AS INSERT INTO kept SELECT id * 10 FROM seen;
+";
+
+/// A server with a job, begun by a shell that has set a limit.
+fn limited(work: &Workspace, limit: &str, arguments: &[&str]) -> Served {
+    let file = work.file("tables.sql", TABLES);
+    let program = work.command();
+    let mut shell = Command::new("sh");
+    // To write more than a file may hold is an error then, and no signal.
+    let begin = format!("trap '' XFSZ; {limit}; exec \"$0\" \"$@\"");
+    shell
+        .args(["-c", &begin])
+        .arg(program.get_program())
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .args(arguments)
+        .arg(file)
+        .current_dir(work.path("."))
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped());
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    Served::listening(shell.spawn().unwrap())
+}
+
+/// Another process adds a row to what the job reads, and waits until the job has copied as many as are wanted.
+fn goes_on(work: &Workspace, wanted: u32) {
+    let seen = "CREATE EXTERNAL TABLE seen (id BIGINT) STORED AS DELTA LOCATION 'seen'";
+    let kept = "CREATE EXTERNAL TABLE kept (id BIGINT) STORED AS DELTA LOCATION 'kept'";
+    let insert = format!("INSERT INTO seen VALUES ({wanted})");
+    work.sql(&[], &[seen, &insert]).ok();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let count = "SELECT count(*) AS n FROM kept";
+        let found = work.sql(&[], &[kept, count]).ok().out;
+        if found == format!("{{\"n\":{wanted}}}\n") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{found}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn clients_that_hold_connections_leave_files_for_jobs() {
+    let work = Workspace::new();
+    let served = limited(&work, "ulimit -n 256", &[]);
+    goes_on(&work, 1);
+    let connect = || TcpStream::connect(&served.address).unwrap();
+    let held: Vec<TcpStream> = (0..250).map(|_| connect()).collect();
+    // Until it holds as many as it takes.
+    let folder = format!("/proc/{}/fd", served.process.id());
+    let deadline = Instant::now() + PATIENCE;
+    let is_socket = |entry: &std::io::Result<std::fs::DirEntry>| {
+        let entry = entry.as_ref().map(std::fs::DirEntry::path);
+        let of = entry.ok().and_then(|path| std::fs::read_link(path).ok());
+        of.is_some_and(|of| of.to_string_lossy().starts_with("socket:"))
+    };
+    let sockets = || {
+        let open = std::fs::read_dir(&folder).unwrap();
+        open.filter(is_socket).count()
+    };
+    while sockets() < 128 {
+        assert!(Instant::now() < deadline, "they are not accepted");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    goes_on(&work, 2);
+    drop(held);
+    let said = served.python("print(rows(connect(), 'SELECT 1'))", &[]);
+    assert_eq!(said, "[(1,)]\n");
+    assert_eq!(served.stop(), Some(0));
+}
+
+/// What a statement cannot hold in memory goes to disk. Where that takes no more, the statement fails and nothing else does.
+#[test]
+fn a_statement_that_fills_the_disk_fails_alone() {
+    const SORT: &str = "SELECT md5(CAST(value AS VARCHAR)) AS h FROM generate_series(1, 1000000) ORDER BY h OFFSET 999999";
+    let arguments = ["--memory-limit", "64MiB", "--target-partitions", "1"];
+    let script = "print(refused(rows, connect(), sys.argv[2])[:8])";
+    for (limit, is_full) in [("ulimit -f unlimited", false), ("ulimit -f 128", true)] {
+        let work = Workspace::new();
+        let served = limited(&work, limit, &arguments);
+        for round in 1..3 {
+            let said = served.python(script, &[SORT]);
+            assert_eq!(said != "done: [(\n", is_full, "{limit}: {said}");
+            goes_on(&work, round);
+        }
+        assert_eq!(served.stop(), Some(0));
+    }
+}
+
+/// Clients read many partitions and go no further, and a statement reads more partitions than there are threads for what blocks.
+#[test]
+fn readers_that_stand_still_and_a_wide_insert_leave_threads_for_jobs() {
+    let names = ["standing", "standing-wide", "standing-copy"].map(topic);
+    for (name, partitions) in names.iter().zip([16, 600, 1]) {
+        create_topic(name, partitions);
+    }
+    let work = Workspace::new();
+    let served = limited(&work, "true", &["--max-statements", "200"]);
+    let script = r#"
+db = connect()
+for name, topic in zip(["source", "wide", "copied"], sys.argv[3:]):
+    rows(db, f"""CREATE EXTERNAL TABLE {name} (v INT, p INT METADATA FROM 'partition') STORED AS KAFKA LOCATION '{topic}'
+        OPTIONS ('kafka.bootstrap.servers' '{sys.argv[2]}', 'format' 'json')""")
+rows(db, "INSERT INTO source (v, p) SELECT value, value % 16 FROM generate_series(1, 200000)")
+rows(db, "INSERT INTO wide (v, p) SELECT value, value % 600 FROM generate_series(0, 5999)")
+standing = []
+for n in range(20):
+    own = connect(**{"adbc.flight.sql.client_option.with_max_msg_size": "100000000"})
+    cur = own.cursor()
+    cur.execute("SELECT v, repeat('some text ', 200) AS t FROM source")
+    batches = cur.fetch_record_batch()
+    batches.read_next_batch()
+    standing.append((own, cur, batches))
+rows(db, "INSERT INTO copied (v) SELECT v FROM wide")
+print(rows(db, "SELECT count(*), count(DISTINCT v) FROM copied"))
+rows(db, "INSERT INTO seen VALUES (7)")
+print(until(lambda: rows(db, "SELECT id FROM kept"), len))
+print(len([row for row in rows(db, "SHOW QUERIES") if "repeat" in row[6]]))
+for own, cur, batches in standing:
+    batches.close(); cur.close(); own.close()
+"#;
+    let broker = kafka();
+    let arguments: Vec<&str> = std::iter::once(broker.as_str())
+        .chain(names.iter().map(String::as_str))
+        .collect();
+    assert_eq!(
+        served.python(script, &arguments),
+        "[(6000, 6000)]\n[(70,)]\n20\n"
+    );
+}
