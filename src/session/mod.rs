@@ -9,6 +9,7 @@ mod create;
 mod dead_letters;
 mod delimiters;
 mod describe;
+mod dialects;
 mod file_names;
 mod ingest;
 mod inserted;

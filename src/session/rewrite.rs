@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::planner::normalize;
 use crate::session::casts::apart;
 use crate::session::catalog::{Catalog, TableEntry, time_travel_name};
+use crate::session::dialects::settle;
 use crate::session::literals::doubles;
 use crate::session::plan_limits;
 use crate::session::standard::{fetch_first, members};
@@ -42,6 +43,7 @@ pub(super) async fn prepare(
                 fill_insert(catalog, insert).await?;
                 name_literals(insert);
             }
+            settle(ansi.as_mut())?;
             fetch_first(ansi.as_mut())?;
             states(ansi.as_mut())?;
             travel(context, catalog, ansi.as_mut()).await?;
@@ -58,6 +60,7 @@ pub(super) async fn prepare(
         SqlStatement::CopyTo(copy) => match &mut copy.source {
             CopyToSource::Query(query) => {
                 weights::check(catalog, query.as_ref())?;
+                settle(query.as_mut())?;
                 fetch_first(query.as_mut())?;
                 states(query.as_mut())?;
                 travel(context, catalog, query.as_mut()).await?;

@@ -117,7 +117,7 @@ impl VisitorMut for Members {
 }
 
 /// The expression, with NULL in its place.
-fn taken(expr: &mut Expr) -> Expr {
+pub(super) fn taken(expr: &mut Expr) -> Expr {
     std::mem::replace(expr, Expr::Value(Value::Null.into()))
 }
 

@@ -34,6 +34,7 @@ mod correlated;
 mod diagnostic;
 mod doubles;
 mod filtered;
+mod filters;
 mod incremental;
 mod is_final;
 mod membership;
@@ -62,6 +63,7 @@ pub use complete::{
 };
 pub use doubles::{DoubleBeforeDecimal, element_functions, with_doubles, with_one_element};
 pub use filtered::FilteredArguments;
+pub use filters::PushDownFilters;
 pub use incremental::{
     FIRST_WINDOW_END, IncrementalAggregate, LateRows, LateRowsExec, LateRule, Merged, STATE_CLOSES,
     STATE_CLOSES_AFTER, STATE_KEYS, SliceRowsExec, SliceRule, StateShape,

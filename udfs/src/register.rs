@@ -13,10 +13,13 @@ use datafusion::optimizer::OptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
-use crate::checked::{CheckedArithmetic, DecimalOperators, RoomToCompare, avg, max, min, sum};
+use crate::checked::{
+    CheckedArithmetic, DecimalOperators, RoomToCompare, avg, max, min, rounded, sum,
+};
 use crate::complete::{AggregateByCompletedSession, seal_completions};
 use crate::doubles::DoubleBeforeDecimal;
 use crate::filtered::FilteredArguments;
+use crate::filters::PushDownFilters;
 use crate::is_final::{IsFinalPlanner, is_final};
 use crate::membership::NullAwareMembership;
 use crate::offsets::{next_offsets, offsets_from, offsets_in};
@@ -24,7 +27,7 @@ use crate::planner::{WindowExtensionPlanner, WindowRelationPlanner};
 use crate::ranges::EventTimeRanges;
 use crate::session::aggregate::AggregateBySession;
 use crate::steps::NamesOfSteps;
-use crate::times::{self, ExtractPlanner, MicrosecondTime};
+use crate::times::{self, ExtractPlanner, IntervalsByLength, MicrosecondTime};
 use crate::unjoined::UnjoinedSubqueries;
 use crate::values::{
     IntervalPlanner, array_has, as_typed, header, headers_list, headers_map, interval_times,
@@ -61,6 +64,9 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
         .rules
         .iter()
         .position(|rule| rule.name() == "push_down_filter");
+    if let Some(rule) = push_down.and_then(|position| optimizer.rules.get_mut(position)) {
+        *rule = Arc::new(PushDownFilters::default());
+    }
     let place = push_down.map_or(optimizer.rules.len(), |position| position + 1);
     optimizer.rules.splice(place..place, optimizer_rules());
     let to_joins = optimizer
@@ -77,6 +83,7 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     analyzer.rules.insert(0, Arc::new(MicrosecondTime));
     analyzer.rules.insert(1, Arc::new(DoubleBeforeDecimal));
     analyzer.rules.insert(2, Arc::new(RoomToCompare));
+    analyzer.rules.insert(3, Arc::new(IntervalsByLength));
     // And behind them: those casts that they have added.
     builder
         .with_analyzer_rule(Arc::new(MicrosecondTime))
@@ -112,6 +119,7 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
         Arc::new(list_compare()),
     ];
     functions.extend(times::functions());
+    functions.extend(rounded().map(Arc::new));
     functions
 }
 

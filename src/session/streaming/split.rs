@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use anabranch_udfs::{
-    EventWindow, IS_FINAL, SessionAggregate, SessionColumn, SessionWindow, Slices, WindowKind,
-    as_kept, plain, session_groups_of,
+    EventWindow, IS_FINAL, PushDownFilters, SessionAggregate, SessionColumn, SessionWindow, Slices,
+    WindowKind, as_kept, plain, session_groups_of,
 };
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
@@ -16,7 +16,6 @@ use datafusion::logical_expr::expr::{AggregateFunction, Sort};
 use datafusion::logical_expr::{Aggregate, Expr, Extension, LogicalPlan, LogicalPlanBuilder};
 use datafusion::optimizer::decorrelate_lateral_join::DecorrelateLateralJoin;
 use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
-use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
 use datafusion::optimizer::rewrite_set_comparison::RewriteSetComparison;
 use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
@@ -96,7 +95,7 @@ impl Split {
             Arc::new(DecorrelatePredicateSubquery::new()),
             Arc::new(ScalarSubqueryToJoin::new()),
             Arc::new(DecorrelateLateralJoin::new()),
-            Arc::new(PushDownFilter::new()),
+            Arc::new(PushDownFilters::default()),
         ]);
         let below = optimizer.optimize(
             aggregate.input.as_ref().clone(),

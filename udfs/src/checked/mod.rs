@@ -20,6 +20,7 @@ mod negate;
 mod operator;
 mod overflow;
 mod rewrite;
+mod rounded;
 mod shift;
 mod sum;
 mod sum_groups;
@@ -31,6 +32,7 @@ pub use compare::{RoomToCompare, with_room_to_compare};
 pub use decimals::DecimalOperators;
 pub(crate) use extreme::{max, min};
 pub use rewrite::{CheckedArithmetic, as_kept, checked, plain};
+pub(crate) use rounded::rounded;
 pub(crate) use sum::sum;
 
 pub(crate) use overflow::out_of_range;

@@ -11,6 +11,8 @@ use datafusion::optimizer::AnalyzerRule;
 
 use crate::filtered::unguarded;
 use crate::operands::inputs;
+use crate::times::INTERVAL_LENGTH;
+use crate::values::{PER_ROW, per_row};
 
 use super::average::CheckedAverage;
 use super::negate::CheckedNegation;
@@ -48,6 +50,7 @@ fn has_arithmetic(expr: &Expr) -> bool {
             Expr::BinaryExpr(binary) => is_arithmetic(binary.op),
             Expr::Negative(_) => true,
             Expr::Cast(cast) => as_double(cast).is_some(),
+            Expr::InList(of) => of.list.iter().any(needs_rows),
             _ => false,
         })
     });
@@ -109,6 +112,10 @@ pub fn plain(expr: Expr) -> Result<Expr> {
             && let Some(of) = call.args.pop()
         {
             return Ok(Transformed::yes(Expr::Negative(Box::new(of))));
+        } else if is_mark(call.name())
+            && let Some(of) = call.args.pop()
+        {
+            return Ok(Transformed::yes(of));
         }
         Ok(Transformed::no(Expr::ScalarFunction(call)))
     })?;
@@ -140,6 +147,21 @@ pub fn as_kept(expr: Expr, schema: &DFSchema) -> Result<Expr> {
         Ok(Transformed::yes(Expr::AggregateFunction(call)))
     })?;
     plain(kept.data)
+}
+
+/// Functions that stand around a value for the engine's sake.
+fn is_mark(function: &str) -> bool {
+    function == PER_ROW || function == INTERVAL_LENGTH
+}
+
+/// Whether the engine may take an element of IN for a constant that is none.
+fn needs_rows(value: &Expr) -> bool {
+    match value {
+        Expr::Column(_) | Expr::Literal(..) => false,
+        Expr::Cast(cast) => needs_rows(&cast.expr),
+        Expr::ScalarFunction(call) if call.name() == PER_ROW => false,
+        other => other.any_column_refs(),
+    }
 }
 
 fn checked_node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
@@ -174,6 +196,12 @@ fn checked_node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         }
         Expr::Negative(of) if is_checked(&type_of(&of, schema)?) => {
             Ok(Transformed::yes(CheckedNegation::call(*of)))
+        }
+        Expr::InList(mut of) if of.list.iter().any(needs_rows) => {
+            for value in of.list.iter_mut().filter(|value| needs_rows(value)) {
+                *value = per_row(std::mem::take(value));
+            }
+            Ok(Transformed::yes(Expr::InList(of)))
         }
         Expr::Cast(cast) => Ok(match as_double(&cast) {
             Some(value) => Transformed::yes(Expr::Literal(value, None)),

@@ -10,7 +10,6 @@ use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext
 use datafusion::logical_expr::expr::InList;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, lit, not};
 use datafusion::optimizer::Optimizer;
-use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::physical_plan::metrics::{Count, MetricValue};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 
@@ -18,6 +17,7 @@ use super::node::CompleteSessions;
 use super::null_free::NullFreeColumns;
 use super::scan::{self, SliceBounds};
 use super::search::Slice;
+use crate::filters::PushDownFilters;
 
 /// With more open keys than this a list costs more than it saves.
 const MAX_LISTED_KEYS: usize = 256;
@@ -161,7 +161,7 @@ impl SliceReader {
     async fn plan(&self, plan: LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
         let optimized = if self.is_plain {
             // The input is optimized; only the filter is to find its scan.
-            let push_down = Optimizer::with_rules(vec![Arc::new(PushDownFilter::new())]);
+            let push_down = Optimizer::with_rules(vec![Arc::new(PushDownFilters::default())]);
             push_down.optimize(plan, &self.state, |_, _| {})?
         } else {
             let optimizer = self.state.optimizer();

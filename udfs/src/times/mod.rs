@@ -11,6 +11,7 @@ mod micros;
 mod now;
 mod pattern;
 mod series;
+mod spans;
 mod to_char;
 mod to_timestamp;
 
@@ -21,6 +22,7 @@ use datafusion::logical_expr::ScalarUDF;
 
 pub(crate) use date_part::ExtractPlanner;
 pub use micros::{MicrosecondTime, with_microseconds};
+pub(crate) use spans::{INTERVAL_LENGTH, IntervalsByLength};
 
 /// The functions of times, by the names of those they replace.
 pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {

@@ -6,6 +6,7 @@ mod header_types;
 mod interval;
 mod json;
 mod member;
+mod per_row;
 mod quantified;
 
 pub(crate) use as_typed::as_typed;
@@ -13,4 +14,5 @@ pub use header::{header, headers_list, headers_map};
 pub use interval::{IntervalPlanner, interval_times};
 pub use json::to_json;
 pub(crate) use member::array_has;
+pub(crate) use per_row::{PER_ROW, per_row};
 pub(crate) use quantified::list_compare;
