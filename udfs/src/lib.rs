@@ -82,7 +82,7 @@ pub use session::{
     SessionPartialExec, SessionWindow, session_aggregate_of, session_groups_of,
 };
 pub use sql::{parse_table_argument, rewrite_window_calls};
-pub use times::{MicrosecondTime, with_microseconds};
+pub use times::{MicrosecondTime, with_interval_lengths, with_microseconds};
 pub use values::{IntervalPlanner, header, headers_list, headers_map, interval_times, to_json};
 pub use volatile_keys::VolatileKeys;
 pub use window::{

@@ -58,6 +58,15 @@ impl AnalyzerRule for IntervalsByLength {
     }
 }
 
+/// The same in one expression over these columns.
+///
+/// # Errors
+///
+/// A day and a time of day that are added to each other.
+pub fn with_interval_lengths(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    Ok(expr.transform_up(|expr| by_length(expr, schema))?.data)
+}
+
 fn is_comparison(op: Operator) -> bool {
     matches!(
         op,
