@@ -82,7 +82,7 @@ impl VisitorMut for Settled {
                 ..
             } => ControlFlow::Break(
                 Error::unsupported("^ is the power to some and XOR to others")
-                    .with_help("write power(a, b), or a # b for XOR")
+                    .with_help("write power(a, b), or (a | b) - (a & b) for XOR")
                     .at(expr.span()),
             ),
             Expr::Function(function) => match &function.over {
