@@ -276,6 +276,10 @@ impl<'a> JobRunner<'a> {
             // Nobody takes over what is gone.
             Phase::Dropped => return Ok(Ended::Again),
         }
+        // It was changed while its sink was being taken over.
+        if !self.job.is_of(&history) {
+            return Ok(Ended::Again);
+        }
         if last
             .as_ref()
             .is_some_and(|(_, last)| last.identities.is_empty())
