@@ -24,7 +24,8 @@ pub(super) type Aside = BTreeMap<String, Arc<SetAside>>;
 /// As many records of a batch are set aside; with more the job fails, as with more than half of the batch.
 const MOST: u64 = 1_000;
 
-/// A search that has found a record ends after so long: the batch is tried without what was found, and what is left is found next.
+/// A search that has found a record ends after this time: the runner sets the records found aside, runs the batch again, and searches
+/// for the others when it fails again.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// Where a record is.
@@ -147,7 +148,7 @@ pub(super) fn may_blame(error: &Error) -> bool {
 ///
 /// `run` runs a part of it: what it gives is the part's own error, if it has one. `from_start` says that a part must begin where
 /// the batch does. A search for all ends with those that it has when `is_enough` says so, or when parts can no longer be run: each
-/// of them fails alone, whatever comes behind it.
+/// record found fails by itself, also without the records after it.
 ///
 /// # Errors
 ///

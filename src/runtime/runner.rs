@@ -273,7 +273,7 @@ impl<'a> JobRunner<'a> {
         match &history.phase {
             Phase::Active => {}
             Phase::Paused(reason) => return Ok(Ended::Paused(reason.clone())),
-            // Nobody takes over what is gone.
+            // A dropped job is not taken over.
             Phase::Dropped => return Ok(Ended::Again),
         }
         // It was changed while its sink was being taken over.
@@ -764,7 +764,7 @@ impl<'a> JobRunner<'a> {
         Ok((name, version))
     }
 
-    /// Waits for the sink's word on a batch. Nobody but the sink knows whether the batch is in it.
+    /// Waits until the sink confirms a batch: only the sink knows whether it has the batch.
     async fn confirmed(&self, commit: impl Future<Output = Result<()>>) -> Result<()> {
         let away = "the sink has not confirmed the batch yet; its broker or store may be away";
         self.answered(away, commit).await

@@ -16,8 +16,8 @@ use crate::session::MayName;
 /// Everybody, where nobody has to log in.
 const ANYONE: &str = "anyone";
 
-/// How many of so many things one user may have at the same time, so that others always find some. Where nobody has to log in all
-/// clients are one.
+/// How many of so many things one user may have at the same time, so that other users always find some. A server without users takes
+/// all clients for one user, who may have all.
 pub(super) fn share(user: &str, of: usize) -> usize {
     match user == ANYONE {
         true => of,

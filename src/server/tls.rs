@@ -12,7 +12,7 @@ use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
 use crate::error::{Error, Result};
 
-/// Whoever does not shake hands within this is let go.
+/// A client has this long for its TLS handshake; then the server closes the connection.
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Files of PEM that secure the network.

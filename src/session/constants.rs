@@ -3,9 +3,7 @@
 
 use std::sync::Arc;
 
-use anabranch_udfs::{
-    checked, with_doubles, with_interval_lengths, with_microseconds, with_room_to_compare,
-};
+use anabranch_udfs::{before_types, checked, with_microseconds};
 use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::{Field, Schema};
 use datafusion::common::tree_node::TreeNode as _;
@@ -50,9 +48,7 @@ pub(super) fn row(state: &SessionState, plan: &LogicalPlan) -> Result<Option<Ans
     let mut fields = Vec::with_capacity(projection.expr.len());
     let mut columns = Vec::with_capacity(projection.expr.len());
     for (expr, named) in projection.expr.iter().zip(projection.schema.fields()) {
-        let expr = with_doubles(with_microseconds(expr.clone(), nothing)?, nothing)?;
-        let expr = with_room_to_compare(expr, nothing)?;
-        let expr = with_interval_lengths(expr, nothing)?;
+        let expr = before_types(with_microseconds(expr.clone(), nothing)?, nothing)?;
         let expr = with_microseconds(simplifier.coerce(expr, nothing)?, nothing)?;
         let expr = checked(expr, nothing)?;
         let expr = state.create_physical_expr(simplifier.simplify(expr)?, nothing)?;

@@ -12,7 +12,7 @@ const FIELDS: usize = 20_000;
 /// Types within one another.
 const NESTED: usize = 400;
 
-/// What is too large of a type; nothing if it may be.
+/// Why a type is too large: too many fields, or too deep; nothing for a type within the limits.
 pub(super) fn too_large(of: &DataType) -> Option<String> {
     let mut left = FIELDS;
     match count(of, &mut left, NESTED) {

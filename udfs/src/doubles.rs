@@ -154,7 +154,7 @@ impl AnalyzerRule for DoubleBeforeDecimal {
 /// # Errors
 ///
 /// The expression has no type.
-pub fn with_doubles(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+pub(crate) fn with_doubles(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     Ok(expr.transform_up(|expr| in_doubles(expr, schema))?.data)
 }
 

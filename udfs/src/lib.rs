@@ -53,15 +53,12 @@ mod volatile_keys;
 mod window;
 
 pub use budget::Budget;
-pub use checked::{
-    CheckedArithmetic, DecimalOperators, RoomToCompare, as_kept, checked, plain,
-    with_room_to_compare,
-};
+pub use checked::{CheckedArithmetic, DecimalOperators, RoomToCompare, as_kept, checked, plain};
 pub use complete::{
     AggregateByCompletedSession, CompleteSessions, CompleteSessionsAggregate, CompleteSessionsExec,
     CompletionNotices, CompletionRange, NullFreeColumns, SessionsCapped, seal_completions,
 };
-pub use doubles::{DoubleBeforeDecimal, element_functions, with_doubles, with_one_element};
+pub use doubles::{DoubleBeforeDecimal, element_functions, with_one_element};
 pub use filtered::FilteredArguments;
 pub use filters::PushDownFilters;
 pub use incremental::{
@@ -74,15 +71,15 @@ pub use offsets::{next_offsets, offsets_from, offsets_in};
 pub use planner::{WindowExtensionPlanner, WindowRelationPlanner};
 pub use ranges::EventTimeRanges;
 pub use register::{
-    aggregate_functions, expr_planners, extension_planners, optimizer_rules, query_planner,
-    register, register_json, relation_planners, scalar_functions,
+    aggregate_functions, before_types, expr_planners, extension_planners, optimizer_rules,
+    query_planner, register, register_json, relation_planners, scalar_functions,
 };
 pub use session::{
     AggregateBySession, SessionAggregate, SessionColumn, SessionExec, SessionMergeExec,
     SessionPartialExec, SessionWindow, session_aggregate_of, session_groups_of,
 };
 pub use sql::{parse_table_argument, rewrite_window_calls};
-pub use times::{MicrosecondTime, with_interval_lengths, with_microseconds};
+pub use times::{MicrosecondTime, with_microseconds};
 pub use values::{IntervalPlanner, header, headers_list, headers_map, interval_times, to_json};
 pub use volatile_keys::VolatileKeys;
 pub use window::{

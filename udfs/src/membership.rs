@@ -191,43 +191,40 @@ fn is_no_member(member: InSubquery, place: Place, schema: &DFSchema) -> Result<E
     exists(&subquery, Expr::IsNotFalse(Box::new(compared)), true)
 }
 
-/// The expression with each `x IN (SELECT b …)` replaced by what gives true, false or unknown as SQL has it.
+/// The expression with each `x IN (SELECT b …)` replaced by EXISTS, which gives true, false or unknown as SQL has it.
 fn three_valued(expr: Expr, schema: &DFSchema) -> Result<Expr> {
-    let replaced = expr.transform_down(|node| {
-        let Expr::InSubquery(InSubquery {
-            expr,
-            subquery,
-            negated,
-        }) = node
-        else {
-            return Ok(Transformed::no(node));
-        };
-        check(&subquery.subquery, Asked::NotIn)?;
-        check_value(&expr)?;
-        let (subquery, column) = members(&subquery)?;
-        let compared = compared(&expr, column, schema)?;
-        let found = exists(&subquery, Expr::IsTrue(Box::new(compared.clone())), false)?;
-        let unknown = exists(&subquery, Expr::IsUnknown(Box::new(compared)), false)?;
-        let null = Expr::Literal(ScalarValue::Boolean(None), None);
-        let case = Case {
-            expr: None,
-            when_then_expr: vec![
-                (Box::new(found), Box::new(lit(!negated))),
-                (Box::new(unknown), Box::new(null)),
-            ],
-            else_expr: Some(Box::new(lit(negated))),
-        };
-        Ok(Transformed::new(
-            Expr::Case(case),
-            true,
-            TreeNodeRecursion::Jump,
-        ))
+    let replaced = with_cases(expr, |expr, subquery, column| {
+        let compared = compared(expr, column, schema)?;
+        let found = exists(subquery, Expr::IsTrue(Box::new(compared.clone())), false)?;
+        let unknown = exists(subquery, Expr::IsUnknown(Box::new(compared)), false)?;
+        Ok((found, vec![unknown]))
     })?;
     Ok(replaced.data)
 }
 
-/// The expression with each `x IN (SELECT b …)` replaced by what tells true, false and unknown by numbers of rows.
+/// The expression with each `x IN (SELECT b …)` replaced by numbers of rows, which tell true, false and unknown.
 fn counted(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    with_cases(expr, |expr, subquery, column| {
+        let equal = compared(expr, column.clone(), schema)?;
+        let found = has_rows(subquery, Some(equal))?;
+        let mut unknown = Vec::new();
+        if expr.nullable(schema).unwrap_or(true) {
+            unknown.push(expr.clone().is_null().and(has_rows(subquery, None)?));
+        }
+        if subquery.subquery.schema().nullable(&column).unwrap_or(true) {
+            let nulls = Expr::Column(column).is_null();
+            unknown.push(has_rows(subquery, Some(nulls))?);
+        }
+        Ok((found, unknown))
+    })
+}
+
+/// The expression with each `x IN (SELECT b …)` replaced by a CASE. Of the value, the subquery and its column `conditions` makes the
+/// one under which the value is found, and those under which that is unknown.
+fn with_cases(
+    expr: Expr,
+    conditions: impl Fn(&Expr, &Subquery, Column) -> Result<(Expr, Vec<Expr>)>,
+) -> Result<Transformed<Expr>> {
     expr.transform_down(|node| {
         let Expr::InSubquery(InSubquery {
             expr,
@@ -240,19 +237,11 @@ fn counted(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         check(&subquery.subquery, Asked::NotIn)?;
         check_value(&expr)?;
         let (subquery, column) = members(&subquery)?;
-        let null = || Box::new(Expr::Literal(ScalarValue::Boolean(None), None));
-        let equal = compared(&expr, column.clone(), schema)?;
-        let found = has_rows(&subquery, Some(equal))?;
+        let (found, unknown) = conditions(&expr, &subquery, column)?;
         let mut when_then_expr = vec![(Box::new(found), Box::new(lit(!negated)))];
-        if expr.nullable(schema).unwrap_or(true) {
-            let unknown = expr.is_null().and(has_rows(&subquery, None)?);
-            when_then_expr.push((Box::new(unknown), null()));
-        }
-        let rows = subquery.subquery.schema();
-        if rows.nullable(&column).unwrap_or(true) {
-            let nulls = Expr::Column(column).is_null();
-            let unknown = has_rows(&subquery, Some(nulls))?;
-            when_then_expr.push((Box::new(unknown), null()));
+        for unknown in unknown {
+            let null = Expr::Literal(ScalarValue::Boolean(None), None);
+            when_then_expr.push((Box::new(unknown), Box::new(null)));
         }
         let case = Case {
             expr: None,

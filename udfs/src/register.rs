@@ -4,20 +4,21 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::catalog::Session;
-use datafusion::common::Result;
+use datafusion::common::{DFSchema, Result};
 use datafusion::execution::context::QueryPlanner;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::planner::{ExprPlanner, RelationPlanner};
-use datafusion::logical_expr::{AggregateUDF, LogicalPlan, ScalarUDF};
+use datafusion::logical_expr::{AggregateUDF, Expr, LogicalPlan, ScalarUDF};
 use datafusion::optimizer::OptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
 use crate::checked::{
     CheckedArithmetic, DecimalOperators, RoomToCompare, avg, max, min, rounded, sum,
+    with_room_to_compare,
 };
 use crate::complete::{AggregateByCompletedSession, seal_completions};
-use crate::doubles::DoubleBeforeDecimal;
+use crate::doubles::{DoubleBeforeDecimal, with_doubles};
 use crate::filtered::FilteredArguments;
 use crate::filters::PushDownFilters;
 use crate::is_final::{IsFinalPlanner, is_final};
@@ -27,7 +28,9 @@ use crate::planner::{WindowExtensionPlanner, WindowRelationPlanner};
 use crate::ranges::EventTimeRanges;
 use crate::session::aggregate::AggregateBySession;
 use crate::steps::NamesOfSteps;
-use crate::times::{self, ExtractPlanner, IntervalsByLength, MicrosecondTime};
+use crate::times::{
+    self, ExtractPlanner, IntervalsByLength, MicrosecondTime, with_interval_lengths,
+};
 use crate::unjoined::UnjoinedSubqueries;
 use crate::values::{
     IntervalPlanner, array_has, as_typed, header, headers_list, headers_map, interval_times,
@@ -92,6 +95,18 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
         .with_analyzer_rule(Arc::new(FilteredArguments))
         .with_analyzer_rule(Arc::new(VolatileKeys))
         .with_analyzer_rule(Arc::new(NamesOfSteps))
+}
+
+/// One expression over these columns as the analyzer rules make it that come before the types of operands are made equal: for
+/// expressions that stand in no plan.
+///
+/// # Errors
+///
+/// An expression without a type; a day and a time of day that are added to each other.
+pub fn before_types(expr: Expr, columns: &DFSchema) -> Result<Expr> {
+    let expr = with_doubles(expr, columns)?;
+    let expr = with_room_to_compare(expr, columns)?;
+    with_interval_lengths(expr, columns)
 }
 
 /// Adds the functions and operators of `datafusion-functions-json` (`json_get`, `->`, `->>`, `?`).

@@ -7,7 +7,7 @@
 use std::ops::ControlFlow;
 use std::sync::{Arc, LazyLock};
 
-use anabranch_udfs::{checked, with_doubles, with_interval_lengths, with_room_to_compare};
+use anabranch_udfs::{before_types, checked};
 use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
@@ -230,9 +230,7 @@ fn arithmetic(expr: Expr, columns: &DFSchema) -> Result<Expr> {
     let context = SimplifyContext::builder()
         .with_schema(Arc::new(columns.clone()))
         .build();
-    let expr = with_doubles(expr, columns)?;
-    let expr = with_room_to_compare(expr, columns)?;
-    let expr = with_interval_lengths(expr, columns)?;
+    let expr = before_types(expr, columns)?;
     let expr = ExprSimplifier::new(context).coerce(expr, columns)?;
     Ok(checked(expr, columns)?)
 }

@@ -68,7 +68,7 @@ pub(crate) trait Publisher: Clock + Send + Sync + 'static {
     /// Drops records that were not delivered: each is told to have failed.
     fn purge(&self);
 
-    /// Takes the transactional id over: fences off whoever had it, and ends their transaction.
+    /// Takes the transactional id over: the broker fences the producer off that had it, and ends its transaction.
     fn init_transactions(&self, timeout: Duration) -> Called;
 
     /// Begins a transaction. No broker is asked.
@@ -84,7 +84,7 @@ pub(crate) trait Publisher: Clock + Send + Sync + 'static {
     fn fatal_error(&self) -> Option<RDKafkaErrorCode>;
 }
 
-/// The offsets that a group keeps. Whoever asks for them is no member of the group.
+/// The offsets that a group keeps. The client that asks for them is no member of the group.
 pub(crate) trait Group: Clock + Send + Sync + 'static {
     /// What sends the records of the transactions that offsets are part of.
     type Publisher: Publisher;

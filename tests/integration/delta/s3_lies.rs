@@ -198,19 +198,20 @@ fn exact_2_a_job_into_a_store_that_hides_successes() {
         command.args(["run", "tables.sql", "jobs.sql", "--until-caught-up"]);
         crate::support::Ran::of(&mut command).ok();
     }
+    assert_eq!(kept(&work), (0..24).collect::<Vec<_>>());
+    assert!(proxy.disturbed().len() > 6);
+}
+
+/// The numbers that a job has copied, sorted.
+fn kept(work: &Workspace) -> Vec<u64> {
     let shown = work
         .sql(&["tables.sql"], &["SELECT v FROM kept ORDER BY v"])
         .ok();
-    let kept: Vec<u64> = shown
-        .out
-        .lines()
-        .map(|line| {
-            let row: serde_json::Value = serde_json::from_str(line).unwrap();
-            row["v"].as_u64().unwrap()
-        })
-        .collect();
-    assert_eq!(kept, (0..24).collect::<Vec<_>>());
-    assert!(proxy.disturbed().len() > 6);
+    let number = |line: &str| {
+        let row: serde_json::Value = serde_json::from_str(line).unwrap();
+        row["v"].as_u64().unwrap()
+    };
+    shown.out.lines().map(number).collect()
 }
 
 #[test]
@@ -266,16 +267,5 @@ fn a_job_waits_for_a_store_that_refuses_in_the_middle_of_a_batch() {
     let disturbed = proxy.disturbed();
     assert!(disturbed.len() >= 4, "{disturbed:?}");
     proxy.pass();
-    let shown = work
-        .sql(&["tables.sql"], &["SELECT v FROM kept ORDER BY v"])
-        .ok();
-    let kept: Vec<u64> = shown
-        .out
-        .lines()
-        .map(|line| {
-            let row: serde_json::Value = serde_json::from_str(line).unwrap();
-            row["v"].as_u64().unwrap()
-        })
-        .collect();
-    assert_eq!(kept, (0..16).collect::<Vec<_>>());
+    assert_eq!(kept(&work), (0..16).collect::<Vec<_>>());
 }

@@ -72,7 +72,7 @@ impl AnalyzerRule for RoomToCompare {
 /// # Errors
 ///
 /// The expression has no type.
-pub fn with_room_to_compare(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+pub(crate) fn with_room_to_compare(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     Ok(expr.transform_up(|expr| with_room(expr, schema))?.data)
 }
 

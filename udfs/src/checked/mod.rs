@@ -28,7 +28,8 @@ mod sum_rows;
 mod wide;
 
 pub(crate) use average::avg;
-pub use compare::{RoomToCompare, with_room_to_compare};
+pub use compare::RoomToCompare;
+pub(crate) use compare::with_room_to_compare;
 pub use decimals::DecimalOperators;
 pub(crate) use extreme::{max, min};
 pub use rewrite::{CheckedArithmetic, as_kept, checked, plain};

@@ -22,7 +22,7 @@ use datafusion::logical_expr::ScalarUDF;
 
 pub(crate) use date_part::ExtractPlanner;
 pub use micros::{MicrosecondTime, with_microseconds};
-pub use spans::with_interval_lengths;
+pub(crate) use spans::with_interval_lengths;
 pub(crate) use spans::{INTERVAL_LENGTH, IntervalsByLength};
 
 /// The functions of times, by the names of those they replace.

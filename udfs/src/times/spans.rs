@@ -63,7 +63,7 @@ impl AnalyzerRule for IntervalsByLength {
 /// # Errors
 ///
 /// A day and a time of day that are added to each other.
-pub fn with_interval_lengths(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+pub(crate) fn with_interval_lengths(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     Ok(expr.transform_up(|expr| by_length(expr, schema))?.data)
 }
 
