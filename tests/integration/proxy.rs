@@ -53,7 +53,7 @@ fn pass_all() -> Rule {
 pub(crate) struct Proxy {
     address: SocketAddr,
     rule: Arc<Mutex<Rule>>,
-    seen: Arc<Mutex<Vec<(Request, Fate)>>>,
+    disturbed: Arc<Mutex<Vec<(Request, Fate)>>>,
 }
 
 impl Proxy {
@@ -66,24 +66,25 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
         let rule = Arc::new(Mutex::new(pass_all()));
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let (of_rule, of_seen) = (Arc::downgrade(&rule), Arc::downgrade(&seen));
+        let disturbed = Arc::new(Mutex::new(Vec::new()));
+        let (of_rule, of_disturbed) = (Arc::downgrade(&rule), Arc::downgrade(&disturbed));
         std::thread::spawn(move || {
             for client in listener.incoming() {
                 // The proxy is gone: so is its port.
-                let (Some(rule), Some(seen)) = (of_rule.upgrade(), of_seen.upgrade()) else {
+                let (Some(rule), Some(disturbed)) = (of_rule.upgrade(), of_disturbed.upgrade())
+                else {
                     return;
                 };
                 let store = store.clone();
                 if let Ok(client) = client {
-                    std::thread::spawn(move || serve(client, &store, &rule, &seen));
+                    std::thread::spawn(move || serve(client, &store, &rule, &disturbed));
                 }
             }
         });
         Self {
             address,
             rule,
-            seen,
+            disturbed,
         }
     }
 
@@ -104,11 +105,7 @@ impl Proxy {
 
     /// The requests so far that did not just pass, with what became of them.
     pub(crate) fn disturbed(&self) -> Vec<(Request, Fate)> {
-        let seen = self.seen.lock().unwrap();
-        seen.iter()
-            .filter(|(_, fate)| *fate != Fate::Pass)
-            .cloned()
-            .collect()
+        self.disturbed.lock().unwrap().clone()
     }
 }
 
@@ -124,7 +121,7 @@ fn serve(
     mut client: TcpStream,
     store: &str,
     rule: &Mutex<Rule>,
-    seen: &Mutex<Vec<(Request, Fate)>>,
+    disturbed: &Mutex<Vec<(Request, Fate)>>,
 ) -> Option<()> {
     let (head, body) = read_request(&mut client)?;
     let mut words = head.lines().next()?.split(' ');
@@ -133,7 +130,9 @@ fn serve(
         target: words.next()?.to_owned(),
     };
     let fate = (rule.lock().unwrap())(&request);
-    seen.lock().unwrap().push((request.clone(), fate));
+    if fate != Fate::Pass {
+        disturbed.lock().unwrap().push((request, fate));
+    }
     let forward = || ask(store, &head, &body);
     match fate {
         Fate::Pass => client.write_all(&forward()?).ok()?,

@@ -376,6 +376,10 @@ impl Drop for OwnBroker {
 
 /// Endpoint and bucket of the object store of the environment; `None` after the test has run, and passed, in an environment
 /// with one.
+#[expect(
+    clippy::print_stderr,
+    reason = "what the test says there, it says here"
+)]
 pub(crate) fn s3(test: &str) -> Option<(String, String)> {
     if let Ok(endpoint) = std::env::var("S3_ENDPOINT") {
         return Some((endpoint, std::env::var("S3_BUCKET").unwrap()));
@@ -399,5 +403,6 @@ pub(crate) fn s3(test: &str) -> Option<(String, String)> {
         out.contains("1 passed"),
         "{test} is not the name of a test:\n{out}"
     );
+    eprint!("{err}");
     None
 }

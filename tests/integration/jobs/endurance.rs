@@ -100,6 +100,11 @@ impl Moments {
         Self(seed | 1)
     }
 
+    /// Moments for another thread, from the same seed.
+    pub(super) fn other(&mut self) -> Self {
+        Self(self.below(u64::MAX) | 1)
+    }
+
     pub(super) fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
