@@ -3,6 +3,7 @@
 //! `docker/with-kafka cargo bench` prints a Markdown table. `BENCH_RECORDS` (default 5 million)
 //! says how many records. `BENCH_ONLY=sessions cargo bench` measures sessions alone, over an archive that is made without
 //! Kafka; `BENCH_ONLY=jobs` jobs alone; `BENCH_ONLY=state` their state and `BENCH_ONLY=server` the service, without Kafka.
+//! `BENCH_ONLY=wide` measures topics of many partitions, and a job beside clients that stand still, which nothing else does.
 
 #![expect(
     clippy::unwrap_used,
@@ -17,6 +18,7 @@ mod measure;
 mod peers;
 mod server;
 mod state;
+mod wide;
 
 use anabranch::core::visits::{Visit, VisitPlan, Visits};
 use anabranch::planner::{Parameters, Script, parse_statement};
@@ -112,6 +114,7 @@ fn main() {
         (only("sessions"), only("state"), only("server"));
     let is_child = std::env::var_os(state::CHILD).is_some();
     let is_echo = std::env::var_os(server::ECHO).is_some();
+    let is_drain = std::env::var_os(wide::CHILD).is_some();
     let bootstrap = match std::env::var("KAFKA_BOOTSTRAP") {
         Ok(bootstrap) => bootstrap,
         Err(_) if only_sessions || only_state || only_server || is_child || is_echo => {
@@ -137,6 +140,10 @@ fn main() {
         server::echo(&bench);
         return;
     }
+    if is_drain {
+        wide::child(&bench, &bootstrap);
+        return;
+    }
     let mut report = Report::default();
     if only_state {
         state::state(&bench, &mut report);
@@ -145,6 +152,11 @@ fn main() {
     }
     if only_server {
         server::server(&bench, &mut report);
+        print!("{report}");
+        return;
+    }
+    if only("wide") {
+        wide::wide(&bench, &bootstrap, &mut report);
         print!("{report}");
         return;
     }
@@ -170,6 +182,8 @@ fn main() {
     peers::fill(
         &bootstrap,
         "bench_visits",
+        PARTITIONS,
+        1,
         Visits::new(plan).map(|visit| record(&visit)),
     );
 

@@ -37,14 +37,14 @@ pub(crate) enum Figure {
 pub(crate) fn measure(step: impl FnOnce() -> u64) -> Taken {
     // Resets the peak of resident memory to what is resident now.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
-    let cpu = cpu_seconds();
+    let cpu = cpu_seconds(SELF);
     let start = Instant::now();
     let rows = step();
     Taken {
         rows,
         seconds: start.elapsed().as_secs_f64(),
-        core_seconds: cpu_seconds() - cpu,
-        peak_mib: peak_mib(),
+        core_seconds: cpu_seconds(SELF) - cpu,
+        peak_mib: peak_mib(SELF),
     }
 }
 
@@ -54,8 +54,12 @@ pub(crate) fn best_of(runs: impl Iterator<Item = Taken>) -> Taken {
         .unwrap()
 }
 
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+/// This process, among those that the system tells of.
+const SELF: &str = "self";
+
+/// Processor time of a process so far.
+pub(crate) fn cpu_seconds(process: &str) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     // The name, in parentheses, may hold spaces; user and system ticks are the 12th and 13th after.
     let after = stat.rsplit(')').next().unwrap_or_default();
     let ticks = |at: usize| -> f64 {
@@ -68,8 +72,9 @@ fn cpu_seconds() -> f64 {
     (ticks(11) + ticks(12)) / 100.0
 }
 
-fn peak_mib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+/// The most resident memory that a process has had.
+pub(crate) fn peak_mib(process: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib: u64 = line
         .and_then(|line| line.split_whitespace().next()?.parse().ok())
@@ -166,6 +171,33 @@ impl Report {
             Some((peer, reach)) => format!("{:.2} | {reach} |", bytes as f64 / peer as f64),
         };
         let line = format!("| {name} | {mib:.1} MiB | | | | {compared}");
+        eprintln!("{line}");
+        self.lines.push(line);
+    }
+}
+
+impl Report {
+    /// Adds a number of something.
+    pub(crate) fn count(&mut self, name: &str, count: usize, unit: &str, reach: &str) {
+        let line = format!("| {name} | {count} {unit} | | | | | {reach} |");
+        eprintln!("{line}");
+        self.lines.push(line);
+    }
+
+    /// Adds how many batches a job commits in a second and the milliseconds that each takes, beside those of a peer.
+    pub(crate) fn batches(
+        &mut self,
+        name: &str,
+        per_second: f64,
+        milliseconds: f64,
+        peer: Option<(f64, &str)>,
+    ) {
+        let compared = match peer {
+            None => String::from("|  |"),
+            Some((peer, reach)) => format!("{:.2} | {reach} |", milliseconds / peer),
+        };
+        let line =
+            format!("| {name} | {milliseconds:.1} ms each | {per_second:.1} | | | {compared}");
         eprintln!("{line}");
         self.lines.push(line);
     }

@@ -56,11 +56,18 @@ fn send(producer: &BaseProducer, mut record: BaseRecord<'_, [u8], [u8]>) {
     }
 }
 
-/// Fills a topic, round robin over its partitions.
-pub(crate) fn fill(bootstrap: &str, topic: &str, records: impl Iterator<Item = String>) {
+/// Fills a topic, round robin over its partitions: `run` records to each at a time.
+pub(crate) fn fill(
+    bootstrap: &str,
+    topic: &str,
+    partitions: i32,
+    run: usize,
+    records: impl Iterator<Item = String>,
+) {
     let producer = producer(bootstrap);
+    let partitions = usize::try_from(partitions).unwrap();
     for (index, record) in records.enumerate() {
-        let partition = i32::try_from(index % 4).unwrap();
+        let partition = i32::try_from(index / run % partitions).unwrap();
         send(
             &producer,
             BaseRecord::to(topic)
@@ -152,11 +159,32 @@ pub(crate) fn copy(bootstrap: &str, from: &str, to: &str, partitions: i32, recor
     records
 }
 
+/// How many records a topic has.
+pub(crate) fn count(bootstrap: &str, topic: &str, partitions: i32) -> u64 {
+    let consumer: BaseConsumer = config(bootstrap).create().unwrap();
+    let ends = (0..partitions).map(|partition| {
+        let ends = consumer.fetch_watermarks(topic, partition, Duration::from_secs(10));
+        let (low, high) = ends.unwrap();
+        u64::try_from(high - low).unwrap()
+    });
+    ends.sum()
+}
+
 /// Sends a thousand records a second, each with the microseconds since `epoch` at which it was sent.
 pub(crate) fn send_steadily(bootstrap: &str, topic: &str, epoch: Instant, seconds: u64) {
+    send_while(bootstrap, topic, epoch, |number| number < seconds * 1_000);
+}
+
+/// The same for as long as `goes_on` says so of the number of the record that comes next.
+pub(crate) fn send_while(
+    bootstrap: &str,
+    topic: &str,
+    epoch: Instant,
+    goes_on: impl Fn(u64) -> bool,
+) {
     let producer: BaseProducer = config(bootstrap).set("linger.ms", "0").create().unwrap();
     let start = Instant::now();
-    for number in 0..seconds * 1_000 {
+    for number in (0..).take_while(|number| goes_on(*number)) {
         let due = start + Duration::from_millis(number);
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         let at = epoch.elapsed().as_micros();

@@ -32,7 +32,7 @@ const INGESTED: u64 = 1_000_000;
 const BATCH: usize = 8_192;
 
 /// A process that ends with this.
-struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -41,15 +41,20 @@ impl Drop for Process {
     }
 }
 
-/// Starts a program; gives what it says behind `before` on a line of its errors.
-fn start(command: &mut Command, before: &str) -> (Process, String) {
+/// Starts a program; gives what it says behind each of `before`, which come in this order on lines of its errors.
+pub(crate) fn start<const N: usize>(
+    command: &mut Command,
+    before: [&str; N],
+) -> (Process, [String; N]) {
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let said = lines.by_ref().map_while(Result::ok);
-    let said = said.filter_map(|line| Some(line.split_once(before)?.1.trim().to_owned()));
-    let address = said.take(1).next();
+    let said = before.map(|before| {
+        let mut said = lines.by_ref().map_while(Result::ok);
+        let found = said.find_map(|line| Some(line.split_once(before)?.1.trim().to_owned()));
+        found.unwrap()
+    });
     std::thread::spawn(move || lines.for_each(drop));
-    (Process(child), address.unwrap())
+    (Process(child), said)
 }
 
 /// In a process of its own: answers calls that do nothing.
@@ -73,7 +78,7 @@ pub(crate) fn server(bench: &Bench, report: &mut Report) {
         .current_dir(folder.path())
         .env("XDG_CONFIG_HOME", folder.path())
         .args(["serve", "--listen", "127.0.0.1:0"]);
-    let (_served, address) = start(program, "listening at grpc://");
+    let (_served, [address]) = start(program, ["listening at grpc://"]);
     small(bench, &address, report);
     cancel(bench, &address, report);
     let columns = "value + 1 AS b, value + 2 AS c, value + 3 AS d";
@@ -184,7 +189,7 @@ fn encode(bench: &Bench, batch: fn(i64) -> RecordBatch, rows: u64) -> Taken {
 }
 
 /// What asks for the rows of a statement.
-fn asking(query: &str) -> FlightDescriptor {
+pub(crate) fn asking(query: &str) -> FlightDescriptor {
     let command = CommandStatementQuery {
         query: query.to_owned(),
         transaction_id: None,
@@ -242,7 +247,7 @@ fn taken(rows: u64, seconds: f64) -> Taken {
 fn small(bench: &Bench, address: &str, report: &mut Report) {
     static ASKED: AtomicU64 = AtomicU64::new(0);
     let mut command = Command::new(std::env::current_exe().unwrap());
-    let (_echo, echo) = start(command.env(ECHO, "1"), "echo at ");
+    let (_echo, [echo]) = start(command.env(ECHO, "1"), ["echo at "]);
     for (clients, calls) in [(1, 4_000), (32, 400)] {
         let bare = bench.runtime.block_on(latencies(clients, calls, || {
             let channel = channel(&echo);
@@ -323,7 +328,8 @@ fn cancel(bench: &Bench, address: &str, report: &mut Report) {
     );
 }
 
-async fn channel(address: &str) -> Channel {
+/// A connection to a server.
+pub(crate) async fn channel(address: &str) -> Channel {
     let channel = Channel::from_shared(format!("http://{address}")).unwrap();
     channel.tcp_nodelay(true).connect().await.unwrap()
 }
