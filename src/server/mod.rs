@@ -3,6 +3,7 @@
 //! With `client` the only module that names arrow-flight and tonic.
 
 mod access;
+mod admission;
 mod connection;
 mod console;
 mod definitions;
@@ -11,6 +12,7 @@ mod files;
 mod flight;
 mod forks;
 mod gate;
+mod holders;
 mod ingest;
 mod issuer;
 mod jobs;
@@ -53,7 +55,8 @@ use crate::core::stack::STACK;
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{Parameters, Script};
 use crate::runtime::{Jobs, Metrics, Stop};
-use crate::server::connection::{Admission, admitted};
+use crate::server::admission::Connections;
+use crate::server::connection::admitted;
 use crate::server::console::SeenAs;
 use crate::server::engine::Engine;
 use crate::server::flight::Flight;
@@ -81,6 +84,10 @@ const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 32 << 20;
 /// What one call may say in its headers: tokens and cookies.
 const MAX_HEADERS: u32 = 64 << 10;
+/// Connections of clients at the same time, if the process may open enough files.
+const CONNECTIONS: usize = 4_096;
+/// The first call of a known user comes within this, or the connection is closed.
+const SILENCE: Duration = Duration::from_secs(30);
 /// How often a client that is silent is asked whether it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Results in flight have so long to end when the server is told to stop.
@@ -286,7 +293,8 @@ impl Server {
         let incoming = TcpIncoming::from(self.listener)
             .with_nodelay(Some(true))
             .with_keepalive(Some(KEEP_ALIVE));
-        let incoming = admitted(incoming, Admission::default());
+        let connections = Connections::new(files::connections(CONNECTIONS, 2));
+        let incoming = admitted(incoming, connections, SILENCE);
         let server = server
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
