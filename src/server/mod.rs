@@ -7,6 +7,7 @@ mod admission;
 mod connection;
 mod console;
 mod definitions;
+mod ending;
 mod engine;
 mod files;
 mod flight;
@@ -90,8 +91,8 @@ const CONNECTIONS: usize = 4_096;
 const SILENCE: Duration = Duration::from_secs(30);
 /// How often a client that is silent is asked whether it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// Results in flight have so long to end when the server is told to stop.
-const DRAIN: Duration = Duration::from_secs(30);
+/// Results in flight and the batches of jobs have so long to end when the server is told to stop.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// What a server is given.
 #[derive(Debug)]
@@ -265,7 +266,7 @@ impl Server {
             .transpose()?)
     }
 
-    /// Answers clients until `stop` is done; then results in flight may end, and the jobs stop.
+    /// Answers clients until `stop` is done; then results in flight may end, and the jobs stop, within half a minute.
     ///
     /// # Errors
     ///
@@ -334,19 +335,8 @@ impl Server {
             stopping.stop();
             self.engine.work.drain();
         };
-        let limit = async {
-            stopping.wait().await;
-            tokio::time::sleep(DRAIN).await;
-        };
-        let ended = async {
-            tokio::select! {
-                ended = async { tokio::try_join!(server, console) } => ended.map(|_| ()),
-                () = limit => Ok(()),
-            }
-        };
-        let (ended, ()) = tokio::join!(ended, told);
-        self.engine.stop().await;
-        ended
+        let serving = async { tokio::try_join!(server, console).map(|_| ()) };
+        ending::serve_until(serving, told, self.engine.stop(), GRACE).await
     }
 }
 
