@@ -1,6 +1,7 @@
 //! Statements that run in this process: a session, and the jobs of its data directory.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use crate::cli::config::Settings;
 use crate::cli::progress::{JobProgress, Progress};
@@ -10,6 +11,9 @@ use crate::planner::{ParsedStatement, Statement};
 use crate::runtime::{JobStatuses, Jobs, Metrics, RunOptions, Stop};
 use crate::session::{Execution, Outcome, Session};
 use crate::state::{DataDir, JobStore};
+
+/// The batches in hand have so long to be taken back when the process is told to end.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// A session with its jobs.
 pub(crate) struct Here<'a> {
@@ -93,7 +97,14 @@ impl<'a> Here<'a> {
             code = interrupt.wait() => {
                 // The batches in hand are taken back; the jobs go on from there next time.
                 options.stop.stop();
-                (code, runs.await)
+                match tokio::time::timeout(GRACE, &mut runs).await {
+                    Ok(ended) => (code, ended),
+                    Err(_) => {
+                        drop(shown);
+                        eprint("error: not all jobs have stopped: the process ends without them\n");
+                        return code;
+                    }
+                }
             }
         };
         drop(shown);

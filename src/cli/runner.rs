@@ -4,11 +4,12 @@ use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::cli::args::{Format, Global, RunArguments, SqlArguments};
 use crate::cli::config::Settings;
@@ -191,6 +192,7 @@ impl<'a> Runner<'a> {
     /// Runs all scripts up to the first error, which is printed; gives the exit code.
     pub(crate) async fn run_scripts(&self, scripts: &[Script], parameters: &mut Parameters) -> u8 {
         let interrupt = Interrupt::new();
+        let _insists = Interrupt::insists();
         // All is parsed and bound before anything runs: a typo at the end changes nothing.
         let mut statements = Vec::new();
         for script in scripts {
@@ -378,12 +380,27 @@ pub(crate) fn eprint(text: &str) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
+/// A statement that does not end so soon after a signal is not waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Ctrl-C and SIGTERM.
 pub(crate) struct Interrupt;
 
 impl Interrupt {
     pub(crate) fn new() -> Self {
         Self
+    }
+
+    /// Until this is dropped, ends the process when it has not ended for a while after a signal: the thread that runs a statement sees
+    /// no signal while it plans one.
+    fn insists() -> AbortOnDropHandle<()> {
+        AbortOnDropHandle::new(tokio::spawn(Self::end_later()))
+    }
+
+    async fn end_later() {
+        let code = Self::new().wait().await;
+        tokio::time::sleep(PATIENCE).await;
+        std::process::exit(code.into())
     }
 
     /// Waits for a signal; gives the exit code for it.

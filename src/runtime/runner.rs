@@ -206,7 +206,7 @@ impl<'a> JobRunner<'a> {
             return Err(error);
         }
         let history = self.store.history(self.job.id).await?;
-        let owner = history.owner.unwrap_or_default();
+        let owner = history.owner.clone().unwrap_or_default();
         let is_mine = owner == self.owner;
         if !is_mine && (self.has_owned || error.kind() == ErrorKind::Cancelled) {
             // A statement has the job for a moment only.
@@ -217,6 +217,10 @@ impl<'a> JobRunner<'a> {
         }
         // DROP JOB deletes the job's files one after the other: an error of reading one of them only follows from it.
         if history.phase == Phase::Dropped {
+            // What it has written since it was dropped is left to nobody else.
+            if let Err(error) = self.store.clear(self.job.id, history).await {
+                tracing::warn!(job = self.job.name, %error, "some of its files are left");
+            }
             return Ok(Ended::Failed(dropped(&self.job.name)));
         }
         // What is said in the log of a job is for whoever runs it.

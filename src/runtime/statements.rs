@@ -1,7 +1,7 @@
 //! The statements about jobs.
 
 use std::any::Any;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use futures::{FutureExt as _, TryStreamExt as _};
 
 use crate::core::jobs::log::sequence_of;
 use crate::core::jobs::{
-    Accepted, Entry, Gaps, Identity, JobHistory, Phase, Sameness, SourceProgress,
+    Accepted, BatchVersion, Entry, Gaps, Identity, JobHistory, Phase, Sameness, SourceProgress,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::ast::Emit;
@@ -25,7 +25,7 @@ use crate::runtime::runner::JobRunner;
 use crate::runtime::show;
 use crate::runtime::source::{JobSource, Look};
 use crate::runtime::subscribe::subscribe;
-use crate::runtime::takeover::{TakenOver, append, files_in, files_of, take_over};
+use crate::runtime::takeover::{TakenOver, append, append_to, files_in, files_of, take_over};
 use crate::runtime::told::{Report, RunOptions};
 use crate::runtime::windows::changed;
 use crate::session::{
@@ -156,15 +156,16 @@ impl Jobs {
             }
             JobStatement::Pause(name) => {
                 let (id, history) = self.find(&normalize(&name)).await?;
+                let done = format!("job {} paused", history.name);
                 if history.phase == Phase::Active {
                     let entry = Entry::Paused {
                         reason: None,
                         reported: None,
                         at: now(),
                     };
-                    append(&self.store, id, &entry).await?;
+                    append_to(&self.store, id, history, &entry).await?;
                 }
-                Ok(Ready::Done(format!("job {} paused", history.name)))
+                Ok(Ready::Done(done))
             }
             JobStatement::Resume {
                 name,
@@ -193,7 +194,7 @@ impl Jobs {
                     assuming,
                     at: now(),
                 };
-                append(&self.store, id, &entry).await?;
+                append_to(&self.store, id, history, &entry).await?;
                 Ok(Ready::Done(done))
             }
             JobStatement::Drop {
@@ -209,7 +210,8 @@ impl Jobs {
                         self.check_drop(id, &history, cascade).await?;
                         // A DROP JOB that died half-way is brought to its end.
                         if history.phase != Phase::Dropped {
-                            append(&self.store, id, &Entry::Dropped { at: now() }).await?;
+                            let dropped = Entry::Dropped { at: now() };
+                            append_to(&self.store, id, history, &dropped).await?;
                         }
                         failpoint::reach("drop-logged");
                         self.store.forget(&name, id).await?;
@@ -401,7 +403,7 @@ impl Jobs {
                     tables: tables.clone(),
                     at: now(),
                 };
-                append(&self.store, id, &replaced).await?;
+                append_to(&self.store, id, history, &replaced).await?;
                 (id, format!("job {name} replaced"))
             }
             Some((_, history)) => {
@@ -513,18 +515,20 @@ impl Jobs {
         let entry = Entry::Rewound { to, at: now() };
         abandoned.apply(&entry);
         // What a sink that was restored lacks cannot be taken out of it.
-        let is_there = |version: &&String| {
+        let is_there = |version: &str| {
             missing.is_none_or(|missing| sequence_of(version) <= Some(missing.known))
         };
-        let there: Vec<String> = abandoned
-            .abandoned
-            .iter()
-            .filter(is_there)
-            .cloned()
-            .collect();
-        let files = files_of(&self.store, id, &there).await?;
+        let behind = history.batches.iter().filter(|batch| batch.batch > to);
+        let behind: BTreeSet<&str> = behind.map(|batch| batch.version.as_str()).collect();
+        let read = self.abandoned(id, &abandoned, |version| {
+            is_there(version) || behind.contains(version)
+        });
+        let read = read.await?;
+        let there = read.iter().filter(|(name, _)| is_there(name));
+        let there: Vec<&BatchVersion> = there.map(|(_, version)| version).collect();
+        let files = files_of(there.iter().copied());
         // What went to another table, which this one has replaced, is not in this one.
-        let own = files_in(&self.store, id, &there, identity.as_ref()).await?;
+        let own = files_in(there, identity.as_ref());
         sink.check_take_back(&own).await?;
         // A sink of an earlier state has rows again that were taken out of it: of batches that were abandoned before.
         let again: Vec<String> = match missing {
@@ -542,9 +546,14 @@ impl Jobs {
                 .collect(),
             None => Vec::new(),
         };
-        let again = files_in(&self.store, id, &again, identity.as_ref()).await?;
+        let again: Vec<BatchVersion> = self.store.versions(id, again).try_collect().await?;
+        let again = files_in(&again, identity.as_ref());
         sink.check_take_back(&again).await?;
-        let published = self.check_rewind(&job, &history, to).await?;
+        let behind = read
+            .iter()
+            .filter(|(name, _)| behind.contains(name.as_str()));
+        let behind: Vec<&BatchVersion> = behind.map(|(_, version)| version).collect();
+        let published = self.check_rewind(&job, &history, to, &behind).await?;
         sink.take_back(&again).await?;
         // From here on the rewind is said; whoever takes the job over next brings it to its end.
         if !self.store.append(id, history.next, &entry).await? {
@@ -581,18 +590,30 @@ impl Jobs {
         )))
     }
 
-    /// Whether the batches behind `to` can be run again; gives where in the sink's topic their rows are.
+    /// The wanted ones of the versions that are abandoned, by name; each is read once.
+    async fn abandoned(
+        &self,
+        id: JobId,
+        history: &JobHistory,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<(String, BatchVersion)>> {
+        let names = history.abandoned.iter().filter(|name| is_wanted(name));
+        let names: Vec<String> = names.cloned().collect();
+        let versions: Vec<BatchVersion> =
+            self.store.versions(id, names.clone()).try_collect().await?;
+        Ok(names.into_iter().zip(versions).collect())
+    }
+
+    /// Whether the batches behind `to`, which have these versions, can be run again; gives where in the sink's topic their rows are.
     async fn check_rewind(
         &self,
         job: &ReadyJob,
         history: &JobHistory,
         to: u64,
+        versions: &[&BatchVersion],
     ) -> Result<BTreeMap<i32, SourceProgress>> {
         let mut published: BTreeMap<i32, SourceProgress> = BTreeMap::new();
-        let behind = history.batches.iter().filter(|batch| batch.batch > to);
-        let names = behind.map(|batch| batch.version.clone()).collect();
-        let versions: Vec<_> = self.store.versions(job.id, names).try_collect().await?;
-        for version in &versions {
+        for version in versions {
             for (partition, at) in &version.published {
                 let all = published.entry(*partition).or_insert(*at);
                 all.start = all.start.min(at.start);
@@ -783,3 +804,7 @@ pub(super) fn owner() -> String {
 pub(super) fn now() -> i64 {
     chrono::Utc::now().timestamp_millis()
 }
+
+#[cfg(test)]
+#[path = "statements_tests.rs"]
+mod tests;

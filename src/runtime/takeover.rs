@@ -40,32 +40,21 @@ pub(super) async fn files_of_number(
 }
 
 /// The files that versions have added to a Delta table.
-pub(super) async fn files_of(
-    store: &JobStore,
-    id: JobId,
-    versions: &[String],
-) -> Result<Vec<String>> {
-    let versions: Vec<_> = store.versions(id, versions.to_vec()).try_collect().await?;
-    Ok(versions
-        .into_iter()
-        .flat_map(|version| version.files)
-        .collect())
+pub(super) fn files_of<'v>(versions: impl IntoIterator<Item = &'v BatchVersion>) -> Vec<String> {
+    let files = versions.into_iter().flat_map(|version| &version.files);
+    files.cloned().collect()
 }
 
 /// The same of those versions that were written to this sink.
-pub(super) async fn files_in(
-    store: &JobStore,
-    id: JobId,
-    versions: &[String],
+pub(super) fn files_in<'v>(
+    versions: impl IntoIterator<Item = &'v BatchVersion>,
     sink: Option<&Identity>,
-) -> Result<Vec<String>> {
-    let versions: Vec<_> = store.versions(id, versions.to_vec()).try_collect().await?;
-    let is_in = |version: &BatchVersion| match version.sink.as_ref().zip(sink) {
+) -> Vec<String> {
+    let is_in = |version: &&BatchVersion| match version.sink.as_ref().zip(sink) {
         Some((then, now)) => then.compare(now) != Sameness::Other,
         None => true,
     };
-    let own = versions.into_iter().filter(is_in);
-    Ok(own.flat_map(|version| version.files).collect())
+    files_of(versions.into_iter().filter(is_in))
 }
 
 /// Why a job that is gone does not go on.
@@ -76,8 +65,18 @@ pub(super) fn dropped(job: &str) -> Error {
 
 /// Appends an entry whose place in the log does not matter.
 pub(super) async fn append(store: &JobStore, id: JobId, entry: &Entry) -> Result<JobHistory> {
+    let history = store.history(id).await?;
+    append_to(store, id, history, entry).await
+}
+
+/// The same where the log has been read, which is read again only if it has grown since.
+pub(super) async fn append_to(
+    store: &JobStore,
+    id: JobId,
+    mut history: JobHistory,
+    entry: &Entry,
+) -> Result<JobHistory> {
     for _ in 0..ATTEMPTS {
-        let mut history = store.history(id).await?;
         if history.phase == Phase::Dropped {
             return Err(dropped(&history.name));
         }
@@ -85,6 +84,7 @@ pub(super) async fn append(store: &JobStore, id: JobId, entry: &Entry) -> Result
             history.apply(entry);
             return Ok(history);
         }
+        history = store.history(id).await?;
     }
     Err(Error::unavailable(
         "the job's log is written to by others all the time",
@@ -207,8 +207,9 @@ pub(super) async fn take_over(
         }
     }
     // A rewind that died half-way is brought to its end.
-    sink.take_back(&files_of(store, id, &history.abandoned).await?)
-        .await?;
+    let abandoned = store.versions(id, history.abandoned.clone());
+    let abandoned: Vec<BatchVersion> = abandoned.try_collect().await?;
+    sink.take_back(&files_of(&abandoned)).await?;
     if missing.is_none() {
         sink.mark(&history).await?;
     }

@@ -21,8 +21,13 @@ const ANYONE: &str = "anyone";
 pub(super) fn share(user: &str, of: usize) -> usize {
     match user == ANYONE {
         true => of,
-        false => of - of / 4,
+        false => share_of_one(of),
     }
+}
+
+/// How many of so many things one of several may have.
+pub(super) fn share_of_one(of: usize) -> usize {
+    of - of / 4
 }
 
 /// What somebody may do; each role may what those before it may.
@@ -99,6 +104,11 @@ impl Caller {
             places: None,
             session: None,
         }
+    }
+
+    /// The name of a user who has logged in; `None` where nobody has to.
+    pub(super) fn user(&self) -> Option<&Arc<str>> {
+        (*self.name != *ANYONE).then_some(&self.name)
     }
 
     /// Whether both may do the same.

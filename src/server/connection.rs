@@ -1,24 +1,21 @@
-//! Connections of clients: as many as there may be, each of which asks something in time, and each of which sends a small answer
-//! at once. The transport writes what stands around a message by itself, so that an answer would take two calls of the system,
-//! and two packets for its client to wake up for.
+//! Connections of clients: each has a place, asks something in time, and sends a small answer at once. The transport writes what
+//! stands around a message by itself, so that an answer would take two calls of the system, and two packets for its client to
+//! wake up for.
 
-use std::future::Future as _;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
-use futures::{Stream, StreamExt as _};
-use http::Extensions;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Sleep;
+use tokio::net::TcpStream;
 use tonic::transport::server::Connected;
 
-use crate::server::files::connections;
+use crate::server::admission::{Connections, FirstCall, Place};
 
 /// What is written in smaller parts waits for the rest, until it is flushed.
 const SMALL: usize = 4 << 10;
@@ -27,44 +24,26 @@ const MOST: usize = 16 << 10;
 /// After a fault of the socket, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How many connections there may be, and how long each may ask nothing.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Admission {
-    /// Connections at the same time; one more waits until another ends.
-    pub(super) most: usize,
-    /// The first call of a known user comes within this, or the connection is closed.
-    pub(super) patience: Duration,
-}
-
-impl Default for Admission {
-    fn default() -> Self {
-        Self {
-            most: connections(4_096, 2),
-            patience: Duration::from_secs(30),
-        }
-    }
-}
-
-/// The connections of a listener, as they are admitted.
-pub(super) fn admitted<S, I>(
+/// The connections of a listener that have a place. One on which no known user calls within `patience` is closed, and sooner if
+/// another one needs its place.
+pub(super) fn admitted<I>(
     incoming: I,
-    admission: Admission,
-) -> impl Stream<Item = io::Result<Gathered<S>>>
+    connections: Arc<Connections>,
+    patience: Duration,
+) -> impl Stream<Item = io::Result<Gathered<TcpStream>>>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
-    I: Stream<Item = io::Result<S>> + Unpin,
+    I: Stream<Item = io::Result<TcpStream>> + Unpin,
 {
-    let places = Arc::new(Semaphore::new(admission.most));
     futures::stream::unfold(incoming, move |mut incoming| {
-        let places = Arc::clone(&places);
+        let connections = Arc::clone(&connections);
         async move {
-            let place = places.acquire_owned().await.ok()?;
             loop {
-                match incoming.next().await? {
-                    Ok(stream) => {
-                        let mut connection = Gathered::new(stream);
-                        connection.silence = Some(Box::pin(tokio::time::sleep(admission.patience)));
-                        connection._place = Some(place);
+                let accepted = incoming.next().await?;
+                let accepted = accepted.and_then(|stream| Ok((stream.peer_addr()?, stream)));
+                match accepted {
+                    Ok((from, stream)) => {
+                        let place = connections.place(from.ip()).await;
+                        let connection = Gathered::admitted(stream, place, patience);
                         return Some((Ok(connection), incoming));
                     }
                     Err(error) => {
@@ -77,32 +56,18 @@ where
     })
 }
 
-/// Whether a known user has called on a connection: the transport gives it to each call.
-#[derive(Debug, Clone, Default)]
-pub(super) struct FirstCall(Arc<AtomicBool>);
-
-impl FirstCall {
-    /// That of the connection that a call with these extensions came on.
-    pub(super) fn of(extensions: &Extensions) -> Self {
-        extensions.get().cloned().unwrap_or_default()
-    }
-
-    /// A user who is known has called.
-    pub(super) fn came(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// A stream whose small writes go out together.
 pub(super) struct Gathered<S> {
     stream: S,
     /// Written and not sent.
     waiting: BytesMut,
     first: FirstCall,
-    /// Until when a known user must have called; nothing once one has.
-    silence: Option<Pin<Box<Sleep>>>,
+    /// Done when the connection is to be closed, with why; nothing once a known user has called.
+    leaves: Option<BoxFuture<'static, io::ErrorKind>>,
+    /// Why it was closed.
+    closed: Option<io::ErrorKind>,
     /// Among the connections that there may be.
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Option<Place>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
@@ -111,8 +76,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
             stream,
             waiting: BytesMut::new(),
             first: FirstCall::default(),
-            silence: None,
+            leaves: None,
+            closed: None,
             _place: None,
+        }
+    }
+
+    fn admitted(stream: S, place: Place, patience: Duration) -> Self {
+        let closing = place.closing().clone();
+        let leaves = async move {
+            tokio::select! {
+                () = tokio::time::sleep(patience) => io::ErrorKind::TimedOut,
+                () = closing.cancelled() => io::ErrorKind::ConnectionAborted,
+            }
+        };
+        Self {
+            first: place.first_call(),
+            leaves: Some(leaves.boxed()),
+            _place: Some(place),
+            ..Self::new(stream)
         }
     }
 
@@ -177,13 +159,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.first.0.load(Ordering::Relaxed) {
-            this.silence = None;
+        if this.first.is_known() {
+            this.leaves = None;
         }
-        if let Some(silence) = &mut this.silence
-            && silence.as_mut().poll(context).is_ready()
+        if let Some(leaves) = &mut this.leaves
+            && let Poll::Ready(why) = leaves.poll_unpin(context)
         {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            this.leaves = None;
+            this.closed = Some(why);
+        }
+        if let Some(why) = this.closed {
+            return Poll::Ready(Err(why.into()));
         }
         Pin::new(&mut this.stream).poll_read(context, into)
     }
@@ -199,13 +185,13 @@ impl<S> Connected for Gathered<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use arrow_flight::Empty;
     use arrow_flight::flight_service_client::FlightServiceClient;
     use proptest::prelude::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::net::TcpListener;
     use tonic::Code;
     use tonic::transport::server::TcpIncoming;
     use tonic::transport::{Endpoint, Server};
@@ -288,13 +274,10 @@ mod tests {
     async fn a_connection_without_a_call_of_a_user_makes_room_for_others() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let admission = Admission {
-            most: 2,
-            patience: Duration::from_secs(3),
-        };
+        let patience = Duration::from_secs(3);
         let accepted = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&accepted);
-        let incoming = admitted(TcpIncoming::from(listener), admission);
+        let incoming = admitted(TcpIncoming::from(listener), Connections::new(2), patience);
         let incoming = incoming.inspect(move |_| {
             counted.fetch_add(1, Ordering::SeqCst);
         });
@@ -311,29 +294,33 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
+        let begin = async || {
+            let mut begun = TcpStream::connect(address).await.unwrap();
+            begun
+                .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+                .await
+                .unwrap();
+            begun
+        };
+        let end = async |mut begun: TcpStream| {
+            let mut rest = Vec::new();
+            let _ = begun.read_to_end(&mut rest).await;
+        };
+        let first = begin().await;
+        wait_for(1).await;
+        // A user calls, also if no service of this server answers.
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap();
-        // A probe says nothing about who asks.
-        let mut probe = HealthClient::new(channel.connect().await.unwrap());
-        probe.check(HealthCheckRequest::default()).await.unwrap();
-        let probed = std::time::Instant::now();
-        // A user does, also by a call that no service of this server answers.
         let connected = channel.connect().await.unwrap();
         let mut user = FlightServiceClient::new(connected.clone());
         let refused = user.list_actions(Empty {}).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unimplemented);
         wait_for(2).await;
-        let mut begun = TcpStream::connect(address).await.unwrap();
-        begun
-            .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-            .await
-            .unwrap();
-        // There is no place for it until the probe has to leave; its time began a little before its answer came.
+        // There is no place for the second one until the first one has left.
+        let second = begin().await;
         wait_for(3).await;
-        assert!(probed.elapsed() >= admission.patience / 2);
-        let mut rest = Vec::new();
-        let _ = begun.read_to_end(&mut rest).await;
-        tokio::time::sleep(2 * admission.patience).await;
-        // The user is still there.
+        end(first).await;
+        // It leaves by itself when it has said nothing for long enough, and by then the user is still there.
+        end(second).await;
         let mut still = HealthClient::new(connected);
         still.check(HealthCheckRequest::default()).await.unwrap();
         assert_eq!(accepted.load(Ordering::SeqCst), 3);

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use http::{Request, Response};
 use tower::{Layer, Service};
 
-use crate::server::connection::FirstCall;
+use crate::server::admission::FirstCall;
 use crate::server::login::Login;
 use crate::server::status::status;
 
@@ -68,23 +68,28 @@ where
         // The one that was asked whether it is ready is the one that is called.
         let mut inner = std::mem::replace(&mut self.inner, waiting);
         let first = FirstCall::of(request.extensions());
+        let login = Arc::clone(&self.login);
         let path = request.uri().path();
         if OPEN.contains(&path) {
-            let is_login = path == OPEN[0];
+            let logs_in = (path == OPEN[0]).then(|| request.headers().clone());
             return Box::pin(async move {
                 let answer = inner.call(request).await?;
                 // A refusal is a status and nothing else.
-                if is_login && !answer.headers().contains_key("grpc-status") {
-                    first.came();
+                let has_logged_in =
+                    logs_in.filter(|_| !answer.headers().contains_key("grpc-status"));
+                if let Some(headers) = has_logged_in {
+                    let known = login.caller(&headers).await;
+                    if let Err(error) = known.and_then(|caller| first.came(&caller)) {
+                        return Ok(status(&error).into_http());
+                    }
                 }
                 Ok(answer)
             });
         }
-        let login = Arc::clone(&self.login);
         Box::pin(async move {
-            match login.caller(request.headers()).await {
+            let known = login.caller(request.headers()).await;
+            match known.and_then(|caller| first.came(&caller).map(|()| caller)) {
                 Ok(caller) => {
-                    first.came();
                     request.extensions_mut().insert(caller);
                     inner.call(request).await
                 }

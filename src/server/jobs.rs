@@ -1,6 +1,7 @@
 //! Jobs that a server keeps running: each on a task of its own, begun again after RESUME JOB and when its text changes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub(super) struct RunningJobs {
     /// Where they run.
     runtime: Handle,
     tasks: Mutex<HashMap<String, Task>>,
+    /// Set when the server ends: no job begins any more.
+    has_ended: AtomicBool,
     changed: Changed,
 }
 
@@ -39,13 +42,17 @@ impl RunningJobs {
             metrics,
             runtime,
             tasks: Mutex::default(),
+            has_ended: AtomicBool::new(false),
             changed: Changed::default(),
         }
     }
 
-    /// Runs each job that was made or confirmed and is not run yet.
+    /// Runs each job that was made or confirmed and is not run yet; none after [`Self::stop_all`].
     pub(super) async fn start_new(&self) {
         let mut tasks = self.tasks.lock().await;
+        if self.has_ended.load(Ordering::Relaxed) {
+            return;
+        }
         tasks.retain(|_, task| !task.handle.is_finished());
         for name in self.jobs.ready_names().await {
             tasks.entry(name.clone()).or_insert_with(|| {
@@ -91,6 +98,7 @@ impl RunningJobs {
 
     /// Stops all; the batches in hand are taken back.
     pub(super) async fn stop_all(&self) {
+        self.has_ended.store(true, Ordering::Relaxed);
         let tasks: Vec<Task> = self
             .tasks
             .lock()
@@ -134,7 +142,11 @@ async fn keep_running(jobs: &Jobs, name: &str, options: &RunOptions, changed: &C
                 () = tokio::time::sleep(pause) => {}
                 () = options.stop.wait() => return,
             }
-            match jobs.to_do(name).await {
+            let to_do = tokio::select! {
+                to_do = jobs.to_do(name) => to_do,
+                () = options.stop.wait() => return,
+            };
+            match to_do {
                 Ok(ToDo::Run) => break,
                 Ok(ToDo::Rest) => pause = LOOK,
                 Ok(ToDo::Forget) => return,

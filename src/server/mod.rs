@@ -3,14 +3,17 @@
 //! With `client` the only module that names arrow-flight and tonic.
 
 mod access;
+mod admission;
 mod connection;
 mod console;
 mod definitions;
+mod ending;
 mod engine;
 mod files;
 mod flight;
 mod forks;
 mod gate;
+mod holders;
 mod ingest;
 mod issuer;
 mod jobs;
@@ -53,7 +56,8 @@ use crate::core::stack::STACK;
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{Parameters, Script};
 use crate::runtime::{Jobs, Metrics, Stop};
-use crate::server::connection::{Admission, admitted};
+use crate::server::admission::Connections;
+use crate::server::connection::admitted;
 use crate::server::console::SeenAs;
 use crate::server::engine::Engine;
 use crate::server::flight::Flight;
@@ -81,10 +85,14 @@ const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 32 << 20;
 /// What one call may say in its headers: tokens and cookies.
 const MAX_HEADERS: u32 = 64 << 10;
+/// Connections of clients at the same time, if the process may open enough files.
+const CONNECTIONS: usize = 4_096;
+/// The first call of a known user comes within this, or the connection is closed.
+const SILENCE: Duration = Duration::from_secs(30);
 /// How often a client that is silent is asked whether it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// Results in flight have so long to end when the server is told to stop.
-const DRAIN: Duration = Duration::from_secs(30);
+/// Results in flight and the batches of jobs have so long to end when the server is told to stop.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// What a server is given.
 #[derive(Debug)]
@@ -258,7 +266,7 @@ impl Server {
             .transpose()?)
     }
 
-    /// Answers clients until `stop` is done; then results in flight may end, and the jobs stop.
+    /// Answers clients until `stop` is done; then results in flight may end, and the jobs stop, within half a minute.
     ///
     /// # Errors
     ///
@@ -286,7 +294,8 @@ impl Server {
         let incoming = TcpIncoming::from(self.listener)
             .with_nodelay(Some(true))
             .with_keepalive(Some(KEEP_ALIVE));
-        let incoming = admitted(incoming, Admission::default());
+        let connections = Connections::new(files::connections(CONNECTIONS, 2));
+        let incoming = admitted(incoming, connections, SILENCE);
         let server = server
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -326,19 +335,8 @@ impl Server {
             stopping.stop();
             self.engine.work.drain();
         };
-        let limit = async {
-            stopping.wait().await;
-            tokio::time::sleep(DRAIN).await;
-        };
-        let ended = async {
-            tokio::select! {
-                ended = async { tokio::try_join!(server, console) } => ended.map(|_| ()),
-                () = limit => Ok(()),
-            }
-        };
-        let (ended, ()) = tokio::join!(ended, told);
-        self.engine.stop().await;
-        ended
+        let serving = async { tokio::try_join!(server, console).map(|_| ()) };
+        ending::serve_until(serving, told, self.engine.stop(), GRACE).await
     }
 }
 

@@ -177,9 +177,7 @@ impl Statement {
         };
         tokio::select! {
             () = self.stopped.cancelled() => match self.stopped_by.get() {
-                Some(StoppedBy::Server) => {
-                    Error::unavailable("the server is about to end").with_help("ask again soon")
-                }
+                Some(StoppedBy::Server) => is_ending(),
                 Some(StoppedBy::Memory) => {
                     Error::new(ErrorKind::Exhausted, "the server ran out of memory: the statement was ended")
                         .with_help("read fewer rows or columns, or ask for an aggregate of them")
@@ -213,6 +211,8 @@ pub(super) struct Work {
     running: Mutex<BTreeMap<String, Arc<Statement>>>,
     /// Those that were planned: they may be ended before their rows are fetched.
     planned: Mutex<BTreeMap<String, Weak<Statement>>>,
+    /// Cancelled when the server is about to end.
+    ending: CancellationToken,
 }
 
 /// What one user has of what there is for all.
@@ -245,6 +245,7 @@ impl Work {
             users: Mutex::default(),
             running: Mutex::default(),
             planned: Mutex::default(),
+            ending: CancellationToken::new(),
         })
     }
 
@@ -326,11 +327,12 @@ impl Work {
         running.end(None);
     }
 
-    /// Does something of a statement, after which it `goes_on` or has ended, unless it is stopped or nobody waits any more.
+    /// Does something of a statement, after which it `goes_on` or has ended, unless it is stopped or nobody waits any more. When the
+    /// server is about to end, the statement has ended: its rows could not be fetched.
     ///
     /// # Errors
     ///
-    /// What it says; too many others; cancelled; too long.
+    /// What it says; too many others; cancelled; too long; the server is about to end.
     pub(super) async fn plan<T: Send + 'static>(
         self: &Arc<Self>,
         statement: &Arc<Statement>,
@@ -338,7 +340,7 @@ impl Work {
         goes_on: impl Fn(&T) -> bool + Send,
     ) -> Result<T> {
         let mut running = Running::new(self, statement);
-        let done = self.attempt(statement, work).await;
+        let done = self.unless_ending(self.attempt(statement, work)).await;
         let done = done.map_err(|error| error.of_query(&statement.id));
         match &done {
             Ok(planned) if goes_on(planned) => {
@@ -435,13 +437,21 @@ impl Work {
     ///
     /// # Errors
     ///
-    /// As [`Self::run`].
+    /// As [`Self::plan`].
     pub(super) async fn unlisted<T: Send + 'static>(
         &self,
         statement: &Statement,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        self.attempt(statement, work).await
+        self.unless_ending(self.attempt(statement, work)).await
+    }
+
+    /// Waits for something, but not once the server is about to end: a plan in the making looks up only when it is made.
+    async fn unless_ending<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            done = work => done,
+            () = self.ending.cancelled() => Err(is_ending()),
+        }
     }
 
     async fn attempt<T: Send + 'static>(
@@ -596,8 +606,9 @@ impl Work {
         Arc::clone(users.entry(Arc::clone(name)).or_insert_with(new))
     }
 
-    /// Ends the statements without an end: the server is about to.
+    /// The server is about to end: statements without an end have ended, and those that are being planned.
     pub(super) fn drain(&self) {
+        self.ending.cancel();
         for statement in self.running() {
             if statement.is_endless() {
                 statement.stop(StoppedBy::Server);
@@ -668,6 +679,10 @@ impl User {
             false => Ok(waits),
         }
     }
+}
+
+fn is_ending() -> Error {
+    Error::unavailable("the server is about to end").with_help("ask again soon")
 }
 
 fn gone() -> Error {
@@ -999,6 +1014,40 @@ mod tests {
             assert_eq!(run.await.unwrap().unwrap_err().kind(), ErrorKind::Exhausted);
         }
         assert_eq!(work.relieve(), None);
+    }
+
+    /// A thread that plans is busy until it has a plan: who has asked is told, and the statement is not waited for.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn what_is_planned_has_ended_when_the_server_is_about_to() {
+        let work = work(Limits::default());
+        let (may_end, ends) = std::sync::mpsc::channel::<()>();
+        let planning = async move {
+            let _ = ends.recv();
+            Ok(())
+        };
+        let (of_plan, of_rest) = (Arc::clone(&work), Arc::clone(&work));
+        let planned =
+            tokio::spawn(async move { of_plan.plan(&statement(None), planning, |_| true).await });
+        let columns = tokio::spawn(async move {
+            let forever = std::future::pending::<Result<()>>();
+            of_rest.unlisted(&statement(None), forever).await
+        });
+        while work.running().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        work.drain();
+        for ended in [planned.await, columns.await] {
+            let told = ended.unwrap().unwrap_err();
+            assert_eq!(told.kind(), ErrorKind::Unavailable);
+            assert_eq!(told.message(), "the server is about to end");
+        }
+        assert!(work.running().is_empty());
+        // What was begun may come to its end.
+        assert_eq!(
+            work.run(&statement(None), async { Ok(7) }).await.unwrap(),
+            7
+        );
+        let _ = may_end.send(());
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! Jobs in a data directory: `jobs/names/<name>`, and of each job the log (`jobs/<id>/log/<n>.json`) with its checkpoints
 //! (`checkpoint/<n>.json`), its versions (`versions/<name>.json`), what belongs to a version under the same name: keyed state
-//! (`state/<name>.arrow`) and late rows (`late/<name>.arrow`), and what swept versions had set aside (`packs/<name>.pack`).
+//! (`state/<name>.arrow`) and late rows (`late/<name>.arrow`), and what swept versions had set aside (`packs/<name>.pack`). A job
+//! that was dropped is named in `jobs/dropped/<id>` until its files are deleted.
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
@@ -16,6 +17,8 @@ use crate::state::place::{DataDir, Opened};
 
 /// The format of checkpoints that this program writes and the newest it reads.
 const CHECKPOINT_FORMAT: u32 = 1;
+/// Names the jobs that were dropped and whose files are to be deleted.
+const DROPPED: &str = "jobs/dropped";
 /// A number that no log reaches: names have ten digits.
 const LAST_NUMBER: u64 = 9_999_999_999;
 /// Entries or versions that are asked for at the same time.
@@ -189,8 +192,8 @@ impl JobStore {
         Ok(Some(id))
     }
 
-    /// Frees the name of a job that was dropped. Its log and versions stay until they are swept. Whoever slept since it dropped
-    /// the job finds another one of that name, perhaps, and leaves it alone.
+    /// Frees the name of a job that was dropped. Its log and versions stay until [`Self::sweep_dropped`] deletes them. Whoever slept
+    /// since it dropped the job finds another one of that name, perhaps, and leaves it alone.
     ///
     /// # Errors
     ///
@@ -199,10 +202,12 @@ impl JobStore {
         let path = named(name);
         let found = self.dir.read(&path).await?;
         let is_its_own = found.is_some_and(|found| found.trim_ascii() == id.to_string().as_bytes());
-        match is_its_own {
-            true => self.dir.delete(&path).await,
-            false => Ok(()),
+        if !is_its_own {
+            return Ok(());
         }
+        // First, so that the job can be found at any time: by its name, or among those that were dropped.
+        self.dir.create(&dropped_path(id), Vec::new()).await?;
+        self.dir.delete(&path).await
     }
 
     /// Writes entry `number` of a log; false if somebody else has written it, be it deleted since.
@@ -417,35 +422,46 @@ impl JobStore {
         Ok(deleted)
     }
 
-    /// Deletes what dropped jobs have left. Of each a checkpoint stays that says so, behind any number that a runner may
-    /// still have in mind: what it writes is in vain.
+    /// Deletes what dropped jobs have left whose names [`Self::forget`] has freed: that of a DROP JOB, and those of DROP JOBs that died
+    /// before they had come so far. No other job is read.
     ///
     /// # Errors
     ///
     /// The store does not answer.
     pub async fn sweep_dropped(&self) -> Result<()> {
-        for folder in self.dir.folders("jobs").await? {
-            let Ok(id) = folder.parse::<JobId>() else {
+        for file in self.dir.list(DROPPED).await? {
+            let Ok(id) = file.parse::<JobId>() else {
                 continue;
             };
-            // A job that is being made has no log yet; one that is broken is not for this to judge.
-            let Ok(mut history) = self.history(id).await else {
+            // One that is broken is not for this to judge.
+            let Ok(history) = self.history(id).await else {
                 continue;
             };
-            if history.phase != Phase::Dropped {
-                continue;
+            if history.phase == Phase::Dropped {
+                self.clear(id, history).await?;
+                self.dir.delete(&dropped_path(id)).await?;
             }
-            if history.checkpoint < LAST_NUMBER {
-                history.next = LAST_NUMBER;
-                self.compact(id, &history).await?;
-            }
-            let tombstone = checkpoint_path(id, LAST_NUMBER);
-            let folder = format!("jobs/{id}");
-            for file in self.dir.list(&folder).await? {
-                let path = format!("{folder}/{file}");
-                if path != tombstone {
-                    self.dir.delete(&path).await?;
-                }
+        }
+        Ok(())
+    }
+
+    /// Deletes what a job that was dropped has left. A checkpoint stays that says so, behind any number that a runner may still have
+    /// in mind: what it writes is in vain.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn clear(&self, id: JobId, mut history: JobHistory) -> Result<()> {
+        if history.checkpoint < LAST_NUMBER {
+            history.next = LAST_NUMBER;
+            self.compact(id, &history).await?;
+        }
+        let tombstone = checkpoint_path(id, LAST_NUMBER);
+        let folder = format!("jobs/{id}");
+        for file in self.dir.list(&folder).await? {
+            let path = format!("{folder}/{file}");
+            if path != tombstone {
+                self.dir.delete(&path).await?;
             }
         }
         Ok(())
@@ -659,6 +675,10 @@ fn named(name: &str) -> String {
         })
         .collect();
     format!("jobs/names/{plain}")
+}
+
+fn dropped_path(id: JobId) -> String {
+    format!("{DROPPED}/{id}")
 }
 
 /// The name that a file of `jobs/names` stands for.
@@ -1077,8 +1097,15 @@ mod tests {
             .await
             .unwrap();
         store.forget("j", id).await.unwrap();
-        for _ in 0..2 {
-            store.sweep_dropped().await.unwrap();
+        for round in 0..2 {
+            match round {
+                0 => store.sweep_dropped().await.unwrap(),
+                // By the runner, when it knows.
+                _ => {
+                    let history = store.history(id).await.unwrap();
+                    store.clear(id, history).await.unwrap();
+                }
+            }
             assert_eq!(files(dir.path(), id, "state"), Vec::<String>::new());
             assert_eq!(files(dir.path(), id, "log"), Vec::<String>::new());
             assert_eq!(files(dir.path(), id, "checkpoint"), ["9999999999.json"]);
@@ -1090,6 +1117,32 @@ mod tests {
         }
         assert_eq!(store.find("k").await.unwrap().unwrap().0, other);
         assert_eq!(files(dir.path(), other, "log"), ["0000000000.json"]);
+    }
+
+    /// A DROP JOB that dies at any step is brought to its end: by another one of the same name while there is the name, and by any
+    /// other one after that.
+    #[tokio::test]
+    async fn what_a_drop_that_died_has_left_is_swept_by_the_next_one() {
+        for steps in 0..3 {
+            let dir = tempfile::tempdir().unwrap();
+            let store = store(dir.path());
+            let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+            let dropped = Entry::Dropped { at: 0 };
+            store.append(id, 1, &dropped).await.unwrap();
+            if steps > 0 {
+                let marked = store.dir.create(&dropped_path(id), Vec::new());
+                marked.await.unwrap();
+            }
+            if steps > 1 {
+                store.dir.delete(&named("j")).await.unwrap();
+            }
+            store.forget("j", id).await.unwrap();
+            store.sweep_dropped().await.unwrap();
+            assert_eq!(store.names().await.unwrap(), [] as [&str; 0]);
+            assert_eq!(files(dir.path(), id, "log"), [] as [&str; 0], "{steps}");
+            assert_eq!(files(dir.path(), id, "checkpoint"), ["9999999999.json"]);
+            assert_eq!(store.dir.list(DROPPED).await.unwrap(), [] as [&str; 0]);
+        }
     }
 
     #[tokio::test]

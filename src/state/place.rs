@@ -237,17 +237,6 @@ impl DataDir {
         Ok(names)
     }
 
-    /// The names of the folders in a folder, sorted.
-    pub(super) async fn folders(&self, folder: &str) -> Result<Vec<String>> {
-        let path = self.path(folder);
-        let found = self.store.list_with_delimiter(Some(&path)).await;
-        let found = found.map_err(|error| store_error(&self.shown, &error))?;
-        let names = found.common_prefixes.iter().filter_map(Path::filename);
-        let mut names: Vec<String> = names.map(str::to_owned).collect();
-        names.sort_unstable();
-        Ok(names)
-    }
-
     /// Deletes an object; one that does not exist is fine.
     pub(super) async fn delete(&self, name: &str) -> Result<()> {
         match self.store.delete(&self.path(name)).await {

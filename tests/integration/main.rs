@@ -19,6 +19,7 @@ mod plans;
 mod proxy;
 mod server;
 mod shell;
+mod signals;
 mod slt;
 mod support;
 mod walkthroughs;

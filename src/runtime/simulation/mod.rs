@@ -405,6 +405,31 @@ fn a_job_that_is_idle_for_a_day_says_again_where_it_stands() {
     });
 }
 
+#[test]
+fn a_rewind_reads_a_version_once() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let queries = [Kind::Rows.query().await];
+        let mut schedule = Schedule::quiet(Kind::Rows, &queries).await;
+        for _ in 0..5 {
+            schedule.arrive();
+            schedule.idle(HOUR).await;
+        }
+        let batches = schedule.history().await.batches.len();
+        assert!(batches > 3, "{}", schedule.trace());
+        let read = schedule.rewind_alone(1).await;
+        assert_eq!(schedule.history().await.batches.len(), 1);
+        let read = read.iter().filter(|path| path.contains("/versions/"));
+        let read: Vec<&String> = read.collect();
+        let different: BTreeSet<&String> = read.iter().copied().collect();
+        assert_eq!(different.len(), batches);
+        // The last one is read by who takes the job over as well.
+        assert_eq!(read.len(), batches + 1, "{read:?}");
+    });
+}
+
 /// How many schedules it takes until one fails that hides something from the runners.
 fn found_after(kind: Kind, hidden: Hidden) -> Option<u64> {
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -22,7 +22,7 @@ use crate::runtime::statements::{Jobs, ReadyJob};
 use crate::runtime::takeover::append;
 use crate::runtime::told::RunOptions;
 use crate::session::JobQuery;
-use crate::state::simulated::SimulatedDisk;
+use crate::state::simulated::{Faults, Reads, SimulatedDisk};
 use crate::state::{JobId, JobStore};
 
 /// How many processes there are at a time.
@@ -187,15 +187,34 @@ impl<'q> Schedule<'q> {
             ..RunOptions::default()
         };
         let runner = JobRunner::try_new(&store, &job, &options)?;
-        let ticking = async {
-            loop {
-                tokio::task::yield_now().await;
-                self.world.pass(Duration::from_millis(1));
-            }
-        };
         tokio::select! {
             outcome = runner.run() => outcome.map(|_| ()),
-            () = ticking => Ok(()),
+            () = self.let_time_pass() => Ok(()),
+        }
+    }
+
+    /// Goes back to a batch while nobody runs the job; gives the files of the data directory that were read for it.
+    pub(super) async fn rewind_alone(&mut self, to: u64) -> Vec<String> {
+        for slot in 0..PROCESSES {
+            self.crash(slot);
+        }
+        let reads = Arc::new(Reads::default());
+        let faults = Arc::clone(&reads) as Arc<dyn Faults>;
+        let store = JobStore::new(self.disk.seen_with(faults));
+        let process = Process::new(&self.world, usize::MAX);
+        let jobs = Jobs::with_ready(store, self.ready(0, Environment::Simulated(process)));
+        tokio::select! {
+            done = jobs.rewind("j", to) => drop(done.unwrap()),
+            () = self.let_time_pass() => {}
+        }
+        reads.take()
+    }
+
+    /// Lets time pass, without an end.
+    async fn let_time_pass(&self) {
+        loop {
+            tokio::task::yield_now().await;
+            self.world.pass(Duration::from_millis(1));
         }
     }
 

@@ -16,6 +16,7 @@ use base64::prelude::BASE64_STANDARD;
 
 use crate::error::{Error, Result};
 use crate::server::access::Caller;
+use crate::server::admission::FirstCall;
 use crate::server::console::problem::Problem;
 use crate::server::login::{Login, cookie};
 
@@ -81,6 +82,7 @@ pub(super) async fn check_caller(
     next: Next,
 ) -> Result<Response, Problem> {
     let caller = authorize(&login, request.headers()).await?;
+    FirstCall::of(request.extensions()).came(&caller)?;
     request.extensions_mut().insert(caller);
     Ok(next.run(request).await)
 }

@@ -36,7 +36,7 @@ const DEFAULT_ROWS: usize = 1_000;
 /// Of a result's JSON.
 const MAX_BYTES: usize = 16 << 20;
 /// Batches that are shown.
-const BATCHES: usize = 100;
+const BATCHES: u64 = 100;
 /// Late rows and dead letters that are shown.
 const SET_ASIDE: usize = 50;
 /// What one viewer has asked of all jobs is good for the others for so long.
@@ -237,9 +237,19 @@ async fn batches(
     Extension(caller): Extension<Caller>,
     Named(job): Named,
 ) -> Answered {
-    let sql = format!("SHOW BATCHES FOR JOB {}", identifier(&job));
-    let last = console.statements.ask_last(&caller, &sql, BATCHES).await?;
-    as_json(&last)
+    let (statements, values) = (&console.statements, [("job", &*job)]);
+    let sql = "SELECT batch FROM system.jobs WHERE job = $job";
+    let found = statements.ask(&caller, sql, &values, OWN).await?;
+    let found = found.objects()?.into_iter().next();
+    let found = found.ok_or_else(|| Error::not_found(format!("no job is named {job}")))?;
+    let last = found.get("batch").and_then(Value::as_u64).unwrap_or(0);
+    // Only those that are shown are read.
+    let sql = format!(
+        "SELECT batch, generation, rows_in, rows_out, dead_letters, late_rows, watermark, offsets, published, committed_at, milliseconds \
+         FROM system.batches WHERE job = $job AND batch > {} ORDER BY batch",
+        last.saturating_sub(BATCHES)
+    );
+    as_json(&statements.ask(&caller, &sql, &values, OWN).await?)
 }
 
 async fn partitions(

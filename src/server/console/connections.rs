@@ -1,4 +1,4 @@
-//! Connections of browsers: as many as there may be, each of which sends its requests in time or is closed.
+//! Connections of browsers: each has a place, and sends its requests in time or is closed.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -6,64 +6,88 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::serve::Listener;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt as _};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::sync::{Semaphore, watch};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+use tower::Layer as _;
 
+use crate::server::admission::{Connections, Place};
 use crate::server::files;
 
-/// Connections at the same time, if the process may open enough files; one more waits until another ends.
+/// Connections at the same time, if the process may open enough files.
 const MOST: usize = 1_024;
 /// The head of a request comes within this, and an open connection brings its next request within it.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Answers the connections of a listener until `stop` is done; then answers in the making may end.
-pub(super) async fn serve<L>(mut listener: L, routes: Router, stop: impl Future<Output = ()>)
-where
-    L: Listener,
-    L::Io: Unpin,
+/// The places of the console's connections.
+pub(super) fn places() -> Arc<Connections> {
+    Connections::new(files::connections(MOST, 8))
+}
+
+/// The connections of a listener without TLS.
+pub(super) fn plain(
+    listener: TcpListener,
+    connections: Arc<Connections>,
+) -> BoxStream<'static, (TcpStream, Place)> {
+    let both = (listener, connections);
+    futures::stream::unfold(both, |(mut listener, connections)| async move {
+        // The one of axum, which goes on after a fault of the socket.
+        let (stream, from) = Listener::accept(&mut listener).await;
+        let place = connections.place(from.ip()).await;
+        Some(((stream, place), (listener, connections)))
+    })
+    .boxed()
+}
+
+/// Answers these connections until `stop` is done; then answers in the making may end.
+pub(super) async fn serve<S>(
+    mut incoming: impl Stream<Item = (S, Place)> + Unpin,
+    routes: Router,
+    stop: impl Future<Output = ()>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let most = files::connections(MOST, 8);
-    let places = Arc::new(Semaphore::new(most));
+    let open = TaskTracker::new();
     let (ending, end) = watch::channel(false);
     let mut stop = pin!(stop);
     loop {
-        let next = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await.0)
-        };
-        let (place, stream) = tokio::select! {
-            next = next => next,
+        let next = tokio::select! {
+            next = incoming.next() => next,
             () = &mut stop => break,
         };
-        let (routes, end) = (routes.clone(), end.clone());
-        tokio::spawn(async move {
-            let _place = place;
-            answer(stream, routes, end).await;
-        });
+        let Some((stream, place)) = next else {
+            // A listener has no end but this one's.
+            stop.await;
+            break;
+        };
+        open.spawn(answer(stream, place, routes.clone(), end.clone()));
     }
-    drop(listener);
+    drop(incoming);
     let _ = ending.send(true);
-    // All places are free when the last connection is closed.
-    let _ = places
-        .acquire_many(u32::try_from(most).unwrap_or(u32::MAX))
-        .await;
+    open.close();
+    open.wait().await;
 }
 
-async fn answer<S>(stream: S, routes: Router, mut end: watch::Receiver<bool>)
+async fn answer<S>(stream: S, place: Place, routes: Router, mut end: watch::Receiver<bool>)
 where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = TowerToHyperService::new(routes);
+    let service = axum::Extension(place.first_call()).layer(routes);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     let mut connection = pin!(connection);
     tokio::select! {
         // A client that goes away in the middle is no fault.
         _ = connection.as_mut() => return,
+        () = place.closing().cancelled() => return,
         _ = end.wait_for(|is_over| *is_over) => {}
     }
     connection.as_mut().graceful_shutdown();
@@ -74,11 +98,12 @@ where
 mod tests {
     use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
-    async fn served() -> (
+    async fn served(
+        most: usize,
+    ) -> (
         std::net::SocketAddr,
         tokio::sync::oneshot::Sender<()>,
         tokio::task::JoinHandle<()>,
@@ -87,7 +112,8 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let routes = Router::new().route("/", get(|| async { "here" }));
-        let task = tokio::spawn(serve(listener, routes, async {
+        let incoming = plain(listener, Connections::new(most));
+        let task = tokio::spawn(serve(incoming, routes, async {
             let _ = stopped.await;
         }));
         (address, stop, task)
@@ -95,7 +121,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_that_never_ends_is_closed_and_others_are_answered() {
-        let (address, stop, task) = served().await;
+        let (address, stop, task) = served(MOST).await;
         let mut slow = TcpStream::connect(address).await.unwrap();
         slow.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nX-")
             .await
@@ -116,5 +142,30 @@ mod tests {
         stop.send(()).unwrap();
         task.await.unwrap();
         assert!(TcpStream::connect(address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn those_who_send_nothing_keep_nobody_out() {
+        let (address, stop, task) = served(2).await;
+        let mut silent = Vec::new();
+        for _ in 0..5 {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut whole = TcpStream::connect(address).await.unwrap();
+        whole
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        let mut said = String::new();
+        whole.read_to_string(&mut said).await.unwrap();
+        assert!(said.ends_with("here"), "{said}");
+        // Those that came first were closed for it.
+        let mut rest = Vec::new();
+        for mut closed in silent.drain(..4) {
+            let _ = closed.read_to_end(&mut rest).await;
+        }
+        drop(silent);
+        stop.send(()).unwrap();
+        task.await.unwrap();
     }
 }

@@ -29,7 +29,6 @@ use tokio::net::TcpListener;
 use crate::error::Result;
 use crate::server::console::access::Origins;
 use crate::server::console::statements::Statements;
-use crate::server::console::tls::Secured;
 use crate::server::engine::Engine;
 use crate::server::login::Login;
 
@@ -111,9 +110,13 @@ pub(super) async fn serve(
     let statements = Arc::new(Statements::new(engine));
     let api = api::routes(statements, login, tls.is_some() || seen_as.is_secure);
     let routes = router(api, origins);
+    let places = connections::places();
     match tls {
-        Some(tls) => connections::serve(Secured::new(listener, tls), routes, stop).await,
-        None => connections::serve(listener, routes, stop).await,
+        Some(config) => {
+            let incoming = tls::secured(listener, config, places);
+            connections::serve(incoming, routes, stop).await;
+        }
+        None => connections::serve(connections::plain(listener, places), routes, stop).await,
     }
     Ok(())
 }

@@ -115,26 +115,6 @@ impl Statements {
         Ok(answer.table)
     }
 
-    /// The same of the last rows, at most `count`.
-    ///
-    /// # Errors
-    ///
-    /// The statement's.
-    pub(super) async fn ask_last(&self, caller: &Caller, sql: &str, count: usize) -> Result<Table> {
-        let (engine, asked) = (Arc::clone(&self.engine), self.engine.asked(caller.clone()));
-        let parsed = own(sql, &[])?;
-        let statement = self.engine.statement(&asked, &parsed);
-        let last = async move {
-            let (session, planned) = engine.plan(&asked, parsed).await?;
-            let execution = session.begin(planned)?;
-            let batch = execution.rows().await?;
-            engine.forks.give_back(session);
-            let rows = batch.num_rows();
-            whole(&batch.slice(rows.saturating_sub(count), rows.min(count)))
-        };
-        self.engine.work.unlisted(&statement, last).await
-    }
-
     /// Runs a statement of the page's own that changes something; gives what it says.
     ///
     /// # Errors

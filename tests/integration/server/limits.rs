@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::Served;
 use super::rights::users;
+use crate::signals::planned_for_long;
 use crate::support::Workspace;
 
 /// A statement that takes minutes.
@@ -339,4 +340,29 @@ print(rows(db, "SELECT length('" + "x" * 5_000_000 + "')"), len(rows(db, "SELECT
     let stopping = Instant::now();
     assert_eq!(served.stop(), Some(0));
     assert!(stopping.elapsed() < crate::support::AT_ONCE);
+}
+
+/// A server that is told to end does not wait for a statement that is being planned: its rows could not be fetched.
+#[test]
+fn a_statement_that_is_being_planned_does_not_hold_up_the_end_of_the_server() {
+    let work = Workspace::new();
+    let served = Served::start(&work, &[]);
+    let script = r#"
+import os
+db, ended, slow = connect(), [], open(sys.argv[3]).read()
+def ask():
+    with connect() as own, own.cursor() as cur:
+        ended.append(refused(lambda: (cur.execute(slow), cur.fetchall())))
+thread = threading.Thread(target=ask, daemon=True)
+thread.start()
+until(lambda: [row for row in rows(db, "SHOW QUERIES") if "value * 1 AS c1" in row[6]], len)
+os.kill(int(sys.argv[2]), 15)
+until(lambda: ended, len)
+print("the server is about to end" in ended[0] or ended[0])
+"#;
+    let id = served.process.id().to_string();
+    let text = work.file("slow.sql", &planned_for_long());
+    let text = work.path(text).display().to_string();
+    assert_eq!(served.python(script, &[&id, &text]), "True\n");
+    assert_eq!(served.stop(), Some(0));
 }

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::Served;
+use super::rights::users;
 use crate::support::{PATIENCE, Workspace, create_topic, kafka, topic};
 
 const TABLES: &str = "CREATE EXTERNAL TABLE seen (id BIGINT) STORED AS DELTA LOCATION 'seen' OPTIONS ('scan.mode' 'stream');
@@ -82,6 +83,29 @@ fn clients_that_hold_connections_leave_files_for_jobs() {
     drop(held);
     let said = served.python("print(rows(connect(), 'SELECT 1'))", &[]);
     assert_eq!(said, "[(1,)]\n");
+    assert_eq!(served.stop(), Some(0));
+}
+
+/// A user opens connections until there are no more for one user, and then many are opened that say nothing: another user comes in,
+/// and those who are in stay.
+#[test]
+fn one_user_and_connections_that_say_nothing_leave_places_for_others() {
+    let work = Workspace::new();
+    let served = limited(&work, "ulimit -n 256", &["--users", users(&work)]);
+    let script = r#"
+import socket
+held = []
+def hold():
+    held.append(connect("reader", "reader-pw"))
+    return rows(held[-1], "SELECT 1")
+full = until(lambda: refused(hold), lambda answer: answer != "done: [(1,)]")
+print("reader has 96 connections open, and may have no more" in full or full)
+host, port = sys.argv[1].rsplit(":", 1)
+silent = [socket.create_connection((host, int(port))) for n in range(200)]
+print(rows(connect("writer", "writer-pw"), "SELECT 1"), rows(held[0], "SELECT 1"))
+"#;
+    assert_eq!(served.python(script, &[]), "True\n[(1,)] [(1,)]\n");
+    goes_on(&work, 1);
     assert_eq!(served.stop(), Some(0));
 }
 

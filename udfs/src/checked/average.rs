@@ -16,7 +16,7 @@ use datafusion::logical_expr::{
 };
 
 use super::average_decimals::{AverageDecimalGroups, AverageDecimals, Rounding};
-use super::average_integers::{AverageDistinct, AverageGroups, AverageRows, kept_as};
+use super::average_integers::{AverageGroups, AverageRows, average_of_distinct, kept_as};
 use super::frame::DoublesInFrame;
 use super::nan::{OneNan, OneNanGroups};
 use super::overflow::out_of_range;
@@ -85,8 +85,8 @@ impl AggregateUDFImpl for CheckedAverage {
         if is_of_integers(args.expr_fields) {
             return Ok(match (args.is_distinct, args.expr_fields[0].data_type()) {
                 (false, _) => Box::new(AverageRows::default()),
-                (true, DataType::UInt64) => Box::new(AverageDistinct::<UInt64Type>::new()),
-                (true, _) => Box::new(AverageDistinct::<Int64Type>::new()),
+                (true, DataType::UInt64) => average_of_distinct::<UInt64Type>(),
+                (true, _) => average_of_distinct::<Int64Type>(),
             });
         }
         if is_of_intervals(&args) && !args.is_distinct {

@@ -9,11 +9,12 @@ use arrow::array::{
 };
 use arrow::compute::{cast, sum_checked};
 use arrow::datatypes::{DataType, Decimal128Type, Int64Type, UInt64Type};
-use datafusion::common::{Result, ScalarValue, internal_err};
+use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::{Accumulator, EmitTo, GroupsAccumulator};
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::accumulate::accumulate;
 use datafusion_functions_aggregate_common::aggregate::sum_distinct::DistinctSumAccumulator;
 
+use super::distinct::OfDistinct;
 use super::wide::{WIDE, sum_of_integers};
 
 /// The type in which integers of a type are kept apart.
@@ -47,7 +48,7 @@ fn average(sum: i128, rows: u64) -> Option<f64> {
 }
 
 /// The average of rows that come and, in a window frame, go.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct AverageRows {
     sum: i128,
     /// Rows that are not NULL.
@@ -94,45 +95,10 @@ impl Accumulator for AverageRows {
     }
 }
 
-/// The average of distinct values.
-#[derive(Debug)]
-pub(super) struct AverageDistinct<T: ArrowPrimitiveType> {
-    values: DistinctSumAccumulator<T>,
-}
-
-impl<T: ArrowPrimitiveType> AverageDistinct<T> {
-    pub(super) fn new() -> Self {
-        let values = DistinctSumAccumulator::new(&T::DATA_TYPE);
-        Self { values }
-    }
-}
-
-impl<T: ArrowPrimitiveType + Debug> Accumulator for AverageDistinct<T> {
-    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        self.values.update_batch(&[kept(&values[0])?])
-    }
-
-    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
-        self.values.merge_batch(states)
-    }
-
-    fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        self.values.state()
-    }
-
-    fn evaluate(&mut self) -> Result<ScalarValue> {
-        let state = self.values.state()?;
-        let [ScalarValue::List(list)] = state.as_slice() else {
-            return internal_err!("the state of an average of distinct values is no list");
-        };
-        let mut rows = AverageRows::default();
-        rows.update_batch(&[list.value(0)])?;
-        rows.evaluate()
-    }
-
-    fn size(&self) -> usize {
-        size_of_val(self) + self.values.size()
-    }
+/// The average of distinct values, which are kept in this type.
+pub(super) fn average_of_distinct<T: ArrowPrimitiveType + Debug>() -> Box<dyn Accumulator> {
+    let values = DistinctSumAccumulator::<T>::new(&T::DATA_TYPE);
+    Box::new(OfDistinct::new(Box::new(values), AverageRows::default()).kept_by(kept))
 }
 
 /// Averages by group.

@@ -12,6 +12,7 @@ mod average_decimals;
 mod average_integers;
 mod compare;
 mod decimals;
+mod distinct;
 mod division;
 mod extreme;
 mod frame;

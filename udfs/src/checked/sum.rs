@@ -18,10 +18,11 @@ use datafusion::logical_expr::{
     SetMonotonicity, Signature,
 };
 
+use super::distinct::OfDistinct;
 use super::frame::DoublesInFrame;
 use super::nan::{OneNan, OneNanGroups};
 use super::sum_groups::sum_groups;
-use super::sum_rows::{SumDistinct, SumDistinctInFrame, SumIntegers, SumRows, is_summed_in_frames};
+use super::sum_rows::{SumDistinctInFrame, SumIntegers, SumRows, is_summed_in_frames};
 use super::wide::{SumShape, state_type};
 
 /// The aggregate function `sum`.
@@ -107,7 +108,7 @@ impl AggregateUDFImpl for CheckedSum {
             macro_rules! distinct {
                 ($t:ty) => {{
                     let values = self.inner.accumulator(args)?;
-                    Ok(Box::new(SumDistinct::<$t>::new(values, shape)))
+                    Ok(Box::new(OfDistinct::new(values, SumRows::<$t>::new(shape))))
                 }};
             }
             return by_type!(&result, distinct, self.inner.accumulator(args));

@@ -1,4 +1,4 @@
-//! Sums of all rows, of the rows of a window frame, and of distinct values.
+//! Sums of all rows, of the rows of a window frame, and of the distinct values among these.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -18,6 +18,17 @@ pub(super) struct SumRows<T: ArrowNumericType> {
     /// Rows that are not NULL.
     rows: u64,
     shape: SumShape,
+}
+
+// Not derived: the types of Arrow are not to be cloned.
+impl<T: ArrowNumericType> Clone for SumRows<T> {
+    fn clone(&self) -> Self {
+        Self {
+            sum: self.sum,
+            rows: self.rows,
+            shape: self.shape.clone(),
+        }
+    }
 }
 
 impl<T: ArrowNumericType> SumRows<T> {
@@ -131,48 +142,6 @@ impl Accumulator for SumIntegers {
 
     fn size(&self) -> usize {
         size_of_val(self)
-    }
-}
-
-/// DataFusion's set of distinct values, summed in a type with room.
-#[derive(Debug)]
-pub(super) struct SumDistinct<T: ArrowNumericType> {
-    values: Box<dyn Accumulator>,
-    sum: SumRows<T>,
-}
-
-impl<T: ArrowNumericType> SumDistinct<T> {
-    pub(super) fn new(values: Box<dyn Accumulator>, shape: SumShape) -> Self {
-        let sum = SumRows::new(shape);
-        Self { values, sum }
-    }
-}
-
-impl<T: ArrowNumericType + Debug> Accumulator for SumDistinct<T> {
-    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        self.values.update_batch(values)
-    }
-
-    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
-        self.values.merge_batch(states)
-    }
-
-    fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        self.values.state()
-    }
-
-    fn evaluate(&mut self) -> Result<ScalarValue> {
-        let state = self.values.state()?;
-        let [ScalarValue::List(list)] = state.as_slice() else {
-            return internal_err!("the state of a sum of distinct values is no list");
-        };
-        let mut sum = SumRows::<T>::new(self.sum.shape.clone());
-        sum.update_batch(&[list.value(0)])?;
-        sum.evaluate()
-    }
-
-    fn size(&self) -> usize {
-        size_of_val(self) + self.values.size()
     }
 }
 

@@ -1,0 +1,61 @@
+//! Aggregates of distinct values: DataFusion keeps the values apart, and an accumulator of rows is given each of them once.
+
+use std::sync::Arc;
+
+use arrow::array::ArrayRef;
+use datafusion::common::{Result, ScalarValue, internal_err};
+use datafusion::logical_expr::Accumulator;
+
+/// What `rows` makes of the distinct ones of all values.
+#[derive(Debug)]
+pub(super) struct OfDistinct<A> {
+    values: Box<dyn Accumulator>,
+    /// Of no row.
+    rows: A,
+    /// Gives values in the type in which they are kept.
+    kept: fn(&ArrayRef) -> Result<ArrayRef>,
+}
+
+impl<A: Accumulator + Clone> OfDistinct<A> {
+    /// `values` is DataFusion's accumulator of distinct values, whose state is a list of them; `rows` has seen none yet.
+    pub(super) fn new(values: Box<dyn Accumulator>, rows: A) -> Self {
+        Self {
+            values,
+            rows,
+            kept: |values| Ok(Arc::clone(values)),
+        }
+    }
+
+    /// The same, of values that are kept in another type than theirs.
+    pub(super) fn kept_by(self, kept: fn(&ArrayRef) -> Result<ArrayRef>) -> Self {
+        Self { kept, ..self }
+    }
+}
+
+impl<A: Accumulator + Clone> Accumulator for OfDistinct<A> {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        self.values.update_batch(&[(self.kept)(&values[0])?])
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
+        self.values.merge_batch(states)
+    }
+
+    fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        self.values.state()
+    }
+
+    fn evaluate(&mut self) -> Result<ScalarValue> {
+        let state = self.values.state()?;
+        let [ScalarValue::List(list)] = state.as_slice() else {
+            return internal_err!("the state of an aggregate of distinct values is no list");
+        };
+        let mut rows = self.rows.clone();
+        rows.update_batch(&[list.value(0)])?;
+        rows.evaluate()
+    }
+
+    fn size(&self) -> usize {
+        size_of_val(self) + self.values.size()
+    }
+}
