@@ -21,4 +21,5 @@ mod server;
 mod shell;
 mod slt;
 mod support;
+mod topics;
 mod walkthroughs;

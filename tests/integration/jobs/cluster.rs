@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::endurance::{Moments, duration};
-use crate::support::{OwnBroker, Workspace, consume_on, kafka_tool, repository, topic};
+use crate::support::{OwnBroker, Workspace, kafka_tool, read_by_kafka, repository, topic};
 
 const BROKERS: usize = 3;
 const PARTITIONS: u32 = 3;
@@ -171,7 +171,7 @@ impl Cluster {
 
     /// The records of a topic with their keys, in the order of each partition.
     fn records(&self, topic: &str) -> Vec<(String, serde_json::Value)> {
-        let printed = consume_on(Some(self.bootstrap()), topic, &["print.key=true"]);
+        let printed = read_by_kafka(self.bootstrap(), topic, &["print.key=true"]);
         let record = |line: &str| {
             let (key, value) = line.split_once('\t').unwrap();
             (key.to_owned(), serde_json::from_str(value).unwrap())

@@ -1,7 +1,7 @@
 //! Partitions that wait for each other in event time.
 
 use super::Pipeline;
-use crate::support::kafka_tool;
+use crate::support::create_topic;
 
 const MINUTES: u32 = 30;
 
@@ -121,17 +121,7 @@ fn a_silent_partition_holds_others_back_until_it_is_idle() {
 #[test]
 fn the_drift_of_a_job_without_windows_is_refused() {
     let pipeline = Pipeline::between_topics("drift-refused", 1);
-    kafka_tool(
-        &[
-            "kafka-topics",
-            "--bootstrap-server",
-            &pipeline.bootstrap,
-            "--create",
-            "--topic",
-            &pipeline.sink,
-        ],
-        "",
-    );
+    create_topic(&pipeline.sink, 1);
     for (options, expected) in [
         ("'watermark.max_drift' '1 hour'", "is for jobs with windows"),
         ("'watermark.max_drift' 'far'", "watermark.max_drift"),
