@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -185,24 +186,32 @@ pub(crate) fn without_checksum(text: &str) -> String {
 
 /// Runs a Python script with the pinned packages of `tests/python`; gives what it prints.
 pub(crate) fn python(script: &str, arguments: &[&str]) -> String {
-    let venv = repository().join("tests/python/venv");
-    let made = Command::new(&venv).output().expect("the script starts");
-    assert!(
-        made.status.success(),
-        "{} needs python3: {}",
-        venv.display(),
-        String::from_utf8_lossy(&made.stderr)
-    );
-    let python = String::from_utf8(made.stdout).expect("UTF-8");
     // The interpreter's own exit races with PyArrow's threads on a busy machine and then aborts.
     let script = format!("{script}\nimport os, sys\nsys.stdout.flush()\nos._exit(0)\n");
     Ran::of(
-        Command::new(python.trim())
+        Command::new(interpreter())
             .args(["-c", &script])
             .args(arguments),
     )
     .ok()
     .out
+}
+
+/// The Python that has those packages; the first who asks makes it where it is missing.
+fn interpreter() -> &'static str {
+    static PYTHON: OnceLock<String> = OnceLock::new();
+    PYTHON.get_or_init(|| {
+        let venv = repository().join("tests/python/venv");
+        let made = Command::new(&venv).output().expect("the script starts");
+        assert!(
+            made.status.success(),
+            "{} needs python3: {}",
+            venv.display(),
+            String::from_utf8_lossy(&made.stderr)
+        );
+        let path = String::from_utf8(made.stdout).expect("UTF-8");
+        path.trim().to_owned()
+    })
 }
 
 /// Runs one of Kafka's own tools with text on its standard input.
