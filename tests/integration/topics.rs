@@ -39,7 +39,23 @@ pub(crate) fn create_topic_with(
     settings: &[(&str, &str)],
 ) {
     let count = partitions.try_into().unwrap();
-    let mut wanted = NewTopic::new(topic, count, TopicReplication::Fixed(1));
+    let wanted = NewTopic::new(topic, count, TopicReplication::Fixed(1));
+    create(bootstrap, wanted, settings);
+}
+
+/// The same with one partition that is on these brokers, of which the first leads.
+pub(crate) fn create_replicated(
+    bootstrap: &str,
+    topic: &str,
+    brokers: &[i32],
+    settings: &[(&str, &str)],
+) {
+    let replicas = [brokers];
+    let wanted = NewTopic::new(topic, 1, TopicReplication::Variable(&replicas));
+    create(bootstrap, wanted, settings);
+}
+
+fn create<'a>(bootstrap: &str, mut wanted: NewTopic<'a>, settings: &'a [(&'a str, &'a str)]) {
     for (name, value) in settings {
         wanted = wanted.set(name, value);
     }
@@ -48,7 +64,8 @@ pub(crate) fn create_topic_with(
     for result in created {
         result.unwrap();
     }
-    wait_for_partitions(&admin, topic, partitions);
+    let partitions = wanted.num_partitions.try_into().unwrap();
+    wait_for_partitions(&admin, wanted.name, partitions);
 }
 
 /// Adds partitions to a topic until it has so many.
@@ -91,6 +108,17 @@ pub(crate) fn delete_records_on(bootstrap: &str, topic: &str, partition: i32, be
 pub(crate) fn partitions(topic: &str) -> u32 {
     let admin = admin(&kafka());
     partitions_of(&admin, topic)
+}
+
+/// The broker that leads a topic's first partition; -1 where none does at the moment.
+pub(crate) fn leader_on(bootstrap: &str, topic: &str) -> i32 {
+    let admin = admin(bootstrap);
+    let metadata = admin.inner().fetch_metadata(Some(topic), PATIENCE).unwrap();
+    let mut partitions = metadata
+        .topics()
+        .iter()
+        .flat_map(|topic| topic.partitions());
+    partitions.next().map_or(-1, |first| first.leader())
 }
 
 /// The end of each partition of a topic, counting what was written in transactions that are open.

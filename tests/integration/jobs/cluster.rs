@@ -5,11 +5,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::endurance::{Moments, duration};
-use crate::support::{OwnBroker, Workspace, kafka_tool, read_by_kafka, repository, topic};
+use crate::support::{
+    OwnBroker, Workspace, kafka_tool, produce_on, read_by_kafka, repository, topic,
+};
+use crate::topics::{create_replicated, leader_on};
 
 const BROKERS: usize = 3;
 const PARTITIONS: u32 = 3;
@@ -20,7 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The jobs, their tables, and the brokers they work on.
 struct Cluster {
-    brokers: MutexGuard<'static, OwnBroker>,
+    brokers: OwnBroker,
+    _alone: MutexGuard<'static, ()>,
     work: Workspace,
     source: String,
     copied: String,
@@ -28,22 +32,25 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// The brokers are started once, and are one test's at a time.
+    /// Brokers of the test's own, which end with it; one test has some at a time.
     fn start() -> Self {
-        static BROKERS: OnceLock<Mutex<OwnBroker>> = OnceLock::new();
-        let brokers = BROKERS.get_or_init(|| Mutex::new(OwnBroker::start(&["--brokers", "3"])));
-        let brokers = brokers.lock().unwrap_or_else(PoisonError::into_inner);
-        // A test that failed may have left some stopped.
-        brokers.control("start");
-        let cluster = Self {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        Self {
+            brokers: OwnBroker::start(&["--brokers", "3"]),
+            _alone: alone,
             work: Workspace::new(),
             source: topic("fire-in"),
             copied: topic("fire-copied"),
             changed: topic("fire-changed"),
-            brokers,
-        };
+        }
+    }
+
+    /// The jobs, and the topics that they read and write.
+    fn with_jobs() -> Self {
+        let cluster = Self::start();
         for topic in [&cluster.source, &cluster.copied, &cluster.changed] {
-            cluster.create(topic, PARTITIONS, &[]);
+            cluster.create(topic, PARTITIONS);
         }
         cluster.write_jobs();
         cluster
@@ -60,11 +67,10 @@ impl Cluster {
         kafka_tool(&all, "")
     }
 
-    fn create(&self, topic: &str, partitions: u32, more: &[&str]) {
+    fn create(&self, topic: &str, partitions: u32) {
         let partitions = partitions.to_string();
         let mut arguments = vec!["kafka-topics", "--create", "--topic", topic];
         arguments.extend(["--partitions", &partitions]);
-        arguments.extend(more);
         let said = self.tool(&arguments);
         assert!(said.contains("Created topic"), "{said}");
     }
@@ -190,15 +196,6 @@ impl Cluster {
         }
         numbers
     }
-
-    /// Where a partition's leader is.
-    fn leader(&self, topic: &str) -> usize {
-        let described = self.tool(&["kafka-topics", "--describe", "--topic", topic]);
-        let (_, leader) = described.split_once("Leader: ").unwrap();
-        let leader = leader.split_whitespace().next().unwrap();
-        // None at the moment.
-        leader.parse().unwrap_or(0)
-    }
 }
 
 /// Kafka's own producer, which numbers nothing twice: it is idempotent and waits for brokers.
@@ -301,7 +298,7 @@ fn exact_1_2_three_brokers_under_fire_lose_and_double_nothing() {
         eprintln!("not run: ANABRANCH_ENDURANCE says how long the brokers are disturbed");
         return;
     }
-    let cluster = Cluster::start();
+    let cluster = Cluster::with_jobs();
     let mut moments = Moments::new();
     let mut producer = Producer::start(&cluster);
     let mut running = cluster.run_jobs();
@@ -397,9 +394,13 @@ fn exact_1_2_three_brokers_under_fire_lose_and_double_nothing() {
 fn loss_1_a_leader_that_lacks_records_stops_the_job() {
     let cluster = Cluster::start();
     let source = topic("unclean");
-    // The leader is broker 1; broker 2 follows.
-    cluster.create_unclean(&source);
     let bootstrap = cluster.bootstrap();
+    // The leader is broker 1; broker 2 follows. Either may lead whatever it has.
+    let settings = [
+        ("min.insync.replicas", "1"),
+        ("unclean.leader.election.enable", "true"),
+    ];
+    create_replicated(bootstrap, &source, &[1, 2], &settings);
     cluster.work.file(
         "unclean.sql",
         &format!(
@@ -412,36 +413,27 @@ fn loss_1_a_leader_that_lacks_records_stops_the_job() {
         "see.sql",
         "CREATE JOB seeing AS INSERT INTO seen SELECT v FROM unclean;\n",
     );
-    let send = |lines: &str| {
-        let arguments = ["kafka-console-producer", "--bootstrap-server", bootstrap];
-        let more = ["--topic", &source, "--producer-property", "acks=1"];
-        kafka_tool(&[&arguments[..], &more[..]].concat(), lines);
-    };
+    let send = |lines: &str| produce_on(bootstrap, &source, lines);
     let run = || {
         let arguments = ["run", "unclean.sql", "see.sql", "--until-caught-up"];
         cluster.work.anabranch(&arguments)
     };
     send("a\nb\nc\n");
     run().ok();
-    // What comes now only the leader has.
+    // What comes now only the leader has, and it takes it once it no longer counts on broker 2.
     cluster.brokers.control_broker(2, "kill");
     send("d\ne\n");
-    // The leader gives them out once it no longer counts on broker 2.
-    let deadline = Instant::now() + PATIENCE;
-    while !run().ok().err.contains("2 records read") {
-        assert!(
-            Instant::now() < deadline,
-            "the leader keeps two records to itself"
-        );
-    }
+    let ran = run().ok();
+    assert!(ran.err.contains("2 records read"), "{}", ran.err);
     cluster.brokers.control_broker(1, "kill");
     cluster.brokers.control_broker(2, "start");
     let deadline = Instant::now() + PATIENCE;
-    while cluster.leader(&source) != 2 {
+    while leader_on(bootstrap, &source) != 2 {
         assert!(
             Instant::now() < deadline,
             "broker 2 does not become the leader"
         );
+        std::thread::sleep(Duration::from_millis(50));
     }
     let stopped = run();
     assert_eq!(stopped.code, Some(1), "{stopped:?}");
@@ -461,21 +453,4 @@ fn loss_1_a_leader_that_lacks_records_stops_the_job() {
     let seen: Vec<&str> = rows.lines().collect();
     assert_eq!(seen.len(), 6, "{rows}");
     assert!(rows.contains("\"f\""), "{rows}");
-}
-
-impl Cluster {
-    /// A topic with one partition on brokers 1 and 2, of which either may lead whatever it has.
-    fn create_unclean(&self, topic: &str) {
-        let arguments = ["kafka-topics", "--create", "--topic", topic];
-        let more = [
-            "--replica-assignment",
-            "1:2",
-            "--config",
-            "min.insync.replicas=1",
-            "--config",
-            "unclean.leader.election.enable=true",
-        ];
-        let said = self.tool(&[&arguments[..], &more[..]].concat());
-        assert!(said.contains("Created topic"), "{said}");
-    }
 }
