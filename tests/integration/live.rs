@@ -1,4 +1,4 @@
-//! The stored jobs of `sql/` on real Kafka, checked by Kafka's own consumer.
+//! The stored jobs of `sql/` on real Kafka, checked by a consumer of the test's own.
 
 use std::sync::MutexGuard;
 

@@ -22,4 +22,5 @@ mod shell;
 mod signals;
 mod slt;
 mod support;
+mod topics;
 mod walkthroughs;

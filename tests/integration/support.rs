@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+pub(crate) use crate::topics::{
+    consume, consume_on, create_topic, create_topic_on, produce, produce_on,
+};
 
 /// No run of the program takes so long, on whatever machine, and nothing that a test waits for does.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
@@ -185,24 +186,32 @@ pub(crate) fn without_checksum(text: &str) -> String {
 
 /// Runs a Python script with the pinned packages of `tests/python`; gives what it prints.
 pub(crate) fn python(script: &str, arguments: &[&str]) -> String {
-    let venv = repository().join("tests/python/venv");
-    let made = Command::new(&venv).output().expect("the script starts");
-    assert!(
-        made.status.success(),
-        "{} needs python3: {}",
-        venv.display(),
-        String::from_utf8_lossy(&made.stderr)
-    );
-    let python = String::from_utf8(made.stdout).expect("UTF-8");
     // The interpreter's own exit races with PyArrow's threads on a busy machine and then aborts.
     let script = format!("{script}\nimport os, sys\nsys.stdout.flush()\nos._exit(0)\n");
     Ran::of(
-        Command::new(python.trim())
+        Command::new(interpreter())
             .args(["-c", &script])
             .args(arguments),
     )
     .ok()
     .out
+}
+
+/// The Python that has those packages; the first who asks makes it where it is missing.
+fn interpreter() -> &'static str {
+    static PYTHON: OnceLock<String> = OnceLock::new();
+    PYTHON.get_or_init(|| {
+        let venv = repository().join("tests/python/venv");
+        let made = Command::new(&venv).output().expect("the script starts");
+        assert!(
+            made.status.success(),
+            "{} needs python3: {}",
+            venv.display(),
+            String::from_utf8_lossy(&made.stderr)
+        );
+        let path = String::from_utf8(made.stdout).expect("UTF-8");
+        path.trim().to_owned()
+    })
 }
 
 /// Runs one of Kafka's own tools with text on its standard input.
@@ -224,70 +233,11 @@ pub(crate) fn kafka_tool(arguments: &[&str], input: &str) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-/// Creates a topic.
-pub(crate) fn create_topic(topic: &str, partitions: u32) {
-    create_topic_on(&kafka(), topic, partitions);
-}
-
-/// The same on another broker.
-pub(crate) fn create_topic_on(bootstrap: &str, topic: &str, partitions: u32) {
-    let admin: AdminClient<_> = ClientConfig::new()
-        .set("bootstrap.servers", bootstrap)
-        .create()
-        .unwrap();
-    let partitions = partitions.try_into().unwrap();
-    let wanted = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
-    let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
-    let created = futures::executor::block_on(admin.create_topics([&wanted], &options)).unwrap();
-    for topic in created {
-        topic.unwrap();
-    }
-}
-
-/// Sends lines as the values of records.
-pub(crate) fn produce(topic: &str, lines: &str) {
-    produce_on(&kafka(), topic, lines);
-}
-
-/// The same to another broker. When this returns, the broker has them all.
-pub(crate) fn produce_on(bootstrap: &str, topic: &str, lines: &str) {
-    let producer: FutureProducer = ClientConfig::new()
-        .set("bootstrap.servers", bootstrap)
-        .set("enable.idempotence", "true")
-        // No limit.
-        .set("queue.buffering.max.messages", "0")
-        .create()
-        .unwrap();
-    let sent: Vec<_> = lines
-        .lines()
-        .map(|line| {
-            let record = FutureRecord::<(), str>::to(topic).payload(line);
-            producer
-                .send_result(record)
-                .map_err(|(error, _)| error)
-                .unwrap()
-        })
-        .collect();
-    for delivery in sent {
-        let delivered = futures::executor::block_on(delivery).unwrap();
-        delivered.map_err(|(error, _)| error).unwrap();
-    }
-}
-
-/// All committed records of a topic as an independent consumer prints them, in order of arrival.
-pub(crate) fn consume(topic: &str, properties: &[&str]) -> Vec<String> {
-    let printed = consume_on(None, topic, properties);
-    printed.lines().map(str::to_owned).collect()
-}
-
-/// The same from another broker, as it is printed.
-pub(crate) fn consume_on(bootstrap: Option<&str>, topic: &str, properties: &[&str]) -> String {
+/// All committed records of a topic as Kafka's own consumer prints them, in order of arrival.
+pub(crate) fn read_by_kafka(bootstrap: &str, topic: &str, properties: &[&str]) -> String {
     // On a busy machine a reader may need long for its first record; an empty topic is seldom.
     for silence in ["4000", "15000"] {
-        let mut arguments = vec!["kafka-console-consumer"];
-        if let Some(bootstrap) = bootstrap {
-            arguments.extend(["--bootstrap-server", bootstrap]);
-        }
+        let mut arguments = vec!["kafka-console-consumer", "--bootstrap-server", bootstrap];
         arguments.extend(["--topic", topic, "--from-beginning"]);
         arguments.extend([
             "--isolation-level",

@@ -4,17 +4,21 @@
 
 use std::sync::Mutex;
 
-use crate::support::{Workspace, consume, create_topic, kafka, kafka_tool, produce};
+use crate::support::{Workspace, create_topic, kafka, produce, read_by_kafka};
+use crate::topics::delete_topic_on;
 
 pub(crate) static TOPICS: Mutex<()> = Mutex::new(());
 
 pub(crate) fn fresh_topics(names: &[&str]) {
     for name in names {
-        kafka_tool(
-            &["kafka-topics", "--delete", "--if-exists", "--topic", name],
-            "",
-        );
+        delete_topic_on(&kafka(), name);
     }
+}
+
+/// The records of a topic, a line each.
+fn printed(topic: &str, properties: &[&str]) -> Vec<String> {
+    let printed = read_by_kafka(&kafka(), topic, properties);
+    printed.lines().map(str::to_owned).collect()
 }
 
 #[test]
@@ -46,7 +50,7 @@ fn sessions_of_an_hour_are_sent_again_whole() {
         ])
         .ok();
     assert!(done.err.contains("INSERT 4"), "{}", done.err);
-    let mut messages = consume("visits_counter", &["print.headers=true", "print.key=true"]);
+    let mut messages = printed("visits_counter", &["print.headers=true", "print.key=true"]);
     messages.sort();
     let expected = [
         ("20250904_085900-1", 18),
@@ -156,7 +160,7 @@ fn records_are_synchronized_converted_and_converted_again() {
     ];
     work.anabranch(&[&tables[..], &again[..]].concat()).ok();
 
-    let messages = consume(
+    let messages = printed(
         "visits_converted",
         &["print.headers=true", "print.offset=true"],
     );
@@ -201,7 +205,7 @@ fn records_are_archived_and_converted_by_jobs() {
         let counts = format!("{0} records read, {0} rows written", records.len());
         assert_eq!(ran.err.matches(&counts).count(), 2, "{}", ran.err);
     }
-    let messages = consume("visits_converted", &["print.headers=true"]);
+    let messages = printed("visits_converted", &["print.headers=true"]);
     let expected: Vec<String> = RECORDS
         .iter()
         .map(|record| format!("NO_HEADERS\t{}", converted(*record)))

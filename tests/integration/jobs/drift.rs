@@ -1,9 +1,13 @@
 //! Partitions that wait for each other in event time.
 
 use super::Pipeline;
-use crate::support::kafka_tool;
+use crate::support::create_topic;
 
-const MINUTES: u32 = 30;
+const SECONDS: u32 = 30 * 60;
+
+/// Seconds between two records of each partition: of partition 1 there are more, and it is the slow one when both get the same
+/// share.
+const EVERY: [u32; 2] = [20, 6];
 
 /// Where a test is not about idleness, however long it takes: no partition is left out.
 const NEVER: &str = "1 day";
@@ -30,10 +34,9 @@ fn two_partitions(name: &str, idle_after: &str, options: &str) -> Pipeline {
              FROM TUMBLE(TABLE ticks, DESCRIPTOR(t), INTERVAL '10 seconds') GROUP BY k, window_start;\n"
         ),
     );
-    // Partition 1 has ten records for each one of partition 0: it is the slow one when both get the same share.
-    let times = |partition: u32, every: u32| -> String {
-        (0..MINUTES * 60)
-            .filter(|second| second % every == 0)
+    let times = |partition: usize| -> String {
+        (0..SECONDS)
+            .step_by(EVERY[partition] as usize)
             .map(|second| {
                 format!(
                     "({partition}, TIMESTAMP '2025-01-01T00:{:02}:{:02}Z', {partition}),",
@@ -43,8 +46,8 @@ fn two_partitions(name: &str, idle_after: &str, options: &str) -> Pipeline {
             })
             .collect()
     };
-    for (partition, every) in [(0, 20), (1, 2)] {
-        let values = times(partition, every);
+    for partition in [0, 1] {
+        let values = times(partition);
         let insert = format!(
             "INSERT INTO ticks (k, t, p) VALUES {}",
             values.trim_end_matches(',')
@@ -69,7 +72,8 @@ fn drifts(pipeline: &Pipeline) -> Vec<i64> {
         let partitions = &version["time"]["partitions"]["ticks"];
         let watermark = |partition: &str| partitions[partition]["watermark"].as_i64();
         let end = |partition: &str| version["sources"]["ticks"][partition]["end"].as_i64();
-        let has_more = end("0") < Some(90) && end("1") < Some(900);
+        let records = EVERY.map(|every| i64::from(SECONDS / every));
+        let has_more = end("0") < Some(records[0]) && end("1") < Some(records[1]);
         if let (Some(first), Some(second), true) = (watermark("0"), watermark("1"), has_more) {
             drifts.push((first - second).abs() / 1_000_000);
         }
@@ -115,23 +119,14 @@ fn a_silent_partition_holds_others_back_until_it_is_idle() {
     let query = "SELECT sum(rows_in) AS n FROM system.batches";
     let rows = pipeline.work.sql(&["tables.sql"], &[query]).ok();
     let row: serde_json::Value = serde_json::from_str(rows.out.trim()).unwrap();
-    assert_eq!(row["n"], 90 + 900 + 3);
+    let records: u32 = EVERY.iter().map(|every| SECONDS / every).sum();
+    assert_eq!(row["n"], records + 3);
 }
 
 #[test]
 fn the_drift_of_a_job_without_windows_is_refused() {
     let pipeline = Pipeline::between_topics("drift-refused", 1);
-    kafka_tool(
-        &[
-            "kafka-topics",
-            "--bootstrap-server",
-            &pipeline.bootstrap,
-            "--create",
-            "--topic",
-            &pipeline.sink,
-        ],
-        "",
-    );
+    create_topic(&pipeline.sink, 1);
     for (options, expected) in [
         ("'watermark.max_drift' '1 hour'", "is for jobs with windows"),
         ("'watermark.max_drift' 'far'", "watermark.max_drift"),

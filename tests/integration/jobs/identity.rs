@@ -1,7 +1,8 @@
 //! IDENT-1: a position belongs to a topic or a table, never to a name. Sources and sinks that are replaced.
 
 use super::Pipeline;
-use crate::support::kafka_tool;
+use crate::support::{create_topic_on, produce_on};
+use crate::topics::delete_topic_on;
 
 impl Pipeline {
     /// The job `doubling` reads `numbers`, a stream over the Delta table `lake`.
@@ -30,16 +31,10 @@ impl Pipeline {
         self.work.sql(&["tables.sql"], &[&insert]).ok();
     }
 
-    fn topics(&self, arguments: &[&str]) {
-        let server = ["kafka-topics", "--bootstrap-server", &self.bootstrap];
-        kafka_tool(&[&server, arguments].concat(), "");
-    }
-
     /// Deletes a topic and makes another one of its name.
     fn recreate(&self, topic: &str, partitions: u32) {
-        self.topics(&["--delete", "--topic", topic]);
-        let count = partitions.to_string();
-        self.topics(&["--create", "--topic", topic, "--partitions", &count]);
+        delete_topic_on(&self.bootstrap, topic);
+        create_topic_on(&self.bootstrap, topic, partitions);
     }
 
     /// Runs a job file that stops, and gives what SHOW JOBS says about it.
@@ -123,16 +118,14 @@ fn ident_1_a_table_over_another_topic_stops_the_job_and_both_ways_are_open() {
         pipeline.send(0..4);
         pipeline.catch_up("job.sql").ok();
         let other = crate::support::topic("other");
-        pipeline.topics(&["--create", "--topic", &other, "--partitions", "1"]);
+        create_topic_on(&pipeline.bootstrap, &other, 1);
         let tables = std::fs::read_to_string(pipeline.work.path("tables.sql")).unwrap();
         pipeline
             .work
             .file("tables.sql", &tables.replace(&pipeline.source, &other));
         let first = &pipeline.source;
         let lines: Vec<String> = (50..60).map(|v| format!("{{\"v\":{v}}}\n")).collect();
-        let server = ["kafka-console-producer", "--bootstrap-server"];
-        let to = [&server[..], &[&pipeline.bootstrap, "--topic", &other]].concat();
-        kafka_tool(&to, &lines.concat());
+        produce_on(&pipeline.bootstrap, &other, &lines.concat());
         pipeline.work.file(
             "job.sql",
             "CREATE OR REPLACE JOB doubling AS INSERT INTO doubled SELECT v * 2 FROM numbers;\n",

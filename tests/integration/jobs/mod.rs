@@ -23,7 +23,10 @@ mod windows;
 
 use std::process::{Child, Command, Stdio};
 
-use crate::support::{Ran, Workspace, consume_on, create_topic_on, kafka, kafka_tool, produce_on};
+use crate::support::{
+    Ran, Workspace, consume_on, create_topic_on, kafka, produce_on, read_by_kafka,
+};
+use crate::topics::delete_records_on;
 
 /// A job from one topic to another, and its tables.
 struct Pipeline {
@@ -88,14 +91,8 @@ impl Pipeline {
     }
 
     /// Deletes the records of the source's first partition before an offset, as retention does.
-    fn delete_before(&self, offset: u64) {
-        let records = format!(
-            "{{\"partitions\":[{{\"topic\":\"{}\",\"partition\":0,\"offset\":{offset}}}],\"version\":1}}",
-            self.source
-        );
-        let file = self.work.path("delete.json").display().to_string();
-        std::fs::write(&file, records).unwrap();
-        kafka_tool(&["kafka-delete-records", "--offset-json-file", &file], "");
+    fn delete_before(&self, offset: i64) {
+        delete_records_on(&self.bootstrap, &self.source, 0, offset);
     }
 
     /// The identity of a job.
@@ -156,21 +153,17 @@ impl Pipeline {
 
     /// What `read_committed` readers see in the sink's topic, sorted.
     fn doubled(&self) -> Vec<u64> {
-        let printed = consume_on(Some(&self.bootstrap), &self.sink, &[]);
-        let mut numbers: Vec<u64> = printed
-            .lines()
-            .map(|line| {
-                let record: serde_json::Value = serde_json::from_str(line).unwrap();
-                record["v"].as_u64().unwrap()
-            })
-            .collect();
-        numbers.sort_unstable();
-        numbers
+        numbers_of(&consume_on(&self.bootstrap, &self.sink, &[]))
+    }
+
+    /// The same as Kafka's own consumer sees them.
+    fn doubled_for_others(&self) -> Vec<u64> {
+        numbers_of(&read_by_kafka(&self.bootstrap, &self.sink, &[]))
     }
 
     /// The records of the sink's topic with their keys, as `read_committed` readers see them.
     fn printed(&self) -> String {
-        consume_on(Some(&self.bootstrap), &self.sink, &["print.key=true"])
+        consume_on(&self.bootstrap, &self.sink, &["print.key=true"])
     }
 
     /// What the Delta table holds, sorted.
@@ -187,4 +180,17 @@ impl Pipeline {
             })
             .collect()
     }
+}
+
+/// The numbers of lines of JSON, sorted.
+fn numbers_of(printed: &str) -> Vec<u64> {
+    let mut numbers: Vec<u64> = printed
+        .lines()
+        .map(|line| {
+            let record: serde_json::Value = serde_json::from_str(line).unwrap();
+            record["v"].as_u64().unwrap()
+        })
+        .collect();
+    numbers.sort_unstable();
+    numbers
 }

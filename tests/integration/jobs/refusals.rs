@@ -3,17 +3,15 @@
 use std::time::{Duration, Instant};
 
 use super::Pipeline;
-use crate::support::kafka_tool;
+use crate::topics::create_topic_with;
 
 /// A job from numbers to a topic with settings and a table with options; `query` fills `v` and `k`, the record's key, and `ts`,
 /// its time.
-fn pipeline(name: &str, setting: Option<&str>, options: &str, query: &str) -> Pipeline {
+fn pipeline(name: &str, setting: Option<(&str, &str)>, options: &str, query: &str) -> Pipeline {
     let pipeline = Pipeline::between_topics(name, 1);
     let (bootstrap, source, sink) = (&pipeline.bootstrap, &pipeline.source, &pipeline.sink);
     if let Some(setting) = setting {
-        let command = ["kafka-topics", "--create", "--topic", sink];
-        let settings = ["--partitions", "1", "--config", setting];
-        kafka_tool(&[&command[..], &settings[..]].concat(), "");
+        create_topic_with(bootstrap, sink, 1, &[setting]);
     }
     pipeline.work.file(
         "tables.sql",
@@ -65,7 +63,7 @@ const PLAIN: &str = "v, CAST(v AS VARCHAR), now()";
 
 #[test]
 fn a_record_without_a_key_in_a_compacted_topic() {
-    let setting = Some("cleanup.policy=compact");
+    let setting = Some(("cleanup.policy", "compact"));
     let query = "v, CASE WHEN v <> 3 THEN 'key' END, now()";
     let job = pipeline("job-compacted", setting, "", query);
     fails(&job, &["refuses a record", "PRIMARY KEY"]);
@@ -83,7 +81,7 @@ fn a_record_without_a_key_in_a_compacted_topic() {
 
 #[test]
 fn a_record_of_a_time_that_the_topic_does_not_take() {
-    let setting = Some("message.timestamp.after.max.ms=60000");
+    let setting = Some(("message.timestamp.after.max.ms", "60000"));
     let query = "v, 'key', now() + INTERVAL '300 days'";
     let job = pipeline("job-far", setting, "", query);
     fails(

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::Pipeline;
 use crate::support::{create_topic, kafka_tool, produce};
+use crate::topics::widen_topic_on;
 
 #[test]
 fn a_job_goes_on_where_it_stood_and_says_what_it_did() {
@@ -297,17 +298,7 @@ fn a_new_partition_is_read_from_its_beginning() {
     let pipeline = Pipeline::between_topics("wider", 1);
     pipeline.send(0..2);
     pipeline.catch_up("job.sql").ok();
-    kafka_tool(
-        &[
-            "kafka-topics",
-            "--alter",
-            "--topic",
-            &pipeline.source,
-            "--partitions",
-            "3",
-        ],
-        "",
-    );
+    widen_topic_on(&pipeline.bootstrap, &pipeline.source, 3);
     pipeline.send(2..12);
     pipeline.catch_up("job.sql").ok();
     assert_eq!(

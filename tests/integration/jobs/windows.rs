@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Pipeline;
+use crate::support::create_topic;
 
 /// Counts per key and ten seconds, each window once; three records a batch.
 pub(super) fn counting(name: &str) -> Pipeline {
@@ -362,15 +363,7 @@ fn a_job_reads_what_another_writes_in_transactions() {
 fn time_1_a_silent_partition_holds_the_job_until_it_is_idle() {
     let pipeline = counting("windows-idle");
     let source = format!("{}-two", pipeline.source);
-    let create = ["--create", "--topic", &source, "--partitions", "2"];
-    crate::support::kafka_tool(
-        &[
-            &["kafka-topics", "--bootstrap-server", &pipeline.bootstrap],
-            &create[..],
-        ]
-        .concat(),
-        "",
-    );
+    create_topic(&source, 2);
     let idle_after = |time: &str| {
         let tables = format!(
             "CREATE EXTERNAL TABLE ticks (k BIGINT, t TIMESTAMP, p INT METADATA FROM 'partition', \
@@ -432,15 +425,7 @@ fn time_1_a_partition_with_an_open_transaction_is_not_idle() {
 
     let pipeline = counting("windows-open");
     let source = format!("{}-three", pipeline.source);
-    let create = ["--create", "--topic", &source, "--partitions", "3"];
-    crate::support::kafka_tool(
-        &[
-            &["kafka-topics", "--bootstrap-server", &pipeline.bootstrap],
-            &create[..],
-        ]
-        .concat(),
-        "",
-    );
+    create_topic(&source, 3);
     pipeline.work.file(
         "tables.sql",
         &format!(

@@ -8,7 +8,8 @@ mod wide;
 use std::process::Command;
 use std::time::Instant;
 
-use crate::support::{Workspace, consume, create_topic, kafka, kafka_tool, produce, topic};
+use crate::support::{Workspace, consume, create_topic, kafka, produce, read_by_kafka, topic};
+use crate::topics::{create_topic_with, ends, partitions};
 
 /// `CREATE EXTERNAL TABLE name` over a topic, with more options if any.
 fn table(name: &str, topic: &str, columns: &str, options: &str) -> String {
@@ -166,19 +167,8 @@ fn predicates_narrow_the_offsets_read() {
 #[test]
 fn the_brokers_own_times_bound_a_range_from_above_too() {
     let topic = topic("append-time");
-    kafka_tool(
-        &[
-            "kafka-topics",
-            "--create",
-            "--topic",
-            &topic,
-            "--partitions",
-            "1",
-            "--config",
-            "message.timestamp.type=LogAppendTime",
-        ],
-        "",
-    );
+    let by_broker = ("message.timestamp.type", "LogAppendTime");
+    create_topic_with(&kafka(), &topic, 1, &[by_broker]);
     let work = Workspace::new();
     let create = table(
         "t",
@@ -312,8 +302,7 @@ fn a_missing_topic_is_told_or_created() {
     }
     let created = table("t", &topic, "v INT", ", 'topic.partitions' '3'");
     work.sql(&[], &[&created, "INSERT INTO t VALUES (1)"]).ok();
-    let described = kafka_tool(&["kafka-topics", "--describe", "--topic", &topic], "");
-    assert!(described.contains("PartitionCount: 3"), "{described}");
+    assert_eq!(partitions(&topic), 3);
 }
 
 #[test]
@@ -409,12 +398,7 @@ fn a_transactional_insert_is_all_or_nothing() {
     assert_eq!(count(), "{\"n\":0}\n");
 
     let endless = "INSERT INTO t SELECT a.value FROM generate_series(1, 100000) a, generate_series(1, 100000) b";
-    let uncommitted = || {
-        let ends = kafka_tool(&["kafka-get-offsets", "--topic", &topic], "");
-        ends.lines()
-            .filter_map(|line| line.rsplit(':').next()?.parse::<u64>().ok())
-            .sum::<u64>()
-    };
+    let uncommitted = || ends(&topic).iter().sum::<i64>();
     let begun = || {
         let before = uncommitted();
         let child = work
@@ -447,7 +431,7 @@ fn a_transactional_insert_is_all_or_nothing() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert_eq!(count(), "{\"n\":1}\n");
-    assert_eq!(consume(&topic, &[]), ["{\"v\":1}"]);
+    assert_eq!(read_by_kafka(&kafka(), &topic, &[]), "{\"v\":1}\n");
 }
 
 #[test]

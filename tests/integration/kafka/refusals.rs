@@ -1,14 +1,13 @@
 //! What a broker refuses for good is told at once, with what helps.
 
 use super::table;
-use crate::support::{Workspace, kafka_tool, topic};
+use crate::support::{Workspace, kafka, topic};
+use crate::topics::create_topic_with;
 
 /// A topic with a setting.
-pub(crate) fn topic_with(name: &str, setting: &str) -> String {
+pub(crate) fn topic_with(name: &str, setting: (&str, &str)) -> String {
     let topic = topic(name);
-    let command = ["kafka-topics", "--create", "--topic", &topic];
-    let settings = ["--partitions", "1", "--config", setting];
-    kafka_tool(&[&command[..], &settings[..]].concat(), "");
+    create_topic_with(&kafka(), &topic, 1, &[setting]);
     topic
 }
 
@@ -24,7 +23,7 @@ fn refused(create: &str, insert: &str, expected: &[&str]) {
 
 #[test]
 fn a_record_without_a_key_in_a_compacted_topic() {
-    let topic = topic_with("compacted", "cleanup.policy=compact");
+    let topic = topic_with("compacted", ("cleanup.policy", "compact"));
     let columns = "v BIGINT, k VARCHAR METADATA FROM 'key'";
     for delivery in ["transactional", "idempotent"] {
         let options = format!(", 'delivery' '{delivery}'");
@@ -50,7 +49,7 @@ fn a_record_without_a_key_in_a_compacted_topic() {
 
 #[test]
 fn a_record_of_a_time_that_the_topic_does_not_take() {
-    let topic = topic_with("far", "message.timestamp.after.max.ms=60000");
+    let topic = topic_with("far", ("message.timestamp.after.max.ms", "60000"));
     let columns = "v BIGINT, ts TIMESTAMP METADATA FROM 'timestamp'";
     for delivery in ["transactional", "idempotent"] {
         let create = table("t", &topic, columns, &format!(", 'delivery' '{delivery}'"));

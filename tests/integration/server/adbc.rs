@@ -1,6 +1,6 @@
 //! ADBC for Python: the driver that pandas, polars and dbt-like tools use.
 
-use super::Served;
+use super::{Served, WITHOUT_FRAMES};
 use crate::support::{Workspace, python};
 
 /// Runs a script with `db`, a connection, and `cur`, a cursor of it.
@@ -22,7 +22,8 @@ def refused(sql):
         print("done")
 "#;
     let end = "\ncur.close()\ndb.close()\n";
-    python(&format!("{prelude}{script}{end}"), &[&served.address])
+    let whole = [WITHOUT_FRAMES, prelude, script, end].concat();
+    python(&whole, &[&served.address])
 }
 
 #[test]

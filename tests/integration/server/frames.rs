@@ -7,7 +7,7 @@ use crate::support::Workspace;
 fn frames_are_read_and_written() {
     let work = Workspace::new();
     let served = Served::start(&work, &[]);
-    let said = served.python(
+    let said = served.python_with_frames(
         r#"
 import pandas, polars
 db = connect()

@@ -3,33 +3,27 @@
 use std::time::{Duration, Instant};
 
 use super::Served;
-use crate::support::{Workspace, python};
+use crate::support::Workspace;
 
-fn rows(served: &Served, sql: &[&str]) -> String {
-    let mut arguments = vec![served.address.as_str()];
-    arguments.extend(sql);
-    python(
-        r#"
-import sys, adbc_driver_flightsql.dbapi as flight
-with flight.connect("grpc://" + sys.argv[1], autocommit=True) as db, db.cursor() as cur:
-    for sql in sys.argv[2:]:
-        cur.execute(sql)
-        rows = cur.fetchall()
-    print(rows)
-"#,
-        &arguments,
-    )
+/// Runs statements, with the program itself as the client; gives all rows as lines of JSON.
+fn rows(work: &Workspace, served: &Served, sql: &[&str]) -> String {
+    let url = format!("grpc://{}", served.address);
+    let mut arguments = vec!["sql", "--url", &url, "--format", "ndjson"];
+    for statement in sql {
+        arguments.extend(["-c", statement]);
+    }
+    work.anabranch(&arguments).ok().out
 }
 
-fn wait_for(served: &Served, sql: &str, wanted: &str) {
+fn wait_for(work: &Workspace, served: &Served, sql: &str, wanted: &str) {
     let deadline = Instant::now() + crate::support::PATIENCE;
     loop {
-        let found = rows(served, &[sql]);
+        let found = rows(work, served, &[sql]);
         if found.trim() == wanted {
             return;
         }
         assert!(Instant::now() < deadline, "{sql}: {found}");
-        std::thread::sleep(Duration::from_millis(200));
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -44,22 +38,28 @@ fn tables_and_jobs_are_there_after_a_restart() {
     let file = work.file("tables.sql", TABLES);
     let served = Served::start(&work, &[file]);
     rows(
+        &work,
         &served,
         &["CREATE VIEW small AS SELECT id FROM kept WHERE id < 100"],
     );
-    rows(&served, &["INSERT INTO seen VALUES (1), (2)"]);
-    wait_for(&served, "SELECT count(*) FROM small", "[(2,)]");
+    rows(&work, &served, &["INSERT INTO seen VALUES (1), (2)"]);
+    wait_for(
+        &work,
+        &served,
+        "SELECT count(*) AS n FROM small",
+        "{\"n\":2}",
+    );
     assert_eq!(served.stop(), Some(0));
     // With the file again, and without: nothing is made twice.
     for arguments in [&[file][..], &[]] {
         let served = Served::start(&work, arguments);
-        rows(&served, &["INSERT INTO seen VALUES (3)"]);
+        rows(&work, &served, &["INSERT INTO seen VALUES (3)"]);
         let expected = if arguments.is_empty() {
-            "[(4,)]"
+            "{\"n\":4}"
         } else {
-            "[(3,)]"
+            "{\"n\":3}"
         };
-        wait_for(&served, "SELECT count(*) FROM small", expected);
+        wait_for(&work, &served, "SELECT count(*) AS n FROM small", expected);
         served.kill();
     }
 }
@@ -71,6 +71,7 @@ fn a_job_that_a_file_has_made_is_run_without_it() {
     work.anabranch(&["run", file, "--until-caught-up"]).ok();
     let served = Served::start(&work, &[]);
     rows(
+        &work,
         &served,
         &[
             "CREATE EXTERNAL TABLE more (id BIGINT) STORED AS DELTA LOCATION 'seen'",
@@ -78,15 +79,20 @@ fn a_job_that_a_file_has_made_is_run_without_it() {
             "CREATE EXTERNAL TABLE copied STORED AS DELTA LOCATION 'kept'",
         ],
     );
-    wait_for(&served, "SELECT id FROM copied", "[(40,)]");
+    wait_for(&work, &served, "SELECT id FROM copied", "{\"id\":40}");
 }
 
 #[test]
 fn a_job_that_another_process_has_changed_is_run_as_it_is_now() {
     let work = Workspace::new();
     let served = Served::start(&work, &[work.file("tables.sql", TABLES)]);
-    rows(&served, &["INSERT INTO seen VALUES (1)"]);
-    wait_for(&served, "SELECT max(id) FROM kept", "[(10,)]");
+    rows(&work, &served, &["INSERT INTO seen VALUES (1)"]);
+    wait_for(
+        &work,
+        &served,
+        "SELECT max(id) AS id FROM kept",
+        "{\"id\":10}",
+    );
     let tables = "CREATE EXTERNAL TABLE seen (id BIGINT) STORED AS DELTA LOCATION 'seen' OPTIONS ('scan.mode' 'stream');
 CREATE EXTERNAL TABLE kept (id BIGINT) STORED AS DELTA LOCATION 'kept';";
     let job = |factor: u32| {
@@ -96,39 +102,84 @@ CREATE EXTERNAL TABLE kept (id BIGINT) STORED AS DELTA LOCATION 'kept';";
     };
     work.anabranch(&["sql", "-f", work.file("changed.sql", &job(100))])
         .ok();
-    rows(&served, &["INSERT INTO seen VALUES (2)"]);
-    wait_for(&served, "SELECT max(id) FROM kept", "[(200,)]");
+    rows(&work, &served, &["INSERT INTO seen VALUES (2)"]);
+    wait_for(
+        &work,
+        &served,
+        "SELECT max(id) AS id FROM kept",
+        "{\"id\":200}",
+    );
     // Dropped and made anew, it begins at the beginning.
     work.sql(&[], &["DROP JOB copy"]).ok();
     // The server has seen that it is gone: it looks every five seconds.
     std::thread::sleep(Duration::from_secs(6));
     work.anabranch(&["sql", "-f", work.file("changed.sql", &job(1_000))])
         .ok();
-    wait_for(&served, "SELECT max(id) FROM kept", "[(2000,)]");
-    wait_for(&served, "SELECT count(*) FROM kept", "[(4,)]");
+    wait_for(
+        &work,
+        &served,
+        "SELECT max(id) AS id FROM kept",
+        "{\"id\":2000}",
+    );
+    wait_for(
+        &work,
+        &served,
+        "SELECT count(*) AS n FROM kept",
+        "{\"n\":4}",
+    );
 }
 
 #[test]
 fn a_job_is_paused_resumed_and_replaced_by_a_client() {
     let work = Workspace::new();
     let served = Served::start(&work, &[work.file("tables.sql", TABLES)]);
-    rows(&served, &["INSERT INTO seen VALUES (1)"]);
-    wait_for(&served, "SELECT max(id) FROM kept", "[(10,)]");
-    wait_for(&served, "SELECT state FROM system.jobs", "[('RUNNING',)]");
-    rows(&served, &["PAUSE JOB copy", "INSERT INTO seen VALUES (2)"]);
-    wait_for(&served, "SELECT state FROM system.jobs", "[('PAUSED',)]");
-    rows(&served, &["RESUME JOB copy"]);
-    wait_for(&served, "SELECT max(id) FROM kept", "[(20,)]");
+    rows(&work, &served, &["INSERT INTO seen VALUES (1)"]);
+    wait_for(
+        &work,
+        &served,
+        "SELECT max(id) AS id FROM kept",
+        "{\"id\":10}",
+    );
+    wait_for(
+        &work,
+        &served,
+        "SELECT state FROM system.jobs",
+        "{\"state\":\"RUNNING\"}",
+    );
     rows(
+        &work,
+        &served,
+        &["PAUSE JOB copy", "INSERT INTO seen VALUES (2)"],
+    );
+    wait_for(
+        &work,
+        &served,
+        "SELECT state FROM system.jobs",
+        "{\"state\":\"PAUSED\"}",
+    );
+    rows(&work, &served, &["RESUME JOB copy"]);
+    wait_for(
+        &work,
+        &served,
+        "SELECT max(id) AS id FROM kept",
+        "{\"id\":20}",
+    );
+    rows(
+        &work,
         &served,
         &[
             "CREATE OR REPLACE JOB copy WITH ('trigger' '50 milliseconds') AS INSERT INTO kept SELECT id * 100 FROM seen",
             "INSERT INTO seen VALUES (3)",
         ],
     );
-    wait_for(&served, "SELECT max(id) FROM kept", "[(300,)]");
-    rows(&served, &["DROP JOB copy"]);
-    assert_eq!(rows(&served, &["SHOW JOBS"]).trim(), "[]");
+    wait_for(
+        &work,
+        &served,
+        "SELECT max(id) AS id FROM kept",
+        "{\"id\":300}",
+    );
+    rows(&work, &served, &["DROP JOB copy"]);
+    assert_eq!(rows(&work, &served, &["SHOW JOBS"]), "");
     assert_eq!(served.stop(), Some(0));
 }
 
@@ -221,7 +272,10 @@ print(rows(db, "SELECT count(*) FROM small"))
     assert_eq!(served.python(made, &[]), "[(3,)]\n");
     served.kill();
     let served = Served::start(&work, &[]);
-    assert_eq!(rows(&served, &["SELECT count(*) FROM small"]), "[(3,)]\n");
+    assert_eq!(
+        rows(&work, &served, &["SELECT count(*) AS n FROM small"]),
+        "{\"n\":3}\n"
+    );
     let secret = "CREATE EXTERNAL TABLE t (id BIGINT) STORED AS KAFKA LOCATION 't' \
                   OPTIONS ('kafka.bootstrap.servers' 'localhost:1', 'format' 'json', 'kafka.sasl.password' 'geheim')";
     let script = "print(refused(rows, connect(), sys.argv[2]))";

@@ -26,6 +26,16 @@ use std::sync::{Arc, Mutex};
 
 use crate::support::{Workspace, python};
 
+/// What a script begins with that needs neither pandas nor polars: the driver imports both where it finds them, which takes longer
+/// than all the rest of a script.
+const WITHOUT_FRAMES: &str = r#"
+import sys
+class WithoutFrames:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("pandas", "polars"): raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, WithoutFrames())
+"#;
+
 /// What scripts about a server begin with: `connect`, `rows`, `refused` and `until`. Its address is the first argument.
 const PRELUDE: &str = r#"
 import sys, time, threading, adbc_driver_flightsql.dbapi as flight, pyarrow
@@ -123,9 +133,20 @@ impl Served {
     /// Runs a script that begins with [`PRELUDE`]; gives what it prints.
     #[track_caller]
     fn python(&self, script: &str, arguments: &[&str]) -> String {
+        self.script(&[WITHOUT_FRAMES, PRELUDE, script].concat(), arguments)
+    }
+
+    /// The same where pandas and polars can be imported, and the driver gives their types.
+    #[track_caller]
+    fn python_with_frames(&self, script: &str, arguments: &[&str]) -> String {
+        self.script(&[PRELUDE, script].concat(), arguments)
+    }
+
+    #[track_caller]
+    fn script(&self, script: &str, arguments: &[&str]) -> String {
         let mut all = vec![self.address.as_str()];
         all.extend(arguments);
-        python(&format!("{PRELUDE}{script}"), &all)
+        python(script, &all)
     }
 
     /// Tells it to stop; gives how it ended.

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::process::Stdio;
+use std::sync::OnceLock;
 
 use super::Served;
 use crate::support::{Workspace, create_topic, kafka, produce, topic};
@@ -21,17 +22,22 @@ pub(super) fn hash_of(work: &Workspace, password: &str) -> String {
 
 /// Users `reader`, `writer`, `admin` and `some`, who may name some tables only; the password of each is the name and `-pw`.
 pub(super) fn users(work: &Workspace) -> &'static str {
-    let user = |name: &str, role: &str, more: &str| {
-        let hash = hash_of(work, &format!("{name}-pw"));
-        format!("[users.{name}]\npassword = '{hash}'\nrole = '{role}'\n{more}\n")
-    };
-    let text = [
-        user("reader", "read", ""),
-        user("writer", "write", ""),
-        user("admin", "admin", ""),
-        user("some", "write", "tables = ['open*', 'new']"),
-    ];
-    work.file("users.toml", &text.concat())
+    // A hash takes long on purpose: it is made once.
+    static USERS: OnceLock<String> = OnceLock::new();
+    let text = USERS.get_or_init(|| {
+        let user = |name: &str, role: &str, more: &str| {
+            let hash = hash_of(work, &format!("{name}-pw"));
+            format!("[users.{name}]\npassword = '{hash}'\nrole = '{role}'\n{more}\n")
+        };
+        [
+            user("reader", "read", ""),
+            user("writer", "write", ""),
+            user("admin", "admin", ""),
+            user("some", "write", "tables = ['open*', 'new']"),
+        ]
+        .concat()
+    });
+    work.file("users.toml", text)
 }
 
 const TABLES: &str = "

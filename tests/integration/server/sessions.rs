@@ -46,7 +46,8 @@ print(types(cookies), rows(cookies, "SET view_types = true"), types(cookies))
 fn a_client_without_a_session_is_told_how_to_have_one() {
     let work = Workspace::new();
     let served = Served::start(&work, &[]);
-    let said = served.python(
+    // Nanoseconds are of the type of pandas.
+    let said = served.python_with_frames(
         r#"
 print(refused(rows, connect(), "SET TIME ZONE 'Europe/Paris'"))
 db = connect(cookies=True)

@@ -1,6 +1,6 @@
 //! Three brokers of the tests' own, what they say of the replicas of their partitions, and who moves them.
 
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -8,7 +8,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::metadata::MetadataPartition;
 
-use crate::support::{OwnBroker, Workspace, consume_on, kafka_tool};
+use crate::support::{OwnBroker, Workspace, kafka_tool, read_by_kafka};
 
 const BROKERS: usize = 3;
 /// Longer than any of the disturbances takes to heal.
@@ -48,25 +48,25 @@ impl Partition {
 
 /// The brokers, and a folder for those who work on them.
 pub(super) struct Cluster {
-    brokers: MutexGuard<'static, OwnBroker>,
+    brokers: OwnBroker,
+    _alone: MutexGuard<'static, ()>,
     pub(super) work: Workspace,
     admin: AdminClient<DefaultClientContext>,
 }
 
 impl Cluster {
-    /// The brokers are started once, and are one test's at a time.
+    /// Brokers of the test's own, which end with it; one test has some at a time.
     pub(super) fn start() -> Self {
-        static BROKERS: OnceLock<Mutex<OwnBroker>> = OnceLock::new();
-        let brokers = BROKERS.get_or_init(|| Mutex::new(OwnBroker::start(&["--brokers", "3"])));
-        let brokers = brokers.lock().unwrap_or_else(PoisonError::into_inner);
-        // A test that failed may have left some stopped.
-        brokers.control("start");
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let brokers = OwnBroker::start(&["--brokers", "3"]);
         let admin = ClientConfig::new()
             .set("bootstrap.servers", brokers.variable("KAFKA_BOOTSTRAP"))
             .create()
             .unwrap();
         Self {
             brokers,
+            _alone: alone,
             work: Workspace::new(),
             admin,
         }
@@ -227,7 +227,7 @@ impl Cluster {
 
     /// The records of a topic with their keys, in the order of each partition.
     pub(super) fn records(&self, topic: &str) -> Vec<(String, serde_json::Value)> {
-        let printed = consume_on(Some(self.bootstrap()), topic, &["print.key=true"]);
+        let printed = read_by_kafka(self.bootstrap(), topic, &["print.key=true"]);
         let record = |line: &str| {
             let (key, value) = line.split_once('\t').unwrap();
             (key.to_owned(), serde_json::from_str(value).unwrap())
