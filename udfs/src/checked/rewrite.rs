@@ -14,7 +14,7 @@ use datafusion::optimizer::AnalyzerRule;
 use crate::filtered::unguarded;
 use crate::operands::inputs;
 use crate::times::INTERVAL_LENGTH;
-use crate::values::{PER_ROW, per_row};
+use crate::values::{PER_ROW, TYPED_KEY, per_row};
 
 use super::average::CheckedAverage;
 use super::cast::{RoundedCast, may_round};
@@ -180,7 +180,7 @@ pub fn as_kept(expr: Expr, schema: &DFSchema) -> Result<Expr> {
 
 /// Functions that stand around a value for the engine's sake.
 fn is_mark(function: &str) -> bool {
-    function == PER_ROW || function == INTERVAL_LENGTH
+    [PER_ROW, INTERVAL_LENGTH, TYPED_KEY].contains(&function)
 }
 
 /// Whether the engine may take an element of IN for a constant that is none.
