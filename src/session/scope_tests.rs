@@ -80,7 +80,7 @@ async fn scope_1_keys_may_differ_by_a_cast_alone() {
         format!(
             "SELECT count(*), CAST(event_time AS DATE) FROM {WINDOW} GROUP BY 2, event_time, window_start"
         ),
-        "SELECT sum(CAST(k AS INT)), k::TEXT AS page FROM visits GROUP BY k, page EMIT PER BATCH"
+        "SELECT sum(CAST(k AS INT)), k::TEXT AS p FROM visits GROUP BY k, p EMIT PER BATCH"
             .to_owned(),
     ] {
         let planned = plan(&query).await;
