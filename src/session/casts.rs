@@ -1,51 +1,79 @@
-//! `avg(x), avg(CAST(x AS DOUBLE))` in one select list: the engine calls both alike, since casts are no part of its names, and
-//! refuses the second. So the casts of such calls are told apart by a function that gives the value itself.
+//! `avg(x), avg(CAST(x AS DOUBLE))` in one select list, and `GROUP BY x, CAST(x AS DATE)`: the engine calls both alike, since casts
+//! are no part of its names, and refuses the second. So the casts of such calls and keys are told apart by a function that gives the
+//! value itself.
+//!
+//! And `CAST(x AS INT)` in a select list gets the name `x`: the engine would call it by the table as well, `t.x`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArguments, Ident, ObjectName, ObjectNamePart, OrderByKind, Query,
-    Select, SetExpr, Value, VisitMut, VisitorMut,
+    CastKind, Expr, Function, FunctionArguments, GroupByExpr, Ident, ObjectName, ObjectNamePart,
+    OrderByKind, Query, Select, SelectItem, SetExpr, Value, VisitMut, VisitorMut,
 };
 
-use crate::session::standard::call;
+use crate::planner::normalize;
+use crate::planner::types::arrow_type;
+use crate::session::labels::label_of;
+use crate::session::standard::{call, taken};
 
-/// Tells the casts apart of calls that differ by nothing else.
+/// Tells the casts apart of calls and keys that differ by nothing else, and names those of columns.
 pub(super) fn apart(node: &mut impl VisitMut) {
-    let _ = node.visit(&mut Queries);
+    let _ = node.visit(&mut Queries::default());
 }
 
-struct Queries;
+#[derive(Default)]
+struct Queries {
+    /// Expressions around with a query in them: its columns are of no name.
+    values: usize,
+}
 
 impl VisitorMut for Queries {
     type Break = ();
 
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        self.values += usize::from(has_query(expr));
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        self.values -= usize::from(has_query(expr));
+        ControlFlow::Continue(())
+    }
+
     fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        let is_named = self.values == 0;
         match query.body.as_mut() {
             SetExpr::Select(select) => {
                 let order = query.order_by.as_mut().map(|order| &mut order.kind);
-                in_select(select, order);
+                in_select(select, order, is_named);
             }
-            other => in_operands(other),
+            other => in_operands(other, is_named),
         }
         ControlFlow::Continue(())
     }
 }
 
+fn has_query(expr: &Expr) -> bool {
+    matches!(
+        expr,
+        Expr::Subquery(_) | Expr::InSubquery { .. } | Expr::Exists { .. }
+    )
+}
+
 /// The queries of UNION and its kin; those in parentheses are visited as queries.
-fn in_operands(body: &mut SetExpr) {
+fn in_operands(body: &mut SetExpr, is_named: bool) {
     match body {
         SetExpr::SetOperation { left, right, .. } => {
-            in_operands(left);
-            in_operands(right);
+            in_operands(left, is_named);
+            in_operands(right, is_named);
         }
-        SetExpr::Select(select) => in_select(select, None),
+        SetExpr::Select(select) => in_select(select, None, is_named),
         _ => {}
     }
 }
 
-fn in_select(select: &mut Select, mut order: Option<&mut OrderByKind>) {
+fn in_select(select: &mut Select, mut order: Option<&mut OrderByKind>, is_named: bool) {
     // Most have no cast, and their calls need not be compared.
     if select.visit(&mut AnyCast).is_continue()
         && order
@@ -53,6 +81,13 @@ fn in_select(select: &mut Select, mut order: Option<&mut OrderByKind>) {
             .is_none_or(|order| order.visit(&mut AnyCast).is_continue())
     {
         return;
+    }
+    if have_casts_alone_between(select) {
+        mark_all(select, order);
+        return;
+    }
+    if is_named && order.is_none() {
+        name_casts(select);
     }
     let mut calls = Calls::default();
     let mut visit = |calls: &mut Calls| {
@@ -68,6 +103,119 @@ fn in_select(select: &mut Select, mut order: Option<&mut OrderByKind>) {
     if !calls.by_name.is_empty() {
         calls.tells_apart = true;
         visit(&mut calls);
+    }
+}
+
+/// Whether there are keys of GROUP BY that differ by a cast and nothing else.
+fn have_casts_alone_between(select: &Select) -> bool {
+    let mut by_name: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for mut key in keys(select) {
+        let _ = key.visit(&mut Bare);
+        let text = key.to_string();
+        let _ = key.visit(&mut Casts { marks: false });
+        by_name.entry(key.to_string()).or_default().insert(text);
+    }
+    by_name.values().any(|texts| texts.len() > 1)
+}
+
+/// The keys of GROUP BY; of a number or an alias what it stands for.
+fn keys(select: &Select) -> Vec<Expr> {
+    let mut listed = Vec::new();
+    for item in &select.projection {
+        match item {
+            SelectItem::UnnamedExpr(expr) => listed.push((None, expr)),
+            SelectItem::ExprWithAlias { expr, alias } => {
+                listed.push((Some(normalize(alias)), expr))
+            }
+            // The places of what stands behind it are not known.
+            _ => break,
+        }
+    }
+    let mut keys = Vec::new();
+    let mut add = |key: &Expr| {
+        let named = match key {
+            Expr::Value(place) => match &place.value {
+                Value::Number(place, _) => {
+                    let place = place.parse::<usize>().unwrap_or(0);
+                    place.checked_sub(1).and_then(|place| listed.get(place))
+                }
+                _ => None,
+            },
+            Expr::Identifier(name) => {
+                let name = Some(normalize(name));
+                listed.iter().find(|(alias, _)| *alias == name)
+            }
+            _ => None,
+        };
+        keys.push(named.map_or(key, |(_, expr)| *expr).clone());
+    };
+    match &select.group_by {
+        GroupByExpr::All(_) => listed.iter().for_each(|(_, expr)| add(*expr)),
+        GroupByExpr::Expressions(exprs, _) => {
+            for expr in exprs {
+                match expr {
+                    Expr::GroupingSets(sets) | Expr::Cube(sets) | Expr::Rollup(sets) => {
+                        sets.iter().flatten().for_each(&mut add);
+                    }
+                    other => add(other),
+                }
+            }
+        }
+    }
+    keys
+}
+
+/// Tells all casts of a query apart, by what they give.
+fn mark_all(select: &mut Select, order: Option<&mut OrderByKind>) {
+    let mut keys = Keys::default();
+    for item in &mut select.projection {
+        let SelectItem::UnnamedExpr(expr) = item else {
+            let _ = item.visit(&mut keys);
+            continue;
+        };
+        let typed = expr.to_string();
+        let _ = expr.visit(&mut keys);
+        if expr.to_string() != typed {
+            // What was typed is its name for the queries around.
+            let expr = taken(expr);
+            let alias = Ident::with_quote('"', typed);
+            *item = SelectItem::ExprWithAlias { expr, alias };
+        }
+    }
+    let _ = select.group_by.visit(&mut keys);
+    let _ = select.having.visit(&mut keys);
+    let _ = select.qualify.visit(&mut keys);
+    if let Some(order) = order {
+        let _ = order.visit(&mut keys);
+    }
+}
+
+/// Names casts of columns as their columns, where nothing else is called so.
+fn name_casts(select: &mut Select) {
+    // There the engine would take the name for the cast and not for the column.
+    if select.having.is_some() || select.qualify.is_some() || select.distinct.is_some() {
+        return;
+    }
+    let label = |item: &SelectItem| match item {
+        SelectItem::UnnamedExpr(expr) => Some(label_of(expr)),
+        SelectItem::ExprWithAlias { alias, .. } => Some(normalize(alias)),
+        _ => None,
+    };
+    let labels: Option<Vec<String>> = select.projection.iter().map(label).collect();
+    let Some(labels) = labels else {
+        return;
+    };
+    for (item, label) in select.projection.iter_mut().zip(&labels) {
+        let SelectItem::UnnamedExpr(expr) = item else {
+            continue;
+        };
+        let is_cast_of_column = matches!(expr, Expr::Cast { expr, .. } if label_of(expr) == *label);
+        let is_only = labels.iter().filter(|other| *other == label).count() == 1;
+        if is_cast_of_column && is_only {
+            let expr = taken(expr);
+            let alias = Ident::with_quote('"', label.clone());
+            *item = SelectItem::ExprWithAlias { expr, alias };
+        }
     }
 }
 
@@ -151,6 +299,76 @@ fn lower(name: &mut ObjectName) {
         {
             *value = value.to_lowercase();
         }
+    }
+}
+
+/// Marks the casts of a query, and not of those within it, by what they give.
+#[derive(Default)]
+struct Keys {
+    queries: usize,
+}
+
+impl VisitorMut for Keys {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
+        self.queries += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
+        self.queries -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        let Expr::Cast {
+            kind, data_type, ..
+        } = expr
+        else {
+            return ControlFlow::Continue(());
+        };
+        if self.queries > 0 {
+            return ControlFlow::Continue(());
+        }
+        let of = arrow_type(data_type);
+        let of = of.map_or_else(|_| data_type.to_string(), |of| of.to_string());
+        let text = match kind {
+            CastKind::TryCast | CastKind::SafeCast => format!("TRY {of}"),
+            CastKind::Cast | CastKind::DoubleColon => of,
+        };
+        let text = Expr::Value(Value::SingleQuotedString(text).into());
+        *expr = call(KEY, [text, expr.clone()]);
+        ControlFlow::Continue(())
+    }
+}
+
+/// The function that gives a value itself, by another name where the value is a key.
+const KEY: &str = "typed_key";
+
+/// Makes names comparable: without their tables, in lower case unless quoted; and takes brackets away.
+struct Bare;
+
+impl VisitorMut for Bare {
+    type Break = ();
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        let bare = match expr {
+            Expr::Identifier(name) => Some(Expr::Identifier(Ident::new(normalize(name)))),
+            Expr::CompoundIdentifier(parts) => parts
+                .last()
+                .map(|name| Expr::Identifier(Ident::new(normalize(name)))),
+            Expr::Nested(inner) => Some(taken(inner)),
+            Expr::Function(function) => {
+                lower(&mut function.name);
+                None
+            }
+            _ => None,
+        };
+        if let Some(bare) = bare {
+            *expr = bare;
+        }
+        ControlFlow::Continue(())
     }
 }
 

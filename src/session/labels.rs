@@ -348,7 +348,7 @@ fn is_column(expr: &Expr) -> bool {
 }
 
 /// A column is called by its name, also in brackets or cast; everything else by what was typed.
-fn label_of(expr: &Expr) -> String {
+pub(super) fn label_of(expr: &Expr) -> String {
     match expr {
         Expr::Identifier(ident) => normalize(ident),
         Expr::CompoundIdentifier(parts) => parts.last().map(normalize).unwrap_or_default(),

@@ -74,6 +74,21 @@ async fn scope_1_joins_with_static_tables_are_row_wise() {
 }
 
 #[tokio::test]
+async fn scope_1_keys_may_differ_by_a_cast_alone() {
+    for query in [
+        format!("SELECT k, CAST(k AS VARCHAR) FROM {WINDOW} GROUP BY k, k::VARCHAR, window_start"),
+        format!(
+            "SELECT count(*), CAST(event_time AS DATE) FROM {WINDOW} GROUP BY 2, event_time, window_start"
+        ),
+        "SELECT sum(CAST(k AS INT)), k::TEXT AS p FROM visits GROUP BY k, p EMIT PER BATCH"
+            .to_owned(),
+    ] {
+        let planned = plan(&query).await;
+        planned.unwrap_or_else(|error| panic!("{query}: {error}"));
+    }
+}
+
+#[tokio::test]
 async fn scope_1_what_joins_cannot_do_is_refused_by_name() {
     let session =
         "SESSION(TABLE visits PARTITION BY k, DESCRIPTOR(event_time), INTERVAL '10 seconds')";

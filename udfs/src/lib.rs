@@ -53,7 +53,9 @@ mod volatile_keys;
 mod window;
 
 pub use budget::Budget;
-pub use checked::{CheckedArithmetic, DecimalOperators, RoomToCompare, as_kept, checked, plain};
+pub use checked::{
+    CheckedArithmetic, DecimalOperators, RoomToCompare, as_kept, checked, checked_of_table, plain,
+};
 pub use complete::{
     AggregateByCompletedSession, CompleteSessions, CompleteSessionsAggregate, CompleteSessionsExec,
     CompletionNotices, CompletionRange, NullFreeColumns, SessionsCapped, seal_completions,

@@ -130,10 +130,10 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
         Arc::new(to_json()),
         Arc::new(interval_times()),
         Arc::new(array_has()),
-        Arc::new(as_typed()),
         Arc::new(list_compare()),
     ];
     functions.extend(times::functions());
+    functions.extend(as_typed().map(Arc::new));
     functions.extend(rounded().map(Arc::new));
     functions
 }

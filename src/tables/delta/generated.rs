@@ -7,7 +7,7 @@
 use std::ops::ControlFlow;
 use std::sync::{Arc, LazyLock};
 
-use anabranch_udfs::{before_types, checked};
+use anabranch_udfs::{before_types, checked_of_table};
 use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
@@ -232,7 +232,7 @@ fn arithmetic(expr: Expr, columns: &DFSchema) -> Result<Expr> {
         .build();
     let expr = before_types(expr, columns)?;
     let expr = ExprSimplifier::new(context).coerce(expr, columns)?;
-    Ok(checked(expr, columns)?)
+    Ok(checked_of_table(expr, columns)?)
 }
 
 /// The text as it is stored in a table that is created: quoted names as Spark quotes them.

@@ -1,20 +1,23 @@
-//! Operators of a plan to functions that check, and back.
+//! Operators and casts of a plan to functions that check and round, and back.
 
 use arrow::datatypes::{DataType, Decimal128Type, Decimal256Type, DecimalType};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, LogicalPlan, Operator};
+use datafusion::logical_expr::{
+    BinaryExpr, Cast, Expr, ExprSchemable, LogicalPlan, Operator, TryCast,
+};
 use datafusion::logical_expr_common::type_coercion::binary::BinaryTypeCoercer;
 use datafusion::optimizer::AnalyzerRule;
 
 use crate::filtered::unguarded;
 use crate::operands::inputs;
 use crate::times::INTERVAL_LENGTH;
-use crate::values::{PER_ROW, per_row};
+use crate::values::{PER_ROW, TYPED_KEY, per_row};
 
 use super::average::CheckedAverage;
+use super::cast::{RoundedCast, may_round};
 use super::negate::CheckedNegation;
 use super::operator::CheckedOperator;
 
@@ -36,7 +39,8 @@ impl AnalyzerRule for CheckedArithmetic {
             let names = NamePreserver::new(&plan);
             plan.map_expressions(|expr| {
                 let name = names.save(&expr);
-                let checked = expr.transform_up(|expr| checked_node(expr, &schema))?;
+                let checked =
+                    expr.transform_up(|expr| checked_node(expr, &schema, Casts::Round))?;
                 Ok(checked.update_data(|expr| name.restore(expr)))
             })
         })?;
@@ -49,7 +53,8 @@ fn has_arithmetic(expr: &Expr) -> bool {
         Ok(match node {
             Expr::BinaryExpr(binary) => is_arithmetic(binary.op),
             Expr::Negative(_) => true,
-            Expr::Cast(cast) => as_double(cast).is_some(),
+            Expr::Cast(cast) => may_round(cast.field.data_type()) || as_double(cast).is_some(),
+            Expr::TryCast(cast) => may_round(cast.field.data_type()),
             Expr::InList(of) => of.list.iter().any(needs_rows),
             _ => false,
         })
@@ -71,14 +76,34 @@ fn is_arithmetic(op: Operator) -> bool {
     )
 }
 
-/// The expression with functions that check in the place of its operators; the types of operands are those that the
-/// operators ask for.
+/// What becomes of digits behind the point where a number becomes a whole one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Casts {
+    /// They are rounded.
+    Round,
+    /// They are cut off.
+    Cut,
+}
+
+/// The expression with functions that check in the place of its operators, and casts that round; the types of operands are
+/// those that the operators ask for.
 ///
 /// # Errors
 ///
 /// A column that `schema` does not have.
 pub fn checked(expr: Expr, schema: &DFSchema) -> Result<Expr> {
-    Ok(expr.transform_up(|expr| checked_node(expr, schema))?.data)
+    let checked = expr.transform_up(|expr| checked_node(expr, schema, Casts::Round))?;
+    Ok(checked.data)
+}
+
+/// The same of an expression that a Delta table keeps: there `CAST(2.7 AS INT)` is 2, for all who write the table.
+///
+/// # Errors
+///
+/// A column that `schema` does not have.
+pub fn checked_of_table(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    let checked = expr.transform_up(|expr| checked_node(expr, schema, Casts::Cut))?;
+    Ok(checked.data)
 }
 
 /// The expression with plain operators, as it was before: by this name it is known.
@@ -112,6 +137,10 @@ pub fn plain(expr: Expr) -> Result<Expr> {
             && let Some(of) = call.args.pop()
         {
             return Ok(Transformed::yes(Expr::Negative(Box::new(of))));
+        } else if let Some(cast) = call.func.inner().downcast_ref::<RoundedCast>()
+            && let Some(of) = call.args.pop()
+        {
+            return Ok(Transformed::yes(cast.plain(of)));
         } else if is_mark(call.name())
             && let Some(of) = call.args.pop()
         {
@@ -151,7 +180,7 @@ pub fn as_kept(expr: Expr, schema: &DFSchema) -> Result<Expr> {
 
 /// Functions that stand around a value for the engine's sake.
 fn is_mark(function: &str) -> bool {
-    function == PER_ROW || function == INTERVAL_LENGTH
+    [PER_ROW, INTERVAL_LENGTH, TYPED_KEY].contains(&function)
 }
 
 /// Whether the engine may take an element of IN for a constant that is none.
@@ -164,7 +193,7 @@ fn needs_rows(value: &Expr) -> bool {
     }
 }
 
-fn checked_node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+fn checked_node(expr: Expr, schema: &DFSchema, casts: Casts) -> Result<Transformed<Expr>> {
     match expr {
         Expr::BinaryExpr(binary) if is_arithmetic(binary.op) => {
             let right = type_of(&binary.right, schema)?;
@@ -203,12 +232,41 @@ fn checked_node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             }
             Ok(Transformed::yes(Expr::InList(of)))
         }
-        Expr::Cast(cast) => Ok(match as_double(&cast) {
-            Some(value) => Transformed::yes(Expr::Literal(value, None)),
-            None => Transformed::no(Expr::Cast(cast)),
-        }),
+        Expr::Cast(cast) => {
+            if let Some(value) = as_double(&cast) {
+                return Ok(Transformed::yes(Expr::Literal(value, None)));
+            }
+            let Cast { expr, field } = cast;
+            Ok(
+                match rounded_cast(&expr, field.data_type(), false, schema, casts)? {
+                    Some(rounded) => Transformed::yes(rounded.call(*expr)),
+                    None => Transformed::no(Expr::Cast(Cast { expr, field })),
+                },
+            )
+        }
+        Expr::TryCast(TryCast { expr, field }) => Ok(
+            match rounded_cast(&expr, field.data_type(), true, schema, casts)? {
+                Some(rounded) => Transformed::yes(rounded.call(*expr)),
+                None => Transformed::no(Expr::TryCast(TryCast { expr, field })),
+            },
+        ),
         other => Ok(Transformed::no(other)),
     }
+}
+
+/// The cast of a value that rounds it, if there is something to round.
+fn rounded_cast(
+    value: &Expr,
+    to: &DataType,
+    is_tried: bool,
+    schema: &DFSchema,
+    casts: Casts,
+) -> Result<Option<RoundedCast>> {
+    if casts == Casts::Cut || !may_round(to) {
+        return Ok(None);
+    }
+    let from = type_of(value, schema)?;
+    Ok(RoundedCast::over(&from, to, is_tried))
 }
 
 /// Texts that are put together, where both are of the same type or have a fixed length.

@@ -11,6 +11,7 @@ mod micros;
 mod now;
 mod pattern;
 mod series;
+mod span_keys;
 mod spans;
 mod to_char;
 mod to_timestamp;

@@ -20,15 +20,17 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::AnalyzerRule;
 
-use super::timestamp;
+use super::{span_keys, timestamp};
+use crate::checked::plain;
 use crate::operands::inputs;
 
-const INTERVAL: DataType = DataType::Interval(IntervalUnit::MonthDayNano);
+/// INTERVAL.
+pub(super) const INTERVAL: DataType = DataType::Interval(IntervalUnit::MonthDayNano);
 const MICROS_PER_DAY: i128 = 86_400_000_000;
 const DAYS_PER_MONTH: i128 = 30;
 const NANOS_PER_DAY: i64 = 86_400_000_000_000;
 
-/// Compares intervals by their length, before types are made equal.
+/// Compares intervals by their length, before types are made equal; refuses to group by them.
 #[derive(Debug)]
 pub(crate) struct IntervalsByLength;
 
@@ -39,23 +41,28 @@ impl AnalyzerRule for IntervalsByLength {
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         let changed = plan.transform_up_with_subqueries(|plan| {
-            let has_any = plan.expressions().iter().any(|expr| {
-                let found = expr.exists(|node| Ok(may_matter(node)));
-                found.unwrap_or(true)
-            });
-            if !has_any {
-                return Ok(Transformed::no(plan));
-            }
-            let schema = inputs(&plan)?;
-            let names = NamePreserver::new(&plan);
-            plan.map_expressions(|expr| {
-                let name = names.save(&expr);
-                let changed = expr.transform_up(|expr| by_length(expr, &schema))?;
-                Ok(changed.update_data(|expr| name.restore(expr)))
-            })
+            span_keys::refuse_groups(&plan)?;
+            span_keys::keys_by_length(plan)?.transform_data(in_expressions)
         })?;
         Ok(changed.data)
     }
+}
+
+fn in_expressions(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    let has_any = plan.expressions().iter().any(|expr| {
+        let found = expr.exists(|node| Ok(may_matter(node)));
+        found.unwrap_or(true)
+    });
+    if !has_any {
+        return Ok(Transformed::no(plan));
+    }
+    let schema = inputs(&plan)?;
+    let names = NamePreserver::new(&plan);
+    plan.map_expressions(|expr| {
+        let name = names.save(&expr);
+        let changed = expr.transform_up(|expr| by_length(expr, &schema))?;
+        Ok(changed.update_data(|expr| name.restore(expr)))
+    })
 }
 
 /// The same in one expression over these columns.
@@ -87,7 +94,7 @@ fn may_matter(expr: &Expr) -> bool {
             is_comparison(binary.op) || matches!(binary.op, Operator::Plus | Operator::Minus)
         }
         Expr::Between(_) | Expr::InList(_) => true,
-        _ => false,
+        other => span_keys::may_compare(other),
     }
 }
 
@@ -102,23 +109,26 @@ fn by_length(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         }
         Expr::Between(of) => vec![&mut *of.expr, &mut *of.low, &mut *of.high],
         Expr::InList(of) => std::iter::once(&mut *of.expr).chain(&mut of.list).collect(),
-        _ => return Ok(Transformed::no(expr)),
+        Expr::Case(case) => {
+            let Some(of) = &mut case.expr else {
+                return Ok(Transformed::no(expr));
+            };
+            let whens = case.when_then_expr.iter_mut().map(|(when, _)| &mut **when);
+            std::iter::once(&mut **of).chain(whens).collect()
+        }
+        other => {
+            let is_changed = span_keys::by_length(other, schema)?;
+            return Ok(Transformed::new_transformed(expr, is_changed));
+        }
     };
     // What has no type yet, such as a parameter, gets one later.
     let types = compared.iter().map(|expr| expr.get_type(schema));
     let types: Vec<DataType> = types.map(|of| of.unwrap_or(DataType::Null)).collect();
-    let is_span = |of: &DataType| matches!(of, DataType::Interval(_) | DataType::Duration(_));
-    let has_interval = types.iter().any(|of| matches!(of, DataType::Interval(_)));
-    let are_spans = types.iter().all(|of| is_span(of) || of.is_string());
-    if !has_interval || !are_spans {
+    if !span_keys::are_of_length(&types) {
         return Ok(Transformed::no(expr));
     }
     for (expr, of) in compared.into_iter().zip(&types) {
-        let mut span = std::mem::take(expr);
-        if of.is_string() {
-            span = Expr::Cast(Cast::new(Box::new(span), INTERVAL));
-        }
-        *expr = interval_length().call(vec![span]);
+        span_keys::as_length(expr, of);
     }
     Ok(Transformed::yes(expr))
 }
@@ -171,6 +181,14 @@ struct IntervalLength {
 impl ScalarUDFImpl for IntervalLength {
     fn name(&self) -> &str {
         INTERVAL_LENGTH
+    }
+
+    /// Keys are called as they are written.
+    fn schema_name(&self, args: &[Expr]) -> Result<String> {
+        let [of] = args else {
+            return plan_err!("interval_length takes an INTERVAL");
+        };
+        Ok(plain(of.clone())?.schema_name().to_string())
     }
 
     fn signature(&self) -> &Signature {

@@ -1,5 +1,5 @@
 //! `as_typed('CAST(x AS INT)', CAST(x AS INT))`: the value itself. The engine's names leave casts out, and two aggregates of one value
-//! by two types would have one name: by this call they have two.
+//! by two types would have one name: by this call they have two. So have two keys by `typed_key('Int32', CAST(x AS INT))`.
 
 use arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::{Result, internal_err, plan_err};
@@ -9,22 +9,29 @@ use datafusion::logical_expr::{
     Volatility,
 };
 
-/// The function.
+/// The name of the function of keys.
+pub(crate) const TYPED_KEY: &str = "typed_key";
+
+/// The functions.
 #[must_use]
-pub(crate) fn as_typed() -> ScalarUDF {
-    ScalarUDF::from(AsTyped {
-        signature: Signature::any(2, Volatility::Immutable),
+pub(crate) fn as_typed() -> [ScalarUDF; 2] {
+    ["as_typed", TYPED_KEY].map(|name| {
+        ScalarUDF::from(AsTyped {
+            name,
+            signature: Signature::any(2, Volatility::Immutable),
+        })
     })
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct AsTyped {
+    name: &'static str,
     signature: Signature,
 }
 
 impl ScalarUDFImpl for AsTyped {
     fn name(&self) -> &str {
-        "as_typed"
+        self.name
     }
 
     fn signature(&self) -> &Signature {
@@ -32,13 +39,13 @@ impl ScalarUDFImpl for AsTyped {
     }
 
     fn return_type(&self, _: &[DataType]) -> Result<DataType> {
-        internal_err!("as_typed gives what its value is")
+        internal_err!("{} gives what its value is", self.name)
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
         match args.arg_fields {
             [_, value] => Ok(FieldRef::clone(value)),
-            _ => plan_err!("as_typed takes a name and a value"),
+            _ => plan_err!("{} takes a name and a value", self.name),
         }
     }
 
@@ -52,7 +59,7 @@ impl ScalarUDFImpl for AsTyped {
     fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         match args.args.pop() {
             Some(value) => Ok(value),
-            None => plan_err!("as_typed takes a name and a value"),
+            None => plan_err!("{} takes a name and a value", self.name),
         }
     }
 }

@@ -9,7 +9,7 @@ mod member;
 mod per_row;
 mod quantified;
 
-pub(crate) use as_typed::as_typed;
+pub(crate) use as_typed::{TYPED_KEY, as_typed};
 pub use header::{header, headers_list, headers_map};
 pub use interval::{IntervalPlanner, interval_times};
 pub use json::to_json;

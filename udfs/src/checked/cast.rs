@@ -1,0 +1,420 @@
+//! CAST and TRY_CAST of numbers to types with fewer digits behind the point, or none: the value is rounded.
+//!
+//! Arrow cuts whole numbers out of others: 2.7 would become 2. Here a decimal is rounded half away from zero, as Arrow does it where
+//! it becomes a decimal with fewer digits, and a DOUBLE or REAL half to even, as in PostgreSQL and DuckDB.
+//!
+//! DataFusion takes such a cast for one that can be undone: it makes `x = 3` of `CAST(x AS INT) = 3`, and `x > 5` of
+//! `TRY_CAST(x AS INT) > 5`, where an `x` without a place in INT gives NULL. In a function it does not.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, FixedSizeListArray, GenericListArray, MapArray, OffsetSizeTrait,
+    StructArray,
+};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Float32Type, Float64Type};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::common::format::DEFAULT_CAST_OPTIONS;
+use datafusion::common::{Result, ScalarValue, internal_err};
+use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::interval_arithmetic::Interval;
+use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
+use datafusion::logical_expr::{
+    Cast, ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
+    Signature, TryCast, Volatility,
+};
+
+use super::overflow::out_of_range;
+use super::rewrite::plain;
+
+/// A cast that rounds.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct RoundedCast {
+    name: String,
+    to: DataType,
+    /// What has no place in the type is NULL.
+    is_tried: bool,
+    signature: Signature,
+}
+
+impl RoundedCast {
+    /// The cast from one type to another, if the engine's own would do otherwise.
+    pub(super) fn over(from: &DataType, to: &DataType, is_tried: bool) -> Option<Self> {
+        let verb = if is_tried { "try_cast" } else { "cast" };
+        loses(from, to, is_tried).then(|| Self {
+            name: format!("{verb}_to_{to}"),
+            to: to.clone(),
+            is_tried,
+            signature: Signature::any(1, Volatility::Immutable),
+        })
+    }
+
+    /// The cast of a value.
+    pub(super) fn call(self, value: Expr) -> Expr {
+        let function = Arc::new(ScalarUDF::from(self));
+        Expr::ScalarFunction(ScalarFunction::new_udf(function, vec![value]))
+    }
+
+    /// The engine's own cast of a value.
+    pub(super) fn plain(&self, value: Expr) -> Expr {
+        let (value, to) = (Box::new(value), self.to.clone());
+        match self.is_tried {
+            true => Expr::TryCast(TryCast::new(value, to)),
+            false => Expr::Cast(Cast::new(value, to)),
+        }
+    }
+
+    /// The first value without a place in the type, for the message.
+    fn culprit(&self, values: &ArrayRef) -> Option<String> {
+        let options = CastOptions {
+            safe: true,
+            ..DEFAULT_CAST_OPTIONS
+        };
+        let rounded = rounded(values, &self.to).ok()?;
+        let tried = ColumnarValue::Array(rounded).cast_to(&self.to, Some(&options));
+        let tried = tried.ok()?.into_array(values.len()).ok()?;
+        let row = (0..values.len()).find(|row| values.is_valid(*row) && tried.is_null(*row))?;
+        let options = FormatOptions::default();
+        let formatter = ArrayFormatter::try_new(values, &options).ok()?;
+        Some(formatter.value(row).to_string())
+    }
+}
+
+/// Whether a cast to this type may be one that rounds.
+pub(super) fn may_round(to: &DataType) -> bool {
+    to.is_integer()
+        || to.is_decimal()
+        || matches!(
+            to,
+            DataType::List(_)
+                | DataType::LargeList(_)
+                | DataType::FixedSizeList(..)
+                | DataType::Struct(_)
+                | DataType::Map(..)
+        )
+}
+
+/// Whether digits behind the point may be lost; of a cast that is tried, whether anything may.
+fn loses(from: &DataType, to: &DataType, is_tried: bool) -> bool {
+    if let (Some(from), Some(to)) = (element(from), element(to)) {
+        return loses(from.data_type(), to.data_type(), is_tried);
+    }
+    match (from, to) {
+        (DataType::Struct(from), DataType::Struct(to)) => {
+            from.iter().enumerate().any(|(at, of)| {
+                wanted(of, at, to).is_some_and(|to| loses(of.data_type(), to.data_type(), is_tried))
+            })
+        }
+        (DataType::Map(from, _), DataType::Map(to, _)) => {
+            loses(from.data_type(), to.data_type(), is_tried)
+        }
+        (from, to) if !from.is_numeric() || !(to.is_integer() || to.is_decimal()) => false,
+        _ if is_tried => from != to,
+        (from, _) if from.is_floating() => to.is_integer(),
+        _ => scale(to) < scale(from),
+    }
+}
+
+/// The elements of an array.
+fn element(of: &DataType) -> Option<&FieldRef> {
+    match of {
+        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
+            Some(field)
+        }
+        _ => None,
+    }
+}
+
+/// What a field of a struct becomes: the one of its name, else the one of its place.
+fn wanted<'a>(field: &Field, at: usize, of: &'a Fields) -> Option<&'a FieldRef> {
+    let named = of.iter().find(|one| one.name() == field.name());
+    named.or_else(|| of.get(at))
+}
+
+/// The digits behind the point.
+fn scale(of: &DataType) -> i8 {
+    match of {
+        DataType::Decimal32(_, scale)
+        | DataType::Decimal64(_, scale)
+        | DataType::Decimal128(_, scale)
+        | DataType::Decimal256(_, scale) => *scale,
+        _ => 0,
+    }
+}
+
+/// The decimal without digits behind the point that has room for those of this type, rounded.
+fn whole(of: &DataType) -> Option<DataType> {
+    let digits = |digits: u8, scale: i8| {
+        let before = i16::from(digits) - i16::from(scale) + 1;
+        u8::try_from(before.max(1)).unwrap_or(digits)
+    };
+    match of {
+        DataType::Decimal32(all, scale) if *scale > 0 => {
+            Some(DataType::Decimal32(digits(*all, *scale), 0))
+        }
+        DataType::Decimal64(all, scale) if *scale > 0 => {
+            Some(DataType::Decimal64(digits(*all, *scale), 0))
+        }
+        DataType::Decimal128(all, scale) if *scale > 0 => {
+            Some(DataType::Decimal128(digits(*all, *scale), 0))
+        }
+        DataType::Decimal256(all, scale) if *scale > 0 => {
+            Some(DataType::Decimal256(digits(*all, *scale), 0))
+        }
+        _ => None,
+    }
+}
+
+/// The values without digits behind the point where they become whole numbers.
+fn rounded(values: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
+    Ok(match (values.data_type(), to) {
+        (DataType::Float16, to) if to.is_integer() => {
+            let values = cast_with_options(values, &DataType::Float32, &DEFAULT_CAST_OPTIONS)?;
+            rounded(&values, to)?
+        }
+        (DataType::Float32, to) if to.is_integer() => {
+            let values = values.as_primitive::<Float32Type>();
+            Arc::new(values.unary::<_, Float32Type>(f32::round_ties_even))
+        }
+        (DataType::Float64, to) if to.is_integer() => {
+            let values = values.as_primitive::<Float64Type>();
+            Arc::new(values.unary::<_, Float64Type>(f64::round_ties_even))
+        }
+        (from, to) if to.is_integer() => match whole(from) {
+            Some(whole) => cast_with_options(values, &whole, &DEFAULT_CAST_OPTIONS)?,
+            None => Arc::clone(values),
+        },
+        (DataType::List(_), to) => in_lists(values.as_list::<i32>(), to)?,
+        (DataType::LargeList(_), to) => in_lists(values.as_list::<i64>(), to)?,
+        (DataType::FixedSizeList(..), to) => {
+            let lists = values.as_fixed_size_list().clone();
+            let (field, size, elements, nulls) = lists.into_parts();
+            let Some(to) = element(to).filter(|_| size > 0) else {
+                return Ok(Arc::clone(values));
+            };
+            let elements = rounded(&elements, to.data_type())?;
+            let field = with_type(&field, elements.data_type());
+            Arc::new(FixedSizeListArray::try_new(field, size, elements, nulls)?)
+        }
+        (DataType::Struct(_), DataType::Struct(to)) => Arc::new(in_struct(values.as_struct(), to)?),
+        (DataType::Map(..), DataType::Map(to, _)) => {
+            let DataType::Struct(to) = to.data_type() else {
+                return internal_err!("the entries of a map are structs");
+            };
+            let (field, offsets, entries, nulls, is_ordered) = values.as_map().clone().into_parts();
+            let entries = in_struct(&entries, to)?;
+            let field = with_type(&field, entries.data_type());
+            Arc::new(MapArray::try_new(
+                field, offsets, entries, nulls, is_ordered,
+            )?)
+        }
+        _ => Arc::clone(values),
+    })
+}
+
+fn in_lists<O: OffsetSizeTrait>(lists: &GenericListArray<O>, to: &DataType) -> Result<ArrayRef> {
+    let Some(to) = element(to) else {
+        return Ok(Arc::new(lists.clone()));
+    };
+    let (field, offsets, elements, nulls) = lists.clone().into_parts();
+    let elements = rounded(&elements, to.data_type())?;
+    let field = with_type(&field, elements.data_type());
+    let lists = GenericListArray::try_new(field, offsets, elements, nulls)?;
+    Ok(Arc::new(lists))
+}
+
+fn in_struct(structs: &StructArray, to: &Fields) -> Result<StructArray> {
+    let rows = structs.len();
+    let (fields, columns, nulls) = structs.clone().into_parts();
+    let mut made = (Vec::new(), Vec::new());
+    for (at, (field, column)) in fields.iter().zip(&columns).enumerate() {
+        let column = match wanted(field, at, to) {
+            Some(to) => rounded(column, to.data_type())?,
+            None => Arc::clone(column),
+        };
+        made.0.push(with_type(field, column.data_type()));
+        made.1.push(column);
+    }
+    let (fields, columns) = made;
+    Ok(StructArray::try_new_with_length(
+        fields.into(),
+        columns,
+        nulls,
+        rows,
+    )?)
+}
+
+fn with_type(field: &FieldRef, of: &DataType) -> FieldRef {
+    Arc::new(Field::clone(field).with_data_type(of.clone()))
+}
+
+impl ScalarUDFImpl for RoundedCast {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Casts are no part of the engine's names.
+    fn schema_name(&self, args: &[Expr]) -> Result<String> {
+        let [of] = args else {
+            return internal_err!("{} takes one value", self.name);
+        };
+        Ok(plain(of.clone())?.schema_name().to_string())
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(self.to.clone())
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        let [of] = args.arg_fields else {
+            return internal_err!("{} takes one value", self.name);
+        };
+        let is_nullable = self.is_tried || of.is_nullable();
+        Ok(Arc::new(Field::new(
+            self.name(),
+            self.to.clone(),
+            is_nullable,
+        )))
+    }
+
+    fn is_strict(&self) -> bool {
+        true
+    }
+
+    fn output_ordering(&self, input: &[ExprProperties]) -> Result<SortProperties> {
+        Ok(match input {
+            // What has no place would be NULL, wherever it stands.
+            [of] if !self.is_tried && !self.to.is_nested() => of.sort_properties,
+            _ => SortProperties::Unordered,
+        })
+    }
+
+    fn evaluate_bounds(&self, _: &[&Interval]) -> Result<Interval> {
+        Interval::make_unbounded(&self.to)
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let [of] = args.args.as_slice() else {
+            return internal_err!("{} takes one value", self.name);
+        };
+        let is_scalar = matches!(of, ColumnarValue::Scalar(_));
+        let values = of.to_array(if is_scalar { 1 } else { args.number_rows })?;
+        let options = CastOptions {
+            safe: self.is_tried,
+            ..DEFAULT_CAST_OPTIONS
+        };
+        let made = ColumnarValue::Array(rounded(&values, &self.to)?);
+        let made = made.cast_to(&self.to, Some(&options));
+        let made = made.map_err(|error| match self.culprit(&values) {
+            Some(value) => out_of_range(value, &self.to),
+            None => error,
+        })?;
+        match is_scalar {
+            true => Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(
+                &made.into_array(1)?,
+                0,
+            )?)),
+            false => Ok(made),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Decimal128Array, Float64Array, Int32Array, ListArray};
+    use datafusion::common::config::ConfigOptions;
+
+    use super::*;
+
+    fn run(values: ArrayRef, to: &DataType, is_tried: bool) -> Result<ArrayRef> {
+        let from = values.data_type().clone();
+        let cast = RoundedCast::over(&from, to, is_tried).unwrap();
+        let rows = values.len();
+        let field = |of: &DataType| Arc::new(Field::new("", of.clone(), true));
+        let args = ScalarFunctionArgs {
+            args: vec![ColumnarValue::Array(values)],
+            arg_fields: vec![field(&from)],
+            number_rows: rows,
+            return_field: field(to),
+            config_options: Arc::new(ConfigOptions::default()),
+        };
+        cast.invoke_with_args(args)?.into_array(rows)
+    }
+
+    fn decimals(values: &[i128], digits: u8, scale: i8) -> ArrayRef {
+        let values = Decimal128Array::from(values.to_vec());
+        Arc::new(values.with_precision_and_scale(digits, scale).unwrap())
+    }
+
+    #[test]
+    fn decimals_are_rounded_half_away_from_zero() {
+        let values = decimals(&[25, -25, 24, -24, 27, 0, 9_999], 5, 1);
+        let whole = run(values, &DataType::Int32, false).unwrap();
+        let expected = Int32Array::from(vec![3, -3, 2, -2, 3, 0, 1_000]);
+        assert_eq!(whole.as_ref(), &expected as &dyn Array);
+        // All digits are behind the point.
+        let most = 10_i128.pow(38) - 1;
+        let whole = run(decimals(&[most, -most], 38, 38), &DataType::Int32, false).unwrap();
+        let expected = Int32Array::from(vec![1, -1]);
+        assert_eq!(whole.as_ref(), &expected as &dyn Array);
+    }
+
+    #[test]
+    fn doubles_are_rounded_half_to_even() {
+        let values = Float64Array::from(vec![2.5, -2.5, 3.5, 2.7, -0.5, 0.49]);
+        let whole = run(Arc::new(values), &DataType::Int32, false).unwrap();
+        let expected = Int32Array::from(vec![2, -2, 4, 3, 0, 0]);
+        assert_eq!(whole.as_ref(), &expected as &dyn Array);
+    }
+
+    #[test]
+    fn what_has_no_place_is_an_error_or_null() {
+        let values: ArrayRef = Arc::new(Float64Array::from(vec![1.5, 2_147_483_647.5, f64::NAN]));
+        let error = run(Arc::clone(&values), &DataType::Int32, false).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("2147483647.5 is out of range of INT")
+        );
+        let tried = run(values, &DataType::Int32, true).unwrap();
+        let expected = Int32Array::from(vec![Some(2), None, None]);
+        assert_eq!(tried.as_ref(), &expected as &dyn Array);
+    }
+
+    #[test]
+    fn elements_are_rounded() {
+        let lists = ListArray::from_iter_primitive::<Float64Type, _, _>(vec![
+            Some(vec![Some(2.7), None]),
+            None,
+        ]);
+        let to = DataType::new_list(DataType::Int32, true);
+        let whole = run(Arc::new(lists), &to, false).unwrap();
+        let elements = whole.as_list::<i32>().values();
+        let expected = Int32Array::from(vec![Some(3), None]);
+        assert_eq!(elements.as_ref(), &expected as &dyn Array);
+    }
+
+    #[test]
+    fn a_cast_that_loses_nothing_is_the_engines_own() {
+        let decimal = DataType::Decimal128;
+        for (from, to) in [
+            (DataType::Int32, DataType::Int64),
+            (DataType::Int64, DataType::Int32),
+            (DataType::Utf8, DataType::Int32),
+            (decimal(10, 0), DataType::Int32),
+            (decimal(10, 2), decimal(12, 4)),
+            (decimal(10, 2), DataType::Float64),
+            (DataType::Float32, DataType::Float64),
+            (DataType::Float64, decimal(10, 2)),
+        ] {
+            assert!(!loses(&from, &to, false), "{from} to {to}");
+        }
+        assert!(loses(&decimal(10, 2), &decimal(10, 1), false));
+        assert!(loses(&DataType::Int64, &DataType::Int32, true));
+    }
+}
