@@ -13,7 +13,7 @@ mod processes;
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use brokers::{Cluster, PATIENCE};
+use brokers::Cluster;
 use feeder::{Feeder, KEYS};
 use fire::{Disturbed, Fire, KINDS, Lies};
 use processes::Processes;

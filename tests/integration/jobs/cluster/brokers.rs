@@ -12,7 +12,7 @@ use crate::support::{OwnBroker, Workspace, kafka_tool, read_by_kafka};
 
 const BROKERS: usize = 3;
 /// Longer than any of the disturbances takes to heal.
-pub(super) const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(300);
 /// How long one broker is waited for: of one that is frozen no answer comes, and another is asked.
 const ANSWER: Duration = Duration::from_secs(3);
 /// Between two looks at the cluster.
