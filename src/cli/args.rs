@@ -198,7 +198,7 @@ pub(crate) struct ServerFlags {
 Any Flight SQL client speaks to it: ADBC, JDBC, pyarrow, Go. With --http there is a console for
 browsers: jobs, tables and queries. Tables, views and jobs that clients define are there after a
 restart. Files are applied at each start: what they define and is there already stays. SIGTERM
-lets results in flight end; jobs stop and lose nothing.
+gives results in flight 30 seconds to end; jobs stop and lose nothing.
 
 Who may do what is said by --users: docs/security.md.")]
 pub(crate) struct ServeArguments {

@@ -1,5 +1,6 @@
-//! Servers that define views over a store that lies, die and start again, two of them at times: what was answered is there
-//! afterwards, and what was answered with an error is there whole or not at all.
+//! Two servers define and drop views in the same data directory, over a store whose writes and answers get lost. They die and
+//! start again. A definition that was answered is there after the start; one that was answered with an error is there whole, or not
+//! at all.
 
 mod opening;
 
@@ -24,16 +25,16 @@ use crate::session::{Session, SessionOptions};
 use crate::state::simulated::{Fate, Faults, Later, SimulatedDisk};
 use crate::state::{CatalogStore, DataDir, JobStore};
 
-/// Schedules in a run of all tests.
+/// How many schedules the test runs.
 const SEEDS: u64 = 8;
-/// What happens in each: more than there are definitions, so that the list is made shorter.
+/// How many things happen in each: so many that the list of definitions is made shorter meanwhile.
 const EVENTS: u64 = 260;
 
 struct Lying(Mutex<State>);
 
 struct State {
     random: u64,
-    /// Of a thousand calls so many fail.
+    /// How many of a thousand calls fail.
     rate: u64,
     later: Vec<Later>,
 }
@@ -65,7 +66,7 @@ impl Lying {
         self.0.lock().unwrap().rate = rate;
     }
 
-    /// Does one thing that was to be done later.
+    /// Does the newest of the writes that were to be done later.
     fn catch_up(&self) {
         let later = self.0.lock().unwrap().later.pop();
         if let Some(later) = later {
@@ -84,7 +85,7 @@ impl Faults for Lying {
         if self.below(1_000) >= rate {
             return Fate::Done;
         }
-        // Objects are written whole or not at all.
+        // The store never writes a part of an object.
         match (writes, self.below(3)) {
             (false, _) | (true, 0) => Fate::Refused,
             (true, 1) => Fate::Unheard,
@@ -97,8 +98,8 @@ impl Faults for Lying {
     }
 }
 
-/// A server that has restored what there is, and runs its jobs on `runtime`; the store may fail meanwhile, and then it is started
-/// again.
+/// A server that has restored its definitions, and runs its jobs on `runtime`. If the store fails meanwhile, another server is
+/// started, until one has restored all.
 async fn started(dir: &DataDir, runtime: &Handle) -> Engine {
     loop {
         let jobs = Arc::new(Jobs::new(JobStore::new(dir.clone())));
@@ -124,7 +125,7 @@ async fn started(dir: &DataDir, runtime: &Handle) -> Engine {
     }
 }
 
-/// What a view gives that was defined with this number; none if there is none.
+/// The number that the view of this name gives; `None` if there is no such view.
 fn found(engine: &Engine, name: &str) -> Option<u64> {
     let defined = engine.forks.defined();
     let text = defined.definition(name).ok()?;
@@ -140,7 +141,8 @@ async fn run(seed: u64) {
     let runtime = Handle::current();
     let mut servers = [started(&dir, &runtime).await, started(&dir, &runtime).await];
     let asked = servers[0].asked(Caller::anyone());
-    // What may be there of each name: what was answered last, and all since that was answered with an error.
+    // By view, which numbers it may give: that of the last statement that was answered, and those of all statements since then that
+    // were answered with an error.
     let mut possible: BTreeMap<String, BTreeSet<Option<u64>>> = BTreeMap::new();
     let mut answered = 0;
     for event in 0..EVENTS {

@@ -1,4 +1,4 @@
-//! A data directory in memory that fails as its owner says: for simulations.
+//! A data directory in memory for simulations: the simulation decides which calls fail, and how.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -16,35 +16,35 @@ use object_store::{
 
 use crate::state::DataDir;
 
-/// What becomes of a call.
+/// What the store does with a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// It does what it should.
+    /// It does what it is asked for.
     Done,
-    /// It fails and does nothing.
+    /// It does nothing, and answers with an error.
     Refused,
-    /// It is done, and its answer is lost.
+    /// It does what it is asked for, and answers with an error.
     Unheard,
-    /// It fails, and is done later.
+    /// It answers with an error, and does the write later.
     Late,
-    /// It fails, and half of the object is there.
+    /// It answers with an error, and writes half of the object.
     Torn,
 }
 
-/// Something that is done later.
+/// A write that is done later.
 pub(crate) type Later = Box<dyn FnOnce() + Send>;
 
-/// Who decides what becomes of calls.
+/// Decides what the store does with calls.
 pub(crate) trait Faults: fmt::Debug + Send + Sync + 'static {
-    /// Lets others run, before a call and after it.
+    /// Gives other processes a chance to run: before each call and after it.
     fn step(&self) -> BoxFuture<'static, ()>;
     /// Decides about a call.
     fn fate(&self, path: &str, writes: bool) -> Fate;
-    /// Takes what is to be done later.
+    /// Takes a write that is to be done later.
     fn later(&self, later: Later);
 }
 
-/// A process to which nothing happens, and that knows what it has read.
+/// Lets no call fail, and keeps the paths of the files that were read.
 #[derive(Debug, Default)]
 pub(crate) struct Reads(Mutex<Vec<String>>);
 
@@ -61,7 +61,7 @@ impl Faults for Reads {
     }
 
     fn fate(&self, path: &str, writes: bool) -> Fate {
-        // A folder that is listed is no file.
+        // Not the folders that are listed.
         if !writes && (path.ends_with(".json") || path.starts_with("jobs/names/")) {
             self.0.lock().unwrap().push(path.to_owned());
         }
@@ -73,14 +73,14 @@ impl Faults for Reads {
     }
 }
 
-/// What lies in the directory, whoever looks.
+/// The objects in the directory.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SimulatedDisk {
     objects: Arc<InMemory>,
 }
 
 impl SimulatedDisk {
-    /// The directory as it is now, in a place of its own.
+    /// A copy of the directory as it is now.
     pub(crate) async fn copy(&self) -> Self {
         let copy = InMemory::new();
         let mut files = self.objects.list(None);
@@ -128,7 +128,7 @@ impl Seen {
     fn put_later(&self, location: &Path, payload: PutPayload, opts: PutOptions) {
         let (objects, location) = (Arc::clone(&self.objects), location.clone());
         self.faults.later(Box::new(move || {
-            // Memory answers at once. A name that is taken meanwhile stays as it is.
+            // The store in memory answers at once. An object that was written meanwhile stays as it is.
             let _ = objects.put_opts(&location, payload, opts).now_or_never();
         }));
     }

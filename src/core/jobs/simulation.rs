@@ -1,6 +1,6 @@
-//! The protocol of a job under a simulated store and sink: runners that crash, pause and wake as zombies at any step, in
-//! schedules made from a seed, while logs are made shorter and old versions swept. What the sink holds in the end is
-//! compared with what was to be read (EXACT-1, LOSS-1).
+//! The decisions of a job over a simulated log and sink. Runners crash at any step, or sleep and go on when others have the job, in
+//! schedules that follow from a seed, while the log is made shorter and old versions are deleted. In the end the rows in the sink
+//! are compared with the records of the topic (EXACT-1, LOSS-1).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,42 +13,42 @@ use super::{
     Retention, Staged, Standing, choose, oldest_to_stay, recover, standing,
 };
 
-/// As few as there can be to go wrong with.
+/// So few batches are kept that as much as possible is deleted.
 const RETENTION: Retention = Retention {
     versions: 2,
     age: i64::MAX,
 };
 
-/// What outlives a process: the log, the versions, and the sink.
+/// What is there whatever becomes of runners: the job's log, its versions, the sink and the topic.
 #[derive(Default)]
 struct World {
-    /// Entries that were not deleted.
+    /// The entries of the log that were not deleted.
     log: BTreeMap<u64, Entry>,
-    /// As they were written.
+    /// The text of each checkpoint.
     checkpoints: BTreeMap<u64, String>,
-    /// Numbers of batches, for what they have set aside.
+    /// The numbers of the batches whose late rows and dead letters a pack has.
     packs: BTreeMap<String, Vec<u64>>,
-    /// Numbers of entries that somebody was told to have written.
+    /// The numbers of the entries whose writers were told that they have written them.
     won: BTreeSet<u64>,
-    /// Answers of the log so far.
+    /// How many answers the log has given so far.
     answers: u64,
     versions: BTreeMap<String, BatchVersion>,
-    /// Files of state: each batch writes one, and now and then it has all.
+    /// The files of state: each batch writes one, and now and then one with the whole state.
     state: BTreeSet<String>,
     sink: Sink,
-    /// Records in each partition of the topic.
+    /// How many records each partition of the topic has.
     highs: Vec<i64>,
-    /// How often it was deleted and made anew.
+    /// How often the topic was deleted and created again.
     topic: u64,
     names: u64,
 }
 
-/// A transactional sink: whoever fenced last may commit, rows and witness together.
+/// A sink with transactions. Only the runner that was the last to fence it can commit; rows and witness are committed together.
 #[derive(Default)]
 struct Sink {
     epoch: u64,
     witness: Option<String>,
-    /// Topic, partition and offset of each.
+    /// The topic (how many were deleted before it), partition and offset of each row.
     rows: Vec<(u64, i32, i64)>,
 }
 
@@ -96,7 +96,7 @@ enum Step {
     },
 }
 
-/// What is swept beside the batches of a runner, between two steps.
+/// What a runner deletes next of the files that are no longer needed.
 #[derive(Clone)]
 enum Sweep {
     Checkpoint { history: Box<JobHistory> },
@@ -129,7 +129,7 @@ impl World {
         }
     }
 
-    /// The runner says that the topic is another one, and the user that it is meant.
+    /// The runner reports that the topic is another one, and the user accepts it.
     fn accept(&mut self, mut history: JobHistory) {
         let others = BTreeMap::from([("t".to_owned(), self.identity())]);
         let paused = Entry::Paused {
@@ -162,7 +162,7 @@ impl World {
         self.checkpoints.keys().last().copied()
     }
 
-    /// The history from a checkpoint on; none if something is missing.
+    /// The history by a checkpoint and the entries after it; `None` if one of them is missing.
     fn read(&self, checkpoint: Option<u64>) -> Option<JobHistory> {
         let base: Option<JobHistory> = match checkpoint {
             Some(number) => {
@@ -193,7 +193,8 @@ impl World {
         history.expect("what a checkpoint has not passed is there")
     }
 
-    /// Put-if-absent; then a look whether a checkpoint has passed the number. Now and then the answer gets lost.
+    /// Writes an entry if its number is free, and then looks whether a checkpoint has passed the number. Now and then the answer gets
+    /// lost.
     fn append(&mut self, number: u64, entry: Entry) -> bool {
         self.answers += 1;
         if self.log.contains_key(&number) {
@@ -206,7 +207,7 @@ impl World {
         won
     }
 
-    /// A runner that owns the job trims its history; gives what is to be deleted then.
+    /// A runner that has the job trims its history; gives what is to be deleted after that.
     fn trim(&mut self, history: &mut JobHistory) -> Option<Sweep> {
         let oldest = oldest_to_stay(history, RETENTION, 0)?;
         self.names += 1;
@@ -214,7 +215,7 @@ impl World {
         let leaving = history.batches.iter().map(|batch| batch.batch);
         let mut leaving: Vec<u64> = leaving.take_while(|batch| *batch < oldest).collect();
         let mut packs = history.packs.clone();
-        // A small pack is written anew with more in it.
+        // A small pack is replaced by one with more batches.
         let is_small = |pack: &String| self.packs.get(pack).is_some_and(|pack| pack.len() < 5);
         if packs.last().is_some_and(is_small) {
             let last = packs.pop()?;
@@ -235,7 +236,7 @@ impl World {
         Some(Sweep::Checkpoint { history })
     }
 
-    /// Goes on with what a runner sweeps, or begins if it is between two batches.
+    /// Goes on with what a runner deletes, or trims the history if the runner is between two batches.
     fn sweep_on(&mut self, sweep: Option<Sweep>, runner: &mut Step) -> Option<Sweep> {
         match (sweep, runner) {
             (Some(sweep), _) => self.sweep(sweep),
@@ -244,7 +245,7 @@ impl World {
         }
     }
 
-    /// Deletes one thing, or goes on to the next kind of things.
+    /// Deletes one file, or goes on to the next kind of files.
     fn sweep(&mut self, sweep: Sweep) -> Option<Sweep> {
         match sweep {
             Sweep::Checkpoint { history } => {
@@ -298,7 +299,7 @@ impl World {
         }
     }
 
-    /// Whether the state that a version names is there.
+    /// Whether all files of state that a version names are there.
     fn has_state(&self, version: &BatchVersion) -> bool {
         let mut files = version.state.iter();
         files.all(|file| self.state.contains(&file.name))
@@ -316,7 +317,7 @@ impl World {
             .collect()
     }
 
-    /// Does one step of a runner; gives the next one. A runner that lost starts anew.
+    /// Does one step of a runner; gives the next one. A runner that has lost the job takes it over anew.
     fn step(&mut self, runner: u64, step: Step) -> Step {
         match step {
             Step::TakeOver => Step::Read {
@@ -353,7 +354,8 @@ impl World {
                 Step::Recover { is_first, epoch }
             }
             Step::Recover { is_first, epoch } => {
-                // Between the takeover and the fence somebody else may have taken over, and even run batches.
+                // Between the takeover in the log and the fence of the sink another runner may have taken the job over, and even run
+                // batches.
                 let mut history = self.history();
                 if history.owner != Some(runner.to_string()) {
                     return Step::TakeOver;
@@ -391,7 +393,7 @@ impl World {
             Step::Choose { history, epoch } => {
                 let last = history.last();
                 let last = match last.map(|last| self.versions.get(&last.version)) {
-                    // Only who has lost the job may miss what it stands on.
+                    // The version where the job stands may be missing only if another runner has the job by now.
                     Some(None) => {
                         assert_ne!(self.sink.epoch, epoch, "a version that counts is gone");
                         return Step::TakeOver;
@@ -405,7 +407,7 @@ impl World {
                     }
                     None => None,
                 };
-                // IDENT-1: a position says nothing of another topic.
+                // IDENT-1: the offsets of one topic say nothing of another one.
                 let now = self.identity();
                 let stored = last.and_then(|last| last.identities.get("t"));
                 let accepted = last.and_then(|_| history.accepted.get("t"));
@@ -415,7 +417,7 @@ impl World {
                     return Step::TakeOver;
                 }
                 let is_new = standing == Standing::New;
-                // State stays when a source begins anew.
+                // The state stays when a source is another one.
                 let state = last.map_or(vec![], |last| last.state.clone());
                 let last = last.filter(|_| !is_new);
                 let facts: Vec<PartitionFacts> = (0..)
@@ -462,7 +464,7 @@ impl World {
                 epoch,
                 mut version,
             } => {
-                // What was read may be of a topic that took the place of the one that was looked at.
+                // The topic may have been replaced after the runner had looked at it, and the records be those of the new one.
                 if version.identities["t"] != self.identity() {
                     return Step::Choose { history, epoch };
                 }
@@ -538,17 +540,17 @@ impl World {
 /// What a schedule does next.
 #[derive(Debug, Clone, Copy)]
 enum Event {
-    /// A runner does its next step; the others sleep, perhaps for long.
+    /// A runner does its next step, and the others do none.
     Step(usize),
-    /// A runner dies and is started anew.
+    /// A runner dies, and another one starts in its place.
     Crash(usize),
     /// A record arrives.
     Arrive(usize),
-    /// The topic is deleted and made anew, with so many records in each partition.
+    /// The topic is deleted and created again, with so many records in each partition.
     Recreate(i64, i64),
-    /// A runner that is between two batches trims the history, or what it sweeps goes on.
+    /// A runner deletes the next file that is no longer needed, or trims the history if it is between two batches.
     Sweep(usize),
-    /// A runner works and sweeps, and records arrive, while the others sleep for long.
+    /// A runner runs batches and deletes old files, and records arrive, while the others sleep for a long time.
     Alone(usize),
 }
 
@@ -565,7 +567,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     )
 }
 
-/// Schedules in which runners sleep for long.
+/// Schedules in which runners sleep for a long time.
 fn sleepy_events() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(
         prop_oneof![
@@ -577,7 +579,7 @@ fn sleepy_events() -> impl Strategy<Value = Vec<Event>> {
     )
 }
 
-/// Runs a schedule to its end and looks what came of it.
+/// Runs a schedule, and compares the rows in the sink with the records of the topic.
 fn every_row_once(events: Vec<Event>) -> Result<(), TestCaseError> {
     every_row_once_in(World::new(), events)
 }
@@ -596,14 +598,14 @@ fn every_row_once_in(mut world: World, events: Vec<Event>) -> Result<(), TestCas
                 sweeps[runner] = None;
             }
             Event::Arrive(partition) => world.highs[partition] += 1,
-            // Rarely.
+            // The topic is created again in a small part of the cases only.
             Event::Recreate(one, _) if one < 0 => {}
             Event::Recreate(one, other) => {
                 world.topic += 1;
                 world.highs = vec![one, other];
             }
             Event::Sweep(runner) => {
-                // What is swept goes on even while its runner is taken over.
+                // Deleting goes on also when the runner has lost the job.
                 let sweep = sweeps[runner].take();
                 sweeps[runner] = world.sweep_on(sweep, &mut runners[runner]);
             }
@@ -619,14 +621,14 @@ fn every_row_once_in(mut world: World, events: Vec<Event>) -> Result<(), TestCas
                 }
             }
         }
-        // At every moment: no row twice, and none that was not there.
+        // At any time: no row is in the sink twice.
         let mut rows = world.sink.rows.clone();
         rows.sort_unstable();
         let count = rows.len();
         rows.dedup();
         prop_assert_eq!(rows.len(), count, "a row is there twice");
     }
-    // Left alone, one runner brings everything to an end.
+    // A last runner, with no others at work, reads all that is left.
     let mut last = Step::TakeOver;
     for _ in 0..2_000 {
         last = world.step(9, last);
@@ -639,7 +641,7 @@ fn every_row_once_in(mut world: World, events: Vec<Event>) -> Result<(), TestCas
     }
     let mut rows = world.sink.rows.clone();
     rows.sort_unstable();
-    // Of topics that are gone what was read in time.
+    // Of topics that were deleted the sink has the records that were read before.
     let topic = world.topic;
     rows.retain(|(of, ..)| *of == topic);
     let expected: Vec<(u64, i32, i64)> = (0..)
@@ -655,12 +657,12 @@ fn every_row_once_in(mut world: World, events: Vec<Event>) -> Result<(), TestCas
             .sum()
     });
     prop_assert_eq!(ends, world.highs.iter().sum::<i64>());
-    // All that a rewind may name is there.
+    // All versions that a rewind may go back to are there.
     for batch in &history.batches {
         let version = world.versions.get(&batch.version);
         prop_assert!(version.is_some_and(|version| world.has_state(version)));
     }
-    // What batches have set aside is there once: in a pack, or in the batches that stay.
+    // The late rows and dead letters of each batch are there once: in a pack, or with a batch that was kept.
     let packed = history
         .packs
         .iter()

@@ -1,4 +1,4 @@
-//! The jobs that are simulated.
+//! The jobs that the simulation runs: one kind of query each.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::session::{JobQuery, Session, SessionOptions};
 
 /// The name of the table that is read.
 pub(super) const SOURCE: &str = "visits";
-/// How long a partition is silent until it is idle, in milliseconds.
+/// A partition without new records counts as idle after this many milliseconds.
 pub(super) const IDLE_AFTER: u64 = 400;
 /// The size of tumbling windows, in seconds.
 pub(super) const SIZE: i64 = 10;
@@ -21,34 +21,35 @@ pub(super) const GAP: i64 = 6;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Row by row.
+    /// A query without windows: one row for each row.
     Rows,
-    /// Tumbling windows, each once.
+    /// Tumbling windows, each of which is written once, when it closes.
     TumbleOnClose,
-    /// Tumbling windows whenever they change.
+    /// Tumbling windows, each of which is written whenever it has changed.
     TumbleChanges,
-    /// Hopping windows, each once; state is by slice.
+    /// Hopping windows, each of which is written once, when it closes. The state has slices and not windows.
     HopOnClose,
-    /// Hopping windows whenever they change.
+    /// Hopping windows, each of which is written whenever it has changed.
     HopChanges,
-    /// Sessions whenever they change; what they were is withdrawn.
+    /// Sessions, each of which is written whenever it has changed; the row of the session as it was before is withdrawn.
     SessionChanges,
-    /// Keys without windows whenever they change, kept for longer than any schedule lasts.
+    /// An aggregate by key, without windows, which is written whenever it has changed. Keys are kept for longer than any schedule
+    /// lasts.
     KeyChanges,
 }
 
 impl Kind {
-    /// Whether keys may be NULL: those of upserts may not.
+    /// Whether keys may be NULL: primary keys of upserts may not.
     pub(super) fn has_null_keys(self) -> bool {
         !self.is_upsert()
     }
 
-    /// Whether the sink may be a table, which can withdraw nothing.
+    /// Whether the sink may be a table: rows cannot be withdrawn from it.
     pub(super) fn may_write_table(self) -> bool {
         !self.is_upsert()
     }
 
-    /// Whether windows are emitted whenever they change, under a key.
+    /// Whether windows are written whenever they have changed, as upserts.
     pub(super) fn is_upsert(self) -> bool {
         matches!(
             self,
@@ -56,7 +57,7 @@ impl Kind {
         )
     }
 
-    /// The aligned windows of a time in seconds.
+    /// The start and end, in seconds, of the tumbling or hopping windows that a time falls into.
     pub(super) fn windows(self, time: i64) -> Vec<(i64, i64)> {
         let (step, size) = match self {
             Kind::Rows | Kind::SessionChanges | Kind::KeyChanges => return vec![],
@@ -74,7 +75,7 @@ impl Kind {
         self != Kind::Rows
     }
 
-    /// Whether it keeps event time.
+    /// Whether it has windows, and thus watermarks.
     pub(super) fn is_windowed(self) -> bool {
         self.is_stateful() && self != Kind::KeyChanges
     }

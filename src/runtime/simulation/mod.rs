@@ -1,11 +1,13 @@
-//! The whole runner in a world made from a seed: broker, store and clock are simulated, the job's plans, its state and the
-//! runner are real.
+//! The real runner of a job, with the job's real plans and state, in a world that is made from a seed: the broker, the store and
+//! the clock are simulated.
 //!
-//! Processes die, sleep and wake as if nothing had happened, the store and the broker fail, answers are lost, writes come
-//! late or torn, transactions time out, the witness and records are lost, partitions come, the job is paused and rewound.
-//! In the end everything is compared with an oracle: EXACT-1, EXACT-2, EXACT-3, LOSS-1.
+//! Several processes run the same job. They die, or sleep and go on afterwards as if no time had passed. The store and the
+//! broker fail, and their answers get lost; the store writes late, or only half of a file. Transactions time out, the sink
+//! forgets its witness, retention deletes records, partitions are added, and the job is paused and rewound. In the end an oracle
+//! computes what the job should have written, and all of it is compared (EXACT-1, EXACT-2, EXACT-3, LOSS-1).
 //!
-//! A failure names its seed; `ANABRANCH_SEED=<n>` runs that one alone, `ANABRANCH_SEEDS=<count>` as many as wanted.
+//! A test that fails names the seed: `ANABRANCH_SEED=<n>` runs the schedule of this seed alone, and `ANABRANCH_SEEDS=<count>` runs
+//! as many schedules as it says.
 
 mod jobs;
 mod oracle;
@@ -38,10 +40,10 @@ use schedule::{PROCESSES, Schedule};
 use sink::{Commit, OutRow, out_rows};
 use source::{DELAY, SECOND};
 
-/// Schedules of each job in a run of all tests.
+/// How many schedules a test runs of each job, unless `ANABRANCH_SEEDS` says another number.
 const SEEDS: u64 = 16;
 
-/// Further seeds that have found a fault once.
+/// Seeds whose schedules have found a fault of this program once: they are run as well.
 const FOUND: [u64; 6] = [17, 29, 33, 116, 131, 133];
 
 fn simulate(kind: Kind) {
@@ -95,17 +97,14 @@ async fn run_in(
     outcome.map_err(|fault| format!("{fault}\n{}", schedule.trace()))
 }
 
-/// Says which seed it was, whatever panics.
+/// When a test panics, prints what has happened in the schedule, and its seed.
 struct Told {
     seed: u64,
     world: Arc<world::World>,
 }
 
 impl Drop for Told {
-    #[expect(
-        clippy::print_stderr,
-        reason = "whoever reads the failed test wants it"
-    )]
+    #[expect(clippy::print_stderr, reason = "the output of a test that failed")]
     fn drop(&mut self) {
         if std::thread::panicking() {
             let Told { seed, world } = self;
@@ -115,7 +114,7 @@ impl Drop for Told {
     }
 }
 
-/// Compares what the job has left with what the laws say.
+/// Compares the rows in the sink, the late rows, the dead letters and the state of the job with those that the oracle expects.
 async fn check(kind: Kind, schedule: &Schedule<'_>) -> Result<(), String> {
     let history = schedule.history().await;
     let versions = versions(schedule, &history).await;
@@ -172,7 +171,7 @@ async fn check(kind: Kind, schedule: &Schedule<'_>) -> Result<(), String> {
     }
     check_abandoned(schedule, &versions, &commits, &taken_back)?;
     let ends = (0..).zip(topic.partitions.iter().map(source::Partition::high));
-    // A partition that came when all was read, and is empty, is not told of.
+    // An empty partition that was added after the last batch is in no version.
     let read = oracle.positions();
     let ends: BTreeMap<i32, i64> = ends
         .filter(|(partition, end)| *end > 0 || read.contains_key(partition))
@@ -200,7 +199,7 @@ async fn check(kind: Kind, schedule: &Schedule<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// What is committed is in the log, and once.
+/// The commits of the sink by the names of their versions: each version was committed once, and the job's log has it.
 fn by_witness<'c>(
     history: &JobHistory,
     commits: &'c [Commit],
@@ -212,7 +211,7 @@ fn by_witness<'c>(
         if by_witness.insert(name, commit).is_some() {
             return Err(format!("{name} was committed twice"));
         }
-        // What was in a sink that is gone the log need not know.
+        // Commits to a sink that was deleted since may be missing in the log.
         if number >= gone && !history.was_committed(name) {
             return Err(format!(
                 "{name} is in the sink, and the log does not know it"
@@ -222,7 +221,7 @@ fn by_witness<'c>(
     Ok(by_witness)
 }
 
-/// EXACT-3: of batches that were abandoned a table has nothing.
+/// EXACT-3: a table has no rows of batches that a rewind has abandoned.
 fn check_abandoned(
     schedule: &Schedule<'_>,
     versions: &[(String, BatchVersion)],
@@ -279,7 +278,7 @@ async fn late(schedule: &Schedule<'_>, name: &str, version: &BatchVersion) -> BT
     late
 }
 
-/// The open windows as a runner loads them: key, start, end, count and sum, sorted.
+/// The open windows as a runner reads them back from the state files: key, start, end, count and sum, sorted.
 async fn state(schedule: &Schedule<'_>, version: Option<&BatchVersion>) -> Vec<OutRow> {
     let job = schedule.ready(0, Environment::default());
     let query = schedule.query().stream().unwrap();
@@ -297,7 +296,7 @@ async fn state(schedule: &Schedule<'_>, version: Option<&BatchVersion>) -> Vec<O
     rows
 }
 
-/// What a reader of upserts holds: by key and start of a window.
+/// The rows that a reader of the topic has who keeps the last row of each primary key: by key and start of the window.
 #[derive(Default)]
 struct Held {
     rows: BTreeMap<(Option<i64>, Option<i64>), OutRow>,
@@ -313,7 +312,7 @@ impl Held {
         }
     }
 
-    /// Of windows that are not final, those that are open, and nothing else.
+    /// The rows that are not final are those of the open windows, and no others.
     fn check(&self, open: &[OutRow]) -> Result<(), String> {
         let held = self.rows.values().filter(|row| row[5] == Some(0));
         let mut held: Vec<OutRow> = held.map(|row| row[..5].to_vec()).collect();
@@ -425,12 +424,12 @@ fn a_rewind_reads_a_version_once() {
         let read: Vec<&String> = read.collect();
         let different: BTreeSet<&String> = read.iter().copied().collect();
         assert_eq!(different.len(), batches);
-        // The last one is read by who takes the job over as well.
+        // The takeover that comes before the rewind reads the last version as well.
         assert_eq!(read.len(), batches + 1, "{read:?}");
     });
 }
 
-/// How many schedules it takes until one fails that hides something from the runners.
+/// Runs schedules in which the world hides something from the runners: the seed of the first one that fails, or `None`.
 fn found_after(kind: Kind, hidden: Hidden) -> Option<u64> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
@@ -500,7 +499,7 @@ fn time_1_a_runner_that_counts_silence_from_its_own_start_is_found() {
     }
 }
 
-/// A job that has read some rows and rests.
+/// A job that has read all rows of its topic and waits for more.
 async fn rested(kind: Kind, queries: &[Arc<JobQuery>]) -> Schedule<'_> {
     let mut schedule = Schedule::quiet(kind, queries).await;
     schedule.idle(std::time::Duration::from_secs(1)).await;
@@ -514,7 +513,7 @@ fn block_on(test: impl Future<Output = ()>) {
     runtime.block_on(test);
 }
 
-/// The time of the last batch.
+/// The watermarks in the version of the last batch.
 async fn last_time(schedule: &Schedule<'_>) -> JobTime {
     let history = schedule.history().await;
     let versions = versions(schedule, &history).await;
@@ -522,7 +521,8 @@ async fn last_time(schedule: &Schedule<'_>) -> JobTime {
     last.time.clone().unwrap()
 }
 
-/// The time of a job whose topic had two partitions, was made anew with one, and has got rows since.
+/// The watermarks of a job whose topic had two partitions, was deleted, was created again with one partition, and has got rows
+/// since.
 async fn time_with_a_partition_gone(hidden: Hidden) -> JobTime {
     let queries = [Kind::TumbleOnClose.query().await];
     let mut schedule = rested(Kind::TumbleOnClose, &queries).await;
@@ -546,7 +546,7 @@ fn time_1_a_partition_that_is_gone_holds_nobody_back() {
         let reached = Some((600 - DELAY) * SECOND);
         let time = time_with_a_partition_gone(Hidden::default()).await;
         assert_eq!(time.watermark, reached, "{time:?}");
-        // What holds a job back for ever is seen here.
+        // With the fault that is planted the partition that is gone holds the watermark back.
         let hidden = Hidden {
             gone_partitions: true,
             ..Hidden::default()
@@ -556,7 +556,8 @@ fn time_1_a_partition_that_is_gone_holds_nobody_back() {
     });
 }
 
-/// The time of a job after runs from a timer: a partition is behind, another one is empty, and nothing comes any more.
+/// The watermarks of a job after some runs that end when they have caught up. One partition is behind in event time, another one
+/// is empty, and no records come any more.
 async fn time_of_timer_runs(hidden: Hidden, empty_comes_last: bool) -> JobTime {
     let queries = [Kind::TumbleOnClose.query().await];
     let mut schedule = rested(Kind::TumbleOnClose, &queries).await;
@@ -566,7 +567,7 @@ async fn time_of_timer_runs(hidden: Hidden, empty_comes_last: bool) -> JobTime {
     if !empty_comes_last {
         schedule.add_partition();
     }
-    // The second run finds a batch that knows all partitions.
+    // When the second run begins, the last batch has all partitions.
     for (ahead, behind) in [(300, 290), (600, 500)] {
         schedule.put(0, 1, ahead);
         schedule.put(1, 1, behind);
@@ -590,7 +591,7 @@ fn time_1_runs_from_a_timer_see_that_an_empty_partition_is_idle() {
             let time = time_of_timer_runs(Hidden::default(), empty_comes_last).await;
             assert_eq!(time.watermark, reached, "{empty_comes_last}: {time:?}");
         }
-        // Runs that begin to count anew never see it.
+        // Runs that count the silence of partitions from their own start find no partition idle.
         let hidden = Hidden {
             silence_before: true,
             ..Hidden::default()
@@ -600,12 +601,12 @@ fn time_1_runs_from_a_timer_see_that_an_empty_partition_is_idle() {
     });
 }
 
-/// What became of a job whose wall clock was a year ahead for a moment.
+/// What a job has lost or kept after its wall clock was a year ahead for a moment.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct AfterJump {
-    /// A key is gone that had been touched a second before.
+    /// A key is gone although a row of it came a second before.
     forgets_early: bool,
-    /// A key is there that was not touched for longer than keys are kept.
+    /// A key is still there although no row of it came for longer than keys are kept.
     keeps_for_ever: bool,
     /// Batches of the last hours are gone.
     trims: bool,
@@ -723,7 +724,7 @@ fn loss_1_an_end_that_was_cut_off_is_skipped_as_it_was_reported() {
             error.message().contains("was cut off from offset 1 on"),
             "{error}"
         );
-        // More comes than there was before the user says so.
+        // Before the user says SKIPPING LOST, more records come than the partition had.
         while schedule.world.lock().topic.partitions[0].high() <= high {
             schedule.arrive();
         }

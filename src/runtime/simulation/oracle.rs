@@ -1,6 +1,7 @@
-//! What a job should have done: its committed versions gone through naively, row by row.
+//! The oracle: what a job should have written. It goes through the committed versions and computes each batch in a simple way, row
+//! by row.
 //!
-//! From a version the oracle takes the offsets of the batch and which partitions were idle; all else it finds by itself.
+//! From a version it takes only which offsets the batch has read and which partitions were idle.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,15 +12,15 @@ use crate::core::jobs::{
     BatchVersion, JobTime, Partitions, Reached, RunningWatermark, SourceProgress, WatermarkPolicy,
 };
 
-/// A row's place.
+/// The partition and offset of a row.
 pub(super) type Place = (i32, i64);
-/// A late row's place, and the window it missed, in microseconds; unknown of a session.
+/// The place of a late row, and the start and end of the window that it was too late for, in microseconds; `None` for a session.
 pub(super) type Late = (Place, Option<(i64, i64)>);
 
-/// What a batch should have done.
+/// What a batch should have written.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Expected {
-    /// Sorted.
+    /// The rows in the sink, sorted.
     pub(super) rows: Vec<OutRow>,
     pub(super) late: BTreeSet<Late>,
     pub(super) dead: BTreeSet<Place>,
@@ -29,20 +30,20 @@ pub(super) struct Expected {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Group {
     start: i64,
-    /// Of a session: of its last row, plus the gap.
+    /// Of a session: the time of its last row, plus the gap.
     end: i64,
     count: i64,
     sum: i64,
     is_touched: bool,
 }
 
-/// A job, as far as the oracle has followed it.
+/// Where the job stands after the batches that the oracle has gone through.
 pub(super) struct Oracle<'t> {
     kind: Kind,
     topic: &'t Topic,
-    /// Which of the topics of the name it reads.
+    /// How many topics of this name were deleted before the one that the job reads.
     reads: usize,
-    /// Where the job stands, by partition.
+    /// The offset that the job reads next, by partition.
     at: BTreeMap<i32, i64>,
     time: JobTime,
     groups: BTreeMap<Option<i64>, Vec<Group>>,
@@ -60,7 +61,7 @@ impl<'t> Oracle<'t> {
         }
     }
 
-    /// Follows the next batch.
+    /// Goes through the next batch; gives what it should have written.
     pub(super) fn follow(&mut self, version: &BatchVersion) -> Result<Expected, String> {
         let mut expected = Expected::default();
         let mut reached = BTreeMap::new();
@@ -121,12 +122,12 @@ impl<'t> Oracle<'t> {
         groups
     }
 
-    /// Where the job stands in each partition.
+    /// The offset that the job reads next in each partition.
     pub(super) fn positions(&self) -> BTreeMap<i32, i64> {
         self.at.clone()
     }
 
-    /// IDENT-1: what was read of a topic says nothing of the one that took its place.
+    /// IDENT-1: if the batch has read another topic than the one before, the offsets of that one mean nothing any more.
     fn follow_topic(&mut self, version: &BatchVersion) {
         let reads = self.topic.read_by(version.sequence);
         if reads == self.reads {
@@ -134,7 +135,8 @@ impl<'t> Oracle<'t> {
         }
         self.reads = reads;
         self.at.clear();
-        // Where brokers give no ids, a topic that is shorter than it was may be one whose end was cut off.
+        // Where brokers give no ids, a topic that is shorter than before may be the same one, whose end was cut off. The job then
+        // keeps its watermarks.
         let skipped = version.skipped.get(SOURCE);
         let is_shorter = |gap: &SourceProgress| gap.end < gap.start;
         if !skipped.is_some_and(|of| of.values().any(is_shorter)) {
@@ -142,7 +144,7 @@ impl<'t> Oracle<'t> {
         }
     }
 
-    /// TIME-1: where nothing comes any more all partitions are idle, and the highest counts.
+    /// TIME-1: when no records come any more, all partitions are idle, and the job's watermark is the highest of theirs.
     pub(super) fn check_rest(&self) -> Result<(), String> {
         let partitions = self.time.partitions.get(SOURCE).into_iter().flatten();
         let highest = partitions.filter_map(|(_, time)| time.watermark).max();
@@ -155,7 +157,7 @@ impl<'t> Oracle<'t> {
         Ok(())
     }
 
-    /// LOSS-1: a batch begins where the last one ended, or says what it has skipped.
+    /// LOSS-1: a batch begins at the offset where the last one ended, or its version says which offsets it has skipped.
     fn goes_on(
         &mut self,
         version: &BatchVersion,
@@ -165,7 +167,7 @@ impl<'t> Oracle<'t> {
         let skipped = version.skipped.get(SOURCE);
         let gap = skipped.and_then(|of| of.get(&partition));
         let Some(at) = self.at.get(&partition).copied() else {
-            // A partition that the job has not seen yet begins with the first record it has.
+            // The job reads a partition that it has not seen before from the first record on.
             let number = usize::try_from(partition).unwrap();
             let log = self.topic.partitions_of(self.reads).get(number);
             return match log {
@@ -239,7 +241,7 @@ impl<'t> Oracle<'t> {
         }
     }
 
-    /// Takes a row into an aligned window, in microseconds.
+    /// Adds a row to a tumbling or hopping window from `start` to `end`, in microseconds, or to the late rows.
     fn take_into(
         &mut self,
         (start, end): (i64, i64),
@@ -269,8 +271,8 @@ impl<'t> Oracle<'t> {
         group.is_touched = true;
     }
 
-    /// TIME-1: a partition that was said to be idle had been silent for long enough, whatever clocks said; also a record in a
-    /// transaction that was open breaks the silence.
+    /// TIME-1: to each partition that the version calls idle, no record had come for long enough by the real time, whatever the
+    /// wall clock said. A record in a transaction that was still open is one that had come.
     fn check_idle(&self, version: &BatchVersion) -> Result<(), String> {
         let time = version.time.as_ref().ok_or("a version without a time")?;
         let clock = version.clock.as_ref().ok_or("a version without a clock")?;
@@ -308,7 +310,7 @@ impl<'t> Oracle<'t> {
         let idle = idle
             .filter(|(_, time)| time.idle)
             .map(|(number, _)| *number);
-        // What was said of a partition that is gone means nothing any more.
+        // Partitions that the topic no longer has count no more.
         if let Some(of) = self.time.partitions.get_mut(SOURCE) {
             of.retain(|partition, _| partitions.contains(partition));
         }

@@ -1,3 +1,3 @@
-//! Decisions from a seed.
+//! Random numbers that follow from a seed.
 
 pub(super) use crate::core::random::Random;

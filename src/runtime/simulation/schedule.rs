@@ -1,4 +1,5 @@
-//! One schedule: processes that run the same job, take it from each other, die and sleep, in an order made from a seed.
+//! One schedule: several processes run the same job. They take it from each other, die and sleep, in an order that follows from the
+//! seed.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -25,14 +26,15 @@ use crate::session::JobQuery;
 use crate::state::simulated::{Faults, Reads, SimulatedDisk};
 use crate::state::{JobId, JobStore};
 
-/// How many processes there are at a time.
+/// How many processes there may be at the same time.
 pub(super) const PROCESSES: usize = 3;
 /// How long keys are kept: longer than a schedule lasts.
 pub(super) const TTL: Duration = Duration::from_secs(3_600);
-/// Turns that a job may take to come to its end when nothing fails any more.
+/// So many turns a job may take to read everything once nothing fails any more.
 const PATIENCE: u64 = 200_000;
 
-/// Which faults a schedule has.
+/// What a schedule is like: how many turns it has, what its topic and its sink are, and how often each fault happens, as a number of
+/// times in a thousand turns.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Hazards {
     turns: u64,
@@ -46,31 +48,31 @@ pub(super) struct Hazards {
     retention: u64,
     recreated: u64,
     gives_ids: bool,
-    /// The wall clock jumps.
+    /// How often the wall clock jumps.
     jumps: u64,
-    /// Processes run on so many machines.
+    /// How many machines the processes run on.
     machines: usize,
     sink_recreated: u64,
-    /// Producers write in transactions that stay open for a while.
+    /// How often a producer begins a transaction, which stays open for a while, or commits it.
     transactions: u64,
     new_partitions: u64,
-    /// The group's offsets expire.
+    /// How often the brokers forget the offsets of the job's group, and the witness with them.
     expiry: u64,
-    /// Transactions take longer than they may.
+    /// Whether batches take so long that transactions time out.
     is_slow: bool,
     rates: Rates,
 }
 
 impl Hazards {
     fn new(random: &mut Random, kind: Kind) -> Self {
-        // By a look at the next decision, which is made all the same.
+        // From a copy of the random numbers: the other decisions are the same with and without this one.
         let transactions = if random.clone().below(3) == 0 { 25 } else { 0 };
         let mut sometimes = |of: u64, per_mille: u64| {
             if random.below(of) == 0 { per_mille } else { 0 }
         };
         let recreated = sometimes(6, 4);
         let gives_ids = sometimes(3, 1) == 0;
-        // Where nobody gives ids, an earlier batch knows nothing of a topic that was made anew.
+        // Where brokers give no ids, a job that went back to an earlier batch could not tell that the topic is another one.
         let rewinds = match recreated == 0 || gives_ids {
             true => sometimes(3, 6),
             false => 0,
@@ -131,18 +133,19 @@ pub(super) struct Schedule<'q> {
     queries: &'q [Arc<JobQuery>],
     pub(super) world: Arc<World>,
     disk: SimulatedDisk,
-    /// Sees what lasts, without faults.
+    /// The job's files, read without faults.
     pub(super) store: JobStore,
     pub(super) id: JobId,
     hazards: Hazards,
     running: Vec<Option<Running>>,
     started: usize,
     clock: i64,
-    /// What may stop the job for good until somebody says how to go on.
+    /// Records were lost, or the topic was created again: the job may stop and ask the user.
     has_lost: bool,
+    /// The witness was lost: the job may stop and ask the user.
     has_expired: bool,
     serial: u64,
-    /// Decides about the transactions of producers.
+    /// Random numbers for the transactions of producers.
     transactions: Random,
 }
 
@@ -153,7 +156,7 @@ impl<'q> Schedule<'q> {
         Self::with(kind, queries, random, hazards).await
     }
 
-    /// A job that runs, with some rows, and nothing that fails.
+    /// A schedule in which nothing fails: the job runs in one process, and there are some rows.
     pub(super) async fn quiet(kind: Kind, queries: &'q [Arc<JobQuery>]) -> Self {
         let hazards = Hazards {
             partitions: 1,
@@ -166,7 +169,7 @@ impl<'q> Schedule<'q> {
         schedule
     }
 
-    /// Lets the processes go on for a time in which nothing comes.
+    /// Lets the processes go on for a while, without new records.
     pub(super) async fn idle(&mut self, time: Duration) {
         let step = time / 20;
         for _ in 0..20 {
@@ -177,7 +180,7 @@ impl<'q> Schedule<'q> {
         }
     }
 
-    /// Runs the job until it has handled all that is there.
+    /// Runs the job in a process of its own until it has read all records.
     pub(super) async fn catch_up(&self) -> Result<()> {
         let process = Process::new(&self.world, usize::MAX);
         let store = JobStore::new(self.disk.seen_with(Arc::new(Observer)));
@@ -193,7 +196,7 @@ impl<'q> Schedule<'q> {
         }
     }
 
-    /// Goes back to a batch while nobody runs the job; gives the files of the data directory that were read for it.
+    /// Kills all processes and rewinds the job to a batch; gives the files of the data directory that the rewind has read.
     pub(super) async fn rewind_alone(&mut self, to: u64) -> Vec<String> {
         for slot in 0..PROCESSES {
             self.crash(slot);
@@ -266,12 +269,12 @@ impl<'q> Schedule<'q> {
         }
     }
 
-    /// The data directory as it is now.
+    /// A copy of the data directory as it is now.
     pub(super) async fn backup(&self) -> SimulatedDisk {
         self.disk.copy().await
     }
 
-    /// Puts an earlier data directory back, while nobody runs.
+    /// Kills all processes and puts an earlier data directory back.
     pub(super) fn restore(&mut self, disk: SimulatedDisk) {
         for slot in 0..PROCESSES {
             self.crash(slot);
@@ -280,7 +283,7 @@ impl<'q> Schedule<'q> {
         self.disk = disk;
     }
 
-    /// The end of a partition is gone from an offset on, while nobody runs.
+    /// Kills all processes and deletes the records of a partition from an offset on.
     pub(super) fn cut_off(&mut self, partition: usize, from: usize) {
         for slot in 0..PROCESSES {
             self.crash(slot);
@@ -290,7 +293,7 @@ impl<'q> Schedule<'q> {
         self.has_lost = true;
     }
 
-    /// Says what a user says about a job that is paused.
+    /// The user resumes the job, if it is paused.
     pub(super) async fn answer_now(&mut self) -> Result<(), String> {
         let history = self.history().await;
         self.answer(&history).await
@@ -300,7 +303,7 @@ impl<'q> Schedule<'q> {
         self.kind
     }
 
-    /// What happened last.
+    /// What has happened, for messages.
     pub(super) fn trace(&self) -> String {
         self.world.trace()
     }
@@ -309,7 +312,7 @@ impl<'q> Schedule<'q> {
         self.hazards.is_table
     }
 
-    /// Runs the job through all that happens, then lets it come to its end in peace.
+    /// Goes through all turns of the schedule. Then nothing fails any more, and the job runs until it has read everything.
     pub(super) async fn run(&mut self) -> Result<(), String> {
         for _ in 0..self.hazards.turns {
             self.happen().await?;
@@ -332,7 +335,7 @@ impl<'q> Schedule<'q> {
         Ok(())
     }
 
-    /// A query of its own for each process.
+    /// The query of the first process; each process has its own.
     pub(super) fn query(&self) -> &'q Arc<JobQuery> {
         &self.queries[0]
     }
@@ -376,7 +379,7 @@ impl<'q> Schedule<'q> {
         Err("the job does not come to an end".to_owned())
     }
 
-    /// Nothing comes any more, and runs begin from a timer and end at once: whoever held windows back holds them no longer.
+    /// No records come any more, and the job is run some times until it has caught up. After that no partition holds windows back.
     async fn come_to_rest(&mut self) -> Result<(), String> {
         const RUNS: usize = 4;
         self.world.lock().note("from here on nothing comes");
@@ -415,7 +418,7 @@ impl<'q> Schedule<'q> {
         self.world.lock().random.index(PROCESSES)
     }
 
-    /// What happens to the processes and around them.
+    /// Before a turn: records may come, processes may start, die or fall asleep, and other faults may happen.
     async fn happen(&mut self) -> Result<(), String> {
         if self.chance(250) {
             self.arrive();
@@ -503,7 +506,7 @@ impl<'q> Schedule<'q> {
         }
     }
 
-    /// A good row of this key and event time comes into a partition.
+    /// A record with this key and event time, which can be decoded, comes into a partition.
     pub(super) fn put(&mut self, partition: usize, key: i64, time: i64) {
         let row = Row {
             key: Some(key),
@@ -514,13 +517,13 @@ impl<'q> Schedule<'q> {
         self.world.lock().topic.partitions[partition].rows.push(row);
     }
 
-    /// A partition is added to the topic.
+    /// An empty partition is added to the topic.
     pub(super) fn add_partition(&self) {
         let partitions = &mut self.world.lock().topic.partitions;
         partitions.push(Partition::default());
     }
 
-    /// The topic is deleted and made anew with so many empty partitions, while nobody runs.
+    /// Kills all processes, deletes the topic and creates it again with so many empty partitions.
     pub(super) async fn make_anew(&mut self, partitions: usize) {
         let next = self.history().await.next;
         for slot in 0..PROCESSES {
@@ -556,7 +559,7 @@ impl<'q> Schedule<'q> {
         let mut state = self.world.lock();
         let at = u64::try_from(state.now.as_millis()).unwrap();
         let random = &mut state.random;
-        // Now and then a row is far behind its neighbours.
+        // Now and then the event time of a row is far before those of the rows around it.
         let behind = if random.chance(60) { 25 } else { 0 };
         let step = i64::try_from(random.below(14)).unwrap() - 8;
         let key = i64::try_from(random.below(4)).unwrap();
@@ -570,7 +573,7 @@ impl<'q> Schedule<'q> {
         }
     }
 
-    /// Old rows are gone, whether they were read or not.
+    /// Retention deletes old records of a partition, whether the job has read them or not.
     fn retain(&mut self) {
         let mut state = self.world.lock();
         let count = state.topic.partitions.len();
@@ -583,8 +586,8 @@ impl<'q> Schedule<'q> {
         self.has_lost = true;
     }
 
-    /// The topic is deleted and made anew, with fewer, as many or more partitions and records. Where brokers give no ids, nobody
-    /// reads it meanwhile: a scan that has looked at the one before could not tell.
+    /// The topic is deleted and created again, with fewer, as many or more partitions and records. Where brokers give no ids, no
+    /// process runs meanwhile: a scan of the old topic could not tell that it reads the new one.
     pub(super) async fn recreate(&mut self) {
         let next = self.history().await.next;
         if !self.hazards.gives_ids || self.chance(500) {
@@ -617,7 +620,7 @@ impl<'q> Schedule<'q> {
         self.has_lost = true;
     }
 
-    /// The wall clock jumps, ahead or back.
+    /// The wall clock jumps ahead or back.
     pub(super) fn jump(&mut self) {
         const JUMPS: [i64; 6] = [0, 0, 5, 3_600, 366 * 24 * 3_600, -24 * 3_600];
         let mut state = self.world.lock();
@@ -626,7 +629,7 @@ impl<'q> Schedule<'q> {
         state.wall_is_ahead = to * 1_000;
     }
 
-    /// The sink is deleted and made anew.
+    /// The sink is deleted and created again.
     fn recreate_sink(&mut self) {
         let mut state = self.world.lock();
         state.note("the sink is made anew");
@@ -638,7 +641,7 @@ impl<'q> Schedule<'q> {
         append(&self.store, self.id, &entry).await.unwrap();
     }
 
-    /// What a user does about a job that is paused; a job that had no reason to stop is a fault.
+    /// The user reads why the job is paused, and resumes it. It is a fault if the job had no reason to stop.
     async fn answer(&mut self, history: &JobHistory) -> Result<(), String> {
         let Phase::Paused(reason) = &history.phase else {
             return Ok(());
@@ -669,7 +672,7 @@ impl<'q> Schedule<'q> {
             if !self.has_expired {
                 return Err(format!("the job asks without need: {reason}"));
             }
-            // The user has looked at the sink.
+            // The user looks into the sink, and says whether it has the batch.
             self.world.lock().sink.is_unexpected = false;
             let staged = self.store.staged(self.id, history).await.unwrap();
             let last = history.last().map(|last| last.version.clone());
@@ -740,7 +743,7 @@ impl<'q> Schedule<'q> {
         self.running[slot] = Some(running(process, future, "a statement"));
     }
 
-    /// The process is gone from one moment to the other.
+    /// The process dies, wherever it is.
     pub(super) fn crash(&mut self, slot: usize) {
         if let Some(running) = self.running[slot].take() {
             running.process.note("dies");
@@ -748,7 +751,7 @@ impl<'q> Schedule<'q> {
         }
     }
 
-    /// One process that can goes on to the next thing it waits for; if none can, time passes.
+    /// A process that does not wait for anything runs until it waits again. If all wait, time passes until one does not.
     async fn turn(&mut self) -> Result<(), String> {
         self.world.pass(Duration::from_micros(self.below(3_000)));
         let mut idle_turns = 0;
@@ -766,7 +769,7 @@ impl<'q> Schedule<'q> {
             if !able.is_empty() {
                 break able[self.world.lock().random.index(able.len())];
             }
-            // Tasks that the engine has started go on.
+            // DataFusion runs parts of a plan in tasks of their own: they go on meanwhile.
             if idle_turns < 8 {
                 idle_turns += 1;
                 tokio::task::yield_now().await;
@@ -792,7 +795,7 @@ impl<'q> Schedule<'q> {
         Ok(())
     }
 
-    /// A process ended by itself: it was right to, or it is a fault.
+    /// A process has ended by itself. It is a fault if it had no reason to.
     async fn ended(&mut self, running: &Running, outcome: Result<()>) -> Result<(), String> {
         let Err(error) = outcome else {
             running.process.note("is done");
@@ -800,13 +803,13 @@ impl<'q> Schedule<'q> {
         };
         running.process.note(format_args!("ends: {error}"));
         if running.what == "a statement" {
-            // It may fail, and says so; it must not leave anything half done.
+            // A rewind may fail. What it must not do is to leave the job half rewound, and the oracle finds that.
             return Ok(());
         }
         let is_fair = match error.kind() {
             ErrorKind::Unavailable => error.message().contains("was taken over by"),
             ErrorKind::Invalid => error.message().contains("is paused"),
-            // The log says the same, and whoever answers looks whether it is so.
+            // The job's log has the same reason, and `answer` looks whether it is true.
             ErrorKind::Data => is_known(error.message()),
             _ => false,
         };
@@ -817,7 +820,7 @@ impl<'q> Schedule<'q> {
     }
 }
 
-/// Reasons to stop that the schedules give.
+/// Whether a job may stop for this reason because of what a schedule does.
 fn is_known(reason: &str) -> bool {
     [
         "lacks offsets",

@@ -1,7 +1,7 @@
-//! The simulated sink: a topic with transactions and a named witness, or a table with a numbered one.
+//! The simulated sink: a topic with transactions whose witness is the name of a version, or a table whose witness is a number.
 //!
-//! Whoever has fenced it last may commit. A commit whose answer is lost may have happened, or happens until somebody else
-//! fences it.
+//! Only the process that was the last to take the sink over can commit. If the answer to a commit gets lost, the commit may be
+//! done, or it is done later, before another process takes the sink over, or never.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use crate::core::jobs::Identity;
 use crate::error::{Error, ErrorKind, Result};
 use crate::session::BatchPlan;
 
-/// A row of the sink, all columns as numbers.
+/// A row of the sink, with each column as a number.
 pub(super) type OutRow = Vec<Option<i64>>;
 
-/// What a commit made visible.
+/// The rows that a commit has made visible.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Commit {
     pub(super) witness: String,
@@ -28,26 +28,26 @@ pub(super) struct Commit {
     pub(super) withdrawn: Vec<OutRow>,
 }
 
-/// What lasts of the sink.
+/// The sink itself: it is there whatever becomes of processes.
 #[derive(Debug, Default)]
 pub(super) struct Sink {
     pub(super) is_table: bool,
-    /// How long a row takes to be written.
+    /// How long it takes to write a row.
     pub(super) row_takes: Duration,
     /// How long a transaction may be open; no limit if zero.
     pub(super) timeout: Duration,
     pub(super) witness: Option<String>,
-    /// All that was ever committed, in order.
+    /// All commits there ever were, in order.
     pub(super) commits: Vec<Commit>,
-    /// Of a table: files that are in it no longer.
+    /// Files that were taken out of the table.
     pub(super) taken_back: Vec<String>,
-    /// How often it was deleted and made anew.
+    /// How often the sink was deleted and created again.
     pub(super) recreated: u64,
-    /// Nobody has said yet that it is meant.
+    /// It was created again, and the user has not accepted the new one yet.
     pub(super) is_unexpected: bool,
-    /// So many commits were to those that are gone.
+    /// How many of the commits were to sinks that were deleted since.
     pub(super) gone: usize,
-    /// Something was written to it all the same.
+    /// A batch was committed to a new sink that the user had not accepted: a fault.
     pub(super) was_filled_on: bool,
     owner: u64,
     files: u64,
@@ -66,11 +66,11 @@ impl Sink {
         }
     }
 
-    /// It is deleted and made anew.
+    /// The sink is deleted and created again.
     pub(super) fn recreate(&mut self) {
         self.recreated += 1;
         self.gone = self.commits.len();
-        // A job that has written nothing to it does not know the one before.
+        // A job that has committed nothing cannot tell the new sink from the old one.
         self.is_unexpected = !self.commits.is_empty();
         self.witness = None;
         self.number = None;
@@ -93,19 +93,19 @@ impl Sink {
     }
 }
 
-/// The sink as one process has taken it over.
+/// A process that has taken the sink over.
 #[derive(Debug, Clone)]
 pub(crate) struct SimulatedSink {
     process: Process,
     owner: u64,
 }
 
-/// Rows in an open transaction, or in files that no commit names.
+/// Rows that are written and not committed: in an open transaction, or in a file that is not in the table yet.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Open {
     commit: Commit,
     began: Duration,
-    /// To which of the sinks of this name.
+    /// How often the sink had been deleted when they were written.
     sink: u64,
 }
 
@@ -114,7 +114,7 @@ impl Open {
         self.commit.rows.len() as u64
     }
 
-    /// Of a table: the file that a commit adds.
+    /// The file that a commit adds to a table; none for a topic.
     pub(crate) fn files(&self) -> Vec<String> {
         let file = &self.commit.file;
         let files = (!file.is_empty()).then(|| file.clone());
@@ -123,13 +123,13 @@ impl Open {
 }
 
 impl SimulatedSink {
-    /// Fences off whoever had it; gives the number of the last commit of a table.
+    /// From now on no other process can commit. Gives the number of the last commit to a table.
     pub(crate) async fn take_over(process: Process) -> Result<(Self, Option<i64>)> {
         process.step().await;
         fail(&process, "fence")?;
         let taken = {
             let mut state = process.world.lock();
-            // What was under way is decided now.
+            // A commit whose answer got lost is done now, or never.
             if let Some(commit) = state.sink.in_flight.take()
                 && state.random.chance(500)
             {
@@ -179,7 +179,7 @@ impl SimulatedSink {
         Ok(witness)
     }
 
-    /// Says in a topic what it has.
+    /// Writes the witness to a topic again.
     pub(crate) async fn mark(&self, witness: &str) -> Result<()> {
         if self.is_table() {
             return Ok(());
@@ -195,7 +195,7 @@ impl SimulatedSink {
         fail(&self.process, "the answer to mark")
     }
 
-    /// Takes commits of abandoned batches out of a table.
+    /// Takes the files of abandoned batches out of a table.
     pub(crate) async fn take_back(&self, files: &[String]) -> Result<()> {
         if !self.is_table() || files.is_empty() {
             return Ok(());
@@ -254,7 +254,7 @@ impl SimulatedSink {
             witness: witness.to_owned(),
             ..open.commit
         };
-        // Without rows there is nothing to see twice.
+        // A table gets no commit for a batch without rows.
         if self.is_table() && commit.rows.is_empty() {
             return Ok(());
         }
@@ -308,7 +308,7 @@ fn fail(process: &Process, what: &str) -> Result<()> {
         process.note(format_args!("{what}: no answer"));
         let mut state = process.world.lock();
         state.sink.failures += 1;
-        // As an object store does whose policies are being changed.
+        // An object store also answers 403 for a while when its policies are being changed.
         return Err(match state.sink.failures % 3 {
             0 => Error::new(ErrorKind::Permission, "the simulated sink refuses").by_store(),
             _ => away(),
@@ -321,7 +321,7 @@ fn away() -> Error {
     Error::unavailable("the simulated sink does not answer")
 }
 
-/// Rows with every column as a number.
+/// The rows of a batch, with each column as a number.
 pub(super) fn out_rows(batch: &RecordBatch) -> Vec<OutRow> {
     let columns: Vec<_> = batch
         .columns()

@@ -1,4 +1,4 @@
-//! The simulated topic: rows in memory, given by offsets as a scan gives them.
+//! The simulated topic: its rows are in memory, and scans read them by offsets.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,12 +28,12 @@ pub(super) const SECOND: i64 = 1_000_000;
 /// The declared delay of the watermark, in seconds.
 pub(super) const DELAY: i64 = 5;
 
-/// A record: key, event time in seconds, value; a bad one cannot be decoded.
+/// A record with a key, an event time in seconds and a value. One that `is_bad` cannot be decoded.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Row {
-    /// No other row has it.
+    /// A number that no other record has.
     pub(super) serial: u64,
-    /// When it was written, in milliseconds since the beginning.
+    /// When it was written, in milliseconds since the schedule began.
     pub(super) at: u64,
     pub(super) key: Option<i64>,
     pub(super) time: i64,
@@ -41,12 +41,12 @@ pub(super) struct Row {
     pub(super) is_bad: bool,
 }
 
-/// One partition: all rows that were ever written to it, and from where on it still has them.
+/// One partition: all records that were ever written to it. Retention has deleted those before `low`.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Partition {
     pub(super) low: i64,
     pub(super) rows: Vec<Row>,
-    /// Records of a transaction that is open, and those behind them: nobody reads them yet.
+    /// Records of an open transaction and all that came after them: a reader of committed records does not get them yet.
     pub(super) open: Vec<Row>,
 }
 
@@ -59,20 +59,20 @@ impl Partition {
         self.high() + i64::try_from(self.open.len()).unwrap()
     }
 
-    /// The transaction is committed.
+    /// The producer commits its transaction.
     pub(super) fn commit(&mut self) {
         self.rows.append(&mut self.open);
     }
 }
 
-/// The topic.
+/// The topic as the brokers have it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Topic {
     pub(super) partitions: Vec<Partition>,
-    /// The brokers give topics ids.
+    /// Whether the brokers give topics ids.
     pub(super) gives_ids: bool,
-    /// The topics of this name that were deleted before, and the number of the log entry that was to be written then: versions
-    /// of later numbers are not of it.
+    /// The topics of this name that were deleted, the oldest first, each with the number that the next entry of the job's log
+    /// had then: versions with a higher number have not read that topic.
     pub(super) deleted: Vec<(u64, Vec<Partition>)>,
 }
 
@@ -85,13 +85,13 @@ impl Topic {
         }
     }
 
-    /// Which of the topics of this name a version of this number has read: so many were deleted before.
+    /// Which topic of this name a version with this number has read: how many had been deleted before.
     pub(super) fn read_by(&self, sequence: u64) -> usize {
         let deleted = self.deleted.iter();
         deleted.filter(|(next, _)| sequence > *next).count()
     }
 
-    /// The partitions of one of the topics of this name.
+    /// The partitions of a topic of this name, by how many were deleted before it.
     pub(super) fn partitions_of(&self, topic: usize) -> &[Partition] {
         match self.deleted.get(topic) {
             Some((_, partitions)) => partitions,
@@ -112,7 +112,7 @@ impl SimulatedSource {
         Self { process, table }
     }
 
-    /// Asks the broker something.
+    /// Asks the broker; the call may fail.
     async fn ask<T>(&self, what: &str, answer: impl FnOnce(&Topic) -> T) -> Result<T> {
         self.process.step().await;
         if self.process.fails(|rates| rates.source) {
@@ -219,7 +219,7 @@ fn away() -> Error {
     Error::unavailable("the simulated broker does not answer")
 }
 
-/// A range of one partition, read when it is run.
+/// A scan of a range of one partition.
 #[derive(Debug, Clone)]
 struct Scan {
     source: SimulatedSource,
@@ -303,7 +303,7 @@ impl Scan {
         }
     }
 
-    /// Columns `k`, `event_time`, `v`, `p`, `o`, and the hidden one.
+    /// The rows as the columns `k`, `event_time`, `v`, `p`, `o`, and the hidden column of the watermark.
     fn batch(&self, rows: &[(i64, Row)]) -> Result<RecordBatch> {
         let count = rows.len();
         let keys: Int64Array = rows.iter().map(|(_, row)| row.key).collect();

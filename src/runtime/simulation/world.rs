@@ -1,4 +1,4 @@
-//! The simulated world: its clock, its faults, what lasts in it, and the processes that see it.
+//! The simulated world: its clock, its faults, its topic and its sink, and the processes in it.
 
 use std::fmt;
 use std::future::Future;
@@ -16,10 +16,10 @@ use super::source::Topic;
 use crate::core::jobs::{BatchVersion, Partitions, SteadyTime};
 use crate::state::simulated::{Fate, Faults, Later};
 
-/// When the simulated wall clock begins, in milliseconds since 1970 UTC.
+/// The wall clock when a schedule begins, in milliseconds since 1970 UTC.
 const BEGINNING: i64 = 1_750_000_000_000;
 
-/// How often calls fail, of a thousand.
+/// How many of a thousand calls fail: to the store, to the topic that is read, and to the sink.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Rates {
     pub(super) store: u64,
@@ -27,22 +27,23 @@ pub(super) struct Rates {
     pub(super) sink: u64,
 }
 
-/// What the world keeps from runners, as if they did not look.
+/// Faults that are planted to see that the simulation finds them: what the world hides from runners, so that they do what a runner
+/// would do that does not look at it.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Hidden {
-    /// Topics and sinks that are made anew look as before.
+    /// The identity of topics and sinks: one that was deleted and created again looks like the one before.
     pub(super) identities: bool,
-    /// There is no clock but the wall clock.
+    /// The clock that does not jump: runners get the wall clock in its place.
     pub(super) steady_clock: bool,
-    /// Logs end where a reader of committed records ends.
+    /// Records behind the last stable offset: a partition with an open transaction looks as if it were read to its end.
     pub(super) open_transactions: bool,
-    /// That partitions are gone: those that the last batch knew count as if they were there.
+    /// That the topic has fewer partitions than before: those of the last batch look as if they were there.
     pub(super) gone_partitions: bool,
-    /// What processes before have seen of the silence of partitions.
+    /// How long partitions had been silent when the last batch was committed.
     pub(super) silence_before: bool,
 }
 
-/// All that outlives a process, and the clock.
+/// All that is still there when a process dies, and the clock.
 pub(super) struct World {
     started: tokio::time::Instant,
     state: Mutex<State>,
@@ -51,9 +52,9 @@ pub(super) struct World {
 pub(super) struct State {
     pub(super) random: Random,
     pub(super) now: Duration,
-    /// How far the wall clock is ahead of the time, in milliseconds.
+    /// How far the wall clock is ahead of the real time, in milliseconds.
     pub(super) wall_is_ahead: i64,
-    /// Processes run on so many machines.
+    /// How many machines the processes run on.
     pub(super) machines: usize,
     pub(super) hidden: Hidden,
     pub(super) rates: Rates,
@@ -88,7 +89,7 @@ impl World {
         self.state.lock().unwrap()
     }
 
-    /// What happened first and last.
+    /// The first line of what has happened, and the last lines.
     pub(super) fn trace(&self) -> String {
         const LAST: usize = 150;
         let trace = &self.lock().trace;
@@ -97,7 +98,7 @@ impl World {
         first.chain(last).cloned().collect::<Vec<_>>().join("\n")
     }
 
-    /// Lets time pass: wakes who has slept enough, and does what was to be done later.
+    /// Lets time pass: wakes the processes whose sleep is over, and does the writes that were to be done later.
     pub(super) fn pass(&self, time: Duration) {
         let mut due = Vec::new();
         {
@@ -122,7 +123,7 @@ impl World {
         }
     }
 
-    /// How long until something happens by itself.
+    /// How long it is until a process wakes or a late write is done.
     pub(super) fn until_next(&self) -> Option<Duration> {
         let state = self.lock();
         let sleepers = state.sleepers.iter().map(|(until, _)| *until);
@@ -141,7 +142,7 @@ impl State {
     }
 }
 
-/// A process: what it does when it is dead has no effect.
+/// A process. What is left of a dead one does nothing any more.
 #[derive(Clone)]
 pub(crate) struct Process {
     pub(super) world: Arc<World>,
@@ -158,7 +159,7 @@ impl Process {
         }
     }
 
-    /// From now on nothing that is left of it does anything.
+    /// The process dies.
     pub(super) fn die(&self) {
         self.alive.store(false, Ordering::SeqCst);
     }
@@ -179,7 +180,7 @@ impl Process {
         BEGINNING + i64::try_from(state.now.as_millis()).unwrap() + state.wall_is_ahead
     }
 
-    /// The clock that nobody sets: of one of two machines.
+    /// The clock that does not jump, which each machine has its own of.
     pub(crate) fn steady(&self) -> SteadyTime {
         let state = self.world.lock();
         let machine = match state.machines {
@@ -201,7 +202,7 @@ impl Process {
         self.world.started + self.world.lock().now
     }
 
-    /// The partitions that a job's time is about.
+    /// The partitions that the topic has, as the runner sees them.
     pub(crate) fn partitions(
         &self,
         mut there: Partitions,
@@ -218,7 +219,7 @@ impl Process {
         there
     }
 
-    /// The version that tells how long partitions had been silent before the process looked at them.
+    /// The version that says how long partitions had been silent when the last batch was committed, as the runner sees it.
     pub(crate) fn silent_by<'v>(&self, last: Option<&'v BatchVersion>) -> Option<&'v BatchVersion> {
         let hides = self.world.lock().hidden.silence_before;
         last.filter(|_| !hides)
@@ -237,14 +238,14 @@ impl Process {
         .await;
     }
 
-    /// Whether a call fails that fails so often of a thousand times.
+    /// Whether this call fails, by a rate of the world.
     pub(super) fn fails(&self, rate: impl Fn(&Rates) -> u64) -> bool {
         let mut state = self.world.lock();
         let rate = rate(&state.rates);
         state.random.chance(rate)
     }
 
-    /// Lets others run.
+    /// Gives other processes a chance to run.
     pub(super) async fn step(&self) {
         Step { is_over: false }.await;
     }
@@ -286,7 +287,7 @@ impl Faults for Process {
         } else if !writes {
             Fate::Refused
         } else {
-            // Entries of a log are written whole or not at all.
+            // An entry of a log is never written in part.
             let fates = if path.contains("/log/") { 3 } else { 4 };
             match state.random.below(fates) {
                 0 => Fate::Refused,
@@ -311,7 +312,7 @@ impl Faults for Process {
     }
 }
 
-/// Whoever looks at what lasts without any faults.
+/// Sees the store without faults.
 #[derive(Debug)]
 pub(super) struct Observer;
 

@@ -1,5 +1,5 @@
-//! Servers that start while the places of some tables are away: what was defined stays defined and its name taken, a job over such
-//! tables waits and says why, and all of it is open again soon after the places are back.
+//! Servers start while the folders of some tables are not there. These tables stay defined and their names stay taken, and a job over
+//! them waits and says why. When the folders are back, the tables are opened and the job begins.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -15,27 +15,27 @@ use crate::server::restore::WaitingJobs;
 use crate::state::DataDir;
 use crate::state::simulated::{Faults, SimulatedDisk};
 
-/// Schedules in a run of all tests.
+/// How many schedules the test runs.
 const SEEDS: u64 = 4;
-/// Schedules within which a planted fault must be found.
+/// A planted fault must be found in one of so many schedules.
 const ENOUGH: u64 = 12;
-/// What happens in each.
+/// How many things happen in each.
 const EVENTS: u64 = 60;
-/// Tables that are declared, declared anew and dropped.
+/// Tables that are declared, replaced and dropped.
 const TABLES: [&str; 3] = ["t0", "t1", "t2"];
-/// The tables of the job: those stay.
+/// The tables of the job, which are never dropped.
 const OF_JOB: [&str; 2] = ["seen", "kept"];
 const JOB: &str = "copy";
 
-/// What the simulation is to find: faults that are planted in servers.
+/// Faults that are planted in servers, which the simulation must find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Planted {
     Nothing,
-    /// A table that cannot be opened when the server starts is not there.
+    /// The server forgets tables that it cannot open when it starts.
     ForgetsTables,
-    /// A job that cannot be begun when the server starts is not waited for.
+    /// The server forgets jobs that it cannot begin when it starts.
     ForgetsJobs,
-    /// What was not open at the start is not tried again.
+    /// The server does not try again to open what it could not open at its start.
     NeverAgain,
 }
 
@@ -43,12 +43,13 @@ struct World {
     planted: Planted,
     lying: Arc<Lying>,
     dir: DataDir,
-    /// Where jobs run. Nobody drives it: they are begun, and do nothing.
+    /// The runtime of jobs. No thread drives it: jobs begin and do nothing.
     resting: Handle,
     places: tempfile::TempDir,
-    /// Tables whose places are away.
+    /// Tables whose folders are not there now.
     away: BTreeSet<&'static str>,
-    /// What may be there of each name: what was answered last, and all since that was answered with an error.
+    /// By name, which numbers its definition may end with: that of the last statement that was answered, and those of all statements
+    /// since then that were answered with an error. `None`: it may not be defined.
     possible: BTreeMap<String, BTreeSet<Option<u64>>>,
 }
 
@@ -71,24 +72,24 @@ impl World {
         world
     }
 
-    /// Where all that is ever declared as a table of this name lies.
+    /// The folder of all tables that are ever declared with this name.
     fn place(&self, table: &str) -> PathBuf {
         self.places.path().join(table)
     }
 
-    /// Where it lies while it is away.
+    /// What this folder is called while it is not there.
     fn hidden_place(&self, table: &str) -> PathBuf {
         self.places.path().join(format!("{table}.away"))
     }
 
-    /// The place of a table is not there any more, as a folder that is not mounted.
+    /// The folder of a table is gone, as one that is not mounted.
     fn leave(&mut self, table: &'static str) {
         if self.away.insert(table) {
             std::fs::rename(self.place(table), self.hidden_place(table)).unwrap();
         }
     }
 
-    /// All places are there again.
+    /// All folders are back.
     fn come_back(&mut self) -> Result<(), String> {
         for table in std::mem::take(&mut self.away) {
             let place = self.place(table);
@@ -108,7 +109,7 @@ impl World {
         )
     }
 
-    /// A server that has restored what there is, with what is planted.
+    /// A server that has restored its definitions, with the fault that is planted.
     async fn start(&self) -> Engine {
         let mut engine = started(&self.dir, &self.resting).await;
         match self.planted {
@@ -148,7 +149,7 @@ impl World {
         server
     }
 
-    /// Defines or drops a table that is not away, or a view over it.
+    /// Defines or drops a table whose folder is there, or a view over it.
     async fn define(&mut self, server: &Engine, event: u64) {
         let table = TABLES[self.index(TABLES.len())];
         let (is_view, drops) = (self.lying.below(3) == 0, self.lying.below(5) == 0);
@@ -186,7 +187,7 @@ impl World {
         usize::try_from(self.lying.below(end)).unwrap()
     }
 
-    /// A server that starts now, with a data directory that answers, has all that was defined, open or not.
+    /// A server that starts now, and whose store does not fail, has all definitions, also of tables that it cannot open.
     async fn check_start(&self) -> Result<(), String> {
         let server = self.start().await;
         let asked = server.asked(Caller::anyone());
@@ -211,7 +212,7 @@ impl World {
         self.check_job(&server).await
     }
 
-    /// Now that nothing is away, a server that has run meanwhile opens what was not open, and begins the job.
+    /// Now that all folders are back, a server that has run all the while opens the tables that were not open, and begins the job.
     async fn check_again(&self, server: &Engine) -> Result<(), String> {
         if self.planted != Planted::NeverAgain {
             server.try_again().await;
@@ -223,7 +224,7 @@ impl World {
         self.check_job(server).await
     }
 
-    /// The job is begun, or waits and says why.
+    /// The job has begun, or it waits and says why.
     async fn check_job(&self, server: &Engine) -> Result<(), String> {
         let is_away = OF_JOB.iter().any(|table| self.away.contains(table));
         let is_begun = server.jobs.ready_names().await.contains(&JOB.to_owned());
@@ -243,7 +244,7 @@ impl World {
     }
 }
 
-/// The number that a definition ends with; none if there is none.
+/// The number that the definition of this name ends with; `None` if the name is not defined.
 fn found(engine: &Engine, name: &str) -> Option<u64> {
     let text = engine.forks.defined().definition(name).ok()?;
     let mut numbers = text.rsplit(|c: char| !c.is_ascii_digit());
@@ -296,7 +297,7 @@ async fn run(seed: u64, planted: Planted, resting: &Handle) -> Result<(), String
     Ok(())
 }
 
-/// What is wrong in the first schedule in which something is.
+/// Runs schedules until one fails; gives its seed and what is wrong.
 fn simulate(mut seeds: Range<u64>, planted: Planted) -> Option<String> {
     let resting = Builder::new_current_thread().build().unwrap();
     let runtime = Builder::new_multi_thread()

@@ -1,6 +1,6 @@
-//! A simulated broker client under the real scan, and the answers of simulated leaders under the real ends: whatever a
-//! cluster does, each record below the planned end is given once, or there is an error (LOSS-1); and a partition with an open
-//! transaction is never at its end (TIME-1).
+//! The real scan of a partition over a simulated client: whatever the brokers do, the scan gives each record below the planned end
+//! once, or an error (LOSS-1). And the real search for the ends of partitions over simulated leaders: a partition with an open
+//! transaction never counts as read to its end (TIME-1).
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -26,36 +26,36 @@ use super::reading::{Output, RangeReading, Read};
 use super::record::RecordReader;
 use crate::error::{ErrorKind, Result};
 
-/// What is at an offset of a log.
+/// What there is at an offset of the partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Slot {
     Record,
     /// A record of a transaction that was aborted.
     Aborted,
-    /// A commit or abort marker.
+    /// The marker of a commit or an abort.
     Control,
-    /// Removed by compaction.
+    /// Nothing: compaction has removed the record.
     Gap,
 }
 
-/// What happens between two looks of the scan at its client.
+/// What happens each time the scan waits for its client.
 #[derive(Debug, Clone)]
 enum Event {
-    /// The client fetches up to so many offsets.
+    /// The client fetches so many offsets, or as many as there are.
     Fetch(i64),
-    /// The broker that is read learns of more, or a transaction of its end.
+    /// The last stable offset grows by so many: more records have come, or a transaction has ended.
     Grow(i64),
-    /// Another broker is read: the leader changed, or a follower took over. It ends here.
+    /// The client reads from another broker: another leader, or a follower. The log of that one has this end so far.
     Moved(i64),
-    /// A broker that had lost what comes from here on became the leader; as much is written again.
+    /// A broker became the leader that lacks the records from here on; as many others were written since.
     Truncated(i64),
-    /// Retention removes what is below.
+    /// Retention removes the records before this offset.
     Retention(i64),
     /// Nothing happens for so many seconds.
     Quiet(u64),
-    /// A connection breaks: it passes.
+    /// A connection breaks: an error that passes.
     Disconnected,
-    /// What does not pass.
+    /// An authorization fails: an error that does not pass.
     Refused,
 }
 
@@ -91,27 +91,27 @@ impl Record for SimulatedRecord {
     }
 }
 
-/// What librdkafka has in the queue of a partition.
+/// An entry of librdkafka's queue of a partition.
 enum Queued {
     Event(Arrived<SimulatedRecord>),
-    /// A control record: it moves the position, and is not given.
+    /// A control record: librdkafka moves its position past it, and gives nothing.
     Control(i64),
 }
 
-/// librdkafka and the brokers behind it, as one partition sees them.
+/// librdkafka and the brokers behind it, for one partition.
 struct SimulatedClient {
     log: Vec<Slot>,
     first: i64,
-    /// The last stable offset of the broker that is read.
+    /// The last stable offset of the broker that the client reads from.
     stable: i64,
-    /// What comes next is fetched from here.
+    /// The client fetches this offset next.
     fetch_position: i64,
-    /// The end that was told last.
+    /// The last end of the partition that the client has told.
     told: Option<i64>,
     position: Option<i64>,
     queue: VecDeque<Queued>,
     is_dead: bool,
-    /// A fault that may be planted: nothing but a record shows that the client goes on.
+    /// A fault that may be planted: only records show that the client makes progress.
     shows_records_only: bool,
     events: VecDeque<Event>,
     began: Instant,
@@ -152,7 +152,7 @@ impl SimulatedClient {
             self.is_dead = true;
             return self.fail(RDKafkaErrorCode::AutoOffsetReset);
         }
-        // librdkafka tells an end when a fetch began there, once for each end.
+        // librdkafka tells the end of the partition when a fetch begins there, and the same end only once.
         if self.fetch_position == self.stable && self.told != Some(self.stable) {
             self.told = Some(self.stable);
             let end = Arrived::End(self.stable);
@@ -179,7 +179,7 @@ impl SimulatedClient {
             Event::Grow(by) => self.stable = self.end().min(self.stable + by),
             Event::Moved(end) => self.stable = self.end().min(end).max(self.first),
             Event::Truncated(at) => {
-                // As much is written again at once, so that the log is as long; the client finds out by the epoch.
+                // The log is as long as before. The client notices by the epoch of the new leader.
                 let at = at.clamp(self.first, self.end());
                 if self.fetch_position > at && !self.is_dead {
                     self.is_dead = true;
@@ -234,7 +234,7 @@ impl Fetcher for SimulatedClient {
         self.elapsed += at_most;
         match self.events.pop_front() {
             Some(event) => self.happen(&event),
-            // Nothing more happens: whatever is stable where it is read is fetched.
+            // There are no more events: the client fetches the rest up to the last stable offset.
             None => self.fetch(7),
         }
     }
@@ -265,7 +265,7 @@ fn table() -> Arc<KafkaTable> {
     Arc::new(KafkaTable::try_new(spec).unwrap())
 }
 
-/// Reads one range after the other with one cursor, as batches of a job do: the offsets that each gave.
+/// Reads one range after the other with the same cursor, as the batches of a job do; gives the offsets that came of each range.
 fn read(
     client: SimulatedClient,
     ranges: &[OffsetRange],
@@ -350,7 +350,7 @@ fn range(start: i64, end: i64) -> OffsetRange {
     }
 }
 
-/// Rows of one kind come in rows of any length: a long transaction, a compacted stretch.
+/// A log of stretches of the same kind: a long transaction that was aborted, or a stretch that was compacted.
 fn log() -> impl Strategy<Value = Vec<Slot>> {
     let stretch = (
         prop_oneof![
@@ -382,7 +382,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// A log, what happens to it, where reading starts, and where the first and the second batch end.
+/// A log, the events, the offset where the first batch starts, those where it and the second one end, and the last stable offset.
 fn world() -> impl Strategy<Value = (Vec<Slot>, Vec<Event>, i64, i64, i64, i64)> {
     let events = prop::collection::vec(event(), 0..60);
     let part = 0.0..=1.0_f64;
@@ -404,7 +404,7 @@ fn world() -> impl Strategy<Value = (Vec<Slot>, Vec<Event>, i64, i64, i64, i64)>
         })
 }
 
-/// What is wrong with what was read.
+/// What is wrong with the answers that the ranges got, if anything.
 fn wrong(
     log: &[Slot],
     ranges: &[OffsetRange],
@@ -449,7 +449,7 @@ proptest! {
         let answers = read(client, &ranges, ends_range, Some(limit));
         if let Ok((how, offsets)) = &answers[0] {
             let all = records(&log, ranges[0]);
-            // What is decoded is whole batches: more than was wanted may come, and is cut off above.
+            // A scan decodes whole batches: it may give more rows than the limit, and the plan above it cuts them off.
             prop_assert!(all.starts_with(offsets));
             prop_assert!(offsets.len() >= limit.min(all.len()));
             prop_assert!(*how == Read::Stopped || offsets.len() == all.len());
@@ -460,7 +460,7 @@ proptest! {
     fn brokers_that_catch_up_give_everything(
         (log, events, start, middle, end, stable) in world()
     ) {
-        // Nothing is lost and no silence is long: then there is no error either.
+        // No record is lost, and no broker is silent for long: then there may be no error.
         let harmless = |event: &Event| matches!(
             event, Event::Fetch(_) | Event::Grow(_) | Event::Moved(_) | Event::Disconnected
         );
@@ -502,7 +502,8 @@ fn a_follower_that_never_catches_up_is_an_error() {
     assert!(error.to_string().contains("offset 60"), "{error}");
 }
 
-/// Longer than silence may last, only records that were aborted are fetched, and then only control records.
+/// For longer than a scan waits for silent brokers, the client fetches offsets without a record: of aborted transactions, of control
+/// records, or of a compacted stretch.
 #[test]
 fn rows_of_aborted_and_control_records_are_no_silence() {
     for slot in [Slot::Aborted, Slot::Control, Slot::Gap] {
@@ -515,8 +516,8 @@ fn rows_of_aborted_and_control_records_are_no_silence() {
     }
 }
 
-/// A log with long rows of one kind, and brokers that are slow: now and then they give a few offsets, and never are they silent
-/// for as long as a scan waits. Where reading starts, and where the first and the second batch end.
+/// A log with long stretches of the same kind, and brokers that are slow: they give a few offsets now and then, and are never silent
+/// for as long as a scan waits for silent ones. And the ranges of two batches.
 fn slow_world() -> impl Strategy<Value = (Vec<Slot>, Vec<Event>, [OffsetRange; 2])> {
     let stretch = (
         prop_oneof![
@@ -556,7 +557,7 @@ fn slow_world() -> impl Strategy<Value = (Vec<Slot>, Vec<Event>, [OffsetRange; 2
         })
 }
 
-/// What is wrong with what was read of brokers that are slow: there an error is wrong as well.
+/// What is wrong with the answers of slow brokers, if anything: here an error is wrong as well.
 fn wrong_of_slow(
     log: Vec<Slot>,
     events: Vec<Event>,
@@ -585,7 +586,7 @@ proptest! {
     }
 }
 
-/// The simulation finds a scan for which only a record is progress: it gives up within a long row of aborted or control records.
+/// The simulation finds a scan for which only records are progress: it gives up in a long stretch of aborted or control records.
 #[test]
 fn a_scan_that_takes_a_row_of_aborted_or_control_records_for_silence_is_found() {
     use proptest::strategy::ValueTree;
@@ -594,7 +595,7 @@ fn a_scan_that_takes_a_row_of_aborted_or_control_records_for_silence_is_found() 
         let mut runner = TestRunner::deterministic();
         let found = (0..1_000).any(|_| {
             let (log, events, ranges) = slow_world().new_tree(&mut runner).unwrap().current();
-            // Of what is no record, this kind alone.
+            // All offsets without a record are of this kind.
             let of_kind = |one: Slot| match one {
                 Slot::Record => Slot::Record,
                 _ => slot,
@@ -606,9 +607,9 @@ fn a_scan_that_takes_a_row_of_aborted_or_control_records_for_silence_is_found() 
     }
 }
 
-/// A log that grows while its ends are asked for, and transactions that are open.
+/// The leader of a partition that grows while it is asked for its ends, and in which transactions may be open.
 struct Growing {
-    /// First, stable and latest, at the time of each question.
+    /// The first, the last stable and the latest offset at each question.
     ends: RefCell<VecDeque<(i64, i64, i64)>>,
 }
 
@@ -625,7 +626,8 @@ impl Leaders for Growing {
     }
 }
 
-/// What a leader's log is at three questions: it only grows, and what is stable never passes what is there.
+/// The first, the last stable and the latest offset at three questions. They only grow, and the last stable offset is never behind
+/// the latest one.
 fn growing() -> impl Strategy<Value = Vec<(i64, i64, i64)>> {
     prop::collection::vec((0..3_i64, 0..3_i64, 0..3_i64), 3).prop_map(|steps| {
         let (mut first, mut stable, mut latest) = (0, 0, 0);
@@ -640,7 +642,8 @@ fn growing() -> impl Strategy<Value = Vec<(i64, i64, i64)>> {
     })
 }
 
-/// A partition that counts as at its end has no open transaction and nothing to read when its last end was told.
+/// Whether a partition counts as read to its end although there were records behind the position when its latest offset was asked
+/// for.
 fn idle_wrongly(
     seen: &[(i64, i64, i64)],
     position: i64,
@@ -665,7 +668,7 @@ proptest! {
     }
 }
 
-/// The simulation finds a rule that looks at the last stable offset alone.
+/// The simulation finds a rule by which a partition is at its end if the position has reached the last stable offset.
 #[test]
 fn a_rule_by_the_last_stable_offset_alone_is_found() {
     use proptest::strategy::ValueTree;

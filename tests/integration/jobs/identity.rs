@@ -25,10 +25,11 @@ impl Pipeline {
         );
     }
 
-    /// Adds a version with one row to `lake`.
-    pub(super) fn insert_into_lake(&self, v: u64) {
-        let insert = format!("INSERT INTO lake VALUES ({v})");
-        self.work.sql(&["tables.sql"], &[&insert]).ok();
+    /// Adds versions to `lake`, of one row each.
+    pub(super) fn insert_into_lake(&self, numbers: std::ops::Range<u64>) {
+        let insert = |v| format!("INSERT INTO lake VALUES ({v});");
+        let inserts: String = numbers.map(insert).collect();
+        self.work.sql(&["tables.sql"], &[&inserts]).ok();
     }
 
     /// Deletes a topic and makes another one of its name.
@@ -150,7 +151,7 @@ fn ident_1_a_topic_replaced_by_a_delta_stream_carries_no_offset_over() {
     pipeline.send(0..10);
     pipeline.catch_up("job.sql").ok();
     pipeline.read_lake();
-    (20..35).for_each(|v| pipeline.insert_into_lake(v));
+    pipeline.insert_into_lake(20..35);
     pipeline.work.file(
         "job.sql",
         "CREATE OR REPLACE JOB doubling AS INSERT INTO doubled SELECT v * 2 FROM numbers;\n",
@@ -166,11 +167,10 @@ fn ident_1_a_topic_replaced_by_a_delta_stream_carries_no_offset_over() {
 #[test]
 fn ident_1_a_delta_stream_that_was_made_anew_stops_the_job() {
     let pipeline = Pipeline::from_lake("lake-anew");
-    let insert = |v: u64| pipeline.insert_into_lake(v);
-    (0..3).for_each(&insert);
+    pipeline.insert_into_lake(0..3);
     pipeline.catch_up("job.sql").ok();
     std::fs::remove_dir_all(pipeline.work.path("lake")).unwrap();
-    (10..18).for_each(&insert);
+    pipeline.insert_into_lake(10..18);
     let shown = pipeline.stopped("job.sql");
     assert!(shown.contains("was made anew: its id was"), "{shown}");
     pipeline.resume("RESUME JOB doubling ACCEPTING NEW numbers");

@@ -105,10 +105,9 @@ fn exact_2_an_older_sink_is_noticed_and_a_rewind_mends_it() {
 #[test]
 fn loss_1_an_older_source_is_noticed() {
     let pipeline = Pipeline::from_lake("old-source");
-    let insert = |v: u64| pipeline.insert_into_lake(v);
-    (0..2).for_each(&insert);
+    pipeline.insert_into_lake(0..2);
     pipeline.keep("lake");
-    (2..5).for_each(&insert);
+    pipeline.insert_into_lake(2..5);
     pipeline.catch_up("job.sql").ok();
     pipeline.put_back("lake");
     let error = pipeline.error("job.sql");
@@ -121,7 +120,7 @@ fn loss_1_an_older_source_is_noticed() {
         .sql(&[], &["RESUME JOB doubling SKIPPING LOST"])
         .ok();
     // The job reads the versions that are added after the report, also those with numbers it has read before.
-    (20..26).for_each(&insert);
+    pipeline.insert_into_lake(20..26);
     pipeline.catch_up("job.sql").ok();
     let all = (0..5).chain(20..26).map(|v| v * 2);
     assert_eq!(pipeline.doubled(), all.collect::<Vec<_>>());

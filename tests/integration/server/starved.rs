@@ -112,8 +112,8 @@ print(rows(connect("writer", "writer-pw"), "SELECT 1"), rows(held[0], "SELECT 1"
 /// What a statement cannot hold in memory goes to disk. Where that takes no more, the statement fails and nothing else does.
 #[test]
 fn a_statement_that_fills_the_disk_fails_alone() {
-    const SORT: &str = "SELECT md5(CAST(value AS VARCHAR)) AS h FROM generate_series(1, 1000000) ORDER BY h OFFSET 999999";
-    let arguments = ["--memory-limit", "64MiB", "--target-partitions", "1"];
+    const SORT: &str = "SELECT md5(CAST(value AS VARCHAR)) AS h FROM generate_series(1, 300000) ORDER BY h OFFSET 299999";
+    let arguments = ["--memory-limit", "32MiB", "--target-partitions", "1"];
     let script = "print(refused(rows, connect(), sys.argv[2])[:8])";
     for (limit, is_full) in [("ulimit -f unlimited", false), ("ulimit -f 128", true)] {
         let work = Workspace::new();

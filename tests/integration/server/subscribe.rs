@@ -59,9 +59,9 @@ with subscribed(db, "SUBSCRIBE SELECT id, k FROM seen WHERE id <> 3") as more:
     time.sleep(0.5)
     [row] = open_now(other)
     print(row[1:3], row[6])
-    for n in range(100):
-        rows(other, f"INSERT INTO seen VALUES ({100 + n}, '{'x' * 30}')")
-    print(len(set(more(103))))
+    for n in range(30):
+        rows(other, f"INSERT INTO seen VALUES ({100 + n}, '{'x' * 100}')")
+    print(len(set(more(33))))
 until(lambda: open_now(other), lambda found: not found)
 # What is joined is as it is then; the end of the source may be the beginning.
 with subscribed(db, "SUBSCRIBE WITH ('scan.startup' 'latest') WITH l AS (SELECT * FROM open_large) SELECT l.id, n.name FROM l JOIN names n ON l.k = n.k") as more:

@@ -1,4 +1,5 @@
-//! A job into the table, with a log that is as it should be: runners take it over from each other, die, and go back.
+//! A job whose sink is the table. Its log is in memory and does not fail; its runners take the job over from each other, die, and go
+//! back to earlier batches.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -12,10 +13,10 @@ use crate::tables::delta::{Application, DeltaTableHandle};
 const ID: &str = "anabranch/simulated";
 const WITNESS: &str = "anabranch/simulated/rows";
 
-/// The first id of the rows of batches; INSERTs have those below.
+/// The ids of rows of batches begin here; those of INSERTs are smaller.
 pub(super) const BATCHES: i64 = 900_000;
 
-/// A batch as it was staged: its rows by their first id, and its files.
+/// A batch that was staged: the first id of its rows, and its files.
 #[derive(Debug, Clone)]
 pub(super) struct Batch {
     pub(super) first: i64,
@@ -26,13 +27,13 @@ pub(super) struct Batch {
 #[derive(Debug, Default)]
 pub(super) struct Job {
     sequence: i64,
-    /// The sequence of the newest takeover.
+    /// The number of the newest takeover.
     owner: i64,
     staged: BTreeMap<i64, Batch>,
     pub(super) committed: Vec<Batch>,
-    /// Batches that were gone back over.
+    /// Batches that a rewind has abandoned.
     pub(super) abandoned: Vec<Batch>,
-    /// Files that are still to be taken back.
+    /// Files of abandoned batches that are still to be taken out of the table.
     pub(super) take_back: Vec<String>,
 }
 
@@ -42,22 +43,23 @@ impl Job {
         self.sequence
     }
 
-    /// The rows of the next batch; batches of another past have others.
+    /// The first id of the rows of the next batch. After a rewind a batch of the same number has other ids.
     fn next_rows(&self) -> i64 {
         let batch = self.committed.len() + 1_000 * self.abandoned.len();
         BATCHES + batch as i64 * ROWS
     }
 }
 
-/// Who runs the job, or thinks so.
+/// A runner of the job. It may have lost the job without knowing.
 #[derive(Debug, Default)]
 pub(super) struct Runner {
-    /// The number of its takeover in the job's log, what it recorded in the table last, and in which version.
+    /// If it has the job: the number of its takeover, the last number that it has written to the table, and the version that it has
+    /// looked at.
     owns: Option<(i64, i64, u64)>,
 }
 
 impl Runner {
-    /// Takes the job over, goes back by a batch, or runs one; after a failure it takes the job over anew the next time.
+    /// Takes the job over; or if it has the job, goes back by a batch or runs one. After an error it takes the job over anew.
     pub(super) async fn step(
         &mut self,
         handle: &DeltaTableHandle,
@@ -82,7 +84,7 @@ impl Runner {
         }
     }
 
-    /// As after a crash: who has the table, what it has, and what is still to be taken back.
+    /// Takes the table over, brings the job's log up to what the table has, and takes back the files that are to be taken back.
     pub(super) async fn take_over(
         &mut self,
         handle: &DeltaTableHandle,
@@ -103,7 +105,7 @@ impl Runner {
             }
             let in_table = witness.and_then(|witness| job.staged.remove(&witness));
             job.staged.clear();
-            // Not one that is committed already: that one is staged no more.
+            // If the log has the batch already, it is not among those that are staged.
             job.committed.extend(in_table);
             job.take_back.clone()
         };
@@ -142,7 +144,7 @@ impl Runner {
         let committed = handle.commit_prepared(prepared, &application).await?;
         let mut job = job.lock().unwrap();
         if dies || job.owner != number {
-            // Whoever takes the job over finds the witness.
+            // The runner that takes the job over next finds the batch by its witness.
             self.owns = None;
             return Ok(());
         }
@@ -164,7 +166,7 @@ impl Runner {
             job.committed.last().map(|last| last.files.clone())
         };
         let files = files.unwrap_or_default();
-        // Files that were rewritten or overwritten cannot be taken back.
+        // Files that other statements have rewritten cannot be taken back: the rewind is given up.
         if !handle.missing_files(&files).await?.is_empty() {
             return Ok(());
         }

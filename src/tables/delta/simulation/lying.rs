@@ -1,4 +1,5 @@
-//! A store in memory that lies: about what it has done, about what it has, and about who may ask.
+//! A store in memory whose answers are not true: it says that it has not done what it has, lists less than there is, and refuses
+//! writers that it should not.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -18,36 +19,36 @@ use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
 use crate::core::random::Random;
 
-/// What the simulation is to find: faults that are planted below and above the store.
+/// Faults that are planted, and that the simulation must find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Planted {
     #[default]
     Nothing,
-    /// The library sees the answers as they are: its own entry is another writer's.
+    /// The library gets the answers of the store as they are: it takes its own entry for that of another writer.
     NoReadingBack,
-    /// In addition new entries are not found when they are read one by one, so that the witness is silent.
+    /// The same, and new entries of the log are not found when they are read, so that the table seems not to have the batch.
     NoWitness,
 }
 
-/// What becomes of a write.
+/// What the store does with a write, and what it answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lie {
-    /// Nothing is done; the answer is 500.
+    /// It does nothing, and answers 500.
     Refused,
-    /// It is done; the answer is 500.
+    /// It writes the object, and answers 500.
     Unheard,
-    /// It is done; the answer is that the object exists.
+    /// It writes the object, and answers that the object exists already.
     Exists,
-    /// The answer is 500; it is done later.
+    /// It answers 500, and writes the object later.
     Late,
-    /// The answer is 500; half of the object is there.
+    /// It answers 500, and writes half of the object.
     Torn,
 }
 
-/// Another writer's statement, in the middle of a commit.
+/// A statement of another writer that runs in the middle of a commit.
 pub(super) type Interruption = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
-/// What lies in the store, and who decides about it. Writers see it through a [`Lying`] store each.
+/// The objects of the store, and the decisions about its answers. Each writer uses them through a [`Lying`] store of its own.
 pub(super) struct World {
     pub(super) objects: Arc<InMemory>,
     pub(super) planted: Planted,
@@ -59,11 +60,11 @@ struct State {
     random: Random,
     honest: bool,
     late: Vec<(Path, PutPayload, PutOptions)>,
-    /// The entries that were written last: an old list lacks them.
+    /// The last two entries of the log: an old list lacks them.
     newest: VecDeque<Path>,
-    /// Calls of each writer that are still denied.
+    /// How many calls of each writer are still to be refused.
     denied: [u32; 8],
-    /// Interruptions within interruptions.
+    /// How many statements are running within the commits of others.
     depth: u32,
 }
 
@@ -100,7 +101,7 @@ impl World {
         *self.interruption.lock().unwrap() = Some(interruption);
     }
 
-    /// From now on the store does what it says; what is late comes first.
+    /// Does all late writes. From now on the store does what it answers.
     pub(super) fn become_honest(&self) {
         *self.interruption.lock().unwrap() = None;
         self.state.lock().unwrap().honest = true;
@@ -110,7 +111,7 @@ impl World {
     fn let_late_writes_in(&self) {
         let late = std::mem::take(&mut self.state.lock().unwrap().late);
         for (path, payload, options) in late {
-            // A name that is taken meanwhile stays as it is.
+            // An object that another writer has written meanwhile stays as it is.
             if let Some(Ok(_)) = self
                 .objects
                 .put_opts(&path, payload, options)
@@ -170,14 +171,14 @@ impl State {
             1 => Lie::Unheard,
             2 if is_entry(path) => Lie::Exists,
             3 => Lie::Late,
-            // Entries are whole or not at all in every store that a log may be in.
+            // No store that a log may be in writes half of an entry.
             4 if !path.as_ref().contains("_delta_log") => Lie::Torn,
             _ => Lie::Unheard,
         })
     }
 }
 
-/// The store as one writer sees it.
+/// The store of one writer.
 #[derive(Debug)]
 pub(super) struct Lying {
     pub(super) world: Arc<World>,
@@ -212,7 +213,7 @@ impl Lying {
         Ok(())
     }
 
-    /// Whether a read fails, or a list is an old one.
+    /// Whether a fault happens now that happens so many times of a thousand.
     fn chance(&self, per_mille: u64) -> bool {
         let mut state = self.world.state.lock().unwrap();
         !state.honest && state.random.chance(per_mille)

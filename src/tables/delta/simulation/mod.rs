@@ -1,12 +1,14 @@
 //! The real commits and files of Delta tables, over a store that lies.
 //!
-//! Several writers insert, overwrite, optimize and run a job with takeovers and rewinds. Errors come after successes, writes
-//! come late or torn, a writer's own entry is said to exist, lists are old, a writer is denied for a while, and whole
-//! statements of others run in the middle of a commit. In the end the log is read by an honest look: a statement that said
-//! it succeeded is in the table once, one that said nothing was written is not, one that could not tell is in it at most once,
-//! and all files are there (EXACT-2, EXACT-3).
+//! Several writers insert, overwrite, optimize, and run a job with takeovers and rewinds. The store answers writes that it has done
+//! with errors, does writes late or only in part, says that a writer's own entry exists already, gives old lists, and refuses a
+//! writer for a while. In the middle of a commit whole statements of other writers run. In the end the log of the table is read
+//! without faults. The rows of a statement that has said that it succeeded are in the table once. Those of one that has said that
+//! nothing was written are not in it. Those of one that could not tell are in it at most once. And all files are there (EXACT-2,
+//! EXACT-3).
 //!
-//! A failure names its seed; `ANABRANCH_SEED=<n>` runs that one alone, `ANABRANCH_SEEDS=<count>` as many as wanted.
+//! A test that fails names the seed: `ANABRANCH_SEED=<n>` runs the schedule of this seed alone, and `ANABRANCH_SEEDS=<count>` runs
+//! as many schedules as it says.
 
 mod job;
 mod lying;
@@ -37,21 +39,21 @@ use super::store::TruthfulStore;
 use super::{Application, DeltaColumn, DeltaSpec};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Schedules in a run of all tests.
+/// How many schedules a test runs, unless `ANABRANCH_SEEDS` says another number.
 const SEEDS: u64 = 24;
-/// Schedules within which a planted fault must be found.
+/// A planted fault must be found in one of so many schedules.
 const ENOUGH: u64 = 60;
 const WRITERS: usize = 3;
 const STATEMENTS: u64 = 14;
 
-/// How a statement ended.
+/// What the answer of a statement says of its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
-    /// It said that its rows are in the table.
+    /// They are in the table.
     Committed,
-    /// It said that they are not.
+    /// They are not in the table.
     Nothing,
-    /// It said that it cannot tell.
+    /// The statement cannot tell.
     Open,
 }
 
@@ -65,18 +67,18 @@ impl Outcome {
     }
 }
 
-/// One schedule.
+/// One schedule: the writers, what they have done, and the job.
 struct Schedule {
     world: Arc<World>,
     handles: Vec<DeltaTableHandle>,
-    /// The rows of each INSERT, and how it ended.
+    /// The answer of each INSERT, by the first id of its rows.
     inserted: Mutex<BTreeMap<i64, Outcome>>,
     next: Mutex<i64>,
     job: Arc<Mutex<Job>>,
     runners: Vec<AsyncMutex<Runner>>,
 }
 
-/// Rows of an INSERT or of a batch: ids from `first` on.
+/// How many rows an INSERT or a batch has: their ids are `first` and those after it.
 const ROWS: i64 = 3;
 
 fn rows(first: i64) -> Arc<dyn ExecutionPlan> {
@@ -86,7 +88,7 @@ fn rows(first: i64) -> Arc<dyn ExecutionPlan> {
     MemorySourceConfig::try_new_exec(&[vec![batch]], schema, None).unwrap()
 }
 
-/// The table as one who sees it through `store` opens or creates it.
+/// Opens the table through a store, or creates it.
 async fn open(store: ObjectStoreRef) -> Result<DeltaTableHandle> {
     let url = Url::parse("memory:///lake/t/").unwrap();
     let log = DeltaTableBuilder::from_url(url.clone())
@@ -163,14 +165,14 @@ impl Schedule {
         Ok(schedule)
     }
 
-    /// A statement of some writer; one of a runner that is at work already is left out.
+    /// Runs a statement of some writer. Nothing happens if it is to be a step of a runner that is in the middle of one.
     async fn statement(&self) {
         let handle = &self.handles[self.world.below(WRITERS as u64) as usize];
         match self.world.below(10) {
             0..=3 => self.insert(handle, SaveMode::Append).await,
             4 => self.insert(handle, SaveMode::Overwrite).await,
             5 => {
-                // While a rewind takes files back they must not be rewritten.
+                // A rewind that takes files back cannot do so once they are rewritten.
                 let rewinds = !self.job.lock().unwrap().take_back.is_empty();
                 if !rewinds {
                     drop(handle.optimize(&OptimizeSpec::default(), None).await);
@@ -179,7 +181,7 @@ impl Schedule {
             _ => {
                 let at = self.world.below(self.runners.len() as u64) as usize;
                 if let Ok(mut runner) = self.runners[at].try_lock() {
-                    // A runner has a handle of its own.
+                    // Each runner uses the table through a handle of its own.
                     let handle = &self.handles[at];
                     let rewinds = self.world.below(5) == 0;
                     let dies = self.world.below(8) == 0;
@@ -221,7 +223,7 @@ async fn run(seed: u64, planted: Planted) -> std::result::Result<(), String> {
     oracle::check(&schedule).await
 }
 
-/// What is found in the schedules of the seeds, until it is what is looked for.
+/// Runs the schedules of these seeds until one fails with a message that has `looked_for` in it; gives the message.
 fn simulate(
     mut seeds: impl Iterator<Item = u64>,
     planted: Planted,
@@ -286,7 +288,7 @@ async fn exact_3_rows_that_were_rewritten_are_not_taken_back_in_silence() {
     let last = batches.pop().unwrap();
     handle.remove_files(&last, &application).await.unwrap();
     let version = handle.version().await.unwrap();
-    // Once more, as one who does not know whether it was done.
+    // The same again, as a runner does that does not know whether it was done.
     handle.remove_files(&last, &application).await.unwrap();
     assert_eq!(handle.version().await.unwrap(), version);
 
@@ -298,7 +300,7 @@ async fn exact_3_rows_that_were_rewritten_are_not_taken_back_in_silence() {
     let error = handle.remove_files(&both, &application).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Data, "{error}");
     assert!(error.message().contains(&batches[1][0]), "{error}");
-    // What was deleted by others is gone.
+    // Files that another statement has removed need not be taken back.
     write(&handle, 90, SaveMode::Overwrite).await.unwrap();
     handle.remove_files(&last, &application).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! What the table must be after a schedule, by an honest look at the objects.
+//! What the table must be like after a schedule: reads the objects themselves, without faults.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,17 +18,17 @@ use crate::tables::delta::TimeTravel;
 
 type Checked<T> = Result<T, String>;
 
-/// The files of the table as its log tells of them.
+/// What the log of the table says.
 #[derive(Default)]
 struct Told {
-    /// How often rows were added, by the first id of their statement.
+    /// How many commits have added the rows of a statement, by their first id.
     added: BTreeMap<i64, usize>,
     /// The files of the newest version.
     active: BTreeSet<String>,
 }
 
 pub(super) async fn check(schedule: &Schedule) -> Checked<()> {
-    // What was in flight is brought to its end, as after the last crash.
+    // A runner takes the job over, and brings to its end what was not.
     let mut runner = Runner::default();
     let recovered = runner.take_over(&schedule.handles[0], &schedule.job).await;
     recovered.map_err(|error| format!("the job cannot be recovered: {error}"))?;
@@ -65,7 +65,8 @@ pub(super) async fn check(schedule: &Schedule) -> Checked<()> {
     Ok(())
 }
 
-/// What was overwritten is gone; a batch is added once, and whole.
+/// Each batch of the job's log was added once, and the table has no row of an abandoned one. Rows that an INSERT OVERWRITE has
+/// removed may be gone.
 fn check_job(job: &Job, told: &Told, held: &BTreeSet<i64>) -> Checked<()> {
     for (first, times) in told.added.range(BATCHES..) {
         let committed = job.committed.iter().any(|batch| batch.first == *first);
@@ -155,7 +156,7 @@ async fn ids(schedule: &Schedule, path: &str) -> Checked<Vec<i64>> {
     Ok(ids)
 }
 
-/// What a query over the newest version gives, to one who has opened the table just now.
+/// The ids that a query gives over a table that was just opened.
 async fn scan(schedule: &Schedule) -> Checked<Vec<i64>> {
     let store: ObjectStoreRef = Arc::clone(&schedule.world.objects) as _;
     let scanned = async {

@@ -1,4 +1,4 @@
-//! What the brokers keep: a topic, the transactions of one id, and the offsets of one group.
+//! The simulated brokers: one topic, the transactions of one transactional id, and the offsets of one group.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use super::Planted;
 /// The partitions of the topic.
 pub(super) const PARTITIONS: i64 = 2;
 
-/// What a record says.
+/// The content of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Row {
     pub(super) id: i64,
-    /// A tombstone has none.
+    /// The attempt at a batch that wrote it; a tombstone has none.
     pub(super) attempt: Option<i64>,
 }
 
@@ -24,14 +24,14 @@ pub(super) struct Stored {
     pub(super) row: Row,
     pub(super) partition: i32,
     pub(super) offset: i64,
-    /// None of a producer without transactions.
+    /// The transaction that it was written in; `None` if its producer has no transactions.
     transaction: Option<u64>,
 }
 
 /// Offsets with their metadata, by topic and partition.
 pub(super) type Offsets = BTreeMap<(String, i32), (i64, String)>;
 
-/// A request that is still under way.
+/// A request that arrives late.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Request {
     TakeOver,
@@ -50,22 +50,22 @@ pub(super) struct Broker {
     planted: Planted,
     /// How long a transaction may be open.
     timeout: Duration,
-    /// The number of the producer that has taken the id over last.
+    /// The epoch of the producer that was the last to take the transactional id over.
     epoch: i64,
-    /// By epoch; brokers that fence have one at most.
+    /// Open transactions by epoch. Brokers that fence have one at most.
     open: BTreeMap<i64, Open>,
-    /// How the last transaction of an epoch has ended, for whoever asks for it again.
+    /// Whether the last transaction of an epoch was committed: a producer may ask again for the same end.
     last_end: BTreeMap<i64, bool>,
-    /// Whether transactions that have ended were committed.
+    /// Transactions that have ended, and whether they were committed.
     ends: BTreeMap<u64, bool>,
     transactions: u64,
     log: Vec<Stored>,
     next_offsets: BTreeMap<i32, i64>,
     group: Offsets,
-    /// Offsets of transactions that were committed: the group has not heard of it yet.
+    /// Offsets of transactions that were committed, and that the group has not taken over yet.
     pending: Vec<Offsets>,
     pub(super) late: Vec<Request>,
-    /// The group's offsets were forgotten once.
+    /// Whether the offsets of the group have ever expired.
     pub(super) has_expired: bool,
 }
 
@@ -85,7 +85,7 @@ impl Broker {
         }
     }
 
-    /// Ends transactions that are open for too long, and fences off their producers.
+    /// Aborts transactions that have been open for too long, and fences off their producers; whether there was one.
     pub(super) fn expire(&mut self, now: Duration) -> bool {
         let timeout = self.timeout;
         let is_over = |open: &Open| now.saturating_sub(open.began) > timeout;
@@ -114,7 +114,7 @@ impl Broker {
         self.epoch
     }
 
-    /// The transaction that a producer has open; a new one if it has none.
+    /// The open transaction of a producer; it begins if there is none.
     fn transaction(&mut self, epoch: i64, now: Duration) -> Result<&mut Open, Code> {
         self.check(epoch)?;
         let transactions = &mut self.transactions;
@@ -130,7 +130,7 @@ impl Broker {
         }))
     }
 
-    /// Appends a record; without an epoch it is of a producer without transactions.
+    /// Appends a record of the producer with this epoch, or of one without transactions.
     pub(super) fn append(
         &mut self,
         epoch: Option<i64>,
@@ -177,7 +177,7 @@ impl Broker {
                 _ => Err(Code::InvalidTransactionalState),
             };
         };
-        // The next transaction moves the end of a partition by a marker.
+        // The marker of the transaction takes an offset in each partition.
         for next in self.next_offsets.values_mut() {
             *next += 1;
         }
@@ -189,20 +189,20 @@ impl Broker {
         Ok(())
     }
 
-    /// Does what was asked for a while ago.
+    /// A late request arrives.
     pub(super) fn arrive(&mut self, request: Request) {
         match request {
             Request::TakeOver => {
                 self.take_over();
             }
             Request::End { epoch, commits } => {
-                // Nobody hears the answer.
+                // The client does not wait for the answer any more.
                 let _ = self.end(epoch, commits);
             }
         }
     }
 
-    /// Does what was asked for a while ago by the producer of this epoch.
+    /// The late requests of the producer with this epoch arrive: before a newer one of the same producer.
     pub(super) fn arrive_in_order(&mut self, epoch: i64) {
         let is_own =
             |request: &Request| matches!(request, Request::End { epoch: of, .. } if *of == epoch);
@@ -215,7 +215,7 @@ impl Broker {
         }
     }
 
-    /// The group hears of the transactions that were committed.
+    /// The group takes over the offsets of the transactions that were committed.
     pub(super) fn settle(&mut self) {
         for offsets in std::mem::take(&mut self.pending) {
             self.group.extend(offsets);
@@ -226,7 +226,7 @@ impl Broker {
         self.group.extend(offsets);
     }
 
-    /// What the group has of a partition.
+    /// The offset and metadata that the group has of a partition.
     pub(super) fn committed(
         &self,
         topic: &str,
@@ -245,14 +245,14 @@ impl Broker {
         }
     }
 
-    /// The group is forgotten.
+    /// The offsets of the group expire.
     pub(super) fn forget_group(&mut self) {
         self.settle();
         self.group.clear();
         self.has_expired = true;
     }
 
-    /// What a reader of committed records sees, in the order of the logs.
+    /// The records that a reader of committed records gets, in the order of their offsets.
     pub(super) fn seen(&self) -> Vec<Stored> {
         let is_seen = |stored: &&Stored| match stored.transaction {
             Some(number) => self.ends.get(&number) == Some(&true),

@@ -1,5 +1,5 @@
-//! The client of one process, with the rules of librdkafka: what it takes when, what may be repeated, and after which errors it
-//! does nothing any more.
+//! The simulated client of one process. It has the rules of librdkafka: which calls it takes in which phase, after which errors a
+//! call may be repeated, and after which it refuses every call.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -18,16 +18,16 @@ use crate::tables::kafka::client::ClientSettings;
 use crate::tables::kafka::publisher::{CallError, Called, Clock, Group, Publisher, SentRecord};
 use crate::tables::kafka::sink::Deliveries;
 
-/// So many records may wait to be sent.
+/// How many records may wait to be sent.
 const QUEUE: usize = 4;
 
-/// How far the client is with its transaction.
+/// The phase of the client's transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Begun,
     Ready,
     InTransaction,
-    /// It has asked for the commit, and does not know what came of it.
+    /// The client has asked for the commit, and has no answer yet.
     Committing,
     Aborting,
     /// A record was refused: the transaction can only be aborted.
@@ -37,7 +37,7 @@ enum Phase {
 struct Local {
     phase: Phase,
     epoch: i64,
-    /// The broker may know of the transaction.
+    /// Whether the broker may know of the transaction.
     is_known: bool,
     queue: VecDeque<Row>,
     fatal: Option<Code>,
@@ -54,7 +54,7 @@ pub(super) struct SimulatedGroup {
     process: Arc<Process>,
 }
 
-/// The clients of a process.
+/// The producer of a process, and what asks for the group's offsets.
 pub(super) fn connect(
     process: &Arc<Process>,
     in_transactions: bool,
@@ -98,7 +98,7 @@ fn not_yet(code: Code) -> CallError {
     }
 }
 
-/// A request that may go wrong on its way: an error that may be repeated, or the broker's answer.
+/// Sends a request, which may get lost: gives the broker's answer, or an error after which the call may be repeated.
 fn ask<T>(
     process: &Process,
     timeout: Duration,
@@ -113,7 +113,7 @@ fn ask<T>(
             state.note(format_args!("runner {}: {mishap:?}", process.slot));
         }
         let now = state.now;
-        // What a client has asked before arrives before, if this arrives.
+        // Requests of one client arrive in order: its late ones come before this one.
         if let Some(Request::End { epoch, .. }) = late
             && !matches!(mishap, Some(Mishap::Lost | Mishap::Late))
         {
@@ -146,7 +146,7 @@ impl SimulatedPublisher {
         self.process.world.planted
     }
 
-    /// What the broker says of a transaction cannot be mended: the client is done.
+    /// The broker has refused something of the transaction for good: from now on the client refuses every call.
     fn heard(&self, local: &mut Local, code: Code) -> CallError {
         let code = match code {
             Code::InvalidProducerEpoch => {
@@ -174,7 +174,7 @@ impl SimulatedPublisher {
                 let codes = [
                     (Code::MessageSizeTooLarge, false),
                     (Code::MessageTimedOut, false),
-                    // It is in the log all the same.
+                    // The record is in the log although its delivery timed out.
                     (Code::MessageTimedOut, true),
                 ];
                 let (code, is_stored) = codes[state.random.index(codes.len())];
@@ -196,7 +196,7 @@ impl SimulatedPublisher {
             None => {}
             Some(Code::InvalidProducerEpoch) => {
                 self.heard(local, Code::InvalidProducerEpoch);
-                // It may have heard so before it sent the record.
+                // If the client learned of it before it sent the record, the record is only purged from the queue.
                 let says_why = self.process.world.lock().fails(500);
                 let code = match says_why {
                     true => Code::InvalidProducerEpoch,
@@ -266,7 +266,7 @@ impl Clock for SimulatedGroup {
 }
 
 fn wait(process: &Process, pause: Duration) {
-    // Whoever is dead finds out with the next call.
+    // A dead process ends at its next call.
     let _ = process.step();
     let mut state = process.world.lock();
     let times = 1 + u32::try_from(state.random.below(40)).unwrap();
@@ -407,7 +407,7 @@ impl Publisher for SimulatedPublisher {
                 return Ok(());
             }
             if self.planted() == Planted::NoWaiting {
-                // Nobody looks whether the request arrives.
+                // The planted fault: the client does not wait until the broker has aborted the transaction.
                 local.phase = Phase::Ready;
                 return Ok(());
             }

@@ -1,11 +1,12 @@
-//! The real sink of a job over simulated brokers and a simulated client: two runners take the job from each other and die at any
-//! call, answers get lost, requests come late, coordinators move, transactions time out, records are refused after others were
-//! delivered, and the group hears late of a commit or forgets its offsets.
+//! The real sink of a job over simulated brokers and a simulated client. Two runners take the job from each other and die at any
+//! call. Answers get lost, requests arrive late, coordinators move, transactions time out, records are refused after others were
+//! delivered, and the group learns late of a commit, or its offsets expire.
 //!
-//! What runners do after a takeover is the real decision. In the end a reader of committed records sees every batch once, as the
-//! log says (EXACT-1); without transactions, at least once.
+//! Which batch a runner goes on with after a takeover is decided by the program's own code. In the end a reader of committed records
+//! gets every batch of the log once (EXACT-1); without transactions, at least once.
 //!
-//! A failure names its seed; `ANABRANCH_SEED=<n>` runs that one alone, `ANABRANCH_SEEDS=<count>` as many as wanted.
+//! A test that fails names the seed: `ANABRANCH_SEED=<n>` runs the schedule of this seed alone, and `ANABRANCH_SEEDS=<count>` runs
+//! as many schedules as it says.
 
 mod broker;
 mod client;
@@ -20,38 +21,38 @@ use self::runner::{Runner, SOURCE, TOPIC, rows_of, table};
 use self::world::World;
 use super::definition::{Delivery, KafkaTable};
 
-/// Schedules in a run of all tests.
+/// How many schedules a test runs, unless `ANABRANCH_SEEDS` says another number.
 const SEEDS: u64 = 1_000;
-/// Schedules within which a planted fault must be found.
+/// A planted fault must be found in one of so many schedules.
 const ENOUGH: u64 = 400;
 const RUNNERS: usize = 2;
-/// Steps of all runners in a schedule: a takeover or a batch each.
+/// How many steps all runners together take in a schedule: a step is a takeover or a batch.
 const STEPS: u64 = 30;
 
-/// What the simulation is to find: faults that are planted in runners, in the client, and in brokers.
+/// Faults that are planted in runners, in the client and in brokers, and that the simulation must find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Planted {
     #[default]
     Nothing,
-    /// A runner that takes the job over goes on from the log, whatever the sink has.
+    /// A runner that takes the job over goes on after the last batch of the log, and does not ask the sink which batch it has.
     NoWitness,
-    /// After a commit that failed its batch is written again, as if it were aborted.
+    /// When a commit fails, the runner takes it for aborted and writes the batch again.
     FailureIsAbort,
-    /// Brokers let go on whose place was taken.
+    /// Brokers do not fence off a producer when another one takes its transactional id over.
     NoFencing,
-    /// The next transaction begins before the last one is aborted.
+    /// The client begins the next transaction before the last one is aborted.
     NoWaiting,
-    /// A group tells its offsets while others are about to take their place.
+    /// The group gives its old offsets while those of a committed transaction are about to replace them.
     OldOffsets,
-    /// Then it tells none.
+    /// The group gives no offset while those of a committed transaction are about to be taken over.
     NoOffset,
-    /// Nobody is told of a record that was refused.
+    /// The client does not tell that a record was refused.
     SilentFailures,
-    /// Offsets are kept at once, and not with their transaction.
+    /// The group takes offsets over at once, and not when their transaction is committed.
     OffsetsAtOnce,
 }
 
-/// A runner at work; when it is done, or has failed, others go on.
+/// A runner at work. When its thread ends, also by a panic, the other one goes on.
 struct Present<'w> {
     world: &'w World,
     slot: usize,
@@ -87,7 +88,7 @@ fn run(seed: u64, planted: Planted, delivery: Delivery) -> Result<(), String> {
 
 fn run_in(world: &Arc<World>, delivery: Delivery) -> Result<(), String> {
     let table = table(delivery);
-    // Without transactions nobody fences anybody off: there is one runner.
+    // Without transactions brokers fence off no producer: so there is only one runner.
     let runners = match delivery {
         Delivery::AtLeastOnce => 1,
         _ => RUNNERS,
@@ -105,7 +106,7 @@ fn run_in(world: &Arc<World>, delivery: Delivery) -> Result<(), String> {
     check(world, delivery)
 }
 
-/// Nothing fails any more, and somebody runs the job.
+/// From now on nothing fails: a runner runs the job until it has committed some more batches.
 fn come_to_the_end(world: &Arc<World>, table: &Arc<KafkaTable>) -> Result<(), String> {
     const PATIENCE: usize = 100;
     world.become_honest();
@@ -125,14 +126,14 @@ fn come_to_the_end(world: &Arc<World>, table: &Arc<KafkaTable>) -> Result<(), St
     Err("the job does not come to an end".to_owned())
 }
 
-/// Compares what a reader sees with what the log says.
+/// Compares the records that a reader of committed records gets with the batches of the log.
 fn check(world: &World, delivery: Delivery) -> Result<(), String> {
     let mut state = world.lock();
     state.broker.settle();
     let history = state.job.history();
     let mut seen: BTreeMap<_, Vec<Stored>> = BTreeMap::new();
     for stored in state.broker.seen() {
-        // Without transactions several attempts may be there.
+        // Without transactions the topic may have several attempts at a batch.
         let is_tombstone = stored.row.attempt.is_none();
         seen.entry((stored.row.id, is_tombstone))
             .or_default()
@@ -191,7 +192,7 @@ fn check(world: &World, delivery: Delivery) -> Result<(), String> {
     Ok(())
 }
 
-/// What is found in the schedules of the seeds, until it is what is looked for.
+/// Runs the schedules of these seeds until one fails with a message that has `looked_for` in it; gives the message.
 fn simulate(
     mut seeds: impl Iterator<Item = u64>,
     planted: Planted,

@@ -1,4 +1,4 @@
-//! A job with the topic as its sink: its log, and runners that do what real ones do between their log and their sink.
+//! A job whose sink is the topic: its log in memory, and runners that use the log and the sink as the real runner does.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -26,10 +26,10 @@ pub(super) const TOPIC: &str = "out";
 /// The topic that is read.
 pub(super) const SOURCE: &str = "in";
 
-/// How long a runner waits after a fault.
+/// How long a runner waits after an error.
 const BACKOFF: Duration = Duration::from_millis(50);
 
-/// A batch as it was staged.
+/// A batch that was written and staged under a name of its own.
 #[derive(Debug, Clone)]
 pub(super) struct Attempt {
     staged: Staged,
@@ -37,13 +37,13 @@ pub(super) struct Attempt {
     pub(super) published: PublishedRows,
 }
 
-/// What lasts of the job.
+/// The log and the staged batches of the job, which are there whatever becomes of runners.
 #[derive(Debug)]
 pub(super) struct Job {
     entries: Vec<Entry>,
-    /// As they were staged, those aside that were discarded.
+    /// Staged batches that were not discarded, by the names of their versions.
     attempts: BTreeMap<String, Attempt>,
-    /// Numbers of attempts and of takeovers.
+    /// The last number that was given to an attempt or a takeover.
     numbers: i64,
 }
 
@@ -71,12 +71,12 @@ impl Job {
         JobHistory::of(&self.entries).unwrap()
     }
 
-    /// The attempt that the log names.
+    /// The attempt of this version.
     pub(super) fn attempt(&self, version: &str) -> Option<&Attempt> {
         self.attempts.get(version)
     }
 
-    /// Of two that write the same number one wins.
+    /// Writes an entry if its number is the next one: of two runners that write the same number one fails.
     fn append(&mut self, number: u64, entry: Entry) -> bool {
         let is_next = number == self.entries.len() as u64;
         if is_next {
@@ -94,7 +94,7 @@ impl Job {
     }
 }
 
-/// The ids of a batch: its rows, and before them those that it withdraws.
+/// The ids of the rows of a batch, and the ids of the rows that it withdraws.
 pub(super) fn ids(batch: u64) -> (Vec<i64>, Vec<i64>) {
     let first = i64::try_from(batch).unwrap() * 10;
     let rows = first..first + first * 7 / 10 % 8;
@@ -102,7 +102,7 @@ pub(super) fn ids(batch: u64) -> (Vec<i64>, Vec<i64>) {
     (rows.collect(), withdrawn.collect())
 }
 
-/// Whether a reader of committed records sees all rows of an attempt.
+/// Whether a reader of committed records gets all rows of an attempt.
 fn is_in_topic(state: &State, attempt: &Attempt) -> bool {
     let seen: Vec<Row> = state
         .broker
@@ -157,7 +157,7 @@ fn batch_of(ids: &[i64], attempt: i64) -> RecordBatch {
     RecordBatch::try_new(schema(), columns).unwrap()
 }
 
-/// Rows in batches of two, and perhaps an error of their own.
+/// Rows with these ids, two in a record batch, and then perhaps an error of the query.
 fn stream(ids: &[i64], attempt: i64, fails: bool) -> SendableRecordBatchStream {
     let rows = ids.chunks(2).map(|ids| Ok(batch_of(ids, attempt)));
     let failure = fails.then(|| Err(DataFusionError::Execution("a row of its own".into())));
@@ -166,14 +166,14 @@ fn stream(ids: &[i64], attempt: i64, fails: bool) -> SendableRecordBatchStream {
     Box::pin(RecordBatchStreamAdapter::new(schema(), stream))
 }
 
-/// Why a runner lets go of the job.
+/// Why a runner does not go on with the job.
 #[derive(Debug)]
 enum Stop {
     /// Its process is dead.
     Dead,
-    /// A call failed, or somebody else has the job.
+    /// A call failed, or another runner has the job.
     Failed,
-    /// It should not have come to this.
+    /// It has met something that must not happen: the test fails.
     Fault(String),
 }
 
@@ -183,7 +183,7 @@ impl From<Dead> for Stop {
     }
 }
 
-/// The job as a runner has taken it over.
+/// What a runner has of the job that it has taken over.
 struct Owned {
     sink: JobTopic<SimulatedGroup>,
     owner: String,
@@ -212,7 +212,7 @@ impl Runner {
         }
     }
 
-    /// Takes the job over, if it is to, or runs a batch.
+    /// Runs a batch if this runner has the job. If not, it may take the job over.
     pub(super) async fn step(&mut self) {
         if !self.process.is_alive() {
             self.process = Process::new(&self.world, self.slot);
@@ -232,7 +232,7 @@ impl Runner {
         }
     }
 
-    /// Looks at the log or writes to it. The process may die before and after.
+    /// Reads or writes the log. The process may die before and after that.
     fn look<T>(&self, at: impl FnOnce(&mut State) -> T) -> Result<T, Stop> {
         self.process.step()?;
         let seen = at(&mut self.world.lock());
@@ -240,12 +240,12 @@ impl Runner {
         Ok(seen)
     }
 
-    /// What follows from an error of the sink.
+    /// What the runner does after an error of the sink: only errors that pass are no fault.
     fn failed(&self, what: &str, error: &Error) -> Stop {
         self.failed_or_refused(what, error, false)
     }
 
-    /// The same, where an error may be of what is written.
+    /// The same. If `may_last`, an error that does not pass is no fault either: the rows may be refused.
     fn failed_or_refused(&self, what: &str, error: &Error, may_last: bool) -> Stop {
         if !self.process.is_alive() {
             return Stop::Dead;
@@ -280,7 +280,7 @@ impl Runner {
             let next = state.job.history().next;
             state.job.append(next, entry)
         })?;
-        // This is about the client that is made now.
+        // The new client has not been fenced off.
         self.process.is_fenced.store(false, Ordering::SeqCst);
         let process = Arc::clone(&self.process);
         let sink =
@@ -355,7 +355,7 @@ impl Runner {
         }))
     }
 
-    /// A sink that nobody has restored lacks nothing that the log has.
+    /// The sink has all batches that the log has: it was never restored to an earlier state.
     fn check_missing(&self, history: &JobHistory, witness: Option<&str>) -> Result<(), Stop> {
         let Some(witness) = witness else {
             return Ok(());
@@ -366,7 +366,7 @@ impl Runner {
             Some(missing) if !is_last => {
                 let state = self.world.lock();
                 let current = state.job.history();
-                // Whoever took the job over meanwhile has gone on.
+                // A runner that took the job over meanwhile may have committed more.
                 match current.owner == history.owner {
                     true => Err(Stop::Fault(format!(
                         "the sink has {witness}, and lacks {missing:?}"
@@ -378,7 +378,7 @@ impl Runner {
         }
     }
 
-    /// The user looks into the topic, and says what it has.
+    /// The user looks into the topic, and tells the job whether it has the batch.
     fn answer(&self, owner: &str, staged: &[Staged], unsure: &Decision) -> Result<Stop, Stop> {
         let is_once = self.table.delivery() != Delivery::AtLeastOnce;
         let (batch, is_older) = match unsure {
@@ -391,7 +391,7 @@ impl Runner {
             if history.owner.as_deref() != Some(owner) {
                 return Stop::Failed;
             }
-            // Without transactions whoever has lost the job may still say what it has written.
+            // Without transactions a runner that has lost the job may still write its witness.
             if is_once && (is_older || !state.broker.has_expired) {
                 return Stop::Fault(format!(
                     "whether batch {batch} is in the sink cannot be told: {unsure:?}"
@@ -404,7 +404,7 @@ impl Runner {
                 .filter(|attempt| attempt.staged.batch == batch)
                 .collect();
             let newest = attempts.iter().max_by_key(|attempt| &attempt.staged.name);
-            // Of what the log does not have nobody can say that it is in.
+            // If the log is older than the sink, it has no batch that the user could look for.
             let is_in = !is_older && newest.is_some_and(|newest| is_in_topic(state, newest));
             if is_once && !is_in && attempts.iter().any(|one| is_in_topic(state, one)) {
                 return Stop::Fault(format!("the topic has an old attempt at batch {batch}"));
@@ -442,7 +442,7 @@ impl Runner {
             Err(error) => {
                 let is_alive = self.process.is_alive();
                 let is_fenced = is_alive && self.process.is_fenced.load(Ordering::SeqCst);
-                // Of rows, and of records that are too large.
+                // The query may fail, and records may be too large.
                 let may_last = row_fails || error.kind() == ErrorKind::Data;
                 let stop = self.failed_or_refused("write", &error, may_last);
                 if is_fenced && !row_fails && error.kind() == ErrorKind::Unavailable {
@@ -502,13 +502,13 @@ impl Runner {
         Err(Stop::Failed)
     }
 
-    /// Batches that the log has.
+    /// How many batches the log has.
     pub(super) fn batches(&self) -> usize {
         self.world.lock().job.history().batches.len()
     }
 }
 
-/// What a batch should be in the topic.
+/// The records that a batch should have in the topic.
 pub(super) fn rows_of(batch: u64, attempt: i64) -> Vec<Row> {
     let (rows, withdrawn) = ids(batch);
     let tombstones = withdrawn.into_iter().map(|id| Row { id, attempt: None });

@@ -1,4 +1,5 @@
-//! What outlives a process, the clock, and who may go on: of all runners one at a time, which the seed chooses.
+//! The brokers, the job's log and the clock, which are there whatever becomes of processes. Of all runners one at a time goes on, and
+//! the seed chooses which.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,16 +16,16 @@ use crate::core::random::Random;
 /// How long a transaction may be open.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What becomes of a request.
+/// What may go wrong with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mishap {
-    /// It is refused for now: the coordinator has moved, or is busy.
+    /// The coordinator has moved or is busy, and refuses it for now.
     NotNow(Code),
     /// It does not arrive.
     Lost,
-    /// It is done, and its answer is lost.
+    /// It is done, and the answer gets lost.
     Unheard,
-    /// It arrives when nobody waits for it any more.
+    /// It arrives when the client has stopped waiting for the answer.
     Late,
 }
 
@@ -37,18 +38,18 @@ pub(super) struct World {
 
 pub(super) struct State {
     pub(super) random: Random,
-    /// From now on nothing fails.
+    /// Whether nothing fails any more.
     is_honest: bool,
     pub(super) now: Duration,
-    /// Until then no broker answers.
+    /// No broker answers before this time.
     away_until: Duration,
     turn: usize,
-    /// The runners that are still at work.
+    /// Which runners are still at work.
     present: [bool; RUNNERS],
     steps: u64,
     pub(super) broker: Broker,
     pub(super) job: Job,
-    /// What is wrong.
+    /// The first thing that a runner has met that must not happen.
     pub(super) fault: Option<String>,
     trace: Vec<String>,
 }
@@ -83,7 +84,7 @@ impl World {
         self.began + self.lock().now
     }
 
-    /// Whether runners take another step.
+    /// Whether there is another step to take; counts it.
     pub(super) fn goes_on(&self) -> bool {
         let mut state = self.lock();
         state.steps += 1;
@@ -106,7 +107,7 @@ impl World {
         drop(self.turned.wait_while(state, waits));
     }
 
-    /// Lets something happen, and perhaps another runner go on.
+    /// Lets something happen, and perhaps makes it another runner's turn; then this one waits for its next turn.
     fn pass(&self, slot: usize) {
         {
             let mut state = self.lock();
@@ -122,7 +123,7 @@ impl World {
         self.wait_for_turn(slot);
     }
 
-    /// A runner is done.
+    /// A runner ends: it is another one's turn.
     pub(super) fn leave(&self, slot: usize) {
         let mut state = self.lock();
         state.present[slot] = false;
@@ -134,7 +135,7 @@ impl World {
         self.lock().note(what);
     }
 
-    /// What happened last.
+    /// The last lines of what has happened.
     pub(super) fn trace(&self) -> String {
         const LAST: usize = 120;
         let state = self.lock();
@@ -151,11 +152,11 @@ impl State {
         }
     }
 
-    /// What happens without anybody's doing.
+    /// What happens whatever the runners do: time passes, and brokers are away, abort transactions and get late requests.
     fn happen(&mut self) {
         self.now += Duration::from_micros(self.random.below(2_000));
         if self.random.chance(3) {
-            // A machine sleeps.
+            // All machines stand still for a while.
             self.now += Duration::from_millis(self.random.below(1_500));
         }
         if self.random.chance(6) {
@@ -180,12 +181,12 @@ impl State {
         }
     }
 
-    /// True so many times of a thousand, as long as anything fails.
+    /// Whether something fails now that fails so many times of a thousand; never once nothing fails any more.
     pub(super) fn fails(&mut self, per_mille: u64) -> bool {
         !self.is_honest && self.random.chance(per_mille)
     }
 
-    /// Whether somebody takes the job from another one.
+    /// Whether a runner takes the job from another one now.
     pub(super) fn is_due(&mut self) -> bool {
         self.is_honest || self.random.chance(150)
     }
@@ -194,7 +195,7 @@ impl State {
         !self.is_honest && self.now < self.away_until
     }
 
-    /// What becomes of the next request; nothing most of the time.
+    /// What goes wrong with the next request; most of the time nothing does.
     pub(super) fn mishap(&mut self) -> Option<Mishap> {
         if self.is_away() {
             return Some(Mishap::Lost);
@@ -211,7 +212,7 @@ impl State {
         })
     }
 
-    /// A call waits in vain, for all of the time that it may take or a part of it.
+    /// A call waits for an answer that does not come, for all of its timeout or a part of it.
     pub(super) fn wait_in_vain(&mut self, timeout: Duration) {
         let quarters = 1 + u32::try_from(self.random.below(4)).unwrap();
         self.now += timeout / 4 * quarters;
@@ -223,16 +224,16 @@ impl State {
     }
 }
 
-/// A process: what it does when it is dead has no effect.
+/// A process. A dead one does nothing any more.
 pub(super) struct Process {
     pub(super) world: Arc<World>,
     pub(super) slot: usize,
     is_alive: AtomicBool,
-    /// Its client has heard that it is fenced off.
+    /// Whether its client knows that it was fenced off.
     pub(super) is_fenced: AtomicBool,
 }
 
-/// A process is dead.
+/// The error of a call of a process that is dead.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Dead;
 
@@ -250,7 +251,7 @@ impl Process {
         self.is_alive.load(Ordering::SeqCst)
     }
 
-    /// Lets others go on. It may die here.
+    /// Gives other runners a chance to go on. The process may die here.
     pub(super) fn step(&self) -> Result<(), Dead> {
         if !self.is_alive() {
             return Err(Dead);
