@@ -53,7 +53,7 @@ where
     S: Service<Request<B>, Response = Response<A>> + Clone + Send + 'static,
     S::Future: Send,
     B: Send + 'static,
-    A: Default,
+    A: Default + Send,
 {
     type Response = Response<A>;
     type Error = S::Error;
