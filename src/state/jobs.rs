@@ -1130,7 +1130,8 @@ mod tests {
             let dropped = Entry::Dropped { at: 0 };
             store.append(id, 1, &dropped).await.unwrap();
             if steps > 0 {
-                let marked = store.dir.create(&dropped_path(id), Vec::new());
+                let path = dropped_path(id);
+                let marked = store.dir.create(&path, Vec::new());
                 marked.await.unwrap();
             }
             if steps > 1 {
