@@ -150,7 +150,7 @@ fn keys(select: &Select) -> Vec<Expr> {
         keys.push(named.map_or(key, |(_, expr)| *expr).clone());
     };
     match &select.group_by {
-        GroupByExpr::All(_) => listed.iter().for_each(|(_, expr)| add(*expr)),
+        GroupByExpr::All(_) => listed.iter().for_each(|(_, expr)| add(expr)),
         GroupByExpr::Expressions(exprs, _) => {
             for expr in exprs {
                 match expr {
