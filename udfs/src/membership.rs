@@ -21,7 +21,8 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::AnalyzerRule;
 
-use crate::correlated::{Asked, check, check_within};
+use crate::correlated::{Asked, check, check_values, check_within, without_unions};
+use crate::unjoined::lateral;
 
 /// The column of a subquery that a value is compared with.
 const MEMBER: &str = "__member";
@@ -38,10 +39,26 @@ impl AnalyzerRule for NullAwareMembership {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         let mut is_counted = false;
         let rewritten = plan.transform_up_with_subqueries(|plan| {
+            let plan = match plan.expressions().iter().any(depends_on_row) {
+                true => {
+                    let names = NamePreserver::new(&plan);
+                    let each = plan.map_expressions(|expr| {
+                        let name = names.save(&expr);
+                        Ok(without_unions(expr)?.update_data(|expr| name.restore(expr)))
+                    });
+                    each?.data
+                }
+                false => plan,
+            };
             plan.apply_expressions(|expr| {
                 check_within(expr)?;
                 Ok(TreeNodeRecursion::Continue)
             })?;
+            if let LogicalPlan::Join(join) = &plan
+                && let Some(subquery) = lateral(&join.right)
+            {
+                check_values(subquery, Asked::Lateral)?;
+            }
             let plan = match plan.expressions().iter().any(has_comparison) {
                 true => {
                     plan.map_expressions(|expr| expr.transform_up(told_apart))?
@@ -125,6 +142,20 @@ enum Place {
     Conjunct,
     /// Below an OR.
     Inner,
+}
+
+/// Whether it asks a subquery for rows or members that depends on the row around it.
+fn depends_on_row(expr: &Expr) -> bool {
+    let found = expr.exists(|node| {
+        Ok(match node {
+            Expr::Exists(Exists { subquery, .. })
+            | Expr::InSubquery(InSubquery { subquery, .. }) => {
+                !subquery.outer_ref_columns.is_empty()
+            }
+            _ => false,
+        })
+    });
+    found.unwrap_or(true)
 }
 
 fn has_membership(expr: &Expr) -> bool {

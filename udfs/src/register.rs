@@ -19,9 +19,12 @@ use crate::checked::{
 };
 use crate::complete::{AggregateByCompletedSession, seal_completions};
 use crate::doubles::{DoubleBeforeDecimal, with_doubles};
+use crate::equalities::HiddenEqualities;
 use crate::filtered::FilteredArguments;
 use crate::filters::PushDownFilters;
 use crate::is_final::{IsFinalPlanner, is_final};
+use crate::join_conditions::JoinConditions;
+use crate::keys::{ComputedKeys, FollowedKeys};
 use crate::membership::NullAwareMembership;
 use crate::offsets::{next_offsets, offsets_from, offsets_in};
 use crate::planner::{WindowExtensionPlanner, WindowRelationPlanner};
@@ -31,12 +34,11 @@ use crate::steps::NamesOfSteps;
 use crate::times::{
     self, ExtractPlanner, IntervalsByLength, MicrosecondTime, with_interval_lengths,
 };
-use crate::unjoined::UnjoinedSubqueries;
+use crate::unjoined::{UnjoinedConditions, UnjoinedSubqueries};
 use crate::values::{
     IntervalPlanner, array_has, as_typed, header, headers_list, headers_map, interval_times,
     list_compare, to_json,
 };
-use crate::volatile_keys::VolatileKeys;
 
 /// Adds functions, expression and relation planners and optimizer rules to `builder`, keeping what
 /// it has. Call it after `with_default_features`.
@@ -72,15 +74,23 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     }
     let place = push_down.map_or(optimizer.rules.len(), |position| position + 1);
     optimizer.rules.splice(place..place, optimizer_rules());
-    let to_joins = optimizer
-        .rules
-        .iter()
-        .position(|rule| rule.name() == "scalar_subquery_to_join");
-    let place = to_joins.unwrap_or(0);
-    optimizer.rules.insert(place, Arc::new(UnjoinedSubqueries));
+    let refusals: [(&str, Arc<dyn OptimizerRule + Send + Sync>); 2] = [
+        (
+            "decorrelate_predicate_subquery",
+            Arc::new(UnjoinedConditions),
+        ),
+        ("scalar_subquery_to_join", Arc::new(UnjoinedSubqueries)),
+    ];
+    for (to_joins, refusal) in refusals {
+        let mut rules = optimizer.rules.iter();
+        let place = rules.position(|rule| rule.name() == to_joins);
+        optimizer.rules.insert(place.unwrap_or(0), refusal);
+    }
     // Last: everything else has found its place, and what is aggregated is known.
     optimizer.rules.push(Arc::new(AggregateBySession));
     optimizer.rules.push(Arc::new(AggregateByCompletedSession));
+    optimizer.rules.push(Arc::new(HiddenEqualities));
+    optimizer.rules.push(Arc::new(FollowedKeys));
     // Before the rules that make the types of operands equal: the casts of the text.
     let analyzer = builder.analyzer().get_or_insert_default();
     analyzer.rules.insert(0, Arc::new(MicrosecondTime));
@@ -91,9 +101,10 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     builder
         .with_analyzer_rule(Arc::new(MicrosecondTime))
         .with_analyzer_rule(Arc::new(CheckedArithmetic))
+        .with_analyzer_rule(Arc::new(JoinConditions))
+        .with_analyzer_rule(Arc::new(ComputedKeys))
         .with_analyzer_rule(Arc::new(NullAwareMembership))
         .with_analyzer_rule(Arc::new(FilteredArguments))
-        .with_analyzer_rule(Arc::new(VolatileKeys))
         .with_analyzer_rule(Arc::new(NamesOfSteps))
 }
 
