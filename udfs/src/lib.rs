@@ -27,6 +27,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod bools;
 mod budget;
 mod checked;
 mod complete;
@@ -53,6 +54,7 @@ mod times;
 mod unjoined;
 mod values;
 mod window;
+mod window_calls;
 
 pub use budget::Budget;
 pub use checked::{CheckedArithmetic, DecimalOperators, RoomToCompare, as_kept, checked, plain};

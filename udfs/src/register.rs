@@ -8,11 +8,13 @@ use datafusion::common::{DFSchema, Result};
 use datafusion::execution::context::QueryPlanner;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::planner::{ExprPlanner, RelationPlanner};
+use datafusion::logical_expr::registry::FunctionRegistry as _;
 use datafusion::logical_expr::{AggregateUDF, Expr, LogicalPlan, ScalarUDF};
 use datafusion::optimizer::OptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
+use crate::bools::{bool_and, bool_or};
 use crate::checked::{
     CheckedArithmetic, DecimalOperators, RoomToCompare, avg, max, min, rounded, sum,
     with_room_to_compare,
@@ -37,8 +39,9 @@ use crate::times::{
 use crate::unjoined::{UnjoinedConditions, UnjoinedSubqueries};
 use crate::values::{
     IntervalPlanner, array_has, as_typed, header, headers_list, headers_map, interval_times,
-    list_compare, to_json,
+    list_compare, signed, signed_functions, to_json,
 };
+use crate::window_calls::WindowCallPlanner;
 
 /// Adds functions, expression and relation planners and optimizer rules to `builder`, keeping what
 /// it has. Call it after `with_default_features`.
@@ -126,7 +129,10 @@ pub fn before_types(expr: Expr, columns: &DFSchema) -> Result<Expr> {
 ///
 /// None in practice: a session state takes functions, rewrites and planners at any time.
 pub fn register_json(state: &mut SessionState) -> Result<()> {
-    datafusion_functions_json::register_all(state)
+    datafusion_functions_json::register_all(state)?;
+    let length = signed(state.udf("json_length")?);
+    state.register_udf(length)?;
+    Ok(())
 }
 
 /// The scalar functions of this crate.
@@ -144,6 +150,7 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
         Arc::new(as_typed()),
         Arc::new(list_compare()),
     ];
+    functions.extend(signed_functions());
     functions.extend(times::functions());
     functions.extend(rounded().map(Arc::new));
     functions
@@ -159,6 +166,8 @@ pub fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
         Arc::new(avg()),
         Arc::new(min()),
         Arc::new(max()),
+        Arc::new(bool_and()),
+        Arc::new(bool_or()),
     ]
 }
 
@@ -168,6 +177,7 @@ pub fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
 pub fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
     vec![
         Arc::new(IsFinalPlanner),
+        Arc::new(WindowCallPlanner),
         Arc::new(DecimalOperators),
         Arc::new(ExtractPlanner),
         Arc::new(IntervalPlanner),
