@@ -30,7 +30,7 @@ const REFUSED: [(&str, &str, &str); 5] = [
     ),
     (
         "subquery can only be used in",
-        "IN and EXISTS with a subquery stand in WHERE and HAVING only",
+        "IN (SELECT …) stands in a select list, WHERE, HAVING, GROUP BY and ORDER BY, and EXISTS (SELECT …) in WHERE and HAVING",
         "join with the subquery, and use its columns",
     ),
 ];

@@ -291,3 +291,32 @@ fn aggregated(
     let inner = Aggregate::try_new(below.plan()?, groups, calls)?;
     renamed(LogicalPlan::Aggregate(inner), 0..0, &aggregate.schema).map(Transformed::yes)
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, Field, Schema};
+    use datafusion::functions::expr_fn::{abs, lower, sqrt};
+    use datafusion::logical_expr::{col, lit};
+
+    use super::*;
+
+    #[test]
+    fn orders_that_the_engine_would_not_know_are_found() {
+        let fields = vec![
+            Field::new("a", DataType::Float64, true),
+            Field::new("s", DataType::Utf8, true),
+        ];
+        let schema = DFSchema::try_from(Schema::new(fields)).unwrap();
+        for key in [sqrt(col("a")), abs(abs(col("a"))), sqrt(abs(col("a")))] {
+            assert!(is_lost(&key, &schema), "{key}");
+        }
+        for key in [
+            col("a"),
+            col("a") + lit(1.0),
+            lower(lower(col("s"))),
+            lit(1),
+        ] {
+            assert!(!is_lost(&key, &schema), "{key}");
+        }
+    }
+}

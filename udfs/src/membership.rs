@@ -193,8 +193,9 @@ fn is(expr: Expr, wanted: bool, place: Place, schema: &DFSchema) -> Result<Expr>
         Expr::InSubquery(member) => {
             check(&member.subquery.subquery, Asked::In)?;
             Ok(Expr::InSubquery(InSubquery {
+                expr: member.expr,
+                subquery: with_column(member.subquery)?,
                 negated: false,
-                ..member
             }))
         }
         other => {
@@ -215,6 +216,7 @@ fn is_no_member(member: InSubquery, place: Place, schema: &DFSchema) -> Result<E
     let is_simple = subquery.outer_ref_columns.is_empty() && has_columns(&expr)?;
     // A join with one key, by which DataFusion goes, sees the NULLs on both sides. With more keys it takes the NULLs of any.
     if is_simple && (place == Place::Conjunct || !has_nulls) {
+        let subquery = with_column(subquery)?;
         return Ok(Expr::InSubquery(InSubquery::new(expr, subquery, true)));
     }
     let (subquery, column) = members(&subquery)?;
@@ -313,6 +315,19 @@ fn first_column(subquery: &Subquery) -> Result<Column> {
         1 => Ok(Column::from(schema.qualified_field(0))),
         columns => plan_err!("a subquery behind IN gives one column, and this one {columns}"),
     }
+}
+
+/// The subquery with an operator on top that the engine can ask for its column: VALUES is none.
+fn with_column(subquery: Subquery) -> Result<Subquery> {
+    if subquery.subquery.head_output_expr()?.is_some() {
+        return Ok(subquery);
+    }
+    let column = Expr::Column(first_column(&subquery)?);
+    let rows = LogicalPlanBuilder::from(subquery.subquery.as_ref().clone()).project([column])?;
+    Ok(Subquery {
+        subquery: Arc::new(rows.build()?),
+        ..subquery
+    })
 }
 
 /// The subquery, its column by a name that no column of the row around has: the engine tells the two apart by their names alone,
