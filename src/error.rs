@@ -403,7 +403,9 @@ fn from_execution(message: String) -> Error {
 
 /// An optimizer rule's own name, or a phrase about one.
 fn is_rule(context: &str) -> bool {
-    context.contains("rule") || context.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+    let is_phrase =
+        context.contains("rule") || context.starts_with("Invalid (non-executable) plan");
+    is_phrase || context.chars().all(|c| c.is_ascii_lowercase() || c == '_')
 }
 
 /// DataFusion's words between a function and what it said about its arguments.
@@ -411,6 +413,9 @@ const COERCION: &str = "coercion failed with: ";
 
 /// How DataFusion says that an INSERT has another number of columns than its query.
 const INSERT_COUNT: &str = "Column count doesn't match insert query";
+
+/// How DataFusion says that two columns have one name.
+const EQUAL_NAMES: &str = "Projections require unique expression names";
 
 /// A planning error's message without what only its programmers need; its suggestion as help.
 fn from_plan(message: &str) -> Error {
@@ -426,13 +431,20 @@ fn from_plan(message: &str) -> Error {
         None => (said, None),
     };
     let said = strip_prefix(said);
-    if unsupported::is_misplaced_subquery(&said) {
-        return unsupported::unsupported(said);
+    if let Some(error) = unsupported::refused_subquery(&said) {
+        return error;
     }
     if said.starts_with(INSERT_COUNT) {
         return Error::invalid("the query gives more or fewer columns than the INSERT fills").with_help(
             "name the columns: INSERT INTO t (a, b) SELECT …; without names, METADATA and generated columns are left out",
         );
+    }
+    if said.starts_with(EQUAL_NAMES) {
+        let name = said.split('"').nth(1).unwrap_or_default();
+        return Error::invalid(format!(
+            "columns have unique names here, and two are called {name}"
+        ))
+        .with_help("give each its name by AS, or all of them: FROM (SELECT …) AS q (x, y)");
     }
     let error = Error::invalid(said.trim_end_matches('.'));
     match suggestion {

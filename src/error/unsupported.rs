@@ -4,15 +4,43 @@ use super::Error;
 
 /// How the engine begins.
 const NO_EXPRESSION: &str = "Physical plan does not support logical expression ";
-/// How it says that a subquery stands where it takes none.
-const NO_PLACE: &str = "subquery can only be used in";
+/// How it says that an aggregate cannot take a row back that has left a window frame.
+const NO_RETRACTION: &str = "because `retract_batch` is not implemented: ";
+/// How it says what a subquery may not be, or where it may not stand; what that is, and what to write instead.
+const REFUSED: [(&str, &str, &str); 5] = [
+    (
+        "Correlated scalar subquery must be aggregated",
+        "(SELECT …) that depends on the row around it gives one value, by an aggregate without GROUP BY",
+        "say (SELECT max(x) FROM … WHERE …), or join with the table",
+    ),
+    (
+        "A GROUP BY clause in a scalar correlated subquery",
+        "(SELECT …) that depends on the row around it groups by nothing but what it compares with that row",
+        "leave GROUP BY out, or join with the query",
+    ),
+    (
+        "Correlated scalar subquery can only be used in",
+        "(SELECT …) that depends on the row around it stands in a select list, WHERE and HAVING",
+        "compute it as a column of a query in FROM, and name that column",
+    ),
+    (
+        "Accessing outer reference columns is not allowed",
+        "conditions on the row around a subquery stand in WHERE, and not below an outer join, INTERSECT or EXCEPT",
+        "compare in WHERE of the subquery itself, or join with the query",
+    ),
+    (
+        "subquery can only be used in",
+        "IN (SELECT …) stands in a select list, WHERE, HAVING, GROUP BY and ORDER BY, and EXISTS (SELECT …) in WHERE and HAVING",
+        "join with the subquery, and use its columns",
+    ),
+];
 
 /// The error for what the engine says it cannot do.
 pub(super) fn unsupported(message: String) -> Error {
     let expression = message.strip_prefix(NO_EXPRESSION).unwrap_or_default();
     let (what, help) = if expression.starts_with("InSubquery") {
         (
-            "IN (SELECT …) stands in a select list, WHERE and HAVING, and not inside an aggregate or a window function",
+            "IN (SELECT …) stands in a select list, WHERE, HAVING, GROUP BY and ORDER BY, and not inside an aggregate",
             "join: LEFT JOIN (SELECT DISTINCT x FROM …) AS s ON s.x = t.a, and ask s.x IS NOT NULL",
         )
     } else if expression.starts_with("Exists") {
@@ -27,7 +55,7 @@ pub(super) fn unsupported(message: String) -> Error {
         )
     } else if expression.starts_with("ScalarSubquery") {
         (
-            "a subquery that depends on the row around it may compare with that row by = only",
+            "(SELECT …) that depends on the row around it may compare with that row by = only",
             "join the two tables by the comparison, and GROUP BY the row's columns",
         )
     } else if expression.starts_with("OuterReferenceColumn") {
@@ -35,20 +63,25 @@ pub(super) fn unsupported(message: String) -> Error {
             "LATERAL with an outer join or an aggregate, and UNNEST of a column of another table in FROM, are not supported",
             "say unnest(t.list) in the select list, or join with the table and aggregate around it",
         )
-    } else if message.contains(NO_PLACE) {
-        (
-            "IN and EXISTS with a subquery stand in WHERE and HAVING only",
-            "join with the subquery, and use its columns",
-        )
+    } else if let Some(error) = refused_subquery(&message) {
+        return error;
+    } else if let Some((_, call)) = message.split_once(NO_RETRACTION) {
+        let function = call.split('(').next().unwrap_or_default();
+        return Error::unsupported(format!(
+            "{function} over a window frame that leaves rows behind is not supported"
+        ))
+        .with_help("begin the frame with UNBOUNDED PRECEDING, or aggregate in a query that joins each row with those of its frame");
     } else {
         return Error::unsupported(message);
     };
     Error::unsupported(what).with_help(help)
 }
 
-/// Whether the engine says that a subquery stands where it takes none.
-pub(super) fn is_misplaced_subquery(message: &str) -> bool {
-    message.contains(NO_PLACE)
+/// The error for a subquery that the engine refuses; nothing where it says something else.
+pub(super) fn refused_subquery(message: &str) -> Option<Error> {
+    let mut all = REFUSED.iter();
+    let (_, what, help) = all.find(|(said, ..)| message.contains(said))?;
+    Some(Error::unsupported(*what).with_help(*help))
 }
 
 #[cfg(test)]
@@ -67,5 +100,19 @@ mod tests {
             assert!(!error.message().contains('{') && error.help().is_some());
         }
         assert_eq!(unsupported("TOP".to_owned()).message(), "TOP");
+    }
+
+    #[test]
+    fn aggregates_and_subqueries_are_told_by_their_names() {
+        let frame = format!(
+            "Aggregate can not be used as a sliding accumulator {NO_RETRACTION}bit_or(t.a) ORDER BY [t.b ASC]"
+        );
+        let error = unsupported(frame);
+        assert!(error.message().starts_with("bit_or over a window frame"));
+        for (said, what, _) in REFUSED {
+            let error = refused_subquery(&format!("{said} …")).unwrap();
+            assert_eq!((error.message(), error.help().is_some()), (what, true));
+        }
+        assert!(refused_subquery("Table 't' doesn't exist").is_none());
     }
 }

@@ -27,6 +27,7 @@ use crate::core::suggest::closest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::session::context::TablePlace;
 use crate::session::file_names::Renamed;
+use crate::session::labels::columns_apart;
 use crate::session::unopened::Unopened;
 use crate::session::view_barrier::{self, BarrierView};
 use crate::session::{plan_limits, recursion, rewrite};
@@ -401,7 +402,11 @@ impl Catalog {
             .and_then(|state| state())
             .ok_or_else(|| Error::internal("the session is gone"))?;
         let hides = self.hides(view);
-        let planned = self.plan_query(state, view.query.clone()).await;
+        let mut query = view.query.clone();
+        if !view.columns.is_empty() {
+            columns_apart(&mut query);
+        }
+        let planned = self.plan_query(state, query).await;
         lock(&self.planning).pop();
         let mut plan = planned.map_err(|error| match hides {
             true => view_barrier::hidden(name, &error),

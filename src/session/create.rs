@@ -15,6 +15,7 @@ use crate::planner::normalize;
 use crate::planner::types::{arrow_type, typed_arrow_type};
 use crate::planner::{Column, ColumnKind, CreateTable, CreateView, TableKind, Text};
 use crate::session::catalog::{Catalog, TableEntry, View};
+use crate::session::labels::columns_apart;
 use crate::session::{plan_limits, recursion, rewrite};
 use crate::tables::delta::{DeltaColumn, DeltaSpec, DeltaTableHandle};
 use crate::tables::kafka::{KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey};
@@ -106,7 +107,11 @@ pub(super) async fn create_view(
             );
         }
     }
-    let mut statement = SqlStatement::Statement(Box::new(AnsiStatement::Query(view.query.clone())));
+    let mut query = view.query.clone();
+    if !view.columns.is_empty() {
+        columns_apart(&mut query);
+    }
+    let mut statement = SqlStatement::Statement(Box::new(AnsiStatement::Query(query)));
     rewrite::prepare(context, catalog, &mut statement).await?;
     let state = context.state();
     for reference in state.resolve_table_references(&statement)? {

@@ -18,8 +18,8 @@ use datafusion::physical_plan::expressions::Column;
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{
-    Expr, Ident, ObjectNamePart, OrderByKind, Select, SelectItem, SetExpr,
-    Statement as AnsiStatement, Visit, VisitMut, Visitor, VisitorMut,
+    Expr, Ident, ObjectNamePart, OrderByKind, Query, Select, SelectItem, SetExpr, SetQuantifier,
+    Statement as AnsiStatement, TableFactor, Visit, VisitMut, Visitor, VisitorMut,
 };
 
 use crate::error::{Error, Result};
@@ -253,6 +253,77 @@ enum Told {
     Equal,
     /// Also those that the engine may name alike: expressions, and whatever stands beside a `*`.
     Doubtful,
+}
+
+/// Gives columns a name of their own where an earlier one of their query has the same, and none is seen: in the later queries of a
+/// UNION and its kin, below EXISTS, and behind a list of names, as in `FROM (SELECT a, a …) AS q (x, y)`.
+pub(super) fn repeated_columns(node: &mut impl VisitMut) {
+    let _ = VisitMut::visit(node, &mut Unseen);
+}
+
+/// Does the same for a query whose columns get other names.
+pub(super) fn columns_apart(query: &mut Query) {
+    tell_apart(&mut query.body, Told::Equal);
+}
+
+struct Unseen;
+
+impl VisitorMut for Unseen {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        if let Some(with) = &mut query.with {
+            for table in &mut with.cte_tables {
+                if !table.alias.columns.is_empty() {
+                    columns_apart(&mut table.query);
+                }
+            }
+        }
+        later_queries(&mut query.body);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Derived {
+            subquery,
+            alias: Some(alias),
+            ..
+        } = factor
+            && !alias.columns.is_empty()
+        {
+            columns_apart(subquery);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::Exists { subquery, .. } = expr {
+            columns_apart(subquery);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// The names of a set operation are those of its first query.
+fn later_queries(body: &mut SetExpr) {
+    let SetExpr::SetOperation {
+        set_quantifier,
+        left,
+        right,
+        ..
+    } = body
+    else {
+        return;
+    };
+    later_queries(left);
+    match set_quantifier {
+        SetQuantifier::ByName | SetQuantifier::AllByName | SetQuantifier::DistinctByName => {
+            later_queries(right);
+        }
+        _ => {
+            tell_apart(right, Told::Equal);
+        }
+    }
 }
 
 /// Gives columns a name of their own for the engine, in all parts of a UNION; gives whether there were any.

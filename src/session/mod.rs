@@ -22,6 +22,7 @@ mod nan;
 mod plan_limits;
 mod recursion;
 mod rewrite;
+mod rows;
 mod scope;
 #[cfg(test)]
 mod scope_tests;

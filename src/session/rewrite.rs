@@ -23,8 +23,10 @@ use crate::planner::normalize;
 use crate::session::casts::apart;
 use crate::session::catalog::{Catalog, TableEntry, time_travel_name};
 use crate::session::dialects::settle;
+use crate::session::labels::repeated_columns;
 use crate::session::literals::doubles;
 use crate::session::plan_limits;
+use crate::session::rows::by_elements;
 use crate::session::standard::{fetch_first, members};
 use crate::session::system::{SYSTEM, state_table};
 use crate::session::weights;
@@ -44,6 +46,8 @@ pub(super) async fn prepare(
                 name_literals(insert);
             }
             settle(ansi.as_mut())?;
+            by_elements(ansi.as_mut())?;
+            repeated_columns(ansi.as_mut());
             fetch_first(ansi.as_mut())?;
             states(ansi.as_mut())?;
             travel(context, catalog, ansi.as_mut()).await?;
@@ -61,6 +65,8 @@ pub(super) async fn prepare(
             CopyToSource::Query(query) => {
                 weights::check(catalog, query.as_ref())?;
                 settle(query.as_mut())?;
+                by_elements(query.as_mut())?;
+                repeated_columns(query.as_mut());
                 fetch_first(query.as_mut())?;
                 states(query.as_mut())?;
                 travel(context, catalog, query.as_mut()).await?;

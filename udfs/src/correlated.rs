@@ -1,12 +1,18 @@
-//! Subqueries of IN, EXISTS, ANY and ALL that depend on the row around them, and that DataFusion would answer wrongly.
+//! Subqueries that depend on the row around them, and that DataFusion would answer wrongly.
 //!
 //! It makes joins of them, and for that takes the conditions on the row around them out of the subquery. That says something else
 //! where the subquery counts, numbers or cuts rows, or has a row for none. Such subqueries are refused here by their name.
 
-use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
-use datafusion::common::{JoinType, Result, not_impl_err};
-use datafusion::logical_expr::expr::{Exists, SetComparison};
-use datafusion::logical_expr::{Distinct, Expr, FetchType, Limit, LogicalPlan, SkipType};
+use std::sync::Arc;
+
+use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
+use datafusion::common::{JoinType, NullEquality, Result, not_impl_err};
+use datafusion::logical_expr::expr::{Exists, InSubquery, SetComparison};
+use datafusion::logical_expr::{
+    Distinct, Expr, FetchType, Limit, LogicalPlan, SkipType, Subquery, not,
+};
+
+use crate::diagnostic::not_supported;
 
 /// Aggregates that are NULL of no rows.
 const NULL_OF_NOTHING: [&str; 8] = [
@@ -31,6 +37,10 @@ pub(crate) enum Asked {
     Exists,
     /// For any value, or all.
     Compared,
+    /// For its one value.
+    Value,
+    /// For its rows.
+    Lateral,
 }
 
 impl Asked {
@@ -40,6 +50,8 @@ impl Asked {
             Asked::NotIn => "NOT IN (SELECT …)",
             Asked::Exists => "EXISTS (SELECT …)",
             Asked::Compared => "ANY or ALL of (SELECT …)",
+            Asked::Value => "(SELECT …)",
+            Asked::Lateral => "LATERAL (SELECT …)",
         }
     }
 }
@@ -52,6 +64,8 @@ enum Place {
     Window,
     DistinctOn,
     OuterJoin,
+    Union,
+    Intersection,
     Recursion,
 }
 
@@ -63,6 +77,8 @@ impl Place {
             Place::Window => "a window function",
             Place::DistinctOn => "DISTINCT ON",
             Place::OuterJoin => "an outer join",
+            Place::Union => "UNION",
+            Place::Intersection => "INTERSECT or EXCEPT",
             Place::Recursion => "WITH RECURSIVE",
         }
     }
@@ -75,6 +91,10 @@ impl Place {
             Place::Limit => {
                 "leave it out, or join with a query that numbers its rows by row_number()"
             }
+            Place::Union => "ask each query of the UNION by itself, and put OR between them",
+            Place::Intersection => {
+                "compare in WHERE: by IS NOT DISTINCT FROM for INTERSECT, and by NOT EXISTS for EXCEPT"
+            }
             Place::Window | Place::DistinctOn | Place::OuterJoin | Place::Recursion => {
                 "join with a query that has it for all rows"
             }
@@ -82,7 +102,7 @@ impl Place {
     }
 }
 
-/// Refuses the subqueries of EXISTS, ANY and ALL in an expression that would be answered wrongly.
+/// Refuses the subqueries for rows, for values, and of ANY and ALL in an expression that would be answered wrongly.
 ///
 /// # Errors
 ///
@@ -94,6 +114,7 @@ pub(crate) fn check_within(expr: &Expr) -> Result<()> {
             Expr::SetComparison(SetComparison { subquery, .. }) => {
                 check(&subquery.subquery, Asked::Compared)?;
             }
+            Expr::ScalarSubquery(subquery) => check_values(subquery, Asked::Value)?,
             _ => {}
         }
         Ok(TreeNodeRecursion::Continue)
@@ -134,6 +155,100 @@ pub(crate) fn check(subquery: &LogicalPlan, asked: Asked) -> Result<()> {
     )
 }
 
+/// Refuses a subquery for values or rows that would be answered wrongly. Of aggregates and LIMIT, the engine knows which it can join.
+///
+/// # Errors
+///
+/// It is one.
+pub(crate) fn check_values(subquery: &Subquery, asked: Asked) -> Result<()> {
+    let mut walk = Walk {
+        all: outer_references(&subquery.subquery),
+        found: Vec::new(),
+    };
+    if walk.all == 0 {
+        return Ok(());
+    }
+    walk.visit(&subquery.subquery, 0);
+    let mut found = walk.found.into_iter();
+    let Some(place) = found.find(|place| !matches!(place, Place::Aggregate | Place::Limit)) else {
+        return Ok(());
+    };
+    Err(not_supported(
+        format!(
+            "{} with a condition on the row around it below {} is not supported",
+            asked.name(),
+            place.name()
+        ),
+        subquery.spans.first(),
+        place.help(),
+    ))
+}
+
+/// `EXISTS (a UNION b)` and `x IN (a UNION b)`, where they depend on the row around, as one for each of the two queries.
+///
+/// # Errors
+///
+/// None in practice.
+pub(crate) fn without_unions(expr: Expr) -> Result<Transformed<Expr>> {
+    expr.transform_down(|part| {
+        let inputs = match &part {
+            Expr::Exists(Exists { subquery, .. })
+            | Expr::InSubquery(InSubquery { subquery, .. })
+                if !subquery.outer_ref_columns.is_empty() =>
+            {
+                united(&subquery.subquery)
+            }
+            _ => None,
+        };
+        let Some(inputs) = inputs else {
+            return Ok(Transformed::no(part));
+        };
+        let each = inputs.iter().map(|input| asked_of(&part, input));
+        let is_negated = match &part {
+            Expr::Exists(of) => of.negated,
+            Expr::InSubquery(of) => of.negated,
+            _ => false,
+        };
+        let Some(any) = each.reduce(Expr::or) else {
+            return Ok(Transformed::no(part));
+        };
+        Ok(Transformed::yes(match is_negated {
+            true => not(any),
+            false => any,
+        }))
+    })
+}
+
+/// The same of another query, and not negated.
+fn asked_of(expr: &Expr, query: &Arc<LogicalPlan>) -> Expr {
+    let subquery = |of: &Subquery| Subquery {
+        subquery: Arc::clone(query),
+        outer_ref_columns: query.all_out_ref_exprs(),
+        spans: of.spans.clone(),
+    };
+    match expr {
+        Expr::Exists(of) => Expr::Exists(Exists {
+            subquery: subquery(&of.subquery),
+            negated: false,
+        }),
+        Expr::InSubquery(of) => Expr::InSubquery(InSubquery {
+            expr: of.expr.clone(),
+            subquery: subquery(&of.subquery),
+            negated: false,
+        }),
+        other => other.clone(),
+    }
+}
+
+/// The queries of a UNION.
+fn united(plan: &LogicalPlan) -> Option<&[Arc<LogicalPlan>]> {
+    match plan {
+        LogicalPlan::Distinct(Distinct::All(input)) => united(input),
+        LogicalPlan::Union(union) => Some(&union.inputs),
+        _ => None,
+    }
+}
+
 struct Walk {
     /// How many references to the row around there are.
     all: usize,
@@ -168,8 +283,13 @@ impl Walk {
                     | JoinType::RightMark => left > 0,
                     JoinType::Full => left + right > 0,
                 };
-                is_lost.then_some(Place::OuterJoin)
+                let place = match join.null_equality {
+                    NullEquality::NullEqualsNull => Place::Intersection,
+                    NullEquality::NullEqualsNothing => Place::OuterJoin,
+                };
+                is_lost.then_some(place)
             }
+            LogicalPlan::Union(_) => Some(Place::Union),
             // The engine also drops it where the condition stands beside it.
             LogicalPlan::Limit(_) if self.all > above => Some(Place::Limit),
             _ => None,

@@ -19,6 +19,18 @@ pub(crate) fn plan_error(
     DataFusionError::Plan(message).with_diagnostic(diagnostic)
 }
 
+/// What is not supported: `message` at `span`, with `help` on what to do instead.
+pub(crate) fn not_supported(
+    message: impl Into<String>,
+    span: Option<Span>,
+    help: impl Into<String>,
+) -> DataFusionError {
+    let message = message.into();
+    let mut diagnostic = Diagnostic::new_error(message.clone(), span);
+    diagnostic.add_help(help, None);
+    DataFusionError::NotImplemented(message).with_diagnostic(diagnostic)
+}
+
 /// An error of the data: `message`, with `help` on what to do.
 pub(crate) fn data_error(message: impl Into<String>, help: impl Into<String>) -> DataFusionError {
     let message = message.into();

@@ -27,16 +27,20 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod bools;
 mod budget;
 mod checked;
 mod complete;
 mod correlated;
 mod diagnostic;
 mod doubles;
+mod equalities;
 mod filtered;
 mod filters;
 mod incremental;
 mod is_final;
+mod join_conditions;
+mod keys;
 mod membership;
 mod offsets;
 mod operands;
@@ -49,8 +53,8 @@ mod steps;
 mod times;
 mod unjoined;
 mod values;
-mod volatile_keys;
 mod window;
+mod window_calls;
 
 pub use budget::Budget;
 pub use checked::{
@@ -68,6 +72,7 @@ pub use incremental::{
     STATE_CLOSES_AFTER, STATE_KEYS, SliceRowsExec, SliceRule, StateShape,
 };
 pub use is_final::{IS_FINAL, IsFinalPlanner, is_final};
+pub use keys::ComputedKeys;
 pub use membership::NullAwareMembership;
 pub use offsets::{next_offsets, offsets_from, offsets_in};
 pub use planner::{WindowExtensionPlanner, WindowRelationPlanner};
@@ -82,8 +87,8 @@ pub use session::{
 };
 pub use sql::{parse_table_argument, rewrite_window_calls};
 pub use times::{MicrosecondTime, with_microseconds};
+pub use unjoined::ROWS_OF_QUERY;
 pub use values::{IntervalPlanner, header, headers_list, headers_map, interval_times, to_json};
-pub use volatile_keys::VolatileKeys;
 pub use window::{
     AlignedWindows, EventWindow, EventWindowExec, Slices, WINDOW_END, WINDOW_START, WindowKind,
 };

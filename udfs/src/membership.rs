@@ -21,7 +21,8 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::AnalyzerRule;
 
-use crate::correlated::{Asked, check, check_within};
+use crate::correlated::{Asked, check, check_values, check_within, without_unions};
+use crate::unjoined::lateral;
 
 /// The column of a subquery that a value is compared with.
 const MEMBER: &str = "__member";
@@ -38,10 +39,26 @@ impl AnalyzerRule for NullAwareMembership {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         let mut is_counted = false;
         let rewritten = plan.transform_up_with_subqueries(|plan| {
+            let plan = match plan.expressions().iter().any(depends_on_row) {
+                true => {
+                    let names = NamePreserver::new(&plan);
+                    let each = plan.map_expressions(|expr| {
+                        let name = names.save(&expr);
+                        Ok(without_unions(expr)?.update_data(|expr| name.restore(expr)))
+                    });
+                    each?.data
+                }
+                false => plan,
+            };
             plan.apply_expressions(|expr| {
                 check_within(expr)?;
                 Ok(TreeNodeRecursion::Continue)
             })?;
+            if let LogicalPlan::Join(join) = &plan
+                && let Some(subquery) = lateral(&join.right)
+            {
+                check_values(subquery, Asked::Lateral)?;
+            }
             let plan = match plan.expressions().iter().any(has_comparison) {
                 true => {
                     plan.map_expressions(|expr| expr.transform_up(told_apart))?
@@ -127,6 +144,20 @@ enum Place {
     Inner,
 }
 
+/// Whether it asks a subquery for rows or members that depends on the row around it.
+fn depends_on_row(expr: &Expr) -> bool {
+    let found = expr.exists(|node| {
+        Ok(match node {
+            Expr::Exists(Exists { subquery, .. })
+            | Expr::InSubquery(InSubquery { subquery, .. }) => {
+                !subquery.outer_ref_columns.is_empty()
+            }
+            _ => false,
+        })
+    });
+    found.unwrap_or(true)
+}
+
 fn has_membership(expr: &Expr) -> bool {
     let found = expr.exists(|node| Ok(matches!(node, Expr::InSubquery(_))));
     found.unwrap_or(true)
@@ -162,8 +193,9 @@ fn is(expr: Expr, wanted: bool, place: Place, schema: &DFSchema) -> Result<Expr>
         Expr::InSubquery(member) => {
             check(&member.subquery.subquery, Asked::In)?;
             Ok(Expr::InSubquery(InSubquery {
+                expr: member.expr,
+                subquery: with_column(member.subquery)?,
                 negated: false,
-                ..member
             }))
         }
         other => {
@@ -184,6 +216,7 @@ fn is_no_member(member: InSubquery, place: Place, schema: &DFSchema) -> Result<E
     let is_simple = subquery.outer_ref_columns.is_empty() && has_columns(&expr)?;
     // A join with one key, by which DataFusion goes, sees the NULLs on both sides. With more keys it takes the NULLs of any.
     if is_simple && (place == Place::Conjunct || !has_nulls) {
+        let subquery = with_column(subquery)?;
         return Ok(Expr::InSubquery(InSubquery::new(expr, subquery, true)));
     }
     let (subquery, column) = members(&subquery)?;
@@ -282,6 +315,19 @@ fn first_column(subquery: &Subquery) -> Result<Column> {
         1 => Ok(Column::from(schema.qualified_field(0))),
         columns => plan_err!("a subquery behind IN gives one column, and this one {columns}"),
     }
+}
+
+/// The subquery with an operator on top that the engine can ask for its column: VALUES is none.
+fn with_column(subquery: Subquery) -> Result<Subquery> {
+    if subquery.subquery.head_output_expr()?.is_some() {
+        return Ok(subquery);
+    }
+    let column = Expr::Column(first_column(&subquery)?);
+    let rows = LogicalPlanBuilder::from(subquery.subquery.as_ref().clone()).project([column])?;
+    Ok(Subquery {
+        subquery: Arc::new(rows.build()?),
+        ..subquery
+    })
 }
 
 /// The subquery, its column by a name that no column of the row around has: the engine tells the two apart by their names alone,

@@ -8,20 +8,25 @@ use datafusion::common::{DFSchema, Result};
 use datafusion::execution::context::QueryPlanner;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::planner::{ExprPlanner, RelationPlanner};
+use datafusion::logical_expr::registry::FunctionRegistry as _;
 use datafusion::logical_expr::{AggregateUDF, Expr, LogicalPlan, ScalarUDF};
 use datafusion::optimizer::OptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
+use crate::bools::{bool_and, bool_or};
 use crate::checked::{
     CheckedArithmetic, DecimalOperators, RoomToCompare, avg, max, min, rounded, sum,
     with_room_to_compare,
 };
 use crate::complete::{AggregateByCompletedSession, seal_completions};
 use crate::doubles::{DoubleBeforeDecimal, with_doubles};
+use crate::equalities::HiddenEqualities;
 use crate::filtered::FilteredArguments;
 use crate::filters::PushDownFilters;
 use crate::is_final::{IsFinalPlanner, is_final};
+use crate::join_conditions::JoinConditions;
+use crate::keys::{ComputedKeys, FollowedKeys};
 use crate::membership::NullAwareMembership;
 use crate::offsets::{next_offsets, offsets_from, offsets_in};
 use crate::planner::{WindowExtensionPlanner, WindowRelationPlanner};
@@ -31,12 +36,12 @@ use crate::steps::NamesOfSteps;
 use crate::times::{
     self, ExtractPlanner, IntervalsByLength, MicrosecondTime, with_interval_lengths,
 };
-use crate::unjoined::UnjoinedSubqueries;
+use crate::unjoined::{UnjoinedConditions, UnjoinedSubqueries};
 use crate::values::{
     IntervalPlanner, array_has, as_typed, header, headers_list, headers_map, interval_times,
-    list_compare, to_json,
+    list_compare, signed, signed_functions, to_json,
 };
-use crate::volatile_keys::VolatileKeys;
+use crate::window_calls::WindowCallPlanner;
 
 /// Adds functions, expression and relation planners and optimizer rules to `builder`, keeping what
 /// it has. Call it after `with_default_features`.
@@ -72,15 +77,23 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     }
     let place = push_down.map_or(optimizer.rules.len(), |position| position + 1);
     optimizer.rules.splice(place..place, optimizer_rules());
-    let to_joins = optimizer
-        .rules
-        .iter()
-        .position(|rule| rule.name() == "scalar_subquery_to_join");
-    let place = to_joins.unwrap_or(0);
-    optimizer.rules.insert(place, Arc::new(UnjoinedSubqueries));
+    let refusals: [(&str, Arc<dyn OptimizerRule + Send + Sync>); 2] = [
+        (
+            "decorrelate_predicate_subquery",
+            Arc::new(UnjoinedConditions),
+        ),
+        ("scalar_subquery_to_join", Arc::new(UnjoinedSubqueries)),
+    ];
+    for (to_joins, refusal) in refusals {
+        let mut rules = optimizer.rules.iter();
+        let place = rules.position(|rule| rule.name() == to_joins);
+        optimizer.rules.insert(place.unwrap_or(0), refusal);
+    }
     // Last: everything else has found its place, and what is aggregated is known.
     optimizer.rules.push(Arc::new(AggregateBySession));
     optimizer.rules.push(Arc::new(AggregateByCompletedSession));
+    optimizer.rules.push(Arc::new(HiddenEqualities));
+    optimizer.rules.push(Arc::new(FollowedKeys));
     // Before the rules that make the types of operands equal: the casts of the text.
     let analyzer = builder.analyzer().get_or_insert_default();
     analyzer.rules.insert(0, Arc::new(MicrosecondTime));
@@ -91,9 +104,10 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     builder
         .with_analyzer_rule(Arc::new(MicrosecondTime))
         .with_analyzer_rule(Arc::new(CheckedArithmetic))
+        .with_analyzer_rule(Arc::new(JoinConditions))
+        .with_analyzer_rule(Arc::new(ComputedKeys))
         .with_analyzer_rule(Arc::new(NullAwareMembership))
         .with_analyzer_rule(Arc::new(FilteredArguments))
-        .with_analyzer_rule(Arc::new(VolatileKeys))
         .with_analyzer_rule(Arc::new(NamesOfSteps))
 }
 
@@ -115,7 +129,10 @@ pub fn before_types(expr: Expr, columns: &DFSchema) -> Result<Expr> {
 ///
 /// None in practice: a session state takes functions, rewrites and planners at any time.
 pub fn register_json(state: &mut SessionState) -> Result<()> {
-    datafusion_functions_json::register_all(state)
+    datafusion_functions_json::register_all(state)?;
+    let length = signed(state.udf("json_length")?);
+    state.register_udf(length)?;
+    Ok(())
 }
 
 /// The scalar functions of this crate.
@@ -132,6 +149,7 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
         Arc::new(array_has()),
         Arc::new(list_compare()),
     ];
+    functions.extend(signed_functions());
     functions.extend(times::functions());
     functions.extend(as_typed().map(Arc::new));
     functions.extend(rounded().map(Arc::new));
@@ -148,6 +166,8 @@ pub fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
         Arc::new(avg()),
         Arc::new(min()),
         Arc::new(max()),
+        Arc::new(bool_and()),
+        Arc::new(bool_or()),
     ]
 }
 
@@ -157,6 +177,7 @@ pub fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
 pub fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
     vec![
         Arc::new(IsFinalPlanner),
+        Arc::new(WindowCallPlanner),
         Arc::new(DecimalOperators),
         Arc::new(ExtractPlanner),
         Arc::new(IntervalPlanner),

@@ -1,17 +1,119 @@
-//! Subqueries for a value, and LATERAL, that depend on the row around them in a way that DataFusion makes no join of.
+//! Subqueries that depend on the row around them in a way that DataFusion makes no join of.
 //!
 //! Where it cannot, it leaves the subquery as it is, and moves its conditions down to its tables. When it then tries again, it
 //! looks for the columns of those conditions above a name that hides them, and says that there is no such column. Here such a
 //! subquery is refused before that, by what is not supported of it.
 
+use std::collections::BTreeSet;
+
 use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
-use datafusion::common::{Result, not_impl_err};
+use datafusion::common::{Column, Result, not_impl_err};
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::expr::{Exists, InSubquery};
 use datafusion::logical_expr::{Expr, LogicalPlan, Subquery};
 use datafusion::optimizer::decorrelate::PullUpCorrelatedExpr;
 use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
-/// Refuses subqueries whose conditions on the row around cannot be taken out of them, before the rules that would do so.
+use crate::diagnostic::not_supported;
+
+/// What the rows of a query are called in which a row of values is looked for, `(a, b) IN (SELECT …)`: it is planned as EXISTS.
+pub const ROWS_OF_QUERY: &str = "__row";
+
+/// Refuses subqueries of IN and EXISTS whose conditions on the row around cannot be taken out of them, before the rule that would do so.
+#[derive(Debug)]
+pub(crate) struct UnjoinedConditions;
+
+impl OptimizerRule for UnjoinedConditions {
+    fn name(&self) -> &str {
+        "unjoined_conditions"
+    }
+
+    fn apply_order(&self) -> Option<ApplyOrder> {
+        Some(ApplyOrder::TopDown)
+    }
+
+    fn rewrite(
+        &self,
+        plan: LogicalPlan,
+        _: &dyn OptimizerConfig,
+    ) -> Result<Transformed<LogicalPlan>> {
+        if let LogicalPlan::Filter(filter) = &plan {
+            filter.predicate.apply(|part| {
+                match part {
+                    Expr::Exists(Exists { subquery, .. }) if !finds_columns(subquery, None) => {
+                        return Err(hidden_columns("EXISTS (SELECT …)", subquery));
+                    }
+                    Expr::InSubquery(InSubquery { expr, subquery, .. })
+                        if !finds_columns(subquery, Some(expr.as_ref())) =>
+                    {
+                        return Err(hidden_columns("IN (SELECT …)", subquery));
+                    }
+                    _ => {}
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })?;
+        }
+        Ok(Transformed::no(plan))
+    }
+}
+
+/// Whether the engine would find the columns of the subquery that are compared with the row around: it takes the conditions out of
+/// the subquery, and not all that stands between knows of the columns then. `value` is what IN looks for.
+fn finds_columns(subquery: &Subquery, value: Option<&Expr>) -> bool {
+    if subquery.outer_ref_columns.is_empty() {
+        return true;
+    }
+    let plan = subquery.subquery.as_ref();
+    let equality = match (value, plan.head_output_expr()) {
+        (None, _) => None,
+        (Some(value), Ok(Some(member))) => Some(value.clone().eq(member)),
+        // Said elsewhere.
+        (Some(_), _) => return true,
+    };
+    let mut pull_up = PullUpCorrelatedExpr::new()
+        .with_exists_sub_query(equality.is_none())
+        .with_in_predicate_opt(equality);
+    let Ok(pulled) = plan.clone().rewrite(&mut pull_up) else {
+        return false;
+    };
+    if !pull_up.can_pull_up {
+        // Said elsewhere.
+        return true;
+    }
+    let all = pull_up.correlated_subquery_cols_map.values().flatten();
+    let all: BTreeSet<&Column> = all.collect();
+    let schema = pulled.data.schema();
+    let mut compared = pull_up.join_filters.iter().flat_map(Expr::column_refs);
+    compared.all(|column| {
+        !all.contains(column) || schema.has_column_with_unqualified_name(&column.name)
+    })
+}
+
+fn hidden_columns(name: &str, subquery: &Subquery) -> DataFusionError {
+    let is_of_rows = |plan: &LogicalPlan| match plan {
+        LogicalPlan::SubqueryAlias(alias) => Ok(alias.alias.table() == ROWS_OF_QUERY),
+        _ => Ok(false),
+    };
+    let span = subquery.spans.first();
+    match subquery.subquery.as_ref().exists(is_of_rows) {
+        Ok(true) => not_supported(
+            "(a, b) IN (SELECT …) with a query that depends on the row around it is not supported",
+            span,
+            "write EXISTS (SELECT 1 FROM … WHERE x = t.a AND y = t.b AND …)",
+        ),
+        _ => not_supported(
+            format!(
+                "{name} may compare with the row around it in its own WHERE only, and not in a query in FROM or of INTERSECT and EXCEPT"
+            ),
+            span,
+            "compare in WHERE of the subquery itself",
+        ),
+    }
+}
+
+/// Refuses subqueries for a value, and LATERAL, whose conditions on the row around cannot be taken out of them, before the rules that
+/// would do so.
 #[derive(Debug)]
 pub(crate) struct UnjoinedSubqueries;
 
@@ -58,10 +160,11 @@ fn check_values(expr: &Expr) -> Result<()> {
             && !subquery.outer_ref_columns.is_empty()
             && !can_be_tried(subquery)
         {
-            return not_impl_err!(
-                "a subquery that depends on the row around it may compare with that row by = only, and in its own WHERE: \
-                 join the two tables by the comparison, and GROUP BY the row's columns"
-            );
+            return Err(not_supported(
+                "(SELECT …) that depends on the row around it may compare with that row by = only, and in its own WHERE",
+                subquery.spans.first(),
+                "join the two tables by the comparison, and GROUP BY the row's columns",
+            ));
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
@@ -69,7 +172,7 @@ fn check_values(expr: &Expr) -> Result<()> {
 }
 
 /// The query behind LATERAL.
-fn lateral(plan: &LogicalPlan) -> Option<&Subquery> {
+pub(crate) fn lateral(plan: &LogicalPlan) -> Option<&Subquery> {
     match plan {
         LogicalPlan::Subquery(subquery) => Some(subquery),
         LogicalPlan::SubqueryAlias(alias) => lateral(&alias.input),

@@ -1,4 +1,4 @@
-//! Functions of values: message headers, JSON, and intervals.
+//! Functions of values: message headers, JSON, intervals and lists.
 
 mod as_typed;
 mod header;
@@ -8,6 +8,7 @@ mod json;
 mod member;
 mod per_row;
 mod quantified;
+mod signed;
 
 pub(crate) use as_typed::{TYPED_KEY, as_typed};
 pub use header::{header, headers_list, headers_map};
@@ -16,3 +17,4 @@ pub use json::to_json;
 pub(crate) use member::array_has;
 pub(crate) use per_row::{PER_ROW, per_row};
 pub(crate) use quantified::list_compare;
+pub(crate) use signed::{signed, signed_functions};

@@ -1,0 +1,146 @@
+//! `WHERE f(a) = a`: conditions by which the engine would lose the order of rows.
+//!
+//! It takes a column and what equals it for one and the same wherever it asks by what rows are sorted. Where that is computed from
+//! columns, it puts it in the place of the column in itself as well, takes `f(a)` for `f(f(a))`, and finds rows unsorted that it has
+//! just sorted. So such a condition becomes `(f(a) = a) IS TRUE`, which passes the same rows and is no equality to the engine.
+
+use std::sync::Arc;
+
+use datafusion::common::Result;
+use datafusion::common::tree_node::Transformed;
+use datafusion::logical_expr::utils::{conjunction, split_conjunction, split_conjunction_owned};
+use datafusion::logical_expr::{
+    BinaryExpr, Expr, Filter, LogicalPlan, Operator, TableProviderFilterPushDown, TableScan,
+};
+use datafusion::optimizer::optimizer::ApplyOrder;
+use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
+
+/// Hides equalities of columns with what is computed from columns. It runs after the rules that make joins of equalities, and that
+/// give conditions to tables.
+#[derive(Debug)]
+pub(crate) struct HiddenEqualities;
+
+impl OptimizerRule for HiddenEqualities {
+    fn name(&self) -> &str {
+        "hidden_equalities"
+    }
+
+    fn apply_order(&self) -> Option<ApplyOrder> {
+        Some(ApplyOrder::TopDown)
+    }
+
+    fn supports_rewrite(&self) -> bool {
+        true
+    }
+
+    fn rewrite(
+        &self,
+        plan: LogicalPlan,
+        _: &dyn OptimizerConfig,
+    ) -> Result<Transformed<LogicalPlan>> {
+        match plan {
+            LogicalPlan::Filter(filter) => filtered(filter),
+            LogicalPlan::TableScan(scan) => scanned(scan),
+            other => Ok(Transformed::no(other)),
+        }
+    }
+}
+
+fn filtered(filter: Filter) -> Result<Transformed<LogicalPlan>> {
+    let is_hidden = |part: &Expr| is_computed_equality(part) && !may_join(part, &filter.input);
+    if !split_conjunction(&filter.predicate)
+        .into_iter()
+        .any(is_hidden)
+    {
+        return Ok(Transformed::no(LogicalPlan::Filter(filter)));
+    }
+    let parts = split_conjunction_owned(filter.predicate.clone()).into_iter();
+    let parts = parts.map(|part| match is_hidden(&part) {
+        true => hidden(part),
+        false => part,
+    });
+    let Some(predicate) = conjunction(parts) else {
+        return Ok(Transformed::no(LogicalPlan::Filter(filter)));
+    };
+    let filter = Filter::try_new(predicate, filter.input)?;
+    Ok(Transformed::yes(LogicalPlan::Filter(filter)))
+}
+
+/// A table that applies a condition itself gets it as it has agreed to. All others are applied again above it.
+fn scanned(mut scan: TableScan) -> Result<Transformed<LogicalPlan>> {
+    let mut is_changed = false;
+    for filter in &mut scan.filters {
+        if !is_computed_equality(filter) {
+            continue;
+        }
+        let by_table = scan.source.supports_filters_pushdown(&[&*filter])?;
+        if by_table != [TableProviderFilterPushDown::Exact] {
+            *filter = hidden(std::mem::take(filter));
+            is_changed = true;
+        }
+    }
+    let scan = LogicalPlan::TableScan(scan);
+    Ok(Transformed::new_transformed(scan, is_changed))
+}
+
+fn hidden(equality: Expr) -> Expr {
+    Expr::IsTrue(Box::new(equality))
+}
+
+/// Whether a column equals what is computed from columns.
+fn is_computed_equality(condition: &Expr) -> bool {
+    let Expr::BinaryExpr(BinaryExpr {
+        left,
+        op: Operator::Eq,
+        right,
+    }) = condition
+    else {
+        return false;
+    };
+    (is_column(left) && is_computed(right)) || (is_computed(left) && is_column(right))
+}
+
+fn is_column(expr: &Expr) -> bool {
+    matches!(expr, Expr::Column(_))
+}
+
+fn is_computed(expr: &Expr) -> bool {
+    !is_column(expr) && expr.any_column_refs()
+}
+
+/// Whether the condition stands above a join, of both of its sides: another pass may yet join by it.
+fn may_join(condition: &Expr, input: &Arc<LogicalPlan>) -> bool {
+    let LogicalPlan::Join(join) = input.as_ref() else {
+        return false;
+    };
+    let columns = condition.column_refs();
+    let is_of = |side: &LogicalPlan| {
+        let mut columns = columns.iter();
+        columns.any(|column| side.schema().is_column_from_schema(column))
+    };
+    is_of(&join.left) && is_of(&join.right)
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::logical_expr::{col, lit};
+
+    use super::*;
+
+    #[test]
+    fn a_column_equals_what_is_computed_from_columns() {
+        let computed = || col("a") + lit(1);
+        assert!(is_computed_equality(&computed().eq(col("a"))));
+        assert!(is_computed_equality(&col("b").eq(computed())));
+        for other in [
+            col("a").eq(col("b")),
+            col("a").eq(lit(1) + lit(1)),
+            computed().eq(lit(1)),
+            computed().eq(computed()),
+            computed().lt(col("a")),
+            hidden(computed().eq(col("a"))),
+        ] {
+            assert!(!is_computed_equality(&other), "{other}");
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! Keys that are computed in a projection below the operator that goes by them, so that to it they are columns.
+//!
+//! [`ComputedKeys`] does so with keys that the engine cannot evaluate where they stand, as `ORDER BY x IN (SELECT …)`, or would evaluate
+//! more than once, as `GROUP BY random()`. [`FollowedKeys`] does so with keys that the engine sorts by and then does not know that
+//! rows are sorted by them, as `ORDER BY sqrt(x)`: it asks each function how its result is ordered, and where one has no answer, it
+//! forgets that the rows are ordered by that result.
+
+use std::mem::take;
+use std::sync::Arc;
+
+use datafusion::common::tree_node::{Transformed, TreeNode as _};
+use datafusion::common::{Column, DFSchema, Result};
+use datafusion::config::ConfigOptions;
+use datafusion::logical_expr::execution_props::ExecutionProps;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, Projection, Sort, SortExpr, Window};
+use datafusion::optimizer::optimizer::ApplyOrder;
+use datafusion::optimizer::{AnalyzerRule, OptimizerConfig, OptimizerRule};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalSortExpr, create_physical_expr};
+
+/// Computes keys that cannot be evaluated where they stand, and volatile ones of GROUP BY. It runs before the subqueries of
+/// projections are rewritten.
+#[derive(Debug)]
+pub struct ComputedKeys;
+
+impl AnalyzerRule for ComputedKeys {
+    fn name(&self) -> &str {
+        "computed_keys"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        let of_query = |key: &Expr, _: &DFSchema| has_query(key);
+        let of_group = |key: &Expr| key.is_volatile() || has_query(key);
+        let changed = plan.transform_down_with_subqueries(|plan| match plan {
+            LogicalPlan::Sort(sort) => sorted(sort, "__key", &of_query),
+            LogicalPlan::Window(window) => windows(window, "__key", &of_query),
+            LogicalPlan::Aggregate(aggregate) => {
+                aggregated(aggregate, "__key", &of_group, &of_query)
+            }
+            other => Ok(Transformed::no(other)),
+        })?;
+        Ok(changed.data)
+    }
+}
+
+/// Computes keys whose order the engine would not know. It runs after the rules that change expressions.
+#[derive(Debug)]
+pub(crate) struct FollowedKeys;
+
+impl OptimizerRule for FollowedKeys {
+    fn name(&self) -> &str {
+        "followed_keys"
+    }
+
+    fn apply_order(&self) -> Option<ApplyOrder> {
+        Some(ApplyOrder::TopDown)
+    }
+
+    fn supports_rewrite(&self) -> bool {
+        true
+    }
+
+    fn rewrite(
+        &self,
+        plan: LogicalPlan,
+        _: &dyn OptimizerConfig,
+    ) -> Result<Transformed<LogicalPlan>> {
+        match plan {
+            LogicalPlan::Sort(sort) => sorted(sort, "__order", &is_lost),
+            LogicalPlan::Window(window) => windows(window, "__order", &is_lost),
+            LogicalPlan::Aggregate(aggregate) => {
+                aggregated(aggregate, "__order", &|_| false, &is_lost)
+            }
+            other => Ok(Transformed::no(other)),
+        }
+    }
+}
+
+/// Whether rows that are sorted by this are not known to be.
+fn is_lost(key: &Expr, schema: &DFSchema) -> bool {
+    if matches!(key, Expr::Column(_) | Expr::Literal(..)) {
+        return false;
+    }
+    let (props, context) = (ExecutionProps::new(), PhysicalPlanningContext::default());
+    let Ok(key) = create_physical_expr(key, schema, &props, &context) else {
+        return false;
+    };
+    let order = PhysicalSortExpr::new_default(key);
+    let schema = Arc::clone(schema.inner());
+    let sorted = EquivalenceProperties::new_with_orderings(schema, [[order.clone()]]);
+    !sorted.ordering_satisfy([order]).unwrap_or(false)
+}
+
+/// Whether it is made of a subquery that the engine makes a join of.
+pub(crate) fn has_query(key: &Expr) -> bool {
+    let found = key.exists(|part| {
+        Ok(match part {
+            Expr::InSubquery(_) | Expr::Exists(_) | Expr::SetComparison(_) => true,
+            Expr::ScalarSubquery(subquery) => !subquery.outer_ref_columns.is_empty(),
+            _ => false,
+        })
+    });
+    found.unwrap_or(false)
+}
+
+/// A projection that has the columns of its input, and keys.
+struct Below<'a> {
+    input: &'a Arc<LogicalPlan>,
+    name: &'static str,
+    keys: Vec<Expr>,
+}
+
+impl<'a> Below<'a> {
+    fn new(input: &'a Arc<LogicalPlan>, name: &'static str) -> Self {
+        Self {
+            input,
+            name,
+            keys: Vec::new(),
+        }
+    }
+
+    /// The column that a key is computed in.
+    fn column(&mut self, key: &Expr) -> Expr {
+        let key = key.clone().unalias();
+        let known = self.keys.iter().position(|known| *known == key);
+        let place = match known.filter(|_| !key.is_volatile()) {
+            Some(place) => place,
+            None => {
+                self.keys.push(key);
+                self.keys.len() - 1
+            }
+        };
+        Expr::Column(Column::new_unqualified(format!("{}_{place}", self.name)))
+    }
+
+    /// The sort keys, with columns for those that `is_computed`.
+    fn sort_keys(
+        &mut self,
+        keys: &mut [SortExpr],
+        is_computed: &impl Fn(&Expr, &DFSchema) -> bool,
+    ) {
+        let schema = Arc::clone(self.input.schema());
+        for key in keys {
+            if is_computed(&key.expr, &schema) {
+                key.expr = self.column(&key.expr);
+            }
+        }
+    }
+
+    fn plan(self) -> Result<Arc<LogicalPlan>> {
+        let columns = columns(self.input);
+        let name = self.name;
+        let keys = self.keys.into_iter().enumerate();
+        let keys = keys.map(|(place, key)| key.alias(format!("{name}_{place}")));
+        let exprs = columns.into_iter().chain(keys).collect();
+        let plan = Projection::try_new(exprs, Arc::clone(self.input))?;
+        Ok(Arc::new(LogicalPlan::Projection(plan)))
+    }
+}
+
+fn columns(plan: &LogicalPlan) -> Vec<Expr> {
+    let columns = plan.schema().columns().into_iter();
+    columns.map(Expr::Column).collect()
+}
+
+/// The columns of `plan` but those at `left_out`, under the names of `schema`.
+fn renamed(
+    plan: LogicalPlan,
+    left_out: std::ops::Range<usize>,
+    schema: &DFSchema,
+) -> Result<LogicalPlan> {
+    let columns = plan.schema().columns().into_iter().enumerate();
+    let columns = columns.filter(|(place, _)| !left_out.contains(place));
+    let exprs = columns
+        .zip(schema.iter())
+        .map(|((_, column), (qualifier, field))| {
+            let is_named = column.relation.as_ref() == qualifier && column.name == *field.name();
+            match is_named {
+                true => Expr::Column(column),
+                false => {
+                    Expr::Column(column).alias_qualified(qualifier.cloned(), field.name().clone())
+                }
+            }
+        })
+        .collect();
+    Projection::try_new(exprs, Arc::new(plan)).map(LogicalPlan::Projection)
+}
+
+fn sorted(
+    mut sort: Sort,
+    name: &'static str,
+    is_computed: &impl Fn(&Expr, &DFSchema) -> bool,
+) -> Result<Transformed<LogicalPlan>> {
+    let input = Arc::clone(&sort.input);
+    let mut below = Below::new(&input, name);
+    below.sort_keys(&mut sort.expr, is_computed);
+    if below.keys.is_empty() {
+        return Ok(Transformed::no(LogicalPlan::Sort(sort)));
+    }
+    sort.input = below.plan()?;
+    let sorted = Arc::new(LogicalPlan::Sort(sort));
+    let above = Projection::try_new(columns(&input), sorted)?;
+    Ok(Transformed::yes(LogicalPlan::Projection(above)))
+}
+
+/// Windows that stand on one another get their keys from one projection: rows are sorted once for those that have the same.
+fn windows(
+    top: Window,
+    name: &'static str,
+    is_computed: &impl Fn(&Expr, &DFSchema) -> bool,
+) -> Result<Transformed<LogicalPlan>> {
+    let mut input = Arc::clone(&top.input);
+    let mut chain = vec![top.window_expr.clone()];
+    while let LogicalPlan::Window(window) = input.as_ref() {
+        chain.push(window.window_expr.clone());
+        let next = Arc::clone(&window.input);
+        input = next;
+    }
+    let schema = Arc::clone(input.schema());
+    let is_computed = |key: &Expr, _: &DFSchema| {
+        let mut columns = key.column_refs().into_iter();
+        columns.all(|column| schema.is_column_from_schema(column)) && is_computed(key, &schema)
+    };
+    let mut below = Below::new(&input, name);
+    for expr in chain.iter_mut().flatten() {
+        let changed = take(expr).transform_down(|part| {
+            let Expr::WindowFunction(mut function) = part else {
+                return Ok(Transformed::no(part));
+            };
+            let params = &mut function.params;
+            for key in &mut params.partition_by {
+                if is_computed(key, &schema) {
+                    *key = below.column(key);
+                }
+            }
+            below.sort_keys(&mut params.order_by, &is_computed);
+            Ok(Transformed::yes(Expr::WindowFunction(function)))
+        })?;
+        *expr = changed.data;
+    }
+    if below.keys.is_empty() {
+        return Ok(Transformed::no(LogicalPlan::Window(top)));
+    }
+    let width = input.schema().fields().len();
+    let keys = width..width + below.keys.len();
+    let mut plan = below.plan()?;
+    for exprs in chain.into_iter().rev() {
+        plan = Arc::new(LogicalPlan::Window(Window::try_new(exprs, plan)?));
+    }
+    renamed(Arc::unwrap_or_clone(plan), keys, &top.schema).map(Transformed::yes)
+}
+
+fn aggregated(
+    aggregate: Aggregate,
+    name: &'static str,
+    is_grouped: &impl Fn(&Expr) -> bool,
+    is_computed: &impl Fn(&Expr, &DFSchema) -> bool,
+) -> Result<Transformed<LogicalPlan>> {
+    let is_set = |expr: &Expr| matches!(expr, Expr::GroupingSet(_));
+    let (mut groups, mut calls) = (aggregate.group_expr.clone(), aggregate.aggr_expr.clone());
+    let mut below = Below::new(&aggregate.input, name);
+    if !groups.iter().any(is_set) {
+        for key in &mut groups {
+            if is_grouped(key) {
+                *key = below.column(key);
+            }
+        }
+    }
+    for call in &mut calls {
+        let changed = take(call).transform_down(|part| {
+            let Expr::AggregateFunction(mut function) = part else {
+                return Ok(Transformed::no(part));
+            };
+            let params = &mut function.params;
+            let typed: Vec<Expr> = params.order_by.iter().map(|key| key.expr.clone()).collect();
+            below.sort_keys(&mut params.order_by, is_computed);
+            // DISTINCT goes by an argument, which is ordered by itself.
+            for (typed, key) in typed.iter().zip(&params.order_by) {
+                let arguments = params.args.iter_mut();
+                for argument in arguments.filter(|argument| *argument == typed) {
+                    *argument = key.expr.clone();
+                }
+            }
+            Ok(Transformed::yes(Expr::AggregateFunction(function)))
+        })?;
+        *call = changed.data;
+    }
+    if below.keys.is_empty() {
+        return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
+    }
+    let inner = Aggregate::try_new(below.plan()?, groups, calls)?;
+    renamed(LogicalPlan::Aggregate(inner), 0..0, &aggregate.schema).map(Transformed::yes)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, Field, Schema};
+    use datafusion::functions::expr_fn::{abs, lower, sqrt};
+    use datafusion::logical_expr::{col, lit};
+
+    use super::*;
+
+    #[test]
+    fn orders_that_the_engine_would_not_know_are_found() {
+        let fields = vec![
+            Field::new("a", DataType::Float64, true),
+            Field::new("s", DataType::Utf8, true),
+        ];
+        let schema = DFSchema::try_from(Schema::new(fields)).unwrap();
+        for key in [sqrt(col("a")), abs(abs(col("a"))), sqrt(abs(col("a")))] {
+            assert!(is_lost(&key, &schema), "{key}");
+        }
+        for key in [
+            col("a"),
+            col("a") + lit(1.0),
+            lower(lower(col("s"))),
+            lit(1),
+        ] {
+            assert!(!is_lost(&key, &schema), "{key}");
+        }
+    }
+}
