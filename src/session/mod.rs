@@ -25,6 +25,7 @@ mod rewrite;
 mod scope;
 #[cfg(test)]
 mod scope_tests;
+mod series;
 mod sizes;
 mod standard;
 mod states;

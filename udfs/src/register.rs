@@ -8,6 +8,7 @@ use datafusion::common::{DFSchema, Result};
 use datafusion::execution::context::QueryPlanner;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::planner::{ExprPlanner, RelationPlanner};
+use datafusion::logical_expr::registry::FunctionRegistry as _;
 use datafusion::logical_expr::{AggregateUDF, Expr, LogicalPlan, ScalarUDF};
 use datafusion::optimizer::OptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
@@ -33,8 +34,8 @@ use crate::times::{
 };
 use crate::unjoined::UnjoinedSubqueries;
 use crate::values::{
-    IntervalPlanner, array_has, as_typed, header, headers_list, headers_map, interval_times,
-    list_compare, to_json,
+    IntervalPlanner, JsonDecimals, array_has, as_typed, header, headers_list, headers_map,
+    interval_times, list_compare, to_json,
 };
 use crate::volatile_keys::VolatileKeys;
 
@@ -115,6 +116,8 @@ pub fn before_types(expr: Expr, columns: &DFSchema) -> Result<Expr> {
 ///
 /// None in practice: a session state takes functions, rewrites and planners at any time.
 pub fn register_json(state: &mut SessionState) -> Result<()> {
+    // Before theirs, which would read decimals as DOUBLE.
+    state.register_function_rewrite(Arc::new(JsonDecimals))?;
     datafusion_functions_json::register_all(state)
 }
 
