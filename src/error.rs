@@ -403,7 +403,9 @@ fn from_execution(message: String) -> Error {
 
 /// An optimizer rule's own name, or a phrase about one.
 fn is_rule(context: &str) -> bool {
-    context.contains("rule") || context.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+    context.contains("rule")
+        || context.contains("plan after")
+        || context.chars().all(|c| c.is_ascii_lowercase() || c == '_')
 }
 
 /// DataFusion's words between a function and what it said about its arguments.

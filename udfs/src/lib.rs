@@ -33,6 +33,7 @@ mod complete;
 mod correlated;
 mod diagnostic;
 mod doubles;
+mod empty;
 mod filtered;
 mod filters;
 mod incremental;

@@ -20,6 +20,7 @@ use crate::checked::{
 };
 use crate::complete::{AggregateByCompletedSession, seal_completions};
 use crate::doubles::{DoubleBeforeDecimal, with_doubles};
+use crate::empty::EmptySubqueries;
 use crate::filtered::FilteredArguments;
 use crate::filters::PushDownFilters;
 use crate::is_final::{IsFinalPlanner, is_final};
@@ -93,6 +94,7 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
         .with_analyzer_rule(Arc::new(MicrosecondTime))
         .with_analyzer_rule(Arc::new(CheckedArithmetic))
         .with_analyzer_rule(Arc::new(NullAwareMembership))
+        .with_analyzer_rule(Arc::new(EmptySubqueries))
         .with_analyzer_rule(Arc::new(FilteredArguments))
         .with_analyzer_rule(Arc::new(VolatileKeys))
         .with_analyzer_rule(Arc::new(NamesOfSteps))
