@@ -7,6 +7,7 @@
 mod arguments;
 mod render;
 mod unsupported;
+mod values;
 
 use std::fmt;
 
@@ -360,7 +361,7 @@ fn from_datafusion(error: DataFusionError) -> Error {
                 let said = strip_prefix(&message);
                 match quoted_store(&message).filter(|_| is_of_file) {
                     Some(kind) => Error::new(kind, said).by_store(),
-                    None => Error::data(said),
+                    None => values::without_room(&said).unwrap_or_else(|| Error::data(said)),
                 }
             }
         },
@@ -417,6 +418,9 @@ const INSERT_COUNT: &str = "Column count doesn't match insert query";
 /// A planning error's message without what only its programmers need; its suggestion as help.
 fn from_plan(message: &str) -> Error {
     if let Some(error) = arguments::refused(message) {
+        return error;
+    }
+    if let Some(error) = arguments::of_rows(message) {
         return error;
     }
     let said = message
