@@ -7,6 +7,7 @@
 mod arguments;
 mod render;
 mod unsupported;
+mod values;
 
 use std::fmt;
 
@@ -360,7 +361,7 @@ fn from_datafusion(error: DataFusionError) -> Error {
                 let said = strip_prefix(&message);
                 match quoted_store(&message).filter(|_| is_of_file) {
                     Some(kind) => Error::new(kind, said).by_store(),
-                    None => Error::data(said),
+                    None => values::without_room(&said).unwrap_or_else(|| Error::data(said)),
                 }
             }
         },
@@ -403,8 +404,9 @@ fn from_execution(message: String) -> Error {
 
 /// An optimizer rule's own name, or a phrase about one.
 fn is_rule(context: &str) -> bool {
-    let is_phrase =
-        context.contains("rule") || context.starts_with("Invalid (non-executable) plan");
+    let is_phrase = context.contains("rule")
+        || context.contains("plan after")
+        || context.starts_with("Invalid (non-executable) plan");
     is_phrase || context.chars().all(|c| c.is_ascii_lowercase() || c == '_')
 }
 
@@ -420,6 +422,9 @@ const EQUAL_NAMES: &str = "Projections require unique expression names";
 /// A planning error's message without what only its programmers need; its suggestion as help.
 fn from_plan(message: &str) -> Error {
     if let Some(error) = arguments::refused(message) {
+        return error;
+    }
+    if let Some(error) = arguments::of_rows(message) {
         return error;
     }
     let said = message

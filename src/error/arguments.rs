@@ -33,6 +33,21 @@ pub(super) fn refused(message: &str) -> Option<Error> {
     }))
 }
 
+/// The error for a function in FROM that is given something else than constants that it knows; nothing where the engine says
+/// something else.
+pub(super) fn of_rows(message: &str) -> Option<Error> {
+    if message.contains(", got Column(") || message.contains("Arguments must be literals") {
+        let error =
+            Error::unsupported("a function in FROM takes constants, and no column of a table");
+        return Some(error.with_help("say unnest(generate_series(1, t.n)) in the select list"));
+    }
+    let (_, given) = message.split_once(", got ")?;
+    given.starts_with("Literal(").then(|| {
+        Error::invalid("this series is none of whole numbers, and none of times with an INTERVAL")
+            .with_help("generate_series(1, 10), generate_series(1, 10, 2), generate_series(t, u, INTERVAL '1 day')")
+    })
+}
+
 /// The name of the function, and the types of its arguments if the message tells them.
 fn call(message: &str) -> Option<(&str, Option<&str>)> {
     if let Some((_, rest)) = message.split_once(CALL.0) {
@@ -74,5 +89,18 @@ mod tests {
             "sum takes no such arguments"
         );
         assert!(refused("Function 'lower' requires String, but received Int64").is_none());
+    }
+
+    #[test]
+    fn what_a_series_is_given_is_not_told_as_the_engine_has_it() {
+        for inside in [
+            "Argument #2 must be an INTEGER or NULL, got Column(Column { relation: None })",
+            "First argument must be a timestamp or NULL, got Literal(TimestampMicrosecond(1, None), None)",
+            "Arguments must be literals",
+        ] {
+            let error = of_rows(inside).unwrap();
+            assert!(!error.message().contains("got") && error.help().is_some());
+        }
+        assert!(of_rows("LIMIT must be >= 0, '-1' was provided").is_none());
     }
 }

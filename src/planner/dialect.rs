@@ -1,11 +1,15 @@
-//! The SQL dialect: sqlparser's generic one, with table arguments, angle-bracket maps and time travel.
+//! The SQL dialect: sqlparser's generic one, with table arguments, angle-bracket maps and time travel, and with operators that bind as
+//! PostgreSQL's do.
 
 use std::any::TypeId;
 use std::cell::Cell;
+use std::ops::ControlFlow;
 
 use anabranch_udfs::parse_table_argument;
-use datafusion::sql::sqlparser::ast::{CastKind, Expr};
-use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, CastKind, Expr, UnaryOperator, visit_expressions,
+};
+use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, Precedence};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::Token;
@@ -48,6 +52,83 @@ impl AnabranchDialect {
     }
 }
 
+/// How much operators bind that have no place of their own: less than `+`, and more than `&`, `|` and comparisons.
+const OTHER_OPERATORS: u8 = 25;
+
+impl AnabranchDialect {
+    /// `x BETWEEN SYMMETRIC a AND b`: the bounds may stand in either order.
+    fn parse_symmetric(
+        &self,
+        parser: &mut Parser,
+        expr: &Expr,
+    ) -> Result<Option<Expr>, ParserError> {
+        let words = parser
+            .peek_tokens_ref::<4>()
+            .map(|token| match &token.token {
+                Token::Word(word) if word.quote_style.is_none() => word.keyword,
+                _ => Keyword::NoKeyword,
+            });
+        let (is_negated, how, next) = match words {
+            [Keyword::NOT, Keyword::BETWEEN, how, next] => (true, how, next),
+            [Keyword::BETWEEN, how, next, _] => (false, how, next),
+            _ => return Ok(None),
+        };
+        // Before AND it is the name of a column.
+        if !matches!(how, Keyword::SYMMETRIC | Keyword::ASYMMETRIC) || next == Keyword::AND {
+            return Ok(None);
+        }
+        for _ in 0..2 + usize::from(is_negated) {
+            parser.next_token();
+        }
+        let precedence = self.prec_value(Precedence::Between);
+        let low = parser.parse_subexpr(precedence)?;
+        parser.expect_keyword_is(Keyword::AND)?;
+        let high = parser.parse_subexpr(precedence)?;
+        // Each of them is written twice: within one another they would have no end.
+        if [expr, &low, &high].into_iter().any(has_between) {
+            let found = parser.peek_token_ref();
+            return parser.expected_ref("no BETWEEN within BETWEEN SYMMETRIC", found);
+        }
+        let between = |low: &Expr, high: &Expr| Expr::Between {
+            expr: Box::new(expr.clone()),
+            negated: false,
+            low: Box::new(low.clone()),
+            high: Box::new(high.clone()),
+        };
+        let within = match how {
+            Keyword::SYMMETRIC => Expr::Nested(Box::new(Expr::BinaryOp {
+                left: Box::new(between(&low, &high)),
+                op: BinaryOperator::Or,
+                right: Box::new(between(&high, &low)),
+            })),
+            _ => Expr::Nested(Box::new(between(&low, &high))),
+        };
+        Ok(Some(match is_negated {
+            true => Expr::UnaryOp {
+                op: UnaryOperator::Not,
+                expr: Box::new(within),
+            },
+            false => within,
+        }))
+    }
+}
+
+fn has_between(expr: &Expr) -> bool {
+    let found = visit_expressions(expr, |part| match part {
+        Expr::Between { .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    found.is_break()
+}
+
+/// `ISNULL` behind an expression, which the parser takes for its name.
+fn is_isnull(token: &Token) -> bool {
+    matches!(
+        token,
+        Token::Word(word) if word.quote_style.is_none() && word.value.eq_ignore_ascii_case("isnull")
+    )
+}
+
 macro_rules! as_generic {
     ($($method:ident),* $(,)?) => {
         $(fn $method(&self) -> bool {
@@ -84,6 +165,40 @@ impl Dialect for AnabranchDialect {
 
     fn supports_table_versioning(&self) -> bool {
         true
+    }
+
+    fn supports_notnull_operator(&self) -> bool {
+        true
+    }
+
+    /// Operators of JSON and of arrays bind more than comparisons, and less than `+`: `json ->> 'a' = 'x'`.
+    fn prec_value(&self, precedence: Precedence) -> u8 {
+        match precedence {
+            Precedence::PgOther => OTHER_OPERATORS,
+            other => self.generic.prec_value(other),
+        }
+    }
+
+    /// So does `||`: `'a' || 1 + 2`.
+    fn get_next_precedence(&self, parser: &Parser) -> Option<Result<u8, ParserError>> {
+        match &parser.peek_token_ref().token {
+            Token::StringConcat => Some(Ok(OTHER_OPERATORS)),
+            token if is_isnull(token) => Some(Ok(self.prec_value(Precedence::Is))),
+            _ => None,
+        }
+    }
+
+    fn parse_infix(
+        &self,
+        parser: &mut Parser,
+        expr: &Expr,
+        _: u8,
+    ) -> Option<Result<Expr, ParserError>> {
+        if is_isnull(&parser.peek_token_ref().token) {
+            parser.next_token();
+            return Some(Ok(Expr::IsNull(Box::new(expr.clone()))));
+        }
+        self.parse_symmetric(parser, expr).transpose()
     }
 
     fn parse_prefix(&self, parser: &mut Parser) -> Option<Result<Expr, ParserError>> {

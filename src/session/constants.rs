@@ -6,7 +6,8 @@ use std::sync::Arc;
 use anabranch_udfs::{before_types, checked, with_microseconds};
 use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::{Field, Schema};
-use datafusion::common::tree_node::TreeNode as _;
+use datafusion::common::DFSchema;
+use datafusion::common::tree_node::{Transformed, TreeNode as _};
 use datafusion::error::Result;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::simplify::SimplifyContext;
@@ -48,7 +49,8 @@ pub(super) fn row(state: &SessionState, plan: &LogicalPlan) -> Result<Option<Ans
     let mut fields = Vec::with_capacity(projection.expr.len());
     let mut columns = Vec::with_capacity(projection.expr.len());
     for (expr, named) in projection.expr.iter().zip(projection.schema.fields()) {
-        let expr = before_types(with_microseconds(expr.clone(), nothing)?, nothing)?;
+        let expr = with_rewrites(state, expr.clone(), nothing)?;
+        let expr = before_types(with_microseconds(expr, nothing)?, nothing)?;
         let expr = with_microseconds(simplifier.coerce(expr, nothing)?, nothing)?;
         let expr = checked(expr, nothing)?;
         let expr = state.create_physical_expr(simplifier.simplify(expr)?, nothing)?;
@@ -63,6 +65,19 @@ pub(super) fn row(state: &SessionState, plan: &LogicalPlan) -> Result<Option<Ans
         // Functions and casts go by the time and the settings of their session.
         is_always: exprs.all(|expr| matches!(expr.clone().unalias(), Expr::Literal(..))),
     }))
+}
+
+/// The expression as functions want it that are written in another way, such as a cast of a value in JSON.
+fn with_rewrites(state: &SessionState, expr: Expr, columns: &DFSchema) -> Result<Expr> {
+    let config = state.config_options();
+    let rewritten = expr.transform_up(|part| {
+        let mut part = Transformed::no(part);
+        for rewrite in state.analyzer().function_rewrites() {
+            part = part.transform_data(|part| rewrite.rewrite(part, columns, config))?;
+        }
+        Ok(part)
+    })?;
+    Ok(rewritten.data)
 }
 
 /// Whether an expression is evaluated by itself, without another plan or values of others.
@@ -122,6 +137,8 @@ mod tests {
             "'abc' LIKE 'a%', 'abc' ~ 'b', concat('a', 1, NULL), to_json({'a': [1]})",
             "CASE WHEN false THEN 1 / 0 ELSE 2 END",
             "1::DECIMAL(10, 2) * 3, 0x0f, 1e3",
+            "('{\"n\": 12345678901234567890.12}' -> 'n')::DECIMAL(30, 2), ('{\"n\": 1.0}' -> 'n')::TEXT",
+            "CAST(2.7 AS INT), TRY_CAST(2.5e0 AS INT), nullif(INTERVAL '1 day', INTERVAL '24 hours')",
         ] {
             let sql = format!("SELECT {exprs}");
             let here = planned(&session, &sql).await.unwrap();

@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Ident, JoinConstraint, JoinOperator, NamedWindowExpr, Query, Select,
-    SetExpr, SetOperator, SetQuantifier, Spanned, TableFactor, TableWithJoins, UnaryOperator,
-    VisitMut, VisitorMut, WindowSpec, WindowType,
+    BinaryOperator, Expr, GroupByExpr, Ident, JoinConstraint, JoinOperator, NamedWindowExpr, Query,
+    Select, SetExpr, SetOperator, SetQuantifier, Spanned, TableFactor, TableWithJoins,
+    UnaryOperator, Value, VisitMut, VisitorMut, WindowSpec, WindowType,
 };
 
 use crate::error::{Error, Result};
 use crate::planner::normalize;
-use crate::session::standard::taken;
+use crate::session::series;
+use crate::session::standard::{call, taken};
 
 /// Goes over a statement.
 ///
@@ -43,6 +44,12 @@ impl VisitorMut for Settled {
                 return ControlFlow::Break(error);
             }
         }
+        // `GROUP BY ()`: all rows are one group.
+        if let GroupByExpr::Expressions(keys, _) = &mut select.group_by
+            && *keys == [Expr::Tuple(Vec::new())]
+        {
+            *keys = vec![Expr::GroupingSets(vec![Vec::new()])];
+        }
         match named_windows(select) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => ControlFlow::Break(error),
@@ -50,7 +57,24 @@ impl VisitorMut for Settled {
     }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
+        series::of_times(factor);
         match factor {
+            TableFactor::Table {
+                with_ordinality: true,
+                ..
+            }
+            | TableFactor::Function {
+                with_ordinality: true,
+                ..
+            }
+            | TableFactor::UNNEST {
+                with_ordinality: true,
+                ..
+            } => ControlFlow::Break(
+                Error::unsupported("WITH ORDINALITY is not supported")
+                    .with_help("number the rows by row_number() OVER (ORDER BY …)")
+                    .at(factor.span()),
+            ),
             TableFactor::Table {
                 sample: Some(_),
                 name,
@@ -77,14 +101,44 @@ impl VisitorMut for Settled {
                     .with_help("write LIKE, or ~ with a regular expression between ^ and $")
                     .at(expr.span()),
             ),
-            Expr::BinaryOp {
-                op: BinaryOperator::BitwiseXor,
-                ..
-            } => ControlFlow::Break(
-                Error::unsupported("^ is the power to some and XOR to others")
-                    .with_help("write power(a, b), or (a | b) - (a & b) for XOR")
-                    .at(expr.span()),
+            Expr::Collate { expr: of, .. } => ControlFlow::Break(
+                Error::unsupported(
+                    "COLLATE is not supported: texts are compared by their code points",
+                )
+                .with_help("lower(x) compares without regard to case")
+                .at(of.span()),
             ),
+            Expr::Value(value) => match &value.value {
+                Value::UnicodeStringLiteral(text) | Value::NationalStringLiteral(text) => {
+                    value.value = Value::SingleQuotedString(text.clone());
+                    ControlFlow::Continue(())
+                }
+                Value::SingleQuotedByteStringLiteral(_) => ControlFlow::Break(
+                    Error::unsupported("there are no strings of bits")
+                        .with_help("write bytes as X'1f', and bits as a number: 0x1f")
+                        .at(value.span),
+                ),
+                _ => ControlFlow::Continue(()),
+            },
+            Expr::BinaryOp {
+                op: BinaryOperator::PGStartsWith,
+                left,
+                right,
+            } => {
+                let (text, start) = (taken(left), taken(right));
+                *expr = call("starts_with", [text, start]);
+                ControlFlow::Continue(())
+            }
+            Expr::BinaryOp { op, right, .. } => match refused(op, right) {
+                Some((what, help)) => {
+                    let error = Error::unsupported(what).with_help(help);
+                    ControlFlow::Break(error.at(expr.span()))
+                }
+                None => {
+                    reassociate(expr);
+                    ControlFlow::Continue(())
+                }
+            },
             Expr::Function(function) => match &function.over {
                 Some(WindowType::WindowSpec(WindowSpec {
                     window_name: Some(name),
@@ -102,6 +156,33 @@ impl VisitorMut for Settled {
             }
         }
     }
+}
+
+/// What is said of an operator that is refused, and what to write.
+fn refused(op: &BinaryOperator, right: &Expr) -> Option<(&'static str, &'static str)> {
+    Some(match op {
+        BinaryOperator::BitwiseXor => (
+            "^ is the power to some and XOR to others",
+            "write power(a, b), or (a | b) - (a & b) for XOR",
+        ),
+        BinaryOperator::PGOverlap => (
+            "&& is the overlap of arrays to some and AND to others",
+            "write array_has_any(a, b), or AND",
+        ),
+        BinaryOperator::HashArrow | BinaryOperator::HashLongArrow
+            if matches!(right, Expr::Value(_)) =>
+        {
+            (
+                "a path in JSON is not written as one text",
+                "write json #>> ['a', 'b'], or json -> 'a' ->> 'b'",
+            )
+        }
+        BinaryOperator::Overlaps => (
+            "OVERLAPS is not supported",
+            "write a.start < b.end AND b.start < a.end",
+        ),
+        _ => return None,
+    })
 }
 
 /// INTERSECT ALL and EXCEPT ALL: copies would not be counted.

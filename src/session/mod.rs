@@ -26,6 +26,7 @@ mod rows;
 mod scope;
 #[cfg(test)]
 mod scope_tests;
+mod series;
 mod sizes;
 mod standard;
 mod states;

@@ -70,8 +70,8 @@ impl VisitorMut for FetchFirst {
     }
 }
 
-/// Makes `x = ANY (list)` and its kin calls of the session's functions, which take numbers of unlike types. The engine's planner
-/// takes those of its library, and writes the list several times.
+/// Makes `x = ANY (list)` and its kin calls of the session's functions, which take numbers of unlike types, and of a query IN. The
+/// engine's planner takes those of its library, and writes the list several times.
 pub(super) fn members(node: &mut impl VisitMut) {
     let _ = node.visit(&mut Members);
 }
@@ -82,6 +82,10 @@ impl VisitorMut for Members {
     type Break = ();
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Some(membership) = membership(expr) {
+            *expr = membership;
+            return ControlFlow::Continue(());
+        }
         let (value, op, list, quantifier) = match expr {
             Expr::AnyOp {
                 left,
@@ -114,6 +118,35 @@ impl VisitorMut for Members {
         *expr = call;
         ControlFlow::Continue(())
     }
+}
+
+/// `x = ANY (SELECT …)` as `x IN (SELECT …)`, and `x <> ALL (SELECT …)` as `x NOT IN (SELECT …)`.
+fn membership(expr: &mut Expr) -> Option<Expr> {
+    let (value, list, negated) = match expr {
+        Expr::AnyOp {
+            left,
+            compare_op: BinaryOperator::Eq,
+            right,
+            ..
+        } => (left, right, false),
+        Expr::AllOp {
+            left,
+            compare_op: BinaryOperator::NotEq,
+            right,
+        } => (left, right, true),
+        _ => return None,
+    };
+    if !matches!(**list, Expr::Subquery(_)) {
+        return None;
+    }
+    let Expr::Subquery(subquery) = taken(list) else {
+        return None;
+    };
+    Some(Expr::InSubquery {
+        expr: Box::new(taken(value)),
+        subquery,
+        negated,
+    })
 }
 
 /// The expression, with NULL in its place.

@@ -18,6 +18,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::AnalyzerRule;
 
+use crate::checked::wide;
 use crate::operands::{cast_rows, inputs, of_one_type};
 
 /// Functions whose arguments get one type.
@@ -54,6 +55,9 @@ const OF_ELEMENTS: [(&str, usize, &[usize]); 12] = [
     ("array_resize", 0, &[2]),
 ];
 
+/// Those that compare the values with the elements, and give none of them: decimals may have more than 38 digits together.
+const COMPARING: [&str; 3] = ["array_has", "array_position", "array_positions"];
+
 /// The names of the functions of an array and values that get the type of its elements.
 pub fn element_functions() -> impl Iterator<Item = &'static str> {
     OF_ELEMENTS.iter().map(|(name, ..)| *name)
@@ -81,9 +85,13 @@ pub fn with_one_element(function: &str, types: &[DataType]) -> Option<Vec<DataTy
         // REAL stays REAL beside whole numbers.
         let in_doubles = (value.is_floating() && !one.is_floating())
             || (one.is_floating() && value.is_decimal());
-        one = match in_doubles {
-            true => DataType::Float64,
-            false => comparison_coercion(&one, value)?,
+        let room = COMPARING
+            .contains(&function)
+            .then(|| wide(&[one.clone(), value.clone()]));
+        one = match (in_doubles, room.flatten()) {
+            (true, _) => DataType::Float64,
+            (false, Some(wide)) => wide,
+            (false, None) => comparison_coercion(&one, value)?,
         };
     }
     let mut types = types.to_vec();

@@ -34,6 +34,7 @@ mod complete;
 mod correlated;
 mod diagnostic;
 mod doubles;
+mod empty;
 mod equalities;
 mod filtered;
 mod filters;

@@ -60,6 +60,12 @@ impl AnalyzerRule for NullAwareMembership {
                 check_values(subquery, Asked::Lateral)?;
             }
             let plan = match plan.expressions().iter().any(has_comparison) {
+                true if !matches!(plan, LogicalPlan::Filter(_) | LogicalPlan::Join(_)) => {
+                    return not_impl_err!(
+                        "ANY and ALL of a subquery stand in WHERE and HAVING only: compare with (SELECT min(x) …) or \
+                         (SELECT max(x) …)"
+                    );
+                }
                 true => {
                     plan.map_expressions(|expr| expr.transform_up(told_apart))?
                         .data

@@ -21,6 +21,7 @@ use crate::checked::{
 };
 use crate::complete::{AggregateByCompletedSession, seal_completions};
 use crate::doubles::{DoubleBeforeDecimal, with_doubles};
+use crate::empty::EmptySubqueries;
 use crate::equalities::HiddenEqualities;
 use crate::filtered::FilteredArguments;
 use crate::filters::PushDownFilters;
@@ -38,8 +39,8 @@ use crate::times::{
 };
 use crate::unjoined::{UnjoinedConditions, UnjoinedSubqueries};
 use crate::values::{
-    IntervalPlanner, array_has, as_typed, header, headers_list, headers_map, interval_times,
-    list_compare, signed, signed_functions, to_json,
+    IntervalPlanner, JsonDecimals, array_has, as_typed, header, headers_list, headers_map,
+    interval_times, list_compare, signed, signed_functions, to_json,
 };
 use crate::window_calls::WindowCallPlanner;
 
@@ -107,6 +108,7 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
         .with_analyzer_rule(Arc::new(JoinConditions))
         .with_analyzer_rule(Arc::new(ComputedKeys))
         .with_analyzer_rule(Arc::new(NullAwareMembership))
+        .with_analyzer_rule(Arc::new(EmptySubqueries))
         .with_analyzer_rule(Arc::new(FilteredArguments))
         .with_analyzer_rule(Arc::new(NamesOfSteps))
 }
@@ -129,6 +131,8 @@ pub fn before_types(expr: Expr, columns: &DFSchema) -> Result<Expr> {
 ///
 /// None in practice: a session state takes functions, rewrites and planners at any time.
 pub fn register_json(state: &mut SessionState) -> Result<()> {
+    // Before theirs, which would read decimals as DOUBLE.
+    state.register_function_rewrite(Arc::new(JsonDecimals))?;
     datafusion_functions_json::register_all(state)?;
     let length = signed(state.udf("json_length")?);
     state.register_udf(length)?;

@@ -132,7 +132,7 @@ fn equal(all: Vec<&mut Expr>, schema: &dyn ExprSchema) -> Result<bool> {
 }
 
 /// The type with room for decimals and integers that no DECIMAL has.
-fn wide(types: &[DataType]) -> Option<DataType> {
+pub(crate) fn wide(types: &[DataType]) -> Option<DataType> {
     if !types
         .iter()
         .any(|of| matches!(of, DataType::Decimal128(..)))

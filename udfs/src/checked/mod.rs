@@ -31,7 +31,7 @@ mod wide;
 
 pub(crate) use average::avg;
 pub use compare::RoomToCompare;
-pub(crate) use compare::with_room_to_compare;
+pub(crate) use compare::{wide, with_room_to_compare};
 pub use decimals::DecimalOperators;
 pub(crate) use extreme::{max, min};
 pub use rewrite::{CheckedArithmetic, as_kept, checked, checked_of_table, plain};

@@ -1,0 +1,44 @@
+//! What the engine says of values that have no place in a type, in the words of SQL.
+
+use super::Error;
+
+/// How it says that a number has more digits than its decimal.
+const TOO_LARGE: [&str; 2] = [
+    " is too large to store in a Decimal",
+    " is too small to store in a Decimal",
+];
+
+/// The error for a number with too many digits; nothing where the engine says something else.
+pub(super) fn without_room(message: &str) -> Option<Error> {
+    let (value, rest) = TOO_LARGE
+        .iter()
+        .find_map(|words| message.split_once(words))?;
+    let (_, digits) = rest.split_once(" of precision ")?;
+    let (digits, _) = digits.split_once('.')?;
+    let behind = value.split_once('.').map_or(0, |(_, behind)| behind.len());
+    Some(
+        Error::data(format!("{value} has no place in a DECIMAL({digits}, {behind})")).with_help(
+            "a DECIMAL has up to 38 digits: CAST all values that become of one type to a DECIMAL with fewer digits behind the point, \
+             or to DOUBLE if about is enough",
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_without_room_is_told_with_its_type() {
+        let error =
+            without_room("15.00 is too large to store in a Decimal128 of precision 3. Max is 9.99");
+        let error = error.unwrap();
+        assert_eq!(error.message(), "15.00 has no place in a DECIMAL(3, 2)");
+        assert!(error.help().is_some());
+        assert!(
+            without_room("-15 is too small to store in a Decimal128 of precision 1. Min is -9")
+                .is_some()
+        );
+        assert!(without_room("Divide by zero error").is_none());
+    }
+}

@@ -1,0 +1,91 @@
+//! Subqueries for a value that may have no row: there the value is NULL.
+//!
+//! DataFusion takes such a value for one that is never NULL where the column of the subquery is never. So it finds that
+//! `(SELECT a FROM t WHERE a > 5) IS NULL` is false, and refuses rows that have the NULL in them.
+
+use std::sync::Arc;
+
+use datafusion::common::Result;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::config::ConfigOptions;
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Subquery};
+use datafusion::optimizer::AnalyzerRule;
+
+use crate::values::per_row;
+
+/// Says of the values of subqueries that they may be NULL.
+#[derive(Debug)]
+pub(crate) struct EmptySubqueries;
+
+impl AnalyzerRule for EmptySubqueries {
+    fn name(&self) -> &str {
+        "empty_subqueries"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        let mut any = false;
+        let changed = plan.transform_up_with_subqueries(|plan| {
+            let has_any = plan.expressions().iter().any(|expr| {
+                let found = expr.exists(|part| Ok(may_be_empty(part).is_some()));
+                found.unwrap_or(true)
+            });
+            let changed = match has_any {
+                true => {
+                    let names = NamePreserver::new(&plan);
+                    plan.map_expressions(|expr| {
+                        let name = names.save(&expr);
+                        let changed = expr.transform_up(nullable)?;
+                        Ok(changed.update_data(|expr| name.restore(expr)))
+                    })?
+                }
+                false => Transformed::no(plan),
+            };
+            any |= changed.transformed;
+            // What may be NULL has changed, also for what reads it.
+            match any {
+                true => changed.map_data(LogicalPlan::recompute_schema),
+                false => Ok(changed),
+            }
+        })?;
+        Ok(changed.data)
+    }
+}
+
+fn nullable(expr: Expr) -> Result<Transformed<Expr>> {
+    let Some(subquery) = may_be_empty(&expr) else {
+        return Ok(Transformed::no(expr));
+    };
+    let rows = Arc::clone(&subquery.subquery);
+    let column = rows.schema().columns().remove(0);
+    let name = column.name.clone();
+    let value = per_row(Expr::Column(column)).alias(name);
+    let rows = LogicalPlanBuilder::from(rows).project([value])?.build()?;
+    let subquery = subquery.with_plan(Arc::new(rows));
+    Ok(Transformed::yes(Expr::ScalarSubquery(subquery)))
+}
+
+/// The subquery, if it may have no row and nothing says so. Of those that depend on the row around them the engine makes joins,
+/// which say it.
+fn may_be_empty(expr: &Expr) -> Option<&Subquery> {
+    let Expr::ScalarSubquery(subquery) = expr else {
+        return None;
+    };
+    let is_known = match subquery.subquery.schema().fields().as_ref() {
+        [field] => field.is_nullable(),
+        _ => true,
+    };
+    let is_joined = !subquery.outer_ref_columns.is_empty();
+    (!is_known && !is_joined && !has_a_row(&subquery.subquery)).then_some(subquery)
+}
+
+/// Whether a plan gives a row whatever there is.
+fn has_a_row(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Aggregate(aggregate) => aggregate.group_expr.is_empty(),
+        LogicalPlan::EmptyRelation(nothing) => nothing.produce_one_row,
+        LogicalPlan::Projection(projection) => has_a_row(&projection.input),
+        LogicalPlan::SubqueryAlias(alias) => has_a_row(&alias.input),
+        _ => false,
+    }
+}
