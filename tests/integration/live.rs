@@ -1,30 +1,33 @@
 //! The stored jobs of `sql/` on real Kafka, checked by a consumer of the test's own.
 
-use std::sync::MutexGuard;
+use crate::support::{Ran, consume, create_topic, produce};
+use crate::walkthroughs::Stored;
 
-use crate::support::{Ran, Workspace, consume, create_topic, kafka, produce};
-use crate::walkthroughs::{TOPICS, fresh_topics};
-
-/// Stored files and the topics they name, alone.
+/// Stored files over topics of their own.
 struct Live {
-    work: Workspace,
+    stored: Stored,
     files: Vec<&'static str>,
-    _alone: MutexGuard<'static, ()>,
 }
 
 impl Live {
-    fn new(files: &[&'static str], topics: &[&str], source: (&str, u32)) -> Self {
-        let alone = TOPICS
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        kafka();
-        fresh_topics(topics);
-        create_topic(source.0, source.1);
+    /// `source` is the topic that is read, and how many partitions it has.
+    fn new(files: &[&'static str], source: (&str, u32)) -> Self {
+        let stored = Stored::new();
+        create_topic(&stored.topic(source.0), source.1);
         Self {
-            work: Workspace::new(),
+            stored,
             files: files.to_vec(),
-            _alone: alone,
         }
+    }
+
+    /// Sends lines to a topic, by the name that the files give it.
+    fn produce(&self, topic: &str, lines: &str) {
+        produce(&self.stored.topic(topic), lines);
+    }
+
+    /// The records of a topic, a line each.
+    fn consume(&self, topic: &str, properties: &[&str]) -> Vec<String> {
+        consume(&self.stored.topic(topic), properties)
     }
 
     /// Runs the files until all that is there is handled.
@@ -32,11 +35,11 @@ impl Live {
         let mut arguments = vec!["run"];
         arguments.extend(&self.files);
         arguments.push("--until-caught-up");
-        self.work.anabranch(&arguments).ok()
+        self.stored.work.anabranch(&arguments).ok()
     }
 
     fn sql(&self, statement: &str) -> Vec<serde_json::Value> {
-        let ran = self.work.sql(&self.files, &[statement]).ok();
+        let ran = self.stored.work.sql(&self.files, &[statement]).ok();
         ran.out
             .lines()
             .map(|line| serde_json::from_str(line).unwrap())
@@ -57,7 +60,6 @@ fn sessions_grow_and_finish_while_an_hour_is_reprocessed() {
             "sql/tables/visits_counter.sql",
             "sql/jobs/sessions.sql",
         ],
-        &["visits", "visits_counter"],
         ("visits", 1),
     );
     let visit = |number: u32, user: u32, time: &str, page: &str| {
@@ -79,29 +81,36 @@ fn sessions_grow_and_finish_while_an_hour_is_reprocessed() {
         visit(4, 2, "07:02", "page"),
         visit(5, 2, "07:03", "page-2"),
     ];
-    produce("visits", &first.concat());
+    live.produce("visits", &first.concat());
     live.catch_up();
     let mut expected = vec![
         message("20251004_070000-1", 3, false),
         message("20251004_070200-2", 2, false),
     ];
-    assert_eq!(sorted(consume("visits_counter", &properties)), expected);
+    assert_eq!(
+        sorted(live.consume("visits_counter", &properties)),
+        expected
+    );
 
     let second = [
         visit(6, 1, "07:05", "page-4"),
         visit(7, 2, "07:06", "page-6"),
     ];
-    produce("visits", &second.concat());
+    live.produce("visits", &second.concat());
     live.catch_up();
     expected.extend([
         message("20251004_070000-1", 4, false),
         message("20251004_070200-2", 3, false),
     ]);
     expected.sort();
-    assert_eq!(sorted(consume("visits_counter", &properties)), expected);
+    assert_eq!(
+        sorted(live.consume("visits_counter", &properties)),
+        expected
+    );
 
     // The same topic takes what is reprocessed; the job goes on as if nothing were.
-    live.work
+    live.stored
+        .work
         .anabranch(&[
             "run",
             "sql/tables/visits_archive.sql",
@@ -120,10 +129,10 @@ fn sessions_grow_and_finish_while_an_hour_is_reprocessed() {
     ] {
         reprocess.extend(["--param", parameter]);
     }
-    live.work.anabranch(&reprocess).ok();
+    live.stored.work.anabranch(&reprocess).ok();
 
     // Time goes on: both sessions are finished, and a third begins.
-    produce("visits", &visit(8, 3, "07:40", "home"));
+    live.produce("visits", &visit(8, 3, "07:40", "home"));
     live.catch_up();
     expected.extend([
         message("20251004_070000-1", 4, true),
@@ -131,10 +140,10 @@ fn sessions_grow_and_finish_while_an_hour_is_reprocessed() {
         message("20251004_074000-3", 1, false),
     ]);
     expected.sort();
-    let (live_rows, reprocessed): (Vec<String>, Vec<String>) =
-        consume("visits_counter", &properties)
-            .into_iter()
-            .partition(|line| line.starts_with("NO_HEADERS"));
+    let (live_rows, reprocessed): (Vec<String>, Vec<String>) = live
+        .consume("visits_counter", &properties)
+        .into_iter()
+        .partition(|line| line.starts_with("NO_HEADERS"));
     assert_eq!(sorted(live_rows), expected);
     assert_eq!(reprocessed.len(), 4);
 }
@@ -168,7 +177,6 @@ fn a_batch_alone_does_not_add_up_what_a_job_with_state_does() {
                 "sql/tables/browser_stats.sql",
                 job,
             ],
-            &["browser_visits", "browser_stats"],
             ("browser_visits", 1),
         );
         let first = [
@@ -176,10 +184,10 @@ fn a_batch_alone_does_not_add_up_what_a_job_with_state_does() {
             browser("10:01", "Chrome"),
             browser("10:02", "Safari"),
         ];
-        produce("browser_visits", &first.concat());
+        live.produce("browser_visits", &first.concat());
         live.catch_up();
         let more = [browser("10:00", "Firefox"), browser("10:03", "Firefox")];
-        produce("browser_visits", &more.concat());
+        live.produce("browser_visits", &more.concat());
         live.catch_up();
         let expected = vec![
             stats("Chrome", "10:00", "10:05", 1, "10:01"),
@@ -187,7 +195,11 @@ fn a_batch_alone_does_not_add_up_what_a_job_with_state_does() {
             stats("Firefox", "10:00", "10:05", second, "10:03"),
             stats("Safari", "10:00", "10:05", 1, "10:02"),
         ];
-        assert_eq!(sorted(consume("browser_stats", &[])), expected, "{job}");
+        assert_eq!(
+            sorted(live.consume("browser_stats", &[])),
+            expected,
+            "{job}"
+        );
     }
 }
 
@@ -201,14 +213,11 @@ fn time_2_the_watermark_decides_what_is_late() {
                 "sql/tables/browser_stats.sql",
                 "sql/jobs/browsers.sql",
             ],
-            &["browser_visits", "browser_stats"],
             ("browser_visits", 1),
         );
-        let table = std::fs::read_to_string(
-            crate::support::repository().join("sql/tables/browser_visits.sql"),
-        )
-        .unwrap();
-        live.work.file(
+        let table = live.stored.work.path("sql/tables/browser_visits.sql");
+        let table = std::fs::read_to_string(table).unwrap();
+        live.stored.work.file(
             "tables.sql",
             &table.replace("'max'", &format!("'{policy}'")),
         );
@@ -222,13 +231,13 @@ fn time_2_the_watermark_decides_what_is_late() {
             ("10:30", Some(("10:30", "10:35"))),
             ("10:00", None),
         ] {
-            produce("browser_visits", &browser(time, "Firefox"));
+            live.produce("browser_visits", &browser(time, "Firefox"));
             live.catch_up();
             if let Some((start, end)) = emitted {
                 expected.push(stats("Firefox", start, end, 1, time));
             }
         }
-        assert_eq!(consume("browser_stats", &[]), expected, "{policy}");
+        assert_eq!(live.consume("browser_stats", &[]), expected, "{policy}");
         let late = live.sql(
             "SELECT job, \"offset\", CAST(window_start AS VARCHAR) AS missed, CAST(value AS VARCHAR) AS value \
              FROM system.late_rows ORDER BY \"offset\"",
@@ -254,7 +263,6 @@ fn exact_3_a_rewind_emits_a_batch_again() {
             "sql/tables/visits_windows.sql",
             "sql/jobs/windows.sql",
         ],
-        &["visits", "visits_windows"],
         ("visits", 2),
     );
     let visit = |time: &str| {
@@ -287,12 +295,12 @@ fn exact_3_a_rewind_emits_a_batch_again() {
     ];
     let mut seen = 0;
     for (times, expected) in &rounds {
-        produce(
+        live.produce(
             "visits",
             &times.iter().map(|time| visit(time)).collect::<String>(),
         );
         live.catch_up();
-        let all = consume("visits_windows", &[]);
+        let all = live.consume("visits_windows", &[]);
         assert_eq!(sorted(all[seen..].to_vec()), *expected);
         seen = all.len();
     }
@@ -305,6 +313,7 @@ fn exact_3_a_rewind_emits_a_batch_again() {
         .collect();
     let to = with_data[with_data.len() - 2];
     let rewound = live
+        .stored
         .work
         .sql(
             &live.files,
@@ -317,14 +326,15 @@ fn exact_3_a_rewind_emits_a_batch_again() {
         rewound.err
     );
     live.catch_up();
-    let all = consume("visits_windows", &[]);
+    let all = live.consume("visits_windows", &[]);
     assert_eq!(sorted(all[seen..].to_vec()), rounds[2].1);
     // And again, to the beginning.
-    live.work
+    live.stored
+        .work
         .sql(&live.files, &["REWIND JOB visits_windows TO BATCH 0"])
         .ok();
     live.catch_up();
-    let again = consume("visits_windows", &[])[all.len()..].to_vec();
+    let again = live.consume("visits_windows", &[])[all.len()..].to_vec();
     assert_eq!(
         sorted(again),
         [
@@ -348,7 +358,6 @@ fn loss_1_what_came_late_is_kept_and_the_archive_has_the_whole_count() {
             "sql/jobs/windows_closed.sql",
             "sql/jobs/archive.sql",
         ],
-        &["visits", "visits_windows"],
         ("visits", 1),
     );
     let visit = |time: &str| {
@@ -357,14 +366,14 @@ fn loss_1_what_came_late_is_kept_and_the_archive_has_the_whole_count() {
         )
     };
     for times in [&["07:00", "07:09"][..], &["07:41"], &["07:05", "07:42"]] {
-        produce(
+        live.produce(
             "visits",
             &times.iter().map(|time| visit(time)).collect::<String>(),
         );
         live.catch_up();
     }
     let closed = "{\"window_start\":\"2025-09-04T07:00:00.000Z\",\"window_end\":\"2025-09-04T07:10:00.000Z\",\"visits\":2}";
-    assert_eq!(consume("visits_windows", &[]), [closed]);
+    assert_eq!(live.consume("visits_windows", &[]), [closed]);
     let late = live.sql("SELECT \"offset\", CAST(value AS VARCHAR) AS value FROM system.late_rows");
     assert_eq!(late.len(), 1);
     assert_eq!(late[0]["offset"], 3);
@@ -391,7 +400,6 @@ fn a_session_is_sent_once_with_its_pages_in_order() {
             "sql/tables/sessions.sql",
             "sql/jobs/visit_sessions.sql",
         ],
-        &["page_views", "sessions"],
         ("page_views", 1),
     );
     let pages = [
@@ -421,14 +429,14 @@ fn a_session_is_sent_once_with_its_pages_in_order() {
         if lines.len() == 5 {
             lines.swap(1, 2);
         }
-        produce("page_views", &lines.concat());
+        live.produce("page_views", &lines.concat());
         live.catch_up();
     }
-    assert_eq!(consume("sessions", &[]), Vec::<String>::new());
+    assert_eq!(live.consume("sessions", &[]), Vec::<String>::new());
     let other = format!(
         "{{\"visit_id\":\"other\",\"user_id\":\"{user}\",\"event_time\":\"2024-01-01T09:00:00Z\",\"page\":\"home\"}}\n"
     );
-    produce("page_views", &other);
+    live.produce("page_views", &other);
     live.catch_up();
     let visited: Vec<String> = pages
         .iter()
@@ -439,5 +447,5 @@ fn a_session_is_sent_once_with_its_pages_in_order() {
          \"end_time\":\"2024-01-01T08:48:00.000+01:00\",\"visited_pages\":[{}],\"duration_in_milliseconds\":1800000}}",
         visited.join(",")
     );
-    assert_eq!(consume("sessions", &[]), [expected]);
+    assert_eq!(live.consume("sessions", &[]), [expected]);
 }

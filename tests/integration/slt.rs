@@ -1,5 +1,10 @@
 //! The `.slt` files of `tests/slt`, each in a session of its own, and each over Flight in a server of its own.
 
+use std::cmp::Reverse;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use anabranch::client::{Address, Client, Login, TlsFiles};
 use anabranch::error::Error;
 use anabranch::planner::{Parameters, Script, parse_statement};
@@ -7,7 +12,7 @@ use anabranch::session::{Session, SessionOptions};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use futures::TryStreamExt as _;
-use sqllogictest::{AsyncDB, DBOutput, DefaultColumnType, Runner};
+use sqllogictest::{AsyncDB, DBOutput, DefaultColumnType, Runner, TestError};
 
 use crate::server::Served;
 use crate::support::{Workspace, repository};
@@ -151,25 +156,40 @@ fn sql_logic() {
 
 #[test]
 fn sql_logic_over_flight() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let mut failed = String::new();
     // The fixtures are named from the folder of the repository, where the server is not.
     let has_fixtures = |file: &std::path::PathBuf| file.ends_with("int96.slt");
-    for file in files().into_iter().filter(|file| !has_fixtures(file)) {
-        let work = Workspace::new();
-        let served = Served::start(&work, &[]);
-        let url = format!("grpc://{}", served.address);
-        let mut runner = Runner::new(|| async {
-            let address = Address::parse(&url).map_err(Failure)?;
-            let client = Client::connect(address, Login::Nobody, &TlsFiles::default()).await;
-            Ok(Database {
-                engine: Engine::There(Box::new(client.map_err(Failure)?)),
-                folder: tempfile::tempdir().unwrap(),
-            })
-        });
-        if let Err(error) = runtime.block_on(runner.run_file_async(&file)) {
-            failed += &format!("{}: {error}\n", file.display());
+    let mut files = files();
+    files.retain(|file| !has_fixtures(file));
+    // Two at a time, and the longest first: this is the longest test of all, and among the last.
+    files.sort_by_key(|file| Reverse(file.metadata().unwrap().len()));
+    let (next, failed) = (AtomicUsize::new(0), Mutex::new(String::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Err(error) = run_over_flight(file) {
+                        *failed.lock().unwrap() += &format!("{}: {error}\n", file.display());
+                    }
+                }
+            });
         }
-    }
+    });
+    let failed = failed.into_inner().unwrap();
     assert!(failed.is_empty(), "{failed}");
+}
+
+fn run_over_flight(file: &Path) -> Result<(), TestError> {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let work = Workspace::new();
+    let served = Served::start(&work, &[]);
+    let url = format!("grpc://{}", served.address);
+    let mut runner = Runner::new(|| async {
+        let address = Address::parse(&url).map_err(Failure)?;
+        let client = Client::connect(address, Login::Nobody, &TlsFiles::default()).await;
+        Ok(Database {
+            engine: Engine::There(Box::new(client.map_err(Failure)?)),
+            folder: tempfile::tempdir().unwrap(),
+        })
+    });
+    runtime.block_on(runner.run_file_async(file))
 }

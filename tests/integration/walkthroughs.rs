@@ -1,34 +1,56 @@
 //! The stored SQL of `sql/`, on real Kafka and Delta, checked by Kafka's own consumer.
-//!
-//! The stored files name their topics, so these tests run one after the other.
 
-use std::sync::Mutex;
+use crate::support::{
+    Workspace, copy_folder, create_topic, kafka, produce, read_by_kafka, repository, topic,
+};
 
-use crate::support::{Workspace, create_topic, kafka, produce, read_by_kafka};
-use crate::topics::delete_topic_on;
-
-pub(crate) static TOPICS: Mutex<()> = Mutex::new(());
-
-pub(crate) fn fresh_topics(names: &[&str]) {
-    for name in names {
-        delete_topic_on(&kafka(), name);
-    }
+/// The stored SQL in a workspace, over topics that no other test has.
+pub(crate) struct Stored {
+    pub(crate) work: Workspace,
+    /// What the names of the topics end with.
+    suffix: String,
 }
 
-/// The records of a topic, a line each.
-fn printed(topic: &str, properties: &[&str]) -> Vec<String> {
-    let printed = read_by_kafka(&kafka(), topic, properties);
-    printed.lines().map(str::to_owned).collect()
+impl Stored {
+    pub(crate) fn new() -> Self {
+        let work = Workspace::new();
+        let suffix = topic("");
+        std::fs::remove_file(work.path("sql")).unwrap();
+        copy_folder(&repository().join("sql"), &work.path("sql"));
+        let mut renamed = 0;
+        for file in std::fs::read_dir(work.path("sql/tables")).unwrap() {
+            let path = file.unwrap().path();
+            let mut text = String::new();
+            for line in std::fs::read_to_string(&path).unwrap().lines() {
+                let is_topic = line.starts_with("STORED AS KAFKA LOCATION '");
+                match line.strip_suffix('\'').filter(|_| is_topic) {
+                    Some(begin) => text += &format!("{begin}{suffix}'\n"),
+                    None => text += &format!("{line}\n"),
+                }
+                renamed += u32::from(is_topic);
+            }
+            std::fs::write(path, text).unwrap();
+        }
+        assert!(renamed > 0, "no table over a topic was found");
+        Self { work, suffix }
+    }
+
+    /// The topic that stored files call so.
+    pub(crate) fn topic(&self, name: &str) -> String {
+        format!("{name}{}", self.suffix)
+    }
+
+    /// Its records as Kafka's own consumer prints them, a line each.
+    fn printed(&self, name: &str, properties: &[&str]) -> Vec<String> {
+        let printed = read_by_kafka(&kafka(), &self.topic(name), properties);
+        printed.lines().map(str::to_owned).collect()
+    }
 }
 
 #[test]
 fn sessions_of_an_hour_are_sent_again_whole() {
-    let _alone = TOPICS
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
-    kafka();
-    fresh_topics(&["visits_counter"]);
-    let work = Workspace::new();
+    let stored = Stored::new();
+    let work = &stored.work;
     work.anabranch(&[
         "run",
         "sql/tables/visits_archive.sql",
@@ -50,7 +72,7 @@ fn sessions_of_an_hour_are_sent_again_whole() {
         ])
         .ok();
     assert!(done.err.contains("INSERT 4"), "{}", done.err);
-    let mut messages = printed("visits_counter", &["print.headers=true", "print.key=true"]);
+    let mut messages = stored.printed("visits_counter", &["print.headers=true", "print.key=true"]);
     messages.sort();
     let expected = [
         ("20250904_085900-1", 18),
@@ -96,13 +118,10 @@ fn converted((number, minute, page): (u32, u32, &str)) -> String {
 
 #[test]
 fn records_are_synchronized_converted_and_converted_again() {
-    let _alone = TOPICS
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
-    kafka();
-    fresh_topics(&["visits", "visits_converted"]);
-    create_topic("visits", 1);
-    let work = Workspace::new();
+    let stored = Stored::new();
+    let work = &stored.work;
+    let visits = stored.topic("visits");
+    create_topic(&visits, 1);
     let sync = || {
         work.anabranch(&[
             "run",
@@ -117,7 +136,7 @@ fn records_are_synchronized_converted_and_converted_again() {
     // Three rounds, each of which goes on where the table ends; one more has nothing to do.
     for (round, records) in RECORDS.chunks(3).enumerate() {
         let lines: Vec<String> = records.iter().copied().map(raw).collect();
-        produce("visits", &(lines.join("\n") + "\n"));
+        produce(&visits, &(lines.join("\n") + "\n"));
         let printed = sync();
         assert!(printed.contains("INSERT 3"), "round {round}: {printed}");
     }
@@ -160,7 +179,7 @@ fn records_are_synchronized_converted_and_converted_again() {
     ];
     work.anabranch(&[&tables[..], &again[..]].concat()).ok();
 
-    let messages = printed(
+    let messages = stored.printed(
         "visits_converted",
         &["print.headers=true", "print.offset=true"],
     );
@@ -180,16 +199,13 @@ fn records_are_synchronized_converted_and_converted_again() {
 
 #[test]
 fn records_are_archived_and_converted_by_jobs() {
-    let _alone = TOPICS
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
-    kafka();
-    fresh_topics(&["visits", "visits_converted"]);
-    create_topic("visits", 1);
-    let work = Workspace::new();
+    let stored = Stored::new();
+    let work = &stored.work;
+    let visits = stored.topic("visits");
+    create_topic(&visits, 1);
     for records in RECORDS.chunks(4) {
         let lines: Vec<String> = records.iter().copied().map(raw).collect();
-        produce("visits", &(lines.join("\n") + "\n"));
+        produce(&visits, &(lines.join("\n") + "\n"));
         let ran = work
             .anabranch(&[
                 "run",
@@ -205,7 +221,7 @@ fn records_are_archived_and_converted_by_jobs() {
         let counts = format!("{0} records read, {0} rows written", records.len());
         assert_eq!(ran.err.matches(&counts).count(), 2, "{}", ran.err);
     }
-    let messages = printed("visits_converted", &["print.headers=true"]);
+    let messages = stored.printed("visits_converted", &["print.headers=true"]);
     let expected: Vec<String> = RECORDS
         .iter()
         .map(|record| format!("NO_HEADERS\t{}", converted(*record)))

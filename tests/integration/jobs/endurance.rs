@@ -9,7 +9,7 @@ use super::Pipeline;
 use crate::support::topic;
 
 /// How long without the variable.
-const SHORT: Duration = Duration::from_secs(20);
+const SHORT: Duration = Duration::from_secs(10);
 
 const TICKS_EACH: u64 = 40;
 
