@@ -415,7 +415,7 @@ fn values_of(function: &Function) -> Option<impl Iterator<Item = &Expr>> {
         .all(|argument| value_of(argument).is_some());
     let is_plain = list.clauses.is_empty() && list.duplicate_treatment.is_none();
     (is_named && are_values && is_plain && function.over.is_none())
-        .then(|| list.args.iter().filter_map(value_of))
+        .then(move || list.args.iter().filter_map(value_of))
 }
 
 fn value_of(argument: &FunctionArg) -> Option<&Expr> {

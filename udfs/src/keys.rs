@@ -69,7 +69,7 @@ impl OptimizerRule for FollowedKeys {
             LogicalPlan::Sort(sort) => sorted(sort, "__order", &is_lost),
             LogicalPlan::Window(window) => windows(window, "__order", &is_lost),
             LogicalPlan::Aggregate(aggregate) => {
-                aggregated(aggregate, "__order", &|_| false, &is_lost)
+                aggregated(aggregate, "__order", &|_: &Expr| false, &is_lost)
             }
             other => Ok(Transformed::no(other)),
         }
@@ -258,7 +258,8 @@ fn aggregated(
 ) -> Result<Transformed<LogicalPlan>> {
     let is_set = |expr: &Expr| matches!(expr, Expr::GroupingSet(_));
     let (mut groups, mut calls) = (aggregate.group_expr.clone(), aggregate.aggr_expr.clone());
-    let mut below = Below::new(&aggregate.input, name);
+    let input = Arc::clone(&aggregate.input);
+    let mut below = Below::new(&input, name);
     if !groups.iter().any(is_set) {
         for key in &mut groups {
             if is_grouped(key) {
@@ -276,9 +277,10 @@ fn aggregated(
             below.sort_keys(&mut params.order_by, is_computed);
             // DISTINCT goes by an argument, which is ordered by itself.
             for (typed, key) in typed.iter().zip(&params.order_by) {
-                let arguments = params.args.iter_mut();
-                for argument in arguments.filter(|argument| *argument == typed) {
-                    *argument = key.expr.clone();
+                for argument in &mut params.args {
+                    if *argument == *typed {
+                        *argument = key.expr.clone();
+                    }
                 }
             }
             Ok(Transformed::yes(Expr::AggregateFunction(function)))
