@@ -1,10 +1,15 @@
-//! `date_part` and `extract`: DataFusion's, which never gives NULL for a part that has no room.
+//! `date_part` and `extract`: DataFusion's, which never gives NULL for a part that has no room, and knows intervals by days, hours,
+//! minutes and all of a second.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array};
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, IntervalMonthDayNanoArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, FieldRef, Float64Type, Int64Type, TimeUnit};
+use arrow::compute::kernels::cast_utils::IntervalUnit;
+use arrow::datatypes::{
+    DataType, FieldRef, Float64Type, Int64Type, IntervalMonthDayNano, TimeUnit,
+};
 use datafusion::common::{Result, ScalarValue, internal_err};
 use datafusion::functions::datetime::date_part::DatePartFunc;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult};
@@ -15,6 +20,7 @@ use datafusion::logical_expr::{
     ScalarUDFImpl, Signature,
 };
 
+use super::spans::{INTERVAL, NANOS_PER_DAY};
 use crate::checked::out_of_range;
 
 /// The function `date_part(part, time)`, which `extract` is as well.
@@ -50,7 +56,7 @@ impl ScalarUDFImpl for DatePart {
         self.inner.return_field_from_args(args)
     }
 
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+    fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let is_scalar = matches!(args.args[1], ColumnarValue::Scalar(_));
         let times = args.args[1].to_array(1)?;
         let part = match &args.args[0] {
@@ -59,14 +65,32 @@ impl ScalarUDFImpl for DatePart {
         };
         let result = args.return_type().clone();
         let what = format!("date_part('{part}', …)");
+        let unit = IntervalUnit::from_str(part.trim_matches('\'')).ok();
+        let rows = times.len();
         let parts: ArrayRef = match times.data_type() {
-            DataType::Duration(unit) if part.eq_ignore_ascii_case("epoch") => {
-                seconds(&times, *unit)?
+            DataType::Duration(of) if part.eq_ignore_ascii_case("epoch") => seconds(&times, *of)?,
+            // How long it takes is so many days, and hours of one more.
+            DataType::Duration(of) => {
+                let intervals = in_days(&times, *of)?;
+                if intervals.null_count() > times.null_count() {
+                    return Err(out_of_range(what, &result));
+                }
+                match unit.and_then(|unit| of_minute(&intervals, &unit)) {
+                    Some(parts) => cast(&parts, &result)?,
+                    None => {
+                        args.args[1] = ColumnarValue::Array(Arc::new(intervals));
+                        self.inner.invoke_with_args(args)?.to_array(rows)?
+                    }
+                }
             }
-            _ => {
-                let rows = times.len();
-                self.inner.invoke_with_args(args)?.to_array(rows)?
+            DataType::Interval(_) => {
+                let intervals = cast(&times, &INTERVAL)?;
+                match unit.and_then(|unit| of_minute(intervals.as_primitive(), &unit)) {
+                    Some(parts) => cast(&parts, &result)?,
+                    None => self.inner.invoke_with_args(args)?.to_array(rows)?,
+                }
             }
+            _ => self.inner.invoke_with_args(args)?.to_array(rows)?,
         };
         // A part that has no room is NULL in Arrow.
         if parts.null_count() > times.null_count() {
@@ -117,4 +141,36 @@ fn seconds(intervals: &ArrayRef, unit: TimeUnit) -> Result<ArrayRef> {
     let seconds: Float64Array =
         intervals.unary::<_, Float64Type>(|interval| interval as f64 / ticks);
     Ok(Arc::new(seconds))
+}
+
+/// Lengths in days and the rest of a day. One that is too long is NULL.
+fn in_days(lengths: &ArrayRef, unit: TimeUnit) -> Result<IntervalMonthDayNanoArray> {
+    let nanos = match unit {
+        TimeUnit::Second => 1_000_000_000,
+        TimeUnit::Millisecond => 1_000_000,
+        TimeUnit::Microsecond => 1_000,
+        TimeUnit::Nanosecond => 1,
+    };
+    let of_day = NANOS_PER_DAY / nanos;
+    let lengths = cast(lengths, &DataType::Int64)?;
+    let lengths = lengths.as_primitive::<Int64Type>().iter();
+    let in_days = |length: i64| {
+        let days = i32::try_from(length / of_day).ok()?;
+        Some(IntervalMonthDayNano::new(0, days, length % of_day * nanos))
+    };
+    Ok(lengths.map(|length| length.and_then(in_days)).collect())
+}
+
+/// The part of a minute that is so many units long, with what is left of a second; nothing of another part. The engine takes whole
+/// seconds.
+fn of_minute(intervals: &IntervalMonthDayNanoArray, unit: &IntervalUnit) -> Option<Int64Array> {
+    let nanos = match unit {
+        IntervalUnit::Second => 1_000_000_000,
+        IntervalUnit::Millisecond => 1_000_000,
+        IntervalUnit::Microsecond => 1_000,
+        IntervalUnit::Nanosecond => 1,
+        _ => return None,
+    };
+    let of_minute = 60_000_000_000 / nanos;
+    Some(intervals.unary::<_, Int64Type>(|of| of.nanoseconds / nanos % of_minute))
 }

@@ -24,6 +24,20 @@ pub(super) fn check(function: &str, pattern: &str) -> Result<()> {
     ))
 }
 
+/// Whether a pattern shows the century, `%C`.
+pub(super) fn has_century(pattern: &str) -> bool {
+    let mut rest = pattern;
+    while let Some((_, specifier)) = rest.split_once('%') {
+        let specifier = specifier.strip_prefix(['-', '_', '0']).unwrap_or(specifier);
+        if specifier.starts_with('C') {
+            return true;
+        }
+        // The second of `%%` begins no other.
+        rest = specifier.strip_prefix('%').unwrap_or(specifier);
+    }
+    false
+}
+
 /// A pattern of PostgreSQL or Java as one of chrono; `None` if it has a letter that means nothing to them.
 fn translated(pattern: &str) -> Option<String> {
     /// Longest first. Letters of either case are alike in PostgreSQL; where Java tells them apart it is said below.

@@ -28,7 +28,8 @@ use crate::operands::inputs;
 pub(super) const INTERVAL: DataType = DataType::Interval(IntervalUnit::MonthDayNano);
 const MICROS_PER_DAY: i128 = 86_400_000_000;
 const DAYS_PER_MONTH: i128 = 30;
-const NANOS_PER_DAY: i64 = 86_400_000_000_000;
+/// Nanoseconds of a day.
+pub(super) const NANOS_PER_DAY: i64 = 86_400_000_000_000;
 
 /// Compares intervals by their length, before types are made equal; refuses to group by them.
 #[derive(Debug)]
@@ -104,6 +105,9 @@ fn by_length(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             vec![&mut *binary.left, &mut *binary.right]
         }
         Expr::BinaryExpr(binary) if matches!(binary.op, Operator::Plus | Operator::Minus) => {
+            if let Some(between) = between_times(binary, schema) {
+                return Ok(Transformed::yes(between));
+            }
             let is_changed = in_moments(binary, schema)?;
             return Ok(Transformed::new_transformed(expr, is_changed));
         }
@@ -131,6 +135,31 @@ fn by_length(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         span_keys::as_length(expr, of);
     }
     Ok(Transformed::yes(expr))
+}
+
+/// The time between two times of day. The engine takes their microseconds for nanoseconds of other lengths.
+fn between_times(binary: &mut BinaryExpr, schema: &DFSchema) -> Option<Expr> {
+    let is_time = |of: &Expr| {
+        let of = of.get_type(schema).unwrap_or(DataType::Null);
+        matches!(of, DataType::Time32(_) | DataType::Time64(_))
+    };
+    if binary.op != Operator::Minus || !is_time(&binary.left) || !is_time(&binary.right) {
+        return None;
+    }
+    let micros = |of: &mut Expr| {
+        let time = Cast::new(
+            Box::new(std::mem::take(of)),
+            DataType::Time64(TimeUnit::Microsecond),
+        );
+        Box::new(Expr::Cast(Cast::new(
+            Box::new(Expr::Cast(time)),
+            DataType::Int64,
+        )))
+    };
+    let (left, right) = (micros(&mut *binary.left), micros(&mut *binary.right));
+    let between = Expr::BinaryExpr(BinaryExpr::new(left, Operator::Minus, right));
+    let length = DataType::Duration(TimeUnit::Microsecond);
+    Some(Expr::Cast(Cast::new(Box::new(between), length)))
 }
 
 /// A day to which hours are added is a moment; a time of day is added to none.

@@ -1,7 +1,10 @@
 //! `to_char` and `date_format`: DataFusion's, of TIMESTAMP in microseconds, with patterns that say something.
 
-use arrow::array::AsArray;
-use arrow::datatypes::{DataType, FieldRef, TimeUnit};
+use std::ops::RangeInclusive;
+
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Date32Type, FieldRef, TimeUnit};
 use datafusion::common::{Result, ScalarValue, plan_err};
 use datafusion::functions::datetime::to_char::ToCharFunc;
 use datafusion::logical_expr::{
@@ -10,6 +13,29 @@ use datafusion::logical_expr::{
 };
 
 use super::{pattern, timestamp};
+use crate::diagnostic::data_error;
+
+/// Days before the year 10000 and from the year 0 on.
+const OF_TWO_DIGITS: RangeInclusive<i32> = -719_528..=2_932_896;
+
+/// Refuses centuries that have not two digits: chrono would write other characters.
+fn check_centuries(times: &ArrayRef) -> Result<()> {
+    if !matches!(
+        times.data_type(),
+        DataType::Timestamp(..) | DataType::Date32 | DataType::Date64
+    ) {
+        return Ok(());
+    }
+    let days = cast(times, &DataType::Date32)?;
+    let mut days = days.as_primitive::<Date32Type>().iter().flatten();
+    match days.all(|day| OF_TWO_DIGITS.contains(&day)) {
+        true => Ok(()),
+        false => Err(data_error(
+            "to_char: %C is of the years 0 to 9999",
+            "write %Y",
+        )),
+    }
+}
 
 /// The function `to_char(time, pattern)`.
 pub(super) fn to_char() -> ScalarUDF {
@@ -77,16 +103,22 @@ impl ScalarUDFImpl for ToChar {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let is_interval = matches!(args.args[0].data_type(), DataType::Duration(_));
+        let mut has_century = false;
         match &args.args[1] {
             ColumnarValue::Array(patterns) if !is_interval => {
                 for pattern in patterns.as_string::<i32>().iter().flatten() {
                     pattern::check(self.name(), pattern)?;
+                    has_century |= pattern::has_century(pattern);
                 }
             }
             ColumnarValue::Scalar(ScalarValue::Utf8(Some(text))) if !is_interval => {
                 pattern::check(self.name(), text)?;
+                has_century = pattern::has_century(text);
             }
             _ => {}
+        }
+        if has_century {
+            check_centuries(&args.args[0].to_array(1)?)?;
         }
         self.inner.invoke_with_args(args)
     }

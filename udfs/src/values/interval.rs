@@ -56,7 +56,8 @@ impl ExprPlanner for IntervalPlanner {
         else {
             return Ok(PlannerResult::Original(expr));
         };
-        let is_interval = |of: &DataType| matches!(of, DataType::Interval(_));
+        let is_interval =
+            |of: &DataType| matches!(of, DataType::Interval(_) | DataType::Duration(_));
         let (interval, number) = if is_interval(&left) && right.is_numeric() {
             (expr.left, expr.right)
         } else if is_interval(&right) && left.is_numeric() && !is_divided {
@@ -89,14 +90,16 @@ impl ScalarUDFImpl for ScaledInterval {
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
         match types {
-            [DataType::Interval(_) | DataType::Null, number] if number.is_integer() => {
-                Ok(vec![INTERVAL, DataType::Int64])
-            }
-            [DataType::Interval(_) | DataType::Null, number]
-                if number.is_numeric() || number.is_null() =>
-            {
-                Ok(vec![INTERVAL, DataType::Float64])
-            }
+            [
+                DataType::Interval(_) | DataType::Duration(_) | DataType::Null,
+                number,
+            ] => match number {
+                number if number.is_integer() => Ok(vec![INTERVAL, DataType::Int64]),
+                number if number.is_numeric() || number.is_null() => {
+                    Ok(vec![INTERVAL, DataType::Float64])
+                }
+                _ => plan_err!("{} takes an interval and a number", self.name()),
+            },
             _ => plan_err!("{} takes an interval and a number", self.name()),
         }
     }
