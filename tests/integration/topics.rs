@@ -110,17 +110,6 @@ pub(crate) fn partitions(topic: &str) -> u32 {
     partitions_of(&admin, topic)
 }
 
-/// The broker that leads a topic's first partition; -1 where none does at the moment.
-pub(crate) fn leader_on(bootstrap: &str, topic: &str) -> i32 {
-    let admin = admin(bootstrap);
-    let metadata = admin.inner().fetch_metadata(Some(topic), PATIENCE).unwrap();
-    let mut partitions = metadata
-        .topics()
-        .iter()
-        .flat_map(|topic| topic.partitions());
-    partitions.next().map_or(-1, |first| first.leader())
-}
-
 /// The end of each partition of a topic, counting what was written in transactions that are open.
 pub(crate) fn ends(topic: &str) -> Vec<i64> {
     ends_for(&reader(&kafka(), "read_uncommitted"), topic)
