@@ -41,6 +41,7 @@ mod is_final;
 mod membership;
 mod offsets;
 mod operands;
+mod ordered;
 mod planner;
 mod ranges;
 mod register;

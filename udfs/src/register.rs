@@ -26,6 +26,7 @@ use crate::filters::PushDownFilters;
 use crate::is_final::{IsFinalPlanner, is_final};
 use crate::membership::NullAwareMembership;
 use crate::offsets::{next_offsets, offsets_from, offsets_in};
+use crate::ordered::ordered;
 use crate::planner::{WindowExtensionPlanner, WindowRelationPlanner};
 use crate::ranges::EventTimeRanges;
 use crate::session::aggregate::AggregateBySession;
@@ -146,14 +147,16 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
 /// The aggregate functions of this crate.
 #[must_use]
 pub fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
-    vec![
+    let mut functions = vec![
         Arc::new(is_final()),
         Arc::new(next_offsets()),
         Arc::new(sum()),
         Arc::new(avg()),
         Arc::new(min()),
         Arc::new(max()),
-    ]
+    ];
+    functions.extend(ordered().map(Arc::new));
+    functions
 }
 
 /// The planners of this crate's calls. `with_expr_planners` would replace DataFusion's own:
