@@ -5,6 +5,7 @@
 //! back out whole through `From`.
 
 mod arguments;
+mod functions;
 mod render;
 mod unsupported;
 mod values;
@@ -441,6 +442,9 @@ fn from_plan(message: &str) -> Error {
         );
     }
     let error = Error::invalid(said.trim_end_matches('.'));
+    if let Some(written) = functions::written(message) {
+        return error.with_help(written);
+    }
     match suggestion {
         Some(name) => error.with_help(format!("did you mean{name}")),
         None => error,
