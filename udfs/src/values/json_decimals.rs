@@ -39,7 +39,9 @@ impl FunctionRewrite for JsonDecimals {
             Expr::TryCast(_) => Expr::TryCast(TryCast::new_from_field(double, Arc::clone(field))),
             _ => Expr::Cast(Cast::new_from_field(double, Arc::clone(field))),
         };
-        Ok(Transformed::yes(functions::coalesce().call(vec![written, read])))
+        Ok(Transformed::yes(
+            functions::coalesce().call(vec![written, read]),
+        ))
     }
 }
 
