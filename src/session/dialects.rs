@@ -11,8 +11,8 @@ use datafusion::sql::sqlparser::ast::{
 
 use crate::error::{Error, Result};
 use crate::planner::normalize;
-use crate::session::series;
 use crate::session::standard::{call, taken};
+use crate::session::{likes, series};
 
 /// Goes over a statement.
 ///
@@ -120,6 +120,10 @@ impl VisitorMut for Settled {
                 ),
                 _ => ControlFlow::Continue(()),
             },
+            Expr::Like { .. } | Expr::ILike { .. } => {
+                likes::with_backslashes(expr);
+                ControlFlow::Continue(())
+            }
             Expr::BinaryOp {
                 op: BinaryOperator::PGStartsWith,
                 left,

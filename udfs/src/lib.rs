@@ -45,6 +45,7 @@ mod keys;
 mod membership;
 mod offsets;
 mod operands;
+mod ordered;
 mod planner;
 mod ranges;
 mod register;

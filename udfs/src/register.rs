@@ -30,6 +30,7 @@ use crate::join_conditions::JoinConditions;
 use crate::keys::{ComputedKeys, FollowedKeys};
 use crate::membership::NullAwareMembership;
 use crate::offsets::{next_offsets, offsets_from, offsets_in};
+use crate::ordered::ordered;
 use crate::planner::{WindowExtensionPlanner, WindowRelationPlanner};
 use crate::ranges::EventTimeRanges;
 use crate::session::aggregate::AggregateBySession;
@@ -163,7 +164,7 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
 /// The aggregate functions of this crate.
 #[must_use]
 pub fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
-    vec![
+    let mut functions = vec![
         Arc::new(is_final()),
         Arc::new(next_offsets()),
         Arc::new(sum()),
@@ -172,7 +173,9 @@ pub fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
         Arc::new(max()),
         Arc::new(bool_and()),
         Arc::new(bool_or()),
-    ]
+    ];
+    functions.extend(ordered().map(Arc::new));
+    functions
 }
 
 /// The planners of this crate's calls. `with_expr_planners` would replace DataFusion's own:
