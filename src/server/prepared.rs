@@ -341,11 +341,9 @@ mod tests {
             .unwrap();
         assert_eq!(
             texts(&bound),
-            [
-                "SELECT arrow_cast('12.50', 'Decimal128(10, 2)'), \
+            ["SELECT arrow_cast('12.50', 'Decimal128(10, 2)'), \
                  arrow_cast(arrow_cast(2932896, 'Int32'), 'Date32'), CAST('NaN' AS DOUBLE), \
-                 CAST('1e-310' AS DOUBLE)"
-            ]
+                 CAST('1e-310' AS DOUBLE)"]
         );
     }
 
