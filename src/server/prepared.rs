@@ -276,8 +276,8 @@ pub(super) fn bound_bytes(rows: &RecordBatch) -> usize {
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::array::{
-        ArrayRef, BinaryArray, BooleanArray, DictionaryArray, Float64Array, Int32Array, Int64Array,
-        ListArray, StringArray, TimestampMicrosecondArray,
+        ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, DictionaryArray,
+        Float64Array, Int32Array, Int64Array, ListArray, StringArray, TimestampMicrosecondArray,
     };
     use datafusion::arrow::datatypes::Int64Type;
 
@@ -324,6 +324,26 @@ mod tests {
                 "SELECT arrow_cast(NULL, 'Int64'), '12', CAST('2e0' AS DOUBLE), false, X'', \
                  arrow_cast(2, 'Timestamp(Microsecond, Some(\"UTC\"))')"
             ]
+        );
+    }
+
+    #[test]
+    fn value_1_literals_keep_types_and_digits() {
+        let decimals = Decimal128Array::from(vec![1_250]).with_precision_and_scale(10, 2);
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("0", Arc::new(decimals.unwrap())),
+            ("1", Arc::new(Date32Array::from(vec![2_932_896]))),
+            ("2", Arc::new(Float64Array::from(vec![f64::NAN]))),
+            ("3", Arc::new(Float64Array::from(vec![1e-310]))),
+        ];
+        let bound = prepared("SELECT ?, ?, ?, ?")
+            .bind(&[RecordBatch::try_from_iter(columns).unwrap()])
+            .unwrap();
+        assert_eq!(
+            texts(&bound),
+            ["SELECT arrow_cast('12.50', 'Decimal128(10, 2)'), \
+                 arrow_cast(arrow_cast(2932896, 'Int32'), 'Date32'), CAST('NaN' AS DOUBLE), \
+                 CAST('1e-310' AS DOUBLE)"]
         );
     }
 

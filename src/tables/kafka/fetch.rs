@@ -90,14 +90,14 @@ impl<F: Fetcher> Cursor<F> {
         self.from
     }
 
-    /// All records below this offset were given.
+    /// All records below this offset were given, as records, ends of the partition and positions of the client have shown.
     pub(crate) fn next(&self) -> i64 {
         self.next
     }
 
-    /// A range was read up to `end`, and records up to `next` were seen.
+    /// A range up to `end` is over, and all records below `next` were given: what is known of them, not what was planned.
     pub(crate) fn finish(&mut self, end: i64, next: i64) {
         self.from = end;
-        self.next = next.max(end);
+        self.next = next;
     }
 }

@@ -1,5 +1,4 @@
-//! Which topic a name stands for (IDENT-1): the ids of the cluster and of the topic, and whether a log still has the record that
-//! was read last.
+//! Which topic a name stands for (IDENT-1): the ids of the cluster and of the topic.
 //!
 //! The client library asks for topic ids, its Rust binding does not: this is the only place that calls the library itself.
 #![expect(
@@ -7,24 +6,18 @@
     reason = "the Rust binding of librdkafka has no call that gives a topic's id"
 )]
 
-use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::time::{Duration, Instant};
 
 use rdkafka::bindings as native;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
 use rdkafka::types::RDKafkaRespErr;
-use rdkafka::{Offset, TopicPartitionList};
 
-use crate::core::jobs::{Identity, RecordMark};
+use crate::core::jobs::Identity;
 use crate::error::{Error, ErrorKind, Result};
-use crate::tables::kafka::client::{
-    ClientSettings, Faults, client_error, request_error, unknown_topic,
-};
+use crate::tables::kafka::client::{ClientSettings, Faults, unknown_topic};
 use crate::tables::kafka::ends::may_hear_of_it;
-use crate::tables::kafka::record::mark_of;
 
 /// After an answer that may change soon.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -201,78 +194,6 @@ fn cluster_id(consumer: &BaseConsumer<Faults>) -> Option<String> {
         native::rd_kafka_mem_free(client, text.cast());
         Some(id).filter(|id| !id.is_empty())
     }
-}
-
-/// Looks whether the partitions of a topic still have the records that were read last. Gives what is there instead where another
-/// record is; a partition whose record is gone, by retention or compaction, tells nothing. Blocks.
-///
-/// # Errors
-///
-/// The brokers do not answer.
-pub(crate) fn other_records(
-    settings: &ClientSettings,
-    topic: &str,
-    marks: &BTreeMap<i32, RecordMark>,
-) -> Result<BTreeMap<i32, RecordMark>> {
-    let mut others = BTreeMap::new();
-    if marks.is_empty() {
-        return Ok(others);
-    }
-    let faults = Faults::default();
-    let consumer = settings.consumer(faults.clone())?;
-    let mut assignment = TopicPartitionList::with_capacity(marks.len());
-    for (partition, mark) in marks {
-        assignment
-            .add_partition_offset(topic, *partition, Offset::Offset(mark.offset))
-            .map_err(|error| client_error(&error))?;
-    }
-    consumer
-        .assign(&assignment)
-        .map_err(|error| client_error(&error))?;
-    let mut waiting: BTreeMap<i32, RecordMark> = marks.clone();
-    let mut progress = Instant::now();
-    while !waiting.is_empty() {
-        match consumer.poll(Duration::from_millis(100)) {
-            Some(Ok(message)) => {
-                let partition = message.partition();
-                let Some(mark) = waiting.remove(&partition) else {
-                    continue;
-                };
-                progress = Instant::now();
-                let content = (message.key(), message.payload());
-                let found = mark_of(message.offset(), message.timestamp(), content);
-                if found.offset == mark.offset && found != mark {
-                    others.insert(partition, found);
-                }
-                let mut done = TopicPartitionList::with_capacity(1);
-                done.add_partition(topic, partition);
-                consumer
-                    .pause(&done)
-                    .map_err(|error| client_error(&error))?;
-            }
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                waiting.remove(&partition);
-                progress = Instant::now();
-            }
-            // The library does not say which partition it is: none of those left tells anything.
-            Some(Err(error))
-                if matches!(
-                    error.rdkafka_error_code(),
-                    Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange)
-                ) =>
-            {
-                waiting.clear();
-            }
-            Some(Err(error)) if faults.is_hopeless() => {
-                return Err(request_error(&error, settings, &faults));
-            }
-            Some(Err(_)) | None => {}
-        }
-        if progress.elapsed() > settings.connect_timeout {
-            return Err(settings.unavailable(&faults));
-        }
-    }
-    Ok(others)
 }
 
 #[cfg(test)]

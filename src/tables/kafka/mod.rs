@@ -10,6 +10,7 @@ mod ends;
 mod fetch;
 mod headers;
 mod identity;
+mod marks;
 mod metadata;
 pub mod mock;
 mod native;

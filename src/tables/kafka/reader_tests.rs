@@ -1,5 +1,7 @@
-//! Scans over the embedded broker: readers that stand still, wide topics, clients that are kept.
+//! Scans over the embedded broker: readers that stand still, wide topics, clients that are kept, damaged records.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,14 +28,17 @@ fn table(servers: &str) -> Arc<KafkaTable> {
 }
 
 fn patient_table(servers: &str, timeout: &str) -> Arc<KafkaTable> {
+    table_with(&[
+        ("kafka.bootstrap.servers", servers),
+        ("connect.timeout", timeout),
+    ])
+}
+
+fn table_with(options: &[(&str, &str)]) -> Arc<KafkaTable> {
     let column = |name: &str, data_type, metadata| KafkaColumn {
         field: Field::new(name, data_type, true),
         metadata: Some(metadata),
     };
-    let options = [
-        ("kafka.bootstrap.servers", servers),
-        ("connect.timeout", timeout),
-    ];
     let spec = KafkaTableSpec {
         name: "t".to_owned(),
         topic: "t".to_owned(),
@@ -44,8 +49,9 @@ fn patient_table(servers: &str, timeout: &str) -> Arc<KafkaTable> {
         primary_key: Vec::new(),
         watermark: None,
         options: options
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .into(),
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect(),
     };
     Arc::new(KafkaTable::try_new(spec).unwrap())
 }
@@ -296,5 +302,120 @@ fn an_end_of_partition_below_the_end_of_a_range_does_not_end_it() {
         assert_eq!(left, 40);
         let scan_of = plan.downcast_ref::<super::scan::KafkaScanExec>().unwrap();
         scan_of.check_reached().unwrap();
+    });
+}
+
+/// The checksum of Kafka's record batches: CRC-32C.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let shift = |crc: u32| (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg());
+    let take = |crc: u32, byte: &u8| (0..8).fold(crc ^ u32::from(*byte), |crc, _| shift(crc));
+    !bytes.iter().fold(u32::MAX, take)
+}
+
+/// A record batch with one record, of which a bit may have flipped since its checksum was made.
+fn record_batch(has_flipped: bool) -> Vec<u8> {
+    let mut content: Vec<u8> = Vec::new();
+    // No compression and no transaction; the last record is the first one.
+    content.extend(0_i16.to_be_bytes());
+    content.extend(0_i32.to_be_bytes());
+    // The times of the first and the last record.
+    content.extend(1_000_i64.to_be_bytes());
+    content.extend(1_000_i64.to_be_bytes());
+    // No producer id, epoch and sequence.
+    content.extend((-1_i64).to_be_bytes());
+    content.extend((-1_i16).to_be_bytes());
+    content.extend((-1_i32).to_be_bytes());
+    // One record of seven bytes: attributes, time, offset, no key, a value of one byte, no headers.
+    content.extend(1_i32.to_be_bytes());
+    content.extend([14, 0, 0, 0, 1, 2, b'v', 0]);
+    let checksum = crc32c(&content);
+    if has_flipped {
+        let value = content.iter_mut().rfind(|byte| **byte == b'v').unwrap();
+        *value ^= 1;
+    }
+    // The length is that of what follows it.
+    let length = i32::try_from(content.len() + 4 + 1 + 4).unwrap();
+    let mut batch: Vec<u8> = Vec::new();
+    batch.extend(0_i64.to_be_bytes());
+    batch.extend(length.to_be_bytes());
+    // The epoch of the leader, the version of the format.
+    batch.extend(0_i32.to_be_bytes());
+    batch.push(2);
+    batch.extend(checksum.to_be_bytes());
+    batch.extend(content);
+    batch
+}
+
+/// Sends a record batch to a partition of topic `t` as it is: a client would make the checksum anew.
+fn append(servers: &str, partition: i32, batch: &[u8]) {
+    let mut request: Vec<u8> = Vec::new();
+    // Produce, version 3, by a client "t", in no transaction, to be acknowledged by the leader.
+    request.extend(0_i16.to_be_bytes());
+    request.extend(3_i16.to_be_bytes());
+    request.extend(1_i32.to_be_bytes());
+    request.extend(1_i16.to_be_bytes());
+    request.push(b't');
+    request.extend((-1_i16).to_be_bytes());
+    request.extend(1_i16.to_be_bytes());
+    request.extend(10_000_i32.to_be_bytes());
+    // One topic, one partition.
+    request.extend(1_i32.to_be_bytes());
+    request.extend(1_i16.to_be_bytes());
+    request.push(b't');
+    request.extend(1_i32.to_be_bytes());
+    request.extend(partition.to_be_bytes());
+    request.extend(i32::try_from(batch.len()).unwrap().to_be_bytes());
+    request.extend(batch);
+    let mut broker = TcpStream::connect(servers).unwrap();
+    broker.set_read_timeout(Some(LONG)).unwrap();
+    let size = i32::try_from(request.len()).unwrap();
+    broker.write_all(&size.to_be_bytes()).unwrap();
+    broker.write_all(&request).unwrap();
+    let mut size = [0; 4];
+    broker.read_exact(&mut size).unwrap();
+    let mut answer = vec![0; usize::try_from(i32::from_be_bytes(size)).unwrap()];
+    broker.read_exact(&mut answer).unwrap();
+    // The error code follows the correlation id, the topic and the partition.
+    assert_eq!(answer[19..21], [0, 0], "{answer:?}");
+}
+
+/// A bit that has flipped in a broker's log, or on the way, is an error of the scan and no row.
+#[test]
+fn a_record_whose_checksum_is_wrong_is_an_error() {
+    let broker = EmbeddedBroker::start().unwrap();
+    broker.create_topic("t", 2).unwrap();
+    let servers = broker.bootstrap_servers();
+    append(&servers, 0, &record_batch(false));
+    append(&servers, 1, &record_batch(true));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let context = context();
+        let (checked, unchecked) = (
+            table(&servers),
+            table_with(&[
+                ("kafka.bootstrap.servers", servers.as_str()),
+                ("connect.timeout", "60s"),
+                ("kafka.check.crcs", "false"),
+            ]),
+        );
+        // As a batch of a job reads.
+        let batch = |table: &Arc<KafkaTable>, partition| {
+            let pool = Some(Arc::new(ConsumerPool::default()));
+            let ranges = vec![range(partition, 0, 1)];
+            KafkaTableProvider::for_batch(Arc::clone(table), ranges, pool)
+        };
+        let plan = scan(&context, &batch(&checked, 0)).await;
+        assert_eq!(rows(&context, plan).await, [(0, 0)]);
+        let plan = scan(&context, &batch(&checked, 1)).await;
+        let answer = tokio::time::timeout(LONG, collect(plan, context.task_ctx()));
+        let error = crate::error::Error::from(answer.await.expect("the scan ends").unwrap_err());
+        assert_eq!(error.kind(), crate::error::ErrorKind::Data, "{error}");
+        // Without the check it is read as if nothing had happened.
+        let plan = scan(&context, &batch(&unchecked, 1)).await;
+        assert_eq!(rows(&context, plan).await, [(1, 0)]);
     });
 }

@@ -55,6 +55,17 @@ pub(crate) enum Read {
     Stopped,
 }
 
+/// Whether an error of the client may pass by itself, as long as nothing says that connecting is hopeless.
+pub(crate) fn may_pass(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::OperationTimedOut
+            | RDKafkaErrorCode::Resolve
+    )
+}
+
 impl RangeReading {
     /// Reads the range; the cursor is where the range begins, and afterwards where it ends.
     ///
@@ -175,14 +186,7 @@ impl RangeReading {
                 ))
             }
             RDKafkaErrorCode::LogTruncation => Err(self.cut_back(next)),
-            RDKafkaErrorCode::BrokerTransportFailure
-            | RDKafkaErrorCode::AllBrokersDown
-            | RDKafkaErrorCode::OperationTimedOut
-            | RDKafkaErrorCode::Resolve
-                if !self.faults.is_hopeless() =>
-            {
-                Ok(())
-            }
+            code if may_pass(code) && !self.faults.is_hopeless() => Ok(()),
             code => {
                 let error = KafkaError::MessageConsumption(code);
                 Err(request_error(&error, &self.table.client, &self.faults))

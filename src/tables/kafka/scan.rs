@@ -1,6 +1,6 @@
 //! The scan of explicit offset ranges: a few streams, each of which reads its ranges one after the other.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,7 +22,7 @@ use datafusion::physical_plan::{
 use crate::error::{Error, Result};
 use crate::tables::bad_records::BadRecords;
 use crate::tables::kafka::definition::{KafkaTable, OnError};
-use crate::tables::kafka::progress::ends_range;
+use crate::tables::kafka::progress::{Reached, ends_range};
 use crate::tables::kafka::range::OffsetRange;
 use crate::tables::kafka::reader::{ASSIGNED, TableReader};
 use crate::tables::kafka::reading::{Output, RangeReading, Read};
@@ -44,8 +44,7 @@ pub struct KafkaScanExec {
     bad_records: Arc<BadRecords>,
     time: Option<Arc<BatchTime>>,
     client: Arc<TableReader>,
-    /// Ranges that were read to their ends, and how far.
-    reached: Arc<Mutex<BTreeMap<(i32, i64), i64>>>,
+    reached: Arc<Mutex<Reached>>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -103,15 +102,11 @@ impl KafkaScanExec {
     /// A range that was not read to its end, with how far it was.
     pub fn check_reached(&self) -> Result<()> {
         let reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
-        let short = self.ranges.iter().find(|range| {
-            let found = reached.get(&(range.partition, range.start));
-            !range.is_empty() && found.is_none_or(|found| *found < range.end)
-        });
-        let Some(range) = short else {
+        let Some((range, next)) = reached.first_short(&self.ranges) else {
             return Ok(());
         };
         Err(Error::unavailable(format!(
-            "topic '{}': partition {} was to be read from offset {} to {}, and was not read to its end",
+            "topic '{}': partition {} was to be read from offset {} to {}, and was read up to {next} only",
             self.table.topic, range.partition, range.start, range.end
         ))
         .with_help("nothing was written: run it again"))
@@ -268,7 +263,7 @@ impl KafkaScanExec {
             self.reached
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .insert((range.partition, range.start), cursor.next());
+                .add(range, cursor.next());
             self.client.close(range.partition, cursor);
         }
     }

@@ -1,5 +1,5 @@
 //! The real scan of a partition over a simulated client: whatever the brokers do, the scan gives each record below the planned end
-//! once, or an error (LOSS-1). And the real search for the ends of partitions over simulated leaders: a partition with an open
+//! once, or an error (LOSS-1). The real look for the record that was read last, over the same client (IDENT-1). And the real search for the ends of partitions over simulated leaders: a partition with an open
 //! transaction never counts as read to its end (TIME-1).
 
 use std::cell::RefCell;
@@ -19,11 +19,13 @@ use super::client::Faults;
 use super::definition::{KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey, OnError};
 use super::ends::{Leaders, PartitionEnds, partition_ends};
 use super::fetch::{Arrived, Cursor, Fetcher, Record};
+use super::marks::record_at;
 use super::native::LogEnd;
-use super::progress::{EndRule, ends_range};
+use super::progress::{EndRule, Reached, ends_range};
 use super::range::OffsetRange;
 use super::reading::{Output, RangeReading, Read};
-use super::record::RecordReader;
+use super::record::{RecordReader, mark_of};
+use crate::core::jobs::RecordMark;
 use crate::error::{ErrorKind, Result};
 
 /// What there is at an offset of the partition.
@@ -272,6 +274,17 @@ fn read(
     rule: EndRule,
     limit: Option<usize>,
 ) -> Vec<Result<(Read, Vec<i64>)>> {
+    read_noting(client, ranges, rule, limit, &mut Reached::default())
+}
+
+/// The same; notes how far each range was read, as a scan does.
+fn read_noting(
+    client: SimulatedClient,
+    ranges: &[OffsetRange],
+    rule: EndRule,
+    limit: Option<usize>,
+    reached: &mut Reached,
+) -> Vec<Result<(Read, Vec<i64>)>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
@@ -308,6 +321,9 @@ fn read(
         };
         let answer = runtime.block_on(reading.read(&mut cursor, &mut output));
         drop(output);
+        if matches!(answer, Ok(Read::All)) {
+            reached.add(*range, cursor.next());
+        }
         let mut offsets = Vec::new();
         while let Ok(batch) = batches.try_recv() {
             let batch = batch.unwrap();
@@ -436,8 +452,12 @@ proptest! {
     ) {
         let ranges = [range(start, middle), range(middle, end)];
         let client = SimulatedClient::new(log.clone(), start, stable, events);
-        let answers = read(client, &ranges, ends_range, None);
+        let mut reached = Reached::default();
+        let answers = read_noting(client, &ranges, ends_range, None, &mut reached);
         prop_assert_eq!(wrong(&log, &ranges, &answers), None);
+        // The check of how far ranges were read refuses only what was not read.
+        let is_whole = answers.iter().all(Result::is_ok);
+        prop_assert_eq!(reached.first_short(&ranges).is_none(), is_whole, "{:?}", reached);
     }
 
     #[test]
@@ -489,6 +509,28 @@ fn a_scan_that_stops_at_any_end_of_partition_is_found() {
         wrong(&log, &ranges, &answers).is_some()
     });
     assert!(found);
+}
+
+/// Whatever records a scan leaves out that stops at any end of partition, how far its ranges were read tells: a batch of it is refused.
+#[test]
+fn a_range_that_was_ended_early_was_not_reached() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    let mut runner = TestRunner::deterministic();
+    let mut found = 0;
+    for _ in 0..4_000 {
+        let (log, events, start, middle, end, stable) =
+            world().new_tree(&mut runner).unwrap().current();
+        let ranges = [range(start, middle), range(middle, end)];
+        let client = SimulatedClient::new(log.clone(), start, stable, events);
+        let mut reached = Reached::default();
+        let answers = read_noting(client, &ranges, |_, _| true, None, &mut reached);
+        if let Some(fault) = wrong(&log, &ranges, &answers) {
+            assert!(reached.first_short(&ranges).is_some(), "{fault}");
+            found += 1;
+        }
+    }
+    assert!(found > 0);
 }
 
 /// A follower that ends at 60 is not where a range up to 100 ends: what it never gives is an error that passes.
@@ -605,6 +647,81 @@ fn a_scan_that_takes_a_row_of_aborted_or_control_records_for_silence_is_found() 
         });
         assert!(found, "{slot:?}");
     }
+}
+
+/// The record at an offset of the partition, as a runner that starts looks for it.
+fn look(mut client: SimulatedClient, offset: i64) -> Result<Option<RecordMark>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let (table, faults) = (table(), Faults::default());
+    runtime.block_on(record_at(&mut client, &table, offset, &faults))
+}
+
+/// What a log has at an offset, if that is a record.
+fn mark(log: &[Slot], offset: i64) -> Option<RecordMark> {
+    let slot = log.get(usize::try_from(offset).unwrap());
+    let value = format!("v{offset}");
+    let content = (None, Some(value.as_bytes()));
+    (slot == Some(&Slot::Record)).then(|| mark_of(offset, Timestamp::CreateTime(offset), content))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+    #[test]
+    fn ident_1_a_record_is_found_where_it_is_or_there_is_an_error(
+        (log, events, offset, _, _, stable) in world()
+    ) {
+        let lasts = !events.iter().any(|event| matches!(event, Event::Retention(_)));
+        let client = SimulatedClient::new(log.clone(), offset, stable, events);
+        match look(client, offset) {
+            Ok(None) => prop_assert!(!lasts || mark(&log, offset).is_none()),
+            Ok(found) => prop_assert_eq!(found, mark(&log, offset)),
+            Err(error) => {
+                let kind = error.kind();
+                prop_assert!(matches!(kind, ErrorKind::Unavailable | ErrorKind::Permission));
+            }
+        }
+    }
+
+    #[test]
+    fn ident_1_slow_brokers_say_what_they_have((log, events, ranges) in slow_world()) {
+        let (offset, stable) = (ranges[0].start, i64::try_from(log.len()).unwrap());
+        prop_assume!(offset < stable);
+        let client = SimulatedClient::new(log.clone(), offset, stable, events);
+        prop_assert_eq!(look(client, offset).unwrap(), mark(&log, offset));
+    }
+}
+
+/// The record that was read last was compacted away, and for longer than silent brokers are waited for the client fetches offsets
+/// without a record.
+#[test]
+fn ident_1_a_record_that_is_gone_is_no_silence_whatever_follows() {
+    for slot in [Slot::Aborted, Slot::Control, Slot::Gap] {
+        let client = |shows_records_only| {
+            let mut log = vec![slot; 1_000];
+            log[0] = Slot::Gap;
+            log.push(Slot::Record);
+            let slow = (0..1_001).flat_map(|_| [Event::Fetch(1), Event::Quiet(5)]);
+            let mut client = SimulatedClient::new(log, 0, 1_001, slow.collect());
+            client.shows_records_only = shows_records_only;
+            client
+        };
+        assert_eq!(look(client(false), 0).unwrap(), None, "{slot:?}");
+        // Where only records show that something moves, it is silence.
+        let error = look(client(true), 0).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{slot:?}");
+    }
+}
+
+/// A follower that lags has no record at the offset yet: that does not tell that the record is gone.
+#[test]
+fn ident_1_a_follower_that_lags_does_not_say_that_a_record_is_gone() {
+    let log = vec![Slot::Record; 100];
+    let events = vec![Event::Fetch(1), Event::Quiet(1), Event::Grow(100)];
+    let client = SimulatedClient::new(log.clone(), 60, 60, events);
+    assert_eq!(look(client, 60).unwrap(), mark(&log, 60));
 }
 
 /// The leader of a partition that grows while it is asked for its ends, and in which transactions may be open.

@@ -11,7 +11,8 @@ use crate::tables::kafka::aside::aside;
 use crate::tables::kafka::client::Faults;
 use crate::tables::kafka::definition::KafkaTable;
 use crate::tables::kafka::ends::{Asked, PartitionEnds, partition_ends};
-use crate::tables::kafka::identity::{identity, other_records};
+use crate::tables::kafka::identity::identity;
+use crate::tables::kafka::marks::other_records;
 use crate::tables::kafka::pool::ConsumerPool;
 
 /// The source of a job.
@@ -68,8 +69,7 @@ impl KafkaJobSource {
         &self,
         marks: BTreeMap<i32, RecordMark>,
     ) -> Result<BTreeMap<i32, RecordMark>> {
-        let table = Arc::clone(&self.table);
-        aside(move || other_records(&table.client, &table.topic, &marks)).await
+        other_records(&self.table, marks).await
     }
 
     /// Where every partition starts and ends now, new ones included.

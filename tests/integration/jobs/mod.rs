@@ -19,6 +19,7 @@ mod retention;
 mod session_groups;
 mod slices;
 mod statements;
+mod sums;
 mod windows;
 
 use std::process::{Child, Command, Stdio};

@@ -115,6 +115,93 @@ print(cur.fetchall())
     insta::assert_snapshot!(said);
 }
 
+/// What is bound keeps its type and every digit, in a result and in a table (VALUE-1).
+#[test]
+fn value_1_values_are_bound_as_they_are() {
+    let work = Workspace::new();
+    let served = Served::start(&work, &[]);
+    let said = served.python(
+        r#"
+import datetime, decimal
+given = pyarrow.record_batch({
+    "wide": pyarrow.array([decimal.Decimal("12345678901234567890.123456789012345678")], pyarrow.decimal128(38, 18)),
+    "price": pyarrow.array([decimal.Decimal("1.10")], pyarrow.decimal128(10, 2)),
+    "day": pyarrow.array([datetime.date(9999, 12, 31)], pyarrow.date32()),
+    "nan": pyarrow.array([float("nan")], pyarrow.float64()),
+    "tiny": pyarrow.array([1e-310], pyarrow.float64()),
+    "whole": pyarrow.array([9007199254740993], pyarrow.int64())})
+def alike(one, other):
+    return one == other or one != one and other != other
+def compare(found):
+    found, wanted = found.combine_chunks(), pyarrow.Table.from_batches([given])
+    rows = [list(table.to_pylist()[0].values()) for table in (found, wanted)]
+    is_same = found.schema.types == wanted.schema.types and all(alike(*pair) for pair in zip(*rows))
+    print("as it was" if is_same else (found.schema.types, rows))
+db = connect()
+with db.cursor() as cur:
+    cur.execute("SELECT ? AS wide, ? AS price, ? AS day, ? AS nan, ? AS tiny, ? AS whole", given)
+    compare(cur.fetch_arrow_table())
+    cur.execute("CREATE EXTERNAL TABLE kept (wide DECIMAL(38, 18), price DECIMAL(10, 2), day DATE, nan DOUBLE, tiny DOUBLE, whole BIGINT) "
+        "STORED AS DELTA LOCATION 'kept'")
+    cur.executemany("INSERT INTO kept VALUES (?, ?, ?, ?, ?, ?)", given)
+    cur.execute("SELECT * FROM kept")
+    compare(cur.fetch_arrow_table())
+    cur.execute("SELECT count(*) FROM kept WHERE wide = ? AND price = ? AND day = ? AND nan = ? AND tiny = ? AND whole = ?", given)
+    print(cur.fetchall())
+"#,
+        &[],
+    );
+    assert_eq!(said, "as it was\nas it was\n[(1,)]\n");
+}
+
+/// All rows that are bound to an INSERT are one statement: either all are there, or none is.
+#[test]
+fn many_bound_rows_are_one_commit() {
+    let work = Workspace::new();
+    let served = Served::start(&work, &[]);
+    let said = served.python(
+        r#"
+db = connect()
+rows(db, "CREATE EXTERNAL TABLE bound (id BIGINT NOT NULL, name VARCHAR) STORED AS DELTA LOCATION 'bound'")
+def insert(values):
+    with db.cursor() as cur:
+        cur.executemany("INSERT INTO bound VALUES (?, ?)", values)
+def stands():
+    return rows(db, "SELECT count(*), sum(id) FROM bound"), len(rows(db, "DESCRIBE HISTORY bound"))
+before = stands()
+insert([(n, f"n{n}") for n in range(100)])
+print(before, stands())
+print(refused(insert, [(n if n != 70 else None, "x") for n in range(100)]).startswith("done"), stands())
+"#,
+        &[],
+    );
+    let (none, all) = ("[(0, None)]", "[(100, 4950)]");
+    assert_eq!(said, format!("({none}, 1) ({all}, 2)\nFalse ({all}, 2)\n"));
+}
+
+/// A table in memory would be made anew, with other rows, when a server starts, and what was inserted into it would be gone.
+#[test]
+fn tables_in_memory_are_refused() {
+    let work = Workspace::new();
+    let served = Served::start(&work, &[]);
+    let said = served.python(
+        r#"
+db = connect()
+for sql in ["CREATE TABLE q AS SELECT 1 AS n", "CREATE OR REPLACE TABLE q AS VALUES (1)", "CREATE TABLE IF NOT EXISTS q AS SELECT 1 AS n"]:
+    print(refused(rows, db, sql))
+print(refused(rows, db, "SELECT * FROM q"))
+"#,
+        &[],
+    );
+    let lines: Vec<&str> = said.lines().collect();
+    let (last, made) = lines.split_last().unwrap();
+    assert_eq!(made.len(), 3, "{said}");
+    for line in made {
+        assert!(line.contains("makes a table in memory"), "{line}");
+    }
+    assert!(!last.starts_with("done"), "{last}");
+}
+
 #[test]
 fn errors_name_their_kind_and_place() {
     let work = Workspace::new();
