@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, GroupByExpr, Ident, JoinConstraint, JoinOperator, NamedWindowExpr, Query,
-    Select, SetExpr, SetOperator, SetQuantifier, Spanned, TableFactor, TableWithJoins,
-    UnaryOperator, Value, VisitMut, VisitorMut, WindowSpec, WindowType,
+    BinaryOperator, Expr, Ident, JoinConstraint, JoinOperator, NamedWindowExpr, Query, Select,
+    SetExpr, SetOperator, SetQuantifier, Spanned, TableFactor, TableWithJoins, UnaryOperator,
+    Value, VisitMut, VisitorMut, WindowSpec, WindowType,
 };
 
 use crate::error::{Error, Result};
 use crate::planner::normalize;
+use crate::session::grouping;
 use crate::session::series;
 use crate::session::standard::{call, taken};
 
@@ -44,13 +45,7 @@ impl VisitorMut for Settled {
                 return ControlFlow::Break(error);
             }
         }
-        // `GROUP BY ()`: all rows are one group.
-        if let GroupByExpr::Expressions(keys, _) = &mut select.group_by
-            && *keys == [Expr::Tuple(Vec::new())]
-        {
-            *keys = vec![Expr::GroupingSets(vec![Vec::new()])];
-        }
-        match named_windows(select) {
+        match grouping::sets(select).and_then(|()| named_windows(select)) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => ControlFlow::Break(error),
         }

@@ -11,6 +11,7 @@ mod delimiters;
 mod describe;
 mod dialects;
 mod file_names;
+mod grouping;
 mod ingest;
 mod inserted;
 mod jobs;
