@@ -20,7 +20,7 @@ use crate::checked::{
     with_room_to_compare,
 };
 use crate::complete::{AggregateByCompletedSession, seal_completions};
-use crate::doubles::{DoubleBeforeDecimal, with_doubles};
+use crate::doubles::{DoubleBeforeDecimal, RealOperators, Reals, with_doubles};
 use crate::empty::EmptySubqueries;
 use crate::equalities::HiddenEqualities;
 use crate::filtered::FilteredArguments;
@@ -120,7 +120,20 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
 ///
 /// An expression without a type; a day and a time of day that are added to each other.
 pub fn before_types(expr: Expr, columns: &DFSchema) -> Result<Expr> {
-    let expr = with_doubles(expr, columns)?;
+    before(expr, columns, Reals::Widened)
+}
+
+/// The same of an expression that a Delta table keeps: there a REAL beside an integer is a REAL, for all who write the table.
+///
+/// # Errors
+///
+/// As [`before_types`].
+pub fn before_types_of_table(expr: Expr, columns: &DFSchema) -> Result<Expr> {
+    before(expr, columns, Reals::Kept)
+}
+
+fn before(expr: Expr, columns: &DFSchema, reals: Reals) -> Result<Expr> {
+    let expr = with_doubles(expr, columns, reals)?;
     let expr = with_room_to_compare(expr, columns)?;
     with_interval_lengths(expr, columns)
 }
@@ -182,6 +195,7 @@ pub fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
     vec![
         Arc::new(IsFinalPlanner),
         Arc::new(WindowCallPlanner),
+        Arc::new(RealOperators),
         Arc::new(DecimalOperators),
         Arc::new(ExtractPlanner),
         Arc::new(IntervalPlanner),
