@@ -39,7 +39,7 @@ use crate::times::{
 };
 use crate::unjoined::{UnjoinedConditions, UnjoinedSubqueries};
 use crate::values::{
-    IntervalPlanner, JsonDecimals, array_has, as_typed, header, headers_list, headers_map,
+    IntervalPlanner, JsonCasts, array_has, as_typed, header, headers_list, headers_map,
     interval_times, list_compare, signed, signed_functions, to_json,
 };
 use crate::window_calls::WindowCallPlanner;
@@ -144,8 +144,8 @@ fn before(expr: Expr, columns: &DFSchema, reals: Reals) -> Result<Expr> {
 ///
 /// None in practice: a session state takes functions, rewrites and planners at any time.
 pub fn register_json(state: &mut SessionState) -> Result<()> {
-    // Before theirs, which would read decimals as DOUBLE.
-    state.register_function_rewrite(Arc::new(JsonDecimals))?;
+    // Before theirs, which would make NULL of what is not of the type.
+    state.register_function_rewrite(Arc::new(JsonCasts))?;
     datafusion_functions_json::register_all(state)?;
     let length = signed(state.udf("json_length")?);
     state.register_udf(length)?;
