@@ -20,6 +20,7 @@ mod literals;
 mod measures;
 mod memory;
 mod nan;
+mod one_nan;
 mod plan_limits;
 mod recursion;
 mod rewrite;

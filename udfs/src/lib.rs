@@ -60,6 +60,7 @@ mod window_calls;
 pub use budget::Budget;
 pub use checked::{
     CheckedArithmetic, DecimalOperators, RoomToCompare, as_kept, checked, checked_of_table, plain,
+    with_one_nan_within,
 };
 pub use complete::{
     AggregateByCompletedSession, CompleteSessions, CompleteSessionsAggregate, CompleteSessionsExec,

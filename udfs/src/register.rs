@@ -16,7 +16,7 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, Phy
 
 use crate::bools::{bool_and, bool_or};
 use crate::checked::{
-    CheckedArithmetic, DecimalOperators, RoomToCompare, avg, max, min, rounded, sum,
+    CheckedArithmetic, DecimalOperators, RoomToCompare, avg, max, min, nan_functions, rounded, sum,
     with_room_to_compare,
 };
 use crate::complete::{AggregateByCompletedSession, seal_completions};
@@ -170,6 +170,7 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
     functions.extend(times::functions());
     functions.extend(as_typed().map(Arc::new));
     functions.extend(rounded().map(Arc::new));
+    functions.extend(nan_functions().map(Arc::new));
     functions
 }
 

@@ -34,6 +34,8 @@ pub use compare::RoomToCompare;
 pub(crate) use compare::{wide, with_room_to_compare};
 pub use decimals::DecimalOperators;
 pub(crate) use extreme::{max, min};
+pub(crate) use nan::functions as nan_functions;
+pub use nan::with_one_nan_within;
 pub(crate) use rewrite::type_of;
 pub use rewrite::{CheckedArithmetic, as_kept, checked, checked_of_table, plain};
 pub(crate) use rounded::rounded;
