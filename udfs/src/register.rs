@@ -16,8 +16,8 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, Phy
 
 use crate::bools::{bool_and, bool_or};
 use crate::checked::{
-    CheckedArithmetic, DecimalOperators, RoomToCompare, avg, max, min, nan_functions, rounded, sum,
-    with_room_to_compare,
+    CheckedArithmetic, DecimalOperators, RoomToCompare, array_functions, avg, max, min,
+    nan_functions, rounded, sum, with_room_to_compare,
 };
 use crate::complete::{AggregateByCompletedSession, seal_completions};
 use crate::doubles::{DoubleBeforeDecimal, RealOperators, Reals, with_doubles};
@@ -40,7 +40,7 @@ use crate::times::{
 use crate::unjoined::{UnjoinedConditions, UnjoinedSubqueries};
 use crate::values::{
     IntervalPlanner, JsonCasts, array_has, as_typed, header, headers_list, headers_map,
-    interval_times, list_compare, signed, signed_functions, to_json,
+    interval_times, list_compare, map_extract, signed, signed_functions, to_json,
 };
 use crate::window_calls::WindowCallPlanner;
 
@@ -165,12 +165,14 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
         Arc::new(interval_times()),
         Arc::new(array_has()),
         Arc::new(list_compare()),
+        Arc::new(map_extract()),
     ];
     functions.extend(signed_functions());
     functions.extend(times::functions());
     functions.extend(as_typed().map(Arc::new));
     functions.extend(rounded().map(Arc::new));
     functions.extend(nan_functions().map(Arc::new));
+    functions.extend(array_functions().map(Arc::new));
     functions
 }
 
