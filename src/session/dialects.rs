@@ -40,6 +40,13 @@ impl VisitorMut for Settled {
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
+        if let Some(into) = &select.into {
+            return ControlFlow::Break(
+                Error::unsupported("SELECT … INTO is not supported")
+                    .with_help("write INSERT INTO t SELECT …, or CREATE TABLE t AS SELECT … where tables are in memory")
+                    .at(into.name.span()),
+            );
+        }
         for table in &select.from {
             if let Some(error) = joins(table) {
                 return ControlFlow::Break(error);

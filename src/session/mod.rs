@@ -384,8 +384,8 @@ impl Session {
     }
 
     /// Runs a definition that was made before, for so long at most. If it fails, it is kept all the same: its name is taken, and
-    /// statements that use it try again. A Delta table that is not where it was is not made anew. What the session has of that
-    /// name gives way.
+    /// statements that use it try again. A Delta table that is not where it was is not made anew, and neither is a table in memory. What
+    /// the session has of that name gives way.
     ///
     /// # Errors
     /// Why it is not open, or cannot be kept.
@@ -407,6 +407,17 @@ impl Session {
                 }
             }
             return Ok(());
+        }
+        if let Statement::Sql(sql) = &parsed.statement
+            && let Some(name) = rewrite::made_in_memory(sql)
+        {
+            // An earlier release took such definitions. To run one again would be to ask its query anew.
+            let error = Error::unsupported(
+                "CREATE TABLE made it in memory, and its rows ended with the server that made it",
+            )
+            .with_help("DROP it, and declare a table that lasts, STORED AS DELTA");
+            self.keep(&name, None, &parsed.text, &error);
+            return Err(error);
         }
         let kept = parsed.clone();
         if let Statement::Sql(sql) = &kept.statement
