@@ -40,7 +40,7 @@ pub(super) fn unsupported(message: String) -> Error {
     let expression = message.strip_prefix(NO_EXPRESSION).unwrap_or_default();
     let (what, help) = if expression.starts_with("InSubquery") {
         (
-            "IN (SELECT …) stands in a select list, WHERE, HAVING, GROUP BY and ORDER BY, and not inside an aggregate",
+            "IN (SELECT …) stands in a select list, WHERE, HAVING, GROUP BY and ORDER BY, and within aggregates",
             "join: LEFT JOIN (SELECT DISTINCT x FROM …) AS s ON s.x = t.a, and ask s.x IS NOT NULL",
         )
     } else if expression.starts_with("Exists") {

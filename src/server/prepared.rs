@@ -280,9 +280,11 @@ mod tests {
         Float64Array, Int32Array, Int64Array, ListArray, StringArray, TimestampMicrosecondArray,
     };
     use datafusion::arrow::datatypes::Int64Type;
+    use datafusion::arrow::util::pretty::pretty_format_batches;
 
     use super::*;
     use crate::planner::{Script, Statement};
+    use crate::session::{Outcome, Session, SessionOptions};
 
     fn prepared(sql: &str) -> Prepared {
         Prepared::try_new(Script::new("t", sql).split().unwrap().remove(0)).unwrap()
@@ -325,6 +327,65 @@ mod tests {
                  arrow_cast(2, 'Timestamp(Microsecond, Some(\"UTC\"))')"
             ]
         );
+    }
+
+    /// VALUE-1: numbers that are bound are stored as those that are written, all rows by one commit.
+    #[tokio::test]
+    async fn bound_numbers_are_rounded_as_written_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let session = Session::try_new(&SessionOptions::default()).unwrap();
+        let parsed = |sql: &str| {
+            let raw = Script::new("t", sql).split().unwrap().remove(0);
+            parse_statement(&raw).unwrap()
+        };
+        let create = format!(
+            "CREATE EXTERNAL TABLE t (i INT, d DECIMAL(5, 1), x INT) STORED AS DELTA LOCATION '{}'",
+            dir.path().display()
+        );
+        session.execute(parsed(&create)).await.unwrap();
+        let decimals = |values: Vec<i128>| {
+            let values = Decimal128Array::from(values);
+            Arc::new(values.with_precision_and_scale(6, 2).unwrap()) as ArrayRef
+        };
+        let doubles: ArrayRef = Arc::new(Float64Array::from(vec![1.5, 2.5, -0.6]));
+        let columns = vec![
+            ("0", doubles),
+            ("1", decimals(vec![125, 999, -125])),
+            ("2", decimals(vec![150, 250, -250])),
+        ];
+        let bound = prepared("INSERT INTO t VALUES (?, ?, ?)")
+            .bind(&[RecordBatch::try_from_iter(columns).unwrap()])
+            .unwrap();
+        for statement in bound.statements().unwrap() {
+            let outcome = session.execute(statement.unwrap()).await.unwrap();
+            let Outcome::Insert(execution) = outcome else {
+                panic!("it inserts");
+            };
+            assert_eq!(execution.written().await.unwrap(), 3);
+        }
+        let rows = session
+            .collect(parsed("SELECT i, d, x FROM t ORDER BY i, x"))
+            .await;
+        let shown = pretty_format_batches(&rows.unwrap()).unwrap().to_string();
+        let shown: Vec<&str> = shown.lines().skip(3).take(3).collect();
+        assert_eq!(
+            shown,
+            [
+                "| -1 | -1.3 | -3 |",
+                "| 2  | 1.3  | 2  |",
+                "| 2  | 10.0 | 3  |"
+            ]
+        );
+        let commits = session.collect(parsed("DESCRIBE HISTORY t")).await.unwrap();
+        let commits: usize = commits.iter().map(RecordBatch::num_rows).sum();
+        assert_eq!(commits, 2);
+        let beyond: ArrayRef = Arc::new(Float64Array::from(vec![2_147_483_647.5]));
+        let bound = prepared("INSERT INTO t (i) VALUES (?)")
+            .bind(&[RecordBatch::try_from_iter([("0", beyond)]).unwrap()])
+            .unwrap();
+        let statement = bound.statements().unwrap().next().unwrap().unwrap();
+        let refused = session.collect(statement).await.unwrap_err();
+        assert!(refused.message().contains("out of range of INT"));
     }
 
     #[test]

@@ -2,11 +2,13 @@
 //! are no part of its names, and refuses the second. So the casts of such calls and keys are told apart by a function that gives the
 //! value itself.
 //!
-//! And `CAST(x AS INT)` in a select list gets the name `x`: the engine would call it by the table as well, `t.x`.
+//! And `CAST(x AS INT)` in a select list gets the name `x`: the engine would call it by the table as well, `t.x`. In VALUES, casts to
+//! REAL are told from those that the engine adds to other rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
+use datafusion::arrow::datatypes::DataType;
 use datafusion::sql::sqlparser::ast::{
     CastKind, Expr, Function, FunctionArguments, GroupByExpr, Ident, ObjectName, ObjectNamePart,
     OrderByKind, Query, Select, SelectItem, SetExpr, Value, VisitMut, VisitorMut,
@@ -69,7 +71,21 @@ fn in_operands(body: &mut SetExpr, is_named: bool) {
             in_operands(right, is_named);
         }
         SetExpr::Select(select) => in_select(select, None, is_named),
+        SetExpr::Values(values) if values.rows.len() > 1 => {
+            let values = values.rows.iter_mut().flat_map(|row| &mut row.content);
+            values.for_each(mark_real);
+        }
         _ => {}
+    }
+}
+
+/// Marks a cast to REAL in VALUES: the engine itself casts the values of other rows to REAL, which are to be DOUBLE.
+fn mark_real(value: &mut Expr) {
+    if let Expr::Cast { data_type, .. } = value
+        && matches!(arrow_type(data_type), Ok(DataType::Float32))
+    {
+        let text = Value::SingleQuotedString(value.to_string());
+        *value = call(MARK, [Expr::Value(text.into()), taken(value)]);
     }
 }
 

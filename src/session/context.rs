@@ -20,6 +20,7 @@ use crate::session::catalog::{Catalog, weak_state};
 use crate::session::delimiters::ShortDelimiters;
 use crate::session::memory::LimitedPool;
 use crate::session::nan::{ForgetBounds, KeepNan};
+use crate::session::one_nan::OneNan;
 use crate::session::sizes;
 use crate::session::system::{SYSTEM, SystemSchema};
 use crate::session::top_groups::AllGroups;
@@ -124,6 +125,7 @@ fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     rules.push(Arc::new(AllGroups));
     rules.push(Arc::new(ShortDelimiters));
     rules.push(Arc::new(GiveWay));
+    rules.push(Arc::new(OneNan));
     rules
 }
 

@@ -4,15 +4,15 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, GroupByExpr, Ident, JoinConstraint, JoinOperator, NamedWindowExpr, Query,
-    Select, SetExpr, SetOperator, SetQuantifier, Spanned, TableFactor, TableWithJoins,
-    UnaryOperator, Value, VisitMut, VisitorMut, WindowSpec, WindowType,
+    BinaryOperator, Expr, Ident, JoinConstraint, JoinOperator, NamedWindowExpr, Query, Select,
+    SetExpr, SetOperator, SetQuantifier, Spanned, TableFactor, TableWithJoins, UnaryOperator,
+    Value, VisitMut, VisitorMut, WindowSpec, WindowType,
 };
 
 use crate::error::{Error, Result};
 use crate::planner::normalize;
 use crate::session::standard::{call, taken};
-use crate::session::{likes, series};
+use crate::session::{grouping, likes, series};
 
 /// Goes over a statement.
 ///
@@ -39,18 +39,19 @@ impl VisitorMut for Settled {
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
+        if let Some(into) = &select.into {
+            return ControlFlow::Break(
+                Error::unsupported("SELECT … INTO is not supported")
+                    .with_help("write INSERT INTO t SELECT …, or CREATE TABLE t AS SELECT … where tables are in memory")
+                    .at(into.name.span()),
+            );
+        }
         for table in &select.from {
             if let Some(error) = joins(table) {
                 return ControlFlow::Break(error);
             }
         }
-        // `GROUP BY ()`: all rows are one group.
-        if let GroupByExpr::Expressions(keys, _) = &mut select.group_by
-            && *keys == [Expr::Tuple(Vec::new())]
-        {
-            *keys = vec![Expr::GroupingSets(vec![Vec::new()])];
-        }
-        match named_windows(select) {
+        match grouping::sets(select).and_then(|()| named_windows(select)) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => ControlFlow::Break(error),
         }

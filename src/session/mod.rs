@@ -11,6 +11,7 @@ mod delimiters;
 mod describe;
 mod dialects;
 mod file_names;
+mod grouping;
 mod ingest;
 mod inserted;
 mod jobs;
@@ -20,6 +21,7 @@ mod literals;
 mod measures;
 mod memory;
 mod nan;
+mod one_nan;
 mod plan_limits;
 mod recursion;
 mod rewrite;
@@ -383,8 +385,8 @@ impl Session {
     }
 
     /// Runs a definition that was made before, for so long at most. If it fails, it is kept all the same: its name is taken, and
-    /// statements that use it try again. A Delta table that is not where it was is not made anew. What the session has of that
-    /// name gives way.
+    /// statements that use it try again. A Delta table that is not where it was is not made anew, and neither is a table in memory. What
+    /// the session has of that name gives way.
     ///
     /// # Errors
     /// Why it is not open, or cannot be kept.
@@ -406,6 +408,17 @@ impl Session {
                 }
             }
             return Ok(());
+        }
+        if let Statement::Sql(sql) = &parsed.statement
+            && let Some(name) = rewrite::made_in_memory(sql)
+        {
+            // An earlier release took such definitions. To run one again would be to ask its query anew.
+            let error = Error::unsupported(
+                "CREATE TABLE made it in memory, and its rows ended with the server that made it",
+            )
+            .with_help("DROP it, and declare a table that lasts, STORED AS DELTA");
+            self.keep(&name, None, &parsed.text, &error);
+            return Err(error);
         }
         let kept = parsed.clone();
         if let Statement::Sql(sql) = &kept.statement

@@ -1,12 +1,13 @@
 //! Statistics of files say nothing of NaN.
 //!
-//! Here NaN is a number like others: above all numbers, and below all of them with its sign, as Arrow orders them. Those who
-//! write Parquet leave NaN out of the least and the greatest value of a column. What rests on these two loses rows that are
+//! Here NaN is a number like others, above all numbers. Those who write Parquet leave NaN out of the least and the greatest value
+//! of a column, and order it as they will. What rests on these two loses rows that are
 //! NaN, or takes them for others: `d > 4` where the greatest is 3, `d = 1.0` where both are 1, `max(d)`, the last row of
 //! `ORDER BY d LIMIT 5`, keys of a join. Whether there is NaN in a file no statistics say, so the bounds of columns with floating
 //! point are of no use, whoever wrote them.
 //!
-//! [`ForgetBounds`] runs before all rules that look at statistics, [`KeepNan`] after all rules that give a scan a predicate.
+//! [`ForgetBounds`] runs before all rules that look at statistics, [`KeepNan`] after all rules that give a scan a predicate. That files
+//! are sorted by a column with floating point is not believed either: NaN with a sign comes first in some.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -24,11 +25,12 @@ use datafusion::datasource::physical_plan::{
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{ColumnarValue, Operator};
-use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{BinaryExpr, Column};
+use datafusion::physical_expr::{LexOrdering, PhysicalExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 
+use crate::session::one_nan::asked_of_one_nan;
 use crate::tables::parquet::holds_floats;
 
 /// The scan of files below `plan`, if it is one, and what it reads.
@@ -37,7 +39,7 @@ fn file_scan(plan: &Arc<dyn ExecutionPlan>) -> Option<&FileScanConfig> {
     source.data_source().downcast_ref::<FileScanConfig>()
 }
 
-/// Scans of files no longer know the bounds of columns with floating point.
+/// Scans of files no longer know the bounds of columns with floating point, nor that rows are sorted by them.
 #[derive(Debug)]
 pub(super) struct ForgetBounds;
 
@@ -65,12 +67,17 @@ impl PhysicalOptimizerRule for ForgetBounds {
                 group
             });
             let groups: Vec<FileGroup> = groups.collect();
+            let orderings = orderings_without_floats(&scan.output_ordering, schema)?;
+            changes |= orderings.is_some();
             if !changes {
                 return Ok(Transformed::no(plan));
             }
             let mut builder = FileScanConfigBuilder::from(scan.clone()).with_file_groups(groups);
             if let Some(statistics) = statistics {
                 builder = builder.with_statistics(statistics);
+            }
+            if let Some(orderings) = orderings {
+                builder = builder.with_output_ordering(orderings);
             }
             let plan = DataSourceExec::from_data_source(builder.build());
             Ok(Transformed::yes(plan as Arc<dyn ExecutionPlan>))
@@ -85,6 +92,27 @@ impl PhysicalOptimizerRule for ForgetBounds {
     fn schema_check(&self) -> bool {
         true
     }
+}
+
+/// The orders of a scan up to the first key with floating point; `None` if they have none.
+fn orderings_without_floats(
+    orderings: &[LexOrdering],
+    schema: &Schema,
+) -> DataFusionResult<Option<Vec<LexOrdering>>> {
+    let mut is_cut = false;
+    let mut cut = Vec::with_capacity(orderings.len());
+    for ordering in orderings {
+        let mut keys = Vec::new();
+        for key in ordering.iter() {
+            if reads_floats(&key.expr, schema)? {
+                is_cut = true;
+                break;
+            }
+            keys.push(key.clone());
+        }
+        cut.extend(LexOrdering::new(keys));
+    }
+    Ok(is_cut.then_some(cut))
 }
 
 fn without_bounds(group: &FileGroup, with_floats: &[bool]) -> (FileGroup, bool) {
@@ -130,7 +158,7 @@ fn unbounded(statistics: &Statistics, with_floats: &[bool]) -> Option<Statistics
     Some(statistics)
 }
 
-/// Predicates of Parquet scans are no longer compared with the bounds of columns with floating point; rows are still.
+/// Predicates of Parquet scans are no longer compared with the bounds of columns with floating point; rows are still, with one NaN.
 #[derive(Debug)]
 pub(super) struct KeepNan;
 
@@ -187,6 +215,7 @@ fn row_by_row(
         if part.is::<RowByRow>() || !reads_floats(&part, schema)? {
             return Ok(Transformed::new(part, false, TreeNodeRecursion::Jump));
         }
+        let part = asked_of_one_nan(&part, schema)?;
         let part: Arc<dyn PhysicalExpr> = Arc::new(RowByRow { part });
         Ok(Transformed::new(part, true, TreeNodeRecursion::Jump))
     })

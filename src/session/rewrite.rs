@@ -27,7 +27,7 @@ use crate::session::labels::repeated_columns;
 use crate::session::literals::doubles;
 use crate::session::plan_limits;
 use crate::session::rows::by_elements;
-use crate::session::standard::{fetch_first, members};
+use crate::session::standard::{fetch_first, members, time_zone};
 use crate::session::system::{SYSTEM, state_table};
 use crate::session::weights;
 use crate::tables::delta::TimeTravel;
@@ -41,6 +41,7 @@ pub(super) async fn prepare(
     match statement {
         SqlStatement::Statement(ansi) => {
             weights::check(catalog, ansi.as_ref())?;
+            time_zone(ansi.as_mut())?;
             if let AnsiStatement::Insert(insert) = ansi.as_mut() {
                 fill_insert(catalog, insert).await?;
                 name_literals(insert);
@@ -215,6 +216,14 @@ pub(super) fn created(sql: &SqlStatement) -> Option<String> {
         _ => return None,
     };
     plain_name(name).ok()
+}
+
+/// The table that a statement makes in memory.
+pub(super) fn made_in_memory(sql: &SqlStatement) -> Option<String> {
+    match sql {
+        SqlStatement::Statement(_) => created(sql),
+        _ => None,
+    }
 }
 
 /// Without a column list, an INSERT fills the columns that rows can give: not METADATA, not

@@ -1,20 +1,60 @@
-//! What standard SQL has and the engine's planner lacks: FETCH FIRST, members of lists of unlike numbers, ordered texts in jobs; and
-//! what a parameter is cast to.
+//! What standard SQL has and the engine's planner lacks: FETCH FIRST, members of lists of unlike numbers, ordered texts in jobs,
+//! SET TIME ZONE; and what a parameter is cast to.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::str::FromStr as _;
 
+use datafusion::arrow::array::timezone::Tz;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
-    FunctionArgumentList, FunctionArguments, Ident, LimitClause, ObjectName, Query,
+    FunctionArgumentList, FunctionArguments, Ident, LimitClause, ObjectName, Query, Set,
     Statement as AnsiStatement, UnaryOperator, Value, Visit, VisitMut, Visitor, VisitorMut,
 };
 
 use crate::error::{Error, Result};
 use crate::planner::normalize;
 use crate::planner::types::arrow_type;
+
+/// Makes `SET TIME ZONE 'Europe/Paris'` what the engine knows, `SET timezone = 'Europe/Paris'`.
+///
+/// # Errors
+///
+/// What is no time zone; another way of SET that the engine does not know.
+pub(super) fn time_zone(statement: &mut AnsiStatement) -> Result<()> {
+    let AnsiStatement::Set(set) = statement else {
+        return Ok(());
+    };
+    let zone = match set {
+        Set::SingleAssignment { .. } => return Ok(()),
+        Set::SetTimeZone {
+            local: false,
+            value: Expr::Value(value),
+        } => value.value.clone().into_string(),
+        Set::SetTimeZone {
+            local: false,
+            value: Expr::Identifier(word),
+        } => Some(word.value.clone()),
+        _ => None,
+    };
+    let Some(zone) = zone else {
+        return Err(Error::unsupported(format!("{set} is not supported"))
+            .with_help("write SET name = value, or SET TIME ZONE 'Europe/Paris'"));
+    };
+    if Tz::from_str(&zone).is_err() {
+        return Err(Error::invalid(format!("'{zone}' is no time zone"))
+            .with_help("write one such as Europe/Paris or +02:00"));
+    }
+    *set = Set::SingleAssignment {
+        scope: None,
+        hivevar: false,
+        variable: ObjectName::from(vec![Ident::new("timezone")]),
+        values: vec![Expr::Value(Value::SingleQuotedString(zone).into())],
+    };
+    Ok(())
+}
 
 /// Makes `FETCH FIRST n ROWS ONLY` a LIMIT, in all queries below.
 ///

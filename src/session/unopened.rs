@@ -17,7 +17,7 @@ use crate::session::create::{self, IfMissing};
 pub(crate) struct Unopened {
     name: String,
     kind: &'static str,
-    /// What makes it; none if this program cannot read its definition.
+    /// What makes it; none if this program cannot read its definition, or does not run it again.
     statement: Option<ParsedStatement>,
     opened: OnceLock<TableEntry>,
     /// One attempt at a time.
@@ -178,4 +178,33 @@ pub(crate) async fn within<T>(limit: Duration, work: impl Future<Output = Result
             "no answer came within {seconds} seconds"
         )))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::planner::{Script, parse_statement};
+    use crate::session::{Session, SessionOptions};
+
+    /// Its query would be asked anew, and might give other rows.
+    #[tokio::test]
+    async fn a_table_in_memory_is_not_made_again() {
+        let session = Session::try_new(&SessionOptions::default()).unwrap();
+        let parsed = |sql: &str| {
+            let raw = Script::new("t", sql).split().unwrap().remove(0);
+            parse_statement(&raw).unwrap()
+        };
+        let limit = Duration::from_secs(60);
+        let made = session.restore(parsed("CREATE TABLE t AS SELECT random() AS r"), limit);
+        let refused = made.await.unwrap_err();
+        assert!(refused.message().contains("made it in memory"), "{refused}");
+        assert!(!session.is_run_again("t"));
+        assert!(session.open_again("t", limit).await.is_err());
+        let used = session.collect(parsed("SELECT * FROM t")).await;
+        let used = used.unwrap_err();
+        assert!(used.message().contains("t cannot be opened"), "{used}");
+        assert!(used.message().contains("made it in memory"), "{used}");
+        session.execute(parsed("DROP TABLE t")).await.unwrap();
+        assert_eq!(session.table_names(), [] as [String; 0]);
+    }
 }

@@ -1,8 +1,9 @@
-//! DOUBLE with DECIMAL is DOUBLE, wherever two values get one type.
+//! DOUBLE with DECIMAL is DOUBLE, and so is REAL with a number that is exact, wherever two values get one type.
 //!
-//! DataFusion's planner makes both a DECIMAL(30, 15) where they are compared: that has no NaN, no infinity, no large number, and
-//! only 15 digits behind the point. [`DoubleBeforeDecimal`] is an analyzer rule that casts the decimals to DOUBLE before types are
-//! made equal. Arithmetic needs no help: there the library itself chooses DOUBLE.
+//! DataFusion's planner makes DOUBLE and DECIMAL a DECIMAL(30, 15) where they are compared: that has no NaN, no infinity, no large
+//! number, and only 15 digits behind the point. Of REAL and an integer it makes REAL, which has 24 bits: 16777217 would equal
+//! 16777216. [`DoubleBeforeDecimal`] is an analyzer rule that casts such values to DOUBLE before types are made equal. In arithmetic
+//! DataFusion itself makes DOUBLE and DECIMAL a DOUBLE; [`RealOperators`] plans that of REAL and exact numbers.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,13 +13,15 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, ExprSchema, Result, ScalarValue};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
 use datafusion::logical_expr::type_coercion::binary::{comparison_coercion, type_union_resolution};
 use datafusion::logical_expr::{
     Cast, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Subquery, Union, Values,
 };
 use datafusion::optimizer::AnalyzerRule;
+use datafusion::sql::sqlparser::ast::BinaryOperator;
 
-use crate::checked::wide;
+use crate::checked::{type_of, wide};
 use crate::operands::{cast_rows, inputs, of_one_type};
 
 /// Functions whose arguments get one type.
@@ -82,9 +85,7 @@ pub fn with_one_element(function: &str, types: &[DataType]) -> Option<Vec<DataTy
         if !value.is_numeric() || !one.is_numeric() {
             return None;
         }
-        // REAL stays REAL beside whole numbers.
-        let in_doubles = (value.is_floating() && !one.is_floating())
-            || (one.is_floating() && value.is_decimal());
+        let in_doubles = value.is_floating() != one.is_floating();
         let room = COMPARING
             .contains(&function)
             .then(|| wide(&[one.clone(), value.clone()]));
@@ -113,7 +114,49 @@ pub(crate) fn is_of_one_type(function: &str) -> bool {
     OF_ONE_TYPE.contains(&function) || OF_ELEMENTS.iter().any(|(name, ..)| *name == function)
 }
 
-/// Casts decimals to DOUBLE where they meet numbers with a floating point.
+/// What becomes of REAL where it meets integers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reals {
+    /// Both become DOUBLE, as in PostgreSQL.
+    Widened,
+    /// The integers become REAL, as in Spark.
+    Kept,
+}
+
+/// Plans arithmetic of REAL and a number that is exact as that of DOUBLE.
+#[derive(Debug, Default)]
+pub(crate) struct RealOperators;
+
+impl ExprPlanner for RealOperators {
+    fn plan_binary_op(
+        &self,
+        mut expr: RawBinaryExpr,
+        schema: &DFSchema,
+    ) -> Result<PlannerResult<RawBinaryExpr>> {
+        let is_arithmetic = matches!(
+            expr.op,
+            BinaryOperator::Plus
+                | BinaryOperator::Minus
+                | BinaryOperator::Multiply
+                | BinaryOperator::Divide
+                | BinaryOperator::Modulo
+        );
+        // What has no type yet, such as a parameter, is left to the others.
+        if is_arithmetic
+            && let (Ok(left), Ok(right)) =
+                (type_of(&expr.left, schema), type_of(&expr.right, schema))
+        {
+            let types = [left, right];
+            if is_widened(&types) {
+                as_type(&mut expr.left, &types[0], &DataType::Float64);
+                as_type(&mut expr.right, &types[1], &DataType::Float64);
+            }
+        }
+        Ok(PlannerResult::Original(expr))
+    }
+}
+
+/// Casts decimals to DOUBLE where they meet numbers with a floating point, and REAL and integers where they meet one another.
 #[derive(Debug)]
 pub struct DoubleBeforeDecimal;
 
@@ -136,7 +179,7 @@ impl AnalyzerRule for DoubleBeforeDecimal {
                             of_left.get_type(left.as_ref())?,
                             of_right.get_type(right.as_ref())?,
                         ];
-                        let wanted = met(&types);
+                        let wanted = met(&types, Reals::Widened);
                         as_type(of_left, &types[0], &wanted[0]);
                         as_type(of_right, &types[1], &wanted[1]);
                     }
@@ -148,7 +191,8 @@ impl AnalyzerRule for DoubleBeforeDecimal {
             let names = NamePreserver::new(&node);
             let node = node.map_expressions(|expr| {
                 let name = names.save(&expr);
-                let changed = expr.transform_up(|expr| in_doubles(expr, &schema))?;
+                let changed =
+                    expr.transform_up(|expr| in_doubles(expr, &schema, Reals::Widened))?;
                 Ok(changed.update_data(|expr| name.restore(expr)))
             })?;
             node.transform_data(|node| Ok(Transformed::yes(node.recompute_schema()?)))
@@ -162,25 +206,26 @@ impl AnalyzerRule for DoubleBeforeDecimal {
 /// # Errors
 ///
 /// The expression has no type.
-pub(crate) fn with_doubles(expr: Expr, schema: &DFSchema) -> Result<Expr> {
-    Ok(expr.transform_up(|expr| in_doubles(expr, schema))?.data)
+pub(crate) fn with_doubles(expr: Expr, schema: &DFSchema, reals: Reals) -> Result<Expr> {
+    let changed = expr.transform_up(|expr| in_doubles(expr, schema, reals))?;
+    Ok(changed.data)
 }
 
 /// One node of an expression.
-fn in_doubles(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+fn in_doubles(mut expr: Expr, schema: &DFSchema, reals: Reals) -> Result<Transformed<Expr>> {
     let changed = match &mut expr {
         // Arithmetic.
         Expr::BinaryExpr(binary) if !binary.op.supports_propagation() => false,
-        Expr::InSubquery(of) => in_rows(&mut of.expr, &mut of.subquery, schema)?,
-        Expr::SetComparison(of) => in_rows(&mut of.expr, &mut of.subquery, schema)?,
+        Expr::InSubquery(of) => in_rows(&mut of.expr, &mut of.subquery, schema, reals)?,
+        Expr::SetComparison(of) => in_rows(&mut of.expr, &mut of.subquery, schema, reals)?,
         Expr::ScalarFunction(function) if OF_ONE_TYPE.contains(&function.func.name()) => {
-            equal(function.args.iter_mut().collect(), schema)?
+            equal(function.args.iter_mut().collect(), schema, reals)?
         }
         Expr::ScalarFunction(function) => {
             let name = function.func.name();
             match OF_ELEMENTS.iter().find(|(of, ..)| *of == name) {
                 Some((_, array, values)) => {
-                    equal_elements(&mut function.args, *array, values, schema)?
+                    equal_elements(&mut function.args, (*array, values), schema, reals)?
                 }
                 None => false,
             }
@@ -188,7 +233,7 @@ fn in_doubles(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         other => {
             let mut changed = false;
             for all in of_one_type(other) {
-                changed |= equal(all, schema)?;
+                changed |= equal(all, schema, reals)?;
             }
             changed
         }
@@ -197,23 +242,28 @@ fn in_doubles(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
 }
 
 /// `x IN (SELECT …)`: the rows of the query, or the value, become DOUBLE.
-fn in_rows(expr: &mut Expr, subquery: &mut Subquery, schema: &DFSchema) -> Result<bool> {
+fn in_rows(
+    expr: &mut Expr,
+    subquery: &mut Subquery,
+    schema: &DFSchema,
+    reals: Reals,
+) -> Result<bool> {
     let rows = Arc::clone(&subquery.subquery);
     let [field] = rows.schema().fields().as_ref() else {
         return Ok(false);
     };
     let types = [expr.get_type(schema)?, field.data_type().clone()];
-    let wanted = met(&types);
+    let wanted = met(&types, reals);
     let is_cast = as_type(expr, &types[0], &wanted[0]);
     let are_cast = cast_rows(subquery, |column| as_type(column, &types[1], &wanted[1]))?;
     Ok(is_cast || are_cast)
 }
 
-/// Casts the decimals among these to DOUBLE if there is a number with a floating point; whether any was.
-fn equal(all: Vec<&mut Expr>, schema: &dyn ExprSchema) -> Result<bool> {
+/// Casts to DOUBLE what of these meets others that make it one; whether any does.
+fn equal(all: Vec<&mut Expr>, schema: &dyn ExprSchema, reals: Reals) -> Result<bool> {
     let types = all.iter().map(|expr| expr.get_type(schema));
     let types = types.collect::<Result<Vec<DataType>>>()?;
-    let wanted = met(&types);
+    let wanted = met(&types, reals);
     let mut changed = false;
     for (expr, (from, to)) in all.into_iter().zip(types.iter().zip(&wanted)) {
         changed |= as_type(expr, from, to);
@@ -224,9 +274,9 @@ fn equal(all: Vec<&mut Expr>, schema: &dyn ExprSchema) -> Result<bool> {
 /// The same of the elements of an array and the values beside it.
 fn equal_elements(
     all: &mut [Expr],
-    array: usize,
-    values: &[usize],
+    (array, values): (usize, &[usize]),
     schema: &DFSchema,
+    reals: Reals,
 ) -> Result<bool> {
     let Some(of_array) = all.get(array) else {
         return Ok(false);
@@ -240,7 +290,7 @@ fn equal_elements(
         let value = all.get(*place);
         types.push(value.map_or(Ok(DataType::Null), |value| value.get_type(schema))?);
     }
-    let wanted = met(&types);
+    let wanted = met(&types, reals);
     let array_of_wanted = with_element(&of_array, wanted[0].clone());
     let mut changed = as_type(&mut all[array], &of_array, &array_of_wanted);
     for (place, (from, to)) in values.iter().zip(types.iter().zip(&wanted).skip(1)) {
@@ -251,8 +301,8 @@ fn equal_elements(
     Ok(changed)
 }
 
-/// VALUES whose columns are DOUBLE where they are in one row, and decimals in others. The engine has cast all rows to the type
-/// that it found for them.
+/// VALUES whose columns are DOUBLE where rows have numbers that make one another DOUBLE. The engine has cast all rows to the type
+/// that it found for them. A cast to REAL that was typed stands in a call: by itself it would be taken for one of the engine's.
 fn with_equal_rows(of: Values) -> Result<LogicalPlan> {
     let nothing = DFSchema::empty();
     let Values { schema, mut values } = of;
@@ -263,7 +313,7 @@ fn with_equal_rows(of: Values) -> Result<LogicalPlan> {
     let mut changed = false;
     for (column, (_, field)) in fields.iter_mut().enumerate() {
         let found = field.data_type().clone();
-        if !found.is_decimal() {
+        if !found.is_decimal() && !is_real(&found) {
             continue;
         }
         let types = values.iter().map(|row| match &row[column] {
@@ -271,7 +321,7 @@ fn with_equal_rows(of: Values) -> Result<LogicalPlan> {
             value => uncast(value, &found).get_type(&nothing),
         });
         let types = types.collect::<Result<Vec<DataType>>>()?;
-        if !meet(&types) || common(&types).as_ref() != Some(&found) {
+        if !meet(&types, Reals::Widened) || common(&types).as_ref() != Some(&found) {
             continue;
         }
         for (row, of) in values.iter_mut().zip(&types) {
@@ -314,7 +364,7 @@ fn common(types: &[DataType]) -> Option<DataType> {
     })
 }
 
-/// A union whose columns are DOUBLE in each input where they are in one, and decimals in others.
+/// A union whose columns are DOUBLE in each input where inputs have numbers that make one another DOUBLE.
 fn with_equal_columns(union: Union) -> Result<LogicalPlan> {
     let width = union.schema.fields().len();
     let schemas = union.inputs.iter().map(|input| input.schema());
@@ -328,7 +378,8 @@ fn with_equal_columns(union: Union) -> Result<LogicalPlan> {
         of.collect::<Vec<_>>()
     };
     let types: Vec<Vec<DataType>> = (0..width).map(types).collect();
-    let wanted: Vec<Vec<DataType>> = types.iter().map(|types| met(types)).collect();
+    let wanted = types.iter().map(|types| met(types, Reals::Widened));
+    let wanted: Vec<Vec<DataType>> = wanted.collect();
     if types == wanted {
         return Ok(LogicalPlan::Union(union));
     }
@@ -348,15 +399,31 @@ fn with_equal_columns(union: Union) -> Result<LogicalPlan> {
     Ok(LogicalPlan::Union(Union::try_new_with_loose_types(inputs)?))
 }
 
-/// Whether there are numbers with a floating point among these, and decimals.
-fn meet(types: &[DataType]) -> bool {
-    types.iter().any(DataType::is_floating) && types.iter().any(DataType::is_decimal)
+/// Whether there are numbers among these that make one another DOUBLE.
+fn meet(types: &[DataType], reals: Reals) -> bool {
+    let has_floating = types.iter().any(DataType::is_floating);
+    let has_decimals = types.iter().any(DataType::is_decimal);
+    (has_floating && has_decimals) || (reals == Reals::Widened && is_widened(types))
 }
 
-/// These types, with DOUBLE for the decimals that meet a floating point; also within arrays and structs.
-fn met(types: &[DataType]) -> Vec<DataType> {
-    if meet(types) {
-        let doubles = types.iter().map(|of| match of.is_decimal() {
+/// Whether there are REAL and numbers that are exact among these.
+fn is_widened(types: &[DataType]) -> bool {
+    let is_exact = |of: &DataType| of.is_integer() || of.is_decimal();
+    types.iter().any(is_real) && types.iter().any(is_exact)
+}
+
+/// A floating point with fewer digits than DOUBLE has.
+fn is_real(of: &DataType) -> bool {
+    matches!(of, DataType::Float32 | DataType::Float16)
+}
+
+/// These types, with DOUBLE for those that meet others that make them so; also within arrays and structs.
+fn met(types: &[DataType], reals: Reals) -> Vec<DataType> {
+    if meet(types, reals) {
+        let widens = reals == Reals::Widened && is_widened(types);
+        let is_double =
+            |of: &DataType| of.is_decimal() || (widens && (of.is_integer() || is_real(of)));
+        let doubles = types.iter().map(|of| match is_double(of) {
             true => DataType::Float64,
             false => of.clone(),
         });
@@ -366,20 +433,20 @@ fn met(types: &[DataType]) -> Vec<DataType> {
     let arrays: Vec<usize> = places(types, |of| element(of).is_some());
     if arrays.len() > 1 {
         let elements = arrays.iter().filter_map(|place| element(&types[*place]));
-        let elements = met(&elements.cloned().collect::<Vec<_>>());
+        let elements = met(&elements.cloned().collect::<Vec<_>>(), reals);
         for (place, element) in arrays.iter().zip(elements) {
             all[*place] = with_element(&types[*place], element);
         }
     }
     let structs: Vec<usize> = places(types, |of| matches!(of, DataType::Struct(_)));
     if structs.len() > 1 {
-        met_in_structs(&mut all, &structs);
+        met_in_structs(&mut all, &structs, reals);
     }
     all
 }
 
 /// The same of the fields of equal names.
-fn met_in_structs(all: &mut [DataType], structs: &[usize]) {
+fn met_in_structs(all: &mut [DataType], structs: &[usize], reals: Reals) {
     let fields = |of: &DataType| match of {
         DataType::Struct(fields) => fields.to_vec(),
         _ => Vec::new(),
@@ -399,7 +466,7 @@ fn met_in_structs(all: &mut [DataType], structs: &[usize]) {
             .iter()
             .map(|field| field.data_type().clone())
             .collect();
-        for (field, of) in named.iter_mut().zip(met(&types)) {
+        for (field, of) in named.iter_mut().zip(met(&types, reals)) {
             if *field.data_type() != of {
                 **field = Arc::new(Field::clone(field).with_data_type(of));
             }
@@ -444,4 +511,54 @@ fn as_type(expr: &mut Expr, from: &DataType, to: &DataType) -> bool {
     }
     *expr = Expr::Cast(Cast::new(Box::new(std::mem::take(expr)), to.clone()));
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_meets_a_floating_point_is_double() {
+        use DataType::{Boolean, Decimal128, Float32, Float64, Int32, Int64, Null};
+        for (types, widened, kept) in [
+            (
+                [Float64, Decimal128(9, 2)],
+                [Float64, Float64],
+                [Float64, Float64],
+            ),
+            (
+                [Float32, Decimal128(9, 2)],
+                [Float64, Float64],
+                [Float32, Float64],
+            ),
+            ([Float32, Int64], [Float64, Float64], [Float32, Int64]),
+            ([Float32, Null], [Float32, Null], [Float32, Null]),
+            ([Float32, Float64], [Float32, Float64], [Float32, Float64]),
+            ([Float64, Int64], [Float64, Int64], [Float64, Int64]),
+            ([Int32, Int64], [Int32, Int64], [Int32, Int64]),
+            ([Boolean, Float32], [Boolean, Float32], [Boolean, Float32]),
+        ] {
+            assert_eq!(met(&types, Reals::Widened), widened, "{types:?}");
+            assert_eq!(met(&types, Reals::Kept), kept, "{types:?}");
+        }
+        let list = |of: DataType| DataType::new_list(of, true);
+        assert_eq!(
+            met(&[list(Float32), list(Int64)], Reals::Widened),
+            [list(Float64), list(Float64)]
+        );
+    }
+
+    #[test]
+    fn elements_that_meet_a_floating_point_are_double() {
+        let list = |of: DataType| DataType::new_list(of, true);
+        for (element, value) in [
+            (DataType::Float32, DataType::Int64),
+            (DataType::Int64, DataType::Float32),
+            (DataType::Float32, DataType::Decimal128(4, 2)),
+        ] {
+            let types = with_one_element("array_append", &[list(element), value]);
+            let expected = vec![list(DataType::Float64), DataType::Float64];
+            assert_eq!(types, Some(expected));
+        }
+    }
 }

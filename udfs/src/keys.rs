@@ -1,14 +1,15 @@
 //! Keys that are computed in a projection below the operator that goes by them, so that to it they are columns.
 //!
 //! [`ComputedKeys`] does so with keys that the engine cannot evaluate where they stand, as `ORDER BY x IN (SELECT …)`, or would evaluate
-//! more than once, as `GROUP BY random()`. [`FollowedKeys`] does so with keys that the engine sorts by and then does not know that
-//! rows are sorted by them, as `ORDER BY sqrt(x)`: it asks each function how its result is ordered, and where one has no answer, it
-//! forgets that the rows are ordered by that result.
+//! more than once, as `GROUP BY random()`; and with subqueries within aggregates, as in `count(CASE WHEN x IN (SELECT …) THEN 1 END)`.
+//! [`FollowedKeys`] does so with keys that the engine sorts by and then does not know that rows are sorted by them, as
+//! `ORDER BY sqrt(x)`: it asks each function how its result is ordered, and where one has no answer, it forgets that the rows are
+//! ordered by that result.
 
 use std::mem::take;
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TreeNode as _};
+use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::execution_props::ExecutionProps;
@@ -18,8 +19,8 @@ use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{AnalyzerRule, OptimizerConfig, OptimizerRule};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalSortExpr, create_physical_expr};
 
-/// Computes keys that cannot be evaluated where they stand, and volatile ones of GROUP BY. It runs before the subqueries of
-/// projections are rewritten.
+/// Computes keys that cannot be evaluated where they stand, subqueries within aggregates and window functions, and volatile keys of
+/// GROUP BY. It runs before the subqueries of projections are rewritten.
 #[derive(Debug)]
 pub struct ComputedKeys;
 
@@ -33,9 +34,9 @@ impl AnalyzerRule for ComputedKeys {
         let of_group = |key: &Expr| key.is_volatile() || has_query(key);
         let changed = plan.transform_down_with_subqueries(|plan| match plan {
             LogicalPlan::Sort(sort) => sorted(sort, "__key", &of_query),
-            LogicalPlan::Window(window) => windows(window, "__key", &of_query),
+            LogicalPlan::Window(window) => windows(window, "__key", &of_query, &is_query),
             LogicalPlan::Aggregate(aggregate) => {
-                aggregated(aggregate, "__key", &of_group, &of_query)
+                aggregated(aggregate, "__key", &of_group, &of_query, &is_query)
             }
             other => Ok(Transformed::no(other)),
         })?;
@@ -67,10 +68,14 @@ impl OptimizerRule for FollowedKeys {
     ) -> Result<Transformed<LogicalPlan>> {
         match plan {
             LogicalPlan::Sort(sort) => sorted(sort, "__order", &is_lost),
-            LogicalPlan::Window(window) => windows(window, "__order", &is_lost),
-            LogicalPlan::Aggregate(aggregate) => {
-                aggregated(aggregate, "__order", &|_: &Expr| false, &is_lost)
-            }
+            LogicalPlan::Window(window) => windows(window, "__order", &is_lost, &|_: &Expr| false),
+            LogicalPlan::Aggregate(aggregate) => aggregated(
+                aggregate,
+                "__order",
+                &|_: &Expr| false,
+                &is_lost,
+                &|_: &Expr| false,
+            ),
             other => Ok(Transformed::no(other)),
         }
     }
@@ -93,14 +98,16 @@ fn is_lost(key: &Expr, schema: &DFSchema) -> bool {
 
 /// Whether it is made of a subquery that the engine makes a join of.
 pub(crate) fn has_query(key: &Expr) -> bool {
-    let found = key.exists(|part| {
-        Ok(match part {
-            Expr::InSubquery(_) | Expr::Exists(_) | Expr::SetComparison(_) => true,
-            Expr::ScalarSubquery(subquery) => !subquery.outer_ref_columns.is_empty(),
-            _ => false,
-        })
-    });
-    found.unwrap_or(false)
+    key.exists(|part| Ok(is_query(part))).unwrap_or(false)
+}
+
+/// Whether it is such a subquery.
+fn is_query(part: &Expr) -> bool {
+    match part {
+        Expr::InSubquery(_) | Expr::Exists(_) | Expr::SetComparison(_) => true,
+        Expr::ScalarSubquery(subquery) => !subquery.outer_ref_columns.is_empty(),
+        _ => false,
+    }
 }
 
 /// A projection that has the columns of its input, and keys.
@@ -145,6 +152,19 @@ impl<'a> Below<'a> {
                 key.expr = self.column(&key.expr);
             }
         }
+    }
+
+    /// The expression, with columns for the parts of it that are `computed`.
+    fn with_columns(&mut self, expr: &mut Expr, computed: &impl Fn(&Expr) -> bool) -> Result<()> {
+        let changed = take(expr).transform_down(|part| {
+            if !computed(&part) {
+                return Ok(Transformed::no(part));
+            }
+            let column = self.column(&part);
+            Ok(Transformed::new(column, true, TreeNodeRecursion::Jump))
+        })?;
+        *expr = changed.data;
+        Ok(())
     }
 
     fn plan(self) -> Result<Arc<LogicalPlan>> {
@@ -208,6 +228,7 @@ fn windows(
     top: Window,
     name: &'static str,
     is_computed: &impl Fn(&Expr, &DFSchema) -> bool,
+    is_argument: &impl Fn(&Expr) -> bool,
 ) -> Result<Transformed<LogicalPlan>> {
     let mut input = Arc::clone(&top.input);
     let mut chain = vec![top.window_expr.clone()];
@@ -234,6 +255,14 @@ fn windows(
                 }
             }
             below.sort_keys(&mut params.order_by, &is_computed);
+            let is_argument = |part: &Expr| {
+                let is_known = |column| schema.is_column_from_schema(column);
+                is_argument(part) && part.column_refs().into_iter().all(is_known)
+            };
+            let filter = params.filter.as_deref_mut();
+            for argument in params.args.iter_mut().chain(filter) {
+                below.with_columns(argument, &is_argument)?;
+            }
             Ok(Transformed::yes(Expr::WindowFunction(function)))
         })?;
         *expr = changed.data;
@@ -255,6 +284,7 @@ fn aggregated(
     name: &'static str,
     is_grouped: &impl Fn(&Expr) -> bool,
     is_computed: &impl Fn(&Expr, &DFSchema) -> bool,
+    is_argument: &impl Fn(&Expr) -> bool,
 ) -> Result<Transformed<LogicalPlan>> {
     let is_set = |expr: &Expr| matches!(expr, Expr::GroupingSet(_));
     let (mut groups, mut calls) = (aggregate.group_expr.clone(), aggregate.aggr_expr.clone());
@@ -282,6 +312,10 @@ fn aggregated(
                         *argument = key.expr.clone();
                     }
                 }
+            }
+            let filter = params.filter.as_deref_mut();
+            for argument in params.args.iter_mut().chain(filter) {
+                below.with_columns(argument, is_argument)?;
             }
             Ok(Transformed::yes(Expr::AggregateFunction(function)))
         })?;

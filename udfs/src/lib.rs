@@ -62,6 +62,7 @@ mod window_calls;
 pub use budget::Budget;
 pub use checked::{
     CheckedArithmetic, DecimalOperators, RoomToCompare, as_kept, checked, checked_of_table, plain,
+    with_one_nan_within,
 };
 pub use complete::{
     AggregateByCompletedSession, CompleteSessions, CompleteSessionsAggregate, CompleteSessionsExec,
@@ -81,8 +82,8 @@ pub use offsets::{next_offsets, offsets_from, offsets_in};
 pub use planner::{WindowExtensionPlanner, WindowRelationPlanner};
 pub use ranges::EventTimeRanges;
 pub use register::{
-    aggregate_functions, before_types, expr_planners, extension_planners, optimizer_rules,
-    query_planner, register, register_json, relation_planners, scalar_functions,
+    aggregate_functions, before_types, before_types_of_table, expr_planners, extension_planners,
+    optimizer_rules, query_planner, register, register_json, relation_planners, scalar_functions,
 };
 pub use session::{
     AggregateBySession, SessionAggregate, SessionColumn, SessionExec, SessionMergeExec,

@@ -16,8 +16,8 @@ use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::logical_expr::expr::{Case, Exists, InSubquery, SetComparison};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
-    BinaryExpr, Expr, ExprSchemable, Filter, Join, LogicalPlan, LogicalPlanBuilder, Operator,
-    Projection, Subquery, lit, not,
+    BinaryExpr, Distinct, Expr, ExprSchemable, Filter, Join, LogicalPlan, LogicalPlanBuilder,
+    Operator, Projection, Subquery, lit, not,
 };
 use datafusion::optimizer::AnalyzerRule;
 
@@ -44,7 +44,8 @@ impl AnalyzerRule for NullAwareMembership {
                     let names = NamePreserver::new(&plan);
                     let each = plan.map_expressions(|expr| {
                         let name = names.save(&expr);
-                        Ok(without_unions(expr)?.update_data(|expr| name.restore(expr)))
+                        let changed = without_unions(expr)?.transform_data(with_own_columns)?;
+                        Ok(changed.update_data(|expr| name.restore(expr)))
                     });
                     each?.data
                 }
@@ -155,13 +156,72 @@ fn depends_on_row(expr: &Expr) -> bool {
     let found = expr.exists(|node| {
         Ok(match node {
             Expr::Exists(Exists { subquery, .. })
-            | Expr::InSubquery(InSubquery { subquery, .. }) => {
+            | Expr::InSubquery(InSubquery { subquery, .. })
+            | Expr::SetComparison(SetComparison { subquery, .. }) => {
                 !subquery.outer_ref_columns.is_empty()
             }
             _ => false,
         })
     });
     found.unwrap_or(true)
+}
+
+/// The same of subqueries that depend on the row around them, with names of their own for the columns that they compute. Beside these
+/// the engine puts the columns that the subquery compares with the row around, and `CAST(b.x AS BIGINT)` has the name of `b.x`.
+fn with_own_columns(expr: Expr) -> Result<Transformed<Expr>> {
+    expr.transform_down(|mut part| {
+        let subquery = match &mut part {
+            Expr::Exists(of) => &mut of.subquery,
+            Expr::InSubquery(of) => &mut of.subquery,
+            Expr::SetComparison(of) => &mut of.subquery,
+            _ => return Ok(Transformed::no(part)),
+        };
+        if subquery.outer_ref_columns.is_empty() {
+            return Ok(Transformed::no(part));
+        }
+        Ok(match named_apart(&subquery.subquery)? {
+            Some(plan) => {
+                subquery.subquery = Arc::new(plan);
+                Transformed::yes(part)
+            }
+            None => Transformed::no(part),
+        })
+    })
+}
+
+/// A query whose computed columns have names that no column below has; `None` if they have them already.
+fn named_apart(plan: &LogicalPlan) -> Result<Option<LogicalPlan>> {
+    match plan {
+        LogicalPlan::Distinct(Distinct::All(input)) => {
+            let named = named_apart(input)?.map(Arc::new);
+            Ok(named.map(|input| LogicalPlan::Distinct(Distinct::All(input))))
+        }
+        LogicalPlan::Projection(list) => {
+            let below = list.input.schema().columns();
+            let is_taken = |name: &str| {
+                let mut below = below.iter();
+                below.any(|column| column.name == name || column.flat_name() == name)
+            };
+            let mut is_changed = false;
+            let columns = list.expr.iter().zip(list.schema.fields()).enumerate();
+            let columns = columns.map(|(place, (expr, field))| {
+                if matches!(expr, Expr::Column(_)) || !is_taken(field.name()) {
+                    return expr.clone();
+                }
+                is_changed = true;
+                expr.clone().unalias().alias(format!("__column_{place}"))
+            });
+            let columns: Vec<Expr> = columns.collect();
+            Ok(match is_changed {
+                true => {
+                    let list = Projection::try_new(columns, Arc::clone(&list.input))?;
+                    Some(LogicalPlan::Projection(list))
+                }
+                false => None,
+            })
+        }
+        _ => Ok(None),
+    }
 }
 
 fn has_membership(expr: &Expr) -> bool {

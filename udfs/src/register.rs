@@ -16,11 +16,11 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, Phy
 
 use crate::bools::{bool_and, bool_or};
 use crate::checked::{
-    CheckedArithmetic, DecimalOperators, RoomToCompare, avg, max, min, rounded, sum,
-    with_room_to_compare,
+    CheckedArithmetic, DecimalOperators, RoomToCompare, array_functions, avg, max, min,
+    nan_functions, rounded, sum, with_room_to_compare,
 };
 use crate::complete::{AggregateByCompletedSession, seal_completions};
-use crate::doubles::{DoubleBeforeDecimal, with_doubles};
+use crate::doubles::{DoubleBeforeDecimal, RealOperators, Reals, with_doubles};
 use crate::empty::EmptySubqueries;
 use crate::equalities::HiddenEqualities;
 use crate::filtered::FilteredArguments;
@@ -41,8 +41,8 @@ use crate::times::{
 };
 use crate::unjoined::{UnjoinedConditions, UnjoinedSubqueries};
 use crate::values::{
-    IntervalPlanner, JsonDecimals, array_has, as_typed, header, headers_list, headers_map,
-    interval_times, list_compare, signed, signed_functions, to_json,
+    IntervalPlanner, JsonCasts, array_has, as_typed, header, headers_list, headers_map,
+    interval_times, list_compare, map_extract, signed, signed_functions, to_json,
 };
 use crate::window_calls::WindowCallPlanner;
 
@@ -123,7 +123,20 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
 ///
 /// An expression without a type; a day and a time of day that are added to each other.
 pub fn before_types(expr: Expr, columns: &DFSchema) -> Result<Expr> {
-    let expr = with_doubles(expr, columns)?;
+    before(expr, columns, Reals::Widened)
+}
+
+/// The same of an expression that a Delta table keeps: there a REAL beside an integer is a REAL, for all who write the table.
+///
+/// # Errors
+///
+/// As [`before_types`].
+pub fn before_types_of_table(expr: Expr, columns: &DFSchema) -> Result<Expr> {
+    before(expr, columns, Reals::Kept)
+}
+
+fn before(expr: Expr, columns: &DFSchema, reals: Reals) -> Result<Expr> {
+    let expr = with_doubles(expr, columns, reals)?;
     let expr = with_room_to_compare(expr, columns)?;
     with_interval_lengths(expr, columns)
 }
@@ -134,8 +147,8 @@ pub fn before_types(expr: Expr, columns: &DFSchema) -> Result<Expr> {
 ///
 /// None in practice: a session state takes functions, rewrites and planners at any time.
 pub fn register_json(state: &mut SessionState) -> Result<()> {
-    // Before theirs, which would read decimals as DOUBLE.
-    state.register_function_rewrite(Arc::new(JsonDecimals))?;
+    // Before theirs, which would make NULL of what is not of the type.
+    state.register_function_rewrite(Arc::new(JsonCasts))?;
     datafusion_functions_json::register_all(state)?;
     let length = signed(state.udf("json_length")?);
     state.register_udf(length)?;
@@ -155,11 +168,14 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
         Arc::new(interval_times()),
         Arc::new(array_has()),
         Arc::new(list_compare()),
+        Arc::new(map_extract()),
     ];
     functions.extend(signed_functions());
     functions.extend(times::functions());
     functions.extend(as_typed().map(Arc::new));
     functions.extend(rounded().map(Arc::new));
+    functions.extend(nan_functions().map(Arc::new));
+    functions.extend(array_functions().map(Arc::new));
     functions
 }
 
@@ -187,6 +203,7 @@ pub fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
     vec![
         Arc::new(IsFinalPlanner),
         Arc::new(WindowCallPlanner),
+        Arc::new(RealOperators),
         Arc::new(DecimalOperators),
         Arc::new(ExtractPlanner),
         Arc::new(IntervalPlanner),

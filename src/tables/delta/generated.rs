@@ -7,7 +7,7 @@
 use std::ops::ControlFlow;
 use std::sync::{Arc, LazyLock};
 
-use anabranch_udfs::{before_types, checked_of_table};
+use anabranch_udfs::{before_types_of_table, checked_of_table};
 use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
@@ -230,7 +230,7 @@ fn arithmetic(expr: Expr, columns: &DFSchema) -> Result<Expr> {
     let context = SimplifyContext::builder()
         .with_schema(Arc::new(columns.clone()))
         .build();
-    let expr = before_types(expr, columns)?;
+    let expr = before_types_of_table(expr, columns)?;
     let expr = ExprSimplifier::new(context).coerce(expr, columns)?;
     Ok(checked_of_table(expr, columns)?)
 }

@@ -616,6 +616,95 @@ async fn bounds_of_others_say_nothing_of_nan() {
     assert!(shown.contains("NaN"), "{shown}");
 }
 
+/// NumPy's NaN has a sign: it is the same NaN as any other, in tables of either kind.
+#[tokio::test(flavor = "multi_thread")]
+async fn nan_with_a_sign_is_nan() {
+    use datafusion::arrow::array::{Float32Array, Float64Array};
+
+    let dir = tempfile::tempdir().unwrap();
+    let columns = vec![
+        column("id", DataType::Int64),
+        column("d", DataType::Float64),
+        column("f", DataType::Float32),
+    ];
+    let handle = DeltaTableHandle::create_or_open(table_of(dir.path(), columns))
+        .await
+        .unwrap();
+    let fields = vec![
+        Field::new("id", DataType::Int64, true),
+        Field::new("d", DataType::Float64, true),
+        Field::new("f", DataType::Float32, true),
+    ];
+    let rows = RecordBatch::try_new(
+        Arc::new(Schema::new(fields)),
+        vec![
+            Arc::new(Int64Array::from(vec![1, 2, 3, 4])),
+            Arc::new(Float64Array::from(vec![1.0, -f64::NAN, f64::NAN, 3.0])),
+            Arc::new(Float32Array::from(vec![1.0, -f32::NAN, f32::NAN, 3.0])),
+        ],
+    )
+    .unwrap();
+    insert(&handle, "id, d, f", vec![rows]).await.unwrap();
+    let mut files = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|end| end == "parquet"));
+    let file = files.next().unwrap();
+    assert!(files.next().is_none());
+    for table in [
+        format!("STORED AS DELTA LOCATION '{}'", dir.path().display()),
+        format!("STORED AS PARQUET LOCATION '{}'", file.display()),
+    ] {
+        for (query, ids) in [
+            ("SELECT id FROM t WHERE d > 4 ORDER BY id", vec![2, 3]),
+            ("SELECT id FROM t WHERE d < 0", vec![]),
+            (
+                "SELECT id FROM t WHERE id > 0 AND d > 4 ORDER BY id",
+                vec![2, 3],
+            ),
+            (
+                "SELECT id FROM t WHERE id > 0 AND f > 4 ORDER BY id",
+                vec![2, 3],
+            ),
+            (
+                "SELECT id FROM t WHERE d = CAST('NaN' AS DOUBLE) ORDER BY id",
+                vec![2, 3],
+            ),
+            (
+                "SELECT id FROM t WHERE f IN (2, CAST('NaN' AS REAL)) ORDER BY id",
+                vec![2, 3],
+            ),
+            ("SELECT id FROM t WHERE d = (SELECT min(d) FROM t)", vec![1]),
+            ("SELECT id FROM t ORDER BY d DESC, id LIMIT 2", vec![2, 3]),
+            ("SELECT id FROM t WHERE id > 1 ORDER BY d LIMIT 1", vec![4]),
+            (
+                "SELECT id FROM t WHERE id < 3 ORDER BY f DESC LIMIT 1",
+                vec![2],
+            ),
+            ("SELECT count(DISTINCT d) FROM t", vec![3]),
+            (
+                "SELECT count(*) FROM (SELECT f FROM t GROUP BY f) AS g",
+                vec![3],
+            ),
+            (
+                "SELECT a.id FROM t AS a JOIN t AS b ON a.d = b.d WHERE b.id = 2 ORDER BY a.id",
+                vec![2, 3],
+            ),
+            (
+                "SELECT id FROM (SELECT id, rank() OVER (ORDER BY d DESC) AS r FROM t) AS q WHERE r = 1 ORDER BY id",
+                vec![2, 3],
+            ),
+        ] {
+            let shown = in_session(&format!("CREATE EXTERNAL TABLE t {table}; {query};")).await;
+            let found: Vec<i64> = shown
+                .lines()
+                .filter_map(|line| line.trim_matches(|c| c == '|' || c == ' ').parse().ok())
+                .collect();
+            assert_eq!(found, ids, "{query} {table}:\n{shown}");
+        }
+    }
+}
+
 /// A table with timestamps in INT96 is rewritten as it is read.
 #[tokio::test(flavor = "multi_thread")]
 async fn old_timestamps_outlast_an_optimize() {

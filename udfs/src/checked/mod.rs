@@ -7,6 +7,7 @@
 //! compares decimals with all their digits. [`sum`], [`avg`], [`min`] and [`max`] do not depend on the order of their rows, but for
 //! the last digits of DOUBLE, and unless parts of a sum of decimals have more than 128 bits.
 
+mod arrays;
 mod average;
 mod average_decimals;
 mod average_integers;
@@ -29,11 +30,15 @@ mod sum_groups;
 mod sum_rows;
 mod wide;
 
+pub(crate) use arrays::array_functions;
 pub(crate) use average::avg;
 pub use compare::RoomToCompare;
 pub(crate) use compare::{wide, with_room_to_compare};
 pub use decimals::DecimalOperators;
 pub(crate) use extreme::{max, min};
+pub(crate) use nan::functions as nan_functions;
+pub use nan::with_one_nan_within;
+pub(crate) use rewrite::type_of;
 pub use rewrite::{CheckedArithmetic, as_kept, checked, checked_of_table, plain};
 pub(crate) use rounded::rounded;
 pub(crate) use sum::sum;

@@ -1,19 +1,72 @@
 //! NaN is one value, and above all numbers.
 //!
 //! Arrow orders NaN with a sign below all numbers, and tells apart NaN with different bits. Processors give results the sign:
-//! infinity minus itself, zero by zero. Sums of infinities have it as well.
+//! infinity minus itself, zero by zero, the root of a negative number. Sums of infinities have it as well, and so have files that
+//! others have written: [`with_one_nan_within`] is for what is read.
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray};
-use arrow::datatypes::{DataType, Float16Type, Float32Type, Float64Type};
+use arrow::array::{
+    Array, ArrayData, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, make_array,
+};
+use arrow::datatypes::{DataType, FieldRef, Float16Type, Float32Type, Float64Type};
 use datafusion::common::{Result, ScalarValue};
-use datafusion::logical_expr::{Accumulator, EmitTo, GroupsAccumulator};
+use datafusion::functions::math;
+use datafusion::logical_expr::interval_arithmetic::Interval;
+use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
+use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
+use datafusion::logical_expr::{
+    Accumulator, ColumnarValue, Documentation, EmitTo, Expr, GroupsAccumulator, ReturnFieldArgs,
+    ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+};
 
 type Half = <Float16Type as ArrowPrimitiveType>::Native;
 
-/// Numbers with a floating point whose NaN all have the same bits; other values as they are.
+/// So many numbers are looked at before it is asked whether one of them was found.
+const BLOCK: usize = 1024;
+
+/// Numbers with a floating point whose NaN all have the same bits, also within arrays, maps and structs; other values as they are.
+///
+/// # Errors
+///
+/// None for values that are valid.
+pub fn with_one_nan_within(values: ArrayRef) -> Result<ArrayRef> {
+    if values.data_type().is_floating() {
+        return Ok(with_one_nan(values));
+    }
+    Ok(match within(&values.to_data())? {
+        Some(data) => make_array(data),
+        None => values,
+    })
+}
+
+/// The same values with one NaN; `None` if they have no other.
+fn within(data: &ArrayData) -> Result<Option<ArrayData>> {
+    if data.data_type().is_floating() {
+        let one = one(&make_array(data.clone()));
+        return Ok(one.map(|one| one.to_data()));
+    }
+    let mut is_changed = false;
+    let mut children = Vec::with_capacity(data.child_data().len());
+    for child in data.child_data() {
+        let one = within(child)?;
+        is_changed |= one.is_some();
+        children.push(one.unwrap_or_else(|| child.clone()));
+    }
+    if !is_changed {
+        return Ok(None);
+    }
+    let data = data.clone().into_builder().child_data(children).build()?;
+    Ok(Some(data))
+}
+
+/// The same of numbers alone.
 pub(super) fn with_one_nan(values: ArrayRef) -> ArrayRef {
+    one(&values).unwrap_or(values)
+}
+
+/// The same numbers with one NaN; `None` if they have no other.
+fn one(values: &ArrayRef) -> Option<ArrayRef> {
     match values.data_type() {
         DataType::Float16 => {
             let is_other = |value: Half| value.is_nan() && value.to_bits() != Half::NAN.to_bits();
@@ -27,21 +80,106 @@ pub(super) fn with_one_nan(values: ArrayRef) -> ArrayRef {
             let is_other = |value: f64| value.is_nan() && value.to_bits() != f64::NAN.to_bits();
             replaced::<Float64Type>(values, is_other, f64::NAN)
         }
-        _ => values,
+        _ => None,
     }
 }
 
 fn replaced<T: ArrowPrimitiveType>(
-    values: ArrayRef,
+    values: &ArrayRef,
     is_other: impl Fn(T::Native) -> bool,
     nan: T::Native,
-) -> ArrayRef {
+) -> Option<ArrayRef> {
     let numbers = values.as_primitive::<T>();
-    if !numbers.values().iter().any(|value| is_other(*value)) {
-        return values;
+    // Within a block there is no way out: so several numbers are looked at at a time.
+    let has_other = numbers.values().chunks(BLOCK).any(|block| {
+        let numbers = block.iter();
+        numbers.fold(false, |found, number| found | is_other(*number))
+    });
+    if !has_other {
+        return None;
     }
     let one = |value| if is_other(value) { nan } else { value };
-    Arc::new(numbers.unary::<_, T>(one))
+    Some(Arc::new(numbers.unary::<_, T>(one)))
+}
+
+/// The functions that make NaN of numbers.
+pub(crate) fn functions() -> [ScalarUDF; 14] {
+    let functions = [
+        math::acos(),
+        math::acosh(),
+        math::asin(),
+        math::atanh(),
+        math::cos(),
+        math::cot(),
+        math::ln(),
+        math::log(),
+        math::log10(),
+        math::log2(),
+        math::power(),
+        math::sin(),
+        math::sqrt(),
+        math::tan(),
+    ];
+    functions.map(|inner| ScalarUDF::from(OneNanFunction { inner }))
+}
+
+/// The library's function in all but the bits of NaN.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct OneNanFunction {
+    inner: Arc<ScalarUDF>,
+}
+
+impl ScalarUDFImpl for OneNanFunction {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn aliases(&self) -> &[String] {
+        self.inner.aliases()
+    }
+
+    fn signature(&self) -> &Signature {
+        self.inner.signature()
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        self.inner.coerce_types(types)
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        self.inner.return_type(types)
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        self.inner.return_field_from_args(args)
+    }
+
+    fn is_strict(&self) -> bool {
+        self.inner.is_strict()
+    }
+
+    fn simplify(&self, args: Vec<Expr>, context: &SimplifyContext) -> Result<ExprSimplifyResult> {
+        self.inner.simplify(args, context)
+    }
+
+    fn output_ordering(&self, input: &[ExprProperties]) -> Result<SortProperties> {
+        self.inner.inner().output_ordering(input)
+    }
+
+    fn evaluate_bounds(&self, input: &[&Interval]) -> Result<Interval> {
+        self.inner.evaluate_bounds(input)
+    }
+
+    fn documentation(&self) -> Option<&Documentation> {
+        self.inner.documentation()
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        Ok(match self.inner.invoke_with_args(args)? {
+            ColumnarValue::Array(values) => ColumnarValue::Array(with_one_nan(values)),
+            ColumnarValue::Scalar(value) => ColumnarValue::Scalar(scalar_with_one_nan(value)),
+        })
+    }
 }
 
 /// One value, its NaN as [`with_one_nan`] has it.
@@ -158,7 +296,8 @@ impl GroupsAccumulator for OneNanGroups {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Float32Array, Float64Array};
+    use arrow::array::{Float32Array, Float64Array, ListArray, StructArray};
+    use arrow::datatypes::Field;
 
     use super::*;
 
@@ -181,5 +320,46 @@ mod tests {
         let small = small.as_primitive::<Float32Type>();
         assert_eq!(small.value(0).to_bits(), f32::NAN.to_bits());
         assert_eq!(small.value(1), 1.5);
+    }
+    #[test]
+    fn nan_within_arrays_and_structs_has_one_form() {
+        let list = ListArray::from_iter_primitive::<Float64Type, _, _>(vec![
+            Some(vec![Some(1.0), Some(-f64::NAN), None]),
+            None,
+            Some(vec![Some(-f64::NAN)]),
+        ]);
+        // Of an array that begins later the elements are those of all rows.
+        let list: ArrayRef = Arc::new(list.slice(1, 2));
+        let field = Arc::new(Field::new("d", list.data_type().clone(), true));
+        let all: ArrayRef = Arc::new(StructArray::from(vec![(field, list)]));
+        let one = with_one_nan_within(Arc::clone(&all)).unwrap();
+        assert_eq!(one.data_type(), all.data_type());
+        let lists = one.as_struct().column(0).as_list::<i32>();
+        assert!(lists.is_null(0));
+        let last = lists.value(1);
+        let last = last.as_primitive::<Float64Type>();
+        assert_eq!(last.value(0).to_bits(), f64::NAN.to_bits());
+        // Nothing is made anew where there is none.
+        let again = with_one_nan_within(Arc::clone(&one)).unwrap();
+        assert_eq!(again.to_data().child_data(), one.to_data().child_data());
+        assert!(within(&one.to_data()).unwrap().is_none());
+    }
+
+    #[test]
+    fn functions_give_one_nan() {
+        let [.., sqrt, _] = functions();
+        let values: ArrayRef = Arc::new(Float64Array::from(vec![-1.0, 4.0]));
+        let field = Arc::new(Field::new("", DataType::Float64, true));
+        let args = ScalarFunctionArgs {
+            args: vec![ColumnarValue::Array(values)],
+            arg_fields: vec![Arc::clone(&field)],
+            number_rows: 2,
+            return_field: field,
+            config_options: Arc::new(datafusion::config::ConfigOptions::default()),
+        };
+        let roots = sqrt.invoke_with_args(args).unwrap().into_array(2).unwrap();
+        let roots = roots.as_primitive::<Float64Type>();
+        assert_eq!(roots.value(0).to_bits(), f64::NAN.to_bits());
+        assert_eq!(roots.value(1), 2.0);
     }
 }

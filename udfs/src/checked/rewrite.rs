@@ -331,7 +331,7 @@ fn is_decimal(of: &DataType) -> bool {
 }
 
 /// The type of an expression, without a walk through all that is below where the node knows it, and without names.
-pub(super) fn type_of(expr: &Expr, schema: &DFSchema) -> Result<DataType> {
+pub(crate) fn type_of(expr: &Expr, schema: &DFSchema) -> Result<DataType> {
     match expr {
         Expr::ScalarFunction(call) => {
             let operator = call.func.inner().downcast_ref::<CheckedOperator>();

@@ -1,4 +1,6 @@
-//! `ceil` and `floor` of decimals, with a digit more before the point: the engine's have none for `ceil(9.5)`.
+//! `ceil`, `floor` and `trunc` of exact numbers. Decimals get a digit more before the point: the engine's have none for `ceil(9.5)`.
+//! A BIGINT is an exact DECIMAL there: the engine's make it a DOUBLE, in which 9007199254740993 is another number. Smaller integers
+//! are all DOUBLE, without a loss.
 
 use std::sync::Arc;
 
@@ -13,16 +15,27 @@ use datafusion::logical_expr::{
 };
 
 /// The functions.
-pub(crate) fn rounded() -> [ScalarUDF; 2] {
-    [math::ceil(), math::floor()].map(|inner| {
+pub(crate) fn rounded() -> [ScalarUDF; 3] {
+    let functions = [
+        (math::ceil(), true),
+        (math::floor(), true),
+        (math::trunc(), false),
+    ];
+    functions.map(|(inner, may_grow)| {
         let signature = Signature::user_defined(inner.signature().volatility);
-        ScalarUDF::from(Rounded { inner, signature })
+        ScalarUDF::from(Rounded {
+            inner,
+            may_grow,
+            signature,
+        })
     })
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Rounded {
     inner: Arc<ScalarUDF>,
+    /// The result may have a digit more before the point.
+    may_grow: bool,
     signature: Signature,
 }
 
@@ -40,10 +53,13 @@ impl ScalarUDFImpl for Rounded {
     }
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
-        let types = types.iter().map(|of| match of {
-            DataType::Decimal128(digits, scale) if *scale > 0 && *digits < 38 => {
+        let types = types.iter().enumerate().map(|(place, of)| match of {
+            // Behind the number are the digits that trunc leaves.
+            _ if place > 0 => of.clone(),
+            DataType::Decimal128(digits, scale) if self.may_grow && *scale > 0 && *digits < 38 => {
                 DataType::Decimal128(digits + 1, *scale)
             }
+            DataType::Int64 | DataType::UInt64 => DataType::Decimal128(20, 0),
             other => other.clone(),
         });
         let fields = types.map(|of| Arc::new(Field::new("", of, true)));
@@ -74,5 +90,42 @@ impl ScalarUDFImpl for Rounded {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         self.inner.invoke_with_args(args)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Array, ArrayRef, Decimal128Array, Int64Array};
+    use arrow::compute::cast;
+
+    use super::*;
+
+    #[test]
+    fn a_bigint_keeps_its_digits() {
+        let values = vec![9_007_199_254_740_993, i64::MIN, -1];
+        let expected = values.iter().copied().map(i128::from);
+        let expected = Decimal128Array::from_iter_values(expected);
+        let expected = expected.with_precision_and_scale(20, 0).unwrap();
+        let values: ArrayRef = Arc::new(Int64Array::from(values));
+        for function in rounded() {
+            let of = function.coerce_types(&[DataType::Int64]).unwrap().remove(0);
+            assert_eq!(function.return_type(std::slice::from_ref(&of)).unwrap(), of);
+            let field = Arc::new(Field::new("", of.clone(), true));
+            let args = ScalarFunctionArgs {
+                args: vec![ColumnarValue::Array(cast(&values, &of).unwrap())],
+                arg_fields: vec![Arc::clone(&field)],
+                number_rows: 3,
+                return_field: field,
+                config_options: Arc::new(datafusion::config::ConfigOptions::default()),
+            };
+            let given = function.invoke_with_args(args).unwrap();
+            let given = given.into_array(3).unwrap();
+            assert_eq!(
+                given.as_ref(),
+                &expected as &dyn Array,
+                "{}",
+                function.name()
+            );
+        }
     }
 }

@@ -15,6 +15,7 @@ mod span_keys;
 mod spans;
 mod to_char;
 mod to_timestamp;
+mod to_unixtime;
 
 use std::sync::Arc;
 
@@ -34,6 +35,7 @@ pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
         Arc::new(date_bin::date_bin()),
         Arc::new(date_part::date_part()),
         Arc::new(to_char::to_char()),
+        Arc::new(to_unixtime::to_unixtime()),
     ];
     functions.extend(series::functions().map(Arc::new));
     functions.extend(to_timestamp::functions().into_iter().map(Arc::new));

@@ -57,7 +57,7 @@ pub(super) fn functions() -> Vec<ScalarUDF> {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct ToTimestamp {
+pub(super) struct ToTimestamp {
     name: &'static str,
     /// What numbers count.
     numbers: TimeUnit,
@@ -69,6 +69,17 @@ struct ToTimestamp {
 }
 
 impl ToTimestamp {
+    /// What reads texts, and numbers of seconds, for another function; times are cut to the second.
+    pub(super) fn of_seconds(name: &'static str, zone: Option<&str>) -> Self {
+        Self {
+            name,
+            numbers: TimeUnit::Second,
+            precision: TimeUnit::Second,
+            zone: zone.map(Arc::from),
+            signature: Signature::user_defined(Volatility::Immutable),
+        }
+    }
+
     fn zone(&self) -> Arc<str> {
         self.zone.clone().unwrap_or_else(|| "UTC".into())
     }
@@ -81,7 +92,8 @@ impl ToTimestamp {
         out_of_range(format!("{}({value})", self.name), &self.result())
     }
 
-    fn micros(
+    /// The times of numbers, or of texts by the first of their patterns that fits.
+    pub(super) fn micros(
         &self,
         values: &ArrayRef,
         patterns: &[ArrayRef],

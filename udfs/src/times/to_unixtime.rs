@@ -1,0 +1,147 @@
+//! `to_unixtime`: the whole seconds since 1970 of texts and times of all years.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, TimeUnit};
+use datafusion::common::{Result, ScalarValue};
+use datafusion::config::ConfigOptions;
+use datafusion::functions::datetime;
+use datafusion::logical_expr::{
+    ColumnarValue, Documentation, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
+    Signature,
+};
+
+use super::pattern;
+use super::to_timestamp::ToTimestamp;
+
+const NAME: &str = "to_unixtime";
+const MICROS_PER_SECOND: i64 = 1_000_000;
+
+/// The function. Of numbers and dates it is DataFusion's.
+pub(super) fn to_unixtime() -> ScalarUDF {
+    ScalarUDF::from(ToUnixtime {
+        texts: ToTimestamp::of_seconds(NAME, None),
+        inner: datetime::to_unixtime(),
+    })
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct ToUnixtime {
+    /// Reads the texts.
+    texts: ToTimestamp,
+    inner: Arc<ScalarUDF>,
+}
+
+impl ScalarUDFImpl for ToUnixtime {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn signature(&self) -> &Signature {
+        self.inner.signature()
+    }
+
+    fn with_updated_config(&self, config: &ConfigOptions) -> Option<ScalarUDF> {
+        let zone = config.execution.time_zone.as_deref();
+        Some(ScalarUDF::from(Self {
+            texts: ToTimestamp::of_seconds(NAME, zone),
+            inner: Arc::clone(&self.inner),
+        }))
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Int64)
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        for pattern in args.scalar_arguments.iter().skip(1).flatten() {
+            if let Some(Some(text)) = pattern.try_as_str() {
+                pattern::check(NAME, text)?;
+            }
+        }
+        Ok(Arc::new(Field::new(NAME, DataType::Int64, true)))
+    }
+
+    fn documentation(&self) -> Option<&Documentation> {
+        self.inner.documentation()
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let types = args.args.iter().map(ColumnarValue::data_type);
+        let types: Vec<DataType> = types.collect();
+        let are_texts = !types.is_empty() && types.iter().all(DataType::is_string);
+        let is_time = matches!(types.as_slice(), [DataType::Timestamp(..)]);
+        if !are_texts && !is_time {
+            return self.inner.invoke_with_args(args);
+        }
+        let mut values = args.args.iter();
+        let is_scalar = values.all(|value| matches!(value, ColumnarValue::Scalar(_)));
+        let rows = if is_scalar { 1 } else { args.number_rows };
+        let arrays = args.args.iter().map(|value| value.to_array(rows));
+        let arrays = arrays.collect::<Result<Vec<ArrayRef>>>()?;
+        let seconds = match is_time {
+            true => seconds_of(&arrays[0])?,
+            false => {
+                let texts = arrays.iter().map(|array| cast(array, &DataType::Utf8));
+                let texts = texts.collect::<std::result::Result<Vec<_>, _>>()?;
+                let micros = self.texts.micros(&texts[0], &texts[1..])?;
+                micros.unary(|micros| micros.div_euclid(MICROS_PER_SECOND))
+            }
+        };
+        Ok(match is_scalar {
+            true => ColumnarValue::Scalar(ScalarValue::try_from_array(&seconds, 0)?),
+            false => ColumnarValue::Array(Arc::new(seconds)),
+        })
+    }
+}
+
+/// Of times before 1970, too, the second that has begun.
+fn seconds_of(times: &ArrayRef) -> Result<Int64Array> {
+    let per_second = match times.data_type() {
+        DataType::Timestamp(TimeUnit::Second, _) => 1,
+        DataType::Timestamp(TimeUnit::Millisecond, _) => 1_000,
+        DataType::Timestamp(TimeUnit::Microsecond, _) => MICROS_PER_SECOND,
+        _ => 1_000_000_000,
+    };
+    let ticks = cast(times, &DataType::Int64)?;
+    let ticks = ticks.as_primitive::<Int64Type>();
+    Ok(ticks.unary(|tick| tick.div_euclid(per_second)))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{StringArray, TimestampMicrosecondArray};
+
+    use super::*;
+
+    fn seconds(values: ArrayRef) -> Int64Array {
+        let rows = values.len();
+        let field = |of: &DataType| Arc::new(Field::new("", of.clone(), true));
+        let args = ScalarFunctionArgs {
+            arg_fields: vec![field(values.data_type())],
+            args: vec![ColumnarValue::Array(values)],
+            number_rows: rows,
+            return_field: field(&DataType::Int64),
+            config_options: Arc::new(ConfigOptions::default()),
+        };
+        let seconds = to_unixtime().invoke_with_args(args).unwrap();
+        let seconds = seconds.into_array(rows).unwrap();
+        seconds.as_primitive::<Int64Type>().clone()
+    }
+
+    #[test]
+    fn texts_and_times_of_all_years_have_seconds() {
+        let texts = StringArray::from(vec![
+            Some("9999-12-31T23:59:59Z"),
+            Some("0001-01-01"),
+            None,
+            Some("1969-12-31T23:59:59.5Z"),
+        ]);
+        let expected = vec![Some(253_402_300_799), Some(-62_135_596_800), None, Some(-1)];
+        assert_eq!(seconds(Arc::new(texts)), Int64Array::from(expected));
+        let times = TimestampMicrosecondArray::from(vec![1_500_000, -500_000]);
+        assert_eq!(seconds(Arc::new(times)), Int64Array::from(vec![1, -1]));
+    }
+}

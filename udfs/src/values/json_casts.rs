@@ -1,0 +1,221 @@
+//! `CAST(json -> 'n' AS DECIMAL(30, 2))`: the value as it is written.
+//!
+//! `json -> 'n'` is a value of one of seven types. Of a cast the engine asks the one of these types that it knows best how to cast: a
+//! DATE is in none of them, and all values would be NULL. The JSON functions have a rule for casts to some types; of a value of another
+//! kind it makes NULL, and it reads decimals as DOUBLE. Here the text of the value is cast: what is not of the type is an error, and NULL
+//! of TRY_CAST. A value that is not there is NULL, and so is the `null` of JSON.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, FieldRef};
+use datafusion::common::tree_node::Transformed;
+use datafusion::common::{DFSchema, Result, ScalarValue};
+use datafusion::config::ConfigOptions;
+use datafusion::functions::core as functions;
+use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
+use datafusion::logical_expr::{Cast, Expr, ExprSchemable as _, TryCast};
+use datafusion_functions_json::JSON_UNION_DATA_TYPE;
+use datafusion_functions_json::udfs::{
+    json_as_text_udf, json_get_bool_udf, json_get_float_udf, json_get_int_udf,
+    json_union_to_text_udf,
+};
+
+use crate::diagnostic::plan_error;
+
+/// A decimal for numbers that become integers: with room for all of these, and for digits by which others are rounded.
+const NUMBER: DataType = DataType::Decimal128(38, 18);
+
+/// Casts values in JSON by their text, before the functions' own rule for casts.
+#[derive(Debug)]
+pub(crate) struct JsonCasts;
+
+impl FunctionRewrite for JsonCasts {
+    fn name(&self) -> &str {
+        "json_casts"
+    }
+
+    fn rewrite(
+        &self,
+        expr: Expr,
+        schema: &DFSchema,
+        _: &ConfigOptions,
+    ) -> Result<Transformed<Expr>> {
+        let Some((value, to)) = cast_of(&expr) else {
+            return Ok(Transformed::no(expr));
+        };
+        let is_text = to.field.data_type().is_string();
+        let args = match json_get(value) {
+            // Their own rule reads it as text.
+            Some(_) if is_text => return Ok(Transformed::no(expr)),
+            Some(get) => get.args.clone(),
+            None if is_json(value, schema) => {
+                vec![json_union_to_text_udf().call(vec![value.clone()])]
+            }
+            None => return Ok(Transformed::no(expr)),
+        };
+        to.read(&args).map(Transformed::yes)
+    }
+}
+
+/// What a value is cast to.
+struct To {
+    field: FieldRef,
+    is_tried: bool,
+}
+
+impl To {
+    fn cast(&self, value: Expr) -> Expr {
+        let (value, field) = (Box::new(value), Arc::clone(&self.field));
+        match self.is_tried {
+            true => Expr::TryCast(TryCast::new_from_field(value, field)),
+            false => Expr::Cast(Cast::new_from_field(value, field)),
+        }
+    }
+
+    /// The value within JSON that these arguments of `json_get` lead to.
+    fn read(&self, args: &[Expr]) -> Result<Expr> {
+        let args = || args.to_vec();
+        let text = || json_as_text_udf().call(args());
+        let as_number = |of: &DataType| Expr::TryCast(TryCast::new(Box::new(text()), of.clone()));
+        let float = || self.cast(json_get_float_udf().call(args()));
+        let of = self.field.data_type();
+        // What comes first is right for almost all values. Numbers are read with all their digits, if not with an exponent.
+        let mut ways = match of {
+            DataType::Boolean => vec![json_get_bool_udf().call(args())],
+            of if of.is_integer() => vec![
+                self.cast(json_get_int_udf().call(args())),
+                self.cast(as_number(&NUMBER)),
+                float(),
+            ],
+            of if of.is_decimal() => vec![as_number(of), float()],
+            of if of.is_floating() => vec![float()],
+            of if of.is_nested() => {
+                return Err(plan_error(
+                    format!("a value in JSON is not cast to {of}"),
+                    None,
+                    "json_get_array gives the elements of an array as JSON, and -> the fields of an object",
+                ));
+            }
+            _ => Vec::new(),
+        };
+        ways.push(self.cast(text()));
+        Ok(match ways.len() {
+            1 => ways.remove(0),
+            _ => functions::coalesce().call(ways),
+        })
+    }
+}
+
+/// The value that is cast, and to what.
+fn cast_of(expr: &Expr) -> Option<(&Expr, To)> {
+    let to = |field: &FieldRef, is_tried| To {
+        field: Arc::clone(field),
+        is_tried,
+    };
+    match expr {
+        Expr::Cast(cast) => Some((&cast.expr, to(&cast.field, false))),
+        Expr::TryCast(cast) => Some((&cast.expr, to(&cast.field, true))),
+        Expr::ScalarFunction(call) => {
+            let is_tried = match call.name() {
+                "arrow_cast" => false,
+                "arrow_try_cast" => true,
+                _ => return None,
+            };
+            let [value, Expr::Literal(ScalarValue::Utf8(Some(name)), _)] = call.args.as_slice()
+            else {
+                return None;
+            };
+            let field = Field::new("", name.parse::<DataType>().ok()?, true);
+            Some((value, to(&Arc::new(field), is_tried)))
+        }
+        _ => None,
+    }
+}
+
+/// The call that finds a value.
+fn json_get(value: &Expr) -> Option<&ScalarFunction> {
+    match value {
+        Expr::ScalarFunction(call) if call.name() == "json_get" => Some(call),
+        Expr::Alias(alias) => json_get(&alias.expr),
+        _ => None,
+    }
+}
+
+/// Whether it is a value in JSON that was found elsewhere, as a column of a query in FROM.
+fn is_json(value: &Expr, schema: &DFSchema) -> bool {
+    let may_be = matches!(
+        value,
+        Expr::Alias(_)
+            | Expr::Column(_)
+            | Expr::OuterReferenceColumn(..)
+            | Expr::Case(_)
+            | Expr::ScalarFunction(_)
+            | Expr::AggregateFunction(_)
+            | Expr::WindowFunction(_)
+            | Expr::ScalarSubquery(_)
+    );
+    may_be
+        && value
+            .get_type(schema)
+            .is_ok_and(|of| of == *JSON_UNION_DATA_TYPE)
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::common::Column;
+    use datafusion::logical_expr::lit;
+    use datafusion_functions_json::udfs::json_get_udf;
+
+    use super::*;
+
+    fn rewritten(expr: Expr) -> Result<Transformed<Expr>> {
+        let of = JSON_UNION_DATA_TYPE.clone();
+        let fields = vec![
+            (None, Arc::new(Field::new("v", of, true))),
+            (None, Arc::new(Field::new("n", DataType::Int64, true))),
+        ];
+        let schema = DFSchema::new_with_metadata(fields, Default::default())?;
+        JsonCasts.rewrite(expr, &schema, &ConfigOptions::default())
+    }
+
+    fn cast(value: Expr, to: DataType) -> Expr {
+        Expr::Cast(Cast::new(Box::new(value), to))
+    }
+
+    fn get() -> Expr {
+        json_get_udf().call(vec![lit("{\"n\": 1.5}"), lit("n")])
+    }
+
+    #[test]
+    fn casts_read_the_text_of_a_value() {
+        for to in [
+            DataType::Decimal128(30, 2),
+            DataType::Date32,
+            DataType::Int8,
+            DataType::Int64,
+            DataType::Float64,
+            DataType::Boolean,
+            DataType::Binary,
+        ] {
+            let cast = cast(get().alias("n"), to.clone());
+            let read = rewritten(cast).unwrap();
+            assert!(read.transformed, "{to}");
+            assert!(read.data.to_string().contains("json_as_text"), "{to}");
+        }
+        assert!(!rewritten(cast(get(), DataType::Utf8)).unwrap().transformed);
+        assert!(!rewritten(get()).unwrap().transformed);
+        assert!(rewritten(cast(get(), DataType::new_list(DataType::Int64, true))).is_err());
+    }
+
+    #[test]
+    fn values_of_columns_are_read_as_well() {
+        let column = |name: &str| Expr::Column(Column::new_unqualified(name));
+        for to in [DataType::Date32, DataType::Utf8] {
+            let read = rewritten(cast(column("v"), to)).unwrap();
+            assert!(read.data.to_string().contains("json_union_to_text"));
+        }
+        let of_number = rewritten(cast(column("n"), DataType::Date32)).unwrap();
+        assert!(!of_number.transformed);
+    }
+}
