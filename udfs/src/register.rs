@@ -40,7 +40,7 @@ use crate::times::{
 };
 use crate::unjoined::{UnjoinedConditions, UnjoinedSubqueries};
 use crate::values::{
-    IntervalPlanner, JsonDecimals, array_has, as_typed, header, headers_list, headers_map,
+    IntervalPlanner, JsonDecimals, JsonOperators, array_has, as_typed, header, headers_list, headers_map,
     interval_times, list_compare, signed, signed_functions, to_json,
 };
 use crate::window_calls::WindowCallPlanner;
@@ -188,6 +188,7 @@ pub fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
         Arc::new(DecimalOperators),
         Arc::new(ExtractPlanner),
         Arc::new(IntervalPlanner),
+        Arc::new(JsonOperators),
     ]
 }
 
