@@ -10,6 +10,7 @@ mod dead_letters;
 mod delimiters;
 mod describe;
 mod dialects;
+mod expansion;
 mod file_names;
 mod ingest;
 mod inserted;
