@@ -436,7 +436,7 @@ mod tests {
             format!("SELECT 1 WHERE {condition}")
         };
         let members = |levels| {
-            let condition = within("1 IN (SELECT 1 WHERE ", "true", levels);
+            let condition = within("1 IN (SELECT 1 AS x WHERE ", "true", levels);
             format!("SELECT 1 WHERE {condition}")
         };
         let many = |what: &str, count| {
