@@ -39,6 +39,7 @@ mod system_scan;
 mod top_groups;
 mod type_fields;
 mod unopened;
+mod unwanted;
 mod view_barrier;
 mod weights;
 mod yielding;
@@ -78,6 +79,7 @@ pub use context::{ForkOptions, MayName, SessionOptions, TablePlace};
 pub use jobs::{BatchPlan, BatchSource, FrontBatch, JobQuery, JobSinkTable, LastRecords};
 pub use streaming::{FrontPlan, StreamQuery, StreamTable, late_rows};
 pub use system::{batch_rows, job_rows, versions};
+pub(crate) use unwanted::{Unwanted, until_unwanted};
 
 /// What a statement gives.
 pub enum Outcome {
