@@ -46,6 +46,7 @@ pub(crate) async fn serve(settings: &Settings, arguments: &ServeArguments) -> Re
             sessions: arguments.max_sessions,
             idle: arguments.idle_timeout,
             keep_alive: arguments.keep_alive,
+            ..Limits::default()
         },
         roots: arguments.location_roots.clone(),
         scripts,

@@ -12,6 +12,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::error::{Error, Result};
 use crate::planner::ast::{ColumnKind, JobStatement, Statement};
+use crate::planner::derivation::Derivation;
 use crate::planner::gate::too_deep;
 
 /// Expressions within expressions, queries within queries.
@@ -72,14 +73,16 @@ fn sql(statement: &mut SqlStatement) -> Result<()> {
 }
 
 fn node(node: &mut impl VisitMut) -> Result<()> {
-    match node.visit(&mut Balance { depth: 0 }) {
+    match node.visit(&mut Balance::default()) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }
 }
 
+#[derive(Default)]
 struct Balance {
     depth: usize,
+    derivation: Derivation,
 }
 
 impl Balance {
@@ -111,6 +114,7 @@ impl VisitorMut for Balance {
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
         flow(branches(&mut query.body))?;
+        self.derivation.enter_query();
         match self.enter() {
             ControlFlow::Continue(()) => ControlFlow::Continue(()),
             ControlFlow::Break(()) => ControlFlow::Break(too_deep(Span::empty())),
@@ -118,6 +122,7 @@ impl VisitorMut for Balance {
     }
 
     fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<Error> {
+        self.derivation.leave_query();
         self.leave()
     }
 
@@ -153,13 +158,15 @@ impl VisitorMut for Balance {
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
         flow(groupings(std::slice::from_ref(expr)))?;
         flow(terms(expr))?;
+        self.derivation.enter(expr);
         match self.enter() {
             ControlFlow::Continue(()) => ControlFlow::Continue(()),
             ControlFlow::Break(()) => ControlFlow::Break(too_deep(end_of(expr))),
         }
     }
 
-    fn post_visit_expr(&mut self, _: &mut Expr) -> ControlFlow<Error> {
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+        flow(self.derivation.leave(expr))?;
         self.leave()
     }
 }

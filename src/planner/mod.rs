@@ -9,6 +9,7 @@ pub mod bound;
 mod bound_rows;
 mod chains;
 mod cursor;
+mod derivation;
 pub mod dialect;
 mod gate;
 mod jobs;

@@ -198,11 +198,11 @@ impl Engine {
         &self,
         asked: &Asked,
         parsed: ParsedStatement,
-        running: &Running,
+        running: &Arc<Running>,
     ) -> Result<Plan> {
         /// A larger answer is made when it is fetched, and not held until then.
         const SMALL: usize = 64 << 10;
-        let (session, planned) = self.plan(asked, parsed).await?;
+        let (session, planned) = self.plan(asked, parsed, running).await?;
         if let Some(answer) = planned.answer().cloned() {
             let bytes = answer.rows.get_array_memory_size();
             let limit = self.work.limits().result_bytes.unwrap_or(u64::MAX);
@@ -225,26 +225,37 @@ impl Engine {
         &self,
         asked: &Asked,
         parsed: ParsedStatement,
+        running: &Arc<Running>,
     ) -> Result<(Session, Planned)> {
         self.check(asked, &parsed)?;
         let session = self.fork(asked)?;
+        if matches!(parsed.statement, Statement::ShowQueries) {
+            let rows = queries::running(&self.work, &asked.caller)?;
+            let planned = session.planned_batch(rows)?;
+            return Ok((session, planned));
+        }
         let places = parsed.places.clone();
-        let planned = match parsed.statement {
-            Statement::ShowQueries => {
-                session.planned_batch(queries::running(&self.work, &asked.caller)?)?
+        let is_report = kind(&parsed) == Kind::Report;
+        let planning = async {
+            match parsed.statement {
+                Statement::Job(job) => {
+                    let ready = Box::pin(self.jobs.execute(&session, *job, &parsed.text)).await;
+                    let planned = ready.and_then(Ready::planned);
+                    planned.map_err(|error| places.locate(error))
+                }
+                statement => {
+                    let parsed = ParsedStatement {
+                        statement,
+                        ..parsed
+                    };
+                    session.plan(parsed).await
+                }
             }
-            Statement::Job(job) => {
-                let ready = Box::pin(self.jobs.execute(&session, *job, &parsed.text)).await;
-                let planned = ready.and_then(Ready::planned);
-                planned.map_err(|error| places.locate(error))?
-            }
-            statement => {
-                let parsed = ParsedStatement {
-                    statement,
-                    ..parsed
-                };
-                session.plan(parsed).await?
-            }
+        };
+        let planned = match is_report {
+            // It does its work where others are planned.
+            true => planning.await?,
+            false => self.work.planners.plan(running, planning).await?,
         };
         Ok((session, planned))
     }
@@ -289,7 +300,7 @@ impl Engine {
                 Done::said(said.map_err(|error| places.locate(error))?)
             }
             Kind::Definition => {
-                let defined = async move { engine.define(&asked, parsed, BTreeMap::new()).await };
+                let defined = engine.define_as(Arc::clone(running), asked, parsed);
                 Done::said(self.work.finish(running, Box::pin(defined)).await?)
             }
             Kind::Query | Kind::Report | Kind::Update => {
@@ -300,10 +311,15 @@ impl Engine {
         }
     }
 
-    async fn run(&self, asked: &Asked, parsed: ParsedStatement, running: &Running) -> Result<Done> {
+    async fn run(
+        &self,
+        asked: &Asked,
+        parsed: ParsedStatement,
+        running: &Arc<Running>,
+    ) -> Result<Done> {
         let places = parsed.places.clone();
         let is_update = kind(&parsed) == Kind::Update;
-        let (session, planned) = self.plan(asked, parsed).await?;
+        let (session, planned) = self.plan(asked, parsed, running).await?;
         let execution = session.begin(planned)?;
         let done = async {
             if is_update {
@@ -331,9 +347,19 @@ impl Engine {
     ) -> Result<String> {
         asked.caller.check_own(&parsed)?;
         let running = self.statement(asked, &parsed);
-        let (engine, asked) = (Arc::clone(self), asked.clone());
-        let defined = async move { engine.define(&asked, parsed, BTreeMap::new()).await };
+        let defined = Arc::clone(self).define_as(Arc::clone(&running), asked.clone(), parsed);
         self.work.finish(&running, Box::pin(defined)).await
+    }
+
+    /// Changes tables, views or jobs as a statement that can be told to end while it is planned; gives a word for the user.
+    async fn define_as(
+        self: Arc<Self>,
+        running: Arc<Running>,
+        asked: Asked,
+        parsed: ParsedStatement,
+    ) -> Result<String> {
+        let defined = self.define(&asked, parsed, BTreeMap::new());
+        self.work.planners.plan(&running, defined).await
     }
 
     /// Runs an INSERT that reads the rows of a client by this name; gives how many were written.
@@ -355,7 +381,7 @@ impl Engine {
         let done = async move {
             let session = engine.fork(&asked)?;
             session.register_stream(name, rows)?;
-            let planned = session.plan(parsed).await?;
+            let planned = engine.work.planners.plan(&of, session.plan(parsed)).await?;
             let written = session.begin(planned)?.written().await?;
             of.count(usize::try_from(written).unwrap_or(usize::MAX), 0);
             Ok(i64::try_from(written).unwrap_or(i64::MAX))
@@ -423,8 +449,8 @@ impl Engine {
                 "set the secret in the server's environment and write '${NAME}' for it",
             )));
         }
-        if let (Statement::CreateView(_), Some(_)) = (&parsed.statement, &asked.caller.tables) {
-            // Over what the caller may not name there is no view of theirs.
+        if let Statement::CreateView(_) = &parsed.statement {
+            // Over what the caller may not name there is no view of theirs, and other definitions do not wait for its plan.
             self.fork(asked)?.execute(parsed.clone()).await?;
         }
         let whole = self.forks.whole().await;

@@ -279,7 +279,7 @@ impl Flight {
             if is_all {
                 return engine.plan_or_answer(&asked, parsed, &of).await;
             }
-            let planned = engine.plan(&asked, parsed).await?;
+            let planned = engine.plan(&asked, parsed, &of).await?;
             Ok(Plan::Open(Box::new(planned)))
         };
         let goes_on = |planned: &Plan| matches!(planned, Plan::Open(..));
@@ -378,8 +378,9 @@ impl Flight {
             prepared.with_nulls()?,
         );
         // It is planned for its columns: it has its turn and its time as one that is run, and is no statement at work.
-        let planned = async move { engine.plan(&by, parsed).await };
         let statement = self.engine.statement(asked, prepared.parsed());
+        let of = Arc::clone(&statement);
+        let planned = async move { engine.plan(&by, parsed, &of).await };
         let work = &self.engine.work;
         match work.unlisted(&statement, Box::pin(planned)).await {
             Ok((session, planned)) => {
@@ -572,9 +573,10 @@ impl Flight {
                         let (engine, session) =
                             (Arc::clone(&self.engine), self.engine.fork(asked)?);
                         let statement = self.engine.statement(asked, prepared.parsed());
-                        let of = prepared.clone();
+                        let (of, running) = (prepared.clone(), Arc::clone(&statement));
                         let types = async move {
-                            let types = session.parameter_types(of.parsed()).await;
+                            let types = async { Ok(session.parameter_types(of.parsed()).await) };
+                            let types = engine.work.planners.plan(&running, types).await?;
                             engine.forks.give_back(session);
                             Ok(types)
                         };
@@ -696,15 +698,16 @@ async fn queried(
     let statements = futures::stream::iter(query.prepared.statements()?);
     let wire = Arc::clone(&begun.schema);
     let asked = query.asked.clone();
+    let of = Arc::clone(&begun.statement);
     let rows = statements.then(move |statement| {
-        let (engine, wire) = (Arc::clone(&engine), Arc::clone(&wire));
+        let (engine, wire, of) = (Arc::clone(&engine), Arc::clone(&wire), Arc::clone(&of));
         let (planned, asked, said) = (planned.take(), asked.clone(), Arc::clone(&said));
         async move {
             let statement = statement?;
             let places = statement.places.clone();
             let (session, planned) = match planned {
                 Some(planned) => planned,
-                None => engine.plan(&asked, statement).await?,
+                None => engine.plan(&asked, statement, &of).await?,
             };
             let execution = session
                 .begin(planned)

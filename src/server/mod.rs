@@ -24,6 +24,7 @@ mod messages;
 mod metadata;
 mod metrics;
 mod places;
+mod planning;
 mod prepared;
 mod queries;
 mod restore;
@@ -141,6 +142,8 @@ pub struct Server {
     seen_as: SeenAs,
     /// Looks at what the process holds.
     _memory: AbortOnDropHandle<()>,
+    /// Looks after statements that are planned.
+    _plans: AbortOnDropHandle<()>,
     /// Where statements and jobs run, apart from the network and from each other; held until the server ends.
     _threads: Threads,
 }
@@ -211,6 +214,7 @@ impl Server {
             Arc::clone(&engine.work),
             engine.forks.defined().memory_of_all(),
         );
+        let plans = planning::watch(Arc::clone(&engine.work));
         let flight = Flight::new(Arc::clone(&engine), Arc::clone(&login));
         if let Some(metrics) = &options.metrics {
             metrics::register(metrics.registry(), &engine, &flight).map_err(plain)?;
@@ -235,6 +239,7 @@ impl Server {
             http,
             seen_as,
             _memory: memory,
+            _plans: plans,
             _threads: threads,
         })
     }

@@ -19,6 +19,7 @@ use crate::core::stack::on_stack;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::access::{Caller, share};
 use crate::server::metrics::Counts;
+use crate::server::planning::Planners;
 
 /// What is made before it is asked for: a reader that is slow holds no more.
 const AHEAD: usize = 4;
@@ -38,6 +39,8 @@ pub struct Limits {
     pub subscriptions: usize,
     /// How long a statement may take, unless its session says less.
     pub timeout: Option<Duration>,
+    /// How long a statement may be planned without a pause.
+    pub planning: Duration,
     /// Bytes that a statement may hold before it spills or fails; `None`: all of the server's.
     pub memory: Option<usize>,
     /// Bytes of a result.
@@ -59,6 +62,7 @@ impl Default for Limits {
             queue: 256,
             subscriptions: 256,
             timeout: None,
+            planning: Duration::from_secs(60),
             memory: None,
             result_bytes: None,
             statement_bytes: 16 << 20,
@@ -92,6 +96,10 @@ pub(super) struct Statement {
     pub(super) at: i64,
     time: Time,
     is_waiting: AtomicBool,
+    /// It has ended, and is still being planned.
+    is_ending: AtomicBool,
+    /// How many wait for it.
+    waited_for: AtomicUsize,
     rows: AtomicU64,
     bytes: AtomicU64,
     /// Microseconds at work so far.
@@ -109,6 +117,8 @@ enum StoppedBy {
     Server,
     /// The server, which would run out of memory with it.
     Memory,
+    /// The server, which has planned it for so long.
+    Planning(Duration),
 }
 
 impl Statement {
@@ -120,6 +130,8 @@ impl Statement {
             at,
             time,
             is_waiting: AtomicBool::new(false),
+            is_ending: AtomicBool::new(false),
+            waited_for: AtomicUsize::new(0),
             rows: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             spent: AtomicU64::new(0),
@@ -144,12 +156,62 @@ impl Statement {
         self.stopped.cancel();
     }
 
-    /// `WAITING` for others to end, or `RUNNING`.
+    /// `WAITING` for others to end, `RUNNING`, or `ENDING` where it has ended and is still being planned.
     pub(super) fn state(&self) -> &'static str {
         match self.is_waiting.load(Ordering::Relaxed) {
+            _ if self.is_ending.load(Ordering::Relaxed) => "ENDING",
             true => "WAITING",
             false => "RUNNING",
         }
+    }
+
+    /// It has ended, and its plan has been told.
+    pub(super) fn ends(&self) {
+        self.is_ending.store(true, Ordering::Relaxed);
+    }
+
+    /// How long it may take, if that is limited.
+    pub(super) fn timeout(&self) -> Option<Duration> {
+        match self.time {
+            Time::AtMost(timeout) => Some(timeout),
+            Time::Any | Time::Endless => None,
+        }
+    }
+
+    /// Ends it, since it has been planned for so long.
+    pub(super) fn stop_planning(&self, limit: Duration) {
+        self.stop(StoppedBy::Planning(limit));
+    }
+
+    /// Whether it was told to end, or nobody waits for it any more.
+    pub(super) fn has_ended(&self) -> bool {
+        self.waited_for.load(Ordering::Relaxed) == 0 || self.stopped.is_cancelled()
+    }
+
+    /// What is said of it if it was told to end.
+    pub(super) fn why_stopped(&self) -> Option<Error> {
+        let by = self.stopped_by.get()?;
+        Some(match by {
+            StoppedBy::Server => is_ending(),
+            StoppedBy::Memory => Error::new(
+                ErrorKind::Exhausted,
+                "the server ran out of memory: the statement was ended",
+            )
+            .with_help("read fewer rows or columns, or ask for an aggregate of them"),
+            StoppedBy::Planning(limit) => Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "planning the statement took longer than {:.1} s",
+                    limit.as_secs_f64()
+                ),
+            )
+            .with_help("make several statements of it, or keep a part of it in a table"),
+            StoppedBy::User(by) if **by != *self.user => Error::new(
+                ErrorKind::Cancelled,
+                format!("the statement was cancelled by {by}"),
+            ),
+            StoppedBy::User(_) => Error::new(ErrorKind::Cancelled, "the statement was cancelled"),
+        })
     }
 
     /// Counts what was sent.
@@ -176,17 +238,7 @@ impl Statement {
             }
         };
         tokio::select! {
-            () = self.stopped.cancelled() => match self.stopped_by.get() {
-                Some(StoppedBy::Server) => is_ending(),
-                Some(StoppedBy::Memory) => {
-                    Error::new(ErrorKind::Exhausted, "the server ran out of memory: the statement was ended")
-                        .with_help("read fewer rows or columns, or ask for an aggregate of them")
-                }
-                Some(StoppedBy::User(by)) if **by != *self.user => {
-                    Error::new(ErrorKind::Cancelled, format!("the statement was cancelled by {by}"))
-                }
-                _ => Error::new(ErrorKind::Cancelled, "the statement was cancelled"),
-            },
+            () = self.stopped.cancelled() => self.why_stopped().unwrap_or_else(gone),
             timeout = took_too_long => too_long(timeout),
         }
     }
@@ -196,6 +248,8 @@ impl Statement {
 pub(super) struct Work {
     /// What has ended.
     pub(super) counts: Arc<Counts>,
+    /// Where statements are planned.
+    pub(super) planners: Planners,
     runtime: Handle,
     limits: Limits,
     turns: Arc<Semaphore>,
@@ -233,8 +287,10 @@ struct Turn {
 
 impl Work {
     pub(super) fn new(runtime: Handle, limits: Limits, counts: Arc<Counts>) -> Arc<Self> {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Arc::new(Self {
             counts,
+            planners: Planners::new(processors, limits.planning),
             turns: Arc::new(Semaphore::new(limits.statements)),
             subscriptions: Arc::new(Semaphore::new(limits.subscriptions)),
             reading: Arc::new(Semaphore::new(kibibytes(limits.statement_bytes) as usize)),
@@ -283,10 +339,15 @@ impl Work {
         self.limits.subscriptions - self.subscriptions.available_permits()
     }
 
-    /// The statements at work, the oldest first.
+    /// The statements at work, the oldest first; also those that have ended and are still being planned.
     pub(super) fn running(&self) -> Vec<Arc<Statement>> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = running.values().cloned().collect();
+        let mut all = running.clone();
+        drop(running);
+        for ending in self.planners.ending() {
+            all.entry(ending.id.clone()).or_insert(ending);
+        }
+        let mut all: Vec<_> = all.into_values().collect();
         all.sort_by_key(|statement| statement.at);
         all
     }
@@ -298,7 +359,11 @@ impl Work {
             let planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
             planned.get(id)?.upgrade()
         };
-        running.get(id).cloned().or_else(planned)
+        let ending = || {
+            let mut ending = self.planners.ending().into_iter();
+            ending.find(|statement| statement.id == id)
+        };
+        running.get(id).cloned().or_else(planned).or_else(ending)
     }
 
     fn plans(&self, statement: &Arc<Statement>) {
@@ -440,7 +505,7 @@ impl Work {
     /// As [`Self::plan`].
     pub(super) async fn unlisted<T: Send + 'static>(
         &self,
-        statement: &Statement,
+        statement: &Arc<Statement>,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
         self.unless_ending(self.attempt(statement, work)).await
@@ -456,9 +521,10 @@ impl Work {
 
     async fn attempt<T: Send + 'static>(
         &self,
-        statement: &Statement,
+        statement: &Arc<Statement>,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
+        let _waits = WaitsFor::new(statement);
         let done = async {
             let _turn = self.turn(statement).await?;
             self.aside(work).await
@@ -482,6 +548,7 @@ impl Work {
         let (to_its_end, of) = (Arc::clone(self), Arc::clone(statement));
         let task = self.runtime.spawn(async move {
             let mut running = Running::new(&to_its_end, &of);
+            let _waits = WaitsFor::new(&of);
             let _turn = to_its_end.turn(&of).await?;
             let done = on_stack(work).await;
             running.end(done.as_ref().err());
@@ -500,6 +567,7 @@ impl Work {
         idle: Option<T>,
     ) -> BoxStream<'static, Result<T>> {
         let (sender, receiver) = mpsc::channel(AHEAD);
+        let waits = WaitsFor::new(&statement);
         let work = Arc::clone(self);
         let keep_alive = self.limits.keep_alive;
         let task = self.runtime.spawn(async move {
@@ -544,9 +612,10 @@ impl Work {
             }
         });
         let task = AbortOnDropHandle::new(task);
-        let received = futures::stream::unfold((receiver, task), |(mut receiver, task)| async {
+        let held = (receiver, task, waits);
+        let received = futures::stream::unfold(held, |(mut receiver, task, waits)| async {
             let next = receiver.recv().await?;
-            Some((next, (receiver, task)))
+            Some((next, (receiver, task, waits)))
         });
         received.boxed()
     }
@@ -557,7 +626,7 @@ impl Work {
             .running()
             .into_iter()
             .rev()
-            .find(|statement| !statement.stopped.is_cancelled())?;
+            .find(|statement| !statement.has_ended())?;
         newest.stop(StoppedBy::Memory);
         Some(newest.id.clone())
     }
@@ -714,6 +783,23 @@ struct Waits<'a>(&'a AtomicUsize);
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// While it is there somebody waits for a statement, or it is done whether or not somebody does.
+pub(super) struct WaitsFor(Arc<Statement>);
+
+impl WaitsFor {
+    pub(super) fn new(statement: &Arc<Statement>) -> Self {
+        statement.waited_for.fetch_add(1, Ordering::Relaxed);
+        statement.is_ending.store(false, Ordering::Relaxed);
+        Self(Arc::clone(statement))
+    }
+}
+
+impl Drop for WaitsFor {
+    fn drop(&mut self) {
+        self.0.waited_for.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -13,6 +13,7 @@ use datafusion::logical_expr::planner::{
 };
 
 use crate::session::sizes::bounded;
+use crate::session::unwanted;
 
 /// The engine's planners, with bounds around the functions that they call.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ impl ExprPlanner for BoundedLiterals {
         expr: RawBinaryExpr,
         schema: &DFSchema,
     ) -> Result<PlannerResult<RawBinaryExpr>> {
+        unwanted::check()?;
         Ok(within(NestedFunctionPlanner.plan_binary_op(expr, schema)?))
     }
 
@@ -32,6 +34,7 @@ impl ExprPlanner for BoundedLiterals {
         exprs: Vec<Expr>,
         schema: &DFSchema,
     ) -> Result<PlannerResult<Vec<Expr>>> {
+        unwanted::check()?;
         Ok(within(
             NestedFunctionPlanner.plan_array_literal(exprs, schema)?,
         ))

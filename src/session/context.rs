@@ -9,6 +9,7 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::registry::FunctionRegistry as _;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -24,6 +25,7 @@ use crate::session::one_nan::OneNan;
 use crate::session::sizes;
 use crate::session::system::{SYSTEM, SystemSchema};
 use crate::session::top_groups::AllGroups;
+use crate::session::unwanted::{AskingParts, let_rules_ask};
 use crate::session::yielding::GiveWay;
 use crate::tables::delta;
 use crate::tables::parquet::read_int96_in_microseconds;
@@ -110,7 +112,9 @@ pub(super) fn common(
         .expr_planners()
         .get_or_insert_default()
         .insert(0, Arc::new(BoundedLiterals));
+    let_rules_ask(&mut builder);
     let mut state = builder.build();
+    state.register_function_rewrite(Arc::new(AskingParts))?;
     anabranch_udfs::register_json(&mut state)?;
     sizes::bound(&mut state)?;
     Ok(Arc::new(state))

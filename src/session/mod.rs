@@ -10,6 +10,7 @@ mod dead_letters;
 mod delimiters;
 mod describe;
 mod dialects;
+mod expansion;
 mod file_names;
 mod grouping;
 mod ingest;
@@ -40,6 +41,7 @@ mod system_scan;
 mod top_groups;
 mod type_fields;
 mod unopened;
+mod unwanted;
 mod view_barrier;
 mod weights;
 mod yielding;
@@ -79,6 +81,7 @@ pub use context::{ForkOptions, MayName, SessionOptions, TablePlace};
 pub use jobs::{BatchPlan, BatchSource, FrontBatch, JobQuery, JobSinkTable, LastRecords};
 pub use streaming::{FrontPlan, StreamQuery, StreamTable, late_rows};
 pub use system::{batch_rows, job_rows, versions};
+pub(crate) use unwanted::{Unwanted, until_unwanted};
 
 /// What a statement gives.
 pub enum Outcome {

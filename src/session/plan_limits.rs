@@ -3,6 +3,8 @@
 //! A short text can make a plan without end: a common table expression that names the one before it twice doubles with each
 //! step, and so does a condition that moves down through columns each of which is made of another one twice. The parts are
 //! shared until the optimizer walks them as a tree. So they are counted as a tree here, and counting ends at the limit.
+//!
+//! Subqueries within one another double as well: the engine checks each of them by itself and again with the one around it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -13,14 +15,20 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 
 use crate::core::stack::with_stack;
 use crate::error::{Error, ErrorKind, Result};
-use crate::session::{sizes, type_fields};
+use crate::session::{expansion, sizes, type_fields};
 
 /// Operators of a plan, each as often as the optimizer meets it.
 pub(super) const OPERATORS: usize = 20_000;
 /// Operators above one another.
 const DEPTH: usize = 500;
+/// Subqueries in the expressions of one operator.
+const QUERIES: usize = 200;
+/// Operators above one another that a subquery makes: a join, and what it reads.
+const OF_QUERY: usize = 2;
 /// Parts of all expressions, each as often as the optimizer meets it.
-const PARTS: usize = 2_000_000;
+const PARTS: u64 = 2_000_000;
+/// Parts of one expression once it is written out, if it grows by that.
+const GROWN: u64 = 500_000;
 /// Calls of functions that compare each with each: all of them may be made of one batch without a pause.
 const COMPARING: usize = 64;
 /// Parts of one condition once it stands at the tables.
@@ -34,7 +42,7 @@ const EXPANDED: u64 = 200_000;
 pub(super) fn check(plan: &LogicalPlan) -> Result<()> {
     with_stack(|| {
         let mut count = Count::default();
-        count.walk(plan, 1)?;
+        count.walk(plan, Place::default())?;
         // Each step can double a condition: a few steps cannot make it large.
         if count.projections > 3 {
             weigh(plan, &mut HashMap::new())?;
@@ -49,11 +57,35 @@ pub(super) fn too_large(what: String) -> Error {
         .with_help("keep a part of it in a table, or make several statements of it")
 }
 
+fn too_many_parts() -> DataFusionError {
+    let what = format!("the expressions of the statement have more than {PARTS} parts");
+    too_large(what).into()
+}
+
+/// Where an operator is.
+#[derive(Debug, Default, Clone, Copy)]
+struct Place {
+    /// Operators above it.
+    depth: usize,
+    /// Subqueries around it.
+    within: u32,
+}
+
+impl Place {
+    /// So many operators further down.
+    fn below(self, operators: usize) -> Self {
+        Self {
+            depth: self.depth + operators,
+            ..self
+        }
+    }
+}
+
 /// What the optimizer would meet.
 #[derive(Default)]
 struct Count {
-    operators: usize,
-    parts: usize,
+    operators: u64,
+    parts: u64,
     projections: usize,
     comparing: usize,
     /// Types that are not too large: operators share them.
@@ -61,15 +93,19 @@ struct Count {
 }
 
 impl Count {
-    fn walk(&mut self, plan: &LogicalPlan, depth: usize) -> Result<(), DataFusionError> {
-        self.operators += 1;
-        if self.operators > OPERATORS {
-            return Err(too_large(format!(
-                "the statement has more than {OPERATORS} operators once its views and common table expressions are put in"
-            ))
+    fn walk(&mut self, plan: &LogicalPlan, place: Place) -> Result<(), DataFusionError> {
+        let times = 1_u64.checked_shl(place.within).unwrap_or(u64::MAX);
+        self.operators = self.operators.saturating_add(times);
+        if self.operators > OPERATORS as u64 {
+            return Err(too_large(match place.within {
+                0..4 => format!(
+                    "the statement has more than {OPERATORS} operators once its views and common table expressions are put in"
+                ),
+                within => format!("the statement has {within} subqueries within one another"),
+            })
             .into());
         }
-        if depth > DEPTH {
+        if place.depth >= DEPTH {
             return Err(too_large(format!(
                 "the statement has more than {DEPTH} operators above one another"
             ))
@@ -77,14 +113,14 @@ impl Count {
         }
         self.weigh_types(plan)?;
         self.projections += usize::from(matches!(plan, LogicalPlan::Projection(_)));
+        let mut queries = 0;
         plan.apply_expressions(|expr| {
+            let mut parts = 0;
             expr.apply(|part| {
+                parts += 1;
                 self.parts += 1;
                 if self.parts > PARTS {
-                    return Err(too_large(format!(
-                        "the expressions of the statement have more than {PARTS} parts"
-                    ))
-                    .into());
+                    return Err(too_many_parts());
                 }
                 if let Expr::ScalarFunction(call) = part
                     && sizes::may_compare_much(call)
@@ -106,13 +142,46 @@ impl Count {
                     _ => None,
                 };
                 if let Some(subquery) = subquery {
-                    self.walk(&subquery.subquery, depth + 1)?;
+                    queries += 1;
+                    if queries > QUERIES {
+                        return Err(too_large(format!(
+                            "one query of the statement has more than {QUERIES} subqueries in its expressions"
+                        ))
+                        .into());
+                    }
+                    let below = place.below(1);
+                    self.walk(
+                        &subquery.subquery,
+                        Place {
+                            within: place.within + 1,
+                            ..below
+                        },
+                    )?;
                 }
                 Ok(TreeNodeRecursion::Continue)
-            })
+            })?;
+            self.grow(expr, parts)?;
+            Ok(TreeNodeRecursion::Continue)
         })?;
+        let below = place.below(1 + OF_QUERY * queries);
         let mut inputs = plan.inputs().into_iter();
-        inputs.try_for_each(|input| self.walk(input, depth + 1))
+        inputs.try_for_each(|input| self.walk(input, below))
+    }
+
+    /// Counts what an expression of so many parts has more once it is written out.
+    fn grow(&mut self, expr: &Expr, parts: u64) -> Result<(), DataFusionError> {
+        let grown = expansion::weight(expr, &|_| 1);
+        if grown > GROWN && grown / 2 > parts {
+            return Err(too_large(format!(
+                "an expression of the statement has more than {GROWN} parts once BETWEEN, CASE and coalesce are written out"
+            ))
+            .into());
+        }
+        self.parts = self.parts.saturating_add(grown.saturating_sub(parts));
+        match self.parts > PARTS {
+            true => Err(too_many_parts()),
+            false => Ok(()),
+        }
     }
 
     /// A struct of two columns of the same type doubles that type.
@@ -257,22 +326,14 @@ fn check_expanded(parts: u64) -> Result<()> {
 }
 
 fn weight(expr: &Expr, inputs: &[(&Arc<DFSchema>, Arc<[u64]>)]) -> u64 {
-    let mut sum = 0_u64;
-    let counted = expr.apply(|part| {
-        let of = match part {
-            Expr::Column(column) => inputs.iter().find_map(|(schema, weights)| {
-                let at = schema.maybe_index_of_column(column)?;
-                weights.get(at).copied()
-            }),
-            _ => None,
-        };
-        sum = sum.saturating_add(of.unwrap_or(1));
-        Ok(TreeNodeRecursion::Continue)
-    });
-    match counted {
-        Ok(_) => sum,
-        Err(_) => u64::MAX,
-    }
+    expansion::weight(expr, &|column| {
+        let mut inputs = inputs.iter();
+        let of = inputs.find_map(|(schema, weights)| {
+            let at = schema.maybe_index_of_column(column)?;
+            weights.get(at).copied()
+        });
+        of.unwrap_or(1)
+    })
 }
 
 #[cfg(test)]
@@ -356,6 +417,93 @@ mod tests {
         });
         let read = format!("{few} SELECT * FROM t5 WHERE c['a']['b']['a']['b']['a'] > 1");
         assert_eq!(run(&read).await.unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn subqueries_within_one_another_and_beside_each_other_have_a_number() {
+        let within = |open: &str, inner: &str, levels: usize| {
+            format!("{}{inner}{}", open.repeat(levels), ")".repeat(levels))
+        };
+        let beside = |what: &str, count: usize| {
+            let all: Vec<String> = (0..count)
+                .map(|n| what.replace('#', &n.to_string()))
+                .collect();
+            all.join(" AND ")
+        };
+        let scalar = |levels| format!("SELECT {}", within("(SELECT ", "1", levels));
+        let exists = |levels| {
+            let condition = within("EXISTS (SELECT 1 WHERE ", "true", levels);
+            format!("SELECT 1 WHERE {condition}")
+        };
+        let members = |levels| {
+            let condition = within("1 IN (SELECT 1 AS x WHERE ", "true", levels);
+            format!("SELECT 1 WHERE {condition}")
+        };
+        let many = |what: &str, count| {
+            let conditions = beside(what, count);
+            format!("SELECT value FROM generate_series(1, 3) WHERE {conditions}")
+        };
+        for (few, much) in [
+            (scalar(5), scalar(45)),
+            (exists(5), exists(45)),
+            (members(5), members(45)),
+            (
+                many("value < (SELECT # + 4)", 20),
+                many("value < (SELECT # + 4)", 600),
+            ),
+            (
+                many("value NOT IN (SELECT # + 4)", 20),
+                many("value NOT IN (SELECT # + 4)", 600),
+            ),
+        ] {
+            assert!(run(&few).await.unwrap() > 0, "{few}");
+            let error = run(&much).await.expect_err(&much[..60]);
+            assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_doubles_when_it_is_written_out_is_refused() {
+        let nested = |what: &str, levels: usize| {
+            let expr =
+                (0..levels).fold("value > 1".to_owned(), |inner, _| what.replace('X', &inner));
+            format!("SELECT {expr} AS c FROM generate_series(1, 3)")
+        };
+        for what in [
+            "X BETWEEN false AND true",
+            "coalesce(X, false)",
+            "nvl(X, false)",
+            "CASE WHEN X THEN true ELSE false END",
+        ] {
+            assert_eq!(run(&nested(what, 5)).await.unwrap(), 3, "{what}");
+            let error = run(&nested(what, 40)).await.expect_err(what);
+            assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
+        }
+        let json = |levels: usize| {
+            let number = (0..levels).fold("'{}'".to_owned(), |inner, _| {
+                format!("(({inner}) -> 'a')::DECIMAL(10, 2)::VARCHAR")
+            });
+            format!("SELECT {number}")
+        };
+        assert_eq!(run(&json(3)).await.unwrap(), 1);
+        assert_eq!(
+            run(&json(20)).await.unwrap_err().kind(),
+            ErrorKind::Exhausted
+        );
+        let branches = |count: usize, value: &str| {
+            let all: Vec<String> = (0..count)
+                .map(|n| format!("WHEN value = {n} THEN {value}"))
+                .collect();
+            format!(
+                "SELECT CASE {} ELSE false END FROM generate_series(1, 3)",
+                all.join(" ")
+            )
+        };
+        assert_eq!(run(&branches(30, "true")).await.unwrap(), 3);
+        let error = run(&branches(2_000, "true")).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
+        // As a value of many kinds it stays what it is.
+        assert_eq!(run(&branches(300, "value > 2")).await.unwrap(), 3);
     }
 
     #[tokio::test]

@@ -27,7 +27,7 @@ use crate::session::measures::{
     Measure, any_element, each_with_each, element_with_element, joined, overlaid, padded, repeated,
     replaced, replaced_elements, resized, searched, series, shown, together, trimmed,
 };
-use crate::session::{plan_limits, type_fields};
+use crate::session::{plan_limits, type_fields, unwanted};
 
 /// Comparisons of one call: a few seconds.
 const STEPS: u128 = 1_000_000_000;
@@ -220,6 +220,8 @@ impl ScalarUDFImpl for Bounded {
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        // Where types are worked out over and over, it is here.
+        unwanted::check()?;
         let field = self.inner.return_field_from_args(args)?;
         match type_fields::too_large(field.data_type()) {
             None => Ok(field),

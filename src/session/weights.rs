@@ -3,11 +3,14 @@
 //! The planner copies what a name stands for at each mention. A common table expression that names the one before it twice
 //! doubles with each step, and so do views over views: the plan has no end before it can be counted. So the mentions are
 //! counted in the text, where each query is met once.
+//!
+//! And where the engine looks for the tables of a statement it reads each common table expression twice, so that WITH within WITH
+//! doubles too: what it reads is counted as well.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{ObjectName, ObjectNamePart, Query, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::{Expr, ObjectName, ObjectNamePart, Query, Visit, Visitor};
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::core::stack::with_stack;
@@ -19,6 +22,8 @@ use crate::session::plan_limits::{OPERATORS, too_large};
 
 /// What all mentions of a statement weigh together: the planner walks what is named at each of them.
 const MENTIONED: u64 = 100_000;
+/// Queries, names and parts of expressions that are read once more while tables are looked for.
+const READ_AGAIN: u64 = 5_000_000;
 
 /// Refuses a statement that is too large to be planned.
 ///
@@ -32,6 +37,7 @@ pub(super) fn check(catalog: &Catalog, node: &impl Visit) -> Result<()> {
         views: HashMap::new(),
         within: 0,
         mentioned: 0,
+        read_again: 0,
         place: None,
     };
     match with_stack(|| node.visit(&mut weigher)) {
@@ -49,6 +55,8 @@ struct Frame {
     pending: HashMap<*const Query, String>,
     /// What those weigh that were.
     known: HashMap<String, u64>,
+    /// Common table expressions around it, each of which is read twice.
+    doubled: u32,
 }
 
 struct Weigher<'a> {
@@ -60,6 +68,7 @@ struct Weigher<'a> {
     /// Views within one another.
     within: usize,
     mentioned: u64,
+    read_again: u64,
     /// The last name in the statement's own text. A place in a view's text is none in the statement's.
     place: Option<(String, Span)>,
 }
@@ -84,6 +93,19 @@ impl Weigher<'_> {
             ))));
         }
         ControlFlow::Continue(())
+    }
+
+    /// Adds what is read twice as often with each common table expression around it.
+    fn read(&mut self) -> ControlFlow<Error> {
+        let doubled = self.frames.last().map_or(0, |frame| frame.doubled);
+        let times = 1_u64.checked_shl(doubled).unwrap_or(u64::MAX);
+        self.read_again = self.read_again.saturating_add(times - 1);
+        if self.read_again <= READ_AGAIN {
+            return ControlFlow::Continue(());
+        }
+        let error = Error::invalid("WITH stands too deep within WITH here")
+            .with_help("write them side by side: WITH a AS (…), b AS (SELECT … FROM a) SELECT …");
+        ControlFlow::Break(self.placed(error))
     }
 
     /// What a view weighs; 1 where there is none of this name.
@@ -121,8 +143,17 @@ impl Visitor for Weigher<'_> {
     type Break = Error;
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Error> {
-        let tables = query.with.iter().flat_map(|with| &with.cte_tables);
-        let pending = tables.map(|table| {
+        let around = self.frames.last();
+        let is_doubled =
+            around.is_some_and(|frame| frame.pending.contains_key(&std::ptr::from_ref(query)));
+        let doubled = around.map_or(0, |frame| frame.doubled) + u32::from(is_doubled);
+        let tables = query.with.as_ref().map(|with| with.cte_tables.as_slice());
+        let tables = tables.unwrap_or_default();
+        if let (0, Some(first)) = (self.within, tables.first()) {
+            let name = &first.alias.name;
+            self.place = Some((normalize(name), name.span));
+        }
+        let pending = tables.iter().map(|table| {
             let of = std::ptr::from_ref(table.query.as_ref());
             (of, normalize(&table.alias.name))
         });
@@ -130,8 +161,13 @@ impl Visitor for Weigher<'_> {
             weight: 1,
             pending: pending.collect(),
             known: HashMap::new(),
+            doubled,
         });
-        ControlFlow::Continue(())
+        self.read()
+    }
+
+    fn pre_visit_expr(&mut self, _: &Expr) -> ControlFlow<Error> {
+        self.read()
     }
 
     fn post_visit_query(&mut self, query: &Query) -> ControlFlow<Error> {
@@ -149,6 +185,7 @@ impl Visitor for Weigher<'_> {
     }
 
     fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<Error> {
+        self.read()?;
         let parts = relation.0.iter().filter_map(ObjectNamePart::as_ident);
         let parts: Vec<String> = parts.map(normalize).collect();
         let ident = relation.0.last().and_then(ObjectNamePart::as_ident);
@@ -243,6 +280,40 @@ mod tests {
         );
         let error = run(&session, &sql).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
+    }
+
+    #[tokio::test]
+    async fn with_within_with_is_refused_before_it_is_read() {
+        let session = Session::try_new(&SessionOptions::default()).unwrap();
+        let nested = |levels: usize| {
+            format!(
+                "{}SELECT 1 AS x{}",
+                "WITH a AS (".repeat(levels),
+                ") SELECT * FROM a".repeat(levels)
+            )
+        };
+        for levels in [1, 4, 12] {
+            assert_eq!(run(&session, &nested(levels)).await.unwrap(), 1);
+        }
+        let deep = nested(45);
+        for sql in [
+            deep.clone(),
+            format!("EXPLAIN {deep}"),
+            format!("CREATE VIEW deep AS {deep}"),
+            format!("SELECT (SELECT max(x) FROM ({deep}))"),
+            format!("INSERT INTO t {deep}"),
+        ] {
+            let error = run(&session, &sql).await.expect_err(&sql[..40]);
+            let is_told = error.message().contains("WITH stands too deep within WITH");
+            assert!(is_told, "{error}");
+            assert!(error.span().is_some());
+        }
+        // Those beside each other are not within each other.
+        let beside = chain(60, |from| {
+            format!("WITH u AS (SELECT c FROM {from}) SELECT c FROM u")
+        });
+        let sql = format!("{beside} SELECT * FROM t60");
+        assert_eq!(run(&session, &sql).await.unwrap(), 1);
     }
 
     #[tokio::test]

@@ -41,8 +41,8 @@ use crate::times::{
 };
 use crate::unjoined::{UnjoinedConditions, UnjoinedSubqueries};
 use crate::values::{
-    IntervalPlanner, JsonCasts, array_has, as_typed, header, headers_list, headers_map,
-    interval_times, list_compare, map_extract, signed, signed_functions, to_json,
+    IntervalPlanner, JsonCasts, JsonOperators, array_has, as_typed, header, headers_list,
+    headers_map, interval_times, list_compare, map_extract, signed, signed_functions, to_json,
 };
 use crate::window_calls::WindowCallPlanner;
 
@@ -207,6 +207,7 @@ pub fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
         Arc::new(DecimalOperators),
         Arc::new(ExtractPlanner),
         Arc::new(IntervalPlanner),
+        Arc::new(JsonOperators),
     ]
 }
 

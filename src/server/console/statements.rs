@@ -75,9 +75,9 @@ impl Statements {
         let _entry = self.enter(name, &statement)?;
         match kind(&parsed) {
             Kind::Query => {
-                let work = &self.engine.work;
-                let queried = query(Arc::clone(&self.engine), asked, parsed, limits);
-                work.run(&statement, queried).await
+                let (engine, of) = (Arc::clone(&self.engine), Arc::clone(&statement));
+                let queried = query(engine, of, asked, parsed, limits);
+                self.engine.work.run(&statement, queried).await
             }
             other => {
                 let done = Box::pin(self.engine.complete_as(&statement, &asked, parsed)).await?;
@@ -109,7 +109,8 @@ impl Statements {
         let asked = self.engine.asked(caller.clone());
         let parsed = own(sql, values)?;
         let statement = self.engine.statement(&asked, &parsed);
-        let queried = query(Arc::clone(&self.engine), asked, parsed, limits);
+        let (engine, of) = (Arc::clone(&self.engine), Arc::clone(&statement));
+        let queried = query(engine, of, asked, parsed, limits);
         // The page asks all the time: that is neither logged nor listed.
         let answer = self.engine.work.unlisted(&statement, queried).await?;
         Ok(answer.table)
@@ -167,12 +168,13 @@ impl Drop for Entry<'_> {
 /// The rows of a query, as many as are wanted.
 async fn query(
     engine: Arc<Engine>,
+    statement: Arc<Statement>,
     asked: Asked,
     parsed: ParsedStatement,
     limits: Limits,
 ) -> Result<Answer> {
     let places = parsed.places.clone();
-    let (session, planned) = engine.plan(&asked, parsed).await?;
+    let (session, planned) = engine.plan(&asked, parsed, &statement).await?;
     let mut execution = session
         .begin(planned)
         .map_err(|error| places.locate(error))?;
