@@ -92,7 +92,8 @@ impl Identities {
         others.into_error(Role::Source)
     }
 
-    /// Looks whether the sources still have the records that were read last.
+    /// Looks whether the sources still have the records that were read last: all of them when a run begins, later those that may
+    /// have others without being another source.
     ///
     /// # Errors
     ///
@@ -103,9 +104,13 @@ impl Identities {
         last: Option<&BatchVersion>,
         ends: &Ends,
         skipping: &Gaps,
+        begins: bool,
     ) -> Result<()> {
         let mut others = Others::default();
         for (table, source) in sources {
+            if !begins && !source.is_to_be_checked() {
+                continue;
+            }
             let marks = last.and_then(|last| last.marks.get(table));
             let (Some(marks), false) = (marks, self.is_accepted(table)) else {
                 continue;
@@ -120,7 +125,7 @@ impl Identities {
             // What is not there any more tells nothing.
             for ends in ends.get(table).into_iter().flatten() {
                 if let Some(mark) = marks.get(&ends.partition)
-                    && !(ends.low..ends.high).contains(&mark.offset)
+                    && !source.can_tell(mark.offset, ends)
                 {
                     marks.remove(&ends.partition);
                 }

@@ -596,10 +596,10 @@ impl<'a> JobRunner<'a> {
             (identities, ends)
         };
         identities.check_partitions(last, &ends)?;
-        if !self.has_checked_records {
-            let check = identities.check_records(&self.sources, last, &ends, &history.skipping);
-            check.await?;
-        }
+        let (skipping, begins) = (&history.skipping, !self.has_checked_records);
+        identities
+            .check_records(&self.sources, last, &ends, skipping, begins)
+            .await?;
         Ok((ends, identities))
     }
 
