@@ -24,7 +24,8 @@ impl Identities {
     ///
     /// # Errors
     ///
-    /// A source is another one than the job has read, and nobody has accepted that; a source does not answer.
+    /// A source is another one than the job has read, and nobody has accepted that; a source is what the job writes to; a source
+    /// does not answer.
     pub(super) async fn ask(
         sources: &BTreeMap<String, JobSource>,
         sink: Option<&Identity>,
@@ -40,6 +41,9 @@ impl Identities {
         let mut others = Others::default();
         for (table, source) in sources {
             let now = source.identity().await?;
+            if sink.is_some_and(|sink| sink.is_certainly(&now)) {
+                return Err(feeds_itself(table, &now));
+            }
             let last = last.filter(|last| last.sources.contains_key(table));
             let stored = last.and_then(|last| last.identities.get(table));
             let accepted = last.and_then(|_| history.accepted.get(table));
@@ -237,6 +241,14 @@ pub(super) fn check_sink(
         others.into_error(Role::Sink)?;
     }
     Ok(standing)
+}
+
+/// A job would read its own rows for ever. Where the statement calls the brokers by other addresses, only they tell.
+fn feeds_itself(table: &str, now: &Identity) -> Error {
+    Error::invalid(format!(
+        "the job reads and writes {now}: {table} would never be read to its end"
+    ))
+    .with_help("let it write to another one, with CREATE OR REPLACE JOB; then RESUME JOB")
 }
 
 fn changed(table: &str, difference: &str) -> Error {
