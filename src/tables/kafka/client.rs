@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
@@ -398,20 +400,27 @@ pub(crate) async fn create_topic(
 
 /// True when the broker sets the times of the topic's records. When it cannot be told, it is not.
 pub(crate) async fn is_log_append_time(settings: &ClientSettings, topic: &str) -> bool {
-    let Ok(admin) = settings
+    let described = topic_settings(settings, topic).await;
+    described.is_some_and(|described| {
+        let entry = described.get("message.timestamp.type");
+        entry.and_then(|entry| entry.value.as_deref()) == Some("LogAppendTime")
+    })
+}
+
+/// The settings of a topic, as far as they may be read; none if they cannot be told.
+pub(crate) async fn topic_settings(
+    settings: &ClientSettings,
+    topic: &str,
+) -> Option<ConfigResource> {
+    let admin = settings
         .base()
         .create_with_context::<_, AdminClient<Faults>>(Faults::default())
-    else {
-        return false;
-    };
+        .ok()?;
     let options = AdminOptions::new().request_timeout(Some(settings.connect_timeout));
     let described = admin
         .describe_configs(&[ResourceSpecifier::Topic(topic)], &options)
         .await;
-    described.into_iter().flatten().flatten().any(|resource| {
-        let entry = resource.get("message.timestamp.type");
-        entry.and_then(|entry| entry.value.as_deref()) == Some("LogAppendTime")
-    })
+    described.ok()?.into_iter().flatten().next()
 }
 
 pub(crate) fn unknown_topic(topic: &str) -> Error {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use datafusion::arrow::buffer::BooleanBuffer;
-use datafusion::arrow::compute::cast;
+use datafusion::arrow::compute::{cast, max, min};
 use datafusion::arrow::datatypes::{
     DataType, Int32Type, Int64Type, SchemaRef, TimestampMicrosecondType,
 };
@@ -39,6 +39,7 @@ use crate::tables::kafka::definition::{Delivery, KafkaTable, MetadataKey};
 use crate::tables::kafka::ends;
 use crate::tables::kafka::headers::HeaderColumn;
 use crate::tables::kafka::publisher::{CallError, Publisher, SentRecord};
+use crate::tables::kafka::rules::Broken;
 use crate::tables::kafka::under_way::UnderWay;
 
 /// Writes rows to a topic; the count is of rows the broker acknowledged.
@@ -260,6 +261,16 @@ impl EncodedBatch {
         self.headers.as_ref()?.row(row)
     }
 
+    /// The first and the last time that its records are given, in milliseconds since 1970 UTC.
+    fn times(&self) -> Option<Times> {
+        let column = self
+            .timestamps
+            .as_ref()?
+            .as_primitive::<TimestampMicrosecondType>();
+        let (first, last) = (min(column)?, max(column)?);
+        Some((first.div_euclid(1_000), last.div_euclid(1_000)))
+    }
+
     fn timestamp_millis(&self, row: usize) -> Option<i64> {
         let column = self
             .timestamps
@@ -351,6 +362,9 @@ fn internal(error: datafusion::arrow::error::ArrowError) -> Error {
 /// First and last offset of what was delivered to each partition.
 type Published = BTreeMap<i32, (i64, i64)>;
 
+/// A first and a last time, in milliseconds since 1970 UTC.
+type Times = (i64, i64);
+
 /// Counts deliveries and keeps the first that failed.
 #[derive(Clone, Default)]
 pub(crate) struct Deliveries {
@@ -361,6 +375,8 @@ pub(crate) struct Deliveries {
     failure: Arc<Mutex<Option<KafkaError>>>,
     /// Whether the record of that failure had no key.
     without_key: Arc<AtomicBool>,
+    /// Between which times those are that records were given: the client does not tell that of one that was refused.
+    times: Arc<Mutex<Option<Times>>>,
 }
 
 impl Deliveries {
@@ -382,7 +398,18 @@ impl Deliveries {
 
     /// Where the records are that were delivered since this was asked last.
     pub(super) fn take_published(&self) -> Published {
+        *lock(&self.times) = None;
         std::mem::take(&mut *lock(&self.published))
+    }
+
+    /// Records of these times are about to be sent.
+    fn sends(&self, times: Option<Times>) {
+        let Some((first, last)) = times else {
+            return;
+        };
+        let mut all = lock(&self.times);
+        let (from, to) = all.unwrap_or((first, last));
+        *all = Some((from.min(first), to.max(last)));
     }
 
     /// A record was delivered.
@@ -430,6 +457,12 @@ impl ProducerContext for Deliveries {
             Err((error, record)) => self.refused(error, record.key().is_none()),
         }
     }
+}
+
+fn far_from_clock(topic: &str) -> String {
+    format!(
+        "the time of a record is further from the clock of the broker than topic '{topic}' allows"
+    )
 }
 
 fn follows(error: &KafkaError) -> bool {
@@ -550,6 +583,7 @@ pub(super) struct Session<P> {
 impl<P: Publisher> Session<P> {
     /// Sends the records of some rows.
     pub(super) fn send(&self, batch: &EncodedBatch) -> Result<()> {
+        self.deliveries.sends(batch.times());
         for row in 0..batch.rows {
             let mut record = BaseRecord::<[u8], [u8]>::to(&self.table.topic);
             if let Some(value) = batch.values.get(row) {
@@ -631,16 +665,14 @@ impl<P: Publisher> Session<P> {
             (Some(RDKafkaErrorCode::MessageSizeTooLarge), _) => {
                 format!("a record is too large for topic '{topic}'")
             }
-            (Some(RDKafkaErrorCode::InvalidTimestamp), _) => format!(
-                "the time of a record is further from the clock of the broker than topic '{topic}' allows"
-            ),
+            (Some(RDKafkaErrorCode::InvalidTimestamp), _) => far_from_clock(topic),
             (
-                Some(RDKafkaErrorCode::InvalidRecord | RDKafkaErrorCode::InvalidDifferentRecord),
+                Some(
+                    code @ (RDKafkaErrorCode::InvalidRecord
+                    | RDKafkaErrorCode::InvalidDifferentRecord),
+                ),
                 _,
-            ) => match self.deliveries.refused_without_key() {
-                true => format!("topic '{topic}' refuses a record that has no key"),
-                false => format!("topic '{topic}' refuses a record as invalid"),
-            },
+            ) => return self.invalid(code),
             _ => format!("a record was not written to topic '{topic}': {error}"),
         };
         let (settings, faults) = (&self.table.client, &self.deliveries.faults);
@@ -648,6 +680,25 @@ impl<P: Publisher> Session<P> {
             Some(code) => code_error(code, said, settings, faults),
             None => request_error(error, settings, faults),
         }
+    }
+
+    /// Why a record was refused as invalid. The client says no more than that of records that were sent together: what the topic
+    /// asks of records tells the reason.
+    fn invalid(&self, code: RDKafkaErrorCode) -> Error {
+        let (settings, topic) = (&self.table.client, &self.table.topic);
+        let without_key = self.deliveries.refused_without_key();
+        let times = *lock(&self.deliveries.times);
+        let now = chrono::Utc::now().timestamp_millis();
+        let rules = self.producer.rules(settings, topic);
+        let (code, said) = match rules.and_then(|rules| rules.broken(without_key, times, now)) {
+            Some(Broken::Key) => (
+                code,
+                format!("topic '{topic}' refuses a record that has no key"),
+            ),
+            Some(Broken::Time) => (RDKafkaErrorCode::InvalidTimestamp, far_from_clock(topic)),
+            None => (code, format!("topic '{topic}' refuses a record as invalid")),
+        };
+        code_error(code, said, settings, &self.deliveries.faults)
     }
 
     /// An error of a call that belongs to the batch. A record that was refused before it is the cause, and says more; what
