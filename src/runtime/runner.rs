@@ -10,11 +10,11 @@ use tracing::Instrument as _;
 
 use crate::core::jobs::{
     BatchVersion, ClockReading, DeadLetter, Entry, Identity, JobClock, JobHistory, Partitions,
-    Phase, Wall,
+    Phase, Remedy, Wall, remedy,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::batch::{Choice, Ends, Ranges, group_offsets};
-use crate::runtime::blame::{Aside, Suspects, forget, may_blame};
+use crate::runtime::blame::{Aside, Blame, Suspects, forget, may_blame};
 use crate::runtime::environment::Environment;
 use crate::runtime::failpoint;
 use crate::runtime::identities::Identities;
@@ -263,6 +263,36 @@ impl<'a> JobRunner<'a> {
         Ok(Ended::Again)
     }
 
+    /// A batch of so many records does not fit into memory, or makes values that are too large together.
+    ///
+    /// # Errors
+    ///
+    /// Others hold the memory, which passes; or nothing helps but a change by people.
+    fn too_large(&mut self, error: &Error, rows: u64) -> Result<Ended> {
+        let shortage = self.job.query.take_shortage();
+        let has_fewer = self.pace.too_large(rows);
+        let job = &self.job.name;
+        match remedy(shortage.filter(|_| error.is_of_pool()), has_fewer) {
+            Remedy::Wait => Err(Error::unavailable(format!(
+                "others hold memory that a batch needs: {}",
+                error.message()
+            ))),
+            Remedy::Fewer => {
+                self.pace.does_not_fit(rows);
+                tracing::warn!(job, %error, "a batch is too large: a smaller one is tried");
+                Ok(Ended::Again)
+            }
+            Remedy::Fail => Err(Error::new(
+                error.kind(),
+                format!("a batch that can be no smaller is too large: {}", error.message()),
+            )
+            .with_help(
+                "give jobs more memory (--memory-limit, and --job-memory of a server), or change the job with CREATE OR REPLACE \
+                 JOB, so that a record makes less, or is joined with less; then RESUME JOB",
+            )),
+        }
+    }
+
     /// Takes the job over and runs its batches.
     async fn own(&mut self) -> Result<Ended> {
         if let Some(ended) = self.may_not().await? {
@@ -343,11 +373,12 @@ impl<'a> JobRunner<'a> {
                 (Some(windows), Some(max_drift)) => windows.waiting(&idle, max_drift),
                 _ => Partitions::new(),
             };
+            let max_rows = self.pace.rows(self.job.options.rows_of_batch(version));
             let mut ranges = Ranges::choose(Choice {
                 last: version,
                 ends: &ends,
                 sources: &self.sources,
-                max_rows: self.pace.rows(self.job.options.rows_of_batch(version)),
+                max_rows,
                 waiting: &waiting,
                 skipping: &history.skipping,
                 identities: &identities,
@@ -403,9 +434,13 @@ impl<'a> JobRunner<'a> {
                     None => BTreeMap::new(),
                 },
                 clock: now,
+                // The offsets of a Delta table do not count its rows.
+                rows: ranges.records().min(max_rows),
             };
             ranges.aside = self.aside.clone();
             let chosen = ranges.clone();
+            // What was missing before is no matter of this batch.
+            self.job.query.take_shortage();
             let outcome = self
                 .batch(
                     &mut history,
@@ -419,18 +454,31 @@ impl<'a> JobRunner<'a> {
                 .await;
             let committed = match outcome {
                 Ok(committed) => committed,
-                Err(error) if !may_blame(&error) => return Err(error),
                 Err(error) => {
-                    let looks = "a batch fails; looking for a record that makes it fail";
-                    self.tell(|status| status.waiting = Some(looks.to_owned()));
-                    let suspects = Suspects {
-                        job: self.job,
-                        sources: &self.sources,
-                        windows: windows.as_ref(),
-                        sink: &sink,
+                    let rows = context.rows;
+                    let blame = match may_blame(&error) {
+                        true => {
+                            let looks = "a batch fails; looking for a record that makes it fail";
+                            self.tell(|status| status.waiting = Some(looks.to_owned()));
+                            let suspects = Suspects {
+                                job: self.job,
+                                sources: &self.sources,
+                                windows: windows.as_ref(),
+                                sink: &sink,
+                            };
+                            suspects.blame(error, &chosen).await
+                        }
+                        false => Err(error),
                     };
-                    self.aside = suspects.blame(error, &chosen).await?;
-                    return Ok(Ended::Again);
+                    return match blame {
+                        Ok(Blame::Aside(aside)) => {
+                            self.aside = aside;
+                            Ok(Ended::Again)
+                        }
+                        Ok(Blame::Together(error)) => self.too_large(&error, rows),
+                        Err(error) if error.is_of_pool() => self.too_large(&error, rows),
+                        Err(error) => Err(error),
+                    };
                 }
             };
             forget(&mut self.aside, &committed.1);
@@ -621,7 +669,7 @@ impl<'a> JobRunner<'a> {
             armed: true,
         };
         let name = JobStore::version_name(sequence);
-        let rows = ranges.records();
+        let rows = context.rows;
         self.in_hand = Some(rows);
         let outcome: Result<_> = async {
             let run = async {
@@ -832,6 +880,8 @@ struct BatchContext<'a> {
     clock: ClockReading,
     /// How long each partition had been silent by then.
     silent: BTreeMap<String, BTreeMap<i32, u64>>,
+    /// How many records it may have of the table of which it has most.
+    rows: u64,
 }
 
 fn lock<T>(of: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
