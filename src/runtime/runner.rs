@@ -691,14 +691,26 @@ impl<'a> JobRunner<'a> {
                             },
                         );
                         let prepared = prepared.await?;
-                        let (plan, withdrawn) = prepared.output(self.job).await?;
-                        (plan, Some((prepared, withdrawn)))
+                        match prepared.output(self.job).await {
+                            Ok((plan, withdrawn)) => (plan, Some((prepared, withdrawn))),
+                            Err(error) => {
+                                return Err(prepared.of_group(self.job, guard.sink, error).await);
+                            }
+                        }
                     }
                 };
                 let withdrawn = prepared
                     .as_ref()
                     .and_then(|(_, withdrawn)| withdrawn.as_ref());
-                guard.pending = Some(guard.sink.write(withdrawn, &plan).await?);
+                guard.pending = Some(match guard.sink.write(withdrawn, &plan).await {
+                    Ok(pending) => pending,
+                    Err(error) => {
+                        return Err(match &prepared {
+                            Some((of, _)) => of.of_group(self.job, guard.sink, error).await,
+                            None => error,
+                        });
+                    }
+                });
                 plan.read_to_end().await?;
                 Ok((plan, prepared))
             };

@@ -248,6 +248,16 @@ impl ClientSettings {
             .map_or("", |(_, value)| value)
     }
 
+    /// Bytes that the client takes for one record.
+    pub(crate) fn record_bytes(&self) -> usize {
+        const DEFAULT: usize = 1_000_000;
+        let mut given = self.properties.iter();
+        let given = given.rfind(|(name, _)| name == "message.max.bytes");
+        given
+            .and_then(|(_, value)| value.trim().parse().ok())
+            .unwrap_or(DEFAULT)
+    }
+
     /// How long to wait for a sign of a broker that is given records: what librdkafka gives a request, or what the table says if
     /// that is more, and no longer than a transaction may take.
     pub(crate) fn patience(&self) -> Duration {
@@ -454,7 +464,14 @@ pub(crate) fn code_error(
     match meaning(code) {
         Meaning::Silence => settings.unavailable(faults),
         Meaning::Passes => Error::unavailable(said),
-        Meaning::Lasts { kind, help } => Error::new(kind, said).with_help(help).of_no_row(),
+        Meaning::Lasts { kind, help } => {
+            let error = Error::new(kind, said).with_help(help);
+            match code {
+                // This one is about a record, and so about a row.
+                RDKafkaErrorCode::MessageSizeTooLarge => error,
+                _ => error.of_no_row(),
+            }
+        }
     }
 }
 

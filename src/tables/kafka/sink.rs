@@ -140,26 +140,84 @@ async fn send<O: Outlet>(mut outlet: O, rows: Option<EncodedBatch>) -> Result<(O
 }
 
 /// Makes records of rows, of which nothing is kept.
+///
+/// # Errors
+///
+/// The rows' own error, or that of a record that the client would not take.
 pub(super) async fn encode_rows(
     table: &Arc<KafkaTable>,
     mut data: SendableRecordBatchStream,
 ) -> Result<()> {
     let mut rows = RowEncoder::try_new(Arc::clone(table))?;
+    let bounds = RecordBounds::of(table).await?;
     while let Some(batch) = data.next().await {
-        rows.encode(&batch?, false)?;
+        bounds.check(&rows.encode(&batch?, false)?)?;
     }
     Ok(())
+}
+
+/// What the client asks of a record before it takes it.
+struct RecordBounds {
+    table: Arc<KafkaTable>,
+    /// The partitions that there are, where rows name theirs.
+    partitions: Option<Vec<i32>>,
+    bytes: usize,
+}
+
+impl RecordBounds {
+    async fn of(table: &Arc<KafkaTable>) -> Result<Self> {
+        let names_partitions = table.metadata_column(MetadataKey::Partition).is_some();
+        let asked = Arc::clone(table);
+        let partitions = match names_partitions {
+            true => aside(move || partitions_of(&asked)).await?,
+            false => None,
+        };
+        Ok(Self {
+            partitions,
+            bytes: table.client.record_bytes(),
+            table: Arc::clone(table),
+        })
+    }
+
+    fn check(&self, batch: &EncodedBatch) -> Result<()> {
+        /// Of a record that leaves the partition to the client.
+        const ANY: i32 = -1;
+        /// What the client adds at most to the key and the value of a record.
+        const FRAME: usize = 36;
+        let topic = &self.table.topic;
+        let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
+        for row in 0..batch.rows {
+            if let (Some(partition), Some(known)) = (batch.partition(row), &self.partitions)
+                && partition != ANY
+                && !known.contains(&partition)
+            {
+                return Err(no_partition(topic, &partition.to_string()));
+            }
+            if FRAME + length(batch.key(row)) + length(batch.values.get(row)) > self.bytes {
+                let code = RDKafkaErrorCode::MessageSizeTooLarge;
+                let settings = &self.table.client;
+                return Err(code_error(
+                    code,
+                    too_large(topic),
+                    settings,
+                    &Faults::default(),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The partitions of the table's topic; none if there is no such topic.
+fn partitions_of(table: &KafkaTable) -> Result<Option<Vec<i32>>> {
+    let consumer = table.client.consumer(Faults::default())?;
+    ends::partitions(&table.client, &consumer, &table.topic)
 }
 
 /// A missing topic is created only when the table says with how many partitions.
 pub(super) async fn ensure_topic(table: &Arc<KafkaTable>) -> Result<()> {
     let asked = Arc::clone(table);
-    let found = aside(move || {
-        let faults = Faults::default();
-        let consumer = asked.client.consumer(faults)?;
-        ends::partitions(&asked.client, &consumer, &asked.topic)
-    })
-    .await?;
+    let found = aside(move || partitions_of(&asked)).await?;
     match (found, table.topic_partitions) {
         (Some(_), _) => Ok(()),
         (None, None) => Err(client::unknown_topic(&table.topic)),
@@ -459,6 +517,16 @@ impl ProducerContext for Deliveries {
     }
 }
 
+fn no_partition(topic: &str, which: &str) -> Error {
+    Error::data(format!("topic '{topic}' has no partition {which}")).with_help(
+        "add partitions to the topic, or write others to the column of metadata 'partition'",
+    )
+}
+
+fn too_large(topic: &str) -> String {
+    format!("a record is too large for topic '{topic}'")
+}
+
 fn far_from_clock(topic: &str) -> String {
     format!(
         "the time of a record is further from the clock of the broker than topic '{topic}' allows"
@@ -657,14 +725,9 @@ impl<P: Publisher> Session<P> {
                     Some(partition) => partition.to_string(),
                     None => "as high as a row asks for".to_owned(),
                 };
-                return Error::data(format!("topic '{topic}' has no partition {which}"))
-                    .with_help(
-                        "add partitions to the topic, or write others to the column of metadata 'partition'",
-                    );
+                return no_partition(topic, &which);
             }
-            (Some(RDKafkaErrorCode::MessageSizeTooLarge), _) => {
-                format!("a record is too large for topic '{topic}'")
-            }
+            (Some(RDKafkaErrorCode::MessageSizeTooLarge), _) => too_large(topic),
             (Some(RDKafkaErrorCode::InvalidTimestamp), _) => far_from_clock(topic),
             (
                 Some(
