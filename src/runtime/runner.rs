@@ -179,7 +179,7 @@ impl<'a> JobRunner<'a> {
                 }
                 Err(error) if error.may_pass() => {
                     self.silence.interrupt(self.environment.instant());
-                    self.tell(|status| status.waiting = Some(error.message().to_owned()));
+                    self.tell(|status| status.waiting = Some(reason_of(&error)));
                     self.metrics.retry();
                     tracing::warn!(job = self.job.name, %error, "waiting {} ms", backoff.as_millis());
                     let pause = backoff + self.environment.jitter(backoff);
@@ -230,13 +230,8 @@ impl<'a> JobRunner<'a> {
         if error.kind() == ErrorKind::Cancelled {
             return self.timed_out();
         }
-        // Who looks later must know what to do as well.
-        let reason = match error.help() {
-            Some(help) => format!("{}; {help}", error.message()),
-            None => error.message().to_owned(),
-        };
         let reason = Entry::Paused {
-            reason: Some(reason),
+            reason: Some(reason_of(&error)),
             reported: error.report().cloned(),
             at: self.environment.now(),
         };
@@ -881,6 +876,14 @@ impl<'a> JobRunner<'a> {
         Err(Error::unavailable(
             "the job's log is written to by others all the time",
         ))
+    }
+}
+
+/// What SHOW JOBS says of an error: who looks later must know what to do as well.
+fn reason_of(error: &Error) -> String {
+    match error.help() {
+        Some(help) => format!("{}; {help}", error.message()),
+        None => error.message().to_owned(),
     }
 }
 
