@@ -1,5 +1,6 @@
 //! Building the DataFusion context: types, functions, planners, memory.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -67,6 +68,8 @@ pub struct ForkOptions {
     pub memory_limit: Option<usize>,
     /// Whether its statements may name a table of a schema; `None`: all of them.
     pub may_name: Option<MayName>,
+    /// Tables that its statements may name, and do not open: they lie where another table is that its statements may not name.
+    pub closed: Arc<BTreeSet<String>>,
     /// Its statements write nothing, not even what a query sets aside.
     pub only_reads: bool,
 }

@@ -240,7 +240,7 @@ impl Session {
     fn forked(&self, fork: &ForkOptions, common: Arc<SessionState>) -> Result<Self> {
         let may_name = fork.may_name.as_ref();
         let may_name = may_name.map(|may_name| move |name: &str| may_name(context::SCHEMA, name));
-        let catalog = self.catalog.fork(may_name);
+        let catalog = self.catalog.fork(may_name, &fork.closed);
         let resources = self.resources.clone();
         Self::with_catalog(&self.options, fork, catalog, common, resources)
     }
@@ -396,6 +396,21 @@ impl Session {
         self.catalog.places(is_wanted)
     }
 
+    /// The tables, with where each of them is.
+    pub(crate) fn all_places(&self) -> Vec<(String, TablePlace)> {
+        self.catalog.all_places()
+    }
+
+    /// Says whether who declared a table may name some tables only.
+    pub(crate) fn set_restricted(&self, name: &str, is_restricted: bool) {
+        self.catalog.set_restricted(name, is_restricted);
+    }
+
+    /// The tables that were declared by such.
+    pub(crate) fn restricted(&self) -> Vec<String> {
+        self.catalog.restricted()
+    }
+
     /// How a table or view was declared, without secrets.
     ///
     /// # Errors
@@ -493,6 +508,7 @@ impl Session {
         let Some(statement) = unopened.to_run_again() else {
             return Ok(());
         };
+        let is_restricted = self.catalog.restricted().iter().any(|of| of == name);
         // DataFusion's own statements refuse a name that is taken.
         let kept = self.catalog.remove(name);
         let done = unopened::within(limit, self.execute(statement.clone())).await;
@@ -500,6 +516,9 @@ impl Session {
             && let Some((entry, definition)) = kept
         {
             self.catalog.put(name, entry, definition);
+        }
+        if is_restricted {
+            self.catalog.set_restricted(name, true);
         }
         done.map(drop)
     }
