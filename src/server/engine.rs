@@ -182,8 +182,8 @@ impl Engine {
         self.forks.fork(&fork)
     }
 
-    /// The tables that are not opened for who may name some only: others who may not name all have declared them where another table
-    /// is by now that the caller may not name.
+    /// The tables that are not opened for a caller who may name some tables only: a caller of that sort has declared them, and they lie
+    /// where another table is by now that this one may not name.
     fn closed_to(&self, may_name: &MayName) -> BTreeSet<String> {
         let defined = self.forks.defined();
         let declared = defined.restricted();

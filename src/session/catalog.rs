@@ -128,9 +128,11 @@ struct Tables {
 }
 
 impl Tables {
+    /// Refuses a table that is not opened here.
+    ///
     /// # Errors
     ///
-    /// [`ErrorKind::Permission`]: the table is not opened here.
+    /// [`ErrorKind::Permission`].
     fn check_open(&self, name: &str) -> Result<()> {
         if !self.closed.contains(name) {
             return Ok(());
@@ -226,12 +228,13 @@ impl Catalog {
     pub(crate) fn all_places(&self) -> Vec<(String, TablePlace)> {
         self.read(|tables| {
             let entries = tables.entries.iter().chain(&tables.hidden);
-            let of_entry = |(name, entry): (&String, &TableEntry)| {
+            let named = |(name, entry): (&String, &TableEntry)| {
                 let places = entry.places().into_iter();
-                let named: Vec<_> = places.map(|place| (name.clone(), place)).collect();
-                named
+                places
+                    .map(|place| (name.clone(), place))
+                    .collect::<Vec<_>>()
             };
-            entries.flat_map(of_entry).collect()
+            entries.flat_map(named).collect()
         })
     }
 
@@ -244,7 +247,7 @@ impl Catalog {
         };
     }
 
-    /// The tables that were declared by such.
+    /// The tables that were declared by somebody who may name some tables only.
     pub(crate) fn restricted(&self) -> Vec<String> {
         self.read(|tables| tables.restricted.iter().cloned().collect())
     }

@@ -406,7 +406,7 @@ impl Session {
         self.catalog.set_restricted(name, is_restricted);
     }
 
-    /// The tables that were declared by such.
+    /// The tables that were declared by somebody who may name some tables only.
     pub(crate) fn restricted(&self) -> Vec<String> {
         self.catalog.restricted()
     }
