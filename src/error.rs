@@ -12,6 +12,7 @@ mod values;
 
 use std::fmt;
 
+use anabranch_udfs::is_over_budget;
 use datafusion::common::{Diagnostic, SchemaError};
 use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span};
@@ -92,6 +93,8 @@ pub struct Error {
     names_record: bool,
     /// Whether a store, a broker or a registry is the cause, and no row.
     is_of_no_row: bool,
+    /// Whether a pool of memory, or the disk, that others take from as well had no more.
+    is_of_pool: bool,
     /// By which a server's log names the statement.
     query: Option<Box<str>>,
     /// What a job that stops by it keeps in its log, for the statement that resumes it.
@@ -111,6 +114,7 @@ impl Error {
             rows_written: None,
             names_record: false,
             is_of_no_row: false,
+            is_of_pool: false,
             query: None,
             report: None,
             by_store: false,
@@ -193,6 +197,19 @@ impl Error {
     /// Whether a store, a broker or a registry is the cause, and no row.
     pub(crate) fn is_of_no_row(&self) -> bool {
         self.is_of_no_row || self.by_store
+    }
+
+    /// Says that a pool of memory, or the disk, that others take from as well had no more.
+    #[must_use]
+    pub(crate) fn of_pool(mut self) -> Self {
+        self.is_of_pool = true;
+        self
+    }
+
+    /// Whether a pool of memory, or the disk, that others take from as well had no more. Otherwise what ran out is a bound of its
+    /// own, such as that of what one function may make.
+    pub(crate) fn is_of_pool(&self) -> bool {
+        self.is_of_pool
     }
 
     /// Says that an object store is who has refused it.
@@ -370,8 +387,7 @@ fn from_datafusion(error: DataFusionError) -> Error {
         DataFusionError::SQL(inner, _) => Error::invalid(strip_prefix(&inner.to_string())),
         DataFusionError::SchemaError(inner, _) => from_schema_error(&inner),
         DataFusionError::NotImplemented(message) => unsupported::unsupported(message),
-        DataFusionError::ResourcesExhausted(message) => Error::new(ErrorKind::Exhausted, message)
-            .with_help("raise --memory-limit, or narrow the statement"),
+        DataFusionError::ResourcesExhausted(message) => from_exhausted(message),
         DataFusionError::Execution(message) if message.contains(COERCION) => from_plan(&message),
         DataFusionError::Internal(message) if arguments::are_refused(&message) => {
             from_plan(&message)
@@ -386,6 +402,18 @@ fn from_datafusion(error: DataFusionError) -> Error {
     match diagnostic {
         Some(diagnostic) => with_diagnostic(mapped, &diagnostic),
         None => mapped,
+    }
+}
+
+/// What is exhausted is a pool, or what one call of a function may make.
+fn from_exhausted(message: String) -> Error {
+    let is_of_function = is_over_budget(&message);
+    let error = Error::new(ErrorKind::Exhausted, message);
+    match is_of_function {
+        true => error.with_help("make less of each row, or read fewer rows"),
+        false => error
+            .of_pool()
+            .with_help("raise --memory-limit, or narrow the statement"),
     }
 }
 
@@ -581,6 +609,7 @@ fn from_shared(shared: &DataFusionError) -> Error {
             rows_written: ours.rows_written,
             names_record: ours.names_record,
             is_of_no_row: ours.is_of_no_row,
+            is_of_pool: ours.is_of_pool,
             query: ours.query.clone(),
             report: ours.report.clone(),
             by_store: ours.by_store,
@@ -594,7 +623,7 @@ fn from_shared(shared: &DataFusionError) -> Error {
         DataFusionError::ObjectStore(inner) => return from_store(inner),
         DataFusionError::ParquetError(inner) => return from_parquet(inner.as_ref()),
         DataFusionError::Plan(_) | DataFusionError::SchemaError(..) => ErrorKind::Invalid,
-        DataFusionError::ResourcesExhausted(_) => ErrorKind::Exhausted,
+        DataFusionError::ResourcesExhausted(message) => return from_exhausted(message.clone()),
         DataFusionError::NotImplemented(_) => ErrorKind::Unsupported,
         _ => ErrorKind::Data,
     };
@@ -689,6 +718,31 @@ mod tests {
         let cast = datafusion::arrow::error::ArrowError::CastError(text.into());
         let error = Error::from(DataFusionError::ArrowError(Box::new(cast), None));
         assert!(!error.is_of_no_row() && !error.may_pass());
+    }
+
+    #[test]
+    fn a_pool_that_has_no_more_is_told_from_what_one_call_would_make() {
+        let pool = "Failed to allocate additional 32.0 KB for DeltaWriter[0]";
+        let call = "concat would make 90 bytes of 1 rows, and the statement may hold 80";
+        for (message, is_of_pool) in [(pool, true), (call, false)] {
+            let error = || DataFusionError::ResourcesExhausted(message.to_owned());
+            let shared = Arc::new(error());
+            for error in [
+                error(),
+                error().context("while it was tried"),
+                DataFusionError::Shared(Arc::clone(&shared)),
+            ] {
+                let error = Error::from(error);
+                assert_eq!(error.kind(), ErrorKind::Exhausted);
+                assert_eq!(error.is_of_pool(), is_of_pool, "{error}");
+                // Nor by itself does it pass.
+                assert!(!error.may_pass());
+                // It stays so on its way through the engine.
+                let held = Arc::new(DataFusionError::from(error));
+                let error = Error::from(DataFusionError::Shared(Arc::clone(&held)));
+                assert_eq!(error.is_of_pool(), is_of_pool, "{error}");
+            }
+        }
     }
 
     #[test]

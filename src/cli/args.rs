@@ -260,7 +260,10 @@ pub(crate) struct ServeArguments {
     /// How long a statement may take, such as '10 minutes' [default: as long as it takes]
     #[arg(long, value_name = "TIME", value_parser = time, help_heading = LIMITS)]
     pub(crate) statement_timeout: Option<Duration>,
-    /// Memory of one statement, such as 1GiB [default: all that --memory-limit says]
+    /// Memory of jobs, such as 1GiB: a part of --memory-limit that statements do not take [default: half of it]
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = LIMITS)]
+    pub(crate) job_memory: Option<usize>,
+    /// Memory of one statement, such as 1GiB [default: all of --memory-limit that jobs do not have]
     #[arg(long, value_name = "SIZE", value_parser = size, help_heading = LIMITS)]
     pub(crate) statement_memory: Option<usize>,
     /// Bytes of a statement's text

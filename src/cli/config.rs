@@ -11,7 +11,7 @@ use figment::value::magic::RelativePathBuf;
 use crate::cli::args::{Format, Global, LogFormat};
 use crate::error::{Error, Result};
 use crate::server::QUERY_LOG;
-use crate::session::SessionOptions;
+use crate::session::{JobMemory, SessionOptions};
 use crate::tables::options;
 
 const DEFAULT_LOG: &str = "warn";
@@ -136,6 +136,7 @@ impl Settings {
             format: flags.format.or(layered.format).unwrap_or(default_format),
             session: SessionOptions {
                 memory_limit,
+                job_memory: JobMemory::Shared,
                 target_partitions,
                 data_dir: Some(data_dir.clone()),
                 spill_dir: None,

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::server::{
     Limits, LoginOptions, ServeOptions, Server, TlsOptions, hash_password, new_token,
 };
+use crate::session::{JobMemory, SessionOptions};
 
 /// Serves until it is interrupted.
 pub(crate) async fn serve(settings: &Settings, arguments: &ServeArguments) -> Result<u8> {
@@ -23,7 +24,12 @@ pub(crate) async fn serve(settings: &Settings, arguments: &ServeArguments) -> Re
         http_behind_tls: arguments.http_behind_tls,
         insecure: arguments.insecure,
         data_dir: settings.data_dir.clone(),
-        session: settings.session.clone(),
+        session: SessionOptions {
+            job_memory: arguments
+                .job_memory
+                .map_or(JobMemory::Half, JobMemory::Bytes),
+            ..settings.session.clone()
+        },
         login: LoginOptions {
             users: arguments.users.clone(),
             jwks: arguments.jwt_jwks.clone(),

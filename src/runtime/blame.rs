@@ -2,7 +2,7 @@
 //!
 //! The batch is halved until one record is left. Where rows know a watermark (a job with windows) every part begins where the
 //! batch does, so that each row meets the one that it met there. A record is to blame only if it fails alone: a sum that is too
-//! large is a fault of no record.
+//! large is a fault of no record. That others hold all memory is none either; that a value of a record is too large is one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -47,6 +47,15 @@ pub(super) fn forget(aside: &mut Aside, version: &BatchVersion) {
     aside.retain(|_, aside| !aside.is_empty());
 }
 
+/// What follows for a batch that has failed.
+#[derive(Debug)]
+pub(super) enum Blame {
+    /// These records are to be set aside for it to succeed.
+    Aside(Aside),
+    /// No record is known to fail alone, and fewer of them may succeed.
+    Together(Error),
+}
+
 /// What a batch that has failed was made of.
 pub(super) struct Suspects<'a> {
     pub(super) job: &'a ReadyJob,
@@ -57,15 +66,15 @@ pub(super) struct Suspects<'a> {
 }
 
 impl Suspects<'_> {
-    /// What is to be set aside for the batch to succeed, if the job goes on without records that fail.
+    /// What follows for the batch: which records are to be set aside, if the job goes on without records that fail.
     ///
     /// # Errors
     ///
     /// The batch's own error, with the record that it is about, if it is about one.
-    pub(super) async fn blame(&self, error: Error, ranges: &Ranges) -> Result<Aside> {
+    pub(super) async fn blame(&self, error: Error, ranges: &Ranges) -> Result<Blame> {
         let has_places = self.sources.values().all(|source| source.topic().is_some());
         if !has_places {
-            return Err(error);
+            return together(error);
         }
         let job = self.job;
         tracing::info!(job = job.name, %error, "looking for a record that makes the batch fail");
@@ -75,6 +84,7 @@ impl Suspects<'_> {
         let is_enough = || job.environment.since(began) >= LONGEST;
         match search(ranges, self.windows.is_some(), sets_aside, is_enough, run).await? {
             Blamed::Nobody => Err(error),
+            Blamed::NotAlone => together(error),
             Blamed::TooMany(place, error) => {
                 let many = "so many records fail that none is set aside; the first is";
                 let record = self.record(&place);
@@ -97,7 +107,7 @@ impl Suspects<'_> {
                     tracing::warn!(job = job.name, record, %error, "a dead letter");
                     chosen.set_aside(&place, error.message().to_owned());
                 }
-                Ok(chosen.aside)
+                Ok(Blame::Aside(chosen.aside))
             }
         }
     }
@@ -121,11 +131,24 @@ impl Suspects<'_> {
     }
 }
 
+/// What follows where no record is known to fail alone: of what is too large, fewer records make less.
+fn together(error: Error) -> Result<Blame> {
+    match error.kind() {
+        ErrorKind::Exhausted => Ok(Blame::Together(error)),
+        _ => Err(error.with_help(
+            "no record of the batch is known to fail alone, as where a sum is too large: change the expression with CREATE OR \
+             REPLACE JOB, then RESUME JOB",
+        )),
+    }
+}
+
 /// What a search has found.
 #[derive(Debug)]
 enum Blamed {
     /// The batch fails for another reason than one of its records.
     Nobody,
+    /// None of its records is known to fail alone.
+    NotAlone,
     /// These records, each with its own error.
     Records(Vec<(Place, Error)>),
     /// More records than a job goes on without; the first one.
@@ -133,15 +156,17 @@ enum Blamed {
 }
 
 /// Whether an error may be about one record of the batch, and does not say which. What a store, a broker or a registry refuses is
-/// the fault of no record.
+/// the fault of no record, nor is that a pool of memory has no more.
 pub(super) fn may_blame(error: &Error) -> bool {
     let kinds = [
         ErrorKind::Invalid,
         ErrorKind::Data,
         ErrorKind::Unsupported,
+        ErrorKind::Exhausted,
         ErrorKind::Internal,
     ];
-    kinds.contains(&error.kind()) && !error.names_record() && !error.is_of_no_row()
+    let is_of_rows = !error.is_of_no_row() && !error.is_of_pool();
+    kinds.contains(&error.kind()) && !error.names_record() && is_of_rows
 }
 
 /// Searches the batch of `ranges`, which has failed, for the first record that makes it fail, or for all of them.
@@ -178,7 +203,7 @@ async fn search<F: Future<Output = Result<()>>>(
             Err(error) => return Err(error),
         };
         let (Some(error), Some(place)) = (alone, place(&ranges, at)) else {
-            return Ok(Blamed::Nobody);
+            return Ok(Blamed::NotAlone);
         };
         // It fails although it is set aside.
         if is_aside(&ranges, &place) {
@@ -197,7 +222,8 @@ async fn search<F: Future<Output = Result<()>>>(
         next = at + 1;
     }
     Ok(match found.is_empty() {
-        true => Blamed::Nobody,
+        // What fails is not run here, such as what is above an aggregate.
+        true => Blamed::NotAlone,
         false => Blamed::Records(found),
     })
 }
@@ -385,7 +411,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_of_no_record_blames_nobody() {
         // A sum that is too large from some record on, and a table that is gone.
-        for most in [90, 0] {
+        for (most, is_of_records) in [(90, true), (0, false)] {
             let run = |part: Ranges| {
                 ready(match positions(&part) >= most {
                     true => Err(Error::data("too many")),
@@ -393,10 +419,22 @@ mod tests {
                 })
             };
             let blamed = search(&batch(), true, true, || false, run).await.unwrap();
-            assert!(matches!(blamed, Blamed::Nobody), "{blamed:?}");
+            match is_of_records {
+                true => assert!(matches!(blamed, Blamed::NotAlone), "{blamed:?}"),
+                false => assert!(matches!(blamed, Blamed::Nobody), "{blamed:?}"),
+            }
         }
         let (blamed, _) = found(&[], false, true).await;
-        assert!(matches!(blamed, Blamed::Nobody), "{blamed:?}");
+        assert!(matches!(blamed, Blamed::NotAlone), "{blamed:?}");
+    }
+
+    /// Values that are too large together are made of fewer records; any other error of no record is an end.
+    #[test]
+    fn what_is_too_large_together_is_tried_with_fewer_records() {
+        let size = together(Error::new(ErrorKind::Exhausted, "too much"));
+        assert!(matches!(size, Ok(Blame::Together(_))), "{size:?}");
+        let sum = together(Error::data("too much")).unwrap_err();
+        assert!(sum.help().unwrap().contains("fail alone"), "{sum:?}");
     }
 
     #[tokio::test]
@@ -422,6 +460,10 @@ mod tests {
         assert!(!may_blame(
             &Error::data("the data file is gone").of_no_row()
         ));
+        // A value that is too large is made of a record; that others hold memory is not.
+        let exhausted = || Error::new(ErrorKind::Exhausted, "too much");
+        assert!(may_blame(&exhausted()));
+        assert!(!may_blame(&exhausted().of_pool()));
     }
 
     #[tokio::test]
@@ -532,7 +574,7 @@ mod tests {
                     }
                 }
                 Blamed::TooMany(first, _) => break first,
-                Blamed::Nobody => panic!("the batch fails"),
+                Blamed::Nobody | Blamed::NotAlone => panic!("the batch fails"),
             }
         };
         assert_eq!((rounds, first), (66, at("b", 0, 5)));

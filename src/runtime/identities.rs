@@ -24,7 +24,8 @@ impl Identities {
     ///
     /// # Errors
     ///
-    /// A source is another one than the job has read, and nobody has accepted that; a source does not answer.
+    /// A source is another one than the job has read, and nobody has accepted that; a source is what the job writes to; a source
+    /// does not answer.
     pub(super) async fn ask(
         sources: &BTreeMap<String, JobSource>,
         sink: Option<&Identity>,
@@ -40,6 +41,9 @@ impl Identities {
         let mut others = Others::default();
         for (table, source) in sources {
             let now = source.identity().await?;
+            if sink.is_some_and(|sink| sink.is_certainly(&now)) {
+                return Err(feeds_itself(table, &now));
+            }
             let last = last.filter(|last| last.sources.contains_key(table));
             let stored = last.and_then(|last| last.identities.get(table));
             let accepted = last.and_then(|_| history.accepted.get(table));
@@ -92,7 +96,8 @@ impl Identities {
         others.into_error(Role::Source)
     }
 
-    /// Looks whether the sources still have the records that were read last.
+    /// Looks whether the sources still have the records that were read last: all of them when a run begins, later those that may
+    /// have others without being another source.
     ///
     /// # Errors
     ///
@@ -103,9 +108,13 @@ impl Identities {
         last: Option<&BatchVersion>,
         ends: &Ends,
         skipping: &Gaps,
+        begins: bool,
     ) -> Result<()> {
         let mut others = Others::default();
         for (table, source) in sources {
+            if !begins && !source.is_to_be_checked() {
+                continue;
+            }
             let marks = last.and_then(|last| last.marks.get(table));
             let (Some(marks), false) = (marks, self.is_accepted(table)) else {
                 continue;
@@ -120,7 +129,7 @@ impl Identities {
             // What is not there any more tells nothing.
             for ends in ends.get(table).into_iter().flatten() {
                 if let Some(mark) = marks.get(&ends.partition)
-                    && !(ends.low..ends.high).contains(&mark.offset)
+                    && !source.can_tell(mark.offset, ends)
                 {
                     marks.remove(&ends.partition);
                 }
@@ -232,6 +241,14 @@ pub(super) fn check_sink(
         others.into_error(Role::Sink)?;
     }
     Ok(standing)
+}
+
+/// A job would read its own rows for ever. Where the statement calls the brokers by other addresses, only they tell.
+fn feeds_itself(table: &str, now: &Identity) -> Error {
+    Error::invalid(format!(
+        "the job reads and writes {now}: {table} would never be read to its end"
+    ))
+    .with_help("let it write to another one, with CREATE OR REPLACE JOB; then RESUME JOB")
 }
 
 fn changed(table: &str, difference: &str) -> Error {

@@ -1,11 +1,20 @@
-//! How many records a batch may have: fewer after a transaction has timed out, more again when there is time.
+//! How many records a batch may have: fewer after a transaction has timed out or a batch did not fit into memory, more again when
+//! there is time.
 
 use std::time::Duration;
 
-/// A limit below the job's own, while batches would take too long.
+/// A batch that did not fit into memory is not tried again with as many records before so many smaller ones were committed: each
+/// attempt is work for nothing.
+const BEFORE_MORE: u32 = 64;
+
+/// A limit below the job's own, while batches would take too long or too much.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Pace {
     limit: Option<u64>,
+    /// As many records did not fit into memory.
+    too_many: Option<u64>,
+    /// Batches that were committed since, as large as the limit allows.
+    since: u32,
 }
 
 impl Pace {
@@ -17,7 +26,21 @@ impl Pace {
     /// A batch of so many records took longer than its transaction may: the next one has half as many. False if it cannot
     /// have fewer.
     pub(super) fn timed_out(&mut self, rows: u64) -> bool {
-        let before = self.limit.replace((rows / 2).max(1));
+        self.shrink(rows, 2)
+    }
+
+    /// There was not enough memory for a batch of so many records: the next one has a quarter. False if it cannot have fewer.
+    pub(super) fn too_large(&mut self, rows: u64) -> bool {
+        rows > 0 && self.shrink(rows, 4)
+    }
+
+    /// So many records do not fit, also when nobody else holds memory.
+    pub(super) fn does_not_fit(&mut self, rows: u64) {
+        (self.too_many, self.since) = (Some(rows), 0);
+    }
+
+    fn shrink(&mut self, rows: u64, divisor: u64) -> bool {
+        let before = self.limit.replace((rows / divisor).max(1));
         // Every partition gives one record at least.
         rows > 1 && before != Some(1)
     }
@@ -25,12 +48,16 @@ impl Pace {
     /// A batch of so many records was committed in time: one twice as long must still have half of the time to spare.
     pub(super) fn committed(&mut self, rows: u64, took: Duration, timeout: Option<Duration>) {
         let is_quick = timeout.is_none_or(|timeout| took * 4 <= timeout);
-        if let Some(limit) = self.limit
-            && is_quick
-            && rows >= limit
-        {
-            self.limit = limit.checked_mul(2);
+        let Some(limit) = self.limit.filter(|limit| is_quick && rows >= *limit) else {
+            return;
+        };
+        let more = limit.checked_mul(2);
+        let did_not_fit = |too_many: u64| more.is_none_or(|more| more >= too_many);
+        if self.too_many.is_some_and(did_not_fit) && self.since < BEFORE_MORE {
+            self.since += 1;
+            return;
         }
+        (self.limit, self.since) = (more, 0);
     }
 }
 
@@ -57,6 +84,42 @@ mod tests {
         pace.committed(500, seconds(1), Some(seconds(60)));
         assert_eq!(pace.rows(1_000), 1_000);
         assert_eq!(pace.rows(300), 300);
+    }
+
+    #[test]
+    fn what_did_not_fit_into_memory_is_seldom_tried_again() {
+        let at_once = |pace: &mut Pace| {
+            let rows = pace.rows(1_000);
+            pace.committed(rows, Duration::ZERO, None);
+            pace.rows(1_000)
+        };
+        let mut pace = Pace::default();
+        for rows in [1_000, 250] {
+            assert!(pace.too_large(rows));
+            pace.does_not_fit(rows);
+        }
+        assert_eq!(pace.rows(1_000), 62);
+        assert_eq!(at_once(&mut pace), 124);
+        // 248 are fewer than did not fit, and 496 are more.
+        assert_eq!(at_once(&mut pace), 248);
+        for _ in 0..BEFORE_MORE {
+            assert_eq!(at_once(&mut pace), 248);
+        }
+        assert_eq!(at_once(&mut pace), 496);
+        // Where others held memory as many are soon tried again.
+        let mut pace = Pace::default();
+        assert!(pace.too_large(1_000));
+        assert_eq!((at_once(&mut pace), at_once(&mut pace)), (500, 1_000));
+    }
+
+    #[test]
+    fn a_batch_of_which_there_is_no_smaller_one_says_so() {
+        let mut pace = Pace::default();
+        assert!(!pace.too_large(0));
+        assert_eq!(pace.rows(1_000), 1_000);
+        assert!(pace.too_large(3));
+        assert!(!pace.too_large(3) && !pace.too_large(1));
+        assert_eq!(pace.rows(1_000), 1);
     }
 
     #[test]

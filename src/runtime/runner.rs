@@ -10,11 +10,11 @@ use tracing::Instrument as _;
 
 use crate::core::jobs::{
     BatchVersion, ClockReading, DeadLetter, Entry, Identity, JobClock, JobHistory, Partitions,
-    Phase, Wall,
+    Phase, Remedy, Wall, remedy,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::batch::{Choice, Ends, Ranges, group_offsets};
-use crate::runtime::blame::{Aside, Suspects, forget, may_blame};
+use crate::runtime::blame::{Aside, Blame, Suspects, forget, may_blame};
 use crate::runtime::environment::Environment;
 use crate::runtime::failpoint;
 use crate::runtime::identities::Identities;
@@ -179,7 +179,7 @@ impl<'a> JobRunner<'a> {
                 }
                 Err(error) if error.may_pass() => {
                     self.silence.interrupt(self.environment.instant());
-                    self.tell(|status| status.waiting = Some(error.message().to_owned()));
+                    self.tell(|status| status.waiting = Some(reason_of(&error)));
                     self.metrics.retry();
                     tracing::warn!(job = self.job.name, %error, "waiting {} ms", backoff.as_millis());
                     let pause = backoff + self.environment.jitter(backoff);
@@ -230,13 +230,8 @@ impl<'a> JobRunner<'a> {
         if error.kind() == ErrorKind::Cancelled {
             return self.timed_out();
         }
-        // Who looks later must know what to do as well.
-        let reason = match error.help() {
-            Some(help) => format!("{}; {help}", error.message()),
-            None => error.message().to_owned(),
-        };
         let reason = Entry::Paused {
-            reason: Some(reason),
+            reason: Some(reason_of(&error)),
             reported: error.report().cloned(),
             at: self.environment.now(),
         };
@@ -261,6 +256,36 @@ impl<'a> JobRunner<'a> {
             "a transaction has timed out: fewer records"
         );
         Ok(Ended::Again)
+    }
+
+    /// A batch of so many records does not fit into memory, or makes values that are too large together.
+    ///
+    /// # Errors
+    ///
+    /// Others hold the memory, which passes; or nothing helps but a change by people.
+    fn too_large(&mut self, error: &Error, rows: u64) -> Result<Ended> {
+        let shortage = self.job.query.take_shortage();
+        let has_fewer = self.pace.too_large(rows);
+        let job = &self.job.name;
+        match remedy(shortage.filter(|_| error.is_of_pool()), has_fewer) {
+            Remedy::Wait => Err(Error::unavailable(format!(
+                "others hold memory that a batch needs: {}",
+                error.message()
+            ))),
+            Remedy::Fewer => {
+                self.pace.does_not_fit(rows);
+                tracing::warn!(job, %error, "a batch is too large: a smaller one is tried");
+                Ok(Ended::Again)
+            }
+            Remedy::Fail => Err(Error::new(
+                error.kind(),
+                format!("a batch that can be no smaller is too large: {}", error.message()),
+            )
+            .with_help(
+                "give jobs more memory (--memory-limit, and --job-memory of a server), or change the job with CREATE OR REPLACE \
+                 JOB, so that a record makes less, or is joined with less; then RESUME JOB",
+            )),
+        }
     }
 
     /// Takes the job over and runs its batches.
@@ -343,11 +368,12 @@ impl<'a> JobRunner<'a> {
                 (Some(windows), Some(max_drift)) => windows.waiting(&idle, max_drift),
                 _ => Partitions::new(),
             };
+            let max_rows = self.pace.rows(self.job.options.rows_of_batch(version));
             let mut ranges = Ranges::choose(Choice {
                 last: version,
                 ends: &ends,
                 sources: &self.sources,
-                max_rows: self.pace.rows(self.job.options.rows_of_batch(version)),
+                max_rows,
                 waiting: &waiting,
                 skipping: &history.skipping,
                 identities: &identities,
@@ -403,9 +429,13 @@ impl<'a> JobRunner<'a> {
                     None => BTreeMap::new(),
                 },
                 clock: now,
+                // The offsets of a Delta table do not count its rows.
+                rows: ranges.records().min(max_rows),
             };
             ranges.aside = self.aside.clone();
             let chosen = ranges.clone();
+            // What was missing before is no matter of this batch.
+            self.job.query.take_shortage();
             let outcome = self
                 .batch(
                     &mut history,
@@ -419,18 +449,31 @@ impl<'a> JobRunner<'a> {
                 .await;
             let committed = match outcome {
                 Ok(committed) => committed,
-                Err(error) if !may_blame(&error) => return Err(error),
                 Err(error) => {
-                    let looks = "a batch fails; looking for a record that makes it fail";
-                    self.tell(|status| status.waiting = Some(looks.to_owned()));
-                    let suspects = Suspects {
-                        job: self.job,
-                        sources: &self.sources,
-                        windows: windows.as_ref(),
-                        sink: &sink,
+                    let rows = context.rows;
+                    let blame = match may_blame(&error) {
+                        true => {
+                            let looks = "a batch fails; looking for a record that makes it fail";
+                            self.tell(|status| status.waiting = Some(looks.to_owned()));
+                            let suspects = Suspects {
+                                job: self.job,
+                                sources: &self.sources,
+                                windows: windows.as_ref(),
+                                sink: &sink,
+                            };
+                            suspects.blame(error, &chosen).await
+                        }
+                        false => Err(error),
                     };
-                    self.aside = suspects.blame(error, &chosen).await?;
-                    return Ok(Ended::Again);
+                    return match blame {
+                        Ok(Blame::Aside(aside)) => {
+                            self.aside = aside;
+                            Ok(Ended::Again)
+                        }
+                        Ok(Blame::Together(error)) => self.too_large(&error, rows),
+                        Err(error) if error.is_of_pool() => self.too_large(&error, rows),
+                        Err(error) => Err(error),
+                    };
                 }
             };
             forget(&mut self.aside, &committed.1);
@@ -596,10 +639,10 @@ impl<'a> JobRunner<'a> {
             (identities, ends)
         };
         identities.check_partitions(last, &ends)?;
-        if !self.has_checked_records {
-            let check = identities.check_records(&self.sources, last, &ends, &history.skipping);
-            check.await?;
-        }
+        let (skipping, begins) = (&history.skipping, !self.has_checked_records);
+        identities
+            .check_records(&self.sources, last, &ends, skipping, begins)
+            .await?;
         Ok((ends, identities))
     }
 
@@ -621,7 +664,7 @@ impl<'a> JobRunner<'a> {
             armed: true,
         };
         let name = JobStore::version_name(sequence);
-        let rows = ranges.records();
+        let rows = context.rows;
         self.in_hand = Some(rows);
         let outcome: Result<_> = async {
             let run = async {
@@ -643,14 +686,26 @@ impl<'a> JobRunner<'a> {
                             },
                         );
                         let prepared = prepared.await?;
-                        let (plan, withdrawn) = prepared.output(self.job).await?;
-                        (plan, Some((prepared, withdrawn)))
+                        match prepared.output(self.job).await {
+                            Ok((plan, withdrawn)) => (plan, Some((prepared, withdrawn))),
+                            Err(error) => {
+                                return Err(prepared.of_group(self.job, guard.sink, error).await);
+                            }
+                        }
                     }
                 };
                 let withdrawn = prepared
                     .as_ref()
                     .and_then(|(_, withdrawn)| withdrawn.as_ref());
-                guard.pending = Some(guard.sink.write(withdrawn, &plan).await?);
+                guard.pending = Some(match guard.sink.write(withdrawn, &plan).await {
+                    Ok(pending) => pending,
+                    Err(error) => {
+                        return Err(match &prepared {
+                            Some((of, _)) => of.of_group(self.job, guard.sink, error).await,
+                            None => error,
+                        });
+                    }
+                });
                 plan.read_to_end().await?;
                 Ok((plan, prepared))
             };
@@ -824,6 +879,14 @@ impl<'a> JobRunner<'a> {
     }
 }
 
+/// What SHOW JOBS says of an error: who looks later must know what to do as well.
+fn reason_of(error: &Error) -> String {
+    match error.help() {
+        Some(help) => format!("{}; {help}", error.message()),
+        None => error.message().to_owned(),
+    }
+}
+
 /// What a batch is run with.
 struct BatchContext<'a> {
     phases: &'a BatchPhases,
@@ -832,6 +895,8 @@ struct BatchContext<'a> {
     clock: ClockReading,
     /// How long each partition had been silent by then.
     silent: BTreeMap<String, BTreeMap<i32, u64>>,
+    /// How many records it may have of the table of which it has most.
+    rows: u64,
 }
 
 fn lock<T>(of: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

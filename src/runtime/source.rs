@@ -97,6 +97,27 @@ impl JobSource {
         }
     }
 
+    /// Whether it can be told, where a partition ends so, that it still has what was read at an offset. A topic no longer has what
+    /// is before its first offset; a table has its log.
+    pub(super) fn can_tell(&self, offset: i64, ends: &PartitionEnds) -> bool {
+        let first = match self {
+            Self::Delta { .. } => i64::MIN,
+            _ => ends.low,
+        };
+        (first..ends.high).contains(&offset)
+    }
+
+    /// Whether what was read last is looked for before this batch too, and not only when a run begins: a table that is put back as
+    /// it was, and written to again, keeps its id.
+    pub(super) fn is_to_be_checked(&self) -> bool {
+        match self {
+            Self::Delta { next, .. } => lock(next)
+                .as_ref()
+                .is_some_and(|range| range.end > range.start),
+            _ => false,
+        }
+    }
+
     /// Where every partition starts and ends now, new ones included.
     pub(super) async fn ends(&self, look: Look<'_>) -> Result<Vec<PartitionEnds>> {
         match self {

@@ -22,6 +22,8 @@ use crate::exec::keyed::{
 };
 use crate::planner::ast::Emit;
 use crate::runtime::batch::{Ends, Ranges};
+use crate::runtime::blame::may_blame;
+use crate::runtime::sink::JobSink;
 use crate::runtime::source::JobSource;
 use crate::runtime::statements::ReadyJob;
 use crate::session::{BatchPlan, FrontBatch, LastRecords, StreamQuery, late_rows};
@@ -356,6 +358,68 @@ impl Prepared {
         let withdrawn = without(&before, &now, job.query.sink().primary_key())?;
         // What was compared is what is written.
         Ok((plan.with_rows(now)?, withdrawn))
+    }
+
+    /// An error of the rows above the aggregate, with the group that it is about, if one of them fails alone.
+    pub(super) async fn of_group(&self, job: &ReadyJob, sink: &JobSink, error: Error) -> Error {
+        if !may_blame(&error) {
+            return error;
+        }
+        match self.failing_group(job, sink).await {
+            Ok(Some((group, error))) => error
+                .with_help(
+                    "a group cannot be set aside: change the expression with CREATE OR REPLACE JOB, then RESUME JOB",
+                )
+                .context(group)
+                .of_record(),
+            // It is of no single group, or that cannot be told now.
+            Ok(None) | Err(_) => error,
+        }
+    }
+
+    /// The first group of which no row can be written, and its error.
+    async fn failing_group(
+        &self,
+        job: &ReadyJob,
+        sink: &JobSink,
+    ) -> Result<Option<(String, Error)>> {
+        let rows = self.emitted.num_rows();
+        if rows == 0 || self.fault(job, sink, 0, rows).await?.is_none() {
+            return Ok(None);
+        }
+        let (mut good, mut bad) = (0, rows);
+        while bad - good > 1 {
+            let middle = good + (bad - good) / 2;
+            match self.fault(job, sink, good, middle).await? {
+                Some(_) => bad = middle,
+                None => good = middle,
+            }
+        }
+        let alone = self.fault(job, sink, good, good + 1).await?;
+        let query = job.query.stream();
+        Ok(query
+            .zip(alone)
+            .map(|(query, error)| (query.group_of(&self.emitted, good), error)))
+    }
+
+    /// The error of some of the emitted rows, if they fail without the others. Nothing of them is kept.
+    async fn fault(
+        &self,
+        job: &ReadyJob,
+        sink: &JobSink,
+        from: usize,
+        to: usize,
+    ) -> Result<Option<Error>> {
+        let rows = self.emitted.slice(from, to - from);
+        let written = async {
+            let plan = job.query.back(&rows).await?;
+            sink.rehearse(&plan).await
+        };
+        match written.await {
+            Ok(()) => Ok(None),
+            Err(error) if may_blame(&error) => Ok(Some(error)),
+            Err(error) => Err(error),
+        }
     }
 }
 

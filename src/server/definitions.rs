@@ -92,6 +92,16 @@ pub(super) fn defined(statement: &Statement) -> Option<String> {
     }
 }
 
+/// The table or view that a statement makes or makes anew, where `is_there` says which there are.
+pub(super) fn made(statement: &Statement, is_there: impl Fn(&str) -> bool) -> Option<String> {
+    match effect(statement) {
+        Effect::Creates {
+            name, only_if_new, ..
+        } => (!only_if_new || !is_there(&name)).then_some(name),
+        _ => None,
+    }
+}
+
 fn read(entry: &CatalogEntry) -> Result<ParsedStatement> {
     let mut parameters = Parameters::default();
     for (name, value) in &entry.parameters {

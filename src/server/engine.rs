@@ -1,6 +1,6 @@
 //! Statements of all clients over one catalog: definitions one after the other and kept, queries side by side.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ use crate::planner::{
 };
 use crate::runtime::{JobStatus, Jobs};
 use crate::server::access::{Caller, Role};
-use crate::server::definitions::defined;
+use crate::server::definitions::{defined, made};
 use crate::server::forks::Forks;
 use crate::server::jobs::RunningJobs;
 use crate::server::places::{self, Places};
@@ -25,7 +25,7 @@ use crate::server::queries;
 use crate::server::restore::WaitingJobs;
 use crate::server::sessions::{Sessions, Settings, setting};
 use crate::server::work::{Statement as Running, Time, Work};
-use crate::session::{Answer, ForkOptions, Outcome, Planned, Ready, SCHEMA, Session};
+use crate::session::{Answer, ForkOptions, MayName, Outcome, Planned, Ready, SCHEMA, Session};
 use crate::state::{CatalogEntry, CatalogStore};
 
 /// What a statement does, as far as clients care.
@@ -170,13 +170,28 @@ impl Engine {
 
     /// A session for one query of a caller: the tables are those of now that the caller may name.
     pub(super) fn fork(&self, asked: &Asked) -> Result<Session> {
+        let may_name = asked.caller.may_name();
+        let closed = may_name.as_ref().map(|may_name| self.closed_to(may_name));
         let fork = ForkOptions {
             time_zone: asked.settings.time_zone.clone(),
             memory_limit: self.work.limits().memory,
-            may_name: asked.caller.may_name(),
+            may_name,
+            closed: Arc::new(closed.unwrap_or_default()),
             only_reads: asked.caller.role < Role::Write,
         };
         self.forks.fork(&fork)
+    }
+
+    /// The tables that are not opened for a caller who may name some tables only: a caller of that sort has declared them, and they lie
+    /// where another table is by now that this one may not name.
+    fn closed_to(&self, may_name: &MayName) -> BTreeSet<String> {
+        let defined = self.forks.defined();
+        let declared = defined.restricted();
+        if declared.is_empty() {
+            return BTreeSet::new();
+        }
+        let all = defined.all_places();
+        places::closed(declared, &all, |name| may_name(SCHEMA, name))
     }
 
     /// Refuses what the caller may not do.
@@ -460,10 +475,16 @@ impl Engine {
             checked.map_err(|error| parsed.places.locate(error))?;
         }
         let text = parsed.text.clone();
+        let names = whole.session.table_names();
+        let made = made(&parsed.statement, |name| names.iter().any(|of| of == name));
         let said = said(self.execute(whole.session, parsed).await?);
+        let is_restricted = asked.caller.tables.is_some();
+        if let Some(name) = made {
+            whole.session.set_restricted(&name, is_restricted);
+        }
         // What cannot be kept is not there after a restart: so it fails now.
         let at = chrono::Utc::now().timestamp_millis();
-        let entry = CatalogEntry::new(text, parameters, at);
+        let entry = CatalogEntry::new(text, parameters, at).restricted(is_restricted);
         let number = self.store.append(&entry).await?;
         drop(whole);
         self.shorten_now_and_then(number).await;

@@ -1,6 +1,7 @@
 //! Where tables of users who are no administrators may be, and of what they are kept away: the data directory, and the tables
 //! that they may not name.
 
+use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
 use datafusion::sql::parser::{CreateExternalTable, Statement as SqlStatement};
@@ -92,47 +93,70 @@ impl Places {
 ///
 /// [`ErrorKind::Permission`]; it does not say whose place it is.
 pub(super) fn check_hidden(statement: &Statement, hidden: &[TablePlace]) -> Result<()> {
-    let taken = |text: &str| {
-        refused(format!(
-            "'{text}' is the place of something that is not yours"
-        ))
-    };
-    let check = |text: &str| {
-        let place = Place::of_location(text).ok_or_else(|| taken(text))?;
-        let mut others = hidden.iter().filter_map(|hidden| match hidden {
-            TablePlace::Files(place) => Some(place),
-            TablePlace::Topic(_) => None,
-        });
-        match others.any(|other| Place::of(other).is_none_or(|other| other.overlaps(&place))) {
-            true => Err(taken(text)),
-            false => Ok(()),
+    let check = |place: TablePlace| match is_hidden(&place, hidden) {
+        true => {
+            let (TablePlace::Files(text) | TablePlace::Topic(text)) = place;
+            Err(refused(format!(
+                "'{text}' is the place of something that is not yours"
+            )))
         }
+        false => Ok(()),
     };
     match statement {
         Statement::CreateTable(table) => {
-            let text = &table.location.value;
-            let checked = match table.kind {
-                TableKind::Delta => check(text),
-                // The same topic has many names for its brokers.
-                TableKind::Kafka => {
-                    let is_it = |hidden: &TablePlace| matches!(hidden, TablePlace::Topic(topic) if topic == text);
-                    match hidden.iter().any(is_it) {
-                        true => Err(taken(text)),
-                        false => Ok(()),
-                    }
-                }
-            };
+            let text = table.location.value.clone();
+            let checked = check(match table.kind {
+                TableKind::Delta => TablePlace::Files(text),
+                TableKind::Kafka => TablePlace::Topic(text),
+            });
             checked.map_err(|error| error.at(table.location.span))
         }
         Statement::Sql(sql) => match sql.as_ref() {
             SqlStatement::CreateExternalTable(table) => table
                 .locations
                 .iter()
-                .try_for_each(|location| check(location)),
+                .try_for_each(|location| check(TablePlace::Files(location.clone()))),
             _ => Ok(()),
         },
         _ => Ok(()),
     }
+}
+
+/// Whether a place is that of a hidden table, or below or above it. Of a place that cannot be told it is.
+pub(super) fn is_hidden(place: &TablePlace, hidden: &[TablePlace]) -> bool {
+    match place {
+        // The same topic has many names for its brokers.
+        TablePlace::Topic(_) => hidden.contains(place),
+        TablePlace::Files(text) => {
+            let Some(place) = Place::of_location(text) else {
+                return true;
+            };
+            hidden.iter().any(|hidden| match hidden {
+                TablePlace::Files(other) => {
+                    Place::of(other).is_none_or(|other| other.overlaps(&place))
+                }
+                TablePlace::Topic(_) => false,
+            })
+        }
+    }
+}
+
+/// Those of the tables `declared`, by callers who may name some tables only, that lie where another table is that `may_name` leaves
+/// out: they were declared before that one, or before it was hidden. `all` are the places of all tables.
+pub(super) fn closed(
+    declared: Vec<String>,
+    all: &[(String, TablePlace)],
+    may_name: impl Fn(&str) -> bool,
+) -> BTreeSet<String> {
+    let is_closed = |name: &String| {
+        let others = all
+            .iter()
+            .filter(|(other, _)| other != name && !may_name(other));
+        let others: Vec<TablePlace> = others.map(|(_, place)| place.clone()).collect();
+        let mut own = all.iter().filter(|(of, _)| of == name);
+        own.any(|(_, place)| is_hidden(place, &others))
+    };
+    declared.into_iter().filter(is_closed).collect()
 }
 
 fn brokers(table: &CreateTable) -> Result<Vec<&str>> {
@@ -540,5 +564,37 @@ mod tests {
         };
         assert!(check_hidden(&topic("secrets").statement, &hidden).is_err());
         assert!(check_hidden(&topic("others").statement, &hidden).is_ok());
+    }
+
+    #[test]
+    fn what_was_declared_before_a_hidden_table_is_closed() {
+        let files = |place: &str| TablePlace::Files(place.to_owned());
+        let named = |name: &str, place| (name.to_owned(), place);
+        let all = [
+            named("open_first", files("s3://bucket/lake/secret/")),
+            named("open_above", files("s3://bucket/lake")),
+            named("open_other", files("s3://bucket/other")),
+            named("open_topic", TablePlace::Topic("secrets".to_owned())),
+            named("theirs", files("s3://bucket/theirs")),
+            named("secret", files("s3a://bucket/lake/secret")),
+            named("secrets", TablePlace::Topic("secrets".to_owned())),
+        ];
+        let closed = |declared: &[&str], hidden: &[&str]| {
+            let declared = declared.iter().map(ToString::to_string).collect();
+            let closed = closed(declared, &all, |name| !hidden.contains(&name));
+            closed.into_iter().collect::<Vec<_>>()
+        };
+        let mine = ["open_first", "open_above", "open_other", "open_topic"];
+        let hidden = ["secret", "secrets", "theirs"];
+        assert_eq!(
+            closed(&mine, &hidden),
+            ["open_above", "open_first", "open_topic"]
+        );
+        // What administrators have declared there is theirs to grant.
+        assert_eq!(closed(&["open_other"], &hidden), [] as [&str; 0]);
+        // Who may name the other table reads no more than that.
+        assert_eq!(closed(&mine, &["theirs"]), [] as [&str; 0]);
+        // A table that is hidden itself, below a view, is not closed by its own place.
+        assert_eq!(closed(&["theirs"], &hidden), [] as [&str; 0]);
     }
 }

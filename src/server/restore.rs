@@ -301,6 +301,7 @@ pub(super) async fn keep_trying(engine: Weak<Engine>) {
 }
 
 async fn restore_one(session: &Session, definition: Definition, deadline: Instant) {
+    let is_restricted = definition.entry.is_restricted;
     let (name, text) = (definition.name, definition.entry.statement);
     let restored = match definition.parsed {
         Ok(parsed) => session.restore(parsed, until(deadline)).await,
@@ -312,6 +313,9 @@ async fn restore_one(session: &Session, definition: Definition, deadline: Instan
             Err(error)
         }
     };
+    if let Some(name) = name.as_deref().filter(|_| is_restricted) {
+        session.set_restricted(name, true);
+    }
     if let Err(error) = restored {
         tracing::warn!(
             table = name,

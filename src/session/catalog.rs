@@ -1,6 +1,6 @@
 //! The session's tables: definitions kept, providers made anew for each statement.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockWriteGuard, Weak};
@@ -120,7 +120,28 @@ struct Tables {
     hidden: BTreeMap<String, TableEntry>,
     /// Statements may name some tables only, whether or not there are others.
     is_restricted: bool,
+    /// Those that were declared by somebody who may name some tables only.
+    restricted: BTreeSet<String>,
+    /// Those that are not opened here, also where a view names them.
+    closed: Arc<BTreeSet<String>>,
     definitions: BTreeMap<String, String>,
+}
+
+impl Tables {
+    /// Refuses a table that is not opened here.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Permission`].
+    fn check_open(&self, name: &str) -> Result<()> {
+        if !self.closed.contains(name) {
+            return Ok(());
+        }
+        let message = format!("{name} lies where a table is by now that is not yours");
+        Err(Error::new(ErrorKind::Permission, message).with_help(
+            "it was declared before that one: DROP TABLE, and declare yours at another place",
+        ))
+    }
 }
 
 /// The one schema of a session.
@@ -203,6 +224,43 @@ impl Catalog {
         })
     }
 
+    /// The tables, with where each of them is.
+    pub(crate) fn all_places(&self) -> Vec<(String, TablePlace)> {
+        self.read(|tables| {
+            let entries = tables.entries.iter().chain(&tables.hidden);
+            let named = |(name, entry): (&String, &TableEntry)| {
+                let places = entry.places().into_iter();
+                places
+                    .map(|place| (name.clone(), place))
+                    .collect::<Vec<_>>()
+            };
+            entries.flat_map(named).collect()
+        })
+    }
+
+    /// Says whether who declared a table may name some tables only.
+    pub(crate) fn set_restricted(&self, name: &str, is_restricted: bool) {
+        let mut tables = self.write();
+        match is_restricted {
+            true => tables.restricted.insert(name.to_owned()),
+            false => tables.restricted.remove(name),
+        };
+    }
+
+    /// The tables that were declared by somebody who may name some tables only.
+    pub(crate) fn restricted(&self) -> Vec<String> {
+        self.read(|tables| tables.restricted.iter().cloned().collect())
+    }
+
+    /// Refuses a table that is not opened here.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Permission`].
+    pub(crate) fn check_open(&self, name: &str) -> Result<()> {
+        self.read(|tables| tables.check_open(name))
+    }
+
     /// The entry, or an error that names close ones.
     pub(crate) fn expect(&self, name: &str) -> Result<TableEntry> {
         self.entry(name).ok_or_else(|| self.no_such_table(name))
@@ -253,6 +311,7 @@ impl Catalog {
 
     /// The same of a table that another one names: it may be one that statements may not.
     pub(crate) async fn delta_of_plan(&self, name: &str) -> Result<DeltaTableHandle> {
+        self.check_open(name)?;
         match self.entry_of_plan(name) {
             Some(TableEntry::Delta { handle, .. }) => Ok(handle),
             _ => self.delta(name).await,
@@ -276,6 +335,7 @@ impl Catalog {
     /// Adds or replaces a table. `definition` is what SHOW CREATE TABLE shows: no secrets.
     pub(crate) fn put(&self, name: &str, entry: TableEntry, definition: String) {
         let mut tables = self.write();
+        tables.restricted.remove(name);
         tables.entries.insert(name.to_owned(), entry);
         tables.definitions.insert(name.to_owned(), definition);
     }
@@ -292,8 +352,12 @@ impl Catalog {
     }
 
     /// A catalog with the same tables, for statements that run beside those of this one; they name only those that
-    /// `may_name` says.
-    pub(crate) fn fork(&self, may_name: Option<impl Fn(&str) -> bool>) -> Self {
+    /// `may_name` says, and open none that is `closed`.
+    pub(crate) fn fork(
+        &self,
+        may_name: Option<impl Fn(&str) -> bool>,
+        closed: &Arc<BTreeSet<String>>,
+    ) -> Self {
         let (tables, version) = self.read(|tables| {
             let mut entries = tables.entries.clone();
             let mut hidden = tables.hidden.clone();
@@ -302,6 +366,8 @@ impl Catalog {
             }
             let tables = Tables {
                 is_restricted: tables.is_restricted || may_name.is_some(),
+                restricted: tables.restricted.clone(),
+                closed: Arc::clone(closed),
                 entries,
                 hidden,
                 definitions: tables.definitions.clone(),
@@ -325,6 +391,7 @@ impl Catalog {
     /// Forgets a name; gives what it stood for.
     pub(crate) fn remove(&self, name: &str) -> Option<(TableEntry, String)> {
         let mut tables = self.write();
+        tables.restricted.remove(name);
         let definition = tables.definitions.remove(name).unwrap_or_default();
         Some((tables.entries.remove(name)?, definition))
     }
@@ -367,6 +434,7 @@ impl Catalog {
         let Some(entry) = found else {
             return Ok(None);
         };
+        self.check_open(base)?;
         if let Some(known) = lock(&self.statement).get(name) {
             return Ok(Some(Arc::clone(known)));
         }
@@ -613,6 +681,7 @@ impl SchemaProvider for Catalog {
     fn deregister_table(&self, name: &str) -> DataFusionResult<Option<Arc<dyn TableProvider>>> {
         let mut tables = self.write();
         tables.definitions.remove(name);
+        tables.restricted.remove(name);
         let provider = lock(&self.statement).remove(name);
         Ok(match tables.entries.remove(name) {
             None => None,

@@ -1,12 +1,13 @@
 //! Building the DataFusion context: types, functions, planners, memory.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anabranch_udfs::{Budget, CompletionNotices, NullFreeColumns};
 use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::registry::FunctionRegistry as _;
@@ -19,7 +20,7 @@ use crate::planner::types::SqlTypes;
 use crate::session::bounded_literals::BoundedLiterals;
 use crate::session::catalog::{Catalog, weak_state};
 use crate::session::delimiters::ShortDelimiters;
-use crate::session::memory::LimitedPool;
+use crate::session::memory::{JobPool, LimitedPool, limit_of};
 use crate::session::nan::{ForgetBounds, KeepNan};
 use crate::session::one_nan::OneNan;
 use crate::session::sizes;
@@ -39,12 +40,26 @@ pub struct SessionOptions {
     /// Bytes that sorts, aggregates and joins may hold before they spill; `None`: half of the
     /// machine's memory.
     pub memory_limit: Option<usize>,
+    /// How much of them is for jobs alone.
+    pub job_memory: JobMemory,
     /// Parallel streams; `None`: one per processor.
     pub target_partitions: Option<usize>,
     /// What the tables of the schema `system` tell of; `None`: there is no such schema.
     pub data_dir: Option<String>,
     /// Where spilled data goes; `None`: the system's temporary folder.
     pub spill_dir: Option<PathBuf>,
+}
+
+/// The memory of jobs. What they have of their own no statement takes, and they take no more (SAFE-1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum JobMemory {
+    /// What there is, as statements do: where there are no statements beside jobs.
+    #[default]
+    Shared,
+    /// Half of what there is.
+    Half,
+    /// So many bytes of it.
+    Bytes(usize),
 }
 
 /// What a fork of a session may do less than the session.
@@ -56,6 +71,8 @@ pub struct ForkOptions {
     pub memory_limit: Option<usize>,
     /// Whether its statements may name a table of a schema; `None`: all of them.
     pub may_name: Option<MayName>,
+    /// Tables that its statements may name, and do not open: they lie where another table is that its statements may not name.
+    pub closed: Arc<BTreeSet<String>>,
     /// Its statements write nothing, not even what a query sets aside.
     pub only_reads: bool,
 }
@@ -87,9 +104,8 @@ pub(super) fn common(
         config = config.with_target_partitions(partitions);
     }
     let settings = config.options_mut();
-    settings.extensions.insert(Budget(function_budget(
-        options.memory_limit.unwrap_or_else(default_memory_limit),
-    )));
+    let limit = limit_of(runtime.memory_pool.as_ref());
+    settings.extensions.insert(Budget(function_budget(limit)));
     settings.sql_parser.collect_spans = true;
     settings.sql_parser.map_string_types_to_utf8view = false;
     settings.sql_parser.support_varchar_with_length = true;
@@ -183,17 +199,91 @@ fn function_budget(limit: usize) -> usize {
 }
 
 /// Memory and disk of a session, shared by its forks.
-pub(super) fn runtime(options: &SessionOptions) -> Result<Arc<RuntimeEnv>> {
-    let limit = options.memory_limit.unwrap_or_else(default_memory_limit);
-    let mut runtime =
-        RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(limit)));
-    if let Some(dir) = &options.spill_dir {
-        runtime = runtime.with_disk_manager_builder(
-            DiskManagerBuilder::default()
-                .with_mode(DiskManagerMode::Directories(vec![dir.clone()])),
-        );
+#[derive(Debug, Clone)]
+pub(super) struct Resources {
+    /// Of statements.
+    pub(super) statements: Arc<RuntimeEnv>,
+    /// Of jobs; the same, if they have none of their own.
+    pub(super) jobs: Arc<RuntimeEnv>,
+}
+
+impl Resources {
+    /// # Errors
+    ///
+    /// Jobs are to have all that there is.
+    pub(super) fn try_new(options: &SessionOptions) -> Result<Self> {
+        let whole = options.memory_limit.unwrap_or_else(default_memory_limit);
+        let of_jobs = match options.job_memory {
+            JobMemory::Shared => None,
+            JobMemory::Half => Some(whole / 2),
+            JobMemory::Bytes(bytes) if bytes < whole => Some(bytes),
+            JobMemory::Bytes(bytes) => {
+                return Err(Error::invalid(format!(
+                    "jobs cannot have {bytes} bytes of the {whole} that there are for them and for statements"
+                ))
+                .with_help("--job-memory is a part of --memory-limit: lower it, or raise that"));
+            }
+        };
+        let disk = || {
+            let mode = match &options.spill_dir {
+                Some(dir) => DiskManagerMode::Directories(vec![dir.clone()]),
+                None => DiskManagerMode::default(),
+            };
+            DiskManagerBuilder::default().with_mode(mode)
+        };
+        let of_statements = whole - of_jobs.unwrap_or(0);
+        let statements = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(FairSpillPool::new(of_statements)))
+            .with_disk_manager_builder(disk())
+            .build_arc()?;
+        let jobs = match of_jobs {
+            None => Arc::clone(&statements),
+            // What statements spill is not counted against what jobs may.
+            Some(of_jobs) => Arc::new(RuntimeEnv {
+                memory_pool: Arc::new(FairSpillPool::new(of_jobs)),
+                disk_manager: Arc::new(disk().build()?),
+                ..statements.as_ref().clone()
+            }),
+        };
+        Ok(Self { statements, jobs })
     }
-    Ok(runtime.build_arc()?)
+
+    /// The pools: one or two.
+    fn pools(&self) -> impl Iterator<Item = &Arc<dyn MemoryPool>> {
+        let own = (!Arc::ptr_eq(&self.statements, &self.jobs)).then_some(&self.jobs);
+        [&self.statements]
+            .into_iter()
+            .chain(own)
+            .map(|runtime| &runtime.memory_pool)
+    }
+
+    /// Bytes that statements and jobs may hold together.
+    pub(super) fn limit(&self) -> usize {
+        let limits = self.pools().map(|pool| limit_of(pool.as_ref()));
+        limits.fold(0, usize::saturating_add)
+    }
+
+    /// Bytes that they hold.
+    pub(super) fn reserved(&self) -> usize {
+        self.pools().map(|pool| pool.reserved()).sum()
+    }
+
+    /// What the sessions of a job have in common, and the memory of jobs as this one has it.
+    pub(super) fn of_job(&self, common: &SessionState) -> (Arc<SessionState>, Arc<JobPool>) {
+        let pool = Arc::new(JobPool::new(Arc::clone(&self.jobs.memory_pool)));
+        let runtime = RuntimeEnv {
+            memory_pool: Arc::clone(&pool) as _,
+            ..self.jobs.as_ref().clone()
+        };
+        let budget = Budget(function_budget(limit_of(pool.as_ref())));
+        let mut config = common.config().clone();
+        config.options_mut().extensions.insert(budget);
+        let state = SessionStateBuilder::new_from_existing(common.clone())
+            .with_config(config)
+            .with_runtime_env(Arc::new(runtime))
+            .build();
+        (Arc::new(state), pool)
+    }
 }
 
 /// The same memory and disk, of which a fork may hold so much.
@@ -220,4 +310,70 @@ fn default_memory_limit() -> usize {
                 .ok()
         })
         .map_or(FALLBACK, |kib: usize| kib.saturating_mul(1024) / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+
+    use super::*;
+
+    fn resources(limit: usize, job_memory: JobMemory) -> Result<Resources> {
+        Resources::try_new(&SessionOptions {
+            memory_limit: Some(limit),
+            job_memory,
+            ..SessionOptions::default()
+        })
+    }
+
+    fn consumer(runtime: &RuntimeEnv) -> MemoryReservation {
+        MemoryConsumer::new("test").register(&runtime.memory_pool)
+    }
+
+    #[test]
+    fn safe_1_statements_cannot_take_the_memory_of_jobs() {
+        for (given, of_jobs) in [(JobMemory::Half, 50), (JobMemory::Bytes(30), 30)] {
+            let resources = resources(100, given).unwrap();
+            let (statement, job) = (consumer(&resources.statements), consumer(&resources.jobs));
+            statement.try_grow(100 - of_jobs).unwrap();
+            statement.try_grow(1).unwrap_err();
+            job.try_grow(of_jobs).unwrap();
+            job.try_grow(1).unwrap_err();
+            assert_eq!((resources.limit(), resources.reserved()), (100, 100));
+        }
+        let shared = resources(100, JobMemory::Shared).unwrap();
+        let (statement, job) = (consumer(&shared.statements), consumer(&shared.jobs));
+        statement.try_grow(60).unwrap();
+        job.try_grow(41).unwrap_err();
+        assert_eq!((shared.limit(), shared.reserved()), (100, 60));
+        for too_much in [100, 101] {
+            let error = resources(100, JobMemory::Bytes(too_much)).unwrap_err();
+            assert!(error.help().unwrap().contains("--job-memory"), "{error}");
+        }
+    }
+
+    #[test]
+    fn functions_of_a_job_have_the_budget_of_jobs() {
+        let resources = resources(100, JobMemory::Bytes(20)).unwrap();
+        let common = common(
+            &SessionOptions::default(),
+            Arc::clone(&resources.statements),
+        );
+        let common = common.unwrap();
+        let budget = |state: &SessionState| {
+            let settings = state.config_options();
+            settings.extensions.get::<Budget>().map(|budget| budget.0)
+        };
+        let (of_job, pool) = resources.of_job(&common);
+        assert_eq!((budget(&common), budget(&of_job)), (Some(20), Some(5)));
+        let job = consumer(of_job.runtime_env());
+        job.try_grow(15).unwrap();
+        assert_eq!((pool.reserved(), resources.reserved()), (15, 15));
+        job.try_grow(6).unwrap_err();
+        let shortage = pool.take_shortage().unwrap();
+        assert_eq!(
+            (shortage.held, shortage.others, shortage.limit),
+            (15, 0, 20)
+        );
+    }
 }

@@ -18,12 +18,13 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{Statement as AnsiStatement, TableObject};
 
-use crate::core::jobs::RecordMark;
+use crate::core::jobs::{RecordMark, Shortage};
 use crate::error::{Error, Result};
 use crate::exec::whole::{WholeExec, read_to_end};
 use crate::planner::ast::Emit;
 use crate::session::catalog::{TableEntry, split_time_travel};
 use crate::session::labels::Labels;
+use crate::session::memory::JobPool;
 use crate::session::scope::check_scope;
 use crate::session::standard::ordered_texts;
 use crate::session::streaming::{
@@ -69,6 +70,8 @@ pub struct BatchSource {
 #[derive(Debug)]
 pub struct JobQuery {
     session: Session,
+    /// The memory of jobs as this one has it; none of a subscription, which has that of statements.
+    pool: Option<Arc<JobPool>>,
     statement: SqlStatement,
     /// The streams it reads, by table name.
     sources: Sources,
@@ -241,11 +244,12 @@ impl JobQuery {
     ///
     /// What a query would say, and what a job cannot do, with its name.
     pub async fn try_new(session: &Session, insert: SqlStatement, emit: Emit) -> Result<Self> {
-        let session = session.fork_alike()?;
+        let (session, pool) = session.fork_of_job()?;
         session.catalog.begin_statement();
         let sink_name = sink_name(&insert)?;
         let sink = session.sink_of(&insert).await?;
         let mut query = Self::planned(session, insert, emit, sink).await?;
+        query.pool = Some(pool);
         if !query.tables.contains(&sink_name) {
             query.tables.push(sink_name.clone());
         }
@@ -273,6 +277,7 @@ impl JobQuery {
     ) -> Result<Self> {
         let mut query = Self {
             session,
+            pool: None,
             statement,
             sources: BTreeMap::new(),
             static_tables: Vec::new(),
@@ -375,6 +380,11 @@ impl JobQuery {
             Some(view) => view_barrier::hidden(view, &error),
             None => error,
         }
+    }
+
+    /// The memory that it did not get since this was asked last.
+    pub(crate) fn take_shortage(&self) -> Option<Shortage> {
+        self.pool.as_ref()?.take_shortage()
     }
 
     /// Where its rows go.

@@ -56,7 +56,6 @@ use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::{DataType, SchemaRef, UInt64Type};
 use datafusion::common::TableReference;
 use datafusion::datasource::memory::MemorySourceConfig;
-use datafusion::execution::memory_pool::MemoryLimit;
 use datafusion::execution::session_state::SessionState;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{CreateExternalTable, DdlStatement, LogicalPlan};
@@ -72,12 +71,14 @@ use crate::planner::{BOUND_ROWS, ParsedStatement, Statement, Text, normalize, re
 use crate::session::catalog::{Catalog, TableEntry};
 use crate::tables::delta::{OptimizeSpec, VacuumSpec};
 
+use context::Resources;
 use create::IfMissing;
 use labels::Labels;
+use memory::JobPool;
 use states::{StatementState, States};
 use unopened::Unopened;
 
-pub use context::{ForkOptions, MayName, SessionOptions, TablePlace};
+pub use context::{ForkOptions, JobMemory, MayName, SessionOptions, TablePlace};
 pub use jobs::{BatchPlan, BatchSource, FrontBatch, JobQuery, JobSinkTable, LastRecords};
 pub use streaming::{FrontPlan, StreamQuery, StreamTable, late_rows};
 pub use system::{batch_rows, job_rows, versions};
@@ -201,6 +202,8 @@ pub struct Session {
     fork: ForkOptions,
     /// What it has in common with its forks.
     common: Arc<SessionState>,
+    /// Their memory and disk.
+    resources: Resources,
     states: States,
     warnings: Arc<Mutex<Vec<String>>>,
 }
@@ -211,9 +214,10 @@ impl Session {
     /// # Errors
     /// Options the engine refuses.
     pub fn try_new(options: &SessionOptions) -> Result<Self> {
-        let common = context::common(options, context::runtime(options)?)?;
+        let resources = Resources::try_new(options)?;
+        let common = context::common(options, Arc::clone(&resources.statements))?;
         let whole = ForkOptions::default();
-        Self::with_catalog(options, &whole, Catalog::default(), common)
+        Self::with_catalog(options, &whole, Catalog::default(), common, resources)
     }
 
     /// A session with the same tables, whose statements run beside those of this one.
@@ -221,10 +225,29 @@ impl Session {
     /// # Errors
     /// None that a caller could cause.
     pub fn fork(&self, fork: &ForkOptions) -> Result<Self> {
+        let common = Arc::clone(&self.common);
+        self.forked(fork, common)
+    }
+
+    /// A fork that may do what this one may, with the memory of jobs in the place of that of statements.
+    ///
+    /// # Errors
+    /// None that a caller could cause.
+    fn fork_of_job(&self) -> Result<(Self, Arc<JobPool>)> {
+        let fork = ForkOptions {
+            memory_limit: None,
+            ..self.fork.clone()
+        };
+        let (common, pool) = self.resources.of_job(&self.common);
+        Ok((self.forked(&fork, common)?, pool))
+    }
+
+    fn forked(&self, fork: &ForkOptions, common: Arc<SessionState>) -> Result<Self> {
         let may_name = fork.may_name.as_ref();
         let may_name = may_name.map(|may_name| move |name: &str| may_name(context::SCHEMA, name));
-        let catalog = self.catalog.fork(may_name);
-        Self::with_catalog(&self.options, fork, catalog, Arc::clone(&self.common))
+        let catalog = self.catalog.fork(may_name, &fork.closed);
+        let resources = self.resources.clone();
+        Self::with_catalog(&self.options, fork, catalog, common, resources)
     }
 
     /// Whether a statement meets in this fork what it would meet in a new one of `whole`. One that may not name every table
@@ -268,17 +291,14 @@ impl Session {
         self.fork.memory_limit
     }
 
-    /// Bytes that all statements of the process may hold.
+    /// Bytes that all statements and jobs of the process may hold.
     pub(crate) fn memory_of_all(&self) -> usize {
-        match self.common.runtime_env().memory_pool.memory_limit() {
-            MemoryLimit::Finite(limit) => limit,
-            _ => usize::MAX,
-        }
+        self.resources.limit()
     }
 
-    /// Bytes that statements of the process hold in sorts, aggregates and joins.
+    /// Bytes that statements and jobs of the process hold in sorts, aggregates and joins.
     pub(crate) fn memory_reserved(&self) -> usize {
-        self.common.runtime_env().memory_pool.reserved()
+        self.resources.reserved()
     }
 
     fn with_catalog(
@@ -286,6 +306,7 @@ impl Session {
         fork: &ForkOptions,
         catalog: Catalog,
         common: Arc<SessionState>,
+        resources: Resources,
     ) -> Result<Self> {
         let notices: Arc<CompletionNotices> = Arc::default();
         let told = Arc::clone(&notices);
@@ -294,6 +315,7 @@ impl Session {
             options: options.clone(),
             fork: fork.clone(),
             common,
+            resources,
             states: States::new(context.clone()),
             warnings: Arc::default(),
             context,
@@ -377,6 +399,21 @@ impl Session {
     /// Where the tables of these names are.
     pub(crate) fn places_of(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<TablePlace> {
         self.catalog.places(is_wanted)
+    }
+
+    /// The tables, with where each of them is.
+    pub(crate) fn all_places(&self) -> Vec<(String, TablePlace)> {
+        self.catalog.all_places()
+    }
+
+    /// Says whether who declared a table may name some tables only.
+    pub(crate) fn set_restricted(&self, name: &str, is_restricted: bool) {
+        self.catalog.set_restricted(name, is_restricted);
+    }
+
+    /// The tables that were declared by somebody who may name some tables only.
+    pub(crate) fn restricted(&self) -> Vec<String> {
+        self.catalog.restricted()
     }
 
     /// How a table or view was declared, without secrets.
@@ -487,6 +524,7 @@ impl Session {
         let Some(statement) = unopened.to_run_again() else {
             return Ok(());
         };
+        let is_restricted = self.catalog.restricted().iter().any(|of| of == name);
         // DataFusion's own statements refuse a name that is taken.
         let kept = self.catalog.remove(name);
         let done = unopened::within(limit, self.execute(statement.clone())).await;
@@ -494,6 +532,9 @@ impl Session {
             && let Some((entry, definition)) = kept
         {
             self.catalog.put(name, entry, definition);
+        }
+        if is_restricted {
+            self.catalog.set_restricted(name, true);
         }
         done.map(drop)
     }

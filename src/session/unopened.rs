@@ -152,9 +152,11 @@ impl Catalog {
     ///
     /// # Errors
     ///
-    /// There is none, with close names; why it cannot be opened.
+    /// There is none, with close names; it may not be opened here; why it cannot be.
     pub(crate) async fn open(&self, name: &str) -> Result<TableEntry> {
-        match self.expect(name)? {
+        let entry = self.expect(name)?;
+        self.check_open(name)?;
+        match entry {
             TableEntry::Unopened(unopened) => unopened.open().await,
             entry => Ok(entry),
         }

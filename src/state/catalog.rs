@@ -33,6 +33,9 @@ pub struct CatalogEntry {
     pub parameters: BTreeMap<String, String>,
     /// When, in milliseconds since 1970 UTC.
     pub at: i64,
+    /// By somebody who may name some tables only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_restricted: bool,
 }
 
 impl CatalogEntry {
@@ -43,6 +46,16 @@ impl CatalogEntry {
             statement,
             parameters,
             at,
+            is_restricted: false,
+        }
+    }
+
+    /// Says whether it was run by somebody who may name some tables only.
+    #[must_use]
+    pub fn restricted(self, is_restricted: bool) -> Self {
+        Self {
+            is_restricted,
+            ..self
         }
     }
 }

@@ -43,6 +43,14 @@ impl ExtensionOptions for Budget {
 /// The same of a call that is made while a statement is planned, where no statement has a budget yet.
 const WHILE_PLANNING: usize = 64 << 20;
 
+/// Between a function and what it would make.
+const WOULD_MAKE: &str = " would make ";
+
+/// Whether it was refused by its budget what a call would make, and not by a pool of memory that others take from as well.
+pub fn is_over_budget(message: &str) -> bool {
+    message.contains(WOULD_MAKE)
+}
+
 /// Refuses a call that would put together more texts than fit into the budget, or into one array of `result`.
 ///
 /// # Errors
@@ -61,7 +69,7 @@ pub(crate) fn check_joined(name: &str, args: &ScalarFunctionArgs, result: &DataT
         return Ok(());
     }
     Err(DataFusionError::ResourcesExhausted(format!(
-        "{name} would make {size} bytes of {} rows, and the statement may hold {most}",
+        "{name}{WOULD_MAKE}{size} bytes of {} rows, and the statement may hold {most}",
         args.number_rows
     )))
 }

@@ -59,7 +59,7 @@ mod values;
 mod window;
 mod window_calls;
 
-pub use budget::Budget;
+pub use budget::{Budget, is_over_budget};
 pub use checked::{
     CheckedArithmetic, DecimalOperators, RoomToCompare, as_kept, checked, checked_of_table, plain,
     with_one_nan_within,

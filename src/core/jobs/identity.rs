@@ -70,6 +70,27 @@ impl Identity {
         }
     }
 
+    /// Whether both are certainly one, whatever the addresses are by which they were asked.
+    pub fn is_certainly(&self, other: &Self) -> bool {
+        let differ = self.compare(other) == Sameness::Other;
+        match (self, other) {
+            // Within a cluster a topic is told by its name alone.
+            (
+                Self::Topic { cluster, id, .. },
+                Self::Topic {
+                    cluster: of_other,
+                    id: id_of_other,
+                    ..
+                },
+            ) => {
+                let is_known =
+                    |one: &Option<String>, other: &Option<String>| one.is_some() && other.is_some();
+                !differ && (is_known(cluster, of_other) || is_known(id, id_of_other))
+            }
+            _ => !differ,
+        }
+    }
+
     /// In which way `now` is another one than this.
     pub fn difference(&self, now: &Self) -> String {
         let (what, is_same_place) = match (self, now) {
@@ -303,6 +324,28 @@ mod tests {
         assert_eq!(lake.compare(&lake), Sameness::Same);
         assert_eq!(lake.compare(&table("file:///a/", "2")), Sameness::Other);
         assert_eq!(lake.compare(&table("file:///b/", "1")), Sameness::Other);
+    }
+
+    #[test]
+    fn one_topic_is_one_by_whatever_address_it_was_asked() {
+        let one = topic("t", Some("c"), Some("1"));
+        for (other, is_one) in [
+            (one.clone(), true),
+            (topic("t", Some("c"), None), true),
+            (topic("t", None, Some("1")), true),
+            (topic("t", Some("c"), Some("2")), false),
+            (topic("t", Some("d"), Some("1")), false),
+            (topic("u", Some("c"), Some("1")), false),
+            (topic("t", None, None), false),
+            (table("t", "1"), false),
+        ] {
+            assert_eq!(one.is_certainly(&other), is_one, "{other}");
+            assert_eq!(other.is_certainly(&one), is_one, "{other}");
+        }
+        let lake = table("file:///a/", "1");
+        assert!(lake.is_certainly(&lake));
+        // A copy of a table has its id.
+        assert!(!lake.is_certainly(&table("file:///b/", "1")));
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod log;
 pub mod ranges;
 pub mod recovery;
 pub mod retention;
+pub mod shortage;
 #[cfg(test)]
 mod simulation;
 pub mod table_time;
@@ -24,6 +25,7 @@ pub use log::{Committed, Entry, Gaps, JobHistory, Phase, is_older};
 pub use ranges::{Lost, PartitionFacts, PlannedRange, choose};
 pub use recovery::{Decision, Missing, Staged, missing_in_sink, recover, recover_in_new_sink};
 pub use retention::{Deletable, Retention, is_sweep_due, oldest_to_stay};
+pub use shortage::{Remedy, Shortage, remedy};
 pub use table_time::{Reached, UnfinishedVersion, through_versions};
 pub use version::{BatchVersion, DeadLetter, SourceProgress, StateFile};
 pub use watermark::{

@@ -23,8 +23,9 @@ use anabranch_udfs::{
     FIRST_WINDOW_END, IncrementalAggregate, LateRows, LateRowsExec, LateRule, SliceRowsExec,
     SliceRule, StateShape,
 };
-use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::array::{Array as _, ArrayRef, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use datafusion::arrow::util::display::array_value_to_string;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchemaRef, TableReference};
 use datafusion::execution::SessionState;
@@ -123,6 +124,19 @@ impl StreamQuery {
     /// Whether a group that was emitted can stop to be: sessions grow and merge, and a filter may no longer hold.
     pub fn withdraws(&self) -> bool {
         matches!(self.split.windowing, Windowing::Session(_)) || self.split.has_filter_above
+    }
+
+    /// Which group an emitted row is of, for people: its columns with their values.
+    pub fn group_of(&self, emitted: &RecordBatch, row: usize) -> String {
+        let fields = self.split.schema.fields().iter();
+        let columns = fields.zip(emitted.columns()).take(self.split.groups);
+        let values: Vec<String> = columns
+            .map(|(field, column)| format!("{} = {}", field.name(), shown(column, row)))
+            .collect();
+        match values.is_empty() {
+            true => "the one group".to_owned(),
+            false => format!("group ({})", values.join(", ")),
+        }
     }
 
     /// Whether it has no window: keys are kept until they are forgotten.
@@ -303,6 +317,20 @@ impl StreamQuery {
         tables: &BatchTables,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         plan_rows(state, sides::over(self.split.back(emitted)?, tables)?).await
+    }
+}
+
+/// A value for people, as far as it is short.
+fn shown(column: &ArrayRef, row: usize) -> String {
+    const CHARACTERS: usize = 200;
+    if column.is_null(row) {
+        return "NULL".to_owned();
+    }
+    let value = array_value_to_string(column, row).unwrap_or_else(|_| "?".to_owned());
+    let short: String = value.chars().take(CHARACTERS).collect();
+    match short.len() < value.len() {
+        true => format!("{short}…"),
+        false => short,
     }
 }
 

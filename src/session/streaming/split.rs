@@ -59,6 +59,8 @@ pub(super) struct Split {
     pub(super) aggregates: Vec<Expr>,
     /// The columns of the aggregate.
     pub(super) schema: DFSchemaRef,
+    /// How many of them, from the first on, tell a group.
+    pub(super) groups: usize,
     /// What the window is, for people and fingerprints.
     pub(super) window: String,
     /// What the state depends on.
@@ -131,11 +133,13 @@ impl Split {
         };
         let fingerprint = fingerprint(&window_text, &windowing, &aggregate, &aggregates, &rows)?;
         let front = reduced(&rows, &windowing, &aggregates)?;
+        let columns = aggregate.schema.fields().len();
         Ok(Self {
             front,
             windowing,
             aggregates,
             schema: Arc::clone(&aggregate.schema),
+            groups: columns.saturating_sub(aggregate.aggr_expr.len()),
             window: window_text,
             fingerprint,
             unsliced,

@@ -430,7 +430,8 @@ impl DeltaJobSource {
         table: &DeltaTable,
         place: FilePlace,
     ) -> Result<Option<RecordMark>> {
-        let read = match place.of_all {
+        // Of a version that is read in several batches, that version.
+        let read = match place.of_all || place.file > 0 {
             true => Some(place.version),
             false => place.version.checked_sub(1),
         };
@@ -462,7 +463,7 @@ impl DeltaJobSource {
     ///
     /// The log cannot be read.
     pub async fn is_other(&self, mark: RecordMark) -> Result<bool> {
-        let table = self.handle.refresh().await?;
+        let table = self.handle.known().await;
         let version = FilePlace::of_offset(mark.offset).version;
         let checksum = self.checksum(&table, version).await?;
         Ok(checksum.is_some_and(|checksum| checksum != mark.checksum))

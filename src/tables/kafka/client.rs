@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
@@ -246,6 +248,16 @@ impl ClientSettings {
             .map_or("", |(_, value)| value)
     }
 
+    /// Bytes that the client takes for one record.
+    pub(crate) fn record_bytes(&self) -> usize {
+        const DEFAULT: usize = 1_000_000;
+        let mut given = self.properties.iter();
+        let given = given.rfind(|(name, _)| name == "message.max.bytes");
+        given
+            .and_then(|(_, value)| value.trim().parse().ok())
+            .unwrap_or(DEFAULT)
+    }
+
     /// How long to wait for a sign of a broker that is given records: what librdkafka gives a request, or what the table says if
     /// that is more, and no longer than a transaction may take.
     pub(crate) fn patience(&self) -> Duration {
@@ -398,20 +410,27 @@ pub(crate) async fn create_topic(
 
 /// True when the broker sets the times of the topic's records. When it cannot be told, it is not.
 pub(crate) async fn is_log_append_time(settings: &ClientSettings, topic: &str) -> bool {
-    let Ok(admin) = settings
+    let described = topic_settings(settings, topic).await;
+    described.is_some_and(|described| {
+        let entry = described.get("message.timestamp.type");
+        entry.and_then(|entry| entry.value.as_deref()) == Some("LogAppendTime")
+    })
+}
+
+/// The settings of a topic, as far as they may be read; none if they cannot be told.
+pub(crate) async fn topic_settings(
+    settings: &ClientSettings,
+    topic: &str,
+) -> Option<ConfigResource> {
+    let admin = settings
         .base()
         .create_with_context::<_, AdminClient<Faults>>(Faults::default())
-    else {
-        return false;
-    };
+        .ok()?;
     let options = AdminOptions::new().request_timeout(Some(settings.connect_timeout));
     let described = admin
         .describe_configs(&[ResourceSpecifier::Topic(topic)], &options)
         .await;
-    described.into_iter().flatten().flatten().any(|resource| {
-        let entry = resource.get("message.timestamp.type");
-        entry.and_then(|entry| entry.value.as_deref()) == Some("LogAppendTime")
-    })
+    described.ok()?.into_iter().flatten().next()
 }
 
 pub(crate) fn unknown_topic(topic: &str) -> Error {
@@ -445,7 +464,14 @@ pub(crate) fn code_error(
     match meaning(code) {
         Meaning::Silence => settings.unavailable(faults),
         Meaning::Passes => Error::unavailable(said),
-        Meaning::Lasts { kind, help } => Error::new(kind, said).with_help(help).of_no_row(),
+        Meaning::Lasts { kind, help } => {
+            let error = Error::new(kind, said).with_help(help);
+            match code {
+                // This one is about a record, and so about a row.
+                RDKafkaErrorCode::MessageSizeTooLarge => error,
+                _ => error.of_no_row(),
+            }
+        }
     }
 }
 

@@ -24,6 +24,7 @@ mod reader;
 mod reader_tests;
 mod reading;
 mod record;
+mod rules;
 mod scan;
 #[cfg(test)]
 mod simulation;

@@ -13,6 +13,7 @@ use crate::core::jobs::Identity;
 use crate::error::Result;
 use crate::tables::kafka::client::{ClientSettings, Faults};
 use crate::tables::kafka::identity::identity;
+use crate::tables::kafka::rules::TopicRules;
 use crate::tables::kafka::sink::Deliveries;
 
 /// A record as a sink sends it.
@@ -82,6 +83,9 @@ pub(crate) trait Publisher: Clock + Send + Sync + 'static {
 
     /// The error after which the client sends nothing any more.
     fn fatal_error(&self) -> Option<RDKafkaErrorCode>;
+
+    /// What a topic asks of records, if its brokers tell. Blocks, at most for `connect.timeout`.
+    fn rules(&self, settings: &ClientSettings, topic: &str) -> Option<TopicRules>;
 }
 
 /// The offsets that a group keeps. The client that asks for them is no member of the group.
@@ -149,6 +153,11 @@ impl Publisher for BaseProducer<Deliveries> {
 
     fn fatal_error(&self) -> Option<RDKafkaErrorCode> {
         self.client().fatal_error().map(|(code, _)| code)
+    }
+
+    fn rules(&self, settings: &ClientSettings, topic: &str) -> Option<TopicRules> {
+        // A client of its own: one that sends records cannot ask for settings.
+        futures::executor::block_on(TopicRules::of_topic(settings, topic))
     }
 }
 

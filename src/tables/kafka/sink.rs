@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use datafusion::arrow::buffer::BooleanBuffer;
-use datafusion::arrow::compute::cast;
+use datafusion::arrow::compute::{cast, max, min};
 use datafusion::arrow::datatypes::{
     DataType, Int32Type, Int64Type, SchemaRef, TimestampMicrosecondType,
 };
@@ -39,6 +39,7 @@ use crate::tables::kafka::definition::{Delivery, KafkaTable, MetadataKey};
 use crate::tables::kafka::ends;
 use crate::tables::kafka::headers::HeaderColumn;
 use crate::tables::kafka::publisher::{CallError, Publisher, SentRecord};
+use crate::tables::kafka::rules::Broken;
 use crate::tables::kafka::under_way::UnderWay;
 
 /// Writes rows to a topic; the count is of rows the broker acknowledged.
@@ -139,26 +140,84 @@ async fn send<O: Outlet>(mut outlet: O, rows: Option<EncodedBatch>) -> Result<(O
 }
 
 /// Makes records of rows, of which nothing is kept.
+///
+/// # Errors
+///
+/// The rows' own error, or that of a record that the client would not take.
 pub(super) async fn encode_rows(
     table: &Arc<KafkaTable>,
     mut data: SendableRecordBatchStream,
 ) -> Result<()> {
     let mut rows = RowEncoder::try_new(Arc::clone(table))?;
+    let bounds = RecordBounds::of(table).await?;
     while let Some(batch) = data.next().await {
-        rows.encode(&batch?, false)?;
+        bounds.check(&rows.encode(&batch?, false)?)?;
     }
     Ok(())
+}
+
+/// What the client asks of a record before it takes it.
+struct RecordBounds {
+    table: Arc<KafkaTable>,
+    /// The partitions that there are, where rows name theirs.
+    partitions: Option<Vec<i32>>,
+    bytes: usize,
+}
+
+impl RecordBounds {
+    async fn of(table: &Arc<KafkaTable>) -> Result<Self> {
+        let names_partitions = table.metadata_column(MetadataKey::Partition).is_some();
+        let asked = Arc::clone(table);
+        let partitions = match names_partitions {
+            true => aside(move || partitions_of(&asked)).await?,
+            false => None,
+        };
+        Ok(Self {
+            partitions,
+            bytes: table.client.record_bytes(),
+            table: Arc::clone(table),
+        })
+    }
+
+    fn check(&self, batch: &EncodedBatch) -> Result<()> {
+        /// Of a record that leaves the partition to the client.
+        const ANY: i32 = -1;
+        /// What the client adds at most to the key and the value of a record.
+        const FRAME: usize = 36;
+        let topic = &self.table.topic;
+        let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
+        for row in 0..batch.rows {
+            if let (Some(partition), Some(known)) = (batch.partition(row), &self.partitions)
+                && partition != ANY
+                && !known.contains(&partition)
+            {
+                return Err(no_partition(topic, &partition.to_string()));
+            }
+            if FRAME + length(batch.key(row)) + length(batch.values.get(row)) > self.bytes {
+                let code = RDKafkaErrorCode::MessageSizeTooLarge;
+                let settings = &self.table.client;
+                return Err(code_error(
+                    code,
+                    too_large(topic),
+                    settings,
+                    &Faults::default(),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The partitions of the table's topic; none if there is no such topic.
+fn partitions_of(table: &KafkaTable) -> Result<Option<Vec<i32>>> {
+    let consumer = table.client.consumer(Faults::default())?;
+    ends::partitions(&table.client, &consumer, &table.topic)
 }
 
 /// A missing topic is created only when the table says with how many partitions.
 pub(super) async fn ensure_topic(table: &Arc<KafkaTable>) -> Result<()> {
     let asked = Arc::clone(table);
-    let found = aside(move || {
-        let faults = Faults::default();
-        let consumer = asked.client.consumer(faults)?;
-        ends::partitions(&asked.client, &consumer, &asked.topic)
-    })
-    .await?;
+    let found = aside(move || partitions_of(&asked)).await?;
     match (found, table.topic_partitions) {
         (Some(_), _) => Ok(()),
         (None, None) => Err(client::unknown_topic(&table.topic)),
@@ -260,6 +319,16 @@ impl EncodedBatch {
         self.headers.as_ref()?.row(row)
     }
 
+    /// The first and the last time that its records are given, in milliseconds since 1970 UTC.
+    fn times(&self) -> Option<Times> {
+        let column = self
+            .timestamps
+            .as_ref()?
+            .as_primitive::<TimestampMicrosecondType>();
+        let (first, last) = (min(column)?, max(column)?);
+        Some((first.div_euclid(1_000), last.div_euclid(1_000)))
+    }
+
     fn timestamp_millis(&self, row: usize) -> Option<i64> {
         let column = self
             .timestamps
@@ -351,6 +420,9 @@ fn internal(error: datafusion::arrow::error::ArrowError) -> Error {
 /// First and last offset of what was delivered to each partition.
 type Published = BTreeMap<i32, (i64, i64)>;
 
+/// A first and a last time, in milliseconds since 1970 UTC.
+type Times = (i64, i64);
+
 /// Counts deliveries and keeps the first that failed.
 #[derive(Clone, Default)]
 pub(crate) struct Deliveries {
@@ -361,6 +433,8 @@ pub(crate) struct Deliveries {
     failure: Arc<Mutex<Option<KafkaError>>>,
     /// Whether the record of that failure had no key.
     without_key: Arc<AtomicBool>,
+    /// Between which times those are that records were given: the client does not tell that of one that was refused.
+    times: Arc<Mutex<Option<Times>>>,
 }
 
 impl Deliveries {
@@ -382,7 +456,18 @@ impl Deliveries {
 
     /// Where the records are that were delivered since this was asked last.
     pub(super) fn take_published(&self) -> Published {
+        *lock(&self.times) = None;
         std::mem::take(&mut *lock(&self.published))
+    }
+
+    /// Records of these times are about to be sent.
+    fn sends(&self, times: Option<Times>) {
+        let Some((first, last)) = times else {
+            return;
+        };
+        let mut all = lock(&self.times);
+        let (from, to) = all.unwrap_or((first, last));
+        *all = Some((from.min(first), to.max(last)));
     }
 
     /// A record was delivered.
@@ -430,6 +515,22 @@ impl ProducerContext for Deliveries {
             Err((error, record)) => self.refused(error, record.key().is_none()),
         }
     }
+}
+
+fn no_partition(topic: &str, which: &str) -> Error {
+    Error::data(format!("topic '{topic}' has no partition {which}")).with_help(
+        "add partitions to the topic, or write others to the column of metadata 'partition'",
+    )
+}
+
+fn too_large(topic: &str) -> String {
+    format!("a record is too large for topic '{topic}'")
+}
+
+fn far_from_clock(topic: &str) -> String {
+    format!(
+        "the time of a record is further from the clock of the broker than topic '{topic}' allows"
+    )
 }
 
 fn follows(error: &KafkaError) -> bool {
@@ -550,6 +651,7 @@ pub(super) struct Session<P> {
 impl<P: Publisher> Session<P> {
     /// Sends the records of some rows.
     pub(super) fn send(&self, batch: &EncodedBatch) -> Result<()> {
+        self.deliveries.sends(batch.times());
         for row in 0..batch.rows {
             let mut record = BaseRecord::<[u8], [u8]>::to(&self.table.topic);
             if let Some(value) = batch.values.get(row) {
@@ -623,24 +725,17 @@ impl<P: Publisher> Session<P> {
                     Some(partition) => partition.to_string(),
                     None => "as high as a row asks for".to_owned(),
                 };
-                return Error::data(format!("topic '{topic}' has no partition {which}"))
-                    .with_help(
-                        "add partitions to the topic, or write others to the column of metadata 'partition'",
-                    );
+                return no_partition(topic, &which);
             }
-            (Some(RDKafkaErrorCode::MessageSizeTooLarge), _) => {
-                format!("a record is too large for topic '{topic}'")
-            }
-            (Some(RDKafkaErrorCode::InvalidTimestamp), _) => format!(
-                "the time of a record is further from the clock of the broker than topic '{topic}' allows"
-            ),
+            (Some(RDKafkaErrorCode::MessageSizeTooLarge), _) => too_large(topic),
+            (Some(RDKafkaErrorCode::InvalidTimestamp), _) => far_from_clock(topic),
             (
-                Some(RDKafkaErrorCode::InvalidRecord | RDKafkaErrorCode::InvalidDifferentRecord),
+                Some(
+                    code @ (RDKafkaErrorCode::InvalidRecord
+                    | RDKafkaErrorCode::InvalidDifferentRecord),
+                ),
                 _,
-            ) => match self.deliveries.refused_without_key() {
-                true => format!("topic '{topic}' refuses a record that has no key"),
-                false => format!("topic '{topic}' refuses a record as invalid"),
-            },
+            ) => return self.invalid(code),
             _ => format!("a record was not written to topic '{topic}': {error}"),
         };
         let (settings, faults) = (&self.table.client, &self.deliveries.faults);
@@ -648,6 +743,25 @@ impl<P: Publisher> Session<P> {
             Some(code) => code_error(code, said, settings, faults),
             None => request_error(error, settings, faults),
         }
+    }
+
+    /// Why a record was refused as invalid. The client says no more than that of records that were sent together: what the topic
+    /// asks of records tells the reason.
+    fn invalid(&self, code: RDKafkaErrorCode) -> Error {
+        let (settings, topic) = (&self.table.client, &self.table.topic);
+        let without_key = self.deliveries.refused_without_key();
+        let times = *lock(&self.deliveries.times);
+        let now = chrono::Utc::now().timestamp_millis();
+        let rules = self.producer.rules(settings, topic);
+        let (code, said) = match rules.and_then(|rules| rules.broken(without_key, times, now)) {
+            Some(Broken::Key) => (
+                code,
+                format!("topic '{topic}' refuses a record that has no key"),
+            ),
+            Some(Broken::Time) => (RDKafkaErrorCode::InvalidTimestamp, far_from_clock(topic)),
+            None => (code, format!("topic '{topic}' refuses a record as invalid")),
+        };
+        code_error(code, said, settings, &self.deliveries.faults)
     }
 
     /// An error of a call that belongs to the batch. A record that was refused before it is the cause, and says more; what

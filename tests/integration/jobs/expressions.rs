@@ -262,3 +262,119 @@ fn what_cannot_be_set_aside_is_refused_or_fails() {
     assert!(ran.err.contains("so many records fail"), "{}", ran.err);
     assert!(pipeline.dead().is_empty());
 }
+
+/// The reason for which a job has stopped.
+fn reason_of(pipeline: &Pipeline, file: &str, job: &str) -> String {
+    let ran = pipeline.catch_up(file);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let query = format!("SELECT reason FROM system.jobs WHERE job = '{job}'");
+    pipeline.rows(&query)[0]["reason"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+/// Records whose rows are too large, for a function, for the client, or name a partition that is not there: the job names the first of
+/// them, or sets them aside.
+#[test]
+fn records_that_are_too_large_or_have_no_place_are_such_records_too() {
+    for (query, bad, expected) in [
+        (
+            "sized SELECT length(repeat('x', v)) FROM numbers",
+            100_000_000_000,
+            "repeat would make 100000000000 bytes of 1 rows",
+        ),
+        (
+            "texts SELECT repeat('x', v) FROM numbers",
+            5_000,
+            "a record is too large for topic",
+        ),
+        (
+            "placed (v, p) SELECT v, v - 1 FROM numbers",
+            8,
+            "has no partition 7",
+        ),
+    ] {
+        for sets_aside in [false, true] {
+            let on_error = if sets_aside { "dead_letter" } else { "fail" };
+            let pipeline = dividing("large", "");
+            let (bootstrap, sink) = (&pipeline.bootstrap, &pipeline.sink);
+            let table = |name: &str, columns: &str| {
+                format!(
+                    "CREATE EXTERNAL TABLE {name} ({columns}) STORED AS KAFKA LOCATION '{sink}' OPTIONS \
+                     ('kafka.bootstrap.servers' '{bootstrap}', 'topic.partitions' '1', 'kafka.message.max.bytes' '2000');\n"
+                )
+            };
+            for (name, columns) in [
+                ("sized", "v BIGINT"),
+                ("texts", "t VARCHAR"),
+                ("placed", "v BIGINT, p BIGINT METADATA FROM 'partition'"),
+            ] {
+                pipeline.work.append("tables.sql", &table(name, columns));
+            }
+            pipeline.work.file(
+                "job.sql",
+                &format!(
+                    "CREATE JOB dividing WITH ('on_expression_error' '{on_error}') AS INSERT INTO {query};\n"
+                ),
+            );
+            // The second of partition 1.
+            pipeline.send_values(&[1, 1, 1, 1, 1, bad, 1]);
+            let place = format!("record {}/1@1: ", pipeline.source);
+            if sets_aside {
+                pipeline.catch_up("job.sql").ok();
+                let dead = pipeline.dead();
+                assert_eq!(dead.len(), 1, "{query}: {dead:?}");
+                assert_eq!((dead[0].0, dead[0].1), (1, 1), "{query}: {dead:?}");
+                assert!(dead[0].2.contains(expected), "{query}: {dead:?}");
+                assert_eq!(pipeline.printed().lines().count(), 6, "{query}");
+            } else {
+                let reason = reason_of(&pipeline, "job.sql", "dividing");
+                assert!(reason.contains(&place), "{query}: {reason}");
+                assert!(reason.contains(expected), "{query}: {reason}");
+                assert_eq!(pipeline.printed(), "", "{query}");
+            }
+        }
+    }
+}
+
+/// Values that are too large only together: no record is to blame, and fewer records at a time make less.
+#[test]
+fn values_that_are_too_large_together_are_made_of_fewer_records() {
+    let mut pipeline = dividing("together", ", 'on_expression_error' 'dead_letter'");
+    pipeline
+        .variables
+        .push(("ANABRANCH_MEMORY_LIMIT", "64MiB".to_owned()));
+    // A call of a function may make 16 MiB; all of these make 50 MB.
+    pipeline.work.file(
+        "job.sql",
+        "CREATE JOB dividing WITH ('on_expression_error' 'dead_letter') AS \
+         INSERT INTO out SELECT length(repeat('x', v)), d FROM numbers;\n",
+    );
+    pipeline.send_values(&[500_000; 100]);
+    pipeline.catch_up("job.sql").ok();
+    assert_eq!(pipeline.printed().lines().count(), 100);
+    assert!(pipeline.dead().is_empty());
+}
+
+/// What fails above an aggregate is of a group.
+#[test]
+fn a_job_names_the_group_that_fails() {
+    let pipeline = dividing("divide-group", "");
+    pipeline.work.file(
+        "windows.sql",
+        "CREATE JOB counting WITH ('trigger' '10 milliseconds', 'on_expression_error' 'dead_letter') AS INSERT INTO out \
+         SELECT 1000 / sum(v), max(d) FROM TUMBLE(TABLE numbers, DESCRIPTOR(t), INTERVAL '10 seconds') \
+         GROUP BY window_start, s EMIT CHANGES;\n",
+    );
+    pipeline.send_values(&[1, 2, 0, 4, 5, 7, 8]);
+    let reason = reason_of(&pipeline, "windows.sql", "counting");
+    assert!(
+        reason.contains("group (window_start = 2025-01-01T00:00:00"),
+        "{reason}"
+    );
+    assert!(reason.contains("s = 0): "), "{reason}");
+    assert!(reason.to_lowercase().contains("divide by zero"), "{reason}");
+    assert!(pipeline.dead().is_empty());
+    assert_eq!(pipeline.printed(), "");
+}

@@ -93,6 +93,37 @@ fn ident_1_a_topic_that_was_made_anew_with_as_many_records_or_more_stops_the_job
 }
 
 #[test]
+fn a_job_that_reads_what_it_writes_by_another_address_stops_before_it_writes() {
+    let pipeline = Pipeline::between_topics("loop", 1);
+    pipeline.send(0..4);
+    let (host, port) = pipeline.bootstrap.rsplit_once(':').unwrap();
+    let other = if host == "localhost" {
+        "127.0.0.1"
+    } else {
+        "localhost"
+    };
+    let source = &pipeline.source;
+    let tables = std::fs::read_to_string(pipeline.work.path("tables.sql")).unwrap();
+    let (numbers, _) = tables.split_once("CREATE EXTERNAL TABLE doubled").unwrap();
+    pipeline.work.file(
+        "tables.sql",
+        &format!(
+            "{numbers}CREATE EXTERNAL TABLE doubled (v BIGINT) STORED AS KAFKA LOCATION '{source}' \
+             OPTIONS ('kafka.bootstrap.servers' '{other}:{port}');\n"
+        ),
+    );
+    let shown = pipeline.stopped("job.sql");
+    assert!(
+        shown.contains(&format!("the job reads and writes topic '{source}'")),
+        "{shown}"
+    );
+    pipeline.resume("RESUME JOB doubling");
+    pipeline.stopped("job.sql");
+    let printed = crate::support::consume_on(&pipeline.bootstrap, source, &[]);
+    assert_eq!(super::numbers_of(&printed), [0, 1, 2, 3]);
+}
+
+#[test]
 fn ident_1_a_topic_that_is_made_anew_while_the_job_runs_stops_it() {
     let pipeline = Pipeline::between_topics("anew-live", 1);
     pipeline.send(0..4);

@@ -82,12 +82,17 @@ fn a_record_without_a_key_in_a_compacted_topic() {
 #[test]
 fn a_record_of_a_time_that_the_topic_does_not_take() {
     let setting = Some(("message.timestamp.after.max.ms", "60000"));
-    let query = "v, 'key', now() + INTERVAL '300 days'";
-    let job = pipeline("job-far", setting, "", query);
-    fails(
-        &job,
-        &["the time of a record", "message.timestamp.after.max.ms"],
-    );
+    for key in ["'key'", "CAST(NULL AS VARCHAR)"] {
+        let query = format!("v, {key}, now() + INTERVAL '300 days'");
+        let job = pipeline("job-far", setting, "", &query);
+        fails(
+            &job,
+            &[
+                "the time of a record is further from the clock",
+                "message.timestamp.after.max.ms",
+            ],
+        );
+    }
 }
 
 #[test]

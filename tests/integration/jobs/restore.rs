@@ -1,6 +1,6 @@
 //! A data directory, a sink or a source that was put back as it was earlier: the job notices, and says what to do.
 
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::Pipeline;
@@ -124,6 +124,73 @@ fn loss_1_an_older_source_is_noticed() {
     pipeline.catch_up("job.sql").ok();
     let all = (0..5).chain(20..26).map(|v| v * 2);
     assert_eq!(pipeline.doubled(), all.collect::<Vec<_>>());
+}
+
+#[test]
+fn loss_1_an_older_source_that_was_written_to_again_is_noticed() {
+    // The versions that were lost are there again, with other rows; or more of them.
+    for more in [3, 5] {
+        let pipeline = Pipeline::from_lake("rewritten-source");
+        pipeline.insert_into_lake(0..2);
+        pipeline.keep("lake");
+        pipeline.insert_into_lake(2..5);
+        pipeline.catch_up("job.sql").ok();
+        let before: Vec<u64> = (0..5).map(|v| v * 2).collect();
+        assert_eq!(pipeline.doubled(), before);
+        pipeline.put_back("lake");
+        pipeline.insert_into_lake(20..20 + more);
+        // That it is resumed changes nothing.
+        for resumes in [false, true] {
+            if resumes {
+                pipeline.work.sql(&[], &["RESUME JOB doubling"]).ok();
+            }
+            let error = pipeline.error("job.sql");
+            assert!(
+                error.contains("which the job has read: it was made anew, restored"),
+                "{error}"
+            );
+            assert_eq!(pipeline.doubled(), before);
+        }
+        pipeline
+            .work
+            .sql(&[], &["RESUME JOB doubling ACCEPTING NEW numbers"])
+            .ok();
+        pipeline.catch_up("job.sql").ok();
+        pipeline.insert_into_lake(40..42);
+        pipeline.catch_up("job.sql").ok();
+        let read = (0..5).chain(0..2).chain(20..20 + more).chain(40..42);
+        let mut doubled: Vec<u64> = read.map(|v| v * 2).collect();
+        doubled.sort_unstable();
+        assert_eq!(pipeline.doubled(), doubled);
+    }
+}
+
+#[test]
+fn loss_1_a_source_that_is_put_back_while_the_job_runs_is_noticed() {
+    let lake = Lake::with_checkpoints(100);
+    lake.send(0..2);
+    let (written, backup) = (lake.work.path("written"), lake.work.path("backup"));
+    copy_folder(&written, &backup);
+    let runs = lake.start();
+    lake.send(2..5);
+    lake.wait_for(&[0, 1, 2, 3, 4]);
+    let signal = |name: &str| {
+        let id = runs.id().to_string();
+        let told = Command::new("kill").args([name, &id]).status();
+        assert!(told.unwrap().success());
+    };
+    // It does not see the table while that is half of what it was.
+    signal("-STOP");
+    std::fs::remove_dir_all(&written).unwrap();
+    copy_folder(&backup, &written);
+    lake.send(20..24);
+    signal("-CONT");
+    let said = ended(runs);
+    assert!(
+        said.contains("which the job has read: it was made anew, restored"),
+        "{said}"
+    );
+    assert_eq!(lake.kept(), [0, 1, 2, 3, 4]);
 }
 
 /// A job from one Delta table to another, a row and a commit each batch.

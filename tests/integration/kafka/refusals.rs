@@ -59,10 +59,29 @@ fn a_record_of_a_time_that_the_topic_does_not_take() {
             refused(
                 &create,
                 &format!("INSERT INTO t (v, ts) VALUES {rows}"),
-                &["the time of a record", "message.timestamp.after.max.ms"],
+                &[
+                    "the time of a record is further from the clock",
+                    "message.timestamp.after.max.ms",
+                ],
             );
         }
     }
+    // A key is not what such a record lacks, and where keys are asked for the time is not what is wrong.
+    let far = topic_with("far-before", ("message.timestamp.before.max.ms", "60000"));
+    let create = table("t", &far, columns, "");
+    let old = ["(1, TIMESTAMP '2001-01-01T00:00:00')"; 3].join(", ");
+    refused(
+        &create,
+        &format!("INSERT INTO t (v, ts) VALUES {old}"),
+        &["the time of a record is further from the clock"],
+    );
+    let compacted = topic_with("far-compacted", ("cleanup.policy", "compact"));
+    let create = table("t", &compacted, columns, "");
+    refused(
+        &create,
+        &format!("INSERT INTO t (v, ts) VALUES {old}"),
+        &["refuses a record that has no key"],
+    );
 }
 
 #[test]

@@ -98,4 +98,31 @@ fn tls_and_logins_work_or_are_told() {
         .ok()
         .out;
     assert_eq!(read, "{\"n\":3}\n", "nothing refused was written");
+
+    // A job waits for its login to be taken, and says what it waits for.
+    let tables = table(sasl, &[&wrong_scram, &ca]);
+    work.file(
+        "job.sql",
+        &format!(
+            "{tables};\nCREATE EXTERNAL TABLE kept (v INT) STORED AS DELTA LOCATION 'kept';\n\
+             CREATE JOB waits AS INSERT INTO kept SELECT v FROM t;\n"
+        ),
+    );
+    let mut run = work.command().args(["run", "job.sql"]).spawn().unwrap();
+    let deadline = Instant::now() + crate::support::PATIENCE;
+    loop {
+        let shown = work.sql(&[], &["SHOW JOBS"]).ok().out;
+        assert!(!shown.contains("guessed-word"), "{shown}");
+        let is_refused = shown.to_lowercase().contains("authentication");
+        if shown.contains("\"WAITING\"") && is_refused {
+            assert!(shown.contains("'kafka.sasl.password'"), "{shown}");
+            break;
+        }
+        assert!(!shown.contains("\"FAILED\""), "{shown}");
+        assert!(run.try_wait().unwrap().is_none(), "it has ended: {shown}");
+        assert!(Instant::now() < deadline, "{shown}");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    run.kill().unwrap();
+    run.wait().unwrap();
 }

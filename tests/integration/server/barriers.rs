@@ -99,6 +99,59 @@ print(rows(admin, "SELECT count(*) FROM secret"))
     assert_eq!(said, "done\n[(3,)]\n");
 }
 
+/// A user declares a place first, and a table that is not theirs is declared there later.
+#[test]
+fn what_was_declared_before_a_hidden_table_does_not_show_it() {
+    let work = Workspace::new();
+    let lake = work.path("lake").display().to_string();
+    std::fs::create_dir(&lake).unwrap();
+    let root = work.dir.path().display().to_string();
+    let arguments = ["--users", users(&work), "--location-root", &root];
+    let served = Served::start(&work, &arguments);
+    let script = r#"
+lake = sys.argv[2]
+rows(admin, f"COPY (SELECT 1 AS a) TO '{lake}/plain/a.parquet' STORED AS PARQUET")
+rows(some, f"CREATE EXTERNAL TABLE open_first (id BIGINT) STORED AS DELTA LOCATION '{lake}/later'")
+rows(some, f"CREATE EXTERNAL TABLE open_files STORED AS PARQUET LOCATION '{lake}/plain/'")
+rows(some, "CREATE VIEW open_over AS SELECT * FROM open_first")
+rows(some, "INSERT INTO open_first VALUES (1)")
+print([rows(some, f"SELECT count(*) FROM {name}") for name in ["open_first", "open_over", "open_files"]])
+rows(admin, f"CREATE EXTERNAL TABLE later (id BIGINT) STORED AS DELTA LOCATION '{lake}/later'")
+rows(admin, "INSERT INTO later VALUES (777)")
+rows(admin, f"CREATE EXTERNAL TABLE plain STORED AS PARQUET LOCATION '{lake}/plain/'")
+# What an administrator declares there is shown on purpose.
+rows(admin, f"CREATE EXTERNAL TABLE open_shared (id BIGINT) STORED AS DELTA LOCATION '{lake}/later'")
+"#;
+    let closed = r#"
+statements = ["SELECT * FROM open_first", "SELECT count(*) FROM open_over", "SELECT * FROM open_files", "SELECT * FROM open_first FOR VERSION AS OF 1",
+    "INSERT INTO open_first VALUES (2)", "DESCRIBE HISTORY open_first", "OPTIMIZE open_first", "SELECT 1 WHERE EXISTS (SELECT 1 FROM open_files)"]
+for sql in statements:
+    answer = refused(rows, some, sql)
+    assert not answer.startswith("done") and "777" not in answer, (sql, answer)
+    assert "that is not yours" in answer, (sql, answer)
+print(rows(some, "SELECT count(*) FROM open_shared"), rows(admin, "SELECT count(*) FROM open_first"))
+"#;
+    let said = served.python(&format!("{TABLES}{script}{closed}"), &[&lake]);
+    assert_eq!(said, "[[(1,)], [(1,)], [(1,)]]\n[(2,)] [(2,)]\n");
+    assert_eq!(served.stop(), Some(0));
+    // It is known after a restart, until the table is declared anew.
+    let served = Served::start(&work, &arguments);
+    let again = r#"
+admin, some = connect('admin', 'admin-pw'), connect('some', 'some-pw')
+"#;
+    let anew = r#"
+lake = sys.argv[2]
+rows(some, "DROP VIEW open_over")
+rows(some, "DROP TABLE open_first")
+print(refused(rows, some, f"CREATE EXTERNAL TABLE open_first (id BIGINT) STORED AS DELTA LOCATION '{lake}/later'")[:4] == "done")
+rows(some, f"CREATE EXTERNAL TABLE open_first (id BIGINT) STORED AS DELTA LOCATION '{lake}/mine'")
+rows(admin, f"CREATE OR REPLACE EXTERNAL TABLE open_files STORED AS PARQUET LOCATION '{lake}/plain/'")
+print(rows(some, "SELECT count(*) FROM open_first"), rows(some, "SELECT count(*) FROM open_files"))
+"#;
+    let said = served.python(&format!("{again}{closed}{anew}"), &[&lake]);
+    assert_eq!(said, "[(2,)] [(2,)]\nFalse\n[(0,)] [(1,)]\n");
+}
+
 #[test]
 fn the_one_schema_stays() {
     let work = Workspace::new();

@@ -113,7 +113,8 @@ print(rows(connect("writer", "writer-pw"), "SELECT 1"), rows(held[0], "SELECT 1"
 #[test]
 fn a_statement_that_fills_the_disk_fails_alone() {
     const SORT: &str = "SELECT md5(CAST(value AS VARCHAR)) AS h FROM generate_series(1, 300000) ORDER BY h OFFSET 299999";
-    let arguments = ["--memory-limit", "32MiB", "--target-partitions", "1"];
+    // Jobs have half of it.
+    let arguments = ["--memory-limit", "64MiB", "--target-partitions", "1"];
     let script = "print(refused(rows, connect(), sys.argv[2])[:8])";
     for (limit, is_full) in [("ulimit -f unlimited", false), ("ulimit -f 128", true)] {
         let work = Workspace::new();
@@ -125,6 +126,56 @@ fn a_statement_that_fills_the_disk_fails_alone() {
         }
         assert_eq!(served.stop(), Some(0));
     }
+}
+
+/// Statements hold all the memory that they can get, and stand still: jobs have memory of their own.
+#[test]
+fn statements_that_hold_all_memory_leave_some_for_jobs() {
+    let work = Workspace::new();
+    let arguments = ["--memory-limit", "64MiB", "--target-partitions", "1"];
+    let served = limited(&work, "true", &arguments);
+    let script = r#"
+import os
+folder = sys.argv[2]
+standing = []
+def stand(keys):
+    own = connect(**{"adbc.flight.sql.client_option.with_max_msg_size": "100000000"})
+    cur = own.cursor()
+    # The keys of the join are held in memory until its last row is fetched.
+    cur.execute(f"SELECT l.value, repeat('some text ', 20) AS t FROM generate_series(1, {keys}) AS l "
+        f"JOIN (SELECT value % {keys} + 1 AS v FROM generate_series(1, 5000000)) AS r ON l.value = r.v")
+    batches = cur.fetch_record_batch()
+    batches.read_next_batch()
+    standing.append((own, cur, batches))
+# What is left is too little for any of them, and for what a job writes with.
+for keys in [1000000, 250000, 62500, 15625, 4000, 1000, 250]:
+    while refused(stand, keys).startswith("done"):
+        assert len(standing) < 60, "there is always more memory"
+assert standing, "nothing was held"
+answer = refused(stand, 1000)
+assert "Failed to allocate" in answer or "Resources exhausted" in answer, answer
+print(len(standing) == len([row for row in rows(connect(), "SHOW QUERIES") if "repeat" in row[6]]))
+open(folder + "/full", "w").close()
+until(lambda: os.path.exists(folder + "/enough"), bool)
+for own, cur, batches in standing:
+    batches.close(); cur.close(); own.close()
+"#;
+    let folder = work.path(".").display().to_string();
+    std::thread::scope(|threads| {
+        let clients = threads.spawn(|| served.python(script, &[&folder]));
+        let deadline = Instant::now() + PATIENCE;
+        while !work.path("full").exists() && !clients.is_finished() {
+            assert!(Instant::now() < deadline, "memory is never full");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        for wanted in 1..4 {
+            goes_on(&work, wanted);
+        }
+        work.file("enough", "");
+        assert_eq!(clients.join().unwrap(), "True\n");
+    });
+    goes_on(&work, 4);
+    assert_eq!(served.stop(), Some(0));
 }
 
 /// Clients read many partitions and go no further, and a statement reads more partitions than there are threads for what blocks.

@@ -16,6 +16,7 @@ use crate::core::jobs::Identity;
 use crate::error::Result;
 use crate::tables::kafka::client::ClientSettings;
 use crate::tables::kafka::publisher::{CallError, Called, Clock, Group, Publisher, SentRecord};
+use crate::tables::kafka::rules::TopicRules;
 use crate::tables::kafka::sink::Deliveries;
 
 /// How many records may wait to be sent.
@@ -417,6 +418,10 @@ impl Publisher for SimulatedPublisher {
 
     fn fatal_error(&self) -> Option<Code> {
         self.local().fatal
+    }
+
+    fn rules(&self, _: &ClientSettings, _: &str) -> Option<TopicRules> {
+        None
     }
 }
 
