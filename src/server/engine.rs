@@ -268,7 +268,7 @@ impl Engine {
             }
         };
         let planned = match is_report {
-            // It does its work where others are planned.
+            // It is made here, and takes as long as it takes.
             true => planning.await?,
             false => self.work.planners.plan(running, planning).await?,
         };

@@ -369,3 +369,28 @@ print("the server is about to end" in ended[0] or ended[0])
     assert_eq!(served.python(script, &[&id, &text]), "True\n");
     assert_eq!(served.stop(), Some(0));
 }
+
+/// More statements than there are threads, each of which is planned for minutes: when their time is over, others are answered.
+#[test]
+fn statements_that_are_planned_for_long_keep_nobody_up() {
+    let work = Workspace::new();
+    let served = Served::start(&work, &["--statement-timeout", "10 seconds"]);
+    let script = r#"
+db, ended, slow = connect(), [], open(sys.argv[2]).read()
+def ask():
+    with connect() as own, own.cursor() as cur:
+        ended.append(refused(lambda: (cur.execute(slow), cur.fetchall())))
+threads = [threading.Thread(target=ask) for _ in range(6)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(ended), {"took longer than" in answer or answer for answer in ended})
+def others():
+    return refused(rows, db, "SELECT count(*) FROM generate_series(1, 10)")
+print(until(others, lambda found: found.startswith("done")))
+print({row[2] for row in rows(db, "SHOW QUERIES")} <= {"RUNNING", "ENDING"})
+"#;
+    let text = work.file("slow.sql", &planned_for_long());
+    let text = work.path(text).display().to_string();
+    let said = served.python(script, &[&text]);
+    assert_eq!(said, "6 {True}\ndone: [(10,)]\nTrue\n");
+}
