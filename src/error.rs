@@ -5,6 +5,7 @@
 //! back out whole through `From`.
 
 mod arguments;
+mod functions;
 mod render;
 mod unsupported;
 mod values;
@@ -452,6 +453,9 @@ fn from_plan(message: &str) -> Error {
         .with_help("give each its name by AS, or all of them: FROM (SELECT …) AS q (x, y)");
     }
     let error = Error::invalid(said.trim_end_matches('.'));
+    if let Some(written) = functions::written(message) {
+        return error.with_help(written);
+    }
     match suggestion {
         Some(name) => error.with_help(format!("did you mean{name}")),
         None => error,

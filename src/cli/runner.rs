@@ -391,8 +391,8 @@ impl Interrupt {
         Self
     }
 
-    /// Until this is dropped, ends the process when it has not ended for a while after a signal: the thread that runs a statement sees
-    /// no signal while it plans one.
+    /// Waits for a signal until this is dropped. If the process has not ended some seconds after one, it is ended here: the thread that
+    /// runs a statement sees no signal while it plans one.
     fn insists() -> AbortOnDropHandle<()> {
         AbortOnDropHandle::new(tokio::spawn(Self::end_later()))
     }

@@ -121,7 +121,7 @@ fn has_between(expr: &Expr) -> bool {
     found.is_break()
 }
 
-/// `ISNULL` behind an expression, which the parser takes for its name.
+/// `ISNULL` behind an expression, which the parser would take for its name.
 fn is_isnull(token: &Token) -> bool {
     matches!(
         token,
@@ -194,9 +194,9 @@ impl Dialect for AnabranchDialect {
         expr: &Expr,
         _: u8,
     ) -> Option<Result<Expr, ParserError>> {
-        if is_isnull(&parser.peek_token_ref().token) {
-            parser.next_token();
-            return Some(Ok(Expr::IsNull(Box::new(expr.clone()))));
+        let next = parser.peek_token_ref();
+        if is_isnull(&next.token) {
+            return Some(parser.expected_ref("IS NULL", next));
         }
         self.parse_symmetric(parser, expr).transpose()
     }

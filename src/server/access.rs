@@ -25,7 +25,7 @@ pub(super) fn share(user: &str, of: usize) -> usize {
     }
 }
 
-/// How many of so many things one of several may have.
+/// How many of so many things one user, or one address, may have at the same time.
 pub(super) fn share_of_one(of: usize) -> usize {
     of - of / 4
 }

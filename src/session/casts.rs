@@ -227,7 +227,8 @@ fn name_casts(select: &mut Select) {
         let SelectItem::UnnamedExpr(expr) = item else {
             continue;
         };
-        let is_cast_of_column = matches!(expr, Expr::Cast { expr, .. } if label_of(expr) == *label);
+        let is_cast_of_column =
+            matches!(&*expr, Expr::Cast { expr, .. } if label_of(expr) == *label);
         let is_only = labels.iter().filter(|other| *other == label).count() == 1;
         if is_cast_of_column && is_only {
             let expr = taken(expr);

@@ -11,9 +11,8 @@ use datafusion::sql::sqlparser::ast::{
 
 use crate::error::{Error, Result};
 use crate::planner::normalize;
-use crate::session::grouping;
-use crate::session::series;
 use crate::session::standard::{call, taken};
+use crate::session::{grouping, likes, series};
 
 /// Goes over a statement.
 ///
@@ -122,6 +121,10 @@ impl VisitorMut for Settled {
                 ),
                 _ => ControlFlow::Continue(()),
             },
+            Expr::Like { .. } | Expr::ILike { .. } => {
+                likes::with_backslashes(expr);
+                ControlFlow::Continue(())
+            }
             Expr::BinaryOp {
                 op: BinaryOperator::PGStartsWith,
                 left,

@@ -16,6 +16,7 @@ mod ingest;
 mod inserted;
 mod jobs;
 mod labels;
+mod likes;
 mod literals;
 mod measures;
 mod memory;

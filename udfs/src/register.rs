@@ -27,9 +27,11 @@ use crate::filtered::FilteredArguments;
 use crate::filters::PushDownFilters;
 use crate::is_final::{IsFinalPlanner, is_final};
 use crate::join_conditions::JoinConditions;
+use crate::join_keys::NamedKeys;
 use crate::keys::{ComputedKeys, FollowedKeys};
 use crate::membership::NullAwareMembership;
 use crate::offsets::{next_offsets, offsets_from, offsets_in};
+use crate::ordered::ordered;
 use crate::planner::{WindowExtensionPlanner, WindowRelationPlanner};
 use crate::ranges::EventTimeRanges;
 use crate::session::aggregate::AggregateBySession;
@@ -93,6 +95,7 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     // Last: everything else has found its place, and what is aggregated is known.
     optimizer.rules.push(Arc::new(AggregateBySession));
     optimizer.rules.push(Arc::new(AggregateByCompletedSession));
+    optimizer.rules.push(Arc::new(NamedKeys));
     optimizer.rules.push(Arc::new(HiddenEqualities));
     optimizer.rules.push(Arc::new(FollowedKeys));
     // Before the rules that make the types of operands equal: the casts of the text.
@@ -179,7 +182,7 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
 /// The aggregate functions of this crate.
 #[must_use]
 pub fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
-    vec![
+    let mut functions = vec![
         Arc::new(is_final()),
         Arc::new(next_offsets()),
         Arc::new(sum()),
@@ -188,7 +191,9 @@ pub fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
         Arc::new(max()),
         Arc::new(bool_and()),
         Arc::new(bool_or()),
-    ]
+    ];
+    functions.extend(ordered().map(Arc::new));
+    functions
 }
 
 /// The planners of this crate's calls. `with_expr_planners` would replace DataFusion's own:

@@ -19,7 +19,6 @@ use datafusion::common::format::DEFAULT_CAST_OPTIONS;
 use datafusion::common::{Result, ScalarValue, internal_err};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::interval_arithmetic::Interval;
-use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
 use datafusion::logical_expr::{
     Cast, ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
     Signature, TryCast, Volatility,
@@ -284,14 +283,6 @@ impl ScalarUDFImpl for RoundedCast {
 
     fn is_strict(&self) -> bool {
         true
-    }
-
-    fn output_ordering(&self, input: &[ExprProperties]) -> Result<SortProperties> {
-        Ok(match input {
-            // What has no place would be NULL, wherever it stands.
-            [of] if !self.is_tried && !self.to.is_nested() => of.sort_properties,
-            _ => SortProperties::Unordered,
-        })
     }
 
     fn evaluate_bounds(&self, _: &[&Interval]) -> Result<Interval> {
