@@ -330,7 +330,7 @@ mod tests {
     }
 
     /// VALUE-1: numbers that are bound are stored as those that are written, all rows by one commit.
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread")]
     async fn bound_numbers_are_rounded_as_written_ones() {
         let dir = tempfile::tempdir().unwrap();
         let session = Session::try_new(&SessionOptions::default()).unwrap();

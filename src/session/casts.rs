@@ -2,6 +2,8 @@
 //! are no part of its names, and refuses the second. So the casts of such calls and keys are told apart by a function that gives the
 //! value itself.
 //!
+//! So are calls with `x IN (SELECT …)` in them, of which the engine's names say no more than IN.
+//!
 //! And `CAST(x AS INT)` in a select list gets the name `x`: the engine would call it by the table as well, `t.x`. In VALUES, casts to
 //! REAL are told from those that the engine adds to other rows.
 
@@ -10,8 +12,8 @@ use std::ops::ControlFlow;
 
 use datafusion::arrow::datatypes::DataType;
 use datafusion::sql::sqlparser::ast::{
-    CastKind, Expr, Function, FunctionArguments, GroupByExpr, Ident, ObjectName, ObjectNamePart,
-    OrderByKind, Query, Select, SelectItem, SetExpr, Value, VisitMut, VisitorMut,
+    BinaryOperator, CastKind, Expr, Function, FunctionArguments, GroupByExpr, Ident, ObjectName,
+    ObjectNamePart, OrderByKind, Query, Select, SelectItem, SetExpr, Value, VisitMut, VisitorMut,
 };
 
 use crate::planner::normalize;
@@ -90,11 +92,11 @@ fn mark_real(value: &mut Expr) {
 }
 
 fn in_select(select: &mut Select, mut order: Option<&mut OrderByKind>, is_named: bool) {
-    // Most have no cast, and their calls need not be compared.
-    if select.visit(&mut AnyCast).is_continue()
+    // Most have none, and their calls need not be compared.
+    if select.visit(&mut AnyUnnamed).is_continue()
         && order
             .as_deref_mut()
-            .is_none_or(|order| order.visit(&mut AnyCast).is_continue())
+            .is_none_or(|order| order.visit(&mut AnyUnnamed).is_continue())
     {
         return;
     }
@@ -128,7 +130,7 @@ fn have_casts_alone_between(select: &Select) -> bool {
     for mut key in keys(select) {
         let _ = key.visit(&mut Bare);
         let text = key.to_string();
-        let _ = key.visit(&mut Casts { marks: false });
+        let _ = key.visit(&mut Unnamed::casts());
         by_name.entry(key.to_string()).or_default().insert(text);
     }
     by_name.values().any(|texts| texts.len() > 1)
@@ -236,16 +238,16 @@ fn name_casts(select: &mut Select) {
     }
 }
 
-/// Looks for a cast.
-struct AnyCast;
+/// Looks for what the engine's names leave out.
+struct AnyUnnamed;
 
-impl VisitorMut for AnyCast {
+impl VisitorMut for AnyUnnamed {
     type Break = ();
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        match expr {
-            Expr::Cast { .. } => ControlFlow::Break(()),
-            _ => ControlFlow::Continue(()),
+        match matches!(expr, Expr::Cast { .. }) || membership(expr).is_some() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
         }
     }
 }
@@ -282,7 +284,9 @@ impl VisitorMut for Calls {
         let mut bare = function.clone();
         lower(&mut bare.name);
         let text = bare.to_string();
-        let _ = bare.args.visit(&mut Casts { marks: false });
+        let mut unnamed = Unnamed::casts_and_queries(false);
+        let _ = bare.args.visit(&mut unnamed);
+        let _ = bare.filter.visit(&mut unnamed);
         let name = bare.to_string();
         if !self.tells_apart {
             self.by_name.entry(name).or_default().insert(text);
@@ -294,9 +298,11 @@ impl VisitorMut for Calls {
 }
 
 fn mark(function: &mut Function) {
+    let mut marks = Unnamed::casts_and_queries(true);
     if let FunctionArguments::List(_) = &function.args {
-        let _ = function.args.visit(&mut Casts { marks: true });
+        let _ = function.args.visit(&mut marks);
     }
+    let _ = function.filter.visit(&mut marks);
 }
 
 const MARK: &str = "as_typed";
@@ -389,26 +395,81 @@ impl VisitorMut for Bare {
     }
 }
 
-/// Takes casts out, or marks them.
-struct Casts {
+/// Takes what the engine's names leave out of an expression, or marks it.
+struct Unnamed {
     marks: bool,
+    /// Not only casts, also IN with a query.
+    with_queries: bool,
+    queries: usize,
 }
 
-impl VisitorMut for Casts {
+impl Unnamed {
+    fn casts() -> Self {
+        Self {
+            marks: false,
+            with_queries: false,
+            queries: 0,
+        }
+    }
+
+    fn casts_and_queries(marks: bool) -> Self {
+        Self {
+            marks,
+            with_queries: true,
+            queries: 0,
+        }
+    }
+}
+
+impl VisitorMut for Unnamed {
     type Break = ();
 
+    fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
+        self.queries += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
+        self.queries -= 1;
+        ControlFlow::Continue(())
+    }
+
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        let Expr::Cast { expr: inner, .. } = expr else {
-            return ControlFlow::Continue(());
+        let asks = self.with_queries && self.queries == 0;
+        let left = match (&*expr, asks) {
+            (Expr::Cast { expr: inner, .. }, _) => Expr::clone(inner),
+            (asked, true) => match membership(asked) {
+                Some(name) => Expr::Identifier(Ident::new(name)),
+                None => return ControlFlow::Continue(()),
+            },
+            _ => return ControlFlow::Continue(()),
         };
-        let replaced = match self.marks {
-            false => Expr::clone(inner),
+        *expr = match self.marks {
+            false => left,
             true => {
                 let text = Value::SingleQuotedString(expr.to_string());
                 call(MARK, [Expr::Value(text.into()), expr.clone()])
             }
         };
-        *expr = replaced;
         ControlFlow::Continue(())
+    }
+}
+
+/// What the engine's names say of a value that is looked for in a query.
+fn membership(expr: &Expr) -> Option<&'static str> {
+    match expr {
+        Expr::InSubquery { negated: false, .. } => Some("IN"),
+        Expr::InSubquery { negated: true, .. } => Some("NOT IN"),
+        Expr::AnyOp {
+            compare_op: BinaryOperator::Eq,
+            right,
+            ..
+        } if matches!(**right, Expr::Subquery(_)) => Some("IN"),
+        Expr::AllOp {
+            compare_op: BinaryOperator::NotEq,
+            right,
+            ..
+        } if matches!(**right, Expr::Subquery(_)) => Some("NOT IN"),
+        _ => None,
     }
 }

@@ -43,4 +43,4 @@ pub use rewrite::{CheckedArithmetic, as_kept, checked, checked_of_table, plain};
 pub(crate) use rounded::rounded;
 pub(crate) use sum::sum;
 
-pub(crate) use overflow::out_of_range;
+pub(crate) use overflow::{out_of_range, sql_name};

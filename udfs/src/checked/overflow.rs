@@ -36,7 +36,7 @@ fn help(data_type: &DataType) -> &'static str {
 }
 
 /// A type as SQL has it.
-fn sql_name(data_type: &DataType) -> String {
+pub(crate) fn sql_name(data_type: &DataType) -> String {
     match data_type {
         DataType::Int8 => "TINYINT".to_owned(),
         DataType::Int16 => "SMALLINT".to_owned(),
@@ -53,6 +53,9 @@ fn sql_name(data_type: &DataType) -> String {
         DataType::Duration(_) | DataType::Interval(_) => "INTERVAL".to_owned(),
         DataType::Timestamp(..) => "TIMESTAMP".to_owned(),
         DataType::Date32 | DataType::Date64 => "DATE".to_owned(),
+        DataType::Boolean => "BOOLEAN".to_owned(),
+        DataType::Float32 => "REAL".to_owned(),
+        DataType::Float64 => "DOUBLE".to_owned(),
         other => other.to_string(),
     }
 }

@@ -4,24 +4,33 @@
 //! DATE is in none of them, and all values would be NULL. The JSON functions have a rule for casts to some types; of a value of another
 //! kind it makes NULL, and it reads decimals as DOUBLE. Here the text of the value is cast: what is not of the type is an error, and NULL
 //! of TRY_CAST. A value that is not there is NULL, and so is the `null` of JSON.
+//!
+//! Numbers are read in one way after another until one of them finds the value. No way fails: an expression of constants is evaluated
+//! with all of its parts. What none of them finds [`Refused`] tells.
 
 use std::sync::Arc;
 
+use arrow::array::AsArray;
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::tree_node::Transformed;
-use datafusion::common::{DFSchema, Result, ScalarValue};
+use datafusion::common::{DFSchema, Result, ScalarValue, internal_err};
 use datafusion::config::ConfigOptions;
 use datafusion::functions::core as functions;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
-use datafusion::logical_expr::{Cast, Expr, ExprSchemable as _, TryCast};
+use datafusion::logical_expr::{
+    Cast, ColumnarValue, Expr, ExprSchemable as _, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
+    Signature, TryCast, Volatility,
+};
 use datafusion_functions_json::JSON_UNION_DATA_TYPE;
 use datafusion_functions_json::udfs::{
     json_as_text_udf, json_get_bool_udf, json_get_float_udf, json_get_int_udf,
     json_union_to_text_udf,
 };
 
-use crate::diagnostic::plan_error;
+use crate::checked::{out_of_range, sql_name};
+use crate::diagnostic::{data_error, plan_error};
 
 /// A decimal for numbers that become integers: with room for all of these, and for digits by which others are rounded.
 const NUMBER: DataType = DataType::Decimal128(38, 18);
@@ -65,30 +74,23 @@ struct To {
 }
 
 impl To {
-    fn cast(&self, value: Expr) -> Expr {
-        let (value, field) = (Box::new(value), Arc::clone(&self.field));
-        match self.is_tried {
-            true => Expr::TryCast(TryCast::new_from_field(value, field)),
-            false => Expr::Cast(Cast::new_from_field(value, field)),
-        }
-    }
-
     /// The value within JSON that these arguments of `json_get` lead to.
     fn read(&self, args: &[Expr]) -> Result<Expr> {
         let args = || args.to_vec();
         let text = || json_as_text_udf().call(args());
-        let as_number = |of: &DataType| Expr::TryCast(TryCast::new(Box::new(text()), of.clone()));
-        let float = || self.cast(json_get_float_udf().call(args()));
+        let field = || Arc::clone(&self.field);
+        let tried = |value: Expr| Expr::TryCast(TryCast::new_from_field(Box::new(value), field()));
+        let float = || tried(json_get_float_udf().call(args()));
         let of = self.field.data_type();
-        // What comes first is right for almost all values. Numbers are read with all their digits, if not with an exponent.
+        // What comes first is right for almost all values. A text with an exponent is no decimal.
         let mut ways = match of {
             DataType::Boolean => vec![json_get_bool_udf().call(args())],
-            of if of.is_integer() => vec![
-                self.cast(json_get_int_udf().call(args())),
-                self.cast(as_number(&NUMBER)),
-                float(),
-            ],
-            of if of.is_decimal() => vec![as_number(of), float()],
+            of if of.is_integer() => {
+                let number = Expr::TryCast(TryCast::new(Box::new(text()), NUMBER));
+                let whole = json_get_int_udf().call(args());
+                vec![tried(whole), tried(number), float()]
+            }
+            of if of.is_decimal() => vec![tried(text()), float()],
             of if of.is_floating() => vec![float()],
             of if of.is_nested() => {
                 return Err(plan_error(
@@ -97,12 +99,57 @@ impl To {
                     "json_get_array gives the elements of an array as JSON, and -> the fields of an object",
                 ));
             }
-            _ => Vec::new(),
+            _ if self.is_tried => return Ok(tried(text())),
+            _ => return Ok(Expr::Cast(Cast::new_from_field(Box::new(text()), field()))),
         };
-        ways.push(self.cast(text()));
+        if !self.is_tried {
+            let refused = ScalarUDF::from(Refused {
+                to: of.clone(),
+                signature: Signature::any(1, Volatility::Immutable),
+            });
+            ways.push(refused.call(vec![text()]));
+        }
         Ok(match ways.len() {
             1 => ways.remove(0),
             _ => functions::coalesce().call(ways),
+        })
+    }
+}
+
+/// Takes the text of a value that is not of a type, and fails if there is one; NULL is of all types.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Refused {
+    to: DataType,
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for Refused {
+    fn name(&self) -> &str {
+        "json_refused"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(self.to.clone())
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let [texts] = args.args.as_slice() else {
+            return internal_err!("{} takes a text", self.name());
+        };
+        let texts = cast(&texts.to_array(args.number_rows)?, &DataType::Utf8)?;
+        let Some(text) = texts.as_string::<i32>().iter().flatten().next() else {
+            return Ok(ColumnarValue::Scalar(ScalarValue::try_from(&self.to)?));
+        };
+        Err(match text.parse::<f64>() {
+            Ok(_) => out_of_range(text, &self.to),
+            Err(_) => data_error(
+                format!("'{text}' in JSON is no {}", sql_name(&self.to)),
+                "TRY_CAST makes NULL of it, and ->> gives it as text",
+            ),
         })
     }
 }
@@ -179,7 +226,7 @@ mod tests {
         JsonCasts.rewrite(expr, &schema, &ConfigOptions::default())
     }
 
-    fn cast(value: Expr, to: DataType) -> Expr {
+    fn cast_to(value: Expr, to: DataType) -> Expr {
         Expr::Cast(Cast::new(Box::new(value), to))
     }
 
@@ -198,24 +245,27 @@ mod tests {
             DataType::Boolean,
             DataType::Binary,
         ] {
-            let cast = cast(get().alias("n"), to.clone());
-            let read = rewritten(cast).unwrap();
+            let read = rewritten(cast_to(get().alias("n"), to.clone())).unwrap();
             assert!(read.transformed, "{to}");
             assert!(read.data.to_string().contains("json_as_text"), "{to}");
         }
-        assert!(!rewritten(cast(get(), DataType::Utf8)).unwrap().transformed);
+        assert!(
+            !rewritten(cast_to(get(), DataType::Utf8))
+                .unwrap()
+                .transformed
+        );
         assert!(!rewritten(get()).unwrap().transformed);
-        assert!(rewritten(cast(get(), DataType::new_list(DataType::Int64, true))).is_err());
+        assert!(rewritten(cast_to(get(), DataType::new_list(DataType::Int64, true))).is_err());
     }
 
     #[test]
     fn values_of_columns_are_read_as_well() {
         let column = |name: &str| Expr::Column(Column::new_unqualified(name));
         for to in [DataType::Date32, DataType::Utf8] {
-            let read = rewritten(cast(column("v"), to)).unwrap();
+            let read = rewritten(cast_to(column("v"), to)).unwrap();
             assert!(read.data.to_string().contains("json_union_to_text"));
         }
-        let of_number = rewritten(cast(column("n"), DataType::Date32)).unwrap();
+        let of_number = rewritten(cast_to(column("n"), DataType::Date32)).unwrap();
         assert!(!of_number.transformed);
     }
 }
