@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, AsArray, Decimal128Array, GenericListArray, Int64Array, OffsetSizeTrait,
 };
-use arrow::datatypes::{ArrowNativeType, DataType, Decimal128Type, FieldRef, Int64Type};
+use arrow::datatypes::{DataType, Decimal128Type, FieldRef, Int64Type};
 use datafusion::common::{Result, ScalarValue, internal_err};
 use datafusion::functions_nested::array_product::array_product_udf;
 use datafusion::functions_nested::array_sum::array_sum_udf;
