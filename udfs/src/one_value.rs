@@ -23,6 +23,9 @@ use datafusion::optimizer::AnalyzerRule;
 
 use crate::diagnostic::data_error;
 
+/// The column of such a subquery. The engine adds the columns that are compared with the row around: no name may be one of theirs.
+const VALUE: &str = "__value";
+
 /// Gives such subqueries an aggregate. It runs behind the rules that move them to filters and projections.
 #[derive(Debug)]
 pub(crate) struct OneValue;
@@ -114,11 +117,10 @@ fn valued(expr: Expr) -> Result<Transformed<Expr>> {
         true => first_value(value, keys),
         false => array_agg(value),
     };
-    let name = subquery.subquery.schema().field(0).name().clone();
     let plan = LogicalPlanBuilder::from(input.clone());
     let plan = plan.aggregate(Vec::<Expr>::new(), [aggregate])?.build()?;
     let columns = plan.schema().columns().into_iter();
-    let columns = columns.map(|column| Expr::Column(column).alias(name.clone()));
+    let columns = columns.map(|column| Expr::Column(column).alias(VALUE));
     let plan = LogicalPlanBuilder::from(plan).project(columns)?.build()?;
     let of_row = Expr::ScalarSubquery(with_plan(&subquery, Arc::new(plan)));
     Ok(Transformed::yes(match is_first {
