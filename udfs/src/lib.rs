@@ -41,6 +41,7 @@ mod filters;
 mod incremental;
 mod is_final;
 mod join_conditions;
+mod join_keys;
 mod keys;
 mod membership;
 mod offsets;

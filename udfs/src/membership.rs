@@ -323,12 +323,18 @@ fn first_column(subquery: &Subquery) -> Result<Column> {
     }
 }
 
-/// The subquery with an operator on top that the engine can ask for its column: VALUES is none.
+/// The subquery with an operator on top that the engine can ask for its column: VALUES is none. A column that is of no table gets a
+/// name, for below OR the engine would take it twice.
 fn with_column(subquery: Subquery) -> Result<Subquery> {
-    if subquery.subquery.head_output_expr()?.is_some() {
+    let is_found = match subquery.subquery.head_output_expr()? {
+        Some(Expr::Column(column)) => column.relation.is_some(),
+        Some(_) => true,
+        None => false,
+    };
+    if is_found {
         return Ok(subquery);
     }
-    let column = Expr::Column(first_column(&subquery)?);
+    let column = Expr::Column(first_column(&subquery)?).alias(MEMBER);
     let rows = LogicalPlanBuilder::from(subquery.subquery.as_ref().clone()).project([column])?;
     Ok(Subquery {
         subquery: Arc::new(rows.build()?),

@@ -27,6 +27,7 @@ use crate::filtered::FilteredArguments;
 use crate::filters::PushDownFilters;
 use crate::is_final::{IsFinalPlanner, is_final};
 use crate::join_conditions::JoinConditions;
+use crate::join_keys::NamedKeys;
 use crate::keys::{ComputedKeys, FollowedKeys};
 use crate::membership::NullAwareMembership;
 use crate::offsets::{next_offsets, offsets_from, offsets_in};
@@ -96,6 +97,7 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     // Last: everything else has found its place, and what is aggregated is known.
     optimizer.rules.push(Arc::new(AggregateBySession));
     optimizer.rules.push(Arc::new(AggregateByCompletedSession));
+    optimizer.rules.push(Arc::new(NamedKeys));
     optimizer.rules.push(Arc::new(HiddenEqualities));
     optimizer.rules.push(Arc::new(FollowedKeys));
     // Before the rules that make the types of operands equal: the casts of the text.

@@ -349,10 +349,13 @@ fn a_statement_that_is_being_planned_does_not_hold_up_the_end_of_the_server() {
     let served = Served::start(&work, &[]);
     let script = r#"
 import os
+from adbc_driver_manager import AdbcStatement
 db, ended, slow = connect(), [], open(sys.argv[3]).read()
 def ask():
-    with connect() as own, own.cursor() as cur:
-        ended.append(refused(lambda: (cur.execute(slow), cur.fetchall())))
+    # Without preparing it.
+    with connect() as own, AdbcStatement(own.adbc_connection) as statement:
+        statement.set_sql_query(slow)
+        ended.append(refused(statement.execute_query))
 thread = threading.Thread(target=ask, daemon=True)
 thread.start()
 until(lambda: [row for row in rows(db, "SHOW QUERIES") if "value * 1 AS c1" in row[6]], len)

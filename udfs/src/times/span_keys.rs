@@ -148,12 +148,8 @@ pub(super) fn keys_by_length(plan: LogicalPlan) -> Result<Transformed<LogicalPla
                     of_right.get_type(right.as_ref())?,
                 ];
                 if are_of_length(&types) {
-                    for (key, of) in [of_left, of_right].into_iter().zip(&types) {
-                        as_length(key, of);
-                        // The engine has keys beside the columns that they are made of.
-                        let name = key.to_string();
-                        *key = std::mem::take(key).alias(name);
-                    }
+                    as_length(of_left, &types[0]);
+                    as_length(of_right, &types[1]);
                     is_changed = true;
                 }
             }

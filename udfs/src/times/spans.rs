@@ -156,7 +156,7 @@ fn between_times(binary: &mut BinaryExpr, schema: &DFSchema) -> Option<Expr> {
             DataType::Int64,
         )))
     };
-    let (left, right) = (micros(&mut *binary.left), micros(&mut *binary.right));
+    let (left, right) = (micros(&mut binary.left), micros(&mut binary.right));
     let between = Expr::BinaryExpr(BinaryExpr::new(left, Operator::Minus, right));
     let length = DataType::Duration(TimeUnit::Microsecond);
     Some(Expr::Cast(Cast::new(Box::new(between), length)))

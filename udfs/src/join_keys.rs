@@ -1,0 +1,50 @@
+//! Names of the keys of joins that are computed and are called by what they are computed of.
+//!
+//! The engine puts such a key beside the columns of its input, where a function that bears the name of its argument, as a cast does,
+//! would be a second column of that name. It gives casts of its own another name; here functions get one.
+
+use datafusion::common::Result;
+use datafusion::common::tree_node::Transformed;
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::optimizer::optimizer::ApplyOrder;
+use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
+
+/// Gives computed keys names of their own. It runs after the rules that make keys of conditions.
+#[derive(Debug)]
+pub(crate) struct NamedKeys;
+
+impl OptimizerRule for NamedKeys {
+    fn name(&self) -> &str {
+        "named_keys"
+    }
+
+    fn apply_order(&self) -> Option<ApplyOrder> {
+        Some(ApplyOrder::TopDown)
+    }
+
+    fn supports_rewrite(&self) -> bool {
+        true
+    }
+
+    fn rewrite(
+        &self,
+        plan: LogicalPlan,
+        _: &dyn OptimizerConfig,
+    ) -> Result<Transformed<LogicalPlan>> {
+        let LogicalPlan::Join(mut join) = plan else {
+            return Ok(Transformed::no(plan));
+        };
+        let mut is_changed = false;
+        for (left, right) in &mut join.on {
+            for key in [left, right] {
+                if matches!(key, Expr::ScalarFunction(_)) {
+                    let name = key.to_string();
+                    *key = std::mem::take(key).alias(name);
+                    is_changed = true;
+                }
+            }
+        }
+        let plan = LogicalPlan::Join(join);
+        Ok(Transformed::new_transformed(plan, is_changed))
+    }
+}
