@@ -77,7 +77,7 @@ impl Planners {
     pub(super) async fn plan<T>(
         &self,
         statement: &Arc<Statement>,
-        work: impl Future<Output = Result<T>> + Send,
+        work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         let unwanted = Unwanted::default();
         let mut work = Box::pin(until_unwanted(unwanted.clone(), work));

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Ident, JoinConstraint, JoinOperator, NamedWindowExpr, Query, Select,
-    SetExpr, SetOperator, SetQuantifier, Spanned, TableFactor, TableWithJoins, UnaryOperator,
-    Value, VisitMut, VisitorMut, WindowSpec, WindowType,
+    AccessExpr, BinaryOperator, Expr, Function, FunctionArguments, GroupByExpr, Ident,
+    JoinConstraint, JoinOperator, LimitClause, NamedWindowExpr, Query, Select, SetExpr,
+    SetOperator, SetQuantifier, Spanned, TableFactor, TableWithJoins, UnaryOperator, Value,
+    VisitMut, VisitorMut, WindowSpec, WindowType,
 };
 
 use crate::error::{Error, Result};
@@ -32,7 +33,7 @@ impl VisitorMut for Settled {
     type Break = Error;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
-        match set_operation(&query.body) {
+        match set_operation(&query.body).or_else(|| limit_of_query(query)) {
             Some(error) => ControlFlow::Break(error),
             None => ControlFlow::Continue(()),
         }
@@ -91,7 +92,13 @@ impl VisitorMut for Settled {
                 Some(error) => ControlFlow::Break(error),
                 None => ControlFlow::Continue(()),
             },
-            _ => ControlFlow::Continue(()),
+            _ => match foreign_table(factor) {
+                Some((what, help)) => {
+                    let error = Error::unsupported(format!("{what} is not supported"));
+                    ControlFlow::Break(error.with_help(help).at(factor.span()))
+                }
+                None => ControlFlow::Continue(()),
+            },
         }
     }
 
@@ -144,6 +151,13 @@ impl VisitorMut for Settled {
                     ControlFlow::Continue(())
                 }
             },
+            Expr::CompoundFieldAccess { root, access_chain } => {
+                name_fields(root, access_chain);
+                ControlFlow::Continue(())
+            }
+            Expr::Function(function) if matches!(function.args, FunctionArguments::Subquery(_)) => {
+                ControlFlow::Break(of_query(function))
+            }
             Expr::Function(function) => match &function.over {
                 Some(WindowType::WindowSpec(WindowSpec {
                     window_name: Some(name),
@@ -188,6 +202,87 @@ fn refused(op: &BinaryOperator, right: &Expr) -> Option<(&'static str, &'static 
         ),
         _ => return None,
     })
+}
+
+/// LIMIT and OFFSET of a query: the engine has to know them when it plans.
+fn limit_of_query(query: &Query) -> Option<Error> {
+    let fetched = query.fetch.iter().flat_map(|fetch| &fetch.quantity);
+    let limits: Vec<&Expr> = match &query.limit_clause {
+        Some(LimitClause::LimitOffset { limit, offset, .. }) => {
+            let offset = offset.iter().map(|offset| &offset.value);
+            limit.iter().chain(offset).collect()
+        }
+        Some(LimitClause::OffsetCommaLimit { offset, limit }) => vec![offset, limit],
+        None => Vec::new(),
+    };
+    let is_query = |expr: &&Expr| {
+        let mut expr = *expr;
+        while let Expr::Nested(inner) = expr {
+            expr = inner;
+        }
+        matches!(expr, Expr::Subquery(_))
+    };
+    let limit = limits.into_iter().chain(fetched).find(is_query)?;
+    Some(
+        Error::unsupported("LIMIT and OFFSET take a number, and not the result of a query")
+            .with_help(
+                "number the rows in a query in FROM, row_number() OVER (ORDER BY …) AS r, and say WHERE r <= (SELECT …)",
+            )
+            .at(limit.span()),
+    )
+}
+
+/// What some databases have in FROM and this one has not, and what to write.
+fn foreign_table(factor: &TableFactor) -> Option<(&'static str, &'static str)> {
+    Some(match factor {
+        TableFactor::Pivot { .. } => (
+            "PIVOT",
+            "aggregate with FILTER: sum(x) FILTER (WHERE k = 'a') AS a, sum(x) FILTER (WHERE k = 'b') AS b",
+        ),
+        TableFactor::Unpivot { .. } => (
+            "UNPIVOT",
+            "make a row of each column: SELECT k, 'a' AS name, a AS value FROM t UNION ALL SELECT k, 'b', b FROM t",
+        ),
+        TableFactor::MatchRecognize { .. } => (
+            "MATCH_RECOGNIZE",
+            "compare a row with those around it by lag(x) OVER (PARTITION BY … ORDER BY …)",
+        ),
+        TableFactor::JsonTable { .. } | TableFactor::OpenJsonTable { .. } => (
+            "a table out of a JSON text",
+            "read its fields by json ->> 'a', and its elements by unnest(json_get_array(json, 'list'))",
+        ),
+        TableFactor::XmlTable { .. } => ("XMLTABLE", "load the text as JSON"),
+        _ => return None,
+    })
+}
+
+/// `ARRAY(SELECT …)` and its kin.
+fn of_query(function: &Function) -> Error {
+    let name = function.name.to_string();
+    match name.eq_ignore_ascii_case("array") {
+        true => Error::unsupported("ARRAY(SELECT …) is not supported").with_help(
+            "write (SELECT array_agg(x ORDER BY y) FROM …); of no rows that is NULL, and coalesce(…, []) is not",
+        ),
+        false => Error::unsupported(format!("a query is no argument of {name}"))
+            .with_help(format!("put it in parentheses of its own: {name}((SELECT …))")),
+    }
+    .at(function.name.span())
+}
+
+/// `l[1].a` and `(s).a` as `l[1]['a']` and `(s)['a']`: a field behind something else than a column is named by a text.
+fn name_fields(root: &Expr, access: &mut [AccessExpr]) {
+    // Those directly behind a name may be parts of the name of a column: a table, or a schema and a table.
+    let mut is_of_name = matches!(root, Expr::Identifier(_));
+    for link in access {
+        let AccessExpr::Dot(field) = link else {
+            is_of_name = false;
+            continue;
+        };
+        if let (Expr::Identifier(ident), false) = (&*field, is_of_name) {
+            let name = Value::SingleQuotedString(normalize(ident));
+            *field = Expr::Value(name.with_span(ident.span));
+        }
+    }
 }
 
 /// INTERSECT ALL and EXCEPT ALL: copies would not be counted.

@@ -42,6 +42,7 @@ mod top_groups;
 mod type_fields;
 mod unopened;
 mod unwanted;
+mod value_rows;
 mod view_barrier;
 mod weights;
 mod yielding;

@@ -29,6 +29,7 @@ use crate::session::plan_limits;
 use crate::session::rows::by_elements;
 use crate::session::standard::{fetch_first, members, time_zone};
 use crate::session::system::{SYSTEM, state_table};
+use crate::session::value_rows::with_queries;
 use crate::session::weights;
 use crate::tables::delta::TimeTravel;
 
@@ -47,6 +48,7 @@ pub(super) async fn prepare(
                 name_literals(insert);
             }
             settle(ansi.as_mut())?;
+            with_queries(ansi.as_mut())?;
             by_elements(ansi.as_mut())?;
             repeated_columns(ansi.as_mut());
             fetch_first(ansi.as_mut())?;
@@ -66,6 +68,7 @@ pub(super) async fn prepare(
             CopyToSource::Query(query) => {
                 weights::check(catalog, query.as_ref())?;
                 settle(query.as_mut())?;
+                with_queries(query.as_mut())?;
                 by_elements(query.as_mut())?;
                 repeated_columns(query.as_mut());
                 fetch_first(query.as_mut())?;

@@ -100,7 +100,8 @@ fn columns(condition: &Expr) -> Result<Vec<Column>> {
     Ok(columns)
 }
 
-fn subquery(expr: &Expr) -> Option<&Subquery> {
+/// The subquery that an expression asks.
+pub(crate) fn subquery(expr: &Expr) -> Option<&Subquery> {
     match expr {
         Expr::InSubquery(of) => Some(&of.subquery),
         Expr::Exists(of) => Some(&of.subquery),

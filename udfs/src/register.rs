@@ -31,9 +31,11 @@ use crate::join_keys::NamedKeys;
 use crate::keys::{ComputedKeys, FollowedKeys};
 use crate::membership::NullAwareMembership;
 use crate::offsets::{next_offsets, offsets_from, offsets_in};
+use crate::one_value::OneValue;
 use crate::ordered::ordered;
 use crate::planner::{WindowExtensionPlanner, WindowRelationPlanner};
 use crate::ranges::EventTimeRanges;
+use crate::scopes::OuterScopes;
 use crate::session::aggregate::AggregateBySession;
 use crate::steps::NamesOfSteps;
 use crate::times::{
@@ -104,12 +106,14 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     analyzer.rules.insert(1, Arc::new(DoubleBeforeDecimal));
     analyzer.rules.insert(2, Arc::new(RoomToCompare));
     analyzer.rules.insert(3, Arc::new(IntervalsByLength));
+    analyzer.rules.insert(0, Arc::new(OuterScopes));
     // And behind them: those casts that they have added.
     builder
         .with_analyzer_rule(Arc::new(MicrosecondTime))
         .with_analyzer_rule(Arc::new(CheckedArithmetic))
         .with_analyzer_rule(Arc::new(JoinConditions))
         .with_analyzer_rule(Arc::new(ComputedKeys))
+        .with_analyzer_rule(Arc::new(OneValue))
         .with_analyzer_rule(Arc::new(NullAwareMembership))
         .with_analyzer_rule(Arc::new(EmptySubqueries))
         .with_analyzer_rule(Arc::new(FilteredArguments))

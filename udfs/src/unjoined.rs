@@ -40,54 +40,86 @@ impl OptimizerRule for UnjoinedConditions {
     ) -> Result<Transformed<LogicalPlan>> {
         if let LogicalPlan::Filter(filter) = &plan {
             filter.predicate.apply(|part| {
-                match part {
-                    Expr::Exists(Exists { subquery, .. }) if !finds_columns(subquery, None) => {
-                        return Err(hidden_columns("EXISTS (SELECT …)", subquery));
+                let (name, subquery, value) = match part {
+                    Expr::Exists(Exists { subquery, .. }) => ("EXISTS (SELECT …)", subquery, None),
+                    Expr::InSubquery(InSubquery { expr, subquery, .. }) => {
+                        ("IN (SELECT …)", subquery, Some(expr.as_ref()))
                     }
-                    Expr::InSubquery(InSubquery { expr, subquery, .. })
-                        if !finds_columns(subquery, Some(expr.as_ref())) =>
-                    {
-                        return Err(hidden_columns("IN (SELECT …)", subquery));
-                    }
-                    _ => {}
+                    _ => return Ok(TreeNodeRecursion::Continue),
+                };
+                match obstacle(subquery, value) {
+                    None => Ok(TreeNodeRecursion::Continue),
+                    Some(Obstacle::Hidden) => Err(hidden_columns(name, subquery)),
+                    Some(Obstacle::Aggregate) => Err(not_supported(
+                        format!(
+                            "{name} that aggregates may compare with the row around it by = only, and in its own WHERE"
+                        ),
+                        subquery.spans.first(),
+                        "join the two tables by the comparison, and GROUP BY the row's columns",
+                    )),
                 }
-                Ok(TreeNodeRecursion::Continue)
             })?;
         }
         Ok(Transformed::no(plan))
     }
 }
 
-/// Whether the engine would find the columns of the subquery that are compared with the row around: it takes the conditions out of
-/// the subquery, and not all that stands between knows of the columns then. `value` is what IN looks for.
-fn finds_columns(subquery: &Subquery, value: Option<&Expr>) -> bool {
+/// Why the conditions on the row around stay in a subquery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Obstacle {
+    /// What stands between does not know the columns that are compared.
+    Hidden,
+    /// Rows are aggregated that a condition leaves out for one row around and not for another.
+    Aggregate,
+}
+
+/// What keeps the engine from finding the columns of the subquery that are compared with the row around: it takes the conditions
+/// out of the subquery, and not all that stands between knows of the columns then. `value` is what IN looks for.
+fn obstacle(subquery: &Subquery, value: Option<&Expr>) -> Option<Obstacle> {
     if subquery.outer_ref_columns.is_empty() {
-        return true;
+        return None;
     }
     let plan = subquery.subquery.as_ref();
     let equality = match (value, plan.head_output_expr()) {
         (None, _) => None,
         (Some(value), Ok(Some(member))) => Some(value.clone().eq(member)),
         // Said elsewhere.
-        (Some(_), _) => return true,
+        (Some(_), _) => return None,
     };
     let mut pull_up = PullUpCorrelatedExpr::new()
         .with_exists_sub_query(equality.is_none())
         .with_in_predicate_opt(equality);
     let Ok(pulled) = plan.clone().rewrite(&mut pull_up) else {
-        return false;
+        return Some(Obstacle::Hidden);
     };
     if !pull_up.can_pull_up {
-        // Said elsewhere.
-        return true;
+        // All else is said elsewhere.
+        return is_only_aggregated(plan).then_some(Obstacle::Aggregate);
     }
     let all = pull_up.correlated_subquery_cols_map.values().flatten();
     let all: BTreeSet<&Column> = all.collect();
     let schema = pulled.data.schema();
     let mut compared = pull_up.join_filters.iter().flat_map(Expr::column_refs);
-    compared.all(|column| {
+    let are_found = compared.all(|column| {
         !all.contains(column) || schema.has_column_with_unqualified_name(&column.name)
-    })
+    });
+    (!are_found).then_some(Obstacle::Hidden)
+}
+
+/// Whether nothing but an aggregate is in the way of conditions on the row around.
+fn is_only_aggregated(plan: &LogicalPlan) -> bool {
+    let is_other = plan.exists(|node| {
+        Ok(match node {
+            LogicalPlan::Filter(_) => false,
+            LogicalPlan::Union(_)
+            | LogicalPlan::Sort(_)
+            | LogicalPlan::Limit(_)
+            | LogicalPlan::Extension(_) => true,
+            _ => node.contains_outer_reference(),
+        })
+    });
+    let aggregates = plan.exists(|node| Ok(matches!(node, LogicalPlan::Aggregate(_))));
+    matches!((is_other, aggregates), (Ok(false), Ok(true)))
 }
 
 fn hidden_columns(name: &str, subquery: &Subquery) -> DataFusionError {

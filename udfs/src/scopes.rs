@@ -1,0 +1,93 @@
+//! Subqueries that name a column of a query further out than the one around them.
+//!
+//! DataFusion plans them, and looks for the column in the query around: it says that there is no such column, or takes another one of
+//! that name. Here they are refused by what they are.
+
+use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchemaRef, Result};
+use datafusion::config::ConfigOptions;
+use datafusion::logical_expr::{Expr, LogicalPlan, Subquery};
+use datafusion::optimizer::AnalyzerRule;
+
+use crate::diagnostic::not_supported;
+use crate::join_conditions::subquery;
+
+/// Refuses such subqueries, before any other rule looks at them.
+#[derive(Debug)]
+pub(crate) struct OuterScopes;
+
+impl AnalyzerRule for OuterScopes {
+    fn name(&self) -> &str {
+        "outer_scopes"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        check(&plan, &mut Vec::new())?;
+        Ok(plan)
+    }
+}
+
+/// The columns that a subquery may name as those of the row around it.
+type Scope = Vec<DFSchemaRef>;
+
+/// Looks at the subqueries of a plan that is within others; `around` has the columns of those, innermost last.
+fn check(plan: &LogicalPlan, around: &mut Vec<Scope>) -> Result<()> {
+    plan.apply(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|part| {
+                if let Some(query) = subquery(part) {
+                    let inputs = node.inputs().into_iter();
+                    let scope = inputs.map(|input| DFSchemaRef::clone(input.schema()));
+                    around.push(scope.collect());
+                    let checked = check_query(query, around);
+                    around.pop();
+                    checked?;
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    Ok(())
+}
+
+fn check_query(query: &Subquery, around: &mut Vec<Scope>) -> Result<()> {
+    let mut far = None;
+    // Those of LATERAL name the tables beside it.
+    query.subquery.apply(|node| {
+        if matches!(node, LogicalPlan::Subquery(_)) {
+            return Ok(TreeNodeRecursion::Jump);
+        }
+        node.apply_expressions(|expr| {
+            expr.apply(|part| {
+                if let Expr::OuterReferenceColumn(_, column) = part
+                    && is_far(column, around)
+                {
+                    far.get_or_insert_with(|| column.clone());
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    if let Some(column) = far {
+        return Err(not_supported(
+            format!(
+                "a subquery names {column}, which is no column of the query around it but of one further out: that is not supported"
+            ),
+            query.spans.first(),
+            "join with that table in the query between the two, and name its column there",
+        ));
+    }
+    check(&query.subquery, around)
+}
+
+/// Whether the query around has no such column, and one further out has.
+fn is_far(column: &Column, around: &[Scope]) -> bool {
+    let has = |scope: &Scope| {
+        let mut schemas = scope.iter();
+        schemas.any(|schema| schema.is_column_from_schema(column))
+    };
+    match around.split_last() {
+        Some((nearest, further)) => !has(nearest) && further.iter().any(has),
+        None => false,
+    }
+}
