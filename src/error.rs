@@ -12,7 +12,7 @@ mod values;
 
 use std::fmt;
 
-use datafusion::common::{Diagnostic, SchemaError};
+use datafusion::common::{Column, Diagnostic, SchemaError};
 use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span};
 
@@ -417,6 +417,9 @@ const COERCION: &str = "coercion failed with: ";
 /// How DataFusion says that an INSERT has another number of columns than its query.
 const INSERT_COUNT: &str = "Column count doesn't match insert query";
 
+/// Stands in the engine's name of a column before what tells it apart from another of the same name. It cannot be typed.
+pub(crate) const APART: char = '\u{1f}';
+
 /// How DataFusion says that two columns have one name.
 const EQUAL_NAMES: &str = "Projections require unique expression names";
 
@@ -447,10 +450,7 @@ fn from_plan(message: &str) -> Error {
     }
     if said.starts_with(EQUAL_NAMES) {
         let name = said.split('"').nth(1).unwrap_or_default();
-        return Error::invalid(format!(
-            "columns have unique names here, and two are called {name}"
-        ))
-        .with_help("give each its name by AS, or all of them: FROM (SELECT …) AS q (x, y)");
+        return equal_names(name);
     }
     let error = Error::invalid(said.trim_end_matches('.'));
     if let Some(written) = functions::written(message) {
@@ -460,6 +460,15 @@ fn from_plan(message: &str) -> Error {
         Some(name) => error.with_help(format!("did you mean{name}")),
         None => error,
     }
+}
+
+/// The refusal of two columns of one name where names are unique.
+pub(crate) fn equal_names(name: &str) -> Error {
+    let name = name.split(APART).next().unwrap_or_default();
+    Error::invalid(format!(
+        "columns have unique names here, and two are called {name}"
+    ))
+    .with_help("give each its name by AS, or all of them: FROM (SELECT …) AS q (x, y)")
 }
 
 /// What an object store said. Layers above it name it through DataFusion, which uses it itself.
@@ -607,10 +616,27 @@ fn from_schema_error(error: &SchemaError) -> Error {
             field,
             valid_fields,
         } => {
-            let known: Vec<&str> = valid_fields
+            let is_one_of_many = |column: &Column| {
+                let tables = (&field.relation, &column.relation);
+                let is_of_table = match tables {
+                    (Some(named), Some(table)) => named.resolved_eq(table),
+                    _ => field.relation.is_none(),
+                };
+                let apart = column.name.split_once(APART);
+                is_of_table && apart.is_some_and(|(label, _)| label == field.name)
+            };
+            if valid_fields.iter().any(is_one_of_many) {
+                return Error::invalid(format!(
+                    "column {} is ambiguous: several columns of a query in FROM are called so",
+                    field.name
+                ))
+                .with_help("name them apart in that query: SELECT … AS a, … AS b");
+            }
+            let mut known: Vec<&str> = valid_fields
                 .iter()
-                .map(|column| column.name.as_str())
+                .filter_map(|column| column.name.split(APART).next())
                 .collect();
+            known.dedup();
             let mut mapped = Error::invalid(format!("no column named {}", field.name));
             if let Some(name) = crate::core::suggest::closest(&field.name, known.iter().copied()) {
                 mapped = mapped.with_help(format!("did you mean \"{name}\"?"));

@@ -18,6 +18,7 @@ use crate::planner::types::SqlTypes;
 use crate::session::bounded_literals::BoundedLiterals;
 use crate::session::catalog::{Catalog, weak_state};
 use crate::session::delimiters::ShortDelimiters;
+use crate::session::inner_names::NamedQueries;
 use crate::session::memory::LimitedPool;
 use crate::session::nan::{ForgetBounds, KeepNan};
 use crate::session::sizes;
@@ -109,6 +110,10 @@ pub(super) fn common(
         .expr_planners()
         .get_or_insert_default()
         .insert(0, Arc::new(BoundedLiterals));
+    builder
+        .relation_planners()
+        .get_or_insert_default()
+        .push(Arc::new(NamedQueries));
     let mut state = builder.build();
     anabranch_udfs::register_json(&mut state)?;
     sizes::bound(&mut state)?;

@@ -1,5 +1,6 @@
 //! A session: the only place that builds a DataFusion context, and that runs statements in it.
 
+mod apart;
 mod bounded_literals;
 mod casts;
 mod catalog;
@@ -12,6 +13,7 @@ mod describe;
 mod dialects;
 mod file_names;
 mod ingest;
+mod inner_names;
 mod inserted;
 mod jobs;
 mod labels;
@@ -19,6 +21,7 @@ mod likes;
 mod literals;
 mod measures;
 mod memory;
+mod names;
 mod nan;
 mod plan_limits;
 mod recursion;
@@ -30,6 +33,8 @@ mod scope_tests;
 mod series;
 mod sizes;
 mod standard;
+mod stars;
+mod state_names;
 mod states;
 mod streaming;
 mod summarize;
@@ -712,7 +717,7 @@ impl Session {
                 }
                 None => {
                     let mut planned = self.physical_plan(&state, &plan).await?;
-                    planned.plan = labels.plan(planned.plan)?;
+                    planned.plan = labels.plan(labels::readable(planned.plan))?;
                     Ok(Ready::Rows(planned))
                 }
             },
@@ -746,12 +751,17 @@ impl Session {
         &self,
         mut sql: SqlStatement,
     ) -> Result<(StatementState<'_>, LogicalPlan)> {
+        let made = Labels::of_made(&sql);
         Box::pin(rewrite::prepare(&self.context, &self.catalog, &mut sql)).await?;
         let state = self.states.state();
-        match labels::plan_apart(&state, &sql).await {
+        match apart::plan_apart(&state, &sql).await {
             Ok(plan) => {
                 plan_limits::check(&plan)?;
                 recursion::check(&plan, &sql)?;
+                let plan = match made {
+                    Some(names) => inner_names::made(plan, &names)?,
+                    None => plan,
+                };
                 Ok((state, inserted::with_nullable_values(plan)?))
             }
             Err(error) => Err(self.catalog.missing_table(error, sql)),

@@ -20,10 +20,11 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 use crate::core::suggest::closest;
 use crate::error::{Error, Result};
 use crate::planner::normalize;
+use crate::session::apart::repeated_columns;
 use crate::session::casts::apart;
 use crate::session::catalog::{Catalog, TableEntry, time_travel_name};
 use crate::session::dialects::settle;
-use crate::session::labels::repeated_columns;
+use crate::session::inner_names::attach;
 use crate::session::literals::doubles;
 use crate::session::plan_limits;
 use crate::session::rows::by_elements;
@@ -41,6 +42,7 @@ pub(super) async fn prepare(
     match statement {
         SqlStatement::Statement(ansi) => {
             weights::check(catalog, ansi.as_ref())?;
+            attach(ansi.as_mut())?;
             if let AnsiStatement::Insert(insert) = ansi.as_mut() {
                 fill_insert(catalog, insert).await?;
                 name_literals(insert);
@@ -64,6 +66,7 @@ pub(super) async fn prepare(
         SqlStatement::CopyTo(copy) => match &mut copy.source {
             CopyToSource::Query(query) => {
                 weights::check(catalog, query.as_ref())?;
+                attach(query.as_mut())?;
                 settle(query.as_mut())?;
                 by_elements(query.as_mut())?;
                 repeated_columns(query.as_mut());
