@@ -567,7 +567,7 @@ mod tests {
                 "a|b|a|b",
             ),
             (
-                "SELECT q.* FROM t CROSS JOIN LATERAL (SELECT t.a + 1) AS q",
+                "SELECT q.* FROM t, LATERAL (SELECT u.b + 1 FROM t AS u WHERE u.a = t.a) AS q",
                 "?column?",
             ),
             // As texts have it that were stored when the engine's names were those.
