@@ -23,6 +23,7 @@ mod measures;
 mod memory;
 mod names;
 mod nan;
+mod parameters;
 mod plan_limits;
 mod recursion;
 mod rewrite;
@@ -512,18 +513,22 @@ impl Session {
         let Statement::Sql(sql) = &parsed.statement else {
             return HashMap::new();
         };
-        let mut cast_types = standard::cast_types(sql);
-        self.catalog.begin_statement();
-        let types = async {
-            let (_, plan) = self.logical_plan(sql.as_ref().clone()).await?;
-            Ok::<_, Error>(plan.get_parameter_types()?)
-        };
-        let types = on_stack(types).await.unwrap_or_default().into_iter();
-        let known =
-            types.filter_map(|(name, of)| Some((name.trim_start_matches('$').to_owned(), of?)));
         // What a parameter is cast to is what it is to be bound as.
-        cast_types.extend(known);
-        cast_types
+        let mut types = standard::cast_types(sql);
+        self.catalog.begin_statement();
+        let found = async {
+            let plan = match self.logical_plan(sql.as_ref().clone()).await {
+                Ok((_, plan)) => plan,
+                // What is added to a time the engine takes for a time, and that has no type.
+                Err(error) => match standard::with_spans(sql) {
+                    Some(spans) => self.logical_plan(spans).await?.1,
+                    None => return Err(error),
+                },
+            };
+            Ok::<_, Error>(parameters::types(&plan))
+        };
+        types.extend(on_stack(found).await.unwrap_or_default());
+        types
     }
 
     /// Runs a statement whose parameters are bound.

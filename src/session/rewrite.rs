@@ -12,7 +12,7 @@ use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
 use datafusion::sql::sqlparser::ast::{
     Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Insert, ObjectName,
     ObjectNamePart, ObjectType, Query, SelectItem, SetExpr, Spanned, Statement as AnsiStatement,
-    TableAlias, TableFactor, TableObject, TableVersion, Value, VisitMut, VisitorMut,
+    TableAlias, TableFactor, TableObject, TableVersion, Value, ValueWithSpan, VisitMut, VisitorMut,
 };
 
 use datafusion::sql::sqlparser::tokenizer::Span;
@@ -295,13 +295,21 @@ fn name_literals(insert: &mut Insert) {
         return;
     };
     for (place, item) in select.projection.iter_mut().enumerate() {
-        if let SelectItem::UnnamedExpr(expr @ Expr::Value(_)) = item {
+        // The engine does not tell the type of a parameter that is called otherwise.
+        let is_literal = |expr: &Expr| matches!(expr, Expr::Value(value) if !is_parameter(value));
+        if let SelectItem::UnnamedExpr(expr) = item
+            && is_literal(expr)
+        {
             *item = SelectItem::ExprWithAlias {
                 expr: expr.clone(),
                 alias: Ident::with_quote('"', format!("literal {place}")),
             };
         }
     }
+}
+
+fn is_parameter(value: &ValueWithSpan) -> bool {
+    matches!(value.value, Value::Placeholder(_))
 }
 
 fn known_column(
