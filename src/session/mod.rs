@@ -55,7 +55,7 @@ use std::time::Duration;
 use anabranch_udfs::CompletionNotices;
 use datafusion::arrow::array::{AsArray as _, RecordBatch};
 use datafusion::arrow::compute::concat_batches;
-use datafusion::arrow::datatypes::{DataType, SchemaRef, UInt64Type};
+use datafusion::arrow::datatypes::{DataType, Field, SchemaRef, UInt64Type};
 use datafusion::common::TableReference;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::memory_pool::MemoryLimit;
@@ -734,18 +734,18 @@ impl Session {
         &self,
         state: &SessionState,
         table: CreateExternalTable,
-        typed: &file_names::Typed,
+        typed: &[Field],
     ) -> Result<()> {
         let name = table.name.clone();
         let is_there = self.context.table_exist(name.clone())?;
-        let table = file_names::with_names_of_files(state, table, typed).await?;
+        let (table, names) = file_names::with_names_of_files(state, table, typed).await?;
         let keeps = is_there && table.if_not_exists;
         let plan = LogicalPlan::Ddl(DdlStatement::CreateExternalTable(Box::new(table)));
         self.context.execute_logical_plan(plan).await?;
         if !keeps {
             let files = self.context.table_provider(name.clone()).await?;
             self.context.deregister_table(name.clone())?;
-            let renamed = file_names::Renamed::new(files, typed);
+            let renamed = file_names::Renamed::new(files, &names);
             self.context.register_table(name, Arc::new(renamed))?;
         }
         Ok(())
