@@ -332,6 +332,11 @@ fn from_datafusion(error: DataFusionError) -> Error {
             },
         },
         DataFusionError::Context(context, inner) => {
+            if is_rule(&context)
+                && let Some(error) = of_outer_column(&inner)
+            {
+                return error;
+            }
             let inner = from_datafusion(*inner);
             // Optimizer rules wrap their input's errors with their own names: of no use to a user.
             if is_rule(&context) || inner.span.is_some() {
@@ -637,8 +642,16 @@ fn from_schema_error(error: &SchemaError) -> Error {
                 .filter_map(|column| column.name.split(APART).next())
                 .collect();
             known.dedup();
-            let mut mapped = Error::invalid(format!("no column named {}", field.name));
-            if let Some(name) = crate::core::suggest::closest(&field.name, known.iter().copied()) {
+            let shown = |column: &Column| match &column.relation {
+                Some(table) => format!("{}.{}", table.table(), column.name),
+                None => column.name.clone(),
+            };
+            let mut mapped = Error::invalid(format!("no column named {}", shown(field)));
+            if let Some(of_other) = valid_fields.iter().find(|of| of.name == field.name) {
+                mapped = mapped.with_help(format!("did you mean {}?", shown(of_other)));
+            } else if let Some(name) =
+                crate::core::suggest::closest(&field.name, known.iter().copied())
+            {
                 mapped = mapped.with_help(format!("did you mean \"{name}\"?"));
             } else if !known.is_empty() {
                 mapped = mapped.with_help(format!("the columns are {}", known.join(", ")));
@@ -647,6 +660,23 @@ fn from_schema_error(error: &SchemaError) -> Error {
         }
         other => Error::invalid(other.to_string()),
     }
+}
+
+/// What a rule does not find that the planner has found: a column of a query around, in a subquery of a subquery.
+fn of_outer_column(error: &DataFusionError) -> Option<Error> {
+    let DataFusionError::SchemaError(missing, _) = error.find_root() else {
+        return None;
+    };
+    let SchemaError::FieldNotFound { field, .. } = missing.as_ref() else {
+        return None;
+    };
+    let error = Error::unsupported(format!(
+        "column {} of a query around cannot be named this deep within subqueries",
+        field.name
+    ));
+    Some(error.with_help(
+        "compare with it in WHERE of the subquery that stands in that query, or join with the table",
+    ))
 }
 
 fn with_diagnostic(error: Error, diagnostic: &Diagnostic) -> Error {
@@ -703,6 +733,36 @@ mod tests {
             )
             .into(),
         ]
+    }
+
+    #[test]
+    fn a_column_is_missed_by_the_name_that_was_typed() {
+        let missing = |table: Option<&str>, name: &str, known: &[(&str, &str)]| {
+            let known = known
+                .iter()
+                .map(|(table, name)| Column::new(Some(*table), *name));
+            let error = SchemaError::FieldNotFound {
+                field: Box::new(Column::new(table, name)),
+                valid_fields: known.collect(),
+            };
+            DataFusionError::SchemaError(Box::new(error), Box::new(None))
+        };
+        let error = Error::from(missing(Some("q"), "a", &[("t", "a")]));
+        assert_eq!(error.message(), "no column named q.a");
+        assert_eq!(error.help(), Some("did you mean t.a?"));
+        let several = [("q", "a\u{1f}0"), ("q", "a\u{1f}1"), ("q", "b")];
+        let error = Error::from(missing(None, "a", &several));
+        assert!(
+            error.message().starts_with("column a is ambiguous"),
+            "{error}"
+        );
+        let error = Error::from(missing(None, "zzz", &several));
+        assert_eq!(error.help(), Some("the columns are a, b"));
+        // The planner had found it.
+        let in_rule = missing(Some("t"), "a", &[("u", "a")]).context("Optimizer rule 'x' failed");
+        let error = Error::from(in_rule);
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(!error.message().contains("no column"), "{error}");
     }
 
     #[test]
