@@ -13,7 +13,7 @@ mod values;
 use std::fmt;
 
 use anabranch_udfs::is_over_budget;
-use datafusion::common::{Diagnostic, SchemaError};
+use datafusion::common::{Column, Diagnostic, SchemaError};
 use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span};
 
@@ -349,6 +349,11 @@ fn from_datafusion(error: DataFusionError) -> Error {
             },
         },
         DataFusionError::Context(context, inner) => {
+            if is_rule(&context)
+                && let Some(error) = of_outer_column(&inner)
+            {
+                return error;
+            }
             let inner = from_datafusion(*inner);
             // Optimizer rules wrap their input's errors with their own names: of no use to a user.
             if is_rule(&context) || inner.span.is_some() {
@@ -445,6 +450,9 @@ const COERCION: &str = "coercion failed with: ";
 /// How DataFusion says that an INSERT has another number of columns than its query.
 const INSERT_COUNT: &str = "Column count doesn't match insert query";
 
+/// Stands in the engine's name of a column before what tells it apart from another of the same name. It cannot be typed.
+pub(crate) const APART: char = '\u{1f}';
+
 /// How DataFusion says that two columns have one name.
 const EQUAL_NAMES: &str = "Projections require unique expression names";
 
@@ -475,10 +483,7 @@ fn from_plan(message: &str) -> Error {
     }
     if said.starts_with(EQUAL_NAMES) {
         let name = said.split('"').nth(1).unwrap_or_default();
-        return Error::invalid(format!(
-            "columns have unique names here, and two are called {name}"
-        ))
-        .with_help("give each its name by AS, or all of them: FROM (SELECT …) AS q (x, y)");
+        return equal_names(name);
     }
     let error = Error::invalid(said.trim_end_matches('.'));
     if let Some(written) = functions::written(message) {
@@ -488,6 +493,15 @@ fn from_plan(message: &str) -> Error {
         Some(name) => error.with_help(format!("did you mean{name}")),
         None => error,
     }
+}
+
+/// The refusal of two columns of one name where names are unique.
+pub(crate) fn equal_names(name: &str) -> Error {
+    let name = name.split(APART).next().unwrap_or_default();
+    Error::invalid(format!(
+        "columns have unique names here, and two are called {name}"
+    ))
+    .with_help("give each its name by AS, or all of them: FROM (SELECT …) AS q (x, y)")
 }
 
 /// What an object store said. Layers above it name it through DataFusion, which uses it itself.
@@ -636,12 +650,37 @@ fn from_schema_error(error: &SchemaError) -> Error {
             field,
             valid_fields,
         } => {
-            let known: Vec<&str> = valid_fields
+            let is_one_of_many = |column: &Column| {
+                let tables = (&field.relation, &column.relation);
+                let is_of_table = match tables {
+                    (Some(named), Some(table)) => named.resolved_eq(table),
+                    _ => field.relation.is_none(),
+                };
+                let apart = column.name.split_once(APART);
+                is_of_table && apart.is_some_and(|(label, _)| label == field.name)
+            };
+            if valid_fields.iter().any(is_one_of_many) {
+                return Error::invalid(format!(
+                    "column {} is ambiguous: several columns of a query in FROM are called so",
+                    field.name
+                ))
+                .with_help("name them apart in that query: SELECT … AS a, … AS b");
+            }
+            let mut known: Vec<&str> = valid_fields
                 .iter()
-                .map(|column| column.name.as_str())
+                .filter_map(|column| column.name.split(APART).next())
                 .collect();
-            let mut mapped = Error::invalid(format!("no column named {}", field.name));
-            if let Some(name) = crate::core::suggest::closest(&field.name, known.iter().copied()) {
+            known.dedup();
+            let shown = |column: &Column| match &column.relation {
+                Some(table) => format!("{}.{}", table.table(), column.name),
+                None => column.name.clone(),
+            };
+            let mut mapped = Error::invalid(format!("no column named {}", shown(field)));
+            if let Some(of_other) = valid_fields.iter().find(|of| of.name == field.name) {
+                mapped = mapped.with_help(format!("did you mean {}?", shown(of_other)));
+            } else if let Some(name) =
+                crate::core::suggest::closest(&field.name, known.iter().copied())
+            {
                 mapped = mapped.with_help(format!("did you mean \"{name}\"?"));
             } else if !known.is_empty() {
                 mapped = mapped.with_help(format!("the columns are {}", known.join(", ")));
@@ -650,6 +689,23 @@ fn from_schema_error(error: &SchemaError) -> Error {
         }
         other => Error::invalid(other.to_string()),
     }
+}
+
+/// What a rule does not find that the planner has found: a column of a query around, in a subquery of a subquery.
+fn of_outer_column(error: &DataFusionError) -> Option<Error> {
+    let DataFusionError::SchemaError(missing, _) = error.find_root() else {
+        return None;
+    };
+    let SchemaError::FieldNotFound { field, .. } = missing.as_ref() else {
+        return None;
+    };
+    let error = Error::unsupported(format!(
+        "column {} of a query around cannot be named this deep within subqueries",
+        field.name
+    ));
+    Some(error.with_help(
+        "compare with it in WHERE of the subquery that stands in that query, or join with the table",
+    ))
 }
 
 fn with_diagnostic(error: Error, diagnostic: &Diagnostic) -> Error {
@@ -706,6 +762,36 @@ mod tests {
             )
             .into(),
         ]
+    }
+
+    #[test]
+    fn a_column_is_missed_by_the_name_that_was_typed() {
+        let missing = |table: Option<&str>, name: &str, known: &[(&str, &str)]| {
+            let known = known
+                .iter()
+                .map(|(table, name)| Column::new(Some(*table), *name));
+            let error = SchemaError::FieldNotFound {
+                field: Box::new(Column::new(table, name)),
+                valid_fields: known.collect(),
+            };
+            DataFusionError::SchemaError(Box::new(error), Box::new(None))
+        };
+        let error = Error::from(missing(Some("q"), "a", &[("t", "a")]));
+        assert_eq!(error.message(), "no column named q.a");
+        assert_eq!(error.help(), Some("did you mean t.a?"));
+        let several = [("q", "a\u{1f}0"), ("q", "a\u{1f}1"), ("q", "b")];
+        let error = Error::from(missing(None, "a", &several));
+        assert!(
+            error.message().starts_with("column a is ambiguous"),
+            "{error}"
+        );
+        let error = Error::from(missing(None, "zzz", &several));
+        assert_eq!(error.help(), Some("the columns are a, b"));
+        // The planner had found it.
+        let in_rule = missing(Some("t"), "a", &[("u", "a")]).context("Optimizer rule 'x' failed");
+        let error = Error::from(in_rule);
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(!error.message().contains("no column"), "{error}");
     }
 
     #[test]

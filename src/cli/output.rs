@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arrow_json::writer::{JsonArray, LineDelimited, Writer, WriterBuilder};
 use datafusion::arrow::array::{Array, ArrayRef, RecordBatch};
+use datafusion::arrow::buffer::NullBuffer;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 
@@ -170,10 +171,12 @@ fn write_csv<W: Write>(out: &mut W, batch: &RecordBatch, header: bool) -> Result
         }
         lines.push('\n');
     }
+    let columns = batch.columns().iter();
+    let nulls: Vec<Option<NullBuffer>> = columns.map(|column| column.logical_nulls()).collect();
     let mut text = String::new();
     for row in 0..batch.num_rows() {
-        for (place, (column, cells)) in batch.columns().iter().zip(&cells).enumerate() {
-            if column.is_null(row) {
+        for (place, (nulls, cells)) in nulls.iter().zip(&cells).enumerate() {
+            if is_null(nulls.as_ref(), row) {
                 lines.push_str(if place > 0 { "," } else { "" });
                 continue;
             }
@@ -184,6 +187,11 @@ fn write_csv<W: Write>(out: &mut W, batch: &RecordBatch, header: bool) -> Result
         lines.push('\n');
     }
     out.write_all(lines.as_bytes()).map_err(io_error)
+}
+
+/// Whether there is no value; of a column of no type, or one with a dictionary, its array alone does not tell.
+fn is_null(logical: Option<&NullBuffer>, row: usize) -> bool {
+    logical.is_some_and(|nulls| nulls.is_null(row))
 }
 
 fn write_csv_field(line: &mut String, place: usize, text: &str) {
@@ -215,14 +223,16 @@ fn plain(batch: &RecordBatch) -> Result<RecordBatch> {
     if !types.any(is_text_in_csv) {
         return Ok(batch.clone());
     }
-    let options = FormatOptions::default();
+    // Within a list or a struct an empty text is nothing at all.
+    let options = FormatOptions::default().with_null("NULL");
     let mut fields = Vec::with_capacity(batch.num_columns());
     let mut columns: Vec<ArrayRef> = Vec::with_capacity(batch.num_columns());
     for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
         if is_text_in_csv(field.data_type()) {
             let cells = ArrayFormatter::try_new(column, &options).map_err(write_error)?;
+            let nulls = column.logical_nulls();
             let text: datafusion::arrow::array::StringArray = (0..column.len())
-                .map(|row| column.is_valid(row).then(|| cells.value(row).to_string()))
+                .map(|row| (!is_null(nulls.as_ref(), row)).then(|| cells.value(row).to_string()))
                 .collect();
             fields.push(Field::new(field.name(), DataType::Utf8, true));
             columns.push(Arc::new(text));
@@ -364,7 +374,11 @@ fn width(text: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::arrow::array::{StringArray, TimestampMicrosecondArray};
+    use datafusion::arrow::array::{
+        DictionaryArray, ListBuilder, NullArray, StringArray, StringBuilder,
+        TimestampMicrosecondArray,
+    };
+    use datafusion::arrow::datatypes::Int32Type;
 
     use super::*;
 
@@ -406,5 +420,24 @@ mod tests {
         let quoted = "\"a,b\"\n\"say \"\"x\"\"\"\n\"two\nlines\"\nx\n";
         assert_eq!(csv(&one), format!("t\n\"\"\n\n{quoted}"));
         assert!(csv(&two).starts_with("\"\",u\n\"\",\"\"\n,\n\"a,b\",\"a,b\"\n"));
+    }
+
+    #[test]
+    fn null_of_no_type_and_within_others_is_no_empty_text() {
+        let nothing: ArrayRef = Arc::new(NullArray::new(2));
+        let codes: DictionaryArray<Int32Type> = vec![Some(""), None].into_iter().collect();
+        let mut lists = ListBuilder::new(StringBuilder::new());
+        lists.append_value([Some(""), None]);
+        lists.append_null();
+        let columns: [(&str, ArrayRef); 3] = [
+            ("n", nothing),
+            ("d", Arc::new(codes)),
+            ("l", Arc::new(lists.finish())),
+        ];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let mut csv = Vec::new();
+        write_csv(&mut csv, &plain(&batch).unwrap(), true).unwrap();
+        let csv = String::from_utf8(csv).unwrap();
+        assert_eq!(csv, "n,d,l\n,\"\",\"[, NULL]\"\n,,\n");
     }
 }

@@ -369,6 +369,13 @@ impl VisitorMut for Keys {
 /// The function that gives a value itself, by another name where the value is a key.
 const KEY: &str = "typed_key";
 
+/// The expression with comparable names: without their tables, in lower case unless quoted, and without brackets.
+pub(super) fn bare(expr: &Expr) -> Expr {
+    let mut bare = expr.clone();
+    let _ = bare.visit(&mut Bare);
+    bare
+}
+
 /// Makes names comparable: without their tables, in lower case unless quoted; and takes brackets away.
 struct Bare;
 

@@ -25,9 +25,11 @@ use futures::future::BoxFuture;
 use crate::core::stack::with_stack;
 use crate::core::suggest::closest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::session::apart::plan_apart;
 use crate::session::context::TablePlace;
 use crate::session::file_names::Renamed;
-use crate::session::labels::columns_apart;
+use crate::session::inner_names::{Equal, renamed};
+use crate::session::labels::Labels;
 use crate::session::unopened::Unopened;
 use crate::session::view_barrier::{self, BarrierView};
 use crate::session::{plan_limits, recursion, rewrite};
@@ -470,19 +472,16 @@ impl Catalog {
             .and_then(|state| state())
             .ok_or_else(|| Error::internal("the session is gone"))?;
         let hides = self.hides(view);
-        let mut query = view.query.clone();
-        if !view.columns.is_empty() {
-            columns_apart(&mut query);
-        }
-        let planned = self.plan_query(state, query).await;
+        let planned = self.plan_query(state, view.query.clone()).await;
         lock(&self.planning).pop();
-        let mut plan = planned.map_err(|error| match hides {
+        let plan = planned.map_err(|error| match hides {
             true => view_barrier::hidden(name, &error),
             false => error.context(format!("view {name}")),
         })?;
-        if !view.columns.is_empty() {
-            plan = rename(plan, &view.columns)?;
-        }
+        let plan = match view.columns.is_empty() {
+            true => renamed(plan, &Labels::of_query(&view.query), Equal::Kept)?,
+            false => rename(plan, &view.columns)?,
+        };
         if hides {
             return Ok(Arc::new(BarrierView::new(name, plan)));
         }
@@ -509,14 +508,13 @@ impl Catalog {
         let mut statement = SqlStatement::Statement(Box::new(AnsiStatement::Query(query)));
         let context = SessionContext::new_with_state(state);
         rewrite::prepare(&context, self, &mut statement).await?;
-        let typed = statement.clone();
-        let planned = context.state().statement_to_plan(statement).await;
+        let planned = plan_apart(&context.state(), &statement).await;
         let plan = match planned {
             Ok(plan) => plan,
-            Err(error) => return Err(self.missing_table(error, typed)),
+            Err(error) => return Err(self.missing_table(error, statement)),
         };
         plan_limits::check(&plan)?;
-        recursion::check(&plan, &typed)?;
+        recursion::check(&plan, &statement)?;
         Ok(plan)
     }
 

@@ -20,6 +20,7 @@ use crate::planner::types::SqlTypes;
 use crate::session::bounded_literals::BoundedLiterals;
 use crate::session::catalog::{Catalog, weak_state};
 use crate::session::delimiters::ShortDelimiters;
+use crate::session::inner_names::NamedQueries;
 use crate::session::memory::{JobPool, LimitedPool, limit_of};
 use crate::session::nan::{ForgetBounds, KeepNan};
 use crate::session::one_nan::OneNan;
@@ -128,6 +129,10 @@ pub(super) fn common(
         .expr_planners()
         .get_or_insert_default()
         .insert(0, Arc::new(BoundedLiterals));
+    builder
+        .relation_planners()
+        .get_or_insert_default()
+        .push(Arc::new(NamedQueries));
     let_rules_ask(&mut builder);
     let mut state = builder.build();
     state.register_function_rewrite(Arc::new(AskingParts))?;

@@ -14,8 +14,10 @@ use crate::exec::format::typed_as;
 use crate::planner::normalize;
 use crate::planner::types::{arrow_type, typed_arrow_type};
 use crate::planner::{Column, ColumnKind, CreateTable, CreateView, TableKind, Text};
+use crate::session::apart::plan_apart;
 use crate::session::catalog::{Catalog, TableEntry, View};
-use crate::session::labels::columns_apart;
+use crate::session::inner_names::with_unique_names;
+use crate::session::labels::Labels;
 use crate::session::{plan_limits, recursion, rewrite};
 use crate::tables::delta::{DeltaColumn, DeltaSpec, DeltaTableHandle};
 use crate::tables::kafka::{KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey};
@@ -107,11 +109,8 @@ pub(super) async fn create_view(
             );
         }
     }
-    let mut query = view.query.clone();
-    if !view.columns.is_empty() {
-        columns_apart(&mut query);
-    }
-    let mut statement = SqlStatement::Statement(Box::new(AnsiStatement::Query(query)));
+    let query = AnsiStatement::Query(view.query.clone());
+    let mut statement = SqlStatement::Statement(Box::new(query));
     rewrite::prepare(context, catalog, &mut statement).await?;
     let state = context.state();
     for reference in state.resolve_table_references(&statement)? {
@@ -119,20 +118,21 @@ pub(super) async fn create_view(
             return Err(Error::invalid(format!("view {name} is defined by itself")));
         }
     }
-    let typed = statement.clone();
-    let planned = state.statement_to_plan(statement).await;
-    let plan = match planned {
+    let plan = match plan_apart(&state, &statement).await {
         Ok(plan) => plan,
-        Err(error) => return Err(catalog.missing_table(error, typed)),
+        Err(error) => return Err(catalog.missing_table(error, statement)),
     };
     plan_limits::check(&plan)?;
-    recursion::check(&plan, &typed)?;
+    recursion::check(&plan, &statement)?;
     if !view.columns.is_empty() && view.columns.len() != plan.schema().fields().len() {
         return Err(Error::invalid(format!(
             "the view names {} columns and its query has {}",
             view.columns.len(),
             plan.schema().fields().len()
         )));
+    }
+    if view.columns.is_empty() {
+        with_unique_names(plan, &Labels::of_query(&view.query))?;
     }
     keep_view(catalog, &name, view, text);
     Ok(format!("view {name}"))

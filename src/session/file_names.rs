@@ -1,10 +1,13 @@
 //! Tables over files whose columns were typed with capitals and without quotes: `userId INT` is the column `userid`, and the
-//! field `userId` of the files, unless they have one that is called `userid`.
+//! field `userId` of the files, unless they have one that is called `userid`. So are the fields of a STRUCT.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use datafusion::catalog::{Session as SessionLike, TableProvider};
 use datafusion::common::tree_node::{Transformed, TreeNode as _};
 use datafusion::common::{Column, DFSchema};
@@ -13,7 +16,10 @@ use datafusion::datasource::listing::{ListingOptions, ListingTableUrl};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::dml::InsertOp;
-use datafusion::logical_expr::{CreateExternalTable, Expr, TableProviderFilterPushDown, TableType};
+use datafusion::logical_expr::{
+    ColumnarValue, CreateExternalTable, Expr, TableProviderFilterPushDown, TableType,
+};
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::expressions::Column as PhysicalColumn;
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
@@ -23,23 +29,31 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
 use crate::error::Result;
+use crate::exec::format::{plain_field, renamed, typed_as, typed_name};
 use crate::planner::normalize;
+use crate::planner::types::typed_arrow_type;
 
-/// How columns were typed, by their names, where that differs.
-pub(super) type Typed = HashMap<String, String>;
+/// Columns of SQL by what the files call them.
+pub(super) type Names = HashMap<String, Field>;
 
-/// The columns of a statement that declares a table over files.
-pub(super) fn typed(statement: &SqlStatement) -> Typed {
+/// The columns of a statement that declares a table over files, if they, or fields of a STRUCT in them, were typed otherwise than
+/// they are called; with how that was.
+pub(super) fn typed(statement: &SqlStatement) -> Vec<Field> {
     let SqlStatement::CreateExternalTable(table) = statement else {
-        return Typed::new();
+        return Vec::new();
     };
     // Fields of CSV are found by their place.
     if table.file_type.eq_ignore_ascii_case("csv") {
-        return Typed::new();
+        return Vec::new();
     }
-    let columns = table.columns.iter();
-    let typed = columns.map(|column| (normalize(&column.name), column.name.value.clone()));
-    typed.filter(|(name, typed)| name != typed).collect()
+    let typed = table.columns.iter().filter_map(|column| {
+        // A type that the engine alone knows has no fields.
+        let of = typed_arrow_type(&column.data_type).unwrap_or(DataType::Null);
+        let plain = Field::new(normalize(&column.name), of, true);
+        let field = typed_as(plain, &column.name.value);
+        (plain_field(&field) != field).then_some(field)
+    });
+    typed.collect()
 }
 
 /// The table with the names that its files have.
@@ -50,29 +64,94 @@ pub(super) fn typed(statement: &SqlStatement) -> Typed {
 pub(super) async fn with_names_of_files(
     state: &SessionState,
     mut table: CreateExternalTable,
-    typed: &Typed,
-) -> Result<CreateExternalTable> {
+    typed: &[Field],
+) -> Result<(CreateExternalTable, Names)> {
     // No files, or none that can be read: reading them says so.
     let found = fields_of_files(state, &table).await.ok();
-    let has = |name: &str| {
-        found
-            .as_ref()
-            .is_some_and(|of| of.field_with_name(name).is_ok())
-    };
-    let fields = table.schema.fields().iter().map(|field| {
-        let name = match typed.get(field.name()) {
-            Some(typed)
-                if !has(field.name()) && !table.table_partition_cols.contains(field.name()) =>
-            {
-                typed
-            }
-            _ => field.name(),
+    let found = found.as_ref().map(|schema| schema.fields());
+    let mut names = Names::new();
+    let mut fields = Vec::with_capacity(table.schema.fields().len());
+    for field in table.schema.fields() {
+        let typed = typed.iter().find(|typed| typed.name() == field.name());
+        let Some(typed) = typed.filter(|_| !table.table_partition_cols.contains(field.name()))
+        else {
+            fields.push(Field::clone(field));
+            continue;
         };
-        Field::clone(field).with_name(name)
-    });
-    let schema = Schema::new(fields.collect::<Vec<_>>());
-    table.schema = Arc::new(DFSchema::try_from(schema)?);
-    Ok(table)
+        let of_file = field_of_file(field, typed, found);
+        names.insert(of_file.name().clone(), Field::clone(field));
+        fields.push(of_file);
+    }
+    table.schema = Arc::new(DFSchema::try_from(Schema::new(fields))?);
+    Ok((table, names))
+}
+
+/// The field as the files have it: by its name, or else as it was typed; and so what is in it.
+fn field_of_file(field: &Field, typed: &Field, found: Option<&Fields>) -> Field {
+    let find = |name: &str| found?.iter().find(|of| of.name() == name);
+    let name = match typed_name(typed) {
+        Some(typed) if find(field.name()).is_none() => typed,
+        _ => field.name().as_str(),
+    };
+    let below = find(name).map(|of| of.data_type());
+    let of = type_of_file(field.data_type(), typed.data_type(), below);
+    field.clone().with_name(name).with_data_type(of)
+}
+
+fn type_of_file(of: &DataType, typed: &DataType, found: Option<&DataType>) -> DataType {
+    let within = |field: &Field, typed: &Field, found: Option<&Field>| {
+        let found = found.map(Field::data_type);
+        let of = type_of_file(field.data_type(), typed.data_type(), found);
+        Arc::new(field.clone().with_data_type(of))
+    };
+    match (of, typed) {
+        (DataType::Struct(fields), DataType::Struct(typed)) => {
+            let found = match found {
+                Some(DataType::Struct(found)) => Some(found),
+                _ => None,
+            };
+            let fields = fields.iter().zip(typed);
+            let fields = fields.map(|(field, typed)| field_of_file(field, typed, found));
+            DataType::Struct(fields.collect())
+        }
+        (DataType::List(item), DataType::List(typed)) => {
+            let found = match found {
+                Some(DataType::List(found) | DataType::LargeList(found)) => Some(found.as_ref()),
+                _ => None,
+            };
+            DataType::List(within(item, typed, found))
+        }
+        (DataType::Map(entries, sorted), DataType::Map(typed, _)) => {
+            let found = match found {
+                Some(DataType::Map(found, _)) => Some(found.as_ref()),
+                _ => None,
+            };
+            DataType::Map(within(entries, typed, found), *sorted)
+        }
+        _ => of.clone(),
+    }
+}
+
+/// The type with the names of another one of the same form.
+fn called_like(of: &DataType, named: &DataType) -> DataType {
+    let field = |(field, named): (&FieldRef, &FieldRef)| {
+        let of = called_like(field.data_type(), named.data_type());
+        Arc::new(
+            Field::clone(field)
+                .with_name(named.name())
+                .with_data_type(of),
+        )
+    };
+    match (of, named) {
+        (DataType::Struct(fields), DataType::Struct(named)) if fields.len() == named.len() => {
+            DataType::Struct(fields.iter().zip(named).map(field).collect())
+        }
+        (DataType::List(item), DataType::List(named)) => DataType::List(field((item, named))),
+        (DataType::Map(entries, sorted), DataType::Map(named, _)) => {
+            DataType::Map(field((entries, named)), *sorted)
+        }
+        _ => of.clone(),
+    }
 }
 
 async fn fields_of_files(
@@ -100,15 +179,15 @@ pub(super) struct Renamed {
 
 impl Renamed {
     /// The table over `files` with the names of SQL.
-    pub(super) fn new(files: Arc<dyn TableProvider>, typed: &Typed) -> Self {
-        let names: HashMap<&str, &str> = typed
-            .iter()
-            .map(|(name, typed)| (typed.as_str(), name.as_str()))
-            .collect();
+    pub(super) fn new(files: Arc<dyn TableProvider>, names: &Names) -> Self {
         let schema = files.schema();
         let fields = schema.fields().iter().map(|field| {
-            let name = names.get(field.name().as_str()).copied();
-            Field::clone(field).with_name(name.unwrap_or(field.name()))
+            let Some(named) = names.get(field.name()) else {
+                return Field::clone(field);
+            };
+            let of = called_like(field.data_type(), named.data_type());
+            let field = Field::clone(field).with_name(named.name());
+            field.with_data_type(of)
         });
         Self {
             schema: Arc::new(Schema::new(fields.collect::<Vec<_>>())),
@@ -121,19 +200,21 @@ impl Renamed {
         self.files.as_ref()
     }
 
-    /// The filter with the names of the files.
-    fn of_files(&self, filter: &Expr) -> DataFusionResult<Expr> {
+    /// The filter with the names of the files; nothing if it may name a field of a STRUCT that is called otherwise there.
+    fn of_files(&self, filter: &Expr) -> DataFusionResult<Option<Expr>> {
         let files = self.files.schema();
+        let mut names_fields = false;
         let renamed = filter.clone().transform(|expr| {
             let Expr::Column(column) = &expr else {
                 return Ok(Transformed::no(expr));
             };
             let place = self.schema.index_of(&column.name)?;
-            let name = files.field(place).name().clone();
-            let column = Column::new(column.relation.clone(), name);
+            let field = files.field(place);
+            names_fields |= field.data_type() != self.schema.field(place).data_type();
+            let column = Column::new(column.relation.clone(), field.name().clone());
             Ok(Transformed::yes(Expr::Column(column)))
         })?;
-        Ok(renamed.data)
+        Ok((!names_fields).then_some(renamed.data))
     }
 }
 
@@ -147,14 +228,14 @@ impl Renamed {
     ) -> BoxFuture<'a, DataFusionResult<Arc<dyn ExecutionPlan>>> {
         async move {
             let filters = filters.iter().map(|filter| self.of_files(filter));
+            let filters = filters.filter_map(|filter| filter.transpose());
             let filters = filters.collect::<DataFusionResult<Vec<_>>>()?;
             let plan = self.files.scan(state, projection, &filters, limit).await?;
-            let fields = self.schema.fields();
-            let name = |place: usize| fields[place].name().clone();
-            match projection {
-                Some(projection) => called(plan, projection.iter().map(|place| name(*place))),
-                None => called(plan, (0..fields.len()).map(name)),
-            }
+            let shown = match projection {
+                Some(projection) => Arc::new(self.schema.project(projection)?),
+                None => Arc::clone(&self.schema),
+            };
+            called(plan, &shown)
         }
         .boxed()
     }
@@ -166,29 +247,102 @@ impl Renamed {
         op: InsertOp,
     ) -> BoxFuture<'a, DataFusionResult<Arc<dyn ExecutionPlan>>> {
         async move {
-            let files = self.files.schema();
-            let names = files.fields().iter().map(|field| field.name().clone());
-            let input = called(input, names)?;
+            let input = called(input, &self.files.schema())?;
             self.files.insert_into(state, input, op).await
         }
         .boxed()
     }
 }
 
-/// The plan with its columns called so.
+/// The plan with its columns, and the fields in them, called as those of `shown`.
 fn called(
     plan: Arc<dyn ExecutionPlan>,
-    names: impl Iterator<Item = String>,
+    shown: &SchemaRef,
 ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
     let schema = plan.schema();
-    let fields = schema.fields().iter().zip(names).enumerate();
+    let fields = schema.fields().iter().zip(shown.fields()).enumerate();
     let columns: Vec<ProjectionExpr> = fields
-        .map(|(place, (field, alias))| ProjectionExpr {
-            expr: Arc::new(PhysicalColumn::new(field.name(), place)),
-            alias,
+        .map(|(place, (field, shown))| {
+            let column: Arc<dyn PhysicalExpr> = Arc::new(PhysicalColumn::new(field.name(), place));
+            let of = called_like(field.data_type(), shown.data_type());
+            let expr: Arc<dyn PhysicalExpr> = match of == *field.data_type() {
+                true => column,
+                false => Arc::new(FieldNames { column, of }),
+            };
+            ProjectionExpr {
+                expr,
+                alias: shown.name().clone(),
+            }
         })
         .collect();
     Ok(Arc::new(ProjectionExec::try_new(columns, plan)?))
+}
+
+/// A column whose fields have other names.
+#[derive(Debug, Eq)]
+struct FieldNames {
+    column: Arc<dyn PhysicalExpr>,
+    of: DataType,
+}
+
+// By hand, as in the engine: https://github.com/rust-lang/rust/issues/78808
+impl PartialEq for FieldNames {
+    fn eq(&self, other: &Self) -> bool {
+        self.column.eq(&other.column) && self.of == other.of
+    }
+}
+
+impl Hash for FieldNames {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.column.hash(state);
+        self.of.hash(state);
+    }
+}
+
+impl fmt::Display for FieldNames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "field_names({})", self.column)
+    }
+}
+
+impl PhysicalExpr for FieldNames {
+    fn return_field(&self, schema: &Schema) -> DataFusionResult<FieldRef> {
+        let field = self.column.return_field(schema)?;
+        let field = Field::clone(&field).with_data_type(self.of.clone());
+        Ok(Arc::new(field))
+    }
+
+    fn data_type(&self, _: &Schema) -> DataFusionResult<DataType> {
+        Ok(self.of.clone())
+    }
+
+    fn nullable(&self, schema: &Schema) -> DataFusionResult<bool> {
+        self.column.nullable(schema)
+    }
+
+    fn evaluate(&self, batch: &RecordBatch) -> DataFusionResult<ColumnarValue> {
+        let column = self.column.evaluate(batch)?.into_array(batch.num_rows())?;
+        Ok(ColumnarValue::Array(renamed(&column, &self.of)?))
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
+        vec![&self.column]
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn PhysicalExpr>>,
+    ) -> DataFusionResult<Arc<dyn PhysicalExpr>> {
+        let column = children.into_iter().next();
+        Ok(Arc::new(Self {
+            column: column.unwrap_or_else(|| Arc::clone(&self.column)),
+            of: self.of.clone(),
+        }))
+    }
+
+    fn fmt_sql(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.column.fmt_sql(f)
+    }
 }
 
 impl TableProvider for Renamed {
@@ -206,8 +360,16 @@ impl TableProvider for Renamed {
     ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
         let renamed = filters.iter().map(|filter| self.of_files(filter));
         let renamed = renamed.collect::<DataFusionResult<Vec<_>>>()?;
-        let renamed: Vec<&Expr> = renamed.iter().collect();
-        self.files.supports_filters_pushdown(&renamed)
+        let of_files: Vec<&Expr> = renamed.iter().flatten().collect();
+        let mut supported = self.files.supports_filters_pushdown(&of_files)?.into_iter();
+        let is_supported = |filter: &Option<Expr>| match filter {
+            Some(_) => supported.next(),
+            None => None,
+        };
+        let supported = renamed.iter().map(is_supported);
+        Ok(supported
+            .map(|of| of.unwrap_or(TableProviderFilterPushDown::Unsupported))
+            .collect())
     }
 
     // Written out instead of `async fn`, see the provider of Kafka tables.

@@ -31,7 +31,7 @@ use crate::session::streaming::{
     BatchTables, FrontPlan, Sources, StreamQuery, StreamTable, static_tables, table_of,
 };
 use crate::session::system::SYSTEM;
-use crate::session::{Session, labels, plan_limits, rewrite, view_barrier};
+use crate::session::{Session, apart, plan_limits, rewrite, view_barrier};
 use crate::tables::bad_records::{BadRecord, BadRecords};
 use crate::tables::delta::{DeltaTableHandle, TimeTravel, stream_read};
 use crate::tables::kafka::{KafkaScanExec, KafkaTable};
@@ -534,7 +534,7 @@ impl JobQuery {
         }
         rewrite::prepare(context, catalog, &mut statement).await?;
         let state = self.session.states.state();
-        let planned = labels::plan_apart(&state, &statement).await;
+        let planned = apart::plan_apart(&state, &statement).await;
         let plan = planned.map_err(|error| catalog.missing_table(error, statement))?;
         plan_limits::check(&plan)?;
         let input = match plan {

@@ -1,5 +1,6 @@
 //! A session: the only place that builds a DataFusion context, and that runs statements in it.
 
+mod apart;
 mod bounded_literals;
 mod casts;
 mod catalog;
@@ -14,6 +15,7 @@ mod expansion;
 mod file_names;
 mod grouping;
 mod ingest;
+mod inner_names;
 mod inserted;
 mod jobs;
 mod labels;
@@ -21,8 +23,10 @@ mod likes;
 mod literals;
 mod measures;
 mod memory;
+mod names;
 mod nan;
 mod one_nan;
+mod parameters;
 mod plan_limits;
 mod recursion;
 mod rewrite;
@@ -33,6 +37,8 @@ mod scope_tests;
 mod series;
 mod sizes;
 mod standard;
+mod stars;
+mod state_names;
 mod states;
 mod streaming;
 mod summarize;
@@ -54,7 +60,7 @@ use std::time::Duration;
 use anabranch_udfs::CompletionNotices;
 use datafusion::arrow::array::{AsArray as _, RecordBatch};
 use datafusion::arrow::compute::concat_batches;
-use datafusion::arrow::datatypes::{DataType, SchemaRef, UInt64Type};
+use datafusion::arrow::datatypes::{DataType, Field, SchemaRef, UInt64Type};
 use datafusion::common::TableReference;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::session_state::SessionState;
@@ -565,18 +571,22 @@ impl Session {
         let Statement::Sql(sql) = &parsed.statement else {
             return HashMap::new();
         };
-        let mut cast_types = standard::cast_types(sql);
-        self.catalog.begin_statement();
-        let types = async {
-            let (_, plan) = self.logical_plan(sql.as_ref().clone()).await?;
-            Ok::<_, Error>(plan.get_parameter_types()?)
-        };
-        let types = on_stack(types).await.unwrap_or_default().into_iter();
-        let known =
-            types.filter_map(|(name, of)| Some((name.trim_start_matches('$').to_owned(), of?)));
         // What a parameter is cast to is what it is to be bound as.
-        cast_types.extend(known);
-        cast_types
+        let mut types = standard::cast_types(sql);
+        self.catalog.begin_statement();
+        let found = async {
+            let plan = match self.logical_plan(sql.as_ref().clone()).await {
+                Ok((_, plan)) => plan,
+                // What is added to a time the engine takes for a time, and that has no type.
+                Err(error) => match standard::with_spans(sql) {
+                    Some(spans) => self.logical_plan(spans).await?.1,
+                    None => return Err(error),
+                },
+            };
+            Ok::<_, Error>(parameters::types(&plan))
+        };
+        types.extend(on_stack(found).await.unwrap_or_default());
+        types
     }
 
     /// Runs a statement whose parameters are bound.
@@ -770,7 +780,7 @@ impl Session {
                 }
                 None => {
                     let mut planned = self.physical_plan(&state, &plan).await?;
-                    planned.plan = labels.plan(planned.plan)?;
+                    planned.plan = labels.plan(labels::readable(planned.plan))?;
                     Ok(Ready::Rows(planned))
                 }
             },
@@ -782,18 +792,18 @@ impl Session {
         &self,
         state: &SessionState,
         table: CreateExternalTable,
-        typed: &file_names::Typed,
+        typed: &[Field],
     ) -> Result<()> {
         let name = table.name.clone();
         let is_there = self.context.table_exist(name.clone())?;
-        let table = file_names::with_names_of_files(state, table, typed).await?;
+        let (table, names) = file_names::with_names_of_files(state, table, typed).await?;
         let keeps = is_there && table.if_not_exists;
         let plan = LogicalPlan::Ddl(DdlStatement::CreateExternalTable(Box::new(table)));
         self.context.execute_logical_plan(plan).await?;
         if !keeps {
             let files = self.context.table_provider(name.clone()).await?;
             self.context.deregister_table(name.clone())?;
-            let renamed = file_names::Renamed::new(files, typed);
+            let renamed = file_names::Renamed::new(files, &names);
             self.context.register_table(name, Arc::new(renamed))?;
         }
         Ok(())
@@ -804,12 +814,17 @@ impl Session {
         &self,
         mut sql: SqlStatement,
     ) -> Result<(StatementState<'_>, LogicalPlan)> {
+        let made = Labels::of_made(&sql);
         Box::pin(rewrite::prepare(&self.context, &self.catalog, &mut sql)).await?;
         let state = self.states.state();
-        match labels::plan_apart(&state, &sql).await {
+        match apart::plan_apart(&state, &sql).await {
             Ok(plan) => {
                 plan_limits::check(&plan)?;
                 recursion::check(&plan, &sql)?;
+                let plan = match made {
+                    Some(names) => inner_names::made(plan, &names)?,
+                    None => plan,
+                };
                 Ok((state, inserted::with_nullable_values(plan)?))
             }
             Err(error) => Err(self.catalog.missing_table(error, sql)),

@@ -12,7 +12,7 @@ use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
 use datafusion::sql::sqlparser::ast::{
     Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Insert, ObjectName,
     ObjectNamePart, ObjectType, Query, SelectItem, SetExpr, Spanned, Statement as AnsiStatement,
-    TableAlias, TableFactor, TableObject, TableVersion, Value, VisitMut, VisitorMut,
+    TableAlias, TableFactor, TableObject, TableVersion, Value, ValueWithSpan, VisitMut, VisitorMut,
 };
 
 use datafusion::sql::sqlparser::tokenizer::Span;
@@ -20,10 +20,11 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 use crate::core::suggest::closest;
 use crate::error::{Error, Result};
 use crate::planner::normalize;
+use crate::session::apart::repeated_columns;
 use crate::session::casts::apart;
 use crate::session::catalog::{Catalog, TableEntry, time_travel_name};
 use crate::session::dialects::settle;
-use crate::session::labels::repeated_columns;
+use crate::session::inner_names::attach;
 use crate::session::literals::doubles;
 use crate::session::plan_limits;
 use crate::session::rows::by_elements;
@@ -43,6 +44,7 @@ pub(super) async fn prepare(
         SqlStatement::Statement(ansi) => {
             weights::check(catalog, ansi.as_ref())?;
             time_zone(ansi.as_mut())?;
+            attach(ansi.as_mut())?;
             if let AnsiStatement::Insert(insert) = ansi.as_mut() {
                 fill_insert(catalog, insert).await?;
                 name_literals(insert);
@@ -67,6 +69,7 @@ pub(super) async fn prepare(
         SqlStatement::CopyTo(copy) => match &mut copy.source {
             CopyToSource::Query(query) => {
                 weights::check(catalog, query.as_ref())?;
+                attach(query.as_mut())?;
                 settle(query.as_mut())?;
                 with_queries(query.as_mut())?;
                 by_elements(query.as_mut())?;
@@ -304,13 +307,21 @@ fn name_literals(insert: &mut Insert) {
         return;
     };
     for (place, item) in select.projection.iter_mut().enumerate() {
-        if let SelectItem::UnnamedExpr(expr @ Expr::Value(_)) = item {
+        // The engine does not tell the type of a parameter that is called otherwise.
+        let is_literal = |expr: &Expr| matches!(expr, Expr::Value(value) if !is_parameter(value));
+        if let SelectItem::UnnamedExpr(expr) = item
+            && is_literal(expr)
+        {
             *item = SelectItem::ExprWithAlias {
                 expr: expr.clone(),
                 alias: Ident::with_quote('"', format!("literal {place}")),
             };
         }
     }
+}
+
+fn is_parameter(value: &ValueWithSpan) -> bool {
+    matches!(value.value, Value::Placeholder(_))
 }
 
 fn known_column(

@@ -9,14 +9,16 @@ use datafusion::arrow::array::timezone::Tz;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
-    FunctionArgumentList, FunctionArguments, Ident, LimitClause, ObjectName, Query, Set,
-    Statement as AnsiStatement, UnaryOperator, Value, Visit, VisitMut, Visitor, VisitorMut,
+    BinaryOperator, CastKind, DataType as SqlType, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentClause, FunctionArgumentList, FunctionArguments, Ident, LimitClause,
+    ObjectName, Query, Set, Statement as AnsiStatement, UnaryOperator, Value, Visit, VisitMut,
+    Visitor, VisitorMut,
 };
 
 use crate::error::{Error, Result};
 use crate::planner::normalize;
 use crate::planner::types::arrow_type;
+use crate::session::apart;
 
 /// Makes `SET TIME ZONE 'Europe/Paris'` what the engine knows, `SET timezone = 'Europe/Paris'`.
 ///
@@ -283,12 +285,64 @@ fn ordered_text(function: &Function) -> Option<Function> {
     })
 }
 
+/// The statement, in which parameters that are added or taken away are spans of time; nothing if there are none.
+pub(super) fn with_spans(statement: &SqlStatement) -> Option<SqlStatement> {
+    let mut changed = statement.clone();
+    let mut spans = Spans { any: false };
+    let _ = apart::visit(&mut changed, &mut spans);
+    spans.any.then_some(changed)
+}
+
+fn is_parameter(expr: &Expr) -> bool {
+    matches!(expr, Expr::Value(value) if matches!(value.value, Value::Placeholder(_)))
+}
+
+struct Spans {
+    any: bool,
+}
+
+impl VisitorMut for Spans {
+    type Break = ();
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        let span = match expr {
+            Expr::BinaryOp {
+                op: BinaryOperator::Plus | BinaryOperator::Minus,
+                right,
+                ..
+            } if is_parameter(right) => right,
+            Expr::BinaryOp {
+                left,
+                op: BinaryOperator::Plus,
+                ..
+            } if is_parameter(left) => left,
+            _ => return ControlFlow::Continue(()),
+        };
+        **span = Expr::Cast {
+            kind: CastKind::Cast,
+            expr: Box::new(taken(span)),
+            data_type: SqlType::Interval {
+                fields: None,
+                precision: None,
+            },
+            array: false,
+            format: None,
+        };
+        self.any = true;
+        ControlFlow::Continue(())
+    }
+}
+
 /// The types that parameters are cast to, by name without `$`: `CAST($1 AS BIGINT)`, `$1::DATE`.
 pub(super) fn cast_types(statement: &SqlStatement) -> HashMap<String, DataType> {
     let mut casts = Casts::default();
-    if let SqlStatement::Statement(ansi) = statement {
-        let ansi: &AnsiStatement = ansi;
-        let _ = ansi.visit(&mut casts);
+    match statement {
+        SqlStatement::Statement(ansi) => {
+            let ansi: &AnsiStatement = ansi;
+            let _ = ansi.visit(&mut casts);
+        }
+        SqlStatement::Explain(explain) => return cast_types(&explain.statement),
+        _ => {}
     }
     casts.found
 }

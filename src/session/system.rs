@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::exec::keyed::{decode_states, replay};
 use crate::session::context::MayName;
 use crate::session::dead_letters;
+use crate::session::state_names::shown;
 use crate::session::streaming::late_schema;
 use crate::session::system_scan::{SystemTable, Wanted};
 use crate::state::{DataDir, FoundJob, JobId, JobStore, Packed};
@@ -157,7 +158,7 @@ impl SystemSchema {
             }
             if let Some((job, batch)) = state_of(name) {
                 // Its columns are those of the job.
-                let rows = self.state(job, batch).await?;
+                let rows = shown(&self.state(job, batch).await?)?;
                 let table = MemTable::try_new(rows.schema(), vec![vec![rows]])?;
                 return Ok(Some(Arc::new(table) as Arc<dyn TableProvider>));
             }

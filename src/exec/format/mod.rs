@@ -43,7 +43,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 pub use options::{FormatKind, FormatOptions, OPTION_NAMES};
 pub use registry::SchemaRegistry;
 pub use registry_http::{HttpRegistryOptions, HttpSchemaRegistry};
-pub use spelling::{plain_field, typed_as};
+pub use spelling::{plain_field, renamed, typed_as, typed_name};
 
 use self::column::{Columns, ReadContext};
 use crate::error::{Error, ErrorKind, Result};

@@ -1,7 +1,7 @@
 //! Names as they were typed: `userId INT` without quotes is the column `userid`, and the field `userId` of a record.
 //!
-//! A declared field keeps in its metadata how it was typed, if that differs. Only codecs look at it: the columns of a table, and
-//! all arrays, have types without it.
+//! A declared field keeps in its metadata how it was typed, if that differs. Only codecs and tables over files look at it: the
+//! columns of a table, and all arrays, have types without it.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub fn typed_as(field: Field, typed: &str) -> Field {
 }
 
 /// How the field was typed, if that differs from its name.
-pub(super) fn typed_name(field: &Field) -> Option<&str> {
+pub fn typed_name(field: &Field) -> Option<&str> {
     field.metadata().get(TYPED).map(String::as_str)
 }
 
@@ -85,7 +85,7 @@ fn of_children(data_type: &DataType, change: &dyn Fn(&Field) -> Field) -> DataTy
 /// # Errors
 ///
 /// The types differ in more than names.
-pub(super) fn renamed(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
+pub fn renamed(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
     if array.data_type() == to {
         return Ok(Arc::clone(array));
     }

@@ -178,7 +178,7 @@ fn encodable(
     if make_encoder(field, column.as_ref(), options).is_ok() {
         return Ok((Arc::clone(field), Arc::clone(column)));
     }
-    let shown = FormatOptions::default();
+    let shown = FormatOptions::default().with_null("NULL");
     let shown = ArrayFormatter::try_new(column, &shown).map_err(internal)?;
     let text: StringArray = (0..column.len())
         .map(|row| column.is_valid(row).then(|| shown.value(row).to_string()))

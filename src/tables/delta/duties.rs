@@ -11,6 +11,8 @@ use deltalake::kernel::EagerSnapshot;
 use deltalake::logstore::LogStoreRef;
 use serde_json::{Value, json};
 
+use super::commit_times::{are_in_entries, time_in};
+
 const ROW_TRACKING: &str = "delta.rowTracking";
 const HIGH_WATER_MARK: &str = "rowIdHighWaterMark";
 
@@ -53,8 +55,7 @@ impl Duties {
             false => -1,
         };
         Ok(Self {
-            in_commit_timestamps: has("inCommitTimestamp")
-                && is_set("delta.enableInCommitTimestamps"),
+            in_commit_timestamps: are_in_entries(snapshot),
             row_tracking,
             since: snapshot.version(),
             highest_row,
@@ -81,7 +82,7 @@ impl Duties {
             let now = chrono::Utc::now().timestamp_millis();
             stamp(
                 &mut actions,
-                time_of(&before).map_or(now, |before| now.max(before + 1)),
+                time_in(&before).map_or(now, |before| now.max(before + 1)),
             )?;
         }
         if self.row_tracking {
@@ -152,12 +153,6 @@ fn read_actions(entry: &[u8]) -> Result<Vec<Value>, DeltaTableError> {
             action.map_err(|json_err| DeltaTableError::SerializeLogJson { json_err })
         })
         .collect()
-}
-
-/// The time in an entry; entries from before the feature was enabled have none.
-fn time_of(actions: &[Value]) -> Option<i64> {
-    let info = actions.first()?.pointer("/commitInfo/inCommitTimestamp")?;
-    info.as_i64()
 }
 
 /// The entry's first action is `commitInfo`, and has the time.
@@ -308,9 +303,9 @@ mod tests {
             json!({"commitInfo": {"operation": "WRITE"}}),
             json!({"add": {}}),
         ];
-        assert_eq!(time_of(&actions), None);
+        assert_eq!(time_in(&actions), None);
         stamp(&mut actions, 17).unwrap();
-        assert_eq!(time_of(&actions), Some(17));
+        assert_eq!(time_in(&actions), Some(17));
         assert!(stamp(&mut [json!({"add": {}})], 17).is_err());
     }
 }

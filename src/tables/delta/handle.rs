@@ -8,11 +8,12 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use deltalake::kernel::transaction::TransactionError;
 use deltalake::kernel::{Action, Metadata, StructField};
-use deltalake::logstore::{CommitOrBytes, LogStoreRef, extract_version_from_filename};
+use deltalake::logstore::{CommitOrBytes, LogStoreRef};
 use deltalake::protocol::SaveMode;
 use deltalake::{DeltaTable, DeltaTableError};
 use futures::TryStreamExt as _;
 
+use super::commit_times::{Found, version_at};
 use super::create::{check_declared, new_fields};
 use super::error::{delta_error, not_a_table};
 use super::identity::SeenCommit;
@@ -432,47 +433,25 @@ impl DeltaTableHandle {
 
     /// The newest version that was committed at or before `time` (microseconds).
     async fn version_at(&self, newest: &DeltaTable, time: i64) -> Result<u64> {
-        let log_store = newest.log_store();
-        let store = log_store.object_store(None);
-        let mut commits: Vec<(u64, i64)> = store
-            .list(Some(log_store.log_path()))
-            .try_filter_map(|file| {
-                let name = file.location.as_ref();
-                let version = name
-                    .ends_with(".json")
-                    .then(|| extract_version_from_filename(name))
-                    .flatten();
-                let at = file.last_modified.timestamp_micros();
-                futures::future::ready(Ok(version.map(|version| (version, at))))
-            })
-            .try_collect()
-            .await
-            .map_err(|error| self.fail(error.into()))?;
-        commits.sort_unstable();
-        // Clocks of writers may differ: a version is never older than the one before it.
-        let mut last = i64::MIN;
-        let mut found = None;
-        for (version, at) in &commits {
-            last = last.max(*at);
-            if last <= time {
-                found = Some(*version);
-            }
-        }
-        found.ok_or_else(|| {
-            let first = commits.first().map(|(version, at)| {
-                let at = chrono::DateTime::from_timestamp_micros(*at)
-                    .map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true));
-                format!(
-                    "; the oldest is version {version} of {}",
-                    at.unwrap_or_default()
-                )
-            });
-            Error::not_found(format!(
-                "Delta table '{}' has no version that old{}",
-                self.location(),
-                first.unwrap_or_default()
-            ))
-        })
+        let snapshot = newest.snapshot().map_err(|error| self.fail(error))?;
+        let found = version_at(&newest.log_store(), snapshot.snapshot(), time).await;
+        let oldest = match found.map_err(|error| self.fail(error))? {
+            Found::Version(version) => return Ok(version),
+            Found::Older(oldest) => oldest,
+        };
+        let oldest = oldest.map(|(version, at)| {
+            let at = chrono::DateTime::from_timestamp_micros(at)
+                .map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true));
+            format!(
+                "; the oldest is version {version} of {}",
+                at.unwrap_or_default()
+            )
+        });
+        Err(Error::not_found(format!(
+            "Delta table '{}' has no version that old{}",
+            self.location(),
+            oldest.unwrap_or_default()
+        )))
     }
 
     pub(super) fn rules(&self, table: &DeltaTable) -> Result<Arc<TableRules>> {

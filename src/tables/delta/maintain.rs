@@ -205,9 +205,11 @@ impl DeltaTableHandle {
             .await
             .map_err(|error| self.fail(error))?;
         let versions = (0..commits.len() as u64).map(|back| newest.saturating_sub(back) as i64);
-        let times = commits
-            .iter()
-            .map(|commit| commit.timestamp.map(|ms| ms.saturating_mul(1_000)));
+        // The time in an entry is the one that time travel goes by.
+        let times = commits.iter().map(|commit| {
+            let time = commit.in_commit_timestamp.or(commit.timestamp);
+            time.map(|ms| ms.saturating_mul(1_000))
+        });
         let json = |value: Option<serde_json::Value>| value.map(|value| value.to_string());
         let parameters = commits.iter().map(|commit| {
             json(

@@ -16,6 +16,7 @@
 mod attempts;
 mod check;
 mod commit;
+mod commit_times;
 mod create;
 mod duties;
 mod error;

@@ -495,6 +495,122 @@ async fn tables_as_managed_services_make_them_are_written() {
     assert!(error.message().contains("vacuumProtocolCheck"), "{error}");
 }
 
+/// Versions 0 to 3, whose entries have the times of the first days of 2020 from version `since` on. Their files are of 2019, a day
+/// for each.
+async fn with_times_in_entries(folder: &Path, since: u64) -> DeltaTableHandle {
+    let columns = vec![column("v", DataType::Int64)];
+    let handle = DeltaTableHandle::create_or_open(table_of(folder, columns));
+    let handle = handle.await.unwrap();
+    for _ in 0..3 {
+        run(&session(&handle).await, "INSERT INTO t VALUES (1)")
+            .await
+            .unwrap();
+    }
+    require(
+        folder,
+        &[],
+        &["inCommitTimestamp", "invariants", "appendOnly"],
+    );
+    for version in 0..4_u64 {
+        rewrite(folder, version, |action| {
+            if let Some(metadata) = action.get_mut("metaData") {
+                let configuration = &mut metadata["configuration"];
+                configuration["delta.enableInCommitTimestamps"] = "true".into();
+                if since > 0 {
+                    let enabled = (NEW_YEAR + since as i64 * DAY_OF_TIME) / 1_000;
+                    configuration["delta.inCommitTimestampEnablementVersion"] =
+                        since.to_string().into();
+                    configuration["delta.inCommitTimestampEnablementTimestamp"] =
+                        enabled.to_string().into();
+                }
+            }
+            if version >= since && action.get("commitInfo").is_some() {
+                let time = (NEW_YEAR + version as i64 * DAY_OF_TIME) / 1_000;
+                action["commitInfo"]["inCommitTimestamp"] = time.into();
+            }
+        });
+        let of_file = NEW_YEAR - 365 * DAY_OF_TIME + version as i64 * DAY_OF_TIME;
+        let of_file = std::time::UNIX_EPOCH + std::time::Duration::from_micros(of_file as u64);
+        let file = folder.join(format!("_delta_log/{version:020}.json"));
+        let file = std::fs::File::options().write(true).open(file).unwrap();
+        file.set_modified(of_file).unwrap();
+    }
+    DeltaTableHandle::create_or_open(open(folder))
+        .await
+        .unwrap()
+}
+
+/// 2020-01-01, and a day, in microseconds.
+const NEW_YEAR: i64 = 1_577_836_800_000_000;
+const DAY_OF_TIME: i64 = 86_400_000_000;
+
+async fn rows_at(handle: &DeltaTableHandle, time: i64) -> anabranch::error::Result<i64> {
+    let context = SessionContext::new();
+    context.register_table("t", handle.snapshot(TimeTravel::Timestamp(time)).await?)?;
+    let batches = run(&context, "SELECT count(*) FROM t").await?;
+    let counts = batches[0].column(0).as_any();
+    Ok(counts.downcast_ref::<Int64Array>().unwrap().value(0))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_is_of_the_time_in_its_entry() {
+    let dir = tempfile::tempdir().unwrap();
+    let handle = with_times_in_entries(dir.path(), 0).await;
+    for (time, rows) in [
+        (0, 0),
+        (DAY_OF_TIME - 1, 0),
+        (DAY_OF_TIME, 1),
+        (DAY_OF_TIME + DAY_OF_TIME / 2, 1),
+        (2 * DAY_OF_TIME, 2),
+        (99 * DAY_OF_TIME, 3),
+    ] {
+        let found = rows_at(&handle, NEW_YEAR + time).await.unwrap();
+        assert_eq!(found, rows, "{time}");
+    }
+    // The files are a year older.
+    let error = rows_at(&handle, NEW_YEAR - 1).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(
+        error
+            .message()
+            .contains("the oldest is version 0 of 2020-01-01T00:00:00.000000Z"),
+        "{error}"
+    );
+    let history = handle.history().await.unwrap();
+    let times = history.column_by_name("timestamp").unwrap();
+    let times: Vec<i64> = times
+        .as_any()
+        .downcast_ref::<TimestampMicrosecondArray>()
+        .unwrap()
+        .values()
+        .to_vec();
+    let days = [3, 2, 1, 0].map(|day| NEW_YEAR + day * DAY_OF_TIME);
+    assert_eq!(times, days);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_before_times_in_entries_are_of_the_time_of_their_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let handle = with_times_in_entries(dir.path(), 2).await;
+    let old = NEW_YEAR - 365 * DAY_OF_TIME;
+    for (time, rows) in [
+        (old, 0),
+        (old + DAY_OF_TIME, 1),
+        // Its file is older than its entry says.
+        (old + 9 * DAY_OF_TIME, 1),
+        (NEW_YEAR + 2 * DAY_OF_TIME - 1, 1),
+        (NEW_YEAR + 2 * DAY_OF_TIME, 2),
+        (NEW_YEAR + 3 * DAY_OF_TIME, 3),
+    ] {
+        assert_eq!(rows_at(&handle, time).await.unwrap(), rows, "{time}");
+    }
+    let error = rows_at(&handle, old - 1).await.unwrap_err();
+    assert!(
+        error.message().contains("the oldest is version 0 of 2019"),
+        "{error}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn variants_are_shown_as_json() {
     let dir = tempfile::tempdir().unwrap();

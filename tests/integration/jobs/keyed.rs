@@ -115,7 +115,7 @@ fn a_key_is_forgotten_when_no_batch_touches_it() {
         )
     };
     let keys = || {
-        let sql = "SELECT \"count(Int64(1)) state\" AS n FROM job_state('to_topic')";
+        let sql = "SELECT \"count state\" AS n FROM job_state('to_topic')";
         pipeline.work.sql(&[], &[sql]).ok().out
     };
     pipeline.work.file("job.sql", &job("2 seconds"));

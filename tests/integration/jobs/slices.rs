@@ -90,7 +90,7 @@ fn state_by_slice_is_shown_and_state_by_window_is_refused() {
     pipeline.catch_up("job.sql").ok();
     let state = "SELECT k, CAST(slice_start AS VARCHAR) AS a, CAST(slice_end AS VARCHAR) AS b, \
                  CAST(first_window_end AS VARCHAR) AS c, CAST(last_window_end AS VARCHAR) AS d, \
-                 \"count(Int64(1)) state\" AS n FROM job_state('to_topic') ORDER BY k, a";
+                 \"count state\" AS n FROM job_state('to_topic') ORDER BY k, a";
     let shown = pipeline.work.sql(&[], &[state]).ok();
     let slice = |key: u32, start: u32, count: u32| {
         let at = |second: u32| format!("2025-01-01T00:00:{second:02}Z");

@@ -547,14 +547,14 @@ fn a_data_directory_of_the_first_format_is_read() {
     };
     assert_eq!(
         rows(
-            "SELECT k, window_start, \"count(Int64(1)) state\" AS n FROM job_state('counting') ORDER BY k, window_start"
+            "SELECT k, window_start, \"count state\" AS n FROM job_state('counting') ORDER BY k, window_start"
         ),
         "{\"k\":0,\"window_start\":\"2025-01-01T00:00:10Z\",\"n\":5}\n\
          {\"k\":0,\"window_start\":\"2025-01-01T00:00:20Z\",\"n\":1}\n\
          {\"k\":1,\"window_start\":\"2025-01-01T00:00:10Z\",\"n\":5}\n"
     );
     assert_eq!(
-        rows("SELECT k, \"count(Int64(1)) state\" AS n FROM job_state('counting', 2) ORDER BY k"),
+        rows("SELECT k, \"count state\" AS n FROM job_state('counting', 2) ORDER BY k"),
         "{\"k\":0,\"n\":3}\n{\"k\":1,\"n\":3}\n"
     );
     assert_eq!(
