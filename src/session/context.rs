@@ -16,6 +16,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use crate::error::{Error, Result};
 use crate::planner::types::SqlTypes;
 use crate::session::bounded_literals::BoundedLiterals;
+use crate::session::bounded_plan::BoundedPlanner;
 use crate::session::catalog::{Catalog, weak_state};
 use crate::session::delimiters::ShortDelimiters;
 use crate::session::memory::LimitedPool;
@@ -101,7 +102,9 @@ pub(super) fn common(
         .with_runtime_env(runtime)
         .with_default_features()
         .with_type_planner(Arc::new(SqlTypes))
-        .with_query_planner(anabranch_udfs::query_planner())
+        .with_query_planner(Arc::new(BoundedPlanner::new(
+            anabranch_udfs::query_planner(),
+        )))
         .with_physical_optimizer_rules(physical_rules());
     let mut builder = anabranch_udfs::register(builder);
     // In front: the engine's own planners would take functions without bounds.

@@ -1,6 +1,7 @@
 //! A session: the only place that builds a DataFusion context, and that runs statements in it.
 
 mod bounded_literals;
+mod bounded_plan;
 mod casts;
 mod catalog;
 mod constants;
