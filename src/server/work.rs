@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::core::heap;
 use crate::core::stack::on_stack;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::access::{Caller, share};
@@ -98,6 +99,10 @@ pub(super) struct Statement {
     spent: AtomicU64,
     stopped: CancellationToken,
     stopped_by: OnceLock<StoppedBy>,
+    /// What its polls take of the heap is counted for this.
+    owner: Arc<heap::Owner>,
+    /// Cancelled when a thread of it waits for memory: it can no longer say itself how it ends.
+    is_short: CancellationToken,
 }
 
 /// Who ends a statement before its own end.
@@ -125,6 +130,8 @@ impl Statement {
             spent: AtomicU64::new(0),
             stopped: CancellationToken::new(),
             stopped_by: OnceLock::new(),
+            owner: Arc::default(),
+            is_short: CancellationToken::new(),
         })
     }
 
@@ -141,6 +148,7 @@ impl Statement {
     fn stop(&self, by: StoppedBy) {
         // The first who says so is told.
         let _ = self.stopped_by.set(by);
+        self.owner.end();
         self.stopped.cancel();
     }
 
@@ -178,16 +186,16 @@ impl Statement {
         tokio::select! {
             () = self.stopped.cancelled() => match self.stopped_by.get() {
                 Some(StoppedBy::Server) => is_ending(),
-                Some(StoppedBy::Memory) => {
-                    Error::new(ErrorKind::Exhausted, "the server ran out of memory: the statement was ended")
-                        .with_help("read fewer rows or columns, or ask for an aggregate of them")
-                }
+                Some(StoppedBy::Memory) => is_out_of_memory(),
                 Some(StoppedBy::User(by)) if **by != *self.user => {
                     Error::new(ErrorKind::Cancelled, format!("the statement was cancelled by {by}"))
                 }
                 _ => Error::new(ErrorKind::Cancelled, "the statement was cancelled"),
             },
-            timeout = took_too_long => too_long(timeout),
+            timeout = took_too_long => {
+                self.owner.end();
+                too_long(timeout)
+            }
         }
     }
 }
@@ -213,6 +221,8 @@ pub(super) struct Work {
     planned: Mutex<BTreeMap<String, Weak<Statement>>>,
     /// Cancelled when the server is about to end.
     ending: CancellationToken,
+    /// Bytes that a statement may take in one go.
+    most: AtomicUsize,
 }
 
 /// What one user has of what there is for all.
@@ -238,6 +248,7 @@ impl Work {
             turns: Arc::new(Semaphore::new(limits.statements)),
             subscriptions: Arc::new(Semaphore::new(limits.subscriptions)),
             reading: Arc::new(Semaphore::new(kibibytes(limits.statement_bytes) as usize)),
+            most: AtomicUsize::new(limits.memory.map_or(usize::MAX, in_one_go)),
             runtime,
             limits,
             unread: AtomicUsize::new(0),
@@ -251,6 +262,17 @@ impl Work {
 
     pub(super) fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// Says how much a statement may hold, where its limits leave that to the server.
+    pub(super) fn may_hold(&self, memory: usize) {
+        let memory = self.limits.memory.unwrap_or(memory);
+        self.most.store(in_one_go(memory), Ordering::Relaxed);
+    }
+
+    /// Bytes that a statement may take in one go.
+    fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
     }
 
     /// Whether a statement's text is short enough.
@@ -461,7 +483,8 @@ impl Work {
     ) -> Result<T> {
         let done = async {
             let _turn = self.turn(statement).await?;
-            self.aside(work).await
+            let owner = Arc::clone(&statement.owner);
+            self.aside(heap::within(owner, self.most(), work)).await
         };
         tokio::select! {
             done = done => done,
@@ -500,11 +523,12 @@ impl Work {
         idle: Option<T>,
     ) -> BoxStream<'static, Result<T>> {
         let (sender, receiver) = mpsc::channel(AHEAD);
-        let work = Arc::clone(self);
+        let (work, of) = (Arc::clone(self), Arc::clone(&statement));
         let keep_alive = self.limits.keep_alive;
         let task = self.runtime.spawn(async move {
             let mut running = Running::new(&work, &statement);
-            let made = async {
+            let owner = Arc::clone(&statement.owner);
+            let made = heap::within(owner, work.most(), async {
                 let _turn = match statement.is_endless() {
                     true => work.subscription(&statement)?,
                     false => work.turn(&statement).await?,
@@ -531,7 +555,7 @@ impl Work {
                         }
                     }
                 }
-            };
+            });
             let ended = tokio::select! {
                 ended = made => ended,
                 why = statement.stopped() => Err(why),
@@ -543,10 +567,19 @@ impl Work {
                 let _ = sender.send(Err(error.of_query(&statement.id))).await;
             }
         });
-        let task = AbortOnDropHandle::new(task);
-        let received = futures::stream::unfold((receiver, task), |(mut receiver, task)| async {
-            let next = receiver.recv().await?;
-            Some((next, (receiver, task)))
+        let reading = Some((receiver, AbortOnDropHandle::new(task), of));
+        let received = futures::stream::unfold(reading, |reading| async {
+            let (mut receiver, task, of) = reading?;
+            tokio::select! {
+                biased;
+                next = receiver.recv() => {
+                    let next = next?;
+                    Some((next, Some((receiver, task, of))))
+                }
+                () = of.is_short.cancelled() => {
+                    Some((Err(is_out_of_memory().of_query(&of.id)), None))
+                }
+            }
         });
         received.boxed()
     }
@@ -560,6 +593,18 @@ impl Work {
             .find(|statement| !statement.stopped.is_cancelled())?;
         newest.stop(StoppedBy::Memory);
         Some(newest.id.clone())
+    }
+
+    /// Ends a statement that has a thread which waits for memory; gives its id if that is new.
+    pub(super) fn end_short(&self, number: u64) -> Option<String> {
+        let mut running = self.running().into_iter();
+        let found = running.find(|statement| statement.owner.number() == number)?;
+        if found.is_short.is_cancelled() {
+            return None;
+        }
+        found.stop(StoppedBy::Memory);
+        found.is_short.cancel();
+        Some(found.id.clone())
     }
 
     fn subscription(&self, statement: &Statement) -> Result<Turn> {
@@ -679,6 +724,18 @@ impl User {
             false => Ok(waits),
         }
     }
+}
+
+/// Bytes that a statement may take in one go which may hold so many: operators copy what they hold, and batches are on their way.
+fn in_one_go(memory: usize) -> usize {
+    const ON_THEIR_WAY: usize = 256 << 20;
+    memory.saturating_mul(2).saturating_add(ON_THEIR_WAY)
+}
+
+fn is_out_of_memory() -> Error {
+    let ended = "the server ran out of memory: the statement was ended";
+    Error::new(ErrorKind::Exhausted, ended)
+        .with_help("read fewer rows or columns, or ask for an aggregate of them")
 }
 
 fn is_ending() -> Error {
