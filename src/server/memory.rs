@@ -50,7 +50,7 @@ pub(super) fn watch(work: Arc<Work>, limit: usize) -> AbortOnDropHandle<()> {
             let Some(held) = resident() else {
                 continue;
             };
-            if work.running().is_empty() {
+            if work.is_at_rest() {
                 at_rest = held;
                 continue;
             }

@@ -595,6 +595,13 @@ impl Work {
         Some(newest.id.clone())
     }
 
+    /// Whether no statement is at work but those whose threads wait for memory: what these hold they may hold for ever.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let running = self.running();
+        let mut running = running.iter();
+        running.all(|statement| statement.is_short.is_cancelled())
+    }
+
     /// Ends a statement that has a thread which waits for memory; gives its id if that is new.
     pub(super) fn end_short(&self, number: u64) -> Option<String> {
         let mut running = self.running().into_iter();
@@ -1071,6 +1078,57 @@ mod tests {
             assert_eq!(run.await.unwrap().unwrap_err().kind(), ErrorKind::Exhausted);
         }
         assert_eq!(work.relieve(), None);
+    }
+
+    /// Its thread waits for memory: it can neither give a row nor say that it has ended.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn who_reads_a_statement_whose_thread_waits_for_memory_is_told() {
+        let work = work(Limits::default());
+        let (may_end, ends) = std::sync::mpsc::channel::<()>();
+        let of = statement(None);
+        let rows = futures::stream::once(async move {
+            let _ = ends.recv();
+            Ok(7)
+        });
+        let mut stream = work.stream(Arc::clone(&of), async { Ok(rows.boxed()) }, None);
+        let read = tokio::spawn(async move {
+            let told = stream.try_next().await;
+            (told, stream.try_next().await)
+        });
+        while work.running().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(work.end_short(of.owner.number() + 1), None);
+        assert_eq!(work.end_short(of.owner.number()), Some(of.id.clone()));
+        assert_eq!(work.end_short(of.owner.number()), None);
+        let (told, rest) = read.await.unwrap();
+        assert_eq!(told.unwrap_err().kind(), ErrorKind::Exhausted);
+        assert_eq!(rest.unwrap(), None);
+        assert!(work.is_at_rest() && !work.running().is_empty());
+        let _ = may_end.send(());
+    }
+
+    #[tokio::test]
+    async fn what_a_statement_takes_in_one_go_is_counted_for_it() {
+        let counted = |limits: Limits| async move {
+            let work = work(limits);
+            let of = statement(None);
+            let most = || heap::current().map(|(owner, most)| (owner.number(), most));
+            let run = work.run(&of, async move { Ok(most()) }).await.unwrap();
+            let rows = futures::stream::once(async move { Ok(most()) });
+            let mut stream = work.stream(Arc::clone(&of), async { Ok(rows.boxed()) }, None);
+            assert_eq!(stream.try_next().await.unwrap(), Some(run));
+            let (number, most) = run.unwrap();
+            assert_eq!(number, of.owner.number());
+            assert!(heap::current().is_none());
+            most
+        };
+        assert_eq!(counted(Limits::default()).await, usize::MAX);
+        let limited = Limits {
+            memory: Some(100 << 20),
+            ..Limits::default()
+        };
+        assert_eq!(counted(limited).await, 456 << 20);
     }
 
     /// A thread that plans is busy until it has a plan: who has asked is told, and the statement is not waited for.
