@@ -2,6 +2,7 @@
 
 mod bounded_literals;
 mod bounded_plan;
+mod bytes;
 mod casts;
 mod catalog;
 mod constants;
@@ -12,6 +13,7 @@ mod delimiters;
 mod describe;
 mod dialects;
 mod file_names;
+mod frames;
 mod ingest;
 mod inserted;
 mod jobs;
@@ -21,15 +23,18 @@ mod literals;
 mod measures;
 mod memory;
 mod nan;
+mod parts;
 mod plan_limits;
 mod recursion;
 mod rewrite;
+mod room;
 mod rows;
 mod scope;
 #[cfg(test)]
 mod scope_tests;
 mod series;
 mod sizes;
+mod spread;
 mod standard;
 mod states;
 mod streaming;
