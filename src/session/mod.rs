@@ -12,6 +12,7 @@ mod dead_letters;
 mod delimiters;
 mod describe;
 mod dialects;
+mod elements;
 mod file_names;
 mod frames;
 mod ingest;
