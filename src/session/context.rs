@@ -19,7 +19,7 @@ use crate::session::bounded_literals::BoundedLiterals;
 use crate::session::bounded_plan::BoundedPlanner;
 use crate::session::catalog::{Catalog, weak_state};
 use crate::session::delimiters::ShortDelimiters;
-use crate::session::elements::CountElements;
+use crate::session::few_rows::FewAtATime;
 use crate::session::memory::LimitedPool;
 use crate::session::nan::{ForgetBounds, KeepNan};
 use crate::session::sizes;
@@ -127,7 +127,7 @@ fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     rules.push(Arc::new(KeepNan));
     rules.push(Arc::new(AllGroups));
     rules.push(Arc::new(ShortDelimiters));
-    rules.push(Arc::new(CountElements));
+    rules.push(Arc::new(FewAtATime));
     rules.push(Arc::new(GiveWay));
     rules
 }

@@ -12,7 +12,7 @@ mod dead_letters;
 mod delimiters;
 mod describe;
 mod dialects;
-mod elements;
+mod few_rows;
 mod file_names;
 mod frames;
 mod ingest;

@@ -1,7 +1,9 @@
-//! UNNEST writes the other columns of a row as often as its lists have elements (SAFE-1).
+//! Operators that make much of each row are given few rows at a time (SAFE-1): what they make of one batch no pool is told of before
+//! it is made.
 //!
-//! The engine's operator does so for a whole batch where lists stand within lists, and for a whole row in any case, past all pools. So
-//! it is given as many rows at a time as make little, and a row that makes too much is refused before.
+//! UNNEST writes the other columns of a row as often as its lists have elements: of a whole batch at once where lists stand within lists,
+//! and of one row in any case. A row that makes too much is refused before. An aggregate by grouping sets makes a group of each row
+//! for each of them: `CUBE` by twelve columns has 4,096.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use datafusion::config::ConfigOptions;
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::metrics::MetricsSet;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::unnest::{ListUnnest, UnnestExec};
@@ -26,42 +29,60 @@ use crate::session::{bytes, room};
 
 /// Bytes that may be made of one part of a batch without a look at its rows.
 const PART: usize = 64 << 20;
+/// Groups that one batch may make without a look at the memory they take.
+const GROUPS: usize = 1 << 18;
+/// Fewer grouping sets than this make no more of a whole batch.
+const SETS: usize = 32;
 
-/// Puts [`FewRows`] below each UNNEST that may make much.
+/// Puts [`FewRows`] below each operator that may make much of a row.
 #[derive(Debug)]
-pub(super) struct CountElements;
+pub(super) struct FewAtATime;
 
-impl PhysicalOptimizerRule for CountElements {
+impl PhysicalOptimizerRule for FewAtATime {
     fn optimize(
         &self,
         plan: Arc<dyn ExecutionPlan>,
         options: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let budget = room::budget(options);
-        let counted = plan.transform_up(|plan| {
-            let Some(unnest) = plan.downcast_ref::<UnnestExec>() else {
+        let few = plan.transform_up(|plan| {
+            let Some((input, by)) = makes_much(&plan, budget) else {
                 return Ok(Transformed::no(plan));
             };
-            if !may_make_much(unnest) || unnest.input().is::<FewRows>() {
+            if input.is::<FewRows>() {
                 return Ok(Transformed::no(plan));
             }
-            let few: Arc<dyn ExecutionPlan> = Arc::new(FewRows {
-                input: Arc::clone(unnest.input()),
-                lists: unnest.list_column_indices().into(),
-                budget,
-            });
+            let few: Arc<dyn ExecutionPlan> = Arc::new(FewRows { input, by });
             Ok(Transformed::yes(plan.with_new_children(vec![few])?))
         })?;
-        Ok(counted.data)
+        Ok(few.data)
     }
 
     fn name(&self) -> &'static str {
-        "count_elements"
+        "few_at_a_time"
     }
 
     fn schema_check(&self) -> bool {
         true
     }
+}
+
+/// What an operator that makes much of a row reads, and by what its rows are to be counted.
+fn makes_much(
+    plan: &Arc<dyn ExecutionPlan>,
+    budget: usize,
+) -> Option<(Arc<dyn ExecutionPlan>, By)> {
+    if let Some(unnest) = plan.downcast_ref::<UnnestExec>() {
+        let lists = unnest.list_column_indices().into();
+        let by = By::Elements { lists, budget };
+        return may_make_much(unnest).then(|| (Arc::clone(unnest.input()), by));
+    }
+    let aggregate = plan.downcast_ref::<AggregateExec>()?;
+    let sets = aggregate.group_expr().groups().len();
+    (sets > SETS).then(|| {
+        let rows = (GROUPS / sets).max(1);
+        (Arc::clone(aggregate.input()), By::Rows(rows))
+    })
 }
 
 /// Whether there are lists within lists, or columns beside them whose values may be large.
@@ -78,10 +99,40 @@ fn may_make_much(unnest: &UnnestExec) -> bool {
 }
 
 /// Its input, in batches of which little is made.
+#[derive(Debug)]
 struct FewRows {
     input: Arc<dyn ExecutionPlan>,
-    lists: Arc<[ListUnnest]>,
-    budget: usize,
+    by: By,
+}
+
+/// By what the rows of a batch are counted.
+#[derive(Debug, Clone)]
+enum By {
+    /// So many are few.
+    Rows(usize),
+    /// As many as make little when these lists are written element by element.
+    Elements {
+        lists: Arc<[ListUnnest]>,
+        /// Bytes that one row may make.
+        budget: usize,
+    },
+}
+
+impl By {
+    /// The batch in parts, in the order of its rows.
+    fn parts(&self, batch: &RecordBatch) -> Result<Vec<RecordBatch>> {
+        match self {
+            By::Elements { lists, budget } => parts(batch, lists, *budget),
+            By::Rows(rows) => {
+                let starts = (0..batch.num_rows()).step_by(*rows);
+                let parts = starts.map(|start| {
+                    let count = (*rows).min(batch.num_rows() - start);
+                    batch.slice(start, count)
+                });
+                Ok(parts.collect())
+            }
+        }
+    }
 }
 
 /// The batch in parts, in the order of its rows.
@@ -182,15 +233,6 @@ fn sum(counts: &[usize], start: usize, end: usize) -> usize {
         .fold(0, |sum, count| sum.saturating_add(*count))
 }
 
-impl fmt::Debug for FewRows {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FewRows")
-            .field("input", &self.input)
-            .field("lists", &self.lists)
-            .finish_non_exhaustive()
-    }
-}
-
 impl DisplayAs for FewRows {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "FewRowsExec")
@@ -232,11 +274,8 @@ impl ExecutionPlan for FewRows {
         let (Some(input), true) = (children.pop(), children.is_empty()) else {
             return internal_err!("FewRowsExec takes one child");
         };
-        Ok(Arc::new(Self {
-            input,
-            lists: Arc::clone(&self.lists),
-            budget: self.budget,
-        }))
+        let by = self.by.clone();
+        Ok(Arc::new(Self { input, by }))
     }
 
     fn execute(
@@ -244,10 +283,10 @@ impl ExecutionPlan for FewRows {
         partition: usize,
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
-        let (lists, budget) = (Arc::clone(&self.lists), self.budget);
+        let by = self.by.clone();
         let batches = self.input.execute(partition, context)?;
         let batches = batches.flat_map(move |batch| {
-            let parts = match batch.and_then(|batch| parts(&batch, &lists, budget)) {
+            let parts = match batch.and_then(|batch| by.parts(&batch)) {
                 Ok(parts) => parts.into_iter().map(Ok).collect(),
                 Err(error) => vec![Err(error)],
             };
@@ -269,6 +308,7 @@ mod tests {
     use datafusion::arrow::array::{Int64Array, ListArray, StringArray};
     use datafusion::arrow::buffer::OffsetBuffer;
     use datafusion::arrow::datatypes::{Field, Int64Type};
+    use datafusion::arrow::util::pretty::pretty_format_batches;
 
     use super::*;
     use crate::error::ErrorKind;
@@ -326,6 +366,48 @@ mod tests {
         assert_eq!(counts(&outer.slice(2, 1), 2), [6]);
         let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
         assert_eq!(counts(&numbers, 1), [1, 1]);
+    }
+
+    #[tokio::test]
+    async fn grouping_sets_give_what_they_give_of_all_rows() {
+        let session = Session::try_new(&SessionOptions::default()).unwrap();
+        let columns: Vec<String> = (1..7).map(|n| format!("value % {n}")).collect();
+        let sql = format!(
+            "SELECT count(*) AS groups, sum(n) AS rows FROM (
+                SELECT count(*) AS n FROM generate_series(1, 20000) GROUP BY CUBE ({}))",
+            columns.join(", ")
+        );
+        let raw = Script::new("test", &sql).split().unwrap().remove(0);
+        let rows = session.collect(parse_statement(&raw).unwrap()).await;
+        let shown = pretty_format_batches(&rows.unwrap()).unwrap().to_string();
+        // Each row is in one group of each of the 64 sets; by some of n columns there are as many groups as their least common
+        // multiple is.
+        let groups: u64 = (0_u32..64)
+            .map(|set| {
+                (1..7)
+                    .filter(|n| set & (1 << (n - 1)) != 0)
+                    .fold(1, multiple)
+            })
+            .sum();
+        assert!(shown.contains(&format!("| {groups} ")), "{shown}");
+        assert!(shown.contains(&format!("| {} ", 20_000 * 64)), "{shown}");
+    }
+
+    /// The least common multiple.
+    fn multiple(a: u64, b: u64) -> u64 {
+        let (mut divisor, mut rest) = (a, b);
+        while rest != 0 {
+            (divisor, rest) = (rest, divisor % rest);
+        }
+        a / divisor * b
+    }
+
+    #[test]
+    fn rows_are_given_so_many_at_a_time() {
+        let parts = By::Rows(3).parts(&batch(&[1; 8], 1)).unwrap();
+        let rows: Vec<usize> = parts.iter().map(RecordBatch::num_rows).collect();
+        assert_eq!(rows, [3, 3, 2]);
+        assert!(By::Rows(3).parts(&batch(&[], 1)).unwrap().is_empty());
     }
 
     #[tokio::test]
