@@ -139,12 +139,28 @@ fn resident() -> Option<usize> {
     bytes_of(&status, "VmRSS:")
 }
 
-/// Bytes that statements may take of what the machine has left, or the group of processes that this one is limited with; none where
-/// the system does not say.
+/// Bytes that statements may take of what is left of the machine, of the group of processes that this one is limited with, or of
+/// its own addresses (`ulimit -v`); none where the system says nothing of that.
 fn room() -> Option<usize> {
-    let machine = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let of_machine = left_by_machine(&machine)?;
-    Some(group().map_or(of_machine, |of_group| of_machine.min(of_group)))
+    let machine = std::fs::read_to_string("/proc/meminfo");
+    let machine = machine.ok().and_then(|said| left_by_machine(&said));
+    [machine, group(), addresses()].into_iter().flatten().min()
+}
+
+/// What is left of the addresses that this process may have, if there are not as many as it likes.
+fn addresses() -> Option<usize> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    left_by_limits(&limits, &status)
+}
+
+fn left_by_limits(limits: &str, status: &str) -> Option<usize> {
+    let mut lines = limits.lines();
+    let limit = lines.find_map(|line| line.strip_prefix("Max address space"))?;
+    let most: usize = limit.split_whitespace().next()?.parse().ok()?;
+    let held = bytes_of(status, "VmSize:")?;
+    let left = most.saturating_sub(held);
+    Some(left.saturating_sub(for_others(most)))
 }
 
 /// What is left of the machine's memory, less what is for others.
@@ -181,7 +197,7 @@ fn left_by_group(most: &str, held: &str, statistics: &str) -> Option<usize> {
 
 /// Of so much memory, what statements leave to jobs, the network and the system.
 fn for_others(total: usize) -> usize {
-    (total / 32).clamp(128 << 20, 1 << 30)
+    (total / 16).clamp(128 << 20, 1 << 30)
 }
 
 /// What the system says in KiB, behind a name.
@@ -210,7 +226,7 @@ mod tests {
         assert!(room().is_some());
         let said =
             "MemTotal: 16777216 kB\nMemFree: 1 kB\nMemAvailable: 4194304 kB\nSwapFree: 1024 kB\n";
-        assert_eq!(left_by_machine(said), Some(4_096 * MIB + MIB - 512 * MIB));
+        assert_eq!(left_by_machine(said), Some(4_096 * MIB + MIB - 1_024 * MIB));
         let few = "MemTotal: 1048576 kB\nMemAvailable: 65536 kB\n";
         assert_eq!(left_by_machine(few), Some(0));
         assert_eq!(left_by_machine("MemTotal: 1 kB\n"), None);
@@ -223,6 +239,15 @@ mod tests {
         let files = format!("anon 7\ninactive_file {}\n", 100 * MIB);
         assert_eq!(of(gib, 512 * MIB, &files), Some(484 * MIB));
         assert_eq!(of(gib, 2_048 * MIB, ""), Some(0));
+        let limits = |most: &str| {
+            format!("Limit Soft Hard Units\nMax address space         {most}   unlimited   bytes\n")
+        };
+        let status = "VmPeak: 9 kB\nVmSize:  524288 kB\n";
+        assert_eq!(left_by_limits(&limits("unlimited"), status), None);
+        assert_eq!(
+            left_by_limits(&limits("1073741824"), status),
+            Some(384 * MIB)
+        );
     }
 
     #[tokio::test]
