@@ -114,6 +114,12 @@ pub(super) fn may_compare_much(call: &ScalarFunction) -> bool {
     }
 }
 
+/// Whether the comparisons of a function are counted for a whole batch: in parts it would have as many for each.
+pub(super) fn counts_steps(name: &str) -> bool {
+    let mut measured = MEASURED.iter();
+    measured.any(|(of, measured)| *of == name && matches!(measured, Measured::Steps(_)))
+}
+
 /// Whether a list stands in the statement, value by value.
 fn is_written(list: &Expr) -> bool {
     match list {
