@@ -385,7 +385,7 @@ mod tests {
         let groups: u64 = (0_u32..64)
             .map(|set| {
                 (1..7)
-                    .filter(|n| set & (1 << (n - 1)) != 0)
+                    .filter(|n| (set >> (n - 1)) & 1 == 1)
                     .fold(1, multiple)
             })
             .sum();
