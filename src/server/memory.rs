@@ -19,6 +19,8 @@ use crate::server::work::Work;
 
 /// How often is looked.
 const LOOK: Duration = Duration::from_millis(50);
+/// Where no statement is at work, one of so many looks asks how much room there is.
+const SELDOM: u32 = 20;
 /// A statement that was told to end has so many looks to let go of what it holds before another is told.
 const PATIENCE: u32 = 10;
 /// What the process may hold at least beside the memory of its statements: code, caches, what is copied.
@@ -34,10 +36,14 @@ pub(super) fn watch(work: Arc<Work>, limit: usize) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {
         let _unwatched = Unwatched;
         let mut at_rest = 0;
-        let mut patience = 0;
+        let (mut patience, mut looks) = (0, 0_u32);
         loop {
             tokio::time::sleep(LOOK).await;
-            heap::set_room(room().unwrap_or(usize::MAX));
+            let is_at_rest = work.is_at_rest();
+            looks = looks.wrapping_add(1);
+            if !is_at_rest || looks.is_multiple_of(SELDOM) {
+                heap::set_room(room().unwrap_or(usize::MAX));
+            }
             for ended in heap::short()
                 .into_iter()
                 .filter_map(|of| work.end_short(of))
@@ -50,7 +56,7 @@ pub(super) fn watch(work: Arc<Work>, limit: usize) -> AbortOnDropHandle<()> {
             let Some(held) = resident() else {
                 continue;
             };
-            if work.is_at_rest() {
+            if is_at_rest {
                 at_rest = held;
                 continue;
             }
