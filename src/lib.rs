@@ -17,3 +17,9 @@ pub mod server;
 pub mod session;
 pub mod state;
 pub mod tables;
+
+/// Tests count as the program does.
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: crate::core::heap::Counted<mimalloc::MiMalloc> =
+    crate::core::heap::Counted::new(mimalloc::MiMalloc);

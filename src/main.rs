@@ -2,8 +2,11 @@
 
 use std::process::ExitCode;
 
+use anabranch::core::heap::Counted;
+use mimalloc::MiMalloc;
+
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Counted<MiMalloc> = Counted::new(MiMalloc);
 
 fn main() -> ExitCode {
     anabranch::cli::run(std::env::args_os())

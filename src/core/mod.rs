@@ -1,5 +1,6 @@
 //! Pure decisions: facts in, values out. No clock, no I/O, no DataFusion.
 
+pub mod heap;
 pub mod jobs;
 #[cfg(test)]
 pub(crate) mod random;

@@ -6,6 +6,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
+use crate::core::heap;
 use crate::error::Result;
 use crate::server::engine::Engine;
 use crate::server::flight::Flight;
@@ -100,7 +101,7 @@ pub(super) fn register(registry: &Registry, engine: &Arc<Engine>, flight: &Fligh
         Box::new(move || engine.upgrade().map_or(0, |engine| look(&engine)))
     };
     let [results, prepared] = flight.held();
-    let gauges: [(&str, &str, Look); 8] = [
+    let gauges: [(&str, &str, Look); 9] = [
         (
             "anabranch_statements_running",
             "Statements and subscriptions at work, and those that wait for others",
@@ -125,6 +126,11 @@ pub(super) fn register(registry: &Registry, engine: &Arc<Engine>, flight: &Fligh
             "anabranch_memory_reserved_bytes",
             "Bytes that sorts, aggregates and joins of statements hold",
             of_engine(|engine| engine.forks.defined().memory_reserved() as u64),
+        ),
+        (
+            "anabranch_threads_without_memory",
+            "Threads of statements that wait for memory which the machine does not have",
+            Box::new(|| heap::short().len() as u64),
         ),
         (
             "anabranch_tables_unopened",

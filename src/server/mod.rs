@@ -210,10 +210,9 @@ impl Server {
             is_secure: options.http_behind_tls,
         };
         let engine = Arc::new(engine);
-        let memory = memory::watch(
-            Arc::clone(&engine.work),
-            engine.forks.defined().memory_of_all(),
-        );
+        let memory_of_all = engine.forks.defined().memory_of_all();
+        engine.work.may_hold(memory_of_all);
+        let memory = memory::watch(Arc::clone(&engine.work), memory_of_all);
         let plans = planning::watch(Arc::clone(&engine.work));
         let flight = Flight::new(Arc::clone(&engine), Arc::clone(&login));
         if let Some(metrics) = &options.metrics {

@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::core::heap;
 use crate::core::stack::on_stack;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::access::{Caller, share};
@@ -106,6 +107,10 @@ pub(super) struct Statement {
     spent: AtomicU64,
     stopped: CancellationToken,
     stopped_by: OnceLock<StoppedBy>,
+    /// What its polls take of the heap is counted for this.
+    owner: Arc<heap::Owner>,
+    /// Cancelled when a thread of it waits for memory: it can no longer say itself how it ends.
+    is_short: CancellationToken,
 }
 
 /// Who ends a statement before its own end.
@@ -137,6 +142,8 @@ impl Statement {
             spent: AtomicU64::new(0),
             stopped: CancellationToken::new(),
             stopped_by: OnceLock::new(),
+            owner: Arc::default(),
+            is_short: CancellationToken::new(),
         })
     }
 
@@ -153,6 +160,7 @@ impl Statement {
     fn stop(&self, by: StoppedBy) {
         // The first who says so is told.
         let _ = self.stopped_by.set(by);
+        self.owner.end();
         self.stopped.cancel();
     }
 
@@ -193,11 +201,7 @@ impl Statement {
         let by = self.stopped_by.get()?;
         Some(match by {
             StoppedBy::Server => is_ending(),
-            StoppedBy::Memory => Error::new(
-                ErrorKind::Exhausted,
-                "the server ran out of memory: the statement was ended",
-            )
-            .with_help("read fewer rows or columns, or ask for an aggregate of them"),
+            StoppedBy::Memory => is_out_of_memory(),
             StoppedBy::Planning(limit) => Error::new(
                 ErrorKind::Timeout,
                 format!(
@@ -239,7 +243,10 @@ impl Statement {
         };
         tokio::select! {
             () = self.stopped.cancelled() => self.why_stopped().unwrap_or_else(gone),
-            timeout = took_too_long => too_long(timeout),
+            timeout = took_too_long => {
+                self.owner.end();
+                too_long(timeout)
+            }
         }
     }
 }
@@ -267,6 +274,8 @@ pub(super) struct Work {
     planned: Mutex<BTreeMap<String, Weak<Statement>>>,
     /// Cancelled when the server is about to end.
     ending: CancellationToken,
+    /// Bytes that a statement may take in one go.
+    most: AtomicUsize,
 }
 
 /// What one user has of what there is for all.
@@ -294,6 +303,7 @@ impl Work {
             turns: Arc::new(Semaphore::new(limits.statements)),
             subscriptions: Arc::new(Semaphore::new(limits.subscriptions)),
             reading: Arc::new(Semaphore::new(kibibytes(limits.statement_bytes) as usize)),
+            most: AtomicUsize::new(limits.memory.map_or(usize::MAX, in_one_go)),
             runtime,
             limits,
             unread: AtomicUsize::new(0),
@@ -307,6 +317,17 @@ impl Work {
 
     pub(super) fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// Says how much a statement may hold, where its limits leave that to the server.
+    pub(super) fn may_hold(&self, memory: usize) {
+        let memory = self.limits.memory.unwrap_or(memory);
+        self.most.store(in_one_go(memory), Ordering::Relaxed);
+    }
+
+    /// Bytes that a statement may take in one go.
+    fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
     }
 
     /// Whether a statement's text is short enough.
@@ -527,7 +548,8 @@ impl Work {
         let _waits = WaitsFor::new(statement);
         let done = async {
             let _turn = self.turn(statement).await?;
-            self.aside(work).await
+            let owner = Arc::clone(&statement.owner);
+            self.aside(heap::within(owner, self.most(), work)).await
         };
         tokio::select! {
             done = done => done,
@@ -568,11 +590,12 @@ impl Work {
     ) -> BoxStream<'static, Result<T>> {
         let (sender, receiver) = mpsc::channel(AHEAD);
         let waits = WaitsFor::new(&statement);
-        let work = Arc::clone(self);
+        let (work, of) = (Arc::clone(self), Arc::clone(&statement));
         let keep_alive = self.limits.keep_alive;
         let task = self.runtime.spawn(async move {
             let mut running = Running::new(&work, &statement);
-            let made = async {
+            let owner = Arc::clone(&statement.owner);
+            let made = heap::within(owner, work.most(), async {
                 let _turn = match statement.is_endless() {
                     true => work.subscription(&statement)?,
                     false => work.turn(&statement).await?,
@@ -599,7 +622,7 @@ impl Work {
                         }
                     }
                 }
-            };
+            });
             let ended = tokio::select! {
                 ended = made => ended,
                 why = statement.stopped() => Err(why),
@@ -611,11 +634,19 @@ impl Work {
                 let _ = sender.send(Err(error.of_query(&statement.id))).await;
             }
         });
-        let task = AbortOnDropHandle::new(task);
-        let held = (receiver, task, waits);
-        let received = futures::stream::unfold(held, |(mut receiver, task, waits)| async {
-            let next = receiver.recv().await?;
-            Some((next, (receiver, task, waits)))
+        let reading = Some((receiver, AbortOnDropHandle::new(task), waits, of));
+        let received = futures::stream::unfold(reading, |reading| async {
+            let (mut receiver, task, waits, of) = reading?;
+            tokio::select! {
+                biased;
+                next = receiver.recv() => {
+                    let next = next?;
+                    Some((next, Some((receiver, task, waits, of))))
+                }
+                () = of.is_short.cancelled() => {
+                    Some((Err(is_out_of_memory().of_query(&of.id)), None))
+                }
+            }
         });
         received.boxed()
     }
@@ -629,6 +660,25 @@ impl Work {
             .find(|statement| !statement.has_ended())?;
         newest.stop(StoppedBy::Memory);
         Some(newest.id.clone())
+    }
+
+    /// Whether no statement is at work but those whose threads wait for memory: what these hold they may hold for ever.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let running = self.running();
+        let mut running = running.iter();
+        running.all(|statement| statement.is_short.is_cancelled())
+    }
+
+    /// Ends a statement that has a thread which waits for memory; gives its id if that is new.
+    pub(super) fn end_short(&self, number: u64) -> Option<String> {
+        let mut running = self.running().into_iter();
+        let found = running.find(|statement| statement.owner.number() == number)?;
+        if found.is_short.is_cancelled() {
+            return None;
+        }
+        found.stop(StoppedBy::Memory);
+        found.is_short.cancel();
+        Some(found.id.clone())
     }
 
     fn subscription(&self, statement: &Statement) -> Result<Turn> {
@@ -748,6 +798,18 @@ impl User {
             false => Ok(waits),
         }
     }
+}
+
+/// Bytes that a statement may take in one go which may hold so many: operators copy what they hold, and batches are on their way.
+fn in_one_go(memory: usize) -> usize {
+    const ON_THEIR_WAY: usize = 256 << 20;
+    memory.saturating_mul(2).saturating_add(ON_THEIR_WAY)
+}
+
+fn is_out_of_memory() -> Error {
+    let ended = "the server ran out of memory: the statement was ended";
+    Error::new(ErrorKind::Exhausted, ended)
+        .with_help("read fewer rows or columns, or ask for an aggregate of them")
 }
 
 fn is_ending() -> Error {
@@ -1100,6 +1162,57 @@ mod tests {
             assert_eq!(run.await.unwrap().unwrap_err().kind(), ErrorKind::Exhausted);
         }
         assert_eq!(work.relieve(), None);
+    }
+
+    /// Its thread waits for memory: it can neither give a row nor say that it has ended.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn who_reads_a_statement_whose_thread_waits_for_memory_is_told() {
+        let work = work(Limits::default());
+        let (may_end, ends) = std::sync::mpsc::channel::<()>();
+        let of = statement(None);
+        let rows = futures::stream::once(async move {
+            let _ = ends.recv();
+            Ok(7)
+        });
+        let mut stream = work.stream(Arc::clone(&of), async { Ok(rows.boxed()) }, None);
+        let read = tokio::spawn(async move {
+            let told = stream.try_next().await;
+            (told, stream.try_next().await)
+        });
+        while work.running().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(work.end_short(of.owner.number() + 1), None);
+        assert_eq!(work.end_short(of.owner.number()), Some(of.id.clone()));
+        assert_eq!(work.end_short(of.owner.number()), None);
+        let (told, rest) = read.await.unwrap();
+        assert_eq!(told.unwrap_err().kind(), ErrorKind::Exhausted);
+        assert_eq!(rest.unwrap(), None);
+        assert!(work.is_at_rest() && !work.running().is_empty());
+        let _ = may_end.send(());
+    }
+
+    #[tokio::test]
+    async fn what_a_statement_takes_in_one_go_is_counted_for_it() {
+        let counted = |limits: Limits| async move {
+            let work = work(limits);
+            let of = statement(None);
+            let most = || heap::current().map(|(owner, most)| (owner.number(), most));
+            let run = work.run(&of, async move { Ok(most()) }).await.unwrap();
+            let rows = futures::stream::once(async move { Ok(most()) });
+            let mut stream = work.stream(Arc::clone(&of), async { Ok(rows.boxed()) }, None);
+            assert_eq!(stream.try_next().await.unwrap(), Some(run));
+            let (number, most) = run.unwrap();
+            assert_eq!(number, of.owner.number());
+            assert!(heap::current().is_none());
+            most
+        };
+        assert_eq!(counted(Limits::default()).await, usize::MAX);
+        let limited = Limits {
+            memory: Some(100 << 20),
+            ..Limits::default()
+        };
+        assert_eq!(counted(limited).await, 456 << 20);
     }
 
     /// A thread that plans is busy until it has a plan: who has asked is told, and the statement is not waited for.

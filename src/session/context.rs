@@ -18,8 +18,10 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use crate::error::{Error, Result};
 use crate::planner::types::SqlTypes;
 use crate::session::bounded_literals::BoundedLiterals;
+use crate::session::bounded_plan::BoundedPlanner;
 use crate::session::catalog::{Catalog, weak_state};
 use crate::session::delimiters::ShortDelimiters;
+use crate::session::few_rows::FewAtATime;
 use crate::session::inner_names::NamedQueries;
 use crate::session::memory::{JobPool, LimitedPool, limit_of};
 use crate::session::nan::{ForgetBounds, KeepNan};
@@ -121,7 +123,9 @@ pub(super) fn common(
         .with_runtime_env(runtime)
         .with_default_features()
         .with_type_planner(Arc::new(SqlTypes))
-        .with_query_planner(anabranch_udfs::query_planner())
+        .with_query_planner(Arc::new(BoundedPlanner::new(
+            anabranch_udfs::query_planner(),
+        )))
         .with_physical_optimizer_rules(physical_rules());
     let mut builder = anabranch_udfs::register(builder);
     // In front: the engine's own planners would take functions without bounds.
@@ -149,6 +153,7 @@ fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     rules.push(Arc::new(KeepNan));
     rules.push(Arc::new(AllGroups));
     rules.push(Arc::new(ShortDelimiters));
+    rules.push(Arc::new(FewAtATime));
     rules.push(Arc::new(GiveWay));
     rules.push(Arc::new(OneNan));
     rules

@@ -2,6 +2,8 @@
 
 mod apart;
 mod bounded_literals;
+mod bounded_plan;
+mod bytes;
 mod casts;
 mod catalog;
 mod constants;
@@ -12,7 +14,9 @@ mod delimiters;
 mod describe;
 mod dialects;
 mod expansion;
+mod few_rows;
 mod file_names;
+mod frames;
 mod grouping;
 mod ingest;
 mod inner_names;
@@ -27,15 +31,18 @@ mod names;
 mod nan;
 mod one_nan;
 mod parameters;
+mod parts;
 mod plan_limits;
 mod recursion;
 mod rewrite;
+mod room;
 mod rows;
 mod scope;
 #[cfg(test)]
 mod scope_tests;
 mod series;
 mod sizes;
+mod spread;
 mod standard;
 mod stars;
 mod state_names;

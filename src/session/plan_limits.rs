@@ -134,6 +134,14 @@ impl Count {
                         .into());
                     }
                 }
+                let cast = match part {
+                    Expr::Cast(cast) => Some(&cast.field),
+                    Expr::TryCast(cast) => Some(&cast.field),
+                    _ => None,
+                };
+                if let Some(what) = cast.and_then(|of| type_fields::too_large(of.data_type())) {
+                    return Err(too_large(format!("the type of a cast has {what}")).into());
+                }
                 let subquery = match part {
                     Expr::ScalarSubquery(subquery) => Some(subquery),
                     Expr::InSubquery(of) => Some(&of.subquery),
@@ -417,6 +425,44 @@ mod tests {
         });
         let read = format!("{few} SELECT * FROM t5 WHERE c['a']['b']['a']['b']['a'] > 1");
         assert_eq!(run(&read).await.unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn types_that_are_written_have_values_of_this_world() {
+        let deep = format!("{}Int64{}", "List(".repeat(1_000), ")".repeat(1_000));
+        for expr in [
+            "arrow_cast(NULL, 'FixedSizeList(2147483647, FixedSizeList(1000000, Int64))')",
+            "arrow_cast(nullif(value, value), 'FixedSizeList(2147483647 x Int64)')",
+            "arrow_try_cast('a', 'FixedSizeBinary(2000000000)')",
+            "cast_to_type(NULL, arrow_cast(NULL, 'FixedSizeBinary(2000000000)'))",
+            "CAST(NULL AS BIGINT[2147483647])",
+            "TRY_CAST(NULL AS BIGINT[30000][30000])",
+            &format!("arrow_cast(NULL, '{deep}')"),
+        ] {
+            for sql in [
+                format!("SELECT {expr}"),
+                format!("SELECT {expr} FROM generate_series(1, 3)"),
+                format!("SELECT 1 FROM generate_series(1, 3) WHERE {expr} IS NULL"),
+            ] {
+                let sql = match sql.contains("generate_series") {
+                    true => sql,
+                    false => sql.replace("value", "1"),
+                };
+                let error = run(&sql).await.expect_err(&sql);
+                let kind = error.kind();
+                let is_clear = matches!(kind, ErrorKind::Exhausted | ErrorKind::Invalid);
+                assert!(is_clear, "{sql}: {kind:?}: {error}");
+            }
+        }
+        for expr in [
+            "arrow_cast([1.5, 2.5], 'FixedSizeList(2, Float32)')",
+            "CAST([1, 2, 3] AS BIGINT[3])",
+            "arrow_cast(X'616263', 'FixedSizeBinary(3)')",
+            "arrow_cast(1, 'Dictionary(Int32, Int64)')",
+        ] {
+            let sql = format!("SELECT {expr} FROM generate_series(1, 3)");
+            assert_eq!(run(&sql).await.expect(&sql), 3, "{sql}");
+        }
     }
 
     #[tokio::test]

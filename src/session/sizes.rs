@@ -44,7 +44,7 @@ enum Measured {
 }
 
 /// The functions. Each has its other names too.
-const MEASURED: [(&str, Measured); 33] = [
+const MEASURED: [(&str, Measured); 37] = [
     ("repeat", Measured::Bytes(repeated)),
     ("lpad", Measured::Bytes(padded)),
     ("rpad", Measured::Bytes(padded)),
@@ -78,7 +78,14 @@ const MEASURED: [(&str, Measured); 33] = [
     ("struct", Measured::Type),
     ("map", Measured::Type),
     ("arrays_zip", Measured::Type),
+    ("arrow_cast", Measured::Type),
+    ("arrow_try_cast", Measured::Type),
+    ("cast_to_type", Measured::Type),
+    ("try_cast_to_type", Measured::Type),
 ];
+
+/// The functions whose second argument is the text of a type.
+const BY_TEXT: [&str; 2] = ["arrow_cast", "arrow_try_cast"];
 
 /// Puts the bounds around the functions of a state.
 ///
@@ -105,6 +112,12 @@ pub(super) fn may_compare_much(call: &ScalarFunction) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether the comparisons of a function are counted for a whole batch: in parts it would have as many for each.
+pub(super) fn counts_steps(name: &str) -> bool {
+    let mut measured = MEASURED.iter();
+    measured.any(|(of, measured)| *of == name && matches!(measured, Measured::Steps(_)))
 }
 
 /// Whether a list stands in the statement, value by value.
@@ -162,6 +175,15 @@ impl Bounded {
             measured,
             signature,
         }
+    }
+
+    /// Refuses a type that has too much of something.
+    fn refuse(&self, too_much: Option<String>) -> Result<()> {
+        let Some(what) = too_much else {
+            return Ok(());
+        };
+        let what = format!("the type of what {} gives has {what}", self.name());
+        Err(DataFusionError::from(plan_limits::too_large(what)))
     }
 
     fn check(&self, args: &ScalarFunctionArgs) -> Result<()> {
@@ -222,14 +244,14 @@ impl ScalarUDFImpl for Bounded {
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
         // Where types are worked out over and over, it is here.
         unwanted::check()?;
-        let field = self.inner.return_field_from_args(args)?;
-        match type_fields::too_large(field.data_type()) {
-            None => Ok(field),
-            Some(what) => {
-                let what = format!("the type of what {} gives has {what}", self.name());
-                Err(DataFusionError::from(plan_limits::too_large(what)))
-            }
+        if BY_TEXT.contains(&self.name()) {
+            let text = args.scalar_arguments.get(1).copied().flatten();
+            let text = text.and_then(|text| text.try_as_str().flatten());
+            self.refuse(text.and_then(type_fields::too_deep))?;
         }
+        let field = self.inner.return_field_from_args(args)?;
+        self.refuse(type_fields::too_large(field.data_type()))?;
+        Ok(field)
     }
 
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
@@ -256,10 +278,15 @@ impl ScalarUDFImpl for Bounded {
 
     /// What has a type that may be is optimized as the function itself: of a struct that is made and read only what is read
     /// is made.
-    fn simplify(&self, args: Vec<Expr>, _: &SimplifyContext) -> Result<ExprSimplifyResult> {
-        Ok(match self.measured {
-            Measured::Type => ExprSimplifyResult::Simplified(self.inner.call(args)),
-            _ => ExprSimplifyResult::Original(args),
+    fn simplify(&self, args: Vec<Expr>, context: &SimplifyContext) -> Result<ExprSimplifyResult> {
+        let Measured::Type = self.measured else {
+            return Ok(ExprSimplifyResult::Original(args));
+        };
+        Ok(match self.inner.simplify(args, context)? {
+            ExprSimplifyResult::Original(args) => {
+                ExprSimplifyResult::Simplified(self.inner.call(args))
+            }
+            simplified => simplified,
         })
     }
 

@@ -1,5 +1,7 @@
 //! `GROUP BY d ORDER BY d LIMIT 5` over floating point: the engine's operator that keeps the first groups only takes each NaN for
 //! another group, and ends the query when it throws one of them away. Such groups are all kept, and sorted then.
+//!
+//! It also takes the room for as many groups as `LIMIT` says before it has seen one (SAFE-1).
 
 use std::sync::Arc;
 
@@ -12,7 +14,11 @@ use datafusion::physical_plan::aggregates::AggregateExec;
 
 use crate::tables::parquet::holds_floats;
 
-/// Aggregates by floating point, or of it, keep all groups. It runs after the engine's rules.
+/// So many first groups have room before there is one.
+const MOST: usize = 10_000;
+
+/// Aggregates by floating point, or of it, keep all groups, and so do those of which very many are asked for. It runs after the
+/// engine's rules.
 #[derive(Debug)]
 pub(super) struct AllGroups;
 
@@ -26,10 +32,11 @@ impl PhysicalOptimizerRule for AllGroups {
             let Some(aggregate) = plan.downcast_ref::<AggregateExec>() else {
                 return Ok(Transformed::no(plan));
             };
-            let is_by_order = aggregate
-                .limit_options()
-                .is_some_and(|limit| limit.descending.is_some());
-            if !is_by_order || !has_floats(aggregate)? {
+            let limit = aggregate.limit_options();
+            let Some(limit) = limit.filter(|limit| limit.descending.is_some()) else {
+                return Ok(Transformed::no(plan));
+            };
+            if limit.limit <= MOST && !has_floats(aggregate)? {
                 return Ok(Transformed::no(plan));
             }
             let all = aggregate.with_new_limit_options(None);
@@ -56,4 +63,27 @@ fn has_floats(aggregate: &AggregateExec) -> Result<bool> {
     }
     let mut values = aggregate.aggr_expr().iter();
     Ok(values.any(|value| holds_floats(value.field().data_type())))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::planner::{Script, parse_statement};
+    use crate::session::{Session, SessionOptions};
+
+    #[tokio::test]
+    async fn more_first_groups_than_there_is_room_for_are_given() {
+        let session = Session::try_new(&SessionOptions::default()).unwrap();
+        for limit in ["5", "9223372036854775807", "100000000000"] {
+            for of in ["max(value)", "min(value)", "value % 10"] {
+                let sql = format!(
+                    "SELECT value % 10 AS g, {of} AS v FROM generate_series(1, 100)
+                     GROUP BY value % 10 ORDER BY v DESC LIMIT {limit}"
+                );
+                let raw = Script::new("test", &sql).split().unwrap().remove(0);
+                let rows = session.collect(parse_statement(&raw).unwrap()).await;
+                let rows: usize = rows.expect(&sql).iter().map(|rows| rows.num_rows()).sum();
+                assert_eq!(rows, if limit == "5" { 5 } else { 10 }, "{sql}");
+            }
+        }
+    }
 }

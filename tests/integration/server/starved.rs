@@ -219,3 +219,97 @@ for own, cur, batches in standing:
         "[(6000, 6000)]\n[(70,)]\n20\n"
     );
 }
+
+/// What makes much of little is refused where it stands, or where it would be made, whatever makes it; nobody else notices.
+#[test]
+fn statements_that_ask_for_all_memory_are_refused_and_a_job_goes_on() {
+    const STATEMENTS: &[&str] = &[
+        // Types whose values are wide.
+        "SELECT arrow_cast(NULL, 'FixedSizeList(2147483647, FixedSizeList(1000000, Int64))')",
+        "SELECT CAST(NULL AS BIGINT[2147483647]) FROM generate_series(1, 10)",
+        "SELECT count(arrow_cast(nullif(value, value), 'FixedSizeBinary(2000000000)')) FROM generate_series(1, 10)",
+        // Aggregates that take room before they have seen a row.
+        "SELECT approx_percentile_cont(value, 0.5, 200000000000000) FROM generate_series(1, 10)",
+        "SELECT approx_percentile_cont_with_weight(value, 1, 0.5, 2000000000) FROM generate_series(1, 10)",
+        "SELECT approx_percentile_cont(value, 0.5, 200000000000) OVER () FROM generate_series(1, 10)",
+        // Each row of a window has all rows.
+        "SELECT array_agg(value) OVER () FROM generate_series(1, 50000)",
+        "SELECT string_agg('xxxxxxxxxx', ',') OVER () FROM generate_series(1, 50000)",
+        "SELECT array_agg(value) OVER (PARTITION BY value % 3) FROM generate_series(1, 50000)",
+        "SELECT array_agg(value) OVER (ORDER BY value) FROM generate_series(1, 200000)",
+        "SELECT string_agg('xxxxxxxxxx', ',') OVER (ORDER BY value DESC) FROM generate_series(1, 200000)",
+        "SELECT first_value(t) OVER () FROM (SELECT CASE WHEN value = 1 THEN repeat('x', 5000000) ELSE '' END AS t FROM generate_series(1, 50000))",
+        // Each row of a batch has a value that was made once.
+        "SELECT value, range(1, 1000000) AS r FROM generate_series(1, 2000)",
+        "SELECT value, repeat('x', 10000000) AS r FROM generate_series(1, 2000)",
+        "SELECT string_to_array(repeat('a,', 100000), ',') FROM generate_series(1, 8000)",
+        "SELECT value, (SELECT max(repeat('x', 5000000)) FROM generate_series(1, 2)) AS r FROM generate_series(1, 8000)",
+        "SELECT CASE WHEN value % 2 = 0 THEN repeat('x', 5000000) ELSE 'y' END AS r FROM generate_series(1, 8000)",
+        "SELECT lag('a', 100000, repeat('x', 1000000)) OVER (ORDER BY value) FROM generate_series(1, 8000)",
+        // Functions make much of a batch, or of what is the same for all rows.
+        "SELECT string_to_array(repeat(',', 1500 + value % 7), ',') FROM generate_series(1, 8000)",
+        "SELECT unnest(range(0, 100000 + value)) AS e, repeat('x', 100000 + value % 2) AS t FROM generate_series(1, 20)",
+        "SELECT array_agg(repeat('x', 1000000)) FROM generate_series(1, 8000)",
+    ];
+    let work = Workspace::new();
+    let arguments = [
+        "--users",
+        users(&work),
+        "--memory-limit",
+        "256MiB",
+        "--statement-memory",
+        "64MiB",
+    ];
+    let served = limited(&work, "true", &arguments);
+    goes_on(&work, 1);
+    let script = r#"
+for sql in sys.argv[2:]:
+    answer = refused(rows, connect("reader", "reader-pw"), sql)
+    if "ResourceExhausted" not in answer and "InvalidArgument" not in answer:
+        print(sql, "|", answer[:300])
+# What only looks as if it needed much.
+few = "SELECT value % 10 AS g, max(value) AS m FROM generate_series(1, 1000) GROUP BY 1 ORDER BY m LIMIT 100000000000"
+print(len(rows(connect("reader", "reader-pw"), few)))
+print(rows(connect("reader", "reader-pw"), "SELECT count(*) FROM generate_series(1, 100000)"))
+"#;
+    assert_eq!(served.python(script, STATEMENTS), "10\n[(100000,)]\n");
+    goes_on(&work, 2);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", served.process.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak: u64 = peak
+        .unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap();
+    assert!(peak < 2 << 20, "{peak} KiB were held");
+    assert_eq!(served.stop(), Some(0));
+}
+
+/// A join repeats a row of many wide columns in one step that asks nothing: its thread waits when nothing is left, and its statement is
+/// ended. Others are served by other threads.
+#[test]
+fn a_step_that_needs_more_than_there_is_ends_its_statement_alone() {
+    let work = Workspace::new();
+    // Of addresses there are fewer than of memory.
+    let served = limited(&work, "ulimit -v 10000000", &["--target-partitions", "1"]);
+    goes_on(&work, 1);
+    let columns: Vec<String> = (0..40)
+        .map(|n| format!("max(repeat('x', 200000 + value)) AS c{n}"))
+        .collect();
+    let lengths: Vec<String> = (0..40).map(|n| format!("sum(length(c{n}))")).collect();
+    let wide = format!(
+        "SELECT {} FROM (SELECT {} FROM generate_series(1, 2)) CROSS JOIN (SELECT value AS v FROM generate_series(1, 50000)) WHERE v % 7 > 0",
+        lengths.join(", "),
+        columns.join(", ")
+    );
+    let script = r#"
+for round in range(2):
+    answer = refused(rows, connect(), sys.argv[2])
+    print("ResourceExhausted" in answer or answer[:300])
+    print(until(lambda: refused(rows, connect(), "SELECT 7"), lambda answer: "done" in answer))
+"#;
+    let said = served.python(script, &[&wide]);
+    assert_eq!(said, "True\ndone: [(7,)]\nTrue\ndone: [(7,)]\n");
+    goes_on(&work, 2);
+}

@@ -1,0 +1,409 @@
+//! What a statement takes of the heap in one go, and where that ends (SAFE-1).
+//!
+//! Memory pools know of what operators hold between two batches. What an operator, a function or an aggregate takes on its way
+//! they are not told. The allocator sees it: while a statement is polled, its thread counts the bytes that it takes, less those that it
+//! gives back ([`within`]). Steps of a statement ask whether that is too much ([`check`]) and fail if it is, so that all of it is given
+//! back.
+//!
+//! A step that asks nothing may still want more than the process has room for ([`set_room`]). Without memory an allocator can end the
+//! process or wait; a statement's thread waits, until others have given memory back. [`short`] says whose threads wait, so that somebody
+//! can end these statements.
+
+mod allocator;
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+pub use allocator::Counted;
+
+/// From so many bytes on, an allocation has to have room. What is smaller is also allocated while locks are held.
+const LARGE: usize = 64 << 10;
+/// Who has taken less in one go is not asked to fail when the process has no room.
+const LITTLE: usize = 64 << 20;
+/// So many threads are known that wait for memory.
+const WAITING: usize = 256;
+/// The room of a process of which nobody knows it.
+const UNKNOWN: usize = usize::MAX;
+
+/// Bytes that the process may take, as far as was looked last.
+static ROOM: AtomicUsize = AtomicUsize::new(UNKNOWN);
+/// Bytes that large allocations of statements have taken since, less those given back.
+static SINCE: AtomicIsize = AtomicIsize::new(0);
+/// The statements whose threads wait for memory; 0 is none.
+static SHORT: [AtomicU64; WAITING] = [const { AtomicU64::new(0) }; WAITING];
+/// What a thread does that waits for memory.
+static WAIT: OnceLock<fn(usize)> = OnceLock::new();
+
+thread_local! {
+    static POLL: Poll = const {
+        Poll {
+            owner: Cell::new(0),
+            taken: Cell::new(0),
+            most: Cell::new(0),
+        }
+    };
+    static OWNER: RefCell<Option<Arc<Owner>>> = const { RefCell::new(None) };
+}
+
+/// What a thread counts while it polls a statement. The allocator reads it: so nothing of it is allocated or dropped.
+struct Poll {
+    /// The number of the statement; 0: it polls none, and counts nothing.
+    owner: Cell<u64>,
+    /// Bytes that were taken since the poll began, less those given back.
+    taken: Cell<isize>,
+    /// Bytes that may be.
+    most: Cell<usize>,
+}
+
+/// A statement, as far as its memory is concerned.
+#[derive(Debug)]
+pub struct Owner {
+    number: u64,
+    is_ended: AtomicBool,
+}
+
+impl Default for Owner {
+    /// With a number of its own.
+    fn default() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self {
+            number: LAST.fetch_add(1, Ordering::Relaxed) + 1,
+            is_ended: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Owner {
+    /// By which [`short`] names it.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Nobody waits for it any more: its next [`check`] fails.
+    pub fn end(&self) {
+        self.is_ended.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Why a step of a statement has to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Nobody waits for the statement any more.
+    Ended,
+    /// It would have taken so many bytes in one go.
+    TooMuch {
+        /// These.
+        taken: usize,
+        /// As many as it may take.
+        most: usize,
+    },
+    /// It would have taken so many bytes in one go, and the process has no room for them.
+    NoRoom {
+        /// These.
+        taken: usize,
+    },
+}
+
+/// A future whose polls count what they take, up to `most` bytes each.
+pub fn within<F: Future>(
+    owner: Arc<Owner>,
+    most: usize,
+    work: F,
+) -> impl Future<Output = F::Output> {
+    let mut work = Box::pin(work);
+    poll_fn(move |context| during(&owner, most, || work.as_mut().poll(context)))
+}
+
+/// Calls a function that counts what it takes, up to `most` bytes.
+pub fn during<T>(owner: &Arc<Owner>, most: usize, work: impl FnOnce() -> T) -> T {
+    let _begun = Begun::new(Arc::clone(owner), most);
+    work()
+}
+
+/// Who counts on this thread now, and up to how many bytes: for what goes on elsewhere in its name.
+pub fn current() -> Option<(Arc<Owner>, usize)> {
+    let owner = OWNER.with(|owner| owner.borrow().clone())?;
+    Some((owner, POLL.with(|poll| poll.most.get())))
+}
+
+/// Whether the statement that this thread polls may go on, and take `more` bytes. Where none is polled, everything may.
+///
+/// # Errors
+///
+/// It has to fail.
+pub fn check(more: usize) -> Result<(), Refusal> {
+    let (owner, taken, most) =
+        POLL.with(|poll| (poll.owner.get(), poll.taken.get(), poll.most.get()));
+    if owner == 0 {
+        return Ok(());
+    }
+    let is_ended = OWNER.with(|owner| {
+        let owner = owner.borrow();
+        let owner = owner.as_ref();
+        owner.is_some_and(|owner| owner.is_ended.load(Ordering::Relaxed))
+    });
+    if is_ended {
+        return Err(Refusal::Ended);
+    }
+    let taken = usize::try_from(taken).unwrap_or(0).saturating_add(more);
+    refusal(taken, most, has_room(more)).map_or(Ok(()), Err)
+}
+
+/// Whether who would have taken so many bytes has to fail.
+fn refusal(taken: usize, most: usize, has_room: bool) -> Option<Refusal> {
+    if taken > most {
+        return Some(Refusal::TooMuch { taken, most });
+    }
+    (!has_room && taken > LITTLE).then_some(Refusal::NoRoom { taken })
+}
+
+/// Says how many bytes the process may take from now on.
+pub fn set_room(bytes: usize) {
+    ROOM.store(bytes, Ordering::Relaxed);
+    SINCE.store(0, Ordering::Relaxed);
+}
+
+/// Nobody looks any more how many bytes the process may take.
+pub fn forget_room() {
+    set_room(UNKNOWN);
+}
+
+/// Whether the process has room for so many bytes, as far as that is known.
+pub fn has_room(bytes: usize) -> bool {
+    let room = ROOM.load(Ordering::Relaxed);
+    room == UNKNOWN || fits(bytes, room, SINCE.load(Ordering::Relaxed))
+}
+
+/// Whether there is room for so many bytes where there was so much, and these were taken since.
+fn fits(bytes: usize, room: usize, since: isize) -> bool {
+    match usize::try_from(since) {
+        Ok(taken) => bytes <= room.saturating_sub(taken),
+        Err(_) => bytes <= room.saturating_add(since.unsigned_abs()),
+    }
+}
+
+/// Says what the thread of a statement does that needs so many bytes more than there are: it returns when there may be as many. It must
+/// not unwind. The first that is said counts.
+pub fn on_shortage(wait: fn(usize)) {
+    let _ = WAIT.set(wait);
+}
+
+/// The numbers of the statements that have threads which wait for memory.
+pub fn short() -> Vec<u64> {
+    let waiting = SHORT.iter().map(|place| place.load(Ordering::Relaxed));
+    waiting.filter(|number| *number != 0).collect()
+}
+
+/// A poll that has begun on this thread; when it is dropped, what was before goes on.
+struct Begun {
+    owner: u64,
+    taken: isize,
+    most: usize,
+    before: Option<Arc<Owner>>,
+}
+
+impl Begun {
+    fn new(owner: Arc<Owner>, most: usize) -> Self {
+        let number = owner.number;
+        let before = OWNER.with(|current| current.replace(Some(owner)));
+        POLL.with(|poll| Self {
+            owner: poll.owner.replace(number),
+            taken: poll.taken.replace(0),
+            most: poll.most.replace(most),
+            before,
+        })
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        POLL.with(|poll| {
+            poll.owner.set(self.owner);
+            poll.taken.set(self.taken);
+            poll.most.set(self.most);
+        });
+        drop(OWNER.with(|current| current.replace(self.before.take())));
+    }
+}
+
+/// The number of the statement that this thread polls; 0 if it polls none.
+#[inline]
+fn owner() -> u64 {
+    POLL.try_with(|poll| poll.owner.get()).unwrap_or(0)
+}
+
+/// Counts what the statement of this thread has taken, or given back.
+#[inline]
+fn count(bytes: usize, is_taken: bool) {
+    let bytes = isize::try_from(bytes).unwrap_or(isize::MAX);
+    let bytes = if is_taken { bytes } else { -bytes };
+    let _ = POLL.try_with(|poll| {
+        poll.taken.set(poll.taken.get().wrapping_add(bytes));
+    });
+    if bytes.unsigned_abs() >= LARGE {
+        SINCE.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Waits on behalf of the statement of this number; whether somebody has said how.
+fn wait(owner: u64, bytes: usize) -> bool {
+    let Some(wait) = WAIT.get() else {
+        return false;
+    };
+    let _known = Waits::new(owner);
+    // What is allocated meanwhile is not the statement's, and does not wait.
+    let _ = POLL.try_with(|poll| poll.owner.set(0));
+    wait(bytes);
+    let _ = POLL.try_with(|poll| poll.owner.set(owner));
+    true
+}
+
+/// That a thread of a statement waits, where it can be seen if not too many do.
+struct Waits(Option<&'static AtomicU64>);
+
+impl Waits {
+    fn new(owner: u64) -> Self {
+        let mut places = SHORT.iter();
+        Self(places.find(|place| {
+            let free = place.compare_exchange(0, owner, Ordering::Relaxed, Ordering::Relaxed);
+            free.is_ok()
+        }))
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        if let Some(place) = self.0 {
+            place.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Poll as Polled;
+
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    /// Memory that is taken and looks as if it were used.
+    fn taken(bytes: usize) -> Vec<u8> {
+        std::hint::black_box(vec![1; bytes])
+    }
+
+    #[test]
+    fn what_a_poll_takes_is_counted_and_what_it_gives_back_is_not() {
+        let owner = Arc::new(Owner::default());
+        assert_eq!(check(usize::MAX), Ok(()), "no statement is polled");
+        let held = during(&owner, 10 * MIB, || {
+            for _ in 0..10 {
+                drop(taken(8 * MIB));
+                assert_eq!(check(0), Ok(()));
+            }
+            let held = taken(8 * MIB);
+            assert_eq!(check(0), Ok(()));
+            let refused = check(3 * MIB);
+            assert!(
+                matches!(refused, Err(Refusal::TooMuch { .. })),
+                "{refused:?}"
+            );
+            held
+        });
+        // A poll begins anew, and one that stands within another has its own count.
+        during(&owner, 10 * MIB, || {
+            assert_eq!(check(9 * MIB), Ok(()));
+            let more = during(&owner, 20 * MIB, || {
+                assert_eq!(check(19 * MIB), Ok(()));
+                taken(5 * MIB)
+            });
+            assert_eq!(check(9 * MIB), Ok(()));
+            drop(more);
+        });
+        drop(held);
+        assert!(current().is_none());
+    }
+
+    #[test]
+    fn vectors_that_grow_are_counted_once() {
+        let owner = Arc::new(Owner::default());
+        during(&owner, 20 * MIB, || {
+            let mut grown = Vec::new();
+            while grown.len() < 8 * MIB {
+                grown.extend_from_slice(std::hint::black_box(&[1_u8; 1_000]));
+            }
+            assert_eq!(check(0), Ok(()));
+            grown.shrink_to_fit();
+            assert_eq!(check(11 * MIB), Ok(()));
+            assert!(check(13 * MIB).is_err());
+        });
+    }
+
+    #[test]
+    fn a_future_is_counted_poll_by_poll_on_whatever_thread() {
+        let owner = Arc::new(Owner::default());
+        let mut polls = 0;
+        let work = poll_fn(move |context| {
+            polls += 1;
+            assert_eq!(current().map(|(_, most)| most), Some(10 * MIB));
+            assert_eq!(check(9 * MIB), Ok(()));
+            // It is kept, and the next poll may take as much.
+            std::mem::forget(taken(8 * MIB));
+            context.waker().wake_by_ref();
+            match polls {
+                3 => Polled::Ready(check(9 * MIB)),
+                _ => Polled::Pending,
+            }
+        });
+        let work = within(Arc::clone(&owner), 10 * MIB, work);
+        let thread = std::thread::spawn(move || futures::executor::block_on(work));
+        assert!(thread.join().unwrap().is_err());
+    }
+
+    #[test]
+    fn a_statement_that_has_ended_fails_at_its_next_step() {
+        let owner = Arc::new(Owner::default());
+        during(&owner, MIB, || {
+            assert_eq!(check(0), Ok(()));
+            owner.end();
+            assert_eq!(check(0), Err(Refusal::Ended));
+        });
+        assert_ne!(owner.number(), Owner::default().number());
+    }
+
+    #[test]
+    fn who_has_taken_little_goes_on_where_there_is_no_room() {
+        let most = 1_000 * MIB;
+        assert_eq!(refusal(10 * MIB, most, false), None);
+        assert_eq!(refusal(100 * MIB, most, true), None);
+        let taken = 100 * MIB;
+        assert_eq!(refusal(taken, most, false), Some(Refusal::NoRoom { taken }));
+        let taken = most + 1;
+        let refused = Some(Refusal::TooMuch { taken, most });
+        assert_eq!(refusal(taken, most, true), refused);
+    }
+
+    #[test]
+    fn room_is_what_was_left_less_what_was_taken_since() {
+        assert!(fits(10, 10, 0));
+        assert!(!fits(11, 10, 0));
+        assert!(!fits(1, 10, 10));
+        assert!(!fits(1, 10, isize::MAX));
+        assert!(fits(0, 10, 20));
+        // More was given back than taken.
+        assert!(fits(15, 10, -5));
+        assert!(fits(usize::MAX, usize::MAX, isize::MIN));
+    }
+
+    #[test]
+    fn whose_threads_wait_is_known() {
+        let number = Owner::default().number();
+        let first = Waits::new(number);
+        let second = Waits::new(number);
+        assert_eq!(short().iter().filter(|of| **of == number).count(), 2);
+        drop((first, second));
+        assert!(!short().contains(&number));
+    }
+}

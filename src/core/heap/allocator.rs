@@ -1,0 +1,74 @@
+//! The allocator that counts for statements, around one that allocates.
+#![expect(
+    unsafe_code,
+    reason = "an allocator is unsafe by its interface: each call is handed on as it came, and memory is not touched"
+)]
+
+use std::alloc::{GlobalAlloc, Layout};
+
+use crate::core::heap::{LARGE, count, has_room, owner, wait};
+
+/// An allocator that counts what statements take; what no statement takes it hands on at once.
+#[derive(Debug)]
+pub struct Counted<A>(A);
+
+impl<A> Counted<A> {
+    /// Around the one that allocates.
+    pub const fn new(inner: A) -> Self {
+        Self(inner)
+    }
+}
+
+// SAFETY: every pointer comes from the inner allocator, by the layout that was asked for, and goes back to it by the same. What is done
+// beside that reads and writes numbers, or waits; it does not unwind, and what it allocates itself comes here as no statement's.
+unsafe impl<A: GlobalAlloc> GlobalAlloc for Counted<A> {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller keeps the rules of `alloc`.
+        taken(layout.size(), 0, || unsafe { self.0.alloc(layout) })
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller keeps the rules of `alloc_zeroed`.
+        taken(layout.size(), 0, || unsafe { self.0.alloc_zeroed(layout) })
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        // SAFETY: the caller keeps the rules of `realloc`. Where it gives nothing, the memory is as it was, and may be tried again.
+        taken(new_size, layout.size(), || unsafe {
+            self.0.realloc(memory, layout, new_size)
+        })
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        if owner() != 0 {
+            count(layout.size(), false);
+        }
+        // SAFETY: the caller keeps the rules of `dealloc`.
+        unsafe { self.0.dealloc(memory, layout) }
+    }
+}
+
+/// Takes `size` bytes in the place of `old` ones; a statement waits until there is room for them.
+fn taken(size: usize, old: usize, take: impl Fn() -> *mut u8) -> *mut u8 {
+    let of = owner();
+    if of == 0 {
+        return take();
+    }
+    let more = size.saturating_sub(old);
+    while more >= LARGE && !has_room(more) && wait(of, more) {}
+    let mut given = take();
+    while given.is_null() && wait(of, more) {
+        given = take();
+    }
+    if !given.is_null() {
+        match size >= old {
+            true => count(more, true),
+            false => count(old - size, false),
+        }
+    }
+    given
+}
