@@ -128,10 +128,6 @@ impl VisitorMut for Settled {
                 ),
                 _ => ControlFlow::Continue(()),
             },
-            Expr::CompoundFieldAccess { root, access_chain } => {
-                fields_by_name(root, access_chain);
-                ControlFlow::Continue(())
-            }
             Expr::Like { .. } | Expr::ILike { .. } => {
                 likes::with_backslashes(expr);
                 ControlFlow::Continue(())
@@ -177,22 +173,6 @@ impl VisitorMut for Settled {
                 reassociate(expr);
                 ControlFlow::Continue(())
             }
-        }
-    }
-}
-
-/// `(s).x` and `list[1].x`: a field is called by its name as a column is. What stands before the first bracket may be a table.
-fn fields_by_name(root: &Expr, access_chain: &mut [AccessExpr]) {
-    let mut is_column = matches!(root, Expr::Identifier(_));
-    for access in access_chain {
-        match access {
-            AccessExpr::Dot(Expr::Identifier(_)) if is_column => {}
-            AccessExpr::Dot(field) => {
-                if let Expr::Identifier(name) = field {
-                    *field = Expr::Value(Value::SingleQuotedString(normalize(name)).into());
-                }
-            }
-            AccessExpr::Subscript(_) => is_column = false,
         }
     }
 }
