@@ -74,22 +74,20 @@ pub(crate) fn cpu_seconds(process: &str) -> f64 {
 
 /// The most resident memory that a process has had.
 pub(crate) fn peak_mib(process: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib: u64 = line
-        .and_then(|line| line.split_whitespace().next()?.parse().ok())
-        .unwrap_or(0);
-    kib / 1024
+    status_kib(process, "VmHWM:") / 1024
 }
 
 /// Resident memory of this process.
 pub(crate) fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib: u64 = line
-        .and_then(|line| line.split_whitespace().next()?.parse().ok())
-        .unwrap_or(0);
-    kib * 1024
+    status_kib(SELF, "VmRSS:") * 1024
+}
+
+/// A size that the system tells of a process; 0 once that has ended.
+fn status_kib(process: &str, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok())
+        .unwrap_or(0)
 }
 
 /// The table.

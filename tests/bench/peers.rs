@@ -56,7 +56,7 @@ fn send(producer: &BaseProducer, mut record: BaseRecord<'_, [u8], [u8]>) {
     }
 }
 
-/// Fills a topic, round robin over its partitions: `run` records to each at a time.
+/// Fills a new topic, round robin over its partitions: `run` records to each at a time.
 pub(crate) fn fill(
     bootstrap: &str,
     topic: &str,
@@ -65,9 +65,10 @@ pub(crate) fn fill(
     records: impl Iterator<Item = String>,
 ) {
     let producer = producer(bootstrap);
-    let partitions = usize::try_from(partitions).unwrap();
+    let width = usize::try_from(partitions).unwrap();
+    let mut sent = 0;
     for (index, record) in records.enumerate() {
-        let partition = i32::try_from(index / run % partitions).unwrap();
+        let partition = i32::try_from(index / run % width).unwrap();
         send(
             &producer,
             BaseRecord::to(topic)
@@ -77,8 +78,10 @@ pub(crate) fn fill(
         if index % 10_000 == 0 {
             producer.poll(Duration::ZERO);
         }
+        sent = index + 1;
     }
     producer.flush(Duration::from_secs(120)).unwrap();
+    assert_eq!(count(bootstrap, topic, partitions), sent as u64, "{topic}");
 }
 
 fn consumer(bootstrap: &str, topic: &str, partitions: i32) -> BaseConsumer {
@@ -160,7 +163,7 @@ pub(crate) fn copy(bootstrap: &str, from: &str, to: &str, partitions: i32, recor
 }
 
 /// How many records a topic has.
-pub(crate) fn count(bootstrap: &str, topic: &str, partitions: i32) -> u64 {
+fn count(bootstrap: &str, topic: &str, partitions: i32) -> u64 {
     let consumer: BaseConsumer = config(bootstrap).create().unwrap();
     let ends = (0..partitions).map(|partition| {
         let ends = consumer.fetch_watermarks(topic, partition, Duration::from_secs(10));

@@ -41,6 +41,16 @@ impl Drop for Process {
     }
 }
 
+/// The program itself, in a folder.
+pub(crate) fn program(folder: &std::path::Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_anabranch"));
+    command
+        .current_dir(folder)
+        .env("XDG_CONFIG_HOME", folder)
+        .env_remove("RUST_LOG");
+    command
+}
+
 /// Starts a program; gives what it says behind each of `before`, which come in this order on lines of its errors.
 pub(crate) fn start<const N: usize>(
     command: &mut Command,
@@ -73,12 +83,9 @@ pub(crate) fn echo(bench: &Bench) {
 
 pub(crate) fn server(bench: &Bench, report: &mut Report) {
     let folder = tempfile::tempdir().unwrap();
-    let mut program = Command::new(env!("CARGO_BIN_EXE_anabranch"));
-    let program = program
-        .current_dir(folder.path())
-        .env("XDG_CONFIG_HOME", folder.path())
-        .args(["serve", "--listen", "127.0.0.1:0"]);
-    let (_served, [address]) = start(program, ["listening at grpc://"]);
+    let mut command = program(folder.path());
+    let command = command.args(["serve", "--listen", "127.0.0.1:0"]);
+    let (_served, [address]) = start(command, ["listening at grpc://"]);
     small(bench, &address, report);
     cancel(bench, &address, report);
     let columns = "value + 1 AS b, value + 2 AS c, value + 3 AS d";

@@ -16,7 +16,7 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use crate::measure::{Figure, Report, Taken, cpu_seconds, peak_mib};
-use crate::server::{asking, channel, start};
+use crate::server::{asking, channel, program, start};
 use crate::{Bench, panic_with, peers};
 
 /// In the environment of a process that drains the topic with a bare consumer.
@@ -52,10 +52,6 @@ pub(crate) fn wide(bench: &Bench, bootstrap: &str, report: &mut Report) {
     let each = records / u64::try_from(PARTITIONS).unwrap();
     let run = usize::try_from(each.clamp(1, RUN)).unwrap();
     peers::fill(bootstrap, TOPIC, PARTITIONS, run, numbers);
-    let there = peers::count(bootstrap, TOPIC, PARTITIONS);
-    if there != records {
-        panic_with(&format!("the topic has {there} records"));
-    }
     read(bootstrap, folder.path(), records, report);
     standing(bench, bootstrap, folder.path(), report);
 }
@@ -95,15 +91,6 @@ fn read(bootstrap: &str, folder: &Path, records: u64, report: &mut Report) {
         "job: synchronization of 1,000 partitions Kafka → Delta",
         Some(&bare),
     );
-}
-
-fn program(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_anabranch"));
-    command
-        .current_dir(folder)
-        .env("XDG_CONFIG_HOME", folder)
-        .env_remove("RUST_LOG");
-    command
 }
 
 /// A process that has ended well.
@@ -235,9 +222,11 @@ fn standing(bench: &Bench, bootstrap: &str, folder: &Path, report: &mut Report) 
     let readers = bench.runtime.block_on(stand_still(&address));
     let during = batches(page);
     let running = metric(page, "anabranch_statements_running");
-    if running < READERS as f64 {
-        panic_with(&format!("only {running} readers still stand"));
-    }
+    // Not `panic_with`, which would leave the server.
+    assert!(
+        running >= READERS as f64,
+        "only {running} readers still stand"
+    );
     drop(readers);
     stop.store(true, Ordering::Relaxed);
     sender.join().unwrap();
@@ -263,9 +252,7 @@ fn batches(page: &str) -> (f64, f64) {
     let (first, _) = seen();
     let deadline = Instant::now() + Duration::from_secs(120);
     while seen().0 < first + WARM {
-        if Instant::now() > deadline {
-            panic_with("the job does not go on");
-        }
+        assert!(Instant::now() <= deadline, "the job does not go on");
         std::thread::sleep(Duration::from_millis(50));
     }
     let begun = Instant::now();

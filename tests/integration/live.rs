@@ -39,11 +39,8 @@ impl Live {
     }
 
     fn sql(&self, statement: &str) -> Vec<serde_json::Value> {
-        let ran = self.stored.work.sql(&self.files, &[statement]).ok();
-        ran.out
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
+        let work = &self.stored.work;
+        work.sql(&self.files, &[statement]).ok().rows()
     }
 }
 

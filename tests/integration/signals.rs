@@ -1,10 +1,10 @@
 //! A program that is told to end does so, whatever it is at.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Instant;
 
-use crate::support::{AT_ONCE, Workspace};
+use crate::support::{AT_ONCE, Killed, Workspace, signal};
 
 /// A statement that is planned for minutes.
 pub(crate) fn planned_for_long() -> String {
@@ -17,25 +17,24 @@ pub(crate) fn planned_for_long() -> String {
 
 #[test]
 fn a_statement_that_is_being_planned_ends_with_its_program() {
-    for signal in ["-TERM", "-INT"] {
+    for name in ["-TERM", "-INT"] {
         let work = Workspace::new();
         let first = work.file("first.sql", "SELECT 1 AS n;\n");
         let second = work.file("second.sql", &planned_for_long());
-        let mut running = work
+        let running = work
             .command()
             .args(["sql", "--format", "ndjson", "-f", first, "-f", second])
             .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .spawn();
+        let mut running = Killed(running.unwrap());
         let mut line = String::new();
-        let mut said = BufReader::new(running.stdout.take().unwrap());
+        let mut said = BufReader::new(running.0.stdout.take().unwrap());
         said.read_line(&mut line).unwrap();
         assert_eq!(line, "{\"n\":1}\n");
         let told = Instant::now();
-        let id = running.id().to_string();
-        Command::new("kill").args([signal, &id]).status().unwrap();
-        let code = running.wait().unwrap().code();
-        assert_eq!(code, Some(if signal == "-TERM" { 143 } else { 130 }));
-        assert!(told.elapsed() < AT_ONCE, "{signal}: {:?}", told.elapsed());
+        signal(&running.0, name);
+        let code = running.0.wait().unwrap().code();
+        assert_eq!(code, Some(if name == "-TERM" { 143 } else { 130 }));
+        assert!(told.elapsed() < AT_ONCE, "{name}: {:?}", told.elapsed());
     }
 }

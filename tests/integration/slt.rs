@@ -182,7 +182,7 @@ fn run_over_flight(file: &Path) -> Result<(), TestError> {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let work = Workspace::new();
     let served = Served::start(&work, &[]);
-    let url = format!("grpc://{}", served.address);
+    let url = served.url();
     let mut runner = Runner::new(|| async {
         let address = Address::parse(&url).map_err(Failure)?;
         let client = Client::connect(address, Login::Nobody, &TlsFiles::default()).await;

@@ -64,6 +64,11 @@ pub(crate) struct Ran {
 impl Ran {
     /// Runs it to its end; what hangs is killed, and what it has said so far is shown.
     pub(crate) fn of(command: &mut Command) -> Self {
+        Self::within(command, PATIENCE)
+    }
+
+    /// The same where it may take so long.
+    pub(crate) fn within(command: &mut Command, patience: Duration) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -71,7 +76,7 @@ impl Ran {
             .expect("the program starts");
         let out = read_aside(child.stdout.take().expect("a pipe"));
         let err = read_aside(child.stderr.take().expect("a pipe"));
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience;
         let (status, hung) = loop {
             if let Some(status) = child.try_wait().expect("a process") {
                 break (status, false);
@@ -87,7 +92,7 @@ impl Ran {
             stdout: out.join().expect("a reader"),
             stderr: err.join().expect("a reader"),
         });
-        assert!(!hung, "it did not end within {PATIENCE:?}: {ran:#?}");
+        assert!(!hung, "it did not end within {patience:?}: {ran:#?}");
         ran
     }
 
@@ -99,11 +104,59 @@ impl Ran {
         }
     }
 
+    /// What it printed, lines of JSON.
+    pub(crate) fn rows(&self) -> Vec<serde_json::Value> {
+        let lines = self.out.lines();
+        lines
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
     /// The run, which must have gone well.
     #[track_caller]
     pub(crate) fn ok(self) -> Self {
         assert_eq!(self.code, Some(0), "{self:#?}");
         self
+    }
+}
+
+/// The numbers `v` of lines of JSON, sorted.
+pub(crate) fn numbers_of(printed: &str) -> Vec<u64> {
+    let mut numbers: Vec<u64> = printed
+        .lines()
+        .map(|line| {
+            let record: serde_json::Value = serde_json::from_str(line).unwrap();
+            record["v"].as_u64().unwrap()
+        })
+        .collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// Sends a process a signal, such as `-TERM`.
+#[track_caller]
+pub(crate) fn signal(process: &Child, name: &str) {
+    let sent = Command::new("kill")
+        .args([name, &process.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success(), "{name}: {sent}");
+}
+
+/// A process that is killed when this is dropped.
+pub(crate) struct Killed(pub(crate) Child);
+
+impl Killed {
+    /// Kills it, if it still runs.
+    pub(crate) fn end(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -197,7 +250,8 @@ pub(crate) fn python(script: &str, arguments: &[&str]) -> String {
     .out
 }
 
-/// The Python that has those packages; the first who asks makes it where it is missing.
+/// The Python that has those packages; the first call in this process runs `tests/python/venv`, which installs it where it is
+/// missing.
 fn interpreter() -> &'static str {
     static PYTHON: OnceLock<String> = OnceLock::new();
     PYTHON.get_or_init(|| {

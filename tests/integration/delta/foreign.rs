@@ -673,6 +673,14 @@ async fn in_session(statements: &str) -> String {
     pretty_format_batches(&rows).unwrap().to_string()
 }
 
+/// The numbers of a table that is shown, of one column.
+fn ids_of(shown: &str) -> Vec<i64> {
+    shown
+        .lines()
+        .filter_map(|line| line.trim_matches(|c| c == '|' || c == ' ').parse().ok())
+        .collect()
+}
+
 /// Other writers leave NaN out of the bounds of a column.
 #[tokio::test(flavor = "multi_thread")]
 async fn bounds_of_others_say_nothing_of_nan() {
@@ -719,11 +727,7 @@ async fn bounds_of_others_say_nothing_of_nan() {
         ("SELECT id FROM t WHERE d = (SELECT max(d) FROM t)", vec![2]),
     ] {
         let shown = in_session(&format!("{table} {query};")).await;
-        let found: Vec<i64> = shown
-            .lines()
-            .filter_map(|line| line.trim_matches(|c| c == '|' || c == ' ').parse().ok())
-            .collect();
-        assert_eq!(found, ids, "{query}:\n{shown}");
+        assert_eq!(ids_of(&shown), ids, "{query}:\n{shown}");
     }
     let shown = in_session(&format!(
         "{table} SELECT d FROM t WHERE id >= 2 ORDER BY id;"
@@ -761,12 +765,9 @@ async fn nan_with_a_sign_is_nan() {
     )
     .unwrap();
     insert(&handle, "id, d, f", vec![rows]).await.unwrap();
-    let mut files = std::fs::read_dir(dir.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|end| end == "parquet"));
-    let file = files.next().unwrap();
-    assert!(files.next().is_none());
+    let files = data_files(dir.path());
+    assert_eq!(files.len(), 1, "{files:?}");
+    let file = dir.path().join(&files[0]);
     for table in [
         format!("STORED AS DELTA LOCATION '{}'", dir.path().display()),
         format!("STORED AS PARQUET LOCATION '{}'", file.display()),
@@ -812,11 +813,7 @@ async fn nan_with_a_sign_is_nan() {
             ),
         ] {
             let shown = in_session(&format!("CREATE EXTERNAL TABLE t {table}; {query};")).await;
-            let found: Vec<i64> = shown
-                .lines()
-                .filter_map(|line| line.trim_matches(|c| c == '|' || c == ' ').parse().ok())
-                .collect();
-            assert_eq!(found, ids, "{query} {table}:\n{shown}");
+            assert_eq!(ids_of(&shown), ids, "{query} {table}:\n{shown}");
         }
     }
 }

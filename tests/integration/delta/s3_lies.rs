@@ -8,7 +8,7 @@ use anabranch::error::ErrorKind;
 use super::s3::{Store, store};
 use super::*;
 use crate::proxy::{Fate, Proxy, Request};
-use crate::support::Workspace;
+use crate::support::{Workspace, numbers_of};
 
 fn plain(store: &Store, endpoint: &str, path: &str) -> DeltaSpec {
     let spec = store.spec(path);
@@ -207,11 +207,7 @@ fn kept(work: &Workspace) -> Vec<u64> {
     let shown = work
         .sql(&["tables.sql"], &["SELECT v FROM kept ORDER BY v"])
         .ok();
-    let number = |line: &str| {
-        let row: serde_json::Value = serde_json::from_str(line).unwrap();
-        row["v"].as_u64().unwrap()
-    };
-    shown.out.lines().map(number).collect()
+    numbers_of(&shown.out)
 }
 
 #[test]

@@ -71,6 +71,8 @@ fn exact_1_2_three_brokers_under_fire_lose_and_double_nothing() {
          answers of the store: {by_store:?}",
         sent * KEYS
     );
+    // Windows that the watermark of each partition has passed: every key has a record for each second.
+    let closed = sent.saturating_sub(1 + 5) / 10;
     if duration() >= Duration::from_secs(60) {
         let Disturbed {
             hidden,
@@ -78,6 +80,7 @@ fn exact_1_2_three_brokers_under_fire_lose_and_double_nothing() {
             refused,
         } = by_store;
         assert!(hidden > 0 && delayed > 0 && refused > 0, "the store lies");
+        assert!(closed > 0, "{sent} seconds close windows");
     }
     processes.catch_up();
 
@@ -96,8 +99,6 @@ fn exact_1_2_three_brokers_under_fire_lose_and_double_nothing() {
         assert_whole(table, &by_key(numbers), &all);
     }
 
-    // Windows that the watermark of each partition has passed: every key has a record for each second.
-    let closed = sent.saturating_sub(1 + 5) / 10;
     let expected: Vec<(u64, u64)> = (0..closed)
         .map(|window| (10, (window * 10..window * 10 + 10).sum()))
         .collect();

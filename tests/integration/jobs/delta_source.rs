@@ -51,9 +51,9 @@ impl Pipeline {
         serde_json::from_str(line).unwrap()
     }
 
-    /// Why the job stopped.
-    fn reason(&self, job: &str) -> String {
-        let ran = self.catch_up(job);
+    /// Runs a job file that stops, and gives the reason.
+    pub(super) fn reason(&self, file: &str) -> String {
+        let ran = self.catch_up(file);
         assert_eq!(ran.code, Some(1), "{ran:?}");
         let row = self.row("SELECT state, reason FROM system.jobs");
         assert_eq!(row["state"], "FAILED", "{row}");

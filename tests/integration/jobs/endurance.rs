@@ -126,11 +126,7 @@ impl Pipeline {
     }
 
     pub(super) fn rows(&self, query: &str) -> Vec<serde_json::Value> {
-        let rows = self.work.sql(&["tables.sql"], &[query]).ok();
-        let lines = rows.out.lines();
-        lines
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
+        self.work.sql(&["tables.sql"], &[query]).ok().rows()
     }
 }
 
@@ -180,6 +176,8 @@ fn exact_1_2_two_processes_fight_and_are_killed_at_random() {
     let all: Vec<u64> = (0..sent).collect();
     let doubled: Vec<u64> = all.iter().map(|v| v * 2).collect();
     assert_eq!(pipeline.doubled(), doubled, "the topic");
+    let others = pipeline.doubled_for_others();
+    assert_eq!(others, doubled, "the topic, by Kafka's own consumer");
     assert_eq!(pipeline.kept(), all, "the Delta table");
 
     let closed = (sent - 1 - 5) / 10;

@@ -263,17 +263,6 @@ fn what_cannot_be_set_aside_is_refused_or_fails() {
     assert!(pipeline.dead().is_empty());
 }
 
-/// The reason for which a job has stopped.
-fn reason_of(pipeline: &Pipeline, file: &str, job: &str) -> String {
-    let ran = pipeline.catch_up(file);
-    assert_eq!(ran.code, Some(1), "{ran:?}");
-    let query = format!("SELECT reason FROM system.jobs WHERE job = '{job}'");
-    pipeline.rows(&query)[0]["reason"]
-        .as_str()
-        .unwrap()
-        .to_owned()
-}
-
 /// Records whose rows are too large, for a function, for the client, or name a partition that is not there: the job names the first of
 /// them, or sets them aside.
 #[test]
@@ -329,7 +318,7 @@ fn records_that_are_too_large_or_have_no_place_are_such_records_too() {
                 assert!(dead[0].2.contains(expected), "{query}: {dead:?}");
                 assert_eq!(pipeline.printed().lines().count(), 6, "{query}");
             } else {
-                let reason = reason_of(&pipeline, "job.sql", "dividing");
+                let reason = pipeline.reason("job.sql");
                 assert!(reason.contains(&place), "{query}: {reason}");
                 assert!(reason.contains(expected), "{query}: {reason}");
                 assert_eq!(pipeline.printed(), "", "{query}");
@@ -341,7 +330,7 @@ fn records_that_are_too_large_or_have_no_place_are_such_records_too() {
 /// Values that are too large only together: no record is to blame, and fewer records at a time make less.
 #[test]
 fn values_that_are_too_large_together_are_made_of_fewer_records() {
-    let mut pipeline = dividing("together", ", 'on_expression_error' 'dead_letter'");
+    let mut pipeline = dividing("together", "");
     pipeline
         .variables
         .push(("ANABRANCH_MEMORY_LIMIT", "64MiB".to_owned()));
@@ -368,7 +357,7 @@ fn a_job_names_the_group_that_fails() {
          GROUP BY window_start, s EMIT CHANGES;\n",
     );
     pipeline.send_values(&[1, 2, 0, 4, 5, 7, 8]);
-    let reason = reason_of(&pipeline, "windows.sql", "counting");
+    let reason = pipeline.reason("windows.sql");
     assert!(
         reason.contains("group (window_start = 2025-01-01T00:00:00"),
         "{reason}"

@@ -47,7 +47,7 @@ impl Pipeline {
         shown
     }
 
-    fn resume(&self, statement: &str) {
+    pub(super) fn resume(&self, statement: &str) {
         self.work.sql(&[], &[statement]).ok();
     }
 
@@ -120,7 +120,7 @@ fn a_job_that_reads_what_it_writes_by_another_address_stops_before_it_writes() {
     pipeline.resume("RESUME JOB doubling");
     pipeline.stopped("job.sql");
     let printed = crate::support::consume_on(&pipeline.bootstrap, source, &[]);
-    assert_eq!(super::numbers_of(&printed), [0, 1, 2, 3]);
+    assert_eq!(crate::support::numbers_of(&printed), [0, 1, 2, 3]);
 }
 
 #[test]

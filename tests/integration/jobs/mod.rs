@@ -25,7 +25,7 @@ mod windows;
 use std::process::{Child, Command, Stdio};
 
 use crate::support::{
-    Ran, Workspace, consume_on, create_topic_on, kafka, produce_on, read_by_kafka,
+    Ran, Workspace, consume_on, create_topic_on, kafka, numbers_of, produce_on, read_by_kafka,
 };
 use crate::topics::delete_records_on;
 
@@ -173,25 +173,6 @@ impl Pipeline {
             .work
             .sql(&["tables.sql"], &["SELECT v FROM kept ORDER BY v"])
             .ok();
-        rows.out
-            .lines()
-            .map(|line| {
-                let row: serde_json::Value = serde_json::from_str(line).unwrap();
-                row["v"].as_u64().unwrap()
-            })
-            .collect()
+        numbers_of(&rows.out)
     }
-}
-
-/// The numbers of lines of JSON, sorted.
-fn numbers_of(printed: &str) -> Vec<u64> {
-    let mut numbers: Vec<u64> = printed
-        .lines()
-        .map(|line| {
-            let record: serde_json::Value = serde_json::from_str(line).unwrap();
-            record["v"].as_u64().unwrap()
-        })
-        .collect();
-    numbers.sort_unstable();
-    numbers
 }

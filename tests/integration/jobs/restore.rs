@@ -1,10 +1,10 @@
 //! A data directory, a sink or a source that was put back as it was earlier: the job notices, and says what to do.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use super::Pipeline;
-use crate::support::{PATIENCE, Ran, Workspace, copy_folder};
+use crate::support::{PATIENCE, Ran, Workspace, copy_folder, numbers_of, signal};
 
 impl Pipeline {
     /// Keeps a folder as it is now.
@@ -142,7 +142,7 @@ fn loss_1_an_older_source_that_was_written_to_again_is_noticed() {
         // That it is resumed changes nothing.
         for resumes in [false, true] {
             if resumes {
-                pipeline.work.sql(&[], &["RESUME JOB doubling"]).ok();
+                pipeline.resume("RESUME JOB doubling");
             }
             let error = pipeline.error("job.sql");
             assert!(
@@ -151,10 +151,7 @@ fn loss_1_an_older_source_that_was_written_to_again_is_noticed() {
             );
             assert_eq!(pipeline.doubled(), before);
         }
-        pipeline
-            .work
-            .sql(&[], &["RESUME JOB doubling ACCEPTING NEW numbers"])
-            .ok();
+        pipeline.resume("RESUME JOB doubling ACCEPTING NEW numbers");
         pipeline.catch_up("job.sql").ok();
         pipeline.insert_into_lake(40..42);
         pipeline.catch_up("job.sql").ok();
@@ -174,17 +171,12 @@ fn loss_1_a_source_that_is_put_back_while_the_job_runs_is_noticed() {
     let runs = lake.start();
     lake.send(2..5);
     lake.wait_for(&[0, 1, 2, 3, 4]);
-    let signal = |name: &str| {
-        let id = runs.id().to_string();
-        let told = Command::new("kill").args([name, &id]).status();
-        assert!(told.unwrap().success());
-    };
     // It does not see the table while that is half of what it was.
-    signal("-STOP");
+    signal(&runs, "-STOP");
     std::fs::remove_dir_all(&written).unwrap();
     copy_folder(&backup, &written);
     lake.send(20..24);
-    signal("-CONT");
+    signal(&runs, "-CONT");
     let said = ended(runs);
     assert!(
         said.contains("which the job has read: it was made anew, restored"),
@@ -253,11 +245,7 @@ impl Lake {
             .work
             .sql(&["tables.sql"], &["SELECT v FROM kept ORDER BY v"])
             .ok();
-        let value = |line: &str| {
-            let row: serde_json::Value = serde_json::from_str(line).unwrap();
-            row["v"].as_u64().unwrap()
-        };
-        rows.out.lines().map(value).collect()
+        numbers_of(&rows.out)
     }
 
     fn wait_for(&self, kept: &[u64]) {

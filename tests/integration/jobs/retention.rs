@@ -40,11 +40,7 @@ impl Pipeline {
     }
 
     fn lines_of(&self, query: &str) -> Vec<serde_json::Value> {
-        let ran = self.work.sql(&[], &[query]).ok();
-        let lines = ran.out.lines();
-        lines
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
+        self.work.sql(&[], &[query]).ok().rows()
     }
 
     /// The numbers of the batches that the job has, and where its late rows and dead letters come from.

@@ -1,10 +1,9 @@
 //! The statements about jobs, and what a job does with records it cannot handle.
 
-use std::process::Command;
 use std::time::Instant;
 
 use super::Pipeline;
-use crate::support::{create_topic, kafka_tool, produce};
+use crate::support::{create_topic, kafka_tool, produce, signal};
 use crate::topics::widen_topic_on;
 
 #[test]
@@ -39,11 +38,7 @@ fn a_job_goes_on_where_it_stood_and_says_what_it_did() {
             ],
         )
         .ok();
-    let rows: Vec<serde_json::Value> = shown
-        .out
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let rows = shown.rows();
     assert_eq!(
         (rows[0]["job"].as_str(), rows[0]["state"].as_str()),
         (Some("doubling"), Some("ACTIVE"))
@@ -87,10 +82,7 @@ fn a_job_runs_until_it_is_interrupted() {
             assert!(Instant::now() < deadline, "the job does not go on");
         }
     }
-    Command::new("kill")
-        .args(["-TERM", &running.id().to_string()])
-        .status()
-        .unwrap();
+    signal(&running, "-TERM");
     assert_eq!(running.wait().unwrap().code(), Some(143));
     assert_eq!(pipeline.doubled().len(), 12);
 }

@@ -57,11 +57,7 @@ fn add(work: &Workspace, keys: &[u32]) {
 }
 
 fn rows(work: &Workspace, query: &str) -> Vec<serde_json::Value> {
-    let rows = work.sql(&["tables.sql"], &[query]).ok();
-    let lines = rows.out.lines();
-    lines
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    work.sql(&["tables.sql"], &[query]).ok().rows()
 }
 
 #[test]

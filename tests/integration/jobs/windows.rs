@@ -506,12 +506,8 @@ fn time_5_rows_without_a_time_of_this_world_are_dead_letters() {
             &[],
             &["SELECT \"table\", \"offset\", reason, CAST(value AS VARCHAR) AS value FROM system.dead_letters ORDER BY \"offset\""],
         )
-        .ok();
-    let dead: Vec<serde_json::Value> = dead
-        .out
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+        .ok()
+        .rows();
     let told: Vec<&str> = dead
         .iter()
         .map(|row| row["reason"].as_str().unwrap())

@@ -5,10 +5,11 @@ mod refusals;
 mod secure;
 mod wide;
 
-use std::process::Command;
 use std::time::Instant;
 
-use crate::support::{Workspace, consume, create_topic, kafka, produce, read_by_kafka, topic};
+use crate::support::{
+    Workspace, consume, create_topic, kafka, produce, read_by_kafka, signal, topic,
+};
 use crate::topics::{create_topic_with, ends, partitions};
 
 /// `CREATE EXTERNAL TABLE name` over a topic, with more options if any.
@@ -111,11 +112,7 @@ fn headers_keys_timestamps_and_partitions_come_back() {
             &format!("t={topic}"),
         ])
         .ok();
-    let rows: Vec<serde_json::Value> = ran
-        .out
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let rows = ran.rows();
     assert_eq!(
         rows[0],
         serde_json::json!({
@@ -418,10 +415,7 @@ fn a_transactional_insert_is_all_or_nothing() {
 
     // Interrupted: the transaction is aborted at once, and what comes after is seen at once.
     let mut child = begun();
-    Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .unwrap();
+    signal(&child, "-INT");
     assert_eq!(child.wait().unwrap().code(), Some(130));
     work.sql(&[], &[&create, "INSERT INTO t VALUES (1)"]).ok();
     assert_eq!(count(), "{\"n\":1}\n");

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::support::{OwnBroker, Workspace};
+use crate::support::{Killed, OwnBroker, Workspace};
 
 #[test]
 fn tls_and_logins_work_or_are_told() {
@@ -108,7 +108,7 @@ fn tls_and_logins_work_or_are_told() {
              CREATE JOB waits AS INSERT INTO kept SELECT v FROM t;\n"
         ),
     );
-    let mut run = work.command().args(["run", "job.sql"]).spawn().unwrap();
+    let mut run = Killed(work.command().args(["run", "job.sql"]).spawn().unwrap());
     let deadline = Instant::now() + crate::support::PATIENCE;
     loop {
         let shown = work.sql(&[], &["SHOW JOBS"]).ok().out;
@@ -119,10 +119,8 @@ fn tls_and_logins_work_or_are_told() {
             break;
         }
         assert!(!shown.contains("\"FAILED\""), "{shown}");
-        assert!(run.try_wait().unwrap().is_none(), "it has ended: {shown}");
+        assert!(run.0.try_wait().unwrap().is_none(), "it has ended: {shown}");
         assert!(Instant::now() < deadline, "{shown}");
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
-    run.kill().unwrap();
-    run.wait().unwrap();
 }

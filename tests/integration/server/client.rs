@@ -1,34 +1,11 @@
 //! Our own client: the same commands, with the statements run in a server.
 
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 use rexpect::session::{PtySession, spawn_command};
 
-use super::Served;
+use super::{Served, there, wait_for};
 use crate::support::{Ran, Workspace};
-
-fn url(served: &Served) -> String {
-    format!("grpc://{}", served.address)
-}
-
-/// Runs the program with a server; `arguments` begin with the command.
-fn there(work: &Workspace, served: &Served, arguments: &[&str]) -> Ran {
-    let mut command = work.command();
-    Ran::of(command.args(arguments).env("ANABRANCH_URL", url(served)))
-}
-
-fn wait_for(work: &Workspace, served: &Served, sql: &str, wanted: &str) {
-    let deadline = Instant::now() + crate::support::PATIENCE;
-    loop {
-        let found = there(work, served, &["sql", "-c", sql]).ok().out;
-        if found == wanted {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{sql}: {found}");
-        std::thread::sleep(Duration::from_millis(200));
-    }
-}
 
 const DEFINITIONS: &str = "\
 CREATE EXTERNAL TABLE people (id BIGINT, name VARCHAR, at TIMESTAMP) STORED AS DELTA LOCATION $place;
@@ -265,7 +242,7 @@ fn a_server_that_is_not_there_is_told_of() {
         "{alone}"
     );
     let served = Served::start(&work, &[]);
-    let url = url(&served);
+    let url = served.url();
     let own = refused(&["--url", &url, "--data-dir", "here"]);
     assert!(
         own.contains("give --data-dir to `anabranch serve`"),
@@ -287,7 +264,7 @@ fn a_server_that_is_not_there_is_told_of() {
 fn a_server_that_goes_away_is_told_of() {
     let work = Workspace::new();
     let served = Served::start(&work, &[]);
-    let url = url(&served);
+    let url = served.url();
     let forever = "SELECT a.value FROM generate_series(1, 100000000) a, generate_series(1, 1000) b";
     let mut child = work
         .command()
@@ -331,7 +308,7 @@ fn a_profile_names_a_server() {
         ran.err
     };
     refused(&["--profile", "prod"], "write [profiles.prod]");
-    let url = url(&served);
+    let url = served.url();
     write(&format!(
         "[profiles.prod]\nurl = \"{url}\"\ntoken_file = \"token\"\n\
          [profiles.gone]\nurl = \"grpc://127.0.0.1:1\"\n\
@@ -355,12 +332,12 @@ const PROMPT: &str = "anabranch> ";
 fn shell(work: &Workspace, served: &Served) -> PtySession {
     let mut command = work.command();
     command
-        .args(["sql", "--format", "ndjson", "--url", &url(served)])
+        .args(["sql", "--format", "ndjson", "--url", &served.url()])
         .stdin(Stdio::inherit())
         .env("XDG_STATE_HOME", work.dir.path())
         .env("TERM", "xterm");
     let mut shell = spawn_command(command, Some(60_000)).unwrap();
-    shell.exp_string(&format!("at {}", url(served))).unwrap();
+    shell.exp_string(&format!("at {}", served.url())).unwrap();
     shell.exp_string(PROMPT).unwrap();
     shell
 }

@@ -1,5 +1,5 @@
-//! SAFE-1: no text ends the server or keeps others up, whichever way it comes in: deep, long and wide texts of every production,
-//! and random ones.
+//! SAFE-1: no text ends the server or blocks the statements of other clients, sent over Flight, prepared, or by the console:
+//! deep, long and wide texts of every production, and random ones.
 //!
 //! Each production is tried in its smallest size, in one way or another. Of the larger ones, and of all ways, a fifth is tried;
 //! `ANABRANCH_FUZZ=N` tries all of them in all ways, and N random texts in place of a few.

@@ -1,30 +1,17 @@
 //! What a server keeps over its life, and whom it lets in.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::Served;
+use super::{Served, there, wait_for};
 use crate::support::Workspace;
 
 /// Runs statements, with the program itself as the client; gives all rows as lines of JSON.
 fn rows(work: &Workspace, served: &Served, sql: &[&str]) -> String {
-    let url = format!("grpc://{}", served.address);
-    let mut arguments = vec!["sql", "--url", &url, "--format", "ndjson"];
+    let mut arguments = vec!["sql", "--format", "ndjson"];
     for statement in sql {
         arguments.extend(["-c", statement]);
     }
-    work.anabranch(&arguments).ok().out
-}
-
-fn wait_for(work: &Workspace, served: &Served, sql: &str, wanted: &str) {
-    let deadline = Instant::now() + crate::support::PATIENCE;
-    loop {
-        let found = rows(work, served, &[sql]);
-        if found.trim() == wanted {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{sql}: {found}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    there(work, served, &arguments).ok().out
 }
 
 const TABLES: &str = "CREATE EXTERNAL TABLE seen (id BIGINT) STORED AS DELTA LOCATION 'seen' OPTIONS ('scan.mode' 'stream');
@@ -43,21 +30,16 @@ fn tables_and_jobs_are_there_after_a_restart() {
         &["CREATE VIEW small AS SELECT id FROM kept WHERE id < 100"],
     );
     rows(&work, &served, &["INSERT INTO seen VALUES (1), (2)"]);
-    wait_for(
-        &work,
-        &served,
-        "SELECT count(*) AS n FROM small",
-        "{\"n\":2}",
-    );
+    wait_for(&work, &served, "SELECT count(*) AS n FROM small", "n\n2\n");
     assert_eq!(served.stop(), Some(0));
     // With the file again, and without: nothing is made twice.
     for arguments in [&[file][..], &[]] {
         let served = Served::start(&work, arguments);
         rows(&work, &served, &["INSERT INTO seen VALUES (3)"]);
         let expected = if arguments.is_empty() {
-            "{\"n\":4}"
+            "n\n4\n"
         } else {
-            "{\"n\":3}"
+            "n\n3\n"
         };
         wait_for(&work, &served, "SELECT count(*) AS n FROM small", expected);
         served.kill();
@@ -79,7 +61,7 @@ fn a_job_that_a_file_has_made_is_run_without_it() {
             "CREATE EXTERNAL TABLE copied STORED AS DELTA LOCATION 'kept'",
         ],
     );
-    wait_for(&work, &served, "SELECT id FROM copied", "{\"id\":40}");
+    wait_for(&work, &served, "SELECT id FROM copied", "id\n40\n");
 }
 
 #[test]
@@ -87,12 +69,7 @@ fn a_job_that_another_process_has_changed_is_run_as_it_is_now() {
     let work = Workspace::new();
     let served = Served::start(&work, &[work.file("tables.sql", TABLES)]);
     rows(&work, &served, &["INSERT INTO seen VALUES (1)"]);
-    wait_for(
-        &work,
-        &served,
-        "SELECT max(id) AS id FROM kept",
-        "{\"id\":10}",
-    );
+    wait_for(&work, &served, "SELECT max(id) AS id FROM kept", "id\n10\n");
     let tables = "CREATE EXTERNAL TABLE seen (id BIGINT) STORED AS DELTA LOCATION 'seen' OPTIONS ('scan.mode' 'stream');
 CREATE EXTERNAL TABLE kept (id BIGINT) STORED AS DELTA LOCATION 'kept';";
     let job = |factor: u32| {
@@ -107,7 +84,7 @@ CREATE EXTERNAL TABLE kept (id BIGINT) STORED AS DELTA LOCATION 'kept';";
         &work,
         &served,
         "SELECT max(id) AS id FROM kept",
-        "{\"id\":200}",
+        "id\n200\n",
     );
     // Dropped and made anew, it begins at the beginning.
     work.sql(&[], &["DROP JOB copy"]).ok();
@@ -119,14 +96,9 @@ CREATE EXTERNAL TABLE kept (id BIGINT) STORED AS DELTA LOCATION 'kept';";
         &work,
         &served,
         "SELECT max(id) AS id FROM kept",
-        "{\"id\":2000}",
+        "id\n2000\n",
     );
-    wait_for(
-        &work,
-        &served,
-        "SELECT count(*) AS n FROM kept",
-        "{\"n\":4}",
-    );
+    wait_for(&work, &served, "SELECT count(*) AS n FROM kept", "n\n4\n");
 }
 
 #[test]
@@ -134,17 +106,12 @@ fn a_job_is_paused_resumed_and_replaced_by_a_client() {
     let work = Workspace::new();
     let served = Served::start(&work, &[work.file("tables.sql", TABLES)]);
     rows(&work, &served, &["INSERT INTO seen VALUES (1)"]);
-    wait_for(
-        &work,
-        &served,
-        "SELECT max(id) AS id FROM kept",
-        "{\"id\":10}",
-    );
+    wait_for(&work, &served, "SELECT max(id) AS id FROM kept", "id\n10\n");
     wait_for(
         &work,
         &served,
         "SELECT state FROM system.jobs",
-        "{\"state\":\"RUNNING\"}",
+        "state\nRUNNING\n",
     );
     rows(
         &work,
@@ -155,15 +122,10 @@ fn a_job_is_paused_resumed_and_replaced_by_a_client() {
         &work,
         &served,
         "SELECT state FROM system.jobs",
-        "{\"state\":\"PAUSED\"}",
+        "state\nPAUSED\n",
     );
     rows(&work, &served, &["RESUME JOB copy"]);
-    wait_for(
-        &work,
-        &served,
-        "SELECT max(id) AS id FROM kept",
-        "{\"id\":20}",
-    );
+    wait_for(&work, &served, "SELECT max(id) AS id FROM kept", "id\n20\n");
     rows(
         &work,
         &served,
@@ -176,7 +138,7 @@ fn a_job_is_paused_resumed_and_replaced_by_a_client() {
         &work,
         &served,
         "SELECT max(id) AS id FROM kept",
-        "{\"id\":300}",
+        "id\n300\n",
     );
     rows(&work, &served, &["DROP JOB copy"]);
     assert_eq!(rows(&work, &served, &["SHOW JOBS"]), "");

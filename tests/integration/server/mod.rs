@@ -23,8 +23,9 @@ mod unopened;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use crate::support::{Workspace, python};
+use crate::support::{PATIENCE, Ran, Workspace, python, signal};
 
 /// What a script begins with that needs neither pandas nor polars: the driver imports both where it finds them, which takes longer
 /// than all the rest of a script.
@@ -130,6 +131,11 @@ impl Served {
         served
     }
 
+    /// Where clients find it.
+    pub(crate) fn url(&self) -> String {
+        format!("grpc://{}", self.address)
+    }
+
     /// Runs a script that begins with [`PRELUDE`]; gives what it prints.
     #[track_caller]
     fn python(&self, script: &str, arguments: &[&str]) -> String {
@@ -151,9 +157,7 @@ impl Served {
 
     /// Tells it to stop; gives how it ended.
     fn stop(mut self) -> Option<i32> {
-        let id = self.process.id().to_string();
-        let told = std::process::Command::new("kill").arg(&id).status();
-        assert!(told.unwrap().success());
+        signal(&self.process, "-TERM");
         self.process.wait().unwrap().code()
     }
 
@@ -168,5 +172,24 @@ impl Drop for Served {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+    }
+}
+
+/// Runs the program with a server; `arguments` begin with the command.
+fn there(work: &Workspace, served: &Served, arguments: &[&str]) -> Ran {
+    let mut command = work.command();
+    Ran::of(command.args(arguments).env("ANABRANCH_URL", served.url()))
+}
+
+/// Waits until a query gives these lines of CSV.
+fn wait_for(work: &Workspace, served: &Served, sql: &str, wanted: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let found = there(work, served, &["sql", "-c", sql]).ok().out;
+        if found == wanted {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{sql}: {found}");
+        std::thread::sleep(Duration::from_millis(50));
     }
 }

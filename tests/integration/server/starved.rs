@@ -86,8 +86,8 @@ fn clients_that_hold_connections_leave_files_for_jobs() {
     assert_eq!(served.stop(), Some(0));
 }
 
-/// A user opens connections until there are no more for one user, and then many are opened that say nothing: another user comes in,
-/// and those who are in stay.
+/// A user opens connections until there are no more for one user, and then many are opened that say nothing: user `writer` can
+/// still connect, and the connections of `reader` still answer.
 #[test]
 fn one_user_and_connections_that_say_nothing_leave_places_for_others() {
     let work = Workspace::new();

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use super::Served;
 use super::rights::users;
-use crate::support::{Workspace, create_topic, kafka, produce, topic};
+use crate::support::{Workspace, create_topic, kafka, produce, signal, topic};
 
 /// Reads what comes until it has as many rows as are wanted.
 const READ: &str = r#"
@@ -197,14 +197,11 @@ fn windows_are_said_when_they_change_or_close() {
     let (fourth, fifth) = (line(), line());
     let said = [first, second, third, fourth, fifth].join("\n");
     insta::assert_snapshot!(said);
-    let told = std::process::Command::new("kill")
-        .args(["-INT", &shell.id().to_string()])
-        .status();
-    assert!(told.unwrap().success());
+    signal(&shell, "-INT");
     assert_eq!(shell.wait().unwrap().code(), Some(130));
     // Over the network the same begins anew.
     let served = Served::start(&work, &["tables.sql"]);
-    let url = format!("grpc://{}", served.address);
+    let url = served.url();
     let once = query.replace("SUBSCRIBE", "SUBSCRIBE WITH ('trigger' 'once')");
     let there = work.anabranch(&["sql", "--url", &url, "-c", &once]).ok();
     insta::assert_snapshot!(there.out);

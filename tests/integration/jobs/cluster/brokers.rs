@@ -1,16 +1,16 @@
-//! Three brokers of the tests' own, what they say of the replicas of their partitions, and who moves them.
+//! Three brokers of the tests' own: the state of their partitions, and how a test moves replicas.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::AdminClient;
 use rdkafka::client::DefaultClientContext;
 use rdkafka::metadata::MetadataPartition;
 
 use crate::support::{OwnBroker, Workspace, kafka_tool, read_by_kafka};
+use crate::topics::{admin, create_topic_of};
 
-const BROKERS: usize = 3;
+pub(super) const BROKERS: usize = 3;
 /// Longer than any of the disturbances takes to heal.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// How long one broker is waited for: of one that is frozen no answer comes, and another is asked.
@@ -60,10 +60,7 @@ impl Cluster {
         static ALONE: Mutex<()> = Mutex::new(());
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let brokers = OwnBroker::start(&["--brokers", "3"]);
-        let admin = ClientConfig::new()
-            .set("bootstrap.servers", brokers.variable("KAFKA_BOOTSTRAP"))
-            .create()
-            .unwrap();
+        let admin = admin(brokers.variable("KAFKA_BOOTSTRAP"));
         Self {
             brokers,
             _alone: alone,
@@ -91,16 +88,10 @@ impl Cluster {
     }
 
     /// Creates topics that each broker has a replica of.
-    pub(super) fn create(&self, topics: &[&str], partitions: i32) {
+    pub(super) fn create(&self, topics: &[&str], partitions: u32) {
         let everywhere = i32::try_from(BROKERS).unwrap();
-        let wanted: Vec<NewTopic<'_>> = topics
-            .iter()
-            .map(|topic| NewTopic::new(topic, partitions, TopicReplication::Fixed(everywhere)))
-            .collect();
-        let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
-        let created = self.admin.create_topics(&wanted, &options);
-        for topic in futures::executor::block_on(created).unwrap() {
-            topic.unwrap();
+        for topic in topics {
+            create_topic_of(self.bootstrap(), topic, partitions, everywhere);
         }
     }
 
@@ -146,7 +137,8 @@ impl Cluster {
 
     /// Waits until each partition has all its replicas: with one of three missing records are still taken, with two they are not.
     pub(super) fn wait_until_healed(&self) {
-        // A broker that has just come back tells for a moment what it knew before; it is not the only one that is asked.
+        // A broker that has just restarted answers with old metadata. Three good answers in a row count, which may be from
+        // different brokers.
         const TIMES: u32 = 3;
         let mut healed = 0;
         self.wait_until("all replicas are in sync", |cluster| {

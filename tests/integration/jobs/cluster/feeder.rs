@@ -1,7 +1,7 @@
 //! The records that the jobs read: Kafka's own producer sends them, all the time.
 
 use std::io::Write as _;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::brokers::Cluster;
 use crate::jobs::endurance::Moments;
-use crate::support::repository;
+use crate::support::{Killed, repository};
 
 /// Enough that each partition has some.
 pub(super) const KEYS: u64 = 30;
@@ -64,7 +64,7 @@ impl Drop for Feeder {
 
 /// Kafka's own producer, which numbers nothing twice: it is idempotent and waits for brokers.
 struct Producer {
-    process: Child,
+    process: Killed,
 }
 
 impl Producer {
@@ -83,7 +83,9 @@ impl Producer {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        Self { process }
+        Self {
+            process: Killed(process),
+        }
     }
 
     /// One record of each key; the number is the second of its event time.
@@ -96,21 +98,14 @@ impl Producer {
                 )
             })
             .collect();
-        let stdin = self.process.stdin.as_mut().unwrap();
+        let stdin = self.process.0.stdin.as_mut().unwrap();
         stdin.write_all(lines.as_bytes()).unwrap();
         stdin.flush().unwrap();
     }
 
     /// Waits until the brokers have all of it.
     fn finish(mut self) {
-        drop(self.process.stdin.take());
-        assert!(self.process.wait().unwrap().success());
-    }
-}
-
-impl Drop for Producer {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        drop(self.process.0.stdin.take());
+        assert!(self.process.0.wait().unwrap().success());
     }
 }

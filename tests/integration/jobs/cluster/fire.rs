@@ -5,17 +5,26 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::brokers::{Cluster, Partition};
+use super::brokers::{BROKERS, Cluster, Partition};
 use super::processes::Processes;
 use crate::jobs::endurance::Moments;
 use crate::proxy::{Fate, Proxy};
 use crate::support::topic;
 
-const PARTITIONS: i32 = 3;
+const PARTITIONS: u32 = 3;
 /// How many kinds of disturbances there are.
 pub(super) const KINDS: u64 = 7;
 /// The jobs to topics of the first process.
 const TO_TOPICS: [&str; 2] = ["copying", "changing"];
+
+/// How a broker goes down and comes up again, the most milliseconds that it is down, about, and what that is called.
+const WAYS: [(&str, &str, u64, &str); 4] = [
+    ("stop", "start", 2_000, "stopped"),
+    ("kill", "start", 2_000, "killed"),
+    // At first without, then with a change of leaders: after 4 s the controller takes it for dead.
+    ("pause", "continue", 3_000, "frozen"),
+    ("pause", "continue", 9_000, "frozen for long"),
+];
 
 /// Where what lasts of jobs is kept: each place has jobs of its own, which a process of its own runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,14 +191,11 @@ impl Fire {
 
     /// Rows of a query over all tables, as the program prints them.
     pub(super) fn rows(&self, query: &str) -> Vec<serde_json::Value> {
-        let rows = self.cluster.work.sql(&["all-tables.sql"], &[query]).ok();
-        let lines = rows.out.lines();
-        lines
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
+        let work = &self.cluster.work;
+        work.sql(&["all-tables.sql"], &[query]).ok().rows()
     }
 
-    /// By which brokers know a job of the folder; none before it was made.
+    /// The transactional id of a job of `Place::Folder`; `None` until the job is made.
     fn transactional_id(&self, job: &str) -> Option<String> {
         let named = format!("anabranch-data/jobs/names/{job}");
         let id = std::fs::read_to_string(self.cluster.work.path(&named));
@@ -201,8 +207,8 @@ impl Fire {
         self.cluster.wait_until("the jobs begin", |cluster| {
             TO_TOPICS.iter().all(|job| {
                 self.transactional_id(job).is_some_and(|id| {
-                    let told = cluster.told_coordinator(&id);
-                    told.is_some() && told == cluster.coordinator(&id)
+                    let found = cluster.coordinator(&id);
+                    found.is_some() && cluster.told_coordinator(&id) == found
                 })
             })
         });
@@ -216,37 +222,19 @@ impl Fire {
         moments: &mut Moments,
         processes: &mut Processes<'_>,
     ) -> &'static str {
-        let broker = i32::try_from(moments.below(3)).unwrap() + 1;
+        let broker = i32::try_from(moments.below(BROKERS as u64)).unwrap() + 1;
         let control = |action| self.cluster.control(broker, action);
         let mut meanwhile = |moments: &mut Moments, most| {
             std::thread::sleep(Duration::from_millis(200 + moments.below(most)));
             processes.strike(moments);
         };
         match kind {
-            0 => {
-                control("stop");
-                meanwhile(moments, 2_000);
-                control("start");
-                "stopped"
-            }
-            1 => {
-                control("kill");
-                meanwhile(moments, 2_000);
-                control("start");
-                "killed"
-            }
-            // At first without, then with a change of leaders: after 4 s the controller takes it for dead.
-            2 => {
-                control("pause");
-                meanwhile(moments, 3_000);
-                control("continue");
-                "frozen"
-            }
-            3 => {
-                control("pause");
-                meanwhile(moments, 9_000);
-                control("continue");
-                "frozen for long"
+            0..=3 => {
+                let (down, up, most, name) = WAYS[usize::try_from(kind).unwrap()];
+                control(down);
+                meanwhile(moments, most);
+                control(up);
+                name
             }
             // Leaders, also of the coordinators' topics, go back to where they belong.
             4 => {
@@ -277,9 +265,10 @@ impl Fire {
     ) {
         let chosen =
             |moments: &mut Moments, end: usize| usize::try_from(moments.below(end as u64)).unwrap();
-        let ways = [("stop", "start"), ("kill", "start"), ("pause", "continue")];
+        // The last differs from the one before in its time alone.
+        let ways = &WAYS[..3];
         let job = TO_TOPICS[chosen(moments, TO_TOPICS.len())];
-        let (down, up) = ways[chosen(moments, ways.len())];
+        let (down, up, ..) = ways[chosen(moments, ways.len())];
         let id = self.transactional_id(job).unwrap();
         let before = self.cluster.coordinator(&id).unwrap();
         self.cluster.control(before, down);
@@ -292,7 +281,7 @@ impl Fire {
     }
 
     /// Moves all partitions of the jobs, and those in which brokers keep offsets and transactions, away from the brokers that
-    /// lead them; and then back, which these fetch all of them for.
+    /// lead them, then back: the former leaders fetch all records again.
     fn move_replicas(&self, moments: &mut Moments, mut meanwhile: impl FnMut(&mut Moments, u64)) {
         let internal = ["__consumer_offsets", "__transaction_state"];
         let topics = [&self.topics()[..], &internal[..]].concat();

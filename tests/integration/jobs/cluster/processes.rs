@@ -1,10 +1,10 @@
 //! The processes that run the jobs, killed at any moment and started again.
 
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
 
 use super::fire::{Fire, Place};
 use crate::jobs::endurance::{Moments, duration};
+use crate::support::{Killed, PATIENCE, Ran};
 
 /// One process for each place where what lasts of jobs is kept.
 pub(super) struct Processes<'a> {
@@ -17,7 +17,7 @@ pub(super) struct Processes<'a> {
 
 impl<'a> Processes<'a> {
     pub(super) fn start(fire: &'a Fire) -> Self {
-        let all = [Place::Folder, Place::Store].map(|place| Running::start(fire, place, &[]));
+        let all = [Place::Folder, Place::Store].map(|place| Running::start(fire, place));
         Self {
             fire,
             all: all.into(),
@@ -35,10 +35,10 @@ impl<'a> Processes<'a> {
         }
     }
 
-    /// Starts those again that could not begin. One that has begun goes on whatever happens to brokers and store.
+    /// Restarts a process that ended because the store refused its first statements. A process whose job has ended fails the test.
     pub(super) fn keep(&mut self) {
         for running in &mut self.all {
-            let Some(status) = running.process.try_wait().unwrap() else {
+            let Some(status) = running.process.0.try_wait().unwrap() else {
                 continue;
             };
             let said = running.said(self.fire);
@@ -53,26 +53,15 @@ impl<'a> Processes<'a> {
         }
     }
 
-    /// Kills them, and lets others do what is left: all that is there is read once they have ended.
+    /// Kills the processes. Then one new process per place reads all records and ends.
     pub(super) fn catch_up(self) {
         let Self { fire, all, .. } = self;
         drop(all);
         for place in [Place::Folder, Place::Store] {
-            let mut last = Running::start(fire, place, &["--until-caught-up"]);
+            let mut command = fire.jobs(place);
+            let command = command.arg("--until-caught-up");
             // However far behind they are.
-            let deadline = Instant::now() + crate::support::PATIENCE + duration();
-            let status = loop {
-                if let Some(status) = last.process.try_wait().unwrap() {
-                    break status;
-                }
-                assert!(
-                    Instant::now() < deadline,
-                    "the jobs of the {place:?} do not catch up: {}",
-                    last.said(fire)
-                );
-                std::thread::sleep(Duration::from_millis(100));
-            };
-            assert!(status.success(), "{status}: {}", last.said(fire));
+            Ran::within(command, PATIENCE + duration()).ok();
         }
     }
 }
@@ -87,13 +76,13 @@ fn is_end_of_job(line: &str) -> bool {
 /// A process, killed when this is dropped.
 struct Running {
     place: Place,
-    process: Child,
-    /// How long the file was, when this one began, to which all of its place say what they have to say.
+    process: Killed,
+    /// Length of the place's file of messages when this process started; all processes of the place append to it.
     from: u64,
 }
 
 impl Running {
-    fn start(fire: &Fire, place: Place, more: &[&str]) -> Self {
+    fn start(fire: &Fire, place: Place) -> Self {
         let said = fire.said(place);
         let from = std::fs::metadata(&said).map_or(0, |before| before.len());
         let said = std::fs::File::options()
@@ -101,24 +90,23 @@ impl Running {
             .append(true)
             .open(said)
             .unwrap();
-        let mut command: Command = fire.jobs(place);
-        let process = command
-            .args(more)
+        let process = fire
+            .jobs(place)
             .stdout(Stdio::null())
             .stderr(said)
             .spawn()
             .unwrap();
         Self {
             place,
-            process,
+            process: Killed(process),
             from,
         }
     }
 
     /// Kills it if it still runs, and starts another.
     fn again(&mut self, fire: &Fire) {
-        self.end();
-        *self = Self::start(fire, self.place, &[]);
+        self.process.end();
+        *self = Self::start(fire, self.place);
     }
 
     /// What it has said so far.
@@ -126,16 +114,5 @@ impl Running {
         let all = std::fs::read(fire.said(self.place)).unwrap();
         let from = usize::try_from(self.from).unwrap();
         String::from_utf8_lossy(&all[from..]).into_owned()
-    }
-
-    fn end(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.end();
     }
 }
