@@ -12,7 +12,7 @@ use datafusion::logical_expr_common::type_coercion::binary::BinaryTypeCoercer;
 use datafusion::optimizer::AnalyzerRule;
 
 use crate::filtered::unguarded;
-use crate::operands::inputs;
+use crate::operands::{any_expr, inputs};
 use crate::times::INTERVAL_LENGTH;
 use crate::values::{PER_ROW, TYPED_KEY, per_row};
 
@@ -32,7 +32,7 @@ impl AnalyzerRule for CheckedArithmetic {
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         let checked = plan.transform_up_with_subqueries(|plan| {
-            if !plan.expressions().iter().any(has_arithmetic) {
+            if !any_expr(&plan, has_arithmetic) {
                 return Ok(Transformed::no(plan));
             }
             let schema = inputs(&plan)?;
