@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DFSchema, Result};
 use datafusion::logical_expr::utils::merge_schema;
@@ -112,5 +113,15 @@ fn until(is_found: bool) -> TreeNodeRecursion {
     match is_found {
         true => TreeNodeRecursion::Stop,
         false => TreeNodeRecursion::Continue,
+    }
+}
+
+/// The elements of an array.
+pub(crate) fn element_of(array: &DataType) -> Option<&FieldRef> {
+    match array {
+        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
+            Some(field)
+        }
+        _ => None,
     }
 }
