@@ -46,7 +46,8 @@ const WHILE_PLANNING: usize = 64 << 20;
 /// Between a function and what it would make.
 const WOULD_MAKE: &str = " would make ";
 
-/// Whether it was refused by its budget what a call would make, and not by a pool of memory that others take from as well.
+/// Whether `message` says that a call was refused because its result is larger than the statement's [`Budget`]; a refusal by the
+/// shared memory pool is none.
 pub fn is_over_budget(message: &str) -> bool {
     message.contains(WOULD_MAKE)
 }

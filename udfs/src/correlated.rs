@@ -13,6 +13,8 @@ use datafusion::logical_expr::{
 };
 
 use crate::diagnostic::not_supported;
+use crate::filters::has_row_of_nothing;
+use crate::operands::with_rows;
 
 /// Aggregates that are NULL of no rows.
 const NULL_OF_NOTHING: [&str; 8] = [
@@ -221,11 +223,7 @@ pub(crate) fn without_unions(expr: Expr) -> Result<Transformed<Expr>> {
 
 /// The same of another query, and not negated.
 fn asked_of(expr: &Expr, query: &Arc<LogicalPlan>) -> Expr {
-    let subquery = |of: &Subquery| Subquery {
-        subquery: Arc::clone(query),
-        outer_ref_columns: query.all_out_ref_exprs(),
-        spans: of.spans.clone(),
-    };
+    let subquery = |of: &Subquery| with_rows(of, Arc::clone(query));
     match expr {
         Expr::Exists(of) => Expr::Exists(Exists {
             subquery: subquery(&of.subquery),
@@ -262,9 +260,7 @@ impl Walk {
         let below = outer_references(plan) - own_references(plan);
         let place = match plan {
             LogicalPlan::Aggregate(aggregate) => {
-                let sets = |expr: &Expr| matches!(expr, Expr::GroupingSet(_));
-                let has_one = aggregate.group_expr.is_empty();
-                (has_one || aggregate.group_expr.iter().any(sets)).then_some(Place::Aggregate)
+                has_row_of_nothing(aggregate).then_some(Place::Aggregate)
             }
             LogicalPlan::Window(_) => Some(Place::Window),
             LogicalPlan::Distinct(Distinct::On(_)) => Some(Place::DistinctOn),

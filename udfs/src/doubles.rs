@@ -22,7 +22,7 @@ use datafusion::optimizer::AnalyzerRule;
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
 use crate::checked::{type_of, wide};
-use crate::operands::{cast_rows, inputs, of_one_type};
+use crate::operands::{cast_rows, element_of, inputs, of_one_type};
 
 /// Functions whose arguments get one type.
 const OF_ONE_TYPE: [&str; 14] = [
@@ -282,10 +282,10 @@ fn equal_elements(
         return Ok(false);
     };
     let of_array = of_array.get_type(schema)?;
-    let Some(of_element) = element(&of_array) else {
+    let Some(of_element) = element_of(&of_array) else {
         return Ok(false);
     };
-    let mut types = vec![of_element.clone()];
+    let mut types = vec![of_element.data_type().clone()];
     for place in values {
         let value = all.get(*place);
         types.push(value.map_or(Ok(DataType::Null), |value| value.get_type(schema))?);
@@ -430,10 +430,11 @@ fn met(types: &[DataType], reals: Reals) -> Vec<DataType> {
         return doubles.collect();
     }
     let mut all = types.to_vec();
-    let arrays: Vec<usize> = places(types, |of| element(of).is_some());
+    let arrays: Vec<usize> = places(types, |of| element_of(of).is_some());
     if arrays.len() > 1 {
-        let elements = arrays.iter().filter_map(|place| element(&types[*place]));
-        let elements = met(&elements.cloned().collect::<Vec<_>>(), reals);
+        let elements = arrays.iter().filter_map(|place| element_of(&types[*place]));
+        let elements = elements.map(|field| field.data_type().clone());
+        let elements = met(&elements.collect::<Vec<_>>(), reals);
         for (place, element) in arrays.iter().zip(elements) {
             all[*place] = with_element(&types[*place], element);
         }
@@ -481,16 +482,6 @@ fn places(types: &[DataType], is_one: impl Fn(&DataType) -> bool) -> Vec<usize> 
     let all = types.iter().enumerate();
     let all = all.filter(|(_, of)| is_one(of)).map(|(place, _)| place);
     all.collect()
-}
-
-/// The type of the elements of an array.
-fn element(of: &DataType) -> Option<&DataType> {
-    match of {
-        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
-            Some(field.data_type())
-        }
-        _ => None,
-    }
 }
 
 /// The type of an array with elements of another type.

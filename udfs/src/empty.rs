@@ -12,6 +12,7 @@ use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Subquery};
 use datafusion::optimizer::AnalyzerRule;
 
+use crate::operands::{any_expr, any_node, with_rows};
 use crate::values::per_row;
 
 /// Says of the values of subqueries that they may be NULL.
@@ -24,13 +25,12 @@ impl AnalyzerRule for EmptySubqueries {
     }
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        if !any_node(&plan, has_any)? {
+            return Ok(plan);
+        }
         let mut any = false;
         let changed = plan.transform_up_with_subqueries(|plan| {
-            let has_any = plan.expressions().iter().any(|expr| {
-                let found = expr.exists(|part| Ok(may_be_empty(part).is_some()));
-                found.unwrap_or(true)
-            });
-            let changed = match has_any {
+            let changed = match has_any(&plan) {
                 true => {
                     let names = NamePreserver::new(&plan);
                     plan.map_expressions(|expr| {
@@ -52,6 +52,14 @@ impl AnalyzerRule for EmptySubqueries {
     }
 }
 
+/// Whether an expression of this node has a subquery for a value that may have no row.
+fn has_any(plan: &LogicalPlan) -> bool {
+    any_expr(plan, |expr| {
+        let found = expr.exists(|part| Ok(may_be_empty(part).is_some()));
+        found.unwrap_or(true)
+    })
+}
+
 fn nullable(expr: Expr) -> Result<Transformed<Expr>> {
     let Some(subquery) = may_be_empty(&expr) else {
         return Ok(Transformed::no(expr));
@@ -61,7 +69,7 @@ fn nullable(expr: Expr) -> Result<Transformed<Expr>> {
     let name = column.name.clone();
     let value = per_row(Expr::Column(column)).alias(name);
     let rows = LogicalPlanBuilder::from(rows).project([value])?.build()?;
-    let subquery = subquery.with_plan(Arc::new(rows));
+    let subquery = with_rows(subquery, rows);
     Ok(Transformed::yes(Expr::ScalarSubquery(subquery)))
 }
 

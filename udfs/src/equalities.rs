@@ -1,8 +1,7 @@
 //! `WHERE f(a) = a`: conditions by which the engine would lose the order of rows.
 //!
-//! It takes a column and what equals it for one and the same wherever it asks by what rows are sorted. Where that is computed from
-//! columns, it puts it in the place of the column in itself as well, takes `f(a)` for `f(f(a))`, and finds rows unsorted that it has
-//! just sorted. So such a condition becomes `(f(a) = a) IS TRUE`, which passes the same rows and is no equality to the engine.
+//! From `f(a) = a` DataFusion concludes that `a` and `f(a)` are interchangeable in orderings. It also replaces `a` within `f(a)`
+//! itself, and so takes rows that it has just sorted for unsorted. So such a condition becomes `(f(a) = a) IS TRUE`, which passes the same rows and is no equality to the engine.
 
 use std::sync::Arc;
 

@@ -55,7 +55,7 @@ impl OptimizerRule for PushDownFilters {
 }
 
 /// Whether it gives a row where there are none.
-fn has_row_of_nothing(aggregate: &Aggregate) -> bool {
+pub(crate) fn has_row_of_nothing(aggregate: &Aggregate) -> bool {
     let mut groups = aggregate.group_expr.iter();
     aggregate.group_expr.is_empty() || groups.any(|group| matches!(group, Expr::GroupingSet(_)))
 }

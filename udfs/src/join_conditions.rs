@@ -1,7 +1,8 @@
 //! Subqueries in ON, and conditions on the row around in ON of a join within a subquery.
 //!
-//! The engine takes few of the first, and looks for the second in WHERE alone: elsewhere it gives a row more than once. ON of an inner
-//! join is as good as WHERE; ON of an outer join is one of the table that gives NULLs, if it asks for no other. All else is refused.
+//! DataFusion plans few subqueries in ON, and finds conditions on the outer row only in WHERE; elsewhere it returns rows more than
+//! once. In ON of an inner join they become a filter above it; in ON of an outer join a filter on the side padded with NULLs, if they
+//! use no columns of the other. All else is refused.
 
 use std::sync::Arc;
 
@@ -10,11 +11,15 @@ use datafusion::common::{Column, JoinType, Result, Span};
 use datafusion::config::ConfigOptions;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
-use datafusion::logical_expr::{Expr, Filter, Join, LogicalPlan, Subquery};
+use datafusion::logical_expr::{Expr, Filter, Join, LogicalPlan};
 use datafusion::optimizer::AnalyzerRule;
 
 use crate::diagnostic::not_supported;
 use crate::keys::has_query;
+use crate::operands::{any_node, subquery_of};
+
+/// What to write in place of a condition that is refused.
+const HELP: &str = "compute it as a column of a query in FROM, and name that column in ON";
 
 /// Moves such conditions to filters above and below joins. It runs before the rules for subqueries in filters.
 #[derive(Debug)]
@@ -26,11 +31,22 @@ impl AnalyzerRule for JoinConditions {
     }
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        if !any_node(&plan, has_any)? {
+            return Ok(plan);
+        }
         let changed = plan.transform_up_with_subqueries(|plan| match plan {
             LogicalPlan::Join(join) => moved(join),
             other => Ok(Transformed::no(other)),
         })?;
         Ok(changed.data)
+    }
+}
+
+/// Whether it is a join with such a condition.
+fn has_any(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Join(join) => join.filter.as_ref().is_some_and(asks_for_more),
+        _ => false,
     }
 }
 
@@ -60,9 +76,9 @@ fn moved(mut join: Join) -> Result<Transformed<LogicalPlan>> {
             JoinType::Left if !asks(&join.left) => right.push(condition),
             JoinType::Right if !asks(&join.right) => left.push(condition),
             JoinType::Left | JoinType::Right | JoinType::Full => return Err(refused(&condition)),
-            // The engine's own, of other names.
+            // SEMI, ANTI and mark joins: `membership` rewrites the subqueries in their ON.
             _ if has_query(&condition) => kept.push(condition),
-            _ => return Err(refused(&condition)),
+            of => return Err(refused_of_rows(of)),
         }
     }
     join.filter = conjunction(kept);
@@ -86,7 +102,7 @@ fn columns(condition: &Expr) -> Result<Vec<Column>> {
         if let Expr::Column(column) = part {
             columns.push(column.clone());
         }
-        let outer = subquery(part).into_iter();
+        let outer = subquery_of(part).into_iter();
         for outer in outer.flat_map(|of| &of.outer_ref_columns) {
             outer.apply(|part| {
                 if let Expr::OuterReferenceColumn(_, column) = part {
@@ -100,22 +116,11 @@ fn columns(condition: &Expr) -> Result<Vec<Column>> {
     Ok(columns)
 }
 
-/// The subquery that an expression asks.
-pub(crate) fn subquery(expr: &Expr) -> Option<&Subquery> {
-    match expr {
-        Expr::InSubquery(of) => Some(&of.subquery),
-        Expr::Exists(of) => Some(&of.subquery),
-        Expr::SetComparison(of) => Some(&of.subquery),
-        Expr::ScalarSubquery(of) => Some(of),
-        _ => None,
-    }
-}
-
 fn refused(condition: &Expr) -> DataFusionError {
     let mut found: (&str, Option<Span>) = ("conditions on the row around", None);
     // Nothing in there fails.
     let _ = condition.apply(|part| {
-        let Some(query) = subquery(part) else {
+        let Some(query) = subquery_of(part) else {
             return Ok(TreeNodeRecursion::Continue);
         };
         let name = match part {
@@ -133,6 +138,20 @@ fn refused(condition: &Expr) -> DataFusionError {
             "{name} in ON of an outer join may not ask for columns of the table that keeps all its rows"
         ),
         span,
-        "compute it as a column of a query in FROM, and name that column in ON",
+        HELP,
+    )
+}
+
+/// The refusal of a condition on the row around in ON of a SEMI, ANTI or mark join.
+fn refused_of_rows(of: JoinType) -> DataFusionError {
+    let kind = match of {
+        JoinType::LeftSemi | JoinType::RightSemi => "a SEMI join",
+        JoinType::LeftAnti | JoinType::RightAnti => "an ANTI join",
+        _ => "a mark join",
+    };
+    not_supported(
+        format!("conditions on the row around may not stand in ON of {kind}"),
+        None,
+        HELP,
     )
 }

@@ -1,4 +1,4 @@
-//! Names of the keys of joins that are computed and are called by what they are computed of.
+//! Names for computed join keys that would otherwise have the name of the column they are computed from.
 //!
 //! The engine puts such a key beside the columns of its input, where a function that bears the name of its argument, as a cast does,
 //! would be a second column of that name. It gives casts of its own another name; here functions get one.

@@ -3,8 +3,8 @@
 //! [`ComputedKeys`] does so with keys that the engine cannot evaluate where they stand, as `ORDER BY x IN (SELECT …)`, or would evaluate
 //! more than once, as `GROUP BY random()`; and with subqueries within aggregates, as in `count(CASE WHEN x IN (SELECT …) THEN 1 END)`.
 //! [`FollowedKeys`] does so with keys that the engine sorts by and then does not know that rows are sorted by them, as
-//! `ORDER BY sqrt(x)`: it asks each function how its result is ordered, and where one has no answer, it forgets that the rows are
-//! ordered by that result.
+//! `ORDER BY sqrt(x)`. DataFusion asks each function for its `output_ordering`. If the function gives none, DataFusion no longer
+//! knows that rows sorted by the result are sorted.
 
 use std::mem::take;
 use std::sync::Arc;
@@ -19,6 +19,8 @@ use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{AnalyzerRule, OptimizerConfig, OptimizerRule};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalSortExpr, create_physical_expr};
 
+use crate::operands::{any_expr, any_node, subquery_of};
+
 /// Computes keys that cannot be evaluated where they stand, subqueries within aggregates and window functions, and volatile keys of
 /// GROUP BY. It runs before the subqueries of projections are rewritten.
 #[derive(Debug)]
@@ -30,6 +32,13 @@ impl AnalyzerRule for ComputedKeys {
     }
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        let has_any = |plan: &LogicalPlan| match plan {
+            LogicalPlan::Aggregate(of) if of.group_expr.iter().any(Expr::is_volatile) => true,
+            other => any_expr(other, has_query),
+        };
+        if !any_node(&plan, has_any)? {
+            return Ok(plan);
+        }
         let of_query = |key: &Expr, _: &DFSchema| has_query(key);
         let of_group = |key: &Expr| key.is_volatile() || has_query(key);
         let changed = plan.transform_down_with_subqueries(|plan| match plan {
@@ -104,9 +113,8 @@ pub(crate) fn has_query(key: &Expr) -> bool {
 /// Whether it is such a subquery.
 fn is_query(part: &Expr) -> bool {
     match part {
-        Expr::InSubquery(_) | Expr::Exists(_) | Expr::SetComparison(_) => true,
         Expr::ScalarSubquery(subquery) => !subquery.outer_ref_columns.is_empty(),
-        _ => false,
+        other => subquery_of(other).is_some(),
     }
 }
 
@@ -223,6 +231,41 @@ fn sorted(
     Ok(Transformed::yes(LogicalPlan::Projection(above)))
 }
 
+/// The expressions of a window and of those that it stands on, and what these stand on.
+fn stacked(top: &Window) -> (Vec<&[Expr]>, &Arc<LogicalPlan>) {
+    let mut chain = vec![top.window_expr.as_slice()];
+    let mut input = &top.input;
+    while let LogicalPlan::Window(window) = input.as_ref() {
+        chain.push(window.window_expr.as_slice());
+        input = &window.input;
+    }
+    (chain, input)
+}
+
+fn has_part(expr: &Expr, is_one: &impl Fn(&Expr) -> bool) -> bool {
+    let found = expr.exists(|part| Ok(is_one(part)));
+    found.unwrap_or(true)
+}
+
+/// Whether [`Below::sort_keys`] would compute one of the keys.
+fn any_sort_key(
+    keys: &[SortExpr],
+    schema: &DFSchema,
+    is_computed: &impl Fn(&Expr, &DFSchema) -> bool,
+) -> bool {
+    keys.iter().any(|key| is_computed(&key.expr, schema))
+}
+
+/// Whether [`Below::with_columns`] would compute a part of an argument or of the filter.
+fn any_argument(
+    arguments: &[Expr],
+    filter: Option<&Expr>,
+    is_argument: &impl Fn(&Expr) -> bool,
+) -> bool {
+    let mut arguments = arguments.iter().chain(filter);
+    arguments.any(|argument| has_part(argument, is_argument))
+}
+
 /// Windows that stand on one another get their keys from one projection: rows are sorted once for those that have the same.
 fn windows(
     top: Window,
@@ -230,19 +273,32 @@ fn windows(
     is_computed: &impl Fn(&Expr, &DFSchema) -> bool,
     is_argument: &impl Fn(&Expr) -> bool,
 ) -> Result<Transformed<LogicalPlan>> {
-    let mut input = Arc::clone(&top.input);
-    let mut chain = vec![top.window_expr.clone()];
-    while let LogicalPlan::Window(window) = input.as_ref() {
-        chain.push(window.window_expr.clone());
-        let next = Arc::clone(&window.input);
-        input = next;
-    }
+    let (chain, input) = stacked(&top);
     let schema = Arc::clone(input.schema());
     let is_computed = |key: &Expr, _: &DFSchema| {
         let mut columns = key.column_refs().into_iter();
         columns.all(|column| schema.is_column_from_schema(column)) && is_computed(key, &schema)
     };
-    let mut below = Below::new(&input, name);
+    let is_argument = |part: &Expr| {
+        let is_known = |column| schema.is_column_from_schema(column);
+        is_argument(part) && part.column_refs().into_iter().all(is_known)
+    };
+    let has_any = |part: &Expr| match part {
+        Expr::WindowFunction(function) => {
+            let params = &function.params;
+            let mut keys = params.partition_by.iter();
+            keys.any(|key| is_computed(key, &schema))
+                || any_sort_key(&params.order_by, &schema, &is_computed)
+                || any_argument(&params.args, params.filter.as_deref(), &is_argument)
+        }
+        _ => false,
+    };
+    let mut calls = chain.iter().copied().flatten();
+    if !calls.any(|call| has_part(call, &has_any)) {
+        return Ok(Transformed::no(LogicalPlan::Window(top)));
+    }
+    let mut chain: Vec<Vec<Expr>> = chain.into_iter().map(<[Expr]>::to_vec).collect();
+    let mut below = Below::new(input, name);
     for expr in chain.iter_mut().flatten() {
         let changed = take(expr).transform_down(|part| {
             let Expr::WindowFunction(mut function) = part else {
@@ -255,10 +311,6 @@ fn windows(
                 }
             }
             below.sort_keys(&mut params.order_by, &is_computed);
-            let is_argument = |part: &Expr| {
-                let is_known = |column| schema.is_column_from_schema(column);
-                is_argument(part) && part.column_refs().into_iter().all(is_known)
-            };
             let filter = params.filter.as_deref_mut();
             for argument in params.args.iter_mut().chain(filter) {
                 below.with_columns(argument, &is_argument)?;
@@ -266,9 +318,6 @@ fn windows(
             Ok(Transformed::yes(Expr::WindowFunction(function)))
         })?;
         *expr = changed.data;
-    }
-    if below.keys.is_empty() {
-        return Ok(Transformed::no(LogicalPlan::Window(top)));
     }
     let width = input.schema().fields().len();
     let keys = width..width + below.keys.len();
@@ -287,10 +336,25 @@ fn aggregated(
     is_argument: &impl Fn(&Expr) -> bool,
 ) -> Result<Transformed<LogicalPlan>> {
     let is_set = |expr: &Expr| matches!(expr, Expr::GroupingSet(_));
-    let (mut groups, mut calls) = (aggregate.group_expr.clone(), aggregate.aggr_expr.clone());
     let input = Arc::clone(&aggregate.input);
+    let schema = input.schema();
+    let has_any = |part: &Expr| match part {
+        Expr::AggregateFunction(function) => {
+            let params = &function.params;
+            any_sort_key(&params.order_by, schema, is_computed)
+                || any_argument(&params.args, params.filter.as_deref(), is_argument)
+        }
+        _ => false,
+    };
+    let has_sets = aggregate.group_expr.iter().any(is_set);
+    let any_group = !has_sets && aggregate.group_expr.iter().any(is_grouped);
+    let mut written = aggregate.aggr_expr.iter();
+    if !any_group && !written.any(|call| has_part(call, &has_any)) {
+        return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
+    }
+    let (mut groups, mut calls) = (aggregate.group_expr.clone(), aggregate.aggr_expr.clone());
     let mut below = Below::new(&input, name);
-    if !groups.iter().any(is_set) {
+    if !has_sets {
         for key in &mut groups {
             if is_grouped(key) {
                 *key = below.column(key);
@@ -320,9 +384,6 @@ fn aggregated(
             Ok(Transformed::yes(Expr::AggregateFunction(function)))
         })?;
         *call = changed.data;
-    }
-    if below.keys.is_empty() {
-        return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
     }
     let inner = Aggregate::try_new(below.plan()?, groups, calls)?;
     renamed(LogicalPlan::Aggregate(inner), 0..0, &aggregate.schema).map(Transformed::yes)

@@ -22,6 +22,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 
 use crate::correlated::{Asked, check, check_values, check_within, without_unions};
+use crate::operands::{any_expr, any_node, subquery_of, with_rows};
 use crate::unjoined::lateral;
 
 /// The column of a subquery that a value is compared with.
@@ -37,9 +38,15 @@ impl AnalyzerRule for NullAwareMembership {
     }
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        let has_any = |plan: &LogicalPlan| {
+            matches!(plan, LogicalPlan::Subquery(_)) || any_expr(plan, has_subquery)
+        };
+        if !any_node(&plan, has_any)? {
+            return Ok(plan);
+        }
         let mut is_counted = false;
         let rewritten = plan.transform_up_with_subqueries(|plan| {
-            let plan = match plan.expressions().iter().any(depends_on_row) {
+            let plan = match any_expr(&plan, depends_on_row) {
                 true => {
                     let names = NamePreserver::new(&plan);
                     let each = plan.map_expressions(|expr| {
@@ -60,7 +67,7 @@ impl AnalyzerRule for NullAwareMembership {
             {
                 check_values(subquery, Asked::Lateral)?;
             }
-            let plan = match plan.expressions().iter().any(has_comparison) {
+            let plan = match any_expr(&plan, has_comparison) {
                 true if !matches!(plan, LogicalPlan::Filter(_) | LogicalPlan::Join(_)) => {
                     return not_impl_err!(
                         "ANY and ALL of a subquery stand in WHERE and HAVING only: compare with (SELECT min(x) …) or \
@@ -154,15 +161,17 @@ enum Place {
 /// Whether it asks a subquery for rows or members that depends on the row around it.
 fn depends_on_row(expr: &Expr) -> bool {
     let found = expr.exists(|node| {
-        Ok(match node {
-            Expr::Exists(Exists { subquery, .. })
-            | Expr::InSubquery(InSubquery { subquery, .. })
-            | Expr::SetComparison(SetComparison { subquery, .. }) => {
-                !subquery.outer_ref_columns.is_empty()
-            }
-            _ => false,
-        })
+        let subquery = match node {
+            Expr::ScalarSubquery(_) => None,
+            other => subquery_of(other),
+        };
+        Ok(subquery.is_some_and(|of| !of.outer_ref_columns.is_empty()))
     });
+    found.unwrap_or(true)
+}
+
+fn has_subquery(expr: &Expr) -> bool {
+    let found = expr.exists(|node| Ok(subquery_of(node).is_some()));
     found.unwrap_or(true)
 }
 
@@ -367,11 +376,7 @@ fn has_rows(subquery: &Subquery, condition: Option<Expr>) -> Result<Expr> {
     let columns = number.schema().columns().into_iter();
     let columns = columns.map(|column| Expr::Column(column).alias("__rows"));
     let plan = LogicalPlanBuilder::from(number).project(columns)?.build()?;
-    let number = Expr::ScalarSubquery(Subquery {
-        outer_ref_columns: plan.all_out_ref_exprs(),
-        subquery: Arc::new(plan),
-        spans: subquery.spans.clone(),
-    });
+    let number = Expr::ScalarSubquery(with_rows(subquery, plan));
     Ok(number.gt(lit(0_i64)))
 }
 
@@ -394,12 +399,7 @@ fn with_column(subquery: Subquery) -> Result<Subquery> {
     if is_found {
         return Ok(subquery);
     }
-    let column = Expr::Column(first_column(&subquery)?).alias(MEMBER);
-    let rows = LogicalPlanBuilder::from(subquery.subquery.as_ref().clone()).project([column])?;
-    Ok(Subquery {
-        subquery: Arc::new(rows.build()?),
-        ..subquery
-    })
+    Ok(members(&subquery)?.0)
 }
 
 /// The subquery, its column by a name that no column of the row around has: the engine tells the two apart by their names alone,
@@ -407,11 +407,7 @@ fn with_column(subquery: Subquery) -> Result<Subquery> {
 fn members(subquery: &Subquery) -> Result<(Subquery, Column)> {
     let column = Expr::Column(first_column(subquery)?).alias(MEMBER);
     let rows = LogicalPlanBuilder::from(subquery.subquery.as_ref().clone()).project([column])?;
-    let subquery = Subquery {
-        subquery: Arc::new(rows.build()?),
-        outer_ref_columns: subquery.outer_ref_columns.clone(),
-        spans: subquery.spans.clone(),
-    };
+    let subquery = with_rows(subquery, rows.build()?);
     Ok((subquery, Column::new_unqualified(MEMBER)))
 }
 
@@ -433,16 +429,7 @@ fn told_apart(expr: Expr) -> Result<Transformed<Expr>> {
 
 /// Refuses a value that is a subquery, and one made of columns of a query around that of its row: in a subquery they would be taken for those of the row.
 fn check_value(expr: &Expr) -> Result<()> {
-    let has_query = |node: &Expr| {
-        Ok(matches!(
-            node,
-            Expr::ScalarSubquery(_)
-                | Expr::InSubquery(_)
-                | Expr::Exists(_)
-                | Expr::SetComparison(_)
-        ))
-    };
-    if expr.exists(has_query)? {
+    if has_subquery(expr) {
         return not_impl_err!(
             "IN (SELECT …) of a value that is itself a subquery is not supported here: compute it in a query in FROM"
         );
@@ -475,19 +462,17 @@ fn compared(expr: &Expr, column: Column, schema: &DFSchema) -> Result<Expr> {
 /// Whether the subquery has a row of which `condition` is true.
 fn exists(subquery: &Subquery, condition: Expr, negated: bool) -> Result<Expr> {
     let plan = LogicalPlanBuilder::from(subquery.subquery.as_ref().clone()).filter(condition)?;
-    let plan = plan.build()?;
-    let outer_ref_columns = plan.all_out_ref_exprs();
+    let rows = with_rows(subquery, plan.build()?);
     // One row says as much as all of them.
-    let plan = match outer_ref_columns.is_empty() {
-        true => LogicalPlanBuilder::from(plan).limit(0, Some(1))?.build()?,
-        false => plan,
+    let rows = match rows.outer_ref_columns.is_empty() {
+        true => {
+            let one = LogicalPlanBuilder::from(rows.subquery).limit(0, Some(1))?;
+            with_rows(subquery, one.build()?)
+        }
+        false => rows,
     };
     Ok(Expr::Exists(Exists {
-        subquery: Subquery {
-            subquery: Arc::new(plan),
-            outer_ref_columns,
-            spans: subquery.spans.clone(),
-        },
+        subquery: rows,
         negated,
     }))
 }

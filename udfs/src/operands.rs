@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::{DataType, FieldRef};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DFSchema, Result};
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Subquery};
@@ -61,6 +63,65 @@ pub(crate) fn cast_rows(
         return Ok(false);
     }
     let rows = LogicalPlanBuilder::from(rows).project([column.alias(name)])?;
-    *subquery = subquery.with_plan(Arc::new(rows.build()?));
+    *subquery = with_rows(subquery, rows.build()?);
     Ok(true)
+}
+
+/// A subquery for the rows of `plan`, in the place of `of` in the text.
+pub(crate) fn with_rows(of: &Subquery, plan: impl Into<Arc<LogicalPlan>>) -> Subquery {
+    let plan = plan.into();
+    Subquery {
+        outer_ref_columns: plan.all_out_ref_exprs(),
+        subquery: plan,
+        spans: of.spans.clone(),
+    }
+}
+
+/// The subquery that an expression asks, whatever it asks it for.
+pub(crate) fn subquery_of(expr: &Expr) -> Option<&Subquery> {
+    match expr {
+        Expr::InSubquery(of) => Some(&of.subquery),
+        Expr::Exists(of) => Some(&of.subquery),
+        Expr::SetComparison(of) => Some(&of.subquery),
+        Expr::ScalarSubquery(of) => Some(of),
+        _ => None,
+    }
+}
+
+/// Whether an expression of this node is one; those of its inputs are others'.
+pub(crate) fn any_expr(plan: &LogicalPlan, is_one: impl Fn(&Expr) -> bool) -> bool {
+    let mut is_found = false;
+    // Nothing in there fails.
+    let _ = plan.apply_expressions(|expr| {
+        is_found |= is_one(expr);
+        Ok(until(is_found))
+    });
+    is_found
+}
+
+/// Whether a node of the plan is one, or of the subqueries in its expressions.
+pub(crate) fn any_node(plan: &LogicalPlan, is_one: impl Fn(&LogicalPlan) -> bool) -> Result<bool> {
+    let mut is_found = false;
+    plan.apply_with_subqueries(|node| {
+        is_found |= is_one(node);
+        Ok(until(is_found))
+    })?;
+    Ok(is_found)
+}
+
+fn until(is_found: bool) -> TreeNodeRecursion {
+    match is_found {
+        true => TreeNodeRecursion::Stop,
+        false => TreeNodeRecursion::Continue,
+    }
+}
+
+/// The elements of an array.
+pub(crate) fn element_of(array: &DataType) -> Option<&FieldRef> {
+    match array {
+        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
+            Some(field)
+        }
+        _ => None,
+    }
 }

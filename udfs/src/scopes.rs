@@ -10,7 +10,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, Subquery};
 use datafusion::optimizer::AnalyzerRule;
 
 use crate::diagnostic::not_supported;
-use crate::join_conditions::subquery;
+use crate::operands::subquery_of;
 
 /// Refuses such subqueries, before any other rule looks at them.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ fn check(plan: &LogicalPlan, around: &mut Vec<Scope>) -> Result<()> {
     plan.apply(|node| {
         node.apply_expressions(|expr| {
             expr.apply(|part| {
-                if let Some(query) = subquery(part) {
+                if let Some(query) = subquery_of(part) {
                     let inputs = node.inputs().into_iter();
                     let scope = inputs.map(|input| DFSchemaRef::clone(input.schema()));
                     around.push(scope.collect());

@@ -12,6 +12,8 @@ use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::{Expr, LogicalPlan, Projection, SubqueryAlias};
 use datafusion::optimizer::AnalyzerRule;
 
+use crate::operands::subquery_of;
+
 /// Names the inputs of steps that are made of one another and give results the names of what they are computed from.
 #[derive(Debug)]
 pub(crate) struct NamesOfSteps;
@@ -111,14 +113,7 @@ fn with_named_input(step: &Projection, number: usize) -> Result<Option<Projectio
 
 fn has_subquery(expr: &Expr) -> bool {
     let found = expr.exists(|part| {
-        Ok(matches!(
-            part,
-            Expr::ScalarSubquery(_)
-                | Expr::InSubquery(_)
-                | Expr::Exists(_)
-                | Expr::SetComparison(_)
-                | Expr::OuterReferenceColumn(..)
-        ))
+        Ok(subquery_of(part).is_some() || matches!(part, Expr::OuterReferenceColumn(..)))
     });
     found.unwrap_or(true)
 }

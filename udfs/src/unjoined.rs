@@ -17,7 +17,7 @@ use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
 use crate::diagnostic::not_supported;
 
-/// What the rows of a query are called in which a row of values is looked for, `(a, b) IN (SELECT …)`: it is planned as EXISTS.
+/// Alias of the subquery in `(a, b) IN (SELECT …)`, which is planned as EXISTS.
 pub const ROWS_OF_QUERY: &str = "__row";
 
 /// Refuses subqueries of IN and EXISTS whose conditions on the row around cannot be taken out of them, before the rule that would do so.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, AsArray, Decimal128Array, GenericListArray, Int64Array, OffsetSizeTrait,
 };
-use arrow::datatypes::{DataType, Decimal128Type, FieldRef, Int64Type};
+use arrow::datatypes::{DataType, Decimal128Type, DecimalType, Int64Type};
 use datafusion::common::{Result, ScalarValue, internal_err};
 use datafusion::functions_nested::array_product::array_product_udf;
 use datafusion::functions_nested::array_sum::array_sum_udf;
@@ -14,9 +14,11 @@ use datafusion::logical_expr::{
     ColumnarValue, Documentation, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
 };
 
+use crate::operands::element_of;
+
 use super::overflow::out_of_range;
 
-/// Digits that a sum of decimals has more than they have, as those of rows.
+/// By how many digits the result of `array_sum` is wider than its elements; the aggregate `sum` adds as many.
 const MORE_DIGITS: u8 = 10;
 
 /// The functions. A product of decimals is that of DOUBLE.
@@ -75,7 +77,7 @@ impl OfElements {
         }
         let has_room = |value: i128| match result {
             DataType::Decimal128(precision, _) => {
-                value.unsigned_abs() < 10_u128.pow(u32::from(*precision))
+                Decimal128Type::is_valid_decimal_precision(value, *precision)
             }
             _ => i64::try_from(value).is_ok(),
         };
@@ -118,15 +120,6 @@ impl OfElements {
             }
         });
         rows.collect()
-    }
-}
-
-fn element_of(list: &DataType) -> Option<&FieldRef> {
-    match list {
-        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
-            Some(field)
-        }
-        _ => None,
     }
 }
 

@@ -24,6 +24,8 @@ use datafusion::logical_expr::{
     Signature, TryCast, Volatility,
 };
 
+use crate::operands::element_of;
+
 use super::overflow::out_of_range;
 use super::rewrite::plain;
 
@@ -47,6 +49,11 @@ impl RoundedCast {
             is_tried,
             signature: Signature::any(1, Volatility::Immutable),
         })
+    }
+
+    /// The type of its results.
+    pub(super) fn target(&self) -> &DataType {
+        &self.to
     }
 
     /// The cast of a value.
@@ -96,7 +103,7 @@ pub(super) fn may_round(to: &DataType) -> bool {
 
 /// Whether digits behind the point may be lost; of a cast that is tried, whether anything may.
 fn loses(from: &DataType, to: &DataType, is_tried: bool) -> bool {
-    if let (Some(from), Some(to)) = (element(from), element(to)) {
+    if let (Some(from), Some(to)) = (element_of(from), element_of(to)) {
         return loses(from.data_type(), to.data_type(), is_tried);
     }
     match (from, to) {
@@ -112,16 +119,6 @@ fn loses(from: &DataType, to: &DataType, is_tried: bool) -> bool {
         _ if is_tried => from != to,
         (from, _) if from.is_floating() => to.is_integer(),
         _ => scale(to) < scale(from),
-    }
-}
-
-/// The elements of an array.
-fn element(of: &DataType) -> Option<&FieldRef> {
-    match of {
-        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
-            Some(field)
-        }
-        _ => None,
     }
 }
 
@@ -189,7 +186,7 @@ fn rounded(values: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
         (DataType::FixedSizeList(..), to) => {
             let lists = values.as_fixed_size_list().clone();
             let (field, size, elements, nulls) = lists.into_parts();
-            let Some(to) = element(to).filter(|_| size > 0) else {
+            let Some(to) = element_of(to).filter(|_| size > 0) else {
                 return Ok(Arc::clone(values));
             };
             let elements = rounded(&elements, to.data_type())?;
@@ -213,7 +210,7 @@ fn rounded(values: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
 }
 
 fn in_lists<O: OffsetSizeTrait>(lists: &GenericListArray<O>, to: &DataType) -> Result<ArrayRef> {
-    let Some(to) = element(to) else {
+    let Some(to) = element_of(to) else {
         return Ok(Arc::new(lists.clone()));
     };
     let (field, offsets, elements, nulls) = lists.clone().into_parts();

@@ -14,7 +14,7 @@ use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{Cast, Expr, ExprSchemable, LogicalPlan, Subquery};
 use datafusion::optimizer::AnalyzerRule;
 
-use crate::operands::{cast_rows, inputs, of_one_type};
+use crate::operands::{any_expr, cast_rows, inputs, of_one_type};
 
 use super::decimals::digits;
 
@@ -48,7 +48,7 @@ impl AnalyzerRule for RoomToCompare {
                 }
                 other => other,
             };
-            let has_comparisons = plan.expressions().iter().any(|expr| {
+            let has_comparisons = any_expr(&plan, |expr| {
                 let found = expr.exists(|node| Ok(is_comparison(node)));
                 found.unwrap_or(true)
             });

@@ -90,7 +90,7 @@ fn replaced<T: ArrowPrimitiveType>(
     nan: T::Native,
 ) -> Option<ArrayRef> {
     let numbers = values.as_primitive::<T>();
-    // Within a block there is no way out: so several numbers are looked at at a time.
+    // No early exit within a block, so that the compiler can vectorize the loop.
     let has_other = numbers.values().chunks(BLOCK).any(|block| {
         let numbers = block.iter();
         numbers.fold(false, |found, number| found | is_other(*number))

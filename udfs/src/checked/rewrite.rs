@@ -12,7 +12,7 @@ use datafusion::logical_expr_common::type_coercion::binary::BinaryTypeCoercer;
 use datafusion::optimizer::AnalyzerRule;
 
 use crate::filtered::unguarded;
-use crate::operands::inputs;
+use crate::operands::{any_expr, inputs};
 use crate::times::INTERVAL_LENGTH;
 use crate::values::{PER_ROW, TYPED_KEY, per_row};
 
@@ -32,7 +32,7 @@ impl AnalyzerRule for CheckedArithmetic {
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         let checked = plan.transform_up_with_subqueries(|plan| {
-            if !plan.expressions().iter().any(has_arithmetic) {
+            if !any_expr(&plan, has_arithmetic) {
                 return Ok(Transformed::no(plan));
             }
             let schema = inputs(&plan)?;
@@ -207,12 +207,12 @@ fn checked_node(expr: Expr, schema: &DFSchema, casts: Casts) -> Result<Transform
             let left = type_of(&binary.left, schema)?;
             let is_same = match (&left, &right) {
                 (left, right) if left.is_integer() || left.is_floating() => left == right,
-                (left, right) => is_decimal(left) && is_decimal(right),
+                (left, right) => left.is_decimal() && right.is_decimal(),
             };
             if !is_same {
                 return Ok(Transformed::no(Expr::BinaryExpr(binary)));
             }
-            let result = match is_decimal(&left) {
+            let result = match left.is_decimal() {
                 false => left,
                 true => BinaryTypeCoercer::new(&left, &binary.op, &right).get_result_type()?,
             };
@@ -317,23 +317,16 @@ fn as_double(cast: &Cast) -> Option<ScalarValue> {
 
 /// Of DOUBLE only the results that are NaN are looked at.
 fn is_checked(of: &DataType) -> bool {
-    of.is_integer() || is_decimal(of) || of.is_floating()
-}
-
-fn is_decimal(of: &DataType) -> bool {
-    matches!(
-        of,
-        DataType::Decimal32(..)
-            | DataType::Decimal64(..)
-            | DataType::Decimal128(..)
-            | DataType::Decimal256(..)
-    )
+    of.is_integer() || of.is_decimal() || of.is_floating()
 }
 
 /// The type of an expression, without a walk through all that is below where the node knows it, and without names.
 pub(crate) fn type_of(expr: &Expr, schema: &DFSchema) -> Result<DataType> {
     match expr {
         Expr::ScalarFunction(call) => {
+            if let Some(cast) = call.func.inner().downcast_ref::<RoundedCast>() {
+                return Ok(cast.target().clone());
+            }
             let operator = call.func.inner().downcast_ref::<CheckedOperator>();
             match (operator, call.args.as_slice()) {
                 (Some(operator), [left, right]) => match operator.known_result() {

@@ -22,6 +22,7 @@ use datafusion::logical_expr::{
 
 use super::spans::{INTERVAL, NANOS_PER_DAY};
 use crate::checked::out_of_range;
+use crate::window::ticks_per_second;
 
 /// The function `date_part(part, time)`, which `extract` is as well.
 pub(super) fn date_part() -> ScalarUDF {
@@ -130,12 +131,7 @@ impl ExprPlanner for ExtractPlanner {
 
 /// The length of intervals in seconds.
 fn seconds(intervals: &ArrayRef, unit: TimeUnit) -> Result<ArrayRef> {
-    let ticks = match unit {
-        TimeUnit::Second => 1.0,
-        TimeUnit::Millisecond => 1e3,
-        TimeUnit::Microsecond => 1e6,
-        TimeUnit::Nanosecond => 1e9,
-    };
+    let ticks = ticks_per_second(unit) as f64;
     let intervals = cast(intervals, &DataType::Int64)?;
     let intervals = intervals.as_primitive::<Int64Type>();
     let seconds: Float64Array =
@@ -145,12 +141,7 @@ fn seconds(intervals: &ArrayRef, unit: TimeUnit) -> Result<ArrayRef> {
 
 /// Lengths in days and the rest of a day. One that is too long is NULL.
 fn in_days(lengths: &ArrayRef, unit: TimeUnit) -> Result<IntervalMonthDayNanoArray> {
-    let nanos = match unit {
-        TimeUnit::Second => 1_000_000_000,
-        TimeUnit::Millisecond => 1_000_000,
-        TimeUnit::Microsecond => 1_000,
-        TimeUnit::Nanosecond => 1,
-    };
+    let nanos = 1_000_000_000 / ticks_per_second(unit);
     let of_day = NANOS_PER_DAY / nanos;
     let lengths = cast(lengths, &DataType::Int64)?;
     let lengths = lengths.as_primitive::<Int64Type>().iter();

@@ -14,7 +14,7 @@ use datafusion::optimizer::AnalyzerRule;
 
 use super::timestamp;
 use crate::doubles::is_of_one_type;
-use crate::operands::{cast_rows, inputs, of_one_type};
+use crate::operands::{any_expr, any_node, cast_rows, inputs, of_one_type};
 
 /// Takes casts to nanoseconds out of a plan: once before types are made equal, for those of the text, and once behind.
 #[derive(Debug)]
@@ -26,15 +26,7 @@ impl AnalyzerRule for MicrosecondTime {
     }
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        let mut has_any = false;
-        plan.apply_with_subqueries(|node| {
-            has_any |= node.expressions().iter().any(has_nanoseconds);
-            Ok(match has_any {
-                true => datafusion::common::tree_node::TreeNodeRecursion::Stop,
-                false => datafusion::common::tree_node::TreeNodeRecursion::Continue,
-            })
-        })?;
-        if !has_any {
+        if !any_node(&plan, |node| any_expr(node, has_nanoseconds))? {
             return Ok(plan);
         }
         let changed = plan.transform_up_with_subqueries(|node| {

@@ -1,6 +1,7 @@
 //! Patterns of times: those of chrono, with `%`. What is written for PostgreSQL or Java is refused with the pattern meant.
 
 use datafusion::common::Result;
+use datafusion::logical_expr::ReturnFieldArgs;
 
 use crate::diagnostic::plan_error;
 
@@ -22,6 +23,20 @@ pub(super) fn check(function: &str, pattern: &str) -> Result<()> {
         None,
         help,
     ))
+}
+
+/// Refuses such patterns among the constant arguments of a function, which are all behind the first.
+///
+/// # Errors
+///
+/// There is one.
+pub(super) fn check_constants(function: &str, args: &ReturnFieldArgs) -> Result<()> {
+    for pattern in args.scalar_arguments.iter().skip(1).flatten() {
+        if let Some(Some(text)) = pattern.try_as_str() {
+            check(function, text)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether a pattern shows the century, `%C`.

@@ -271,7 +271,7 @@ fn key_by_length(key: &mut Expr, schema: &DFSchema) -> bool {
     is_interval
 }
 
-/// Whether no bound of the frame is so far from the key of a row.
+/// Whether the frame has no RANGE bound `n PRECEDING` or `n FOLLOWING`.
 fn is_by_rows(frame: &WindowFrame) -> bool {
     let is_by_rows = |bound: &WindowFrameBound| {
         matches!(bound, WindowFrameBound::CurrentRow) || bound.is_unbounded()

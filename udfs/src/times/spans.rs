@@ -22,7 +22,7 @@ use datafusion::optimizer::AnalyzerRule;
 
 use super::{span_keys, timestamp};
 use crate::checked::plain;
-use crate::operands::inputs;
+use crate::operands::{any_expr, inputs};
 
 /// INTERVAL.
 pub(super) const INTERVAL: DataType = DataType::Interval(IntervalUnit::MonthDayNano);
@@ -50,7 +50,7 @@ impl AnalyzerRule for IntervalsByLength {
 }
 
 fn in_expressions(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
-    let has_any = plan.expressions().iter().any(|expr| {
+    let has_any = any_expr(&plan, |expr| {
         let found = expr.exists(|node| Ok(may_matter(node)));
         found.unwrap_or(true)
     });

@@ -266,11 +266,7 @@ impl ScalarUDFImpl for ToTimestamp {
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
-        for pattern in args.scalar_arguments.iter().skip(1).flatten() {
-            if let Some(Some(text)) = pattern.try_as_str() {
-                pattern::check(self.name, text)?;
-            }
-        }
+        pattern::check_constants(self.name, &args)?;
         let is_nullable = args.arg_fields.iter().any(|field| field.is_nullable());
         Ok(Arc::new(Field::new(self.name, self.result(), is_nullable)))
     }

@@ -15,6 +15,7 @@ use datafusion::logical_expr::{
 
 use super::pattern;
 use super::to_timestamp::ToTimestamp;
+use crate::window::ticks_per_second;
 
 const NAME: &str = "to_unixtime";
 const MICROS_PER_SECOND: i64 = 1_000_000;
@@ -56,11 +57,7 @@ impl ScalarUDFImpl for ToUnixtime {
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
-        for pattern in args.scalar_arguments.iter().skip(1).flatten() {
-            if let Some(Some(text)) = pattern.try_as_str() {
-                pattern::check(NAME, text)?;
-            }
-        }
+        pattern::check_constants(NAME, &args)?;
         Ok(Arc::new(Field::new(NAME, DataType::Int64, true)))
     }
 
@@ -72,8 +69,11 @@ impl ScalarUDFImpl for ToUnixtime {
         let types = args.args.iter().map(ColumnarValue::data_type);
         let types: Vec<DataType> = types.collect();
         let are_texts = !types.is_empty() && types.iter().all(DataType::is_string);
-        let is_time = matches!(types.as_slice(), [DataType::Timestamp(..)]);
-        if !are_texts && !is_time {
+        let unit = match types.as_slice() {
+            [DataType::Timestamp(unit, _)] => Some(*unit),
+            _ => None,
+        };
+        if !are_texts && unit.is_none() {
             return self.inner.invoke_with_args(args);
         }
         let mut values = args.args.iter();
@@ -81,9 +81,9 @@ impl ScalarUDFImpl for ToUnixtime {
         let rows = if is_scalar { 1 } else { args.number_rows };
         let arrays = args.args.iter().map(|value| value.to_array(rows));
         let arrays = arrays.collect::<Result<Vec<ArrayRef>>>()?;
-        let seconds = match is_time {
-            true => seconds_of(&arrays[0])?,
-            false => {
+        let seconds = match unit {
+            Some(unit) => seconds_of(&arrays[0], unit)?,
+            None => {
                 let texts = arrays.iter().map(|array| cast(array, &DataType::Utf8));
                 let texts = texts.collect::<std::result::Result<Vec<_>, _>>()?;
                 let micros = self.texts.micros(&texts[0], &texts[1..])?;
@@ -98,13 +98,8 @@ impl ScalarUDFImpl for ToUnixtime {
 }
 
 /// Of times before 1970, too, the second that has begun.
-fn seconds_of(times: &ArrayRef) -> Result<Int64Array> {
-    let per_second = match times.data_type() {
-        DataType::Timestamp(TimeUnit::Second, _) => 1,
-        DataType::Timestamp(TimeUnit::Millisecond, _) => 1_000,
-        DataType::Timestamp(TimeUnit::Microsecond, _) => MICROS_PER_SECOND,
-        _ => 1_000_000_000,
-    };
+fn seconds_of(times: &ArrayRef, unit: TimeUnit) -> Result<Int64Array> {
+    let per_second = ticks_per_second(unit);
     let ticks = cast(times, &DataType::Int64)?;
     let ticks = ticks.as_primitive::<Int64Type>();
     Ok(ticks.unary(|tick| tick.div_euclid(per_second)))

@@ -6,7 +6,8 @@
 //! of TRY_CAST. A value that is not there is NULL, and so is the `null` of JSON.
 //!
 //! Numbers are read in one way after another until one of them finds the value. No way fails: an expression of constants is evaluated
-//! with all of its parts. What none of them finds [`Refused`] tells.
+//! with all of its parts. If all ways give NULL for a value that is there, [`Refused`]
+//! raises the error.
 
 use std::sync::Arc;
 
