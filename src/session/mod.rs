@@ -67,7 +67,9 @@ use futures::StreamExt as _;
 
 use crate::core::stack::on_stack;
 use crate::error::{Error, Result};
-use crate::planner::{BOUND_ROWS, CreateView, ParsedStatement, Statement, Text, normalize, read_bound_rows};
+use crate::planner::{
+    BOUND_ROWS, CreateView, ParsedStatement, Statement, Text, normalize, read_bound_rows,
+};
 use crate::session::catalog::{Catalog, TableEntry};
 use crate::tables::delta::{OptimizeSpec, VacuumSpec};
 
@@ -79,6 +81,7 @@ use states::{StatementState, States};
 use unopened::Unopened;
 
 pub use context::{ForkOptions, IsClosed, JobMemory, MayName, SessionOptions, TablePlace};
+pub(crate) use jobs::reads_what_it_writes;
 pub use jobs::{BatchPlan, BatchSource, FrontBatch, JobQuery, JobSinkTable, LastRecords};
 pub use streaming::{FrontPlan, StreamQuery, StreamTable, late_rows};
 pub use system::{batch_rows, job_rows, versions};
