@@ -265,6 +265,14 @@ impl Error {
         self.help.as_deref()
     }
 
+    /// What went wrong and what to do about it, in one line: who looks later must know both.
+    pub(crate) fn with_its_help(&self) -> String {
+        match &self.help {
+            Some(help) => format!("{}; {help}", self.message),
+            None => self.message.to_string(),
+        }
+    }
+
     /// The place in the text the statement came from; lines and columns count from 1.
     pub fn span(&self) -> Option<Span> {
         self.span

@@ -2,7 +2,7 @@
 //!
 //! The batch is halved until one record is left. Where rows know a watermark (a job with windows) every part begins where the
 //! batch does, so that each row meets the one that it met there. A record is to blame only if it fails alone: a sum that is too
-//! large is a fault of no record. That others hold all memory is none either; that a value of a record is too large is one.
+//! large is a fault of no record. No record is to blame when other jobs hold the memory; one is when a value made of it is too large.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -241,20 +241,31 @@ async fn first_fault<F: Future<Output = Result<Option<Error>>>>(
     if next >= total || run(part(ranges, begin(next), total)).await?.is_none() {
         return Ok(None);
     }
-    let (mut good, mut bad) = (next, total);
+    let of_part = |from: u64, to: u64| run(part(ranges, begin(from), to));
+    let found = halve(next, total, of_part).await?;
+    let alone = run(part(ranges, found, found + 1)).await?;
+    Ok(Some((found, alone)))
+}
+
+/// Halves positions that fail together until one is left: `good` is the first of them, and `bad` the one after the last. `run` gives
+/// the error of the part from one position up to another.
+pub(super) async fn halve<F: Future<Output = Result<Option<Error>>>>(
+    mut good: u64,
+    mut bad: u64,
+    run: impl Fn(u64, u64) -> F,
+) -> Result<u64> {
     while bad - good > 1 {
         let middle = good + (bad - good) / 2;
-        match run(part(ranges, begin(good), middle)).await? {
+        match run(good, middle).await? {
             Some(_) => bad = middle,
             None => good = middle,
         }
     }
-    let alone = run(part(ranges, good, good + 1)).await?;
-    Ok(Some((good, alone)))
+    Ok(good)
 }
 
 /// The part's own error, if it has one.
-async fn fault(run: impl Future<Output = Result<()>>) -> Result<Option<Error>> {
+pub(super) async fn fault(run: impl Future<Output = Result<()>>) -> Result<Option<Error>> {
     match run.await {
         Ok(()) => Ok(None),
         Err(error) if may_blame(&error) => Ok(Some(error)),

@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::batch::Ends;
 use crate::runtime::sink::JobSink;
 use crate::runtime::source::JobSource;
+use crate::session::reads_what_it_writes;
 
 /// What the tables of a job are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -245,10 +246,8 @@ pub(super) fn check_sink(
 
 /// A job would read its own rows for ever. Where the statement calls the brokers by other addresses, only they tell.
 fn feeds_itself(table: &str, now: &Identity) -> Error {
-    Error::invalid(format!(
-        "the job reads and writes {now}: {table} would never be read to its end"
-    ))
-    .with_help("let it write to another one, with CREATE OR REPLACE JOB; then RESUME JOB")
+    reads_what_it_writes(now, table)
+        .with_help("let it write to another one, with CREATE OR REPLACE JOB; then RESUME JOB")
 }
 
 fn changed(table: &str, difference: &str) -> Error {

@@ -26,7 +26,7 @@ use crate::runtime::retention::Sweeper;
 use crate::runtime::sink::{JobSink, Pending};
 use crate::runtime::source::{JobSource, Look};
 use crate::runtime::statements::{ReadyJob, STATEMENT};
-use crate::runtime::takeover::{ATTEMPTS, append, dropped, take_over, taken_over};
+use crate::runtime::takeover::{ATTEMPTS, append_to, dropped, take_over, taken_over};
 use crate::runtime::told::{JobStatus, Report, RunOptions};
 use crate::runtime::windows::{Silence, Windows, known};
 use crate::session::LastRecords;
@@ -179,7 +179,7 @@ impl<'a> JobRunner<'a> {
                 }
                 Err(error) if error.may_pass() => {
                     self.silence.interrupt(self.environment.instant());
-                    self.tell(|status| status.waiting = Some(reason_of(&error)));
+                    self.tell(|status| status.waiting = Some(error.with_its_help()));
                     self.metrics.retry();
                     tracing::warn!(job = self.job.name, %error, "waiting {} ms", backoff.as_millis());
                     let pause = backoff + self.environment.jitter(backoff);
@@ -217,7 +217,7 @@ impl<'a> JobRunner<'a> {
         }
         // DROP JOB deletes the job's files one after the other: an error of reading one of them only follows from it.
         if history.phase == Phase::Dropped {
-            // What it has written since it was dropped is left to nobody else.
+            // DROP JOB has deleted the job's files; this runner deletes those that it has written since.
             if let Err(error) = self.store.clear(self.job.id, history).await {
                 tracing::warn!(job = self.job.name, %error, "some of its files are left");
             }
@@ -231,11 +231,11 @@ impl<'a> JobRunner<'a> {
             return self.timed_out();
         }
         let reason = Entry::Paused {
-            reason: Some(reason_of(&error)),
+            reason: Some(error.with_its_help()),
             reported: error.report().cloned(),
             at: self.environment.now(),
         };
-        append(self.store, self.job.id, &reason).await?;
+        append_to(self.store, self.job.id, history, &reason).await?;
         Ok(Ended::Failed(error))
     }
 
@@ -434,7 +434,7 @@ impl<'a> JobRunner<'a> {
             };
             ranges.aside = self.aside.clone();
             let chosen = ranges.clone();
-            // What was missing before is no matter of this batch.
+            // Forgets a shortage of an earlier batch.
             self.job.query.take_shortage();
             let outcome = self
                 .batch(
@@ -876,14 +876,6 @@ impl<'a> JobRunner<'a> {
         Err(Error::unavailable(
             "the job's log is written to by others all the time",
         ))
-    }
-}
-
-/// What SHOW JOBS says of an error: who looks later must know what to do as well.
-fn reason_of(error: &Error) -> String {
-    match error.help() {
-        Some(help) => format!("{}; {help}", error.message()),
-        None => error.message().to_owned(),
     }
 }
 

@@ -25,7 +25,7 @@ use crate::runtime::runner::JobRunner;
 use crate::runtime::show;
 use crate::runtime::source::{JobSource, Look};
 use crate::runtime::subscribe::subscribe;
-use crate::runtime::takeover::{TakenOver, append, append_to, files_in, files_of, take_over};
+use crate::runtime::takeover::{TakenOver, append_to, files_in, files_of, take_over};
 use crate::runtime::told::{Report, RunOptions};
 use crate::runtime::windows::changed;
 use crate::session::{
@@ -777,11 +777,10 @@ async fn panicked(store: &JobStore, id: JobId, owner: &str, said: &str) -> Error
         reported: None,
         at: now(),
     };
-    let is_owner = store
-        .history(id)
-        .await
-        .is_ok_and(|history| history.owner.as_deref() == Some(owner));
-    if is_owner && let Err(failure) = append(store, id, &paused).await {
+    if let Ok(history) = store.history(id).await
+        && history.owner.as_deref() == Some(owner)
+        && let Err(failure) = append_to(store, id, history, &paused).await
+    {
         tracing::warn!(%failure, "the job's log does not say why it ended");
     }
     error

@@ -63,13 +63,7 @@ pub(super) fn dropped(job: &str) -> Error {
         .with_help("CREATE JOB makes it anew, from the beginning")
 }
 
-/// Appends an entry whose place in the log does not matter.
-pub(super) async fn append(store: &JobStore, id: JobId, entry: &Entry) -> Result<JobHistory> {
-    let history = store.history(id).await?;
-    append_to(store, id, history, entry).await
-}
-
-/// The same where the log has been read, which is read again only if it has grown since.
+/// Appends an entry whose place in the log does not matter to a log that has been read; it is read again only if it has grown since.
 pub(super) async fn append_to(
     store: &JobStore,
     id: JobId,
@@ -119,7 +113,8 @@ pub(super) async fn take_over(
         owner: owner.to_owned(),
         at: environment.now(),
     };
-    let taken = append(store, id, &takeover).await?;
+    let is_first = before.owner.is_none();
+    let taken = append_to(store, id, before, &takeover).await?;
     failpoint::reach("taken-over");
     if let JobSinkTable::Delta(handle) = job.query.sink() {
         // Nothing is written to a table that is another one.
@@ -168,7 +163,6 @@ pub(super) async fn take_over(
                 let sink = identity.as_ref();
                 missing = lacking(store, id, &history, witness, of_table, sink).await?;
             }
-            let is_first = before.owner.is_none();
             recover(&history, is_first, witness.as_deref(), &staged)
         }
     };

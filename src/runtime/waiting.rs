@@ -133,7 +133,7 @@ mod tests {
     use crate::core::jobs::Entry;
     use crate::error::ErrorKind;
     use crate::planner::{Parameters, Script, Statement, parse_statement};
-    use crate::runtime::takeover::append;
+    use crate::runtime::takeover::append_to;
     use crate::session::SessionOptions;
     use crate::state::{DataDir, JobStore};
 
@@ -218,7 +218,8 @@ mod tests {
         let session = session().await;
         run(&Jobs::new(store.clone()), &session, JOB).await.unwrap();
         let (jobs, first, history) = started(&store).await;
-        append(&store, first, &Entry::Dropped { at: now() })
+        let dropped = Entry::Dropped { at: now() };
+        append_to(&store, first, history.clone(), &dropped)
             .await
             .unwrap();
         let made = jobs.make_ready(&session, statement(JOB), first, &history);

@@ -22,7 +22,7 @@ use crate::exec::keyed::{
 };
 use crate::planner::ast::Emit;
 use crate::runtime::batch::{Ends, Ranges};
-use crate::runtime::blame::may_blame;
+use crate::runtime::blame::{fault, halve, may_blame};
 use crate::runtime::sink::JobSink;
 use crate::runtime::source::JobSource;
 use crate::runtime::statements::ReadyJob;
@@ -383,23 +383,16 @@ impl Prepared {
         job: &ReadyJob,
         sink: &JobSink,
     ) -> Result<Option<(String, Error)>> {
-        let rows = self.emitted.num_rows();
+        let rows = self.emitted.num_rows() as u64;
         if rows == 0 || self.fault(job, sink, 0, rows).await?.is_none() {
             return Ok(None);
         }
-        let (mut good, mut bad) = (0, rows);
-        while bad - good > 1 {
-            let middle = good + (bad - good) / 2;
-            match self.fault(job, sink, good, middle).await? {
-                Some(_) => bad = middle,
-                None => good = middle,
-            }
-        }
-        let alone = self.fault(job, sink, good, good + 1).await?;
+        let found = halve(0, rows, |from, to| self.fault(job, sink, from, to)).await?;
+        let alone = self.fault(job, sink, found, found + 1).await?;
         let query = job.query.stream();
         Ok(query
             .zip(alone)
-            .map(|(query, error)| (query.group_of(&self.emitted, good), error)))
+            .map(|(query, error)| (query.group_of(&self.emitted, row(found)), error)))
     }
 
     /// The error of some of the emitted rows, if they fail without the others. Nothing of them is kept.
@@ -407,20 +400,21 @@ impl Prepared {
         &self,
         job: &ReadyJob,
         sink: &JobSink,
-        from: usize,
-        to: usize,
+        from: u64,
+        to: u64,
     ) -> Result<Option<Error>> {
-        let rows = self.emitted.slice(from, to - from);
+        let rows = self.emitted.slice(row(from), row(to - from));
         let written = async {
             let plan = job.query.back(&rows).await?;
             sink.rehearse(&plan).await
         };
-        match written.await {
-            Ok(()) => Ok(None),
-            Err(error) if may_blame(&error) => Ok(Some(error)),
-            Err(error) => Err(error),
-        }
+        fault(written).await
     }
+}
+
+/// A position among rows in memory.
+fn row(position: u64) -> usize {
+    usize::try_from(position).unwrap_or(usize::MAX)
 }
 
 /// Whether rows that were emitted are withdrawn: the sink must know their keys.

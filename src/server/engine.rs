@@ -1,6 +1,6 @@
 //! Statements of all clients over one catalog: definitions one after the other and kept, queries side by side.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,7 +25,9 @@ use crate::server::queries;
 use crate::server::restore::WaitingJobs;
 use crate::server::sessions::{Sessions, Settings, setting};
 use crate::server::work::{Statement as Running, Time, Work};
-use crate::session::{Answer, ForkOptions, MayName, Outcome, Planned, Ready, SCHEMA, Session};
+use crate::session::{
+    Answer, ForkOptions, IsClosed, MayName, Outcome, Planned, Ready, SCHEMA, Session,
+};
 use crate::state::{CatalogEntry, CatalogStore};
 
 /// What a statement does, as far as clients care.
@@ -171,27 +173,29 @@ impl Engine {
     /// A session for one query of a caller: the tables are those of now that the caller may name.
     pub(super) fn fork(&self, asked: &Asked) -> Result<Session> {
         let may_name = asked.caller.may_name();
-        let closed = may_name.as_ref().map(|may_name| self.closed_to(may_name));
+        let is_closed = may_name.as_ref().map(|may_name| self.closed_to(may_name));
         let fork = ForkOptions {
             time_zone: asked.settings.time_zone.clone(),
             memory_limit: self.work.limits().memory,
             may_name,
-            closed: Arc::new(closed.unwrap_or_default()),
+            is_closed,
             only_reads: asked.caller.role < Role::Write,
         };
         self.forks.fork(&fork)
     }
 
-    /// The tables that are not opened for a caller who may name some tables only: a caller of that sort has declared them, and they lie
-    /// where another table is by now that this one may not name.
-    fn closed_to(&self, may_name: &MayName) -> BTreeSet<String> {
-        let defined = self.forks.defined();
-        let declared = defined.restricted();
-        if declared.is_empty() {
-            return BTreeSet::new();
-        }
-        let all = defined.all_places();
-        places::closed(declared, &all, |name| may_name(SCHEMA, name))
+    /// Tables declared by restricted users that this caller may not open: another table, which the caller may not name, lies at the same
+    /// place.
+    fn closed_to(&self, may_name: &MayName) -> IsClosed {
+        let (defined, may_name) = (self.forks.defined(), Arc::clone(may_name));
+        Arc::new(move |name: &str| {
+            defined.is_restricted(name)
+                && places::is_closed(
+                    name,
+                    |is_wanted| defined.places_of(is_wanted),
+                    |other| may_name(SCHEMA, other),
+                )
+        })
     }
 
     /// Refuses what the caller may not do.
@@ -465,7 +469,7 @@ impl Engine {
             )));
         }
         if let Statement::CreateView(_) = &parsed.statement {
-            // Over what the caller may not name there is no view of theirs, and other definitions do not wait for its plan.
+            // Over what the caller may not name there is no view of theirs. It is planned here alone: other definitions do not wait.
             self.fork(asked)?.execute(parsed.clone()).await?;
         }
         let whole = self.forks.whole().await;
@@ -475,9 +479,16 @@ impl Engine {
             checked.map_err(|error| parsed.places.locate(error))?;
         }
         let text = parsed.text.clone();
-        let names = whole.session.table_names();
-        let made = made(&parsed.statement, |name| names.iter().any(|of| of == name));
-        let said = said(self.execute(whole.session, parsed).await?);
+        let made = made(&parsed.statement, |name| {
+            whole.session.table_names().iter().any(|of| of == name)
+        });
+        let said = match parsed.statement {
+            Statement::CreateView(view) => {
+                let defined = whole.session.define_view(*view, &parsed.text);
+                defined.map_err(|error| parsed.places.locate(error))?
+            }
+            _ => said(self.execute(whole.session, parsed).await?),
+        };
         let is_restricted = asked.caller.tables.is_some();
         if let Some(name) = made {
             whole.session.set_restricted(&name, is_restricted);

@@ -1,7 +1,6 @@
 //! Where tables of users who are no administrators may be, and of what they are kept away: the data directory, and the tables
 //! that they may not name.
 
-use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
 use datafusion::sql::parser::{CreateExternalTable, Statement as SqlStatement};
@@ -141,22 +140,16 @@ pub(super) fn is_hidden(place: &TablePlace, hidden: &[TablePlace]) -> bool {
     }
 }
 
-/// Those of the tables `declared`, by callers who may name some tables only, that lie where another table is that `may_name` leaves
-/// out: they were declared before that one, or before it was hidden. `all` are the places of all tables.
-pub(super) fn closed(
-    declared: Vec<String>,
-    all: &[(String, TablePlace)],
+/// Whether a table that was declared by a caller who may name some tables only lies where another table is that `may_name` leaves
+/// out: it was declared before that one, or before that one was hidden. `places_of` gives the places of the tables of some names.
+pub(super) fn is_closed(
+    name: &str,
+    places_of: impl Fn(&dyn Fn(&str) -> bool) -> Vec<TablePlace>,
     may_name: impl Fn(&str) -> bool,
-) -> BTreeSet<String> {
-    let is_closed = |name: &String| {
-        let others = all
-            .iter()
-            .filter(|(other, _)| other != name && !may_name(other));
-        let others: Vec<TablePlace> = others.map(|(_, place)| place.clone()).collect();
-        let mut own = all.iter().filter(|(of, _)| of == name);
-        own.any(|(_, place)| is_hidden(place, &others))
-    };
-    declared.into_iter().filter(is_closed).collect()
+) -> bool {
+    let own = places_of(&|other: &str| other == name);
+    let hidden = places_of(&|other: &str| other != name && !may_name(other));
+    own.iter().any(|place| is_hidden(place, &hidden))
 }
 
 fn brokers(table: &CreateTable) -> Result<Vec<&str>> {
@@ -579,10 +572,16 @@ mod tests {
             named("secret", files("s3a://bucket/lake/secret")),
             named("secrets", TablePlace::Topic("secrets".to_owned())),
         ];
+        let places_of = |is_wanted: &dyn Fn(&str) -> bool| -> Vec<TablePlace> {
+            let wanted = all.iter().filter(|(name, _)| is_wanted(name));
+            wanted.map(|(_, place)| place.clone()).collect()
+        };
         let closed = |declared: &[&str], hidden: &[&str]| {
-            let declared = declared.iter().map(ToString::to_string).collect();
-            let closed = closed(declared, &all, |name| !hidden.contains(&name));
-            closed.into_iter().collect::<Vec<_>>()
+            let may_name = |other: &str| !hidden.contains(&other);
+            let mut closed: Vec<String> = declared.iter().map(ToString::to_string).collect();
+            closed.retain(|name| is_closed(name, places_of, may_name));
+            closed.sort();
+            closed
         };
         let mine = ["open_first", "open_above", "open_other", "open_topic"];
         let hidden = ["secret", "secrets", "theirs"];

@@ -85,7 +85,7 @@ impl Engine {
             }
             Err(error) => {
                 tracing::error!(job = job.name, "not run: {}", error.message());
-                self.waiting.put(&job.name, told(&error));
+                self.waiting.put(&job.name, error.with_its_help());
             }
         }
     }
@@ -157,7 +157,7 @@ impl Engine {
         match ready {
             Ok(()) => self.waiting.remove(name),
             Err(error) => {
-                if self.waiting.put(name, told(&error)) {
+                if self.waiting.put(name, error.with_its_help()) {
                     let reason = error.message();
                     tracing::warn!(job = name, "not run yet: {reason}; it is tried again");
                 }
@@ -264,7 +264,7 @@ impl Engine {
             // It was dropped, or a statement has begun it.
             Ok(None) => self.waiting.remove(name),
             Err(error) => {
-                self.waiting.put(name, told(&error));
+                self.waiting.put(name, error.with_its_help());
             }
         }
     }
@@ -347,12 +347,4 @@ fn unbound(text: &str) -> Result<ParsedStatement> {
 fn is_known(session: &Session, name: Option<&str>, definition: &str) -> bool {
     let known = name.map(|name| session.definition(name));
     known.is_some_and(|known| known.is_ok_and(|known| known == definition))
-}
-
-/// An error with its help, as a reason.
-fn told(error: &Error) -> String {
-    match error.help() {
-        Some(help) => format!("{}; {help}", error.message()),
-        None => error.message().to_owned(),
-    }
 }

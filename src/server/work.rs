@@ -233,12 +233,12 @@ impl Statement {
     /// Ends when it is stopped or has taken too long; gives why.
     async fn stopped(&self) -> Error {
         let took_too_long = async {
-            match self.time {
-                Time::AtMost(timeout) => {
+            match self.timeout() {
+                Some(timeout) => {
                     tokio::time::sleep(timeout).await;
                     timeout
                 }
-                Time::Any | Time::Endless => std::future::pending().await,
+                None => std::future::pending().await,
             }
         };
         tokio::select! {
@@ -848,7 +848,7 @@ impl Drop for Waits<'_> {
     }
 }
 
-/// While it is there somebody waits for a statement, or it is done whether or not somebody does.
+/// Counts a client that waits for the statement, or a definition that runs to its end without one.
 pub(super) struct WaitsFor(Arc<Statement>);
 
 impl WaitsFor {

@@ -26,7 +26,7 @@ use crate::core::stack::with_stack;
 use crate::core::suggest::closest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::session::apart::plan_apart;
-use crate::session::context::TablePlace;
+use crate::session::context::{IsClosed, TablePlace};
 use crate::session::file_names::Renamed;
 use crate::session::inner_names::{Equal, renamed};
 use crate::session::labels::Labels;
@@ -124,26 +124,9 @@ struct Tables {
     is_restricted: bool,
     /// Those that were declared by somebody who may name some tables only.
     restricted: BTreeSet<String>,
-    /// Those that are not opened here, also where a view names them.
-    closed: Arc<BTreeSet<String>>,
+    /// Whether a table is not opened here, also where a view names it.
+    is_closed: Option<IsClosed>,
     definitions: BTreeMap<String, String>,
-}
-
-impl Tables {
-    /// Refuses a table that is not opened here.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Permission`].
-    fn check_open(&self, name: &str) -> Result<()> {
-        if !self.closed.contains(name) {
-            return Ok(());
-        }
-        let message = format!("{name} lies where a table is by now that is not yours");
-        Err(Error::new(ErrorKind::Permission, message).with_help(
-            "it was declared before that one: DROP TABLE, and declare yours at another place",
-        ))
-    }
 }
 
 /// The one schema of a session.
@@ -226,20 +209,6 @@ impl Catalog {
         })
     }
 
-    /// The tables, with where each of them is.
-    pub(crate) fn all_places(&self) -> Vec<(String, TablePlace)> {
-        self.read(|tables| {
-            let entries = tables.entries.iter().chain(&tables.hidden);
-            let named = |(name, entry): (&String, &TableEntry)| {
-                let places = entry.places().into_iter();
-                places
-                    .map(|place| (name.clone(), place))
-                    .collect::<Vec<_>>()
-            };
-            entries.flat_map(named).collect()
-        })
-    }
-
     /// Says whether who declared a table may name some tables only.
     pub(crate) fn set_restricted(&self, name: &str, is_restricted: bool) {
         let mut tables = self.write();
@@ -249,9 +218,9 @@ impl Catalog {
         };
     }
 
-    /// The tables that were declared by somebody who may name some tables only.
-    pub(crate) fn restricted(&self) -> Vec<String> {
-        self.read(|tables| tables.restricted.iter().cloned().collect())
+    /// Whether a table was declared by somebody who may name some tables only.
+    pub(crate) fn is_restricted(&self, name: &str) -> bool {
+        self.read(|tables| tables.restricted.contains(name))
     }
 
     /// Refuses a table that is not opened here.
@@ -260,7 +229,17 @@ impl Catalog {
     ///
     /// [`ErrorKind::Permission`].
     pub(crate) fn check_open(&self, name: &str) -> Result<()> {
-        self.read(|tables| tables.check_open(name))
+        // It looks into another catalog, and at files: nothing of this one is locked meanwhile.
+        let is_closed = self.read(|tables| tables.is_closed.clone());
+        match is_closed.is_some_and(|is_closed| is_closed(name)) {
+            false => Ok(()),
+            true => {
+                let message = format!("{name} lies where a table is by now that is not yours");
+                Err(Error::new(ErrorKind::Permission, message).with_help(
+                    "it was declared before that one: DROP TABLE, and declare yours at another place",
+                ))
+            }
+        }
     }
 
     /// The entry, or an error that names close ones.
@@ -354,11 +333,11 @@ impl Catalog {
     }
 
     /// A catalog with the same tables, for statements that run beside those of this one; they name only those that
-    /// `may_name` says, and open none that is `closed`.
+    /// `may_name` says, and open none of which `is_closed` says that it is not opened.
     pub(crate) fn fork(
         &self,
         may_name: Option<impl Fn(&str) -> bool>,
-        closed: &Arc<BTreeSet<String>>,
+        is_closed: Option<&IsClosed>,
     ) -> Self {
         let (tables, version) = self.read(|tables| {
             let mut entries = tables.entries.clone();
@@ -369,7 +348,7 @@ impl Catalog {
             let tables = Tables {
                 is_restricted: tables.is_restricted || may_name.is_some(),
                 restricted: tables.restricted.clone(),
-                closed: Arc::clone(closed),
+                is_closed: is_closed.cloned(),
                 entries,
                 hidden,
                 definitions: tables.definitions.clone(),

@@ -1,6 +1,5 @@
 //! Building the DataFusion context: types, functions, planners, memory.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -74,8 +73,9 @@ pub struct ForkOptions {
     pub memory_limit: Option<usize>,
     /// Whether its statements may name a table of a schema; `None`: all of them.
     pub may_name: Option<MayName>,
-    /// Tables that its statements may name, and do not open: they lie where another table is that its statements may not name.
-    pub closed: Arc<BTreeSet<String>>,
+    /// Whether a table that its statements may name is not opened, since another one that they may not name lies at the same place;
+    /// `None`: all are opened.
+    pub is_closed: Option<IsClosed>,
     /// Its statements write nothing, not even what a query sets aside.
     pub only_reads: bool,
 }
@@ -91,6 +91,9 @@ pub enum TablePlace {
 
 /// Whether a table may be named, by schema and name.
 pub type MayName = Arc<dyn Fn(&str, &str) -> bool + Send + Sync>;
+
+/// Whether a table is not opened, by name; asked when a statement opens it.
+pub type IsClosed = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
 /// What a session and its forks have in common: functions, rules and settings, without tables. To copy it is much less work
 /// than to build it.

@@ -97,18 +97,10 @@ pub(super) async fn create_view(
     view: CreateView,
     text: &str,
 ) -> Result<String> {
-    let name = rewrite::plain_name(&view.name)?;
-    if catalog.entry(&name).is_some() {
-        if view.if_not_exists {
-            return Ok(format!("{name} exists already"));
-        }
-        if !view.or_replace {
-            return Err(
-                Error::new(ErrorKind::Exists, format!("{name} exists already"))
-                    .with_help("CREATE OR REPLACE VIEW replaces it"),
-            );
-        }
-    }
+    let name = match check_name(catalog, &view)? {
+        ViewName::Free(name) => name,
+        ViewName::Taken(said) => return Ok(said),
+    };
     let query = AnsiStatement::Query(view.query.clone());
     let mut statement = SqlStatement::Statement(Box::new(query));
     rewrite::prepare(context, catalog, &mut statement).await?;
@@ -134,17 +126,46 @@ pub(super) async fn create_view(
     if view.columns.is_empty() {
         with_unique_names(plan, &Labels::of_query(&view.query))?;
     }
-    keep_view(catalog, &name, view, text);
-    Ok(format!("view {name}"))
+    Ok(keep_view(catalog, &name, view, text))
 }
 
-/// Makes a view without looking at the tables of its query: statements that use it do.
-pub(super) fn keep_view(catalog: &Catalog, name: &str, view: CreateView, text: &str) {
+/// What a view is to be called.
+pub(super) enum ViewName {
+    /// It is made by this name.
+    Free(String),
+    /// What has the name stays; with a word for the user.
+    Taken(String),
+}
+
+/// Looks whether something has the name of a view already.
+///
+/// # Errors
+///
+/// [`ErrorKind::Exists`], unless the statement says what becomes of that.
+pub(super) fn check_name(catalog: &Catalog, view: &CreateView) -> Result<ViewName> {
+    let name = rewrite::plain_name(&view.name)?;
+    if catalog.entry(&name).is_some() {
+        if view.if_not_exists {
+            return Ok(ViewName::Taken(format!("{name} exists already")));
+        }
+        if !view.or_replace {
+            return Err(
+                Error::new(ErrorKind::Exists, format!("{name} exists already"))
+                    .with_help("CREATE OR REPLACE VIEW replaces it"),
+            );
+        }
+    }
+    Ok(ViewName::Free(name))
+}
+
+/// Makes a view without looking at the tables of its query: statements that use it do. Gives a word for the user.
+pub(super) fn keep_view(catalog: &Catalog, name: &str, view: CreateView, text: &str) -> String {
     let entry = TableEntry::View(Arc::new(View {
         columns: view.columns.iter().map(normalize).collect(),
         query: view.query,
     }));
     catalog.put(name, entry, text.to_owned());
+    format!("view {name}")
 }
 
 /// Gives an error about an option or a column the place where it was typed.

@@ -340,9 +340,7 @@ impl JobQuery {
                 _ => None,
             };
             if let Some(same) = same {
-                return Err(Error::invalid(format!(
-                    "the job reads and writes the {same}: {name} would never be read to its end"
-                )));
+                return Err(reads_what_it_writes(format!("the {same}"), name));
             }
         }
         Ok(())
@@ -602,4 +600,11 @@ fn sink_name(insert: &SqlStatement) -> Result<String> {
         return rewrite::plain_name(name);
     }
     Err(Error::invalid("a job is an INSERT INTO … SELECT …"))
+}
+
+/// A job, or a query that is subscribed to, reads its own rows.
+pub(crate) fn reads_what_it_writes(same: impl std::fmt::Display, table: &str) -> Error {
+    Error::invalid(format!(
+        "the job reads and writes {same}: {table} would never be read to its end"
+    ))
 }

@@ -81,18 +81,21 @@ use futures::StreamExt as _;
 
 use crate::core::stack::on_stack;
 use crate::error::{Error, Result};
-use crate::planner::{BOUND_ROWS, ParsedStatement, Statement, Text, normalize, read_bound_rows};
+use crate::planner::{
+    BOUND_ROWS, CreateView, ParsedStatement, Statement, Text, normalize, read_bound_rows,
+};
 use crate::session::catalog::{Catalog, TableEntry};
 use crate::tables::delta::{OptimizeSpec, VacuumSpec};
 
 use context::Resources;
-use create::IfMissing;
+use create::{IfMissing, ViewName};
 use labels::Labels;
 use memory::JobPool;
 use states::{StatementState, States};
 use unopened::Unopened;
 
-pub use context::{ForkOptions, JobMemory, MayName, SessionOptions, TablePlace};
+pub use context::{ForkOptions, IsClosed, JobMemory, MayName, SessionOptions, TablePlace};
+pub(crate) use jobs::reads_what_it_writes;
 pub use jobs::{BatchPlan, BatchSource, FrontBatch, JobQuery, JobSinkTable, LastRecords};
 pub use streaming::{FrontPlan, StreamQuery, StreamTable, late_rows};
 pub use system::{batch_rows, job_rows, versions};
@@ -259,7 +262,7 @@ impl Session {
     fn forked(&self, fork: &ForkOptions, common: Arc<SessionState>) -> Result<Self> {
         let may_name = fork.may_name.as_ref();
         let may_name = may_name.map(|may_name| move |name: &str| may_name(context::SCHEMA, name));
-        let catalog = self.catalog.fork(may_name, &fork.closed);
+        let catalog = self.catalog.fork(may_name, fork.is_closed.as_ref());
         let resources = self.resources.clone();
         Self::with_catalog(&self.options, fork, catalog, common, resources)
     }
@@ -415,19 +418,14 @@ impl Session {
         self.catalog.places(is_wanted)
     }
 
-    /// The tables, with where each of them is.
-    pub(crate) fn all_places(&self) -> Vec<(String, TablePlace)> {
-        self.catalog.all_places()
-    }
-
     /// Says whether who declared a table may name some tables only.
     pub(crate) fn set_restricted(&self, name: &str, is_restricted: bool) {
         self.catalog.set_restricted(name, is_restricted);
     }
 
-    /// The tables that were declared by somebody who may name some tables only.
-    pub(crate) fn restricted(&self) -> Vec<String> {
-        self.catalog.restricted()
+    /// Whether a table was declared by somebody who may name some tables only.
+    pub(crate) fn is_restricted(&self, name: &str) -> bool {
+        self.catalog.is_restricted(name)
     }
 
     /// How a table or view was declared, without secrets.
@@ -436,6 +434,17 @@ impl Session {
     /// No such table.
     pub fn definition(&self, name: &str) -> Result<String> {
         self.catalog.definition(name)
+    }
+
+    /// Makes a view that was planned in a fork of this session; gives a word for the user.
+    ///
+    /// # Errors
+    /// The name is taken.
+    pub(crate) fn define_view(&self, view: CreateView, text: &str) -> Result<String> {
+        Ok(match create::check_name(&self.catalog, &view)? {
+            ViewName::Free(name) => create::keep_view(&self.catalog, &name, view, text),
+            ViewName::Taken(said) => said,
+        })
     }
 
     /// Runs a definition that was made before, for so long at most. If it fails, it is kept all the same: its name is taken, and
@@ -538,7 +547,7 @@ impl Session {
         let Some(statement) = unopened.to_run_again() else {
             return Ok(());
         };
-        let is_restricted = self.catalog.restricted().iter().any(|of| of == name);
+        let is_restricted = self.catalog.is_restricted(name);
         // DataFusion's own statements refuse a name that is taken.
         let kept = self.catalog.remove(name);
         let done = unopened::within(limit, self.execute(statement.clone())).await;

@@ -214,13 +214,9 @@ pub async fn job_rows(store: &JobStore, jobs: Vec<FoundJob>) -> Result<RecordBat
                 (job.name, Some(history), seen)
             }
             Err(error) => {
-                let reason = match error.help() {
-                    Some(help) => format!("{}; {help}", error.message()),
-                    None => error.message().to_owned(),
-                };
                 let seen = SeenState {
                     name: "FAILED",
-                    reason: Some(reason),
+                    reason: Some(error.with_its_help()),
                 };
                 (job.name, None, seen)
             }

@@ -136,13 +136,9 @@ impl Unopened {
 
 impl Failure {
     fn of(error: &Error) -> Self {
-        let message = match error.help() {
-            Some(help) => format!("{}; {help}", error.message()),
-            None => error.message().to_owned(),
-        };
         Self {
             kind: error.kind(),
-            message,
+            message: error.with_its_help(),
         }
     }
 }

@@ -70,25 +70,24 @@ impl Identity {
         }
     }
 
-    /// Whether both are certainly one, whatever the addresses are by which they were asked.
+    /// Whether both are certainly the same topic or table, at whatever addresses they were asked for.
     pub fn is_certainly(&self, other: &Self) -> bool {
-        let differ = self.compare(other) == Sameness::Other;
-        match (self, other) {
+        match self.compare(other) {
+            Sameness::Same => true,
+            Sameness::Other => false,
             // Within a cluster a topic is told by its name alone.
-            (
-                Self::Topic { cluster, id, .. },
-                Self::Topic {
-                    cluster: of_other,
-                    id: id_of_other,
-                    ..
-                },
-            ) => {
-                let is_known =
-                    |one: &Option<String>, other: &Option<String>| one.is_some() && other.is_some();
-                !differ && (is_known(cluster, of_other) || is_known(id, id_of_other))
-            }
-            _ => !differ,
+            Sameness::Untold => self.has_cluster() && other.has_cluster(),
         }
+    }
+
+    fn has_cluster(&self) -> bool {
+        matches!(
+            self,
+            Self::Topic {
+                cluster: Some(_),
+                ..
+            }
+        )
     }
 
     /// In which way `now` is another one than this.

@@ -20,7 +20,7 @@ use crate::runtime::environment::Environment;
 use crate::runtime::options::{JobOptions, StateTtl, Trigger};
 use crate::runtime::runner::JobRunner;
 use crate::runtime::statements::{Jobs, ReadyJob};
-use crate::runtime::takeover::append;
+use crate::runtime::takeover::append_to;
 use crate::runtime::told::RunOptions;
 use crate::session::JobQuery;
 use crate::state::simulated::{Faults, Reads, SimulatedDisk};
@@ -638,7 +638,10 @@ impl<'q> Schedule<'q> {
     }
 
     async fn append(&self, entry: Entry) {
-        append(&self.store, self.id, &entry).await.unwrap();
+        let history = self.history().await;
+        append_to(&self.store, self.id, history, &entry)
+            .await
+            .unwrap();
     }
 
     /// The user reads why the job is paused, and resumes it. It is a fault if the job had no reason to stop.

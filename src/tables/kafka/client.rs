@@ -412,9 +412,13 @@ pub(crate) async fn create_topic(
 pub(crate) async fn is_log_append_time(settings: &ClientSettings, topic: &str) -> bool {
     let described = topic_settings(settings, topic).await;
     described.is_some_and(|described| {
-        let entry = described.get("message.timestamp.type");
-        entry.and_then(|entry| entry.value.as_deref()) == Some("LogAppendTime")
+        setting(&described, "message.timestamp.type") == Some("LogAppendTime")
     })
+}
+
+/// A setting of a topic, if it was told.
+pub(crate) fn setting<'s>(described: &'s ConfigResource, name: &str) -> Option<&'s str> {
+    described.get(name)?.value.as_deref()
 }
 
 /// The settings of a topic, as far as they may be read; none if they cannot be told.
@@ -464,12 +468,15 @@ pub(crate) fn code_error(
     match meaning(code) {
         Meaning::Silence => settings.unavailable(faults),
         Meaning::Passes => Error::unavailable(said),
-        Meaning::Lasts { kind, help } => {
+        Meaning::Lasts {
+            kind,
+            help,
+            is_of_row,
+        } => {
             let error = Error::new(kind, said).with_help(help);
-            match code {
-                // This one is about a record, and so about a row.
-                RDKafkaErrorCode::MessageSizeTooLarge => error,
-                _ => error.of_no_row(),
+            match is_of_row {
+                true => error,
+                false => error.of_no_row(),
             }
         }
     }

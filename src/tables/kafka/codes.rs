@@ -21,27 +21,37 @@ pub(crate) enum Meaning {
         kind: ErrorKind,
         /// What helps.
         help: &'static str,
+        /// Whether it is about a record, and so about a row.
+        is_of_row: bool,
     },
+}
+
+const fn lasts(kind: ErrorKind, help: &'static str) -> Meaning {
+    Meaning::Lasts {
+        kind,
+        help,
+        is_of_row: false,
+    }
 }
 
 const fn invalid(help: &'static str) -> Meaning {
     let kind = ErrorKind::Invalid;
-    Meaning::Lasts { kind, help }
+    lasts(kind, help)
 }
 
 const fn data(help: &'static str) -> Meaning {
     let kind = ErrorKind::Data;
-    Meaning::Lasts { kind, help }
+    lasts(kind, help)
 }
 
 const fn denied(help: &'static str) -> Meaning {
     let kind = ErrorKind::Permission;
-    Meaning::Lasts { kind, help }
+    lasts(kind, help)
 }
 
 const fn unsupported(help: &'static str) -> Meaning {
     let kind = ErrorKind::Unsupported;
-    Meaning::Lasts { kind, help }
+    lasts(kind, help)
 }
 
 const UNKNOWN: &str = "the broker's own log says more; RESUME JOB tries again";
@@ -50,6 +60,7 @@ const GROUP: &str =
     "the group anabranch-<id> belongs to the job: no other consumer may be a member of it";
 const TOKENS: &str = "check the delegation token in the 'kafka.sasl.*' options";
 const OLD_BROKER: &str = "the broker is too old for this, or is set up without it";
+const SIZE: &str = "raise 'kafka.message.max.bytes' of the table and the topic's max.message.bytes";
 const GONE: &str = "the records are gone from the topic; RESUME JOB looks again which are there, and says which are lost";
 
 /// The meaning of a code.
@@ -157,9 +168,12 @@ pub(crate) fn meaning(code: Code) -> Meaning {
             "write another time to the column of metadata 'timestamp', or raise the topic's message.timestamp.after.max.ms \
              and message.timestamp.before.max.ms",
         ),
-        Code::MessageSizeTooLarge | Code::InvalidMessageSize | Code::MessageBatchTooLarge => {
-            data("raise 'kafka.message.max.bytes' of the table and the topic's max.message.bytes")
-        }
+        Code::MessageSizeTooLarge => Meaning::Lasts {
+            kind: ErrorKind::Data,
+            help: SIZE,
+            is_of_row: true,
+        },
+        Code::InvalidMessageSize | Code::MessageBatchTooLarge => data(SIZE),
         Code::BadMessage => data(
             "RESUME JOB reads them again; if they stay damaged, the broker's log is: restore the topic from a replica or from its source",
         ),
@@ -275,10 +289,7 @@ pub(crate) fn meaning(code: Code) -> Meaning {
         | Code::Application => invalid(UNKNOWN),
 
         // No errors, or codes that this program does not know: nothing says that waiting would help.
-        _ => Meaning::Lasts {
-            kind: ErrorKind::Internal,
-            help: UNKNOWN,
-        },
+        _ => lasts(ErrorKind::Internal, UNKNOWN),
     }
 }
 
@@ -340,7 +351,7 @@ mod tests {
         /// No errors: assignments, the end of a partition, success.
         const NONE: [i32; 5] = [-191, -175, -174, -141, 0];
         for (number, code) in codes() {
-            let Meaning::Lasts { kind, help } = meaning(code) else {
+            let Meaning::Lasts { kind, help, .. } = meaning(code) else {
                 continue;
             };
             assert_eq!(

@@ -22,6 +22,7 @@ use crate::tables::kafka::client::{Faults, client_error};
 use crate::tables::kafka::definition::KafkaTable;
 use crate::tables::kafka::fetch::{Arrived, Cursor, Fetcher};
 use crate::tables::kafka::native::{NativeRecord, Queue};
+use crate::tables::kafka::reading::may_pass;
 
 /// So many partitions are fetched at a time, whatever a topic has: what they hold is bounded.
 pub(crate) const ASSIGNED: usize = 64;
@@ -136,17 +137,10 @@ impl Client {
                 *lock(&self.failed) = Some(RDKafkaErrorCode::Fail);
                 return;
             };
-            let passes = matches!(
-                error.rdkafka_error_code(),
-                Some(
-                    RDKafkaErrorCode::BrokerTransportFailure
-                        | RDKafkaErrorCode::AllBrokersDown
-                        | RDKafkaErrorCode::OperationTimedOut
-                        | RDKafkaErrorCode::Resolve
-                        // Partitions are read by their offsets: the group is asked for nothing.
-                        | RDKafkaErrorCode::GroupAuthorizationFailed
-                ) | None
-            );
+            // Partitions are read by their offsets: the group is asked for nothing.
+            let passes = error.rdkafka_error_code().is_none_or(|code| {
+                may_pass(code) || code == RDKafkaErrorCode::GroupAuthorizationFailed
+            });
             if !passes || self.watch.faults.is_hopeless() {
                 *lock(&self.failed) = error.rdkafka_error_code();
             }

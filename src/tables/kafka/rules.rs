@@ -3,7 +3,7 @@
 
 use rdkafka::admin::ConfigResource;
 
-use crate::tables::kafka::client::{ClientSettings, topic_settings};
+use crate::tables::kafka::client::{ClientSettings, setting, topic_settings};
 
 /// What a topic asks of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ impl TopicRules {
     /// Asks the brokers; none if they do not tell.
     pub(crate) async fn of_topic(settings: &ClientSettings, topic: &str) -> Option<Self> {
         let described = topic_settings(settings, topic).await?;
-        Some(Self::of(|name| value(&described, name)))
+        Some(Self::of(|name| setting(&described, name)))
     }
 
     /// Reads them from the settings of a topic.
@@ -66,10 +66,6 @@ impl TopicRules {
             now.saturating_sub(first) > self.behind || last.saturating_sub(now) > self.ahead;
         is_far.then_some(Broken::Time)
     }
-}
-
-fn value<'s>(described: &'s ConfigResource, name: &str) -> Option<&'s str> {
-    described.get(name)?.value.as_deref()
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, ProducerContext};
+use tokio::sync::OnceCell;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::format::{EncodedRows, FormatOptions, RecordEncoder};
@@ -139,17 +140,21 @@ async fn send<O: Outlet>(mut outlet: O, rows: Option<EncodedBatch>) -> Result<(O
     .await
 }
 
-/// Makes records of rows, of which nothing is kept.
+/// The partitions of a topic, once they have been asked for; none if there is no such topic.
+pub(super) type KnownPartitions = OnceCell<Option<Vec<i32>>>;
+
+/// Makes records of rows, of which nothing is kept. The brokers are asked for the partitions only if those are not `known`.
 ///
 /// # Errors
 ///
 /// The rows' own error, or that of a record that the client would not take.
 pub(super) async fn encode_rows(
     table: &Arc<KafkaTable>,
+    known: &KnownPartitions,
     mut data: SendableRecordBatchStream,
 ) -> Result<()> {
     let mut rows = RowEncoder::try_new(Arc::clone(table))?;
-    let bounds = RecordBounds::of(table).await?;
+    let bounds = RecordBounds::of(table, known).await?;
     while let Some(batch) = data.next().await {
         bounds.check(&rows.encode(&batch?, false)?)?;
     }
@@ -157,25 +162,28 @@ pub(super) async fn encode_rows(
 }
 
 /// What the client asks of a record before it takes it.
-struct RecordBounds {
-    table: Arc<KafkaTable>,
+struct RecordBounds<'t> {
+    table: &'t KafkaTable,
     /// The partitions that there are, where rows name theirs.
-    partitions: Option<Vec<i32>>,
+    partitions: Option<&'t [i32]>,
     bytes: usize,
 }
 
-impl RecordBounds {
-    async fn of(table: &Arc<KafkaTable>) -> Result<Self> {
+impl<'t> RecordBounds<'t> {
+    async fn of(table: &'t Arc<KafkaTable>, known: &'t KnownPartitions) -> Result<Self> {
         let names_partitions = table.metadata_column(MetadataKey::Partition).is_some();
         let asked = Arc::clone(table);
         let partitions = match names_partitions {
-            true => aside(move || partitions_of(&asked)).await?,
+            true => {
+                let ask = move || aside(move || partitions_of(&asked));
+                known.get_or_try_init(ask).await?.as_deref()
+            }
             false => None,
         };
         Ok(Self {
             partitions,
             bytes: table.client.record_bytes(),
-            table: Arc::clone(table),
+            table,
         })
     }
 
@@ -187,7 +195,7 @@ impl RecordBounds {
         let topic = &self.table.topic;
         let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
         for row in 0..batch.rows {
-            if let (Some(partition), Some(known)) = (batch.partition(row), &self.partitions)
+            if let (Some(partition), Some(known)) = (batch.partition(row), self.partitions)
                 && partition != ANY
                 && !known.contains(&partition)
             {

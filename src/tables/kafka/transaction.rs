@@ -26,7 +26,8 @@ use crate::tables::kafka::client::{Faults, request_error};
 use crate::tables::kafka::definition::{Delivery, KafkaTable};
 use crate::tables::kafka::publisher::{Called, Clock, Group, Publisher};
 use crate::tables::kafka::sink::{
-    Deliveries, EncodedBatch, Outlet, Session, encode_rows, ensure_topic, send_rows,
+    Deliveries, EncodedBatch, KnownPartitions, Outlet, Session, encode_rows, ensure_topic,
+    send_rows,
 };
 use crate::tables::kafka::under_way::UnderWay;
 
@@ -63,6 +64,8 @@ struct Inner<G: Group> {
     /// Asks for committed offsets and names the group; it is no member of it.
     group: G,
     in_transactions: bool,
+    /// For rehearsals: whoever looks for a bad record makes many of them.
+    partitions: KnownPartitions,
 }
 
 impl KafkaJobSink {
@@ -142,6 +145,7 @@ impl<G: Group> JobTopic<G> {
                     session,
                     group,
                     in_transactions,
+                    partitions: KnownPartitions::default(),
                 }),
             })
         })
@@ -192,7 +196,8 @@ impl<G: Group> JobTopic<G> {
     ///
     /// The rows' own error, a row that cannot be written as a record.
     pub(crate) async fn rehearse(&self, rows: SendableRecordBatchStream) -> Result<()> {
-        encode_rows(&self.inner.session.table, rows).await
+        let inner = &self.inner;
+        encode_rows(&inner.session.table, &inner.partitions, rows).await
     }
 
     /// Begins a transaction without rows.
