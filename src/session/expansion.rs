@@ -1,7 +1,7 @@
 //! How large an expression becomes when the optimizer writes it out.
 //!
 //! It makes `x BETWEEN a AND b` of two comparisons, `coalesce(x, y)` a CASE that names `x` twice, and a CASE of booleans an OR with each
-//! condition in it several times. Each of them within itself doubles with each step, and no limit is asked meanwhile: so it is counted
+//! condition in it several times. A cast of a value in JSON reads it in several ways. Each of them within itself doubles with each step, and no limit is asked meanwhile: so it is counted
 //! here before.
 
 use datafusion::arrow::datatypes::DataType;
@@ -10,16 +10,37 @@ use datafusion::common::{Column, ScalarValue};
 use datafusion::logical_expr::expr::Case;
 use datafusion::logical_expr::{Expr, Operator};
 
-/// Parts of an expression once it is written out; each column has `of_column` of them.
-pub(super) fn weight(expr: &Expr, of_column: &impl Fn(&Column) -> u64) -> u64 {
+use anabranch_udfs::times_json_is_read;
+
+/// A column of which an expression is made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Known {
+    /// Parts of the expression that it stands for.
+    pub(super) parts: u64,
+    /// Whether it is a value in JSON.
+    pub(super) is_json: bool,
+}
+
+impl Known {
+    /// Any column of a table.
+    pub(super) const PLAIN: Self = Self {
+        parts: 1,
+        is_json: false,
+    };
+}
+
+/// Parts of an expression once it is written out.
+pub(super) fn weight(expr: &Expr, of_column: &impl Fn(&Column) -> Known) -> u64 {
     if let Expr::Column(column) = expr {
-        return of_column(column);
+        return of_column(column).parts;
     }
+    let is_json = |column: &Column| of_column(column).is_json;
+    let of_json = times_json_is_read(expr, &is_json);
     let mut sum = 1_u64;
     let mut place = 0;
     let counted = expr.apply_children(|child| {
         let once = weight(child, of_column);
-        sum = sum.saturating_add(once.saturating_mul(times(expr, place)));
+        sum = sum.saturating_add(once.saturating_mul(of_json.saturating_mul(times(expr, place))));
         place += 1;
         Ok(TreeNodeRecursion::Continue)
     });
@@ -39,9 +60,6 @@ fn times(expr: &Expr, place: usize) -> u64 {
             2
         }
         Expr::Case(case) => times_in_case(case, place),
-        // The number is read in two ways, one of which is written twice.
-        Expr::Cast(cast) if cast.field.data_type().is_decimal() && is_json(&cast.expr) => 3,
-        Expr::TryCast(cast) if cast.field.data_type().is_decimal() && is_json(&cast.expr) => 3,
         _ => 1,
     }
 }
@@ -90,14 +108,6 @@ fn may_be_boolean(expr: &Expr) -> bool {
     }
 }
 
-fn is_json(expr: &Expr) -> bool {
-    match expr {
-        Expr::ScalarFunction(call) => call.name() == "json_get",
-        Expr::Alias(alias) => is_json(&alias.expr),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use datafusion::functions::expr_fn::{abs, coalesce};
@@ -107,7 +117,7 @@ mod tests {
 
     fn nested(levels: usize, step: impl Fn(Expr) -> Expr) -> u64 {
         let expr = (0..levels).fold(col("a"), |inner, _| step(inner));
-        weight(&expr, &|_| 1)
+        weight(&expr, &|_| Known::PLAIN)
     }
 
     #[test]

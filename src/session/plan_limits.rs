@@ -13,8 +13,11 @@ use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
 use datafusion::common::{DFSchema, DataFusionError};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
+use anabranch_udfs::is_json_type;
+
 use crate::core::stack::with_stack;
 use crate::error::{Error, ErrorKind, Result};
+use crate::session::expansion::Known;
 use crate::session::{expansion, sizes, type_fields};
 
 /// Operators of a plan, each as often as the optimizer meets it.
@@ -178,7 +181,7 @@ impl Count {
 
     /// Counts what an expression of so many parts has more once it is written out.
     fn grow(&mut self, expr: &Expr, parts: u64) -> Result<(), DataFusionError> {
-        let grown = expansion::weight(expr, &|_| 1);
+        let grown = expansion::weight(expr, &|_| Known::PLAIN);
         if grown > GROWN && grown / 2 > parts {
             return Err(too_large(format!(
                 "an expression of the statement has more than {GROWN} parts once BETWEEN, CASE and coalesce are written out"
@@ -338,9 +341,12 @@ fn weight(expr: &Expr, inputs: &[(&Arc<DFSchema>, Arc<[u64]>)]) -> u64 {
         let mut inputs = inputs.iter();
         let of = inputs.find_map(|(schema, weights)| {
             let at = schema.maybe_index_of_column(column)?;
-            weights.get(at).copied()
+            Some(Known {
+                parts: weights.get(at).copied()?,
+                is_json: is_json_type(schema.field(at).data_type()),
+            })
         });
-        of.unwrap_or(1)
+        of.unwrap_or(Known::PLAIN)
     })
 }
 
@@ -369,6 +375,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn values_in_json_are_counted_as_often_as_they_are_read() {
+        for cast in [
+            "CAST('[1]' -> @ AS BIGINT)",
+            "TRY_CAST('[1]' -> @ AS BIGINT)",
+            "arrow_cast('[1]' -> @, 'Int64')",
+            "CAST(CAST('[1]' -> @ AS DECIMAL(10, 2)) AS BIGINT)",
+            "CAST(CAST('[1]' -> @ AS DOUBLE) AS BIGINT)",
+            "CAST(CAST('[1]' -> @ AS BOOLEAN) AS BIGINT)",
+            "CAST(coalesce('[1]' -> @, '[2]' -> @) AS BIGINT)",
+        ] {
+            let within = (0..14).fold("c".to_owned(), |inner, _| cast.replace('@', &inner));
+            let steps = chain(14, |from| {
+                format!("SELECT {} AS c FROM {from}", cast.replace('@', "c"))
+            });
+            for sql in [
+                format!("SELECT {within} FROM (SELECT value AS c FROM generate_series(1, 3))"),
+                format!("{steps} SELECT * FROM t14 WHERE c > 0"),
+            ] {
+                let error = run(&sql).await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Exhausted, "{cast}: {error}");
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn what_doubles_with_each_step_is_refused() {
         let joined = chain(40, |from| {
             format!("SELECT a.c FROM {from} a JOIN {from} b ON a.c = b.c")
@@ -380,11 +411,15 @@ mod tests {
             format!("SELECT c + (SELECT max(c) FROM {from}) AS c FROM {from}")
         });
         let sums = chain(40, |from| format!("SELECT c + c AS c FROM {from}"));
+        let read = chain(20, |from| {
+            format!("SELECT CAST(j AS BIGINT) AS c FROM (SELECT '[1]' -> c AS j FROM {from})")
+        });
         for sql in [
             format!("{joined} SELECT * FROM t40"),
             format!("{queries} SELECT * FROM t40"),
             format!("{scalar} SELECT * FROM t40"),
             format!("{sums} SELECT * FROM t40 WHERE c > 0"),
+            format!("{read} SELECT * FROM t20 WHERE c > 0"),
             format!("{sums} SELECT * FROM t40 ORDER BY c LIMIT 1"),
             format!("{sums} SELECT max(c) FROM t40"),
             format!("{sums} SELECT (SELECT max(c) FROM t40 WHERE c > 0)"),

@@ -94,7 +94,10 @@ pub use session::{
 pub use sql::{parse_table_argument, rewrite_window_calls};
 pub use times::{MicrosecondTime, with_microseconds};
 pub use unjoined::ROWS_OF_QUERY;
-pub use values::{IntervalPlanner, header, headers_list, headers_map, interval_times, to_json};
+pub use values::{
+    IntervalPlanner, header, headers_list, headers_map, interval_times, is_json_type,
+    times_json_is_read, to_json,
+};
 pub use window::{
     AlignedWindows, EventWindow, EventWindowExec, Slices, WINDOW_END, WINDOW_START, WindowKind,
 };

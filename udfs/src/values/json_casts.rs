@@ -15,7 +15,7 @@ use arrow::array::AsArray;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::tree_node::Transformed;
-use datafusion::common::{DFSchema, Result, ScalarValue, internal_err};
+use datafusion::common::{Column, DFSchema, Result, ScalarValue, internal_err};
 use datafusion::config::ConfigOptions;
 use datafusion::functions::core as functions;
 use datafusion::logical_expr::expr::ScalarFunction;
@@ -68,6 +68,79 @@ impl FunctionRewrite for JsonCasts {
     }
 }
 
+/// One way to read a value in JSON.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Boolean,
+    /// As a whole number.
+    Whole,
+    /// As a number with digits to round by.
+    Number,
+    /// By its text.
+    Text,
+    Float,
+}
+
+/// The ways in which a value of this type is read, one after another; none where its text is cast and that is all.
+fn ways(to: &DataType) -> &'static [Way] {
+    // What comes first is right for almost all values. A text with an exponent is no decimal.
+    match to {
+        DataType::Boolean => &[Way::Boolean],
+        of if of.is_integer() => &[Way::Whole, Way::Number, Way::Float],
+        of if of.is_decimal() => &[Way::Text, Way::Float],
+        of if of.is_floating() => &[Way::Float],
+        _ => &[],
+    }
+}
+
+/// Whether a type is that of values in JSON, as `json -> 'n'` gives them.
+#[must_use]
+pub fn is_json_type(of: &DataType) -> bool {
+    *of == *JSON_UNION_DATA_TYPE
+}
+
+/// How often the value within a cast is written once the optimizer has written out how it is read as JSON; 1 for every other expression.
+/// `is_json` tells columns that are values in JSON.
+#[must_use]
+pub fn times_json_is_read(expr: &Expr, is_json: &impl Fn(&Column) -> bool) -> u64 {
+    match cast_of(expr) {
+        Some((value, to)) if may_be_json(value, is_json) => {
+            times_read(to.field.data_type(), to.is_tried)
+        }
+        _ => 1,
+    }
+}
+
+/// `coalesce` of the ways and of [`Refused`] names each of them but the last twice.
+fn times_read(to: &DataType, is_tried: bool) -> u64 {
+    match ways(to).len() as u64 {
+        0 => 1,
+        ways => 2 * (ways + u64::from(!is_tried)) - 1,
+    }
+}
+
+/// Whether an expression may be a value in JSON, by what it is made of.
+fn may_be_json(value: &Expr, is_json: &impl Fn(&Column) -> bool) -> bool {
+    let may_be = |value: &Expr| may_be_json(value, is_json);
+    match value {
+        Expr::Column(column) => is_json(column),
+        Expr::Alias(alias) => may_be(&alias.expr),
+        Expr::Case(case) => {
+            let mut branches = case.when_then_expr.iter();
+            branches.any(|(_, then)| may_be(then))
+                || case.else_expr.iter().any(|value| may_be(value))
+        }
+        Expr::ScalarFunction(call) => match call.name() {
+            "json_get" => true,
+            "coalesce" | "nvl" | "nvl2" | "nullif" | "greatest" | "least" => {
+                call.args.iter().any(may_be)
+            }
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
 /// What a value is cast to.
 struct To {
     field: FieldRef,
@@ -81,28 +154,28 @@ impl To {
         let text = || json_as_text_udf().call(args());
         let field = || Arc::clone(&self.field);
         let tried = |value: Expr| Expr::TryCast(TryCast::new_from_field(Box::new(value), field()));
-        let float = || tried(json_get_float_udf().call(args()));
         let of = self.field.data_type();
-        // What comes first is right for almost all values. A text with an exponent is no decimal.
-        let mut ways = match of {
-            DataType::Boolean => vec![json_get_bool_udf().call(args())],
-            of if of.is_integer() => {
-                let number = Expr::TryCast(TryCast::new(Box::new(text()), NUMBER));
-                let whole = json_get_int_udf().call(args());
-                vec![tried(whole), tried(number), float()]
-            }
-            of if of.is_decimal() => vec![tried(text()), float()],
-            of if of.is_floating() => vec![float()],
-            of if of.is_nested() => {
-                return Err(plan_error(
-                    format!("a value in JSON is not cast to {of}"),
-                    None,
-                    "json_get_array gives the elements of an array as JSON, and -> the fields of an object",
-                ));
-            }
-            _ if self.is_tried => return Ok(tried(text())),
-            _ => return Ok(Expr::Cast(Cast::new_from_field(Box::new(text()), field()))),
+        if of.is_nested() {
+            return Err(plan_error(
+                format!("a value in JSON is not cast to {of}"),
+                None,
+                "json_get_array gives the elements of an array as JSON, and -> the fields of an object",
+            ));
+        }
+        let read = |way: &Way| match way {
+            Way::Boolean => json_get_bool_udf().call(args()),
+            Way::Whole => tried(json_get_int_udf().call(args())),
+            Way::Number => tried(Expr::TryCast(TryCast::new(Box::new(text()), NUMBER))),
+            Way::Text => tried(text()),
+            Way::Float => tried(json_get_float_udf().call(args())),
         };
+        let mut ways: Vec<Expr> = ways(of).iter().map(read).collect();
+        if ways.is_empty() {
+            return Ok(match self.is_tried {
+                true => tried(text()),
+                false => Expr::Cast(Cast::new_from_field(Box::new(text()), field())),
+            });
+        }
         if !self.is_tried {
             let refused = ScalarUDF::from(Refused {
                 to: of.clone(),
@@ -203,10 +276,7 @@ fn is_json(value: &Expr, schema: &DFSchema) -> bool {
             | Expr::WindowFunction(_)
             | Expr::ScalarSubquery(_)
     );
-    may_be
-        && value
-            .get_type(schema)
-            .is_ok_and(|of| of == *JSON_UNION_DATA_TYPE)
+    may_be && value.get_type(schema).is_ok_and(|of| is_json_type(&of))
 }
 
 #[cfg(test)]
@@ -257,6 +327,22 @@ mod tests {
         );
         assert!(!rewritten(get()).unwrap().transformed);
         assert!(rewritten(cast_to(get(), DataType::new_list(DataType::Int64, true))).is_err());
+    }
+
+    #[test]
+    fn each_way_but_the_last_is_written_twice() {
+        for (to, read, tried) in [
+            (DataType::Int8, 7, 5),
+            (DataType::Int64, 7, 5),
+            (DataType::Decimal128(30, 2), 5, 3),
+            (DataType::Float64, 3, 1),
+            (DataType::Boolean, 3, 1),
+            (DataType::Date32, 1, 1),
+            (DataType::Utf8, 1, 1),
+        ] {
+            assert_eq!(times_read(&to, false), read, "{to}");
+            assert_eq!(times_read(&to, true), tried, "{to}");
+        }
     }
 
     #[test]

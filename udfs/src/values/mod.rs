@@ -18,6 +18,7 @@ pub use header::{header, headers_list, headers_map};
 pub use interval::{IntervalPlanner, interval_times};
 pub use json::to_json;
 pub(crate) use json_casts::JsonCasts;
+pub use json_casts::{is_json_type, times_json_is_read};
 pub(crate) use json_operators::JsonOperators;
 pub(crate) use map_extract::map_extract;
 pub(crate) use member::array_has;
