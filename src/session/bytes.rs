@@ -3,7 +3,7 @@
 use datafusion::arrow::array::{
     Array, AsArray as _, GenericListArray, OffsetSizeTrait, StructArray,
 };
-use datafusion::arrow::datatypes::{ArrowNativeType as _, DataType};
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 
 /// Bytes of all rows of an array.

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, BinaryOperator, Expr, Function, FunctionArguments, GroupByExpr, Ident,
-    JoinConstraint, JoinOperator, LimitClause, NamedWindowExpr, Query, Select, SetExpr,
-    SetOperator, SetQuantifier, Spanned, TableFactor, TableWithJoins, UnaryOperator, Value,
-    VisitMut, VisitorMut, WindowSpec, WindowType,
+    AccessExpr, BinaryOperator, Expr, Function, FunctionArguments, Ident, JoinConstraint,
+    JoinOperator, LimitClause, NamedWindowExpr, Query, Select, SetExpr, SetOperator, SetQuantifier,
+    Spanned, TableFactor, TableWithJoins, UnaryOperator, Value, VisitMut, VisitorMut, WindowSpec,
+    WindowType,
 };
 
 use crate::error::{Error, Result};

@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray as _, OffsetSizeTrait, RecordBatch};
-use datafusion::arrow::datatypes::{ArrowNativeType as _, DataType};
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::internal_err;
 use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
 use datafusion::config::ConfigOptions;
@@ -22,6 +22,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::unnest::{ListUnnest, UnnestExec};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties,
+    with_new_children_if_necessary,
 };
 use futures::StreamExt as _;
 
@@ -53,7 +54,10 @@ impl PhysicalOptimizerRule for FewAtATime {
                 return Ok(Transformed::no(plan));
             }
             let few: Arc<dyn ExecutionPlan> = Arc::new(FewRows { input, by });
-            Ok(Transformed::yes(plan.with_new_children(vec![few])?))
+            let children = vec![few];
+            Ok(Transformed::yes(with_new_children_if_necessary(
+                plan, children,
+            )?))
         })?;
         Ok(few.data)
     }

@@ -9,8 +9,7 @@ use datafusion::common::TableReference;
 use datafusion::execution::session_state::SessionState;
 use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{
-    Expr, Ident, Query, Select, SelectItem, SetExpr, Statement as AnsiStatement, VisitMut,
-    VisitorMut, With,
+    Expr, Ident, Query, Select, SelectItem, SetExpr, Statement as AnsiStatement, VisitorMut, With,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
