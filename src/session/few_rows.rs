@@ -22,7 +22,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::unnest::{ListUnnest, UnnestExec};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr, PlanProperties,
-    with_new_children_if_necessary,
+    replace_children_if_necessary,
 };
 use futures::StreamExt as _;
 
@@ -55,7 +55,7 @@ impl PhysicalOptimizerRule for FewAtATime {
             }
             let few: Arc<dyn ExecutionPlan> = Arc::new(FewRows { input, by });
             let children = vec![few];
-            Ok(Transformed::yes(with_new_children_if_necessary(
+            Ok(Transformed::yes(replace_children_if_necessary(
                 plan, children,
             )?))
         })?;

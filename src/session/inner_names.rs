@@ -98,11 +98,11 @@ fn in_relation(factor: &mut TableFactor) -> Result<()> {
     match factor {
         TableFactor::Derived {
             subquery, alias, ..
-        } if alias.as_ref().is_none_or(|alias| alias.columns.is_empty()) => {
-            if needs_names(subquery) {
-                let labels = Labels::of_query(subquery);
-                subquery.settings = Some(labels.items.iter().map(setting).collect());
-            }
+        } if alias.as_ref().is_none_or(|alias| alias.columns.is_empty())
+            && needs_names(subquery) =>
+        {
+            let labels = Labels::of_query(subquery);
+            subquery.settings = Some(labels.items.iter().map(setting).collect());
         }
         // The query that TUMBLE and its kin read.
         TableFactor::Table {

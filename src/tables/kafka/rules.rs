@@ -1,8 +1,6 @@
 //! What a topic asks of the records that it takes. Of several records that were sent together a client is told only that they are
 //! invalid: by what the topic asks for, the reason is found.
 
-use rdkafka::admin::ConfigResource;
-
 use crate::tables::kafka::client::{ClientSettings, setting, topic_settings};
 
 /// What a topic asks of records.
