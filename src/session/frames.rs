@@ -194,6 +194,10 @@ struct CountedAggregate {
 }
 
 impl CountedAggregate {
+    fn depends_on_order(&self) -> bool {
+        self.inner.order_sensitivity() != AggregateOrderSensitivity::Insensitive
+    }
+
     fn counted(&self, inner: Box<dyn Accumulator>) -> Box<dyn Accumulator> {
         Box::new(CountedAccumulator {
             inner,
@@ -292,6 +296,12 @@ impl AggregateUDFImpl for CountedAggregate {
 
     fn reverse_expr(&self) -> ReversedUDAF {
         match self.inner.reverse_udf() {
+            // DataFusion reads the rows of a window backwards where another window asks for that order. `array_agg` and `string_agg`
+            // call themselves their own reverse, but would give their values the other way round.
+            ReversedUDAF::Reversed(same) if same == self.inner && self.depends_on_order() => {
+                ReversedUDAF::NotSupported
+            }
+            ReversedUDAF::Identical if self.depends_on_order() => ReversedUDAF::NotSupported,
             ReversedUDAF::Reversed(inner) => {
                 ReversedUDAF::Reversed(Arc::new(AggregateUDF::from(self.with(inner))))
             }

@@ -238,7 +238,7 @@ fn statements_that_ask_for_all_memory_are_refused_and_a_job_goes_on() {
         "SELECT array_agg(value) OVER (PARTITION BY value % 3) FROM generate_series(1, 50000)",
         "SELECT array_agg(value) OVER (ORDER BY value) FROM generate_series(1, 200000)",
         "SELECT string_agg('xxxxxxxxxx', ',') OVER (ORDER BY value DESC) FROM generate_series(1, 200000)",
-        "SELECT first_value(t) OVER () FROM (SELECT CASE WHEN value = 1 THEN repeat('x', 5000000) ELSE '' END AS t FROM generate_series(1, 50000))",
+        "SELECT first_value(t) OVER (ORDER BY value) FROM (SELECT value, CASE WHEN value = 1 THEN repeat('x', 5000000) ELSE '' END AS t FROM generate_series(1, 50000))",
         // Each row of a batch has a value that was made once.
         "SELECT value, range(1, 1000000) AS r FROM generate_series(1, 2000)",
         "SELECT value, repeat('x', 10000000) AS r FROM generate_series(1, 2000)",
