@@ -12,6 +12,7 @@ use datafusion::logical_expr::{
     Distinct, Expr, FetchType, Limit, LogicalPlan, SkipType, Subquery, not,
 };
 
+use crate::checked::cast_value;
 use crate::diagnostic::not_supported;
 use crate::filters::has_row_of_nothing;
 use crate::operands::with_rows;
@@ -330,8 +331,8 @@ fn is_null_of_nothing(plan: &LogicalPlan, column: usize) -> bool {
             let mut expr = projection.expr.get(column);
             while let Some(inner) = match expr {
                 Some(Expr::Alias(alias)) => Some(alias.expr.as_ref()),
-                Some(Expr::Cast(cast)) => Some(cast.expr.as_ref()),
-                _ => None,
+                Some(other) => cast_value(other),
+                None => None,
             } {
                 expr = Some(inner);
             }

@@ -4,7 +4,9 @@
 //! it becomes a decimal with fewer digits, and a DOUBLE or REAL half to even, as in PostgreSQL and DuckDB.
 //!
 //! DataFusion takes such a cast for one that can be undone: it makes `x = 3` of `CAST(x AS INT) = 3`, and `x > 5` of
-//! `TRY_CAST(x AS INT) > 5`, where an `x` without a place in INT gives NULL. In a function it does not.
+//! `TRY_CAST(x AS INT) > 5`, where an `x` without a place in INT gives NULL. In a function it does not. So casts of numbers to types
+//! without room for all of them are functions too: `CAST(x AS INT) > 5` over a BIGINT would else keep what has no place in INT,
+//! without the error that the cast gives. Casts to types with room stay the engine's own, which prunes files by them.
 
 use std::sync::Arc;
 
@@ -29,7 +31,7 @@ use crate::operands::element_of;
 use super::overflow::out_of_range;
 use super::rewrite::plain;
 
-/// A cast that rounds.
+/// A cast that rounds, or that may fail.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct RoundedCast {
     name: String,
@@ -43,7 +45,7 @@ impl RoundedCast {
     /// The cast from one type to another, if the engine's own would do otherwise.
     pub(super) fn over(from: &DataType, to: &DataType, is_tried: bool) -> Option<Self> {
         let verb = if is_tried { "try_cast" } else { "cast" };
-        loses(from, to, is_tried).then(|| Self {
+        (loses(from, to, is_tried) || lacks_room(from, to)).then(|| Self {
             name: format!("{verb}_to_{to}"),
             to: to.clone(),
             is_tried,
@@ -119,6 +121,49 @@ fn loses(from: &DataType, to: &DataType, is_tried: bool) -> bool {
         _ if is_tried => from != to,
         (from, _) if from.is_floating() => to.is_integer(),
         _ => scale(to) < scale(from),
+    }
+}
+
+/// Whether a number of one type may have no place in the other.
+fn lacks_room(from: &DataType, to: &DataType) -> bool {
+    let digits = |most: i128| i64::from(most.ilog10()) + 1;
+    match (bounds(from), bounds(to)) {
+        (Some(from), Some(to)) => from.0 < to.0 || from.1 > to.1,
+        (Some((_, most)), None) => digits_before(to).is_some_and(|room| digits(most) > room),
+        // Not all numbers with as many digits as the largest are below it.
+        (None, Some((least, most))) => {
+            digits_before(from).is_some_and(|of| least == 0 || of >= digits(most))
+        }
+        (None, None) => match (digits_before(from), digits_before(to)) {
+            (Some(from), Some(to)) => from > to,
+            _ => false,
+        },
+    }
+}
+
+/// The least and the largest number of an integer type.
+fn bounds(of: &DataType) -> Option<(i128, i128)> {
+    Some(match of {
+        DataType::Int8 => (i8::MIN.into(), i8::MAX.into()),
+        DataType::Int16 => (i16::MIN.into(), i16::MAX.into()),
+        DataType::Int32 => (i32::MIN.into(), i32::MAX.into()),
+        DataType::Int64 => (i64::MIN.into(), i64::MAX.into()),
+        DataType::UInt8 => (0, u8::MAX.into()),
+        DataType::UInt16 => (0, u16::MAX.into()),
+        DataType::UInt32 => (0, u32::MAX.into()),
+        DataType::UInt64 => (0, u64::MAX.into()),
+        _ => return None,
+    })
+}
+
+/// The digits that a decimal has before the point.
+fn digits_before(of: &DataType) -> Option<i64> {
+    match of {
+        DataType::Decimal32(digits, scale)
+        | DataType::Decimal64(digits, scale)
+        | DataType::Decimal128(digits, scale)
+        | DataType::Decimal256(digits, scale) => Some(i64::from(*digits) - i64::from(*scale)),
+        _ => None,
     }
 }
 
@@ -314,7 +359,7 @@ impl ScalarUDFImpl for RoundedCast {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Decimal128Array, Float64Array, Int32Array, ListArray};
+    use arrow::array::{Decimal128Array, Float64Array, Int32Array, Int64Array, ListArray};
     use datafusion::common::config::ConfigOptions;
 
     use super::*;
@@ -392,17 +437,42 @@ mod tests {
         let decimal = DataType::Decimal128;
         for (from, to) in [
             (DataType::Int32, DataType::Int64),
-            (DataType::Int64, DataType::Int32),
+            (DataType::UInt32, DataType::Int64),
             (DataType::Utf8, DataType::Int32),
-            (decimal(10, 0), DataType::Int32),
+            (decimal(9, 0), DataType::Int32),
+            (DataType::Int64, decimal(19, 0)),
+            (decimal(38, 0), DataType::Decimal256(76, 38)),
             (decimal(10, 2), decimal(12, 4)),
             (decimal(10, 2), DataType::Float64),
             (DataType::Float32, DataType::Float64),
             (DataType::Float64, decimal(10, 2)),
         ] {
-            assert!(!loses(&from, &to, false), "{from} to {to}");
+            let cast = RoundedCast::over(&from, &to, false);
+            assert!(cast.is_none(), "{from} to {to}");
         }
         assert!(loses(&decimal(10, 2), &decimal(10, 1), false));
         assert!(loses(&DataType::Int64, &DataType::Int32, true));
+    }
+
+    #[test]
+    fn a_cast_that_may_fail_is_a_function() {
+        let decimal = DataType::Decimal128;
+        for (from, to) in [
+            (DataType::Int64, DataType::Int32),
+            (DataType::Int8, DataType::UInt64),
+            (DataType::UInt64, DataType::Int64),
+            (DataType::Int64, decimal(18, 0)),
+            (DataType::UInt64, decimal(19, 0)),
+            (decimal(10, 0), DataType::Int32),
+            (decimal(1, 0), DataType::UInt64),
+            (decimal(10, 2), decimal(10, 4)),
+        ] {
+            let cast = RoundedCast::over(&from, &to, false);
+            assert!(cast.is_some(), "{from} to {to}");
+        }
+        let values: ArrayRef = Arc::new(Int64Array::from(vec![1, 3_000_000_000]));
+        let error = run(values, &DataType::Int32, false).unwrap_err();
+        let message = error.to_string();
+        assert!(message.contains("3000000000 is out of range of INT"));
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! [`CheckedArithmetic`] is an analyzer rule: it replaces operators over integers and decimals by functions that compute the
 //! same and refuse a result that has no place in its type, and operators over DOUBLE by some whose NaN is one value; and `||` by
-//! one that refuses a result beyond the budget of its statement; and casts to types with fewer digits by some that round.
+//! one that refuses a result beyond the budget of its statement; and casts to types with fewer digits by some that round, and casts that
+//! may fail by some that the engine does not undo.
 //! [`checked`] does the same to one expression, [`checked_of_table`] to one that a Delta table keeps, and [`plain`] undoes it. [`DecimalOperators`] plans products and quotients of decimals with enough digits behind the point, and [`RoomToCompare`]
 //! compares decimals with all their digits. [`sum`], [`avg`], [`min`] and [`max`] do not depend on the order of their rows, but for
 //! the last digits of DOUBLE, and unless parts of a sum of decimals have more than 128 bits.
@@ -38,8 +39,8 @@ pub use decimals::DecimalOperators;
 pub(crate) use extreme::{max, min};
 pub(crate) use nan::functions as nan_functions;
 pub use nan::with_one_nan_within;
-pub(crate) use rewrite::type_of;
 pub use rewrite::{CheckedArithmetic, as_kept, checked, checked_of_table, plain};
+pub(crate) use rewrite::{cast_value, type_of};
 pub(crate) use rounded::rounded;
 pub(crate) use sum::sum;
 

@@ -193,6 +193,15 @@ fn needs_rows(value: &Expr) -> bool {
     }
 }
 
+/// The value of a cast, also of one that is a function.
+pub(crate) fn cast_value(expr: &Expr) -> Option<&Expr> {
+    match expr {
+        Expr::Cast(cast) => Some(&cast.expr),
+        Expr::ScalarFunction(call) if call.func.inner().is::<RoundedCast>() => call.args.first(),
+        _ => None,
+    }
+}
+
 fn checked_node(expr: Expr, schema: &DFSchema, casts: Casts) -> Result<Transformed<Expr>> {
     match expr {
         Expr::BinaryExpr(binary) if is_arithmetic(binary.op) => {
@@ -254,7 +263,7 @@ fn checked_node(expr: Expr, schema: &DFSchema, casts: Casts) -> Result<Transform
     }
 }
 
-/// The cast of a value that rounds it, if there is something to round.
+/// The cast of a value that rounds it or may fail, if there is something to round or a value without a place.
 fn rounded_cast(
     value: &Expr,
     to: &DataType,
@@ -266,6 +275,13 @@ fn rounded_cast(
         return Ok(None);
     }
     let from = type_of(value, schema)?;
+    // Whether a constant has a place in the type is known: most that are written have.
+    if let Expr::Literal(number, _) = value
+        && from.is_integer()
+        && number.cast_to(to).is_ok()
+    {
+        return Ok(None);
+    }
     Ok(RoundedCast::over(&from, to, is_tried))
 }
 
