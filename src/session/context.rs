@@ -31,6 +31,7 @@ use crate::session::top_groups::AllGroups;
 use crate::session::unwanted::{AskingParts, let_rules_ask};
 use crate::session::yielding::GiveWay;
 use crate::tables::delta;
+use crate::tables::json::WholeJsonFactory;
 use crate::tables::parquet::read_int96_in_microseconds;
 
 pub(super) const CATALOG: &str = "anabranch";
@@ -145,6 +146,7 @@ pub(super) fn common(
     state.register_function_rewrite(Arc::new(AskingParts))?;
     anabranch_udfs::register_json(&mut state)?;
     sizes::bound(&mut state)?;
+    state.register_file_format(Arc::new(WholeJsonFactory::new()), true)?;
     Ok(Arc::new(state))
 }
 

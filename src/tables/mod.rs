@@ -3,6 +3,7 @@
 pub mod bad_records;
 pub mod delta;
 
+pub mod json;
 pub mod kafka;
 pub mod options;
 pub mod parquet;

@@ -43,6 +43,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 pub use options::{FormatKind, FormatOptions, OPTION_NAMES};
 pub use registry::SchemaRegistry;
 pub use registry_http::{HttpRegistryOptions, HttpSchemaRegistry};
+pub(crate) use scalar::sql_name;
 pub use spelling::{plain_field, renamed, typed_as, typed_name};
 
 use self::column::{Columns, ReadContext};
