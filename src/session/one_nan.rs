@@ -22,7 +22,9 @@ use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
+use datafusion::physical_plan::work_table::WorkTableExec;
 
+use crate::session::view_barrier::BarrierExec;
 use crate::tables::parquet::holds_floats;
 
 /// What the names of the operators of a Delta scan begin with, which know what is below them.
@@ -60,9 +62,10 @@ impl PhysicalOptimizerRule for OneNan {
     }
 }
 
-/// Whether rows come from there.
+/// Whether rows come from there, and not from a plan that has been looked at: that of a view, or of the query that is repeated.
 fn is_source(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    plan.children().is_empty() || plan.name().starts_with(DELTA_SCAN)
+    let is_leaf = plan.children().is_empty() || plan.name().starts_with(DELTA_SCAN);
+    is_leaf && !plan.is::<BarrierExec>() && !plan.is::<WorkTableExec>()
 }
 
 /// The rows of a source with one NaN; `None` if they have no floating point.
@@ -88,7 +91,7 @@ fn with_one_nan(source: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn Execut
     Ok(Some(Arc::new(read)))
 }
 
-/// A condition of a source, with one NaN in the columns and fields of structs that it reads.
+/// A condition of a source, with one NaN in the columns and fields of structs that it reads, and in what these hold.
 pub(super) fn asked_of_one_nan(
     condition: &Arc<dyn PhysicalExpr>,
     schema: &Schema,
@@ -97,21 +100,27 @@ pub(super) fn asked_of_one_nan(
         if part.is::<WithOneNan>() {
             return Ok(Transformed::new(part, false, TreeNodeRecursion::Jump));
         }
-        let is_read = part.is::<Column>() || is_field(&part);
-        // A column that is not of the file has no type there.
-        let is_floating = || part.data_type(schema).is_ok_and(|of| of.is_floating());
-        if !is_read || !is_floating() {
+        if !is_read(&part) {
             return Ok(Transformed::no(part));
         }
-        let part = WithOneNan::over(part);
-        Ok(Transformed::new(part, true, TreeNodeRecursion::Jump))
+        // A column that is not of the file has no type there.
+        let has_floats = part.data_type(schema).is_ok_and(|of| holds_floats(&of));
+        let part = match has_floats {
+            true => WithOneNan::over(part),
+            false => part,
+        };
+        Ok(Transformed::new(part, has_floats, TreeNodeRecursion::Jump))
     })?;
     Ok(asked.data)
 }
 
-fn is_field(part: &Arc<dyn PhysicalExpr>) -> bool {
+/// Whether it is a column, or a field of one: of those the fields beside it are not read.
+fn is_read(part: &Arc<dyn PhysicalExpr>) -> bool {
     let call = part.downcast_ref::<ScalarFunctionExpr>();
-    call.is_some_and(|call| call.fun().name() == "get_field")
+    match call.filter(|call| call.fun().name() == "get_field") {
+        Some(field) => field.args().first().is_some_and(is_read),
+        None => part.is::<Column>(),
+    }
 }
 
 /// A value whose NaN are all the same.
@@ -178,5 +187,37 @@ impl PhysicalExpr for WithOneNan {
 
     fn fmt_sql(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.value.fmt_sql(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{Array as _, AsArray as _, ListArray};
+    use datafusion::arrow::datatypes::{Field, Float64Type};
+
+    use super::*;
+
+    #[test]
+    fn lists_that_a_source_asks_about_have_one_nan() {
+        let negative = f64::from_bits(f64::NAN.to_bits() | (1 << 63));
+        let lists = [Some(vec![Some(negative), Some(1.0)])];
+        let lists = ListArray::from_iter_primitive::<Float64Type, _, _>(lists);
+        let schema = Schema::new(vec![Field::new("l", lists.data_type().clone(), true)]);
+        let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new("l", 0));
+        let asked = asked_of_one_nan(&column, &schema).unwrap();
+        let batch = RecordBatch::try_new(Arc::new(schema), vec![Arc::new(lists)]).unwrap();
+        let found = asked.evaluate(&batch).unwrap().into_array(1).unwrap();
+        let values = found.as_list::<i32>().value(0);
+        let first = values.as_primitive::<Float64Type>().value(0);
+        assert_eq!(first.to_bits(), f64::NAN.to_bits());
+    }
+
+    #[test]
+    fn rows_that_come_back_are_not_looked_at_again() {
+        let schema = Arc::new(Schema::new(vec![Field::new("d", DataType::Float64, true)]));
+        let table = WorkTableExec::new("w".to_owned(), schema, None).unwrap();
+        let plan: Arc<dyn ExecutionPlan> = Arc::new(table);
+        let read = OneNan.optimize(plan, &ConfigOptions::new()).unwrap();
+        assert!(read.is::<WorkTableExec>());
     }
 }

@@ -249,7 +249,7 @@ fn cannot_fail(filter: &Expr) -> bool {
 
 /// The view's plan as one operator.
 #[derive(Debug)]
-struct BarrierExec {
+pub(super) struct BarrierExec {
     view: Arc<str>,
     inner: Arc<dyn ExecutionPlan>,
     properties: Arc<PlanProperties>,
