@@ -127,7 +127,8 @@ fn in_select(select: &mut Select, mut order: Option<&mut OrderByKind>, is_named:
 /// Whether there are keys of GROUP BY that differ by a cast and nothing else.
 fn have_casts_alone_between(select: &Select) -> bool {
     let mut by_name: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for mut key in keys(select) {
+    for key in keys(select) {
+        let mut key = key.clone();
         let _ = key.visit(&mut Bare);
         let text = key.to_string();
         let _ = key.visit(&mut Unnamed::casts());
@@ -136,21 +137,24 @@ fn have_casts_alone_between(select: &Select) -> bool {
     by_name.values().any(|texts| texts.len() > 1)
 }
 
-/// The keys of GROUP BY; of a number or an alias what it stands for.
-fn keys(select: &Select) -> Vec<Expr> {
+/// The keys of GROUP BY, each once; of a number or an alias what it stands for.
+fn keys<'a>(select: &'a Select) -> Vec<&'a Expr> {
     let mut listed = Vec::new();
+    let mut by_alias = BTreeMap::new();
     for item in &select.projection {
         match item {
-            SelectItem::UnnamedExpr(expr) => listed.push((None, expr)),
+            SelectItem::UnnamedExpr(expr) => listed.push(expr),
             SelectItem::ExprWithAlias { expr, alias } => {
-                listed.push((Some(normalize(alias)), expr))
+                listed.push(expr);
+                by_alias.entry(normalize(alias)).or_insert(expr);
             }
             // The places of what stands behind it are not known.
             _ => break,
         }
     }
     let mut keys = Vec::new();
-    let mut add = |key: &Expr| {
+    let mut seen = BTreeSet::new();
+    let mut add = |key: &'a Expr| {
         let named = match key {
             Expr::Value(place) => match &place.value {
                 Value::Number(place, _) => {
@@ -159,16 +163,16 @@ fn keys(select: &Select) -> Vec<Expr> {
                 }
                 _ => None,
             },
-            Expr::Identifier(name) => {
-                let name = Some(normalize(name));
-                listed.iter().find(|(alias, _)| *alias == name)
-            }
+            Expr::Identifier(name) => by_alias.get(&normalize(name)),
             _ => None,
         };
-        keys.push(named.map_or(key, |(_, expr)| *expr).clone());
+        let key = named.copied().unwrap_or(key);
+        if seen.insert(std::ptr::from_ref(key)) {
+            keys.push(key);
+        }
     };
     match &select.group_by {
-        GroupByExpr::All(_) => listed.iter().for_each(|(_, expr)| add(expr)),
+        GroupByExpr::All(_) => listed.iter().copied().for_each(add),
         GroupByExpr::Expressions(exprs, _) => {
             for expr in exprs {
                 match expr {
@@ -223,13 +227,17 @@ fn name_casts(select: &mut Select) {
     let Some(labels) = labels else {
         return;
     };
+    let mut times: BTreeMap<&str, usize> = BTreeMap::new();
+    for label in &labels {
+        *times.entry(label).or_default() += 1;
+    }
     for (item, label) in select.projection.iter_mut().zip(&labels) {
         let SelectItem::UnnamedExpr(expr) = item else {
             continue;
         };
         let is_cast_of_column =
             matches!(&*expr, Expr::Cast { expr, .. } if label_of(expr) == *label);
-        let is_only = labels.iter().filter(|other| *other == label).count() == 1;
+        let is_only = times.get(label.as_str()) == Some(&1);
         if is_cast_of_column && is_only {
             let expr = taken(expr);
             let alias = Ident::with_quote('"', label.clone());

@@ -21,13 +21,16 @@ use crate::session::{grouping, likes, series};
 ///
 /// What is refused, with its place.
 pub(super) fn settle(node: &mut impl VisitMut) -> Result<()> {
-    match node.visit(&mut Settled) {
+    match node.visit(&mut Settled { copied: 0 }) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }
 }
 
-struct Settled;
+struct Settled {
+    /// Expressions that were written once more so far.
+    copied: usize,
+}
 
 impl VisitorMut for Settled {
     type Break = Error;
@@ -52,7 +55,7 @@ impl VisitorMut for Settled {
                 return ControlFlow::Break(error);
             }
         }
-        match grouping::sets(select).and_then(|()| named_windows(select)) {
+        match grouping::sets(select, &mut self.copied).and_then(|()| named_windows(select)) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => ControlFlow::Break(error),
         }

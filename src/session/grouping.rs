@@ -10,14 +10,17 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use crate::error::{Error, Result};
+use crate::session::rows::{COPIED, size};
 use crate::session::standard::taken;
 
-/// Rewrites the keys of a query that have sets among them.
+/// Rewrites the keys of a query that have sets among them. `copied` counts the expressions of the statement that were written once
+/// more so far.
 ///
 /// # Errors
 ///
-/// A number that is the place of no expression in the select list; a form of GROUP BY that the engine would leave out.
-pub(super) fn sets(select: &mut Select) -> Result<()> {
+/// A number that is the place of no expression in the select list; a form of GROUP BY that the engine would leave out; numbers of
+/// large expressions, again and again.
+pub(super) fn sets(select: &mut Select, copied: &mut usize) -> Result<()> {
     let (GroupByExpr::All(modifiers) | GroupByExpr::Expressions(_, modifiers)) = &select.group_by;
     if let Some(modifier) = modifiers.first() {
         return Err(refused(modifier).at(select.group_by.span()));
@@ -32,19 +35,19 @@ pub(super) fn sets(select: &mut Select) -> Result<()> {
         match key {
             Expr::GroupingSets(sets) | Expr::Cube(sets) | Expr::Rollup(sets) => {
                 for of in sets.iter_mut().flatten() {
-                    named(of, &select.projection)?;
+                    named(of, &select.projection, copied)?;
                 }
             }
             // Several keys in parentheses are one set, and none of them is the set of all rows.
             Expr::Tuple(of) => {
                 let mut set = std::mem::take(of);
                 for of in &mut set {
-                    named(of, &select.projection)?;
+                    named(of, &select.projection, copied)?;
                 }
                 *key = Expr::GroupingSets(vec![set]);
             }
             of => {
-                named(of, &select.projection)?;
+                named(of, &select.projection, copied)?;
                 *of = Expr::GroupingSets(vec![vec![taken(of)]]);
             }
         }
@@ -61,7 +64,7 @@ fn is_set(key: &Expr) -> bool {
 }
 
 /// Puts the expression of the select list in the place of its number.
-fn named(key: &mut Expr, list: &[SelectItem]) -> Result<()> {
+fn named(key: &mut Expr, list: &[SelectItem], copied: &mut usize) -> Result<()> {
     let Expr::Value(value) = key else {
         return Ok(());
     };
@@ -78,6 +81,14 @@ fn named(key: &mut Expr, list: &[SelectItem]) -> Result<()> {
         Some(SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. })
             if place <= before =>
         {
+            *copied = copied.saturating_add(size(expr));
+            if *copied > COPIED {
+                return Err(Error::unsupported(
+                    "too much of the select list is named by numbers here",
+                )
+                .with_help("compute the values in a query in FROM, and group by its columns")
+                .at(span));
+            }
             *key = expr.clone();
             Ok(())
         }
@@ -141,7 +152,7 @@ mod tests {
         let SetExpr::Select(select) = query.body.as_mut() else {
             panic!("{sql} is no SELECT");
         };
-        sets(select)?;
+        sets(select, &mut 0)?;
         Ok(select.group_by.to_string())
     }
 
@@ -176,6 +187,20 @@ mod tests {
             "SELECT *, a FROM t GROUP BY ROLLUP (2)",
         ] {
             assert!(keys(sql).is_err(), "{sql}");
+        }
+    }
+
+    #[test]
+    fn safe_1_numbers_of_large_expressions_are_counted() {
+        let places = vec!["1"; 300].join(", ");
+        let of = |list: String| keys(&format!("SELECT {list} FROM t GROUP BY ROLLUP ({places})"));
+        of("a + 1".to_owned()).unwrap();
+        for list in [
+            format!("f({})", vec!["a"; 1_000].join(", ")),
+            format!("a || '{}'", "x".repeat(100_000)),
+        ] {
+            let error = of(list).unwrap_err();
+            assert!(error.message().contains("too much"), "{error}");
         }
     }
 }

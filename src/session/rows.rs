@@ -24,7 +24,10 @@ const MEMBERS: usize = 4_000;
 /// Values of a row that is compared by an order.
 const ORDERED: usize = 100;
 /// Expressions that may be written more than once, in all.
-const COPIED: usize = 100_000;
+pub(super) const COPIED: usize = 100_000;
+/// Bytes of a literal that count as an expression.
+const LITERAL: usize = 64;
+
 /// Makes comparisons of rows comparisons of their elements.
 ///
 /// # Errors
@@ -320,9 +323,7 @@ impl Rows {
 
     /// The expression once more.
     fn copy(&mut self, expr: &Expr, span: Span) -> Result<Expr> {
-        let mut size = Size(0);
-        let _ = Visit::visit(expr, &mut size);
-        self.copied = self.copied.saturating_add(size.0);
+        self.copied = self.copied.saturating_add(size(expr));
         match self.copied > COPIED {
             true => Err(Error::unsupported("too much is compared in rows here")
                 .with_help("compute the values in a query in FROM, and compare its columns")
@@ -332,14 +333,23 @@ impl Rows {
     }
 }
 
-/// Counts expressions.
+/// Expressions within an expression, and itself; a long literal counts as several.
+pub(super) fn size(expr: &Expr) -> usize {
+    let mut size = Size(0);
+    let _ = Visit::visit(expr, &mut size);
+    size.0
+}
+
 struct Size(usize);
 
 impl Visitor for Size {
     type Break = ();
 
-    fn pre_visit_expr(&mut self, _: &Expr) -> ControlFlow<()> {
-        self.0 += 1;
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        self.0 += match expr {
+            Expr::Value(value) => 1 + value.to_string().len() / LITERAL,
+            _ => 1,
+        };
         ControlFlow::Continue(())
     }
 }
