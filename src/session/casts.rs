@@ -12,14 +12,14 @@ use std::ops::ControlFlow;
 
 use datafusion::arrow::datatypes::DataType;
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CastKind, Expr, Function, FunctionArguments, GroupByExpr, Ident, ObjectName,
-    ObjectNamePart, OrderByKind, Query, Select, SelectItem, SetExpr, Value, VisitMut, VisitorMut,
+    CastKind, Expr, Function, FunctionArguments, GroupByExpr, Ident, ObjectName, ObjectNamePart,
+    OrderByKind, Query, Select, SelectItem, SetExpr, Value, VisitMut, VisitorMut,
 };
 
 use crate::planner::normalize;
 use crate::planner::types::arrow_type;
 use crate::session::labels::label_of;
-use crate::session::standard::{call, taken};
+use crate::session::standard::{call, looked_for, taken};
 
 /// Tells the casts apart of calls and keys that differ by nothing else, and names those of columns.
 pub(super) fn apart(node: &mut impl VisitMut) {
@@ -472,19 +472,6 @@ impl VisitorMut for Unnamed {
 
 /// What the engine's names say of a value that is looked for in a query.
 fn membership(expr: &Expr) -> Option<&'static str> {
-    match expr {
-        Expr::InSubquery { negated: false, .. } => Some("IN"),
-        Expr::InSubquery { negated: true, .. } => Some("NOT IN"),
-        Expr::AnyOp {
-            compare_op: BinaryOperator::Eq,
-            right,
-            ..
-        } if matches!(**right, Expr::Subquery(_)) => Some("IN"),
-        Expr::AllOp {
-            compare_op: BinaryOperator::NotEq,
-            right,
-            ..
-        } if matches!(**right, Expr::Subquery(_)) => Some("NOT IN"),
-        _ => None,
-    }
+    let (_, negated) = looked_for(expr)?;
+    Some(if negated { "NOT IN" } else { "IN" })
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anabranch_udfs::{Budget, CompletionNotices, NullFreeColumns};
 use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList};
+use datafusion::config::ConfigOptions;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
@@ -112,7 +113,7 @@ pub(super) fn common(
     }
     let settings = config.options_mut();
     let limit = limit_of(runtime.memory_pool.as_ref());
-    settings.extensions.insert(Budget(function_budget(limit)));
+    tell_budget(settings, limit);
     settings.sql_parser.collect_spans = true;
     settings.sql_parser.map_string_types_to_utf8view = false;
     settings.sql_parser.support_varchar_with_length = true;
@@ -181,8 +182,7 @@ pub(super) fn build(
                 config.options_mut().execution.time_zone = Some(zone.clone());
             }
             if let Some(limit) = limit {
-                let budget = Budget(function_budget(limit));
-                config.options_mut().extensions.insert(budget);
+                tell_budget(config.options_mut(), limit);
             }
             SessionStateBuilder::new_from_existing(common.clone())
                 .with_config(config)
@@ -208,9 +208,9 @@ pub(super) fn build(
     Ok((context, catalog))
 }
 
-/// What one call of a function may make, of the memory of its statement: it is copied once or twice on its way.
-fn function_budget(limit: usize) -> usize {
-    limit / 4
+/// Says what one call of a function may make, of the memory of its statement: it is copied once or twice on its way.
+fn tell_budget(settings: &mut ConfigOptions, limit: usize) {
+    settings.extensions.insert(Budget(limit / 4));
 }
 
 /// Memory and disk of a session, shared by its forks.
@@ -290,9 +290,8 @@ impl Resources {
             memory_pool: Arc::clone(&pool) as _,
             ..self.jobs.as_ref().clone()
         };
-        let budget = Budget(function_budget(limit_of(pool.as_ref())));
         let mut config = common.config().clone();
-        config.options_mut().extensions.insert(budget);
+        tell_budget(config.options_mut(), limit_of(pool.as_ref()));
         let state = SessionStateBuilder::new_from_existing(common.clone())
             .with_config(config)
             .with_runtime_env(Arc::new(runtime))

@@ -49,19 +49,7 @@ pub(super) async fn prepare(
                 fill_insert(catalog, insert).await?;
                 name_literals(insert);
             }
-            settle(ansi.as_mut())?;
-            with_queries(ansi.as_mut())?;
-            by_elements(ansi.as_mut())?;
-            repeated_columns(ansi.as_mut());
-            fetch_first(ansi.as_mut())?;
-            states(ansi.as_mut())?;
-            travel(context, catalog, ansi.as_mut()).await?;
-            offsets(context, ansi.as_mut()).await?;
-            windows(ansi.as_mut())?;
-            apart(ansi.as_mut());
-            members(ansi.as_mut());
-            doubles(ansi.as_mut());
-            Ok(())
+            in_its_queries(context, catalog, ansi.as_mut()).await
         }
         SqlStatement::Explain(explain) => {
             Box::pin(prepare(context, catalog, &mut explain.statement)).await
@@ -70,24 +58,33 @@ pub(super) async fn prepare(
             CopyToSource::Query(query) => {
                 weights::check(catalog, query.as_ref())?;
                 attach(query.as_mut())?;
-                settle(query.as_mut())?;
-                with_queries(query.as_mut())?;
-                by_elements(query.as_mut())?;
-                repeated_columns(query.as_mut());
-                fetch_first(query.as_mut())?;
-                states(query.as_mut())?;
-                travel(context, catalog, query.as_mut()).await?;
-                offsets(context, query.as_mut()).await?;
-                windows(query.as_mut())?;
-                apart(query.as_mut());
-                members(query.as_mut());
-                doubles(query.as_mut());
-                Ok(())
+                in_its_queries(context, catalog, query.as_mut()).await
             }
             CopyToSource::Relation(_) => Ok(()),
         },
         SqlStatement::CreateExternalTable(_) | SqlStatement::Reset(_) => Ok(()),
     }
+}
+
+/// What all queries of a statement need, in this order.
+async fn in_its_queries(
+    context: &SessionContext,
+    catalog: &Catalog,
+    node: &mut impl VisitMut,
+) -> Result<()> {
+    settle(node)?;
+    with_queries(node)?;
+    by_elements(node)?;
+    repeated_columns(node);
+    fetch_first(node)?;
+    states(node)?;
+    travel(context, catalog, node).await?;
+    offsets(context, node).await?;
+    windows(node)?;
+    apart(node);
+    members(node);
+    doubles(node);
+    Ok(())
 }
 
 fn windows(node: &mut impl VisitMut) -> Result<()> {

@@ -17,7 +17,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::error::{Error, Result};
 use crate::planner::normalize;
-use crate::session::standard::taken;
+use crate::session::standard::{in_query, looked_for, taken};
 
 /// Rows in the list of one IN.
 const MEMBERS: usize = 4_000;
@@ -113,24 +113,16 @@ impl Rows {
 
     /// `(a, b) IN (SELECT x, y …)` as `EXISTS (SELECT 1 FROM (SELECT x, y …) AS r (x, y) WHERE a = r.x AND b = r.y)`. Where rows must
     /// be known not to be there, those count as well for which that is unknown.
-    fn exists(&mut self, membership: Expr, wanted: bool) -> Result<Expr> {
+    fn exists(&mut self, mut membership: Expr, wanted: bool) -> Result<Expr> {
         let span = membership.span();
-        let no_membership = || Error::internal("this is not looked for in a query");
-        let (row, query, negated) = match membership {
-            Expr::InSubquery {
-                expr,
-                subquery,
-                negated,
-            } => (expr, subquery, negated),
-            Expr::AnyOp { left, right, .. } => match *right {
-                Expr::Subquery(query) => (left, query, false),
-                _ => return Err(no_membership()),
-            },
-            Expr::AllOp { left, right, .. } => match *right {
-                Expr::Subquery(query) => (left, query, true),
-                _ => return Err(no_membership()),
-            },
-            _ => return Err(no_membership()),
+        in_query(&mut membership);
+        let Expr::InSubquery {
+            expr: row,
+            subquery: query,
+            negated,
+        } = membership
+        else {
+            return Err(Error::internal("this is not looked for in a query"));
         };
         let row = elements(*row);
         if let Some(columns) = columns_of(&query.body)
@@ -369,21 +361,7 @@ fn constraint(operator: &mut JoinOperator) -> Option<&mut JoinConstraint> {
 
 /// Whether a row is looked for in a query.
 fn is_membership(expr: &Expr) -> bool {
-    match expr {
-        Expr::InSubquery { expr, .. } => is_row(expr),
-        Expr::AnyOp {
-            left,
-            compare_op: BinaryOperator::Eq,
-            right,
-            ..
-        }
-        | Expr::AllOp {
-            left,
-            compare_op: BinaryOperator::NotEq,
-            right,
-        } => is_row(left) && matches!(right.as_ref(), Expr::Subquery(_)),
-        _ => false,
-    }
+    looked_for(expr).is_some_and(|(value, _)| is_row(value))
 }
 
 fn is_comparison(op: &BinaryOperator) -> bool {

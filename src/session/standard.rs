@@ -124,10 +124,7 @@ impl VisitorMut for Members {
     type Break = ();
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        if let Some(membership) = membership(expr) {
-            *expr = membership;
-            return ControlFlow::Continue(());
-        }
+        in_query(expr);
         let (value, op, list, quantifier) = match expr {
             Expr::AnyOp {
                 left,
@@ -162,9 +159,10 @@ impl VisitorMut for Members {
     }
 }
 
-/// `x = ANY (SELECT …)` as `x IN (SELECT …)`, and `x <> ALL (SELECT …)` as `x NOT IN (SELECT …)`.
-fn membership(expr: &mut Expr) -> Option<Expr> {
+/// The value that is looked for in a query, and whether it is to be absent: by IN, `= ANY` or `<> ALL`.
+pub(super) fn looked_for(expr: &Expr) -> Option<(&Expr, bool)> {
     let (value, list, negated) = match expr {
+        Expr::InSubquery { expr, negated, .. } => return Some((expr.as_ref(), *negated)),
         Expr::AnyOp {
             left,
             compare_op: BinaryOperator::Eq,
@@ -178,17 +176,24 @@ fn membership(expr: &mut Expr) -> Option<Expr> {
         } => (left, right, true),
         _ => return None,
     };
-    if !matches!(**list, Expr::Subquery(_)) {
-        return None;
-    }
-    let Expr::Subquery(subquery) = taken(list) else {
-        return None;
+    matches!(**list, Expr::Subquery(_)).then_some((value.as_ref(), negated))
+}
+
+/// Makes `x = ANY (SELECT …)` `x IN (SELECT …)`, and `x <> ALL (SELECT …)` `x NOT IN (SELECT …)`.
+pub(super) fn in_query(expr: &mut Expr) {
+    let Some((_, negated)) = looked_for(expr) else {
+        return;
     };
-    Some(Expr::InSubquery {
-        expr: Box::new(taken(value)),
-        subquery,
-        negated,
-    })
+    if let Expr::AnyOp { left, right, .. } | Expr::AllOp { left, right, .. } = expr
+        && let Expr::Subquery(subquery) = taken(right)
+    {
+        let value = Box::new(taken(left));
+        *expr = Expr::InSubquery {
+            expr: value,
+            subquery,
+            negated,
+        };
+    }
 }
 
 /// The expression, with NULL in its place.
