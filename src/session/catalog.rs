@@ -451,7 +451,8 @@ impl Catalog {
             .and_then(|state| state())
             .ok_or_else(|| Error::internal("the session is gone"))?;
         let hides = self.hides(view);
-        let planned = self.plan_query(state, view.query.clone()).await;
+        let context = SessionContext::new_with_state(state);
+        let planned = self.plan_query(&context, view.query.clone(), None).await;
         lock(&self.planning).pop();
         let plan = planned.map_err(|error| match hides {
             true => view_barrier::hidden(name, &error),
@@ -483,12 +484,23 @@ impl Catalog {
         })
     }
 
-    async fn plan_query(&self, state: SessionState, query: Box<Query>) -> Result<LogicalPlan> {
+    /// The plan of a view's query; `defined` is the name of a view that is made of it, and that it may not name itself.
+    pub(super) async fn plan_query(
+        &self,
+        context: &SessionContext,
+        query: Box<Query>,
+        defined: Option<&str>,
+    ) -> Result<LogicalPlan> {
         let mut statement = SqlStatement::Statement(Box::new(AnsiStatement::Query(query)));
-        let context = SessionContext::new_with_state(state);
-        rewrite::prepare(&context, self, &mut statement).await?;
-        let planned = plan_apart(&context.state(), &statement).await;
-        let plan = match planned {
+        rewrite::prepare(context, self, &mut statement).await?;
+        let state = context.state();
+        if let Some(name) = defined {
+            let named = state.resolve_table_references(&statement)?;
+            if named.iter().any(|reference| reference.table() == name) {
+                return Err(Error::invalid(format!("view {name} is defined by itself")));
+            }
+        }
+        let plan = match plan_apart(&state, &statement).await {
             Ok(plan) => plan,
             Err(error) => return Err(self.missing_table(error, statement)),
         };

@@ -10,9 +10,11 @@ use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{Transformed, TreeNode as _};
 use datafusion::error::Result;
 use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{EmptyRelation, Expr, LogicalPlan};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::physical_expr::create_physical_expr;
 
 use crate::session::Answer;
 
@@ -44,6 +46,7 @@ pub(super) fn row(state: &SessionState, plan: &LogicalPlan) -> Result<Option<Ans
         .build();
     // Some functions, such as now(), have their value only there.
     let simplifier = ExprSimplifier::new(context);
+    let planning = PhysicalPlanningContext::default();
     let row = RecordBatchOptions::new().with_row_count(Some(1));
     let input = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), vec![], &row)?;
     let mut fields = Vec::with_capacity(projection.expr.len());
@@ -53,7 +56,8 @@ pub(super) fn row(state: &SessionState, plan: &LogicalPlan) -> Result<Option<Ans
         let expr = before_types(with_microseconds(expr, nothing)?, nothing)?;
         let expr = with_microseconds(simplifier.coerce(expr, nothing)?, nothing)?;
         let expr = checked(expr, nothing)?;
-        let expr = state.create_physical_expr(simplifier.simplify(expr)?, nothing)?;
+        let expr = simplifier.simplify(expr)?;
+        let expr = create_physical_expr(&expr, nothing, state.execution_props(), &planning)?;
         let field = expr.return_field(input.schema_ref())?;
         columns.push(expr.evaluate(&input)?.into_array(1)?);
         fields.push(Field::clone(&field).with_name(named.name()));

@@ -3,10 +3,7 @@
 use datafusion::arrow::compute::kernels::cast_utils::parse_interval_month_day_nano;
 use datafusion::arrow::datatypes::Field;
 use datafusion::prelude::SessionContext;
-use datafusion::sql::parser::Statement as SqlStatement;
-use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Ident, Interval, Statement as AnsiStatement,
-};
+use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Ident, Interval};
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -14,11 +11,10 @@ use crate::exec::format::typed_as;
 use crate::planner::normalize;
 use crate::planner::types::{arrow_type, typed_arrow_type};
 use crate::planner::{Column, ColumnKind, CreateTable, CreateView, TableKind, Text};
-use crate::session::apart::plan_apart;
 use crate::session::catalog::{Catalog, TableEntry, View};
 use crate::session::inner_names::with_unique_names;
 use crate::session::labels::Labels;
-use crate::session::{plan_limits, recursion, rewrite};
+use crate::session::rewrite;
 use crate::tables::delta::{DeltaColumn, DeltaSpec, DeltaTableHandle};
 use crate::tables::kafka::{KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey};
 use crate::tables::options::{self, Options};
@@ -101,21 +97,8 @@ pub(super) async fn create_view(
         ViewName::Free(name) => name,
         ViewName::Taken(said) => return Ok(said),
     };
-    let query = AnsiStatement::Query(view.query.clone());
-    let mut statement = SqlStatement::Statement(Box::new(query));
-    rewrite::prepare(context, catalog, &mut statement).await?;
-    let state = context.state();
-    for reference in state.resolve_table_references(&statement)? {
-        if reference.table() == name {
-            return Err(Error::invalid(format!("view {name} is defined by itself")));
-        }
-    }
-    let plan = match plan_apart(&state, &statement).await {
-        Ok(plan) => plan,
-        Err(error) => return Err(catalog.missing_table(error, statement)),
-    };
-    plan_limits::check(&plan)?;
-    recursion::check(&plan, &statement)?;
+    let query = view.query.clone();
+    let plan = catalog.plan_query(context, query, Some(&name)).await?;
     if !view.columns.is_empty() && view.columns.len() != plan.schema().fields().len() {
         return Err(Error::invalid(format!(
             "the view names {} columns and its query has {}",
