@@ -141,6 +141,12 @@ fn is_set(prepared: &Prepared) -> bool {
     kind(parsed) == Kind::Setting && !matches!(parsed.statement, ParsedKind::KillQuery(_))
 }
 
+/// Whom the gate has found.
+fn known_caller<T>(request: &Request<T>) -> Result<&Caller, Status> {
+    let caller = request.extensions().get::<Caller>();
+    caller.ok_or_else(|| Status::unauthenticated("nobody has logged in"))
+}
+
 /// A client without a session that sets something begins one; gives its id, which the client keeps as a cookie.
 fn begin_session(asked: &mut Asked) -> String {
     let id = new_session();
@@ -184,9 +190,7 @@ impl Flight {
 
     /// Who sends a request, as the gate has found out.
     fn asked<T>(&self, request: &Request<T>) -> Result<Asked, Status> {
-        let caller = request.extensions().get::<Caller>().cloned();
-        let caller = caller.ok_or_else(|| Status::unauthenticated("nobody has logged in"))?;
-        let mut asked = self.engine.asked(caller);
+        let mut asked = self.engine.asked(known_caller(request)?.clone());
         let settings = asked.settings.with_headers(request.metadata());
         asked.settings = settings.map_err(|error| status(&error))?;
         Ok(asked)
@@ -738,7 +742,7 @@ impl Flight {
     ) -> BoxFuture<'_, Answer<Stream<HandshakeResponse>>> {
         async move {
             let headers = request.metadata().clone().into_headers();
-            let token = self.login.token(&headers).await;
+            let token = self.login.token_of(known_caller(&request)?, &headers);
             let token = token.map_err(|error| status(&error))?;
             let token = MetadataValue::try_from(format!("Bearer {token}"));
             let token = token.map_err(|error| Status::internal(error.to_string()))?;

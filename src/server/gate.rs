@@ -11,9 +11,8 @@ use crate::server::admission::FirstCall;
 use crate::server::login::Login;
 use crate::server::status::status;
 
-/// Logging in, which looks at the credentials itself, and whether the server is well.
-const OPEN: [&str; 3] = [
-    "/arrow.flight.protocol.FlightService/Handshake",
+/// Whether the server is well.
+const OPEN: [&str; 2] = [
     "/grpc.health.v1.Health/Check",
     "/grpc.health.v1.Health/Watch",
 ];
@@ -69,22 +68,8 @@ where
         let mut inner = std::mem::replace(&mut self.inner, waiting);
         let first = FirstCall::of(request.extensions());
         let login = Arc::clone(&self.login);
-        let path = request.uri().path();
-        if OPEN.contains(&path) {
-            let logs_in = (path == OPEN[0]).then(|| request.headers().clone());
-            return Box::pin(async move {
-                let answer = inner.call(request).await?;
-                // A refusal is a status and nothing else.
-                let has_logged_in =
-                    logs_in.filter(|_| !answer.headers().contains_key("grpc-status"));
-                if let Some(headers) = has_logged_in {
-                    let known = login.caller(&headers).await;
-                    if let Err(error) = known.and_then(|caller| first.came(&caller)) {
-                        return Ok(status(&error).into_http());
-                    }
-                }
-                Ok(answer)
-            });
+        if OPEN.contains(&request.uri().path()) {
+            return Box::pin(inner.call(request));
         }
         Box::pin(async move {
             let known = login.caller(request.headers()).await;

@@ -163,6 +163,15 @@ impl Login {
     /// [`ErrorKind::Unauthenticated`].
     pub(super) async fn token(&self, headers: &HeaderMap) -> Result<String> {
         let caller = self.caller(headers).await?;
+        self.token_of(&caller, headers)
+    }
+
+    /// The same for a caller who was found by these headers.
+    ///
+    /// # Errors
+    ///
+    /// None in practice.
+    pub(super) fn token_of(&self, caller: &Caller, headers: &HeaderMap) -> Result<String> {
         if let (Some(Credentials::Token(token)), true) = (Credentials::of(headers)?, self.is_closed)
         {
             return Ok(token);
