@@ -39,6 +39,8 @@ pub(super) fn plain(
     futures::stream::unfold(both, |(mut listener, connections)| async move {
         // The one of axum, which goes on after a fault of the socket.
         let (stream, from) = Listener::accept(&mut listener).await;
+        // An answer need not wait for anything.
+        let _ = stream.set_nodelay(true);
         let place = connections.place(from.ip()).await;
         Some(((stream, place), (listener, connections)))
     })

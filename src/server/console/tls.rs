@@ -1,7 +1,6 @@
 //! The console over TLS: connections whose handshake is done.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -13,12 +12,11 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::server::admission::{Connections, Place};
+use crate::server::console::connections::plain;
 use crate::server::tls::HANDSHAKE;
 
 /// Handshakes that are done and not yet served.
 const WAITING: usize = 16;
-/// After a fault of the socket, such as too many open files.
-const PAUSE: Duration = Duration::from_millis(100);
 
 type Connection = (TlsStream<TcpStream>, Place);
 
@@ -30,15 +28,9 @@ pub(super) fn secured(
 ) -> BoxStream<'static, Connection> {
     let (sender, done) = mpsc::channel(WAITING);
     let acceptor = TlsAcceptor::from(Arc::new(config));
+    let mut incoming = plain(listener, connections);
     let task = tokio::spawn(async move {
-        loop {
-            let Ok((stream, from)) = listener.accept().await else {
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            };
-            // An answer need not wait for anything.
-            let _ = stream.set_nodelay(true);
-            let place = connections.place(from.ip()).await;
+        while let Some((stream, place)) = incoming.next().await {
             tokio::spawn(shake(acceptor.clone(), stream, place, sender.clone()));
         }
     });
@@ -69,6 +61,8 @@ async fn shake(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use rustls::server::{ClientHello, ResolvesServerCert};
     use rustls::sign::CertifiedKey;
     use tokio::io::AsyncReadExt as _;
