@@ -1,4 +1,4 @@
-//! Before every call of every service: who asks. A call that is not named here needs somebody who is known.
+//! Before every call of every service: who asks. A call that is not named here needs a caller who is known.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
