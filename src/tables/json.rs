@@ -219,7 +219,7 @@ impl FileSource for WholeSource {
         projection: &ProjectionExprs,
     ) -> Result<Option<Arc<dyn FileSource>>> {
         let pushed = self.inner.try_pushdown_projection(projection)?;
-        Ok(pushed.map(|inner| Arc::new(self.over(inner)) as _))
+        Ok(pushed.map(|inner| Arc::new(self.over(inner)) as Arc<dyn FileSource>))
     }
 
     fn apply_expressions(
