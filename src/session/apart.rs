@@ -4,11 +4,11 @@
 //! before it is planned, and loses it in the result. Where the text does not tell that two columns have one name, the engine says so,
 //! and the statement is planned once more.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
-use datafusion::common::plan_err;
-use datafusion::error::Result as DataFusionResult;
+use datafusion::common::{SchemaError, plan_err};
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
@@ -25,6 +25,9 @@ use crate::session::labels::{
 };
 use crate::session::stars::expand_stars;
 
+/// Names of columns of the result in GROUP BY: the engine tells of one at a time.
+const GROUPS: usize = 16;
+
 /// Plans a statement whose columns may have equal names.
 ///
 /// # Errors
@@ -39,13 +42,16 @@ pub(super) async fn plan_apart(
         Err(error) => error,
     };
     let mut told = error.to_string();
+    let mut missing = missing_column(&error);
     let mut changed: Option<SqlStatement> = None;
-    for step in [Step::Stars, Step::Doubtful, Step::Groups, Step::Engine] {
+    let names = [Step::Stars, Step::Doubtful].into_iter();
+    let groups = std::iter::repeat_n(Step::Groups, GROUPS);
+    for step in names.chain(groups).chain([Step::Engine]) {
         if !step.may_help(&told) {
             continue;
         }
         let apart = changed.get_or_insert_with(|| equal_apart(statement));
-        if !step.take(state, apart).await {
+        if !step.take(state, apart, missing.as_deref()).await {
             continue;
         }
         match Box::pin(state.statement_to_plan(apart.clone())).await {
@@ -54,6 +60,7 @@ pub(super) async fn plan_apart(
                 // What is wrong besides is told once the names are right.
                 let was_of_names = is_about_equal_names(&told);
                 told = other.to_string();
+                missing = missing_column(&other);
                 if was_of_names && !is_about_equal_names(&told) {
                     error = other;
                 }
@@ -61,6 +68,19 @@ pub(super) async fn plan_apart(
         }
     }
     Err(error)
+}
+
+/// The name without a table that the engine does not find.
+fn missing_column(error: &DataFusionError) -> Option<String> {
+    let DataFusionError::SchemaError(error, _) = error.find_root() else {
+        return None;
+    };
+    match error.as_ref() {
+        SchemaError::FieldNotFound { field, .. } if field.relation.is_none() => {
+            Some(field.name.clone())
+        }
+        _ => None,
+    }
 }
 
 /// The statement, in which columns that are named like earlier ones have names of their own.
@@ -77,7 +97,7 @@ enum Step {
     Stars,
     /// Names for all columns that the engine may name alike.
     Doubtful,
-    /// Keys of GROUP BY that are names of columns of the result.
+    /// Keys of GROUP BY that are the name of a column of the result, which is missing else: columns of tables go before it.
     Groups,
     /// The engine's own names for expressions in inner queries: statements that were stored may have them.
     Engine,
@@ -96,13 +116,21 @@ impl Step {
         }
     }
 
-    /// Changes the statement; gives whether there was anything to change.
-    async fn take(self, state: &SessionState, statement: &mut SqlStatement) -> bool {
+    /// Changes the statement, in which a column is `missing`; gives whether there was anything to change.
+    async fn take(
+        self,
+        state: &SessionState,
+        statement: &mut SqlStatement,
+        missing: Option<&str>,
+    ) -> bool {
         match self {
             Step::Stars => expand_stars(state, statement).await,
             Step::Doubtful => name_apart(statement, Told::Doubtful),
             Step::Groups => {
-                let mut groups = Groups { any: false };
+                let Some(name) = missing else {
+                    return false;
+                };
+                let mut groups = Groups { name, any: false };
                 let _ = visit(statement, &mut groups);
                 groups.any
             }
@@ -138,44 +166,57 @@ pub(super) fn visit<V: VisitorMut>(
 ///
 /// It does.
 fn ordered_by_one(plan: LogicalPlan, statement: &SqlStatement) -> DataFusionResult<LogicalPlan> {
+    match order_of_several(&plan, statement) {
+        Some(name) => plan_err!("{}", ambiguous_order(&name)),
+        None => Ok(plan),
+    }
+}
+
+/// A label in ORDER BY that several columns have, which differ.
+fn order_of_several(plan: &LogicalPlan, statement: &SqlStatement) -> Option<String> {
     let SqlStatement::Statement(ansi) = statement else {
-        return Ok(plan);
+        return None;
     };
     let AnsiStatement::Query(query) = ansi.as_ref() else {
-        return Ok(plan);
+        return None;
     };
-    let (Some(select), Some(order)) = (first_select(&query.body), &query.order_by) else {
-        return Ok(plan);
-    };
-    let OrderByKind::Expressions(keys) = &order.kind else {
-        return Ok(plan);
+    let select = first_select(&query.body)?;
+    let OrderByKind::Expressions(keys) = &query.order_by.as_ref()?.kind else {
+        return None;
     };
     let mut names = Names::default();
     for key in keys {
         let _ = Visit::visit(&key.expr, &mut names);
     }
-    for name in &names.0 {
-        let mut labelled: Vec<&Expr> = Vec::new();
-        for item in &select.projection {
-            let (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = item
-            else {
-                continue;
-            };
-            if item_of(item) == Item::One(name.clone()) {
-                labelled.push(expr);
-            }
-        }
-        // Those of a `*` have no text.
-        let fields = plan.schema().fields().iter();
-        let fields = fields.filter(|field| label_in(field.name()) == name);
-        let is_of_all = fields.count() > labelled.len();
-        let differs = |expr: &&Expr| !is_same(labelled[0], expr);
-        let is_other = |expr: &&Expr| !is_column(expr) || label_of(expr) != *name;
-        if labelled.iter().skip(1).any(differs) || (is_of_all && labelled.iter().any(is_other)) {
-            return plan_err!("{}", ambiguous_order(name));
+    if names.0.is_empty() {
+        return None;
+    }
+    let mut labelled: HashMap<String, Vec<&Expr>> = HashMap::new();
+    for item in &select.projection {
+        if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item
+            && let Item::One(label) = item_of(item)
+        {
+            labelled.entry(label).or_default().push(expr);
         }
     }
-    Ok(plan)
+    let mut fields: HashMap<&str, usize> = HashMap::new();
+    for field in plan.schema().fields() {
+        *fields.entry(label_in(field.name())).or_default() += 1;
+    }
+    let is_of_several = |name: &String| {
+        let [first, others @ ..] = labelled.get(name).map_or(&[][..], Vec::as_slice) else {
+            return false;
+        };
+        // Those of a `*` have no text.
+        let all = fields.get(name.as_str()).copied().unwrap_or_default();
+        let is_of_all = all > others.len() + 1;
+        let is_other = |expr: &&Expr| !is_column(expr) || label_of(expr) != *name;
+        others.iter().any(|expr| !is_same(first, expr))
+            || (is_of_all && (is_other(first) || others.iter().any(is_other)))
+    };
+    let mut seen = HashSet::new();
+    let mut names = names.0.into_iter().filter(|name| seen.insert(name.clone()));
+    names.find(is_of_several)
 }
 
 /// What is said of an ORDER BY that names several columns.
@@ -197,15 +238,19 @@ pub(super) fn is_same(one: &Expr, other: &Expr) -> bool {
             let mut ends = one.iter().rev().zip(other.iter().rev());
             ends.all(|(one, other)| normalize(one) == normalize(other))
         }
-        _ => {
-            let lower = |expr: &Expr| {
-                let mut shown = expr.clone();
-                let _ = VisitMut::visit(&mut shown, &mut LowerCase);
-                shown.to_string()
-            };
-            lower(one) == lower(other)
-        }
+        _ => text_of(one) == text_of(other),
     }
+}
+
+/// What was typed for an expression, with names in lower case unless quoted, and without brackets around all of it.
+pub(super) fn text_of(expr: &Expr) -> String {
+    let mut inner = expr;
+    while let Expr::Nested(nested) = inner {
+        inner = nested;
+    }
+    let mut shown = inner.clone();
+    let _ = VisitMut::visit(&mut shown, &mut LowerCase);
+    shown.to_string()
 }
 
 /// The names without a table in an expression.
@@ -223,24 +268,35 @@ impl Visitor for Names {
     }
 }
 
-/// Makes keys of GROUP BY that name a column of the result the expression of that column.
-struct Groups {
+/// Makes keys of GROUP BY of this name the expression of the column of the result that has it.
+struct Groups<'a> {
+    name: &'a str,
     any: bool,
 }
 
-impl VisitorMut for Groups {
+impl VisitorMut for Groups<'_> {
     type Break = ();
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
-        if let GroupByExpr::Expressions(keys, _) = &mut select.group_by {
-            for key in keys {
-                if let Expr::Identifier(name) = key
-                    && let Some(expr) = only_named(&select.projection, &normalize(name))
-                {
+        let GroupByExpr::Expressions(keys, _) = &mut select.group_by else {
+            return ControlFlow::Continue(());
+        };
+        let has_name =
+            |key: &Expr| matches!(key, Expr::Identifier(name) if normalize(name) == self.name);
+        if let Some(first) = keys.iter().position(has_name)
+            && let Some(expr) = only_named(&select.projection, self.name)
+        {
+            // Once is enough: an expression may be large.
+            let mut place = 0;
+            keys.retain_mut(|key| {
+                let is_first = place == first;
+                place += 1;
+                if is_first {
                     *key = expr.clone();
-                    self.any = true;
                 }
-            }
+                is_first || !has_name(key)
+            });
+            self.any = true;
         }
         ControlFlow::Continue(())
     }

@@ -5,7 +5,7 @@
 //! places once it is planned. Columns of equal names stay apart by what cannot be typed: `*` gives all of them, and to name one is
 //! refused.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -16,8 +16,9 @@ use datafusion::logical_expr::planner::{
 use datafusion::logical_expr::{DdlStatement, Expr as Logical, LogicalPlan, LogicalPlanBuilder};
 use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{
-    Distinct, Expr, FunctionArg, FunctionArgExpr, Ident, OrderBy, OrderByKind, Query, Select,
-    SelectItem, SetExpr, Setting, TableFactor, Value, Visit, VisitMut, Visitor, VisitorMut,
+    Distinct, Expr, FunctionArg, FunctionArgExpr, Ident, LimitClause, ObjectNamePart, Offset,
+    OffsetRows, OrderBy, OrderByKind, Query, Select, SelectItem, SetExpr, Setting, TableFactor,
+    TableWithJoins, Value, Visit, VisitMut, Visitor, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -26,7 +27,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 use crate::core::stack::with_stack;
 use crate::error::{APART, Error, Result, equal_names};
 use crate::planner::normalize;
-use crate::session::apart::{alias_apart, ambiguous_order, is_same, visit};
+use crate::session::apart::{alias_apart, ambiguous_order, is_same, text_of, visit};
 use crate::session::casts::bare;
 use crate::session::labels::{
     Item, Labels, first_select, is_column, label_in, label_of, named_item,
@@ -86,12 +87,28 @@ fn with_tables(query: &mut Query) -> Result<()> {
                 **left = *all_of(first, name)?.body;
             }
             _ => {
-                let inner = std::mem::replace(table.query.as_mut(), parsed("SELECT 1")?);
+                let mut inner = std::mem::replace(table.query.as_mut(), parsed("SELECT 1")?);
+                keep_order(&mut inner);
                 *table.query = all_of(inner, name)?;
             }
         }
     }
     Ok(())
+}
+
+/// `ORDER BY x` as `ORDER BY x OFFSET 0`: in FROM the engine leaves an order out that no LIMIT needs, and in WITH it does not.
+fn keep_order(query: &mut Query) {
+    if query.order_by.is_some() && query.limit_clause.is_none() && query.fetch.is_none() {
+        let none = Value::Number("0".to_owned(), false);
+        query.limit_clause = Some(LimitClause::LimitOffset {
+            limit: None,
+            offset: Some(Offset {
+                value: Expr::Value(none.into()),
+                rows: OffsetRows::None,
+            }),
+            limit_by: Vec::new(),
+        });
+    }
 }
 
 fn in_relation(factor: &mut TableFactor) -> Result<()> {
@@ -127,19 +144,85 @@ fn needs_names(query: &Query) -> bool {
     let Some(select) = first_select(&query.body) else {
         return false;
     };
+    if !query.pipe_operators.is_empty() {
+        return false;
+    }
     let items = &select.projection;
-    let has_expression = items
-        .iter()
-        .any(|item| matches!(item, SelectItem::UnnamedExpr(expr) if !is_column(expr)));
-    let names: Vec<Item> = items.iter().map(named_item).collect();
-    let stars = names.iter().filter(|name| **name == Item::Many).count();
-    let has_many = stars > 0
-        && (items.len() > 1
-            || select.from.len() > 1
-            || select.from.iter().any(|table| !table.joins.is_empty()));
-    let repeats = |(place, name): (usize, &Item)| names[..place].contains(name);
-    query.pipe_operators.is_empty()
-        && (has_expression || has_many || names.iter().enumerate().any(repeats))
+    let tables = tables_of(select);
+    let mut names = HashSet::with_capacity(items.len());
+    let mut has_many = false;
+    for item in items {
+        if let SelectItem::UnnamedExpr(expr) = item
+            && !is_plain(expr, &tables)
+        {
+            return true;
+        }
+        match named_item(item) {
+            Item::Many => has_many = true,
+            name => {
+                if !names.insert(name) {
+                    return true;
+                }
+            }
+        }
+    }
+    has_many && (items.len() > 1 || select.from.len() > 1 || select.from.iter().any(has_tables))
+}
+
+/// Whether columns of several tables may stand behind one part of FROM.
+fn has_tables(table: &TableWithJoins) -> bool {
+    let is_nameless = match &table.relation {
+        TableFactor::Derived { alias, .. } => alias.is_none(),
+        TableFactor::Table { alias, args, .. } => alias.is_none() && args.is_some(),
+        _ => false,
+    };
+    is_nameless || !table.joins.is_empty()
+}
+
+/// The names of the tables in FROM.
+fn tables_of(select: &Select) -> HashSet<String> {
+    let mut names = HashSet::new();
+    for table in &select.from {
+        add_tables(table, &mut names);
+    }
+    names
+}
+
+fn add_tables(table: &TableWithJoins, names: &mut HashSet<String>) {
+    let joined = table.joins.iter().map(|join| &join.relation);
+    for factor in std::iter::once(&table.relation).chain(joined) {
+        let name = match factor {
+            TableFactor::Table { name, alias, .. } => match (alias, name.0.last()) {
+                (Some(alias), _) => Some(&alias.name),
+                (None, Some(ObjectNamePart::Identifier(name))) => Some(name),
+                (None, _) => None,
+            },
+            TableFactor::NestedJoin {
+                table_with_joins,
+                alias,
+            } => {
+                add_tables(table_with_joins, names);
+                alias.as_ref().map(|alias| &alias.name)
+            }
+            TableFactor::Derived { alias, .. }
+            | TableFactor::Function { alias, .. }
+            | TableFactor::UNNEST { alias, .. } => alias.as_ref().map(|alias| &alias.name),
+            _ => None,
+        };
+        names.extend(name.map(normalize));
+    }
+}
+
+/// Whether an expression is a column of one of these tables, which the engine calls by its name; `s.x` may be a field.
+fn is_plain(expr: &Expr, tables: &HashSet<String>) -> bool {
+    match expr {
+        Expr::Identifier(_) => true,
+        Expr::CompoundIdentifier(parts) => {
+            let table = parts.iter().rev().nth(1);
+            table.is_some_and(|table| tables.contains(&normalize(table)))
+        }
+        _ => false,
+    }
 }
 
 fn setting(item: &Item) -> Setting {
@@ -193,9 +276,9 @@ impl VisitorMut for Keep {
         }
         for (name, item) in settings.iter_mut().zip(&select.projection) {
             let is_expression = match item {
-                SelectItem::UnnamedExpr(expr) => !is_column(expr),
+                SelectItem::UnnamedExpr(expr) => !matches!(expr, Expr::Identifier(_)),
                 SelectItem::ExprWithAlias { expr, alias } => {
-                    alias.value.contains(APART) && !is_column(expr)
+                    alias.value.contains(APART) && !matches!(expr, Expr::Identifier(_))
                 }
                 _ => false,
             };
@@ -253,13 +336,15 @@ fn sort_keys(query: &mut Query) -> Result<()> {
     let Some(select) = first_select_mut(&mut query.body) else {
         return Ok(());
     };
-    let is_of_one = matches!(select.from.as_slice(), [table] if table.joins.is_empty());
+    let mut places = Places::of(select);
+    let texts = is_distinct.then(|| Texts::of(select));
     for key in keys {
         let place = match &key.expr {
-            Expr::Identifier(name) => named(&select.projection, &normalize(name), name.span)?,
+            Expr::Identifier(name) => {
+                places.named(&select.projection, &normalize(name), name.span)?
+            }
             Expr::CompoundIdentifier(_) | Expr::Value(_) => None,
-            expr if is_distinct => place_of(&select.projection, expr, is_of_one),
-            _ => None,
+            expr => texts.as_ref().and_then(|texts| texts.place_of(expr)),
         };
         if let Some(place) = place
             && let Some(item) = select.projection.get_mut(place)
@@ -280,47 +365,117 @@ fn first_select_mut(body: &mut SetExpr) -> Option<&mut Select> {
     }
 }
 
-/// The place of the expression of this name. Columns and aliases the engine finds itself.
-///
-/// # Errors
-///
-/// There are several, which differ.
-fn named(items: &[SelectItem], name: &str, span: Span) -> Result<Option<usize>> {
-    let mut found: Option<(usize, &Expr)> = None;
-    for (place, item) in items.iter().enumerate() {
-        if !matches!(named_item(item), Item::One(known) if known == name) {
-            continue;
-        }
-        let expr = match item {
-            SelectItem::UnnamedExpr(expr) if !is_column(expr) => expr,
-            // Another key has named it.
-            SelectItem::ExprWithAlias { expr, alias } if alias.value.contains(APART) => expr,
-            _ => return Ok(None),
-        };
-        match found {
-            Some((_, other)) if !is_same(other, expr) => {
-                return Err(Error::invalid(ambiguous_order(name)).at(span));
-            }
-            Some(_) => {}
-            None => found = Some((place, expr)),
-        }
-    }
-    Ok(found.map(|(place, _)| place))
+/// The columns of a select list by their names.
+struct Places {
+    tables: HashSet<String>,
+    of_names: HashMap<String, Vec<usize>>,
+    /// What was found of names that were asked for.
+    found: HashMap<String, Option<usize>>,
 }
 
-/// The place of an expression in a select list.
-fn place_of(items: &[SelectItem], wanted: &Expr, is_of_one: bool) -> Option<usize> {
-    let is_it = |item: &SelectItem| match item {
-        SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => {
-            // Of one table a column is the same with its table and without.
-            let is_clear = is_of_one && !(names_tables(expr) && names_tables(wanted));
-            !is_column(expr)
-                && (is_same(expr, wanted)
-                    || (is_clear && bare(expr).to_string() == bare(wanted).to_string()))
+impl Places {
+    fn of(select: &Select) -> Self {
+        let mut of_names: HashMap<String, Vec<usize>> = HashMap::new();
+        for (place, item) in select.projection.iter().enumerate() {
+            if let Item::One(name) = named_item(item) {
+                of_names.entry(name).or_default().push(place);
+            }
         }
-        _ => false,
-    };
-    items.iter().position(is_it)
+        Self {
+            tables: tables_of(select),
+            of_names,
+            found: HashMap::new(),
+        }
+    }
+
+    /// The place of the expression of this name. Columns and aliases the engine finds itself.
+    ///
+    /// # Errors
+    ///
+    /// There are several, which differ.
+    fn named(&mut self, items: &[SelectItem], name: &str, span: Span) -> Result<Option<usize>> {
+        if let Some(found) = self.found.get(name) {
+            return Ok(*found);
+        }
+        let (mut known, mut computed) = (Vec::new(), Vec::new());
+        for place in self.of_names.get(name).into_iter().flatten() {
+            let (expr, is_known) = match items.get(*place) {
+                Some(SelectItem::UnnamedExpr(expr)) => (expr, is_plain(expr, &self.tables)),
+                // An alias of the other kind is that of another key.
+                Some(SelectItem::ExprWithAlias { expr, alias }) => {
+                    (expr, !alias.value.contains(APART))
+                }
+                _ => continue,
+            };
+            match is_known {
+                true => known.push((*place, expr)),
+                false => computed.push((*place, expr)),
+            }
+        }
+        // What is called so in the text goes before what only has that name.
+        let all = match known.is_empty() {
+            true => &computed,
+            false => &known,
+        };
+        let first = all.first().copied();
+        let differs = |(_, expr): &(usize, &Expr)| {
+            let is_other = |(_, first): (usize, &Expr)| !is_same(first, expr);
+            first.is_some_and(is_other)
+        };
+        if all.iter().any(differs) {
+            return Err(Error::invalid(ambiguous_order(name)).at(span));
+        }
+        let place = first.filter(|_| known.is_empty()).map(|(place, _)| place);
+        self.found.insert(name.to_owned(), place);
+        Ok(place)
+    }
+}
+
+/// The first places of the expressions in a select list, by what was typed.
+#[derive(Default)]
+struct Texts {
+    typed: HashMap<String, usize>,
+    /// Without tables, where there is one: all of them, and those that name no table.
+    bare: HashMap<String, usize>,
+    without_tables: HashMap<String, usize>,
+}
+
+impl Texts {
+    fn of(select: &Select) -> Self {
+        let is_of_one = matches!(select.from.as_slice(), [table] if table.joins.is_empty());
+        let mut texts = Self::default();
+        for (place, item) in select.projection.iter().enumerate() {
+            let (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = item
+            else {
+                continue;
+            };
+            if is_column(expr) {
+                continue;
+            }
+            texts.typed.entry(text_of(expr)).or_insert(place);
+            // Of one table a column is the same with its table and without.
+            if is_of_one {
+                let text = bare(expr).to_string();
+                if !names_tables(expr) {
+                    let text = text.clone();
+                    texts.without_tables.entry(text).or_insert(place);
+                }
+                texts.bare.entry(text).or_insert(place);
+            }
+        }
+        texts
+    }
+
+    fn place_of(&self, wanted: &Expr) -> Option<usize> {
+        if let Some(place) = self.typed.get(&text_of(wanted)) {
+            return Some(*place);
+        }
+        let bare_ones = match names_tables(wanted) {
+            true => &self.without_tables,
+            false => &self.bare,
+        };
+        bare_ones.get(&bare(wanted).to_string()).copied()
+    }
 }
 
 /// Whether a column is written with its table, or a field with its column.
@@ -387,6 +542,10 @@ impl RelationPlanner for NamedQueries {
                 sample,
             })));
         };
+        let equal = match alias {
+            Some(_) => Equal::Apart,
+            None => Equal::ByTable,
+        };
         let unnamed = TableFactor::Derived {
             lateral,
             subquery,
@@ -394,7 +553,7 @@ impl RelationPlanner for NamedQueries {
             sample,
         };
         let plan = with_stack(|| context.plan(unnamed))?;
-        let plan = renamed(plan, &names, Equal::Apart)?;
+        let plan = renamed(plan, &names, equal)?;
         Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(
             plan, alias,
         ))))
@@ -406,6 +565,8 @@ impl RelationPlanner for NamedQueries {
 pub(super) enum Equal {
     /// By their name and what tells them apart.
     Apart,
+    /// The same, but for columns that are told apart by their tables: a query in FROM that has no name leaves them theirs.
+    ByTable,
     /// As the engine calls them.
     Kept,
 }
@@ -419,15 +580,19 @@ pub(super) fn renamed(
     let columns = plan.schema().columns();
     let own: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
     let names = names.over(&own);
-    let mut counts: HashMap<&str, usize> = HashMap::new();
-    for name in &names {
-        *counts.entry(name.as_str()).or_default() += 1;
+    // How many columns have a name, and how many of these are columns of tables that are called so.
+    let mut counts: HashMap<&str, (usize, usize)> = HashMap::new();
+    for (column, name) in columns.iter().zip(&names) {
+        let (all, of_tables) = counts.entry(name.as_str()).or_default();
+        *all += 1;
+        *of_tables += usize::from(column.relation.is_some() && column.name == *name);
     }
     let name = |(place, (own, name)): (usize, (&&str, &String))| {
-        let is_only = counts.get(name.as_str()) == Some(&1);
+        let (all, of_tables) = counts.get(name.as_str()).copied().unwrap_or_default();
         match equal {
-            _ if is_only => name.clone(),
-            Equal::Apart => format!("{name}{APART}{place}"),
+            _ if all == 1 => name.clone(),
+            Equal::ByTable if all == of_tables => name.clone(),
+            Equal::Apart | Equal::ByTable => format!("{name}{APART}{place}"),
             Equal::Kept => (*own).to_owned(),
         }
     };
@@ -565,6 +730,14 @@ mod tests {
             (
                 "SELECT * FROM (SELECT * FROM t AS x JOIN t AS y ON x.a = y.a) AS q",
                 "a|b|a|b",
+            ),
+            (
+                "SELECT q.* FROM (SELECT * FROM (SELECT * FROM t AS x JOIN t AS y ON x.a = y.a)) AS q",
+                "a|b|a|b",
+            ),
+            (
+                "SELECT x.a, y.b FROM (SELECT * FROM t AS x JOIN t AS y ON x.a = y.a)",
+                "a|b",
             ),
             (
                 "SELECT q.* FROM t, LATERAL (SELECT u.b + 1 FROM t AS u WHERE u.a = t.a) AS q",

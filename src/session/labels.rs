@@ -32,7 +32,7 @@ pub(super) struct Labels {
     pub(super) items: Vec<Item>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Item {
     /// A column of this label.
     One(String),

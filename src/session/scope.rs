@@ -2,7 +2,9 @@
 
 use datafusion::common::JoinType;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::logical_expr::{Expr, Join, LogicalPlan, Union, Volatility};
+use datafusion::logical_expr::{
+    Expr, FetchType, Join, Limit, LogicalPlan, SkipType, Union, Volatility,
+};
 
 use crate::error::{Error, Result};
 use crate::planner::ast::Emit;
@@ -67,6 +69,10 @@ impl Scope<'_> {
                 (self.aggregates > 1).then_some("a second aggregate")
             }
             LogicalPlan::Distinct(_) => Some("DISTINCT"),
+            // The order of a query in WITH, which keeps it by an OFFSET of none.
+            LogicalPlan::Limit(limit) if keeps_all(limit) && is_ordered(&limit.input) => {
+                Some("ORDER BY")
+            }
             LogicalPlan::Limit(_) => Some("LIMIT"),
             LogicalPlan::Sort(_) => Some("ORDER BY"),
             LogicalPlan::Window(_) => Some("OVER"),
@@ -157,6 +163,19 @@ impl Scope<'_> {
             Ok(TreeNodeRecursion::Continue)
         })?;
         refused.map_or(Ok(()), Err)
+    }
+}
+
+fn keeps_all(limit: &Limit) -> bool {
+    let skips_none = matches!(limit.get_skip_type(), Ok(SkipType::Literal(0)));
+    skips_none && matches!(limit.get_fetch_type(), Ok(FetchType::Literal(None)))
+}
+
+fn is_ordered(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Sort(_) => true,
+        LogicalPlan::Projection(list) => is_ordered(&list.input),
+        _ => false,
     }
 }
 

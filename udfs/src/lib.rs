@@ -30,6 +30,7 @@
 mod bools;
 mod budget;
 mod checked;
+mod compared;
 mod complete;
 mod correlated;
 mod diagnostic;

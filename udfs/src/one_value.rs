@@ -173,6 +173,16 @@ fn sorted(rows: &LogicalPlan) -> Sorted<'_> {
         },
         other => (column(other), other),
     };
+    // Above keys that are computed stands a projection of the columns that were there without them.
+    let below = match below {
+        LogicalPlan::Projection(list)
+            if matches!(list.input.as_ref(), LogicalPlan::Sort(_))
+                && list.expr.iter().all(|expr| matches!(expr, Expr::Column(_))) =>
+        {
+            list.input.as_ref()
+        }
+        other => other,
+    };
     match below {
         LogicalPlan::Sort(sort) if sort.fetch.is_none() => Sorted {
             value,

@@ -19,6 +19,7 @@ use crate::checked::{
     CheckedArithmetic, DecimalOperators, RoomToCompare, array_functions, avg, max, min,
     nan_functions, rounded, sum, with_room_to_compare,
 };
+use crate::compared::ComparedCasts;
 use crate::complete::{AggregateByCompletedSession, seal_completions};
 use crate::doubles::{DoubleBeforeDecimal, RealOperators, Reals, with_doubles};
 use crate::empty::EmptySubqueries;
@@ -115,6 +116,7 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
         .with_analyzer_rule(Arc::new(ComputedKeys))
         .with_analyzer_rule(Arc::new(OneValue))
         .with_analyzer_rule(Arc::new(NullAwareMembership))
+        .with_analyzer_rule(Arc::new(ComparedCasts))
         .with_analyzer_rule(Arc::new(EmptySubqueries))
         .with_analyzer_rule(Arc::new(FilteredArguments))
         .with_analyzer_rule(Arc::new(NamesOfSteps))
