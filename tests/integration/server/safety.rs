@@ -318,3 +318,48 @@ fn our_own_client_logs_in() {
             .contains("reader has the role read, and this statement needs write")
     );
 }
+
+/// The cookie of a login is for the page alone: no script reads it, no other site sends it, and where the page comes over TLS it
+/// goes over TLS only. Where it does not, a browser would not send such a cookie at all.
+#[test]
+fn the_cookie_of_the_console_is_for_its_page_alone() {
+    let work = Workspace::new();
+    certificates(&work);
+    let common = ["--users", users(&work), "--http", "127.0.0.1:0"];
+    let tls = ["--tls-cert", "server.pem", "--tls-key", "server.key"];
+    let script = r#"
+import json, ssl, urllib.request
+unchecked = ssl.create_default_context()
+unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
+def ask(path, body=None, cookie=""):
+    headers = {"Content-Type": "application/json", "Cookie": cookie}
+    request = urllib.request.Request(sys.argv[2] + path, None if body is None else json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, context=unchecked) as answer:
+        return json.load(answer), answer.headers.get_all("Set-Cookie") or []
+def flags(cookies):
+    [cookie] = cookies
+    value, *rest = cookie.split("; ")
+    name, value = value.split("=", 1)
+    return name, value != "", sorted(rest)
+_, cookies = ask("/api/login", {"user": "reader", "password": "reader-pw"})
+print(*flags(cookies))
+about, others = ask("/api/about", cookie=cookies[0].split("; ")[0])
+print(about["user"], others)
+print(*flags(ask("/api/logout", {}, cookies[0].split("; ")[0])[1]))
+"#;
+    for (arguments, scheme, secure) in [
+        (&[][..], "http", ""),
+        (&["--http-behind-tls"][..], "http", ", 'Secure'"),
+        (&tls[..], "https", ", 'Secure'"),
+    ] {
+        let served = Served::start(&work, &[&common[..], arguments].concat());
+        let page = format!("{scheme}://{}", served.console.as_deref().unwrap());
+        let said = served.python(script, &[&page]);
+        let expected = format!(
+            "anabranch_token True ['HttpOnly', 'Path=/api', 'SameSite=Strict'{secure}]\n\
+             reader []\n\
+             anabranch_token False ['HttpOnly', 'Max-Age=0', 'Path=/api', 'SameSite=Strict'{secure}]\n"
+        );
+        assert_eq!(said, expected, "{arguments:?}");
+    }
+}
