@@ -1,5 +1,6 @@
 //! Jobs on a real broker and real Delta tables: exactly once, whatever process dies when.
 
+mod check_topic;
 mod cluster;
 mod crash;
 mod delta_foreign;
