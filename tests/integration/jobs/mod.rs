@@ -21,6 +21,7 @@ mod session_groups;
 mod slices;
 mod statements;
 mod sums;
+mod texts;
 mod windows;
 
 use std::process::{Child, Command, Stdio};
