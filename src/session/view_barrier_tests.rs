@@ -82,7 +82,7 @@ fn condition() -> impl Strategy<Value = String> {
         "o.v > 900",
         "o.id IN (2, 20, 5)",
         "o.t IS NOT NULL",
-        "o.v = 1017",
+        "o.id = 17",
     ]);
     let telling = prop_oneof![
         value().prop_map(|value| format!("{value} > 30")),
