@@ -591,9 +591,11 @@ impl Flight {
                     }
                     false => HashMap::new(),
                 };
+                let parameters =
+                    prepared.parameter_schema(&types, asked.settings.binds_milliseconds);
                 let result = PreparedResult {
                     dataset_schema: ipc(&*self.schema_of(asked, &prepared).await?)?,
-                    parameter_schema: ipc(&prepared.parameter_schema(&types))?,
+                    parameter_schema: ipc(&parameters)?,
                     is_update: Some(kind(prepared.parsed()) != Kind::Query),
                     handle: self.keep(asked, prepared)?,
                 };

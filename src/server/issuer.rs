@@ -164,3 +164,93 @@ fn keys(path: &Path) -> Result<JwkSet> {
     }
     Ok(keys)
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::time::Duration;
+
+    use base64::Engine as _;
+    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+    use jsonwebtoken::{EncodingKey, Header};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::error::ErrorKind;
+
+    /// A key, and its public half as a set of keys has it.
+    pub(in crate::server) fn issuer(id: &str) -> (EncodingKey, Value) {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let point = key.public_key_raw();
+        let part = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+        let public = json!({
+            "kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": id,
+            "x": part(&point[1..33]), "y": part(&point[33..65]),
+        });
+        (EncodingKey::from_ec_der(&key.serialize_der()), public)
+    }
+
+    #[test]
+    fn keys_that_change_are_read_again_and_a_broken_file_changes_nothing() {
+        let [old, new] = ["old", "new"].map(issuer);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.json");
+        let set = |keys: &[&Value]| json!({ "keys": keys }).to_string();
+        std::fs::write(&path, set(&[&old.1])).unwrap();
+        let issuer = Issuer::open(&path, None, None).unwrap();
+        let soon = jsonwebtoken::get_current_timestamp() + 600;
+        let signed = |key: &EncodingKey, id: &str| {
+            let header = Header {
+                kid: Some(id.to_owned()),
+                ..Header::new(Algorithm::ES256)
+            };
+            let claims = json!({"sub": id, "role": "read", "exp": soon});
+            jsonwebtoken::encode(&header, &claims, key).unwrap()
+        };
+        let (by_old, by_new) = (signed(&old.0, "old"), signed(&new.0, "new"));
+        let is_known = |token: &str| match issuer.caller(token) {
+            Ok(_) => true,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Unauthenticated);
+                assert!(
+                    error.message().contains("a key that is not known"),
+                    "{error}"
+                );
+                false
+            }
+        };
+        let known = || (is_known(&by_old), is_known(&by_new));
+        let look = |when: Instant| issuer.keys.lock().unwrap().looked = when;
+        let long_ago = || Instant::now().checked_sub(LOOK).unwrap();
+        let write = |text: &str, minute: u64| {
+            std::fs::write(&path, text).unwrap();
+            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            let later = SystemTime::now() + Duration::from_secs(60 * minute);
+            file.set_modified(later).unwrap();
+        };
+        assert_eq!(known(), (true, false));
+
+        write(&set(&[&old.1, &new.1]), 1);
+        // It is not looked at for each token of a key that is not known.
+        look(Instant::now() + Duration::from_secs(3_600));
+        assert_eq!(known(), (true, false));
+        look(long_ago());
+        assert_eq!(known(), (true, true));
+
+        // A key that is taken back signs nothing any more.
+        write(&set(&[&new.1]), 2);
+        look(long_ago());
+        assert_eq!(known(), (false, true));
+
+        for (minute, broken) in [(3, "{\"keys\": ["), (4, "{\"keys\": []}"), (5, "{}")] {
+            write(broken, minute);
+            look(long_ago());
+            assert_eq!(known(), (false, true), "{broken}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        look(long_ago());
+        assert_eq!(known(), (false, true));
+        write(&set(&[&old.1]), 6);
+        look(long_ago());
+        assert_eq!(known(), (true, false));
+    }
+}

@@ -436,11 +436,12 @@ pub(super) fn unknown(why: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+    use base64::prelude::BASE64_STANDARD;
     use serde_json::{Value, json};
 
     use super::*;
     use crate::server::access::Role;
+    use crate::server::issuer::tests::issuer;
 
     fn bearer(token: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -451,18 +452,6 @@ mod tests {
 
     fn opened(options: &LoginOptions) -> Login {
         Login::try_new(options, Arc::new(Counts::try_new().unwrap())).unwrap()
-    }
-
-    /// A key, and its public half as a set of keys has it.
-    fn issuer(id: &str) -> (EncodingKey, Value) {
-        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let point = key.public_key_raw();
-        let part = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
-        let public = json!({
-            "kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": id,
-            "x": part(&point[1..33]), "y": part(&point[33..65]),
-        });
-        (EncodingKey::from_ec_der(&key.serialize_der()), public)
     }
 
     #[tokio::test]

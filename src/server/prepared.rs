@@ -8,7 +8,7 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::compute::kernels::length::length;
 use datafusion::arrow::compute::{cast, concat_batches};
-use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit};
 
 use crate::error::{Error, Result};
 use crate::planner::{
@@ -76,11 +76,22 @@ impl Prepared {
         &self.parsed
     }
 
-    /// The parameters as columns. Where a type is not known it is text, which is converted to what it is compared with.
-    pub(super) fn parameter_schema(&self, types: &HashMap<String, DataType>) -> SchemaRef {
+    /// The parameters as columns. Where a type is not known it is text, which is converted to what it is compared with. Of a client
+    /// that binds times as milliseconds whatever it is told, they are in milliseconds.
+    pub(super) fn parameter_schema(
+        &self,
+        types: &HashMap<String, DataType>,
+        binds_milliseconds: bool,
+    ) -> SchemaRef {
         let names = self.names.iter();
         let field = |name: &String| {
-            let of = types.get(name).cloned().unwrap_or(DataType::Utf8);
+            let of = match types.get(name) {
+                Some(DataType::Timestamp(_, zone)) if binds_milliseconds => {
+                    DataType::Timestamp(TimeUnit::Millisecond, zone.clone())
+                }
+                Some(of) => of.clone(),
+                None => DataType::Utf8,
+            };
             Field::new(format!("${name}"), of, true)
         };
         wire_schema(
@@ -409,10 +420,31 @@ mod tests {
     }
 
     #[test]
+    fn times_are_announced_in_the_unit_that_the_client_binds() {
+        let of = |unit| DataType::Timestamp(unit, Some("UTC".into()));
+        let types = HashMap::from([
+            ("1".to_owned(), of(TimeUnit::Microsecond)),
+            ("2".to_owned(), DataType::Int64),
+        ]);
+        for (binds_milliseconds, unit) in [
+            (false, TimeUnit::Microsecond),
+            (true, TimeUnit::Millisecond),
+        ] {
+            let schema = prepared("SELECT $1, $2, $3").parameter_schema(&types, binds_milliseconds);
+            let announced: Vec<&DataType> = schema
+                .fields()
+                .iter()
+                .map(|field| field.data_type())
+                .collect();
+            assert_eq!(announced, [&of(unit), &DataType::Int64, &DataType::Utf8]);
+        }
+    }
+
+    #[test]
     fn parameters_are_bound_by_number() {
         let many = prepared("SELECT $10, $2, $1, $3, $4, $5, $6, $7, $8, $9");
         let names: Vec<String> = many
-            .parameter_schema(&HashMap::new())
+            .parameter_schema(&HashMap::new(), false)
             .fields()
             .iter()
             .map(|field| field.name().clone())

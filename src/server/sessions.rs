@@ -28,6 +28,8 @@ pub(super) const SETTINGS: [&str; 7] = [
 ];
 /// What the names of headers begin with that set one for a call.
 const HEADER: &str = "anabranch-";
+/// What programs in Java call themselves by, the JDBC driver among them.
+const JAVA: &str = "grpc-java";
 
 /// The settings of a session.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub(super) struct Settings {
     pub(super) timeout: Option<Duration>,
     /// The types that are sent.
     pub(super) types: WireTypes,
+    /// The client binds times as milliseconds whatever unit it is told: the JDBC driver does.
+    pub(super) binds_milliseconds: bool,
 }
 
 impl Settings {
@@ -109,7 +113,7 @@ impl Settings {
     }
 
     /// The same with what the headers of a call set for it alone, such as `anabranch-time-zone`: for clients that cannot
-    /// send statements of their own.
+    /// send statements of their own; and with what follows from the client's name.
     ///
     /// # Errors
     ///
@@ -119,6 +123,10 @@ impl Settings {
             let KeyAndValueRef::Ascii(name, value) = header else {
                 continue;
             };
+            if name.as_str() == "user-agent" {
+                self.binds_milliseconds = value.to_str().is_ok_and(|agent| agent.contains(JAVA));
+                continue;
+            }
             let Some(name) = name.as_str().strip_prefix(HEADER) else {
                 continue;
             };
@@ -361,6 +369,15 @@ mod tests {
         };
         assert_eq!(settings.types, types);
         assert_eq!(settings.time_zone.as_deref(), Some("Europe/Paris"));
+        assert!(!settings.binds_milliseconds);
+        for (agent, binds_milliseconds) in
+            [("grpc-java-netty/1.73.0", true), ("grpc-go/1.79.3", false)]
+        {
+            let mut headers = headers.clone();
+            headers.insert("user-agent", agent.parse().unwrap());
+            let settings = views().with_headers(&headers).unwrap();
+            assert_eq!(settings.binds_milliseconds, binds_milliseconds, "{agent}");
+        }
         let unit = ("timestamp_unit", "nanosecond".to_owned());
         assert!(settings.all().contains(&unit));
         headers.insert("anabranch-colour", "red".parse().unwrap());

@@ -57,6 +57,8 @@ mod unopened;
 mod unwanted;
 mod value_rows;
 mod view_barrier;
+#[cfg(test)]
+mod view_barrier_tests;
 mod weights;
 mod yielding;
 

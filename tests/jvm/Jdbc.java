@@ -3,11 +3,20 @@ import java.lang.reflect.Method;
 import java.sql.*;
 import java.util.*;
 
-/** What the JDBC driver does with a server: statements, parameters, metadata, errors. Prints what it is told. */
+/**
+ * What the JDBC driver does with a server: statements, parameters, metadata, errors. Prints what it is told. With two arguments:
+ * values of each type, read as objects and bound.
+ */
 public class Jdbc {
     public static void main(String[] arguments) throws Exception {
         String url = "jdbc:arrow-flight-sql://" + arguments[0] + "/?useEncryption=false";
-        if (arguments.length > 1) {
+        if (arguments.length == 2) {
+            // Otherwise times are shown in the zone of the machine.
+            TimeZone.setDefault(TimeZone.getTimeZone("UTC"));
+            values(url + "&anabranch-timestamp-zone=none");
+            return;
+        }
+        if (arguments.length > 2) {
             login(url, arguments[1], arguments[2]);
             return;
         }
@@ -37,6 +46,77 @@ public class Jdbc {
                 }
             }
         }
+    }
+
+    /** Columns of each type as objects, with values and without, and what was bound as it is read back. */
+    static void values(String url) throws Exception {
+        String row = "SELECT 1 AS one, true AS yes, CAST(7 AS SMALLINT) AS small, CAST(-8 AS INT) AS whole, 9007199254740993 AS large,"
+                + " CAST(1.5 AS REAL) AS half, CAST(0.1 AS DOUBLE) AS tenth, CAST(12.34 AS DECIMAL(10, 2)) AS amount, 'x' AS t,"
+                + " X'00ff' AS b, DATE '9999-12-31' AS day, TIMESTAMP '2025-01-02T03:04:05.678901Z' AS at, [1, NULL, 3] AS list,"
+                + " named_struct('a', 1, 'b', 'x') AS s, MAP {'k': 1} AS m, INTERVAL '1 day' AS span";
+        try (Connection connection = DriverManager.getConnection(url, new Properties());
+                Statement statement = connection.createStatement()) {
+            objects(statement.executeQuery(row));
+            objects(statement.executeQuery("SELECT q.* FROM (SELECT 2 AS two) AS o LEFT JOIN (" + row + ") AS q ON q.one = o.two"));
+            statement.executeUpdate("CREATE EXTERNAL TABLE typed (id INT, day DATE, moment TIMESTAMP, amount DECIMAL(18, 4), x DOUBLE,"
+                    + " yes BOOLEAN, b BINARY, t VARCHAR) STORED AS DELTA LOCATION 'typed'");
+            Timestamp at = Timestamp.valueOf("2025-01-02 03:04:05.678");
+            java.math.BigDecimal amount = new java.math.BigDecimal("12345678901234.5678");
+            try (PreparedStatement insert = connection.prepareStatement("INSERT INTO typed VALUES (?, ?, ?, ?, ?, ?, ?, ?)")) {
+                insert.setInt(1, 1);
+                insert.setDate(2, java.sql.Date.valueOf("2024-02-29"));
+                insert.setTimestamp(3, at);
+                insert.setBigDecimal(4, amount);
+                insert.setDouble(5, 0.1);
+                insert.setBoolean(6, true);
+                insert.setBytes(7, new byte[] {0, -1});
+                insert.setString(8, "it's");
+                System.out.println(insert.executeUpdate());
+                insert.setInt(1, 2);
+                for (int i = 2; i <= 8; i++) {
+                    insert.setNull(i, Types.NULL);
+                }
+                System.out.println(insert.executeUpdate());
+            }
+            objects(statement.executeQuery("SELECT * FROM typed ORDER BY id"));
+            for (String sql : new String[] {"SELECT id FROM typed WHERE day = ? AND moment = ? AND amount = ?",
+                    "SELECT CAST(? AS DATE) AS day, CAST(? AS TIMESTAMP) AS moment, CAST(? AS DECIMAL(18, 4)) AS amount"}) {
+                try (PreparedStatement query = connection.prepareStatement(sql)) {
+                    query.setDate(1, java.sql.Date.valueOf("2024-02-29"));
+                    query.setTimestamp(2, at);
+                    query.setBigDecimal(3, amount);
+                    objects(query.executeQuery());
+                }
+            }
+        }
+    }
+
+    /** Prints the objects of all rows, each with its class, and closes them. */
+    static void objects(ResultSet rows) throws SQLException {
+        try (rows) {
+            ResultSetMetaData columns = rows.getMetaData();
+            while (rows.next()) {
+                for (int i = 1; i <= columns.getColumnCount(); i++) {
+                    System.out.println(columns.getColumnLabel(i) + ": " + told(rows.getObject(i)));
+                }
+            }
+        }
+    }
+
+    private static String told(Object value) throws SQLException {
+        if (value == null) {
+            return "nothing";
+        } else if (value instanceof byte[] bytes) {
+            return "bytes " + Arrays.toString(bytes);
+        } else if (value instanceof java.sql.Array array) {
+            return "Array " + Arrays.toString((Object[]) array.getArray());
+        } else if (value instanceof Map<?, ?> map) {
+            return "Map " + map;
+        } else if (value.getClass().getName().startsWith("java.")) {
+            return value.getClass().getSimpleName() + " " + value;
+        }
+        // A class of the driver's own.
+        return value.getClass().getSimpleName();
     }
 
     /** With a password, another, a token, and none; a setting lasts as long as the connection. */

@@ -198,7 +198,7 @@ pub(crate) fn meaning(code: Code) -> Meaning {
         ),
         Code::InvalidConfig => invalid("the broker does not take a setting of the topic"),
         Code::PolicyViolation => {
-            invalid("a policy of the cluster forbids it: its message says what it asks for")
+            invalid("a policy of the cluster forbids it: the log of its controller says why")
         }
         Code::TopicDeletionDisabled => {
             invalid("the broker's delete.topic.enable allows no topic to be deleted")

@@ -1,5 +1,6 @@
 //! Jobs on a real broker and real Delta tables: exactly once, whatever process dies when.
 
+mod check_topic;
 mod cluster;
 mod crash;
 mod delta_foreign;
@@ -20,6 +21,7 @@ mod session_groups;
 mod slices;
 mod statements;
 mod sums;
+mod texts;
 mod windows;
 
 use std::process::{Child, Command, Stdio};

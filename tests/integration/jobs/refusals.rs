@@ -3,12 +3,24 @@
 use std::time::{Duration, Instant};
 
 use super::Pipeline;
+use crate::support::{OwnBroker, kafka, repository};
 use crate::topics::create_topic_with;
 
 /// A job from numbers to a topic with settings and a table with options; `query` fills `v` and `k`, the record's key, and `ts`,
 /// its time.
 fn pipeline(name: &str, setting: Option<(&str, &str)>, options: &str, query: &str) -> Pipeline {
-    let pipeline = Pipeline::between_topics(name, 1);
+    pipeline_on(&kafka(), name, setting, options, query)
+}
+
+/// The same on another broker.
+fn pipeline_on(
+    bootstrap: &str,
+    name: &str,
+    setting: Option<(&str, &str)>,
+    options: &str,
+    query: &str,
+) -> Pipeline {
+    let pipeline = Pipeline::on(bootstrap, name, 1);
     let (bootstrap, source, sink) = (&pipeline.bootstrap, &pipeline.source, &pipeline.sink);
     if let Some(setting) = setting {
         create_topic_with(bootstrap, sink, 1, &[setting]);
@@ -103,6 +115,38 @@ fn a_sink_that_cannot_be_made() {
         &job,
         &["could not be created", "'topic.replication_factor'"],
     );
+}
+
+/// What a cluster forbids is no fault of a connection: it is told at once, with the topic, and what it allows is done.
+#[test]
+fn a_topic_that_a_policy_of_the_cluster_forbids() {
+    let policy = repository().join("tests/jvm/AtMostThreePartitions.java");
+    let broker = OwnBroker::start(&["--policy", &policy.display().to_string()]);
+    let bootstrap = broker.variable("KAFKA_BOOTSTRAP");
+    let job = pipeline_on(
+        bootstrap,
+        "job-policy",
+        None,
+        ", 'topic.partitions' '4'",
+        PLAIN,
+    );
+    let topic = format!("topic '{}' could not be created", job.sink);
+    let expected = [topic.as_str(), "a policy of the cluster forbids it"];
+    let insert = "INSERT INTO out (v, k, ts) VALUES (1, 'a', now())";
+    let refused = job.work.sql(&["tables.sql"], &[insert]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    for words in expected {
+        assert!(refused.err.contains(words), "{words}: {}", refused.err);
+    }
+    fails(&job, &expected);
+    let few = format!(
+        "CREATE EXTERNAL TABLE few (v BIGINT) STORED AS KAFKA LOCATION '{}-few' \
+         OPTIONS ('kafka.bootstrap.servers' '{bootstrap}', 'topic.partitions' '3')",
+        job.sink
+    );
+    job.work
+        .sql(&[], &[&few, "INSERT INTO few VALUES (1)"])
+        .ok();
 }
 
 #[test]

@@ -8,12 +8,12 @@ use crate::support::{PATIENCE, Ran, Workspace, copy_folder, numbers_of, signal};
 
 impl Pipeline {
     /// Keeps a folder as it is now.
-    fn keep(&self, folder: &str) {
+    pub(super) fn keep(&self, folder: &str) {
         copy_folder(&self.work.path(folder), &self.work.path("backup"));
     }
 
     /// Puts it back.
-    fn put_back(&self, folder: &str) {
+    pub(super) fn put_back(&self, folder: &str) {
         std::fs::remove_dir_all(self.work.path(folder)).unwrap();
         copy_folder(&self.work.path("backup"), &self.work.path(folder));
     }

@@ -17,6 +17,67 @@ fn the_driver_runs_statements_and_is_told_of_tables() {
     insta::assert_snapshot!(said);
 }
 
+/// No value is lost or changed by being bound, or read as an object: tools read so that do not know what they will meet.
+#[test]
+fn values_of_each_type_are_read_as_objects_and_bound() {
+    let work = Workspace::new();
+    let served = Served::start(&work, &[]);
+    let mut program = Command::new(repository().join("tests/jvm/run"));
+    let said = Ran::of(program.args(["Jdbc.java", &served.address, "values"]))
+        .ok()
+        .out;
+    let names = [
+        "one", "yes", "small", "whole", "large", "half", "tenth", "amount", "t", "b", "day", "at",
+        "list", "s", "m", "span",
+    ];
+    let values = [
+        "Long 1",
+        "Boolean true",
+        "Short 7",
+        "Integer -8",
+        "Long 9007199254740993",
+        "Double 1.5",
+        "Double 0.1",
+        "BigDecimal 12.34",
+        "String x",
+        "bytes [0, -1]",
+        "Date 9999-12-31",
+        "Timestamp 2025-01-02 03:04:05.678901",
+        "Array [1, null, 3]",
+        "Map {\"a\":1,\"b\":\"x\"}",
+        "Map {\"k\":1}",
+        "PeriodDuration",
+    ];
+    let bound = [
+        "day: Date 2024-02-29",
+        "moment: Timestamp 2025-01-02 03:04:05.678",
+        "amount: BigDecimal 12345678901234.5678",
+    ];
+    let mut expected: Vec<String> = Vec::new();
+    expected.extend(
+        names
+            .iter()
+            .zip(values)
+            .map(|(name, value)| format!("{name}: {value}")),
+    );
+    expected.extend(names.iter().map(|name| format!("{name}: nothing")));
+    expected.extend(["1", "1", "id: Integer 1"].map(str::to_owned));
+    expected.extend(bound.map(str::to_owned));
+    let others = [
+        "x: Double 0.1",
+        "yes: Boolean true",
+        "b: bytes [0, -1]",
+        "t: String it's",
+        "id: Integer 2",
+    ];
+    expected.extend(others.map(str::to_owned));
+    let nothing = ["day", "moment", "amount", "x", "yes", "b", "t"];
+    expected.extend(nothing.map(|name| format!("{name}: nothing")));
+    expected.push("id: Integer 1".to_owned());
+    expected.extend(bound.map(str::to_owned));
+    assert_eq!(said.lines().collect::<Vec<_>>(), expected);
+}
+
 #[test]
 fn the_driver_logs_in() {
     let work = Workspace::new();

@@ -12,6 +12,7 @@ mod jdbc;
 mod lifetime;
 mod limits;
 mod metrics;
+mod noise;
 mod rights;
 mod rpcs;
 mod safety;

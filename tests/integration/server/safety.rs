@@ -1,5 +1,9 @@
 //! Who comes in, and what others can do with what they have found.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+
 use super::Served;
 use super::rights::{hash_of, users};
 use crate::support::{Workspace, python};
@@ -316,5 +320,111 @@ fn our_own_client_logs_in() {
         refused
             .err
             .contains("reader has the role read, and this statement needs write")
+    );
+}
+
+/// The cookie of a login is for the page alone: no script reads it, no other site sends it, and where the page comes over TLS it
+/// goes over TLS only. Where it does not, a browser would not send such a cookie at all.
+#[test]
+fn the_cookie_of_the_console_is_for_its_page_alone() {
+    let work = Workspace::new();
+    certificates(&work);
+    let common = ["--users", users(&work), "--http", "127.0.0.1:0"];
+    let tls = ["--tls-cert", "server.pem", "--tls-key", "server.key"];
+    let script = r#"
+import json, ssl, urllib.request
+unchecked = ssl.create_default_context()
+unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
+def ask(path, body=None, cookie=""):
+    headers = {"Content-Type": "application/json", "Cookie": cookie}
+    request = urllib.request.Request(sys.argv[2] + path, None if body is None else json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, context=unchecked) as answer:
+        return json.load(answer), answer.headers.get_all("Set-Cookie") or []
+def flags(cookies):
+    [cookie] = cookies
+    value, *rest = cookie.split("; ")
+    name, value = value.split("=", 1)
+    return name, value != "", sorted(rest)
+_, cookies = ask("/api/login", {"user": "reader", "password": "reader-pw"})
+print(*flags(cookies))
+about, others = ask("/api/about", cookie=cookies[0].split("; ")[0])
+print(about["user"], others)
+print(*flags(ask("/api/logout", {}, cookies[0].split("; ")[0])[1]))
+"#;
+    for (arguments, scheme, secure) in [
+        (&[][..], "http", ""),
+        (&["--http-behind-tls"][..], "http", ", 'Secure'"),
+        (&tls[..], "https", ", 'Secure'"),
+    ] {
+        let served = Served::start(&work, &[&common[..], arguments].concat());
+        let page = format!("{scheme}://{}", served.console.as_deref().unwrap());
+        let said = served.python(script, &[&page]);
+        let expected = format!(
+            "anabranch_token True ['HttpOnly', 'Path=/api', 'SameSite=Strict'{secure}]\n\
+             reader []\n\
+             anabranch_token False ['HttpOnly', 'Max-Age=0', 'Path=/api', 'SameSite=Strict'{secure}]\n"
+        );
+        assert_eq!(said, expected, "{arguments:?}");
+    }
+}
+
+/// The public half of a key of an issuer, as a set of keys has it, and a token that the key has signed.
+fn key_and_token(id: &str) -> (Value, String) {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let point = key.public_key_raw();
+    let part = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+    let public = json!({
+        "kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": id,
+        "x": part(&point[1..33]), "y": part(&point[33..65]),
+    });
+    let header = jsonwebtoken::Header {
+        kid: Some(id.to_owned()),
+        ..jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256)
+    };
+    let soon = jsonwebtoken::get_current_timestamp() + 3_600;
+    let claims = json!({"sub": id, "role": "read", "exp": soon});
+    let key = jsonwebtoken::EncodingKey::from_ec_der(&key.serialize_der());
+    (
+        public,
+        jsonwebtoken::encode(&header, &claims, &key).unwrap(),
+    )
+}
+
+/// An issuer takes a new key, and gives an old one up: the server need not be told.
+#[test]
+fn new_keys_of_an_issuer_are_taken_from_its_file() {
+    let work = Workspace::new();
+    let [(old, by_old), (new, by_new)] = ["old", "new"].map(key_and_token);
+    let keys = work.path("keys.json").display().to_string();
+    std::fs::write(&keys, json!({"keys": [old]}).to_string()).unwrap();
+    let served = Served::start(&work, &["--jwt-jwks", &keys]);
+    let script = r#"
+import os
+keys, old, new, both, last = sys.argv[2:]
+def write(text):
+    open(keys + ".new", "w").write(text)
+    os.replace(keys + ".new", keys)
+def ask(token):
+    def answer():
+        with connect(token=token) as db:
+            return rows(db, "SELECT 1")
+    return refused(answer)
+def has(part):
+    return lambda answer: part in answer
+UNKNOWN, DONE = "a key that is not known", "done: [(1,)]"
+print(ask(old), UNKNOWN in ask(new))
+write(both)
+until(lambda: ask(new), has(DONE))
+print(ask(old))
+write(last)
+until(lambda: ask(old), has(UNKNOWN))
+print(ask(new))
+"#;
+    let both = json!({"keys": [old, new]}).to_string();
+    let last = json!({"keys": [new]}).to_string();
+    let arguments = [keys.as_str(), &by_old, &by_new, &both, &last];
+    assert_eq!(
+        served.python(script, &arguments),
+        "done: [(1,)] True\ndone: [(1,)]\ndone: [(1,)]\n"
     );
 }
