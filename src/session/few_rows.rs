@@ -1,10 +1,11 @@
 //! Operators that make much of each row are given few rows at a time (SAFE-1): what they make of one batch no pool is told of before
 //! it is made.
 //!
-//! UNNEST writes the other columns of a row as often as its lists have elements: of a whole batch at once where lists stand within lists,
-//! and of one row in any case. A row that makes too much is refused before. An aggregate by grouping sets makes a group of each row
-//! for each of them: `CUBE` by twelve columns has 4,096.
+//! UNNEST writes the other columns of a row as often as its longest list has elements, and makes all lists as long as that: of a whole
+//! batch at once where lists stand within lists, and of one row in any case. A row that makes too much is refused before. An aggregate
+//! by grouping sets makes a group of each row for each of them, with all keys: `CUBE` by twelve columns has 4,096.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursio
 use datafusion::config::ConfigOptions;
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::metrics::MetricsSet;
@@ -26,14 +28,16 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt as _;
 
-use crate::session::{bytes, room};
+use crate::session::{bytes, room, type_fields};
 
 /// Bytes that may be made of one part of a batch without a look at its rows.
 const PART: usize = 64 << 20;
 /// Groups that one batch may make without a look at the memory they take.
 const GROUPS: usize = 1 << 18;
-/// Fewer grouping sets than this make no more of a whole batch.
+/// Fewer grouping sets than this make no more of a whole batch, if their keys are numbers.
 const SETS: usize = 32;
+/// UNNEST writes so many times as much as the lists take, and no more, without a look at its rows.
+const TIMES: u64 = 8;
 
 /// Puts [`FewRows`] below each operator that may make much of a row.
 #[derive(Debug)]
@@ -83,23 +87,72 @@ fn makes_much(
     }
     let aggregate = plan.downcast_ref::<AggregateExec>()?;
     let sets = aggregate.group_expr().groups().len();
-    (sets > SETS).then(|| {
-        let rows = (GROUPS / sets).max(1);
-        (Arc::clone(aggregate.input()), By::Rows(rows))
+    let keys = aggregate.group_expr().expr().iter();
+    let keys = keys.flat_map(|(key, _)| collect_columns(key));
+    let keys: BTreeSet<usize> = keys.map(|column| column.index()).collect();
+    let input = aggregate.input().schema();
+    let is_large = |place: &usize| {
+        let field = input.fields().get(*place);
+        field.is_some_and(|field| !is_number(field.data_type()))
+    };
+    (sets > SETS || (sets > 1 && keys.iter().any(is_large))).then(|| {
+        let by = By::Groups {
+            sets,
+            keys: keys.into_iter().collect(),
+            budget,
+        };
+        (Arc::clone(aggregate.input()), by)
     })
 }
 
-/// Whether there are lists within lists, or columns beside them whose values may be large.
+fn is_number(of: &DataType) -> bool {
+    of.is_primitive() || matches!(of, DataType::Boolean | DataType::Null)
+}
+
+/// Whether there are lists within lists, columns beside them whose values may be large, or many columns.
 fn may_make_much(unnest: &UnnestExec) -> bool {
     let lists = unnest.list_column_indices();
     let input = unnest.input().schema();
     let is_list = |place: usize| lists.iter().any(|list| list.index_in_input_schema == place);
-    let mut others = input.fields().iter().enumerate();
-    let is_large = others.any(|(place, field)| {
-        let of = field.data_type();
-        !is_list(place) && !of.is_primitive() && !matches!(of, DataType::Boolean | DataType::Null)
-    });
-    !lists.is_empty() && (is_large || lists.iter().any(|list| list.depth > 1))
+    let others = input.fields().iter().enumerate();
+    let others = others.filter(|(place, _)| !is_list(*place));
+    let of_others = others.map(|(_, field)| field.data_type());
+    if lists.is_empty() {
+        return false;
+    }
+    if lists.iter().any(|list| list.depth > 1) || !of_others.clone().all(is_number) {
+        return true;
+    }
+    let elements = lists
+        .iter()
+        .filter_map(|list| input.fields().get(list.index_in_input_schema))
+        .map(|field| element(field.data_type(), 1));
+    // An element of another type, or a boolean, may take next to nothing.
+    let least = elements
+        .clone()
+        .map(|of| of.primitive_width().unwrap_or(0) as u64)
+        .min();
+    let made = elements
+        .chain(of_others)
+        .map(type_fields::width)
+        .fold(0, u64::saturating_add);
+    made > TIMES.saturating_mul(least.unwrap_or(0))
+}
+
+/// The type of what stands in lists, so many levels down.
+fn element(of: &DataType, depth: usize) -> &DataType {
+    match of {
+        DataType::List(field)
+        | DataType::LargeList(field)
+        | DataType::ListView(field)
+        | DataType::LargeListView(field)
+        | DataType::FixedSizeList(field, _)
+            if depth > 0 =>
+        {
+            element(field.data_type(), depth - 1)
+        }
+        other => other,
+    }
 }
 
 /// Its input, in batches of which little is made.
@@ -112,8 +165,14 @@ struct FewRows {
 /// By what the rows of a batch are counted.
 #[derive(Debug, Clone)]
 enum By {
-    /// So many are few.
-    Rows(usize),
+    /// As many as make few groups, and take little as often as there are grouping sets.
+    Groups {
+        sets: usize,
+        /// The columns that the keys are made of.
+        keys: Arc<[usize]>,
+        /// Bytes that one row may make.
+        budget: usize,
+    },
     /// As many as make little when these lists are written element by element.
     Elements {
         lists: Arc<[ListUnnest]>,
@@ -127,13 +186,17 @@ impl By {
     fn parts(&self, batch: &RecordBatch) -> Result<Vec<RecordBatch>> {
         match self {
             By::Elements { lists, budget } => parts(batch, lists, *budget),
-            By::Rows(rows) => {
-                let starts = (0..batch.num_rows()).step_by(*rows);
-                let parts = starts.map(|start| {
-                    let count = (*rows).min(batch.num_rows() - start);
-                    batch.slice(start, count)
-                });
-                Ok(parts.collect())
+            By::Groups { sets, keys, budget } => {
+                let keys = batch.project(keys)?;
+                halved(batch, |start, count| {
+                    let keys = keys.slice(start, count);
+                    let sizes = keys.columns().iter().map(|of| bytes::of_array(of.as_ref()));
+                    let made = sizes.fold(0, usize::saturating_add).saturating_mul(*sets);
+                    if count == 1 {
+                        room::check("GROUP BY", made, *sets, *budget)?;
+                    }
+                    Ok(made <= PART && sets.saturating_mul(count) <= GROUPS)
+                })
             }
         }
     }
@@ -142,37 +205,53 @@ impl By {
 /// The batch in parts, in the order of its rows.
 fn parts(batch: &RecordBatch, lists: &[ListUnnest], budget: usize) -> Result<Vec<RecordBatch>> {
     let elements = elements(batch, lists);
-    let mut parts = Vec::new();
-    let mut left = vec![(0, batch.num_rows())];
-    while let Some((start, count)) = left.pop() {
+    halved(batch, |start, count| {
         let part = batch.slice(start, count);
         let elements = elements.get(start..start + count).unwrap_or_default();
         let longest = elements.iter().copied().max().unwrap_or(0);
         let made = beside(&part, lists).saturating_mul(longest);
-        if count > 1 && made > PART {
-            let half = count / 2;
-            left.push((start + half, count - half));
-            left.push((start, half));
-            continue;
-        }
         if count == 1 {
             room::check("UNNEST", made, longest, budget)?;
         }
-        parts.push(part);
+        Ok(made <= PART)
+    })
+}
+
+/// The batch in halves of halves, of each of which little is made, or which have one row.
+fn halved(
+    batch: &RecordBatch,
+    mut makes_little: impl FnMut(usize, usize) -> Result<bool>,
+) -> Result<Vec<RecordBatch>> {
+    let mut parts = Vec::new();
+    let mut left = vec![(0, batch.num_rows())];
+    while let Some((start, count)) = left.pop() {
+        if makes_little(start, count)? || count <= 1 {
+            parts.push(batch.slice(start, count));
+            continue;
+        }
+        let half = count / 2;
+        left.push((start + half, count - half));
+        left.push((start, half));
     }
     Ok(parts)
 }
 
-/// Bytes of the columns that are written for each element.
+/// Bytes of what is written for each element: the other columns, and room in each list.
 fn beside(batch: &RecordBatch, lists: &[ListUnnest]) -> usize {
     let columns = batch.columns().iter().enumerate();
     let sizes = columns.map(|(place, column)| {
-        let mut lists = lists.iter();
-        match lists.any(|list| list.index_in_input_schema == place) {
-            // A part of the lists is there at each level on the way to their elements.
-            true => 8 * column.len(),
-            false => bytes::of_array(column.as_ref()),
+        let mut of_it = lists
+            .iter()
+            .filter(|list| list.index_in_input_schema == place)
+            .peekable();
+        if of_it.peek().is_none() {
+            return bytes::of_array(column.as_ref());
         }
+        // A part of the lists is there at each level on the way to their elements, and a short list is filled up.
+        let widths = of_it.map(|list| type_fields::width(element(column.data_type(), list.depth)));
+        let width = widths.fold(0, u64::saturating_add);
+        let width = usize::try_from(width).unwrap_or(usize::MAX);
+        width.max(8).saturating_mul(column.len())
     });
     sizes.fold(0, usize::saturating_add)
 }
@@ -206,6 +285,24 @@ fn counts(column: &ArrayRef, depth: usize) -> Vec<usize> {
             let lists = column.as_list::<i64>();
             summed(lists.value_offsets(), lists.values(), depth)
         }
+        DataType::ListView(_) => {
+            let lists = column.as_list_view::<i32>();
+            viewed(
+                lists.value_offsets(),
+                lists.value_sizes(),
+                lists.values(),
+                depth,
+            )
+        }
+        DataType::LargeListView(_) => {
+            let lists = column.as_list_view::<i64>();
+            viewed(
+                lists.value_offsets(),
+                lists.value_sizes(),
+                lists.values(),
+                depth,
+            )
+        }
         DataType::FixedSizeList(_, length) => {
             let length = usize::try_from(*length).unwrap_or(0);
             let counts = counts(column.as_fixed_size_list().values(), depth - 1);
@@ -220,7 +317,32 @@ fn counts(column: &ArrayRef, depth: usize) -> Vec<usize> {
 /// What the elements of each list count together.
 fn summed<O: OffsetSizeTrait>(offsets: &[O], elements: &ArrayRef, depth: usize) -> Vec<usize> {
     let spans = offsets.iter().zip(offsets.iter().skip(1));
-    let spans = spans.map(|(start, end)| (start.as_usize(), end.as_usize()));
+    of_spans(
+        spans.map(|(start, end)| (start.as_usize(), end.as_usize())),
+        elements,
+        depth,
+    )
+}
+
+/// The same of lists that say where they begin and how long they are.
+fn viewed<O: OffsetSizeTrait>(
+    offsets: &[O],
+    lengths: &[O],
+    elements: &ArrayRef,
+    depth: usize,
+) -> Vec<usize> {
+    let spans = offsets.iter().zip(lengths).map(|(start, length)| {
+        let start = start.as_usize();
+        (start, start.saturating_add(length.as_usize()))
+    });
+    of_spans(spans, elements, depth)
+}
+
+fn of_spans(
+    spans: impl Iterator<Item = (usize, usize)>,
+    elements: &ArrayRef,
+    depth: usize,
+) -> Vec<usize> {
     if depth == 1 {
         return spans
             .map(|(start, end)| end.saturating_sub(start))
@@ -313,6 +435,7 @@ mod tests {
     use datafusion::arrow::buffer::OffsetBuffer;
     use datafusion::arrow::datatypes::{Field, Int64Type};
     use datafusion::arrow::util::pretty::pretty_format_batches;
+    use datafusion::error::DataFusionError;
 
     use super::*;
     use crate::error::ErrorKind;
@@ -407,11 +530,22 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_given_so_many_at_a_time() {
-        let parts = By::Rows(3).parts(&batch(&[1; 8], 1)).unwrap();
-        let rows: Vec<usize> = parts.iter().map(RecordBatch::num_rows).collect();
-        assert_eq!(rows, [3, 3, 2]);
-        assert!(By::Rows(3).parts(&batch(&[], 1)).unwrap().is_empty());
+    fn rows_of_grouping_sets_make_few_groups_and_take_little() {
+        let rows = |lengths: &[usize], width: usize, sets: usize, budget: usize| {
+            let keys = Arc::from([1]);
+            let by = By::Groups { sets, keys, budget };
+            let parts = by.parts(&batch(lengths, width))?;
+            Ok::<Vec<usize>, DataFusionError>(parts.iter().map(RecordBatch::num_rows).collect())
+        };
+        const ALL: usize = usize::MAX;
+        assert_eq!(rows(&[1; 8], 1, 64, ALL).unwrap(), [8]);
+        assert_eq!(rows(&[], 1, 64, ALL).unwrap(), [0]);
+        // More groups than are made without a look.
+        assert_eq!(rows(&[1; 8], 1, GROUPS / 2, ALL).unwrap(), [2; 4]);
+        assert_eq!(rows(&[1; 3], 1, GROUPS, ALL).unwrap(), [1; 3]);
+        // 8 rows of some 20 MB each, of all sets together.
+        assert_eq!(rows(&[1; 8], 1_000_000, 20, ALL).unwrap(), [2; 4]);
+        assert!(rows(&[1; 8], 4_000_000, 20, 10_000_000).is_err());
     }
 
     #[tokio::test]
@@ -440,6 +574,19 @@ mod tests {
         assert_eq!(few, 21_000);
         let much = run(unnested("100000 + value", 10_000)).await.unwrap_err();
         assert_eq!(much.kind(), ErrorKind::Exhausted, "{much}");
+        // A short list is filled up, and there may be many of them, or many numbers.
+        let lists: Vec<String> = (0..200).map(|n| format!("unnest([value + {n}])")).collect();
+        let numbers: Vec<String> = (0..200).map(|n| format!("value + {n} AS n{n}")).collect();
+        for others in [lists.join(", "), numbers.join(", ")] {
+            let of = |elements: &str| {
+                format!(
+                    "SELECT unnest(range(0, {elements} + value)), {others} FROM generate_series(1, 1)"
+                )
+            };
+            assert_eq!(run(of("99")).await.unwrap(), 100);
+            let much = run(of("1000000")).await.unwrap_err();
+            assert_eq!(much.kind(), ErrorKind::Exhausted, "{much}");
+        }
         let nested = "SELECT unnest(unnest([range(0, value), range(0, 2)])) AS e, repeat('x', 10 + value % 2) AS t
             FROM generate_series(1, 100)";
         assert_eq!(run(nested.to_owned()).await.unwrap(), 5_050 + 200);
