@@ -308,8 +308,11 @@ impl ScalarUDFImpl for Bounded {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use datafusion::arrow::array::AsArray as _;
 
+    use crate::core::heap;
     use crate::error::ErrorKind;
     use crate::planner::{Script, parse_statement};
     use crate::session::{ForkOptions, Session, SessionOptions};
@@ -384,6 +387,17 @@ mod tests {
             }
             assert!(run(&agg("repeat('x', 1000)", over)).await.unwrap() > 0);
         }
+    }
+
+    #[tokio::test]
+    async fn constants_are_counted_together() {
+        let columns: Vec<String> = (0..40)
+            .map(|n| format!("repeat('x', 4000000 - {n}) AS c{n}"))
+            .collect();
+        let sql = format!("SELECT {}", columns.join(", "));
+        let owner = Arc::new(heap::Owner::default());
+        let error = heap::within(owner, 64 << 20, run(&sql)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
     }
 
     #[tokio::test]
