@@ -3,9 +3,10 @@
 //!
 //! UNNEST writes the other columns of a row as often as its longest list has elements, and makes all lists as long as that: of a whole
 //! batch at once where lists stand within lists, and of one row in any case. A row that makes too much is refused before. An aggregate
-//! by grouping sets makes a group of each row for each of them, with all keys: `CUBE` by twelve columns has 4,096.
+//! by grouping sets makes a group of each row for each of them, with all keys: `CUBE` by twelve columns has 4,096. And it takes what all
+//! of its functions keep of a batch before it tells a pool of any: each may copy the same texts, or keep 16 KiB for each group.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -16,9 +17,10 @@ use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursio
 use datafusion::config::ConfigOptions;
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_plan::aggregates::AggregateExec;
+use datafusion::physical_plan::aggregates::{AggregateExec, AggregateInputMode};
 use datafusion::physical_plan::metrics::MetricsSet;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::unnest::{ListUnnest, UnnestExec};
@@ -36,6 +38,12 @@ const PART: usize = 64 << 20;
 const GROUPS: usize = 1 << 18;
 /// Fewer grouping sets than this make no more of a whole batch, if their keys are numbers.
 const SETS: usize = 32;
+/// So often large values of a whole batch are kept without a look at their size.
+const COPIES: usize = 8;
+/// Bytes that the functions of an aggregate keep for one group, of a whole batch without a look.
+const STATE: usize = 8 << 10;
+/// Bytes of a centroid of an approximate percentile.
+const CENTROID: usize = 16;
 /// UNNEST writes so many times as much as the lists take, and no more, without a look at its rows.
 const TIMES: u64 = 8;
 
@@ -86,23 +94,68 @@ fn makes_much(
         return may_make_much(unnest).then(|| (Arc::clone(unnest.input()), by));
     }
     let aggregate = plan.downcast_ref::<AggregateExec>()?;
-    let sets = aggregate.group_expr().groups().len();
-    let keys = aggregate.group_expr().expr().iter();
-    let keys = keys.flat_map(|(key, _)| collect_columns(key));
-    let keys: BTreeSet<usize> = keys.map(|column| column.index()).collect();
+    let by = kept_by(aggregate, budget)?;
+    Some((Arc::clone(aggregate.input()), by))
+}
+
+/// By what the rows of an aggregate are counted, if it may keep much of a batch.
+fn kept_by(aggregate: &AggregateExec, budget: usize) -> Option<By> {
+    let keys = aggregate.group_expr();
+    let sets = keys.groups().len().max(1);
     let input = aggregate.input().schema();
-    let is_large = |place: &usize| {
-        let field = input.fields().get(*place);
+    let is_large = |place: usize| {
+        let field = input.fields().get(place);
         field.is_some_and(|field| !is_number(field.data_type()))
     };
-    (sets > SETS || (sets > 1 && keys.iter().any(is_large))).then(|| {
-        let by = By::Groups {
-            sets,
-            keys: keys.into_iter().collect(),
-            budget,
-        };
-        (Arc::clone(aggregate.input()), by)
+    // How often each column may be kept.
+    let mut columns: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut keep = |expr: &Arc<dyn PhysicalExpr>| {
+        for column in collect_columns(expr) {
+            *columns.entry(column.index()).or_default() += sets;
+        }
+    };
+    keys.expr().iter().for_each(|(key, _)| keep(key));
+    // What was kept of rows before is there once, and is kept once.
+    if aggregate.mode().input_mode() == AggregateInputMode::Raw {
+        let functions = aggregate.aggr_expr().iter();
+        functions
+            .flat_map(|function| function.expressions())
+            .for_each(|expr| keep(&expr));
+    }
+    let state = match keys.expr().is_empty() {
+        true => 0,
+        false => {
+            let functions = aggregate.aggr_expr().iter();
+            functions.map(|function| state(function)).sum::<usize>() * sets
+        }
+    };
+    let large = columns.iter().filter(|(place, _)| is_large(**place));
+    let copies: usize = large.map(|(_, times)| times).sum();
+    let is_much = sets > SETS || (sets > 1 && copies > 0) || copies > COPIES || state > STATE;
+    is_much.then(|| By::Groups {
+        sets,
+        columns: columns.into_iter().collect(),
+        state,
+        budget,
     })
+}
+
+/// Bytes that a function keeps for each group beside the values that it is given, where these are many.
+fn state(function: &AggregateFunctionExpr) -> usize {
+    /// Of one without a place for all groups.
+    const OWN: usize = 2 << 10;
+    let of_centroids = |place: usize| {
+        let most = function.expressions().len() > place;
+        CENTROID * if most { 1_000 } else { 100 }
+    };
+    match function.fun().name() {
+        "approx_percentile_cont" => of_centroids(2),
+        "approx_percentile_cont_with_weight" => of_centroids(3),
+        // One bit for each number of 16 bits.
+        "approx_distinct" if !function.groups_accumulator_supported() => 8 << 10,
+        _ if !function.groups_accumulator_supported() => OWN,
+        _ => 0,
+    }
 }
 
 fn is_number(of: &DataType) -> bool {
@@ -165,11 +218,13 @@ struct FewRows {
 /// By what the rows of a batch are counted.
 #[derive(Debug, Clone)]
 enum By {
-    /// As many as make few groups, and take little as often as there are grouping sets.
+    /// As many as make few groups, of which little is kept.
     Groups {
         sets: usize,
-        /// The columns that the keys are made of.
-        keys: Arc<[usize]>,
+        /// The columns whose values are kept, each with how often.
+        columns: Arc<[(usize, usize)]>,
+        /// Bytes that are kept for each group beside that.
+        state: usize,
         /// Bytes that one row may make.
         budget: usize,
     },
@@ -186,18 +241,24 @@ impl By {
     fn parts(&self, batch: &RecordBatch) -> Result<Vec<RecordBatch>> {
         match self {
             By::Elements { lists, budget } => parts(batch, lists, *budget),
-            By::Groups { sets, keys, budget } => {
-                let keys = batch.project(keys)?;
-                halved(batch, |start, count| {
-                    let keys = keys.slice(start, count);
-                    let sizes = keys.columns().iter().map(|of| bytes::of_array(of.as_ref()));
-                    let made = sizes.fold(0, usize::saturating_add).saturating_mul(*sets);
-                    if count == 1 {
-                        room::check("GROUP BY", made, *sets, *budget)?;
-                    }
-                    Ok(made <= PART && sets.saturating_mul(count) <= GROUPS)
-                })
-            }
+            By::Groups {
+                sets,
+                columns,
+                state,
+                budget,
+            } => halved(batch, |start, count| {
+                let part = batch.slice(start, count);
+                let sizes = columns.iter().filter_map(|(place, times)| {
+                    let column = part.columns().get(*place)?;
+                    Some(bytes::of_array(column.as_ref()).saturating_mul(*times))
+                });
+                let own = state.saturating_mul(count);
+                let kept = sizes.fold(own, usize::saturating_add);
+                if count == 1 {
+                    room::check("GROUP BY", kept, count, *budget)?;
+                }
+                Ok(kept <= PART && sets.saturating_mul(count) <= GROUPS)
+            }),
         }
     }
 }
@@ -531,21 +592,54 @@ mod tests {
 
     #[test]
     fn rows_of_grouping_sets_make_few_groups_and_take_little() {
-        let rows = |lengths: &[usize], width: usize, sets: usize, budget: usize| {
-            let keys = Arc::from([1]);
-            let by = By::Groups { sets, keys, budget };
+        let rows = |lengths: &[usize], width: usize, sets: usize, state: usize, budget: usize| {
+            let columns = Arc::from([(1, sets)]);
+            let by = By::Groups {
+                sets,
+                columns,
+                state,
+                budget,
+            };
             let parts = by.parts(&batch(lengths, width))?;
             Ok::<Vec<usize>, DataFusionError>(parts.iter().map(RecordBatch::num_rows).collect())
         };
         const ALL: usize = usize::MAX;
-        assert_eq!(rows(&[1; 8], 1, 64, ALL).unwrap(), [8]);
-        assert_eq!(rows(&[], 1, 64, ALL).unwrap(), [0]);
+        assert_eq!(rows(&[1; 8], 1, 64, 0, ALL).unwrap(), [8]);
+        assert_eq!(rows(&[], 1, 64, 0, ALL).unwrap(), [0]);
         // More groups than are made without a look.
-        assert_eq!(rows(&[1; 8], 1, GROUPS / 2, ALL).unwrap(), [2; 4]);
-        assert_eq!(rows(&[1; 3], 1, GROUPS, ALL).unwrap(), [1; 3]);
+        assert_eq!(rows(&[1; 8], 1, GROUPS / 2, 0, ALL).unwrap(), [2; 4]);
+        assert_eq!(rows(&[1; 3], 1, GROUPS, 0, ALL).unwrap(), [1; 3]);
         // 8 rows of some 20 MB each, of all sets together.
-        assert_eq!(rows(&[1; 8], 1_000_000, 20, ALL).unwrap(), [2; 4]);
-        assert!(rows(&[1; 8], 4_000_000, 20, 10_000_000).is_err());
+        assert_eq!(rows(&[1; 8], 1_000_000, 20, 0, ALL).unwrap(), [2; 4]);
+        assert!(rows(&[1; 8], 4_000_000, 20, 0, 10_000_000).is_err());
+        // Functions that keep much for each group.
+        assert_eq!(rows(&[1; 8], 1, 1, 10 << 20, ALL).unwrap(), [4; 2]);
+    }
+
+    /// Whether an aggregate of rows with a number and a text is given few rows at a time.
+    async fn is_given_few(columns: &str) -> bool {
+        let session = Session::try_new(&SessionOptions::default()).unwrap();
+        let rows = "SELECT value, 'a' || value AS t FROM generate_series(1, 9)";
+        let sql = format!("EXPLAIN SELECT {columns} FROM ({rows}) GROUP BY value");
+        let raw = Script::new("test", &sql).split().unwrap().remove(0);
+        let rows = session.collect(parse_statement(&raw).unwrap()).await;
+        let shown = pretty_format_batches(&rows.unwrap()).unwrap().to_string();
+        shown.contains("FewRowsExec")
+    }
+
+    #[tokio::test]
+    async fn functions_that_keep_much_are_given_few_rows() {
+        let many = |of: &dyn Fn(usize) -> String| {
+            let columns: Vec<String> = (1..20).map(of).collect();
+            columns.join(", ")
+        };
+        let percentiles = many(&|n| format!("approx_percentile_cont(value, 0.1{n:02}, 1000)"));
+        assert!(is_given_few(&percentiles).await);
+        let texts = many(&|n| format!("min(t) FILTER (WHERE value > {n})"));
+        assert!(is_given_few(&texts).await);
+        let numbers = many(&|n| format!("sum(value) FILTER (WHERE value > {n})"));
+        assert!(!is_given_few(&numbers).await);
+        assert!(!is_given_few("min(t), max(t), count(DISTINCT t)").await);
     }
 
     #[tokio::test]
