@@ -447,6 +447,10 @@ mod tests {
                 "count(*) FILTER (WHERE CAST(NULL AS VARCHAR) ~ ('a' || value))",
                 "0",
             ),
+            (
+                "count(*) FILTER (WHERE regexp_like('A' || value, 'a', CASE WHEN value % 2 = 0 THEN 'i' ELSE 's' END))",
+                "4000",
+            ),
         ] {
             let sql = format!("SELECT {expr} AS n FROM ({texts})");
             let rows = limited(&sql).await.expect(&sql);
