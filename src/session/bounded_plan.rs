@@ -95,14 +95,15 @@ fn bounded(plan: LogicalPlan, budget: usize) -> Result<Transformed<LogicalPlan>>
                 })
             })
         }
-        LogicalPlan::Join(_) | LogicalPlan::Sort(_) => {
+        LogicalPlan::Sort(_) => {
             let rows = ForEachRow::of(&plan)?;
             plan.map_expressions(|expr| {
                 let expr = bounded_expr(expr, &rows)?;
                 expr.transform_data(|expr| rows.counted(expr))
             })
         }
-        LogicalPlan::Filter(_) => {
+        // The keys of a join, which are casts or have names of their own, stay what they are.
+        LogicalPlan::Filter(_) | LogicalPlan::Join(_) => {
             let rows = ForEachRow::of(&plan)?;
             plan.map_expressions(|expr| bounded_expr(expr, &rows))
         }
