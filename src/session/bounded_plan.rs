@@ -400,6 +400,11 @@ mod tests {
             let few = statement.replace("8000", "8");
             assert!(!limited(&few).await.expect(&few).is_empty(), "{few}");
         }
+        let name = "x".repeat(50_000);
+        is_refused(&format!(
+            "SELECT arrow_typeof(named_struct('{name}', value)) FROM generate_series(1, 8000)"
+        ))
+        .await;
         // What is compared with a value, and the size of it, needs no array.
         for condition in [
             "CAST(value AS VARCHAR) = repeat('7', 1000000)",

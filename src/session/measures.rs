@@ -236,6 +236,12 @@ pub(super) fn together(args: &ScalarFunctionArgs) -> Option<u128> {
     Some(sizes.fold(0, u128::saturating_add))
 }
 
+/// `concat_ws(separator, text, text, …)`: the separator stands between all of them.
+pub(super) fn separated(args: &ScalarFunctionArgs) -> Option<u128> {
+    let between = args.args.len().saturating_sub(2) as u128;
+    Some(together(args)?.saturating_add(bytes(args, 0)?.saturating_mul(between)))
+}
+
 /// `overlay(text PLACING part FROM n FOR m)`: where nothing is replaced, or less, the text is there twice.
 pub(super) fn overlaid(args: &ScalarFunctionArgs) -> Option<u128> {
     Some(together(args)?.saturating_add(bytes(args, 0)?))

@@ -197,10 +197,19 @@ impl ScalarUDFImpl for InParts {
             .args
             .iter()
             .any(|arg| matches!(arg, ColumnarValue::Array(_)));
-        if !has_rows || self.is_one(args.number_rows, &args.args) {
+        if !has_rows {
             return self.inner.invoke_with_args(args);
         }
-        self.in_parts(&args)
+        if !self.is_one(args.number_rows, &args.args) {
+            return self.in_parts(&args);
+        }
+        let (rows, budget) = (args.number_rows, room::budget(&args.config_options));
+        let made = self.inner.invoke_with_args(args)?;
+        // It says the same of all rows, as `arrow_typeof` does of a long type.
+        if let ColumnarValue::Scalar(value) = &made {
+            room::check_spread(self.name(), value, rows, budget)?;
+        }
+        Ok(made)
     }
 
     fn evaluate_bounds(&self, input: &[&Interval]) -> Result<Interval> {

@@ -25,8 +25,8 @@ use datafusion::logical_expr::{
 use crate::error::{Error, ErrorKind};
 use crate::session::measures::{
     Measure, any_element, each_with_each, element_with_element, joined, overlaid, padded, repeated,
-    repeated_elements, replaced, replaced_by_pattern, replaced_elements, resized, searched, series,
-    shown, together, trimmed, written, zipped,
+    repeated_elements, replaced, replaced_by_pattern, replaced_elements, resized, searched,
+    separated, series, shown, together, trimmed, written, zipped,
 };
 use crate::session::{plan_limits, room, type_fields, unwanted};
 
@@ -56,7 +56,7 @@ const MEASURED: [(&str, Measured); 37] = [
     ("replace", Measured::Bytes(replaced)),
     ("regexp_replace", Measured::Bytes(replaced_by_pattern)),
     ("concat", Measured::Bytes(together)),
-    ("concat_ws", Measured::Bytes(together)),
+    ("concat_ws", Measured::Bytes(separated)),
     ("overlay", Measured::Bytes(overlaid)),
     ("make_array", Measured::Bytes(together)),
     ("array_append", Measured::Bytes(together)),
@@ -357,6 +357,7 @@ mod tests {
             "array_resize(array_repeat(arrow_cast(NULL, 'FixedSizeBinary(60000)'), 10), 10000 + value)",
             "arrays_zip(range(0, 10000 + value), array_repeat(arrow_cast(NULL, 'FixedSizeBinary(60000)'), 1))",
             "array_replace_all(array_repeat([value], 10000), [value], range(0, 100000))",
+            "concat_ws(repeat('x', 700000), 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j', 'k', 'l', 'm', value)",
             r"regexp_replace(repeat('x', 100000), '(.*)(x{0}){0}(x{0}){0}(x{0}){0}', repeat('\1', 1000 + value))",
         ] {
             for n in ["2000000000", "(2000000000 + value)"] {
