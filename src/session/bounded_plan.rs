@@ -1,7 +1,8 @@
 //! The last look at a plan before it is made one of operators (SAFE-1): nothing rewrites it any more, and what is constant is.
 //!
 //! What an expression makes is counted where it is made: functions are called in parts of a batch (`session::parts`), a value for all
-//! rows is counted times the rows (`session::spread`), and so is what window functions give (`session::frames`).
+//! rows is counted times the rows (`session::spread`), and so is what window functions give (`session::frames`). Operators make arrays
+//! of all their keys and arguments as well as of the columns that they give.
 
 use std::sync::Arc;
 
@@ -15,18 +16,22 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::context::QueryPlanner;
 use datafusion::functions::regex::regexp_like;
 use datafusion::logical_expr::expr::ScalarFunction;
-use datafusion::logical_expr::{BinaryExpr, Expr, Extension, LogicalPlan, Operator, lit};
+use datafusion::logical_expr::{
+    BinaryExpr, Expr, Extension, LogicalPlan, Operator, WindowFunctionDefinition, lit,
+};
 use datafusion::physical_plan::ExecutionPlan;
 
 use crate::error::{Error, ErrorKind};
 use crate::session::parts::called_in_parts;
-use crate::session::spread::counted_for_each_row;
+use crate::session::spread::{ForEachRow, counted_for_each_row};
 use crate::session::{frames, room, sizes};
 
 /// Centroids of one approximate percentile: each group has so many.
 const CENTROIDS: i64 = 1_000;
 /// Functions that show a part of what they are given, and that scans know by their type.
 const SHOWING: [&str; 3] = ["get_field", "input_file_name", "file_row_index"];
+/// A call with more arguments makes arrays of all of them before it is called.
+const FEW: usize = 4;
 
 /// Another planner, which is given plans whose expressions count what they make.
 #[derive(Debug)]
@@ -59,34 +64,68 @@ impl QueryPlanner for BoundedPlanner {
 /// The same operator, whose expressions count what they make.
 fn bounded(plan: LogicalPlan, budget: usize) -> Result<Transformed<LogicalPlan>> {
     match plan {
-        LogicalPlan::Projection(_) => plan.map_expressions(|expr| {
-            let expr = with_its_name(expr, bounded_expr)?;
-            expr.transform_data(counted_for_each_row)
-        }),
-        LogicalPlan::Aggregate(_) => plan.map_expressions(|expr| {
-            let expr = with_its_name(expr, bounded_expr)?;
-            expr.transform_data(|expr| expr.transform_up(aggregated))
-        }),
-        LogicalPlan::Window(window) => {
+        LogicalPlan::Projection(_) => {
+            let rows = ForEachRow::of(&plan)?;
+            plan.map_expressions(|expr| key(expr, &rows))
+        }
+        LogicalPlan::Aggregate(_) => {
+            let rows = ForEachRow::of(&plan)?;
+            plan.map_expressions(|expr| match expr {
+                // It has no name, and its keys have.
+                Expr::GroupingSet(_) => expr.map_children(|expr| key(expr, &rows)),
+                expr if is_aggregate(&expr) => {
+                    let expr = with_its_name(expr, |expr| bounded_expr(expr, &rows))?;
+                    expr.transform_data(|expr| expr.transform_up(|part| aggregated(part, &rows)))
+                }
+                expr => key(expr, &rows),
+            })
+        }
+        LogicalPlan::Window(ref window) => {
             // Behind the columns of its input, those of its functions.
             let before = window.input.schema().fields().len();
             let fields = window.schema.fields().iter().skip(before);
             let types: Vec<DataType> = fields.map(|field| field.data_type().clone()).collect();
             let mut types = types.into_iter();
-            LogicalPlan::Window(window).map_expressions(|expr| {
+            let rows = ForEachRow::of(&plan)?;
+            plan.map_expressions(|expr| {
                 let of = types.next().unwrap_or(DataType::Null);
-                let expr = with_its_name(expr, bounded_expr)?;
-                expr.transform_data(|expr| expr.transform_up(|part| windowed(part, &of, budget)))
+                let expr = with_its_name(expr, |expr| bounded_expr(expr, &rows))?;
+                expr.transform_data(|expr| {
+                    expr.transform_up(|part| windowed(part, &of, budget, &rows))
+                })
             })
         }
-        LogicalPlan::Filter(_) | LogicalPlan::Join(_) | LogicalPlan::Sort(_) => {
-            plan.map_expressions(bounded_expr)
+        LogicalPlan::Sort(_) => {
+            let rows = ForEachRow::of(&plan)?;
+            plan.map_expressions(|expr| {
+                let expr = bounded_expr(expr, &rows)?;
+                expr.transform_data(|expr| rows.counted(expr))
+            })
+        }
+        // The keys of a join, which are casts or have names of their own, stay what they are.
+        LogicalPlan::Filter(_) | LogicalPlan::Join(_) => {
+            let rows = ForEachRow::of(&plan)?;
+            plan.map_expressions(|expr| bounded_expr(expr, &rows))
         }
         // What is below these is optimized and planned once more, by this planner.
         LogicalPlan::Extension(ref extension) if is_planned_later(extension) => {
             Ok(Transformed::new(plan, false, TreeNodeRecursion::Jump))
         }
         other => Ok(Transformed::no(other)),
+    }
+}
+
+/// A column or a key of an operator, by its name.
+fn key(expr: Expr, rows: &ForEachRow) -> Result<Transformed<Expr>> {
+    let expr = with_its_name(expr, |expr| bounded_expr(expr, rows))?;
+    expr.transform_data(|expr| rows.counted(expr))
+}
+
+fn is_aggregate(expr: &Expr) -> bool {
+    match expr {
+        Expr::Alias(alias) => is_aggregate(&alias.expr),
+        Expr::AggregateFunction(_) => true,
+        _ => false,
     }
 }
 
@@ -101,10 +140,6 @@ fn with_its_name(
     expr: Expr,
     change: impl FnOnce(Expr) -> Result<Transformed<Expr>>,
 ) -> Result<Transformed<Expr>> {
-    if matches!(expr, Expr::GroupingSet(_)) {
-        // It has no name, and its keys have.
-        return Ok(Transformed::no(expr));
-    }
     let is_compared = expr.exists(|part| {
         Ok(match part {
             Expr::BinaryExpr(binary) => matches_pattern(binary.op).is_some(),
@@ -123,12 +158,17 @@ fn with_its_name(
 }
 
 /// The same expression, whose parts count what they make.
-fn bounded_expr(expr: Expr) -> Result<Transformed<Expr>> {
+fn bounded_expr(expr: Expr, rows: &ForEachRow) -> Result<Transformed<Expr>> {
     expr.transform_up(|part| {
         Ok(match part {
-            Expr::ScalarFunction(call)
+            Expr::ScalarFunction(mut call)
                 if !SHOWING.contains(&call.name()) && !sizes::counts_steps(call.name()) =>
             {
+                if call.args.len() > FEW {
+                    for arg in &mut call.args {
+                        *arg = rows.counted_array(std::mem::take(arg));
+                    }
+                }
                 Transformed::yes(Expr::ScalarFunction(ScalarFunction {
                     func: called_in_parts(call.func),
                     args: call.args,
@@ -182,17 +222,23 @@ fn matches_pattern(operator: Operator) -> Option<(Option<&'static str>, bool)> {
     })
 }
 
-/// An aggregate whose arguments are counted for each row.
-fn aggregated(part: Expr) -> Result<Transformed<Expr>> {
+/// An aggregate whose arguments are counted for each row, and what it orders them by.
+fn aggregated(part: Expr, rows: &ForEachRow) -> Result<Transformed<Expr>> {
     let Expr::AggregateFunction(mut call) = part else {
         return Ok(Transformed::no(part));
     };
-    let mut is_changed = false;
-    // What stands behind the first one has to stay what it is: aggregates ask it for its value.
-    if let Some(first) = call.params.args.first_mut() {
-        let counted = counted_for_each_row(std::mem::take(first))?;
-        is_changed = counted.transformed;
-        *first = counted.data;
+    let before = call.params.args.first().cloned();
+    let mut is_changed = rows.counted_arguments(&mut call.params.args)?;
+    for sort in &mut call.params.order_by {
+        // An aggregate of values that differ is ordered by its first argument alone, and compares the two.
+        match call.params.args.first() {
+            Some(first) if before.as_ref() == Some(&sort.expr) => sort.expr = first.clone(),
+            _ => {
+                let counted = rows.counted(std::mem::take(&mut sort.expr))?;
+                is_changed |= counted.transformed;
+                sort.expr = counted.data;
+            }
+        }
     }
     let tnr = TreeNodeRecursion::Continue;
     Ok(Transformed::new(
@@ -202,10 +248,31 @@ fn aggregated(part: Expr) -> Result<Transformed<Expr>> {
     ))
 }
 
-/// A window function that counts what it gives of a type.
-fn windowed(part: Expr, of: &DataType, budget: usize) -> Result<Transformed<Expr>> {
+/// A window function that counts what it gives of a type, and whose arguments and keys are counted for each row.
+fn windowed(
+    part: Expr,
+    of: &DataType,
+    budget: usize,
+    rows: &ForEachRow,
+) -> Result<Transformed<Expr>> {
     Ok(match part {
-        Expr::WindowFunction(call) => {
+        Expr::WindowFunction(mut call) => {
+            let params = &mut call.params;
+            match &call.fun {
+                WindowFunctionDefinition::AggregateUDF(_) => {
+                    rows.counted_arguments(&mut params.args)?;
+                }
+                // Of the others, which are numbers or stand in for what is missing, nothing is made for each row.
+                WindowFunctionDefinition::WindowUDF(_) => {
+                    if let Some(first) = params.args.first_mut() {
+                        *first = rows.counted(std::mem::take(first))?.data;
+                    }
+                }
+            }
+            let orders = params.order_by.iter_mut().map(|sort| &mut sort.expr);
+            for key in params.partition_by.iter_mut().chain(orders) {
+                *key = rows.counted(std::mem::take(key))?.data;
+            }
             let counted = frames::counted(*call, of, budget);
             Transformed::yes(Expr::WindowFunction(Box::new(counted)))
         }
@@ -322,6 +389,22 @@ mod tests {
         ] {
             is_refused(&format!("SELECT {call} FROM generate_series(1, 8000)")).await;
         }
+        for statement in [
+            "SELECT count(*) FROM generate_series(1, 8000) GROUP BY repeat('x', 1000000)",
+            "SELECT count(*) FROM generate_series(1, 8000) GROUP BY ROLLUP (value % 2, repeat('x', 1000000))",
+            "SELECT array_agg(value ORDER BY repeat('x', 1000000)) FROM generate_series(1, 8000)",
+            "SELECT approx_distinct(repeat('x', 1000000)) OVER () FROM generate_series(1, 8000)",
+            "SELECT string_agg('a', repeat('x', 20000)) FROM generate_series(1, 8000) GROUP BY value",
+        ] {
+            is_refused(statement).await;
+            let few = statement.replace("8000", "8");
+            assert!(!limited(&few).await.expect(&few).is_empty(), "{few}");
+        }
+        let name = "x".repeat(50_000);
+        is_refused(&format!(
+            "SELECT arrow_typeof(named_struct('{name}', value)) FROM generate_series(1, 8000)"
+        ))
+        .await;
         // What is compared with a value, and the size of it, needs no array.
         for condition in [
             "CAST(value AS VARCHAR) = repeat('7', 1000000)",
@@ -369,6 +452,10 @@ mod tests {
             (
                 "count(*) FILTER (WHERE CAST(NULL AS VARCHAR) ~ ('a' || value))",
                 "0",
+            ),
+            (
+                "count(*) FILTER (WHERE regexp_like('A' || value, 'a', CASE WHEN value % 2 = 0 THEN 'i' ELSE 's' END))",
+                "4000",
             ),
         ] {
             let sql = format!("SELECT {expr} AS n FROM ({texts})");
@@ -443,11 +530,29 @@ mod tests {
             "SELECT {} FROM generate_series(1, 8000)",
             columns.join(", ")
         );
-        let owner = Arc::new(heap::Owner::default());
-        let refused = heap::within(owner, 256 << 20, limited(&sql)).await;
-        let error = refused.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
-        assert!(error.message().contains("of one step"), "{error}");
+        // A CASE copies what it is given, and calls nothing.
+        let cases: Vec<String> = (0..100)
+            .map(|n| format!("CASE WHEN value > {n} THEN t ELSE 'y' END"))
+            .collect();
+        let texts =
+            "SELECT value, repeat('x', 2000 + value % 7) AS t FROM generate_series(1, 8000)";
+        let copied = format!("SELECT {} FROM ({texts})", cases.join(", "));
+        let joined = format!("SELECT length(concat({})) FROM ({texts})", cases.join(", "));
+        // Each text is small.
+        let literals: Vec<String> = (0..200)
+            .map(|n| format!("'{}' AS c{n}", "x".repeat(900 + n)))
+            .collect();
+        let literals = format!(
+            "SELECT value, {} FROM generate_series(1, 8000)",
+            literals.join(", ")
+        );
+        for sql in [sql, copied, joined, literals] {
+            let owner = Arc::new(heap::Owner::default());
+            let refused = heap::within(owner, 256 << 20, limited(&sql)).await;
+            let error = refused.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
+            assert!(error.message().contains("of one step"), "{error}");
+        }
     }
 
     #[tokio::test]

@@ -99,7 +99,7 @@ fn shown<O: OffsetSizeTrait>(offsets: &[O]) -> usize {
 }
 
 /// Where the first one begins, and how far it is to the end of the last.
-fn span<O: OffsetSizeTrait>(offsets: &[O]) -> (usize, usize) {
+pub(super) fn span<O: OffsetSizeTrait>(offsets: &[O]) -> (usize, usize) {
     match (offsets.first(), offsets.last()) {
         (Some(first), Some(last)) => {
             let first = first.as_usize();

@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayData, AsArray, Int64Array};
+use datafusion::arrow::array::{
+    Array, ArrayData, AsArray, GenericListArray, Int64Array, OffsetSizeTrait,
+};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Int64Type, IntervalUnit, TimeUnit};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs};
+
+use crate::session::bytes::{of_array, of_value, span};
+use crate::session::type_fields;
 
 /// What is said of a call, if it can be said.
 pub(super) type Measure = fn(&ScalarFunctionArgs) -> Option<u128>;
@@ -16,10 +21,14 @@ fn bytes(args: &ScalarFunctionArgs, at: usize) -> Option<u128> {
         ColumnarValue::Array(array) => array.get_slice_memory_size_or_all() as u128,
         ColumnarValue::Scalar(value) => {
             let of = match value.try_as_str() {
-                Some(text) => text.map_or(0, str::len),
-                None => value.size(),
+                Some(text) => text.map_or(0, str::len) as u128,
+                // One that is NULL takes as much.
+                None => {
+                    let width = u128::from(type_fields::width(&value.data_type()));
+                    width.max(value.size() as u128)
+                }
             };
-            of as u128 * args.number_rows as u128
+            of.saturating_mul(args.number_rows as u128)
         }
     })
 }
@@ -37,12 +46,23 @@ fn each(numbers: &Int64Array) -> impl Iterator<Item = u128> {
         .map(|number| u128::try_from(number.unwrap_or(0)).unwrap_or(0))
 }
 
-/// `repeat(text, n)`, `array_repeat(element, n)`: exact for texts, an upper bound for other elements.
+/// `repeat(text, n)`.
 pub(super) fn repeated(args: &ScalarFunctionArgs) -> Option<u128> {
     times(args, 0)
 }
 
-/// The argument at a place, as often as the second one says.
+/// `array_repeat(element, n)`: where each element comes from is written down first.
+pub(super) fn repeated_elements(args: &ScalarFunctionArgs) -> Option<u128> {
+    let counts = numbers(args, 1)?;
+    let within = elements(args, 0).unwrap_or_else(|| vec![1; args.number_rows]);
+    let places = each(&counts)
+        .zip(within)
+        .map(|(count, within)| count.saturating_mul(within.max(1)))
+        .fold(0, u128::saturating_add);
+    Some(times(args, 0)?.max(places.saturating_mul(8)))
+}
+
+/// The argument at a place, as often as the second one says: exact for texts, an upper bound for others.
 fn times(args: &ScalarFunctionArgs, of: usize) -> Option<u128> {
     let counts = numbers(args, 1)?;
     if let Some(lengths) = lengths(args, of) {
@@ -93,7 +113,34 @@ pub(super) fn resized(args: &ScalarFunctionArgs) -> Option<u128> {
         0..3 => 0,
         _ => times(args, 2)?,
     };
-    Some(values.max(elements.saturating_mul(8)))
+    // What fills them may be NULL.
+    Some(values.max(elements.saturating_mul(element_width(args, 0))))
+}
+
+/// Bytes that each element of the lists of an argument takes at least.
+fn element_width(args: &ScalarFunctionArgs, at: usize) -> u128 {
+    let of = args.args.get(at).map(ColumnarValue::data_type);
+    match of {
+        Some(
+            DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _),
+        ) => u128::from(type_fields::width(field.data_type()).max(8)),
+        _ => 8,
+    }
+}
+
+/// `arrays_zip(list, list, …)`: each list becomes as long as the longest of its row.
+pub(super) fn zipped(args: &ScalarFunctionArgs) -> Option<u128> {
+    let mut longest = vec![0; args.number_rows];
+    let mut width = 0_u128;
+    for at in 0..args.args.len() {
+        width = width.saturating_add(element_width(args, at));
+        let elements = elements(args, at).unwrap_or_default();
+        for (longest, count) in longest.iter_mut().zip(elements) {
+            *longest = count.max(*longest);
+        }
+    }
+    let count = longest.into_iter().fold(0, u128::saturating_add);
+    Some(together(args)?.saturating_add(count.saturating_mul(width)))
 }
 
 /// `range(start, stop, step)` of numbers, days and times.
@@ -149,11 +196,34 @@ fn intervals(array: &dyn Array) -> Option<Int64Array> {
 
 /// `replace(text, from, to)`: as if each part that can be replaced were.
 pub(super) fn replaced(args: &ScalarFunctionArgs) -> Option<u128> {
+    at_each_place(args, false)
+}
+
+/// `regexp_replace(text, pattern, to, flags)`: without flags at one place of each text, which may be all of it and stand in what
+/// replaces it many times.
+pub(super) fn replaced_by_pattern(args: &ScalarFunctionArgs) -> Option<u128> {
+    if args.args.len() > 3 {
+        return at_each_place(args, true);
+    }
+    let longest = lengths(args, 2)?.into_iter().max().unwrap_or(1);
+    let references = match args.args.get(2)? {
+        ColumnarValue::Scalar(value) => {
+            let to = value.try_as_str().flatten().unwrap_or_default();
+            to.matches(['\\', '$']).count() as u128
+        }
+        // Each takes two letters.
+        ColumnarValue::Array(_) => longest / 2,
+    };
+    let text = bytes(args, 0)?.saturating_mul(references.saturating_add(1));
+    Some(text.saturating_add(longest.saturating_mul(args.number_rows as u128)))
+}
+
+fn at_each_place(args: &ScalarFunctionArgs, is_pattern: bool) -> Option<u128> {
     let text = bytes(args, 0)?.saturating_add(args.number_rows as u128);
     let to = lengths(args, 2)?.into_iter().max().unwrap_or(1);
     let from = match args.args.get(1)? {
         // A pattern may match nothing at each place.
-        _ if args.args.len() > 3 => 1,
+        _ if is_pattern => 1,
         ColumnarValue::Scalar(value) => value.try_as_str()??.len().max(1) as u128,
         ColumnarValue::Array(_) => 1,
     };
@@ -166,6 +236,12 @@ pub(super) fn together(args: &ScalarFunctionArgs) -> Option<u128> {
     Some(sizes.fold(0, u128::saturating_add))
 }
 
+/// `concat_ws(separator, text, text, …)`: the separator stands between all of them.
+pub(super) fn separated(args: &ScalarFunctionArgs) -> Option<u128> {
+    let between = args.args.len().saturating_sub(2) as u128;
+    Some(together(args)?.saturating_add(bytes(args, 0)?.saturating_mul(between)))
+}
+
 /// `overlay(text PLACING part FROM n FOR m)`: where nothing is replaced, or less, the text is there twice.
 pub(super) fn overlaid(args: &ScalarFunctionArgs) -> Option<u128> {
     Some(together(args)?.saturating_add(bytes(args, 0)?))
@@ -173,9 +249,69 @@ pub(super) fn overlaid(args: &ScalarFunctionArgs) -> Option<u128> {
 
 /// `array_replace_all(list, from, to)`: as if each element were replaced.
 pub(super) fn replaced_elements(args: &ScalarFunctionArgs) -> Option<u128> {
-    let to = lengths(args, 2)?.into_iter().max().unwrap_or(1);
-    let count = elements(args, 0)?.into_iter().fold(0, u128::saturating_add);
-    Some(bytes(args, 0)?.saturating_add(count.saturating_mul(to)))
+    let to = lengths(args, 2).unwrap_or_else(|| each_row(args, 2));
+    let counts = elements(args, 0)?.into_iter().zip(to);
+    let made = counts
+        .map(|(count, to)| count.saturating_mul(to))
+        .fold(0, u128::saturating_add);
+    Some(bytes(args, 0)?.saturating_add(made))
+}
+
+/// Bytes of an argument, row by row.
+fn each_row(args: &ScalarFunctionArgs, at: usize) -> Vec<u128> {
+    match args.args.get(at) {
+        Some(ColumnarValue::Array(array)) => (0..array.len())
+            .map(|row| of_array(array.slice(row, 1).as_ref()) as u128)
+            .collect(),
+        Some(ColumnarValue::Scalar(value)) => {
+            vec![of_value(value) as u128; args.number_rows]
+        }
+        None => Vec::new(),
+    }
+}
+
+/// `to_json(value)`: the names of the fields of a struct stand in each of them.
+pub(super) fn written(args: &ScalarFunctionArgs) -> Option<u128> {
+    let made = match args.args.first()? {
+        ColumnarValue::Array(array) => json(array.as_ref()),
+        ColumnarValue::Scalar(value) => {
+            json(value.to_array().ok()?.as_ref()).saturating_mul(args.number_rows as u128)
+        }
+    };
+    Some(made.max(together(args)?))
+}
+
+/// Bytes of values as JSON, about.
+fn json(array: &dyn Array) -> u128 {
+    let rows = array.len() as u128;
+    match array.data_type() {
+        DataType::Struct(fields) => {
+            let columns = array.as_struct().columns();
+            let columns = fields.iter().zip(columns).map(|(field, column)| {
+                let name = field.name().len() as u128 + 4;
+                json(column.as_ref()).saturating_add(name.saturating_mul(rows))
+            });
+            columns.fold(rows.saturating_mul(2), u128::saturating_add)
+        }
+        DataType::List(_) => json_of_lists(array.as_list::<i32>()),
+        DataType::LargeList(_) => json_of_lists(array.as_list::<i64>()),
+        DataType::FixedSizeList(..) => json(array.as_fixed_size_list().values().as_ref()),
+        DataType::Map(..) => {
+            let maps = array.as_map();
+            let (start, length) = span(maps.value_offsets());
+            let entries = maps.entries().slice(start, length);
+            let columns = entries.columns().iter().map(|column| json(column.as_ref()));
+            columns.fold(rows.saturating_mul(2), u128::saturating_add)
+        }
+        // `null` or `false`, at least.
+        _ => (of_array(array) as u128).max(rows.saturating_mul(5)),
+    }
+}
+
+fn json_of_lists<O: OffsetSizeTrait>(lists: &GenericListArray<O>) -> u128 {
+    let (start, length) = span(lists.value_offsets());
+    let elements = lists.values().slice(start, length);
+    json(elements.as_ref()).saturating_add(2 * lists.len() as u128)
 }
 
 /// `array_to_string(list, separator, null)`.
@@ -278,13 +414,15 @@ impl SliceSize for Arc<dyn Array> {
         let data = self.to_data();
         let of = data.get_slice_memory_size();
         let of = of.unwrap_or_else(|_| self.get_array_memory_size());
-        of.saturating_add(seen_by_views(&data))
+        of.saturating_add(not_counted(&data))
     }
 }
 
-/// Bytes that views show: they are not counted with the views.
-fn seen_by_views(data: &ArrayData) -> usize {
+/// Bytes that views show, and room for values of no type: they are not counted with the array.
+fn not_counted(data: &ArrayData) -> usize {
     let own = match data.data_type() {
+        // It takes nothing, and becomes a column of another type where one is wanted.
+        DataType::Null => data.len().saturating_mul(8),
         DataType::Utf8View | DataType::BinaryView => {
             let views = &data.buffers()[0].typed_data::<u128>()[data.offset()..][..data.len()];
             // A view begins with the length, in its lower half.
@@ -293,6 +431,6 @@ fn seen_by_views(data: &ArrayData) -> usize {
         }
         _ => 0,
     };
-    let children = data.child_data().iter().map(seen_by_views);
+    let children = data.child_data().iter().map(not_counted);
     children.fold(own, usize::saturating_add)
 }

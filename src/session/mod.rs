@@ -8,6 +8,7 @@ mod casts;
 mod catalog;
 mod constants;
 mod context;
+mod copies;
 mod create;
 mod dead_letters;
 mod delimiters;

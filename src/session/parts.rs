@@ -23,8 +23,8 @@ use crate::session::{bytes, room};
 
 /// Bytes of the arguments of one part, those that are the same for all rows as often as there are rows.
 const PART: usize = 8 << 20;
-/// Rows of one part with a regular expression in each row: all of them are compiled and kept until the end of the call, and one may
-/// take 10 MiB.
+/// Rows of one part with a regular expression in each row, or its flags: all of them are compiled and kept until the end of the call,
+/// and one may take 10 MiB.
 const PATTERNS: usize = 32;
 
 /// The function, called in parts.
@@ -49,8 +49,20 @@ impl InParts {
 
     /// How many rows one part may have, whatever they weigh.
     fn most(&self, args: &[ColumnarValue]) -> usize {
-        let has_patterns = matches!(args.get(1), Some(ColumnarValue::Array(_)));
-        match has_patterns && self.name().starts_with("regexp_") {
+        if !self.name().starts_with("regexp_") {
+            return usize::MAX;
+        }
+        // Of `regexp_replace` the third one is what is put in.
+        let is_other = |place: usize| place == 0 || (place == 2 && self.name() == "regexp_replace");
+        let mut patterns = args
+            .iter()
+            .enumerate()
+            .filter(|(place, _)| !is_other(*place));
+        let is_text = |of: &ColumnarValue| match of {
+            ColumnarValue::Array(array) => array.data_type().is_string(),
+            ColumnarValue::Scalar(_) => false,
+        };
+        match patterns.any(|(_, arg)| is_text(arg)) {
             true => PATTERNS,
             false => usize::MAX,
         }
@@ -185,10 +197,19 @@ impl ScalarUDFImpl for InParts {
             .args
             .iter()
             .any(|arg| matches!(arg, ColumnarValue::Array(_)));
-        if !has_rows || self.is_one(args.number_rows, &args.args) {
+        if !has_rows {
             return self.inner.invoke_with_args(args);
         }
-        self.in_parts(&args)
+        if !self.is_one(args.number_rows, &args.args) {
+            return self.in_parts(&args);
+        }
+        let (rows, budget) = (args.number_rows, room::budget(&args.config_options));
+        let made = self.inner.invoke_with_args(args)?;
+        // It says the same of all rows, as `arrow_typeof` does of a long type.
+        if let ColumnarValue::Scalar(value) = &made {
+            room::check_spread(self.name(), value, rows, budget)?;
+        }
+        Ok(made)
     }
 
     fn evaluate_bounds(&self, input: &[&Interval]) -> Result<Interval> {

@@ -25,9 +25,10 @@ use datafusion::logical_expr::{
 use crate::error::{Error, ErrorKind};
 use crate::session::measures::{
     Measure, any_element, each_with_each, element_with_element, joined, overlaid, padded, repeated,
-    replaced, replaced_elements, resized, searched, series, shown, together, trimmed,
+    repeated_elements, replaced, replaced_by_pattern, replaced_elements, resized, searched,
+    separated, series, shown, together, trimmed, written, zipped,
 };
-use crate::session::{plan_limits, type_fields, unwanted};
+use crate::session::{plan_limits, room, type_fields, unwanted};
 
 /// Comparisons of one call: a few seconds.
 const STEPS: u128 = 1_000_000_000;
@@ -48,14 +49,14 @@ const MEASURED: [(&str, Measured); 37] = [
     ("repeat", Measured::Bytes(repeated)),
     ("lpad", Measured::Bytes(padded)),
     ("rpad", Measured::Bytes(padded)),
-    ("array_repeat", Measured::Bytes(repeated)),
+    ("array_repeat", Measured::Bytes(repeated_elements)),
     ("array_resize", Measured::Bytes(resized)),
     ("generate_series", Measured::Bytes(series)),
     ("range", Measured::Bytes(series)),
     ("replace", Measured::Bytes(replaced)),
-    ("regexp_replace", Measured::Bytes(replaced)),
+    ("regexp_replace", Measured::Bytes(replaced_by_pattern)),
     ("concat", Measured::Bytes(together)),
-    ("concat_ws", Measured::Bytes(together)),
+    ("concat_ws", Measured::Bytes(separated)),
     ("overlay", Measured::Bytes(overlaid)),
     ("make_array", Measured::Bytes(together)),
     ("array_append", Measured::Bytes(together)),
@@ -65,7 +66,7 @@ const MEASURED: [(&str, Measured); 37] = [
     ("array_replace_n", Measured::Bytes(replaced_elements)),
     ("array_to_string", Measured::Bytes(joined)),
     ("encode", Measured::Bytes(together)),
-    ("to_json", Measured::Bytes(together)),
+    ("to_json", Measured::Bytes(written)),
     ("to_char", Measured::Bytes(shown)),
     ("levenshtein", Measured::Steps(each_with_each)),
     ("strpos", Measured::Steps(searched)),
@@ -77,7 +78,7 @@ const MEASURED: [(&str, Measured); 37] = [
     ("named_struct", Measured::Type),
     ("struct", Measured::Type),
     ("map", Measured::Type),
-    ("arrays_zip", Measured::Type),
+    ("arrays_zip", Measured::Bytes(zipped)),
     ("arrow_cast", Measured::Type),
     ("arrow_try_cast", Measured::Type),
     ("cast_to_type", Measured::Type),
@@ -191,9 +192,11 @@ impl Bounded {
         let error = match self.measured {
             Measured::Type => return Ok(()),
             Measured::Bytes(measure) => {
-                let budget = args.config_options.extensions.get::<Budget>();
-                match (budget, measure(args)) {
-                    (Some(Budget(most)), Some(size)) if size > *most as u128 => Error::new(
+                let Some(size) = measure(args) else {
+                    return Ok(());
+                };
+                match args.config_options.extensions.get::<Budget>() {
+                    Some(Budget(most)) if size > *most as u128 => Error::new(
                         ErrorKind::Exhausted,
                         format!(
                             "{} would make {size} bytes of {rows} rows, and the statement may hold {most}",
@@ -201,7 +204,8 @@ impl Bounded {
                         ),
                     )
                     .with_help("make less of each row, or read fewer rows"),
-                    _ => return Ok(()),
+                    // What constants make while a statement is planned is kept in its plan, however many there are.
+                    _ => return room::go_on(usize::try_from(size).unwrap_or(usize::MAX)),
                 }
             }
             Measured::Steps(measure) => match measure(args) {
@@ -304,8 +308,11 @@ impl ScalarUDFImpl for Bounded {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use datafusion::arrow::array::AsArray as _;
 
+    use crate::core::heap;
     use crate::error::ErrorKind;
     use crate::planner::{Script, parse_statement};
     use crate::session::{ForkOptions, Session, SessionOptions};
@@ -332,6 +339,7 @@ mod tests {
             "array_repeat(1, COUNT)",
             "array_repeat([value, 2], COUNT)",
             "array_resize([1], COUNT, 0)",
+            "array_repeat('', COUNT)",
             "generate_series(1, COUNT)",
             "range(0, COUNT)",
             "range(0, COUNT, 2)",
@@ -345,6 +353,12 @@ mod tests {
             "array_resize([''], CASE WHEN value = 1 THEN 10000 ELSE 0 END, CASE WHEN value = 1 THEN repeat('x', 1000000) ELSE '' END)",
             "array_replace_all(array_repeat('a' || value, 100000), 'a' || value, repeat('x', 100000))",
             "to_char(now() + value * INTERVAL '1 day', repeat('%A', 1000000))",
+            "array_repeat(arrow_cast(NULL, 'FixedSizeBinary(60000)'), 100000 + value)",
+            "array_resize(array_repeat(arrow_cast(NULL, 'FixedSizeBinary(60000)'), 10), 10000 + value)",
+            "arrays_zip(range(0, 10000 + value), array_repeat(arrow_cast(NULL, 'FixedSizeBinary(60000)'), 1))",
+            "array_replace_all(array_repeat([value], 10000), [value], range(0, 100000))",
+            "concat_ws(repeat('x', 700000), 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j', 'k', 'l', 'm', CAST(value AS VARCHAR))",
+            r"regexp_replace(repeat('x', 100000), '(.*)(x{0}){0}(x{0}){0}(x{0}){0}', repeat('\1', 1000 + value))",
         ] {
             for n in ["2000000000", "(2000000000 + value)"] {
                 let expr = expr.replace("COUNT", n);
@@ -377,6 +391,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn constants_are_counted_together() {
+        let columns: Vec<String> = (0..40)
+            .map(|n| format!("repeat('x', 4000000 - {n}) AS c{n}"))
+            .collect();
+        let sql = format!("SELECT {}", columns.join(", "));
+        let owner = Arc::new(heap::Owner::default());
+        let error = heap::within(owner, 64 << 20, run(&sql)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
+    }
+
+    #[tokio::test]
+    async fn names_of_fields_are_counted_as_often_as_they_are_written() {
+        let name = "x".repeat(60_000);
+        let json = |elements: usize| {
+            format!(
+                "SELECT to_json(array_repeat(named_struct('{name}', value), {elements})) FROM generate_series(1, 1)"
+            )
+        };
+        let error = run(&json(10_000)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
+        assert_eq!(run(&json(10)).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
     async fn what_has_a_size_of_this_world_is_made() {
         for expr in [
             "repeat('x', 100)",
@@ -390,6 +428,9 @@ mod tests {
             "encode('abc', 'hex')",
             "array_to_string([1, 2], ',')",
             "regexp_replace('abc', '(b)', '<\\1>')",
+            "arrays_zip([1, 2], [value], NULL)",
+            "array_replace_all([1, value], 1, 2)",
+            "to_json({'a': [value], 'b': NULL})",
         ] {
             let sql = format!("SELECT {expr} FROM generate_series(1, 1000)");
             assert_eq!(run(&sql).await.expect(&sql), 1_000, "{sql}");
@@ -414,6 +455,7 @@ mod tests {
             ("value", "make_array(c, c, c)"),
             ("'x' || value", "to_json([c, c])"),
             ("X'00'", "c || c"),
+            ("array_repeat(NULL, value)", "array_concat(c, c)"),
         ] {
             let error = run(&steps(first, step, 30)).await.expect_err(step);
             assert_eq!(error.kind(), ErrorKind::Exhausted, "{step}: {error}");

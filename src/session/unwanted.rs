@@ -24,6 +24,10 @@ use datafusion::physical_optimizer::{PhysicalOptimizerContext, PhysicalOptimizer
 use datafusion::physical_plan::ExecutionPlan;
 
 use crate::error::{Error, ErrorKind};
+use crate::session::copies;
+
+/// The rule that writes what columns are made of into conditions.
+const COPYING: &str = "push_down_filter";
 
 thread_local! {
     /// Of the plan that this thread is making.
@@ -151,6 +155,9 @@ impl OptimizerRule for Asking<dyn OptimizerRule + Send + Sync> {
         config: &dyn OptimizerConfig,
     ) -> DataFusionResult<Transformed<LogicalPlan>> {
         check()?;
+        if self.0.name() == COPYING {
+            copies::check(&plan)?;
+        }
         self.0.rewrite(plan, config)
     }
 }

@@ -250,7 +250,38 @@ fn statements_that_ask_for_all_memory_are_refused_and_a_job_goes_on() {
         "SELECT string_to_array(repeat(',', 1500 + value % 7), ',') FROM generate_series(1, 8000)",
         "SELECT unnest(range(0, 100000 + value)) AS e, repeat('x', 100000 + value % 2) AS t FROM generate_series(1, 20)",
         "SELECT array_agg(repeat('x', 1000000)) FROM generate_series(1, 8000)",
+        "SELECT array_repeat(arrow_cast(NULL, 'FixedSizeBinary(60000)'), 200000 + value) FROM generate_series(1, 1)",
+        "SELECT arrays_zip(range(0, 1000000 + value), array_repeat(arrow_cast(NULL, 'FixedSizeBinary(60000)'), 1)) FROM generate_series(1, 1)",
+        "SELECT array_replace_all(array_repeat([value], 100000), [value], range(0, 1000000)) FROM generate_series(1, 1)",
+        // Keys and arguments that are the same for all rows.
+        "SELECT count(*) FROM generate_series(1, 8000) GROUP BY repeat('x', 200000), repeat('y', 200000)",
+        "SELECT count(*) FROM generate_series(1, 8000) GROUP BY ROLLUP (value, repeat('x', 200000))",
+        "SELECT array_agg(value ORDER BY repeat('x', 200000)) FROM generate_series(1, 8000)",
+        "SELECT approx_distinct(repeat('x', 40000)) OVER () FROM generate_series(1, 50000)",
     ];
+    let many = |of: &dyn Fn(usize) -> String| {
+        let columns: Vec<String> = (0..1_000).map(of).collect();
+        columns.join(", ")
+    };
+    let texts = "SELECT value, repeat('x', 1500 + value % 7) AS t FROM generate_series(1, 8000)";
+    let wide = [
+        // Short lists become as long as the longest.
+        format!(
+            "SELECT unnest(range(0, 1000000 + value)), {} FROM generate_series(1, 1)",
+            many(&|n| format!("unnest([value + {n}])"))
+        ),
+        format!(
+            "SELECT unnest(range(0, 1000000 + value)), {} FROM generate_series(1, 1)",
+            many(&|n| format!("value + {n} AS n{n}"))
+        ),
+        // What calls nothing copies what it is given.
+        format!(
+            "SELECT {} FROM ({texts})",
+            many(&|n| format!("CASE WHEN value > {n} THEN t ELSE 'y' END AS c{n}"))
+        ),
+    ];
+    let statements = STATEMENTS.iter().copied();
+    let statements: Vec<&str> = statements.chain(wide.iter().map(String::as_str)).collect();
     let work = Workspace::new();
     let arguments = [
         "--users",
@@ -272,7 +303,7 @@ few = "SELECT value % 10 AS g, max(value) AS m FROM generate_series(1, 1000) GRO
 print(len(rows(connect("reader", "reader-pw"), few)))
 print(rows(connect("reader", "reader-pw"), "SELECT count(*) FROM generate_series(1, 100000)"))
 "#;
-    assert_eq!(served.python(script, STATEMENTS), "10\n[(100000,)]\n");
+    assert_eq!(served.python(script, &statements), "10\n[(100000,)]\n");
     goes_on(&work, 2);
     let status = std::fs::read_to_string(format!("/proc/{}/status", served.process.id())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

@@ -1,4 +1,5 @@
-//! `generate_series` and `range` of TIMESTAMP, in microseconds; of numbers and dates they are DataFusion's.
+//! `generate_series` and `range` of TIMESTAMP, in microseconds; of numbers and dates they are DataFusion's, which would go on for ever
+//! by a step that does not move.
 
 use std::str::FromStr as _;
 use std::sync::Arc;
@@ -51,6 +52,10 @@ impl ScalarUDFImpl for Series {
         let zone = match args.return_type() {
             DataType::List(field) => match field.data_type() {
                 DataType::Timestamp(_, zone) => zone.clone(),
+                DataType::Date32 => {
+                    self.check_steps(&args)?;
+                    return self.inner.invoke_with_args(args);
+                }
                 _ => return self.inner.invoke_with_args(args),
             },
             _ => return self.inner.invoke_with_args(args),
@@ -84,6 +89,38 @@ impl ScalarUDFImpl for Series {
 }
 
 impl Series {
+    /// Refuses steps from one date to another with parts of unlike signs: `1 month -28 days` stands still in February.
+    fn check_steps(&self, args: &ScalarFunctionArgs) -> Result<()> {
+        let Some(steps) = args.args.get(2) else {
+            return Ok(());
+        };
+        let steps = match steps {
+            ColumnarValue::Array(steps) => Arc::clone(steps),
+            ColumnarValue::Scalar(step) => step.to_array()?,
+        };
+        let steps = cast(&steps, &DataType::Interval(IntervalUnit::MonthDayNano))?;
+        let mut steps = steps
+            .as_primitive::<IntervalMonthDayNanoType>()
+            .iter()
+            .flatten();
+        let turns_back = |step: IntervalMonthDayNano| {
+            let has_forward = step.months > 0 || step.days > 0 || step.nanoseconds > 0;
+            let has_back = step.months < 0 || step.days < 0 || step.nanoseconds < 0;
+            has_forward && has_back
+        };
+        match steps.any(turns_back) {
+            true => self.turns_back(),
+            false => Ok(()),
+        }
+    }
+
+    fn turns_back(&self) -> Result<()> {
+        exec_err!(
+            "the step of {} is zero or turns back: say one with parts of one sign",
+            self.name()
+        )
+    }
+
     fn series(
         &self,
         start: &ArrayRef,
@@ -129,14 +166,8 @@ impl Series {
                 self.name()
             );
         };
-        let turns_back = || {
-            exec_err!(
-                "the step of {} is zero or turns back: say one with parts of one sign",
-                self.name()
-            )
-        };
         if second == start {
-            return turns_back();
+            return self.turns_back();
         }
         let is_upwards = second > start;
         let mut time = start;
@@ -153,7 +184,7 @@ impl Series {
                 return Ok(());
             };
             if following == time || (following > time) != is_upwards {
-                return turns_back();
+                return self.turns_back();
             }
             time = following;
         }
