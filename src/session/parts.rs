@@ -70,9 +70,10 @@ impl InParts {
 
     fn in_parts(&self, args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
         let rows = args.number_rows;
-        // What is not much more than what is there already is no harm.
+        // Twice what is there already, and one part more, is no harm.
         let budget = room::budget(&args.config_options);
-        let budget = budget.max(arrays(&args.args).saturating_mul(2));
+        let no_harm = arrays(&args.args).saturating_mul(2).saturating_add(PART);
+        let budget = budget.max(no_harm);
         let (mut parts, mut made): (Vec<ArrayRef>, usize) = (Vec::new(), 0);
         // In the order of rows, the next one last.
         let mut left = vec![(0, rows)];

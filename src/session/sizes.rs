@@ -18,8 +18,8 @@ use datafusion::logical_expr::registry::FunctionRegistry as _;
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::type_coercion::functions::fields_with_udf;
 use datafusion::logical_expr::{
-    ColumnarValue, Documentation, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
-    ScalarUDFImpl, Signature,
+    Cast, ColumnarValue, Documentation, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature, TryCast,
 };
 
 use crate::error::{Error, ErrorKind};
@@ -290,7 +290,14 @@ impl ScalarUDFImpl for Bounded {
             ExprSimplifyResult::Original(args) => {
                 ExprSimplifyResult::Simplified(self.inner.call(args))
             }
-            simplified => simplified,
+            ExprSimplifyResult::Simplified(made) => {
+                // The optimizer may evaluate the cast next, and a NULL of the type takes all its bytes.
+                if let Expr::Cast(Cast { field, .. }) | Expr::TryCast(TryCast { field, .. }) = &made
+                {
+                    self.refuse(type_fields::too_large(field.data_type()))?;
+                }
+                ExprSimplifyResult::Simplified(made)
+            }
         })
     }
 
