@@ -110,7 +110,7 @@ async fn check_sink(
     let JobStatement::Create { insert, .. } = *job else {
         return Err(Error::internal("the text of a job does not create it"));
     };
-    let staged = store.staged(id, history).await?;
+    let staged = store.staged_for_next(id, history).await?;
     let (witness, missing) = match session.sink_of(&insert).await? {
         JobSinkTable::Kafka(table) => (job_witness(table, &group_of(id)).await?, None),
         JobSinkTable::Delta(handle) => {

@@ -621,13 +621,31 @@ impl JobStore {
     ///
     /// As [`Self::version`].
     pub async fn staged(&self, id: JobId, history: &JobHistory) -> Result<Vec<Staged>> {
+        self.staged_before(id, history, history.next).await
+    }
+
+    /// The versions that the next runner will find: it first appends an entry to the log, by which it takes the job over.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::version`].
+    pub async fn staged_for_next(&self, id: JobId, history: &JobHistory) -> Result<Vec<Staged>> {
+        self.staged_before(id, history, history.next + 1).await
+    }
+
+    async fn staged_before(
+        &self,
+        id: JobId,
+        history: &JobHistory,
+        number: u64,
+    ) -> Result<Vec<Staged>> {
         let mut staged = Vec::new();
         for file in self.dir.list(&format!("jobs/{id}/versions")).await? {
             let Some(name) = file.strip_suffix(".json") else {
                 continue;
             };
             // Who sleeps over this may look when others have taken the job over and committed: their versions are theirs.
-            if history.was_committed(name) || !is_older(name, history.next) {
+            if history.was_committed(name) || !is_older(name, number) {
                 continue;
             }
             let version = match self.version(id, name).await {

@@ -2,6 +2,9 @@
 //!
 //! Where its input is sorted the other way, for another aggregate beside it, DataFusion turns the order of such an aggregate round, to read
 //! the rows backwards. With DISTINCT it sorts its values itself, and gives them turned round.
+//!
+//! `string_agg` sorts its values itself as well. It says that its input must be sorted, so that two of them with different orders would be
+//! refused; here it says that sorted input is of use.
 
 use std::sync::Arc;
 
@@ -99,13 +102,21 @@ impl AggregateUDFImpl for Ordered {
     }
 
     fn order_sensitivity(&self) -> AggregateOrderSensitivity {
-        self.inner.order_sensitivity()
+        match self.inner.order_sensitivity() {
+            AggregateOrderSensitivity::HardRequirement => {
+                AggregateOrderSensitivity::SoftRequirement
+            }
+            other => other,
+        }
     }
 
     fn with_beneficial_ordering(
         self: Arc<Self>,
         beneficial_ordering: bool,
     ) -> Result<Option<Arc<dyn AggregateUDFImpl>>> {
+        if self.inner.order_sensitivity().hard_requires() {
+            return Ok(Some(self));
+        }
         let inner = AggregateUDF::clone(&self.inner);
         let inner = inner.with_beneficial_ordering(beneficial_ordering)?;
         Ok(inner.map(|inner| {
