@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
@@ -180,7 +181,7 @@ pub(crate) fn offsets_for_time(
     let mut wanted = rdkafka::TopicPartitionList::with_capacity(partitions.len());
     for partition in partitions {
         wanted
-            .add_partition_offset(topic, *partition, rdkafka::Offset::Offset(millis))
+            .add_partition_offset(topic, *partition, Offset::Offset(millis))
             .map_err(|error| client_error(&error))?;
     }
     let deadline = Instant::now() + settings.connect_timeout;
@@ -194,15 +195,13 @@ pub(crate) fn offsets_for_time(
             .elements()
             .into_iter()
             .find_map(|one| one.error().err());
-        let Some(error) = failed else {
-            return Ok(found
-                .elements()
-                .iter()
-                .map(|element| match element.offset() {
-                    rdkafka::Offset::Offset(offset) => (element.partition(), Some(offset)),
-                    _ => (element.partition(), None),
-                })
-                .collect());
+        let offsets = found.elements().into_iter().map(|element| {
+            offset_from(element.offset()).map(|offset| (element.partition(), offset))
+        });
+        let error = match (failed, offsets.collect::<Option<Vec<_>>>()) {
+            (None, Some(offsets)) => return Ok(offsets),
+            (Some(error), _) => error,
+            (None, None) => KafkaError::OffsetFetch(RDKafkaErrorCode::OffsetNotAvailable),
         };
         let code = error.rdkafka_error_code();
         if !code.is_some_and(passes) || faults.is_hopeless() || Instant::now() >= deadline {
@@ -211,6 +210,16 @@ pub(crate) fn offsets_for_time(
         std::thread::sleep(ELECTION);
         // The library asks for leaders again only with this.
         let _ = consumer.fetch_metadata(Some(topic), PROBE.min(left));
+    }
+}
+
+/// The offset from which on records are of a time or later, `None` past the end; nothing at all if the answer has no offset, which
+/// says nothing of the partition.
+fn offset_from(answer: Offset) -> Option<Option<i64>> {
+    match answer {
+        Offset::Offset(offset) if offset >= 0 => Some(Some(offset)),
+        Offset::End => Some(None),
+        _ => None,
     }
 }
 
@@ -268,6 +277,53 @@ pub(crate) fn partitions<C: ConsumerContext + AsRef<Faults>>(
         }
         if Instant::now() >= deadline {
             return Err(settings.unavailable(&faults));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rdkafka::mocking::MockCluster;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_without_an_offset_says_nothing() {
+        assert_eq!(offset_from(Offset::Offset(7)), Some(Some(7)));
+        assert_eq!(offset_from(Offset::End), Some(None));
+        for other in [Offset::Invalid, Offset::Beginning, Offset::Stored] {
+            assert_eq!(offset_from(other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_leader_that_does_not_answer_says_no_offset() {
+        let cluster = MockCluster::new(2).unwrap();
+        cluster.create_topic("t", 4, 1).unwrap();
+        let servers = cluster.bootstrap_servers();
+        let options = BTreeMap::from([("kafka.bootstrap.servers".to_owned(), servers)]);
+        let settings = ClientSettings::from_options(&options).unwrap();
+        let consumer = settings.consumer(Faults::default()).unwrap();
+        let partitions = [0, 1, 2, 3];
+        let list = || {
+            let timeout = Duration::from_secs(2);
+            native::list_offsets(&consumer, "t", &partitions, LogEnd::Latest, timeout)
+        };
+        let all = list().unwrap();
+        assert!(all.iter().all(|(_, end)| *end == Ok(0)), "{all:?}");
+        cluster.broker_down(2).unwrap();
+        // The first request after it finds the connection closed, later ones no leader, or none in time.
+        for _ in 0..3 {
+            if let Ok(all) = list() {
+                let failed = all.iter().filter(|(_, end)| end.is_err()).count();
+                assert!(failed > 0, "{all:?}");
+                assert!(
+                    all.iter().all(|(_, end)| !matches!(end, Ok(..0))),
+                    "{all:?}"
+                );
+            }
         }
     }
 }

@@ -322,6 +322,16 @@ pub(crate) fn list_offsets<C: ConsumerContext>(
     }
 }
 
+/// The offset of one partition in an answer. librdkafka asks one broker after another: where one of them did not answer, its
+/// partitions have no error, and no offset.
+fn offset_of(offset: i64, code: Code) -> std::result::Result<i64, RDKafkaErrorCode> {
+    match code {
+        Code::RD_KAFKA_RESP_ERR_NO_ERROR if offset < 0 => Err(RDKafkaErrorCode::OffsetNotAvailable),
+        Code::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(offset),
+        code => Err(code.into()),
+    }
+}
+
 /// SAFETY: `event` is an event that lives.
 unsafe fn read_offsets(event: *mut native::rd_kafka_event_t) -> Offsets {
     // SAFETY: the event lives, and so does what belongs to it.
@@ -338,11 +348,7 @@ unsafe fn read_offsets(event: *mut native::rd_kafka_event_t) -> Offsets {
         let infos = native::rd_kafka_ListOffsets_result_infos(result, &mut count);
         let found = (0..count).map(|index| {
             let place = native::rd_kafka_ListOffsetsResultInfo_topic_partition(*infos.add(index));
-            let offset = match (*place).err {
-                Code::RD_KAFKA_RESP_ERR_NO_ERROR => Ok((*place).offset),
-                code => Err(code.into()),
-            };
-            ((*place).partition, offset)
+            ((*place).partition, offset_of((*place).offset, (*place).err))
         });
         Ok(found.collect())
     }
