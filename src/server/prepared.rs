@@ -76,8 +76,8 @@ impl Prepared {
         &self.parsed
     }
 
-    /// The parameters as columns. Where a type is not known it is text, which is converted to what it is compared with. Of a client
-    /// that binds times as milliseconds whatever it is told, they are in milliseconds.
+    /// The parameters as columns. Where a type is not known it is text, which is converted to what it is compared with. A client
+    /// that always binds times as milliseconds is told milliseconds for them.
     pub(super) fn parameter_schema(
         &self,
         types: &HashMap<String, DataType>,

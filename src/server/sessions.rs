@@ -40,7 +40,7 @@ pub(super) struct Settings {
     pub(super) timeout: Option<Duration>,
     /// The types that are sent.
     pub(super) types: WireTypes,
-    /// The client binds times as milliseconds whatever unit it is told: the JDBC driver does.
+    /// The client always binds times as milliseconds, also where the server announces another unit: the JDBC driver does.
     pub(super) binds_milliseconds: bool,
 }
 

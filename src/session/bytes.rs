@@ -5,6 +5,36 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
+use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
+use datafusion::error::Result;
+use datafusion::logical_expr::Expr;
+
+/// Whether each value of a type takes a few bytes at most.
+pub(super) fn is_narrow(of: &DataType) -> bool {
+    of.is_primitive() || matches!(of, DataType::Boolean | DataType::Null)
+}
+
+/// Bytes of a literal; none of another expression.
+pub(super) fn of_literal(expr: &Expr) -> usize {
+    match expr {
+        Expr::Literal(value, _) => of_value(value),
+        _ => 0,
+    }
+}
+
+/// Bytes of the literals within an expression.
+///
+/// # Errors
+///
+/// None of its own.
+pub(super) fn of_literals(expr: &Expr) -> Result<usize> {
+    let mut size = 0_usize;
+    expr.apply(|part| {
+        size = size.saturating_add(of_literal(part));
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(size)
+}
 
 /// Bytes of all rows of an array.
 pub(super) fn of_array(array: &dyn Array) -> usize {

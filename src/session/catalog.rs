@@ -122,7 +122,7 @@ struct Tables {
     hidden: BTreeMap<String, TableEntry>,
     /// Statements may name some tables only, whether or not there are others.
     is_restricted: bool,
-    /// Those that were declared by somebody who may name some tables only.
+    /// Tables that a restricted user declared: one who may name some tables only.
     restricted: BTreeSet<String>,
     /// Whether a table is not opened here, also where a view names it.
     is_closed: Option<IsClosed>,
@@ -218,7 +218,7 @@ impl Catalog {
         };
     }
 
-    /// Whether a table was declared by somebody who may name some tables only.
+    /// Whether a restricted user declared the table: one who may name some tables only.
     pub(crate) fn is_restricted(&self, name: &str) -> bool {
         self.read(|tables| tables.restricted.contains(name))
     }

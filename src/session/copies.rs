@@ -22,7 +22,7 @@ pub(super) fn check(plan: &LogicalPlan) -> Result<()> {
     let LogicalPlan::Projection(projection) = filter.input.as_ref() else {
         return Ok(());
     };
-    let sizes = projection.expr.iter().map(constants);
+    let sizes = projection.expr.iter().map(bytes::of_literals);
     let sizes = sizes.collect::<Result<Vec<usize>>>()?;
     if sizes.iter().all(|size| *size <= SMALL) {
         return Ok(());
@@ -37,18 +37,6 @@ pub(super) fn check(plan: &LogicalPlan) -> Result<()> {
         Ok(TreeNodeRecursion::Continue)
     })?;
     room::go_on(copies)
-}
-
-/// Bytes of the constants of an expression.
-fn constants(expr: &Expr) -> Result<usize> {
-    let mut size = 0_usize;
-    expr.apply(|part| {
-        if let Expr::Literal(value, _) = part {
-            size = size.saturating_add(bytes::of_value(value));
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })?;
-    Ok(size)
 }
 
 #[cfg(test)]

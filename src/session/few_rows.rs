@@ -105,7 +105,7 @@ fn kept_by(aggregate: &AggregateExec, budget: usize) -> Option<By> {
     let input = aggregate.input().schema();
     let is_large = |place: usize| {
         let field = input.fields().get(place);
-        field.is_some_and(|field| !is_number(field.data_type()))
+        field.is_some_and(|field| !bytes::is_narrow(field.data_type()))
     };
     // How often each column may be kept.
     let mut columns: BTreeMap<usize, usize> = BTreeMap::new();
@@ -158,10 +158,6 @@ fn state(function: &AggregateFunctionExpr) -> usize {
     }
 }
 
-fn is_number(of: &DataType) -> bool {
-    of.is_primitive() || matches!(of, DataType::Boolean | DataType::Null)
-}
-
 /// Whether there are lists within lists, columns beside them whose values may be large, or many columns.
 fn may_make_much(unnest: &UnnestExec) -> bool {
     let lists = unnest.list_column_indices();
@@ -173,7 +169,7 @@ fn may_make_much(unnest: &UnnestExec) -> bool {
     if lists.is_empty() {
         return false;
     }
-    if lists.iter().any(|list| list.depth > 1) || !of_others.clone().all(is_number) {
+    if lists.iter().any(|list| list.depth > 1) || !of_others.clone().all(bytes::is_narrow) {
         return true;
     }
     let elements = lists

@@ -50,7 +50,7 @@ pub(super) fn counted(mut call: WindowFunction, of: &DataType, budget: usize) ->
         WindowFunctionDefinition::AggregateUDF(fun) => fun.inner().is::<CountedAggregate>(),
         WindowFunctionDefinition::WindowUDF(fun) => fun.inner().is::<CountedFunction>(),
     };
-    if is_counted || of.is_primitive() || matches!(of, DataType::Boolean | DataType::Null) {
+    if is_counted || bytes::is_narrow(of) {
         return call;
     }
     let Some(first) = call.params.args.first_mut() else {

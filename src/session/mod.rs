@@ -426,7 +426,7 @@ impl Session {
         self.catalog.set_restricted(name, is_restricted);
     }
 
-    /// Whether a table was declared by somebody who may name some tables only.
+    /// Whether a restricted user declared the table: one who may name some tables only.
     pub(crate) fn is_restricted(&self, name: &str) -> bool {
         self.catalog.is_restricted(name)
     }

@@ -135,11 +135,6 @@ fn sliced(args: &[ColumnarValue], start: usize, count: usize) -> Vec<ColumnarVal
     slices.collect()
 }
 
-/// Whether values of a type take no more than some bytes.
-fn is_narrow(of: &DataType) -> bool {
-    of.is_primitive() || matches!(of, DataType::Boolean | DataType::Null)
-}
-
 impl ScalarUDFImpl for InParts {
     fn name(&self) -> &str {
         self.inner.name()
@@ -185,11 +180,11 @@ impl ScalarUDFImpl for InParts {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let are_narrow = is_narrow(args.return_field.data_type())
+        let are_narrow = bytes::is_narrow(args.return_field.data_type())
             && args
                 .arg_fields
                 .iter()
-                .all(|field| is_narrow(field.data_type()));
+                .all(|field| bytes::is_narrow(field.data_type()));
         if are_narrow {
             return self.inner.invoke_with_args(args);
         }

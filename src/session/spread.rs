@@ -40,10 +40,8 @@ impl ForEachRow {
     pub(super) fn of(plan: &LogicalPlan) -> Result<Self> {
         let mut literals = 0_usize;
         plan.apply_expressions(|expr| {
-            expr.apply(|part| {
-                literals = literals.saturating_add(literal(part));
-                Ok(TreeNodeRecursion::Continue)
-            })
+            literals = literals.saturating_add(bytes::of_literals(expr)?);
+            Ok(TreeNodeRecursion::Continue)
         })?;
         let inputs = plan.inputs().into_iter();
         Ok(Self {
@@ -75,7 +73,7 @@ impl ForEachRow {
         let mut is_changed = false;
         for other in others {
             if matches!(other, Expr::Literal(..)) {
-                let size = literal(other);
+                let size = bytes::of_literal(other);
                 beside = beside.saturating_add(if size > self.small { size } else { 0 });
                 continue;
             }
@@ -111,24 +109,18 @@ impl ForEachRow {
         }
         let mut inputs = self.inputs.iter();
         let of = inputs.find_map(|input| expr.get_type(input.as_ref()).ok());
-        of.is_some_and(|of| !of.is_primitive() && !matches!(of, DataType::Boolean | DataType::Null))
+        of.is_some_and(|of| !bytes::is_narrow(&of))
     }
 }
 
 /// The same expression, with a look at its size if it gives one value for all rows which may be large. It stands where an array is made
 /// of it.
 pub(super) fn counted_for_each_row(expr: Expr) -> Result<Transformed<Expr>> {
-    match expr {
-        Expr::Alias(mut alias) => {
-            let of = counted_for_each_row(*alias.expr)?;
-            alias.expr = Box::new(of.data);
-            Ok(Transformed::new(Expr::Alias(alias), of.transformed, of.tnr))
-        }
-        expr => Ok(match may_be_large(&expr, SMALL)? {
-            true => Transformed::yes(spread(expr, 0)),
-            false => Transformed::no(expr),
-        }),
-    }
+    let rows = ForEachRow {
+        inputs: Vec::new(),
+        small: SMALL,
+    };
+    rows.counted(expr)
 }
 
 fn spread(expr: Expr, beside: usize) -> Expr {
@@ -136,14 +128,6 @@ fn spread(expr: Expr, beside: usize) -> Expr {
         Arc::new(ScalarUDF::new_from_impl(Spread::new(beside))),
         vec![expr],
     ))
-}
-
-/// Bytes of a literal; none of what is no literal.
-fn literal(expr: &Expr) -> usize {
-    match expr {
-        Expr::Literal(value, _) => bytes::of_value(value),
-        _ => 0,
-    }
 }
 
 /// Whether it gives one value for all rows, and that may be a large one.

@@ -50,14 +50,31 @@ impl AnalyzerRule for ComparedCasts {
 
 fn compares_casts(filter: &Filter) -> bool {
     let conditions = split_conjunction(&filter.predicate);
-    conditions.into_iter().any(|condition| match condition {
-        Expr::BinaryExpr(BinaryExpr {
-            left,
-            op: Operator::Eq,
-            right,
-        }) => is_compared(left, right) || is_compared(right, left),
-        _ => false,
-    })
+    conditions
+        .into_iter()
+        .any(|condition| cast_side(condition).is_some())
+}
+
+/// A side of an equality.
+enum Side {
+    Left,
+    Right,
+}
+
+/// The side of a condition that is such a cast.
+fn cast_side(condition: &Expr) -> Option<Side> {
+    let Expr::BinaryExpr(BinaryExpr {
+        left,
+        op: Operator::Eq,
+        right,
+    }) = condition
+    else {
+        return None;
+    };
+    if is_compared(left, right) {
+        return Some(Side::Left);
+    }
+    is_compared(right, left).then_some(Side::Right)
 }
 
 /// Whether one side is the cast of a column, and the other of the row around.
@@ -68,21 +85,14 @@ fn is_compared(side: &Expr, other: &Expr) -> bool {
 
 /// The cast in a condition that is compared with the row around.
 fn cast_in(condition: &mut Expr) -> Option<&mut Expr> {
-    let Expr::BinaryExpr(BinaryExpr {
-        left,
-        op: Operator::Eq,
-        right,
-    }) = condition
-    else {
+    let side = cast_side(condition)?;
+    let Expr::BinaryExpr(equality) = condition else {
         return None;
     };
-    if is_compared(left, right) {
-        return Some(left.as_mut());
-    }
-    match is_compared(right, left) {
-        true => Some(right.as_mut()),
-        false => None,
-    }
+    Some(match side {
+        Side::Left => equality.left.as_mut(),
+        Side::Right => equality.right.as_mut(),
+    })
 }
 
 /// Whether different values stay different: an integer that has no place in a type of integers is an error.

@@ -77,7 +77,7 @@ pub(crate) fn with_rows(of: &Subquery, plan: impl Into<Arc<LogicalPlan>>) -> Sub
     }
 }
 
-/// The subquery that an expression asks, whatever it asks it for.
+/// The subquery of `IN`, `EXISTS`, `ANY` and `ALL`, or the one whose value the expression is.
 pub(crate) fn subquery_of(expr: &Expr) -> Option<&Subquery> {
     match expr {
         Expr::InSubquery(of) => Some(&of.subquery),

@@ -70,7 +70,7 @@ impl Identity {
         }
     }
 
-    /// Whether both are certainly the same topic or table, at whatever addresses they were asked for.
+    /// Whether both are certainly the same topic or table. The addresses of the brokers are not compared.
     pub fn is_certainly(&self, other: &Self) -> bool {
         match self.compare(other) {
             Sameness::Same => true,

@@ -64,7 +64,7 @@ struct Inner<G: Group> {
     /// Asks for committed offsets and names the group; it is no member of it.
     group: G,
     in_transactions: bool,
-    /// For rehearsals: whoever looks for a bad record makes many of them.
+    /// For rehearsals: the search for a bad record makes many of them.
     partitions: KnownPartitions,
 }
 

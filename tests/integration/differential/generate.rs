@@ -1,5 +1,7 @@
 //! Random statements in the words of both engines.
 
+use crate::support::Random;
+
 /// What makes the tables, in our words and theirs.
 pub(super) const TABLES: [(&str, &str); 2] = [
     (
@@ -125,29 +127,20 @@ const TYPES: [Type; 8] = [
 
 /// A source of statements; the same for the same seed.
 pub(super) struct Generator {
-    state: u64,
+    random: Random,
     exactness: Exactness,
 }
 
 impl Generator {
     pub(super) fn new(seed: u64) -> Self {
         Self {
-            state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            random: Random::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
             exactness: Exactness::Exact,
         }
     }
 
-    /// SplitMix64.
-    fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
     fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
+        self.random.below(bound)
     }
 
     fn one<T: Copy>(&mut self, of: &[T]) -> T {

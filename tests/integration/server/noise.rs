@@ -14,44 +14,33 @@ use arrow_flight::{Action, FlightData, FlightDescriptor, HandshakeRequest, Ticke
 use prost::Message as _;
 
 use super::Served;
-use crate::support::{PATIENCE, Workspace};
+use crate::support::{PATIENCE, Random, Workspace};
 
-/// Random numbers; the same for the same seed.
-struct Noise(u64);
+/// Random bytes; the same for the same seed.
+struct Noise {
+    random: Random,
+}
 
 impl Noise {
-    /// SplitMix64.
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
     fn byte(&mut self) -> u8 {
-        (self.next() >> 56) as u8
+        (self.random.next() >> 56) as u8
     }
 
     /// At most so many bytes.
     fn bytes(&mut self, most: usize) -> Vec<u8> {
-        let length = self.below(most + 1);
+        let length = self.random.below(most + 1);
         (0..length).map(|_| self.byte()).collect()
     }
 
     /// The same with a few changes: bytes that are others, more or missing, or an end too early.
     fn changed(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut changed = bytes.to_vec();
-        for _ in 0..=self.below(4) {
+        for _ in 0..=self.random.below(4) {
             if changed.is_empty() {
                 break;
             }
-            let at = self.below(changed.len());
-            match self.below(8) {
+            let at = self.random.below(changed.len());
+            match self.random.below(8) {
                 0 => changed.truncate(at),
                 1 => {
                     changed.remove(at);
@@ -61,7 +50,7 @@ impl Noise {
                     drop(changed.splice(at..at, more));
                 }
                 3 => changed[at] = 0xff,
-                4 => changed[at] ^= 1 << self.below(8),
+                4 => changed[at] ^= 1 << self.random.below(8),
                 _ => changed[at] = self.byte(),
             }
         }
@@ -191,19 +180,21 @@ fn bytes_at_random_end_no_server() {
     let work = Workspace::new();
     let mut served = Served::start(&work, &["--http", "127.0.0.1:0"]);
     let console = served.console.clone().unwrap();
-    let mut noise = Noise(seed);
+    let mut noise = Noise {
+        random: Random::new(seed),
+    };
     let (calls, requests) = (calls(), requests());
     for round in 0..rounds {
-        let (name, message) = &calls[noise.below(calls.len())];
-        let to_flight = match noise.below(5) {
+        let (name, message) = &calls[noise.random.below(calls.len())];
+        let to_flight = match noise.random.below(5) {
             0 => noise.bytes(4_000),
             1 => [call(name, message), noise.bytes(4_000)].concat(),
             2 => call(name, &noise.bytes(200)),
             3 => call(name, &noise.changed(message)),
             _ => noise.changed(&call(name, message)),
         };
-        let request = &requests[noise.below(requests.len())];
-        let to_console = match noise.below(4) {
+        let request = &requests[noise.random.below(requests.len())];
+        let to_console = match noise.random.below(4) {
             0 => noise.bytes(4_000),
             1 => [request.clone(), noise.bytes(4_000)].concat(),
             _ => noise.changed(request),
