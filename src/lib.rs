@@ -4,7 +4,15 @@
 //! from the top: `cli`, `server` and `client`, `runtime`, `session`, `tables`, `planner`, `exec`, `state`, `core` and `error`;
 //! imports go down only.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::disallowed_methods
+    )
+)]
 
 pub mod cli;
 pub mod client;

@@ -1,5 +1,10 @@
 //! The command line: what was typed, resolved against the configuration, run.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a command line lives in real time, with one user before it"
+)]
+
 mod args;
 mod check;
 mod config;

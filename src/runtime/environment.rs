@@ -1,5 +1,10 @@
 //! What a job runs on: the brokers and tables that its statements name, and the clock.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the real clock of the runner; the simulation has another"
+)]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -83,6 +83,10 @@ impl Sweeper {
     }
 
     /// Waits for the work in hand and begins the next.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "sweeping runs beside the batches, and the sweep is a decision of its own"
+    )]
     async fn step(&mut self, history: &mut JobHistory, now: i64) -> Result<()> {
         match std::mem::replace(&mut self.work, Work::None) {
             Work::None => self.begin(history, now),
@@ -111,6 +115,10 @@ impl Sweeper {
         Ok(())
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "sweeping runs beside the batches, and the sweep is a decision of its own"
+    )]
     fn begin(&mut self, history: &JobHistory, now: i64) {
         if now < self.rests_until || !is_sweep_due(history, self.retention, now) {
             return;

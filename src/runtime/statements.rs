@@ -793,6 +793,10 @@ fn batch_number(text: &crate::planner::Text) -> Result<u64> {
 }
 
 /// Who this is, in the log: host, process and a random part.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a random part tells two runners of a process apart"
+)]
 pub(super) fn owner() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let random = uuid::Uuid::new_v4().simple().to_string();
@@ -800,6 +804,10 @@ pub(super) fn owner() -> String {
 }
 
 /// Milliseconds since 1970 UTC.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the clock of statements about jobs, which have no environment"
+)]
 pub(super) fn now() -> i64 {
     chrono::Utc::now().timestamp_millis()
 }

@@ -26,6 +26,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// The connections of a listener that have a place. One on which no known user calls within `patience` is closed, and sooner if
 /// another one needs its place.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "connections are closed in real time"
+)]
 pub(super) fn admitted<I>(
     incoming: I,
     connections: Arc<Connections>,
@@ -82,6 +86,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
         }
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "connections are closed in real time"
+    )]
     fn admitted(stream: S, place: Place, patience: Duration) -> Self {
         let closing = place.closing().clone();
         let leaves = async move {

@@ -119,6 +119,10 @@ impl Engine {
     }
 
     /// A statement that is about to be run, by its number.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "statements are listed by the time of the server"
+    )]
     pub(super) fn statement(&self, asked: &Asked, parsed: &ParsedStatement) -> Arc<Running> {
         let at = chrono::Utc::now().timestamp_millis();
         let timeouts = [asked.settings.timeout, self.work.limits().timeout];
@@ -433,6 +437,10 @@ impl Engine {
     }
 
     /// Changes tables, views or jobs; gives a word for the user.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "entries of the catalog have the time of the server"
+    )]
     pub(super) async fn define(
         &self,
         asked: &Asked,

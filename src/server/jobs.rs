@@ -127,6 +127,10 @@ impl Changed {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a job that ended is looked at again in real time"
+)]
 async fn keep_running(jobs: &Jobs, name: &str, options: &RunOptions, changed: &Changed) {
     loop {
         match jobs.run_one(name, options).await {

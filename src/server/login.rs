@@ -93,6 +93,10 @@ impl Login {
     /// # Errors
     ///
     /// A file that cannot be read, or says what cannot be understood.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the key of tokens cannot be guessed"
+    )]
     pub(super) fn try_new(options: &LoginOptions, counts: Arc<Counts>) -> Result<Self> {
         let users = options.users.as_deref().map(Users::open).transpose()?;
         let issuer = match &options.jwks {
@@ -171,6 +175,10 @@ impl Login {
     /// # Errors
     ///
     /// None in practice.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "each token has an id of its own, and ends by the wall clock"
+    )]
     pub(super) fn token_of(&self, caller: &Caller, headers: &HeaderMap) -> Result<String> {
         if let (Some(Credentials::Token(token)), true) = (Credentials::of(headers)?, self.is_closed)
         {
@@ -214,6 +222,10 @@ impl Login {
         }
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "hashing a password takes a processor for long"
+    )]
     async fn hashes_to(&self, password: &str, hash: String, known: [u8; 32]) -> bool {
         let Ok(_turn) = self.hashing.acquire().await else {
             return false;
@@ -288,6 +300,7 @@ impl Login {
     }
 
     /// Ends a login: its token is of no use any more.
+    #[expect(clippy::disallowed_methods, reason = "tokens end by the wall clock")]
     pub(super) fn log_out(&self, token: &str) {
         let Some(ours) = self.ours(token) else {
             return;

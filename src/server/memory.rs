@@ -4,6 +4,11 @@
 //! go is counted (`core::heap`). What is held beside that, such as rows between two operators, is seen here by what the whole process
 //! holds. And a statement that asks for more than the machine has waits on its own thread, and is ended.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the watcher of memory runs beside statements, in real time; a thread without memory can only wait"
+)]
+
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

@@ -30,6 +30,10 @@ const WAITS: Duration = Duration::from_secs(1);
 const SHORT: usize = 64;
 
 /// Looks after plans in the making.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the watcher of plans runs beside them, in real time"
+)]
 pub(super) fn watch(work: Arc<Work>) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {
         loop {

@@ -286,6 +286,10 @@ impl Engine {
 }
 
 /// Tries again and again what is not open, for as long as the engine is there.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tables that could not be opened are tried again in real time"
+)]
 pub(super) async fn keep_trying(engine: Weak<Engine>) {
     let mut pause = FIRST_PAUSE;
     loop {

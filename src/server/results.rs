@@ -49,6 +49,10 @@ impl<T: Clone> Held<T> {
     }
 
     /// Keeps a thing of about so many bytes; gives its name, or nothing if there are too many, of all or of its owner.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the name of a result cannot be guessed"
+    )]
     pub(super) fn put(
         &self,
         thing: T,

@@ -127,6 +127,10 @@ enum StoppedBy {
 }
 
 impl Statement {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the id of a statement cannot be guessed"
+    )]
     pub(super) fn new(caller: &Caller, text: &str, at: i64, time: Time) -> Arc<Self> {
         Arc::new(Self {
             id: uuid::Uuid::new_v4().simple().to_string()[..16].to_owned(),
@@ -231,6 +235,10 @@ impl Statement {
     }
 
     /// Ends when it is stopped or has taken too long; gives why.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the time limit of a statement is real time"
+    )]
     async fn stopped(&self) -> Error {
         let took_too_long = async {
             match self.timeout() {

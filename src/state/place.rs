@@ -1,5 +1,10 @@
 //! A folder or object store as the place where things last.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "files have names that no other process gives, and writing them to disk blocks"
+)]
+
 use std::collections::HashSet;
 use std::io::{Cursor, Read, Seek, SeekFrom, Write as _};
 use std::path::PathBuf;

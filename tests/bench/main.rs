@@ -10,7 +10,8 @@
     clippy::panic,
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a benchmark stops at the first fault and prints its figures"
+    clippy::disallowed_methods,
+    reason = "a benchmark stops at the first fault, measures real time and prints its figures"
 )]
 
 mod jobs;

@@ -25,7 +25,15 @@
 //! 4. The session's query planner plans with [`extension_planners`]; [`query_planner`] is one that
 //!    has no others. It may first call [`seal_completions`], which saves planning whole tables.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::disallowed_methods
+    )
+)]
 
 mod bools;
 mod budget;

@@ -21,6 +21,10 @@ const WAITING: usize = 16;
 type Connection = (TlsStream<TcpStream>, Place);
 
 /// The connections of a listener behind TLS; one slow handshake holds up nobody. Each has its place from its handshake on.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "handshakes run beside each other, before there is a statement"
+)]
 pub(super) fn secured(
     listener: TcpListener,
     config: ServerConfig,

@@ -67,6 +67,10 @@ impl Duties {
     /// # Errors
     ///
     /// An entry before it cannot be read; an action that is not as expected.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "in-commit timestamps are wall time by the protocol"
+    )]
     pub(super) async fn fulfil(
         &self,
         log: &LogStoreRef,
@@ -113,6 +117,7 @@ async fn highest_row(log: &LogStoreRef, version: u64) -> Result<i64, DeltaTableE
 }
 
 /// The same as the table's domain metadata has it, which is read with the whole log.
+#[expect(clippy::disallowed_methods, reason = "the kernel's engine blocks")]
 async fn highest_row_of_snapshot(log: &LogStoreRef, version: u64) -> Result<i64, DeltaTableError> {
     let unknown = |error: &dyn std::fmt::Display| {
         DeltaTableError::generic(format!(

@@ -97,6 +97,10 @@ impl DeltaTableHandle {
     }
 
     /// The same over the log in a store that is there.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "each commit has a name by which it is found"
+    )]
     pub(super) async fn over(
         log_store: LogStoreRef,
         spec: DeltaSpec,

@@ -53,6 +53,10 @@ impl DeltaTableHandle {
     ///
     /// A column to order by that is missing or a partition column; a conflict with a writer
     /// that removed files; the store's errors.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "each commit has a name by which it is found"
+    )]
     pub async fn optimize(
         &self,
         spec: &OptimizeSpec,
@@ -150,6 +154,10 @@ impl DeltaTableHandle {
     /// # Errors
     ///
     /// A retention shorter than the table's own; the store's errors.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "each commit has a name by which it is found"
+    )]
     pub async fn vacuum(&self, spec: &VacuumSpec) -> Result<RecordBatch> {
         let table = self.refresh().await?;
         let snapshot = table.snapshot().map_err(|error| self.fail(error))?;

@@ -89,6 +89,10 @@ impl TruthfulStore {
     }
 
     /// Writes an entry that must not exist. `AlreadyExists` is another writer's.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a write whose outcome is not known is tried again after a pause"
+    )]
     async fn put_entry(
         &self,
         location: &Path,

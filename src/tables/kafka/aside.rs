@@ -9,6 +9,10 @@ use crate::error::{Error, Result};
 /// # Errors
 ///
 /// Those of the call.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "librdkafka's calls block, and have threads of their own"
+)]
 pub(crate) async fn aside<T: Send + 'static>(
     call: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {

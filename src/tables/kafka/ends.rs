@@ -1,5 +1,10 @@
 //! Where the logs of a topic's partitions start and end: asked of their leaders, all partitions in one request.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "blocking calls of the client wait for an election, on threads of their own"
+)]
+
 use std::time::{Duration, Instant};
 
 use rdkafka::Offset;

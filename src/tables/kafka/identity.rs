@@ -1,6 +1,11 @@
 //! Which topic a name stands for (IDENT-1): the ids of the cluster and of the topic.
 //!
 //! The client library asks for topic ids, its Rust binding does not: this is the only place that calls the library itself.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "blocking calls of the client wait for the next attempt, on threads of their own"
+)]
 #![expect(
     unsafe_code,
     reason = "the Rust binding of librdkafka has no call that gives a topic's id"

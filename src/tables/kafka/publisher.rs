@@ -46,6 +46,7 @@ pub(crate) trait Clock {
     }
 
     /// Waits, at least this long.
+    #[expect(clippy::disallowed_methods, reason = "the clock of a real client")]
     fn pause(&self, pause: Duration) {
         std::thread::sleep(pause);
     }

@@ -96,6 +96,10 @@ struct Client {
 }
 
 impl Client {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a task serves the events of the client while nothing is read"
+    )]
     async fn connect(table: Arc<KafkaTable>, partitions: usize) -> Result<Arc<Self>> {
         let watch = Watch::default();
         let context = watch.clone();
@@ -157,6 +161,7 @@ impl Client {
 }
 
 impl Drop for Client {
+    #[expect(clippy::disallowed_methods, reason = "ending a client blocks")]
     fn drop(&mut self) {
         // Ending a client waits for its threads.
         let consumer = self.consumer.take();

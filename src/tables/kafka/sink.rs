@@ -605,6 +605,7 @@ impl Outlet for Insert {
 }
 
 impl Drop for Insert {
+    #[expect(clippy::disallowed_methods, reason = "aborting a transaction blocks")]
     fn drop(&mut self) {
         let Some(opened) = self.opened.take() else {
             return;
@@ -616,6 +617,10 @@ impl Drop for Insert {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "each INSERT has a transactional id of its own"
+)]
 fn connect(
     settings: &ClientSettings,
     deliveries: Deliveries,
@@ -755,6 +760,10 @@ impl<P: Publisher> Session<P> {
 
     /// Why a record was refused as invalid. The client says no more than that of records that were sent together: what the topic
     /// asks of records tells the reason.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the brokers compare a record's time with the wall clock"
+    )]
     fn invalid(&self, code: RDKafkaErrorCode) -> Error {
         let (settings, topic) = (&self.table.client, &self.table.topic);
         let without_key = self.deliveries.refused_without_key();

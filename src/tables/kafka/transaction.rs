@@ -265,6 +265,7 @@ impl<G: Group> JobTopic<G> {
     }
 
     /// The same, without waiting for it; a process that ends waits a moment.
+    #[expect(clippy::disallowed_methods, reason = "aborting a transaction blocks")]
     pub(crate) fn abandon(&self) {
         if !self.inner.in_transactions {
             return;
@@ -367,6 +368,10 @@ impl<G: Group> Inner<G> {
     /// The client has an end for the first of its two requests only: for the second it waits until the group's coordinator
     /// answers. So the call is left alone after a while. Nothing is in doubt before the commit, and the runner that takes the job
     /// over next fences this producer off.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a call that may outlast its time limit has a thread of its own"
+    )]
     fn add_offsets(self: &Arc<Self>, list: TopicPartitionList) -> Result<()> {
         /// The client's own time is over by then.
         const LATE: Duration = Duration::from_secs(30);
