@@ -1,6 +1,6 @@
 //! A folder or object store as the place where things last.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::{Cursor, Read, Seek, SeekFrom, Write as _};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +13,7 @@ use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt as _, PutMod
 
 use tokio::sync::OnceCell;
 
+use super::s3::{is_s3, open_s3};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Where state, late rows and runs are kept. Cheap to clone.
@@ -40,6 +41,11 @@ impl DataDir {
             .ok()
             .filter(|url| place.contains("://") && url.scheme() != "file");
         if let Some(url) = url {
+            if is_s3(&url) {
+                let (store, root) = open_s3(&url, &HashMap::new())
+                    .map_err(|error| error.context(format!("the data directory '{place}'")))?;
+                return Ok(Self::in_store(store, root, place));
+            }
             let environment = std::env::vars().map(|(key, value)| (key.to_lowercase(), value));
             let (store, root) = object_store::parse_url_opts(&url, environment)
                 .map_err(|error| store_error(place, &error))?;
