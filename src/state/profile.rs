@@ -1,7 +1,7 @@
 //! The keys of a profile in the files of the AWS command line.
 //!
 //! Only keys that stand there. A profile that gets its credentials elsewhere, by single sign-on, a role or a program, is
-//! refused, and not passed over: the next place to look at could have those of somebody else.
+//! refused, and not passed over: the next place to look at could have those of another account.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -59,7 +59,7 @@ pub(super) fn named(files: &ProfileFiles, name: &str) -> Result<AwsCredential> {
     })
 }
 
-/// The keys of the profile `default`, for which nobody asked: `None` if it has none.
+/// The keys of the profile `default`, where no profile is named: `None` if it has none.
 ///
 /// # Errors
 ///
