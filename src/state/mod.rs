@@ -1,4 +1,4 @@
-//! What lasts: the logs and versions of jobs and the catalog of a server, in a folder or an object store.
+//! What lasts: the logs and versions of jobs and the catalog of a server, in a folder or an object store; and how a bucket is opened.
 //!
 //! The only module that names object_store.
 
@@ -8,6 +8,8 @@ mod inventory;
 mod jobs;
 mod pack;
 mod place;
+mod profile;
+mod s3;
 #[cfg(test)]
 pub(crate) mod simulated;
 
@@ -17,3 +19,4 @@ pub use inventory::Inventory;
 pub use jobs::{FoundJob, JobId, JobStore};
 pub use pack::{Pack, Packed};
 pub use place::{DataDir, Opened};
+pub use s3::open_s3;

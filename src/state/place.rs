@@ -5,7 +5,7 @@
     reason = "files have names that no other process gives, and writing them to disk blocks"
 )]
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::{Cursor, Read, Seek, SeekFrom, Write as _};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +18,7 @@ use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt as _, PutMod
 
 use tokio::sync::OnceCell;
 
+use super::s3::{is_s3, open_s3};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Where state, late rows and runs are kept. Cheap to clone.
@@ -45,6 +46,11 @@ impl DataDir {
             .ok()
             .filter(|url| place.contains("://") && url.scheme() != "file");
         if let Some(url) = url {
+            if is_s3(&url) {
+                let (store, root) = open_s3(&url, &HashMap::new())
+                    .map_err(|error| error.context(format!("the data directory '{place}'")))?;
+                return Ok(Self::in_store(store, root, place));
+            }
             let environment = std::env::vars().map(|(key, value)| (key.to_lowercase(), value));
             let (store, root) = object_store::parse_url_opts(&url, environment)
                 .map_err(|error| store_error(place, &error))?;

@@ -74,7 +74,10 @@ pub(super) fn delta_error(location: &str, error: DeltaTableError) -> Error {
             Some(kind) => said_by_store(location, kind, &text),
             None => of_table(ErrorKind::Data, text),
         },
-        DeltaTableError::GenericError { source } => of_table(ErrorKind::Data, source.to_string()),
+        DeltaTableError::GenericError { source } => match source.downcast::<Error>() {
+            Ok(own) => own.context(format!("Delta table '{location}'")),
+            Err(source) => of_table(ErrorKind::Data, source.to_string()),
+        },
         other => of_table(ErrorKind::Internal, other.to_string()),
     }
 }

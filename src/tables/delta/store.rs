@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,12 +18,16 @@ use deltalake::logstore::object_store::{
     ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutMultipartOptions, PutOptions,
     PutPayload, PutResult, RenameOptions, Result,
 };
-use deltalake::logstore::{LogStoreRef, ObjectStoreRef, StorageConfig, object_store_factories};
+use deltalake::logstore::{
+    LogStoreFactory, LogStoreRef, ObjectStoreFactory, ObjectStoreRef, StorageConfig,
+    default_logstore, logstore_factories, object_store_factories,
+};
 use deltalake::{DeltaTableBuilder, DeltaTableError};
 use futures::stream::BoxStream;
 
 use super::location::Location;
 use super::options::DeltaOptions;
+use crate::state::open_s3;
 
 /// How often an entry is written before the question stays open, and the pause after the first try; each is four times the one
 /// before. The client below retries too.
@@ -36,21 +40,10 @@ pub(super) fn build_log_store(
     options: &DeltaOptions,
 ) -> std::result::Result<LogStoreRef, DeltaTableError> {
     if location.folder.is_none() {
-        deltalake::aws::register_handlers(None);
+        register_s3();
     }
-    let mut storage = options.storage.clone();
-    let endpoint = storage
-        .get("aws_endpoint")
-        .cloned()
-        .or_else(|| std::env::var("AWS_ENDPOINT_URL").ok())
-        .or_else(|| std::env::var("AWS_ENDPOINT").ok());
-    // Whoever names a plain endpoint means it.
-    if endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")) {
-        storage
-            .entry("aws_allow_http".to_owned())
-            .or_insert_with(|| "true".to_owned());
-    }
-    let builder = DeltaTableBuilder::from_url(location.url.clone())?.with_storage_options(storage);
+    let builder = DeltaTableBuilder::from_url(location.url.clone())?
+        .with_storage_options(options.storage.clone());
     let config = StorageConfig::parse_options(builder.storage_options())?;
     let no_store = || DeltaTableError::InvalidTableLocation(location.url.to_string());
     let scheme = url::Url::parse(&format!("{}://", location.url.scheme()));
@@ -61,6 +54,53 @@ pub(super) fn build_log_store(
     builder
         .with_storage_backend(TruthfulStore::over(root), location.url.clone())
         .build_storage()
+}
+
+/// Tells the library how buckets are opened, and that their logs are like any other: a commit is a write on the condition that
+/// there is no such entry.
+fn register_s3() {
+    static REGISTERED: Once = Once::new();
+    REGISTERED.call_once(|| {
+        for scheme in ["s3://", "s3a://"] {
+            let Ok(scheme) = url::Url::parse(scheme) else {
+                continue;
+            };
+            object_store_factories().insert(scheme.clone(), Arc::new(Buckets));
+            logstore_factories().insert(scheme, Arc::new(Buckets));
+        }
+    });
+}
+
+/// Tables in stores that speak S3.
+struct Buckets;
+
+impl ObjectStoreFactory for Buckets {
+    fn parse_url_opts(
+        &self,
+        url: &url::Url,
+        config: &StorageConfig,
+    ) -> std::result::Result<(ObjectStoreRef, Path), DeltaTableError> {
+        open_s3(url, &config.raw).map_err(|error| DeltaTableError::GenericError {
+            source: Box::new(error),
+        })
+    }
+}
+
+impl LogStoreFactory for Buckets {
+    fn with_options(
+        &self,
+        prefixed_store: ObjectStoreRef,
+        root_store: ObjectStoreRef,
+        location: &url::Url,
+        options: &StorageConfig,
+    ) -> std::result::Result<LogStoreRef, DeltaTableError> {
+        Ok(default_logstore(
+            prefixed_store,
+            root_store,
+            location,
+            options,
+        ))
+    }
 }
 
 /// See the module.

@@ -184,3 +184,46 @@ async fn a_bucket_that_is_missing_and_a_store_that_does_not_answer_are_told_apar
         start.elapsed()
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn options_that_do_not_fit_are_refused_before_a_store_is_asked() {
+    let key = ("aws.access_key_id", "key");
+    let secret = ("aws.secret_access_key", "anabranch-secret");
+    for (options, part) in [
+        (
+            &[key][..],
+            "'aws.access_key_id' and 'aws.secret_access_key'",
+        ),
+        (
+            &[("aws.session_token", "anabranch-secret")],
+            "'aws.session_token' only with both",
+        ),
+        (
+            &[key, secret, ("aws.endpoint", "127.0.0.1:9000")],
+            "http:// or https://",
+        ),
+        (&[key, secret, ("aws.conditional_put", "maybe")], "maybe"),
+        (
+            &[("aws.profile", "no such profile")],
+            "there is no profile 'no such profile'",
+        ),
+    ] {
+        let options = options.iter().copied();
+        let options: BTreeMap<_, _> = options
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        for location in ["s3://bucket/t", "s3a://bucket/t"] {
+            let spec = DeltaSpec {
+                location: location.into(),
+                options: options.clone(),
+                ..archive(Path::new(""))
+            };
+            let error = DeltaTableHandle::create_or_open(spec).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+            assert!(error.message().contains(location), "{error}");
+            assert!(error.message().contains(part), "{error}");
+            assert!(error.help().is_some(), "{error}");
+            assert!(!error.message().contains("anabranch-secret"), "{error}");
+        }
+    }
+}
