@@ -5,14 +5,16 @@ use std::time::Instant;
 
 use crate::core::jobs::SteadyTime;
 
-/// The time now, by that clock. Where the system gives none, by one of this process alone.
+/// The time now, by that clock. Where the system has none, or does not say which start of the machine it counts from, by one of this
+/// process alone.
 pub(super) fn steady_time() -> SteadyTime {
     static BOOT: OnceLock<Option<String>> = OnceLock::new();
     let boot = BOOT.get_or_init(|| {
         let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-        Some(id.trim().to_owned()).filter(|id| !id.is_empty())
+        let id = Some(id.trim()).filter(|id| !id.is_empty())?;
+        Some(boot_name(id, uptime(), since_boot()?))
     });
-    match (boot, uptime()) {
+    match (boot, since_boot()) {
         (Some(boot), Some(at)) => SteadyTime {
             boot: boot.clone(),
             at,
@@ -21,7 +23,36 @@ pub(super) fn steady_time() -> SteadyTime {
     }
 }
 
-/// Milliseconds since the machine was started, the time that it slept included.
+/// The name of a clock that counts from this start of the machine, and has counted so many milliseconds.
+///
+/// Earlier releases counted by `/proc/uptime`. Where that is another time, as in a container that has one of its own, what they wrote
+/// is not compared with this clock: it would look as if more time had passed than has.
+fn boot_name(id: &str, uptime: Option<u64>, since_boot: u64) -> String {
+    /// Two readings one after the other differ by less.
+    const SAME: u64 = 10_000;
+    match uptime.is_none_or(|uptime| uptime.abs_diff(since_boot) < SAME) {
+        true => id.to_owned(),
+        false => format!("{id}/boottime"),
+    }
+}
+
+/// Milliseconds since the machine was started, the time that it slept included; none where the system has no such clock.
+#[cfg(target_os = "linux")]
+fn since_boot() -> Option<u64> {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = u64::try_from(time.tv_sec).ok()?;
+    let nanoseconds = u64::try_from(time.tv_nsec).ok()?;
+    seconds
+        .checked_mul(1_000)?
+        .checked_add(nanoseconds / 1_000_000)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn since_boot() -> Option<u64> {
+    None
+}
+
+/// What `/proc/uptime` says, in milliseconds: the same, or the time since a container was started that has a file of its own there.
 fn uptime() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/uptime").ok()?;
     let (seconds, rest) = text.split_once('.')?;
@@ -55,5 +86,39 @@ mod tests {
         let (first, second) = (of_process(), of_process());
         assert!(second.since(&first).is_some());
         assert_eq!(first.since(&steady_time()), None, "they are two clocks");
+    }
+
+    /// To the millisecond: `/proc/uptime` says only hundredths of a second.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn it_is_the_clock_of_the_kernel() {
+        let boottime = || {
+            let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+            u64::try_from(time.tv_sec * 1_000 + time.tv_nsec / 1_000_000).unwrap()
+        };
+        for _ in 0..30 {
+            let (before, at, after) = (boottime(), steady_time().at, boottime());
+            assert!((before..=after).contains(&at), "{before} {at} {after}");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+
+    /// On a machine of its own, what they wrote is the same time; beside a container's own uptime it is another clock.
+    #[test]
+    fn what_earlier_releases_wrote_is_read_where_it_is_the_same_time() {
+        const HOUR: u64 = 3_600_000;
+        for uptime in [None, Some(HOUR), Some(HOUR - 10), Some(HOUR + 10)] {
+            assert_eq!(boot_name("7f", uptime, HOUR), "7f", "{uptime:?}");
+        }
+        let in_container = boot_name("7f", Some(HOUR / 2), HOUR);
+        assert_ne!(in_container, "7f");
+        assert_eq!(boot_name("7f", Some(HOUR / 3), 2 * HOUR), in_container);
+        let reading = |boot: &str, at| SteadyTime {
+            boot: boot.to_owned(),
+            at,
+        };
+        let earlier = reading("7f", HOUR / 2);
+        assert_eq!(reading(&in_container, HOUR).since(&earlier), None);
+        assert_eq!(reading("7f", HOUR).since(&earlier), Some(HOUR / 2));
     }
 }

@@ -565,7 +565,8 @@ impl Work {
         }
     }
 
-    /// Does something to its end whether or not somebody waits for it: half of it would be worse.
+    /// Does something to its end whether or not a client waits for it: half of it would be worse. It counts what it takes as other
+    /// statements do, so that one whose plan asks for more memory than there is waits alone; then its client is told.
     ///
     /// # Errors
     ///
@@ -580,12 +581,23 @@ impl Work {
             let mut running = Running::new(&to_its_end, &of);
             let _waits = WaitsFor::new(&of);
             let _turn = to_its_end.turn(&of).await?;
-            let done = on_stack(work).await;
+            let owner = Arc::clone(&of.owner);
+            let work = heap::within(owner, to_its_end.most(), work);
+            let done = on_stack(work).await.map_err(|error| match error.kind() {
+                // A step says only that its statement was ended.
+                ErrorKind::Cancelled => of.why_stopped().unwrap_or(error),
+                _ => error,
+            });
             running.end(done.as_ref().err());
             done.map_err(|error| error.of_query(&of.id))
         });
-        task.await
-            .unwrap_or_else(|error| Err(Error::internal(error.to_string())))
+        tokio::select! {
+            biased;
+            done = task => done.unwrap_or_else(|error| Err(Error::internal(error.to_string()))),
+            () = statement.is_short.cancelled() => {
+                Err(is_short_of_memory().of_query(&statement.id))
+            }
+        }
     }
 
     /// What a stream of a statement gives, made ahead of its reader; nothing more is made when the reader has gone.
@@ -818,6 +830,14 @@ fn is_out_of_memory() -> Error {
     let ended = "the server ran out of memory: the statement was ended";
     Error::new(ErrorKind::Exhausted, ended)
         .with_help("read fewer rows or columns, or ask for an aggregate of them")
+}
+
+/// The same of one that is done to its end, if there is memory for it later.
+fn is_short_of_memory() -> Error {
+    let ended = "the server ran out of memory: the statement was ended";
+    Error::new(ErrorKind::Exhausted, ended).with_help(
+        "define less at once; SHOW TABLES and SHOW JOBS say whether it was defined all the same",
+    )
 }
 
 fn is_ending() -> Error {
@@ -1221,6 +1241,64 @@ mod tests {
             ..Limits::default()
         };
         assert_eq!(counted(limited).await, 456 << 20);
+    }
+
+    #[tokio::test]
+    async fn what_a_definition_takes_in_one_go_is_counted_for_it() {
+        let work = work(Limits {
+            memory: Some(100 << 20),
+            ..Limits::default()
+        });
+        let of = statement(None);
+        let counts = async {
+            tokio::task::yield_now().await;
+            Ok(heap::current().map(|(owner, most)| (owner.number(), most)))
+        };
+        let counted = work.finish(&of, counts).await.unwrap();
+        assert_eq!(counted, Some((of.owner.number(), 456 << 20)));
+        // It is ended where it looks, as what takes too much memory is, and says why.
+        let (of, ended) = (statement(None), statement(None));
+        let relieved = Arc::clone(&work);
+        let planned = |of: &Arc<Statement>| {
+            let id = of.id.clone();
+            async move {
+                assert_eq!(relieved.relieve(), Some(id));
+                heap::check(0)
+                    .map_err(|_| Error::new(ErrorKind::Cancelled, "the statement was ended"))
+            }
+        };
+        let told = work.finish(&ended, planned(&ended)).await.unwrap_err();
+        assert_eq!(told.kind(), ErrorKind::Exhausted, "{told}");
+        assert_eq!(told.query(), Some(&*ended.id));
+        assert_eq!(work.finish(&of, async { Ok(7) }).await.unwrap(), 7);
+    }
+
+    /// Its thread waits for memory: it can neither be ended nor say so. Later it comes to its end.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn who_waits_for_a_definition_whose_thread_waits_for_memory_is_told() {
+        let work = work(Limits::default());
+        let (may_end, ends) = std::sync::mpsc::channel::<()>();
+        let of = statement(None);
+        let (by, defined) = (Arc::clone(&work), Arc::clone(&of));
+        let told = tokio::spawn(async move {
+            let waits = async move {
+                let _ = ends.recv();
+                Ok(())
+            };
+            by.finish(&defined, waits).await
+        });
+        while work.running().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(work.end_short(of.owner.number()), Some(of.id.clone()));
+        let told = told.await.unwrap().unwrap_err();
+        assert_eq!(told.kind(), ErrorKind::Exhausted);
+        assert_eq!(told.query(), Some(&*of.id));
+        assert!(work.is_at_rest() && !work.running().is_empty());
+        let _ = may_end.send(());
+        while !work.running().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// A thread that plans is busy until it has a plan: who has asked is told, and the statement is not waited for.

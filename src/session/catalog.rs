@@ -13,6 +13,7 @@ use datafusion::datasource::empty::EmptyTable;
 use datafusion::datasource::listing::ListingTable;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::SessionState;
+use datafusion::execution::cache::cache_manager::FileStatisticsCache;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as SqlStatement;
@@ -106,6 +107,19 @@ fn listing(provider: &dyn TableProvider) -> Option<&ListingTable> {
         Some(renamed) => listing(renamed.files()),
         None => provider.downcast_ref::<ListingTable>(),
     }
+}
+
+/// The same with a cache for what is learned of its files; none if it is not over files.
+fn with_statistics(
+    provider: &dyn TableProvider,
+    statistics: Option<&Arc<FileStatisticsCache>>,
+) -> Option<Arc<dyn TableProvider>> {
+    if let Some(renamed) = provider.downcast_ref::<Renamed>() {
+        let files = with_statistics(renamed.files(), statistics)?;
+        return Some(Arc::new(renamed.over(files)));
+    }
+    let files = provider.downcast_ref::<ListingTable>()?;
+    Some(Arc::new(files.clone().with_cache(statistics.cloned())))
 }
 
 /// A view as its query; planned by every statement that uses it.
@@ -359,6 +373,21 @@ impl Catalog {
             tables: RwLock::new(tables),
             version: AtomicU64::new(version),
             ..Self::default()
+        }
+    }
+
+    /// Keeps what is learned of files in this cache. Tables come with that of the session in which they were declared.
+    pub(crate) fn keep_statistics_in(&self, statistics: Option<&Arc<FileStatisticsCache>>) {
+        let mut tables = self.write();
+        let Tables {
+            entries, hidden, ..
+        } = &mut *tables;
+        for entry in entries.values_mut().chain(hidden.values_mut()) {
+            if let TableEntry::Provider(provider) = entry
+                && let Some(own) = with_statistics(&**provider, statistics)
+            {
+                *provider = own;
+            }
         }
     }
 

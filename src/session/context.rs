@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anabranch_udfs::{Budget, CompletionNotices, NullFreeColumns};
 use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList};
 use datafusion::config::ConfigOptions;
+use datafusion::execution::cache::cache_manager::{CacheManager, CacheManagerConfig};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
@@ -213,7 +214,7 @@ fn tell_budget(settings: &mut ConfigOptions, limit: usize) {
     settings.extensions.insert(Budget(limit / 4));
 }
 
-/// Memory and disk of a session, shared by its forks.
+/// Memory, disk and caches of files of a session, shared by its forks.
 #[derive(Debug, Clone)]
 pub(super) struct Resources {
     /// Of statements.
@@ -253,10 +254,12 @@ impl Resources {
             .build_arc()?;
         let jobs = match of_jobs {
             None => Arc::clone(&statements),
-            // What statements spill is not counted against what jobs may.
+            // What statements spill is not counted against what jobs may. And a thread of a statement may wait for memory while it
+            // holds the lock of a cache: jobs have others.
             Some(of_jobs) => Arc::new(RuntimeEnv {
                 memory_pool: Arc::new(FairSpillPool::new(of_jobs)),
                 disk_manager: Arc::new(disk().build()?),
+                cache_manager: CacheManager::try_new(&CacheManagerConfig::default())?,
                 ..statements.as_ref().clone()
             }),
         };
@@ -283,11 +286,24 @@ impl Resources {
         self.pools().map(|pool| pool.reserved()).sum()
     }
 
-    /// What the sessions of a job have in common, and the memory of jobs as this one has it.
-    pub(super) fn of_job(&self, common: &SessionState) -> (Arc<SessionState>, Arc<JobPool>) {
+    /// What the sessions of a job have in common, and the memory of jobs as this one has it. Which files there are each job remembers
+    /// by itself, since each of its batches looks again; what is in them, all jobs together.
+    ///
+    /// # Errors
+    ///
+    /// None that a caller could cause.
+    pub(super) fn of_job(
+        &self,
+        common: &SessionState,
+    ) -> Result<(Arc<SessionState>, Arc<JobPool>)> {
         let pool = Arc::new(JobPool::new(Arc::clone(&self.jobs.memory_pool)));
+        let of_jobs = &self.jobs.cache_manager;
+        let caches = CacheManagerConfig::default()
+            .with_file_statistics_cache(of_jobs.get_file_statistic_cache())
+            .with_file_metadata_cache(Some(of_jobs.get_file_metadata_cache()));
         let runtime = RuntimeEnv {
             memory_pool: Arc::clone(&pool) as _,
+            cache_manager: CacheManager::try_new(&caches)?,
             ..self.jobs.as_ref().clone()
         };
         let mut config = common.config().clone();
@@ -296,7 +312,7 @@ impl Resources {
             .with_config(config)
             .with_runtime_env(Arc::new(runtime))
             .build();
-        (Arc::new(state), pool)
+        Ok((Arc::new(state), pool))
     }
 }
 
@@ -328,7 +344,15 @@ fn default_memory_limit() -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::any::Any;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::sync::{Mutex, PoisonError};
+    use std::time::Duration;
+
+    use datafusion::execution::cache::cache_manager::{CachedFileMetadataEntry, FileMetadata};
     use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+    use object_store::ObjectMeta;
+    use object_store::path::Path;
 
     use super::*;
 
@@ -378,7 +402,7 @@ mod tests {
             let settings = state.config_options();
             settings.extensions.get::<Budget>().map(|budget| budget.0)
         };
-        let (of_job, pool) = resources.of_job(&common);
+        let (of_job, pool) = resources.of_job(&common).unwrap();
         assert_eq!((budget(&common), budget(&of_job)), (Some(20), Some(5)));
         let job = consumer(of_job.runtime_env());
         job.try_grow(15).unwrap();
@@ -389,5 +413,77 @@ mod tests {
             (shortage.held, shortage.others, shortage.limit),
             (15, 0, 20)
         );
+    }
+    /// Where the caches of files are: of what is in them, of their statistics, and of which there are.
+    fn caches(runtime: &RuntimeEnv) -> [*const (); 3] {
+        let caches = &runtime.cache_manager;
+        [
+            Arc::as_ptr(&caches.get_file_metadata_cache()).cast(),
+            Arc::as_ptr(&caches.get_file_statistic_cache().unwrap()).cast(),
+            Arc::as_ptr(&caches.get_list_files_cache().unwrap()).cast(),
+        ]
+    }
+
+    #[test]
+    fn safe_1_jobs_have_caches_of_files_of_their_own() {
+        let resources = resources(100, JobMemory::Half).unwrap();
+        let statements = Arc::clone(&resources.statements);
+        let common = common(&SessionOptions::default(), statements).unwrap();
+        let of_job = || resources.of_job(&common).unwrap().0;
+        let [one, other] = [of_job(), of_job()].map(|job| caches(job.runtime_env()));
+        for (of_job, of_statements) in one.iter().zip(caches(&resources.statements)) {
+            assert_ne!(*of_job, of_statements);
+        }
+        // What is in files is known to all jobs, and which there are to each.
+        assert_eq!(one[..2], other[..2]);
+        assert_ne!(one[2], other[2]);
+    }
+
+    /// Metadata whose size is known once the test says so: until then the cache that takes it is locked.
+    struct Slow(Sender<()>, Mutex<Receiver<()>>);
+
+    impl FileMetadata for Slow {
+        fn as_any(&self) -> &dyn Any {
+            self
+        }
+
+        fn memory_size(&self) -> usize {
+            let _ = self.0.send(());
+            let goes_on = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+            let _ = goes_on.recv();
+            1
+        }
+
+        fn extra_info(&self) -> datafusion::common::HashMap<String, String> {
+            datafusion::common::HashMap::default()
+        }
+    }
+
+    #[test]
+    fn safe_1_a_statement_that_holds_its_cache_of_files_holds_no_job() {
+        let resources = resources(100, JobMemory::Half).unwrap();
+        let of = |runtime: &RuntimeEnv| runtime.cache_manager.get_file_metadata_cache();
+        let (of_statements, of_jobs) = (of(&resources.statements), of(&resources.jobs));
+        let path = Path::from("a.parquet");
+        let meta = ObjectMeta {
+            location: path.clone(),
+            last_modified: chrono::DateTime::UNIX_EPOCH,
+            size: 1,
+            e_tag: None,
+            version: None,
+        };
+        let (is_held, held) = channel();
+        let (goes_on, may_go_on) = channel();
+        let entry =
+            CachedFileMetadataEntry::new(meta, Arc::new(Slow(is_held, Mutex::new(may_go_on))));
+        let of_statement = path.clone();
+        let statement = std::thread::spawn(move || of_statements.put(&of_statement, entry));
+        held.recv().unwrap();
+        let (asked, answer) = channel();
+        std::thread::spawn(move || asked.send(of_jobs.get(&path).is_none()));
+        let answer = answer.recv_timeout(Duration::from_secs(60));
+        drop(goes_on);
+        statement.join().unwrap();
+        assert_eq!(answer, Ok(true));
     }
 }

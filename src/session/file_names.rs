@@ -195,6 +195,14 @@ impl Renamed {
         }
     }
 
+    /// The same over other files of the same columns.
+    pub(super) fn over(&self, files: Arc<dyn TableProvider>) -> Self {
+        Self {
+            files,
+            schema: Arc::clone(&self.schema),
+        }
+    }
+
     /// The table as its files have it.
     pub(super) fn files(&self) -> &dyn TableProvider {
         self.files.as_ref()

@@ -410,7 +410,7 @@ impl JobQuery {
     /// A table has changed so that the query no longer fits.
     pub async fn batch(&self, sources: BTreeMap<String, BatchSource>) -> Result<BatchPlan> {
         let catalog = &self.session.catalog;
-        catalog.begin_statement();
+        self.begin_batch();
         let bad_records = bad_records(&sources);
         for (name, source) in sources {
             catalog.pin(&name, source.provider);
@@ -458,7 +458,7 @@ impl JobQuery {
     /// What the engine says; the job has no windows.
     pub async fn front(&self, sources: BTreeMap<String, BatchSource>) -> Result<FrontBatch> {
         // A batch sees one state of each static table, below the aggregate and above.
-        self.session.catalog.begin_statement();
+        self.begin_batch();
         let bad_records = bad_records(&sources);
         let streams = sources
             .into_iter()
@@ -496,6 +496,18 @@ impl JobQuery {
             context: self.session.states.task(),
             bad_records: Vec::new(),
         })
+    }
+
+    /// Forgets what the batch before has seen of static tables: their versions, and which files there are.
+    fn begin_batch(&self) {
+        self.session.catalog.begin_statement();
+        let runtime = self.session.context.runtime_env();
+        // A subscription has the list of all statements.
+        if self.pool.is_some()
+            && let Some(files) = runtime.cache_manager.get_list_files_cache()
+        {
+            files.clear();
+        }
     }
 
     /// The state in which batches are planned.

@@ -23,6 +23,8 @@ mod ingest;
 mod inner_names;
 mod inserted;
 mod jobs;
+#[cfg(test)]
+mod jobs_tests;
 mod labels;
 mod likes;
 mod literals;
@@ -249,7 +251,7 @@ impl Session {
         self.forked(fork, common)
     }
 
-    /// A fork that may do what this one may, with the memory of jobs in the place of that of statements.
+    /// A fork that may do what this one may, with the memory and caches of jobs in the place of those of statements.
     ///
     /// # Errors
     /// None that a caller could cause.
@@ -258,8 +260,12 @@ impl Session {
             memory_limit: None,
             ..self.fork.clone()
         };
-        let (common, pool) = self.resources.of_job(&self.common);
-        Ok((self.forked(&fork, common)?, pool))
+        let (common, pool) = self.resources.of_job(&self.common)?;
+        let session = self.forked(&fork, common)?;
+        let runtime = session.context.runtime_env();
+        let statistics = runtime.cache_manager.get_file_statistic_cache();
+        session.catalog.keep_statistics_in(statistics.as_ref());
+        Ok((session, pool))
     }
 
     fn forked(&self, fork: &ForkOptions, common: Arc<SessionState>) -> Result<Self> {
