@@ -2,7 +2,6 @@
 
 pub mod heap;
 pub mod jobs;
-#[cfg(test)]
 pub(crate) mod random;
 pub mod redact;
 pub mod stack;
