@@ -4,6 +4,8 @@ pub mod heap;
 pub mod jobs;
 pub(crate) mod random;
 pub mod redact;
+#[cfg(test)]
+pub(crate) mod schedules;
 pub mod stack;
 pub mod suggest;
 pub mod visits;

@@ -16,6 +16,7 @@ use datafusion::physical_plan::collect_partitioned;
 use proptest::prelude::*;
 
 use crate::core::jobs::{JobTime, RowWatermark, RunningWatermark, WatermarkPolicy};
+use crate::core::schedules::{Schedules, cases};
 use crate::exec::keyed::{StateTable, StepRule, encode_states, read_states, step};
 use crate::planner::ast::{Emit, JobStatement, Statement};
 use crate::planner::{Parameters, Script, parse_statement};
@@ -376,7 +377,7 @@ fn check_joined(kind: Kind, joined: Joined, cases: u32) {
     check_job(kind, joined, PLAIN, "", cases);
 }
 
-fn check_job(kind: Kind, joined: Joined, asking: &str, having: &str, cases: u32) {
+fn check_job(kind: Kind, joined: Joined, asking: &str, having: &str, usual: u32) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -389,11 +390,9 @@ fn check_job(kind: Kind, joined: Joined, asking: &str, having: &str, cases: u32)
         query
     };
     let (on_close, changes) = (planned("ON WINDOW CLOSE"), planned("CHANGES"));
-    let config = ProptestConfig {
-        cases,
-        ..ProptestConfig::default()
-    };
-    proptest!(config, |(logs in logs(), cuts in cuts())| {
+    let schedules = Schedules::of(format!("{kind:?}, {joined:?} {asking} {having}"));
+    proptest!(cases(usual), |(logs in logs(), cuts in cuts())| {
+        schedules.count();
         let expected = oracle(kind, joined, &logs);
         let ran = runtime.block_on(run(&on_close, &logs, &cuts));
         let mut emitted = BTreeMap::new();
@@ -490,8 +489,10 @@ fn a_window_that_closes_is_not_said_again_where_nobody_asks_if_it_is_final() {
     for kind in [TUMBLE, HOP, CUMULATE, Kind::Session] {
         for emit in ["EMIT CHANGES", "HAVING count(*) > 0 EMIT CHANGES"] {
             let query = runtime.block_on(job_without_final(kind, emit));
-            let config = ProptestConfig::with_cases(16);
-            proptest!(config, |(logs in logs(), cuts in cuts())| {
+            let schedules =
+                Schedules::of(format!("{kind:?}, {emit}, nothing said of what is final"));
+            proptest!(cases(16), |(logs in logs(), cuts in cuts())| {
+                schedules.count();
                 let mut expected = oracle(kind, Joined::Not, &logs);
                 // Each row was touched: that is seen to as they are emitted.
                 let ran = runtime.block_on(run(&query, &logs, &cuts));
