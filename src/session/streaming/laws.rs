@@ -1,7 +1,7 @@
 //! The laws of time against a naive oracle: random logs, cut into batches at random.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use datafusion::arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, Int32Array, Int64Array, RecordBatch, StringArray,
@@ -24,7 +24,11 @@ use crate::session::streaming::laws_oracle::{
     CUMULATE, DELAY, HOP, Joined, Kind, LateRows, Log, Row, SECOND, TUMBLE, Values, Window,
     numbered, oracle,
 };
-use crate::session::{BatchSource, JobQuery, Session, SessionOptions, late_rows};
+use crate::session::{BatchSource, ForkOptions, JobQuery, Session, SessionOptions, late_rows};
+
+/// What the sessions of all jobs are forked from: nothing is ever defined in it. All functions are registered in it once.
+static EMPTY: LazyLock<Session> =
+    LazyLock::new(|| Session::try_new(&SessionOptions::default()).unwrap());
 
 /// What the job does besides.
 pub(super) const PLAIN: &str = "";
@@ -62,7 +66,7 @@ fn insert(kind: Kind, joined: Joined, asking: &str, is_final: &str, emit: &str) 
 
 /// The job of a script that declares its tables before.
 pub(super) async fn planned(sql: &str) -> JobQuery {
-    let session = Session::try_new(&SessionOptions::default()).unwrap();
+    let session = EMPTY.fork(&ForkOptions::default()).unwrap();
     for raw in Script::new("laws", sql).split().unwrap() {
         let mut parsed = parse_statement(&raw).unwrap();
         Parameters::default().bind(&mut parsed).unwrap();
