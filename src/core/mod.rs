@@ -2,9 +2,10 @@
 
 pub mod heap;
 pub mod jobs;
-#[cfg(test)]
 pub(crate) mod random;
 pub mod redact;
+#[cfg(test)]
+pub(crate) mod schedules;
 pub mod stack;
 pub mod suggest;
 pub mod visits;

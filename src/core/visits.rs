@@ -3,6 +3,8 @@
 //! Time is cut into slots of half an hour; a user is active in about one slot of eight, and visits
 //! only then. Visits come in order of time, give or take a few seconds, as they do in a log.
 
+use crate::core::random::Random;
+
 const SLOT_MICROS: i64 = 30 * 60 * 1_000_000;
 const JITTER_MICROS: u64 = 5_000_000;
 const BROWSERS: [&str; 5] = ["Firefox", "Chrome", "Safari", "Edge", "Opera"];
@@ -41,7 +43,7 @@ pub struct Visit {
 #[derive(Debug)]
 pub struct Visits {
     plan: VisitPlan,
-    random: SplitMix,
+    random: Random,
     active: Vec<u32>,
     active_slot: Option<u32>,
     next: u64,
@@ -52,7 +54,7 @@ impl Visits {
     pub fn new(plan: VisitPlan) -> Self {
         Self {
             plan,
-            random: SplitMix(plan.seed),
+            random: Random::new(plan.seed),
             active: Vec::new(),
             active_slot: None,
             next: 0,
@@ -66,7 +68,7 @@ impl Visits {
         self.active_slot = Some(slot);
         let seed = self.plan.seed;
         let is_active = |user: &u32| {
-            let mut random = SplitMix(seed ^ (u64::from(*user) << 32) ^ u64::from(slot));
+            let mut random = Random::new(seed ^ (u64::from(*user) << 32) ^ u64::from(slot));
             random.next().is_multiple_of(8)
         };
         self.active = (1..=self.plan.users).filter(is_active).collect();
@@ -105,20 +107,6 @@ impl Iterator for Visits {
             page: (self.random.next() % 20) as u32,
             browser: BROWSERS[self.random.next() as usize % BROWSERS.len()],
         })
-    }
-}
-
-/// The SplitMix64 generator of Steele, Lea and Flood.
-#[derive(Debug, Clone)]
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
     }
 }
 

@@ -5,12 +5,13 @@
 mod opening;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::runtime::Handle;
 
+use crate::core::schedules::{Schedules, seeds};
 use crate::runtime::Jobs;
 use crate::server::access::Caller;
 use crate::server::engine::{Engine, definition};
@@ -21,14 +22,19 @@ use crate::server::places::Places;
 use crate::server::restore::WaitingJobs;
 use crate::server::sessions::Sessions;
 use crate::server::work::{Limits, Work};
-use crate::session::{Session, SessionOptions};
+use crate::session::{ForkOptions, Session, SessionOptions};
 use crate::state::simulated::{Fate, Faults, Later, SimulatedDisk};
 use crate::state::{CatalogStore, DataDir, JobStore};
 
-/// How many schedules the test runs.
+/// How many schedules the test runs, unless `ANABRANCH_SEEDS` says another number.
 const SEEDS: u64 = 8;
 /// How many things happen in each: so many that the list of definitions is made shorter meanwhile.
 const EVENTS: u64 = 260;
+
+/// What the sessions of all servers are forked from: nothing is ever defined in it. All functions are registered in it once, and
+/// not each time that a server starts.
+static EMPTY: LazyLock<Session> =
+    LazyLock::new(|| Session::try_new(&SessionOptions::default()).unwrap());
 
 struct Lying(Mutex<State>);
 
@@ -103,7 +109,7 @@ impl Faults for Lying {
 async fn started(dir: &DataDir, runtime: &Handle) -> Engine {
     loop {
         let jobs = Arc::new(Jobs::new(JobStore::new(dir.clone())));
-        let session = Session::try_new(&SessionOptions::default()).unwrap();
+        let session = EMPTY.fork(&ForkOptions::default()).unwrap();
         let limits = Limits::default();
         let counts = Arc::new(Counts::try_new().unwrap());
         let engine = Engine {
@@ -157,7 +163,7 @@ async fn run(seed: u64) {
                 let found = found(&server, name);
                 assert!(
                     possible.contains(&found),
-                    "seed {seed}, event {event}: {name} is {found:?} of {possible:?}"
+                    "ANABRANCH_SEED={seed}, event {event}: {name} is {found:?} of {possible:?}"
                 );
             }
             continue;
@@ -184,20 +190,22 @@ async fn run(seed: u64) {
     }
     assert!(
         answered > EVENTS / 2,
-        "seed {seed}: {answered} statements were answered"
+        "ANABRANCH_SEED={seed}: {answered} statements were answered"
     );
     lying.rate(0);
     let list = CatalogStore::new(dir.clone()).all().await.unwrap();
     assert!(
         list.entries.len() < 160,
-        "seed {seed}: {} entries are read",
+        "ANABRANCH_SEED={seed}: {} entries are read",
         list.entries.len()
     );
 }
 
 #[tokio::test]
 async fn what_was_defined_before_a_crash_is_there_after_it_or_was_answered_with_an_error() {
-    for seed in 1..=SEEDS {
+    let schedules = Schedules::of("definitions of servers");
+    for seed in seeds(SEEDS, &[]) {
+        schedules.count();
         run(seed).await;
     }
 }

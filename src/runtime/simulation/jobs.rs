@@ -1,11 +1,20 @@
 //! The jobs that the simulation runs: one kind of query each.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::source::DELAY;
 use crate::planner::ast::{JobStatement, Statement};
 use crate::planner::{Parameters, Script, parse_statement};
-use crate::session::{JobQuery, Session, SessionOptions};
+use crate::session::{ForkOptions, JobQuery, Session, SessionOptions};
+
+/// What the sessions of all jobs are forked from: nothing is ever defined in it. All functions are registered in it once.
+static EMPTY: LazyLock<Session> = LazyLock::new(|| {
+    let options = SessionOptions {
+        target_partitions: Some(1),
+        ..SessionOptions::default()
+    };
+    Session::try_new(&options).unwrap()
+});
 
 /// The name of the table that is read.
 pub(super) const SOURCE: &str = "visits";
@@ -130,11 +139,7 @@ impl Kind {
     }
 
     pub(super) async fn query(self) -> Arc<JobQuery> {
-        let options = SessionOptions {
-            target_partitions: Some(1),
-            ..SessionOptions::default()
-        };
-        let session = Session::try_new(&options).unwrap();
+        let session = EMPTY.fork(&ForkOptions::default()).unwrap();
         let sql = self.sql();
         for raw in Script::new("simulation", &sql).split().unwrap() {
             let mut parsed = parse_statement(&raw).unwrap();

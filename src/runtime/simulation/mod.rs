@@ -31,6 +31,7 @@ use datafusion::arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondTyp
 use datafusion::arrow::ipc::reader::FileReader;
 
 use crate::core::jobs::{BatchVersion, JobHistory, JobTime, Phase};
+use crate::core::schedules::{self, Schedules};
 use crate::runtime::environment::Environment;
 use crate::runtime::windows::Windows;
 use crate::session::JobQuery;
@@ -43,35 +44,34 @@ use source::{DELAY, SECOND};
 /// How many schedules a test runs of each job, unless `ANABRANCH_SEEDS` says another number.
 const SEEDS: u64 = 16;
 
+/// A planted fault must be found in one of so many schedules.
+const ENOUGH: u64 = 400;
+
 /// Seeds whose schedules have found a fault of this program once: they are run as well.
 const FOUND: [u64; 6] = [17, 29, 33, 116, 131, 133];
 
 fn simulate(kind: Kind) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let mut queries = Vec::new();
-        for _ in 0..PROCESSES {
-            queries.push(kind.query().await);
-        }
-        let number = |name: &str| std::env::var(name).ok().map(|n| n.parse::<u64>().unwrap());
-        let seeds: Vec<u64> = match number("ANABRANCH_SEED") {
-            Some(seed) => vec![seed],
-            None => {
-                let first = 0..number("ANABRANCH_SEEDS").unwrap_or(SEEDS);
-                first.chain(FOUND).collect()
-            }
-        };
-        assert!(!seeds.is_empty());
+    block_on(async {
+        let queries = queries(kind).await;
+        let counted = Schedules::of(format!("{kind:?}"));
         let mut failed = Vec::new();
-        for seed in seeds {
+        for seed in schedules::seeds(SEEDS, &FOUND) {
+            counted.count();
             if let Err(fault) = run(kind, &queries, seed).await {
                 failed.push(format!("ANABRANCH_SEED={seed} runs it again: {fault}"));
             }
         }
         assert!(failed.is_empty(), "{}", failed.join("\n\n"));
     });
+}
+
+/// The job's query, planned by each process for itself, and once for all schedules.
+async fn queries(kind: Kind) -> Vec<Arc<JobQuery>> {
+    let mut queries = Vec::new();
+    for _ in 0..PROCESSES {
+        queries.push(kind.query().await);
+    }
+    queries
 }
 
 async fn run(kind: Kind, queries: &[Arc<JobQuery>], seed: u64) -> Result<(), String> {
@@ -361,10 +361,7 @@ fn exact_1_3_keys_that_change_are_once_whatever_happens() {
 
 #[test]
 fn loss_1_a_topic_that_was_made_anew_is_no_topic_that_was_read_to_its_end() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    block_on(async {
         let queries = [Kind::Rows.query().await];
         let mut schedule = Schedule::quiet(Kind::Rows, &queries).await;
         schedule.idle(HOUR).await;
@@ -380,10 +377,7 @@ fn loss_1_a_topic_that_was_made_anew_is_no_topic_that_was_read_to_its_end() {
 
 #[test]
 fn a_job_that_is_idle_for_a_day_says_again_where_it_stands() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    block_on(async {
         for kind in [Kind::Rows, Kind::TumbleOnClose] {
             let queries = [kind.query().await];
             let mut schedule = Schedule::quiet(kind, &queries).await;
@@ -406,10 +400,7 @@ fn a_job_that_is_idle_for_a_day_says_again_where_it_stands() {
 
 #[test]
 fn a_rewind_reads_a_version_once() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    block_on(async {
         let queries = [Kind::Rows.query().await];
         let mut schedule = Schedule::quiet(Kind::Rows, &queries).await;
         for _ in 0..5 {
@@ -431,23 +422,16 @@ fn a_rewind_reads_a_version_once() {
     });
 }
 
-/// Runs schedules in which the world hides something from the runners: the seed of the first one that fails, or `None`.
-fn found_after(kind: Kind, hidden: Hidden) -> Option<u64> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let mut queries = Vec::new();
-        for _ in 0..PROCESSES {
-            queries.push(kind.query().await);
-        }
-        for seed in 0..400 {
-            if run_in(kind, &queries, seed, hidden).await.is_err() {
-                return Some(seed);
-            }
-        }
-        None
-    })
+/// Whether schedules in which the world hides something from the runners find it: those of the known seeds are tried first.
+fn is_found(kind: Kind, hidden: Hidden, known: &[u64]) -> bool {
+    let runtime = runtime();
+    let queries = runtime.block_on(queries(kind));
+    let planted = format!("{kind:?}, {}", hidden.what());
+    let finds = |seed| {
+        let run = run_in(kind, &queries, seed, hidden);
+        runtime.block_on(run).is_err()
+    };
+    schedules::found_by(&planted, known, ENOUGH, finds).is_some()
 }
 
 #[test]
@@ -456,9 +440,8 @@ fn a_runner_that_does_not_compare_identities_is_found() {
         identities: true,
         ..Hidden::default()
     };
-    for kind in [Kind::Rows, Kind::TumbleOnClose] {
-        assert!(found_after(kind, hidden).is_some(), "{kind:?}");
-    }
+    assert!(is_found(Kind::Rows, hidden, &[]));
+    assert!(is_found(Kind::TumbleOnClose, hidden, &[]));
 }
 
 #[test]
@@ -467,9 +450,8 @@ fn a_runner_that_believes_the_wall_clock_is_found() {
         steady_clock: true,
         ..Hidden::default()
     };
-    for kind in [Kind::Rows, Kind::KeyChanges] {
-        assert!(found_after(kind, hidden).is_some(), "{kind:?}");
-    }
+    assert!(is_found(Kind::Rows, hidden, &[]));
+    assert!(is_found(Kind::KeyChanges, hidden, &[]));
 }
 
 #[test]
@@ -478,7 +460,7 @@ fn time_1_a_runner_that_takes_an_open_transaction_for_silence_is_found() {
         open_transactions: true,
         ..Hidden::default()
     };
-    assert!(found_after(Kind::TumbleOnClose, hidden).is_some());
+    assert!(is_found(Kind::TumbleOnClose, hidden, &[]));
 }
 
 #[test]
@@ -487,7 +469,7 @@ fn time_1_a_runner_that_waits_for_partitions_that_are_gone_is_found() {
         gone_partitions: true,
         ..Hidden::default()
     };
-    assert!(found_after(Kind::TumbleOnClose, hidden).is_some());
+    assert!(is_found(Kind::TumbleOnClose, hidden, &[]));
 }
 
 #[test]
@@ -496,9 +478,8 @@ fn time_1_a_runner_that_counts_silence_from_its_own_start_is_found() {
         silence_before: true,
         ..Hidden::default()
     };
-    for kind in [Kind::TumbleOnClose, Kind::SessionChanges] {
-        assert!(found_after(kind, hidden).is_some(), "{kind:?}");
-    }
+    assert!(is_found(Kind::TumbleOnClose, hidden, &[]));
+    assert!(is_found(Kind::SessionChanges, hidden, &[]));
 }
 
 /// A job that has read all rows of its topic and waits for more.
@@ -509,10 +490,13 @@ async fn rested(kind: Kind, queries: &[Arc<JobQuery>]) -> Schedule<'_> {
 }
 
 fn block_on(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    runtime().block_on(test);
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
         .build()
-        .unwrap();
-    runtime.block_on(test);
+        .unwrap()
 }
 
 /// The watermarks in the version of the last batch.

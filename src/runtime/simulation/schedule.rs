@@ -473,9 +473,19 @@ impl<'q> Schedule<'q> {
         if self.chance(self.hazards.sink_recreated) {
             self.recreate_sink();
         }
+        self.pause_or_answer().await
+    }
+
+    /// Now and then the job is paused, or the user answers if it is. Its log is read only if one of them may be.
+    async fn pause_or_answer(&mut self) -> Result<(), String> {
+        const ANSWERS: u64 = 100;
+        let drawn = self.below(1_000);
+        if drawn >= ANSWERS.max(self.hazards.pauses) {
+            return Ok(());
+        }
         let history = self.history().await;
         match &history.phase {
-            Phase::Active if self.chance(self.hazards.pauses) => {
+            Phase::Active if drawn < self.hazards.pauses => {
                 self.world.lock().note("PAUSE JOB");
                 self.append(Entry::Paused {
                     reason: None,
@@ -484,7 +494,7 @@ impl<'q> Schedule<'q> {
                 })
                 .await;
             }
-            Phase::Paused(_) if self.chance(100) => self.answer(&history).await?,
+            Phase::Paused(_) if drawn < ANSWERS => self.answer(&history).await?,
             _ => {}
         }
         Ok(())

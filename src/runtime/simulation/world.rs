@@ -43,6 +43,22 @@ pub(super) struct Hidden {
     pub(super) silence_before: bool,
 }
 
+impl Hidden {
+    /// What is hidden, by name.
+    pub(super) fn what(self) -> String {
+        let names = [
+            ("identities", self.identities),
+            ("the steady clock", self.steady_clock),
+            ("open transactions", self.open_transactions),
+            ("partitions that are gone", self.gone_partitions),
+            ("silence before", self.silence_before),
+        ];
+        let hidden = names.into_iter().filter(|(_, is_hidden)| *is_hidden);
+        let hidden: Vec<&str> = hidden.map(|(name, _)| name).collect();
+        format!("hidden: {}", hidden.join(", "))
+    }
+}
+
 /// All that is still there when a process dies, and the clock.
 pub(super) struct World {
     started: tokio::time::Instant,

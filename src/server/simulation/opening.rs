@@ -2,20 +2,20 @@
 //! them waits and says why. When the folders are back, the tables are opened and the job begins.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::{Lying, started};
+use crate::core::schedules::{Schedules, found_by, seeds};
 use crate::server::access::Caller;
 use crate::server::engine::{Engine, definition};
 use crate::server::restore::WaitingJobs;
 use crate::state::DataDir;
 use crate::state::simulated::{Faults, SimulatedDisk};
 
-/// How many schedules the test runs.
+/// How many schedules the test runs, unless `ANABRANCH_SEEDS` says another number.
 const SEEDS: u64 = 4;
 /// A planted fault must be found in one of so many schedules.
 const ENOUGH: u64 = 12;
@@ -297,34 +297,51 @@ async fn run(seed: u64, planted: Planted, resting: &Handle) -> Result<(), String
     Ok(())
 }
 
-/// Runs schedules until one fails; gives its seed and what is wrong.
-fn simulate(mut seeds: Range<u64>, planted: Planted) -> Option<String> {
-    let resting = Builder::new_current_thread().build().unwrap();
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    seeds.find_map(|seed| {
-        let run = run(seed, planted, resting.handle());
-        let fault = runtime.block_on(run).err()?;
-        Some(format!("seed {seed}: {fault}"))
-    })
+/// The runtimes that schedules run on: that of jobs rests, the other one is at work.
+struct Runtimes {
+    resting: Runtime,
+    working: Runtime,
+}
+
+impl Runtimes {
+    fn new() -> Self {
+        let mut working = Builder::new_multi_thread();
+        Self {
+            resting: Builder::new_current_thread().build().unwrap(),
+            working: working.worker_threads(2).enable_all().build().unwrap(),
+        }
+    }
+
+    /// Runs the schedule of a seed; gives what is wrong, if anything.
+    fn run(&self, seed: u64, planted: Planted) -> Option<String> {
+        let run = run(seed, planted, self.resting.handle());
+        let fault = self.working.block_on(run).err()?;
+        Some(format!("ANABRANCH_SEED={seed} runs it again: {fault}"))
+    }
 }
 
 #[test]
 fn what_cannot_be_opened_at_a_start_is_kept_and_tried_again() {
-    assert_eq!(simulate(0..SEEDS, Planted::Nothing), None);
+    let runtimes = Runtimes::new();
+    let schedules = Schedules::of("starts of servers");
+    for seed in seeds(SEEDS, &[]) {
+        schedules.count();
+        assert_eq!(runtimes.run(seed, Planted::Nothing), None);
+    }
 }
 
 #[test]
 fn planted_faults_are_found() {
-    for planted in [
-        Planted::ForgetsTables,
-        Planted::ForgetsJobs,
-        Planted::NeverAgain,
-    ] {
-        let found = simulate(0..ENOUGH, planted);
+    let runtimes = Runtimes::new();
+    let known: [(Planted, &[u64]); 3] = [
+        (Planted::ForgetsTables, &[]),
+        (Planted::ForgetsJobs, &[]),
+        (Planted::NeverAgain, &[]),
+    ];
+    for (planted, known) in known {
+        let found = found_by(&format!("{planted:?}"), known, ENOUGH, |seed| {
+            runtimes.run(seed, planted).is_some()
+        });
         assert!(found.is_some(), "{planted:?} is not found");
     }
 }

@@ -1,7 +1,7 @@
 //! The laws of time against a naive oracle: random logs, cut into batches at random.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use datafusion::arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, Int32Array, Int64Array, RecordBatch, StringArray,
@@ -16,6 +16,7 @@ use datafusion::physical_plan::collect_partitioned;
 use proptest::prelude::*;
 
 use crate::core::jobs::{JobTime, RowWatermark, RunningWatermark, WatermarkPolicy};
+use crate::core::schedules::{Schedules, cases};
 use crate::exec::keyed::{StateTable, StepRule, encode_states, read_states, step};
 use crate::planner::ast::{Emit, JobStatement, Statement};
 use crate::planner::{Parameters, Script, parse_statement};
@@ -23,7 +24,11 @@ use crate::session::streaming::laws_oracle::{
     CUMULATE, DELAY, HOP, Joined, Kind, LateRows, Log, Row, SECOND, TUMBLE, Values, Window,
     numbered, oracle,
 };
-use crate::session::{BatchSource, JobQuery, Session, SessionOptions, late_rows};
+use crate::session::{BatchSource, ForkOptions, JobQuery, Session, SessionOptions, late_rows};
+
+/// What the sessions of all jobs are forked from: nothing is ever defined in it. All functions are registered in it once.
+static EMPTY: LazyLock<Session> =
+    LazyLock::new(|| Session::try_new(&SessionOptions::default()).unwrap());
 
 /// What the job does besides.
 pub(super) const PLAIN: &str = "";
@@ -61,7 +66,7 @@ fn insert(kind: Kind, joined: Joined, asking: &str, is_final: &str, emit: &str) 
 
 /// The job of a script that declares its tables before.
 pub(super) async fn planned(sql: &str) -> JobQuery {
-    let session = Session::try_new(&SessionOptions::default()).unwrap();
+    let session = EMPTY.fork(&ForkOptions::default()).unwrap();
     for raw in Script::new("laws", sql).split().unwrap() {
         let mut parsed = parse_statement(&raw).unwrap();
         Parameters::default().bind(&mut parsed).unwrap();
@@ -376,7 +381,7 @@ fn check_joined(kind: Kind, joined: Joined, cases: u32) {
     check_job(kind, joined, PLAIN, "", cases);
 }
 
-fn check_job(kind: Kind, joined: Joined, asking: &str, having: &str, cases: u32) {
+fn check_job(kind: Kind, joined: Joined, asking: &str, having: &str, usual: u32) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -389,11 +394,9 @@ fn check_job(kind: Kind, joined: Joined, asking: &str, having: &str, cases: u32)
         query
     };
     let (on_close, changes) = (planned("ON WINDOW CLOSE"), planned("CHANGES"));
-    let config = ProptestConfig {
-        cases,
-        ..ProptestConfig::default()
-    };
-    proptest!(config, |(logs in logs(), cuts in cuts())| {
+    let schedules = Schedules::of(format!("{kind:?}, {joined:?} {asking} {having}"));
+    proptest!(cases(usual), |(logs in logs(), cuts in cuts())| {
+        schedules.count();
         let expected = oracle(kind, joined, &logs);
         let ran = runtime.block_on(run(&on_close, &logs, &cuts));
         let mut emitted = BTreeMap::new();
@@ -490,8 +493,10 @@ fn a_window_that_closes_is_not_said_again_where_nobody_asks_if_it_is_final() {
     for kind in [TUMBLE, HOP, CUMULATE, Kind::Session] {
         for emit in ["EMIT CHANGES", "HAVING count(*) > 0 EMIT CHANGES"] {
             let query = runtime.block_on(job_without_final(kind, emit));
-            let config = ProptestConfig::with_cases(16);
-            proptest!(config, |(logs in logs(), cuts in cuts())| {
+            let schedules =
+                Schedules::of(format!("{kind:?}, {emit}, nothing said of what is final"));
+            proptest!(cases(16), |(logs in logs(), cuts in cuts())| {
+                schedules.count();
                 let mut expected = oracle(kind, Joined::Not, &logs);
                 // Each row was touched: that is seen to as they are emitted.
                 let ran = runtime.block_on(run(&query, &logs, &cuts));

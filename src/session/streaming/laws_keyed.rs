@@ -10,6 +10,7 @@ use datafusion::physical_plan::collect_partitioned;
 use proptest::prelude::*;
 
 use crate::core::jobs::{JobTime, RowWatermark, RunningWatermark};
+use crate::core::schedules::{Schedules, cases};
 use crate::exec::keyed::{StateTable, StepRule, encode_states, read_states, replay, step};
 use crate::session::streaming::laws::{planned, scanned};
 use crate::session::streaming::laws_oracle::Log;
@@ -263,11 +264,9 @@ fn check_all(is_global: bool) {
         .build()
         .unwrap();
     let query = runtime.block_on(job(is_global));
-    let config = ProptestConfig {
-        cases: 96,
-        ..ProptestConfig::default()
-    };
-    proptest!(config, |(logs in logs(), batches in batches(), ttl in prop::option::of(1..20_i64))| {
+    let schedules = Schedules::of(format!("keys, all rows in one group: {is_global}"));
+    proptest!(cases(96), |(logs in logs(), batches in batches(), ttl in prop::option::of(1..20_i64))| {
+        schedules.count();
         runtime.block_on(check(&query, is_global, &logs, &batches, ttl));
     });
 }

@@ -16,6 +16,7 @@ use proptest::prelude::*;
 use super::laws::{groups_of, planned};
 use super::laws_oracle::{Values, Window};
 use crate::core::jobs::{FilePlace, JobTime, WatermarkPolicy};
+use crate::core::schedules::{Schedules, cases};
 use crate::exec::keyed::{StateTable, StepRule, step};
 use crate::planner::ast::Emit;
 use crate::session::{BatchSource, JobQuery, StreamTable, late_rows};
@@ -357,12 +358,10 @@ fn check(kind: Kind) {
         .enable_all()
         .build()
         .unwrap();
-    let config = ProptestConfig {
-        cases: 12,
-        ..ProptestConfig::default()
-    };
+    let schedules = Schedules::of(format!("{kind:?} over versions of a table"));
     let sizes = prop::collection::vec(1..12_u64, 0..12);
-    proptest!(config, |(versions in versions(), begin in 0..4_usize, sizes in sizes)| {
+    proptest!(cases(12), |(versions in versions(), begin in 0..4_usize, sizes in sizes)| {
+        schedules.count();
         let begin = begin.min(versions.len() - 1);
         let expected = oracle(kind, &versions, begin);
         let folder = tempfile::tempdir().unwrap();

@@ -1,10 +1,11 @@
 //! The real scan of a partition over a simulated client: whatever the brokers do, the scan gives each record below the planned end
-//! once, or an error (LOSS-1). The real look for the record that was read last, over the same client (IDENT-1). And the real search for the ends of partitions over simulated leaders: a partition with an open
-//! transaction never counts as read to its end (TIME-1).
+//! once, or an error (LOSS-1). What compaction removes while the scan reads may be missing if the client had not fetched it yet, and
+//! only then. The real look for the record that was read last, over the same client (IDENT-1). And the real search for the ends of
+//! partitions over simulated leaders: a partition with an open transaction never counts as read to its end (TIME-1).
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use datafusion::arrow::array::AsArray;
@@ -26,7 +27,11 @@ use super::range::OffsetRange;
 use super::reading::{Output, RangeReading, Read};
 use super::record::{RecordReader, mark_of};
 use crate::core::jobs::RecordMark;
+use crate::core::schedules::{Schedules, cases, found_by, sample};
 use crate::error::{ErrorKind, Result};
+
+/// A planted fault must be found in one of so many schedules.
+const ENOUGH: u64 = 4_000;
 
 /// What there is at an offset of the partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +58,8 @@ enum Event {
     Truncated(i64),
     /// Retention removes the records before this offset.
     Retention(i64),
+    /// Compaction removes what is stable from the first offset on and before the second.
+    Compacted(i64, i64),
     /// Nothing happens for so many seconds.
     Quiet(u64),
     /// A connection breaks: an error that passes.
@@ -100,9 +107,13 @@ enum Queued {
     Control(i64),
 }
 
+/// The offsets of records that compaction has removed before the client fetched them.
+type Gone = Arc<Mutex<BTreeSet<i64>>>;
+
 /// librdkafka and the brokers behind it, for one partition.
 struct SimulatedClient {
     log: Vec<Slot>,
+    gone: Gone,
     first: i64,
     /// The last stable offset of the broker that the client reads from.
     stable: i64,
@@ -124,6 +135,7 @@ impl SimulatedClient {
     fn new(log: Vec<Slot>, start: i64, stable: i64, events: Vec<Event>) -> Self {
         Self {
             log,
+            gone: Gone::default(),
             first: 0,
             stable,
             fetch_position: start,
@@ -140,6 +152,18 @@ impl SimulatedClient {
 
     fn end(&self) -> i64 {
         i64::try_from(self.log.len()).unwrap()
+    }
+
+    /// What was fetched before stays in the queue of the client.
+    fn compact(&mut self, from: i64, until: i64) {
+        let mut gone = self.gone.lock().unwrap();
+        for offset in from.max(self.first)..until.min(self.stable) {
+            let slot = &mut self.log[usize::try_from(offset).unwrap()];
+            if *slot == Slot::Record && offset >= self.fetch_position {
+                gone.insert(offset);
+            }
+            *slot = Slot::Gap;
+        }
     }
 
     fn fail(&mut self, code: RDKafkaErrorCode) {
@@ -191,6 +215,7 @@ impl SimulatedClient {
             Event::Retention(first) => {
                 self.first = self.first.max(first.min(self.stable));
             }
+            Event::Compacted(from, until) => self.compact(from, until),
             Event::Quiet(seconds) => self.elapsed += Duration::from_secs(seconds),
             Event::Disconnected => self.fail(RDKafkaErrorCode::BrokerTransportFailure),
             Event::Refused => self.fail(RDKafkaErrorCode::TopicAuthorizationFailed),
@@ -242,6 +267,9 @@ impl Fetcher for SimulatedClient {
     }
 }
 
+/// The table that all schedules read.
+static TABLE: LazyLock<Arc<KafkaTable>> = LazyLock::new(table);
+
 fn table() -> Arc<KafkaTable> {
     let column = |name: &str, data_type, metadata| KafkaColumn {
         field: Field::new(name, data_type, true),
@@ -288,7 +316,7 @@ fn read_noting(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
-    let table = table();
+    let table = &*TABLE;
     let start = ranges[0].start;
     let mut cursor = Cursor::new(client, start);
     let mut answers = Vec::new();
@@ -296,7 +324,7 @@ fn read_noting(
         let (sender, mut batches) = tokio::sync::mpsc::channel(10_000);
         let schema = Arc::clone(table.schema());
         let reader = RecordReader::try_new(
-            &table,
+            table,
             schema,
             &[0, 1],
             OnError::Fail,
@@ -304,7 +332,7 @@ fn read_noting(
             (0, None),
         );
         let reading = RangeReading {
-            table: Arc::clone(&table),
+            table: Arc::clone(table),
             range: *range,
             batch_size: 5,
             reader: reader.unwrap(),
@@ -348,11 +376,14 @@ fn read_noting(
     answers
 }
 
-fn records(log: &[Slot], range: OffsetRange) -> Vec<i64> {
+/// The records of a range, but for those that were gone before the client fetched them.
+fn records(log: &[Slot], gone: &Gone, range: OffsetRange) -> Vec<i64> {
+    let gone = gone.lock().unwrap();
     (0..)
         .zip(log)
         .filter(|(offset, slot)| {
-            **slot == Slot::Record && (range.start..range.end).contains(offset)
+            let is_within = (range.start..range.end).contains(offset);
+            **slot == Slot::Record && is_within && !gone.contains(offset)
         })
         .map(|(offset, _)| offset)
         .collect()
@@ -392,6 +423,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (0..120_i64).prop_map(Event::Moved),
         1 => (0..120_i64).prop_map(Event::Truncated),
         1 => (0..60_i64).prop_map(Event::Retention),
+        2 => (0..100_i64, 1..40_i64).prop_map(|(from, length)| Event::Compacted(from, from + length)),
         2 => (1..5_u64).prop_map(Event::Quiet),
         2 => Just(Event::Disconnected),
         1 => Just(Event::Refused),
@@ -423,12 +455,13 @@ fn world() -> impl Strategy<Value = (Vec<Slot>, Vec<Event>, i64, i64, i64, i64)>
 /// What is wrong with the answers that the ranges got, if anything.
 fn wrong(
     log: &[Slot],
+    gone: &Gone,
     ranges: &[OffsetRange],
     answers: &[Result<(Read, Vec<i64>)>],
 ) -> Option<String> {
     for (range, answer) in ranges.iter().zip(answers) {
         match answer {
-            Ok((Read::All, offsets)) if *offsets == records(log, *range) => {}
+            Ok((Read::All, offsets)) if *offsets == records(log, gone, *range) => {}
             Ok(found) => return Some(format!("{range:?} gave {found:?}")),
             Err(error) => {
                 let kind = error.kind();
@@ -443,94 +476,122 @@ fn wrong(
     None
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4_000))]
-
-    #[test]
-    fn each_record_is_given_once_or_there_is_an_error(
-        (log, events, start, middle, end, stable) in world()
-    ) {
+#[test]
+fn each_record_is_given_once_or_there_is_an_error() {
+    let schedules = Schedules::of("scans");
+    proptest!(cases(4_000), |((log, events, start, middle, end, stable) in world())| {
+        schedules.count();
         let ranges = [range(start, middle), range(middle, end)];
         let client = SimulatedClient::new(log.clone(), start, stable, events);
+        let gone = Gone::clone(&client.gone);
         let mut reached = Reached::default();
         let answers = read_noting(client, &ranges, ends_range, None, &mut reached);
-        prop_assert_eq!(wrong(&log, &ranges, &answers), None);
+        prop_assert_eq!(wrong(&log, &gone, &ranges, &answers), None);
         // The check of how far ranges were read refuses only what was not read.
         let is_whole = answers.iter().all(Result::is_ok);
         prop_assert_eq!(reached.first_short(&ranges).is_none(), is_whole, "{:?}", reached);
-    }
+    });
+}
 
-    #[test]
-    fn a_limit_gives_the_first_records(
-        (log, events, start, _, end, stable) in world(), limit in 1..20_usize
-    ) {
+#[test]
+fn a_limit_gives_the_first_records() {
+    let schedules = Schedules::of("scans with a limit");
+    proptest!(cases(4_000), |((log, events, start, _, end, stable) in world(), limit in 1..20_usize)| {
+        schedules.count();
         let ranges = [range(start, end)];
         let client = SimulatedClient::new(log.clone(), start, stable, events);
+        let gone = Gone::clone(&client.gone);
         let answers = read(client, &ranges, ends_range, Some(limit));
         if let Ok((how, offsets)) = &answers[0] {
-            let all = records(&log, ranges[0]);
+            let all = records(&log, &gone, ranges[0]);
             // A scan decodes whole batches: it may give more rows than the limit, and the plan above it cuts them off.
             prop_assert!(all.starts_with(offsets));
             prop_assert!(offsets.len() >= limit.min(all.len()));
             prop_assert!(*how == Read::Stopped || offsets.len() == all.len());
         }
-    }
+    });
+}
 
-    #[test]
-    fn brokers_that_catch_up_give_everything(
-        (log, events, start, middle, end, stable) in world()
-    ) {
+#[test]
+fn brokers_that_catch_up_give_everything() {
+    let schedules = Schedules::of("scans of brokers that catch up");
+    proptest!(cases(4_000), |((log, events, start, middle, end, stable) in world())| {
+        schedules.count();
         // No record is lost, and no broker is silent for long: then there may be no error.
         let harmless = |event: &Event| matches!(
-            event, Event::Fetch(_) | Event::Grow(_) | Event::Moved(_) | Event::Disconnected
+            event,
+            Event::Fetch(_) | Event::Grow(_) | Event::Moved(_) | Event::Compacted(..) | Event::Disconnected
         );
         let mut events: Vec<Event> = events.into_iter().filter(harmless).collect();
         events.push(Event::Grow(1_000));
         let ranges = [range(start, middle), range(middle, end)];
         let client = SimulatedClient::new(log.clone(), start, stable, events);
+        let gone = Gone::clone(&client.gone);
         let answers = read(client, &ranges, ends_range, None);
         prop_assert!(answers.iter().all(Result::is_ok), "{:?}", answers);
-        prop_assert_eq!(wrong(&log, &ranges, &answers), None);
-    }
+        prop_assert_eq!(wrong(&log, &gone, &ranges, &answers), None);
+    });
+}
+
+/// The answers of a scan that takes any end of partition for the end of its range, in the schedule of a seed: what is wrong with
+/// them, and whether how far its ranges were read tells.
+fn stops_at_any_end(seed: u64) -> (Option<String>, bool) {
+    let (log, events, start, middle, end, stable) = sample(&world(), seed);
+    let ranges = [range(start, middle), range(middle, end)];
+    let client = SimulatedClient::new(log.clone(), start, stable, events);
+    let gone = Gone::clone(&client.gone);
+    let mut reached = Reached::default();
+    let answers = read_noting(client, &ranges, |_, _| true, None, &mut reached);
+    let fault = wrong(&log, &gone, &ranges, &answers);
+    (fault, reached.first_short(&ranges).is_some())
 }
 
 /// The simulation finds a scan that takes any end of partition for the end of its range.
 #[test]
 fn a_scan_that_stops_at_any_end_of_partition_is_found() {
-    use proptest::strategy::ValueTree;
-    use proptest::test_runner::TestRunner;
-    let mut runner = TestRunner::deterministic();
-    let found = (0..4_000).any(|_| {
-        let (log, events, start, middle, end, stable) =
-            world().new_tree(&mut runner).unwrap().current();
-        let ranges = [range(start, middle), range(middle, end)];
-        let client = SimulatedClient::new(log.clone(), start, stable, events);
-        let answers = read(client, &ranges, |_, _| true, None);
-        wrong(&log, &ranges, &answers).is_some()
+    let planted = "a scan that stops at any end of a partition";
+    let found = found_by(planted, &[], ENOUGH, |seed| {
+        stops_at_any_end(seed).0.is_some()
     });
-    assert!(found);
+    assert!(found.is_some());
 }
 
 /// Whatever records a scan leaves out that stops at any end of partition, how far its ranges were read tells: a batch of it is refused.
 #[test]
 fn a_range_that_was_ended_early_was_not_reached() {
-    use proptest::strategy::ValueTree;
-    use proptest::test_runner::TestRunner;
-    let mut runner = TestRunner::deterministic();
     let mut found = 0;
-    for _ in 0..4_000 {
-        let (log, events, start, middle, end, stable) =
-            world().new_tree(&mut runner).unwrap().current();
-        let ranges = [range(start, middle), range(middle, end)];
-        let client = SimulatedClient::new(log.clone(), start, stable, events);
-        let mut reached = Reached::default();
-        let answers = read_noting(client, &ranges, |_, _| true, None, &mut reached);
-        if let Some(fault) = wrong(&log, &ranges, &answers) {
-            assert!(reached.first_short(&ranges).is_some(), "{fault}");
+    for seed in 0..ENOUGH {
+        let (fault, is_short) = stops_at_any_end(seed);
+        if let Some(fault) = fault {
+            assert!(is_short, "{fault}");
             found += 1;
         }
     }
     assert!(found > 0);
+}
+
+/// Compaction removes a stretch while a scan reads: what the client had fetched of it is given, the rest of it is not, and the
+/// records behind it are. Then it removes all that is behind an offset, and the ranges end all the same.
+#[test]
+fn what_compaction_removes_before_it_is_fetched_is_missing_and_nothing_else() {
+    let events = vec![
+        Event::Fetch(10),
+        Event::Compacted(5, 40),
+        Event::Fetch(20),
+        Event::Compacted(50, 100),
+    ];
+    let log = vec![Slot::Record; 100];
+    let client = SimulatedClient::new(log.clone(), 0, 100, events);
+    let gone = Gone::clone(&client.gone);
+    let ranges = [range(0, 60), range(60, 100)];
+    let answers = read(client, &ranges, ends_range, None);
+    let first: Vec<i64> = (0..10).chain(40..50).collect();
+    assert_eq!(answers[0].as_ref().unwrap(), &(Read::All, first));
+    assert_eq!(answers[1].as_ref().unwrap(), &(Read::All, vec![]));
+    assert_eq!(wrong(&log, &gone, &ranges, &answers), None);
+    // Where compaction has not removed it, a record that is missing is a fault.
+    gone.lock().unwrap().remove(&15);
+    assert!(wrong(&log, &gone, &ranges, &answers).is_some());
 }
 
 /// A follower that ends at 60 is not where a range up to 100 ends: what it never gives is an error that passes.
@@ -609,34 +670,31 @@ fn wrong_of_slow(
     let stable = i64::try_from(log.len()).unwrap();
     let mut client = SimulatedClient::new(log.clone(), ranges[0].start, stable, events);
     client.shows_records_only = shows_records_only;
+    let gone = Gone::clone(&client.gone);
     let answers = read(client, ranges, ends_range, None);
     let failed = answers.iter().find_map(|answer| answer.as_ref().err());
     match failed {
         Some(error) => Some(error.to_string()),
-        None => wrong(&log, ranges, &answers),
+        None => wrong(&log, &gone, ranges, &answers),
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
-
-    #[test]
-    fn brokers_that_are_slow_are_no_brokers_that_are_silent(
-        (log, events, ranges) in slow_world()
-    ) {
+#[test]
+fn brokers_that_are_slow_are_no_brokers_that_are_silent() {
+    let schedules = Schedules::of("scans of slow brokers");
+    proptest!(cases(1_000), |((log, events, ranges) in slow_world())| {
+        schedules.count();
         prop_assert_eq!(wrong_of_slow(log, events, &ranges, false), None);
-    }
+    });
 }
 
 /// The simulation finds a scan for which only records are progress: it gives up in a long stretch of aborted or control records.
 #[test]
 fn a_scan_that_takes_a_row_of_aborted_or_control_records_for_silence_is_found() {
-    use proptest::strategy::ValueTree;
-    use proptest::test_runner::TestRunner;
     for slot in [Slot::Aborted, Slot::Control] {
-        let mut runner = TestRunner::deterministic();
-        let found = (0..1_000).any(|_| {
-            let (log, events, ranges) = slow_world().new_tree(&mut runner).unwrap().current();
+        let planted = format!("a scan that takes {slot:?} records for silence");
+        let found = found_by(&planted, &[], ENOUGH, |seed| {
+            let (log, events, ranges) = sample(&slow_world(), seed);
             // All offsets without a record are of this kind.
             let of_kind = |one: Slot| match one {
                 Slot::Record => Slot::Record,
@@ -645,7 +703,7 @@ fn a_scan_that_takes_a_row_of_aborted_or_control_records_for_silence_is_found() 
             let log: Vec<Slot> = log.into_iter().map(of_kind).collect();
             wrong_of_slow(log, events, &ranges, true).is_some()
         });
-        assert!(found, "{slot:?}");
+        assert!(found.is_some(), "{slot:?}");
     }
 }
 
@@ -654,8 +712,8 @@ fn look(mut client: SimulatedClient, offset: i64) -> Result<Option<RecordMark>> 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
-    let (table, faults) = (table(), Faults::default());
-    runtime.block_on(record_at(&mut client, &table, offset, &faults))
+    let faults = Faults::default();
+    runtime.block_on(record_at(&mut client, &TABLE, offset, &faults))
 }
 
 /// What a log has at an offset, if that is a record.
@@ -666,16 +724,17 @@ fn mark(log: &[Slot], offset: i64) -> Option<RecordMark> {
     (slot == Some(&Slot::Record)).then(|| mark_of(offset, Timestamp::CreateTime(offset), content))
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4_000))]
-
-    #[test]
-    fn ident_1_a_record_is_found_where_it_is_or_there_is_an_error(
-        (log, events, offset, _, _, stable) in world()
-    ) {
+#[test]
+fn ident_1_a_record_is_found_where_it_is_or_there_is_an_error() {
+    let schedules = Schedules::of("looks for the record that was read last");
+    proptest!(cases(4_000), |((log, events, offset, _, _, stable) in world())| {
+        schedules.count();
         let lasts = !events.iter().any(|event| matches!(event, Event::Retention(_)));
         let client = SimulatedClient::new(log.clone(), offset, stable, events);
-        match look(client, offset) {
+        let gone = Gone::clone(&client.gone);
+        let found = look(client, offset);
+        let lasts = lasts && !gone.lock().unwrap().contains(&offset);
+        match found {
             Ok(None) => prop_assert!(!lasts || mark(&log, offset).is_none()),
             Ok(found) => prop_assert_eq!(found, mark(&log, offset)),
             Err(error) => {
@@ -683,15 +742,19 @@ proptest! {
                 prop_assert!(matches!(kind, ErrorKind::Unavailable | ErrorKind::Permission));
             }
         }
-    }
+    });
+}
 
-    #[test]
-    fn ident_1_slow_brokers_say_what_they_have((log, events, ranges) in slow_world()) {
+#[test]
+fn ident_1_slow_brokers_say_what_they_have() {
+    let schedules = Schedules::of("looks at slow brokers");
+    proptest!(cases(4_000), |((log, events, ranges) in slow_world())| {
         let (offset, stable) = (ranges[0].start, i64::try_from(log.len()).unwrap());
         prop_assume!(offset < stable);
+        schedules.count();
         let client = SimulatedClient::new(log.clone(), offset, stable, events);
         prop_assert_eq!(look(client, offset).unwrap(), mark(&log, offset));
-    }
+    });
 }
 
 /// The record that was read last was compacted away, and for longer than silent brokers are waited for the client fetches offsets
@@ -774,27 +837,23 @@ fn idle_wrongly(
     is_at_end(&ends[0], position) && position != latest
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4_000))]
-
-    #[test]
-    fn a_partition_with_more_to_come_is_not_at_its_end(
-        seen in growing(), position in 0..8_i64
-    ) {
+#[test]
+fn a_partition_with_more_to_come_is_not_at_its_end() {
+    let schedules = Schedules::of("ends of partitions");
+    proptest!(cases(4_000), |(seen in growing(), position in 0..8_i64)| {
+        schedules.count();
         prop_assert!(!idle_wrongly(&seen, position, PartitionEnds::is_at_end));
-    }
+    });
 }
 
 /// The simulation finds a rule by which a partition is at its end if the position has reached the last stable offset.
 #[test]
 fn a_rule_by_the_last_stable_offset_alone_is_found() {
-    use proptest::strategy::ValueTree;
-    use proptest::test_runner::TestRunner;
-    let mut runner = TestRunner::deterministic();
     let strategy = (growing(), 0..8_i64);
-    let found = (0..4_000).any(|_| {
-        let (seen, position) = strategy.new_tree(&mut runner).unwrap().current();
+    let planted = "a rule by the last stable offset alone";
+    let found = found_by(planted, &[], ENOUGH, |seed| {
+        let (seen, position) = sample(&strategy, seed);
         idle_wrongly(&seen, position, |ends, next| next >= ends.high)
     });
-    assert!(found);
+    assert!(found.is_some());
 }

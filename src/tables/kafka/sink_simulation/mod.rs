@@ -20,6 +20,7 @@ use self::broker::Stored;
 use self::runner::{Runner, SOURCE, TOPIC, rows_of, table};
 use self::world::World;
 use super::definition::{Delivery, KafkaTable};
+use crate::core::schedules::{self, Schedules};
 
 /// A planted fault must be found in one of so many schedules.
 const ENOUGH: u64 = 400;
@@ -192,40 +193,25 @@ fn check(world: &World, delivery: Delivery) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs the schedules of these seeds until one fails with a message that has `looked_for` in it; gives the message.
-fn simulate(
-    mut seeds: impl Iterator<Item = u64>,
-    planted: Planted,
-    delivery: Delivery,
-    looked_for: &str,
-) -> Option<String> {
-    seeds.find_map(|seed| {
-        let found = run(seed, planted, delivery).err()?;
-        let is_it = found.lines().next()?.contains(looked_for);
-        is_it.then(|| format!("ANABRANCH_SEED={seed} runs it again: {found}"))
-    })
-}
-
-fn seeds() -> std::ops::Range<u64> {
-    let number = |name: &str| std::env::var(name).ok().map(|n| n.parse::<u64>().unwrap());
-    let seeds = match number("ANABRANCH_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("ANABRANCH_SEEDS").unwrap_or(SEEDS),
-    };
-    assert!(!seeds.is_empty());
-    seeds
+/// Runs schedules without a planted fault.
+fn simulate(delivery: Delivery) {
+    let counted = Schedules::of(format!("sinks of topics, {delivery:?}"));
+    for seed in schedules::seeds(SEEDS, &[]) {
+        counted.count();
+        if let Err(fault) = run(seed, Planted::Nothing, delivery) {
+            panic!("ANABRANCH_SEED={seed} runs it again: {fault}");
+        }
+    }
 }
 
 #[test]
 fn exact_1_every_batch_is_in_the_topic_once_whatever_brokers_do() {
-    let found = simulate(seeds(), Planted::Nothing, Delivery::Transactional, "");
-    assert!(found.is_none(), "{}", found.unwrap_or_default());
+    simulate(Delivery::Transactional);
 }
 
 #[test]
 fn without_transactions_every_batch_is_in_the_topic_at_least_once() {
-    let found = simulate(seeds(), Planted::Nothing, Delivery::AtLeastOnce, "");
-    assert!(found.is_none(), "{}", found.unwrap_or_default());
+    simulate(Delivery::AtLeastOnce);
 }
 
 #[test]
@@ -242,17 +228,24 @@ fn the_same_seed_is_the_same_schedule() {
 
 #[test]
 fn planted_faults_are_found() {
-    for (planted, fault) in [
-        (Planted::NoWitness, "twice"),
-        (Planted::FailureIsAbort, "twice"),
-        (Planted::NoFencing, "twice"),
-        (Planted::NoWaiting, "twice"),
-        (Planted::OldOffsets, "twice"),
-        (Planted::NoOffset, "cannot be told"),
-        (Planted::SilentFailures, "lacks"),
-        (Planted::OffsetsAtOnce, "lacks"),
-    ] {
-        let found = simulate(0..ENOUGH, planted, Delivery::Transactional, fault);
+    // With the seeds that are known to find each, and what the first line of the message must say.
+    let planted: [(Planted, &[u64], &str); 8] = [
+        (Planted::NoWitness, &[], "twice"),
+        (Planted::FailureIsAbort, &[], "twice"),
+        (Planted::NoFencing, &[], "twice"),
+        (Planted::NoWaiting, &[], "twice"),
+        (Planted::OldOffsets, &[], "twice"),
+        (Planted::NoOffset, &[], "cannot be told"),
+        (Planted::SilentFailures, &[], "lacks"),
+        (Planted::OffsetsAtOnce, &[], "lacks"),
+    ];
+    for (planted, known, looked_for) in planted {
+        let finds = |seed| {
+            let fault = run(seed, planted, Delivery::Transactional).err();
+            let first = fault.and_then(|fault| fault.lines().next().map(str::to_owned));
+            first.is_some_and(|line| line.contains(looked_for))
+        };
+        let found = schedules::found_by(&format!("{planted:?}"), known, ENOUGH, finds);
         assert!(found.is_some(), "{planted:?} is not found");
     }
 }
