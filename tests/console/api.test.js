@@ -59,7 +59,7 @@ test("an error without a reason is not of the server", () => {
   assert.deepEqual(dataOf(200, { error: null }), { error: null });
 });
 
-test("what is read and sent goes below /api, as JSON, with the cookie of this page only", async () => {
+test("requests go below /api, as JSON, with the cookie of this page only", async () => {
   const asked = answer(json({ n: 1 }), json({ n: 2 }));
   assert.deepEqual(await get("/jobs"), { n: 1 });
   assert.deepEqual(await post("/query", { sql: "SELECT 1" }), { n: 2 });

@@ -1,4 +1,4 @@
-// Owns the tests of what a result says of itself and of the arithmetic of its chart.
+// Owns the tests of the summary of a result, and of the arithmetic of its chart.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";

@@ -1,4 +1,4 @@
-// Owns the tests of what is shown of jobs: their state, rates, batches, rows set aside, and rewinds.
+// Owns the tests of how jobs are shown: their state, rates, batches, rows set aside, and rewinds.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";

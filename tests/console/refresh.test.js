@@ -1,4 +1,4 @@
-// Owns the tests of addresses and of when the page reads what it shows.
+// Owns the tests of addresses and of how often the page reads data.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -7,7 +7,7 @@ import { AT_ONCE, eased } from "../../src/server/console/assets/pure/eased.js";
 import { refreshLoop, waitAfter } from "../../src/server/console/assets/pure/refresh-loop.js";
 import { parseRoute, path } from "../../src/server/console/assets/pure/route.js";
 
-test("an address has a view, and what is chosen in it", () => {
+test("an address has a view, and may choose a job or a table in it", () => {
   assert.deepEqual(parseRoute(""), { view: "jobs", chosen: null });
   assert.deepEqual(parseRoute("#/"), { view: "jobs", chosen: null });
   assert.deepEqual(parseRoute("#/query"), { view: "query", chosen: null });
@@ -24,7 +24,7 @@ test("each name comes back from its address", () => {
   assert.equal(path("a/b", "c d"), "/a%2Fb/c%20d");
 });
 
-test("what is read is read again for something new, after a while", async () => {
+test("costly data is read again for a new batch, after a pause", async () => {
   let now = 0;
   let reads = 0;
   const load = eased(async () => {

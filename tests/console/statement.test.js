@@ -1,4 +1,4 @@
-// Owns the tests of what is run, where errors are, and which statements are remembered.
+// Owns the tests of the statement that is run, the places of errors, and the history.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -59,7 +59,7 @@ test("a part of several lines is marked to the end of its first", () => {
   assert.equal(excerpt(text, part), "a (b\n  ^^");
 });
 
-test("what is no history is read as an empty one", () => {
+test("text that is not a history is read as an empty one", () => {
   for (const text of [null, "", "{", "null", '"text"', "{}"]) assert.deepEqual(parseHistory(text), [], String(text));
   const entry = { sql: "SELECT 1", at: "2025-01-01T00:00:00Z", said: "1 row", milliseconds: 3 };
   assert.deepEqual(parseHistory(JSON.stringify([null, 1, { sql: "x" }, { at: "y" }, entry])), [entry]);

@@ -32,7 +32,7 @@ pub(super) static INDEX: Asset = Asset {
     text: include_str!("assets/index.html"),
 };
 
-/// All that the page loads.
+/// The files that the page loads.
 pub(super) static ASSETS: &[Asset] = assets! {
     CSS: ["style.css"]
     SVG: ["icon.svg"]

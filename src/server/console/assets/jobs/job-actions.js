@@ -1,4 +1,4 @@
-// Owns what a user can do with a job: pause, resume and rewind it. Each asks first.
+// Owns the actions on a job: pause, resume and rewind. Each asks first.
 
 import { confirm } from "../page/dialog.js";
 import { el, setText } from "../page/dom.js";
@@ -12,7 +12,7 @@ import { rewindQuestion } from "./rewind-question.js";
 /** @import { Job } from "../pure/wire.js" */
 
 /**
- * The buttons of a job. `show` makes them those of its state; without a job they can not be used.
+ * The buttons of a job. `show` makes them those of its state; without a job they are disabled.
  *
  * @param {string} name
  * @param {string} below the address of the job

@@ -1,4 +1,4 @@
-// Owns what the page shows of the server itself: whether it answers, its version, and who is logged in.
+// Owns the top of the page: whether the server answers, its version, and which user is logged in.
 
 import { Gone } from "../pure/answers.js";
 import { get, post } from "../server/api.js";

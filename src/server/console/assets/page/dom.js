@@ -1,4 +1,4 @@
-// Owns how elements are made and changed: without markup, so that data is text whatever it says.
+// Owns how elements are made and changed: without markup, so that data is always text.
 
 /**
  * Attributes of an element; `on` has listeners, `text` the text. An attribute that is null or false is left out.

@@ -1,4 +1,4 @@
-// Owns what the page says outside of its views: the line at the bottom, and boxes for errors.
+// Owns the messages of the page: the line at its bottom, and boxes for errors.
 
 import { Refused } from "../pure/answers.js";
 import { byId, el } from "./dom.js";

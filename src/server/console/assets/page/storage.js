@@ -1,4 +1,4 @@
-// Owns what is kept in this browser. One that keeps nothing, or has no room, forgets it with the page.
+// Owns the values that the browser keeps for the page. A browser without storage, or without room, keeps none.
 
 /**
  * @param {string} key

@@ -1,4 +1,4 @@
-// Owns what every view is to the page: a part that fills the main element and can be refreshed.
+// Owns the shape of a view, which fills the main element and can be refreshed, and of its closed parts.
 
 import { el } from "./dom.js";
 

@@ -1,4 +1,4 @@
-// Owns what is shown of a job's batches and of the rows it has set aside: which columns and rows, and in which words.
+// Owns how a job's batches, and the rows that it has set aside, are shown: which columns and rows, and in which words.
 
 import { count, milliseconds, plural, time } from "./format.js";
 

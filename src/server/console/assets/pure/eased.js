@@ -1,13 +1,13 @@
-// Owns how often something costly is read: when there is something new, and only for a small part of the time.
+// Owns how often costly data is read: when something is new, and only for a small part of the time.
 
-/** What is read is read again after so many times what it took. */
+/** The pause after a reading, as a multiple of the time that it took. */
 const EASE = 10;
 
 /** The mark of a reading that is wanted at once. */
 export const AT_ONCE = "at once";
 
 /**
- * A function that calls `read` if the mark it is given is another than at the last time, and long enough has passed.
+ * A function that calls `read` if its mark differs from the last one, and the pause after the last reading is over.
  *
  * @param {() => Promise<void>} read
  * @param {() => number} now milliseconds of a clock

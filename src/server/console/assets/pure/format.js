@@ -4,7 +4,7 @@ const grouped = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const precise = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
 
-/** A dash for what is not known. */
+/** A dash, in place of an unknown value. */
 export const NONE = "–";
 
 /**

@@ -10,7 +10,7 @@ export const MOST_KEPT = 50;
  */
 
 /**
- * Reads a list; what is not an entry is left out, since other programs and versions may have written it.
+ * Reads a list. Values that are not entries are left out: other versions may have written the text.
  *
  * @param {string | null} text
  * @returns {Entry[]} the newest first

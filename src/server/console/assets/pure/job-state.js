@@ -1,4 +1,4 @@
-// Owns what the state of a job means: whether it is at work, what helps, what can be done.
+// Owns the meaning of a job's state: whether the job works, what helps, and whether it can be resumed.
 
 /** @import { Job } from "./wire.js" */
 

@@ -2,7 +2,7 @@
 
 /** Milliseconds between two refreshes. */
 const EVERY = 2_000;
-/** The page waits at least so many times what the last refresh took. */
+/** The pause after a refresh, as a multiple of the time that it took. */
 const EASE = 5;
 
 /**

@@ -1,4 +1,4 @@
-// Owns what a result says of itself, and which of its columns its chart begins with.
+// Owns the summary of a result, and the choice of the columns that its chart begins with.
 
 import { plural } from "./format.js";
 import { isTime } from "./points.js";

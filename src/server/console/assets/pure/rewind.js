@@ -1,4 +1,4 @@
-// Owns what a rewind does to a job, in words.
+// Owns the words for the effect of a rewind.
 
 import { count } from "./format.js";
 

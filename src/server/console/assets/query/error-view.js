@@ -1,4 +1,4 @@
-// Owns what is shown of a statement that failed: the message, the place in the text, and what helps.
+// Owns the view of a statement that failed: the message, the place in the text, and the help.
 
 import { el } from "../page/dom.js";
 import { problemLines } from "../page/notices.js";

@@ -1,4 +1,4 @@
-// Owns what is shown of a result: how many rows, warnings, and the rows as a table and as a chart.
+// Owns the view of a result: the number of rows, warnings, and the rows as a table and as a chart.
 
 import { el } from "../page/dom.js";
 import { resultTable } from "../page/result-table.js";

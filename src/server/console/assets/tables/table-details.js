@@ -1,4 +1,4 @@
-// Owns what is shown of one table: its columns and its definition.
+// Owns the details of one table: its columns and its definition.
 
 import { el } from "../page/dom.js";
 import { announce, problem } from "../page/notices.js";
