@@ -153,9 +153,9 @@ mod tests {
     async fn get(path: &str) -> Response {
         let origins = Origins {
             only_loopback: true,
-            hosts: Arc::new([]),
+            hosts: Arc::default(),
         };
-        let request = Request::get(path).header("Host", "localhost");
+        let request = axum::http::Request::get(path).header("Host", "localhost");
         let request = request.body(Body::empty()).unwrap();
         let mut routes = router(Router::new(), origins);
         routes.call(request).await.unwrap()
