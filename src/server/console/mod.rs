@@ -4,6 +4,7 @@
 
 mod access;
 mod api;
+mod assets;
 mod connections;
 mod problem;
 mod rows;
@@ -28,6 +29,7 @@ use tokio::net::TcpListener;
 
 use crate::error::Result;
 use crate::server::console::access::Origins;
+use crate::server::console::assets::{Asset, INDEX};
 use crate::server::console::statements::Statements;
 use crate::server::engine::Engine;
 use crate::server::login::Login;
@@ -51,35 +53,7 @@ const HEADERS: [(HeaderName, &str); 6] = [
     ),
 ];
 
-const HTML: &str = "text/html; charset=utf-8";
-const CSS: &str = "text/css; charset=utf-8";
-const SCRIPT: &str = "text/javascript; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
-
-/// A file of the page, by its name below `/assets/`.
-macro_rules! asset {
-    ($name:literal, $of:expr) => {
-        ($name, $of, include_str!(concat!("assets/", $name)))
-    };
-}
-
-const INDEX: &str = include_str!("assets/index.html");
-const ASSETS: [(&str, &str, &str); 14] = [
-    asset!("style.css", CSS),
-    asset!("icon.svg", "image/svg+xml"),
-    asset!("app.js", SCRIPT),
-    asset!("api.js", SCRIPT),
-    asset!("chart.js", SCRIPT),
-    asset!("dialog.js", SCRIPT),
-    asset!("dom.js", SCRIPT),
-    asset!("format.js", SCRIPT),
-    asset!("grid.js", SCRIPT),
-    asset!("job.js", SCRIPT),
-    asset!("jobs.js", SCRIPT),
-    asset!("live.js", SCRIPT),
-    asset!("query.js", SCRIPT),
-    asset!("tables.js", SCRIPT),
-];
 
 /// How browsers see the console from the other side of a proxy.
 #[derive(Debug, Clone)]
@@ -124,7 +98,7 @@ pub(super) async fn serve(
 fn router(api: Router, origins: Origins) -> Router {
     Router::new()
         .route("/", get(index))
-        .route("/assets/{name}", get(asset))
+        .route("/assets/{*name}", get(asset))
         .nest("/api", api)
         .fallback(nothing)
         .layer(middleware::from_fn_with_state(
@@ -135,12 +109,12 @@ fn router(api: Router, origins: Origins) -> Router {
 }
 
 async fn index() -> Response {
-    file(HTML, INDEX)
+    file(&INDEX)
 }
 
 async fn asset(Path(name): Path<String>) -> Response {
-    match ASSETS.iter().find(|(known, ..)| *known == name) {
-        Some((_, of, text)) => file(of, text),
+    match assets::find(&name) {
+        Some(asset) => file(asset),
         None => nothing().await,
     }
 }
@@ -150,9 +124,13 @@ async fn nothing() -> Response {
     (StatusCode::NOT_FOUND, [(CONTENT_TYPE, TEXT)], text).into_response()
 }
 
-/// A file of this program: another one may have others.
-fn file(of: &'static str, text: &'static str) -> Response {
-    ([(CONTENT_TYPE, of), (CACHE_CONTROL, "no-cache")], text).into_response()
+/// A file of this program. Browsers ask for it again each time: another version may have another one.
+fn file(asset: &'static Asset) -> Response {
+    let headers = [
+        (CONTENT_TYPE, asset.content_type),
+        (CACHE_CONTROL, "no-cache"),
+    ];
+    (headers, asset.text).into_response()
 }
 
 async fn with_headers(request: Request, next: Next) -> Response {
@@ -162,4 +140,65 @@ async fn with_headers(request: Request, next: Next) -> Response {
         response.headers_mut().insert(name, value);
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use tower::Service as _;
+
+    use super::*;
+    use crate::server::console::assets::ASSETS;
+
+    async fn get(path: &str) -> Response {
+        let origins = Origins {
+            only_loopback: true,
+            hosts: Arc::default(),
+        };
+        let request = axum::http::Request::get(path).header("Host", "localhost");
+        let request = request.body(Body::empty()).unwrap();
+        let mut routes = router(Router::new(), origins);
+        routes.call(request).await.unwrap()
+    }
+
+    #[track_caller]
+    fn assert_header(response: &Response, name: HeaderName, value: &str) {
+        let found = response.headers().get(&name);
+        assert_eq!(found.unwrap().to_str().unwrap(), value, "{name}");
+    }
+
+    #[tokio::test]
+    async fn the_page_and_its_files_are_answered() {
+        let files = ASSETS
+            .iter()
+            .map(|asset| (format!("/assets/{}", asset.name), asset));
+        for (path, asset) in files.chain([("/".to_owned(), &INDEX)]) {
+            let response = get(&path).await;
+            assert_eq!(response.status(), StatusCode::OK, "{path}");
+            assert_header(&response, CONTENT_TYPE, asset.content_type);
+            assert_header(&response, CACHE_CONTROL, "no-cache");
+            for (name, value) in HEADERS {
+                assert_header(&response, name, value);
+            }
+            let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+            assert_eq!(body, asset.text, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_else_is_answered() {
+        for path in [
+            "/index.html",
+            "/assets/",
+            "/assets/index.html",
+            "/assets/format.js",
+            "/assets/pure",
+            "/assets/pure/none.js",
+            "/assets/pure/../app.js",
+            "/assets/../mod.rs",
+            "/assets/%2E%2E/mod.rs",
+        ] {
+            assert_eq!(get(path).await.status(), StatusCode::NOT_FOUND, "{path}");
+        }
+    }
 }

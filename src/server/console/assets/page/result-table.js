@@ -1,13 +1,22 @@
-// A result as a table.
+// Owns a result as a table.
 
+import { bytes, cell } from "../pure/cell.js";
 import { el } from "./dom.js";
-import { bytes, cell } from "./format.js";
 
-/** Longer cells are shown whole when they are asked for. */
+/** @import { Column, Rows, Value } from "../pure/wire.js" */
+
+/** Longer cells are shown whole only when they are opened. */
 const LONG = 200;
 
-/** `showsBytes`: bytes that are text are shown as such; `hasTypes`: below the names. */
-export function grid({ columns, rows }, { label, showsBytes = false, hasTypes = true } = {}) {
+/**
+ * A table of rows, which scrolls by itself.
+ *
+ * @param {Rows} result
+ * @param {{ label: string, showsBytes?: boolean, hasTypes?: boolean }} options `label` is for screen readers;
+ *   `showsBytes` shows bytes that are text as such; `hasTypes` writes the types below the names
+ * @returns {HTMLElement}
+ */
+export function resultTable({ columns, rows }, { label, showsBytes = false, hasTypes = true }) {
   const head = columns.map((column) =>
     el("th", { scope: "col", class: column.is_number ? "number" : null },
       el("span", { class: "name", text: column.name }),
@@ -19,15 +28,21 @@ export function grid({ columns, rows }, { label, showsBytes = false, hasTypes = 
       el("tbody", {}, ...body)));
 }
 
+/**
+ * @param {Value} value
+ * @param {Column} column
+ * @param {boolean} showsBytes
+ * @returns {HTMLElement}
+ */
 function dataCell(value, column, showsBytes) {
   if (value === null) return el("td", { class: "null", text: "NULL" });
   const shown = showsBytes && column.type === "BINARY" ? bytes(value) : value;
   const text = cell(shown, column.type);
-  const of = column.is_number ? "number" : null;
-  if (text.length <= LONG) return el("td", { class: of, text });
+  const kind = column.is_number ? "number" : null;
+  if (text.length <= LONG) return el("td", { class: kind, text });
   const whole = el("details", { class: "long" }, el("summary", { text: `${text.slice(0, LONG)}…` }));
   whole.addEventListener("toggle", () => {
     if (whole.open && whole.children.length === 1) whole.append(el("pre", { text }));
   });
-  return el("td", { class: of }, whole);
+  return el("td", { class: kind }, whole);
 }
