@@ -10,6 +10,7 @@ mod pack;
 mod place;
 #[cfg(test)]
 pub(crate) mod simulated;
+mod unfinished;
 
 pub use catalog::{CatalogEntry, CatalogList, CatalogStore};
 pub use checksum::{check_crc32, crc32, crc32_of};
@@ -17,3 +18,4 @@ pub use inventory::Inventory;
 pub use jobs::{FoundJob, JobId, JobStore};
 pub use pack::{Pack, Packed};
 pub use place::{DataDir, Opened};
+pub(crate) use unfinished::{ABANDONED, unfinished_files};
