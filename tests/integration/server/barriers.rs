@@ -204,7 +204,7 @@ def ask(path, body, cookie=None):
 cookie = ask("/api/login", {"user": "reader", "password": "reader-pw"})[1]
 one = {"sql": "SELECT 1", "id": "a"}
 print(ask("/api/query", one, cookie)[0], ask("/api/logout", {}, cookie)[0], ask("/api/query", one, cookie)[0])
-# Others see that the file was read again.
+# That the server has read the file again is seen by what is answered to others.
 probe = connect("writer", "writer-pw")
 def change(old, new, is_seen):
     written = open(users).read()
