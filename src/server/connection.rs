@@ -24,22 +24,23 @@ const MOST: usize = 16 << 10;
 /// After a fault of the socket, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The connections of a listener that have a place. One on which no known user calls within `patience` is closed, and sooner if
-/// another one needs its place.
+/// The connections of a listener that have a place. One on which no known user has called when its `patience` is over is closed, and
+/// sooner if another one needs its place. `patience` begins when it is called, once for each connection.
 #[expect(
     clippy::disallowed_methods,
     reason = "connections are closed in real time"
 )]
-pub(super) fn admitted<I>(
+pub(super) fn admitted<I, P>(
     incoming: I,
     connections: Arc<Connections>,
-    patience: Duration,
+    patience: impl Fn() -> P + Clone,
 ) -> impl Stream<Item = io::Result<Gathered<TcpStream>>>
 where
     I: Stream<Item = io::Result<TcpStream>> + Unpin,
+    P: Future<Output = ()> + Send + 'static,
 {
     futures::stream::unfold(incoming, move |mut incoming| {
-        let connections = Arc::clone(&connections);
+        let (connections, patience) = (Arc::clone(&connections), patience.clone());
         async move {
             loop {
                 let accepted = incoming.next().await?;
@@ -47,7 +48,7 @@ where
                 match accepted {
                     Ok((from, stream)) => {
                         let place = connections.place(from.ip()).await;
-                        let connection = Gathered::admitted(stream, place, patience);
+                        let connection = Gathered::admitted(stream, place, patience());
                         return Some((Ok(connection), incoming));
                     }
                     Err(error) => {
@@ -86,15 +87,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gathered<S> {
         }
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "connections are closed in real time"
-    )]
-    fn admitted(stream: S, place: Place, patience: Duration) -> Self {
+    fn admitted(
+        stream: S,
+        place: Place,
+        patience: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
         let closing = place.closing().clone();
         let leaves = async move {
             tokio::select! {
-                () = tokio::time::sleep(patience) => io::ErrorKind::TimedOut,
+                () = patience => io::ErrorKind::TimedOut,
                 () = closing.cancelled() => io::ErrorKind::ConnectionAborted,
             }
         };
@@ -200,6 +201,7 @@ mod tests {
     use proptest::prelude::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
+    use tokio_util::sync::CancellationToken;
     use tonic::Code;
     use tonic::transport::server::TcpIncoming;
     use tonic::transport::{Endpoint, Server};
@@ -282,7 +284,15 @@ mod tests {
     async fn a_connection_without_a_call_of_a_user_makes_room_for_others() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let patience = Duration::from_secs(3);
+        // One for each connection, cancelled when its patience is over.
+        let ends: [CancellationToken; 3] = std::array::from_fn(|_| CancellationToken::new());
+        let patience = {
+            let (ends, next) = (ends.clone(), Arc::new(AtomicUsize::new(0)));
+            move || {
+                let number = next.fetch_add(1, Ordering::SeqCst);
+                ends[number].clone().cancelled_owned()
+            }
+        };
         let accepted = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&accepted);
         let incoming = admitted(TcpIncoming::from(listener), Connections::new(2), patience);
@@ -323,11 +333,13 @@ mod tests {
         let refused = user.list_actions(Empty {}).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unimplemented);
         wait_for(2).await;
+        ends[1].cancel();
         // There is no place for the second one until the first one has left.
         let second = begin().await;
         wait_for(3).await;
         end(first).await;
         // It leaves by itself when it has said nothing for long enough, and by then the user is still there.
+        ends[2].cancel();
         end(second).await;
         let mut still = HealthClient::new(connected);
         still.check(HealthCheckRequest::default()).await.unwrap();

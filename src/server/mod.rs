@@ -299,7 +299,7 @@ impl Server {
             .with_nodelay(Some(true))
             .with_keepalive(Some(KEEP_ALIVE));
         let connections = Connections::new(files::connections(CONNECTIONS, 2));
-        let incoming = admitted(incoming, connections, SILENCE);
+        let incoming = admitted(incoming, connections, || tokio::time::sleep(SILENCE));
         let server = server
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)

@@ -12,6 +12,7 @@ mod profile;
 mod s3;
 #[cfg(test)]
 pub(crate) mod simulated;
+mod unfinished;
 
 pub use catalog::{CatalogEntry, CatalogList, CatalogStore};
 pub use checksum::{check_crc32, crc32, crc32_of};
@@ -20,3 +21,4 @@ pub use jobs::{FoundJob, JobId, JobStore};
 pub use pack::{Pack, Packed};
 pub use place::{DataDir, Opened};
 pub use s3::open_s3;
+pub(crate) use unfinished::{ABANDONED, unfinished_files};

@@ -20,6 +20,7 @@ use tokio::sync::OnceCell;
 
 use super::s3::{is_s3, open_s3};
 use crate::error::{Error, ErrorKind, Result};
+use crate::state::unfinished::{ABANDONED, unfinished_files};
 
 /// Where state, late rows and runs are kept. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -196,10 +197,11 @@ impl DataDir {
         let Some(root) = &self.folder else {
             return 0;
         };
-        let swept = folders
+        let unfinished = folders
             .iter()
-            .map(|folder| sweep_unfinished(&root.join(folder)));
-        swept.sum()
+            .flat_map(|folder| unfinished_files(&root.join(folder), ABANDONED));
+        let swept = unfinished.filter(|path| std::fs::remove_file(path).is_ok());
+        swept.count() as u64
     }
 
     /// Reads an object; `None` if there is none.
@@ -331,40 +333,6 @@ impl SyncedFile {
         }
         Ok(())
     }
-}
-
-/// What was left unfinished for so long has no writer any more.
-const UNFINISHED: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
-
-fn sweep_unfinished(folder: &std::path::Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(folder) else {
-        return 0;
-    };
-    let mut swept = 0;
-    for entry in entries.flatten() {
-        let path = entry.path();
-        let Ok(found) = entry.metadata() else {
-            continue;
-        };
-        if found.is_dir() {
-            swept += sweep_unfinished(&path);
-            continue;
-        }
-        let age = found.modified().ok().and_then(|at| at.elapsed().ok());
-        let is_old = age.is_some_and(|age| age >= UNFINISHED);
-        let name = entry.file_name();
-        if is_old && name.to_str().is_some_and(is_unfinished) && std::fs::remove_file(&path).is_ok()
-        {
-            swept += 1;
-        }
-    }
-    swept
-}
-
-/// Whether a file has the name of one that is not whole yet.
-fn is_unfinished(name: &str) -> bool {
-    let number = name.rsplit_once('#').map(|(_, number)| number);
-    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn store_error(place: &str, error: &StoreError) -> Error {

@@ -102,7 +102,7 @@ async fn what_a_writer_left_unfinished_is_swept_when_it_is_old() {
             .await
             .unwrap()
     );
-    let old = std::time::SystemTime::now() - UNFINISHED - std::time::Duration::from_secs(1);
+    let old = std::time::SystemTime::now() - ABANDONED - std::time::Duration::from_secs(1);
     let file = |name: &str, is_old: bool| {
         let path = root.path().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();

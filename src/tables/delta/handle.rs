@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use datafusion::arrow::datatypes::SchemaRef;
@@ -279,6 +280,11 @@ impl DeltaTableHandle {
     /// The location as it was given.
     pub fn location(&self) -> &str {
         &self.inner.location.shown
+    }
+
+    /// The folder, if it is one of this machine.
+    pub(super) fn folder(&self) -> Option<&Path> {
+        self.inner.location.folder.as_deref()
     }
 
     /// How a job reads the table as a stream; none if it reads it whole, as it is.

@@ -1,6 +1,8 @@
 //! OPTIMIZE, VACUUM and the table's history.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::arrow::array::{
     ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
@@ -23,6 +25,7 @@ use serde_json::Value;
 use super::commit::{COMMIT_ID, find_commit};
 use super::handle::DeltaTableHandle;
 use crate::error::{Error, Result};
+use crate::state::{ABANDONED, unfinished_files};
 use crate::tables::parquet::read_int96_in_microseconds;
 
 /// `OPTIMIZE t [ZORDER BY (…)]`.
@@ -146,7 +149,8 @@ impl DeltaTableHandle {
         metrics.ok_or_else(|| Error::internal("OPTIMIZE was committed without its metrics"))
     }
 
-    /// Deletes files that no version within the retention needs, and those of failed writes.
+    /// Deletes files that no version within the retention needs, and those of failed writes. In a folder of this machine that is also
+    /// what writers that were ended had not finished, once it is older than the retention and than a day.
     ///
     /// One row per file: `path VARCHAR` (relative to the table), `deleted BOOLEAN` (false in a dry
     /// run).
@@ -163,38 +167,47 @@ impl DeltaTableHandle {
         let snapshot = table.snapshot().map_err(|error| self.fail(error))?;
         let own = snapshot.table_config().deleted_file_retention_duration();
         let own_hours = own.as_secs() / 3_600;
+        let mut retention = own;
         let mut vacuum = table
             .vacuum()
             .with_dry_run(spec.dry_run)
             .with_commit_properties(named(&uuid::Uuid::new_v4().to_string()))
             .with_mode(VacuumMode::Full);
-        if let Some(hours) = spec.retain_hours {
-            if hours < own_hours {
+        if let Some(hours_given) = spec.retain_hours {
+            if hours_given < own_hours {
                 return Err(Error::invalid(format!(
-                    "RETAIN {hours} HOURS is shorter than the {own_hours} hours for which the table keeps deleted files"
+                    "RETAIN {hours_given} HOURS is shorter than the {own_hours} hours for which the table keeps deleted files"
                 ))
                 .with_help(
                     "running queries and time travel need them; the table property \
                      'delta.deletedFileRetentionDuration' says how long",
                 ));
             }
-            let hours = i64::try_from(hours)
+            let hours = i64::try_from(hours_given)
                 .ok()
                 .and_then(chrono::Duration::try_hours);
             let period = hours.ok_or_else(|| Error::invalid("RETAIN: too many hours"))?;
             vacuum = vacuum.with_retention_period(period);
+            retention = Duration::from_secs(hours_given.saturating_mul(3_600));
         }
         let vacuumed = vacuum.await.map_err(|error| self.fail(error));
         let (_, metrics) = vacuumed.map_err(|error| match spec.dry_run {
             true => error,
             false => half_done(error),
         })?;
-        let mut paths = metrics.files_deleted;
-        paths.sort_unstable();
-        let deleted = BooleanArray::from(vec![!metrics.dry_run; paths.len()]);
+        let deleted = metrics.files_deleted.into_iter();
+        let mut files: Vec<(String, bool)> = deleted.map(|path| (path, !metrics.dry_run)).collect();
+        if let Some(folder) = self.folder().map(Path::to_owned) {
+            let is_dry_run = spec.dry_run;
+            let vacuum = move || vacuum_unfinished(&folder, retention, is_dry_run);
+            let unfinished = tokio::task::spawn_blocking(vacuum).await;
+            files.extend(unfinished.map_err(|error| Error::internal(error.to_string()))?);
+        }
+        files.sort_unstable();
+        let (paths, deleted): (Vec<_>, Vec<_>) = files.into_iter().unzip();
         batch(vec![
             ("path", Arc::new(StringArray::from(paths)) as ArrayRef),
-            ("deleted", Arc::new(deleted)),
+            ("deleted", Arc::new(BooleanArray::from(deleted))),
         ])
     }
 
@@ -258,6 +271,26 @@ impl DeltaTableHandle {
             ("engine", text(engine.collect())),
         ])
     }
+}
+
+/// Deletes what writers had not finished that were ended, and gives the paths below the table's folder, and whether each file was
+/// deleted. A writer that is at work keeps its files for a day, whatever the retention. Hidden folders, other than the log, are not of
+/// the table. Blocks.
+fn vacuum_unfinished(folder: &Path, retention: Duration, is_dry_run: bool) -> Vec<(String, bool)> {
+    let found = unfinished_files(folder, retention.max(ABANDONED));
+    let of_table = found.iter().filter_map(|path| {
+        let relative = path.strip_prefix(folder).ok()?.to_str()?;
+        let is_hidden = |part: &str| part.starts_with(['.', '_']) && !part.contains('=');
+        let is_of_table =
+            relative.starts_with("_delta_log/") || !relative.split('/').any(is_hidden);
+        is_of_table.then_some((path, relative))
+    });
+    of_table
+        .map(|(path, relative)| {
+            let is_deleted = !is_dry_run && std::fs::remove_file(path).is_ok();
+            (relative.to_owned(), is_deleted)
+        })
+        .collect()
 }
 
 /// VACUUM deletes before its last commit: whatever that one ends with, files may be gone.

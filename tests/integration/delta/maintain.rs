@@ -99,6 +99,65 @@ async fn vacuum_deletes_what_no_version_needs() {
     assert_eq!(number(&handle, "SELECT count(*) FROM t").await, 12);
 }
 
+/// A writer that is killed leaves a file beside its place, under its name with `#` and a number.
+#[tokio::test(flavor = "multi_thread")]
+async fn vacuum_deletes_what_a_killed_writer_left_unfinished() {
+    let dir = tempfile::tempdir().unwrap();
+    let handle = many_files(dir.path()).await;
+    let hour = std::time::Duration::from_secs(60 * 60);
+    let left = |name: &str, hours: u32| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let file = std::fs::File::create(&path).unwrap();
+        file.set_modified(std::time::SystemTime::now() - hour * hours)
+            .unwrap();
+        path
+    };
+    let old = [
+        left("_delta_log/00000000000000000009.json#1", 49),
+        left("_delta_log/_last_checkpoint#12", 49),
+        left("part-0.parquet#1", 49),
+        left(
+            "year=2025/part-0.parquet#340282366920938463463374607431768211455",
+            49,
+        ),
+    ];
+    let kept = [
+        left("_delta_log/00000000000000000010.json#1", 47),
+        left("year=2025/part-1.parquet#1", 47),
+        left("_notes/list#1", 49),
+    ];
+    let vacuum = |retain_hours, dry_run| VacuumSpec {
+        retain_hours: Some(retain_hours),
+        dry_run,
+    };
+    let rows = handle.vacuum(&vacuum(48, true)).await.unwrap();
+    assert_eq!(rows.num_rows(), 4);
+    assert_eq!(rows.column(1).as_boolean().true_count(), 0);
+    assert!(old.iter().all(|path| path.exists()));
+
+    let rows = handle.vacuum(&vacuum(48, false)).await.unwrap();
+    let paths = rows.column(0).as_string::<i32>();
+    let wanted = old.iter().map(|path| {
+        let path = path.strip_prefix(dir.path()).unwrap();
+        path.to_str().unwrap()
+    });
+    assert_eq!(
+        paths.iter().flatten().collect::<Vec<_>>(),
+        wanted.collect::<Vec<_>>()
+    );
+    assert_eq!(rows.column(1).as_boolean().true_count(), 4);
+    assert!(old.iter().all(|path| !path.exists()));
+    assert!(kept.iter().all(|path| path.exists()));
+
+    // Whatever the retention, a writer has a day.
+    let young = left("part-2.parquet#1", 23);
+    let rows = handle.vacuum(&vacuum(0, false)).await.unwrap();
+    assert_eq!(rows.num_rows(), 2);
+    assert!(young.exists() && kept[2].exists());
+    assert_eq!(number(&handle, "SELECT count(*) FROM t").await, 12);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn vacuum_keeps_to_the_retention_of_the_table() {
     let dir = tempfile::tempdir().unwrap();

@@ -204,20 +204,22 @@ def ask(path, body, cookie=None):
 cookie = ask("/api/login", {"user": "reader", "password": "reader-pw"})[1]
 one = {"sql": "SELECT 1", "id": "a"}
 print(ask("/api/query", one, cookie)[0], ask("/api/logout", {}, cookie)[0], ask("/api/query", one, cookie)[0])
-def change(old, new):
+# That the server has read the file again is seen by what is answered to others.
+probe = connect("writer", "writer-pw")
+def change(old, new, is_seen):
     written = open(users).read()
     assert old in written
     open(users, "w").write(written.replace(old, new))
     os.utime(users, (time.time() + 10, time.time() + 10))
-    time.sleep(1.5)
+    until(is_seen, bool)
 def fetch():
     return client.do_get(ticket, options).read_all().num_rows
 section = open(users).read().split("[users.writer]")[1].split("[users.admin]")[0]
-change(section, section.replace("'write'", "'read'"))
+change(section, section.replace("'write'", "'read'"), lambda: "has the role read" in refused(rows, probe, "PAUSE JOB nothing"))
 print(refused(fetch)[:60])
 hash = [line for line in section.splitlines() if line.startswith("password")][0]
 other = [line for line in open(users).read().split("[users.admin]")[1].splitlines() if line.startswith("password")][0]
-change(hash, other)
+change(hash, other, lambda: refused(client.authenticate_basic_token, "writer", "admin-pw").startswith("done"))
 print(refused(lambda: client.get_flight_info(query("SELECT 1"), options))[:200])
 print(refused(lambda: client.authenticate_basic_token("writer", "writer-pw"))[:30], len(client.authenticate_basic_token("writer", "admin-pw")))
 "#;

@@ -418,7 +418,11 @@ fn a_statement_that_is_not_wanted_any_more_ends_in_the_server() {
         body.len()
     );
     stream.write_all(request.as_bytes()).unwrap();
-    std::thread::sleep(Duration::from_secs(1));
+    let deadline = Instant::now() + PATIENCE;
+    while !served.query("SHOW QUERIES").body.contains("sum(sin(") {
+        assert!(Instant::now() < deadline, "it does not begin");
+        std::thread::sleep(Duration::from_millis(50));
+    }
     drop(stream);
     wait_for_rest(&served);
     assert!(!stop("gone"));

@@ -7,7 +7,8 @@
 use std::fmt::Write as _;
 
 use super::Served;
-use crate::support::Workspace;
+use super::starved::TABLES;
+use crate::support::{Random, Workspace};
 
 /// A production: what it is called, and its text of a size.
 type Production = (&'static str, fn(usize) -> String);
@@ -395,19 +396,6 @@ const PRODUCTIONS: &[Production] = &[
     ("fields of elements", |n| chain("SELECT s", "[1].a", n)),
 ];
 
-/// Whole numbers that look random and are the same each time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).unwrap() % end
-    }
-}
-
 /// An expression of all kinds within each other.
 fn expression(random: &mut Random, depth: usize) -> String {
     if depth == 0 {
@@ -467,7 +455,7 @@ fn texts() -> Vec<Text> {
         });
         more.extend([text(600), text(20_000)]);
     }
-    let mut random = Random(7);
+    let mut random = Random::new(7);
     for round in 0..rounds.unwrap_or(60) {
         let depth = random.below(9);
         let text = expression(&mut random, depth);
@@ -486,9 +474,11 @@ fn texts() -> Vec<Text> {
 #[test]
 fn no_text_ends_the_server() {
     let work = Workspace::new();
+    let tables = work.file("tables.sql", TABLES);
     let mut served = Served::start(
         &work,
         &[
+            tables,
             "--http",
             "127.0.0.1:0",
             "--statement-timeout",
@@ -503,9 +493,10 @@ fn no_text_ends_the_server() {
         .collect();
     work.file("texts.json", &serde_json::to_string(&texts).unwrap());
     let script = r#"
-import json, urllib.request, urllib.error
+import json, os, urllib.request, urllib.error
 texts = json.load(open(sys.argv[2]))
 db = connect(**{"adbc.flight.sql.client_option.with_max_msg_size": str(64 << 20)})
+own = connect()
 def flight(sql):
     return rows(db, sql)
 def prepared(sql):
@@ -518,22 +509,45 @@ def console(sql):
         return urllib.request.urlopen(request).status
     except urllib.error.HTTPError as error:
         return error.code
+# A job is at work meanwhile: what is added to its source is in its sink soon.
+over, copied = threading.Event(), []
+def feed():
+    while not over.is_set():
+        # A statement of its own may be ended by what a text holds: it is said again.
+        number = len(copied)
+        until(lambda: refused(rows, own, f"INSERT INTO seen VALUES ({number})"), lambda answer: answer.startswith("done"))
+        is_there = f"SELECT count(*) > 0 FROM kept WHERE id = {number * 10}"
+        until(lambda: refused(rows, own, is_there), lambda answer: answer == "done: [(True,)]")
+        copied.append(number)
+        time.sleep(0.2)
+fed = []
+feeder = threading.Thread(target=lambda: fed.append(refused(feed)), daemon=True)
+feeder.start()
+before = 0
+def goes_on():
+    return fed or len(copied) > before
 alive = "SELECT count(*) FROM generate_series(1, 10)"
-for name, sql, ways in texts:
+for number, (name, sql, ways) in enumerate(texts):
     for way in ways:
         answer = refused(globals()[way], sql)
         others = refused(rows, db, alive)
         if others != "done: [(10,)]":
-            print(name, way, "|", answer[:200], "|", others)
-            sys.exit(0)
-print("alive")
+            print(name, way, "|", answer[:200], "|", others, flush=True)
+            os._exit(0)
+    # Since some texts ago it has committed, or does so soon.
+    if number % 20 == 19:
+        until(goes_on, bool)
+        before = len(copied)
+over.set()
+feeder.join()
+print("alive", fed, len(copied) > 0)
 "#;
     let path = work.path("texts.json").display().to_string();
     let console = served.console.clone().unwrap();
     let said = served.python(script, &[&path, &console]);
     let log = served.log.lock().unwrap().clone();
     let end = log.lines().rev().take(5).collect::<Vec<_>>().join("\n");
-    assert_eq!(said, "alive\n", "{end}");
+    assert_eq!(said, "alive ['done: None'] True\n", "{end}");
     assert!(served.process.try_wait().unwrap().is_none());
 }
 

@@ -1,9 +1,9 @@
 //! What a server keeps over its life, and whom it lets in.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Served, there, wait_for};
-use crate::support::Workspace;
+use crate::support::{PATIENCE, Workspace};
 
 /// Runs statements, with the program itself as the client; gives all rows as lines of JSON.
 fn rows(work: &Workspace, served: &Served, sql: &[&str]) -> String {
@@ -88,7 +88,12 @@ CREATE EXTERNAL TABLE kept (id BIGINT) STORED AS DELTA LOCATION 'kept';";
     );
     // Dropped and made anew, it begins at the beginning.
     work.sql(&[], &["DROP JOB copy"]).ok();
-    // The server has seen that it is gone: it looks every five seconds.
+    let deadline = Instant::now() + PATIENCE;
+    while !served.log.lock().unwrap().contains("job copy was dropped") {
+        assert!(Instant::now() < deadline, "{}", served.log.lock().unwrap());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // It looks again after five seconds. Whether it finds no job then or the next one already, the next one is run.
     std::thread::sleep(Duration::from_secs(6));
     work.anabranch(&["sql", "-f", work.file("changed.sql", &job(1_000))])
         .ok();

@@ -7,6 +7,7 @@ mod console;
 mod depth;
 mod frames;
 mod go;
+mod grants;
 mod ingest;
 mod jdbc;
 mod lifetime;

@@ -8,7 +8,8 @@ use super::Served;
 use super::rights::users;
 use crate::support::{PATIENCE, Workspace, create_topic, kafka, topic};
 
-const TABLES: &str = "CREATE EXTERNAL TABLE seen (id BIGINT) STORED AS DELTA LOCATION 'seen' OPTIONS ('scan.mode' 'stream');
+/// A job that copies what is added to `seen` to `kept`.
+pub(super) const TABLES: &str = "CREATE EXTERNAL TABLE seen (id BIGINT) STORED AS DELTA LOCATION 'seen' OPTIONS ('scan.mode' 'stream');
 CREATE EXTERNAL TABLE kept (id BIGINT) STORED AS DELTA LOCATION 'kept';
 CREATE JOB copy WITH ('trigger' '50 milliseconds') AS INSERT INTO kept SELECT id * 10 FROM seen;
 ";
