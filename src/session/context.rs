@@ -22,6 +22,7 @@ use crate::session::bounded_plan::BoundedPlanner;
 use crate::session::catalog::{Catalog, weak_state};
 use crate::session::delimiters::ShortDelimiters;
 use crate::session::few_rows::FewAtATime;
+use crate::session::file_casts::CheckedFileCasts;
 use crate::session::inner_names::NamedQueries;
 use crate::session::memory::{JobPool, LimitedPool, limit_of};
 use crate::session::nan::{ForgetBounds, KeepNan};
@@ -151,12 +152,13 @@ pub(super) fn common(
     Ok(Arc::new(state))
 }
 
-/// The rules of the engine, between one that is before all that look at statistics and those that are after all that push
+/// The rules of the engine, between one that is before all that look at statistics, and those that are after all that push
 /// predicates down.
 fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(ForgetBounds)];
     rules.extend(PhysicalOptimizer::new().rules);
     rules.push(Arc::new(KeepNan));
+    rules.push(Arc::new(CheckedFileCasts));
     rules.push(Arc::new(AllGroups));
     rules.push(Arc::new(ShortDelimiters));
     rules.push(Arc::new(FewAtATime));

@@ -16,6 +16,7 @@ mod describe;
 mod dialects;
 mod expansion;
 mod few_rows;
+mod file_casts;
 mod file_names;
 mod frames;
 mod grouping;
