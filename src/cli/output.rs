@@ -427,7 +427,7 @@ mod tests {
         let number = |value: i64| Arc::new(Int64Array::from(vec![value])) as ArrayRef;
         let batch = RecordBatch::try_from_iter([("a", number(1)), ("a", number(2))]).unwrap();
         for format in [Format::Json, Format::Ndjson] {
-            let mut out = Vec::new();
+            let mut out: Vec<u8> = Vec::new();
             let mut writer = ResultWriter::new(format, batch.schema(), &mut out);
             let error = writer.write(&batch).unwrap_err();
             assert!(
@@ -435,7 +435,7 @@ mod tests {
                 "{error}"
             );
             // Also where there are no rows.
-            let empty = ResultWriter::new(format, batch.schema(), Vec::new());
+            let empty = ResultWriter::new(format, batch.schema(), Vec::<u8>::new());
             assert!(empty.finish().is_err());
             assert!(out.is_empty());
         }
