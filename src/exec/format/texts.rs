@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, PrimitiveBuilder, StringArray};
+use arrow::array::{Array, ArrayRef, PrimitiveBuilder, StringArray};
 use arrow::datatypes::{
     ArrowPrimitiveType, DataType, Decimal128Type, Decimal256Type, Int8Type, Int16Type, Int32Type,
     Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
@@ -63,7 +63,7 @@ fn each<T: ArrowPrimitiveType>(
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use arrow::array::{Array, Decimal128Array, Int32Array};
+    use arrow::array::{Decimal128Array, Int32Array};
 
     use super::*;
 
