@@ -375,7 +375,7 @@ fn width(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::array::{
-        DictionaryArray, ListBuilder, NullArray, StringArray, StringBuilder,
+        DictionaryArray, Int64Array, ListBuilder, NullArray, StringArray, StringBuilder,
         TimestampMicrosecondArray,
     };
     use datafusion::arrow::datatypes::Int32Type;
@@ -420,6 +420,36 @@ mod tests {
         let quoted = "\"a,b\"\n\"say \"\"x\"\"\"\n\"two\nlines\"\nx\n";
         assert_eq!(csv(&one), format!("t\n\"\"\n\n{quoted}"));
         assert!(csv(&two).starts_with("\"\",u\n\"\",\"\"\n,\n\"a,b\",\"a,b\"\n"));
+    }
+
+    #[test]
+    fn json_has_each_name_once_and_says_which_is_doubled() {
+        let number = |value: i64| Arc::new(Int64Array::from(vec![value])) as ArrayRef;
+        let batch = RecordBatch::try_from_iter([("a", number(1)), ("a", number(2))]).unwrap();
+        for format in [Format::Json, Format::Ndjson] {
+            let mut out: Vec<u8> = Vec::new();
+            let mut writer = ResultWriter::new(format, batch.schema(), &mut out);
+            let error = writer.write(&batch).unwrap_err();
+            assert!(
+                error.message().contains("two columns are called a"),
+                "{error}"
+            );
+            // Also where there are no rows.
+            let empty = ResultWriter::new(format, batch.schema(), Vec::<u8>::new());
+            assert!(empty.finish().is_err());
+            assert!(out.is_empty());
+        }
+        for (format, shown) in [
+            (Format::Csv, "a,a\n1,2\n"),
+            (Format::Table, "BIGINT  BIGINT\n"),
+        ] {
+            let mut out = Vec::new();
+            let mut writer = ResultWriter::new(format, batch.schema(), &mut out);
+            writer.write(&batch).unwrap();
+            writer.finish().unwrap();
+            let out = String::from_utf8(out).unwrap();
+            assert!(out.contains(shown), "{out}");
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::session::bounded_literals::BoundedLiterals;
 use crate::session::bounded_plan::BoundedPlanner;
 use crate::session::catalog::{Catalog, weak_state};
 use crate::session::delimiters::ShortDelimiters;
+use crate::session::exact_files::ExactFiles;
 use crate::session::few_rows::FewAtATime;
 use crate::session::inner_names::NamedQueries;
 use crate::session::memory::{JobPool, LimitedPool, limit_of};
@@ -33,7 +34,7 @@ use crate::session::top_groups::AllGroups;
 use crate::session::unwanted::{AskingParts, let_rules_ask};
 use crate::session::yielding::GiveWay;
 use crate::tables::delta;
-use crate::tables::json::WholeJsonFactory;
+use crate::tables::json::ExactJsonFactory;
 use crate::tables::parquet::read_int96_in_microseconds;
 
 pub(super) const CATALOG: &str = "anabranch";
@@ -148,11 +149,11 @@ pub(super) fn common(
     state.register_function_rewrite(Arc::new(AskingParts))?;
     anabranch_udfs::register_json(&mut state)?;
     sizes::bound(&mut state)?;
-    state.register_file_format(Arc::new(WholeJsonFactory::new()), true)?;
+    state.register_file_format(Arc::new(ExactJsonFactory::new()), true)?;
     Ok(Arc::new(state))
 }
 
-/// The rules of the engine, between one that is before all that look at statistics and those that are after all that push
+/// The rules of the engine, between one that is before all that look at statistics, and those that are after all that push
 /// predicates down.
 fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(ForgetBounds)];
@@ -163,6 +164,7 @@ fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     rules.push(Arc::new(FewAtATime));
     rules.push(Arc::new(GiveWay));
     rules.push(Arc::new(OneNan));
+    rules.push(Arc::new(ExactFiles));
     rules
 }
 

@@ -14,6 +14,7 @@ mod dead_letters;
 mod delimiters;
 mod describe;
 mod dialects;
+mod exact_files;
 mod expansion;
 mod few_rows;
 mod file_names;

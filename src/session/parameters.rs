@@ -149,7 +149,7 @@ impl Types {
             Expr::Not(inner) => self.expr(inner, schema, Some(&DataType::Boolean)),
             Expr::BinaryExpr(binary) => self.binary(binary, schema, wanted),
             Expr::Case(case) => self.case(case, schema, wanted),
-            Expr::ScalarFunction(call) => self.call(call, schema),
+            Expr::ScalarFunction(call) => self.call(call, schema, wanted),
             Expr::Between(between) => {
                 let all = [&between.expr, &between.low, &between.high];
                 self.alike(&all.map(AsRef::as_ref), schema, None);
@@ -233,8 +233,9 @@ impl Types {
         self.alike(&all, schema, wanted);
     }
 
-    /// Arguments of a function are of the types to which it would cast them.
-    fn call(&mut self, call: &ScalarFunction, schema: &DFSchema) {
+    /// Arguments of a function are of the types to which it would cast them; a list is one of the values that are looked for in it,
+    /// as in `a = ANY (?)`.
+    fn call(&mut self, call: &ScalarFunction, schema: &DFSchema, wanted: Option<&DataType>) {
         let given: Vec<DataType> = call
             .args
             .iter()
@@ -251,7 +252,8 @@ impl Types {
                 other => other.clone(),
             });
             let of = match (of, argument) {
-                (None, Expr::Placeholder(_)) => of_argument(call, &given, place),
+                (None, Expr::Placeholder(_)) => list_of_argument(call, &given, place, wanted)
+                    .or_else(|| of_argument(call, &given, place)),
                 (of, _) => of,
             };
             self.expr(argument, schema, of.as_ref());
@@ -270,6 +272,22 @@ fn arguments(call: &ScalarFunction, given: &[DataType]) -> Vec<DataType> {
         .iter()
         .map(|field| field.data_type().clone())
         .collect()
+}
+
+/// The type of a list in which a function looks for a value, or for the least or the greatest one.
+fn list_of_argument(
+    call: &ScalarFunction,
+    given: &[DataType],
+    place: usize,
+    wanted: Option<&DataType>,
+) -> Option<DataType> {
+    let element = match call.name() {
+        "array_has" | "array_position" | "array_positions" => given.get(1),
+        "array_min" | "array_max" => wanted,
+        _ => None,
+    };
+    let element = element.filter(|of| place == 0 && is_known(of))?;
+    Some(DataType::new_list(element.clone(), true))
 }
 
 /// The type of an argument that a function takes as it is. One that takes text says nothing.
@@ -392,6 +410,16 @@ mod tests {
             ("EXPLAIN SELECT CAST(? AS BIGINT)", "Int64"),
             ("SELECT a FROM q UNION ALL SELECT ?", "Int32"),
             ("SELECT ts + ? FROM q", span),
+            ("SELECT a FROM q WHERE a IN (?, ?)", "Int32, Int32"),
+            ("SELECT a FROM q WHERE d NOT IN (?)", "Date32"),
+            ("SELECT a FROM q WHERE a = ANY(?)", "List(Int32)"),
+            ("SELECT a FROM q WHERE a <> ANY(?)", "List(Int32)"),
+            ("SELECT a FROM q WHERE d > SOME(?)", "List(Date32)"),
+            (
+                "SELECT a FROM q WHERE a = ALL(?) AND s <> ALL(?)",
+                "List(Int32), List(Utf8)",
+            ),
+            ("SELECT a FROM q WHERE f <= ALL(?)", "List(Float64)"),
             // Of any type: it is text.
             ("SELECT ? FROM q", "-"),
         ] {

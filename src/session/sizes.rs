@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use anabranch_udfs::{Budget, element_functions, with_one_element};
+use anabranch_udfs::{Budget, checked_cast, element_functions, with_one_element};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::error::{DataFusionError, Result};
@@ -296,7 +296,8 @@ impl ScalarUDFImpl for Bounded {
                 {
                     self.refuse(type_fields::too_large(field.data_type()))?;
                 }
-                ExprSimplifyResult::Simplified(made)
+                // The rule that checks casts was before: what may fail here would be undone where it is compared.
+                ExprSimplifyResult::Simplified(checked_cast(made, context.schema())?)
             }
         })
     }

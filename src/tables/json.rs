@@ -1,16 +1,16 @@
-//! Files of JSON objects, `STORED AS JSON`: what the engine reads of numbers.
+//! Files of JSON objects, `STORED AS JSON`: integers and decimals are read as in the messages of a topic, with all their digits.
 //!
-//! Its reader makes 2 of 2.7 where the column is an integer. So integers are read as decimals first, and one with digits behind the
-//! point is an error, as it is in the messages of a topic. Digits behind the 18th are not seen.
+//! The engine's own way to open such files makes other numbers of some: see [`super::text_numbers`]. So they are opened here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arrow_json::ReaderBuilder;
+use arrow_json::reader::Decoder;
 use async_trait::async_trait;
-use datafusion::arrow::array::{Array as _, ArrayRef, RecordBatch};
-use datafusion::arrow::compute::{CastOptions, cast_with_options};
-use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
-use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+use bytes::Bytes;
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::Session;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{GetExt, Statistics};
@@ -19,64 +19,64 @@ use datafusion::datasource::file_format::json::{JsonFormat, JsonFormatFactory};
 use datafusion::datasource::file_format::{FileFormat, FileFormatFactory};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{
-    FileOpenFuture, FileOpener, FileScanConfig, FileSinkConfig, FileSource, JsonOpener,
+    FileOpenFuture, FileOpener, FileScanConfig, FileSinkConfig, FileSource,
 };
 use datafusion::datasource::projection::{ProjectionOpener, SplitProjection};
 use datafusion::datasource::table_schema::TableSchema;
-use datafusion::error::Result;
-use datafusion::object_store::{ObjectMeta, ObjectStore};
+use datafusion::error::{DataFusionError, Result};
+use datafusion::object_store::{GetOptions, ObjectMeta, ObjectStore};
 use datafusion::physical_expr::{LexRequirement, PhysicalExpr};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::projection::ProjectionExprs;
-use futures::StreamExt as _;
+use datafusion_datasource::boundary_stream::AlignedBoundaryStream;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt as _, TryStreamExt as _};
 
+use super::text_numbers::{with_numbers, with_texts};
 use crate::error::Error;
-use crate::exec::format::sql_name;
-
-/// What integers are read as: it has room for those of 64 bits.
-const READ_AS: DataType = DataType::Decimal128(38, 18);
+use crate::exec::format::is_exact;
 
 /// Rows at once, where the plan says nothing of it.
 const ROWS: usize = 8192;
 
-/// Makes the engine's format for JSON, with integers that are whole.
+/// Makes the engine's format for JSON, with exact numbers.
 #[derive(Debug)]
-pub(crate) struct WholeJsonFactory(JsonFormatFactory);
+pub(crate) struct ExactJsonFactory(JsonFormatFactory);
 
-impl WholeJsonFactory {
+impl ExactJsonFactory {
     /// With the engine's own defaults.
     pub(crate) fn new() -> Self {
         Self(JsonFormatFactory::new())
     }
 }
 
-impl GetExt for WholeJsonFactory {
+impl GetExt for ExactJsonFactory {
     fn get_ext(&self) -> String {
         self.0.get_ext()
     }
 }
 
-impl FileFormatFactory for WholeJsonFactory {
+impl FileFormatFactory for ExactJsonFactory {
     fn create(
         &self,
         state: &dyn Session,
         format_options: &HashMap<String, String>,
     ) -> Result<Arc<dyn FileFormat>> {
-        Ok(Arc::new(WholeJson(self.0.create(state, format_options)?)))
+        Ok(Arc::new(ExactJson(self.0.create(state, format_options)?)))
     }
 
     fn default(&self) -> Arc<dyn FileFormat> {
-        Arc::new(WholeJson(FileFormatFactory::default(&self.0)))
+        Arc::new(ExactJson(FileFormatFactory::default(&self.0)))
     }
 }
 
 /// The engine's format for JSON, with another source.
 #[derive(Debug)]
-struct WholeJson(Arc<dyn FileFormat>);
+struct ExactJson(Arc<dyn FileFormat>);
 
 #[async_trait]
-impl FileFormat for WholeJson {
+impl FileFormat for ExactJson {
     fn get_ext(&self) -> String {
         self.0.get_ext()
     }
@@ -132,7 +132,7 @@ impl FileFormat for WholeJson {
 
     fn file_source(&self, table_schema: TableSchema) -> Arc<dyn FileSource> {
         let json = self.0.downcast_ref::<JsonFormat>();
-        Arc::new(WholeSource {
+        Arc::new(ExactJsonSource {
             inner: self.0.file_source(table_schema),
             batch_size: ROWS,
             newline_delimited: json.is_none_or(JsonFormat::is_newline_delimited),
@@ -140,15 +140,15 @@ impl FileFormat for WholeJson {
     }
 }
 
-/// The engine's source of JSON, which opens files otherwise where there are integers.
+/// The engine's source of JSON, which opens files otherwise.
 #[derive(Clone)]
-struct WholeSource {
+struct ExactJsonSource {
     inner: Arc<dyn FileSource>,
     batch_size: usize,
     newline_delimited: bool,
 }
 
-impl WholeSource {
+impl ExactJsonSource {
     fn over(&self, inner: Arc<dyn FileSource>) -> Self {
         Self {
             inner,
@@ -157,35 +157,30 @@ impl WholeSource {
     }
 }
 
-impl FileSource for WholeSource {
+impl FileSource for ExactJsonSource {
     fn create_file_opener(
         &self,
         object_store: Arc<dyn ObjectStore>,
         base_config: &FileScanConfig,
-        partition: usize,
+        _: usize,
     ) -> Result<Arc<dyn FileOpener>> {
         let table = self.inner.table_schema();
         let projection = match self.inner.projection() {
             Some(projection) => SplitProjection::new(table.file_schema(), projection),
             None => SplitProjection::unprojected(table),
         };
-        let schema = table.file_schema().project(&projection.file_indices)?;
-        let Some(fields) = fields_as_read(schema.fields()) else {
-            return self
-                .inner
-                .create_file_opener(object_store, base_config, partition);
+        let schema = Arc::new(table.file_schema().project(&projection.file_indices)?);
+        let read = match with_texts(schema.fields(), is_exact) {
+            Some(texts) => Arc::new(Schema::new_with_metadata(texts, schema.metadata().clone())),
+            None => Arc::clone(&schema),
         };
-        let read = Schema::new_with_metadata(fields, schema.metadata().clone());
-        let opener = JsonOpener::new(
-            self.batch_size,
-            Arc::new(read),
-            base_config.file_compression_type,
-            object_store,
-            self.newline_delimited,
-        );
-        let opener = Arc::new(WholeOpener {
-            inner: opener,
-            schema: Arc::new(schema),
+        let opener = Arc::new(ExactOpener {
+            schema,
+            read,
+            batch_size: self.batch_size,
+            compression: base_config.file_compression_type,
+            store: object_store,
+            newline_delimited: self.newline_delimited,
         });
         ProjectionOpener::try_new(projection, opener, table.file_schema())
     }
@@ -214,6 +209,11 @@ impl FileSource for WholeSource {
         self.inner.file_type()
     }
 
+    /// An array has no lines at which it could be cut.
+    fn supports_repartitioning(&self) -> bool {
+        self.newline_delimited
+    }
+
     fn try_pushdown_projection(
         &self,
         projection: &ProjectionExprs,
@@ -230,142 +230,256 @@ impl FileSource for WholeSource {
     }
 }
 
-/// Opens files whose integers are read as decimals, and makes integers of them.
-struct WholeOpener {
-    inner: JsonOpener,
-    /// With the integers.
+/// Opens files whose numbers are read as texts, and makes numbers of them.
+struct ExactOpener {
+    /// With the numbers.
     schema: SchemaRef,
+    /// With texts in their places.
+    read: SchemaRef,
+    batch_size: usize,
+    compression: FileCompressionType,
+    store: Arc<dyn ObjectStore>,
+    newline_delimited: bool,
 }
 
-impl FileOpener for WholeOpener {
-    fn open(&self, partitioned_file: PartitionedFile) -> Result<FileOpenFuture> {
-        let opened = self.inner.open(partitioned_file)?;
-        let schema = Arc::clone(&self.schema);
+impl FileOpener for ExactOpener {
+    fn open(&self, file: PartitionedFile) -> Result<FileOpenFuture> {
+        let (store, compression) = (Arc::clone(&self.store), self.compression);
+        let (schema, newline_delimited) = (Arc::clone(&self.schema), self.newline_delimited);
+        // Strings take numbers and booleans too, as those of messages do.
+        let decoder = ReaderBuilder::new(Arc::clone(&self.read))
+            .with_batch_size(self.batch_size)
+            .with_coerce_primitive(true)
+            .build_decoder()?;
         Ok(Box::pin(async move {
-            let batches = opened.await?;
-            Ok(batches
-                .map(move |batch| with_integers(&batch?, &schema))
+            let chunks = compression.convert_stream(chunks_of(store, &file).await?)?;
+            let chunks = match newline_delimited {
+                true => chunks,
+                false => lines_of_array(chunks),
+            };
+            Ok(decoded(decoder, chunks)
+                .map(move |batch| with_numbers(&batch?, &schema))
                 .boxed())
         }))
     }
 }
 
-/// Fields with what integers are read as; nothing if there is no integer.
-fn fields_as_read(fields: &Fields) -> Option<Fields> {
-    let read: Vec<Option<FieldRef>> = fields.iter().map(field_as_read).collect();
-    read.iter().any(Option::is_some).then(|| {
-        let fields = fields.iter().zip(read);
-        fields
-            .map(|(field, read)| read.unwrap_or_else(|| Arc::clone(field)))
-            .collect()
-    })
-}
+type Chunks = BoxStream<'static, Result<Bytes>>;
 
-fn field_as_read(field: &FieldRef) -> Option<FieldRef> {
-    let read = match field.data_type() {
-        of if of.is_integer() => READ_AS,
-        DataType::List(item) => DataType::List(field_as_read(item)?),
-        DataType::LargeList(item) => DataType::LargeList(field_as_read(item)?),
-        DataType::Map(entries, is_sorted) => DataType::Map(field_as_read(entries)?, *is_sorted),
-        DataType::Struct(fields) => DataType::Struct(fields_as_read(fields)?),
-        _ => return None,
+/// The bytes of a file, or of the lines that begin in a part of it.
+async fn chunks_of(store: Arc<dyn ObjectStore>, file: &PartitionedFile) -> Result<Chunks> {
+    let location = &file.object_meta.location;
+    let Some(part) = &file.range else {
+        let whole = store.get_opts(location, GetOptions::default()).await?;
+        return Ok(whole.into_stream().map_err(DataFusionError::from).boxed());
     };
-    Some(Arc::new(Field::clone(field).with_data_type(read)))
+    let place =
+        |at: i64| u64::try_from(at).map_err(|error| DataFusionError::External(error.into()));
+    let (start, end) = (place(part.start)?, place(part.end)?);
+    let size = file.object_meta.size;
+    let lines = AlignedBoundaryStream::new(store, location.clone(), start, end, size, b'\n');
+    Ok(lines.await?.map_err(DataFusionError::from).boxed())
 }
 
-fn with_integers(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    let columns = batch.columns().iter().zip(schema.fields());
-    let columns = columns.map(|(column, field)| integers(column, field));
-    let columns = columns.collect::<Result<Vec<_>>>()?;
-    Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
-}
-
-/// The column with integers in it.
-fn integers(column: &ArrayRef, field: &Field) -> Result<ArrayRef> {
-    let read = column.data_type();
-    if read == field.data_type() {
-        return Ok(Arc::clone(column));
-    }
-    // What has no place becomes NULL, and what was cut off does not come back.
-    let options = CastOptions::default();
-    let made = cast_with_options(column, field.data_type(), &options)?;
-    let back = cast_with_options(&made, read, &options)?;
-    if back.as_ref() == column.as_ref() {
-        return Ok(made);
-    }
-    let mut rows = 0..column.len();
-    let row = rows.find(|row| back.slice(*row, 1).as_ref() != column.slice(*row, 1).as_ref());
-    let shown = match row {
-        Some(row) => {
-            let options = FormatOptions::default();
-            let formatter = ArrayFormatter::try_new(column, &options)?;
-            formatter.value(row).to_string()
+/// The rows of objects that stand behind each other.
+fn decoded(decoder: Decoder, chunks: Chunks) -> BoxStream<'static, Result<RecordBatch>> {
+    let start = (decoder, chunks, Bytes::new(), false);
+    let batches = stream::try_unfold(start, |(mut decoder, mut chunks, mut rest, mut is_end)| {
+        async move {
+            loop {
+                if rest.is_empty() && !is_end {
+                    match chunks.next().await {
+                        Some(chunk) => rest = chunk?,
+                        None => is_end = true,
+                    }
+                }
+                let taken = decoder.decode(&rest)?;
+                rest = rest.slice(taken..);
+                // It leaves bytes where a batch is full.
+                if !is_end && rest.is_empty() {
+                    continue;
+                }
+                match decoder.flush()? {
+                    Some(batch) => {
+                        let state = (decoder, chunks, rest, is_end);
+                        return Ok::<_, DataFusionError>(Some((batch, state)));
+                    }
+                    None if is_end && rest.is_empty() => return Ok(None),
+                    None => {}
+                }
+            }
         }
-        None => "a number".to_owned(),
-    };
-    // Of a decimal all digits behind the point are shown.
-    let shown = match read == &READ_AS {
-        true => shown.trim_end_matches('0').trim_end_matches('.'),
-        false => shown.as_str(),
-    };
-    let (name, of) = (field.name(), sql_name(field.data_type()));
-    Err(Error::data(format!("{name}: {shown} has no place in {of}"))
+    });
+    batches.boxed()
+}
+
+/// The values of the one array of a file, each on a line of its own.
+fn lines_of_array(chunks: Chunks) -> Chunks {
+    let start = (chunks, ArrayLines::default());
+    let lines = stream::try_unfold(start, |(mut chunks, mut array)| async move {
+        match chunks.next().await {
+            Some(chunk) => {
+                let lines = Bytes::from(array.lines(&chunk?)?);
+                Ok::<_, DataFusionError>(Some((lines, (chunks, array))))
+            }
+            None => array.end().map(|()| None),
+        }
+    });
+    lines.boxed()
+}
+
+/// How far an array was read.
+#[derive(Debug, Default)]
+struct ArrayLines {
+    place: Place,
+    /// Brackets that are open within a value.
+    depth: usize,
+    in_text: bool,
+    is_escaped: bool,
+    /// Whether there is a value behind the last comma.
+    has_value: bool,
+    has_comma: bool,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    #[default]
+    Before,
+    Within,
+    Behind,
+}
+
+impl ArrayLines {
+    fn lines(&mut self, bytes: &[u8]) -> Result<Vec<u8>> {
+        let mut lines = Vec::with_capacity(bytes.len());
+        for byte in bytes {
+            lines.extend(self.read(*byte)?);
+        }
+        Ok(lines)
+    }
+
+    /// What stands for a byte.
+    fn read(&mut self, byte: u8) -> Result<Option<u8>> {
+        if self.in_text {
+            match byte {
+                _ if self.is_escaped => self.is_escaped = false,
+                b'\\' => self.is_escaped = true,
+                b'"' => self.in_text = false,
+                _ => {}
+            }
+            return Ok(Some(byte));
+        }
+        let is_outside = self.depth == 0;
+        match (self.place, byte) {
+            (_, b' ' | b'\t' | b'\r' | b'\n') => {}
+            (Place::Before, b'[') => {
+                self.place = Place::Within;
+                return Ok(None);
+            }
+            (Place::Within, b',') if is_outside && self.has_value => {
+                (self.has_value, self.has_comma) = (false, true);
+                return Ok(Some(b'\n'));
+            }
+            (Place::Within, b']') if is_outside && (self.has_value || !self.has_comma) => {
+                self.place = Place::Behind;
+                return Ok(None);
+            }
+            (Place::Within, b',' | b']' | b'}') if is_outside => return Err(no_array()),
+            (Place::Within, _) => {
+                self.has_value = true;
+                match byte {
+                    b'"' => self.in_text = true,
+                    b'{' | b'[' => self.depth += 1,
+                    b'}' | b']' => self.depth -= 1,
+                    _ => {}
+                }
+            }
+            _ => return Err(no_array()),
+        }
+        Ok(Some(byte))
+    }
+
+    fn end(&self) -> Result<()> {
+        match self.place {
+            Place::Behind => Ok(()),
+            _ => Err(no_array()),
+        }
+    }
+}
+
+fn no_array() -> DataFusionError {
+    Error::data("the file is not one array of JSON objects, `[{…}, {…}]`")
         .with_help(
-            "declare the column as DOUBLE or DECIMAL, and CAST in the query if it is to be rounded",
+            "of a file with an object on each line, leave 'format.newline_delimited' as it is",
         )
-        .into())
+        .into()
 }
 
 #[cfg(test)]
 mod tests {
-    use datafusion::arrow::array::{Decimal128Array, Int32Array, StructArray};
+    use datafusion::arrow::array::AsArray as _;
+    use datafusion::arrow::datatypes::{DataType, Field};
 
     use super::*;
 
-    const ONE: i128 = 1_000_000_000_000_000_000;
-
-    fn decimals(values: Vec<Option<i128>>) -> ArrayRef {
-        let values = Decimal128Array::from(values);
-        Arc::new(values.with_precision_and_scale(38, 18).unwrap())
+    #[test]
+    fn an_array_becomes_lines_however_it_is_cut() {
+        let text = " [ {\"a\":[1,2],\"t\":\"],\\\"{\"} ,\n{\"a\":[]}, {} ]\n";
+        let expected = "{\"a\":[1,2],\"t\":\"],\\\"{\"}\n{\"a\":[]}\n{}";
+        let squeezed = |lines: &[u8]| {
+            let lines = String::from_utf8(lines.to_vec()).unwrap();
+            let lines = lines.lines().map(str::trim).filter(|line| !line.is_empty());
+            lines.collect::<Vec<_>>().join("\n")
+        };
+        for size in 1..text.len() {
+            let mut array = ArrayLines::default();
+            let mut lines = Vec::new();
+            for chunk in text.as_bytes().chunks(size) {
+                lines.extend(array.lines(chunk).unwrap());
+            }
+            array.end().unwrap();
+            assert_eq!(squeezed(&lines), expected, "{size}");
+        }
+        ArrayLines::default().lines(b"[]").unwrap();
     }
 
     #[test]
-    fn value_1_only_whole_numbers_with_room_become_integers() {
-        let field = Field::new("n", DataType::Int32, true);
-        let whole = integers(&decimals(vec![Some(2 * ONE), None, Some(-ONE)]), &field).unwrap();
-        let expected = Int32Array::from(vec![Some(2), None, Some(-1)]);
-        assert_eq!(
-            whole.as_ref(),
-            &expected as &dyn datafusion::arrow::array::Array
-        );
-        for (value, shown) in [
-            (27 * ONE / 10, "n: 2.7 has no place in INT"),
-            (3_000_000_000 * ONE, "n: 3000000000 has no place in INT"),
-        ] {
-            let error = integers(&decimals(vec![None, Some(value)]), &field).unwrap_err();
-            assert!(error.to_string().contains(shown), "{error}");
+    fn what_is_no_array_is_refused() {
+        for text in ["{}", "[{}", "[{},]", "[,{}]", "[{}}]", "[{}] {}", ""] {
+            let mut array = ArrayLines::default();
+            let read = array.lines(text.as_bytes()).and_then(|_| array.end());
+            assert!(read.is_err(), "{text}");
         }
     }
 
-    #[test]
-    fn value_1_so_do_those_within_others() {
-        let fields = Fields::from(vec![
-            Field::new("a", DataType::Int64, true),
-            Field::new("b", DataType::Utf8, true),
-        ]);
-        let field: FieldRef = Arc::new(Field::new("s", DataType::Struct(fields), true));
-        let read = field_as_read(&field).unwrap();
-        let DataType::Struct(read) = read.data_type() else {
-            unreachable!("a struct is read as one");
-        };
-        let structs = |value: i128| -> ArrayRef {
-            let texts = datafusion::arrow::array::new_null_array(&DataType::Utf8, 1);
-            let columns = vec![decimals(vec![Some(value)]), texts];
-            Arc::new(StructArray::new(read.clone(), columns, None))
-        };
-        integers(&structs(2 * ONE), &field).unwrap();
-        integers(&structs(2 * ONE + 1), &field).unwrap_err();
-        let text: FieldRef = Arc::new(Field::new("t", DataType::Utf8, true));
-        assert!(field_as_read(&text).is_none());
+    #[tokio::test]
+    async fn objects_are_read_however_their_bytes_are_cut() {
+        let schema = Schema::new(vec![Field::new("n", DataType::Utf8, true)]);
+        let schema = Arc::new(schema);
+        let text = "{\"n\":1}\n{\"n\":\"2.50\"}\n{\"n\":null}\n\n{\"n\":1e400}{\"n\":true}";
+        for size in 1..text.len() {
+            let chunks: Vec<Result<Bytes>> = text
+                .as_bytes()
+                .chunks(size)
+                .map(|chunk| Ok(Bytes::copy_from_slice(chunk)))
+                .collect();
+            let decoder = ReaderBuilder::new(Arc::clone(&schema))
+                .with_batch_size(2)
+                .with_coerce_primitive(true)
+                .build_decoder()
+                .unwrap();
+            let batches = decoded(decoder, stream::iter(chunks).boxed());
+            let batches: Vec<RecordBatch> = batches.try_collect().await.unwrap();
+            let texts = batches.iter().flat_map(|batch| {
+                let column = batch.column(0).as_string::<i32>();
+                column
+                    .iter()
+                    .map(|text| text.map(str::to_owned))
+                    .collect::<Vec<_>>()
+            });
+            let expected = [Some("1"), Some("2.50"), None, Some("1e400"), Some("true")];
+            let expected = expected.map(|text| text.map(str::to_owned));
+            assert_eq!(texts.collect::<Vec<_>>(), expected, "{size}");
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! Tables: the providers over Kafka and Delta Lake.
 
 pub mod bad_records;
+pub(crate) mod csv;
 pub mod delta;
 
 pub mod json;
 pub mod kafka;
 pub mod options;
 pub mod parquet;
+mod text_numbers;
 pub mod time;

@@ -138,3 +138,22 @@ fn history_is_kept_from_one_session_to_the_next() {
     answers(&mut second, "\u{1b}[A\u{1b}[A", "{\"earlier\":11}");
     leave(second);
 }
+
+#[test]
+fn json_refuses_two_columns_of_one_name_and_csv_has_both() {
+    let work = Workspace::new();
+    let said = |format: &str| {
+        let statement = "SELECT 1 AS a, 2 AS a";
+        work.anabranch(&["sql", "--format", format, "-c", statement])
+    };
+    for format in ["json", "ndjson"] {
+        let ran = said(format);
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert_eq!(ran.out, "");
+        assert!(
+            ran.err.contains("two columns are called a") && ran.err.contains("name them: SELECT"),
+            "{ran:?}"
+        );
+    }
+    assert_eq!(said("csv").ok().out, "a,a\n1,2\n");
+}

@@ -48,6 +48,9 @@ public class Jdbc {
         }
     }
 
+    /** What the driver says of the classes of the columns that were read as objects. */
+    private static final Set<String> classes = new TreeSet<>();
+
     /** Columns of each type as objects, with values and without, and what was bound as it is read back. */
     static void values(String url) throws Exception {
         String row = "SELECT 1 AS one, true AS yes, CAST(7 AS SMALLINT) AS small, CAST(-8 AS INT) AS whole, 9007199254740993 AS large,"
@@ -89,12 +92,16 @@ public class Jdbc {
                 }
             }
         }
+        System.out.println("classes of columns: " + classes);
     }
 
     /** Prints the objects of all rows, each with its class, and closes them. */
     static void objects(ResultSet rows) throws SQLException {
         try (rows) {
             ResultSetMetaData columns = rows.getMetaData();
+            for (int i = 1; i <= columns.getColumnCount(); i++) {
+                classes.add(String.valueOf(columns.getColumnClassName(i)));
+            }
             while (rows.next()) {
                 for (int i = 1; i <= columns.getColumnCount(); i++) {
                     System.out.println(columns.getColumnLabel(i) + ": " + told(rows.getObject(i)));

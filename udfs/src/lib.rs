@@ -72,8 +72,8 @@ mod window_calls;
 
 pub use budget::{Budget, is_over_budget};
 pub use checked::{
-    CheckedArithmetic, DecimalOperators, RoomToCompare, as_kept, checked, checked_of_table, plain,
-    with_one_nan_within,
+    CastsInFiles, CheckedArithmetic, DecimalOperators, RoomToCompare, as_kept, checked,
+    checked_cast, checked_of_table, plain, with_one_nan_within,
 };
 pub use complete::{
     AggregateByCompletedSession, CompleteSessions, CompleteSessionsAggregate, CompleteSessionsExec,

@@ -31,6 +31,7 @@ mod registry_http;
 mod registry_stub;
 mod scalar;
 mod spelling;
+mod texts;
 mod time;
 mod zone;
 
@@ -45,6 +46,7 @@ pub use registry::SchemaRegistry;
 pub use registry_http::{HttpRegistryOptions, HttpSchemaRegistry};
 pub(crate) use scalar::sql_name;
 pub use spelling::{plain_field, renamed, typed_as, typed_name};
+pub(crate) use texts::{is_exact, numbers};
 
 use self::column::{Columns, ReadContext};
 use crate::error::{Error, ErrorKind, Result};

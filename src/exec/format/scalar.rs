@@ -141,21 +141,10 @@ impl Column {
             Values::UInt32(values) => append(values, parse_integer(text)),
             Values::UInt64(values) => append(values, parse_integer(text)),
             Values::Decimal128(precision, scale, values) => {
-                let value = parse_scaled(text, i64::from(*scale), Inexact::Round);
-                let limit = 10_u128
-                    .checked_pow(u32::from(*precision))
-                    .unwrap_or(u128::MAX);
-                append(values, value.filter(|value| value.unsigned_abs() < limit))
+                append(values, parse_decimal(text, *precision, *scale))
             }
             Values::Decimal256(precision, scale, values) => {
-                let value = parse_scaled_wide(text, i64::from(*scale), Inexact::Round);
-                let limit = i256::from_i128(10).checked_pow(u32::from(*precision));
-                append(
-                    values,
-                    value.filter(|value| {
-                        limit.is_none_or(|limit| *value < limit && value.wrapping_neg() < limit)
-                    }),
-                )
+                append(values, parse_wide_decimal(text, *precision, *scale))
             }
             _ => false,
         }
@@ -203,11 +192,28 @@ fn append<T>(values: &mut Vec<T>, value: Option<T>) -> bool {
 }
 
 /// An integer in any of JSON's forms (`12`, `12.0`, `1.2e1`); `1.5` is none.
-fn parse_integer<T: std::str::FromStr + TryFrom<i128>>(text: &str) -> Option<T> {
+pub(super) fn parse_integer<T: std::str::FromStr + TryFrom<i128>>(text: &str) -> Option<T> {
     match text.parse() {
         Ok(value) => Some(value),
         Err(_) => T::try_from(parse_scaled(text, 0, Inexact::Refuse)?).ok(),
     }
+}
+
+/// A decimal, rounded half away from zero; `None` if the text is no number, or it has no place.
+pub(super) fn parse_decimal(text: &str, precision: u8, scale: i8) -> Option<i128> {
+    let value = parse_scaled(text, i64::from(scale), Inexact::Round)?;
+    let limit = 10_u128
+        .checked_pow(u32::from(precision))
+        .unwrap_or(u128::MAX);
+    (value.unsigned_abs() < limit).then_some(value)
+}
+
+/// The same of up to 76 digits.
+pub(super) fn parse_wide_decimal(text: &str, precision: u8, scale: i8) -> Option<i256> {
+    let value = parse_scaled_wide(text, i64::from(scale), Inexact::Round)?;
+    let limit = i256::from_i128(10).checked_pow(u32::from(precision));
+    let has_place = limit.is_none_or(|limit| value < limit && value.wrapping_neg() < limit);
+    has_place.then_some(value)
 }
 
 fn parse_finite(text: &str) -> Option<f64> {

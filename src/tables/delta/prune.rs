@@ -208,12 +208,14 @@ fn ranges_of(filter: &Expr, source: &str) -> Vec<Range> {
 fn is_source(expr: &Expr, source: &str) -> bool {
     match expr {
         Expr::Column(column) => column.name == source,
-        // From one unit of time to another: the same instant.
-        Expr::Cast(cast) => {
-            matches!(cast.field.data_type(), DataType::Timestamp(_, zone)
-                if zone.as_deref().is_none_or(|zone| zone.eq_ignore_ascii_case("utc")))
-                && is_source(&cast.expr, source)
-        }
+        // To another unit of time that is not coarser: the same instant.
+        Expr::Cast(cast) => match cast.field.data_type() {
+            DataType::Timestamp(TimeUnit::Microsecond | TimeUnit::Nanosecond, zone) => {
+                let is_utc = |zone: &str| zone.eq_ignore_ascii_case("utc");
+                zone.as_deref().is_none_or(is_utc) && is_source(&cast.expr, source)
+            }
+            _ => false,
+        },
         _ => false,
     }
 }

@@ -2,6 +2,7 @@
 
 mod check_topic;
 mod cluster;
+mod columns;
 mod crash;
 mod delta_foreign;
 mod delta_source;

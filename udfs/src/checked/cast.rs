@@ -1,4 +1,5 @@
-//! CAST and TRY_CAST of numbers to types with fewer digits behind the point, or none: the value is rounded.
+//! CAST and TRY_CAST of numbers to types with fewer digits behind the point, or none: the value is rounded. And casts of numbers and
+//! times that may fail, or change the value.
 //!
 //! Arrow cuts whole numbers out of others: 2.7 would become 2. Here a decimal is rounded half away from zero, as Arrow does it where
 //! it becomes a decimal with fewer digits, and a DOUBLE or REAL half to even, as in PostgreSQL and DuckDB.
@@ -6,7 +7,9 @@
 //! DataFusion takes such a cast for one that can be undone: it makes `x = 3` of `CAST(x AS INT) = 3`, and `x > 5` of
 //! `TRY_CAST(x AS INT) > 5`, where an `x` without a place in INT gives NULL. In a function it does not. So casts of numbers to types
 //! without room for all of them are functions too: `CAST(x AS INT) > 5` over a BIGINT would else keep what has no place in INT,
-//! without the error that the cast gives. Casts to types with room stay the engine's own, which prunes files by them.
+//! without the error that the cast gives. The same goes for times: `CAST(ts AS INT)`, `CAST(n AS DATE)` of a BIGINT, and casts to a
+//! finer unit, where the engine would cut off what a literal has behind the coarser one. Casts to types with room stay the engine's
+//! own, which prunes files by them.
 
 use std::sync::Arc;
 
@@ -15,7 +18,7 @@ use arrow::array::{
     StructArray,
 };
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, Float32Type, Float64Type};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Float32Type, Float64Type, TimeUnit};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::common::format::DEFAULT_CAST_OPTIONS;
 use datafusion::common::{Result, ScalarValue, internal_err};
@@ -45,7 +48,9 @@ impl RoundedCast {
     /// The cast from one type to another, if the engine's own would do otherwise.
     pub(super) fn over(from: &DataType, to: &DataType, is_tried: bool) -> Option<Self> {
         let verb = if is_tried { "try_cast" } else { "cast" };
-        (loses(from, to, is_tried) || lacks_room(from, to)).then(|| Self {
+        let differs =
+            loses(from, to, is_tried) || lacks_room(from, to) || is_another_time(from, to);
+        differs.then(|| Self {
             name: format!("{verb}_to_{to}"),
             to: to.clone(),
             is_tried,
@@ -85,17 +90,21 @@ impl RoundedCast {
         let row = (0..values.len()).find(|row| values.is_valid(*row) && tried.is_null(*row))?;
         let options = FormatOptions::default();
         let formatter = ArrayFormatter::try_new(values, &options).ok()?;
-        Some(formatter.value(row).to_string())
+        // Of a time beyond those of the calendar there is no text.
+        formatter.value(row).try_to_string().ok()
     }
 }
 
-/// Whether a cast to this type may be one that rounds.
-pub(super) fn may_round(to: &DataType) -> bool {
+/// Whether a cast to this type may be one that rounds or fails.
+pub(super) fn may_differ(to: &DataType) -> bool {
     to.is_integer()
         || to.is_decimal()
         || matches!(
             to,
-            DataType::List(_)
+            DataType::Date32
+                | DataType::Date64
+                | DataType::Timestamp(..)
+                | DataType::List(_)
                 | DataType::LargeList(_)
                 | DataType::FixedSizeList(..)
                 | DataType::Struct(_)
@@ -117,6 +126,8 @@ fn loses(from: &DataType, to: &DataType, is_tried: bool) -> bool {
         (DataType::Map(from, _), DataType::Map(to, _)) => {
             loses(from.data_type(), to.data_type(), is_tried)
         }
+        // A time is a whole number of its unit: the engine cuts off what a decimal has behind the point.
+        (from, DataType::Timestamp(..)) => scale(from) > 0,
         (from, to) if !from.is_numeric() || !(to.is_integer() || to.is_decimal()) => false,
         _ if is_tried => from != to,
         (from, _) if from.is_floating() => to.is_integer(),
@@ -124,8 +135,11 @@ fn loses(from: &DataType, to: &DataType, is_tried: bool) -> bool {
     }
 }
 
-/// Whether a number of one type may have no place in the other.
+/// Whether a number of one type may have no place in the other; a time counts as the number of its units.
 fn lacks_room(from: &DataType, to: &DataType) -> bool {
+    if from.is_temporal() && to.is_temporal() {
+        return false;
+    }
     let digits = |most: i128| i64::from(most.ilog10()) + 1;
     match (bounds(from), bounds(to)) {
         (Some(from), Some(to)) => from.0 < to.0 || from.1 > to.1,
@@ -141,13 +155,30 @@ fn lacks_room(from: &DataType, to: &DataType) -> bool {
     }
 }
 
-/// The least and the largest number of an integer type.
+/// Whether a time may have no place in the other type, or be another instant there: in a finer unit, or in a zone where it was in none.
+fn is_another_time(from: &DataType, to: &DataType) -> bool {
+    let (DataType::Timestamp(from, of), DataType::Timestamp(to, zone)) = (from, to) else {
+        return false;
+    };
+    let nanoseconds = |unit: &TimeUnit| match unit {
+        TimeUnit::Second => 1_000_000_000,
+        TimeUnit::Millisecond => 1_000_000,
+        TimeUnit::Microsecond => 1_000,
+        TimeUnit::Nanosecond => 1,
+    };
+    let is_finer = nanoseconds(to) < nanoseconds(from);
+    is_finer || (of.is_none() && zone.as_deref().is_some_and(|zone| zone != "UTC"))
+}
+
+/// The least and the largest number of an integer type, or of the units of a time.
 fn bounds(of: &DataType) -> Option<(i128, i128)> {
     Some(match of {
         DataType::Int8 => (i8::MIN.into(), i8::MAX.into()),
         DataType::Int16 => (i16::MIN.into(), i16::MAX.into()),
-        DataType::Int32 => (i32::MIN.into(), i32::MAX.into()),
-        DataType::Int64 => (i64::MIN.into(), i64::MAX.into()),
+        DataType::Int32 | DataType::Date32 => (i32::MIN.into(), i32::MAX.into()),
+        DataType::Int64 | DataType::Date64 | DataType::Timestamp(..) => {
+            (i64::MIN.into(), i64::MAX.into())
+        }
         DataType::UInt8 => (0, u8::MAX.into()),
         DataType::UInt16 => (0, u16::MAX.into()),
         DataType::UInt32 => (0, u32::MAX.into()),
@@ -359,7 +390,9 @@ impl ScalarUDFImpl for RoundedCast {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Decimal128Array, Float64Array, Int32Array, Int64Array, ListArray};
+    use arrow::array::{
+        Decimal128Array, Float64Array, Int32Array, Int64Array, ListArray, TimestampMicrosecondArray,
+    };
     use datafusion::common::config::ConfigOptions;
 
     use super::*;
@@ -377,6 +410,10 @@ mod tests {
             config_options: Arc::new(ConfigOptions::default()),
         };
         cast.invoke_with_args(args)?.into_array(rows)
+    }
+
+    fn timestamp(unit: TimeUnit, zone: Option<&str>) -> DataType {
+        DataType::Timestamp(unit, zone.map(Into::into))
     }
 
     fn decimals(values: &[i128], digits: u8, scale: i8) -> ArrayRef {
@@ -446,6 +483,28 @@ mod tests {
             (decimal(10, 2), DataType::Float64),
             (DataType::Float32, DataType::Float64),
             (DataType::Float64, decimal(10, 2)),
+            (timestamp(TimeUnit::Microsecond, None), DataType::Int64),
+            (timestamp(TimeUnit::Microsecond, None), decimal(19, 0)),
+            (DataType::Int64, timestamp(TimeUnit::Microsecond, None)),
+            (DataType::UInt32, timestamp(TimeUnit::Second, None)),
+            (decimal(18, 0), timestamp(TimeUnit::Second, None)),
+            (DataType::Date32, DataType::Int32),
+            (DataType::Int32, DataType::Date32),
+            // These are not undone, and files are pruned by them.
+            (timestamp(TimeUnit::Microsecond, None), DataType::Date32),
+            (DataType::Date32, timestamp(TimeUnit::Microsecond, None)),
+            (
+                timestamp(TimeUnit::Microsecond, None),
+                timestamp(TimeUnit::Second, None),
+            ),
+            (
+                timestamp(TimeUnit::Microsecond, None),
+                timestamp(TimeUnit::Microsecond, Some("UTC")),
+            ),
+            (
+                timestamp(TimeUnit::Microsecond, Some("Europe/Paris")),
+                timestamp(TimeUnit::Microsecond, Some("UTC")),
+            ),
         ] {
             let cast = RoundedCast::over(&from, &to, false);
             assert!(cast.is_none(), "{from} to {to}");
@@ -466,13 +525,51 @@ mod tests {
             (decimal(10, 0), DataType::Int32),
             (decimal(1, 0), DataType::UInt64),
             (decimal(10, 2), decimal(10, 4)),
+            (timestamp(TimeUnit::Microsecond, None), DataType::Int32),
+            (timestamp(TimeUnit::Second, Some("UTC")), DataType::UInt64),
+            (timestamp(TimeUnit::Microsecond, None), decimal(18, 0)),
+            (DataType::Date64, DataType::Int32),
+            (DataType::Int64, DataType::Date32),
+            (DataType::UInt64, timestamp(TimeUnit::Microsecond, None)),
+            (decimal(19, 0), timestamp(TimeUnit::Microsecond, None)),
+            (decimal(10, 2), timestamp(TimeUnit::Microsecond, None)),
+            (
+                timestamp(TimeUnit::Millisecond, Some("UTC")),
+                timestamp(TimeUnit::Microsecond, Some("UTC")),
+            ),
+            (
+                timestamp(TimeUnit::Microsecond, None),
+                timestamp(TimeUnit::Microsecond, Some("Europe/Paris")),
+            ),
         ] {
-            let cast = RoundedCast::over(&from, &to, false);
-            assert!(cast.is_some(), "{from} to {to}");
+            for is_tried in [false, true] {
+                let cast = RoundedCast::over(&from, &to, is_tried);
+                assert!(cast.is_some(), "{from} to {to}");
+            }
         }
         let values: ArrayRef = Arc::new(Int64Array::from(vec![1, 3_000_000_000]));
         let error = run(values, &DataType::Int32, false).unwrap_err();
         let message = error.to_string();
         assert!(message.contains("3000000000 is out of range of INT"));
+    }
+
+    #[test]
+    fn a_time_without_a_place_is_an_error_or_null() {
+        let times = |values: Vec<i64>| -> ArrayRef {
+            Arc::new(TimestampMicrosecondArray::from(values).with_timezone("UTC"))
+        };
+        let error = run(times(vec![7, 5_000_000_000]), &DataType::Int32, false).unwrap_err();
+        let message = error.to_string();
+        assert!(
+            message.contains("1970-01-01T01:23:20Z is out of range of INT"),
+            "{message}"
+        );
+        let tried = run(times(vec![7, 5_000_000_000]), &DataType::Int32, true).unwrap();
+        let expected = Int32Array::from(vec![Some(7), None]);
+        assert_eq!(tried.as_ref(), &expected as &dyn Array);
+        let fine = timestamp(TimeUnit::Nanosecond, Some("UTC"));
+        run(times(vec![i64::MAX]), &fine, false).unwrap_err();
+        let tried = run(times(vec![7, i64::MAX]), &fine, true).unwrap();
+        assert!(tried.is_valid(0) && tried.is_null(1));
     }
 }

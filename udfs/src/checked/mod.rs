@@ -4,7 +4,8 @@
 //! same and refuse a result that has no place in its type, and operators over DOUBLE by some whose NaN is one value; and `||` by
 //! one that refuses a result beyond the budget of its statement; and casts to types with fewer digits by some that round, and casts that
 //! may fail by some that the engine does not undo.
-//! [`checked`] does the same to one expression, [`checked_of_table`] to one that a Delta table keeps, and [`plain`] undoes it. [`DecimalOperators`] plans products and quotients of decimals with enough digits behind the point, and [`RoomToCompare`]
+//! [`checked`] does the same to one expression, [`checked_cast`] to one cast, [`checked_of_table`] to an expression that a Delta table
+//! keeps, and [`plain`] undoes it; [`CastsInFiles`] does it to what the columns of files are cast to. [`DecimalOperators`] plans products and quotients of decimals with enough digits behind the point, and [`RoomToCompare`]
 //! compares decimals with all their digits. [`sum`], [`avg`], [`min`] and [`max`] do not depend on the order of their rows, but for
 //! the last digits of DOUBLE, and unless parts of a sum of decimals have more than 128 bits.
 
@@ -19,6 +20,7 @@ mod distinct;
 mod division;
 mod extreme;
 mod frame;
+mod in_files;
 mod nan;
 mod negate;
 mod operator;
@@ -37,9 +39,10 @@ pub use compare::RoomToCompare;
 pub(crate) use compare::{wide, with_room_to_compare};
 pub use decimals::DecimalOperators;
 pub(crate) use extreme::{max, min};
+pub use in_files::CastsInFiles;
 pub(crate) use nan::functions as nan_functions;
 pub use nan::with_one_nan_within;
-pub use rewrite::{CheckedArithmetic, as_kept, checked, checked_of_table, plain};
+pub use rewrite::{CheckedArithmetic, as_kept, checked, checked_cast, checked_of_table, plain};
 pub(crate) use rewrite::{cast_value, type_of};
 pub(crate) use rounded::rounded;
 pub(crate) use sum::sum;

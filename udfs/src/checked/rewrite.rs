@@ -17,7 +17,7 @@ use crate::times::INTERVAL_LENGTH;
 use crate::values::{PER_ROW, TYPED_KEY, per_row};
 
 use super::average::CheckedAverage;
-use super::cast::{RoundedCast, may_round};
+use super::cast::{RoundedCast, may_differ};
 use super::negate::CheckedNegation;
 use super::operator::CheckedOperator;
 
@@ -53,8 +53,8 @@ fn has_arithmetic(expr: &Expr) -> bool {
         Ok(match node {
             Expr::BinaryExpr(binary) => is_arithmetic(binary.op),
             Expr::Negative(_) => true,
-            Expr::Cast(cast) => may_round(cast.field.data_type()) || as_double(cast).is_some(),
-            Expr::TryCast(cast) => may_round(cast.field.data_type()),
+            Expr::Cast(cast) => may_differ(cast.field.data_type()) || as_double(cast).is_some(),
+            Expr::TryCast(cast) => may_differ(cast.field.data_type()),
             Expr::InList(of) => of.list.iter().any(needs_rows),
             _ => false,
         })
@@ -94,6 +94,18 @@ enum Casts {
 pub fn checked(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     let checked = expr.transform_up(|expr| checked_node(expr, schema, Casts::Round))?;
     Ok(checked.data)
+}
+
+/// The same of a cast alone, which the optimizer makes of a function: the value that it casts is as it is to be.
+///
+/// # Errors
+///
+/// A column that `schema` does not have.
+pub fn checked_cast(cast: Expr, schema: &DFSchema) -> Result<Expr> {
+    match cast {
+        Expr::Cast(_) | Expr::TryCast(_) => Ok(checked_node(cast, schema, Casts::Round)?.data),
+        other => Ok(other),
+    }
 }
 
 /// The same of an expression that a Delta table keeps: there `CAST(2.7 AS INT)` is 2, for all who write the table.
@@ -271,13 +283,13 @@ fn rounded_cast(
     schema: &DFSchema,
     casts: Casts,
 ) -> Result<Option<RoundedCast>> {
-    if casts == Casts::Cut || !may_round(to) {
+    if casts == Casts::Cut || !may_differ(to) {
         return Ok(None);
     }
     let from = type_of(value, schema)?;
     // Whether a constant has a place in the type is known: most that are written have.
     if let Expr::Literal(number, _) = value
-        && from.is_integer()
+        && (from.is_integer() || from.is_temporal())
         && number.cast_to(to).is_ok()
     {
         return Ok(None);

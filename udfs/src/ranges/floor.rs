@@ -10,6 +10,7 @@ use datafusion::logical_expr::{Cast, Expr, ExprSchemable, Operator, lit};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 
 use super::{Bounds, Comparison, tick_of};
+use crate::checked::cast_value;
 
 const SECOND: i64 = 1_000_000_000;
 const DAY: i64 = 86_400 * SECOND;
@@ -63,10 +64,7 @@ impl<'a> Floored<'a> {
             return Ok(None);
         };
         // Coercion casts to the type a function takes: see through to the column's own ticks.
-        let column = match argument {
-            Expr::Cast(Cast { expr, .. }) => expr.as_ref(),
-            other => other,
-        };
+        let column = cast_value(argument).unwrap_or(argument);
         let (data_type, column_type) = (argument.get_type(schema)?, column.get_type(schema)?);
         let (Expr::Column(_), Some(per_tick), Some(per_column_tick)) = (
             column,
