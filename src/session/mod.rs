@@ -85,7 +85,8 @@ use futures::StreamExt as _;
 use crate::core::stack::on_stack;
 use crate::error::{Error, Result};
 use crate::planner::{
-    BOUND_ROWS, CreateView, ParsedStatement, Statement, Text, normalize, read_bound_rows,
+    BOUND_ROWS, CreateView, Effect, ParsedStatement, Statement, Text, Writes, normalize,
+    read_bound_rows,
 };
 use crate::session::catalog::{Catalog, TableEntry};
 use crate::tables::delta::{OptimizeSpec, VacuumSpec};
@@ -475,29 +476,25 @@ impl Session {
             }
             return Ok(());
         }
-        if let Statement::Sql(sql) = &parsed.statement
-            && let Some(name) = rewrite::made_in_memory(sql)
+        if parsed.effect.creates_in_memory()
+            && let [name] = parsed.effect.defined_names()
         {
             // An earlier release took such definitions. To run one again would be to ask its query anew.
             let error = Error::unsupported(
                 "CREATE TABLE made it in memory, and its rows ended with the server that made it",
             )
             .with_help("DROP it, and declare a table that lasts, STORED AS DELTA");
-            self.keep(&name, None, &parsed.text, &error);
+            self.keep(name, None, &parsed.text, &error);
             return Err(error);
         }
         let kept = parsed.clone();
-        if let Statement::Sql(sql) = &kept.statement
-            && let Some(name) = rewrite::created(sql)
-        {
+        if let Some(name) = created(&kept.effect) {
             // DataFusion's own statements refuse a name that is taken: here it may be by another definition.
-            self.catalog.remove(&name);
+            self.catalog.remove(name);
         }
         let done = unopened::within(limit, self.execute(parsed)).await;
-        if let (Err(error), Statement::Sql(sql)) = (&done, &kept.statement)
-            && let Some(name) = rewrite::created(sql)
-        {
-            self.keep(&name, Some(kept.clone()), &kept.text, error);
+        if let (Err(error), Some(name)) = (&done, created(&kept.effect)) {
+            self.keep(name, Some(kept.clone()), &kept.text, error);
         }
         done.map(drop)
     }
@@ -749,13 +746,14 @@ impl Session {
                 job.verb()
             ))),
             Statement::Sql(mut sql) => {
+                let (effect, text) = (&parsed.effect, &parsed.text);
                 let Some(rows) = parsed.rows else {
-                    return self.run_sql(*sql, &parsed.text).await;
+                    return self.run_sql(*sql, effect, text).await;
                 };
                 read_bound_rows(&mut sql)?;
                 self.context
                     .register_batch(TableReference::bare(BOUND_ROWS), rows)?;
-                let ready = Box::pin(self.run_sql(*sql, &parsed.text)).await;
+                let ready = Box::pin(self.run_sql(*sql, effect, text)).await;
                 self.context
                     .deregister_table(TableReference::bare(BOUND_ROWS))?;
                 ready
@@ -763,9 +761,11 @@ impl Session {
         }
     }
 
-    async fn run_sql(&self, sql: SqlStatement, text: &str) -> Result<Ready> {
-        for name in rewrite::dropped(&sql) {
-            self.catalog.pin_for_drop(&name);
+    async fn run_sql(&self, sql: SqlStatement, effect: &Effect, text: &str) -> Result<Ready> {
+        if let Writes::Drops { names, .. } = &effect.writes {
+            for name in names {
+                self.catalog.pin_for_drop(name);
+            }
         }
         let labels = Labels::of(&sql);
         let typed = file_names::typed(&sql);
@@ -921,6 +921,14 @@ fn done_message(ddl: &DdlStatement) -> Result<String> {
                 .with_help("tables, views and jobs are made and dropped; they are all in the schema public"));
         }
     })
+}
+
+/// The table or view that a statement makes.
+fn created(effect: &Effect) -> Option<&str> {
+    match &effect.writes {
+        Writes::Creates { name, .. } => name.as_deref(),
+        _ => None,
+    }
 }
 
 /// The leading upper-case words of a statement: what the user is told was done.

@@ -11,8 +11,8 @@ use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
 use datafusion::sql::sqlparser::ast::{
     Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Insert, ObjectName,
-    ObjectNamePart, ObjectType, Query, SelectItem, SetExpr, Spanned, Statement as AnsiStatement,
-    TableAlias, TableFactor, TableObject, TableVersion, Value, ValueWithSpan, VisitMut, VisitorMut,
+    ObjectNamePart, Query, SelectItem, SetExpr, Spanned, Statement as AnsiStatement, TableAlias,
+    TableFactor, TableObject, TableVersion, Value, ValueWithSpan, VisitMut, VisitorMut,
 };
 
 use datafusion::sql::sqlparser::tokenizer::Span;
@@ -187,45 +187,6 @@ pub(super) fn plain_name(name: &ObjectName) -> Result<String> {
     match name.0.last().and_then(ObjectNamePart::as_ident) {
         Some(ident) => Ok(normalize(ident)),
         None => Err(Error::invalid(format!("{name} is no table name"))),
-    }
-}
-
-/// The tables or views that a statement drops.
-pub(super) fn dropped(sql: &SqlStatement) -> Vec<String> {
-    let SqlStatement::Statement(statement) = sql else {
-        return Vec::new();
-    };
-    match statement.as_ref() {
-        AnsiStatement::Drop {
-            object_type: ObjectType::Table | ObjectType::View,
-            names,
-            ..
-        } => names
-            .iter()
-            .filter_map(|name| plain_name(name).ok())
-            .collect(),
-        _ => Vec::new(),
-    }
-}
-
-/// The table that a statement of DataFusion's own SQL creates.
-pub(super) fn created(sql: &SqlStatement) -> Option<String> {
-    let name = match sql {
-        SqlStatement::CreateExternalTable(table) => &table.name,
-        SqlStatement::Statement(statement) => match statement.as_ref() {
-            AnsiStatement::CreateTable(table) => &table.name,
-            _ => return None,
-        },
-        _ => return None,
-    };
-    plain_name(name).ok()
-}
-
-/// The table that a statement makes in memory.
-pub(super) fn made_in_memory(sql: &SqlStatement) -> Option<String> {
-    match sql {
-        SqlStatement::Statement(_) => created(sql),
-        _ => None,
     }
 }
 
