@@ -26,7 +26,7 @@ use crate::planner::{
     BoundText, Change, Effect, Parameters, ParsedStatement, Script, parse_statement,
 };
 use crate::runtime::Metrics;
-use crate::session::{Outcome, Session};
+use crate::session::{ATTEMPTS, Outcome, Session};
 
 /// `anabranch run`.
 pub(crate) async fn run_files(
@@ -238,8 +238,26 @@ impl<'a> Runner<'a> {
         done
     }
 
+    /// Runs a statement, and again over the newest rows as long as it changes rows that another writer has changed meanwhile.
     async fn run_here(&self, here: &Here<'_>, parsed: ParsedStatement) -> Result<()> {
         let start = Instant::now();
+        if parsed.effect.changes_rows() {
+            for _ in 1..ATTEMPTS {
+                match self.run_once_here(here, parsed.clone(), start).await {
+                    Err(error) if error.is_conflict() => {}
+                    done => return done,
+                }
+            }
+        }
+        self.run_once_here(here, parsed, start).await
+    }
+
+    async fn run_once_here(
+        &self,
+        here: &Here<'_>,
+        parsed: ParsedStatement,
+        start: Instant,
+    ) -> Result<()> {
         let places = parsed.places.clone();
         let effect = parsed.effect.clone();
         match here.execute(parsed).await? {

@@ -9,8 +9,8 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
 use datafusion::sql::sqlparser::ast::{
-    DescribeAlias, ObjectName, ObjectNamePart, ObjectType, Query, Statement as AnsiStatement,
-    TableObject, Visit as _, Visitor,
+    DescribeAlias, FromTable, ObjectName, ObjectNamePart, ObjectType, Query,
+    Statement as AnsiStatement, TableFactor, TableObject, Visit as _, Visitor,
 };
 
 use crate::error::{Error, Result};
@@ -127,6 +127,12 @@ pub enum Object {
 pub enum Change {
     /// `INSERT`.
     Insert,
+    /// `DELETE`.
+    Delete,
+    /// `UPDATE`.
+    Update,
+    /// `MERGE`.
+    Merge,
 }
 
 impl Change {
@@ -134,6 +140,9 @@ impl Change {
     pub fn verb(self) -> &'static str {
         match self {
             Self::Insert => "INSERT",
+            Self::Delete => "DELETE",
+            Self::Update => "UPDATE",
+            Self::Merge => "MERGE",
         }
     }
 }
@@ -142,6 +151,14 @@ impl Effect {
     /// Whether it leaves the catalog, all rows and the session as they are.
     pub fn is_query(&self) -> bool {
         self.class == Class::Query
+    }
+
+    /// Whether it takes rows out of a table, or others take their place.
+    pub fn changes_rows(&self) -> bool {
+        match self.change() {
+            Some(Change::Delete | Change::Update | Change::Merge) => true,
+            Some(Change::Insert) | None => false,
+        }
     }
 
     /// How the rows of a table change, if that is what it does.
@@ -339,6 +356,15 @@ fn of_ansi(ansi: &AnsiStatement) -> Result<Effect> {
             };
             Effect::rows(table, Change::Insert)
         }
+        AnsiStatement::Delete(delete) => {
+            let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &delete.from;
+            let table = from.first().and_then(|from| table_of(&from.relation));
+            Effect::rows(table, Change::Delete)
+        }
+        AnsiStatement::Update(update) => {
+            Effect::rows(table_of(&update.table.relation), Change::Update)
+        }
+        AnsiStatement::Merge(merge) => Effect::rows(table_of(&merge.table), Change::Merge),
         AnsiStatement::CreateTable(table) => {
             if let Some(query) = &table.query {
                 only_reads(query)?;
@@ -373,9 +399,6 @@ fn of_ansi(ansi: &AnsiStatement) -> Result<Effect> {
         | AnsiStatement::ShowVariable { .. } => Effect::shown(),
         AnsiStatement::Set(_) => Effect::setting(),
 
-        AnsiStatement::Delete(_) => return refused("DELETE"),
-        AnsiStatement::Update(_) => return refused("UPDATE"),
-        AnsiStatement::Merge(_) => return refused("MERGE"),
         AnsiStatement::Truncate(_) => return refused("TRUNCATE"),
         AnsiStatement::AlterCollation(_) => return refused("ALTER COLLATION"),
         AnsiStatement::AlterConnector { .. } => return refused("ALTER CONNECTOR"),
@@ -535,7 +558,7 @@ fn refused(name: &str) -> Result<Effect> {
         "CREATE" | "DROP" | "ALTER" => error.with_help(
             "tables, views and jobs are made and dropped; they are all in the schema public",
         ),
-        "TRUNCATE" => error.with_help("INSERT OVERWRITE of a query without rows empties a Delta table"),
+        "TRUNCATE" => error.with_help("DELETE FROM t takes all rows out of a Delta table"),
         "SHOW" => error.with_help(
             "SHOW TABLES, SHOW JOBS, SHOW QUERIES; SELECT from information_schema for the rest",
         ),
@@ -569,6 +592,14 @@ fn only_reads(query: &Query) -> Result<()> {
         .with_help(
             "begin with it, and put WITH into its query: INSERT INTO t WITH a AS (…) SELECT …",
         )),
+    }
+}
+
+/// The name of a table in FROM.
+fn table_of(factor: &TableFactor) -> Option<String> {
+    match factor {
+        TableFactor::Table { name, .. } => last(name),
+        _ => None,
     }
 }
 
@@ -608,11 +639,11 @@ mod tests {
 
     statements! {
         supported:
-            Set, Query, Insert, CreateView, CreateTable, Drop, ShowFunctions, ShowVariable,
+            Set, Query, Insert, Update, Delete, Merge, CreateView, CreateTable, Drop, ShowFunctions, ShowVariable,
             ShowColumns, ShowTables, ExplainTable, Explain;
         refused:
             Analyze, Truncate, Msck, Install, Load, Directory, Case, If, While, Raise, Call, Copy,
-            CopyIntoSnowflake, Open, Close, Update, Delete, CreateVirtualTable, CreateIndex,
+            CopyIntoSnowflake, Open, Close, CreateVirtualTable, CreateIndex,
             CreateRole, CreateSecret, CreateServer, CreatePolicy, CreateConnector, CreateOperator,
             CreateOperatorFamily, CreateOperatorClass, AlterTable, AlterSchema, AlterIndex,
             AlterView, AlterFunction, AlterType, AlterCollation, AlterOperator, AlterOperatorFamily,
@@ -625,7 +656,7 @@ mod tests {
             ShowCollation, Use, StartTransaction, Comment, Commit, Rollback, CreateSchema,
             CreateDatabase, CreateFunction, CreateTrigger, DropTrigger, CreateProcedure,
             CreateMacro, CreateStage, Assert, Grant, Deny, Revoke, Deallocate, Execute, Prepare,
-            Kill, Savepoint, ReleaseSavepoint, Merge, Cache, UNCache, CreateSequence, CreateDomain,
+            Kill, Savepoint, ReleaseSavepoint, Cache, UNCache, CreateSequence, CreateDomain,
             CreateType, Pragma, Lock, LockTables, UnlockTables, Unload, OptimizeTable, LISTEN,
             UNLISTEN, NOTIFY, LoadData, RenameTable, List, Remove, RaisError, Throw, Print, WaitFor,
             Return, ExportData, CreateUser, AlterUser, Vacuum, Reset;

@@ -24,7 +24,7 @@ use crate::server::restore::WaitingJobs;
 use crate::server::sessions::{Sessions, Settings, setting};
 use crate::server::work::{Statement as Running, Time, Work};
 use crate::session::{
-    Answer, ForkOptions, IsClosed, MayName, Outcome, Planned, Ready, SCHEMA, Session,
+    ATTEMPTS, Answer, ForkOptions, IsClosed, MayName, Outcome, Planned, Ready, SCHEMA, Session,
 };
 use crate::state::{CatalogEntry, CatalogStore};
 
@@ -313,7 +313,25 @@ impl Engine {
         }
     }
 
+    /// Runs a statement, and again over the newest rows as long as it changes rows that another writer has changed meanwhile.
     async fn run(
+        &self,
+        asked: &Asked,
+        parsed: ParsedStatement,
+        running: &Arc<Running>,
+    ) -> Result<Done> {
+        if parsed.effect.changes_rows() {
+            for _ in 1..ATTEMPTS {
+                match self.run_once(asked, parsed.clone(), running).await {
+                    Err(error) if error.is_conflict() => {}
+                    done => return done,
+                }
+            }
+        }
+        self.run_once(asked, parsed, running).await
+    }
+
+    async fn run_once(
         &self,
         asked: &Asked,
         parsed: ParsedStatement,

@@ -6,6 +6,7 @@ mod bounded_plan;
 mod bytes;
 mod casts;
 mod catalog;
+mod changes;
 mod constants;
 mod context;
 mod copies;
@@ -105,11 +106,14 @@ pub use streaming::{FrontPlan, StreamQuery, StreamTable, late_rows};
 pub use system::{batch_rows, job_rows, versions};
 pub(crate) use unwanted::{Unwanted, until_unwanted};
 
+/// How often a statement that changes rows is run if other writers change the same ones.
+pub const ATTEMPTS: usize = 5;
+
 /// What a statement gives.
 pub enum Outcome {
     /// Rows, as they come.
     Rows(Execution),
-    /// An INSERT at work: its stream has one row with one count.
+    /// An INSERT, DELETE, UPDATE or MERGE at work: its stream has one row with one count.
     Insert(Execution),
     /// Done, with a word for the user.
     Done(String),
@@ -153,7 +157,7 @@ impl Planned {
 pub enum Ready {
     /// Rows, once it is begun.
     Rows(Planned),
-    /// An INSERT, as [`Outcome::Insert`].
+    /// Rows are written, as [`Outcome::Insert`] says.
     Insert(Planned),
     /// It has no rows, and was run; with a word for the user.
     Done(String),

@@ -23,6 +23,7 @@ use crate::planner::normalize;
 use crate::session::apart::repeated_columns;
 use crate::session::casts::apart;
 use crate::session::catalog::{Catalog, TableEntry, time_travel_name};
+use crate::session::changes::as_insert;
 use crate::session::dialects::settle;
 use crate::session::inner_names::attach;
 use crate::session::literals::doubles;
@@ -49,6 +50,7 @@ pub(super) async fn prepare(
                 fill_insert(catalog, insert).await?;
                 name_literals(insert);
             }
+            as_insert(context, catalog, ansi.as_mut()).await?;
             in_its_queries(context, catalog, ansi.as_mut()).await
         }
         SqlStatement::Explain(explain) => {
@@ -304,7 +306,7 @@ fn known_column(
     Err(at_name(error, column))
 }
 
-fn at_name(error: Error, name: &ObjectName) -> Error {
+pub(super) fn at_name(error: Error, name: &ObjectName) -> Error {
     match name.0.last().and_then(ObjectNamePart::as_ident) {
         Some(ident) => error.at(ident.span),
         None => error,
