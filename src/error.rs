@@ -101,6 +101,8 @@ pub struct Error {
     report: Option<Box<Reported>>,
     /// An object store has refused it: that may pass, as keys are renewed and policies take effect.
     by_store: bool,
+    /// Another writer was faster, and nothing was written: the same statement may succeed.
+    is_conflict: bool,
 }
 
 impl Error {
@@ -118,6 +120,7 @@ impl Error {
             query: None,
             report: None,
             by_store: false,
+            is_conflict: false,
         }
     }
 
@@ -192,6 +195,18 @@ impl Error {
     pub(crate) fn of_no_row(mut self) -> Self {
         self.is_of_no_row = true;
         self
+    }
+
+    /// Says that another writer was faster, and that nothing was written.
+    #[must_use]
+    pub(crate) fn of_conflict(mut self) -> Self {
+        self.is_conflict = true;
+        self
+    }
+
+    /// Whether another writer was faster, and nothing was written: the same statement over the newest rows may succeed.
+    pub(crate) fn is_conflict(&self) -> bool {
+        self.is_conflict
     }
 
     /// Whether a store, a broker or a registry is the cause, and no row.
@@ -635,6 +650,7 @@ fn from_shared(shared: &DataFusionError) -> Error {
             query: ours.query.clone(),
             report: ours.report.clone(),
             by_store: ours.by_store,
+            is_conflict: ours.is_conflict,
         };
     }
     match store_below(root) {

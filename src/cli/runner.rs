@@ -22,9 +22,11 @@ use crate::cli::shell;
 use crate::cli::there::{self, Tells, tells};
 use crate::client::{Answer, Client};
 use crate::error::{Error, ErrorKind, Result};
-use crate::planner::{BoundText, Parameters, ParsedStatement, Script, Statement, parse_statement};
+use crate::planner::{
+    BoundText, Change, Effect, Parameters, ParsedStatement, Script, parse_statement,
+};
 use crate::runtime::Metrics;
-use crate::session::{Outcome, Session};
+use crate::session::{ATTEMPTS, Outcome, Session};
 
 /// `anabranch run`.
 pub(crate) async fn run_files(
@@ -236,27 +238,46 @@ impl<'a> Runner<'a> {
         done
     }
 
+    /// Runs a statement, and again over the newest rows as long as it changes rows that another writer has changed meanwhile.
     async fn run_here(&self, here: &Here<'_>, parsed: ParsedStatement) -> Result<()> {
         let start = Instant::now();
+        if parsed.effect.changes_rows() {
+            for _ in 1..ATTEMPTS {
+                match self.run_once_here(here, parsed.clone(), start).await {
+                    Err(error) if error.is_conflict() => {}
+                    done => return done,
+                }
+            }
+        }
+        self.run_once_here(here, parsed, start).await
+    }
+
+    async fn run_once_here(
+        &self,
+        here: &Here<'_>,
+        parsed: ParsedStatement,
+        start: Instant,
+    ) -> Result<()> {
         let places = parsed.places.clone();
-        let is_endless = parsed.statement.is_endless();
+        let effect = parsed.effect.clone();
         match here.execute(parsed).await? {
             Outcome::Done(message) => self.say(&message, start),
             Outcome::Insert(execution) => {
                 let rows = insert(execution)
                     .await
                     .map_err(|error| places.locate(error))?;
-                self.say(&format!("INSERT {rows}"), start)
+                let verb = effect.change().unwrap_or(Change::Insert).verb();
+                self.say(&format!("{verb} {rows}"), start)
             }
             Outcome::Rows(execution) => {
                 warn(here.session().take_warnings());
-                let progress = match is_endless {
+                let progress = match effect.endless {
                     true => Progress::none(),
                     false => Progress::watch(&execution.plan),
                 };
                 let schema = execution.schema();
                 let rows = execution.stream.map_err(Error::from);
-                let printed = self.print(schema, rows, progress, start, is_endless);
+                let printed = self.print(schema, rows, progress, start, effect.endless);
                 let printed = printed.await;
                 printed.map_err(|error| places.locate(error))
             }
@@ -266,14 +287,14 @@ impl<'a> Runner<'a> {
     async fn run_there(&self, client: &Client, ready: Ready) -> Result<()> {
         let start = Instant::now();
         let received = Arc::new(AtomicU64::new(0));
-        let progress = match ready.parsed.statement.is_endless() {
+        let progress = match ready.parsed.effect.endless {
             true => Progress::none(),
             false => Progress::receiving(&received),
         };
         let answer = client.run(&ready.bound).await?;
         let warnings = answer.warnings.clone();
         warn(warnings.take());
-        let done = self.print_there(&ready.parsed.statement, answer, progress, &received, start);
+        let done = self.print_there(&ready.parsed.effect, answer, progress, &received, start);
         let done = done.await;
         warn(warnings.take());
         done
@@ -281,29 +302,28 @@ impl<'a> Runner<'a> {
 
     async fn print_there(
         &self,
-        statement: &Statement,
+        effect: &Effect,
         answer: Answer,
         progress: Progress,
         received: &AtomicU64,
         start: Instant,
     ) -> Result<()> {
-        match tells(statement, &answer.schema) {
+        match tells(effect, &answer.schema) {
             Tells::Word => {
                 let said = there::texts(answer, "status").await?;
                 drop(progress);
                 said.iter().try_for_each(|word| self.say(word, start))
             }
-            Tells::Count => {
+            Tells::Count(change) => {
                 let rows = there::count(answer).await?;
                 drop(progress);
-                self.say(&format!("INSERT {rows}"), start)
+                self.say(&format!("{} {rows}", change.verb()), start)
             }
             Tells::Rows => {
                 let rows = answer.rows.inspect_ok(|batch| {
                     received.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
                 });
-                let is_endless = statement.is_endless();
-                self.print(answer.schema, rows, progress, start, is_endless)
+                self.print(answer.schema, rows, progress, start, effect.endless)
                     .await
             }
         }

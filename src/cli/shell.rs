@@ -208,7 +208,7 @@ impl Shell<'_> {
         };
         let interrupt = Interrupt::new();
         for ready in statements {
-            self.is_changed |= !there::is_query(&ready.parsed.statement);
+            self.is_changed |= !ready.parsed.effect.is_query();
             tokio::select! {
                 done = self.runner.run_statement(ready) => {
                     if let Err(error) = done {

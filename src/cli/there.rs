@@ -2,51 +2,40 @@
 
 use datafusion::arrow::array::AsArray as _;
 use datafusion::arrow::datatypes::{DataType, Int64Type, Schema};
-use datafusion::sql::parser::Statement as SqlStatement;
-use datafusion::sql::sqlparser::ast::Statement as AnsiStatement;
 use futures::TryStreamExt as _;
 
 use crate::cli::runner::prepare;
 use crate::client::{Answer, Client};
 use crate::error::{Error, Result};
-use crate::planner::{Parameters, Script, Statement};
+use crate::planner::{Change, Class, Effect, Parameters, Script};
 
 /// What a server's answer tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tells {
     /// Rows that were asked for.
     Rows,
-    /// How many rows were written, in the column `count`.
-    Count,
+    /// How many rows were changed, and how, in the column `count`.
+    Count(Change),
     /// What was done, in the column `status`.
     Word,
 }
 
 /// What the answer to a statement tells.
-pub(crate) fn tells(statement: &Statement, schema: &Schema) -> Tells {
+pub(crate) fn tells(effect: &Effect, schema: &Schema) -> Tells {
     let [column] = schema.fields().as_ref() else {
         return Tells::Rows;
     };
-    match (ansi(statement), column.name().as_str(), column.data_type()) {
-        (Some(AnsiStatement::Query(_)), ..) => Tells::Rows,
-        (Some(AnsiStatement::Insert(_)), "count", DataType::Int64) => Tells::Count,
-        (_, "status", DataType::Utf8) => Tells::Word,
-        _ => Tells::Rows,
-    }
-}
-
-/// Whether a statement leaves all tables as they are.
-pub(crate) fn is_query(statement: &Statement) -> bool {
-    matches!(ansi(statement), Some(AnsiStatement::Query(_)))
-}
-
-fn ansi(statement: &Statement) -> Option<&AnsiStatement> {
-    let Statement::Sql(sql) = statement else {
-        return None;
-    };
-    match sql.as_ref() {
-        SqlStatement::Statement(ansi) => Some(ansi),
-        _ => None,
+    let (name, data_type) = (column.name().as_str(), column.data_type());
+    match effect.class {
+        Class::Query | Class::Report => Tells::Rows,
+        Class::Update => match (effect.change(), name, data_type) {
+            (Some(change), "count", DataType::Int64) => Tells::Count(change),
+            _ => Tells::Rows,
+        },
+        Class::Definition | Class::Setting | Class::Cancel => match (name, data_type) {
+            ("status", DataType::Utf8) => Tells::Word,
+            _ => Tells::Rows,
+        },
     }
 }
 

@@ -5,6 +5,7 @@ use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{DataType as SqlType, Expr, Ident, ObjectName, Query};
 use datafusion::sql::sqlparser::tokenizer::Span;
 
+use crate::planner::effect::Effect;
 use crate::planner::places::Places;
 
 /// A statement with its text.
@@ -12,6 +13,8 @@ use crate::planner::places::Places;
 pub struct ParsedStatement {
     /// What to do.
     pub statement: Statement,
+    /// What that does.
+    pub effect: Effect,
     /// Where errors that have no place of their own belong.
     pub places: Places,
     /// The statement as typed.
@@ -247,13 +250,6 @@ pub enum JobStatement {
         /// When it emits its aggregates.
         emit: Emit,
     },
-}
-
-impl Statement {
-    /// Whether its rows come until nobody wants them any more.
-    pub fn is_endless(&self) -> bool {
-        matches!(self, Statement::Job(job) if matches!(job.as_ref(), JobStatement::Subscribe { .. }))
-    }
 }
 
 impl JobStatement {

@@ -11,6 +11,7 @@ mod chains;
 mod cursor;
 mod derivation;
 pub mod dialect;
+pub mod effect;
 mod gate;
 mod jobs;
 mod numbers;
@@ -28,6 +29,7 @@ pub use ast::{
 pub use bind::Parameters;
 pub use bound::BoundText;
 pub use bound_rows::{BOUND_ROWS, inserts_one_row, read_bound_rows};
+pub use effect::{Change, Class, Effect, Object, Role, Writes};
 pub use parse::parse_statement;
 pub use places::Places;
 pub use script::{RawStatement, Script};

@@ -13,6 +13,7 @@ use crate::planner::ast::{CreateView, Emit, ParsedStatement, Statement};
 use crate::planner::chains;
 use crate::planner::cursor::Cursor;
 use crate::planner::dialect::AnabranchDialect;
+use crate::planner::effect::effect;
 use crate::planner::gate;
 use crate::planner::jobs::parse_job;
 use crate::planner::numbers;
@@ -55,9 +56,11 @@ fn parse_checked(raw: &RawStatement) -> Result<ParsedStatement> {
             .with_help("a query and an INSERT see all rows at once: leave EMIT out")
             .at(span));
     }
+    let effect = effect(&statement).map_err(|error| error.at(raw.span))?;
     let text = shown_text(raw, &statement);
     Ok(ParsedStatement {
         statement,
+        effect,
         places: Places::new(&raw.tokens, raw.span),
         text,
         rows: None,

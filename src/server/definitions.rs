@@ -1,10 +1,7 @@
 //! What the statements of a catalog add up to: of all that was ever created, replaced and dropped, the definitions that hold.
 
-use datafusion::sql::parser::Statement as SqlStatement;
-use datafusion::sql::sqlparser::ast::{ObjectName, ObjectType, Statement as AnsiStatement};
-
 use crate::error::{Error, Result};
-use crate::planner::{Parameters, ParsedStatement, Statement, normalize};
+use crate::planner::{Effect, Object, Parameters, ParsedStatement, Writes};
 use crate::server::engine::parse;
 use crate::state::CatalogEntry;
 
@@ -19,42 +16,28 @@ pub(super) struct Definition {
     pub(super) parsed: Result<ParsedStatement>,
 }
 
-/// What a statement does to the names of a catalog.
-#[derive(Debug, PartialEq, Eq)]
-enum Effect {
-    Creates {
-        name: String,
-        is_view: bool,
-        only_if_new: bool,
-    },
-    Drops {
-        names: Vec<String>,
-        are_views: bool,
-    },
-    Other,
-}
-
 /// The definitions that hold after these statements, in the order in which their names were first taken: what a view names was
 /// there before it.
 pub(super) fn in_force(entries: Vec<CatalogEntry>) -> Vec<Definition> {
     let mut definitions: Vec<(bool, Definition)> = Vec::new();
     for entry in entries {
         let parsed = read(&entry);
-        let effect = match &parsed {
-            Ok(parsed) => effect(&parsed.statement),
+        let writes = match &parsed {
+            Ok(parsed) => parsed.effect.writes.clone(),
             // Whatever it is, its name stays taken until a program can read it again.
             Err(_) => guessed(&entry.statement),
         };
-        match effect {
-            Effect::Drops { names, are_views } => definitions.retain(|(is_view, known)| {
+        match writes {
+            Writes::Drops { names, are_views } => definitions.retain(|(is_view, known)| {
                 let is_named = known.name.as_ref().is_some_and(|name| names.contains(name));
                 !(is_named && *is_view == are_views)
             }),
-            Effect::Creates {
-                name,
-                is_view,
+            Writes::Creates {
+                name: Some(name),
+                object,
                 only_if_new,
             } => {
+                let is_view = object == Object::View;
                 let known = definitions
                     .iter_mut()
                     .find(|(_, known)| known.name.as_ref() == Some(&name));
@@ -69,7 +52,11 @@ pub(super) fn in_force(entries: Vec<CatalogEntry>) -> Vec<Definition> {
                     None => definitions.push((is_view, new)),
                 }
             }
-            Effect::Other => {
+            Writes::Creates { name: None, .. }
+            | Writes::Nothing
+            | Writes::Rows { .. }
+            | Writes::Layout { .. }
+            | Writes::Files => {
                 let name = None;
                 let other = Definition {
                     entry,
@@ -85,19 +72,21 @@ pub(super) fn in_force(entries: Vec<CatalogEntry>) -> Vec<Definition> {
 }
 
 /// The table or view that a statement defines.
-pub(super) fn defined(statement: &Statement) -> Option<String> {
-    match effect(statement) {
-        Effect::Creates { name, .. } => Some(name),
+pub(super) fn defined(effect: &Effect) -> Option<String> {
+    match &effect.writes {
+        Writes::Creates { name, .. } => name.clone(),
         _ => None,
     }
 }
 
 /// The table or view that a statement makes or makes anew, where `is_there` says which there are.
-pub(super) fn made(statement: &Statement, is_there: impl Fn(&str) -> bool) -> Option<String> {
-    match effect(statement) {
-        Effect::Creates {
-            name, only_if_new, ..
-        } => (!only_if_new || !is_there(&name)).then_some(name),
+pub(super) fn made(effect: &Effect, is_there: impl Fn(&str) -> bool) -> Option<String> {
+    match &effect.writes {
+        Writes::Creates {
+            name: Some(name),
+            only_if_new,
+            ..
+        } => (!only_if_new || !is_there(name)).then(|| name.clone()),
         _ => None,
     }
 }
@@ -110,47 +99,12 @@ fn read(entry: &CatalogEntry) -> Result<ParsedStatement> {
     parse(&entry.statement, &mut parameters)
 }
 
-fn effect(statement: &Statement) -> Effect {
-    let creates = |name: &ObjectName, is_view: bool, only_if_new: bool| match last(name) {
-        Some(name) => Effect::Creates {
-            name,
-            is_view,
-            only_if_new,
-        },
-        None => Effect::Other,
-    };
-    let sql = match statement {
-        Statement::CreateTable(table) => return creates(&table.name, false, table.if_not_exists),
-        Statement::CreateView(view) => return creates(&view.name, true, view.if_not_exists),
-        Statement::Sql(sql) => sql.as_ref(),
-        _ => return Effect::Other,
-    };
-    match sql {
-        SqlStatement::CreateExternalTable(table) => {
-            creates(&table.name, false, table.if_not_exists)
-        }
-        SqlStatement::Statement(ansi) => match ansi.as_ref() {
-            AnsiStatement::CreateTable(table) => creates(&table.name, false, table.if_not_exists),
-            AnsiStatement::Drop {
-                object_type: object_type @ (ObjectType::Table | ObjectType::View),
-                names,
-                ..
-            } => Effect::Drops {
-                names: names.iter().filter_map(last).collect(),
-                are_views: *object_type == ObjectType::View,
-            },
-            _ => Effect::Other,
-        },
-        _ => Effect::Other,
-    }
-}
-
 /// What the first words of a statement say that cannot be parsed.
-fn guessed(text: &str) -> Effect {
+fn guessed(text: &str) -> Writes {
     let upper = |word: &str| word.to_ascii_uppercase();
     let mut words = text.split_whitespace().peekable();
     if words.next().map(upper).as_deref() != Some("CREATE") {
-        return Effect::Other;
+        return Writes::Nothing;
     }
     let mut is_view = false;
     let mut only_if_new = false;
@@ -171,18 +125,16 @@ fn guessed(text: &str) -> Effect {
         None => last.to_lowercase(),
     };
     match name.is_empty() {
-        true => Effect::Other,
-        false => Effect::Creates {
-            name,
-            is_view,
+        true => Writes::Nothing,
+        false => Writes::Creates {
+            name: Some(name),
+            object: match is_view {
+                true => Object::View,
+                false => Object::Table,
+            },
             only_if_new,
         },
     }
-}
-
-fn last(name: &ObjectName) -> Option<String> {
-    let last = name.0.last().and_then(|part| part.as_ident());
-    last.map(normalize)
 }
 
 /// Why a definition cannot be used whose text this program cannot read.

@@ -6,14 +6,12 @@ use std::time::Instant;
 
 use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use datafusion::execution::SendableRecordBatchStream;
-use datafusion::sql::parser::Statement as SqlStatement;
-use datafusion::sql::sqlparser::ast::Statement as AnsiStatement;
 
 use crate::core::redact::HIDDEN;
 use crate::error::{Error, Result};
 use crate::planner::{
-    JobStatement, Parameters, ParsedStatement, RawStatement, Script, Statement, normalize,
-    parse_statement,
+    Class, JobStatement, Object, Parameters, ParsedStatement, RawStatement, Script, Statement,
+    Writes, normalize, parse_statement,
 };
 use crate::runtime::{JobStatus, Jobs};
 use crate::server::access::{Caller, Role};
@@ -26,24 +24,9 @@ use crate::server::restore::WaitingJobs;
 use crate::server::sessions::{Sessions, Settings, setting};
 use crate::server::work::{Statement as Running, Time, Work};
 use crate::session::{
-    Answer, ForkOptions, IsClosed, MayName, Outcome, Planned, Ready, SCHEMA, Session,
+    ATTEMPTS, Answer, ForkOptions, IsClosed, MayName, Outcome, Planned, Ready, SCHEMA, Session,
 };
 use crate::state::{CatalogEntry, CatalogStore};
-
-/// What a statement does, as far as clients care.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// Rows; may be run again.
-    Query,
-    /// Rows, and something has changed.
-    Report,
-    /// Rows are written.
-    Update,
-    /// Tables, views or jobs change.
-    Definition,
-    /// The session of the client changes, or a statement of it is ended.
-    Setting,
-}
 
 /// Who asks, and what their session and the headers of the call have set.
 #[derive(Debug, Clone)]
@@ -126,7 +109,7 @@ impl Engine {
     pub(super) fn statement(&self, asked: &Asked, parsed: &ParsedStatement) -> Arc<Running> {
         let at = chrono::Utc::now().timestamp_millis();
         let timeouts = [asked.settings.timeout, self.work.limits().timeout];
-        let time = match parsed.statement.is_endless() {
+        let time = match parsed.effect.endless {
             true => Time::Endless,
             false => timeouts
                 .into_iter()
@@ -149,13 +132,13 @@ impl Engine {
             let places = parsed.places.clone();
             let text = parsed.text.clone();
             parameters.bind(&mut parsed)?;
-            if kind(&parsed) != Kind::Definition {
+            if parsed.effect.class != Class::Definition {
                 return Err(places.locate(
                     Error::invalid("a file of a server defines tables, views and jobs only")
                         .with_help("it is applied at each start; a client runs the rest"),
                 ));
             }
-            let is_there = match defined(&parsed.statement) {
+            let is_there = match defined(&parsed.effect) {
                 Some(name) => {
                     let definition = self.forks.defined().definition(&name);
                     definition.is_ok_and(|known| known == text)
@@ -258,7 +241,7 @@ impl Engine {
             return Ok((session, planned));
         }
         let places = parsed.places.clone();
-        let is_report = kind(&parsed) == Kind::Report;
+        let is_report = parsed.effect.class == Class::Report;
         let planning = async {
             match parsed.statement {
                 Statement::Job(job) => {
@@ -309,24 +292,24 @@ impl Engine {
         parsed: ParsedStatement,
     ) -> Result<Done> {
         self.check(asked, &parsed)?;
-        if parsed.statement.is_endless() {
+        if parsed.effect.endless {
             let error = Error::invalid("the statement gives rows without an end");
             return Err(parsed
                 .places
                 .locate(error.with_help("ask for its rows and read them as they come")));
         }
         let (engine, asked) = (Arc::clone(self), asked.clone());
-        match kind(&parsed) {
-            Kind::Setting => {
+        match parsed.effect.class {
+            Class::Setting | Class::Cancel => {
                 let places = parsed.places.clone();
                 let said = self.set(&asked, &parsed);
                 Done::said(said.map_err(|error| places.locate(error))?)
             }
-            Kind::Definition => {
+            Class::Definition => {
                 let defined = engine.define_as(Arc::clone(running), asked, parsed);
                 Done::said(self.work.finish(running, Box::pin(defined)).await?)
             }
-            Kind::Query | Kind::Report | Kind::Update => {
+            Class::Query | Class::Report | Class::Update => {
                 let of = Arc::clone(running);
                 let done = async move { engine.run(&asked, parsed, &of).await };
                 self.work.run(running, Box::pin(done)).await
@@ -334,14 +317,32 @@ impl Engine {
         }
     }
 
+    /// Runs a statement, and again over the newest rows as long as it changes rows that another writer has changed meanwhile.
     async fn run(
         &self,
         asked: &Asked,
         parsed: ParsedStatement,
         running: &Arc<Running>,
     ) -> Result<Done> {
+        if parsed.effect.changes_rows() {
+            for _ in 1..ATTEMPTS {
+                match self.run_once(asked, parsed.clone(), running).await {
+                    Err(error) if error.is_conflict() => {}
+                    done => return done,
+                }
+            }
+        }
+        self.run_once(asked, parsed, running).await
+    }
+
+    async fn run_once(
+        &self,
+        asked: &Asked,
+        parsed: ParsedStatement,
+        running: &Arc<Running>,
+    ) -> Result<Done> {
         let places = parsed.places.clone();
-        let is_update = kind(&parsed) == Kind::Update;
+        let is_update = parsed.effect.class == Class::Update;
         let (session, planned) = self.plan(asked, parsed, running).await?;
         let execution = session.begin(planned)?;
         let done = async {
@@ -462,7 +463,7 @@ impl Engine {
             self.running.start_new().await;
             return done;
         }
-        if is_in_memory(&parsed.statement) {
+        if parsed.effect.creates_in_memory() {
             let error = Error::unsupported(
                 "CREATE TABLE makes a table in memory, whose rows a server would lose when it ends",
             );
@@ -476,7 +477,14 @@ impl Engine {
                 "set the secret in the server's environment and write '${NAME}' for it",
             )));
         }
-        if let Statement::CreateView(_) = &parsed.statement {
+        let makes_view = matches!(
+            parsed.effect.writes,
+            Writes::Creates {
+                object: Object::View,
+                ..
+            }
+        );
+        if makes_view {
             // Over what the caller may not name there is no view of theirs. It is planned here alone: other definitions do not wait.
             self.fork(asked)?.execute(parsed.clone()).await?;
         }
@@ -487,7 +495,7 @@ impl Engine {
             checked.map_err(|error| parsed.places.locate(error))?;
         }
         let text = parsed.text.clone();
-        let made = made(&parsed.statement, |name| {
+        let made = made(&parsed.effect, |name| {
             whole.session.table_names().iter().any(|of| of == name)
         });
         let said = match parsed.statement {
@@ -571,60 +579,11 @@ pub(super) fn parse(text: &str, parameters: &mut Parameters) -> Result<ParsedSta
     Ok(parsed)
 }
 
-/// What a statement does.
-pub(super) fn kind(parsed: &ParsedStatement) -> Kind {
-    match &parsed.statement {
-        Statement::CreateTable(_) | Statement::CreateView(_) => Kind::Definition,
-        Statement::ShowTables
-        | Statement::Describe(_)
-        | Statement::DescribeQuery(_)
-        | Statement::Summarize(_)
-        | Statement::ShowCreateTable(_)
-        | Statement::History(_) => Kind::Query,
-        Statement::ShowQueries => Kind::Query,
-        Statement::KillQuery(_) => Kind::Setting,
-        Statement::Optimize { .. } | Statement::Vacuum { .. } => Kind::Report,
-        Statement::Job(job) => match job.as_ref() {
-            JobStatement::Create { explain: true, .. }
-            | JobStatement::ShowJobs
-            | JobStatement::ShowBatches(_)
-            | JobStatement::Subscribe { .. }
-            | JobStatement::Describe(_) => Kind::Query,
-            _ => Kind::Definition,
-        },
-        Statement::Sql(sql) => match sql.as_ref() {
-            SqlStatement::Statement(statement) => match statement.as_ref() {
-                AnsiStatement::Insert(_) => Kind::Update,
-                AnsiStatement::Drop { .. } | AnsiStatement::CreateTable(_) => Kind::Definition,
-                AnsiStatement::Set(_) => Kind::Setting,
-                _ => Kind::Query,
-            },
-            SqlStatement::Reset(_) => Kind::Setting,
-            SqlStatement::CopyTo(_) => Kind::Update,
-            SqlStatement::Explain(_) => Kind::Query,
-            _ => Kind::Definition,
-        },
-    }
-}
-
 /// The word for the user of a statement without rows.
 fn said(outcome: Outcome) -> String {
     match outcome {
         Outcome::Done(said) => said,
         Outcome::Rows(_) | Outcome::Insert(_) => String::new(),
-    }
-}
-
-/// Whether a statement makes a table that is held in memory.
-fn is_in_memory(statement: &Statement) -> bool {
-    let Statement::Sql(sql) = statement else {
-        return false;
-    };
-    match sql.as_ref() {
-        SqlStatement::Statement(statement) => {
-            matches!(statement.as_ref(), AnsiStatement::CreateTable(_))
-        }
-        _ => false,
     }
 }
 

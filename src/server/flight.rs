@@ -28,9 +28,9 @@ use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::planner::{ParsedStatement, Script, Statement as ParsedKind};
+use crate::planner::{Class, ParsedStatement, Script, Statement as ParsedKind};
 use crate::server::access::Caller;
-use crate::server::engine::{Asked, Done, Engine, Kind, Plan, kind, one_statement};
+use crate::server::engine::{Asked, Done, Engine, Plan, one_statement};
 use crate::server::ingest::ingest;
 use crate::server::known::Known;
 use crate::server::login::{COOKIE_NAME, Login, of_cookie};
@@ -137,8 +137,7 @@ const LONGEST_SETTING: usize = 1_000;
 
 /// Whether a statement sets something for the session.
 fn is_set(prepared: &Prepared) -> bool {
-    let parsed = prepared.parsed();
-    kind(parsed) == Kind::Setting && !matches!(parsed.statement, ParsedKind::KillQuery(_))
+    prepared.parsed().effect.class == Class::Setting
 }
 
 /// Whom the gate has found.
@@ -210,20 +209,20 @@ impl Flight {
     async fn begin(&self, asked: &Asked, prepared: &Prepared) -> Result<(Arc<Begun>, Bytes)> {
         let statement = self.engine.statement(asked, prepared.parsed());
         let types = asked.settings.types;
-        let begun = match (kind(prepared.parsed()), prepared.answer()) {
+        let begun = match (prepared.parsed().effect.class, prepared.answer()) {
             (_, Some(rows)) => {
                 self.engine.check(asked, prepared.parsed())?;
                 self.engine.work.answered(&statement, rows);
                 Begun::done(rows, asked, statement)?
             }
-            (Kind::Query, None)
+            (Class::Query, None)
                 if matches!(prepared.parsed().statement, ParsedKind::ShowQueries) =>
             {
                 // Who is at work is told also when no more can be at work.
                 let batch = queries::running(&self.engine.work, &asked.caller)?;
                 Begun::done(&batch, asked, statement)?
             }
-            (Kind::Query, None) => {
+            (Class::Query, None) => {
                 let mut statements = prepared.statements()?;
                 let is_all = statements.len() == 1;
                 let first = match statements.next() {
@@ -252,7 +251,10 @@ impl Flight {
                     },
                 }
             }
-            (Kind::Report | Kind::Update | Kind::Definition | Kind::Setting, None) => {
+            (
+                Class::Report | Class::Update | Class::Definition | Class::Setting | Class::Cancel,
+                None,
+            ) => {
                 let done = self.complete(asked, prepared.statements()?).await?;
                 let batch = done.map_or_else(
                     || RecordBatch::new_empty(Arc::new(Schema::empty())),
@@ -369,7 +371,7 @@ impl Flight {
 
     /// Of a query, its columns; of another statement, none: clients take it for one without rows.
     async fn schema_of(&self, asked: &Asked, prepared: &Prepared) -> Result<SchemaRef> {
-        if kind(prepared.parsed()) != Kind::Query {
+        if !prepared.parsed().effect.is_query() {
             return Ok(Arc::new(Schema::empty()));
         }
         if let Some(rows) = prepared.answer() {
@@ -600,7 +602,7 @@ impl Flight {
                 let result = PreparedResult {
                     dataset_schema: ipc(&*self.schema_of(asked, &prepared).await?)?,
                     parameter_schema: ipc(&parameters)?,
-                    is_update: Some(kind(prepared.parsed()) != Kind::Query),
+                    is_update: Some(!prepared.parsed().effect.is_query()),
                     handle: self.keep(asked, prepared)?,
                 };
                 let any = Any {

@@ -7,7 +7,6 @@ use std::sync::{Mutex, PoisonError};
 use lru::LruCache;
 
 use crate::error::Result;
-use crate::server::engine::{Kind, kind};
 use crate::server::prepared::Prepared;
 
 /// Those that were sent last, by their text.
@@ -40,7 +39,7 @@ impl Known {
         }
         let prepared = parse()?;
         // Other statements may have secrets in them, and are not sent twice.
-        if kind(prepared.parsed()) == Kind::Query {
+        if prepared.parsed().effect.is_query() {
             self.lock().put(text.to_owned(), prepared.clone());
         }
         Ok(prepared)

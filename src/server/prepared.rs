@@ -12,10 +12,10 @@ use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef
 
 use crate::error::{Error, Result};
 use crate::planner::{
-    BoundValue, Parameters, ParsedStatement, RawStatement, bound_column, bound_value,
+    BoundValue, Class, Parameters, ParsedStatement, RawStatement, bound_column, bound_value,
     inserts_one_row, parse_statement,
 };
-use crate::server::engine::{Kind, kind, one_statement};
+use crate::server::engine::one_statement;
 use crate::server::wire::{WireTypes, wire_schema};
 
 /// A statement with places for values.
@@ -202,7 +202,7 @@ impl Prepared {
                 None => unbound,
             }
         })?;
-        if self.has_parameters() && kind(&parsed) == Kind::Definition {
+        if self.has_parameters() && parsed.effect.class == Class::Definition {
             // What is kept of it must not ask for values again.
             parsed.text = parse_statement(&one_statement(bound.text())?)?.text;
         }

@@ -171,7 +171,7 @@ impl Engine {
         let session = session.fork(&ForkOptions::default())?;
         for definition in &history.tables {
             let mut parsed = unbound(definition).map_err(|error| unreadable(&error))?;
-            let name = defined(&parsed.statement);
+            let name = defined(&parsed.effect);
             if is_known(&session, name.as_deref(), definition) {
                 continue;
             }
@@ -214,7 +214,7 @@ impl Engine {
         Ok(found.is_some_and(|(_, history)| {
             let is_here = |definition: &String| {
                 let parsed = unbound(definition);
-                let name = parsed.ok().and_then(|parsed| defined(&parsed.statement));
+                let name = parsed.ok().and_then(|parsed| defined(&parsed.effect));
                 is_known(&session, name.as_deref(), definition)
             };
             history.text == text && history.tables.iter().all(is_here)

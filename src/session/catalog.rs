@@ -415,6 +415,7 @@ impl Catalog {
     pub(crate) fn names_in_use(&self) -> Vec<String> {
         let mut names: Vec<String> = lock(&self.statement)
             .keys()
+            .map(|name| table_of_change(name).unwrap_or(name))
             .map(|name| split_time_travel(name).0.to_owned())
             .collect();
         names.sort();
@@ -433,7 +434,8 @@ impl Catalog {
 
     /// The provider of a table for the running statement; `None`: no such table.
     pub(crate) async fn provider(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
-        let (base, travel) = split_time_travel(name);
+        let of_change = self.hidden_of_change(name);
+        let (base, travel) = split_time_travel(of_change.unwrap_or(name));
         // A view may name what the statement that uses it may not.
         let in_view = !lock(&self.planning).is_empty();
         let found = self.read(|tables| {
@@ -448,6 +450,10 @@ impl Catalog {
         if let Some(known) = lock(&self.statement).get(name) {
             return Ok(Some(Arc::clone(known)));
         }
+        // They are there for the statement that changes rows alone, which has made them.
+        if of_change.is_some() {
+            return Ok(None);
+        }
         let entry = match entry {
             TableEntry::Unopened(unopened) => unopened.open().await?,
             entry => entry,
@@ -461,6 +467,13 @@ impl Catalog {
         };
         lock(&self.statement).insert(name.to_owned(), Arc::clone(&provider));
         Ok(Some(provider))
+    }
+
+    /// The table of a hidden name of a statement that changes rows; none if a table is called so.
+    fn hidden_of_change<'n>(&self, name: &'n str) -> Option<&'n str> {
+        let table = table_of_change(name)?;
+        self.read(|tables| !tables.entries.contains_key(name))
+            .then_some(table)
     }
 
     async fn plan_view(&self, name: &str, view: &View) -> Result<Arc<dyn TableProvider>> {
@@ -627,6 +640,22 @@ pub(crate) fn time_travel_name(table: &str, travel: TimeTravel) -> String {
     }
 }
 
+/// The hidden name of a table's rows with their places.
+pub(super) fn rows_name(table: &str) -> String {
+    format!("{table}@rows")
+}
+
+/// The hidden name of what takes the changes of a table's rows.
+pub(super) fn changes_name(table: &str) -> String {
+    format!("{table}@changes")
+}
+
+/// The table of such a name.
+fn table_of_change(name: &str) -> Option<&str> {
+    let table = name.strip_suffix("@rows");
+    table.or_else(|| name.strip_suffix("@changes"))
+}
+
 pub(crate) fn split_time_travel(name: &str) -> (&str, TimeTravel) {
     if let Some((table, version)) = name.rsplit_once("@version=")
         && let Ok(version) = version.parse()
@@ -732,7 +761,8 @@ impl SchemaProvider for Catalog {
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        let base = split_time_travel(name).0;
+        let base = self.hidden_of_change(name).unwrap_or(name);
+        let base = split_time_travel(base).0;
         let in_view = !lock(&self.planning).is_empty();
         self.read(|tables| {
             tables.entries.contains_key(base) || (in_view && tables.hidden.contains_key(base))

@@ -6,6 +6,7 @@ mod bounded_plan;
 mod bytes;
 mod casts;
 mod catalog;
+mod changes;
 mod constants;
 mod context;
 mod copies;
@@ -88,7 +89,8 @@ use futures::StreamExt as _;
 use crate::core::stack::on_stack;
 use crate::error::{Error, Result};
 use crate::planner::{
-    BOUND_ROWS, CreateView, ParsedStatement, Statement, Text, normalize, read_bound_rows,
+    BOUND_ROWS, CreateView, Effect, ParsedStatement, Statement, Text, Writes, normalize,
+    read_bound_rows,
 };
 use crate::session::catalog::{Catalog, TableEntry};
 use crate::tables::delta::{OptimizeSpec, VacuumSpec};
@@ -107,11 +109,14 @@ pub use streaming::{FrontPlan, StreamQuery, StreamTable, late_rows};
 pub use system::{batch_rows, job_rows, versions};
 pub(crate) use unwanted::{Unwanted, until_unwanted};
 
+/// How often a statement that changes rows is run if other writers change the same ones.
+pub const ATTEMPTS: usize = 5;
+
 /// What a statement gives.
 pub enum Outcome {
     /// Rows, as they come.
     Rows(Execution),
-    /// An INSERT at work: its stream has one row with one count.
+    /// An INSERT, DELETE, UPDATE or MERGE at work: its stream has one row with one count.
     Insert(Execution),
     /// Done, with a word for the user.
     Done(String),
@@ -155,7 +160,7 @@ impl Planned {
 pub enum Ready {
     /// Rows, once it is begun.
     Rows(Planned),
-    /// An INSERT, as [`Outcome::Insert`].
+    /// Rows are written, as [`Outcome::Insert`] says.
     Insert(Planned),
     /// It has no rows, and was run; with a word for the user.
     Done(String),
@@ -482,29 +487,25 @@ impl Session {
             }
             return Ok(());
         }
-        if let Statement::Sql(sql) = &parsed.statement
-            && let Some(name) = rewrite::made_in_memory(sql)
+        if parsed.effect.creates_in_memory()
+            && let [name] = parsed.effect.defined_names()
         {
             // An earlier release took such definitions. To run one again would be to ask its query anew.
             let error = Error::unsupported(
                 "CREATE TABLE made it in memory, and its rows ended with the server that made it",
             )
             .with_help("DROP it, and declare a table that lasts, STORED AS DELTA");
-            self.keep(&name, None, &parsed.text, &error);
+            self.keep(name, None, &parsed.text, &error);
             return Err(error);
         }
         let kept = parsed.clone();
-        if let Statement::Sql(sql) = &kept.statement
-            && let Some(name) = rewrite::created(sql)
-        {
+        if let Some(name) = created(&kept.effect) {
             // DataFusion's own statements refuse a name that is taken: here it may be by another definition.
-            self.catalog.remove(&name);
+            self.catalog.remove(name);
         }
         let done = unopened::within(limit, self.execute(parsed)).await;
-        if let (Err(error), Statement::Sql(sql)) = (&done, &kept.statement)
-            && let Some(name) = rewrite::created(sql)
-        {
-            self.keep(&name, Some(kept.clone()), &kept.text, error);
+        if let (Err(error), Some(name)) = (&done, created(&kept.effect)) {
+            self.keep(name, Some(kept.clone()), &kept.text, error);
         }
         done.map(drop)
     }
@@ -756,13 +757,14 @@ impl Session {
                 job.verb()
             ))),
             Statement::Sql(mut sql) => {
+                let (effect, text) = (&parsed.effect, &parsed.text);
                 let Some(rows) = parsed.rows else {
-                    return self.run_sql(*sql, &parsed.text).await;
+                    return self.run_sql(*sql, effect, text).await;
                 };
                 read_bound_rows(&mut sql)?;
                 self.context
                     .register_batch(TableReference::bare(BOUND_ROWS), rows)?;
-                let ready = Box::pin(self.run_sql(*sql, &parsed.text)).await;
+                let ready = Box::pin(self.run_sql(*sql, effect, text)).await;
                 self.context
                     .deregister_table(TableReference::bare(BOUND_ROWS))?;
                 ready
@@ -770,9 +772,11 @@ impl Session {
         }
     }
 
-    async fn run_sql(&self, sql: SqlStatement, text: &str) -> Result<Ready> {
-        for name in rewrite::dropped(&sql) {
-            self.catalog.pin_for_drop(&name);
+    async fn run_sql(&self, sql: SqlStatement, effect: &Effect, text: &str) -> Result<Ready> {
+        if let Writes::Drops { names, .. } = &effect.writes {
+            for name in names {
+                self.catalog.pin_for_drop(name);
+            }
         }
         let labels = Labels::of(&sql);
         let typed = file_names::typed(&sql);
@@ -928,6 +932,14 @@ fn done_message(ddl: &DdlStatement) -> Result<String> {
                 .with_help("tables, views and jobs are made and dropped; they are all in the schema public"));
         }
     })
+}
+
+/// The table or view that a statement makes.
+fn created(effect: &Effect) -> Option<&str> {
+    match &effect.writes {
+        Writes::Creates { name, .. } => name.as_deref(),
+        _ => None,
+    }
 }
 
 /// The leading upper-case words of a statement: what the user is told was done.

@@ -11,8 +11,8 @@ use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
 use datafusion::sql::sqlparser::ast::{
     Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Insert, ObjectName,
-    ObjectNamePart, ObjectType, Query, SelectItem, SetExpr, Spanned, Statement as AnsiStatement,
-    TableAlias, TableFactor, TableObject, TableVersion, Value, ValueWithSpan, VisitMut, VisitorMut,
+    ObjectNamePart, Query, SelectItem, SetExpr, Spanned, Statement as AnsiStatement, TableAlias,
+    TableFactor, TableObject, TableVersion, Value, ValueWithSpan, VisitMut, VisitorMut,
 };
 
 use datafusion::sql::sqlparser::tokenizer::Span;
@@ -23,6 +23,7 @@ use crate::planner::normalize;
 use crate::session::apart::repeated_columns;
 use crate::session::casts::apart;
 use crate::session::catalog::{Catalog, TableEntry, time_travel_name};
+use crate::session::changes::as_insert;
 use crate::session::dialects::settle;
 use crate::session::inner_names::attach;
 use crate::session::literals::doubles;
@@ -49,6 +50,7 @@ pub(super) async fn prepare(
                 fill_insert(catalog, insert).await?;
                 name_literals(insert);
             }
+            as_insert(context, catalog, ansi.as_mut()).await?;
             in_its_queries(context, catalog, ansi.as_mut()).await
         }
         SqlStatement::Explain(explain) => {
@@ -190,45 +192,6 @@ pub(super) fn plain_name(name: &ObjectName) -> Result<String> {
     }
 }
 
-/// The tables or views that a statement drops.
-pub(super) fn dropped(sql: &SqlStatement) -> Vec<String> {
-    let SqlStatement::Statement(statement) = sql else {
-        return Vec::new();
-    };
-    match statement.as_ref() {
-        AnsiStatement::Drop {
-            object_type: ObjectType::Table | ObjectType::View,
-            names,
-            ..
-        } => names
-            .iter()
-            .filter_map(|name| plain_name(name).ok())
-            .collect(),
-        _ => Vec::new(),
-    }
-}
-
-/// The table that a statement of DataFusion's own SQL creates.
-pub(super) fn created(sql: &SqlStatement) -> Option<String> {
-    let name = match sql {
-        SqlStatement::CreateExternalTable(table) => &table.name,
-        SqlStatement::Statement(statement) => match statement.as_ref() {
-            AnsiStatement::CreateTable(table) => &table.name,
-            _ => return None,
-        },
-        _ => return None,
-    };
-    plain_name(name).ok()
-}
-
-/// The table that a statement makes in memory.
-pub(super) fn made_in_memory(sql: &SqlStatement) -> Option<String> {
-    match sql {
-        SqlStatement::Statement(_) => created(sql),
-        _ => None,
-    }
-}
-
 /// Without a column list, an INSERT fills the columns that rows can give: not METADATA, not
 /// generated ones. With one, each column must exist and be writable.
 async fn fill_insert(catalog: &Catalog, insert: &mut Insert) -> Result<()> {
@@ -343,7 +306,7 @@ fn known_column(
     Err(at_name(error, column))
 }
 
-fn at_name(error: Error, name: &ObjectName) -> Error {
+pub(super) fn at_name(error: Error, name: &ObjectName) -> Error {
     match name.0.last().and_then(ObjectNamePart::as_ident) {
         Some(ident) => error.at(ident.span),
         None => error,

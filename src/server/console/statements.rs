@@ -8,11 +8,11 @@ use futures::StreamExt as _;
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::planner::{Parameters, ParsedStatement};
+use crate::planner::{Class, Parameters, ParsedStatement};
 use crate::runtime::JobStatus;
 use crate::server::access::Caller;
 use crate::server::console::rows::{Limits, Table, TableBuilder};
-use crate::server::engine::{Asked, Done, Engine, Kind, kind, one_statement, parse};
+use crate::server::engine::{Asked, Done, Engine, one_statement, parse};
 use crate::server::prepared::Prepared;
 use crate::server::work::Statement;
 
@@ -63,7 +63,7 @@ impl Statements {
         let prepared = self.engine.work.read(text.len(), prepare).await?;
         let parsed = prepared.statements()?.next().transpose()?;
         let parsed = parsed.ok_or_else(|| Error::internal("a statement without parameters"))?;
-        if parsed.statement.is_endless() {
+        if parsed.effect.endless {
             let error =
                 Error::unsupported("the console shows whole results, and this one has no end");
             return Err(parsed
@@ -73,15 +73,15 @@ impl Statements {
         let asked = self.engine.asked(caller.clone());
         let statement = self.engine.statement(&asked, &parsed);
         let _entry = self.enter(name, &statement)?;
-        match kind(&parsed) {
-            Kind::Query => {
+        match parsed.effect.class {
+            Class::Query => {
                 let (engine, of) = (Arc::clone(&self.engine), Arc::clone(&statement));
                 let queried = query(engine, of, asked, parsed, limits);
                 self.engine.work.run(&statement, queried).await
             }
             other => {
                 let done = Box::pin(self.engine.complete_as(&statement, &asked, parsed)).await?;
-                answer(&done, other == Kind::Definition, limits)
+                answer(&done, other == Class::Definition, limits)
             }
         }
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, PROTOCOL};
+use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, PROTOCOL, TransactionError};
 use deltalake::kernel::{Action, EagerSnapshot, Transaction};
 use deltalake::logstore::{LogStoreRef, ObjectStoreRef};
 use deltalake::operations::write::WriterStatsConfig;
@@ -23,7 +23,7 @@ use super::duties::Duties;
 use super::features::for_commits;
 use super::handle::DeltaTableHandle;
 use super::rules::TableRules;
-use super::write::{StatsConfig, WriteTarget, Written, discard, write_files};
+use super::write::{Rewrite, StatsConfig, WriteTarget, Written, discard, write_files};
 use super::{Application, Commit};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -248,7 +248,7 @@ impl DeltaTableHandle {
     }
 
     /// Writes `input` to files that no commit names yet.
-    async fn write_rows(
+    pub(super) async fn write_rows(
         &self,
         table: &DeltaTable,
         rules: &TableRules,
@@ -314,6 +314,13 @@ impl DeltaTableHandle {
         if let Some(checked) = written.checked {
             attempts = attempts.of_rows_after(checked);
         }
+        if let Some(rewrite) = written.rewrite {
+            let removed = written.removed.iter().filter_map(|action| match action {
+                Action::Remove(remove) => Some(remove.path.clone()),
+                _ => None,
+            });
+            attempts = attempts.of_change(rewrite, snapshot.version(), removed);
+        }
         let id = uuid::Uuid::new_v4().to_string();
         let committed = self
             .commit(&attempts, snapshot, &written, mode, transactions, &id)
@@ -326,7 +333,12 @@ impl DeltaTableHandle {
                     Ok(Some((version, _))) => version,
                     Ok(None) if !attempts.are_open() => {
                         discard(store, &written.adds).await;
-                        return Err(self.fail(error));
+                        let is_overtaken = written.rewrite.is_some()
+                            && (attempts.are_overtaken() || is_conflict(&error));
+                        return Err(match is_overtaken {
+                            true => self.overtaken(),
+                            false => self.fail(error),
+                        });
                     }
                     Ok(None) | Err(_) => return Err(self.open_question(error, &id)),
                 }
@@ -337,6 +349,16 @@ impl DeltaTableHandle {
             added: written.adds.into_iter().map(|add| add.path).collect(),
             rows: written.rows,
         })
+    }
+
+    /// The error of rows that another writer has changed meanwhile.
+    fn overtaken(&self) -> Error {
+        Error::unavailable(format!(
+            "Delta table '{}': another writer has changed rows while this statement read them",
+            self.location()
+        ))
+        .with_help("nothing was written; run the statement again")
+        .of_conflict()
     }
 
     /// The error of a commit of which nobody knows whether it was made.
@@ -381,21 +403,43 @@ impl DeltaTableHandle {
             actions.extend(removed);
         }
         let partition_by = snapshot.metadata().partition_columns().to_vec();
-        let operation = DeltaOperation::Write {
-            mode,
-            partition_by: (!partition_by.is_empty()).then_some(partition_by),
-            predicate: None,
+        let operation = match written.rewrite {
+            None => DeltaOperation::Write {
+                mode,
+                partition_by: (!partition_by.is_empty()).then_some(partition_by),
+                predicate: None,
+            },
+            // Conditions are in our SQL, which the library does not read.
+            Some(Rewrite::Delete) => DeltaOperation::Delete { predicate: None },
+            Some(Rewrite::Update | Rewrite::Merge) => DeltaOperation::Update { predicate: None },
         };
         let bytes: i64 = adds.iter().map(|add| add.size).sum();
-        let metrics = serde_json::json!({
+        let mut metrics = serde_json::json!({
             "numFiles": adds.len().to_string(),
             "numOutputRows": rows.to_string(),
             "numOutputBytes": bytes.to_string(),
         });
-        let mut properties = CommitProperties::default().with_metadata([
+        if let Some(rewrite) = written.rewrite {
+            let changed = match rewrite {
+                Rewrite::Delete => "numDeletedRows",
+                Rewrite::Update => "numUpdatedRows",
+                Rewrite::Merge => "numChangedRows",
+            };
+            metrics = serde_json::json!({
+                "numAddedFiles": adds.len().to_string(),
+                "numRemovedFiles": removed.len().to_string(),
+                "numAddedBytes": bytes.to_string(),
+                changed: rows.to_string(),
+            });
+        }
+        let mut metadata: Vec<(String, serde_json::Value)> = vec![
             ("operationMetrics".to_owned(), metrics),
             (COMMIT_ID.to_owned(), id.into()),
-        ]);
+        ];
+        if written.rewrite.is_some() {
+            metadata.push(("isBlindAppend".to_owned(), false.into()));
+        }
+        let mut properties = CommitProperties::default().with_metadata(metadata);
         for (id, version) in transactions {
             properties = properties.with_application_transaction(Transaction::new(id, *version));
         }
@@ -420,6 +464,14 @@ impl DeltaTableHandle {
         }
         Ok(version)
     }
+}
+
+/// Whether a commit failed since another writer was faster with something that does not go together with it.
+fn is_conflict(error: &DeltaTableError) -> bool {
+    let DeltaTableError::Transaction { source } = error else {
+        return false;
+    };
+    matches!(source, TransactionError::CommitConflict(_))
 }
 
 /// The version after `since` whose entry has the name `id`, and the entry.

@@ -14,6 +14,7 @@
 //! Generated columns are evaluated in UTC (TIMEZONE-1).
 
 mod attempts;
+mod change;
 mod check;
 mod commit;
 mod commit_times;
@@ -30,6 +31,7 @@ mod maintain;
 mod mapping;
 mod nan_stats;
 mod options;
+mod placed_rows;
 mod provider;
 mod prune;
 mod rules;
@@ -52,11 +54,13 @@ use std::collections::BTreeMap;
 
 use datafusion::arrow::datatypes::DataType;
 
+pub use change::{ChangeStatement, ChangeTarget, ROW_CHANGE, RowChange};
 pub use commit::PreparedWrite;
 pub use handle::DeltaTableHandle;
 pub use lineage::RowsUpTo;
 pub use maintain::{OptimizeSpec, VacuumSpec};
 pub use options::OPTION_NAMES;
+pub use placed_rows::{ROW_FILE, ROW_NUMBER};
 pub use provider::has_no_nulls;
 pub use stream::{DeltaJobSource, DeltaStream, FileRange, StreamLook};
 pub use stream_provider::{DeltaStreamProvider, stream_read};

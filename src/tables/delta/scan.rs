@@ -104,15 +104,18 @@ impl TableScan {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         // The library takes files and pages by their bounds, which say nothing of NaN.
-        let pushed = filters
-            .iter()
-            .filter(|filter| !self.reads_floats(filter) && !self.reads_variant(filter));
+        let pushed = filters.iter().filter(|filter| self.may_prune_by(filter));
         let pushed: Vec<Expr> = pushed.cloned().collect();
         let plan = self.scan.scan(session, projection, &pushed, limit).await?;
         match &self.variants {
             Some(variants) => variants.over(plan),
             None => Ok(plan),
         }
+    }
+
+    /// Whether files may be left out by their statistics for this predicate. Bounds say nothing of NaN.
+    pub(super) fn may_prune_by(&self, filter: &Expr) -> bool {
+        !self.reads_floats(filter) && !self.reads_variant(filter)
     }
 
     fn reads_floats(&self, filter: &Expr) -> bool {

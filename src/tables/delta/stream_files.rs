@@ -60,16 +60,7 @@ impl FilesOfBatch {
 
     /// The file of all rows of a batch.
     pub(super) fn of(&self, rows: &RecordBatch) -> Result<FileFacts> {
-        let column = rows.column_by_name(FILE_COLUMN);
-        let column = column.and_then(|column| column.as_dictionary_opt::<UInt16Type>());
-        let column = column.ok_or_else(|| Error::internal("rows without their file"))?;
-        let keys = column.keys().values();
-        let first = keys.first().copied().unwrap_or_default();
-        if keys.iter().any(|key| *key != first) {
-            return Err(Error::internal("rows of several files in one batch"));
-        }
-        let names = column.values().as_string::<i32>();
-        let name = names.value(usize::from(first));
+        let name = file_of(rows)?;
         self.find(name)
             .ok_or_else(|| Error::internal(format!("rows of a file that nobody chose: {name}")))
     }
@@ -90,4 +81,23 @@ impl FilesOfBatch {
     pub(super) fn versions(&self) -> impl Iterator<Item = u64> {
         self.by_path.values().map(|file| file.version)
     }
+}
+
+/// The URL of the file of all rows of a batch.
+///
+/// # Errors
+///
+/// Rows of several files, or without the column [`FILE_COLUMN`].
+pub(super) fn file_of(rows: &RecordBatch) -> Result<&str> {
+    let column = rows.column_by_name(FILE_COLUMN);
+    let column = column.and_then(|column| column.as_dictionary_opt::<UInt16Type>());
+    let column = column.ok_or_else(|| Error::internal("rows without their file"))?;
+    let keys = column.keys().values();
+    let first = keys.first().copied().unwrap_or_default();
+    if keys.iter().any(|key| *key != first) {
+        return Err(Error::internal("rows of several files in one batch"));
+    }
+    let names = column.values().as_string_opt::<i32>();
+    let names = names.ok_or_else(|| Error::internal("files without their names"))?;
+    Ok(names.value(usize::from(first)))
 }

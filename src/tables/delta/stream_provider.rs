@@ -209,7 +209,7 @@ impl DeltaStreamProvider {
     }
 }
 
-fn union(
+pub(super) fn union(
     mut scans: Vec<Arc<dyn ExecutionPlan>>,
     schema: &SchemaRef,
 ) -> Result<Arc<dyn ExecutionPlan>> {

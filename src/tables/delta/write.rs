@@ -72,6 +72,14 @@ impl std::fmt::Debug for StatsConfig {
     }
 }
 
+/// How rows of a table change that are in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rewrite {
+    Delete,
+    Update,
+    Merge,
+}
+
 /// Files that are complete, but not yet in the table.
 #[derive(Debug, Default)]
 pub(super) struct Written {
@@ -81,6 +89,8 @@ pub(super) struct Written {
     pub(super) removed: Vec<Action>,
     /// Of rows that must not follow a RESTORE that their writer does not know of: up to which version it knows the table.
     pub(super) checked: Option<u64>,
+    /// Of rows that take the place of others: what the log says was done.
+    pub(super) rewrite: Option<Rewrite>,
 }
 
 /// Writes all rows of `input`, whose columns are the table's, in order.

@@ -20,7 +20,7 @@ use super::*;
 use crate::support::{copy_folder, repository};
 
 /// One file of six rows with the offsets 0 to 5.
-async fn six_rows(folder: &Path) {
+pub(super) async fn six_rows(folder: &Path) {
     let handle = DeltaTableHandle::create_or_open(archive(folder))
         .await
         .unwrap();
@@ -30,7 +30,7 @@ async fn six_rows(folder: &Path) {
         .unwrap();
 }
 
-fn rewrite(folder: &Path, version: u64, change: impl Fn(&mut serde_json::Value)) {
+pub(super) fn rewrite(folder: &Path, version: u64, change: impl Fn(&mut serde_json::Value)) {
     let mut actions = log(folder, version);
     actions.iter_mut().for_each(change);
     let lines: Vec<String> = actions.iter().map(ToString::to_string).collect();
@@ -41,7 +41,7 @@ fn rewrite(folder: &Path, version: u64, change: impl Fn(&mut serde_json::Value))
     .unwrap();
 }
 
-fn require(folder: &Path, reader: &[&str], writer: &[&str]) {
+pub(super) fn require(folder: &Path, reader: &[&str], writer: &[&str]) {
     rewrite(folder, 0, |action| {
         if action.get("protocol").is_some() {
             action["protocol"] = serde_json::json!({
@@ -53,7 +53,7 @@ fn require(folder: &Path, reader: &[&str], writer: &[&str]) {
 }
 
 /// A deletion vector as it stands in the log: a 64-bit roaring bitmap in the portable format, in Z85.
-fn inline_deletion_vector(rows: &[u16]) -> serde_json::Value {
+pub(super) fn inline_deletion_vector(rows: &[u16]) -> serde_json::Value {
     let mut bytes = 1_681_511_377_u32.to_le_bytes().to_vec();
     bytes.extend(1_u64.to_le_bytes()); // one 32-bit bitmap,
     bytes.extend(0_u32.to_le_bytes()); // of the rows below 2^32:

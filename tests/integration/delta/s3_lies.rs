@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use anabranch::error::ErrorKind;
+use anabranch::planner::{Script, parse_statement};
+use anabranch::session::{Session, SessionOptions};
 
 use super::s3::{Store, store};
 use super::*;
@@ -80,6 +82,49 @@ async fn exact_2_a_commit_whose_answer_is_lost_is_made_once() {
         assert_eq!(values(&honest).await, [4, 5, 6], "{fate:?}");
         assert_eq!(honest.version().await.unwrap(), 5, "{fate:?}");
         assert_eq!(proxy.disturbed().len(), 6, "{fate:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exact_2_rows_whose_change_is_not_answered_change_once() {
+    let name = "delta::s3_lies::exact_2_rows_whose_change_is_not_answered_change_once";
+    let Some(store) = store(name) else { return };
+    for (at, fate) in [Fate::Hide(500), Fate::Hide(503), Fate::Cut, Fate::Hide(412)]
+        .into_iter()
+        .enumerate()
+    {
+        let proxy = Proxy::before(&store.endpoint);
+        proxy.rule(first_of_each_commit(fate));
+        let path = format!("changed/{at}");
+        let spec = plain(&store, &proxy.url(), &path);
+        let options = spec.options.iter();
+        let options: Vec<String> = options
+            .map(|(key, value)| format!("'{key}' '{value}'"))
+            .collect();
+        let session = Session::try_new(&SessionOptions::default()).unwrap();
+        for text in [
+            format!(
+                "CREATE EXTERNAL TABLE t (v BIGINT) STORED AS DELTA LOCATION '{}' OPTIONS ({})",
+                spec.location,
+                options.join(", ")
+            ),
+            "INSERT INTO t VALUES (1), (2), (3)".to_owned(),
+            "UPDATE t SET v = v + 10 WHERE v < 3".to_owned(),
+            "DELETE FROM t WHERE v = 3".to_owned(),
+            "MERGE INTO t USING (VALUES (11), (20)) AS s (k) ON t.v = s.k \
+             WHEN MATCHED THEN UPDATE SET v = 100 WHEN NOT MATCHED THEN INSERT VALUES (s.k)"
+                .to_owned(),
+        ] {
+            let mut statements = Script::new("t", text).split().unwrap();
+            let parsed = parse_statement(&statements.remove(0)).unwrap();
+            session.collect(parsed).await.unwrap();
+        }
+        // As one sees it who comes by another way.
+        let honest = plain(&store, &store.endpoint, &path);
+        let honest = DeltaTableHandle::create_or_open(honest).await.unwrap();
+        assert_eq!(values(&honest).await, [12, 20, 100], "{fate:?}");
+        assert_eq!(honest.version().await.unwrap(), 4, "{fate:?}");
+        assert_eq!(proxy.disturbed().len(), 5, "{fate:?}");
     }
 }
 

@@ -263,3 +263,37 @@ print(rows(connect("admin", "admin-pw"), "SELECT 1"))
             .contains("too many try to log in by this name")
     );
 }
+
+#[test]
+fn rows_are_changed_by_those_who_may_and_counted() {
+    let work = Workspace::new();
+    std::fs::create_dir(work.path("lake")).unwrap();
+    let served = Served::start(&work, &["--users", users(&work)]);
+    let script = r#"
+rows(admin, "CREATE EXTERNAL TABLE open_rows (id BIGINT, name STRING) STORED AS DELTA LOCATION 'lake/open_rows'")
+rows(admin, "INSERT INTO open_rows VALUES (1, 'a'), (2, 'b'), (3, 'c'), (4, 'd')")
+writer, reader = connect("writer", "writer-pw"), connect("reader", "reader-pw")
+print(rows(some, "UPDATE open_rows SET name = upper(name) WHERE id < 3"))
+print(rows(writer, "DELETE FROM open_rows WHERE id = ?", (4,)))
+print(rows(writer, "MERGE INTO open_rows AS o USING (VALUES (3), (5)) AS s (k) ON o.id = s.k WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT VALUES (s.k, 'new')"))
+with writer.cursor() as cur:
+    cur.executemany("UPDATE open_rows SET name = ? WHERE id = ?", [("x", 1), ("y", 2)])
+    print(cur.rowcount)
+print(rows(reader, "SELECT id, name FROM open_rows ORDER BY id"))
+for sql in ["DELETE FROM open_rows", "UPDATE open_rows SET id = 1", "EXPLAIN ANALYZE DELETE FROM open_rows"]:
+    assert "this statement needs write" in refused(rows, reader, sql), sql
+for sql in ["DELETE FROM secret", "UPDATE secret SET name = 'x'", "MERGE INTO secret USING open_rows AS o ON secret.id = o.id WHEN MATCHED THEN DELETE"]:
+    answer = refused(rows, some, sql)
+    assert "no table or view is named secret" in answer, (sql, answer)
+for sql in ["DELETE FROM open_rows WHERE id IN (SELECT id FROM secret)", "UPDATE open_rows SET name = (SELECT max(name) FROM secret)",
+    "MERGE INTO open_rows AS o USING secret AS s ON o.id = s.id WHEN MATCHED THEN UPDATE SET name = s.name"]:
+    answer = refused(rows, some, sql)
+    assert not answer.startswith("done") and "hidden-value" not in answer, (sql, answer)
+print(rows(reader, "SELECT count(*) FROM open_rows"), rows(admin, "SELECT count(*) FROM secret"))
+"#;
+    let said = served.python(&format!("{TABLES}{script}"), &[]);
+    assert_eq!(
+        said,
+        "[(2,)]\n[(1,)]\n[(2,)]\n2\n[(1, 'x'), (2, 'y'), (5, 'new')]\n[(3,)] [(3,)]\n"
+    );
+}

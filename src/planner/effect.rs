@@ -1,0 +1,897 @@
+//! What a statement does, decided once: its class, the role it needs, what it writes. Whoever runs, refuses, keeps or shows a
+//! statement asks its [`Effect`] and does not look at the statement itself.
+//!
+//! Nothing falls through: the statements of our own and those of the parser are all named here, without an arm for the rest, so
+//! that a new one does not compile before it is decided what it does. What is not supported is refused by its name, on the command
+//! line and in a server alike.
+
+use std::ops::ControlFlow;
+
+use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
+use datafusion::sql::sqlparser::ast::{
+    DescribeAlias, FromTable, ObjectName, ObjectNamePart, ObjectType, Query,
+    Statement as AnsiStatement, TableFactor, TableObject, Visit as _, Visitor,
+};
+
+use crate::error::{Error, Result};
+use crate::planner::ast::{JobStatement, Statement};
+use crate::planner::tables::normalize;
+
+/// What a statement does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Effect {
+    /// How it is run, and what its answer is.
+    pub class: Class,
+    /// The least role that may run it.
+    pub role: Role,
+    /// What is different afterwards.
+    pub writes: Writes,
+    /// It reads rows of the tables that it names while it runs. A view is made without reading.
+    pub reads: bool,
+    /// It is about jobs, which belong to no table.
+    pub jobs: bool,
+    /// Its rows come until the reader leaves.
+    pub endless: bool,
+}
+
+/// How a statement is run, and what its answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Rows; may be run again.
+    Query,
+    /// Rows, and something has changed.
+    Report,
+    /// Rows are written; the answer is how many.
+    Update,
+    /// Tables, views or jobs change.
+    Definition,
+    /// The session of the client changes.
+    Setting,
+    /// Another statement is ended.
+    Cancel,
+}
+
+/// What a user may do; each role may what those before it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Queries.
+    Read,
+    /// Also rows, and tables, views and jobs, at declared places.
+    Write,
+    /// Everything.
+    Admin,
+}
+
+impl Role {
+    /// As it is written in files of users.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// What is different after a statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Writes {
+    /// Nothing, or nothing that has a name.
+    Nothing,
+    /// Rows of a table.
+    Rows {
+        /// The table, without catalog and schema; `None` for a table function.
+        table: Option<String>,
+        /// How they change.
+        change: Change,
+    },
+    /// The files of a table, whose rows stay.
+    Layout {
+        /// The table, without catalog and schema.
+        table: Option<String>,
+    },
+    /// Files that are no table of the catalog.
+    Files,
+    /// A table or view of the catalog.
+    Creates {
+        /// Without catalog and schema.
+        name: Option<String>,
+        /// What is made.
+        object: Object,
+        /// `IF NOT EXISTS`.
+        only_if_new: bool,
+    },
+    /// Tables or views leave the catalog.
+    Drops {
+        /// Without catalog and schema.
+        names: Vec<String>,
+        /// They are views.
+        are_views: bool,
+    },
+}
+
+/// What is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Object {
+    /// A table over a topic, a Delta table or files.
+    Table,
+    /// A table whose rows are in memory.
+    TableInMemory,
+    /// A view.
+    View,
+}
+
+/// How rows change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// `INSERT`.
+    Insert,
+    /// `DELETE`.
+    Delete,
+    /// `UPDATE`.
+    Update,
+    /// `MERGE`.
+    Merge,
+}
+
+impl Change {
+    /// The statement's first word.
+    pub fn verb(self) -> &'static str {
+        match self {
+            Self::Insert => "INSERT",
+            Self::Delete => "DELETE",
+            Self::Update => "UPDATE",
+            Self::Merge => "MERGE",
+        }
+    }
+}
+
+impl Effect {
+    /// Whether it leaves the catalog, all rows and the session as they are.
+    pub fn is_query(&self) -> bool {
+        self.class == Class::Query
+    }
+
+    /// Whether it takes rows out of a table, or others take their place.
+    pub fn changes_rows(&self) -> bool {
+        match self.change() {
+            Some(Change::Delete | Change::Update | Change::Merge) => true,
+            Some(Change::Insert) | None => false,
+        }
+    }
+
+    /// How the rows of a table change, if that is what it does.
+    pub fn change(&self) -> Option<Change> {
+        match self.writes {
+            Writes::Rows { change, .. } => Some(change),
+            _ => None,
+        }
+    }
+
+    /// The tables and views that the statement makes or drops.
+    pub fn defined_names(&self) -> &[String] {
+        match &self.writes {
+            Writes::Creates { name, .. } => name.as_slice(),
+            Writes::Drops { names, .. } => names,
+            _ => &[],
+        }
+    }
+
+    /// Whether it makes a table whose rows are in memory.
+    pub fn creates_in_memory(&self) -> bool {
+        matches!(
+            self.writes,
+            Writes::Creates {
+                object: Object::TableInMemory,
+                ..
+            }
+        )
+    }
+
+    /// Rows of tables.
+    fn query() -> Self {
+        Self {
+            reads: true,
+            ..Self::shown()
+        }
+    }
+
+    /// Rows that are about the catalog, the session or the server.
+    fn shown() -> Self {
+        Self {
+            class: Class::Query,
+            role: Role::Read,
+            writes: Writes::Nothing,
+            reads: false,
+            jobs: false,
+            endless: false,
+        }
+    }
+
+    fn setting() -> Self {
+        Self {
+            class: Class::Setting,
+            ..Self::shown()
+        }
+    }
+
+    fn definition(writes: Writes) -> Self {
+        Self {
+            class: Class::Definition,
+            role: Role::Write,
+            writes,
+            ..Self::shown()
+        }
+    }
+
+    fn creates(name: &ObjectName, object: Object, only_if_new: bool) -> Self {
+        Self::definition(Writes::Creates {
+            name: last(name),
+            object,
+            only_if_new,
+        })
+    }
+
+    /// Rows about the files of a table, which have changed.
+    fn layout(table: &ObjectName, role: Role) -> Self {
+        Self {
+            class: Class::Report,
+            role,
+            writes: Writes::Layout { table: last(table) },
+            ..Self::shown()
+        }
+    }
+
+    fn rows(table: Option<String>, change: Change) -> Self {
+        Self {
+            class: Class::Update,
+            role: Role::Write,
+            writes: Writes::Rows { table, change },
+            ..Self::query()
+        }
+    }
+
+    /// Of a statement of which something is shown: it needs the same role.
+    fn about(inner: Self) -> Self {
+        Self {
+            role: inner.role,
+            ..Self::query()
+        }
+    }
+}
+
+/// What a statement does.
+///
+/// # Errors
+/// [`crate::error::ErrorKind::Unsupported`] with the statement's name.
+pub fn effect(statement: &Statement) -> Result<Effect> {
+    Ok(match statement {
+        Statement::CreateTable(table) => {
+            Effect::creates(&table.name, Object::Table, table.if_not_exists)
+        }
+        Statement::CreateView(view) => {
+            Effect::creates(&view.name, Object::View, view.if_not_exists)
+        }
+        Statement::ShowTables
+        | Statement::Describe(_)
+        | Statement::ShowCreateTable(_)
+        | Statement::History(_)
+        | Statement::ShowQueries => Effect::shown(),
+        Statement::DescribeQuery(sql) | Statement::Summarize(sql) => Effect::about(of_sql(sql)?),
+        Statement::Optimize { table, .. } => Effect::layout(table, Role::Write),
+        Statement::Vacuum { table, .. } => Effect::layout(table, Role::Admin),
+        Statement::KillQuery(_) => Effect {
+            class: Class::Cancel,
+            ..Effect::shown()
+        },
+        Statement::Job(job) => of_job(job),
+        Statement::Sql(sql) => of_sql(sql)?,
+    })
+}
+
+fn of_job(job: &JobStatement) -> Effect {
+    let shown = || Effect {
+        jobs: true,
+        ..Effect::shown()
+    };
+    let changed = || Effect {
+        jobs: true,
+        ..Effect::definition(Writes::Nothing)
+    };
+    match job {
+        JobStatement::Create { explain: true, .. }
+        | JobStatement::ShowJobs
+        | JobStatement::ShowBatches(_)
+        | JobStatement::Describe(_) => shown(),
+        JobStatement::Create { explain: false, .. }
+        | JobStatement::Pause(_)
+        | JobStatement::Resume { .. }
+        | JobStatement::Drop { .. }
+        | JobStatement::Rewind { .. }
+        | JobStatement::Reprocess { .. } => changed(),
+        // It leaves nothing behind: a query like any other.
+        JobStatement::Subscribe { .. } => Effect {
+            endless: true,
+            ..Effect::query()
+        },
+    }
+}
+
+fn of_sql(sql: &SqlStatement) -> Result<Effect> {
+    Ok(match sql {
+        SqlStatement::Statement(ansi) => of_ansi(ansi)?,
+        SqlStatement::Explain(explain) => Effect::about(of_sql(&explain.statement)?),
+        SqlStatement::CreateExternalTable(table) => {
+            Effect::creates(&table.name, Object::Table, table.if_not_exists)
+        }
+        SqlStatement::Reset(_) => Effect::setting(),
+        SqlStatement::CopyTo(copy) => {
+            if let CopyToSource::Query(query) = &copy.source {
+                only_reads(query)?;
+            }
+            Effect {
+                class: Class::Update,
+                role: Role::Admin,
+                writes: Writes::Files,
+                ..Effect::query()
+            }
+        }
+    })
+}
+
+fn of_ansi(ansi: &AnsiStatement) -> Result<Effect> {
+    Ok(match ansi {
+        AnsiStatement::Query(query) => {
+            only_reads(query)?;
+            Effect::query()
+        }
+        AnsiStatement::Insert(insert) => {
+            if let Some(query) = &insert.source {
+                only_reads(query)?;
+            }
+            let table = match &insert.table {
+                TableObject::TableName(name) => last(name),
+                TableObject::TableFunction(_) | TableObject::TableQuery(_) => None,
+            };
+            Effect::rows(table, Change::Insert)
+        }
+        AnsiStatement::Delete(delete) => {
+            let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &delete.from;
+            let table = from.first().and_then(|from| table_of(&from.relation));
+            Effect::rows(table, Change::Delete)
+        }
+        AnsiStatement::Update(update) => {
+            Effect::rows(table_of(&update.table.relation), Change::Update)
+        }
+        AnsiStatement::Merge(merge) => Effect::rows(table_of(&merge.table), Change::Merge),
+        AnsiStatement::CreateTable(table) => {
+            if let Some(query) = &table.query {
+                only_reads(query)?;
+            }
+            Effect {
+                reads: table.query.is_some(),
+                ..Effect::creates(&table.name, Object::TableInMemory, table.if_not_exists)
+            }
+        }
+        AnsiStatement::CreateView(view) if view.materialized => {
+            return refused("CREATE MATERIALIZED VIEW");
+        }
+        AnsiStatement::CreateView(view) => {
+            only_reads(&view.query)?;
+            Effect::creates(&view.name, Object::View, view.if_not_exists)
+        }
+        AnsiStatement::Drop {
+            object_type, names, ..
+        } => of_drop(*object_type, names)?,
+        AnsiStatement::Explain { statement, .. } => Effect::about(of_ansi(statement)?),
+        AnsiStatement::ExplainTable {
+            describe_alias: DescribeAlias::Explain,
+            ..
+        } => return refused("EXPLAIN of a table"),
+        AnsiStatement::ExplainTable {
+            describe_alias: DescribeAlias::Describe | DescribeAlias::Desc,
+            ..
+        }
+        | AnsiStatement::ShowTables { .. }
+        | AnsiStatement::ShowColumns { .. }
+        | AnsiStatement::ShowFunctions { .. }
+        | AnsiStatement::ShowVariable { .. } => Effect::shown(),
+        AnsiStatement::Set(_) => Effect::setting(),
+
+        AnsiStatement::Truncate(_) => return refused("TRUNCATE"),
+        AnsiStatement::AlterCollation(_) => return refused("ALTER COLLATION"),
+        AnsiStatement::AlterConnector { .. } => return refused("ALTER CONNECTOR"),
+        AnsiStatement::AlterFunction(_) => return refused("ALTER FUNCTION"),
+        AnsiStatement::AlterIndex { .. } => return refused("ALTER INDEX"),
+        AnsiStatement::AlterOperator(_) => return refused("ALTER OPERATOR"),
+        AnsiStatement::AlterOperatorClass(_) => return refused("ALTER OPERATOR CLASS"),
+        AnsiStatement::AlterOperatorFamily(_) => return refused("ALTER OPERATOR FAMILY"),
+        AnsiStatement::AlterPolicy(_) => return refused("ALTER POLICY"),
+        AnsiStatement::AlterRole { .. } => return refused("ALTER ROLE"),
+        AnsiStatement::AlterSchema(_) => return refused("ALTER SCHEMA"),
+        AnsiStatement::AlterSession { .. } => return refused("ALTER SESSION"),
+        AnsiStatement::AlterTable(_) => return refused("ALTER TABLE"),
+        AnsiStatement::AlterType(_) => return refused("ALTER TYPE"),
+        AnsiStatement::AlterUser(_) => return refused("ALTER USER"),
+        AnsiStatement::AlterView { .. } => return refused("ALTER VIEW"),
+        AnsiStatement::Analyze(_) => return refused("ANALYZE"),
+        AnsiStatement::Assert { .. } => return refused("ASSERT"),
+        AnsiStatement::AttachDatabase { .. } | AnsiStatement::AttachDuckDBDatabase { .. } => {
+            return refused("ATTACH");
+        }
+        AnsiStatement::Cache { .. } => return refused("CACHE TABLE"),
+        AnsiStatement::Call(_) => return refused("CALL"),
+        AnsiStatement::Case(_) => return refused("CASE as a statement"),
+        AnsiStatement::Close { .. } => return refused("CLOSE"),
+        AnsiStatement::Comment { .. } => return refused("COMMENT ON"),
+        AnsiStatement::Commit { .. } => return refused("COMMIT"),
+        AnsiStatement::Copy { .. } => return refused("COPY with these options"),
+        AnsiStatement::CopyIntoSnowflake { .. } => return refused("COPY INTO"),
+        AnsiStatement::CreateCollation(_) => return refused("CREATE COLLATION"),
+        AnsiStatement::CreateConnector(_) => return refused("CREATE CONNECTOR"),
+        AnsiStatement::CreateDatabase { .. } => return refused("CREATE DATABASE"),
+        AnsiStatement::CreateDomain(_) => return refused("CREATE DOMAIN"),
+        AnsiStatement::CreateExtension(_) => return refused("CREATE EXTENSION"),
+        AnsiStatement::CreateFunction(_) => return refused("CREATE FUNCTION"),
+        AnsiStatement::CreateIndex(_) => return refused("CREATE INDEX"),
+        AnsiStatement::CreateMacro { .. } => return refused("CREATE MACRO"),
+        AnsiStatement::CreateOperator(_) => return refused("CREATE OPERATOR"),
+        AnsiStatement::CreateOperatorClass(_) => return refused("CREATE OPERATOR CLASS"),
+        AnsiStatement::CreateOperatorFamily(_) => return refused("CREATE OPERATOR FAMILY"),
+        AnsiStatement::CreatePolicy(_) => return refused("CREATE POLICY"),
+        AnsiStatement::CreateProcedure { .. } => return refused("CREATE PROCEDURE"),
+        AnsiStatement::CreateRole(_) => return refused("CREATE ROLE"),
+        AnsiStatement::CreateSchema { .. } => return refused("CREATE SCHEMA"),
+        AnsiStatement::CreateSecret { .. } => return refused("CREATE SECRET"),
+        AnsiStatement::CreateSequence { .. } => return refused("CREATE SEQUENCE"),
+        AnsiStatement::CreateServer(_) => return refused("CREATE SERVER"),
+        AnsiStatement::CreateStage { .. } => return refused("CREATE STAGE"),
+        AnsiStatement::CreateTrigger(_) => return refused("CREATE TRIGGER"),
+        AnsiStatement::CreateType { .. } => return refused("CREATE TYPE"),
+        AnsiStatement::CreateUser(_) => return refused("CREATE USER"),
+        AnsiStatement::CreateVirtualTable { .. } => return refused("CREATE VIRTUAL TABLE"),
+        AnsiStatement::Deallocate { .. } => return refused("DEALLOCATE"),
+        AnsiStatement::Declare { .. } => return refused("DECLARE"),
+        AnsiStatement::Deny(_) => return refused("DENY"),
+        AnsiStatement::DetachDuckDBDatabase { .. } => return refused("DETACH"),
+        AnsiStatement::Directory { .. } => return refused("INSERT OVERWRITE DIRECTORY"),
+        AnsiStatement::Discard { .. } => return refused("DISCARD"),
+        AnsiStatement::DropConnector { .. } => return refused("DROP CONNECTOR"),
+        AnsiStatement::DropDomain(_) => return refused("DROP DOMAIN"),
+        AnsiStatement::DropExtension(_) => return refused("DROP EXTENSION"),
+        AnsiStatement::DropFunction(_) => return refused("DROP FUNCTION"),
+        AnsiStatement::DropOperator(_) => return refused("DROP OPERATOR"),
+        AnsiStatement::DropOperatorClass(_) => return refused("DROP OPERATOR CLASS"),
+        AnsiStatement::DropOperatorFamily(_) => return refused("DROP OPERATOR FAMILY"),
+        AnsiStatement::DropPolicy(_) => return refused("DROP POLICY"),
+        AnsiStatement::DropProcedure { .. } => return refused("DROP PROCEDURE"),
+        AnsiStatement::DropSecret { .. } => return refused("DROP SECRET"),
+        AnsiStatement::DropTrigger(_) => return refused("DROP TRIGGER"),
+        AnsiStatement::Execute { .. } => return refused("EXECUTE"),
+        AnsiStatement::ExportData(_) => return refused("EXPORT DATA"),
+        AnsiStatement::Fetch { .. } => return refused("FETCH"),
+        AnsiStatement::Flush { .. } => return refused("FLUSH"),
+        AnsiStatement::Grant(_) => return refused("GRANT"),
+        AnsiStatement::If(_) => return refused("IF as a statement"),
+        AnsiStatement::Install { .. } => return refused("INSTALL"),
+        AnsiStatement::Kill { .. } => return refused("KILL of anything but a QUERY"),
+        AnsiStatement::LISTEN { .. } => return refused("LISTEN"),
+        AnsiStatement::List(_) => return refused("LIST"),
+        AnsiStatement::Load { .. } => return refused("LOAD"),
+        AnsiStatement::LoadData { .. } => return refused("LOAD DATA"),
+        AnsiStatement::Lock(_) | AnsiStatement::LockTables { .. } => {
+            return refused("LOCK TABLES");
+        }
+        AnsiStatement::Msck(_) => return refused("MSCK"),
+        AnsiStatement::NOTIFY { .. } => return refused("NOTIFY"),
+        AnsiStatement::Open(_) => return refused("OPEN"),
+        AnsiStatement::OptimizeTable { .. } => return refused("OPTIMIZE with these options"),
+        AnsiStatement::Pragma { .. } => return refused("PRAGMA"),
+        AnsiStatement::Prepare { .. } => return refused("PREPARE"),
+        AnsiStatement::Print(_) => return refused("PRINT"),
+        AnsiStatement::RaisError { .. } => return refused("RAISERROR"),
+        AnsiStatement::Raise(_) => return refused("RAISE"),
+        AnsiStatement::ReleaseSavepoint { .. } => return refused("RELEASE SAVEPOINT"),
+        AnsiStatement::Remove(_) => return refused("REMOVE"),
+        AnsiStatement::RenameTable(_) => return refused("RENAME TABLE"),
+        AnsiStatement::Reset(_) => return refused("RESET of this kind"),
+        AnsiStatement::Return(_) => return refused("RETURN"),
+        AnsiStatement::Revoke(_) => return refused("REVOKE"),
+        AnsiStatement::Rollback { .. } => return refused("ROLLBACK"),
+        AnsiStatement::Savepoint { .. } => return refused("SAVEPOINT"),
+        AnsiStatement::ShowCatalogs { .. } => return refused("SHOW CATALOGS"),
+        AnsiStatement::ShowCharset(_) => return refused("SHOW CHARSET"),
+        AnsiStatement::ShowCollation { .. } => return refused("SHOW COLLATION"),
+        AnsiStatement::ShowCreate { .. } => return refused("SHOW CREATE of this kind"),
+        AnsiStatement::ShowDatabases { .. } => return refused("SHOW DATABASES"),
+        AnsiStatement::ShowObjects(_) => return refused("SHOW OBJECTS"),
+        AnsiStatement::ShowProcessList { .. } => return refused("SHOW PROCESSLIST"),
+        AnsiStatement::ShowSchemas { .. } => return refused("SHOW SCHEMAS"),
+        AnsiStatement::ShowStatus { .. } => return refused("SHOW STATUS"),
+        AnsiStatement::ShowVariables { .. } => return refused("SHOW VARIABLES"),
+        AnsiStatement::ShowViews { .. } => return refused("SHOW VIEWS"),
+        AnsiStatement::StartTransaction { .. } => return refused("BEGIN"),
+        AnsiStatement::Throw(_) => return refused("THROW"),
+        AnsiStatement::UNCache { .. } => return refused("UNCACHE TABLE"),
+        AnsiStatement::UNLISTEN { .. } => return refused("UNLISTEN"),
+        AnsiStatement::Unload { .. } => return refused("UNLOAD"),
+        AnsiStatement::UnlockTables => return refused("UNLOCK TABLES"),
+        AnsiStatement::Use(_) => return refused("USE"),
+        AnsiStatement::Vacuum(_) => return refused("VACUUM with these options"),
+        AnsiStatement::WaitFor(_) => return refused("WAITFOR"),
+        AnsiStatement::While(_) => return refused("WHILE"),
+    })
+}
+
+fn of_drop(object: ObjectType, names: &[ObjectName]) -> Result<Effect> {
+    match object {
+        ObjectType::Table | ObjectType::View => Ok(Effect::definition(Writes::Drops {
+            names: names.iter().filter_map(last).collect(),
+            are_views: object == ObjectType::View,
+        })),
+        ObjectType::Collation
+        | ObjectType::MaterializedView
+        | ObjectType::Index
+        | ObjectType::Schema
+        | ObjectType::Database
+        | ObjectType::Role
+        | ObjectType::Sequence
+        | ObjectType::Stage
+        | ObjectType::Type
+        | ObjectType::User
+        | ObjectType::Stream => refused(&format!("DROP {object}")),
+    }
+}
+
+/// The error of a statement that is not supported, with what there is instead.
+fn refused(name: &str) -> Result<Effect> {
+    let error = Error::unsupported(format!("{name} is not supported"));
+    let first = name.split(' ').next().unwrap_or_default();
+    Err(match first {
+        "BEGIN" | "COMMIT" | "ROLLBACK" | "SAVEPOINT" | "RELEASE" => {
+            error.with_help("each statement is a transaction of its own")
+        }
+        "PREPARE" | "EXECUTE" | "DEALLOCATE" => error.with_help(
+            "clients of a server prepare statements through their driver; in a text $name is a parameter",
+        ),
+        "CREATE" | "DROP" | "ALTER" => error.with_help(
+            "tables, views and jobs are made and dropped; they are all in the schema public",
+        ),
+        "TRUNCATE" => error.with_help("DELETE FROM t takes all rows out of a Delta table"),
+        "SHOW" => error.with_help(
+            "SHOW TABLES, SHOW JOBS, SHOW QUERIES; SELECT from information_schema for the rest",
+        ),
+        _ => error,
+    })
+}
+
+/// SQL lets an INSERT stand where a query does, in WITH and in brackets; here a query reads.
+fn only_reads(query: &Query) -> Result<()> {
+    struct Statements;
+
+    impl Visitor for Statements {
+        type Break = &'static str;
+
+        fn pre_visit_statement(&mut self, inner: &AnsiStatement) -> ControlFlow<&'static str> {
+            ControlFlow::Break(match inner {
+                AnsiStatement::Insert(_) => "INSERT",
+                AnsiStatement::Update(_) => "UPDATE",
+                AnsiStatement::Delete(_) => "DELETE",
+                AnsiStatement::Merge(_) => "MERGE",
+                _ => "a statement",
+            })
+        }
+    }
+
+    match query.visit(&mut Statements) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(name) => Err(Error::unsupported(format!(
+            "{name} inside a query is not supported"
+        ))
+        .with_help(
+            "begin with it, and put WITH into its query: INSERT INTO t WITH a AS (…) SELECT …",
+        )),
+    }
+}
+
+/// The name of a table in FROM.
+fn table_of(factor: &TableFactor) -> Option<String> {
+    match factor {
+        TableFactor::Table { name, .. } => last(name),
+        _ => None,
+    }
+}
+
+/// The name without catalog and schema.
+fn last(name: &ObjectName) -> Option<String> {
+    name.0
+        .last()
+        .and_then(ObjectNamePart::as_ident)
+        .map(normalize)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use datafusion::sql::sqlparser::dialect::GenericDialect;
+    use datafusion::sql::sqlparser::parser::Parser;
+
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::planner::{Script, parse_statement};
+
+    /// Every statement of the parser, and whether one is supported. A statement that is missing here does not compile.
+    macro_rules! statements {
+        (supported: $($yes:ident),+; refused: $($no:ident),+;) => {
+            fn named(statement: &AnsiStatement) -> (&'static str, bool) {
+                match statement {
+                    $(AnsiStatement::$yes { .. } => (stringify!($yes), true),)+
+                    $(AnsiStatement::$no { .. } => (stringify!($no), false),)+
+                }
+            }
+
+            const SUPPORTED: &[&str] = &[$(stringify!($yes)),+];
+        };
+    }
+
+    statements! {
+        supported:
+            Set, Query, Insert, Update, Delete, Merge, CreateView, CreateTable, Drop, ShowFunctions, ShowVariable,
+            ShowColumns, ShowTables, ExplainTable, Explain;
+        refused:
+            Analyze, Truncate, Msck, Install, Load, Directory, Case, If, While, Raise, Call, Copy,
+            CopyIntoSnowflake, Open, Close, CreateVirtualTable, CreateIndex,
+            CreateRole, CreateSecret, CreateServer, CreatePolicy, CreateConnector, CreateOperator,
+            CreateOperatorFamily, CreateOperatorClass, AlterTable, AlterSchema, AlterIndex,
+            AlterView, AlterFunction, AlterType, AlterCollation, AlterOperator, AlterOperatorFamily,
+            AlterOperatorClass, AlterRole, AlterPolicy, AlterConnector, AlterSession,
+            AttachDatabase, AttachDuckDBDatabase, DetachDuckDBDatabase, DropFunction, DropDomain,
+            DropProcedure, DropSecret, DropPolicy, DropConnector, Declare, CreateExtension,
+            CreateCollation, DropExtension, DropOperator, DropOperatorFamily, DropOperatorClass,
+            Fetch, Flush, Discard, ShowStatus, ShowVariables, ShowCreate, ShowCatalogs,
+            ShowDatabases, ShowProcessList, ShowSchemas, ShowCharset, ShowObjects, ShowViews,
+            ShowCollation, Use, StartTransaction, Comment, Commit, Rollback, CreateSchema,
+            CreateDatabase, CreateFunction, CreateTrigger, DropTrigger, CreateProcedure,
+            CreateMacro, CreateStage, Assert, Grant, Deny, Revoke, Deallocate, Execute, Prepare,
+            Kill, Savepoint, ReleaseSavepoint, Cache, UNCache, CreateSequence, CreateDomain,
+            CreateType, Pragma, Lock, LockTables, UnlockTables, Unload, OptimizeTable, LISTEN,
+            UNLISTEN, NOTIFY, LoadData, RenameTable, List, Remove, RaisError, Throw, Print, WaitFor,
+            Return, ExportData, CreateUser, AlterUser, Vacuum, Reset;
+    }
+
+    /// The same of our own statements.
+    fn own(statement: &Statement) -> &'static str {
+        match statement {
+            Statement::CreateTable(_) => "CreateTable",
+            Statement::CreateView(_) => "CreateView",
+            Statement::ShowTables => "ShowTables",
+            Statement::Describe(_) => "Describe",
+            Statement::DescribeQuery(_) => "DescribeQuery",
+            Statement::Summarize(_) => "Summarize",
+            Statement::ShowCreateTable(_) => "ShowCreateTable",
+            Statement::Optimize { .. } => "Optimize",
+            Statement::Vacuum { .. } => "Vacuum",
+            Statement::History(_) => "History",
+            Statement::ShowQueries => "ShowQueries",
+            Statement::KillQuery(_) => "KillQuery",
+            Statement::Sql(_) => "Sql",
+            Statement::Job(job) => match job.as_ref() {
+                JobStatement::Create { explain: true, .. } => "ExplainJob",
+                JobStatement::Create { .. } => "CreateJob",
+                JobStatement::Pause(_) => "Pause",
+                JobStatement::Resume { .. } => "Resume",
+                JobStatement::Drop { .. } => "Drop",
+                JobStatement::Rewind { .. } => "Rewind",
+                JobStatement::ShowJobs => "ShowJobs",
+                JobStatement::ShowBatches(_) => "ShowBatches",
+                JobStatement::Describe(_) => "DescribeJob",
+                JobStatement::Reprocess { .. } => "Reprocess",
+                JobStatement::Subscribe { .. } => "Subscribe",
+            },
+        }
+    }
+
+    /// What each statement of our own does.
+    const OWN: [(&str, &str, Class, Role); 24] = [
+        (
+            "CreateTable",
+            "CREATE EXTERNAL TABLE t (a INT) STORED AS DELTA LOCATION 't'",
+            Class::Definition,
+            Role::Write,
+        ),
+        (
+            "CreateView",
+            "CREATE VIEW v AS SELECT 1",
+            Class::Definition,
+            Role::Write,
+        ),
+        ("ShowTables", "SHOW TABLES", Class::Query, Role::Read),
+        ("Describe", "DESCRIBE t", Class::Query, Role::Read),
+        (
+            "DescribeQuery",
+            "DESCRIBE SELECT 1",
+            Class::Query,
+            Role::Read,
+        ),
+        ("Summarize", "SUMMARIZE t", Class::Query, Role::Read),
+        (
+            "ShowCreateTable",
+            "SHOW CREATE TABLE t",
+            Class::Query,
+            Role::Read,
+        ),
+        ("Optimize", "OPTIMIZE t", Class::Report, Role::Write),
+        ("Vacuum", "VACUUM t", Class::Report, Role::Admin),
+        ("History", "DESCRIBE HISTORY t", Class::Query, Role::Read),
+        ("ShowQueries", "SHOW QUERIES", Class::Query, Role::Read),
+        ("KillQuery", "KILL QUERY 'a'", Class::Cancel, Role::Read),
+        ("Sql", "SELECT 1", Class::Query, Role::Read),
+        (
+            "ExplainJob",
+            "EXPLAIN CREATE JOB j AS INSERT INTO t SELECT 1",
+            Class::Query,
+            Role::Read,
+        ),
+        (
+            "CreateJob",
+            "CREATE JOB j AS INSERT INTO t SELECT 1",
+            Class::Definition,
+            Role::Write,
+        ),
+        ("Pause", "PAUSE JOB j", Class::Definition, Role::Write),
+        ("Resume", "RESUME JOB j", Class::Definition, Role::Write),
+        ("Drop", "DROP JOB j", Class::Definition, Role::Write),
+        (
+            "Rewind",
+            "REWIND JOB j TO BATCH 1",
+            Class::Definition,
+            Role::Write,
+        ),
+        ("ShowJobs", "SHOW JOBS", Class::Query, Role::Read),
+        (
+            "ShowBatches",
+            "SHOW BATCHES FOR JOB j",
+            Class::Query,
+            Role::Read,
+        ),
+        ("DescribeJob", "SHOW CREATE JOB j", Class::Query, Role::Read),
+        (
+            "Reprocess",
+            "REPROCESS JOB j FROM '2025-01-01' TO '2025-01-02'",
+            Class::Definition,
+            Role::Write,
+        ),
+        ("Subscribe", "SUBSCRIBE SELECT 1", Class::Query, Role::Read),
+    ];
+
+    fn parsed(sql: &str) -> Result<crate::planner::ParsedStatement> {
+        parse_statement(&Script::new("t", sql).split()?.remove(0))
+    }
+
+    #[test]
+    fn each_statement_of_our_own_has_its_effect() {
+        for (name, sql, class, role) in OWN {
+            let parsed = parsed(sql).unwrap();
+            assert_eq!(own(&parsed.statement), name, "{sql}");
+            let effect = &parsed.effect;
+            assert_eq!((effect.class, effect.role), (class, role), "{sql}");
+            assert_eq!(effect.endless, name == "Subscribe", "{sql}");
+            let is_job = matches!(parsed.statement, Statement::Job(_)) && name != "Subscribe";
+            assert_eq!(effect.jobs, is_job, "{sql}");
+        }
+    }
+
+    #[test]
+    fn each_statement_of_the_parser_is_decided() {
+        let mut seen = BTreeSet::new();
+        for sql in [
+            "SELECT 1",
+            "INSERT INTO t SELECT 1",
+            "CREATE TABLE t AS SELECT 1",
+            "CREATE VIEW v AS SELECT 1",
+            "DROP TABLE t",
+            "EXPLAIN SELECT 1",
+            "DESCRIBE t",
+            "SHOW TABLES",
+            "SHOW COLUMNS FROM t",
+            "SHOW FUNCTIONS",
+            "SHOW x",
+            "SET x = 1",
+            "DELETE FROM t",
+            "UPDATE t SET a = 1",
+            "MERGE INTO t USING s ON t.a = s.a WHEN MATCHED THEN DELETE",
+            "ANALYZE TABLE t",
+            "ALTER TABLE t ADD COLUMN b INT",
+            "BEGIN",
+            "COMMIT",
+            "ROLLBACK",
+            "CREATE SCHEMA s",
+            "CREATE DATABASE d",
+            "CREATE INDEX i ON t (a)",
+            "DROP FUNCTION f",
+            "GRANT SELECT ON t TO u",
+            "PREPARE p AS SELECT 1",
+            "EXECUTE p",
+            "DEALLOCATE p",
+            "SHOW DATABASES",
+            "SHOW SCHEMAS",
+            "TRUNCATE TABLE t",
+            "USE d",
+        ] {
+            let mut statements = Parser::parse_sql(&GenericDialect {}, sql).unwrap();
+            let statement = statements.pop().unwrap();
+            let (name, is_supported) = named(&statement);
+            seen.insert(name);
+            match of_ansi(&statement) {
+                Ok(_) => assert!(is_supported, "{sql}"),
+                Err(error) => {
+                    assert!(!is_supported, "{sql}: {}", error.message());
+                    assert_eq!(error.kind(), ErrorKind::Unsupported);
+                    assert!(error.message().ends_with(" is not supported"), "{sql}");
+                }
+            }
+        }
+        for name in SUPPORTED {
+            assert!(seen.contains(name), "{name} is tried");
+        }
+    }
+
+    #[test]
+    fn what_is_refused_is_named() {
+        for (sql, name) in [
+            ("DROP SCHEMA public CASCADE", "DROP SCHEMA"),
+            ("DROP INDEX i", "DROP INDEX"),
+            (
+                "CREATE MATERIALIZED VIEW v AS SELECT 1",
+                "CREATE MATERIALIZED VIEW",
+            ),
+            ("EXPLAIN TRUNCATE TABLE t", "TRUNCATE"),
+            (
+                "WITH a AS (SELECT 1) INSERT INTO t SELECT * FROM a",
+                "INSERT inside a query",
+            ),
+        ] {
+            let error = parsed(sql).unwrap_err();
+            assert_eq!(error.message(), format!("{name} is not supported"), "{sql}");
+            assert!(error.span().is_some(), "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_has_its_name() {
+        let writes = |sql: &str| parsed(sql).unwrap().effect.writes;
+        assert_eq!(
+            writes("INSERT INTO anabranch.public.\"T\" SELECT 1"),
+            Writes::Rows {
+                table: Some("T".to_owned()),
+                change: Change::Insert
+            }
+        );
+        assert_eq!(
+            writes("DROP VIEW IF EXISTS A, b"),
+            Writes::Drops {
+                names: vec!["a".to_owned(), "b".to_owned()],
+                are_views: true
+            }
+        );
+        assert_eq!(
+            writes("CREATE TABLE IF NOT EXISTS t AS SELECT 1"),
+            Writes::Creates {
+                name: Some("t".to_owned()),
+                object: Object::TableInMemory,
+                only_if_new: true
+            }
+        );
+        // Of what is explained the role stays.
+        let explained = parsed("EXPLAIN ANALYZE INSERT INTO t SELECT 1")
+            .unwrap()
+            .effect;
+        assert_eq!(
+            (explained.class, explained.role),
+            (Class::Query, Role::Write)
+        );
+    }
+}
