@@ -299,6 +299,10 @@ impl Server {
             .with_nodelay(Some(true))
             .with_keepalive(Some(KEEP_ALIVE));
         let connections = Connections::new(files::connections(CONNECTIONS, 2));
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "connections are silent in real time"
+        )]
         let incoming = admitted(incoming, connections, || tokio::time::sleep(SILENCE));
         let server = server
             .initial_stream_window_size(STREAM_WINDOW)
