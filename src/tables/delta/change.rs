@@ -545,7 +545,10 @@ mod tests {
         Touched::new("t".to_owned(), MemoryConsumer::new("t").register(&pool))
     }
 
-    fn changes(rows: &[(RowChange, Option<(i64, i64)>, i64)]) -> RecordBatch {
+    /// A kind, a file's number with the row's number in it, and a value.
+    type Change = (RowChange, Option<(i64, i64)>, i64);
+
+    fn changes(rows: &[Change]) -> RecordBatch {
         let column = |values: Vec<Option<i64>>| Arc::new(Int64Array::from(values)) as _;
         let of = |of: fn((i64, i64)) -> i64| rows.iter().map(|row| row.1.map(of)).collect();
         let what = rows.iter().map(|row| Some(row.0 as i64)).collect();
