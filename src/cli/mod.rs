@@ -6,19 +6,15 @@
 )]
 
 mod args;
-mod check;
+pub(crate) mod commands;
 mod config;
 mod connect;
-mod demo;
-mod here;
-mod logging;
+mod local;
 mod metrics;
-mod output;
-mod progress;
-mod runner;
-mod serve;
+mod remote;
+mod scripts;
 mod shell;
-mod there;
+pub(crate) mod terminal;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -66,12 +62,12 @@ fn dispatch(arguments: Arguments) -> Result<u8> {
         return Ok(0);
     }
     match arguments.command {
-        Command::Password => return serve::password(),
-        Command::Token => return serve::token(),
+        Command::Password => return crate::cli::commands::serve::password(),
+        Command::Token => return crate::cli::commands::serve::token(),
         _ => {}
     }
     let settings = Settings::resolve(&arguments.global)?;
-    logging::start(&settings)?;
+    crate::cli::terminal::logging::start(&settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         // Planning and nested expressions recurse.
@@ -81,11 +77,11 @@ fn dispatch(arguments: Arguments) -> Result<u8> {
     let global = &arguments.global;
     let done = async {
         match arguments.command {
-            Command::Run(run) => runner::run_files(&settings, global, &run).await,
-            Command::Sql(sql) => runner::run_sql(&settings, global, &sql).await,
-            Command::Serve(serve) => serve::serve(&settings, &serve).await,
-            Command::Check(check) => check::run(&settings, &check).await,
-            Command::Demo(demo) => demo::run(&settings, &demo).await,
+            Command::Run(run) => crate::cli::scripts::run_files(&settings, global, &run).await,
+            Command::Sql(sql) => crate::cli::scripts::run_sql(&settings, global, &sql).await,
+            Command::Serve(serve) => crate::cli::commands::serve::serve(&settings, &serve).await,
+            Command::Check(check) => crate::cli::commands::check::run(&settings, &check).await,
+            Command::Demo(demo) => crate::cli::commands::demo::run(&settings, &demo).await,
             Command::Completions { .. } | Command::Password | Command::Token => Ok(0),
         }
     };

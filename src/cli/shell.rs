@@ -15,8 +15,8 @@ use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Config, Context, Editor, Helper};
 
 use crate::cli::args::Format;
-use crate::cli::runner::{Interrupt, Place, Runner, eprint, prepare, report};
-use crate::cli::there;
+use crate::cli::remote;
+use crate::cli::scripts::{Interrupt, Place, Runner, eprint, prepare, report};
 use crate::error::{Error, Result};
 use crate::planner::script::is_incomplete;
 use crate::planner::{Parameters, Script};
@@ -287,14 +287,14 @@ impl Shell<'_> {
     async fn definition(&self, table: &str) -> Result<String> {
         match &self.runner.place {
             Place::Here(here) => here.session().definition(table),
-            Place::There(client) => there::definition(client, table).await,
+            Place::There(client) => remote::definition(client, table).await,
         }
     }
 
     async fn functions(&self) -> Result<Vec<String>> {
         match &self.runner.place {
             Place::Here(here) => Ok(here.session().function_names()),
-            Place::There(client) => there::functions(client).await,
+            Place::There(client) => remote::functions(client).await,
         }
     }
 
@@ -310,7 +310,7 @@ impl Shell<'_> {
             Place::There(client) => client,
         };
         // Whoever types knows more than nothing, and a server that is gone is told of when it is needed.
-        let asked = async { tokio::try_join!(client.names(), there::functions(client)) };
+        let asked = async { tokio::try_join!(client.names(), remote::functions(client)) };
         match tokio::time::timeout(NAMES, asked).await {
             Ok(Ok((tables, functions))) => tables.into_iter().chain(functions).collect(),
             _ => Vec::new(),

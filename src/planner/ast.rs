@@ -6,7 +6,7 @@ use datafusion::sql::sqlparser::ast::{DataType as SqlType, Expr, Ident, ObjectNa
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::planner::effect::Effect;
-use crate::planner::places::Places;
+use crate::planner::error_spans::Places;
 
 /// A statement with its text.
 #[derive(Debug, Clone)]

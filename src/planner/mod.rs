@@ -12,16 +12,17 @@ mod cursor;
 mod derivation;
 pub mod dialect;
 pub mod effect;
+mod error_spans;
 mod gate;
 mod jobs;
 mod numbers;
 pub mod parse;
-mod places;
 pub mod script;
 mod tables;
 pub mod types;
 mod value;
 
+pub use crate::planner::error_spans::Places;
 pub use ast::{
     Column, ColumnKind, CreateTable, CreateView, JobStatement, ParsedStatement, Statement,
     TableKind, TableOption, Text,
@@ -31,7 +32,6 @@ pub use bound::BoundText;
 pub use bound_rows::{BOUND_ROWS, inserts_one_row, read_bound_rows};
 pub use effect::{Change, Class, Effect, Object, Role, Writes};
 pub use parse::parse_statement;
-pub use places::Places;
 pub use script::{RawStatement, Script};
 pub(crate) use tables::normalize;
 pub use value::{BoundValue, bound_column, bound_value};

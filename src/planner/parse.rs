@@ -14,10 +14,10 @@ use crate::planner::chains;
 use crate::planner::cursor::Cursor;
 use crate::planner::dialect::AnabranchDialect;
 use crate::planner::effect::effect;
+use crate::planner::error_spans::Places;
 use crate::planner::gate;
 use crate::planner::jobs::parse_job;
 use crate::planner::numbers;
-use crate::planner::places::Places;
 use crate::planner::script::{RawStatement, is_significant, quoted};
 use crate::planner::tables::parse_create_table;
 

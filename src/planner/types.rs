@@ -10,7 +10,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use crate::error::{Error, Result};
-use crate::exec::format::typed_as;
+use crate::formats::typed_as;
 use crate::planner::tables::normalize;
 
 /// TIMESTAMP: microseconds in UTC.

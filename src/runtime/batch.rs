@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::blame::{Aside, Place};
 use crate::runtime::identities::Identities;
 use crate::runtime::source::JobSource;
-use crate::session::{BatchSource, JobSinkTable};
+use crate::streaming::{BatchSource, JobSinkTable};
 use crate::tables::kafka::{PartitionEnds, TopicOffset};
 use crate::tables::time::BatchTime;
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use crate::core::jobs::{BatchVersion, Committed, JobHistory, Phase, StateFile};
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::keyed::count_rows;
-use crate::state::{CatalogStore, DataDir, JobId, JobStore};
+use crate::state::count_rows;
+use crate::store::{CatalogStore, DataDir, JobId, JobStore};
 
 /// Something that is broken.
 #[derive(Debug, Clone, PartialEq, Eq)]

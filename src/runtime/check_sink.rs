@@ -11,8 +11,9 @@ use crate::planner::{JobStatement, Parameters, Script, Statement, parse_statemen
 use crate::runtime::check::{CheckReport, Finding};
 use crate::runtime::sink::{application_of, group_of, numbered_witness, rows_up_to};
 use crate::runtime::takeover::files_of_number;
-use crate::session::{JobSinkTable, Session};
-use crate::state::{DataDir, FoundJob, JobId, JobStore};
+use crate::session::Session;
+use crate::store::{DataDir, FoundJob, JobId, JobStore};
+use crate::streaming::JobSinkTable;
 use crate::tables::delta::RowsUpTo;
 use crate::tables::kafka::job_witness;
 

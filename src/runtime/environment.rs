@@ -15,13 +15,13 @@ use crate::core::jobs::SteadyTime;
 #[cfg(test)]
 use crate::core::jobs::{BatchVersion, Partitions};
 use crate::error::Result;
+use crate::runtime::boot_clock::steady_time;
 #[cfg(test)]
 use crate::runtime::simulation::{Process, SimulatedSink, SimulatedSource};
 use crate::runtime::sink::{JobSink, Subscriber};
 use crate::runtime::source::JobSource;
-use crate::runtime::steady::steady_time;
-use crate::session::{JobQuery, StreamTable};
-use crate::state::JobId;
+use crate::store::JobId;
+use crate::streaming::{JobQuery, StreamTable};
 use crate::tables::delta::DeltaJobSource;
 
 /// What is outside of a runner. All that it does to the world and all that it knows of it goes through here, or through

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::core::jobs::Heartbeat;
 use crate::core::jobs::heartbeat::HEARTBEAT_EVERY;
-use crate::runtime::told::JobStatuses;
-use crate::state::{JobId, JobStore};
+use crate::runtime::job_status::JobStatuses;
+use crate::store::{JobId, JobStore};
 
 /// How often is looked whether there is something new to say.
 const LOOK: Duration = Duration::from_millis(250);

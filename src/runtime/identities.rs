@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::batch::Ends;
 use crate::runtime::sink::JobSink;
 use crate::runtime::source::JobSource;
-use crate::session::reads_what_it_writes;
+use crate::streaming::reads_what_it_writes;
 
 /// What the tables of a job are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -2,12 +2,14 @@
 
 mod batch;
 mod blame;
+mod boot_clock;
 mod check;
 mod check_sink;
 mod environment;
 mod failpoint;
 mod heartbeat;
 mod identities;
+mod job_status;
 mod metrics;
 mod options;
 mod pace;
@@ -20,16 +22,14 @@ mod simulation;
 mod sink;
 mod source;
 mod statements;
-mod steady;
 mod subscribe;
 mod takeover;
-mod told;
 mod waiting;
 mod windows;
 
+pub use crate::runtime::job_status::{JobStatus, JobStatuses, Report, RunOptions, Stop};
 pub use check::{CheckReport, Finding, check};
 pub use check_sink::check_sinks;
 pub use metrics::{JobState, Metrics};
 pub use options::{JobOptions, OPTION_NAMES, Trigger};
 pub use statements::{Jobs, ReadyJob, ToDo};
-pub use told::{JobStatus, JobStatuses, Report, RunOptions, Stop};

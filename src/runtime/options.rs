@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::core::jobs::{BatchVersion, Retention};
 use crate::error::{Error, Result};
 use crate::planner::TableOption;
-use crate::session::{StreamQuery, StreamTable};
+use crate::streaming::{StreamQuery, StreamTable};
 use crate::tables::options::{self, Options};
 
 /// The names of all options.

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use crate::core::jobs::{Committed, Entry, JobHistory, Retention, is_sweep_due, oldest_to_stay};
 use crate::error::{Error, Result};
 use crate::runtime::failpoint;
-use crate::state::{JobId, JobStore, Pack, Packed};
+use crate::store::{JobId, JobStore, Pack, Packed};
 
 /// A pack is made larger up to about this size; then another one is begun.
 const PACK_BYTES: usize = 8 << 20;
@@ -236,7 +236,7 @@ async fn delete(store: &JobStore, id: JobId, history: &JobHistory) -> Result<u64
 mod tests {
     use super::*;
     use crate::core::jobs::{BatchVersion, DeadLetter, StateFile};
-    use crate::state::{DataDir, crc32};
+    use crate::store::{DataDir, crc32};
 
     fn name_of(number: u64) -> String {
         format!("{number:010}-v")

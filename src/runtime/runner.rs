@@ -18,6 +18,7 @@ use crate::runtime::blame::{Aside, Blame, Suspects, forget, may_blame};
 use crate::runtime::environment::Environment;
 use crate::runtime::failpoint;
 use crate::runtime::identities::Identities;
+use crate::runtime::job_status::{JobStatus, Report, RunOptions};
 use crate::runtime::metrics::{JobMetrics, JobState};
 use crate::runtime::options::Trigger;
 use crate::runtime::pace::Pace;
@@ -27,10 +28,9 @@ use crate::runtime::sink::{JobSink, Pending};
 use crate::runtime::source::{JobSource, Look};
 use crate::runtime::statements::{ReadyJob, STATEMENT};
 use crate::runtime::takeover::{ATTEMPTS, append_to, dropped, take_over, taken_over};
-use crate::runtime::told::{JobStatus, Report, RunOptions};
 use crate::runtime::windows::{Silence, Windows, known};
-use crate::session::LastRecords;
-use crate::state::JobStore;
+use crate::store::JobStore;
+use crate::streaming::LastRecords;
 use crate::tables::bad_records::BadRecord;
 
 /// The first pause after a fault that may pass; doubled each time, up to the last.

@@ -8,7 +8,7 @@ use crate::core::jobs::{JobHistory, WatermarkPolicy};
 use crate::error::{Error, Result};
 use crate::planner::ast::Emit;
 use crate::runtime::options::{JobOptions, OnExpressionError, StateTtl, Trigger};
-use crate::session::{JobQuery, JobSinkTable, StreamQuery, StreamTable};
+use crate::streaming::{JobQuery, JobSinkTable, StreamQuery, StreamTable};
 
 /// `job`, `definition`: the tables it uses, then the job itself.
 pub(super) fn definition(history: &JobHistory) -> Result<RecordBatch> {

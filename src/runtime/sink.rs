@@ -13,8 +13,8 @@ use crate::core::jobs::{Identity, JobHistory, SourceProgress, Staged};
 use crate::error::{Error, Result};
 #[cfg(test)]
 use crate::runtime::simulation::{Open, SimulatedSink};
-use crate::session::{BatchPlan, JobSinkTable};
-use crate::state::JobId;
+use crate::store::JobId;
+use crate::streaming::{BatchPlan, JobSinkTable};
 use crate::tables::delta::{Application, DeltaTableHandle, PreparedWrite, RowsUpTo};
 use crate::tables::kafka::{KafkaJobSink, PublishedRows, TopicOffset};
 

@@ -7,7 +7,7 @@ use crate::core::jobs::{BatchVersion, Identity, PlannedRange, RecordMark, Source
 use crate::error::{Error, Result};
 #[cfg(test)]
 use crate::runtime::simulation::SimulatedSource;
-use crate::session::{BatchSource, JobSinkTable};
+use crate::streaming::{BatchSource, JobSinkTable};
 use crate::tables::bad_records::{BadRecords, SetAside};
 use crate::tables::delta::{DeltaJobSource, DeltaStreamProvider, FileRange, StreamLook};
 use crate::tables::kafka::{

@@ -20,18 +20,17 @@ use crate::runtime::batch::{Ends, check_readable};
 use crate::runtime::environment::Environment;
 use crate::runtime::failpoint;
 use crate::runtime::heartbeat::Heart;
+use crate::runtime::job_status::{Report, RunOptions};
 use crate::runtime::options::JobOptions;
 use crate::runtime::runner::JobRunner;
 use crate::runtime::show;
 use crate::runtime::source::{JobSource, Look};
 use crate::runtime::subscribe::subscribe;
 use crate::runtime::takeover::{TakenOver, append_to, files_in, files_of, take_over};
-use crate::runtime::told::{Report, RunOptions};
 use crate::runtime::windows::changed;
-use crate::session::{
-    JobQuery, JobSinkTable, Outcome, Ready, Session, StreamQuery, batch_rows, job_rows, versions,
-};
-use crate::state::{JobId, JobStore};
+use crate::session::{Outcome, Ready, Session, batch_rows, job_rows, versions};
+use crate::store::{JobId, JobStore};
+use crate::streaming::{JobQuery, JobSinkTable, StreamQuery};
 use crate::tables::kafka::Delivery;
 
 /// How owners of a moment, statements, are called in the log.

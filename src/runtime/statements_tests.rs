@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::planner::{Script, Statement, parse_statement};
 use crate::session::SessionOptions;
-use crate::state::simulated::{Faults, Reads, SimulatedDisk};
+use crate::store::simulated::{Faults, Reads, SimulatedDisk};
 
 const JOBS: usize = 5;
 const BATCHES: u64 = 4;

@@ -14,14 +14,15 @@ use crate::error::{Error, Result};
 use crate::planner::TableOption;
 use crate::planner::ast::Emit;
 use crate::runtime::environment::Environment;
+use crate::runtime::job_status::RunOptions;
 use crate::runtime::options::{JobOptions, Trigger};
 use crate::runtime::runner::JobRunner;
 use crate::runtime::show;
 use crate::runtime::sink::Subscriber;
 use crate::runtime::statements::{ReadyJob, now};
-use crate::runtime::told::RunOptions;
-use crate::session::{JobQuery, Planned, Session};
-use crate::state::JobStore;
+use crate::session::{Planned, Session};
+use crate::store::JobStore;
+use crate::streaming::JobQuery;
 
 /// What it is called where jobs have names.
 const NAME: &str = "subscription";

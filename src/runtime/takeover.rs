@@ -13,8 +13,8 @@ use crate::runtime::failpoint;
 use crate::runtime::identities::check_sink;
 use crate::runtime::sink::{JobSink, numbered_witness};
 use crate::runtime::statements::ReadyJob;
-use crate::session::JobSinkTable;
-use crate::state::{JobId, JobStore};
+use crate::store::{JobId, JobStore};
+use crate::streaming::JobSinkTable;
 use crate::tables::delta::RowsUpTo;
 
 /// How often a log entry is tried again that others write to as well.

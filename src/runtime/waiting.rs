@@ -8,11 +8,11 @@ use crate::core::jobs::{Heartbeat, JobHistory, Phase};
 use crate::error::{Error, Result};
 use crate::planner::JobStatement;
 use crate::runtime::environment::Environment;
+use crate::runtime::job_status::RunOptions;
 use crate::runtime::metrics::{JobMetrics, JobState};
 use crate::runtime::statements::{Jobs, ReadyJob, now, owner};
-use crate::runtime::told::RunOptions;
 use crate::session::Session;
-use crate::state::JobId;
+use crate::store::JobId;
 
 impl Jobs {
     /// The history of a job that is there and that no statement of this process has made ready yet; `None` if there is none.
@@ -135,7 +135,7 @@ mod tests {
     use crate::planner::{Parameters, Script, Statement, parse_statement};
     use crate::runtime::takeover::append_to;
     use crate::session::SessionOptions;
-    use crate::state::{DataDir, JobStore};
+    use crate::store::{DataDir, JobStore};
 
     const TABLES: &str = "
         CREATE EXTERNAL TABLE numbers (v BIGINT) STORED AS KAFKA LOCATION 'numbers'

@@ -17,17 +17,16 @@ use crate::core::jobs::{
     waiting,
 };
 use crate::error::{Error, Result};
-use crate::exec::keyed::{
-    StateChange, StateTable, Step, StepRule, encode_states, read_state_file, step,
-};
 use crate::planner::ast::Emit;
 use crate::runtime::batch::{Ends, Ranges};
 use crate::runtime::blame::{fault, halve, may_blame};
 use crate::runtime::sink::JobSink;
 use crate::runtime::source::JobSource;
 use crate::runtime::statements::ReadyJob;
-use crate::session::{BatchPlan, FrontBatch, LastRecords, StreamQuery, late_rows};
-use crate::state::{JobId, JobStore, check_crc32, crc32, crc32_of};
+use crate::state::late_rows;
+use crate::state::{StateChange, StateTable, Step, StepRule, encode_states, read_state_file, step};
+use crate::store::{JobId, JobStore, check_crc32, crc32, crc32_of};
+use crate::streaming::{BatchPlan, FrontBatch, LastRecords, StreamQuery};
 use crate::tables::time::BatchTime;
 
 /// After this many changelogs a batch writes the whole state, if they have a good share of its rows;

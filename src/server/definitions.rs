@@ -3,22 +3,22 @@
 use crate::error::{Error, Result};
 use crate::planner::{Effect, Object, Parameters, ParsedStatement, Writes};
 use crate::server::engine::parse;
-use crate::state::CatalogEntry;
+use crate::store::CatalogEntry;
 
 /// A definition that holds.
 #[derive(Debug)]
-pub(super) struct Definition {
+pub(crate) struct Definition {
     /// As it is kept.
-    pub(super) entry: CatalogEntry,
+    pub(crate) entry: CatalogEntry,
     /// The table or view; none for what defines something else.
-    pub(super) name: Option<String>,
+    pub(crate) name: Option<String>,
     /// The statement, or why this program cannot read it.
-    pub(super) parsed: Result<ParsedStatement>,
+    pub(crate) parsed: Result<ParsedStatement>,
 }
 
 /// The definitions that hold after these statements, in the order in which their names were first taken: what a view names was
 /// there before it.
-pub(super) fn in_force(entries: Vec<CatalogEntry>) -> Vec<Definition> {
+pub(crate) fn in_force(entries: Vec<CatalogEntry>) -> Vec<Definition> {
     let mut definitions: Vec<(bool, Definition)> = Vec::new();
     for entry in entries {
         let parsed = read(&entry);
@@ -72,7 +72,7 @@ pub(super) fn in_force(entries: Vec<CatalogEntry>) -> Vec<Definition> {
 }
 
 /// The table or view that a statement defines.
-pub(super) fn defined(effect: &Effect) -> Option<String> {
+pub(crate) fn defined(effect: &Effect) -> Option<String> {
     match &effect.writes {
         Writes::Creates { name, .. } => name.clone(),
         _ => None,
@@ -80,7 +80,7 @@ pub(super) fn defined(effect: &Effect) -> Option<String> {
 }
 
 /// The table or view that a statement makes or makes anew, where `is_there` says which there are.
-pub(super) fn made(effect: &Effect, is_there: impl Fn(&str) -> bool) -> Option<String> {
+pub(crate) fn made(effect: &Effect, is_there: impl Fn(&str) -> bool) -> Option<String> {
     match &effect.writes {
         Writes::Creates {
             name: Some(name),
@@ -138,7 +138,7 @@ fn guessed(text: &str) -> Writes {
 }
 
 /// Why a definition cannot be used whose text this program cannot read.
-pub(super) fn unreadable(error: &Error) -> Error {
+pub(crate) fn unreadable(error: &Error) -> Error {
     Error::unsupported(format!(
         "this program cannot read its definition: {}",
         error.message()

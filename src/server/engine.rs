@@ -14,29 +14,30 @@ use crate::planner::{
     Writes, normalize, parse_statement,
 };
 use crate::runtime::{JobStatus, Jobs};
-use crate::server::access::{Caller, Role};
+use crate::server::auth::access::{Caller, Role};
+use crate::server::auth::places;
+use crate::server::auth::places::Places;
 use crate::server::definitions::{defined, made};
-use crate::server::forks::Forks;
-use crate::server::jobs::RunningJobs;
-use crate::server::places::{self, Places};
+use crate::server::flight::sessions::{Sessions, Settings, setting};
 use crate::server::queries;
+use crate::server::queries::scheduler::{Statement as Running, Time, Work};
+use crate::server::queries::session_pool::Forks;
 use crate::server::restore::WaitingJobs;
-use crate::server::sessions::{Sessions, Settings, setting};
-use crate::server::work::{Statement as Running, Time, Work};
+use crate::server::running_jobs::RunningJobs;
 use crate::session::{
     ATTEMPTS, Answer, ForkOptions, IsClosed, MayName, Outcome, Planned, Ready, SCHEMA, Session,
 };
-use crate::state::{CatalogEntry, CatalogStore};
+use crate::store::{CatalogEntry, CatalogStore};
 
 /// Who asks, and what their session and the headers of the call have set.
 #[derive(Debug, Clone)]
-pub(super) struct Asked {
-    pub(super) caller: Caller,
-    pub(super) settings: Settings,
+pub(crate) struct Asked {
+    pub(crate) caller: Caller,
+    pub(crate) settings: Settings,
 }
 
 /// What planning a query gives.
-pub(super) enum Plan {
+pub(crate) enum Plan {
     /// Its rows come when it is begun.
     Open(Box<(Session, Planned)>),
     /// Its rows are there.
@@ -45,11 +46,11 @@ pub(super) enum Plan {
 
 /// What a statement has done that was run to its end.
 #[derive(Debug)]
-pub(super) struct Done {
+pub(crate) struct Done {
     /// What a client that asks for rows is given.
-    pub(super) batch: RecordBatch,
+    pub(crate) batch: RecordBatch,
     /// Rows written, where that is what it does.
-    pub(super) rows: Option<i64>,
+    pub(crate) rows: Option<i64>,
 }
 
 impl Done {
@@ -63,7 +64,7 @@ impl Done {
     }
 
     /// What was done after something else.
-    pub(super) fn after(self, before: &Self) -> Result<Self> {
+    pub(crate) fn after(self, before: &Self) -> Result<Self> {
         match (self.rows, before.rows) {
             (Some(rows), Some(more)) => Self::written(rows + more),
             _ => Ok(self),
@@ -81,22 +82,22 @@ impl Done {
 }
 
 /// The tables, views and jobs of a server.
-pub(super) struct Engine {
-    pub(super) forks: Forks,
-    pub(super) store: CatalogStore,
-    pub(super) jobs: Arc<Jobs>,
-    pub(super) running: RunningJobs,
-    pub(super) work: Arc<Work>,
-    pub(super) sessions: Sessions,
+pub(crate) struct Engine {
+    pub(crate) forks: Forks,
+    pub(crate) store: CatalogStore,
+    pub(crate) jobs: Arc<Jobs>,
+    pub(crate) running: RunningJobs,
+    pub(crate) work: Arc<Work>,
+    pub(crate) sessions: Sessions,
     /// Where others than administrators may have tables.
-    pub(super) places: Places,
+    pub(crate) places: Places,
     /// Jobs that could not be begun so far.
-    pub(super) waiting: WaitingJobs,
+    pub(crate) waiting: WaitingJobs,
 }
 
 impl Engine {
     /// What a call of this caller brings.
-    pub(super) fn asked(&self, caller: Caller) -> Asked {
+    pub(crate) fn asked(&self, caller: Caller) -> Asked {
         let settings = self.sessions.of(&caller, Instant::now());
         Asked { caller, settings }
     }
@@ -106,7 +107,7 @@ impl Engine {
         clippy::disallowed_methods,
         reason = "statements are listed by the time of the server"
     )]
-    pub(super) fn statement(&self, asked: &Asked, parsed: &ParsedStatement) -> Arc<Running> {
+    pub(crate) fn statement(&self, asked: &Asked, parsed: &ParsedStatement) -> Arc<Running> {
         let at = chrono::Utc::now().timestamp_millis();
         let timeouts = [asked.settings.timeout, self.work.limits().timeout];
         let time = match parsed.effect.endless {
@@ -125,7 +126,7 @@ impl Engine {
     /// # Errors
     ///
     /// The statement's, or one that does more than define.
-    pub(super) async fn apply(&self, script: &Script, parameters: &mut Parameters) -> Result<()> {
+    pub(crate) async fn apply(&self, script: &Script, parameters: &mut Parameters) -> Result<()> {
         let asked = self.asked(Caller::anyone());
         for raw in script.split()? {
             let mut parsed = parse_statement(&raw)?;
@@ -158,7 +159,7 @@ impl Engine {
     }
 
     /// A session for one query of a caller: the tables are those of now that the caller may name.
-    pub(super) fn fork(&self, asked: &Asked) -> Result<Session> {
+    pub(crate) fn fork(&self, asked: &Asked) -> Result<Session> {
         let may_name = asked.caller.may_name();
         let is_closed = may_name.as_ref().map(|may_name| self.closed_to(may_name));
         let fork = ForkOptions {
@@ -190,7 +191,7 @@ impl Engine {
     /// # Errors
     ///
     /// What is missing, with its place.
-    pub(super) fn check(&self, asked: &Asked, parsed: &ParsedStatement) -> Result<()> {
+    pub(crate) fn check(&self, asked: &Asked, parsed: &ParsedStatement) -> Result<()> {
         let checked = asked.caller.check(parsed, &self.places);
         checked.map_err(|error| parsed.places.locate(error))
     }
@@ -200,7 +201,7 @@ impl Engine {
     /// # Errors
     ///
     /// The statement's, with its place.
-    pub(super) async fn plan_or_answer(
+    pub(crate) async fn plan_or_answer(
         &self,
         asked: &Asked,
         parsed: ParsedStatement,
@@ -227,7 +228,7 @@ impl Engine {
     /// # Errors
     ///
     /// The statement's, with its place.
-    pub(super) async fn plan(
+    pub(crate) async fn plan(
         &self,
         asked: &Asked,
         parsed: ParsedStatement,
@@ -271,7 +272,7 @@ impl Engine {
     /// # Errors
     ///
     /// The statement's, with its place.
-    pub(super) async fn complete(
+    pub(crate) async fn complete(
         self: &Arc<Self>,
         asked: &Asked,
         parsed: ParsedStatement,
@@ -285,7 +286,7 @@ impl Engine {
     /// # Errors
     ///
     /// The statement's, with its place.
-    pub(super) async fn complete_as(
+    pub(crate) async fn complete_as(
         self: &Arc<Self>,
         running: &Arc<Running>,
         asked: &Asked,
@@ -364,7 +365,7 @@ impl Engine {
     /// # Errors
     ///
     /// The caller may not; the statement's.
-    pub(super) async fn define_here(
+    pub(crate) async fn define_here(
         self: &Arc<Self>,
         asked: &Asked,
         parsed: ParsedStatement,
@@ -391,7 +392,7 @@ impl Engine {
     /// # Errors
     ///
     /// The caller may not; the statement's, or one of the rows'.
-    pub(super) async fn insert_stream(
+    pub(crate) async fn insert_stream(
         self: &Arc<Self>,
         asked: &Asked,
         insert: &str,
@@ -442,7 +443,7 @@ impl Engine {
         clippy::disallowed_methods,
         reason = "entries of the catalog have the time of the server"
     )]
-    pub(super) async fn define(
+    pub(crate) async fn define(
         &self,
         asked: &Asked,
         parsed: ParsedStatement,
@@ -530,12 +531,12 @@ impl Engine {
     }
 
     /// How the jobs are doing that run here, by name.
-    pub(super) fn statuses(&self) -> BTreeMap<String, JobStatus> {
+    pub(crate) fn statuses(&self) -> BTreeMap<String, JobStatus> {
         self.running.statuses()
     }
 
     /// Stops all jobs.
-    pub(super) async fn stop(&self) {
+    pub(crate) async fn stop(&self) {
         self.running.stop_all().await;
     }
 }
@@ -545,7 +546,7 @@ impl Engine {
 /// # Errors
 ///
 /// No statement, or several.
-pub(super) fn one_statement(text: &str) -> Result<RawStatement> {
+pub(crate) fn one_statement(text: &str) -> Result<RawStatement> {
     let mut statements = Script::new("sql", text).split()?.into_iter();
     match (statements.next(), statements.next()) {
         (Some(one), None) => Ok(one),
@@ -564,7 +565,7 @@ pub(super) fn one_statement(text: &str) -> Result<RawStatement> {
 /// # Errors
 ///
 /// None that a caller could cause.
-pub(super) fn definition(text: &str) -> Result<ParsedStatement> {
+pub(crate) fn definition(text: &str) -> Result<ParsedStatement> {
     parse(text, &mut Parameters::default())
 }
 
@@ -573,7 +574,7 @@ pub(super) fn definition(text: &str) -> Result<ParsedStatement> {
 /// # Errors
 ///
 /// One that cannot be parsed, or a parameter without a value.
-pub(super) fn parse(text: &str, parameters: &mut Parameters) -> Result<ParsedStatement> {
+pub(crate) fn parse(text: &str, parameters: &mut Parameters) -> Result<ParsedStatement> {
     let mut parsed = parse_statement(&one_statement(text)?)?;
     parameters.bind(&mut parsed)?;
     Ok(parsed)

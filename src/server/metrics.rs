@@ -18,7 +18,7 @@ const BUCKETS: &[f64] = &[
 ];
 
 /// What statements and callers add up to.
-pub(super) struct Counts {
+pub(crate) struct Counts {
     ended: IntCounterVec,
     seconds: Histogram,
     rows: IntCounter,
@@ -27,7 +27,7 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    pub(super) fn try_new() -> Result<Self> {
+    pub(crate) fn try_new() -> Result<Self> {
         let ended = Opts::new(
             "anabranch_statements_total",
             "Statements that have ended, by how",
@@ -55,12 +55,12 @@ impl Counts {
     }
 
     /// Somebody was refused whom nobody knows.
-    pub(super) fn stranger(&self) {
+    pub(crate) fn stranger(&self) {
         self.strangers.inc();
     }
 
     /// A statement has ended in this way, with so many rows and bytes; how long it took, if that says something.
-    pub(super) fn ended(&self, outcome: &str, seconds: Option<f64>, rows: u64, bytes: u64) {
+    pub(crate) fn ended(&self, outcome: &str, seconds: Option<f64>, rows: u64, bytes: u64) {
         self.ended.with_label_values(&[outcome]).inc();
         if let Some(seconds) = seconds {
             self.seconds.observe(seconds);
@@ -94,7 +94,7 @@ impl Collector for Looked {
 /// # Errors
 ///
 /// None that a caller could cause.
-pub(super) fn register(registry: &Registry, engine: &Arc<Engine>, flight: &Flight) -> Result<()> {
+pub(crate) fn register(registry: &Registry, engine: &Arc<Engine>, flight: &Flight) -> Result<()> {
     // The registry is the jobs' as well, which the engine holds.
     let of_engine = |look: fn(&Engine) -> u64| -> Look {
         let engine = Arc::downgrade(engine);

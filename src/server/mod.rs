@@ -2,43 +2,18 @@
 //!
 //! With `client` the only module that names arrow-flight and tonic.
 
-mod access;
-mod admission;
-mod connection;
+pub(crate) mod auth;
 mod console;
 mod definitions;
-mod ending;
 mod engine;
-mod files;
 mod flight;
-mod forks;
-mod gate;
-mod holders;
-mod ingest;
-mod issuer;
-mod jobs;
-mod known;
-mod login;
-mod memory;
-mod messages;
-mod metadata;
 mod metrics;
-mod places;
-mod planning;
-mod prepared;
+pub(crate) mod network;
 mod queries;
 mod restore;
-mod results;
-mod sessions;
+mod running_jobs;
 #[cfg(test)]
 mod simulation;
-mod status;
-mod tls;
-mod transfer;
-mod users;
-mod wire;
-mod work;
-mod xdbc;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -57,27 +32,27 @@ use crate::core::stack::STACK;
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{Parameters, Script};
 use crate::runtime::{Jobs, Metrics, Stop};
-use crate::server::admission::Connections;
-use crate::server::connection::admitted;
+use crate::server::auth::gate::Gate;
+use crate::server::auth::login::Login;
+use crate::server::auth::places::Places;
 use crate::server::console::SeenAs;
 use crate::server::engine::Engine;
 use crate::server::flight::Flight;
-use crate::server::forks::Forks;
-use crate::server::gate::Gate;
-use crate::server::jobs::RunningJobs;
-use crate::server::login::Login;
+use crate::server::flight::sessions::Sessions;
 use crate::server::metrics::Counts;
-use crate::server::places::Places;
+use crate::server::network::admission::Connections;
+use crate::server::network::connection::admitted;
+use crate::server::queries::scheduler::Work;
+use crate::server::queries::session_pool::Forks;
 use crate::server::restore::WaitingJobs;
-use crate::server::sessions::Sessions;
-use crate::server::work::Work;
+use crate::server::running_jobs::RunningJobs;
 use crate::session::{Session, SessionOptions};
-use crate::state::{CatalogStore, DataDir, JobStore};
+use crate::store::{CatalogStore, DataDir, JobStore};
 
-pub use login::LoginOptions;
-pub use tls::TlsOptions;
-pub use users::{hash_password, new_token};
-pub use work::{Limits, QUERY_LOG};
+pub use crate::server::auth::login::LoginOptions;
+pub use crate::server::auth::users::{hash_password, new_token};
+pub use crate::server::network::tls::TlsOptions;
+pub use crate::server::queries::scheduler::{Limits, QUERY_LOG};
 
 /// What clients may send in one message: parameters and statements.
 const MAX_MESSAGE: usize = 64 << 20;
@@ -182,8 +157,14 @@ impl Server {
         let login = Login::try_new(&options.login, Arc::clone(&counts)).map_err(plain)?;
         let login = Arc::new(login);
         let secured = options.tls.as_ref();
-        let web_tls = secured.map(tls::web).transpose().map_err(plain)?;
-        let tls = secured.map(tls::flight).transpose().map_err(plain)?;
+        let web_tls = secured
+            .map(crate::server::network::tls::web)
+            .transpose()
+            .map_err(plain)?;
+        let tls = secured
+            .map(crate::server::network::tls::flight)
+            .transpose()
+            .map_err(plain)?;
         let dir = DataDir::open(&options.data_dir).map_err(plain)?;
         let session = Session::try_new(&options.session).map_err(plain)?;
         let (work, of_jobs) = (runtime("work"), runtime("jobs"));
@@ -212,8 +193,8 @@ impl Server {
         let engine = Arc::new(engine);
         let memory_of_all = engine.forks.defined().memory_of_all();
         engine.work.may_hold(memory_of_all);
-        let memory = memory::watch(Arc::clone(&engine.work), memory_of_all);
-        let plans = planning::watch(Arc::clone(&engine.work));
+        let memory = crate::server::queries::memory::watch(Arc::clone(&engine.work), memory_of_all);
+        let plans = crate::server::queries::planning::watch(Arc::clone(&engine.work));
         let flight = Flight::new(Arc::clone(&engine), Arc::clone(&login));
         if let Some(metrics) = &options.metrics {
             metrics::register(metrics.registry(), &engine, &flight).map_err(plain)?;
@@ -298,7 +279,8 @@ impl Server {
         let incoming = TcpIncoming::from(self.listener)
             .with_nodelay(Some(true))
             .with_keepalive(Some(KEEP_ALIVE));
-        let connections = Connections::new(files::connections(CONNECTIONS, 2));
+        let connections =
+            Connections::new(crate::server::network::files::connections(CONNECTIONS, 2));
         #[expect(
             clippy::disallowed_methods,
             reason = "connections are silent in real time"
@@ -344,7 +326,7 @@ impl Server {
             self.engine.work.drain();
         };
         let serving = async { tokio::try_join!(server, console).map(|_| ()) };
-        ending::serve_until(serving, told, self.engine.stop(), GRACE).await
+        crate::server::network::ending::serve_until(serving, told, self.engine.stop(), GRACE).await
     }
 }
 

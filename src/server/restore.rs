@@ -16,7 +16,7 @@ use crate::runtime::Stop;
 use crate::server::definitions::{Definition, defined, in_force, unreadable};
 use crate::server::engine::{Engine, one_statement, parse};
 use crate::session::{ForkOptions, Session};
-use crate::state::{CatalogEntry, CatalogList, FoundJob, JobId, JobStore};
+use crate::store::{CatalogEntry, CatalogList, FoundJob, JobId, JobStore};
 
 /// How long a table may take to open when the server starts or tries again: what takes longer must not keep the others.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,10 +32,10 @@ const MANY_ENTRIES: u64 = 64;
 
 /// Jobs that are to run and cannot be begun, by name, with the reason.
 #[derive(Debug, Default)]
-pub(super) struct WaitingJobs(Mutex<BTreeMap<String, String>>);
+pub(crate) struct WaitingJobs(Mutex<BTreeMap<String, String>>);
 
 impl WaitingJobs {
-    pub(super) fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         self.lock().keys().cloned().collect()
     }
 
@@ -60,7 +60,7 @@ impl Engine {
     /// # Errors
     ///
     /// The data directory does not answer, or its list of definitions is damaged. What cannot be opened is no error: it is kept.
-    pub(super) async fn restore(&self, jobs: &JobStore) -> Result<()> {
+    pub(crate) async fn restore(&self, jobs: &JobStore) -> Result<()> {
         let deadline = Instant::now() + PATIENCE_AT_START;
         let list = self.store.all().await?;
         self.restore_catalog(list, deadline).await;
@@ -117,7 +117,7 @@ impl Engine {
     }
 
     /// Makes the list of definitions shorter, after an entry of this number was added.
-    pub(super) async fn shorten_now_and_then(&self, number: u64) {
+    pub(crate) async fn shorten_now_and_then(&self, number: u64) {
         if number % MANY_ENTRIES != MANY_ENTRIES - 1 {
             return;
         }
@@ -193,7 +193,7 @@ impl Engine {
 
     /// Whether a statement of a file creates a job that waits, over the same tables: it is there, and begins when what it reads
     /// and writes can be opened.
-    pub(super) async fn waits(&self, statement: &Statement, text: &str) -> Result<bool> {
+    pub(crate) async fn waits(&self, statement: &Statement, text: &str) -> Result<bool> {
         let Statement::Job(job) = statement else {
             return Ok(false);
         };
@@ -222,7 +222,7 @@ impl Engine {
     }
 
     /// Tries what is not open again; whether anything is left.
-    pub(super) async fn try_again(&self) -> bool {
+    pub(crate) async fn try_again(&self) -> bool {
         for name in self.running.take_changed() {
             self.waiting
                 .put(&name, "another process has changed the job".to_owned());
@@ -290,7 +290,7 @@ impl Engine {
     clippy::disallowed_methods,
     reason = "tables that could not be opened are tried again in real time"
 )]
-pub(super) async fn keep_trying(engine: Weak<Engine>) {
+pub(crate) async fn keep_trying(engine: Weak<Engine>) {
     let mut pause = FIRST_PAUSE;
     loop {
         tokio::time::sleep(pause).await;

@@ -1,71 +1,13 @@
 //! A session: the only place that builds a DataFusion context, and that runs statements in it.
 
-mod apart;
-mod bounded_literals;
-mod bounded_plan;
-mod bytes;
-mod casts;
-mod catalog;
-mod changes;
-mod constants;
-mod context;
-mod copies;
-mod create;
-mod dead_letters;
-mod delimiters;
-mod describe;
-mod dialects;
-mod exact_files;
-mod expansion;
-mod few_rows;
-mod file_names;
-mod frames;
-mod grouping;
-mod ingest;
-mod inner_names;
-mod inserted;
-mod jobs;
-#[cfg(test)]
-mod jobs_tests;
-mod labels;
-mod likes;
-mod literals;
-mod measures;
-mod memory;
-mod names;
-mod nan;
-mod one_nan;
-mod parameters;
-mod parts;
-mod plan_limits;
-mod recursion;
-mod rewrite;
-mod room;
-mod rows;
-mod scope;
-#[cfg(test)]
-mod scope_tests;
-mod series;
-mod sizes;
-mod spread;
-mod standard;
-mod stars;
-mod state_names;
-mod states;
-mod streaming;
-mod summarize;
-mod system;
-mod system_scan;
-mod top_groups;
-mod type_fields;
-mod unopened;
-mod unwanted;
-mod value_rows;
-mod view_barrier;
-#[cfg(test)]
-mod view_barrier_tests;
-mod weights;
-mod yielding;
+pub(crate) mod catalog;
+pub(crate) mod context;
+pub(crate) mod limits;
+pub(crate) mod names;
+pub(crate) mod physical;
+pub(crate) mod rewrite;
+pub(crate) mod statements;
+pub(crate) mod system;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -95,19 +37,16 @@ use crate::planner::{
 use crate::session::catalog::{Catalog, TableEntry};
 use crate::tables::delta::{OptimizeSpec, VacuumSpec};
 
+use crate::session::catalog::unopened::Unopened;
+use crate::session::context::memory::JobPool;
+use crate::session::context::states::{StatementState, States};
+use crate::session::names::labels::Labels;
+use crate::session::statements::create::{IfMissing, ViewName};
 use context::Resources;
-use create::{IfMissing, ViewName};
-use labels::Labels;
-use memory::JobPool;
-use states::{StatementState, States};
-use unopened::Unopened;
 
+pub(crate) use crate::session::limits::unwanted::{Unwanted, until_unwanted};
 pub use context::{ForkOptions, IsClosed, JobMemory, MayName, SessionOptions, TablePlace};
-pub(crate) use jobs::reads_what_it_writes;
-pub use jobs::{BatchPlan, BatchSource, FrontBatch, JobQuery, JobSinkTable, LastRecords};
-pub use streaming::{FrontPlan, StreamQuery, StreamTable, late_rows};
 pub use system::{batch_rows, job_rows, versions};
-pub(crate) use unwanted::{Unwanted, until_unwanted};
 
 /// How often a statement that changes rows is run if other writers change the same ones.
 pub const ATTEMPTS: usize = 5;
@@ -222,8 +161,8 @@ impl Execution {
 
 /// Tables, views and settings, and the engine that runs statements over them, one user's at a time.
 pub struct Session {
-    context: SessionContext,
-    catalog: Arc<Catalog>,
+    pub(crate) context: SessionContext,
+    pub(crate) catalog: Arc<Catalog>,
     notices: Arc<CompletionNotices>,
     options: SessionOptions,
     /// What it may do, if it is a fork.
@@ -232,7 +171,7 @@ pub struct Session {
     common: Arc<SessionState>,
     /// Their memory and disk.
     resources: Resources,
-    states: States,
+    pub(crate) states: States,
     warnings: Arc<Mutex<Vec<String>>>,
 }
 
@@ -261,7 +200,7 @@ impl Session {
     ///
     /// # Errors
     /// None that a caller could cause.
-    fn fork_of_job(&self) -> Result<(Self, Arc<JobPool>)> {
+    pub(crate) fn fork_of_job(&self) -> Result<(Self, Arc<JobPool>)> {
         let fork = ForkOptions {
             memory_limit: None,
             ..self.fork.clone()
@@ -456,10 +395,14 @@ impl Session {
     /// # Errors
     /// The name is taken.
     pub(crate) fn define_view(&self, view: CreateView, text: &str) -> Result<String> {
-        Ok(match create::check_name(&self.catalog, &view)? {
-            ViewName::Free(name) => create::keep_view(&self.catalog, &name, view, text),
-            ViewName::Taken(said) => said,
-        })
+        Ok(
+            match crate::session::statements::create::check_name(&self.catalog, &view)? {
+                ViewName::Free(name) => {
+                    crate::session::statements::create::keep_view(&self.catalog, &name, view, text)
+                }
+                ViewName::Taken(said) => said,
+            },
+        )
     }
 
     /// Runs a definition that was made before, for so long at most. If it fails, it is kept all the same: its name is taken, and
@@ -472,13 +415,19 @@ impl Session {
         if let Statement::CreateView(view) = &parsed.statement {
             // Statements that use it look at the tables of its query: here they may be away.
             let name = rewrite::plain_name(&view.name)?;
-            create::keep_view(&self.catalog, &name, view.as_ref().clone(), &parsed.text);
+            crate::session::statements::create::keep_view(
+                &self.catalog,
+                &name,
+                view.as_ref().clone(),
+                &parsed.text,
+            );
             return Ok(());
         }
         if let Statement::CreateTable(table) = &parsed.statement {
             let name = rewrite::plain_name(&table.name)?;
-            let opened = create::open_table(table, &name, IfMissing::Refuse);
-            match unopened::within(limit, opened).await {
+            let opened =
+                crate::session::statements::create::open_table(table, &name, IfMissing::Refuse);
+            match crate::session::catalog::unopened::within(limit, opened).await {
                 Ok(entry) => self.catalog.put(&name, entry, parsed.text),
                 Err(error) => {
                     self.keep(&name, Some(parsed.clone()), &parsed.text, &error);
@@ -503,7 +452,7 @@ impl Session {
             // DataFusion's own statements refuse a name that is taken: here it may be by another definition.
             self.catalog.remove(name);
         }
-        let done = unopened::within(limit, self.execute(parsed)).await;
+        let done = crate::session::catalog::unopened::within(limit, self.execute(parsed)).await;
         if let (Err(error), Some(name)) = (&done, created(&kept.effect)) {
             self.keep(name, Some(kept.clone()), &kept.text, error);
         }
@@ -533,7 +482,9 @@ impl Session {
     pub(crate) async fn open_again(&self, name: &str, limit: Duration) -> Result<()> {
         match self.catalog.entry(name) {
             Some(TableEntry::Unopened(unopened)) => {
-                unopened::within(limit, unopened.open()).await.map(drop)
+                crate::session::catalog::unopened::within(limit, unopened.open())
+                    .await
+                    .map(drop)
             }
             _ => Ok(()),
         }
@@ -561,7 +512,8 @@ impl Session {
         let is_restricted = self.catalog.is_restricted(name);
         // DataFusion's own statements refuse a name that is taken.
         let kept = self.catalog.remove(name);
-        let done = unopened::within(limit, self.execute(statement.clone())).await;
+        let done =
+            crate::session::catalog::unopened::within(limit, self.execute(statement.clone())).await;
         if done.is_err()
             && let Some((entry, definition)) = kept
         {
@@ -599,18 +551,18 @@ impl Session {
             return HashMap::new();
         };
         // What a parameter is cast to is what it is to be bound as.
-        let mut types = standard::cast_types(sql);
+        let mut types = crate::session::rewrite::standard::cast_types(sql);
         self.catalog.begin_statement();
         let found = async {
             let plan = match self.logical_plan(sql.as_ref().clone()).await {
                 Ok((_, plan)) => plan,
                 // What is added to a time the engine takes for a time, and that has no type.
-                Err(error) => match standard::with_spans(sql) {
+                Err(error) => match crate::session::rewrite::standard::with_spans(sql) {
                     Some(spans) => self.logical_plan(spans).await?.1,
                     None => return Err(error),
                 },
             };
-            Ok::<_, Error>(parameters::types(&plan))
+            Ok::<_, Error>(crate::session::statements::parameters::types(&plan))
         };
         types.extend(on_stack(found).await.unwrap_or_default());
         types
@@ -658,8 +610,12 @@ impl Session {
         let Planned { plan, task, .. } = planned;
         let stream = execute_stream(Arc::clone(&plan), task)?;
         let stream = match self.fork.only_reads {
-            true => dead_letters::count(stream, &self.catalog, &self.warnings),
-            false => dead_letters::keep(stream, &self.catalog, &self.context),
+            true => {
+                crate::session::catalog::dead_letters::count(stream, &self.catalog, &self.warnings)
+            }
+            false => {
+                crate::session::catalog::dead_letters::keep(stream, &self.catalog, &self.context)
+            }
         };
         Ok(Execution { stream, plan })
     }
@@ -685,24 +641,35 @@ impl Session {
         self.catalog.begin_statement();
         match parsed.statement {
             Statement::CreateTable(table) => {
-                let made = create::create_table(&self.catalog, &table, &parsed.text);
+                let made = crate::session::statements::create::create_table(
+                    &self.catalog,
+                    &table,
+                    &parsed.text,
+                );
                 Box::pin(made).await.map(Ready::Done)
             }
             Statement::CreateView(view) => {
-                let made = create::create_view(&self.context, &self.catalog, *view, &parsed.text);
+                let made = crate::session::statements::create::create_view(
+                    &self.context,
+                    &self.catalog,
+                    *view,
+                    &parsed.text,
+                );
                 Box::pin(made).await.map(Ready::Done)
             }
-            Statement::ShowTables => self.report(describe::tables(&self.catalog)?),
+            Statement::ShowTables => {
+                self.report(crate::session::statements::describe::tables(&self.catalog)?)
+            }
             Statement::Describe(name) => {
                 let name = self.table_name(&name)?;
-                let columns = describe::columns(&self.catalog, &name);
+                let columns = crate::session::statements::describe::columns(&self.catalog, &name);
                 self.report(Box::pin(columns).await?)
             }
             Statement::DescribeQuery(query) => {
                 let labels = Labels::of(&query);
                 let (_, plan) = Box::pin(self.logical_plan(*query)).await?;
                 let schema = labels.schema(Arc::clone(plan.schema().inner()));
-                self.report(describe::fields(&schema)?)
+                self.report(crate::session::statements::describe::fields(&schema)?)
             }
             Statement::Summarize(query) => {
                 let labels = Labels::of(&query);
@@ -710,7 +677,7 @@ impl Session {
                 let schema = labels.schema(Arc::clone(plan.schema().inner()));
                 let names: Vec<String> =
                     schema.fields().iter().map(|of| of.name().clone()).collect();
-                let summary = summarize::summary(&state, plan, &names)?;
+                let summary = crate::session::statements::summarize::summary(&state, plan, &names)?;
                 Ok(Ready::Rows(
                     Box::pin(self.physical_plan(&state, &summary)).await?,
                 ))
@@ -718,7 +685,10 @@ impl Session {
             Statement::ShowCreateTable(name) => {
                 let name = self.table_name(&name)?;
                 let definition = self.catalog.definition(&name)?;
-                self.report(describe::definition(&name, &definition)?)
+                self.report(crate::session::statements::describe::definition(
+                    &name,
+                    &definition,
+                )?)
             }
             Statement::Optimize { table, zorder_by } => {
                 let name = self.table_name(&table)?;
@@ -779,7 +749,7 @@ impl Session {
             }
         }
         let labels = Labels::of(&sql);
-        let typed = file_names::typed(&sql);
+        let typed = crate::session::catalog::file_names::typed(&sql);
         let (state, plan) = self.logical_plan(sql).await?;
         match &plan {
             LogicalPlan::Ddl(DdlStatement::CreateExternalTable(table)) if !typed.is_empty() => {
@@ -803,14 +773,15 @@ impl Session {
                 Ok(Ready::Done(first_words(text)))
             }
             LogicalPlan::Dml(_) => Ok(Ready::Insert(self.physical_plan(&state, &plan).await?)),
-            _ => match constants::row(&state, &plan)? {
+            _ => match crate::session::statements::constants::row(&state, &plan)? {
                 Some(mut answer) => {
                     answer.rows = labels.rows(&answer.rows)?;
                     Ok(Ready::Rows(self.planned_answer(answer)?))
                 }
                 None => {
                     let mut planned = self.physical_plan(&state, &plan).await?;
-                    planned.plan = labels.plan(labels::readable(planned.plan))?;
+                    planned.plan =
+                        labels.plan(crate::session::names::labels::readable(planned.plan))?;
                     Ok(Ready::Rows(planned))
                 }
             },
@@ -826,14 +797,15 @@ impl Session {
     ) -> Result<()> {
         let name = table.name.clone();
         let is_there = self.context.table_exist(name.clone())?;
-        let (table, names) = file_names::with_names_of_files(state, table, typed).await?;
+        let (table, names) =
+            crate::session::catalog::file_names::with_names_of_files(state, table, typed).await?;
         let keeps = is_there && table.if_not_exists;
         let plan = LogicalPlan::Ddl(DdlStatement::CreateExternalTable(Box::new(table)));
         self.context.execute_logical_plan(plan).await?;
         if !keeps {
             let files = self.context.table_provider(name.clone()).await?;
             self.context.deregister_table(name.clone())?;
-            let renamed = file_names::Renamed::new(files, &names);
+            let renamed = crate::session::catalog::file_names::Renamed::new(files, &names);
             self.context.register_table(name, Arc::new(renamed))?;
         }
         Ok(())
@@ -847,15 +819,18 @@ impl Session {
         let made = Labels::of_made(&sql);
         Box::pin(rewrite::prepare(&self.context, &self.catalog, &mut sql)).await?;
         let state = self.states.state();
-        match apart::plan_apart(&state, &sql).await {
+        match crate::session::names::apart::plan_apart(&state, &sql).await {
             Ok(plan) => {
-                plan_limits::check(&plan)?;
-                recursion::check(&plan, &sql)?;
+                crate::session::limits::plan_limits::check(&plan)?;
+                crate::session::rewrite::recursion::check(&plan, &sql)?;
                 let plan = match made {
-                    Some(names) => inner_names::made(plan, &names)?,
+                    Some(names) => crate::session::names::inner_names::made(plan, &names)?,
                     None => plan,
                 };
-                Ok((state, inserted::with_nullable_values(plan)?))
+                Ok((
+                    state,
+                    crate::session::rewrite::inserted::with_nullable_values(plan)?,
+                ))
             }
             Err(error) => Err(self.catalog.missing_table(error, sql)),
         }

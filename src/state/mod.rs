@@ -1,24 +1,18 @@
-//! What lasts: the logs and versions of jobs and the catalog of a server, in a folder or an object store; and how a bucket is opened.
+//! Keyed state of a job, in memory: what is held, what a batch makes of it, and how it is written.
 //!
-//! The only module that names object_store.
+//! A batch never changes the state: it gives a [`StateChange`], which is applied when the batch is committed.
 
-mod catalog;
-mod checksum;
-mod inventory;
-mod jobs;
-mod pack;
-mod place;
-mod profile;
-mod s3;
-#[cfg(test)]
-pub(crate) mod simulated;
-mod unfinished;
+mod compare;
+mod file;
+mod index;
+mod late;
+mod pending;
+mod slices;
+mod step;
+mod table;
 
-pub use catalog::{CatalogEntry, CatalogList, CatalogStore};
-pub use checksum::{check_crc32, crc32, crc32_of};
-pub use inventory::Inventory;
-pub use jobs::{FoundJob, JobId, JobStore};
-pub use pack::{Pack, Packed};
-pub use place::{DataDir, Opened};
-pub use s3::open_s3;
-pub(crate) use unfinished::{ABANDONED, unfinished_files};
+pub use file::{count_rows, decode_states, encode_states, read_state_file, read_states, replay};
+pub use late::late_rows;
+pub(crate) use late::late_schema;
+pub use step::{Step, StepRule, step};
+pub use table::{StateChange, StateTable};

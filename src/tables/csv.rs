@@ -22,7 +22,7 @@ use datafusion::physical_plan::projection::ProjectionExprs;
 use futures::StreamExt as _;
 
 use super::text_numbers::{with_numbers, with_texts};
-use crate::exec::format::is_exact;
+use crate::formats::is_exact;
 
 /// Rows at once, where the plan says nothing of it.
 const ROWS: usize = 8192;

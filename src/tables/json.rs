@@ -35,7 +35,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::text_numbers::{with_numbers, with_texts};
 use crate::error::Error;
-use crate::exec::format::is_exact;
+use crate::formats::is_exact;
 
 /// Rows at once, where the plan says nothing of it.
 const ROWS: usize = 8192;

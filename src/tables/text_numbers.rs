@@ -14,7 +14,7 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::error::{DataFusionError, Result};
 
 use crate::error::Error;
-use crate::exec::format::{numbers, sql_name};
+use crate::formats::{numbers, sql_name};
 
 /// Fields with texts in the place of such types, also within others; nothing if there are none.
 pub(super) fn with_texts(fields: &Fields, is_text: fn(&DataType) -> bool) -> Option<Fields> {
@@ -155,7 +155,7 @@ mod tests {
     use datafusion::arrow::datatypes::Schema;
 
     use super::*;
-    use crate::exec::format::is_exact;
+    use crate::formats::is_exact;
 
     fn read(of: DataType, texts: Vec<Option<&str>>) -> Result<ArrayRef> {
         let schema = Arc::new(Schema::new(vec![Field::new("n", of, true)]));

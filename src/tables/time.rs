@@ -16,6 +16,11 @@ use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema, TimestampMic
 use crate::core::jobs::{PartitionTime, Reached, RowWatermark, RunningWatermark, WatermarkPolicy};
 use crate::error::{Error, Result};
 
+/// The start of a row's window, whatever was selected of it.
+pub(crate) const HIDDEN_START: &str = "__window_start";
+/// The end of a row's window.
+pub(crate) const HIDDEN_END: &str = "__window_end";
+
 /// The hidden column.
 pub const ROW_COLUMN: &str = "__row";
 /// In it: the watermark that the row met, in microseconds; the lowest number where there was none.

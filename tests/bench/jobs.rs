@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anabranch::planner::{Parameters, Script, Statement, parse_statement};
 use anabranch::runtime::{JobStatuses, Jobs, RunOptions, Stop};
-use anabranch::state::{DataDir, JobStore};
+use anabranch::store::{DataDir, JobStore};
 
 use crate::measure::{Figure, Report, measure};
 use crate::{Bench, panic_with, peers};

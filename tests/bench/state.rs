@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch::core::jobs::{BatchVersion, Entry, SourceProgress};
-use anabranch::exec::keyed::{StateTable, Step, StepRule, encode_states, read_state_file, step};
 use anabranch::planner::{JobStatement, Parameters, Script, Statement, parse_statement};
-use anabranch::session::{JobQuery, Session};
-use anabranch::state::{DataDir, JobId, JobStore};
+use anabranch::session::Session;
+use anabranch::state::{StateTable, Step, StepRule, encode_states, read_state_file, step};
+use anabranch::store::{DataDir, JobId, JobStore};
+use anabranch::streaming::JobQuery;
 use anabranch_udfs::IncrementalAggregate;
 use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use datafusion::arrow::compute::cast;

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::SystemTime;
 
 use anabranch::runtime::check;
-use anabranch::state::DataDir;
+use anabranch::store::DataDir;
 
 use crate::support::Workspace;
 

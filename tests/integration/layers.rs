@@ -5,14 +5,16 @@ use std::path::Path;
 use crate::support::repository;
 
 /// From the top; a module may name those below it, and itself.
-const LAYERS: [&[&str]; 8] = [
+const LAYERS: [&[&str]; 10] = [
     &["cli"],
     &["server", "client"],
     &["runtime"],
+    &["streaming"],
     &["session"],
-    &["tables", "planner"],
-    &["exec"],
     &["state"],
+    &["tables", "planner"],
+    &["formats"],
+    &["store"],
     &["core", "error"],
 ];
 
@@ -26,7 +28,7 @@ const OWNED: [(&str, &[&str]); 9] = [
     ("delta_kernel", &["tables/delta"]),
     ("clap", &["cli"]),
     ("prometheus", &["runtime/metrics", "server/metrics"]),
-    ("object_store", &["state"]),
+    ("object_store", &["store"]),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<std::path::PathBuf>) {
@@ -44,18 +46,57 @@ fn layer(module: &str) -> Option<usize> {
     LAYERS.iter().position(|modules| modules.contains(&module))
 }
 
-/// The modules named as `crate::module` in code, comments aside.
+/// The modules named in code, comments aside: `crate::module`, and each of `crate::{module::Item, other}`.
 fn named_modules(text: &str) -> Vec<String> {
-    let code = text
+    let code: String = text
         .lines()
-        .filter(|line| !line.trim_start().starts_with("//"));
-    code.flat_map(|line| line.split("crate::").skip(1))
-        .map(|rest| {
-            rest.chars()
-                .take_while(|c| c.is_alphanumeric() || *c == '_')
-                .collect()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .fold(String::new(), |code, line| code + line + "\n");
+    code.split("crate::")
+        .skip(1)
+        .flat_map(|rest| match rest.strip_prefix('{') {
+            Some(group) => first_names(group),
+            None => vec![name_at(rest)],
         })
         .collect()
+}
+
+/// The name that `text` begins with.
+fn name_at(text: &str) -> String {
+    text.chars()
+        .take_while(|c| c.is_alphanumeric() || *c == '_')
+        .collect()
+}
+
+/// What each part of a group of imports begins with; `group` is the text behind its opening brace.
+fn first_names(group: &str) -> Vec<String> {
+    let mut depth = 0;
+    let mut part = String::new();
+    let mut names = Vec::new();
+    for c in group.chars() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => names.push(name_at(std::mem::take(&mut part).trim_start())),
+            _ => {}
+        }
+        if !(c == ',' && depth == 0) {
+            part.push(c);
+        }
+    }
+    names.push(name_at(part.trim_start()));
+    names.retain(|name| !name.is_empty());
+    names
+}
+
+#[test]
+fn modules_in_groups_are_seen() {
+    let text = "use crate::{core::{a, b}, session::Session,\n    cli};\nuse crate::planner::x;";
+    assert_eq!(
+        named_modules(text),
+        ["core", "session", "cli", "planner"].map(str::to_owned)
+    );
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::sync::{Arc, LazyLock};
 use super::source::DELAY;
 use crate::planner::ast::{JobStatement, Statement};
 use crate::planner::{Parameters, Script, parse_statement};
-use crate::session::{ForkOptions, JobQuery, Session, SessionOptions};
+use crate::session::{ForkOptions, Session, SessionOptions};
+use crate::streaming::JobQuery;
 
 /// What the sessions of all jobs are forked from: nothing is ever defined in it. All functions are registered in it once.
 static EMPTY: LazyLock<Session> = LazyLock::new(|| {

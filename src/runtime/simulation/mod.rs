@@ -34,7 +34,7 @@ use crate::core::jobs::{BatchVersion, JobHistory, JobTime, Phase};
 use crate::core::schedules::{self, Schedules};
 use crate::runtime::environment::Environment;
 use crate::runtime::windows::Windows;
-use crate::session::JobQuery;
+use crate::streaming::JobQuery;
 use jobs::Kind;
 use oracle::{Late, Oracle, Place};
 use schedule::{PROCESSES, Schedule};

@@ -17,14 +17,14 @@ use super::world::{Observer, Process, Rates, World};
 use crate::core::jobs::{Accepted, Entry, JobHistory, Phase};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::environment::Environment;
+use crate::runtime::job_status::RunOptions;
 use crate::runtime::options::{JobOptions, StateTtl, Trigger};
 use crate::runtime::runner::JobRunner;
 use crate::runtime::statements::{Jobs, ReadyJob};
 use crate::runtime::takeover::append_to;
-use crate::runtime::told::RunOptions;
-use crate::session::JobQuery;
-use crate::state::simulated::{Faults, Reads, SimulatedDisk};
-use crate::state::{JobId, JobStore};
+use crate::store::simulated::{Faults, Reads, SimulatedDisk};
+use crate::store::{JobId, JobStore};
+use crate::streaming::JobQuery;
 
 /// How many processes there may be at the same time.
 pub(super) const PROCESSES: usize = 3;

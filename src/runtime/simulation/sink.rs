@@ -13,7 +13,7 @@ use datafusion::physical_plan::collect;
 use super::world::Process;
 use crate::core::jobs::Identity;
 use crate::error::{Error, ErrorKind, Result};
-use crate::session::BatchPlan;
+use crate::streaming::BatchPlan;
 
 /// A row of the sink, with each column as a number.
 pub(super) type OutRow = Vec<Option<i64>>;

@@ -18,7 +18,7 @@ use datafusion::physical_plan::streaming::PartitionStream;
 use super::world::Process;
 use crate::core::jobs::{Identity, PlannedRange, RecordMark};
 use crate::error::{Error, Result};
-use crate::session::BatchSource;
+use crate::streaming::BatchSource;
 use crate::tables::bad_records::{BadRecord, BadRecords};
 use crate::tables::kafka::{KafkaTable, PartitionEnds};
 use crate::tables::time::{BatchTime, row_field};

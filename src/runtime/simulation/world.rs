@@ -14,7 +14,7 @@ use super::random::Random;
 use super::sink::Sink;
 use super::source::Topic;
 use crate::core::jobs::{BatchVersion, Partitions, SteadyTime};
-use crate::state::simulated::{Fate, Faults, Later};
+use crate::store::simulated::{Fate, Faults, Later};
 
 /// The wall clock when a schedule begins, in milliseconds since 1970 UTC.
 const BEGINNING: i64 = 1_750_000_000_000;

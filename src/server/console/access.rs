@@ -15,10 +15,10 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
 use crate::error::{Error, Result};
-use crate::server::access::Caller;
-use crate::server::admission::FirstCall;
+use crate::server::auth::access::Caller;
+use crate::server::auth::login::{Login, cookie};
 use crate::server::console::problem::Problem;
-use crate::server::login::{Login, cookie};
+use crate::server::network::admission::FirstCall;
 
 /// The cookie of one who has logged in.
 pub(super) const TOKEN: &str = "anabranch_token";

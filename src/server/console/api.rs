@@ -18,12 +18,12 @@ use serde_json::{Value, json};
 use crate::error::{Error, ErrorKind};
 use crate::planner::script::identifier;
 use crate::runtime::JobStatus;
-use crate::server::access::Caller;
+use crate::server::auth::access::Caller;
+use crate::server::auth::login::{Login, cookie};
 use crate::server::console::access::{self, TOKEN};
 use crate::server::console::problem::{Problem, json_text, with_json};
 use crate::server::console::rows::Limits;
 use crate::server::console::statements::Statements;
-use crate::server::login::{Login, cookie};
 
 /// What may be sent in one request.
 const MAX_BODY: usize = 1 << 20;

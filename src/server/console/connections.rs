@@ -17,8 +17,8 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tower::Layer as _;
 
-use crate::server::admission::{Connections, Place};
-use crate::server::files;
+use crate::server::network::admission::{Connections, Place};
+use crate::server::network::files;
 
 /// Connections at the same time, if the process may open enough files.
 const MOST: usize = 1_024;

@@ -28,11 +28,11 @@ use rustls::ServerConfig;
 use tokio::net::TcpListener;
 
 use crate::error::Result;
+use crate::server::auth::login::Login;
 use crate::server::console::access::Origins;
 use crate::server::console::assets::{Asset, INDEX};
 use crate::server::console::statements::Statements;
 use crate::server::engine::Engine;
-use crate::server::login::Login;
 
 /// Nothing but the page's own files, no text as markup or code, no frame around it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \

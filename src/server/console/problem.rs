@@ -7,7 +7,7 @@ use datafusion::sql::sqlparser::tokenizer::Location;
 use serde_json::{Value, json};
 
 use crate::error::{Error, ErrorKind};
-use crate::server::status::sqlstate;
+use crate::server::flight::status::sqlstate;
 
 /// An answer that says no.
 #[derive(Debug)]

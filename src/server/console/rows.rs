@@ -22,7 +22,7 @@ use serde_json::value::RawValue;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::types::type_name;
-use crate::server::wire::{WireTypes, to_wire, wire_schema};
+use crate::server::flight::wire::{WireTypes, to_wire, wire_schema};
 
 /// Integers up to here are exact as numbers of JavaScript: 2^53 - 1.
 const SAFE: u128 = (1 << 53) - 1;

@@ -10,11 +10,11 @@ use serde::Serialize;
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::{Class, Parameters, ParsedStatement};
 use crate::runtime::JobStatus;
-use crate::server::access::Caller;
+use crate::server::auth::access::Caller;
 use crate::server::console::rows::{Limits, Table, TableBuilder};
 use crate::server::engine::{Asked, Done, Engine, one_statement, parse};
-use crate::server::prepared::Prepared;
-use crate::server::work::Statement;
+use crate::server::queries::prepared::Prepared;
+use crate::server::queries::scheduler::Statement;
 
 /// What a statement gives.
 #[derive(Debug, Serialize)]

@@ -11,9 +11,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::server::admission::{Connections, Place};
 use crate::server::console::connections::plain;
-use crate::server::tls::HANDSHAKE;
+use crate::server::network::admission::{Connections, Place};
+use crate::server::network::tls::HANDSHAKE;
 
 /// Handshakes that are done and not yet served.
 const WAITING: usize = 16;

@@ -9,11 +9,11 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::{Lying, started};
 use crate::core::schedules::{Schedules, found_by, seeds};
-use crate::server::access::Caller;
+use crate::server::auth::access::Caller;
 use crate::server::engine::{Engine, definition};
 use crate::server::restore::WaitingJobs;
-use crate::state::DataDir;
-use crate::state::simulated::{Faults, SimulatedDisk};
+use crate::store::DataDir;
+use crate::store::simulated::{Faults, SimulatedDisk};
 
 /// How many schedules the test runs, unless `ANABRANCH_SEEDS` says another number.
 const SEEDS: u64 = 4;

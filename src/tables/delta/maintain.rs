@@ -25,7 +25,7 @@ use serde_json::Value;
 use super::commit::{COMMIT_ID, find_commit};
 use super::handle::DeltaTableHandle;
 use crate::error::{Error, Result};
-use crate::state::{ABANDONED, unfinished_files};
+use crate::store::{ABANDONED, unfinished_files};
 use crate::tables::parquet::read_int96_in_microseconds;
 
 /// `OPTIMIZE t [ZORDER BY (…)]`.

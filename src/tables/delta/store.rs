@@ -27,7 +27,7 @@ use futures::stream::BoxStream;
 
 use super::location::Location;
 use super::options::DeltaOptions;
-use crate::state::open_s3;
+use crate::store::open_s3;
 
 /// How often an entry is written before the question stays open, and the pause after the first try; each is four times the one
 /// before. The client below retries too.

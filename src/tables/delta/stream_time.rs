@@ -33,7 +33,7 @@ use super::stream::FileRange;
 use super::stream_files::{FILE_COLUMN, FileFacts, FilesOfBatch};
 use crate::core::jobs::{FilePlace, RowWatermark, through_versions};
 use crate::error::{Error, Result};
-use crate::exec::format::FormatOptions;
+use crate::formats::FormatOptions;
 use crate::tables::bad_records::{BadRecord, BadRecords};
 use crate::tables::time::{
     BatchTime, EventTime, ROW_COLUMN, event_times, far_future, in_time, latest_event_time,

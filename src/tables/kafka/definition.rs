@@ -8,7 +8,8 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit}
 use crate::core::jobs::WatermarkPolicy;
 use crate::core::suggest::closest;
 use crate::error::{Error, Result};
-use crate::exec::format::{self, FormatOptions, plain_field};
+use crate::formats;
+use crate::formats::{FormatOptions, plain_field};
 use crate::tables::kafka::client::ClientSettings;
 use crate::tables::options::{self, Options};
 use crate::tables::time::{EventTime, check_event_time};
@@ -133,7 +134,7 @@ impl MetadataKey {
 /// A column of a Kafka table.
 #[derive(Debug, Clone)]
 pub struct KafkaColumn {
-    /// Name, type and nullability; as it was typed, if [`typed_as`](crate::exec::format::typed_as) says so.
+    /// Name, type and nullability; as it was typed, if [`typed_as`](crate::formats::typed_as) says so.
     pub field: Field,
     /// Its metadata key; `None`: it is in the record's value.
     pub metadata: Option<MetadataKey>,
@@ -234,7 +235,7 @@ impl KafkaTable {
             .collect();
         let names: Vec<&str> = OPTION_NAMES
             .iter()
-            .chain(format::OPTION_NAMES)
+            .chain(formats::OPTION_NAMES)
             .copied()
             .collect();
         options::check_names(&spec.options, &names, &["kafka."])?;

@@ -8,7 +8,7 @@ use rdkafka::Timestamp;
 
 use crate::core::jobs::RecordMark;
 use crate::error::{Error, Result};
-use crate::exec::format::{BadRow, RecordDecoder};
+use crate::formats::{BadRow, RecordDecoder};
 use crate::tables::bad_records::{BadRecord, BadRecords};
 use crate::tables::kafka::definition::{KafkaTable, MetadataKey, OnError};
 use crate::tables::kafka::fetch::Record;

@@ -32,7 +32,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, ProducerContex
 use tokio::sync::OnceCell;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::format::{EncodedRows, FormatOptions, RecordEncoder};
+use crate::formats::{EncodedRows, FormatOptions, RecordEncoder};
 use crate::tables::kafka::aside::aside;
 use crate::tables::kafka::client::{self, ClientSettings, Faults, code_error, request_error};
 use crate::tables::kafka::codes::is_consequence;

@@ -8,7 +8,7 @@ use datafusion::arrow::array::{Array, ArrayRef, BinaryBuilder, Int64Array, Strin
 
 use crate::core::jobs::RunningWatermark;
 use crate::error::Result;
-use crate::exec::format::BadRow;
+use crate::formats::BadRow;
 use crate::tables::kafka::fetch::Record;
 use crate::tables::time::{
     BatchTime, EventTime, event_times, far_future, in_time, latest_event_time, null_time,

@@ -1,6 +1,6 @@
 //! Avro records on a real broker, with their schemas in a registry.
 
-#[path = "../../../src/exec/format/registry_stub.rs"]
+#[path = "../../../src/formats/registry/stub.rs"]
 #[expect(dead_code, reason = "the unit tests use all of it")]
 mod registry_stub;
 

@@ -1,0 +1,141 @@
+//! Statements that run in this process: a session, and the jobs of its data directory.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use crate::cli::config::Settings;
+use crate::cli::scripts::{Interrupt, eprint};
+use crate::cli::terminal::progress::{JobProgress, Progress};
+use crate::error::{Error, Result};
+use crate::planner::{ParsedStatement, Statement};
+use crate::runtime::{JobStatuses, Jobs, Metrics, RunOptions, Stop};
+use crate::session::{Execution, Outcome, Session};
+use crate::store::{DataDir, JobStore};
+
+/// The batches in hand have so long to be taken back when the process is told to end.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// A session with its jobs.
+pub(crate) struct Here<'a> {
+    session: &'a Session,
+    data_dir: &'a str,
+    /// Jobs may deliver at least once.
+    allows_repeats: bool,
+    /// Opened by the first statement about jobs: others need no folder.
+    jobs: OnceLock<Jobs>,
+}
+
+impl<'a> Here<'a> {
+    pub(crate) fn new(session: &'a Session, settings: &'a Settings) -> Self {
+        Self {
+            session,
+            data_dir: &settings.data_dir,
+            allows_repeats: false,
+            jobs: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn allowing_repeats(mut self) -> Self {
+        self.allows_repeats = true;
+        self
+    }
+
+    pub(crate) fn session(&self) -> &'a Session {
+        self.session
+    }
+
+    /// Begins a statement.
+    pub(crate) async fn execute(&self, parsed: ParsedStatement) -> Result<Outcome> {
+        let places = parsed.places.clone();
+        match parsed.statement {
+            Statement::Job(job) => self
+                .jobs()?
+                .begin(self.session, *job, &parsed.text)
+                .await
+                .map_err(|error| places.locate(error)),
+            _ => self.session.execute(parsed).await,
+        }
+    }
+
+    fn jobs(&self) -> Result<&Jobs> {
+        if self.jobs.get().is_none() {
+            let store = JobStore::new(DataDir::open(self.data_dir)?);
+            let jobs = Jobs::new(store);
+            let _ = self.jobs.set(match self.allows_repeats {
+                true => jobs.allowing_repeats(),
+                false => jobs,
+            });
+        }
+        self.jobs
+            .get()
+            .ok_or_else(|| Error::internal("the jobs were not opened"))
+    }
+
+    /// Runs the jobs that the scripts have made until they are interrupted, or have caught up; gives the exit code.
+    pub(crate) async fn run_jobs(&self, until_caught_up: bool, metrics: Option<Metrics>) -> u8 {
+        let Some(jobs) = self.jobs.get() else {
+            return 0;
+        };
+        if !jobs.has_ready().await {
+            return 0;
+        }
+        if let Ok(dir) = DataDir::open(self.data_dir) {
+            dir.sweep_unfinished(&["jobs"]);
+        }
+        let options = RunOptions {
+            until_caught_up,
+            stop: Stop::default(),
+            statuses: JobStatuses::default(),
+            metrics,
+        };
+        let shown = JobProgress::watch(&options.statuses);
+        let interrupt = Interrupt::new();
+        let runs = jobs.run(&options);
+        tokio::pin!(runs);
+        let (mut code, ended) = tokio::select! {
+            ended = &mut runs => (0, ended),
+            code = interrupt.wait() => {
+                // The batches in hand are taken back; the jobs go on from there next time.
+                options.stop.stop();
+                match tokio::time::timeout(GRACE, &mut runs).await {
+                    Ok(ended) => (code, ended),
+                    Err(_) => {
+                        drop(shown);
+                        eprint("error: not all jobs have stopped: the process ends without them\n");
+                        return code;
+                    }
+                }
+            }
+        };
+        drop(shown);
+        for (name, outcome) in ended {
+            match outcome {
+                Ok(report) => {
+                    let unit = if report.batches == 1 {
+                        "batch"
+                    } else {
+                        "batches"
+                    };
+                    eprint(&format!(
+                        "job {name}: {} {unit}, {} records read, {} rows written\n",
+                        report.batches, report.rows_in, report.rows_out
+                    ));
+                }
+                Err(error) => {
+                    eprint(&format!("error: job {name}: {}\n", error.message()));
+                    if let Some(help) = error.help() {
+                        eprint(&format!("  = help: {help}\n"));
+                    }
+                    code = error.kind().exit_code();
+                }
+            }
+        }
+        code
+    }
+}
+
+/// Runs an INSERT to its end; gives the number of rows written.
+pub(crate) async fn insert(execution: Execution) -> Result<u64> {
+    let _progress = Progress::watch(&execution.plan);
+    execution.written().await
+}

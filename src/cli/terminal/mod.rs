@@ -1,0 +1,5 @@
+//! Standard output and standard error: results, progress, logs.
+
+pub(crate) mod logging;
+pub(crate) mod output;
+pub(crate) mod progress;

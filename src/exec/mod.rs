@@ -1,5 +1,0 @@
-//! What runs: codecs between records and Arrow, and physical operators.
-
-pub mod format;
-pub mod keyed;
-pub mod whole;

@@ -1,0 +1,7 @@
+//! The `avro` format: records in Confluent's wire format to columns and back.
+
+pub(crate) mod conform;
+pub(crate) mod decode;
+pub(crate) mod encode;
+pub(crate) mod schema;
+pub(crate) mod union;

@@ -1,0 +1,112 @@
+//! Which field a key of a JSON object names.
+
+use std::collections::HashMap;
+
+use arrow::datatypes::Fields;
+
+use crate::formats::spelling::typed_name;
+
+/// Finds a field by its name. Records of one topic tend to have the same keys in the same order,
+/// so a key is first compared with the one the last record had at its place.
+pub(crate) struct KeyIndex {
+    fields: HashMap<String, Found>,
+    last: Vec<(String, Option<Found>)>,
+}
+
+/// A field that a key names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) index: usize,
+    /// Whether the key is the field's name, and not only how it was typed.
+    pub(crate) is_exact: bool,
+}
+
+impl KeyIndex {
+    /// Keys further on, or longer, are not remembered.
+    const MAX_POSITION: usize = 256;
+    const MAX_LENGTH: usize = 128;
+
+    pub(crate) fn new(fields: &Fields) -> Self {
+        let mut by_name = HashMap::with_capacity(fields.len());
+        let add = |by_name: &mut HashMap<String, Found>, is_exact: bool| {
+            for (index, field) in fields.iter().enumerate() {
+                let name = match is_exact {
+                    true => Some(field.name().as_str()),
+                    false => typed_name(field),
+                };
+                if let Some(name) = name {
+                    let found = Found { index, is_exact };
+                    by_name.entry(name.to_owned()).or_insert(found);
+                }
+            }
+        };
+        add(&mut by_name, true);
+        add(&mut by_name, false);
+        Self {
+            fields: by_name,
+            last: Vec::new(),
+        }
+    }
+
+    /// The field named `key`, which stands at `position` in its object.
+    pub(crate) fn find(&mut self, position: usize, key: &str) -> Option<Found> {
+        if let Some((last, field)) = self.last.get(position)
+            && last == key
+        {
+            return *field;
+        }
+        let field = self.fields.get(key).copied();
+        if key.len() <= Self::MAX_LENGTH {
+            let remembered = self.last.len();
+            if let Some((last, field_of_last)) = self.last.get_mut(position) {
+                last.clear();
+                last.push_str(key);
+                *field_of_last = field;
+            } else if position == remembered && position < Self::MAX_POSITION {
+                self.last.push((key.to_owned(), field));
+            }
+        }
+        field
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, Field};
+
+    use super::*;
+    use crate::formats::spelling::typed_as;
+
+    #[test]
+    fn finds_fields_in_any_order_and_strangers_never() {
+        let fields = ["a", "b", "A"].map(|name| Field::new(name, DataType::Int64, true));
+        let mut keys = KeyIndex::new(&Fields::from(fields.to_vec()));
+        let mut find = |position: usize, key: &str| Some(keys.find(position, key)?.index);
+        for _ in 0..2 {
+            assert_eq!(find(0, "b"), Some(1));
+            assert_eq!(find(1, "x"), None);
+            assert_eq!(find(2, "a"), Some(0));
+        }
+        assert_eq!(find(0, "A"), Some(2));
+        assert_eq!(find(1, "b"), Some(1));
+        // A place that was never reached in order is not remembered, but found all the same.
+        assert_eq!(find(1000, "a"), Some(0));
+        assert_eq!(find(0, &"long".repeat(100)), None);
+        assert_eq!(find(0, "A"), Some(2));
+    }
+
+    #[test]
+    fn a_key_as_it_was_typed_names_the_field_unless_another_has_that_name() {
+        let typed =
+            |name: &str, typed: &str| typed_as(Field::new(name, DataType::Int64, true), typed);
+        let other = Field::new("B", DataType::Int64, true);
+        let fields = vec![typed("userid", "userId"), typed("b", "B"), other];
+        let mut index = KeyIndex::new(&Fields::from(fields));
+        let found = |index, is_exact| Some(Found { index, is_exact });
+        assert_eq!(index.find(0, "userId"), found(0, false));
+        assert_eq!(index.find(0, "userid"), found(0, true));
+        assert_eq!(index.find(0, "USERID"), None);
+        assert_eq!(index.find(0, "B"), found(2, true));
+        assert_eq!(index.find(0, "b"), found(1, true));
+    }
+}

@@ -1,0 +1,299 @@
+//! Codecs between the bytes of a Kafka record's value and Arrow columns.
+//!
+//! A [`RecordDecoder`] turns a batch of payloads into one [`Decoded`] batch: one row per payload,
+//! one column per projected value column. A payload that cannot be read does not fail the batch:
+//! its row is null and is named in [`Decoded::bad`], and the caller decides what becomes of it. A
+//! [`RecordEncoder`] turns rows into payloads. Both are made by [`FormatOptions`].
+//!
+//! Text without a zone is read in the table's zone, and a [`TIMESTAMP`](crate) is microseconds in
+//! UTC inside (law TIMEZONE-1).
+//!
+//! This layer does no Kafka I/O; the only thing it may call is a schema registry.
+
+pub(crate) mod avro;
+mod column;
+mod csv;
+pub(crate) mod json;
+mod map_keys;
+mod options;
+mod raw;
+mod registry;
+mod spelling;
+pub(crate) mod text;
+mod texts;
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::buffer::{BooleanBuffer, NullBuffer};
+use arrow::datatypes::{Schema, SchemaRef};
+
+pub use crate::formats::registry::http::{HttpRegistryOptions, HttpSchemaRegistry};
+pub(crate) use crate::formats::text::scalar::sql_name;
+pub use options::{FormatKind, FormatOptions, OPTION_NAMES};
+pub use registry::SchemaRegistry;
+pub use spelling::{plain_field, renamed, typed_as, typed_name};
+pub(crate) use texts::{is_exact, numbers};
+
+use self::column::{Columns, ReadContext};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Reads payloads into columns.
+///
+/// One decoder serves one scan of one partition or task; it keeps its buffers between calls.
+pub trait RecordDecoder: Send {
+    /// The schema of every batch [`decode`](Self::decode) gives: the projected value columns in
+    /// the order asked for, all of them nullable, whatever was declared.
+    fn schema(&self) -> &SchemaRef;
+
+    /// Decodes `payloads` into exactly as many rows.
+    ///
+    /// `None` is a tombstone: null in every column and not bad. A payload that cannot be read, or
+    /// that breaks a `NOT NULL`, is null in every column and has an entry in [`Decoded::bad`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Exhausted`] if the payloads together hold more text than one Arrow array can,
+    /// [`ErrorKind::Unavailable`] if a schema registry does not answer. Never for what a payload
+    /// holds.
+    fn decode(&mut self, payloads: &[Option<&[u8]>]) -> Result<Decoded>;
+}
+
+/// What a [`RecordDecoder`] made of a batch of payloads.
+#[derive(Debug, Clone)]
+pub struct Decoded {
+    /// One row per payload, the projected value columns in the order asked for.
+    pub columns: RecordBatch,
+    /// The rows that could not be read, by ascending row.
+    pub bad: Vec<BadRow>,
+}
+
+/// A row that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadRow {
+    /// The index of the payload in the batch.
+    pub row: usize,
+    /// Why, in a form for people; names the column and shows the start of the value.
+    pub reason: String,
+}
+
+/// Writes rows as payloads.
+pub trait RecordEncoder: Send {
+    /// Encodes each row of `batch`, whose columns are the declared value columns in their order.
+    ///
+    /// Rows set in `tombstones` are not looked at and become `None`: that is how a sink with a
+    /// primary key withdraws a row. The `raw` format also gives `None` for NULL.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Data`] for a value the format cannot hold (NaN in JSON), naming the column and
+    /// the row; [`ErrorKind::Internal`] if the batch has not the declared columns;
+    /// [`ErrorKind::Unavailable`] if a schema registry does not answer.
+    fn encode(
+        &mut self,
+        batch: &RecordBatch,
+        tombstones: Option<&BooleanBuffer>,
+    ) -> Result<EncodedRows>;
+}
+
+/// Payloads of a batch: one buffer, with the place of each row in it.
+#[derive(Debug, Clone)]
+pub struct EncodedRows {
+    bytes: Vec<u8>,
+    /// One more than rows; row `i` is `bytes[offsets[i]..offsets[i + 1]]`.
+    offsets: Vec<usize>,
+    nulls: Option<NullBuffer>,
+}
+
+impl EncodedRows {
+    /// The number of rows.
+    pub fn len(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The payload of `row`; `None` for a tombstone and for a row that does not exist.
+    pub fn get(&self, row: usize) -> Option<&[u8]> {
+        if self
+            .nulls
+            .as_ref()
+            .is_some_and(|nulls| row < nulls.len() && nulls.is_null(row))
+        {
+            return None;
+        }
+        let end = *self.offsets.get(row + 1)?;
+        self.bytes.get(*self.offsets.get(row)?..end)
+    }
+
+    /// The payloads in row order.
+    pub fn iter(&self) -> impl Iterator<Item = Option<&[u8]>> {
+        (0..self.len()).map(|row| self.get(row))
+    }
+
+    /// The bytes of all payloads together.
+    pub fn total_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// Collects [`EncodedRows`] row by row.
+struct RowsBuilder {
+    bytes: Vec<u8>,
+    offsets: Vec<usize>,
+}
+
+impl RowsBuilder {
+    fn with_capacity(rows: usize, bytes: usize) -> Self {
+        let mut offsets = Vec::with_capacity(rows + 1);
+        offsets.push(0);
+        Self {
+            bytes: Vec::with_capacity(bytes),
+            offsets,
+        }
+    }
+
+    fn bytes(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    fn end_row(&mut self) {
+        self.offsets.push(self.bytes.len());
+    }
+
+    /// Ends a row of bytes that are there already.
+    fn end_row_at(&mut self, end: usize) {
+        self.offsets.push(end);
+    }
+
+    fn finish(self, nulls: Option<NullBuffer>) -> EncodedRows {
+        EncodedRows {
+            bytes: self.bytes,
+            offsets: self.offsets,
+            nulls,
+        }
+    }
+}
+
+/// The validity of encoded rows: not a tombstone.
+fn not_tombstones(tombstones: Option<&BooleanBuffer>) -> Option<NullBuffer> {
+    tombstones.map(|withdrawn| NullBuffer::new(!withdrawn))
+}
+
+fn is_tombstone(tombstones: Option<&BooleanBuffer>, row: usize) -> bool {
+    tombstones.is_some_and(|withdrawn| withdrawn.value(row))
+}
+
+/// Refuses a batch or a tombstone mask that does not fit the declared columns.
+fn check_batch(
+    batch: &RecordBatch,
+    declared: &Schema,
+    tombstones: Option<&BooleanBuffer>,
+) -> Result<()> {
+    if batch.num_columns() != declared.fields().len() {
+        return Err(Error::internal(format!(
+            "a batch of {} columns was given to an encoder of {}",
+            batch.num_columns(),
+            declared.fields().len()
+        )));
+    }
+    match tombstones {
+        Some(mask) if mask.len() != batch.num_rows() => Err(Error::internal(format!(
+            "{} tombstone flags were given for {} rows",
+            mask.len(),
+            batch.num_rows()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The projected columns, all nullable: a tombstone and a bad row are null everywhere.
+fn projected_schema(declared: &Schema, projection: &[usize]) -> Result<SchemaRef> {
+    let mut fields = Vec::with_capacity(projection.len());
+    for &index in projection {
+        let field = declared.fields().get(index).ok_or_else(|| {
+            Error::internal(format!(
+                "value column {index} was asked for, the table has {}",
+                declared.fields().len()
+            ))
+        })?;
+        fields.push(spelling::plain_field(field).with_nullable(true));
+    }
+    Ok(Arc::new(Schema::new(fields)))
+}
+
+/// Decodes messages one by one into growing columns. `read` takes a message and its row and either pushes one value to
+/// each column or says what is wrong with the message; a tombstone is a row of NULLs.
+fn decode_rows(
+    schema: &SchemaRef,
+    columns: &mut Columns,
+    context: &mut ReadContext,
+    payloads: &[Option<&[u8]>],
+    mut read: impl FnMut(&mut Columns, &mut ReadContext, &[u8], usize) -> Result<(), String>,
+) -> Result<Decoded> {
+    check_total_bytes(payloads)?;
+    let mut bad = Vec::new();
+    if !columns.children.is_empty() {
+        for (row, payload) in payloads.iter().enumerate() {
+            let Some(payload) = payload else {
+                columns.push_null();
+                continue;
+            };
+            let outcome = read(columns, context, payload, row);
+            if outcome.is_ok() {
+                columns.end_row(row, context);
+            }
+            // What a value said counts only if the message as a whole could be read.
+            let failure = context.take_failure();
+            if let Err(reason) = outcome.and_then(|()| failure.map_or(Ok(()), Err)) {
+                columns.truncate(row);
+                columns.push_null();
+                bad.push(BadRow { row, reason });
+            }
+        }
+    }
+    let misfit = |error| Error::internal(format!("decoded values do not fit: {error}"));
+    let arrays = columns.finish().map_err(misfit)?;
+    let arrays = arrays
+        .iter()
+        .zip(schema.fields())
+        .map(|(array, field)| spelling::renamed(array, field.data_type()))
+        .collect::<Result<_, _>>()
+        .map_err(misfit)?;
+    Ok(Decoded {
+        columns: batch_of(schema, arrays, payloads.len())?,
+        bad,
+    })
+}
+
+/// A batch of `rows` rows; columns may be none.
+fn batch_of(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
+        .map_err(|error| Error::internal(format!("decoded columns do not fit: {error}")))
+}
+
+/// Arrow's offsets are 32 bits: more text than that in one batch is refused before it is read.
+fn check_total_bytes(payloads: &[Option<&[u8]>]) -> Result<()> {
+    let total: usize = payloads.iter().flatten().map(|payload| payload.len()).sum();
+    if total >= i32::MAX as usize {
+        return Err(Error::new(
+            ErrorKind::Exhausted,
+            format!("a batch of {total} bytes is too large to decode at once"),
+        )
+        .with_help("lower 'batch.max_bytes'"));
+    }
+    Ok(())
+}
+
+/// The start of a value, for a message.
+fn excerpt(text: &str) -> String {
+    const MAX_CHARS: usize = 60;
+    match text.char_indices().nth(MAX_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}

@@ -1,0 +1,6 @@
+//! Values from their text and back: numbers, times, and the zone of a table.
+
+pub(crate) mod number;
+pub(crate) mod scalar;
+pub(crate) mod time;
+pub(crate) mod zone;

@@ -1,0 +1,318 @@
+//! Who may do what: three roles, and the tables that a user may name. Decisions only; who somebody is, `login` knows.
+
+use std::sync::Arc;
+
+use glob::Pattern;
+
+use crate::error::{Error, ErrorKind, Result};
+pub(crate) use crate::planner::Role;
+use crate::planner::{Class, ParsedStatement, Statement, TableOption, Writes};
+use crate::server::auth::places::Places;
+use crate::session::MayName;
+
+/// Everybody, where nobody has to log in.
+const ANYONE: &str = "anyone";
+
+/// How many of so many things one user may have at the same time, so that other users always find some. A server without users takes
+/// all clients for one user, who may have all.
+pub(crate) fn share(user: &str, of: usize) -> usize {
+    match user == ANYONE {
+        true => of,
+        false => share_of_one(of),
+    }
+}
+
+/// How many of so many things one user, or one address, may have at the same time.
+pub(crate) fn share_of_one(of: usize) -> usize {
+    of - of / 4
+}
+
+/// Tables by name: `visits`, `visits_*`, `system.jobs`. A pattern without a schema is of `public`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Grants(Arc<[(Pattern, Pattern)]>);
+
+impl Grants {
+    /// # Errors
+    ///
+    /// What is no pattern.
+    pub(crate) fn try_new(patterns: &[String]) -> Result<Self> {
+        let parse = |pattern: &String| {
+            let (schema, table) = pattern.split_once('.').unwrap_or(("public", pattern));
+            let parsed = Pattern::new(schema).and_then(|schema| Ok((schema, Pattern::new(table)?)));
+            parsed.map_err(|error| {
+                Error::invalid(format!("'{pattern}' is no pattern of tables: {error}"))
+                    .with_help("write a name, or one with *, such as visits_* or system.jobs")
+            })
+        };
+        let parsed: Result<Vec<_>> = patterns.iter().map(parse).collect();
+        Ok(Self(parsed?.into()))
+    }
+
+    fn include(&self, schema: &str, table: &str) -> bool {
+        let fits = |(schemas, tables): &(Pattern, Pattern)| {
+            schemas.matches(schema) && tables.matches(table)
+        };
+        self.0.iter().any(fits)
+    }
+}
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Caller {
+    pub(crate) name: Arc<str>,
+    pub(crate) role: Role,
+    /// The tables that may be named; `None`: all.
+    pub(crate) tables: Option<Grants>,
+    /// Where tables of the caller may be, if not at all places of the server.
+    pub(crate) places: Option<Arc<[String]>>,
+    /// What is kept between two calls belongs to it; of a token or a cookie.
+    pub(crate) session: Option<Arc<str>>,
+}
+
+impl Caller {
+    /// Whoever asks where nobody has to log in.
+    pub(crate) fn anyone() -> Self {
+        Self {
+            name: ANYONE.into(),
+            role: Role::Admin,
+            tables: None,
+            places: None,
+            session: None,
+        }
+    }
+
+    /// The name of a user who has logged in; `None` where nobody has to.
+    pub(crate) fn user(&self) -> Option<&Arc<str>> {
+        (*self.name != *ANYONE).then_some(&self.name)
+    }
+
+    /// Whether both may do the same.
+    pub(crate) fn may_as(&self, other: &Self) -> bool {
+        (&self.name, self.role, &self.tables) == (&other.name, other.role, &other.tables)
+    }
+
+    /// Which tables statements may name; `None`: all.
+    pub(crate) fn may_name(&self) -> Option<MayName> {
+        let tables = self.tables.clone()?;
+        Some(Arc::new(move |schema, table| tables.include(schema, table)))
+    }
+
+    /// Whether this is an administrator, or the one who is asked about.
+    pub(crate) fn may_see(&self, user: &str) -> bool {
+        self.role == Role::Admin || *self.name == *user
+    }
+
+    /// Refuses what the caller may not do, as far as the statement's text tells; of the tables that it names, those that
+    /// it makes or drops. `places` are those where callers who are no administrators may have tables.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Permission`], with what is missing.
+    pub(crate) fn check(&self, parsed: &ParsedStatement, places: &Places) -> Result<()> {
+        self.check_role(parsed)?;
+        if self.role == Role::Admin {
+            return Ok(());
+        }
+        self.check_tables(parsed)?;
+        places.check(&parsed.statement, self.places.as_deref())
+    }
+
+    /// As [`Self::check`], of a table whose place the server has chosen.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Permission`], with what is missing.
+    pub(crate) fn check_own(&self, parsed: &ParsedStatement) -> Result<()> {
+        self.check_role(parsed)?;
+        match self.role {
+            Role::Admin => Ok(()),
+            Role::Read | Role::Write => self.check_tables(parsed),
+        }
+    }
+
+    fn check_role(&self, parsed: &ParsedStatement) -> Result<()> {
+        let needed = parsed.effect.role;
+        if self.role >= needed {
+            return Ok(());
+        }
+        Err(refused(format!(
+            "{} has the role {}, and this statement needs {}",
+            self.name,
+            self.role.name(),
+            needed.name()
+        )))
+    }
+
+    fn check_tables(&self, parsed: &ParsedStatement) -> Result<()> {
+        if let Some(tables) = &self.tables {
+            if parsed.effect.jobs {
+                return Err(refused(format!(
+                    "{} may name some tables only, and jobs are about all",
+                    self.name
+                )));
+            }
+            for table in parsed.effect.defined_names() {
+                if !tables.include("public", table) {
+                    return Err(refused(format!("{} may not name {table}", self.name)));
+                }
+            }
+            if let Statement::CreateTable(table) = &parsed.statement {
+                let is_table = |option: &&TableOption| {
+                    option.key.to_lowercase() == "dead_letter.table"
+                        && !tables.include("public", &option.value.value)
+                };
+                // It is answered as one that is not there: rows would be written to it.
+                if let Some(option) = table.options.iter().find(is_table) {
+                    let name = &option.value.value;
+                    let error = Error::not_found(format!("no table or view is named {name}"));
+                    return Err(error.at(option.value.span));
+                }
+            }
+            if makes_from_query(parsed) {
+                return Err(refused(format!(
+                    "{} may name some tables only, and CREATE TABLE AS reads any",
+                    self.name
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What an administrator may do and the caller may not.
+pub(crate) fn refused(why: String) -> Error {
+    Error::new(ErrorKind::Permission, why).with_help("ask an administrator of the server")
+}
+
+/// Whether rows of whatever tables it names are put where others find them.
+fn makes_from_query(parsed: &ParsedStatement) -> bool {
+    let effect = &parsed.effect;
+    match effect.writes {
+        Writes::Creates { .. } | Writes::Files => effect.reads && effect.class != Class::Query,
+        Writes::Nothing | Writes::Rows { .. } | Writes::Layout { .. } | Writes::Drops { .. } => {
+            false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::planner::{Script, parse_statement};
+
+    fn parsed(sql: &str) -> ParsedStatement {
+        parse_statement(&Script::new("t", sql).split().unwrap().remove(0)).unwrap()
+    }
+
+    fn caller(role: Role, tables: Option<&[&str]>) -> Caller {
+        let tables = tables.map(|tables| {
+            let tables: Vec<String> = tables.iter().map(ToString::to_string).collect();
+            Grants::try_new(&tables).unwrap()
+        });
+        Caller {
+            name: "ann".into(),
+            role,
+            tables,
+            places: None,
+            session: None,
+        }
+    }
+
+    #[test]
+    fn each_statement_has_the_least_role_that_runs_it() {
+        let roles: [(&str, Role); 25] = [
+            ("SELECT 1", Role::Read),
+            (
+                "WITH a AS (SELECT 1) SELECT * FROM a UNION SELECT 2",
+                Role::Read,
+            ),
+            ("EXPLAIN ANALYZE SELECT 1", Role::Read),
+            ("EXPLAIN ANALYZE INSERT INTO t SELECT 1", Role::Write),
+            ("SHOW TABLES", Role::Read),
+            ("SHOW datafusion.execution.time_zone", Role::Read),
+            ("SET TIME ZONE 'UTC'", Role::Read),
+            ("DESCRIBE t", Role::Read),
+            ("SHOW JOBS", Role::Read),
+            ("SHOW QUERIES", Role::Read),
+            ("KILL QUERY 'a'", Role::Read),
+            ("EXPLAIN CREATE JOB j AS INSERT INTO t SELECT 1", Role::Read),
+            ("CREATE JOB j AS INSERT INTO t SELECT 1", Role::Write),
+            ("PAUSE JOB j", Role::Write),
+            ("REWIND JOB j TO BATCH 1", Role::Write),
+            ("INSERT INTO t VALUES (1)", Role::Write),
+            ("CREATE VIEW v AS SELECT 1", Role::Write),
+            ("DROP TABLE t", Role::Write),
+            ("DROP VIEW v", Role::Write),
+            ("OPTIMIZE t", Role::Write),
+            ("DELETE FROM t", Role::Write),
+            ("UPDATE t SET a = 1", Role::Write),
+            ("EXPLAIN DELETE FROM t", Role::Write),
+            ("VACUUM t", Role::Admin),
+            ("COPY t TO '/tmp/x.csv'", Role::Admin),
+        ];
+        for (sql, needed) in roles {
+            let parsed = parsed(sql);
+            for role in [Role::Read, Role::Write, Role::Admin] {
+                let may = caller(role, None).check(&parsed, &Places::default());
+                assert_eq!(may.is_ok(), role >= needed, "{sql} by {}", role.name());
+            }
+        }
+    }
+
+    #[test]
+    fn grants_are_of_tables_by_pattern() {
+        let ann = caller(Role::Write, Some(&["visits*", "system.jobs"]));
+        let may_name = ann.may_name().unwrap();
+        for (schema, table, may) in [
+            ("public", "visits", true),
+            ("public", "visits_raw", true),
+            ("public", "jobs", false),
+            ("system", "jobs", true),
+            ("system", "visits", false),
+            ("system", "late_rows", false),
+        ] {
+            assert_eq!(may_name(schema, table), may, "{schema}.{table}");
+        }
+        for (sql, may) in [
+            ("CREATE VIEW visits_of_today AS SELECT 1", true),
+            ("CREATE VIEW mine AS SELECT 1", false),
+            ("DROP TABLE visits, secrets", false),
+            ("DROP VIEW visits", true),
+            ("CREATE TABLE visits_copy AS SELECT * FROM secrets", false),
+            ("PAUSE JOB j", false),
+            ("SHOW JOBS", false),
+        ] {
+            assert_eq!(
+                ann.check(&parsed(sql), &Places::default()).is_ok(),
+                may,
+                "{sql}"
+            );
+        }
+        let letters = |key: &str, table: &str| {
+            parsed(&format!(
+                "CREATE EXTERNAL TABLE visits_x (a INT) STORED AS KAFKA LOCATION 't' OPTIONS ('format' 'json', 'on_error' 'dead_letter', '{key}' '{table}')"
+            ))
+        };
+        for key in ["dead_letter.table", "Dead_Letter.Table"] {
+            let error = ann
+                .check_own(&letters(key, "secrets"))
+                .expect_err("a table that ann may not name");
+            assert_eq!(error.kind(), ErrorKind::NotFound);
+            assert!(ann.check_own(&letters(key, "visits_dead")).is_ok());
+        }
+        // Those of an administrator narrow what statements read, and not what is made and dropped.
+        let boss = caller(Role::Admin, Some(&["visits*"]));
+        assert!(!boss.may_name().unwrap()("public", "secrets"));
+        for sql in [
+            "DROP TABLE secrets",
+            "CREATE VIEW mine AS SELECT 1",
+            "SHOW JOBS",
+        ] {
+            assert!(
+                boss.check(&parsed(sql), &Places::default()).is_ok(),
+                "{sql}"
+            );
+        }
+        assert!(Grants::try_new(&["***".to_owned()]).is_err());
+    }
+}

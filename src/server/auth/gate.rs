@@ -1,0 +1,85 @@
+//! Before every call of every service: who asks. A call that is not named here needs a caller who is known.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use tower::{Layer, Service};
+
+use crate::server::auth::login::Login;
+use crate::server::flight::status::status;
+use crate::server::network::admission::FirstCall;
+
+/// Whether the server is well.
+const OPEN: [&str; 2] = [
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+];
+
+/// Puts the caller into the extensions of each request.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    login: Arc<Login>,
+}
+
+impl Gate {
+    pub(crate) fn new(login: Arc<Login>) -> Self {
+        Self { login }
+    }
+}
+
+impl<S> Layer<S> for Gate {
+    type Service = Gated<S>;
+
+    fn layer(&self, inner: S) -> Gated<S> {
+        Gated {
+            inner,
+            login: Arc::clone(&self.login),
+        }
+    }
+}
+
+/// A service behind a [`Gate`].
+#[derive(Clone)]
+pub(crate) struct Gated<S> {
+    inner: S,
+    login: Arc<Login>,
+}
+
+impl<S, B, A> Service<Request<B>> for Gated<S>
+where
+    S: Service<Request<B>, Response = Response<A>> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Send + 'static,
+    A: Default + Send,
+{
+    type Response = Response<A>;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Response<A>, S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let waiting = self.inner.clone();
+        // The one that was asked whether it is ready is the one that is called.
+        let mut inner = std::mem::replace(&mut self.inner, waiting);
+        let first = FirstCall::of(request.extensions());
+        let login = Arc::clone(&self.login);
+        if OPEN.contains(&request.uri().path()) {
+            return Box::pin(inner.call(request));
+        }
+        Box::pin(async move {
+            let known = login.caller(request.headers()).await;
+            match known.and_then(|caller| first.came(&caller).map(|()| caller)) {
+                Ok(caller) => {
+                    request.extensions_mut().insert(caller);
+                    inner.call(request).await
+                }
+                Err(error) => Ok(status(&error).into_http()),
+            }
+        })
+    }
+}

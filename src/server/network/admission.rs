@@ -1,0 +1,235 @@
+//! The places of the connections of a listener: a connection that is served has one until it ends. Which connection is closed for
+//! another one, [`holders`](crate::server::network::holders) decides; here it is told so.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http::Extensions;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::server::auth::access::Caller;
+use crate::server::network::holders::{Arrival, HasShare, Holders, Number, Origin};
+
+/// The connections of a listener.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    open: Mutex<Open>,
+    /// A connection has ended since this was waited for.
+    ended: Notify,
+}
+
+#[derive(Debug)]
+struct Open {
+    holders: Holders,
+    /// By which each connection is told that it is to be closed.
+    closing: HashMap<Number, CancellationToken>,
+}
+
+impl Connections {
+    /// At most so many at the same time.
+    pub(crate) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self {
+            open: Mutex::new(Open {
+                holders: Holders::new(most),
+                closing: HashMap::new(),
+            }),
+            ended: Notify::new(),
+        })
+    }
+
+    /// A place for a connection from this address, as soon as there is one. A listener asks for one connection after the other.
+    pub(crate) async fn place(self: &Arc<Self>, from: IpAddr) -> Place {
+        let from = Origin::of(from);
+        loop {
+            if let Some(place) = self.try_place(from) {
+                return place;
+            }
+            self.ended.notified().await;
+        }
+    }
+
+    fn try_place(self: &Arc<Self>, from: Origin) -> Option<Place> {
+        let mut open = self.lock();
+        match open.holders.arrives(from) {
+            Arrival::Enters(number) => {
+                let closing = CancellationToken::new();
+                open.closing.insert(number, closing.clone());
+                let first = FirstCall(Some(Arc::new(Called {
+                    number,
+                    connections: Arc::clone(self),
+                    is_known: AtomicBool::new(false),
+                })));
+                Some(Place {
+                    number,
+                    connections: Arc::clone(self),
+                    first,
+                    closing,
+                })
+            }
+            Arrival::Closes(number) => {
+                if let Some(closing) = open.closing.get(&number) {
+                    closing.cancel();
+                }
+                None
+            }
+            Arrival::Waits => None,
+        }
+    }
+
+    /// How many there are.
+    #[cfg(test)]
+    pub(crate) fn open(&self) -> usize {
+        self.lock().holders.open()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The place of a connection, which is free again when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    number: Number,
+    connections: Arc<Connections>,
+    first: FirstCall,
+    closing: CancellationToken,
+}
+
+impl Place {
+    /// By which calls on the connection say that their user is known.
+    pub(crate) fn first_call(&self) -> FirstCall {
+        self.first.clone()
+    }
+
+    /// Cancelled when the connection is to be closed for another one. That of a user who is known never is.
+    pub(crate) fn closing(&self) -> &CancellationToken {
+        &self.closing
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.connections.lock();
+        open.holders.ends(self.number);
+        open.closing.remove(&self.number);
+        drop(open);
+        self.connections.ended.notify_one();
+    }
+}
+
+/// Whether a known user has called on a connection. The transport gives it to each call; a call without a connection has an empty
+/// one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FirstCall(Option<Arc<Called>>);
+
+#[derive(Debug)]
+struct Called {
+    number: Number,
+    connections: Arc<Connections>,
+    is_known: AtomicBool,
+}
+
+impl FirstCall {
+    /// That of the connection that a call with these extensions came on.
+    pub(crate) fn of(extensions: &Extensions) -> Self {
+        extensions.get().cloned().unwrap_or_default()
+    }
+
+    /// A caller who is known calls on the connection, and has it from now on if nobody has it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Exhausted`]: the caller has as many connections as one may have.
+    pub(crate) fn came(&self, caller: &Caller) -> Result<()> {
+        let Some(called) = self.0.as_ref().filter(|_| !self.is_known()) else {
+            return Ok(());
+        };
+        let mut open = called.connections.lock();
+        let calls = open.holders.calls(called.number, caller.user());
+        calls.map_err(|full| has_share(&full))?;
+        // One that is being closed has no holder any more.
+        let is_known = open.holders.is_known(called.number);
+        called.is_known.store(is_known, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether a known user has called.
+    pub(crate) fn is_known(&self) -> bool {
+        let called = self.0.as_ref();
+        called.is_some_and(|called| called.is_known.load(Ordering::Relaxed))
+    }
+}
+
+fn has_share(full: &HasShare) -> Error {
+    let HasShare { holder, share } = full;
+    let error = Error::new(
+        ErrorKind::Exhausted,
+        format!("{holder} has {share} connections open, and may have no more"),
+    );
+    error.with_help("close some of them: one connection serves many statements at the same time")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(name: &str) -> Caller {
+        Caller {
+            name: name.into(),
+            ..Caller::anyone()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_silent_connection_is_closed_before_another_one_enters() {
+        let connections = Connections::new(2);
+        let from = IpAddr::from([10, 0, 0, 1]);
+        let silent = connections.place(from).await;
+        let of_ann = connections.place(from).await;
+        of_ann.first_call().came(&user("ann")).unwrap();
+        let (waiting, to_close) = (Arc::clone(&connections), silent.closing().clone());
+        let next = tokio::spawn(async move { waiting.place(from).await });
+        to_close.cancelled().await;
+        // It has not ended: files of both would be open.
+        tokio::task::yield_now().await;
+        assert!(!next.is_finished());
+        drop(silent);
+        let next = next.await.unwrap();
+        next.first_call().came(&user("bob")).unwrap();
+        // Users have both: the next one waits until one of them goes.
+        let waiting = Arc::clone(&connections);
+        let last = tokio::spawn(async move { waiting.place(from).await });
+        tokio::task::yield_now().await;
+        assert!(!of_ann.closing().is_cancelled() && !next.closing().is_cancelled());
+        drop(of_ann);
+        assert!(!last.await.unwrap().first_call().is_known());
+    }
+
+    #[tokio::test]
+    async fn one_user_is_told_that_others_need_the_rest() {
+        let connections = Connections::new(4);
+        let mut places = Vec::new();
+        for _ in 0..4 {
+            places.push(connections.place(IpAddr::from([10, 0, 0, 1])).await);
+        }
+        let calls = places
+            .iter()
+            .map(|place| place.first_call().came(&user("ann")));
+        let refused: Vec<Error> = calls.filter_map(Result::err).collect();
+        assert_eq!(refused.len(), 1);
+        assert_eq!(refused[0].kind(), ErrorKind::Exhausted);
+        assert_eq!(
+            refused[0].message(),
+            "ann has 3 connections open, and may have no more"
+        );
+        // What ann has is ann's, whoever else calls on it.
+        places[0].first_call().came(&user("bob")).unwrap();
+        places[3].first_call().came(&user("bob")).unwrap();
+        assert!(places.iter().all(|place| place.first_call().is_known()));
+    }
+}

@@ -1,0 +1,353 @@
+//! Who holds the connections of a listener, and which one is closed for another: decisions only, without sockets and clocks.
+//!
+//! A connection belongs to nobody until a user who is known has called on it, and to that user from then on. When there are as
+//! many connections as there may be, a new one takes the place of one that belongs to nobody. So those who are not known keep no
+//! user out, however many connections they open. One user has a share of all places, so that other users find some.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use crate::server::auth::access::share_of_one;
+
+/// A connection. One that came later has a higher number.
+pub(crate) type Number = u64;
+
+/// Where a connection comes from. One machine may have all addresses of a network of IPv6, which count as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Origin(IpAddr);
+
+impl Origin {
+    pub(crate) fn of(address: IpAddr) -> Self {
+        /// The bits that tell one machine of a network of IPv6 from another.
+        const OF_MACHINE: u32 = 64;
+        Self(match address.to_canonical() {
+            IpAddr::V6(address) if !address.is_loopback() => {
+                let network = (address.to_bits() >> OF_MACHINE) << OF_MACHINE;
+                IpAddr::V6(Ipv6Addr::from_bits(network))
+            }
+            address => address,
+        })
+    }
+}
+
+/// Who has a connection on which a known user has called.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Holder {
+    /// This user.
+    User(Arc<str>),
+    /// Whoever asks from there, where nobody has to log in.
+    Origin(Origin),
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(name) => f.write_str(name),
+            Self::Origin(Origin(address)) => write!(f, "{address}"),
+        }
+    }
+}
+
+/// What becomes of a connection that was accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// It is served, under this number.
+    Enters(Number),
+    /// It waits until this connection, which is to be closed, has ended.
+    Closes(Number),
+    /// It waits until any connection has ended.
+    Waits,
+}
+
+/// A user has as many connections as one may have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HasShare {
+    pub(crate) holder: Holder,
+    pub(crate) share: usize,
+}
+
+/// The connections that are open.
+#[derive(Debug)]
+pub(crate) struct Holders {
+    /// How many there may be.
+    most: usize,
+    next: Number,
+    /// Those on which no known user has called, by where they come from; the oldest first.
+    unknown: BTreeMap<Number, Origin>,
+    known: HashMap<Number, Holder>,
+    /// How many each holder has.
+    counts: HashMap<Holder, usize>,
+    /// Those that are to be closed and have not ended.
+    closing: BTreeSet<Number>,
+}
+
+impl Holders {
+    pub(crate) fn new(most: usize) -> Self {
+        Self {
+            most: most.max(1),
+            next: 0,
+            unknown: BTreeMap::new(),
+            known: HashMap::new(),
+            counts: HashMap::new(),
+            closing: BTreeSet::new(),
+        }
+    }
+
+    /// How many are open.
+    pub(crate) fn open(&self) -> usize {
+        self.unknown.len() + self.known.len() + self.closing.len()
+    }
+
+    /// A connection was accepted. One that waits asks again whenever a connection has ended.
+    pub(crate) fn arrives(&mut self, from: Origin) -> Arrival {
+        if self.open() < self.most {
+            let number = self.next;
+            self.next += 1;
+            self.unknown.insert(number, from);
+            return Arrival::Enters(number);
+        }
+        if !self.closing.is_empty() {
+            return Arrival::Waits;
+        }
+        match gives_way(&self.unknown, from) {
+            Some(number) => {
+                self.unknown.remove(&number);
+                self.closing.insert(number);
+                Arrival::Closes(number)
+            }
+            None => Arrival::Waits,
+        }
+    }
+
+    /// A user who is known calls on a connection; `None` where nobody has to log in. The first one has it from now on.
+    ///
+    /// # Errors
+    ///
+    /// The user has as many as one may have: nobody has the connection.
+    pub(crate) fn calls(
+        &mut self,
+        number: Number,
+        user: Option<&Arc<str>>,
+    ) -> Result<(), HasShare> {
+        let Some(from) = self.unknown.get(&number) else {
+            return Ok(());
+        };
+        let holder = match user {
+            Some(user) => Holder::User(Arc::clone(user)),
+            None => Holder::Origin(*from),
+        };
+        let share = share_of_one(self.most);
+        let count = self.counts.entry(holder.clone()).or_default();
+        if *count >= share {
+            return Err(HasShare { holder, share });
+        }
+        *count += 1;
+        self.unknown.remove(&number);
+        self.known.insert(number, holder);
+        Ok(())
+    }
+
+    /// Whether a connection has a holder.
+    pub(crate) fn is_known(&self, number: Number) -> bool {
+        self.known.contains_key(&number)
+    }
+
+    /// A connection has ended.
+    pub(crate) fn ends(&mut self, number: Number) {
+        self.unknown.remove(&number);
+        self.closing.remove(&number);
+        let Some(holder) = self.known.remove(&number) else {
+            return;
+        };
+        if let Some(count) = self.counts.get_mut(&holder) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&holder);
+            }
+        }
+    }
+}
+
+/// Which connection is closed for a new one that comes from `from`, of those on which no known user has called: of the origin
+/// that has most of them, with the new one, the oldest. `None` if there is none.
+fn gives_way(unknown: &BTreeMap<Number, Origin>, from: Origin) -> Option<Number> {
+    // Of each origin, how many it has and the oldest.
+    let mut origins: HashMap<Origin, (usize, Number)> = HashMap::new();
+    for (number, origin) in unknown {
+        origins.entry(*origin).or_insert((0, *number)).0 += 1;
+    }
+    if let Some((count, _)) = origins.get_mut(&from) {
+        *count += 1;
+    }
+    let oldest_of_most = origins
+        .into_values()
+        .max_by_key(|(count, oldest)| (*count, std::cmp::Reverse(*oldest)));
+    oldest_of_most.map(|(_, oldest)| oldest)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn origin(last: u8) -> Origin {
+        Origin::of(IpAddr::from([10, 0, 0, last]))
+    }
+
+    fn enters(holders: &mut Holders, from: Origin) -> Number {
+        match holders.arrives(from) {
+            Arrival::Enters(number) => number,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn addresses_of_one_machine_are_one_origin() {
+        let of = |address: &str| Origin::of(address.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::2:3"));
+        assert_ne!(of("2001:db8:0:1::1"), of("2001:db8:0:2::1"));
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
+        assert_ne!(of("::1"), of("::2"));
+    }
+
+    /// One address opens connections without end and says nothing. A user of that address and one of another come in and stay.
+    #[test]
+    fn those_who_say_nothing_keep_nobody_out() {
+        let mut holders = Holders::new(8);
+        let (flood, other) = (origin(1), origin(2));
+        let silent: Vec<Number> = (0..8).map(|_| enters(&mut holders, flood)).collect();
+        let mut came = Vec::new();
+        for (from, closed) in [(other, silent[0]), (flood, silent[1])] {
+            assert_eq!(holders.arrives(from), Arrival::Closes(closed));
+            // It counts until it has ended, and nothing else is closed meanwhile.
+            assert_eq!(holders.arrives(from), Arrival::Waits);
+            assert_eq!(holders.open(), 8);
+            holders.ends(closed);
+            came.push(enters(&mut holders, from));
+        }
+        assert_eq!(holders.arrives(flood), Arrival::Closes(silent[2]));
+        holders.ends(silent[2]);
+        enters(&mut holders, flood);
+        for (number, name) in came.iter().zip(["ann", "bob"]) {
+            holders.calls(*number, Some(&name.into())).unwrap();
+        }
+        for _ in 0..20 {
+            let Arrival::Closes(closed) = holders.arrives(flood) else {
+                panic!("the flood goes on");
+            };
+            assert!(!came.contains(&closed));
+            holders.ends(closed);
+            enters(&mut holders, flood);
+        }
+        assert!(came.iter().all(|number| holders.is_known(*number)));
+    }
+
+    #[test]
+    fn one_user_leaves_places_to_others() {
+        let mut holders = Holders::new(8);
+        let (ann, bob): (Arc<str>, Arc<str>) = ("ann".into(), "bob".into());
+        let all: Vec<Number> = (0..8).map(|_| enters(&mut holders, origin(1))).collect();
+        for number in &all[..6] {
+            holders.calls(*number, Some(&ann)).unwrap();
+        }
+        // Others who call on the same connection, and later calls, change nothing.
+        holders.calls(all[0], Some(&bob)).unwrap();
+        holders.calls(all[0], Some(&ann)).unwrap();
+        let full = holders.calls(all[6], Some(&ann)).unwrap_err();
+        assert_eq!((full.holder.to_string(), full.share), ("ann".to_owned(), 6));
+        // What ann opens beyond the share gives way to bob, also at the same address.
+        assert_eq!(holders.arrives(origin(1)), Arrival::Closes(all[6]));
+        holders.ends(all[6]);
+        let of_bob = enters(&mut holders, origin(1));
+        holders.calls(of_bob, Some(&bob)).unwrap();
+        // One that has ended makes room in the share.
+        holders.ends(all[0]);
+        let again = enters(&mut holders, origin(1));
+        holders.calls(again, Some(&ann)).unwrap();
+        // Users hold all: one more waits.
+        holders.calls(all[7], Some(&bob)).unwrap();
+        assert_eq!(holders.open(), 8);
+        assert_eq!(holders.arrives(origin(3)), Arrival::Waits);
+    }
+
+    #[test]
+    fn where_nobody_logs_in_an_address_has_a_share() {
+        let mut holders = Holders::new(4);
+        let all: Vec<Number> = (0..4).map(|_| enters(&mut holders, origin(1))).collect();
+        for number in &all[..3] {
+            holders.calls(*number, None).unwrap();
+        }
+        let full = holders.calls(all[3], None).unwrap_err();
+        assert_eq!(full.holder.to_string(), "10.0.0.1");
+        assert_eq!(holders.arrives(origin(2)), Arrival::Closes(all[3]));
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Arrives(u8),
+        Calls(usize, u8),
+        Ends(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0..4_u8).prop_map(Step::Arrives),
+            3 => (any::<usize>(), 0..3_u8).prop_map(|(of, user)| Step::Calls(of, user)),
+            1 => any::<usize>().prop_map(Step::Ends),
+        ]
+    }
+
+    proptest! {
+        /// There are never more than there may be, nobody has more than a share, what a user has is not closed, and where one
+        /// user has called on connections at all, another one comes in.
+        #[test]
+        fn whatever_happens_another_user_comes_in(
+            most in 4..20_usize,
+            steps in proptest::collection::vec(step(), 0..200),
+        ) {
+            let mut holders = Holders::new(most);
+            let mut open: Vec<Number> = Vec::new();
+            let one = |open: &[Number], of: usize| (!open.is_empty()).then(|| open[of % open.len()]);
+            for step in steps {
+                match step {
+                    Step::Arrives(from) => match holders.arrives(origin(from)) {
+                        Arrival::Enters(number) => open.push(number),
+                        Arrival::Closes(number) => {
+                            prop_assert!(!holders.is_known(number));
+                            holders.ends(number);
+                            open.retain(|one| *one != number);
+                            open.push(enters(&mut holders, origin(from)));
+                        }
+                        Arrival::Waits => prop_assert_eq!(holders.known.len(), most),
+                    },
+                    Step::Calls(of, user) => {
+                        let user: Arc<str> = user.to_string().into();
+                        if let Some(number) = one(&open, of) {
+                            let _ = holders.calls(number, Some(&user));
+                        }
+                    }
+                    Step::Ends(of) => {
+                        if let Some(number) = one(&open, of) {
+                            holders.ends(number);
+                            open.retain(|one| *one != number);
+                        }
+                    }
+                }
+                prop_assert_eq!(holders.open(), open.len());
+                prop_assert!(open.len() <= most);
+                let counted: usize = holders.counts.values().sum();
+                prop_assert_eq!(counted, holders.known.len());
+                for count in holders.counts.values() {
+                    prop_assert!((1..=share_of_one(most)).contains(count));
+                }
+                if holders.counts.len() <= 1 {
+                    prop_assert!(holders.known.len() < most);
+                }
+            }
+        }
+    }
+}

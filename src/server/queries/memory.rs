@@ -1,0 +1,296 @@
+//! The last lines before the system ends the process for its memory (SAFE-1): statements end first.
+//!
+//! Operators hold memory within pools, functions make their results within the budget of their statement, and what either takes in one
+//! go is counted (`core::heap`). What is held beside that, such as rows between two operators, is seen here by what the whole process
+//! holds. And a statement that asks for more than the machine has waits on its own thread, and is ended.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the watcher of memory runs beside statements, in real time; a thread without memory can only wait"
+)]
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::common::runtime::{JoinSetTracer, set_join_set_tracer};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::core::heap;
+use crate::server::queries::scheduler::Work;
+
+/// How often is looked.
+const LOOK: Duration = Duration::from_millis(50);
+/// Where no statement is at work, one of so many looks asks how much room there is.
+const SELDOM: u32 = 20;
+/// A statement that was told to end has so many looks to let go of what it holds before another is told.
+const PATIENCE: u32 = 10;
+/// What the process may hold at least beside the memory of its statements: code, caches, what is copied.
+const BESIDE: usize = 2 << 30;
+/// The same beyond what it held when no statement was at work: jobs keep their state.
+const BEYOND: usize = 1 << 30;
+
+/// Ends the newest statement, one after the other, as long as the process holds more than it may; and each that waits for memory.
+pub(crate) fn watch(work: Arc<Work>, limit: usize) -> AbortOnDropHandle<()> {
+    heap::on_shortage(wait);
+    // One server of a process is enough to say so.
+    let _ = set_join_set_tracer(&IN_ITS_NAME);
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        let _unwatched = Unwatched;
+        let mut at_rest = 0;
+        let (mut patience, mut looks) = (0, 0_u32);
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let is_at_rest = work.is_at_rest();
+            looks = looks.wrapping_add(1);
+            if !is_at_rest || looks.is_multiple_of(SELDOM) {
+                heap::set_room(room().unwrap_or(usize::MAX));
+            }
+            for ended in heap::short()
+                .into_iter()
+                .filter_map(|of| work.end_short(of))
+            {
+                tracing::warn!(
+                    query = ended,
+                    "a statement needs more memory than there is: it is ended, and its thread waits until there is as much"
+                );
+            }
+            let Some(held) = resident() else {
+                continue;
+            };
+            if is_at_rest {
+                at_rest = held;
+                continue;
+            }
+            patience -= u32::from(patience > 0);
+            let most = most(limit, at_rest);
+            if held <= most || patience > 0 {
+                continue;
+            }
+            if let Some(ended) = work.relieve() {
+                patience = PATIENCE;
+                tracing::warn!(
+                    query = ended,
+                    held,
+                    most,
+                    "the process holds too much memory: a statement is ended"
+                );
+            }
+        }
+    }))
+}
+
+/// When nobody looks any more, nobody knows how much room there is.
+struct Unwatched;
+
+impl Drop for Unwatched {
+    fn drop(&mut self) {
+        heap::forget_room();
+    }
+}
+
+/// What the thread of a statement does that has no room for so many bytes.
+fn wait(bytes: usize) {
+    aside(|| {
+        loop {
+            std::thread::sleep(LOOK);
+            if heap::has_room(bytes) {
+                break;
+            }
+        }
+    });
+}
+
+/// Waits, while the other tasks of this thread go on with another one. Where it is no thread of tasks, it just waits.
+fn aside(wait: impl Fn()) {
+    let waited = catch_unwind(AssertUnwindSafe(|| tokio::task::block_in_place(&wait)));
+    if waited.is_err() {
+        wait();
+    }
+}
+
+/// What a statement has done by tasks of their own is done in its name.
+struct InItsName;
+
+static IN_ITS_NAME: InItsName = InItsName;
+
+impl JoinSetTracer for InItsName {
+    fn trace_future(
+        &self,
+        task: BoxFuture<'static, Box<dyn Any + Send>>,
+    ) -> BoxFuture<'static, Box<dyn Any + Send>> {
+        match heap::current() {
+            Some((owner, most)) => heap::within(owner, most, task).boxed(),
+            None => task,
+        }
+    }
+
+    fn trace_block(
+        &self,
+        work: Box<dyn FnOnce() -> Box<dyn Any + Send> + Send>,
+    ) -> Box<dyn FnOnce() -> Box<dyn Any + Send> + Send> {
+        match heap::current() {
+            Some((owner, most)) => Box::new(move || heap::during(&owner, most, work)),
+            None => work,
+        }
+    }
+}
+
+/// Bytes that the process may hold, which held so much when no statement was at work.
+fn most(limit: usize, at_rest: usize) -> usize {
+    limit.saturating_add(BESIDE.max(at_rest.saturating_add(BEYOND)))
+}
+
+/// Bytes that the process holds; none where the system does not say.
+fn resident() -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    bytes_of(&status, "VmRSS:")
+}
+
+/// Bytes that statements may take of what is left of the machine, of the group of processes that this one is limited with, or of
+/// its own addresses (`ulimit -v`); none where the system says nothing of that.
+fn room() -> Option<usize> {
+    let machine = std::fs::read_to_string("/proc/meminfo");
+    let machine = machine.ok().and_then(|said| left_by_machine(&said));
+    [machine, group(), addresses()].into_iter().flatten().min()
+}
+
+/// What is left of the addresses that this process may have, if there are not as many as it likes.
+fn addresses() -> Option<usize> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    left_by_limits(&limits, &status)
+}
+
+fn left_by_limits(limits: &str, status: &str) -> Option<usize> {
+    let mut lines = limits.lines();
+    let limit = lines.find_map(|line| line.strip_prefix("Max address space"))?;
+    let most: usize = limit.split_whitespace().next()?.parse().ok()?;
+    let held = bytes_of(status, "VmSize:")?;
+    let left = most.saturating_sub(held);
+    Some(left.saturating_sub(for_others(most)))
+}
+
+/// What is left of the machine's memory, less what is for others.
+fn left_by_machine(machine: &str) -> Option<usize> {
+    let total = bytes_of(machine, "MemTotal:")?;
+    let available = bytes_of(machine, "MemAvailable:")?;
+    let swap = bytes_of(machine, "SwapFree:").unwrap_or(0);
+    let left = available.saturating_add(swap);
+    Some(left.saturating_sub(for_others(total)))
+}
+
+/// The same of the control group of this process, if that has a limit.
+fn group() -> Option<usize> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let of = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let read = |name: &str| {
+        let place = format!("/sys/fs/cgroup{}/{name}", of.trim_end_matches('/'));
+        std::fs::read_to_string(place).ok()
+    };
+    let (most, held) = (read("memory.max")?, read("memory.current")?);
+    left_by_group(&most, &held, &read("memory.stat").unwrap_or_default())
+}
+
+/// What is left of the memory of a control group; pages of files that it can do without count as left.
+fn left_by_group(most: &str, held: &str, statistics: &str) -> Option<usize> {
+    let most: usize = most.trim().parse().ok()?;
+    let held: usize = held.trim().parse().ok()?;
+    let mut lines = statistics.lines();
+    let files = lines.find_map(|line| line.strip_prefix("inactive_file "));
+    let files: usize = files.and_then(|of| of.trim().parse().ok()).unwrap_or(0);
+    let left = most.saturating_sub(held.saturating_sub(files));
+    Some(left.saturating_sub(for_others(most)))
+}
+
+/// Of so much memory, what statements leave to jobs, the network and the system.
+fn for_others(total: usize) -> usize {
+    (total / 16).clamp(128 << 20, 1 << 30)
+}
+
+/// What the system says in KiB, behind a name.
+fn bytes_of(said: &str, name: &str) -> Option<usize> {
+    let line = said.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: usize = line.split_whitespace().next()?.parse().ok()?;
+    kib.checked_mul(1_024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    #[test]
+    fn what_is_held_is_told_and_has_room_beside_the_limit() {
+        assert!(resident().unwrap() > 1 << 20);
+        assert_eq!(most(100 << 20, 50 << 20), (100 << 20) + BESIDE);
+        assert_eq!(most(16 << 30, 10 << 30), (26 << 30) + BEYOND);
+        assert_eq!(most(usize::MAX, 1), usize::MAX);
+    }
+
+    #[test]
+    fn room_is_what_the_machine_or_the_group_has_left_for_statements() {
+        assert!(room().is_some());
+        let said =
+            "MemTotal: 16777216 kB\nMemFree: 1 kB\nMemAvailable: 4194304 kB\nSwapFree: 1024 kB\n";
+        assert_eq!(left_by_machine(said), Some(4_096 * MIB + MIB - 1_024 * MIB));
+        let few = "MemTotal: 1048576 kB\nMemAvailable: 65536 kB\n";
+        assert_eq!(left_by_machine(few), Some(0));
+        assert_eq!(left_by_machine("MemTotal: 1 kB\n"), None);
+        let of = |most: &str, held: usize, statistics: &str| {
+            left_by_group(most, &held.to_string(), statistics)
+        };
+        assert_eq!(of("max\n", MIB, ""), None);
+        let gib = "1073741824\n";
+        assert_eq!(of(gib, 512 * MIB, ""), Some(384 * MIB));
+        let files = format!("anon 7\ninactive_file {}\n", 100 * MIB);
+        assert_eq!(of(gib, 512 * MIB, &files), Some(484 * MIB));
+        assert_eq!(of(gib, 2_048 * MIB, ""), Some(0));
+        let limits = |most: &str| {
+            format!("Limit Soft Hard Units\nMax address space         {most}   unlimited   bytes\n")
+        };
+        let status = "VmPeak: 9 kB\nVmSize:  524288 kB\n";
+        assert_eq!(left_by_limits(&limits("unlimited"), status), None);
+        assert_eq!(
+            left_by_limits(&limits("1073741824"), status),
+            Some(384 * MIB)
+        );
+    }
+
+    #[tokio::test]
+    async fn tasks_of_a_statement_are_in_its_name() {
+        let _ = set_join_set_tracer(&IN_ITS_NAME);
+        let spawned = || async {
+            let mut tasks = datafusion::common::runtime::JoinSet::new();
+            tasks.spawn(async { heap::current().map(|(owner, most)| (owner.number(), most)) });
+            tasks.spawn_blocking(|| heap::current().map(|(owner, most)| (owner.number(), most)));
+            let first = tasks.join_next().await.unwrap().unwrap();
+            let second = tasks.join_next().await.unwrap().unwrap();
+            assert_eq!(first, second);
+            first
+        };
+        assert_eq!(spawned().await, None);
+        let owner = Arc::new(heap::Owner::default());
+        let number = owner.number();
+        let found = heap::within(owner, 7 * MIB, spawned()).await;
+        assert_eq!(found, Some((number, 7 * MIB)));
+    }
+
+    /// There is one thread: it waits, and the next task has another one all the same.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_thread_that_waits_for_memory_leaves_its_work_to_another() {
+        let (may_end, ends) = std::sync::mpsc::channel::<()>();
+        let waits = tokio::spawn(async move {
+            aside(|| {
+                let _ = ends.recv();
+            });
+        });
+        assert_eq!(tokio::spawn(async { 7 }).await.unwrap(), 7);
+        let _ = may_end.send(());
+        waits.await.unwrap();
+    }
+}

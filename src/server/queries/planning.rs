@@ -1,0 +1,390 @@
+//! Plans in the making: what of a statement keeps a processor busy without a pause (SAFE-1).
+//!
+//! As many are made at the same time as there are processors, each on a thread that does nothing else meanwhile, so that what
+//! others do goes on beside them. A plan whose statement has ended, or that takes longer than any may, is told so, and ends soon
+//! ([`Unwanted`]). One that goes on all the same gives its place to others: the thread that makes it is lost until it comes to its
+//! end, and its statement is listed as long. Of such threads there are few: then new plans are refused.
+
+use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::server::queries::scheduler::{Statement, Work};
+use crate::session::{Unwanted, until_unwanted};
+
+/// Threads that may be lost to plans that do not end.
+const LOST: usize = 8;
+/// How often plans are looked at. One that is not wanted any more has as long to end.
+const LOOK: Duration = Duration::from_millis(100);
+/// How often one that waits for a place looks whether it is to be refused.
+const WAITS: Duration = Duration::from_secs(1);
+/// A text of so few bytes is planned in less time than it takes to hand on what else its thread has to do.
+const SHORT: usize = 64;
+
+/// Looks after plans in the making.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the watcher of plans runs beside them, in real time"
+)]
+pub(crate) fn watch(work: Arc<Work>) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            work.planners.look();
+        }
+    }))
+}
+
+/// The places where plans are made.
+pub(crate) struct Planners {
+    places: Arc<Semaphore>,
+    /// How long a plan may be made without a pause.
+    limit: Duration,
+    /// Of those in the making, by number.
+    at_work: Mutex<BTreeMap<u64, Planning>>,
+    next: AtomicU64,
+}
+
+/// A plan that is being made, on a thread of its own.
+struct Planning {
+    statement: Arc<Statement>,
+    unwanted: Unwanted,
+    since: Instant,
+    /// Nothing once others have its place.
+    place: Option<OwnedSemaphorePermit>,
+}
+
+impl Planners {
+    /// Places for so many plans, each of which may take so long.
+    pub(crate) fn new(places: usize, limit: Duration) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(places.max(1))),
+            limit,
+            at_work: Mutex::default(),
+            next: AtomicU64::new(0),
+        }
+    }
+
+    /// Makes the plan of a statement, or does something that has a plan in it: what waits for others has no place meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// What it says; too many plans that do not end; it took too long.
+    pub(crate) async fn plan<T>(
+        &self,
+        statement: &Arc<Statement>,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let unwanted = Unwanted::default();
+        let mut work = Box::pin(until_unwanted(unwanted.clone(), work));
+        let mut has_begun = false;
+        loop {
+            let place = self.place(has_begun).await?;
+            has_begun = true;
+            let turn = Turn::new(self, statement, &unwanted, place);
+            let is_short = statement.text.len() <= SHORT;
+            let polled = poll_fn(|context| {
+                Poll::Ready(match is_short {
+                    true => work.as_mut().poll(context),
+                    false => beside_others(|| work.as_mut().poll(context)),
+                })
+            })
+            .await;
+            drop(turn);
+            match polled {
+                Poll::Ready(Err(error))
+                    if unwanted.is_set() && error.kind() == ErrorKind::Cancelled =>
+                {
+                    return Err(statement.why_stopped().unwrap_or(error));
+                }
+                Poll::Ready(done) => return done,
+                Poll::Pending => woken().await,
+            }
+        }
+    }
+
+    /// The statements whose plans are made though they have ended.
+    pub(crate) fn ending(&self) -> Vec<Arc<Statement>> {
+        let at_work = self.at_work();
+        let ending = at_work.values().filter(|of| of.unwanted.is_set());
+        ending.map(|of| Arc::clone(&of.statement)).collect()
+    }
+
+    /// Tells plans that are not wanted any more, and takes the places of those that have been told and go on.
+    pub(crate) fn look(&self) {
+        let mut at_work = self.at_work();
+        let mut lost = at_work.values().filter(|of| of.place.is_none()).count();
+        for planning in at_work.values_mut() {
+            if planning.unwanted.is_set() {
+                if lost < LOST && planning.place.take().is_some() {
+                    lost += 1;
+                    tracing::warn!(
+                        query = planning.statement.id,
+                        user = &*planning.statement.user,
+                        text = planning.statement.text,
+                        "a statement has ended, and its plan does not end: the thread that makes it is lost until it does"
+                    );
+                }
+                continue;
+            }
+            let statement = &planning.statement;
+            let limit = statement.timeout().unwrap_or(self.limit).min(self.limit);
+            if planning.since.elapsed() > limit {
+                statement.stop_planning(limit);
+            }
+            if statement.has_ended() {
+                planning.unwanted.set();
+                statement.ends();
+            }
+        }
+    }
+
+    /// A place. What has begun waits for it as long as it takes: half a definition would be worse.
+    async fn place(&self, has_begun: bool) -> Result<OwnedSemaphorePermit> {
+        let refuse_if_lost = || match has_begun {
+            true => Ok(()),
+            false => self.refuse_if_lost(),
+        };
+        refuse_if_lost()?;
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            return Ok(place);
+        }
+        let mut place = Box::pin(Arc::clone(&self.places).acquire_owned());
+        loop {
+            match tokio::time::timeout(WAITS, place.as_mut()).await {
+                Ok(had) => return had.map_err(|error| Error::internal(error.to_string())),
+                Err(_) => refuse_if_lost()?,
+            }
+        }
+    }
+
+    fn refuse_if_lost(&self) -> Result<()> {
+        let at_work = self.at_work();
+        let lost = at_work.values().filter(|of| of.place.is_none()).count();
+        match lost < LOST {
+            true => Ok(()),
+            false => Err(Error::new(
+                ErrorKind::Exhausted,
+                format!("{lost} statements that have ended are still being planned"),
+            )
+            .with_help("SHOW QUERIES lists them as ENDING; if they do not end, the server has to be started again")),
+        }
+    }
+
+    fn at_work(&self) -> MutexGuard<'_, BTreeMap<u64, Planning>> {
+        self.at_work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// While it is there a plan is being made.
+struct Turn<'p> {
+    planners: &'p Planners,
+    number: u64,
+}
+
+impl<'p> Turn<'p> {
+    fn new(
+        planners: &'p Planners,
+        statement: &Arc<Statement>,
+        unwanted: &Unwanted,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        let number = planners.next.fetch_add(1, Ordering::Relaxed);
+        let planning = Planning {
+            statement: Arc::clone(statement),
+            unwanted: unwanted.clone(),
+            since: Instant::now(),
+            place: Some(place),
+        };
+        planners.at_work().insert(number, planning);
+        Self { planners, number }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.planners.at_work().remove(&self.number);
+    }
+}
+
+/// Does something long while another thread does what else this one has to do.
+fn beside_others<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
+/// Ends when what this task waits for goes on.
+async fn woken() {
+    let mut is_first = true;
+    poll_fn(|_| match std::mem::take(&mut is_first) {
+        true => Poll::Pending,
+        false => Poll::Ready(()),
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::auth::access::Caller;
+    use crate::server::metrics::Counts;
+    use crate::server::queries::scheduler::{Limits, Time, WaitsFor};
+
+    /// One whose text is not short.
+    fn statement() -> Arc<Statement> {
+        let text = format!("SELECT {}", "1 + ".repeat(100));
+        Statement::new(&Caller::anyone(), &text, 0, Time::Any)
+    }
+
+    /// A plan that looks up only when it is told to.
+    fn stuck() -> (
+        std::sync::mpsc::Sender<()>,
+        impl Future<Output = Result<()>> + Send,
+    ) {
+        let (may_end, ends) = std::sync::mpsc::channel::<()>();
+        let plan = async move {
+            let _ = ends.recv();
+            Err(Error::new(ErrorKind::Cancelled, "ended"))
+        };
+        (may_end, plan)
+    }
+
+    fn planned<T: Send + 'static>(
+        planners: &Arc<Planners>,
+        statement: &Arc<Statement>,
+        plan: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> tokio::task::JoinHandle<Result<T>> {
+        let (planners, of) = (Arc::clone(planners), Arc::clone(statement));
+        tokio::spawn(async move { planners.plan(&of, plan).await })
+    }
+
+    async fn until(is_so: impl Fn() -> bool) {
+        while !is_so() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_plan_that_does_not_end_leaves_its_place_to_others() {
+        let planners = Arc::new(Planners::new(1, Duration::from_secs(3_600)));
+        let (first, second) = (statement(), statement());
+        let waits = WaitsFor::new(&first);
+        let _waits = WaitsFor::new(&second);
+        let (may_end, plan) = stuck();
+        let task = planned(&planners, &first, plan);
+        until(|| !planners.at_work().is_empty()).await;
+        let other = planned(&planners, &second, async { Ok(7) });
+        planners.look();
+        assert_eq!(planners.ending().len(), 0);
+        // Its client goes away.
+        drop(waits);
+        planners.look();
+        assert_eq!(first.state(), "ENDING");
+        planners.look();
+        assert_eq!(other.await.unwrap().unwrap(), 7);
+        assert_eq!(planners.ending()[0].id, first.id);
+        may_end.send(()).unwrap();
+        task.await.unwrap().unwrap_err();
+        assert_eq!(planners.ending().len(), 0);
+        assert_eq!(planners.places.available_permits(), 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn few_threads_are_lost() {
+        let planners = Arc::new(Planners::new(1, Duration::from_secs(3_600)));
+        let mut all = Vec::new();
+        for lost in 0..LOST {
+            let of = statement();
+            let waits = WaitsFor::new(&of);
+            let (may_end, plan) = stuck();
+            let task = planned(&planners, &of, plan);
+            until(|| planners.at_work().len() > lost).await;
+            drop(waits);
+            planners.look();
+            planners.look();
+            all.push((may_end, task));
+        }
+        let refused = planners.plan(&statement(), async { Ok(7) }).await;
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Exhausted);
+        assert_eq!(
+            refused.message(),
+            "8 statements that have ended are still being planned"
+        );
+        for (may_end, task) in all {
+            may_end.send(()).unwrap();
+            task.await.unwrap().unwrap_err();
+        }
+        let planned = planners.plan(&statement(), async { Ok(7) }).await;
+        assert_eq!(planned.unwrap(), 7);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn planning_has_its_time() {
+        let planners = Arc::new(Planners::new(1, Duration::ZERO));
+        let of = statement();
+        let _waits = WaitsFor::new(&of);
+        let (may_end, plan) = stuck();
+        let task = planned(&planners, &of, plan);
+        until(|| !planners.at_work().is_empty()).await;
+        until(|| {
+            planners.look();
+            of.has_ended()
+        })
+        .await;
+        may_end.send(()).unwrap();
+        let told = task.await.unwrap().unwrap_err();
+        assert_eq!(told.kind(), ErrorKind::Timeout);
+        assert!(told.message().starts_with("planning the statement took"));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_waits_for_others_has_no_place() {
+        let planners = Arc::new(Planners::new(1, Duration::from_secs(3_600)));
+        let (tell, told) = tokio::sync::oneshot::channel::<()>();
+        let first = planned(&planners, &statement(), async move {
+            let _ = told.await;
+            Ok(1)
+        });
+        until(|| planners.next.load(Ordering::Relaxed) > 0).await;
+        let second = planned(&planners, &statement(), async { Ok(2) });
+        assert_eq!(second.await.unwrap().unwrap(), 2);
+        tell.send(()).unwrap();
+        assert_eq!(first.await.unwrap().unwrap(), 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_still_planned_is_listed_and_can_be_named() {
+        let counts = Arc::new(Counts::try_new().unwrap());
+        let work = Work::new(Handle::current(), Limits::default(), counts);
+        let of = statement();
+        let (may_end, plan) = stuck();
+        let (for_run, for_plan, planned) = (Arc::clone(&work), Arc::clone(&work), Arc::clone(&of));
+        let run = tokio::spawn(async move {
+            let plan = async move { for_plan.planners.plan(&planned, plan).await };
+            let statement = Arc::clone(&of);
+            for_run.run(&statement, plan).await
+        });
+        until(|| !work.planners.at_work().is_empty()).await;
+        let listed = work.running();
+        assert_eq!(listed[0].state(), "RUNNING");
+        run.abort();
+        let _ = run.await;
+        work.planners.look();
+        let listed = work.running();
+        assert_eq!((listed.len(), listed[0].state()), (1, "ENDING"));
+        assert!(work.find(&listed[0].id).is_some());
+        may_end.send(()).unwrap();
+        until(|| work.running().is_empty()).await;
+    }
+}

@@ -1,0 +1,1357 @@
+//! Statements at work: each with a number, within limits, until it ends, is cancelled or takes too long; logged at its
+//! end. They run on threads of their own, so that the network always answers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use datafusion::arrow::array::RecordBatch;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::core::heap;
+use crate::core::stack::on_stack;
+use crate::error::{Error, ErrorKind, Result};
+use crate::server::auth::access::{Caller, share};
+use crate::server::metrics::Counts;
+use crate::server::queries::planning::Planners;
+
+/// What is made before it is asked for: a reader that is slow holds no more.
+const AHEAD: usize = 4;
+/// Of a statement's text, in the list and the log.
+const SHOWN: usize = 2_000;
+/// What the log is filtered by.
+pub const QUERY_LOG: &str = "anabranch::queries";
+
+/// How much clients may ask for.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Statements at work at the same time.
+    pub statements: usize,
+    /// Statements that wait for others; one more is refused.
+    pub queue: usize,
+    /// Subscriptions that are open at the same time; one more is refused.
+    pub subscriptions: usize,
+    /// How long a statement may take, unless its session says less.
+    pub timeout: Option<Duration>,
+    /// How long a statement may be planned without a pause.
+    pub planning: Duration,
+    /// Bytes that a statement may hold before it spills or fails; `None`: all of the server's.
+    pub memory: Option<usize>,
+    /// Bytes of a result.
+    pub result_bytes: Option<u64>,
+    /// Bytes of a statement's text.
+    pub statement_bytes: usize,
+    /// Sessions, and of each kind things that are kept for clients between two calls.
+    pub sessions: usize,
+    /// After so long without a call, what is kept for a client is forgotten.
+    pub idle: Duration,
+    /// A result that gives nothing for so long says that it is still there.
+    pub keep_alive: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            statements: 64,
+            queue: 256,
+            subscriptions: 256,
+            timeout: None,
+            planning: Duration::from_secs(60),
+            memory: None,
+            result_bytes: None,
+            statement_bytes: 16 << 20,
+            sessions: 10_000,
+            idle: Duration::from_secs(3_600),
+            keep_alive: Duration::from_secs(15),
+        }
+    }
+}
+
+/// How long a statement may be at work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Time {
+    /// As long as it takes.
+    Any,
+    /// So long.
+    AtMost(Duration),
+    /// Until its client has had enough: others do not wait for it.
+    Endless,
+}
+
+/// A statement of a client, from when it is asked for until it has run or its rows are fetched.
+#[derive(Debug)]
+pub(crate) struct Statement {
+    /// By which it is listed, cancelled and logged.
+    pub(crate) id: String,
+    pub(crate) user: Arc<str>,
+    /// Without secrets.
+    pub(crate) text: String,
+    /// In milliseconds since 1970 UTC.
+    pub(crate) at: i64,
+    time: Time,
+    is_waiting: AtomicBool,
+    /// It has ended, and is still being planned.
+    is_ending: AtomicBool,
+    /// How many wait for it.
+    waited_for: AtomicUsize,
+    rows: AtomicU64,
+    bytes: AtomicU64,
+    /// Microseconds at work so far.
+    spent: AtomicU64,
+    stopped: CancellationToken,
+    stopped_by: OnceLock<StoppedBy>,
+    /// What its polls take of the heap is counted for this.
+    owner: Arc<heap::Owner>,
+    /// Cancelled when a thread of it waits for memory: it can no longer say itself how it ends.
+    is_short: CancellationToken,
+}
+
+/// Who ends a statement before its own end.
+#[derive(Debug)]
+enum StoppedBy {
+    /// Somebody who may, by this name.
+    User(String),
+    /// The server, which ends before it.
+    Server,
+    /// The server, which would run out of memory with it.
+    Memory,
+    /// The server, which has planned it for so long.
+    Planning(Duration),
+}
+
+impl Statement {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the id of a statement cannot be guessed"
+    )]
+    pub(crate) fn new(caller: &Caller, text: &str, at: i64, time: Time) -> Arc<Self> {
+        Arc::new(Self {
+            id: uuid::Uuid::new_v4().simple().to_string()[..16].to_owned(),
+            user: Arc::clone(&caller.name),
+            text: text.chars().take(SHOWN).collect(),
+            at,
+            time,
+            is_waiting: AtomicBool::new(false),
+            is_ending: AtomicBool::new(false),
+            waited_for: AtomicUsize::new(0),
+            rows: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            spent: AtomicU64::new(0),
+            stopped: CancellationToken::new(),
+            stopped_by: OnceLock::new(),
+            owner: Arc::default(),
+            is_short: CancellationToken::new(),
+        })
+    }
+
+    /// Whether its rows come until nobody wants them any more.
+    pub(crate) fn is_endless(&self) -> bool {
+        self.time == Time::Endless
+    }
+
+    /// Ends it, now or as soon as it begins.
+    pub(crate) fn cancel(&self, by: &str) {
+        self.stop(StoppedBy::User(by.to_owned()));
+    }
+
+    fn stop(&self, by: StoppedBy) {
+        // The first who says so is told.
+        let _ = self.stopped_by.set(by);
+        self.owner.end();
+        self.stopped.cancel();
+    }
+
+    /// `WAITING` for others to end, `RUNNING`, or `ENDING` where it has ended and is still being planned.
+    pub(crate) fn state(&self) -> &'static str {
+        match self.is_waiting.load(Ordering::Relaxed) {
+            _ if self.is_ending.load(Ordering::Relaxed) => "ENDING",
+            true => "WAITING",
+            false => "RUNNING",
+        }
+    }
+
+    /// It has ended, and its plan has been told.
+    pub(crate) fn ends(&self) {
+        self.is_ending.store(true, Ordering::Relaxed);
+    }
+
+    /// How long it may take, if that is limited.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        match self.time {
+            Time::AtMost(timeout) => Some(timeout),
+            Time::Any | Time::Endless => None,
+        }
+    }
+
+    /// Ends it, since it has been planned for so long.
+    pub(crate) fn stop_planning(&self, limit: Duration) {
+        self.stop(StoppedBy::Planning(limit));
+    }
+
+    /// Whether it was told to end, or nobody waits for it any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.waited_for.load(Ordering::Relaxed) == 0 || self.stopped.is_cancelled()
+    }
+
+    /// What is said of it if it was told to end.
+    pub(crate) fn why_stopped(&self) -> Option<Error> {
+        let by = self.stopped_by.get()?;
+        Some(match by {
+            StoppedBy::Server => is_ending(),
+            StoppedBy::Memory => is_out_of_memory(),
+            StoppedBy::Planning(limit) => Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "planning the statement took longer than {:.1} s",
+                    limit.as_secs_f64()
+                ),
+            )
+            .with_help("make several statements of it, or keep a part of it in a table"),
+            StoppedBy::User(by) if **by != *self.user => Error::new(
+                ErrorKind::Cancelled,
+                format!("the statement was cancelled by {by}"),
+            ),
+            StoppedBy::User(_) => Error::new(ErrorKind::Cancelled, "the statement was cancelled"),
+        })
+    }
+
+    /// Counts what was sent.
+    pub(crate) fn count(&self, rows: usize, bytes: usize) {
+        self.rows.fetch_add(rows as u64, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Rows and bytes that were sent so far.
+    pub(crate) fn counted(&self) -> (u64, u64) {
+        let rows = self.rows.load(Ordering::Relaxed);
+        (rows, self.bytes.load(Ordering::Relaxed))
+    }
+
+    /// Ends when it is stopped or has taken too long; gives why.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the time limit of a statement is real time"
+    )]
+    async fn stopped(&self) -> Error {
+        let took_too_long = async {
+            match self.timeout() {
+                Some(timeout) => {
+                    tokio::time::sleep(timeout).await;
+                    timeout
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.stopped.cancelled() => self.why_stopped().unwrap_or_else(gone),
+            timeout = took_too_long => {
+                self.owner.end();
+                too_long(timeout)
+            }
+        }
+    }
+}
+
+/// The statements at work.
+pub(crate) struct Work {
+    /// What has ended.
+    pub(crate) counts: Arc<Counts>,
+    /// Where statements are planned.
+    pub(crate) planners: Planners,
+    runtime: Handle,
+    limits: Limits,
+    turns: Arc<Semaphore>,
+    /// Of those without an end.
+    subscriptions: Arc<Semaphore>,
+    /// KiB of texts that are read at the same time: what is made of a text is many times as large.
+    reading: Arc<Semaphore>,
+    /// Texts that wait to be read.
+    unread: AtomicUsize,
+    /// Statements that wait for others.
+    waiting: AtomicUsize,
+    users: Mutex<HashMap<Arc<str>, Arc<User>>>,
+    running: Mutex<BTreeMap<String, Arc<Statement>>>,
+    /// Those that were planned: they may be ended before their rows are fetched.
+    planned: Mutex<BTreeMap<String, Weak<Statement>>>,
+    /// Cancelled when the server is about to end.
+    ending: CancellationToken,
+    /// Bytes that a statement may take in one go.
+    most: AtomicUsize,
+}
+
+/// What one user has of what there is for all.
+#[derive(Debug)]
+struct User {
+    turns: Arc<Semaphore>,
+    subscriptions: Arc<Semaphore>,
+    waiting: AtomicUsize,
+}
+
+/// That a statement may be at work.
+#[derive(Debug)]
+struct Turn {
+    _user: Arc<User>,
+    _of_user: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
+}
+
+impl Work {
+    pub(crate) fn new(runtime: Handle, limits: Limits, counts: Arc<Counts>) -> Arc<Self> {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Arc::new(Self {
+            counts,
+            planners: Planners::new(processors, limits.planning),
+            turns: Arc::new(Semaphore::new(limits.statements)),
+            subscriptions: Arc::new(Semaphore::new(limits.subscriptions)),
+            reading: Arc::new(Semaphore::new(kibibytes(limits.statement_bytes) as usize)),
+            most: AtomicUsize::new(limits.memory.map_or(usize::MAX, in_one_go)),
+            runtime,
+            limits,
+            unread: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            users: Mutex::default(),
+            running: Mutex::default(),
+            planned: Mutex::default(),
+            ending: CancellationToken::new(),
+        })
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Says how much a statement may hold, where its limits leave that to the server.
+    pub(crate) fn may_hold(&self, memory: usize) {
+        let memory = self.limits.memory.unwrap_or(memory);
+        self.most.store(in_one_go(memory), Ordering::Relaxed);
+    }
+
+    /// Bytes that a statement may take in one go.
+    fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
+    }
+
+    /// Whether a statement's text is short enough.
+    ///
+    /// # Errors
+    ///
+    /// It is not.
+    pub(crate) fn check_length(&self, text: &str) -> Result<()> {
+        let limit = self.limits.statement_bytes;
+        if text.len() <= limit {
+            return Ok(());
+        }
+        let error = Error::new(
+            ErrorKind::Exhausted,
+            format!(
+                "the statement has {} bytes, and may have {limit}",
+                text.len()
+            ),
+        );
+        Err(error.with_help("bind values as parameters, or load rows with bulk ingest"))
+    }
+
+    /// How many statements wait for others.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// How many subscriptions are read.
+    pub(crate) fn open_subscriptions(&self) -> usize {
+        self.limits.subscriptions - self.subscriptions.available_permits()
+    }
+
+    /// The statements at work, the oldest first; also those that have ended and are still being planned.
+    pub(crate) fn running(&self) -> Vec<Arc<Statement>> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = running.clone();
+        drop(running);
+        for ending in self.planners.ending() {
+            all.entry(ending.id.clone()).or_insert(ending);
+        }
+        let mut all: Vec<_> = all.into_values().collect();
+        all.sort_by_key(|statement| statement.at);
+        all
+    }
+
+    /// The statement of this id, at work or soon.
+    pub(crate) fn find(&self, id: &str) -> Option<Arc<Statement>> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let planned = || {
+            let planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
+            planned.get(id)?.upgrade()
+        };
+        let ending = || {
+            let mut ending = self.planners.ending().into_iter();
+            ending.find(|statement| statement.id == id)
+        };
+        running.get(id).cloned().or_else(planned).or_else(ending)
+    }
+
+    fn plans(&self, statement: &Arc<Statement>) {
+        let mut planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
+        if planned.len() >= 2 * self.limits.sessions {
+            planned.retain(|_, statement| statement.strong_count() > 0);
+        }
+        planned.insert(statement.id.clone(), Arc::downgrade(statement));
+    }
+
+    /// Counts and logs what a caller was refused before there was a statement.
+    pub(crate) fn refused(&self, caller: &Caller, error: &Error) {
+        if error.query().is_some() {
+            // It has a line of its own.
+            return;
+        }
+        let kind = error.kind();
+        self.counts.ended(kind.name(), None, 0, 0);
+        tracing::info!(target: QUERY_LOG, user = &*caller.name, "refused: {kind:?}: {}", error.message());
+    }
+
+    /// Counts and logs a statement whose answer was known.
+    pub(crate) fn answered(self: &Arc<Self>, statement: &Arc<Statement>, rows: &RecordBatch) {
+        let mut running = Running::new(self, statement);
+        statement.count(rows.num_rows(), rows.get_array_memory_size());
+        running.end(None);
+    }
+
+    /// Does something of a statement, after which it `goes_on` or has ended, unless it is stopped or nobody waits any more. When the
+    /// server is about to end, the statement has ended: its rows could not be fetched.
+    ///
+    /// # Errors
+    ///
+    /// What it says; too many others; cancelled; too long; the server is about to end.
+    pub(crate) async fn plan<T: Send + 'static>(
+        self: &Arc<Self>,
+        statement: &Arc<Statement>,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+        goes_on: impl Fn(&T) -> bool + Send,
+    ) -> Result<T> {
+        let mut running = Running::new(self, statement);
+        let done = self.unless_ending(self.attempt(statement, work)).await;
+        let done = done.map_err(|error| error.of_query(&statement.id));
+        match &done {
+            Ok(planned) if goes_on(planned) => {
+                self.plans(statement);
+                running.goes_on = true;
+            }
+            ended => running.end(ended.as_ref().err()),
+        }
+        done
+    }
+
+    /// Does all of a statement, unless it is stopped or nobody waits for it any more.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::plan`].
+    pub(crate) async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        statement: &Arc<Statement>,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let mut running = Running::new(self, statement);
+        let done = self.attempt(statement, work).await;
+        let done = done.map_err(|error| error.of_query(&statement.id));
+        running.end(done.as_ref().err());
+        done
+    }
+
+    /// Reads a text: a long one on the threads of statements, so that the network answers others meanwhile, and when as much of
+    /// the texts of others has been read.
+    ///
+    /// # Errors
+    ///
+    /// What it says; too many others; too long.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        read: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        /// This many bytes are read in less time than it takes to hand them over and back.
+        const SHORT: usize = 8 << 10;
+        if bytes <= SHORT {
+            return read();
+        }
+        let room = self.room(bytes);
+        let room = match self.limits.timeout {
+            Some(timeout) => match tokio::time::timeout(timeout, room).await {
+                Ok(room) => room?,
+                Err(_) => return Err(too_long(timeout)),
+            },
+            None => room.await?,
+        };
+        self.aside(async move {
+            // It has its room until it has been read, also when nobody waits any more.
+            let _room = room;
+            read()
+        })
+        .await
+    }
+
+    /// Room for reading a text of so many bytes.
+    async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
+        // One of the largest has room when it is alone.
+        let needed = kibibytes(bytes.min(self.limits.statement_bytes));
+        if let Ok(room) = Arc::clone(&self.reading).try_acquire_many_owned(needed) {
+            return Ok(room);
+        }
+        let before = self.unread.fetch_add(1, Ordering::Relaxed);
+        let _waits = Waits(&self.unread);
+        if before >= self.limits.queue {
+            let most = self.limits.queue;
+            let full = format!("{most} long statements wait to be read");
+            return Err(Error::new(ErrorKind::Exhausted, full).with_help("try again later"));
+        }
+        let room = Arc::clone(&self.reading).acquire_many_owned(needed).await;
+        room.map_err(|error| Error::internal(error.to_string()))
+    }
+
+    /// Does something small of the server's own that neither waits nor is listed.
+    ///
+    /// # Errors
+    ///
+    /// What it says.
+    pub(crate) async fn aside<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let task = AbortOnDropHandle::new(self.runtime.spawn(on_stack(work)));
+        task.await
+            .unwrap_or_else(|error| Err(Error::internal(error.to_string())))
+    }
+
+    /// Does something small within the limits of statements: it has its turn and its time, and is neither listed nor logged.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::plan`].
+    pub(crate) async fn unlisted<T: Send + 'static>(
+        &self,
+        statement: &Arc<Statement>,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        self.unless_ending(self.attempt(statement, work)).await
+    }
+
+    /// Waits for something, but not once the server is about to end: a plan in the making looks up only when it is made.
+    async fn unless_ending<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            done = work => done,
+            () = self.ending.cancelled() => Err(is_ending()),
+        }
+    }
+
+    async fn attempt<T: Send + 'static>(
+        &self,
+        statement: &Arc<Statement>,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let _waits = WaitsFor::new(statement);
+        let done = async {
+            let _turn = self.turn(statement).await?;
+            let owner = Arc::clone(&statement.owner);
+            self.aside(heap::within(owner, self.most(), work)).await
+        };
+        tokio::select! {
+            done = done => done,
+            why = statement.stopped() => Err(why),
+        }
+    }
+
+    /// Does something to its end whether or not a client waits for it: half of it would be worse. It counts what it takes as other
+    /// statements do, so that one whose plan asks for more memory than there is waits alone; then its client is told.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::run`], but for its end.
+    pub(crate) async fn finish<T: Send + 'static>(
+        self: &Arc<Self>,
+        statement: &Arc<Statement>,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let (to_its_end, of) = (Arc::clone(self), Arc::clone(statement));
+        let task = self.runtime.spawn(async move {
+            let mut running = Running::new(&to_its_end, &of);
+            let _waits = WaitsFor::new(&of);
+            let _turn = to_its_end.turn(&of).await?;
+            let owner = Arc::clone(&of.owner);
+            let work = heap::within(owner, to_its_end.most(), work);
+            let done = on_stack(work).await.map_err(|error| match error.kind() {
+                // A step says only that its statement was ended.
+                ErrorKind::Cancelled => of.why_stopped().unwrap_or(error),
+                _ => error,
+            });
+            running.end(done.as_ref().err());
+            done.map_err(|error| error.of_query(&of.id))
+        });
+        tokio::select! {
+            biased;
+            done = task => done.unwrap_or_else(|error| Err(Error::internal(error.to_string()))),
+            () = statement.is_short.cancelled() => {
+                Err(is_short_of_memory().of_query(&statement.id))
+            }
+        }
+    }
+
+    /// What a stream of a statement gives, made ahead of its reader; nothing more is made when the reader has gone.
+    /// `idle` is given whenever nothing else was for long.
+    pub(crate) fn stream<T: Clone + Send + Sync + 'static>(
+        self: &Arc<Self>,
+        statement: Arc<Statement>,
+        items: impl Future<Output = Result<BoxStream<'static, Result<T>>>> + Send + 'static,
+        idle: Option<T>,
+    ) -> BoxStream<'static, Result<T>> {
+        let (sender, receiver) = mpsc::channel(AHEAD);
+        let waits = WaitsFor::new(&statement);
+        let (work, of) = (Arc::clone(self), Arc::clone(&statement));
+        let keep_alive = self.limits.keep_alive;
+        let task = self.runtime.spawn(async move {
+            let mut running = Running::new(&work, &statement);
+            let owner = Arc::clone(&statement.owner);
+            let made = heap::within(owner, work.most(), async {
+                let _turn = match statement.is_endless() {
+                    true => work.subscription(&statement)?,
+                    false => work.turn(&statement).await?,
+                };
+                let mut items = items.await?;
+                let mut has_begun = false;
+                loop {
+                    let next = match (&idle, has_begun) {
+                        (Some(idle), true) => {
+                            match tokio::time::timeout(keep_alive, items.next()).await {
+                                Ok(next) => next,
+                                Err(_) => Some(Ok(idle.clone())),
+                            }
+                        }
+                        _ => items.next().await,
+                    };
+                    has_begun = true;
+                    match next {
+                        None => return Ok(()),
+                        Some(item) => {
+                            if sender.send(Ok(item?)).await.is_err() {
+                                return Err(gone());
+                            }
+                        }
+                    }
+                }
+            });
+            let ended = tokio::select! {
+                ended = made => ended,
+                why = statement.stopped() => Err(why),
+                () = sender.closed() => Err(gone()),
+            };
+            running.end(ended.as_ref().err());
+            drop(running);
+            if let Err(error) = ended {
+                let _ = sender.send(Err(error.of_query(&statement.id))).await;
+            }
+        });
+        let reading = Some((receiver, AbortOnDropHandle::new(task), waits, of));
+        let received = futures::stream::unfold(reading, |reading| async {
+            let (mut receiver, task, waits, of) = reading?;
+            tokio::select! {
+                biased;
+                next = receiver.recv() => {
+                    let next = next?;
+                    Some((next, Some((receiver, task, waits, of))))
+                }
+                () = of.is_short.cancelled() => {
+                    Some((Err(is_out_of_memory().of_query(&of.id)), None))
+                }
+            }
+        });
+        received.boxed()
+    }
+
+    /// Ends the newest statement at work that was not told to end yet; gives its number.
+    pub(crate) fn relieve(&self) -> Option<String> {
+        let newest = self
+            .running()
+            .into_iter()
+            .rev()
+            .find(|statement| !statement.has_ended())?;
+        newest.stop(StoppedBy::Memory);
+        Some(newest.id.clone())
+    }
+
+    /// Whether no statement is at work but those whose threads wait for memory: what these hold they may hold for ever.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let running = self.running();
+        let mut running = running.iter();
+        running.all(|statement| statement.is_short.is_cancelled())
+    }
+
+    /// Ends a statement that has a thread which waits for memory; gives its id if that is new.
+    pub(crate) fn end_short(&self, number: u64) -> Option<String> {
+        let mut running = self.running().into_iter();
+        let found = running.find(|statement| statement.owner.number() == number)?;
+        if found.is_short.is_cancelled() {
+            return None;
+        }
+        found.stop(StoppedBy::Memory);
+        found.is_short.cancel();
+        Some(found.id.clone())
+    }
+
+    fn subscription(&self, statement: &Statement) -> Result<Turn> {
+        let user = self.user(&statement.user);
+        let of_user = Arc::clone(&user.subscriptions).try_acquire_owned();
+        let of_all = Arc::clone(&self.subscriptions).try_acquire_owned();
+        let (whose, most) = match of_user.is_ok() {
+            true => (String::new(), self.limits.subscriptions),
+            false => (
+                format!(" of {}", statement.user),
+                share(&statement.user, self.limits.subscriptions),
+            ),
+        };
+        match (of_user, of_all) {
+            (Ok(of_user), Ok(of_all)) => Ok(Turn {
+                _user: user,
+                _of_user: of_user,
+                _of_all: of_all,
+            }),
+            _ => Err(Error::new(
+                ErrorKind::Exhausted,
+                format!("{most} subscriptions{whose} are open"),
+            )
+            .with_help("end one of them: SHOW QUERIES lists them")),
+        }
+    }
+
+    /// What a user has.
+    fn user(&self, name: &Arc<str>) -> Arc<User> {
+        /// Users who have nothing are forgotten when there are more.
+        const KNOWN: usize = 1_000;
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        if users.len() >= KNOWN && !users.contains_key(name) {
+            users.retain(|_, user| Arc::strong_count(user) > 1);
+        }
+        let new = || {
+            let of = |all: usize| Arc::new(Semaphore::new(share(name, all)));
+            Arc::new(User {
+                turns: of(self.limits.statements),
+                subscriptions: of(self.limits.subscriptions),
+                waiting: AtomicUsize::new(0),
+            })
+        };
+        Arc::clone(users.entry(Arc::clone(name)).or_insert_with(new))
+    }
+
+    /// The server is about to end: statements without an end have ended, and those that are being planned.
+    pub(crate) fn drain(&self) {
+        self.ending.cancel();
+        for statement in self.running() {
+            if statement.is_endless() {
+                statement.stop(StoppedBy::Server);
+            }
+        }
+    }
+
+    async fn turn(&self, statement: &Statement) -> Result<Turn> {
+        let user = self.user(&statement.user);
+        let of_user = Arc::clone(&user.turns).try_acquire_owned().ok();
+        let of_all = match of_user {
+            Some(_) => Arc::clone(&self.turns).try_acquire_owned().ok(),
+            // Others do not stand behind those of a user who has a full share.
+            None => None,
+        };
+        if let (Some(of_user), Some(of_all)) = (of_user, of_all) {
+            return Ok(Turn {
+                _user: user,
+                _of_user: of_user,
+                _of_all: of_all,
+            });
+        }
+        let _waits = self.queued()?;
+        let _waits_of_user = user.queued(&statement.user, &self.limits)?;
+        statement.is_waiting.store(true, Ordering::Relaxed);
+        let _is_waiting = IsWaiting(statement);
+        let internal = |error: tokio::sync::AcquireError| Error::internal(error.to_string());
+        let of_user = Arc::clone(&user.turns).acquire_owned().await;
+        let of_user = of_user.map_err(internal)?;
+        let of_all = Arc::clone(&self.turns).acquire_owned().await;
+        Ok(Turn {
+            _of_user: of_user,
+            _of_all: of_all.map_err(internal)?,
+            _user: Arc::clone(&user),
+        })
+    }
+
+    /// A place among those who wait for others.
+    fn queued(&self) -> Result<Waits<'_>> {
+        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let waits = Waits(&self.waiting);
+        match before >= self.limits.queue {
+            true => Err(Error::new(
+                ErrorKind::Exhausted,
+                format!(
+                    "{} statements are at work and {} wait",
+                    self.limits.statements, self.limits.queue
+                ),
+            )
+            .with_help("try again later")),
+            false => Ok(waits),
+        }
+    }
+}
+
+impl User {
+    /// A place among the statements of this user that wait.
+    fn queued(&self, name: &str, limits: &Limits) -> Result<Waits<'_>> {
+        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let waits = Waits(&self.waiting);
+        let most = share(name, limits.queue);
+        match before >= most {
+            true => Err(Error::new(
+                ErrorKind::Exhausted,
+                format!("{most} statements of {name} wait for others"),
+            )
+            .with_help("try again later")),
+            false => Ok(waits),
+        }
+    }
+}
+
+/// Bytes that a statement may take in one go which may hold so many: operators copy what they hold, and batches are on their way.
+fn in_one_go(memory: usize) -> usize {
+    const ON_THEIR_WAY: usize = 256 << 20;
+    memory.saturating_mul(2).saturating_add(ON_THEIR_WAY)
+}
+
+fn is_out_of_memory() -> Error {
+    let ended = "the server ran out of memory: the statement was ended";
+    Error::new(ErrorKind::Exhausted, ended)
+        .with_help("read fewer rows or columns, or ask for an aggregate of them")
+}
+
+/// The same of one that is done to its end, if there is memory for it later.
+fn is_short_of_memory() -> Error {
+    let ended = "the server ran out of memory: the statement was ended";
+    Error::new(ErrorKind::Exhausted, ended).with_help(
+        "define less at once; SHOW TABLES and SHOW JOBS say whether it was defined all the same",
+    )
+}
+
+fn is_ending() -> Error {
+    Error::unavailable("the server is about to end").with_help("ask again soon")
+}
+
+fn gone() -> Error {
+    Error::new(ErrorKind::Cancelled, "its client went away")
+}
+
+fn too_long(timeout: Duration) -> Error {
+    Error::new(
+        ErrorKind::Timeout,
+        format!(
+            "the statement took longer than {:.1} s",
+            timeout.as_secs_f64()
+        ),
+    )
+    .with_help("SET statement_timeout changes that within the server's own limit")
+}
+
+/// At least one, and no more than can be counted.
+fn kibibytes(bytes: usize) -> u32 {
+    let most = usize::try_from(u32::MAX).unwrap_or(usize::MAX);
+    let within = bytes
+        .div_ceil(1 << 10)
+        .clamp(1, most.min(Semaphore::MAX_PERMITS));
+    u32::try_from(within).unwrap_or(u32::MAX)
+}
+
+struct Waits<'a>(&'a AtomicUsize);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts a client that waits for the statement, or a definition that runs to its end without one.
+pub(crate) struct WaitsFor(Arc<Statement>);
+
+impl WaitsFor {
+    pub(crate) fn new(statement: &Arc<Statement>) -> Self {
+        statement.waited_for.fetch_add(1, Ordering::Relaxed);
+        statement.is_ending.store(false, Ordering::Relaxed);
+        Self(Arc::clone(statement))
+    }
+}
+
+impl Drop for WaitsFor {
+    fn drop(&mut self) {
+        self.0.waited_for.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+struct IsWaiting<'a>(&'a Statement);
+
+impl Drop for IsWaiting<'_> {
+    fn drop(&mut self) {
+        self.0.is_waiting.store(false, Ordering::Relaxed);
+    }
+}
+
+/// A statement in the list; out of it when this is dropped, and in the log.
+struct Running {
+    work: Arc<Work>,
+    statement: Arc<Statement>,
+    since: Instant,
+    /// Its rows are fetched later: this is not its end.
+    goes_on: bool,
+    /// How it ended, in a word and with what was said; `None`: nobody waited for that.
+    outcome: Option<(&'static str, String)>,
+}
+
+impl Running {
+    fn new(work: &Arc<Work>, statement: &Arc<Statement>) -> Self {
+        let mut running = work.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.insert(statement.id.clone(), Arc::clone(statement));
+        Self {
+            work: Arc::clone(work),
+            statement: Arc::clone(statement),
+            since: Instant::now(),
+            goes_on: false,
+            outcome: None,
+        }
+    }
+
+    fn end(&mut self, failed: Option<&Error>) {
+        self.outcome = Some(match failed {
+            None => ("done", "done".to_owned()),
+            Some(error) => {
+                let said = format!("{:?}: {}", error.kind(), error.message());
+                (error.kind().name(), said)
+            }
+        });
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let statement = &self.statement;
+        let mut running = self
+            .work
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        running.remove(&statement.id);
+        drop(running);
+        let since = u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let spent = statement.spent.fetch_add(since, Ordering::Relaxed) + since;
+        if self.goes_on {
+            return;
+        }
+        let (rows, bytes) = statement.counted();
+        let (ended, outcome) = match &self.outcome {
+            Some((ended, outcome)) => (*ended, outcome.as_str()),
+            None => ("left", "left by its client"),
+        };
+        let seconds = (!statement.is_endless()).then_some(spent as f64 / 1e6);
+        self.work.counts.ended(ended, seconds, rows, bytes);
+        tracing::info!(
+            target: QUERY_LOG,
+            query = statement.id,
+            user = &*statement.user,
+            milliseconds = spent / 1_000,
+            rows,
+            bytes,
+            outcome,
+            text = statement.text,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::TryStreamExt as _;
+
+    use super::*;
+
+    fn work(limits: Limits) -> Arc<Work> {
+        let counts = Arc::new(Counts::try_new().unwrap());
+        Work::new(Handle::current(), limits, counts)
+    }
+
+    fn statement(timeout: Option<Duration>) -> Arc<Statement> {
+        let time = timeout.map_or(Time::Any, Time::AtMost);
+        Statement::new(&Caller::anyone(), "SELECT 1", 0, time)
+    }
+
+    #[tokio::test]
+    async fn others_wait_and_one_more_is_refused() {
+        let limits = Limits {
+            statements: 1,
+            queue: 1,
+            ..Limits::default()
+        };
+        let work = work(limits);
+        let all = [statement(None), statement(None), statement(None)];
+        let begin = |statement: &Arc<Statement>| {
+            let (work, statement) = (Arc::clone(&work), Arc::clone(statement));
+            tokio::spawn(async move {
+                let forever = std::future::pending::<Result<()>>();
+                work.run(&statement, forever).await
+            })
+        };
+        let first = begin(&all[0]);
+        while work.turns.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let second = begin(&all[1]);
+        while all[1].state() != "WAITING" {
+            tokio::task::yield_now().await;
+        }
+        let refused = begin(&all[2]).await.unwrap().unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Exhausted);
+        assert_eq!(refused.query(), Some(&*all[2].id));
+        assert_eq!(work.running().len(), 2);
+        all[0].cancel("somebody");
+        let ended = first.await.unwrap().unwrap_err();
+        assert_eq!(ended.message(), "the statement was cancelled by somebody");
+        while all[1].state() != "RUNNING" {
+            tokio::task::yield_now().await;
+        }
+        assert!(work.find(&all[0].id).is_none());
+        // Its client goes away.
+        second.abort();
+        let _ = second.await;
+        assert!(work.running().is_empty());
+        assert_eq!(work.run(&all[2], async { Ok(7) }).await.unwrap(), 7);
+    }
+
+    fn of_user(name: &str) -> Arc<Statement> {
+        let caller = Caller {
+            name: name.into(),
+            ..Caller::anyone()
+        };
+        Statement::new(&caller, "SELECT 1", 0, Time::Any)
+    }
+
+    #[tokio::test]
+    async fn one_user_leaves_some_for_others() {
+        let limits = Limits {
+            statements: 4,
+            queue: 4,
+            subscriptions: 4,
+            ..Limits::default()
+        };
+        let work = work(limits);
+        let begin = |statement: &Arc<Statement>| {
+            let (work, statement) = (Arc::clone(&work), Arc::clone(statement));
+            tokio::spawn(async move {
+                let forever = std::future::pending::<Result<()>>();
+                work.run(&statement, forever).await
+            })
+        };
+        let busy: Vec<_> = (0..6).map(|_| of_user("ann")).collect();
+        let mut runs: Vec<_> = busy.iter().map(&begin).collect();
+        while busy.iter().filter(|of| of.state() == "WAITING").count() < 3 {
+            tokio::task::yield_now().await;
+        }
+        let refused = begin(&of_user("ann")).await.unwrap().unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Exhausted);
+        assert_eq!(refused.message(), "3 statements of ann wait for others");
+        // Others do not wait for those of this user that do.
+        let other = of_user("bob");
+        assert_eq!(work.run(&other, async { Ok(7) }).await.unwrap(), 7);
+        let first = runs.remove(0);
+        busy[0].cancel("ann");
+        assert!(first.await.unwrap().is_err());
+        while busy.iter().filter(|of| of.state() == "WAITING").count() > 2 {
+            tokio::task::yield_now().await;
+        }
+        let open: Vec<_> = (0..4).map(|_| work.subscription(&of_user("ann"))).collect();
+        let said = open[3].as_ref().unwrap_err().message().to_owned();
+        assert_eq!(said, "3 subscriptions of ann are open");
+        let last = work.subscription(&other).unwrap();
+        let said = work.subscription(&other).unwrap_err().message().to_owned();
+        assert_eq!(said, "4 subscriptions are open");
+        drop((open, last));
+        assert!(work.subscription(&other).is_ok());
+    }
+
+    #[tokio::test]
+    async fn long_texts_are_read_one_after_the_other() {
+        let work = work(Limits {
+            statement_bytes: 100 << 10,
+            queue: 1,
+            ..Limits::default()
+        });
+        let (at_work, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let read = |bytes: usize| {
+            let (work, at_work, most) =
+                (Arc::clone(&work), Arc::clone(&at_work), Arc::clone(&most));
+            async move {
+                let read = move || {
+                    let now = at_work.fetch_add(1, Ordering::SeqCst) + 1;
+                    most.fetch_max(now, Ordering::SeqCst);
+                    std::thread::sleep(Duration::from_millis(50));
+                    at_work.fetch_sub(1, Ordering::SeqCst);
+                    Ok(())
+                };
+                work.read(bytes, read).await
+            }
+        };
+        let room = work.room(60 << 10).await.unwrap();
+        // What has room need not wait.
+        read(20 << 10).await.unwrap();
+        let waits = tokio::spawn(read(60 << 10));
+        while work.unread.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        // One more than may wait is refused.
+        let refused = read(90 << 10).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Exhausted);
+        drop(room);
+        waits.await.unwrap().unwrap();
+        // One that is longer than may be has room when it is alone.
+        tokio::try_join!(read(1 << 30), read(1 << 30)).unwrap();
+        assert_eq!(most.load(Ordering::SeqCst), 1);
+        let hurried = self::work(Limits {
+            statement_bytes: 100 << 10,
+            timeout: Some(Duration::from_millis(20)),
+            ..Limits::default()
+        });
+        let _room = hurried.room(1 << 30).await.unwrap();
+        let late = hurried.read(60 << 10, || Ok(())).await.unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::Timeout);
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_made_ahead_and_no_further() {
+        let work = work(Limits {
+            keep_alive: Duration::from_millis(20),
+            ..Limits::default()
+        });
+        let made = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&made);
+        let items = futures::stream::iter(0..1_000).map(move |number| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok(number)
+        });
+        let stream = work.stream(statement(None), async { Ok(items.boxed()) }, None);
+        let mut stream = stream;
+        assert_eq!(stream.try_next().await.unwrap(), Some(0));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(made.load(Ordering::Relaxed) < 10);
+        drop(stream);
+        while !work.running().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // Nothing but a first item: then it says that it is still there.
+        let quiet = || futures::stream::iter([Ok(1)]).chain(futures::stream::pending());
+        let stream = work.stream(
+            statement(None),
+            async move { Ok(quiet().boxed()) },
+            Some(-1),
+        );
+        let given: Vec<Result<i32>> = stream.take(2).collect().await;
+        assert_eq!(given[0].as_ref().unwrap(), &1);
+        assert_eq!(given[1].as_ref().unwrap(), &-1);
+        // Until its time is over.
+        let limited = statement(Some(Duration::from_millis(200)));
+        let stream = work.stream(limited, async move { Ok(quiet().boxed()) }, Some(-1));
+        let given: Vec<Result<i32>> = stream.collect().await;
+        let last = given.last().unwrap().as_ref().unwrap_err();
+        assert_eq!(last.kind(), ErrorKind::Timeout);
+    }
+
+    #[tokio::test]
+    async fn the_newest_statements_end_first_where_memory_is_short() {
+        let work = work(Limits::default());
+        let at = |at: i64| Statement::new(&Caller::anyone(), "SELECT 1", at, Time::Any);
+        let all = [at(1), at(3), at(2)];
+        let runs: Vec<_> = all
+            .iter()
+            .map(|statement| {
+                let (work, statement) = (Arc::clone(&work), Arc::clone(statement));
+                tokio::spawn(async move {
+                    work.run(&statement, std::future::pending::<Result<()>>())
+                        .await
+                })
+            })
+            .collect();
+        while work.running().len() < 3 {
+            tokio::task::yield_now().await;
+        }
+        let ended: Vec<String> = std::iter::from_fn(|| work.relieve()).collect();
+        assert_eq!(ended, [1, 2, 0].map(|at| all[at].id.clone()));
+        for run in runs {
+            assert_eq!(run.await.unwrap().unwrap_err().kind(), ErrorKind::Exhausted);
+        }
+        assert_eq!(work.relieve(), None);
+    }
+
+    /// Its thread waits for memory: it can neither give a row nor say that it has ended.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn who_reads_a_statement_whose_thread_waits_for_memory_is_told() {
+        let work = work(Limits::default());
+        let (may_end, ends) = std::sync::mpsc::channel::<()>();
+        let of = statement(None);
+        let rows = futures::stream::once(async move {
+            let _ = ends.recv();
+            Ok(7)
+        });
+        let mut stream = work.stream(Arc::clone(&of), async { Ok(rows.boxed()) }, None);
+        let read = tokio::spawn(async move {
+            let told = stream.try_next().await;
+            (told, stream.try_next().await)
+        });
+        while work.running().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(work.end_short(of.owner.number() + 1), None);
+        assert_eq!(work.end_short(of.owner.number()), Some(of.id.clone()));
+        assert_eq!(work.end_short(of.owner.number()), None);
+        let (told, rest) = read.await.unwrap();
+        assert_eq!(told.unwrap_err().kind(), ErrorKind::Exhausted);
+        assert_eq!(rest.unwrap(), None);
+        assert!(work.is_at_rest() && !work.running().is_empty());
+        let _ = may_end.send(());
+    }
+
+    #[tokio::test]
+    async fn what_a_statement_takes_in_one_go_is_counted_for_it() {
+        let counted = |limits: Limits| async move {
+            let work = work(limits);
+            let of = statement(None);
+            let most = || heap::current().map(|(owner, most)| (owner.number(), most));
+            let run = work.run(&of, async move { Ok(most()) }).await.unwrap();
+            let rows = futures::stream::once(async move { Ok(most()) });
+            let mut stream = work.stream(Arc::clone(&of), async { Ok(rows.boxed()) }, None);
+            assert_eq!(stream.try_next().await.unwrap(), Some(run));
+            let (number, most) = run.unwrap();
+            assert_eq!(number, of.owner.number());
+            assert!(heap::current().is_none());
+            most
+        };
+        assert_eq!(counted(Limits::default()).await, usize::MAX);
+        let limited = Limits {
+            memory: Some(100 << 20),
+            ..Limits::default()
+        };
+        assert_eq!(counted(limited).await, 456 << 20);
+    }
+
+    #[tokio::test]
+    async fn what_a_definition_takes_in_one_go_is_counted_for_it() {
+        let work = work(Limits {
+            memory: Some(100 << 20),
+            ..Limits::default()
+        });
+        let of = statement(None);
+        let counts = async {
+            tokio::task::yield_now().await;
+            Ok(heap::current().map(|(owner, most)| (owner.number(), most)))
+        };
+        let counted = work.finish(&of, counts).await.unwrap();
+        assert_eq!(counted, Some((of.owner.number(), 456 << 20)));
+        // It is ended where it looks, as what takes too much memory is, and says why.
+        let (of, ended) = (statement(None), statement(None));
+        let relieved = Arc::clone(&work);
+        let planned = |of: &Arc<Statement>| {
+            let id = of.id.clone();
+            async move {
+                assert_eq!(relieved.relieve(), Some(id));
+                heap::check(0)
+                    .map_err(|_| Error::new(ErrorKind::Cancelled, "the statement was ended"))
+            }
+        };
+        let told = work.finish(&ended, planned(&ended)).await.unwrap_err();
+        assert_eq!(told.kind(), ErrorKind::Exhausted, "{told}");
+        assert_eq!(told.query(), Some(&*ended.id));
+        assert_eq!(work.finish(&of, async { Ok(7) }).await.unwrap(), 7);
+    }
+
+    /// Its thread waits for memory: it can neither be ended nor say so. Later it comes to its end.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn who_waits_for_a_definition_whose_thread_waits_for_memory_is_told() {
+        let work = work(Limits::default());
+        let (may_end, ends) = std::sync::mpsc::channel::<()>();
+        let of = statement(None);
+        let (by, defined) = (Arc::clone(&work), Arc::clone(&of));
+        let told = tokio::spawn(async move {
+            let waits = async move {
+                let _ = ends.recv();
+                Ok(())
+            };
+            by.finish(&defined, waits).await
+        });
+        while work.running().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(work.end_short(of.owner.number()), Some(of.id.clone()));
+        let told = told.await.unwrap().unwrap_err();
+        assert_eq!(told.kind(), ErrorKind::Exhausted);
+        assert_eq!(told.query(), Some(&*of.id));
+        assert!(work.is_at_rest() && !work.running().is_empty());
+        let _ = may_end.send(());
+        while !work.running().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// A thread that plans is busy until it has a plan: who has asked is told, and the statement is not waited for.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn what_is_planned_has_ended_when_the_server_is_about_to() {
+        let work = work(Limits::default());
+        let (may_end, ends) = std::sync::mpsc::channel::<()>();
+        let planning = async move {
+            let _ = ends.recv();
+            Ok(())
+        };
+        let (of_plan, of_rest) = (Arc::clone(&work), Arc::clone(&work));
+        let planned =
+            tokio::spawn(async move { of_plan.plan(&statement(None), planning, |_| true).await });
+        let columns = tokio::spawn(async move {
+            let forever = std::future::pending::<Result<()>>();
+            of_rest.unlisted(&statement(None), forever).await
+        });
+        while work.running().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        work.drain();
+        for ended in [planned.await, columns.await] {
+            let told = ended.unwrap().unwrap_err();
+            assert_eq!(told.kind(), ErrorKind::Unavailable);
+            assert_eq!(told.message(), "the server is about to end");
+        }
+        assert!(work.running().is_empty());
+        // What was begun may come to its end.
+        assert_eq!(
+            work.run(&statement(None), async { Ok(7) }).await.unwrap(),
+            7
+        );
+        let _ = may_end.send(());
+    }
+
+    #[tokio::test]
+    async fn a_definition_is_done_whole_though_nobody_waits() {
+        let work = work(Limits::default());
+        let done = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&done);
+        let of = statement(None);
+        let (may_end, ends) = tokio::sync::oneshot::channel::<()>();
+        let defined = work.finish(&of, async move {
+            let _ = ends.await;
+            told.store(true, Ordering::Relaxed);
+            Ok(())
+        });
+        let left = tokio::time::timeout(Duration::from_millis(5), defined).await;
+        assert!(left.is_err());
+        let _ = may_end.send(());
+        while !done.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Queries that clients have sent before: dashboards send theirs again and again, and pools of connections see by `SELECT 1`
+//! whether the server is there. Each is parsed once, and one that always gives the same row is planned once.
+
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
+
+use lru::LruCache;
+
+use crate::error::Result;
+use crate::server::queries::prepared::Prepared;
+
+/// Those that were sent last, by their text.
+pub(crate) struct Known(Mutex<LruCache<String, Prepared>>);
+
+impl Known {
+    const MOST: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+    /// Bytes of a text that is kept.
+    const LONGEST: usize = 4_000;
+
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(LruCache::new(Self::MOST)))
+    }
+
+    /// The statement of a text, which is parsed unless it is known.
+    ///
+    /// # Errors
+    ///
+    /// Those of parsing it.
+    pub(crate) fn prepared(
+        &self,
+        text: &str,
+        parse: impl FnOnce() -> Result<Prepared>,
+    ) -> Result<Prepared> {
+        if text.len() > Self::LONGEST {
+            return parse();
+        }
+        if let Some(known) = self.lock().get(text) {
+            return Ok(known.clone());
+        }
+        let prepared = parse()?;
+        // Other statements may have secrets in them, and are not sent twice.
+        if prepared.parsed().effect.is_query() {
+            self.lock().put(text.to_owned(), prepared.clone());
+        }
+        Ok(prepared)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<String, Prepared>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::engine::one_statement;
+
+    #[test]
+    fn queries_are_parsed_once() {
+        let known = Known::new();
+        let is_parsed = |text: &str| {
+            let mut is_parsed = false;
+            let parse = || {
+                is_parsed = true;
+                Prepared::try_new(one_statement(text)?)
+            };
+            known.prepared(text, parse).map(|_| is_parsed)
+        };
+        let long = format!("SELECT '{}'", "x".repeat(Known::LONGEST));
+        for (text, again) in [
+            ("SELECT 1", false),
+            ("SELECT a FROM t WHERE b = ?", false),
+            ("SHOW TABLES", false),
+            ("INSERT INTO t VALUES (1)", true),
+            ("DROP TABLE t", true),
+            (&long, true),
+        ] {
+            assert!(is_parsed(text).unwrap(), "{text}");
+            assert_eq!(is_parsed(text).unwrap(), again, "{text}");
+        }
+        assert!(is_parsed("SELEC 1").is_err());
+        assert!(is_parsed("SELEC 1").is_err());
+        for number in 0..Known::MOST.get() {
+            is_parsed(&format!("SELECT {number} AS another")).unwrap();
+        }
+        assert!(is_parsed("SELECT 1").unwrap());
+    }
+}

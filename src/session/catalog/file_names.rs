@@ -1,0 +1,414 @@
+//! Tables over files whose columns were typed with capitals and without quotes: `userId INT` is the column `userid`, and the
+//! field `userId` of the files, unless they have one that is called `userid`. So are the fields of a STRUCT.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+use datafusion::catalog::{Session as SessionLike, TableProvider};
+use datafusion::common::tree_node::{Transformed, TreeNode as _};
+use datafusion::common::{Column, DFSchema};
+use datafusion::datasource::file_format::FileFormat;
+use datafusion::datasource::listing::{ListingOptions, ListingTableUrl};
+use datafusion::error::Result as DataFusionResult;
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::dml::InsertOp;
+use datafusion::logical_expr::{
+    ColumnarValue, CreateExternalTable, Expr, TableProviderFilterPushDown, TableType,
+};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::expressions::Column as PhysicalColumn;
+use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
+use datafusion::sql::parser::Statement as SqlStatement;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+
+use crate::error::Result;
+use crate::formats::{plain_field, renamed, typed_as, typed_name};
+use crate::planner::normalize;
+use crate::planner::types::typed_arrow_type;
+
+/// Columns of SQL by what the files call them.
+pub(crate) type Names = HashMap<String, Field>;
+
+/// The columns of a statement that declares a table over files, if they, or fields of a STRUCT in them, were typed otherwise than
+/// they are called; with how that was.
+pub(crate) fn typed(statement: &SqlStatement) -> Vec<Field> {
+    let SqlStatement::CreateExternalTable(table) = statement else {
+        return Vec::new();
+    };
+    // Fields of CSV are found by their place.
+    if table.file_type.eq_ignore_ascii_case("csv") {
+        return Vec::new();
+    }
+    let typed = table.columns.iter().filter_map(|column| {
+        // A type that the engine alone knows has no fields.
+        let of = typed_arrow_type(&column.data_type).unwrap_or(DataType::Null);
+        let plain = Field::new(normalize(&column.name), of, true);
+        let field = typed_as(plain, &column.name.value);
+        (plain_field(&field) != field).then_some(field)
+    });
+    typed.collect()
+}
+
+/// The table with the names that its files have.
+///
+/// # Errors
+///
+/// Two columns of one name.
+pub(crate) async fn with_names_of_files(
+    state: &SessionState,
+    mut table: CreateExternalTable,
+    typed: &[Field],
+) -> Result<(CreateExternalTable, Names)> {
+    // No files, or none that can be read: reading them says so.
+    let found = fields_of_files(state, &table).await.ok();
+    let found = found.as_ref().map(|schema| schema.fields());
+    let mut names = Names::new();
+    let mut fields = Vec::with_capacity(table.schema.fields().len());
+    for field in table.schema.fields() {
+        let typed = typed.iter().find(|typed| typed.name() == field.name());
+        let Some(typed) = typed.filter(|_| !table.table_partition_cols.contains(field.name()))
+        else {
+            fields.push(Field::clone(field));
+            continue;
+        };
+        let of_file = field_of_file(field, typed, found);
+        names.insert(of_file.name().clone(), Field::clone(field));
+        fields.push(of_file);
+    }
+    table.schema = Arc::new(DFSchema::try_from(Schema::new(fields))?);
+    Ok((table, names))
+}
+
+/// The field as the files have it: by its name, or else as it was typed; and so what is in it.
+fn field_of_file(field: &Field, typed: &Field, found: Option<&Fields>) -> Field {
+    let find = |name: &str| found?.iter().find(|of| of.name() == name);
+    let name = match typed_name(typed) {
+        Some(typed) if find(field.name()).is_none() => typed,
+        _ => field.name().as_str(),
+    };
+    let below = find(name).map(|of| of.data_type());
+    let of = type_of_file(field.data_type(), typed.data_type(), below);
+    field.clone().with_name(name).with_data_type(of)
+}
+
+fn type_of_file(of: &DataType, typed: &DataType, found: Option<&DataType>) -> DataType {
+    let within = |field: &Field, typed: &Field, found: Option<&Field>| {
+        let found = found.map(Field::data_type);
+        let of = type_of_file(field.data_type(), typed.data_type(), found);
+        Arc::new(field.clone().with_data_type(of))
+    };
+    match (of, typed) {
+        (DataType::Struct(fields), DataType::Struct(typed)) => {
+            let found = match found {
+                Some(DataType::Struct(found)) => Some(found),
+                _ => None,
+            };
+            let fields = fields.iter().zip(typed);
+            let fields = fields.map(|(field, typed)| field_of_file(field, typed, found));
+            DataType::Struct(fields.collect())
+        }
+        (DataType::List(item), DataType::List(typed)) => {
+            let found = match found {
+                Some(DataType::List(found) | DataType::LargeList(found)) => Some(found.as_ref()),
+                _ => None,
+            };
+            DataType::List(within(item, typed, found))
+        }
+        (DataType::Map(entries, sorted), DataType::Map(typed, _)) => {
+            let found = match found {
+                Some(DataType::Map(found, _)) => Some(found.as_ref()),
+                _ => None,
+            };
+            DataType::Map(within(entries, typed, found), *sorted)
+        }
+        _ => of.clone(),
+    }
+}
+
+/// The type with the names of another one of the same form.
+fn called_like(of: &DataType, named: &DataType) -> DataType {
+    let field = |(field, named): (&FieldRef, &FieldRef)| {
+        let of = called_like(field.data_type(), named.data_type());
+        Arc::new(
+            Field::clone(field)
+                .with_name(named.name())
+                .with_data_type(of),
+        )
+    };
+    match (of, named) {
+        (DataType::Struct(fields), DataType::Struct(named)) if fields.len() == named.len() => {
+            DataType::Struct(fields.iter().zip(named).map(field).collect())
+        }
+        (DataType::List(item), DataType::List(named)) => DataType::List(field((item, named))),
+        (DataType::Map(entries, sorted), DataType::Map(named, _)) => {
+            DataType::Map(field((entries, named)), *sorted)
+        }
+        _ => of.clone(),
+    }
+}
+
+async fn fields_of_files(
+    state: &SessionState,
+    table: &CreateExternalTable,
+) -> DataFusionResult<SchemaRef> {
+    let factory = state.get_file_format_factory(&table.file_type);
+    let factory = factory.ok_or_else(|| {
+        datafusion::error::DataFusionError::Configuration(format!("no format {}", table.file_type))
+    })?;
+    let format: Arc<dyn FileFormat> = factory.create(state, &table.options)?;
+    let options = ListingOptions::new(format).with_file_extension("");
+    let location = table.locations.first().map_or("", String::as_str);
+    options
+        .infer_schema(state, &ListingTableUrl::parse(location)?)
+        .await
+}
+
+/// A table whose columns are called otherwise than the fields of its files.
+#[derive(Debug)]
+pub(crate) struct Renamed {
+    files: Arc<dyn TableProvider>,
+    schema: SchemaRef,
+}
+
+impl Renamed {
+    /// The table over `files` with the names of SQL.
+    pub(crate) fn new(files: Arc<dyn TableProvider>, names: &Names) -> Self {
+        let schema = files.schema();
+        let fields = schema.fields().iter().map(|field| {
+            let Some(named) = names.get(field.name()) else {
+                return Field::clone(field);
+            };
+            let of = called_like(field.data_type(), named.data_type());
+            let field = Field::clone(field).with_name(named.name());
+            field.with_data_type(of)
+        });
+        Self {
+            schema: Arc::new(Schema::new(fields.collect::<Vec<_>>())),
+            files,
+        }
+    }
+
+    /// The same over other files of the same columns.
+    pub(crate) fn over(&self, files: Arc<dyn TableProvider>) -> Self {
+        Self {
+            files,
+            schema: Arc::clone(&self.schema),
+        }
+    }
+
+    /// The table as its files have it.
+    pub(crate) fn files(&self) -> &dyn TableProvider {
+        self.files.as_ref()
+    }
+
+    /// The filter with the names of the files; nothing if it may name a field of a STRUCT that is called otherwise there.
+    fn of_files(&self, filter: &Expr) -> DataFusionResult<Option<Expr>> {
+        let files = self.files.schema();
+        let mut names_fields = false;
+        let renamed = filter.clone().transform(|expr| {
+            let Expr::Column(column) = &expr else {
+                return Ok(Transformed::no(expr));
+            };
+            let place = self.schema.index_of(&column.name)?;
+            let field = files.field(place);
+            names_fields |= field.data_type() != self.schema.field(place).data_type();
+            let column = Column::new(column.relation.clone(), field.name().clone());
+            Ok(Transformed::yes(Expr::Column(column)))
+        })?;
+        Ok((!names_fields).then_some(renamed.data))
+    }
+}
+
+impl Renamed {
+    fn scan_boxed<'a>(
+        &'a self,
+        state: &'a dyn SessionLike,
+        projection: Option<&'a Vec<usize>>,
+        filters: &'a [Expr],
+        limit: Option<usize>,
+    ) -> BoxFuture<'a, DataFusionResult<Arc<dyn ExecutionPlan>>> {
+        async move {
+            let filters = filters.iter().map(|filter| self.of_files(filter));
+            let filters = filters.filter_map(|filter| filter.transpose());
+            let filters = filters.collect::<DataFusionResult<Vec<_>>>()?;
+            let plan = self.files.scan(state, projection, &filters, limit).await?;
+            let shown = match projection {
+                Some(projection) => Arc::new(self.schema.project(projection)?),
+                None => Arc::clone(&self.schema),
+            };
+            called(plan, &shown)
+        }
+        .boxed()
+    }
+
+    fn insert_boxed<'a>(
+        &'a self,
+        state: &'a dyn SessionLike,
+        input: Arc<dyn ExecutionPlan>,
+        op: InsertOp,
+    ) -> BoxFuture<'a, DataFusionResult<Arc<dyn ExecutionPlan>>> {
+        async move {
+            let input = called(input, &self.files.schema())?;
+            self.files.insert_into(state, input, op).await
+        }
+        .boxed()
+    }
+}
+
+/// The plan with its columns, and the fields in them, called as those of `shown`.
+fn called(
+    plan: Arc<dyn ExecutionPlan>,
+    shown: &SchemaRef,
+) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+    let schema = plan.schema();
+    let fields = schema.fields().iter().zip(shown.fields()).enumerate();
+    let columns: Vec<ProjectionExpr> = fields
+        .map(|(place, (field, shown))| {
+            let column: Arc<dyn PhysicalExpr> = Arc::new(PhysicalColumn::new(field.name(), place));
+            let of = called_like(field.data_type(), shown.data_type());
+            let expr: Arc<dyn PhysicalExpr> = match of == *field.data_type() {
+                true => column,
+                false => Arc::new(FieldNames { column, of }),
+            };
+            ProjectionExpr {
+                expr,
+                alias: shown.name().clone(),
+            }
+        })
+        .collect();
+    Ok(Arc::new(ProjectionExec::try_new(columns, plan)?))
+}
+
+/// A column whose fields have other names.
+#[derive(Debug, Eq)]
+struct FieldNames {
+    column: Arc<dyn PhysicalExpr>,
+    of: DataType,
+}
+
+// By hand, as in the engine: https://github.com/rust-lang/rust/issues/78808
+impl PartialEq for FieldNames {
+    fn eq(&self, other: &Self) -> bool {
+        self.column.eq(&other.column) && self.of == other.of
+    }
+}
+
+impl Hash for FieldNames {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.column.hash(state);
+        self.of.hash(state);
+    }
+}
+
+impl fmt::Display for FieldNames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "field_names({})", self.column)
+    }
+}
+
+impl PhysicalExpr for FieldNames {
+    fn return_field(&self, schema: &Schema) -> DataFusionResult<FieldRef> {
+        let field = self.column.return_field(schema)?;
+        let field = Field::clone(&field).with_data_type(self.of.clone());
+        Ok(Arc::new(field))
+    }
+
+    fn data_type(&self, _: &Schema) -> DataFusionResult<DataType> {
+        Ok(self.of.clone())
+    }
+
+    fn nullable(&self, schema: &Schema) -> DataFusionResult<bool> {
+        self.column.nullable(schema)
+    }
+
+    fn evaluate(&self, batch: &RecordBatch) -> DataFusionResult<ColumnarValue> {
+        let column = self.column.evaluate(batch)?.into_array(batch.num_rows())?;
+        Ok(ColumnarValue::Array(renamed(&column, &self.of)?))
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
+        vec![&self.column]
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn PhysicalExpr>>,
+    ) -> DataFusionResult<Arc<dyn PhysicalExpr>> {
+        let column = children.into_iter().next();
+        Ok(Arc::new(Self {
+            column: column.unwrap_or_else(|| Arc::clone(&self.column)),
+            of: self.of.clone(),
+        }))
+    }
+
+    fn fmt_sql(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.column.fmt_sql(f)
+    }
+}
+
+impl TableProvider for Renamed {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        self.files.table_type()
+    }
+
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
+        let renamed = filters.iter().map(|filter| self.of_files(filter));
+        let renamed = renamed.collect::<DataFusionResult<Vec<_>>>()?;
+        let of_files: Vec<&Expr> = renamed.iter().flatten().collect();
+        let mut supported = self.files.supports_filters_pushdown(&of_files)?.into_iter();
+        let is_supported = |filter: &Option<Expr>| match filter {
+            Some(_) => supported.next(),
+            None => None,
+        };
+        let supported = renamed.iter().map(is_supported);
+        Ok(supported
+            .map(|of| of.unwrap_or(TableProviderFilterPushDown::Unsupported))
+            .collect())
+    }
+
+    // Written out instead of `async fn`, see the provider of Kafka tables.
+    fn scan<'life0, 'life1, 'life2, 'life3, 'async_trait>(
+        &'life0 self,
+        state: &'life1 dyn SessionLike,
+        projection: Option<&'life2 Vec<usize>>,
+        filters: &'life3 [Expr],
+        limit: Option<usize>,
+    ) -> BoxFuture<'async_trait, DataFusionResult<Arc<dyn ExecutionPlan>>>
+    where
+        'life0: 'async_trait,
+        'life1: 'async_trait,
+        'life2: 'async_trait,
+        'life3: 'async_trait,
+        Self: 'async_trait,
+    {
+        self.scan_boxed(state, projection, filters, limit)
+    }
+
+    fn insert_into<'life0, 'life1, 'async_trait>(
+        &'life0 self,
+        state: &'life1 dyn SessionLike,
+        input: Arc<dyn ExecutionPlan>,
+        op: InsertOp,
+    ) -> BoxFuture<'async_trait, DataFusionResult<Arc<dyn ExecutionPlan>>>
+    where
+        'life0: 'async_trait,
+        'life1: 'async_trait,
+        Self: 'async_trait,
+    {
+        self.insert_boxed(state, input, op)
+    }
+}

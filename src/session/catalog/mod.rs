@@ -1,0 +1,804 @@
+//! The session's tables: definitions kept, providers made anew for each statement.
+
+pub(crate) mod dead_letters;
+pub(crate) mod exact_files;
+pub(crate) mod file_names;
+pub(crate) mod unopened;
+pub(crate) mod view_barrier;
+#[cfg(test)]
+pub(crate) mod view_barrier_tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockWriteGuard, Weak};
+
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::catalog::view::ViewTable;
+use datafusion::catalog::{SchemaProvider, TableProvider};
+use datafusion::datasource::TableType;
+use datafusion::datasource::empty::EmptyTable;
+use datafusion::datasource::listing::ListingTable;
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::execution::SessionState;
+use datafusion::execution::cache::cache_manager::FileStatisticsCache;
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
+use datafusion::prelude::SessionContext;
+use datafusion::sql::parser::Statement as SqlStatement;
+use datafusion::sql::sqlparser::ast::{
+    ObjectName, Query, Statement as AnsiStatement, Visit as _, Visitor,
+};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+
+use crate::core::stack::with_stack;
+use crate::core::suggest::closest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::session::catalog::file_names::Renamed;
+use crate::session::catalog::unopened::Unopened;
+use crate::session::catalog::view_barrier::BarrierView;
+use crate::session::context::{IsClosed, TablePlace};
+use crate::session::limits::plan_limits;
+use crate::session::names::apart::plan_apart;
+use crate::session::names::inner_names::{Equal, renamed};
+use crate::session::names::labels::Labels;
+use crate::session::rewrite;
+use crate::session::rewrite::recursion;
+use crate::tables::delta::{DeltaTableHandle, TimeTravel};
+use crate::tables::kafka::{KafkaTable, KafkaTableProvider};
+
+/// Views over views over views.
+pub(super) const VIEWS: usize = 64;
+
+/// Gives the context's state; set once, after the context is built.
+type StateOf = Box<dyn Fn() -> Option<SessionState> + Send + Sync>;
+
+/// What a name stands for.
+#[derive(Debug, Clone)]
+pub(crate) enum TableEntry {
+    Kafka(Arc<KafkaTable>),
+    /// The table, and its columns when it was declared.
+    Delta {
+        handle: DeltaTableHandle,
+        schema: SchemaRef,
+    },
+    View(Arc<View>),
+    Provider(Arc<dyn TableProvider>),
+    /// It is defined, and could not be opened so far.
+    Unopened(Arc<Unopened>),
+}
+
+impl TableEntry {
+    /// What messages and SHOW TABLES call it.
+    pub(crate) fn kind_name(&self) -> &'static str {
+        match self {
+            TableEntry::Kafka(_) => "Kafka table",
+            TableEntry::Delta { .. } => "Delta table",
+            TableEntry::View(_) => "view",
+            TableEntry::Provider(_) => "table",
+            TableEntry::Unopened(unopened) => unopened.kind_name(),
+        }
+    }
+
+    /// The same, or what it has become since it was opened.
+    fn settled(&self) -> Self {
+        match self {
+            TableEntry::Unopened(unopened) => unopened.opened().unwrap_or(self).clone(),
+            other => other.clone(),
+        }
+    }
+
+    fn places(&self) -> Vec<TablePlace> {
+        match self {
+            TableEntry::Kafka(table) => vec![TablePlace::Topic(table.topic().to_owned())],
+            TableEntry::Delta { handle, .. } => {
+                vec![TablePlace::Files(handle.location().to_owned())]
+            }
+            TableEntry::View(_) => Vec::new(),
+            TableEntry::Unopened(unopened) => match unopened.opened() {
+                Some(opened) => opened.places(),
+                None => unopened.place().into_iter().collect(),
+            },
+            TableEntry::Provider(provider) => match listing(provider.as_ref()) {
+                Some(files) => {
+                    let paths = files.table_paths().iter();
+                    let paths = paths.map(|path| TablePlace::Files(path.as_str().to_owned()));
+                    paths.collect()
+                }
+                None => Vec::new(),
+            },
+        }
+    }
+}
+
+/// The files of a table that is over files, also if its columns are called otherwise.
+fn listing(provider: &dyn TableProvider) -> Option<&ListingTable> {
+    match provider.downcast_ref::<Renamed>() {
+        Some(renamed) => listing(renamed.files()),
+        None => provider.downcast_ref::<ListingTable>(),
+    }
+}
+
+/// The same with a cache for what is learned of its files; none if it is not over files.
+fn with_statistics(
+    provider: &dyn TableProvider,
+    statistics: Option<&Arc<FileStatisticsCache>>,
+) -> Option<Arc<dyn TableProvider>> {
+    if let Some(renamed) = provider.downcast_ref::<Renamed>() {
+        let files = with_statistics(renamed.files(), statistics)?;
+        return Some(Arc::new(renamed.over(files)));
+    }
+    let files = provider.downcast_ref::<ListingTable>()?;
+    Some(Arc::new(files.clone().with_cache(statistics.cloned())))
+}
+
+/// A view as its query; planned by every statement that uses it.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) query: Box<Query>,
+    pub(crate) columns: Vec<String>,
+}
+
+#[derive(Default)]
+struct Tables {
+    entries: BTreeMap<String, TableEntry>,
+    /// Those that statements may not name, and views may.
+    hidden: BTreeMap<String, TableEntry>,
+    /// Statements may name some tables only, whether or not there are others.
+    is_restricted: bool,
+    /// Tables that a restricted user declared: one who may name some tables only.
+    restricted: BTreeSet<String>,
+    /// Whether a table is not opened here, also where a view names it.
+    is_closed: Option<IsClosed>,
+    definitions: BTreeMap<String, String>,
+}
+
+/// The one schema of a session.
+#[derive(Default)]
+pub(crate) struct Catalog {
+    tables: RwLock<Tables>,
+    /// Another one after each change, which no other catalog has but a fork that was made since.
+    version: AtomicU64,
+    /// Providers of the running statement: every mention of a table is the same snapshot.
+    statement: Mutex<HashMap<String, Arc<dyn TableProvider>>>,
+    /// Views being planned, innermost last: a view of itself is refused.
+    planning: Mutex<Vec<String>>,
+    state: OnceLock<StateOf>,
+}
+
+impl std::fmt::Debug for Catalog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Catalog")
+            .field("tables", &self.names())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Catalog {
+    /// Lets views be planned; called once with the context's state.
+    pub(crate) fn attach(&self, state: impl Fn() -> Option<SessionState> + Send + Sync + 'static) {
+        let _ = self.state.set(Box::new(state));
+    }
+
+    /// Forgets the snapshots of the statement before.
+    pub(crate) fn begin_statement(&self) {
+        lock(&self.statement).clear();
+        lock(&self.planning).clear();
+    }
+
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.read(|tables| tables.entries.keys().cloned().collect())
+    }
+
+    pub(crate) fn column_names(&self) -> Vec<String> {
+        self.read(|tables| {
+            let mut names: Vec<String> = tables
+                .entries
+                .values()
+                .flat_map(|entry| match &entry.settled() {
+                    TableEntry::Kafka(table) => field_names(table.schema()),
+                    TableEntry::Delta { schema, .. } => field_names(schema),
+                    TableEntry::Unopened(_) => Vec::new(),
+                    TableEntry::Provider(provider) => field_names(&provider.schema()),
+                    TableEntry::View(view) => view.columns.clone(),
+                })
+                .collect();
+            names.sort();
+            names.dedup();
+            names
+        })
+    }
+
+    pub(crate) fn entry(&self, name: &str) -> Option<TableEntry> {
+        self.read(|tables| tables.entries.get(name).map(TableEntry::settled))
+    }
+
+    /// The entry of a table that a plan reads: it may be one that only a view may name.
+    pub(crate) fn entry_of_plan(&self, name: &str) -> Option<TableEntry> {
+        self.read(|tables| {
+            let entry = tables.entries.get(name);
+            let entry = entry.or_else(|| tables.hidden.get(name));
+            entry.map(TableEntry::settled)
+        })
+    }
+
+    /// Where the tables of these names are.
+    pub(crate) fn places(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<TablePlace> {
+        self.read(|tables| {
+            let entries = tables.entries.iter().chain(&tables.hidden);
+            entries
+                .filter(|(name, _)| is_wanted(name))
+                .flat_map(|(_, entry)| entry.places())
+                .collect()
+        })
+    }
+
+    /// Says whether who declared a table may name some tables only.
+    pub(crate) fn set_restricted(&self, name: &str, is_restricted: bool) {
+        let mut tables = self.write();
+        match is_restricted {
+            true => tables.restricted.insert(name.to_owned()),
+            false => tables.restricted.remove(name),
+        };
+    }
+
+    /// Whether a restricted user declared the table: one who may name some tables only.
+    pub(crate) fn is_restricted(&self, name: &str) -> bool {
+        self.read(|tables| tables.restricted.contains(name))
+    }
+
+    /// Refuses a table that is not opened here.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Permission`].
+    pub(crate) fn check_open(&self, name: &str) -> Result<()> {
+        // It looks into another catalog, and at files: nothing of this one is locked meanwhile.
+        let is_closed = self.read(|tables| tables.is_closed.clone());
+        match is_closed.is_some_and(|is_closed| is_closed(name)) {
+            false => Ok(()),
+            true => {
+                let message = format!("{name} lies where a table is by now that is not yours");
+                Err(Error::new(ErrorKind::Permission, message).with_help(
+                    "it was declared before that one: DROP TABLE, and declare yours at another place",
+                ))
+            }
+        }
+    }
+
+    /// The entry, or an error that names close ones.
+    pub(crate) fn expect(&self, name: &str) -> Result<TableEntry> {
+        self.entry(name).ok_or_else(|| self.no_such_table(name))
+    }
+
+    pub(crate) fn no_such_table(&self, name: &str) -> Error {
+        let names = self.names();
+        let error = Error::not_found(format!("no table or view is named {name}"));
+        match closest(name, names.iter().map(String::as_str)) {
+            Some(near) => error.with_help(format!("did you mean {near}?")),
+            None if names.is_empty() => {
+                error.with_help("declare it with CREATE EXTERNAL TABLE, or run the file that does")
+            }
+            None => error.with_help(format!("there are {}", names.join(", "))),
+        }
+    }
+
+    /// DataFusion's word for a missing table, with its place and with close names.
+    pub(crate) fn missing_table(
+        &self,
+        error: impl Into<Error>,
+        mut statement: SqlStatement,
+    ) -> Error {
+        let error = error.into();
+        let quoted = error
+            .message()
+            .strip_prefix("table '")
+            .and_then(|rest| rest.strip_suffix("' not found"));
+        let Some(table) = quoted.and_then(|name| name.rsplit('.').next()) else {
+            return error;
+        };
+        let missing = self.no_such_table(table);
+        match rewrite::find_relation(&mut statement, table) {
+            Some(span) => missing.at(span),
+            None => missing,
+        }
+    }
+
+    pub(crate) async fn delta(&self, name: &str) -> Result<DeltaTableHandle> {
+        match self.open(name).await? {
+            TableEntry::Delta { handle, .. } => Ok(handle),
+            other => Err(Error::invalid(format!(
+                "{name} is a {}, and this statement is about Delta tables",
+                other.kind_name()
+            ))),
+        }
+    }
+
+    /// The same of a table that another one names: it may be one that statements may not.
+    pub(crate) async fn delta_of_plan(&self, name: &str) -> Result<DeltaTableHandle> {
+        self.check_open(name)?;
+        match self.entry_of_plan(name) {
+            Some(TableEntry::Delta { handle, .. }) => Ok(handle),
+            _ => self.delta(name).await,
+        }
+    }
+
+    pub(crate) fn definition(&self, name: &str) -> Result<String> {
+        if let TableEntry::View(view) = self.expect(name)?
+            && self.hides(&view)
+        {
+            return Err(Error::new(
+                ErrorKind::Permission,
+                format!("the definition of {name} names what is not yours"),
+            )
+            .with_help("DESCRIBE has its columns"));
+        }
+        self.read(|tables| tables.definitions.get(name).cloned())
+            .ok_or_else(|| Error::unsupported(format!("{name} has no definition to show")))
+    }
+
+    /// Adds or replaces a table. `definition` is what SHOW CREATE TABLE shows: no secrets.
+    pub(crate) fn put(&self, name: &str, entry: TableEntry, definition: String) {
+        let mut tables = self.write();
+        tables.restricted.remove(name);
+        tables.entries.insert(name.to_owned(), entry);
+        tables.definitions.insert(name.to_owned(), definition);
+    }
+
+    /// Keeps the text of a table that DataFusion's own DDL has just made.
+    pub(crate) fn describe_new(&self, text: &str) {
+        let tables = &mut *self.write();
+        for name in tables.entries.keys() {
+            tables
+                .definitions
+                .entry(name.clone())
+                .or_insert_with(|| text.to_owned());
+        }
+    }
+
+    /// A catalog with the same tables, for statements that run beside those of this one; they name only those that
+    /// `may_name` says, and open none of which `is_closed` says that it is not opened.
+    pub(crate) fn fork(
+        &self,
+        may_name: Option<impl Fn(&str) -> bool>,
+        is_closed: Option<&IsClosed>,
+    ) -> Self {
+        let (tables, version) = self.read(|tables| {
+            let mut entries = tables.entries.clone();
+            let mut hidden = tables.hidden.clone();
+            if let Some(may_name) = &may_name {
+                hidden.extend(entries.extract_if(.., |name, _| !may_name(name)));
+            }
+            let tables = Tables {
+                is_restricted: tables.is_restricted || may_name.is_some(),
+                restricted: tables.restricted.clone(),
+                is_closed: is_closed.cloned(),
+                entries,
+                hidden,
+                definitions: tables.definitions.clone(),
+            };
+            (tables, self.version())
+        });
+        Self {
+            tables: RwLock::new(tables),
+            version: AtomicU64::new(version),
+            ..Self::default()
+        }
+    }
+
+    /// Keeps what is learned of files in this cache. Tables come with that of the session in which they were declared.
+    pub(crate) fn keep_statistics_in(&self, statistics: Option<&Arc<FileStatisticsCache>>) {
+        let mut tables = self.write();
+        let Tables {
+            entries, hidden, ..
+        } = &mut *tables;
+        for entry in entries.values_mut().chain(hidden.values_mut()) {
+            if let TableEntry::Provider(provider) = entry
+                && let Some(own) = with_statistics(&**provider, statistics)
+            {
+                *provider = own;
+            }
+        }
+    }
+
+    /// Lets the running statement drop a table or view without opening it.
+    pub(crate) fn pin_for_drop(&self, name: &str) {
+        if let Some(entry) = self.entry(name) {
+            self.pin(name, placeholder(&entry));
+        }
+    }
+
+    /// Forgets a name; gives what it stood for.
+    pub(crate) fn remove(&self, name: &str) -> Option<(TableEntry, String)> {
+        let mut tables = self.write();
+        tables.restricted.remove(name);
+        let definition = tables.definitions.remove(name).unwrap_or_default();
+        Some((tables.entries.remove(name)?, definition))
+    }
+
+    /// Gives a table of the running statement this provider.
+    pub(crate) fn pin(&self, name: &str, provider: Arc<dyn TableProvider>) {
+        lock(&self.statement).insert(name.to_owned(), provider);
+    }
+
+    /// All tables and views the running statement has mentioned, sorted.
+    pub(crate) fn names_in_use(&self) -> Vec<String> {
+        let mut names: Vec<String> = lock(&self.statement)
+            .keys()
+            .map(|name| table_of_change(name).unwrap_or(name))
+            .map(|name| split_time_travel(name).0.to_owned())
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// Kafka tables the running statement has read.
+    pub(crate) fn kafka_tables_in_use(&self) -> Vec<Arc<dyn TableProvider>> {
+        lock(&self.statement)
+            .values()
+            .filter(|provider| provider.is::<KafkaTableProvider>())
+            .cloned()
+            .collect()
+    }
+
+    /// The provider of a table for the running statement; `None`: no such table.
+    pub(crate) async fn provider(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        let of_change = self.hidden_of_change(name);
+        let (base, travel) = split_time_travel(of_change.unwrap_or(name));
+        // A view may name what the statement that uses it may not.
+        let in_view = !lock(&self.planning).is_empty();
+        let found = self.read(|tables| {
+            let hidden = || tables.hidden.get(base).filter(|_| in_view);
+            let entry = tables.entries.get(base).or_else(hidden);
+            entry.map(TableEntry::settled)
+        });
+        let Some(entry) = found else {
+            return Ok(None);
+        };
+        self.check_open(base)?;
+        if let Some(known) = lock(&self.statement).get(name) {
+            return Ok(Some(Arc::clone(known)));
+        }
+        // They are there for the statement that changes rows alone, which has made them.
+        if of_change.is_some() {
+            return Ok(None);
+        }
+        let entry = match entry {
+            TableEntry::Unopened(unopened) => unopened.open().await?,
+            entry => entry,
+        };
+        let provider: Arc<dyn TableProvider> = match entry {
+            TableEntry::Unopened(unopened) => return Err(unopened.error()),
+            TableEntry::Kafka(table) => Arc::new(KafkaTableProvider::new(table)),
+            TableEntry::Delta { handle, .. } => handle.snapshot(travel).await?,
+            TableEntry::View(view) => self.plan_view(base, &view).await?,
+            TableEntry::Provider(provider) => provider,
+        };
+        lock(&self.statement).insert(name.to_owned(), Arc::clone(&provider));
+        Ok(Some(provider))
+    }
+
+    /// The table of a hidden name of a statement that changes rows; none if a table is called so.
+    fn hidden_of_change<'n>(&self, name: &'n str) -> Option<&'n str> {
+        let table = table_of_change(name)?;
+        self.read(|tables| !tables.entries.contains_key(name))
+            .then_some(table)
+    }
+
+    async fn plan_view(&self, name: &str, view: &View) -> Result<Arc<dyn TableProvider>> {
+        {
+            let mut planning = lock(&self.planning);
+            if planning.iter().any(|planned| planned == name) {
+                return Err(Error::invalid(format!("view {name} is defined by itself")));
+            }
+            if planning.len() >= VIEWS {
+                return Err(too_many_views(name));
+            }
+            planning.push(name.to_owned());
+        }
+        let state = self
+            .state
+            .get()
+            .and_then(|state| state())
+            .ok_or_else(|| Error::internal("the session is gone"))?;
+        let hides = self.hides(view);
+        let context = SessionContext::new_with_state(state);
+        let planned = self.plan_query(&context, view.query.clone(), None).await;
+        lock(&self.planning).pop();
+        let plan = planned.map_err(|error| match hides {
+            true => view_barrier::hidden(name, &error),
+            false => error.context(format!("view {name}")),
+        })?;
+        let plan = match view.columns.is_empty() {
+            true => renamed(plan, &Labels::of_query(&view.query), Equal::Kept)?,
+            false => rename(plan, &view.columns)?,
+        };
+        if hides {
+            return Ok(Arc::new(BarrierView::new(name, plan)));
+        }
+        let definition = self.read(|tables| tables.definitions.get(name).cloned());
+        Ok(Arc::new(ViewTable::new(plan, definition)))
+    }
+
+    /// Whether a view reads what statements may not name.
+    fn hides(&self, view: &View) -> bool {
+        self.read(|tables| {
+            if !tables.is_restricted {
+                return false;
+            }
+            let mut reads = Reads {
+                tables,
+                seen: Vec::new(),
+                within: 0,
+            };
+            with_stack(|| view.query.visit(&mut reads).is_break())
+        })
+    }
+
+    /// The plan of a view's query; `defined` is the name of a view that is made of it, and that it may not name itself.
+    pub(super) async fn plan_query(
+        &self,
+        context: &SessionContext,
+        query: Box<Query>,
+        defined: Option<&str>,
+    ) -> Result<LogicalPlan> {
+        let mut statement = SqlStatement::Statement(Box::new(AnsiStatement::Query(query)));
+        rewrite::prepare(context, self, &mut statement).await?;
+        let state = context.state();
+        if let Some(name) = defined {
+            let named = state.resolve_table_references(&statement)?;
+            if named.iter().any(|reference| reference.table() == name) {
+                return Err(Error::invalid(format!("view {name} is defined by itself")));
+            }
+        }
+        let plan = match plan_apart(&state, &statement).await {
+            Ok(plan) => plan,
+            Err(error) => return Err(self.missing_table(error, statement)),
+        };
+        plan_limits::check(&plan)?;
+        recursion::check(&plan, &statement)?;
+        Ok(plan)
+    }
+
+    /// Forks of the same version have the same tables.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Tables> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        // Within the lock: who reads tables reads their version with them.
+        self.version
+            .store(NEXT.fetch_add(1, Ordering::Relaxed), Ordering::Release);
+        tables
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&Tables) -> T) -> T {
+        look(&self.tables.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Looks for relations that are hidden or that are not there, in views of views too. A common table expression counts as one
+/// that is not there: a view more is closed than need be.
+struct Reads<'a> {
+    tables: &'a Tables,
+    seen: Vec<String>,
+    /// Views within one another.
+    within: usize,
+}
+
+impl Visitor for Reads<'_> {
+    type Break = ();
+
+    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
+        let Ok(name) = rewrite::plain_name(relation) else {
+            return ControlFlow::Break(());
+        };
+        match self.tables.entries.get(&name) {
+            None => ControlFlow::Break(()),
+            Some(TableEntry::View(view)) if !self.seen.contains(&name) => {
+                // The planner refuses views that stand deeper.
+                if self.within >= VIEWS {
+                    return ControlFlow::Break(());
+                }
+                self.seen.push(name);
+                self.within += 1;
+                let read = view.query.visit(self);
+                self.within -= 1;
+                read
+            }
+            Some(_) => ControlFlow::Continue(()),
+        }
+    }
+}
+
+/// The refusal of a view over too many views.
+pub(super) fn too_many_views(name: &str) -> Error {
+    Error::invalid(format!(
+        "view {name} stands below {VIEWS} views above one another"
+    ))
+    .with_help("define one of them over the tables")
+}
+
+fn rename(
+    plan: datafusion::logical_expr::LogicalPlan,
+    names: &[String],
+) -> Result<datafusion::logical_expr::LogicalPlan> {
+    let columns = plan.schema().columns();
+    if columns.len() != names.len() {
+        return Err(Error::invalid(format!(
+            "the view names {} columns and its query has {}",
+            names.len(),
+            columns.len()
+        )));
+    }
+    let renamed = columns
+        .into_iter()
+        .zip(names)
+        .map(|(column, name)| datafusion::logical_expr::Expr::Column(column).alias(name));
+    Ok(LogicalPlanBuilder::from(plan).project(renamed)?.build()?)
+}
+
+/// The hidden name of a table at a version or time, as `rewrite` writes it.
+pub(crate) fn time_travel_name(table: &str, travel: TimeTravel) -> String {
+    match travel {
+        TimeTravel::Latest => table.to_owned(),
+        TimeTravel::Version(version) => format!("{table}@version={version}"),
+        TimeTravel::Timestamp(micros) => format!("{table}@timestamp={micros}"),
+    }
+}
+
+/// The hidden name of a table's rows with their places.
+pub(super) fn rows_name(table: &str) -> String {
+    format!("{table}@rows")
+}
+
+/// The hidden name of what takes the changes of a table's rows.
+pub(super) fn changes_name(table: &str) -> String {
+    format!("{table}@changes")
+}
+
+/// The table of such a name.
+fn table_of_change(name: &str) -> Option<&str> {
+    let table = name.strip_suffix("@rows");
+    table.or_else(|| name.strip_suffix("@changes"))
+}
+
+pub(crate) fn split_time_travel(name: &str) -> (&str, TimeTravel) {
+    if let Some((table, version)) = name.rsplit_once("@version=")
+        && let Ok(version) = version.parse()
+    {
+        return (table, TimeTravel::Version(version));
+    }
+    if let Some((table, micros)) = name.rsplit_once("@timestamp=")
+        && let Ok(micros) = micros.parse()
+    {
+        return (table, TimeTravel::Timestamp(micros));
+    }
+    (name, TimeTravel::Latest)
+}
+
+fn field_names(schema: &datafusion::arrow::datatypes::SchemaRef) -> Vec<String> {
+    schema
+        .fields()
+        .iter()
+        .map(|field| field.name().clone())
+        .collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Catalog {
+    fn table_boxed<'a>(
+        &'a self,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Arc<dyn TableProvider>>, DataFusionError>> {
+        async move { Ok(self.provider(name).await?) }.boxed()
+    }
+}
+
+impl SchemaProvider for Catalog {
+    fn table_names(&self) -> Vec<String> {
+        self.names()
+    }
+
+    // Written out instead of `async fn`: among the bounds that async_trait adds, rustc proves for each function again that
+    // plans are Send, which takes it many seconds each time. A function with one lifetime has no such bounds.
+    fn table<'life0, 'life1, 'async_trait>(
+        &'life0 self,
+        name: &'life1 str,
+    ) -> BoxFuture<'async_trait, Result<Option<Arc<dyn TableProvider>>, DataFusionError>>
+    where
+        'life0: 'async_trait,
+        'life1: 'async_trait,
+        Self: 'async_trait,
+    {
+        self.table_boxed(name)
+    }
+
+    fn register_table(
+        &self,
+        name: String,
+        table: Arc<dyn TableProvider>,
+    ) -> DataFusionResult<Option<Arc<dyn TableProvider>>> {
+        let mut tables = self.write();
+        if tables.entries.contains_key(&name) {
+            return Err(
+                Error::new(ErrorKind::Exists, format!("table {name} exists already")).into(),
+            );
+        }
+        tables.entries.insert(name, TableEntry::Provider(table));
+        Ok(None)
+    }
+
+    fn deregister_table(&self, name: &str) -> DataFusionResult<Option<Arc<dyn TableProvider>>> {
+        let mut tables = self.write();
+        tables.definitions.remove(name);
+        tables.restricted.remove(name);
+        let provider = lock(&self.statement).remove(name);
+        Ok(match tables.entries.remove(name) {
+            None => None,
+            Some(TableEntry::Kafka(table)) => {
+                Some(provider.unwrap_or_else(|| Arc::new(KafkaTableProvider::new(table))))
+            }
+            Some(TableEntry::Provider(table)) => Some(table),
+            // DataFusion asks only whether something was dropped.
+            Some(entry) => provider.or_else(|| Some(placeholder(&entry))),
+        })
+    }
+
+    fn table_type<'life0, 'life1, 'async_trait>(
+        &'life0 self,
+        name: &'life1 str,
+    ) -> BoxFuture<'async_trait, DataFusionResult<Option<TableType>>>
+    where
+        'life0: 'async_trait,
+        'life1: 'async_trait,
+        Self: 'async_trait,
+    {
+        // Lists of tables open none: one that is away would be missed in all of them.
+        let entry = self.read(|tables| tables.entries.get(name).map(TableEntry::settled));
+        let of_entry = entry.map(|entry| match entry {
+            TableEntry::View(_) => TableType::View,
+            TableEntry::Provider(provider) => provider.table_type(),
+            _ => TableType::Base,
+        });
+        Box::pin(std::future::ready(Ok(of_entry)))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        let base = self.hidden_of_change(name).unwrap_or(name);
+        let base = split_time_travel(base).0;
+        let in_view = !lock(&self.planning).is_empty();
+        self.read(|tables| {
+            tables.entries.contains_key(base) || (in_view && tables.hidden.contains_key(base))
+        })
+    }
+}
+
+fn placeholder(entry: &TableEntry) -> Arc<dyn TableProvider> {
+    if let TableEntry::View(_) = entry {
+        let plan = LogicalPlanBuilder::empty(false).build();
+        return match plan {
+            Ok(plan) => Arc::new(ViewTable::new(plan, None)),
+            Err(_) => Arc::new(EmptyTable::new(Arc::new(Schema::empty()))),
+        };
+    }
+    let schema = match entry {
+        TableEntry::Delta { schema, .. } => Arc::clone(schema),
+        _ => Arc::new(Schema::empty()),
+    };
+    Arc::new(EmptyTable::new(schema))
+}
+
+/// Makes the closure [`Catalog::attach`] takes from a context's weak state.
+pub(crate) fn weak_state(
+    context: &datafusion::prelude::SessionContext,
+) -> impl Fn() -> Option<SessionState> + Send + Sync + 'static {
+    let weak = context.state_weak_ref();
+    move || Some(Weak::upgrade(&weak)?.read().clone())
+}

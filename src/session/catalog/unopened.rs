@@ -1,0 +1,209 @@
+//! Tables that are defined and could not be opened: the definition stays, and opening is tried again when a statement uses the
+//! table, and whenever the server that keeps the definition asks for it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::planner::{ParsedStatement, Statement, TableKind};
+use crate::session::catalog::{Catalog, TableEntry};
+use crate::session::context::TablePlace;
+use crate::session::statements::create;
+use crate::session::statements::create::IfMissing;
+
+/// A table whose definition is known, and why it is not open. All forks of a session share it: when one of their statements
+/// has opened it, it is open for all of them.
+#[derive(Debug)]
+pub(crate) struct Unopened {
+    name: String,
+    kind: &'static str,
+    /// What makes it; none if this program cannot read its definition, or does not run it again.
+    statement: Option<ParsedStatement>,
+    opened: OnceLock<TableEntry>,
+    /// One attempt at a time.
+    attempt: tokio::sync::Mutex<()>,
+    attempts: AtomicU64,
+    failure: Mutex<Failure>,
+}
+
+#[derive(Debug)]
+struct Failure {
+    kind: ErrorKind,
+    message: String,
+}
+
+impl Unopened {
+    pub(crate) fn new(name: &str, statement: Option<ParsedStatement>, error: &Error) -> Self {
+        let kind = match statement.as_ref().map(|parsed| &parsed.statement) {
+            Some(Statement::CreateTable(table)) => match table.kind {
+                TableKind::Kafka => "Kafka table",
+                TableKind::Delta => "Delta table",
+            },
+            _ => "table",
+        };
+        Self {
+            name: name.to_owned(),
+            kind,
+            statement,
+            opened: OnceLock::new(),
+            attempt: tokio::sync::Mutex::default(),
+            attempts: AtomicU64::new(0),
+            failure: Mutex::new(Failure::of(error)),
+        }
+    }
+
+    /// What messages and SHOW TABLES call it.
+    pub(crate) fn kind_name(&self) -> &'static str {
+        self.kind
+    }
+
+    /// Where its definition says that it lies: nobody else may declare it under another name because it is not open.
+    pub(crate) fn place(&self) -> Option<TablePlace> {
+        match self.statement.as_ref().map(|parsed| &parsed.statement) {
+            Some(Statement::CreateTable(table)) => {
+                let location = table.location.value.clone();
+                Some(match table.kind {
+                    TableKind::Kafka => TablePlace::Topic(location),
+                    TableKind::Delta => TablePlace::Files(location),
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// The table, if it was opened since.
+    pub(crate) fn opened(&self) -> Option<&TableEntry> {
+        self.opened.get()
+    }
+
+    /// Why it is not open.
+    pub(crate) fn reason(&self) -> String {
+        self.failure().message.clone()
+    }
+
+    /// The statement that makes it, if only running it again does: it is of DataFusion's own SQL.
+    pub(crate) fn to_run_again(&self) -> Option<&ParsedStatement> {
+        let is_sql = |parsed: &&ParsedStatement| matches!(parsed.statement, Statement::Sql(_));
+        self.statement.as_ref().filter(is_sql)
+    }
+
+    /// Tries to open it. Who comes while another attempt is at work has its outcome.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be opened now.
+    pub(crate) async fn open(&self) -> Result<TableEntry> {
+        if let Some(opened) = self.opened.get() {
+            return Ok(opened.clone());
+        }
+        let seen = self.attempts.load(Ordering::Acquire);
+        let _attempt = self.attempt.lock().await;
+        if let Some(opened) = self.opened.get() {
+            return Ok(opened.clone());
+        }
+        let table = self.statement.as_ref().map(|parsed| &parsed.statement);
+        let Some(Statement::CreateTable(table)) = table else {
+            return Err(self.error());
+        };
+        if self.attempts.load(Ordering::Acquire) != seen {
+            return Err(self.error());
+        }
+        let outcome = create::open_table(table, &self.name, IfMissing::Refuse).await;
+        self.attempts.fetch_add(1, Ordering::Release);
+        match outcome {
+            Ok(entry) => Ok(self.opened.get_or_init(|| entry).clone()),
+            Err(error) => {
+                *self.failure() = Failure::of(&error);
+                Err(self.error())
+            }
+        }
+    }
+
+    /// What a statement is told that uses it.
+    pub(crate) fn error(&self) -> Error {
+        let failure = self.failure();
+        let message = format!("{} cannot be opened: {}", self.name, failure.message);
+        Error::new(failure.kind, message).with_help(
+            "its definition is kept, and opening is tried again whenever it is used; \
+             CREATE OR REPLACE declares it anew, DROP forgets it",
+        )
+    }
+
+    fn failure(&self) -> std::sync::MutexGuard<'_, Failure> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Failure {
+    fn of(error: &Error) -> Self {
+        Self {
+            kind: error.kind(),
+            message: error.with_its_help(),
+        }
+    }
+}
+
+impl Catalog {
+    /// The table of a name, opened if it was not.
+    ///
+    /// # Errors
+    ///
+    /// There is none, with close names; it may not be opened here; why it cannot be.
+    pub(crate) async fn open(&self, name: &str) -> Result<TableEntry> {
+        let entry = self.expect(name)?;
+        self.check_open(name)?;
+        match entry {
+            TableEntry::Unopened(unopened) => unopened.open().await,
+            entry => Ok(entry),
+        }
+    }
+
+    /// The tables that are defined and not open, with the reason of each.
+    pub(crate) fn unopened(&self) -> Vec<(String, String)> {
+        let of = |name: String| match self.entry(&name) {
+            Some(TableEntry::Unopened(unopened)) => Some((name, unopened.reason())),
+            _ => None,
+        };
+        self.names().into_iter().filter_map(of).collect()
+    }
+}
+
+/// Runs something that may wait for a store or a broker, for so long at most.
+pub(crate) async fn within<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let seconds = limit.as_secs();
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        Err(Error::unavailable(format!(
+            "no answer came within {seconds} seconds"
+        )))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::planner::{Script, parse_statement};
+    use crate::session::{Session, SessionOptions};
+
+    /// Its query would be asked anew, and might give other rows.
+    #[tokio::test]
+    async fn a_table_in_memory_is_not_made_again() {
+        let session = Session::try_new(&SessionOptions::default()).unwrap();
+        let parsed = |sql: &str| {
+            let raw = Script::new("t", sql).split().unwrap().remove(0);
+            parse_statement(&raw).unwrap()
+        };
+        let limit = Duration::from_secs(60);
+        let made = session.restore(parsed("CREATE TABLE t AS SELECT random() AS r"), limit);
+        let refused = made.await.unwrap_err();
+        assert!(refused.message().contains("made it in memory"), "{refused}");
+        assert!(!session.is_run_again("t"));
+        assert!(session.open_again("t", limit).await.is_err());
+        let used = session.collect(parsed("SELECT * FROM t")).await;
+        let used = used.unwrap_err();
+        assert!(used.message().contains("t cannot be opened"), "{used}");
+        assert!(used.message().contains("made it in memory"), "{used}");
+        session.execute(parsed("DROP TABLE t")).await.unwrap();
+        assert_eq!(session.table_names(), [] as [String; 0]);
+    }
+}

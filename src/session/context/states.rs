@@ -1,0 +1,104 @@
+//! The state in which a statement is planned and the task in which it runs: kept from one statement to the next, because
+//! to copy the hundreds of functions is much of the work for a small one.
+
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use datafusion::execution::TaskContext;
+use datafusion::execution::session_state::SessionState;
+use datafusion::prelude::SessionContext;
+
+/// States of one context.
+pub(crate) struct States {
+    context: SessionContext,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    /// A statement has changed the context itself, not only its tables.
+    has_changed: bool,
+    state: Option<Arc<SessionState>>,
+    task: Option<Arc<TaskContext>>,
+}
+
+impl States {
+    pub(crate) fn new(context: SessionContext) -> Self {
+        Self {
+            context,
+            kept: Mutex::default(),
+        }
+    }
+
+    /// The context's state with the time of now, for one statement.
+    pub(crate) fn state(&self) -> StatementState<'_> {
+        let kept = self.lock().state.take();
+        // A statement that runs beside the last one has one of its own.
+        let kept = kept.and_then(|mut kept| {
+            Arc::get_mut(&mut kept)?.mark_start_execution();
+            Some(kept)
+        });
+        StatementState {
+            states: self,
+            state: kept.unwrap_or_else(|| Arc::new(self.context.state())),
+        }
+    }
+
+    /// What statements run in. It has the session's functions: `information_schema.routines` lists them while it runs.
+    pub(crate) fn task(&self) -> Arc<TaskContext> {
+        let mut kept = self.lock();
+        if kept.has_changed {
+            return self.context.task_ctx();
+        }
+        let task = kept.task.get_or_insert_with(|| self.context.task_ctx());
+        Arc::clone(task)
+    }
+
+    /// Settings, functions or variables of the context change: nothing is kept any more.
+    pub(crate) fn change(&self) {
+        *self.lock() = Kept {
+            has_changed: true,
+            ..Kept::default()
+        };
+    }
+
+    /// Whether nothing runs in what it gave.
+    pub(crate) fn are_at_rest(&self) -> bool {
+        let kept = self.lock();
+        kept.task
+            .as_ref()
+            .is_none_or(|task| Arc::strong_count(task) == 1)
+    }
+
+    /// Whether a statement has changed more than tables.
+    pub(crate) fn has_changed(&self) -> bool {
+        self.lock().has_changed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The state of a statement, until it is planned.
+pub(crate) struct StatementState<'s> {
+    states: &'s States,
+    state: Arc<SessionState>,
+}
+
+impl Deref for StatementState<'_> {
+    type Target = SessionState;
+
+    fn deref(&self) -> &SessionState {
+        &self.state
+    }
+}
+
+impl Drop for StatementState<'_> {
+    fn drop(&mut self) {
+        let mut kept = self.states.lock();
+        if !kept.has_changed {
+            kept.state = Some(Arc::clone(&self.state));
+        }
+    }
+}

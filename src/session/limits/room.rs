@@ -1,0 +1,137 @@
+//! Whether a step of a statement has room for what it is about to make, or has made (SAFE-1).
+//!
+//! One call has a budget, which is a part of what its statement may hold. All calls that are made in one go have what the allocator
+//! counts for the statement (`core::heap`).
+
+use anabranch_udfs::Budget;
+use datafusion::common::ScalarValue;
+use datafusion::common::config::ConfigOptions;
+use datafusion::error::{DataFusionError, Result};
+
+use crate::core::heap::{self, Refusal};
+use crate::error::{Error, ErrorKind};
+use crate::session::limits::bytes::{counted, of_value};
+
+/// Bytes that one call may make.
+pub(crate) fn budget(options: &ConfigOptions) -> usize {
+    let budget = options.extensions.get::<Budget>();
+    budget.map_or(usize::MAX, |Budget(most)| *most)
+}
+
+/// Refuses what takes more than one call may make.
+///
+/// # Errors
+///
+/// [`ErrorKind::Exhausted`], with who has made it of how many rows.
+pub(crate) fn check(who: &str, bytes: usize, rows: usize, budget: usize) -> Result<()> {
+    if bytes <= budget {
+        return go_on(0);
+    }
+    Err(DataFusionError::from(
+        Error::new(
+            ErrorKind::Exhausted,
+            format!(
+                "{who} would make {bytes} bytes of {rows} rows, and the statement may hold {budget}"
+            ),
+        )
+        .with_help("make less of each row, or read fewer rows"),
+    ))
+}
+
+/// Refuses a value that takes more than one call may make when each of so many rows has it.
+///
+/// # Errors
+///
+/// As [`check`].
+pub(crate) fn check_spread(
+    who: &str,
+    value: &ScalarValue,
+    rows: usize,
+    budget: usize,
+) -> Result<()> {
+    let bytes = of_value(value).saturating_mul(rows);
+    // An array counts the bytes of its texts, and the elements of its lists, in 32 bits.
+    let count = counted(value).unwrap_or(0).saturating_mul(rows);
+    if i32::try_from(count).is_err() {
+        let what = format!(
+            "{who} would make {bytes} bytes of {rows} rows, and one column has no room for them"
+        );
+        return Err(DataFusionError::from(
+            Error::new(ErrorKind::Exhausted, what)
+                .with_help("make less of each row, or read fewer rows"),
+        ));
+    }
+    check(who, bytes, rows, budget)?;
+    go_on(bytes)
+}
+
+/// Whether the statement may go on, and take so many bytes more in one go.
+///
+/// # Errors
+///
+/// [`ErrorKind::Exhausted`]; [`ErrorKind::Cancelled`] if nobody waits for it any more.
+pub(crate) fn go_on(more: usize) -> Result<()> {
+    heap::check(more).map_err(|refusal| {
+        DataFusionError::from(match refusal {
+            Refusal::Ended => Error::new(ErrorKind::Cancelled, "the statement was ended"),
+            Refusal::TooMuch { taken, most } => Error::new(
+                ErrorKind::Exhausted,
+                format!(
+                    "the statement would hold {taken} bytes of one step, and may hold {most} of it"
+                ),
+            )
+            .with_help("make less of each row, or read fewer rows or columns"),
+            Refusal::NoRoom { taken } => Error::new(
+                ErrorKind::Exhausted,
+                format!(
+                    "the statement would hold {taken} bytes of one step, and the server has no room for them"
+                ),
+            )
+            .with_help("try again later, make less of each row, or read fewer rows or columns"),
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(refused: Result<()>) -> String {
+        Error::from(refused.unwrap_err()).message().to_owned()
+    }
+
+    #[test]
+    fn a_value_for_many_rows_has_the_room_of_one_call() {
+        let text = |bytes: usize| ScalarValue::Utf8(Some("x".repeat(bytes)));
+        check_spread("a constant", &text(1_000), 1_000, 1_000_000).unwrap();
+        let said_of = said(check_spread("a constant", &text(1_001), 1_000, 1_000_000));
+        assert_eq!(
+            said_of,
+            "a constant would make 1001000 bytes of 1000 rows, and the statement may hold 1000000"
+        );
+        // As many as the offsets of an array can count.
+        let most = usize::MAX;
+        check_spread("a constant", &text(1_000), 2_147_483, most).unwrap();
+        assert!(check_spread("a constant", &text(1_000), 2_147_484, most).is_err());
+        let large = ScalarValue::LargeUtf8(Some("x".repeat(1_000)));
+        check_spread("a constant", &large, 2_147_484, most).unwrap();
+    }
+
+    #[test]
+    fn a_step_that_holds_too_much_is_refused() {
+        let owner = std::sync::Arc::new(heap::Owner::default());
+        heap::during(&owner, 1_000, || {
+            go_on(900).unwrap();
+            let said = said(go_on(2_000));
+            assert!(
+                said.contains("bytes of one step, and may hold 1000"),
+                "{said}"
+            );
+        });
+        owner.end();
+        heap::during(&owner, 1_000, || {
+            let ended = Error::from(go_on(0).unwrap_err());
+            assert_eq!(ended.kind(), ErrorKind::Cancelled);
+        });
+    }
+}

@@ -1,0 +1,533 @@
+//! Functions whose result, or work, can be much larger than what they are given: `repeat('x', 1000000000)` (SAFE-1).
+//!
+//! What a function makes is in no memory pool until an operator takes it, and a failed allocation would end the process. So
+//! these functions say what they are about to make of a batch, and are refused beyond the budget of their statement, also
+//! where the optimizer evaluates them. The same goes for work: nothing ends a call before its own end.
+
+use std::collections::BTreeSet;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use anabranch_udfs::{Budget, checked_cast, element_functions, with_one_element};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
+use datafusion::common::config::ConfigOptions;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::registry::FunctionRegistry as _;
+use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
+use datafusion::logical_expr::type_coercion::functions::fields_with_udf;
+use datafusion::logical_expr::{
+    Cast, ColumnarValue, Documentation, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature, TryCast,
+};
+
+use crate::error::{Error, ErrorKind};
+use crate::session::limits::measures::{
+    Measure, any_element, each_with_each, element_with_element, joined, overlaid, padded, repeated,
+    repeated_elements, replaced, replaced_by_pattern, replaced_elements, resized, searched,
+    separated, series, shown, together, trimmed, written, zipped,
+};
+use crate::session::limits::{plan_limits, room, type_fields, unwanted};
+
+/// Comparisons of one call: a few seconds.
+const STEPS: u128 = 1_000_000_000;
+
+/// What is measured of a function before it is called.
+#[derive(Debug, Clone, Copy)]
+enum Measured {
+    /// Nothing: its type may be too large.
+    Type,
+    /// The bytes of its result.
+    Bytes(Measure),
+    /// The comparisons that it makes.
+    Steps(Measure),
+}
+
+/// The functions. Each has its other names too.
+const MEASURED: [(&str, Measured); 37] = [
+    ("repeat", Measured::Bytes(repeated)),
+    ("lpad", Measured::Bytes(padded)),
+    ("rpad", Measured::Bytes(padded)),
+    ("array_repeat", Measured::Bytes(repeated_elements)),
+    ("array_resize", Measured::Bytes(resized)),
+    ("generate_series", Measured::Bytes(series)),
+    ("range", Measured::Bytes(series)),
+    ("replace", Measured::Bytes(replaced)),
+    ("regexp_replace", Measured::Bytes(replaced_by_pattern)),
+    ("concat", Measured::Bytes(together)),
+    ("concat_ws", Measured::Bytes(separated)),
+    ("overlay", Measured::Bytes(overlaid)),
+    ("make_array", Measured::Bytes(together)),
+    ("array_append", Measured::Bytes(together)),
+    ("array_prepend", Measured::Bytes(together)),
+    ("array_concat", Measured::Bytes(together)),
+    ("array_replace_all", Measured::Bytes(replaced_elements)),
+    ("array_replace_n", Measured::Bytes(replaced_elements)),
+    ("array_to_string", Measured::Bytes(joined)),
+    ("encode", Measured::Bytes(together)),
+    ("to_json", Measured::Bytes(written)),
+    ("to_char", Measured::Bytes(shown)),
+    ("levenshtein", Measured::Steps(each_with_each)),
+    ("strpos", Measured::Steps(searched)),
+    ("btrim", Measured::Steps(trimmed)),
+    ("ltrim", Measured::Steps(trimmed)),
+    ("rtrim", Measured::Steps(trimmed)),
+    ("array_has_all", Measured::Steps(element_with_element)),
+    ("array_has_any", Measured::Steps(any_element)),
+    ("named_struct", Measured::Type),
+    ("struct", Measured::Type),
+    ("map", Measured::Type),
+    ("arrays_zip", Measured::Bytes(zipped)),
+    ("arrow_cast", Measured::Type),
+    ("arrow_try_cast", Measured::Type),
+    ("cast_to_type", Measured::Type),
+    ("try_cast_to_type", Measured::Type),
+];
+
+/// The functions whose second argument is the text of a type.
+const BY_TEXT: [&str; 2] = ["arrow_cast", "arrow_try_cast"];
+
+/// Puts the bounds around the functions of a state.
+///
+/// # Errors
+///
+/// A function of these that is not there.
+pub(crate) fn bound(state: &mut SessionState) -> Result<()> {
+    let measured: BTreeSet<&str> = MEASURED.iter().map(|(name, _)| *name).collect();
+    for name in measured.into_iter().chain(element_functions()) {
+        let bounded = bounded(state.udf(name)?);
+        state.register_udf(bounded)?;
+    }
+    Ok(())
+}
+
+/// Whether a call may compare much: what is trimmed or looked for is mostly a short literal.
+pub(crate) fn may_compare_much(call: &ScalarFunction) -> bool {
+    match call.name() {
+        "levenshtein" => true,
+        "array_has_all" | "array_has_any" => !call.args.iter().any(is_written),
+        "btrim" | "ltrim" | "rtrim" | "strpos" => {
+            let second = call.args.get(1);
+            second.is_some_and(|second| !matches!(second, Expr::Literal(..)))
+        }
+        _ => false,
+    }
+}
+
+/// Whether the comparisons of a function are counted for a whole batch: in parts it would have as many for each.
+pub(crate) fn counts_steps(name: &str) -> bool {
+    let mut measured = MEASURED.iter();
+    measured.any(|(of, measured)| *of == name && matches!(measured, Measured::Steps(_)))
+}
+
+/// Whether a list stands in the statement, value by value.
+fn is_written(list: &Expr) -> bool {
+    match list {
+        Expr::Literal(..) => true,
+        Expr::ScalarFunction(list) if list.name() == "make_array" => {
+            list.args.iter().all(|one| matches!(one, Expr::Literal(..)))
+        }
+        _ => false,
+    }
+}
+
+/// The function with the bounds of its name around it.
+pub(crate) fn bounded(inner: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
+    if inner.inner().downcast_ref::<Bounded>().is_some() {
+        return inner;
+    }
+    let found = MEASURED.iter().find(|(name, _)| *name == inner.name());
+    let measured = found.map_or(Measured::Type, |(_, measured)| *measured);
+    Arc::new(ScalarUDF::new_from_impl(Bounded::new(inner, measured)))
+}
+
+/// A function that is asked for the size of its result, and of its type, first.
+#[derive(Debug)]
+struct Bounded {
+    inner: Arc<ScalarUDF>,
+    measured: Measured,
+    signature: Signature,
+}
+
+impl PartialEq for Bounded {
+    fn eq(&self, other: &Self) -> bool {
+        self.inner == other.inner
+    }
+}
+
+impl Eq for Bounded {}
+
+impl Hash for Bounded {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.inner.hash(state);
+    }
+}
+
+impl Bounded {
+    fn new(inner: Arc<ScalarUDF>, measured: Measured) -> Self {
+        // The engine's own way refuses numbers of unlike types.
+        let signature = match element_functions().any(|name| name == inner.name()) {
+            true => Signature::user_defined(inner.signature().volatility),
+            false => inner.signature().clone(),
+        };
+        Self {
+            inner,
+            measured,
+            signature,
+        }
+    }
+
+    /// Refuses a type that has too much of something.
+    fn refuse(&self, too_much: Option<String>) -> Result<()> {
+        let Some(what) = too_much else {
+            return Ok(());
+        };
+        let what = format!("the type of what {} gives has {what}", self.name());
+        Err(DataFusionError::from(plan_limits::too_large(what)))
+    }
+
+    fn check(&self, args: &ScalarFunctionArgs) -> Result<()> {
+        let rows = args.number_rows;
+        let error = match self.measured {
+            Measured::Type => return Ok(()),
+            Measured::Bytes(measure) => {
+                let Some(size) = measure(args) else {
+                    return Ok(());
+                };
+                match args.config_options.extensions.get::<Budget>() {
+                    Some(Budget(most)) if size > *most as u128 => Error::new(
+                        ErrorKind::Exhausted,
+                        format!(
+                            "{} would make {size} bytes of {rows} rows, and the statement may hold {most}",
+                            self.name(),
+                        ),
+                    )
+                    .with_help("make less of each row, or read fewer rows"),
+                    // What constants make while a statement is planned is kept in its plan, however many there are.
+                    _ => return room::go_on(usize::try_from(size).unwrap_or(usize::MAX)),
+                }
+            }
+            Measured::Steps(measure) => match measure(args) {
+                Some(steps) if steps > STEPS => Error::new(
+                    ErrorKind::Exhausted,
+                    format!(
+                        "{} would compare {steps} times in {rows} rows, and may do so {STEPS} times",
+                        self.name(),
+                    ),
+                )
+                .with_help("give it shorter texts or lists, or read fewer rows at a time"),
+                _ => return Ok(()),
+            },
+        };
+        Err(DataFusionError::from(error))
+    }
+}
+
+impl ScalarUDFImpl for Bounded {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn aliases(&self) -> &[String] {
+        self.inner.aliases()
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn schema_name(&self, args: &[Expr]) -> Result<String> {
+        self.inner.schema_name(args)
+    }
+
+    fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
+        self.inner.return_type(arg_types)
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        // Where types are worked out over and over, it is here.
+        unwanted::check()?;
+        if BY_TEXT.contains(&self.name()) {
+            let text = args.scalar_arguments.get(1).copied().flatten();
+            let text = text.and_then(|text| text.try_as_str().flatten());
+            self.refuse(text.and_then(type_fields::too_deep))?;
+        }
+        let field = self.inner.return_field_from_args(args)?;
+        self.refuse(type_fields::too_large(field.data_type()))?;
+        Ok(field)
+    }
+
+    fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
+        if !element_functions().any(|name| name == self.name()) {
+            return self.inner.coerce_types(arg_types);
+        }
+        let types = with_one_element(self.name(), arg_types);
+        let types = types.as_deref().unwrap_or(arg_types).iter();
+        let fields = types.map(|of| Arc::new(Field::new("", of.clone(), true)));
+        let fields = fields_with_udf(&fields.collect::<Vec<_>>(), self.inner.as_ref())?;
+        Ok(fields
+            .iter()
+            .map(|field| field.data_type().clone())
+            .collect())
+    }
+
+    fn is_strict(&self) -> bool {
+        self.inner.is_strict()
+    }
+
+    fn documentation(&self) -> Option<&Documentation> {
+        self.inner.documentation()
+    }
+
+    /// What has a type that may be is optimized as the function itself: of a struct that is made and read only what is read
+    /// is made.
+    fn simplify(&self, args: Vec<Expr>, context: &SimplifyContext) -> Result<ExprSimplifyResult> {
+        let Measured::Type = self.measured else {
+            return Ok(ExprSimplifyResult::Original(args));
+        };
+        Ok(match self.inner.simplify(args, context)? {
+            ExprSimplifyResult::Original(args) => {
+                ExprSimplifyResult::Simplified(self.inner.call(args))
+            }
+            ExprSimplifyResult::Simplified(made) => {
+                // The optimizer may evaluate the cast next, and a NULL of the type takes all its bytes.
+                if let Expr::Cast(Cast { field, .. }) | Expr::TryCast(TryCast { field, .. }) = &made
+                {
+                    self.refuse(type_fields::too_large(field.data_type()))?;
+                }
+                // The rule that checks casts was before: what may fail here would be undone where it is compared.
+                ExprSimplifyResult::Simplified(checked_cast(made, context.schema())?)
+            }
+        })
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        self.check(&args)?;
+        self.inner.invoke_with_args(args)
+    }
+
+    fn with_updated_config(&self, config: &ConfigOptions) -> Option<ScalarUDF> {
+        let inner = self.inner.inner().with_updated_config(config)?;
+        let updated = Self::new(Arc::new(inner), self.measured);
+        Some(ScalarUDF::new_from_impl(updated))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use datafusion::arrow::array::AsArray as _;
+
+    use crate::core::heap;
+    use crate::error::ErrorKind;
+    use crate::planner::{Script, parse_statement};
+    use crate::session::{ForkOptions, Session, SessionOptions};
+
+    async fn run(sql: &str) -> crate::error::Result<usize> {
+        let whole = Session::try_new(&SessionOptions::default())?;
+        let limited = ForkOptions {
+            memory_limit: Some(32 << 20),
+            ..ForkOptions::default()
+        };
+        let session = whole.fork(&limited)?;
+        let raw = Script::new("test", sql).split()?.remove(0);
+        let rows = session.collect(parse_statement(&raw)?).await?;
+        Ok(rows.iter().map(|batch| batch.num_rows()).sum())
+    }
+
+    #[tokio::test]
+    async fn what_would_be_too_large_is_refused_before_it_is_made() {
+        for expr in [
+            "repeat('x', COUNT)",
+            "repeat('xyz', 2000000000 + value)",
+            "lpad('x', COUNT)",
+            "rpad('x', COUNT, 'ab')",
+            "array_repeat(1, COUNT)",
+            "array_repeat([value, 2], COUNT)",
+            "array_resize([1], COUNT, 0)",
+            "array_repeat('', COUNT)",
+            "generate_series(1, COUNT)",
+            "range(0, COUNT)",
+            "range(0, COUNT, 2)",
+            "generate_series(TIMESTAMP '2024-01-01', TIMESTAMP '2034-01-01', INTERVAL '10 milliseconds')",
+            "range(DATE '0001-01-01', DATE '9999-01-01', INTERVAL '1 second')",
+            "replace(repeat('x', 100000), 'x', repeat('y', 100000))",
+            "regexp_replace(repeat('x', 100000), '', repeat('y', 100000), 'g')",
+            "array_to_string(range(0, 100000), repeat('y', 100000))",
+            "array_to_string(array_repeat(NULLIF(value, 1), 100000), ',', repeat('y', 100000))",
+            "array_to_string(array_repeat(value = 1, 100000), repeat('y', 5000))",
+            "array_resize([''], CASE WHEN value = 1 THEN 10000 ELSE 0 END, CASE WHEN value = 1 THEN repeat('x', 1000000) ELSE '' END)",
+            "array_replace_all(array_repeat('a' || value, 100000), 'a' || value, repeat('x', 100000))",
+            "to_char(now() + value * INTERVAL '1 day', repeat('%A', 1000000))",
+            "array_repeat(arrow_cast(NULL, 'FixedSizeBinary(60000)'), 100000 + value)",
+            "array_resize(array_repeat(arrow_cast(NULL, 'FixedSizeBinary(60000)'), 10), 10000 + value)",
+            "arrays_zip(range(0, 10000 + value), array_repeat(arrow_cast(NULL, 'FixedSizeBinary(60000)'), 1))",
+            "array_replace_all(array_repeat([value], 10000), [value], range(0, 100000))",
+            "concat_ws(repeat('x', 700000), 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j', 'k', 'l', 'm', CAST(value AS VARCHAR))",
+            r"regexp_replace(repeat('x', 100000), '(.*)(x{0}){0}(x{0}){0}(x{0}){0}', repeat('\1', 1000 + value))",
+        ] {
+            for n in ["2000000000", "(2000000000 + value)"] {
+                let expr = expr.replace("COUNT", n);
+                for sql in [
+                    format!("SELECT {expr} FROM generate_series(1, 10)"),
+                    format!("SELECT {} ", expr.replace("value", "1")),
+                    format!("SELECT value FROM generate_series(1, 10) WHERE {expr} IS NULL"),
+                ] {
+                    let error = run(&sql).await.expect_err(&sql);
+                    assert_eq!(error.kind(), ErrorKind::Exhausted, "{sql}: {error}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_stands_between_many_texts_is_short() {
+        let agg = |delimiter: &str, over: &str| {
+            format!(
+                "SELECT string_agg(CAST(value AS VARCHAR), {delimiter}) {over} FROM generate_series(1, 3)"
+            )
+        };
+        for over in ["", "OVER ()", "OVER (ORDER BY value)"] {
+            for long in ["repeat('x', 100000)", &format!("'{}'", "x".repeat(70_000))] {
+                let error = run(&agg(long, over)).await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Exhausted, "{over}: {error}");
+            }
+            assert!(run(&agg("repeat('x', 1000)", over)).await.unwrap() > 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn constants_are_counted_together() {
+        let columns: Vec<String> = (0..40)
+            .map(|n| format!("repeat('x', 4000000 - {n}) AS c{n}"))
+            .collect();
+        let sql = format!("SELECT {}", columns.join(", "));
+        let owner = Arc::new(heap::Owner::default());
+        let error = heap::within(owner, 64 << 20, run(&sql)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
+    }
+
+    #[tokio::test]
+    async fn names_of_fields_are_counted_as_often_as_they_are_written() {
+        let name = "x".repeat(60_000);
+        let json = |elements: usize| {
+            format!(
+                "SELECT to_json(array_repeat(named_struct('{name}', value), {elements})) FROM generate_series(1, 1)"
+            )
+        };
+        let error = run(&json(10_000)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
+        assert_eq!(run(&json(10)).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_has_a_size_of_this_world_is_made() {
+        for expr in [
+            "repeat('x', 100)",
+            "lpad(CAST(value AS VARCHAR), 20, '0')",
+            "array_repeat(value, 10)",
+            "generate_series(1, value)",
+            "range(DATE '2024-01-01', DATE '2024-12-31', INTERVAL '1 day')",
+            "replace('aXb', 'X', '')",
+            "concat('a', value, NULL)",
+            "concat_ws(',', 'a', 'b')",
+            "encode('abc', 'hex')",
+            "array_to_string([1, 2], ',')",
+            "regexp_replace('abc', '(b)', '<\\1>')",
+            "arrays_zip([1, 2], [value], NULL)",
+            "array_replace_all([1, value], 1, 2)",
+            "to_json({'a': [value], 'b': NULL})",
+        ] {
+            let sql = format!("SELECT {expr} FROM generate_series(1, 1000)");
+            assert_eq!(run(&sql).await.expect(&sql), 1_000, "{sql}");
+        }
+    }
+    /// `steps` queries within one another, each made of the one before.
+    fn steps(first: &str, step: &str, steps: usize) -> String {
+        let mut query = format!("SELECT {first} AS c FROM generate_series(1, 3)");
+        for _ in 0..steps {
+            query = format!("SELECT {step} AS c FROM ({query})");
+        }
+        query
+    }
+
+    #[tokio::test]
+    async fn values_that_double_with_each_step_are_refused() {
+        for (first, step) in [
+            ("'x' || value", "c || c"),
+            ("'x' || value", "c || c || 'y' || c"),
+            ("[value]", "c || c"),
+            ("value", "[c, c]"),
+            ("value", "make_array(c, c, c)"),
+            ("'x' || value", "to_json([c, c])"),
+            ("X'00'", "c || c"),
+            ("array_repeat(NULL, value)", "array_concat(c, c)"),
+        ] {
+            let error = run(&steps(first, step, 30)).await.expect_err(step);
+            assert_eq!(error.kind(), ErrorKind::Exhausted, "{step}: {error}");
+        }
+        assert_eq!(run(&steps("'x' || value", "c || c", 10)).await.unwrap(), 3);
+    }
+
+    #[tokio::test]
+    async fn texts_that_are_put_together_are_what_they_were() {
+        for (expr, expected) in [
+            ("'a' || 'b'", Some("ab")),
+            ("'a' || NULL", None),
+            ("'a' || 1", Some("a1")),
+            ("'x' || value || 'y'", Some("x1y")),
+            ("CAST(NULL AS VARCHAR) || value", None),
+            ("arrow_cast('ä', 'LargeUtf8') || value", Some("ä1")),
+            ("arrow_cast('ä', 'Utf8View') || value", Some("ä1")),
+            ("encode(X'00' || X'ff', 'hex')", Some("00ff")),
+            ("array_to_string([1] || [value], '-')", Some("1-1")),
+        ] {
+            let session = Session::try_new(&SessionOptions::default()).unwrap();
+            let sql = format!("SELECT CAST({expr} AS VARCHAR) FROM generate_series(1, 1)");
+            let raw = Script::new("test", &sql).split().unwrap().remove(0);
+            let rows = session.collect(parse_statement(&raw).unwrap()).await;
+            let rows = rows.expect(expr);
+            let texts = rows[0].column(0).as_string::<i32>();
+            assert_eq!(texts.iter().next().flatten(), expected, "{expr}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_would_take_minutes_is_refused() {
+        for expr in [
+            "levenshtein(repeat('x', 100000), repeat('y', 100000) || value)",
+            "levenshtein(repeat('x', 100000), repeat('y', 100000))",
+            "array_has_all(range(0, 100000), range(0, 100000))",
+            "array_has_all(range(0, 100000), range(value, 100000))",
+            "range(0, 100000) @> range(value, 100000)",
+            "range(value, 100000) <@ range(0, 100000)",
+            "array_has_any(range(0, 100000 + value), range(200000, 300000 + value))",
+            "btrim(repeat('x', 200000) || value, repeat('y', 20000) || 'x')",
+            "trim(BOTH repeat('y', 20000) || 'x' FROM repeat('x', 200000) || value)",
+            "strpos(repeat('x', 200000), repeat('x', 100000) || value || 'y')",
+            "position(repeat('x', 100000) || value || 'y' IN repeat('x', 200000))",
+        ] {
+            let sql = format!("SELECT {expr} FROM generate_series(1, 10)");
+            let error = run(&sql).await.expect_err(&sql);
+            assert_eq!(error.kind(), ErrorKind::Exhausted, "{sql}: {error}");
+        }
+        for expr in [
+            "levenshtein('kitten' || value, 'sitting')",
+            "array_has_all([1, 2, value], [1])",
+            "[1, 2, value] @> [2]",
+            "array_has_any([1, value], range(0, 1000))",
+            "array_has_any(range(0, 100000), range(value, value + 10))",
+            "btrim(repeat('x', 2000) || value, ' xyz')",
+            "btrim(' x ')",
+            "trim(BOTH 'xy' FROM 'xay' || value)",
+            "strpos(repeat('x', 1000) || value, '7')",
+            "position('1' || value IN repeat('x', 1000))",
+            "to_char(now(), '%Y-%m-%d')",
+        ] {
+            let sql = format!("SELECT {expr} FROM generate_series(1, 1000)");
+            assert_eq!(run(&sql).await.expect(&sql), 1_000, "{sql}");
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Planning that ends when its plan is not wanted any more (SAFE-1).
+//!
+//! A plan is made without a pause, so that nothing ends it from outside. Instead whoever makes it asks whether it is still wanted:
+//! before each rule of the analyzer and the optimizers, at each operator that a rule goes over, and at the operators, literals and
+//! functions of expressions. Whoever waits for a plan has an [`Unwanted`], and says by it that the wait is over. What takes long
+//! without asking is bounded by counting: see [`super::plan_limits`], [`super::weights`] and the gate of the parser.
+
+use std::cell::RefCell;
+use std::fmt::Debug;
+use std::future::{Future, poll_fn};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use datafusion::common::DFSchema;
+use datafusion::common::tree_node::Transformed;
+use datafusion::config::ConfigOptions;
+use datafusion::error::Result as DataFusionResult;
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::optimizer::optimizer::ApplyOrder;
+use datafusion::optimizer::{AnalyzerRule, OptimizerConfig, OptimizerRule};
+use datafusion::physical_optimizer::{PhysicalOptimizerContext, PhysicalOptimizerRule};
+use datafusion::physical_plan::ExecutionPlan;
+
+use crate::error::{Error, ErrorKind};
+use crate::session::physical::copies;
+
+/// The rule that writes what columns are made of into conditions.
+const COPYING: &str = "push_down_filter";
+
+thread_local! {
+    /// Of the plan that this thread is making.
+    static CURRENT: RefCell<Option<Unwanted>> = const { RefCell::new(None) };
+}
+
+/// Whether a plan is not wanted any more.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Unwanted(Arc<AtomicBool>);
+
+impl Unwanted {
+    /// Says that it is not.
+    pub(crate) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is not.
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Work on a plan that ends with an error soon after the plan is unwanted.
+pub(crate) fn until_unwanted<F: Future>(
+    unwanted: Unwanted,
+    work: F,
+) -> impl Future<Output = F::Output> {
+    let mut work = Box::pin(work);
+    poll_fn(move |context| {
+        let _within = Within::new(unwanted.clone());
+        work.as_mut().poll(context)
+    })
+}
+
+/// While it is there this thread asks for the plan that it was made with.
+struct Within(Option<Unwanted>);
+
+impl Within {
+    fn new(unwanted: Unwanted) -> Self {
+        Self(CURRENT.replace(Some(unwanted)))
+    }
+}
+
+impl Drop for Within {
+    fn drop(&mut self) {
+        CURRENT.set(self.0.take());
+    }
+}
+
+/// Goes on if the plan that this thread makes is wanted.
+///
+/// # Errors
+///
+/// It is not.
+pub(crate) fn check() -> DataFusionResult<()> {
+    let is_wanted = CURRENT.with_borrow(|of| !of.as_ref().is_some_and(Unwanted::is_set));
+    match is_wanted {
+        true => Ok(()),
+        false => Err(Error::new(
+            ErrorKind::Cancelled,
+            "the statement was ended while it was planned",
+        )
+        .into()),
+    }
+}
+
+/// Lets all rules of a state ask.
+pub(crate) fn let_rules_ask(builder: &mut SessionStateBuilder) {
+    if let Some(analyzer) = builder.analyzer() {
+        analyzer.rules.iter_mut().for_each(let_analyzer_ask);
+    }
+    let added = builder.analyzer_rules().iter_mut().flatten();
+    added.for_each(let_analyzer_ask);
+    if let Some(optimizer) = builder.optimizer() {
+        optimizer.rules.iter_mut().for_each(let_optimizer_ask);
+    }
+    let added = builder.optimizer_rules().iter_mut().flatten();
+    added.for_each(let_optimizer_ask);
+    if let Some(optimizer) = builder.physical_optimizers() {
+        optimizer.rules.iter_mut().for_each(let_physical_ask);
+    }
+    let added = builder.physical_optimizer_rules().iter_mut().flatten();
+    added.for_each(let_physical_ask);
+}
+
+fn let_analyzer_ask(rule: &mut Arc<dyn AnalyzerRule + Send + Sync>) {
+    *rule = Arc::new(Asking(Arc::clone(rule)));
+}
+
+fn let_optimizer_ask(rule: &mut Arc<dyn OptimizerRule + Send + Sync>) {
+    *rule = Arc::new(Asking(Arc::clone(rule)));
+}
+
+fn let_physical_ask(rule: &mut Arc<dyn PhysicalOptimizerRule + Send + Sync>) {
+    *rule = Arc::new(Asking(Arc::clone(rule)));
+}
+
+/// A rule that asks first.
+#[derive(Debug)]
+struct Asking<R: ?Sized>(Arc<R>);
+
+impl AnalyzerRule for Asking<dyn AnalyzerRule + Send + Sync> {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn analyze(&self, plan: LogicalPlan, config: &ConfigOptions) -> DataFusionResult<LogicalPlan> {
+        check()?;
+        self.0.analyze(plan, config)
+    }
+}
+
+impl OptimizerRule for Asking<dyn OptimizerRule + Send + Sync> {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn apply_order(&self) -> Option<ApplyOrder> {
+        self.0.apply_order()
+    }
+
+    fn rewrite(
+        &self,
+        plan: LogicalPlan,
+        config: &dyn OptimizerConfig,
+    ) -> DataFusionResult<Transformed<LogicalPlan>> {
+        check()?;
+        if self.0.name() == COPYING {
+            copies::check(&plan)?;
+        }
+        self.0.rewrite(plan, config)
+    }
+}
+
+impl PhysicalOptimizerRule for Asking<dyn PhysicalOptimizerRule + Send + Sync> {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        config: &ConfigOptions,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        check()?;
+        self.0.optimize(plan, config)
+    }
+
+    fn optimize_with_context(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        context: &dyn PhysicalOptimizerContext,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        check()?;
+        self.0.optimize_with_context(plan, context)
+    }
+
+    fn schema_check(&self) -> bool {
+        self.0.schema_check()
+    }
+}
+
+/// Asks at each part of an expression, where functions that are written in another way are found.
+#[derive(Debug)]
+pub(crate) struct AskingParts;
+
+impl FunctionRewrite for AskingParts {
+    fn name(&self) -> &str {
+        "asking_parts"
+    }
+
+    fn rewrite(
+        &self,
+        expr: Expr,
+        _: &DFSchema,
+        _: &ConfigOptions,
+    ) -> DataFusionResult<Transformed<Expr>> {
+        check()?;
+        Ok(Transformed::no(expr))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::planner::{Script, parse_statement};
+    use crate::session::{Session, SessionOptions};
+
+    async fn planned(unwanted: &Unwanted, sql: &str) -> crate::error::Result<()> {
+        let session = Session::try_new(&SessionOptions::default())?;
+        let raw = Script::new("test", sql).split()?.remove(0);
+        let planned = session.plan(parse_statement(&raw)?);
+        until_unwanted(unwanted.clone(), planned).await.map(drop)
+    }
+
+    #[tokio::test]
+    async fn what_is_not_wanted_is_not_planned() {
+        let unwanted = Unwanted::default();
+        for sql in [
+            "SELECT value FROM generate_series(1, 3)",
+            "SELECT upper('a' || 'b')",
+            "EXPLAIN SELECT max(value) FROM generate_series(1, 3)",
+        ] {
+            planned(&unwanted, sql).await.unwrap();
+        }
+        unwanted.set();
+        for sql in [
+            "SELECT value FROM generate_series(1, 3)",
+            "SELECT upper('a' || 'b')",
+        ] {
+            let error = planned(&unwanted, sql).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+        }
+        // Another plan of the same thread is wanted.
+        planned(&Unwanted::default(), "SELECT 1").await.unwrap();
+        check().unwrap();
+    }
+
+    #[test]
+    fn the_plan_around_is_asked_for_again() {
+        let (outer, inner) = (Unwanted::default(), Unwanted::default());
+        inner.set();
+        let within = Within::new(outer.clone());
+        {
+            let _within = Within::new(inner);
+            check().unwrap_err();
+        }
+        check().unwrap();
+        outer.set();
+        check().unwrap_err();
+        drop(within);
+        check().unwrap();
+    }
+}

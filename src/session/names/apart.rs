@@ -1,0 +1,500 @@
+//! Plans statements whose columns may have equal names.
+//!
+//! The engine wants the columns of each query to differ by their names. What is named like an earlier column gets a name of its own
+//! before it is planned, and loses it in the result. Where the text does not tell that two columns have one name, the engine says so,
+//! and the statement is planned once more.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
+
+use datafusion::common::{SchemaError, plan_err};
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::sql::parser::{CopyToSource, Statement as SqlStatement};
+use datafusion::sql::sqlparser::ast::{
+    Expr, GroupByExpr, Ident, OrderByKind, Query, Select, SelectItem, SetExpr, SetQuantifier,
+    Statement as AnsiStatement, TableFactor, Visit, VisitMut, Visitor, VisitorMut,
+};
+
+use crate::error::APART;
+use crate::planner::normalize;
+use crate::session::names::inner_names::{keep_names_of_engine, names_of};
+use crate::session::names::labels::{
+    Item, LowerCase, first_select, is_column, item_of, label_in, label_of, named_item,
+};
+use crate::session::names::stars::expand_stars;
+
+/// Names of columns of the result in GROUP BY: the engine tells of one at a time.
+const GROUPS: usize = 16;
+
+/// Plans a statement whose columns may have equal names.
+///
+/// # Errors
+///
+/// That of the statement as it was typed, but for columns of equal labels.
+pub(crate) async fn plan_apart(
+    state: &SessionState,
+    statement: &SqlStatement,
+) -> DataFusionResult<LogicalPlan> {
+    let mut error = match Box::pin(state.statement_to_plan(equal_apart(statement))).await {
+        Ok(plan) => return ordered_by_one(plan, statement),
+        Err(error) => error,
+    };
+    let mut told = error.to_string();
+    let mut missing = missing_column(&error);
+    let mut changed: Option<SqlStatement> = None;
+    let names = [Step::Stars, Step::Doubtful].into_iter();
+    let groups = std::iter::repeat_n(Step::Groups, GROUPS);
+    for step in names.chain(groups).chain([Step::Engine]) {
+        if !step.may_help(&told) {
+            continue;
+        }
+        let apart = changed.get_or_insert_with(|| equal_apart(statement));
+        if !step.take(state, apart, missing.as_deref()).await {
+            continue;
+        }
+        match Box::pin(state.statement_to_plan(apart.clone())).await {
+            Ok(plan) => return ordered_by_one(plan, statement),
+            Err(other) => {
+                // What is wrong besides is told once the names are right.
+                let was_of_names = is_about_equal_names(&told);
+                told = other.to_string();
+                missing = missing_column(&other);
+                if was_of_names && !is_about_equal_names(&told) {
+                    error = other;
+                }
+            }
+        }
+    }
+    Err(error)
+}
+
+/// The name without a table that the engine does not find.
+fn missing_column(error: &DataFusionError) -> Option<String> {
+    let DataFusionError::SchemaError(error, _) = error.find_root() else {
+        return None;
+    };
+    match error.as_ref() {
+        SchemaError::FieldNotFound { field, .. } if field.relation.is_none() => {
+            Some(field.name.clone())
+        }
+        _ => None,
+    }
+}
+
+/// The statement, in which columns that are named like earlier ones have names of their own.
+fn equal_apart(statement: &SqlStatement) -> SqlStatement {
+    let mut apart = statement.clone();
+    name_apart(&mut apart, Told::Equal);
+    apart
+}
+
+/// What is tried where a statement cannot be planned, one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// The columns of several stars, each by its own name.
+    Stars,
+    /// Names for all columns that the engine may name alike.
+    Doubtful,
+    /// Keys of GROUP BY that are the name of a column of the result, which is missing else: columns of tables go before it.
+    Groups,
+    /// The engine's own names for expressions in inner queries: statements that were stored may have them.
+    Engine,
+}
+
+impl Step {
+    /// Whether it may help a statement of which the engine says this.
+    fn may_help(self, told: &str) -> bool {
+        const MISSING: [&str; 2] = ["No field named", "no column"];
+        const UNCLEAR: [&str; 2] = ["mbiguous", "duplicate"];
+        let says = |words: &[&str]| words.iter().any(|words| told.contains(words));
+        match self {
+            Step::Stars | Step::Doubtful => is_about_equal_names(told),
+            Step::Groups => says(&MISSING),
+            Step::Engine => is_about_equal_names(told) || says(&MISSING) || says(&UNCLEAR),
+        }
+    }
+
+    /// Changes the statement, in which a column is `missing`; gives whether there was anything to change.
+    async fn take(
+        self,
+        state: &SessionState,
+        statement: &mut SqlStatement,
+        missing: Option<&str>,
+    ) -> bool {
+        match self {
+            Step::Stars => expand_stars(state, statement).await,
+            Step::Doubtful => name_apart(statement, Told::Doubtful),
+            Step::Groups => {
+                let Some(name) = missing else {
+                    return false;
+                };
+                let mut groups = Groups { name, any: false };
+                let _ = visit(statement, &mut groups);
+                groups.any
+            }
+            Step::Engine => keep_names_of_engine(statement),
+        }
+    }
+}
+
+/// Whether planning failed since two columns have one name.
+fn is_about_equal_names(message: &str) -> bool {
+    message.contains("unique expression names") || message.contains("would be ambiguous")
+}
+
+/// Goes over a statement, also over one that is explained, and over a query whose rows are copied.
+pub(crate) fn visit<V: VisitorMut>(
+    statement: &mut SqlStatement,
+    visitor: &mut V,
+) -> ControlFlow<V::Break> {
+    match statement {
+        SqlStatement::Statement(ansi) => VisitMut::visit(ansi.as_mut(), visitor),
+        SqlStatement::Explain(explain) => visit(&mut explain.statement, visitor),
+        SqlStatement::CopyTo(copy) => match &mut copy.source {
+            CopyToSource::Query(query) => VisitMut::visit(query.as_mut(), visitor),
+            CopyToSource::Relation(_) => ControlFlow::Continue(()),
+        },
+        _ => ControlFlow::Continue(()),
+    }
+}
+
+/// The plan, unless ORDER BY names a label of columns that differ: the engine would take the first of them.
+///
+/// # Errors
+///
+/// It does.
+fn ordered_by_one(plan: LogicalPlan, statement: &SqlStatement) -> DataFusionResult<LogicalPlan> {
+    match order_of_several(&plan, statement) {
+        Some(name) => plan_err!("{}", ambiguous_order(&name)),
+        None => Ok(plan),
+    }
+}
+
+/// A label in ORDER BY that several columns have, which differ.
+fn order_of_several(plan: &LogicalPlan, statement: &SqlStatement) -> Option<String> {
+    let SqlStatement::Statement(ansi) = statement else {
+        return None;
+    };
+    let AnsiStatement::Query(query) = ansi.as_ref() else {
+        return None;
+    };
+    let select = first_select(&query.body)?;
+    let OrderByKind::Expressions(keys) = &query.order_by.as_ref()?.kind else {
+        return None;
+    };
+    let mut names = Names::default();
+    for key in keys {
+        let _ = Visit::visit(&key.expr, &mut names);
+    }
+    if names.0.is_empty() {
+        return None;
+    }
+    let mut labelled: HashMap<String, Vec<&Expr>> = HashMap::new();
+    for item in &select.projection {
+        if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item
+            && let Item::One(label) = item_of(item)
+        {
+            labelled.entry(label).or_default().push(expr);
+        }
+    }
+    let mut fields: HashMap<&str, usize> = HashMap::new();
+    for field in plan.schema().fields() {
+        *fields.entry(label_in(field.name())).or_default() += 1;
+    }
+    let is_of_several = |name: &String| {
+        let [first, others @ ..] = labelled.get(name).map_or(&[][..], Vec::as_slice) else {
+            return false;
+        };
+        // Those of a `*` have no text.
+        let all = fields.get(name.as_str()).copied().unwrap_or_default();
+        let is_of_all = all > others.len() + 1;
+        let is_other = |expr: &&Expr| !is_column(expr) || label_of(expr) != *name;
+        others.iter().any(|expr| !is_same(first, expr))
+            || (is_of_all && (is_other(first) || others.iter().any(is_other)))
+    };
+    let mut seen = HashSet::new();
+    let mut names = names.0.into_iter().filter(|name| seen.insert(name.clone()));
+    names.find(is_of_several)
+}
+
+/// What is said of an ORDER BY that names several columns.
+pub(crate) fn ambiguous_order(name: &str) -> String {
+    format!(
+        "ORDER BY {name} is ambiguous: {name} is the name of several columns of the result. \
+         Name them apart, or order by their number, as in ORDER BY 1"
+    )
+}
+
+/// Whether two expressions are the same by what was typed; a column may be typed with its table and without.
+pub(crate) fn is_same(one: &Expr, other: &Expr) -> bool {
+    match (one, other) {
+        (Expr::Nested(one), other) | (other, Expr::Nested(one)) => is_same(one, other),
+        (Expr::Identifier(_), Expr::CompoundIdentifier(_))
+        | (Expr::CompoundIdentifier(_), Expr::Identifier(_))
+        | (Expr::Identifier(_), Expr::Identifier(_)) => label_of(one) == label_of(other),
+        (Expr::CompoundIdentifier(one), Expr::CompoundIdentifier(other)) => {
+            let mut ends = one.iter().rev().zip(other.iter().rev());
+            ends.all(|(one, other)| normalize(one) == normalize(other))
+        }
+        _ => text_of(one) == text_of(other),
+    }
+}
+
+/// What was typed for an expression, with names in lower case unless quoted, and without brackets around all of it.
+pub(crate) fn text_of(expr: &Expr) -> String {
+    let mut inner = expr;
+    while let Expr::Nested(nested) = inner {
+        inner = nested;
+    }
+    let mut shown = inner.clone();
+    let _ = VisitMut::visit(&mut shown, &mut LowerCase);
+    shown.to_string()
+}
+
+/// The names without a table in an expression.
+#[derive(Default)]
+struct Names(Vec<String>);
+
+impl Visitor for Names {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        if let Expr::Identifier(ident) = expr {
+            self.0.push(normalize(ident));
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Makes keys of GROUP BY of this name the expression of the column of the result that has it.
+struct Groups<'a> {
+    name: &'a str,
+    any: bool,
+}
+
+impl VisitorMut for Groups<'_> {
+    type Break = ();
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        let GroupByExpr::Expressions(keys, _) = &mut select.group_by else {
+            return ControlFlow::Continue(());
+        };
+        let has_name =
+            |key: &Expr| matches!(key, Expr::Identifier(name) if normalize(name) == self.name);
+        if let Some(first) = keys.iter().position(has_name)
+            && let Some(expr) = only_named(&select.projection, self.name)
+        {
+            // Once is enough: an expression may be large.
+            let mut place = 0;
+            keys.retain_mut(|key| {
+                let is_first = place == first;
+                place += 1;
+                if is_first {
+                    *key = expr.clone();
+                }
+                is_first || !has_name(key)
+            });
+            self.any = true;
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// The expression of the one column of this name.
+fn only_named<'a>(items: &'a [SelectItem], name: &str) -> Option<&'a Expr> {
+    let mut named = items
+        .iter()
+        .filter(|item| matches!(named_item(item), Item::One(found) if found == name));
+    match (named.next()?, named.next()) {
+        (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }, None)
+            if !is_column(expr) =>
+        {
+            Some(expr)
+        }
+        _ => None,
+    }
+}
+
+/// Which columns get a name of their own for the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// Those that are named like an earlier one, and those whose place is not known.
+    Equal,
+    /// Also those that the engine may name alike: expressions, and whatever stands beside a `*`.
+    Doubtful,
+}
+
+/// Gives columns a name of their own where an earlier one of their query has the same, and all of them are told apart by what is
+/// around: in queries in FROM, in the later queries of a UNION and its kin, and below EXISTS.
+pub(crate) fn repeated_columns(node: &mut impl VisitMut) {
+    let _ = VisitMut::visit(node, &mut Unseen);
+}
+
+/// Does the same for a query whose columns get other names.
+pub(crate) fn columns_apart(query: &mut Query) {
+    tell_apart(&mut query.body, Told::Equal);
+}
+
+struct Unseen;
+
+impl VisitorMut for Unseen {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        if let Some(with) = &mut query.with {
+            for table in &mut with.cte_tables {
+                if !table.alias.columns.is_empty() {
+                    columns_apart(&mut table.query);
+                }
+            }
+        }
+        if names_of(query).is_some() {
+            columns_apart(query);
+        }
+        later_queries(&mut query.body);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Derived {
+            subquery,
+            alias: Some(alias),
+            ..
+        } = factor
+            && !alias.columns.is_empty()
+        {
+            columns_apart(subquery);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::Exists { subquery, .. } = expr {
+            columns_apart(subquery);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// The names of a set operation are those of its first query.
+fn later_queries(body: &mut SetExpr) {
+    let SetExpr::SetOperation {
+        set_quantifier,
+        left,
+        right,
+        ..
+    } = body
+    else {
+        return;
+    };
+    later_queries(left);
+    match set_quantifier {
+        SetQuantifier::ByName | SetQuantifier::AllByName | SetQuantifier::DistinctByName => {
+            later_queries(right);
+        }
+        _ => {
+            tell_apart(right, Told::Equal);
+        }
+    }
+}
+
+/// Gives columns a name of their own for the engine, in all parts of a UNION; gives whether there were any.
+fn tell_apart(body: &mut SetExpr, which: Told) -> bool {
+    match body {
+        SetExpr::Select(select) => tell_items_apart(&mut select.projection, which),
+        SetExpr::Query(query) => tell_apart(&mut query.body, which),
+        SetExpr::SetOperation { left, right, .. } => {
+            let left = tell_apart(left, which);
+            tell_apart(right, which) || left
+        }
+        _ => false,
+    }
+}
+
+/// The same for the columns of a query, or those that an INSERT takes by their place; and in doubt for those of the queries in it.
+fn name_apart(statement: &mut SqlStatement, which: Told) -> bool {
+    if let SqlStatement::Explain(explain) = statement {
+        return name_apart(&mut explain.statement, which);
+    }
+    let inner = which == Told::Doubtful && {
+        let mut inner = Inner { any: false };
+        let _ = visit(statement, &mut inner);
+        inner.any
+    };
+    let SqlStatement::Statement(ansi) = statement else {
+        return inner;
+    };
+    let outermost = match ansi.as_mut() {
+        AnsiStatement::Query(query) => tell_apart(&mut query.body, which),
+        AnsiStatement::Insert(insert) => match &mut insert.source {
+            Some(source) => tell_apart(&mut source.body, which),
+            None => false,
+        },
+        _ => false,
+    };
+    outermost || inner
+}
+
+/// Tells the columns apart of queries in FROM that the engine may name alike.
+struct Inner {
+    any: bool,
+}
+
+impl VisitorMut for Inner {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        if names_of(query).is_some() {
+            self.any |= tell_apart(&mut query.body, Told::Doubtful);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+pub(crate) fn tell_items_apart(items: &mut [SelectItem], which: Told) -> bool {
+    let mut labels: HashSet<String> = HashSet::new();
+    let mut texts: HashSet<String> = HashSet::new();
+    let is_star = |item: &SelectItem| item_of(item) == Item::Many;
+    let first_star = items.iter().position(is_star);
+    let last_star = items.iter().rposition(is_star);
+    let mut any = false;
+    for (place, item) in items.iter_mut().enumerate() {
+        let Item::One(label) = item_of(item) else {
+            continue;
+        };
+        let (expr, is_column, is_named) = match item {
+            SelectItem::UnnamedExpr(expr) => (expr.clone(), is_column(expr), false),
+            SelectItem::ExprWithAlias { expr, .. } => (expr.clone(), false, true),
+            _ => continue,
+        };
+        // Columns of two tables may have one name: the engine tells them apart itself.
+        let is_new_text = texts.insert(match &expr {
+            Expr::CompoundIdentifier(parts) if is_column => {
+                let parts: Vec<String> = parts.iter().map(normalize).collect();
+                parts.join(".")
+            }
+            _ => label.clone(),
+        });
+        let is_new_label = labels.insert(label.clone());
+        let is_told = is_new_label || (is_column && is_new_text && !texts.contains(&label));
+        let is_doubtful = first_star.is_some() || !(is_column || is_named);
+        // Between two stars a column is known by its name alone.
+        let has_no_place = !(is_column || is_named)
+            && first_star.is_some_and(|star| star < place)
+            && last_star.is_some_and(|star| star > place);
+        if is_told && !has_no_place && !(which == Told::Doubtful && is_doubtful) {
+            continue;
+        }
+        any = true;
+        let alias = alias_apart(&label, place);
+        *item = SelectItem::ExprWithAlias { expr, alias };
+    }
+    any
+}
+
+/// A name for a column of this label that no other column has.
+pub(crate) fn alias_apart(label: &str, place: usize) -> Ident {
+    Ident::with_quote('"', format!("{label}{APART}{place}"))
+}

@@ -1,0 +1,477 @@
+//! `avg(x), avg(CAST(x AS DOUBLE))` in one select list, and `GROUP BY x, CAST(x AS DATE)`: the engine calls both alike, since casts
+//! are no part of its names, and refuses the second. So the casts of such calls and keys are told apart by a function that gives the
+//! value itself.
+//!
+//! So are calls with `x IN (SELECT …)` in them, of which the engine's names say no more than IN.
+//!
+//! And `CAST(x AS INT)` in a select list gets the name `x`: the engine would call it by the table as well, `t.x`. In VALUES, casts to
+//! REAL are told from those that the engine adds to other rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::sql::sqlparser::ast::{
+    CastKind, Expr, Function, FunctionArguments, GroupByExpr, Ident, ObjectName, ObjectNamePart,
+    OrderByKind, Query, Select, SelectItem, SetExpr, Value, VisitMut, VisitorMut,
+};
+
+use crate::planner::normalize;
+use crate::planner::types::arrow_type;
+use crate::session::names::labels::label_of;
+use crate::session::rewrite::standard::{call, looked_for, taken};
+
+/// Tells the casts apart of calls and keys that differ by nothing else, and names those of columns.
+pub(crate) fn apart(node: &mut impl VisitMut) {
+    let _ = node.visit(&mut Queries::default());
+}
+
+#[derive(Default)]
+struct Queries {
+    /// Expressions around with a query in them: its columns are of no name.
+    values: usize,
+}
+
+impl VisitorMut for Queries {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        self.values += usize::from(has_query(expr));
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        self.values -= usize::from(has_query(expr));
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        let is_named = self.values == 0;
+        match query.body.as_mut() {
+            SetExpr::Select(select) => {
+                let order = query.order_by.as_mut().map(|order| &mut order.kind);
+                in_select(select, order, is_named);
+            }
+            other => in_operands(other, is_named),
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn has_query(expr: &Expr) -> bool {
+    matches!(
+        expr,
+        Expr::Subquery(_) | Expr::InSubquery { .. } | Expr::Exists { .. }
+    )
+}
+
+/// The queries of UNION and its kin; those in parentheses are visited as queries.
+fn in_operands(body: &mut SetExpr, is_named: bool) {
+    match body {
+        SetExpr::SetOperation { left, right, .. } => {
+            in_operands(left, is_named);
+            in_operands(right, is_named);
+        }
+        SetExpr::Select(select) => in_select(select, None, is_named),
+        SetExpr::Values(values) if values.rows.len() > 1 => {
+            let values = values.rows.iter_mut().flat_map(|row| &mut row.content);
+            values.for_each(mark_real);
+        }
+        _ => {}
+    }
+}
+
+/// Marks a cast to REAL in VALUES: the engine itself casts the values of other rows to REAL, which are to be DOUBLE.
+fn mark_real(value: &mut Expr) {
+    if let Expr::Cast { data_type, .. } = value
+        && matches!(arrow_type(data_type), Ok(DataType::Float32))
+    {
+        let text = Value::SingleQuotedString(value.to_string());
+        *value = call(MARK, [Expr::Value(text.into()), taken(value)]);
+    }
+}
+
+fn in_select(select: &mut Select, mut order: Option<&mut OrderByKind>, is_named: bool) {
+    // Most have none, and their calls need not be compared.
+    if select.visit(&mut AnyUnnamed).is_continue()
+        && order
+            .as_deref_mut()
+            .is_none_or(|order| order.visit(&mut AnyUnnamed).is_continue())
+    {
+        return;
+    }
+    if have_casts_alone_between(select) {
+        mark_all(select, order);
+        return;
+    }
+    if is_named && order.is_none() {
+        name_casts(select);
+    }
+    let mut calls = Calls::default();
+    let mut visit = |calls: &mut Calls| {
+        let _ = select.projection.visit(calls);
+        let _ = select.having.visit(calls);
+        let _ = select.qualify.visit(calls);
+        if let Some(order) = order.as_deref_mut() {
+            let _ = order.visit(calls);
+        }
+    };
+    visit(&mut calls);
+    calls.by_name.retain(|_, texts| texts.len() > 1);
+    if !calls.by_name.is_empty() {
+        calls.tells_apart = true;
+        visit(&mut calls);
+    }
+}
+
+/// Whether there are keys of GROUP BY that differ by a cast and nothing else.
+fn have_casts_alone_between(select: &Select) -> bool {
+    let mut by_name: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for key in keys(select) {
+        let mut key = key.clone();
+        let _ = key.visit(&mut Bare);
+        let text = key.to_string();
+        let _ = key.visit(&mut Unnamed::casts());
+        by_name.entry(key.to_string()).or_default().insert(text);
+    }
+    by_name.values().any(|texts| texts.len() > 1)
+}
+
+/// The keys of GROUP BY, each once; of a number or an alias what it stands for.
+fn keys<'a>(select: &'a Select) -> Vec<&'a Expr> {
+    let mut listed = Vec::new();
+    let mut by_alias = BTreeMap::new();
+    for item in &select.projection {
+        match item {
+            SelectItem::UnnamedExpr(expr) => listed.push(expr),
+            SelectItem::ExprWithAlias { expr, alias } => {
+                listed.push(expr);
+                by_alias.entry(normalize(alias)).or_insert(expr);
+            }
+            // The places of what stands behind it are not known.
+            _ => break,
+        }
+    }
+    let mut keys = Vec::new();
+    let mut seen = BTreeSet::new();
+    let mut add = |key: &'a Expr| {
+        let named = match key {
+            Expr::Value(place) => match &place.value {
+                Value::Number(place, _) => {
+                    let place = place.parse::<usize>().unwrap_or(0);
+                    place.checked_sub(1).and_then(|place| listed.get(place))
+                }
+                _ => None,
+            },
+            Expr::Identifier(name) => by_alias.get(&normalize(name)),
+            _ => None,
+        };
+        let key = named.copied().unwrap_or(key);
+        if seen.insert(std::ptr::from_ref(key)) {
+            keys.push(key);
+        }
+    };
+    match &select.group_by {
+        GroupByExpr::All(_) => listed.iter().copied().for_each(add),
+        GroupByExpr::Expressions(exprs, _) => {
+            for expr in exprs {
+                match expr {
+                    Expr::GroupingSets(sets) | Expr::Cube(sets) | Expr::Rollup(sets) => {
+                        sets.iter().flatten().for_each(&mut add);
+                    }
+                    other => add(other),
+                }
+            }
+        }
+    }
+    keys
+}
+
+/// Tells all casts of a query apart, by what they give.
+fn mark_all(select: &mut Select, order: Option<&mut OrderByKind>) {
+    let mut keys = Keys::default();
+    for item in &mut select.projection {
+        let SelectItem::UnnamedExpr(expr) = item else {
+            let _ = item.visit(&mut keys);
+            continue;
+        };
+        let typed = expr.to_string();
+        let _ = expr.visit(&mut keys);
+        if expr.to_string() != typed {
+            // What was typed is its name for the queries around.
+            let expr = taken(expr);
+            let alias = Ident::with_quote('"', typed);
+            *item = SelectItem::ExprWithAlias { expr, alias };
+        }
+    }
+    let _ = select.group_by.visit(&mut keys);
+    let _ = select.having.visit(&mut keys);
+    let _ = select.qualify.visit(&mut keys);
+    if let Some(order) = order {
+        let _ = order.visit(&mut keys);
+    }
+}
+
+/// Names casts of columns as their columns, where nothing else is called so.
+fn name_casts(select: &mut Select) {
+    // There the engine would take the name for the cast and not for the column.
+    if select.having.is_some() || select.qualify.is_some() || select.distinct.is_some() {
+        return;
+    }
+    let label = |item: &SelectItem| match item {
+        SelectItem::UnnamedExpr(expr) => Some(label_of(expr)),
+        SelectItem::ExprWithAlias { alias, .. } => Some(normalize(alias)),
+        _ => None,
+    };
+    let labels: Option<Vec<String>> = select.projection.iter().map(label).collect();
+    let Some(labels) = labels else {
+        return;
+    };
+    let mut times: BTreeMap<&str, usize> = BTreeMap::new();
+    for label in &labels {
+        *times.entry(label).or_default() += 1;
+    }
+    for (item, label) in select.projection.iter_mut().zip(&labels) {
+        let SelectItem::UnnamedExpr(expr) = item else {
+            continue;
+        };
+        let is_cast_of_column =
+            matches!(&*expr, Expr::Cast { expr, .. } if label_of(expr) == *label);
+        let is_only = times.get(label.as_str()) == Some(&1);
+        if is_cast_of_column && is_only {
+            let expr = taken(expr);
+            let alias = Ident::with_quote('"', label.clone());
+            *item = SelectItem::ExprWithAlias { expr, alias };
+        }
+    }
+}
+
+/// Looks for what the engine's names leave out.
+struct AnyUnnamed;
+
+impl VisitorMut for AnyUnnamed {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        match matches!(expr, Expr::Cast { .. }) || membership(expr).is_some() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+}
+
+/// The calls of a query, and not of those within it.
+#[derive(Default)]
+struct Calls {
+    /// As they are without casts, and as they are.
+    by_name: BTreeMap<String, BTreeSet<String>>,
+    tells_apart: bool,
+    queries: usize,
+}
+
+impl VisitorMut for Calls {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
+        self.queries += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
+        self.queries -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        let Expr::Function(function) = expr else {
+            return ControlFlow::Continue(());
+        };
+        if self.queries > 0 || is_marked(&function.name) {
+            return ControlFlow::Continue(());
+        }
+        let mut bare = function.clone();
+        lower(&mut bare.name);
+        let text = bare.to_string();
+        let mut unnamed = Unnamed::casts_and_queries(false);
+        let _ = bare.args.visit(&mut unnamed);
+        let _ = bare.filter.visit(&mut unnamed);
+        let name = bare.to_string();
+        if !self.tells_apart {
+            self.by_name.entry(name).or_default().insert(text);
+        } else if self.by_name.contains_key(&name) {
+            mark(function);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn mark(function: &mut Function) {
+    let mut marks = Unnamed::casts_and_queries(true);
+    if let FunctionArguments::List(_) = &function.args {
+        let _ = function.args.visit(&mut marks);
+    }
+    let _ = function.filter.visit(&mut marks);
+}
+
+const MARK: &str = "as_typed";
+
+fn is_marked(name: &ObjectName) -> bool {
+    matches!(name.0.as_slice(), [ObjectNamePart::Identifier(name)] if name.value == MARK)
+}
+
+/// Names of functions without quotes are of no case.
+fn lower(name: &mut ObjectName) {
+    for part in &mut name.0 {
+        if let ObjectNamePart::Identifier(Ident {
+            value,
+            quote_style: None,
+            ..
+        }) = part
+        {
+            *value = value.to_lowercase();
+        }
+    }
+}
+
+/// Marks the casts of a query, and not of those within it, by what they give.
+#[derive(Default)]
+struct Keys {
+    queries: usize,
+}
+
+impl VisitorMut for Keys {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
+        self.queries += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
+        self.queries -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        let Expr::Cast {
+            kind, data_type, ..
+        } = expr
+        else {
+            return ControlFlow::Continue(());
+        };
+        if self.queries > 0 {
+            return ControlFlow::Continue(());
+        }
+        let of = arrow_type(data_type);
+        let of = of.map_or_else(|_| data_type.to_string(), |of| of.to_string());
+        let text = match kind {
+            CastKind::TryCast | CastKind::SafeCast => format!("TRY {of}"),
+            CastKind::Cast | CastKind::DoubleColon => of,
+        };
+        let text = Expr::Value(Value::SingleQuotedString(text).into());
+        *expr = call(KEY, [text, expr.clone()]);
+        ControlFlow::Continue(())
+    }
+}
+
+/// The function that gives a value itself, by another name where the value is a key.
+const KEY: &str = "typed_key";
+
+/// The expression with comparable names: without their tables, in lower case unless quoted, and without brackets.
+pub(crate) fn bare(expr: &Expr) -> Expr {
+    let mut bare = expr.clone();
+    let _ = bare.visit(&mut Bare);
+    bare
+}
+
+/// Makes names comparable: without their tables, in lower case unless quoted; and takes brackets away.
+struct Bare;
+
+impl VisitorMut for Bare {
+    type Break = ();
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        let bare = match expr {
+            Expr::Identifier(name) => Some(Expr::Identifier(Ident::new(normalize(name)))),
+            Expr::CompoundIdentifier(parts) => parts
+                .last()
+                .map(|name| Expr::Identifier(Ident::new(normalize(name)))),
+            Expr::Nested(inner) => Some(taken(inner)),
+            Expr::Function(function) => {
+                lower(&mut function.name);
+                None
+            }
+            _ => None,
+        };
+        if let Some(bare) = bare {
+            *expr = bare;
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Takes what the engine's names leave out of an expression, or marks it.
+struct Unnamed {
+    marks: bool,
+    /// Not only casts, also IN with a query.
+    with_queries: bool,
+    queries: usize,
+}
+
+impl Unnamed {
+    fn casts() -> Self {
+        Self {
+            marks: false,
+            with_queries: false,
+            queries: 0,
+        }
+    }
+
+    fn casts_and_queries(marks: bool) -> Self {
+        Self {
+            marks,
+            with_queries: true,
+            queries: 0,
+        }
+    }
+}
+
+impl VisitorMut for Unnamed {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
+        self.queries += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
+        self.queries -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        let asks = self.with_queries && self.queries == 0;
+        let left = match (&*expr, asks) {
+            (Expr::Cast { expr: inner, .. }, _) => Expr::clone(inner),
+            (asked, true) => match membership(asked) {
+                Some(name) => Expr::Identifier(Ident::new(name)),
+                None => return ControlFlow::Continue(()),
+            },
+            _ => return ControlFlow::Continue(()),
+        };
+        *expr = match self.marks {
+            false => left,
+            true => {
+                let text = Value::SingleQuotedString(expr.to_string());
+                call(MARK, [Expr::Value(text.into()), expr.clone()])
+            }
+        };
+        ControlFlow::Continue(())
+    }
+}
+
+/// What the engine's names say of a value that is looked for in a query.
+fn membership(expr: &Expr) -> Option<&'static str> {
+    let (_, negated) = looked_for(expr)?;
+    Some(if negated { "NOT IN" } else { "IN" })
+}

@@ -1,0 +1,501 @@
+//! What window functions give for each row is counted (SAFE-1): `array_agg(x) OVER ()` gives each row all rows, and
+//! `array_agg(x) OVER (ORDER BY x)` all those before it.
+//!
+//! An operator calls such a function for all rows of a partition of the window, and puts what it gives together as one array. No pool
+//! knows of it. So the function counts itself: what it has given of the rows that its arguments were evaluated of, or, where all of
+//! them have the same frame and it is called once, what that will be.
+
+use std::cell::Cell;
+use std::ops::Range;
+use std::sync::Arc;
+
+use datafusion::arrow::array::ArrayRef;
+use datafusion::arrow::compute::SortOptions;
+use datafusion::arrow::datatypes::{DataType, FieldRef};
+use datafusion::common::{ScalarValue, internal_err};
+use datafusion::error::Result;
+use datafusion::logical_expr::expr::{
+    AggregateFunctionParams, ScalarFunction, WindowFunction, WindowFunctionParams,
+};
+use datafusion::logical_expr::function::{
+    AccumulatorArgs, ExpressionArgs, PartitionEvaluatorArgs, StateFieldsArgs, WindowUDFFieldArgs,
+};
+use datafusion::logical_expr::utils::AggregateOrderSensitivity;
+use datafusion::logical_expr::window_state::WindowAggState;
+use datafusion::logical_expr::{
+    Accumulator, AggregateUDF, AggregateUDFImpl, ColumnarValue, Documentation, Expr, LimitEffect,
+    PartitionEvaluator, ReturnFieldArgs, ReversedUDAF, ReversedUDWF, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, SetMonotonicity, Signature, Volatility, WindowFrameBound, WindowFrameUnits,
+    WindowFunctionDefinition, WindowUDF, WindowUDFImpl,
+};
+use datafusion::physical_expr::PhysicalExpr;
+
+use crate::session::limits::{bytes, room};
+
+/// The rows that the arguments of a window function were evaluated of last, on this thread; it is called with them before the next are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Rows {
+    /// How often that was so far.
+    time: u64,
+    count: usize,
+}
+
+thread_local! {
+    static ROWS: Cell<Rows> = const { Cell::new(Rows { time: 0, count: 0 }) };
+}
+
+/// The same window function, which counts what it gives; `of` is the type of that.
+pub(crate) fn counted(mut call: WindowFunction, of: &DataType, budget: usize) -> WindowFunction {
+    let is_counted = match &call.fun {
+        WindowFunctionDefinition::AggregateUDF(fun) => fun.inner().is::<CountedAggregate>(),
+        WindowFunctionDefinition::WindowUDF(fun) => fun.inner().is::<CountedFunction>(),
+    };
+    if is_counted || bytes::is_narrow(of) {
+        return call;
+    }
+    let Some(first) = call.params.args.first_mut() else {
+        return call;
+    };
+    let argument = std::mem::take(first);
+    *first = Expr::ScalarFunction(ScalarFunction::new_udf(
+        Arc::new(ScalarUDF::new_from_impl(Noted::new())),
+        vec![argument],
+    ));
+    let is_once = is_once(&call.params);
+    call.fun = match call.fun {
+        WindowFunctionDefinition::AggregateUDF(inner) => {
+            let counted = CountedAggregate {
+                inner,
+                is_once,
+                budget,
+            };
+            WindowFunctionDefinition::AggregateUDF(Arc::new(AggregateUDF::from(counted)))
+        }
+        WindowFunctionDefinition::WindowUDF(inner) => {
+            // What lag and lead give where there is no row.
+            let otherwise = match call.params.args.get(2) {
+                Some(Expr::Literal(value, _)) => bytes::of_value(value),
+                _ => 0,
+            };
+            let counted = CountedFunction {
+                inner,
+                otherwise,
+                budget,
+            };
+            WindowFunctionDefinition::WindowUDF(Arc::new(WindowUDF::from(counted)))
+        }
+    };
+    call
+}
+
+/// Whether an aggregate is evaluated once for all rows of a partition: the engine does so where all have the same frame.
+fn is_once(params: &WindowFunctionParams) -> bool {
+    let frame = &params.window_frame;
+    let is_same = |bound: &WindowFrameBound| match bound {
+        WindowFrameBound::CurrentRow => {
+            frame.units == WindowFrameUnits::Range && params.order_by.is_empty()
+        }
+        bound => bound.is_unbounded(),
+    };
+    frame.is_ever_expanding() && is_same(&frame.end_bound)
+}
+
+/// Its argument; how many rows it is evaluated of is noted.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Noted {
+    signature: Signature,
+}
+
+impl Noted {
+    fn new() -> Self {
+        Self {
+            signature: Signature::any(1, Volatility::Immutable),
+        }
+    }
+}
+
+impl ScalarUDFImpl for Noted {
+    fn name(&self) -> &str {
+        "of_window"
+    }
+
+    fn schema_name(&self, args: &[Expr]) -> Result<String> {
+        match args {
+            [of] => Ok(of.schema_name().to_string()),
+            _ => internal_err!("{} takes one value", self.name()),
+        }
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        match types {
+            [of] => Ok(of.clone()),
+            _ => internal_err!("{} takes one value", self.name()),
+        }
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        match args.arg_fields {
+            [of] => Ok(Arc::clone(of)),
+            _ => internal_err!("{} takes one value", self.name()),
+        }
+    }
+
+    fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let Some(value) = args.args.pop() else {
+            return internal_err!("{} takes one value", self.name());
+        };
+        let count = args.number_rows;
+        if let ColumnarValue::Scalar(of_all) = &value {
+            let budget = room::budget(&args.config_options);
+            room::check_spread("an argument of a window function", of_all, count, budget)?;
+        }
+        ROWS.with(|rows| {
+            let time = rows.get().time.wrapping_add(1);
+            rows.set(Rows { time, count });
+        });
+        Ok(value)
+    }
+}
+
+/// What was given so far of the rows that were evaluated last.
+#[derive(Debug, Default)]
+struct Given {
+    time: u64,
+    bytes: usize,
+}
+
+impl Given {
+    /// One more value.
+    fn add(&mut self, value: &ScalarValue, budget: usize) -> Result<()> {
+        let rows = ROWS.with(Cell::get);
+        if self.time != rows.time {
+            *self = Self {
+                time: rows.time,
+                bytes: 0,
+            };
+        }
+        self.bytes = self.bytes.saturating_add(bytes::of_value(value));
+        room::check("a window function", self.bytes, rows.count, budget)?;
+        // The values are put together as one array.
+        room::go_on(self.bytes)
+    }
+}
+
+/// Another aggregate in all but that it counts what it gives.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct CountedAggregate {
+    inner: Arc<AggregateUDF>,
+    is_once: bool,
+    budget: usize,
+}
+
+impl CountedAggregate {
+    fn depends_on_order(&self) -> bool {
+        self.inner.order_sensitivity() != AggregateOrderSensitivity::Insensitive
+    }
+
+    fn counted(&self, inner: Box<dyn Accumulator>) -> Box<dyn Accumulator> {
+        Box::new(CountedAccumulator {
+            inner,
+            is_once: self.is_once,
+            budget: self.budget,
+            given: Given::default(),
+        })
+    }
+
+    fn with(&self, inner: Arc<AggregateUDF>) -> Self {
+        Self {
+            inner,
+            is_once: self.is_once,
+            budget: self.budget,
+        }
+    }
+}
+
+impl AggregateUDFImpl for CountedAggregate {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn aliases(&self) -> &[String] {
+        self.inner.aliases()
+    }
+
+    fn schema_name(&self, params: &AggregateFunctionParams) -> Result<String> {
+        self.inner.schema_name(params)
+    }
+
+    fn human_display(&self, params: &AggregateFunctionParams) -> Result<String> {
+        self.inner.human_display(params)
+    }
+
+    fn window_function_schema_name(&self, params: &WindowFunctionParams) -> Result<String> {
+        self.inner.window_function_schema_name(params)
+    }
+
+    fn display_name(&self, params: &AggregateFunctionParams) -> Result<String> {
+        self.inner.display_name(params)
+    }
+
+    fn window_function_display_name(&self, params: &WindowFunctionParams) -> Result<String> {
+        self.inner.window_function_display_name(params)
+    }
+
+    fn signature(&self) -> &Signature {
+        self.inner.signature()
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        self.inner.coerce_types(types)
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        self.inner.return_type(types)
+    }
+
+    fn return_field(&self, fields: &[FieldRef]) -> Result<FieldRef> {
+        self.inner.return_field(fields)
+    }
+
+    fn is_nullable(&self) -> bool {
+        self.inner.is_nullable()
+    }
+
+    fn default_value(&self, of: &DataType) -> Result<ScalarValue> {
+        self.inner.default_value(of)
+    }
+
+    fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
+        self.inner.state_fields(args)
+    }
+
+    fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        Ok(self.counted(self.inner.accumulator(args)?))
+    }
+
+    fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        Ok(self.counted(self.inner.create_sliding_accumulator(args)?))
+    }
+
+    fn order_sensitivity(&self) -> AggregateOrderSensitivity {
+        self.inner.order_sensitivity()
+    }
+
+    fn with_beneficial_ordering(
+        self: Arc<Self>,
+        beneficial_ordering: bool,
+    ) -> Result<Option<Arc<dyn AggregateUDFImpl>>> {
+        let inner = AggregateUDF::clone(&self.inner);
+        let inner = inner.with_beneficial_ordering(beneficial_ordering)?;
+        Ok(inner.map(|inner| Arc::new(self.with(Arc::new(inner))) as Arc<dyn AggregateUDFImpl>))
+    }
+
+    fn reverse_expr(&self) -> ReversedUDAF {
+        match self.inner.reverse_udf() {
+            // DataFusion reads the rows of a window backwards where another window asks for that order. `array_agg` and `string_agg`
+            // call themselves their own reverse, but would give their values the other way round.
+            ReversedUDAF::Reversed(same) if same == self.inner && self.depends_on_order() => {
+                ReversedUDAF::NotSupported
+            }
+            ReversedUDAF::Identical if self.depends_on_order() => ReversedUDAF::NotSupported,
+            ReversedUDAF::Reversed(inner) => {
+                ReversedUDAF::Reversed(Arc::new(AggregateUDF::from(self.with(inner))))
+            }
+            other => other,
+        }
+    }
+
+    fn is_descending(&self) -> Option<bool> {
+        self.inner.is_descending()
+    }
+
+    fn supports_null_handling_clause(&self) -> bool {
+        self.inner.supports_null_handling_clause()
+    }
+
+    fn supports_within_group_clause(&self) -> bool {
+        self.inner.supports_within_group_clause()
+    }
+
+    fn set_monotonicity(&self, of: &DataType) -> SetMonotonicity {
+        self.inner.inner().set_monotonicity(of)
+    }
+
+    fn documentation(&self) -> Option<&Documentation> {
+        self.inner.documentation()
+    }
+}
+
+/// Another accumulator in all but that it counts what it gives.
+#[derive(Debug)]
+struct CountedAccumulator {
+    inner: Box<dyn Accumulator>,
+    is_once: bool,
+    budget: usize,
+    given: Given,
+}
+
+impl Accumulator for CountedAccumulator {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        self.inner.update_batch(values)
+    }
+
+    fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        self.inner.retract_batch(values)
+    }
+
+    fn supports_retract_batch(&self) -> bool {
+        self.inner.supports_retract_batch()
+    }
+
+    fn evaluate(&mut self) -> Result<ScalarValue> {
+        room::go_on(0)?;
+        let value = self.inner.evaluate()?;
+        self.given.add(&value, self.budget)?;
+        if self.is_once {
+            let rows = ROWS.with(Cell::get).count;
+            room::check_spread("a window function", &value, rows, self.budget)?;
+        }
+        Ok(value)
+    }
+
+    fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        self.inner.state()
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
+        self.inner.merge_batch(states)
+    }
+
+    fn size(&self) -> usize {
+        size_of_val(self).saturating_add(self.inner.size())
+    }
+}
+
+/// Another window function in all but that it counts what it gives.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct CountedFunction {
+    inner: Arc<WindowUDF>,
+    otherwise: usize,
+    budget: usize,
+}
+
+impl WindowUDFImpl for CountedFunction {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn aliases(&self) -> &[String] {
+        self.inner.aliases()
+    }
+
+    fn signature(&self) -> &Signature {
+        self.inner.signature()
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        self.inner.coerce_types(types)
+    }
+
+    fn expressions(&self, args: ExpressionArgs) -> Vec<Arc<dyn PhysicalExpr>> {
+        self.inner.expressions(args)
+    }
+
+    fn partition_evaluator(
+        &self,
+        args: PartitionEvaluatorArgs,
+    ) -> Result<Box<dyn PartitionEvaluator>> {
+        Ok(Box::new(CountedEvaluator {
+            inner: self.inner.partition_evaluator_factory(args)?,
+            otherwise: self.otherwise,
+            budget: self.budget,
+            given: Given::default(),
+        }))
+    }
+
+    fn field(&self, args: WindowUDFFieldArgs) -> Result<FieldRef> {
+        self.inner.field(args)
+    }
+
+    fn sort_options(&self) -> Option<SortOptions> {
+        self.inner.sort_options()
+    }
+
+    fn reverse_expr(&self) -> ReversedUDWF {
+        match self.inner.reverse_expr() {
+            ReversedUDWF::Reversed(inner) => {
+                let reversed = Self {
+                    inner,
+                    otherwise: self.otherwise,
+                    budget: self.budget,
+                };
+                ReversedUDWF::Reversed(Arc::new(WindowUDF::from(reversed)))
+            }
+            other => other,
+        }
+    }
+
+    fn limit_effect(&self, args: &[Arc<dyn PhysicalExpr>]) -> LimitEffect {
+        self.inner.inner().limit_effect(args)
+    }
+
+    fn documentation(&self) -> Option<&Documentation> {
+        self.inner.documentation()
+    }
+}
+
+/// Another evaluator in all but that it counts what it gives.
+#[derive(Debug)]
+struct CountedEvaluator {
+    inner: Box<dyn PartitionEvaluator>,
+    otherwise: usize,
+    budget: usize,
+    given: Given,
+}
+
+impl PartitionEvaluator for CountedEvaluator {
+    fn memoize(&mut self, state: &mut WindowAggState) -> Result<()> {
+        self.inner.memoize(state)
+    }
+
+    fn get_range(&self, row: usize, rows: usize) -> Result<Range<usize>> {
+        self.inner.get_range(row, rows)
+    }
+
+    fn is_causal(&self) -> bool {
+        self.inner.is_causal()
+    }
+
+    fn evaluate_all(&mut self, values: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
+        let otherwise = self.otherwise.saturating_mul(rows);
+        room::check("a window function", otherwise, rows, self.budget)?;
+        room::go_on(otherwise)?;
+        self.inner.evaluate_all(values, rows)
+    }
+
+    fn evaluate(&mut self, values: &[ArrayRef], range: &Range<usize>) -> Result<ScalarValue> {
+        let value = self.inner.evaluate(values, range)?;
+        self.given.add(&value, self.budget)?;
+        Ok(value)
+    }
+
+    fn evaluate_all_with_rank(&self, rows: usize, ranks: &[Range<usize>]) -> Result<ArrayRef> {
+        self.inner.evaluate_all_with_rank(rows, ranks)
+    }
+
+    fn supports_bounded_execution(&self) -> bool {
+        self.inner.supports_bounded_execution()
+    }
+
+    fn uses_window_frame(&self) -> bool {
+        self.inner.uses_window_frame()
+    }
+
+    fn include_rank(&self) -> bool {
+        self.inner.include_rank()
+    }
+}

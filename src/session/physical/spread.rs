@@ -1,0 +1,232 @@
+//! `SELECT value, range(1, 1000000)`: a value that is the same for all rows is made once, and written for each of them where an operator
+//! needs an array of it. Its size is counted times the rows before that (SAFE-1).
+//!
+//! And of many expressions an operator makes one array after the other, in one go. Functions ask in between whether that is too much; a
+//! CASE or a cast of large values does not: so a function is put around it that does.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, FieldRef};
+use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
+use datafusion::common::{DFSchemaRef, internal_err};
+use datafusion::error::Result;
+use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, ExprSchemable as _, LogicalPlan, ReturnFieldArgs, ScalarFunctionArgs,
+    ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
+
+use crate::session::limits::{bytes, room};
+
+/// A smaller value is small for as many rows as a batch has.
+const SMALL: usize = 1 << 10;
+/// So much of small values in one operator is not.
+const MUCH: usize = 16 << 10;
+/// What takes no more than a number is small however many there are.
+const LEAST: usize = 8;
+
+/// What is large for each row, in the expressions of one operator.
+#[derive(Debug)]
+pub(crate) struct ForEachRow {
+    /// The columns that they are made of.
+    inputs: Vec<DFSchemaRef>,
+    /// Bytes that a value for all rows may take without a look.
+    small: usize,
+}
+
+impl ForEachRow {
+    /// In the expressions of this operator.
+    pub(crate) fn of(plan: &LogicalPlan) -> Result<Self> {
+        let mut literals = 0_usize;
+        plan.apply_expressions(|expr| {
+            literals = literals.saturating_add(bytes::of_literals(expr)?);
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        let inputs = plan.inputs().into_iter();
+        Ok(Self {
+            inputs: inputs.map(|input| Arc::clone(input.schema())).collect(),
+            small: if literals > MUCH { LEAST } else { SMALL },
+        })
+    }
+
+    /// The same expression, with a look at what it makes if that may be large. It stands where its operator makes an array of it.
+    pub(crate) fn counted(&self, expr: Expr) -> Result<Transformed<Expr>> {
+        self.counted_with(expr, 0)
+    }
+
+    /// The same, if it may make a large array; one value for all rows stays one.
+    pub(crate) fn counted_array(&self, expr: Expr) -> Expr {
+        match self.makes_much(&expr) {
+            true => spread(expr, 0),
+            false => expr,
+        }
+    }
+
+    /// The same arguments of one call, of which arrays are made. Literals behind the first one stay what they are, because functions
+    /// ask them for their value: they are counted with the first one.
+    pub(crate) fn counted_arguments(&self, args: &mut [Expr]) -> Result<bool> {
+        let Some((first, others)) = args.split_first_mut() else {
+            return Ok(false);
+        };
+        let mut beside = 0_usize;
+        let mut is_changed = false;
+        for other in others {
+            if matches!(other, Expr::Literal(..)) {
+                let size = bytes::of_literal(other);
+                beside = beside.saturating_add(if size > self.small { size } else { 0 });
+                continue;
+            }
+            let counted = self.counted(std::mem::take(other))?;
+            is_changed |= counted.transformed;
+            *other = counted.data;
+        }
+        let counted = self.counted_with(std::mem::take(first), beside)?;
+        *first = counted.data;
+        Ok(is_changed || counted.transformed)
+    }
+
+    fn counted_with(&self, expr: Expr, beside: usize) -> Result<Transformed<Expr>> {
+        match expr {
+            Expr::Alias(mut alias) => {
+                let of = self.counted_with(*alias.expr, beside)?;
+                alias.expr = Box::new(of.data);
+                Ok(Transformed::new(Expr::Alias(alias), of.transformed, of.tnr))
+            }
+            expr => Ok(
+                match beside > 0 || may_be_large(&expr, self.small)? || self.makes_much(&expr) {
+                    true => Transformed::yes(spread(expr, beside)),
+                    false => Transformed::no(expr),
+                },
+            ),
+        }
+    }
+
+    /// Whether an expression that asks nothing makes values of a type that may be large.
+    fn makes_much(&self, expr: &Expr) -> bool {
+        if !matches!(expr, Expr::Case(_) | Expr::Cast(_) | Expr::TryCast(_)) {
+            return false;
+        }
+        let mut inputs = self.inputs.iter();
+        let of = inputs.find_map(|input| expr.get_type(input.as_ref()).ok());
+        of.is_some_and(|of| !bytes::is_narrow(&of))
+    }
+}
+
+/// The same expression, with a look at its size if it gives one value for all rows which may be large. It stands where an array is made
+/// of it.
+pub(crate) fn counted_for_each_row(expr: Expr) -> Result<Transformed<Expr>> {
+    let rows = ForEachRow {
+        inputs: Vec::new(),
+        small: SMALL,
+    };
+    rows.counted(expr)
+}
+
+fn spread(expr: Expr, beside: usize) -> Expr {
+    Expr::ScalarFunction(ScalarFunction::new_udf(
+        Arc::new(ScalarUDF::new_from_impl(Spread::new(beside))),
+        vec![expr],
+    ))
+}
+
+/// Whether it gives one value for all rows, and that may be a large one.
+fn may_be_large(expr: &Expr, small: usize) -> Result<bool> {
+    if let Expr::Literal(value, _) = expr {
+        return Ok(bytes::of_value(value) > small);
+    }
+    let is_counted = |call: &ScalarFunction| call.func.inner().is::<Spread>();
+    if matches!(expr, Expr::ScalarFunction(call) if is_counted(call)) || expr.any_column_refs() {
+        return Ok(false);
+    }
+    expr.exists(|part| {
+        Ok(match part {
+            Expr::Literal(value, _) => bytes::of_value(value) > small,
+            Expr::ScalarSubquery(_) => true,
+            // What could not be evaluated while it was planned.
+            Expr::ScalarFunction(call) => !call.args.is_empty(),
+            _ => false,
+        })
+    })
+}
+
+/// Its argument, called as that.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Spread {
+    signature: Signature,
+    /// Bytes of what is written for each row beside it.
+    beside: usize,
+}
+
+impl Spread {
+    fn new(beside: usize) -> Self {
+        Self {
+            signature: Signature::any(1, Volatility::Immutable),
+            beside,
+        }
+    }
+}
+
+impl ScalarUDFImpl for Spread {
+    fn name(&self) -> &str {
+        "for_each_row"
+    }
+
+    fn schema_name(&self, args: &[Expr]) -> Result<String> {
+        match args {
+            [of] => Ok(of.schema_name().to_string()),
+            _ => internal_err!("{} takes one value", self.name()),
+        }
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        match types {
+            [of] => Ok(of.clone()),
+            _ => internal_err!("{} takes one value", self.name()),
+        }
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        match args.arg_fields {
+            [of] => Ok(Arc::clone(of)),
+            _ => internal_err!("{} takes one value", self.name()),
+        }
+    }
+
+    fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let Some(value) = args.args.pop() else {
+            return internal_err!("{} takes one value", self.name());
+        };
+        let (rows, budget) = (args.number_rows, room::budget(&args.config_options));
+        let beside = self.beside.saturating_mul(rows);
+        room::check("a value for each row", beside, rows, budget)?;
+        match &value {
+            ColumnarValue::Scalar(of_all) => {
+                room::check_spread("a value for each row", of_all, rows, budget)?;
+            }
+            ColumnarValue::Array(_) => room::go_on(beside)?,
+        }
+        Ok(value)
+    }
+
+    fn output_ordering(&self, inputs: &[ExprProperties]) -> Result<SortProperties> {
+        let of = inputs.first().map(|input| input.sort_properties);
+        Ok(of.unwrap_or(SortProperties::Unordered))
+    }
+
+    fn preserves_lex_ordering(&self, inputs: &[ExprProperties]) -> Result<bool> {
+        Ok(inputs
+            .first()
+            .is_some_and(|input| input.preserves_lex_ordering))
+    }
+
+    fn strictly_order_preserving(&self, inputs: &[ExprProperties]) -> Result<bool> {
+        Ok(inputs
+            .first()
+            .is_some_and(|input| input.strictly_order_preserving))
+    }
+}

@@ -1,0 +1,521 @@
+//! What the engine would answer wrongly, or as no other does: refused by its name, or made what it means.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    AccessExpr, BinaryOperator, Expr, Function, FunctionArguments, Ident, JoinConstraint,
+    JoinOperator, LimitClause, NamedWindowExpr, Query, Select, SetExpr, SetOperator, SetQuantifier,
+    Spanned, TableFactor, TableWithJoins, UnaryOperator, Value, VisitMut, VisitorMut, WindowSpec,
+    WindowType,
+};
+
+use crate::error::{Error, Result};
+use crate::planner::normalize;
+use crate::session::rewrite::standard::{call, taken};
+use crate::session::rewrite::{grouping, likes, series};
+
+/// Goes over a statement.
+///
+/// # Errors
+///
+/// What is refused, with its place.
+pub(crate) fn settle(node: &mut impl VisitMut) -> Result<()> {
+    match node.visit(&mut Settled { copied: 0 }) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(error),
+    }
+}
+
+struct Settled {
+    /// Expressions that were written once more so far.
+    copied: usize,
+}
+
+impl VisitorMut for Settled {
+    type Break = Error;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        match set_operation(&query.body).or_else(|| limit_of_query(query)) {
+            Some(error) => ControlFlow::Break(error),
+            None => ControlFlow::Continue(()),
+        }
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
+        if let Some(into) = &select.into {
+            return ControlFlow::Break(
+                Error::unsupported("SELECT … INTO is not supported")
+                    .with_help("write INSERT INTO t SELECT …, or CREATE TABLE t AS SELECT … where tables are in memory")
+                    .at(into.name.span()),
+            );
+        }
+        for table in &select.from {
+            if let Some(error) = joins(table) {
+                return ControlFlow::Break(error);
+            }
+        }
+        match grouping::sets(select, &mut self.copied).and_then(|()| named_windows(select)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(error),
+        }
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
+        series::of_times(factor);
+        match factor {
+            TableFactor::Table {
+                with_ordinality: true,
+                ..
+            }
+            | TableFactor::Function {
+                with_ordinality: true,
+                ..
+            }
+            | TableFactor::UNNEST {
+                with_ordinality: true,
+                ..
+            } => ControlFlow::Break(
+                Error::unsupported("WITH ORDINALITY is not supported")
+                    .with_help("number the rows by row_number() OVER (ORDER BY …)")
+                    .at(factor.span()),
+            ),
+            TableFactor::Table {
+                sample: Some(_),
+                name,
+                ..
+            } => ControlFlow::Break(
+                Error::unsupported("TABLESAMPLE is not supported")
+                    .with_help("WHERE random() < 0.1 takes about a tenth of the rows")
+                    .at(name.span()),
+            ),
+            TableFactor::NestedJoin {
+                table_with_joins, ..
+            } => match joins(table_with_joins) {
+                Some(error) => ControlFlow::Break(error),
+                None => ControlFlow::Continue(()),
+            },
+            _ => match foreign_table(factor) {
+                Some((what, help)) => {
+                    let error = Error::unsupported(format!("{what} is not supported"));
+                    ControlFlow::Break(error.with_help(help).at(factor.span()))
+                }
+                None => ControlFlow::Continue(()),
+            },
+        }
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+        match expr {
+            Expr::SimilarTo { .. } => ControlFlow::Break(
+                Error::unsupported("SIMILAR TO is not supported")
+                    .with_help("write LIKE, or ~ with a regular expression between ^ and $")
+                    .at(expr.span()),
+            ),
+            Expr::Collate { expr: of, .. } => ControlFlow::Break(
+                Error::unsupported(
+                    "COLLATE is not supported: texts are compared by their code points",
+                )
+                .with_help("lower(x) compares without regard to case")
+                .at(of.span()),
+            ),
+            Expr::Value(value) => match &value.value {
+                Value::UnicodeStringLiteral(text) | Value::NationalStringLiteral(text) => {
+                    value.value = Value::SingleQuotedString(text.clone());
+                    ControlFlow::Continue(())
+                }
+                Value::SingleQuotedByteStringLiteral(_) => ControlFlow::Break(
+                    Error::unsupported("there are no strings of bits")
+                        .with_help("write bytes as X'1f', and bits as a number: 0x1f")
+                        .at(value.span),
+                ),
+                _ => ControlFlow::Continue(()),
+            },
+            Expr::Like { .. } | Expr::ILike { .. } => {
+                likes::with_backslashes(expr);
+                ControlFlow::Continue(())
+            }
+            Expr::BinaryOp {
+                op: BinaryOperator::PGStartsWith,
+                left,
+                right,
+            } => {
+                let (text, start) = (taken(left), taken(right));
+                *expr = call("starts_with", [text, start]);
+                ControlFlow::Continue(())
+            }
+            Expr::BinaryOp { op, right, .. } => match refused(op, right) {
+                Some((what, help)) => {
+                    let error = Error::unsupported(what).with_help(help);
+                    ControlFlow::Break(error.at(expr.span()))
+                }
+                None => {
+                    reassociate(expr);
+                    ControlFlow::Continue(())
+                }
+            },
+            Expr::CompoundFieldAccess { root, access_chain } => {
+                name_fields(root, access_chain);
+                ControlFlow::Continue(())
+            }
+            Expr::Function(function) if matches!(function.args, FunctionArguments::Subquery(_)) => {
+                ControlFlow::Break(of_query(function))
+            }
+            Expr::Function(function) => match &function.over {
+                Some(WindowType::WindowSpec(WindowSpec {
+                    window_name: Some(name),
+                    ..
+                })) => ControlFlow::Break(
+                    Error::unsupported(format!("window {name} is extended outside a select list"))
+                        .with_help("write the whole window, or name another one in WINDOW")
+                        .at(name.span),
+                ),
+                _ => ControlFlow::Continue(()),
+            },
+            _ => {
+                reassociate(expr);
+                ControlFlow::Continue(())
+            }
+        }
+    }
+}
+
+/// What is said of an operator that is refused, and what to write.
+fn refused(op: &BinaryOperator, right: &Expr) -> Option<(&'static str, &'static str)> {
+    Some(match op {
+        BinaryOperator::BitwiseXor => (
+            "^ is the power to some and XOR to others",
+            "write power(a, b), or (a | b) - (a & b) for XOR",
+        ),
+        BinaryOperator::PGOverlap => (
+            "&& is the overlap of arrays to some and AND to others",
+            "write array_has_any(a, b), or AND",
+        ),
+        BinaryOperator::HashArrow | BinaryOperator::HashLongArrow
+            if matches!(right, Expr::Value(_)) =>
+        {
+            (
+                "a path in JSON is not written as one text",
+                "write json #>> ['a', 'b'], or json -> 'a' ->> 'b'",
+            )
+        }
+        BinaryOperator::Overlaps => (
+            "OVERLAPS is not supported",
+            "write a.start < b.end AND b.start < a.end",
+        ),
+        _ => return None,
+    })
+}
+
+/// LIMIT and OFFSET of a query: the engine has to know them when it plans.
+fn limit_of_query(query: &Query) -> Option<Error> {
+    let fetched = query.fetch.iter().flat_map(|fetch| &fetch.quantity);
+    let limits: Vec<&Expr> = match &query.limit_clause {
+        Some(LimitClause::LimitOffset { limit, offset, .. }) => {
+            let offset = offset.iter().map(|offset| &offset.value);
+            limit.iter().chain(offset).collect()
+        }
+        Some(LimitClause::OffsetCommaLimit { offset, limit }) => vec![offset, limit],
+        None => Vec::new(),
+    };
+    let is_query = |expr: &&Expr| {
+        let mut expr = *expr;
+        while let Expr::Nested(inner) = expr {
+            expr = inner;
+        }
+        matches!(expr, Expr::Subquery(_))
+    };
+    let limit = limits.into_iter().chain(fetched).find(is_query)?;
+    Some(
+        Error::unsupported("LIMIT and OFFSET take a number, and not the result of a query")
+            .with_help(
+                "number the rows in a query in FROM, row_number() OVER (ORDER BY …) AS r, and say WHERE r <= (SELECT …)",
+            )
+            .at(limit.span()),
+    )
+}
+
+/// What some databases have in FROM and this one has not, and what to write.
+fn foreign_table(factor: &TableFactor) -> Option<(&'static str, &'static str)> {
+    Some(match factor {
+        TableFactor::Pivot { .. } => (
+            "PIVOT",
+            "aggregate with FILTER: sum(x) FILTER (WHERE k = 'a') AS a, sum(x) FILTER (WHERE k = 'b') AS b",
+        ),
+        TableFactor::Unpivot { .. } => (
+            "UNPIVOT",
+            "make a row of each column: SELECT k, 'a' AS name, a AS value FROM t UNION ALL SELECT k, 'b', b FROM t",
+        ),
+        TableFactor::MatchRecognize { .. } => (
+            "MATCH_RECOGNIZE",
+            "compare a row with those around it by lag(x) OVER (PARTITION BY … ORDER BY …)",
+        ),
+        TableFactor::JsonTable { .. } | TableFactor::OpenJsonTable { .. } => (
+            "a table out of a JSON text",
+            "read its fields by json ->> 'a', and its elements by unnest(json_get_array(json, 'list'))",
+        ),
+        TableFactor::XmlTable { .. } => ("XMLTABLE", "load the text as JSON"),
+        _ => return None,
+    })
+}
+
+/// `ARRAY(SELECT …)` and its kin.
+fn of_query(function: &Function) -> Error {
+    let name = function.name.to_string();
+    match name.eq_ignore_ascii_case("array") {
+        true => Error::unsupported("ARRAY(SELECT …) is not supported").with_help(
+            "write (SELECT array_agg(x ORDER BY y) FROM …); of no rows that is NULL, and coalesce(…, []) is not",
+        ),
+        false => Error::unsupported(format!("a query is no argument of {name}"))
+            .with_help(format!("put it in parentheses of its own: {name}((SELECT …))")),
+    }
+    .at(function.name.span())
+}
+
+/// `l[1].a` and `(s).a` as `l[1]['a']` and `(s)['a']`: a field behind something else than a column is named by a text.
+fn name_fields(root: &Expr, access: &mut [AccessExpr]) {
+    // Those directly behind a name may be parts of the name of a column: a table, or a schema and a table.
+    let mut is_of_name = matches!(root, Expr::Identifier(_));
+    for link in access {
+        let AccessExpr::Dot(field) = link else {
+            is_of_name = false;
+            continue;
+        };
+        if let (Expr::Identifier(ident), false) = (&*field, is_of_name) {
+            let name = Value::SingleQuotedString(normalize(ident));
+            *field = Expr::Value(name.with_span(ident.span));
+        }
+    }
+}
+
+/// INTERSECT ALL and EXCEPT ALL: copies would not be counted.
+fn set_operation(body: &SetExpr) -> Option<Error> {
+    let SetExpr::SetOperation {
+        op,
+        set_quantifier,
+        left,
+        right,
+    } = body
+    else {
+        return None;
+    };
+    let counts = matches!(
+        set_quantifier,
+        SetQuantifier::All | SetQuantifier::AllByName
+    );
+    if counts && !matches!(op, SetOperator::Union) {
+        return Some(
+            Error::unsupported(format!("{op} ALL is not supported"))
+                .with_help(format!(
+                    "{op} compares rows without counting them; number equal rows by row_number() in both queries to count them"
+                ))
+                .at(body.span()),
+        );
+    }
+    set_operation(left).or_else(|| set_operation(right))
+}
+
+/// RIGHT and FULL JOIN with USING or NATURAL: the column of both sides would be that of the left one.
+fn joins(table: &TableWithJoins) -> Option<Error> {
+    let refused = table.joins.iter().find(|join| {
+        matches!(
+            &join.join_operator,
+            JoinOperator::Right(JoinConstraint::Using(_) | JoinConstraint::Natural)
+                | JoinOperator::RightOuter(JoinConstraint::Using(_) | JoinConstraint::Natural)
+                | JoinOperator::FullOuter(JoinConstraint::Using(_) | JoinConstraint::Natural)
+        )
+    })?;
+    Some(
+        Error::unsupported("RIGHT and FULL JOIN with USING or NATURAL are not supported")
+            .with_help("write ON a.k = b.k, and coalesce(a.k, b.k) for the column of both")
+            .at(refused.relation.span()),
+    )
+}
+
+/// Windows that extend a named one, `OVER (w ORDER BY t)`, get its parts.
+fn named_windows(select: &mut Select) -> Result<()> {
+    let mut known: HashMap<String, WindowSpec> = HashMap::new();
+    // One may extend those before it.
+    for definition in &mut select.named_window {
+        let spec = match &mut definition.1 {
+            NamedWindowExpr::WindowSpec(spec) => {
+                extend(spec, &known)?;
+                Some(spec.clone())
+            }
+            NamedWindowExpr::NamedWindow(name) => known.get(&normalize(name)).cloned(),
+        };
+        if let Some(spec) = spec {
+            known.insert(normalize(&definition.0), spec);
+        }
+    }
+    struct Windows<'a> {
+        known: &'a HashMap<String, WindowSpec>,
+        queries: usize,
+    }
+    impl VisitorMut for Windows<'_> {
+        type Break = Error;
+
+        fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<Error> {
+            self.queries += 1;
+            ControlFlow::Continue(())
+        }
+
+        fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<Error> {
+            self.queries -= 1;
+            ControlFlow::Continue(())
+        }
+
+        fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+            if let Expr::Function(function) = expr
+                && let Some(WindowType::WindowSpec(spec)) = &mut function.over
+                && self.queries == 0
+                && let Err(error) = extend(spec, self.known)
+            {
+                return ControlFlow::Break(error);
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let mut windows = Windows {
+        known: &known,
+        queries: 0,
+    };
+    let visited = select.projection.visit(&mut windows);
+    match (visited, select.qualify.visit(&mut windows)) {
+        (ControlFlow::Break(error), _) | (_, ControlFlow::Break(error)) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn extend(spec: &mut WindowSpec, known: &HashMap<String, WindowSpec>) -> Result<()> {
+    let Some(name) = spec.window_name.take() else {
+        return Ok(());
+    };
+    let refused = |name: &Ident, what: &str| {
+        let error = Error::invalid(format!("window {name} {what}"));
+        Err(error.at(name.span))
+    };
+    let Some(base) = known.get(&normalize(&name)) else {
+        return refused(&name, "is not defined before it is named here");
+    };
+    if !spec.partition_by.is_empty() {
+        return refused(&name, "has its PARTITION BY: one that extends it has none");
+    }
+    if !spec.order_by.is_empty() && !base.order_by.is_empty() {
+        return refused(&name, "has an ORDER BY already");
+    }
+    if base.window_frame.is_some() {
+        return refused(&name, "has a frame: name it without parentheses, OVER w");
+    }
+    spec.partition_by = base.partition_by.clone();
+    if spec.order_by.is_empty() {
+        spec.order_by = base.order_by.clone();
+    }
+    Ok(())
+}
+
+/// `a IS DISTINCT FROM b AND c`: the parser takes all that follows for the right side.
+fn reassociate(expr: &mut Expr) {
+    if !swallows(expr) {
+        return;
+    }
+    let mut parts = Vec::new();
+    flatten(taken(expr), &mut parts);
+    // OR binds less than AND, and each to the left.
+    let mut sum: Option<Expr> = None;
+    let mut product: Option<Expr> = None;
+    for (op, part) in parts {
+        match (op, product.take()) {
+            (Some(BinaryOperator::And), Some(before)) => {
+                product = Some(binary(before, BinaryOperator::And, part));
+            }
+            (_, before) => {
+                sum = either(sum, before);
+                product = Some(part);
+            }
+        }
+    }
+    if let Some(whole) = either(sum, product) {
+        *expr = whole;
+    }
+}
+
+fn either(left: Option<Expr>, right: Option<Expr>) -> Option<Expr> {
+    match (left, right) {
+        (Some(left), Some(right)) => Some(binary(left, BinaryOperator::Or, right)),
+        (left, right) => left.or(right),
+    }
+}
+
+fn binary(left: Expr, op: BinaryOperator, right: Expr) -> Expr {
+    Expr::BinaryOp {
+        left: Box::new(left),
+        op,
+        right: Box::new(right),
+    }
+}
+
+fn is_logical(expr: &Expr) -> bool {
+    matches!(
+        expr,
+        Expr::BinaryOp {
+            op: BinaryOperator::And | BinaryOperator::Or,
+            ..
+        }
+    )
+}
+
+/// Whether such a right side is at the end of an expression.
+fn swallows(expr: &Expr) -> bool {
+    match expr {
+        Expr::IsDistinctFrom(_, right) | Expr::IsNotDistinctFrom(_, right) => {
+            is_logical(right) || swallows(right)
+        }
+        Expr::BinaryOp { right, .. } if is_logical(expr) => swallows(right),
+        Expr::UnaryOp {
+            op: UnaryOperator::Not,
+            expr,
+        } => swallows(expr),
+        _ => false,
+    }
+}
+
+/// The operands of AND and OR, each with the operator before it.
+fn flatten(expr: Expr, parts: &mut Vec<(Option<BinaryOperator>, Expr)>) {
+    let first = parts.len();
+    let around: fn(Box<Expr>, Expr) -> Expr = match &expr {
+        Expr::IsDistinctFrom(..) => |left, right| Expr::IsDistinctFrom(left, Box::new(right)),
+        _ => |left, right| Expr::IsNotDistinctFrom(left, Box::new(right)),
+    };
+    match expr {
+        Expr::BinaryOp { left, op, right }
+            if matches!(op, BinaryOperator::And | BinaryOperator::Or) =>
+        {
+            flatten(*left, parts);
+            let next = parts.len();
+            flatten(*right, parts);
+            if let Some((before, _)) = parts.get_mut(next) {
+                *before = Some(op);
+            }
+        }
+        Expr::IsDistinctFrom(left, right) | Expr::IsNotDistinctFrom(left, right) => {
+            flatten(*right, parts);
+            if let Some((_, compared)) = parts.get_mut(first) {
+                *compared = around(left, taken(compared));
+            }
+        }
+        Expr::UnaryOp {
+            op: UnaryOperator::Not,
+            expr,
+        } if swallows(&expr) => {
+            flatten(*expr, parts);
+            if let Some((_, negated)) = parts.get_mut(first) {
+                *negated = Expr::UnaryOp {
+                    op: UnaryOperator::Not,
+                    expr: Box::new(taken(negated)),
+                };
+            }
+        }
+        other => parts.push((None, other)),
+    }
+}

@@ -1,0 +1,58 @@
+//! Numbers as they are written: with a point they are exact decimals, with an exponent they are DOUBLE (VALUE-1).
+//!
+//! DataFusion's planner reads every number that is no integer as a decimal here; those with an exponent are made casts of
+//! their text, which is read as the nearest DOUBLE.
+
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    CastKind, DataType, ExactNumberInfo, Expr, Value, VisitMut, VisitorMut,
+};
+
+/// Makes numbers with an exponent DOUBLE.
+pub(crate) fn doubles(node: &mut impl VisitMut) {
+    let _ = node.visit(&mut Doubles { in_interval: 0 });
+}
+
+struct Doubles {
+    /// How many intervals the visitor is in: their numbers are text.
+    in_interval: usize,
+}
+
+impl VisitorMut for Doubles {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        self.in_interval += usize::from(matches!(expr, Expr::Interval(_)));
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if matches!(expr, Expr::Interval(_)) {
+            self.in_interval -= 1;
+        }
+        let Expr::Value(value) = expr else {
+            return ControlFlow::Continue(());
+        };
+        let Value::Number(number, _) = &value.value else {
+            return ControlFlow::Continue(());
+        };
+        if self.in_interval == 0 && has_exponent(number) {
+            let mut text = value.clone();
+            text.value = Value::SingleQuotedString(number.replace('_', ""));
+            *expr = Expr::Cast {
+                kind: CastKind::Cast,
+                expr: Box::new(Expr::Value(text)),
+                data_type: DataType::Double(ExactNumberInfo::None),
+                array: false,
+                format: None,
+            };
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn has_exponent(number: &str) -> bool {
+    let is_decimal = number.bytes().all(|byte| byte != b'x' && byte != b'X');
+    is_decimal && number.bytes().any(|byte| byte == b'e' || byte == b'E')
+}

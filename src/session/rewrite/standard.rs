@@ -1,0 +1,376 @@
+//! What standard SQL has and the engine's planner lacks: FETCH FIRST, members of lists of unlike numbers, ordered texts in jobs,
+//! SET TIME ZONE; and what a parameter is cast to.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::str::FromStr as _;
+
+use datafusion::arrow::array::timezone::Tz;
+use datafusion::arrow::datatypes::DataType;
+use datafusion::sql::parser::Statement as SqlStatement;
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, CastKind, DataType as SqlType, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentClause, FunctionArgumentList, FunctionArguments, Ident, LimitClause,
+    ObjectName, Query, Set, Statement as AnsiStatement, UnaryOperator, Value, Visit, VisitMut,
+    Visitor, VisitorMut,
+};
+
+use crate::error::{Error, Result};
+use crate::planner::normalize;
+use crate::planner::types::arrow_type;
+use crate::session::names::apart;
+
+/// Makes `SET TIME ZONE 'Europe/Paris'` what the engine knows, `SET timezone = 'Europe/Paris'`.
+///
+/// # Errors
+///
+/// What is no time zone; another way of SET that the engine does not know.
+pub(crate) fn time_zone(statement: &mut AnsiStatement) -> Result<()> {
+    let AnsiStatement::Set(set) = statement else {
+        return Ok(());
+    };
+    let zone = match set {
+        Set::SingleAssignment { .. } => return Ok(()),
+        Set::SetTimeZone {
+            local: false,
+            value: Expr::Value(value),
+        } => value.value.clone().into_string(),
+        Set::SetTimeZone {
+            local: false,
+            value: Expr::Identifier(word),
+        } => Some(word.value.clone()),
+        _ => None,
+    };
+    let Some(zone) = zone else {
+        return Err(Error::unsupported(format!("{set} is not supported"))
+            .with_help("write SET name = value, or SET TIME ZONE 'Europe/Paris'"));
+    };
+    if Tz::from_str(&zone).is_err() {
+        return Err(Error::invalid(format!("'{zone}' is no time zone"))
+            .with_help("write one such as Europe/Paris or +02:00"));
+    }
+    *set = Set::SingleAssignment {
+        scope: None,
+        hivevar: false,
+        variable: ObjectName::from(vec![Ident::new("timezone")]),
+        values: vec![Expr::Value(Value::SingleQuotedString(zone).into())],
+    };
+    Ok(())
+}
+
+/// Makes `FETCH FIRST n ROWS ONLY` a LIMIT, in all queries below.
+///
+/// # Errors
+///
+/// A part of FETCH that LIMIT has not.
+pub(crate) fn fetch_first(node: &mut impl VisitMut) -> Result<()> {
+    match node.visit(&mut FetchFirst) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(error),
+    }
+}
+
+struct FetchFirst;
+
+impl VisitorMut for FetchFirst {
+    type Break = Error;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        let Some(fetch) = query.fetch.take() else {
+            return ControlFlow::Continue(());
+        };
+        if fetch.with_ties {
+            let error = Error::unsupported("FETCH … WITH TIES is not supported");
+            return ControlFlow::Break(error.with_help(
+                "filter by rank() OVER (ORDER BY …) in a query around it, or say ROWS ONLY",
+            ));
+        }
+        if fetch.percent {
+            let error = Error::unsupported("FETCH … PERCENT is not supported");
+            return ControlFlow::Break(error.with_help("say FETCH FIRST n ROWS ONLY"));
+        }
+        let one = || Expr::Value(Value::Number("1".to_owned(), false).into());
+        let count = fetch.quantity.unwrap_or_else(one);
+        match &mut query.limit_clause {
+            none @ None => {
+                *none = Some(LimitClause::LimitOffset {
+                    limit: Some(count),
+                    offset: None,
+                    limit_by: Vec::new(),
+                });
+            }
+            Some(LimitClause::LimitOffset {
+                limit: limit @ None,
+                ..
+            }) => *limit = Some(count),
+            Some(_) => {
+                let error = Error::invalid("LIMIT and FETCH FIRST say the same: leave one out");
+                return ControlFlow::Break(error);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Makes `x = ANY (list)` and its kin calls of the session's functions, which take numbers of unlike types, and of a query IN. The
+/// engine's planner takes those of its library, and writes the list several times.
+pub(crate) fn members(node: &mut impl VisitMut) {
+    let _ = node.visit(&mut Members);
+}
+
+struct Members;
+
+impl VisitorMut for Members {
+    type Break = ();
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        in_query(expr);
+        let (value, op, list, quantifier) = match expr {
+            Expr::AnyOp {
+                left,
+                compare_op,
+                right,
+                ..
+            } => (left, compare_op, right, "any"),
+            Expr::AllOp {
+                left,
+                compare_op,
+                right,
+            } => (left, compare_op, right, "all"),
+            _ => return ControlFlow::Continue(()),
+        };
+        if matches!(**list, Expr::Subquery(_)) {
+            return ControlFlow::Continue(());
+        }
+        let (value, list) = (taken(value), taken(list));
+        let call = match (&*op, quantifier) {
+            (BinaryOperator::Eq, "any") => call("array_has", [list, value]),
+            (BinaryOperator::NotEq, "all") => Expr::UnaryOp {
+                op: UnaryOperator::Not,
+                expr: Box::new(call("array_has", [list, value])),
+            },
+            (op, quantifier) => {
+                let how = Value::SingleQuotedString(format!("{op} {quantifier}"));
+                call("list_compare", [Expr::Value(how.into()), list, value])
+            }
+        };
+        *expr = call;
+        ControlFlow::Continue(())
+    }
+}
+
+/// The value that is looked for in a query, and whether it is to be absent: by IN, `= ANY` or `<> ALL`.
+pub(crate) fn looked_for(expr: &Expr) -> Option<(&Expr, bool)> {
+    let (value, list, negated) = match expr {
+        Expr::InSubquery { expr, negated, .. } => return Some((expr.as_ref(), *negated)),
+        Expr::AnyOp {
+            left,
+            compare_op: BinaryOperator::Eq,
+            right,
+            ..
+        } => (left, right, false),
+        Expr::AllOp {
+            left,
+            compare_op: BinaryOperator::NotEq,
+            right,
+        } => (left, right, true),
+        _ => return None,
+    };
+    matches!(**list, Expr::Subquery(_)).then_some((value.as_ref(), negated))
+}
+
+/// Makes `x = ANY (SELECT …)` `x IN (SELECT …)`, and `x <> ALL (SELECT …)` `x NOT IN (SELECT …)`.
+pub(crate) fn in_query(expr: &mut Expr) {
+    let Some((_, negated)) = looked_for(expr) else {
+        return;
+    };
+    if let Expr::AnyOp { left, right, .. } | Expr::AllOp { left, right, .. } = expr
+        && let Expr::Subquery(subquery) = taken(right)
+    {
+        let value = Box::new(taken(left));
+        *expr = Expr::InSubquery {
+            expr: value,
+            subquery,
+            negated,
+        };
+    }
+}
+
+/// The expression, with NULL in its place.
+pub(crate) fn taken(expr: &mut Expr) -> Expr {
+    std::mem::replace(expr, Expr::Value(Value::Null.into()))
+}
+
+/// A call of a function.
+pub(crate) fn call<const N: usize>(name: &str, args: [Expr; N]) -> Expr {
+    let args = args.map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg)));
+    Expr::Function(Function {
+        name: ObjectName::from(vec![Ident::new(name)]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList {
+            duplicate_treatment: None,
+            args: Vec::from(args),
+            clauses: Vec::new(),
+        }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
+}
+
+/// Makes `string_agg(x, ', ' ORDER BY t)` an ordered array as text: a job keeps arrays, and no ordered text, from batch to batch.
+pub(crate) fn ordered_texts(node: &mut impl VisitMut) {
+    let _ = node.visit(&mut OrderedTexts);
+}
+
+struct OrderedTexts;
+
+impl VisitorMut for OrderedTexts {
+    type Break = ();
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::Function(function) = expr
+            && let Some(call) = ordered_text(function)
+        {
+            *expr = Expr::Function(call);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn ordered_text(function: &Function) -> Option<Function> {
+    let named = |name: &str| ObjectName::from(vec![Ident::new(name)]);
+    let FunctionArguments::List(list) = &function.args else {
+        return None;
+    };
+    let is_ordered =
+        |clause: &FunctionArgumentClause| matches!(clause, FunctionArgumentClause::OrderBy(_));
+    let [
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(value)),
+        separator,
+    ] = list.args.as_slice()
+    else {
+        return None;
+    };
+    let name = function.name.0.last()?.as_ident()?;
+    if normalize(name) != "string_agg" || !list.clauses.iter().any(is_ordered) {
+        return None;
+    }
+    // What is NULL is left out, and of nothing else the text is NULL.
+    let mut filter = Expr::IsNotNull(Box::new(value.clone()));
+    if let Some(given) = &function.filter {
+        filter = Expr::BinaryOp {
+            left: Box::new(Expr::Nested(given.clone())),
+            op: BinaryOperator::And,
+            right: Box::new(filter),
+        };
+    }
+    let array = Function {
+        name: named("array_agg"),
+        args: FunctionArguments::List(FunctionArgumentList {
+            args: vec![list.args[0].clone()],
+            ..list.clone()
+        }),
+        filter: Some(Box::new(filter)),
+        ..function.clone()
+    };
+    let array = FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Function(array)));
+    Some(Function {
+        name: named("array_to_string"),
+        args: FunctionArguments::List(FunctionArgumentList {
+            duplicate_treatment: None,
+            args: vec![array, separator.clone()],
+            clauses: Vec::new(),
+        }),
+        filter: None,
+        over: None,
+        ..function.clone()
+    })
+}
+
+/// The statement, in which parameters that are added or taken away are spans of time; nothing if there are none.
+pub(crate) fn with_spans(statement: &SqlStatement) -> Option<SqlStatement> {
+    let mut changed = statement.clone();
+    let mut spans = Spans { any: false };
+    let _ = apart::visit(&mut changed, &mut spans);
+    spans.any.then_some(changed)
+}
+
+fn is_parameter(expr: &Expr) -> bool {
+    matches!(expr, Expr::Value(value) if matches!(value.value, Value::Placeholder(_)))
+}
+
+struct Spans {
+    any: bool,
+}
+
+impl VisitorMut for Spans {
+    type Break = ();
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        let span = match expr {
+            Expr::BinaryOp {
+                op: BinaryOperator::Plus | BinaryOperator::Minus,
+                right,
+                ..
+            } if is_parameter(right) => right,
+            Expr::BinaryOp {
+                left,
+                op: BinaryOperator::Plus,
+                ..
+            } if is_parameter(left) => left,
+            _ => return ControlFlow::Continue(()),
+        };
+        **span = Expr::Cast {
+            kind: CastKind::Cast,
+            expr: Box::new(taken(span)),
+            data_type: SqlType::Interval {
+                fields: None,
+                precision: None,
+            },
+            array: false,
+            format: None,
+        };
+        self.any = true;
+        ControlFlow::Continue(())
+    }
+}
+
+/// The types that parameters are cast to, by name without `$`: `CAST($1 AS BIGINT)`, `$1::DATE`.
+pub(crate) fn cast_types(statement: &SqlStatement) -> HashMap<String, DataType> {
+    let mut casts = Casts::default();
+    match statement {
+        SqlStatement::Statement(ansi) => {
+            let ansi: &AnsiStatement = ansi;
+            let _ = ansi.visit(&mut casts);
+        }
+        SqlStatement::Explain(explain) => return cast_types(&explain.statement),
+        _ => {}
+    }
+    casts.found
+}
+
+#[derive(Default)]
+struct Casts {
+    found: HashMap<String, DataType>,
+}
+
+impl Visitor for Casts {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        if let Expr::Cast {
+            expr, data_type, ..
+        } = expr
+            && let Expr::Value(value) = expr.as_ref()
+            && let Value::Placeholder(name) = &value.value
+            && let Ok(data_type) = arrow_type(data_type)
+        {
+            let name = name.trim_start_matches('$').to_owned();
+            self.found.entry(name).or_insert(data_type);
+        }
+        ControlFlow::Continue(())
+    }
+}

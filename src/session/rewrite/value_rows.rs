@@ -1,0 +1,123 @@
+//! `VALUES ((SELECT …), 1), …`: the engine evaluates rows of VALUES by themselves, and has no place for a query among them. Such rows
+//! become queries of a UNION ALL, whose columns have the names that those of VALUES have.
+
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    Expr, Ident, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier, Spanned as _,
+    Values, Visit, VisitMut, Visitor, VisitorMut,
+};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::parser::Parser;
+
+use crate::error::{Error, Result};
+
+/// Rows of one VALUES with a query in it.
+const ROWS: usize = 1_000;
+
+/// Makes queries of the rows of VALUES that have a query in one of them.
+///
+/// # Errors
+///
+/// Too many rows.
+pub(crate) fn with_queries(node: &mut impl VisitMut) -> Result<()> {
+    match VisitMut::visit(node, &mut Rows) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(error),
+    }
+}
+
+struct Rows;
+
+impl VisitorMut for Rows {
+    type Break = Error;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        match in_body(&mut query.body) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(error),
+        }
+    }
+}
+
+fn in_body(body: &mut SetExpr) -> Result<()> {
+    match body {
+        SetExpr::SetOperation { left, right, .. } => {
+            in_body(left)?;
+            in_body(right)
+        }
+        SetExpr::Values(values) if !values.value_keyword && has_query(values) => {
+            let queries = as_queries(values)?;
+            *body = queries;
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn has_query(values: &Values) -> bool {
+    struct AnyQuery;
+
+    impl Visitor for AnyQuery {
+        type Break = ();
+
+        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            ControlFlow::Break(())
+        }
+    }
+
+    let mut all = values.rows.iter().flat_map(|row| &row.content);
+    all.any(|value: &Expr| Visit::visit(value, &mut AnyQuery).is_break())
+}
+
+fn as_queries(values: &mut Values) -> Result<SetExpr> {
+    let rows = std::mem::take(&mut values.rows);
+    let first = rows.first().and_then(|row| row.content.first());
+    if rows.len() > ROWS {
+        let error = Error::unsupported(format!(
+            "VALUES of more than {ROWS} rows is not supported with a query in one of them"
+        ))
+        .with_help("leave the rows with queries out, and add them by UNION ALL SELECT …");
+        return Err(match first {
+            Some(first) => error.at(first.span()),
+            None => error,
+        });
+    }
+    let template = one_row()?;
+    let rows = rows.into_iter().map(|row| {
+        let mut select = template.clone();
+        let values = row.content.into_iter().enumerate();
+        let values = values.map(|(place, expr)| SelectItem::ExprWithAlias {
+            expr,
+            alias: Ident::with_quote('"', format!("column{}", place + 1)),
+        });
+        select.projection = values.collect();
+        SetExpr::Select(Box::new(select))
+    });
+    united(rows.collect()).ok_or_else(|| Error::internal("VALUES has no rows"))
+}
+
+/// `SELECT 1`. Parsed rather than built by hand: the syntax tree has many fields that mean "absent".
+fn one_row() -> Result<Select> {
+    let parsed = Parser::new(&GenericDialect {})
+        .try_with_sql("SELECT 1")
+        .and_then(|mut parser| parser.parse_query());
+    match parsed.map(|query| *query.body) {
+        Ok(SetExpr::Select(select)) => Ok(*select),
+        _ => Err(Error::internal("a row of VALUES is no query")),
+    }
+}
+
+/// All of them by UNION ALL, in a shallow tree.
+fn united(mut all: Vec<SetExpr>) -> Option<SetExpr> {
+    if all.len() < 2 {
+        return all.pop();
+    }
+    let behind = all.split_off(all.len() / 2);
+    Some(SetExpr::SetOperation {
+        op: SetOperator::Union,
+        set_quantifier: SetQuantifier::All,
+        left: Box::new(united(all)?),
+        right: Box::new(united(behind)?),
+    })
+}

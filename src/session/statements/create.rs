@@ -1,0 +1,353 @@
+//! CREATE EXTERNAL TABLE and CREATE VIEW: what was typed becomes a checked table.
+
+use datafusion::arrow::compute::kernels::cast_utils::parse_interval_month_day_nano;
+use datafusion::arrow::datatypes::Field;
+use datafusion::prelude::SessionContext;
+use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Ident, Interval};
+use std::sync::Arc;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::formats::typed_as;
+use crate::planner::normalize;
+use crate::planner::types::{arrow_type, typed_arrow_type};
+use crate::planner::{Column, ColumnKind, CreateTable, CreateView, TableKind, Text};
+use crate::session::catalog::{Catalog, TableEntry, View};
+use crate::session::names::inner_names::with_unique_names;
+use crate::session::names::labels::Labels;
+use crate::session::rewrite;
+use crate::tables::delta::{DeltaColumn, DeltaSpec, DeltaTableHandle};
+use crate::tables::kafka::{KafkaColumn, KafkaTable, KafkaTableSpec, MetadataKey};
+use crate::tables::options::{self, Options};
+
+pub(crate) async fn create_table(
+    catalog: &Catalog,
+    table: &CreateTable,
+    text: &str,
+) -> Result<String> {
+    let name = rewrite::plain_name(&table.name)?;
+    let span = table
+        .name
+        .0
+        .first()
+        .and_then(|part| part.as_ident())
+        .map(|ident| ident.span);
+    if catalog.entry(&name).is_some() {
+        if table.if_not_exists {
+            return Ok(format!("{name} exists already"));
+        }
+        if !table.or_replace {
+            let error = Error::new(ErrorKind::Exists, format!("table {name} exists already"))
+                .with_help("CREATE OR REPLACE EXTERNAL TABLE declares it anew");
+            return Err(match span {
+                Some(span) => error.at(span),
+                None => error,
+            });
+        }
+    }
+    let entry = open_table(table, &name, IfMissing::Create).await?;
+    let done = format!("{} {name}", entry.kind_name());
+    catalog.put(&name, entry, text.to_owned());
+    Ok(done)
+}
+
+/// What becomes of a declaration whose Delta table is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum IfMissing {
+    /// It is made.
+    Create,
+    /// It was there when it was declared: an empty one in its place would hide that it is gone, or not mounted.
+    Refuse,
+}
+
+/// The table that a statement declares, opened.
+pub(crate) async fn open_table(
+    table: &CreateTable,
+    name: &str,
+    if_missing: IfMissing,
+) -> Result<TableEntry> {
+    let options = expand_options(table)?;
+    let location = expand(&table.location)?;
+    match table.kind {
+        TableKind::Kafka => {
+            let spec = kafka_spec(table, name, location, options)?;
+            let opened = place(table, KafkaTable::try_new(spec))?;
+            Ok(TableEntry::Kafka(Arc::new(opened)))
+        }
+        TableKind::Delta => {
+            let spec = delta_spec(table, location, options)?;
+            if if_missing == IfMissing::Refuse && !DeltaTableHandle::is_there(&spec).await? {
+                let gone = format!("there is no Delta table at '{}' any more", spec.location);
+                return Err(Error::not_found(gone));
+            }
+            let opened = DeltaTableHandle::create_or_open(spec).await;
+            let handle = place(table, opened)?;
+            let schema = handle.schema().await?;
+            Ok(TableEntry::Delta { handle, schema })
+        }
+    }
+}
+
+pub(crate) async fn create_view(
+    context: &SessionContext,
+    catalog: &Catalog,
+    view: CreateView,
+    text: &str,
+) -> Result<String> {
+    let name = match check_name(catalog, &view)? {
+        ViewName::Free(name) => name,
+        ViewName::Taken(said) => return Ok(said),
+    };
+    let query = view.query.clone();
+    let plan = catalog.plan_query(context, query, Some(&name)).await?;
+    if !view.columns.is_empty() && view.columns.len() != plan.schema().fields().len() {
+        return Err(Error::invalid(format!(
+            "the view names {} columns and its query has {}",
+            view.columns.len(),
+            plan.schema().fields().len()
+        )));
+    }
+    if view.columns.is_empty() {
+        with_unique_names(plan, &Labels::of_query(&view.query))?;
+    }
+    Ok(keep_view(catalog, &name, view, text))
+}
+
+/// What a view is to be called.
+pub(crate) enum ViewName {
+    /// It is made by this name.
+    Free(String),
+    /// What has the name stays; with a word for the user.
+    Taken(String),
+}
+
+/// Looks whether something has the name of a view already.
+///
+/// # Errors
+///
+/// [`ErrorKind::Exists`], unless the statement says what becomes of that.
+pub(crate) fn check_name(catalog: &Catalog, view: &CreateView) -> Result<ViewName> {
+    let name = rewrite::plain_name(&view.name)?;
+    if catalog.entry(&name).is_some() {
+        if view.if_not_exists {
+            return Ok(ViewName::Taken(format!("{name} exists already")));
+        }
+        if !view.or_replace {
+            return Err(
+                Error::new(ErrorKind::Exists, format!("{name} exists already"))
+                    .with_help("CREATE OR REPLACE VIEW replaces it"),
+            );
+        }
+    }
+    Ok(ViewName::Free(name))
+}
+
+/// Makes a view without looking at the tables of its query: statements that use it do. Gives a word for the user.
+pub(crate) fn keep_view(catalog: &Catalog, name: &str, view: CreateView, text: &str) -> String {
+    let entry = TableEntry::View(Arc::new(View {
+        columns: view.columns.iter().map(normalize).collect(),
+        query: view.query,
+    }));
+    catalog.put(name, entry, text.to_owned());
+    format!("view {name}")
+}
+
+/// Gives an error about an option or a column the place where it was typed.
+fn place<T>(table: &CreateTable, result: Result<T>) -> Result<T> {
+    result.map_err(|error| {
+        let names = |what: &str| error.message().contains(what);
+        let option = table
+            .options
+            .iter()
+            .filter(|option| names(&format!("'{}'", option.key.to_lowercase())))
+            .max_by_key(|option| option.key.len())
+            .map(|option| {
+                // A bad value is shown at the value, an unknown name at the name.
+                if names("unknown option") {
+                    option.key_span
+                } else {
+                    option.value.span
+                }
+            });
+        let column = table
+            .columns
+            .iter()
+            .find(|column| names(&format!("column {}:", normalize(&column.name))))
+            .map(|column| column.name.span);
+        let topic = names("is no topic name").then_some(table.location.span);
+        match option.or(column).or(topic) {
+            Some(span) => error.at(span),
+            None => error,
+        }
+    })
+}
+
+fn expand(text: &Text) -> Result<String> {
+    options::expand_environment(&text.value, |name| std::env::var(name).ok())
+        .map_err(|error| error.at(text.span))
+}
+
+fn expand_options(table: &CreateTable) -> Result<Options> {
+    let mut options = Options::new();
+    for option in &table.options {
+        let key = option.key.to_lowercase();
+        if options.insert(key, expand(&option.value)?).is_some() {
+            return Err(
+                Error::invalid(format!("option '{}' is given twice", option.key))
+                    .at(option.key_span),
+            );
+        }
+    }
+    Ok(options)
+}
+
+fn field(column: &Column) -> Result<Field> {
+    let data_type = arrow_type(&column.sql_type).map_err(|error| {
+        error
+            .context(format!("column {}", column.name))
+            .at(column.type_span)
+    })?;
+    Ok(Field::new(
+        normalize(&column.name),
+        data_type,
+        !column.not_null,
+    ))
+}
+
+/// The same with how it and the fields of a STRUCT were typed: a record's fields are found by that as well.
+fn typed_field(column: &Column) -> Result<Field> {
+    let plain = field(column)?;
+    let data_type = typed_arrow_type(&column.sql_type)?;
+    let typed = Field::new(plain.name(), data_type, plain.is_nullable());
+    Ok(typed_as(typed, &column.name.value))
+}
+
+fn kafka_spec(
+    table: &CreateTable,
+    name: &str,
+    topic: String,
+    options: Options,
+) -> Result<KafkaTableSpec> {
+    if let Some(column) = table.partitioned_by.first() {
+        return Err(Error::invalid("PARTITIONED BY belongs to Delta tables")
+            .with_help("a topic's partitions are set with the option 'topic.partitions'")
+            .at(column.span));
+    }
+    let mut columns = Vec::with_capacity(table.columns.len());
+    for column in &table.columns {
+        let metadata = match &column.kind {
+            ColumnKind::Physical => None,
+            ColumnKind::Metadata { key, span } => {
+                Some(MetadataKey::parse(key).map_err(|error| error.at(*span))?)
+            }
+            ColumnKind::Generated { span, .. } => {
+                return Err(Error::invalid("generated columns belong to Delta tables")
+                    .with_help("compute the column in the query, or in a view over this table")
+                    .at(*span));
+            }
+        };
+        columns.push(KafkaColumn {
+            field: typed_field(column)?,
+            metadata,
+        });
+    }
+    Ok(KafkaTableSpec {
+        name: name.to_owned(),
+        topic,
+        columns,
+        primary_key: table.primary_key.iter().map(normalize).collect(),
+        watermark: watermark(table)?,
+        options,
+    })
+}
+
+/// The event time column, the expression as SQL, and how far it is behind, in microseconds.
+fn watermark(table: &CreateTable) -> Result<Option<(String, String, i64)>> {
+    let Some((column, expr)) = &table.watermark else {
+        return Ok(None);
+    };
+    let delay = watermark_delay(column, expr)?;
+    Ok(Some((normalize(column), expr.to_string(), delay)))
+}
+
+/// How far `expr` is behind the event time `column`, in microseconds.
+fn watermark_delay(column: &Ident, expr: &Expr) -> Result<i64> {
+    let is_column = |expr: &Expr| matches!(expr, Expr::Identifier(name) if normalize(name) == normalize(column));
+    let delay = match expr {
+        expr if is_column(expr) => Some(0),
+        Expr::BinaryOp {
+            left,
+            op: BinaryOperator::Minus,
+            right,
+        } if is_column(left) => match right.as_ref() {
+            Expr::Interval(interval) => microseconds(interval),
+            _ => None,
+        },
+        _ => None,
+    };
+    delay.filter(|delay| *delay >= 0).ok_or_else(|| {
+        Error::invalid(format!("'{expr}' is no watermark of {column}"))
+            .with_help(format!(
+                "a watermark is the event time less a fixed time: WATERMARK FOR {column} AS {column} - INTERVAL '15 minutes'"
+            ))
+            .at(column.span)
+    })
+}
+
+/// None if it is not a fixed time.
+fn microseconds(interval: &Interval) -> Option<i64> {
+    let Expr::Value(value) = interval.value.as_ref() else {
+        return None;
+    };
+    let mut text = value.value.clone().into_string()?;
+    if let Some(unit) = &interval.leading_field {
+        text = format!("{text} {unit}");
+    }
+    let parsed = parse_interval_month_day_nano(&text).ok()?;
+    (parsed.months == 0).then_some(())?;
+    i64::from(parsed.days)
+        .checked_mul(86_400_000_000)?
+        .checked_add(parsed.nanoseconds / 1_000)
+}
+
+fn delta_spec(table: &CreateTable, location: String, options: Options) -> Result<DeltaSpec> {
+    if let Some(key) = table.primary_key.first() {
+        return Err(Error::invalid(
+            "PRIMARY KEY belongs to Kafka tables: a Delta table is appended to",
+        )
+        .at(key.span));
+    }
+    let mut columns = Vec::with_capacity(table.columns.len());
+    for column in &table.columns {
+        let field = field(column)?;
+        let generated = match &column.kind {
+            ColumnKind::Physical => None,
+            ColumnKind::Generated { expr, .. } => Some(expr.to_string()),
+            ColumnKind::Metadata { span, .. } => {
+                return Err(Error::invalid("METADATA columns belong to Kafka tables").at(*span));
+            }
+        };
+        columns.push(DeltaColumn {
+            name: field.name().clone(),
+            data_type: field.data_type().clone(),
+            nullable: field.is_nullable(),
+            generated,
+            comment: column.comment.clone(),
+        });
+    }
+    let names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
+    for column in &table.partitioned_by {
+        if !names.is_empty() && !names.contains(&normalize(column)) {
+            return Err(Error::invalid(format!(
+                "PARTITIONED BY names {column}, which is no column"
+            ))
+            .at(column.span));
+        }
+    }
+    Ok(DeltaSpec {
+        location,
+        columns: (!columns.is_empty()).then_some(columns),
+        partition_by: table.partitioned_by.iter().map(normalize).collect(),
+        options,
+        watermark: watermark(table)?,
+    })
+}

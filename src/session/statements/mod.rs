@@ -1,0 +1,9 @@
+//! Statements that the session itself runs: definitions, descriptions, parameters, bulk ingest.
+
+pub(crate) mod changes;
+pub(crate) mod constants;
+pub(crate) mod create;
+pub(crate) mod describe;
+pub(crate) mod ingest;
+pub(crate) mod parameters;
+pub(crate) mod summarize;

@@ -1,0 +1,534 @@
+//! The schema `system`: what the data directory knows of jobs, as tables. Each statement reads it anew.
+
+pub(crate) mod scan;
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{
+    ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray,
+    TimestampMillisecondArray,
+};
+use datafusion::arrow::compute::{cast, concat_batches};
+use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use datafusion::catalog::{SchemaProvider, TableProvider};
+use datafusion::datasource::MemTable;
+use datafusion::error::DataFusionError;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
+
+use crate::core::jobs::{BatchVersion, Committed, DeadLetter, JobHistory, SeenState, seen_state};
+use crate::error::{Error, Result};
+use crate::session::catalog::dead_letters;
+use crate::session::context::MayName;
+use crate::session::names::state_names::shown;
+use crate::session::system::scan::{SystemTable, Wanted};
+use crate::state::late_schema;
+use crate::state::{decode_states, replay};
+use crate::store::{DataDir, FoundJob, JobId, JobStore, Packed};
+use crate::tables::bad_records::BadRecord;
+
+/// The schema's name.
+pub(crate) const SYSTEM: &str = "system";
+
+/// What tables of keyed state are called when it is about who may read them.
+const JOB_STATE: &str = "job_state";
+
+/// Jobs that are asked for at the same time.
+const READS_AT_ONCE: usize = 16;
+
+const TABLES: [&str; 5] = ["batches", "dead_letters", "jobs", "late_rows", "partitions"];
+
+/// The tables over a data directory.
+pub(super) struct SystemSchema {
+    /// Folder or URL; not made by looking at it.
+    data_dir: String,
+    may_name: Option<MayName>,
+}
+
+impl std::fmt::Debug for SystemSchema {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SystemSchema")
+            .field("data_dir", &self.data_dir)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SystemSchema {
+    pub(super) fn new(data_dir: String, may_name: Option<MayName>) -> Self {
+        Self { data_dir, may_name }
+    }
+
+    fn shows(&self, name: &str) -> bool {
+        self.may_name
+            .as_ref()
+            .is_none_or(|may_name| may_name(SYSTEM, name))
+    }
+}
+
+/// The rows of a table, of these jobs and batches.
+pub(super) async fn rows_of(data_dir: &str, name: &str, wanted: &Wanted) -> Result<RecordBatch> {
+    if !DataDir::exists(data_dir) {
+        return empty_of(name);
+    }
+    let store = JobStore::new(DataDir::open(data_dir)?);
+    rows_in(&store, name, wanted).await
+}
+
+/// The same of the jobs of a store.
+pub(super) async fn rows_in(store: &JobStore, name: &str, wanted: &Wanted) -> Result<RecordBatch> {
+    let mut names = store.names().await?;
+    if let Some(jobs) = &wanted.jobs {
+        names.retain(|name| jobs.contains(name));
+    }
+    let jobs = store.found(names).await?;
+    if name == "jobs" {
+        return job_rows(store, jobs).await;
+    }
+    let mut parts = Vec::new();
+    for job in jobs {
+        let (id, mut history) = job.found?;
+        // Of a history that is narrowed only the batches are looked at.
+        let all = std::mem::take(&mut history.batches).into_iter();
+        let is_last_only = name == "partitions";
+        let keeps = |of: &Committed| is_last_only || wanted.batches.contains(&of.batch);
+        history.batches = all.filter(keeps).collect();
+        parts.push(rows_of_job(store, id, &history, name, wanted).await?);
+    }
+    concat_batches(&empty_of(name)?.schema(), &parts).map_err(internal)
+}
+
+impl SystemSchema {
+    /// The keyed state of a job after a batch, or after the last one.
+    async fn state(&self, job: &str, batch: Option<u64>) -> Result<RecordBatch> {
+        let missing = || {
+            Error::not_found(format!("no job is named {job}"))
+                .with_help("SHOW JOBS has those there are")
+        };
+        if !DataDir::exists(&self.data_dir) {
+            return Err(missing());
+        }
+        let store = JobStore::new(DataDir::open(&self.data_dir)?);
+        let (id, history) = store.find(job).await?.ok_or_else(missing)?;
+        let committed = match batch {
+            None => history.last(),
+            Some(batch) => history
+                .batches
+                .iter()
+                .find(|committed| committed.batch == batch),
+        };
+        let Some(committed) = committed else {
+            return Err(Error::not_found(match batch {
+                Some(batch) => format!("job {job} has no batch {batch}"),
+                None => format!("job {job} has not committed a batch yet"),
+            })
+            .with_help("system.batches has those there are"));
+        };
+        let version = store.version(id, &committed.version).await?;
+        let mut files = Vec::with_capacity(version.state.len());
+        for file in &version.state {
+            files.push((store.state(id, file).await?, file.closed_by));
+        }
+        match replay(&files)? {
+            Some(rows) => Ok(rows),
+            None => Err(Error::invalid(format!("job {job} keeps no state"))),
+        }
+    }
+}
+
+/// The hidden name of the table that `job_state` gives.
+pub(super) fn state_table(job: &str, batch: Option<u64>) -> String {
+    match batch {
+        Some(batch) => format!("job_state@{batch}@{job}"),
+        None => format!("job_state@@{job}"),
+    }
+}
+
+fn state_of(table: &str) -> Option<(&str, Option<u64>)> {
+    let (batch, job) = table.strip_prefix("job_state@")?.split_once('@')?;
+    Some((job, batch.parse().ok()))
+}
+
+impl SystemSchema {
+    fn table_boxed<'a>(
+        &'a self,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Arc<dyn TableProvider>>, DataFusionError>> {
+        async move {
+            if !self.table_exist(name) {
+                return Ok(None);
+            }
+            if let Some((job, batch)) = state_of(name) {
+                // Its columns are those of the job.
+                let rows = shown(&self.state(job, batch).await?)?;
+                let table = MemTable::try_new(rows.schema(), vec![vec![rows]])?;
+                return Ok(Some(Arc::new(table) as Arc<dyn TableProvider>));
+            }
+            let name = TABLES.into_iter().find(|table| *table == name);
+            let table = name.map(|name| SystemTable::try_new(name, &self.data_dir));
+            Ok(match table.transpose()? {
+                Some(table) => Some(Arc::new(table) as Arc<dyn TableProvider>),
+                None => None,
+            })
+        }
+        .boxed()
+    }
+}
+
+impl SchemaProvider for SystemSchema {
+    fn table_names(&self) -> Vec<String> {
+        let shown = TABLES.iter().filter(|name| self.shows(name));
+        shown.map(ToString::to_string).collect()
+    }
+
+    // Written out instead of `async fn`: among the bounds that async_trait adds, rustc proves for each function again that
+    // plans are Send, which takes it many seconds each time. A function with one lifetime has no such bounds.
+    fn table<'life0, 'life1, 'async_trait>(
+        &'life0 self,
+        name: &'life1 str,
+    ) -> BoxFuture<'async_trait, Result<Option<Arc<dyn TableProvider>>, DataFusionError>>
+    where
+        'life0: 'async_trait,
+        'life1: 'async_trait,
+        Self: 'async_trait,
+    {
+        self.table_boxed(name)
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        (TABLES.contains(&name) && self.shows(name))
+            || (state_of(name).is_some() && self.shows(JOB_STATE))
+    }
+}
+
+/// `job`, `state`, `reason`, `batch`, `generation`, `committed_at`, `owner`: one row per job.
+///
+/// # Errors
+///
+/// The store does not answer.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the system tables show signs of life by their age"
+)]
+pub async fn job_rows(store: &JobStore, jobs: Vec<FoundJob>) -> Result<RecordBatch> {
+    let now = chrono::Utc::now().timestamp_millis();
+    let seen = futures::stream::iter(jobs).map(|job| async move {
+        Ok::<_, Error>(match job.found {
+            Ok((id, history)) => {
+                let heartbeat = store.heartbeat(id).await?;
+                let seen = seen_state(&history, heartbeat.as_ref(), now);
+                (job.name, Some(history), seen)
+            }
+            Err(error) => {
+                let seen = SeenState {
+                    name: "FAILED",
+                    reason: Some(error.with_its_help()),
+                };
+                (job.name, None, seen)
+            }
+        })
+    });
+    rows_of_jobs(&seen.buffered(READS_AT_ONCE).try_collect::<Vec<_>>().await?)
+}
+
+/// Of a job whose log cannot be read no history is known.
+fn rows_of_jobs(jobs: &[(String, Option<JobHistory>, SeenState)]) -> Result<RecordBatch> {
+    let names = jobs.iter().map(|(name, ..)| name);
+    let names: ArrayRef = Arc::new(StringArray::from_iter_values(names));
+    let states = jobs.iter().map(|(_, _, seen)| Some(seen.name));
+    let states: ArrayRef = Arc::new(states.collect::<StringArray>());
+    let reasons = jobs.iter().map(|(_, _, seen)| seen.reason.as_deref());
+    let reasons: ArrayRef = Arc::new(reasons.collect::<StringArray>());
+    let numbers = |value: fn(&JobHistory) -> u64| -> ArrayRef {
+        let of_job = |job: &Option<JobHistory>| job.as_ref().map(|job| signed(value(job)));
+        let numbers: Int64Array = jobs.iter().map(|(_, job, _)| of_job(job)).collect();
+        Arc::new(numbers)
+    };
+    let lasts = jobs
+        .iter()
+        .map(|(_, job, _)| Some(job.as_ref()?.last()?.at));
+    let owners = jobs.iter().map(|(_, job, _)| job.as_ref()?.owner.clone());
+    let owners: ArrayRef = Arc::new(owners.collect::<StringArray>());
+    batch(vec![
+        ("job", names),
+        ("state", states),
+        ("reason", reasons),
+        (
+            "batch",
+            numbers(|job| job.last().map_or(0, |last| last.batch)),
+        ),
+        ("generation", numbers(|job| job.generation)),
+        ("committed_at", times(lasts)?),
+        ("owner", owners),
+    ])
+}
+
+/// `job`, `batch`, `generation`, `rows_in`, `rows_out`, `dead_letters`, `late_rows`, `watermark`, `offsets`, `published`,
+/// `committed_at`, `milliseconds`: one row per batch of the job that counts.
+///
+/// # Errors
+///
+/// None that a caller could cause.
+pub fn batch_rows(job: &str, batches: &[(Committed, BatchVersion)]) -> Result<RecordBatch> {
+    let numbers = |value: fn(&BatchVersion) -> u64| -> ArrayRef {
+        Arc::new(Int64Array::from_iter_values(
+            batches.iter().map(|(_, version)| signed(value(version))),
+        ))
+    };
+    let offsets = batches.iter().map(|(_, version)| {
+        let tables = version.sources.iter().map(|(table, partitions)| {
+            let partitions: serde_json::Map<_, _> = partitions
+                .iter()
+                .map(|(partition, progress)| (partition.to_string(), progress.end.into()))
+                .collect();
+            (table.clone(), partitions.into())
+        });
+        serde_json::Value::Object(tables.collect()).to_string()
+    });
+    let published = batches.iter().map(|(_, version)| {
+        let partitions = version.published.iter().map(|(partition, at)| {
+            let range = serde_json::json!([at.start, at.end]);
+            (partition.to_string(), range)
+        });
+        let partitions: serde_json::Map<_, _> = partitions.collect();
+        (!partitions.is_empty()).then(|| serde_json::Value::from(partitions).to_string())
+    });
+    let published: StringArray = published.collect();
+    let watermarks = batches.iter().map(|(_, version)| {
+        let watermark = version.time.as_ref()?.watermark?;
+        Some(watermark.div_euclid(1_000))
+    });
+    batch(vec![
+        ("job", same(job, batches.len())),
+        ("batch", numbers(|version| version.batch)),
+        ("generation", numbers(|version| version.generation)),
+        ("rows_in", numbers(|version| version.rows_in)),
+        ("rows_out", numbers(|version| version.rows_out)),
+        (
+            "dead_letters",
+            numbers(|version| version.dead_letters.len() as u64),
+        ),
+        ("late_rows", numbers(|version| version.late_rows)),
+        ("watermark", times(watermarks)?),
+        ("offsets", Arc::new(StringArray::from_iter_values(offsets))),
+        ("published", Arc::new(published)),
+        (
+            "committed_at",
+            times(batches.iter().map(|(committed, _)| Some(committed.at)))?,
+        ),
+        ("milliseconds", numbers(|version| version.took)),
+    ])
+}
+
+/// The batches of a job that count, with what each left behind.
+///
+/// # Errors
+///
+/// The store does not answer, or a version cannot be read.
+pub async fn versions(
+    store: &JobStore,
+    id: JobId,
+    history: &JobHistory,
+) -> Result<Vec<(Committed, BatchVersion)>> {
+    let names = history.batches.iter().map(|batch| batch.version.clone());
+    let mut read = pin!(store.versions(id, names.collect()));
+    let mut versions = Vec::with_capacity(history.batches.len());
+    for committed in &history.batches {
+        let Some(version) = read.next().await else {
+            break;
+        };
+        match version {
+            Ok(version) => versions.push((committed.clone(), version)),
+            // Its runner may have swept it since the log was read.
+            Err(_) if store.history(id).await?.oldest() > committed.batch => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(versions)
+}
+
+/// What the batches before those have set aside.
+async fn packed(
+    store: &JobStore,
+    id: JobId,
+    history: &JobHistory,
+    wanted: &Wanted,
+) -> Result<Vec<Packed>> {
+    let mut batches = Vec::new();
+    for name in &history.packs {
+        batches.extend(store.pack(id, name).await?.batches);
+    }
+    batches.retain(|packed| wanted.batches.contains(&packed.batch));
+    Ok(batches)
+}
+
+async fn rows_of_job(
+    store: &JobStore,
+    id: JobId,
+    history: &JobHistory,
+    table: &str,
+    wanted: &Wanted,
+) -> Result<RecordBatch> {
+    let name = history.name.as_str();
+    match table {
+        "partitions" => {
+            let last = match history.last() {
+                Some(last) => Some(store.version(id, &last.version).await?),
+                None => None,
+            };
+            partition_rows(name, last.as_ref())
+        }
+        "batches" => batch_rows(name, &versions(store, id, history).await?),
+        "dead_letters" => {
+            let packed = packed(store, id, history, wanted).await?;
+            let versions = versions(store, id, history).await?;
+            let before = packed.iter().map(|of| (of.batch, &of.dead_letters));
+            let kept = versions
+                .iter()
+                .map(|(of, version)| (of.batch, &version.dead_letters));
+            dead_letter_rows(name, before.chain(kept))
+        }
+        _ => {
+            let mut files = Vec::new();
+            for packed in packed(store, id, history, wanted).await? {
+                files.extend(packed.late.map(|late| (packed.batch, late)));
+            }
+            for (committed, version) in versions(store, id, history).await? {
+                if version.late_rows > 0 {
+                    let late = store.late(id, &committed.version, &version).await?;
+                    files.push((committed.batch, late));
+                }
+            }
+            let mut parts = Vec::new();
+            for (batch, bytes) in files {
+                for rows in decode_states(&bytes, &late_schema())? {
+                    parts.push(late_rows(name, batch, &rows)?);
+                }
+            }
+            concat_batches(&empty_of(table)?.schema(), &parts).map_err(internal)
+        }
+    }
+}
+
+/// A table without rows.
+pub(super) fn empty_of(table: &str) -> Result<RecordBatch> {
+    match table {
+        "jobs" => rows_of_jobs(&[]),
+        "partitions" => partition_rows("", None),
+        "batches" => batch_rows("", &[]),
+        "dead_letters" => dead_letter_rows("", std::iter::empty()),
+        _ => late_rows("", 0, &RecordBatch::new_empty(late_schema())),
+    }
+}
+
+fn partition_rows(job: &str, last: Option<&BatchVersion>) -> Result<RecordBatch> {
+    let mut tables = Vec::new();
+    let mut numbers = Vec::new();
+    let mut offsets = Vec::new();
+    let mut watermarks = Vec::new();
+    let mut idle = Vec::new();
+    let mut holds_back = Vec::new();
+    if let Some(last) = last {
+        for (table, partitions) in &last.sources {
+            for (partition, progress) in partitions {
+                tables.push(table.clone());
+                numbers.push(*partition);
+                offsets.push(progress.end);
+                let time = last.time.as_ref();
+                let own = time.and_then(|time| time.partition(table, *partition));
+                watermarks.push(
+                    own.and_then(|own| own.watermark)
+                        .map(|at| at.div_euclid(1_000)),
+                );
+                idle.push(own.map(|own| own.idle));
+                // Whose watermark is not past the job's lets the job go no further.
+                holds_back.push(
+                    own.map(|own| {
+                        !own.idle && own.watermark <= time.and_then(|time| time.watermark)
+                    }),
+                );
+            }
+        }
+    }
+    batch(vec![
+        ("job", same(job, tables.len())),
+        ("table", Arc::new(StringArray::from(tables))),
+        ("partition", Arc::new(Int32Array::from(numbers))),
+        ("offset", Arc::new(Int64Array::from(offsets))),
+        ("watermark", times(watermarks.into_iter())?),
+        ("idle", Arc::new(BooleanArray::from(idle))),
+        ("holds_back", Arc::new(BooleanArray::from(holds_back))),
+    ])
+}
+
+fn dead_letter_rows<'a>(
+    job: &str,
+    batches: impl Iterator<Item = (u64, &'a Vec<DeadLetter>)>,
+) -> Result<RecordBatch> {
+    let mut records = Vec::new();
+    let (mut numbers, mut tables) = (Vec::new(), Vec::new());
+    for (batch, letters) in batches {
+        for letter in letters {
+            numbers.push(signed(batch));
+            tables.push(letter.table.clone());
+            records.push(BadRecord {
+                topic: letter.topic.clone(),
+                partition: letter.partition,
+                offset: letter.offset,
+                timestamp: letter.timestamp,
+                key: letter.key.clone(),
+                value: letter.value.clone(),
+                reason: letter.reason.clone(),
+            });
+        }
+    }
+    let mut columns = vec![
+        ("job", same(job, records.len())),
+        ("batch", Arc::new(Int64Array::from(numbers)) as ArrayRef),
+        ("table", Arc::new(StringArray::from(tables))),
+    ];
+    columns.extend(dead_letters::columns(&records));
+    batch(columns)
+}
+
+fn late_rows(job: &str, number: u64, rows: &RecordBatch) -> Result<RecordBatch> {
+    let count = rows.num_rows();
+    let numbers = Int64Array::from(vec![signed(number); count]);
+    let schema = late_schema();
+    let mut columns = vec![
+        ("job", same(job, count)),
+        ("batch", Arc::new(numbers) as ArrayRef),
+    ];
+    for (field, column) in schema.fields().iter().zip(rows.columns()) {
+        columns.push((field.name().as_str(), Arc::clone(column)));
+    }
+    batch(columns)
+}
+
+fn same(text: &str, count: usize) -> ArrayRef {
+    Arc::new(StringArray::from(vec![text; count]))
+}
+
+/// SQL's BIGINT has a sign.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn times(millis: impl Iterator<Item = Option<i64>>) -> Result<ArrayRef> {
+    let times: TimestampMillisecondArray = millis.collect();
+    let zoned = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    cast(&times, &zoned).map_err(internal)
+}
+
+fn batch(columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
+    RecordBatch::try_from_iter_with_nullable(
+        columns
+            .into_iter()
+            .map(|(name, column)| (name, column, true)),
+    )
+    .map_err(internal)
+}
+
+fn internal(error: datafusion::arrow::error::ArrowError) -> Error {
+    Error::internal(error.to_string())
+}

@@ -1,0 +1,234 @@
+//! Which rows have a key: by the key's hash, the keys themselves are compared where they lie.
+
+use datafusion::arrow::array::{ArrayRef, RecordBatch};
+use datafusion::common::HashSet;
+use datafusion::common::hash_utils::{RandomState, create_hashes};
+use datafusion::error::Result;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry as TableEntry;
+
+use crate::state::compare::Comparators;
+
+/// Where a row is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Place {
+    pub(super) chunk: u32,
+    pub(super) row: u32,
+}
+
+/// In the place of a chunk: the row is the number of a list of places.
+const LIST: u32 = u32::MAX;
+
+/// A key's hash, and its place or its list of places. Nearly every key has one: it must not pay for the others.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry {
+    hash: u32,
+    place: Place,
+}
+
+impl Entry {
+    fn hash(&self) -> u64 {
+        spread(self.hash)
+    }
+
+    fn list(&self) -> Option<usize> {
+        (self.place.chunk == LIST).then_some(self.place.row as usize)
+    }
+}
+
+/// All bits of what the table asks for depend on the hash.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+/// Keys to the places of their rows; a window's key has one, a session's key one per session.
+#[derive(Debug, Default)]
+pub(super) struct PlaceIndex {
+    entries: HashTable<Entry>,
+    lists: Vec<Vec<Place>>,
+    free_lists: Vec<u32>,
+}
+
+/// The hashes of the first `keys` columns.
+pub(super) fn hashes(rows: &RecordBatch, keys: usize) -> Result<Vec<u32>> {
+    let mut hashes = vec![0_u64; rows.num_rows()];
+    let columns: &[ArrayRef] = &rows.columns()[..keys];
+    create_hashes(columns, &RandomState::default(), &mut hashes)?;
+    let fold = |hash: u64| (hash ^ (hash >> 32)) as u32;
+    Ok(hashes.into_iter().map(fold).collect())
+}
+
+impl PlaceIndex {
+    /// Bytes held.
+    pub(super) fn size(&self) -> usize {
+        let lists = self.lists.iter();
+        let places =
+            lists.map(|list| size_of::<Vec<Place>>() + list.capacity() * size_of::<Place>());
+        self.entries.allocation_size() + places.sum::<usize>() + self.free_lists.capacity() * 4
+    }
+
+    /// Room for so many more keys.
+    pub(super) fn reserve(&mut self, keys: usize) {
+        self.entries.reserve(keys, Entry::hash);
+    }
+
+    /// The entry that each key may have, by its hash: memory that is not at hand is waited for together, not key by key.
+    pub(super) fn candidates(&self, hashes: &[u32]) -> Vec<Option<&Entry>> {
+        let by_hash = |hash: &u32| {
+            self.entries
+                .find(spread(*hash), |entry| entry.hash == *hash)
+        };
+        hashes.iter().map(by_hash).collect()
+    }
+
+    /// The places of the key that `row` of the compared rows has, whose candidate is known.
+    pub(super) fn get<'i>(
+        &'i self,
+        hash: u32,
+        row: usize,
+        candidate: Option<&'i Entry>,
+        compared: &Comparators,
+    ) -> &'i [Place] {
+        let is_same = |entry: &&Entry| compared.is_same(row, first(&self.lists, entry));
+        let another = || {
+            let found = |entry: &Entry| entry.hash == hash && is_same(&entry);
+            self.entries.find(spread(hash), found)
+        };
+        match candidate.and_then(|entry| Some(entry).filter(is_same).or_else(another)) {
+            None => &[],
+            Some(entry) => match entry.list() {
+                Some(list) => &self.lists[list],
+                None => std::slice::from_ref(&entry.place),
+            },
+        }
+    }
+
+    /// The key of `row` has a row at `place` as well.
+    pub(super) fn insert(&mut self, hash: u32, row: usize, place: Place, compared: &Comparators) {
+        let lists = &self.lists;
+        let found = self.entries.entry(
+            spread(hash),
+            |entry| entry.hash == hash && compared.is_same(row, first(lists, entry)),
+            Entry::hash,
+        );
+        match found {
+            TableEntry::Vacant(vacant) => {
+                vacant.insert(Entry { hash, place });
+            }
+            TableEntry::Occupied(mut occupied) => {
+                let entry = occupied.get_mut();
+                match entry.list() {
+                    Some(list) => self.lists[list].push(place),
+                    None => {
+                        let places = vec![entry.place, place];
+                        let list = match self.free_lists.pop() {
+                            Some(list) => {
+                                self.lists[list as usize] = places;
+                                list
+                            }
+                            None => {
+                                self.lists.push(places);
+                                u32::try_from(self.lists.len() - 1).unwrap_or(LIST)
+                            }
+                        };
+                        entry.place = Place {
+                            chunk: LIST,
+                            row: list,
+                        };
+                    }
+                }
+            }
+        }
+    }
+
+    /// The key of `row` has no rows any more.
+    pub(super) fn remove(&mut self, hash: u32, row: usize, compared: &Comparators) {
+        let lists = &self.lists;
+        let found = self.entries.find_entry(spread(hash), |entry| {
+            entry.hash == hash && compared.is_same(row, first(lists, entry))
+        });
+        if let Ok(found) = found {
+            let (entry, _) = found.remove();
+            self.free(&entry);
+        }
+    }
+
+    /// Of the key of `row` only the places stay that `is_live` says. Lists in `done` were looked through before.
+    pub(super) fn keep_live(
+        &mut self,
+        hash: u32,
+        row: usize,
+        compared: &Comparators,
+        is_live: impl Fn(Place) -> bool,
+        done: &mut HashSet<usize>,
+    ) {
+        let lists = &self.lists;
+        let found = self.entries.find_entry(spread(hash), |entry| {
+            entry.hash == hash && compared.is_same(row, first(lists, entry))
+        });
+        let Ok(mut found) = found else {
+            return;
+        };
+        let entry = *found.get();
+        match entry.list() {
+            None if is_live(entry.place) => {}
+            None => {
+                found.remove();
+            }
+            Some(list) => {
+                if !done.insert(list) {
+                    return;
+                }
+                self.lists[list].retain(|place| is_live(*place));
+                match self.lists[list].as_slice() {
+                    [] => {
+                        found.remove();
+                    }
+                    [one] => found.get_mut().place = *one,
+                    _ => return,
+                }
+                self.free(&entry);
+            }
+        }
+    }
+
+    /// The row at `from`, whose key has this hash, is at `to` now.
+    pub(super) fn moved(&mut self, hash: u32, from: Place, to: Place) {
+        let lists = &self.lists;
+        let found = self
+            .entries
+            .find_mut(spread(hash), |entry| match entry.list() {
+                _ if entry.hash != hash => false,
+                Some(list) => lists[list].contains(&from),
+                None => entry.place == from,
+            });
+        let Some(entry) = found else {
+            return;
+        };
+        match entry.list() {
+            None => entry.place = to,
+            Some(list) => {
+                for place in &mut self.lists[list] {
+                    if *place == from {
+                        *place = to;
+                    }
+                }
+            }
+        }
+    }
+
+    fn free(&mut self, entry: &Entry) {
+        if let Some(list) = entry.list() {
+            self.lists[list] = Vec::new();
+            self.free_lists.push(entry.place.row);
+        }
+    }
+}
+
+/// A place of an entry's key.
+fn first(lists: &[Vec<Place>], entry: &Entry) -> Place {
+    match entry.list() {
+        Some(list) => lists[list][0],
+        None => entry.place,
+    }
+}

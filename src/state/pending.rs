@@ -1,0 +1,140 @@
+//! Chunks that were read back and are not in the index yet: who looks for keys looks through the hashes of their rows.
+//!
+//! A job that starts need not take a million keys into an index before it says something. Each change of the state that
+//! follows takes one chunk in.
+
+use std::sync::OnceLock;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::error::Result;
+
+use crate::state::index::{Place, hashes};
+
+/// The chunks, by number.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    chunks: Vec<PendingChunk>,
+}
+
+#[derive(Debug)]
+struct PendingChunk {
+    number: u32,
+    /// Of its rows, once somebody has asked.
+    hashes: OnceLock<Vec<u32>>,
+}
+
+impl PendingChunk {
+    fn hashes(&self, rows: &RecordBatch, keys: usize) -> Result<&[u32]> {
+        if let Some(known) = self.hashes.get() {
+            return Ok(known);
+        }
+        let new = hashes(rows, keys)?;
+        Ok(self.hashes.get_or_init(|| new))
+    }
+}
+
+impl Pending {
+    /// A chunk is not in the index yet.
+    pub(super) fn put(&mut self, number: u32) {
+        self.chunks.push(PendingChunk {
+            number,
+            hashes: OnceLock::new(),
+        });
+    }
+
+    /// A chunk is gone: its number may be given to another one.
+    pub(super) fn forget(&mut self, number: u32) {
+        self.chunks.retain(|chunk| chunk.number != number);
+    }
+
+    /// The number of a chunk that is to be taken into the index now, with the hashes of its rows if they are known.
+    pub(super) fn pop(&mut self) -> Option<(u32, Option<Vec<u32>>)> {
+        let chunk = self.chunks.pop()?;
+        Some((chunk.number, chunk.hashes.into_inner()))
+    }
+
+    pub(super) fn contains(&self, number: u32) -> bool {
+        self.chunks.iter().any(|chunk| chunk.number == number)
+    }
+
+    /// Bytes held.
+    pub(super) fn size(&self) -> usize {
+        let known = self.chunks.iter().filter_map(|chunk| chunk.hashes.get());
+        known
+            .map(|hashes| hashes.capacity() * size_of::<u32>())
+            .sum()
+    }
+
+    /// Gives each place whose key has the same hash as one of `wanted`, with the number of that one: whether the keys are
+    /// the same, and the row alive, is for the caller to see. `rows` gives the rows of a chunk, their key is the first
+    /// `keys` columns.
+    pub(super) fn find<'a>(
+        &self,
+        wanted: &[u32],
+        rows: impl Fn(u32) -> Option<&'a RecordBatch>,
+        keys: usize,
+        mut found: impl FnMut(usize, Place),
+    ) -> Result<()> {
+        if self.chunks.is_empty() || wanted.is_empty() {
+            return Ok(());
+        }
+        let filter = Filter::new(wanted);
+        let mut sorted: Vec<(u32, usize)> = wanted.iter().copied().zip(0..).collect();
+        sorted.sort_unstable();
+        for chunk in &self.chunks {
+            let Some(rows) = rows(chunk.number) else {
+                continue;
+            };
+            for (row, hash) in (0_u32..).zip(chunk.hashes(rows, keys)?) {
+                if !filter.may_have(*hash) {
+                    continue;
+                }
+                let first = sorted.partition_point(|(wanted, _)| wanted < hash);
+                let same = sorted[first..]
+                    .iter()
+                    .take_while(|(wanted, _)| wanted == hash);
+                for (_, index) in same {
+                    let place = Place {
+                        chunk: chunk.number,
+                        row,
+                    };
+                    found(*index, place);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One bit of each hash: nearly all rows are told apart by it, and it fits into the processor's nearest memory.
+struct Filter {
+    bits: Vec<u64>,
+    mask: usize,
+}
+
+impl Filter {
+    /// For few hashes that is 8 KiB.
+    const LEAST: usize = 1 << 16;
+    const MOST: usize = 1 << 27;
+    /// About one in so many of other hashes passes.
+    const SPARSE: usize = 64;
+
+    fn new(hashes: &[u32]) -> Self {
+        let size = (hashes.len() * Self::SPARSE).next_power_of_two();
+        let size = size.clamp(Self::LEAST, Self::MOST);
+        let mut filter = Self {
+            bits: vec![0; size / 64],
+            mask: size - 1,
+        };
+        for hash in hashes {
+            let bit = *hash as usize & filter.mask;
+            filter.bits[bit / 64] |= 1 << (bit % 64);
+        }
+        filter
+    }
+
+    fn may_have(&self, hash: u32) -> bool {
+        let bit = hash as usize & self.mask;
+        self.bits[bit / 64] >> (bit % 64) & 1 == 1
+    }
+}

@@ -1,0 +1,353 @@
+//! A folder or object store as the place where things last.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "files have names that no other process gives, and writing them to disk blocks"
+)]
+
+use std::collections::{HashMap, HashSet};
+use std::io::{Cursor, Read, Seek, SeekFrom, Write as _};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
+
+use tokio::sync::OnceCell;
+
+use super::s3::{is_s3, open_s3};
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::unfinished::{ABANDONED, unfinished_files};
+
+/// Where state, late rows and runs are kept. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct DataDir {
+    store: Arc<dyn ObjectStore>,
+    root: Path,
+    /// The folder, if it is one: what is written there is synced to disk.
+    folder: Option<PathBuf>,
+    /// Folders that are known to be on disk themselves.
+    synced: Arc<Mutex<HashSet<PathBuf>>>,
+    /// Set when the store was seen to refuse what exists.
+    refuses: Arc<OnceCell<()>>,
+    shown: String,
+}
+
+impl DataDir {
+    /// A folder, or the URL of an object store such as `s3://bucket/path`. A folder is made if there is none.
+    ///
+    /// # Errors
+    ///
+    /// A place that cannot be used.
+    pub fn open(place: &str) -> Result<Self> {
+        let url = url::Url::parse(place)
+            .ok()
+            .filter(|url| place.contains("://") && url.scheme() != "file");
+        if let Some(url) = url {
+            if is_s3(&url) {
+                let (store, root) = open_s3(&url, &HashMap::new())
+                    .map_err(|error| error.context(format!("the data directory '{place}'")))?;
+                return Ok(Self::in_store(store, root, place));
+            }
+            let environment = std::env::vars().map(|(key, value)| (key.to_lowercase(), value));
+            let (store, root) = object_store::parse_url_opts(&url, environment)
+                .map_err(|error| store_error(place, &error))?;
+            return Ok(Self::in_store(Arc::from(store), root, place));
+        }
+        let path = PathBuf::from(place.strip_prefix("file://").unwrap_or(place));
+        let made = std::fs::create_dir_all(&path).and_then(|()| path.canonicalize());
+        let folder = made.map_err(|error| {
+            Error::from(error).context(format!("the data directory '{place}' cannot be used"))
+        })?;
+        let store = LocalFileSystem::new_with_prefix(&folder)
+            .map_err(|error| store_error(place, &error))?;
+        Ok(Self {
+            store: Arc::new(store),
+            root: Path::default(),
+            folder: Some(folder),
+            synced: Arc::default(),
+            refuses: Arc::default(),
+            shown: place.to_owned(),
+        })
+    }
+
+    /// The memory of this process.
+    pub(super) fn in_memory() -> Self {
+        let store = Arc::new(object_store::memory::InMemory::new());
+        Self {
+            refuses: Arc::new(OnceCell::new_with(Some(()))),
+            ..Self::in_store(store, Path::default(), "memory")
+        }
+    }
+
+    /// The path or URL of something in it, for whoever opens it without this.
+    pub(super) fn place(&self, name: &str) -> String {
+        match &self.folder {
+            Some(folder) => folder.join(name).display().to_string(),
+            None => format!("{}/{name}", self.shown.trim_end_matches('/')),
+        }
+    }
+
+    /// Any store, whatever it does.
+    #[cfg(test)]
+    pub(crate) fn of_store(store: Arc<dyn ObjectStore>) -> Self {
+        let shown = store.to_string();
+        Self {
+            refuses: Arc::new(OnceCell::new_with(Some(()))),
+            ..Self::in_store(store, Path::default(), &shown)
+        }
+    }
+
+    fn in_store(store: Arc<dyn ObjectStore>, root: Path, shown: &str) -> Self {
+        Self {
+            store,
+            root,
+            folder: None,
+            synced: Arc::default(),
+            refuses: Arc::default(),
+            shown: shown.to_owned(),
+        }
+    }
+
+    /// Whether there may be something at a place: a folder that does not exist has nothing, and looking does not make it.
+    pub fn exists(place: &str) -> bool {
+        let path = place.strip_prefix("file://").unwrap_or(place);
+        path.contains("://") || std::path::Path::new(path).is_dir()
+    }
+
+    /// The place as it was given.
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    /// Some stores take a conditional write and do not look at the condition: two runners would win the same log entry.
+    async fn check_refuses(&self) -> Result<()> {
+        let path = self.path(&format!("probe-{}", uuid::Uuid::new_v4()));
+        let failed = |error: &StoreError| store_error(&self.shown, error);
+        let put = |text: &'static str| {
+            let options = PutOptions::from(PutMode::Create);
+            self.store.put_opts(&path, text.into(), options)
+        };
+        put("once").await.map_err(|error| failed(&error))?;
+        let again = put("twice").await;
+        self.store
+            .delete(&path)
+            .await
+            .map_err(|error| failed(&error))?;
+        match again {
+            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => Ok(()),
+            Err(error) => Err(failed(&error)),
+            Ok(_) => Err(Error::unsupported(format!(
+                "the data directory '{}': its store writes over what exists although it was told not to",
+                self.shown
+            ))
+            .with_help("jobs need a store with conditional writes (If-None-Match), or a folder")),
+        }
+    }
+
+    /// Writes an object that must not exist; false if it does. It is on disk when this returns.
+    pub(super) async fn create(&self, name: &str, bytes: Vec<u8>) -> Result<bool> {
+        if let Some(folder) = &self.folder {
+            let file = SyncedFile {
+                root: folder.clone(),
+                path: folder.join(name),
+                synced: Arc::clone(&self.synced),
+            };
+            let create = move || file.create(&bytes);
+            let created = tokio::task::spawn_blocking(create).await;
+            let created = created.map_err(|error| Error::internal(error.to_string()))?;
+            return created.map_err(|error| {
+                let place = format!("the data directory '{}'", self.shown);
+                Error::from(error).context(place)
+            });
+        }
+        self.refuses
+            .get_or_try_init(|| self.check_refuses())
+            .await?;
+        let options = PutOptions::from(PutMode::Create);
+        let wanted = Bytes::from(bytes);
+        let put = self
+            .store
+            .put_opts(&self.path(name), wanted.clone().into(), options)
+            .await;
+        match put {
+            Ok(_) => Ok(true),
+            // A store that was asked twice, since its first answer was lost, refuses its own object.
+            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => {
+                Ok(self.read(name).await?.is_some_and(|found| found == wanted))
+            }
+            Err(error) => Err(store_error(&self.shown, &error)),
+        }
+    }
+
+    /// Writes an object, over what is there: for what is worth nothing after a crash.
+    pub(super) async fn overwrite(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
+        let put = self.store.put(&self.path(name), bytes.into()).await;
+        put.map(drop)
+            .map_err(|error| store_error(&self.shown, &error))
+    }
+
+    /// Deletes what writers have left in these folders that died before a file was whole. Such files have a name of their own, with
+    /// `#` and a number at the end, and are in no listing. Young ones may be of a writer at work. Blocks; an object store has
+    /// none.
+    pub fn sweep_unfinished(&self, folders: &[&str]) -> u64 {
+        let Some(root) = &self.folder else {
+            return 0;
+        };
+        let unfinished = folders
+            .iter()
+            .flat_map(|folder| unfinished_files(&root.join(folder), ABANDONED));
+        let swept = unfinished.filter(|path| std::fs::remove_file(path).is_ok());
+        swept.count() as u64
+    }
+
+    /// Reads an object; `None` if there is none.
+    pub(super) async fn read(&self, name: &str) -> Result<Option<Bytes>> {
+        let found = match self.store.get(&self.path(name)).await {
+            Ok(found) => found.bytes().await,
+            Err(StoreError::NotFound { .. }) => return Ok(None),
+            Err(error) => Err(error),
+        };
+        found
+            .map(Some)
+            .map_err(|error| store_error(&self.shown, &error))
+    }
+
+    /// Opens an object for reading; `None` if there is none.
+    pub(super) async fn open_object(&self, name: &str) -> Result<Option<Opened>> {
+        let Some(folder) = &self.folder else {
+            let bytes = self.read(name).await?;
+            return Ok(bytes.map(|bytes| Opened::Bytes(Cursor::new(bytes))));
+        };
+        match std::fs::File::open(folder.join(name)) {
+            Ok(file) => Ok(Some(Opened::File(file))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => {
+                Err(Error::from(error).context(format!("the data directory '{}'", self.shown)))
+            }
+        }
+    }
+
+    /// The names of all objects in a folder and below, sorted, relative to it.
+    pub(super) async fn list(&self, folder: &str) -> Result<Vec<String>> {
+        let path = self.path(folder);
+        let depth = path.parts().count();
+        let found: std::result::Result<Vec<_>, StoreError> = self
+            .store
+            .list(Some(&path))
+            .map_ok(|object| {
+                let parts = object.location.parts().skip(depth);
+                let parts: Vec<String> = parts.map(|part| part.as_ref().to_owned()).collect();
+                parts.join("/")
+            })
+            .try_collect()
+            .await;
+        let mut names = found.map_err(|error| store_error(&self.shown, &error))?;
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Deletes an object; one that does not exist is fine.
+    pub(super) async fn delete(&self, name: &str) -> Result<()> {
+        match self.store.delete(&self.path(name)).await {
+            Ok(()) | Err(StoreError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(store_error(&self.shown, &error)),
+        }
+    }
+
+    fn path(&self, name: &str) -> Path {
+        name.split('/')
+            .fold(self.root.clone(), |path, part| path.join(part))
+    }
+}
+
+/// An object that is being read.
+#[derive(Debug)]
+pub enum Opened {
+    /// A file of a folder.
+    File(std::fs::File),
+    /// An object of a store, which has been read whole.
+    Bytes(Cursor<Bytes>),
+}
+
+impl Read for Opened {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::File(file) => file.read(into),
+            Self::Bytes(bytes) => bytes.read(into),
+        }
+    }
+}
+
+impl Seek for Opened {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        match self {
+            Self::File(file) => file.seek(to),
+            Self::Bytes(bytes) => bytes.seek(to),
+        }
+    }
+}
+
+/// A file in a folder that is to be there whole or not at all, whenever power fails.
+struct SyncedFile {
+    root: PathBuf,
+    path: PathBuf,
+    /// Folders that are known to be on disk themselves.
+    synced: Arc<Mutex<HashSet<PathBuf>>>,
+}
+
+impl SyncedFile {
+    /// False if there is such a file. Blocks until it is on disk.
+    fn create(&self, bytes: &[u8]) -> std::io::Result<bool> {
+        let folder = self.path.parent().unwrap_or(&self.root);
+        std::fs::create_dir_all(folder)?;
+        // Its own name it has when it is whole; what ends so is in no listing.
+        let mut unfinished = self.path.clone().into_os_string();
+        unfinished.push(format!("#{}", uuid::Uuid::new_v4().as_u128()));
+        let unfinished = PathBuf::from(unfinished);
+        let written = std::fs::File::create_new(&unfinished)
+            .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+        let linked = written.and_then(|()| std::fs::hard_link(&unfinished, &self.path));
+        let removed = std::fs::remove_file(&unfinished);
+        match linked {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(false),
+            linked => linked.and(removed)?,
+        }
+        self.sync_folders()?;
+        Ok(true)
+    }
+
+    /// The folder has a new name in it; those above only the first time.
+    fn sync_folders(&self) -> std::io::Result<()> {
+        let mut is_new = true;
+        for dir in self.path.ancestors().skip(1) {
+            if !is_new || !dir.starts_with(&self.root) {
+                break;
+            }
+            std::fs::File::open(dir)?.sync_all()?;
+            let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+            is_new = synced.insert(dir.to_owned());
+        }
+        Ok(())
+    }
+}
+
+fn store_error(place: &str, error: &StoreError) -> Error {
+    let kind = match error {
+        StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
+            ErrorKind::Permission
+        }
+        StoreError::NotImplemented { .. } | StoreError::NotSupported { .. } => {
+            ErrorKind::Unsupported
+        }
+        _ => ErrorKind::Unavailable,
+    };
+    Error::new(kind, format!("the data directory '{place}': {error}")).by_store()
+}
+
+#[cfg(test)]
+#[path = "data_dir_tests.rs"]
+mod tests;

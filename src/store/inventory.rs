@@ -1,0 +1,96 @@
+//! What lies in the folder of a job, file by file: for whoever checks it. Nothing is written.
+
+use crate::core::jobs::Entry;
+use crate::error::{Error, Result};
+use crate::store::checksum::unseal;
+use crate::store::job_store::{
+    JobId, JobStore, checkpoint_path, entry_path, log_folder, number_of,
+};
+
+/// The files of a job, by what they are; each sorted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inventory {
+    /// Numbers of entries of the log.
+    pub entries: Vec<u64>,
+    /// Numbers of checkpoints.
+    pub checkpoints: Vec<u64>,
+    /// Names of versions, committed or not.
+    pub versions: Vec<String>,
+    /// Names of files of keyed state.
+    pub state: Vec<String>,
+    /// Names of files of late rows.
+    pub late: Vec<String>,
+    /// Names of packs.
+    pub packs: Vec<String>,
+}
+
+impl Inventory {
+    /// How many files these are.
+    pub fn files(&self) -> usize {
+        let named = [&self.versions, &self.state, &self.late, &self.packs];
+        let named: usize = named.iter().map(|names| names.len()).sum();
+        named + self.entries.len() + self.checkpoints.len()
+    }
+}
+
+impl JobStore {
+    /// The files of a job.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn inventory(&self, id: JobId) -> Result<Inventory> {
+        let dir = self.dir();
+        let names = async |folder: &str, ending: &str| {
+            let files = dir.list(&format!("jobs/{id}/{folder}")).await?;
+            let names = files.iter().filter_map(|file| file.strip_suffix(ending));
+            Ok::<_, Error>(names.map(str::to_owned).collect::<Vec<_>>())
+        };
+        let numbers =
+            |files: Vec<String>| files.iter().filter_map(|file| number_of(file)).collect();
+        Ok(Inventory {
+            entries: numbers(dir.list(&log_folder(id)).await?),
+            checkpoints: numbers(dir.list(&format!("jobs/{id}/checkpoint")).await?),
+            versions: names("versions", ".json").await?,
+            state: names("state", ".arrow").await?,
+            late: names("late", ".arrow").await?,
+            packs: names("packs", ".pack").await?,
+        })
+    }
+
+    /// Where an entry of a log lies in the data directory, and why it cannot be read, if so.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn check_entry(&self, id: JobId, number: u64) -> Result<(String, Option<String>)> {
+        self.check_json::<Entry>(entry_path(id, number)).await
+    }
+
+    /// The same of a checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn check_checkpoint(
+        &self,
+        id: JobId,
+        number: u64,
+    ) -> Result<(String, Option<String>)> {
+        let path = checkpoint_path(id, number);
+        self.check_json::<serde_json::Value>(path).await
+    }
+
+    async fn check_json<T: serde::de::DeserializeOwned>(
+        &self,
+        path: String,
+    ) -> Result<(String, Option<String>)> {
+        let found = self.dir().read(&path).await?;
+        let reason = match found {
+            // Whoever makes the log shorter may just have deleted it.
+            None => None,
+            Some(bytes) => unseal::<T>(&bytes).err(),
+        };
+        Ok((path, reason))
+    }
+}

@@ -1,0 +1,1218 @@
+//! Jobs in a data directory: `jobs/names/<name>`, and of each job the log (`jobs/<id>/log/<n>.json`) with its checkpoints
+//! (`checkpoint/<n>.json`), its versions (`versions/<name>.json`), what belongs to a version under the same name: keyed state
+//! (`state/<name>.arrow`) and late rows (`late/<name>.arrow`), and what swept versions had set aside (`packs/<name>.pack`). A job
+//! that was dropped is named in `jobs/dropped/<id>` until its files are deleted.
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use serde::{Deserialize, Serialize};
+
+use crate::core::jobs::{
+    BatchVersion, Deletable, Entry, Heartbeat, JobHistory, Phase, Staged, StateFile, is_older,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::checksum::{check_crc32, crc32, seal, unseal};
+use crate::store::data_dir::{DataDir, Opened};
+use crate::store::pack::Pack;
+
+/// The format of checkpoints that this program writes and the newest it reads.
+const CHECKPOINT_FORMAT: u32 = 1;
+/// Names the jobs that were dropped and whose files are to be deleted.
+const DROPPED: &str = "jobs/dropped";
+/// A number that no log reaches: names have ten digits.
+const LAST_NUMBER: u64 = 9_999_999_999;
+/// Entries or versions that are asked for at the same time.
+const READS_AT_ONCE: usize = 16;
+
+/// What follows from the entries of a log before a number.
+#[derive(Debug, Serialize, Deserialize)]
+struct Checkpoint {
+    format: u32,
+    history: JobHistory,
+}
+
+/// The identity of a job, minted when it is created: a name that is dropped and made again is another job.
+pub type JobId = uuid::Uuid;
+
+/// A job, or why it cannot be read.
+#[derive(Debug)]
+pub struct FoundJob {
+    /// The name in SQL.
+    pub name: String,
+    /// Its id and history.
+    pub found: Result<(JobId, JobHistory)>,
+}
+
+/// The jobs of a data directory.
+#[derive(Debug, Clone)]
+pub struct JobStore {
+    dir: DataDir,
+    is_fleeting: bool,
+}
+
+impl JobStore {
+    /// The jobs of `dir`.
+    pub fn new(dir: DataDir) -> Self {
+        Self {
+            dir,
+            is_fleeting: false,
+        }
+    }
+
+    /// Jobs that nobody asks for once their process has ended.
+    pub fn fleeting() -> Self {
+        Self {
+            dir: DataDir::in_memory(),
+            is_fleeting: true,
+        }
+    }
+
+    /// Whether what batches have set aside goes with them.
+    pub fn is_fleeting(&self) -> bool {
+        self.is_fleeting
+    }
+
+    /// The names of all jobs that have not been dropped.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn names(&self) -> Result<Vec<String>> {
+        let files = self.dir.list("jobs/names").await?;
+        Ok(files.iter().map(|file| name_of(file)).collect())
+    }
+
+    /// All jobs that have not been dropped, by name. One that cannot be read does not keep the others from being seen.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn all(&self) -> Result<Vec<FoundJob>> {
+        self.found(self.names().await?).await
+    }
+
+    /// The jobs of these names; those that are not there are left out.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn found(&self, names: Vec<String>) -> Result<Vec<FoundJob>> {
+        let found = futures::stream::iter(names)
+            .map(|name| async move {
+                let found = self.find(&name).await;
+                match found {
+                    Ok(None) => Ok(None),
+                    Ok(Some(found)) => Ok(Some(FoundJob {
+                        name,
+                        found: Ok(found),
+                    })),
+                    Err(error) if error.kind() == ErrorKind::Unavailable => Err(error),
+                    Err(error) => Ok(Some(FoundJob {
+                        name,
+                        found: Err(error),
+                    })),
+                }
+            })
+            .buffered(READS_AT_ONCE);
+        found
+            .try_filter_map(|job| std::future::ready(Ok(job)))
+            .try_collect()
+            .await
+    }
+
+    /// The job of a name; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::all`].
+    pub async fn find(&self, name: &str) -> Result<Option<(JobId, JobHistory)>> {
+        self.at(&named(name)).await
+    }
+
+    /// The id of the job of a name, whatever its log says.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::find`].
+    pub async fn id_of(&self, name: &str) -> Result<Option<JobId>> {
+        self.id_at(&named(name)).await
+    }
+
+    async fn id_at(&self, path: &str) -> Result<Option<JobId>> {
+        let Some(found) = self.dir.read(path).await? else {
+            return Ok(None);
+        };
+        let id = std::str::from_utf8(&found)
+            .ok()
+            .and_then(|text| {
+                let id = text.trim().parse::<JobId>().ok()?;
+                // As it was written: a letter that has become a capital was damaged.
+                (id.to_string() == text.trim()).then_some(id)
+            })
+            .ok_or_else(|| self.corrupt(path, "it does not hold the id of a job"))?;
+        Ok(Some(id))
+    }
+
+    /// Where they lie.
+    pub(super) fn dir(&self) -> &DataDir {
+        &self.dir
+    }
+
+    async fn at(&self, path: &str) -> Result<Option<(JobId, JobHistory)>> {
+        let Some(id) = self.id_at(path).await? else {
+            return Ok(None);
+        };
+        let history = self.history(id).await;
+        // A job's log is written before its name.
+        if history.is_err() && self.dir.list(&format!("jobs/{id}")).await?.is_empty() {
+            return Err(self.corrupt(path, "it leads to a job that is not there"));
+        }
+        Ok(Some((id, history?)))
+    }
+
+    /// Makes a job; `None` if the name is taken.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a job of a name that another one had is another job"
+    )]
+    pub async fn create(&self, created: &Entry, name: &str) -> Result<Option<JobId>> {
+        let id = JobId::new_v4();
+        // The log first: a name always leads to a job.
+        if !self.append(id, 0, created).await? {
+            return Err(Error::internal("a new job's log exists already"));
+        }
+        let taken = self
+            .dir
+            .create(&named(name), id.to_string().into_bytes())
+            .await?;
+        if !taken {
+            self.dir.delete(&entry_path(id, 0)).await?;
+            return Ok(None);
+        }
+        Ok(Some(id))
+    }
+
+    /// Frees the name of a job that was dropped. Its log and versions stay until [`Self::sweep_dropped`] deletes them. Whoever slept
+    /// since it dropped the job finds another one of that name, perhaps, and leaves it alone.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn forget(&self, name: &str, id: JobId) -> Result<()> {
+        let path = named(name);
+        let found = self.dir.read(&path).await?;
+        let is_its_own = found.is_some_and(|found| found.trim_ascii() == id.to_string().as_bytes());
+        if !is_its_own {
+            return Ok(());
+        }
+        // First, so that the job can be found at any time: by its name, or among those that were dropped.
+        self.dir.create(&dropped_path(id), Vec::new()).await?;
+        self.dir.delete(&path).await
+    }
+
+    /// Writes entry `number` of a log; false if somebody else has written it, be it deleted since.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer: the entry may be there or not.
+    pub async fn append(&self, id: JobId, number: u64, entry: &Entry) -> Result<bool> {
+        let bytes = seal(entry)?;
+        if !self.dir.create(&entry_path(id, number), bytes).await? {
+            return Ok(false);
+        }
+        // Entries are deleted after a checkpoint has passed them: a number that one has passed was taken before.
+        Ok(self.last_checkpoint(id).await?.unwrap_or(0) <= number)
+    }
+
+    /// Says that a process runs the job.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn put_heartbeat(&self, id: JobId, beat: &Heartbeat) -> Result<()> {
+        let bytes = serde_json::to_vec(beat).map_err(|error| Error::internal(error.to_string()))?;
+        self.dir.overwrite(&heartbeat_path(id), bytes).await
+    }
+
+    /// The last sign that a process runs the job; one that cannot be read is none.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn heartbeat(&self, id: JobId) -> Result<Option<Heartbeat>> {
+        let found = self.dir.read(&heartbeat_path(id)).await?;
+        Ok(found.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    /// No process runs the job any more.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn delete_heartbeat(&self, id: JobId) -> Result<()> {
+        self.dir.delete(&heartbeat_path(id)).await
+    }
+
+    /// Whether nobody has written entry `number` of a log yet, nor dropped the job. Who slept for so long that the entry was
+    /// deleted is told by [`Self::append`].
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn is_free(&self, id: JobId, number: u64) -> Result<bool> {
+        let (entry, mark) = (entry_path(id, number), checkpoint_path(id, LAST_NUMBER));
+        let (entry, mark) = futures::try_join!(self.dir.read(&entry), self.dir.read(&mark))?;
+        Ok(entry.is_none() && mark.is_none())
+    }
+
+    /// What follows from a job's log.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer, an entry is missing or cannot be read.
+    pub async fn history(&self, id: JobId) -> Result<JobHistory> {
+        /// Between two looks the log is made shorter, again and again: nobody sweeps that often.
+        const LOOKS: usize = 10;
+        let mut last = self.last_checkpoint(id).await?;
+        for _ in 0..LOOKS {
+            let read = self.history_from(id, last).await;
+            // What was read may have been deleted meanwhile, or written by somebody who slept until it was.
+            let now = self.last_checkpoint(id).await?;
+            if now == last {
+                return read;
+            }
+            last = now;
+        }
+        Err(Error::unavailable(format!(
+            "the log of job {id} is made shorter all the time"
+        )))
+    }
+
+    /// The history from a checkpoint on.
+    async fn history_from(&self, id: JobId, checkpoint: Option<u64>) -> Result<JobHistory> {
+        let mut history = match checkpoint {
+            Some(number) => Some(self.checkpoint(id, number).await?),
+            None => None,
+        };
+        let first = history.as_ref().map_or(0, |history| history.next);
+        let names = self.dir.list(&log_folder(id)).await?;
+        let numbers = names.iter().filter_map(|name| number_of(name));
+        let mut paths = Vec::new();
+        for (expected, number) in (first..).zip(numbers.filter(|number| *number >= first)) {
+            if number != expected {
+                return Err(self.corrupt(&entry_path(id, expected), "it is missing"));
+            }
+            paths.push(entry_path(id, number));
+        }
+        let entries: Vec<Entry> = futures::stream::iter(paths)
+            .map(|path| {
+                let store = self.clone();
+                async move { store.parsed(&path).await }
+            })
+            .buffered(READS_AT_ONCE)
+            .try_collect()
+            .await?;
+        if let Some(history) = &mut history {
+            entries.iter().for_each(|entry| history.apply(entry));
+        }
+        history
+            .or_else(|| JobHistory::of(&entries))
+            .ok_or_else(|| self.corrupt(&entry_path(id, 0), "the log does not begin with it"))
+    }
+
+    /// The number of the newest checkpoint.
+    async fn last_checkpoint(&self, id: JobId) -> Result<Option<u64>> {
+        Ok(self.checkpoints(id).await?.pop())
+    }
+
+    /// The numbers of all checkpoints, ascending.
+    async fn checkpoints(&self, id: JobId) -> Result<Vec<u64>> {
+        let names = self.dir.list(&format!("jobs/{id}/checkpoint")).await?;
+        Ok(names.iter().filter_map(|name| number_of(name)).collect())
+    }
+
+    async fn checkpoint(&self, id: JobId, number: u64) -> Result<JobHistory> {
+        let path = checkpoint_path(id, number);
+        let checkpoint: Checkpoint = self.parsed(&path).await?;
+        if checkpoint.format > CHECKPOINT_FORMAT {
+            return Err(Error::unsupported(format!(
+                "{path} was written by a newer program (format {})",
+                checkpoint.format
+            ))
+            .with_help("run the job with that program, or a newer one"));
+        }
+        let mut history = checkpoint.history;
+        history.checkpoint = number;
+        Ok(history)
+    }
+
+    /// Writes down what follows from the log so far, and deletes the entries that the checkpoint before has passed.
+    /// [`Self::history`] reads on from it. Gives the history that the checkpoint before has.
+    ///
+    /// Whoever stops at any step, and whoever does the same at the same time, does no harm: what is deleted is passed by a
+    /// checkpoint that is not.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn compact(&self, id: JobId, history: &JobHistory) -> Result<Option<JobHistory>> {
+        let checkpoint = Checkpoint {
+            format: CHECKPOINT_FORMAT,
+            history: history.clone(),
+        };
+        let bytes = seal(&checkpoint)?;
+        // The same entries give the same checkpoint: one that is there is as good.
+        self.dir
+            .create(&checkpoint_path(id, history.next), bytes)
+            .await?;
+        let checkpoints = self.checkpoints(id).await?;
+        let [older @ .., before, _newest] = checkpoints.as_slice() else {
+            return Ok(None);
+        };
+        // A reader that has the one before in hand still finds what comes after it.
+        let passed = self.checkpoint(id, *before).await?;
+        // From the first on: what is left is never without what comes after it.
+        for name in self.dir.list(&log_folder(id)).await? {
+            if number_of(&name).is_some_and(|number| number < *before) {
+                self.dir
+                    .delete(&format!("{}/{name}", log_folder(id)))
+                    .await?;
+            }
+        }
+        for number in older {
+            self.dir.delete(&checkpoint_path(id, *number)).await?;
+        }
+        Ok(Some(passed))
+    }
+
+    /// Deletes the files that nothing can need any more, now that a checkpoint has passed the one that holds `passed`: what
+    /// [`Self::compact`] has given. Gives how many.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn sweep(&self, id: JobId, passed: &JobHistory) -> Result<u64> {
+        let Some(first) = passed.batches.first() else {
+            return Ok(0);
+        };
+        let deletable = Deletable::by(passed, &self.version(id, &first.version).await?);
+        let mut deleted = 0;
+        for (folder, ending) in [
+            ("versions", ".json"),
+            ("late", ".arrow"),
+            ("state", ".arrow"),
+            ("packs", ".pack"),
+        ] {
+            let path = format!("jobs/{id}/{folder}");
+            for file in self.dir.list(&path).await? {
+                let Some(name) = file.strip_suffix(ending) else {
+                    continue;
+                };
+                let goes = match folder {
+                    "packs" => deletable.has_pack(name),
+                    "state" => deletable.has_state(name),
+                    _ => deletable.has_version(name),
+                };
+                if goes {
+                    self.dir.delete(&format!("{path}/{file}")).await?;
+                    deleted += 1;
+                }
+            }
+        }
+        Ok(deleted)
+    }
+
+    /// Deletes what dropped jobs have left whose names [`Self::forget`] has freed: that of a DROP JOB, and those of DROP JOBs that died
+    /// before they had come so far. No other job is read.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn sweep_dropped(&self) -> Result<()> {
+        for file in self.dir.list(DROPPED).await? {
+            let Ok(id) = file.parse::<JobId>() else {
+                continue;
+            };
+            // One that is broken is not for this to judge.
+            let Ok(history) = self.history(id).await else {
+                continue;
+            };
+            if history.phase == Phase::Dropped {
+                self.clear(id, history).await?;
+                self.dir.delete(&dropped_path(id)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes what a job that was dropped has left. A checkpoint stays that says so, behind any number that a runner may still have
+    /// in mind: what it writes is in vain.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn clear(&self, id: JobId, mut history: JobHistory) -> Result<()> {
+        if history.checkpoint < LAST_NUMBER {
+            history.next = LAST_NUMBER;
+            self.compact(id, &history).await?;
+        }
+        let tombstone = checkpoint_path(id, LAST_NUMBER);
+        let folder = format!("jobs/{id}");
+        for file in self.dir.list(&folder).await? {
+            let path = format!("{folder}/{file}");
+            if path != tombstone {
+                self.dir.delete(&path).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A name for the version of log entry `sequence` that nobody else has; names sort by number.
+    pub fn version_name(sequence: u64) -> String {
+        format!("{sequence:010}-{}", short_random())
+    }
+
+    /// Writes a version.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn stage(&self, id: JobId, name: &str, version: &BatchVersion) -> Result<()> {
+        let bytes = seal(version)?;
+        self.put(&version_path(id, name), bytes).await
+    }
+
+    /// Writes a file of keyed state.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn put_state(&self, id: JobId, name: &str, bytes: Vec<u8>) -> Result<()> {
+        self.put(&state_path(id, name), bytes).await
+    }
+
+    /// Reads a file of keyed state.
+    ///
+    /// # Errors
+    ///
+    /// It is missing or damaged, or the store does not answer.
+    pub async fn state(&self, id: JobId, file: &StateFile) -> Result<Bytes> {
+        self.get_checked(&state_path(id, &file.name), file.crc32)
+            .await
+    }
+
+    /// Opens the keyed state that a version wrote: a file in a folder is read where it is, and checked by who reads it.
+    ///
+    /// # Errors
+    ///
+    /// It is missing, or the store does not answer.
+    pub async fn open_state(&self, id: JobId, name: &str) -> Result<Opened> {
+        let path = state_path(id, name);
+        let opened = self.dir.open_object(&path).await?;
+        opened.ok_or_else(|| self.corrupt(&path, "it is missing"))
+    }
+
+    /// Writes the late rows of a version.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn put_late(&self, id: JobId, name: &str, bytes: Vec<u8>) -> Result<()> {
+        self.put(&late_path(id, name), bytes).await
+    }
+
+    /// Reads the late rows of a version of this name.
+    ///
+    /// # Errors
+    ///
+    /// They are missing or damaged, or the store does not answer.
+    pub async fn late(&self, id: JobId, name: &str, version: &BatchVersion) -> Result<Bytes> {
+        let path = late_path(id, name);
+        self.get_checked(&path, version.late_crc32).await
+    }
+
+    /// Writes what versions have set aside into one file.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn put_pack(&self, id: JobId, name: &str, pack: &Pack) -> Result<()> {
+        self.put(&pack_path(id, name), pack.encode()?).await
+    }
+
+    /// Reads what swept versions have set aside.
+    ///
+    /// # Errors
+    ///
+    /// It is missing, damaged, or the store does not answer.
+    pub async fn pack(&self, id: JobId, name: &str) -> Result<Pack> {
+        let path = pack_path(id, name);
+        let bytes = self.get(&path).await?;
+        Pack::decode(&bytes).map_err(|reason| self.corrupt(&path, &reason))
+    }
+
+    async fn parsed<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let bytes = self.get(path).await?;
+        unseal(&bytes).map_err(|reason| self.corrupt(path, &reason))
+    }
+
+    async fn get_checked(&self, path: &str, written: Option<u32>) -> Result<Bytes> {
+        let bytes = self.get(path).await?;
+        if written.is_some() {
+            let checked = check_crc32(crc32(&bytes), written);
+            checked.map_err(|reason| self.corrupt(path, &reason))?;
+        }
+        Ok(bytes)
+    }
+
+    async fn get(&self, path: &str) -> Result<Bytes> {
+        let found = self.dir.read(path).await?;
+        found.ok_or_else(|| self.corrupt(path, "it is missing"))
+    }
+
+    async fn put(&self, path: &str, bytes: Vec<u8>) -> Result<()> {
+        if self.dir.create(path, bytes).await? {
+            return Ok(());
+        }
+        Err(Error::internal(format!("{path} exists already")))
+    }
+
+    /// Reads versions, some at the same time; gives them in the order of their names.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::version`], in the place of the one that it is about.
+    pub fn versions(
+        &self,
+        id: JobId,
+        names: Vec<String>,
+    ) -> impl Stream<Item = Result<BatchVersion>> + Send + use<> {
+        let store = self.clone();
+        let read = move |name: String| {
+            let store = store.clone();
+            async move { store.version(id, &name).await }
+        };
+        futures::stream::iter(names)
+            .map(read)
+            .buffered(READS_AT_ONCE)
+    }
+
+    /// Reads a version.
+    ///
+    /// # Errors
+    ///
+    /// It is missing, cannot be read, or was written by a newer program.
+    pub async fn version(&self, id: JobId, name: &str) -> Result<BatchVersion> {
+        let path = version_path(id, name);
+        let version: BatchVersion = self.parsed(&path).await?;
+        if version.format > crate::core::jobs::version::FORMAT {
+            return Err(Error::unsupported(format!(
+                "version {name} was written by a newer program (format {})",
+                version.format
+            ))
+            .with_help("run the job with that program, or a newer one"));
+        }
+        Ok(version)
+    }
+
+    /// The versions that were written and never committed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::version`].
+    pub async fn staged(&self, id: JobId, history: &JobHistory) -> Result<Vec<Staged>> {
+        self.staged_before(id, history, history.next).await
+    }
+
+    /// The versions that the next runner will find: it first appends an entry to the log, by which it takes the job over.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::version`].
+    pub async fn staged_for_next(&self, id: JobId, history: &JobHistory) -> Result<Vec<Staged>> {
+        self.staged_before(id, history, history.next + 1).await
+    }
+
+    async fn staged_before(
+        &self,
+        id: JobId,
+        history: &JobHistory,
+        number: u64,
+    ) -> Result<Vec<Staged>> {
+        let mut staged = Vec::new();
+        for file in self.dir.list(&format!("jobs/{id}/versions")).await? {
+            let Some(name) = file.strip_suffix(".json") else {
+                continue;
+            };
+            // Who sleeps over this may look when others have taken the job over and committed: their versions are theirs.
+            if history.was_committed(name) || !is_older(name, number) {
+                continue;
+            }
+            let version = match self.version(id, name).await {
+                Ok(version) => version,
+                // What was torn when it was written was not committed.
+                Err(error) if error.kind() == ErrorKind::Data => continue,
+                Err(error) => return Err(error),
+            };
+            staged.push(Staged {
+                name: name.to_owned(),
+                batch: version.batch,
+                parent: version.parent,
+            });
+        }
+        Ok(staged)
+    }
+
+    /// Deletes a version that was not committed, and what belongs to it.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn discard(&self, id: JobId, name: &str) -> Result<()> {
+        self.dir.delete(&state_path(id, name)).await?;
+        self.dir.delete(&late_path(id, name)).await?;
+        self.dir.delete(&version_path(id, name)).await
+    }
+
+    fn corrupt(&self, path: &str, reason: &str) -> Error {
+        Error::data(format!(
+            "{path} in the data directory '{}' cannot be read: {reason}",
+            self.dir.shown()
+        ))
+        .with_help("restore the file from a backup of the data directory, or drop the job and make it anew")
+    }
+}
+
+fn named(name: &str) -> String {
+    // Any name that SQL allows, in letters that every store takes as they are.
+    let plain: String = name
+        .bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' => char::from(byte).to_string(),
+            other => format!(".{other:02x}"),
+        })
+        .collect();
+    format!("jobs/names/{plain}")
+}
+
+fn dropped_path(id: JobId) -> String {
+    format!("{DROPPED}/{id}")
+}
+
+/// The name that a file of `jobs/names` stands for.
+fn name_of(file: &str) -> String {
+    let mut bytes = Vec::with_capacity(file.len());
+    let mut rest = file.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let digits = after
+            .get(..2)
+            .and_then(|digits| std::str::from_utf8(digits).ok());
+        let code = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match code.filter(|_| *first == b'.') {
+            Some(code) => {
+                bytes.push(code);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+pub(super) fn log_folder(id: JobId) -> String {
+    format!("jobs/{id}/log")
+}
+
+pub(super) fn entry_path(id: JobId, number: u64) -> String {
+    format!("{}/{number:010}.json", log_folder(id))
+}
+
+fn heartbeat_path(id: JobId) -> String {
+    format!("jobs/{id}/heartbeat.json")
+}
+
+pub(super) fn checkpoint_path(id: JobId, number: u64) -> String {
+    format!("jobs/{id}/checkpoint/{number:010}.json")
+}
+
+fn pack_path(id: JobId, name: &str) -> String {
+    format!("jobs/{id}/packs/{name}.pack")
+}
+
+/// The number that a file of a log or of its checkpoints is named by.
+pub(super) fn number_of(name: &str) -> Option<u64> {
+    name.strip_suffix(".json")?.parse().ok()
+}
+
+fn version_path(id: JobId, name: &str) -> String {
+    format!("jobs/{id}/versions/{name}.json")
+}
+
+fn state_path(id: JobId, name: &str) -> String {
+    format!("jobs/{id}/state/{name}.arrow")
+}
+
+fn late_path(id: JobId, name: &str) -> String {
+    format!("jobs/{id}/late/{name}.arrow")
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "two runners never give one file the same name"
+)]
+fn short_random() -> String {
+    let mut name = uuid::Uuid::new_v4().simple().to_string();
+    name.truncate(12);
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(dir: &std::path::Path) -> JobStore {
+        JobStore::new(DataDir::open(&dir.display().to_string()).unwrap())
+    }
+
+    fn created(name: &str) -> Entry {
+        Entry::Created {
+            name: name.into(),
+            text: "CREATE JOB …".into(),
+            tables: vec![],
+            at: 0,
+        }
+    }
+
+    fn takeover(owner: &str) -> Entry {
+        Entry::Takeover {
+            owner: owner.into(),
+            at: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_is_one_job_until_it_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let odd = "a/b.c%d é";
+        let first = store.create(&created(odd), odd).await.unwrap().unwrap();
+        assert_eq!(store.create(&created(odd), odd).await.unwrap(), None);
+        assert_eq!(store.find(odd).await.unwrap().unwrap().0, first);
+        assert_eq!(store.names().await.unwrap(), [odd]);
+        assert_eq!(store.all().await.unwrap()[0].name, odd);
+        store.forget(odd, first).await.unwrap();
+        let second = store.create(&created(odd), odd).await.unwrap().unwrap();
+        assert_ne!(first, second);
+        // A DROP JOB of the first one that slept until now does not take the name of the second.
+        store.forget(odd, first).await.unwrap();
+        assert_eq!(store.find(odd).await.unwrap().unwrap().0, second);
+    }
+
+    #[tokio::test]
+    async fn of_two_that_write_the_same_entry_one_wins() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+        let mut writers = Vec::new();
+        for writer in 0..8 {
+            let store = store.clone();
+            writers.push(tokio::spawn(async move {
+                store
+                    .append(id, 1, &takeover(&format!("runner {writer}")))
+                    .await
+                    .unwrap()
+            }));
+        }
+        let mut won = 0;
+        for writer in writers {
+            won += usize::from(writer.await.unwrap());
+        }
+        assert_eq!(won, 1);
+        let history = store.history(id).await.unwrap();
+        assert_eq!(history.next, 2);
+        assert!(history.owner.unwrap().starts_with("runner"));
+    }
+
+    fn committed(batch: u64, sequence: u64) -> Entry {
+        Entry::Committed {
+            batch,
+            version: format!("{sequence:010}-v"),
+            at: 0,
+        }
+    }
+
+    fn files(dir: &std::path::Path, id: JobId, folder: &str) -> Vec<String> {
+        let Ok(found) = std::fs::read_dir(dir.join(format!("jobs/{id}/{folder}"))) else {
+            return Vec::new();
+        };
+        let names = found.map(|file| file.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[tokio::test]
+    async fn a_log_that_was_made_shorter_says_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+        let mut all = vec![created("j")];
+        let mut shortened = 0;
+        for number in 1..=40 {
+            let entry = match number {
+                20 => Entry::Trimmed {
+                    oldest: 15,
+                    packs: vec!["p".into()],
+                    at: 7,
+                },
+                _ if number % 7 == 0 => takeover("me"),
+                _ => committed(number, number),
+            };
+            assert!(store.append(id, number, &entry).await.unwrap());
+            all.push(entry);
+            let mut history = store.history(id).await.unwrap();
+            assert_eq!(history.checkpoint, shortened);
+            history.checkpoint = 0;
+            assert_eq!(history, JobHistory::of(&all).unwrap(), "{number}");
+            if number % 10 == 5 {
+                store.compact(id, &history).await.unwrap();
+                shortened = history.next;
+            }
+        }
+        // Checkpoints at 6, 16, 26 and 36: the last two stay, and the entries that the last but one has not passed.
+        let checkpoints = files(dir.path(), id, "checkpoint");
+        assert_eq!(checkpoints, ["0000000026.json", "0000000036.json"]);
+        assert_eq!(files(dir.path(), id, "log")[0], "0000000026.json");
+        assert_eq!(files(dir.path(), id, "log").len(), 15);
+        // Who slept all the while finds its number free, and is told that it lost.
+        assert!(!store.append(id, 9, &takeover("zombie")).await.unwrap());
+        assert_eq!(store.history(id).await.unwrap().owner.unwrap(), "me");
+        // What it left is swept with the rest.
+        let history = store.history(id).await.unwrap();
+        store.compact(id, &history).await.unwrap();
+        assert_eq!(files(dir.path(), id, "log")[0], "0000000036.json");
+    }
+
+    #[tokio::test]
+    async fn a_gap_behind_a_checkpoint_and_a_newer_checkpoint_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+        let history = store.history(id).await.unwrap();
+        store.compact(id, &history).await.unwrap();
+        store.append(id, 2, &takeover("late")).await.unwrap();
+        let error = store.history(id).await.unwrap_err();
+        assert!(error.message().contains("log/0000000001.json"), "{error}");
+        let newer = dir
+            .path()
+            .join(format!("jobs/{id}/checkpoint/0000000002.json"));
+        let text = serde_json::json!({"format": 2, "history": history}).to_string();
+        std::fs::write(newer, text).unwrap();
+        let error = store.history(id).await.unwrap_err();
+        assert!(error.message().contains("newer program"), "{error}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn an_entry_is_won_once_while_the_log_is_made_shorter() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+        let mut writers = Vec::new();
+        for writer in 0..4_u64 {
+            let store = store.clone();
+            writers.push(tokio::spawn(async move {
+                let mut won = Vec::new();
+                for round in 0..60_u64 {
+                    let history = store.history(id).await.unwrap();
+                    if round % 10 == writer {
+                        // Long enough for the others to write, and for what they wrote to be deleted.
+                        tokio::time::sleep(std::time::Duration::from_millis(40)).await;
+                    }
+                    let owner = format!("{writer}/{round}");
+                    if store
+                        .append(id, history.next, &takeover(&owner))
+                        .await
+                        .unwrap()
+                    {
+                        won.push((history.next, owner));
+                    }
+                }
+                won
+            }));
+        }
+        let sweeper = {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let mut deleted = false;
+                loop {
+                    let history = store.history(id).await.unwrap();
+                    deleted |= store.compact(id, &history).await.unwrap().is_some();
+                    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+                    if history.owner.as_deref() == Some("end") {
+                        return deleted;
+                    }
+                }
+            })
+        };
+        let mut won = std::collections::BTreeMap::new();
+        for writer in writers {
+            for (number, owner) in writer.await.unwrap() {
+                assert_eq!(won.insert(number, owner), None, "{number} was won twice");
+            }
+        }
+        let history = store.history(id).await.unwrap();
+        // A winner may have been told that it lost, never the other way round.
+        assert!((won.len() as u64) < history.next);
+        assert!(won.len() > 60, "{}", won.len());
+        if let Some(last) = won.get(&(history.next - 1)) {
+            assert_eq!(history.owner.as_ref(), Some(last));
+        }
+        // One that is written is in the log, whatever its writer was told.
+        let next = history.next;
+        store.append(id, next, &takeover("end")).await.unwrap();
+        assert_eq!(store.history(id).await.unwrap().owner.unwrap(), "end");
+        assert!(sweeper.await.unwrap(), "entries were deleted");
+    }
+
+    /// A version whose state is in these files.
+    fn version_with(sequence: u64, state: &[&str]) -> BatchVersion {
+        let file = |name: &&str| StateFile {
+            name: (*name).to_owned(),
+            is_snapshot: false,
+            closed_by: None,
+            rows: 0,
+            bytes: 1,
+            crc32: Some(crc32(b"x")),
+        };
+        BatchVersion {
+            format: 1,
+            batch: sequence,
+            sequence,
+            state: state.iter().map(file).collect(),
+            ..BatchVersion::default()
+        }
+    }
+
+    /// A batch with state, late rows and its entry.
+    async fn commit(store: &JobStore, id: JobId, number: u64, state: &[&str]) {
+        let name = format!("{number:010}-v");
+        let version = version_with(number, state);
+        store.stage(id, &name, &version).await.unwrap();
+        for file in [state_path(id, &name), late_path(id, &name)] {
+            store.put(&file, b"x".to_vec()).await.unwrap();
+        }
+        let entry = committed(number, number);
+        assert!(store.append(id, number, &entry).await.unwrap());
+    }
+
+    async fn trim(store: &JobStore, id: JobId, oldest: u64, packs: &[&str]) -> JobHistory {
+        let next = store.history(id).await.unwrap().next;
+        let trimmed = Entry::Trimmed {
+            oldest,
+            packs: packs.iter().map(|pack| (*pack).to_owned()).collect(),
+            at: 0,
+        };
+        assert!(store.append(id, next, &trimmed).await.unwrap());
+        store.history(id).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn two_that_sweep_at_once_do_what_one_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+        for number in 1..=20 {
+            commit(&store, id, number, &["0000000007-v"]).await;
+        }
+        for pack in ["0000000005-p", "0000000021-p", "0000000022-p"] {
+            store
+                .put(&pack_path(id, pack), b"x".to_vec())
+                .await
+                .unwrap();
+        }
+        let history = trim(&store, id, 18, &["0000000021-p"]).await;
+        assert_eq!(store.compact(id, &history).await.unwrap(), None);
+        assert!(store.append(id, 22, &takeover("me")).await.unwrap());
+        let history = store.history(id).await.unwrap();
+        let sweep = async || {
+            let passed = store.compact(id, &history).await.unwrap().unwrap();
+            store.sweep(id, &passed).await.unwrap()
+        };
+        let (one, other) = tokio::join!(sweep(), sweep());
+        assert!(one + other >= 3 * 17, "{one} {other}");
+        let last = ["0000000018-v", "0000000019-v", "0000000020-v"];
+        let named = |ending: &str| last.map(|name| format!("{name}.{ending}"));
+        assert_eq!(files(dir.path(), id, "versions"), named("json"));
+        assert_eq!(files(dir.path(), id, "late"), named("arrow"));
+        let state = files(dir.path(), id, "state");
+        assert_eq!(
+            state[0], "0000000007-v.arrow",
+            "later versions go on from it"
+        );
+        assert_eq!(state[1..], named("arrow"));
+        // One that nobody names yet may be named soon.
+        let packs = files(dir.path(), id, "packs");
+        assert_eq!(packs, ["0000000021-p.pack", "0000000022-p.pack"]);
+        assert_eq!(store.history(id).await.unwrap().next, 23);
+    }
+
+    #[tokio::test]
+    async fn loss_1_a_sweeper_that_slept_deletes_nothing_that_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+        for number in 1..=20 {
+            commit(&store, id, number, &["0000000001-v"]).await;
+        }
+        // It has trimmed the history, and sleeps before it writes its checkpoint.
+        let slept = trim(&store, id, 10, &["0000000021-p"]).await;
+        // Meanwhile others trim twice and die before they sweep. Their batches go on from a snapshot of their own, and their
+        // pack has what the one before had.
+        for number in 22..=40 {
+            commit(&store, id, number, &["0000000022-v"]).await;
+        }
+        for pack in ["0000000021-p", "0000000041-p", "0000000062-p"] {
+            let bytes = Pack::default();
+            store.put_pack(id, pack, &bytes).await.unwrap();
+        }
+        let first = trim(&store, id, 35, &["0000000041-p"]).await;
+        store.compact(id, &first).await.unwrap();
+        for number in 42..=60 {
+            commit(&store, id, number, &["0000000022-v", "0000000042-v"]).await;
+        }
+        let second = trim(&store, id, 55, &["0000000041-p", "0000000061-p"]).await;
+        store.compact(id, &second).await.unwrap();
+
+        let passed = store.compact(id, &slept).await.unwrap().unwrap();
+        assert!(store.sweep(id, &passed).await.unwrap() > 0);
+
+        let history = store.history(id).await.unwrap();
+        let mut checked = 0;
+        for batch in &history.batches {
+            let version = store.version(id, &batch.version).await.unwrap();
+            store.late(id, &batch.version, &version).await.unwrap();
+            for file in &version.state {
+                store.state(id, file).await.unwrap();
+                checked += 1;
+            }
+        }
+        assert_eq!(checked, 2 * 6);
+        store.pack(id, "0000000041-p").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_dropped_job_leaves_a_mark_that_no_runner_gets_past() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+        let other = store.create(&created("k"), "k").await.unwrap().unwrap();
+        store
+            .put_state(id, "0000000001-v", b"x".to_vec())
+            .await
+            .unwrap();
+        store.append(id, 1, &takeover("runner")).await.unwrap();
+        store
+            .append(id, 2, &Entry::Dropped { at: 0 })
+            .await
+            .unwrap();
+        store.forget("j", id).await.unwrap();
+        for round in 0..2 {
+            match round {
+                0 => store.sweep_dropped().await.unwrap(),
+                // By the runner, when it knows.
+                _ => {
+                    let history = store.history(id).await.unwrap();
+                    store.clear(id, history).await.unwrap();
+                }
+            }
+            assert_eq!(files(dir.path(), id, "state"), Vec::<String>::new());
+            assert_eq!(files(dir.path(), id, "log"), Vec::<String>::new());
+            assert_eq!(files(dir.path(), id, "checkpoint"), ["9999999999.json"]);
+            // The runner that had it does not know yet.
+            let entry = committed(1, 1);
+            assert!(!store.is_free(id, 2).await.unwrap());
+            assert!(!store.append(id, 2, &entry).await.unwrap());
+            assert_eq!(store.history(id).await.unwrap().phase, Phase::Dropped);
+        }
+        assert_eq!(store.find("k").await.unwrap().unwrap().0, other);
+        assert_eq!(files(dir.path(), other, "log"), ["0000000000.json"]);
+    }
+
+    /// A DROP JOB that dies at any step is brought to its end: by another one of the same name while there is the name, and by any
+    /// other one after that.
+    #[tokio::test]
+    async fn what_a_drop_that_died_has_left_is_swept_by_the_next_one() {
+        for steps in 0..3 {
+            let dir = tempfile::tempdir().unwrap();
+            let store = store(dir.path());
+            let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+            let dropped = Entry::Dropped { at: 0 };
+            store.append(id, 1, &dropped).await.unwrap();
+            if steps > 0 {
+                let mark = dropped_path(id);
+                assert!(store.dir.create(&mark, Vec::new()).await.unwrap());
+            }
+            if steps > 1 {
+                store.dir.delete(&named("j")).await.unwrap();
+            }
+            store.forget("j", id).await.unwrap();
+            store.sweep_dropped().await.unwrap();
+            assert_eq!(store.names().await.unwrap(), [] as [&str; 0]);
+            assert_eq!(files(dir.path(), id, "log"), [] as [&str; 0], "{steps}");
+            assert_eq!(files(dir.path(), id, "checkpoint"), ["9999999999.json"]);
+            assert_eq!(store.dir.list(DROPPED).await.unwrap(), [] as [&str; 0]);
+        }
+    }
+
+    #[tokio::test]
+    async fn versions_are_staged_and_torn_ones_ignored() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+        let version = BatchVersion {
+            format: 1,
+            batch: 1,
+            sequence: 1,
+            rows_in: 3,
+            rows_out: 3,
+            ..BatchVersion::default()
+        };
+        let name = JobStore::version_name(1);
+        store.stage(id, &name, &version).await.unwrap();
+        assert_eq!(store.version(id, &name).await.unwrap(), version);
+        std::fs::write(
+            dir.path().join(format!("jobs/{id}/versions/torn.json")),
+            "{\"format\":",
+        )
+        .unwrap();
+        store.append(id, 1, &takeover("me")).await.unwrap();
+        let history = store.history(id).await.unwrap();
+        // What whoever took the job over since has staged is not for this one to discard.
+        let later = JobStore::version_name(history.next);
+        store.stage(id, &later, &version).await.unwrap();
+        let staged = store.staged(id, &history).await.unwrap();
+        assert_eq!(staged.len(), 1);
+        assert_eq!(staged[0].name, name);
+        let error = store.version(id, "torn").await.unwrap_err();
+        assert!(error.message().contains("torn.json"), "{error}");
+        store.discard(id, &name).await.unwrap();
+        assert_eq!(store.staged(id, &history).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn a_gap_in_a_log_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+        store.append(id, 2, &takeover("late")).await.unwrap();
+        let error = store.history(id).await.unwrap_err();
+        assert!(error.message().contains("0000000001.json"), "{error}");
+    }
+}

@@ -1,0 +1,24 @@
+//! What lasts: the logs and versions of jobs and the catalog of a server, in a folder or an object store; and how a bucket is opened.
+//!
+//! The only module that names object_store.
+
+mod catalog;
+mod checksum;
+mod data_dir;
+mod inventory;
+mod job_store;
+mod pack;
+mod profile;
+mod s3;
+#[cfg(test)]
+pub(crate) mod simulated;
+mod unfinished;
+
+pub use crate::store::data_dir::{DataDir, Opened};
+pub use crate::store::job_store::{FoundJob, JobId, JobStore};
+pub use catalog::{CatalogEntry, CatalogList, CatalogStore};
+pub use checksum::{check_crc32, crc32, crc32_of};
+pub use inventory::Inventory;
+pub use pack::{Pack, Packed};
+pub use s3::open_s3;
+pub(crate) use unfinished::{ABANDONED, unfinished_files};

@@ -1,0 +1,352 @@
+//! Jobs with an aggregate over more than a batch: the plan below it, planned for each batch, and the one above it.
+
+pub mod drain;
+mod hidden;
+#[cfg(test)]
+mod laws;
+mod lineage;
+mod query;
+#[cfg(test)]
+pub(crate) mod query_tests;
+mod scope;
+#[cfg(test)]
+mod scope_tests;
+mod sides;
+mod slices;
+mod split;
+
+use std::sync::Arc;
+
+use anabranch_udfs::{
+    FIRST_WINDOW_END, IncrementalAggregate, LateRows, LateRowsExec, LateRule, SliceRowsExec,
+    SliceRule, StateShape,
+};
+use datafusion::arrow::array::{Array as _, ArrayRef, RecordBatch};
+use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use datafusion::arrow::util::display::array_value_to_string;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DFSchemaRef, TableReference};
+use datafusion::execution::SessionState;
+use datafusion::functions::core::expr_fn::get_field;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
+use datafusion::physical_expr::expressions::Column as PhysicalColumn;
+use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
+
+use crate::core::jobs::WatermarkPolicy;
+use crate::error::{Error, Result};
+use crate::planner::ast::Emit;
+use crate::streaming::hidden::find;
+use crate::streaming::split::{BY_SLICE, Split, Windowing};
+use crate::tables::time::{HIDDEN_END, HIDDEN_START};
+use crate::tables::time::{ROW_COLUMN, ROW_WATERMARK};
+
+pub(crate) use query::reads_what_it_writes;
+pub use query::{BatchPlan, BatchSource, FrontBatch, JobQuery, JobSinkTable, LastRecords};
+pub use sides::StreamTable;
+pub(crate) use sides::{BatchTables, Sources, reads_stream, static_tables, table_of};
+
+/// Whether the rows of streams are aggregated in `plan`.
+pub(crate) fn has_aggregate(plan: &LogicalPlan, sources: &Sources) -> bool {
+    split::aggregate_of(plan, sources).is_some()
+}
+
+/// The stateful part of a job.
+#[derive(Debug, Clone)]
+pub struct StreamQuery {
+    split: Split,
+    policy: WatermarkPolicy,
+}
+
+/// The lower half of a batch: from records to partial states.
+#[derive(Debug)]
+pub struct FrontPlan {
+    /// What is aggregated.
+    pub aggregate: IncrementalAggregate,
+    /// Gives partial states of the batch's rows.
+    pub plan: Arc<dyn ExecutionPlan>,
+    /// Rows that were too late.
+    pub late: Arc<LateRows>,
+}
+
+impl StreamQuery {
+    /// Cuts a job's analyzed plan at its aggregate.
+    ///
+    /// # Errors
+    ///
+    /// What a job cannot do, by name.
+    pub(crate) fn try_new(plan: LogicalPlan, sources: &Sources, emit: Emit) -> Result<Self> {
+        let split = Split::try_new(plan, sources)?;
+        let is_keyed = matches!(split.windowing, Windowing::Keys { .. });
+        if is_keyed && emit == Emit::OnWindowClose {
+            return Err(Error::invalid(
+                "EMIT ON WINDOW CLOSE, the default, has no meaning without a window: nothing closes",
+            )
+            .with_help(
+                "say EMIT CHANGES for a row per key that a batch touched, or group by the window_start of TUMBLE, HOP, \
+                 CUMULATE or SESSION",
+            ));
+        }
+        let policies: Vec<WatermarkPolicy> = sources
+            .values()
+            .filter_map(|table| Some(table.event_time()?.policy))
+            .collect();
+        let policy = policies.first().copied().unwrap_or_default();
+        if !is_keyed && policies.iter().any(|other| *other != policy) {
+            return Err(Error::invalid(
+                "the tables of a job have different options 'watermark.partitions'",
+            ));
+        }
+        Ok(Self { split, policy })
+    }
+
+    /// Which partition holds the job's watermark.
+    pub fn policy(&self) -> WatermarkPolicy {
+        self.policy
+    }
+
+    /// What the state depends on: a job whose text gives another one cannot go on from it.
+    pub fn fingerprint(&self) -> &str {
+        &self.split.fingerprint
+    }
+
+    /// Whether state with this fingerprint is of the same windows, but by window: earlier releases kept state so where it is
+    /// now by slice.
+    pub fn was_kept_by_window(&self, fingerprint: &str) -> bool {
+        let earlier = self.split.fingerprint.strip_suffix(BY_SLICE);
+        matches!(self.split.windowing, Windowing::Sliced { .. }) && earlier == Some(fingerprint)
+    }
+
+    /// Whether a group that was emitted can stop to be: sessions grow and merge, and a filter may no longer hold.
+    pub fn withdraws(&self) -> bool {
+        matches!(self.split.windowing, Windowing::Session(_)) || self.split.has_filter_above
+    }
+
+    /// Which group an emitted row is of, for people: its columns with their values.
+    pub fn group_of(&self, emitted: &RecordBatch, row: usize) -> String {
+        let fields = self.split.schema.fields().iter();
+        let columns = fields.zip(emitted.columns()).take(self.split.groups);
+        let values: Vec<String> = columns
+            .map(|(field, column)| format!("{} = {}", field.name(), shown(column, row)))
+            .collect();
+        match values.is_empty() {
+            true => "the one group".to_owned(),
+            false => format!("group ({})", values.join(", ")),
+        }
+    }
+
+    /// Whether it has no window: keys are kept until they are forgotten.
+    pub fn is_keyed(&self) -> bool {
+        matches!(self.split.windowing, Windowing::Keys { .. })
+    }
+
+    /// The window, for people.
+    pub fn window(&self) -> &str {
+        &self.split.window
+    }
+
+    /// What a state row of HOP or CUMULATE is of, for people; of other jobs that goes without saying.
+    pub fn state_unit(&self) -> Option<String> {
+        if let Windowing::Sliced { slices, .. } = &self.split.windowing {
+            let fields = self.split.front.schema().fields();
+            let time = fields.iter().find(|field| field.name() == HIDDEN_START);
+            let width = match time.map(|time| time.data_type()) {
+                Some(DataType::Timestamp(unit, _)) => {
+                    let per_second = match unit {
+                        TimeUnit::Second => 1.0,
+                        TimeUnit::Millisecond => 1e3,
+                        TimeUnit::Microsecond => 1e6,
+                        TimeUnit::Nanosecond => 1e9,
+                    };
+                    format!("{} seconds", slices.width() as f64 / per_second)
+                }
+                _ => format!("{} ticks", slices.width()),
+            };
+            return Some(format!(
+                "by slice of {width}, whatever the number of windows"
+            ));
+        }
+        let asking = self.split.unsliced.as_ref()?;
+        Some(format!(
+            "by window, each row once for each: {asking} asks for a row's window"
+        ))
+    }
+
+    /// What is aggregated, over a plan that reads nothing.
+    ///
+    /// # Errors
+    ///
+    /// What the engine says.
+    pub(crate) async fn aggregate(&self, state: &SessionState) -> Result<IncrementalAggregate> {
+        Ok(self.front(state, &BatchTables::default()).await?.aggregate)
+    }
+
+    /// The static tables it reads, by their names in its plans.
+    pub(crate) fn static_tables(&self) -> &[TableReference] {
+        &self.split.static_tables
+    }
+
+    /// Plans the lower half over these tables: streams with the hidden column, and static tables.
+    ///
+    /// # Errors
+    ///
+    /// What the engine says.
+    pub(crate) async fn front(
+        &self,
+        state: &SessionState,
+        tables: &BatchTables,
+    ) -> Result<FrontPlan> {
+        let plan = sides::over(self.split.front.clone(), tables)?;
+        let schema = Arc::clone(plan.schema());
+        let rows = plan_rows(state, plan).await?;
+        let simplifier = simplifier(state, &schema);
+        let physical = |expr: &Expr| -> Result<Arc<dyn PhysicalExpr>> {
+            let expr = simplifier.simplify(expr.clone())?;
+            Ok(state.create_physical_expr(expr, &schema)?)
+        };
+        let all = |exprs: &[Expr]| exprs.iter().map(physical).collect::<Result<Vec<_>>>();
+        let late: Arc<LateRows> = Arc::default();
+        let watermark = || {
+            let row = find(&schema, ROW_COLUMN)
+                .ok_or_else(|| Error::internal("nobody keeps the time of rows"))?;
+            physical(&get_field(Expr::Column(row), ROW_WATERMARK))
+        };
+        let without_late = |rows: Arc<dyn ExecutionPlan>, rule| -> Result<Arc<dyn ExecutionPlan>> {
+            let late = Arc::clone(&late);
+            Ok(Arc::new(LateRowsExec::new(rows, rule, watermark()?, late)))
+        };
+        let (shape, in_time) = match &self.split.windowing {
+            Windowing::Keys { groups } => {
+                let groups = all(groups)?;
+                (StateShape::Keys { groups }, rows)
+            }
+            Windowing::Sliced {
+                keys,
+                groups,
+                slices,
+            } => {
+                let place = |name| {
+                    find(&schema, name)
+                        .and_then(|column| schema.maybe_index_of_column(&column))
+                        .ok_or_else(|| Error::internal("nobody keeps the slices of rows"))
+                };
+                let rule = SliceRule {
+                    slices: *slices,
+                    start: place(HIDDEN_START)?,
+                    end: place(HIDDEN_END)?,
+                    watermark: watermark()?,
+                };
+                let column = |name: &str, index| -> Arc<dyn PhysicalExpr> {
+                    Arc::new(PhysicalColumn::new(name, index))
+                };
+                let shape = StateShape::Slices {
+                    keys: all(keys)?,
+                    slice_start: column(HIDDEN_START, rule.start),
+                    first_window_end: column(FIRST_WINDOW_END, schema.fields().len()),
+                    slices: *slices,
+                    groups: groups.clone(),
+                };
+                let rows = SliceRowsExec::new(rows, rule, Arc::clone(&late));
+                (shape, Arc::new(rows) as Arc<dyn ExecutionPlan>)
+            }
+            Windowing::Aligned { groups, window_end } => {
+                let window_end = physical(window_end)?;
+                let shape = StateShape::Windows {
+                    groups: all(groups)?,
+                    window_end: Arc::clone(&window_end),
+                };
+                (shape, without_late(rows, LateRule::Window(window_end))?)
+            }
+            Windowing::Session(session) => {
+                let event_time = physical(session.event_time())?;
+                let shape = StateShape::Sessions {
+                    keys: all(session.keys())?,
+                    event_time: Arc::clone(&event_time),
+                    gap: session.gap(),
+                    others: all(session.others())?,
+                    groups: session.groups().to_vec(),
+                };
+                (shape, without_late(rows, LateRule::Session(event_time))?)
+            }
+        };
+        let context = PhysicalPlanningContext::default();
+        let aggregates = self
+            .split
+            .aggregates
+            .iter()
+            .map(|expr| {
+                // What it is of, and not what it is: that makes the state.
+                let simplify = |part| simplifier.simplify(part).map(Transformed::yes);
+                let expr = expr.clone().map_children(|part| match part {
+                    Expr::AggregateFunction(_) => part.map_children(simplify),
+                    part => simplify(part),
+                })?;
+                Ok(LoweredAggregateBuilder::new(
+                    &expr.data,
+                    &schema,
+                    in_time.schema().as_ref(),
+                    state.execution_props(),
+                    &context,
+                )
+                .build()?)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let output = self.split.output();
+        let aggregate =
+            IncrementalAggregate::try_new(shape, aggregates, &in_time.schema(), output)?;
+        Ok(FrontPlan {
+            plan: aggregate.partial(in_time)?,
+            aggregate,
+            late,
+        })
+    }
+
+    /// Plans the upper half over emitted rows and these static tables.
+    ///
+    /// # Errors
+    ///
+    /// What the engine says.
+    pub(crate) async fn back(
+        &self,
+        state: &SessionState,
+        emitted: &RecordBatch,
+        tables: &BatchTables,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        plan_rows(state, sides::over(self.split.back(emitted)?, tables)?).await
+    }
+}
+
+/// A value for people, as far as it is short.
+fn shown(column: &ArrayRef, row: usize) -> String {
+    const CHARACTERS: usize = 200;
+    if column.is_null(row) {
+        return "NULL".to_owned();
+    }
+    let value = array_value_to_string(column, row).unwrap_or_else(|_| "?".to_owned());
+    let short: String = value.chars().take(CHARACTERS).collect();
+    match short.len() < value.len() {
+        true => format!("{short}…"),
+        false => short,
+    }
+}
+
+/// Simplifies expressions that no optimizer sees: some functions, such as `coalesce`, are only what they become.
+fn simplifier(state: &SessionState, schema: &DFSchemaRef) -> ExprSimplifier {
+    let context = SimplifyContext::builder()
+        .with_schema(Arc::clone(schema))
+        .with_config_options(Arc::clone(state.config_options()))
+        .with_query_execution_start_time(state.execution_props().query_execution_start_time);
+    ExprSimplifier::new(context.build())
+}
+
+/// Optimizes and plans what was analyzed before.
+async fn plan_rows(state: &SessionState, plan: LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+    let optimized = state.optimizer().optimize(plan, state, |_, _| {})?;
+    Ok(state
+        .query_planner()
+        .create_physical_plan(&optimized, state)
+        .await?)
+}

@@ -1,0 +1,625 @@
+//! A job's query: checked once, planned for every batch over the ranges chosen for it.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anabranch_udfs::IncrementalAggregate;
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::catalog::TableProvider;
+use datafusion::common::TableReference;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::execution::TaskContext;
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::sql::parser::Statement as SqlStatement;
+use datafusion::sql::sqlparser::ast::{Statement as AnsiStatement, TableObject};
+
+use crate::core::jobs::{RecordMark, Shortage};
+use crate::error::{Error, Result};
+use crate::planner::ast::Emit;
+use crate::session::catalog::view_barrier;
+use crate::session::catalog::{TableEntry, split_time_travel};
+use crate::session::context::memory::JobPool;
+use crate::session::limits::plan_limits;
+use crate::session::names::apart;
+use crate::session::names::labels::Labels;
+use crate::session::rewrite::standard::ordered_texts;
+use crate::session::system::SYSTEM;
+use crate::session::{Session, rewrite};
+use crate::streaming::drain::{WholeExec, read_to_end};
+use crate::streaming::scope::check_scope;
+use crate::streaming::{
+    BatchTables, FrontPlan, Sources, StreamQuery, StreamTable, static_tables, table_of,
+};
+use crate::tables::bad_records::{BadRecord, BadRecords};
+use crate::tables::delta::{DeltaTableHandle, TimeTravel, stream_read};
+use crate::tables::kafka::{KafkaScanExec, KafkaTable};
+
+/// Where a job's rows go.
+#[derive(Debug, Clone)]
+pub enum JobSinkTable {
+    /// A topic.
+    Kafka(Arc<KafkaTable>),
+    /// A Delta table.
+    Delta(DeltaTableHandle),
+    /// Whoever has subscribed.
+    Subscriber,
+}
+
+impl JobSinkTable {
+    /// The columns of the upsert key, by which a row can be withdrawn; none of a Delta table.
+    pub fn primary_key(&self) -> &[usize] {
+        match self {
+            JobSinkTable::Kafka(table) => table.primary_key(),
+            JobSinkTable::Delta(_) | JobSinkTable::Subscriber => &[],
+        }
+    }
+}
+
+/// A source as one batch reads it.
+#[derive(Debug, Clone)]
+pub struct BatchSource {
+    /// Gives the batch's rows; of a job with windows, with the hidden column.
+    pub provider: Arc<dyn TableProvider>,
+    /// Takes the records that cannot be decoded.
+    pub bad_records: Arc<BadRecords>,
+}
+
+/// A job's INSERT, or a query that stays open, in a session of its own: the tables are those there were when the job was planned.
+#[derive(Debug)]
+pub struct JobQuery {
+    session: Session,
+    /// The memory of jobs as this one has it; none of a subscription, which has that of statements.
+    pool: Option<Arc<JobPool>>,
+    statement: SqlStatement,
+    /// The streams it reads, by table name.
+    sources: Sources,
+    /// Its other tables: read whole by every batch, as they are then.
+    static_tables: Vec<TableReference>,
+    sink: JobSinkTable,
+    /// The sink's name; none of a subscription.
+    sink_name: Option<String>,
+    /// Names of all tables and views that it uses.
+    tables: Vec<String>,
+    emit: Emit,
+    /// Its aggregate, if it has one over more than a batch.
+    stream: Option<StreamQuery>,
+    /// A view that the query reads, over tables that the query's user may not name.
+    hiding_view: Option<String>,
+    /// What it gives.
+    schema: SchemaRef,
+}
+
+/// By table and partition, the last record that was read.
+pub type LastRecords = BTreeMap<String, BTreeMap<i32, RecordMark>>;
+
+/// The lower half of a batch with windows, ready to run.
+#[derive(Debug)]
+pub struct FrontBatch {
+    /// From records to partial states.
+    pub front: FrontPlan,
+    /// What it runs in.
+    pub context: Arc<TaskContext>,
+    bad_records: Vec<(String, Arc<BadRecords>)>,
+}
+
+impl FrontBatch {
+    /// Reads records that the plan, which has run, did not need: they count all the same.
+    ///
+    /// # Errors
+    ///
+    /// What reading says, and a scan that did not come to its end.
+    pub async fn read_to_end(&self) -> Result<()> {
+        read_to_end(&self.front.plan, &self.context).await?;
+        check_reached(&self.front.plan)
+    }
+
+    /// Records read so far, and the bytes of their keys and values.
+    pub fn read(&self) -> (u64, u64) {
+        read(&self.front.plan)
+    }
+
+    /// The last record that was read of each partition so far.
+    pub fn last_records(&self) -> LastRecords {
+        last_records(&self.bad_records)
+    }
+
+    /// Takes the records that could not be decoded, with the table of each.
+    pub fn take_bad_records(&self) -> Vec<(String, BadRecord)> {
+        take_bad_records(&self.bad_records)
+    }
+}
+
+fn read(plan: &Arc<dyn ExecutionPlan>) -> (u64, u64) {
+    let own = if let Some(scan) = plan.downcast_ref::<KafkaScanExec>() {
+        (scan.records_read(), scan.bytes_read())
+    } else {
+        stream_read(plan).unwrap_or_default()
+    };
+    plan.children()
+        .into_iter()
+        .map(read)
+        .fold(own, |all, one| (all.0 + one.0, all.1 + one.1))
+}
+
+/// LOSS-1: a batch whose scan has not given all that was planned is not to be written.
+fn check_reached(plan: &Arc<dyn ExecutionPlan>) -> Result<()> {
+    if let Some(scan) = plan.downcast_ref::<KafkaScanExec>() {
+        scan.check_reached()?;
+    }
+    plan.children().into_iter().try_for_each(check_reached)
+}
+
+fn bad_records(sources: &BTreeMap<String, BatchSource>) -> Vec<(String, Arc<BadRecords>)> {
+    sources
+        .iter()
+        .map(|(name, source)| (name.clone(), Arc::clone(&source.bad_records)))
+        .collect()
+}
+
+/// `plan` with scans that are read to their end, whatever a join above them needs.
+fn whole(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let whole = plan.transform_up(|plan| {
+        Ok(
+            if plan.is::<KafkaScanExec>() || stream_read(&plan).is_some() {
+                Transformed::yes(Arc::new(WholeExec::new(plan)) as _)
+            } else {
+                Transformed::no(plan)
+            },
+        )
+    })?;
+    Ok(whole.data)
+}
+
+fn last_records(bad_records: &[(String, Arc<BadRecords>)]) -> LastRecords {
+    let last = bad_records.iter();
+    last.map(|(table, records)| (table.clone(), records.last_records()))
+        .collect()
+}
+
+fn take_bad_records(bad_records: &[(String, Arc<BadRecords>)]) -> Vec<(String, BadRecord)> {
+    let of_table = |(table, records): &(String, Arc<BadRecords>)| {
+        let table = table.clone();
+        records
+            .take()
+            .into_iter()
+            .map(move |record| (table.clone(), record))
+    };
+    bad_records.iter().flat_map(of_table).collect()
+}
+
+/// One batch, ready to run.
+#[derive(Debug)]
+pub struct BatchPlan {
+    /// Gives the rows of the sink's columns, in order.
+    pub plan: Arc<dyn ExecutionPlan>,
+    /// What it runs in.
+    pub context: Arc<TaskContext>,
+    bad_records: Vec<(String, Arc<BadRecords>)>,
+}
+
+impl BatchPlan {
+    /// Reads records that the plan, which has run, did not need: they count all the same.
+    ///
+    /// # Errors
+    ///
+    /// What reading says, and a scan that did not come to its end.
+    pub async fn read_to_end(&self) -> Result<()> {
+        read_to_end(&self.plan, &self.context).await?;
+        check_reached(&self.plan)
+    }
+
+    /// The same with rows that it has given already.
+    ///
+    /// # Errors
+    ///
+    /// Rows in other columns.
+    pub fn with_rows(self, rows: RecordBatch) -> Result<Self> {
+        let schema = self.plan.schema();
+        let plan = MemorySourceConfig::try_new_exec(&[vec![rows]], schema, None)?;
+        Ok(Self { plan, ..self })
+    }
+
+    /// Records read so far, and the bytes of their keys and values.
+    pub fn read(&self) -> (u64, u64) {
+        read(&self.plan)
+    }
+
+    /// The last record that was read of each partition so far.
+    pub fn last_records(&self) -> LastRecords {
+        last_records(&self.bad_records)
+    }
+
+    /// Takes the records that could not be decoded, with the table of each.
+    pub fn take_bad_records(&self) -> Vec<(String, BadRecord)> {
+        take_bad_records(&self.bad_records)
+    }
+}
+
+impl JobQuery {
+    /// Plans a job's INSERT once, to see what it reads, where it writes, and that it can run in batches (SCOPE-1).
+    ///
+    /// # Errors
+    ///
+    /// What a query would say, and what a job cannot do, with its name.
+    pub async fn try_new(session: &Session, insert: SqlStatement, emit: Emit) -> Result<Self> {
+        let (session, pool) = session.fork_of_job()?;
+        session.catalog.begin_statement();
+        let sink_name = sink_name(&insert)?;
+        let sink = session.sink_of(&insert).await?;
+        let mut query = Self::planned(session, insert, emit, sink).await?;
+        query.pool = Some(pool);
+        if !query.tables.contains(&sink_name) {
+            query.tables.push(sink_name.clone());
+        }
+        query.sink_name = Some(sink_name);
+        query.check_sink()?;
+        Ok(query)
+    }
+
+    /// The same of a query whose rows go to whoever has subscribed.
+    ///
+    /// # Errors
+    ///
+    /// What a query would say, and what does not run over a stream, with its name.
+    pub async fn subscription(session: &Session, query: SqlStatement, emit: Emit) -> Result<Self> {
+        let session = session.fork_alike()?;
+        session.catalog.begin_statement();
+        Self::planned(session, query, emit, JobSinkTable::Subscriber).await
+    }
+
+    async fn planned(
+        session: Session,
+        statement: SqlStatement,
+        emit: Emit,
+        sink: JobSinkTable,
+    ) -> Result<Self> {
+        let mut query = Self {
+            session,
+            pool: None,
+            statement,
+            sources: BTreeMap::new(),
+            static_tables: Vec::new(),
+            sink,
+            sink_name: None,
+            tables: Vec::new(),
+            emit,
+            stream: None,
+            hiding_view: None,
+            schema: Arc::new(Schema::empty()),
+        };
+        let (input, view) = query.plan_input().await?;
+        query.sources = query.sources_of(&input)?;
+        let is_stateful = check_scope(&input, emit, &query.sources)?;
+        query.static_tables = static_tables(&input, &query.sources);
+        query.tables = query.session.catalog.names_in_use();
+        if query.sources.is_empty() {
+            return Err(query.reads_no_stream());
+        }
+        let fields = input.schema().fields().iter();
+        let fields = fields.map(|field| field.as_ref().clone().with_nullable(true));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        query.schema = Labels::of(&query.statement).schema(schema);
+        query.hiding_view = view;
+        if is_stateful {
+            let state = query.session.states.state();
+            let analyzer = state.analyzer();
+            let analyzed = analyzer.execute_and_check(input, state.config_options(), |_, _| {})?;
+            query.stream = Some(StreamQuery::try_new(analyzed, &query.sources, emit)?);
+        }
+        Ok(query)
+    }
+
+    fn reads_no_stream(&self) -> Error {
+        const GROWS: &str =
+            "a Delta table that is declared with 'scan.mode' 'stream' is read as it grows";
+        let (what, ends) = match self.sink {
+            JobSinkTable::Subscriber => ("query", "is the query without SUBSCRIBE"),
+            _ => ("job", "is an INSERT INTO without CREATE JOB"),
+        };
+        Error::invalid(format!(
+            "the {what} reads no Kafka table, and no Delta table as a stream"
+        ))
+        .with_help(format!(
+            "it would go on for ever: what ends {ends}; {GROWS}"
+        ))
+    }
+
+    /// What a job writes it cannot read as a stream.
+    fn check_sink(&self) -> Result<()> {
+        for (name, source) in &self.sources {
+            let same = match (source, &self.sink) {
+                (StreamTable::Kafka(source), JobSinkTable::Kafka(sink)) => {
+                    (source.topic() == sink.topic() && source.shares_cluster(sink))
+                        .then(|| format!("topic '{}'", sink.topic()))
+                }
+                (StreamTable::Delta(source), JobSinkTable::Delta(sink)) => source
+                    .is_same(sink)
+                    .then(|| format!("Delta table '{}'", sink.location())),
+                _ => None,
+            };
+            if let Some(same) = same {
+                return Err(reads_what_it_writes(format!("the {same}"), name));
+            }
+        }
+        Ok(())
+    }
+
+    /// The streams it reads, by table name.
+    pub fn sources(&self) -> &BTreeMap<String, StreamTable> {
+        &self.sources
+    }
+
+    /// Its other tables, which every batch reads whole: the name of each, and what it is.
+    pub fn static_tables(&self) -> Vec<(String, String)> {
+        let shown = |table: &TableReference| {
+            if table.schema() == Some(SYSTEM) {
+                return (table.to_string(), "as it is when a batch runs".to_owned());
+            }
+            let (name, travel) = split_time_travel(table.table());
+            let kind = match self.session.catalog.entry(name) {
+                Some(entry) => entry.kind_name(),
+                None => "table",
+            };
+            let when = match travel {
+                TimeTravel::Latest => "as it is when a batch runs".to_owned(),
+                TimeTravel::Version(version) => format!("at version {version}"),
+                TimeTravel::Timestamp(_) => "at a time that does not change".to_owned(),
+            };
+            (name.to_owned(), format!("{kind}, {when}"))
+        };
+        self.static_tables.iter().map(shown).collect()
+    }
+
+    /// An error of a batch as the query's user may see it: if a view hides its tables from them, without values and names.
+    pub(crate) fn shown(&self, error: Error) -> Error {
+        match &self.hiding_view {
+            Some(view) => view_barrier::hidden(view, &error),
+            None => error,
+        }
+    }
+
+    /// The memory that it did not get since this was asked last.
+    pub(crate) fn take_shortage(&self) -> Option<Shortage> {
+        self.pool.as_ref()?.take_shortage()
+    }
+
+    /// Where its rows go.
+    pub fn sink(&self) -> &JobSinkTable {
+        &self.sink
+    }
+
+    /// The name of the table that its rows go to; none of a subscription.
+    pub fn sink_name(&self) -> Option<&str> {
+        self.sink_name.as_deref()
+    }
+
+    /// The statements that made the tables and views it uses, without secrets.
+    pub fn definitions(&self) -> Vec<String> {
+        self.tables
+            .iter()
+            .filter_map(|name| self.session.definition(name).ok())
+            .collect()
+    }
+
+    /// Plans a batch that reads `sources`, by table name. Other tables are read as they are now.
+    ///
+    /// # Errors
+    ///
+    /// A table has changed so that the query no longer fits.
+    pub async fn batch(&self, sources: BTreeMap<String, BatchSource>) -> Result<BatchPlan> {
+        let catalog = &self.session.catalog;
+        self.begin_batch();
+        let bad_records = bad_records(&sources);
+        for (name, source) in sources {
+            catalog.pin(&name, source.provider);
+        }
+        let (input, _) = self.plan_input().await?;
+        let state = self.session.states.state();
+        let state = self.planning(&state);
+        let plan = state.create_physical_plan(&input).await?;
+        Ok(BatchPlan {
+            plan: whole(plan)?,
+            context: self.session.states.task(),
+            bad_records,
+        })
+    }
+
+    /// What it gives, in the order of the sink's columns; any of them may be NULL.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    /// When it emits.
+    pub fn emit(&self) -> Emit {
+        self.emit
+    }
+
+    /// Its aggregate, if it has one over more than a batch.
+    pub fn stream(&self) -> Option<&StreamQuery> {
+        self.stream.as_ref()
+    }
+
+    /// What a job with windows aggregates.
+    ///
+    /// # Errors
+    ///
+    /// What the engine says; the job has no windows.
+    pub async fn aggregate(&self) -> Result<IncrementalAggregate> {
+        let state = self.session.states.state();
+        self.windowed()?.aggregate(&state).await
+    }
+
+    /// Plans the lower half of a batch with windows that reads `sources`, by table name.
+    ///
+    /// # Errors
+    ///
+    /// What the engine says; the job has no windows.
+    pub async fn front(&self, sources: BTreeMap<String, BatchSource>) -> Result<FrontBatch> {
+        // A batch sees one state of each static table, below the aggregate and above.
+        self.begin_batch();
+        let bad_records = bad_records(&sources);
+        let streams = sources
+            .into_iter()
+            .map(|(name, source)| (name, source.provider))
+            .collect();
+        let tables = BatchTables {
+            streams,
+            statics: self.statics_now().await?,
+        };
+        let state = self.session.states.state();
+        let state = self.planning(&state);
+        let mut front = self.windowed()?.front(&state, &tables).await?;
+        front.plan = whole(front.plan)?;
+        Ok(FrontBatch {
+            front,
+            context: self.session.states.task(),
+            bad_records,
+        })
+    }
+
+    /// Plans the upper half of a batch with windows over the rows it emits.
+    ///
+    /// # Errors
+    ///
+    /// What the engine says; the job has no windows.
+    pub async fn back(&self, emitted: &RecordBatch) -> Result<BatchPlan> {
+        let state = self.session.states.state();
+        let state = self.planning(&state);
+        let tables = BatchTables {
+            statics: self.statics_now().await?,
+            ..BatchTables::default()
+        };
+        Ok(BatchPlan {
+            plan: self.windowed()?.back(&state, emitted, &tables).await?,
+            context: self.session.states.task(),
+            bad_records: Vec::new(),
+        })
+    }
+
+    /// Forgets what the batch before has seen of static tables: their versions, and which files there are.
+    fn begin_batch(&self) {
+        self.session.catalog.begin_statement();
+        let runtime = self.session.context.runtime_env();
+        // A subscription has the list of all statements.
+        if self.pool.is_some()
+            && let Some(files) = runtime.cache_manager.get_list_files_cache()
+        {
+            files.clear();
+        }
+    }
+
+    /// The state in which batches are planned.
+    fn planning<'a>(&self, state: &'a SessionState) -> Cow<'a, SessionState> {
+        match &self.hiding_view {
+            Some(_) => Cow::Owned(view_barrier::planning_above(state)),
+            None => Cow::Borrowed(state),
+        }
+    }
+
+    /// The static tables as the running batch sees them.
+    async fn statics_now(&self) -> Result<BTreeMap<TableReference, Arc<dyn TableProvider>>> {
+        let mut tables = BTreeMap::new();
+        for name in self.windowed()?.static_tables() {
+            let provider = self.session.context.table_provider(name.clone()).await;
+            tables.insert(name.clone(), provider?);
+        }
+        Ok(tables)
+    }
+
+    fn windowed(&self) -> Result<&StreamQuery> {
+        self.stream
+            .as_ref()
+            .ok_or_else(|| Error::internal("the job has no windows"))
+    }
+
+    /// The rows of the INSERT, cast to the sink's columns; of a query, its rows. And a view that hides the tables it reads, if
+    /// there is one: its plan is a part of this one.
+    async fn plan_input(&self) -> Result<(LogicalPlan, Option<String>)> {
+        let (context, catalog) = (&self.session.context, &self.session.catalog);
+        let mut statement = self.statement.clone();
+        if let SqlStatement::Statement(ansi) = &mut statement {
+            ordered_texts(ansi.as_mut());
+        }
+        rewrite::prepare(context, catalog, &mut statement).await?;
+        let state = self.session.states.state();
+        let planned = apart::plan_apart(&state, &statement).await;
+        let plan = planned.map_err(|error| catalog.missing_table(error, statement))?;
+        plan_limits::check(&plan)?;
+        let input = match plan {
+            LogicalPlan::Dml(dml) => dml.input.as_ref().clone(),
+            query if matches!(self.sink, JobSinkTable::Subscriber) => query,
+            _ => return Err(Error::invalid("a job is an INSERT INTO … SELECT …")),
+        };
+        view_barrier::opened(input)
+    }
+
+    /// The stream that a name stands for, if it is one.
+    fn stream_of(&self, name: &str) -> Option<StreamTable> {
+        match self.session.catalog.entry_of_plan(name)? {
+            TableEntry::Kafka(table) => Some(StreamTable::Kafka(table)),
+            TableEntry::Delta { handle, .. } if handle.stream().is_some() => {
+                Some(StreamTable::Delta(handle))
+            }
+            _ => None,
+        }
+    }
+
+    fn sources_of(&self, input: &LogicalPlan) -> Result<Sources> {
+        let mut sources = BTreeMap::new();
+        input.apply_with_subqueries(|plan| {
+            if let LogicalPlan::TableScan(scan) = plan
+                && let Some(name) = table_of(scan)
+                && let Some(stream) = self.stream_of(name)
+            {
+                sources.insert(name.to_owned(), stream);
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        Ok(sources)
+    }
+}
+
+impl Session {
+    /// The table that a job writes to.
+    ///
+    /// # Errors
+    ///
+    /// There is none of that name, it cannot be opened, or a job cannot write to it.
+    pub(crate) async fn sink_of(&self, insert: &SqlStatement) -> Result<JobSinkTable> {
+        let name = sink_name(insert)?;
+        match self.catalog.open(&name).await? {
+            TableEntry::Kafka(table) => Ok(JobSinkTable::Kafka(table)),
+            TableEntry::Delta { handle, .. } => Ok(JobSinkTable::Delta(handle)),
+            other => Err(Error::unsupported(format!(
+                "{name} is a {}, and a job writes Kafka or Delta tables",
+                other.kind_name()
+            ))),
+        }
+    }
+}
+
+fn sink_name(insert: &SqlStatement) -> Result<String> {
+    if let SqlStatement::Statement(ansi) = insert
+        && let AnsiStatement::Insert(insert) = ansi.as_ref()
+        && let TableObject::TableName(name) = &insert.table
+    {
+        if insert.overwrite {
+            return Err(Error::unsupported("a job cannot overwrite a table")
+                .with_help("a job is an INSERT INTO … SELECT …"));
+        }
+        return rewrite::plain_name(name);
+    }
+    Err(Error::invalid("a job is an INSERT INTO … SELECT …"))
+}
+
+/// A job, or a query that is subscribed to, reads its own rows.
+pub(crate) fn reads_what_it_writes(same: impl std::fmt::Display, table: &str) -> Error {
+    Error::invalid(format!(
+        "the job reads and writes {same}: {table} would never be read to its end"
+    ))
+}

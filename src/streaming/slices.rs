@@ -1,0 +1,194 @@
+//! Whether the state of HOP and CUMULATE can be by slice: if nothing below the aggregate computes with a row's window.
+
+use anabranch_udfs::{EventWindow, SessionColumn, Slices};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{DFSchema, JoinType};
+use datafusion::logical_expr::{Aggregate, Expr, Extension, LogicalPlan};
+
+use crate::error::{Error, Result};
+use crate::streaming::lineage::unaliased;
+use crate::streaming::sides::{Sources, reads_stream};
+
+/// An aggregate over windows, by slice.
+#[derive(Debug, Clone)]
+pub(super) struct Sliced {
+    pub(super) slices: Slices,
+    /// What it is grouped by besides the window.
+    pub(super) keys: Vec<Expr>,
+    /// What its group columns hold.
+    pub(super) groups: Vec<SessionColumn>,
+    /// The rows below it, each once, with its slice in the place of its windows.
+    pub(super) rows: LogicalPlan,
+}
+
+/// Why an aggregate is not by slice.
+pub(super) enum Unsliced {
+    /// A row is in one window only.
+    OneWindow,
+    /// This asks for the window of each row.
+    Asked(String),
+}
+
+/// What a column holds of a row's window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Start,
+    End,
+}
+
+/// The aggregate over `window` by slice.
+pub(super) fn sliced(
+    aggregate: &Aggregate,
+    window: &EventWindow,
+    sources: &Sources,
+) -> Result<std::result::Result<Sliced, Unsliced>> {
+    let windows = window.windows();
+    let Some((slices, tumbling)) = windows
+        .slices()
+        .and_then(|slices| Some((slices, slices.tumbling()?)))
+    else {
+        return Ok(Err(Unsliced::OneWindow));
+    };
+    let parts = match parts(&aggregate.input, sources) {
+        Ok(parts) => parts,
+        Err(asking) => return Ok(Err(Unsliced::Asked(asking))),
+    };
+    let schema = aggregate.input.schema();
+    for expr in &aggregate.aggr_expr {
+        if asks(expr, schema, &parts) {
+            return Ok(Err(Unsliced::Asked(unaliased(expr).to_string())));
+        }
+    }
+    let (mut keys, mut groups) = (Vec::new(), Vec::new());
+    for expr in &aggregate.group_expr {
+        groups.push(match part_of(expr, schema, &parts) {
+            Some(Part::Start) => SessionColumn::WindowStart,
+            Some(Part::End) => SessionColumn::WindowEnd,
+            None if asks(expr, schema, &parts) => {
+                return Ok(Err(Unsliced::Asked(expr.to_string())));
+            }
+            None => {
+                keys.push(expr.clone());
+                SessionColumn::Key(keys.len() - 1)
+            }
+        });
+    }
+    let rows = aggregate.input.as_ref().clone().transform_down(|plan| {
+        if !reads_stream(&plan, sources) {
+            return Ok(Transformed::new(plan, false, TreeNodeRecursion::Jump));
+        }
+        let LogicalPlan::Extension(Extension { node }) = &plan else {
+            return Ok(Transformed::no(plan));
+        };
+        let Some(window) = node.as_any().downcast_ref::<EventWindow>() else {
+            return Ok(Transformed::no(plan));
+        };
+        let node = Extension {
+            node: std::sync::Arc::new(window.clone().with_windows(tumbling)),
+        };
+        let plan = LogicalPlan::Extension(node);
+        Ok(Transformed::new(plan, true, TreeNodeRecursion::Jump))
+    })?;
+    if !rows.transformed {
+        return Err(Error::internal("the window is gone"));
+    }
+    Ok(Ok(Sliced {
+        slices,
+        keys,
+        groups,
+        rows: rows.data,
+    }))
+}
+
+/// Per column of `plan` what it holds of the window below; or what computes with it.
+fn parts(plan: &LogicalPlan, sources: &Sources) -> std::result::Result<Vec<Option<Part>>, String> {
+    if !reads_stream(plan, sources) {
+        return Ok(vec![None; plan.schema().fields().len()]);
+    }
+    match plan {
+        LogicalPlan::SubqueryAlias(alias) => parts(&alias.input, sources),
+        LogicalPlan::Filter(filter) => {
+            let parts = parts(&filter.input, sources)?;
+            match asks(&filter.predicate, filter.input.schema(), &parts) {
+                true => Err(filter.predicate.to_string()),
+                false => Ok(parts),
+            }
+        }
+        LogicalPlan::Projection(projection) => {
+            let (schema, below) = (
+                projection.input.schema(),
+                parts(&projection.input, sources)?,
+            );
+            let part = |expr: &Expr| match part_of(expr, schema, &below) {
+                None if asks(expr, schema, &below) => Err(unaliased(expr).to_string()),
+                part => Ok(part),
+            };
+            projection.expr.iter().map(part).collect()
+        }
+        LogicalPlan::Join(join) => {
+            let left = parts(&join.left, sources)?;
+            let right = parts(&join.right, sources)?;
+            let asking = join.on.iter().find_map(|(of_left, of_right)| {
+                let asks = asks(of_left, join.left.schema(), &left)
+                    || asks(of_right, join.right.schema(), &right);
+                asks.then(|| format!("{of_left} = {of_right}"))
+            });
+            if let Some(asking) = asking {
+                return Err(asking);
+            }
+            let both: Vec<_> = left.iter().chain(&right).copied().collect();
+            if let Some(filter) = &join.filter {
+                let schema = join.left.schema().join(join.right.schema());
+                let schema = schema.map_err(|error| error.to_string())?;
+                if asks(filter, &schema, &both) {
+                    return Err(filter.to_string());
+                }
+            }
+            Ok(match join.join_type {
+                JoinType::LeftSemi | JoinType::LeftAnti => left,
+                JoinType::RightSemi | JoinType::RightAnti => right,
+                JoinType::LeftMark => left.into_iter().chain([None]).collect(),
+                JoinType::RightMark => right.into_iter().chain([None]).collect(),
+                JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full => both,
+            })
+        }
+        LogicalPlan::Extension(Extension { node }) if node.as_any().is::<EventWindow>() => {
+            let columns = plan.schema().fields().len();
+            let mut parts = vec![None; columns.saturating_sub(2)];
+            parts.extend([Some(Part::Start), Some(Part::End)]);
+            Ok(parts)
+        }
+        // The windows of its arms need not be the same.
+        LogicalPlan::Union(_) => Err("UNION ALL above the window".to_owned()),
+        other => Err(other.display().to_string()),
+    }
+}
+
+/// What a plain column holds of the window.
+fn part_of(expr: &Expr, schema: &DFSchema, parts: &[Option<Part>]) -> Option<Part> {
+    match unaliased(expr) {
+        Expr::Column(column) => parts[schema.maybe_index_of_column(column)?],
+        _ => None,
+    }
+}
+
+/// Whether an expression has to do with the window; one whose columns are not known may have.
+fn asks(expr: &Expr, schema: &DFSchema, parts: &[Option<Part>]) -> bool {
+    let has_subquery = expr.exists(|expr| {
+        Ok(matches!(
+            expr,
+            Expr::Exists(_)
+                | Expr::InSubquery(_)
+                | Expr::ScalarSubquery(_)
+                | Expr::SetComparison(_)
+        ))
+    });
+    if has_subquery.unwrap_or(true) {
+        return true;
+    }
+    let mut columns = expr.column_refs().into_iter();
+    columns.any(|column| match schema.maybe_index_of_column(column) {
+        Some(index) => parts[index].is_some(),
+        None => true,
+    })
+}

@@ -1,0 +1,484 @@
+//! A job's query cut at its aggregate: what is below runs on the rows of a batch, what is above on the rows emitted.
+
+use std::sync::Arc;
+
+use anabranch_udfs::{
+    EventWindow, IS_FINAL, PushDownFilters, SessionAggregate, SessionColumn, SessionWindow, Slices,
+    WindowKind, as_kept, plain, session_groups_of,
+};
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchemaRef, TableReference};
+use datafusion::datasource::{MemTable, provider_as_source};
+use datafusion::functions::core::expr_fn::get_field;
+use datafusion::logical_expr::expr::{AggregateFunction, Sort};
+use datafusion::logical_expr::{Aggregate, Expr, Extension, LogicalPlan, LogicalPlanBuilder};
+use datafusion::optimizer::decorrelate_lateral_join::DecorrelateLateralJoin;
+use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
+use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
+use datafusion::optimizer::rewrite_set_comparison::RewriteSetComparison;
+use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
+use datafusion::optimizer::{Optimizer, OptimizerContext};
+
+use crate::error::{Error, Result};
+use crate::streaming::hidden::{find, with_hidden};
+use crate::streaming::lineage::{Origin, origins, unaliased, window_below};
+use crate::streaming::sides::{Sources, StreamTable, reads_stream, static_tables, stream_inputs};
+use crate::streaming::slices::{Unsliced, sliced};
+use crate::tables::time::{HIDDEN_END, HIDDEN_START};
+use crate::tables::time::{ROW_COLUMN, ROW_IN_FILE};
+
+/// The table of emitted rows in the upper part.
+const EMITTED: &str = "__emitted";
+
+/// How rows are put together.
+#[derive(Debug, Clone)]
+pub(super) enum Windowing {
+    /// By key, without a window.
+    Keys { groups: Vec<Expr> },
+    /// By TUMBLE, HOP or CUMULATE.
+    Aligned { groups: Vec<Expr>, window_end: Expr },
+    /// By HOP or CUMULATE, by slice: rows have their slice in the place of their window.
+    Sliced {
+        keys: Vec<Expr>,
+        groups: Vec<SessionColumn>,
+        slices: Slices,
+    },
+    /// By SESSION.
+    Session(Box<SessionAggregate>),
+}
+
+/// The query, cut.
+#[derive(Debug, Clone)]
+pub(super) struct Split {
+    /// Rows below the aggregate, with just the columns that it and late rows need.
+    pub(super) front: LogicalPlan,
+    pub(super) windowing: Windowing,
+    pub(super) aggregates: Vec<Expr>,
+    /// The columns of the aggregate.
+    pub(super) schema: DFSchemaRef,
+    /// How many of them, from the first on, tell a group.
+    pub(super) groups: usize,
+    /// What the window is, for people and fingerprints.
+    pub(super) window: String,
+    /// What the state depends on.
+    pub(super) fingerprint: String,
+    /// What asks for the window of each row, so that the state of HOP or CUMULATE is not by slice.
+    pub(super) unsliced: Option<String>,
+    /// Whether HAVING or another filter stands above the aggregate.
+    pub(super) has_filter_above: bool,
+    /// Tables that are read whole, and as they are when a batch runs.
+    pub(super) static_tables: Vec<TableReference>,
+    whole: LogicalPlan,
+    sources: Sources,
+}
+
+/// The first aggregate of the stream's rows in a plan, from the top.
+pub(super) fn aggregate_of<'a>(plan: &'a LogicalPlan, sources: &Sources) -> Option<&'a Aggregate> {
+    match plan {
+        LogicalPlan::Aggregate(aggregate) if reads_stream(plan, sources) => Some(aggregate),
+        _ => stream_inputs(plan, sources).find_map(|input| aggregate_of(input, sources)),
+    }
+}
+
+impl Split {
+    /// Cuts an analyzed plan.
+    pub(super) fn try_new(whole: LogicalPlan, sources: &Sources) -> Result<Self> {
+        let Some(aggregate) = aggregate_of(&whole, sources) else {
+            return Err(Error::internal("the job has no aggregate"));
+        };
+        let has_filter_above = has_filter_above(&whole, sources);
+        // Subqueries become joins, and what selects keys goes below a session, before anything else is asked of the plan.
+        let optimizer = Optimizer::with_rules(vec![
+            Arc::new(RewriteSetComparison::new()),
+            Arc::new(ReplaceDistinctWithAggregate::new()),
+            Arc::new(DecorrelatePredicateSubquery::new()),
+            Arc::new(ScalarSubqueryToJoin::new()),
+            Arc::new(DecorrelateLateralJoin::new()),
+            Arc::new(PushDownFilters::default()),
+        ]);
+        let below = optimizer.optimize(
+            aggregate.input.as_ref().clone(),
+            &OptimizerContext::new(),
+            |_, _| {},
+        )?;
+        check_functions(&aggregate.aggr_expr)?;
+        let window_text = match window_below(&below, sources) {
+            Some(window) => {
+                check_event_time(window, sources)?;
+                window.display().to_string()
+            }
+            None => {
+                check_keyed(aggregate)?;
+                let keys = aggregate.group_expr.iter();
+                let keys: Vec<String> = keys
+                    .map(|key| Ok(plain(key.clone())?.to_string()))
+                    .collect::<Result<_>>()?;
+                format!("GROUP BY without a window: keys=[{}]", keys.join(", "))
+            }
+        };
+        let input = with_hidden(&below, sources)?;
+        let aggregate = Aggregate::try_new_with_schema(
+            Arc::new(input),
+            aggregate.group_expr.clone(),
+            tie_broken(&aggregate.aggr_expr, sources),
+            Arc::clone(&aggregate.schema),
+        )?;
+        let (windowing, rows, unsliced) = windowing(&aggregate, sources)?;
+        let aggregates = match &windowing {
+            Windowing::Session(session) => session.aggregates().to_vec(),
+            _ => aggregate.aggr_expr.clone(),
+        };
+        let fingerprint = fingerprint(&window_text, &windowing, &aggregate, &aggregates, &rows)?;
+        let front = reduced(&rows, &windowing, &aggregates)?;
+        let columns = aggregate.schema.fields().len();
+        Ok(Self {
+            front,
+            windowing,
+            aggregates,
+            schema: Arc::clone(&aggregate.schema),
+            groups: columns.saturating_sub(aggregate.aggr_expr.len()),
+            window: window_text,
+            fingerprint,
+            unsliced,
+            has_filter_above,
+            static_tables: static_tables(&whole, sources),
+            whole,
+            sources: sources.clone(),
+        })
+    }
+
+    /// The columns of emitted rows.
+    pub(super) fn output(&self) -> SchemaRef {
+        Arc::clone(self.schema.inner())
+    }
+
+    /// What is above the aggregate, over `emitted` rows in its columns.
+    pub(super) fn back(&self, emitted: &RecordBatch) -> Result<LogicalPlan> {
+        // Names of their own: those of an aggregate may come twice, under different qualifiers.
+        let fields: Vec<Field> = self
+            .schema
+            .fields()
+            .iter()
+            .enumerate()
+            .map(|(index, field)| field.as_ref().clone().with_name(format!("c{index}")))
+            .collect();
+        let schema = Arc::new(Schema::new(fields));
+        let renamed = RecordBatch::try_new(Arc::clone(&schema), emitted.columns().to_vec())
+            .map_err(|error| Error::internal(error.to_string()))?;
+        let table = MemTable::try_new(schema, vec![vec![renamed]])?;
+        let exprs: Vec<Expr> = self
+            .schema
+            .iter()
+            .enumerate()
+            .map(|(index, (qualifier, field))| {
+                let column = Expr::Column(Column::new(Some(EMITTED), format!("c{index}")));
+                column.alias_qualified(qualifier.cloned(), field.name())
+            })
+            .collect();
+        let rows = LogicalPlanBuilder::scan(EMITTED, provider_as_source(Arc::new(table)), None)?
+            .project(exprs)?
+            .build()?;
+        let back = self.whole.clone().transform_down(|plan| {
+            if !reads_stream(&plan, &self.sources) {
+                return Ok(Transformed::new(plan, false, TreeNodeRecursion::Jump));
+            }
+            Ok(match plan {
+                LogicalPlan::Aggregate(_) => {
+                    Transformed::new(rows.clone(), true, TreeNodeRecursion::Jump)
+                }
+                other => Transformed::no(other),
+            })
+        })?;
+        Ok(back.data)
+    }
+}
+
+/// In the fingerprint of state by slice. State of the same windows that was kept by window has the same one without it.
+pub(super) const BY_SLICE: &str = "; by slice";
+
+/// What the state depends on.
+fn fingerprint(
+    window: &str,
+    windowing: &Windowing,
+    aggregate: &Aggregate,
+    aggregates: &[Expr],
+    rows: &LogicalPlan,
+) -> Result<String> {
+    use datafusion::logical_expr::ExprSchemable as _;
+    use std::fmt::Write as _;
+    let mut text = window.to_owned();
+    let (keys, rest): (Vec<&Expr>, String) = match windowing {
+        Windowing::Keys { groups } | Windowing::Aligned { groups, .. } => {
+            (groups.iter().collect(), String::new())
+        }
+        Windowing::Sliced { .. } => (aggregate.group_expr.iter().collect(), BY_SLICE.to_owned()),
+        Windowing::Session(session) => (
+            session.keys().iter().chain(session.others()).collect(),
+            format!("{:?}", session.groups()),
+        ),
+    };
+    for expr in keys.into_iter().chain(aggregates) {
+        let data_type = expr.get_type(rows.schema().as_ref())?;
+        // As it was before operators were checked and averages of integers were exact: state that was kept then is read.
+        let expr = as_kept(expr.clone(), rows.schema())?;
+        let _ = write!(text, "; {expr}: {data_type}");
+    }
+    text += &rest;
+    Ok(text)
+}
+
+/// Whether what stands above the aggregate may leave groups out: a filter, or a join.
+fn has_filter_above(plan: &LogicalPlan, sources: &Sources) -> bool {
+    match plan {
+        LogicalPlan::Aggregate(_) => false,
+        LogicalPlan::Filter(_) | LogicalPlan::Join(_) => true,
+        _ => stream_inputs(plan, sources).any(|input| has_filter_above(input, sources)),
+    }
+}
+
+/// The window must be by the column whose watermark closes it.
+fn check_event_time(window: &LogicalPlan, sources: &Sources) -> Result<()> {
+    let LogicalPlan::Extension(Extension { node }) = window else {
+        return Ok(());
+    };
+    let node = node.as_any();
+    let (event_time, input) = if let Some(window) = node.downcast_ref::<EventWindow>() {
+        (window.event_time(), window.input())
+    } else if let Some(window) = node.downcast_ref::<SessionWindow>() {
+        (window.event_time(), window.input())
+    } else {
+        return Ok(());
+    };
+    for origin in origins(input, event_time, sources) {
+        if origin == Origin::Static {
+            return Err(Error::invalid(format!(
+                "a job's window is by {event_time}, which is a column of a static table"
+            ))
+            .with_help("window by the column that the stream's WATERMARK FOR names"));
+        }
+        let Origin::Table { table, column } = &origin else {
+            return Err(Error::invalid(format!(
+                "a job's window is by {event_time}, which is computed: its watermark is not known"
+            ))
+            .with_help("window by the column that the table's WATERMARK FOR names"));
+        };
+        let declared = sources.get(table).and_then(StreamTable::event_time);
+        match declared {
+            Some(time) if time.column == *column => {}
+            Some(time) => {
+                return Err(Error::invalid(format!(
+                    "a job's window is by {column}, and the watermark of {table} is for {}",
+                    time.column
+                )));
+            }
+            None => {
+                return Err(Error::invalid(format!(
+                    "{table} declares no watermark, so a job cannot know when a window is complete"
+                ))
+                .with_help(format!(
+                    "declare it with the table: WATERMARK FOR {column} AS {column} - INTERVAL '15 minutes'"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What has no meaning without a window.
+fn check_keyed(aggregate: &Aggregate) -> Result<()> {
+    let is_final = |expr: &Expr| match unaliased(expr) {
+        Expr::AggregateFunction(call) => call.func.name() == IS_FINAL,
+        _ => false,
+    };
+    if aggregate.aggr_expr.iter().any(is_final) {
+        return Err(Error::invalid(
+            "is_final() has no meaning without a window: another row may come",
+        )
+        .with_help("leave it out, or group by a window"));
+    }
+    let sets = |expr: &Expr| matches!(expr, Expr::GroupingSet(_));
+    if aggregate.group_expr.iter().any(sets) {
+        return Err(Error::unsupported(
+            "GROUPING SETS, ROLLUP and CUBE do not run in a job",
+        ));
+    }
+    Ok(())
+}
+
+/// TIME-3: aggregates whose result depends on the order in which rows arrive.
+fn check_functions(aggregates: &[Expr]) -> Result<()> {
+    const BY_ARRIVAL: [&str; 7] = [
+        "first_value",
+        "last_value",
+        "nth_value",
+        "any_value",
+        "array_agg",
+        "string_agg",
+        "next_offsets",
+    ];
+    for expr in aggregates {
+        let Expr::AggregateFunction(AggregateFunction { func, params }) = unaliased(expr) else {
+            continue;
+        };
+        if !params.order_by.is_empty() && func.order_sensitivity().hard_requires() {
+            return Err(Error::unsupported(format!(
+                "{}(… ORDER BY …) does not run in a job",
+                func.name()
+            )));
+        }
+        if params.order_by.is_empty() && BY_ARRIVAL.contains(&func.name()) {
+            return Err(Error::unsupported(format!(
+                "{}() without ORDER BY depends on the order in which rows arrive, which a job does not keep",
+                func.name()
+            ))
+            .with_help(format!("say {}(… ORDER BY …)", func.name())));
+        }
+    }
+    Ok(())
+}
+
+/// Rows that an ORDER BY leaves tied are in the order of their partition and offset; those of a file in their order there.
+fn tie_broken(aggregates: &[Expr], sources: &Sources) -> Vec<Expr> {
+    let row = || Expr::Column(Column::new_unqualified(ROW_COLUMN));
+    let place = |name: &str| Sort::new(get_field(row(), name), true, false);
+    let has_files = sources
+        .values()
+        .any(|source| matches!(source, StreamTable::Delta(_)));
+    let in_file = has_files.then(|| place(ROW_IN_FILE));
+    let with_ties = |expr: &Expr| match unaliased(expr) {
+        Expr::AggregateFunction(call)
+            if !call.params.order_by.is_empty() && !call.params.distinct =>
+        {
+            let mut call = call.clone();
+            call.params
+                .order_by
+                .extend([place("partition"), place("offset")]);
+            call.params.order_by.extend(in_file.clone());
+            Expr::AggregateFunction(call)
+        }
+        other => other.clone(),
+    };
+    aggregates.iter().map(with_ties).collect()
+}
+
+/// How an aggregate's rows are put together, and the rows below.
+fn windowing(
+    aggregate: &Aggregate,
+    sources: &Sources,
+) -> Result<(Windowing, LogicalPlan, Option<String>)> {
+    if let Some(session) = session_groups_of(aggregate)? {
+        let rows = session.input().clone();
+        return Ok((Windowing::Session(Box::new(session)), rows, None));
+    }
+    let Some(LogicalPlan::Extension(Extension { node })) = window_below(&aggregate.input, sources)
+    else {
+        let windowing = Windowing::Keys {
+            groups: aggregate.group_expr.clone(),
+        };
+        return Ok((windowing, aggregate.input.as_ref().clone(), None));
+    };
+    let Some(window) = node.as_any().downcast_ref::<EventWindow>() else {
+        if has_join_above_window(&aggregate.input, sources) {
+            return Err(Error::unsupported(
+                "a join between SESSION and a job's aggregate does not run",
+            )
+            .with_help(
+                "join below the window, WITH v AS (SELECT … JOIN …) SELECT … FROM SESSION(TABLE v …), or above the aggregate",
+            ));
+        }
+        return Err(Error::unsupported(
+            "a job over SESSION groups by all keys of the session and window_start, and besides by what the window does not tell",
+        )
+        .with_help(
+            "add the missing keys to GROUP BY; select from window_start and window_end what is computed of them",
+        ));
+    };
+    let grouped = |wanted: &Origin| {
+        aggregate
+            .group_expr
+            .iter()
+            .any(|expr| origins(&aggregate.input, expr, sources).contains(wanted))
+    };
+    let is_cumulative = window.windows().kind() == WindowKind::Cumulate;
+    if !grouped(&Origin::WindowStart) || (is_cumulative && !grouped(&Origin::WindowEnd)) {
+        let columns = if is_cumulative {
+            "window_start and window_end"
+        } else {
+            "window_start"
+        };
+        return Err(Error::invalid(format!(
+            "a job over {} groups by {columns}",
+            window.windows().kind()
+        ))
+        .with_help("without it a group is never complete"));
+    }
+    let unsliced = match sliced(aggregate, window, sources)? {
+        Ok(sliced) => {
+            let windowing = Windowing::Sliced {
+                keys: sliced.keys,
+                groups: sliced.groups,
+                slices: sliced.slices,
+            };
+            return Ok((windowing, sliced.rows, None));
+        }
+        Err(Unsliced::OneWindow) => None,
+        Err(Unsliced::Asked(asking)) => Some(asking),
+    };
+    let rows = aggregate.input.as_ref().clone();
+    let window_end = find(rows.schema(), HIDDEN_END)
+        .map(Expr::Column)
+        .ok_or_else(|| Error::internal("the window's end is gone"))?;
+    let windowing = Windowing::Aligned {
+        groups: aggregate.group_expr.clone(),
+        window_end,
+    };
+    Ok((windowing, rows, unsliced))
+}
+
+fn has_join_above_window(plan: &LogicalPlan, sources: &Sources) -> bool {
+    match plan {
+        LogicalPlan::Join(_) => true,
+        LogicalPlan::Extension(_) => false,
+        _ => stream_inputs(plan, sources).any(|input| has_join_above_window(input, sources)),
+    }
+}
+
+/// The rows with just the columns that are used.
+fn reduced(rows: &LogicalPlan, windowing: &Windowing, aggregates: &[Expr]) -> Result<LogicalPlan> {
+    let schema = rows.schema();
+    let mut used: Vec<&Expr> = aggregates.iter().collect();
+    match windowing {
+        Windowing::Keys { groups } | Windowing::Aligned { groups, .. } => used.extend(groups),
+        Windowing::Sliced { keys, .. } => used.extend(keys),
+        Windowing::Session(session) => {
+            used.extend(session.keys().iter().chain(session.others()));
+            used.push(session.event_time());
+        }
+    }
+    let mut indices: Vec<usize> = used
+        .iter()
+        .flat_map(|expr| expr.column_refs())
+        .filter_map(|column| schema.maybe_index_of_column(column))
+        .collect();
+    // Without a window no row is late: only an order may ask where a row is.
+    let hidden: &[&str] = match windowing {
+        Windowing::Keys { .. } => &[],
+        _ => &[ROW_COLUMN, HIDDEN_START, HIDDEN_END],
+    };
+    for hidden in hidden {
+        indices
+            .extend(find(schema, hidden).and_then(|column| schema.maybe_index_of_column(&column)));
+    }
+    indices.sort_unstable();
+    indices.dedup();
+    let columns = schema.columns();
+    let exprs = indices
+        .into_iter()
+        .filter_map(|index| columns.get(index).cloned())
+        .map(Expr::Column);
+    Ok(LogicalPlanBuilder::from(rows.clone())
+        .project(exprs)?
+        .build()?)
+}
