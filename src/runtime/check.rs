@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::core::jobs::{BatchVersion, Committed, JobHistory, Phase, StateFile};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::exec::keyed::count_rows;
 use crate::state::{CatalogStore, DataDir, JobId, JobStore};
 
@@ -61,6 +61,7 @@ pub async fn check(dir: &DataDir, job: Option<&str>) -> Result<CheckReport> {
     }
     if let (Some(name), 0) = (job, report.jobs) {
         return Err(Error::not_found(format!("no job is named {name}"))
+            .about(Subject::job(name))
             .with_help("SHOW JOBS has those there are"));
     }
     Ok(report)
@@ -120,7 +121,7 @@ impl CheckOfJob<'_> {
     /// The job's log cannot be read at all.
     fn cannot_begin(&mut self, error: &Error) -> Result<()> {
         if error.kind() == ErrorKind::Unavailable {
-            return Err(Error::unavailable(error.message()));
+            return Err(Error::unavailable(error.message()).about_cause(error));
         }
         let help = match error.kind() {
             ErrorKind::Unsupported => error.help().unwrap_or(RESTORE),
@@ -336,7 +337,7 @@ impl CheckOfJob<'_> {
 fn readable(error: &Error) -> Result<Option<String>> {
     match error.kind() {
         ErrorKind::Unavailable | ErrorKind::Permission => {
-            Err(Error::new(error.kind(), error.message()))
+            Err(Error::new(error.kind(), error.message()).about_cause(error))
         }
         _ => Ok(Some(error.message().to_owned())),
     }

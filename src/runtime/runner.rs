@@ -12,7 +12,7 @@ use crate::core::jobs::{
     BatchVersion, ClockReading, DeadLetter, Entry, Identity, JobClock, JobHistory, Partitions,
     Phase, Remedy, Wall, remedy,
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::runtime::batch::{Choice, Ends, Ranges, group_offsets};
 use crate::runtime::blame::{Aside, Blame, Suspects, forget, may_blame};
 use crate::runtime::environment::Environment;
@@ -162,6 +162,7 @@ impl<'a> JobRunner<'a> {
                     let why = reason.map_or(String::new(), |reason| format!(": {reason}"));
                     return Err(
                         Error::invalid(format!("job {} is paused{why}", self.job.name))
+                            .about(Subject::job(&self.job.name))
                             .with_help(format!("RESUME JOB {} lets it go on", self.job.name)),
                     );
                 }
@@ -171,7 +172,8 @@ impl<'a> JobRunner<'a> {
                     return Err(Error::unavailable(format!(
                         "job {} was taken over by {owner}",
                         self.job.name
-                    )));
+                    ))
+                    .about(Subject::job(&self.job.name)));
                 }
                 Ok(Ended::Failed(error)) => {
                     self.metrics.failed();
@@ -271,7 +273,8 @@ impl<'a> JobRunner<'a> {
             Remedy::Wait => Err(Error::unavailable(format!(
                 "others hold memory that a batch needs: {}",
                 error.message()
-            ))),
+            ))
+            .about_cause(error)),
             Remedy::Fewer => {
                 self.pace.does_not_fit(rows);
                 tracing::warn!(job, %error, "a batch is too large: a smaller one is tried");
@@ -281,6 +284,7 @@ impl<'a> JobRunner<'a> {
                 error.kind(),
                 format!("a batch that can be no smaller is too large: {}", error.message()),
             )
+            .about_cause(error)
             .with_help(
                 "give jobs more memory (--memory-limit, and --job-memory of a server), or change the job with CREATE OR REPLACE \
                  JOB, so that a record makes less, or is joined with less; then RESUME JOB",
@@ -508,6 +512,7 @@ impl<'a> JobRunner<'a> {
             let changed = Error::invalid(format!(
                 "job {name} has another statement now: another process has changed it"
             ))
+            .about(Subject::job(name))
             .with_help("run the job's new file, or start this process again");
             return Ok(Some(Ended::Failed(changed)));
         }

@@ -13,7 +13,7 @@ use crate::core::jobs::log::sequence_of;
 use crate::core::jobs::{
     Accepted, BatchVersion, Entry, Gaps, Identity, JobHistory, Phase, Sameness, SourceProgress,
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::planner::ast::Emit;
 use crate::planner::{JobStatement, TableOption, normalize};
 use crate::runtime::batch::{Ends, check_readable};
@@ -350,6 +350,7 @@ impl Jobs {
                     "jobs are exactly once, and the table of topic '{}' says 'delivery' 'at_least_once'",
                     table.topic()
                 ))
+                .about(Subject::location(table.topic()))
                 .with_help("leave the option out: it is for the demo's broker, which keeps no transactions"))
             }
             _ => Ok(()),
@@ -388,6 +389,7 @@ impl Jobs {
                 };
                 let id = self.store.create(&created, &name).await?.ok_or_else(|| {
                     Error::unavailable(format!("job {name} is being made by somebody else"))
+                        .about(Subject::job(&name))
                 })?;
                 (id, format!("job {name}"))
             }
@@ -416,6 +418,7 @@ impl Jobs {
                     ErrorKind::Exists,
                     format!("job {name} exists already, {what}"),
                 )
+                .about(Subject::job(&name))
                 .with_help(
                     "CREATE OR REPLACE JOB changes it and goes on where it stands; DROP JOB forgets it",
                 ));
@@ -447,12 +450,12 @@ impl Jobs {
         if version.state.is_empty() {
             return Ok(());
         }
-        Err(
-            Error::invalid(format!("job {} keeps state", history.name)).with_help(format!(
+        Err(Error::invalid(format!("job {} keeps state", history.name))
+            .about(Subject::job(&history.name))
+            .with_help(format!(
                 "DROP JOB {} CASCADE drops it with its state; PAUSE JOB only stops it",
                 history.name
-            )),
-        )
+            )))
     }
 
     /// A job that stands somewhere can only be replaced by one that reads the same tables and goes on from the same state.
@@ -486,6 +489,7 @@ impl Jobs {
             names(version.sources.keys().collect()),
             names(query.sources().keys().collect()),
         ))
+        .about(Subject::job(&history.name))
         .with_help("drop the job and create it anew"))
     }
 
@@ -497,6 +501,7 @@ impl Jobs {
             return Err(Error::invalid(format!(
                 "REWIND JOB {name} needs the job's file: its sink is taken over"
             ))
+            .about(Subject::job(name))
             .with_help(format!(
                 "run it with the files of the job: anabranch sql -f tables.sql -f job.sql -c 'REWIND JOB {name} TO BATCH {to}'"
             )));
@@ -560,6 +565,7 @@ impl Jobs {
             return Err(Error::unavailable(format!(
                 "job {name} was taken over by a runner at the same time"
             ))
+            .about(Subject::job(name))
             .with_help("say it again"));
         }
         failpoint::reach("rewound");
@@ -653,7 +659,7 @@ impl Jobs {
     }
 
     async fn no_such_job(&self, name: &str) -> Error {
-        let error = Error::not_found(format!("no job is named {name}"));
+        let error = Error::not_found(format!("no job is named {name}")).about(Subject::job(name));
         let Ok(names) = self.store.names().await else {
             return error;
         };
@@ -712,6 +718,7 @@ async fn check_same_source(
         "{table}: the batches have read another source: {}",
         read.difference(&now)
     ))
+    .about(Subject::table(table))
     .with_help(
         "they cannot be run again; REWIND to a later batch, or DROP JOB and CREATE JOB to begin with what is there",
     ))
@@ -728,7 +735,7 @@ fn check_batch(history: &JobHistory, to: u64) -> Result<()> {
         let gone = format!(
             "job {name} no longer has batch {to}; the oldest it can go back to is {oldest}"
         );
-        return Err(Error::not_found(gone).with_help(
+        return Err(Error::not_found(gone).about(Subject::job(name)).with_help(
             "the options 'retention.versions' and 'retention.age' of CREATE JOB say how many are kept; \
              to begin anew, DROP JOB and CREATE JOB, or reprocess from an archive",
         ));
@@ -736,7 +743,8 @@ fn check_batch(history: &JobHistory, to: u64) -> Result<()> {
     Err(Error::not_found(format!(
         "job {name} has no batch {to}; it has {} to {newest}",
         oldest.max(1)
-    )))
+    ))
+    .about(Subject::job(name)))
 }
 
 /// Runs a job, and says so while it does.
@@ -788,7 +796,9 @@ async fn panicked(store: &JobStore, id: JobId, owner: &str, said: &str) -> Error
 
 fn batch_number(text: &crate::planner::Text) -> Result<u64> {
     text.value.parse().map_err(|_| {
-        Error::invalid(format!("'{}' is no number of a batch", text.value)).at(text.span)
+        Error::invalid(format!("'{}' is no number of a batch", text.value))
+            .about(Subject::text(&text.value))
+            .at(text.span)
     })
 }
 

@@ -10,7 +10,7 @@ use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::Statement as AnsiStatement;
 
 use crate::core::redact::HIDDEN;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::planner::{
     JobStatement, Parameters, ParsedStatement, RawStatement, Script, Statement, normalize,
     parse_statement,
@@ -420,6 +420,7 @@ impl Engine {
             let found = found.filter(|running| asked.caller.may_see(&running.user));
             let found = found.ok_or_else(|| {
                 Error::not_found(format!("no statement at work has the id '{}'", id.value))
+                    .about(Subject::text(&id.value))
                     .with_help("SHOW QUERIES lists them")
                     .at(id.span)
             })?;

@@ -21,7 +21,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::physical_plan::ExecutionPlan;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Subject};
 use crate::session::parts::called_in_parts;
 use crate::session::spread::{ForEachRow, counted_for_each_row};
 use crate::session::{frames, room, sizes};
@@ -302,6 +302,7 @@ fn check(plan: &LogicalPlan) -> Result<()> {
                             ErrorKind::Exhausted,
                             format!("{name} keeps up to {CENTROIDS} centroids"),
                         )
+                        .about(Subject::function(name))
                         .with_help("write a number up to that, or none for 100"),
                     )),
                 }

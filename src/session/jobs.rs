@@ -19,7 +19,7 @@ use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{Statement as AnsiStatement, TableObject};
 
 use crate::core::jobs::{RecordMark, Shortage};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::exec::whole::{WholeExec, read_to_end};
 use crate::planner::ast::Emit;
 use crate::session::catalog::{TableEntry, split_time_travel};
@@ -583,7 +583,8 @@ impl Session {
             other => Err(Error::unsupported(format!(
                 "{name} is a {}, and a job writes Kafka or Delta tables",
                 other.kind_name()
-            ))),
+            ))
+            .about(Subject::table(name))),
         }
     }
 }

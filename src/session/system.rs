@@ -16,7 +16,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
 use crate::core::jobs::{BatchVersion, Committed, DeadLetter, JobHistory, SeenState, seen_state};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::exec::keyed::{decode_states, replay};
 use crate::session::context::MayName;
 use crate::session::dead_letters;
@@ -101,6 +101,7 @@ impl SystemSchema {
     async fn state(&self, job: &str, batch: Option<u64>) -> Result<RecordBatch> {
         let missing = || {
             Error::not_found(format!("no job is named {job}"))
+                .about(Subject::job(job))
                 .with_help("SHOW JOBS has those there are")
         };
         if !DataDir::exists(&self.data_dir) {
@@ -120,6 +121,7 @@ impl SystemSchema {
                 Some(batch) => format!("job {job} has no batch {batch}"),
                 None => format!("job {job} has not committed a batch yet"),
             })
+            .about(Subject::job(job))
             .with_help("system.batches has those there are"));
         };
         let version = store.version(id, &committed.version).await?;
@@ -129,7 +131,9 @@ impl SystemSchema {
         }
         match replay(&files)? {
             Some(rows) => Ok(rows),
-            None => Err(Error::invalid(format!("job {job} keeps no state"))),
+            None => {
+                Err(Error::invalid(format!("job {job} keeps no state")).about(Subject::job(job)))
+            }
         }
     }
 }

@@ -31,7 +31,7 @@ use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::projection::ProjectionExprs;
 use futures::StreamExt as _;
 
-use crate::error::Error;
+use crate::error::{Error, Subject};
 use crate::exec::format::sql_name;
 
 /// What integers are read as: it has room for those of 64 bits.
@@ -310,6 +310,7 @@ fn integers(column: &ArrayRef, field: &Field) -> Result<ArrayRef> {
     };
     let (name, of) = (field.name(), sql_name(field.data_type()));
     Err(Error::data(format!("{name}: {shown} has no place in {of}"))
+        .about(Subject::column(name))
         .with_help(
             "declare the column as DOUBLE or DECIMAL, and CAST in the query if it is to be rounded",
         )

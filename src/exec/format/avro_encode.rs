@@ -14,7 +14,7 @@ use super::avro_schema::WriteSchema;
 use super::registry::SchemaRegistry;
 use super::spelling::renamed;
 use super::{EncodedRows, RecordEncoder, RowsBuilder, check_batch, is_tombstone, not_tombstones};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 
 /// Writes each row as one Avro record. The schema is registered with the first row.
 pub(super) struct AvroEncoder {
@@ -69,12 +69,16 @@ impl AvroEncoder {
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(fields.len());
         let declared = self.declared.fields().iter();
         for ((field, column), declared) in fields.iter().zip(batch.columns()).zip(declared) {
-            let misfit = |error| Error::data(format!("column {}: {error}", field.name()));
+            let misfit = |error| {
+                Error::data(format!("column {}: {error}", field.name()))
+                    .about(Subject::column(field.name()))
+            };
             if !field.is_nullable() && column.null_count() > 0 {
                 let name = field.name();
-                return Err(Error::data(format!(
-                    "column {name} is NULL but is declared NOT NULL"
-                )));
+                return Err(
+                    Error::data(format!("column {name} is NULL but is declared NOT NULL"))
+                        .about(Subject::column(name)),
+                );
             }
             let column = renamed(column, declared.data_type()).map_err(misfit)?;
             columns.push(cast(&column, field.data_type()).map_err(misfit)?);

@@ -21,7 +21,7 @@ use datafusion::optimizer::rewrite_set_comparison::RewriteSetComparison;
 use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
 use datafusion::optimizer::{Optimizer, OptimizerContext};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::session::streaming::hidden::{HIDDEN_END, HIDDEN_START, find, with_hidden};
 use crate::session::streaming::lineage::{Origin, origins, unaliased, window_below};
 use crate::session::streaming::sides::{
@@ -278,6 +278,7 @@ fn check_event_time(window: &LogicalPlan, sources: &Sources) -> Result<()> {
                 return Err(Error::invalid(format!(
                     "{table} declares no watermark, so a job cannot know when a window is complete"
                 ))
+                .about(Subject::table(table))
                 .with_help(format!(
                     "declare it with the table: WATERMARK FOR {column} AS {column} - INTERVAL '15 minutes'"
                 )));
@@ -327,13 +328,15 @@ fn check_functions(aggregates: &[Expr]) -> Result<()> {
             return Err(Error::unsupported(format!(
                 "{}(… ORDER BY …) does not run in a job",
                 func.name()
-            )));
+            ))
+            .about(Subject::function(func.name())));
         }
         if params.order_by.is_empty() && BY_ARRIVAL.contains(&func.name()) {
             return Err(Error::unsupported(format!(
                 "{}() without ORDER BY depends on the order in which rows arrive, which a job does not keep",
                 func.name()
             ))
+            .about(Subject::function(func.name()))
             .with_help(format!("say {}(… ORDER BY …)", func.name())));
         }
     }
