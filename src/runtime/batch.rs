@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::core::jobs::version::FORMAT;
 use crate::core::jobs::{
     BatchVersion, Gaps, Lost, PartitionFacts, Partitions, PlannedRange, Reported, SourceProgress,
     choose,
@@ -219,7 +218,6 @@ impl Ranges {
             !marks.is_empty()
         });
         BatchVersion {
-            format: FORMAT,
             batch,
             generation,
             sequence,

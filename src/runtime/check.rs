@@ -253,6 +253,19 @@ impl CheckOfJob<'_> {
                 );
             }
         }
+        for (batch, version) in &versions {
+            let letters = self.store.dead_letters(id, &batch.version, version).await;
+            let Err(error) = letters else { continue };
+            if let Some(problem) = self.problem(id, batch.batch, &error).await? {
+                let (count, number) = (version.dead_letters, batch.batch);
+                self.found(
+                    format!("dead/{}.arrow", batch.version),
+                    problem,
+                    format!("{count} dead letters of batch {number}"),
+                    RESTORE,
+                );
+            }
+        }
         for pack in &history.packs {
             let Err(error) = self.store.pack(id, pack).await else {
                 continue;
@@ -279,7 +292,7 @@ impl CheckOfJob<'_> {
     ) -> Result<()> {
         let mut used: BTreeMap<&str, Used<'_>> = BTreeMap::new();
         for (batch, version) in versions {
-            for file in &version.state {
+            for file in version.state_files() {
                 let first = batch.batch;
                 let of = used.entry(&file.name).or_insert(Used {
                     file,
@@ -303,7 +316,7 @@ impl CheckOfJob<'_> {
             }
         }
         let is_whole = |version: &BatchVersion| {
-            let mut files = version.state.iter();
+            let mut files = version.state_files();
             files.all(|file| broken.iter().all(|(name, ..)| *name != file.name))
         };
         let whole = versions.iter().rev().find(|(_, version)| is_whole(version));

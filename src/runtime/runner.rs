@@ -740,7 +740,8 @@ impl<'a> JobRunner<'a> {
                     version.marks.entry(table).or_default().extend(marks);
                 }
             }
-            version.dead_letters = bad_records.into_iter().map(dead_letter).collect();
+            let letters: Vec<DeadLetter> = bad_records.into_iter().map(dead_letter).collect();
+            version.dead_letters = letters.len() as u64;
             version.clock = Some(context.clock.clone());
             version.silent = context.silent.clone();
             version.started_at = started_at;
@@ -748,6 +749,10 @@ impl<'a> JobRunner<'a> {
                 u64::try_from(self.environment.since(began).as_millis()).unwrap_or(u64::MAX);
             let stage = async {
                 let mut applied = None;
+                if !letters.is_empty() {
+                    let put = self.store.put_dead_letters(self.job.id, &name, &letters);
+                    version.dead_letters_crc32 = Some(put.await?);
+                }
                 if let (Some((windows, ..)), Some((prepared, _)), Some(query)) =
                     (&windows, prepared, self.job.query.stream())
                 {
@@ -813,7 +818,7 @@ impl<'a> JobRunner<'a> {
             generation = version.generation,
             rows_in = version.rows_in,
             rows_out = version.rows_out,
-            dead = version.dead_letters.len(),
+            dead = version.dead_letters,
             late = version.late_rows,
             state_rows = windows.as_ref().map_or(0, |(windows, ..)| windows.rows()),
             milliseconds =
@@ -862,8 +867,7 @@ impl<'a> JobRunner<'a> {
                 version: version.to_owned(),
                 at: self.time().at,
             };
-            if self.store.append(self.job.id, history.next, &entry).await? {
-                history.apply(&entry);
+            if self.store.append_next(self.job.id, history, &entry).await? {
                 return Ok(());
             }
             *history = self.store.history(self.job.id).await?;

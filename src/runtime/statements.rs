@@ -27,9 +27,9 @@ use crate::runtime::source::{JobSource, Look};
 use crate::runtime::subscribe::subscribe;
 use crate::runtime::takeover::{TakenOver, append_to, files_in, files_of, take_over};
 use crate::runtime::told::{Report, RunOptions};
-use crate::runtime::windows::changed;
+use crate::runtime::windows::{changed, goes_on_from};
 use crate::session::{
-    JobQuery, JobSinkTable, Outcome, Ready, Session, StreamQuery, batch_rows, job_rows, versions,
+    JobQuery, JobSinkTable, Outcome, Ready, Session, batch_rows, job_rows, versions,
 };
 use crate::state::{JobId, JobStore};
 use crate::tables::kafka::Delivery;
@@ -444,7 +444,7 @@ impl Jobs {
             return Ok(());
         };
         let version = self.store.version(id, &last.version).await?;
-        if version.state.is_empty() {
+        if version.state_files().next().is_none() {
             return Ok(());
         }
         Err(
@@ -468,8 +468,7 @@ impl Jobs {
         };
         let version = self.store.version(id, &last.version).await?;
         if version.sources.keys().eq(query.sources().keys()) {
-            let fingerprint = query.stream().map(StreamQuery::fingerprint);
-            if version.fingerprint.as_deref() != fingerprint && !options.resets_on_change {
+            if !goes_on_from(query.stream(), &version) && !options.resets_on_change {
                 return Err(changed(&history.name, query.stream(), &version));
             }
             return Ok(());
@@ -556,7 +555,8 @@ impl Jobs {
         let published = self.check_rewind(&job, &history, to, &behind).await?;
         sink.take_back(&again).await?;
         // From here on the rewind is said; whoever takes the job over next brings it to its end.
-        if !self.store.append(id, history.next, &entry).await? {
+        let mut rewound = history.clone();
+        if !self.store.append_next(id, &mut rewound, &entry).await? {
             return Err(Error::unavailable(format!(
                 "job {name} was taken over by a runner at the same time"
             ))
@@ -564,7 +564,7 @@ impl Jobs {
         }
         failpoint::reach("rewound");
         let batches = history.batches.len() - abandoned.batches.len();
-        history = abandoned;
+        history = rewound;
         sink.take_back(&files).await?;
         sink.mark(&history).await?;
         let rows = match job.query.sink() {

@@ -74,8 +74,7 @@ pub(super) async fn append_to(
         if history.phase == Phase::Dropped {
             return Err(dropped(&history.name));
         }
-        if store.append(id, history.next, entry).await? {
-            history.apply(entry);
+        if store.append_next(id, &mut history, entry).await? {
             return Ok(history);
         }
         history = store.history(id).await?;
@@ -186,10 +185,9 @@ pub(super) async fn take_over(
                     None => environment.now(),
                 },
             };
-            if !store.append(id, history.next, &entry).await? {
+            if !store.append_next(id, &mut history, &entry).await? {
                 return Err(taken_over());
             }
-            history.apply(&entry);
             last = last_version(store, id, owner, &history).await?;
         }
         unsure => {

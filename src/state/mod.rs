@@ -6,12 +6,14 @@ mod catalog;
 mod checksum;
 mod inventory;
 mod jobs;
+mod letters;
 mod pack;
 mod place;
 mod profile;
 mod s3;
 #[cfg(test)]
 pub(crate) mod simulated;
+mod wire;
 
 pub use catalog::{CatalogEntry, CatalogList, CatalogStore};
 pub use checksum::{check_crc32, crc32, crc32_of};
@@ -20,3 +22,5 @@ pub use jobs::{FoundJob, JobId, JobStore};
 pub use pack::{Pack, Packed};
 pub use place::{DataDir, Opened};
 pub use s3::open_s3;
+#[cfg(test)]
+pub(crate) use wire::version_as_stored;

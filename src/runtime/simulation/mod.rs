@@ -155,8 +155,10 @@ async fn check(kind: Kind, schedule: &Schedule<'_>) -> Result<(), String> {
             ));
         }
         let late = late(schedule, name, version).await;
-        let dead: BTreeSet<Place> = version
-            .dead_letters
+        let letters = schedule.store.dead_letters(schedule.id, name, version);
+        let dead: BTreeSet<Place> = letters
+            .await
+            .unwrap()
             .iter()
             .map(|letter| (letter.partition, letter.offset))
             .collect();

@@ -15,10 +15,11 @@ use proptest::prelude::*;
 
 use super::laws::{groups_of, planned};
 use super::laws_oracle::{Values, Window};
-use crate::core::jobs::{FilePlace, JobTime, WatermarkPolicy};
+use crate::core::jobs::{BatchVersion, FilePlace, JobTime, WatermarkPolicy};
 use crate::exec::keyed::{StateTable, StepRule, step};
 use crate::planner::ast::Emit;
 use crate::session::{BatchSource, JobQuery, StreamTable, late_rows};
+use crate::state::version_as_stored;
 use crate::tables::bad_records::BadRecords;
 use crate::tables::delta::{
     DeltaColumn, DeltaJobSource, DeltaSpec, DeltaStream, DeltaStreamProvider, DeltaTableHandle,
@@ -289,7 +290,11 @@ async fn run(query: &JobQuery, begin: FilePlace, sizes: &[u64]) -> Ran {
         let closed_before = time.closed_by;
         time = time.after(WatermarkPolicy::Lowest, &known, &reached, &BTreeMap::new());
         // A process that starts reads it from the version.
-        time = serde_json::from_str(&serde_json::to_string(&time).unwrap()).unwrap();
+        let version = BatchVersion {
+            time: Some(time),
+            ..BatchVersion::default()
+        };
+        time = version_as_stored(&version).time.unwrap();
         let rule = StepRule {
             changes: query.emit() == Emit::Changes,
             withdraws: stream.withdraws(),
