@@ -23,6 +23,15 @@ pub struct Inventory {
     pub packs: Vec<String>,
 }
 
+/// Why a file cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// For the user.
+    pub reason: String,
+    /// Nothing is wrong with it: a newer program wrote it.
+    pub is_newer: bool,
+}
+
 impl Inventory {
     /// How many files these are.
     pub fn files(&self) -> usize {
@@ -69,7 +78,7 @@ impl JobStore {
     /// # Errors
     ///
     /// The store does not answer.
-    pub async fn check_entry(&self, id: JobId, number: u64) -> Result<(String, Option<String>)> {
+    pub async fn check_entry(&self, id: JobId, number: u64) -> Result<(String, Option<Problem>)> {
         let read = |bytes: &[u8]| read_entry(bytes).map(drop);
         self.check_json(entry_path(id, number), read).await
     }
@@ -83,7 +92,7 @@ impl JobStore {
         &self,
         id: JobId,
         number: u64,
-    ) -> Result<(String, Option<String>)> {
+    ) -> Result<(String, Option<Problem>)> {
         let read = |bytes: &[u8]| read_checkpoint(bytes, number).map(drop);
         self.check_json(checkpoint_path(id, number), read).await
     }
@@ -92,12 +101,15 @@ impl JobStore {
         &self,
         path: String,
         read: impl Fn(&[u8]) -> Result<(), Unreadable>,
-    ) -> Result<(String, Option<String>)> {
+    ) -> Result<(String, Option<Problem>)> {
         let found = self.dir().read(&path).await?;
         let reason = match found {
             // Whoever makes the log shorter may just have deleted it.
             None => None,
-            Some(bytes) => read(&bytes).err().map(|why| why.to_string()),
+            Some(bytes) => read(&bytes).err().map(|why| Problem {
+                reason: why.to_string(),
+                is_newer: matches!(why, Unreadable::Newer(_)),
+            }),
         };
         Ok((path, reason))
     }

@@ -17,7 +17,7 @@ mod wire;
 
 pub use catalog::{CatalogEntry, CatalogList, CatalogStore};
 pub use checksum::{check_crc32, crc32, crc32_of};
-pub use inventory::Inventory;
+pub use inventory::{Inventory, Problem};
 pub use jobs::{FoundJob, JobId, JobStore};
 pub use pack::{Pack, Packed};
 pub use place::{DataDir, Opened};
