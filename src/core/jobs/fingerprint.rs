@@ -3,7 +3,7 @@
 //!
 //! The description is written as bytes, and the fingerprint is `v2:` and the SHA-256 of them in hexadecimal digits. The bytes are:
 //!
-//! * [`MARK`], then the [`Window`], the groups as a list, and the aggregates as a list;
+//! * `MARK`, then the [`Window`], the groups as a list, and the aggregates as a list;
 //! * a text: its length in bytes as four bytes, the highest first, then its bytes in UTF-8; bytes of a value the same;
 //! * a list: the number of its items as four bytes, then the items;
 //! * a number with a sign: eight bytes, the highest first; yes or no: 1 or 0;
