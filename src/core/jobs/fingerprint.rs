@@ -1,5 +1,5 @@
-//! What the state of an operator depends on, and its fingerprint: another program that finds the same description can go on from the
-//! state, with other libraries, which print expressions in another way, as well.
+//! What the state of an operator depends on, and its fingerprint: another program that finds the same description can go on from
+//! the state, with other libraries, which print expressions in another way, as well.
 //!
 //! The description is written as bytes, and the fingerprint is `v2:` and the SHA-256 of them in hexadecimal digits. The bytes are:
 //!
@@ -11,8 +11,8 @@
 //! * a [`Term`], a [`Window`], a [`Place`]: the number of its kind as one byte, then its members in the order of their declaration;
 //! * other structs: their members in that order.
 //!
-//! A change of these types, or of what they describe, gives fingerprints another version; those of earlier versions are still compared as
-//! they were made: a job must not lose its state to a new release.
+//! A change of these types, or of what they describe, gives fingerprints another version; those of earlier versions are still
+//! compared as they were made: a job must not lose its state to a new release.
 
 use std::fmt::Write as _;
 

@@ -1,11 +1,11 @@
 //! The stateful part of a job as [`StateDescription`] has it: expressions of the engine in a form of our own.
 //!
-//! Two expressions that always have the same value and differ only in how a release of the engine writes them have one form: names that
-//! they are given, casts that change nothing, constants that were cast, `BETWEEN`, `count(*)`, the many types of one text. Names of
-//! functions, operators and types are ours, and do not change.
+//! Two expressions that always have the same value and differ only in how a release of the engine writes them have one form: names
+//! that they are given, casts that change nothing, constants that were cast, `BETWEEN`, `count(*)`, the many types of one text.
+//! Names of functions, operators and types are ours, and do not change.
 //!
-//! Parts that a job may change without a new state are left out: the columns selected from groups, filters below and above the aggregate, the
-//! delay and the policy of watermarks, `EMIT`, and options. A state row is the same under all of them.
+//! Parts that a job may change without a new state are left out: the columns selected from groups, filters below and above the
+//! aggregate, the delay and the policy of watermarks, `EMIT`, and options. A state row is the same under all of them.
 
 use anabranch_udfs::{EventWindow, SessionColumn, SessionWindow, as_kept};
 use datafusion::arrow::array::{Array, ArrayRef};

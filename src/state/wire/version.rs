@@ -1,11 +1,11 @@
 //! Versions.
 //!
-//! In format 2 state belongs to an operator of the job, by its id, with the fingerprint of that operator; dead letters are in a file of
-//! the version's name, of which the version has the checksum, as late rows are. Format 1 had one list of files, one fingerprint, and
-//! dead letters in the version itself.
+//! In format 2 state belongs to an operator of the job, by its id, with the fingerprint of that operator; dead letters are in a
+//! file of the version's name, of which the version has the checksum, as late rows are. Format 1 had one list of files, one
+//! fingerprint, and dead letters in the version itself.
 //!
-//! No member of format 2 has the name of one of format 1 and another type: a program of format 1 parses a file before it looks at its
-//! format, and is to say that the file is of a newer program, and not that it is damaged.
+//! No member of format 2 has the name of one of format 1 and another type: a program of format 1 parses a file before it looks at
+//! its format, and is to say that the file is of a newer program, and not that it is damaged.
 
 use std::collections::BTreeMap;
 
