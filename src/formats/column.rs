@@ -20,7 +20,7 @@ use arrow::error::ArrowError;
 
 use super::map_keys::last_of_each;
 use super::options::ReadOptions;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::formats::json::key_index::KeyIndex;
 use crate::formats::text::scalar;
 use crate::formats::text::time::TimestampReader;
@@ -33,7 +33,7 @@ pub(crate) struct ReadContext {
     /// A value of the wrong type is NULL and does not make the row bad.
     lenient: bool,
     /// Why the row is bad: the first reason.
-    failure: Option<String>,
+    failure: Option<Failure>,
 }
 
 impl ReadContext {
@@ -47,16 +47,27 @@ impl ReadContext {
     }
 
     /// The row is bad, whatever the policy.
-    pub(crate) fn fail(&mut self, reason: impl FnOnce() -> String) {
+    pub(crate) fn fail(&mut self, column: &Column, reason: impl FnOnce() -> String) {
         if self.failure.is_none() {
-            self.failure = Some(reason());
+            self.failure = Some(Failure {
+                column: column.path.clone(),
+                reason: reason(),
+            });
         }
     }
 
     /// Why the row is bad; the next row starts anew.
-    pub(crate) fn take_failure(&mut self) -> Option<String> {
+    pub(crate) fn take_failure(&mut self) -> Option<Failure> {
         self.failure.take()
     }
+}
+
+/// Why a value makes its row bad.
+pub(crate) struct Failure {
+    /// The column of the value, as a path from the top.
+    pub(crate) column: String,
+    /// Why, in a form for people.
+    pub(crate) reason: String,
 }
 
 /// A growing column.
@@ -319,7 +330,7 @@ impl Column {
     ) {
         self.push_null();
         if !context.lenient {
-            context.fail(|| reason(&self.path));
+            context.fail(self, || reason(&self.path));
         }
     }
 
@@ -327,7 +338,9 @@ impl Column {
     pub(crate) fn check_not_null(&self, context: &mut ReadContext, is_missing: bool) {
         if !self.nullable && self.len() > 0 && !self.validity.is_valid(self.len() - 1) {
             let why = if is_missing { "is missing" } else { "is NULL" };
-            context.fail(|| format!("column {} {why} but is declared NOT NULL", self.path));
+            context.fail(self, || {
+                format!("column {} {why} but is declared NOT NULL", self.path)
+            });
         }
     }
 
@@ -491,4 +504,5 @@ fn unsupported(path: &str, data_type: &DataType) -> Error {
         "column {path}: a {} cannot be read from or written to a record",
         scalar::sql_name(data_type)
     ))
+    .about(Subject::column(path))
 }

@@ -75,6 +75,8 @@ pub struct BadRow {
     pub row: usize,
     /// Why, in a form for people; names the column and shows the start of the value.
     pub reason: String,
+    /// The column that the reason is about, as a path from the top; `None`: the row as a whole.
+    pub column: Option<String>,
 }
 
 /// Writes rows as payloads.
@@ -248,11 +250,18 @@ fn decode_rows(
             }
             // What a value said counts only if the message as a whole could be read.
             let failure = context.take_failure();
-            if let Err(reason) = outcome.and_then(|()| failure.map_or(Ok(()), Err)) {
-                columns.truncate(row);
-                columns.push_null();
-                bad.push(BadRow { row, reason });
-            }
+            let (reason, column) = match (outcome, failure) {
+                (Ok(()), None) => continue,
+                (Ok(()), Some(failure)) => (failure.reason, Some(failure.column)),
+                (Err(reason), _) => (reason, None),
+            };
+            columns.truncate(row);
+            columns.push_null();
+            bad.push(BadRow {
+                row,
+                reason,
+                column,
+            });
         }
     }
     let misfit = |error| Error::internal(format!("decoded values do not fit: {error}"));

@@ -12,7 +12,7 @@ use super::registry::SchemaRegistry;
 use super::spelling::{plain_schema, written_schema};
 use super::{RecordDecoder, RecordEncoder};
 use crate::core::suggest::closest;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::formats::avro::decode::AvroDecoder;
 use crate::formats::avro::encode::AvroEncoder;
 use crate::formats::csv::text::CsvDialect;
@@ -254,7 +254,9 @@ impl FormatOptions {
             (None, Some(topic)) => Ok(format!("{topic}-value")),
             (None, None) => Err(Error::invalid(
                 "format 'avro' needs option 'avro.subject' to be written",
-            )),
+            )
+            .about(Subject::option("avro.subject"))
+            .about(Subject::text("avro"))),
         }
     }
 
@@ -290,6 +292,7 @@ fn parse_kind(name: &str) -> Result<FormatKind> {
     if matches!(name, "protobuf" | "debezium") {
         return Err(
             Error::unsupported(format!("format '{name}' is not supported yet"))
+                .about(Subject::text(name))
                 .with_help(format!("the formats are {}", names_of(&FormatKind::ALL))),
         );
     }
@@ -307,7 +310,8 @@ fn check_owner<'a>(kind: FormatKind, names: impl Iterator<Item = &'a String>) ->
             return Err(Error::invalid(format!(
                 "option '{name}' is of format '{owner}', the table has format '{}'",
                 kind.name()
-            )));
+            ))
+            .about(Subject::option(name)));
         }
     }
     Ok(())
@@ -332,21 +336,28 @@ fn csv_dialect<'a>(get: &impl Fn(&str) -> Option<&'a str>) -> Result<CsvDialect>
     if dialect.quote == Some(dialect.delimiter) || dialect.escape == Some(dialect.delimiter) {
         return Err(Error::invalid(
             "options 'csv.delimiter', 'csv.quote' and 'csv.escape' must not be the same character",
-        ));
+        )
+        .about(Subject::option("csv.delimiter"))
+        .about(Subject::option("csv.escape"))
+        .about(Subject::option("csv.quote")));
     }
     let is_special =
         |b: u8| b == dialect.delimiter || Some(b) == dialect.quote || matches!(b, b'\n' | b'\r');
     if dialect.null.bytes().any(is_special) {
         return Err(Error::invalid(
             "option 'csv.null' must not hold the delimiter, the quote or a line break",
-        ));
+        )
+        .about(Subject::option("csv.null")));
     }
     Ok(dialect)
 }
 
 fn open_registry<'a>(get: &impl Fn(&str) -> Option<&'a str>) -> Result<Arc<dyn SchemaRegistry>> {
-    let url = get("avro.registry.url")
-        .ok_or_else(|| Error::invalid("format 'avro' needs option 'avro.registry.url'"))?;
+    let url = get("avro.registry.url").ok_or_else(|| {
+        Error::invalid("format 'avro' needs option 'avro.registry.url'")
+            .about(Subject::option("avro.registry.url"))
+            .about(Subject::text("avro"))
+    })?;
     let owned = |name: &str| get(name).map(str::to_owned);
     Ok(Arc::new(HttpSchemaRegistry::try_new(
         &HttpRegistryOptions {
@@ -366,7 +377,8 @@ fn one_character(option: &str, text: &str) -> Result<u8> {
         [byte] if byte.is_ascii() && !matches!(byte, b'\n' | b'\r') => Ok(*byte),
         _ => Err(Error::invalid(format!(
             "option '{option}' takes one ASCII character, not '{text}'"
-        ))),
+        ))
+        .about(Subject::option(option))),
     }
 }
 
@@ -375,7 +387,8 @@ fn choose<T: Copy>(option: &str, value: &str, choices: &[(&str, T)]) -> Result<T
     if let Some((_, choice)) = choices.iter().find(|(name, _)| *name == value) {
         return Ok(*choice);
     }
-    let error = Error::invalid(format!("unknown value '{value}' of option '{option}'"));
+    let error = Error::invalid(format!("unknown value '{value}' of option '{option}'"))
+        .about(Subject::option(option));
     Err(
         match closest(value, choices.iter().map(|(name, _)| *name)) {
             Some(name) => error.with_help(format!("did you mean '{name}'?")),

@@ -12,7 +12,7 @@ use super::{
     BadRow, Decoded, EncodedRows, RecordDecoder, RecordEncoder, RowsBuilder, batch_of, check_batch,
     check_total_bytes, not_tombstones, projected_schema,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::formats::text::scalar::sql_name;
 
 /// Refuses anything but one VARCHAR or BINARY column.
@@ -26,6 +26,7 @@ pub(crate) fn check_declared(declared: &Schema) -> Result<()> {
             "format 'raw' takes exactly one value column, {} are declared",
             declared.fields().len()
         ))
+        .about(Subject::text("raw"))
         .with_help("declare one VARCHAR or BINARY column, or mark the others METADATA"));
     };
     if is_text(field.data_type()) || is_binary(field.data_type()) {
@@ -35,7 +36,9 @@ pub(crate) fn check_declared(declared: &Schema) -> Result<()> {
         "format 'raw' takes a VARCHAR or BINARY column, {} is a {}",
         field.name(),
         sql_name(field.data_type())
-    )))
+    ))
+    .about(Subject::column(field.name()))
+    .about(Subject::text("raw")))
 }
 
 /// Gives the message as it is; one that is not UTF-8 is bad in a VARCHAR.
@@ -78,6 +81,7 @@ impl RecordDecoder for RawDecoder {
                                 bad.push(BadRow {
                                     row,
                                     reason: format!("not valid UTF-8 at byte {at}"),
+                                    column: None,
                                 });
                             }
                             None => builder.append_null(),
@@ -222,7 +226,15 @@ mod tests {
             .decode(&payloads)
             .unwrap();
         let reason = "not valid UTF-8 at byte 2".to_owned();
-        assert_eq!(decoded.bad, [BadRow { row: 0, reason }]);
+        let column = None;
+        assert_eq!(
+            decoded.bad,
+            [BadRow {
+                row: 0,
+                reason,
+                column
+            }]
+        );
         assert_eq!(decoded.columns.column(0).null_count(), 1);
         let decoded = RawDecoder::try_new(&schema(DataType::Binary), &[0])
             .unwrap()

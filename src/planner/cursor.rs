@@ -4,8 +4,9 @@ use datafusion::error::DataFusionError;
 use datafusion::sql::parser::{DFParser, DFParserBuilder, Statement as SqlStatement};
 use datafusion::sql::sqlparser::ast::{Ident, ObjectName, Value};
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan};
+use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 
+use crate::error::engine::Syntax;
 use crate::error::{Error, Result};
 use crate::planner::ast::{TableOption, Text};
 use crate::planner::dialect::AnabranchDialect;
@@ -235,34 +236,12 @@ impl<'a> Cursor<'a> {
 
 /// Gives a parser's error the place it names in its text, or the end of the statement.
 fn parse_error(error: DataFusionError, end: Span) -> Error {
-    let error = Error::from(error);
-    if error.span().is_some() {
-        return error;
-    }
-    let message = error.message().trim();
-    if message.to_lowercase().contains("recursion limit") {
-        return too_deep(end);
-    }
-    let (message, place) = split_place(message);
-    let message = lower_first(message)
-        .replace("expected: ", "expected ")
-        .replace(", found: ", ", found ");
-    let message = message.replace("found EOF", "found the end of the statement");
-    let place = place.map_or(end, |place| Span::new(place, next_column(place)));
-    Error::invalid(message).at(place)
-}
-
-/// Splits `… at Line: 1, Column: 27` off a message.
-fn split_place(message: &str) -> (&str, Option<Location>) {
-    let Some(start) = message.rfind(" at Line: ") else {
-        return (message, None);
-    };
-    let numbers: Vec<u64> = message[start..]
-        .split(|c: char| !c.is_ascii_digit())
-        .filter_map(|part| part.parse().ok())
-        .collect();
-    match numbers[..] {
-        [line, column] => (message[..start].trim(), Some(Location::new(line, column))),
-        _ => (message, None),
+    match Syntax::of(error) {
+        Syntax::TooDeep => too_deep(end),
+        Syntax::Placed(error) => error,
+        Syntax::Said { message, place } => {
+            let place = place.map_or(end, |place| Span::new(place, next_column(place)));
+            Error::invalid(lower_first(&message)).at(place)
+        }
     }
 }

@@ -1,14 +1,17 @@
 //! Where in a statement's text an error without a place of its own belongs.
 //!
-//! Errors of execution name what they are about: a function, a table, a column, a text. The words of the statement are
-//! kept with their places, and the error gets the place of the word it names, else of the statement's first word.
+//! Errors say what they are about: a table, a column, an option, a function, a job, a text. The words of the statement are
+//! kept with their places, and the error gets the place of the first of its subjects that stands in the statement, else of
+//! the statement's first word.
 
 use std::sync::Arc;
 
-use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::keywords::{
+    Keyword, RESERVED_FOR_COLUMN_ALIAS, RESERVED_FOR_TABLE_ALIAS,
+};
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 
-use crate::error::Error;
+use crate::error::{Error, Subject};
 
 /// The words of a statement, with their places. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -29,25 +32,18 @@ enum Kind {
     /// A name followed by a parenthesis.
     Call,
     Name,
-    /// Perhaps a name, perhaps SQL's own: only a message that quotes it means it.
+    /// SQL's own word that may be a name as well, as `date` may.
     Keyword,
+    /// SQL's own word only: a subject that may be any text means it.
+    Reserved,
     /// A quoted text.
     Text,
 }
 
-/// Words that stand before the name that an error is about.
-const BEFORE_A_NAME: [&str; 7] = [
-    "table",
-    "view",
-    "column",
-    "time",
-    "topic",
-    "parameter",
-    "named",
-];
-
-/// Words that stand before a name that the statement may have as a text, as `job_state('visits_counter')` does.
-const BEFORE_A_TEXT: [&str; 2] = ["job", "named"];
+/// As what a table stands in a statement, the likeliest first: columns may stand behind it, as in `t (a INT)`.
+const TABLES: &[Kind] = &[Kind::Name, Kind::Call, Kind::Text, Kind::Keyword];
+/// The same of a column or a job, which a function may be given as a text.
+const NAMES: &[Kind] = &[Kind::Name, Kind::Text, Kind::Keyword];
 
 impl Places {
     /// The places of a statement whose first word is at `first`.
@@ -67,6 +63,7 @@ impl Places {
                 {
                     (&word.value, Kind::Name)
                 }
+                Token::Word(word) if is_reserved(word.keyword) => (&word.value, Kind::Reserved),
                 Token::Word(word) => (&word.value, Kind::Keyword),
                 Token::SingleQuotedString(text) => (text, Kind::Text),
                 _ => return None,
@@ -83,51 +80,35 @@ impl Places {
         }
     }
 
-    /// The error with a place: its own, else that of what it names, else that of the first word.
+    /// The error with a place: its own, else that of what it is about, else that of the first word.
     pub fn locate(&self, error: Error) -> Error {
         match error.span() {
             Some(_) => error,
             None => {
-                let named = self.named_in(error.message());
-                error.at(named.unwrap_or(self.first))
+                let mut subjects = error.subjects().iter();
+                let place = subjects.find_map(|subject| self.of(subject));
+                error.at(place.unwrap_or(self.first))
             }
         }
     }
 
-    /// The place of what a message names: the function it begins with, a name or text it quotes, or a name it introduces.
-    fn named_in(&self, message: &str) -> Option<Span> {
-        let start = message
-            .split(|c: char| !(c.is_alphanumeric() || c == '_'))
-            .next()
-            .unwrap_or_default();
-        let call = self.find(start, |kind| kind == Kind::Call);
-        let quoted = || {
-            message
-                .split('\'')
-                .skip(1)
-                .step_by(2)
-                .find_map(|text| self.find(text, |_| true))
-        };
-        let introduced = || {
-            let mut words = message.split([' ', ':', ',']);
-            let first = words.next().unwrap_or_default();
-            let mut before = first;
-            // `visits is a Kafka table`: the message begins with a name.
-            let begins = self.find(first, |kind| kind == Kind::Name);
-            begins.or_else(|| {
-                words.find_map(|word| {
-                    let is_name = BEFORE_A_NAME.contains(&before);
-                    let is_text = BEFORE_A_TEXT.contains(&before);
-                    before = word;
-                    self.find(word, |kind| match kind {
-                        Kind::Name => is_name,
-                        Kind::Text => is_text,
-                        Kind::Call | Kind::Keyword => false,
-                    })
-                })
-            })
-        };
-        call.or_else(quoted).or_else(introduced)
+    /// The first place where the statement has what an error is about.
+    fn of(&self, subject: &Subject) -> Option<Span> {
+        match subject {
+            Subject::Function(name) => self.find(name, |kind| kind == Kind::Call),
+            Subject::Table(name) | Subject::UnknownTable(name) => self.find_as(TABLES, name),
+            Subject::Column(name) | Subject::Job(name) => self.find_as(NAMES, name),
+            Subject::Option(name) | Subject::UnknownOption(name) => {
+                self.find(name, |kind| kind == Kind::Text)
+            }
+            Subject::Location(text) | Subject::Text(text) => self.find(text, |_| true),
+            Subject::Output => None,
+        }
+    }
+
+    fn find_as(&self, kinds: &[Kind], name: &str) -> Option<Span> {
+        let mut kinds = kinds.iter();
+        kinds.find_map(|wanted| self.find(name, |kind| kind == *wanted))
     }
 
     fn find(&self, text: &str, is_wanted: impl Fn(Kind) -> bool) -> Option<Span> {
@@ -136,7 +117,9 @@ impl Places {
         }
         let same = |word: &&Word| match word.kind {
             Kind::Text => word.text == text,
-            Kind::Call | Kind::Name | Kind::Keyword => word.text.eq_ignore_ascii_case(text),
+            Kind::Call | Kind::Name | Kind::Keyword | Kind::Reserved => {
+                word.text.eq_ignore_ascii_case(text)
+            }
         };
         self.words
             .iter()
@@ -146,50 +129,87 @@ impl Places {
     }
 }
 
+/// Whether a word cannot be a name without quotes.
+fn is_reserved(keyword: Keyword) -> bool {
+    RESERVED_FOR_COLUMN_ALIAS.contains(&keyword) || RESERVED_FOR_TABLE_ALIAS.contains(&keyword)
+}
+
 #[cfg(test)]
 mod tests {
-    use crate::error::Error;
+    use crate::error::{Error, Subject};
     use crate::planner::{Script, parse_statement};
 
-    /// Column of the place an error with this message gets in this statement.
-    fn column(sql: &str, message: &str) -> u64 {
+    /// Column of the place an error about these subjects gets in this statement. The message is of no account.
+    fn column(sql: &str, subjects: &[Subject]) -> u64 {
         let raw = Script::new("t", sql).split().unwrap().remove(0);
         let parsed = parse_statement(&raw).unwrap();
-        let located = parsed.places.locate(Error::invalid(message));
+        let error = Error::invalid("'visits' is no offsets_in of job nope");
+        let error = subjects.iter().cloned().fold(error, Error::about);
+        let located = parsed.places.locate(error);
         located.span().unwrap().start.column
     }
 
     #[test]
-    fn an_error_is_placed_at_what_it_names() {
+    fn an_error_is_placed_at_what_it_is_about() {
         let sql = "SELECT * FROM visits WHERE offsets_in(p, o, '{}', 'x') AND ts > 'now'";
-        assert_eq!(column(sql, "offsets_in: from is not JSON"), 28);
-        assert_eq!(column(sql, "OFFSETS_IN takes a partition"), 28);
-        assert_eq!(column(sql, "cannot cast 'x' to a number"), 51);
-        assert_eq!(column(sql, "the event time ts is NULL"), 60);
-        assert_eq!(column(sql, "visits is a Kafka table"), 15);
-        assert_eq!(column(sql, "Table 'visits' doesn't exist"), 15);
+        for (subject, at) in [
+            (Subject::function("offsets_in"), 28),
+            (Subject::function("OFFSETS_IN"), 28),
+            (Subject::text("x"), 51),
+            (Subject::column("ts"), 60),
+            (Subject::table("visits"), 15),
+            (Subject::UnknownTable("Visits".into()), 15),
+            (Subject::text("where"), 22),
+            (Subject::location("now"), 65),
+            // A function is called, and an option is between quotes.
+            (Subject::function("visits"), 1),
+            (Subject::option("visits"), 1),
+            (Subject::option("x"), 51),
+        ] {
+            assert_eq!(
+                column(sql, std::slice::from_ref(&subject)),
+                at,
+                "{subject:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_first_subject_that_stands_in_the_statement_counts() {
+        let sql = "SELECT ts FROM visits WHERE p = 'ts'";
+        let gone = Subject::column("gone");
+        assert_eq!(column(sql, &[gone.clone(), Subject::table("visits")]), 16);
+        let both = [Subject::table("visits"), Subject::column("ts")];
+        assert_eq!(column(sql, &both), 16);
+        assert_eq!(column(sql, &[gone]), 1);
     }
 
     #[test]
     fn the_name_of_a_job_may_be_a_text() {
         let sql = "SELECT count(*) FROM job_state('nope', 4)";
-        assert_eq!(column(sql, "no job is named nope"), 32);
-        assert_eq!(column(sql, "job nope has no batch 4"), 32);
-        assert_eq!(column("SELECT 'nope' FROM t", "job t has no batch"), 1);
+        assert_eq!(column(sql, &[Subject::job("nope")]), 32);
+        assert_eq!(column("DROP JOB nope", &[Subject::job("nope")]), 10);
     }
 
     #[test]
-    fn an_error_that_names_nothing_is_placed_at_the_first_word() {
+    fn a_name_may_be_one_of_the_words_of_sql() {
+        let sql = "SELECT date FROM t WHERE date > 'from'";
+        assert_eq!(column(sql, &[Subject::column("date")]), 8);
+        assert_eq!(column(sql, &[Subject::column("from")]), 33);
+        assert_eq!(column("SELECT a FROM t", &[Subject::column("from")]), 1);
+    }
+
+    #[test]
+    fn an_error_that_is_about_nothing_is_placed_at_the_first_word() {
         let sql = "  SELECT p FROM visits WHERE o > 1";
-        assert_eq!(column(sql, "no connection to Kafka"), 3);
-        assert_eq!(column(sql, "divide by zero"), 3);
-        assert_eq!(column(sql, "it's a message with one quote"), 3);
-        assert_eq!(column(sql, ""), 3);
-        // Keywords are no names.
-        assert_eq!(column(sql, "column from is missing"), 3);
-        let error = Error::invalid("visits").at(somewhere());
+        assert_eq!(column(sql, &[]), 3);
+        assert_eq!(column(sql, &[Subject::text("")]), 3);
+        let error = Error::invalid("no").about(Subject::table("visits"));
         let raw = Script::new("t", sql).split().unwrap().remove(0);
-        let located = parse_statement(&raw).unwrap().places.locate(error);
+        let located = parse_statement(&raw)
+            .unwrap()
+            .places
+            .locate(error.at(somewhere()));
         assert_eq!(located.span().unwrap().start.column, 7);
     }
 

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::core::jobs::version::FORMAT;
 use crate::core::jobs::{
     BatchVersion, Gaps, Lost, PartitionFacts, Partitions, PlannedRange, Reported, SourceProgress,
     choose,
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::runtime::blame::{Aside, Place};
 use crate::runtime::identities::Identities;
 use crate::runtime::source::JobSource;
@@ -219,7 +218,6 @@ impl Ranges {
             !marks.is_empty()
         });
         BatchVersion {
-            format: FORMAT,
             batch,
             generation,
             sequence,
@@ -330,7 +328,7 @@ fn lost_offsets(table: &str, lost: &[Lost]) -> Error {
     };
     let partitions = lost.iter().map(of_partition).collect();
     report.lost.insert(table.to_owned(), partitions);
-    Error::new(ErrorKind::Data, format!("{table}: {}", gaps.join("; ")))
+    Error::new(ErrorKind::Data, format!("{table}: {}", gaps.join("; "))).about(Subject::table(table))
         .with_help(
             "RESUME JOB … SKIPPING LOST goes on at the first offset there is, or where the end was cut off, and records the gap; \
              it holds for what is reported here",

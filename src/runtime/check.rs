@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::core::jobs::{BatchVersion, Committed, JobHistory, Phase, StateFile};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::state::count_rows;
 use crate::store::{CatalogStore, DataDir, JobId, JobStore};
 
@@ -35,6 +35,7 @@ pub struct CheckReport {
 }
 
 const RESTORE: &str = "restore the file from a backup of the data directory";
+const NEWER: &str = "check the data directory with that program, or a newer one";
 
 /// Checks one job, or all of a data directory and the catalog of its server.
 ///
@@ -61,6 +62,7 @@ pub async fn check(dir: &DataDir, job: Option<&str>) -> Result<CheckReport> {
     }
     if let (Some(name), 0) = (job, report.jobs) {
         return Err(Error::not_found(format!("no job is named {name}"))
+            .about(Subject::job(name))
             .with_help("SHOW JOBS has those there are"));
     }
     Ok(report)
@@ -117,10 +119,16 @@ impl CheckOfJob<'_> {
         });
     }
 
+    /// A file that this program does not know how to read.
+    fn of_newer(&mut self, place: String, problem: String) {
+        let lost = "nothing: a newer program reads it".to_owned();
+        self.found(place, problem, lost, NEWER);
+    }
+
     /// The job's log cannot be read at all.
     fn cannot_begin(&mut self, error: &Error) -> Result<()> {
         if error.kind() == ErrorKind::Unavailable {
-            return Err(Error::unavailable(error.message()));
+            return Err(Error::unavailable(error.message()).about_cause(error));
         }
         let help = match error.kind() {
             ErrorKind::Unsupported => error.help().unwrap_or(RESTORE),
@@ -167,7 +175,10 @@ impl CheckOfJob<'_> {
                     RESTORE,
                 ),
             };
-            self.found(place, problem, lost.to_owned(), help);
+            match problem.is_newer {
+                true => self.of_newer(place, problem.reason),
+                false => self.found(place, problem.reason, lost.to_owned(), help),
+            }
         }
         for number in &inventory.entries {
             let (place, problem) = self.store.check_entry(id, *number).await?;
@@ -182,7 +193,10 @@ impl CheckOfJob<'_> {
                     RESTORE,
                 ),
             };
-            self.found(place, problem, lost, help);
+            match problem.is_newer {
+                true => self.of_newer(place, problem.reason),
+                false => self.found(place, problem.reason, lost, help),
+            }
         }
         match self.store.history(id).await {
             Ok(history) => self.check_batches(id, &history).await?,
@@ -207,6 +221,11 @@ impl CheckOfJob<'_> {
                         continue;
                     };
                     let number = batch.batch;
+                    let place = format!("versions/{}.json", batch.version);
+                    if error.kind() == ErrorKind::Unsupported {
+                        self.of_newer(place, problem);
+                        continue;
+                    }
                     let (lost, help) = match Some(number) == last {
                         true => (
                             format!(
@@ -221,12 +240,7 @@ impl CheckOfJob<'_> {
                             RESTORE,
                         ),
                     };
-                    self.found(
-                        format!("versions/{}.json", batch.version),
-                        problem,
-                        lost,
-                        help,
-                    );
+                    self.found(place, problem, lost, help);
                 }
             }
         }
@@ -253,6 +267,19 @@ impl CheckOfJob<'_> {
                 );
             }
         }
+        for (batch, version) in &versions {
+            let letters = self.store.dead_letters(id, &batch.version, version).await;
+            let Err(error) = letters else { continue };
+            if let Some(problem) = self.problem(id, batch.batch, &error).await? {
+                let (count, number) = (version.dead_letters, batch.batch);
+                self.found(
+                    format!("dead/{}.arrow", batch.version),
+                    problem,
+                    format!("{count} dead letters of batch {number}"),
+                    RESTORE,
+                );
+            }
+        }
         for pack in &history.packs {
             let Err(error) = self.store.pack(id, pack).await else {
                 continue;
@@ -260,13 +287,12 @@ impl CheckOfJob<'_> {
             // Packs are put together with what came since.
             let now = self.store.history(id).await?;
             if let Some(problem) = readable(&error)?.filter(|_| now.packs.contains(pack)) {
+                let place = format!("packs/{pack}.pack");
                 let lost = "late rows and dead letters of batches that the job no longer has";
-                self.found(
-                    format!("packs/{pack}.pack"),
-                    problem,
-                    lost.to_owned(),
-                    RESTORE,
-                );
+                match error.kind() {
+                    ErrorKind::Unsupported => self.of_newer(place, problem),
+                    _ => self.found(place, problem, lost.to_owned(), RESTORE),
+                }
             }
         }
         Ok(())
@@ -279,7 +305,7 @@ impl CheckOfJob<'_> {
     ) -> Result<()> {
         let mut used: BTreeMap<&str, Used<'_>> = BTreeMap::new();
         for (batch, version) in versions {
-            for file in &version.state {
+            for file in version.state_files() {
                 let first = batch.batch;
                 let of = used.entry(&file.name).or_insert(Used {
                     file,
@@ -303,7 +329,7 @@ impl CheckOfJob<'_> {
             }
         }
         let is_whole = |version: &BatchVersion| {
-            let mut files = version.state.iter();
+            let mut files = version.state_files();
             files.all(|file| broken.iter().all(|(name, ..)| *name != file.name))
         };
         let whole = versions.iter().rev().find(|(_, version)| is_whole(version));
@@ -336,8 +362,49 @@ impl CheckOfJob<'_> {
 fn readable(error: &Error) -> Result<Option<String>> {
     match error.kind() {
         ErrorKind::Unavailable | ErrorKind::Permission => {
-            Err(Error::new(error.kind(), error.message()))
+            Err(Error::new(error.kind(), error.message()).about_cause(error))
         }
         _ => Ok(Some(error.message().to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::jobs::Entry;
+
+    /// A file of a newer program is not damaged, and its loss is not told.
+    #[tokio::test]
+    async fn a_file_of_a_newer_program_is_said_to_be_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(&folder.path().display().to_string()).unwrap();
+        let store = JobStore::new(dir.clone());
+        let created = Entry::Created {
+            name: "j".into(),
+            text: String::new(),
+            tables: vec![],
+            at: 0,
+        };
+        let id = store.create(&created, "j").await.unwrap().unwrap();
+        let committed = Entry::Committed {
+            batch: 1,
+            version: "0000000001-v".into(),
+            at: 0,
+        };
+        assert!(store.append(id, 1, &committed).await.unwrap());
+        let of_job = folder.path().join(format!("jobs/{id}"));
+        let newer = r#"{"format":3,"of":"a newer program"}"#;
+        std::fs::create_dir(of_job.join("versions")).unwrap();
+        std::fs::write(of_job.join("versions/0000000001-v.json"), newer).unwrap();
+        let found = check(&dir, None).await.unwrap().findings;
+        std::fs::write(of_job.join("log/0000000002.json"), newer).unwrap();
+        let of_log = check(&dir, None).await.unwrap().findings;
+        for (found, place) in [(found, "versions/"), (of_log, "log/0000000002.json")] {
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(found[0].place.contains(place), "{found:?}");
+            assert!(found[0].problem.contains("format 3"), "{found:?}");
+            assert!(found[0].lost.contains("nothing"), "{found:?}");
+            assert_eq!(found[0].help, NEWER);
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::core::jobs::{
     BatchVersion, Gaps, Identity, JobHistory, Reported, Sameness, Standing, standing,
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::runtime::batch::Ends;
 use crate::runtime::sink::JobSink;
 use crate::runtime::source::JobSource;
@@ -84,7 +84,8 @@ impl Identities {
                 return Err(Error::unavailable(format!(
                     "{now}: the broker that was asked does not know of partition {} yet",
                     gone.join(", ")
-                )));
+                ))
+                .about(Subject::table(table)));
             }
             if !gone.is_empty() {
                 let difference = format!(
@@ -254,6 +255,7 @@ fn changed(table: &str, difference: &str) -> Error {
     Error::unavailable(format!(
         "{table} was replaced while a batch was run, which is not committed: {difference}"
     ))
+    .about(Subject::table(table))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -301,7 +303,9 @@ impl Others {
             Role::Sink => "the sink of the job is another one",
         };
         let message = format!("{what}: {}", self.differences.join("; "));
-        Err(Error::new(ErrorKind::Data, message)
+        let tables = self.report.others.keys().map(Subject::table);
+        Err(tables
+            .fold(Error::new(ErrorKind::Data, message), Error::about)
             .with_help(help)
             .with_report(self.report))
     }

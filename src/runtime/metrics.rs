@@ -240,7 +240,7 @@ impl JobMetrics {
         job.bytes_in.inc_by(version.bytes_in);
         job.rows_out.inc_by(version.rows_out);
         job.late_rows.inc_by(version.late_rows);
-        job.dead_letters.inc_by(version.dead_letters.len() as u64);
+        job.dead_letters.inc_by(version.dead_letters);
         job.batches.inc();
         job.batch_seconds.observe(took.as_secs_f64());
         let mut last_commit = lock(&job.last_commit);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::core::jobs::{BatchVersion, Retention};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::planner::TableOption;
 use crate::streaming::{StreamQuery, StreamTable};
 use crate::tables::options::{self, Options};
@@ -196,6 +196,7 @@ impl JobOptions {
         let error = Error::unsupported(format!(
             "'on_expression_error' 'dead_letter' is for records of topics, and {name} is a Delta table"
         ))
+        .about(Subject::option("on_expression_error"))
         .with_help("use expressions that give NULL: try_cast, nullif, CASE");
         let key = "on_expression_error";
         let option = given
@@ -239,6 +240,7 @@ impl JobOptions {
         Err(Error::invalid(
             "option 'watermark.max_drift' is for jobs with windows, and this one has none",
         )
+        .about(Subject::option("watermark.max_drift"))
         .with_help("it holds back partitions that are ahead of others in event time"))
     }
 
@@ -252,6 +254,7 @@ impl JobOptions {
                     _ => Trigger::Every(options::duration(one, key, Duration::ZERO).map_err(
                         |_| {
                             Error::invalid(format!("option 'trigger' does not take '{value}'"))
+                                .about(Subject::option("trigger"))
                                 .with_help(
                                     "it takes a duration such as '100 milliseconds', 'as fast as possible' or 'once'",
                                 )
@@ -309,6 +312,7 @@ impl JobOptions {
                             return Err(Error::invalid(format!(
                                 "option 'state.ttl' does not take '{value}'"
                             ))
+                            .about(Subject::option("state.ttl"))
                             .with_help("it takes a duration such as '7 days', or 'none'"));
                         }
                     },

@@ -95,11 +95,10 @@ impl Sweeper {
                     return Ok(());
                 };
                 if let Some(trimmed) = packed {
-                    if !self.store.append(self.id, history.next, &trimmed).await? {
-                        // Somebody else's entry came first: the batches may be others now.
+                    if !self.store.append_next(self.id, history, &trimmed).await? {
+                        // The entry of another process came first: the batches may be others now.
                         return Ok(());
                     }
-                    history.apply(&trimmed);
                     failpoint::reach("trimmed");
                 }
                 let (store, id, kept) = (self.store.clone(), self.id, history.clone());
@@ -209,10 +208,11 @@ async fn set_aside(store: JobStore, id: JobId, batch: Committed) -> Result<Optio
         0 => None,
         _ => Some(store.late(id, &batch.version, &version).await?),
     };
-    let is_empty = late.is_none() && version.dead_letters.is_empty();
+    let dead_letters = store.dead_letters(id, &batch.version, &version).await?;
+    let is_empty = late.is_none() && dead_letters.is_empty();
     Ok((!is_empty).then_some(Packed {
         batch: batch.batch,
-        dead_letters: version.dead_letters,
+        dead_letters,
         late,
     }))
 }
@@ -235,7 +235,7 @@ async fn delete(store: &JobStore, id: JobId, history: &JobHistory) -> Result<u64
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::jobs::{BatchVersion, DeadLetter, StateFile};
+    use crate::core::jobs::{AGGREGATE, BatchVersion, DeadLetter, OperatorState, StateFile};
     use crate::store::{DataDir, crc32};
 
     fn name_of(number: u64) -> String {
@@ -263,15 +263,20 @@ mod tests {
             value: None,
             reason: "it is bad".into(),
         };
+        let name = name_of(sequence);
+        let letters = store.put_dead_letters(id, &name, &[letter]).await.unwrap();
+        let kept = OperatorState {
+            fingerprint: None,
+            files: state.iter().chain([&sequence]).map(file).collect(),
+        };
         let version = BatchVersion {
-            format: 1,
             batch,
             sequence,
-            state: state.iter().chain([&sequence]).map(file).collect(),
-            dead_letters: vec![letter],
+            operators: [(AGGREGATE.to_owned(), kept)].into(),
+            dead_letters: 1,
+            dead_letters_crc32: Some(letters),
             ..BatchVersion::default()
         };
-        let name = name_of(sequence);
         store.put_state(id, &name, b"x".to_vec()).await.unwrap();
         store.stage(id, &name, &version).await.unwrap();
         let entry = Entry::Committed {
@@ -279,8 +284,7 @@ mod tests {
             version: name,
             at: 0,
         };
-        assert!(store.append(id, sequence, &entry).await.unwrap());
-        history.apply(&entry);
+        assert!(store.append_next(id, history, &entry).await.unwrap());
     }
 
     async fn trim(store: &JobStore, id: JobId, history: &mut JobHistory, versions: u64) {
@@ -290,8 +294,7 @@ mod tests {
         };
         let trimmed = pack(store, id, history, retention, 0).await.unwrap();
         let trimmed = trimmed.unwrap();
-        assert!(store.append(id, history.next, &trimmed).await.unwrap());
-        history.apply(&trimmed);
+        assert!(store.append_next(id, history, &trimmed).await.unwrap());
     }
 
     /// What a history names and the store no longer has.
@@ -301,7 +304,7 @@ mod tests {
             match store.version(id, &batch.version).await {
                 Err(_) => missing.push(batch.version.clone()),
                 Ok(version) => {
-                    for file in &version.state {
+                    for file in version.state_files() {
                         if store.state(id, file).await.is_err() {
                             missing.push(file.name.clone());
                         }
@@ -328,7 +331,7 @@ mod tests {
             at: 0,
         };
         let id = store.create(&created, "j").await.unwrap().unwrap();
-        let history = JobHistory::of(&[created]).unwrap();
+        let history = store.history(id).await.unwrap();
         (dir, store, id, history)
     }
 

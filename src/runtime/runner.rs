@@ -12,7 +12,7 @@ use crate::core::jobs::{
     BatchVersion, ClockReading, DeadLetter, Entry, Identity, JobClock, JobHistory, Partitions,
     Phase, Remedy, Wall, remedy,
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::runtime::batch::{Choice, Ends, Ranges, group_offsets};
 use crate::runtime::blame::{Aside, Blame, Suspects, forget, may_blame};
 use crate::runtime::environment::Environment;
@@ -162,6 +162,7 @@ impl<'a> JobRunner<'a> {
                     let why = reason.map_or(String::new(), |reason| format!(": {reason}"));
                     return Err(
                         Error::invalid(format!("job {} is paused{why}", self.job.name))
+                            .about(Subject::job(&self.job.name))
                             .with_help(format!("RESUME JOB {} lets it go on", self.job.name)),
                     );
                 }
@@ -171,7 +172,8 @@ impl<'a> JobRunner<'a> {
                     return Err(Error::unavailable(format!(
                         "job {} was taken over by {owner}",
                         self.job.name
-                    )));
+                    ))
+                    .about(Subject::job(&self.job.name)));
                 }
                 Ok(Ended::Failed(error)) => {
                     self.metrics.failed();
@@ -271,7 +273,8 @@ impl<'a> JobRunner<'a> {
             Remedy::Wait => Err(Error::unavailable(format!(
                 "others hold memory that a batch needs: {}",
                 error.message()
-            ))),
+            ))
+            .about_cause(error)),
             Remedy::Fewer => {
                 self.pace.does_not_fit(rows);
                 tracing::warn!(job, %error, "a batch is too large: a smaller one is tried");
@@ -281,6 +284,7 @@ impl<'a> JobRunner<'a> {
                 error.kind(),
                 format!("a batch that can be no smaller is too large: {}", error.message()),
             )
+            .about_cause(error)
             .with_help(
                 "give jobs more memory (--memory-limit, and --job-memory of a server), or change the job with CREATE OR REPLACE \
                  JOB, so that a record makes less, or is joined with less; then RESUME JOB",
@@ -508,6 +512,7 @@ impl<'a> JobRunner<'a> {
             let changed = Error::invalid(format!(
                 "job {name} has another statement now: another process has changed it"
             ))
+            .about(Subject::job(name))
             .with_help("run the job's new file, or start this process again");
             return Ok(Some(Ended::Failed(changed)));
         }
@@ -740,7 +745,8 @@ impl<'a> JobRunner<'a> {
                     version.marks.entry(table).or_default().extend(marks);
                 }
             }
-            version.dead_letters = bad_records.into_iter().map(dead_letter).collect();
+            let letters: Vec<DeadLetter> = bad_records.into_iter().map(dead_letter).collect();
+            version.dead_letters = letters.len() as u64;
             version.clock = Some(context.clock.clone());
             version.silent = context.silent.clone();
             version.started_at = started_at;
@@ -748,6 +754,10 @@ impl<'a> JobRunner<'a> {
                 u64::try_from(self.environment.since(began).as_millis()).unwrap_or(u64::MAX);
             let stage = async {
                 let mut applied = None;
+                if !letters.is_empty() {
+                    let put = self.store.put_dead_letters(self.job.id, &name, &letters);
+                    version.dead_letters_crc32 = Some(put.await?);
+                }
                 if let (Some((windows, ..)), Some((prepared, _)), Some(query)) =
                     (&windows, prepared, self.job.query.stream())
                 {
@@ -813,7 +823,7 @@ impl<'a> JobRunner<'a> {
             generation = version.generation,
             rows_in = version.rows_in,
             rows_out = version.rows_out,
-            dead = version.dead_letters.len(),
+            dead = version.dead_letters,
             late = version.late_rows,
             state_rows = windows.as_ref().map_or(0, |(windows, ..)| windows.rows()),
             milliseconds =
@@ -862,8 +872,7 @@ impl<'a> JobRunner<'a> {
                 version: version.to_owned(),
                 at: self.time().at,
             };
-            if self.store.append(self.job.id, history.next, &entry).await? {
-                history.apply(&entry);
+            if self.store.append_next(self.job.id, history, &entry).await? {
                 return Ok(());
             }
             *history = self.store.history(self.job.id).await?;

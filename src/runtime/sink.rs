@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use crate::core::jobs::log::sequence_of;
 use crate::core::jobs::recovery::BEGINNING;
 use crate::core::jobs::{Identity, JobHistory, SourceProgress, Staged};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 #[cfg(test)]
 use crate::runtime::simulation::{Open, SimulatedSink};
 use crate::store::JobId;
@@ -225,6 +225,7 @@ impl JobSink {
                 handle.location(),
                 files.len()
             ))
+            .about(Subject::location(handle.location()))
             .with_help("'delta.appendOnly' 'false' allows it; a new job with a new table goes on from any offset"));
         }
         // What is gone, by a RESTORE or a DELETE, need not be taken out.
@@ -237,6 +238,7 @@ impl JobSink {
             file.path,
             file.version
         ))
+        .about(Subject::location(handle.location()))
         .with_help("OPTIMIZE or a DELETE has rewritten it, and other rows with it: the batches cannot be abandoned"))
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::core::jobs::{BatchVersion, Identity, PlannedRange, RecordMark, SourceProgress};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 #[cfg(test)]
 use crate::runtime::simulation::SimulatedSource;
 use crate::streaming::{BatchSource, JobSinkTable};
@@ -134,7 +134,11 @@ impl JobSource {
                         skip_to: gap.map(|gap| gap.end),
                     })
                     .await
-                    .map_err(|error| error.context(look.table.to_owned()))?;
+                    .map_err(|error| {
+                        error
+                            .context(look.table.to_owned())
+                            .within(Subject::table(look.table))
+                    })?;
                 let ends = PartitionEnds {
                     partition: 0,
                     low: range.start,

@@ -13,7 +13,7 @@ use crate::core::jobs::log::sequence_of;
 use crate::core::jobs::{
     Accepted, BatchVersion, Entry, Gaps, Identity, JobHistory, Phase, Sameness, SourceProgress,
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::planner::ast::Emit;
 use crate::planner::{JobStatement, TableOption, normalize};
 use crate::runtime::batch::{Ends, check_readable};
@@ -27,10 +27,10 @@ use crate::runtime::show;
 use crate::runtime::source::{JobSource, Look};
 use crate::runtime::subscribe::subscribe;
 use crate::runtime::takeover::{TakenOver, append_to, files_in, files_of, take_over};
-use crate::runtime::windows::changed;
+use crate::runtime::windows::{changed, goes_on_from};
 use crate::session::{Outcome, Ready, Session, batch_rows, job_rows, versions};
 use crate::store::{JobId, JobStore};
-use crate::streaming::{JobQuery, JobSinkTable, StreamQuery};
+use crate::streaming::{JobQuery, JobSinkTable};
 use crate::tables::kafka::Delivery;
 
 /// How owners of a moment, statements, are called in the log.
@@ -349,6 +349,7 @@ impl Jobs {
                     "jobs are exactly once, and the table of topic '{}' says 'delivery' 'at_least_once'",
                     table.topic()
                 ))
+                .about(Subject::location(table.topic()))
                 .with_help("leave the option out: it is for the demo's broker, which keeps no transactions"))
             }
             _ => Ok(()),
@@ -387,6 +388,7 @@ impl Jobs {
                 };
                 let id = self.store.create(&created, &name).await?.ok_or_else(|| {
                     Error::unavailable(format!("job {name} is being made by somebody else"))
+                        .about(Subject::job(&name))
                 })?;
                 (id, format!("job {name}"))
             }
@@ -415,6 +417,7 @@ impl Jobs {
                     ErrorKind::Exists,
                     format!("job {name} exists already, {what}"),
                 )
+                .about(Subject::job(&name))
                 .with_help(
                     "CREATE OR REPLACE JOB changes it and goes on where it stands; DROP JOB forgets it",
                 ));
@@ -443,15 +446,15 @@ impl Jobs {
             return Ok(());
         };
         let version = self.store.version(id, &last.version).await?;
-        if version.state.is_empty() {
+        if version.state_files().next().is_none() {
             return Ok(());
         }
-        Err(
-            Error::invalid(format!("job {} keeps state", history.name)).with_help(format!(
+        Err(Error::invalid(format!("job {} keeps state", history.name))
+            .about(Subject::job(&history.name))
+            .with_help(format!(
                 "DROP JOB {} CASCADE drops it with its state; PAUSE JOB only stops it",
                 history.name
-            )),
-        )
+            )))
     }
 
     /// A job that stands somewhere can only be replaced by one that reads the same tables and goes on from the same state.
@@ -467,8 +470,7 @@ impl Jobs {
         };
         let version = self.store.version(id, &last.version).await?;
         if version.sources.keys().eq(query.sources().keys()) {
-            let fingerprint = query.stream().map(StreamQuery::fingerprint);
-            if version.fingerprint.as_deref() != fingerprint && !options.resets_on_change {
+            if !goes_on_from(query.stream(), &version) && !options.resets_on_change {
                 return Err(changed(&history.name, query.stream(), &version));
             }
             return Ok(());
@@ -485,6 +487,7 @@ impl Jobs {
             names(version.sources.keys().collect()),
             names(query.sources().keys().collect()),
         ))
+        .about(Subject::job(&history.name))
         .with_help("drop the job and create it anew"))
     }
 
@@ -496,6 +499,7 @@ impl Jobs {
             return Err(Error::invalid(format!(
                 "REWIND JOB {name} needs the job's file: its sink is taken over"
             ))
+            .about(Subject::job(name))
             .with_help(format!(
                 "run it with the files of the job: anabranch sql -f tables.sql -f job.sql -c 'REWIND JOB {name} TO BATCH {to}'"
             )));
@@ -555,15 +559,17 @@ impl Jobs {
         let published = self.check_rewind(&job, &history, to, &behind).await?;
         sink.take_back(&again).await?;
         // From here on the rewind is said; whoever takes the job over next brings it to its end.
-        if !self.store.append(id, history.next, &entry).await? {
+        let mut rewound = history.clone();
+        if !self.store.append_next(id, &mut rewound, &entry).await? {
             return Err(Error::unavailable(format!(
                 "job {name} was taken over by a runner at the same time"
             ))
+            .about(Subject::job(name))
             .with_help("say it again"));
         }
         failpoint::reach("rewound");
         let batches = history.batches.len() - abandoned.batches.len();
-        history = abandoned;
+        history = rewound;
         sink.take_back(&files).await?;
         sink.mark(&history).await?;
         let rows = match job.query.sink() {
@@ -652,7 +658,7 @@ impl Jobs {
     }
 
     async fn no_such_job(&self, name: &str) -> Error {
-        let error = Error::not_found(format!("no job is named {name}"));
+        let error = Error::not_found(format!("no job is named {name}")).about(Subject::job(name));
         let Ok(names) = self.store.names().await else {
             return error;
         };
@@ -711,6 +717,7 @@ async fn check_same_source(
         "{table}: the batches have read another source: {}",
         read.difference(&now)
     ))
+    .about(Subject::table(table))
     .with_help(
         "they cannot be run again; REWIND to a later batch, or DROP JOB and CREATE JOB to begin with what is there",
     ))
@@ -727,7 +734,7 @@ fn check_batch(history: &JobHistory, to: u64) -> Result<()> {
         let gone = format!(
             "job {name} no longer has batch {to}; the oldest it can go back to is {oldest}"
         );
-        return Err(Error::not_found(gone).with_help(
+        return Err(Error::not_found(gone).about(Subject::job(name)).with_help(
             "the options 'retention.versions' and 'retention.age' of CREATE JOB say how many are kept; \
              to begin anew, DROP JOB and CREATE JOB, or reprocess from an archive",
         ));
@@ -735,7 +742,8 @@ fn check_batch(history: &JobHistory, to: u64) -> Result<()> {
     Err(Error::not_found(format!(
         "job {name} has no batch {to}; it has {} to {newest}",
         oldest.max(1)
-    )))
+    ))
+    .about(Subject::job(name)))
 }
 
 /// Runs a job, and says so while it does.
@@ -787,7 +795,9 @@ async fn panicked(store: &JobStore, id: JobId, owner: &str, said: &str) -> Error
 
 fn batch_number(text: &crate::planner::Text) -> Result<u64> {
     text.value.parse().map_err(|_| {
-        Error::invalid(format!("'{}' is no number of a batch", text.value)).at(text.span)
+        Error::invalid(format!("'{}' is no number of a batch", text.value))
+            .about(Subject::text(&text.value))
+            .at(text.span)
     })
 }
 

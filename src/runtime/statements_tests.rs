@@ -21,7 +21,6 @@ async fn job(store: &JobStore, name: &str) -> JobId {
     let id = store.create(&created, name).await.unwrap().unwrap();
     for number in 1..=BATCHES {
         let version = BatchVersion {
-            format: 1,
             batch: number,
             sequence: number,
             ..BatchVersion::default()

@@ -8,7 +8,7 @@ use crate::core::jobs::{
     BatchVersion, Decision, Entry, Identity, JobHistory, Missing, Phase, Sameness, Standing,
     missing_in_sink,
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::runtime::failpoint;
 use crate::runtime::identities::check_sink;
 use crate::runtime::sink::{JobSink, numbered_witness};
@@ -60,6 +60,7 @@ pub(super) fn files_in<'v>(
 /// Why a job that is gone does not go on.
 pub(super) fn dropped(job: &str) -> Error {
     Error::new(ErrorKind::NotFound, format!("job {job} was dropped"))
+        .about(Subject::job(job))
         .with_help("CREATE JOB makes it anew, from the beginning")
 }
 
@@ -74,8 +75,7 @@ pub(super) async fn append_to(
         if history.phase == Phase::Dropped {
             return Err(dropped(&history.name));
         }
-        if store.append(id, history.next, entry).await? {
-            history.apply(entry);
+        if store.append_next(id, &mut history, entry).await? {
             return Ok(history);
         }
         history = store.history(id).await?;
@@ -186,10 +186,9 @@ pub(super) async fn take_over(
                     None => environment.now(),
                 },
             };
-            if !store.append(id, history.next, &entry).await? {
+            if !store.append_next(id, &mut history, &entry).await? {
                 return Err(taken_over());
             }
-            history.apply(&entry);
             last = last_version(store, id, owner, &history).await?;
         }
         unsure => {
@@ -284,6 +283,7 @@ fn restored_sink(job: &str, missing: Missing) -> Error {
     Error::data(format!(
         "job {job}: the log has batches {first} to {last} and the sink does not: the sink is of an earlier state"
     ))
+    .about(Subject::job(job))
     .with_help(format!(
         "REWIND JOB {job} TO BATCH {before} runs them again, as far as their records are there; RESUME JOB {job} ASSUMING BATCH \
          {last} COMMITTED goes on without their rows; or put the newer sink back, then RESUME JOB {job}"
@@ -296,6 +296,7 @@ fn untold(job: &str, last: u64, version: u64) -> Error {
         "job {job}: whether batch {last} is in the sink cannot be told: version {version} has restored it to an earlier state, of \
          which its log tells nothing any more"
     ))
+    .about(Subject::job(job))
     .with_help(format!(
         "look into the sink; RESUME JOB {job} ASSUMING BATCH {last} COMMITTED goes on, and rows that are not there are missing; or \
          restore the sink to the version before {version}, then RESUME JOB {job}"
@@ -308,6 +309,7 @@ fn unclear(job: &str, decision: Decision) -> Error {
         Decision::OlderLog { batch, witness } => Error::data(format!(
             "job {job}: the data directory is older than the sink, which has {witness}; the log's next batch is {batch}"
         ))
+        .about(Subject::job(job))
         .with_help(format!(
             "restore the newer data directory, or a sink of the same time, then RESUME JOB {job}; RESUME JOB {job} ASSUMING BATCH \
              {batch} NOT COMMITTED runs batch {batch} and those after it again, and their rows are in the sink twice"
@@ -315,6 +317,7 @@ fn unclear(job: &str, decision: Decision) -> Error {
         Decision::Unclear { batch, reason } => Error::data(format!(
             "job {job}: whether batch {batch} is in the sink cannot be told: {reason}"
         ))
+        .about(Subject::job(job))
         .with_help(format!(
             "look into the sink, then say RESUME JOB {job} ASSUMING BATCH {batch} COMMITTED, or NOT COMMITTED"
         )),

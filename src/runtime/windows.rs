@@ -13,8 +13,8 @@ use datafusion::physical_plan::collect_partitioned;
 use tokio::time::Instant;
 
 use crate::core::jobs::{
-    BatchVersion, JobTime, Partitions, PlannedRange, StateFile, SteadyTime, WatermarkPolicy,
-    waiting,
+    AGGREGATE, BatchVersion, JobTime, OperatorState, Partitions, PlannedRange, StateFile,
+    SteadyTime, WatermarkPolicy, waiting,
 };
 use crate::error::{Error, Result};
 use crate::planner::ast::Emit;
@@ -89,16 +89,17 @@ impl Windows {
         if time.clock.is_some() == query.is_keyed() {
             windows.time = time;
         }
-        if version.fingerprint.as_deref() != Some(query.fingerprint()) {
+        if !goes_on_from(Some(query), version) {
             if job.options.resets_on_change {
                 return Ok(windows);
             }
             return Err(changed(&job.name, Some(query), version));
         }
-        for file in &version.state {
+        let state = version.state_of(AGGREGATE);
+        for file in state.map_or(&[][..], |state| state.files.as_slice()) {
             windows.read(store, job.id, file).await?;
+            windows.files.push(file.clone());
         }
-        windows.files.clone_from(&version.state);
         Ok(windows)
     }
 
@@ -272,7 +273,6 @@ impl Windows {
         version: &mut BatchVersion,
     ) -> Result<Applied> {
         (version.rows_in, version.bytes_in) = prepared.front.read();
-        version.fingerprint = Some(query.fingerprint().to_owned());
         version.time = Some(prepared.time.clone());
         if let Some(late) = &prepared.late {
             let bytes = encode_states(&late.schema(), std::slice::from_ref(late))?;
@@ -289,7 +289,11 @@ impl Windows {
             let log = std::slice::from_ref(&prepared.log);
             files.push(self.write(store, id, name, log, false, closed_by).await?);
         }
-        version.state.clone_from(&files);
+        let state = OperatorState {
+            fingerprint: Some(query.fingerprint().to_owned()),
+            files: files.clone(),
+        };
+        version.operators.insert(AGGREGATE.to_owned(), state);
         Ok(Applied {
             change: prepared.change,
             files,
@@ -461,9 +465,22 @@ fn without(before: &RecordBatch, now: &RecordBatch, key: &[usize]) -> Result<Opt
         .map_err(internal)
 }
 
+/// Whether a job can go on from the state of a version: both have none, or its stateful part is the one that the state was made by.
+pub(super) fn goes_on_from(query: Option<&StreamQuery>, version: &BatchVersion) -> bool {
+    match (query, made_by(version)) {
+        (Some(query), Some(made_by)) => query.is_made_by(made_by),
+        (query, made_by) => query.is_none() && made_by.is_none(),
+    }
+}
+
+/// The fingerprint of the state of a version.
+fn made_by(version: &BatchVersion) -> Option<&str> {
+    version.state_of(AGGREGATE)?.fingerprint.as_deref()
+}
+
 /// The stateful part of a job's text is another one than the state of a version was made by.
 pub(super) fn changed(name: &str, query: Option<&StreamQuery>, version: &BatchVersion) -> Error {
-    let both = query.zip(version.fingerprint.as_deref());
+    let both = query.zip(made_by(version));
     let what = match both.is_some_and(|(query, made_by)| query.was_kept_by_window(made_by)) {
         true => {
             format!(

@@ -8,7 +8,7 @@ use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use datafusion::execution::SendableRecordBatchStream;
 
 use crate::core::redact::HIDDEN;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::planner::{
     Class, JobStatement, Object, Parameters, ParsedStatement, RawStatement, Script, Statement,
     Writes, normalize, parse_statement,
@@ -422,6 +422,7 @@ impl Engine {
             let found = found.filter(|running| asked.caller.may_see(&running.user));
             let found = found.ok_or_else(|| {
                 Error::not_found(format!("no statement at work has the id '{}'", id.value))
+                    .about(Subject::text(&id.value))
                     .with_help("SHOW QUERIES lists them")
                     .at(id.span)
             })?;

@@ -29,7 +29,7 @@ use datafusion::sql::parser::Statement as SqlStatement;
 use futures::StreamExt as _;
 
 use crate::core::stack::on_stack;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::planner::{
     BOUND_ROWS, CreateView, Effect, ParsedStatement, Statement, Text, Writes, normalize,
     read_bound_rows,
@@ -889,6 +889,7 @@ fn parse_hours(hours: Text) -> Result<u64> {
             "RETAIN takes a whole number of hours, not '{}'",
             hours.value
         ))
+        .about(Subject::text(&hours.value))
         .at(hours.span)
     })
 }

@@ -5,6 +5,7 @@
 //! both ends, so that a file is either checked or was written by an earlier release, which had no checksums. Other files are
 //! checked by what names them: a version has the checksums of its state and of its late rows.
 
+use std::borrow::Cow;
 use std::io::{ErrorKind, Read, Seek};
 
 use crc32fast::Hasher;
@@ -58,28 +59,29 @@ pub(super) fn seal(value: &impl Serialize) -> Result<Vec<u8>> {
 
 /// The value of such a file, or of one without a checksum.
 pub(super) fn unseal<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    check_seal(bytes)?;
-    serde_json::from_slice(bytes).map_err(|error| error.to_string())
+    serde_json::from_slice(&unsealed(bytes)?).map_err(|error| error.to_string())
 }
 
-fn check_seal(bytes: &[u8]) -> Result<(), String> {
+/// The JSON of such a file without the two members of the checksum, or all of one without a checksum.
+pub(super) fn unsealed(bytes: &[u8]) -> Result<Cow<'_, [u8]>, String> {
     let length = TAIL.len() + DIGITS + TAIL_END.len();
     let (checked, tail) = bytes.split_at(bytes.len().saturating_sub(length));
     let digits = tail
         .strip_prefix(TAIL)
         .and_then(|tail| tail.strip_suffix(TAIL_END));
     match (bytes.starts_with(HEAD), digits) {
-        (false, None) => Ok(()),
+        (false, None) => Ok(Cow::Borrowed(bytes)),
         (true, None) => Err("it is cut off, or its end is damaged".to_owned()),
         (_, Some(digits)) => {
             let found = format!("{:08x}", crc32(checked));
-            if found.as_bytes() == digits {
-                return Ok(());
+            if found.as_bytes() != digits {
+                let digits = String::from_utf8_lossy(digits);
+                return Err(format!(
+                    "its bytes are not those that were written (checksum {found} in the place of {digits})"
+                ));
             }
-            let digits = String::from_utf8_lossy(digits);
-            Err(format!(
-                "its bytes are not those that were written (checksum {found} in the place of {digits})"
-            ))
+            let inner = checked.strip_prefix(HEAD).unwrap_or(checked);
+            Ok(Cow::Owned([&b"{"[..], inner, b"}"].concat()))
         }
     }
 }

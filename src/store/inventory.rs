@@ -1,11 +1,10 @@
 //! What lies in the folder of a job, file by file: for whoever checks it. Nothing is written.
 
-use crate::core::jobs::Entry;
 use crate::error::{Error, Result};
-use crate::store::checksum::unseal;
 use crate::store::job_store::{
     JobId, JobStore, checkpoint_path, entry_path, log_folder, number_of,
 };
+use crate::store::wire::{Unreadable, read_checkpoint, read_entry};
 
 /// The files of a job, by what they are; each sorted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,14 +19,31 @@ pub struct Inventory {
     pub state: Vec<String>,
     /// Names of files of late rows.
     pub late: Vec<String>,
+    /// Names of files of dead letters.
+    pub dead: Vec<String>,
     /// Names of packs.
     pub packs: Vec<String>,
+}
+
+/// Why a file cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// For the user.
+    pub reason: String,
+    /// Nothing is wrong with it: a newer program wrote it.
+    pub is_newer: bool,
 }
 
 impl Inventory {
     /// How many files these are.
     pub fn files(&self) -> usize {
-        let named = [&self.versions, &self.state, &self.late, &self.packs];
+        let named = [
+            &self.versions,
+            &self.state,
+            &self.late,
+            &self.dead,
+            &self.packs,
+        ];
         let named: usize = named.iter().map(|names| names.len()).sum();
         named + self.entries.len() + self.checkpoints.len()
     }
@@ -54,6 +70,7 @@ impl JobStore {
             versions: names("versions", ".json").await?,
             state: names("state", ".arrow").await?,
             late: names("late", ".arrow").await?,
+            dead: names("dead", ".arrow").await?,
             packs: names("packs", ".pack").await?,
         })
     }
@@ -63,8 +80,9 @@ impl JobStore {
     /// # Errors
     ///
     /// The store does not answer.
-    pub async fn check_entry(&self, id: JobId, number: u64) -> Result<(String, Option<String>)> {
-        self.check_json::<Entry>(entry_path(id, number)).await
+    pub async fn check_entry(&self, id: JobId, number: u64) -> Result<(String, Option<Problem>)> {
+        let read = |bytes: &[u8]| read_entry(bytes).map(drop);
+        self.check_json(entry_path(id, number), read).await
     }
 
     /// The same of a checkpoint.
@@ -76,20 +94,24 @@ impl JobStore {
         &self,
         id: JobId,
         number: u64,
-    ) -> Result<(String, Option<String>)> {
-        let path = checkpoint_path(id, number);
-        self.check_json::<serde_json::Value>(path).await
+    ) -> Result<(String, Option<Problem>)> {
+        let read = |bytes: &[u8]| read_checkpoint(bytes, number).map(drop);
+        self.check_json(checkpoint_path(id, number), read).await
     }
 
-    async fn check_json<T: serde::de::DeserializeOwned>(
+    async fn check_json(
         &self,
         path: String,
-    ) -> Result<(String, Option<String>)> {
+        read: impl Fn(&[u8]) -> Result<(), Unreadable>,
+    ) -> Result<(String, Option<Problem>)> {
         let found = self.dir().read(&path).await?;
         let reason = match found {
             // Whoever makes the log shorter may just have deleted it.
             None => None,
-            Some(bytes) => unseal::<T>(&bytes).err(),
+            Some(bytes) => read(&bytes).err().map(|why| Problem {
+                reason: why.to_string(),
+                is_newer: matches!(why, Unreadable::Newer(_)),
+            }),
         };
         Ok((path, reason))
     }

@@ -1,35 +1,32 @@
 //! Jobs in a data directory: `jobs/names/<name>`, and of each job the log (`jobs/<id>/log/<n>.json`) with its checkpoints
 //! (`checkpoint/<n>.json`), its versions (`versions/<name>.json`), what belongs to a version under the same name: keyed state
-//! (`state/<name>.arrow`) and late rows (`late/<name>.arrow`), and what swept versions had set aside (`packs/<name>.pack`). A job
-//! that was dropped is named in `jobs/dropped/<id>` until its files are deleted.
+//! (`state/<name>.arrow`), late rows (`late/<name>.arrow`) and dead letters (`dead/<name>.arrow`), and what swept versions had set
+//! aside (`packs/<name>.pack`). A job that was dropped is named in `jobs/dropped/<id>` until its files are deleted. What stands in
+//! the JSON files says `wire`.
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
-use serde::{Deserialize, Serialize};
 
 use crate::core::jobs::{
-    BatchVersion, Deletable, Entry, Heartbeat, JobHistory, Phase, Staged, StateFile, is_older,
+    BatchVersion, DeadLetter, Deletable, Entry, Heartbeat, JobHistory, Phase, Staged, StateFile,
+    is_older,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::checksum::{check_crc32, crc32, seal, unseal};
+use crate::store::checksum::{check_crc32, crc32};
 use crate::store::data_dir::{DataDir, Opened};
+use crate::store::letters::{decode_letters, encode_letters};
 use crate::store::pack::Pack;
+use crate::store::wire::{
+    StoredEntry, Unreadable, checkpoint_bytes, entry_bytes, read_checkpoint, read_entry,
+    read_version, version_bytes,
+};
 
-/// The format of checkpoints that this program writes and the newest it reads.
-const CHECKPOINT_FORMAT: u32 = 1;
 /// Names the jobs that were dropped and whose files are to be deleted.
 const DROPPED: &str = "jobs/dropped";
 /// A number that no log reaches: names have ten digits.
 const LAST_NUMBER: u64 = 9_999_999_999;
 /// Entries or versions that are asked for at the same time.
 const READS_AT_ONCE: usize = 16;
-
-/// What follows from the entries of a log before a number.
-#[derive(Debug, Serialize, Deserialize)]
-struct Checkpoint {
-    format: u32,
-    history: JobHistory,
-}
 
 /// The identity of a job, minted when it is created: a name that is dropped and made again is another job.
 pub type JobId = uuid::Uuid;
@@ -214,18 +211,60 @@ impl JobStore {
         self.dir.delete(&path).await
     }
 
-    /// Writes entry `number` of a log; false if somebody else has written it, be it deleted since.
+    /// Writes entry `number` of a log; false if another process has written it, be it deleted since. Lists the checkpoints:
+    /// [`Self::append_next`] does not, where the log is known.
     ///
     /// # Errors
     ///
     /// The store does not answer: the entry may be there or not.
     pub async fn append(&self, id: JobId, number: u64, entry: &Entry) -> Result<bool> {
-        let bytes = seal(entry)?;
+        let bytes = entry_bytes(entry, &short_random())?;
         if !self.dir.create(&entry_path(id, number), bytes).await? {
             return Ok(false);
         }
-        // Entries are deleted after a checkpoint has passed them: a number that one has passed was taken before.
+        self.is_not_passed(id, number).await
+    }
+
+    /// Entries are deleted after a checkpoint has passed them: a number that one has passed was taken before.
+    async fn is_not_passed(&self, id: JobId, number: u64) -> Result<bool> {
         Ok(self.last_checkpoint(id).await?.unwrap_or(0) <= number)
+    }
+
+    /// Writes the entry that comes after those of `history`, and takes it in; false if another process has written one, be it deleted
+    /// since. Then `history` stays as it is.
+    ///
+    /// Nothing is listed. The entry before is still there, with the id by which it is known: entries are deleted from the first on,
+    /// and an id is never written twice, so nothing was deleted at this number either. The entry before the next one is never deleted
+    /// while the job is there: a checkpoint lets the entries stay that come after the checkpoint before it.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer: the entry may be there or not.
+    pub async fn append_next(
+        &self,
+        id: JobId,
+        history: &mut JobHistory,
+        entry: &Entry,
+    ) -> Result<bool> {
+        let (number, own) = (history.next, short_random());
+        let bytes = entry_bytes(entry, &own)?;
+        if !self.dir.create(&entry_path(id, number), bytes).await? {
+            return Ok(false);
+        }
+        let is_next = match (&history.last_entry, number.checked_sub(1)) {
+            (Some(known), Some(before)) => {
+                let found = self.dir.read(&entry_path(id, before)).await?;
+                let found = found.and_then(|bytes| read_entry(&bytes).ok());
+                found.is_some_and(|found| found.id.as_ref() == Some(known))
+            }
+            // It is of format 1.
+            _ => self.is_not_passed(id, number).await?,
+        };
+        if is_next {
+            history.apply(entry);
+            history.last_entry = Some(own);
+        }
+        Ok(is_next)
     }
 
     /// Says that a process runs the job.
@@ -294,7 +333,7 @@ impl JobStore {
 
     /// The history from a checkpoint on.
     async fn history_from(&self, id: JobId, checkpoint: Option<u64>) -> Result<JobHistory> {
-        let mut history = match checkpoint {
+        let history = match checkpoint {
             Some(number) => Some(self.checkpoint(id, number).await?),
             None => None,
         };
@@ -308,20 +347,32 @@ impl JobStore {
             }
             paths.push(entry_path(id, number));
         }
-        let entries: Vec<Entry> = futures::stream::iter(paths)
+        let entries: Vec<StoredEntry> = futures::stream::iter(paths)
             .map(|path| {
                 let store = self.clone();
-                async move { store.parsed(&path).await }
+                async move { store.read_as(&path, read_entry).await }
             })
             .buffered(READS_AT_ONCE)
             .try_collect()
             .await?;
-        if let Some(history) = &mut history {
-            entries.iter().for_each(|entry| history.apply(entry));
+        let mut entries = entries.into_iter();
+        let mut history = match history {
+            Some(history) => history,
+            None => {
+                let begins = entries.next().and_then(|first| {
+                    let mut history = JobHistory::of(&[first.entry])?;
+                    history.last_entry = first.id;
+                    Some(history)
+                });
+                let missing = || self.corrupt(&entry_path(id, 0), "the log does not begin with it");
+                begins.ok_or_else(missing)?
+            }
+        };
+        for StoredEntry { entry, id } in entries {
+            history.apply(&entry);
+            history.last_entry = id;
         }
-        history
-            .or_else(|| JobHistory::of(&entries))
-            .ok_or_else(|| self.corrupt(&entry_path(id, 0), "the log does not begin with it"))
+        Ok(history)
     }
 
     /// The number of the newest checkpoint.
@@ -336,18 +387,8 @@ impl JobStore {
     }
 
     async fn checkpoint(&self, id: JobId, number: u64) -> Result<JobHistory> {
-        let path = checkpoint_path(id, number);
-        let checkpoint: Checkpoint = self.parsed(&path).await?;
-        if checkpoint.format > CHECKPOINT_FORMAT {
-            return Err(Error::unsupported(format!(
-                "{path} was written by a newer program (format {})",
-                checkpoint.format
-            ))
-            .with_help("run the job with that program, or a newer one"));
-        }
-        let mut history = checkpoint.history;
-        history.checkpoint = number;
-        Ok(history)
+        let read = |bytes: &[u8]| read_checkpoint(bytes, number);
+        self.read_as(&checkpoint_path(id, number), read).await
     }
 
     /// Writes down what follows from the log so far, and deletes the entries that the checkpoint before has passed.
@@ -360,11 +401,7 @@ impl JobStore {
     ///
     /// The store does not answer.
     pub async fn compact(&self, id: JobId, history: &JobHistory) -> Result<Option<JobHistory>> {
-        let checkpoint = Checkpoint {
-            format: CHECKPOINT_FORMAT,
-            history: history.clone(),
-        };
-        let bytes = seal(&checkpoint)?;
+        let bytes = checkpoint_bytes(history)?;
         // The same entries give the same checkpoint: one that is there is as good.
         self.dir
             .create(&checkpoint_path(id, history.next), bytes)
@@ -404,6 +441,7 @@ impl JobStore {
         for (folder, ending) in [
             ("versions", ".json"),
             ("late", ".arrow"),
+            ("dead", ".arrow"),
             ("state", ".arrow"),
             ("packs", ".pack"),
         ] {
@@ -482,7 +520,7 @@ impl JobStore {
     ///
     /// The store does not answer.
     pub async fn stage(&self, id: JobId, name: &str, version: &BatchVersion) -> Result<()> {
-        let bytes = seal(version)?;
+        let bytes = version_bytes(version)?;
         self.put(&version_path(id, name), bytes).await
     }
 
@@ -535,6 +573,47 @@ impl JobStore {
         self.get_checked(&path, version.late_crc32).await
     }
 
+    /// Writes the dead letters of a version. Gives their checksum, which belongs into the version.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn put_dead_letters(
+        &self,
+        id: JobId,
+        name: &str,
+        letters: &[DeadLetter],
+    ) -> Result<u32> {
+        let bytes = encode_letters(letters)?;
+        let crc32 = crc32(&bytes);
+        self.put(&dead_path(id, name), bytes).await?;
+        Ok(crc32)
+    }
+
+    /// The dead letters of a version of this name. One of format 1 has them itself.
+    ///
+    /// # Errors
+    ///
+    /// They are missing or damaged, or the store does not answer.
+    pub async fn dead_letters(
+        &self,
+        id: JobId,
+        name: &str,
+        version: &BatchVersion,
+    ) -> Result<Vec<DeadLetter>> {
+        if version.dead_letters == 0 || !version.inline_dead_letters.is_empty() {
+            return Ok(version.inline_dead_letters.clone());
+        }
+        let path = dead_path(id, name);
+        let bytes = self.get_checked(&path, version.dead_letters_crc32).await?;
+        let letters = decode_letters(&bytes).map_err(|reason| self.corrupt(&path, &reason))?;
+        if letters.len() as u64 != version.dead_letters {
+            let reason = format!("it has {} rows of {}", letters.len(), version.dead_letters);
+            return Err(self.corrupt(&path, &reason));
+        }
+        Ok(letters)
+    }
+
     /// Writes what versions have set aside into one file.
     ///
     /// # Errors
@@ -552,12 +631,16 @@ impl JobStore {
     pub async fn pack(&self, id: JobId, name: &str) -> Result<Pack> {
         let path = pack_path(id, name);
         let bytes = self.get(&path).await?;
-        Pack::decode(&bytes).map_err(|reason| self.corrupt(&path, &reason))
+        Pack::decode(&bytes).map_err(|why| why.of_file(&path, self.dir.shown()))
     }
 
-    async fn parsed<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T> {
+    async fn read_as<T>(
+        &self,
+        path: &str,
+        read: impl FnOnce(&[u8]) -> Result<T, Unreadable>,
+    ) -> Result<T> {
         let bytes = self.get(path).await?;
-        unseal(&bytes).map_err(|reason| self.corrupt(path, &reason))
+        read(&bytes).map_err(|why| why.of_file(path, self.dir.shown()))
     }
 
     async fn get_checked(&self, path: &str, written: Option<u32>) -> Result<Bytes> {
@@ -607,16 +690,7 @@ impl JobStore {
     ///
     /// It is missing, cannot be read, or was written by a newer program.
     pub async fn version(&self, id: JobId, name: &str) -> Result<BatchVersion> {
-        let path = version_path(id, name);
-        let version: BatchVersion = self.parsed(&path).await?;
-        if version.format > crate::core::jobs::version::FORMAT {
-            return Err(Error::unsupported(format!(
-                "version {name} was written by a newer program (format {})",
-                version.format
-            ))
-            .with_help("run the job with that program, or a newer one"));
-        }
-        Ok(version)
+        self.read_as(&version_path(id, name), read_version).await
     }
 
     /// The versions that were written and never committed.
@@ -675,15 +749,12 @@ impl JobStore {
     pub async fn discard(&self, id: JobId, name: &str) -> Result<()> {
         self.dir.delete(&state_path(id, name)).await?;
         self.dir.delete(&late_path(id, name)).await?;
+        self.dir.delete(&dead_path(id, name)).await?;
         self.dir.delete(&version_path(id, name)).await
     }
 
     fn corrupt(&self, path: &str, reason: &str) -> Error {
-        Error::data(format!(
-            "{path} in the data directory '{}' cannot be read: {reason}",
-            self.dir.shown()
-        ))
-        .with_help("restore the file from a backup of the data directory, or drop the job and make it anew")
+        Unreadable::Damaged(reason.to_owned()).of_file(path, self.dir.shown())
     }
 }
 
@@ -763,9 +834,13 @@ fn late_path(id: JobId, name: &str) -> String {
     format!("jobs/{id}/late/{name}.arrow")
 }
 
+fn dead_path(id: JobId, name: &str) -> String {
+    format!("jobs/{id}/dead/{name}.arrow")
+}
+
 #[expect(
     clippy::disallowed_methods,
-    reason = "two runners never give one file the same name"
+    reason = "two runners never give one file the same name, nor one entry the same id"
 )]
 fn short_random() -> String {
     let mut name = uuid::Uuid::new_v4().simple().to_string();
@@ -775,7 +850,11 @@ fn short_random() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::core::jobs::{AGGREGATE, OperatorState};
+    use crate::store::simulated::{Faults, Reads, SimulatedDisk};
 
     fn store(dir: &std::path::Path) -> JobStore {
         JobStore::new(DataDir::open(&dir.display().to_string()).unwrap())
@@ -880,6 +959,7 @@ mod tests {
             let mut history = store.history(id).await.unwrap();
             assert_eq!(history.checkpoint, shortened);
             history.checkpoint = 0;
+            assert!(history.last_entry.take().is_some(), "{number}");
             assert_eq!(history, JobHistory::of(&all).unwrap(), "{number}");
             if number % 10 == 5 {
                 store.compact(id, &history).await.unwrap();
@@ -913,10 +993,12 @@ mod tests {
         let newer = dir
             .path()
             .join(format!("jobs/{id}/checkpoint/0000000002.json"));
-        let text = serde_json::json!({"format": 2, "history": history}).to_string();
-        std::fs::write(newer, text).unwrap();
+        std::fs::write(newer, r#"{"format":3,"history":{"next":2}}"#).unwrap();
         let error = store.history(id).await.unwrap_err();
-        assert!(error.message().contains("newer program"), "{error}");
+        assert!(
+            error.message().contains("newer program (format 3"),
+            "{error}"
+        );
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -992,10 +1074,16 @@ mod tests {
             crc32: Some(crc32(b"x")),
         };
         BatchVersion {
-            format: 1,
             batch: sequence,
             sequence,
-            state: state.iter().map(file).collect(),
+            operators: [(
+                AGGREGATE.to_owned(),
+                OperatorState {
+                    fingerprint: None,
+                    files: state.iter().map(file).collect(),
+                },
+            )]
+            .into(),
             ..BatchVersion::default()
         }
     }
@@ -1098,7 +1186,7 @@ mod tests {
         for batch in &history.batches {
             let version = store.version(id, &batch.version).await.unwrap();
             store.late(id, &batch.version, &version).await.unwrap();
-            for file in &version.state {
+            for file in version.state_files() {
                 store.state(id, file).await.unwrap();
                 checked += 1;
             }
@@ -1145,6 +1233,156 @@ mod tests {
         assert_eq!(files(dir.path(), other, "log"), ["0000000000.json"]);
     }
 
+    /// One process runs a job: what it does of the store for a batch is known, and nothing is listed.
+    #[tokio::test]
+    async fn a_batch_lists_nothing() {
+        let reads = Arc::new(Reads::default());
+        let dir = SimulatedDisk::default().seen_with(Arc::clone(&reads) as Arc<dyn Faults>);
+        let store = JobStore::new(dir);
+        let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+        let mut history = store.history(id).await.unwrap();
+        let me = takeover("me");
+        assert!(store.append_next(id, &mut history, &me).await.unwrap());
+        for batch in 1..=30 {
+            let name = JobStore::version_name(history.next);
+            reads.take();
+            reads.take_listed();
+            // The look for statements of other processes, and a batch with all that it can leave behind.
+            assert!(store.is_free(id, history.next).await.unwrap());
+            store.put_state(id, &name, b"x".to_vec()).await.unwrap();
+            store.put_late(id, &name, b"x".to_vec()).await.unwrap();
+            let letters = store.put_dead_letters(id, &name, &[]).await.unwrap();
+            let version = BatchVersion {
+                dead_letters_crc32: Some(letters),
+                ..version_with(history.next, &[name.as_str()])
+            };
+            store.stage(id, &name, &version).await.unwrap();
+            let entry = Entry::Committed {
+                batch,
+                version: name,
+                at: 0,
+            };
+            let before = entry_path(id, history.next - 1);
+            assert!(store.append_next(id, &mut history, &entry).await.unwrap());
+            assert_eq!(reads.take_listed(), [] as [&str; 0], "{batch}");
+            let read = reads.take();
+            // The number itself and the mark of DROP JOB, and the entry before.
+            assert_eq!((read.len(), read.last()), (3, Some(&before)), "{read:?}");
+            // A log that is made shorter meanwhile changes nothing.
+            if batch % 7 == 0 {
+                store.compact(id, &history).await.unwrap();
+            }
+        }
+        let read = store.history(id).await.unwrap();
+        assert_eq!(read.last_entry, history.last_entry);
+        // A process that begins with the checkpoint knows the entry before as well.
+        store.compact(id, &read).await.unwrap();
+        let mut other = store.history(id).await.unwrap();
+        assert_eq!(other.checkpoint, other.next);
+        reads.take_listed();
+        let other_takes = takeover("other");
+        assert!(
+            store
+                .append_next(id, &mut other, &other_takes)
+                .await
+                .unwrap()
+        );
+        assert_eq!(reads.take_listed(), [] as [&str; 0]);
+        // The first one is told that it lost, and its history is what it was.
+        let (next, known) = (history.next, history.last_entry.clone());
+        let entry = committed(31, history.next);
+        assert!(!store.append_next(id, &mut history, &entry).await.unwrap());
+        assert_eq!((history.next, history.last_entry), (next, known));
+    }
+
+    /// LOSS-1: processes that slept until the log was made shorter find their numbers free, two of them next to each other, and lose.
+    #[tokio::test]
+    async fn loss_1_the_rest_of_one_sleeper_does_not_let_another_win() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+        let mut history = store.history(id).await.unwrap();
+        let mut slept = Vec::new();
+        for number in 1..=30 {
+            if number == 4 || number == 5 {
+                slept.push(history.clone());
+            }
+            let entry = committed(number, number);
+            assert!(store.append_next(id, &mut history, &entry).await.unwrap());
+            if number % 10 == 0 {
+                store.compact(id, &history).await.unwrap();
+            }
+        }
+        assert_eq!(files(dir.path(), id, "log")[0], "0000000021.json");
+        for mut sleeper in slept {
+            let entry = takeover("sleeper");
+            assert!(!store.append_next(id, &mut sleeper, &entry).await.unwrap());
+        }
+        let left = files(dir.path(), id, "log");
+        assert_eq!(left[..2], ["0000000004.json", "0000000005.json"]);
+        assert_eq!(store.history(id).await.unwrap().owner, None);
+        let entry = committed(31, 31);
+        assert!(store.append_next(id, &mut history, &entry).await.unwrap());
+    }
+
+    /// Entries of format 1 have no ids: the checkpoints say whether one is the next.
+    #[tokio::test]
+    async fn a_log_of_the_first_format_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+        let log = dir.path().join(format!("jobs/{id}/log"));
+        let first = [
+            r#"{"entry":"created","name":"j","text":"t","tables":[],"at":0}"#,
+            r#"{"entry":"takeover","owner":"me","at":0}"#,
+        ];
+        for (number, text) in first.into_iter().enumerate() {
+            std::fs::write(log.join(format!("{number:010}.json")), text).unwrap();
+        }
+        let mut history = store.history(id).await.unwrap();
+        assert_eq!((history.next, &history.last_entry), (2, &None));
+        for number in 2..=4 {
+            let entry = committed(number, number);
+            assert!(store.append_next(id, &mut history, &entry).await.unwrap());
+            assert!(history.last_entry.is_some());
+        }
+        assert_eq!(store.history(id).await.unwrap(), history);
+    }
+
+    #[tokio::test]
+    async fn dead_letters_are_kept_beside_the_version() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let id = store.create(&created("j"), "j").await.unwrap().unwrap();
+        let letter = DeadLetter {
+            table: "t".into(),
+            topic: "t".into(),
+            partition: 0,
+            offset: 4,
+            timestamp: None,
+            key: None,
+            value: Some(vec![0, 255]),
+            reason: "bad".into(),
+        };
+        let letters = vec![letter];
+        let name = JobStore::version_name(1);
+        let crc32 = store.put_dead_letters(id, &name, &letters).await.unwrap();
+        let mut version = BatchVersion {
+            dead_letters: 1,
+            dead_letters_crc32: Some(crc32),
+            ..BatchVersion::default()
+        };
+        let read = store.dead_letters(id, &name, &version).await.unwrap();
+        assert_eq!(read, letters);
+        version.dead_letters = 2;
+        let error = store.dead_letters(id, &name, &version).await.unwrap_err();
+        assert!(error.message().contains("1 rows of 2"), "{error}");
+        store.discard(id, &name).await.unwrap();
+        assert_eq!(files(dir.path(), id, "dead"), [] as [&str; 0]);
+        let error = store.dead_letters(id, &name, &version).await.unwrap_err();
+        assert!(error.message().contains("dead/"), "{error}");
+    }
+
     /// A DROP JOB that dies at any step is brought to its end: by another one of the same name while there is the name, and by any
     /// other one after that.
     #[tokio::test]
@@ -1177,7 +1415,6 @@ mod tests {
         let store = store(dir.path());
         let id = store.create(&created("j"), "j").await.unwrap().unwrap();
         let version = BatchVersion {
-            format: 1,
             batch: 1,
             sequence: 1,
             rows_in: 3,

@@ -7,18 +7,22 @@ mod checksum;
 mod data_dir;
 mod inventory;
 mod job_store;
+mod letters;
 mod pack;
 mod profile;
 mod s3;
 #[cfg(test)]
 pub(crate) mod simulated;
 mod unfinished;
+mod wire;
 
 pub use crate::store::data_dir::{DataDir, Opened};
 pub use crate::store::job_store::{FoundJob, JobId, JobStore};
 pub use catalog::{CatalogEntry, CatalogList, CatalogStore};
 pub use checksum::{check_crc32, crc32, crc32_of};
-pub use inventory::Inventory;
+pub use inventory::{Inventory, Problem};
 pub use pack::{Pack, Packed};
 pub use s3::open_s3;
 pub(crate) use unfinished::{ABANDONED, unfinished_files};
+#[cfg(test)]
+pub(crate) use wire::version_as_stored;

@@ -1,16 +1,16 @@
 //! What batches have set aside, late rows and dead letters, many batches to a file: it outlives their versions (LOSS-1).
 //!
-//! A line of JSON, then the files of late rows one after the other as they were.
+//! A line of JSON, then of one batch after the other the file of its dead letters and that of its late rows, as they were. Format 1
+//! had dead letters in the JSON.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::core::jobs::DeadLetter;
 use crate::error::Result;
-use crate::store::checksum::{check_crc32, crc32, seal, unseal};
-
-/// The format this program writes and the newest it reads.
-const FORMAT: u32 = 1;
+use crate::store::checksum::{check_crc32, crc32, seal, unsealed};
+use crate::store::letters::{decode_letters, encode_letters};
+use crate::store::wire::{DeadLetterFile, FORMAT, Unreadable};
 
 /// What batches have set aside.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,22 +30,47 @@ pub struct Packed {
     pub late: Option<Bytes>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Head {
+#[derive(Debug, Deserialize)]
+struct Named {
     format: u32,
-    batches: Vec<HeadOfBatch>,
-    /// The checksum of what comes after this line; none of packs that were written without.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    late_crc32: Option<u32>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Head {
+    format: u32,
+    batches: Vec<HeadOfBatch>,
+    /// The checksum of what comes after this line.
+    files_crc32: u32,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct HeadOfBatch {
     batch: u64,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    dead_letters: Vec<DeadLetter>,
-    /// Bytes of late rows.
+    /// Bytes of the file of dead letters. Format 1 has a list in the member `dead_letters`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    letters: Option<usize>,
+    /// Bytes of the file of late rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    late: Option<usize>,
+}
+
+/// Format 1.
+#[derive(Debug, Deserialize)]
+struct FirstHead {
+    batches: Vec<FirstHeadOfBatch>,
+    /// None of packs that were written without.
+    #[serde(default)]
+    late_crc32: Option<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+struct FirstHeadOfBatch {
+    batch: u64,
+    #[serde(default)]
+    dead_letters: Vec<DeadLetterFile>,
+    #[serde(default)]
     late: Option<usize>,
 }
 
@@ -54,8 +79,7 @@ impl Pack {
     pub fn size(&self) -> usize {
         let of_letter = |letter: &DeadLetter| {
             let bytes = |part: &Option<Vec<u8>>| part.as_ref().map_or(0, Vec::len);
-            // Bytes are written as numbers.
-            4 * (bytes(&letter.key) + bytes(&letter.value)) + letter.reason.len() + 100
+            bytes(&letter.key) + bytes(&letter.value) + letter.reason.len() + 100
         };
         let of_batch = |packed: &Packed| {
             let letters: usize = packed.dead_letters.iter().map(of_letter).sum();
@@ -65,55 +89,91 @@ impl Pack {
     }
 
     pub(super) fn encode(&self) -> Result<Vec<u8>> {
-        let of_batch = |packed: &Packed| HeadOfBatch {
-            batch: packed.batch,
-            dead_letters: packed.dead_letters.clone(),
-            late: packed.late.as_ref().map(Bytes::len),
-        };
-        let lates = || {
-            self.batches
-                .iter()
-                .filter_map(|packed| packed.late.as_ref())
-        };
-        let mut hasher = crc32fast::Hasher::new();
-        lates().for_each(|late| hasher.update(late));
-        let head = Head {
+        let mut batches = Vec::with_capacity(self.batches.len());
+        let mut files = Vec::new();
+        for packed in &self.batches {
+            let letters = match packed.dead_letters.as_slice() {
+                [] => None,
+                letters => Some(encode_letters(letters)?),
+            };
+            batches.push(HeadOfBatch {
+                batch: packed.batch,
+                letters: letters.as_ref().map(Vec::len),
+                late: packed.late.as_ref().map(Bytes::len),
+            });
+            files.extend_from_slice(letters.as_deref().unwrap_or_default());
+            files.extend_from_slice(packed.late.as_deref().unwrap_or_default());
+        }
+        let mut bytes = seal(&Head {
             format: FORMAT,
-            batches: self.batches.iter().map(of_batch).collect(),
-            late_crc32: Some(hasher.finalize()),
-        };
-        let mut bytes = seal(&head)?;
+            batches,
+            files_crc32: crc32(&files),
+        })?;
         bytes.push(b'\n');
-        lates().for_each(|late| bytes.extend_from_slice(late));
+        bytes.append(&mut files);
         Ok(bytes)
     }
 
     /// The pack that bytes are, or why they are none.
-    pub(super) fn decode(bytes: &Bytes) -> Result<Self, String> {
+    pub(super) fn decode(bytes: &Bytes) -> Result<Self, Unreadable> {
+        let damaged = Unreadable::Damaged;
         let end = bytes.iter().position(|byte| *byte == b'\n');
-        let end = end.ok_or("it is cut off")?;
-        let head: Head = unseal(&bytes[..end])?;
-        if head.format > FORMAT {
-            return Err("it was written by a newer program".to_owned());
+        let end = end.ok_or_else(|| damaged("it is cut off".to_owned()))?;
+        let head = unsealed(&bytes[..end]).map_err(damaged)?;
+        let mut files = Files(bytes.slice(end + 1..));
+        let of_format = |format: u32| {
+            move |error: serde_json::Error| {
+                damaged(format!("it is not of format {format}: {error}"))
+            }
+        };
+        let named: Named = serde_json::from_slice(&head).map_err(of_format(1))?;
+        let mut pack = Self::default();
+        match named.format {
+            0 => return Err(damaged("it names format 0".to_owned())),
+            1 => {
+                let head: FirstHead = serde_json::from_slice(&head).map_err(of_format(1))?;
+                check_crc32(crc32(&files.0), head.late_crc32).map_err(damaged)?;
+                for of in head.batches {
+                    pack.batches.push(Packed {
+                        batch: of.batch,
+                        dead_letters: of.dead_letters.into_iter().map(Into::into).collect(),
+                        late: files.next(of.late).map_err(damaged)?,
+                    });
+                }
+            }
+            FORMAT => {
+                let head: Head = serde_json::from_slice(&head).map_err(of_format(FORMAT))?;
+                check_crc32(crc32(&files.0), Some(head.files_crc32)).map_err(damaged)?;
+                for of in head.batches {
+                    let letters = files.next(of.letters).map_err(damaged)?;
+                    let letters =
+                        letters.map_or_else(|| Ok(Vec::new()), |file| decode_letters(&file));
+                    pack.batches.push(Packed {
+                        batch: of.batch,
+                        dead_letters: letters.map_err(damaged)?,
+                        late: files.next(of.late).map_err(damaged)?,
+                    });
+                }
+            }
+            newer => return Err(Unreadable::Newer(newer)),
         }
-        let mut rest = bytes.slice(end + 1..);
-        check_crc32(crc32(&rest), head.late_crc32)?;
-        let mut batches = Vec::with_capacity(head.batches.len());
-        for of_batch in head.batches {
-            let late = match of_batch.late {
-                Some(length) if length <= rest.len() => Some(rest.split_to(length)),
-                Some(_) => return Err("it is cut off".to_owned()),
-                None => None,
-            };
-            batches.push(Packed {
-                batch: of_batch.batch,
-                dead_letters: of_batch.dead_letters,
-                late,
-            });
+        match files.0.is_empty() {
+            true => Ok(pack),
+            false => Err(damaged("it has more than it says".to_owned())),
         }
-        match rest.is_empty() {
-            true => Ok(Self { batches }),
-            false => Err("it has more than it says".to_owned()),
+    }
+}
+
+/// The files behind the head.
+struct Files(Bytes);
+
+impl Files {
+    /// The next file, of so many bytes, if there is one.
+    fn next(&mut self, length: Option<usize>) -> Result<Option<Bytes>, String> {
+        match length {
+            Some(length) if length <= self.0.len() => Ok(Some(self.0.split_to(length))),
+            Some(_) => Err("it is cut off".to_owned()),
+            None => Ok(None),
         }
     }
 }
@@ -137,12 +197,12 @@ mod tests {
             batches: vec![
                 Packed {
                     batch: 3,
-                    dead_letters: vec![letter],
+                    dead_letters: vec![letter.clone()],
                     late: None,
                 },
                 Packed {
                     batch: 4,
-                    dead_letters: vec![],
+                    dead_letters: vec![letter],
                     late: Some(Bytes::from_static(b"rows\nof 4")),
                 },
                 Packed {
@@ -175,14 +235,21 @@ mod tests {
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert!(Pack::decode(&Bytes::from(damaged)).is_err(), "bit {bit}");
         }
-        let newer = b"{\"format\":2,\"batches\":[]}\n";
-        assert!(Pack::decode(&Bytes::from_static(newer)).is_err());
+        let newer = b"{\"format\":3,\"batches\":[]}\n";
+        let refused = Pack::decode(&Bytes::from_static(newer));
+        assert_eq!(refused, Err(Unreadable::Newer(3)));
     }
 
     #[test]
-    fn what_was_written_without_a_checksum_is_read() {
-        let older = b"{\"format\":1,\"batches\":[{\"batch\":4,\"late\":3}]}\nabc";
+    fn packs_of_the_first_format_are_read() {
+        let older = b"{\"format\":1,\"batches\":[{\"batch\":4,\"dead_letters\":[{\"table\":\"t\",\"topic\":\"t\",\"partition\":1,\
+            \"offset\":7,\"timestamp\":null,\"key\":[0,10,255],\"value\":null,\"reason\":\"bad\"}],\"late\":3}]}\nabc";
         let pack = Pack::decode(&Bytes::from_static(older)).unwrap();
-        assert_eq!(pack.batches[0].late.as_deref(), Some(&b"abc"[..]));
+        let packed = &pack.batches[0];
+        assert_eq!(packed.late.as_deref(), Some(&b"abc"[..]));
+        assert_eq!(packed.dead_letters[0].key, Some(vec![0, 10, 255]));
+        // Written again it is of format 2.
+        let again = Bytes::from(pack.encode().unwrap());
+        assert_eq!(Pack::decode(&again), Ok(pack));
     }
 }

@@ -42,16 +42,26 @@ pub(crate) trait Faults: fmt::Debug + Send + Sync + 'static {
     fn fate(&self, path: &str, writes: bool) -> Fate;
     /// Takes a write that is to be done later.
     fn later(&self, later: Later);
+    /// A folder is listed.
+    fn listed(&self, _folder: &str) {}
 }
 
-/// Lets no call fail, and keeps the paths of the files that were read.
+/// Lets no call fail, and keeps the paths of the files that were read and of the folders that were listed.
 #[derive(Debug, Default)]
-pub(crate) struct Reads(Mutex<Vec<String>>);
+pub(crate) struct Reads {
+    files: Mutex<Vec<String>>,
+    folders: Mutex<Vec<String>>,
+}
 
 impl Reads {
     /// The paths of the files that were read since this was asked last, in order.
     pub(crate) fn take(&self) -> Vec<String> {
-        std::mem::take(&mut *self.0.lock().unwrap())
+        std::mem::take(&mut *self.files.lock().unwrap())
+    }
+
+    /// The same of the folders that were listed.
+    pub(crate) fn take_listed(&self) -> Vec<String> {
+        std::mem::take(&mut *self.folders.lock().unwrap())
     }
 }
 
@@ -63,13 +73,17 @@ impl Faults for Reads {
     fn fate(&self, path: &str, writes: bool) -> Fate {
         // Not the folders that are listed.
         if !writes && (path.ends_with(".json") || path.starts_with("jobs/names/")) {
-            self.0.lock().unwrap().push(path.to_owned());
+            self.files.lock().unwrap().push(path.to_owned());
         }
         Fate::Done
     }
 
     fn later(&self, later: Later) {
         later();
+    }
+
+    fn listed(&self, folder: &str) {
+        self.folders.lock().unwrap().push(folder.to_owned());
     }
 }
 
@@ -210,6 +224,7 @@ impl ObjectStore for Seen {
         let listed = async move {
             faults.step().await;
             let path = prefix.as_ref().map_or("", |path| path.as_ref());
+            faults.listed(path);
             match faults.fate(path, false) {
                 Fate::Done => objects.list(prefix.as_ref()),
                 _ => futures::stream::once(async { Err(failed()) }).boxed(),

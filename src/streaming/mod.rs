@@ -1,6 +1,9 @@
 //! Jobs with an aggregate over more than a batch: the plan below it, planned for each batch, and the one above it.
 
 pub mod drain;
+mod fingerprint;
+#[cfg(test)]
+mod fingerprint_tests;
 mod hidden;
 #[cfg(test)]
 mod laws;
@@ -40,7 +43,7 @@ use crate::core::jobs::WatermarkPolicy;
 use crate::error::{Error, Result};
 use crate::planner::ast::Emit;
 use crate::streaming::hidden::find;
-use crate::streaming::split::{BY_SLICE, Split, Windowing};
+use crate::streaming::split::{Split, Windowing};
 use crate::tables::time::{HIDDEN_END, HIDDEN_START};
 use crate::tables::time::{ROW_COLUMN, ROW_WATERMARK};
 
@@ -108,16 +111,21 @@ impl StreamQuery {
         self.policy
     }
 
-    /// What the state depends on: a job whose text gives another one cannot go on from it.
+    /// What the state depends on, as it is written into versions: a job whose text gives another one cannot go on from it.
     pub fn fingerprint(&self) -> &str {
-        &self.split.fingerprint
+        &self.split.fingerprints.now
+    }
+
+    /// Whether state that was kept with this fingerprint was made by the same windows, keys and aggregates. Fingerprints of format 1
+    /// are compared as they were made then.
+    pub fn is_made_by(&self, fingerprint: &str) -> bool {
+        self.split.fingerprints.are_of(fingerprint)
     }
 
     /// Whether state with this fingerprint is of the same windows, but by window: earlier releases kept state so where it is
     /// now by slice.
     pub fn was_kept_by_window(&self, fingerprint: &str) -> bool {
-        let earlier = self.split.fingerprint.strip_suffix(BY_SLICE);
-        matches!(self.split.windowing, Windowing::Sliced { .. }) && earlier == Some(fingerprint)
+        self.split.fingerprints.are_by_window(fingerprint)
     }
 
     /// Whether a group that was emitted can stop to be: sessions grow and merge, and a filter may no longer hold.

@@ -19,7 +19,7 @@ use datafusion::sql::parser::Statement as SqlStatement;
 use datafusion::sql::sqlparser::ast::{Statement as AnsiStatement, TableObject};
 
 use crate::core::jobs::{RecordMark, Shortage};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::planner::ast::Emit;
 use crate::session::catalog::view_barrier;
 use crate::session::catalog::{TableEntry, split_time_travel};
@@ -598,7 +598,8 @@ impl Session {
             other => Err(Error::unsupported(format!(
                 "{name} is a {}, and a job writes Kafka or Delta tables",
                 other.kind_name()
-            ))),
+            ))
+            .about(Subject::table(name))),
         }
     }
 }

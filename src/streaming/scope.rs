@@ -6,7 +6,7 @@ use datafusion::logical_expr::{
     Expr, FetchType, Join, Limit, LogicalPlan, SkipType, Union, Volatility,
 };
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::planner::ast::Emit;
 use crate::streaming::{Sources, has_aggregate, reads_stream};
 
@@ -193,6 +193,7 @@ fn check_functions(input: &LogicalPlan) -> Result<()> {
     })?;
     match found {
         Some(function) => Err(Error::unsupported(format!("a job cannot use {function}()"))
+            .about(Subject::function(function))
             .with_help("a batch that is run again after a crash must give the same rows")),
         None => Ok(()),
     }

@@ -10,7 +10,7 @@ use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::datasource::provider_as_source;
 use datafusion::logical_expr::{LogicalPlan, TableScan, TableScanBuilder};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::session::system::SYSTEM;
 use crate::tables::delta::DeltaTableHandle;
 use crate::tables::kafka::KafkaTable;
@@ -134,6 +134,8 @@ fn rebased(mut scan: TableScan, provider: &Arc<dyn TableProvider>) -> Result<Log
                 field.name(),
                 field.data_type()
             ))
+            .about(Subject::table(scan.table_name.table()))
+            .about(Subject::column(field.name()))
             .with_help("run the job's file again; CREATE OR REPLACE JOB changes the query")
         })
     });

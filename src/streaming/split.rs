@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anabranch_udfs::{
     EventWindow, IS_FINAL, PushDownFilters, SessionAggregate, SessionColumn, SessionWindow, Slices,
-    WindowKind, as_kept, plain, session_groups_of,
+    WindowKind, plain, session_groups_of,
 };
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
@@ -21,7 +21,8 @@ use datafusion::optimizer::rewrite_set_comparison::RewriteSetComparison;
 use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
 use datafusion::optimizer::{Optimizer, OptimizerContext};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
+use crate::streaming::fingerprint::{Fingerprints, Stateful};
 use crate::streaming::hidden::{find, with_hidden};
 use crate::streaming::lineage::{Origin, origins, unaliased, window_below};
 use crate::streaming::sides::{Sources, StreamTable, reads_stream, static_tables, stream_inputs};
@@ -60,10 +61,10 @@ pub(super) struct Split {
     pub(super) schema: DFSchemaRef,
     /// How many of them, from the first on, tell a group.
     pub(super) groups: usize,
-    /// What the window is, for people and fingerprints.
+    /// What the window is, for people and earlier fingerprints.
     pub(super) window: String,
     /// What the state depends on.
-    pub(super) fingerprint: String,
+    pub(super) fingerprints: Fingerprints,
     /// What asks for the window of each row, so that the state of HOP or CUMULATE is not by slice.
     pub(super) unsliced: Option<String>,
     /// Whether HAVING or another filter stands above the aggregate.
@@ -104,7 +105,8 @@ impl Split {
             |_, _| {},
         )?;
         check_functions(&aggregate.aggr_expr)?;
-        let window_text = match window_below(&below, sources) {
+        let window = window_below(&below, sources);
+        let window_text = match window {
             Some(window) => {
                 check_event_time(window, sources)?;
                 window.display().to_string()
@@ -130,7 +132,14 @@ impl Split {
             Windowing::Session(session) => session.aggregates().to_vec(),
             _ => aggregate.aggr_expr.clone(),
         };
-        let fingerprint = fingerprint(&window_text, &windowing, &aggregate, &aggregates, &rows)?;
+        let fingerprints = Fingerprints::of(&Stateful {
+            window,
+            window_text: &window_text,
+            windowing: &windowing,
+            groups: &aggregate.group_expr,
+            aggregates: &aggregates,
+            rows: rows.schema(),
+        })?;
         let front = reduced(&rows, &windowing, &aggregates)?;
         let columns = aggregate.schema.fields().len();
         Ok(Self {
@@ -140,7 +149,7 @@ impl Split {
             schema: Arc::clone(&aggregate.schema),
             groups: columns.saturating_sub(aggregate.aggr_expr.len()),
             window: window_text,
-            fingerprint,
+            fingerprints,
             unsliced,
             has_filter_above,
             static_tables: static_tables(&whole, sources),
@@ -195,40 +204,6 @@ impl Split {
     }
 }
 
-/// In the fingerprint of state by slice. State of the same windows that was kept by window has the same one without it.
-pub(super) const BY_SLICE: &str = "; by slice";
-
-/// What the state depends on.
-fn fingerprint(
-    window: &str,
-    windowing: &Windowing,
-    aggregate: &Aggregate,
-    aggregates: &[Expr],
-    rows: &LogicalPlan,
-) -> Result<String> {
-    use datafusion::logical_expr::ExprSchemable as _;
-    use std::fmt::Write as _;
-    let mut text = window.to_owned();
-    let (keys, rest): (Vec<&Expr>, String) = match windowing {
-        Windowing::Keys { groups } | Windowing::Aligned { groups, .. } => {
-            (groups.iter().collect(), String::new())
-        }
-        Windowing::Sliced { .. } => (aggregate.group_expr.iter().collect(), BY_SLICE.to_owned()),
-        Windowing::Session(session) => (
-            session.keys().iter().chain(session.others()).collect(),
-            format!("{:?}", session.groups()),
-        ),
-    };
-    for expr in keys.into_iter().chain(aggregates) {
-        let data_type = expr.get_type(rows.schema().as_ref())?;
-        // As it was before operators were checked and averages of integers were exact: state that was kept then is read.
-        let expr = as_kept(expr.clone(), rows.schema())?;
-        let _ = write!(text, "; {expr}: {data_type}");
-    }
-    text += &rest;
-    Ok(text)
-}
-
 /// Whether what stands above the aggregate may leave groups out: a filter, or a join.
 fn has_filter_above(plan: &LogicalPlan, sources: &Sources) -> bool {
     match plan {
@@ -277,6 +252,7 @@ fn check_event_time(window: &LogicalPlan, sources: &Sources) -> Result<()> {
                 return Err(Error::invalid(format!(
                     "{table} declares no watermark, so a job cannot know when a window is complete"
                 ))
+                .about(Subject::table(table))
                 .with_help(format!(
                     "declare it with the table: WATERMARK FOR {column} AS {column} - INTERVAL '15 minutes'"
                 )));
@@ -326,13 +302,15 @@ fn check_functions(aggregates: &[Expr]) -> Result<()> {
             return Err(Error::unsupported(format!(
                 "{}(… ORDER BY …) does not run in a job",
                 func.name()
-            )));
+            ))
+            .about(Subject::function(func.name())));
         }
         if params.order_by.is_empty() && BY_ARRIVAL.contains(&func.name()) {
             return Err(Error::unsupported(format!(
                 "{}() without ORDER BY depends on the order in which rows arrive, which a job does not keep",
                 func.name()
             ))
+            .about(Subject::function(func.name()))
             .with_help(format!("say {}(… ORDER BY …)", func.name())));
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::core::suggest::closest;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 
 /// Options as declared: lower-case keys to values, environment already expanded.
 pub type Options = BTreeMap<String, String>;
@@ -20,7 +20,8 @@ pub fn check_names(options: &Options, names: &[&str], prefixes: &[&str]) -> Resu
                 .iter()
                 .any(|prefix| key.starts_with(prefix) && key.len() > prefix.len());
         if !known {
-            let error = Error::invalid(format!("unknown option '{key}'"));
+            let error = Error::invalid(format!("unknown option '{key}'"))
+                .about(Subject::UnknownOption(key.clone()));
             return Err(match closest(key, names.iter().copied()) {
                 Some(near) => error.with_help(format!("did you mean '{near}'?")),
                 None => error.with_help(format!("the options are {}", list(names))),
@@ -54,7 +55,11 @@ pub fn choice<'a, T: Copy>(
         Some(near) => format!("did you mean '{near}'?"),
         None => format!("it takes {}", list(&words)),
     };
-    Err(Error::invalid(format!("option '{key}' does not take '{value}'")).with_help(help))
+    Err(
+        Error::invalid(format!("option '{key}' does not take '{value}'"))
+            .about(Subject::option(key))
+            .with_help(help),
+    )
 }
 
 /// A whole number of at least `least`.
@@ -69,6 +74,7 @@ pub fn integer(options: &Options, key: &str, least: i32) -> Result<Option<i32>> 
         Ok(number) if number >= least => Ok(Some(number)),
         _ => Err(
             Error::invalid(format!("option '{key}' does not take '{value}'"))
+                .about(Subject::option(key))
                 .with_help(format!("give a whole number of at least {least}")),
         ),
     }
@@ -84,6 +90,7 @@ pub fn duration(options: &Options, key: &str, default: Duration) -> Result<Durat
     };
     parse_duration(value).ok_or_else(|| {
         Error::invalid(format!("option '{key}' does not take '{value}'"))
+            .about(Subject::option(key))
             .with_help("give a number and a unit, such as '10 seconds' or '500 milliseconds'")
     })
 }
@@ -113,6 +120,7 @@ pub fn bytes(options: &Options, key: &str) -> Result<Option<u64>> {
     };
     parse_size(value).map(Some).ok_or_else(|| {
         Error::invalid(format!("option '{key}' does not take '{value}'"))
+            .about(Subject::option(key))
             .with_help("give a number and a unit, such as '256 MiB'")
     })
 }
@@ -156,9 +164,10 @@ pub fn expand_environment(text: &str, lookup: impl Fn(&str) -> Option<String>) -
         out.push_str(&rest[..start]);
         let after = &rest[start + 2..];
         let Some(end) = after.find('}') else {
-            return Err(Error::invalid(format!(
-                "'{text}' has a '${{' without its '}}'"
-            )));
+            return Err(
+                Error::invalid(format!("'{text}' has a '${{' without its '}}'"))
+                    .about(Subject::text(text)),
+            );
         };
         let name = &after[..end];
         let value = lookup(name).ok_or_else(|| {

@@ -13,7 +13,7 @@ use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, SchemaRef}
 use datafusion::arrow::error::ArrowError;
 use datafusion::error::{DataFusionError, Result};
 
-use crate::error::Error;
+use crate::error::{Error, Subject};
 use crate::formats::{numbers, sql_name};
 
 /// Fields with texts in the place of such types, also within others; nothing if there are none.
@@ -79,6 +79,7 @@ fn misfit(field: &Field, text: &str, of: &DataType) -> DataFusionError {
     };
     let (name, of) = (field.name(), sql_name(of));
     Error::data(format!("{name}: {text} has no place in {of}"))
+        .about(Subject::column(name))
         .with_help(help)
         .into()
 }

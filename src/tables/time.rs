@@ -14,7 +14,7 @@ use datafusion::arrow::array::{
 use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema, TimestampMicrosecondType};
 
 use crate::core::jobs::{PartitionTime, Reached, RowWatermark, RunningWatermark, WatermarkPolicy};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 
 /// The start of a row's window, whatever was selected of it.
 pub(crate) const HIDDEN_START: &str = "__window_start";
@@ -186,11 +186,13 @@ pub(crate) fn far_future(event_time: &EventTime, written: &str) -> String {
 pub(crate) fn check_event_time(schema: &Schema, column: &str) -> Result<()> {
     match schema.field_with_name(column) {
         Ok(field) if matches!(field.data_type(), DataType::Timestamp(..)) => Ok(()),
-        Ok(_) => Err(Error::invalid(format!(
-            "WATERMARK needs a TIMESTAMP, and {column} is none"
-        ))),
-        Err(_) => Err(Error::invalid(format!(
-            "WATERMARK names {column}, which is no column"
-        ))),
+        Ok(_) => Err(
+            Error::invalid(format!("WATERMARK needs a TIMESTAMP, and {column} is none"))
+                .about(Subject::column(column)),
+        ),
+        Err(_) => Err(
+            Error::invalid(format!("WATERMARK names {column}, which is no column"))
+                .about(Subject::column(column)),
+        ),
     }
 }

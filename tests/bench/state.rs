@@ -222,7 +222,6 @@ fn version(batch: u64) -> BatchVersion {
         end: 1_000,
     };
     BatchVersion {
-        format: 1,
         batch,
         sequence: batch,
         parent: Some(format!("{batch:010}")),

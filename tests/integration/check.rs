@@ -52,7 +52,7 @@ fn catch_up(work: &Workspace) {
     work.anabranch(&arguments).ok();
 }
 
-/// A job that has run, with a late row.
+/// A job that has run, with late rows and a dead letter.
 fn ran() -> Workspace {
     let work = workspace();
     // One version, which closes windows when it is read to its end.
@@ -67,6 +67,10 @@ fn ran() -> Workspace {
     catch_up(&work);
     // Late, in a batch that stays.
     add(&work, [4]);
+    catch_up(&work);
+    // A dead letter, in a batch that stays.
+    let insert = "INSERT INTO written VALUES (1, NULL)";
+    work.sql(&["tables.sql"], &[insert]).ok();
     catch_up(&work);
     work
 }
@@ -183,6 +187,7 @@ async fn any_bit_that_flips_in_any_file_is_found() {
         "versions",
         "state",
         "late",
+        "dead",
         "packs",
         "names",
     ] {

@@ -1,20 +1,18 @@
-//! Imports go down the layers only.
+//! Imports go down the layers only, and messages of errors are for people.
 
 use std::path::Path;
 
 use crate::support::repository;
 
 /// From the top; a module may name those below it, and itself.
-const LAYERS: [&[&str]; 10] = [
+const LAYERS: [&[&str]; 8] = [
     &["cli"],
     &["server", "client"],
     &["runtime"],
-    &["streaming"],
     &["session"],
-    &["state"],
     &["tables", "planner"],
-    &["formats"],
-    &["store"],
+    &["exec"],
+    &["state"],
     &["core", "error"],
 ];
 
@@ -139,6 +137,108 @@ fn imports_go_down() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// What alone reads messages: of the engine, of deltalake, of librdkafka, and of tonic.
+const READERS_OF_MESSAGES: [&str; 4] = [
+    "error/engine",
+    "tables/delta/error.rs",
+    "tables/kafka/client.rs",
+    "client/failure.rs",
+];
+
+/// Code in one line, in which chains of calls are not broken.
+fn in_one_line<'a>(lines: impl Iterator<Item = &'a str>) -> String {
+    let words: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
+    words.join(" ").replace(" .", ".")
+}
+
+/// Where in code of one line a message of an error is compared with words.
+fn matched_messages(code: &str) -> Vec<&str> {
+    const MESSAGES: [&str; 5] = [
+        ".message()",
+        ".to_string()",
+        ".strip_backtrace()",
+        "message",
+        "error",
+    ];
+    const MATCHES: [&str; 14] = [
+        ".contains(",
+        ".starts_with(",
+        ".ends_with(",
+        ".split(",
+        ".split_once(",
+        ".rsplit(",
+        ".rsplit_once(",
+        ".splitn(",
+        ".strip_prefix(",
+        ".strip_suffix(",
+        ".find(",
+        ".rfind(",
+        ".matches(",
+        " == \"",
+    ];
+    let mut found = Vec::new();
+    for message in MESSAGES {
+        for (start, _) in code.match_indices(message) {
+            let is_word = |c: char| c.is_alphanumeric() || c == '_' || c == '.';
+            let is_part = !message.starts_with('.') && code[..start].ends_with(is_word);
+            let behind = &code[start + message.len()..];
+            if !is_part && MATCHES.iter().any(|matches| behind.starts_with(matches)) {
+                let shown = code[start..].char_indices().nth(60);
+                let end = shown.map_or(code.len(), |(at, _)| start + at);
+                found.push(&code[start..end]);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn what_an_error_is_about_is_not_read_in_its_message() {
+    let read = [
+        "error.message().contains(\"x\")",
+        "error\n    .message()\n    .strip_prefix(\"x\")",
+        "error.to_string().find(\"x\")",
+        "if message.starts_with(X) {",
+        "error.message() == \"x\"",
+    ];
+    for text in read {
+        let code = in_one_line(text.lines());
+        assert_eq!(matched_messages(&code).len(), 1, "{text}");
+    }
+    let other = "self.message.find(x); error.message().to_owned(); name.to_string() == other";
+    assert!(matched_messages(other).is_empty());
+
+    let root = repository().join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let mut wrong = Vec::new();
+    for file in files {
+        let relative = file.strip_prefix(&root).unwrap().display().to_string();
+        let is_test = ["_tests.rs", "simulation", "laws"];
+        if READERS_OF_MESSAGES
+            .iter()
+            .any(|reader| relative.starts_with(reader))
+            || is_test.iter().any(|part| relative.contains(part))
+        {
+            continue;
+        }
+        let text = std::fs::read_to_string(&file).unwrap();
+        let product = text.split("mod tests {").next().unwrap_or_default();
+        let code = in_one_line(
+            product
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//")),
+        );
+        for found in matched_messages(&code) {
+            wrong.push(format!("{relative}: {found}"));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "match the kind and the subjects of an error, which `Error::about` sets: {wrong:#?}"
+    );
 }
 
 #[test]

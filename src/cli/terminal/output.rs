@@ -11,7 +11,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use crate::cli::args::Format;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::planner::types::type_name;
 
 /// Rows that are looked at to set the widths of a table's columns.
@@ -135,14 +135,13 @@ impl<W: Write> ResultWriter<W> {
 
 /// Standard output was closed, as `head` does: no error, but no reason to go on.
 pub(crate) fn is_broken_pipe(error: &Error) -> bool {
-    error.kind() == ErrorKind::Cancelled && error.message() == BROKEN_PIPE
+    error.kind() == ErrorKind::Cancelled && error.subjects().contains(&Subject::Output)
 }
-
-const BROKEN_PIPE: &str = "standard output was closed";
 
 fn io_error(error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::BrokenPipe {
-        return Error::new(ErrorKind::Cancelled, BROKEN_PIPE);
+        return Error::new(ErrorKind::Cancelled, "standard output was closed")
+            .about(Subject::Output);
     }
     Error::from(error)
 }

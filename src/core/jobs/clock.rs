@@ -5,14 +5,12 @@
 //! known, on another machine or after it was started again, the job's clock waits for records: it follows the wall clock as far
 //! as their times confirm it.
 
-use serde::{Deserialize, Serialize};
-
 /// How far the wall clock may be off before it is not believed, in milliseconds; and the share of the time that has passed.
 const SLACK: i64 = 60_000;
 const SLACK_SHARE: i64 = 1_000;
 
 /// What a clock shows that runs since the machine was started and that nobody sets.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SteadyTime {
     /// Which start of which machine: clocks of others say nothing about this one.
     pub boot: String,
@@ -31,7 +29,7 @@ impl SteadyTime {
 }
 
 /// The job's clock as a batch has it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClockReading {
     /// Milliseconds since 1970 UTC.
     pub at: i64,

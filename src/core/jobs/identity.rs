@@ -3,23 +3,18 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
-
 use super::version::SourceProgress;
 
 /// A topic or a table, so that another one of the same name is told from it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
     /// A topic of Kafka.
     Topic {
         /// Its name.
         topic: String,
         /// The id of its cluster, if the brokers give one.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         cluster: Option<String>,
         /// The id that the cluster gave it when it was created, if the brokers give one.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<String>,
     },
     /// A Delta table.
@@ -147,12 +142,11 @@ impl fmt::Display for Identity {
 }
 
 /// The last record that a job has read from a partition: a log that has another one there is not the log that was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordMark {
     /// Its offset.
     pub offset: i64,
     /// Its timestamp in milliseconds since 1970 UTC.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<i64>,
     /// [`Self::checksum_of`] its key and value.
     pub checksum: u64,
@@ -176,65 +170,16 @@ impl RecordMark {
 }
 
 /// What a job that stopped has told of its sources and its sink. The statement that resumes it means this and no more.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reported {
     /// Offsets that are gone, by table and partition: from where the job stands to where it could go on.
-    #[serde(default, with = "gaps", skip_serializing_if = "BTreeMap::is_empty")]
     pub lost: BTreeMap<String, BTreeMap<i32, SourceProgress>>,
     /// Tables that are others than the job has read or written: what they are now.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub others: BTreeMap<String, Identity>,
 }
 
-/// Gaps as a list: in an entry of a log, which is told by its tag, the keys of a map are read as text and not as numbers.
-pub(super) mod gaps {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use super::super::log::Gaps;
-    use super::SourceProgress;
-
-    #[derive(Serialize, Deserialize)]
-    struct Gap {
-        table: String,
-        partition: i32,
-        start: i64,
-        end: i64,
-    }
-
-    pub(in super::super) fn serialize<S: Serializer>(
-        gaps: &Gaps,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
-        let list = gaps.iter().flat_map(|(table, partitions)| {
-            partitions.iter().map(|(partition, gap)| Gap {
-                table: table.clone(),
-                partition: *partition,
-                start: gap.start,
-                end: gap.end,
-            })
-        });
-        to.collect_seq(list)
-    }
-
-    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<Gaps, D::Error> {
-        let mut gaps = Gaps::new();
-        for gap in Vec::<Gap>::deserialize(from)? {
-            let progress = SourceProgress {
-                start: gap.start,
-                end: gap.end,
-            };
-            gaps.entry(gap.table)
-                .or_default()
-                .insert(gap.partition, progress);
-        }
-        Ok(gaps)
-    }
-}
-
 /// What the user says of a source or a sink that is another one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
     /// What it is: another one again is not meant.
     pub identity: Identity,
@@ -370,15 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn identities_and_marks_read_back_and_are_told() {
-        for identity in [
-            topic("t", Some("c"), Some("1")),
-            topic("t", None, None),
-            table("s3://b/t/", "x"),
-        ] {
-            let text = serde_json::to_string(&identity).unwrap();
-            assert_eq!(serde_json::from_str::<Identity>(&text).unwrap(), identity);
-        }
+    fn a_difference_says_what_it_was_and_what_it_is() {
         let (was, is) = (
             topic("t", Some("c"), Some("1")),
             topic("t", Some("c"), Some("2")),

@@ -3,6 +3,7 @@
 pub mod alignment;
 pub mod clock;
 pub mod files;
+pub mod fingerprint;
 pub mod heartbeat;
 pub mod identity;
 pub mod log;
@@ -27,7 +28,7 @@ pub use recovery::{Decision, Missing, Staged, missing_in_sink, recover, recover_
 pub use retention::{Deletable, Retention, is_sweep_due, oldest_to_stay};
 pub use shortage::{Remedy, Shortage, remedy};
 pub use table_time::{Reached, UnfinishedVersion, through_versions};
-pub use version::{BatchVersion, DeadLetter, SourceProgress, StateFile};
+pub use version::{AGGREGATE, BatchVersion, DeadLetter, OperatorState, SourceProgress, StateFile};
 pub use watermark::{
     JobTime, PartitionTime, Partitions, RowWatermark, RunningWatermark, WatermarkPolicy,
 };

@@ -3,8 +3,8 @@
 //! Batches leave by an entry of the log ([`Entry::Trimmed`](super::Entry::Trimmed)), so that the log alone says what a rewind
 //! may name: files are deleted after it, never before. A *checkpoint* at `n` is what follows from all entries before `n`;
 //! whoever has it needs none of them. Entries are deleted from the first on, and only those that a checkpoint has passed.
-//! A writer that slept meanwhile may find the number free that it had in mind: it looks for checkpoints after it wrote, and one
-//! that has passed its number tells that it lost.
+//! A writer that stalled meanwhile may find the number free that it had in mind: it reads the entry before after it wrote, and has
+//! lost if that is not the one it knows.
 //!
 //! Whoever sweeps may have slept since it read the log, and another runner may have gone on from there. What it may delete is
 //! therefore decided by what it finds when it is about to delete ([`Deletable`]), never by the history that it remembers.
@@ -84,7 +84,7 @@ impl Deletable {
         Self {
             settled: passed.settled,
             packs: passed.packs.iter().cloned().collect(),
-            state: oldest.state.iter().map(|file| file.name.clone()).collect(),
+            state: oldest.state_files().map(|file| file.name.clone()).collect(),
         }
     }
 

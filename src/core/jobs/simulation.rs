@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use crate::core::schedules::{Schedules, cases};
 
 use super::recovery::BEGINNING;
-use super::version::{BatchVersion, FORMAT, SourceProgress, StateFile};
+use super::version::{AGGREGATE, BatchVersion, OperatorState, SourceProgress, StateFile};
 use super::{
     Accepted, Decision, Deletable, Entry, Identity, JobHistory, PartitionFacts, Reported,
     Retention, Staged, Standing, choose, oldest_to_stay, recover, standing,
@@ -27,7 +27,7 @@ struct World {
     /// The entries of the log that were not deleted.
     log: BTreeMap<u64, Entry>,
     /// The text of each checkpoint.
-    checkpoints: BTreeMap<u64, String>,
+    checkpoints: BTreeMap<u64, JobHistory>,
     /// The numbers of the batches whose late rows and dead letters a pack has.
     packs: BTreeMap<String, Vec<u64>>,
     /// The numbers of the entries whose writers were told that they have written them.
@@ -167,10 +167,7 @@ impl World {
     /// The history by a checkpoint and the entries after it; `None` if one of them is missing.
     fn read(&self, checkpoint: Option<u64>) -> Option<JobHistory> {
         let base: Option<JobHistory> = match checkpoint {
-            Some(number) => {
-                let text = self.checkpoints.get(&number)?;
-                Some(serde_json::from_str(text).expect("it was written so"))
-            }
+            Some(number) => Some(self.checkpoints.get(&number)?.clone()),
             None => None,
         };
         let first = base.as_ref().map_or(0, |history| history.next);
@@ -251,8 +248,9 @@ impl World {
     fn sweep(&mut self, sweep: Sweep) -> Option<Sweep> {
         match sweep {
             Sweep::Checkpoint { history } => {
-                let text = serde_json::to_string(&*history).expect("it can be written");
-                self.checkpoints.entry(history.next).or_insert(text);
+                let mut kept = (*history).clone();
+                kept.checkpoint = 0;
+                self.checkpoints.entry(history.next).or_insert(kept);
                 let before = *self.checkpoints.keys().rev().nth(1)?;
                 Some(Sweep::Entries { before })
             }
@@ -272,9 +270,7 @@ impl World {
                     self.checkpoints.remove(&first);
                     return Some(Sweep::Checkpoints { before });
                 }
-                let text = self.checkpoints.get(&before)?;
-                let passed: JobHistory = serde_json::from_str(text).expect("it was written so");
-                let passed = Box::new(passed);
+                let passed = Box::new(self.checkpoints.get(&before)?.clone());
                 Some(Sweep::Passed { passed })
             }
             Sweep::Passed { passed } => {
@@ -303,7 +299,7 @@ impl World {
 
     /// Whether all files of state that a version names are there.
     fn has_state(&self, version: &BatchVersion) -> bool {
-        let mut files = version.state.iter();
+        let mut files = version.state_files();
         files.all(|file| self.state.contains(&file.name))
     }
 
@@ -426,7 +422,7 @@ impl World {
                 }
                 let is_new = standing == Standing::New;
                 // The state stays when a source is another one.
-                let state = last.map_or(vec![], |last| last.state.clone());
+                let operators = last.map_or_else(BTreeMap::new, |last| last.operators.clone());
                 let last = last.filter(|_| !is_new);
                 let facts: Vec<PartitionFacts> = (0..)
                     .zip(&self.highs)
@@ -451,13 +447,12 @@ impl World {
                     (range.partition, at)
                 });
                 let version = BatchVersion {
-                    format: FORMAT,
                     batch: history.next_batch(),
                     generation: history.generation,
                     sequence: history.next,
                     parent: history.last().map(|last| last.version.clone()),
                     sources: [("t".to_owned(), progress.collect())].into(),
-                    state,
+                    operators,
                     identities: [("t".to_owned(), now)].into(),
                     ..BatchVersion::default()
                 };
@@ -479,10 +474,12 @@ impl World {
                 self.names += 1;
                 let name = format!("{:010}-{}", version.sequence, self.names);
                 let is_snapshot = version.batch % 7 == 1;
+                let state: &mut OperatorState =
+                    version.operators.entry(AGGREGATE.to_owned()).or_default();
                 if is_snapshot {
-                    version.state.clear();
+                    state.files.clear();
                 }
-                version.state.push(StateFile {
+                state.files.push(StateFile {
                     name: name.clone(),
                     is_snapshot,
                     closed_by: None,

@@ -2,17 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
 use crate::core::jobs::clock::ClockReading;
 use crate::core::jobs::identity::{Identity, RecordMark};
 use crate::core::jobs::watermark::JobTime;
 
-/// The format this program writes and the newest it reads.
-pub const FORMAT: u32 = 1;
+/// The id of the operator that keeps the aggregate of a job: the one stateful operator that a job has today.
+pub const AGGREGATE: &str = "aggregate";
 
 /// Offsets that a batch read from one partition of a topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SourceProgress {
     /// The first offset of the batch.
     pub start: i64,
@@ -21,7 +19,7 @@ pub struct SourceProgress {
 }
 
 /// A record that could not be decoded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
     /// The table that was read.
     pub table: String,
@@ -42,7 +40,7 @@ pub struct DeadLetter {
 }
 
 /// A file of keyed state.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateFile {
     /// Its name in the job's folder.
     pub name: String,
@@ -55,15 +53,21 @@ pub struct StateFile {
     /// Its size.
     pub bytes: u64,
     /// The checksum of its bytes; none of files that were written without.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crc32: Option<u32>,
 }
 
+/// The keyed state of one operator.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OperatorState {
+    /// What the state was made by: an operator with another one cannot go on from it.
+    pub fingerprint: Option<String>,
+    /// What makes up the state, in the order to read: a snapshot, if there is one, then what changed since.
+    pub files: Vec<StateFile>,
+}
+
 /// A version: the job as it is after a batch.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BatchVersion {
-    /// [`FORMAT`] of the program that wrote it.
-    pub format: u32,
     /// The batch's number.
     pub batch: u64,
     /// The generation it was run in.
@@ -75,53 +79,40 @@ pub struct BatchVersion {
     /// Per table that is read, per partition: all partitions known so far, moved or not.
     pub sources: BTreeMap<String, BTreeMap<i32, SourceProgress>>,
     /// Offsets that the topics no longer had and that were skipped because the user said so.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub skipped: BTreeMap<String, BTreeMap<i32, SourceProgress>>,
     /// Which topic or table each of them was (IDENT-1); versions of earlier releases do not say.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub identities: BTreeMap<String, Identity>,
     /// The last record read of each partition, by table.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub marks: BTreeMap<String, BTreeMap<i32, RecordMark>>,
     /// Which topic or table the sink was.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sink: Option<Identity>,
     /// Records read.
     pub rows_in: u64,
     /// Bytes of their keys and values.
-    #[serde(default)]
     pub bytes_in: u64,
     /// Rows that the sink acknowledged.
     pub rows_out: u64,
     /// Where its rows are in the partitions of a topic.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub published: BTreeMap<i32, SourceProgress>,
     /// Paths of the files that the batch adds to a Delta table.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<String>,
-    /// Records that could not be decoded and were set aside.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub dead_letters: Vec<DeadLetter>,
+    /// Records that could not be decoded and were set aside, kept in a file of the version's name.
+    pub dead_letters: u64,
+    /// The checksum of that file.
+    pub dead_letters_crc32: Option<u32>,
+    /// These records, of a version of format 1: it has them itself, and no file.
+    pub inline_dead_letters: Vec<DeadLetter>,
     /// Watermarks, of a job with windows.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<JobTime>,
-    /// What makes up the keyed state, in the order to read: a snapshot, if there is one, then what changed since.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub state: Vec<StateFile>,
-    /// What the state was made by: a job with another stateful part cannot go on from it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fingerprint: Option<String>,
+    /// The state of each stateful operator, by the id of the operator.
+    pub operators: BTreeMap<String, OperatorState>,
     /// Rows that came too late for a window, kept in a file of the version's name.
-    #[serde(default, skip_serializing_if = "is_zero")]
     pub late_rows: u64,
     /// The checksum of that file; none if it was written without.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late_crc32: Option<u32>,
     /// The job's clock when the sources were looked at.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock: Option<ClockReading>,
     /// Of a job with windows: how long each partition had had nothing to read by then, in milliseconds, by table.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub silent: BTreeMap<String, BTreeMap<i32, u64>>,
     /// When the batch began by the wall clock, in milliseconds since 1970 UTC.
     pub started_at: i64,
@@ -129,15 +120,17 @@ pub struct BatchVersion {
     pub took: u64,
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde hands in references"
-)]
-fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
 impl BatchVersion {
+    /// The state of an operator; `None` if it keeps none.
+    pub fn state_of(&self, operator: &str) -> Option<&OperatorState> {
+        self.operators.get(operator)
+    }
+
+    /// The files of state of all operators.
+    pub fn state_files(&self) -> impl Iterator<Item = &StateFile> {
+        self.operators.values().flat_map(|state| &state.files)
+    }
+
     /// How many records the next batch may have so that they are about `max_bytes`: records are taken to be as large as
     /// those of this batch.
     pub fn rows_within(&self, max_bytes: u64) -> u64 {

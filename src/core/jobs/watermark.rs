@@ -3,8 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
-
 use super::table_time::{Reached, UnfinishedVersion};
 
 /// Which partition holds the job's watermark.
@@ -18,20 +16,18 @@ pub enum WatermarkPolicy {
 }
 
 /// What one partition has reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PartitionTime {
     /// Its highest event time less the delay; none before its first row.
     pub watermark: Option<i64>,
     /// It has been silent for so long that it holds nobody back.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub idle: bool,
     /// Of a table that is read version by version: what is not in the watermark yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unfinished: Option<UnfinishedVersion>,
 }
 
 /// Time as it is after a batch.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct JobTime {
     /// By table and partition.
     pub partitions: BTreeMap<String, BTreeMap<i32, PartitionTime>>,
@@ -40,7 +36,6 @@ pub struct JobTime {
     /// What the batch closed windows by; without windows, keys last touched by then are forgotten.
     pub closed_by: Option<i64>,
     /// Without windows: the batch's own time, by which keys are touched. It never goes back.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock: Option<i64>,
 }
 

@@ -25,6 +25,8 @@ use crate::formats::text::zone::Offsets;
 pub(crate) struct Misfit {
     pub(crate) row: usize,
     pub(crate) reason: String,
+    /// The column of the value, as a path from the top.
+    pub(crate) column: String,
 }
 
 /// Conforms written columns to declared ones.
@@ -63,6 +65,7 @@ impl Conform<'_> {
             misfits.extend((0..array.len()).filter(is_null).map(|row| Misfit {
                 row,
                 reason: format!("column {path} is NULL but is declared NOT NULL"),
+                column: path.to_owned(),
             }));
         }
         Ok(array)
@@ -221,6 +224,7 @@ impl Conform<'_> {
                     "column {path}: the value does not fit a {}",
                     sql_name(declared)
                 ),
+                column: path.to_owned(),
             }));
         }
         Ok(array)
@@ -293,7 +297,12 @@ fn lift(
     nulls: Option<&NullBuffer>,
     misfits: &mut Vec<Misfit>,
 ) {
-    for Misfit { row: item, reason } in inner {
+    for Misfit {
+        row: item,
+        reason,
+        column,
+    } in inner
+    {
         // The last row that begins at or before the item is the only one that can hold it.
         let Some(row) = offsets
             .partition_point(|&start| start as usize <= item)
@@ -302,7 +311,11 @@ fn lift(
             continue;
         };
         if row + 1 < offsets.len() && nulls.is_none_or(|nulls| nulls.is_valid(row)) {
-            misfits.push(Misfit { row, reason });
+            misfits.push(Misfit {
+                row,
+                reason,
+                column,
+            });
         }
     }
 }

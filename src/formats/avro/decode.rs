@@ -180,6 +180,7 @@ impl AvroDecoder {
                 bad.extend(rows.iter().map(|&row| BadRow {
                     row,
                     reason: reason.clone(),
+                    column: None,
                 }));
             }
             None => return Err(Error::internal("a schema was loaded and is not there")),
@@ -191,13 +192,17 @@ impl AvroDecoder {
                 .map_err(Error::internal)?;
             let mut reasons = BTreeMap::new();
             for misfit in misfits {
-                reasons.entry(misfit.row).or_insert(misfit.reason);
-            }
-            bad.extend(
                 reasons
-                    .into_iter()
-                    .filter_map(|(at, reason)| rows.get(at).map(|&row| BadRow { row, reason })),
-            );
+                    .entry(misfit.row)
+                    .or_insert((misfit.reason, misfit.column));
+            }
+            bad.extend(reasons.into_iter().filter_map(|(at, (reason, column))| {
+                rows.get(at).map(|&row| BadRow {
+                    row,
+                    reason,
+                    column: Some(column),
+                })
+            }));
             chunks.push(Chunk { rows, columns });
         }
         Ok(())
@@ -256,6 +261,7 @@ impl RecordDecoder for AvroDecoder {
                     Some(Err(reason)) => bad.push(BadRow {
                         row,
                         reason: reason.to_owned(),
+                        column: None,
                     }),
                 }
             }
@@ -312,6 +318,7 @@ impl Writer {
                             bad.push(BadRow {
                                 row: part[at],
                                 reason,
+                                column: None,
                             });
                             ranges.push((start + at + 1, end));
                             ranges.push((start, start + at));
@@ -319,6 +326,7 @@ impl Writer {
                         None if part.len() == 1 => bad.push(BadRow {
                             row: part[0],
                             reason,
+                            column: None,
                         }),
                         None => {
                             let middle = start + part.len() / 2;

@@ -10,7 +10,7 @@ use arrow_avro::schema::{FingerprintStrategy, SCHEMA_METADATA_KEY};
 use arrow_avro::writer::format::AvroSoeFormat;
 use arrow_avro::writer::{Encoder, WriterBuilder};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::formats::avro::schema::WriteSchema;
 use crate::formats::registry::SchemaRegistry;
 use crate::formats::spelling::renamed;
@@ -71,12 +71,16 @@ impl AvroEncoder {
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(fields.len());
         let declared = self.declared.fields().iter();
         for ((field, column), declared) in fields.iter().zip(batch.columns()).zip(declared) {
-            let misfit = |error| Error::data(format!("column {}: {error}", field.name()));
+            let misfit = |error| {
+                Error::data(format!("column {}: {error}", field.name()))
+                    .about(Subject::column(field.name()))
+            };
             if !field.is_nullable() && column.null_count() > 0 {
                 let name = field.name();
-                return Err(Error::data(format!(
-                    "column {name} is NULL but is declared NOT NULL"
-                )));
+                return Err(
+                    Error::data(format!("column {name} is NULL but is declared NOT NULL"))
+                        .about(Subject::column(name)),
+                );
             }
             let column = renamed(column, declared.data_type()).map_err(misfit)?;
             columns.push(cast(&column, field.data_type()).map_err(misfit)?);

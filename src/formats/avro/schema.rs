@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, TimeUnit};
 use serde_json::{Value, json};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::formats::text::scalar::sql_name;
 
 /// What is written: the schema as registered, and the Arrow types Avro has a form for.
@@ -45,9 +45,11 @@ fn record(fields: &Fields, name: &str, path: &str) -> Result<(Value, Fields)> {
         };
         if !is_avro_name(field.name()) {
             return Err(
-                Error::invalid(format!("column {path}: the name is none in Avro")).with_help(
-                    "Avro names have ASCII letters, digits and _, and begin with no digit",
-                ),
+                Error::invalid(format!("column {path}: the name is none in Avro"))
+                    .about(Subject::column(path))
+                    .with_help(
+                        "Avro names have ASCII letters, digits and _, and begin with no digit",
+                    ),
             );
         }
         let (avro, arrow) = optional(field, &format!("{name}_{}", field.name()), &path)?;
@@ -144,7 +146,8 @@ fn value(data_type: &DataType, name: &str, path: &str) -> Result<(Value, DataTyp
                 return Err(Error::unsupported(format!(
                     "column {path}: the keys of a map are text in Avro, these are a {}",
                     sql_name(key.data_type())
-                )));
+                ))
+                .about(Subject::column(path)));
             }
             let (avro, mapped) =
                 optional(mapped, &format!("{name}_value"), &format!("{path} (value)"))?;
@@ -168,6 +171,7 @@ fn unsupported(data_type: &DataType, path: &str) -> Error {
         "column {path}: a {} cannot be written as Avro",
         sql_name(data_type)
     ))
+    .about(Subject::column(path))
 }
 
 fn is_avro_name(name: &str) -> bool {

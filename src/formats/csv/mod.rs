@@ -22,7 +22,7 @@ use super::{
     Decoded, EncodedRows, RecordDecoder, RecordEncoder, RowsBuilder, check_batch, decode_rows,
     is_tombstone, not_tombstones, projected_schema,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::formats::csv::text::{CsvDialect, CsvFields, write_field};
 use crate::formats::text::scalar::{BASE64, sql_name};
 use crate::formats::text::time::{TimestampWriter, units_per_second, write_date, write_time};
@@ -39,7 +39,8 @@ pub(super) fn check_declared(declared: &Schema) -> Result<()> {
                 "format 'csv' has no nested values, column {} is a {}",
                 field.name(),
                 sql_name(field.data_type())
-            )));
+            ))
+            .about(Subject::column(field.name())));
         }
     }
     Columns::try_new(declared.fields(), "").map(|_| ())
@@ -163,7 +164,8 @@ impl RecordEncoder for CsvEncoder {
                             "row {row} of the batch, column {}: the value needs quotes and \
                              'csv.quote' is empty",
                             self.declared.field(index).name()
-                        )));
+                        ))
+                        .about(Subject::column(self.declared.field(index).name())));
                     }
                 }
             }

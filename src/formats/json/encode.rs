@@ -20,7 +20,7 @@ use arrow_json::writer::{NullableEncoder, make_encoder};
 use arrow_json::{Encoder, EncoderFactory, EncoderOptions};
 use base64::Engine;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::formats::options::WriteOptions;
 use crate::formats::spelling::renamed;
 use crate::formats::text::scalar::BASE64;
@@ -108,12 +108,14 @@ fn unwritable(error: ArrowError) -> Error {
 #[derive(Debug, Default)]
 struct Fault {
     is_set: AtomicBool,
-    message: Mutex<String>,
+    /// A column, and what is wrong with its value.
+    said: Mutex<(String, String)>,
 }
 
 impl Fault {
-    fn set(&self, message: String) {
-        *self.message.lock().unwrap_or_else(PoisonError::into_inner) = message;
+    fn set(&self, column: &str, message: String) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        *said = (column.to_owned(), message);
         self.is_set.store(true, Ordering::Relaxed);
     }
 
@@ -125,8 +127,10 @@ impl Fault {
         if !self.is_set.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let message = self.message.lock().unwrap_or_else(PoisonError::into_inner);
-        Err(Error::data(format!("row {row} of the batch, {message}")))
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let (column, message) = &*said;
+        Err(Error::data(format!("row {row} of the batch, {message}"))
+            .about(Subject::column(column)))
     }
 }
 
@@ -257,8 +261,10 @@ where
         let wide: f64 = value.into();
         if !wide.is_finite() {
             let name = self.name;
-            self.fault
-                .set(format!("column {name}: JSON has no number for {wide}"));
+            self.fault.set(
+                name,
+                format!("column {name}: JSON has no number for {wide}"),
+            );
         }
         // A finite number is always written.
         let _ = serde_json::to_writer(out, &value);

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::json;
 use url::Url;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::formats::registry::SchemaRegistry;
 
 /// Where a registry is and how to get in.
@@ -49,7 +49,10 @@ impl HttpSchemaRegistry {
     pub fn try_new(options: &HttpRegistryOptions) -> Result<Self> {
         const TIMEOUT: Duration = Duration::from_secs(10);
         // The text may hold a password: it is not repeated.
-        let invalid = || Error::invalid("option 'avro.registry.url' is not an http or https URL");
+        let invalid = || {
+            Error::invalid("option 'avro.registry.url' is not an http or https URL")
+                .about(Subject::option("avro.registry.url"))
+        };
         let mut base = Url::parse(&options.url).map_err(|_| invalid())?;
         if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
             return Err(invalid());
@@ -281,13 +284,16 @@ fn wait<T: Send>(request: impl Future<Output = T> + Send) -> Result<T> {
 }
 
 fn read_certificates(path: &str) -> Result<Vec<Certificate>> {
-    let pem = std::fs::read(path)
-        .map_err(|error| Error::invalid(format!("option 'avro.registry.ca', {path}: {error}")))?;
+    let pem = std::fs::read(path).map_err(|error| {
+        Error::invalid(format!("option 'avro.registry.ca', {path}: {error}"))
+            .about(Subject::option("avro.registry.ca"))
+    })?;
     match Certificate::from_pem_bundle(&pem) {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
         _ => Err(Error::invalid(format!(
             "option 'avro.registry.ca': {path} holds no certificates"
-        ))),
+        ))
+        .about(Subject::option("avro.registry.ca"))),
     }
 }
 

@@ -9,7 +9,7 @@ use chrono::{DateTime, NaiveDateTime, Offset, TimeZone};
 use chrono_tz::{TZ_VARIANTS, Tz};
 
 use crate::core::suggest::closest;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 
 /// A time zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,8 @@ impl Zone {
     /// `UTC`, `Z`, an offset (`+02:00`) or an IANA name (`Europe/Paris`).
     pub(crate) fn parse(text: &str) -> Result<Self> {
         Self::find(text).ok_or_else(|| {
-            let error = Error::invalid(format!("unknown time zone '{text}' in option 'timezone'"));
+            let error = Error::invalid(format!("unknown time zone '{text}' in option 'timezone'"))
+                .about(Subject::option("timezone"));
             match closest(text, TZ_VARIANTS.iter().map(|zone| zone.name())) {
                 Some(name) => error.with_help(format!("did you mean '{name}'?")),
                 None => error

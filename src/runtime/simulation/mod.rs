@@ -155,8 +155,10 @@ async fn check(kind: Kind, schedule: &Schedule<'_>) -> Result<(), String> {
             ));
         }
         let late = late(schedule, name, version).await;
-        let dead: BTreeSet<Place> = version
-            .dead_letters
+        let letters = schedule.store.dead_letters(schedule.id, name, version);
+        let dead: BTreeSet<Place> = letters
+            .await
+            .unwrap()
             .iter()
             .map(|letter| (letter.partition, letter.offset))
             .collect();
@@ -394,6 +396,33 @@ fn a_job_that_is_idle_for_a_day_says_again_where_it_stands() {
             let last = state.sink.commits.last().unwrap();
             assert_eq!(last.rows, Vec::<OutRow>::new());
             assert_eq!(state.sink.witness.as_ref(), Some(&last.witness));
+        }
+    });
+}
+
+/// A runner that has taken its job over asks the store for files by their names alone.
+#[test]
+fn a_runner_at_work_lists_nothing() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        for kind in [Kind::Rows, Kind::TumbleOnClose] {
+            let queries = [kind.query().await];
+            let mut schedule = Schedule::quiet(kind, &queries).await;
+            schedule.idle(HOUR).await;
+            let begun = schedule.history().await.batches.len();
+            assert!(begun > 0, "{}", schedule.trace());
+            let listed = std::mem::take(&mut schedule.world.lock().listed);
+            assert!(!listed.is_empty(), "taking a job over lists its files");
+            for _ in 0..5 {
+                schedule.arrive();
+                schedule.idle(HOUR).await;
+            }
+            let batches = schedule.history().await.batches.len();
+            assert!(batches > begun + 3, "{}", schedule.trace());
+            let listed = schedule.world.lock().listed.clone();
+            assert_eq!(listed, [] as [&str; 0], "{}", schedule.trace());
         }
     });
 }

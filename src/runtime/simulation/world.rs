@@ -79,6 +79,8 @@ pub(super) struct State {
     sleepers: Vec<(Duration, Waker)>,
     later: Vec<(Duration, Later)>,
     pub(super) trace: Vec<String>,
+    /// The folders of the data directory that processes have listed.
+    pub(super) listed: Vec<String>,
 }
 
 impl World {
@@ -97,6 +99,7 @@ impl World {
                 sleepers: Vec::new(),
                 later: Vec::new(),
                 trace: Vec::new(),
+                listed: Vec::new(),
             }),
         }
     }
@@ -325,6 +328,10 @@ impl Faults for Process {
         let mut state = self.world.lock();
         let at = state.now + Duration::from_millis(state.random.below(400));
         state.later.push((at, later));
+    }
+
+    fn listed(&self, folder: &str) {
+        self.world.lock().listed.push(folder.to_owned());
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use datafusion::sql::parser::{CreateExternalTable, Statement as SqlStatement};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::planner::{CreateTable, Statement, TableKind, TableOption};
 use crate::server::auth::access::refused;
 use crate::session::TablePlace;
@@ -47,7 +47,8 @@ impl Places {
         match place.zip(data_dir) {
             Some((place, data_dir)) if place.overlaps(&data_dir) => Err(refused(format!(
                 "'{text}' is where the server keeps its own things"
-            ))),
+            ))
+            .about(Subject::location(text))),
             _ => Ok(()),
         }
     }
@@ -79,7 +80,8 @@ impl Places {
     fn check_files(&self, table: &CreateExternalTable, own: Option<&[String]>) -> Result<()> {
         let mut options = table.options.iter();
         if let Some((key, _)) = options.find(|(key, _)| !key.starts_with("format.")) {
-            return Err(refused(format!("option '{key}' is for administrators")));
+            return Err(refused(format!("option '{key}' is for administrators"))
+                .about(Subject::option(key)));
         }
         let mut locations = table.locations.iter();
         locations.try_for_each(|location| self.is_within(location, own))
@@ -97,7 +99,8 @@ pub(crate) fn check_hidden(statement: &Statement, hidden: &[TablePlace]) -> Resu
             let (TablePlace::Files(text) | TablePlace::Topic(text)) = place;
             Err(refused(format!(
                 "'{text}' is the place of something that is not yours"
-            )))
+            ))
+            .about(Subject::location(text)))
         }
         false => Ok(()),
     };
@@ -193,7 +196,8 @@ fn is_within(place: &str, roots: &[String]) -> Result<()> {
         let error = Error::new(
             ErrorKind::Permission,
             format!("'{place}' is at no place where tables may be"),
-        );
+        )
+        .about(Subject::location(place));
         match roots.is_empty() {
             true => error.with_help("the server declares none: only administrators make tables"),
             false => error.with_help(format!("tables may be below {}", roots.join(", "))),
@@ -208,7 +212,8 @@ fn is_within(place: &str, roots: &[String]) -> Result<()> {
     if place.contains(['%', '\\']) || place.chars().any(char::is_control) {
         return Err(refused(format!(
             "'{place}' has characters that other users than administrators do not write in places"
-        )));
+        ))
+        .about(Subject::location(place)));
     }
     let place = Place::of_location(place).ok_or_else(outside)?;
     match roots

@@ -9,7 +9,7 @@ use datafusion::sql::parser::{ResetStatement, Statement as SqlStatement};
 use datafusion::sql::sqlparser::ast::{Expr, Set, Statement as AnsiStatement, Value};
 use tonic::metadata::{KeyAndValueRef, MetadataMap};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::planner::{ParsedStatement, Statement};
 use crate::server::auth::access::{Caller, share};
 use crate::server::flight::wire::WireTypes;
@@ -54,6 +54,7 @@ impl Settings {
         let only = |known: &str| match value.is_empty() || value == known {
             true => Ok(()),
             false => Err(Error::invalid(format!("there is no {name} '{value}'"))
+                .about(Subject::text(value))
                 .with_help(format!("there is {known}"))),
         };
         match canonical(name) {
@@ -64,6 +65,7 @@ impl Settings {
                 let is_zone = datafusion::arrow::array::timezone::Tz::from_str(value).is_ok();
                 if !value.is_empty() && !is_zone {
                     return Err(Error::invalid(format!("'{value}' is no time zone"))
+                        .about(Subject::text(value))
                         .with_help("write one such as Europe/Paris or +02:00"));
                 }
                 self.time_zone = (!value.is_empty()).then_some(zone);
@@ -74,6 +76,7 @@ impl Settings {
                     "" | "0" => None,
                     _ => Some(parse_duration(value).ok_or_else(|| {
                         Error::invalid(format!("'{value}' is no length of time"))
+                            .about(Subject::text(value))
                             .with_help("write one such as '30 seconds', or 0 for none")
                     })?),
                 };

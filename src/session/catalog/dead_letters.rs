@@ -14,7 +14,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::SessionContext;
 use futures::{StreamExt, TryStreamExt};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::session::catalog::Catalog;
 use crate::tables::bad_records::{BadRecord, BadRecords};
 use crate::tables::delta::TimeTravel;
@@ -198,7 +198,9 @@ fn to_batch(
     let known = columns(records);
     for needed in ["topic", "partition", "offset", "reason"] {
         if schema.field_with_name(needed).is_err() {
-            return Err(Error::invalid(format!("a dead letter table needs a column {needed}")).with_help(
+            let error = Error::invalid(format!("a dead letter table needs a column {needed}"))
+                .about(Subject::column(needed));
+            return Err(error.with_help(
                 "declare it with topic VARCHAR, partition INT, \"offset\" BIGINT, timestamp TIMESTAMP, \
                  key BINARY, value BINARY, reason VARCHAR",
             ));
@@ -210,7 +212,10 @@ fn to_batch(
         .map(
             |field| match known.iter().find(|(name, _)| name == field.name()) {
                 Some((_, array)) => datafusion::arrow::compute::cast(array, field.data_type())
-                    .map_err(|error| Error::invalid(format!("column {}: {error}", field.name()))),
+                    .map_err(|error| {
+                        Error::invalid(format!("column {}: {error}", field.name()))
+                            .about(Subject::column(field.name()))
+                    }),
                 None => Ok(datafusion::arrow::array::new_null_array(
                     field.data_type(),
                     records.len(),

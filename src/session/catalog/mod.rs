@@ -33,7 +33,7 @@ use futures::future::BoxFuture;
 
 use crate::core::stack::with_stack;
 use crate::core::suggest::closest;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::session::catalog::file_names::Renamed;
 use crate::session::catalog::unopened::Unopened;
 use crate::session::catalog::view_barrier::BarrierView;
@@ -259,7 +259,8 @@ impl Catalog {
             false => Ok(()),
             true => {
                 let message = format!("{name} lies where a table is by now that is not yours");
-                Err(Error::new(ErrorKind::Permission, message).with_help(
+                let error = Error::new(ErrorKind::Permission, message);
+                Err(error.about(Subject::table(name)).with_help(
                     "it was declared before that one: DROP TABLE, and declare yours at another place",
                 ))
             }
@@ -273,7 +274,8 @@ impl Catalog {
 
     pub(crate) fn no_such_table(&self, name: &str) -> Error {
         let names = self.names();
-        let error = Error::not_found(format!("no table or view is named {name}"));
+        let error = Error::not_found(format!("no table or view is named {name}"))
+            .about(Subject::table(name));
         match closest(name, names.iter().map(String::as_str)) {
             Some(near) => error.with_help(format!("did you mean {near}?")),
             None if names.is_empty() => {
@@ -290,11 +292,11 @@ impl Catalog {
         mut statement: SqlStatement,
     ) -> Error {
         let error = error.into();
-        let quoted = error
-            .message()
-            .strip_prefix("table '")
-            .and_then(|rest| rest.strip_suffix("' not found"));
-        let Some(table) = quoted.and_then(|name| name.rsplit('.').next()) else {
+        let mut subjects = error.subjects().iter();
+        let Some(table) = subjects.find_map(|subject| match subject {
+            Subject::UnknownTable(name) => Some(name.as_str()),
+            _ => None,
+        }) else {
             return error;
         };
         let missing = self.no_such_table(table);
@@ -310,7 +312,8 @@ impl Catalog {
             other => Err(Error::invalid(format!(
                 "{name} is a {}, and this statement is about Delta tables",
                 other.kind_name()
-            ))),
+            ))
+            .about(Subject::table(name))),
         }
     }
 
@@ -331,10 +334,14 @@ impl Catalog {
                 ErrorKind::Permission,
                 format!("the definition of {name} names what is not yours"),
             )
+            .about(Subject::table(name))
             .with_help("DESCRIBE has its columns"));
         }
         self.read(|tables| tables.definitions.get(name).cloned())
-            .ok_or_else(|| Error::unsupported(format!("{name} has no definition to show")))
+            .ok_or_else(|| {
+                Error::unsupported(format!("{name} has no definition to show"))
+                    .about(Subject::table(name))
+            })
     }
 
     /// Adds or replaces a table. `definition` is what SHOW CREATE TABLE shows: no secrets.
@@ -490,7 +497,8 @@ impl Catalog {
         {
             let mut planning = lock(&self.planning);
             if planning.iter().any(|planned| planned == name) {
-                return Err(Error::invalid(format!("view {name} is defined by itself")));
+                return Err(Error::invalid(format!("view {name} is defined by itself"))
+                    .about(Subject::table(name)));
             }
             if planning.len() >= VIEWS {
                 return Err(too_many_views(name));
@@ -508,7 +516,9 @@ impl Catalog {
         lock(&self.planning).pop();
         let plan = planned.map_err(|error| match hides {
             true => view_barrier::hidden(name, &error),
-            false => error.context(format!("view {name}")),
+            false => error
+                .context(format!("view {name}"))
+                .within(Subject::table(name)),
         })?;
         let plan = match view.columns.is_empty() {
             true => renamed(plan, &Labels::of_query(&view.query), Equal::Kept)?,
@@ -549,7 +559,8 @@ impl Catalog {
         if let Some(name) = defined {
             let named = state.resolve_table_references(&statement)?;
             if named.iter().any(|reference| reference.table() == name) {
-                return Err(Error::invalid(format!("view {name} is defined by itself")));
+                return Err(Error::invalid(format!("view {name} is defined by itself"))
+                    .about(Subject::table(name)));
             }
         }
         let plan = match plan_apart(&state, &statement).await {
@@ -619,6 +630,7 @@ pub(super) fn too_many_views(name: &str) -> Error {
     Error::invalid(format!(
         "view {name} stands below {VIEWS} views above one another"
     ))
+    .about(Subject::table(name))
     .with_help("define one of them over the tables")
 }
 
@@ -728,7 +740,9 @@ impl SchemaProvider for Catalog {
         let mut tables = self.write();
         if tables.entries.contains_key(&name) {
             return Err(
-                Error::new(ErrorKind::Exists, format!("table {name} exists already")).into(),
+                Error::new(ErrorKind::Exists, format!("table {name} exists already"))
+                    .about(Subject::table(name))
+                    .into(),
             );
         }
         tables.entries.insert(name, TableEntry::Provider(table));

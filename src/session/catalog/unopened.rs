@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::planner::{ParsedStatement, Statement, TableKind};
 use crate::session::catalog::{Catalog, TableEntry};
 use crate::session::context::TablePlace;
@@ -124,10 +124,12 @@ impl Unopened {
     pub(crate) fn error(&self) -> Error {
         let failure = self.failure();
         let message = format!("{} cannot be opened: {}", self.name, failure.message);
-        Error::new(failure.kind, message).with_help(
-            "its definition is kept, and opening is tried again whenever it is used; \
+        Error::new(failure.kind, message)
+            .about(Subject::table(&self.name))
+            .with_help(
+                "its definition is kept, and opening is tried again whenever it is used; \
              CREATE OR REPLACE declares it anew, DROP forgets it",
-        )
+            )
     }
 
     fn failure(&self) -> std::sync::MutexGuard<'_, Failure> {

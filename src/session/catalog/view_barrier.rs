@@ -28,7 +28,7 @@ use datafusion::physical_plan::{
 use futures::StreamExt as _;
 
 use crate::core::stack::with_stack;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Subject};
 
 /// What is said of an error below a view that hides what it reads.
 pub(crate) fn hidden(view: &str, error: &Error) -> Error {
@@ -40,8 +40,9 @@ pub(crate) fn hidden(view: &str, error: &Error) -> Error {
         | ErrorKind::Timeout
         | ErrorKind::Unavailable) => {
             Error::new(kind, format!("view {view} could not be read to its end"))
+                .about(Subject::table(view))
         }
-        kind => Error::new(kind, format!("an error in view {view}")),
+        kind => Error::new(kind, format!("an error in view {view}")).about(Subject::table(view)),
     }
     .with_help("the log of the server has the cause")
 }
@@ -143,6 +144,7 @@ fn opened_within(
             "over view {view}, which hides the tables that it reads, a stream only has conditions that compare columns with \
              values: not {condition}"
         ))
+        .about(Subject::table(view))
         .with_help("put the condition into the view"));
     }
     Ok((opened.data, view))

@@ -9,7 +9,7 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::error::{DataFusionError, Result};
 
 use crate::core::heap::{self, Refusal};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Subject};
 use crate::session::limits::bytes::{counted, of_value};
 
 /// Bytes that one call may make.
@@ -34,6 +34,7 @@ pub(crate) fn check(who: &str, bytes: usize, rows: usize, budget: usize) -> Resu
                 "{who} would make {bytes} bytes of {rows} rows, and the statement may hold {budget}"
             ),
         )
+        .about(Subject::function(who))
         .with_help("make less of each row, or read fewer rows"),
     ))
 }

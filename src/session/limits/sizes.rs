@@ -22,7 +22,7 @@ use datafusion::logical_expr::{
     ScalarUDFImpl, Signature, TryCast,
 };
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Subject};
 use crate::session::limits::measures::{
     Measure, any_element, each_with_each, element_with_element, joined, overlaid, padded, repeated,
     repeated_elements, replaced, replaced_by_pattern, replaced_elements, resized, searched,
@@ -203,6 +203,7 @@ impl Bounded {
                             self.name(),
                         ),
                     )
+                    .about(Subject::function(self.name()))
                     .with_help("make less of each row, or read fewer rows"),
                     // What constants make while a statement is planned is kept in its plan, however many there are.
                     _ => return room::go_on(usize::try_from(size).unwrap_or(usize::MAX)),
@@ -216,6 +217,7 @@ impl Bounded {
                         self.name(),
                     ),
                 )
+                .about(Subject::function(self.name()))
                 .with_help("give it shorter texts or lists, or read fewer rows at a time"),
                 _ => return Ok(()),
             },

@@ -18,6 +18,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use crate::error::APART;
+use crate::error::engine::NameProblems;
 use crate::planner::normalize;
 use crate::session::names::inner_names::{keep_names_of_engine, names_of};
 use crate::session::names::labels::{
@@ -41,13 +42,13 @@ pub(crate) async fn plan_apart(
         Ok(plan) => return ordered_by_one(plan, statement),
         Err(error) => error,
     };
-    let mut told = error.to_string();
+    let mut problems = NameProblems::of(&error);
     let mut missing = missing_column(&error);
     let mut changed: Option<SqlStatement> = None;
     let names = [Step::Stars, Step::Doubtful].into_iter();
     let groups = std::iter::repeat_n(Step::Groups, GROUPS);
     for step in names.chain(groups).chain([Step::Engine]) {
-        if !step.may_help(&told) {
+        if !step.may_help(problems) {
             continue;
         }
         let apart = changed.get_or_insert_with(|| equal_apart(statement));
@@ -58,10 +59,10 @@ pub(crate) async fn plan_apart(
             Ok(plan) => return ordered_by_one(plan, statement),
             Err(other) => {
                 // What is wrong besides is told once the names are right.
-                let was_of_names = is_about_equal_names(&told);
-                told = other.to_string();
+                let was_of_names = problems.equal;
+                problems = NameProblems::of(&other);
                 missing = missing_column(&other);
-                if was_of_names && !is_about_equal_names(&told) {
+                if was_of_names && !problems.equal {
                     error = other;
                 }
             }
@@ -104,15 +105,12 @@ enum Step {
 }
 
 impl Step {
-    /// Whether it may help a statement of which the engine says this.
-    fn may_help(self, told: &str) -> bool {
-        const MISSING: [&str; 2] = ["No field named", "no column"];
-        const UNCLEAR: [&str; 2] = ["mbiguous", "duplicate"];
-        let says = |words: &[&str]| words.iter().any(|words| told.contains(words));
+    /// Whether it may help a statement with these problems.
+    fn may_help(self, of: NameProblems) -> bool {
         match self {
-            Step::Stars | Step::Doubtful => is_about_equal_names(told),
-            Step::Groups => says(&MISSING),
-            Step::Engine => is_about_equal_names(told) || says(&MISSING) || says(&UNCLEAR),
+            Step::Stars | Step::Doubtful => of.equal,
+            Step::Groups => of.missing,
+            Step::Engine => of.equal || of.missing || of.unclear,
         }
     }
 
@@ -137,11 +135,6 @@ impl Step {
             Step::Engine => keep_names_of_engine(statement),
         }
     }
-}
-
-/// Whether planning failed since two columns have one name.
-fn is_about_equal_names(message: &str) -> bool {
-    message.contains("unique expression names") || message.contains("would be ambiguous")
 }
 
 /// Goes over a statement, also over one that is explained, and over a query whose rows are copied.

@@ -21,7 +21,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::physical_plan::ExecutionPlan;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Subject};
 use crate::session::limits::{room, sizes};
 use crate::session::physical::frames;
 use crate::session::physical::parts::called_in_parts;
@@ -303,6 +303,7 @@ fn check(plan: &LogicalPlan) -> Result<()> {
                             ErrorKind::Exhausted,
                             format!("{name} keeps up to {CENTROIDS} centroids"),
                         )
+                        .about(Subject::function(name))
                         .with_help("write a number up to that, or none for 100"),
                     )),
                 }

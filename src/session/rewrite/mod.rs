@@ -29,7 +29,7 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::core::suggest::closest;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::planner::normalize;
 use crate::session::catalog::{Catalog, TableEntry, time_travel_name};
 use crate::session::limits::plan_limits;
@@ -233,6 +233,8 @@ async fn fill_insert(catalog: &Catalog, insert: &mut Insert) -> Result<()> {
                         "column {name} of {table} is metadata '{}', which the broker sets",
                         key.name()
                     ))
+                    .about(Subject::column(name))
+                    .about(Subject::text(key.name()))
                     .with_help("leave it out of the INSERT; key, headers, timestamp and partition can be written");
                     return Err(at_name(error, column));
                 }
@@ -309,7 +311,9 @@ fn known_column(
         .iter()
         .map(|field| field.name().as_str())
         .collect();
-    let error = Error::invalid(format!("table {table} has no column {name}"));
+    let error = Error::invalid(format!("table {table} has no column {name}"))
+        .about(Subject::table(table))
+        .about(Subject::column(name));
     let error = match closest(name, names.iter().copied()) {
         Some(near) => error.with_help(format!("did you mean {near}?")),
         None => error.with_help(format!("the columns are {}", names.join(", "))),

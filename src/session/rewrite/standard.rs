@@ -15,7 +15,7 @@ use datafusion::sql::sqlparser::ast::{
     Visitor, VisitorMut,
 };
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::planner::normalize;
 use crate::planner::types::arrow_type;
 use crate::session::names::apart;
@@ -47,6 +47,7 @@ pub(crate) fn time_zone(statement: &mut AnsiStatement) -> Result<()> {
     };
     if Tz::from_str(&zone).is_err() {
         return Err(Error::invalid(format!("'{zone}' is no time zone"))
+            .about(Subject::text(zone))
             .with_help("write one such as Europe/Paris or +02:00"));
     }
     *set = Set::SingleAssignment {

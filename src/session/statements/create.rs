@@ -4,9 +4,10 @@ use datafusion::arrow::compute::kernels::cast_utils::parse_interval_month_day_na
 use datafusion::arrow::datatypes::Field;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Ident, Interval};
+use datafusion::sql::sqlparser::tokenizer::Span;
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::formats::typed_as;
 use crate::planner::normalize;
 use crate::planner::types::{arrow_type, typed_arrow_type};
@@ -37,6 +38,7 @@ pub(crate) async fn create_table(
         }
         if !table.or_replace {
             let error = Error::new(ErrorKind::Exists, format!("table {name} exists already"))
+                .about(Subject::table(name))
                 .with_help("CREATE OR REPLACE EXTERNAL TABLE declares it anew");
             return Err(match span {
                 Some(span) => error.at(span),
@@ -77,7 +79,7 @@ pub(crate) async fn open_table(
             let spec = delta_spec(table, location, options)?;
             if if_missing == IfMissing::Refuse && !DeltaTableHandle::is_there(&spec).await? {
                 let gone = format!("there is no Delta table at '{}' any more", spec.location);
-                return Err(Error::not_found(gone));
+                return Err(Error::not_found(gone).about(Subject::location(&spec.location)));
             }
             let opened = DeltaTableHandle::create_or_open(spec).await;
             let handle = place(table, opened)?;
@@ -134,6 +136,7 @@ pub(crate) fn check_name(catalog: &Catalog, view: &CreateView) -> Result<ViewNam
         if !view.or_replace {
             return Err(
                 Error::new(ErrorKind::Exists, format!("{name} exists already"))
+                    .about(Subject::table(&name))
                     .with_help("CREATE OR REPLACE VIEW replaces it"),
             );
         }
@@ -154,31 +157,31 @@ pub(crate) fn keep_view(catalog: &Catalog, name: &str, view: CreateView, text: &
 /// Gives an error about an option or a column the place where it was typed.
 fn place<T>(table: &CreateTable, result: Result<T>) -> Result<T> {
     result.map_err(|error| {
-        let names = |what: &str| error.message().contains(what);
-        let option = table
-            .options
-            .iter()
-            .filter(|option| names(&format!("'{}'", option.key.to_lowercase())))
-            .max_by_key(|option| option.key.len())
-            .map(|option| {
-                // A bad value is shown at the value, an unknown name at the name.
-                if names("unknown option") {
-                    option.key_span
-                } else {
-                    option.value.span
-                }
-            });
-        let column = table
-            .columns
-            .iter()
-            .find(|column| names(&format!("column {}:", normalize(&column.name))))
-            .map(|column| column.name.span);
-        let topic = names("is no topic name").then_some(table.location.span);
-        match option.or(column).or(topic) {
+        let mut subjects = error.subjects().iter();
+        match subjects.find_map(|subject| place_of(table, subject)) {
             Some(span) => error.at(span),
             None => error,
         }
     })
+}
+
+/// Where a declaration has what an error is about: a bad value is shown at the value, an unknown name at the name.
+fn place_of(table: &CreateTable, subject: &Subject) -> Option<Span> {
+    let option = |name: &str| {
+        let mut options = table.options.iter();
+        options.find(|option| option.key.eq_ignore_ascii_case(name))
+    };
+    match subject {
+        Subject::Option(name) => option(name).map(|option| option.value.span),
+        Subject::UnknownOption(name) => option(name).map(|option| option.key_span),
+        Subject::Column(name) => table
+            .columns
+            .iter()
+            .find(|column| normalize(&column.name) == *name)
+            .map(|column| column.name.span),
+        Subject::Location(_) => Some(table.location.span),
+        _ => None,
+    }
 }
 
 fn expand(text: &Text) -> Result<String> {

@@ -17,8 +17,10 @@ use datafusion::error::DataFusionError;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
-use crate::core::jobs::{BatchVersion, Committed, DeadLetter, JobHistory, SeenState, seen_state};
-use crate::error::{Error, Result};
+use crate::core::jobs::{
+    AGGREGATE, BatchVersion, Committed, DeadLetter, JobHistory, SeenState, seen_state,
+};
+use crate::error::{Error, Result, Subject};
 use crate::session::catalog::dead_letters;
 use crate::session::context::MayName;
 use crate::session::names::state_names::shown;
@@ -103,6 +105,7 @@ impl SystemSchema {
     async fn state(&self, job: &str, batch: Option<u64>) -> Result<RecordBatch> {
         let missing = || {
             Error::not_found(format!("no job is named {job}"))
+                .about(Subject::job(job))
                 .with_help("SHOW JOBS has those there are")
         };
         if !DataDir::exists(&self.data_dir) {
@@ -122,16 +125,22 @@ impl SystemSchema {
                 Some(batch) => format!("job {job} has no batch {batch}"),
                 None => format!("job {job} has not committed a batch yet"),
             })
+            .about(Subject::job(job))
             .with_help("system.batches has those there are"));
         };
         let version = store.version(id, &committed.version).await?;
-        let mut files = Vec::with_capacity(version.state.len());
-        for file in &version.state {
+        let mut files = Vec::new();
+        for file in version
+            .state_of(AGGREGATE)
+            .map_or(&[][..], |state| state.files.as_slice())
+        {
             files.push((store.state(id, file).await?, file.closed_by));
         }
         match replay(&files)? {
             Some(rows) => Ok(rows),
-            None => Err(Error::invalid(format!("job {job} keeps no state"))),
+            None => {
+                Err(Error::invalid(format!("job {job} keeps no state")).about(Subject::job(job)))
+            }
         }
     }
 }
@@ -304,10 +313,7 @@ pub fn batch_rows(job: &str, batches: &[(Committed, BatchVersion)]) -> Result<Re
         ("generation", numbers(|version| version.generation)),
         ("rows_in", numbers(|version| version.rows_in)),
         ("rows_out", numbers(|version| version.rows_out)),
-        (
-            "dead_letters",
-            numbers(|version| version.dead_letters.len() as u64),
-        ),
+        ("dead_letters", numbers(|version| version.dead_letters)),
         ("late_rows", numbers(|version| version.late_rows)),
         ("watermark", times(watermarks)?),
         ("offsets", Arc::new(StringArray::from_iter_values(offsets))),
@@ -380,13 +386,17 @@ async fn rows_of_job(
         }
         "batches" => batch_rows(name, &versions(store, id, history).await?),
         "dead_letters" => {
-            let packed = packed(store, id, history, wanted).await?;
-            let versions = versions(store, id, history).await?;
-            let before = packed.iter().map(|of| (of.batch, &of.dead_letters));
-            let kept = versions
-                .iter()
-                .map(|(of, version)| (of.batch, &version.dead_letters));
-            dead_letter_rows(name, before.chain(kept))
+            let mut letters = Vec::new();
+            for packed in packed(store, id, history, wanted).await? {
+                letters.push((packed.batch, packed.dead_letters));
+            }
+            for (of, version) in versions(store, id, history).await? {
+                if version.dead_letters > 0 {
+                    let found = store.dead_letters(id, &of.version, &version).await?;
+                    letters.push((of.batch, found));
+                }
+            }
+            dead_letter_rows(name, letters)
         }
         _ => {
             let mut files = Vec::new();
@@ -416,7 +426,7 @@ pub(super) fn empty_of(table: &str) -> Result<RecordBatch> {
         "jobs" => rows_of_jobs(&[]),
         "partitions" => partition_rows("", None),
         "batches" => batch_rows("", &[]),
-        "dead_letters" => dead_letter_rows("", std::iter::empty()),
+        "dead_letters" => dead_letter_rows("", Vec::new()),
         _ => late_rows("", 0, &RecordBatch::new_empty(late_schema())),
     }
 }
@@ -461,24 +471,21 @@ fn partition_rows(job: &str, last: Option<&BatchVersion>) -> Result<RecordBatch>
     ])
 }
 
-fn dead_letter_rows<'a>(
-    job: &str,
-    batches: impl Iterator<Item = (u64, &'a Vec<DeadLetter>)>,
-) -> Result<RecordBatch> {
+fn dead_letter_rows(job: &str, batches: Vec<(u64, Vec<DeadLetter>)>) -> Result<RecordBatch> {
     let mut records = Vec::new();
     let (mut numbers, mut tables) = (Vec::new(), Vec::new());
     for (batch, letters) in batches {
         for letter in letters {
             numbers.push(signed(batch));
-            tables.push(letter.table.clone());
+            tables.push(letter.table);
             records.push(BadRecord {
-                topic: letter.topic.clone(),
+                topic: letter.topic,
                 partition: letter.partition,
                 offset: letter.offset,
                 timestamp: letter.timestamp,
-                key: letter.key.clone(),
-                value: letter.value.clone(),
-                reason: letter.reason.clone(),
+                key: letter.key,
+                value: letter.value,
+                reason: letter.reason,
             });
         }
     }

@@ -261,7 +261,6 @@ mod tests {
         let id = store.create(&created, name).await.unwrap().unwrap();
         for number in 1..=batches {
             let version = BatchVersion {
-                format: 1,
                 batch: number,
                 sequence: number,
                 ..BatchVersion::default()

@@ -83,6 +83,12 @@ fn time_2_a_row_that_is_late_for_some_windows_has_a_state_row_of_its_own() {
     }
 }
 
+/// The fingerprint of format 1.
+fn earlier(query: &JobQuery) -> String {
+    query.stream().unwrap().split.fingerprints.earlier.clone()
+}
+
+/// The fingerprint of today.
 fn fingerprint(query: &JobQuery) -> String {
     query.stream().unwrap().fingerprint().to_owned()
 }
@@ -91,10 +97,15 @@ fn fingerprint(query: &JobQuery) -> String {
 fn state_by_slice_is_told_from_state_by_window() {
     let by_slice = plan(HOP, PLAIN, "EMIT CHANGES");
     let stream = by_slice.stream().unwrap();
-    let text = fingerprint(&by_slice);
-    let earlier = text.strip_suffix("; by slice").unwrap();
-    assert!(stream.was_kept_by_window(earlier));
-    assert!(!stream.was_kept_by_window(&text));
+    let text = earlier(&by_slice);
+    let by_window = text.strip_suffix("; by slice").unwrap();
+    assert!(stream.was_kept_by_window(by_window));
+    assert!(!stream.is_made_by(by_window));
+    assert!(stream.is_made_by(&text));
+    for own in [text.as_str(), stream.fingerprint()] {
+        assert!(!stream.was_kept_by_window(own));
+        assert!(stream.is_made_by(own));
+    }
     assert_eq!(
         stream.state_unit().unwrap(),
         "by slice of 4 seconds, whatever the number of windows"
@@ -107,18 +118,47 @@ fn state_by_slice_is_told_from_state_by_window() {
         (HOP, ASKED),
     ] {
         let query = plan(kind, asking, "EMIT CHANGES");
-        let text = fingerprint(&query);
+        let text = earlier(&query);
         assert!(!text.contains("slice"), "{text}");
         let stream = query.stream().unwrap();
         assert!(!stream.was_kept_by_window(&text));
+        assert!(!stream.was_kept_by_window(stream.fingerprint()));
+        if asking == ASKED {
+            // The same windows, by slice, know it in both formats.
+            let sliced = plan(kind, PLAIN, "EMIT CHANGES");
+            assert!(!sliced.stream().unwrap().is_made_by(stream.fingerprint()));
+        }
         assert_eq!(stream.state_unit().is_some(), asking == ASKED);
     }
 }
 
-/// The state of the first format: its fingerprint, word for word.
+/// What the versions of a data directory say.
+fn kept_fingerprints(
+    fixture: &str,
+    of: impl Fn(&serde_json::Value) -> serde_json::Value,
+) -> Vec<String> {
+    let folder = format!(
+        "{}/tests/fixtures/{fixture}/jobs",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let mut found = Vec::new();
+    for job in std::fs::read_dir(folder).unwrap() {
+        let Ok(versions) = std::fs::read_dir(job.unwrap().path().join("versions")) else {
+            continue;
+        };
+        for version in versions {
+            let text = std::fs::read_to_string(version.unwrap().path()).unwrap();
+            let version: serde_json::Value = serde_json::from_str(&text).unwrap();
+            found.push(of(&version).as_str().unwrap().to_owned());
+        }
+    }
+    assert!(!found.is_empty());
+    found
+}
+
+/// The state of the first format: its fingerprint, word for word; and that of the second.
 #[test]
 fn a_tumbling_window_has_the_fingerprint_it_always_had() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/jobs-format-1");
     let query = block_on(planned(
         "CREATE EXTERNAL TABLE ticks (k BIGINT, t TIMESTAMP, WATERMARK FOR t AS t - INTERVAL '5 seconds')
          STORED AS KAFKA LOCATION 'ticks' OPTIONS ('kafka.bootstrap.servers' '127.0.0.1:1');
@@ -127,19 +167,22 @@ fn a_tumbling_window_has_the_fingerprint_it_always_had() {
          CREATE JOB j AS INSERT INTO counts SELECT k, window_start, count(*)
          FROM TUMBLE(TABLE ticks, DESCRIPTOR(t), INTERVAL '10 seconds') GROUP BY k, window_start",
     ));
-    let mut found = 0;
-    for job in std::fs::read_dir(format!("{folder}/jobs")).unwrap() {
-        let Ok(versions) = std::fs::read_dir(job.unwrap().path().join("versions")) else {
-            continue;
-        };
-        for version in versions {
-            let text = std::fs::read_to_string(version.unwrap().path()).unwrap();
-            let version: serde_json::Value = serde_json::from_str(&text).unwrap();
-            assert_eq!(version["fingerprint"], fingerprint(&query));
-            found += 1;
-        }
+    let stream = query.stream().unwrap();
+    let of_first = kept_fingerprints("jobs-format-1", |version| version["fingerprint"].clone());
+    assert!(
+        of_first.iter().all(|kept| *kept == earlier(&query)),
+        "{of_first:?}"
+    );
+    let of_second = kept_fingerprints("jobs-format-2", |version| {
+        version["operators"]["aggregate"]["fingerprint"].clone()
+    });
+    assert!(
+        of_second.iter().all(|kept| *kept == fingerprint(&query)),
+        "{of_second:?}"
+    );
+    for kept in of_first.iter().chain(&of_second) {
+        assert!(stream.is_made_by(kept), "{kept}");
     }
-    assert!(found > 0);
 }
 
 /// Averages of integers were those of DOUBLE once: they are known by what a query says that still asks for those.
@@ -155,18 +198,18 @@ fn the_average_of_integers_has_the_fingerprint_it_always_had() {
              CREATE JOB j AS INSERT INTO averages SELECT window_start, {averages}
              FROM TUMBLE(TABLE ticks, DESCRIPTOR(t), INTERVAL '10 seconds') GROUP BY window_start"
         )));
-        fingerprint(&query)
+        (earlier(&query), fingerprint(&query))
     };
     for integer in ["v", "k", "k * 2 + 1", "-k"] {
         for filter in ["", " FILTER (WHERE k > 0)"] {
             let now = of(&format!("avg({integer}){filter}"));
             let once = of(&format!("avg(CAST({integer} AS DOUBLE)){filter}"));
             assert_eq!(now, once);
-            assert!(now.contains(" AS Float64)"), "{now}");
+            assert!(now.0.contains(" AS Float64)"), "{now:?}");
         }
     }
     // Products of decimals whose plain operator has no type are no integers.
-    let product = of("CAST(avg(p * p * p * p) AS DOUBLE)");
+    let (product, _) = of("CAST(avg(p * p * p * p) AS DOUBLE)");
     assert!(!product.contains("Float64)"), "{product}");
 }
 
@@ -183,15 +226,15 @@ fn names_of_inner_queries_change_no_fingerprint() {
              SELECT {key}, window_start, count(*) FROM TUMBLE(TABLE v, DESCRIPTOR(t), INTERVAL '10 seconds')
              GROUP BY {key}, window_start"
         )));
-        fingerprint(&query)
+        (earlier(&query), fingerprint(&query))
     };
     assert_eq!(of("k, k + 1", "k"), of("k", "k"));
-    let by_engine = of("k + 1", "\"ticks.k + Int64(1)\"");
+    let (by_engine, _) = of("k + 1", "\"ticks.k + Int64(1)\"");
     assert!(
         by_engine.contains("ticks.k + Int64(1): Int64"),
         "{by_engine}"
     );
-    let by_name = of("k + 1", "\"?column?\"");
+    let (by_name, _) = of("k + 1", "\"?column?\"");
     assert!(by_name.contains("?column?: Int64"), "{by_name}");
 }
 

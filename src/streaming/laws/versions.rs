@@ -13,11 +13,12 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::collect_partitioned;
 use proptest::prelude::*;
 
-use crate::core::jobs::{FilePlace, JobTime, WatermarkPolicy};
+use crate::core::jobs::{BatchVersion, FilePlace, JobTime, WatermarkPolicy};
 use crate::core::schedules::{Schedules, cases};
 use crate::planner::ast::Emit;
 use crate::state::late_rows;
 use crate::state::{StateTable, StepRule, step};
+use crate::store::version_as_stored;
 use crate::streaming::laws::oracle::{Values, Window};
 use crate::streaming::laws::{groups_of, planned};
 use crate::streaming::{BatchSource, JobQuery, StreamTable};
@@ -291,7 +292,11 @@ async fn run(query: &JobQuery, begin: FilePlace, sizes: &[u64]) -> Ran {
         let closed_before = time.closed_by;
         time = time.after(WatermarkPolicy::Lowest, &known, &reached, &BTreeMap::new());
         // A process that starts reads it from the version.
-        time = serde_json::from_str(&serde_json::to_string(&time).unwrap()).unwrap();
+        let version = BatchVersion {
+            time: Some(time),
+            ..BatchVersion::default()
+        };
+        time = version_as_stored(&version).time.unwrap();
         let rule = StepRule {
             changes: query.emit() == Emit::Changes,
             withdraws: stream.withdraws(),

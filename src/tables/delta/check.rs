@@ -10,7 +10,7 @@ use datafusion::arrow::util::display::array_value_to_string;
 use datafusion::error::DataFusionError;
 
 use super::generated::{GeneratedColumn, TableExpr};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 
 /// The rules of one version of a table's metadata.
 #[derive(Debug)]
@@ -45,7 +45,8 @@ impl RowRules {
                     field.name(),
                     column.null_count(),
                     column.len()
-                )));
+                ))
+                .about(Subject::column(field.name())));
             }
         }
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns)
@@ -54,12 +55,14 @@ impl RowRules {
             let held = expression.evaluate(&batch)?;
             let held = held.as_boolean_opt().ok_or_else(|| {
                 Error::unsupported(format!("the constraint '{name}' ({text}) is no condition"))
+                    .about(Subject::text(name))
             })?;
             if let Some(row) = (0..held.len()).find(|row| held.is_null(*row) || !held.value(*row)) {
                 return Err(Error::data(format!(
                     "a row breaks the constraint '{name}' ({text}): {}",
                     show_row(&batch, row)
-                )));
+                ))
+                .about(Subject::text(name)));
             }
         }
         Ok(batch)
@@ -87,6 +90,7 @@ fn check_given(column: &GeneratedColumn, given: &ArrayRef, computed: &ArrayRef) 
         show(given, row),
         show(computed, row)
     ))
+    .about(Subject::column(&column.name))
     .with_help("leave the column out of the INSERT"))
 }
 

@@ -25,7 +25,7 @@ use super::handle::DeltaTableHandle;
 use super::rules::TableRules;
 use super::write::{Rewrite, StatsConfig, WriteTarget, Written, discard, write_files};
 use super::{Application, Commit};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Subject};
 
 /// Where the name of a commit stands in its entry: in `commitInfo`, as other writers do it.
 pub(super) const COMMIT_ID: &str = "txnId";
@@ -131,7 +131,8 @@ impl DeltaTableHandle {
             return Err(Error::unavailable(format!(
                 "Delta table '{}' was changed while its rows were written",
                 self.location()
-            )));
+            ))
+            .about(Subject::location(self.location())));
         }
         let PreparedWrite {
             store, mut written, ..
@@ -263,7 +264,8 @@ impl DeltaTableHandle {
             return Err(Error::unsupported(format!(
                 "Delta table '{}' can be read, but not written: {reason}",
                 self.location()
-            )));
+            ))
+            .about(Subject::location(self.location())));
         }
         let for_commits = for_commits(snapshot).map_err(|error| self.fail(error))?;
         PROTOCOL
@@ -368,6 +370,7 @@ impl DeltaTableHandle {
             "whether the commit was made cannot be told: {}",
             cause.message()
         ))
+        .about_cause(&cause)
         .with_help(format!(
             "look for \"{COMMIT_ID}\":\"{id}\" in the newest files of {}/_delta_log when the store answers again: if one has it, all is \
              in the table; if none has it, run the statement again. Nothing was deleted",

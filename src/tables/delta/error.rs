@@ -5,7 +5,7 @@ use deltalake::kernel::transaction::TransactionError;
 use deltalake::logstore::object_store::Error as StoreError;
 
 use super::features::unsupported;
-use crate::error::{Error, ErrorKind, quoted_store};
+use crate::error::{Error, ErrorKind, Subject, quoted_store};
 
 /// The error of an operation on the table at `location`.
 pub(super) fn delta_error(location: &str, error: DeltaTableError) -> Error {
@@ -14,6 +14,7 @@ pub(super) fn delta_error(location: &str, error: DeltaTableError) -> Error {
             kind,
             format!("Delta table '{location}': {}", lower_first(what.trim())),
         )
+        .about(Subject::location(location))
     };
     // Whatever the library was about when the store failed it.
     if let Some(source) = store_error_in(&error) {
@@ -85,6 +86,7 @@ pub(super) fn delta_error(location: &str, error: DeltaTableError) -> Error {
 /// No log at the location.
 pub(super) fn not_a_table(location: &str) -> Error {
     Error::not_found(format!("there is no Delta table at '{location}'"))
+        .about(Subject::location(location))
         .with_help("check the location, or give a column list to create the table")
 }
 
@@ -93,14 +95,17 @@ fn transaction_error(location: &str, error: TransactionError) -> Error {
         TransactionError::CommitConflict(conflict) => Error::unavailable(format!(
             "Delta table '{location}': another writer's commit conflicts with this one: {conflict}"
         ))
+        .about(Subject::location(location))
         .with_help("nothing was written; run the statement again"),
         TransactionError::MaxCommitAttempts(attempts) => Error::unavailable(format!(
             "Delta table '{location}': other writers were faster in {attempts} attempts to commit"
         ))
+        .about(Subject::location(location))
         .with_help("nothing was written; run the statement again"),
         TransactionError::DeltaTableAppendOnly => Error::unsupported(format!(
             "Delta table '{location}' is append-only: its rows cannot be replaced or deleted"
-        )),
+        ))
+        .about(Subject::location(location)),
         TransactionError::UnsupportedTableFeatures(features) => {
             let names = features.iter().map(|feature| feature.to_string());
             unsupported(location, &names.collect::<Vec<_>>())
@@ -108,8 +113,10 @@ fn transaction_error(location: &str, error: TransactionError) -> Error {
         TransactionError::ObjectStore { source } => store_error(location, &source),
         TransactionError::LogStoreError { msg, .. } => {
             Error::unavailable(format!("Delta table '{location}': {msg}"))
+                .about(Subject::location(location))
         }
-        other => Error::unavailable(format!("Delta table '{location}': {other}")),
+        other => Error::unavailable(format!("Delta table '{location}': {other}"))
+            .about(Subject::location(location)),
     }
 }
 
@@ -268,6 +275,40 @@ mod tests {
                 assert!(error.may_pass(), "{text}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn the_library_says_which_versions_a_log_lacks() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("_delta_log");
+        std::fs::create_dir(&log).unwrap();
+        let schema = serde_json::json!({
+            "type": "struct",
+            "fields": [{"name": "v", "type": "integer", "nullable": true, "metadata": {}}]
+        });
+        let protocol = serde_json::json!({
+            "protocol": {"minReaderVersion": 1, "minWriterVersion": 2}
+        });
+        let metadata = serde_json::json!({"metaData": {
+            "id": "1",
+            "format": {"provider": "parquet", "options": {}},
+            "schemaString": schema.to_string(),
+            "partitionColumns": [],
+            "configuration": {},
+            "createdTime": 0
+        }});
+        let begin = format!("{protocol}\n{metadata}\n");
+        let later = "{\"commitInfo\":{\"timestamp\":1,\"operation\":\"WRITE\"}}\n";
+        std::fs::write(log.join("00000000000000000000.json"), begin).unwrap();
+        std::fs::write(log.join("00000000000000000002.json"), later).unwrap();
+        let url = url::Url::from_directory_path(folder.path()).unwrap();
+        let error = deltalake::open_table(url).await.unwrap_err();
+        let error = delta_error("t", error);
+        assert_eq!(
+            error.message(),
+            "Delta table 't': its log has version 0 and then version 2"
+        );
+        assert_eq!(error.subjects(), [Subject::location("t")]);
     }
 
     #[test]

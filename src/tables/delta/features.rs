@@ -14,7 +14,7 @@ use deltalake::kernel::{EagerSnapshot, Snapshot};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::error::Error;
+use crate::error::{Error, Subject};
 
 /// Features that change nothing for those who scan.
 const SCANNED: [&str; 3] = [
@@ -158,6 +158,7 @@ pub(super) fn unsupported(location: &str, names: &[String]) -> Error {
     Error::unsupported(format!(
         "Delta table '{location}' has the table {word} {names}, which {are} not supported"
     ))
+    .about(Subject::location(location))
 }
 
 #[cfg(test)]

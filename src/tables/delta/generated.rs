@@ -30,7 +30,7 @@ use deltalake::delta_datafusion::expr::parse_predicate_expression;
 
 use super::shape::{TimeShape, time_shape};
 use crate::core::stack::with_stack;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 
 /// Table expressions are planned here and not in the user's session: what a table's metadata says
 /// must not depend on a session's functions and settings.
@@ -62,7 +62,11 @@ impl GeneratedColumn {
         schema: &SchemaRef,
         generated: &[&str],
     ) -> Result<Self> {
-        let context = |error: Error| error.context(format!("generated column '{name}'"));
+        let context = |error: Error| {
+            error
+                .context(format!("generated column '{name}'"))
+                .within(Subject::column(name))
+        };
         let index = schema
             .index_of(name)
             .map_err(|_| context(Error::internal("is not in the table's schema")))?;
@@ -77,14 +81,18 @@ impl GeneratedColumn {
             .iter()
             .find(|s| generated.contains(&s.as_str()))
         {
-            return Err(context(Error::invalid(format!(
-                "its expression uses '{source}', which is itself generated"
-            ))));
+            return Err(context(
+                Error::invalid(format!(
+                    "its expression uses '{source}', which is itself generated"
+                ))
+                .about(Subject::text(source)),
+            ));
         }
         let given = expression.data_type()?;
         if !same_delta_type(declared, &given) {
             return Err(context(
                 Error::invalid(format!("'{text}' gives {given}, the column is {declared}"))
+                    .about(Subject::text(text))
                     .with_help("wrap the expression in CAST(… AS …)"),
             ));
         }
@@ -153,8 +161,12 @@ impl TableExpr {
             .collect();
         let schema = Arc::new(Schema::new(nullable));
         let columns = DFSchema::try_from(Arc::clone(&schema))?;
-        let expr = parse_predicate_expression(&columns, planned.to_string(), &*PLANNER)
-            .map_err(|error| Error::invalid(format!("'{text}' cannot be planned: {error}")))?;
+        let expr = parse_predicate_expression(&columns, planned.to_string(), &*PLANNER).map_err(
+            |error| {
+                Error::invalid(format!("'{text}' cannot be planned: {error}"))
+                    .about(Subject::text(text))
+            },
+        )?;
         refuse_changing(&expr, text)?;
         let sources = expr
             .column_refs()
@@ -341,7 +353,9 @@ fn check_size(text: &str) -> Result<()> {
 
 fn parse_checked(text: &str) -> Result<SqlExpr> {
     let dialect = GenericDialect {};
-    let bad = |error: String| Error::invalid(format!("'{text}' is no expression: {error}"));
+    let bad = |error: String| {
+        Error::invalid(format!("'{text}' is no expression: {error}")).about(Subject::text(text))
+    };
     let mut parser = Parser::new(&dialect)
         .try_with_sql(text)
         .map_err(|error| bad(error.to_string()))?;
@@ -405,10 +419,10 @@ impl Rewrite<'_> {
                 *name = Ident::with_quote('"', column);
                 Ok(())
             }
-            None => Err(Error::invalid(format!(
-                "the table has no column '{}'",
-                name.value
-            ))),
+            None => Err(
+                Error::invalid(format!("the table has no column '{}'", name.value))
+                    .about(Subject::column(&name.value)),
+            ),
         }
     }
 }
@@ -492,9 +506,10 @@ fn trunc_unit(unit: &str) -> Result<&'static str> {
         "minute" => "minute",
         "second" => "second",
         _ => {
-            return Err(Error::unsupported(format!(
-                "time cannot be truncated to '{unit}'"
-            )));
+            return Err(
+                Error::unsupported(format!("time cannot be truncated to '{unit}'"))
+                    .about(Subject::text(unit)),
+            );
         }
     })
 }
@@ -517,6 +532,7 @@ fn strftime(pattern: &str) -> Result<String> {
                     return Err(Error::unsupported(format!(
                         "the pattern '{other}' of DATE_FORMAT is not supported"
                     ))
+                    .about(Subject::text(other))
                     .with_help("yyyy, MM, dd, HH, mm and ss are"));
                 }
             });
@@ -552,7 +568,8 @@ fn refuse_changing(expr: &Expr, text: &str) -> Result<()> {
     match changing {
         Some(name) => Err(Error::invalid(format!(
             "'{text}' uses {name}(), which does not always give the same for the same row"
-        ))),
+        ))
+        .about(Subject::text(text))),
         None => Ok(()),
     }
 }

@@ -27,7 +27,7 @@ use super::store::build_log_store;
 use super::stream::{AddedFile, DeltaStream};
 use super::{DeltaSpec, TimeTravel};
 use crate::core::jobs::WatermarkPolicy;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::tables::time::{EventTime, check_event_time};
 
 /// A Delta table. Cheap to clone; clones share the newest known version.
@@ -429,7 +429,8 @@ impl DeltaTableHandle {
                 return Err(Error::not_found(format!(
                     "Delta table '{}' has no version {version}; the newest is {latest}",
                     self.location()
-                )));
+                ))
+                .about(Subject::location(self.location())));
             }
             _ => {}
         }
@@ -461,7 +462,8 @@ impl DeltaTableHandle {
             "Delta table '{}' has no version that old{}",
             self.location(),
             oldest.unwrap_or_default()
-        )))
+        ))
+        .about(Subject::location(self.location())))
     }
 
     pub(super) fn rules(&self, table: &DeltaTable) -> Result<Arc<TableRules>> {

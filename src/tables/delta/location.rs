@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 
 /// A checked location. A local folder need not exist.
 #[derive(Debug, Clone)]
@@ -35,6 +35,7 @@ impl Location {
                 let url = Url::parse(text).map_err(|error| bad_url(text, error))?;
                 let path = url.to_file_path().map_err(|()| {
                     Error::invalid(format!("'{text}' is not the URL of a local folder"))
+                        .about(Subject::location(text))
                 })?;
                 Self::local(text, &path)
             }
@@ -42,6 +43,7 @@ impl Location {
             Some((scheme, _)) => Err(Error::unsupported(format!(
                 "Delta tables cannot be stored at '{scheme}://' locations"
             ))
+            .about(Subject::location(text))
             .with_help("use a folder, file:// or s3://")),
         }
     }
@@ -50,17 +52,20 @@ impl Location {
         if text == "~" || text.starts_with("~/") {
             return Err(
                 Error::invalid(format!("'~' is not expanded in the location '{text}'"))
+                    .about(Subject::location(text))
                     .with_help("write the whole path, or one relative to the current directory"),
             );
         }
         let absolute = std::path::absolute(path).map_err(|error| {
             Error::invalid(format!("the location '{text}' is no path: {error}"))
+                .about(Subject::location(text))
         })?;
         // The log names files relative to the root, so a link and its target are one table.
         let folder = std::fs::canonicalize(&absolute).unwrap_or(absolute);
         if folder.is_file() {
             return Err(
                 Error::invalid(format!("the location '{text}' is a file, not a folder"))
+                    .about(Subject::location(text))
                     .with_help("a Delta table is a folder with a _delta_log folder in it"),
             );
         }
@@ -68,10 +73,12 @@ impl Location {
             return Err(Error::invalid(format!(
                 "the location '{text}' lies below '{}', which is a file",
                 file.display()
-            )));
+            ))
+            .about(Subject::location(text)));
         }
         let url = Url::from_directory_path(&folder).map_err(|()| {
             Error::invalid(format!("the location '{text}' cannot be written as a URL"))
+                .about(Subject::location(text))
         })?;
         Ok(Self {
             shown: text.to_owned(),
@@ -83,9 +90,10 @@ impl Location {
     fn remote(text: &str) -> Result<Self> {
         let mut url = Url::parse(text).map_err(|error| bad_url(text, error))?;
         if url.host_str().is_none_or(str::is_empty) {
-            return Err(Error::invalid(format!(
-                "the location '{text}' names no bucket"
-            )));
+            return Err(
+                Error::invalid(format!("the location '{text}' names no bucket"))
+                    .about(Subject::location(text)),
+            );
         }
         if !url.username().is_empty() || url.password().is_some() {
             return Err(Error::invalid("a location must not hold credentials")
@@ -103,6 +111,7 @@ impl Location {
 
 fn bad_url(text: &str, error: url::ParseError) -> Error {
     Error::invalid(format!("the location '{text}' is no URL: {error}"))
+        .about(Subject::location(text))
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use serde_json::Value;
 
 use super::commit::{COMMIT_ID, find_commit};
 use super::handle::DeltaTableHandle;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::store::{ABANDONED, unfinished_files};
 use crate::tables::parquet::read_int96_in_microseconds;
 
@@ -70,7 +70,8 @@ impl DeltaTableHandle {
         for name in &spec.zorder_by {
             if schema.field_with_name(name).is_err() {
                 let names = schema.fields().iter().map(|field| field.name().as_str());
-                let error = Error::invalid(format!("ZORDER BY: no column named {name}"));
+                let error = Error::invalid(format!("ZORDER BY: no column named {name}"))
+                    .about(Subject::column(name));
                 return Err(match crate::core::suggest::closest(name, names) {
                     Some(close) => error.with_help(format!("did you mean \"{close}\"?")),
                     None => error,
@@ -79,7 +80,8 @@ impl DeltaTableHandle {
             if partition_by.contains(name) {
                 return Err(Error::invalid(format!(
                     "ZORDER BY: '{name}' is a partition column, its rows stand together already"
-                )));
+                ))
+                .about(Subject::text(name)));
             }
         }
         let table = self.refresh().await?;
@@ -295,7 +297,7 @@ fn vacuum_unfinished(folder: &Path, retention: Duration, is_dry_run: bool) -> Ve
 
 /// VACUUM deletes before its last commit: whatever that one ends with, files may be gone.
 fn half_done(error: Error) -> Error {
-    let failed = Error::new(error.kind(), error.message());
+    let failed = Error::new(error.kind(), error.message()).about_cause(&error);
     failed.with_help(
         "files that no version within the retention needs may have been deleted, and no others: run it again",
     )

@@ -12,7 +12,7 @@ use deltalake::parquet::basic::{Compression, GzipLevel, ZstdLevel};
 
 use super::stream::DeltaStream;
 use crate::core::suggest::closest;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::tables::options::{self, parse_size};
 
 /// Every option a Delta table takes.
@@ -179,6 +179,8 @@ impl DeltaOptions {
             return Err(Error::invalid(
                 "options 'scan.startup', 'scan.on_change' and 'watermark.…' are for a table that jobs read as a stream",
             )
+            .about(Subject::option("scan.on_change"))
+            .about(Subject::option("scan.startup"))
             .with_help("say 'scan.mode' 'stream' as well"));
         }
         Ok(parsed)
@@ -194,6 +196,7 @@ fn choice(name: &str, value: &str, choices: [&str; 2]) -> Result<bool> {
         Some(at) => Ok(at == 1),
         None => Err(
             Error::invalid(format!("option '{name}' does not take '{value}'"))
+                .about(Subject::option(name))
                 .with_help(format!("it takes '{}' or '{}'", choices[0], choices[1])),
         ),
     }
@@ -204,6 +207,7 @@ pub(super) fn byte_size(name: &str, text: &str) -> Result<NonZeroU64> {
     let bytes = parse_size(text).unwrap_or_default();
     NonZeroU64::new(bytes).ok_or_else(|| {
         Error::invalid(format!("option '{name}': '{text}' is no size"))
+            .about(Subject::option(name))
             .with_help("write a number and a unit, such as '128 MiB'")
     })
 }
@@ -225,7 +229,8 @@ fn canonical_name(given: &str) -> Result<&'static str> {
     {
         return Ok(name);
     }
-    let error = Error::invalid(format!("a Delta table has no option '{given}'"));
+    let error = Error::invalid(format!("a Delta table has no option '{given}'"))
+        .about(Subject::UnknownOption(given.to_owned()));
     if dotted == "watermark.partitions" {
         return Err(error.with_help("a table that is read as a stream is one partition"));
     }
@@ -245,6 +250,7 @@ fn compression(text: &str) -> Result<Compression> {
         Error::invalid(format!(
             "option 'write.compression': '{text}' is no compression"
         ))
+        .about(Subject::option("write.compression"))
         .with_help("use 'snappy', 'zstd', 'zstd:3', 'gzip', 'lz4_raw' or 'none'")
     };
     match (codec, level) {
@@ -265,7 +271,11 @@ fn compression(text: &str) -> Result<Compression> {
 
 fn property_value(name: &str, value: &str) -> Result<String> {
     let bad = |help: &str| {
-        Err(Error::invalid(format!("option '{name}' does not take '{value}'")).with_help(help))
+        Err(
+            Error::invalid(format!("option '{name}' does not take '{value}'"))
+                .about(Subject::option(name))
+                .with_help(help),
+        )
     };
     match name {
         "delta.appendOnly"
@@ -316,6 +326,7 @@ fn check_bool(name: &str, value: &str) -> Result<String> {
         word @ ("true" | "false") => Ok(word.to_owned()),
         _ => Err(
             Error::invalid(format!("option '{name}' does not take '{value}'"))
+                .about(Subject::option(name))
                 .with_help("use 'true' or 'false'"),
         ),
     }

@@ -12,7 +12,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::handle::DeltaTableHandle;
 use crate::core::jobs::{FilePlace, RecordMark, Reported, SourceProgress, choose_files};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Subject};
 
 /// So many commits a look takes in at most; the next one goes on from there.
 const COMMITS: u64 = 1_000;
@@ -196,7 +196,8 @@ impl DeltaJobSource {
                 message,
                 "RESUME JOB … SKIPPING LOST goes on with what is added from here on; REWIND JOB … TO BATCH n goes back to a batch \
                  that read no more than the table has; or restore the newer table and RESUME JOB",
-            ));
+            )
+.about(Subject::location(self.handle.location())));
         }
         let (start, known, end) = self.known(&newest, start, version, look).await?;
         // Up to here it is known what later versions took away.
@@ -257,7 +258,8 @@ impl DeltaJobSource {
                         error.message().to_owned(),
                         "the job has not read all that the table had when it began: RESUME JOB … SKIPPING LOST goes on with what was \
                          added later",
-                    ));
+                    )
+.about(Subject::location(self.handle.location())));
                 }
             }
             version += 1;
@@ -280,7 +282,8 @@ impl DeltaJobSource {
                         message,
                         "RESUME JOB … SKIPPING LOST goes on with the first version there is and records the gap; \
                          'delta.logRetentionDuration' says how long a log is kept",
-                    ));
+                    )
+.about(Subject::location(self.handle.location())));
                 }
                 version = oldest;
                 start = FilePlace::start_of(oldest);
@@ -296,6 +299,7 @@ impl DeltaJobSource {
                     self.handle.location(),
                     commit.operation
                 ))
+                .about(Subject::location(self.handle.location()))
                 .with_help(
                     "a table declared with 'scan.on_change' 'skip' leaves such versions out: what they add is not read, and what \
                      was read of what they delete stays",
@@ -358,7 +362,8 @@ impl DeltaJobSource {
                 behind,
                 message,
                 "VACUUM was faster than the job: RESUME JOB … SKIPPING LOST goes on behind them and records the gap",
-            ));
+            )
+.about(Subject::location(self.handle.location())));
         }
         let there = is_there[lost..].iter().take_while(|there| **there).count();
         let start = match files.get(lost) {

@@ -32,7 +32,7 @@ use super::scan::TableScan;
 use super::stream::{FileRange, StreamFile};
 use super::stream_files::{FILE_COLUMN, FilesOfBatch};
 use super::stream_time::{DeltaTimedExec, TimeOfBatch};
-use crate::error::Error;
+use crate::error::{Error, Subject};
 use crate::tables::bad_records::BadRecords;
 use crate::tables::time::{BatchTime, row_field};
 
@@ -114,6 +114,7 @@ impl DeltaStreamProvider {
                     field.name(),
                     table.version().unwrap_or_default()
                 ))
+                .about(Subject::column(field.name()))
                 .with_help("the table's columns were changed since: select those that all versions have")
                 .into());
             };

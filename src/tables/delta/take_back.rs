@@ -15,7 +15,7 @@ use super::Application;
 use super::handle::DeltaTableHandle;
 use super::lineage::{Lineage, Removed, decoded};
 use super::write::Written;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 
 impl DeltaTableHandle {
     /// Takes those of `paths` that are files of the table out of it, in one commit, as the application that owns it.
@@ -47,6 +47,7 @@ impl DeltaTableHandle {
                 file.path,
                 file.version
             ))
+            .about(Subject::location(self.location()))
             .with_help(
                 "OPTIMIZE has put its rows into other files: restore the table to before that, then RESUME JOB",
             ));

@@ -19,7 +19,7 @@ use deltalake::kernel::{DataType as DeltaType, StructType};
 use parquet_variant::Variant;
 use parquet_variant_json::VariantToJson as _;
 
-use crate::error::Error;
+use crate::error::{Error, Subject};
 
 /// Where values of VARIANT are in a table's columns.
 #[derive(Debug)]
@@ -240,7 +240,10 @@ fn shown_array(array: &ArrayRef, shown: &DataType) -> Result<ArrayRef> {
 fn texts(values: &StructArray) -> Result<ArrayRef> {
     let part = |name: &str| -> Result<ArrayRef> {
         let part = values.column_by_name(name).ok_or_else(|| {
-            DataFusionError::from(Error::data(format!("values of VARIANT have no '{name}'")))
+            DataFusionError::from(
+                Error::data(format!("values of VARIANT have no '{name}'"))
+                    .about(Subject::text(name)),
+            )
         })?;
         Ok(cast(part, &DataType::Binary)?)
     };

@@ -36,7 +36,7 @@ use super::mapping::{MappedNames, relabel};
 use super::nan_stats::NanColumns;
 use super::options::WriteOptions;
 use super::split::{Part, PartitionSplitter};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 
 /// Encoded bytes of a row group: what an open file holds in memory at most.
 const ROW_GROUP_BYTES: usize = 32 << 20;
@@ -341,6 +341,7 @@ impl Encoder {
                             "column '{name}' of type {} cannot partition a table",
                             value.data_type()
                         ))
+                        .about(Subject::column(name))
                     })
             })
             .collect::<Result<_>>()?;
@@ -427,6 +428,7 @@ fn conform(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
             cast_with_options(column, field.data_type(), &strict).map_err(|error| {
                 Error::from(DataFusionError::from(error))
                     .context(format!("column '{}'", field.name()))
+                    .within(Subject::column(field.name()))
             })
         })
         .collect::<Result<Vec<_>>>()?;

@@ -12,7 +12,7 @@ use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::core::redact::is_secret;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::tables::kafka::codes::{Meaning, meaning};
 use crate::tables::options::{self, Options};
 
@@ -57,6 +57,7 @@ impl ClientSettings {
         {
             return Err(
                 Error::invalid("option 'kafka.bootstrap.servers' is missing")
+                    .about(Subject::option("kafka.bootstrap.servers"))
                     .with_help("add 'kafka.bootstrap.servers' 'host:9092' to OPTIONS"),
             );
         }
@@ -65,6 +66,7 @@ impl ClientSettings {
                 return Err(Error::invalid(format!(
                     "option 'kafka.{name}' is set by Anabranch itself"
                 ))
+                .about(Subject::option(format!("kafka.{name}")))
                 .with_help("leave it out"));
             }
         }
@@ -99,6 +101,7 @@ impl ClientSettings {
                 Err(Error::invalid(format!(
                     "option 'kafka.{name}' does not take '{shown}': {description}"
                 ))
+                .about(Subject::option(format!("kafka.{name}")))
                 .with_help("the kafka.* options are those of librdkafka's CONFIGURATION.md"))
             }
             Err(other) => Err(Error::invalid(other.to_string())),
@@ -190,11 +193,14 @@ impl ClientSettings {
         match file {
             Some(Err(reason)) => Error::invalid(format!(
                 "option 'kafka.{name}': the file '{value}' cannot be read: {reason}"
-            )),
+            ))
+            .about(Subject::option(format!("kafka.{name}"))),
             Some(Ok(_)) => Error::invalid(format!(
                 "option 'kafka.{name}': the file '{value}' does not hold what it should: {said}"
-            )),
-            None => Error::invalid(format!("option 'kafka.{name}': {said}")),
+            ))
+            .about(Subject::option(format!("kafka.{name}"))),
+            None => Error::invalid(format!("option 'kafka.{name}': {said}"))
+                .about(Subject::option(format!("kafka.{name}"))),
         }
     }
 
@@ -402,7 +408,7 @@ pub(crate) async fn create_topic(
             && code != RDKafkaErrorCode::TopicAlreadyExists
         {
             let said = format!("topic '{name}' could not be created: {code}");
-            return Err(code_error(code, said, settings, &faults));
+            return Err(code_error(code, said, Some(&name), settings, &faults));
         }
     }
     Ok(())
@@ -439,6 +445,7 @@ pub(crate) async fn topic_settings(
 
 pub(crate) fn unknown_topic(topic: &str) -> Error {
     Error::not_found(format!("topic '{topic}' does not exist"))
+        .about(Subject::location(topic))
         .with_help("create it, or let an INSERT create it with the option 'topic.partitions'")
 }
 
@@ -453,27 +460,33 @@ pub(crate) fn request_error(
         error => error.rdkafka_error_code(),
     };
     match code {
-        Some(code) => code_error(code, format!("Kafka: {error}"), settings, faults),
+        Some(code) => code_error(code, format!("Kafka: {error}"), None, settings, faults),
         None => Error::unavailable(format!("Kafka: {error}")),
     }
 }
 
-/// The error of a code, by what it means for whoever asked; `said` is its message, unless there was no answer at all.
+/// The error of a code, by what it means for the caller; `said` is its message, which is about `topic`, unless there was no
+/// answer at all.
 pub(crate) fn code_error(
     code: RDKafkaErrorCode,
     said: String,
+    topic: Option<&str>,
     settings: &ClientSettings,
     faults: &Faults,
 ) -> Error {
+    let about = |error: Error| match topic {
+        Some(topic) => error.about(Subject::location(topic)),
+        None => error,
+    };
     match meaning(code) {
         Meaning::Silence => settings.unavailable(faults),
-        Meaning::Passes => Error::unavailable(said),
+        Meaning::Passes => about(Error::unavailable(said)),
         Meaning::Lasts {
             kind,
             help,
             is_of_row,
         } => {
-            let error = Error::new(kind, said).with_help(help);
+            let error = about(Error::new(kind, said)).with_help(help);
             match is_of_row {
                 true => error,
                 false => error.of_no_row(),

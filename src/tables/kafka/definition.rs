@@ -7,7 +7,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit}
 
 use crate::core::jobs::WatermarkPolicy;
 use crate::core::suggest::closest;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::formats;
 use crate::formats::{FormatOptions, plain_field};
 use crate::tables::kafka::client::ClientSettings;
@@ -78,7 +78,9 @@ impl MetadataKey {
             Some(near) => format!("did you mean '{near}'?"),
             None => format!("the metadata keys are {}", names.join(", ")),
         };
-        Err(Error::invalid(format!("unknown metadata key '{name}'")).with_help(help))
+        Err(Error::invalid(format!("unknown metadata key '{name}'"))
+            .about(Subject::text(name))
+            .with_help(help))
     }
 
     /// The name in SQL.
@@ -242,9 +244,11 @@ impl KafkaTable {
         check_topic(&spec.topic)?;
         if spec.columns.is_empty() {
             return Err(
-                Error::invalid(format!("table {} has no columns", spec.name)).with_help(
-                    "declare the columns of the record's value; Kafka does not know them",
-                ),
+                Error::invalid(format!("table {} has no columns", spec.name))
+                    .about(Subject::table(&spec.name))
+                    .with_help(
+                        "declare the columns of the record's value; Kafka does not know them",
+                    ),
             );
         }
         check_metadata(&spec.columns)?;
@@ -262,6 +266,7 @@ impl KafkaTable {
                 .position(|column| column.field.name() == name)
                 .ok_or_else(|| {
                     Error::invalid(format!("PRIMARY KEY names {name}, which is no column"))
+                        .about(Subject::column(name))
                 })
         };
         let primary_key = spec
@@ -287,6 +292,7 @@ impl KafkaTable {
             return Err(Error::invalid(
                 "option 'on_error' 'dead_letter' needs a table to keep them",
             )
+            .about(Subject::option("on_error"))
             .with_help("name a Delta table: 'dead_letter.table' 'visits_dead'"));
         }
         let delivery = options::choice(
@@ -442,6 +448,7 @@ fn check_topic(topic: &str) -> Result<()> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if topic.is_empty() || topic.len() > 249 || !topic.chars().all(legal) {
         return Err(Error::invalid(format!("'{topic}' is no topic name"))
+            .about(Subject::location(topic))
             .with_help("LOCATION names the topic: letters, digits, '.', '_' and '-'"));
     }
     Ok(())
@@ -457,13 +464,17 @@ fn check_metadata(columns: &[KafkaColumn]) -> Result<()> {
                 "column {name}: metadata '{}' is {}",
                 key.name(),
                 key.types()
-            )));
+            ))
+            .about(Subject::column(name))
+            .about(Subject::text(key.name())));
         }
         if !seen.insert(key) {
             return Err(Error::invalid(format!(
                 "column {name}: metadata '{}' is declared twice",
                 key.name()
-            )));
+            ))
+            .about(Subject::column(name))
+            .about(Subject::text(key.name())));
         }
     }
     Ok(())

@@ -12,7 +12,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::tables::kafka::client::{
     ClientSettings, Faults, client_error, code_error, request_error, unknown_topic,
 };
@@ -146,7 +146,8 @@ impl Leaders for Asked<'_> {
                 false => Err(Error::unavailable(format!(
                     "Kafka said where some partitions of topic '{}' end, and not all",
                     self.topic
-                ))),
+                ))
+                .about(Subject::location(self.topic))),
             };
         }
     }
@@ -265,13 +266,13 @@ pub(crate) fn partitions<C: ConsumerContext + AsRef<Faults>>(
                     Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => {
                         let said = format!("not allowed to read topic '{topic}'");
                         let code = RDKafkaErrorCode::TopicAuthorizationFailed;
-                        return Err(code_error(code, said, settings, &faults));
+                        return Err(code_error(code, said, Some(topic), settings, &faults));
                     }
                     Some(code) => {
                         let code = RDKafkaErrorCode::from(code);
                         if matches!(meaning(code), Meaning::Lasts { .. }) {
                             let said = format!("topic '{topic}': {code}");
-                            return Err(code_error(code, said, settings, &faults));
+                            return Err(code_error(code, said, Some(topic), settings, &faults));
                         }
                         // Leaders are being elected: ask again.
                     }

@@ -20,7 +20,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 
 use crate::core::jobs::Identity;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::tables::kafka::client::{ClientSettings, Faults, unknown_topic};
 use crate::tables::kafka::ends::may_hear_of_it;
 
@@ -69,7 +69,8 @@ pub(crate) fn identity(
                 return Err(Error::new(
                     ErrorKind::Permission,
                     format!("not allowed to read topic '{topic}'"),
-                ));
+                )
+                .about(Subject::location(topic)));
             }
             Err(_) if faults.is_hopeless() || Instant::now() >= deadline => {
                 return Err(settings.unavailable(faults));

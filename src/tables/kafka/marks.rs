@@ -8,7 +8,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::core::jobs::RecordMark;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::tables::kafka::client::{Faults, request_error};
 use crate::tables::kafka::definition::KafkaTable;
 use crate::tables::kafka::fetch::{Arrived, Fetcher, Record};
@@ -84,7 +84,8 @@ pub(crate) async fn record_at<F: Fetcher>(
                     return Err(Error::unavailable(format!(
                         "the log of topic '{}' was cut back while it was looked at",
                         table.topic
-                    )));
+                    ))
+                    .about(Subject::location(&table.topic)));
                 }
                 Arrived::Failed(code) if may_pass(code) && !faults.is_hopeless() => {}
                 Arrived::Failed(code) => {

@@ -14,7 +14,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::OnceCell;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::tables::bad_records::{BadRecords, SetAside};
 use crate::tables::kafka::aside::aside;
 use crate::tables::kafka::client;
@@ -253,6 +253,7 @@ impl KafkaTableProvider {
                 "{} is a topic, which is only appended to: it cannot be overwritten",
                 self.table.name
             ))
+            .about(Subject::table(&self.table.name))
             .into());
         }
         let sink = KafkaSink::try_new(Arc::clone(&self.table))?;

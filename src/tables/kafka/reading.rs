@@ -11,7 +11,7 @@ use datafusion::physical_plan::metrics::{BaselineMetrics, Count, Time};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::sync::mpsc::Sender;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::tables::kafka::client::{Faults, request_error};
 use crate::tables::kafka::definition::KafkaTable;
 use crate::tables::kafka::fetch::{Arrived, Cursor, Fetcher, Record};
@@ -181,6 +181,7 @@ impl RangeReading {
                     "topic '{}' no longer has offset {next} of partition {partition}",
                     self.table.topic
                 ))
+                .about(Subject::location(&self.table.topic))
                 .with_help(
                     "retention removed it while the statement ran, or a new leader never had it: run it again",
                 ))
@@ -199,6 +200,7 @@ impl RangeReading {
             "the log of topic '{}', partition {}, was cut back to offset {offset} or below while it was read",
             self.table.topic, self.range.partition
         ))
+        .about(Subject::location(&self.table.topic))
         .with_help("a broker that had lost records became the leader: run it again")
     }
 
@@ -213,6 +215,7 @@ impl RangeReading {
             self.range.end,
             self.table.client.connect_timeout
         ))
+        .about(Subject::location(&self.table.topic))
         .with_help(
             "a replica is behind, or a new leader has not caught up: run it again; 'connect.timeout' is how long is waited",
         )

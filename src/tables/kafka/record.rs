@@ -7,7 +7,7 @@ use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use rdkafka::Timestamp;
 
 use crate::core::jobs::RecordMark;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::formats::{BadRow, RecordDecoder};
 use crate::tables::bad_records::{BadRecord, BadRecords};
 use crate::tables::kafka::definition::{KafkaTable, MetadataKey, OnError};
@@ -109,7 +109,11 @@ impl RecordReader {
                 let aside = &self.bad_records;
                 let reason = aside.aside(message.partition(), message.offset())?;
                 let reason = reason.to_owned();
-                Some(BadRow { row, reason })
+                Some(BadRow {
+                    row,
+                    reason,
+                    column: None,
+                })
             })
             .collect();
         let (decoded, mut bad) = match &mut self.decoder {
@@ -123,10 +127,7 @@ impl RecordReader {
         };
         let is_aside = |row: usize| aside.iter().any(|aside| aside.row == row);
         bad.retain(|row| !is_aside(row.row));
-        bad.extend(aside.iter().map(|aside| BadRow {
-            row: aside.row,
-            reason: aside.reason.clone(),
-        }));
+        bad.extend(aside.iter().cloned());
         bad.sort_unstable_by_key(|row| row.row);
         let mut hidden = None;
         let is_timed = self.timer.is_some();
@@ -138,7 +139,7 @@ impl RecordReader {
         }
         let first = bad.iter().find(|row| !is_aside(row.row));
         if let (OnError::Fail, Some(first)) = (self.on_error, first) {
-            return Err(cannot_decode(&messages[first.row], &first.reason));
+            return Err(cannot_decode(&messages[first.row], first));
         }
         if let Some(last) = messages.last() {
             let content = (last.key(), last.payload());
@@ -205,14 +206,19 @@ fn column(
     }
 }
 
-fn cannot_decode(message: &impl Record, reason: &str) -> Error {
-    Error::data(format!(
+fn cannot_decode(message: &impl Record, bad: &BadRow) -> Error {
+    let reason = &bad.reason;
+    let error = Error::data(format!(
         "record {}/{}@{} cannot be decoded: {reason}",
         message.topic(),
         message.partition(),
         message.offset()
-    ))
-    .with_help(
+    ));
+    let error = match &bad.column {
+        Some(column) => error.about(Subject::column(column)),
+        None => error,
+    };
+    error.with_help(
         "option 'on_error' 'null' reads what fits, 'dead_letter' sets such records aside in a table",
     )
     .of_record()

@@ -19,7 +19,7 @@ use datafusion::physical_plan::{
     SendableRecordBatchStream,
 };
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::tables::bad_records::BadRecords;
 use crate::tables::kafka::definition::{KafkaTable, OnError};
 use crate::tables::kafka::progress::{Reached, ends_range};
@@ -109,6 +109,7 @@ impl KafkaScanExec {
             "topic '{}': partition {} was to be read from offset {} to {}, and was read up to {next} only",
             self.table.topic, range.partition, range.start, range.end
         ))
+        .about(Subject::location(&self.table.topic))
         .with_help("nothing was written: run it again"))
     }
 

@@ -31,7 +31,7 @@ use rdkafka::message::{Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, ProducerContext};
 use tokio::sync::OnceCell;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::formats::{EncodedRows, FormatOptions, RecordEncoder};
 use crate::tables::kafka::aside::aside;
 use crate::tables::kafka::client::{self, ClientSettings, Faults, code_error, request_error};
@@ -207,6 +207,7 @@ impl<'t> RecordBounds<'t> {
                 return Err(code_error(
                     code,
                     too_large(topic),
+                    Some(topic),
                     settings,
                     &Faults::default(),
                 ));
@@ -526,9 +527,11 @@ impl ProducerContext for Deliveries {
 }
 
 fn no_partition(topic: &str, which: &str) -> Error {
-    Error::data(format!("topic '{topic}' has no partition {which}")).with_help(
-        "add partitions to the topic, or write others to the column of metadata 'partition'",
-    )
+    Error::data(format!("topic '{topic}' has no partition {which}"))
+        .about(Subject::location(topic))
+        .with_help(
+            "add partitions to the topic, or write others to the column of metadata 'partition'",
+        )
 }
 
 fn too_large(topic: &str) -> String {
@@ -753,7 +756,7 @@ impl<P: Publisher> Session<P> {
         };
         let (settings, faults) = (&self.table.client, &self.deliveries.faults);
         match code {
-            Some(code) => code_error(code, said, settings, faults),
+            Some(code) => code_error(code, said, Some(topic), settings, faults),
             None => request_error(error, settings, faults),
         }
     }
@@ -778,7 +781,7 @@ impl<P: Publisher> Session<P> {
             Some(Broken::Time) => (RDKafkaErrorCode::InvalidTimestamp, far_from_clock(topic)),
             None => (code, format!("topic '{topic}' refuses a record as invalid")),
         };
-        code_error(code, said, settings, &self.deliveries.faults)
+        code_error(code, said, Some(topic), settings, &self.deliveries.faults)
     }
 
     /// An error of a call that belongs to the batch. A record that was refused before it is the cause, and says more; what

@@ -61,7 +61,11 @@ impl PartitionTimer {
                 self.far_future(message, times.value(row))
             };
             if let Some(reason) = fault {
-                bad.push(BadRow { row, reason });
+                bad.push(BadRow {
+                    row,
+                    reason,
+                    column: Some(self.event_time.column.clone()),
+                });
                 continue;
             }
             let event_time = times.value(row);

@@ -526,8 +526,24 @@ fn time_5_rows_without_a_time_of_this_world_are_dead_letters() {
 /// What a program of an earlier release has left behind is read: state, batches, late rows.
 #[test]
 fn a_data_directory_of_the_first_format_is_read() {
-    let place = crate::support::repository().join("tests/fixtures/jobs-format-1");
+    check_fixture("jobs-format-1", 1, "");
+}
+
+#[test]
+fn a_data_directory_of_the_second_format_is_read() {
+    check_fixture(
+        "jobs-format-2",
+        2,
+        "{\"offset\":22,\"reason\":\"the value is no JSON\"}\n",
+    );
+}
+
+/// Reads a data directory of a job whose last batch has read so many rows and has set these dead letters aside.
+fn check_fixture(fixture: &str, rows_in: u64, dead_letters: &str) {
+    let place = crate::support::repository().join(format!("tests/fixtures/{fixture}"));
     let work = crate::support::Workspace::new();
+    let checked = work.anabranch(&["check", "--data-dir", &place.display().to_string()]);
+    assert_eq!(checked.code, Some(0), "{checked:#?}");
     let rows = |sql: &str| {
         work.anabranch(&[
             "sql",
@@ -558,12 +574,18 @@ fn a_data_directory_of_the_first_format_is_read() {
             "SELECT batch, rows_in, rows_out, late_rows, CAST(watermark AS VARCHAR) AS watermark FROM system.batches \
               WHERE batch > 6"
         ),
-        "{\"batch\":7,\"rows_in\":3,\"rows_out\":0,\"late_rows\":0,\"watermark\":\"2025-01-01T00:00:15Z\"}\n\
-         {\"batch\":8,\"rows_in\":1,\"rows_out\":0,\"late_rows\":1,\"watermark\":\"2025-01-01T00:00:15Z\"}\n"
+        format!(
+            "{{\"batch\":7,\"rows_in\":3,\"rows_out\":0,\"late_rows\":0,\"watermark\":\"2025-01-01T00:00:15Z\"}}\n\
+             {{\"batch\":8,\"rows_in\":{rows_in},\"rows_out\":0,\"late_rows\":1,\"watermark\":\"2025-01-01T00:00:15Z\"}}\n"
+        )
     );
     assert_eq!(
         rows("SELECT \"offset\", CAST(value AS VARCHAR) AS value FROM system.late_rows"),
         "{\"offset\":21,\"value\":\"{\\\"k\\\":1,\\\"t\\\":\\\"2025-01-01T00:00:02Z\\\"}\"}\n"
+    );
+    assert_eq!(
+        rows("SELECT \"offset\", reason FROM system.dead_letters"),
+        dead_letters
     );
 }
 

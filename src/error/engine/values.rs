@@ -1,6 +1,6 @@
 //! What the engine says of values that have no place in a type, in the words of SQL.
 
-use super::Error;
+use crate::error::{Error, Subject};
 
 /// How it says that a number has more digits than its decimal.
 const TOO_LARGE: [&str; 2] = [
@@ -17,7 +17,9 @@ pub(super) fn without_room(message: &str) -> Option<Error> {
     let (digits, _) = digits.split_once('.')?;
     let behind = value.split_once('.').map_or(0, |(_, behind)| behind.len());
     Some(
-        Error::data(format!("{value} has no place in a DECIMAL({digits}, {behind})")).with_help(
+        Error::data(format!("{value} has no place in a DECIMAL({digits}, {behind})"))
+            .about(Subject::text(value))
+            .with_help(
             "a DECIMAL has up to 38 digits: CAST all values that become of one type to a DECIMAL with fewer digits behind the point, \
              or to DOUBLE if about is enough",
         ),
@@ -27,6 +29,13 @@ pub(super) fn without_room(message: &str) -> Option<Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::engine::real::real;
+
+    #[tokio::test]
+    async fn the_engine_says_which_number_has_too_many_digits() {
+        let error = real("SELECT CAST(CAST(15 AS DECIMAL(4, 2)) AS DECIMAL(3, 2))").await;
+        assert_eq!(error.message(), "15.00 has no place in a DECIMAL(3, 2)");
+    }
 
     #[test]
     fn a_number_without_room_is_told_with_its_type() {

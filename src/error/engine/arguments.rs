@@ -1,6 +1,6 @@
 //! What a function does not take, by its name. The engine prints how it describes what the function takes to itself.
 
-use super::Error;
+use crate::error::{Error, Subject};
 
 /// How the engine begins where it has found no types to cast the arguments to.
 const NO_TYPES: &str = "Failed to coerce arguments to satisfy a call to '";
@@ -27,6 +27,7 @@ pub(super) fn refused(message: &str) -> Option<Error> {
         Some(types) => Error::invalid(format!("{function} takes no such arguments: {types}")),
         None => Error::invalid(format!("{function} takes no such arguments")),
     };
+    let error = error.about(Subject::function(function));
     Some(error.with_help(match function.starts_with("array_") {
         true => "the values and the elements of the list are of one type: CAST them to one",
         false => "CAST them to types that it takes",
@@ -68,6 +69,32 @@ fn call(message: &str) -> Option<(&str, Option<&str>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::engine::real::real;
+
+    #[tokio::test]
+    async fn the_engine_says_which_function_does_not_take_its_arguments() {
+        let error = real("SELECT array_append(1, 2)").await;
+        let said = "array_append takes no such arguments";
+        assert!(error.message().starts_with(said), "{error}");
+        assert_eq!(error.subjects(), [Subject::function("array_append")]);
+        let error = real("SELECT avg(s) FROM t").await;
+        let said = "avg takes no such arguments";
+        assert!(error.message().starts_with(said), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_engine_says_what_a_series_is_given() {
+        let error = real("SELECT * FROM generate_series(1, 'x')").await;
+        assert!(
+            error.message().starts_with("this series is none"),
+            "{error}"
+        );
+        let error = real("SELECT * FROM generate_series(CAST(random() AS BIGINT), 5)").await;
+        assert_eq!(
+            error.message(),
+            "a function in FROM takes constants, and no column of a table"
+        );
+    }
 
     #[test]
     fn what_a_function_takes_is_not_described_as_the_engine_does() {

@@ -1,6 +1,7 @@
 //! What the engine cannot run, by the name it has in SQL. The engine prints the inside of its plan.
 
-use super::Error;
+use super::subjects::of_text;
+use crate::error::{Error, ErrorKind, Subject};
 
 /// How the engine begins.
 const NO_EXPRESSION: &str = "Physical plan does not support logical expression ";
@@ -70,9 +71,10 @@ pub(super) fn unsupported(message: String) -> Error {
         return Error::unsupported(format!(
             "{function} over a window frame that leaves rows behind is not supported"
         ))
+        .about(Subject::function(function))
         .with_help("begin the frame with UNBOUNDED PRECEDING, or aggregate in a query that joins each row with those of its frame");
     } else {
-        return Error::unsupported(message);
+        return of_text(ErrorKind::Unsupported, message);
     };
     Error::unsupported(what).with_help(help)
 }
@@ -87,6 +89,55 @@ pub(super) fn refused_subquery(message: &str) -> Option<Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::engine::real::real;
+
+    #[tokio::test]
+    async fn the_engine_says_which_expression_it_does_not_run() {
+        for (sql, what) in [
+            (
+                "SELECT a IN (SELECT a FROM u) FROM t",
+                "IN (SELECT …) stands in",
+            ),
+            (
+                "SELECT EXISTS (SELECT 1 FROM u WHERE u.a = t.a) FROM t",
+                "EXISTS (SELECT …) stands in",
+            ),
+            (
+                "SELECT (SELECT max(u.b) FROM u WHERE u.a < t.a) FROM t",
+                "(SELECT …) that depends on the row around it may compare",
+            ),
+            (
+                "SELECT bit_or(a) OVER (ORDER BY a ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM t",
+                "bit_or over a window frame",
+            ),
+        ] {
+            let error = real(sql).await;
+            assert!(error.message().starts_with(what), "{sql}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_engine_says_where_a_subquery_may_not_stand() {
+        for (sql, place) in [
+            ("SELECT (SELECT u.b FROM u WHERE u.a = t.a) FROM t", 0),
+            (
+                "SELECT (SELECT max(u.b) FROM u WHERE u.a = t.a GROUP BY u.s) FROM t",
+                1,
+            ),
+            (
+                "SELECT a, b FROM t ORDER BY (SELECT max(u.b) FROM u WHERE u.a = t.a)",
+                2,
+            ),
+            (
+                "SELECT a FROM t WHERE a IN (SELECT u.a FROM u LEFT JOIN (SELECT t.b AS x) ON u.b = x)",
+                3,
+            ),
+            ("SELECT a FROM t ORDER BY a IN (SELECT a FROM u)", 4),
+        ] {
+            let error = real(sql).await;
+            assert_eq!(error.message(), REFUSED[place].1, "{sql}");
+        }
+    }
 
     #[test]
     fn the_inside_of_a_plan_is_not_told() {

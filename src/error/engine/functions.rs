@@ -114,6 +114,14 @@ pub(super) fn written(message: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::engine::real::real;
+
+    #[tokio::test]
+    async fn the_engine_says_which_function_does_not_exist() {
+        let error = real("SELECT mod(a, b) FROM t").await;
+        assert_eq!(error.message(), "Invalid function 'mod'");
+        assert_eq!(error.help(), Some("write a % b"));
+    }
 
     #[test]
     fn what_others_call_otherwise_is_told() {

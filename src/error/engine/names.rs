@@ -1,0 +1,77 @@
+//! What the engine says of names that are equal, missing or not clear, while it plans a statement.
+
+use datafusion::error::DataFusionError;
+
+/// How the engine says that two columns have one name: of a select list, and of a join or a subquery.
+const EQUAL: [&str; 2] = ["unique expression names", "would be ambiguous"];
+/// How the engine and the functions in FROM say that a column does not exist.
+const MISSING: [&str; 2] = ["No field named", "no column"];
+/// How the engine says that a name may mean several columns, or is taken.
+const UNCLEAR: [&str; 2] = ["mbiguous", "duplicate"];
+
+/// What is wrong with the names of a statement that the engine cannot plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NameProblems {
+    /// Two columns have one name.
+    pub(crate) equal: bool,
+    /// A column does not exist.
+    pub(crate) missing: bool,
+    /// A name may mean several columns.
+    pub(crate) unclear: bool,
+}
+
+impl NameProblems {
+    /// What is wrong by what the engine says.
+    pub(crate) fn of(error: &DataFusionError) -> Self {
+        let text = error.to_string();
+        let says = |words: &[&str]| words.iter().any(|words| text.contains(words));
+        Self {
+            equal: says(&EQUAL),
+            missing: says(&MISSING),
+            unclear: says(&UNCLEAR),
+        }
+    }
+}
+
+/// The table that a text says is not found, by its name without a schema.
+pub(super) fn unknown_table(text: &str) -> Option<&str> {
+    let name = text.strip_prefix("table '")?.strip_suffix("' not found")?;
+    name.rsplit('.').next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::engine::real::raw;
+    use crate::error::{Error, Subject};
+
+    #[tokio::test]
+    async fn the_engine_tells_equal_missing_and_unclear_names() {
+        let equal = raw("SELECT a, a FROM t").await;
+        assert!(NameProblems::of(&equal).equal, "{equal}");
+        let equal = raw("SELECT * FROM (SELECT 1 AS a, 2 AS a) AS q").await;
+        assert!(NameProblems::of(&equal).equal, "{equal}");
+        let equal = raw("SELECT t.a, 3 AS a FROM t").await;
+        assert!(NameProblems::of(&equal).equal, "{equal}");
+        let missing = raw("SELECT x FROM t").await;
+        assert!(NameProblems::of(&missing).missing, "{missing}");
+        let unclear = raw("SELECT a FROM t, u").await;
+        assert!(NameProblems::of(&unclear).unclear, "{unclear}");
+        let other = raw("SELECT nothing(a) FROM t").await;
+        let problems = NameProblems::of(&other);
+        assert!(!problems.equal && !problems.missing, "{other}");
+    }
+
+    #[tokio::test]
+    async fn the_engine_tells_which_table_it_does_not_find() {
+        for (sql, table) in [
+            ("SELECT * FROM nothing", "nothing"),
+            ("SELECT * FROM public.nothing", "nothing"),
+            ("INSERT INTO gone SELECT 1", "gone"),
+        ] {
+            let error = Error::from(raw(sql).await);
+            let unknown = Subject::UnknownTable(table.to_owned());
+            assert!(error.subjects().contains(&unknown), "{error}");
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Checkpoints: what follows from the entries of a log before a number.
+//!
+//! Format 2 has the id of the last of these entries.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::parts::{AcceptedFile, ByPartition, ProgressFile, ReportedFile, by_key, by_partition};
+use super::{FORMAT, Unreadable, opened, parsed};
+use crate::core::jobs::{Committed, JobHistory, Phase};
+use crate::error::Result;
+use crate::store::checksum::seal;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CheckpointFile {
+    format: u32,
+    history: HistoryFile,
+}
+
+/// Members that earlier releases did not have are empty where they lack.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HistoryFile {
+    name: String,
+    text: String,
+    tables: Vec<String>,
+    created_at: i64,
+    generation: u64,
+    batches: Vec<CommittedFile>,
+    abandoned: Vec<String>,
+    phase: PhaseFile,
+    owner: Option<String>,
+    #[serde(default)]
+    reported: ReportedFile,
+    #[serde(default)]
+    skipping: ByPartition<ProgressFile>,
+    #[serde(default)]
+    accepted: BTreeMap<String, AcceptedFile>,
+    assuming: Option<(u64, bool)>,
+    assumed_at: u64,
+    next: u64,
+    known: BTreeSet<String>,
+    #[serde(default)]
+    settled: u64,
+    #[serde(default)]
+    packs: Vec<String>,
+    /// The id of entry `next - 1`; none if that is of format 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_entry: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CommittedFile {
+    batch: u64,
+    version: String,
+    at: i64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum PhaseFile {
+    Active,
+    Paused(Option<String>),
+    Dropped,
+}
+
+/// The file of a checkpoint.
+pub(in crate::store) fn checkpoint_bytes(history: &JobHistory) -> Result<Vec<u8>> {
+    seal(&CheckpointFile {
+        format: FORMAT,
+        history: history.clone().into(),
+    })
+}
+
+/// The history of a checkpoint, which stands at `number`.
+pub(in crate::store) fn read_checkpoint(
+    bytes: &[u8],
+    number: u64,
+) -> Result<JobHistory, Unreadable> {
+    let (json, format) = opened(bytes)?;
+    let file: CheckpointFile = parsed(&json, format)?;
+    let mut history = JobHistory::from(file.history);
+    history.checkpoint = number;
+    Ok(history)
+}
+
+impl From<JobHistory> for HistoryFile {
+    fn from(of: JobHistory) -> Self {
+        let committed = |of: Committed| CommittedFile {
+            batch: of.batch,
+            version: of.version,
+            at: of.at,
+        };
+        Self {
+            name: of.name,
+            text: of.text,
+            tables: of.tables,
+            created_at: of.created_at,
+            generation: of.generation,
+            batches: of.batches.into_iter().map(committed).collect(),
+            abandoned: of.abandoned,
+            phase: match of.phase {
+                Phase::Active => PhaseFile::Active,
+                Phase::Paused(reason) => PhaseFile::Paused(reason),
+                Phase::Dropped => PhaseFile::Dropped,
+            },
+            owner: of.owner,
+            reported: of.reported.into(),
+            skipping: by_partition(of.skipping),
+            accepted: by_key(of.accepted),
+            assuming: of.assuming,
+            assumed_at: of.assumed_at,
+            next: of.next,
+            known: of.known,
+            settled: of.settled,
+            packs: of.packs,
+            last_entry: of.last_entry,
+        }
+    }
+}
+
+impl From<HistoryFile> for JobHistory {
+    fn from(of: HistoryFile) -> Self {
+        let committed = |of: CommittedFile| Committed {
+            batch: of.batch,
+            version: of.version,
+            at: of.at,
+        };
+        Self {
+            name: of.name,
+            text: of.text,
+            tables: of.tables,
+            created_at: of.created_at,
+            generation: of.generation,
+            batches: of.batches.into_iter().map(committed).collect(),
+            abandoned: of.abandoned,
+            phase: match of.phase {
+                PhaseFile::Active => Phase::Active,
+                PhaseFile::Paused(reason) => Phase::Paused(reason),
+                PhaseFile::Dropped => Phase::Dropped,
+            },
+            owner: of.owner,
+            reported: of.reported.into(),
+            skipping: by_partition(of.skipping),
+            accepted: by_key(of.accepted),
+            assuming: of.assuming,
+            assumed_at: of.assumed_at,
+            next: of.next,
+            known: of.known,
+            settled: of.settled,
+            packs: of.packs,
+            last_entry: of.last_entry,
+            checkpoint: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::jobs::{Accepted, Entry, Gaps, Identity, Reported, SourceProgress};
+
+    #[test]
+    fn checkpoints_read_back() {
+        let gaps: Gaps = [(
+            "t".to_owned(),
+            [(7, SourceProgress { start: 3, end: 9 })].into(),
+        )]
+        .into();
+        let other = Identity::DeltaTable {
+            location: "file:///a/".into(),
+            id: "x".into(),
+        };
+        let accepted = Accepted {
+            identity: other.clone(),
+            is_moved: false,
+        };
+        let entries = [
+            Entry::Created {
+                name: "j".into(),
+                text: "CREATE JOB …".into(),
+                tables: vec!["t".into()],
+                at: 1,
+            },
+            Entry::Takeover {
+                owner: "me".into(),
+                at: 2,
+            },
+            Entry::Committed {
+                batch: 1,
+                version: "0000000002-a".into(),
+                at: 3,
+            },
+            Entry::Committed {
+                batch: 2,
+                version: "0000000003-b".into(),
+                at: 4,
+            },
+            Entry::Rewound { to: 1, at: 5 },
+            Entry::Resumed {
+                skipping_lost: true,
+                lost: gaps.clone(),
+                accepting: [("u".to_owned(), accepted)].into(),
+                assuming: Some((2, false)),
+                at: 6,
+            },
+            Entry::Trimmed {
+                oldest: 1,
+                packs: vec!["0000000006-p".into()],
+                at: 7,
+            },
+            Entry::Paused {
+                reason: Some("gone".into()),
+                reported: Some(Reported {
+                    lost: gaps,
+                    others: [("u".to_owned(), other)].into(),
+                }),
+                at: 8,
+            },
+        ];
+        let mut history = JobHistory::of(&entries).unwrap();
+        history.last_entry = Some("id".into());
+        history.checkpoint = history.next;
+        let bytes = checkpoint_bytes(&history).unwrap();
+        assert_eq!(read_checkpoint(&bytes, history.next).unwrap(), history);
+        // Format 1 did not have the id, and was the same else.
+        let mut first = history.clone();
+        first.last_entry = None;
+        let file = CheckpointFile {
+            format: 1,
+            history: first.clone().into(),
+        };
+        let read = read_checkpoint(&seal(&file).unwrap(), history.next);
+        assert_eq!(read.unwrap(), first);
+        let newer = CheckpointFile {
+            format: 3,
+            history: first.into(),
+        };
+        let read = read_checkpoint(&seal(&newer).unwrap(), history.next);
+        assert_eq!(read, Err(Unreadable::Newer(3)));
+    }
+}
