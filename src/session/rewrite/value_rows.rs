@@ -1,52 +1,74 @@
 //! `VALUES ((SELECT …), 1), …`: the engine evaluates rows of VALUES by themselves, and has no place for a query among them. Such rows
 //! become queries of a UNION ALL, whose columns have the names that those of VALUES have.
+//!
+//! `INSERT INTO t SELECT … FROM (VALUES (1), (2)) AS v (x)`: within an INSERT the engine gives every VALUES the columns of the table.
+//! That is right for VALUES that are inserted as they are. VALUES further inside become queries too.
 
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     Expr, Ident, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier, Spanned as _,
-    Values, Visit, VisitMut, Visitor, VisitorMut,
+    Statement, Values, Visit, VisitMut, Visitor, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
 use crate::error::{Error, Result};
 
-/// Rows of one VALUES with a query in it.
+/// The most rows of one VALUES that become queries.
 const ROWS: usize = 1_000;
 
-/// Makes queries of the rows of VALUES that have a query in one of them.
+/// Makes queries of the rows of VALUES that have a query in one of them, or that stand inside the query of an INSERT.
 ///
 /// # Errors
 ///
 /// Too many rows.
 pub(crate) fn with_queries(node: &mut impl VisitMut) -> Result<()> {
-    match VisitMut::visit(node, &mut Rows) {
+    match VisitMut::visit(node, &mut Rows::default()) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }
 }
 
-struct Rows;
+#[derive(Default)]
+struct Rows {
+    in_insert: bool,
+    /// Queries around the one that is visited.
+    depth: usize,
+}
 
 impl VisitorMut for Rows {
     type Break = Error;
 
+    fn pre_visit_statement(&mut self, statement: &mut Statement) -> ControlFlow<Error> {
+        self.in_insert |= matches!(statement, Statement::Insert(_));
+        ControlFlow::Continue(())
+    }
+
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
-        match in_body(&mut query.body) {
+        let is_inside_insert = self.in_insert && self.depth > 0;
+        self.depth += 1;
+        match in_body(&mut query.body, is_inside_insert) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => ControlFlow::Break(error),
         }
     }
+
+    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<Error> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
+    }
 }
 
-fn in_body(body: &mut SetExpr) -> Result<()> {
+fn in_body(body: &mut SetExpr, is_inside_insert: bool) -> Result<()> {
     match body {
         SetExpr::SetOperation { left, right, .. } => {
-            in_body(left)?;
-            in_body(right)
+            in_body(left, is_inside_insert)?;
+            in_body(right, is_inside_insert)
         }
-        SetExpr::Values(values) if !values.value_keyword && has_query(values) => {
+        SetExpr::Values(values)
+            if !values.value_keyword && (is_inside_insert || has_query(values)) =>
+        {
             let queries = as_queries(values)?;
             *body = queries;
             Ok(())
@@ -75,9 +97,11 @@ fn as_queries(values: &mut Values) -> Result<SetExpr> {
     let first = rows.first().and_then(|row| row.content.first());
     if rows.len() > ROWS {
         let error = Error::unsupported(format!(
-            "VALUES of more than {ROWS} rows is not supported with a query in one of them"
+            "VALUES of more than {ROWS} rows is not supported with a query in one of them, or inside the query of an INSERT"
         ))
-        .with_help("leave the rows with queries out, and add them by UNION ALL SELECT …");
+        .with_help(
+            "add rows with queries by UNION ALL SELECT …; insert many rows as they are by INSERT INTO t VALUES …",
+        );
         return Err(match first {
             Some(first) => error.at(first.span()),
             None => error,
