@@ -1,27 +1,27 @@
-//! The time of a job: it goes by a clock that nobody sets, and believes the wall clock only as far as that agrees.
+//! Clock of a job: it advances by the monotonic clock of the machine and trusts the wall clock only as far as the two agree.
 //!
-//! A wall clock may jump, ahead by a year and back again. Keys that are forgotten and batches that are trimmed by it would be gone.
-//! So a job's clock goes on from where it was by the time that has passed since, as the machine has counted it. Where that is not
-//! known, on another machine or after it was started again, the job's clock waits for records: it follows the wall clock as far
-//! as their times confirm it.
+//! A wall clock may jump, ahead by a year and back again. If a job used it directly, keys would expire and batches would be
+//! trimmed too early. So a job's clock advances from its last reading by the time that the machine's monotonic clock has
+//! measured since. After a restart of the machine or on another one that time is unknown. Then the job's clock follows the wall
+//! clock only as far as the timestamps of records confirm it.
 
 use serde::{Deserialize, Serialize};
 
-/// How far the wall clock may be off before it is not believed, in milliseconds; and the share of the time that has passed.
+/// How far the wall clock may be off before the job ignores it: in milliseconds, and as a share of the elapsed time.
 const SLACK: i64 = 60_000;
 const SLACK_SHARE: i64 = 1_000;
 
-/// What a clock shows that runs since the machine was started and that nobody sets.
+/// A reading of the machine's monotonic clock, which counts from the start of the machine and cannot be set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SteadyTime {
-    /// Which start of which machine: clocks of others say nothing about this one.
+    /// Id of this start of this machine: readings with another id cannot be compared.
     pub boot: String,
-    /// Milliseconds since then.
+    /// Milliseconds since the machine was started.
     pub at: u64,
 }
 
 impl SteadyTime {
-    /// Milliseconds since an earlier reading; none if they are of two clocks.
+    /// Milliseconds since an earlier reading; none if the two readings come from different clocks.
     pub fn since(&self, earlier: &Self) -> Option<u64> {
         if self.boot != earlier.boot {
             return None;
@@ -30,24 +30,24 @@ impl SteadyTime {
     }
 }
 
-/// The job's clock as a batch has it.
+/// A reading of the job's clock, stored with a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClockReading {
     /// Milliseconds since 1970 UTC.
     pub at: i64,
-    /// The same moment on the clock that nobody sets.
+    /// The monotonic clock at the same moment.
     pub steady: SteadyTime,
 }
 
-/// What the wall clock is to a job.
+/// How the wall clock compares with the job's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wall {
     /// The job's clock is the wall clock.
     Believed,
-    /// It is off by so many milliseconds from what the time that has passed allows.
+    /// It differs by so many milliseconds from the value that the elapsed time allows.
     Off(i64),
-    /// It is ahead by so many milliseconds of where the job's clock stood on another machine, or before this one was started
-    /// again, and no record confirms it.
+    /// It is ahead of the job's last reading by so many milliseconds, the reading comes from another machine or from before a
+    /// restart of this one, and no record confirms the difference.
     Unconfirmed(i64),
 }
 
@@ -56,17 +56,17 @@ pub enum Wall {
 pub struct JobClock {
     /// Where it goes on from.
     origin: Option<ClockReading>,
-    /// How much time passed before the origin is not known.
+    /// The time that passed before the origin is not known.
     is_open: bool,
-    /// It never goes back.
+    /// The last time that was given; the clock never goes back.
     now: Option<i64>,
     /// The latest time of a record.
     seen: Option<i64>,
 }
 
 impl JobClock {
-    /// Goes on from the reading of the last version, if it has one. `at` is what is known otherwise: a time that the job's clock
-    /// had before.
+    /// Continues from the reading of the last version, if it has one. Without one, `at` is a time that the job's clock is known
+    /// to have had.
     pub fn after(reading: Option<&ClockReading>, at: Option<i64>) -> Self {
         let unknown = |at| ClockReading {
             at,
@@ -86,7 +86,7 @@ impl JobClock {
         self.seen = self.seen.max(Some(written));
     }
 
-    /// The time now, in milliseconds since 1970 UTC, and what the wall clock is to it. It never goes back.
+    /// The job's time now, in milliseconds since 1970 UTC, and how the wall clock compares with it. The time never goes back.
     pub fn look(&mut self, wall: i64, steady: &SteadyTime) -> (i64, Wall) {
         let origin = match self.origin.take() {
             // A job that never ran: there is nothing to compare it with.

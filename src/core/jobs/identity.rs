@@ -1,4 +1,5 @@
-//! Which topic or table a source or a sink is (IDENT-1): a position belongs to that, never to a name in SQL.
+//! Identity of the topic or table behind a source or sink (IDENT-1): a position belongs to the identity, never to a name in
+//! SQL.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::version::SourceProgress;
 
-/// A topic or a table, so that another one of the same name is told from it.
+/// The ids of a topic or a table, which distinguish it from another one of the same name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Identity {
@@ -34,16 +35,16 @@ pub enum Identity {
 /// How two identities compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sameness {
-    /// They are one.
+    /// Both name the same topic or table.
     Same,
-    /// They are two.
+    /// They name different ones.
     Other,
-    /// Nothing speaks against it, but an id is missing: what was read has to tell.
+    /// The ids that are present agree, but one is missing: the records that were read have to decide.
     Untold,
 }
 
 impl Identity {
-    /// Whether `now` is what this was.
+    /// Compares this identity with `now`, the present one.
     pub fn compare(&self, now: &Self) -> Sameness {
         match (self, now) {
             (
@@ -75,7 +76,7 @@ impl Identity {
         match self.compare(other) {
             Sameness::Same => true,
             Sameness::Other => false,
-            // Within a cluster a topic is told by its name alone.
+            // Within one cluster the name of a topic is enough.
             Sameness::Untold => self.has_cluster() && other.has_cluster(),
         }
     }
@@ -90,7 +91,7 @@ impl Identity {
         )
     }
 
-    /// In which way `now` is another one than this.
+    /// Describes how `now` differs from this identity.
     pub fn difference(&self, now: &Self) -> String {
         let (what, is_same_place) = match (self, now) {
             (
@@ -175,18 +176,19 @@ impl RecordMark {
     }
 }
 
-/// What a job that stopped has told of its sources and its sink. The statement that resumes it means this and no more.
+/// What a stopped job has reported about its sources and its sink. The statement that resumes it refers to exactly this.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reported {
-    /// Offsets that are gone, by table and partition: from where the job stands to where it could go on.
+    /// Lost offsets by table and partition: from the position of the job to the place where it could continue.
     #[serde(default, with = "gaps", skip_serializing_if = "BTreeMap::is_empty")]
     pub lost: BTreeMap<String, BTreeMap<i32, SourceProgress>>,
-    /// Tables that are others than the job has read or written: what they are now.
+    /// Tables whose identity is not the one that the job has read or written, with their present identity.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub others: BTreeMap<String, Identity>,
 }
 
-/// Gaps as a list: in an entry of a log, which is told by its tag, the keys of a map are read as text and not as numbers.
+/// Gaps are serialized as a list: in an entry of the log, which is an internally tagged enum, serde would read the keys of a
+/// map as text and not as numbers.
 pub(super) mod gaps {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -233,33 +235,33 @@ pub(super) mod gaps {
     }
 }
 
-/// What the user says of a source or a sink that is another one.
+/// The user's decision about a source or a sink that has another identity.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
-    /// What it is: another one again is not meant.
+    /// The identity that the user accepts; the decision does not cover any other one.
     pub identity: Identity,
-    /// It has the same records at the same offsets, or the same rows; otherwise it is a new one.
+    /// True if it has the same records at the same offsets, or the same rows; false if it is a new topic or table.
     pub is_moved: bool,
 }
 
-/// What a source or a sink is to the job that goes on from a version.
+/// How a source or sink relates to the one that the job's last version names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// The version does not say what it was.
+    /// The version does not store an identity.
     Unknown,
     /// The same.
     Same,
-    /// As far as ids tell it may be the same.
+    /// The ids do not decide: it may be the same.
     Untold,
-    /// Another one, and the user says that it is a new one: positions do not hold for it.
+    /// Another one, and the user has accepted it as new: stored positions do not apply.
     New,
-    /// Another one, and the user says that it holds the same.
+    /// Another one, and the user has accepted it as a copy with the same content.
     Moved,
-    /// Another one.
+    /// Another one, which the user has not accepted.
     Other,
 }
 
-/// Decides what `now` is to a job whose last version knows it as `stored`.
+/// Compares the present identity `now` with the `stored` one of the job's last version.
 pub fn standing(
     stored: Option<&Identity>,
     now: &Identity,

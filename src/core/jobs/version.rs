@@ -1,4 +1,4 @@
-//! What a batch leaves behind besides its rows: where every source stands after it.
+//! Version of a job: the positions of all sources after a batch, and all else that the next batch builds on.
 
 use std::collections::BTreeMap;
 
@@ -46,20 +46,21 @@ pub struct DeadLetter {
 pub struct StateFile {
     /// Its name in the job's folder.
     pub name: String,
-    /// It holds all state; otherwise the state of the keys that a batch touched.
+    /// True if it holds the whole state; otherwise it holds the state of the keys that a batch touched.
     pub is_snapshot: bool,
-    /// What the batch closed windows by: rows of this and earlier files that were done by then are gone.
+    /// The watermark by which the batch closed windows: rows of this and earlier files that were final by then have left the
+    /// state.
     pub closed_by: Option<i64>,
     /// Rows in it.
     pub rows: u64,
     /// Its size.
     pub bytes: u64,
-    /// The checksum of its bytes; none of files that were written without.
+    /// The checksum of its bytes; none if the file was written without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crc32: Option<u32>,
 }
 
-/// A version: the job as it is after a batch.
+/// A version: the state of the job after a batch.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchVersion {
     /// [`FORMAT`] of the program that wrote it.
@@ -70,20 +71,20 @@ pub struct BatchVersion {
     pub generation: u64,
     /// The number of the log entry that commits it: unique over generations and runners.
     pub sequence: u64,
-    /// The version it goes on from; none is the beginning.
+    /// The version it builds on; none for the first one.
     pub parent: Option<String>,
     /// Per table that is read, per partition: all partitions known so far, moved or not.
     pub sources: BTreeMap<String, BTreeMap<i32, SourceProgress>>,
     /// Offsets that the topics no longer had and that were skipped because the user said so.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub skipped: BTreeMap<String, BTreeMap<i32, SourceProgress>>,
-    /// Which topic or table each of them was (IDENT-1); versions of earlier releases do not say.
+    /// Identity of each source (IDENT-1); versions of earlier releases do not store it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub identities: BTreeMap<String, Identity>,
     /// The last record read of each partition, by table.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub marks: BTreeMap<String, BTreeMap<i32, RecordMark>>,
-    /// Which topic or table the sink was.
+    /// Identity of the sink.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sink: Option<Identity>,
     /// Records read.
@@ -105,22 +106,22 @@ pub struct BatchVersion {
     /// Watermarks, of a job with windows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<JobTime>,
-    /// What makes up the keyed state, in the order to read: a snapshot, if there is one, then what changed since.
+    /// Files of the keyed state in the order to read them: a snapshot, if there is one, then the changes since.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub state: Vec<StateFile>,
-    /// What the state was made by: a job with another stateful part cannot go on from it.
+    /// The fingerprint of the job's stateful part: a job with another one cannot continue from this state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,
     /// Rows that came too late for a window, kept in a file of the version's name.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub late_rows: u64,
-    /// The checksum of that file; none if it was written without.
+    /// The checksum of that file; none if it was written without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late_crc32: Option<u32>,
     /// The job's clock when the sources were looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock: Option<ClockReading>,
-    /// Of a job with windows: how long each partition had had nothing to read by then, in milliseconds, by table.
+    /// Of a job with windows: how long each partition had had no record to read by then, in milliseconds, by table.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub silent: BTreeMap<String, BTreeMap<i32, u64>>,
     /// When the batch began by the wall clock, in milliseconds since 1970 UTC.
@@ -147,7 +148,7 @@ impl BatchVersion {
         }
     }
 
-    /// Where the next batch begins in a partition of a table; `None`: it is new.
+    /// The offset where the next batch begins in a partition of a table; `None` for a new partition.
     pub fn next_offset(&self, table: &str, partition: i32) -> Option<i64> {
         self.sources.get(table)?.get(&partition).map(|at| at.end)
     }
