@@ -82,7 +82,7 @@ impl Owner {
         self.number
     }
 
-    /// Marks the statement as ended, since its client has gone: its next [`check`] fails.
+    /// Ends the statement, since it was cancelled, ran out of time or lost its client: its next [`check`] fails.
     pub fn end(&self) {
         self.is_ended.store(true, Ordering::Relaxed);
     }
@@ -91,7 +91,7 @@ impl Owner {
 /// Why a step of a statement has to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// The statement was ended: its client has gone.
+    /// The statement was cancelled, ran out of time or lost its client.
     Ended,
     /// It would have allocated more in one poll than its limit.
     TooMuch {
