@@ -108,8 +108,8 @@ impl JobSink {
             JobSinkTable::Delta(handle) => {
                 let version = i64::try_from(sequence).unwrap_or(i64::MAX);
                 let mut application = application_of(id, version);
-                // If the table was deleted and created again, this checks its identity before the state cached for the old one
-                // is used.
+                // Refreshes the known state of the table first: if it was deleted and created again, the state known of the old
+                // one must not be used.
                 handle.identity().await?;
                 application.checked = handle.take_over(&application.id, version).await?;
                 let witness = handle.transaction_version(&application.witness).await?;

@@ -1,4 +1,4 @@
-//! What lies in the folder of a job, file by file: for whoever checks it. Nothing is written.
+//! Inventory of the folder of a job, file by file, for the consistency check. It only reads.
 
 use crate::core::jobs::Entry;
 use crate::error::{Error, Result};
@@ -7,7 +7,7 @@ use crate::store::job_store::{
     JobId, JobStore, checkpoint_path, entry_path, log_folder, number_of,
 };
 
-/// The files of a job, by what they are; each sorted.
+/// The files of a job by kind; each list is sorted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inventory {
     /// Numbers of entries of the log.
@@ -25,7 +25,7 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// How many files these are.
+    /// The number of all files.
     pub fn files(&self) -> usize {
         let named = [&self.versions, &self.state, &self.late, &self.packs];
         let named: usize = named.iter().map(|names| names.len()).sum();
@@ -58,7 +58,7 @@ impl JobStore {
         })
     }
 
-    /// Where an entry of a log lies in the data directory, and why it cannot be read, if so.
+    /// The path of a log entry in the data directory, and the reason if it cannot be read.
     ///
     /// # Errors
     ///
@@ -67,7 +67,7 @@ impl JobStore {
         self.check_json::<Entry>(entry_path(id, number)).await
     }
 
-    /// The same of a checkpoint.
+    /// The path of a checkpoint, and the reason if it cannot be read.
     ///
     /// # Errors
     ///
@@ -87,7 +87,7 @@ impl JobStore {
     ) -> Result<(String, Option<String>)> {
         let found = self.dir().read(&path).await?;
         let reason = match found {
-            // Whoever makes the log shorter may just have deleted it.
+            // A runner that shortens the log may just have deleted it.
             None => None,
             Some(bytes) => unseal::<T>(&bytes).err(),
         };

@@ -1,6 +1,6 @@
-//! What batches have set aside, late rows and dead letters, many batches to a file: it outlives their versions (LOSS-1).
+//! Packs: files with the late rows and dead letters of many batches, which outlive the versions of these batches (LOSS-1).
 //!
-//! A line of JSON, then the files of late rows one after the other as they were.
+//! A pack is one line of JSON, followed by the unchanged files of late rows, one after the other.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -12,14 +12,14 @@ use crate::store::checksum::{check_crc32, crc32, seal, unseal};
 /// The format this program writes and the newest it reads.
 const FORMAT: u32 = 1;
 
-/// What batches have set aside.
+/// The late rows and dead letters of batches.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pack {
-    /// In the order of the batches; those that have set nothing aside are not in it.
+    /// In the order of the batches, without those that have none.
     pub batches: Vec<Packed>,
 }
 
-/// What one batch has set aside.
+/// The late rows and dead letters of one batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packed {
     /// Its number.
@@ -34,7 +34,7 @@ pub struct Packed {
 struct Head {
     format: u32,
     batches: Vec<HeadOfBatch>,
-    /// The checksum of what comes after this line; none of packs that were written without.
+    /// The checksum of the bytes after this line; none if the pack was written without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     late_crc32: Option<u32>,
 }
@@ -50,7 +50,7 @@ struct HeadOfBatch {
 }
 
 impl Pack {
-    /// Bytes that it takes, about.
+    /// Approximate size in bytes.
     pub fn size(&self) -> usize {
         let of_letter = |letter: &DeadLetter| {
             let bytes = |part: &Option<Vec<u8>>| part.as_ref().map_or(0, Vec::len);
@@ -88,7 +88,7 @@ impl Pack {
         Ok(bytes)
     }
 
-    /// The pack that bytes are, or why they are none.
+    /// Reads a pack from its bytes; the error says why they are no pack.
     pub(super) fn decode(bytes: &Bytes) -> Result<Self, String> {
         let end = bytes.iter().position(|byte| *byte == b'\n');
         let end = end.ok_or("it is cut off")?;

@@ -176,7 +176,7 @@ impl RecordMark {
     }
 }
 
-/// What a stopped job has reported about its sources and its sink. The statement that resumes it refers to exactly this.
+/// Report of a stopped job about its sources and its sink. The statement that resumes it refers to exactly this.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reported {
     /// Lost offsets by table and partition: from the position of the job to the place where it could continue.

@@ -159,7 +159,7 @@ pub struct JobHistory {
     pub phase: Phase,
     /// The runner that took it over last.
     pub owner: Option<String>,
-    /// What the job reported last, if no batch was committed since.
+    /// The last report of the job, if no batch was committed since.
     #[serde(default)]
     pub reported: Reported,
     /// The offsets of the last RESUME JOB … SKIPPING LOST, if no batch was committed since.
