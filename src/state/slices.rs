@@ -53,7 +53,8 @@ pub(super) fn emit_windows(
     }
     let of_touched = others.len();
     if with_closing {
-        // Start of the last slice in the last window that closes: slices that are final later are in none of these windows.
+        // `last` is the last slice of the last window that closes. Slices after it, which are final later, are in none of the
+        // closing windows.
         let last = closing.end.saturating_sub(2);
         let until = slices
             .last_window(last)
