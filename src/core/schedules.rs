@@ -12,8 +12,8 @@ use proptest::prelude::ProptestConfig;
 use proptest::strategy::{Strategy, ValueTree as _};
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
-/// The schedules of one test. When the test ends, they say how many ran and how many that is in a minute: `cargo test` shows it with
-/// `--nocapture`.
+/// The schedules of one test. At the end of the test it prints how many ran, and the rate per minute: `cargo test` shows it
+/// with `--nocapture`.
 pub(crate) struct Schedules {
     what: String,
     began: Instant,
@@ -62,8 +62,8 @@ fn number(name: &str) -> Option<u64> {
     }
 }
 
-/// The seeds of a test: those below `usual` or below `ANABRANCH_SEEDS`, and those of `found`, whose schedules have found a fault of
-/// the program once; or `ANABRANCH_SEED` alone.
+/// The seeds of a test: those below `usual` or below `ANABRANCH_SEEDS`, and those of `found`, whose schedules have found a
+/// fault of the program before; or `ANABRANCH_SEED` alone.
 pub(crate) fn seeds(usual: u64, found: &[u64]) -> Vec<u64> {
     chosen(
         number("ANABRANCH_SEED"),
@@ -81,7 +81,7 @@ fn chosen(one: Option<u64>, count: u64, found: &[u64]) -> Vec<u64> {
     (0..count).chain(found).collect()
 }
 
-/// How proptest runs a test that has so many cases, or as many as `ANABRANCH_SEEDS` says.
+/// Configuration of proptest for so many cases, or for the number in `ANABRANCH_SEEDS`.
 pub(crate) fn cases(usual: u32) -> ProptestConfig {
     let cases = number("ANABRANCH_SEEDS").map(|count| u32::try_from(count).unwrap());
     let cases = cases.unwrap_or(usual);

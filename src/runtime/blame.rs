@@ -423,7 +423,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_of_no_record_blames_nobody() {
-        // A sum that is too large from some record on, and a table that is gone.
+        // A sum that is too large from some record on, and a table that does not exist.
         for (most, is_of_records) in [(90, true), (0, false)] {
             let run = |part: Ranges| {
                 ready(match positions(&part) >= most {

@@ -37,7 +37,7 @@ fn boot_name(id: &str, uptime: Option<u64>, since_boot: u64) -> String {
     }
 }
 
-/// Milliseconds since the machine was started, the time that it slept included; none where the system has no such clock.
+/// Milliseconds since the machine was started, including the time it was suspended; none if the system has no such clock.
 #[cfg(target_os = "linux")]
 fn since_boot() -> Option<u64> {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(first.since(&steady_time()), None, "they are two clocks");
     }
 
-    /// To the millisecond: `/proc/uptime` says only hundredths of a second.
+    /// Compared to the millisecond: `/proc/uptime` has only hundredths of a second.
     #[cfg(target_os = "linux")]
     #[test]
     fn it_is_the_clock_of_the_kernel() {

@@ -76,7 +76,7 @@ mod tests {
         // A batch of twice the size would take too long again.
         pace.committed(250, seconds(40), Some(seconds(60)));
         assert_eq!(pace.rows(1_000), 250);
-        // A batch that was not full says nothing about one that is.
+        // A batch that was not full does not show how long a full one takes.
         pace.committed(10, seconds(1), Some(seconds(60)));
         assert_eq!(pace.rows(1_000), 250);
         pace.committed(250, seconds(15), Some(seconds(60)));

@@ -56,7 +56,7 @@ enum Ended {
     Again,
     /// Another runner has the job.
     TakenOver(String),
-    /// The job has failed for good, which its log says.
+    /// The job has failed for good; its log has the reason.
     Failed(Error),
 }
 

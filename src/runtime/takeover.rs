@@ -63,7 +63,8 @@ pub(super) fn dropped(job: &str) -> Error {
         .with_help("CREATE JOB makes it anew, from the beginning")
 }
 
-/// Appends an entry whose place in the log does not matter to a log that has been read; it is read again only if it has grown since.
+/// Appends an entry, whose place in the log does not matter, to a log that has been read; the log is read again only if it has
+/// grown since.
 pub(super) async fn append_to(
     store: &JobStore,
     id: JobId,

@@ -427,7 +427,7 @@ impl StateTable {
         }
     }
 
-    /// Gives the chunk a number.
+    /// Stores the chunk and returns its number.
     fn put(&mut self, chunk: Chunk) -> u32 {
         let number = match self.chunks.iter().position(Option::is_none) {
             Some(gap) => {

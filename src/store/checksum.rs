@@ -28,7 +28,7 @@ pub fn crc32(bytes: &[u8]) -> u32 {
 ///
 /// # Errors
 ///
-/// The checksums differ; the text says how.
+/// The checksums differ.
 pub fn check_crc32(found: u32, written: Option<u32>) -> Result<(), String> {
     match written {
         Some(written) if written != found => Err(format!(

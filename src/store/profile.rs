@@ -109,7 +109,7 @@ fn find(files: &ProfileFiles, name: &str) -> Result<Option<HashMap<String, Strin
     Ok(found)
 }
 
-/// The text of a file; nothing if there is none.
+/// The text of a file; empty if the file does not exist.
 fn read(file: Option<&Path>) -> Result<String> {
     let Some(file) = file else {
         return Ok(String::new());

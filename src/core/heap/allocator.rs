@@ -37,7 +37,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Counted<A> {
 
     #[inline]
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        // SAFETY: the caller keeps the rules of `realloc`. Where it gives nothing, the memory is as it was, and may be tried again.
+        // SAFETY: the caller keeps the rules of `realloc`. If it fails, the memory is unchanged, and the call may be repeated.
         taken(new_size, layout.size(), || unsafe {
             self.0.realloc(memory, layout, new_size)
         })

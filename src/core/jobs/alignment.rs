@@ -98,7 +98,7 @@ mod tests {
         logs: &'a [Vec<i64>],
         read: Vec<usize>,
         time: JobTime,
-        /// For how many rounds a partition had nothing to read.
+        /// For how many rounds a partition had no row to read.
         silent: Vec<u32>,
     }
 

@@ -89,7 +89,7 @@ impl JobClock {
     /// The job's time now, in milliseconds since 1970 UTC, and how the wall clock compares with it. The time never goes back.
     pub fn look(&mut self, wall: i64, steady: &SteadyTime) -> (i64, Wall) {
         let origin = match self.origin.take() {
-            // A job that never ran: there is nothing to compare it with.
+            // A job that never ran has no earlier reading to compare with.
             None => ClockReading {
                 at: wall,
                 steady: steady.clone(),
@@ -161,7 +161,7 @@ mod tests {
             let (now, wall) = clock.look(START + YEAR + passed, &steady("a", 500 + passed as u64));
             assert_eq!((now, wall), (START + passed, Wall::Off(YEAR)));
         }
-        // Back: the job's clock goes on as if nothing had happened.
+        // The wall clock is set back: the job's clock goes on as before.
         let (now, wall) = clock.look(START + 2_000, &steady("a", 2_500));
         assert_eq!((now, wall), (START + 2_000, Wall::Believed));
         // Behind, it does not go back, and does not stand still.
@@ -202,7 +202,7 @@ mod tests {
         };
         let day = 24 * 3_600_000;
         let mut clock = JobClock::after(Some(&reading), None);
-        // Nothing confirms that a day has passed.
+        // No record confirms that a day has passed.
         let (now, wall) = clock.look(START + day, &steady("b", 70));
         assert_eq!((now, wall), (START, Wall::Unconfirmed(day)));
         // What passes here is known.

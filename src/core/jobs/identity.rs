@@ -316,7 +316,7 @@ mod tests {
             assert_eq!(one.compare(&other), Sameness::Other, "{other}");
             assert_eq!(other.compare(&one), Sameness::Other, "{other}");
         }
-        // A broker that gives no ids tells nothing.
+        // If a broker gives no ids, the identities are undecided.
         for untold in [topic("t", Some("c"), None), topic("t", None, None)] {
             assert_eq!(one.compare(&untold), Sameness::Untold);
             assert_eq!(untold.compare(&untold), Sameness::Untold);

@@ -336,7 +336,7 @@ impl JobHistory {
         self.known.iter().map(String::as_str)
     }
 
-    /// Whether a version was ever committed, be it abandoned since.
+    /// Whether a version was ever committed, even if it was abandoned since.
     pub fn was_committed(&self, version: &str) -> bool {
         self.known.contains(version) || is_older(version, self.settled)
     }

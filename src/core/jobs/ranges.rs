@@ -241,13 +241,13 @@ mod tests {
 
     #[test]
     fn loss_1_only_what_was_told_is_skipped() {
-        // The gap has grown since it was told.
+        // The gap has grown since it was reported.
         let grown = [facts(0, Some(3), 8, 9)];
         assert!(choose(&grown, false, 100, &gap(0, 3, 5)).is_err());
-        // It was told of another place, or of another partition.
+        // The report was about another place, or about another partition.
         assert!(choose(&grown, false, 100, &gap(0, 2, 8)).is_err());
         assert!(choose(&grown, false, 100, &gap(1, 3, 8)).is_err());
-        // A log that was cut off at 4 and has been written to since: what came is read.
+        // A log that was cut off at 4 and has been written to since: the new records are read.
         for high in [4, 7, 30, 50] {
             let cut = [PartitionFacts {
                 is_same: true,

@@ -99,7 +99,7 @@ mod tests {
             (reached.watermark, reached.unfinished),
             (Some(90), Some(open))
         );
-        // The rest of it brings less; it is the last one.
+        // The rest of the version has lower event times; this is its last batch.
         let rest = BTreeMap::from([(6, Some(50))]);
         let (met, reached) = through_versions(reached.watermark, Some(open), 10, &rest, 7);
         assert_eq!(met, BTreeMap::from([(6, Some(90))]));

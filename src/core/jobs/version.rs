@@ -75,7 +75,7 @@ pub struct BatchVersion {
     pub parent: Option<String>,
     /// Per table that is read, per partition: all partitions known so far, moved or not.
     pub sources: BTreeMap<String, BTreeMap<i32, SourceProgress>>,
-    /// Offsets that the topics no longer had and that were skipped because the user said so.
+    /// Offsets that the topics no longer had and that were skipped with the user's permission.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub skipped: BTreeMap<String, BTreeMap<i32, SourceProgress>>,
     /// Identity of each source (IDENT-1); versions of earlier releases do not store it.
@@ -118,7 +118,7 @@ pub struct BatchVersion {
     /// The checksum of that file; none if it was written without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late_crc32: Option<u32>,
-    /// The job's clock when the sources were looked at.
+    /// The job's clock when the sources were checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock: Option<ClockReading>,
     /// Of a job with windows: how long each partition had had no record to read by then, in milliseconds, by table.

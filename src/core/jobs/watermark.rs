@@ -47,7 +47,7 @@ pub struct JobTime {
 /// The watermarks that the rows of a partition meet in a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowWatermark {
-    /// At first this one, then what earlier rows of the batch bring.
+    /// First this one, then the watermarks of earlier rows of the batch.
     From(Option<i64>),
     /// The same for all.
     Always(Option<i64>),

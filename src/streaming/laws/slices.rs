@@ -166,12 +166,13 @@ fn the_average_of_integers_has_the_fingerprint_it_always_had() {
             assert!(now.contains(" AS Float64)"), "{now}");
         }
     }
-    // Products of decimals whose plain operator has no type are no integers.
+    // Products of decimals for which the plain operator has no type do not count as integers.
     let product = of("CAST(avg(p * p * p * p) AS DOUBLE)");
     assert!(!product.contains("Float64)"), "{product}");
 }
 
-/// Columns of inner queries that have no name are no part of it; and a text that names one as the engine does still says the same.
+/// Unnamed columns of inner queries are not part of the fingerprint; a text that names one as the engine does has the same
+/// fingerprint.
 #[test]
 fn names_of_inner_queries_change_no_fingerprint() {
     let of = |columns: &str, key: &str| {
