@@ -20,7 +20,7 @@ pub(super) struct Heart {
 }
 
 impl Heart {
-    /// Writes heartbeats until the future is dropped. A heartbeat that cannot be written is skipped: nothing depends on it.
+    /// Writes heartbeats until the future is dropped. A heartbeat that cannot be written is skipped: no decision depends on it.
     #[expect(
         clippy::disallowed_methods,
         reason = "a sign of life says what is so in real time; no decision waits for it"

@@ -198,8 +198,8 @@ impl JobSource {
         }
     }
 
-    /// The table restricted to these ranges, for a batch. With `time`, the scan adds the event time and watermark of each row.
-    /// Records of a topic that are listed in `aside` become dead letters.
+    /// The table restricted to these ranges, for a batch. With `time`, the scan adds the hidden column with the place and
+    /// watermark of each row. Records of a topic that are listed in `aside` become dead letters.
     pub(super) fn batch(
         &self,
         ranges: &[PlannedRange],

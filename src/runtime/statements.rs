@@ -1,4 +1,4 @@
-//! Statements about jobs: CREATE, DROP, PAUSE, RESUME, REWIND and SHOW.
+//! Statements about jobs, such as CREATE JOB, PAUSE JOB, REWIND JOB and SUBSCRIBE.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -69,7 +69,7 @@ impl WholeExec {
 ///
 /// # Errors
 ///
-/// Those of the inputs.
+/// The errors of the inputs.
 pub async fn read_to_end(plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> Result<()> {
     let mut left = vec![plan];
     while let Some(plan) = left.pop() {

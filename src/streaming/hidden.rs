@@ -1,4 +1,4 @@
-//! Hidden columns: they carry each row's event time, watermark and place from the scan to the aggregate.
+//! Hidden columns: they carry each row's place, the watermark that it met and its window from the scan to the aggregate.
 //!
 //! They are added after the SQL was planned, so that `*` does not show them.
 
@@ -126,7 +126,7 @@ fn with_window_columns(window: LogicalPlan) -> Result<LogicalPlan> {
         .map(Expr::Column)
         .collect();
     for (name, hidden) in [(WINDOW_START, HIDDEN_START), (WINDOW_END, HIDDEN_END)] {
-        // The last columns of these names are meant: the input may have such columns as well, under a qualifier.
+        // Unqualified names mean the last columns: the input may have columns of these names as well, under a qualifier.
         exprs.push(Expr::Column(Column::new_unqualified(name)).alias(hidden));
     }
     Ok(LogicalPlanBuilder::from(window).project(exprs)?.build()?)

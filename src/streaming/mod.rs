@@ -121,7 +121,7 @@ impl StreamQuery {
         matches!(self.split.windowing, Windowing::Sliced { .. }) && earlier == Some(fingerprint)
     }
 
-    /// Whether an emitted row can stop to hold: sessions grow and merge, and a filter may drop a group later.
+    /// Whether an emitted row can become invalid later: sessions grow and merge, and a filter may drop a group.
     pub fn withdraws(&self) -> bool {
         matches!(self.split.windowing, Windowing::Session(_)) || self.split.has_filter_above
     }

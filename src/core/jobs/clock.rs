@@ -54,7 +54,7 @@ pub enum Wall {
 /// The clock of a job in one process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JobClock {
-    /// Where it goes on from.
+    /// The reading from which the clock advances.
     origin: Option<ClockReading>,
     /// The time that passed before the origin is not known.
     is_open: bool,
@@ -164,7 +164,7 @@ mod tests {
         // The wall clock is set back: the job's clock goes on as before.
         let (now, wall) = clock.look(START + 2_000, &steady("a", 2_500));
         assert_eq!((now, wall), (START + 2_000, Wall::Believed));
-        // Behind, it does not go back, and does not stand still.
+        // The wall clock is behind: the job's clock neither goes back nor stands still.
         let (now, _) = clock.look(START - YEAR, &steady("a", 3_500));
         assert_eq!(now, START + 3_000);
     }

@@ -5,7 +5,7 @@
 
 /// More files than a version has.
 const FILES: i64 = 1_000_000_000;
-/// Files of the version that a job begins with are counted from here: those are all that the table had then.
+/// Offset of the first file in the version that a job begins with: there the files are all that the table has at that version.
 const FIRST_OF_ALL: i64 = FILES / 2;
 
 /// A place in a table's stream: before a file of a version.
@@ -13,7 +13,7 @@ const FIRST_OF_ALL: i64 = FILES / 2;
 pub struct FilePlace {
     /// The version.
     pub version: u64,
-    /// The files are all that the table had at the version; otherwise those that the version added.
+    /// True if `file` counts all files that the table had at the version; false if it counts those that the version added.
     pub of_all: bool,
     /// How many files of the version lie before this place.
     pub file: u64,

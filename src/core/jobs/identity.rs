@@ -147,7 +147,8 @@ impl fmt::Display for Identity {
     }
 }
 
-/// The last record that a job has read from a partition: a log that has another one there is not the log that was read.
+/// The last record that a job has read from a partition: if another record has its offset now, the log is not the one that was
+/// read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordMark {
     /// Its offset.

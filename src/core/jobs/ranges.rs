@@ -107,7 +107,7 @@ pub fn choose(
     Ok(ranges)
 }
 
-/// Cuts ranges to `max_rows` offsets in all: the smallest whole, the others equal.
+/// Cuts ranges to `max_rows` offsets in all: ranges below the equal share stay whole, the others get equal lengths.
 fn share(ranges: &mut [PlannedRange], max_rows: u64) {
     let mut order: Vec<usize> = (0..ranges.len()).collect();
     let length =

@@ -350,7 +350,7 @@ mod tests {
         // A table keeps none without rows.
         assert_eq!(missing("0000000002-a", false, &[0, 0, 1]), None);
         assert_eq!(missing("0000000002", false, &[0, 7, 1]), Some((2, 2)));
-        // Those before were written to another table.
+        // Earlier batches were written to another table.
         assert_eq!(missing(BEGINNING, false, &[0]), None);
         // An abandoned batch is newer than all that count.
         assert_eq!(missing("0000000009-x", true, &[1, 1, 1]), None);

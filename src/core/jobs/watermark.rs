@@ -291,7 +291,7 @@ mod tests {
         let gone = read.after(LOWEST, &known(&[0]), &BTreeMap::new(), &nobody);
         assert_eq!(gone.watermark, Some(100));
         assert_eq!(gone.partition("t", 1), None);
-        // A table that is another one: its partitions are new, and the job goes no further back.
+        // A table with another identity: its partitions are new, and the job goes no further back.
         let mut anew = gone;
         anew.begin_anew("t");
         assert_eq!(

@@ -96,7 +96,7 @@ pub(super) async fn planned(sql: &str) -> JobQuery {
     panic!("no job in the script");
 }
 
-/// Rows of one partition as a scan gives them, with the hidden column.
+/// Rows of one partition as a scan returns them, with the hidden column.
 pub(super) fn scanned(
     partition: i32,
     first: usize,
