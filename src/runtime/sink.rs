@@ -200,8 +200,8 @@ impl JobSink {
                 sink.begin().await?;
                 sink.commit(&[], batch, witness).await
             }
-            // The user has decided what the table has. The table stores that decision, since the log drops it with the next
-            // batch, which may have no rows.
+            // The user has decided which rows the table has. The table stores that decision, since the log drops it with the
+            // next batch, which may have no rows.
             JobSink::Delta {
                 handle,
                 application,

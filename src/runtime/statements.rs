@@ -60,7 +60,7 @@ pub struct ReadyJob {
     pub(super) environment: Environment,
 }
 
-/// What a process has to do with a job.
+/// The next action of a process for a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToDo {
     /// Run it.
@@ -293,7 +293,7 @@ impl Jobs {
         self.ready.lock().await.keys().cloned().collect()
     }
 
-    /// What a process has to do with a job that it can run. It can no longer run a job that another process has changed, or
+    /// The next action of a process for a job that it can run. It can no longer run a job that another process has changed, or
     /// dropped and created again: such a job has to be made ready again.
     ///
     /// # Errors

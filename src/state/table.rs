@@ -479,7 +479,8 @@ impl StateTable {
         Ok(())
     }
 
-    /// The chunks to rewrite: the work is bounded by that of earlier changes.
+    /// The chunks to rewrite: the amount of work is limited by the number of changed rows, so that its amortized cost stays
+    /// low.
     fn to_move(&self, changed: usize) -> HashSet<u32> {
         let mut moving = HashSet::default();
         let mut wasteful: Vec<(u32, &Chunk)> = self

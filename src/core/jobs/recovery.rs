@@ -63,7 +63,7 @@ pub fn recover(
         .collect();
     let unclear = |reason: &str| {
         let batch = history.next_batch();
-        // The user has checked what the sink holds; the decision does not cover versions that were staged after it.
+        // The user has checked the rows of the sink; the decision does not cover versions that were staged after it.
         let is_new = |child: &&&Staged| sequence(&child.name) > Some(history.assumed_at);
         if let Some(child) = children.iter().find(is_new) {
             return Decision::Unclear {
