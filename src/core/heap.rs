@@ -1,13 +1,13 @@
-//! What a statement takes of the heap in one go, and where that ends (SAFE-1).
+//! Heap use of statements: counts what one poll of a statement allocates, and refuses or delays it at a limit (SAFE-1).
 //!
-//! Memory pools know of what operators hold between two batches. What an operator, a function or an aggregate takes on its way
-//! they are not told. The allocator sees it: while a statement is polled, its thread counts the bytes that it takes, less those that it
-//! gives back ([`within`]). Steps of a statement ask whether that is too much ([`check`]) and fail if it is, so that all of it is given
-//! back.
+//! Memory pools count the memory that operators hold between two batches. They do not count what an operator, a function or an
+//! aggregate allocates while it works. The allocator counts that: while a thread polls a statement, it adds up the bytes that
+//! the thread allocates, less those that it frees ([`within`]). Steps of a statement compare the sum with a limit ([`check`])
+//! and fail above it, so that all of the memory is freed.
 //!
-//! A step that asks nothing may still want more than the process has room for ([`set_room`]). Without memory an allocator can end the
-//! process or wait; a statement's thread waits, until others have given memory back. [`short`] says whose threads wait, so that somebody
-//! can end these statements.
+//! A step that makes no such check may still need more than the process has left ([`set_room`]). Without memory an allocator
+//! can end the process or wait. The thread of a statement waits until other statements have freed memory. [`short`] lists the
+//! statements whose threads wait, so that the server can end them.
 
 mod allocator;
 
@@ -18,22 +18,22 @@ use std::sync::{Arc, OnceLock};
 
 pub use allocator::Counted;
 
-/// From so many bytes on, an allocation has to have room. What is smaller is also allocated while locks are held.
+/// An allocation of at least so many bytes waits for room. Smaller ones do not, because they also happen while locks are held.
 const LARGE: usize = 64 << 10;
-/// Who has taken less in one go is not asked to fail when the process has no room.
+/// A statement that has allocated less than this in one poll does not fail when the process has no room.
 const LITTLE: usize = 64 << 20;
-/// So many threads are known that wait for memory.
+/// The most threads that [`SHORT`] can list as waiting for memory.
 const WAITING: usize = 256;
-/// The room of a process of which nobody knows it.
+/// Value of [`ROOM`] when the limit of the process is not known.
 const UNKNOWN: usize = usize::MAX;
 
-/// Bytes that the process may take, as far as was looked last.
+/// Bytes that the process could still allocate at the last measurement.
 static ROOM: AtomicUsize = AtomicUsize::new(UNKNOWN);
-/// Bytes that large allocations of statements have taken since, less those given back.
+/// Bytes that large allocations of statements have taken since that measurement, less those freed.
 static SINCE: AtomicIsize = AtomicIsize::new(0);
 /// The statements whose threads wait for memory; 0 is none.
 static SHORT: [AtomicU64; WAITING] = [const { AtomicU64::new(0) }; WAITING];
-/// What a thread does that waits for memory.
+/// Called on a thread that has to wait for memory.
 static WAIT: OnceLock<fn(usize)> = OnceLock::new();
 
 thread_local! {
@@ -47,13 +47,14 @@ thread_local! {
     static OWNER: RefCell<Option<Arc<Owner>>> = const { RefCell::new(None) };
 }
 
-/// What a thread counts while it polls a statement. The allocator reads it: so nothing of it is allocated or dropped.
+/// Counters of a thread for the statement that it polls. The allocator reads them, so no field may allocate or run a
+/// destructor.
 struct Poll {
-    /// The number of the statement; 0: it polls none, and counts nothing.
+    /// The number of the statement; 0 if the thread polls none and counts nothing.
     owner: Cell<u64>,
-    /// Bytes that were taken since the poll began, less those given back.
+    /// Bytes allocated since the poll began, less those freed.
     taken: Cell<isize>,
-    /// Bytes that may be.
+    /// The limit of `taken`.
     most: Cell<usize>,
 }
 
@@ -65,7 +66,7 @@ pub struct Owner {
 }
 
 impl Default for Owner {
-    /// With a number of its own.
+    /// A statement with a new, unique number.
     fn default() -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         Self {
@@ -76,12 +77,12 @@ impl Default for Owner {
 }
 
 impl Owner {
-    /// By which [`short`] names it.
+    /// The number under which [`short`] lists the statement.
     pub fn number(&self) -> u64 {
         self.number
     }
 
-    /// Nobody waits for it any more: its next [`check`] fails.
+    /// Ends the statement, since it was cancelled, ran out of time or lost its client: its next [`check`] fails.
     pub fn end(&self) {
         self.is_ended.store(true, Ordering::Relaxed);
     }
@@ -90,9 +91,9 @@ impl Owner {
 /// Why a step of a statement has to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// Nobody waits for the statement any more.
+    /// The statement was cancelled, ran out of time or lost its client.
     Ended,
-    /// It would have taken so many bytes in one go.
+    /// It would have allocated more in one poll than its limit.
     TooMuch {
         /// These.
         taken: usize,
@@ -106,7 +107,7 @@ pub enum Refusal {
     },
 }
 
-/// A future whose polls count what they take, up to `most` bytes each.
+/// Wraps a future so that each of its polls counts its allocations and may allocate up to `most` bytes.
 pub fn within<F: Future>(
     owner: Arc<Owner>,
     most: usize,
@@ -116,23 +117,24 @@ pub fn within<F: Future>(
     poll_fn(move |context| during(&owner, most, || work.as_mut().poll(context)))
 }
 
-/// Calls a function that counts what it takes, up to `most` bytes.
+/// Calls a function and counts its allocations, up to `most` bytes.
 pub fn during<T>(owner: &Arc<Owner>, most: usize, work: impl FnOnce() -> T) -> T {
     let _begun = Begun::new(Arc::clone(owner), most);
     work()
 }
 
-/// Who counts on this thread now, and up to how many bytes: for what goes on elsewhere in its name.
+/// The statement that this thread counts for and its limit in bytes, so that work on another thread can be counted for it too.
 pub fn current() -> Option<(Arc<Owner>, usize)> {
     let owner = OWNER.with(|owner| owner.borrow().clone())?;
     Some((owner, POLL.with(|poll| poll.most.get())))
 }
 
-/// Whether the statement that this thread polls may go on, and take `more` bytes. Where none is polled, everything may.
+/// Checks that the statement that this thread polls may go on and allocate `more` bytes. Always succeeds on a thread that polls
+/// no statement.
 ///
 /// # Errors
 ///
-/// It has to fail.
+/// The reason why the statement has to fail.
 pub fn check(more: usize) -> Result<(), Refusal> {
     let (owner, taken, most) =
         POLL.with(|poll| (poll.owner.get(), poll.taken.get(), poll.most.get()));
@@ -151,7 +153,7 @@ pub fn check(more: usize) -> Result<(), Refusal> {
     refusal(taken, most, has_room(more)).map_or(Ok(()), Err)
 }
 
-/// Whether who would have taken so many bytes has to fail.
+/// Whether a statement that would have allocated so many bytes has to fail, and why.
 fn refusal(taken: usize, most: usize, has_room: bool) -> Option<Refusal> {
     if taken > most {
         return Some(Refusal::TooMuch { taken, most });
@@ -159,13 +161,13 @@ fn refusal(taken: usize, most: usize, has_room: bool) -> Option<Refusal> {
     (!has_room && taken > LITTLE).then_some(Refusal::NoRoom { taken })
 }
 
-/// Says how many bytes the process may take from now on.
+/// Sets how many bytes the process may allocate from now on.
 pub fn set_room(bytes: usize) {
     ROOM.store(bytes, Ordering::Relaxed);
     SINCE.store(0, Ordering::Relaxed);
 }
 
-/// Nobody looks any more how many bytes the process may take.
+/// Removes the limit of the process, when its free memory is no longer measured.
 pub fn forget_room() {
     set_room(UNKNOWN);
 }
@@ -176,7 +178,7 @@ pub fn has_room(bytes: usize) -> bool {
     room == UNKNOWN || fits(bytes, room, SINCE.load(Ordering::Relaxed))
 }
 
-/// Whether there is room for so many bytes where there was so much, and these were taken since.
+/// Whether `bytes` fit when `room` bytes were free at the last measurement and `since` bytes have been taken after it.
 fn fits(bytes: usize, room: usize, since: isize) -> bool {
     match usize::try_from(since) {
         Ok(taken) => bytes <= room.saturating_sub(taken),
@@ -184,8 +186,8 @@ fn fits(bytes: usize, room: usize, since: isize) -> bool {
     }
 }
 
-/// Says what the thread of a statement does that needs so many bytes more than there are: it returns when there may be as many. It must
-/// not unwind. The first that is said counts.
+/// Sets the function that a statement's thread calls when it needs so many bytes more than are free. It returns when they may
+/// be free, and must not unwind. Only the first call has an effect.
 pub fn on_shortage(wait: fn(usize)) {
     let _ = WAIT.set(wait);
 }
@@ -196,7 +198,7 @@ pub fn short() -> Vec<u64> {
     waiting.filter(|number| *number != 0).collect()
 }
 
-/// A poll that has begun on this thread; when it is dropped, what was before goes on.
+/// A poll that has begun on this thread; its drop restores the counters of the poll around it.
 struct Begun {
     owner: u64,
     taken: isize,
@@ -234,7 +236,7 @@ fn owner() -> u64 {
     POLL.try_with(|poll| poll.owner.get()).unwrap_or(0)
 }
 
-/// Counts what the statement of this thread has taken, or given back.
+/// Adds bytes to the count of this thread's statement when they are allocated, subtracts them when they are freed.
 #[inline]
 fn count(bytes: usize, is_taken: bool) {
     let bytes = isize::try_from(bytes).unwrap_or(isize::MAX);
@@ -247,20 +249,20 @@ fn count(bytes: usize, is_taken: bool) {
     }
 }
 
-/// Waits on behalf of the statement of this number; whether somebody has said how.
+/// Waits for memory on behalf of this statement; false if no function for that was set.
 fn wait(owner: u64, bytes: usize) -> bool {
     let Some(wait) = WAIT.get() else {
         return false;
     };
     let _known = Waits::new(owner);
-    // What is allocated meanwhile is not the statement's, and does not wait.
+    //     The allocations of the wait itself are not counted for the statement and do not wait.
     let _ = POLL.try_with(|poll| poll.owner.set(0));
     wait(bytes);
     let _ = POLL.try_with(|poll| poll.owner.set(owner));
     true
 }
 
-/// That a thread of a statement waits, where it can be seen if not too many do.
+/// Lists a waiting thread in [`SHORT`] while it lives, if a place is free.
 struct Waits(Option<&'static AtomicU64>);
 
 impl Waits {
@@ -312,7 +314,7 @@ mod tests {
             );
             held
         });
-        // A poll begins anew, and one that stands within another has its own count.
+        // Each poll starts its count at zero, and a poll within another one has a count of its own.
         during(&owner, 10 * MIB, || {
             assert_eq!(check(9 * MIB), Ok(()));
             let more = during(&owner, 20 * MIB, || {

@@ -1,4 +1,4 @@
-//! Pure decisions: facts in, values out. No clock, no I/O, no DataFusion.
+//! Pure decisions, from facts to values: without clock, I/O or DataFusion.
 
 pub mod heap;
 pub mod jobs;

@@ -1,4 +1,4 @@
-//! Random numbers from a seed: the same seed, the same numbers. The demo's data and the simulations of the tests come from them.
+//! Random numbers from a seed: the same seed gives the same numbers. The demo's data and the simulations of the tests use them.
 
 /// The generator SplitMix64 of Steele, Lea and Flood.
 #[derive(Debug, Clone)]
@@ -22,7 +22,7 @@ impl Random {
     }
 }
 
-/// What simulations decide by.
+/// Choices of simulations.
 #[cfg(test)]
 impl Random {
     /// A number below `end`.

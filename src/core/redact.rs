@@ -1,6 +1,6 @@
-//! Secrets: which options hold them, and what is shown instead.
+//! Redaction of secrets: the options that hold them, and the text that replaces them.
 
-/// What stands in the place of a secret.
+/// Replaces a secret.
 pub const HIDDEN: &str = "***";
 
 /// True for options whose values are never shown.
@@ -21,7 +21,7 @@ pub fn is_secret(key: &str) -> bool {
     !key.ends_with("access_key_id") && WORDS.iter().any(|word| key.contains(word))
 }
 
-/// Whether a text is `${NAME}` and nothing else: it says where a secret is, and not the secret.
+/// Whether a text is only a reference `${NAME}`: it names the place of a secret and does not contain it.
 pub fn names_a_variable(text: &str) -> bool {
     let name = text
         .strip_prefix("${")

@@ -1,8 +1,9 @@
-//! How many random schedules the simulations of the tests run, of which seeds, and what they say at their end.
+//! Number and seeds of the random schedules that the simulations of the tests run, and the counts that they print at their end.
 //!
-//! `ANABRANCH_SEEDS=<count>` has each test run so many schedules in the place of its own number. `ANABRANCH_SEED=<n>` has those that
-//! make a schedule from a seed run the schedule of this seed alone; the others are made by proptest, which prints a schedule that
-//! fails and keeps it in `proptest-regressions`. A test in which a fault is planted searches as far as it always does.
+//! With `ANABRANCH_SEEDS=<count>` each test runs so many schedules instead of its own number. With `ANABRANCH_SEED=<n>` the
+//! tests that make a schedule from a seed run only the schedule of this seed. Proptest makes the schedules of the other tests;
+//! it prints a schedule that fails and stores it in `proptest-regressions`. A test in which a fault is planted searches as far
+//! as it always does.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -11,8 +12,8 @@ use proptest::prelude::ProptestConfig;
 use proptest::strategy::{Strategy, ValueTree as _};
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
-/// The schedules of one test. When the test ends, they say how many ran and how many that is in a minute: `cargo test` shows it with
-/// `--nocapture`.
+/// The schedules of one test. At the end of the test it prints how many ran, and the rate per minute: `cargo test` shows it
+/// with `--nocapture`.
 pub(crate) struct Schedules {
     what: String,
     began: Instant,
@@ -20,7 +21,7 @@ pub(crate) struct Schedules {
 }
 
 impl Schedules {
-    /// None has run yet. `what` names them.
+    /// A counter at zero. `what` names the schedules.
     pub(crate) fn of(what: impl Into<String>) -> Self {
         Self {
             what: what.into(),
@@ -29,7 +30,7 @@ impl Schedules {
         }
     }
 
-    /// One more begins.
+    /// Counts one more schedule.
     pub(crate) fn count(&self) {
         self.ran.fetch_add(1, Ordering::Relaxed);
     }
@@ -61,8 +62,8 @@ fn number(name: &str) -> Option<u64> {
     }
 }
 
-/// The seeds of a test: those below `usual` or below `ANABRANCH_SEEDS`, and those of `found`, whose schedules have found a fault of
-/// the program once; or `ANABRANCH_SEED` alone.
+/// The seeds of a test: those below `usual` or below `ANABRANCH_SEEDS`, and those of `found`, whose schedules have found a
+/// fault of the program before; or `ANABRANCH_SEED` alone.
 pub(crate) fn seeds(usual: u64, found: &[u64]) -> Vec<u64> {
     chosen(
         number("ANABRANCH_SEED"),
@@ -80,7 +81,7 @@ fn chosen(one: Option<u64>, count: u64, found: &[u64]) -> Vec<u64> {
     (0..count).chain(found).collect()
 }
 
-/// How proptest runs a test that has so many cases, or as many as `ANABRANCH_SEEDS` says.
+/// Configuration of proptest for so many cases, or for the number in `ANABRANCH_SEEDS`.
 pub(crate) fn cases(usual: u32) -> ProptestConfig {
     let cases = number("ANABRANCH_SEEDS").map(|count| u32::try_from(count).unwrap());
     let cases = cases.unwrap_or(usual);
@@ -97,8 +98,8 @@ pub(crate) fn sample<S: Strategy>(strategy: &S, seed: u64) -> S::Value {
     strategy.new_tree(&mut runner).unwrap().current()
 }
 
-/// Runs schedules in which a fault is planted until one finds it: first those of the seeds that are known to, then those of the seeds
-/// below `enough`. Gives the seed of the one that did, and says it, so that the known ones can be kept right.
+/// Runs schedules with a planted fault until one finds it: first those of the `known` seeds, then those of the seeds below
+/// `enough`. Returns and prints the seed that found it, so that the known ones can be kept up to date.
 pub(crate) fn found_by(
     planted: &str,
     known: &[u64],

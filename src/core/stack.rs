@@ -1,13 +1,13 @@
 //! Room on the stack for functions that recurse as deep as a statement is nested.
 //!
-//! The parser, the planner and the compiler's own clone and drop recurse. The gate of the parser bounds how deep; here they
-//! get the room for it, on whatever thread they run.
+//! The parser, the planner and the clone and drop that the compiler generates recurse. The parser's gate bounds the depth; this
+//! module gives them enough stack on every thread.
 
 use std::future::{Future, poll_fn};
 
 /// Bytes of stack of the threads that plan and run statements. The system gives a page when it is touched first.
 pub const STACK: usize = 64 << 20;
-/// With less than this left, a new stack is taken.
+/// A new stack is allocated when less than this is left.
 const LEAST: usize = 40 << 20;
 
 /// Calls a function with room for a statement as deep as the gate lets through.
@@ -15,7 +15,7 @@ pub fn with_stack<T>(work: impl FnOnce() -> T) -> T {
     stacker::maybe_grow(LEAST, STACK, work)
 }
 
-/// A future that has this room whenever it is polled.
+/// Wraps a future so that each poll has this room.
 pub fn on_stack<F: Future>(work: F) -> impl Future<Output = F::Output> {
     let mut work = Box::pin(work);
     poll_fn(move |context| with_stack(|| work.as_mut().poll(context)))

@@ -39,7 +39,7 @@ pub struct Visit {
     pub browser: &'static str,
 }
 
-/// Gives the visits of a plan, one by one.
+/// Iterator over the visits of a plan.
 #[derive(Debug)]
 pub struct Visits {
     plan: VisitPlan,

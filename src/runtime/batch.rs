@@ -1,4 +1,4 @@
-//! One micro-batch: ranges chosen from facts, run, staged, committed in the sink, committed in the log.
+//! Micro-batches of a job: the choice of offset ranges, and the version that a batch leaves behind.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,42 +15,42 @@ use crate::streaming::{BatchSource, JobSinkTable};
 use crate::tables::kafka::{PartitionEnds, TopicOffset};
 use crate::tables::time::BatchTime;
 
-/// Where the topics of a job end, by table.
+/// Start and end offsets of the partitions of a job's sources, by table.
 pub(super) type Ends = BTreeMap<String, Vec<PartitionEnds>>;
 
 /// Ranges chosen for a batch, by table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Ranges {
     pub(super) planned: BTreeMap<String, Vec<PlannedRange>>,
-    /// Offsets that are gone, or are left out, and that the user said to skip.
+    /// Offsets that are lost or not needed, and that the user allows the job to skip.
     pub(super) skipped: Gaps,
-    /// A source begins at its end, or the user has accepted another one: that has to be kept, or it would be another thing next
-    /// time.
+    /// The batch has to be committed even without records: a source begins at its end, or the user has accepted another one. If
+    /// no version stored that, the next run would decide differently.
     pub(super) begins: bool,
-    /// What the sources are.
+    /// Identities of the sources.
     identities: Identities,
-    /// Records to be set aside, by table.
+    /// Records that the scans set aside as dead letters, by table.
     pub(super) aside: Aside,
 }
 
-/// What a batch is chosen by.
+/// Input for the choice of a batch.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Choice<'a> {
-    /// Where the job stands.
+    /// The last version of the job.
     pub(super) last: Option<&'a BatchVersion>,
     pub(super) ends: &'a Ends,
     pub(super) sources: &'a BTreeMap<String, JobSource>,
     pub(super) max_rows: u64,
-    /// Partitions that are not read.
+    /// Partitions that wait for others in event time and are not read.
     pub(super) waiting: &'a Partitions,
-    /// What the job may skip of what is gone.
+    /// Lost offsets that the job may skip.
     pub(super) skipping: &'a Gaps,
-    /// What the sources are.
+    /// Identities of the sources.
     pub(super) identities: &'a Identities,
 }
 
 impl Ranges {
-    /// Chooses what comes after the last version.
+    /// Chooses the ranges after the last version.
     pub(super) fn choose(by: Choice<'_>) -> Result<Self> {
         let mut ranges = Self {
             identities: by.identities.clone(),
@@ -59,10 +59,11 @@ impl Ranges {
         };
         let nothing = BTreeMap::new();
         for (table, partitions) in by.ends {
-            // What was read of another topic or table says nothing of this one.
+            // Positions in another topic or table do not apply to this one.
             let last = by.last.filter(|_| !by.identities.is_new(table));
             let position = |partition| last.and_then(|last| last.next_offset(table, partition));
-            // `scan.startup` is about a table that was never read: later partitions are read from their beginning.
+            // `scan.startup` applies to a table that was never read: partitions that are added later are read from their
+            // beginning.
             let is_new = last.is_none_or(|last| !last.sources.contains_key(table));
             let latest = is_new && by.sources.get(table).is_some_and(JobSource::starts_at_end);
             let facts: Vec<PartitionFacts> = partitions
@@ -92,7 +93,7 @@ impl Ranges {
             };
             for (range, facts) in chosen.iter().zip(&facts) {
                 let from = match facts.position {
-                    // Of a source that takes the place of another one, what it had before its end.
+                    // If the source replaces another one, the skipped offsets begin at its first one.
                     None if by.identities.is_new(table) => facts.low,
                     None => continue,
                     Some(position) => position,
@@ -111,13 +112,13 @@ impl Ranges {
         Ok(ranges)
     }
 
-    /// Leaves a record out: it becomes a dead letter.
+    /// Sets a record aside: it becomes a dead letter.
     pub(super) fn set_aside(&mut self, place: &Place, reason: String) {
         let of_table = self.aside.entry(place.table.clone()).or_default();
         Arc::make_mut(of_table).insert((place.partition, place.offset), reason);
     }
 
-    /// Whether there is anything to read, or to remember.
+    /// Whether the batch has neither records to read nor facts to store.
     pub(super) fn is_empty(&self) -> bool {
         !self.begins
             && self.skipped.is_empty()
@@ -128,7 +129,7 @@ impl Ranges {
                 .all(|range| range.end <= range.start)
     }
 
-    /// How many offsets it has of the table of which it has most.
+    /// The number of offsets of the table that has most of them.
     pub(super) fn records(&self) -> u64 {
         let of_table = |ranges: &Vec<PlannedRange>| {
             let lengths = ranges.iter().map(|range| range.end - range.start);
@@ -137,7 +138,7 @@ impl Ranges {
         self.planned.values().map(of_table).max().unwrap_or(0)
     }
 
-    /// Whether everything up to `ends` was handled when `last` was.
+    /// Whether the version `last` has read everything up to `ends`.
     pub(super) fn is_caught_up(last: Option<&BatchVersion>, ends: &Ends) -> bool {
         ends.iter().all(|(table, partitions)| {
             partitions.iter().all(|ends| {
@@ -147,7 +148,7 @@ impl Ranges {
         })
     }
 
-    /// Offsets up to `ends` that were not read when `last` was.
+    /// Number of offsets up to `ends` that come after the version `last`.
     pub(super) fn lag(last: Option<&BatchVersion>, ends: &Ends) -> u64 {
         Self::lags(last, ends).map(|(.., lag)| lag).sum()
     }
@@ -170,7 +171,7 @@ impl Ranges {
         })
     }
 
-    /// The sources as a batch over the ranges reads them; with their time, if the job keeps time.
+    /// The sources restricted to these ranges; with event time, if the job keeps time.
     pub(super) fn of_sources(
         &self,
         sources: &BTreeMap<String, JobSource>,
@@ -185,7 +186,7 @@ impl Ranges {
         sources.iter().map(of_table).collect()
     }
 
-    /// The version after the batch, counts aside: all partitions that there are, moved or not.
+    /// The version after the batch, without its counts: with all existing partitions, read or not.
     pub(super) fn version(
         self,
         last: Option<(&str, &BatchVersion)>,
@@ -195,7 +196,7 @@ impl Ranges {
     ) -> BatchVersion {
         let mut marks = last.map_or_else(BTreeMap::new, |(_, last)| last.marks.clone());
         marks.retain(|table, _| !self.identities.is_accepted(table));
-        // A range is planned for each partition that there is: others are gone.
+        // Each existing partition has a planned range: the others no longer exist.
         let sources = self.planned.into_iter().map(|(table, ranges)| {
             let partitions = ranges.into_iter().map(|range| {
                 let progress = SourceProgress {
@@ -211,7 +212,7 @@ impl Ranges {
             of.get(table).is_some_and(|of| of.contains_key(partition))
         };
         marks.retain(|table, marks| {
-            // Where the end was cut off there may be another record soon.
+            // If the end was cut off, another record may soon have the offset of the mark.
             marks.retain(|partition, _| {
                 has(&sources, table, partition) && !has(&self.skipped, table, partition)
             });
@@ -232,7 +233,7 @@ impl Ranges {
     }
 }
 
-/// The offsets of a version as a Kafka group keeps them, for the topics on the sink's own brokers.
+/// The offsets of a version as commits for the Kafka group, for topics on the sink's own brokers.
 pub(super) fn group_offsets(
     version: &BatchVersion,
     sources: &BTreeMap<String, JobSource>,
@@ -255,7 +256,7 @@ pub(super) fn group_offsets(
     offsets
 }
 
-/// Batches from `first` to `newest` are to be run again: an error if what they read is gone from the topics.
+/// Checks that the batches from `first` to `newest` can be run again: an error if the topics no longer have their records.
 pub(super) fn check_readable(
     first: &BatchVersion,
     newest: &BatchVersion,
@@ -295,7 +296,7 @@ pub(super) fn check_readable(
     Ok(())
 }
 
-/// LOSS-1: offsets that should be read and are gone.
+/// LOSS-1: error for offsets that were not read and are lost.
 fn lost_offsets(table: &str, lost: &[Lost]) -> Error {
     let gaps: Vec<String> = lost
         .iter()

@@ -1,8 +1,10 @@
-//! Which records of a batch an expression fails on: parts of the batch are run again, and nothing of them is kept.
+//! Search for the records of a batch that make it fail: the search runs parts of the batch again and keeps none of their
+//! results.
 //!
-//! The batch is halved until one record is left. Where rows know a watermark (a job with windows) every part begins where the
-//! batch does, so that each row meets the one that it met there. A record is to blame only if it fails alone: a sum that is too
-//! large is a fault of no record. No record is to blame when other jobs hold the memory; one is when a value made of it is too large.
+//! The search halves the batch until one record is left. If rows have a watermark (in a job with windows), every part begins at
+//! the start of the batch, so that each row meets the same watermark as there. A record is to blame only if it fails alone: a
+//! sum that is too large is the fault of no single record. No record is to blame when other jobs hold the memory; a record is
+//! to blame when a value made from it is too large.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,17 +20,17 @@ use crate::runtime::statements::ReadyJob;
 use crate::runtime::windows::Windows;
 use crate::tables::bad_records::SetAside;
 
-/// Records that are to be set aside when they are read, by table.
+/// Records that the scans set aside as dead letters, by table.
 pub(super) type Aside = BTreeMap<String, Arc<SetAside>>;
 
-/// As many records of a batch are set aside; with more the job fails, as with more than half of the batch.
+/// The most records of a batch that are set aside. With more the job fails, as with more than half of the batch.
 const MOST: u64 = 1_000;
 
 /// A search that has found a record ends after this time: the runner sets the records found aside, runs the batch again, and searches
 /// for the others when it fails again.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// Where a record is.
+/// Place of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) table: String,
@@ -36,7 +38,7 @@ pub(super) struct Place {
     pub(super) offset: i64,
 }
 
-/// Records that were set aside in a version are behind the job.
+/// Forgets the records that a version has set aside: the job has passed them.
 pub(super) fn forget(aside: &mut Aside, version: &BatchVersion) {
     for (table, aside) in aside.iter_mut() {
         Arc::make_mut(aside).retain(|(partition, offset), _| {
@@ -47,16 +49,16 @@ pub(super) fn forget(aside: &mut Aside, version: &BatchVersion) {
     aside.retain(|_, aside| !aside.is_empty());
 }
 
-/// What follows for a batch that has failed.
+/// The outcome of the search in a batch that has failed.
 #[derive(Debug)]
 pub(super) enum Blame {
-    /// These records are to be set aside for it to succeed.
+    /// The batch can succeed without these records.
     Aside(Aside),
-    /// No record is known to fail alone, and fewer of them may succeed.
+    /// No record is known to fail alone, but a batch of fewer records may succeed.
     Together(Error),
 }
 
-/// What a batch that has failed was made of.
+/// A batch that has failed, with all that is needed to run parts of it again.
 pub(super) struct Suspects<'a> {
     pub(super) job: &'a ReadyJob,
     pub(super) sources: &'a BTreeMap<String, JobSource>,
@@ -66,11 +68,11 @@ pub(super) struct Suspects<'a> {
 }
 
 impl Suspects<'_> {
-    /// What follows for the batch: which records are to be set aside, if the job goes on without records that fail.
+    /// Finds the records to set aside, if the job's options let it continue without records that fail.
     ///
     /// # Errors
     ///
-    /// The batch's own error, with the record that it is about, if it is about one.
+    /// The batch's own error, with the failing record if there is one.
     pub(super) async fn blame(&self, error: Error, ranges: &Ranges) -> Result<Blame> {
         let has_places = self.sources.values().all(|source| source.topic().is_some());
         if !has_places {
@@ -112,7 +114,7 @@ impl Suspects<'_> {
         }
     }
 
-    /// Runs a part of the batch, as far as it is about records.
+    /// Runs the steps of a part of the batch that process records; keeps nothing.
     async fn rehearse(&self, part: &Ranges) -> Result<()> {
         match self.windows {
             Some(windows) => windows.rehearse(self.job, self.sources, part).await,
@@ -131,7 +133,7 @@ impl Suspects<'_> {
     }
 }
 
-/// What follows where no record is known to fail alone: of what is too large, fewer records make less.
+/// The outcome if no record is known to fail alone: values that are too large together may fit with fewer records.
 fn together(error: Error) -> Result<Blame> {
     match error.kind() {
         ErrorKind::Exhausted => Ok(Blame::Together(error)),
@@ -142,21 +144,21 @@ fn together(error: Error) -> Result<Blame> {
     }
 }
 
-/// What a search has found.
+/// Result of a search.
 #[derive(Debug)]
 enum Blamed {
-    /// The batch fails for another reason than one of its records.
+    /// No record is to blame: the batch fails for another reason.
     Nobody,
     /// None of its records is known to fail alone.
     NotAlone,
     /// These records, each with its own error.
     Records(Vec<(Place, Error)>),
-    /// More records than a job goes on without; the first one.
+    /// More records fail than a job may set aside; the first one.
     TooMany(Place, Error),
 }
 
-/// Whether an error may be about one record of the batch, and does not say which. What a store, a broker or a registry refuses is
-/// the fault of no record, nor is that a pool of memory has no more.
+/// Whether an error may be caused by one record of the batch without naming it. A refusal by a store, a broker or a registry is
+/// the fault of no record, and neither is an exhausted memory pool.
 pub(super) fn may_blame(error: &Error) -> bool {
     let kinds = [
         ErrorKind::Invalid,
@@ -171,13 +173,13 @@ pub(super) fn may_blame(error: &Error) -> bool {
 
 /// Searches the batch of `ranges`, which has failed, for the first record that makes it fail, or for all of them.
 ///
-/// `run` runs a part of it: what it gives is the part's own error, if it has one. `from_start` says that a part must begin where
-/// the batch does. A search for all ends with those that it has when `is_enough` says so, or when parts can no longer be run: each
-/// record found fails by itself, also without the records after it.
+/// `run` runs a part of the batch and returns the part's own error, if it has one. If `from_start` is set, every part must
+/// begin at the start of the batch. A search for all records ends early, with those found so far, when `is_enough` returns true
+/// or when parts can no longer be run: each record found fails alone, also without the records after it.
 ///
 /// # Errors
 ///
-/// What keeps a part from being run, while nothing is found: a broker that is away.
+/// The fault that keeps a part from running before a record is found, such as a broker that does not answer.
 async fn search<F: Future<Output = Result<()>>>(
     ranges: &Ranges,
     from_start: bool,
@@ -189,7 +191,7 @@ async fn search<F: Future<Output = Result<()>>>(
     let total = positions(&ranges);
     let before = count_aside(&ranges);
     let run = |part: Ranges| fault(run(part));
-    // A batch that fails without records: a table is gone, or the sink.
+    // The batch fails even without records: a table or the sink is missing.
     if run(part(&ranges, 0, 0)).await?.is_some() {
         return Ok(Blamed::Nobody);
     }
@@ -205,7 +207,7 @@ async fn search<F: Future<Output = Result<()>>>(
         let (Some(error), Some(place)) = (alone, place(&ranges, at)) else {
             return Ok(Blamed::NotAlone);
         };
-        // It fails although it is set aside.
+        // It fails although it is set aside already.
         if is_aside(&ranges, &place) {
             return Ok(Blamed::Nobody);
         }
@@ -222,7 +224,7 @@ async fn search<F: Future<Output = Result<()>>>(
         next = at + 1;
     }
     Ok(match found.is_empty() {
-        // What fails is not run here, such as what is above an aggregate.
+        // The failing step does not run here, such as the part of the plan above an aggregate.
         true => Blamed::NotAlone,
         false => Blamed::Records(found),
     })
@@ -277,12 +279,12 @@ fn length(range: &PlannedRange) -> u64 {
     u64::try_from(range.end - range.start).unwrap_or(0)
 }
 
-/// How many offsets a batch has: they stand in one line, partition after partition.
+/// Number of offsets of a batch. A position counts through them, partition after partition.
 fn positions(ranges: &Ranges) -> u64 {
     ranges.planned.values().flatten().map(length).sum()
 }
 
-/// The batch with these positions of the line only.
+/// The part of the batch with these positions.
 fn part(ranges: &Ranges, from: u64, to: u64) -> Ranges {
     let mut part = ranges.clone();
     let mut passed = 0;
@@ -318,7 +320,7 @@ fn is_aside(ranges: &Ranges, place: &Place) -> bool {
     aside.is_some_and(|aside| aside.contains_key(&(place.partition, place.offset)))
 }
 
-/// The record at a position of the line.
+/// The record at a position.
 fn place(ranges: &Ranges, at: u64) -> Option<Place> {
     let part = part(ranges, at, at + 1);
     let all = part.planned.into_iter();
@@ -373,7 +375,7 @@ mod tests {
         in_range && !aside.is_some_and(|aside| aside.contains_key(&key))
     }
 
-    /// What a search finds where these records fail, and how many parts it ran.
+    /// Result of a search in which these records fail, and the number of parts that it ran.
     async fn found(bad: &[Place], from_start: bool, all: bool) -> (Blamed, u32) {
         let runs = Cell::new(0);
         let run = |part: Ranges| {
@@ -421,7 +423,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_of_no_record_blames_nobody() {
-        // A sum that is too large from some record on, and a table that is gone.
+        // A sum that is too large from some record on, and a table that does not exist.
         for (most, is_of_records) in [(90, true), (0, false)] {
             let run = |part: Ranges| {
                 ready(match positions(&part) >= most {
@@ -439,7 +441,8 @@ mod tests {
         assert!(matches!(blamed, Blamed::NotAlone), "{blamed:?}");
     }
 
-    /// Values that are too large together are made of fewer records; any other error of no record is an end.
+    /// Values that are too large together are tried with fewer records; any other error that is not caused by a record ends the
+    /// job.
     #[test]
     fn what_is_too_large_together_is_tried_with_fewer_records() {
         let size = together(Error::new(ErrorKind::Exhausted, "too much"));
@@ -471,7 +474,7 @@ mod tests {
         assert!(!may_blame(
             &Error::data("the data file is gone").of_no_row()
         ));
-        // A value that is too large is made of a record; that others hold memory is not.
+        // A value that is too large comes from a record; a pool that others have exhausted does not.
         let exhausted = || Error::new(ErrorKind::Exhausted, "too much");
         assert!(may_blame(&exhausted()));
         assert!(!may_blame(&exhausted().of_pool()));
@@ -511,7 +514,8 @@ mod tests {
         records.into_iter().map(|(place, _)| place).collect()
     }
 
-    /// Searches again without what was found, as a job does, while each search ends as `is_enough` or `run` make it end.
+    /// Searches again without the records found before, as a job does, while each search ends when `is_enough` or `run` make it
+    /// end.
     #[tokio::test]
     async fn what_was_found_stays_found_when_a_search_ends_early() {
         let bad: Vec<Place> = (0..5).map(|n| at("a", 0, 12 + 9 * n)).collect();
@@ -520,7 +524,7 @@ mod tests {
             None => Ok(()),
         };
         for from_start in [false, true] {
-            // It has taken long enough when the first is found.
+            // The search is long enough when it has found the first record.
             let mut batch = batch();
             for expected in &bad {
                 let run = |part: Ranges| ready(fails(&part));
@@ -532,7 +536,8 @@ mod tests {
             }
             assert!(fails(&batch).is_ok());
         }
-        // The broker goes away after any number of parts: what was found until then is given, and the rest is found next.
+        // The broker goes away after any number of parts: the search returns the records found until then, and later ones find
+        // the rest.
         for most in 1..60 {
             let (mut batch, mut found) = (batch(), Vec::new());
             let left = Cell::new(most);

@@ -1,12 +1,12 @@
-//! The clock of the machine that nobody sets: the time since it was started.
+//! Monotonic clock of the machine: the time since it was started, which cannot be set.
 
 use std::sync::OnceLock;
 use std::time::Instant;
 
 use crate::core::jobs::SteadyTime;
 
-/// The time now, by that clock. Where the system has none, or does not say which start of the machine it counts from, by one of this
-/// process alone.
+/// The present reading of that clock. If the system has no such clock, or no id of the machine's start, the clock of this
+/// process is used.
 pub(super) fn steady_time() -> SteadyTime {
     static BOOT: OnceLock<Option<String>> = OnceLock::new();
     let boot = BOOT.get_or_init(|| {
@@ -25,8 +25,9 @@ pub(super) fn steady_time() -> SteadyTime {
 
 /// The name of a clock that counts from this start of the machine, and has counted so many milliseconds.
 ///
-/// Earlier releases counted by `/proc/uptime`. Where that is another time, as in a container that has one of its own, what they wrote
-/// is not compared with this clock: it would look as if more time had passed than has.
+/// Earlier releases used `/proc/uptime`. That may be another time, for example in a container with an uptime of its own. Then
+/// the clock gets another name, so that readings of earlier releases are not compared with it: the difference would look like
+/// time that has passed.
 fn boot_name(id: &str, uptime: Option<u64>, since_boot: u64) -> String {
     /// Two readings one after the other differ by less.
     const SAME: u64 = 10_000;
@@ -36,7 +37,7 @@ fn boot_name(id: &str, uptime: Option<u64>, since_boot: u64) -> String {
     }
 }
 
-/// Milliseconds since the machine was started, the time that it slept included; none where the system has no such clock.
+/// Milliseconds since the machine was started, including the time it was suspended; none if the system has no such clock.
 #[cfg(target_os = "linux")]
 fn since_boot() -> Option<u64> {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
@@ -52,7 +53,8 @@ fn since_boot() -> Option<u64> {
     None
 }
 
-/// What `/proc/uptime` says, in milliseconds: the same, or the time since a container was started that has a file of its own there.
+/// The content of `/proc/uptime` in milliseconds: the same time, or the time since the start of a container with its own
+/// `/proc/uptime`.
 fn uptime() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/uptime").ok()?;
     let (seconds, rest) = text.split_once('.')?;
@@ -88,7 +90,7 @@ mod tests {
         assert_eq!(first.since(&steady_time()), None, "they are two clocks");
     }
 
-    /// To the millisecond: `/proc/uptime` says only hundredths of a second.
+    /// Compared to the millisecond: `/proc/uptime` has only hundredths of a second.
     #[cfg(target_os = "linux")]
     #[test]
     fn it_is_the_clock_of_the_kernel() {
@@ -103,7 +105,8 @@ mod tests {
         }
     }
 
-    /// On a machine of its own, what they wrote is the same time; beside a container's own uptime it is another clock.
+    /// On a machine without containers earlier releases wrote the same time; with an uptime of the container it is another
+    /// clock.
     #[test]
     fn what_earlier_releases_wrote_is_read_where_it_is_the_same_time() {
         const HOUR: u64 = 3_600_000;

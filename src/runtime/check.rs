@@ -1,5 +1,5 @@
-//! Reading all that a job keeps, to see whether it is whole and what would be lost: nothing is written, and the job may run
-//! meanwhile.
+//! Consistency check of the data directory: reads all files of a job and reports damage and its consequences. It writes
+//! nothing, and the job may run meanwhile.
 
 use std::collections::BTreeMap;
 
@@ -8,29 +8,29 @@ use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::state::count_rows;
 use crate::store::{CatalogStore, DataDir, JobId, JobStore};
 
-/// Something that is broken.
+/// A fault that the check has found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// The job; none of what is of all.
+    /// The job; none if the fault affects the whole data directory.
     pub job: Option<String>,
-    /// Where in the data directory, or the sink.
+    /// Path in the data directory, or the sink.
     pub place: String,
-    /// What is wrong.
+    /// Description of the fault.
     pub problem: String,
-    /// What would be lost.
+    /// The data that would be lost.
     pub lost: String,
-    /// What to do.
+    /// Advice to the user.
     pub help: String,
 }
 
-/// What was looked at, and what was found.
+/// Result of a check.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CheckReport {
-    /// Jobs.
+    /// Number of jobs checked.
     pub jobs: u64,
-    /// Their files.
+    /// Number of their files.
     pub files: u64,
-    /// What is broken, in the order in which it was found.
+    /// The faults, in the order in which they were found.
     pub findings: Vec<Finding>,
 }
 
@@ -90,7 +90,7 @@ struct CheckOfJob<'s> {
     findings: Vec<Finding>,
 }
 
-/// A file of state, and the batches that go on from it.
+/// A state file, and the batches that build on it.
 struct Used<'v> {
     file: &'v StateFile,
     first: u64,
@@ -147,7 +147,7 @@ impl CheckOfJob<'_> {
     async fn check_files(&mut self, id: JobId) -> Result<u64> {
         let inventory = self.store.inventory(id).await?;
         if inventory.files() == 0 {
-            // Its name leads nowhere, unless it was dropped just now.
+            // Its name points to no files, unless the job was dropped just now.
             if let Err(error) = self.store.find(&self.name).await {
                 self.cannot_begin(&error)?;
             }
@@ -284,7 +284,7 @@ impl CheckOfJob<'_> {
             let Err(error) = self.store.pack(id, pack).await else {
                 continue;
             };
-            // Packs are put together with what came since.
+            // The runner merges packs with newer batches.
             let now = self.store.history(id).await?;
             if let Some(problem) = readable(&error)?.filter(|_| now.packs.contains(pack)) {
                 let place = format!("packs/{pack}.pack");
@@ -358,7 +358,7 @@ impl CheckOfJob<'_> {
     }
 }
 
-/// What is wrong with a file. A store that does not answer says nothing about it.
+/// Description of the fault of a file. If the store does not answer, that is an error and no fault of the file.
 fn readable(error: &Error) -> Result<Option<String>> {
     match error.kind() {
         ErrorKind::Unavailable | ErrorKind::Permission => {

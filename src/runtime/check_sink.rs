@@ -1,4 +1,4 @@
-//! Comparing what the sinks of jobs have with what the jobs' logs say: without taking them over, so that a job may run meanwhile.
+//! Check of sinks: compares each sink with the log of its job, without taking it over, so that the job may run meanwhile.
 
 use std::time::Duration;
 
@@ -19,14 +19,14 @@ use crate::tables::kafka::job_witness;
 
 /// How long a sink may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// A job that runs writes to its sink before its log. What the two differ in for so long is no batch that is being committed.
+/// A running job writes to its sink before its log. A difference that lasts so long is not a batch that is being committed.
 const SETTLING: Duration = Duration::from_secs(2);
 
 /// Compares the sink of one job, or of all, with the job's log.
 ///
 /// # Errors
 ///
-/// The data directory does not answer. A sink that does not is a finding.
+/// The data directory does not answer. A sink that does not answer is a finding.
 pub async fn check_sinks(
     dir: &DataDir,
     job: Option<&str>,
@@ -39,7 +39,7 @@ pub async fn check_sinks(
         None => store.names().await?,
     };
     for FoundJob { name, found } in store.found(names).await? {
-        // What cannot be read was found already.
+        // Jobs that cannot be read were reported already.
         let Ok((id, history)) = found else { continue };
         if history.phase == Phase::Dropped {
             continue;
@@ -68,7 +68,7 @@ pub async fn check_sinks(
     Ok(())
 }
 
-/// What a sink differs in from the job's log now and a moment later.
+/// The difference between a sink and the job's log that exists now and a moment later.
 #[expect(
     clippy::disallowed_methods,
     reason = "a person asked, and waits a moment for a sink that is being written"
@@ -105,7 +105,7 @@ async fn check_sink(
 ) -> Result<Option<Difference>> {
     let session = session.fork_alike()?;
     for definition in &history.tables {
-        // Those that do not open are told of by what needs them.
+        // Tables that do not open are reported by the statement that needs them.
         let _ = session.restore(parsed(definition)?, PATIENCE).await;
     }
     let text = parsed(&history.text)?;
@@ -214,7 +214,7 @@ async fn lacks(
     Ok(lacking)
 }
 
-/// A sink that was restored to an earlier state, or a log that is of another sink.
+/// Difference of a sink that was restored to an earlier state, or of a log that belongs to another sink.
 fn older(history: &JobHistory, from: u64) -> Difference {
     let last = history.last().map_or(0, |last| last.batch);
     Difference {
@@ -228,7 +228,7 @@ fn older(history: &JobHistory, from: u64) -> Difference {
     }
 }
 
-/// A sink that was restored to a state of which its log tells nothing any more.
+/// Difference of a sink that was restored to a state that its log no longer describes.
 fn untold(history: &JobHistory, version: u64) -> Difference {
     let last = history.last().map_or(0, |last| last.batch);
     Difference {

@@ -1,4 +1,4 @@
-//! What a job runs on: the brokers and tables that its statements name, and the clock.
+//! Environment of a runner: the sources and sinks of its job, and the clock.
 
 #![expect(
     clippy::disallowed_methods,
@@ -24,22 +24,23 @@ use crate::store::JobId;
 use crate::streaming::{JobQuery, StreamTable};
 use crate::tables::delta::DeltaJobSource;
 
-/// What is outside of a runner. All that it does to the world and all that it knows of it goes through here, or through
-/// its store.
+/// The outside world of a runner. A runner acts on the world and observes it only through this environment or through its
+/// store.
 #[derive(Debug, Clone, Default)]
 pub(super) enum Environment {
-    /// The world.
+    /// The real brokers, tables and clock.
     #[default]
     Real,
-    /// The world, and somebody who reads the rows of each batch.
+    /// The real ones, with a subscriber that reads the rows of each batch.
     Subscriber(Subscriber),
-    /// A world made from a seed, as one of its processes sees it.
+    /// A world simulated from a seed, as one of its processes sees it.
     #[cfg(test)]
     Simulated(Process),
 }
 
 impl Environment {
-    /// The sources of a query, by table name. `starts_at_end` says where they begin, whatever the tables say.
+    /// The sources of a query, by table name. If `starts_at_end` is set, it decides where they begin, instead of the options of
+    /// the tables.
     pub(super) fn sources(
         &self,
         query: &JobQuery,
@@ -66,7 +67,7 @@ impl Environment {
         query.sources().iter().map(of_table).collect()
     }
 
-    /// Takes the sink of a query over; `sequence` is the number of the log entry that says so.
+    /// Takes over the sink of a query; `sequence` is the number of the takeover's log entry.
     pub(super) async fn take_over(
         &self,
         query: &JobQuery,
@@ -93,7 +94,7 @@ impl Environment {
         }
     }
 
-    /// The clock that nobody sets.
+    /// The monotonic clock of the machine.
     pub(super) fn steady(&self) -> SteadyTime {
         match self {
             Self::Real | Self::Subscriber(_) => steady_time(),
@@ -116,7 +117,7 @@ impl Environment {
         self.instant() - began
     }
 
-    /// Lets time pass.
+    /// Waits for a duration.
     pub(super) async fn sleep(&self, duration: Duration) {
         match self {
             Self::Real | Self::Subscriber(_) => tokio::time::sleep(duration).await,
@@ -125,16 +126,17 @@ impl Environment {
         }
     }
 
-    /// Something between nothing and half of a pause: others wait as well, not all at once again.
+    /// A pseudo-random part of up to half of the pause, so that jobs that wait for the same fault do not all retry at the same
+    /// time.
     pub(super) fn jitter(&self, pause: Duration) -> Duration {
         pause.mul_f64(f64::from(self.now() as u8) / 512.0)
     }
 }
 
-/// What a simulation may keep from a runner, for it to find that.
+/// Faults that a simulation plants in a runner to test that it detects them.
 #[cfg(test)]
 impl Environment {
-    /// The partitions that a job's time is about, of those that are there and those of the last batch.
+    /// The partitions that count for a job's event time: `there` are the existing ones, `last` is the last version.
     pub(super) fn partitions(&self, there: Partitions, last: Option<&BatchVersion>) -> Partitions {
         match self {
             Self::Real | Self::Subscriber(_) => there,
@@ -142,7 +144,7 @@ impl Environment {
         }
     }
 
-    /// The version that tells how long partitions had been silent before this process looked at them: the last one.
+    /// The version that stores how long partitions had been silent before this process looked at them: the last one.
     pub(super) fn silent_by<'v>(&self, last: Option<&'v BatchVersion>) -> Option<&'v BatchVersion> {
         match self {
             Self::Real | Self::Subscriber(_) => last,

@@ -1,7 +1,7 @@
-//! Places where tests let the process die, to see that nothing is lost or doubled.
+//! Failpoints: places where tests end the process, to check that no row is lost or doubled.
 
-/// Ends the process at once, without any cleaning up, if `ANABRANCH_FAIL_POINT` names this place; with `name:3` at the third
-/// time. Only programs built for development look.
+/// Ends the process at once, without any cleanup, if `ANABRANCH_FAIL_POINT` names this place; with `name:3` at the third time.
+/// Has an effect only in debug builds.
 pub(super) fn reach(name: &str) {
     #[cfg(debug_assertions)]
     {

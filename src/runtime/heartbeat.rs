@@ -1,4 +1,4 @@
-//! Signs of life: while a job runs, its process says so in the data directory, for SHOW JOBS of other processes.
+//! Heartbeats: while a job runs, its process writes them to the data directory, for SHOW JOBS of other processes.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use crate::core::jobs::heartbeat::HEARTBEAT_EVERY;
 use crate::runtime::job_status::JobStatuses;
 use crate::store::{JobId, JobStore};
 
-/// How often is looked whether there is something new to say.
+/// How often the status is checked for a change.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// The signs of one runner.
+/// The heartbeats of one runner.
 pub(super) struct Heart {
     pub(super) store: JobStore,
     pub(super) id: JobId,
@@ -20,7 +20,7 @@ pub(super) struct Heart {
 }
 
 impl Heart {
-    /// Runs until it is dropped. What cannot be written is left out: nothing depends on it.
+    /// Writes heartbeats until the future is dropped. A heartbeat that cannot be written is skipped: no decision depends on it.
     #[expect(
         clippy::disallowed_methods,
         reason = "a sign of life says what is so in real time; no decision waits for it"
@@ -47,7 +47,7 @@ impl Heart {
         }
     }
 
-    /// The last sign, if it is this runner's, is taken back.
+    /// Deletes the last heartbeat if it is this runner's.
     pub(super) async fn stop(&self) {
         let last = self.store.heartbeat(self.id).await;
         if let Ok(Some(last)) = last

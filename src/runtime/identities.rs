@@ -1,4 +1,4 @@
-//! What the sources and the sink of a job are now, and whether that is what the job has read and written so far (IDENT-1).
+//! Identities of a job's sources and sink, compared with those that the job has read and written so far (IDENT-1).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,22 +11,22 @@ use crate::runtime::sink::JobSink;
 use crate::runtime::source::JobSource;
 use crate::streaming::reads_what_it_writes;
 
-/// What the tables of a job are.
+/// Present identities of a job's tables, and how they relate to the stored ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Identities {
     sources: BTreeMap<String, (Identity, Standing)>,
     sink: Option<Identity>,
-    /// It is not in a version yet: RESUME JOB … ACCEPTING was said, or the last version is of an earlier release.
+    /// No version stores them yet: the user has resumed the job with ACCEPTING, or the last version is of an earlier release.
     is_to_be_kept: bool,
 }
 
 impl Identities {
-    /// Asks all sources what they are.
+    /// Asks all sources for their identities.
     ///
     /// # Errors
     ///
-    /// A source is another one than the job has read, and nobody has accepted that; a source is what the job writes to; a source
-    /// does not answer.
+    /// A source has another identity and the user has not accepted it; a source is also the job's sink; a source does not
+    /// answer.
     pub(super) async fn ask(
         sources: &BTreeMap<String, JobSource>,
         sink: Option<&Identity>,
@@ -58,11 +58,12 @@ impl Identities {
         Ok(identities)
     }
 
-    /// A topic does not lose partitions: one that has fewer is another one, whatever its id.
+    /// Checks that no topic has fewer partitions than before: Kafka never removes partitions, so it would be another topic,
+    /// even with the same id.
     ///
     /// # Errors
     ///
-    /// There is such a topic.
+    /// A topic has fewer partitions.
     pub(super) fn check_partitions(&self, last: Option<&BatchVersion>, ends: &Ends) -> Result<()> {
         let mut others = Others::default();
         for (table, (now, _)) in &self.sources {
@@ -79,7 +80,7 @@ impl Identities {
                 .filter(|partition| !there.contains(partition))
                 .map(ToString::to_string)
                 .collect();
-            // Kafka takes no partition from a topic: a broker that was asked has not heard yet of those that were added.
+            // Kafka removes no partition from a topic: this broker does not have the newest metadata yet.
             if !gone.is_empty() && self.is_same(table) {
                 return Err(Error::unavailable(format!(
                     "{now}: the broker that was asked does not know of partition {} yet",
@@ -98,12 +99,12 @@ impl Identities {
         others.into_error(Role::Source)
     }
 
-    /// Looks whether the sources still have the records that were read last: all of them when a run begins, later those that may
-    /// have others without being another source.
+    /// Checks that the sources still have the records that were read last: all sources when a run begins, later only those
+    /// whose records may change while the identity stays.
     ///
     /// # Errors
     ///
-    /// A source has others in their place; it does not answer.
+    /// A source has other records in their place; it does not answer.
     pub(super) async fn check_records(
         &self,
         sources: &BTreeMap<String, JobSource>,
@@ -122,13 +123,13 @@ impl Identities {
                 continue;
             };
             let mut marks = marks.clone();
-            // Where the user knows that the end was cut off, what is there now is read as new.
+            // If the user accepts that the end was cut off, records after it are read as new.
             for (partition, gap) in skipping.get(table).into_iter().flatten() {
                 if last.and_then(|last| last.next_offset(table, *partition)) == Some(gap.start) {
                     marks.remove(partition);
                 }
             }
-            // What is not there any more tells nothing.
+            // Records that the source no longer has cannot be compared.
             for ends in ends.get(table).into_iter().flatten() {
                 if let Some(mark) = marks.get(&ends.partition)
                     && !source.can_tell(mark.offset, ends)
@@ -152,11 +153,12 @@ impl Identities {
         others.into_error(Role::Source)
     }
 
-    /// Asks again: whether what was read is of these sources, and what is written goes to this sink.
+    /// Asks for the identities again after a batch was read and written: whether its records came from these sources, and its
+    /// rows go to this sink.
     ///
     /// # Errors
     ///
-    /// Something is another one by now, which the next look tells; it does not answer.
+    /// An identity has changed, which the next look reports; a source or the sink does not answer.
     pub(super) async fn check_again(
         &self,
         sources: &BTreeMap<String, JobSource>,
@@ -178,22 +180,22 @@ impl Identities {
         Ok(())
     }
 
-    /// Whether the user has said of a table that is another one how to go on.
+    /// Whether the user has accepted the other identity of a table.
     pub(super) fn is_accepted(&self, table: &str) -> bool {
         matches!(self.of(table), Some(Standing::New | Standing::Moved))
     }
 
-    /// Whether the user has said of a table that it is a new one.
+    /// Whether the user has accepted a table as a new one.
     pub(super) fn is_new(&self, table: &str) -> bool {
         self.of(table) == Some(Standing::New)
     }
 
-    /// Whether it is certain that a table is the one that was read.
+    /// Whether a table is certainly the one that was read.
     pub(super) fn is_same(&self, table: &str) -> bool {
         self.of(table) == Some(Standing::Same)
     }
 
-    /// Tables that are new ones, so that what is known of their partitions' time is void.
+    /// Tables that are new ones, so that the stored event time of their partitions no longer applies.
     pub(super) fn new_tables(&self) -> impl Iterator<Item = &str> {
         let tables = self.sources.iter();
         tables
@@ -201,12 +203,12 @@ impl Identities {
             .map(|(table, _)| table.as_str())
     }
 
-    /// Whether a version has to say it, although there may be nothing to read.
+    /// Whether a version has to store them, even if there are no records to read.
     pub(super) fn is_to_be_kept(&self) -> bool {
         self.is_to_be_kept
     }
 
-    /// What each source is.
+    /// Identity of each source.
     pub(super) fn sources(&self) -> BTreeMap<String, Identity> {
         let sources = self.sources.iter();
         sources
@@ -214,7 +216,7 @@ impl Identities {
             .collect()
     }
 
-    /// What the sink is.
+    /// Identity of the sink.
     pub(super) fn sink(&self) -> Option<Identity> {
         self.sink.clone()
     }
@@ -224,11 +226,11 @@ impl Identities {
     }
 }
 
-/// Decides what the sink is to a job.
+/// Compares the present identity of the sink with the one that the job has written to.
 ///
 /// # Errors
 ///
-/// It is another one than the job has written to, and nobody has accepted that.
+/// The sink has another identity, and the user has not accepted it.
 pub(super) fn check_sink(
     table: &str,
     now: &Identity,
@@ -245,7 +247,8 @@ pub(super) fn check_sink(
     Ok(standing)
 }
 
-/// A job would read its own rows for ever. Where the statement calls the brokers by other addresses, only they tell.
+/// Error for a job that would read its own rows for ever. If the statement reaches the brokers by different addresses, only
+/// their answer shows this.
 fn feeds_itself(table: &str, now: &Identity) -> Error {
     reads_what_it_writes(now, table)
         .with_help("let it write to another one, with CREATE OR REPLACE JOB; then RESUME JOB")
@@ -264,7 +267,7 @@ enum Role {
     Sink,
 }
 
-/// Tables that are others than they were.
+/// Tables whose identity has changed.
 #[derive(Debug, Default)]
 struct Others {
     report: Reported,

@@ -1,4 +1,4 @@
-//! What a running job is told, and what it tells whoever looks.
+//! Stop signal, live status and report of running jobs.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use crate::runtime::metrics::Metrics;
 
-/// Tells running jobs to stop. Cheap to clone.
+/// Stop signal for running jobs. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Stop {
     sender: Arc<watch::Sender<bool>>,
@@ -23,12 +23,12 @@ impl Default for Stop {
 }
 
 impl Stop {
-    /// Stops the jobs: the batch in hand is taken back, nothing is lost.
+    /// Stops the jobs: each aborts its current batch; no record is lost.
     pub fn stop(&self) {
         self.sender.send_replace(true);
     }
 
-    /// Until somebody says so.
+    /// Waits until the jobs have to stop.
     pub(crate) async fn wait(&self) {
         let mut receiver = self.sender.subscribe();
         // The sender lives as long as this.
@@ -36,18 +36,18 @@ impl Stop {
     }
 }
 
-/// How running jobs are doing, for whoever looks. Cheap to clone.
+/// Live status of running jobs, for observers such as SHOW JOBS. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct JobStatuses {
     of_job: Arc<Mutex<BTreeMap<String, JobStatus>>>,
 }
 
-/// How a running job is doing.
+/// Status of one running job.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JobStatus {
-    /// What it has done since it was started here.
+    /// Its work since it was started in this process.
     pub report: Report,
-    /// Records that are there and that no batch has read.
+    /// Records in the sources that no batch has read.
     pub lag: u64,
     /// How long the last batch took.
     pub last_batch: Duration,
@@ -55,7 +55,7 @@ pub struct JobStatus {
     pub watermark: Option<i64>,
     /// Rows of keyed state.
     pub state_rows: u64,
-    /// What it waits for, if it does: a fault to pass, a sink to confirm a batch.
+    /// The fault or the answer of the sink that it waits for, if it waits.
     pub waiting: Option<String>,
 }
 
@@ -65,7 +65,7 @@ impl JobStatuses {
         self.lock().clone()
     }
 
-    /// What a job waits for, if it does.
+    /// The reason why a job waits, if it does.
     pub(super) fn waiting(&self, job: &str) -> Option<String> {
         self.lock().get(job)?.waiting.clone()
     }
@@ -84,15 +84,15 @@ impl JobStatuses {
 pub struct RunOptions {
     /// A job ends when all that was there at its start is committed.
     pub until_caught_up: bool,
-    /// Tells it to end.
+    /// The stop signal of the jobs.
     pub stop: Stop,
-    /// Where jobs say how they are doing.
+    /// Status that the jobs update.
     pub statuses: JobStatuses,
-    /// Where they count what they do, if somebody wants to know.
+    /// Metrics that the jobs update, if there are any.
     pub metrics: Option<Metrics>,
 }
 
-/// What a run of a job did.
+/// Totals of one run of a job.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Report {
     /// Batches committed.

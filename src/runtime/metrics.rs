@@ -1,5 +1,5 @@
-//! What jobs do, as metrics for Prometheus. Whoever runs jobs makes a recorder and hands it in; there is no global one. A
-//! server adds its own.
+//! Prometheus metrics of jobs. The caller that runs jobs creates a recorder and passes it in; there is no global one. A server
+//! adds its own metrics.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,10 +31,10 @@ pub struct Metrics {
     unopened: Arc<Mutex<Vec<String>>>,
 }
 
-/// What a job in this process is at.
+/// State of a job in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobState {
-    /// It reads, or looks for what there is to read.
+    /// It runs a batch or looks for new records.
     Running,
     /// It waits for a fault to pass, or for its sink to confirm a batch.
     Waiting,
@@ -95,7 +95,7 @@ struct OfJob {
     states: [IntGauge; 4],
     batch_seconds: Histogram,
     phase_seconds: [Histogram; 5],
-    /// Made when they are known: a job without windows has none.
+    /// Created when they are known: a job without windows has none.
     of_time: Mutex<Option<OfTime>>,
     last_commit: Mutex<Option<Gauge>>,
 }
@@ -109,7 +109,7 @@ struct OfTime {
 }
 
 impl Metrics {
-    /// Metrics of no job yet.
+    /// Creates a registry without jobs.
     ///
     /// # Errors
     ///
@@ -125,7 +125,7 @@ impl Metrics {
         })
     }
 
-    /// What else the process measures is added there.
+    /// The registry, for further metrics of the process.
     pub(crate) fn registry(&self) -> &Registry {
         &self.registry
     }
@@ -144,7 +144,7 @@ impl Metrics {
         Ok(TextEncoder::new().encode_to_string(&self.registry.gather())?)
     }
 
-    /// What each job is at; none for a job that has ended or was taken over by another process.
+    /// The state of each job; none for a job that has ended or was taken over by another process.
     pub fn states(&self) -> BTreeMap<String, Option<JobState>> {
         let state = |job: &OfJob| {
             let mut states = JobState::ALL.iter().zip(&job.states);
@@ -163,7 +163,7 @@ impl Metrics {
         lock(&self.unopened).clone()
     }
 
-    /// Says which tables are defined and cannot be opened.
+    /// Sets the tables that are defined and cannot be opened.
     pub(crate) fn set_unopened(&self, names: Vec<String>) {
         *lock(&self.unopened) = names;
     }
@@ -183,7 +183,7 @@ impl Metrics {
     }
 }
 
-/// The metrics of one job, for its runner; nothing is kept where nobody asked for metrics. Cheap to clone.
+/// The metrics of one job, for its runner; does nothing if metrics are off. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct JobMetrics(Option<Arc<OfJob>>);
 
@@ -192,7 +192,7 @@ impl JobMetrics {
         Ok(Self(metrics.map(|metrics| metrics.job(job)).transpose()?))
     }
 
-    /// What the job is at from now on; none when it has ended here.
+    /// Sets the state of the job; none when it has ended here.
     pub(super) fn state(&self, now: Option<JobState>) {
         let Some(job) = &self.0 else { return };
         for (state, gauge) in JobState::ALL.iter().zip(&job.states) {
@@ -200,7 +200,7 @@ impl JobMetrics {
         }
     }
 
-    /// A fault that may pass is waited out.
+    /// Counts a retry after a fault that may pass.
     pub(super) fn retry(&self) {
         self.state(Some(JobState::Waiting));
         if let Some(job) = &self.0 {
@@ -208,7 +208,7 @@ impl JobMetrics {
         }
     }
 
-    /// The job has stopped by itself.
+    /// Counts a failure: the job has stopped by itself.
     pub(super) fn failed(&self) {
         self.state(Some(JobState::Failed));
         if let Some(job) = &self.0 {
@@ -216,7 +216,7 @@ impl JobMetrics {
         }
     }
 
-    /// Topics end at `ends`, and the job stands where it was after `last`.
+    /// Updates the lag: topics end at `ends`, and `last` is the job's last version.
     pub(super) fn lag(&self, last: Option<&BatchVersion>, ends: &Ends) {
         let Some(job) = &self.0 else { return };
         for (table, partition, lag) in Ranges::lags(last, ends) {
@@ -226,14 +226,14 @@ impl JobMetrics {
         }
     }
 
-    /// A phase of a batch is over.
+    /// Records the duration of a phase of a batch.
     pub(super) fn phase(&self, phase: BatchPhase, took: Duration) {
         if let Some(job) = &self.0 {
             job.phase_seconds[phase as usize].observe(took.as_secs_f64());
         }
     }
 
-    /// A batch is committed, `at` milliseconds since 1970 UTC.
+    /// Counts a batch that was committed `at` milliseconds since 1970 UTC.
     pub(super) fn committed(&self, version: &BatchVersion, took: Duration, at: i64) {
         let Some(job) = &self.0 else { return };
         job.rows_in.inc_by(version.rows_in);
@@ -250,7 +250,7 @@ impl JobMetrics {
             .set(seconds(at.saturating_mul(1_000)));
     }
 
-    /// The windows of the job as they are now.
+    /// Updates the metrics of the job's windows.
     pub(super) fn windows(&self, windows: Option<&Windows>) {
         let (Some(job), Some(windows)) = (&self.0, windows) else {
             return;
@@ -418,7 +418,7 @@ fn lock<T>(of: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Seconds of microseconds.
+/// Converts microseconds to seconds.
 fn seconds(microseconds: i64) -> f64 {
     microseconds as f64 / 1e6
 }

@@ -1,4 +1,4 @@
-//! Jobs at work: their statements, and the runner that turns a stored INSERT into exactly-once micro-batches.
+//! Runtime of jobs: their statements, and the runner that executes a stored INSERT as exactly-once micro-batches.
 
 mod batch;
 mod blame;

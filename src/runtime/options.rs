@@ -37,29 +37,29 @@ const SUBSCRIPTION_OPTION_NAMES: &[&str] = &[
 /// When a job looks for new records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trigger {
-    /// This long after the batch before began, or later if that still runs.
+    /// So long after the start of the batch before, or later if that one still runs.
     Every(Duration),
     /// As soon as the batch before is done.
     AsFastAsPossible,
-    /// It handles what is there, then stops.
+    /// It reads the records that exist at its start, then stops.
     Once,
 }
 
 /// How long a job without windows keeps a key that no batch touches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StateTtl {
-    /// This long.
+    /// So long.
     After(Duration),
     /// For ever.
     Never,
 }
 
-/// What becomes of a record for which the job's expressions fail, or of which no row can be written.
+/// Handling of a record for which the job's expressions fail, or for which no row can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnExpressionError {
-    /// The job stops and names it.
+    /// The job stops, and its error names the record.
     Fail,
-    /// It is a dead letter, and the job goes on.
+    /// The record becomes a dead letter, and the job continues.
     DeadLetter,
 }
 
@@ -68,23 +68,23 @@ pub enum OnExpressionError {
 pub struct JobOptions {
     /// When it looks for new records.
     pub trigger: Trigger,
-    /// Records of a batch, over all partitions of a table.
+    /// The most records of a batch, over all partitions of a table.
     pub max_rows: u64,
-    /// Bytes of a batch's records, about: by the size of the batch before.
+    /// The approximate number of bytes of a batch's records, estimated by the records of the batch before.
     pub max_bytes: u64,
-    /// A statement with another stateful part begins with an empty state.
+    /// Whether a replaced statement with another stateful part begins with an empty state.
     pub resets_on_change: bool,
-    /// Bytes of keyed state; beyond them the job stops before it commits.
+    /// The most bytes of keyed state; with more the job stops before it commits.
     pub state_max_memory: usize,
     /// How far a partition's watermark may be ahead of the slowest one's before it waits.
     pub max_drift: Option<Duration>,
     /// Which batches it can be rewound to.
     pub retention: Retention,
-    /// When keys are forgotten, if it was said.
+    /// When keys are dropped from the state, if the option is given.
     pub state_ttl: Option<StateTtl>,
-    /// What becomes of records for which its expressions fail.
+    /// Handling of records for which its expressions fail.
     pub on_expression_error: OnExpressionError,
-    /// Where a subscription begins, if it was said: at the end of its sources, or at their beginning.
+    /// Where a subscription begins, if the option is given: at the end of its sources, or at their beginning.
     pub starts_at_end: Option<bool>,
 }
 
@@ -106,7 +106,7 @@ impl Default for JobOptions {
 }
 
 impl JobOptions {
-    /// Reads the options as they were typed.
+    /// Parses the options of a job as they were typed.
     ///
     /// # Errors
     ///
@@ -115,7 +115,8 @@ impl JobOptions {
         Self::default().with(given, OPTION_NAMES)
     }
 
-    /// Reads those of SUBSCRIBE: a job that nobody goes back to. Its batches are smaller: each is held until it is read.
+    /// Parses the options of SUBSCRIBE, a job that is never resumed or rewound. Its batches are smaller, because each is held
+    /// in memory until the client has read it.
     ///
     /// # Errors
     ///
@@ -146,7 +147,7 @@ impl JobOptions {
 
     /// How many records the batch after `last` may have.
     pub fn rows_of_batch(&self, last: Option<&BatchVersion>) -> u64 {
-        /// Of records that nobody has seen yet.
+        /// Assumed size of a record before the first batch has shown it.
         const BYTES: u64 = 1_024;
         let within = match last {
             Some(last) => last.rows_within(self.max_bytes),
@@ -155,7 +156,7 @@ impl JobOptions {
         self.max_rows.min(within)
     }
 
-    /// How many microseconds a key is kept that no batch touches; none is for ever.
+    /// How many microseconds the state keeps a key that no batch touches; none is for ever.
     pub fn ttl(&self) -> Option<i64> {
         match self.state_ttl? {
             StateTtl::After(ttl) => i64::try_from(ttl.as_micros()).ok(),
@@ -163,22 +164,23 @@ impl JobOptions {
         }
     }
 
-    /// Whether they fit a query; `stream` is what it aggregates over batches, if it does.
+    /// Checks the options against a query; `stream` is its aggregate over batches, if it has one.
     ///
     /// # Errors
     ///
-    /// An option has no meaning for it, or must be said; `given` says where they stand.
+    /// An option does not apply to the query, or a required one is missing; `given` holds their places in the text.
     pub fn check(&self, stream: Option<&StreamQuery>, given: &[TableOption]) -> Result<()> {
         let is_keyed = stream.is_some_and(StreamQuery::is_keyed);
         self.check_ttl(is_keyed, given)?;
         self.check_drift(stream.is_some() && !is_keyed)
     }
 
-    /// Whether they fit what the job reads.
+    /// Checks the options against the sources of the job.
     ///
     /// # Errors
     ///
-    /// Rows of a Delta table have no place by which one of them could be set aside; `given` says where the option stands.
+    /// Rows of a Delta table have no offset by which one of them could be set aside; `given` holds the place of the option in
+    /// the text.
     pub fn check_sources(
         &self,
         sources: &BTreeMap<String, StreamTable>,
@@ -208,7 +210,8 @@ impl JobOptions {
         })
     }
 
-    /// Keys without a window are not kept for ever by a slip; windows need no such word.
+    /// Requires `state.ttl` of aggregates without a window, so that keys are not kept for ever by accident; windows do not need
+    /// the option.
     fn check_ttl(&self, is_keyed: bool, given: &[TableOption]) -> Result<()> {
         if is_keyed && self.state_ttl.is_none() {
             return Err(Error::invalid(
@@ -232,7 +235,7 @@ impl JobOptions {
         }
     }
 
-    /// Only windows keep time.
+    /// Refuses `watermark.max_drift` without windows: only windows have a watermark.
     fn check_drift(&self, has_windows: bool) -> Result<()> {
         if self.max_drift.is_none() || has_windows {
             return Ok(());

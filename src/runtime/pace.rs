@@ -1,24 +1,24 @@
-//! How many records a batch may have: fewer after a transaction has timed out or a batch did not fit into memory, more again when
-//! there is time.
+//! Adaptive batch size: fewer records after a transaction has timed out or a batch did not fit into memory, more again when
+//! batches are quick.
 
 use std::time::Duration;
 
-/// A batch that did not fit into memory is not tried again with as many records before so many smaller ones were committed: each
-/// attempt is work for nothing.
+/// After a batch did not fit into memory, so many smaller ones are committed before one of that size is tried again: each
+/// failed attempt is wasted work.
 const BEFORE_MORE: u32 = 64;
 
 /// A limit below the job's own, while batches would take too long or too much.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Pace {
     limit: Option<u64>,
-    /// As many records did not fit into memory.
+    /// A batch of so many records did not fit into memory.
     too_many: Option<u64>,
-    /// Batches that were committed since, as large as the limit allows.
+    /// Batches committed since then that were as large as the limit allows.
     since: u32,
 }
 
 impl Pace {
-    /// How many records the next batch may have, of as many as the job would take.
+    /// How many records the next batch may have, if the job's options allow `wanted`.
     pub(super) fn rows(&self, wanted: u64) -> u64 {
         self.limit.map_or(wanted, |limit| limit.min(wanted))
     }
@@ -34,7 +34,7 @@ impl Pace {
         rows > 0 && self.shrink(rows, 4)
     }
 
-    /// So many records do not fit, also when nobody else holds memory.
+    /// So many records do not fit even when no other job holds memory.
     pub(super) fn does_not_fit(&mut self, rows: u64) {
         (self.too_many, self.since) = (Some(rows), 0);
     }
@@ -73,10 +73,10 @@ mod tests {
         assert!(pace.timed_out(1_000));
         assert!(pace.timed_out(500));
         assert_eq!(pace.rows(1_000), 250);
-        // It would be too long again.
+        // A batch of twice the size would take too long again.
         pace.committed(250, seconds(40), Some(seconds(60)));
         assert_eq!(pace.rows(1_000), 250);
-        // A batch that was not full says nothing about one that is.
+        // A batch that was not full does not show how long a full one takes.
         pace.committed(10, seconds(1), Some(seconds(60)));
         assert_eq!(pace.rows(1_000), 250);
         pace.committed(250, seconds(15), Some(seconds(60)));
@@ -106,7 +106,7 @@ mod tests {
             assert_eq!(at_once(&mut pace), 248);
         }
         assert_eq!(at_once(&mut pace), 496);
-        // Where others held memory as many are soon tried again.
+        // If other jobs held the memory, the same size is tried again soon.
         let mut pace = Pace::default();
         assert!(pace.too_large(1_000));
         assert_eq!((at_once(&mut pace), at_once(&mut pace)), (500, 1_000));

@@ -1,5 +1,5 @@
-//! The phases of a batch: a span for each within the span of the batch, an event at the level debug when it is over, and
-//! the metrics. Spans that nobody asked for cost a comparison.
+//! Phases of a batch: a span for each within the span of the batch, an event at level debug when it ends, and the metrics. A
+//! span that is not enabled costs one comparison.
 
 use std::time::{Duration, Instant};
 
@@ -9,18 +9,18 @@ use crate::core::jobs::JobHistory;
 use crate::error::Result;
 use crate::runtime::metrics::JobMetrics;
 
-/// A part of a batch's time.
+/// One phase of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BatchPhase {
-    /// Where the topics end, and what of it is read.
+    /// Find where the topics end and choose the ranges to read.
     Choose,
-    /// From records to rows that the sink has and nobody sees.
+    /// Read the records, compute the rows and write them to the sink, which does not show them yet.
     Run,
-    /// State and version are written.
+    /// Write state and version.
     Stage,
     /// The sink makes the rows visible.
     Commit,
-    /// The log says so.
+    /// Append the commit to the job's log.
     Log,
 }
 
@@ -48,7 +48,7 @@ impl BatchPhase {
     }
 }
 
-/// One batch on its way, or the look for one.
+/// A batch that is running, or the search for the next one.
 #[derive(Debug, Clone)]
 pub(super) struct BatchPhases {
     span: Span,
@@ -58,7 +58,7 @@ pub(super) struct BatchPhases {
 }
 
 impl BatchPhases {
-    /// Begins to look for the batch that comes next.
+    /// Starts the search for the next batch.
     pub(super) fn begin(job: &str, history: &JobHistory, metrics: &JobMetrics) -> Self {
         let (generation, batch) = (history.generation, history.next_batch());
         let span = tracing::debug_span!("batch", job, generation, batch);
@@ -80,17 +80,17 @@ impl BatchPhases {
         self.began.elapsed()
     }
 
-    /// Looks for what there is to read: the phase that only counts if something is.
+    /// Runs the search for records: the phase counts only if it finds some.
     pub(super) async fn look<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         work.instrument(self.choose.clone()).await
     }
 
-    /// There is something to read.
+    /// Ends the search: there are records to read.
     pub(super) fn chosen(&self) {
         self.over(BatchPhase::Choose, &self.choose, self.elapsed());
     }
 
-    /// Does the work of a phase.
+    /// Runs and times the work of a phase.
     pub(super) async fn time<T>(
         &self,
         phase: BatchPhase,

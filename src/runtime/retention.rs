@@ -1,8 +1,8 @@
-//! What a job leaves behind is swept while it runs: batches that it can no longer go back to, and the entries of its log that
+//! Sweeper of a job: while the job runs, it deletes batches that are no longer needed for a rewind, and entries of the log that
 //! a checkpoint has passed.
 //!
-//! The work is done beside the batches; only the entry that trims the history is written between two of them. It may end at
-//! any step: what is left over is swept the next time.
+//! The work runs beside the batches; only the entry that trims the history is written between two of them. It may stop at any
+//! step: the next sweep deletes the rest.
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::task::JoinHandle;
@@ -12,11 +12,11 @@ use crate::error::{Error, Result};
 use crate::runtime::failpoint;
 use crate::store::{JobId, JobStore, Pack, Packed};
 
-/// A pack is made larger up to about this size; then another one is begun.
+/// A pack grows up to about this size; then another one is begun.
 const PACK_BYTES: usize = 8 << 20;
 /// Versions that are read at the same time.
 const READS_AT_ONCE: usize = 8;
-/// After a fault of the store sweeping can wait, in milliseconds.
+/// After a fault of the store the sweeper pauses for so long, in milliseconds.
 const PAUSE: i64 = 60_000;
 
 /// The sweeping of one job, as long as its runner owns it.
@@ -26,16 +26,16 @@ pub(super) struct Sweeper {
     job: String,
     retention: Retention,
     work: Work,
-    /// Not before this, in milliseconds since 1970 UTC.
+    /// Time of the next attempt, in milliseconds since 1970 UTC.
     rests_until: i64,
 }
 
-/// What is done beside the batches.
+/// Work that runs beside the batches.
 enum Work {
     None,
-    /// What the batches that leave have set aside is packed; gives the entry that trims the history.
+    /// Packs the late rows and dead letters of the batches that will be trimmed; returns the entry that trims the history.
     Packing(JoinHandle<Result<Option<Entry>>>),
-    /// A checkpoint is written and files are deleted; gives where the checkpoint stands.
+    /// Writes a checkpoint and deletes files; returns the number of the checkpoint.
     Deleting(JoinHandle<Result<u64>>),
 }
 
@@ -51,7 +51,7 @@ impl Sweeper {
         }
     }
 
-    /// Goes on with what is due at `now`, in milliseconds since 1970 UTC, without waiting for it.
+    /// Does the work that is due at `now`, in milliseconds since 1970 UTC, without waiting for the tasks it starts.
     ///
     /// # Errors
     ///
@@ -68,7 +68,7 @@ impl Sweeper {
         Ok(())
     }
 
-    /// The run ends: what is due is done now, since there may be no later.
+    /// Does all work that is due when the run ends, since there may be no later run.
     ///
     /// # Errors
     ///
@@ -82,7 +82,7 @@ impl Sweeper {
         }
     }
 
-    /// Waits for the work in hand and begins the next.
+    /// Waits for the running task and starts the next one.
     #[expect(
         clippy::disallowed_methods,
         reason = "sweeping runs beside the batches, and the sweep is a decision of its own"
@@ -128,7 +128,7 @@ impl Sweeper {
         self.work = Work::Packing(tokio::spawn(work));
     }
 
-    /// What came of work; a fault is told and sweeping rests.
+    /// Result of a task; after a fault it logs a warning and pauses the sweeper.
     async fn outcome<T>(&mut self, work: JoinHandle<Result<T>>, now: i64) -> Option<T> {
         let done = work.await.unwrap_or_else(|error| {
             Err(Error::internal(format!("sweeping was broken off: {error}")))
@@ -141,7 +141,7 @@ impl Sweeper {
     }
 }
 
-/// Packs what the batches that leave have set aside (LOSS-1). None if no batch leaves.
+/// Packs the late rows and dead letters of the batches that will be trimmed (LOSS-1). None if no batch is trimmed.
 async fn pack(
     store: &JobStore,
     id: JobId,
@@ -152,7 +152,7 @@ async fn pack(
     let Some(oldest) = oldest_to_stay(history, retention, now) else {
         return Ok(None);
     };
-    // Nobody asks for what a job without a tomorrow has set aside.
+    // A subscription ends with its process, so its late rows and dead letters are not kept.
     let keeps = |of: &Committed| of.batch < oldest && !store.is_fleeting();
     let leaving: Vec<Committed> = history.batches.iter().cloned().take_while(keeps).collect();
     let mut set_aside = futures::stream::iter(leaving)
@@ -184,7 +184,7 @@ async fn pack(
     }))
 }
 
-/// The last pack if it is small, so that there are not many of them: it is written anew with more in it.
+/// The last pack if it is small, so that it is rewritten with more in it and the number of packs stays low.
 async fn small_pack(store: &JobStore, id: JobId, packs: &mut Vec<String>) -> Result<Pack> {
     if let Some(last) = packs.last() {
         let last = store.pack(id, last).await?;
@@ -217,10 +217,11 @@ async fn set_aside(store: JobStore, id: JobId, batch: Committed) -> Result<Optio
     }))
 }
 
-/// Writes a checkpoint and deletes what the one before it has passed: whoever read the log just now still finds its files.
+/// Writes a checkpoint and deletes the files that the checkpoint before it has passed: so a reader that has just read the log
+/// still finds its files.
 ///
-/// This process may have slept since it read `history`, and another one may have taken the job over, written checkpoints and
-/// swept. So what is deleted follows from the checkpoints that are there now.
+/// This process may have stalled since it read `history`, and another one may have taken the job over, written checkpoints and
+/// swept. So the checkpoints that exist now decide which files are deleted.
 async fn delete(store: &JobStore, id: JobId, history: &JobHistory) -> Result<u64> {
     let passed = store.compact(id, history).await?;
     failpoint::reach("checkpointed");
@@ -242,7 +243,7 @@ mod tests {
         format!("{number:010}-v")
     }
 
-    /// A batch that writes a file of state, goes on from others, and sets a record aside.
+    /// A batch that writes a state file, builds on others, and sets a record aside.
     async fn commit(store: &JobStore, id: JobId, history: &mut JobHistory, state: &[u64]) {
         let (batch, sequence) = (history.next_batch(), history.next);
         let file = |number: &u64| StateFile {
@@ -297,7 +298,7 @@ mod tests {
         assert!(store.append_next(id, history, &trimmed).await.unwrap());
     }
 
-    /// What a history names and the store no longer has.
+    /// Files that a history names and that the store no longer has.
     async fn missing(store: &JobStore, id: JobId, history: &JobHistory) -> Vec<String> {
         let mut missing = Vec::new();
         for batch in &history.batches {
@@ -335,8 +336,8 @@ mod tests {
         (dir, store, id, history)
     }
 
-    /// A job of which one runner has fallen asleep before it wrote its checkpoint. Others go on from a snapshot of their own, trim
-    /// twice, and die before they delete anything. Gives the history of the one who sleeps as well.
+    /// A job with a runner that stalled before it wrote its checkpoint. Other runners go on from a snapshot of their own, trim
+    /// twice, and die before they delete files. Also returns the history of the stalled runner.
     async fn slept() -> (tempfile::TempDir, JobStore, JobId, JobHistory, JobHistory) {
         let (dir, store, id, mut history) = job().await;
         for _ in 0..20 {

@@ -1,4 +1,4 @@
-//! Running a job: taken over, recovered, then one batch after the other until it is told to stop.
+//! Runner of a job: takes it over, recovers it, then runs one batch after the other until it is stopped.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -36,15 +36,15 @@ use crate::tables::bad_records::BadRecord;
 /// The first pause after a fault that may pass; doubled each time, up to the last.
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 const LAST_BACKOFF: Duration = Duration::from_secs(30);
-/// A sink that is there confirms a batch sooner.
+/// After so long the status shows that the runner waits for the sink: a sink that can be reached confirms a batch sooner.
 const LONG_COMMIT: Duration = Duration::from_secs(10);
 /// After so long without a record a batch is committed without any: brokers forget groups and transactional ids, by default
 /// after a week.
 const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How often is looked whether a partition that was silent on another machine is idle here.
+/// How often the runner checks whether a partition that was silent on another machine is idle here.
 const UNSURE: Duration = Duration::from_millis(200);
-/// A statement that has taken the job over is given this time before its runner takes it back.
+/// A statement that takes the job over gets so much time before the job's runner takes it back.
 const STATEMENT_TAKES: Duration = Duration::from_secs(1);
 
 /// Why a run of a job ended without an error.
@@ -52,15 +52,15 @@ enum Ended {
     Stopped,
     CaughtUp,
     Paused(Option<String>),
-    /// Somebody else's statement took the job over for a moment, or a batch is to be tried with fewer records.
+    /// A statement of another process took the job over for a moment, or the batch is retried with fewer records.
     Again,
     /// Another runner has the job.
     TakenOver(String),
-    /// For good; the log says so.
+    /// The job has failed for good; its log has the reason.
     Failed(Error),
 }
 
-/// One job at work.
+/// The runner of one job.
 pub(super) struct JobRunner<'a> {
     store: &'a JobStore,
     job: &'a ReadyJob,
@@ -69,23 +69,23 @@ pub(super) struct JobRunner<'a> {
     environment: &'a Environment,
     /// Empty until the job is taken over, and after a fault.
     sources: BTreeMap<String, JobSource>,
-    /// The sources were seen to have the records that were read last.
+    /// The sources were checked for the records that were read last.
     has_checked_records: bool,
     /// Where the topics ended when the run began.
     goal: Option<Ends>,
     silence: Silence,
     /// The job's clock, by which keys are forgotten and batches trimmed.
     clock: Mutex<JobClock>,
-    /// What the wall clock was to it at the last look.
+    /// How the wall clock compared with the job's clock at the last look.
     wall: Mutex<Wall>,
     /// By table.
     idle_after: BTreeMap<String, Duration>,
-    /// Whether it has had the job.
+    /// Whether this runner has owned the job before.
     has_owned: bool,
     pace: Pace,
     /// Records of the batch that is being run.
     in_hand: Option<u64>,
-    /// Records that are to be set aside when they are read, by table.
+    /// Records that the scans set aside as dead letters, by table.
     aside: Aside,
     report: Report,
     metrics: JobMetrics,
@@ -124,15 +124,15 @@ impl<'a> JobRunner<'a> {
         })
     }
 
-    /// Who it is, in the job's log.
+    /// The name of this runner in the job's log.
     pub(super) fn owner(&self) -> &str {
         &self.owner
     }
 
-    /// Runs until the job is stopped, paused, caught up (if that is wanted), or fails for good.
+    /// Runs until the job is stopped, paused, caught up (if that is the goal), or fails for good.
     ///
-    /// Faults that may pass, a broker that is away or a store that refuses for a while, are waited out. One that does not is written to the log: the job is
-    /// paused with its reason.
+    /// The runner waits and retries after faults that may pass, such as a broker or store that does not answer for a while. Any
+    /// other fault is written to the log: the job is paused with its reason.
     pub(super) async fn run(mut self) -> Result<Report> {
         let mut backoff = FIRST_BACKOFF;
         loop {
@@ -190,7 +190,7 @@ impl<'a> JobRunner<'a> {
                         () = self.options.stop.wait() => return Ok(self.report),
                     }
                     backoff = (backoff * 2).min(LAST_BACKOFF);
-                    // Clients that met the fault may not get over it: a new one is as good as a new process.
+                    // The fault may have left the clients in a bad state: new ones are as good as a new process.
                     self.sources.clear();
                     self.has_checked_records = false;
                 }
@@ -202,7 +202,7 @@ impl<'a> JobRunner<'a> {
         }
     }
 
-    /// What follows from an error. An error again, if that cannot be told yet, or the error may pass.
+    /// Decides how the run goes on after an error. Returns an error again if that cannot be decided yet or the error may pass.
     async fn failed(&mut self, error: Error) -> Result<Ended> {
         if error.may_pass() {
             return Err(error);
@@ -211,13 +211,13 @@ impl<'a> JobRunner<'a> {
         let owner = history.owner.clone().unwrap_or_default();
         let is_mine = owner == self.owner;
         if !is_mine && (self.has_owned || error.kind() == ErrorKind::Cancelled) {
-            // A statement has the job for a moment only.
+            // A statement owns the job only for a moment.
             return Ok(match owner.starts_with(STATEMENT) {
                 true => self.leave_to_statement().await,
                 false => Ended::TakenOver(owner),
             });
         }
-        // DROP JOB deletes the job's files one after the other: an error of reading one of them only follows from it.
+        // DROP JOB deletes the job's files one after the other: so a read error of one of them only follows from the drop.
         if history.phase == Phase::Dropped {
             // DROP JOB has deleted the job's files; this runner deletes those that it has written since.
             if let Err(error) = self.store.clear(self.job.id, history).await {
@@ -225,7 +225,7 @@ impl<'a> JobRunner<'a> {
             }
             return Ok(Ended::Failed(dropped(&self.job.name)));
         }
-        // What is said in the log of a job is for whoever runs it.
+        // Only the owner of a job writes its faults to the log.
         if !is_mine {
             return Ok(Ended::Failed(error));
         }
@@ -241,7 +241,7 @@ impl<'a> JobRunner<'a> {
         Ok(Ended::Failed(error))
     }
 
-    /// The sink has fenced this runner off, and nobody else has the job: the transaction was open for too long.
+    /// The sink has fenced this runner off although no other process owns the job: the transaction was open for too long.
     fn timed_out(&mut self) -> Result<Ended> {
         let Some(rows) = self.in_hand.take() else {
             return Ok(Ended::Again);
@@ -260,11 +260,12 @@ impl<'a> JobRunner<'a> {
         Ok(Ended::Again)
     }
 
-    /// A batch of so many records does not fit into memory, or makes values that are too large together.
+    /// Chooses how to go on after a batch of so many records did not fit into memory, or made values that are too large
+    /// together.
     ///
     /// # Errors
     ///
-    /// Others hold the memory, which passes; or nothing helps but a change by people.
+    /// Others hold the memory, which may pass; or only a change by the user helps.
     fn too_large(&mut self, error: &Error, rows: u64) -> Result<Ended> {
         let shortage = self.job.query.take_shortage();
         let has_fewer = self.pace.too_large(rows);
@@ -309,7 +310,7 @@ impl<'a> JobRunner<'a> {
             // A dropped job is not taken over.
             Phase::Dropped => return Ok(Ended::Again),
         }
-        // It was changed while its sink was being taken over.
+        // A statement changed the job while this runner took its sink over.
         if !self.job.is_of(&history) {
             return Ok(Ended::Again);
         }
@@ -323,7 +324,7 @@ impl<'a> JobRunner<'a> {
                  be told"
             );
         }
-        // Here, where a source that cannot be read is an end of the job that its log tells.
+        // Opened here, because a source that cannot be read is a failure of the job that goes into its log.
         if self.sources.is_empty() {
             let starts_at_end = self.job.options.starts_at_end;
             self.sources = self.environment.sources(&self.job.query, starts_at_end)?;
@@ -382,12 +383,12 @@ impl<'a> JobRunner<'a> {
                 skipping: &history.skipping,
                 identities: &identities,
             })?;
-            // A topic that was made anew ends before the place where the job stands: that is not all there was.
+            // A topic that was deleted and created again ends before the job's position: then the job is not caught up.
             let is_behind = windows.as_ref().is_some_and(Windows::is_behind);
             let goal = self.goal.as_ref().unwrap_or(&ends);
             let has_nothing_to_keep = ranges.skipped.is_empty() && !ranges.begins;
             let has_all = has_nothing_to_keep && Ranges::is_caught_up(version, goal);
-            // Idle or not decides which windows close: that is waited for, and not guessed.
+            // Idle partitions decide which windows close: so the runner waits until it knows and does not guess.
             let perhaps = self.silence.perhaps_idle(&idle);
             let is_unsure = windows
                 .as_ref()
@@ -395,8 +396,8 @@ impl<'a> JobRunner<'a> {
             let moves = windows
                 .as_ref()
                 .is_some_and(|windows| windows.would_move(&known, &idle));
-            // A run that ends at once sees a partition that came since the last batch as new each time, unless a batch says how long
-            // it has been silent.
+            // A run that ends as soon as it is caught up would see a partition that came since the last batch as new each time,
+            // unless a batch stores how long it has been silent.
             let is_to_be_told = ends_once
                 && windows.as_ref().is_some_and(|windows| {
                     let with_new = self.silence.with_new(version, &perhaps);
@@ -409,7 +410,7 @@ impl<'a> JobRunner<'a> {
             let is_forgotten_soon =
                 sink.forgets() && self.environment.since(remembered) >= REMEMBERED;
             if ranges.is_empty() && !moves && !is_forgotten_soon && !is_to_be_told {
-                // Nothing is there to read: a statement about the job may be.
+                // There are no records, but perhaps a statement about the job.
                 if !self.store.is_free(self.job.id, history.next).await? {
                     return self.give_way().await;
                 }
@@ -433,7 +434,7 @@ impl<'a> JobRunner<'a> {
                     None => BTreeMap::new(),
                 },
                 clock: now,
-                // The offsets of a Delta table do not count its rows.
+                // Offsets of a Delta table do not count its rows.
                 rows: ranges.records().min(max_rows),
             };
             ranges.aside = self.aside.clone();
@@ -501,7 +502,8 @@ impl<'a> JobRunner<'a> {
         }
     }
 
-    /// Why this process does not take the job over: since it had it, another runner has taken it over, or made another job of it.
+    /// Reason why this process does not take the job over: another runner has taken it over since, or a statement has changed
+    /// the job.
     async fn may_not(&self) -> Result<Option<Ended>> {
         let history = self.store.history(self.job.id).await?;
         if history.phase == Phase::Dropped {
@@ -526,7 +528,7 @@ impl<'a> JobRunner<'a> {
         })
     }
 
-    /// The log has an entry of another process: another runner has the job from now on; a statement has it until it is done.
+    /// Gives way to an entry of another process: a runner keeps the job from now on, a statement only until it is done.
     async fn give_way(&self) -> Result<Ended> {
         let owner = self.store.history(self.job.id).await?.owner;
         match owner {
@@ -536,13 +538,13 @@ impl<'a> JobRunner<'a> {
         }
     }
 
-    /// A statement of another process has the job for a moment.
+    /// Waits while a statement of another process owns the job.
     async fn leave_to_statement(&self) -> Ended {
         self.environment.sleep(STATEMENT_TAKES).await;
         Ended::Again
     }
 
-    /// The job's clock goes on from the version where the job stands.
+    /// Starts the job's clock from the reading in the last version.
     fn begin_clock(&self, version: Option<&BatchVersion>, committed_at: Option<i64>) {
         let mut clock = lock(&self.clock);
         if *clock != JobClock::default() {
@@ -550,7 +552,7 @@ impl<'a> JobRunner<'a> {
         }
         let reading = version.and_then(|version| version.clock.as_ref());
         let keyed = version.and_then(|version| version.time.as_ref()?.clock);
-        // Of a version of an earlier release.
+        // A version of an earlier release has no reading.
         let at = keyed.map(|at| at.div_euclid(1_000)).max(committed_at);
         *clock = JobClock::after(reading, at);
     }
@@ -580,7 +582,7 @@ impl<'a> JobRunner<'a> {
         ClockReading { at, steady }
     }
 
-    /// What records say about the time.
+    /// Passes the timestamps of the last records to the job's clock.
     fn saw_records(&self, last: &LastRecords) {
         let times = last.values().flat_map(BTreeMap::values);
         if let Some(latest) = times.filter_map(|mark| mark.timestamp).max() {
@@ -592,9 +594,9 @@ impl<'a> JobRunner<'a> {
         self.options.statuses.update(&self.job.name, change);
     }
 
-    /// Waits for the next time to look.
+    /// Waits until the sources are checked again.
     async fn rest(&self, began: Instant) {
-        /// How soon a job that is to run at once looks again.
+        /// The pause of a job that runs as fast as possible.
         const SOON: Duration = Duration::from_millis(5);
         let pause = match self.job.options.trigger {
             Trigger::Every(interval) if !self.options.until_caught_up => interval,
@@ -623,20 +625,20 @@ impl<'a> JobRunner<'a> {
         Ok(ends)
     }
 
-    /// What the sources are, and where they end.
+    /// Identities of the sources, and where they end.
     async fn look(
         &self,
         last: Option<&BatchVersion>,
         sink: Option<&Identity>,
         history: &JobHistory,
     ) -> Result<(Ends, Identities)> {
-        // Before anything is read: a position says nothing of another source (IDENT-1).
+        // Before any record is read: a position does not apply to another source (IDENT-1).
         let ask = Identities::ask(&self.sources, sink, last, history);
         let (identities, ends) = if history.accepted.is_empty() {
             let unknown = Identities::default();
             let ends = self.ends(last, history, &unknown);
             let (identities, ends) = tokio::join!(ask, ends);
-            // Where a source is another one, what it says of the position means nothing.
+            // If a source is another one, its ends do not relate to the position.
             (identities?, ends?)
         } else {
             let identities = ask.await?;
@@ -768,7 +770,7 @@ impl<'a> JobRunner<'a> {
                 self.store.stage(self.job.id, &name, &version).await?;
                 Ok(applied)
             };
-            // What was read may be of a source that took the place of the one that was looked at.
+            // The records may come from a source that replaced the checked one meanwhile.
             let (sources, writes) = (&self.sources, &*guard.sink);
             let stage = async { tokio::try_join!(stage, identities.check_again(sources, writes)) };
             let (applied, ()) = phases.time(BatchPhase::Stage, stage).await?;
@@ -839,7 +841,7 @@ impl<'a> JobRunner<'a> {
         self.answered(away, commit).await
     }
 
-    /// Waits for an answer; the job says `waiting` when that takes long.
+    /// Waits for an answer; if it takes long, the job's status shows `waiting`.
     async fn answered<T>(
         &self,
         waiting: &str,
@@ -858,7 +860,7 @@ impl<'a> JobRunner<'a> {
         Ok(done)
     }
 
-    /// The batch is in the sink: the log must say so, also when statements about the job are written at the same time.
+    /// Appends the commit of a batch that is in the sink, also when statements about the job write entries at the same time.
     async fn append_committed(
         &self,
         history: &mut JobHistory,
@@ -888,15 +890,15 @@ impl<'a> JobRunner<'a> {
     }
 }
 
-/// What a batch is run with.
+/// Context of one batch.
 struct BatchContext<'a> {
     phases: &'a BatchPhases,
     identities: &'a Identities,
-    /// When the sources were looked at.
+    /// The job's clock when the sources were checked.
     clock: ClockReading,
     /// How long each partition had been silent by then.
     silent: BTreeMap<String, BTreeMap<i32, u64>>,
-    /// How many records it may have of the table of which it has most.
+    /// How many records the batch may have of the table that has most.
     rows: u64,
 }
 
@@ -904,7 +906,7 @@ fn lock<T>(of: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes the transaction back when a batch is dropped half-way.
+/// Aborts the sink's transaction when the batch is dropped half-way.
 struct Guard<'s> {
     sink: &'s mut JobSink,
     pending: Option<Pending>,
@@ -914,7 +916,7 @@ struct Guard<'s> {
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
         if self.armed {
-            // Stopped: the batch's future is gone, and nobody waits for its rows to be taken back.
+            // The runner was stopped: the batch's future was dropped, so the abort runs in the background.
             self.sink.abandon(self.pending.take());
         }
     }

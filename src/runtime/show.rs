@@ -26,7 +26,7 @@ pub(super) fn definition(history: &JobHistory) -> Result<RecordBatch> {
     ])
 }
 
-/// `item`, `value`: what the job reads, does and writes, and what it guarantees.
+/// `item`, `value`: the sources, steps, sink and guarantees of the job.
 pub(super) async fn explanation(query: &JobQuery, options: &JobOptions) -> Result<RecordBatch> {
     let mut rows: Vec<(&str, String)> = Vec::new();
     for (name, table) in query.sources() {
@@ -169,7 +169,7 @@ pub(super) async fn explanation(query: &JobQuery, options: &JobOptions) -> Resul
     ])
 }
 
-/// What whoever makes this job should know.
+/// Warnings for the user who creates this job.
 pub(super) fn warnings(query: &JobQuery) -> Vec<String> {
     let has_key = !query.sink().primary_key().is_empty();
     let withdraws = query.stream().is_some_and(StreamQuery::withdraws);

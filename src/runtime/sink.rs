@@ -1,4 +1,4 @@
-//! The sink of a job, whichever it is: taken over, asked what it has, and given one batch after the other.
+//! Sink of a job: takeover, witness, and the write, commit and abort of its batches, for Kafka, Delta tables and subscribers.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -18,23 +18,23 @@ use crate::streaming::{BatchPlan, JobSinkTable};
 use crate::tables::delta::{Application, DeltaTableHandle, PreparedWrite, RowsUpTo};
 use crate::tables::kafka::{KafkaJobSink, PublishedRows, TopicOffset};
 
-/// A sink that this runner owns until somebody else takes it over.
+/// A sink that this runner owns until another process takes it over.
 pub(super) enum JobSink {
     Kafka(KafkaJobSink),
     Delta {
         handle: DeltaTableHandle,
         application: Application,
     },
-    /// Nothing is kept that could be asked for later.
+    /// A subscriber, which stores nothing that could be read later.
     Subscriber(Subscriber),
     #[cfg(test)]
     Simulated(SimulatedSink),
 }
 
-/// Who reads the rows of each batch as it is committed.
+/// The client that reads the rows of each batch when it is committed.
 #[derive(Debug, Clone)]
 pub(super) struct Subscriber {
-    /// The columns that they were told, any of which may be NULL.
+    /// The columns of its rows, any of which may be NULL.
     pub(super) schema: SchemaRef,
     pub(super) rows: mpsc::Sender<datafusion::error::Result<RecordBatch>>,
 }
@@ -48,7 +48,7 @@ impl Subscriber {
     }
 }
 
-/// Rows that the sink has and nobody sees yet.
+/// Rows that the sink has and does not show to readers yet.
 pub(super) enum Pending {
     Kafka(PublishedRows),
     Delta(PreparedWrite),
@@ -94,7 +94,7 @@ impl Pending {
 }
 
 impl JobSink {
-    /// Takes the sink over; `sequence` is the number of the log entry that says so.
+    /// Takes the sink over; `sequence` is the number of the takeover's log entry.
     pub(super) async fn take_over(
         table: &JobSinkTable,
         id: JobId,
@@ -108,7 +108,8 @@ impl JobSink {
             JobSinkTable::Delta(handle) => {
                 let version = i64::try_from(sequence).unwrap_or(i64::MAX);
                 let mut application = application_of(id, version);
-                // A table that was made anew is not written to by what is known of the one before.
+                // Refreshes the known state of the table first: if it was deleted and created again, the state known of the old
+                // one must not be used.
                 handle.identity().await?;
                 application.checked = handle.take_over(&application.id, version).await?;
                 let witness = handle.transaction_version(&application.witness).await?;
@@ -122,7 +123,7 @@ impl JobSink {
         }
     }
 
-    /// Which topic or table it is now (IDENT-1); none of whoever has subscribed.
+    /// Identity of the topic or table now (IDENT-1); none for a subscriber.
     pub(super) async fn identity(&self) -> Result<Option<Identity>> {
         match self {
             JobSink::Kafka(sink) => sink.identity().await.map(Some),
@@ -143,7 +144,7 @@ impl JobSink {
         }
     }
 
-    /// How long a batch may take; a table lets it take as long as it takes.
+    /// How long a batch may take; a table sets no limit.
     pub(super) fn timeout(&self) -> Option<std::time::Duration> {
         match self {
             JobSink::Kafka(sink) => Some(sink.timeout()),
@@ -153,8 +154,8 @@ impl JobSink {
         }
     }
 
-    /// Up to which number a table has the rows of the job; `number` is what it keeps itself, which a RESTORE leaves as it is. `files`
-    /// are those of the version with this number.
+    /// The highest version number up to which a table has the rows of the job; `number` is the one that the table stores, which
+    /// a RESTORE does not change. `files` are those of the version with this number.
     pub(super) async fn rows_up_to(
         &self,
         number: Option<i64>,
@@ -188,7 +189,7 @@ impl JobSink {
         }
     }
 
-    /// Tells the sink what it has, so that it is known from now on.
+    /// Stores the witness in the sink, so that later takeovers find it.
     pub(super) async fn mark(&self, history: &JobHistory) -> Result<()> {
         let (batch, witness) = match history.last() {
             Some(last) => (last.batch, last.version.as_str()),
@@ -199,8 +200,8 @@ impl JobSink {
                 sink.begin().await?;
                 sink.commit(&[], batch, witness).await
             }
-            // The user has said what the table has: it keeps that, since the log forgets it with the next batch, which may have no
-            // rows.
+            // The user has decided which rows the table has. The table stores that decision, since the log drops it with the
+            // next batch, which may have no rows.
             JobSink::Delta {
                 handle,
                 application,
@@ -214,7 +215,7 @@ impl JobSink {
         }
     }
 
-    /// Whether the rows of these files can be taken back.
+    /// Checks that the files of abandoned batches can be removed from the table.
     pub(super) async fn check_take_back(&self, files: &[String]) -> Result<()> {
         let JobSink::Delta { handle, .. } = self else {
             return Ok(());
@@ -228,7 +229,7 @@ impl JobSink {
             .about(Subject::location(handle.location()))
             .with_help("'delta.appendOnly' 'false' allows it; a new job with a new table goes on from any offset"));
         }
-        // What is gone, by a RESTORE or a DELETE, need not be taken out.
+        // Files that a RESTORE or a DELETE has removed need not be removed again.
         let Some(file) = handle.rewritten_file(files).await? else {
             return Ok(());
         };
@@ -242,7 +243,7 @@ impl JobSink {
         .with_help("OPTIMIZE or a DELETE has rewritten it, and other rows with it: the batches cannot be abandoned"))
     }
 
-    /// Takes the files of abandoned batches out of a Delta table. A topic keeps what was published.
+    /// Removes the files of abandoned batches from a Delta table. A topic keeps its published rows.
     pub(super) async fn take_back(&self, files: &[String]) -> Result<()> {
         match self {
             JobSink::Kafka(_) | JobSink::Subscriber(_) => Ok(()),
@@ -255,7 +256,7 @@ impl JobSink {
         }
     }
 
-    /// Runs a batch into the sink; nobody sees its rows. Rows that are withdrawn become tombstones in a topic.
+    /// Writes the rows of a batch to the sink, which does not show them yet. Withdrawn rows become tombstones in a topic.
     pub(super) async fn write(
         &self,
         withdrawn: Option<&RecordBatch>,
@@ -278,7 +279,7 @@ impl JobSink {
         })
     }
 
-    /// Makes of a batch what would be written, and writes nothing that stays.
+    /// Computes and encodes the rows of a batch as for a write, but writes nothing that stays.
     pub(super) async fn rehearse(&self, batch: &BatchPlan) -> Result<()> {
         use datafusion::physical_plan::execute_stream;
         let (plan, context) = (Arc::clone(&batch.plan), Arc::clone(&batch.context));
@@ -303,7 +304,7 @@ impl JobSink {
     ) -> Result<()> {
         match (self, pending) {
             (JobSink::Kafka(sink), _) => sink.commit(offsets, batch, witness).await,
-            // Without rows there is nothing to see twice.
+            // A batch without rows cannot be doubled, so it needs no commit.
             (JobSink::Delta { .. }, Pending::Delta(prepared)) if prepared.rows() == 0 => Ok(()),
             (
                 JobSink::Delta {
@@ -334,7 +335,7 @@ impl JobSink {
         }
     }
 
-    /// Takes rows back that nobody has seen.
+    /// Aborts uncommitted rows.
     pub(super) async fn abort(&self, pending: Option<Pending>) {
         match (self, pending) {
             (JobSink::Kafka(sink), _) => {
@@ -349,7 +350,7 @@ impl JobSink {
         }
     }
 
-    /// The same, without waiting for the broker or the store: for a batch that was dropped half-way.
+    /// Aborts them without waiting for the broker or the store: for a batch that was dropped half-way.
     pub(super) fn abandon(&self, pending: Option<Pending>) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
@@ -366,14 +367,14 @@ impl JobSink {
     }
 }
 
-/// Up to which number a table has the rows of a job: see [`JobSink::rows_up_to`].
+/// The highest version number up to which a table has the rows of a job: see [`JobSink::rows_up_to`].
 pub(super) async fn rows_up_to(
     handle: &DeltaTableHandle,
     witness: &str,
     number: Option<i64>,
     files: &[String],
 ) -> Result<RowsUpTo> {
-    // Where the last ones are, those before them are: no rows follow a RESTORE that the job did not know of.
+    // If the table has the last files, it has those before them too: no rows follow a RESTORE that the job was not aware of.
     let has_last = !files.is_empty() && handle.missing_files(files).await?.is_empty();
     match number {
         Some(_) if !has_last => handle.rows_up_to(witness).await,
@@ -381,12 +382,12 @@ pub(super) async fn rows_up_to(
     }
 }
 
-/// The transactional id of a job, and its group.
+/// The transactional id of a job, which is also the name of its group.
 pub(super) fn group_of(id: JobId) -> String {
     format!("anabranch-{id}")
 }
 
-/// What a job is to a Delta table, as the owner with this number.
+/// The application of a job in a Delta log, with this number as its owner.
 pub(super) fn application_of(id: JobId, version: i64) -> Application {
     Application {
         id: format!("anabranch/{id}"),
@@ -397,8 +398,8 @@ pub(super) fn application_of(id: JobId, version: i64) -> Application {
     }
 }
 
-/// A table keeps a number: the one that the names of versions begin with. A batch without rows leaves none: as long as there
-/// is no number, no batch with rows was committed, and those that the log names had none.
+/// The witness of a table, which stores only a number: the one that the names of versions begin with. A batch without rows
+/// stores none. So without a number no batch with rows was committed, and the batches that the log names had no rows.
 pub(super) fn numbered_witness(
     number: Option<i64>,
     history: &JobHistory,
@@ -444,13 +445,13 @@ mod tests {
             batch: 2,
             parent: Some("0000000002-a".into()),
         }];
-        // The first batch had no rows; the second has died before it was committed.
+        // The first batch had no rows; the runner died before it committed the second.
         let witness = numbered_witness(None, &history, &staged);
         assert_eq!(
             recover(&history, false, Some(&witness), &staged),
             Decision::GoOn
         );
-        // It has died after it was.
+        // It died after the commit.
         let witness = numbered_witness(Some(3), &history, &staged);
         let expected = Decision::AppendCommitted {
             batch: 2,

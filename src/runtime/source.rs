@@ -1,4 +1,4 @@
-//! The source of a job, whichever it is: asked where it ends, and read by ranges.
+//! Source of a job, a topic or a Delta table: where its partitions end, and how a batch reads its ranges.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,28 +25,28 @@ pub(super) enum JobSource {
     /// The files that are added to a Delta table; one partition.
     Delta {
         source: DeltaJobSource,
-        /// What the next batch reads, as of the last look.
+        /// The range of the next batch, as of the last look.
         next: Mutex<Option<FileRange>>,
     },
     #[cfg(test)]
     Simulated(SimulatedSource),
 }
 
-/// What a source is asked about its end.
+/// Input for a look at the ends of a source.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Look<'a> {
     /// The table's name.
     pub(super) table: &'a str,
-    /// Where the job stands; none if it has read nothing of what the source is now.
+    /// The last version of the job; none if the job has read nothing from the present source.
     pub(super) last: Option<&'a BatchVersion>,
     /// How many records the next batch may have.
     pub(super) max_rows: u64,
-    /// What the job may skip of what is gone, by partition.
+    /// Lost offsets that the job may skip, by partition.
     pub(super) skipping: Option<&'a BTreeMap<i32, SourceProgress>>,
 }
 
 impl JobSource {
-    /// The topic of a table, read from where the table says unless something else was said. Nothing is connected yet.
+    /// The topic of a table; begins where the table's options say, unless `starts_at_end` is set. Does not connect yet.
     pub(super) fn of_kafka(table: Arc<KafkaTable>, starts_at_end: Option<bool>) -> Result<Self> {
         let is_latest = table.startup() == Startup::Latest;
         Ok(Self::Kafka {
@@ -63,7 +63,7 @@ impl JobSource {
         }
     }
 
-    /// Which topic or table it is now (IDENT-1).
+    /// Identity of the topic or table now (IDENT-1).
     pub(super) async fn identity(&self) -> Result<Identity> {
         match self {
             Self::Kafka { source, .. } => source.identity().await,
@@ -73,7 +73,7 @@ impl JobSource {
         }
     }
 
-    /// The partitions that no longer have what was read last, but something else in its place.
+    /// The partitions that have another record at the place of the one that was read last.
     pub(super) async fn other_records(
         &self,
         marks: &BTreeMap<i32, RecordMark>,
@@ -97,8 +97,8 @@ impl JobSource {
         }
     }
 
-    /// Whether it can be told, where a partition ends so, that it still has what was read at an offset. A topic no longer has what
-    /// is before its first offset; a table has its log.
+    /// Whether a partition with these ends can still show the record at an offset. A topic no longer has records before its
+    /// first offset; a table has its log.
     pub(super) fn can_tell(&self, offset: i64, ends: &PartitionEnds) -> bool {
         let first = match self {
             Self::Delta { .. } => i64::MIN,
@@ -107,8 +107,8 @@ impl JobSource {
         (first..ends.high).contains(&offset)
     }
 
-    /// Whether what was read last is looked for before this batch too, and not only when a run begins: a table that is put back as
-    /// it was, and written to again, keeps its id.
+    /// Whether the record that was read last is checked before this batch too, and not only when a run begins: a table that is
+    /// restored and written to again keeps its id.
     pub(super) fn is_to_be_checked(&self) -> bool {
         match self {
             Self::Delta { next, .. } => lock(next)
@@ -154,7 +154,7 @@ impl JobSource {
         }
     }
 
-    /// What the next batch reads, if the source itself chooses.
+    /// The range of the next batch, if the source itself chooses it.
     pub(super) fn planned(&self) -> Option<PlannedRange> {
         match self {
             Self::Kafka { .. } => None,
@@ -178,7 +178,7 @@ impl JobSource {
         }
     }
 
-    /// The topic of a table, each record of which has a place of its own.
+    /// The topic of a table, if each record has an offset of its own.
     pub(super) fn topic(&self) -> Option<&str> {
         match self {
             Self::Kafka { source, .. } => Some(source.table().topic()),
@@ -188,7 +188,7 @@ impl JobSource {
         }
     }
 
-    /// The topic, if the brokers of the sink can keep offsets of it.
+    /// The topic, if it is on the brokers of the sink, so that they can store its offsets.
     pub(super) fn topic_beside(&self, sink: &JobSinkTable) -> Option<&str> {
         match (self, sink) {
             (Self::Kafka { source, .. }, JobSinkTable::Kafka(sink)) => {
@@ -202,8 +202,8 @@ impl JobSource {
         }
     }
 
-    /// The table as a batch sees it that reads these ranges; with `time`, it says what is to know of every row's time. Records
-    /// of a topic that are to be set `aside` are dead letters.
+    /// The table restricted to these ranges, for a batch. With `time`, the scan adds the hidden column with the place and
+    /// watermark of each row. Records of a topic that are listed in `aside` become dead letters.
     pub(super) fn batch(
         &self,
         ranges: &[PlannedRange],

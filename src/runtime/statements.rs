@@ -1,4 +1,4 @@
-//! The statements about jobs.
+//! Statements about jobs, such as CREATE JOB, PAUSE JOB, REWIND JOB and SUBSCRIBE.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -33,16 +33,16 @@ use crate::store::{JobId, JobStore};
 use crate::streaming::{JobQuery, JobSinkTable};
 use crate::tables::kafka::Delivery;
 
-/// How owners of a moment, statements, are called in the log.
+/// Prefix of the owner's name in the log when a statement owns the job for a moment.
 pub(super) const STATEMENT: &str = "statement ";
 
-/// The jobs of a data directory, as the statements see them.
+/// The jobs of a data directory, for statements.
 #[derive(Debug)]
 pub struct Jobs {
     pub(super) store: JobStore,
     /// Whether a job may write to a topic without transactions.
     allows_repeats: bool,
-    /// Jobs that a statement of this process has made or confirmed: those it can run.
+    /// Jobs that a statement of this process has created or confirmed: those that it can run.
     pub(super) ready: tokio::sync::Mutex<BTreeMap<String, Arc<ReadyJob>>>,
 }
 
@@ -51,25 +51,25 @@ pub struct Jobs {
 pub struct ReadyJob {
     pub(super) id: JobId,
     pub(super) name: String,
-    /// The statement that makes it.
+    /// The statement that creates it.
     pub(super) text: String,
-    /// The statements that make its tables.
+    /// The statements that create its tables.
     pub(super) tables: Vec<String>,
     pub(super) options: JobOptions,
     pub(super) query: Arc<JobQuery>,
     pub(super) environment: Environment,
 }
 
-/// What a process is to do with a job.
+/// The next action of a process for a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToDo {
     /// Run it.
     Run,
-    /// Leave it alone: it is paused, or has failed, or another process has dropped it and may make it anew.
+    /// Leave it: it is paused or has failed, or another process has dropped it and may create it again.
     Rest,
-    /// Make it ready again: it is another one now.
+    /// Make it ready again: the job has changed.
     MakeReady,
-    /// Forget it: it is gone.
+    /// Forget it: it was dropped.
     Forget,
 }
 
@@ -79,7 +79,7 @@ impl ReadyJob {
         &self.name
     }
 
-    /// Whether it is the job as its log has it now.
+    /// Whether it still agrees with the job in the log.
     pub(super) fn is_of(&self, history: &JobHistory) -> bool {
         history.text == self.text && history.tables == self.tables
     }
@@ -95,7 +95,7 @@ impl Jobs {
         }
     }
 
-    /// Jobs of which one can be run.
+    /// Jobs with one that can be run.
     #[cfg(test)]
     pub(super) fn with_ready(store: JobStore, job: ReadyJob) -> Self {
         let ready = BTreeMap::from([(job.name.clone(), Arc::new(job))]);
@@ -105,14 +105,14 @@ impl Jobs {
         }
     }
 
-    /// The same, where jobs may deliver at least once: on the embedded broker, which keeps no transactions.
+    /// Allows at-least-once delivery: for the embedded broker, which has no transactions.
     #[must_use]
     pub fn allowing_repeats(mut self) -> Self {
         self.allows_repeats = true;
         self
     }
 
-    /// Runs a statement about jobs, or begins it if it gives rows.
+    /// Runs a statement about jobs; starts it if it returns rows.
     ///
     /// # Errors
     ///
@@ -126,11 +126,11 @@ impl Jobs {
         session.begin_ready(self.execute(session, statement, text).await?)
     }
 
-    /// Runs a statement about jobs, or plans it if it gives rows. `text` is the statement without secrets.
+    /// Runs a statement about jobs; plans it if it returns rows. `text` is the statement without secrets.
     ///
     /// # Errors
     ///
-    /// No such job, one that exists already, what a job cannot do, a store that does not answer.
+    /// The job does not exist, or exists already; a job cannot run the query; the store does not answer.
     pub async fn execute(
         &self,
         session: &Session,
@@ -207,7 +207,7 @@ impl Jobs {
                     None => Err(self.no_such_job(&name).await),
                     Some((id, history)) => {
                         self.check_drop(id, &history, cascade).await?;
-                        // A DROP JOB that died half-way is brought to its end.
+                        // A DROP JOB that was interrupted is completed.
                         if history.phase != Phase::Dropped {
                             let dropped = Entry::Dropped { at: now() };
                             append_to(&self.store, id, history, &dropped).await?;
@@ -260,7 +260,7 @@ impl Jobs {
         }
     }
 
-    /// Runs the jobs that this process has made or confirmed, side by side. Gives the outcome of each by name.
+    /// Runs the jobs that this process has created or confirmed, in parallel. Returns the outcome of each by name.
     pub async fn run(&self, options: &RunOptions) -> Vec<(String, Result<Report>)> {
         let ready: Vec<_> = self.ready.lock().await.values().cloned().collect();
         let mut names = HashMap::new();
@@ -293,15 +293,15 @@ impl Jobs {
         self.ready.lock().await.keys().cloned().collect()
     }
 
-    /// What a process is to do with a job that it can run. One that another process has changed, or dropped and made anew, it can run
-    /// no longer: the job is to be made ready again.
+    /// The next action of a process for a job that it can run. It can no longer run a job that another process has changed, or
+    /// dropped and created again: such a job has to be made ready again.
     ///
     /// # Errors
     ///
     /// The store does not answer.
     pub async fn to_do(&self, name: &str) -> Result<ToDo> {
         let ready = self.ready.lock().await.get(name).cloned();
-        // What this process has dropped is not ready any more.
+        // A job that this process has dropped is no longer ready.
         let Some(job) = ready else {
             return Ok(ToDo::Forget);
         };
@@ -371,7 +371,7 @@ impl Jobs {
     ) -> Result<Ready> {
         let tables = query.definitions();
         let found = match self.store.find(&name).await? {
-            // The process died that dropped it: its name is brought to its end, and is free.
+            // The process that dropped it died half-way: this completes the drop, so that the name is free.
             Some((id, history)) if history.phase == Phase::Dropped => {
                 self.store.forget(&name, id).await?;
                 None
@@ -392,7 +392,7 @@ impl Jobs {
                 })?;
                 (id, format!("job {name}"))
             }
-            // A job file can be run again and again.
+            // A script with CREATE JOB can be run again and again.
             Some((id, history)) if history.text == text && history.tables == tables => {
                 (id, format!("job {name}"))
             }
@@ -440,7 +440,7 @@ impl Jobs {
         Ok(Ready::Done(done))
     }
 
-    /// State is not lost by a slip.
+    /// Refuses to drop a job with state unless CASCADE is given, so that state is not lost by accident.
     async fn check_drop(&self, id: JobId, history: &JobHistory, cascade: bool) -> Result<()> {
         let Some(last) = history.last().filter(|_| !cascade) else {
             return Ok(());
@@ -457,7 +457,8 @@ impl Jobs {
             )))
     }
 
-    /// A job that stands somewhere can only be replaced by one that reads the same tables and goes on from the same state.
+    /// Checks a replacement: a job with committed batches can only be replaced by one that reads the same tables and continues
+    /// from the same state.
     async fn check_replacement(
         &self,
         id: JobId,
@@ -512,12 +513,12 @@ impl Jobs {
             identity,
             ..
         } = take_over(&self.store, &job, &me, Some(to)).await?;
-        // Until it was taken over its runner may have gone on.
+        // The job's runner may have committed batches until the takeover.
         check_batch(&history, to)?;
         let mut abandoned = history.clone();
         let entry = Entry::Rewound { to, at: now() };
         abandoned.apply(&entry);
-        // What a sink that was restored lacks cannot be taken out of it.
+        // Rows that a restored sink lacks cannot be removed from it.
         let is_there = |version: &str| {
             missing.is_none_or(|missing| sequence_of(version) <= Some(missing.known))
         };
@@ -530,10 +531,10 @@ impl Jobs {
         let there = read.iter().filter(|(name, _)| is_there(name));
         let there: Vec<&BatchVersion> = there.map(|(_, version)| version).collect();
         let files = files_of(there.iter().copied());
-        // What went to another table, which this one has replaced, is not in this one.
+        // Rows that were written to an earlier table, which this one has replaced, are not in it.
         let own = files_in(there, identity.as_ref());
         sink.check_take_back(&own).await?;
-        // A sink of an earlier state has rows again that were taken out of it: of batches that were abandoned before.
+        // A sink in an earlier state has rows again that were removed from it: those of batches that were abandoned before.
         let again: Vec<String> = match missing {
             Some(missing) => history
                 .known()
@@ -595,7 +596,7 @@ impl Jobs {
         )))
     }
 
-    /// The wanted ones of the versions that are abandoned, by name; each is read once.
+    /// The abandoned versions that are wanted, by name; each is read once.
     async fn abandoned(
         &self,
         id: JobId,
@@ -609,7 +610,8 @@ impl Jobs {
         Ok(names.into_iter().zip(versions).collect())
     }
 
-    /// Whether the batches behind `to`, which have these versions, can be run again; gives where in the sink's topic their rows are.
+    /// Checks that the batches after `to`, which have these versions, can be run again; returns the ranges of their rows in the
+    /// sink's topic.
     async fn check_rewind(
         &self,
         job: &ReadyJob,
@@ -640,7 +642,7 @@ impl Jobs {
                     skipping: None,
                 };
                 let found = source.ends(look).await?;
-                // At its beginning a stream of files begins with those that the table has by then.
+                // A stream of files begins with all files that the table has at that time.
                 if stands.is_some() || source.planned().is_none() {
                     ends.insert(table, found);
                 }
@@ -670,7 +672,7 @@ impl Jobs {
     }
 }
 
-/// What the user says of tables that are others than they were: of those that the job has reported, as they were then.
+/// The user's decisions about tables with another identity: they refer to the identities that the job has reported.
 fn accepted(
     history: &JobHistory,
     accepting: &[(Ident, bool)],
@@ -700,7 +702,7 @@ fn accepted(
     Ok(accepted)
 }
 
-/// Batches that are run again must find what they read in the source that there is.
+/// Checks that the present source is the one that the batches have read, so that they can be run again.
 async fn check_same_source(
     table: &str,
     source: &JobSource,
@@ -723,7 +725,7 @@ async fn check_same_source(
     ))
 }
 
-/// A job goes back to a batch that it still has, or to its beginning while it has all.
+/// Checks the target of a rewind: a batch that the job still has, or its beginning while all batches are kept.
 fn check_batch(history: &JobHistory, to: u64) -> Result<()> {
     let (name, oldest) = (&history.name, history.oldest());
     let newest = history.last().map_or(0, |last| last.batch);
@@ -746,7 +748,7 @@ fn check_batch(history: &JobHistory, to: u64) -> Result<()> {
     .about(Subject::job(name)))
 }
 
-/// Runs a job, and says so while it does.
+/// Runs a job and writes its heartbeats.
 async fn run_job(store: JobStore, job: Arc<ReadyJob>, options: RunOptions) -> Result<Report> {
     let runner = JobRunner::try_new(&store, &job, &options)?;
     let heart = Heart {
@@ -776,7 +778,7 @@ fn said_by(panic: &(dyn Any + Send)) -> String {
     text.unwrap_or("it gave no message").to_owned()
 }
 
-/// A fault of this program has ended a run: the job's log says so, unless somebody else runs the job by now.
+/// Records a panic of this program in the job's log, unless another process runs the job by now.
 async fn panicked(store: &JobStore, id: JobId, owner: &str, said: &str) -> Error {
     let error = Error::internal(format!("the program has failed: {said}"));
     let paused = Entry::Paused {
@@ -801,7 +803,7 @@ fn batch_number(text: &crate::planner::Text) -> Result<u64> {
     })
 }
 
-/// Who this is, in the log: host, process and a random part.
+/// Name of this process in the log: host, process id and a random part.
 #[expect(
     clippy::disallowed_methods,
     reason = "a random part tells two runners of a process apart"

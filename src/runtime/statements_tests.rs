@@ -1,4 +1,4 @@
-//! What statements about jobs read: of the job that they name, what they need, and nothing of others.
+//! Reads of statements about jobs: each statement reads only what it needs of the job it names, and nothing of other jobs.
 
 use std::collections::BTreeSet;
 
@@ -57,7 +57,7 @@ async fn a_statement_reads_what_it_needs_of_its_own_job() {
     let session = Session::try_new(&SessionOptions::default()).unwrap();
     let jobs = Jobs::new(store.clone());
     let all = usize::try_from(BATCHES).unwrap();
-    // How often the log is read, and how many versions.
+    // The expected reads of the log, and of versions.
     for (text, logs, versions) in [
         ("PAUSE JOB j3", 1, 0),
         ("PAUSE JOB j3", 1, 0),
@@ -82,7 +82,7 @@ async fn a_statement_reads_what_it_needs_of_its_own_job() {
         let different: BTreeSet<&String> = read.iter().copied().collect();
         assert_eq!(different.len(), versions, "{text}");
     }
-    // Nothing of it is left but that it was dropped.
+    // Only the entry that it was dropped is left.
     let names = store.names().await.unwrap();
     assert_eq!(names, ["j0", "j1", "j2", "j4"]);
     assert_eq!(store.history(ids[3]).await.unwrap().phase, Phase::Dropped);

@@ -1,5 +1,5 @@
-//! SUBSCRIBE: a query that stays open. It is a job that nobody goes back to: its log and state are in memory, its sink is
-//! whoever reads, and it ends when they go.
+//! SUBSCRIBE, a query that stays open: it is a job that is never resumed. Its log and state are in memory, its sink is the
+//! client that reads, and it ends when the client leaves.
 
 use std::sync::Arc;
 
@@ -24,16 +24,16 @@ use crate::session::{Planned, Session};
 use crate::store::JobStore;
 use crate::streaming::JobQuery;
 
-/// What it is called where jobs have names.
+/// The name of a subscription where a job name is needed.
 const NAME: &str = "subscription";
-/// Batches that are made before they are read.
+/// Batches that are computed ahead of the client.
 const AHEAD: usize = 1;
 
-/// Plans a query that stays open; its rows come when it is begun, and until nobody reads them any more.
+/// Plans a query that stays open; it produces rows from its start until the client stops reading.
 ///
 /// # Errors
 ///
-/// What a query would say; what does not run over a stream, by its name; options that do not fit.
+/// The errors of a query; a feature that does not run over a stream, by its name; options that do not fit.
 pub(super) async fn subscribe(
     session: &Session,
     given: &[TableOption],
@@ -58,13 +58,13 @@ pub(super) async fn subscribe(
     session.planned_stream(Arc::new(subscription))
 }
 
-/// A subscription that can be begun.
+/// A subscription that can be started.
 #[derive(Debug)]
 struct Subscription {
     query: Arc<JobQuery>,
     options: JobOptions,
     schema: SchemaRef,
-    /// The query plans one batch at a time: who begins it again waits until it has ended.
+    /// The query plans one batch at a time: a second start waits until the first has ended.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -89,7 +89,7 @@ impl PartitionStream for Subscription {
     }
 }
 
-/// Runs batches until one fails for good, or all is read and that is enough.
+/// Runs batches until one fails for good, or all records are read and the trigger is `once`.
 async fn run(query: Arc<JobQuery>, options: JobOptions, subscriber: Subscriber) -> Result<()> {
     let store = JobStore::fleeting();
     let created = Entry::Created {

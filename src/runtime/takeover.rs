@@ -1,4 +1,4 @@
-//! Taking a job over: first in its log, then in its sink; and entries of the log that others write to as well.
+//! Takeover of a job: first in its log, then in its sink; and appends to the log beside other writers.
 
 use futures::TryStreamExt as _;
 
@@ -17,10 +17,10 @@ use crate::store::{JobId, JobStore};
 use crate::streaming::JobSinkTable;
 use crate::tables::delta::RowsUpTo;
 
-/// How often a log entry is tried again that others write to as well.
+/// How often the append of a log entry is retried when other processes write as well.
 pub(super) const ATTEMPTS: usize = 20;
 
-/// The files of the version whose number a Delta table keeps, as far as they are known.
+/// The files of the version whose number a Delta table stores, as far as they are known.
 pub(super) async fn files_of_number(
     store: &JobStore,
     id: JobId,
@@ -45,7 +45,7 @@ pub(super) fn files_of<'v>(versions: impl IntoIterator<Item = &'v BatchVersion>)
     files.cloned().collect()
 }
 
-/// The same of those versions that were written to this sink.
+/// The files of those versions that were written to this sink.
 pub(super) fn files_in<'v>(
     versions: impl IntoIterator<Item = &'v BatchVersion>,
     sink: Option<&Identity>,
@@ -57,14 +57,15 @@ pub(super) fn files_in<'v>(
     files_of(versions.into_iter().filter(is_in))
 }
 
-/// Why a job that is gone does not go on.
+/// Error for a job that was dropped.
 pub(super) fn dropped(job: &str) -> Error {
     Error::new(ErrorKind::NotFound, format!("job {job} was dropped"))
         .about(Subject::job(job))
         .with_help("CREATE JOB makes it anew, from the beginning")
 }
 
-/// Appends an entry whose place in the log does not matter to a log that has been read; it is read again only if it has grown since.
+/// Appends an entry, whose place in the log does not matter, to a log that has been read; the log is read again only if it has
+/// grown since.
 pub(super) async fn append_to(
     store: &JobStore,
     id: JobId,
@@ -93,14 +94,14 @@ pub(super) struct TakenOver {
     pub(super) identity: Option<Identity>,
     /// The version where the job stands, with its name.
     pub(super) last: Option<(String, BatchVersion)>,
-    /// What the sink lacks, if it was restored to an earlier state and a rewind mends that.
+    /// The batches that the sink lacks, if it was restored to an earlier state and a rewind repairs that.
     pub(super) missing: Option<Missing>,
 }
 
-/// Makes this process the one that runs the job: first in the log, then in the sink; then the log is brought up to what the
-/// sink has. Gives the history after that.
+/// Makes this process the owner of the job: first in the log, then in the sink. Then it brings the log up to date with the sink
+/// and returns the history after that.
 ///
-/// A rewind goes back to batch `rewinds_to`: what comes later need not be in the sink.
+/// A rewind goes back to batch `rewinds_to`: the sink need not have later batches.
 pub(super) async fn take_over(
     store: &JobStore,
     job: &ReadyJob,
@@ -117,7 +118,7 @@ pub(super) async fn take_over(
     let taken = append_to(store, id, before, &takeover).await?;
     failpoint::reach("taken-over");
     if let JobSinkTable::Delta(handle) = job.query.sink() {
-        // Nothing is written to a table that is another one.
+        // No row may be written to a table with another identity.
         let last = last_version(store, id, owner, &taken).await?;
         let now = handle.identity().await?;
         check_sink(sink_name(job), &now, version_of(last.as_ref()), &taken)?;
@@ -125,7 +126,7 @@ pub(super) async fn take_over(
     let (sink, of_delta) = environment
         .take_over(&job.query, id, taken.next - 1)
         .await?;
-    // Before the sink was fenced somebody else may have taken over as well, and even run batches.
+    // Before this process fenced the sink, another one may have taken over as well, and even run batches.
     let mut history = store.history(id).await?;
     if history.owner.as_deref() != Some(owner) {
         return Err(taken_over());
@@ -150,7 +151,8 @@ pub(super) async fn take_over(
     };
     let mut missing = None;
     let decision = match standing {
-        // Of no batch that was staged for the sink before it has anything; of one that was staged for it, it may have all rows.
+        // It has no row of batches that were staged for the sink before it; of a batch that was staged for it, it may have all
+        // rows.
         Standing::New => {
             let witness = sink.witness(of_delta, &history, &staged).await?;
             let own = staged_for(store, id, &staged, identity.as_ref()).await?;
@@ -192,21 +194,21 @@ pub(super) async fn take_over(
             last = last_version(store, id, owner, &history).await?;
         }
         unsure => {
-            // What the sink has may be of whoever took the job over since.
+            // The sink's rows may come from a process that has taken the job over since.
             if store.history(id).await?.owner.as_deref() != Some(owner) {
                 return Err(taken_over());
             }
             return Err(unclear(&history.name, unsure));
         }
     }
-    // A rewind that died half-way is brought to its end.
+    // A rewind that was interrupted is completed.
     let abandoned = store.versions(id, history.abandoned.clone());
     let abandoned: Vec<BatchVersion> = abandoned.try_collect().await?;
     sink.take_back(&files_of(&abandoned)).await?;
     if missing.is_none() {
         sink.mark(&history).await?;
     }
-    // What is left was never committed and never will be: its writers are fenced.
+    // The remaining versions were never committed and never will be: their writers are fenced.
     for left in staged {
         if !history.was_committed(&left.name) {
             store.discard(id, &left.name).await?;
@@ -239,7 +241,7 @@ async fn staged_for(
     Ok(own)
 }
 
-/// What the sink lacks of the batches that the log has. `of_table` is the number that a table keeps, if the sink is one.
+/// The batches of the log that the sink lacks. `of_table` is the number that a table stores, if the sink is one.
 async fn lacking(
     store: &JobStore,
     id: JobId,
@@ -248,7 +250,7 @@ async fn lacking(
     of_table: Option<Option<i64>>,
     sink: Option<&Identity>,
 ) -> Result<Option<Missing>> {
-    // A table that keeps no number was given no rows.
+    // A table without a number has got no rows.
     let witness = match of_table {
         Some(None) => BEGINNING,
         _ => witness,
@@ -290,7 +292,7 @@ fn restored_sink(job: &str, missing: Missing) -> Error {
     ))
 }
 
-/// The same where the log of the sink does not tell what the sink lacks.
+/// Error if the log of the sink does not show which batches it lacks.
 fn untold(job: &str, last: u64, version: u64) -> Error {
     Error::data(format!(
         "job {job}: whether batch {last} is in the sink cannot be told: version {version} has restored it to an earlier state, of \
@@ -303,7 +305,7 @@ fn untold(job: &str, last: u64, version: u64) -> Error {
     ))
 }
 
-/// Why a job that cannot tell what the sink has does not go on.
+/// Error for a job that cannot find out which batches the sink has.
 fn unclear(job: &str, decision: Decision) -> Error {
     match decision {
         Decision::OlderLog { batch, witness } => Error::data(format!(
@@ -337,7 +339,8 @@ async fn last_version(
     match store.version(id, &last.version).await {
         Ok(version) => Ok(Some((last.version.clone(), version))),
         Err(error) => {
-            // If this runner stalled here, another one may have gone on, and swept what it had read of the log.
+            // If this runner stalled here, another one may have gone on and swept files that the log named when this runner
+            // read it.
             let is_mine = store.history(id).await?.owner.as_deref() == Some(owner);
             Err(if is_mine { error } else { taken_over() })
         }
@@ -352,7 +355,7 @@ fn sink_name(job: &ReadyJob) -> &str {
     job.query.sink_name().unwrap_or_default()
 }
 
-/// Why a runner that was fenced off stops.
+/// Error for a runner that was fenced off.
 pub(super) fn taken_over() -> Error {
     Error::new(
         ErrorKind::Cancelled,

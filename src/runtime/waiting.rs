@@ -1,5 +1,5 @@
-//! Jobs that are to run in this process and cannot be begun: what they read or write cannot be opened, or their log cannot be
-//! read. They are kept, and say why they wait.
+//! Jobs that this process should run and cannot start: a source or sink cannot be opened, or the log cannot be read. They are
+//! kept, with the reason why they wait.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::session::Session;
 use crate::store::JobId;
 
 impl Jobs {
-    /// The history of a job that is there and that no statement of this process has made ready yet; `None` if there is none.
+    /// The history of an existing job that no statement of this process has made ready yet; `None` if there is no such job.
     ///
     /// # Errors
     ///
@@ -28,7 +28,7 @@ impl Jobs {
         Ok(found.filter(|(_, history)| history.phase != Phase::Dropped))
     }
 
-    /// Makes a job ready that was there before: the one of this id, as `history` has it. `statement` is that of its text, and
+    /// Makes an existing job ready: the one with this id, as in `history`. `statement` is the parsed text of the job, and
     /// `session` has its tables. The log is only read.
     ///
     /// # Errors
@@ -52,8 +52,8 @@ impl Jobs {
             return Err(Error::internal("the text of a job does not create it"));
         };
         let (options, query) = self.planned(session, &options, *insert, emit).await?;
-        // A statement that drops or replaces the job writes to the log first, and changes the list of ready jobs then. It waits
-        // for this lock: so what the log says here holds until the job is in the list.
+        // A statement that drops or replaces the job writes to the log first, and then changes the list of ready jobs. It waits
+        // for this lock: so the log that is read here stays valid until the job is in the list.
         let mut ready = self.ready.lock().await;
         if ready.get(&history.name).is_some_and(|job| job.id == id) {
             return Ok(());
@@ -81,12 +81,12 @@ impl Jobs {
         Ok(())
     }
 
-    /// Says that a job cannot be begun here and why: in its sign of life, for `SHOW JOBS` of any process, and in what this
-    /// process tells of its jobs.
+    /// Reports that a job cannot be started here and why: in its heartbeat, for `SHOW JOBS` of any process, and in the status
+    /// and metrics of this process.
     ///
     /// # Errors
     ///
-    /// The store does not answer, or the job's log cannot be read; what this process tells is told all the same.
+    /// The store does not answer, or the job's log cannot be read; status and metrics of this process are updated all the same.
     pub async fn say_waiting(&self, name: &str, reason: &str, options: &RunOptions) -> Result<()> {
         let metrics = JobMetrics::try_new(options.metrics.as_ref(), name)?;
         let found = self.store.find(name).await;
@@ -115,7 +115,7 @@ impl Jobs {
         let Some((id, history)) = found? else {
             return Ok(());
         };
-        // Another process may run the job: its sign of life says more.
+        // Another process may run the job: its heartbeat has more information.
         let last = self.store.heartbeat(id).await?;
         let is_run = last.is_some_and(|last| {
             !last.opening && is_fresh(&last, beat.at) && history.owner.as_ref() == Some(&last.owner)
@@ -167,7 +167,7 @@ mod tests {
         done.map(drop)
     }
 
-    /// A process that has just started: what it would make ready.
+    /// A process that has just started, with the job that it would make ready.
     async fn started(store: &JobStore) -> (Jobs, JobId, JobHistory) {
         let jobs = Jobs::new(store.clone());
         let (id, history) = jobs.not_ready("j").await.unwrap().unwrap();
@@ -203,7 +203,7 @@ mod tests {
         let (id, history) = store.find("j").await.unwrap().unwrap();
         assert_eq!(history.text, other);
 
-        // As it is now it is made ready, and its log is as it was.
+        // The job as it is now is made ready, and its log does not change.
         let (jobs, _, _) = replaced;
         let made = jobs.make_ready(&session, statement(other), id, &history);
         made.await.unwrap();

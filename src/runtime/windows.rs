@@ -1,4 +1,4 @@
-//! The windows or keys of a job at run time: its state and its time, loaded from a version and carried from batch to batch.
+//! Windows or keys of a job at run time: their state and event time, loaded from a version and carried from batch to batch.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Seek};
@@ -29,9 +29,9 @@ use crate::store::{JobId, JobStore, check_crc32, crc32, crc32_of};
 use crate::streaming::{BatchPlan, FrontBatch, LastRecords, StreamQuery};
 use crate::tables::time::BatchTime;
 
-/// After this many changelogs a batch writes the whole state, if they have a good share of its rows;
+/// After so many changelogs a batch writes the whole state, if they have at least a quarter of its rows.
 const MANY_CHANGELOGS: usize = 100;
-/// after this many in any case.
+/// After so many changelogs a batch writes the whole state in any case.
 const MAX_CHANGELOGS: usize = 300;
 
 /// The state and time of a job with windows, as they are after the last batch.
@@ -43,12 +43,12 @@ pub(super) struct Windows {
     policy: WatermarkPolicy,
 }
 
-/// A batch with windows, run and not yet committed.
+/// A batch with windows that was run and is not committed yet.
 pub(super) struct Prepared {
     front: FrontBatch,
     /// The rows to be written.
     emitted: RecordBatch,
-    /// What was emitted before of the groups that were touched.
+    /// The rows that earlier batches emitted for the groups that this batch touched.
     before: RecordBatch,
     log: RecordBatch,
     late: Option<RecordBatch>,
@@ -57,7 +57,7 @@ pub(super) struct Prepared {
     rows_after: usize,
 }
 
-/// What is left to do when the batch is committed.
+/// State changes to apply when the batch is committed.
 pub(super) struct Applied {
     change: StateChange,
     files: Vec<StateFile>,
@@ -65,7 +65,7 @@ pub(super) struct Applied {
 }
 
 impl Windows {
-    /// The state of a version; of a job that has committed nothing, none.
+    /// Loads the state of a version; empty if the job has committed nothing.
     pub(super) async fn load(
         store: &JobStore,
         job: &ReadyJob,
@@ -85,7 +85,7 @@ impl Windows {
             return Ok(windows);
         };
         let time = version.time.clone().unwrap_or_default();
-        // The clock of keys says nothing of windows, nor theirs of keys.
+        // The clock of keys does not apply to windows, nor their watermark to keys.
         if time.clock.is_some() == query.is_keyed() {
             windows.time = time;
         }
@@ -132,19 +132,19 @@ impl Windows {
         self.time.watermark
     }
 
-    /// A table is another one now: its partitions begin where the job is.
+    /// Resets a table that has another identity now: its partitions begin at the job's watermark.
     pub(super) fn begin_anew(&mut self, table: &str) {
         self.time.begin_anew(table);
     }
 
-    /// Whether windows are to be closed by what is known already.
+    /// Whether the watermark is already past windows that are still open.
     pub(super) fn is_behind(&self) -> bool {
         !self.aggregate.is_keyed() && self.time.is_behind()
     }
 
-    /// Whether a batch without records would move the watermark, or close what it has passed.
+    /// Whether a batch without records would move the watermark, or close windows that it has passed.
     pub(super) fn would_move(&self, known: &Partitions, idle: &Partitions) -> bool {
-        // Nothing is said of a key that is forgotten: that waits for a batch with records.
+        // A key that expires emits nothing: its removal waits for a batch with records.
         if self.aggregate.is_keyed() {
             return false;
         }
@@ -158,8 +158,8 @@ impl Windows {
         waiting(&self.time, idle, max_drift)
     }
 
-    /// Runs a batch up to the rows it emits; `clock` gives its time, in milliseconds since 1970 UTC, once it is told the last records
-    /// that were read. Nothing is changed.
+    /// Runs a batch up to the rows it emits; `clock` gets the last records that were read and returns the batch's time, in
+    /// milliseconds since 1970 UTC. Changes no state.
     pub(super) async fn prepare(
         &self,
         job: &ReadyJob,
@@ -229,7 +229,7 @@ impl Windows {
         })
     }
 
-    /// Runs the part of a batch that is about its records, and keeps nothing.
+    /// Runs the steps of a batch that process records, and keeps no result.
     pub(super) async fn rehearse(
         &self,
         job: &ReadyJob,
@@ -262,7 +262,7 @@ impl Windows {
             .collect()
     }
 
-    /// Writes what the batch leaves behind and says so in its version, which is called `name`.
+    /// Writes the state and late rows of the batch and names them in its version, which has the name `name`.
     pub(super) async fn stage(
         &self,
         store: &JobStore,
@@ -301,7 +301,7 @@ impl Windows {
         })
     }
 
-    /// The batch is committed.
+    /// Applies the changes of a committed batch.
     pub(super) fn apply(&mut self, applied: Applied) -> Result<()> {
         self.table.apply(applied.change)?;
         self.files = applied.files;
@@ -314,8 +314,8 @@ impl Windows {
         let (count, logged) =
             logs.fold((0, 0), |(count, rows), file| (count + 1, rows + file.rows));
         let rows_after = prepared.rows_after as u64;
-        // Reading changes must not take longer than reading the state several times, nor writing the state than writing
-        // the changes did.
+        // Reading the changes must not take longer than reading the state several times, and writing the state must not take
+        // longer than writing the changes did.
         count >= MAX_CHANGELOGS
             || (count >= MANY_CHANGELOGS && 4 * logged >= rows_after)
             || (count > 10 && logged > 4 * rows_after.max(1_000))
@@ -345,7 +345,7 @@ impl Windows {
 }
 
 impl Prepared {
-    /// What the rows came from.
+    /// The front part of the batch, which produced the rows.
     pub(super) fn front(&self) -> &FrontBatch {
         &self.front
     }
@@ -359,11 +359,11 @@ impl Prepared {
         let now = collect(&plan).await?;
         let before = collect(&job.query.back(&self.before).await?).await?;
         let withdrawn = without(&before, &now, job.query.sink().primary_key())?;
-        // What was compared is what is written.
+        // Writes exactly the rows that were compared.
         Ok((plan.with_rows(now)?, withdrawn))
     }
 
-    /// An error of the rows above the aggregate, with the group that it is about, if one of them fails alone.
+    /// Adds to an error of the plan above the aggregate the group that causes it, if one of them fails alone.
     pub(super) async fn of_group(&self, job: &ReadyJob, sink: &JobSink, error: Error) -> Error {
         if !may_blame(&error) {
             return error;
@@ -375,12 +375,12 @@ impl Prepared {
                 )
                 .context(group)
                 .of_record(),
-            // It is of no single group, or that cannot be told now.
+            // No single group is to blame, or the search failed.
             Ok(None) | Err(_) => error,
         }
     }
 
-    /// The first group of which no row can be written, and its error.
+    /// The first group for which no row can be written, and its error.
     async fn failing_group(
         &self,
         job: &ReadyJob,
@@ -398,7 +398,7 @@ impl Prepared {
             .map(|(query, error)| (query.group_of(&self.emitted, row(found)), error)))
     }
 
-    /// The error of some of the emitted rows, if they fail without the others. Nothing of them is kept.
+    /// The error of a range of the emitted rows, if they fail without the others. No result is kept.
     async fn fault(
         &self,
         job: &ReadyJob,
@@ -420,7 +420,7 @@ fn row(position: u64) -> usize {
     usize::try_from(position).unwrap_or(usize::MAX)
 }
 
-/// Whether rows that were emitted are withdrawn: the sink must know their keys.
+/// Whether the job withdraws rows that it emitted: the sink must have a key.
 fn withdraws(job: &ReadyJob) -> bool {
     let has_key = !job.query.sink().primary_key().is_empty();
     has_key && job.query.stream().is_some_and(StreamQuery::withdraws)
@@ -434,7 +434,7 @@ async fn collect(plan: &BatchPlan) -> Result<RecordBatch> {
     concat_batches(&schema, &batches).map_err(|error| Error::internal(error.to_string()))
 }
 
-/// The rows of `before` whose key, of these columns, no row of `now` has; none if there are none.
+/// The rows of `before` whose key, in these columns, is in no row of `now`; none if there are no such rows.
 fn without(before: &RecordBatch, now: &RecordBatch, key: &[usize]) -> Result<Option<RecordBatch>> {
     let internal = |error: datafusion::arrow::error::ArrowError| Error::internal(error.to_string());
     let fields = key
@@ -499,18 +499,18 @@ pub(super) fn changed(name: &str, query: Option<&StreamQuery>, version: &BatchVe
     )
 }
 
-/// Which partitions have been silent for how long.
+/// Tracks how long each partition has been silent.
 ///
-/// What earlier processes have seen counts: a version says how long each partition had had nothing to read, and where the job still
-/// stands at its end nothing has come since.
+/// The observations of earlier processes count: a version stores how long each partition had had no record to read. If the
+/// job's position is still at the end of the partition, no record has come since.
 #[derive(Debug, Default)]
 pub(super) struct Silence {
     since: BTreeMap<(String, i32), Silent>,
-    /// What the last version says of partitions that were not looked at since.
+    /// Silence by the last version, for partitions that were not checked since.
     before: BTreeMap<(String, i32), Duration>,
-    /// How much time passed since that version is not known: it is of another machine.
+    /// The time since that version is unknown: another machine wrote it.
     is_gap_unknown: bool,
-    /// The sources did not answer meanwhile: what the version says does not go on until now.
+    /// The sources did not answer meanwhile: the silence in the version does not extend to the present.
     is_interrupted: bool,
 }
 
@@ -518,9 +518,9 @@ pub(super) struct Silence {
 #[derive(Debug, Clone, Copy)]
 struct Silent {
     since: Instant,
-    /// How long before that, as far as is known.
+    /// Silence before that, as far as it is known.
     before: Duration,
-    /// It was silent by a version, and perhaps for longer since than is known.
+    /// The version says that it was silent; it may have been silent for longer since than is known.
     is_unsure: bool,
 }
 
@@ -531,7 +531,7 @@ impl Silent {
 }
 
 impl Silence {
-    /// Goes on from a version, unless partitions were looked at already; `now` is read on the clock that nobody sets.
+    /// Continues from a version, unless partitions were checked already; `now` is a reading of the monotonic clock.
     pub(super) fn go_on(&mut self, version: Option<&BatchVersion>, now: &SteadyTime) {
         let is_first = self.since.is_empty() && !self.is_interrupted;
         let Some(version) = version.filter(|_| is_first) else {
@@ -553,7 +553,8 @@ impl Silence {
             .collect();
     }
 
-    /// Brokers did not answer: producers may have waited as well, so that the time until now is no silence.
+    /// Restarts the count after brokers did not answer: producers may have waited as well, so the time until now does not count
+    /// as silence.
     pub(super) fn interrupt(&mut self, now: Instant) {
         self.is_interrupted = true;
         self.before.clear();
@@ -566,14 +567,14 @@ impl Silence {
         }
     }
 
-    /// A table is another one now: what was seen of it says nothing.
+    /// Forgets a table that has another identity now: its observed silence no longer applies.
     pub(super) fn begin_anew(&mut self, table: &str) {
         self.since.retain(|(of, _), _| of != table);
         self.before.retain(|(of, _), _| of != table);
     }
 
-    /// The partitions that had nothing to read, and no open transaction, for as long as their table says (TIME-1), now that
-    /// they end at `ends` and `version` is where the job stands.
+    /// The partitions that had no record to read and no open transaction for the time that their table's options set (TIME-1).
+    /// They end at `ends` now, and `version` is the job's last version.
     pub(super) fn idle(
         &mut self,
         version: Option<&BatchVersion>,
@@ -613,7 +614,7 @@ impl Silence {
         idle
     }
 
-    /// How long each partition has had nothing to read, in milliseconds.
+    /// How long each partition has had no record to read, in milliseconds.
     pub(super) fn lasts(&self, now: Instant) -> BTreeMap<String, BTreeMap<i32, u64>> {
         let mut lasts: BTreeMap<String, BTreeMap<i32, u64>> = BTreeMap::new();
         for ((table, partition), silent) in &self.since {
@@ -624,8 +625,8 @@ impl Silence {
         lasts
     }
 
-    /// The idle partitions, and those that were silent on another machine: they may be idle, which cannot be told before they have
-    /// been silent for long enough here.
+    /// The idle partitions, and those that were silent on another machine: these may be idle, but that is known only when they
+    /// have been silent for long enough here.
     pub(super) fn perhaps_idle(&self, idle: &Partitions) -> Partitions {
         let mut perhaps = idle.clone();
         for ((table, partition), silent) in &self.since {
@@ -637,7 +638,8 @@ impl Silence {
         perhaps
     }
 
-    /// Idle partitions, and those that came after the last batch: a process that goes on from it would begin to count anew.
+    /// The idle partitions, and those that came after the last batch: a process that continues from that version would start to
+    /// count from zero for them.
     pub(super) fn with_new(&self, version: Option<&BatchVersion>, idle: &Partitions) -> Partitions {
         let mut with_new = idle.clone();
         for (table, partition) in self.since.keys() {
@@ -650,14 +652,14 @@ impl Silence {
     }
 }
 
-/// Whether a version says how long a partition had been silent by then. One of an earlier release says nothing of any, and there is
-/// nothing to add.
+/// Whether a version stores how long a partition had been silent. A version of an earlier release stores it for none, and then
+/// nothing has to be added.
 fn says_silence(version: &BatchVersion, table: &str, partition: i32) -> bool {
     let of_table = version.silent.get(table);
     version.silent.is_empty() || of_table.is_some_and(|of| of.contains_key(&partition))
 }
 
-/// All partitions there are.
+/// All partitions that exist.
 pub(super) fn known(ends: &Ends) -> Partitions {
     ends.iter()
         .map(|(table, partitions)| {
@@ -667,8 +669,8 @@ pub(super) fn known(ends: &Ends) -> Partitions {
         .collect()
 }
 
-/// Makes the rows of a state file a part of `table`. Lengths in a damaged file may be of any size: nothing of it is looked at
-/// before its bytes are known to be those that were written.
+/// Adds the rows of a state file to `table`. Lengths in a damaged file may have any value: so the checksum of its bytes is
+/// verified before any of them is used.
 fn read_checked(
     table: &mut StateTable,
     file: &StateFile,
@@ -682,7 +684,7 @@ fn read_checked(
         ))
         .with_help("REWIND JOB … TO BATCH n goes back to a batch before it")
     };
-    // Files of the first release have none.
+    // Files of the first release have no checksum.
     if file.crc32.is_some() {
         let found = crc32_of(&mut opened).map_err(|error| damaged(&error))?;
         check_crc32(found, file.crc32).map_err(|reason| damaged(&reason))?;
@@ -765,10 +767,10 @@ mod tests {
         };
         assert!(!idle(0, 0, 0));
         assert!(idle(0, 0, 10));
-        // Records of a transaction: nobody may read them, and nobody may forget them.
+        // Records of an open transaction: they cannot be read yet, and must not be ignored.
         assert!(!idle(0, 21, 30));
         assert!(!idle(0, 21, 60));
-        // It was aborted, and retention has taken it all: the silence begins now.
+        // It was aborted, and retention has deleted it all: the silence begins now.
         assert!(!idle(0, 0, 61));
         assert!(idle(0, 0, 71));
     }
@@ -816,7 +818,7 @@ mod tests {
         assert!(idle.is_empty());
         let new = Partitions::from([("t".to_owned(), [1].into())]);
         assert_eq!(silence.with_new(Some(&version), &idle), new);
-        // A version of an earlier release says nothing of any partition.
+        // A version of an earlier release stores silence for no partition.
         let earlier = BatchVersion::default();
         assert_eq!(silence.with_new(Some(&earlier), &idle), idle);
         assert_eq!(silence.with_new(None, &idle), idle);

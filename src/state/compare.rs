@@ -1,4 +1,4 @@
-//! Keys of some rows compared with keys of the state, where both lie.
+//! Comparison of keys of new rows with keys in the chunks of the state, without copying either.
 
 use datafusion::arrow::array::{DynComparator, RecordBatch, make_comparator};
 use datafusion::arrow::compute::SortOptions;
@@ -6,14 +6,14 @@ use datafusion::error::Result;
 
 use crate::state::index::Place;
 
-/// Compares keys of one batch with those in chunks of the state. NULL is a key like others.
+/// Compares keys of one batch with those in chunks of the state. NULL is a key like any other.
 pub(super) struct Comparators {
     /// By chunk, per key column.
     of_chunk: Vec<Vec<DynComparator>>,
 }
 
 impl Comparators {
-    /// For the first `keys` columns of `rows` and of each chunk; where there is no chunk, no place is asked for.
+    /// Compares the first `keys` columns of `rows` with those of each chunk; places in a missing chunk must not be asked for.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! State rows as Arrow IPC.
+//! Files of state rows, in the Arrow IPC format.
 
 use std::io::{Cursor, Read, Seek};
 
@@ -12,11 +12,11 @@ use datafusion::error::{DataFusionError, Result};
 
 use crate::state::table::StateTable;
 
-/// The bytes of a file of rows in the columns of `schema`.
+/// Encodes rows, in the columns of `schema`, as the bytes of a file.
 ///
 /// # Errors
 ///
-/// Types that IPC does not know.
+/// Types that Arrow IPC does not support.
 pub fn encode_states(schema: &SchemaRef, rows: &[RecordBatch]) -> Result<Vec<u8>> {
     let size = rows.iter().map(RecordBatch::get_array_memory_size).sum();
     let mut writer = FileWriter::try_new(Vec::with_capacity(size), schema)?;
@@ -26,7 +26,7 @@ pub fn encode_states(schema: &SchemaRef, rows: &[RecordBatch]) -> Result<Vec<u8>
     Ok(writer.into_inner()?)
 }
 
-/// The rows of a file, in the columns of `schema`: by place, since names may change from release to release.
+/// Decodes the rows of a file into the columns of `schema`: by position, since names may change from release to release.
 ///
 /// # Errors
 ///
@@ -36,7 +36,7 @@ pub fn decode_states(bytes: &[u8], schema: &SchemaRef) -> Result<Vec<RecordBatch
 }
 
 fn decode(file: impl Read + Seek, schema: &SchemaRef) -> Result<Vec<RecordBatch>> {
-    // What has no place in the columns is an error, not NULL (VALUE-1).
+    // A value that does not fit into the columns is an error, not NULL (VALUE-1).
     let strict = CastOptions {
         safe: false,
         ..CastOptions::default()
@@ -55,7 +55,7 @@ fn decode(file: impl Read + Seek, schema: &SchemaRef) -> Result<Vec<RecordBatch>
     Ok(batches)
 }
 
-/// How many rows a file has, all of which can be read.
+/// Counts the rows of a file by reading all of them.
 ///
 /// # Errors
 ///
@@ -68,8 +68,8 @@ pub fn count_rows(bytes: &[u8]) -> Result<u64> {
     Ok(rows)
 }
 
-/// Makes the rows of a file a part of `table`, as [`StateTable::restore`] does; `closes_at` says when rows are done. Gives
-/// how many rows the file has.
+/// Adds the rows of a file to `table`, as [`StateTable::restore`] does; `closes_at` returns the time at which each row is
+/// final. Returns the number of rows in the file.
 ///
 /// # Errors
 ///
@@ -83,7 +83,7 @@ pub fn read_states(
     read_state_file(table, Cursor::new(bytes), closed_by, closes_at)
 }
 
-/// The same from a file that is not in memory.
+/// Does the same with a file that is not in memory.
 ///
 /// # Errors
 ///
@@ -106,9 +106,9 @@ pub fn read_state_file(
     Ok(count)
 }
 
-/// The state that files make up, in the order they were written, each with what its batch closed windows by: by what the
-/// files say of themselves, without the job. None if there are no files. It has the columns of the last one: a release may have
-/// given them more room.
+/// The state that results from files in the order they were written, each with the watermark by which its batch closed windows.
+/// It uses only the metadata in the files, not the job. None if there are no files. The columns are those of the last file: a
+/// later release may have widened them.
 ///
 /// # Errors
 ///
@@ -155,7 +155,7 @@ mod tests {
 
     use super::*;
 
-    /// Averages of integers were those of DOUBLE once.
+    /// Earlier releases computed averages of integers as DOUBLE.
     #[test]
     fn sums_and_distinct_values_of_doubles_are_read_as_those_of_integers() {
         let schema = |sum: DataType, value: DataType| {
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(sums, [Some(3_000_000_000_000_000_000), None]);
         let values = rows[0].column(1).as_list::<i32>().value(0);
         assert_eq!(values.as_primitive::<Int64Type>().values(), &[7_i64, -1]);
-        // What has no place is refused, not left out.
+        // A value that does not fit is refused, not left out.
         let refused = decode_states(&file(vec![Some(9_223_372_036_854_775_808.0)]), &now);
         assert!(refused.is_err());
     }

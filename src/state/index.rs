@@ -1,4 +1,4 @@
-//! Which rows have a key: by the key's hash, the keys themselves are compared where they lie.
+//! Index from keys to the places of their rows: by the hash of the key; the keys themselves are compared in the chunks.
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use datafusion::common::HashSet;
@@ -16,10 +16,10 @@ pub(super) struct Place {
     pub(super) row: u32,
 }
 
-/// In the place of a chunk: the row is the number of a list of places.
+/// Instead of a chunk's number: then the row is the number of a list of places.
 const LIST: u32 = u32::MAX;
 
-/// A key's hash, and its place or its list of places. Nearly every key has one: it must not pay for the others.
+/// The hash of a key, with its place or its list of places. Nearly every key has one place, so it must not pay for the others.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Entry {
     hash: u32,
@@ -36,12 +36,12 @@ impl Entry {
     }
 }
 
-/// All bits of what the table asks for depend on the hash.
+/// Spreads the hash over 64 bits, so that all bits that the hash table uses depend on it.
 fn spread(hash: u32) -> u64 {
     u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
-/// Keys to the places of their rows; a window's key has one, a session's key one per session.
+/// Maps keys to the places of their rows: the key of a window has one, the key of a session one per session.
 #[derive(Debug, Default)]
 pub(super) struct PlaceIndex {
     entries: HashTable<Entry>,
@@ -67,12 +67,12 @@ impl PlaceIndex {
         self.entries.allocation_size() + places.sum::<usize>() + self.free_lists.capacity() * 4
     }
 
-    /// Room for so many more keys.
+    /// Reserves room for so many more keys.
     pub(super) fn reserve(&mut self, keys: usize) {
         self.entries.reserve(keys, Entry::hash);
     }
 
-    /// The entry that each key may have, by its hash: memory that is not at hand is waited for together, not key by key.
+    /// The entry that each key may have, by its hash: looking up all keys together overlaps the cache misses.
     pub(super) fn candidates(&self, hashes: &[u32]) -> Vec<Option<&Entry>> {
         let by_hash = |hash: &u32| {
             self.entries
@@ -81,7 +81,7 @@ impl PlaceIndex {
         hashes.iter().map(by_hash).collect()
     }
 
-    /// The places of the key that `row` of the compared rows has, whose candidate is known.
+    /// The places of the key of `row` in the compared rows, given its candidate entry.
     pub(super) fn get<'i>(
         &'i self,
         hash: u32,
@@ -103,7 +103,7 @@ impl PlaceIndex {
         }
     }
 
-    /// The key of `row` has a row at `place` as well.
+    /// Adds `place` to the key of `row`.
     pub(super) fn insert(&mut self, hash: u32, row: usize, place: Place, compared: &Comparators) {
         let lists = &self.lists;
         let found = self.entries.entry(
@@ -141,7 +141,7 @@ impl PlaceIndex {
         }
     }
 
-    /// The key of `row` has no rows any more.
+    /// Removes the key of `row`.
     pub(super) fn remove(&mut self, hash: u32, row: usize, compared: &Comparators) {
         let lists = &self.lists;
         let found = self.entries.find_entry(spread(hash), |entry| {
@@ -153,7 +153,7 @@ impl PlaceIndex {
         }
     }
 
-    /// Of the key of `row` only the places stay that `is_live` says. Lists in `done` were looked through before.
+    /// Keeps only the places of the key of `row` for which `is_live` returns true. Lists in `done` were filtered before.
     pub(super) fn keep_live(
         &mut self,
         hash: u32,
@@ -192,7 +192,7 @@ impl PlaceIndex {
         }
     }
 
-    /// The row at `from`, whose key has this hash, is at `to` now.
+    /// Updates the place of a row, whose key has this hash, from `from` to `to`.
     pub(super) fn moved(&mut self, hash: u32, from: Place, to: Place) {
         let lists = &self.lists;
         let found = self

@@ -1,4 +1,4 @@
-//! Late rows as they are kept.
+//! Stored form of late rows.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ fn time() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
-/// `topic`, `partition`, `offset`, `value`, `watermark`, and the window that was missed, unknown of a session.
+/// `topic`, `partition`, `offset`, `value`, `watermark`, and the window that the row missed, which is NULL for a session.
 pub(crate) fn late_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("topic", DataType::Utf8, true),
@@ -27,7 +27,7 @@ pub(crate) fn late_schema() -> SchemaRef {
     ]))
 }
 
-/// Rows that a batch has set aside, in the columns of `system.late_rows`; none if there are none.
+/// The late rows of a batch, in the columns of `system.late_rows`; none if there are none.
 ///
 /// # Errors
 ///

@@ -1,6 +1,6 @@
-//! Keyed state of a job, in memory: what is held, what a batch makes of it, and how it is written.
+//! Keyed state of a job in memory: its table, the change that a batch makes to it, and its files.
 //!
-//! A batch never changes the state: it gives a [`StateChange`], which is applied when the batch is committed.
+//! A batch never changes the state: it returns a [`StateChange`], which is applied when the batch is committed.
 
 mod compare;
 mod file;

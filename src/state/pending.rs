@@ -1,7 +1,7 @@
-//! Chunks that were read back and are not in the index yet: who looks for keys looks through the hashes of their rows.
+//! Restored chunks that are not in the index yet: a lookup of keys compares the hashes of all their rows.
 //!
-//! A job that starts need not take a million keys into an index before it says something. Each change of the state that
-//! follows takes one chunk in.
+//! So a job need not index a million keys before its first batch. Each later change of the state moves one chunk into the
+//! index.
 
 use std::sync::OnceLock;
 
@@ -19,7 +19,7 @@ pub(super) struct Pending {
 #[derive(Debug)]
 struct PendingChunk {
     number: u32,
-    /// Of its rows, once somebody has asked.
+    /// Hashes of its rows, computed at the first lookup.
     hashes: OnceLock<Vec<u32>>,
 }
 
@@ -34,7 +34,7 @@ impl PendingChunk {
 }
 
 impl Pending {
-    /// A chunk is not in the index yet.
+    /// Adds a chunk that is not in the index yet.
     pub(super) fn put(&mut self, number: u32) {
         self.chunks.push(PendingChunk {
             number,
@@ -42,12 +42,12 @@ impl Pending {
         });
     }
 
-    /// A chunk is gone: its number may be given to another one.
+    /// Removes a chunk: its number may be given to another one.
     pub(super) fn forget(&mut self, number: u32) {
         self.chunks.retain(|chunk| chunk.number != number);
     }
 
-    /// The number of a chunk that is to be taken into the index now, with the hashes of its rows if they are known.
+    /// Removes a chunk that will be indexed now and returns its number, with the hashes of its rows if they are known.
     pub(super) fn pop(&mut self) -> Option<(u32, Option<Vec<u32>>)> {
         let chunk = self.chunks.pop()?;
         Some((chunk.number, chunk.hashes.into_inner()))
@@ -65,8 +65,8 @@ impl Pending {
             .sum()
     }
 
-    /// Gives each place whose key has the same hash as one of `wanted`, with the number of that one: whether the keys are
-    /// the same, and the row alive, is for the caller to see. `rows` gives the rows of a chunk, their key is the first
+    /// Calls `found` for each place whose key has the same hash as one of `wanted`, with the index of that one. The caller
+    /// checks whether the keys are the same and the row is alive. `rows` returns the rows of a chunk, whose key is the first
     /// `keys` columns.
     pub(super) fn find<'a>(
         &self,
@@ -106,17 +106,17 @@ impl Pending {
     }
 }
 
-/// One bit of each hash: nearly all rows are told apart by it, and it fits into the processor's nearest memory.
+/// A bit set over the hashes: it rules out nearly all other rows and fits into the processor's cache.
 struct Filter {
     bits: Vec<u64>,
     mask: usize,
 }
 
 impl Filter {
-    /// For few hashes that is 8 KiB.
+    /// The size for few hashes, in bits: 8 KiB.
     const LEAST: usize = 1 << 16;
     const MOST: usize = 1 << 27;
-    /// About one in so many of other hashes passes.
+    /// About one in so many of the other hashes passes.
     const SPARSE: usize = 64;
 
     fn new(hashes: &[u32]) -> Self {

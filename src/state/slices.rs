@@ -1,4 +1,4 @@
-//! What a batch emits where state is by slice: a window is no row of the state, but is put together of the slices it has.
+//! Windows of state by slice: the state has a row per slice, and the emitted windows are merged from their slices.
 
 use std::ops::Range;
 
@@ -14,15 +14,15 @@ use crate::state::table::StateTable;
 
 /// The slices that a batch has touched.
 pub(super) struct Touched<'a> {
-    /// Where they were.
+    /// Their places in the state.
     pub(super) places: &'a [Place],
-    /// What they were.
+    /// Their rows before the batch.
     pub(super) kept: &'a RecordBatch,
-    /// What they are now.
+    /// Their rows after it.
     pub(super) merged: &'a Merged,
 }
 
-/// The windows that are emitted, and what those of touched slices gave before.
+/// The windows that are emitted, and the rows that the windows of touched slices gave before.
 pub(super) fn emit_windows(
     table: &StateTable,
     aggregate: &IncrementalAggregate,
@@ -53,7 +53,8 @@ pub(super) fn emit_windows(
     }
     let of_touched = others.len();
     if with_closing {
-        // The last slice of the last window that closes: later ones, and what is done after them, are in none.
+        // `last` is the last slice of the last window that closes. Slices after it, which are final later, are in none of the
+        // closing windows.
         let last = closing.end.saturating_sub(2);
         let until = slices
             .last_window(last)

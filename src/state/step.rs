@@ -1,4 +1,4 @@
-//! What a batch makes of the state: merged rows, what is emitted, what is withdrawn, and the change to be applied.
+//! Step of a batch over the state: the merged rows, the emitted and withdrawn rows, and the change to apply.
 
 use anabranch_udfs::{IncrementalAggregate, Merged};
 use datafusion::arrow::array::{BooleanArray, RecordBatch, UInt32Array};
@@ -11,24 +11,25 @@ use crate::state::table::{StateChange, StateTable};
 /// How a batch emits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StepRule {
-    /// A row per group that the batch touched; otherwise each group once, when it is done.
+    /// If true, a row for each group that the batch touched; otherwise each group once, when it is final.
     pub changes: bool,
-    /// What was emitted of touched groups before is asked for, to be withdrawn where it no longer holds.
+    /// Whether the step also returns the rows that touched groups gave before, so that rows that no longer hold can be
+    /// withdrawn.
     pub withdraws: bool,
-    /// What windows were closed by before. State by slice does not tell which of its windows were.
+    /// The watermark that closed windows before this batch. State by slice does not store which of its windows are closed.
     pub closed_before: Option<i64>,
-    /// The watermark that closes windows; without windows, keys last touched by then are forgotten.
+    /// The watermark that closes windows; without windows, the time up to which keys that were not touched later are dropped.
     pub closed_by: Option<i64>,
 }
 
-/// What a batch makes of the state.
+/// Result of a step.
 #[derive(Debug)]
 pub struct Step {
     /// Rows of the aggregate's output.
     pub emitted: RecordBatch,
     /// Rows of the aggregate's output that touched groups gave before.
     pub before: RecordBatch,
-    /// All state rows that the batch touched, as they are now: what a changelog keeps.
+    /// All state rows that the batch touched, as they are now, for the changelog.
     pub log: RecordBatch,
     /// To be applied when the batch is committed.
     pub change: StateChange,
@@ -91,7 +92,7 @@ pub fn step(
     })
 }
 
-/// What is emitted, and what it replaces, where a state row is a row of the output.
+/// The emitted rows and the rows that they replace, for state whose rows are rows of the output.
 fn emit_rows(
     aggregate: &IncrementalAggregate,
     kept: &RecordBatch,
@@ -107,7 +108,7 @@ fn emit_rows(
     } = merged;
     let schema = aggregate.state_schema();
     let (states, is_final) = if rule.changes {
-        // Other sessions of a key that was touched say something only when they are done.
+        // Other sessions of a touched key are emitted only when they are final.
         let with_closed = aggregate.uses_is_final();
         let said = rows_where(is_done, |row| {
             is_touched[row] || (with_closed && is_done[row])
@@ -139,7 +140,7 @@ fn emit_rows(
     Ok((emitted, aggregate.evaluate(&before, &not_final)?))
 }
 
-/// The numbers of the rows that are wanted, of as many as `all` has.
+/// The numbers of the wanted rows among those of `all`.
 fn rows_where(all: &[bool], is_wanted: impl Fn(usize) -> bool) -> UInt32Array {
     (0..all.len())
         .filter(|row| is_wanted(*row))
@@ -147,7 +148,7 @@ fn rows_where(all: &[bool], is_wanted: impl Fn(usize) -> bool) -> UInt32Array {
         .collect()
 }
 
-/// The rows of keys that are not forgotten: the others begin anew.
+/// The rows of keys that have not expired: expired keys start again without their old rows.
 fn remembered(
     aggregate: &IncrementalAggregate,
     rows: RecordBatch,

@@ -1,8 +1,8 @@
-//! State rows by key, in chunks sorted by the time at which they are done.
+//! Table of state rows by key, in chunks sorted by the time at which the rows are final.
 //!
-//! Rows are never changed in place: a newer row replaces an older one, which is dead from then on. Small chunks are put
-//! together when they are many, those of like size first, and a chunk that is mostly dead is written anew: no batch pays for
-//! all that is held.
+//! Rows are never changed in place: a newer row replaces an older one, which is dead from then on. Many small chunks are
+//! merged, those of similar size first, and a chunk whose rows are mostly dead is rewritten. So no batch pays for the whole
+//! state.
 
 use datafusion::arrow::array::{BooleanArray, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::{filter_record_batch, interleave_record_batch, take_record_batch};
@@ -14,19 +14,19 @@ use crate::state::compare::Comparators;
 use crate::state::index::{Place, PlaceIndex, hashes};
 use crate::state::pending::Pending;
 
-/// Rows of a chunk at most.
+/// The most rows of a chunk.
 const CHUNK_ROWS: usize = 65_536;
-/// With more small chunks than this, some are put together.
+/// With more small chunks than this, some are merged.
 const MAX_SMALL: usize = 64;
-/// So many rows that are read back at once come into the index one chunk after the other, with later changes.
+/// When at least so many rows are restored at once, later changes index them, one chunk each.
 const MANY_ROWS: usize = CHUNK_ROWS;
-/// A chunk of fewer rows is not written anew for its dead ones alone.
+/// A chunk of fewer rows is not rewritten only because of its dead ones.
 const WORTHWHILE: usize = 1_024;
 
 #[derive(Debug)]
 struct Chunk {
     rows: RecordBatch,
-    /// When each row is done, ascending.
+    /// The time at which each row is final, ascending.
     closes_at: Vec<i64>,
     is_live: Vec<bool>,
     live: usize,
@@ -41,7 +41,7 @@ impl Chunk {
         let live = rows.num_rows();
         let mut bytes = live * (size_of::<i64>() + size_of::<bool>());
         for column in rows.columns() {
-            // Columns that were read share one buffer.
+            // Columns that were read from a file share one buffer.
             bytes += column.to_data().get_slice_memory_size()?;
         }
         Ok(Self {
@@ -67,16 +67,16 @@ impl Chunk {
     }
 }
 
-/// What a batch does to the state.
+/// The change that a batch makes to the state.
 #[derive(Debug)]
 pub struct StateChange {
-    /// Rows that are replaced or done.
+    /// Places of rows that are replaced or final.
     pub(super) dead: Vec<Place>,
-    /// Rows, in the columns of the state, whose keys have no other rows from now on but those added.
+    /// Rows, in the columns of the state, whose keys keep only the rows in `added`.
     pub(super) replaced: Vec<RecordBatch>,
-    /// Rows that are done and were not touched.
+    /// Rows that are final and were not touched.
     pub(super) closed: RecordBatch,
-    /// Rows that are new or changed, and when each is done.
+    /// Rows that are new or changed, and the time at which each is final.
     pub(super) added: Vec<(RecordBatch, Vec<i64>)>,
 }
 
@@ -85,7 +85,7 @@ pub struct StateChange {
 pub struct StateTable {
     schema: SchemaRef,
     keys: usize,
-    /// Places name chunks by number: one that is gone leaves a gap, which the next one takes.
+    /// Places name chunks by number: a removed chunk leaves a gap, which the next one fills.
     chunks: Vec<Option<Chunk>>,
     index: PlaceIndex,
     pending: Pending,
@@ -135,7 +135,7 @@ impl StateTable {
         self.index.size() + self.pending.size() + chunks.sum::<usize>()
     }
 
-    /// When the next row is done.
+    /// The time at which the next row is final.
     pub fn next_close(&self) -> Option<i64> {
         let first = |(_, chunk): (u32, &Chunk)| chunk.closes_at.get(chunk.cursor).copied();
         self.numbered().filter_map(first).min()
@@ -154,7 +154,7 @@ impl StateTable {
         self.gather(&places)
     }
 
-    /// All rows as they will be when the change is applied, each batch in the order in which rows are done.
+    /// All rows as they will be after the change, each batch in the order in which its rows are final.
     ///
     /// # Errors
     ///
@@ -184,14 +184,14 @@ impl StateTable {
         Ok(batches)
     }
 
-    /// The rows of the keys that `rows`, in the columns of the state, have; and where they are.
+    /// The places and rows of the keys that `rows`, in the columns of the state, have.
     pub(super) fn touched(&self, rows: &[RecordBatch]) -> Result<(Vec<Place>, RecordBatch)> {
         let places = self.places_of(rows)?;
         let rows = self.gather(&places)?;
         Ok((places, rows))
     }
 
-    /// The rows that are done when the watermark is at `watermark`, but for those at `without`.
+    /// The rows that are final at `watermark`, except those at `without`.
     pub(super) fn closing(
         &self,
         watermark: i64,
@@ -204,7 +204,7 @@ impl StateTable {
         Ok((places, rows))
     }
 
-    /// Where the rows are that are done when the watermark is at `watermark`.
+    /// The places of the rows that are final at `watermark`.
     pub(super) fn done_by(&self, watermark: i64) -> Vec<Place> {
         let mut places = Vec::new();
         for (number, chunk) in self.numbered() {
@@ -215,7 +215,7 @@ impl StateTable {
         places
     }
 
-    /// Makes the change a part of the state.
+    /// Applies the change to the state.
     ///
     /// # Errors
     ///
@@ -225,7 +225,7 @@ impl StateTable {
         self.index_pending()
     }
 
-    /// With `later` the new rows are not taken into the index yet.
+    /// Applies the change; if `later` is set, new rows are not indexed yet.
     fn change(&mut self, change: StateChange, later: bool) -> Result<()> {
         let changed = change.dead.len();
         for place in &change.dead {
@@ -266,8 +266,8 @@ impl StateTable {
         self.compact(changed)
     }
 
-    /// Adds rows as they were written: those of their keys that are there already are replaced by them, and what is done
-    /// by `closed_by` is gone. `rows` are with the times at which each is done.
+    /// Adds rows from a file. They replace existing rows of the same keys, and rows that are final by `closed_by` are dropped.
+    /// `rows` come with the time at which each is final.
     ///
     /// # Errors
     ///
@@ -328,7 +328,7 @@ impl StateTable {
         Comparators::try_new(rows, chunks, self.keys)
     }
 
-    /// Where the rows of the keys of `rows` are.
+    /// The places of the rows of the keys in `rows`.
     pub(super) fn places_of(&self, rows: &[RecordBatch]) -> Result<Vec<Place>> {
         let mut seen: HashSet<Place> = HashSet::default();
         let mut places = Vec::new();
@@ -365,7 +365,7 @@ impl StateTable {
         gather(&self.schema, places, rows)
     }
 
-    /// Takes rows that are done, and dead by now, out of the index.
+    /// Removes final rows, which are dead by now, from the index.
     fn forget_closed(&mut self, closed: &RecordBatch) -> Result<()> {
         if closed.num_rows() == 0 {
             return Ok(());
@@ -384,7 +384,7 @@ impl StateTable {
         Ok(())
     }
 
-    /// Puts rows into chunks, whose numbers go to `new`; they are not in the index yet.
+    /// Puts rows into chunks and adds the numbers of these to `new`; does not index them yet.
     fn add(&mut self, rows: RecordBatch, closes_at: Vec<i64>, new: &mut Vec<u32>) -> Result<()> {
         if rows.num_rows() == 0 {
             return Ok(());
@@ -405,7 +405,7 @@ impl StateTable {
         Ok(())
     }
 
-    /// Takes the rows of a chunk into the index; their hashes may be known.
+    /// Indexes the rows of a chunk; their hashes may be known.
     fn index_rows(&mut self, number: u32, known: Option<Vec<u32>>) -> Result<()> {
         let Some(chunk) = &self.chunks[number as usize] else {
             return Ok(());
@@ -419,7 +419,7 @@ impl StateTable {
         Ok(())
     }
 
-    /// Takes one of the chunks that wait for it into the index.
+    /// Indexes one of the pending chunks.
     fn index_pending(&mut self) -> Result<()> {
         match self.pending.pop() {
             Some((number, hashes)) => self.index_rows(number, hashes),
@@ -427,7 +427,7 @@ impl StateTable {
         }
     }
 
-    /// Gives the chunk a number.
+    /// Stores the chunk and returns its number.
     fn put(&mut self, chunk: Chunk) -> u32 {
         let number = match self.chunks.iter().position(Option::is_none) {
             Some(gap) => {
@@ -442,7 +442,7 @@ impl StateTable {
         u32::try_from(number).unwrap_or(u32::MAX)
     }
 
-    /// Drops chunks that are dead and puts others together, after so many rows have changed.
+    /// Drops dead chunks and merges or rewrites others, after so many rows have changed.
     fn compact(&mut self, changed: usize) -> Result<()> {
         for (number, slot) in (0_u32..).zip(&mut self.chunks) {
             if slot.as_ref().is_some_and(|chunk| chunk.live == 0) {
@@ -467,7 +467,7 @@ impl StateTable {
             let moved = self.gather(&from)?;
             let hashes = hashes(&moved, self.keys)?;
             let closes_at = rows.iter().map(|(closes_at, _)| *closes_at).collect();
-            // The old chunks keep their numbers until all rows have moved: no place means two rows.
+            // The old chunks keep their numbers until all rows have moved: so no place stands for two rows.
             let number = self.put(Chunk::try_new(moved, closes_at)?);
             for (row, (hash, from)) in hashes.into_iter().zip(from).enumerate() {
                 self.index.moved(hash, from, place(number, row));
@@ -479,7 +479,8 @@ impl StateTable {
         Ok(())
     }
 
-    /// The chunks that are to be written anew: work that earlier changes have paid for.
+    /// The chunks to rewrite: the amount of work is limited by the number of changed rows, so that its amortized cost stays
+    /// low.
     fn to_move(&self, changed: usize) -> HashSet<u32> {
         let mut moving = HashSet::default();
         let mut wasteful: Vec<(u32, &Chunk)> = self
@@ -503,7 +504,7 @@ impl StateTable {
             small.sort_unstable_by_key(|(_, chunk)| chunk.live);
             let mut sum = 0;
             for (count, (number, chunk)) in small.into_iter().enumerate() {
-                // A row moves only into a chunk that is twice as large, or nearly.
+                // A row moves only into a chunk of about twice the size or more.
                 if count >= MAX_SMALL / 4 && chunk.live > sum {
                     break;
                 }
@@ -528,7 +529,7 @@ fn live_places(number: u32, chunk: &Chunk) -> impl Iterator<Item = Place> + '_ {
         .map(move |row| place(number, row))
 }
 
-/// The rows at `places` of chunks that `rows` gives.
+/// The rows at `places`; `rows` returns the rows of a chunk.
 fn gather<'a>(
     schema: &SchemaRef,
     places: &[Place],

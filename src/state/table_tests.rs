@@ -1,4 +1,4 @@
-//! The state table against a map.
+//! Tests of the state table against a map.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::StateTable;
 
-/// Two keys, the second text; when it is done; a value.
+/// Two key columns, the second of them text; the time at which the row is final; a value.
 type Row = (Option<i64>, Option<String>, i64, i64);
 type Key = (Option<i64>, Option<String>);
 
@@ -56,7 +56,7 @@ fn held(table: &StateTable) -> Vec<Row> {
     held
 }
 
-/// What a map would hold: the rows of each key.
+/// A map with the rows of each key, as the expected state.
 #[derive(Default)]
 struct Expected(BTreeMap<Key, Vec<(i64, i64)>>);
 
@@ -85,7 +85,7 @@ impl Expected {
     }
 }
 
-/// The state read back from what a snapshot of it has, its rows not in the index yet.
+/// The state restored from a snapshot of it, with rows that are not in the index yet.
 fn restarted(table: &StateTable) -> StateTable {
     let rows = rows_of(&table.rows().unwrap());
     let mut restarted = StateTable::try_new(schema(), 2).unwrap();
@@ -111,7 +111,7 @@ fn row(ahead: i64) -> impl Strategy<Value = Row> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Enough small changes for chunks to be put together many times; keys with several rows, as sessions have.
+    /// So many small changes that chunks are merged many times; keys with several rows, as sessions have.
     #[test]
     fn many_changes_leave_what_a_map_would_hold(
         changes in prop::collection::vec(
@@ -146,7 +146,7 @@ proptest! {
     // Each case has tens of thousands of rows.
     #![proptest_config(ProptestConfig::with_cases(8))]
 
-    /// Chunks that are large enough to be written anew for their dead rows, of keys that are many.
+    /// Chunks of many keys, large enough to be rewritten because of their dead rows.
     #[test]
     fn large_changes_leave_what_a_map_would_hold(
         changes in prop::collection::vec(
@@ -208,7 +208,7 @@ fn a_state_without_keys_has_one() {
     assert!(table.is_empty());
 }
 
-/// More rows at once than go into the index before they are asked for.
+/// More rows at once than are indexed before the first lookup.
 #[test]
 fn what_is_held_is_what_is_counted() {
     let mut table = StateTable::try_new(schema(), 2).unwrap();
@@ -228,7 +228,7 @@ fn what_is_held_is_what_is_counted() {
     let plain: usize = columns.map(|column| column.get_buffer_memory_size()).sum();
     assert!(table.size() > plain, "{} of {plain}", table.size());
     assert!(table.size() < 3 * plain, "{} of {plain}", table.size());
-    // All rows of a key are found: those of half of the keys are replaced by one each.
+    // All rows of a key are found: the rows of half of the keys are replaced by one each.
     let half: Vec<Row> = rows[..75_000].to_vec();
     table.restore(vec![batch(&half)], None).unwrap();
     assert_eq!(table.len(), 75_000 + 75_000);

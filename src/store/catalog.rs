@@ -1,9 +1,9 @@
-//! The statements that made a server's catalog, in order: `catalog/<n>.json`, and now and then what holds of those before `n`:
-//! `catalog/snapshot/<n>.json`.
+//! Catalog of a server: the statements that created it, in order (`catalog/<n>.json`), and snapshots of those before `n` that
+//! are still in force (`catalog/snapshot/<n>.json`).
 //!
-//! The list is made shorter as the log of a job is: entries are deleted after a snapshot has passed them, and the snapshot before
-//! the last one stays, so that whoever is reading finds what comes after it. A writer that slept meanwhile may find the number
-//! free that it had in mind: it looks for snapshots afterwards, and one that has passed its number tells that it must try again.
+//! The list is shortened like the log of a job: entries are deleted after a snapshot has passed them. The snapshot before the
+//! last one stays, so that a reader of it still finds the entries after it. A writer that stalled meanwhile may find its number
+//! free again. So it looks for snapshots after its write, and must try again if one has passed its number.
 
 use std::collections::BTreeMap;
 
@@ -17,23 +17,23 @@ use crate::store::data_dir::DataDir;
 
 /// The format that this program writes and the newest it reads.
 const FORMAT: u32 = 1;
-/// Entries that are asked for at the same time.
+/// Entries that are read at the same time.
 const READS_AT_ONCE: usize = 16;
-/// How often something is tried again that others get in the way of.
+/// How often a read or write is retried when other processes interfere.
 const ATTEMPTS: usize = 20;
 
 /// A statement that was run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CatalogEntry {
     format: u32,
-    /// As typed, `${NAME}` unexpanded.
+    /// The text as typed, with `${NAME}` unexpanded.
     pub statement: String,
-    /// What its `$name` stood for.
+    /// The values of its `$name` parameters.
     #[serde(default)]
     pub parameters: BTreeMap<String, String>,
     /// When, in milliseconds since 1970 UTC.
     pub at: i64,
-    /// By somebody who may name some tables only.
+    /// The user who ran it may name only some tables.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_restricted: bool,
 }
@@ -50,7 +50,7 @@ impl CatalogEntry {
         }
     }
 
-    /// Says whether it was run by somebody who may name some tables only.
+    /// Sets whether the user who ran it may name only some tables.
     #[must_use]
     pub fn restricted(self, is_restricted: bool) -> Self {
         Self {
@@ -60,14 +60,14 @@ impl CatalogEntry {
     }
 }
 
-/// What holds of the entries before a number.
+/// The entries before a number that are still in force.
 #[derive(Debug, Serialize, Deserialize)]
 struct Snapshot {
     format: u32,
     in_force: Vec<CatalogEntry>,
 }
 
-/// The statements of a list, as far as they were not left out because others have undone them.
+/// The statements of the catalog, without those that a snapshot has dropped because later statements undid them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CatalogList {
     /// In order.
@@ -78,19 +78,19 @@ pub struct CatalogList {
     pub since_snapshot: u64,
 }
 
-/// The list in a data directory.
+/// The catalog in a data directory.
 #[derive(Debug, Clone)]
 pub struct CatalogStore {
     dir: DataDir,
 }
 
 impl CatalogStore {
-    /// The list of `dir`.
+    /// The catalog of `dir`.
     pub fn new(dir: DataDir) -> Self {
         Self { dir }
     }
 
-    /// A new place for the rows of a table that says none: below the data directory.
+    /// A new folder below the data directory for the rows of a table that names no location.
     #[expect(
         clippy::disallowed_methods,
         reason = "two tables of one name, one after the other, have folders of their own"
@@ -102,7 +102,7 @@ impl CatalogStore {
         self.dir.place(&format!("tables/{name}-{id}"))
     }
 
-    /// All entries that may hold, in order.
+    /// All entries that may still be in force, in order.
     ///
     /// # Errors
     ///
@@ -111,7 +111,7 @@ impl CatalogStore {
         for _ in 0..ATTEMPTS {
             let files = self.files().await?;
             let read = self.read_from(&files).await;
-            // What was read may have been deleted meanwhile.
+            // Another process may have deleted the files meanwhile.
             if self.files().await?.snapshot() == files.snapshot() {
                 return read;
             }
@@ -160,7 +160,7 @@ impl CatalogStore {
         })
     }
 
-    /// Adds an entry behind all others; gives its number.
+    /// Appends an entry; returns its number.
     ///
     /// # Errors
     ///
@@ -180,8 +180,8 @@ impl CatalogStore {
         ))
     }
 
-    /// Writes down what holds of the entries before `next`, and deletes those that the snapshot before has passed. Whoever stops
-    /// at any step does no harm.
+    /// Writes a snapshot of the entries before `next` that are still in force, and deletes the entries that the snapshot before
+    /// has passed. It may stop at any step without harm.
     ///
     /// # Errors
     ///
@@ -191,7 +191,7 @@ impl CatalogStore {
             format: FORMAT,
             in_force,
         };
-        // The same entries give the same snapshot: one that is there is as good.
+        // The same entries give the same snapshot: an existing one is as good.
         self.dir
             .create(&snapshot_path(next), seal(&snapshot)?)
             .await?;
@@ -243,7 +243,7 @@ impl CatalogStore {
     }
 }
 
-/// The numbers of what lies in the folder, ascending.
+/// The numbers of the entries and snapshots in the folder, ascending.
 #[derive(Debug, Default)]
 struct Files {
     entries: Vec<u64>,
@@ -320,7 +320,7 @@ mod tests {
         let files = |folder: &str| std::fs::read_dir(dir.path().join(folder)).unwrap().count();
         assert_eq!(files("catalog/snapshot"), 2);
         assert_eq!(files("catalog"), 1 + 2, "entries 31 and 32, and the folder");
-        // Who slept finds its number free, and is not believed.
+        // A writer that stalled finds its number free, but its entry does not count.
         let path = entry_path(5);
         assert!(
             store
@@ -333,7 +333,7 @@ mod tests {
         assert_eq!(store.append(&entry("last")).await.unwrap(), 33);
     }
 
-    /// What others have undone is read once, by whoever makes the list shorter.
+    /// Entries that others have undone are read once, by the process that shortens the list.
     #[tokio::test]
     async fn what_was_undone_is_not_read_again() {
         let reads = Arc::new(Reads::default());
@@ -342,7 +342,7 @@ mod tests {
         for number in 0..200 {
             store.append(&entry(&number.to_string())).await.unwrap();
         }
-        // An entry is added without a look at the others.
+        // An entry is added without reading the others.
         assert_eq!(reads.take(), Vec::<String>::new());
         let list = store.all().await.unwrap();
         assert_eq!(reads.take().len(), 200);

@@ -1,9 +1,9 @@
-//! Checksums of what lasts: no file that was damaged is taken for what was written.
+//! Checksums of stored files: they detect a file that differs from the bytes that were written.
 //!
-//! A JSON file says at its beginning that it is checked and has the checksum at its end, as members like any other:
-//! `{"checked_by":"crc32",…,"crc32":"0123abcd"}`. The checksum is of all bytes before its member. One damaged place cannot hide
-//! both ends, so that a file is either checked or was written by an earlier release, which had no checksums. Other files are
-//! checked by what names them: a version has the checksums of its state and of its late rows.
+//! A JSON file starts with a member that says it is checked and ends with the checksum:
+//! `{"checked_by":"crc32",…,"crc32":"0123abcd"}`. The checksum covers all bytes before its member. One damaged place cannot
+//! hide both ends, so a file is either checked or was written by an earlier release, which had no checksums. The files that
+//! name other files have the checksums of those: a version has the checksums of its state and of its late rows.
 
 use std::borrow::Cow;
 use std::io::{ErrorKind, Read, Seek};
@@ -25,11 +25,11 @@ pub fn crc32(bytes: &[u8]) -> u32 {
     crc32fast::hash(bytes)
 }
 
-/// Why bytes are not those that were written; nothing if they are, or if their writer made no checksum.
+/// Compares the checksum of a file's bytes with the one that its writer stored, if it stored one.
 ///
 /// # Errors
 ///
-/// They are others.
+/// The checksums differ.
 pub fn check_crc32(found: u32, written: Option<u32>) -> Result<(), String> {
     match written {
         Some(written) if written != found => Err(format!(
@@ -57,7 +57,7 @@ pub(super) fn seal(value: &impl Serialize) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The value of such a file, or of one without a checksum.
+/// Reads a value from such a file, or from one without a checksum.
 pub(super) fn unseal<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     serde_json::from_slice(&unsealed(bytes)?).map_err(|error| error.to_string())
 }
@@ -86,7 +86,7 @@ pub(super) fn unsealed(bytes: &[u8]) -> Result<Cow<'_, [u8]>, String> {
     }
 }
 
-/// The checksum of a whole file; its reader stands at the beginning before and after.
+/// The checksum of a whole file; the reader must be at the beginning, and is there again afterwards.
 ///
 /// # Errors
 ///

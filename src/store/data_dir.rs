@@ -1,4 +1,4 @@
-//! A folder or object store as the place where things last.
+//! Data directory: a folder or object store with atomic creation of durable objects.
 
 #![expect(
     clippy::disallowed_methods,
@@ -22,22 +22,22 @@ use super::s3::{is_s3, open_s3};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::unfinished::{ABANDONED, unfinished_files};
 
-/// Where state, late rows and runs are kept. Cheap to clone.
+/// The folder or object store that keeps logs, versions, state, late rows and runs. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct DataDir {
     store: Arc<dyn ObjectStore>,
     root: Path,
-    /// The folder, if it is one: what is written there is synced to disk.
+    /// The folder, if it is one: files that are written there are synced to disk.
     folder: Option<PathBuf>,
     /// Folders that are known to be on disk themselves.
     synced: Arc<Mutex<HashSet<PathBuf>>>,
-    /// Set when the store was seen to refuse what exists.
+    /// Set when a probe has shown that the store refuses to create an object that exists.
     refuses: Arc<OnceCell<()>>,
     shown: String,
 }
 
 impl DataDir {
-    /// A folder, or the URL of an object store such as `s3://bucket/path`. A folder is made if there is none.
+    /// Opens a folder, or the URL of an object store such as `s3://bucket/path`. Creates the folder if it does not exist.
     ///
     /// # Errors
     ///
@@ -74,7 +74,7 @@ impl DataDir {
         })
     }
 
-    /// The memory of this process.
+    /// A directory in the memory of this process.
     pub(super) fn in_memory() -> Self {
         let store = Arc::new(object_store::memory::InMemory::new());
         Self {
@@ -83,7 +83,7 @@ impl DataDir {
         }
     }
 
-    /// The path or URL of something in it, for whoever opens it without this.
+    /// The path or URL of an object in it, for code that opens the object without this directory.
     pub(super) fn place(&self, name: &str) -> String {
         match &self.folder {
             Some(folder) => folder.join(name).display().to_string(),
@@ -91,7 +91,7 @@ impl DataDir {
         }
     }
 
-    /// Any store, whatever it does.
+    /// A directory in any store, without a check of its conditional writes.
     #[cfg(test)]
     pub(crate) fn of_store(store: Arc<dyn ObjectStore>) -> Self {
         let shown = store.to_string();
@@ -112,7 +112,7 @@ impl DataDir {
         }
     }
 
-    /// Whether there may be something at a place: a folder that does not exist has nothing, and looking does not make it.
+    /// Whether a place may hold data: a folder that does not exist holds none, and this check does not create it.
     pub fn exists(place: &str) -> bool {
         let path = place.strip_prefix("file://").unwrap_or(place);
         path.contains("://") || std::path::Path::new(path).is_dir()
@@ -123,7 +123,8 @@ impl DataDir {
         &self.shown
     }
 
-    /// Some stores take a conditional write and do not look at the condition: two runners would win the same log entry.
+    /// Checks with a probe that the store honours conditional writes. Some stores accept them and ignore the condition: then
+    /// two runners would both win the same log entry.
     async fn check_refuses(&self) -> Result<()> {
         let path = self.path(&format!("probe-{}", uuid::Uuid::new_v4()));
         let failed = |error: &StoreError| store_error(&self.shown, error);
@@ -175,7 +176,7 @@ impl DataDir {
             .await;
         match put {
             Ok(_) => Ok(true),
-            // A store that was asked twice, since its first answer was lost, refuses its own object.
+            // After a retry because the first answer was lost, the store refuses the object that this call has written itself.
             Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => {
                 Ok(self.read(name).await?.is_some_and(|found| found == wanted))
             }
@@ -183,16 +184,16 @@ impl DataDir {
         }
     }
 
-    /// Writes an object, over what is there: for what is worth nothing after a crash.
+    /// Writes an object, replacing an existing one: for data that has no value after a crash.
     pub(super) async fn overwrite(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
         let put = self.store.put(&self.path(name), bytes.into()).await;
         put.map(drop)
             .map_err(|error| store_error(&self.shown, &error))
     }
 
-    /// Deletes what writers have left in these folders that died before a file was whole. Such files have a name of their own, with
-    /// `#` and a number at the end, and are in no listing. Young ones may be of a writer at work. Blocks; an object store has
-    /// none.
+    /// Deletes the unfinished files in these folders, which writers left when they died. Such files have a name of their own,
+    /// with `#` and a number at the end, and appear in no listing. Young ones are kept, since their writers may still run.
+    /// Blocks; an object store has no such files.
     pub fn sweep_unfinished(&self, folders: &[&str]) -> u64 {
         let Some(root) = &self.folder else {
             return 0;
@@ -291,7 +292,7 @@ impl Seek for Opened {
     }
 }
 
-/// A file in a folder that is to be there whole or not at all, whenever power fails.
+/// A file that exists in a folder either whole or not at all, even after a power failure.
 struct SyncedFile {
     root: PathBuf,
     path: PathBuf,
@@ -300,11 +301,11 @@ struct SyncedFile {
 }
 
 impl SyncedFile {
-    /// False if there is such a file. Blocks until it is on disk.
+    /// Creates the file; false if it exists already. Blocks until it is on disk.
     fn create(&self, bytes: &[u8]) -> std::io::Result<bool> {
         let folder = self.path.parent().unwrap_or(&self.root);
         std::fs::create_dir_all(folder)?;
-        // Its own name it has when it is whole; what ends so is in no listing.
+        // The file gets its own name when it is whole; names with this ending appear in no listing.
         let mut unfinished = self.path.clone().into_os_string();
         unfinished.push(format!("#{}", uuid::Uuid::new_v4().as_u128()));
         let unfinished = PathBuf::from(unfinished);
@@ -320,7 +321,7 @@ impl SyncedFile {
         Ok(true)
     }
 
-    /// The folder has a new name in it; those above only the first time.
+    /// Syncs the folder, which has a new entry; folders above it are synced only the first time.
     fn sync_folders(&self) -> std::io::Result<()> {
         let mut is_new = true;
         for dir in self.path.ancestors().skip(1) {

@@ -1,4 +1,4 @@
-//! Object stores that keep conditions, and one that does not.
+//! Object stores that honour conditional writes, and one that does not.
 
 use futures::stream::BoxStream;
 use object_store::memory::InMemory;
@@ -9,7 +9,7 @@ use object_store::{
 
 use super::*;
 
-/// Takes conditions and ignores them.
+/// Accepts conditional writes and ignores the condition.
 #[derive(Debug, Default)]
 struct Careless(InMemory);
 

@@ -1,4 +1,4 @@
-//! What lies in the folder of a job, file by file: for whoever checks it. Nothing is written.
+//! Inventory of the folder of a job, file by file, for the consistency check. It only reads.
 
 use crate::error::{Error, Result};
 use crate::store::job_store::{
@@ -6,7 +6,7 @@ use crate::store::job_store::{
 };
 use crate::store::wire::{Unreadable, read_checkpoint, read_entry};
 
-/// The files of a job, by what they are; each sorted.
+/// The files of a job by kind; each list is sorted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inventory {
     /// Numbers of entries of the log.
@@ -35,7 +35,7 @@ pub struct Problem {
 }
 
 impl Inventory {
-    /// How many files these are.
+    /// The number of all files.
     pub fn files(&self) -> usize {
         let named = [
             &self.versions,
@@ -75,7 +75,7 @@ impl JobStore {
         })
     }
 
-    /// Where an entry of a log lies in the data directory, and why it cannot be read, if so.
+    /// The path of a log entry in the data directory, and the reason if it cannot be read.
     ///
     /// # Errors
     ///
@@ -85,7 +85,7 @@ impl JobStore {
         self.check_json(entry_path(id, number), read).await
     }
 
-    /// The same of a checkpoint.
+    /// The path of a checkpoint, and the reason if it cannot be read.
     ///
     /// # Errors
     ///
@@ -106,7 +106,7 @@ impl JobStore {
     ) -> Result<(String, Option<Problem>)> {
         let found = self.dir().read(&path).await?;
         let reason = match found {
-            // Whoever makes the log shorter may just have deleted it.
+            // A runner that shortens the log may just have deleted it.
             None => None,
             Some(bytes) => read(&bytes).err().map(|why| Problem {
                 reason: why.to_string(),

@@ -25,13 +25,13 @@ use crate::store::wire::{
 const DROPPED: &str = "jobs/dropped";
 /// A number that no log reaches: names have ten digits.
 const LAST_NUMBER: u64 = 9_999_999_999;
-/// Entries or versions that are asked for at the same time.
+/// Entries or versions that are read at the same time.
 const READS_AT_ONCE: usize = 16;
 
 /// The identity of a job, minted when it is created: a name that is dropped and made again is another job.
 pub type JobId = uuid::Uuid;
 
-/// A job, or why it cannot be read.
+/// A job, or the error if it cannot be read.
 #[derive(Debug)]
 pub struct FoundJob {
     /// The name in SQL.
@@ -56,7 +56,7 @@ impl JobStore {
         }
     }
 
-    /// Jobs that nobody asks for once their process has ended.
+    /// Jobs in memory that end with their process, such as subscriptions.
     pub fn fleeting() -> Self {
         Self {
             dir: DataDir::in_memory(),
@@ -64,7 +64,7 @@ impl JobStore {
         }
     }
 
-    /// Whether what batches have set aside goes with them.
+    /// Whether late rows and dead letters are deleted with their batches instead of being packed.
     pub fn is_fleeting(&self) -> bool {
         self.is_fleeting
     }
@@ -79,7 +79,7 @@ impl JobStore {
         Ok(files.iter().map(|file| name_of(file)).collect())
     }
 
-    /// All jobs that have not been dropped, by name. One that cannot be read does not keep the others from being seen.
+    /// All jobs that have not been dropped, by name. A job that cannot be read does not hide the others.
     ///
     /// # Errors
     ///
@@ -88,7 +88,7 @@ impl JobStore {
         self.found(self.names().await?).await
     }
 
-    /// The jobs of these names; those that are not there are left out.
+    /// The jobs of these names; names without a job are left out.
     ///
     /// # Errors
     ///
@@ -126,7 +126,7 @@ impl JobStore {
         self.at(&named(name)).await
     }
 
-    /// The id of the job of a name, whatever its log says.
+    /// The id of the job with this name, without reading its log.
     ///
     /// # Errors
     ///
@@ -143,14 +143,14 @@ impl JobStore {
             .ok()
             .and_then(|text| {
                 let id = text.trim().parse::<JobId>().ok()?;
-                // As it was written: a letter that has become a capital was damaged.
+                // The text must be as it was written: a capital letter in it means damage.
                 (id.to_string() == text.trim()).then_some(id)
             })
             .ok_or_else(|| self.corrupt(path, "it does not hold the id of a job"))?;
         Ok(Some(id))
     }
 
-    /// Where they lie.
+    /// The data directory that holds them.
     pub(super) fn dir(&self) -> &DataDir {
         &self.dir
     }
@@ -167,7 +167,7 @@ impl JobStore {
         Ok(Some((id, history?)))
     }
 
-    /// Makes a job; `None` if the name is taken.
+    /// Creates a job; `None` if the name is taken.
     ///
     /// # Errors
     ///
@@ -178,7 +178,7 @@ impl JobStore {
     )]
     pub async fn create(&self, created: &Entry, name: &str) -> Result<Option<JobId>> {
         let id = JobId::new_v4();
-        // The log first: a name always leads to a job.
+        // The log is written first: so a name always leads to a job.
         if !self.append(id, 0, created).await? {
             return Err(Error::internal("a new job's log exists already"));
         }
@@ -193,8 +193,8 @@ impl JobStore {
         Ok(Some(id))
     }
 
-    /// Frees the name of a job that was dropped. Its log and versions stay until [`Self::sweep_dropped`] deletes them. Whoever slept
-    /// since it dropped the job finds another one of that name, perhaps, and leaves it alone.
+    /// Frees the name of a job that was dropped. Its log and versions stay until [`Self::sweep_dropped`] deletes them. If this
+    /// process stalled after the drop, another job may have taken the name: then the name stays.
     ///
     /// # Errors
     ///
@@ -206,7 +206,7 @@ impl JobStore {
         if !is_its_own {
             return Ok(());
         }
-        // First, so that the job can be found at any time: by its name, or among those that were dropped.
+        // The list of dropped jobs is written first, so that the job can be found at any time: by its name, or in that list.
         self.dir.create(&dropped_path(id), Vec::new()).await?;
         self.dir.delete(&path).await
     }
@@ -277,7 +277,7 @@ impl JobStore {
         self.dir.overwrite(&heartbeat_path(id), bytes).await
     }
 
-    /// The last sign that a process runs the job; one that cannot be read is none.
+    /// The last heartbeat of the job; none if it cannot be read.
     ///
     /// # Errors
     ///
@@ -287,7 +287,7 @@ impl JobStore {
         Ok(found.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
 
-    /// No process runs the job any more.
+    /// Deletes the heartbeat: the process no longer runs the job.
     ///
     /// # Errors
     ///
@@ -296,8 +296,8 @@ impl JobStore {
         self.dir.delete(&heartbeat_path(id)).await
     }
 
-    /// Whether nobody has written entry `number` of a log yet, nor dropped the job. Who slept for so long that the entry was
-    /// deleted is told by [`Self::append`].
+    /// Whether entry `number` of a log is not written yet and the job is not dropped. If the caller stalled until the entry was
+    /// deleted, only [`Self::append`] detects it.
     ///
     /// # Errors
     ///
@@ -308,18 +308,19 @@ impl JobStore {
         Ok(entry.is_none() && mark.is_none())
     }
 
-    /// What follows from a job's log.
+    /// The history of a job, which follows from its log.
     ///
     /// # Errors
     ///
     /// The store does not answer, an entry is missing or cannot be read.
     pub async fn history(&self, id: JobId) -> Result<JobHistory> {
-        /// Between two looks the log is made shorter, again and again: nobody sweeps that often.
+        /// The most attempts if the log is shortened again between two looks: sweeps are not that frequent.
         const LOOKS: usize = 10;
         let mut last = self.last_checkpoint(id).await?;
         for _ in 0..LOOKS {
             let read = self.history_from(id, last).await;
-            // What was read may have been deleted meanwhile, or written by somebody who slept until it was.
+            // Another process may have deleted entries while they were read, or a stalled writer may have written a number that
+            // was deleted.
             let now = self.last_checkpoint(id).await?;
             if now == last {
                 return read;
@@ -391,11 +392,11 @@ impl JobStore {
         self.read_as(&checkpoint_path(id, number), read).await
     }
 
-    /// Writes down what follows from the log so far, and deletes the entries that the checkpoint before has passed.
-    /// [`Self::history`] reads on from it. Gives the history that the checkpoint before has.
+    /// Writes a checkpoint of the history so far, and deletes the entries that the checkpoint before has passed.
+    /// [`Self::history`] starts from the new one. Returns the history in the checkpoint before.
     ///
-    /// Whoever stops at any step, and whoever does the same at the same time, does no harm: what is deleted is passed by a
-    /// checkpoint that is not.
+    /// The process may stop at any step, and several processes may do this at the same time: only entries that a remaining
+    /// checkpoint has passed are deleted.
     ///
     /// # Errors
     ///
@@ -410,9 +411,9 @@ impl JobStore {
         let [older @ .., before, _newest] = checkpoints.as_slice() else {
             return Ok(None);
         };
-        // A reader that has the one before in hand still finds what comes after it.
+        // A reader of the checkpoint before still finds the entries after it.
         let passed = self.checkpoint(id, *before).await?;
-        // From the first on: what is left is never without what comes after it.
+        // Entries are deleted in order, so that a remaining entry always has those that follow it.
         for name in self.dir.list(&log_folder(id)).await? {
             if number_of(&name).is_some_and(|number| number < *before) {
                 self.dir
@@ -426,8 +427,8 @@ impl JobStore {
         Ok(Some(passed))
     }
 
-    /// Deletes the files that nothing can need any more, now that a checkpoint has passed the one that holds `passed`: what
-    /// [`Self::compact`] has given. Gives how many.
+    /// Deletes the files that no reader needs any more, now that a checkpoint has passed the one that holds `passed`, which
+    /// [`Self::compact`] returned. Returns the number of deleted files.
     ///
     /// # Errors
     ///
@@ -464,8 +465,8 @@ impl JobStore {
         Ok(deleted)
     }
 
-    /// Deletes what dropped jobs have left whose names [`Self::forget`] has freed: that of a DROP JOB, and those of DROP JOBs that died
-    /// before they had come so far. No other job is read.
+    /// Deletes the files of dropped jobs whose names [`Self::forget`] has freed, by this DROP JOB or by earlier ones that died
+    /// before they deleted the files. Reads no other job.
     ///
     /// # Errors
     ///
@@ -475,7 +476,7 @@ impl JobStore {
             let Ok(id) = file.parse::<JobId>() else {
                 continue;
             };
-            // One that is broken is not for this to judge.
+            // A damaged job is left for the consistency check.
             let Ok(history) = self.history(id).await else {
                 continue;
             };
@@ -487,8 +488,8 @@ impl JobStore {
         Ok(())
     }
 
-    /// Deletes what a job that was dropped has left. A checkpoint stays that says so, behind any number that a runner may still have
-    /// in mind: what it writes is in vain.
+    /// Deletes the files of a job that was dropped. A checkpoint that says so stays, behind every number that a runner may
+    /// still use: so its writes have no effect.
     ///
     /// # Errors
     ///
@@ -509,7 +510,7 @@ impl JobStore {
         Ok(())
     }
 
-    /// A name for the version of log entry `sequence` that nobody else has; names sort by number.
+    /// A unique name for the version of log entry `sequence`; names sort by number.
     pub fn version_name(sequence: u64) -> String {
         format!("{sequence:010}-{}", short_random())
     }
@@ -543,7 +544,7 @@ impl JobStore {
             .await
     }
 
-    /// Opens the keyed state that a version wrote: a file in a folder is read where it is, and checked by who reads it.
+    /// Opens the keyed state of a version: a file in a folder is read in place, and its reader checks the checksum.
     ///
     /// # Errors
     ///
@@ -623,7 +624,7 @@ impl JobStore {
         self.put(&pack_path(id, name), pack.encode()?).await
     }
 
-    /// Reads what swept versions have set aside.
+    /// Reads the late rows and dead letters of swept versions.
     ///
     /// # Errors
     ///
@@ -664,11 +665,11 @@ impl JobStore {
         Err(Error::internal(format!("{path} exists already")))
     }
 
-    /// Reads versions, some at the same time; gives them in the order of their names.
+    /// Reads versions, some at the same time; returns them in the order of their names.
     ///
     /// # Errors
     ///
-    /// As [`Self::version`], in the place of the one that it is about.
+    /// As [`Self::version`], at the position of the version that cannot be read.
     pub fn versions(
         &self,
         id: JobId,
@@ -722,13 +723,14 @@ impl JobStore {
             let Some(name) = file.strip_suffix(".json") else {
                 continue;
             };
-            // Who sleeps over this may look when others have taken the job over and committed: their versions are theirs.
+            // If this runner stalled here, another one may have taken the job over and committed: skip versions newer than our
+            // log.
             if history.was_committed(name) || !is_older(name, number) {
                 continue;
             }
             let version = match self.version(id, name).await {
                 Ok(version) => version,
-                // What was torn when it was written was not committed.
+                // A version that was torn while it was written was not committed.
                 Err(error) if error.kind() == ErrorKind::Data => continue,
                 Err(error) => return Err(error),
             };
@@ -741,7 +743,7 @@ impl JobStore {
         Ok(staged)
     }
 
-    /// Deletes a version that was not committed, and what belongs to it.
+    /// Deletes a version that was not committed, with its state and late rows.
     ///
     /// # Errors
     ///
@@ -759,7 +761,7 @@ impl JobStore {
 }
 
 fn named(name: &str) -> String {
-    // Any name that SQL allows, in letters that every store takes as they are.
+    // Encodes any name that SQL allows in characters that every store accepts unchanged.
     let plain: String = name
         .bytes()
         .map(|byte| match byte {
@@ -774,7 +776,7 @@ fn dropped_path(id: JobId) -> String {
     format!("{DROPPED}/{id}")
 }
 
-/// The name that a file of `jobs/names` stands for.
+/// The name of the job that a file of `jobs/names` belongs to.
 fn name_of(file: &str) -> String {
     let mut bytes = Vec::with_capacity(file.len());
     let mut rest = file.as_bytes();
@@ -817,7 +819,7 @@ fn pack_path(id: JobId, name: &str) -> String {
     format!("jobs/{id}/packs/{name}.pack")
 }
 
-/// The number that a file of a log or of its checkpoints is named by.
+/// The number in the name of a log entry or checkpoint.
 pub(super) fn number_of(name: &str) -> Option<u64> {
     name.strip_suffix(".json")?.parse().ok()
 }
@@ -889,7 +891,7 @@ mod tests {
         store.forget(odd, first).await.unwrap();
         let second = store.create(&created(odd), odd).await.unwrap().unwrap();
         assert_ne!(first, second);
-        // A DROP JOB of the first one that slept until now does not take the name of the second.
+        // A DROP JOB of the first one that stalled until now does not free the name of the second.
         store.forget(odd, first).await.unwrap();
         assert_eq!(store.find(odd).await.unwrap().unwrap().0, second);
     }
@@ -971,10 +973,10 @@ mod tests {
         assert_eq!(checkpoints, ["0000000026.json", "0000000036.json"]);
         assert_eq!(files(dir.path(), id, "log")[0], "0000000026.json");
         assert_eq!(files(dir.path(), id, "log").len(), 15);
-        // Who slept all the while finds its number free, and is told that it lost.
+        // A writer that stalled all the time finds its number free, and learns that it lost.
         assert!(!store.append(id, 9, &takeover("zombie")).await.unwrap());
         assert_eq!(store.history(id).await.unwrap().owner.unwrap(), "me");
-        // What it left is swept with the rest.
+        // Its entry is swept with the rest.
         let history = store.history(id).await.unwrap();
         store.compact(id, &history).await.unwrap();
         assert_eq!(files(dir.path(), id, "log")[0], "0000000036.json");
@@ -1014,7 +1016,7 @@ mod tests {
                 for round in 0..60_u64 {
                     let history = store.history(id).await.unwrap();
                     if round % 10 == writer {
-                        // Long enough for the others to write, and for what they wrote to be deleted.
+                        // Long enough for the others to write, and for their entries to be deleted.
                         tokio::time::sleep(std::time::Duration::from_millis(40)).await;
                     }
                     let owner = format!("{writer}/{round}");
@@ -1050,13 +1052,13 @@ mod tests {
             }
         }
         let history = store.history(id).await.unwrap();
-        // A winner may have been told that it lost, never the other way round.
+        // A winner may have got the answer that it lost, never the other way round.
         assert!((won.len() as u64) < history.next);
         assert!(won.len() > 60, "{}", won.len());
         if let Some(last) = won.get(&(history.next - 1)) {
             assert_eq!(history.owner.as_ref(), Some(last));
         }
-        // One that is written is in the log, whatever its writer was told.
+        // An entry that is written is in the log, even if its writer got the answer that it lost.
         let next = history.next;
         store.append(id, next, &takeover("end")).await.unwrap();
         assert_eq!(store.history(id).await.unwrap().owner.unwrap(), "end");
@@ -1145,7 +1147,7 @@ mod tests {
             "later versions go on from it"
         );
         assert_eq!(state[1..], named("arrow"));
-        // One that nobody names yet may be named soon.
+        // A pack that no entry names yet may be named soon.
         let packs = files(dir.path(), id, "packs");
         assert_eq!(packs, ["0000000021-p.pack", "0000000022-p.pack"]);
         assert_eq!(store.history(id).await.unwrap().next, 23);
@@ -1159,10 +1161,10 @@ mod tests {
         for number in 1..=20 {
             commit(&store, id, number, &["0000000001-v"]).await;
         }
-        // It has trimmed the history, and sleeps before it writes its checkpoint.
+        // It has trimmed the history, and stalls before it writes its checkpoint.
         let slept = trim(&store, id, 10, &["0000000021-p"]).await;
-        // Meanwhile others trim twice and die before they sweep. Their batches go on from a snapshot of their own, and their
-        // pack has what the one before had.
+        // Meanwhile other runners trim twice and die before they sweep. Their batches go on from a snapshot of their own, and
+        // their pack has the rows of the one before.
         for number in 22..=40 {
             commit(&store, id, number, &["0000000022-v"]).await;
         }
@@ -1214,7 +1216,7 @@ mod tests {
         for round in 0..2 {
             match round {
                 0 => store.sweep_dropped().await.unwrap(),
-                // By the runner, when it knows.
+                // By the runner, when it notices.
                 _ => {
                     let history = store.history(id).await.unwrap();
                     store.clear(id, history).await.unwrap();
@@ -1223,7 +1225,7 @@ mod tests {
             assert_eq!(files(dir.path(), id, "state"), Vec::<String>::new());
             assert_eq!(files(dir.path(), id, "log"), Vec::<String>::new());
             assert_eq!(files(dir.path(), id, "checkpoint"), ["9999999999.json"]);
-            // The runner that had it does not know yet.
+            // The runner of the job has not noticed yet.
             let entry = committed(1, 1);
             assert!(!store.is_free(id, 2).await.unwrap());
             assert!(!store.append(id, 2, &entry).await.unwrap());
@@ -1431,7 +1433,7 @@ mod tests {
         .unwrap();
         store.append(id, 1, &takeover("me")).await.unwrap();
         let history = store.history(id).await.unwrap();
-        // What whoever took the job over since has staged is not for this one to discard.
+        // Versions that a later owner of the job has staged must not be discarded by this one.
         let later = JobStore::version_name(history.next);
         store.stage(id, &later, &version).await.unwrap();
         let staged = store.staged(id, &history).await.unwrap();

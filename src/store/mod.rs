@@ -1,4 +1,5 @@
-//! What lasts: the logs and versions of jobs and the catalog of a server, in a folder or an object store; and how a bucket is opened.
+//! Durable storage: the logs and versions of jobs and the catalog of a server, in a folder or an object store; also opens S3
+//! buckets.
 //!
 //! The only module that names object_store.
 

@@ -1,4 +1,4 @@
-//! What batches have set aside, late rows and dead letters, many batches to a file: it outlives their versions (LOSS-1).
+//! Packs: files with the late rows and dead letters of many batches, which outlive the versions of these batches (LOSS-1).
 //!
 //! A line of JSON, then of one batch after the other the file of its dead letters and that of its late rows, as they were. Format 1
 //! had dead letters in the JSON.
@@ -12,14 +12,14 @@ use crate::store::checksum::{check_crc32, crc32, seal, unsealed};
 use crate::store::letters::{decode_letters, encode_letters};
 use crate::store::wire::{DeadLetterFile, FORMAT, Unreadable};
 
-/// What batches have set aside.
+/// The late rows and dead letters of batches.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pack {
-    /// In the order of the batches; those that have set nothing aside are not in it.
+    /// In the order of the batches, without those that have none.
     pub batches: Vec<Packed>,
 }
 
-/// What one batch has set aside.
+/// The late rows and dead letters of one batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packed {
     /// Its number.
@@ -75,7 +75,7 @@ struct FirstHeadOfBatch {
 }
 
 impl Pack {
-    /// Bytes that it takes, about.
+    /// Approximate size in bytes.
     pub fn size(&self) -> usize {
         let of_letter = |letter: &DeadLetter| {
             let bytes = |part: &Option<Vec<u8>>| part.as_ref().map_or(0, Vec::len);

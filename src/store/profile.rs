@@ -1,7 +1,7 @@
-//! The keys of a profile in the files of the AWS command line.
+//! AWS profiles: the access keys of a profile in the files of the AWS command line.
 //!
-//! Only keys that stand there. A profile that gets its credentials elsewhere, by single sign-on, a role or a program, is
-//! refused, and not passed over: the next place to look at could have those of another account.
+//! Only keys that are written in these files are used. A profile that gets its credentials by single sign-on, a role or a
+//! program is refused and not skipped: the next source of credentials might belong to another account.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -10,11 +10,11 @@ use object_store::aws::AwsCredential;
 
 use crate::error::{Error, Result};
 
-/// What gives keys where a profile has none itself.
+/// Advice for profiles without keys.
 pub(super) const EXPORT: &str =
     "keys in the environment, as `aws configure export-credentials --format env` writes them";
 
-/// Settings by which a profile gets its credentials elsewhere.
+/// Settings of a profile that gets its credentials in another way.
 const ELSEWHERE: [&str; 7] = [
     "role_arn",
     "web_identity_token_file",
@@ -25,7 +25,7 @@ const ELSEWHERE: [&str; 7] = [
     "login_session",
 ];
 
-/// The two files; `None` where no folder of a user is known.
+/// The two files; `None` if the user's home folder is unknown.
 pub(super) struct ProfileFiles {
     /// `~/.aws/credentials`, or `AWS_SHARED_CREDENTIALS_FILE`.
     pub(super) credentials: Option<PathBuf>,
@@ -33,11 +33,11 @@ pub(super) struct ProfileFiles {
     pub(super) config: Option<PathBuf>,
 }
 
-/// The keys of the profile that was asked for.
+/// The keys of the named profile.
 ///
 /// # Errors
 ///
-/// There is no such profile, it has no keys, it gets them elsewhere, or a file cannot be read.
+/// The profile does not exist, has no keys or gets its credentials in another way, or a file cannot be read.
 pub(super) fn named(files: &ProfileFiles, name: &str) -> Result<AwsCredential> {
     let Some(settings) = find(files, name)? else {
         let shown = |file: &Option<PathBuf>| match file {
@@ -59,11 +59,11 @@ pub(super) fn named(files: &ProfileFiles, name: &str) -> Result<AwsCredential> {
     })
 }
 
-/// The keys of the profile `default`, where no profile is named: `None` if it has none.
+/// The keys of the profile `default`, for users who name no profile: `None` if it has none.
 ///
 /// # Errors
 ///
-/// It gets its credentials elsewhere, or a file cannot be read.
+/// It gets its credentials in another way, or a file cannot be read.
 pub(super) fn default(files: &ProfileFiles) -> Result<Option<AwsCredential>> {
     match find(files, "default")? {
         Some(settings) => keys("default", &settings),
@@ -95,7 +95,7 @@ fn keys(name: &str, settings: &HashMap<String, String>) -> Result<Option<AwsCred
         }))
 }
 
-/// The settings of a profile in both files; where both have one, that of the credentials holds.
+/// The settings of a profile in both files; if both have a setting, the one in the credentials file is used.
 fn find(files: &ProfileFiles, name: &str) -> Result<Option<HashMap<String, String>>> {
     let mut found = None;
     let config = read(files.config.as_deref())?;
@@ -109,7 +109,7 @@ fn find(files: &ProfileFiles, name: &str) -> Result<Option<HashMap<String, Strin
     Ok(found)
 }
 
-/// The text of a file; nothing if there is none.
+/// The text of a file; empty if the file does not exist.
 fn read(file: Option<&Path>) -> Result<String> {
     let Some(file) = file else {
         return Ok(String::new());
@@ -131,7 +131,7 @@ fn read(file: Option<&Path>) -> Result<String> {
     }
 }
 
-/// Adds the settings of the sections that are meant. Lines that are indented belong to the setting above them.
+/// Adds the settings of the wanted sections. Indented lines belong to the setting above them.
 fn add_section(
     text: &str,
     is_meant: impl Fn(&str) -> bool,

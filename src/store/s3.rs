@@ -1,7 +1,7 @@
-//! Stores that speak S3: which store a URL, the options of a table and the environment name, and with whose credentials.
+//! S3 stores: bucket, settings and credentials of a store, from its URL, the options of a table and the environment.
 //!
-//! Options win over variables of the environment. A key, its secret and its session token come from one place: they are never
-//! put together from two. Credentials are looked for in this order, and the first that are found hold:
+//! Options take precedence over variables of the environment. A key, its secret and its session token come from one source:
+//! parts of two sources are never combined. Credentials are searched in this order, and the first ones found are used:
 //!
 //! 1. keys among the options, or the profile that they name;
 //! 2. `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` of the environment;
@@ -30,20 +30,20 @@ use url::Url;
 use super::profile::{self, ProfileFiles};
 use crate::error::{Error, Result};
 
-/// What says whose a request is.
+/// Settings that hold the credentials.
 const SECRETS: [Key; 3] = [Key::AccessKeyId, Key::SecretAccessKey, Key::Token];
 
-/// Where two names of the environment mean the same, these hold: they are those of the AWS command line.
+/// If two variables of the environment mean the same, these are used: they are those of the AWS command line.
 const PREFERRED: [&str; 2] = ["aws_endpoint_url", "aws_session_token"];
 
 /// Variables that name a role to be assumed with other credentials.
 const ASSUMED_ROLES: [&str; 2] = ["aws_iam_role_arn", "aws_s3_assume_role_arn"];
 
-/// How long, and how often, the metadata service of the machine is asked. Where there is none, nothing answers.
+/// Timeout and retries for the metadata service of the machine. On a machine without one, requests get no answer.
 const METADATA_TIME: Duration = Duration::from_secs(10);
 const METADATA_RETRIES: usize = 3;
 
-/// Whether a URL is that of a bucket: `s3://`, `s3a://`, or the `https://` of one at AWS.
+/// Whether a URL is the URL of a bucket: `s3://`, `s3a://`, or the `https://` URL of a bucket at AWS.
 pub(super) fn is_s3(url: &Url) -> bool {
     matches!(
         ObjectStoreScheme::parse(url),
@@ -51,12 +51,12 @@ pub(super) fn is_s3(url: &Url) -> bool {
     )
 }
 
-/// The store of the bucket that `url` names, and the path of `url` in it. `options` are those of a table, in the spelling
-/// `aws_region`; what they leave out is taken from the environment. Nothing is sent before the store is used.
+/// Opens the bucket that `url` names and returns it with the path of `url` in it. `options` are those of a table, spelled like
+/// `aws_region`; settings that they leave out are taken from the environment. Sends no request before the store is used.
 ///
 /// # Errors
 ///
-/// An option or a variable with a value that does not fit, credentials that are not whole, or none at all.
+/// An option or a variable has an invalid value, or the credentials are incomplete or missing.
 pub fn open_s3(
     url: &Url,
     options: &HashMap<String, String>,
@@ -91,7 +91,7 @@ pub fn open_s3(
     Ok((Arc::new(store), path))
 }
 
-/// What the environment says of S3.
+/// The settings of S3 in the environment.
 struct Environment {
     /// Variables that begin with `AWS_`, by their names in lower case; those without a value are left out.
     variables: BTreeMap<String, String>,
@@ -131,18 +131,18 @@ impl Environment {
     }
 }
 
-/// Where the credentials of a store come from.
+/// Source of the credentials of a store.
 enum Source {
     /// Requests are not signed.
     Unsigned,
     Keys(AwsCredential),
-    /// A web identity, or the service of a container: the client knows which, by the variables.
+    /// A web identity, or the credentials service of a container: the client decides by the variables.
     Service,
     /// The metadata service of the machine.
     Machine,
 }
 
-/// How a store is reached.
+/// Settings of the client of a store.
 struct Settings {
     /// All but the keys.
     keys: HashMap<Key, String>,
@@ -155,7 +155,7 @@ impl Settings {
         let given = read_keys(sorted);
         let mut keys = read_keys(&environment.variables);
         let source = source(options, &given, &keys, environment)?;
-        // The endpoint of S3 alone would win over the one that the table names.
+        // An endpoint for S3 only, from the environment, would override the endpoint in the table's options.
         if given.contains_key(&Key::Endpoint) {
             keys.remove(&Key::S3Endpoint);
         }
@@ -168,7 +168,7 @@ impl Settings {
             check_endpoint(endpoint)?;
             endpoint.truncate(endpoint.trim_end_matches('/').len());
         }
-        // An endpoint without TLS that is named is meant.
+        // A user who names an endpoint without TLS allows plain HTTP.
         let endpoint = keys
             .get(&Key::S3Endpoint)
             .or_else(|| keys.get(&Key::Endpoint));
@@ -180,7 +180,7 @@ impl Settings {
     }
 }
 
-/// The settings that the client of the store knows; what it does not know is left out.
+/// The settings that the client of the store supports; others are left out.
 fn read_keys<N: AsRef<str>, V: AsRef<str>>(
     named: impl IntoIterator<Item = (N, V)>,
 ) -> HashMap<Key, String> {
@@ -197,7 +197,7 @@ fn read_keys<N: AsRef<str>, V: AsRef<str>>(
     keys
 }
 
-/// Where the credentials come from; `given` are the settings of the options, `of_process` those of the environment.
+/// Chooses the source of the credentials; `given` are the settings of the options, `of_process` those of the environment.
 fn source(
     options: &HashMap<String, String>,
     given: &HashMap<Key, String>,
@@ -309,7 +309,7 @@ fn whole(keys: &HashMap<Key, String>) -> Option<AwsCredential> {
     })
 }
 
-/// As the client of the store reads it.
+/// Parses a boolean as the client of the store does.
 fn is_true(value: &str) -> bool {
     matches!(
         value.to_ascii_lowercase().as_str(),
@@ -317,7 +317,7 @@ fn is_true(value: &str) -> bool {
     )
 }
 
-/// The endpoint is not shown: it may hold a password.
+/// Checks the endpoint's URL. The error does not show it, since it may hold a password.
 fn check_endpoint(endpoint: &str) -> Result<()> {
     let is_url = Url::parse(endpoint)
         .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some());
@@ -331,7 +331,7 @@ fn check_endpoint(endpoint: &str) -> Result<()> {
     )
 }
 
-/// The credentials of the machine, with an error that says why they were asked for.
+/// The credentials of the machine, with an error that explains why they were needed.
 #[derive(Debug)]
 struct OfMachine {
     inner: AwsCredentialProvider,

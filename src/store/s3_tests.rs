@@ -1,9 +1,9 @@
-//! Which credentials a store is reached with.
+//! Credentials that a store is opened with.
 
 use super::*;
 use crate::error::ErrorKind;
 
-/// An environment with these variables, and the files of a folder as those of the user.
+/// An environment with these variables, and a folder as the user's home.
 fn environment(variables: &[(&str, &str)], home: Option<&std::path::Path>) -> Environment {
     Environment {
         variables: variables
@@ -256,7 +256,7 @@ fn keys_of_a_profile_are_read_and_other_profiles_are_refused() {
         assert!(!error.with_its_help().contains("third"), "{error}");
         assert!(error.help().is_some(), "{error}");
     }
-    // A default profile that signs in elsewhere is not passed over.
+    // A default profile that uses single sign-on is not skipped.
     std::fs::write(folder.join("config"), "[default]\nsso_session = company\n").unwrap();
     let error = find(&[], &[]).err().unwrap();
     assert!(error.message().contains("sso_session"), "{error}");

@@ -16,31 +16,31 @@ use object_store::{
 
 use crate::store::DataDir;
 
-/// What the store does with a call.
+/// Outcome of a call to the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// It does what it is asked for.
+    /// The call succeeds.
     Done,
-    /// It does nothing, and answers with an error.
+    /// The call fails and has no effect.
     Refused,
-    /// It does what it is asked for, and answers with an error.
+    /// The call takes effect, but returns an error.
     Unheard,
-    /// It answers with an error, and does the write later.
+    /// The call returns an error, and its write takes effect later.
     Late,
-    /// It answers with an error, and writes half of the object.
+    /// The call returns an error and writes half of the object.
     Torn,
 }
 
-/// A write that is done later.
+/// A delayed write.
 pub(crate) type Later = Box<dyn FnOnce() + Send>;
 
-/// Decides what the store does with calls.
+/// Decides the outcome of calls to the store.
 pub(crate) trait Faults: fmt::Debug + Send + Sync + 'static {
     /// Gives other processes a chance to run: before each call and after it.
     fn step(&self) -> BoxFuture<'static, ()>;
     /// Decides about a call.
     fn fate(&self, path: &str, writes: bool) -> Fate;
-    /// Takes a write that is to be done later.
+    /// Takes a delayed write.
     fn later(&self, later: Later);
     /// A folder is listed.
     fn listed(&self, _folder: &str) {}
@@ -54,7 +54,7 @@ pub(crate) struct Reads {
 }
 
 impl Reads {
-    /// The paths of the files that were read since this was asked last, in order.
+    /// The paths of the files that were read since the last call, in order.
     pub(crate) fn take(&self) -> Vec<String> {
         std::mem::take(&mut *self.files.lock().unwrap())
     }
@@ -71,7 +71,7 @@ impl Faults for Reads {
     }
 
     fn fate(&self, path: &str, writes: bool) -> Fate {
-        // Not the folders that are listed.
+        // Listings of folders are not recorded.
         if !writes && (path.ends_with(".json") || path.starts_with("jobs/names/")) {
             self.files.lock().unwrap().push(path.to_owned());
         }

@@ -1,16 +1,16 @@
-//! Files of this machine that a writer had not finished when it was ended: how they are named, and where they lie.
+//! Unfinished local files, left by a writer that was ended: their names and places.
 //!
-//! The data directory and the writer of local Delta tables both write a file beside its place, under its name with `#` and a
-//! number behind it, and give it its own name when it is whole. Such files are in no listing of a store.
+//! The data directory and the writer of local Delta tables write each file first beside its place, under its name with `#` and
+//! a number appended, and give it its own name when it is whole. Such files appear in no listing of a store.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What was left unfinished for so long has no writer any more.
+/// After so long an unfinished file has no writer any more.
 pub(crate) const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The unfinished files of a folder and of those in it that have not been written to for `age`. Links are not followed, and what
-/// cannot be read is left out. Blocks.
+/// The unfinished files in a folder and its subfolders that were not written to for `age`. Links are not followed, and folders
+/// that cannot be read are skipped. Blocks.
 pub(crate) fn unfinished_files(folder: &Path, age: Duration) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -36,7 +36,7 @@ pub(crate) fn unfinished_files(folder: &Path, age: Duration) -> Vec<PathBuf> {
     found
 }
 
-/// Whether a file has the name of one that is not whole yet.
+/// Whether a file has the name of an unfinished one.
 fn is_unfinished(name: &str) -> bool {
     let number = name.rsplit_once('#').map(|(_, number)| number);
     number.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))

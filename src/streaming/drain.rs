@@ -1,7 +1,7 @@
-//! An operator whose input is read to its end, whatever stands above.
+//! `WholeExec`, an operator that makes sure that its input is read to the end, even if its parent stops early.
 //!
-//! A join that knows early that it gives no more rows drops its inputs. A batch of a job has to read its records all the
-//! same: they move the watermark, and one that cannot be decoded is a dead letter.
+//! A join that can give no more rows drops its inputs early. But a batch of a job must read all its records: they move the
+//! watermark, and a record that cannot be decoded is a dead letter.
 
 use std::fmt;
 use std::pin::Pin;
@@ -20,14 +20,14 @@ use datafusion::physical_plan::{
 };
 use futures::{Stream, StreamExt as _};
 
-/// Gives the rows of its input; what nobody took of them [`read_to_end`] reads.
+/// Passes on the rows of its input; [`read_to_end`] reads the rows that the parent did not take.
 pub struct WholeExec {
     input: Arc<dyn ExecutionPlan>,
-    /// Per partition.
+    /// State of the read of each partition.
     reads: Vec<Arc<Mutex<Read>>>,
 }
 
-/// How far one partition is.
+/// State of the read of one partition.
 enum Read {
     NotBegun,
     Begun(SendableRecordBatchStream),
@@ -35,7 +35,7 @@ enum Read {
 }
 
 impl WholeExec {
-    /// Over `input`.
+    /// Wraps `input`.
     pub fn new(input: Arc<dyn ExecutionPlan>) -> Self {
         let partitions = input.properties().partitioning.partition_count();
         let read = |_| Arc::new(Mutex::new(Read::NotBegun));
@@ -45,7 +45,7 @@ impl WholeExec {
         }
     }
 
-    /// Reads what is left of one partition.
+    /// Reads the rest of one partition.
     async fn finish(&self, partition: usize, context: &Arc<TaskContext>) -> Result<()> {
         let Some(read) = self.reads.get(partition) else {
             return Ok(());
@@ -65,11 +65,11 @@ impl WholeExec {
     }
 }
 
-/// Reads to the end what a plan that has run left unread below its [`WholeExec`]s.
+/// Reads the rest of the inputs of all [`WholeExec`]s in a plan that has run.
 ///
 /// # Errors
 ///
-/// Those of the inputs.
+/// The errors of the inputs.
 pub async fn read_to_end(plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> Result<()> {
     let mut left = vec![plan];
     while let Some(plan) = left.pop() {
@@ -82,7 +82,7 @@ pub async fn read_to_end(plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskContex
     Ok(())
 }
 
-/// The rows of a partition, taken from where whoever reads it is.
+/// The rows of a partition from the present place of its read on, whether the parent or [`read_to_end`] reads.
 struct WholeStream {
     schema: SchemaRef,
     read: Arc<Mutex<Read>>,
@@ -241,7 +241,7 @@ mod tests {
             StreamingTableExec::try_new(Arc::clone(&schema), partitions, None, none, false, None);
         let plan: Arc<dyn ExecutionPlan> = Arc::new(WholeExec::new(Arc::new(scan.unwrap())));
         let context = Arc::new(TaskContext::default());
-        // One is read to its end, one begun and dropped, one never begun.
+        // One partition is read to its end, one begun and dropped, one never begun.
         let mut first = plan.execute(0, Arc::clone(&context)).unwrap();
         while let Some(batch) = first.next().await {
             batch.unwrap();

@@ -1,4 +1,4 @@
-//! Hidden columns: what is to know of a row's time goes with it from the scan to the aggregate.
+//! Hidden columns: they carry each row's place, the watermark that it met and its window from the scan to the aggregate.
 //!
 //! They are added after the SQL was planned, so that `*` does not show them.
 
@@ -30,7 +30,7 @@ pub(super) fn find(schema: &DFSchema, name: &str) -> Option<Column> {
         .find(|column| column.name == name)
 }
 
-/// `plan` with the hidden columns; `sources` are the streams it reads. What is joined to them stays as it is.
+/// Adds the hidden columns to `plan`; `sources` are the streams it reads. The other sides of joins stay unchanged.
 pub(super) fn with_hidden(plan: &LogicalPlan, sources: &Sources) -> Result<LogicalPlan> {
     if !reads_stream(plan, sources) {
         return Ok(plan.clone());
@@ -126,7 +126,7 @@ fn with_window_columns(window: LogicalPlan) -> Result<LogicalPlan> {
         .map(Expr::Column)
         .collect();
     for (name, hidden) in [(WINDOW_START, HIDDEN_START), (WINDOW_END, HIDDEN_END)] {
-        // The last ones of these names: the input may have such columns as well, under a qualifier.
+        // Unqualified names mean the last columns: the input may have columns of these names as well, under a qualifier.
         exprs.push(Expr::Column(Column::new_unqualified(name)).alias(hidden));
     }
     Ok(LogicalPlanBuilder::from(window).project(exprs)?.build()?)

@@ -1,4 +1,4 @@
-//! Where a column comes from, below projections, aliases, joins and windows.
+//! Lineage of columns: the origin of a column below projections, aliases, joins and windows.
 
 use anabranch_udfs::{EventWindow, SessionWindow};
 use datafusion::common::{Column, JoinType};
@@ -6,7 +6,7 @@ use datafusion::logical_expr::{Expr, Extension, Join, LogicalPlan, UserDefinedLo
 
 use crate::streaming::sides::{Sources, reads_stream, stream_inputs};
 
-/// Where a column comes from.
+/// Origin of a column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Origin {
     /// It is the start of a window.
@@ -26,7 +26,7 @@ pub(super) enum Origin {
     Computed,
 }
 
-/// All that `expr` over `plan` may come from: several below a UNION.
+/// All possible origins of `expr` over `plan`: several below a UNION.
 pub(super) fn origins(plan: &LogicalPlan, expr: &Expr, sources: &Sources) -> Vec<Origin> {
     match unaliased(expr) {
         Expr::Column(column) => of_column(plan, column, sources),
@@ -103,7 +103,7 @@ fn of_column(plan: &LogicalPlan, column: &Column, sources: &Sources) -> Vec<Orig
     }
 }
 
-/// The input of a join that column `index` of its output comes from, and which column it is there.
+/// The input of a join that column `index` of its output comes from, and the column's index there.
 fn side_of(join: &Join, index: usize) -> (&LogicalPlan, usize) {
     let width = join.left.schema().fields().len();
     match join.join_type {

@@ -1,4 +1,5 @@
-//! Jobs with an aggregate over more than a batch: the plan below it, planned for each batch, and the one above it.
+//! Stateful jobs, with an aggregate over more than one batch: the plan below the aggregate, which is planned for each batch,
+//! and the plan above it.
 
 pub mod drain;
 mod fingerprint;
@@ -52,7 +53,7 @@ pub use query::{BatchPlan, BatchSource, FrontBatch, JobQuery, JobSinkTable, Last
 pub use sides::StreamTable;
 pub(crate) use sides::{BatchTables, Sources, reads_stream, static_tables, table_of};
 
-/// Whether the rows of streams are aggregated in `plan`.
+/// Whether `plan` aggregates rows of streams.
 pub(crate) fn has_aggregate(plan: &LogicalPlan, sources: &Sources) -> bool {
     split::aggregate_of(plan, sources).is_some()
 }
@@ -67,11 +68,11 @@ pub struct StreamQuery {
 /// The lower half of a batch: from records to partial states.
 #[derive(Debug)]
 pub struct FrontPlan {
-    /// What is aggregated.
+    /// The aggregate over the rows.
     pub aggregate: IncrementalAggregate,
-    /// Gives partial states of the batch's rows.
+    /// Computes partial states of the batch's rows.
     pub plan: Arc<dyn ExecutionPlan>,
-    /// Rows that were too late.
+    /// The late rows.
     pub late: Arc<LateRows>,
 }
 
@@ -80,7 +81,7 @@ impl StreamQuery {
     ///
     /// # Errors
     ///
-    /// What a job cannot do, by name.
+    /// An operation that a job does not support, by name.
     pub(crate) fn try_new(plan: LogicalPlan, sources: &Sources, emit: Emit) -> Result<Self> {
         let split = Split::try_new(plan, sources)?;
         let is_keyed = matches!(split.windowing, Windowing::Keys { .. });
@@ -122,18 +123,18 @@ impl StreamQuery {
         self.split.fingerprints.are_of(fingerprint)
     }
 
-    /// Whether state with this fingerprint is of the same windows, but by window: earlier releases kept state so where it is
-    /// now by slice.
+    /// Whether this fingerprint is of the same windows with state by window: earlier releases stored state so for windows whose
+    /// state is by slice now.
     pub fn was_kept_by_window(&self, fingerprint: &str) -> bool {
         self.split.fingerprints.are_by_window(fingerprint)
     }
 
-    /// Whether a group that was emitted can stop to be: sessions grow and merge, and a filter may no longer hold.
+    /// Whether an emitted row can become invalid later: sessions grow and merge, and a filter may drop a group.
     pub fn withdraws(&self) -> bool {
         matches!(self.split.windowing, Windowing::Session(_)) || self.split.has_filter_above
     }
 
-    /// Which group an emitted row is of, for people: its columns with their values.
+    /// The group of an emitted row for messages: its columns with their values.
     pub fn group_of(&self, emitted: &RecordBatch, row: usize) -> String {
         let fields = self.split.schema.fields().iter();
         let columns = fields.zip(emitted.columns()).take(self.split.groups);
@@ -146,17 +147,17 @@ impl StreamQuery {
         }
     }
 
-    /// Whether it has no window: keys are kept until they are forgotten.
+    /// Whether it has no window: then keys stay in the state until they expire.
     pub fn is_keyed(&self) -> bool {
         matches!(self.split.windowing, Windowing::Keys { .. })
     }
 
-    /// The window, for people.
+    /// The window, for messages.
     pub fn window(&self) -> &str {
         &self.split.window
     }
 
-    /// What a state row of HOP or CUMULATE is of, for people; of other jobs that goes without saying.
+    /// The unit of a state row of HOP or CUMULATE, for messages; none for other jobs, where it is obvious.
     pub fn state_unit(&self) -> Option<String> {
         if let Windowing::Sliced { slices, .. } = &self.split.windowing {
             let fields = self.split.front.schema().fields();
@@ -183,11 +184,11 @@ impl StreamQuery {
         ))
     }
 
-    /// What is aggregated, over a plan that reads nothing.
+    /// The aggregate, over a plan that reads no rows.
     ///
     /// # Errors
     ///
-    /// What the engine says.
+    /// Errors of DataFusion's planner.
     pub(crate) async fn aggregate(&self, state: &SessionState) -> Result<IncrementalAggregate> {
         Ok(self.front(state, &BatchTables::default()).await?.aggregate)
     }
@@ -197,11 +198,11 @@ impl StreamQuery {
         &self.split.static_tables
     }
 
-    /// Plans the lower half over these tables: streams with the hidden column, and static tables.
+    /// Plans the lower half over these tables: streams with the hidden columns, and static tables.
     ///
     /// # Errors
     ///
-    /// What the engine says.
+    /// Errors of DataFusion's planner.
     pub(crate) async fn front(
         &self,
         state: &SessionState,
@@ -286,7 +287,8 @@ impl StreamQuery {
             .aggregates
             .iter()
             .map(|expr| {
-                // What it is of, and not what it is: that makes the state.
+                // Only the arguments of the aggregate are simplified, not the aggregate itself, since that determines the
+                // state.
                 let simplify = |part| simplifier.simplify(part).map(Transformed::yes);
                 let expr = expr.clone().map_children(|part| match part {
                     Expr::AggregateFunction(_) => part.map_children(simplify),
@@ -316,7 +318,7 @@ impl StreamQuery {
     ///
     /// # Errors
     ///
-    /// What the engine says.
+    /// Errors of DataFusion's planner.
     pub(crate) async fn back(
         &self,
         state: &SessionState,
@@ -327,7 +329,7 @@ impl StreamQuery {
     }
 }
 
-/// A value for people, as far as it is short.
+/// A value for messages, shortened if it is long.
 fn shown(column: &ArrayRef, row: usize) -> String {
     const CHARACTERS: usize = 200;
     if column.is_null(row) {
@@ -341,7 +343,8 @@ fn shown(column: &ArrayRef, row: usize) -> String {
     }
 }
 
-/// Simplifies expressions that no optimizer sees: some functions, such as `coalesce`, are only what they become.
+/// A simplifier for expressions that no optimizer rewrites: some functions, such as `coalesce`, can only run in simplified
+/// form.
 fn simplifier(state: &SessionState, schema: &DFSchemaRef) -> ExprSimplifier {
     let context = SimplifyContext::builder()
         .with_schema(Arc::clone(schema))
@@ -350,7 +353,7 @@ fn simplifier(state: &SessionState, schema: &DFSchemaRef) -> ExprSimplifier {
     ExprSimplifier::new(context.build())
 }
 
-/// Optimizes and plans what was analyzed before.
+/// Optimizes and plans an analyzed plan.
 async fn plan_rows(state: &SessionState, plan: LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
     let optimized = state.optimizer().optimize(plan, state, |_, _| {})?;
     Ok(state

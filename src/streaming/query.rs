@@ -1,4 +1,4 @@
-//! A job's query: checked once, planned for every batch over the ranges chosen for it.
+//! Query of a job: it is checked once and planned for every batch, over the ranges chosen for the batch.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -39,14 +39,14 @@ use crate::tables::bad_records::{BadRecord, BadRecords};
 use crate::tables::delta::{DeltaTableHandle, TimeTravel, stream_read};
 use crate::tables::kafka::{KafkaScanExec, KafkaTable};
 
-/// Where a job's rows go.
+/// The sink of a job.
 #[derive(Debug, Clone)]
 pub enum JobSinkTable {
     /// A topic.
     Kafka(Arc<KafkaTable>),
     /// A Delta table.
     Delta(DeltaTableHandle),
-    /// Whoever has subscribed.
+    /// The client of a subscription.
     Subscriber,
 }
 
@@ -60,25 +60,26 @@ impl JobSinkTable {
     }
 }
 
-/// A source as one batch reads it.
+/// A source restricted to the ranges of one batch.
 #[derive(Debug, Clone)]
 pub struct BatchSource {
-    /// Gives the batch's rows; of a job with windows, with the hidden column.
+    /// Provides the batch's rows; with the hidden columns, if the job has windows.
     pub provider: Arc<dyn TableProvider>,
-    /// Takes the records that cannot be decoded.
+    /// Collects the records that cannot be decoded.
     pub bad_records: Arc<BadRecords>,
 }
 
-/// A job's INSERT, or a query that stays open, in a session of its own: the tables are those there were when the job was planned.
+/// A job's INSERT, or the query of a subscription, in a session of its own: its tables are those that existed when the job was
+/// planned.
 #[derive(Debug)]
 pub struct JobQuery {
     session: Session,
-    /// The memory of jobs as this one has it; none of a subscription, which has that of statements.
+    /// This job's share of the memory pool of jobs; none for a subscription, which uses the pool of statements.
     pool: Option<Arc<JobPool>>,
     statement: SqlStatement,
     /// The streams it reads, by table name.
     sources: Sources,
-    /// Its other tables: read whole by every batch, as they are then.
+    /// Its other tables: every batch reads them whole, as they are at that time.
     static_tables: Vec<TableReference>,
     sink: JobSinkTable,
     /// The sink's name; none of a subscription.
@@ -90,11 +91,11 @@ pub struct JobQuery {
     stream: Option<StreamQuery>,
     /// A view that the query reads, over tables that the query's user may not name.
     hiding_view: Option<String>,
-    /// What it gives.
+    /// The columns of its rows.
     schema: SchemaRef,
 }
 
-/// By table and partition, the last record that was read.
+/// The last record that was read, by table and partition.
 pub type LastRecords = BTreeMap<String, BTreeMap<i32, RecordMark>>;
 
 /// The lower half of a batch with windows, ready to run.
@@ -102,17 +103,17 @@ pub type LastRecords = BTreeMap<String, BTreeMap<i32, RecordMark>>;
 pub struct FrontBatch {
     /// From records to partial states.
     pub front: FrontPlan,
-    /// What it runs in.
+    /// The task context that it runs in.
     pub context: Arc<TaskContext>,
     bad_records: Vec<(String, Arc<BadRecords>)>,
 }
 
 impl FrontBatch {
-    /// Reads records that the plan, which has run, did not need: they count all the same.
+    /// Reads the records that the plan has left unread: they count all the same.
     ///
     /// # Errors
     ///
-    /// What reading says, and a scan that did not come to its end.
+    /// The errors of the scans, or a scan that has not come to its end.
     pub async fn read_to_end(&self) -> Result<()> {
         read_to_end(&self.front.plan, &self.context).await?;
         check_reached(&self.front.plan)
@@ -146,7 +147,7 @@ fn read(plan: &Arc<dyn ExecutionPlan>) -> (u64, u64) {
         .fold(own, |all, one| (all.0 + one.0, all.1 + one.1))
 }
 
-/// LOSS-1: a batch whose scan has not given all that was planned is not to be written.
+/// LOSS-1: refuses a batch whose scan has not returned all planned records, so that it is not written.
 fn check_reached(plan: &Arc<dyn ExecutionPlan>) -> Result<()> {
     if let Some(scan) = plan.downcast_ref::<KafkaScanExec>() {
         scan.check_reached()?;
@@ -161,7 +162,7 @@ fn bad_records(sources: &BTreeMap<String, BatchSource>) -> Vec<(String, Arc<BadR
         .collect()
 }
 
-/// `plan` with scans that are read to their end, whatever a join above them needs.
+/// Wraps the scans of `plan` so that they are read to their end, even if a join above needs fewer rows.
 fn whole(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     let whole = plan.transform_up(|plan| {
         Ok(
@@ -195,25 +196,25 @@ fn take_bad_records(bad_records: &[(String, Arc<BadRecords>)]) -> Vec<(String, B
 /// One batch, ready to run.
 #[derive(Debug)]
 pub struct BatchPlan {
-    /// Gives the rows of the sink's columns, in order.
+    /// Computes the rows in the order of the sink's columns.
     pub plan: Arc<dyn ExecutionPlan>,
-    /// What it runs in.
+    /// The task context that it runs in.
     pub context: Arc<TaskContext>,
     bad_records: Vec<(String, Arc<BadRecords>)>,
 }
 
 impl BatchPlan {
-    /// Reads records that the plan, which has run, did not need: they count all the same.
+    /// Reads the records that the plan has left unread: they count all the same.
     ///
     /// # Errors
     ///
-    /// What reading says, and a scan that did not come to its end.
+    /// The errors of the scans, or a scan that has not come to its end.
     pub async fn read_to_end(&self) -> Result<()> {
         read_to_end(&self.plan, &self.context).await?;
         check_reached(&self.plan)
     }
 
-    /// The same with rows that it has given already.
+    /// The same batch with rows that its plan has computed already.
     ///
     /// # Errors
     ///
@@ -241,11 +242,11 @@ impl BatchPlan {
 }
 
 impl JobQuery {
-    /// Plans a job's INSERT once, to see what it reads, where it writes, and that it can run in batches (SCOPE-1).
+    /// Plans a job's INSERT once, to find its sources and its sink and to check that it can run in batches (SCOPE-1).
     ///
     /// # Errors
     ///
-    /// What a query would say, and what a job cannot do, with its name.
+    /// The errors of a query, and an operation that a job does not support, by name.
     pub async fn try_new(session: &Session, insert: SqlStatement, emit: Emit) -> Result<Self> {
         let (session, pool) = session.fork_of_job()?;
         session.catalog.begin_statement();
@@ -261,11 +262,11 @@ impl JobQuery {
         Ok(query)
     }
 
-    /// The same of a query whose rows go to whoever has subscribed.
+    /// Plans the query of a subscription, whose rows go to its client.
     ///
     /// # Errors
     ///
-    /// What a query would say, and what does not run over a stream, with its name.
+    /// The errors of a query, and an operation that does not run over a stream, by name.
     pub async fn subscription(session: &Session, query: SqlStatement, emit: Emit) -> Result<Self> {
         let session = session.fork_alike()?;
         session.catalog.begin_statement();
@@ -329,7 +330,7 @@ impl JobQuery {
         ))
     }
 
-    /// What a job writes it cannot read as a stream.
+    /// Refuses a job that reads its own sink as a stream.
     fn check_sink(&self) -> Result<()> {
         for (name, source) in &self.sources {
             let same = match (source, &self.sink) {
@@ -354,7 +355,7 @@ impl JobQuery {
         &self.sources
     }
 
-    /// Its other tables, which every batch reads whole: the name of each, and what it is.
+    /// Its other tables, which every batch reads whole: the name of each, and a description.
     pub fn static_tables(&self) -> Vec<(String, String)> {
         let shown = |table: &TableReference| {
             if table.schema() == Some(SYSTEM) {
@@ -375,7 +376,7 @@ impl JobQuery {
         self.static_tables.iter().map(shown).collect()
     }
 
-    /// An error of a batch as the query's user may see it: if a view hides its tables from them, without values and names.
+    /// An error of a batch as the query's user may see it: without values and names, if a view hides its tables from the user.
     pub(crate) fn shown(&self, error: Error) -> Error {
         match &self.hiding_view {
             Some(view) => view_barrier::hidden(view, &error),
@@ -383,12 +384,12 @@ impl JobQuery {
         }
     }
 
-    /// The memory that it did not get since this was asked last.
+    /// Takes the last failed request for memory, if there was one since the last call.
     pub(crate) fn take_shortage(&self) -> Option<Shortage> {
         self.pool.as_ref()?.take_shortage()
     }
 
-    /// Where its rows go.
+    /// The table that its rows go to.
     pub fn sink(&self) -> &JobSinkTable {
         &self.sink
     }
@@ -398,7 +399,7 @@ impl JobQuery {
         self.sink_name.as_deref()
     }
 
-    /// The statements that made the tables and views it uses, without secrets.
+    /// The statements that created the tables and views it uses, without secrets.
     pub fn definitions(&self) -> Vec<String> {
         self.tables
             .iter()
@@ -429,12 +430,12 @@ impl JobQuery {
         })
     }
 
-    /// What it gives, in the order of the sink's columns; any of them may be NULL.
+    /// The columns of its rows, in the order of the sink's columns; any of them may be NULL.
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
 
-    /// When it emits.
+    /// The emit mode.
     pub fn emit(&self) -> Emit {
         self.emit
     }
@@ -444,11 +445,11 @@ impl JobQuery {
         self.stream.as_ref()
     }
 
-    /// What a job with windows aggregates.
+    /// The aggregate of a job with windows.
     ///
     /// # Errors
     ///
-    /// What the engine says; the job has no windows.
+    /// Errors of DataFusion's planner; the job has no windows.
     pub async fn aggregate(&self) -> Result<IncrementalAggregate> {
         let state = self.session.states.state();
         self.windowed()?.aggregate(&state).await
@@ -458,9 +459,9 @@ impl JobQuery {
     ///
     /// # Errors
     ///
-    /// What the engine says; the job has no windows.
+    /// Errors of DataFusion's planner; the job has no windows.
     pub async fn front(&self, sources: BTreeMap<String, BatchSource>) -> Result<FrontBatch> {
-        // A batch sees one state of each static table, below the aggregate and above.
+        // A batch reads one state of each static table, below the aggregate and above it.
         self.begin_batch();
         let bad_records = bad_records(&sources);
         let streams = sources
@@ -486,7 +487,7 @@ impl JobQuery {
     ///
     /// # Errors
     ///
-    /// What the engine says; the job has no windows.
+    /// Errors of DataFusion's planner; the job has no windows.
     pub async fn back(&self, emitted: &RecordBatch) -> Result<BatchPlan> {
         let state = self.session.states.state();
         let state = self.planning(&state);
@@ -501,11 +502,11 @@ impl JobQuery {
         })
     }
 
-    /// Forgets what the batch before has seen of static tables: their versions, and which files there are.
+    /// Clears the caches of the batch before: the versions of static tables, and the lists of their files.
     fn begin_batch(&self) {
         self.session.catalog.begin_statement();
         let runtime = self.session.context.runtime_env();
-        // A subscription has the list of all statements.
+        // A subscription shares the list of files with all statements.
         if self.pool.is_some()
             && let Some(files) = runtime.cache_manager.get_list_files_cache()
         {
@@ -537,8 +538,8 @@ impl JobQuery {
             .ok_or_else(|| Error::internal("the job has no windows"))
     }
 
-    /// The rows of the INSERT, cast to the sink's columns; of a query, its rows. And a view that hides the tables it reads, if
-    /// there is one: its plan is a part of this one.
+    /// Plans the rows of the INSERT, cast to the sink's columns, or the rows of a subscription's query. Also returns the view
+    /// that hides the tables it reads, if there is one; its plan is a part of this one.
     async fn plan_input(&self) -> Result<(LogicalPlan, Option<String>)> {
         let (context, catalog) = (&self.session.context, &self.session.catalog);
         let mut statement = self.statement.clone();
@@ -558,7 +559,7 @@ impl JobQuery {
         view_barrier::opened(input)
     }
 
-    /// The stream that a name stands for, if it is one.
+    /// The stream of this name, if it is one.
     fn stream_of(&self, name: &str) -> Option<StreamTable> {
         match self.session.catalog.entry_of_plan(name)? {
             TableEntry::Kafka(table) => Some(StreamTable::Kafka(table)),
@@ -589,7 +590,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// There is none of that name, it cannot be opened, or a job cannot write to it.
+    /// No table has that name, it cannot be opened, or a job cannot write to it.
     pub(crate) async fn sink_of(&self, insert: &SqlStatement) -> Result<JobSinkTable> {
         let name = sink_name(insert)?;
         match self.catalog.open(&name).await? {
@@ -618,7 +619,7 @@ fn sink_name(insert: &SqlStatement) -> Result<String> {
     Err(Error::invalid("a job is an INSERT INTO … SELECT …"))
 }
 
-/// A job, or a query that is subscribed to, reads its own rows.
+/// Error for a job or subscription that would read its own rows.
 pub(crate) fn reads_what_it_writes(same: impl std::fmt::Display, table: &str) -> Error {
     Error::invalid(format!(
         "the job reads and writes {same}: {table} would never be read to its end"

@@ -1,4 +1,4 @@
-//! What batches of a job do with their sources and their other tables, without a broker.
+//! Tests of a job's batches with their sources and static tables, without a broker.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ const TABLES: &str = "
     CREATE EXTERNAL TABLE out (k BIGINT, page VARCHAR)
     STORED AS KAFKA LOCATION 'out' OPTIONS ('kafka.bootstrap.servers' '127.0.0.1:1');";
 
-/// A session of a server with what these statements make, and the job that comes last.
+/// A session of a server in which these statements have run, and the job that comes last.
 async fn planned(sql: &str) -> (Session, JobQuery) {
     let options = SessionOptions {
         job_memory: JobMemory::Half,
@@ -61,7 +61,8 @@ fn of_visits(provider: KafkaTableProvider) -> BTreeMap<String, BatchSource> {
     BTreeMap::from([("visits".to_owned(), source)])
 }
 
-/// The plan without what reads scans to their end. None of it runs: its scans are where their ranges begin.
+/// The plan without the operators that read scans to their end. No part of it runs: its scans stay at the start of their
+/// ranges.
 fn stopped(plan: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
     let mut found = 0;
     let stopped = Arc::clone(plan).transform_up(|plan| {
@@ -104,7 +105,7 @@ async fn loss_1_a_batch_whose_scan_ended_early_is_not_staged() {
     let mut short = batch(20).await.unwrap();
     short.plan = stopped(&short.plan);
     is_refused(short.read_to_end().await);
-    // Where nothing is to be read, all of it was.
+    // An empty range counts as read to its end.
     batch(10).await.unwrap().read_to_end().await.unwrap();
 }
 

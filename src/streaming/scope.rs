@@ -1,4 +1,4 @@
-//! What a job can do (SCOPE-1): row-wise operators, joins with static tables, and at most one aggregate.
+//! Scope of jobs (SCOPE-1): row-wise operators, joins with static tables, and at most one aggregate.
 
 use datafusion::common::JoinType;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
@@ -10,8 +10,8 @@ use crate::error::{Error, Result, Subject};
 use crate::planner::ast::Emit;
 use crate::streaming::{Sources, has_aggregate, reads_stream};
 
-/// Refuses what a job cannot do, by its name; of tables that are no streams everything may be asked. True if the job keeps
-/// state: it aggregates over more than a batch.
+/// Refuses operators that do not run in a job, by name; queries of static tables may use all of them. Returns true if the job
+/// keeps state: it aggregates over more than one batch.
 ///
 /// # Errors
 ///
@@ -69,7 +69,7 @@ impl Scope<'_> {
                 (self.aggregates > 1).then_some("a second aggregate")
             }
             LogicalPlan::Distinct(_) => Some("DISTINCT"),
-            // The order of a query in WITH, which keeps it by an OFFSET of none.
+            // ORDER BY of a query in WITH, which is kept by an OFFSET of zero.
             LogicalPlan::Limit(limit) if keeps_all(limit) && is_ordered(&limit.input) => {
                 Some("ORDER BY")
             }
@@ -88,7 +88,8 @@ impl Scope<'_> {
         }
     }
 
-    /// The rows of the stream lead: what a static table has alone would come again with every batch.
+    /// Checks that the stream is the preserved side of a join: rows that only the static table has would come again with every
+    /// batch.
     fn check_join(&self, join: &Join) -> Result<()> {
         let is_stream = |plan: &LogicalPlan| reads_stream(plan, self.sources);
         let is_left = is_stream(&join.left);
@@ -131,7 +132,7 @@ impl Scope<'_> {
         )
     }
 
-    /// Subqueries are about static tables, and are no part of what is aggregated over more than a batch.
+    /// Checks that subqueries read only static tables and are not part of an aggregate over more than one batch.
     fn check_subqueries(&self, plan: &LogicalPlan, expr: &Expr) -> Result<()> {
         let mut refused = None;
         expr.apply(|part| {
@@ -179,7 +180,7 @@ fn is_ordered(plan: &LogicalPlan) -> bool {
     }
 }
 
-/// A function that gives another value each time is nowhere in a job.
+/// Refuses functions that return another value at each call.
 fn check_functions(input: &LogicalPlan) -> Result<()> {
     let mut found = None;
     input.apply_with_subqueries(|plan| {
@@ -199,7 +200,7 @@ fn check_functions(input: &LogicalPlan) -> Result<()> {
     }
 }
 
-/// The name of a function in the expression that gives another value each time.
+/// The name of a function in the expression that returns another value at each call.
 fn volatile(expr: &Expr) -> Result<Option<String>> {
     let mut found = None;
     expr.apply(|part| {

@@ -1,4 +1,4 @@
-//! What a job can do and what is refused, without a broker.
+//! Tests of the operators that a job supports and refuses, without a broker.
 
 use crate::planner::ast::{JobStatement, Statement};
 use crate::planner::{Parameters, Script, parse_statement};

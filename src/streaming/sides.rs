@@ -1,5 +1,5 @@
-//! Which parts of a job's plan read its streams, and which read static tables: tables that are no streams, whole and as they
-//! are when a batch runs.
+//! Stream side and static side of a job's plan: the parts that read its streams, and those that read static tables, which every
+//! batch reads whole as they are at that time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ impl BatchTables {
     }
 }
 
-/// The name of the table in the session's own schema that a scan is of; none of a system table.
+/// The name of the scanned table in the session's own schema; none for a system table.
 pub(crate) fn table_of(scan: &TableScan) -> Option<&str> {
     (scan.table_name.schema() != Some(SYSTEM)).then(|| scan.table_name.table())
 }
@@ -100,7 +100,7 @@ pub(crate) fn static_tables(plan: &LogicalPlan, sources: &Sources) -> Vec<TableR
     found
 }
 
-/// `plan` over these tables; tables that are not among them stay.
+/// Replaces the tables of `plan` by these; other tables stay.
 pub(super) fn over(plan: LogicalPlan, tables: &BatchTables) -> Result<LogicalPlan> {
     let plan = plan.transform_up_with_subqueries(|plan| match plan {
         LogicalPlan::TableScan(scan) => match tables.of(&scan) {
@@ -112,7 +112,8 @@ pub(super) fn over(plan: LogicalPlan, tables: &BatchTables) -> Result<LogicalPla
     Ok(plan.data)
 }
 
-/// A scan of another state of its table: the columns it was planned with must still be there, others may have come.
+/// Replaces the table of a scan by another state of it: the columns it was planned with must still exist, others may have been
+/// added.
 fn rebased(mut scan: TableScan, provider: &Arc<dyn TableProvider>) -> Result<LogicalPlan> {
     let (planned, now) = (scan.source.schema(), provider.schema());
     let source = provider_as_source(Arc::clone(provider));

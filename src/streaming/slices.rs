@@ -1,4 +1,5 @@
-//! Whether the state of HOP and CUMULATE can be by slice: if nothing below the aggregate computes with a row's window.
+//! Decides whether the state of HOP and CUMULATE is kept by slice: only if no expression below the aggregate reads a row's
+//! window.
 
 use anabranch_udfs::{EventWindow, SessionColumn, Slices};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -9,34 +10,34 @@ use crate::error::{Error, Result};
 use crate::streaming::lineage::unaliased;
 use crate::streaming::sides::{Sources, reads_stream};
 
-/// An aggregate over windows, by slice.
+/// An aggregate over windows whose state is by slice.
 #[derive(Debug, Clone)]
 pub(super) struct Sliced {
     pub(super) slices: Slices,
-    /// What it is grouped by besides the window.
+    /// The keys of GROUP BY other than the window.
     pub(super) keys: Vec<Expr>,
-    /// What its group columns hold.
+    /// The content of its group columns.
     pub(super) groups: Vec<SessionColumn>,
-    /// The rows below it, each once, with its slice in the place of its windows.
+    /// The rows below it, each once, with their slice instead of their windows.
     pub(super) rows: LogicalPlan,
 }
 
-/// Why an aggregate is not by slice.
+/// Reason why the state of an aggregate is not by slice.
 pub(super) enum Unsliced {
     /// A row is in one window only.
     OneWindow,
-    /// This asks for the window of each row.
+    /// This expression reads the window of each row.
     Asked(String),
 }
 
-/// What a column holds of a row's window.
+/// The bound of a row's window that a column holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Start,
     End,
 }
 
-/// The aggregate over `window` by slice.
+/// Plans the aggregate over `window` by slice, or returns the reason why that is not possible.
 pub(super) fn sliced(
     aggregate: &Aggregate,
     window: &EventWindow,
@@ -100,7 +101,7 @@ pub(super) fn sliced(
     }))
 }
 
-/// Per column of `plan` what it holds of the window below; or what computes with it.
+/// For each column of `plan`, the bound of the window that it holds; or the expression that computes with the window.
 fn parts(plan: &LogicalPlan, sources: &Sources) -> std::result::Result<Vec<Option<Part>>, String> {
     if !reads_stream(plan, sources) {
         return Ok(vec![None; plan.schema().fields().len()]);
@@ -158,13 +159,13 @@ fn parts(plan: &LogicalPlan, sources: &Sources) -> std::result::Result<Vec<Optio
             parts.extend([Some(Part::Start), Some(Part::End)]);
             Ok(parts)
         }
-        // The windows of its arms need not be the same.
+        // The arms may have different windows.
         LogicalPlan::Union(_) => Err("UNION ALL above the window".to_owned()),
         other => Err(other.display().to_string()),
     }
 }
 
-/// What a plain column holds of the window.
+/// The bound of the window that a plain column holds.
 fn part_of(expr: &Expr, schema: &DFSchema, parts: &[Option<Part>]) -> Option<Part> {
     match unaliased(expr) {
         Expr::Column(column) => parts[schema.maybe_index_of_column(column)?],
@@ -172,7 +173,7 @@ fn part_of(expr: &Expr, schema: &DFSchema, parts: &[Option<Part>]) -> Option<Par
     }
 }
 
-/// Whether an expression has to do with the window; one whose columns are not known may have.
+/// Whether an expression reads the window; one with unknown columns may do so.
 fn asks(expr: &Expr, schema: &DFSchema, parts: &[Option<Part>]) -> bool {
     let has_subquery = expr.exists(|expr| {
         Ok(matches!(

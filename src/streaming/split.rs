@@ -1,4 +1,4 @@
-//! A job's query cut at its aggregate: what is below runs on the rows of a batch, what is above on the rows emitted.
+//! Split of a job's query at its aggregate: the part below runs on the rows of a batch, the part above on the emitted rows.
 
 use std::sync::Arc;
 
@@ -33,14 +33,14 @@ use crate::tables::time::{ROW_COLUMN, ROW_IN_FILE};
 /// The table of emitted rows in the upper part.
 const EMITTED: &str = "__emitted";
 
-/// How rows are put together.
+/// How rows are grouped.
 #[derive(Debug, Clone)]
 pub(super) enum Windowing {
     /// By key, without a window.
     Keys { groups: Vec<Expr> },
     /// By TUMBLE, HOP or CUMULATE.
     Aligned { groups: Vec<Expr>, window_end: Expr },
-    /// By HOP or CUMULATE, by slice: rows have their slice in the place of their window.
+    /// By HOP or CUMULATE, with state by slice: rows have their slice instead of their window.
     Sliced {
         keys: Vec<Expr>,
         groups: Vec<SessionColumn>,
@@ -59,7 +59,7 @@ pub(super) struct Split {
     pub(super) aggregates: Vec<Expr>,
     /// The columns of the aggregate.
     pub(super) schema: DFSchemaRef,
-    /// How many of them, from the first on, tell a group.
+    /// How many of these columns, from the first on, identify a group.
     pub(super) groups: usize,
     /// What the window is, for people and earlier fingerprints.
     pub(super) window: String,
@@ -69,7 +69,7 @@ pub(super) struct Split {
     pub(super) unsliced: Option<String>,
     /// Whether HAVING or another filter stands above the aggregate.
     pub(super) has_filter_above: bool,
-    /// Tables that are read whole, and as they are when a batch runs.
+    /// Tables that every batch reads whole, as they are at that time.
     pub(super) static_tables: Vec<TableReference>,
     whole: LogicalPlan,
     sources: Sources,
@@ -90,7 +90,7 @@ impl Split {
             return Err(Error::internal("the job has no aggregate"));
         };
         let has_filter_above = has_filter_above(&whole, sources);
-        // Subqueries become joins, and what selects keys goes below a session, before anything else is asked of the plan.
+        // First subqueries become joins, and filters on keys move below a session; the checks after this need that form.
         let optimizer = Optimizer::with_rules(vec![
             Arc::new(RewriteSetComparison::new()),
             Arc::new(ReplaceDistinctWithAggregate::new()),
@@ -163,9 +163,9 @@ impl Split {
         Arc::clone(self.schema.inner())
     }
 
-    /// What is above the aggregate, over `emitted` rows in its columns.
+    /// The plan above the aggregate, over `emitted` rows in the aggregate's columns.
     pub(super) fn back(&self, emitted: &RecordBatch) -> Result<LogicalPlan> {
-        // Names of their own: those of an aggregate may come twice, under different qualifiers.
+        // The columns get new names: an aggregate may have the same name twice, under different qualifiers.
         let fields: Vec<Field> = self
             .schema
             .fields()
@@ -213,7 +213,7 @@ fn has_filter_above(plan: &LogicalPlan, sources: &Sources) -> bool {
     }
 }
 
-/// The window must be by the column whose watermark closes it.
+/// Checks that the window is over the column whose watermark closes it.
 fn check_event_time(window: &LogicalPlan, sources: &Sources) -> Result<()> {
     let LogicalPlan::Extension(Extension { node }) = window else {
         return Ok(());
@@ -262,7 +262,7 @@ fn check_event_time(window: &LogicalPlan, sources: &Sources) -> Result<()> {
     Ok(())
 }
 
-/// What has no meaning without a window.
+/// Refuses functions that have no meaning without a window.
 fn check_keyed(aggregate: &Aggregate) -> Result<()> {
     let is_final = |expr: &Expr| match unaliased(expr) {
         Expr::AggregateFunction(call) => call.func.name() == IS_FINAL,
@@ -283,7 +283,7 @@ fn check_keyed(aggregate: &Aggregate) -> Result<()> {
     Ok(())
 }
 
-/// TIME-3: aggregates whose result depends on the order in which rows arrive.
+/// TIME-3: refuses aggregates whose result depends on the order in which rows arrive.
 fn check_functions(aggregates: &[Expr]) -> Result<()> {
     const BY_ARRIVAL: [&str; 7] = [
         "first_value",
@@ -317,7 +317,8 @@ fn check_functions(aggregates: &[Expr]) -> Result<()> {
     Ok(())
 }
 
-/// Rows that an ORDER BY leaves tied are in the order of their partition and offset; those of a file in their order there.
+/// Adds partition and offset to each ORDER BY, so that ties have a fixed order; ties of rows in a file are in the order of the
+/// file.
 fn tie_broken(aggregates: &[Expr], sources: &Sources) -> Vec<Expr> {
     let row = || Expr::Column(Column::new_unqualified(ROW_COLUMN));
     let place = |name: &str| Sort::new(get_field(row(), name), true, false);
@@ -341,7 +342,7 @@ fn tie_broken(aggregates: &[Expr], sources: &Sources) -> Vec<Expr> {
     aggregates.iter().map(with_ties).collect()
 }
 
-/// How an aggregate's rows are put together, and the rows below.
+/// How the rows of an aggregate are grouped, and the plan below it.
 fn windowing(
     aggregate: &Aggregate,
     sources: &Sources,
@@ -423,7 +424,7 @@ fn has_join_above_window(plan: &LogicalPlan, sources: &Sources) -> bool {
     }
 }
 
-/// The rows with just the columns that are used.
+/// Keeps only the columns of the rows that are used.
 fn reduced(rows: &LogicalPlan, windowing: &Windowing, aggregates: &[Expr]) -> Result<LogicalPlan> {
     let schema = rows.schema();
     let mut used: Vec<&Expr> = aggregates.iter().collect();
@@ -440,7 +441,7 @@ fn reduced(rows: &LogicalPlan, windowing: &Windowing, aggregates: &[Expr]) -> Re
         .flat_map(|expr| expr.column_refs())
         .filter_map(|column| schema.maybe_index_of_column(column))
         .collect();
-    // Without a window no row is late: only an order may ask where a row is.
+    // Without a window no row is late: then only an ORDER BY may need a row's place.
     let hidden: &[&str] = match windowing {
         Windowing::Keys { .. } => &[],
         _ => &[ROW_COLUMN, HIDDEN_START, HIDDEN_END],

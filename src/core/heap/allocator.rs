@@ -1,4 +1,4 @@
-//! The allocator that counts for statements, around one that allocates.
+//! Global allocator that counts the allocations of statements and passes each call to an inner allocator.
 #![expect(
     unsafe_code,
     reason = "an allocator is unsafe by its interface: each call is handed on as it came, and memory is not touched"
@@ -8,19 +8,20 @@ use std::alloc::{GlobalAlloc, Layout};
 
 use crate::core::heap::{LARGE, count, has_room, owner, wait};
 
-/// An allocator that counts what statements take; what no statement takes it hands on at once.
+/// Counts what statements allocate. Allocations outside statements go to the inner allocator at once.
 #[derive(Debug)]
 pub struct Counted<A>(A);
 
 impl<A> Counted<A> {
-    /// Around the one that allocates.
+    /// Wraps the allocator that does the work.
     pub const fn new(inner: A) -> Self {
         Self(inner)
     }
 }
 
-// SAFETY: every pointer comes from the inner allocator, by the layout that was asked for, and goes back to it by the same. What is done
-// beside that reads and writes numbers, or waits; it does not unwind, and what it allocates itself comes here as no statement's.
+// SAFETY: every pointer comes from the inner allocator, by the layout that was asked for, and goes back to it by the same. The
+// code around these calls only reads and writes numbers, or waits. It does not unwind, and its own allocations arrive here as
+// those of no statement.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for Counted<A> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -36,7 +37,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Counted<A> {
 
     #[inline]
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        // SAFETY: the caller keeps the rules of `realloc`. Where it gives nothing, the memory is as it was, and may be tried again.
+        // SAFETY: the caller keeps the rules of `realloc`. If it fails, the memory is unchanged, and the call may be repeated.
         taken(new_size, layout.size(), || unsafe {
             self.0.realloc(memory, layout, new_size)
         })
@@ -52,7 +53,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Counted<A> {
     }
 }
 
-/// Takes `size` bytes in the place of `old` ones; a statement waits until there is room for them.
+/// Allocates `size` bytes in the place of `old` ones; the thread of a statement waits until there is room for them.
 fn taken(size: usize, old: usize, take: impl Fn() -> *mut u8) -> *mut u8 {
     let of = owner();
     if of == 0 {

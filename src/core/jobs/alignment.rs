@@ -1,14 +1,15 @@
-//! Which partitions wait for others in event time: a backlog on one partition must not make the state grow without bound.
+//! Alignment of partitions in event time: partitions that are far ahead wait, so that a backlog on one partition does not make
+//! the state grow without bound.
 //!
-//! Windows close by the lowest watermark. Whatever a partition ahead of it brings is held until the others have come as far,
-//! so beyond a drift it is better left in the topic.
+//! Windows close by the lowest watermark. The rows of a partition that is ahead of it stay in the state until the other
+//! partitions have come as far. So beyond a drift its records are better left in the topic.
 
 use super::watermark::{JobTime, Partitions};
 
 /// The partitions that a batch does not read: their watermarks are more than `max_drift` microseconds ahead of the slowest.
 ///
-/// The slowest is looked for among partitions that had a row and are not silent for long (`idle`). It never waits itself, and
-/// one that is caught up holds others back no longer than until it is idle: all is read in the end.
+/// The slowest is the lowest watermark among partitions that had a row and are not idle. It never waits itself, and a partition
+/// that is caught up holds others back only until it is idle: all records are read in the end.
 pub fn waiting(time: &JobTime, idle: &Partitions, max_drift: i64) -> Partitions {
     let is_idle = |table: &str, partition: i32| {
         idle.get(table)
@@ -78,7 +79,7 @@ mod tests {
         let three = time(&[Some(100), Some(160), Some(161)]);
         assert_eq!(waiting(&three, &set(&[]), 60), set(&[2]));
         assert_eq!(waiting(&three, &set(&[]), 61), set(&[]));
-        // One that is idle holds nobody back, and neither does one that never had a row.
+        // Partitions that are idle, or never had a row, hold no other partition back.
         assert_eq!(waiting(&three, &set(&[0]), 0), set(&[2]));
         assert_eq!(waiting(&three, &set(&[0, 1]), 0), set(&[]));
         let new = time(&[None, Some(160), Some(161)]);
@@ -97,7 +98,7 @@ mod tests {
         logs: &'a [Vec<i64>],
         read: Vec<usize>,
         time: JobTime,
-        /// For how many rounds a partition had nothing to read.
+        /// For how many rounds a partition had no row to read.
         silent: Vec<u32>,
     }
 
@@ -209,7 +210,8 @@ mod tests {
             while !reader.is_done() {
                 let (before, read) = (reader.time.clone(), reader.read.clone());
                 let waited = reader.batch(max_drift, max_rows, 3);
-                // A round later who was idle then is no longer told apart: only those with a backlog count here.
+                // A partition that was idle one round earlier cannot be recognized any more: so only those with a backlog count
+                // here.
                 let slowest = (0..)
                     .zip(&logs)
                     .filter(|(partition, log)| read[*partition as usize] < log.len())

@@ -1,9 +1,9 @@
-//! The time of a job: it goes by a clock that nobody sets, and believes the wall clock only as far as that agrees.
+//! Clock of a job: it advances by the monotonic clock of the machine and trusts the wall clock only as far as the two agree.
 //!
-//! A wall clock may jump, ahead by a year and back again. Keys that are forgotten and batches that are trimmed by it would be gone.
-//! So a job's clock goes on from where it was by the time that has passed since, as the machine has counted it. Where that is not
-//! known, on another machine or after it was started again, the job's clock waits for records: it follows the wall clock as far
-//! as their times confirm it.
+//! A wall clock may jump, ahead by a year and back again. If a job used it directly, keys would expire and batches would be
+//! trimmed too early. So a job's clock advances from its last reading by the time that the machine's monotonic clock has
+//! measured since. After a restart of the machine or on another one that time is unknown. Then the job's clock follows the wall
+//! clock only as far as the timestamps of records confirm it.
 
 /// How far the wall clock may be off before it is not believed, in milliseconds; and the share of the time that has passed.
 const SLACK: i64 = 60_000;
@@ -12,14 +12,14 @@ const SLACK_SHARE: i64 = 1_000;
 /// What a clock shows that runs since the machine was started and that nobody sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SteadyTime {
-    /// Which start of which machine: clocks of others say nothing about this one.
+    /// Id of this start of this machine: readings with another id cannot be compared.
     pub boot: String,
-    /// Milliseconds since then.
+    /// Milliseconds since the machine was started.
     pub at: u64,
 }
 
 impl SteadyTime {
-    /// Milliseconds since an earlier reading; none if they are of two clocks.
+    /// Milliseconds since an earlier reading; none if the two readings come from different clocks.
     pub fn since(&self, earlier: &Self) -> Option<u64> {
         if self.boot != earlier.boot {
             return None;
@@ -33,38 +33,38 @@ impl SteadyTime {
 pub struct ClockReading {
     /// Milliseconds since 1970 UTC.
     pub at: i64,
-    /// The same moment on the clock that nobody sets.
+    /// The monotonic clock at the same moment.
     pub steady: SteadyTime,
 }
 
-/// What the wall clock is to a job.
+/// How the wall clock compares with the job's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wall {
     /// The job's clock is the wall clock.
     Believed,
-    /// It is off by so many milliseconds from what the time that has passed allows.
+    /// It differs by so many milliseconds from the value that the elapsed time allows.
     Off(i64),
-    /// It is ahead by so many milliseconds of where the job's clock stood on another machine, or before this one was started
-    /// again, and no record confirms it.
+    /// It is ahead of the job's last reading by so many milliseconds, the reading comes from another machine or from before a
+    /// restart of this one, and no record confirms the difference.
     Unconfirmed(i64),
 }
 
 /// The clock of a job in one process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JobClock {
-    /// Where it goes on from.
+    /// The reading from which the clock advances.
     origin: Option<ClockReading>,
-    /// How much time passed before the origin is not known.
+    /// The time that passed before the origin is not known.
     is_open: bool,
-    /// It never goes back.
+    /// The last time that was given; the clock never goes back.
     now: Option<i64>,
     /// The latest time of a record.
     seen: Option<i64>,
 }
 
 impl JobClock {
-    /// Goes on from the reading of the last version, if it has one. `at` is what is known otherwise: a time that the job's clock
-    /// had before.
+    /// Continues from the reading of the last version, if it has one. Without one, `at` is a time that the job's clock is known
+    /// to have had.
     pub fn after(reading: Option<&ClockReading>, at: Option<i64>) -> Self {
         let unknown = |at| ClockReading {
             at,
@@ -84,10 +84,10 @@ impl JobClock {
         self.seen = self.seen.max(Some(written));
     }
 
-    /// The time now, in milliseconds since 1970 UTC, and what the wall clock is to it. It never goes back.
+    /// The job's time now, in milliseconds since 1970 UTC, and how the wall clock compares with it. The time never goes back.
     pub fn look(&mut self, wall: i64, steady: &SteadyTime) -> (i64, Wall) {
         let origin = match self.origin.take() {
-            // A job that never ran: there is nothing to compare it with.
+            // A job that never ran has no earlier reading to compare with.
             None => ClockReading {
                 at: wall,
                 steady: steady.clone(),
@@ -159,10 +159,10 @@ mod tests {
             let (now, wall) = clock.look(START + YEAR + passed, &steady("a", 500 + passed as u64));
             assert_eq!((now, wall), (START + passed, Wall::Off(YEAR)));
         }
-        // Back: the job's clock goes on as if nothing had happened.
+        // The wall clock is set back: the job's clock goes on as before.
         let (now, wall) = clock.look(START + 2_000, &steady("a", 2_500));
         assert_eq!((now, wall), (START + 2_000, Wall::Believed));
-        // Behind, it does not go back, and does not stand still.
+        // The wall clock is behind: the job's clock neither goes back nor stands still.
         let (now, _) = clock.look(START - YEAR, &steady("a", 3_500));
         assert_eq!(now, START + 3_000);
     }
@@ -200,7 +200,7 @@ mod tests {
         };
         let day = 24 * 3_600_000;
         let mut clock = JobClock::after(Some(&reading), None);
-        // Nothing confirms that a day has passed.
+        // No record confirms that a day has passed.
         let (now, wall) = clock.look(START + day, &steady("b", 70));
         assert_eq!((now, wall), (START, Wall::Unconfirmed(day)));
         // What passes here is known.

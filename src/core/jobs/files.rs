@@ -1,11 +1,11 @@
-//! Which files of a table a batch reads (LOSS-1), where the table is read as a stream of the files that are added to it.
+//! Files of a Delta table that a batch reads (LOSS-1), when the table is read as a stream of added files.
 //!
-//! A place in the stream is a version of the table and a file of it, written as one offset, so that a source of files goes on,
-//! is rewound and is shown as a partition of a topic is.
+//! A place in the stream is a version of the table and a file in it, encoded as one offset. So a source of files is continued,
+//! rewound and shown in the same way as a partition of a topic.
 
 /// More files than a version has.
 const FILES: i64 = 1_000_000_000;
-/// Files of the version that a job begins with are counted from here: those are all that the table had then.
+/// Offset of the first file in the version that a job begins with: there the files are all that the table has at that version.
 const FIRST_OF_ALL: i64 = FILES / 2;
 
 /// A place in a table's stream: before a file of a version.
@@ -13,9 +13,9 @@ const FIRST_OF_ALL: i64 = FILES / 2;
 pub struct FilePlace {
     /// The version.
     pub version: u64,
-    /// The files are all that the table had at the version; otherwise those that the version added.
+    /// True if `file` counts all files that the table had at the version; false if it counts those that the version added.
     pub of_all: bool,
-    /// How many files of it are before.
+    /// How many files of the version lie before this place.
     pub file: u64,
 }
 
@@ -71,10 +71,10 @@ impl FilePlace {
     }
 }
 
-/// How many of the next files a batch of about `max_rows` rows reads, by what is known of their rows: one at least, if
+/// How many of the next files a batch of about `max_rows` rows reads, by the row counts in their metadata: at least one, if
 /// there is one.
 pub fn choose_files(rows: impl IntoIterator<Item = Option<u64>>, max_rows: u64) -> usize {
-    /// Of a file that does not say how many it has.
+    /// Assumed for a file without a row count.
     const ROWS: u64 = 100_000;
     let mut total = 0_u64;
     let fits = rows.into_iter().enumerate().take_while(|(index, rows)| {

@@ -1,15 +1,15 @@
-//! What a process says of a job that it runs, and what that makes of the job's state for whoever looks from elsewhere.
+//! Heartbeat of the process that runs a job, and the state of the job that other processes derive from it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::core::jobs::log::{JobHistory, Phase};
 
-/// Milliseconds between two signs of life.
+/// Milliseconds between two heartbeats.
 pub const HEARTBEAT_EVERY: i64 = 10_000;
-/// After so many of them without a sign the process is taken for dead.
+/// A process is taken for dead when so many heartbeats are missing.
 const MISSED: i64 = 3;
 
-/// A sign of life: a process runs the job.
+/// A heartbeat: a process runs the job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
     /// The runner, as the job's log names it.
@@ -17,29 +17,29 @@ pub struct Heartbeat {
     /// The fault that it waits out, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<String>,
-    /// It cannot begin the job, since what the job reads or writes does not open, and tries again: it is no owner yet.
+    /// The process cannot open a source or the sink of the job and retries; it does not own the job yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub opening: bool,
     /// Milliseconds since 1970 UTC, by the clock of that process.
     pub at: i64,
 }
 
-/// How a job is, and why.
+/// State of a job as other processes see it, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeenState {
     /// `RUNNING`, `WAITING`, `ACTIVE` (to be run, and no process does), `PAUSED`, `FAILED`, `DROPPED`.
     pub name: &'static str,
-    /// What it waits for, or why it failed.
+    /// The fault that the job waits out, or the reason why it failed.
     pub reason: Option<String>,
 }
 
-/// Whether the process that said so is taken for alive at `now`, in milliseconds since 1970 UTC.
+/// Whether the process that wrote this heartbeat is taken for alive at `now`, in milliseconds since 1970 UTC.
 pub fn is_fresh(beat: &Heartbeat, now: i64) -> bool {
     // Clocks of other machines may be ahead.
     now.saturating_sub(beat.at) < MISSED * HEARTBEAT_EVERY
 }
 
-/// The state of a job at `now`, in milliseconds since 1970 UTC, by its log and the last sign of life.
+/// The state of a job at `now`, in milliseconds since 1970 UTC, by its log and its last heartbeat.
 pub fn seen_state(history: &JobHistory, heartbeat: Option<&Heartbeat>, now: i64) -> SeenState {
     let (name, reason) = match &history.phase {
         Phase::Dropped => ("DROPPED", None),

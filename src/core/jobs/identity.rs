@@ -1,4 +1,5 @@
-//! Which topic or table a source or a sink is (IDENT-1): a position belongs to that, never to a name in SQL.
+//! Identity of the topic or table behind a source or sink (IDENT-1): a position belongs to the identity, never to a name in
+//! SQL.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,16 +30,16 @@ pub enum Identity {
 /// How two identities compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sameness {
-    /// They are one.
+    /// Both name the same topic or table.
     Same,
-    /// They are two.
+    /// They name different ones.
     Other,
-    /// Nothing speaks against it, but an id is missing: what was read has to tell.
+    /// The ids that are present agree, but one is missing: the records that were read have to decide.
     Untold,
 }
 
 impl Identity {
-    /// Whether `now` is what this was.
+    /// Compares this identity with `now`, the present one.
     pub fn compare(&self, now: &Self) -> Sameness {
         match (self, now) {
             (
@@ -70,7 +71,7 @@ impl Identity {
         match self.compare(other) {
             Sameness::Same => true,
             Sameness::Other => false,
-            // Within a cluster a topic is told by its name alone.
+            // Within one cluster the name of a topic is enough.
             Sameness::Untold => self.has_cluster() && other.has_cluster(),
         }
     }
@@ -85,7 +86,7 @@ impl Identity {
         )
     }
 
-    /// In which way `now` is another one than this.
+    /// Describes how `now` differs from this identity.
     pub fn difference(&self, now: &Self) -> String {
         let (what, is_same_place) = match (self, now) {
             (
@@ -181,30 +182,30 @@ pub struct Reported {
 /// What the user says of a source or a sink that is another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
-    /// What it is: another one again is not meant.
+    /// The identity that the user accepts; the decision does not cover any other one.
     pub identity: Identity,
-    /// It has the same records at the same offsets, or the same rows; otherwise it is a new one.
+    /// True if it has the same records at the same offsets, or the same rows; false if it is a new topic or table.
     pub is_moved: bool,
 }
 
-/// What a source or a sink is to the job that goes on from a version.
+/// How a source or sink relates to the one that the job's last version names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// The version does not say what it was.
+    /// The version does not store an identity.
     Unknown,
     /// The same.
     Same,
-    /// As far as ids tell it may be the same.
+    /// The ids do not decide: it may be the same.
     Untold,
-    /// Another one, and the user says that it is a new one: positions do not hold for it.
+    /// Another one, and the user has accepted it as new: stored positions do not apply.
     New,
-    /// Another one, and the user says that it holds the same.
+    /// Another one, and the user has accepted it as a copy with the same content.
     Moved,
-    /// Another one.
+    /// Another one, which the user has not accepted.
     Other,
 }
 
-/// Decides what `now` is to a job whose last version knows it as `stored`.
+/// Compares the present identity `now` with the `stored` one of the job's last version.
 pub fn standing(
     stored: Option<&Identity>,
     now: &Identity,
@@ -259,7 +260,7 @@ mod tests {
             assert_eq!(one.compare(&other), Sameness::Other, "{other}");
             assert_eq!(other.compare(&one), Sameness::Other, "{other}");
         }
-        // A broker that gives no ids tells nothing.
+        // If a broker gives no ids, the identities are undecided.
         for untold in [topic("t", Some("c"), None), topic("t", None, None)] {
             assert_eq!(one.compare(&untold), Sameness::Untold);
             assert_eq!(untold.compare(&untold), Sameness::Untold);

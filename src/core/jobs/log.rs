@@ -1,7 +1,7 @@
-//! The log of a job: what happened to it, in order, and the state that follows from it.
+//! Log of a job: its entries in order, and the state of the job that follows from them.
 //!
-//! Entry `n` is the n-th thing that happened; entries are never changed. Two runners that write the same number collide,
-//! and the loser stops: the log decides who owns a job.
+//! Entry `n` is the n-th event of the job; entries are never changed. If two runners write the same number, one of them loses
+//! and stops: so the log decides which runner owns a job.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ pub type Gaps = BTreeMap<String, BTreeMap<i32, SourceProgress>>;
 /// One thing that happened to a job. Times are milliseconds since 1970 UTC.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
-    /// The job was made; always the first entry.
+    /// The job was created; always the first entry.
     Created {
         /// Its name in SQL.
         name: String,
@@ -25,7 +25,7 @@ pub enum Entry {
         /// When.
         at: i64,
     },
-    /// A runner took the job over; whoever ran it before must stop.
+    /// A runner took the job over; the runner before it must stop.
     Takeover {
         /// Host, process and a random part.
         owner: String,
@@ -34,7 +34,7 @@ pub enum Entry {
     },
     /// The sink has the rows of a batch.
     Committed {
-        /// Its number; a rewind takes numbers again.
+        /// Its number; after a rewind the numbers are used again.
         batch: u64,
         /// The name of its version.
         version: String,
@@ -59,13 +59,13 @@ pub enum Entry {
     },
     /// The job runs again.
     Resumed {
-        /// Offsets the topic has lost are skipped, once: those of `lost`.
+        /// The job skips, once, the offsets of `lost`, which the topic no longer has.
         skipping_lost: bool,
         /// What was reported as lost when this was said.
         lost: Gaps,
         /// What the user says of tables that are others than they were, by table.
         accepting: BTreeMap<String, Accepted>,
-        /// What the user says about a batch whose fate is unknown: its number, and whether the sink has it.
+        /// The user's decision about a batch whose outcome is unknown: its number, and whether the sink has it.
         assuming: Option<(u64, bool)>,
         /// When.
         at: i64,
@@ -79,16 +79,16 @@ pub enum Entry {
         /// When.
         at: i64,
     },
-    /// The job is gone.
+    /// The job was dropped.
     Dropped {
         /// When.
         at: i64,
     },
-    /// Earlier batches can no longer be gone back to, and their files may be deleted.
+    /// Earlier batches can no longer be the target of a rewind, and their files may be deleted.
     Trimmed {
         /// The oldest batch that stays.
         oldest: u64,
-        /// All packs that hold late rows and dead letters of batches that do not.
+        /// All packs that hold late rows and dead letters of batches that were trimmed.
         packs: Vec<String>,
         /// When.
         at: i64,
@@ -119,11 +119,11 @@ pub struct Committed {
 /// Whether a job is to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
-    /// It runs when a runner has it.
+    /// It should run, and does if a runner has it.
     Active,
-    /// It waits for RESUME JOB; with the reason if it stopped by itself.
+    /// It waits for RESUME JOB; with the reason if the job stopped by itself.
     Paused(Option<String>),
-    /// It is gone.
+    /// It was dropped.
     Dropped,
 }
 
@@ -132,19 +132,19 @@ pub enum Phase {
 pub struct JobHistory {
     /// The name in SQL.
     pub name: String,
-    /// The statement that holds now.
+    /// The current statement of the job.
     pub text: String,
     /// The statements of the tables it uses.
     pub tables: Vec<String>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: i64,
     /// How often it was rewound.
     pub generation: u64,
-    /// The batches that count, in order.
+    /// The committed batches that were not abandoned, in order.
     pub batches: Vec<Committed>,
-    /// Versions that a rewind has abandoned and whose rows a sink may still have: nothing was committed since.
+    /// Versions that a rewind has abandoned and whose rows a sink may still have, because no batch was committed since.
     pub abandoned: Vec<String>,
-    /// Whether it is to run.
+    /// Whether it should run.
     pub phase: Phase,
     /// The runner that took it over last.
     pub owner: Option<String>,
@@ -154,9 +154,9 @@ pub struct JobHistory {
     pub skipping: Gaps,
     /// RESUME JOB … ACCEPTING was said of these tables, and no batch was committed since.
     pub accepted: BTreeMap<String, Accepted>,
-    /// RESUME JOB … ASSUMING BATCH was said and no batch was committed since.
+    /// The batch of the last RESUME JOB … ASSUMING BATCH, if no batch was committed since.
     pub assuming: Option<(u64, bool)>,
-    /// The number of the entry that said so: what was staged later is not meant.
+    /// The number of that entry: the statement does not apply to versions that were staged later.
     pub assumed_at: u64,
     /// The number of the entry to be written next.
     pub next: u64,
@@ -241,7 +241,7 @@ impl JobHistory {
                 let abandoned = self.batches.drain(stays..);
                 self.abandoned.extend(abandoned.map(|batch| batch.version));
             }
-            // What is gone stays gone.
+            // A dropped job stays dropped.
             Entry::Paused { .. } | Entry::Resumed { .. } if self.phase == Phase::Dropped => {}
             Entry::Paused {
                 reason, reported, ..
@@ -259,7 +259,7 @@ impl JobHistory {
                 ..
             } => {
                 self.phase = Phase::Active;
-                // What was said before holds on: the next batch is to do all of it.
+                // Earlier decisions still apply: the next batch carries out all of them.
                 self.accepted.extend(
                     accepting
                         .iter()
@@ -290,8 +290,8 @@ impl JobHistory {
         self.batches
             .drain(..gone.min(self.batches.len().saturating_sub(1)));
         self.packs = packs.to_vec();
-        // Numbers of versions ascend as they are committed: whoever takes the job over brings the log up to date before
-        // it commits anything of its own, and the writers of what was not in the sink by then are fenced.
+        // Numbers of versions ascend in the order of commits. A runner that takes the job over brings the log up to date before
+        // it commits a batch of its own, and it fences the writers of versions that the sink did not have by then.
         let first = self.batches.first();
         if let Some(settled) = first.and_then(|first| sequence_of(&first.version)) {
             self.settled = self.settled.max(settled);
@@ -300,7 +300,7 @@ impl JobHistory {
         self.known.retain(|name| !is_older(name, settled));
     }
 
-    /// The oldest batch that the job can go back to; 0 is its beginning.
+    /// The oldest batch that the job can be rewound to; 0 is its beginning.
     pub fn oldest(&self) -> u64 {
         match self.batches.first() {
             Some(first) if self.settled > 0 => first.batch,
@@ -308,7 +308,7 @@ impl JobHistory {
         }
     }
 
-    /// The last batch that counts.
+    /// The last committed batch that was not abandoned.
     pub fn last(&self) -> Option<&Committed> {
         self.batches.last()
     }
@@ -323,7 +323,7 @@ impl JobHistory {
         self.known.iter().map(String::as_str)
     }
 
-    /// Whether a version was ever committed, be it abandoned since.
+    /// Whether a version was ever committed, even if it was abandoned since.
     pub fn was_committed(&self, version: &str) -> bool {
         self.known.contains(version) || is_older(version, self.settled)
     }
@@ -401,7 +401,7 @@ mod tests {
         history.apply(&resumed);
         assert_eq!(history.phase, Phase::Active);
         assert_eq!(history.skipping, lost);
-        // It holds for one batch, whatever comes before it.
+        // The decision holds for one batch, also if other entries come before that batch.
         history.apply(&Entry::Paused {
             reason: None,
             reported: None,
@@ -441,7 +441,7 @@ mod tests {
         // A sink without rows since then names an old one, perhaps by its number alone.
         assert!(history.was_committed(&name(2)) && history.was_committed("0000000002"));
         assert!(!history.was_committed(&name(6)));
-        // The last batch stays, whatever is said; and a rewind goes on from what is left.
+        // The last batch always stays, and a rewind starts from the remaining batches.
         history.apply(&Entry::Trimmed {
             oldest: 9,
             packs: vec![],

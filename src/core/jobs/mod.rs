@@ -1,4 +1,4 @@
-//! Jobs as data: their log, the versions it names, which offsets a batch reads, and what to do after a crash.
+//! Data model of jobs: their log, the versions it names, the offsets of a batch, and recovery after a crash.
 
 pub mod alignment;
 pub mod clock;

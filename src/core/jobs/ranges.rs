@@ -1,27 +1,27 @@
-//! Which offsets a batch reads (LOSS-1): from where the last one ended, to what is there, within limits.
+//! Offset ranges of a batch (LOSS-1): from the end of the last batch to the end of the topic, within limits.
 
 use std::collections::BTreeMap;
 
 use super::version::SourceProgress;
 
-/// What is known about a partition when a batch is chosen.
+/// Facts about a partition when the ranges of a batch are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartitionFacts {
     /// The partition.
     pub partition: i32,
-    /// Where the job stands in it; `None`: it has not been read yet.
+    /// The position of the job in it; `None` if it has not been read yet.
     pub position: Option<i64>,
     /// The first offset that the topic still has.
     pub low: i64,
     /// The offset after the last stable one.
     pub high: i64,
-    /// It is not read now: others have to come as far first.
+    /// The batch does not read it: other partitions have to catch up in event time first.
     pub waits: bool,
-    /// It is known to be the log that was read so far, so that what lies before its end was read.
+    /// It is known to be the same log as before, so records before its end were read.
     pub is_same: bool,
 }
 
-/// Offsets `start..end` of a partition that a batch reads; empty for one that only has to be remembered.
+/// Offsets `start..end` of a partition that a batch reads; an empty range only stores the position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlannedRange {
     /// The partition.
@@ -32,15 +32,15 @@ pub struct PlannedRange {
     pub end: i64,
 }
 
-/// Offsets that should be read and that the topic no longer has.
+/// Offsets that the job has not read and that the topic no longer has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lost {
     /// The partition.
     pub partition: i32,
-    /// The first offset that is gone, where the job stands.
+    /// The first lost offset: the position of the job.
     pub from: i64,
-    /// Where the job could go on: the first offset that is there; below `from` if the log is shorter than it was, and then its
-    /// end if it is known to be the same log.
+    /// The offset where the job could continue: the first one that the topic has. If the log is shorter than before, this lies
+    /// below `from`: the end of the log if it is known to be the same log.
     pub to: i64,
     /// The log ends before `from`.
     pub is_short: bool,
@@ -48,14 +48,14 @@ pub struct Lost {
 
 /// Chooses the ranges of a batch of at most `max_rows` offsets over all partitions, one range for each partition.
 ///
-/// A partition that has not been read yet starts at its first offset, or at its end if `latest`. What does not fit is
-/// cut so that partitions go on at the same pace: each gets its share, and what one leaves the others take. One that waits stays
-/// where it is.
+/// A partition that has not been read yet starts at its first offset, or at its end if `latest`. If not all offsets fit, the
+/// partitions advance at the same pace: each gets an equal share, and other partitions use the part of it that one does not
+/// need. A partition that waits stays at its position.
 ///
 /// # Errors
 ///
-/// LOSS-1: partitions whose next offset is no longer there. `skipping` says which of these gaps the user has been told of
-/// and lets the job skip, by partition: it goes on where such a gap ends. A gap that has grown since is another one.
+/// LOSS-1: partitions whose next offset no longer exists. `skipping` holds, by partition, the gaps that were reported and that
+/// the user allows the job to skip: the job continues at the end of such a gap. A gap that has grown since is not covered.
 pub fn choose(
     facts: &[PartitionFacts],
     latest: bool,
@@ -72,7 +72,7 @@ pub fn choose(
             let start = match (known.position, skipped.map(|gap| gap.end)) {
                 (None, _) if latest => known.high,
                 (None, _) => known.low,
-                // Records that came after it was told are not skipped, also where they fill the gap.
+                // Records that arrived after the report are not skipped, even if they have offsets of the gap.
                 (Some(_), Some(end)) if is_there(end) => end,
                 (Some(position), None) if is_there(position) => position,
                 (Some(position), _) => {
@@ -107,7 +107,7 @@ pub fn choose(
     Ok(ranges)
 }
 
-/// Cuts ranges to `max_rows` offsets in all: the smallest whole, the others equal.
+/// Cuts ranges to `max_rows` offsets in all: ranges below the equal share stay whole, the others get equal lengths.
 fn share(ranges: &mut [PlannedRange], max_rows: u64) {
     let mut order: Vec<usize> = (0..ranges.len()).collect();
     let length =
@@ -117,7 +117,7 @@ fn share(ranges: &mut [PlannedRange], max_rows: u64) {
     let count = order.len() as u64;
     for (place, index) in (0_u64..).zip(order) {
         let range = &mut ranges[index];
-        // A partition is never starved: one offset at least, whatever the limit.
+        // No partition starves: each gets at least one offset, even above the limit.
         let fair = (left / (count - place)).max(1);
         let taken = length(range).min(fair);
         range.end = range
@@ -196,7 +196,7 @@ mod tests {
             ends(&choose(&all, false, 100, &nothing()).unwrap()),
             [(0, 100), (10, 10)]
         );
-        // What it has lost is told all the same.
+        // A partition that waits reports its lost offsets all the same.
         let lost = PartitionFacts {
             position: Some(3),
             low: 5,
@@ -219,7 +219,7 @@ mod tests {
             ends(&choose(&retained, false, 100, &gap(0, 3, 5)).unwrap()),
             [(5, 9), (9, 9)]
         );
-        // A log that is shorter than what was read is another one, as far as is known.
+        // A log that is shorter than the position counts as another log, unless it is known to be the same.
         let anew = [facts(0, Some(30), 0, 4)];
         let lost = Lost {
             partition: 0,
@@ -228,7 +228,7 @@ mod tests {
             is_short: true,
         };
         assert_eq!(choose(&anew, false, 100, &nothing()), Err(vec![lost]));
-        // Of the same log the end was cut off: what is before it was read.
+        // The end of the same log was cut off: the records before it were read.
         let cut = [PartitionFacts {
             is_same: true,
             ..anew[0]
@@ -241,13 +241,13 @@ mod tests {
 
     #[test]
     fn loss_1_only_what_was_told_is_skipped() {
-        // The gap has grown since it was told.
+        // The gap has grown since it was reported.
         let grown = [facts(0, Some(3), 8, 9)];
         assert!(choose(&grown, false, 100, &gap(0, 3, 5)).is_err());
-        // It was told of another place, or of another partition.
+        // The report was about another place, or about another partition.
         assert!(choose(&grown, false, 100, &gap(0, 2, 8)).is_err());
         assert!(choose(&grown, false, 100, &gap(1, 3, 8)).is_err());
-        // A log that was cut off at 4 and has been written to since: what came is read.
+        // A log that was cut off at 4 and has been written to since: the new records are read.
         for high in [4, 7, 30, 50] {
             let cut = [PartitionFacts {
                 is_same: true,

@@ -1,7 +1,7 @@
-//! What a runner does after a takeover: a pure function of the log, the sink's witness and the staged versions.
+//! Recovery after a takeover: a pure function of the log, the sink's witness and the staged versions.
 //!
-//! A batch is staged under a name of its own, then the sink commits its rows together with that name, the *witness*, then
-//! the log names it. A crash may come between any two of these.
+//! A batch is staged under a name of its own. Then the sink commits its rows together with that name, the *witness*. Then the
+//! log names it. A crash may come between any two of these steps.
 
 use super::log::JobHistory;
 
@@ -16,30 +16,30 @@ pub struct Staged {
     pub parent: Option<String>,
 }
 
-/// How to go on.
+/// How the runner goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// The sink has what the log says: choose the next batch.
+    /// Sink and log agree: choose the next batch.
     GoOn,
-    /// The sink has one batch more than the log says: write that it is committed.
+    /// The sink has one batch more than the log: append an entry that it is committed.
     AppendCommitted {
         /// The batch.
         batch: u64,
         /// Its version.
         version: String,
     },
-    /// Whether the sink has the rows of this batch cannot be told: the user must say.
+    /// It is unknown whether the sink has the rows of this batch: the user must decide.
     Unclear {
         /// The batch.
         batch: u64,
         /// Why.
         reason: String,
     },
-    /// The sink has batches that the log does not have yet: the log is that of an older data directory.
+    /// The sink has batches that the log does not have: the data directory was restored to an older state.
     OlderLog {
         /// The batch that the log would run next.
         batch: u64,
-        /// What the sink committed last.
+        /// The witness that the sink committed last.
         witness: String,
     },
 }
@@ -47,8 +47,8 @@ pub enum Decision {
 /// The witness of a job that has committed nothing yet.
 pub const BEGINNING: &str = "beginning";
 
-/// Decides how to go on. `witness` is the name that the sink committed last, [`BEGINNING`] before the first batch, none if
-/// the sink knows nothing about the job; `is_first` is true if no runner had the job before.
+/// Decides how the runner goes on. `witness` is the name that the sink committed last, [`BEGINNING`] before the first batch,
+/// none if the sink has no witness of the job; `is_first` is true if no runner had the job before.
 pub fn recover(
     history: &JobHistory,
     is_first: bool,
@@ -63,7 +63,7 @@ pub fn recover(
         .collect();
     let unclear = |reason: &str| {
         let batch = history.next_batch();
-        // The user has looked at the sink and says what it holds; nobody has said anything of what was staged since.
+        // The user has checked the rows of the sink; the decision does not cover versions that were staged after it.
         let is_new = |child: &&&Staged| sequence(&child.name) > Some(history.assumed_at);
         if let Some(child) = children.iter().find(is_new) {
             return Decision::Unclear {
@@ -87,7 +87,7 @@ pub fn recover(
         }
     };
     match witness {
-        // What was committed is named by the log, be it abandoned since: nothing came after it.
+        // The log names this witness, perhaps as an abandoned version: the sink has committed no batch after it.
         Some(name) if history.was_committed(name) => Decision::GoOn,
         Some(BEGINNING) if history.batches.is_empty() || children.is_empty() => Decision::GoOn,
         Some(name) => match children.iter().find(|child| child.name == name) {
@@ -95,9 +95,10 @@ pub fn recover(
                 batch: child.batch,
                 version: child.name.clone(),
             },
-            // Whatever the sink has was staged here before: a later batch than the log's last was in a newer directory.
+            // Every version in the sink was staged in the job's folder before: a later batch than the log's last comes from a
+            // newer state of the data directory.
             None if sequence(name) > last.map_or(Some(0), sequence) => match history.assuming {
-                // The user knows that the sink gets the later batches twice.
+                // The user accepts that the sink gets the later batches twice.
                 Some((assumed, false)) if assumed == history.next_batch() => Decision::GoOn,
                 _ => Decision::OlderLog {
                     batch: history.next_batch(),
@@ -111,8 +112,8 @@ pub fn recover(
     }
 }
 
-/// The same for a sink of which the user has said that it is a new one. It has nothing of what was staged for the sink before it;
-/// of `staged`, which was staged for this one, it has the version that the witness names.
+/// Decides the same for a sink that the user has accepted as new. It has no version that was staged for the sink before it. Of
+/// the versions in `staged`, which were staged for this sink, it has the one that the witness names.
 pub fn recover_in_new_sink(
     history: &JobHistory,
     witness: Option<&str>,
@@ -132,10 +133,10 @@ pub fn recover_in_new_sink(
     }
 }
 
-/// The batches that the log has and the sink does not, because the sink was restored to an earlier state: those after `witness`.
-/// The log names all that the sink was ever given, so an older witness alone tells; but a sink that keeps no batch without rows
-/// misses none of them (`keeps_all` is false). `rows` are the rows of the last batches, the newest first, as far as they were
-/// written to this sink.
+/// The batches that the log has and the sink does not, because the sink was restored to an earlier state: those after
+/// `witness`. The log names every version that the sink ever got, so an older witness is enough to tell. But a sink that stores
+/// no batch without rows does not miss such batches (`keeps_all` is false). `rows` are the row counts of the last batches, the
+/// newest first, as far as they were written to this sink.
 pub fn missing_in_sink(
     history: &JobHistory,
     witness: &str,
@@ -168,7 +169,7 @@ pub struct Missing {
     pub first: u64,
     /// The last of them.
     pub last: u64,
-    /// Versions of later numbers are not in the sink.
+    /// Versions with a higher number are not in the sink.
     pub known: u64,
 }
 
@@ -258,7 +259,7 @@ mod tests {
     fn exact_1_a_new_sink_has_what_was_staged_for_it() {
         let one = history(&[(1, "a")], &[]);
         let recovered = |witness, staged: &[Staged]| recover_in_new_sink(&one, witness, staged);
-        // What it says of the sink before it.
+        // The witness is one of the sink before it.
         assert_eq!(recovered(Some("a"), &[]), Decision::GoOn);
         assert_eq!(recovered(None, &[]), Decision::GoOn);
         let own = [staged("b", 2, Some("a")), staged("c", 2, Some("a"))];
@@ -349,7 +350,7 @@ mod tests {
         // A table keeps none without rows.
         assert_eq!(missing("0000000002-a", false, &[0, 0, 1]), None);
         assert_eq!(missing("0000000002", false, &[0, 7, 1]), Some((2, 2)));
-        // Those before were written to another table.
+        // Earlier batches were written to another table.
         assert_eq!(missing(BEGINNING, false, &[0]), None);
         // An abandoned batch is newer than all that count.
         assert_eq!(missing("0000000009-x", true, &[1, 1, 1]), None);

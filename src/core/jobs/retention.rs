@@ -1,4 +1,4 @@
-//! What a job keeps of its past: which batches it may go back to, and when its log is to be made shorter.
+//! Retention of a job: which batches it can be rewound to, and when its log is shortened.
 //!
 //! Batches leave by an entry of the log ([`Entry::Trimmed`](super::Entry::Trimmed)), so that the log alone says what a rewind
 //! may name: files are deleted after it, never before. A *checkpoint* at `n` is what follows from all entries before `n`;
@@ -6,8 +6,9 @@
 //! A writer that stalled meanwhile may find the number free that it had in mind: it reads the entry before after it wrote, and has
 //! lost if that is not the one it knows.
 //!
-//! Whoever sweeps may have slept since it read the log, and another runner may have gone on from there. What it may delete is
-//! therefore decided by what it finds when it is about to delete ([`Deletable`]), never by the history that it remembers.
+//! A sweep may have stalled since it read the log, and another runner may have gone on from there. So a sweep decides which
+//! files to delete by the checkpoints that it finds just before it deletes ([`Deletable`]), never by the history that it read
+//! earlier.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +19,7 @@ use super::{BatchVersion, JobHistory, is_older};
 pub struct Retention {
     /// At most so many batches; one at least.
     pub versions: u64,
-    /// None that was committed longer ago, in milliseconds, the last one aside.
+    /// No batch that was committed longer ago than so many milliseconds, except the last one.
     pub age: i64,
 }
 
@@ -31,11 +32,12 @@ impl Default for Retention {
     }
 }
 
-/// The oldest batch that stays at `now`, in milliseconds since 1970 UTC; none if all do.
+/// The oldest batch that stays at `now`, in milliseconds since 1970 UTC; none if all of them stay.
 pub fn oldest_to_stay(history: &JobHistory, retention: Retention, now: i64) -> Option<u64> {
     let too_many = excess(history, retention);
     let since = now.saturating_sub(retention.age);
-    // A batch with a time in the future, of a clock that was wrong once, keeps those behind it: too many are better than too few.
+    // A batch with a time in the future, from a clock that was wrong once, keeps the batches after it: too many are better than
+    // too few.
     let old = history.batches.iter().take_while(|batch| batch.at < since);
     let too_old = old.count();
     let last = history.batches.len().checked_sub(1)?;
@@ -43,9 +45,9 @@ pub fn oldest_to_stay(history: &JobHistory, retention: Retention, now: i64) -> O
     (gone > 0).then(|| history.batches[gone].batch)
 }
 
-/// Whether enough has come together since the last time that sweeping is worth its while.
+/// Whether enough batches or entries have accumulated to make a sweep worthwhile.
 pub fn is_sweep_due(history: &JobHistory, retention: Retention, now: i64) -> bool {
-    /// Fewer than these are left for later.
+    /// Fewer than these do not start a sweep.
     const BATCHES: u64 = 16;
     const ENTRIES: u64 = 1_000;
     /// Batches that are older by less may wait, in milliseconds.
@@ -59,27 +61,27 @@ pub fn is_sweep_due(history: &JobHistory, retention: Retention, now: i64) -> boo
     if history.batches.len() > 1 && history.batches[0].at < old {
         return true;
     }
-    // A checkpoint holds all batches: it is written as often as there are as many new entries.
+    // A checkpoint holds all batches, so one is written only after at least as many new entries.
     let entries = ENTRIES.max(history.batches.len() as u64);
     history.next.saturating_sub(history.checkpoint) >= entries
 }
 
-/// The files of a job that nothing can need any more (LOSS-1): all of it follows from one checkpoint, so that it is right whoever
-/// deletes, and however long it took to begin.
+/// The files of a job that can be deleted, since no reader can need them any more (LOSS-1). All of this follows from one
+/// checkpoint, so it stays right for any process that deletes and after any delay.
 ///
-/// Later versions go on from the oldest batch of that checkpoint. Of files that are older than it they need only those that its
-/// version names, and whatever they add has a higher number.
+/// Later versions build on the oldest batch of that checkpoint. Of older files they need only those that the version of this
+/// batch names; files that they add have a higher number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deletable {
     settled: u64,
     /// Packs of late rows and dead letters that stay.
     packs: BTreeSet<String>,
-    /// Files of state that stay, whatever their number.
+    /// State files that stay in spite of their number.
     state: BTreeSet<String>,
 }
 
 impl Deletable {
-    /// `passed` is what a checkpoint holds that a newer one has passed; `oldest` the version of its first batch.
+    /// `passed` is the history in a checkpoint that a newer checkpoint has passed; `oldest` is the version of its first batch.
     pub fn by(passed: &JobHistory, oldest: &BatchVersion) -> Self {
         Self {
             settled: passed.settled,

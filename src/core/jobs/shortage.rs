@@ -1,40 +1,40 @@
-//! What becomes of a batch that does not fit into memory (SAFE-1): it waits for what others hold, or is made smaller, and only one
-//! that can be no smaller, and does not fit alone, fails.
+//! Handling of a batch that does not fit into memory (SAFE-1): it waits for memory that others hold, or is retried with fewer
+//! records. It fails only if it cannot be smaller and would not fit alone.
 
 /// Bytes that a batch asked for and did not get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shortage {
-    /// What it asked for.
+    /// Bytes that the batch asked for.
     pub asked: usize,
-    /// What it held by then.
+    /// Bytes that it held by then.
     pub held: usize,
-    /// What others held by then.
+    /// Bytes that others held by then.
     pub others: usize,
-    /// What there is for all of them.
+    /// The size of the pool for all of them.
     pub limit: usize,
 }
 
 impl Shortage {
-    /// Whether it would have got them, had others held nothing.
+    /// Whether the batch would have got the memory if others had held none.
     fn is_of_others(&self) -> bool {
         let wanted = self.held.saturating_add(self.asked);
         self.others > 0 && wanted <= self.limit
     }
 }
 
-/// What is done about a batch that does not fit.
+/// How the runner reacts to a batch that does not fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remedy {
-    /// It is tried again when others have given back what they hold.
+    /// Retry the batch when others have released memory.
     Wait,
-    /// It is tried again with fewer records.
+    /// Retry it with fewer records.
     Fewer,
-    /// Nothing helps but a change by people.
+    /// Fail: a person has to change the job or the limits.
     Fail,
 }
 
-/// Decides it. There is a shortage where a pool had no more, and none where a bound of its own was passed, as of what a function
-/// may make. `has_fewer` says that the next batch can have fewer records.
+/// Decides how to react. `shortage` is set if a memory pool was exhausted, and not if a separate limit was exceeded, such as
+/// the one on the output of a function. `has_fewer` is true if the next batch can have fewer records.
 pub fn remedy(shortage: Option<Shortage>, has_fewer: bool) -> Remedy {
     match shortage {
         Some(shortage) if shortage.is_of_others() => Remedy::Wait,
@@ -61,7 +61,7 @@ mod tests {
             let done = remedy(Some(shortage), has_fewer);
             let fits_alone = held + asked <= 1_000;
             prop_assert_eq!(done == Remedy::Wait, others > 0 && fits_alone);
-            // It fails only if it cannot be smaller, and would not fit either if there were no others.
+            // It fails only if it cannot be smaller and would not fit without others either.
             prop_assert!(done != Remedy::Fail || (!has_fewer && (others == 0 || !fits_alone)));
         }
     }

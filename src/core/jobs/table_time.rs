@@ -1,8 +1,9 @@
-//! Time of a table that is read version by version (TIME-1): what its rows meet, and what it has reached.
+//! Event time of a table that is read version by version (TIME-1): the watermarks that its rows meet, and the watermark after
+//! them.
 //!
-//! The files of a version have no order, so rows of one version do not make each other late: what they bring counts when the
-//! version is read to its end. A batch may end between two of its files; what it has brought until then is kept, so that
-//! nothing depends on where batches end (TIME-3).
+//! The files of a version have no order, so rows of one version do not make each other late: their event times count when the
+//! whole version has been read. A batch may end between two files of a version. The times read until then are stored, so that
+//! the result does not depend on where batches end (TIME-3).
 
 use std::collections::BTreeMap;
 
@@ -15,12 +16,12 @@ pub struct UnfinishedVersion {
     pub watermark: i64,
 }
 
-/// What a partition has reached when a batch has read it.
+/// Time of a partition after a batch has read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Reached {
     /// Its watermark.
     pub watermark: Option<i64>,
-    /// Of a table: what is not in the watermark yet.
+    /// Of a table: event time that does not count in the watermark yet.
     pub unfinished: Option<UnfinishedVersion>,
 }
 
@@ -33,10 +34,10 @@ impl From<Option<i64>> for Reached {
     }
 }
 
-/// Lets the versions of a batch pass, in their order: `from` is the watermark before, `highest` the highest event time that
-/// the batch reads of each version, and versions before `end` are read to their end with it.
+/// Applies the versions of a batch in their order. `from` is the watermark before, `highest` the highest event time that the
+/// batch reads of each version; with this batch, versions before `end` are read completely.
 ///
-/// Gives the watermark that the rows of each version meet, and what the table has reached then.
+/// Returns the watermark that the rows of each version meet, and the time of the table after them.
 pub fn through_versions(
     from: Option<i64>,
     unfinished: Option<UnfinishedVersion>,
@@ -66,7 +67,7 @@ pub fn through_versions(
 }
 
 impl Reached {
-    /// What an earlier version than this one has brought counts.
+    /// Counts the event time of an unfinished version earlier than this one.
     fn finish_before(&mut self, version: u64) {
         if let Some(done) = self.unfinished.take_if(|of| of.version < version) {
             self.watermark = self.watermark.max(Some(done.watermark));
@@ -96,12 +97,12 @@ mod tests {
             (reached.watermark, reached.unfinished),
             (Some(90), Some(open))
         );
-        // The rest of it brings less; it is the last one.
+        // The rest of the version has lower event times; this is its last batch.
         let rest = BTreeMap::from([(6, Some(50))]);
         let (met, reached) = through_versions(reached.watermark, Some(open), 10, &rest, 7);
         assert_eq!(met, BTreeMap::from([(6, Some(90))]));
         assert_eq!(reached, Reached::from(Some(120)));
-        // What was left of it is gone, and skipped.
+        // The rest of it was deleted, and is skipped.
         let next = BTreeMap::from([(9, Some(20))]);
         let (met, reached) = through_versions(Some(90), Some(open), 10, &next, 10);
         assert_eq!(met, BTreeMap::from([(9, Some(120))]));
@@ -121,7 +122,7 @@ mod tests {
                 .flat_map(|(version, files)| files.iter().map(move |highest| (version, *highest)))
                 .collect();
             let last = versions.len() as u64;
-            // By the definition: what earlier versions have brought.
+            // By the definition: the highest event time of earlier versions, less the delay.
             let expected = |version: u64| {
                 let earlier = files.iter().filter(|(of, _)| *of < version);
                 earlier.filter_map(|(_, highest)| *highest).max().map(|highest| highest - delay)

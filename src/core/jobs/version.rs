@@ -1,4 +1,4 @@
-//! What a batch leaves behind besides its rows: where every source stands after it.
+//! Version of a job: the positions of all sources after a batch, and all else that the next batch builds on.
 
 use std::collections::BTreeMap;
 
@@ -44,9 +44,10 @@ pub struct DeadLetter {
 pub struct StateFile {
     /// Its name in the job's folder.
     pub name: String,
-    /// It holds all state; otherwise the state of the keys that a batch touched.
+    /// True if it holds the whole state; otherwise it holds the state of the keys that a batch touched.
     pub is_snapshot: bool,
-    /// What the batch closed windows by: rows of this and earlier files that were done by then are gone.
+    /// The watermark by which the batch closed windows: rows of this and earlier files that were final by then have left the
+    /// state.
     pub closed_by: Option<i64>,
     /// Rows in it.
     pub rows: u64,
@@ -74,7 +75,7 @@ pub struct BatchVersion {
     pub generation: u64,
     /// The number of the log entry that commits it: unique over generations and runners.
     pub sequence: u64,
-    /// The version it goes on from; none is the beginning.
+    /// The version it builds on; none for the first one.
     pub parent: Option<String>,
     /// Per table that is read, per partition: all partitions known so far, moved or not.
     pub sources: BTreeMap<String, BTreeMap<i32, SourceProgress>>,
@@ -140,7 +141,7 @@ impl BatchVersion {
         }
     }
 
-    /// Where the next batch begins in a partition of a table; `None`: it is new.
+    /// The offset where the next batch begins in a partition of a table; `None` for a new partition.
     pub fn next_offset(&self, table: &str, partition: i32) -> Option<i64> {
         self.sources.get(table)?.get(&partition).map(|at| at.end)
     }

@@ -1,5 +1,5 @@
-//! Time in a job (TIME-1): what each partition has reached, and what the job may close by. Times are microseconds since
-//! 1970 UTC.
+//! Event time of a job (TIME-1): the watermark of each partition, and the watermark by which the job closes windows. Times are
+//! microseconds since 1970 UTC.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,7 +33,7 @@ pub struct JobTime {
     pub partitions: BTreeMap<String, BTreeMap<i32, PartitionTime>>,
     /// The job's watermark; it never goes back.
     pub watermark: Option<i64>,
-    /// What the batch closed windows by; without windows, keys last touched by then are forgotten.
+    /// The time by which the batch closed windows; without windows, the batch drops keys that were last touched up to then.
     pub closed_by: Option<i64>,
     /// Without windows: the batch's own time, by which keys are touched. It never goes back.
     pub clock: Option<i64>,
@@ -42,7 +42,7 @@ pub struct JobTime {
 /// The watermarks that the rows of a partition meet in a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowWatermark {
-    /// At first this one, then what earlier rows of the batch bring.
+    /// First this one, then the watermarks of earlier rows of the batch.
     From(Option<i64>),
     /// The same for all.
     Always(Option<i64>),
@@ -57,7 +57,7 @@ pub struct RunningWatermark {
 }
 
 impl RunningWatermark {
-    /// Before the first row of a batch; `reached` is what the partition had reached.
+    /// State before the first row of a batch; `reached` is the watermark of the partition.
     pub fn new(rule: RowWatermark, reached: Option<i64>, delay: i64) -> Self {
         Self {
             delay,
@@ -83,7 +83,7 @@ impl RunningWatermark {
             .max(Some(event_time.saturating_sub(self.delay)));
     }
 
-    /// What the partition has reached; at least where it began, where rows bring watermarks.
+    /// The watermark of the partition after these rows. If rows raise watermarks, it is at least the one it started with.
     pub fn reached(&self) -> Option<i64> {
         match self.rule {
             RowWatermark::From(watermark) => self.reached.max(watermark),
@@ -101,7 +101,7 @@ impl JobTime {
         self.partitions.get(table)?.get(&partition)
     }
 
-    /// What the rows of a partition meet in the next batch.
+    /// The watermarks that the rows of a partition meet in the next batch.
     pub fn row_watermark(
         &self,
         policy: WatermarkPolicy,
@@ -110,16 +110,16 @@ impl JobTime {
     ) -> RowWatermark {
         match (policy, self.partition(table, partition)) {
             (WatermarkPolicy::Highest, _) => RowWatermark::Always(self.closed_by),
-            // Behind the job is only a partition that is new, or that held nobody back for a while, whether it has been read
-            // since or not: the others went on without it, and what they closed stays closed.
+            // Only a partition that is new, or was idle for a while, can be behind the job, even if it has been read since. The
+            // others went on without it, and windows that they closed stay closed.
             (WatermarkPolicy::Lowest, own) => {
                 RowWatermark::From(self.watermark.max(own.and_then(|own| own.watermark)))
             }
         }
     }
 
-    /// Time after the next batch: `known` says which partitions there are, `reached` what those that were read have
-    /// reached, `idle` which of the others are silent.
+    /// Time after the next batch: `known` are the partitions that exist, `reached` the times of those that the batch read,
+    /// `idle` the other partitions that are idle.
     #[must_use]
     pub fn after(
         &self,
@@ -131,7 +131,7 @@ impl JobTime {
         let mut partitions = self.partitions.clone();
         for (table, numbers) in known {
             let times = partitions.entry(table.clone()).or_default();
-            // One that is gone brings nothing any more: it holds nobody back.
+            // A partition that no longer exists brings no rows, so it must not hold the watermark back.
             times.retain(|number, _| numbers.contains(number));
             for number in numbers {
                 let time = times.entry(*number).or_default();
@@ -149,7 +149,7 @@ impl JobTime {
             WatermarkPolicy::Lowest if all().all(|time| time.idle) => {
                 all().filter_map(|time| time.watermark).max()
             }
-            // A partition that has no row yet and is not silent for long holds the job back: none is the lowest.
+            // A partition that has no row yet and is not idle holds the job's watermark back: `None` is the lowest.
             WatermarkPolicy::Lowest => all()
                 .filter(|time| !time.idle)
                 .map(|time| time.watermark)
@@ -168,7 +168,7 @@ impl JobTime {
         }
     }
 
-    /// A table is another one now: what its partitions had reached says nothing of those that it has.
+    /// Forgets the times of a table that has another identity now: they do not apply to its new partitions.
     pub fn begin_anew(&mut self, table: &str) {
         self.partitions.remove(table);
     }
@@ -185,7 +185,7 @@ impl JobTime {
         }
     }
 
-    /// Whether a batch without records would close windows: the watermark is ahead of what was closed.
+    /// Whether a batch without records would close windows: the watermark is ahead of `closed_by`.
     pub fn is_behind(&self) -> bool {
         self.watermark > self.closed_by
     }
@@ -241,7 +241,7 @@ mod tests {
         assert_eq!(first.watermark, None, "partition 1 has said nothing yet");
         let second = first.after(LOWEST, &both, &reached(&[(1, 50)]), &nobody);
         assert_eq!(second.watermark, Some(50));
-        // Silent for long: it holds nobody back.
+        // It is idle: it no longer holds the watermark back.
         let third = second.after(LOWEST, &both, &BTreeMap::new(), &known(&[1]));
         assert_eq!(third.watermark, Some(100));
         let from = RowWatermark::From(Some(100));
@@ -286,7 +286,7 @@ mod tests {
         let gone = read.after(LOWEST, &known(&[0]), &BTreeMap::new(), &nobody);
         assert_eq!(gone.watermark, Some(100));
         assert_eq!(gone.partition("t", 1), None);
-        // A table that is another one: its partitions are new, and the job goes no further back.
+        // A table with another identity: its partitions are new, and the job goes no further back.
         let mut anew = gone;
         anew.begin_anew("t");
         assert_eq!(

@@ -23,7 +23,7 @@ type Taken = (i64, i32, i64, i64);
 
 const AGGREGATES: &str = "count(*), sum(v), count(DISTINCT v), array_agg(v ORDER BY v % 3)";
 
-/// A job over a topic that declares no watermark; rows with a value divisible by five are left out.
+/// A job over a topic that declares no watermark; its filter drops rows with a value divisible by five.
 async fn job(is_global: bool) -> JobQuery {
     let (key, group) = match is_global {
         true => ("CAST(NULL AS BIGINT)", ""),
@@ -39,7 +39,7 @@ async fn job(is_global: bool) -> JobQuery {
     .await
 }
 
-/// What a batch reads: how many rows of each partition, when, and whether the process died before.
+/// The input of a batch: how many rows of each partition, its time, and whether the process died before it.
 #[derive(Debug, Clone)]
 struct Batch {
     rows: Vec<usize>,
@@ -47,7 +47,7 @@ struct Batch {
     is_restarted: bool,
 }
 
-/// What is kept of a key by definition: all its rows since it was last forgotten.
+/// The expected state by definition: all rows of a key since it last expired.
 #[derive(Debug, Default, Clone)]
 struct Oracle {
     clock: i64,
@@ -71,7 +71,7 @@ fn values(rows: &[Taken]) -> Values {
 }
 
 impl Oracle {
-    /// Gives what is emitted, and what was before of the same keys.
+    /// Returns the rows that are emitted, and the rows that the same keys gave before.
     fn batch(
         &mut self,
         rows: Vec<(Option<i64>, Taken)>,
@@ -220,7 +220,7 @@ async fn check(
             .map(|(key, (_, rows))| (*key, values(rows)))
             .collect();
         assert_eq!(evaluated(&table), held);
-        // What the files say of themselves, without the job.
+        // The state by the metadata of the files, without the job.
         let shown = replay(&files).unwrap().unwrap();
         assert_eq!(shown.num_rows(), held.len());
     }

@@ -37,11 +37,12 @@ use crate::streaming::laws::oracle::{
 };
 use crate::streaming::{BatchSource, JobQuery};
 
-/// What the sessions of all jobs are forked from: nothing is ever defined in it. All functions are registered in it once.
+/// The session that the sessions of all jobs are forked from. No table is ever defined in it, and all functions are registered
+/// in it once.
 static EMPTY: LazyLock<Session> =
     LazyLock::new(|| Session::try_new(&SessionOptions::default()).unwrap());
 
-/// What the job does besides.
+/// The FILTER of the job's aggregate: none.
 pub(super) const PLAIN: &str = "";
 /// The aggregate asks each row for its window; all rows pass.
 pub(super) const ASKED: &str = "FILTER (WHERE event_time < window_end)";
@@ -51,7 +52,7 @@ pub(super) async fn job(kind: Kind, joined: Joined, asking: &str, emit: &str) ->
     planned(&query).await
 }
 
-/// The job where what is final is not said; in its place is what no row is.
+/// The job without `is_final()`; in its place stands a condition that is false for all rows.
 pub(super) async fn job_without_final(kind: Kind, emit: &str) -> JobQuery {
     planned(&insert(kind, Joined::Not, PLAIN, "bool_or(v < 0)", emit)).await
 }
@@ -75,7 +76,7 @@ fn insert(kind: Kind, joined: Joined, asking: &str, is_final: &str, emit: &str) 
     )
 }
 
-/// The job of a script that declares its tables before.
+/// The job of a script that defines its tables first.
 pub(super) async fn planned(sql: &str) -> JobQuery {
     let session = EMPTY.fork(&ForkOptions::default()).unwrap();
     for raw in Script::new("laws", sql).split().unwrap() {
@@ -95,7 +96,7 @@ pub(super) async fn planned(sql: &str) -> JobQuery {
     panic!("no job in the script");
 }
 
-/// Rows of one partition as a scan gives them, with the hidden column.
+/// Rows of one partition as a scan returns them, with the hidden column.
 pub(super) fn scanned(
     partition: i32,
     first: usize,
@@ -150,7 +151,7 @@ pub(super) fn scanned(
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
 }
 
-/// The groups of emitted rows, and whether each is said for the last time.
+/// The groups of emitted rows, and whether each row is final.
 pub(super) fn groups_of(rows: &RecordBatch) -> Vec<(Window, Values, bool)> {
     let of_name = |name: &str| {
         let schema = rows.schema();
@@ -189,7 +190,7 @@ pub(super) fn groups_of(rows: &RecordBatch) -> Vec<(Window, Values, bool)> {
 /// A run of a job over logs, cut as `cuts` says: how many rows of each partition a batch reads.
 pub(super) struct Ran {
     pub(super) emitted: Vec<(Window, Values, bool)>,
-    /// What a reader of the upserts holds.
+    /// The rows that a reader of the upserts has in the end.
     pub(super) held: HashMap<Window, Values>,
     pub(super) open: BTreeMap<Window, Values>,
     pub(super) late: LateRows,
@@ -230,7 +231,7 @@ pub(super) async fn run(query: &JobQuery, logs: &[Log], cuts: &[Vec<usize>]) -> 
         }
         table
     };
-    // What no cut has read comes at the end.
+    // The last batch reads all rows that no cut has read.
     let rest: Vec<usize> = logs.iter().map(Vec::len).collect();
     for (batch, cut) in cuts.iter().chain([&rest]).enumerate() {
         // Now and then the process dies, and another one goes on.
@@ -327,7 +328,7 @@ pub(super) async fn run(query: &JobQuery, logs: &[Log], cuts: &[Vec<usize>]) -> 
         };
         assert_eq!(in_order(&rows_after), in_order(&[table.rows().unwrap()]));
     }
-    // The state restored from what was written is the state.
+    // The state restored from the written files equals the state in memory.
     let restored = restored(&logged);
     let evaluated = |table: &StateTable| {
         let rows = table.rows().unwrap();
@@ -429,7 +430,7 @@ fn check_job(kind: Kind, joined: Joined, asking: &str, having: &str, usual: u32)
         prop_assert_eq!(&finals, &expected.closed);
         prop_assert_eq!(&ran.open, &expected.open);
         prop_assert_eq!(&ran.late, &expected.late);
-        // What a reader of the upserts holds in the end.
+        // Rows that a reader of the upserts has in the end.
         let mut all = expected.closed;
         all.extend(expected.open);
         let held: BTreeMap<_, _> = ran.held.into_iter().collect();
@@ -475,7 +476,7 @@ fn time_1_2_3_cumulating_windows_do_not_depend_on_the_cut() {
     );
 }
 
-/// So many windows that slices are put together before windows are made of them.
+/// So many windows that slices are merged before windows are made from them.
 #[test]
 fn time_1_2_3_windows_of_many_slices_do_not_depend_on_the_cut() {
     check_job(
@@ -509,7 +510,7 @@ fn a_window_that_closes_is_not_said_again_where_nobody_asks_if_it_is_final() {
             proptest!(cases(16), |(logs in logs(), cuts in cuts())| {
                 schedules.count();
                 let mut expected = oracle(kind, Joined::Not, &logs);
-                // Each row was touched: that is seen to as they are emitted.
+                // `run` asserts that each emitted row was touched by its batch.
                 let ran = runtime.block_on(run(&query, &logs, &cuts));
                 prop_assert_eq!(&ran.open, &expected.open);
                 expected.closed.extend(expected.open);

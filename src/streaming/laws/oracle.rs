@@ -1,4 +1,4 @@
-//! What the laws of time say of a log: a naive oracle, row by row.
+//! Naive oracle of the laws of time: it computes the expected result of a log row by row.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ pub(crate) type Window = (Option<i64>, i64, i64);
 /// Count, sum, and the values in the order of event time, partition and offset.
 pub(crate) type Values = (i64, i64, Vec<i64>);
 
-/// A late row: partition, offset, and the window that it missed, unknown of a session.
+/// A late row: partition, offset, and the window that it missed (none for a session).
 pub(crate) type Late = (i32, i64, Option<(i64, i64)>);
 
 /// Late rows, and how often each came.
@@ -34,7 +34,7 @@ pub(crate) enum Kind {
     SessionByPartAndStart,
 }
 
-/// What the finer groups of a session are by.
+/// The divisor of the value that gives the finer groups of a session.
 const PARTS: i64 = 3;
 pub(crate) const TUMBLE: Kind = Kind::Tumble(10, 0);
 pub(crate) const HOP: Kind = Kind::Hop(4, 12, 0);
@@ -57,7 +57,7 @@ pub(crate) enum Joined {
 }
 
 impl Joined {
-    /// The bonus of each row that comes of one row with this key.
+    /// The bonuses of the rows that result from one row with this key.
     fn bonuses(self, key: Option<i64>) -> Vec<i64> {
         let found = match key {
             Some(0) => vec![1_000, 2_000],
@@ -78,7 +78,7 @@ impl Joined {
         }
     }
 
-    /// The rows that the window is over.
+    /// The input of the window.
     pub(crate) fn below(self) -> &'static str {
         match self {
             Joined::InnerBelow => {
@@ -95,7 +95,7 @@ impl Joined {
         }
     }
 
-    /// What stands between the window and the aggregate.
+    /// The clauses between the window and the aggregate.
     pub(crate) fn above(self) -> &'static str {
         match self {
             Joined::InnerAbove => "JOIN bonus ON rows.k = bk",
@@ -160,7 +160,7 @@ impl Kind {
         self.windows(0).is_empty()
     }
 
-    /// What is grouped by.
+    /// The columns of GROUP BY.
     pub(crate) fn groups(self) -> &'static str {
         match self {
             Kind::SessionByPart => "k, window_start, v % 3, window_end",
@@ -169,7 +169,7 @@ impl Kind {
         }
     }
 
-    /// What [`groups_of`] calls the group of a value in a window.
+    /// The key under which [`groups_of`] returns the group of a value in a window.
     fn group(self, window: Window, value: i64) -> Window {
         let key = Some(numbered(window.0, value % PARTS));
         match self {
@@ -180,7 +180,7 @@ impl Kind {
     }
 }
 
-/// What the laws say of a log.
+/// The expected result of a log.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Oracle {
     /// Groups that are closed, and those that are not.
@@ -219,7 +219,7 @@ pub(crate) fn oracle(kind: Kind, joined: Joined, logs: &[Log]) -> Oracle {
                     }
                 }
             }
-            // The watermark sees all rows, whatever becomes of them.
+            // Every row moves the watermark, also late rows and rows that a join drops.
             watermark = watermark.max(Some(time - DELAY));
         }
         lowest = Some(lowest.map_or(watermark, |lowest| lowest.min(watermark)));

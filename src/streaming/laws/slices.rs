@@ -1,4 +1,4 @@
-//! State by slice: how many rows it has, and what it is told from.
+//! Tests of state by slice: its number of rows, and the conditions under which a job uses it.
 
 use crate::streaming::JobQuery;
 use crate::streaming::laws::oracle::{HOP, Joined, Kind, Log, TUMBLE};
@@ -38,7 +38,7 @@ fn a_row_is_kept_once_whatever_the_number_of_windows() {
             assert!(ran.open.values().all(|(count, _, _)| *count == 10));
         }
     }
-    // What asks each row for its window has a row for each.
+    // An aggregate that reads the window of each row has a state row for each window.
     let query = plan(Kind::Hop(60, 3_600, 0), ASKED, "EMIT CHANGES");
     let ran = block_on(run(&query, &minute(), &[]));
     assert_eq!(ran.most_rows, 3 * 60);
@@ -110,7 +110,7 @@ fn state_by_slice_is_told_from_state_by_window() {
         stream.state_unit().unwrap(),
         "by slice of 4 seconds, whatever the number of windows"
     );
-    // All else is as it was.
+    // All other jobs keep their state as before.
     for (kind, asking) in [
         (TUMBLE, PLAIN),
         (Kind::Session, PLAIN),
@@ -185,7 +185,8 @@ fn a_tumbling_window_has_the_fingerprint_it_always_had() {
     }
 }
 
-/// Averages of integers were those of DOUBLE once: they are known by what a query says that still asks for those.
+/// Averages of integers were DOUBLE in earlier releases: the fingerprint is that of a query which still asks for averages of
+/// DOUBLE.
 #[test]
 fn the_average_of_integers_has_the_fingerprint_it_always_had() {
     let of = |averages: &str| {
@@ -213,7 +214,8 @@ fn the_average_of_integers_has_the_fingerprint_it_always_had() {
     assert!(!product.contains("Float64)"), "{product}");
 }
 
-/// Columns of inner queries that have no name are no part of it; and a text that names one as the engine does still says the same.
+/// Unnamed columns of inner queries are not part of the fingerprint; a text that names one as the engine does has the same
+/// fingerprint.
 #[test]
 fn names_of_inner_queries_change_no_fingerprint() {
     let of = |columns: &str, key: &str| {
@@ -238,7 +240,7 @@ fn names_of_inner_queries_change_no_fingerprint() {
     assert!(by_name.contains("?column?: Int64"), "{by_name}");
 }
 
-/// What asks for a row's window, wherever it stands below the aggregate.
+/// The expression that reads a row's window is named, wherever it stands below the aggregate.
 #[test]
 fn what_asks_for_a_rows_window_is_named() {
     let unit = |from: &str, select: &str, group: &str| {

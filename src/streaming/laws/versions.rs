@@ -1,5 +1,5 @@
-//! The laws of time over a table that is read as a stream, against a naive oracle: random versions of a real table with random
-//! files, cut into batches at random.
+//! Tests of the laws of time over a Delta table that is read as a stream, against a naive oracle: random versions of a real
+//! table with random files, cut into batches at random.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -45,18 +45,18 @@ enum Kind {
     Session,
 }
 
-/// What a job comes to.
+/// The results of a job.
 #[derive(Debug, Default, PartialEq)]
 struct Outcome {
     /// Windows that were closed, with their values in any order.
     closed: BTreeMap<Window, Values>,
-    /// Values of late rows, and the windows they missed, unknown of a session.
+    /// Values of late rows, and the windows they missed (none for a session).
     late: BTreeSet<(i64, Option<i64>)>,
-    /// Values of rows without a time of this world.
+    /// Values of rows whose event time is NULL or far outside the valid range.
     dead: BTreeSet<i64>,
 }
 
-/// By the laws; the first `begin` versions are one, since the table had them when the job began.
+/// The result by the laws; the first `begin` versions count as one, since the table had them when the job began.
 fn oracle(kind: Kind, versions: &[Vec<Row>], begin: usize) -> Outcome {
     let mut outcome = Outcome::default();
     let mut highest: BTreeMap<usize, i64> = BTreeMap::new();
@@ -136,7 +136,7 @@ fn sorted((count, sum, mut values): Values) -> Values {
     (count, sum, values)
 }
 
-/// A table with these versions; versions without rows are made by nobody.
+/// Creates a table with these versions; a version without rows is not written.
 async fn table(folder: &std::path::Path, versions: &[Vec<Row>]) -> Vec<u64> {
     let spec = DeltaSpec {
         location: folder.display().to_string(),
@@ -228,7 +228,7 @@ async fn job(kind: Kind, folder: &std::path::Path, emit: &str) -> JobQuery {
     planned(&sql).await
 }
 
-/// What a run gave, and what a reader of its upserts holds.
+/// The results of a run, and the rows that a reader of its upserts has.
 #[derive(Debug, Default)]
 struct Ran {
     outcome: Outcome,
@@ -238,7 +238,7 @@ struct Ran {
     batches: usize,
 }
 
-/// Runs the job from a place on, with so many rows a batch as `sizes` says, and then all that is left.
+/// Runs the job from a place on, with batches of the given `sizes` in rows, and then one with the rest.
 async fn run(query: &JobQuery, begin: FilePlace, sizes: &[u64]) -> Ran {
     let Some(StreamTable::Delta(handle)) = query.sources().get("visits") else {
         panic!("the job reads no Delta table");
@@ -332,7 +332,7 @@ async fn run(query: &JobQuery, begin: FilePlace, sizes: &[u64]) -> Ran {
     ran
 }
 
-/// The value of a row that was kept as JSON.
+/// The value of a late row or dead letter that was stored as JSON.
 fn value_of(row: &[u8]) -> i64 {
     let row: serde_json::Value = serde_json::from_slice(row).unwrap();
     row["v"].as_i64().unwrap()
