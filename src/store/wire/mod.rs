@@ -90,6 +90,14 @@ fn not_of_format(format: u32, error: &serde_json::Error) -> Unreadable {
     Unreadable::Damaged(format!("it is not of format {format}: {error}"))
 }
 
+/// A version after it was written and read.
+#[cfg(test)]
+pub(crate) fn version_as_stored(
+    version: &crate::core::jobs::BatchVersion,
+) -> crate::core::jobs::BatchVersion {
+    read_version(&version_bytes(version).unwrap()).unwrap()
+}
+
 /// The files of `tests/fixtures/jobs-format-2` are those of `jobs-format-1`, written in format 2, with a checkpoint and a dead letter.
 #[cfg(test)]
 mod fixture {
@@ -159,12 +167,4 @@ mod fixture {
             );
         }
     }
-}
-
-/// A version after it was written and read.
-#[cfg(test)]
-pub(crate) fn version_as_stored(
-    version: &crate::core::jobs::BatchVersion,
-) -> crate::core::jobs::BatchVersion {
-    read_version(&version_bytes(version).unwrap()).unwrap()
 }
