@@ -171,7 +171,6 @@ mod tests {
     async fn what_a_statement_leaves_in_a_fork_nobody_meets() {
         let (forks, any) = (forks(2), ForkOptions::default());
         for sql in [
-            "PREPARE p AS SELECT 7 AS n",
             "SET datafusion.execution.batch_size = 7",
             "CREATE TABLE mine AS SELECT 7 AS n",
         ] {
