@@ -1,4 +1,7 @@
 //! Messages of the protocol that arrow-flight does not have: session options, and fields that newer clients read.
+//!
+//! They are declared twice, here for the server and in `proto/anabranch/v1/flight.proto` for clients; a test compares both. Names and
+//! numbers are those of Arrow. A type that Arrow declares within a message is in a module with the message's name.
 
 use std::collections::HashMap;
 
@@ -6,11 +9,13 @@ use bytes::Bytes;
 
 use crate::server::flight::sessions::Settings;
 
-/// `ActionCreatePreparedStatementResult` with the field that newer clients read.
+use session_option_value::OptionValue;
+
+/// The answer to the action `CreatePreparedStatement`, with the field that newer clients read.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct PreparedResult {
+pub(crate) struct ActionCreatePreparedStatementResult {
     #[prost(bytes = "bytes", tag = "1")]
-    pub(crate) handle: Bytes,
+    pub(crate) prepared_statement_handle: Bytes,
     #[prost(bytes = "bytes", tag = "2")]
     pub(crate) dataset_schema: Bytes,
     #[prost(bytes = "bytes", tag = "3")]
@@ -19,90 +24,119 @@ pub(crate) struct PreparedResult {
     pub(crate) is_update: Option<bool>,
 }
 
-/// `SetSessionOptionsRequest`.
+/// The body of the action `SetSessionOptions`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct SetSessionOptions {
+pub(crate) struct SetSessionOptionsRequest {
     #[prost(map = "string, message", tag = "1")]
-    pub(crate) options: HashMap<String, SessionOption>,
+    pub(crate) session_options: HashMap<String, SessionOptionValue>,
 }
 
-/// `GetSessionOptionsResult`.
+/// The answer to the action `GetSessionOptions`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct SessionOptions {
+pub(crate) struct GetSessionOptionsResult {
     #[prost(map = "string, message", tag = "1")]
-    pub(crate) options: HashMap<String, SessionOption>,
+    pub(crate) session_options: HashMap<String, SessionOptionValue>,
 }
 
-impl SessionOptions {
+impl GetSessionOptionsResult {
     pub(crate) fn of(settings: &Settings) -> Self {
         let option = |(name, value): (&str, String)| {
-            let value = Some(SessionOptionValue::Text(value));
-            (name.to_owned(), SessionOption { value })
+            let option_value = Some(OptionValue::StringValue(value));
+            (name.to_owned(), SessionOptionValue { option_value })
         };
         Self {
-            options: settings.all().into_iter().map(option).collect(),
+            session_options: settings.all().into_iter().map(option).collect(),
         }
     }
 }
 
-/// `SessionOptionValue`.
+/// The value of an option, of the type that the client chose.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct SessionOption {
-    #[prost(oneof = "SessionOptionValue", tags = "1, 2, 3, 4, 5")]
-    pub(crate) value: Option<SessionOptionValue>,
+pub(crate) struct SessionOptionValue {
+    #[prost(oneof = "session_option_value::OptionValue", tags = "1, 2, 3, 4, 5")]
+    pub(crate) option_value: Option<session_option_value::OptionValue>,
 }
 
-#[derive(Clone, PartialEq, prost::Oneof)]
-pub(crate) enum SessionOptionValue {
-    #[prost(string, tag = "1")]
-    Text(String),
-    #[prost(bool, tag = "2")]
-    Truth(bool),
-    #[prost(sfixed64, tag = "3")]
-    Whole(i64),
-    #[prost(double, tag = "4")]
-    Fraction(f64),
-    #[prost(message, tag = "5")]
-    Texts(Texts),
+pub(crate) mod session_option_value {
+    #[derive(Clone, PartialEq, prost::Oneof)]
+    #[allow(
+        clippy::enum_variant_names,
+        reason = "the names of the protocol's fields"
+    )]
+    pub(crate) enum OptionValue {
+        #[prost(string, tag = "1")]
+        StringValue(String),
+        #[prost(bool, tag = "2")]
+        BoolValue(bool),
+        #[prost(sfixed64, tag = "3")]
+        Int64Value(i64),
+        #[prost(double, tag = "4")]
+        DoubleValue(f64),
+        #[prost(message, tag = "5")]
+        StringListValue(StringListValue),
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct StringListValue {
+        #[prost(string, repeated, tag = "1")]
+        pub(crate) values: Vec<String>,
+    }
 }
 
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct Texts {
-    #[prost(string, repeated, tag = "1")]
-    pub(crate) values: Vec<String>,
-}
-
-impl SessionOption {
-    /// The value, whatever its type.
+impl SessionOptionValue {
+    /// The value as text, for every type.
     pub(crate) fn text(&self) -> String {
-        match &self.value {
+        match &self.option_value {
             None => String::new(),
-            Some(SessionOptionValue::Text(text)) => text.clone(),
-            Some(SessionOptionValue::Truth(yes)) => yes.to_string(),
-            Some(SessionOptionValue::Whole(number)) => number.to_string(),
-            Some(SessionOptionValue::Fraction(number)) => number.to_string(),
-            Some(SessionOptionValue::Texts(texts)) => texts.values.join(", "),
+            Some(OptionValue::StringValue(text)) => text.clone(),
+            Some(OptionValue::BoolValue(yes)) => yes.to_string(),
+            Some(OptionValue::Int64Value(number)) => number.to_string(),
+            Some(OptionValue::DoubleValue(number)) => number.to_string(),
+            Some(OptionValue::StringListValue(texts)) => texts.values.join(", "),
         }
     }
 }
 
-/// `SetSessionOptionsResult`.
+/// The answer to the action `SetSessionOptions`: the options that were not set.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct SessionOptionsSet {
+pub(crate) struct SetSessionOptionsResult {
     #[prost(map = "string, message", tag = "1")]
-    pub(crate) errors: HashMap<String, SessionOptionRefused>,
+    pub(crate) errors: HashMap<String, set_session_options_result::Error>,
 }
 
-/// 1: there is no such option; 2: it does not take the value.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct SessionOptionRefused {
-    #[prost(int32, tag = "1")]
-    pub(crate) reason: i32,
+pub(crate) mod set_session_options_result {
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct Error {
+        #[prost(enumeration = "ErrorValue", tag = "1")]
+        pub(crate) value: i32,
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
+    #[repr(i32)]
+    pub(crate) enum ErrorValue {
+        Unspecified = 0,
+        /// There is no such option.
+        InvalidName = 1,
+        /// The option does not take the value.
+        InvalidValue = 2,
+        Error = 3,
+    }
 }
 
-/// `CloseSessionResult`: closed.
+/// The answer to the action `CloseSession`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct SessionClosed {
-    #[prost(int32, tag = "1")]
+pub(crate) struct CloseSessionResult {
+    #[prost(enumeration = "close_session_result::Status", tag = "1")]
     pub(crate) status: i32,
+}
+
+pub(crate) mod close_session_result {
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
+    #[repr(i32)]
+    pub(crate) enum Status {
+        Unspecified = 0,
+        Closed = 1,
+        Closing = 2,
+        NotCloseable = 3,
+    }
 }

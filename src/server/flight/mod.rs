@@ -2,6 +2,8 @@
 
 pub(crate) mod ingest;
 pub(crate) mod messages;
+#[cfg(test)]
+mod messages_tests;
 pub(crate) mod metadata;
 pub(crate) mod sessions;
 pub(crate) mod status;
@@ -43,8 +45,9 @@ use crate::server::auth::login::{COOKIE_NAME, Login, of_cookie};
 use crate::server::engine::{Asked, Done, Engine, Plan, one_statement};
 use crate::server::flight::ingest::ingest;
 use crate::server::flight::messages::{
-    PreparedResult, SessionClosed, SessionOptionRefused, SessionOptions, SessionOptionsSet,
-    SetSessionOptions,
+    ActionCreatePreparedStatementResult, CloseSessionResult, GetSessionOptionsResult,
+    SetSessionOptionsRequest, SetSessionOptionsResult, close_session_result,
+    set_session_options_result,
 };
 use crate::server::flight::metadata::{garbled, unknown};
 use crate::server::flight::sessions::no_session;
@@ -608,11 +611,11 @@ impl Flight {
                 };
                 let parameters =
                     prepared.parameter_schema(&types, asked.settings.binds_milliseconds);
-                let result = PreparedResult {
+                let result = ActionCreatePreparedStatementResult {
                     dataset_schema: ipc(&*self.schema_of(asked, &prepared).await?)?,
                     parameter_schema: ipc(&parameters)?,
                     is_update: Some(!prepared.parsed().effect.is_query()),
-                    handle: self.keep(asked, prepared)?,
+                    prepared_statement_handle: self.keep(asked, prepared)?,
                 };
                 let any = Any {
                     type_url: "type.googleapis.com/arrow.flight.protocol.sql.ActionCreatePreparedStatementResult".to_owned(),
@@ -652,17 +655,20 @@ impl Flight {
                 Ok(Some(result.as_any().encode_to_vec().into()))
             }
             SET_SESSION => {
-                let request = SetSessionOptions::decode(&*action.body).map_err(|_| garbled())?;
+                let request =
+                    SetSessionOptionsRequest::decode(&*action.body).map_err(|_| garbled())?;
                 let result = self.set_session(asked, request)?;
                 Ok(Some(result.encode_to_vec().into()))
             }
             GET_SESSION => {
-                let options = SessionOptions::of(&asked.settings);
+                let options = GetSessionOptionsResult::of(&asked.settings);
                 Ok(Some(options.encode_to_vec().into()))
             }
             CLOSE_SESSION => {
                 self.engine.sessions.close(&asked.caller);
-                Ok(Some(SessionClosed { status: 1 }.encode_to_vec().into()))
+                let status = close_session_result::Status::Closed.into();
+                let closed = CloseSessionResult { status };
+                Ok(Some(closed.encode_to_vec().into()))
             }
             other => Err(Error::unsupported(format!("there is no action {other}"))),
         }
@@ -685,18 +691,23 @@ impl Flight {
     }
 
     /// Sets what can be set; of the rest says why not.
-    fn set_session(&self, asked: &Asked, request: SetSessionOptions) -> Result<SessionOptionsSet> {
+    fn set_session(
+        &self,
+        asked: &Asked,
+        request: SetSessionOptionsRequest,
+    ) -> Result<SetSessionOptionsResult> {
         // Not those of the call's headers, which are for it alone.
         let sessions = &self.engine.sessions;
         let mut settings = sessions.of(&asked.caller, Instant::now());
-        let mut result = SessionOptionsSet::default();
-        for (name, value) in request.options {
+        let mut result = SetSessionOptionsResult::default();
+        for (name, value) in request.session_options {
             if let Err(error) = settings.set(&name, &value.text()) {
-                let why = SessionOptionRefused {
-                    reason: match error.kind() {
-                        ErrorKind::NotFound => 1,
-                        _ => 2,
-                    },
+                let value = match error.kind() {
+                    ErrorKind::NotFound => set_session_options_result::ErrorValue::InvalidName,
+                    _ => set_session_options_result::ErrorValue::InvalidValue,
+                };
+                let why = set_session_options_result::Error {
+                    value: value.into(),
                 };
                 result.errors.insert(name, why);
             }
