@@ -1,4 +1,5 @@
-//! Statements of all clients over one catalog: definitions one after the other and kept, queries side by side.
+//! Statement execution for all clients over one catalog: definitions run one after the other and are kept, queries run
+//! side by side.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,7 +37,7 @@ pub(crate) struct Asked {
     pub(crate) settings: Settings,
 }
 
-/// What planning a query gives.
+/// Its rows are known already.
 pub(crate) enum Plan {
     /// Its rows come when it is begun.
     Open(Box<(Session, Planned)>),
@@ -44,12 +45,12 @@ pub(crate) enum Plan {
     Answered(Answer),
 }
 
-/// What a statement has done that was run to its end.
+/// The result of a statement that was run to its end.
 #[derive(Debug)]
 pub(crate) struct Done {
-    /// What a client that asks for rows is given.
+    /// The rows for a client that asks for rows.
     pub(crate) batch: RecordBatch,
-    /// Rows written, where that is what it does.
+    /// Rows written, for a statement that writes rows.
     pub(crate) rows: Option<i64>,
 }
 
@@ -63,7 +64,7 @@ impl Done {
         })
     }
 
-    /// What was done after something else.
+    /// Adds up the results of two statements that ran one after the other.
     pub(crate) fn after(self, before: &Self) -> Result<Self> {
         match (self.rows, before.rows) {
             (Some(rows), Some(more)) => Self::written(rows + more),
@@ -96,7 +97,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// What a call of this caller brings.
+    /// The caller with their settings, for one call.
     pub(crate) fn asked(&self, caller: Caller) -> Asked {
         let settings = self.sessions.of(&caller, Instant::now());
         Asked { caller, settings }
@@ -121,7 +122,7 @@ impl Engine {
         Running::new(&asked.caller, &parsed.text, at, time)
     }
 
-    /// Runs the statements of a file that is given at each start: what is there already stays.
+    /// Runs the statements of a file that is given at each start; objects that exist already stay.
     ///
     /// # Errors
     ///
@@ -144,7 +145,7 @@ impl Engine {
                     let definition = self.forks.defined().definition(&name);
                     definition.is_ok_and(|known| known == text)
                 }
-                // What a job that waits reads or writes cannot be opened: to begin it now would fail.
+                // A job that waits reads or writes a table that cannot be opened: starting it now would fail.
                 None => self.waits(&parsed.statement, &text).await?,
             };
             if !is_there {
@@ -186,11 +187,11 @@ impl Engine {
         })
     }
 
-    /// Refuses what the caller may not do.
+    /// Refuses a statement that the caller may not run.
     ///
     /// # Errors
     ///
-    /// What is missing, with its place.
+    /// The right that is missing, with the position in the text.
     pub(crate) fn check(&self, asked: &Asked, parsed: &ParsedStatement) -> Result<()> {
         let checked = asked.caller.check(parsed, &self.places);
         checked.map_err(|error| parsed.places.locate(error))
@@ -486,7 +487,8 @@ impl Engine {
             }
         );
         if makes_view {
-            // Over what the caller may not name there is no view of theirs. It is planned here alone: other definitions do not wait.
+            // A caller gets no view over tables that they may not name. The view is planned here, in a fork: other
+            // definitions do not wait.
             self.fork(asked)?.execute(parsed.clone()).await?;
         }
         let whole = self.forks.whole().await;

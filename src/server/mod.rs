@@ -70,7 +70,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Results in flight and the batches of jobs have so long to end when the server is told to stop.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// What a server is given.
+/// Options of a server.
 #[derive(Debug)]
 pub struct ServeOptions {
     /// `HOST:PORT`; port 0 takes a free one.
@@ -81,9 +81,9 @@ pub struct ServeOptions {
     pub http_hosts: Vec<String>,
     /// A proxy before the console speaks TLS.
     pub http_behind_tls: bool,
-    /// Clients of other machines may come although nobody has to log in.
+    /// Listen for other machines although the server has no logins.
     pub insecure: bool,
-    /// Where the catalog and jobs last.
+    /// The data directory with the catalog and the jobs.
     pub data_dir: String,
     /// Of the queries.
     pub session: SessionOptions,
@@ -93,13 +93,13 @@ pub struct ServeOptions {
     pub tls: Option<TlsOptions>,
     /// How much clients may ask for.
     pub limits: Limits,
-    /// Places at or below which users who are no administrators may have tables.
+    /// Locations at or below which users who are no administrators may have tables.
     pub roots: Vec<String>,
     /// Files that define tables, views and jobs; applied at each start.
     pub scripts: Vec<Script>,
     /// Values for their `$name`.
     pub parameters: Parameters,
-    /// Where the service and its jobs count what they do.
+    /// Where the service and its jobs count their work.
     pub metrics: Option<Metrics>,
 }
 
@@ -115,15 +115,15 @@ pub struct Server {
     /// Of the console.
     http: Option<TcpListener>,
     seen_as: SeenAs,
-    /// Looks at what the process holds.
+    /// Watches the memory that the process holds.
     _memory: AbortOnDropHandle<()>,
-    /// Looks after statements that are planned.
+    /// Watches statements that are planned.
     _plans: AbortOnDropHandle<()>,
     /// Where statements and jobs run, apart from the network and from each other; held until the server ends.
     _threads: Threads,
 }
 
-/// Threads that whatever is still at work does not outlive.
+/// Runtimes that are shut down here without waiting for their running work.
 struct Threads(Vec<Runtime>);
 
 impl Drop for Threads {
@@ -341,7 +341,7 @@ fn runtime(name: &str) -> Result<Runtime> {
     runtime.map_err(|error| Error::internal(format!("no threads can be had: {error}")))
 }
 
-/// What is behind an error of the network.
+/// The message of the error at the end of the chain of sources.
 fn cause(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(source) => cause(source),

@@ -1,5 +1,6 @@
-//! What a server has defined before is there again when it starts. What cannot be opened then stays defined, and is tried again
-//! for as long as the server runs: a store or a broker that is away for a moment takes nothing with it.
+//! Restores the definitions of a server when it starts. An object that cannot be opened then stays defined, and is
+//! tried again for as long as the server runs: a store or a broker that is away for a moment takes no definition with
+//! it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -20,11 +21,12 @@ use crate::store::{CatalogEntry, CatalogList, FoundJob, JobId, JobStore};
 
 /// How long a table may take to open when the server starts or tries again: what takes longer must not keep the others.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long all of them may take together when the server starts. What is not open by then is opened while it runs.
+/// How long all of them may take together when the server starts. Objects that are not open by then are opened while it
+/// runs.
 const PATIENCE_AT_START: Duration = Duration::from_secs(20);
 /// Tables that are opened, or jobs that are begun, at the same time.
 const AT_ONCE: usize = 8;
-/// The first pause before what is not open is tried again; doubled each time, up to the last.
+/// The first pause before a closed object is tried again; doubled each time, up to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 /// The list of definitions is made shorter when so many more entries were added than hold.
@@ -55,11 +57,12 @@ impl WaitingJobs {
 }
 
 impl Engine {
-    /// Runs what was defined before again, and the jobs there are.
+    /// Restores all definitions, and starts the jobs that exist.
     ///
     /// # Errors
     ///
-    /// The data directory does not answer, or its list of definitions is damaged. What cannot be opened is no error: it is kept.
+    /// The data directory does not answer, or its list of definitions is damaged. An object that cannot be opened is no
+    /// error: it stays defined.
     pub(crate) async fn restore(&self, jobs: &JobStore) -> Result<()> {
         let deadline = Instant::now() + PATIENCE_AT_START;
         let list = self.store.all().await?;
@@ -191,8 +194,8 @@ impl Engine {
         Box::pin(self.jobs.make_ready(&session, *job, id, history)).await
     }
 
-    /// Whether a statement of a file creates a job that waits, over the same tables: it is there, and begins when what it reads
-    /// and writes can be opened.
+    /// Whether a statement of a file creates a job that waits, over the same tables. Such a job exists, and starts when
+    /// the tables that it reads and writes can be opened.
     pub(crate) async fn waits(&self, statement: &Statement, text: &str) -> Result<bool> {
         let Statement::Job(job) = statement else {
             return Ok(false);
@@ -221,7 +224,7 @@ impl Engine {
         }))
     }
 
-    /// Tries what is not open again; whether anything is left.
+    /// Tries to open closed objects again; gives whether any is still closed.
     pub(crate) async fn try_again(&self) -> bool {
         for name in self.running.take_changed() {
             self.waiting
@@ -285,7 +288,7 @@ impl Engine {
     }
 }
 
-/// Tries again and again what is not open, for as long as the engine is there.
+/// Tries to open closed objects again and again, for as long as the engine exists.
 #[expect(
     clippy::disallowed_methods,
     reason = "tables that could not be opened are tried again in real time"

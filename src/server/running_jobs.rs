@@ -1,4 +1,5 @@
-//! Jobs that a server keeps running: each on a task of its own, begun again after RESUME JOB and when its text changes.
+//! Jobs that a server keeps running: each on a task of its own, started again after RESUME JOB and when its text
+//! changes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};

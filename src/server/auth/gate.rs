@@ -1,4 +1,5 @@
-//! Before every call of every service: who asks. A call that is not named here needs a caller who is known.
+//! Authentication gate: identifies the caller before every call of every service. A call that is not named here needs a
+//! caller who has logged in.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};

@@ -1,4 +1,4 @@
-//! Tokens of another issuer, such as an identity provider: signed by one of its keys, with claims that say who somebody is.
+//! Tokens of another issuer, such as an identity provider: signed by one of its keys, with claims that name the user.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,4 +1,5 @@
-//! Who asks: a user with a password, a token of ours or of the file of users, or the token of another issuer.
+//! Authentication: a user with a password, a token of this server or of the file of users, or the token of another
+//! issuer.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -53,7 +54,7 @@ pub struct LoginOptions {
 }
 
 impl LoginOptions {
-    /// Whether somebody has to log in.
+    /// Whether callers have to log in.
     pub fn is_closed(&self) -> bool {
         self.users.is_some() || self.jwks.is_some()
     }
@@ -74,7 +75,7 @@ pub(crate) struct Login {
     /// Passwords that are or wait to be hashed, and by how many, by user; all users there are not are one.
     waiting: Mutex<HashMap<String, HashMap<[u8; 32], usize>>>,
     counts: Arc<Counts>,
-    /// What a password is compared with whose user there is not: that takes as long.
+    /// A hash that the password of an unknown user is compared with: the answer takes as long as for a known user.
     nobody: String,
 }
 
@@ -155,12 +156,12 @@ impl Login {
         Ok(caller)
     }
 
-    /// Whether somebody has to log in.
+    /// Whether callers have to log in.
     pub(crate) fn is_closed(&self) -> bool {
         self.is_closed
     }
 
-    /// A token for whoever sends these headers, for the calls that follow.
+    /// A token for the caller who sends these headers, for the calls that follow.
     ///
     /// # Errors
     ///
@@ -274,7 +275,7 @@ impl Login {
                     ..Caller::anyone()
                 });
             }
-            // What they may is what the file says now.
+            // The user's rights are those that the file of users gives now.
             let user = self.users.as_ref().and_then(|users| users.named(&ours.sub));
             let user = user.ok_or_else(|| unknown("the user of this token is there no more"))?;
             if ours.pwd != self.password_of(&ours.sub) {
@@ -338,8 +339,8 @@ impl Login {
     }
 }
 
-/// One who waits for a password to be hashed. Whoever tries one after the other for a name waits for those of that name only:
-/// there are never many in the queue that others stand in.
+/// A caller who waits for a password to be hashed. A caller who guesses many passwords of one name waits only behind
+/// others of that name: the queue of all names never has many entries of one name.
 struct Waits<'l> {
     login: &'l Login,
     name: String,

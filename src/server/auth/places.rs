@@ -1,5 +1,5 @@
-//! Where tables of users who are no administrators may be, and of what they are kept away: the data directory, and the tables
-//! that they may not name.
+//! Locations where users who are no administrators may have tables, and the locations that are refused to them: the
+//! data directory, and the tables that they may not name.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -204,7 +204,7 @@ fn is_within(place: &str, roots: &[String]) -> Result<()> {
             "the server's environment is for administrators".to_owned(),
         ));
     }
-    // What is decoded once more on its way to the files is another place than the one that is looked at here.
+    // A text that is decoded once more on its way to the files names another place than the one checked here.
     if place.contains(['%', '\\']) || place.chars().any(char::is_control) {
         return Err(refused(format!(
             "'{place}' has characters that other users than administrators do not write in places"

@@ -1,4 +1,4 @@
-//! The file of users: who there is, how each proves it, what each may do.
+//! The file of users: which users there are, how each proves its identity, and its rights.
 //!
 //! ```toml
 //! [users.ann]

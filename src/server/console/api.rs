@@ -1,4 +1,4 @@
-//! What the page asks for: JSON over statements.
+//! Endpoints of the console's page: JSON over statements.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -85,9 +85,9 @@ pub(super) fn routes(statements: Arc<Statements>, login: Arc<Login>, is_secure: 
 struct Console {
     statements: Arc<Statements>,
     login: Arc<Login>,
-    /// Whether what is sent cannot be read on its way.
+    /// Whether the connection is encrypted.
     is_secure: bool,
-    /// What was said of all jobs the last time.
+    /// The last answer about all jobs, and its time.
     jobs: tokio::sync::Mutex<Option<(Instant, Value)>>,
 }
 
@@ -218,7 +218,7 @@ async fn jobs(State(console): Asked, Extension(caller): Extension<Caller>) -> An
     Ok(with_json(StatusCode::OK, &said))
 }
 
-/// What a job that runs in this process says of itself.
+/// The live status of a job that runs in this process.
 fn told(status: &JobStatus) -> Value {
     let watermark = status.watermark.and_then(DateTime::from_timestamp_micros);
     json!({
@@ -392,7 +392,7 @@ async fn table_definition(
 #[derive(Deserialize)]
 struct Query {
     sql: String,
-    /// By which it can be stopped; of the sender's choice, so that nobody else can guess it.
+    /// The name by which the statement can be stopped. The sender chooses it, so that no other user can guess it.
     id: String,
     /// How many rows are wanted at most.
     rows: Option<usize>,

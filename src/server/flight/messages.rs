@@ -73,7 +73,7 @@ pub(crate) struct Texts {
 }
 
 impl SessionOption {
-    /// The value, whatever its type.
+    /// The value as text, for every type.
     pub(crate) fn text(&self) -> String {
         match &self.value {
             None => String::new(),

@@ -1,4 +1,4 @@
-//! What clients ask about the server and its tables: catalogs, schemas, tables, keys, and what SQL it speaks.
+//! Metadata for clients: catalogs, schemas, tables, keys, and the SQL features of the server.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -177,7 +177,7 @@ fn keys(columns: &KeyColumns) -> SchemaRef {
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-/// What the server says of itself.
+/// The properties of the server and its SQL.
 fn sql_info() -> Result<&'static SqlInfoData> {
     static SAID: OnceLock<SqlInfoData> = OnceLock::new();
     if let Some(said) = SAID.get() {

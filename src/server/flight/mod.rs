@@ -1,4 +1,4 @@
-//! The Flight SQL service: every call of the protocol, answered or refused by name.
+//! The Flight SQL service: every call of the protocol is answered, or refused by name.
 
 pub(crate) mod ingest;
 pub(crate) mod messages;
@@ -75,7 +75,7 @@ const NOT_CANCELLABLE: i32 = 3;
 const CLOSE_SESSION: &str = "CloseSession";
 
 type Answer<T> = std::result::Result<Response<T>, Status>;
-/// What a statement says besides its rows while they are read.
+/// Warnings of a statement, collected while its rows are read.
 type Warned = Mutex<Vec<String>>;
 type Stream<T> = BoxStream<'static, std::result::Result<T, Status>>;
 
@@ -92,13 +92,13 @@ pub(super) struct Flight {
 /// A statement between GetFlightInfo and DoGet.
 struct Begun {
     statement: Arc<Statement>,
-    /// What it was begun with: who may less by now does not get its rows.
+    /// The caller who started it: a caller with fewer rights by now does not get its rows.
     caller: Caller,
     schema: SchemaRef,
     rows: Rows,
-    /// What was said when it was planned.
+    /// Warnings from planning.
     warnings: Vec<String>,
-    /// Of a setting, the session that it is for: whoever fetches the result must have it.
+    /// Of a setting, the session that it is for: the caller who fetches the result must have that session.
     session: Option<Arc<str>>,
 }
 
@@ -118,7 +118,7 @@ impl Begun {
         }
     }
 
-    /// What a statement gave that has run to its end.
+    /// The result of a statement that has run to its end.
     fn done(batch: &RecordBatch, asked: &Asked, statement: Arc<Statement>) -> Result<Self> {
         let types = asked.settings.types;
         let schema = wire_schema(&batch.schema(), types);
@@ -208,13 +208,13 @@ impl Flight {
         Ok(asked)
     }
 
-    /// What a caller is told who asks for what cannot be given.
+    /// Logs an error that a caller receives, and converts it to a status.
     fn told(&self, asked: &Asked, error: &Error) -> Status {
         self.engine.work.refused(&asked.caller, error);
         status(error)
     }
 
-    /// Plans a query that reads something, or runs another statement to its end; what it gives waits to be fetched.
+    /// Plans a query that reads something, or runs another statement to its end; the result waits to be fetched.
     async fn begin(&self, asked: &Asked, prepared: &Prepared) -> Result<(Arc<Begun>, Bytes)> {
         let statement = self.engine.statement(asked, prepared.parsed());
         let types = asked.settings.types;
@@ -227,7 +227,7 @@ impl Flight {
             (Class::Query, None)
                 if matches!(prepared.parsed().statement, ParsedKind::ShowQueries) =>
             {
-                // Who is at work is told also when no more can be at work.
+                // The list of running queries is answered even if no more statements can run.
                 let batch = queries::running(&self.engine.work, &asked.caller)?;
                 Begun::done(&batch, asked, statement)?
             }
@@ -251,7 +251,7 @@ impl Flight {
                         rows: Rows::Query(Box::new(Query {
                             asked: asked.clone(),
                             prepared: prepared.clone(),
-                            // One that has its rows already would hold them until somebody asks.
+                            // A statement that has its rows already would hold them until a client fetches them.
                             planned: Mutex::new(planned.1.answer().is_none().then_some(*planned)),
                         })),
                         session: None,
@@ -307,7 +307,7 @@ impl Flight {
         work.plan(statement, Box::pin(planned), goes_on).await
     }
 
-    /// Runs statements one after the other; gives what the last one said, with the rows of all.
+    /// Runs statements one after the other; gives the message of the last one, with the rows of all.
     async fn complete(&self, asked: &Asked, statements: Statements) -> Result<Option<Done>> {
         let mut last: Option<Done> = None;
         for statement in statements {
@@ -363,7 +363,7 @@ impl Flight {
         Ok((Arc::clone(&begun.schema), ticket, warned(&begun.warnings)))
     }
 
-    /// The columns of what a command gives, without running it.
+    /// The columns of a command's result, without running it.
     async fn schema(&self, asked: &Asked, descriptor: &FlightDescriptor) -> Result<SchemaRef> {
         match command(&descriptor.cmd)? {
             Command::CommandStatementQuery(query) => {
@@ -453,7 +453,7 @@ impl Flight {
         Ok(name.ok_or_else(|| too_many("prepared statements"))?.into())
     }
 
-    /// What was begun under a handle by the one who asks.
+    /// The result under a handle, if it belongs to the caller.
     fn begun(&self, asked: &Asked, handle: &[u8]) -> Result<Arc<Begun>> {
         let found = self.results.get(handle, Instant::now());
         let own = found.filter(|begun| begun.caller.may_as(&asked.caller));
@@ -527,7 +527,7 @@ impl Flight {
                     .with_help("ask for less of it: with WHERE, LIMIT or an aggregate")),
                 }
             });
-            // What is to be said about the rows is known when they have all been read.
+            // Warnings about the rows are complete when all rows have been read.
             let warnings = futures::stream::once(async move {
                 let warnings = std::mem::take(&mut *said.lock().await);
                 log_warnings(&statement, &warnings);
@@ -737,7 +737,7 @@ async fn queried(
                 let batch = batch.map_err(|error| places.locate(error.into()))?;
                 to_wire(&batch, &wire)
             });
-            // What the query needs lives as long as its rows come; then the stream of rows is gone.
+            // The session of the query lives as long as its rows come; then the stream of rows is dropped.
             let end = futures::stream::once(async move {
                 said.lock().await.extend(session.take_warnings());
                 engine.forks.give_back(session);
@@ -1059,7 +1059,7 @@ fn written(done: Option<Done>) -> i64 {
     done.and_then(|done| done.rows).unwrap_or(0)
 }
 
-/// What is said besides the rows, as [`crate::client`] reads it.
+/// Warnings besides the rows, as [`crate::client`] reads them.
 fn warned(warnings: &[String]) -> Bytes {
     match warnings {
         [] => Bytes::new(),

@@ -1,6 +1,6 @@
-//! Connections of clients: each has a place, asks something in time, and sends a small answer at once. The transport writes what
-//! stands around a message by itself, so that an answer would take two calls of the system, and two packets for its client to
-//! wake up for.
+//! Connections of clients: each has a place, sends a request in time, and sends a small answer at once. The transport
+//! writes the frame around a message in a call of its own. Unbuffered, an answer would take two system calls, and two
+//! packets that wake up the client.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -17,9 +17,9 @@ use tonic::transport::server::Connected;
 
 use crate::server::network::admission::{Connections, FirstCall, Place};
 
-/// What is written in smaller parts waits for the rest, until it is flushed.
+/// Smaller writes are buffered until the next flush.
 const SMALL: usize = 4 << 10;
-/// So much waits at most.
+/// The most bytes that the buffer holds.
 const MOST: usize = 16 << 10;
 /// After a fault of the socket, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -132,7 +132,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
             this.waiting.extend_from_slice(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }
-        // What is large is not copied, and takes along what waits.
+        // A large write is not copied, and goes out together with the buffered bytes.
         loop {
             let both = [IoSlice::new(&this.waiting), IoSlice::new(bytes)];
             let stream = Pin::new(&mut this.stream);

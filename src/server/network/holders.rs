@@ -1,8 +1,10 @@
-//! Who holds the connections of a listener, and which one is closed for another: decisions only, without sockets and clocks.
+//! Holders of the connections of a listener, and the choice of the connection that is closed for another: only
+//! decisions, without sockets and clocks.
 //!
-//! A connection belongs to nobody until a user who is known has called on it, and to that user from then on. When there are as
-//! many connections as there may be, a new one takes the place of one that belongs to nobody. So those who are not known keep no
-//! user out, however many connections they open. One user has a share of all places, so that other users find some.
+//! A connection has no holder until a logged-in user calls on it. From then on it belongs to that user. When there are
+//! as many connections as allowed, a new one takes the place of one without a holder. So clients that have not logged
+//! in keep no user out, however many connections they open. One user has a share of all places, so that other users
+//! find some.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -32,12 +34,12 @@ impl Origin {
     }
 }
 
-/// Who has a connection on which a known user has called.
+/// The holder of a connection on which a known user has called.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Holder {
     /// This user.
     User(Arc<str>),
-    /// Whoever asks from there, where nobody has to log in.
+    /// The address of the client, on a server without logins.
     Origin(Origin),
 }
 
@@ -121,11 +123,12 @@ impl Holders {
         }
     }
 
-    /// A user who is known calls on a connection; `None` where nobody has to log in. The first one has it from now on.
+    /// A logged-in user calls on a connection; `None` on a server without logins. The first user to call holds it from
+    /// now on.
     ///
     /// # Errors
     ///
-    /// The user has as many as one may have: nobody has the connection.
+    /// The user has as many connections as allowed: the connection stays without a holder.
     pub(crate) fn calls(
         &mut self,
         number: Number,
@@ -302,8 +305,8 @@ mod tests {
     }
 
     proptest! {
-        /// There are never more than there may be, nobody has more than a share, what a user has is not closed, and where one
-        /// user has called on connections at all, another one comes in.
+        /// Four properties: there are never more connections than allowed, no user has more than a share, a connection
+        /// of a user is not closed, and while one user holds connections, another user can still get one.
         #[test]
         fn whatever_happens_another_user_comes_in(
             most in 4..20_usize,

@@ -1,5 +1,6 @@
-//! What the server holds between two calls of a client: begun queries until they are fetched, prepared statements until
-//! they are closed. Each has a name that cannot be guessed, and is forgotten when nobody asks for long.
+//! Handles of the server between two calls of a client: started queries until they are fetched, prepared statements
+//! until they are closed. Each has a name that cannot be guessed, and is forgotten when its client does not ask for it
+//! for long.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,13 +29,13 @@ struct Thing<T> {
     owner: Arc<str>,
     bytes: usize,
     used: Instant,
-    /// The client has had what it came for: it may be forgotten for others.
+    /// The client has fetched its result: the entry may be evicted to make room.
     is_done: bool,
     thing: T,
 }
 
 impl<T: Clone> Held<T> {
-    /// Of which there are at most so many; one that nobody asks for is forgotten after `idle`.
+    /// A registry of at most `most` entries; an entry that no call asks for is forgotten after `idle`.
     pub(crate) fn new(most: usize, idle: Duration) -> Self {
         let all = All {
             things: HashMap::new(),
@@ -110,7 +111,7 @@ impl<T: Clone> Held<T> {
         Some(held.thing.clone())
     }
 
-    /// The client has had what it came for; it may come again as long as there is room.
+    /// Marks an entry as fetched. The client may fetch it again as long as there is room.
     pub(crate) fn done(&self, name: &[u8]) {
         let mut all = self.all();
         let name = std::str::from_utf8(name);

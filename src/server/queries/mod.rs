@@ -1,4 +1,4 @@
-//! The statements at work as rows.
+//! Queries: running statements, prepared statements, their sessions, limits and results.
 
 pub(crate) mod handle_registry;
 pub(crate) mod memory;

@@ -1,9 +1,10 @@
-//! Plans in the making: what of a statement keeps a processor busy without a pause (SAFE-1).
+//! Planning threads: the part of a statement that keeps a processor busy without a pause (SAFE-1).
 //!
-//! As many are made at the same time as there are processors, each on a thread that does nothing else meanwhile, so that what
-//! others do goes on beside them. A plan whose statement has ended, or that takes longer than any may, is told so, and ends soon
-//! ([`Unwanted`]). One that goes on all the same gives its place to others: the thread that makes it is lost until it comes to its
-//! end, and its statement is listed as long. Of such threads there are few: then new plans are refused.
+//! As many plans are made at the same time as there are processors, each on a thread that does nothing else meanwhile,
+//! so that other work goes on beside them. A plan whose statement has ended, or that takes longer than allowed, is
+//! cancelled and ends soon ([`Unwanted`]). A plan that goes on all the same gives its place to others: its thread is
+//! lost until the plan ends, and its statement stays listed as long. When a few threads are lost, new plans are
+//! refused.
 
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
@@ -73,11 +74,12 @@ impl Planners {
         }
     }
 
-    /// Makes the plan of a statement, or does something that has a plan in it: what waits for others has no place meanwhile.
+    /// Makes the plan of a statement, or does work that includes planning. While the work waits for something else it
+    /// has no place.
     ///
     /// # Errors
     ///
-    /// What it says; too many plans that do not end; it took too long.
+    /// The work's own error; too many plans that do not end; it took too long.
     pub(crate) async fn plan<T>(
         &self,
         statement: &Arc<Statement>,
@@ -147,7 +149,7 @@ impl Planners {
         }
     }
 
-    /// A place. What has begun waits for it as long as it takes: half a definition would be worse.
+    /// A place. Work that has begun waits for it as long as it takes: half a definition would be worse.
     async fn place(&self, has_begun: bool) -> Result<OwnedSemaphorePermit> {
         let refuse_if_lost = || match has_begun {
             true => Ok(()),
@@ -223,7 +225,7 @@ fn beside_others<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Ends when what this task waits for goes on.
+/// Completes when this task is woken.
 async fn woken() {
     let mut is_first = true;
     poll_fn(|_| match std::mem::take(&mut is_first) {

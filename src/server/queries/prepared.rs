@@ -25,9 +25,9 @@ pub(crate) struct Prepared {
     parsed: Arc<ParsedStatement>,
     /// Of its parameters, in the order in which they are bound.
     names: Vec<String>,
-    /// What is bound: it is run once for each row.
+    /// The bound values: the statement is run once for each row.
     rows: Option<Arc<[RecordBatch]>>,
-    /// What it gives, if that is known and always the same.
+    /// The result, if it is known and always the same.
     answer: Arc<OnceLock<RecordBatch>>,
 }
 
@@ -48,14 +48,14 @@ impl Prepared {
         })
     }
 
-    /// What it gives, if that is known.
+    /// The result, if it is known.
     pub(crate) fn answer(&self) -> Option<&RecordBatch> {
         self.answer.get()
     }
 
     /// About how many bytes it holds.
     pub(crate) fn bytes(&self) -> usize {
-        /// Of a token, and of what was made of it.
+        /// Bytes for a token and the parsed form made from it.
         const OF_TOKEN: usize = 300;
         let rows = self.rows.iter().flat_map(|rows| rows.iter());
         let bound: usize = rows.map(RecordBatch::get_array_memory_size).sum();
@@ -63,7 +63,8 @@ impl Prepared {
         bound + 2 * text + OF_TOKEN * self.raw.tokens.len()
     }
 
-    /// This is what it always gives. With other values for its parameters it gives something else.
+    /// Keeps `answer` as the result that the statement always gives. A statement with parameters depends on their
+    /// values, so it keeps none.
     pub(crate) fn is_always(&self, answer: &RecordBatch) {
         if !self.has_parameters() {
             // Another call may have found the same.
@@ -76,8 +77,8 @@ impl Prepared {
         &self.parsed
     }
 
-    /// The parameters as columns. Where a type is not known it is text, which is converted to what it is compared with. A client
-    /// that always binds times as milliseconds is told milliseconds for them.
+    /// The parameters as columns. A parameter of unknown type is text, which is converted to the type that it is
+    /// compared with. A client that always binds times as milliseconds gets milliseconds as their type.
     pub(crate) fn parameter_schema(
         &self,
         types: &HashMap<String, DataType>,
@@ -100,7 +101,7 @@ impl Prepared {
         )
     }
 
-    /// The same statement with values for its parameters, by their place, whatever the columns are called.
+    /// The same statement with values for its parameters, by their place; the names of the columns do not matter.
     ///
     /// # Errors
     ///
@@ -203,7 +204,7 @@ impl Prepared {
             }
         })?;
         if self.has_parameters() && parsed.effect.class == Class::Definition {
-            // What is kept of it must not ask for values again.
+            // The text that is kept must not ask for values again.
             parsed.text = parse_statement(&one_statement(bound.text())?)?.text;
         }
         Ok(parsed)

@@ -1,5 +1,5 @@
-//! Sessions of queries: forks of the one in which everything is defined. One that has done its work serves the next query, as
-//! long as nothing was defined since.
+//! Pool of sessions for queries: forks of the session that holds all definitions. A session that has done its work
+//! serves the next query, as long as no definition has changed since.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -18,7 +18,8 @@ pub(crate) struct Forks {
     most: usize,
 }
 
-/// The session of definitions, held by one of them. What it has defined is seen when this is dropped.
+/// The session of definitions, held by one statement at a time. Its changes become visible to queries when this is
+/// dropped.
 pub(crate) struct Whole<'f> {
     pub(crate) session: &'f Session,
     forks: &'f Forks,
@@ -84,7 +85,7 @@ impl Forks {
         session.end_statement();
         let mut spare = self.spare();
         if spare.len() >= self.most {
-            // Who set what nobody else has must not keep all places.
+            // Sessions with settings that no other client uses must not keep all places.
             spare.remove(0);
         }
         spare.push(session);

@@ -1,5 +1,5 @@
-//! Queries that clients have sent before: dashboards send theirs again and again, and pools of connections see by `SELECT 1`
-//! whether the server is there. Each is parsed once, and one that always gives the same row is planned once.
+//! Cache of parsed queries: dashboards send theirs again and again, and connection pools send `SELECT 1` to see whether
+//! the server is there. Each is parsed once, and a query that always gives the same row is planned once.
 
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};

@@ -1,5 +1,6 @@
-//! Servers start while the folders of some tables are not there. These tables stay defined and their names stay taken, and a job over
-//! them waits and says why. When the folders are back, the tables are opened and the job begins.
+//! Simulation of servers that start while the folders of some tables are missing. These tables stay defined and their
+//! names stay taken, and a job over them waits and says why. When the folders are back, the tables are opened and the
+//! job starts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -35,7 +36,7 @@ enum Planted {
     ForgetsTables,
     /// The server forgets jobs that it cannot begin when it starts.
     ForgetsJobs,
-    /// The server does not try again to open what it could not open at its start.
+    /// The server does not retry objects that it could not open at its start.
     NeverAgain,
 }
 
@@ -77,7 +78,7 @@ impl World {
         self.places.path().join(table)
     }
 
-    /// What this folder is called while it is not there.
+    /// The name of this folder while it is away.
     fn hidden_place(&self, table: &str) -> PathBuf {
         self.places.path().join(format!("{table}.away"))
     }
@@ -312,7 +313,7 @@ impl Runtimes {
         }
     }
 
-    /// Runs the schedule of a seed; gives what is wrong, if anything.
+    /// Runs the schedule of a seed; gives the violation, if there is one.
     fn run(&self, seed: u64, planted: Planted) -> Option<String> {
         let run = run(seed, planted, self.resting.handle());
         let fault = self.working.block_on(run).err()?;
