@@ -11,7 +11,7 @@ use crate::store::CatalogEntry;
 pub(crate) struct Definition {
     /// As it is kept.
     pub(crate) entry: CatalogEntry,
-    /// The table or view; none for what defines something else.
+    /// The table or view; none for a job.
     pub(crate) name: Option<String>,
     /// The statement, or why this program cannot read it.
     pub(crate) parsed: Result<ParsedStatement>,

@@ -30,18 +30,18 @@ use crate::session::{
 };
 use crate::store::{CatalogEntry, CatalogStore};
 
-/// Who asks, and what their session and the headers of the call have set.
+/// The caller, with the settings of their session and of the headers of the call.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
     pub(crate) caller: Caller,
     pub(crate) settings: Settings,
 }
 
-/// Its rows are known already.
+/// The result of planning a query.
 pub(crate) enum Plan {
-    /// Its rows come when it is begun.
+    /// Its rows come when it is started.
     Open(Box<(Session, Planned)>),
-    /// Its rows are there.
+    /// Its rows are known already.
     Answered(Answer),
 }
 
@@ -512,7 +512,7 @@ impl Engine {
         if let Some(name) = made {
             whole.session.set_restricted(&name, is_restricted);
         }
-        // What cannot be kept is not there after a restart: so it fails now.
+        // A definition that cannot be stored would be gone after a restart: so the statement fails now.
         let at = chrono::Utc::now().timestamp_millis();
         let entry = CatalogEntry::new(text, parameters, at).restricted(is_restricted);
         let number = self.store.append(&entry).await?;

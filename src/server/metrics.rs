@@ -17,7 +17,7 @@ const BUCKETS: &[f64] = &[
     300.0, 1_800.0,
 ];
 
-/// What statements and callers add up to.
+/// Counters of statements and callers.
 pub(crate) struct Counts {
     ended: IntCounterVec,
     seconds: Histogram,

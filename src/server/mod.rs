@@ -54,12 +54,12 @@ pub use crate::server::auth::users::{hash_password, new_token};
 pub use crate::server::network::tls::TlsOptions;
 pub use crate::server::queries::scheduler::{Limits, QUERY_LOG};
 
-/// What clients may send in one message: parameters and statements.
+/// The most bytes of a client's message: parameters and statements.
 const MAX_MESSAGE: usize = 64 << 20;
 /// A stream's window: how much may be on its way.
 const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 32 << 20;
-/// What one call may say in its headers: tokens and cookies.
+/// The most bytes of a call's headers: tokens and cookies.
 const MAX_HEADERS: u32 = 64 << 10;
 /// Connections of clients at the same time, if the process may open enough files.
 const CONNECTIONS: usize = 4_096;
@@ -87,7 +87,7 @@ pub struct ServeOptions {
     pub data_dir: String,
     /// Of the queries.
     pub session: SessionOptions,
-    /// Who may come in.
+    /// The users and the tokens that are accepted.
     pub login: LoginOptions,
     /// How the network is kept from others.
     pub tls: Option<TlsOptions>,

@@ -19,7 +19,7 @@ use crate::server::engine::{Engine, one_statement, parse};
 use crate::session::{ForkOptions, Session};
 use crate::store::{CatalogEntry, CatalogList, FoundJob, JobId, JobStore};
 
-/// How long a table may take to open when the server starts or tries again: what takes longer must not keep the others.
+/// How long a table may take to open when the server starts or tries again: a slow table must not delay the others.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long all of them may take together when the server starts. Objects that are not open by then are opened while it
 /// runs.

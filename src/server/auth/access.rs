@@ -14,8 +14,8 @@ use crate::session::MayName;
 /// The caller's name on a server without logins.
 const ANYONE: &str = "anyone";
 
-/// How many of so many things one user may have at the same time, so that other users always find some. A server without users takes
-/// all clients for one user, who may have all.
+/// The most of `of` things that one user may have at the same time, so that other users always find some. A server
+/// without users takes all clients for one user, who may have all.
 pub(crate) fn share(user: &str, of: usize) -> usize {
     match user == ANYONE {
         true => of,
@@ -57,7 +57,7 @@ impl Grants {
     }
 }
 
-/// Who asks.
+/// The caller of a request, with its rights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Caller {
     pub(crate) name: Arc<str>,

@@ -65,7 +65,7 @@ struct Theirs {
 }
 
 impl Issuer {
-    /// An issuer whose keys are in a file, with what its tokens must say of it and of whom they are for.
+    /// An issuer whose keys are in a file, with the `iss` and `aud` that its tokens must have.
     ///
     /// # Errors
     ///
@@ -82,7 +82,7 @@ impl Issuer {
         })
     }
 
-    /// Who sends this token.
+    /// The caller with this token.
     ///
     /// # Errors
     ///

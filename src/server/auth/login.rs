@@ -40,16 +40,16 @@ const BASIC: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Who may come in.
+/// Options of the login: the users, and an issuer of tokens.
 #[derive(Debug, Clone, Default)]
 pub struct LoginOptions {
     /// The file of users.
     pub users: Option<PathBuf>,
     /// Keys of another issuer of tokens, as a JSON Web Key Set.
     pub jwks: Option<PathBuf>,
-    /// What `iss` of its tokens must say.
+    /// The `iss` that its tokens must have.
     pub jwt_issuer: Option<String>,
-    /// What `aud` of its tokens must say.
+    /// The `aud` that its tokens must have.
     pub jwt_audience: Option<String>,
 }
 
@@ -60,7 +60,7 @@ impl LoginOptions {
     }
 }
 
-/// Finds out who asks.
+/// Identifies the callers of all services.
 pub(crate) struct Login {
     users: Option<Users>,
     issuer: Option<Issuer>,
@@ -93,7 +93,7 @@ struct Ours {
 impl Login {
     /// # Errors
     ///
-    /// A file that cannot be read, or says what cannot be understood.
+    /// A file that cannot be read or parsed.
     #[expect(
         clippy::disallowed_methods,
         reason = "the key of tokens cannot be guessed"
@@ -124,7 +124,7 @@ impl Login {
         })
     }
 
-    /// Who sends these headers.
+    /// The caller who sends these headers.
     ///
     /// # Errors
     ///
@@ -316,7 +316,7 @@ impl Login {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What tells one password of a user from another.
+    /// A digest that changes when the user's password changes.
     fn password_of(&self, name: &str) -> String {
         let user = self.users.as_ref().and_then(|users| users.named(name));
         let password = user.and_then(|user| user.password).unwrap_or_default();

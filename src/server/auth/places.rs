@@ -140,8 +140,9 @@ pub(crate) fn is_hidden(place: &TablePlace, hidden: &[TablePlace]) -> bool {
     }
 }
 
-/// Whether a table that was declared by a caller who may name some tables only lies where another table is that `may_name` leaves
-/// out: it was declared before that one, or before that one was hidden. `places_of` gives the places of the tables of some names.
+/// Whether a table, declared by a caller with limited tables, lies at the location of another table that `may_name`
+/// leaves out: the table was declared before the other one, or before the other one was hidden. `places_of` gives the
+/// locations of the tables of some names.
 pub(crate) fn is_closed(
     name: &str,
     places_of: impl Fn(&dyn Fn(&str) -> bool) -> Vec<TablePlace>,
@@ -589,9 +590,9 @@ mod tests {
             closed(&mine, &hidden),
             ["open_above", "open_first", "open_topic"]
         );
-        // What administrators have declared there is theirs to grant.
+        // An administrator who declares a table there may grant it.
         assert_eq!(closed(&["open_other"], &hidden), [] as [&str; 0]);
-        // Who may name the other table reads no more than that.
+        // A user who may name the other table reads no more than that.
         assert_eq!(closed(&mine, &["theirs"]), [] as [&str; 0]);
         // A table that is hidden itself, below a view, is not closed by its own place.
         assert_eq!(closed(&["theirs"], &hidden), [] as [&str; 0]);

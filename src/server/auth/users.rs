@@ -79,7 +79,7 @@ struct Seen {
 impl Users {
     /// # Errors
     ///
-    /// A file that cannot be read, or says what cannot be understood: with its place.
+    /// A file that cannot be read or parsed: with its place.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let changed = changed(path);
         Ok(Self {

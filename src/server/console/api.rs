@@ -25,7 +25,7 @@ use crate::server::console::problem::{Problem, json_text, with_json};
 use crate::server::console::rows::Limits;
 use crate::server::console::statements::Statements;
 
-/// What may be sent in one request.
+/// The most bytes of a request's body.
 const MAX_BODY: usize = 1 << 20;
 /// The body of a request comes within this.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -39,7 +39,7 @@ const MAX_BYTES: usize = 16 << 20;
 const BATCHES: u64 = 100;
 /// Late rows and dead letters that are shown.
 const SET_ASIDE: usize = 50;
-/// What one viewer has asked of all jobs is good for the others for so long.
+/// An answer about all jobs is used for every viewer for so long.
 const FRESH: Duration = Duration::from_secs(1);
 
 const OWN: Limits = Limits {
@@ -193,7 +193,7 @@ fn with_cookie(token: &str, more: &str, user: &str) -> Response {
 async fn jobs(State(console): Asked, Extension(caller): Extension<Caller>) -> Answered {
     // The others wait for the first one.
     let mut known = console.jobs.lock().await;
-    // One who may see some tables only is not told what others were.
+    // A caller who may see only some tables does not get the answer for other callers.
     let is_for_all = caller.tables.is_none();
     if let Some((at, said)) = known.as_ref().filter(|_| is_for_all)
         && at.elapsed() < FRESH

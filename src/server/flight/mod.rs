@@ -191,7 +191,7 @@ impl Flight {
         }
     }
 
-    /// What tells how many results and prepared statements are held.
+    /// Functions that count the results and prepared statements held.
     pub(super) fn held(&self) -> [Box<dyn Fn() -> usize + Send + Sync>; 2] {
         let (results, prepared) = (Arc::clone(&self.results), Arc::clone(&self.prepared));
         [
@@ -200,7 +200,7 @@ impl Flight {
         ]
     }
 
-    /// Who sends a request, as the gate has found out.
+    /// The caller of a request, as the gate has identified it, with the settings.
     fn asked<T>(&self, request: &Request<T>) -> Result<Asked, Status> {
         let mut asked = self.engine.asked(known_caller(request)?.clone());
         let settings = asked.settings.with_headers(request.metadata());
@@ -311,7 +311,7 @@ impl Flight {
     async fn complete(&self, asked: &Asked, statements: Statements) -> Result<Option<Done>> {
         let mut last: Option<Done> = None;
         for statement in statements {
-            // What most calls do not do must not make all of them large.
+            // Boxed: most calls do not run this, and its future would make all of them large.
             let done = Box::pin(self.engine.complete(asked, statement?)).await?;
             last = Some(match last {
                 None => done,
@@ -408,7 +408,8 @@ impl Flight {
                 self.engine.forks.give_back(session);
                 Ok(schema)
             }
-            // What stands where NULL cannot, such as an interval: the columns are told when it is bound.
+            // A parameter stands where NULL cannot, such as in an interval: the client gets the columns when it is
+            // bound.
             Err(error) if prepared.has_parameters() && error.kind() == ErrorKind::Invalid => {
                 Ok(Arc::new(Schema::empty()))
             }
@@ -684,7 +685,7 @@ impl Flight {
         is_cancelled
     }
 
-    /// Sets what can be set; of the rest says why not.
+    /// Sets the options that the server has; refuses each of the others with a reason.
     fn set_session(&self, asked: &Asked, request: SetSessionOptions) -> Result<SessionOptionsSet> {
         // Not those of the call's headers, which are for it alone.
         let sessions = &self.engine.sessions;

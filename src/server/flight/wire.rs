@@ -78,7 +78,7 @@ pub(crate) fn to_wire(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordB
     let column =
         |(column, field): (&ArrayRef, &FieldRef)| match column.data_type() == field.data_type() {
             true => Ok(Arc::clone(column)),
-            // What cannot be told must not become NULL.
+            // A value that the wire type cannot hold is an error, and must not become NULL.
             false => cast_with_options(column, field.data_type(), &exact),
         };
     let columns = batch.columns().iter().zip(schema.fields());

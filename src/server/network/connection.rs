@@ -148,7 +148,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
         }
     }
 
-    // Not vectored: then the transport copies a small message next to what stands around it.
+    // Not vectored: so the transport copies a small message into one buffer with its frame.
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_send(context))?;

@@ -52,7 +52,7 @@ impl fmt::Display for Holder {
     }
 }
 
-/// What becomes of a connection that was accepted.
+/// The decision about a connection that was accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arrival {
     /// It is served, under this number.
@@ -257,12 +257,12 @@ mod tests {
         for number in &all[..6] {
             holders.calls(*number, Some(&ann)).unwrap();
         }
-        // Others who call on the same connection, and later calls, change nothing.
+        // Calls of other users on the same connection, and later calls, change nothing.
         holders.calls(all[0], Some(&bob)).unwrap();
         holders.calls(all[0], Some(&ann)).unwrap();
         let full = holders.calls(all[6], Some(&ann)).unwrap_err();
         assert_eq!((full.holder.to_string(), full.share), ("ann".to_owned(), 6));
-        // What ann opens beyond the share gives way to bob, also at the same address.
+        // A connection that ann opens beyond the share gives way to bob, also at the same address.
         assert_eq!(holders.arrives(origin(1)), Arrival::Closes(all[6]));
         holders.ends(all[6]);
         let of_bob = enters(&mut holders, origin(1));

@@ -22,7 +22,7 @@ pub struct TlsOptions {
     pub cert: PathBuf,
     /// Its key.
     pub key: PathBuf,
-    /// Who signs the certificates that clients must have; `None`: they need none.
+    /// The authority that signs the certificates of clients; `None`: clients need none.
     pub client_ca: Option<PathBuf>,
 }
 

@@ -70,7 +70,8 @@ impl<T: Clone> Held<T> {
         if !self.has_room(&all, owner, bytes) {
             all.forget_done(|held| held.owner == *owner);
         }
-        // What others have fetched makes no room in the share of one.
+        // Results that other users have fetched are evicted only if the whole registry is full: they free nothing of
+        // this user's share.
         let is_full = all.things.len() >= self.most || all.bytes.saturating_add(bytes) > MOST_BYTES;
         if is_full {
             all.forget_done(|_| true);

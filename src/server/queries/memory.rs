@@ -208,7 +208,7 @@ fn left_by_group(most: &str, held: &str, statistics: &str) -> Option<usize> {
     Some(left.saturating_sub(for_others(most)))
 }
 
-/// Of so much memory, what statements leave to jobs, the network and the system.
+/// The part of so much memory that statements leave to jobs, the network and the system.
 fn for_others(total: usize) -> usize {
     (total / 16).clamp(128 << 20, 1 << 30)
 }

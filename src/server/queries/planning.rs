@@ -27,7 +27,7 @@ const LOST: usize = 8;
 const LOOK: Duration = Duration::from_millis(100);
 /// How often one that waits for a place looks whether it is to be refused.
 const WAITS: Duration = Duration::from_secs(1);
-/// A text of so few bytes is planned in less time than it takes to hand on what else its thread has to do.
+/// A text of so few bytes is planned in less time than it takes to hand the other tasks of its thread over.
 const SHORT: usize = 64;
 
 /// Looks after plans in the making.
@@ -217,7 +217,7 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// Does something long while another thread does what else this one has to do.
+/// Does long work while another thread takes over the other tasks of this one.
 fn beside_others<T>(work: impl FnOnce() -> T) -> T {
     match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),

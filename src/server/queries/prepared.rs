@@ -174,7 +174,7 @@ impl Prepared {
         Ok(statements)
     }
 
-    /// The statement with NULL for each parameter: what its columns may be like.
+    /// The statement with NULL for each parameter, which tells its likely columns.
     ///
     /// # Errors
     ///

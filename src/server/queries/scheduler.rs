@@ -107,13 +107,13 @@ pub(crate) struct Statement {
     spent: AtomicU64,
     stopped: CancellationToken,
     stopped_by: OnceLock<StoppedBy>,
-    /// What its polls take of the heap is counted for this.
+    /// Memory that its polls allocate is counted here.
     owner: Arc<heap::Owner>,
     /// Cancelled when a thread of it waits for memory: it can no longer say itself how it ends.
     is_short: CancellationToken,
 }
 
-/// Who ends a statement before its own end.
+/// The reason why a statement is ended early.
 #[derive(Debug)]
 enum StoppedBy {
     /// A user with the right to do so, by this name.
@@ -162,7 +162,7 @@ impl Statement {
     }
 
     fn stop(&self, by: StoppedBy) {
-        // The first who says so is told.
+        // Only the first reason is kept.
         let _ = self.stopped_by.set(by);
         self.owner.end();
         self.stopped.cancel();
@@ -286,7 +286,7 @@ pub(crate) struct Work {
     most: AtomicUsize,
 }
 
-/// What one user has of what there is for all.
+/// One user's share of the limits.
 #[derive(Debug)]
 struct User {
     turns: Arc<Semaphore>,
@@ -683,7 +683,8 @@ impl Work {
         Some(newest.id.clone())
     }
 
-    /// Whether no statement is at work but those whose threads wait for memory: what these hold they may hold for ever.
+    /// Whether all running statements have a thread that waits for memory: the memory that they hold may never become
+    /// free.
     pub(crate) fn is_at_rest(&self) -> bool {
         let running = self.running();
         let mut running = running.iter();
@@ -727,7 +728,7 @@ impl Work {
         }
     }
 
-    /// The counts and limits of one user.
+    /// The user's share of the limits.
     fn user(&self, name: &Arc<str>) -> Arc<User> {
         /// Users without statements are forgotten when there are more.
         const KNOWN: usize = 1_000;
@@ -786,7 +787,7 @@ impl Work {
         })
     }
 
-    /// A place among those who wait for others.
+    /// A place in the queue.
     fn queued(&self) -> Result<Waits<'_>> {
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
         let waits = Waits(&self.waiting);
@@ -1258,7 +1259,7 @@ mod tests {
         };
         let counted = work.finish(&of, counts).await.unwrap();
         assert_eq!(counted, Some((of.owner.number(), 456 << 20)));
-        // It is ended where it looks, as what takes too much memory is, and says why.
+        // It is ended where it checks, like a statement that takes too much memory, and says why.
         let (of, ended) = (statement(None), statement(None));
         let relieved = Arc::clone(&work);
         let planned = |of: &Arc<Statement>| {

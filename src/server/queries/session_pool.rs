@@ -11,8 +11,8 @@ pub(crate) struct Forks {
     /// Only definitions run here, one at a time.
     whole: Session,
     defining: tokio::sync::Mutex<()>,
-    /// What queries are forked from: as all was after the last definition. They do not wait for the next one, nor meet half
-    /// of it.
+    /// Queries are forked from this session, as it was after the last definition. So they do not wait for the next
+    /// definition, nor see half of it.
     defined: RwLock<Arc<Session>>,
     spare: Mutex<Vec<Session>>,
     most: usize,
