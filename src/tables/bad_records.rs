@@ -1,5 +1,5 @@
-//! What a scan tells besides its rows: records that a statement or a batch of a job cannot use, and that it sets aside; and the
-//! last record that it has read of each partition.
+//! Side results of a scan: records that a statement or a batch of a job cannot use and sets aside, and the last record
+//! read of each partition.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -106,7 +106,7 @@ impl BadRecords {
         state.last.clone()
     }
 
-    /// Takes what was set aside so far.
+    /// Takes the records that were set aside so far.
     pub fn take(&self) -> Vec<BadRecord> {
         std::mem::take(
             &mut self

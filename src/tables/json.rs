@@ -358,7 +358,7 @@ impl ArrayLines {
         Ok(lines)
     }
 
-    /// What stands for a byte.
+    /// The byte to write for one byte of the array, if any.
     fn read(&mut self, byte: u8) -> Result<Option<u8>> {
         if self.in_text {
             match byte {

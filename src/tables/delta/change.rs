@@ -5,8 +5,9 @@
 //! SQL. New rows are checked and written like those of an INSERT. Then the files that have changed rows are read again, and
 //! their other rows are written as they are; the commit takes the old files out and puts the new ones in.
 //!
-//! Rows that others add meanwhile count as added afterwards. If another commit has changed rows, or has moved rows of the same
-//! files, nothing is written, and the error says that it is a conflict: the statement may be run again over the newest rows.
+//! Rows that other writers add meanwhile count as added afterwards. If another commit has changed rows, or has moved
+//! rows of the same files, nothing is written, and the error says that it is a conflict: the statement may be run again
+//! over the newest rows.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -46,7 +47,7 @@ pub const ROW_CHANGE: &str = "change of row";
 /// Columns before those of the table.
 const PLACES: usize = 3;
 
-/// What happens to a row.
+/// The change of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowChange {
     /// It leaves the table.
@@ -343,7 +344,7 @@ impl ChangeSink {
             Arc::clone(&target.rules.schema),
             kept,
         ));
-        // They keep the rules as they are: to compute columns anew could change them.
+        // Unchanged rows keep the table's rules as they are: computing their generated columns again could change them.
         let as_they_are = WriteTarget {
             rules: Arc::new(RowRules {
                 schema: Arc::clone(&target.rules.schema),

@@ -1,5 +1,5 @@
-//! Commits: files that were written become part of the table, or it is known that they did not, or the error says that
-//! nobody knows (EXACT-2).
+//! Commit protocol of Delta tables: written files become part of the table, or are known not to, or the error says that
+//! the outcome is unknown (EXACT-2).
 //!
 //! Each commit has a name of its own in its entry of the log, the witness. When the library reports a failure after an
 //! attempt, the entries since are read before anything is said or deleted. Files are deleted only when it is sure that no
@@ -148,8 +148,8 @@ impl DeltaTableHandle {
         .await
     }
 
-    /// Records that `application.version` owns the table from now on, in a commit without rows. What the owner before
-    /// commits later fails. Gives the table's version that says so.
+    /// Records that `application.version` owns the table from now on, in a commit without rows. Later commits of the
+    /// previous owner fail. Gives the table's version that records this.
     ///
     /// # Errors
     ///
@@ -361,7 +361,7 @@ impl DeltaTableHandle {
         .of_conflict()
     }
 
-    /// The error of a commit of which nobody knows whether it was made.
+    /// The error of a commit with an unknown outcome.
     fn open_question(&self, error: DeltaTableError, id: &str) -> Error {
         let cause = self.fail(error);
         Error::unavailable(format!(

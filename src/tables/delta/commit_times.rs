@@ -1,5 +1,5 @@
-//! When the versions of a table were committed: by the times in their entries where the table asks for these, else by those of
-//! the files that the entries are.
+//! Commit times of a table's versions: the times in the log entries if the table has in-commit timestamps, else the
+//! modification times of the entries' files.
 
 use deltalake::DeltaTableError;
 use deltalake::kernel::EagerSnapshot;

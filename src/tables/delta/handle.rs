@@ -46,7 +46,7 @@ struct Inner {
     newest: tokio::sync::Mutex<DeltaTable>,
     /// The rules of the metadata they were made from.
     rules: Mutex<Option<(Metadata, Arc<TableRules>)>>,
-    /// By what the table is known again.
+    /// The commit by which the table is recognized.
     seen: tokio::sync::Mutex<Option<SeenCommit>>,
 }
 
@@ -138,7 +138,7 @@ impl DeltaTableHandle {
                 .write_commit_entry(0, first, uuid::Uuid::new_v4())
                 .await
             {
-                // Someone else was faster: theirs is the table, and is checked below.
+                // Another process has created the table first; its table is checked below.
                 Ok(()) | Err(TransactionError::VersionAlreadyExists(_)) => {}
                 Err(error) => match table.log_store().read_commit_entry(0).await {
                     Ok(Some(_)) => {}
@@ -392,7 +392,7 @@ impl DeltaTableHandle {
         Ok(newest.clone())
     }
 
-    /// By what the table is known again.
+    /// The commit by which the table is recognized.
     pub(super) fn seen(&self) -> &tokio::sync::Mutex<Option<SeenCommit>> {
         &self.inner.seen
     }
@@ -402,7 +402,7 @@ impl DeltaTableHandle {
         self.inner.newest.lock().await.clone()
     }
 
-    /// Takes the table as it was loaded anew: what was known may have been of another one.
+    /// Replaces the table's state by one that was loaded from the log: the state before may be another table's.
     pub(super) async fn replace(&self, table: DeltaTable) {
         *self.inner.newest.lock().await = table;
     }

@@ -1,4 +1,5 @@
-//! Which table is at a location (IDENT-1): also where one was deleted and another one made while this process had it open.
+//! Identity of the table at a location (IDENT-1), also when a table was deleted and another one created there while
+//! this process had it open.
 
 use deltalake::logstore::object_store::ObjectStoreExt as _;
 use deltalake::logstore::object_store::path::Path;
@@ -17,7 +18,7 @@ pub(super) struct SeenCommit {
     id: String,
 }
 
-/// What tells a file from a later one of the same name.
+/// Properties that tell a file from a later one of the same name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stamp {
     /// In microseconds since 1970 UTC.
@@ -76,7 +77,7 @@ impl DeltaTableHandle {
         }
     }
 
-    /// Loads the table anew, and finds a commit to know it by.
+    /// Loads the table from its log, and chooses a commit that identifies it.
     async fn look_again(&self) -> Result<SeenCommit> {
         let known = self.known().await;
         loop {

@@ -77,7 +77,7 @@ impl NumberedFiles {
         self.paths.get(number).map(String::as_str)
     }
 
-    /// The number of a file, by what a scan calls it.
+    /// The number of a file, by the URL that a scan gives for it.
     fn number(&self, url: &str) -> Option<i64> {
         let found = match url.strip_prefix(&self.root) {
             // As in the log: paths are encoded as parts of a URL.

@@ -30,8 +30,8 @@ const MAX_RANGES: usize = 16;
 
 /// Predicates on partition columns that every row satisfying `filters` also satisfies.
 ///
-/// `in_utc` says that whoever wrote the table computed its columns in UTC; otherwise ranges are
-/// widened by the farthest time zone.
+/// `in_utc` says that the writer of the table computed its columns in UTC; otherwise ranges are widened by the farthest
+/// time zone.
 ///
 /// # Errors
 ///

@@ -1,7 +1,7 @@
-//! The scan of one version of a table, by the library, with what it lacks.
+//! Scan of one version of a table: the library's scan, and the parts that the library lacks.
 //!
-//! Predicates that rest on bounds of floating point are kept from it, VARIANT is shown as JSON text, and tables are read whose
-//! features its gate does not know.
+//! Predicates on bounds of floating-point columns are not given to the library, VARIANT is shown as JSON text, and
+//! tables with features that the library refuses are read.
 
 use std::sync::Arc;
 
@@ -73,7 +73,7 @@ impl TableScan {
         self.variants.as_ref()
     }
 
-    /// What it makes of predicates: they must be asked of its rows again.
+    /// How far the scan applies predicates: all of them must be applied to its rows again.
     pub(super) fn supports_filters_pushdown(
         &self,
         filters: &[&Expr],

@@ -1,5 +1,5 @@
-//! Splitting batches by partition, without sorting and without a look at each row where rows of
-//! one partition stand together.
+//! Splitting batches by partition, without sorting, and without a check of each row where rows of one partition stand
+//! together.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! VARIANT as JSON text: a scan gives the two binary parts of which Parquet makes such a value.
+//! VARIANT as JSON text, from the two binary parts of such a value that a scan of Parquet gives.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};

@@ -1,4 +1,4 @@
-//! Connections: settings to librdkafka clients, its log into ours, its faults into our errors.
+//! Connections to Kafka: settings of librdkafka clients, their log in ours, their faults as our errors.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -120,7 +120,7 @@ impl ClientSettings {
         self.consumer_of(context, 1, Duration::ZERO)
     }
 
-    /// A client that reads so many partitions at a time: what it holds of all of them is bounded.
+    /// A client that reads so many partitions at a time: the bytes that it holds of all of them are bounded.
     pub(crate) fn reading_consumer<C: ConsumerContext>(
         &self,
         context: C,
@@ -258,8 +258,8 @@ impl ClientSettings {
             .unwrap_or(DEFAULT)
     }
 
-    /// How long to wait for a sign of a broker that is given records: what librdkafka gives a request, or what the table says if
-    /// that is more, and no longer than a transaction may take.
+    /// How long a broker that is sent records may be silent: the time that librdkafka gives a request, or
+    /// `connect.timeout` if that is longer, and no longer than a transaction may take.
     pub(crate) fn patience(&self) -> Duration {
         const REQUEST: Duration = Duration::from_secs(30);
         let patience = self.connect_timeout.max(REQUEST);
@@ -348,7 +348,7 @@ impl ClientContext for Faults {
             | RDKafkaLogLevel::Alert
             | RDKafkaLogLevel::Critical
             | RDKafkaLogLevel::Error => tracing::info!(target: "kafka", facility, "{message}"),
-            // Retried inside the library; what it cannot mend becomes an error of the statement.
+            // Retried inside the library; a fault that it cannot mend becomes an error of the statement.
             RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
                 tracing::debug!(target: "kafka", facility, "{message}");
             }
@@ -458,7 +458,7 @@ pub(crate) fn request_error(
     }
 }
 
-/// The error of a code, by what it means for whoever asked; `said` is its message, unless there was no answer at all.
+/// The error for a code, by its meaning for the caller; `said` is its message, unless there was no answer at all.
 pub(crate) fn code_error(
     code: RDKafkaErrorCode,
     said: String,

@@ -1,4 +1,4 @@
-//! Where the logs of a topic's partitions start and end: asked of their leaders, all partitions in one request.
+//! Ends of a topic's logs: where its partitions start and end, asked of their leaders, all partitions in one request.
 
 #![expect(
     clippy::disallowed_methods,
@@ -62,8 +62,8 @@ pub(crate) trait Leaders {
     fn list(&self, partitions: &[i32], end: LogEnd) -> Result<Vec<(i32, i64)>>;
 }
 
-/// All ends of these partitions. What is last is asked last: a log that has just grown is never taken for one that is at its
-/// end, since its high watermark is the younger number.
+/// All ends of these partitions. The latest offset is asked for last: so a log that has just grown is never taken for
+/// one that is read to its end, since its high watermark is the newer number.
 pub(crate) fn partition_ends(
     leaders: &impl Leaders,
     partitions: &[i32],
@@ -152,7 +152,7 @@ impl Leaders for Asked<'_> {
     }
 }
 
-/// What leaders say while they change.
+/// Whether it is an error of a change of leaders.
 fn passes(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,

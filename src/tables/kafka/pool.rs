@@ -1,4 +1,4 @@
-//! The client that a job keeps from batch to batch: it is connected, and has fetched what comes next.
+//! The client that a job keeps from batch to batch: it is connected, and has fetched the next records ahead.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -37,7 +37,7 @@ impl ConsumerPool {
         reader
     }
 
-    /// The log is not what it was: what was fetched of it is not used any more.
+    /// The log was cut back or replaced: records that were fetched of it are not used any more.
     pub(crate) fn clear(&self) {
         if let Some(reader) = self.lock().take() {
             reader.discard();

@@ -1,4 +1,4 @@
-//! Records to batches: metadata columns, decoded value columns, and what becomes of bad records.
+//! Records to batches: metadata columns, decoded value columns, and the handling of bad records.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::tables::kafka::time::{PartitionTimer, untimed};
 enum Slot {
     Decoded(usize),
     Metadata(MetadataKey, DataType),
-    /// What later operators need to know of a row, see [`PartitionTimer`].
+    /// Place and watermark of a row for later operators, see [`PartitionTimer`].
     Hidden,
 }
 
@@ -218,7 +218,7 @@ fn cannot_decode(message: &impl Record, reason: &str) -> Error {
     .of_record()
 }
 
-/// By what a record is known again.
+/// The mark of a record, by which it is recognized later.
 pub(crate) fn mark_of(
     offset: i64,
     timestamp: Timestamp,

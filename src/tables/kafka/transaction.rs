@@ -1,11 +1,11 @@
 //! A topic as the sink of a job: one producer over all batches, one transaction for each (EXACT-1).
 //!
 //! The transaction carries the offsets that the batch has read, where any Kafka tool shows them as lag, and the
-//! *witness*: the name of the job's version, as metadata of one fixed coordinate, partition 0 of the sink's topic. What
-//! the group has there after a crash is the version whose rows are in the topic.
+//! *witness*: the name of the job's version, as metadata of one fixed coordinate, partition 0 of the sink's topic.
+//! After a crash, the rows of the version that the group names there are in the topic.
 //!
-//! With `'delivery' 'at_least_once'` there is no transaction and nobody is fenced: rows are visible as they arrive, then the
-//! group gets the offsets and the witness.
+//! With `'delivery' 'at_least_once'` there is no transaction, and an earlier runner is not fenced off: rows are visible
+//! as they arrive, then the group gets the offsets and the witness.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -51,10 +51,10 @@ pub struct PublishedRows {
     pub offsets: BTreeMap<i32, (i64, i64)>,
 }
 
-/// The sink of a job. Whoever has taken it over last owns it: every call of an earlier owner fails.
+/// The sink of a job. The runner that has taken it over last owns it: every call of an earlier owner fails.
 pub(crate) type KafkaJobSink = JobTopic<BaseConsumer<Faults>>;
 
-/// The sink of a job, whatever its client is.
+/// The sink of a job, over the client of librdkafka or a simulated one.
 pub(crate) struct JobTopic<G: Group> {
     inner: Arc<Inner<G>>,
 }
@@ -69,8 +69,8 @@ struct Inner<G: Group> {
 }
 
 impl KafkaJobSink {
-    /// Takes the topic over under `id`, the transactional id and the group: fences off whoever had it, and aborts what they
-    /// had not committed. The topic is created if the table says how.
+    /// Takes the topic over under `id`, the transactional id and the group: fences the previous owner off, and aborts
+    /// its open transaction. The topic is created if the table says how.
     ///
     /// # Errors
     ///
@@ -166,8 +166,8 @@ impl<G: Group> JobTopic<G> {
         .await
     }
 
-    /// Begins a transaction and sends all rows, and before them a tombstone for each row that is `withdrawn`; gives what was
-    /// acknowledged. It is invisible until [`Self::commit`].
+    /// Begins a transaction and sends all rows, and before them a tombstone for each row that is `withdrawn`; gives the
+    /// acknowledged records. They are invisible until [`Self::commit`].
     ///
     /// # Errors
     ///
@@ -327,7 +327,7 @@ impl<G: Group> std::fmt::Debug for JobTopic<G> {
 /// The rows of a batch on their way into the job's transaction.
 struct Batch<G: Group> {
     inner: Arc<Inner<G>>,
-    /// What was acknowledged before it.
+    /// The number of records that were acknowledged before it.
     before: u64,
 }
 
@@ -465,13 +465,14 @@ fn again(
     }
 }
 
-/// What the group's offset of partition 0 was committed with.
+/// The metadata that the group's offset of partition 0 was committed with: the witness.
 fn committed_witness(group: &impl Group, table: &KafkaTable) -> Result<Option<String>, KafkaError> {
     let patience = table.client.connect_timeout;
     let start = group.now();
     loop {
         let found = group.committed_metadata(&table.topic, 0, patience);
-        // A transaction has ended, and its offsets are about to count: what counted before is no answer, and neither is none.
+        // A transaction has ended, and its offsets become visible soon: the earlier offset is not the answer, and an
+        // error is none either.
         let is_unstable = found.as_ref().is_err_and(|error| {
             error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnstableOffsetCommit)
         });

@@ -1,5 +1,5 @@
-//! INSERTs that are under way, and transactions of jobs that are being aborted: a process that ends waits a moment for them, so that
-//! no transaction stays open.
+//! Running INSERTs, and transactions of jobs that are being aborted: a process that ends waits a moment for them, so
+//! that no transaction stays open.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;

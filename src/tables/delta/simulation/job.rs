@@ -59,7 +59,8 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    /// Takes the job over; or if it has the job, goes back by a batch or runs one. After an error it takes the job over anew.
+    /// Takes the job over; or if it has the job, goes back by a batch or runs one. After an error it takes the job over
+    /// again.
     pub(super) async fn step(
         &mut self,
         handle: &DeltaTableHandle,
@@ -84,7 +85,8 @@ impl Runner {
         }
     }
 
-    /// Takes the table over, brings the job's log up to what the table has, and takes back the files that are to be taken back.
+    /// Takes the table over, records a batch that is only in the table in the job's log, and takes back the files that
+    /// are to be taken back.
     pub(super) async fn take_over(
         &mut self,
         handle: &DeltaTableHandle,

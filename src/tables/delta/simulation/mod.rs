@@ -47,7 +47,7 @@ const ENOUGH: u64 = 60;
 const WRITERS: usize = 3;
 const STATEMENTS: u64 = 14;
 
-/// What the answer of a statement says of its rows.
+/// The state of a statement's rows by its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     /// They are in the table.
@@ -68,7 +68,7 @@ impl Outcome {
     }
 }
 
-/// One schedule: the writers, what they have done, and the job.
+/// One schedule: the writers, their statements, and the job.
 struct Schedule {
     world: Arc<World>,
     handles: Vec<DeltaTableHandle>,
@@ -246,7 +246,7 @@ fn exact_2_a_store_that_lies_loses_and_doubles_nothing() {
 #[test]
 fn planted_faults_are_found() {
     let runtime = runtime();
-    // With the seeds that are known to find each, and what the message must say.
+    // Each with the seeds that are known to find it, and a text that the message must contain.
     let planted: [(Planted, &[u64], &str); 2] = [
         (Planted::NoReadingBack, &[], "again"),
         (Planted::NoWitness, &[], "is gone"),

@@ -37,7 +37,7 @@ pub(super) struct Attempt {
     pub(super) published: PublishedRows,
 }
 
-/// The log and the staged batches of the job, which are there whatever becomes of runners.
+/// The log and the staged batches of the job, which survive the runners.
 #[derive(Debug)]
 pub(super) struct Job {
     entries: Vec<Entry>,
@@ -183,7 +183,7 @@ impl From<Dead> for Stop {
     }
 }
 
-/// What a runner has of the job that it has taken over.
+/// The state of a runner that has taken the job over.
 struct Owned {
     sink: JobTopic<SimulatedGroup>,
     owner: String,
@@ -240,7 +240,7 @@ impl Runner {
         Ok(seen)
     }
 
-    /// What the runner does after an error of the sink: only errors that pass are no fault.
+    /// The runner's step after an error of the sink: an error that does not pass is a fault.
     fn failed(&self, what: &str, error: &Error) -> Stop {
         self.failed_or_refused(what, error, false)
     }
