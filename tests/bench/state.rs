@@ -1,4 +1,4 @@
-//! State of a million keys: the memory it takes, what a batch pays for it, and how long it takes to be read again.
+//! Benchmarks of state with a million keys: its memory, its cost in a batch, and the time to read it again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ const FILL: i64 = 100_000;
 const TOUCHED: i64 = 1_000;
 const BATCHES: i64 = 500;
 
-/// In the environment of a process that fills a state and says what memory it took.
+/// Set in the environment of a process that fills a state and prints its memory.
 pub(crate) const CHILD: &str = "BENCH_STATE_CHILD";
 
 /// Count of the records per session of a user.
@@ -114,7 +114,7 @@ impl Held {
         self.table.apply(done.change).unwrap();
     }
 
-    /// The same as far as it comes before the commit: what is emitted and written.
+    /// The part of a batch before the commit: the rows that are emitted and written.
     fn output(&mut self, users: impl Iterator<Item = i64>, write: impl FnOnce(Vec<u8>)) -> Step {
         self.now += 1_000;
         let partials = self.partials(users);
@@ -147,8 +147,8 @@ impl Held {
     }
 }
 
-/// In a process of its own: fills a state and prints what resident memory it took, what it says of itself, and what plain
-/// arrays of the same take.
+/// In a process of its own: fills a state and prints the resident memory that it took, the size that the state reports,
+/// and the memory of plain arrays with the same values.
 pub(crate) fn child(bench: &Bench) {
     let aggregate = bench.runtime.block_on(aggregate(&bench.session));
     // Code and pools are there before it counts.
@@ -186,7 +186,8 @@ pub(crate) fn state(bench: &Bench, report: &mut Report) {
     );
     let folder = tempfile::tempdir().unwrap();
     let store = JobStore::new(DataDir::open(&folder.path().display().to_string()).unwrap());
-    // What a batch of a job leaves behind before and after its transaction: its state, its version, its log entry.
+    // The files that a batch of a job leaves behind before and after its transaction: its state, its version, its log
+    // entry.
     let synced = |batch: i64, bytes: Vec<u8>| {
         let (id, number) = (JobId::nil(), batch.unsigned_abs());
         let name = format!("{number:010}");
@@ -234,8 +235,8 @@ fn version(batch: u64) -> BatchVersion {
     }
 }
 
-/// Batches over a state of few keys and one of many in turns: what the disk and other programs do meets both. Their numbers
-/// begin at `first`.
+/// Batches over a state of few keys and one of many in turns: load of the disk and of other programs affects both.
+/// Their numbers begin at `first`.
 fn alternately(
     few: &mut Held,
     many: &mut Held,
@@ -327,7 +328,7 @@ fn restart(bench: &Bench, held: &Held, report: &mut Report) {
         &of_read,
         Some((&plain, Figure::Time, "≤ 3")),
     );
-    // A thousand records come, and what they give is there to be committed.
+    // A thousand records come, and their output is ready to be committed.
     let of_first = best(&|| {
         let (table, rows) = read();
         let mut begun = Held {

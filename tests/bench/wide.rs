@@ -1,5 +1,5 @@
-//! Topics of many partitions: how fast they are read, and how many threads and how much memory a process takes that reads them.
-//! And what clients that stand still cost a job of the same server.
+//! Benchmarks of topics with many partitions: how fast they are read, with how many threads and how much memory. And
+//! the cost of stalled clients for a job of the same server.
 
 use std::io::{Read, Write as _};
 use std::net::TcpStream;

@@ -141,7 +141,7 @@ async fn any_bit_that_flips_in_any_file_is_found() {
             continue;
         }
         let whole = std::fs::read(path).unwrap();
-        // What batches have left that the job no longer has is not missed; it is swept the next time.
+        // `check` reports no file of a batch that the job no longer has; it is swept the next time.
         std::fs::remove_file(path).unwrap();
         let of_log = ["/log/", "/checkpoint/", "/names/"]
             .iter()

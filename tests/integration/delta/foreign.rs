@@ -402,7 +402,7 @@ async fn columns_that_took_a_wider_type_are_read_and_written() {
     );
 }
 
-/// Features that ask something of those who commit, or nothing.
+/// Features that require something of each commit, and features that require nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_as_managed_services_make_them_are_written() {
     let dir = tempfile::tempdir().unwrap();
@@ -659,7 +659,7 @@ async fn variants_are_shown_as_json() {
     assert!(error.message().contains("VARIANT"), "{error}");
 }
 
-/// What statements give in a session of the program.
+/// The output of statements in a session of the program.
 async fn in_session(statements: &str) -> String {
     use anabranch::planner::{Parameters, Script, parse_statement};
     use anabranch::session::{Session, SessionOptions};

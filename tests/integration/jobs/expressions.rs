@@ -346,7 +346,7 @@ fn values_that_are_too_large_together_are_made_of_fewer_records() {
     assert!(pipeline.dead().is_empty());
 }
 
-/// What fails above an aggregate is of a group.
+/// An expression that fails above an aggregate fails for a group.
 #[test]
 fn a_job_names_the_group_that_fails() {
     let pipeline = dividing("divide-group", "");

@@ -1,5 +1,5 @@
-//! Texts and lists that a job makes of the rows of a window, whose order is said: they are those of a query over the same rows (TIME-4),
-//! however the rows were cut into batches and processes.
+//! Texts and lists that a job aggregates from the rows of a window with a given order: they are those of a query over
+//! the same rows (TIME-4), for every division of the rows into batches and processes.
 
 use crate::support::Workspace;
 
@@ -60,7 +60,7 @@ fn rows(work: &Workspace, query: &str) -> Vec<String> {
     rows.out.lines().map(str::to_owned).collect()
 }
 
-/// What jobs make of all windows is what queries make of them.
+/// Checks that jobs and queries give the same rows for all windows.
 fn check(aggregates: &str) {
     let work = Workspace::new();
     let mut tables = "CREATE EXTERNAL TABLE written (k BIGINT, id BIGINT, t TIMESTAMP, name VARCHAR) STORED AS DELTA \

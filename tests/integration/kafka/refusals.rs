@@ -1,4 +1,4 @@
-//! What a broker refuses for good is told at once, with what helps.
+//! Lasting refusals of a broker: the statement fails at once, and says what helps.
 
 use super::table;
 use crate::support::{Workspace, kafka, topic};
@@ -66,7 +66,7 @@ fn a_record_of_a_time_that_the_topic_does_not_take() {
             );
         }
     }
-    // A key is not what such a record lacks, and where keys are asked for the time is not what is wrong.
+    // Such a record does not lack a key; and in a compacted topic the time is not the fault.
     let far = topic_with("far-before", ("message.timestamp.before.max.ms", "60000"));
     let create = table("t", &far, columns, "");
     let old = ["(1, TIMESTAMP '2001-01-01T00:00:00')"; 3].join(", ");

@@ -1,4 +1,4 @@
-//! A server that runs short of something because its clients take all that they can: its jobs go on (SAFE-1).
+//! A server that runs short of a resource because its clients take all that they can: its jobs go on (SAFE-1).
 
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
@@ -8,7 +8,7 @@ use super::Served;
 use super::rights::users;
 use crate::support::{PATIENCE, Workspace, create_topic, kafka, topic};
 
-/// A job that copies what is added to `seen` to `kept`.
+/// A job that copies rows added to `seen` to `kept`.
 pub(super) const TABLES: &str = "CREATE EXTERNAL TABLE seen (id BIGINT) STORED AS DELTA LOCATION 'seen' OPTIONS ('scan.mode' 'stream');
 CREATE EXTERNAL TABLE kept (id BIGINT) STORED AS DELTA LOCATION 'kept';
 CREATE JOB copy WITH ('trigger' '50 milliseconds') AS INSERT INTO kept SELECT id * 10 FROM seen;
@@ -39,7 +39,7 @@ fn limited(work: &Workspace, limit: &str, arguments: &[&str]) -> Served {
     Served::listening(shell.spawn().unwrap())
 }
 
-/// Another process adds a row to what the job reads, and waits until the job has copied as many as are wanted.
+/// Another process adds a row to the job's source, and waits until the job has copied as many as are wanted.
 fn goes_on(work: &Workspace, wanted: u32) {
     let seen = "CREATE EXTERNAL TABLE seen (id BIGINT) STORED AS DELTA LOCATION 'seen'";
     let kept = "CREATE EXTERNAL TABLE kept (id BIGINT) STORED AS DELTA LOCATION 'kept'";
@@ -110,7 +110,8 @@ print(rows(connect("writer", "writer-pw"), "SELECT 1"), rows(held[0], "SELECT 1"
     assert_eq!(served.stop(), Some(0));
 }
 
-/// What a statement cannot hold in memory goes to disk. Where that takes no more, the statement fails and nothing else does.
+/// Rows that a statement cannot hold in memory go to disk. If the disk is full, the statement fails and nothing else
+/// does.
 #[test]
 fn a_statement_that_fills_the_disk_fails_alone() {
     const SORT: &str = "SELECT md5(CAST(value AS VARCHAR)) AS h FROM generate_series(1, 300000) ORDER BY h OFFSET 299999";
@@ -179,7 +180,8 @@ for own, cur, batches in standing:
     assert_eq!(served.stop(), Some(0));
 }
 
-/// Clients read many partitions and go no further, and a statement reads more partitions than there are threads for what blocks.
+/// Clients read many partitions and stall, and a statement reads more partitions than there are threads for blocking
+/// calls.
 #[test]
 fn readers_that_stand_still_and_a_wide_insert_leave_threads_for_jobs() {
     let names = ["standing", "standing-wide", "standing-copy"].map(topic);
@@ -221,7 +223,8 @@ for own, cur, batches in standing:
     );
 }
 
-/// What makes much of little is refused where it stands, or where it would be made, whatever makes it; nobody else notices.
+/// Expressions that make much of little are refused in every statement, when it is planned or when it runs; other
+/// statements do not notice.
 #[test]
 fn statements_that_ask_for_all_memory_are_refused_and_a_job_goes_on() {
     const STATEMENTS: &[&str] = &[

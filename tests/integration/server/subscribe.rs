@@ -7,7 +7,7 @@ use super::Served;
 use super::rights::users;
 use crate::support::{Workspace, create_topic, kafka, produce, signal, topic};
 
-/// Reads what comes until it has as many rows as are wanted.
+/// Reads rows as they come until it has as many as are wanted.
 const READ: &str = r#"
 import contextlib, threading
 @contextlib.contextmanager
@@ -200,7 +200,7 @@ fn windows_are_said_when_they_change_or_close() {
     insta::assert_snapshot!(said);
     signal(&shell, "-INT");
     assert_eq!(shell.wait().unwrap().code(), Some(130));
-    // Over the network the same begins anew.
+    // Over the network the same subscription begins at the beginning.
     let served = Served::start(&work, &["tables.sql"]);
     let url = served.url();
     let once = query.replace("SUBSCRIBE", "SUBSCRIBE WITH ('trigger' 'once')");
