@@ -244,11 +244,11 @@ pub(crate) struct ServeArguments {
     /// Clients need a certificate of this authority (PEM)
     #[arg(long, value_name = "FILE", env = "ANABRANCH_SERVE_TLS_CLIENT_CA", requires = "tls_cert", help_heading = LOGIN)]
     pub(crate) tls_client_ca: Option<PathBuf>,
-    /// Where users who are no administrators may have tables: a folder, s3://bucket/path, or kafka://broker:9092; may be
-    /// given several times
+    /// Locations where users other than administrators may have tables: a folder, s3://bucket/path, or
+    /// kafka://broker:9092; may be given several times
     #[arg(long = "location-root", value_name = "PLACE", help_heading = LOGIN)]
     pub(crate) location_roots: Vec<String>,
-    /// Statements at work at the same time; others wait
+    /// Statements that run at the same time; others wait
     #[arg(long, value_name = "N", default_value_t = Limits::default().statements, value_parser = at_least_one, help_heading = LIMITS)]
     pub(crate) max_statements: usize,
     /// Statements that wait; one more is refused

@@ -138,7 +138,7 @@ fn guessed(text: &str) -> Writes {
     }
 }
 
-/// Why a definition cannot be used whose text this program cannot read.
+/// The error for a definition whose text this program cannot parse.
 pub(crate) fn unreadable(error: &Error) -> Error {
     Error::unsupported(format!(
         "this program cannot read its definition: {}",

@@ -72,7 +72,7 @@ impl Done {
         }
     }
 
-    /// So many rows were written.
+    /// The result of a statement that has written so many rows.
     fn written(rows: i64) -> Result<Self> {
         let count: ArrayRef = Arc::new(Int64Array::from(vec![rows]));
         Ok(Self {
@@ -197,7 +197,8 @@ impl Engine {
         checked.map_err(|error| parsed.places.locate(error))
     }
 
-    /// Plans a query; one that reads nothing, by which clients see whether the server is there, is answered at once.
+    /// Plans a query. A query that reads nothing is answered at once: clients send such queries to see whether the
+    /// server is there.
     ///
     /// # Errors
     ///
@@ -361,11 +362,11 @@ impl Engine {
         Ok(done)
     }
 
-    /// Makes or drops a table whose place the server has chosen.
+    /// Creates or drops a table whose location the server has chosen.
     ///
     /// # Errors
     ///
-    /// The caller may not; the statement's.
+    /// The caller may not do so; the statement's error.
     pub(crate) async fn define_here(
         self: &Arc<Self>,
         asked: &Asked,
@@ -377,7 +378,8 @@ impl Engine {
         self.work.finish(&running, Box::pin(defined)).await
     }
 
-    /// Changes tables, views or jobs as a statement that can be told to end while it is planned; gives a word for the user.
+    /// Changes tables, views or jobs as a statement that can be cancelled while it is planned; gives a message for the
+    /// user.
     async fn define_as(
         self: Arc<Self>,
         running: Arc<Running>,
@@ -419,7 +421,7 @@ impl Engine {
     fn set(&self, asked: &Asked, parsed: &ParsedStatement) -> Result<String> {
         if let Statement::KillQuery(id) = &parsed.statement {
             let found = self.work.find(&id.value);
-            // Of others' statements only administrators learn that they are there.
+            // Only administrators learn that statements of other users exist.
             let found = found.filter(|running| asked.caller.may_see(&running.user));
             let found = found.ok_or_else(|| {
                 Error::not_found(format!("no statement at work has the id '{}'", id.value))
@@ -575,7 +577,7 @@ pub(crate) fn definition(text: &str) -> Result<ParsedStatement> {
 ///
 /// # Errors
 ///
-/// One that cannot be parsed, or a parameter without a value.
+/// A statement that cannot be parsed, or a parameter without a value.
 pub(crate) fn parse(text: &str, parameters: &mut Parameters) -> Result<ParsedStatement> {
     let mut parsed = parse_statement(&one_statement(text)?)?;
     parameters.bind(&mut parsed)?;

@@ -54,7 +54,7 @@ impl Counts {
         })
     }
 
-    /// Counts a caller who was refused because the login failed.
+    /// Counts a caller whose login failed.
     pub(crate) fn stranger(&self) {
         self.strangers.inc();
     }

@@ -67,7 +67,7 @@ const CONNECTIONS: usize = 4_096;
 const SILENCE: Duration = Duration::from_secs(30);
 /// How often a client that is silent is asked whether it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// Results in flight and the batches of jobs have so long to end when the server is told to stop.
+/// How long results in flight and batches of jobs may take to end when the server is told to stop.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// Options of a server.
@@ -85,7 +85,7 @@ pub struct ServeOptions {
     pub insecure: bool,
     /// The data directory with the catalog and the jobs.
     pub data_dir: String,
-    /// Of the queries.
+    /// Options of the sessions of queries.
     pub session: SessionOptions,
     /// The users and the tokens that are accepted.
     pub login: LoginOptions,
@@ -93,7 +93,7 @@ pub struct ServeOptions {
     pub tls: Option<TlsOptions>,
     /// How much clients may ask for.
     pub limits: Limits,
-    /// Locations at or below which users who are no administrators may have tables.
+    /// Locations at or below which users other than administrators may have tables.
     pub roots: Vec<String>,
     /// Files that define tables, views and jobs; applied at each start.
     pub scripts: Vec<Script>,
@@ -112,7 +112,7 @@ pub struct Server {
     /// The same for the console.
     web_tls: Option<ServerConfig>,
     listener: TcpListener,
-    /// Of the console.
+    /// The listener of the console.
     http: Option<TcpListener>,
     seen_as: SeenAs,
     /// Watches the memory that the process holds.
@@ -140,7 +140,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// An address that cannot be had, a data directory that cannot be used; of a file's statement, with the file.
+    /// An address that cannot be bound, a data directory that cannot be used; the error of a file's statement, with the
+    /// file.
     pub async fn start(options: ServeOptions) -> Result<Self, (Error, Option<Script>)> {
         let plain = |error: Error| (error, None);
         let is_open = !options.login.is_closed() && !options.insecure;
@@ -275,7 +276,8 @@ impl Server {
                     .with_help("--tls-cert and --tls-key are a certificate and its key, as PEM")
             })?;
         }
-        // Without it the last small part of an answer waits until the one before is acknowledged, which takes 40 ms.
+        // Without it (Nagle's algorithm) the last small part of an answer waits until the one before is acknowledged,
+        // which takes 40 ms.
         let incoming = TcpIncoming::from(self.listener)
             .with_nodelay(Some(true))
             .with_keepalive(Some(KEEP_ALIVE));

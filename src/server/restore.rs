@@ -169,8 +169,8 @@ impl Engine {
     }
 
     async fn ready_job(&self, session: &Session, id: JobId, history: &JobHistory) -> Result<()> {
-        // The job runs over the tables and views that it was made with. The log has their definitions: of this session only
-        // those are of use that are the same.
+        // The job runs over the tables and views with which it was created, and the log has their definitions. Tables
+        // of this session are used only if their definitions are the same.
         let session = session.fork(&ForkOptions::default())?;
         for definition in &history.tables {
             let mut parsed = unbound(definition).map_err(|error| unreadable(&error))?;

@@ -32,7 +32,7 @@ pub struct BadRecord {
 /// The bad records of one statement, and the last records that it has read.
 #[derive(Debug, Default)]
 pub struct BadRecords {
-    /// Those that are known before they are read.
+    /// Records that are known as bad before they are read.
     aside: Arc<SetAside>,
     state: Mutex<BadState>,
 }
@@ -46,7 +46,7 @@ struct BadState {
 }
 
 impl BadRecords {
-    /// At least this many rows are looked at before a share of bad ones stops a statement.
+    /// At least this many rows are read before a share of bad ones stops a statement.
     const SAMPLE: usize = 100;
 
     /// None yet, and these are to be set aside when they are read.
@@ -72,7 +72,7 @@ impl BadRecords {
         state.records.extend(records);
     }
 
-    /// Adds records that were found to be bad, of so many that were looked at.
+    /// Adds bad records, of `seen` records that were read.
     ///
     /// # Errors
     ///

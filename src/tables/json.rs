@@ -37,7 +37,7 @@ use super::text_numbers::{with_numbers, with_texts};
 use crate::error::Error;
 use crate::formats::is_exact;
 
-/// Rows at once, where the plan says nothing of it.
+/// Rows of a batch, if the plan sets no number.
 const ROWS: usize = 8192;
 
 /// Makes the engine's format for JSON, with exact numbers.
@@ -230,7 +230,7 @@ impl FileSource for ExactJsonSource {
     }
 }
 
-/// Opens files whose numbers are read as texts, and makes numbers of them.
+/// Opens files; their numbers are read as texts and converted.
 struct ExactOpener {
     /// With the numbers.
     schema: SchemaRef,

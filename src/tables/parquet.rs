@@ -3,8 +3,7 @@
 use datafusion::arrow::datatypes::DataType;
 use datafusion::config::ConfigOptions;
 
-/// Reads INT96, in which Spark writes timestamps unless it is told otherwise, as microseconds in UTC. Nanoseconds end in the
-/// year 2262.
+/// Reads INT96, in which Spark writes timestamps by default, as microseconds in UTC. Nanoseconds end in the year 2262.
 pub fn read_int96_in_microseconds(options: &mut ConfigOptions) {
     let parquet = &mut options.execution.parquet;
     parquet.coerce_int96 = Some("us".to_owned());

@@ -122,7 +122,7 @@ fn row_fields() -> Fields {
         Field::new("offset", DataType::Int64, false),
         // Where rows of a file have one offset, the number of the row in the file.
         Field::new(ROW_IN_FILE, DataType::Int64, false),
-        // Of rows that may be late: those behind the watermark.
+        // For rows that may be late, which are those behind the watermark.
         Field::new("topic", DataType::Utf8, true),
         Field::new("value", DataType::Binary, true),
     ])
@@ -162,7 +162,7 @@ pub(crate) fn event_times(column: &ArrayRef) -> Result<&TimestampMicrosecondArra
     times.ok_or_else(|| Error::internal("an event time in another unit"))
 }
 
-/// The last event time that a row may have whose record was written at `written`, in milliseconds since 1970 UTC (TIME-5).
+/// The latest event time of a row whose record was written at `written`, in milliseconds since 1970 UTC (TIME-5).
 pub(crate) fn latest_event_time(event_time: &EventTime, written: i64) -> Option<i64> {
     let ahead = i64::try_from(event_time.max_ahead.as_micros()).unwrap_or(i64::MAX);
     written.checked_mul(1_000)?.checked_add(ahead)

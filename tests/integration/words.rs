@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::support::repository;
 
-/// Words that leave the reader to find out who or what is meant. A sentence names it: the runner, the scan, the user.
+/// Words that leave open which actor or thing a sentence means. A sentence names it: the runner, the scan, the user.
 const REFUSED: [&str; 8] = [
     "nobody",
     "somebody",

@@ -14,9 +14,9 @@ use crate::cli::args::Format;
 use crate::error::{Error, ErrorKind, Result};
 use crate::planner::types::type_name;
 
-/// Rows that are looked at to set the widths of a table's columns.
+/// Rows that are sampled to set the widths of a table's columns.
 const SAMPLE_ROWS: usize = 1_000;
-/// Beyond the rows looked at, a longer cell must not push all others away.
+/// A longer cell than this, in a row behind the sample, does not widen its column.
 const MAX_WIDTH: usize = 80;
 
 /// Writes one result; [`ResultWriter::finish`] ends it.

@@ -83,7 +83,7 @@ impl Caller {
         }
     }
 
-    /// The name of a user who has logged in; `None` on a server without logins.
+    /// The name of a logged-in user; `None` on a server without logins.
     pub(crate) fn user(&self) -> Option<&Arc<str>> {
         (*self.name != *ANYONE).then_some(&self.name)
     }
@@ -105,8 +105,8 @@ impl Caller {
     }
 
     /// Refuses a statement that the caller may not run, as far as its text tells. Of the tables that it names, only
-    /// those that it creates or drops are checked. `places` are the locations where callers who are no administrators
-    /// may have tables.
+    /// those that it creates or drops are checked. `places` are the locations where users other than administrators may
+    /// have tables.
     ///
     /// # Errors
     ///

@@ -230,7 +230,7 @@ pub(crate) mod tests {
         assert_eq!(known(), (true, false));
 
         write(&set(&[&old.1, &new.1]), 1);
-        // It is not looked at for each token of a key that is not known.
+        // The file is not read again for each token with an unknown key.
         look(Instant::now() + Duration::from_secs(3_600));
         assert_eq!(known(), (true, false));
         look(long_ago());

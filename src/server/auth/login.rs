@@ -31,7 +31,7 @@ const REMEMBERED: Duration = Duration::from_secs(300);
 /// Passwords that are hashed at the same time: each takes 19 MiB and tens of milliseconds.
 const HASHED_AT_ONCE: usize = 2;
 
-/// Different passwords for one name that are or wait to be hashed; one more is told to come again.
+/// The most different passwords for one name that are hashed or wait for it; a login with one more is refused for now.
 const WAITING_FOR_A_NAME: usize = 4;
 
 /// Some clients leave the padding out.
@@ -84,7 +84,7 @@ struct Ours {
     sub: String,
     /// The session.
     jti: String,
-    /// Of the password that it was given for: with another one it is of no use any more.
+    /// A digest of the password that the token was given for: with another password the token is of no use any more.
     pwd: String,
     iat: u64,
     exp: u64,
@@ -171,7 +171,7 @@ impl Login {
         self.token_of(&caller, headers)
     }
 
-    /// The same for a caller who was found by these headers.
+    /// The same for a caller that these headers have identified.
     ///
     /// # Errors
     ///

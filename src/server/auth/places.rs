@@ -1,4 +1,4 @@
-//! Locations where users who are no administrators may have tables, and the locations that are refused to them: the
+//! Locations where users other than administrators may have tables, and the locations that are refused to them: the
 //! data directory, and the tables that they may not name.
 
 use std::path::{Component, Path, PathBuf};
@@ -86,11 +86,12 @@ impl Places {
     }
 }
 
-/// Refuses a table at a place, or of a topic, that a table has which the caller may not name: `hidden` are the places of those.
+/// Refuses a table at the location, or of the topic, of a table that the caller may not name: `hidden` are the places
+/// of such tables.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Permission`]; it does not say whose place it is.
+/// [`ErrorKind::Permission`]; it does not name the other table.
 pub(crate) fn check_hidden(statement: &Statement, hidden: &[TablePlace]) -> Result<()> {
     let check = |place: TablePlace| match is_hidden(&place, hidden) {
         true => {
@@ -121,7 +122,7 @@ pub(crate) fn check_hidden(statement: &Statement, hidden: &[TablePlace]) -> Resu
     }
 }
 
-/// Whether a place is that of a hidden table, or below or above it. Of a place that cannot be told it is.
+/// Whether a place is that of a hidden table, or below or above it. A place that cannot be resolved counts as one.
 pub(crate) fn is_hidden(place: &TablePlace, hidden: &[TablePlace]) -> bool {
     match place {
         // The same topic has many names for its brokers.

@@ -20,7 +20,7 @@ use crate::server::auth::login::{Login, cookie};
 use crate::server::console::problem::Problem;
 use crate::server::network::admission::FirstCall;
 
-/// The cookie with the token of a user who has logged in.
+/// The cookie with the token of a logged-in user.
 pub(super) const TOKEN: &str = "anabranch_token";
 
 /// Where requests may come from.

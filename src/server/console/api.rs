@@ -29,11 +29,11 @@ use crate::server::console::statements::Statements;
 const MAX_BODY: usize = 1 << 20;
 /// The body of a request comes within this.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Of a result, at most.
+/// The most rows of a result.
 const MAX_ROWS: usize = 10_000;
-/// Of a result, unless the page asks for another number.
+/// The rows of a result, unless the page asks for another number.
 const DEFAULT_ROWS: usize = 1_000;
-/// Of a result's JSON.
+/// The most bytes of a result's JSON.
 const MAX_BYTES: usize = 16 << 20;
 /// Batches that are shown.
 const BATCHES: u64 = 100;

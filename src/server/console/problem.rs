@@ -52,7 +52,7 @@ impl IntoResponse for Problem {
             "help": error.help().map(one_line),
             "sqlstate": sqlstate(error.kind()),
             "from": error.span().map(|span| place(span.start)),
-            // Of the first character behind it.
+            // The position of the first character behind it.
             "to": error.span().map(|span| place(span.end)),
             "rows_written": error.rows_written(),
         }});

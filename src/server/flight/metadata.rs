@@ -35,11 +35,11 @@ pub(crate) fn schema(command: &Command) -> Option<SchemaRef> {
     })
 }
 
-/// The answer to a question about metadata; columns are told as their rows would be sent.
+/// The answer to a question about metadata; the types of columns are those in which their rows would be sent.
 ///
 /// # Errors
 ///
-/// The command is none, or a table that was asked for cannot be opened.
+/// The command asks for no metadata, or a table that it names cannot be opened.
 pub(crate) async fn answer(
     command: Command,
     session: &Session,

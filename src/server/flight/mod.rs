@@ -69,7 +69,7 @@ const MAX_BOUND_ROWS: usize = 100_000;
 /// Values in them.
 const MAX_BOUND_VALUES: usize = 10_000_000;
 const MAX_BOUND_BYTES: usize = 64 << 20;
-/// Of `ActionCancelQueryResult`.
+/// Values of `ActionCancelQueryResult`.
 const CANCELLED: i32 = 1;
 const NOT_CANCELLABLE: i32 = 3;
 const CLOSE_SESSION: &str = "CloseSession";
@@ -98,14 +98,15 @@ struct Begun {
     rows: Rows,
     /// Warnings from planning.
     warnings: Vec<String>,
-    /// Of a setting, the session that it is for: the caller who fetches the result must have that session.
+    /// The session that a setting is for: the caller who fetches the result must have that session. `None` for other
+    /// statements.
     session: Option<Arc<str>>,
 }
 
 enum Rows {
-    /// Of a statement that has run to its end: they can be fetched again.
+    /// The rows of a statement that has run to its end: they can be fetched again.
     Done(RecordBatch),
-    /// Of a query that was planned; fetched again, it is planned and run again.
+    /// A query that was planned; fetched again, it is planned and run again.
     Query(Box<Query>),
 }
 
@@ -149,7 +150,7 @@ fn is_set(prepared: &Prepared) -> bool {
     prepared.parsed().effect.class == Class::Setting
 }
 
-/// Whom the gate has found.
+/// The caller that the gate has identified.
 fn known_caller<T>(request: &Request<T>) -> Result<&Caller, Status> {
     let caller = request.extensions().get::<Caller>();
     caller.ok_or_else(|| Status::unauthenticated("nobody has logged in"))
@@ -284,7 +285,7 @@ impl Flight {
         Ok((begun, name.into()))
     }
 
-    /// Plans the first statement of a query; if it is all of it, it may be answered at once.
+    /// Plans the first statement of a query; if it is the only one, it may be answered at once.
     async fn plan(
         &self,
         asked: &Asked,
@@ -378,7 +379,7 @@ impl Flight {
         }
     }
 
-    /// Of a query, its columns; of another statement, none: clients take it for one without rows.
+    /// The columns of a query. Other statements have none here: clients take them for statements without rows.
     async fn schema_of(&self, asked: &Asked, prepared: &Prepared) -> Result<SchemaRef> {
         if !prepared.parsed().effect.is_query() {
             return Ok(Arc::new(Schema::empty()));
@@ -396,7 +397,8 @@ impl Flight {
             asked.clone(),
             prepared.with_nulls()?,
         );
-        // It is planned for its columns: it has its turn and its time as one that is run, and is no statement at work.
+        // It is planned only for its columns: limits of number and time hold as for a statement that runs, but it is
+        // not listed as running.
         let statement = self.engine.statement(asked, prepared.parsed());
         let of = Arc::clone(&statement);
         let planned = async move { engine.plan(&by, parsed, &of).await };
@@ -800,7 +802,7 @@ impl Flight {
             let asked = self.asked(&request)?;
             let info = self.info(&asked, request.into_inner()).await;
             let info = info.map_err(|error| self.told(&asked, &error))?;
-            // It is planned: nothing is left to wait for.
+            // It is planned: the client need not poll again.
             let poll = PollInfo::new().with_info(info);
             let poll = poll.try_with_progress(1.0);
             let poll = poll.map_err(|error| Status::internal(error.to_string()))?;
@@ -888,7 +890,7 @@ impl Flight {
             // A client without a session that sets something begins one, and keeps it by a cookie.
             let cookie = match (action.r#type.as_str(), &asked.caller.session) {
                 (SET_SESSION, None) => Some(begin_session(&mut asked)),
-                // One that is prepared will be run by a call of its own, which brings the cookie.
+                // A prepared statement is run by a call of its own, which brings the cookie.
                 (CREATE_PREPARED, None) => {
                     let request = unpack::<ActionCreatePreparedStatementRequest>(&action.body);
                     let sets = match request {

@@ -68,8 +68,8 @@ pub(crate) fn sent_batches(
     FlightRecordBatchStream::new_from_flight_data(sent)
 }
 
-/// A message whose buffers are no larger than they may be, once they are decompressed. `dictionaries` are those that the decoder
-/// holds, by their number, and the bytes of each.
+/// A message whose decompressed buffers are within the limit. `dictionaries` are those that the decoder holds, by their
+/// number, and the bytes of each.
 fn with_room(
     data: FlightData,
     most: usize,

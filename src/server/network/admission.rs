@@ -26,7 +26,7 @@ pub(crate) struct Connections {
 #[derive(Debug)]
 struct Open {
     holders: Holders,
-    /// By which each connection is told that it is to be closed.
+    /// Tokens that are cancelled when their connection is to be closed.
     closing: HashMap<Number, CancellationToken>,
 }
 
@@ -107,8 +107,8 @@ impl Place {
         self.first.clone()
     }
 
-    /// Cancelled when the connection is to be closed for another one. The connection of a user who has logged in is
-    /// never closed so.
+    /// Cancelled when the connection is to be closed for another one. The connection of a logged-in user is never
+    /// closed so.
     pub(crate) fn closing(&self) -> &CancellationToken {
         &self.closing
     }
@@ -154,7 +154,7 @@ impl FirstCall {
         let mut open = called.connections.lock();
         let calls = open.holders.calls(called.number, caller.user());
         calls.map_err(|full| has_share(&full))?;
-        // One that is being closed has no holder any more.
+        // A connection that is being closed has no holder any more.
         let is_known = open.holders.is_known(called.number);
         called.is_known.store(is_known, Ordering::Relaxed);
         Ok(())

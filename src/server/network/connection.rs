@@ -338,7 +338,7 @@ mod tests {
         let second = begin().await;
         wait_for(3).await;
         end(first).await;
-        // It leaves by itself when it has said nothing for long enough, and by then the user is still there.
+        // The connection is closed when it has sent nothing for long enough, and by then the user is still there.
         ends[2].cancel();
         end(second).await;
         let mut still = HealthClient::new(connected);

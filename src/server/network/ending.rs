@@ -11,7 +11,7 @@ use crate::error::Result;
 ///
 /// # Errors
 ///
-/// Those of `serving`.
+/// The errors of `serving`.
 pub(crate) async fn serve_until(
     serving: impl Future<Output = Result<()>>,
     told: impl Future<Output = ()>,

@@ -76,12 +76,12 @@ pub(crate) struct Holders {
     /// How many there may be.
     most: usize,
     next: Number,
-    /// Those on which no known user has called, by where they come from; the oldest first.
+    /// Connections on which no known user has called, by their origin; the oldest first.
     unknown: BTreeMap<Number, Origin>,
     known: HashMap<Number, Holder>,
     /// How many each holder has.
     counts: HashMap<Holder, usize>,
-    /// Those that are to be closed and have not ended.
+    /// Connections that are to be closed and have not ended.
     closing: BTreeSet<Number>,
 }
 
@@ -176,7 +176,7 @@ impl Holders {
 /// Which connection is closed for a new one that comes from `from`, of those on which no known user has called: of the origin
 /// that has most of them, with the new one, the oldest. `None` if there is none.
 fn gives_way(unknown: &BTreeMap<Number, Origin>, from: Origin) -> Option<Number> {
-    // Of each origin, how many it has and the oldest.
+    // For each origin, the number of its connections and the oldest one.
     let mut origins: HashMap<Origin, (usize, Number)> = HashMap::new();
     for (number, origin) in unknown {
         origins.entry(*origin).or_insert((0, *number)).0 += 1;
@@ -267,7 +267,7 @@ mod tests {
         holders.ends(all[6]);
         let of_bob = enters(&mut holders, origin(1));
         holders.calls(of_bob, Some(&bob)).unwrap();
-        // One that has ended makes room in the share.
+        // A connection that has ended makes room in the share.
         holders.ends(all[0]);
         let again = enters(&mut holders, origin(1));
         holders.calls(again, Some(&ann)).unwrap();

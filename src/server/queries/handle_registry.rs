@@ -61,7 +61,7 @@ impl<T: Clone> Held<T> {
         bytes: usize,
         now: Instant,
     ) -> Option<String> {
-        // One that is larger than all may be is kept when there is nothing else large.
+        // An entry that is larger than the limit of all is kept if there is no other large one.
         let bytes = bytes.min(share(owner, MOST_BYTES) / 2);
         let mut all = self.all();
         if !self.has_room(&all, owner, bytes) {

@@ -25,7 +25,7 @@ use crate::server::queries::scheduler::Work;
 
 /// How often is looked.
 const LOOK: Duration = Duration::from_millis(50);
-/// Where no statement is at work, one of so many looks asks how much room there is.
+/// While no statement runs, the watch measures the free memory only every so many looks.
 const SELDOM: u32 = 20;
 /// After a statement was told to end, the watch looks this many times before it ends another: the memory needs time to
 /// be freed.
@@ -141,7 +141,7 @@ impl JoinSetTracer for InItsName {
     }
 }
 
-/// Bytes that the process may hold, which held so much when no statement was at work.
+/// Bytes that the process may hold; `at_rest` are the bytes that it held when no statement ran.
 fn most(limit: usize, at_rest: usize) -> usize {
     limit.saturating_add(BESIDE.max(at_rest.saturating_add(BEYOND)))
 }

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::server::auth::access::Caller;
 use crate::server::queries::scheduler::{Statement, Work};
 
-/// `id`, `user`, `state`, `started_at`, `rows`, `bytes`, `text`: one row per statement at work that the caller may see.
+/// `id`, `user`, `state`, `started_at`, `rows`, `bytes`, `text`: one row per running statement that the caller may see.
 ///
 /// # Errors
 ///

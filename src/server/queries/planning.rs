@@ -23,14 +23,14 @@ use crate::session::{Unwanted, until_unwanted};
 
 /// Threads that may be lost to plans that do not end.
 const LOST: usize = 8;
-/// How often plans are looked at. One that is not wanted any more has as long to end.
+/// How often plans are checked. A cancelled plan has as long to end.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often one that waits for a place looks whether it is to be refused.
+/// How often a statement that waits for a place checks whether it is to be refused.
 const WAITS: Duration = Duration::from_secs(1);
 /// A text of so few bytes is planned in less time than it takes to hand the other tasks of its thread over.
 const SHORT: usize = 64;
 
-/// Looks after plans in the making.
+/// Watches plans that are being made.
 #[expect(
     clippy::disallowed_methods,
     reason = "the watcher of plans runs beside them, in real time"
@@ -49,7 +49,7 @@ pub(crate) struct Planners {
     places: Arc<Semaphore>,
     /// How long a plan may be made without a pause.
     limit: Duration,
-    /// Of those in the making, by number.
+    /// Plans that are being made, by number.
     at_work: Mutex<BTreeMap<u64, Planning>>,
     next: AtomicU64,
 }
@@ -186,7 +186,7 @@ impl Planners {
     }
 }
 
-/// While it is there a plan is being made.
+/// A plan is being made as long as this exists.
 struct Turn<'p> {
     planners: &'p Planners,
     number: u64,
@@ -242,13 +242,13 @@ mod tests {
     use crate::server::metrics::Counts;
     use crate::server::queries::scheduler::{Limits, Time, WaitsFor};
 
-    /// One whose text is not short.
+    /// A statement with a long text.
     fn statement() -> Arc<Statement> {
         let text = format!("SELECT {}", "1 + ".repeat(100));
         Statement::new(&Caller::anyone(), &text, 0, Time::Any)
     }
 
-    /// A plan that looks up only when it is told to.
+    /// A plan that checks for cancellation only when the test tells it to.
     fn stuck() -> (
         std::sync::mpsc::Sender<()>,
         impl Future<Output = Result<()>> + Send,

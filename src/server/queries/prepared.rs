@@ -23,7 +23,7 @@ use crate::server::flight::wire::{WireTypes, wire_schema};
 pub(crate) struct Prepared {
     raw: Arc<RawStatement>,
     parsed: Arc<ParsedStatement>,
-    /// Of its parameters, in the order in which they are bound.
+    /// The names of its parameters, in the order in which they are bound.
     names: Vec<String>,
     /// The bound values: the statement is run once for each row.
     rows: Option<Arc<[RecordBatch]>>,
@@ -36,7 +36,7 @@ impl Prepared {
     ///
     /// # Errors
     ///
-    /// One that cannot be parsed.
+    /// A statement that cannot be parsed.
     pub(crate) fn try_new(mut raw: RawStatement) -> Result<Self> {
         let names = raw.number_parameters();
         Ok(Self {
@@ -120,7 +120,7 @@ impl Prepared {
             let mut columns = Vec::with_capacity(self.names.len());
             for (name, column) in self.names.iter().zip(batch.columns()) {
                 let column = bound_column(column)?;
-                // One that cannot be bound is refused before anything runs.
+                // A value that cannot be bound is refused before anything runs.
                 bound_value(name, &new_null_array(column.data_type(), 1), 0)?;
                 fields.push(Field::new(
                     format!("${name}"),

@@ -24,7 +24,7 @@ use crate::server::queries::planning::Planners;
 
 /// Messages that are made before the client asks for them: a result with a slow reader holds no more.
 const AHEAD: usize = 4;
-/// Of a statement's text, in the list and the log.
+/// The most characters of a statement's text in the list and the log.
 const SHOWN: usize = 2_000;
 /// The target by which the log of statements is filtered.
 pub const QUERY_LOG: &str = "anabranch::queries";
@@ -32,7 +32,7 @@ pub const QUERY_LOG: &str = "anabranch::queries";
 /// How much clients may ask for.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Statements at work at the same time.
+    /// Statements that run at the same time.
     pub statements: usize,
     /// Statements that wait for others; one more is refused.
     pub queue: usize,
@@ -50,7 +50,7 @@ pub struct Limits {
     pub statement_bytes: usize,
     /// Sessions, and of each kind things that are kept for clients between two calls.
     pub sessions: usize,
-    /// The time without a call after which the server forgets what it keeps for a client: settings, handles.
+    /// The time without a call after which the server forgets settings and handles of a client.
     pub idle: Duration,
     /// A result that gives nothing for so long says that it is still there.
     pub keep_alive: Duration,
@@ -74,14 +74,14 @@ impl Default for Limits {
     }
 }
 
-/// How long a statement may be at work.
+/// How long a statement may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Time {
     /// As long as it takes.
     Any,
-    /// So long.
+    /// At most this long.
     AtMost(Duration),
-    /// Until its client has had enough: others do not wait for it.
+    /// Until its client goes: other statements do not wait for it.
     Endless,
 }
 
@@ -103,13 +103,13 @@ pub(crate) struct Statement {
     waited_for: AtomicUsize,
     rows: AtomicU64,
     bytes: AtomicU64,
-    /// Microseconds at work so far.
+    /// Microseconds of running so far.
     spent: AtomicU64,
     stopped: CancellationToken,
     stopped_by: OnceLock<StoppedBy>,
     /// Memory that its polls allocate is counted here.
     owner: Arc<heap::Owner>,
-    /// Cancelled when a thread of it waits for memory: it can no longer say itself how it ends.
+    /// Cancelled when a thread of the statement waits for memory: then the statement cannot report its own end.
     is_short: CancellationToken,
 }
 
@@ -195,12 +195,12 @@ impl Statement {
         self.stop(StoppedBy::Planning(limit));
     }
 
-    /// Whether it was told to end, or its client no longer waits.
+    /// Whether it was cancelled, or its client no longer waits.
     pub(crate) fn has_ended(&self) -> bool {
         self.waited_for.load(Ordering::Relaxed) == 0 || self.stopped.is_cancelled()
     }
 
-    /// The error for its client if it was told to end.
+    /// The error for its client if it was cancelled.
     pub(crate) fn why_stopped(&self) -> Option<Error> {
         let by = self.stopped_by.get()?;
         Some(match by {
@@ -259,7 +259,7 @@ impl Statement {
     }
 }
 
-/// The statements at work.
+/// The running statements.
 pub(crate) struct Work {
     /// Counts of statements that have ended.
     pub(crate) counts: Arc<Counts>,
@@ -268,7 +268,7 @@ pub(crate) struct Work {
     runtime: Handle,
     limits: Limits,
     turns: Arc<Semaphore>,
-    /// Of those without an end.
+    /// Turns of statements without an end.
     subscriptions: Arc<Semaphore>,
     /// KiB of texts that may be parsed at the same time: a parsed text is many times as large.
     reading: Arc<Semaphore>,
@@ -278,7 +278,7 @@ pub(crate) struct Work {
     waiting: AtomicUsize,
     users: Mutex<HashMap<Arc<str>, Arc<User>>>,
     running: Mutex<BTreeMap<String, Arc<Statement>>>,
-    /// Those that were planned: they may be ended before their rows are fetched.
+    /// Statements that were planned: they may be ended before their rows are fetched.
     planned: Mutex<BTreeMap<String, Weak<Statement>>>,
     /// Cancelled when the server is about to end.
     ending: CancellationToken,
@@ -294,7 +294,7 @@ struct User {
     waiting: AtomicUsize,
 }
 
-/// That a statement may be at work.
+/// A statement's permit to run.
 #[derive(Debug)]
 struct Turn {
     _user: Arc<User>,
@@ -368,7 +368,7 @@ impl Work {
         self.limits.subscriptions - self.subscriptions.available_permits()
     }
 
-    /// The statements at work, the oldest first; also those that have ended and are still being planned.
+    /// The running statements, the oldest first; also those that have ended and are still being planned.
     pub(crate) fn running(&self) -> Vec<Arc<Statement>> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = running.clone();
@@ -381,7 +381,7 @@ impl Work {
         all
     }
 
-    /// The statement of this id, at work or soon.
+    /// The statement of this id, running or planned.
     pub(crate) fn find(&self, id: &str) -> Option<Arc<Statement>> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let planned = || {
@@ -497,7 +497,7 @@ impl Work {
 
     /// Room for reading a text of so many bytes.
     async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
-        // One of the largest has room when it is alone.
+        // The largest text has room when it is alone.
         let needed = kibibytes(bytes.min(self.limits.statement_bytes));
         if let Ok(room) = Arc::clone(&self.reading).try_acquire_many_owned(needed) {
             return Ok(room);
@@ -672,7 +672,7 @@ impl Work {
         received.boxed()
     }
 
-    /// Ends the newest statement at work that was not told to end yet; gives its number.
+    /// Ends the newest running statement that was not cancelled yet; gives its id.
     pub(crate) fn relieve(&self) -> Option<String> {
         let newest = self
             .running()
@@ -762,7 +762,7 @@ impl Work {
         let of_user = Arc::clone(&user.turns).try_acquire_owned().ok();
         let of_all = match of_user {
             Some(_) => Arc::clone(&self.turns).try_acquire_owned().ok(),
-            // Other users do not queue behind the statements of a user who has a full share.
+            // Other users do not queue behind the statements of one user with a full share.
             None => None,
         };
         if let (Some(of_user), Some(of_all)) = (of_user, of_all) {
@@ -904,7 +904,7 @@ impl Drop for IsWaiting<'_> {
     }
 }
 
-/// A statement in the list; out of it when this is dropped, and in the log.
+/// A statement in the list; when this is dropped it is taken off the list and logged.
 struct Running {
     work: Arc<Work>,
     statement: Arc<Statement>,
@@ -1117,7 +1117,7 @@ mod tests {
         assert_eq!(refused.kind(), ErrorKind::Exhausted);
         drop(room);
         waits.await.unwrap().unwrap();
-        // One that is longer than may be has room when it is alone.
+        // A text that is longer than allowed has room when it is alone.
         tokio::try_join!(read(1 << 30), read(1 << 30)).unwrap();
         assert_eq!(most.load(Ordering::SeqCst), 1);
         let hurried = self::work(Limits {

@@ -48,7 +48,7 @@ impl Forks {
         })
     }
 
-    /// The session itself, when no other definition is at work.
+    /// The session itself, when no other definition uses it.
     pub(crate) async fn whole(&self) -> Whole<'_> {
         Whole {
             _defining: self.defining.lock().await,
@@ -77,7 +77,7 @@ impl Forks {
         }
     }
 
-    /// Takes a fork back whose plans have all been read. One of which something is still at work is dropped.
+    /// Takes a fork back whose plans have all been read. A fork with a task that still runs is dropped.
     pub(crate) fn give_back(&self, session: Session) {
         if self.most == 0 || !session.is_at_rest() || !session.can_serve(&self.defined()) {
             return;

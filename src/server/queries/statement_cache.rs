@@ -9,7 +9,7 @@ use lru::LruCache;
 use crate::error::Result;
 use crate::server::queries::prepared::Prepared;
 
-/// Those that were sent last, by their text.
+/// The statements that were sent last, by their text.
 pub(crate) struct Known(Mutex<LruCache<String, Prepared>>);
 
 impl Known {
@@ -25,7 +25,7 @@ impl Known {
     ///
     /// # Errors
     ///
-    /// Those of parsing it.
+    /// The errors of parsing it.
     pub(crate) fn prepared(
         &self,
         text: &str,

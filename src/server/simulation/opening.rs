@@ -298,7 +298,7 @@ async fn run(seed: u64, planted: Planted, resting: &Handle) -> Result<(), String
     Ok(())
 }
 
-/// The runtimes that schedules run on: that of jobs rests, the other one is at work.
+/// The runtimes of schedules: the one of jobs never runs, the other one does the work.
 struct Runtimes {
     resting: Runtime,
     working: Runtime,

@@ -219,7 +219,7 @@ impl LogStore for Attempts {
         };
         let written = self.log.write_commit_entry(version, entry, operation).await;
         match &written {
-            // Of the version that exists the store has made sure that it is another writer's.
+            // If the version exists, the store has made sure that it is another writer's.
             Ok(()) | Err(TransactionError::VersionAlreadyExists(_)) => {}
             Err(_) => self.open.store(true, Ordering::Release),
         }

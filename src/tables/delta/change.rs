@@ -1,9 +1,10 @@
 //! DELETE, UPDATE and MERGE: rows of one version of a table give way to others, in one commit (EXACT-2).
 //!
-//! The statement's query gives one row for each row that changes: what happens to it, its place in the version that was read
-//! ([`placed_rows`](super::placed_rows)), and the new values. So each condition and each value is computed once, by the session's
-//! SQL. New rows are checked and written like those of an INSERT. Then the files that have changed rows are read again, and
-//! their other rows are written as they are; the commit takes the old files out and puts the new ones in.
+//! The statement's query gives one row for each row that changes: the kind of change, the row's place in the version
+//! that was read ([`placed_rows`](super::placed_rows)), and the new values. So each condition and each value is
+//! computed once, by the session's SQL. New rows are checked and written like those of an INSERT. Then the files that
+//! have changed rows are read again, and their other rows are written as they are; the commit takes the old files out
+//! and puts the new ones in.
 //!
 //! Rows that other writers add meanwhile count as added afterwards. If another commit has changed rows, or has moved
 //! rows of the same files, nothing is written, and the error says that it is a conflict: the statement may be run again
@@ -41,7 +42,7 @@ use super::scan::TableScan;
 use super::write::{Rewrite, WriteTarget, Written, discard, write_files};
 use crate::error::Error;
 
-/// The column that says what happens to a row, as [`RowChange`].
+/// The column with the kind of a row's change, as [`RowChange`].
 pub const ROW_CHANGE: &str = "change of row";
 
 /// Columns before those of the table.
@@ -72,9 +73,9 @@ pub enum ChangeStatement {
     },
 }
 
-/// One version of a table whose rows a statement changes.
+/// The version of a table in which a statement changes rows.
 pub struct ChangeTarget {
-    /// As the other parts of the statement read it.
+    /// The provider by which the other parts of the statement read it.
     pub table: Arc<dyn TableProvider>,
     /// Its rows with their places, in the columns [`ROW_FILE`] and [`ROW_NUMBER`].
     pub rows: Arc<dyn TableProvider>,
@@ -82,7 +83,7 @@ pub struct ChangeTarget {
     pub changes: Arc<dyn TableProvider>,
     /// The table's columns.
     pub schema: SchemaRef,
-    /// Those that are computed.
+    /// The generated columns.
     pub generated: Vec<String>,
 }
 

@@ -2,8 +2,8 @@
 //! the outcome is unknown (EXACT-2).
 //!
 //! Each commit has a name of its own in its entry of the log, the witness. When the library reports a failure after an
-//! attempt, the entries since are read before anything is said or deleted. Files are deleted only when it is sure that no
-//! entry names them; else they stay for VACUUM.
+//! attempt, the entries since are read before an outcome is reported or a file is deleted. Files are deleted only when
+//! it is sure that no entry names them; else they stay for VACUUM.
 
 use std::sync::Arc;
 
@@ -59,8 +59,8 @@ impl PreparedWrite {
 impl DeltaTableHandle {
     /// Writes the rows of `plan`, whose columns are the table's in order, as one commit.
     ///
-    /// With `transaction`, (application id, version) is recorded in the same commit; whether it was
-    /// before is for the caller to ask [`Self::transaction_version`].
+    /// With `transaction`, (application id, version) is recorded in the same commit; to find out whether it was
+    /// recorded before, the caller asks [`Self::transaction_version`].
     ///
     /// # Errors
     ///
@@ -112,9 +112,9 @@ impl DeltaTableHandle {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Cancelled`] if another writer has taken the application over; a conflict, or a RESTORE that the application does
-    /// not know of, and nothing is committed; a store that does not answer: then it cannot be told whether it was committed, and
-    /// [`Self::transaction_version`] can say.
+    /// [`ErrorKind::Cancelled`] if another writer has taken the application over; a conflict, or a RESTORE that the
+    /// application does not know of, and nothing is committed; a store that does not answer: then the outcome is
+    /// unknown, and [`Self::transaction_version`] can tell it.
     pub async fn commit_prepared(
         &self,
         prepared: PreparedWrite,
@@ -476,7 +476,7 @@ fn is_conflict(error: &DeltaTableError) -> bool {
 
 /// The version after `since` whose entry has the name `id`, and the entry.
 ///
-/// Entries are read one by one: a list may be old, and the library's own look at the log is one.
+/// Entries are read one by one: a list may be old, and the library reads the log by a list.
 ///
 /// # Errors
 ///

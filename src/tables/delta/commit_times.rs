@@ -38,7 +38,7 @@ pub(super) fn time_in<'a>(actions: impl IntoIterator<Item = &'a Value>) -> Optio
     info.get("inCommitTimestamp")?.as_i64()
 }
 
-/// Looks for the version of a time, in microseconds, in the log of a table.
+/// Finds the version of a time, in microseconds, in the log of a table.
 ///
 /// # Errors
 ///

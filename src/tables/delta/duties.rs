@@ -29,7 +29,7 @@ pub(super) struct Duties {
 }
 
 impl Duties {
-    /// Of a commit on top of `snapshot`, which adds files or does not.
+    /// The duties of a commit on top of `snapshot`, which adds files or does not.
     ///
     /// # Errors
     ///

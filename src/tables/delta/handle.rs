@@ -97,7 +97,7 @@ impl DeltaTableHandle {
         Self::over(log_store, spec, location, options).await
     }
 
-    /// The same over the log in a store that is there.
+    /// The same, over the log in a given store.
     #[expect(
         clippy::disallowed_methods,
         reason = "each commit has a name by which it is found"
@@ -201,7 +201,7 @@ impl DeltaTableHandle {
         )))
     }
 
-    /// Those of `paths` that are no files of the newest version.
+    /// The paths among `paths` that are no files of the newest version.
     ///
     /// # Errors
     ///
@@ -292,7 +292,7 @@ impl DeltaTableHandle {
         self.inner.stream
     }
 
-    /// Of a table that jobs read as a stream: its event time column and watermark.
+    /// The event time column and watermark of a table that jobs read as a stream.
     pub fn event_time(&self) -> Option<&EventTime> {
         self.inner.event_time.as_ref()
     }

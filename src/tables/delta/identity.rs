@@ -9,7 +9,7 @@ use super::handle::DeltaTableHandle;
 use crate::core::jobs::Identity;
 use crate::error::{Error, Result};
 
-/// A commit of the table as the store has it: as long as it is there unchanged, the table is the one it was.
+/// A commit of the table as the store has it: as long as this commit is there unchanged, the table is the same one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SeenCommit {
     version: u64,
@@ -39,7 +39,7 @@ impl DeltaTableHandle {
             Some(commit) => self.still(commit).await?,
             None => None,
         };
-        // Until it is known again nothing is.
+        // While the commit is checked, none counts as seen: the check may be cancelled.
         *seen = None;
         let commit = match still {
             Some(commit) => commit,
@@ -58,7 +58,7 @@ impl DeltaTableHandle {
     async fn still(&self, seen: &SeenCommit) -> Result<Option<SeenCommit>> {
         let known = self.known().await;
         let newest = version_of(&known)?;
-        // Looked at first: if the table was replaced meanwhile, the seen commit is another one afterwards.
+        // Read first: if the table is replaced meanwhile, the seen commit differs afterwards.
         let stamp = match newest > seen.version {
             true => self.stamp(&known, newest).await?,
             false => None,

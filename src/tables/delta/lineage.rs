@@ -24,9 +24,9 @@ const READS_AT_ONCE: usize = 8;
 /// Up to which commit of an application a table has its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowsUpTo {
-    /// Up to the one that recorded this number; none if it has no rows of the application.
+    /// Rows up to the commit that recorded this number; none if the table has no rows of the application.
     Number(Option<i64>),
-    /// It was restored in this version, and to which earlier one its log no longer tells.
+    /// It was restored in this version; the log no longer tells to which earlier one.
     Untold(u64),
 }
 
@@ -43,13 +43,13 @@ pub(super) struct Lineage {
 /// Which older commits do not count.
 enum Undone {
     None,
-    /// Those after this version.
+    /// The commits after this version.
     After(u64),
-    /// Those until the table is as it was restored: these files make the difference.
+    /// The commits until the table is in the restored state again: these files make the difference.
     UntilAlike(HashSet<String>),
 }
 
-/// A commit as its entry in the log tells of it.
+/// A commit, as its entry in the log describes it.
 pub(super) struct LoggedCommit {
     pub(super) version: u64,
     /// No later RESTORE has undone it.
@@ -62,12 +62,12 @@ pub(super) struct LoggedCommit {
 pub(super) enum Removed {
     /// Its rows are gone.
     Gone,
-    /// Rows of it may be in other files.
+    /// Its rows may be in other files.
     Rewritten,
 }
 
 impl Lineage {
-    /// Of the table with this log, whose newest version is `newest`.
+    /// The lineage of the table with this log, whose newest version is `newest`.
     pub(super) fn of(log: LogStoreRef, newest: u64) -> Self {
         Self {
             entries: entries(log, (0..=newest).rev()),
@@ -115,8 +115,8 @@ impl Lineage {
         Ok(Some(commit))
     }
 
-    /// The newest version that the table comes from, of those where nothing but that was looked at yet; none if the state that it
-    /// was restored to was not found so far.
+    /// Among the versions that are not read yet, the newest one that the table comes from; none if the state that the
+    /// table was restored to is not found so far.
     pub(super) fn base(&self) -> Option<u64> {
         match &self.undone {
             Undone::None => self.oldest,

@@ -199,7 +199,7 @@ async fn exact_2_where_the_log_says_nothing_any_more_nothing_is_said() {
     }
     lake.restore(3).await;
     assert_eq!(lake.version().await, 6);
-    // A takeover has looked at it.
+    // A takeover has read the RESTORE.
     lake.application.checked = 6;
     lake.batch().await;
     lake.restore(6).await;

@@ -226,7 +226,7 @@ impl DeltaTableHandle {
             .await
             .map_err(|error| self.fail(error))?;
         let versions = (0..commits.len() as u64).map(|back| newest.saturating_sub(back) as i64);
-        // The time in an entry is the one that time travel goes by.
+        // Time travel uses the time in an entry.
         let times = commits.iter().map(|commit| {
             let time = commit.in_commit_timestamp.or(commit.timestamp);
             time.map(|ms| ms.saturating_mul(1_000))

@@ -20,7 +20,7 @@ pub(super) struct NanColumns {
 }
 
 impl NanColumns {
-    /// Looks at more rows.
+    /// Checks more rows for NaN.
     pub(super) fn look_at(&mut self, rows: &RecordBatch) {
         let schema = rows.schema();
         for (field, column) in schema.fields().iter().zip(rows.columns()) {

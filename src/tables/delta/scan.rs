@@ -25,7 +25,7 @@ pub(super) struct TableScan {
 }
 
 impl TableScan {
-    /// Of the version that `table` has loaded.
+    /// The scan of the version that `table` has loaded.
     pub(super) fn of(table: &DeltaTable) -> std::result::Result<Self, DeltaTableError> {
         Self::as_configured(table, DeltaScanConfig::new())
     }
@@ -54,7 +54,7 @@ impl TableScan {
         Ok(Self { scan, variants })
     }
 
-    /// Of these files alone.
+    /// Reads these files alone.
     pub(super) fn with_file_selection(mut self, files: FileSelection) -> Self {
         self.scan = self.scan.with_file_selection(files);
         self

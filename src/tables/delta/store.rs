@@ -1,6 +1,6 @@
 //! The store of a table, as the library sees it: its answers say correctly whether an entry of the log was written.
 //!
-//! A commit is one conditional write. A store may do it and lose the answer; the client asks again and is told that the entry
+//! A commit is one conditional write. A store may do it and lose the answer; the client asks again and gets the answer that the entry
 //! exists. The library would take its own commit for another writer's, commit the same files a second time, or delete them.
 //! [`TruthfulStore`] reads the entry back instead, and tries again if no entry is there. If it cannot find out, it
 //! gives an error that leaves the question open, and never "exists".

@@ -15,7 +15,7 @@ use super::handle::DeltaTableHandle;
 use crate::core::jobs::{FilePlace, RecordMark, Reported, SourceProgress, choose_files};
 use crate::error::{Error, ErrorKind, Result};
 
-/// So many commits a look takes in at most; the next one goes on from there.
+/// The most commits that one call reads; the next call goes on from there.
 const COMMITS: u64 = 1_000;
 
 /// How a job reads the table as a stream.
@@ -49,7 +49,7 @@ struct CommitFiles {
     has_changes: bool,
     /// The operation that made it, for people.
     operation: String,
-    /// Of its text.
+    /// The checksum of its text.
     checksum: u64,
 }
 
@@ -372,8 +372,8 @@ impl DeltaJobSource {
         Ok((start, files, end))
     }
 
-    /// The files of a batch by the state of the table in which they are read: that of `version` where it has them as they were
-    /// added, else the one that added them.
+    /// The files of a batch, by the version of the table in which they are read: `version` if it has them as they were
+    /// added, else the version that added them.
     async fn groups(
         &self,
         newest: &DeltaTable,
@@ -431,7 +431,7 @@ impl DeltaJobSource {
         table: &DeltaTable,
         place: FilePlace,
     ) -> Result<Option<RecordMark>> {
-        // Of a version that is read in several batches, that version.
+        // A version that is read in several batches gives the mark itself.
         let read = match place.of_all || place.file > 0 {
             true => Some(place.version),
             false => place.version.checked_sub(1),

@@ -16,7 +16,7 @@ pub(super) const FILE_COLUMN: &str = "__file";
 /// Place and times of a file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FileFacts {
-    /// Of its place.
+    /// The offset of its place.
     pub(super) offset: i64,
     pub(super) version: u64,
     /// In milliseconds since 1970 UTC.

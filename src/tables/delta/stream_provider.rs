@@ -43,7 +43,7 @@ const BYTES_OF_STREAM: u64 = 8 << 20;
 #[derive(Debug)]
 pub struct DeltaStreamProvider {
     range: FileRange,
-    /// Of the table.
+    /// The columns of the table.
     columns: SchemaRef,
     /// With the hidden column, if it has one.
     schema: SchemaRef,

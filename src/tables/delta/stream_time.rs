@@ -52,7 +52,7 @@ pub(super) struct TimeOfBatch {
     pub(super) time: Arc<BatchTime>,
     /// Without it rows meet no watermark: only where they are is to be known.
     pub(super) event_time: Option<EventTime>,
-    /// Of the table, for people.
+    /// The location of the table, for people.
     pub(super) location: String,
     /// Takes rows without a time.
     pub(super) bad_records: Arc<BadRecords>,
@@ -80,7 +80,7 @@ impl TimeOfBatch {
     }
 }
 
-/// Gives the rows of a batch's files with the hidden column. A leaf: nothing is to be moved below it.
+/// Gives the rows of a batch's files with the hidden column. A leaf of the plan: no operator may be pushed below it.
 pub(super) struct DeltaTimedExec {
     shared: Arc<Shared>,
     /// The table's columns that are asked for, the event time, and the file.
@@ -164,7 +164,7 @@ impl Shared {
                     let mut rows = rows?;
                     while let Some(rows) = rows.next().await {
                         let rows = rows?;
-                        // Of no rows it is not said which file they are in.
+                        // An empty batch does not tell which file it is of.
                         if rows.num_rows() == 0 {
                             continue;
                         }

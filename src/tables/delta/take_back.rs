@@ -19,7 +19,8 @@ use super::write::Written;
 use crate::error::{Error, Result};
 
 impl DeltaTableHandle {
-    /// Takes those of `paths` that are files of the table out of it, in one commit, as the application that owns it.
+    /// Takes the paths among `paths` that are files of the table out of it, in one commit, as the application that owns
+    /// it.
     ///
     /// # Errors
     ///
@@ -89,8 +90,8 @@ impl DeltaTableHandle {
         self.rewritten(&table, missing, None).await
     }
 
-    /// One of the files that the table no longer has while rows of it may be in others. In the commit with the `mark` all of them
-    /// were out of the table.
+    /// One of the missing files with rows that may be in other files. In the commit with the `mark` all of them were
+    /// out of the table.
     async fn rewritten(
         &self,
         table: &DeltaTable,
@@ -111,7 +112,8 @@ impl DeltaTableHandle {
                 if commit.restores().is_some() {
                     continue;
                 }
-                // So does the one that added a file first that this one takes out and adds again, with rows deleted from it.
+                // A commit may take a file out and add it again, with rows deleted from it: then the commit that added
+                // it first is used.
                 let again: HashSet<String> =
                     commit.removed().map(|(path, _)| decoded(path)).collect();
                 for path in commit.added() {
@@ -151,7 +153,7 @@ impl DeltaTableHandle {
     }
 }
 
-/// A file whose rows may be in others.
+/// A file with rows that may be in other files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RewrittenFile {
     /// As it was added.

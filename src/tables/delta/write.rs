@@ -40,7 +40,7 @@ use crate::error::{Error, Result};
 
 /// Encoded bytes of a row group, which are the most that an open file holds in memory.
 const ROW_GROUP_BYTES: usize = 32 << 20;
-/// Rows handed to the encoder at a time; between two the file's size is looked at.
+/// Rows handed to the encoder at a time; the file's size is checked in between.
 const ENCODE_ROWS: usize = 8_192;
 /// Batches that may wait for an encoder.
 const QUEUE: usize = 2;
@@ -87,9 +87,10 @@ pub(super) struct Written {
     pub(super) rows: u64,
     /// Files that the same commit takes out of the table.
     pub(super) removed: Vec<Action>,
-    /// Of rows that must not follow a RESTORE that their writer does not know of: up to which version it knows the table.
+    /// The version up to which the writer has read the log, for rows that must not follow a RESTORE that it does not
+    /// know of.
     pub(super) checked: Option<u64>,
-    /// Of rows that take the place of others: the operation that the log records.
+    /// The operation that the log records, for rows that take the place of others.
     pub(super) rewrite: Option<Rewrite>,
 }
 
@@ -146,7 +147,7 @@ pub(super) async fn write_files(
             }
             for (queue, parts) in queues.iter().zip(of_encoder) {
                 if !parts.is_empty() && queue.send(parts).await.is_err() {
-                    // The encoder ended early: its own error is the one to tell.
+                    // The encoder ended early: its own error is reported.
                     failed.store(true, Ordering::Release);
                     return Ok(rows);
                 }

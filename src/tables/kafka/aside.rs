@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 ///
-/// Those of the call.
+/// The errors of the call.
 #[expect(
     clippy::disallowed_methods,
     reason = "librdkafka's calls block, and have threads of their own"

@@ -159,7 +159,7 @@ impl ClientSettings {
             ("fetch.message.max.bytes", fetched.to_string().as_str()),
             ("queued.max.messages.kbytes", kilobytes.to_string().as_str()),
             ("queued.min.messages", records.to_string().as_str()),
-            // A full queue is looked at again soon: the default is a second, in which a fast reader starves.
+            // A full queue is checked again soon: the default is a second, in which a fast reader starves.
             ("fetch.queue.backoff.ms", "5"),
             (
                 "statistics.interval.ms",
@@ -198,7 +198,7 @@ impl ClientSettings {
         }
     }
 
-    /// A client that asks for and names the committed offsets of a group, and is no member of it.
+    /// A client that reads and commits offsets of a group, and is no member of it.
     pub(crate) fn group_consumer(
         &self,
         group: &str,
@@ -408,7 +408,7 @@ pub(crate) async fn create_topic(
     Ok(())
 }
 
-/// True when the broker sets the times of the topic's records. When it cannot be told, it is not.
+/// Whether the broker sets the times of the topic's records; false if the brokers do not tell.
 pub(crate) async fn is_log_append_time(settings: &ClientSettings, topic: &str) -> bool {
     let described = topic_settings(settings, topic).await;
     described.is_some_and(|described| {
@@ -416,12 +416,12 @@ pub(crate) async fn is_log_append_time(settings: &ClientSettings, topic: &str) -
     })
 }
 
-/// A setting of a topic, if it was told.
+/// A setting of a topic, if the brokers have told it.
 pub(crate) fn setting<'s>(described: &'s ConfigResource, name: &str) -> Option<&'s str> {
     described.get(name)?.value.as_deref()
 }
 
-/// The settings of a topic, as far as they may be read; none if they cannot be told.
+/// The settings of a topic, as far as they may be read; none if the brokers do not tell them.
 pub(crate) async fn topic_settings(
     settings: &ClientSettings,
     topic: &str,

@@ -33,8 +33,8 @@ pub(crate) trait Record: Send + 'static {
 pub(crate) enum Arrived<R> {
     /// A record.
     Record(R),
-    /// The broker that is read has nothing stable at or after this offset *now*: a follower may lag, and a new leader may not
-    /// know yet what is stable.
+    /// The broker that is read has nothing stable at or after this offset *now*: a follower may lag, and a new leader
+    /// may not know its last stable offset yet.
     End(i64),
     /// Fetching failed.
     Failed(RDKafkaErrorCode),

@@ -16,9 +16,9 @@ use crate::tables::kafka::reader::{ASSIGNED, TableReader};
 use crate::tables::kafka::reading::may_pass;
 use crate::tables::kafka::record::mark_of;
 
-/// A client that is silent is looked at again after this time.
+/// The time after which a silent client is checked again.
 const POLL: Duration = Duration::from_millis(100);
-/// So many records are taken from the client at once: one is enough to tell.
+/// The most records that are taken from the client at once: one is enough to tell.
 const TAKEN: usize = 16;
 
 /// For each partition with another record at the mark's offset, gives that record. A partition whose record is gone, by

@@ -14,7 +14,7 @@ impl EmbeddedBroker {
     /// Starts one.
     ///
     /// # Errors
-    /// When no socket can be had.
+    /// No socket can be opened.
     pub fn start() -> Result<Self> {
         MockCluster::new(1)
             .map(|cluster| Self { cluster })

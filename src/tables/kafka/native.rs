@@ -130,7 +130,7 @@ pub(crate) struct Queue<C: ConsumerContext> {
     place: TopicPartitionList,
     /// The last offset at which an end of partition, or an error, was taken.
     ended: Option<i64>,
-    /// Told by librdkafka's threads; they have a pointer to it until the queue is dropped.
+    /// Notified by librdkafka's threads; they have a pointer to it until the queue is dropped.
     signal: Arc<Notify>,
     /// Must outlive the queue: dropped last.
     consumer: Arc<BaseConsumer<C>>,
@@ -140,7 +140,7 @@ pub(crate) struct Queue<C: ConsumerContext> {
 unsafe impl<C: ConsumerContext> Send for Queue<C> {}
 
 impl<C: ConsumerContext> Queue<C> {
-    /// The queue of a partition. Taken before the partition is assigned, it gets all that is fetched of it.
+    /// The queue of a partition. If it is taken before the partition is assigned, it gets all records of it.
     pub(crate) fn of_partition(
         consumer: &Arc<BaseConsumer<C>>,
         topic: &str,
@@ -206,8 +206,8 @@ impl<C: ConsumerContext> Queue<C> {
 
     /// The offset after the last record, or control record, that was taken.
     ///
-    /// librdkafka counts the end of a partition at an offset as if it were a record there. Whether a control record was taken at
-    /// this offset as well cannot be told: then it is not counted.
+    /// librdkafka counts the end of a partition at an offset as if it were a record there. It does not tell whether a
+    /// control record was taken at this offset as well: then the offset is not counted.
     pub(crate) fn position(&self) -> Option<i64> {
         let client = self.consumer.client().native_ptr();
         // SAFETY: client and list live; the offset is written into the list, which is not shared.
@@ -222,7 +222,7 @@ impl<C: ConsumerContext> Queue<C> {
         }
     }
 
-    /// Told when the queue was empty and is not any more.
+    /// Notified when an empty queue gets an event.
     pub(crate) fn signal(&self) -> &Notify {
         &self.signal
     }

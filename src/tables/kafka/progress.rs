@@ -33,12 +33,12 @@ pub(crate) enum Place {
     Within,
     /// At or past the end, so that the range is done.
     Beyond,
-    /// At an offset whose turn is over: the log was cut back while it was read.
+    /// At an offset that was passed already: the log was cut back while it was read.
     Again,
 }
 
 impl Progress {
-    /// Of a range, of which nothing below `next` is left to be given.
+    /// The progress of a range; all its records below `next` were given.
     pub(crate) fn new(range: OffsetRange, next: i64, rule: EndRule) -> Self {
         let next = next.max(range.start);
         Self {

@@ -36,7 +36,7 @@ pub struct KafkaTableProvider {
     /// The ranges of a job's batch, which no predicate narrows.
     fixed: Option<Vec<OffsetRange>>,
     bad_records: Arc<BadRecords>,
-    /// Of a job's batch that keeps time: the table has the hidden column then.
+    /// The times of a job's batch that keeps time: then the table has the hidden column.
     time: Option<Arc<BatchTime>>,
     pool: Option<Arc<ConsumerPool>>,
     schema: SchemaRef,

@@ -68,7 +68,7 @@ pub(crate) trait Publisher: Clock + Send + Sync + 'static {
     /// How many records have no outcome yet, and events of the client that wait.
     fn in_flight_count(&self) -> i32;
 
-    /// Drops records that were not delivered: each is told to have failed.
+    /// Drops records that were not delivered: each is reported as failed.
     fn purge(&self);
 
     /// Takes the transactional id over: the broker fences the producer off that had it, and ends its transaction.

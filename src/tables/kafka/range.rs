@@ -76,7 +76,7 @@ impl Bounds {
     }
 }
 
-/// The bounds all `filters` together set on `partition`; `None`: no row of it can match.
+/// The bounds that all `filters` together set on `partition`; `None`: none of its rows can match.
 pub(crate) fn bounds(
     filters: &[Expr],
     columns: &NarrowingColumns,

@@ -213,7 +213,7 @@ impl Fetcher for PartitionFetcher {
     }
 
     async fn arrival(&mut self, at_most: Duration) {
-        // Whether it was told or the time is over, the queue is looked at.
+        // Notified or timed out: in both cases the queue is read next.
         let _ = tokio::time::timeout(at_most, self.queue.signal().notified()).await;
     }
 }

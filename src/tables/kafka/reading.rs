@@ -21,7 +21,7 @@ use crate::tables::kafka::record::RecordReader;
 
 /// Bytes after which a batch is handed on although it has few rows.
 const BATCH_BYTES: usize = 8 << 20;
-/// A client that is silent is looked at again after this time.
+/// The time after which a silent client is checked again.
 const POLL: Duration = Duration::from_millis(100);
 /// How many records are taken from the client at once.
 const TAKEN: usize = 1_024;
@@ -49,9 +49,9 @@ pub(crate) struct RangeReading {
 /// How reading a range ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Read {
-    /// Every record of it was given.
+    /// Every record of the range was given.
     All,
-    /// Nothing more is wanted.
+    /// The reader of the batches has stopped.
     Stopped,
 }
 

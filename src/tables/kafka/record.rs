@@ -36,8 +36,8 @@ pub(crate) struct RecordReader {
 }
 
 impl RecordReader {
-    /// `projection` are column indices of the table, the one after the last is the hidden column; `schema` is the table's,
-    /// projected. With a timer for the partition the event time is read whether it is asked for or not.
+    /// `projection` are column indices of the table, the one after the last is the hidden column; `schema` is the
+    /// table's, projected. With a timer for the partition, the event time is read even if the projection leaves it out.
     pub(crate) fn try_new(
         table: &KafkaTable,
         schema: SchemaRef,
@@ -100,7 +100,7 @@ impl RecordReader {
         }
     }
 
-    /// A batch of these records; dead letters are left out of it.
+    /// A batch of these records, without the dead letters.
     pub(crate) fn read(&mut self, messages: &[impl Record]) -> Result<RecordBatch> {
         let aside: Vec<BadRow> = messages
             .iter()

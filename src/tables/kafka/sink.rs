@@ -143,7 +143,8 @@ async fn send<O: Outlet>(mut outlet: O, rows: Option<EncodedBatch>) -> Result<(O
 /// The partitions of a topic, once they have been asked for; none if there is no such topic.
 pub(super) type KnownPartitions = OnceCell<Option<Vec<i32>>>;
 
-/// Makes records of rows, of which nothing is kept. The brokers are asked for the partitions only if those are not `known`.
+/// Encodes rows as records and drops the records. The brokers are asked for the partitions only if those are not
+/// `known`.
 ///
 /// # Errors
 ///
@@ -188,7 +189,7 @@ impl<'t> RecordBounds<'t> {
     }
 
     fn check(&self, batch: &EncodedBatch) -> Result<()> {
-        /// Of a record that leaves the partition to the client.
+        /// The partition of a record that leaves the choice to the client.
         const ANY: i32 = -1;
         /// The most bytes that the client adds to the key and the value of a record.
         const FRAME: usize = 36;
@@ -717,7 +718,7 @@ impl<P: Publisher> Session<P> {
         (!is_open).then_some(error)
     }
 
-    /// Why a record was not written. `partition` is the one that it asked for, if that is known.
+    /// Why a record was not written. `partition` is the partition that it asked for, if that is known.
     fn refused(&self, error: &KafkaError, partition: Option<i32>) -> Error {
         let topic = &self.table.topic;
         let is_taken_back = matches!(

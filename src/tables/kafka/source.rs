@@ -60,7 +60,7 @@ impl KafkaJobSource {
         .await
     }
 
-    /// Of the partitions that no longer have the record that was read last, but another one at its offset: the one they have.
+    /// For each partition that has another record at the offset of the last one read: that other record.
     ///
     /// # Errors
     ///

@@ -214,8 +214,8 @@ impl<G: Group> JobTopic<G> {
     ///
     /// # Errors
     ///
-    /// Another runner has taken the job over, or the broker does not answer: then it cannot be told whether the
-    /// transaction was committed, and only the witness can say after the next takeover.
+    /// Another runner has taken the job over, or the broker does not answer: then the outcome is unknown, and only the
+    /// witness tells it after the next takeover.
     pub(crate) async fn commit(
         &self,
         offsets: &[TopicOffset],
@@ -351,7 +351,7 @@ impl<G: Group> Outlet for Batch<G> {
             if !is_whole {
                 return Err(Error::new(ErrorKind::Cancelled, "the batch was cancelled"));
             }
-            // Nothing is in doubt yet: the job says that it waits, and tries the batch again.
+            // The transaction is not committed yet: the job reports that it waits, and tries the batch again.
             session.flush(session.table.client.patience())
         });
         sent.map_err(|error| match self.inner.is_fenced_off() {
@@ -365,9 +365,9 @@ impl<G: Group> Outlet for Batch<G> {
 impl<G: Group> Inner<G> {
     /// Makes offsets part of the transaction.
     ///
-    /// The client has an end for the first of its two requests only: for the second it waits until the group's coordinator
-    /// answers. So the call is left alone after a while. Nothing is in doubt before the commit, and the runner that takes the job
-    /// over next fences this producer off.
+    /// The client has a timeout for the first of its two requests only: for the second it waits until the group's
+    /// coordinator answers. So the call is left alone after a while. Before the commit no outcome is in doubt, and the
+    /// runner that takes the job over next fences this producer off.
     #[expect(
         clippy::disallowed_methods,
         reason = "a call that may outlast its time limit has a thread of its own"

@@ -1,5 +1,5 @@
-//! A job whose sink is the table. Its log is in memory and does not fail; its runners take the job over from each other, die, and go
-//! back to earlier batches.
+//! Simulated job with the table as sink. Its log is in memory and does not fail; its runners take the job over from
+//! each other, die, and go back to earlier batches.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -53,8 +53,8 @@ impl Job {
 /// A runner of the job. It may have lost the job without knowing.
 #[derive(Debug, Default)]
 pub(super) struct Runner {
-    /// If it has the job: the number of its takeover, the last number that it has written to the table, and the version that it has
-    /// looked at.
+    /// If it has the job: the number of its takeover, the last number that it has written to the table, and the version
+    /// up to which it has read the log.
     owns: Option<(i64, i64, u64)>,
 }
 

@@ -1,10 +1,10 @@
-//! The real commits and files of Delta tables, over a store that lies.
+//! Simulation of the real commits and files of Delta tables, over a store that lies.
 //!
 //! Several writers insert, overwrite, optimize, and run a job with takeovers and rewinds. The store answers writes that it has done
 //! with errors, does writes late or only in part, says that a writer's own entry exists already, gives old lists, and refuses a
 //! writer for a while. In the middle of a commit whole statements of other writers run. In the end the log of the table is read
-//! without faults. The rows of a statement that has said that it succeeded are in the table once. Those of one that has said that
-//! nothing was written are not in it. Those of one that could not tell are in it at most once. And all files are there (EXACT-2,
+//! without faults. If a statement has reported success, its rows are in the table once. If it has reported that
+//! nothing was written, they are not in it. If it could not tell, they are in it at most once. And all files are there (EXACT-2,
 //! EXACT-3).
 //!
 //! A test that fails names the seed: `ANABRANCH_SEED=<n>` runs the schedule of this seed alone, and `ANABRANCH_SEEDS=<count>` runs

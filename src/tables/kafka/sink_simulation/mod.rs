@@ -53,7 +53,7 @@ enum Planted {
     OffsetsAtOnce,
 }
 
-/// A runner at work. When its thread ends, also by a panic, the other one goes on.
+/// A running runner. When its thread ends, also by a panic, the other one goes on.
 struct Present<'w> {
     world: &'w World,
     slot: usize,

@@ -1,4 +1,5 @@
-//! A job whose sink is the topic: its log in memory, and runners that use the log and the sink as the real runner does.
+//! Simulated job with the topic as sink: its log in memory, and runners that use the log and the sink as the real
+//! runner does.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;

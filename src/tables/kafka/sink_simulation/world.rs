@@ -44,7 +44,7 @@ pub(super) struct State {
     /// No broker answers before this time.
     away_until: Duration,
     turn: usize,
-    /// Which runners are still at work.
+    /// The runners that still run.
     present: [bool; RUNNERS],
     steps: u64,
     pub(super) broker: Broker,
