@@ -250,7 +250,7 @@ fn statements_that_ask_for_all_memory_are_refused_and_a_job_goes_on() {
         "SELECT value, (SELECT max(repeat('x', 5000000)) FROM generate_series(1, 2)) AS r FROM generate_series(1, 8000)",
         "SELECT CASE WHEN value % 2 = 0 THEN repeat('x', 5000000) ELSE 'y' END AS r FROM generate_series(1, 8000)",
         "SELECT lag('a', 100000, repeat('x', 1000000)) OVER (ORDER BY value) FROM generate_series(1, 8000)",
-        // Functions make much of a batch, or of what is the same for all rows.
+        // Functions make large results of a batch, or of an argument that is the same for all rows.
         "SELECT string_to_array(repeat(',', 1500 + value % 7), ',') FROM generate_series(1, 8000)",
         "SELECT unnest(range(0, 100000 + value)) AS e, repeat('x', 100000 + value % 2) AS t FROM generate_series(1, 20)",
         "SELECT array_agg(repeat('x', 1000000)) FROM generate_series(1, 8000)",
@@ -278,7 +278,7 @@ fn statements_that_ask_for_all_memory_are_refused_and_a_job_goes_on() {
             "SELECT unnest(range(0, 1000000 + value)), {} FROM generate_series(1, 1)",
             many(&|n| format!("value + {n} AS n{n}"))
         ),
-        // What calls nothing copies what it is given.
+        // Expressions without a function call copy their columns.
         format!(
             "SELECT {} FROM ({texts})",
             many(&|n| format!("CASE WHEN value > {n} THEN t ELSE 'y' END AS c{n}"))
