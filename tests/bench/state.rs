@@ -151,7 +151,7 @@ impl Held {
 /// and the memory of plain arrays with the same values.
 pub(crate) fn child(bench: &Bench) {
     let aggregate = bench.runtime.block_on(aggregate(&bench.session));
-    // Code and pools are there before it counts.
+    // A first fill loads code and memory pools, which do not count.
     drop(Held::fill(&aggregate, 1_000));
     let before = resident_bytes();
     let mut held = Held::fill(&aggregate, KEYS);
@@ -302,7 +302,7 @@ fn restart(bench: &Bench, held: &Held, report: &mut Report) {
     let best = |step: &dyn Fn() -> u64| -> Taken { best_of((0..10).map(|_| measure(step))) };
     let plain = best(&|| {
         let file = std::fs::File::open(&path).unwrap();
-        // As state is, all of it is held.
+        // As the state of a job does, this holds all batches in memory.
         let read = FileReader::try_new(file, None).unwrap();
         let batches: Result<Vec<RecordBatch>, _> = read.collect();
         let batches = batches.unwrap();

@@ -171,7 +171,7 @@ fn threads_beside_tokio(process: &str) -> usize {
     names.filter(|name| !name.starts_with("tokio")).count()
 }
 
-/// The batches of a job of a server to whose source something comes all the time, before and while readers stand still.
+/// The batches of a server's job with a steady source, before and while readers stand still.
 fn standing(bench: &Bench, bootstrap: &str, folder: &Path, report: &mut Report) {
     const STEADY: &str = "bench_steady";
     peers::create_topic(bootstrap, "bench_standing", 64);

@@ -272,7 +272,7 @@ fn a_table_that_was_restored_to_an_earlier_day_is_found() {
         "{}",
         found.out
     );
-    // Nothing is made in the place of one that is gone.
+    // `check` does not create a sink that is gone.
     std::fs::remove_dir_all(work.path("kept")).unwrap();
     let gone = work.anabranch(&["check", "--sink", "--format", "csv"]);
     assert_eq!(gone.code, Some(1), "{gone:#?}");

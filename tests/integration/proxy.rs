@@ -13,13 +13,13 @@ use std::time::Duration;
 pub(crate) enum Fate {
     /// It goes to the store, and the answer comes back.
     Pass,
-    /// It goes to the store, whose answer is thrown away: the client gets this status.
+    /// It goes to the store; the proxy drops the answer, and the client gets this status.
     Hide(u16),
     /// It does not reach the store: the client gets this status.
     Refuse(u16),
     /// It waits so long, and passes then.
     Delay(Duration),
-    /// It goes to the store, whose answer is thrown away, and the connection ends without any.
+    /// It goes to the store; the proxy drops the answer, and the connection ends without one.
     Cut,
     /// The client gets this status at once; the store gets the request after so long.
     Late(u16, Duration),

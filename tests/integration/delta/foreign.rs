@@ -457,7 +457,8 @@ async fn tables_as_managed_services_make_them_are_written() {
     run(&session(&handle).await, "INSERT INTO t VALUES (3)")
         .await
         .unwrap();
-    // One that does not know of the other: the numbers are those of the version that an entry gets.
+    // The stale session has not seen the other commit: the numbers of its rows are those of the version that its entry
+    // gets.
     let stale = session(&handle).await;
     run(&session(&handle).await, "INSERT INTO t VALUES (4), (5)")
         .await

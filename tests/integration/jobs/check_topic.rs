@@ -126,7 +126,7 @@ fn batches_that_a_topic_lacks_are_told() {
         "rows of batches 2 to 3",
         "REWIND JOB doubling TO BATCH 1",
     );
-    // One that says nothing of the job is neither.
+    // A topic with no offsets of the job's group is neither up to date nor behind.
     drop(member);
     let group = pipeline.group();
     let admin = admin(&pipeline.bootstrap);

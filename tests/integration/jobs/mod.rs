@@ -38,7 +38,7 @@ struct Pipeline {
     bootstrap: String,
     source: String,
     sink: String,
-    /// Of the processes that run jobs.
+    /// Environment variables of the processes that run jobs.
     variables: Vec<(&'static str, String)>,
 }
 

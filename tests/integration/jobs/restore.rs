@@ -330,7 +330,7 @@ fn exact_2_a_sink_that_was_restored_by_a_commit_is_noticed_and_a_rewind_mends_it
             lake.catch_up().ok();
             assert_eq!(lake.kept(), [0, 1, 5]);
             lake.work.anabranch(&["check", "--sink"]).ok();
-            // Batches whose files are gone can be gone back over.
+            // The job can be rewound over batches whose files are gone.
             lake.say(&["REWIND JOB keeping TO BATCH 1"]).ok();
             assert_eq!(lake.kept(), [0]);
             lake.catch_up().ok();

@@ -433,7 +433,7 @@ fn exact_3_a_rewound_delta_table_is_that_of_a_job_that_never_went_past() {
     pipeline.catch_up("keep.sql").ok();
     assert_eq!(pipeline.kept(), (0..8).collect::<Vec<_>>());
 
-    // To the beginning, in a process that dies once the rewind is said: the next one brings it to its end.
+    // To the beginning, in a process that dies after it has logged the rewind: the next process completes it.
     let status = pipeline
         .work
         .command()

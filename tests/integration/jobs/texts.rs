@@ -28,7 +28,7 @@ const ORDERED: &str = "string_agg(name, ', ' ORDER BY t, id) AS a, \
      string_agg(name, '-' ORDER BY id DESC) FILTER (WHERE id % 4 = 1) AS b, \
      array_agg(id ORDER BY name DESC, id) AS c, array_agg(name ORDER BY t DESC, id) FILTER (WHERE id % 3 > 0) AS d, count(*) AS n";
 
-/// The same of values that are told apart.
+/// The same aggregates over distinct values.
 const DISTINCT: &str = "string_agg(DISTINCT name, ', ' ORDER BY name) AS a, \
      string_agg(DISTINCT name, '-' ORDER BY name DESC) FILTER (WHERE id % 4 = 1) AS b, \
      array_agg(DISTINCT id % 5 ORDER BY id % 5) AS c, array_agg(DISTINCT name ORDER BY name) AS d, count(DISTINCT name) AS n";

@@ -321,7 +321,7 @@ fn a_session_that_begins_earlier_or_merges_withdraws_what_was_said() {
             session("00:20", 1),
             gone("00:10"),
             session("00:06", 2),
-            // 15 joins both; of the four rows nothing is shown.
+            // The row at 00:15 joins both sessions; the session of four rows is not shown.
             gone("00:06"),
             gone("00:20"),
         ]
@@ -388,7 +388,7 @@ fn time_1_a_silent_partition_holds_the_job_until_it_is_idle() {
     };
     send(0, 3);
     send(0, 40);
-    // Caught up at once: partition 1 has said nothing, and nothing closes.
+    // Caught up at once: partition 1 has no rows yet, so no window closes.
     pipeline.catch_up("job.sql").ok();
     assert_eq!(pipeline.counted("counts"), BTreeMap::new());
     idle_after("1 second");

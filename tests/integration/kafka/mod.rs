@@ -420,7 +420,7 @@ fn a_transactional_insert_is_all_or_nothing() {
     work.sql(&[], &[&create, "INSERT INTO t VALUES (1)"]).ok();
     assert_eq!(count(), "{\"n\":1}\n");
 
-    // Killed: nothing of it is ever visible.
+    // Killed: none of its rows is ever visible.
     let mut child = begun();
     child.kill().unwrap();
     child.wait().unwrap();

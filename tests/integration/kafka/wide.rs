@@ -16,7 +16,7 @@ struct Taken {
     kilobytes: u64,
 }
 
-/// Looks at a process until it ends. `None` where the system does not tell.
+/// Measures a process until it ends. `None` if the system does not tell.
 fn watch(child: &mut Child) -> Option<Taken> {
     let process = format!("/proc/{}", child.id());
     let mut taken = Taken::default();

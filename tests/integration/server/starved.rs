@@ -115,7 +115,7 @@ print(rows(connect("writer", "writer-pw"), "SELECT 1"), rows(held[0], "SELECT 1"
 #[test]
 fn a_statement_that_fills_the_disk_fails_alone() {
     const SORT: &str = "SELECT md5(CAST(value AS VARCHAR)) AS h FROM generate_series(1, 300000) ORDER BY h OFFSET 299999";
-    // Jobs have half of it.
+    // Jobs have half of the memory.
     let arguments = ["--memory-limit", "64MiB", "--target-partitions", "1"];
     let script = "print(refused(rows, connect(), sys.argv[2])[:8])";
     for (limit, is_full) in [("ulimit -f unlimited", false), ("ulimit -f 128", true)] {
@@ -321,12 +321,12 @@ print(rows(connect("reader", "reader-pw"), "SELECT count(*) FROM generate_series
     assert_eq!(served.stop(), Some(0));
 }
 
-/// A join repeats a row of many wide columns in one step that asks nothing: its thread waits when nothing is left, and its statement is
-/// ended. Others are served by other threads.
+/// A join repeats a row of many wide columns in one step that does not check the memory: its thread waits when no
+/// memory is left, and its statement is ended. Other threads serve other statements.
 #[test]
 fn a_step_that_needs_more_than_there_is_ends_its_statement_alone() {
     let work = Workspace::new();
-    // Of addresses there are fewer than of memory.
+    // The limit of addresses is below the free memory.
     let served = limited(&work, "ulimit -v 10000000", &["--target-partitions", "1"]);
     goes_on(&work, 1);
     let columns: Vec<String> = (0..40)

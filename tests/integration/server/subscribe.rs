@@ -33,7 +33,7 @@ INSERT INTO names VALUES ('a', 'Anna'), ('b', 'Bert');
 INSERT INTO seen VALUES (1, 'a'), (11, 'b');
 ";
 
-/// A server whose tables are there.
+/// A server with the tables.
 fn served(work: &Workspace, arguments: &[&str]) -> Served {
     let made = Served::start(work, &[]);
     let script = "db = connect()\nfor sql in sys.argv[2].split(';\\n')[:-1]: rows(db, sql)\n";
