@@ -1,4 +1,4 @@
-//! Two HTTP endpoints: metrics, and whether the program answers at all.
+//! Two HTTP endpoints: `/metrics`, and `/health`, which answers as long as the program runs.
 
 use std::net::SocketAddr;
 

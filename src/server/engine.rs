@@ -92,7 +92,7 @@ pub(crate) struct Engine {
     pub(crate) sessions: Sessions,
     /// Where others than administrators may have tables.
     pub(crate) places: Places,
-    /// Jobs that could not be begun so far.
+    /// Jobs that could not be started so far.
     pub(crate) waiting: WaitingJobs,
 }
 
@@ -592,7 +592,7 @@ fn said(outcome: Outcome) -> String {
     }
 }
 
-/// The job that a statement changes so that it is to be begun again.
+/// The job that has to be started again after this statement.
 fn begun_again(job: &JobStatement) -> Option<String> {
     match job {
         JobStatement::Create {

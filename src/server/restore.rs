@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long all of them may take together when the server starts. Objects that are not open by then are opened while it
 /// runs.
 const PATIENCE_AT_START: Duration = Duration::from_secs(20);
-/// Tables that are opened, or jobs that are begun, at the same time.
+/// Tables that are opened, or jobs that are started, at the same time.
 const AT_ONCE: usize = 8;
 /// The first pause before a closed object is tried again; doubled each time, up to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -32,7 +32,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(5);
 /// The list of definitions is made shorter when so many more entries were added than hold.
 const MANY_ENTRIES: u64 = 64;
 
-/// Jobs that are to run and cannot be begun, by name, with the reason.
+/// Jobs that are to run and cannot be started, by name, with the reason.
 #[derive(Debug, Default)]
 pub(crate) struct WaitingJobs(Mutex<BTreeMap<String, String>>);
 
@@ -264,7 +264,7 @@ impl Engine {
     async fn begin_again(&self, session: &Session, name: &str) {
         match self.jobs.not_ready(name).await {
             Ok(Some((id, history))) => self.restore_job(session, id, &history, PATIENCE).await,
-            // It was dropped, or a statement has begun it.
+            // The job was dropped, or a statement has started it.
             Ok(None) => self.waiting.remove(name),
             Err(error) => {
                 self.waiting.put(name, error.with_its_help());
@@ -272,7 +272,8 @@ impl Engine {
         }
     }
 
-    /// Says of jobs that cannot be begun that they wait, and why: in SHOW JOBS, in the metrics, on the page of the process's health.
+    /// Reports jobs that cannot be started as waiting, with the reason: in SHOW JOBS, in the metrics, on the health
+    /// page.
     async fn tell_what_waits(&self) {
         let waiting = self.waiting.lock().clone();
         let options = self.running.options(Stop::default());
@@ -333,7 +334,7 @@ async fn restore_one(session: &Session, definition: Definition, deadline: Instan
     }
 }
 
-/// How long something may take that is to be done by then.
+/// The time left until a deadline, for a step that may take so long.
 fn until(deadline: Instant) -> Duration {
     PATIENCE.min(deadline.saturating_duration_since(Instant::now()))
 }

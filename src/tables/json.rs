@@ -281,7 +281,7 @@ async fn chunks_of(store: Arc<dyn ObjectStore>, file: &PartitionedFile) -> Resul
     Ok(lines.await?.map_err(DataFusionError::from).boxed())
 }
 
-/// The rows of objects that stand behind each other.
+/// The rows of objects that follow each other.
 fn decoded(decoder: Decoder, chunks: Chunks) -> BoxStream<'static, Result<RecordBatch>> {
     let start = (decoder, chunks, Bytes::new(), false);
     let batches = stream::try_unfold(start, |(mut decoder, mut chunks, mut rest, mut is_end)| {

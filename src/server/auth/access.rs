@@ -64,7 +64,7 @@ pub(crate) struct Caller {
     pub(crate) role: Role,
     /// The tables that may be named; `None`: all.
     pub(crate) tables: Option<Grants>,
-    /// Where tables of the caller may be, if not at all places of the server.
+    /// The locations where tables of the caller may be; `None`: at all locations of the server.
     pub(crate) places: Option<Arc<[String]>>,
     /// The client session that owns settings, prepared statements and results between two calls; from a token or a
     /// cookie.
@@ -164,7 +164,7 @@ impl Caller {
                     option.key.to_lowercase() == "dead_letter.table"
                         && !tables.include("public", &option.value.value)
                 };
-                // It is answered as one that is not there: rows would be written to it.
+                // The answer is the same as for a missing table: rows would be written to it.
                 if let Some(option) = table.options.iter().find(is_table) {
                     let name = &option.value.value;
                     let error = Error::not_found(format!("no table or view is named {name}"));

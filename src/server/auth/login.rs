@@ -513,7 +513,7 @@ mod tests {
         let token = signed(&alone, &claims, &key);
         assert!(login.caller(&bearer(&token)).await.is_ok());
 
-        // The public key is no secret: signed with it as one, a token proves nothing.
+        // The public key is no secret: a token that is signed with it, as if it were one, proves nothing.
         let known = EncodingKey::from_secret(public["x"].as_str().unwrap().as_bytes());
         let symmetric = header(Algorithm::HS256, Some("one"));
         let refused = [

@@ -356,7 +356,7 @@ async fn rewind(
 
 async fn change(console: &Console, caller: &Caller, sql: &str) -> Answered {
     let said = console.statements.change(caller, sql).await?;
-    // The next look is to see it.
+    // The next request must see the change.
     *console.jobs.lock().await = None;
     Ok(with_json(StatusCode::OK, &json!({"said": said})))
 }

@@ -64,7 +64,7 @@ pub(super) async fn serve<S>(
             () = &mut stop => break,
         };
         let Some((stream, place)) = next else {
-            // A listener has no end but this one's.
+            // A listener ends only when it is stopped.
             stop.await;
             break;
         };

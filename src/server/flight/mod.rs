@@ -1057,7 +1057,7 @@ impl FlightService for Flight {
     }
 }
 
-/// Rows written. A definition writes none; were that told as unknown, JDBC would ask for its rows and so run it again.
+/// Rows written. A definition reports 0: for an unknown number JDBC would ask for its rows and so run it again.
 fn written(done: Option<Done>) -> i64 {
     done.and_then(|done| done.rows).unwrap_or(0)
 }

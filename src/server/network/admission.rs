@@ -146,7 +146,7 @@ impl FirstCall {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Exhausted`]: the caller has as many connections as one may have.
+    /// [`ErrorKind::Exhausted`]: the caller has as many connections as allowed.
     pub(crate) fn came(&self, caller: &Caller) -> Result<()> {
         let Some(called) = self.0.as_ref().filter(|_| !self.is_known()) else {
             return Ok(());

@@ -16,7 +16,7 @@ use crate::server::auth::access::share_of_one;
 /// A connection. One that came later has a higher number.
 pub(crate) type Number = u64;
 
-/// Where a connection comes from. One machine may have all addresses of a network of IPv6, which count as one.
+/// The origin of a connection. One machine may have all addresses of a network of IPv6, which count as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Origin(IpAddr);
 
@@ -63,7 +63,7 @@ pub(crate) enum Arrival {
     Waits,
 }
 
-/// A user has as many connections as one may have.
+/// The error: the user has as many connections as allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HasShare {
     pub(crate) holder: Holder,

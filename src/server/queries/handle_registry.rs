@@ -173,7 +173,8 @@ impl<T> All<T> {
         }
     }
 
-    /// Half of those that are done, the oldest, at once: a full house does not look for the oldest at every call.
+    /// Evicts the older half of the fetched entries at once, so that a full registry does not search for the oldest
+    /// entry at every call.
     fn forget_done(&mut self, of: impl Fn(&Thing<T>) -> bool) {
         let is_done = |held: &Thing<T>| held.is_done && of(held);
         let mut done: Vec<Instant> = self

@@ -23,7 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::core::heap;
 use crate::server::queries::scheduler::Work;
 
-/// How often is looked.
+/// The time between two looks at the memory.
 const LOOK: Duration = Duration::from_millis(50);
 /// While no statement runs, the watch measures the free memory only every so many looks.
 const SELDOM: u32 = 20;

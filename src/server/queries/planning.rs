@@ -113,14 +113,14 @@ impl Planners {
         }
     }
 
-    /// The statements whose plans are made though they have ended.
+    /// The statements that have ended while their plans are still being made.
     pub(crate) fn ending(&self) -> Vec<Arc<Statement>> {
         let at_work = self.at_work();
         let ending = at_work.values().filter(|of| of.unwanted.is_set());
         ending.map(|of| Arc::clone(&of.statement)).collect()
     }
 
-    /// Tells plans that are not wanted any more, and takes the places of those that have been told and go on.
+    /// Cancels plans that are not wanted any more, and takes the places of cancelled plans that go on.
     pub(crate) fn look(&self) {
         let mut at_work = self.at_work();
         let mut lost = at_work.values().filter(|of| of.place.is_none()).count();

@@ -258,7 +258,7 @@ impl Iterator for Statements {
     }
 }
 
-/// Bytes of rows that are bound, as they are once each value stands by itself.
+/// Bytes of bound rows, when each value is counted by itself.
 pub(crate) fn bound_bytes(rows: &RecordBatch) -> usize {
     let columns = rows.columns().iter();
     let bytes = columns.map(|column| {

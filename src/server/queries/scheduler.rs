@@ -177,7 +177,7 @@ impl Statement {
         }
     }
 
-    /// It has ended, and its plan has been told.
+    /// The statement has ended, and its plan was cancelled.
     pub(crate) fn ends(&self) {
         self.is_ending.store(true, Ordering::Relaxed);
     }
@@ -540,7 +540,8 @@ impl Work {
         self.unless_ending(self.attempt(statement, work)).await
     }
 
-    /// Waits for something, but not once the server is about to end: a plan in the making looks up only when it is made.
+    /// Waits for a plan, but not once the server is about to end: a plan that is being made checks for the end only
+    /// when it is done.
     async fn unless_ending<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::select! {
             done = work => done,

@@ -47,7 +47,7 @@ struct World {
     /// The runtime of jobs. No thread drives it: jobs begin and do nothing.
     resting: Handle,
     places: tempfile::TempDir,
-    /// Tables whose folders are not there now.
+    /// Tables whose folders are away now.
     away: BTreeSet<&'static str>,
     /// By name, which numbers its definition may end with: that of the last statement that was answered, and those of all statements
     /// since then that were answered with an error. `None`: it may not be defined.
@@ -83,7 +83,7 @@ impl World {
         self.places.path().join(format!("{table}.away"))
     }
 
-    /// The folder of a table is gone, as one that is not mounted.
+    /// The folder of a table goes away, like one that is not mounted.
     fn leave(&mut self, table: &'static str) {
         if self.away.insert(table) {
             std::fs::rename(self.place(table), self.hidden_place(table)).unwrap();
@@ -225,7 +225,7 @@ impl World {
         self.check_job(server).await
     }
 
-    /// The job has begun, or it waits and says why.
+    /// Checks that the job runs, or waits with a reason.
     async fn check_job(&self, server: &Engine) -> Result<(), String> {
         let is_away = OF_JOB.iter().any(|table| self.away.contains(table));
         let is_begun = server.jobs.ready_names().await.contains(&JOB.to_owned());

@@ -1,7 +1,7 @@
 //! Attempts of one commit: a log store that records their outcome.
 //!
 //! The library tries a commit at one version after the other, and its errors do not say how far it got. This log store
-//! stands before the table's own and remembers whether there is an attempt with an unknown outcome.
+//! wraps the table's own and remembers whether there is an attempt with an unknown outcome.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -27,7 +27,7 @@ use super::write::{Rewrite, StatsConfig, WriteTarget, Written, discard, write_fi
 use super::{Application, Commit};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Where the name of a commit stands in its entry: in `commitInfo`, as other writers do it.
+/// The field of an entry with the commit's name: in `commitInfo`, as other writers do it.
 pub(super) const COMMIT_ID: &str = "txnId";
 
 /// Files that were written and that no commit names yet.

@@ -40,7 +40,7 @@ static PLANNER: LazyLock<SessionState> = LazyLock::new(|| create_session().state
 #[derive(Debug, Clone)]
 pub(super) struct GeneratedColumn {
     pub(super) name: String,
-    /// Where it stands in the table's schema.
+    /// Its index in the table's schema.
     pub(super) index: usize,
     /// The text, as the table stores it.
     pub(super) text: String,

@@ -297,7 +297,7 @@ impl DeltaTableHandle {
         self.inner.event_time.as_ref()
     }
 
-    /// Whether it is at the same place as `other`.
+    /// Whether it has the same location as `other`.
     pub fn is_same(&self, other: &Self) -> bool {
         self.inner.location.url == other.inner.location.url
     }
@@ -372,7 +372,7 @@ impl DeltaTableHandle {
         self.rules(&table)
     }
 
-    /// The newest version, after a look at the log.
+    /// The newest version, after a read of the log.
     pub(super) async fn refresh(&self) -> Result<DeltaTable> {
         let mut newest = self.inner.newest.lock().await;
         let before = newest.version();
@@ -397,7 +397,7 @@ impl DeltaTableHandle {
         &self.inner.seen
     }
 
-    /// The newest version seen, without a look at the log.
+    /// The newest version seen, without a read of the log.
     pub(super) async fn known(&self) -> DeltaTable {
         self.inner.newest.lock().await.clone()
     }

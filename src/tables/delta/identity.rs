@@ -85,7 +85,8 @@ impl DeltaTableHandle {
             let version = version_of(&table)?;
             let id = self.id_of(&table)?;
             let Some(stamp) = self.stamp(&table, version).await? else {
-                // The newest commit is only in a checkpoint: nothing to know it by but the metadata, the next time again.
+                // The newest commit is only in a checkpoint: only the metadata identifies the table, and the next call
+                // reads it again.
                 self.replace(table).await;
                 let nothing = Stamp {
                     written: 0,
@@ -98,7 +99,7 @@ impl DeltaTableHandle {
                     id,
                 });
             };
-            // Between the two looks at it the table may have been replaced.
+            // Between the two reads the table may have been replaced.
             let again = self.loaded(&known).await?;
             if self.id_of(&again)? == id {
                 self.replace(again).await;

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 
 /// Gives each partition a number, the *slot*, and each batch's rows to their slots.
 pub(super) struct PartitionSplitter {
-    /// Where the partition columns stand in a batch.
+    /// The indices of the partition columns in a batch.
     keys: Vec<usize>,
     /// Where the other columns stand.
     values: Vec<usize>,

@@ -162,7 +162,7 @@ pub struct RewrittenFile {
     pub version: u64,
 }
 
-/// Takes a file out of those that are looked for; `path` is as the log has it.
+/// Takes a file out of the missing ones; `path` is as the log has it.
 fn take<'p>(missing: &mut HashSet<&'p str>, path: &str) -> Option<&'p str> {
     let found = missing.take(path);
     found.or_else(|| missing.take(decoded(path).as_str()))

@@ -1,4 +1,4 @@
-//! The embedded broker: librdkafka's in-process mock cluster, for a look without installing Kafka.
+//! The embedded broker: librdkafka's in-process mock cluster, for a demo without an installed Kafka.
 
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;

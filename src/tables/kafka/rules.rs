@@ -55,7 +55,7 @@ impl TopicRules {
         times: Option<(i64, i64)>,
         now: i64,
     ) -> Option<Broken> {
-        // In this order brokers look at a record.
+        // Brokers check a record in this order.
         if self.is_compacted && without_key {
             return Some(Broken::Key);
         }

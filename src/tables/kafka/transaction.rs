@@ -31,7 +31,7 @@ use crate::tables::kafka::sink::{
 };
 use crate::tables::kafka::under_way::UnderWay;
 
-/// Where a job stands in one partition of a topic.
+/// The position of a job in one partition of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicOffset {
     /// The topic.

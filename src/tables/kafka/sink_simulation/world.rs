@@ -157,7 +157,7 @@ impl State {
     fn happen(&mut self) {
         self.now += Duration::from_micros(self.random.below(2_000));
         if self.random.chance(3) {
-            // All machines stand still for a while.
+            // All machines stop for a while.
             self.now += Duration::from_millis(self.random.below(1_500));
         }
         if self.random.chance(6) {
