@@ -1,4 +1,4 @@
-//! What can be typed.
+//! Command-line arguments: commands, flags and their help.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -49,10 +49,10 @@ pub(crate) struct Global {
     /// Parallel streams of a query [default: one per processor]
     #[arg(long, global = true, value_name = "N")]
     pub(crate) target_partitions: Option<usize>,
-    /// Where jobs keep what lasts: a folder, or the URL of an object store [default: ./anabranch-data]
+    /// Data directory of the jobs: a folder, or the URL of an object store [default: ./anabranch-data]
     #[arg(long, global = true, value_name = "PLACE")]
     pub(crate) data_dir: Option<String>,
-    /// What is logged to standard error: a level, or a filter as in RUST_LOG [default: warn]
+    /// Log level of standard error, or a filter as in RUST_LOG [default: warn]
     #[arg(long, global = true, value_name = "FILTER")]
     pub(crate) log: Option<String>,
     /// How log lines look [default: text]
@@ -68,7 +68,7 @@ pub(crate) enum Command {
     Run(RunArguments),
     /// Serve SQL over Arrow Flight, with the jobs of the data directory running behind it
     Serve(Box<ServeArguments>),
-    /// Read all that jobs keep, say what is broken and what would be lost
+    /// Read all files of jobs, list the damaged ones and the data that would be lost
     Check(CheckArguments),
     /// Make the hash of a password for the file of users
     Password,
@@ -155,7 +155,7 @@ pub(crate) struct CheckArguments {
     /// The job [default: all jobs, and the definitions of tables and views]
     #[arg(value_name = "JOB")]
     pub(crate) job: Option<String>,
-    /// Also ask the topic or table that each job writes to whether it has what the job's log says
+    /// Also ask the topic or table that each job writes to whether it agrees with the job's log
     #[arg(long)]
     pub(crate) sink: bool,
 }
@@ -167,7 +167,7 @@ pub(crate) struct ServerFlags {
     /// Run the statements in the server at grpc://HOST:PORT, or grpc+tls://HOST:PORT with TLS
     #[arg(long, value_name = "URL", env = "ANABRANCH_URL")]
     pub(crate) url: Option<String>,
-    /// Use the server [profiles.NAME] of the configuration file; other flags win over what it says
+    /// Use the server [profiles.NAME] of the configuration file; other flags win over its settings
     #[arg(long, value_name = "NAME", env = "ANABRANCH_PROFILE")]
     pub(crate) profile: Option<String>,
     /// Log in as this user, with the password in ANABRANCH_PASSWORD, else asked for at the terminal
@@ -220,7 +220,7 @@ pub(crate) struct ServeArguments {
     /// The console stands behind a proxy that speaks TLS: its cookie is sent over TLS only
     #[arg(long)]
     pub(crate) http_behind_tls: bool,
-    /// Listen for other machines although nobody has to log in
+    /// Listen for other machines although the server has no logins
     #[arg(long, help_heading = LOGIN)]
     pub(crate) insecure: bool,
     /// File of users, their passwords, roles and tables (TOML)
@@ -229,10 +229,10 @@ pub(crate) struct ServeArguments {
     /// Keys of an issuer of tokens (JSON Web Key Set): its tokens are taken, with the claims sub, role and tables
     #[arg(long, value_name = "FILE", env = "ANABRANCH_SERVE_JWT_JWKS", help_heading = LOGIN)]
     pub(crate) jwt_jwks: Option<PathBuf>,
-    /// What iss of such a token must say
+    /// The iss that such a token must have
     #[arg(long, value_name = "NAME", env = "ANABRANCH_SERVE_JWT_ISSUER", requires = "jwt_jwks", help_heading = LOGIN)]
     pub(crate) jwt_issuer: Option<String>,
-    /// What aud of such a token must say
+    /// The aud that such a token must have
     #[arg(long, value_name = "NAME", env = "ANABRANCH_SERVE_JWT_AUDIENCE", requires = "jwt_jwks", help_heading = LOGIN)]
     pub(crate) jwt_audience: Option<String>,
     /// Certificate of the server (PEM): clients connect with grpc+tls://
@@ -244,11 +244,11 @@ pub(crate) struct ServeArguments {
     /// Clients need a certificate of this authority (PEM)
     #[arg(long, value_name = "FILE", env = "ANABRANCH_SERVE_TLS_CLIENT_CA", requires = "tls_cert", help_heading = LOGIN)]
     pub(crate) tls_client_ca: Option<PathBuf>,
-    /// Where users who are no administrators may have tables: a folder, s3://bucket/path, or kafka://broker:9092; may be
-    /// given several times
+    /// Locations where users other than administrators may have tables: a folder, s3://bucket/path, or
+    /// kafka://broker:9092; may be given several times
     #[arg(long = "location-root", value_name = "PLACE", help_heading = LOGIN)]
     pub(crate) location_roots: Vec<String>,
-    /// Statements at work at the same time; others wait
+    /// Statements that run at the same time; others wait
     #[arg(long, value_name = "N", default_value_t = Limits::default().statements, value_parser = at_least_one, help_heading = LIMITS)]
     pub(crate) max_statements: usize,
     /// Statements that wait; one more is refused
@@ -275,10 +275,10 @@ pub(crate) struct ServeArguments {
     /// Sessions of clients, and results and prepared statements that are kept for them
     #[arg(long, value_name = "N", default_value_t = Limits::default().sessions, value_parser = at_least_one, help_heading = LIMITS)]
     pub(crate) max_sessions: usize,
-    /// What is kept for a client is forgotten after so long without a call
+    /// Sessions, results and prepared statements of a client are forgotten after so long without a call
     #[arg(long, value_name = "TIME", default_value = "1 hour", value_parser = time, help_heading = LIMITS)]
     pub(crate) idle_timeout: Duration,
-    /// A result that has nothing to give for so long says that it is still there
+    /// A result with no rows for so long sends a sign of life
     #[arg(long, value_name = "TIME", default_value = "15 seconds", value_parser = time, help_heading = LIMITS)]
     pub(crate) keep_alive: Duration,
     /// Serve metrics of the service and its jobs for Prometheus at http://HOST:PORT/metrics [default: not served]

@@ -1,4 +1,4 @@
-//! Settings: flags over `ANABRANCH_…` variables over a file over defaults.
+//! Settings: flags win over `ANABRANCH_…` variables, these over the file, and the file over defaults.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -16,11 +16,11 @@ use crate::tables::options;
 
 const DEFAULT_LOG: &str = "warn";
 
-/// What is said about libraries unless somebody asks: one warns at every write of a binary column, one tells whole tables at
-/// every look.
+/// The log filter for libraries unless the user gives another one: one library warns at every write of a binary column,
+/// another logs whole tables each time that it reads them.
 const QUIET: &str = "deltalake_core::writer::stats=error,buoyant_kernel=warn";
 
-/// Variables that are not of a setting: a fail point is for tests of a crash, the others tell of a server.
+/// Variables that are no settings: a fail point is for tests of a crash, the others describe a server.
 const OTHER_VARIABLES: [&str; 17] = [
     "fail_point",
     "password",
@@ -41,7 +41,7 @@ const OTHER_VARIABLES: [&str; 17] = [
     "user",
 ];
 
-/// What file and environment may say.
+/// The keys that the file and the environment may set.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Layered {
@@ -71,12 +71,12 @@ pub(crate) struct Profile {
     pub(crate) tls_key: Option<RelativePathBuf>,
 }
 
-/// What is in force.
+/// The settings in force.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) format: Format,
     pub(crate) session: SessionOptions,
-    /// Where jobs keep what lasts.
+    /// The data directory of the jobs.
     pub(crate) data_dir: String,
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,

@@ -1,4 +1,5 @@
-//! Which server is meant, and as whom: flags and variables over a profile of the configuration file.
+//! Connection to the server that the user names, and the login: flags and variables over a profile of the configuration
+//! file.
 
 use std::ffi::OsStr;
 use std::io::IsTerminal;
@@ -12,11 +13,11 @@ use crate::cli::scripts::eprint;
 use crate::client::{Address, Client, Login, TlsFiles};
 use crate::error::{Error, Result};
 
-/// The server that was asked for, connected; `None` if statements are to run here.
+/// A connection to the server that the user names; `None` if statements are to run in this process.
 ///
 /// # Errors
 ///
-/// What was said does not fit together, or nobody answers.
+/// Flags that contradict each other, or the server does not answer.
 pub(crate) async fn connect(
     settings: &Settings,
     global: &Global,
@@ -106,7 +107,7 @@ fn is_user_flag(flags: &ServerFlags) -> bool {
     is_flag(flags.user.as_ref().map(OsStr::new), "ANABRANCH_USER")
 }
 
-/// A flag about what statements have when they run here.
+/// A flag that applies only to statements which run in this process.
 fn about_this_process(global: &Global) -> Option<&'static str> {
     let given = [
         ("--memory-limit", global.memory_limit.is_some()),

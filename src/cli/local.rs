@@ -12,7 +12,7 @@ use crate::runtime::{JobStatuses, Jobs, Metrics, RunOptions, Stop};
 use crate::session::{Execution, Outcome, Session};
 use crate::store::{DataDir, JobStore};
 
-/// The batches in hand have so long to be taken back when the process is told to end.
+/// When the process is told to end, running batches are aborted, and may take so long for it.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// A session with its jobs.
@@ -21,7 +21,7 @@ pub(crate) struct Here<'a> {
     data_dir: &'a str,
     /// Jobs may deliver at least once.
     allows_repeats: bool,
-    /// Opened by the first statement about jobs: others need no folder.
+    /// Opened by the first statement about jobs: other statements need no folder.
     jobs: OnceLock<Jobs>,
 }
 
@@ -95,7 +95,7 @@ impl<'a> Here<'a> {
         let (mut code, ended) = tokio::select! {
             ended = &mut runs => (0, ended),
             code = interrupt.wait() => {
-                // The batches in hand are taken back; the jobs go on from there next time.
+                // Running batches are aborted; the jobs go on from there next time.
                 options.stop.stop();
                 match tokio::time::timeout(GRACE, &mut runs).await {
                     Ok(ended) => (code, ended),

@@ -1,4 +1,4 @@
-//! Two pages over HTTP: what is measured, and whether the program answers at all.
+//! Two HTTP endpoints: `/metrics`, and `/health`, which answers as long as the program runs.
 
 use std::net::SocketAddr;
 
@@ -26,7 +26,7 @@ pub(crate) struct MetricsServer {
 }
 
 impl MetricsServer {
-    /// Listens where a flag, or else the configuration says; nowhere if nobody asks for metrics.
+    /// Listens at the address of the flag, or else of the configuration; does nothing if neither gives one.
     pub(crate) async fn asked_for(
         flag: Option<&String>,
         settings: &Settings,
@@ -55,7 +55,7 @@ impl MetricsServer {
         Ok(Self { metrics, task })
     }
 
-    /// What is served.
+    /// The metrics that are served.
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
     }
@@ -103,7 +103,7 @@ async fn listen(address: &str) -> Result<(TcpListener, SocketAddr)> {
     })
 }
 
-/// The pages; each asks for what is measured now.
+/// The pages; each collects the metrics at the time of the request.
 fn pages(metrics: Metrics) -> Router {
     let nothing = (StatusCode::NOT_FOUND, "there are /metrics and /health\n");
     Router::new()
@@ -123,8 +123,8 @@ async fn text(State(metrics): State<Metrics>) -> Response {
     }
 }
 
-/// The program answers; what its jobs are at is said beside. A job that has failed is no reason to restart the program: it
-/// waits for a statement.
+/// Answers that the program is alive, with the states of its jobs. A job that has failed is no reason to restart the
+/// program: the job waits for a statement of the user.
 async fn health(State(metrics): State<Metrics>) -> impl IntoResponse {
     let jobs: serde_json::Map<_, _> = metrics
         .states()
@@ -147,7 +147,7 @@ mod tests {
 
     use super::*;
 
-    /// What is answered to a request, by the pages at an address.
+    /// The answer to a request, from the pages at an address.
     async fn answered(at: SocketAddr, request: &str) -> String {
         let mut stream = TcpStream::connect(at).await.unwrap();
         let request = format!("{request} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n");

@@ -1,4 +1,4 @@
-//! The command line: what was typed, resolved against the configuration, run.
+//! The command line: parses the arguments, resolves them against the configuration, and runs the command.
 
 #![expect(
     clippy::disallowed_methods,
@@ -86,7 +86,7 @@ fn dispatch(arguments: Arguments) -> Result<u8> {
         }
     };
     let code = with_stack(|| runtime.block_on(done));
-    // A transaction that was interrupted is aborted; a broker that is gone must not hold the exit back.
+    // An interrupted transaction is aborted; a broker that does not answer must not delay the exit for long.
     let patience = std::time::Duration::from_secs(3);
     runtime.shutdown_timeout(patience);
     wait_for_inserts(patience);

@@ -9,18 +9,18 @@ use crate::client::{Answer, Client};
 use crate::error::{Error, Result};
 use crate::planner::{Change, Class, Effect, Parameters, Script};
 
-/// What a server's answer tells.
+/// The kind of a server's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tells {
     /// Rows that were asked for.
     Rows,
     /// How many rows were changed, and how, in the column `count`.
     Count(Change),
-    /// What was done, in the column `status`.
+    /// A message, in the column `status`.
     Word,
 }
 
-/// What the answer to a statement tells.
+/// The kind of the answer to a statement.
 pub(crate) fn tells(effect: &Effect, schema: &Schema) -> Tells {
     let [column] = schema.fields().as_ref() else {
         return Tells::Rows;
@@ -59,7 +59,7 @@ pub(crate) async fn texts(answer: Answer, column: &str) -> Result<Vec<String>> {
     Ok(columns.flatten().collect())
 }
 
-/// The texts of a column of what a statement gives.
+/// The texts of one column of a statement's result.
 pub(crate) async fn ask(client: &Client, sql: String, column: &str) -> Result<Vec<String>> {
     let script = Script::new("<shell>", sql);
     let mut texts_found = Vec::new();

@@ -43,7 +43,7 @@ pub(crate) async fn run_files(
         runner.refuse_unused = true;
         return Ok(runner.run_scripts(&scripts, &mut parameters).await);
     }
-    // An address that cannot be had is told before anything runs.
+    // An address that cannot be bound is reported before anything runs.
     let served = MetricsServer::asked_for(arguments.metrics.as_ref(), settings).await?;
     let session = Session::try_new(&settings.session)?;
     let mut runner = Runner::new(
@@ -101,7 +101,7 @@ pub(crate) async fn run_sql(
     Ok(code)
 }
 
-/// What is about jobs that this process runs means nothing when a server does.
+/// Refuses flags about jobs of this process when a server runs the statements.
 fn refuse_jobs_here(arguments: &RunArguments) -> Result<()> {
     let refused = |flag: &str, help: &str| {
         let why = format!("{flag} is about jobs that run here, and the server runs them");
@@ -152,7 +152,7 @@ pub(crate) enum Place<'a> {
     There(&'a Client),
 }
 
-/// Runs scripts and prints what they give.
+/// Runs scripts and prints their results.
 pub(crate) struct Runner<'a> {
     pub(crate) place: Place<'a>,
     pub(crate) format: Format,
@@ -165,7 +165,7 @@ pub(crate) struct Runner<'a> {
 /// A statement that may run.
 pub(crate) struct Ready {
     pub(crate) parsed: ParsedStatement,
-    /// What is sent to a server.
+    /// The text that is sent to a server.
     pub(crate) bound: BoundText,
 }
 
@@ -228,7 +228,7 @@ impl<'a> Runner<'a> {
         0
     }
 
-    /// Runs one statement and prints its rows or what it did.
+    /// Runs one statement and prints its rows or its message.
     pub(crate) async fn run_statement(&self, ready: Ready) -> Result<()> {
         let here = match &self.place {
             Place::Here(here) => here,
@@ -397,11 +397,11 @@ fn warn(warnings: Vec<String>) {
 }
 
 pub(crate) fn eprint(text: &str) {
-    // Nobody is left to be told when standard error is closed.
+    // An error is ignored: when standard error is closed, a message about it has no reader.
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// A statement that does not end so soon after a signal is not waited for.
+/// The longest wait for a statement to end after a signal.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Ctrl-C and SIGTERM.
@@ -412,8 +412,8 @@ impl Interrupt {
         Self
     }
 
-    /// Waits for a signal until this is dropped. If the process has not ended some seconds after one, it is ended here: the thread that
-    /// runs a statement sees no signal while it plans one.
+    /// Waits for a signal until this is dropped. If the process has not ended some seconds after the signal, this ends
+    /// it: a thread that plans a statement does not check for signals.
     fn insists() -> AbortOnDropHandle<()> {
         AbortOnDropHandle::new(tokio::spawn(Self::end_later()))
     }

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::planner::script::is_incomplete;
 use crate::planner::{Parameters, Script};
 
-/// The prompt does not wait longer for a server that is to tell the names of its tables.
+/// The longest wait of the prompt for the names of a server's tables.
 const NAMES: Duration = Duration::from_secs(2);
 
 const HELP: &str = "\
@@ -309,7 +309,7 @@ impl Shell<'_> {
             }
             Place::There(client) => client,
         };
-        // Whoever types knows more than nothing, and a server that is gone is told of when it is needed.
+        // Without names the user can still type, and the next statement reports a server that does not answer.
         let asked = async { tokio::try_join!(client.names(), remote::functions(client)) };
         match tokio::time::timeout(NAMES, asked).await {
             Ok(Ok((tables, functions))) => tables.into_iter().chain(functions).collect(),

@@ -1,4 +1,4 @@
-//! Where a server is.
+//! Addresses of servers: host, port, and whether the connection uses TLS.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use url::Url;
 
 use crate::error::{Error, Result};
 
-/// Where `anabranch serve` listens unless it is told otherwise.
+/// The port of `anabranch serve` unless a flag gives another one.
 const PORT: u16 = 32010;
 
 /// Host and port of a server, and whether it speaks TLS.
@@ -57,7 +57,7 @@ impl Address {
         self.tls
     }
 
-    /// Whether what is sent stays on this machine.
+    /// Whether requests to it stay on this machine.
     pub fn is_local(&self) -> bool {
         let address = self.name().parse::<std::net::IpAddr>();
         self.host == "localhost" || address.is_ok_and(|address| address.is_loopback())

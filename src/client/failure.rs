@@ -1,4 +1,4 @@
-//! What went wrong in a call, as the errors that everything else here has.
+//! Conversion of failed calls to the error type of this program.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::client::address::Address;
 use crate::error::{Error, ErrorKind};
 use crate::planner::BoundText;
 
-/// Nobody listens, or somebody with whom no connection can be made.
+/// The error when no connection can be made: no program listens at the address, or one with another protocol.
 pub(super) fn not_reached(address: &Address, error: &tonic::transport::Error) -> Error {
     no_server(address, &chain(error))
 }
@@ -19,7 +19,7 @@ fn no_server(address: &Address, why: &str) -> Error {
         .with_help(help_for(address, why))
 }
 
-/// Somebody listens and says nothing.
+/// The error when a program listens at the address and does not answer.
 pub(super) fn silent(address: &Address, waited: Duration) -> Error {
     Error::unavailable(format!(
         "no server answers at {address} within {} seconds",
@@ -28,7 +28,7 @@ pub(super) fn silent(address: &Address, waited: Duration) -> Error {
     .with_help("is the address right, and the way there open?")
 }
 
-/// What a call that is about no statement has said: the first ones show who is there.
+/// The error of a call that is about no statement. The first calls of a connection show which kind of server answers.
 pub(super) fn failure(error: FlightError, address: &Address) -> Error {
     match error {
         FlightError::Tonic(status) if is_told(&status) => told(&status, None),
@@ -38,7 +38,7 @@ pub(super) fn failure(error: FlightError, address: &Address) -> Error {
     }
 }
 
-/// What the call for a statement has said, with the place in what was typed.
+/// The error of a call for a statement, with the place in the text that the user typed.
 pub(super) fn of_statement(error: FlightError, address: &Address, statement: &BoundText) -> Error {
     match error {
         FlightError::Tonic(status) if is_told(&status) => told(&status, Some(statement)),
@@ -51,12 +51,12 @@ fn unreadable(error: &FlightError) -> Error {
     Error::internal(format!("the server's answer cannot be read: {error}"))
 }
 
-/// Whether the server has said it, and not what lies between.
+/// Whether the error is the server's own, and not that of a proxy or of the connection.
 fn is_told(status: &Status) -> bool {
     status.metadata().contains_key("x-sqlstate")
 }
 
-/// The server's line taken apart: message, place, rows that were written, help.
+/// The error that the server sent, from its line: message, place, rows that were written, help.
 fn told(status: &Status, statement: Option<&BoundText>) -> Error {
     let trailer = |name: &str| status.metadata().get(name)?.to_str().ok();
     let position = trailer("x-position").and_then(|place| {
@@ -89,7 +89,7 @@ fn told(status: &Status, statement: Option<&BoundText>) -> Error {
     }
 }
 
-/// What the connection, a proxy or the server's gate has said.
+/// The error that the connection, a proxy or the server's gate has given.
 fn untold(status: &Status, address: &Address) -> Error {
     match status.code() {
         Code::Unauthenticated => Error::new(
@@ -123,7 +123,7 @@ fn cause(status: &Status) -> String {
     source.map_or_else(|| status.message().to_owned(), chain)
 }
 
-/// What to do when no connection can be made.
+/// The help text for a connection that cannot be made.
 fn help_for(address: &Address, why: &str) -> &'static str {
     if why.contains("UnknownIssuer") {
         return "give the authority that its certificate comes from: --tls-ca FILE";
@@ -142,7 +142,7 @@ fn help_for(address: &Address, why: &str) -> &'static str {
     }
 }
 
-/// Who must act, by the wire's code: the inverse of what the server does.
+/// The kind of error for a gRPC code: the inverse of the server's conversion.
 fn kind(code: Code) -> ErrorKind {
     match code {
         Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition => ErrorKind::Invalid,
@@ -151,7 +151,8 @@ fn kind(code: Code) -> ErrorKind {
         Code::Unimplemented => ErrorKind::Unsupported,
         Code::Unavailable => ErrorKind::Unavailable,
         Code::PermissionDenied | Code::Unauthenticated => ErrorKind::Permission,
-        // Ctrl-C is not told by the server: it has ended the statement by itself.
+        // Never the Ctrl-C of the user, which ends the statement in the client: the server has ended the statement by
+        // itself.
         Code::ResourceExhausted | Code::DeadlineExceeded | Code::Cancelled => ErrorKind::Exhausted,
         Code::Ok | Code::Unknown | Code::Aborted | Code::Internal | Code::DataLoss => {
             ErrorKind::Internal

@@ -34,14 +34,14 @@ pub use address::Address;
 pub use tls::TlsFiles;
 pub use warnings::Warnings;
 
-/// A server that is there answers by then.
+/// The time within which a server must answer a new connection.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How often one that is silent is asked whether it is still there, and how long it may think about that.
+/// How often the client pings a silent server, and how long it waits for the answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 32 << 20;
 
-/// As whom the client comes.
+/// The login of the client.
 #[derive(Clone, Default)]
 pub enum Login {
     /// The server knows no users.
@@ -63,26 +63,26 @@ pub struct Client {
     address: Address,
     login: Login,
     channel: Channel,
-    /// What the server gave for the password, or what was given instead of one.
+    /// The token that the server gave for the password, or the one that the user gave.
     token: RwLock<Option<String>>,
 }
 
-/// What a statement gives.
+/// The result of a statement.
 pub struct Answer {
     /// The columns.
     pub schema: SchemaRef,
     /// The rows, as they come. Dropped, the statement is cancelled.
     pub rows: BoxStream<'static, Result<RecordBatch>>,
-    /// What the server says besides: some when the statement has begun, more when its rows have been read.
+    /// Warnings of the server: some when the statement has started, more when its rows have been read.
     pub warnings: Warnings,
 }
 
 impl Client {
-    /// Connects, logs in, and makes sure that it is a server of the right kind.
+    /// Connects, logs in, and checks that the server is an Anabranch server.
     ///
     /// # Errors
     ///
-    /// Nobody answers, somebody else does, or the server refuses the login or its or our certificate.
+    /// No server answers, or one of another kind; the server refuses the login, or a certificate is not accepted.
     pub async fn connect(address: Address, login: Login, tls: &TlsFiles) -> Result<Self> {
         let endpoint = endpoint(&address, tls)?;
         let connected = async {
@@ -112,16 +112,16 @@ impl Client {
         }
     }
 
-    /// Where the server is.
+    /// The address of the server.
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// Runs a statement: a query is begun, any other is done when this returns.
+    /// Runs a statement: a query has started when this returns, any other statement has ended.
     ///
     /// # Errors
     ///
-    /// The statement's, with its place in the text that was typed.
+    /// The statement's error, with its place in the text that was typed.
     pub async fn run(&self, statement: &BoundText) -> Result<Answer> {
         let mut flight = self.flight_sql();
         let mut begun = flight.execute(statement.text().to_owned(), None).await;
@@ -200,7 +200,7 @@ impl Client {
         Ok(())
     }
 
-    /// Whether the token is no longer taken and another can be had.
+    /// Whether the server refuses the token as expired, and the client can get another one.
     fn is_expired(&self, error: &FlightError) -> bool {
         let FlightError::Tonic(status) = error else {
             return false;
@@ -223,7 +223,7 @@ impl Client {
 type Flight = FlightSqlServiceClient<Channel>;
 type Rows = BoxStream<'static, Result<RecordBatch, FlightError>>;
 
-/// The columns and rows of what was begun.
+/// The columns and rows of a query that has started.
 fn fetched(flight: Flight, info: FlightInfo, warnings: Warnings) -> Result<(SchemaRef, Rows)> {
     let tickets: Vec<_> = info
         .endpoint

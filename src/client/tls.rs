@@ -1,4 +1,4 @@
-//! Certificates: whom the client trusts, and who it is.
+//! Certificates of the client: the authorities that it trusts, and its own certificate.
 
 use std::path::{Path, PathBuf};
 
@@ -10,20 +10,21 @@ use crate::error::{Error, Result};
 /// Files in PEM.
 #[derive(Debug, Clone, Default)]
 pub struct TlsFiles {
-    /// Authorities that the server's certificate may come from; without, those that the machine trusts.
+    /// Authorities that may have signed the server's certificate; `None`: those that the machine trusts.
     pub authority: Option<PathBuf>,
-    /// The client's own certificate, with those between it and an authority of the server's.
+    /// The client's own certificate, with the intermediate ones up to an authority of the server's.
     pub certificate: Option<PathBuf>,
     /// Its private key.
     pub key: Option<PathBuf>,
 }
 
 impl TlsFiles {
-    /// What they mean for a connection; nothing for one without TLS.
+    /// The TLS configuration of a connection; `None` for one without TLS.
     ///
     /// # Errors
     ///
-    /// A file that cannot be read or holds something else, a certificate without its key, or files for nothing.
+    /// A file that cannot be read or holds something else, a certificate without its key, or files for a connection
+    /// without TLS.
     pub(super) fn config(&self, address: &Address) -> Result<Option<ClientTlsConfig>> {
         let files = [&self.authority, &self.certificate, &self.key];
         if !address.has_tls() {

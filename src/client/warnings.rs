@@ -1,4 +1,4 @@
-//! What a server says besides rows: `{"warnings": ["…"]}` as the application metadata of its messages.
+//! Warnings of a server beside rows: `{"warnings": ["…"]}` as the application metadata of its messages.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,13 +16,13 @@ struct Metadata {
 }
 
 impl Warnings {
-    /// Those since the last call.
+    /// The warnings since the last call.
     pub fn take(&self) -> Vec<String> {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut *said)
     }
 
-    /// Keeps those of a message. Metadata of another kind is somebody else's.
+    /// Keeps the warnings of a message. Metadata in another form is ignored: another program has written it.
     pub(super) fn read(&self, metadata: &[u8]) {
         if metadata.is_empty() {
             return;

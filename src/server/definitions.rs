@@ -1,4 +1,5 @@
-//! What the statements of a catalog add up to: of all that was ever created, replaced and dropped, the definitions that hold.
+//! Definitions in force: folds the catalog's log of created, replaced and dropped objects into the definitions that
+//! hold.
 
 use crate::error::{Error, Result};
 use crate::planner::{Effect, Object, Parameters, ParsedStatement, Writes};
@@ -10,21 +11,21 @@ use crate::store::CatalogEntry;
 pub(crate) struct Definition {
     /// As it is kept.
     pub(crate) entry: CatalogEntry,
-    /// The table or view; none for what defines something else.
+    /// The table or view; none for a job.
     pub(crate) name: Option<String>,
     /// The statement, or why this program cannot read it.
     pub(crate) parsed: Result<ParsedStatement>,
 }
 
-/// The definitions that hold after these statements, in the order in which their names were first taken: what a view names was
-/// there before it.
+/// The definitions that hold after these statements, in the order in which their names were first taken. So the tables
+/// that a view names come before the view.
 pub(crate) fn in_force(entries: Vec<CatalogEntry>) -> Vec<Definition> {
     let mut definitions: Vec<(bool, Definition)> = Vec::new();
     for entry in entries {
         let parsed = read(&entry);
         let writes = match &parsed {
             Ok(parsed) => parsed.effect.writes.clone(),
-            // Whatever it is, its name stays taken until a program can read it again.
+            // This program cannot parse the statement. Its name stays taken until a program can read it again.
             Err(_) => guessed(&entry.statement),
         };
         match writes {
@@ -79,7 +80,7 @@ pub(crate) fn defined(effect: &Effect) -> Option<String> {
     }
 }
 
-/// The table or view that a statement makes or makes anew, where `is_there` says which there are.
+/// The table or view that a statement creates or replaces; `is_there` tells which ones exist.
 pub(crate) fn made(effect: &Effect, is_there: impl Fn(&str) -> bool) -> Option<String> {
     match &effect.writes {
         Writes::Creates {
@@ -99,7 +100,7 @@ fn read(entry: &CatalogEntry) -> Result<ParsedStatement> {
     parse(&entry.statement, &mut parameters)
 }
 
-/// What the first words of a statement say that cannot be parsed.
+/// The effect of a statement that cannot be parsed, guessed from its first words.
 fn guessed(text: &str) -> Writes {
     let upper = |word: &str| word.to_ascii_uppercase();
     let mut words = text.split_whitespace().peekable();
@@ -137,7 +138,7 @@ fn guessed(text: &str) -> Writes {
     }
 }
 
-/// Why a definition cannot be used whose text this program cannot read.
+/// The error for a definition whose text this program cannot parse.
 pub(crate) fn unreadable(error: &Error) -> Error {
     Error::unsupported(format!(
         "this program cannot read its definition: {}",

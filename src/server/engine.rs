@@ -1,4 +1,5 @@
-//! Statements of all clients over one catalog: definitions one after the other and kept, queries side by side.
+//! Statement execution for all clients over one catalog: definitions run one after the other and are kept, queries run
+//! side by side.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,27 +30,27 @@ use crate::session::{
 };
 use crate::store::{CatalogEntry, CatalogStore};
 
-/// Who asks, and what their session and the headers of the call have set.
+/// The caller, with the settings of their session and of the headers of the call.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
     pub(crate) caller: Caller,
     pub(crate) settings: Settings,
 }
 
-/// What planning a query gives.
+/// The result of planning a query.
 pub(crate) enum Plan {
-    /// Its rows come when it is begun.
+    /// Its rows come when it is started.
     Open(Box<(Session, Planned)>),
-    /// Its rows are there.
+    /// Its rows are known already.
     Answered(Answer),
 }
 
-/// What a statement has done that was run to its end.
+/// The result of a statement that was run to its end.
 #[derive(Debug)]
 pub(crate) struct Done {
-    /// What a client that asks for rows is given.
+    /// The rows for a client that asks for rows.
     pub(crate) batch: RecordBatch,
-    /// Rows written, where that is what it does.
+    /// Rows written, for a statement that writes rows.
     pub(crate) rows: Option<i64>,
 }
 
@@ -63,7 +64,7 @@ impl Done {
         })
     }
 
-    /// What was done after something else.
+    /// Adds up the results of two statements that ran one after the other.
     pub(crate) fn after(self, before: &Self) -> Result<Self> {
         match (self.rows, before.rows) {
             (Some(rows), Some(more)) => Self::written(rows + more),
@@ -71,7 +72,7 @@ impl Done {
         }
     }
 
-    /// So many rows were written.
+    /// The result of a statement that has written so many rows.
     fn written(rows: i64) -> Result<Self> {
         let count: ArrayRef = Arc::new(Int64Array::from(vec![rows]));
         Ok(Self {
@@ -91,12 +92,12 @@ pub(crate) struct Engine {
     pub(crate) sessions: Sessions,
     /// Where others than administrators may have tables.
     pub(crate) places: Places,
-    /// Jobs that could not be begun so far.
+    /// Jobs that could not be started so far.
     pub(crate) waiting: WaitingJobs,
 }
 
 impl Engine {
-    /// What a call of this caller brings.
+    /// The caller with their settings, for one call.
     pub(crate) fn asked(&self, caller: Caller) -> Asked {
         let settings = self.sessions.of(&caller, Instant::now());
         Asked { caller, settings }
@@ -121,7 +122,7 @@ impl Engine {
         Running::new(&asked.caller, &parsed.text, at, time)
     }
 
-    /// Runs the statements of a file that is given at each start: what is there already stays.
+    /// Runs the statements of a file that is given at each start; objects that exist already stay.
     ///
     /// # Errors
     ///
@@ -144,7 +145,7 @@ impl Engine {
                     let definition = self.forks.defined().definition(&name);
                     definition.is_ok_and(|known| known == text)
                 }
-                // What a job that waits reads or writes cannot be opened: to begin it now would fail.
+                // A job that waits reads or writes a table that cannot be opened: starting it now would fail.
                 None => self.waits(&parsed.statement, &text).await?,
             };
             if !is_there {
@@ -186,17 +187,18 @@ impl Engine {
         })
     }
 
-    /// Refuses what the caller may not do.
+    /// Refuses a statement that the caller may not run.
     ///
     /// # Errors
     ///
-    /// What is missing, with its place.
+    /// The right that is missing, with the position in the text.
     pub(crate) fn check(&self, asked: &Asked, parsed: &ParsedStatement) -> Result<()> {
         let checked = asked.caller.check(parsed, &self.places);
         checked.map_err(|error| parsed.places.locate(error))
     }
 
-    /// Plans a query; one that reads nothing, by which clients see whether the server is there, is answered at once.
+    /// Plans a query. A query that reads nothing is answered at once: clients send such queries to see whether the
+    /// server is there.
     ///
     /// # Errors
     ///
@@ -360,11 +362,11 @@ impl Engine {
         Ok(done)
     }
 
-    /// Makes or drops a table whose place the server has chosen.
+    /// Creates or drops a table whose location the server has chosen.
     ///
     /// # Errors
     ///
-    /// The caller may not; the statement's.
+    /// The caller may not do so; the statement's error.
     pub(crate) async fn define_here(
         self: &Arc<Self>,
         asked: &Asked,
@@ -376,7 +378,8 @@ impl Engine {
         self.work.finish(&running, Box::pin(defined)).await
     }
 
-    /// Changes tables, views or jobs as a statement that can be told to end while it is planned; gives a word for the user.
+    /// Changes tables, views or jobs as a statement that can be cancelled while it is planned; gives a message for the
+    /// user.
     async fn define_as(
         self: Arc<Self>,
         running: Arc<Running>,
@@ -418,7 +421,7 @@ impl Engine {
     fn set(&self, asked: &Asked, parsed: &ParsedStatement) -> Result<String> {
         if let Statement::KillQuery(id) = &parsed.statement {
             let found = self.work.find(&id.value);
-            // Of others' statements only administrators learn that they are there.
+            // Only administrators learn that statements of other users exist.
             let found = found.filter(|running| asked.caller.may_see(&running.user));
             let found = found.ok_or_else(|| {
                 Error::not_found(format!("no statement at work has the id '{}'", id.value))
@@ -487,7 +490,8 @@ impl Engine {
             }
         );
         if makes_view {
-            // Over what the caller may not name there is no view of theirs. It is planned here alone: other definitions do not wait.
+            // A caller gets no view over tables that they may not name. The view is planned here, in a fork: other
+            // definitions do not wait.
             self.fork(asked)?.execute(parsed.clone()).await?;
         }
         let whole = self.forks.whole().await;
@@ -511,7 +515,7 @@ impl Engine {
         if let Some(name) = made {
             whole.session.set_restricted(&name, is_restricted);
         }
-        // What cannot be kept is not there after a restart: so it fails now.
+        // A definition that cannot be stored would be gone after a restart: so the statement fails now.
         let at = chrono::Utc::now().timestamp_millis();
         let entry = CatalogEntry::new(text, parameters, at).restricted(is_restricted);
         let number = self.store.append(&entry).await?;
@@ -574,7 +578,7 @@ pub(crate) fn definition(text: &str) -> Result<ParsedStatement> {
 ///
 /// # Errors
 ///
-/// One that cannot be parsed, or a parameter without a value.
+/// A statement that cannot be parsed, or a parameter without a value.
 pub(crate) fn parse(text: &str, parameters: &mut Parameters) -> Result<ParsedStatement> {
     let mut parsed = parse_statement(&one_statement(text)?)?;
     parameters.bind(&mut parsed)?;
@@ -589,7 +593,7 @@ fn said(outcome: Outcome) -> String {
     }
 }
 
-/// The job that a statement changes so that it is to be begun again.
+/// The job that has to be started again after this statement.
 fn begun_again(job: &JobStatement) -> Option<String> {
     match job {
         JobStatement::Create {

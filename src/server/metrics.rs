@@ -1,4 +1,4 @@
-//! What the service does, as metrics for Prometheus, beside those of its jobs.
+//! Metrics of the service for Prometheus, beside those of its jobs.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ const BUCKETS: &[f64] = &[
     300.0, 1_800.0,
 ];
 
-/// What statements and callers add up to.
+/// Counters of statements and callers.
 pub(crate) struct Counts {
     ended: IntCounterVec,
     seconds: Histogram,
@@ -54,7 +54,7 @@ impl Counts {
         })
     }
 
-    /// Somebody was refused whom nobody knows.
+    /// Counts a caller whose login failed.
     pub(crate) fn stranger(&self) {
         self.strangers.inc();
     }
@@ -72,7 +72,7 @@ impl Counts {
 
 type Look = Box<dyn Fn() -> u64 + Send + Sync>;
 
-/// Numbers that are looked up when somebody asks for them.
+/// Gauges that are read when Prometheus asks for them.
 struct Looked(Vec<(IntGauge, Look)>);
 
 impl Collector for Looked {

@@ -54,12 +54,12 @@ pub use crate::server::auth::users::{hash_password, new_token};
 pub use crate::server::network::tls::TlsOptions;
 pub use crate::server::queries::scheduler::{Limits, QUERY_LOG};
 
-/// What clients may send in one message: parameters and statements.
+/// The most bytes of a client's message: parameters and statements.
 const MAX_MESSAGE: usize = 64 << 20;
 /// A stream's window: how much may be on its way.
 const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 32 << 20;
-/// What one call may say in its headers: tokens and cookies.
+/// The most bytes of a call's headers: tokens and cookies.
 const MAX_HEADERS: u32 = 64 << 10;
 /// Connections of clients at the same time, if the process may open enough files.
 const CONNECTIONS: usize = 4_096;
@@ -67,10 +67,10 @@ const CONNECTIONS: usize = 4_096;
 const SILENCE: Duration = Duration::from_secs(30);
 /// How often a client that is silent is asked whether it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// Results in flight and the batches of jobs have so long to end when the server is told to stop.
+/// How long results in flight and batches of jobs may take to end when the server is told to stop.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// What a server is given.
+/// Options of a server.
 #[derive(Debug)]
 pub struct ServeOptions {
     /// `HOST:PORT`; port 0 takes a free one.
@@ -81,25 +81,25 @@ pub struct ServeOptions {
     pub http_hosts: Vec<String>,
     /// A proxy before the console speaks TLS.
     pub http_behind_tls: bool,
-    /// Clients of other machines may come although nobody has to log in.
+    /// Listen for other machines although the server has no logins.
     pub insecure: bool,
-    /// Where the catalog and jobs last.
+    /// The data directory with the catalog and the jobs.
     pub data_dir: String,
-    /// Of the queries.
+    /// Options of the sessions of queries.
     pub session: SessionOptions,
-    /// Who may come in.
+    /// The users and the tokens that are accepted.
     pub login: LoginOptions,
     /// How the network is kept from others.
     pub tls: Option<TlsOptions>,
     /// How much clients may ask for.
     pub limits: Limits,
-    /// Places at or below which users who are no administrators may have tables.
+    /// Locations at or below which users other than administrators may have tables.
     pub roots: Vec<String>,
     /// Files that define tables, views and jobs; applied at each start.
     pub scripts: Vec<Script>,
     /// Values for their `$name`.
     pub parameters: Parameters,
-    /// Where the service and its jobs count what they do.
+    /// Where the service and its jobs count their work.
     pub metrics: Option<Metrics>,
 }
 
@@ -112,18 +112,18 @@ pub struct Server {
     /// The same for the console.
     web_tls: Option<ServerConfig>,
     listener: TcpListener,
-    /// Of the console.
+    /// The listener of the console.
     http: Option<TcpListener>,
     seen_as: SeenAs,
-    /// Looks at what the process holds.
+    /// Watches the memory that the process holds.
     _memory: AbortOnDropHandle<()>,
-    /// Looks after statements that are planned.
+    /// Watches statements that are planned.
     _plans: AbortOnDropHandle<()>,
     /// Where statements and jobs run, apart from the network and from each other; held until the server ends.
     _threads: Threads,
 }
 
-/// Threads that whatever is still at work does not outlive.
+/// Runtimes that are shut down here without waiting for their running work.
 struct Threads(Vec<Runtime>);
 
 impl Drop for Threads {
@@ -140,7 +140,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// An address that cannot be had, a data directory that cannot be used; of a file's statement, with the file.
+    /// An address that cannot be bound, a data directory that cannot be used; the error of a file's statement, with the
+    /// file.
     pub async fn start(options: ServeOptions) -> Result<Self, (Error, Option<Script>)> {
         let plain = |error: Error| (error, None);
         let is_open = !options.login.is_closed() && !options.insecure;
@@ -275,7 +276,8 @@ impl Server {
                     .with_help("--tls-cert and --tls-key are a certificate and its key, as PEM")
             })?;
         }
-        // Without it the last small part of an answer waits until the one before is acknowledged, which takes 40 ms.
+        // Without it (Nagle's algorithm) the last small part of an answer waits until the one before is acknowledged,
+        // which takes 40 ms.
         let incoming = TcpIncoming::from(self.listener)
             .with_nodelay(Some(true))
             .with_keepalive(Some(KEEP_ALIVE));
@@ -341,7 +343,7 @@ fn runtime(name: &str) -> Result<Runtime> {
     runtime.map_err(|error| Error::internal(format!("no threads can be had: {error}")))
 }
 
-/// What is behind an error of the network.
+/// The message of the error at the end of the chain of sources.
 fn cause(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(source) => cause(source),

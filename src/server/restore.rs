@@ -1,5 +1,6 @@
-//! What a server has defined before is there again when it starts. What cannot be opened then stays defined, and is tried again
-//! for as long as the server runs: a store or a broker that is away for a moment takes nothing with it.
+//! Restores the definitions of a server when it starts. An object that cannot be opened then stays defined, and is
+//! tried again for as long as the server runs: a store or a broker that is away for a moment takes no definition with
+//! it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -18,19 +19,20 @@ use crate::server::engine::{Engine, one_statement, parse};
 use crate::session::{ForkOptions, Session};
 use crate::store::{CatalogEntry, CatalogList, FoundJob, JobId, JobStore};
 
-/// How long a table may take to open when the server starts or tries again: what takes longer must not keep the others.
+/// How long a table may take to open when the server starts or tries again: a slow table must not delay the others.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long all of them may take together when the server starts. What is not open by then is opened while it runs.
+/// How long all of them may take together when the server starts. Objects that are not open by then are opened while it
+/// runs.
 const PATIENCE_AT_START: Duration = Duration::from_secs(20);
-/// Tables that are opened, or jobs that are begun, at the same time.
+/// Tables that are opened, or jobs that are started, at the same time.
 const AT_ONCE: usize = 8;
-/// The first pause before what is not open is tried again; doubled each time, up to the last.
+/// The first pause before a closed object is tried again; doubled each time, up to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 /// The list of definitions is made shorter when so many more entries were added than hold.
 const MANY_ENTRIES: u64 = 64;
 
-/// Jobs that are to run and cannot be begun, by name, with the reason.
+/// Jobs that are to run and cannot be started, by name, with the reason.
 #[derive(Debug, Default)]
 pub(crate) struct WaitingJobs(Mutex<BTreeMap<String, String>>);
 
@@ -55,11 +57,12 @@ impl WaitingJobs {
 }
 
 impl Engine {
-    /// Runs what was defined before again, and the jobs there are.
+    /// Restores all definitions, and starts the jobs that exist.
     ///
     /// # Errors
     ///
-    /// The data directory does not answer, or its list of definitions is damaged. What cannot be opened is no error: it is kept.
+    /// The data directory does not answer, or its list of definitions is damaged. An object that cannot be opened is no
+    /// error: it stays defined.
     pub(crate) async fn restore(&self, jobs: &JobStore) -> Result<()> {
         let deadline = Instant::now() + PATIENCE_AT_START;
         let list = self.store.all().await?;
@@ -166,8 +169,8 @@ impl Engine {
     }
 
     async fn ready_job(&self, session: &Session, id: JobId, history: &JobHistory) -> Result<()> {
-        // The job runs over the tables and views that it was made with. The log has their definitions: of this session only
-        // those are of use that are the same.
+        // The job runs over the tables and views with which it was created, and the log has their definitions. Tables
+        // of this session are used only if their definitions are the same.
         let session = session.fork(&ForkOptions::default())?;
         for definition in &history.tables {
             let mut parsed = unbound(definition).map_err(|error| unreadable(&error))?;
@@ -191,8 +194,8 @@ impl Engine {
         Box::pin(self.jobs.make_ready(&session, *job, id, history)).await
     }
 
-    /// Whether a statement of a file creates a job that waits, over the same tables: it is there, and begins when what it reads
-    /// and writes can be opened.
+    /// Whether a statement of a file creates a job that waits, over the same tables. Such a job exists, and starts when
+    /// the tables that it reads and writes can be opened.
     pub(crate) async fn waits(&self, statement: &Statement, text: &str) -> Result<bool> {
         let Statement::Job(job) = statement else {
             return Ok(false);
@@ -221,7 +224,7 @@ impl Engine {
         }))
     }
 
-    /// Tries what is not open again; whether anything is left.
+    /// Tries to open closed objects again; gives whether any is still closed.
     pub(crate) async fn try_again(&self) -> bool {
         for name in self.running.take_changed() {
             self.waiting
@@ -261,7 +264,7 @@ impl Engine {
     async fn begin_again(&self, session: &Session, name: &str) {
         match self.jobs.not_ready(name).await {
             Ok(Some((id, history))) => self.restore_job(session, id, &history, PATIENCE).await,
-            // It was dropped, or a statement has begun it.
+            // The job was dropped, or a statement has started it.
             Ok(None) => self.waiting.remove(name),
             Err(error) => {
                 self.waiting.put(name, error.with_its_help());
@@ -269,7 +272,8 @@ impl Engine {
         }
     }
 
-    /// Says of jobs that cannot be begun that they wait, and why: in SHOW JOBS, in the metrics, on the page of the process's health.
+    /// Reports jobs that cannot be started as waiting, with the reason: in SHOW JOBS, in the metrics, on the health
+    /// page.
     async fn tell_what_waits(&self) {
         let waiting = self.waiting.lock().clone();
         let options = self.running.options(Stop::default());
@@ -285,7 +289,7 @@ impl Engine {
     }
 }
 
-/// Tries again and again what is not open, for as long as the engine is there.
+/// Tries to open closed objects again and again, for as long as the engine exists.
 #[expect(
     clippy::disallowed_methods,
     reason = "tables that could not be opened are tried again in real time"
@@ -330,7 +334,7 @@ async fn restore_one(session: &Session, definition: Definition, deadline: Instan
     }
 }
 
-/// How long something may take that is to be done by then.
+/// The time left until a deadline, for a step that may take so long.
 fn until(deadline: Instant) -> Duration {
     PATIENCE.min(deadline.saturating_duration_since(Instant::now()))
 }

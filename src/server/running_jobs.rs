@@ -1,4 +1,5 @@
-//! Jobs that a server keeps running: each on a task of its own, begun again after RESUME JOB and when its text changes.
+//! Jobs that a server keeps running: each on a task of its own, started again after RESUME JOB and when its text
+//! changes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,9 +12,9 @@ use tokio::task::JoinHandle;
 
 use crate::runtime::{JobStatus, JobStatuses, Jobs, Metrics, RunOptions, Stop, ToDo};
 
-/// How often a job that stands still is looked at.
+/// How often a job that does not run is checked.
 const LOOK: Duration = Duration::from_millis(500);
-/// One that ended although it is to run, as when another process has taken it over, is left alone for so long.
+/// A job that ended although it is to run, as when another process has taken it over, is left alone for so long.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// The running jobs.

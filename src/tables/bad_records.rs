@@ -1,5 +1,5 @@
-//! What a scan tells besides its rows: records that a statement or a batch of a job cannot use, and that it sets aside; and the
-//! last record that it has read of each partition.
+//! Side results of a scan: records that a statement or a batch of a job cannot use and sets aside, and the last record
+//! read of each partition.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,7 +32,7 @@ pub struct BadRecord {
 /// The bad records of one statement, and the last records that it has read.
 #[derive(Debug, Default)]
 pub struct BadRecords {
-    /// Those that are known before they are read.
+    /// Records that are known as bad before they are read.
     aside: Arc<SetAside>,
     state: Mutex<BadState>,
 }
@@ -46,7 +46,7 @@ struct BadState {
 }
 
 impl BadRecords {
-    /// At least this many rows are looked at before a share of bad ones stops a statement.
+    /// At least this many rows are read before a share of bad ones stops a statement.
     const SAMPLE: usize = 100;
 
     /// None yet, and these are to be set aside when they are read.
@@ -72,7 +72,7 @@ impl BadRecords {
         state.records.extend(records);
     }
 
-    /// Adds records that were found to be bad, of so many that were looked at.
+    /// Adds bad records, of `seen` records that were read.
     ///
     /// # Errors
     ///
@@ -106,7 +106,7 @@ impl BadRecords {
         state.last.clone()
     }
 
-    /// Takes what was set aside so far.
+    /// Takes the records that were set aside so far.
     pub fn take(&self) -> Vec<BadRecord> {
         std::mem::take(
             &mut self

@@ -24,7 +24,7 @@ use futures::StreamExt as _;
 use super::text_numbers::{with_numbers, with_texts};
 use crate::formats::is_exact;
 
-/// Rows at once, where the plan says nothing of it.
+/// Rows of a batch, if the plan sets no number.
 const ROWS: usize = 8192;
 
 /// The engine's source of CSV, which reads decimals as texts and makes numbers of them.
@@ -146,7 +146,7 @@ impl FileSource for ExactCsvSource {
     }
 }
 
-/// Opens files whose decimals are read as texts, and makes numbers of them.
+/// Opens files; their decimals are read as texts and converted to numbers.
 struct ExactOpener {
     inner: Arc<dyn FileOpener>,
     /// With the numbers.

@@ -37,7 +37,7 @@ use super::text_numbers::{with_numbers, with_texts};
 use crate::error::Error;
 use crate::formats::is_exact;
 
-/// Rows at once, where the plan says nothing of it.
+/// Rows of a batch, if the plan sets no number.
 const ROWS: usize = 8192;
 
 /// Makes the engine's format for JSON, with exact numbers.
@@ -230,7 +230,7 @@ impl FileSource for ExactJsonSource {
     }
 }
 
-/// Opens files whose numbers are read as texts, and makes numbers of them.
+/// Opens files; their numbers are read as texts and converted.
 struct ExactOpener {
     /// With the numbers.
     schema: SchemaRef,
@@ -281,7 +281,7 @@ async fn chunks_of(store: Arc<dyn ObjectStore>, file: &PartitionedFile) -> Resul
     Ok(lines.await?.map_err(DataFusionError::from).boxed())
 }
 
-/// The rows of objects that stand behind each other.
+/// The rows of objects that follow each other.
 fn decoded(decoder: Decoder, chunks: Chunks) -> BoxStream<'static, Result<RecordBatch>> {
     let start = (decoder, chunks, Bytes::new(), false);
     let batches = stream::try_unfold(start, |(mut decoder, mut chunks, mut rest, mut is_end)| {
@@ -358,7 +358,7 @@ impl ArrayLines {
         Ok(lines)
     }
 
-    /// What stands for a byte.
+    /// The byte to write for one byte of the array, if any.
     fn read(&mut self, byte: u8) -> Result<Option<u8>> {
         if self.in_text {
             match byte {

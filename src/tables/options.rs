@@ -31,7 +31,7 @@ pub fn check_names(options: &Options, names: &[&str], prefixes: &[&str]) -> Resu
     Ok(())
 }
 
-/// One of a few words.
+/// The option's value, which is one of a few words.
 ///
 /// # Errors
 /// Another word, with the closest known one.

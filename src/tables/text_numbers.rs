@@ -52,7 +52,7 @@ pub(super) fn with_numbers(batch: &RecordBatch, schema: &SchemaRef) -> Result<Re
     )?)
 }
 
-/// What does not become a column of numbers.
+/// Why a column does not become a column of numbers.
 enum Unread {
     /// A text that is no number of a type.
     Misfit {

@@ -1,7 +1,7 @@
-//! Event time of a stream's rows in a job: what is declared of it, and the hidden column in which what later operators need
-//! to know of a row travels with it from the scan.
+//! Event time of a stream's rows in a job: its declaration, and the hidden column with which each row carries its place
+//! and watermark from the scan to later operators.
 //!
-//! Only where rows are read is their order known; the sources fill the column there.
+//! The order of rows is known only where they are read: the sources fill the column there.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +16,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema, TimestampMic
 use crate::core::jobs::{PartitionTime, Reached, RowWatermark, RunningWatermark, WatermarkPolicy};
 use crate::error::{Error, Result, Subject};
 
-/// The start of a row's window, whatever was selected of it.
+/// The start of a row's window, also if the query does not select it.
 pub(crate) const HIDDEN_START: &str = "__window_start";
 /// The end of a row's window.
 pub(crate) const HIDDEN_END: &str = "__window_end";
@@ -26,7 +26,7 @@ pub const ROW_COLUMN: &str = "__row";
 /// In it: the watermark that the row met, in microseconds; the lowest number where there was none.
 pub const ROW_WATERMARK: &str = "watermark";
 
-/// In it: what tells rows apart that have the same offset.
+/// In it: the number that tells rows with the same offset apart.
 pub const ROW_IN_FILE: &str = "row";
 
 /// `WATERMARK FOR column AS column - delay`, with the options about it.
@@ -40,7 +40,7 @@ pub struct EventTime {
     pub delay: i64,
     /// Which partition holds the job.
     pub policy: WatermarkPolicy,
-    /// After this long without a row a partition holds nobody back.
+    /// After this long without a row a partition no longer holds the watermark back.
     pub idle_after: Duration,
     /// Rows further past their record's timestamp than this, or past the time their file was written, are dead letters.
     pub max_ahead: Duration,
@@ -49,14 +49,14 @@ pub struct EventTime {
 /// Time in one batch of a job, over the partitions of one table.
 #[derive(Debug)]
 pub struct BatchTime {
-    /// Per partition: what its rows meet, and its time before.
+    /// Per partition: the watermark that its rows meet, and its time before.
     rules: BTreeMap<i32, (RowWatermark, PartitionTime)>,
     reached: Mutex<BTreeMap<i32, Reached>>,
     is_kept: bool,
 }
 
 impl BatchTime {
-    /// Time for partitions with these rules: what their rows meet, and their time before the batch.
+    /// Time for partitions with these rules: the watermark that their rows meet, and their time before the batch.
     pub fn new(rules: BTreeMap<i32, (RowWatermark, PartitionTime)>) -> Self {
         Self {
             rules,
@@ -65,7 +65,7 @@ impl BatchTime {
         }
     }
 
-    /// No time: rows meet no watermark, whatever the table declares; only where they are is known.
+    /// No time: rows meet no watermark, also if the table declares one; only their places are kept.
     pub fn not_kept() -> Self {
         Self {
             is_kept: false,
@@ -77,7 +77,7 @@ impl BatchTime {
         self.is_kept
     }
 
-    /// What the partitions that were read have reached.
+    /// The time that the partitions which were read have reached.
     pub fn reached(&self) -> BTreeMap<i32, Reached> {
         self.lock().clone()
     }
@@ -88,7 +88,7 @@ impl BatchTime {
         RunningWatermark::new(rule, before.watermark, delay)
     }
 
-    /// What the rows of a partition meet, and its time before the batch.
+    /// The watermark that the rows of a partition meet, and its time before the batch.
     pub(crate) fn rule(&self, partition: i32) -> (RowWatermark, PartitionTime) {
         let unknown = (RowWatermark::From(None), PartitionTime::default());
         self.rules.get(&partition).copied().unwrap_or(unknown)
@@ -122,7 +122,7 @@ fn row_fields() -> Fields {
         Field::new("offset", DataType::Int64, false),
         // Where rows of a file have one offset, the number of the row in the file.
         Field::new(ROW_IN_FILE, DataType::Int64, false),
-        // Of rows that may be late: those behind the watermark.
+        // For rows that may be late, which are those behind the watermark.
         Field::new("topic", DataType::Utf8, true),
         Field::new("value", DataType::Binary, true),
     ])
@@ -162,7 +162,7 @@ pub(crate) fn event_times(column: &ArrayRef) -> Result<&TimestampMicrosecondArra
     times.ok_or_else(|| Error::internal("an event time in another unit"))
 }
 
-/// The last event time that a row may have whose record was written at `written`, in milliseconds since 1970 UTC (TIME-5).
+/// The latest event time of a row whose record was written at `written`, in milliseconds since 1970 UTC (TIME-5).
 pub(crate) fn latest_event_time(event_time: &EventTime, written: i64) -> Option<i64> {
     let ahead = i64::try_from(event_time.max_ahead.as_micros()).unwrap_or(i64::MAX);
     written.checked_mul(1_000)?.checked_add(ahead)

@@ -1,4 +1,4 @@
-//! Jobs: what a batch costs beside a plain scan, and how long a row takes from topic to topic.
+//! Benchmarks of jobs: the cost of a batch beside a plain scan, and how long a row takes from topic to topic.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -163,7 +163,7 @@ pub(crate) fn latency(bench: &Bench, bootstrap: &str, report: &mut Report) {
     ] {
         let dir = tempfile::tempdir().unwrap();
         let jobs = bench.job(dir.path(), sql);
-        // What was sent before is no part of the measure.
+        // Records sent before are no part of the measure.
         bench.catch_up(&jobs);
         let options = RunOptions::default();
         let took = while_sending(bootstrap, out, |stop| {
@@ -203,7 +203,7 @@ fn while_sending(bootstrap: &str, out: &str, run: impl FnOnce(&AtomicBool) + Sen
         stop.store(true, Ordering::Relaxed);
         runs.join().unwrap();
         let took = seen.join().unwrap();
-        // The first records find nobody warm, neither broker nor loop.
+        // The first records are left out: broker and job loop are not warmed up.
         let share =
             took.len() * usize::try_from(WARM).unwrap() / usize::try_from(WARM + SECONDS).unwrap();
         let mut took = took[share..].to_vec();

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Instant;
 
-/// What a step took.
+/// The cost of a step.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Taken {
     pub(crate) rows: u64,
@@ -24,7 +24,7 @@ impl Taken {
     }
 }
 
-/// What is compared.
+/// The figure that is compared.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Figure {
     /// Rows per second: more is better.
@@ -35,7 +35,7 @@ pub(crate) enum Figure {
 
 /// Runs a step that says how many rows it handled.
 pub(crate) fn measure(step: impl FnOnce() -> u64) -> Taken {
-    // Resets the peak of resident memory to what is resident now.
+    // Resets the peak of resident memory to the resident memory now.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let cpu = cpu_seconds(SELF);
     let start = Instant::now();
@@ -97,7 +97,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Adds a step, with its peer, what is compared and what is to be reached.
+    /// Adds a step, with its peer, the figure that is compared, and the ratio to be reached.
     pub(crate) fn add(&mut self, name: &str, taken: &Taken, peer: Option<(&Taken, Figure, &str)>) {
         let rate = taken.rows as f64 / taken.seconds;
         let (ratio, reach) = match peer {

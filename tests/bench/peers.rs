@@ -202,7 +202,7 @@ pub(crate) fn send_while(
     producer.flush(Duration::from_secs(10)).unwrap();
 }
 
-/// A reader of what is committed to the first partition from now on.
+/// A reader of records committed to the first partition from now on.
 fn newest(bootstrap: &str, topic: &str, group: &str) -> BaseConsumer {
     let consumer: BaseConsumer = config(bootstrap)
         .set("group.id", group)
@@ -219,7 +219,7 @@ fn newest(bootstrap: &str, topic: &str, group: &str) -> BaseConsumer {
     consumer
 }
 
-/// Reads what is committed; gives the milliseconds from the `at` of each record.
+/// Reads committed records; gives the milliseconds from the `at` of each.
 pub(crate) fn watch(bootstrap: &str, topic: &str, epoch: Instant, stop: &AtomicBool) -> Vec<f64> {
     let consumer = newest(bootstrap, topic, "bench_watch");
     let mut took = Vec::new();
@@ -231,7 +231,7 @@ pub(crate) fn watch(bootstrap: &str, topic: &str, epoch: Instant, stop: &AtomicB
         let now = epoch.elapsed().as_micros() as f64;
         let value: serde_json::Value = serde_json::from_slice(message.payload().unwrap()).unwrap();
         let at = value["at"].as_f64().unwrap();
-        // What was sent in another run has another epoch.
+        // Records of another run have another epoch.
         if at <= now {
             took.push((now - at) / 1_000.0);
         }
@@ -239,7 +239,7 @@ pub(crate) fn watch(bootstrap: &str, topic: &str, epoch: Instant, stop: &AtomicB
     took
 }
 
-/// Copies what comes, one transaction with offsets for all that is there.
+/// Copies records as they come: all records that are there at a time in one transaction with their offsets.
 pub(crate) fn copy_in_transactions(bootstrap: &str, from: &str, to: &str, stop: &AtomicBool) {
     let timeout = Duration::from_secs(10);
     let group = newest(bootstrap, from, "bench_bare");

@@ -1,5 +1,5 @@
-//! The service: what a client gets and sends per second beside the encoder alone and beside another server, and how long a
-//! small statement takes beside a bare call.
+//! Benchmarks of the service: rows that a client gets and sends per second, beside the encoder alone and beside another
+//! server; and the time of a small statement beside a bare call.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -51,7 +51,7 @@ pub(crate) fn program(folder: &std::path::Path) -> Command {
     command
 }
 
-/// Starts a program; gives what it says behind each of `before`, which come in this order on lines of its errors.
+/// Starts a program; gives the texts behind each of `before`, which come in this order on lines of its standard error.
 pub(crate) fn start<const N: usize>(
     command: &mut Command,
     before: [&str; N],
@@ -120,7 +120,7 @@ pub(crate) fn server(bench: &Bench, report: &mut Report) {
     ingest(bench, &address, folder.path(), report);
 }
 
-/// Sail, if a Python with `pysail` is named: nobody needs it but for this.
+/// Sail, if a Python with `pysail` is named: only this benchmark needs it.
 struct Peer {
     address: String,
     _process: Process,
@@ -195,7 +195,7 @@ fn encode(bench: &Bench, batch: fn(i64) -> RecordBatch, rows: u64) -> Taken {
     best_of((0..3).map(|_| measure(step)))
 }
 
-/// What asks for the rows of a statement.
+/// The request for the rows of a statement.
 pub(crate) fn asking(query: &str) -> FlightDescriptor {
     let command = CommandStatementQuery {
         query: query.to_owned(),
@@ -239,7 +239,7 @@ print(best)
     taken(rows, seconds)
 }
 
-/// What another process took; its processor time and memory are not known here.
+/// The cost of a step in another process; its processor time and memory are not known here.
 fn taken(rows: u64, seconds: f64) -> Taken {
     Taken {
         rows,

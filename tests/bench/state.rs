@@ -1,4 +1,4 @@
-//! State of a million keys: the memory it takes, what a batch pays for it, and how long it takes to be read again.
+//! Benchmarks of state with a million keys: its memory, its cost in a batch, and the time to read it again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ const FILL: i64 = 100_000;
 const TOUCHED: i64 = 1_000;
 const BATCHES: i64 = 500;
 
-/// In the environment of a process that fills a state and says what memory it took.
+/// Set in the environment of a process that fills a state and prints its memory.
 pub(crate) const CHILD: &str = "BENCH_STATE_CHILD";
 
 /// Count of the records per session of a user.
@@ -114,7 +114,7 @@ impl Held {
         self.table.apply(done.change).unwrap();
     }
 
-    /// The same as far as it comes before the commit: what is emitted and written.
+    /// The part of a batch before the commit: the rows that are emitted and written.
     fn output(&mut self, users: impl Iterator<Item = i64>, write: impl FnOnce(Vec<u8>)) -> Step {
         self.now += 1_000;
         let partials = self.partials(users);
@@ -147,11 +147,11 @@ impl Held {
     }
 }
 
-/// In a process of its own: fills a state and prints what resident memory it took, what it says of itself, and what plain
-/// arrays of the same take.
+/// In a process of its own: fills a state and prints the resident memory that it took, the size that the state reports,
+/// and the memory of plain arrays with the same values.
 pub(crate) fn child(bench: &Bench) {
     let aggregate = bench.runtime.block_on(aggregate(&bench.session));
-    // Code and pools are there before it counts.
+    // A first fill loads code and memory pools, which do not count.
     drop(Held::fill(&aggregate, 1_000));
     let before = resident_bytes();
     let mut held = Held::fill(&aggregate, KEYS);
@@ -186,7 +186,8 @@ pub(crate) fn state(bench: &Bench, report: &mut Report) {
     );
     let folder = tempfile::tempdir().unwrap();
     let store = JobStore::new(DataDir::open(&folder.path().display().to_string()).unwrap());
-    // What a batch of a job leaves behind before and after its transaction: its state, its version, its log entry.
+    // The files that a batch of a job leaves behind before and after its transaction: its state, its version, its log
+    // entry.
     let synced = |batch: i64, bytes: Vec<u8>| {
         let (id, number) = (JobId::nil(), batch.unsigned_abs());
         let name = format!("{number:010}");
@@ -233,8 +234,8 @@ fn version(batch: u64) -> BatchVersion {
     }
 }
 
-/// Batches over a state of few keys and one of many in turns: what the disk and other programs do meets both. Their numbers
-/// begin at `first`.
+/// Batches over a state of few keys and one of many in turns: load of the disk and of other programs affects both.
+/// Their numbers begin at `first`.
 fn alternately(
     few: &mut Held,
     many: &mut Held,
@@ -300,7 +301,7 @@ fn restart(bench: &Bench, held: &Held, report: &mut Report) {
     let best = |step: &dyn Fn() -> u64| -> Taken { best_of((0..10).map(|_| measure(step))) };
     let plain = best(&|| {
         let file = std::fs::File::open(&path).unwrap();
-        // As state is, all of it is held.
+        // As the state of a job does, this holds all batches in memory.
         let read = FileReader::try_new(file, None).unwrap();
         let batches: Result<Vec<RecordBatch>, _> = read.collect();
         let batches = batches.unwrap();
@@ -326,7 +327,7 @@ fn restart(bench: &Bench, held: &Held, report: &mut Report) {
         &of_read,
         Some((&plain, Figure::Time, "≤ 3")),
     );
-    // A thousand records come, and what they give is there to be committed.
+    // A thousand records come, and their output is ready to be committed.
     let of_first = best(&|| {
         let (table, rows) = read();
         let mut begun = Held {

@@ -1,5 +1,5 @@
-//! Topics of many partitions: how fast they are read, and how many threads and how much memory a process takes that reads them.
-//! And what clients that stand still cost a job of the same server.
+//! Benchmarks of topics with many partitions: how fast they are read, with how many threads and how much memory. And
+//! the cost of stalled clients for a job of the same server.
 
 use std::io::{Read, Write as _};
 use std::net::TcpStream;
@@ -171,7 +171,7 @@ fn threads_beside_tokio(process: &str) -> usize {
     names.filter(|name| !name.starts_with("tokio")).count()
 }
 
-/// The batches of a job of a server to whose source something comes all the time, before and while readers stand still.
+/// The batches of a server's job with a steady source, before and while readers stand still.
 fn standing(bench: &Bench, bootstrap: &str, folder: &Path, report: &mut Report) {
     const STEADY: &str = "bench_steady";
     peers::create_topic(bootstrap, "bench_standing", 64);

@@ -1,5 +1,5 @@
-// Owns the rules that the console's scripts keep beside their types: against mistakes, against data as markup, and what
-// each folder may use.
+// Owns the rules that the console's scripts keep beside their types: against mistakes, against data as markup, and which
+// modules each folder may use.
 
 import js from "@eslint/js";
 import globals from "globals";

@@ -1,4 +1,4 @@
-// What Go programs do with a server: database/sql and the Flight SQL client of arrow-go. Prints what it is told.
+// Go programs as clients of a server: database/sql and the Flight SQL client of arrow-go. Prints the server's answers.
 package main
 
 import (

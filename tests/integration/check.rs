@@ -145,7 +145,7 @@ async fn any_bit_that_flips_in_any_file_is_found() {
             continue;
         }
         let whole = std::fs::read(path).unwrap();
-        // What batches have left that the job no longer has is not missed; it is swept the next time.
+        // `check` reports no file of a batch that the job no longer has; it is swept the next time.
         std::fs::remove_file(path).unwrap();
         let of_log = ["/log/", "/checkpoint/", "/names/"]
             .iter()
@@ -277,7 +277,7 @@ fn a_table_that_was_restored_to_an_earlier_day_is_found() {
         "{}",
         found.out
     );
-    // Nothing is made in the place of one that is gone.
+    // `check` does not create a sink that is gone.
     std::fs::remove_dir_all(work.path("kept")).unwrap();
     let gone = work.anabranch(&["check", "--sink", "--format", "csv"]);
     assert_eq!(gone.code, Some(1), "{gone:#?}");

@@ -116,7 +116,7 @@ fn statements() -> Vec<String> {
     all
 }
 
-/// Statement after statement, each in a program of its own, with what it says and its exit code.
+/// Statement after statement, each in a program of its own, with its output and its exit code.
 #[test]
 fn mistakes_are_explained() {
     let work = Workspace::new();
@@ -148,7 +148,7 @@ fn mistakes_are_explained() {
     insta::assert_snapshot!("mistakes", seen);
 }
 
-/// Records, files and logs that do not hold what they should.
+/// Records, files and logs with wrong contents.
 #[test]
 fn bad_data_is_explained() {
     let work = Workspace::new();

@@ -66,7 +66,7 @@ fn name_at(text: &str) -> String {
         .collect()
 }
 
-/// What each part of a group of imports begins with; `group` is the text behind its opening brace.
+/// The first name of each part of a group of imports; `group` is the text behind its opening brace.
 fn first_names(group: &str) -> Vec<String> {
     let mut depth = 0;
     let mut part = String::new();

@@ -105,7 +105,7 @@ fn sessions_grow_and_finish_while_an_hour_is_reprocessed() {
         expected
     );
 
-    // The same topic takes what is reprocessed; the job goes on as if nothing were.
+    // The rows of a reprocessing run go to the same topic; the job goes on unchanged.
     live.stored
         .work
         .anabranch(&[

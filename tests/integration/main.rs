@@ -25,3 +25,4 @@ mod slt;
 mod support;
 mod topics;
 mod walkthroughs;
+mod words;

@@ -1,4 +1,4 @@
-//! Plans as EXPLAIN shows them: what is pushed down, pruned and sorted.
+//! Plans as EXPLAIN shows them: filters that are pushed down, files that are pruned, sorts.
 
 use crate::support::Workspace;
 

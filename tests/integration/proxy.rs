@@ -1,25 +1,25 @@
 //! A proxy before a store that speaks HTTP: it hides successes, refuses, delays and cuts connections, as a test says.
 //!
-//! Each request has a connection of its own to the store. What becomes of a request is decided by a [rule](Proxy::rule), which
-//! is asked once for each of them, in the order in which they come.
+//! Each request has a connection of its own to the store. A [rule](Proxy::rule) decides the fate of each request. It is
+//! asked once for each of them, in the order in which they come.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// What becomes of a request.
+/// The fate of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// It goes to the store, and the answer comes back.
     Pass,
-    /// It goes to the store, whose answer is thrown away: the client gets this status.
+    /// It goes to the store; the proxy drops the answer, and the client gets this status.
     Hide(u16),
     /// It does not reach the store: the client gets this status.
     Refuse(u16),
     /// It waits so long, and passes then.
     Delay(Duration),
-    /// It goes to the store, whose answer is thrown away, and the connection ends without any.
+    /// It goes to the store; the proxy drops the answer, and the connection ends without one.
     Cut,
     /// The client gets this status at once; the store gets the request after so long.
     Late(u16, Duration),
@@ -93,7 +93,7 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
-    /// From now on `rule` says what becomes of each request.
+    /// From now on `rule` decides the fate of each request.
     pub(crate) fn rule(&self, rule: impl FnMut(&Request) -> Fate + Send + 'static) {
         *self.rule.lock().unwrap() = Box::new(rule);
     }
@@ -103,7 +103,7 @@ impl Proxy {
         *self.rule.lock().unwrap() = pass_all();
     }
 
-    /// The requests so far that did not just pass, with what became of them.
+    /// The requests so far that did not just pass, with their fates.
     pub(crate) fn disturbed(&self) -> Vec<(Request, Fate)> {
         self.disturbed.lock().unwrap().clone()
     }

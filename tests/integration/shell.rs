@@ -22,8 +22,8 @@ fn shell(work: &Workspace) -> PtySession {
     shell
 }
 
-/// Types a line and waits for what it must print. The terminal shows what is typed as well: the answer must be something
-/// that the line does not hold.
+/// Types a line and waits for the output that it must print. The terminal shows the typed line as well: the output must
+/// be a text that the line does not contain.
 #[track_caller]
 fn answers(shell: &mut PtySession, line: &str, expected: &str) {
     assert!(!line.contains(expected));
@@ -116,7 +116,7 @@ fn ctrl_c_cancels_the_statement_and_leaves_the_shell() {
     shell.exp_string(PROMPT).unwrap();
     answers(&mut shell, "SELECT 3 + 4 AS n;", "{\"n\":7}");
 
-    // Ctrl-C at the prompt drops what was typed; Ctrl-D leaves.
+    // Ctrl-C at the prompt drops the typed text; Ctrl-D leaves.
     shell.send("SELECT nonsense").unwrap();
     shell.flush().unwrap();
     shell.exp_string("nonsense").unwrap();

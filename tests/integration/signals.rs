@@ -1,4 +1,4 @@
-//! A program that is told to end does so, whatever it is at.
+//! A program that is told to end does so, during every kind of work.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;

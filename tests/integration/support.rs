@@ -1,4 +1,4 @@
-//! What tests share: the real program, the real broker, Kafka's own tools.
+//! Shared parts of the tests: the real program, the real broker, Kafka's own tools.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read, Write};
@@ -12,11 +12,11 @@ pub(crate) use crate::topics::{
     consume, consume_on, create_topic, create_topic_on, produce, produce_on,
 };
 
-/// No run of the program takes so long, on whatever machine, and nothing that a test waits for does.
+/// No run of the program takes so long on any machine, and no event that a test waits for does.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 
-/// What is to be told at once and not waited out: far less than the minutes that the client libraries wait by themselves, and
-/// more than a busy machine needs to start a program.
+/// The bound for messages that must come at once, without a wait: far less than the minutes that the client libraries
+/// wait by themselves, and more than a busy machine needs to start a program.
 pub(crate) const AT_ONCE: Duration = Duration::from_secs(45);
 
 /// The broker's address. Tests of Kafka fail, and are not skipped, without one.
@@ -53,7 +53,7 @@ pub(crate) fn topic(name: &str) -> String {
     )
 }
 
-/// What the program printed and how it ended.
+/// The output of the program, and how it ended.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: Option<i32>,
@@ -62,7 +62,7 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
-    /// Runs it to its end; what hangs is killed, and what it has said so far is shown.
+    /// Runs it to its end; a program that hangs is killed, and its output so far is shown.
     pub(crate) fn of(command: &mut Command) -> Self {
         Self::within(command, PATIENCE)
     }
@@ -104,7 +104,7 @@ impl Ran {
         }
     }
 
-    /// What it printed, lines of JSON.
+    /// Its output, lines of JSON.
     pub(crate) fn rows(&self) -> Vec<serde_json::Value> {
         let lines = self.out.lines();
         lines
@@ -258,7 +258,7 @@ pub(crate) fn without_checksum(text: &str) -> String {
     format!("{{{inner}}}")
 }
 
-/// Runs a Python script with the pinned packages of `tests/python`; gives what it prints.
+/// Runs a Python script with the pinned packages of `tests/python`; gives its output.
 pub(crate) fn python(script: &str, arguments: &[&str]) -> String {
     // The interpreter's own exit races with PyArrow's threads on a busy machine and then aborts.
     let script = format!("{script}\nimport os, sys\nsys.stdout.flush()\nos._exit(0)\n");

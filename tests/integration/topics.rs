@@ -1,5 +1,6 @@
-//! Topics of the tests: made, changed, filled and read by librdkafka, within milliseconds; Kafka's own tools start a Java machine
-//! each time. Where a test is about what others see, Kafka's own consumer reads: [`crate::support::read_by_kafka`].
+//! Topics of the tests: made, changed, filled and read by librdkafka, within milliseconds; Kafka's own tools start a
+//! Java machine each time. In tests of the records that others see, Kafka's own consumer reads:
+//! [`crate::support::read_by_kafka`].
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -115,7 +116,7 @@ pub(crate) fn partitions(topic: &str) -> u32 {
     partitions_of(&admin, topic)
 }
 
-/// The end of each partition of a topic, counting what was written in transactions that are open.
+/// The end of each partition of a topic, with the records of transactions that are open.
 pub(crate) fn ends(topic: &str) -> Vec<i64> {
     ends_for(&reader(&kafka(), "read_uncommitted"), topic)
 }

@@ -7,7 +7,7 @@ use crate::support::{
 /// The stored SQL in a workspace, over topics that no other test has.
 pub(crate) struct Stored {
     pub(crate) work: Workspace,
-    /// What the names of the topics end with.
+    /// The suffix of the topics' names.
     suffix: String,
 }
 

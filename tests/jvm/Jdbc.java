@@ -4,7 +4,7 @@ import java.sql.*;
 import java.util.*;
 
 /**
- * What the JDBC driver does with a server: statements, parameters, metadata, errors. Prints what it is told. With two arguments:
+ * The JDBC driver as client of a server: statements, parameters, metadata, errors. Prints the answers. With two arguments:
  * values of each type, read as objects and bound.
  */
 public class Jdbc {
@@ -48,10 +48,10 @@ public class Jdbc {
         }
     }
 
-    /** What the driver says of the classes of the columns that were read as objects. */
+    /** The classes that the driver reports for the columns that were read as objects. */
     private static final Set<String> classes = new TreeSet<>();
 
-    /** Columns of each type as objects, with values and without, and what was bound as it is read back. */
+    /** Columns of each type as objects, with values and without, and bound values as they are read back. */
     static void values(String url) throws Exception {
         String row = "SELECT 1 AS one, true AS yes, CAST(7 AS SMALLINT) AS small, CAST(-8 AS INT) AS whole, 9007199254740993 AS large,"
                 + " CAST(1.5 AS REAL) AS half, CAST(0.1 AS DOUBLE) AS tenth, CAST(12.34 AS DECIMAL(10, 2)) AS amount, 'x' AS t,"

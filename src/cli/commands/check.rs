@@ -1,4 +1,4 @@
-//! `anabranch check`: whether what jobs keep is whole.
+//! `anabranch check`: verifies the files of jobs, and those of the catalog.
 
 use std::sync::Arc;
 

@@ -193,7 +193,7 @@ impl Demo<'_> {
         self.quiet(sql).await
     }
 
-    /// Runs the job over what is there.
+    /// Runs the job over all records that the topic has now.
     async fn catch_up(&self) -> Result<()> {
         match self.runner.run_jobs(true, None).await {
             0 => Ok(()),
@@ -290,7 +290,7 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         if self.temporary {
-            // What is left in the temporary folder harms nobody.
+            // Files left in the temporary folder do no harm.
             let _ = std::fs::remove_dir_all(&self.path);
         }
     }

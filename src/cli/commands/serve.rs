@@ -1,4 +1,4 @@
-//! `anabranch serve`, and what its file of users is made with.
+//! `anabranch serve`, and the commands that make entries for its file of users.
 
 use std::io::{IsTerminal as _, Write as _};
 
@@ -82,7 +82,7 @@ pub(crate) async fn serve(settings: &Settings, arguments: &ServeArguments) -> Re
     Ok(0)
 }
 
-/// `anabranch password`: the hash of what is typed or comes through a pipe.
+/// `anabranch password`: the hash of a password that is typed or comes through a pipe.
 pub(crate) fn password() -> Result<u8> {
     let typed = match std::io::stdin().is_terminal() {
         true => rpassword::prompt_password("password: "),
@@ -99,7 +99,7 @@ pub(crate) fn password() -> Result<u8> {
     print(&format!("{}\n", hash_password(typed)?))
 }
 
-/// `anabranch token`: a token, and what the file of users has of it.
+/// `anabranch token`: a token, and the hash of it for the file of users.
 pub(crate) fn token() -> Result<u8> {
     let (token, hash) = new_token();
     print(&format!("token: {token}\nhash:  {hash}\n"))

@@ -1,4 +1,4 @@
-//! Logs to standard error, as text or JSON: one line for each event, whatever the names and texts in it are.
+//! Logs to standard error, as text or JSON: one line for each event, for all names and texts in it.
 
 use std::io::{IsTerminal, Stderr, Write};
 
@@ -30,7 +30,7 @@ pub(crate) fn start(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// Writes each event as one line: what would end a line or move the cursor within it is written as an escape, so that no name
+/// Writes each event as one line: characters that end a line or move the cursor are written as escapes, so that no name
 /// or text of a client can look like another event.
 struct OneLine<W = Stderr> {
     to: W,

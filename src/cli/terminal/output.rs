@@ -14,9 +14,9 @@ use crate::cli::args::Format;
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::planner::types::type_name;
 
-/// Rows that are looked at to set the widths of a table's columns.
+/// Rows that are sampled to set the widths of a table's columns.
 const SAMPLE_ROWS: usize = 1_000;
-/// Beyond the rows looked at, a longer cell must not push all others away.
+/// A longer cell than this, in a row behind the sample, does not widen its column.
 const MAX_WIDTH: usize = 80;
 
 /// Writes one result; [`ResultWriter::finish`] ends it.
@@ -86,7 +86,7 @@ impl<W: Write> ResultWriter<W> {
         }
     }
 
-    /// Shows what was written so far, for results without an end.
+    /// Shows the rows written so far, for results without an end.
     pub(crate) fn flush(&mut self) -> Result<()> {
         let out: &mut W = match &mut self.kind {
             Kind::Table(table) => {
@@ -133,7 +133,7 @@ impl<W: Write> ResultWriter<W> {
     }
 }
 
-/// Standard output was closed, as `head` does: no error, but no reason to go on.
+/// Standard output was closed, as `head` does: not an error, and the program ends.
 pub(crate) fn is_broken_pipe(error: &Error) -> bool {
     error.kind() == ErrorKind::Cancelled && error.subjects().contains(&Subject::Output)
 }
@@ -153,7 +153,7 @@ fn write_error(error: datafusion::arrow::error::ArrowError) -> Error {
     }
 }
 
-/// As PostgreSQL writes it: NULL is nothing at all, an empty text is a pair of quotes.
+/// As PostgreSQL writes it: NULL is an empty field, an empty text is a pair of quotes.
 fn write_csv<W: Write>(out: &mut W, batch: &RecordBatch, header: bool) -> Result<()> {
     let options = FormatOptions::default()
         .with_timestamp_format(Some("%Y-%m-%dT%H:%M:%S%.f"))
@@ -188,7 +188,7 @@ fn write_csv<W: Write>(out: &mut W, batch: &RecordBatch, header: bool) -> Result
     out.write_all(lines.as_bytes()).map_err(io_error)
 }
 
-/// Whether there is no value; of a column of no type, or one with a dictionary, its array alone does not tell.
+/// Whether the value is NULL. For a column of type Null, or with a dictionary, the array's own NULLs do not tell.
 fn is_null(logical: Option<&NullBuffer>, row: usize) -> bool {
     logical.is_some_and(|nulls| nulls.is_null(row))
 }
@@ -222,7 +222,7 @@ fn plain(batch: &RecordBatch) -> Result<RecordBatch> {
     if !types.any(is_text_in_csv) {
         return Ok(batch.clone());
     }
-    // Within a list or a struct an empty text is nothing at all.
+    // Within a list or a struct an empty text is written without quotes, so NULL has to be written as NULL.
     let options = FormatOptions::default().with_null("NULL");
     let mut fields = Vec::with_capacity(batch.num_columns());
     let mut columns: Vec<ArrayRef> = Vec::with_capacity(batch.num_columns());
@@ -356,7 +356,7 @@ fn write_row(
     Ok(())
 }
 
-/// What would break the layout is escaped; lines stay lines.
+/// Escapes characters that would break the layout; lines stay lines.
 fn cell(text: &str) -> String {
     text.trim_end_matches('\n')
         .replace('\r', "\\r")

@@ -42,7 +42,7 @@ impl Progress {
         Self { task: None }
     }
 
-    /// Tells how many rows have come from elsewhere.
+    /// Sets the number of rows that came from a server.
     pub(crate) fn receiving(rows: &Arc<AtomicU64>) -> Self {
         if !std::io::stderr().is_terminal() {
             return Self { task: None };
@@ -130,11 +130,11 @@ fn rows_read(plan: &Arc<dyn ExecutionPlan>) -> u64 {
     rows as u64
 }
 
-/// How often a job says how it is doing where there is no terminal.
+/// The time between two lines of a job where there is no terminal.
 const LINES: Duration = Duration::from_secs(10);
 
-/// Shows how running jobs are doing until dropped: a line that changes for each on a terminal, else a line of text now and
-/// then for those that have done something.
+/// Shows the progress of running jobs until dropped: on a terminal one changing line for each, elsewhere now and then a
+/// line of text for each job that has made progress.
 pub(crate) struct JobProgress {
     task: tokio::task::JoinHandle<()>,
 }
@@ -208,7 +208,7 @@ async fn print_jobs(statuses: JobStatuses) {
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What is said about a job.
+/// The progress line of a job.
 fn line(name: &str, status: &JobStatus, before: Option<&JobStatus>, interval: Duration) -> String {
     if let Some(fault) = &status.waiting {
         return format!("job {name}: WAITING: {fault}");

@@ -1,4 +1,5 @@
-//! Who may do what: three roles, and the tables that a user may name. Decisions only; who somebody is, `login` knows.
+//! Authorization: three roles, and the tables that a user may name. Only decisions; `login` finds out which user a
+//! caller is.
 
 use std::sync::Arc;
 
@@ -10,11 +11,11 @@ use crate::planner::{Class, ParsedStatement, Statement, TableOption, Writes};
 use crate::server::auth::places::Places;
 use crate::session::MayName;
 
-/// Everybody, where nobody has to log in.
+/// The caller's name on a server without logins.
 const ANYONE: &str = "anyone";
 
-/// How many of so many things one user may have at the same time, so that other users always find some. A server without users takes
-/// all clients for one user, who may have all.
+/// The most of `of` things that one user may have at the same time, so that other users always find some. A server
+/// without users takes all clients for one user, who may have all.
 pub(crate) fn share(user: &str, of: usize) -> usize {
     match user == ANYONE {
         true => of,
@@ -34,7 +35,7 @@ pub(crate) struct Grants(Arc<[(Pattern, Pattern)]>);
 impl Grants {
     /// # Errors
     ///
-    /// What is no pattern.
+    /// A pattern that cannot be parsed.
     pub(crate) fn try_new(patterns: &[String]) -> Result<Self> {
         let parse = |pattern: &String| {
             let (schema, table) = pattern.split_once('.').unwrap_or(("public", pattern));
@@ -56,21 +57,22 @@ impl Grants {
     }
 }
 
-/// Who asks.
+/// The caller of a request, with its rights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Caller {
     pub(crate) name: Arc<str>,
     pub(crate) role: Role,
     /// The tables that may be named; `None`: all.
     pub(crate) tables: Option<Grants>,
-    /// Where tables of the caller may be, if not at all places of the server.
+    /// The locations where tables of the caller may be; `None`: at all locations of the server.
     pub(crate) places: Option<Arc<[String]>>,
-    /// What is kept between two calls belongs to it; of a token or a cookie.
+    /// The client session that owns settings, prepared statements and results between two calls; from a token or a
+    /// cookie.
     pub(crate) session: Option<Arc<str>>,
 }
 
 impl Caller {
-    /// Whoever asks where nobody has to log in.
+    /// The caller of every request on a server without logins.
     pub(crate) fn anyone() -> Self {
         Self {
             name: ANYONE.into(),
@@ -81,7 +83,7 @@ impl Caller {
         }
     }
 
-    /// The name of a user who has logged in; `None` where nobody has to.
+    /// The name of a logged-in user; `None` on a server without logins.
     pub(crate) fn user(&self) -> Option<&Arc<str>> {
         (*self.name != *ANYONE).then_some(&self.name)
     }
@@ -97,17 +99,18 @@ impl Caller {
         Some(Arc::new(move |schema, table| tables.include(schema, table)))
     }
 
-    /// Whether this is an administrator, or the one who is asked about.
+    /// Whether the caller is an administrator, or is `user`.
     pub(crate) fn may_see(&self, user: &str) -> bool {
         self.role == Role::Admin || *self.name == *user
     }
 
-    /// Refuses what the caller may not do, as far as the statement's text tells; of the tables that it names, those that
-    /// it makes or drops. `places` are those where callers who are no administrators may have tables.
+    /// Refuses a statement that the caller may not run, as far as its text tells. Of the tables that it names, only
+    /// those that it creates or drops are checked. `places` are the locations where users other than administrators may
+    /// have tables.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Permission`], with what is missing.
+    /// [`ErrorKind::Permission`], with the right that is missing.
     pub(crate) fn check(&self, parsed: &ParsedStatement, places: &Places) -> Result<()> {
         self.check_role(parsed)?;
         if self.role == Role::Admin {
@@ -117,11 +120,11 @@ impl Caller {
         places.check(&parsed.statement, self.places.as_deref())
     }
 
-    /// As [`Self::check`], of a table whose place the server has chosen.
+    /// As [`Self::check`], for a table whose location the server has chosen.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Permission`], with what is missing.
+    /// [`ErrorKind::Permission`], with the right that is missing.
     pub(crate) fn check_own(&self, parsed: &ParsedStatement) -> Result<()> {
         self.check_role(parsed)?;
         match self.role {
@@ -161,7 +164,7 @@ impl Caller {
                     option.key.to_lowercase() == "dead_letter.table"
                         && !tables.include("public", &option.value.value)
                 };
-                // It is answered as one that is not there: rows would be written to it.
+                // The answer is the same as for a missing table: rows would be written to it.
                 if let Some(option) = table.options.iter().find(is_table) {
                     let name = &option.value.value;
                     let error = Error::not_found(format!("no table or view is named {name}"));
@@ -179,12 +182,12 @@ impl Caller {
     }
 }
 
-/// What an administrator may do and the caller may not.
+/// The error for an action that only an administrator may do.
 pub(crate) fn refused(why: String) -> Error {
     Error::new(ErrorKind::Permission, why).with_help("ask an administrator of the server")
 }
 
-/// Whether rows of whatever tables it names are put where others find them.
+/// Whether the statement runs a query and stores its rows where other users can read them.
 fn makes_from_query(parsed: &ParsedStatement) -> bool {
     let effect = &parsed.effect;
     match effect.writes {
@@ -300,7 +303,8 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::NotFound);
             assert!(ann.check_own(&letters(key, "visits_dead")).is_ok());
         }
-        // Those of an administrator narrow what statements read, and not what is made and dropped.
+        // An administrator's `tables` narrow the tables that statements read, and not the tables that are created and
+        // dropped.
         let boss = caller(Role::Admin, Some(&["visits*"]));
         assert!(!boss.may_name().unwrap()("public", "secrets"));
         for sql in [

@@ -1,4 +1,5 @@
-//! Before every call of every service: who asks. A call that is not named here needs a caller who is known.
+//! Authentication gate: identifies the caller before every call of every service. A call that is not named here needs a
+//! logged-in caller.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -64,7 +65,7 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let waiting = self.inner.clone();
-        // The one that was asked whether it is ready is the one that is called.
+        // `poll_ready` was called on this service, so this one is called, and not its clone.
         let mut inner = std::mem::replace(&mut self.inner, waiting);
         let first = FirstCall::of(request.extensions());
         let login = Arc::clone(&self.login);

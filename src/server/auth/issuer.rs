@@ -1,4 +1,4 @@
-//! Tokens of another issuer, such as an identity provider: signed by one of its keys, with claims that say who somebody is.
+//! Tokens of another issuer, such as an identity provider: signed by one of its keys, with claims that name the user.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -65,7 +65,7 @@ struct Theirs {
 }
 
 impl Issuer {
-    /// An issuer whose keys are in a file, with what its tokens must say of it and of whom they are for.
+    /// An issuer whose keys are in a file, with the `iss` and `aud` that its tokens must have.
     ///
     /// # Errors
     ///
@@ -82,7 +82,7 @@ impl Issuer {
         })
     }
 
-    /// Who sends this token.
+    /// The caller with this token.
     ///
     /// # Errors
     ///
@@ -230,7 +230,7 @@ pub(crate) mod tests {
         assert_eq!(known(), (true, false));
 
         write(&set(&[&old.1, &new.1]), 1);
-        // It is not looked at for each token of a key that is not known.
+        // The file is not read again for each token with an unknown key.
         look(Instant::now() + Duration::from_secs(3_600));
         assert_eq!(known(), (true, false));
         look(long_ago());

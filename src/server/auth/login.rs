@@ -1,4 +1,5 @@
-//! Who asks: a user with a password, a token of ours or of the file of users, or the token of another issuer.
+//! Authentication: a user with a password, a token of this server or of the file of users, or the token of another
+//! issuer.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -30,7 +31,7 @@ const REMEMBERED: Duration = Duration::from_secs(300);
 /// Passwords that are hashed at the same time: each takes 19 MiB and tens of milliseconds.
 const HASHED_AT_ONCE: usize = 2;
 
-/// Different passwords for one name that are or wait to be hashed; one more is told to come again.
+/// The most different passwords for one name that are hashed or wait for it; a login with one more is refused for now.
 const WAITING_FOR_A_NAME: usize = 4;
 
 /// Some clients leave the padding out.
@@ -39,27 +40,27 @@ const BASIC: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Who may come in.
+/// Options of the login: the users, and an issuer of tokens.
 #[derive(Debug, Clone, Default)]
 pub struct LoginOptions {
     /// The file of users.
     pub users: Option<PathBuf>,
     /// Keys of another issuer of tokens, as a JSON Web Key Set.
     pub jwks: Option<PathBuf>,
-    /// What `iss` of its tokens must say.
+    /// The `iss` that its tokens must have.
     pub jwt_issuer: Option<String>,
-    /// What `aud` of its tokens must say.
+    /// The `aud` that its tokens must have.
     pub jwt_audience: Option<String>,
 }
 
 impl LoginOptions {
-    /// Whether somebody has to log in.
+    /// Whether callers have to log in.
     pub fn is_closed(&self) -> bool {
         self.users.is_some() || self.jwks.is_some()
     }
 }
 
-/// Finds out who asks.
+/// Identifies the callers of all services.
 pub(crate) struct Login {
     users: Option<Users>,
     issuer: Option<Issuer>,
@@ -74,7 +75,7 @@ pub(crate) struct Login {
     /// Passwords that are or wait to be hashed, and by how many, by user; all users there are not are one.
     waiting: Mutex<HashMap<String, HashMap<[u8; 32], usize>>>,
     counts: Arc<Counts>,
-    /// What a password is compared with whose user there is not: that takes as long.
+    /// A hash that the password of an unknown user is compared with: the answer takes as long as for a known user.
     nobody: String,
 }
 
@@ -83,7 +84,7 @@ struct Ours {
     sub: String,
     /// The session.
     jti: String,
-    /// Of the password that it was given for: with another one it is of no use any more.
+    /// A digest of the password that the token was given for: with another password the token is of no use any more.
     pwd: String,
     iat: u64,
     exp: u64,
@@ -92,7 +93,7 @@ struct Ours {
 impl Login {
     /// # Errors
     ///
-    /// A file that cannot be read, or says what cannot be understood.
+    /// A file that cannot be read or parsed.
     #[expect(
         clippy::disallowed_methods,
         reason = "the key of tokens cannot be guessed"
@@ -123,7 +124,7 @@ impl Login {
         })
     }
 
-    /// Who sends these headers.
+    /// The caller who sends these headers.
     ///
     /// # Errors
     ///
@@ -155,12 +156,12 @@ impl Login {
         Ok(caller)
     }
 
-    /// Whether somebody has to log in.
+    /// Whether callers have to log in.
     pub(crate) fn is_closed(&self) -> bool {
         self.is_closed
     }
 
-    /// A token for whoever sends these headers, for the calls that follow.
+    /// A token for the caller who sends these headers, for the calls that follow.
     ///
     /// # Errors
     ///
@@ -170,7 +171,7 @@ impl Login {
         self.token_of(&caller, headers)
     }
 
-    /// The same for a caller who was found by these headers.
+    /// The same for a caller that these headers have identified.
     ///
     /// # Errors
     ///
@@ -274,7 +275,7 @@ impl Login {
                     ..Caller::anyone()
                 });
             }
-            // What they may is what the file says now.
+            // The user's rights are those that the file of users gives now.
             let user = self.users.as_ref().and_then(|users| users.named(&ours.sub));
             let user = user.ok_or_else(|| unknown("the user of this token is there no more"))?;
             if ours.pwd != self.password_of(&ours.sub) {
@@ -315,7 +316,7 @@ impl Login {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What tells one password of a user from another.
+    /// A digest that changes when the user's password changes.
     fn password_of(&self, name: &str) -> String {
         let user = self.users.as_ref().and_then(|users| users.named(name));
         let password = user.and_then(|user| user.password).unwrap_or_default();
@@ -338,8 +339,8 @@ impl Login {
     }
 }
 
-/// One who waits for a password to be hashed. Whoever tries one after the other for a name waits for those of that name only:
-/// there are never many in the queue that others stand in.
+/// A caller who waits for a password to be hashed. A caller who guesses many passwords of one name waits only behind
+/// others of that name: the queue of all names never has many entries of one name.
 struct Waits<'l> {
     login: &'l Login,
     name: String,
@@ -512,7 +513,7 @@ mod tests {
         let token = signed(&alone, &claims, &key);
         assert!(login.caller(&bearer(&token)).await.is_ok());
 
-        // The public key is no secret: signed with it as one, a token proves nothing.
+        // The public key is no secret: a token that is signed with it, as if it were one, proves nothing.
         let known = EncodingKey::from_secret(public["x"].as_str().unwrap().as_bytes());
         let symmetric = header(Algorithm::HS256, Some("one"));
         let refused = [

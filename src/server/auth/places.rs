@@ -1,5 +1,5 @@
-//! Where tables of users who are no administrators may be, and of what they are kept away: the data directory, and the tables
-//! that they may not name.
+//! Locations where users other than administrators may have tables, and the locations that are refused to them: the
+//! data directory, and the tables that they may not name.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -88,11 +88,12 @@ impl Places {
     }
 }
 
-/// Refuses a table at a place, or of a topic, that a table has which the caller may not name: `hidden` are the places of those.
+/// Refuses a table at the location, or of the topic, of a table that the caller may not name: `hidden` are the places
+/// of such tables.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Permission`]; it does not say whose place it is.
+/// [`ErrorKind::Permission`]; it does not name the other table.
 pub(crate) fn check_hidden(statement: &Statement, hidden: &[TablePlace]) -> Result<()> {
     let check = |place: TablePlace| match is_hidden(&place, hidden) {
         true => {
@@ -124,7 +125,7 @@ pub(crate) fn check_hidden(statement: &Statement, hidden: &[TablePlace]) -> Resu
     }
 }
 
-/// Whether a place is that of a hidden table, or below or above it. Of a place that cannot be told it is.
+/// Whether a place is that of a hidden table, or below or above it. A place that cannot be resolved counts as one.
 pub(crate) fn is_hidden(place: &TablePlace, hidden: &[TablePlace]) -> bool {
     match place {
         // The same topic has many names for its brokers.
@@ -143,8 +144,9 @@ pub(crate) fn is_hidden(place: &TablePlace, hidden: &[TablePlace]) -> bool {
     }
 }
 
-/// Whether a table that was declared by a caller who may name some tables only lies where another table is that `may_name` leaves
-/// out: it was declared before that one, or before that one was hidden. `places_of` gives the places of the tables of some names.
+/// Whether a table, declared by a caller with limited tables, lies at the location of another table that `may_name`
+/// leaves out: the table was declared before the other one, or before the other one was hidden. `places_of` gives the
+/// locations of the tables of some names.
 pub(crate) fn is_closed(
     name: &str,
     places_of: impl Fn(&dyn Fn(&str) -> bool) -> Vec<TablePlace>,
@@ -208,7 +210,7 @@ fn is_within(place: &str, roots: &[String]) -> Result<()> {
             "the server's environment is for administrators".to_owned(),
         ));
     }
-    // What is decoded once more on its way to the files is another place than the one that is looked at here.
+    // A text that is decoded once more on its way to the files names another place than the one checked here.
     if place.contains(['%', '\\']) || place.chars().any(char::is_control) {
         return Err(refused(format!(
             "'{place}' has characters that other users than administrators do not write in places"
@@ -594,9 +596,9 @@ mod tests {
             closed(&mine, &hidden),
             ["open_above", "open_first", "open_topic"]
         );
-        // What administrators have declared there is theirs to grant.
+        // An administrator who declares a table there may grant it.
         assert_eq!(closed(&["open_other"], &hidden), [] as [&str; 0]);
-        // Who may name the other table reads no more than that.
+        // A user who may name the other table reads no more than that.
         assert_eq!(closed(&mine, &["theirs"]), [] as [&str; 0]);
         // A table that is hidden itself, below a view, is not closed by its own place.
         assert_eq!(closed(&["theirs"], &hidden), [] as [&str; 0]);

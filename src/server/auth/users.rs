@@ -1,4 +1,4 @@
-//! The file of users: who there is, how each proves it, what each may do.
+//! The file of users: which users there are, how each proves its identity, and its rights.
 //!
 //! ```toml
 //! [users.ann]
@@ -24,7 +24,7 @@ use sha2::{Digest as _, Sha256};
 use crate::error::{Error, Result};
 use crate::server::auth::access::{Caller, Grants, Role};
 
-/// How often a file is looked at for changes.
+/// How often a file is checked for changes.
 pub(crate) const LOOK: Duration = Duration::from_secs(1);
 /// Before the hash of a token.
 const TOKEN: &str = "sha256:";
@@ -58,7 +58,7 @@ pub(crate) struct User {
 #[derive(Debug)]
 struct Known {
     users: BTreeMap<String, User>,
-    /// Hashes of tokens, and whose they are.
+    /// The users by the hashes of their tokens.
     tokens: BTreeMap<String, String>,
 }
 
@@ -79,7 +79,7 @@ struct Seen {
 impl Users {
     /// # Errors
     ///
-    /// A file that cannot be read, or says what cannot be understood: with its place.
+    /// A file that cannot be read or parsed: with its place.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let changed = changed(path);
         Ok(Self {
@@ -97,7 +97,7 @@ impl Users {
         self.look(|known| known.users.get(name).cloned())
     }
 
-    /// Whose token it is.
+    /// The user with this token.
     pub(crate) fn of_token(&self, token: &str) -> Option<User> {
         let hash = hash_of(token);
         self.look(|known| known.users.get(known.tokens.get(&hash)?).cloned())

@@ -1,5 +1,5 @@
-//! Who may ask. A page of another site makes a browser send requests here, and a name of another site may be made to lead
-//! here: both are refused before anything is looked at.
+//! Authentication and origin checks of the console. A page of another site can make a browser send requests here, and a
+//! name of another site can be made to lead here. Both are refused before anything else of the request is read.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,23 +20,23 @@ use crate::server::auth::login::{Login, cookie};
 use crate::server::console::problem::Problem;
 use crate::server::network::admission::FirstCall;
 
-/// The cookie of one who has logged in.
+/// The cookie with the token of a logged-in user.
 pub(super) const TOKEN: &str = "anabranch_token";
 
 /// Where requests may come from.
 #[derive(Debug, Clone)]
 pub(super) struct Origins {
-    /// Only names of this machine: one that listens for nobody else is asked under no other name.
+    /// Accept only names of this machine in `Host`: a console that listens on a loopback address has no other name.
     pub(super) only_loopback: bool,
-    /// Other names under which it is asked; none: one that listens for others is asked under any.
+    /// Other names that `Host` may have. Empty: a console that listens for other machines accepts every name.
     pub(super) hosts: Arc<[String]>,
 }
 
-/// Who asks: every request for data or a change passes through here.
+/// Identifies the caller: every request for data or a change passes through here.
 ///
 /// # Errors
 ///
-/// One who has to log in first.
+/// The caller has to log in first.
 async fn authorize(login: &Login, headers: &HeaderMap) -> Result<Caller> {
     let token = cookie(headers, TOKEN).filter(|_| !headers.contains_key(AUTHORIZATION));
     match token.and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok()) {
@@ -65,7 +65,7 @@ pub(super) async fn log_in(login: &Login, user: &str, password: &str) -> Result<
     login.token(&headers).await
 }
 
-/// Lets through what this page has sent, or a program of the user.
+/// Lets a request through that this page or a program of the user has sent.
 pub(super) async fn check_origin(
     State(origins): State<Origins>,
     request: Request,

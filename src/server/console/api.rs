@@ -1,4 +1,4 @@
-//! What the page asks for: JSON over statements.
+//! Endpoints of the console's page: JSON over statements.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,21 +25,21 @@ use crate::server::console::problem::{Problem, json_text, with_json};
 use crate::server::console::rows::Limits;
 use crate::server::console::statements::Statements;
 
-/// What may be sent in one request.
+/// The most bytes of a request's body.
 const MAX_BODY: usize = 1 << 20;
 /// The body of a request comes within this.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Of a result, at most.
+/// The most rows of a result.
 const MAX_ROWS: usize = 10_000;
-/// Of a result, unless the page asks for another number.
+/// The rows of a result, unless the page asks for another number.
 const DEFAULT_ROWS: usize = 1_000;
-/// Of a result's JSON.
+/// The most bytes of a result's JSON.
 const MAX_BYTES: usize = 16 << 20;
 /// Batches that are shown.
 const BATCHES: u64 = 100;
 /// Late rows and dead letters that are shown.
 const SET_ASIDE: usize = 50;
-/// What one viewer has asked of all jobs is good for the others for so long.
+/// An answer about all jobs is used for every viewer for so long.
 const FRESH: Duration = Duration::from_secs(1);
 
 const OWN: Limits = Limits {
@@ -85,9 +85,9 @@ pub(super) fn routes(statements: Arc<Statements>, login: Arc<Login>, is_secure: 
 struct Console {
     statements: Arc<Statements>,
     login: Arc<Login>,
-    /// Whether what is sent cannot be read on its way.
+    /// Whether the connection is encrypted.
     is_secure: bool,
-    /// What was said of all jobs the last time.
+    /// The last answer about all jobs, and its time.
     jobs: tokio::sync::Mutex<Option<(Instant, Value)>>,
 }
 
@@ -193,7 +193,7 @@ fn with_cookie(token: &str, more: &str, user: &str) -> Response {
 async fn jobs(State(console): Asked, Extension(caller): Extension<Caller>) -> Answered {
     // The others wait for the first one.
     let mut known = console.jobs.lock().await;
-    // One who may see some tables only is not told what others were.
+    // A caller who may see only some tables does not get the answer for other callers.
     let is_for_all = caller.tables.is_none();
     if let Some((at, said)) = known.as_ref().filter(|_| is_for_all)
         && at.elapsed() < FRESH
@@ -218,7 +218,7 @@ async fn jobs(State(console): Asked, Extension(caller): Extension<Caller>) -> An
     Ok(with_json(StatusCode::OK, &said))
 }
 
-/// What a job that runs in this process says of itself.
+/// The live status of a job that runs in this process.
 fn told(status: &JobStatus) -> Value {
     let watermark = status.watermark.and_then(DateTime::from_timestamp_micros);
     json!({
@@ -356,7 +356,7 @@ async fn rewind(
 
 async fn change(console: &Console, caller: &Caller, sql: &str) -> Answered {
     let said = console.statements.change(caller, sql).await?;
-    // The next look is to see it.
+    // The next request must see the change.
     *console.jobs.lock().await = None;
     Ok(with_json(StatusCode::OK, &json!({"said": said})))
 }
@@ -392,7 +392,7 @@ async fn table_definition(
 #[derive(Deserialize)]
 struct Query {
     sql: String,
-    /// By which it can be stopped; of the sender's choice, so that nobody else can guess it.
+    /// The name by which the statement can be stopped. The sender chooses it, so that no other user can guess it.
     id: String,
     /// How many rows are wanted at most.
     rows: Option<usize>,

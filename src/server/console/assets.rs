@@ -25,7 +25,7 @@ macro_rules! assets {
     };
 }
 
-/// The page itself, which stands at `/`.
+/// The page itself, at the path `/`.
 pub(super) static INDEX: Asset = Asset {
     name: "index.html",
     content_type: HTML,

@@ -37,7 +37,7 @@ pub(super) fn plain(
 ) -> BoxStream<'static, (TcpStream, Place)> {
     let both = (listener, connections);
     futures::stream::unfold(both, |(mut listener, connections)| async move {
-        // The one of axum, which goes on after a fault of the socket.
+        // The `accept` of axum, which goes on after a fault of the socket.
         let (stream, from) = Listener::accept(&mut listener).await;
         // An answer need not wait for anything.
         let _ = stream.set_nodelay(true);
@@ -64,7 +64,7 @@ pub(super) async fn serve<S>(
             () = &mut stop => break,
         };
         let Some((stream, place)) = next else {
-            // A listener has no end but this one's.
+            // A listener ends only when it is stopped.
             stop.await;
             break;
         };
@@ -161,7 +161,7 @@ mod tests {
         let mut said = String::new();
         whole.read_to_string(&mut said).await.unwrap();
         assert!(said.ends_with("here"), "{said}");
-        // Those that came first were closed for it.
+        // The connections that came first were closed for it.
         let mut rest = Vec::new();
         for mut closed in silent.drain(..4) {
             let _ = closed.read_to_end(&mut rest).await;

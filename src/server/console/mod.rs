@@ -1,4 +1,4 @@
-//! The console: a page in the browser, and the JSON it lives on.
+//! The console: a page in the browser, and the JSON endpoints that it calls.
 //!
 //! Every request passes [`access`]; every statement goes through [`statements`].
 

@@ -1,4 +1,4 @@
-//! What went wrong, as the page reads it: a status by kind, and the words and place that clients of Flight are given too.
+//! Errors as the page reads them: a status by kind, with the same message and position that clients of Flight receive.
 
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -52,7 +52,7 @@ impl IntoResponse for Problem {
             "help": error.help().map(one_line),
             "sqlstate": sqlstate(error.kind()),
             "from": error.span().map(|span| place(span.start)),
-            // Of the first character behind it.
+            // The position of the first character behind it.
             "to": error.span().map(|span| place(span.end)),
             "rows_written": error.rows_written(),
         }});

@@ -31,7 +31,7 @@ const SAFE: u128 = (1 << 53) - 1;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     pub(super) rows: usize,
-    /// Of their JSON.
+    /// The most bytes of their JSON.
     pub(super) bytes: usize,
 }
 
@@ -169,7 +169,7 @@ impl TableBuilder {
     }
 }
 
-/// The column, or its values as text where JSON has nothing like them, such as maps whose keys are numbers.
+/// The column, or its values as text if JSON has no such type, such as maps whose keys are numbers.
 fn encodable(
     field: &FieldRef,
     column: &ArrayRef,

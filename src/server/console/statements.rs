@@ -16,23 +16,23 @@ use crate::server::engine::{Asked, Done, Engine, one_statement, parse};
 use crate::server::queries::prepared::Prepared;
 use crate::server::queries::scheduler::Statement;
 
-/// What a statement gives.
+/// The result of a statement.
 #[derive(Debug, Serialize)]
 pub(super) struct Answer {
     #[serde(flatten)]
     table: Table,
-    /// Rows that it wrote, where that is what it does.
+    /// Rows written, for a statement that writes rows.
     rows_written: Option<i64>,
     /// Whether tables, views or jobs may be others now.
     has_changed: bool,
-    /// What is to be known besides the rows.
+    /// Warnings besides the rows.
     warnings: Vec<String>,
 }
 
 /// Runs statements, and stops those that are no longer wanted.
 pub(super) struct Statements {
     engine: Arc<Engine>,
-    /// Those that can be stopped, by the name that whoever sent them has given.
+    /// Statements that can be stopped, by the name that their sender has given.
     running: Mutex<HashMap<String, Arc<Statement>>>,
 }
 
@@ -44,8 +44,8 @@ impl Statements {
         }
     }
 
-    /// Runs what somebody has typed. Until it is done it can be stopped by its name, unless it is a definition: that is done
-    /// whole, also when nobody waits for it any more.
+    /// Runs a statement that the user has typed. Until it ends it can be stopped by its name. A definition cannot be
+    /// stopped: it runs to its end, also when the browser has gone.
     ///
     /// # Errors
     ///
@@ -116,7 +116,7 @@ impl Statements {
         Ok(answer.table)
     }
 
-    /// Runs a statement of the page's own that changes something; gives what it says.
+    /// Runs a statement of the page's own that changes something; gives its message.
     ///
     /// # Errors
     ///
@@ -153,7 +153,7 @@ impl Statements {
     }
 }
 
-/// A statement among those that can be stopped, until it is done or nobody waits for it.
+/// A statement among those that can be stopped, until it is done or its client has gone.
 struct Entry<'a> {
     of: &'a Statements,
     name: String,
@@ -203,7 +203,7 @@ async fn query(
 fn own(sql: &str, values: &[(&str, &str)]) -> Result<ParsedStatement> {
     let mut parameters = Parameters::default();
     for (name, value) in values {
-        // In quotes it is text, whatever it looks like.
+        // In quotes the value stays text, also if it looks like a number.
         parameters.set(*name, format!("'{value}'"));
     }
     parse(sql, &mut parameters)

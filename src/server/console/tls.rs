@@ -20,7 +20,8 @@ const WAITING: usize = 16;
 
 type Connection = (TlsStream<TcpStream>, Place);
 
-/// The connections of a listener behind TLS; one slow handshake holds up nobody. Each has its place from its handshake on.
+/// The connections of a listener behind TLS; a slow handshake does not delay other connections. Each has its place from
+/// its handshake on.
 #[expect(
     clippy::disallowed_methods,
     reason = "handshakes run beside each other, before there is a statement"
@@ -73,7 +74,7 @@ mod tests {
 
     use super::*;
 
-    /// No certificate: nobody gets beyond a handshake.
+    /// No certificate: no client gets beyond a handshake.
     #[derive(Debug)]
     struct Nobody;
 

@@ -1,4 +1,4 @@
-//! Bulk ingest: the rows of a client into a table, which is made if the client wants that.
+//! Bulk ingest: writes the rows of a client into a table, which is created if the client asks for that.
 
 use std::sync::Arc;
 
@@ -14,14 +14,15 @@ use crate::planner::types::type_name;
 use crate::server::engine::{Asked, Engine, definition};
 use crate::session::{CATALOG, SCHEMA};
 
-/// What the rows are called in the statement that writes them.
+/// The name of the client's rows in the statement that writes them.
 const ROWS: &str = "rows of the client";
 
 /// Writes the rows into the table that the command names; gives how many there were.
 ///
 /// # Errors
 ///
-/// What the server does not have; a table that is there and should not be, or the other way round; the INSERT's.
+/// An option that the server does not support; a table that exists and should not, or the other way round; an error of
+/// the INSERT.
 pub(crate) async fn ingest(
     engine: &Arc<Engine>,
     asked: &Asked,

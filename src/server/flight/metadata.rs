@@ -1,4 +1,4 @@
-//! What clients ask about the server and its tables: catalogs, schemas, tables, keys, and what SQL it speaks.
+//! Metadata for clients: catalogs, schemas, tables, keys, and the SQL features of the server.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -35,11 +35,11 @@ pub(crate) fn schema(command: &Command) -> Option<SchemaRef> {
     })
 }
 
-/// The answer to a question about metadata; columns are told as their rows would be sent.
+/// The answer to a question about metadata; the types of columns are those in which their rows would be sent.
 ///
 /// # Errors
 ///
-/// The command is none, or a table that was asked for cannot be opened.
+/// The command asks for no metadata, or a table that it names cannot be opened.
 pub(crate) async fn answer(
     command: Command,
     session: &Session,
@@ -177,7 +177,7 @@ fn keys(columns: &KeyColumns) -> SchemaRef {
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-/// What the server says of itself.
+/// The properties of the server and its SQL.
 fn sql_info() -> Result<&'static SqlInfoData> {
     static SAID: OnceLock<SqlInfoData> = OnceLock::new();
     if let Some(said) = SAID.get() {

@@ -1,4 +1,4 @@
-//! The Flight SQL service: every call of the protocol, answered or refused by name.
+//! The Flight SQL service: every call of the protocol is answered, or refused by name.
 
 pub(crate) mod ingest;
 pub(crate) mod messages;
@@ -72,13 +72,13 @@ const MAX_BOUND_ROWS: usize = 100_000;
 /// Values in them.
 const MAX_BOUND_VALUES: usize = 10_000_000;
 const MAX_BOUND_BYTES: usize = 64 << 20;
-/// Of `ActionCancelQueryResult`.
+/// Values of `ActionCancelQueryResult`.
 const CANCELLED: i32 = 1;
 const NOT_CANCELLABLE: i32 = 3;
 const CLOSE_SESSION: &str = "CloseSession";
 
 type Answer<T> = std::result::Result<Response<T>, Status>;
-/// What a statement says besides its rows while they are read.
+/// Warnings of a statement, collected while its rows are read.
 type Warned = Mutex<Vec<String>>;
 type Stream<T> = BoxStream<'static, std::result::Result<T, Status>>;
 
@@ -95,20 +95,21 @@ pub(super) struct Flight {
 /// A statement between GetFlightInfo and DoGet.
 struct Begun {
     statement: Arc<Statement>,
-    /// What it was begun with: who may less by now does not get its rows.
+    /// The caller who started it: a caller with fewer rights by now does not get its rows.
     caller: Caller,
     schema: SchemaRef,
     rows: Rows,
-    /// What was said when it was planned.
+    /// Warnings from planning.
     warnings: Vec<String>,
-    /// Of a setting, the session that it is for: whoever fetches the result must have it.
+    /// The session that a setting is for: the caller who fetches the result must have that session. `None` for other
+    /// statements.
     session: Option<Arc<str>>,
 }
 
 enum Rows {
-    /// Of a statement that has run to its end: they can be fetched again.
+    /// The rows of a statement that has run to its end: they can be fetched again.
     Done(RecordBatch),
-    /// Of a query that was planned; fetched again, it is planned and run again.
+    /// A query that was planned; fetched again, it is planned and run again.
     Query(Box<Query>),
 }
 
@@ -121,7 +122,7 @@ impl Begun {
         }
     }
 
-    /// What a statement gave that has run to its end.
+    /// The result of a statement that has run to its end.
     fn done(batch: &RecordBatch, asked: &Asked, statement: Arc<Statement>) -> Result<Self> {
         let types = asked.settings.types;
         let schema = wire_schema(&batch.schema(), types);
@@ -152,7 +153,7 @@ fn is_set(prepared: &Prepared) -> bool {
     prepared.parsed().effect.class == Class::Setting
 }
 
-/// Whom the gate has found.
+/// The caller that the gate has identified.
 fn known_caller<T>(request: &Request<T>) -> Result<&Caller, Status> {
     let caller = request.extensions().get::<Caller>();
     caller.ok_or_else(|| Status::unauthenticated("nobody has logged in"))
@@ -194,7 +195,7 @@ impl Flight {
         }
     }
 
-    /// What tells how many results and prepared statements are held.
+    /// Functions that count the results and prepared statements held.
     pub(super) fn held(&self) -> [Box<dyn Fn() -> usize + Send + Sync>; 2] {
         let (results, prepared) = (Arc::clone(&self.results), Arc::clone(&self.prepared));
         [
@@ -203,7 +204,7 @@ impl Flight {
         ]
     }
 
-    /// Who sends a request, as the gate has found out.
+    /// The caller of a request, as the gate has identified it, with the settings.
     fn asked<T>(&self, request: &Request<T>) -> Result<Asked, Status> {
         let mut asked = self.engine.asked(known_caller(request)?.clone());
         let settings = asked.settings.with_headers(request.metadata());
@@ -211,13 +212,13 @@ impl Flight {
         Ok(asked)
     }
 
-    /// What a caller is told who asks for what cannot be given.
+    /// Logs an error that a caller receives, and converts it to a status.
     fn told(&self, asked: &Asked, error: &Error) -> Status {
         self.engine.work.refused(&asked.caller, error);
         status(error)
     }
 
-    /// Plans a query that reads something, or runs another statement to its end; what it gives waits to be fetched.
+    /// Plans a query that reads something, or runs another statement to its end; the result waits to be fetched.
     async fn begin(&self, asked: &Asked, prepared: &Prepared) -> Result<(Arc<Begun>, Bytes)> {
         let statement = self.engine.statement(asked, prepared.parsed());
         let types = asked.settings.types;
@@ -230,7 +231,7 @@ impl Flight {
             (Class::Query, None)
                 if matches!(prepared.parsed().statement, ParsedKind::ShowQueries) =>
             {
-                // Who is at work is told also when no more can be at work.
+                // The list of running queries is answered even if no more statements can run.
                 let batch = queries::running(&self.engine.work, &asked.caller)?;
                 Begun::done(&batch, asked, statement)?
             }
@@ -254,7 +255,7 @@ impl Flight {
                         rows: Rows::Query(Box::new(Query {
                             asked: asked.clone(),
                             prepared: prepared.clone(),
-                            // One that has its rows already would hold them until somebody asks.
+                            // A statement that has its rows already would hold them until a client fetches them.
                             planned: Mutex::new(planned.1.answer().is_none().then_some(*planned)),
                         })),
                         session: None,
@@ -287,7 +288,7 @@ impl Flight {
         Ok((begun, name.into()))
     }
 
-    /// Plans the first statement of a query; if it is all of it, it may be answered at once.
+    /// Plans the first statement of a query; if it is the only one, it may be answered at once.
     async fn plan(
         &self,
         asked: &Asked,
@@ -310,11 +311,11 @@ impl Flight {
         work.plan(statement, Box::pin(planned), goes_on).await
     }
 
-    /// Runs statements one after the other; gives what the last one said, with the rows of all.
+    /// Runs statements one after the other; gives the message of the last one, with the rows of all.
     async fn complete(&self, asked: &Asked, statements: Statements) -> Result<Option<Done>> {
         let mut last: Option<Done> = None;
         for statement in statements {
-            // What most calls do not do must not make all of them large.
+            // Boxed: most calls do not run this, and its future would make all of them large.
             let done = Box::pin(self.engine.complete(asked, statement?)).await?;
             last = Some(match last {
                 None => done,
@@ -366,7 +367,7 @@ impl Flight {
         Ok((Arc::clone(&begun.schema), ticket, warned(&begun.warnings)))
     }
 
-    /// The columns of what a command gives, without running it.
+    /// The columns of a command's result, without running it.
     async fn schema(&self, asked: &Asked, descriptor: &FlightDescriptor) -> Result<SchemaRef> {
         match command(&descriptor.cmd)? {
             Command::CommandStatementQuery(query) => {
@@ -381,7 +382,7 @@ impl Flight {
         }
     }
 
-    /// Of a query, its columns; of another statement, none: clients take it for one without rows.
+    /// The columns of a query. Other statements have none here: clients take them for statements without rows.
     async fn schema_of(&self, asked: &Asked, prepared: &Prepared) -> Result<SchemaRef> {
         if !prepared.parsed().effect.is_query() {
             return Ok(Arc::new(Schema::empty()));
@@ -399,7 +400,8 @@ impl Flight {
             asked.clone(),
             prepared.with_nulls()?,
         );
-        // It is planned for its columns: it has its turn and its time as one that is run, and is no statement at work.
+        // It is planned only for its columns: limits of number and time hold as for a statement that runs, but it is
+        // not listed as running.
         let statement = self.engine.statement(asked, prepared.parsed());
         let of = Arc::clone(&statement);
         let planned = async move { engine.plan(&by, parsed, &of).await };
@@ -411,7 +413,8 @@ impl Flight {
                 self.engine.forks.give_back(session);
                 Ok(schema)
             }
-            // What stands where NULL cannot, such as an interval: the columns are told when it is bound.
+            // A parameter stands where NULL cannot, such as in an interval: the client gets the columns when it is
+            // bound.
             Err(error) if prepared.has_parameters() && error.kind() == ErrorKind::Invalid => {
                 Ok(Arc::new(Schema::empty()))
             }
@@ -456,7 +459,7 @@ impl Flight {
         Ok(name.ok_or_else(|| too_many("prepared statements"))?.into())
     }
 
-    /// What was begun under a handle by the one who asks.
+    /// The result under a handle, if it belongs to the caller.
     fn begun(&self, asked: &Asked, handle: &[u8]) -> Result<Arc<Begun>> {
         let found = self.results.get(handle, Instant::now());
         let own = found.filter(|begun| begun.caller.may_as(&asked.caller));
@@ -530,7 +533,7 @@ impl Flight {
                     .with_help("ask for less of it: with WHERE, LIMIT or an aggregate")),
                 }
             });
-            // What is to be said about the rows is known when they have all been read.
+            // Warnings about the rows are complete when all rows have been read.
             let warnings = futures::stream::once(async move {
                 let warnings = std::mem::take(&mut *said.lock().await);
                 log_warnings(&statement, &warnings);
@@ -748,7 +751,7 @@ async fn queried(
                 let batch = batch.map_err(|error| places.locate(error.into()))?;
                 to_wire(&batch, &wire)
             });
-            // What the query needs lives as long as its rows come; then the stream of rows is gone.
+            // The session of the query lives as long as its rows come; then the stream of rows is dropped.
             let end = futures::stream::once(async move {
                 said.lock().await.extend(session.take_warnings());
                 engine.forks.give_back(session);
@@ -810,7 +813,7 @@ impl Flight {
             let asked = self.asked(&request)?;
             let info = self.info(&asked, request.into_inner()).await;
             let info = info.map_err(|error| self.told(&asked, &error))?;
-            // It is planned: nothing is left to wait for.
+            // It is planned: the client need not poll again.
             let poll = PollInfo::new().with_info(info);
             let poll = poll.try_with_progress(1.0);
             let poll = poll.map_err(|error| Status::internal(error.to_string()))?;
@@ -898,7 +901,7 @@ impl Flight {
             // A client without a session that sets something begins one, and keeps it by a cookie.
             let cookie = match (action.r#type.as_str(), &asked.caller.session) {
                 (SET_SESSION, None) => Some(begin_session(&mut asked)),
-                // One that is prepared will be run by a call of its own, which brings the cookie.
+                // A prepared statement is run by a call of its own, which brings the cookie.
                 (CREATE_PREPARED, None) => {
                     let request = unpack::<ActionCreatePreparedStatementRequest>(&action.body);
                     let sets = match request {
@@ -1065,12 +1068,12 @@ impl FlightService for Flight {
     }
 }
 
-/// Rows written. A definition writes none; were that told as unknown, JDBC would ask for its rows and so run it again.
+/// Rows written. A definition reports 0: for an unknown number JDBC would ask for its rows and so run it again.
 fn written(done: Option<Done>) -> i64 {
     done.and_then(|done| done.rows).unwrap_or(0)
 }
 
-/// What is said besides the rows, as [`crate::client`] reads it.
+/// Warnings besides the rows, as [`crate::client`] reads them.
 fn warned(warnings: &[String]) -> Bytes {
     match warnings {
         [] => Bytes::new(),

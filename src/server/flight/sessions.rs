@@ -1,4 +1,4 @@
-//! What clients set for themselves: how long it lasts, and what can be set.
+//! Settings of client sessions: which settings there are, and how long they are kept.
 
 use std::collections::HashMap;
 use std::str::FromStr as _;
@@ -16,7 +16,7 @@ use crate::server::flight::wire::WireTypes;
 use crate::session::{CATALOG, SCHEMA};
 use crate::tables::options::parse_duration;
 
-/// What a session can set.
+/// The settings of a session.
 pub(crate) const SETTINGS: [&str; 7] = [
     "catalog",
     "schema",
@@ -26,9 +26,9 @@ pub(crate) const SETTINGS: [&str; 7] = [
     "timestamp_zone",
     "view_types",
 ];
-/// What the names of headers begin with that set one for a call.
+/// The prefix of headers that set a setting for one call.
 const HEADER: &str = "anabranch-";
-/// What programs in Java call themselves by, the JDBC driver among them.
+/// The user agent of programs in Java, the JDBC driver among them.
 const JAVA: &str = "grpc-java";
 
 /// The settings of a session.
@@ -115,8 +115,8 @@ impl Settings {
         }
     }
 
-    /// The same with what the headers of a call set for it alone, such as `anabranch-time-zone`: for clients that cannot
-    /// send statements of their own; and with what follows from the client's name.
+    /// The same settings, with those that the headers of one call set for it alone, such as `anabranch-time-zone`: for
+    /// clients that cannot send statements of their own. The client's name sets some, too.
     ///
     /// # Errors
     ///
@@ -233,7 +233,7 @@ impl Sessions {
         }
     }
 
-    /// What the caller has set.
+    /// The caller's settings.
     pub(crate) fn of(&self, caller: &Caller, now: Instant) -> Settings {
         let Some(key) = key(caller) else {
             return Settings::default();
@@ -248,7 +248,7 @@ impl Sessions {
         }
     }
 
-    /// Keeps what the caller has set.
+    /// Keeps the caller's settings.
     ///
     /// # Errors
     ///
@@ -283,7 +283,7 @@ impl Sessions {
         all.len()
     }
 
-    /// Forgets what the caller has set.
+    /// Forgets the caller's settings.
     pub(crate) fn close(&self, caller: &Caller) {
         if let Some(key) = key(caller) {
             let mut all = self.settings.lock().unwrap_or_else(PoisonError::into_inner);

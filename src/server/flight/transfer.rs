@@ -1,4 +1,4 @@
-//! Rows on their way: batches to messages and back.
+//! Record batches on the wire: batches to messages and back.
 
 use std::collections::HashMap;
 use std::io::Read as _;
@@ -68,15 +68,15 @@ pub(crate) fn sent_batches(
     FlightRecordBatchStream::new_from_flight_data(sent)
 }
 
-/// A message whose buffers are no larger than they may be, once they are decompressed. `dictionaries` are those that the decoder
-/// holds, by their number, and the bytes of each.
+/// A message whose decompressed buffers are within the limit. `dictionaries` are those that the decoder holds, by their
+/// number, and the bytes of each.
 fn with_room(
     data: FlightData,
     most: usize,
     dictionaries: &mut HashMap<i64, usize>,
 ) -> Result<FlightData, Status> {
     let Ok(message) = root_as_message(&data.data_header) else {
-        // The decoder says what is wrong with it.
+        // The decoder reports the error.
         return Ok(data);
     };
     let batch = message.header_as_record_batch();
@@ -87,7 +87,7 @@ fn with_room(
     let buffers = buffers.and_then(|batch| batch.buffers());
     let mut bytes = 0_usize;
     for buffer in buffers.into_iter().flatten() {
-        // What a column does not need, such as its NULLs, has no bytes, and no length before them.
+        // A buffer that a column does not need, such as its NULLs, has no bytes, and no length before them.
         if buffer.length() == 0 {
             continue;
         }
@@ -231,7 +231,7 @@ mod tests {
         }
         data.data_body = body.into();
         assert!(with_room(data, 1_000_000, &mut HashMap::new()).is_err());
-        // Nor for what is in it, whatever it says.
+        // Nor for the length that the buffer itself claims.
         let mut data = message(100_000, Some(CompressionType::LZ4_FRAME)).remove(1);
         let mut body = data.data_body.to_vec();
         let place = body

@@ -1,5 +1,5 @@
-//! The one schema by which a result goes over the wire: types that clients know, the same in every answer about it to the
-//! same settings.
+//! The wire schema of a result: types that clients understand, the same in every answer about the result to the same
+//! settings.
 
 use std::sync::Arc;
 
@@ -12,19 +12,19 @@ use datafusion::arrow::error::ArrowError;
 
 use crate::error::{Error, Result};
 
-/// What a client has said of the types it takes.
+/// The types that a client accepts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct WireTypes {
     /// Text and bytes may be Arrow's views.
     pub(crate) views: bool,
-    /// All timestamps are in nanoseconds, not each in its own unit: a coarser one would cut what a column has.
+    /// All timestamps are in nanoseconds, not each in its own unit: a coarser unit would truncate values.
     pub(crate) nanoseconds: bool,
     /// Timestamps have no zone; they are those of UTC all the same.
     pub(crate) without_zone: bool,
 }
 
-/// The columns as they are sent: views as plain text and bytes unless the client takes them, dictionaries as their values,
-/// lists with short offsets. Columns may be null, whatever the plan believes.
+/// The columns as they are sent: views as plain text and bytes unless the client takes them, dictionaries as their
+/// values, lists with short offsets. Columns may be null, even if the plan says that they are not.
 pub(crate) fn wire_schema(schema: &Schema, types: WireTypes) -> SchemaRef {
     let fields = schema.fields().iter();
     let fields: Fields = fields.map(|field| wire_field(field, true, types)).collect();
@@ -78,7 +78,7 @@ pub(crate) fn to_wire(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordB
     let column =
         |(column, field): (&ArrayRef, &FieldRef)| match column.data_type() == field.data_type() {
             true => Ok(Arc::clone(column)),
-            // What cannot be told must not become NULL.
+            // A value that the wire type cannot hold is an error, and must not become NULL.
             false => cast_with_options(column, field.data_type(), &exact),
         };
     let columns = batch.columns().iter().zip(schema.fields());

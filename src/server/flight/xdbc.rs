@@ -7,7 +7,7 @@ use arrow_flight::sql::{Nullable, Searchable, XdbcDataType, XdbcDatetimeSubcode}
 
 use crate::error::{Error, Result};
 
-/// Name, type, digits or characters or bytes, what stands around a literal.
+/// Name, type, digits or characters or bytes, and the quotes around a literal.
 const TYPES: [(&str, XdbcDataType, i32, Option<&str>); 12] = [
     ("BOOLEAN", XdbcDataType::XdbcBit, 1, None),
     ("TINYINT", XdbcDataType::XdbcTinyint, 3, None),

@@ -1,5 +1,6 @@
-//! The places of the connections of a listener: a connection that is served has one until it ends. Which connection is closed for
-//! another one, [`holders`](crate::server::network::holders) decides; here it is told so.
+//! Admission of connections to a listener: a connection that is served has a place until it ends.
+//! [`holders`](crate::server::network::holders) decides which connection is closed for another one; this module closes
+//! it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -25,7 +26,7 @@ pub(crate) struct Connections {
 #[derive(Debug)]
 struct Open {
     holders: Holders,
-    /// By which each connection is told that it is to be closed.
+    /// Tokens that are cancelled when their connection is to be closed.
     closing: HashMap<Number, CancellationToken>,
 }
 
@@ -106,7 +107,8 @@ impl Place {
         self.first.clone()
     }
 
-    /// Cancelled when the connection is to be closed for another one. That of a user who is known never is.
+    /// Cancelled when the connection is to be closed for another one. The connection of a logged-in user is never
+    /// closed so.
     pub(crate) fn closing(&self) -> &CancellationToken {
         &self.closing
     }
@@ -140,11 +142,11 @@ impl FirstCall {
         extensions.get().cloned().unwrap_or_default()
     }
 
-    /// A caller who is known calls on the connection, and has it from now on if nobody has it.
+    /// A logged-in caller calls on the connection. If it has no holder yet, the caller holds it from now on.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Exhausted`]: the caller has as many connections as one may have.
+    /// [`ErrorKind::Exhausted`]: the caller has as many connections as allowed.
     pub(crate) fn came(&self, caller: &Caller) -> Result<()> {
         let Some(called) = self.0.as_ref().filter(|_| !self.is_known()) else {
             return Ok(());
@@ -152,7 +154,7 @@ impl FirstCall {
         let mut open = called.connections.lock();
         let calls = open.holders.calls(called.number, caller.user());
         calls.map_err(|full| has_share(&full))?;
-        // One that is being closed has no holder any more.
+        // A connection that is being closed has no holder any more.
         let is_known = open.holders.is_known(called.number);
         called.is_known.store(is_known, Ordering::Relaxed);
         Ok(())
@@ -227,7 +229,7 @@ mod tests {
             refused[0].message(),
             "ann has 3 connections open, and may have no more"
         );
-        // What ann has is ann's, whoever else calls on it.
+        // A connection that ann holds stays ann's, also when another user calls on it.
         places[0].first_call().came(&user("bob")).unwrap();
         places[3].first_call().came(&user("bob")).unwrap();
         assert!(places.iter().all(|place| place.first_call().is_known()));

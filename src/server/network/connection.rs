@@ -1,6 +1,6 @@
-//! Connections of clients: each has a place, asks something in time, and sends a small answer at once. The transport writes what
-//! stands around a message by itself, so that an answer would take two calls of the system, and two packets for its client to
-//! wake up for.
+//! Connections of clients: each has a place, sends a request in time, and sends a small answer at once. The transport
+//! writes the frame around a message in a call of its own. Unbuffered, an answer would take two system calls, and two
+//! packets that wake up the client.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -17,9 +17,9 @@ use tonic::transport::server::Connected;
 
 use crate::server::network::admission::{Connections, FirstCall, Place};
 
-/// What is written in smaller parts waits for the rest, until it is flushed.
+/// Smaller writes are buffered until the next flush.
 const SMALL: usize = 4 << 10;
-/// So much waits at most.
+/// The most bytes that the buffer holds.
 const MOST: usize = 16 << 10;
 /// After a fault of the socket, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -132,7 +132,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
             this.waiting.extend_from_slice(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }
-        // What is large is not copied, and takes along what waits.
+        // A large write is not copied, and goes out together with the buffered bytes.
         loop {
             let both = [IoSlice::new(&this.waiting), IoSlice::new(bytes)];
             let stream = Pin::new(&mut this.stream);
@@ -148,7 +148,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
         }
     }
 
-    // Not vectored: then the transport copies a small message next to what stands around it.
+    // Not vectored: so the transport copies a small message into one buffer with its frame.
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_send(context))?;
@@ -338,7 +338,7 @@ mod tests {
         let second = begin().await;
         wait_for(3).await;
         end(first).await;
-        // It leaves by itself when it has said nothing for long enough, and by then the user is still there.
+        // The connection is closed when it has sent nothing for long enough, and by then the user is still there.
         ends[2].cancel();
         end(second).await;
         let mut still = HealthClient::new(connected);

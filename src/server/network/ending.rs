@@ -1,4 +1,4 @@
-//! How a server ends: what is under way may come to its end, and no longer than a server may take to stop.
+//! Shutdown of a server: running calls may end, within the grace period of the server.
 
 use std::future::Future;
 use std::pin::pin;
@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use crate::error::Result;
 
-/// Serves until `told` is done, which tells `serving` to end. Then the answers in flight may end, and the jobs, which `jobs`
-/// stops; what has not ended within `grace` is left as it is.
+/// Serves until `told` is done, which tells `serving` to end. Then running answers may end, and the jobs, which `jobs`
+/// stops. Calls and jobs that have not ended within `grace` are dropped.
 ///
 /// # Errors
 ///
-/// Those of `serving`.
+/// The errors of `serving`.
 pub(crate) async fn serve_until(
     serving: impl Future<Output = Result<()>>,
     told: impl Future<Output = ()>,

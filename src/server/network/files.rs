@@ -1,5 +1,5 @@
-//! How many connections there may be for the files that the process may have open: jobs and statements open files too, and find
-//! none when clients hold them all (SAFE-1).
+//! Limit of connections by the file descriptors of the process: jobs and statements open files too, and fail if clients
+//! hold all descriptors (SAFE-1).
 
 /// As many connections as are wanted, and at most one for each `share` files that the process may have open.
 pub(crate) fn connections(wanted: usize, share: usize) -> usize {

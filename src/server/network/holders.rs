@@ -1,8 +1,10 @@
-//! Who holds the connections of a listener, and which one is closed for another: decisions only, without sockets and clocks.
+//! Holders of the connections of a listener, and the choice of the connection that is closed for another: only
+//! decisions, without sockets and clocks.
 //!
-//! A connection belongs to nobody until a user who is known has called on it, and to that user from then on. When there are as
-//! many connections as there may be, a new one takes the place of one that belongs to nobody. So those who are not known keep no
-//! user out, however many connections they open. One user has a share of all places, so that other users find some.
+//! A connection has no holder until a logged-in user calls on it. From then on it belongs to that user. When there are
+//! as many connections as allowed, a new one takes the place of one without a holder. So clients that have not logged
+//! in keep no user out, however many connections they open. One user has a share of all places, so that other users
+//! find some.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -14,7 +16,7 @@ use crate::server::auth::access::share_of_one;
 /// A connection. One that came later has a higher number.
 pub(crate) type Number = u64;
 
-/// Where a connection comes from. One machine may have all addresses of a network of IPv6, which count as one.
+/// The origin of a connection. One machine may have all addresses of a network of IPv6, which count as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Origin(IpAddr);
 
@@ -32,12 +34,12 @@ impl Origin {
     }
 }
 
-/// Who has a connection on which a known user has called.
+/// The holder of a connection on which a known user has called.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Holder {
     /// This user.
     User(Arc<str>),
-    /// Whoever asks from there, where nobody has to log in.
+    /// The address of the client, on a server without logins.
     Origin(Origin),
 }
 
@@ -50,7 +52,7 @@ impl fmt::Display for Holder {
     }
 }
 
-/// What becomes of a connection that was accepted.
+/// The decision about a connection that was accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arrival {
     /// It is served, under this number.
@@ -61,7 +63,7 @@ pub(crate) enum Arrival {
     Waits,
 }
 
-/// A user has as many connections as one may have.
+/// The error: the user has as many connections as allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HasShare {
     pub(crate) holder: Holder,
@@ -74,12 +76,12 @@ pub(crate) struct Holders {
     /// How many there may be.
     most: usize,
     next: Number,
-    /// Those on which no known user has called, by where they come from; the oldest first.
+    /// Connections on which no known user has called, by their origin; the oldest first.
     unknown: BTreeMap<Number, Origin>,
     known: HashMap<Number, Holder>,
     /// How many each holder has.
     counts: HashMap<Holder, usize>,
-    /// Those that are to be closed and have not ended.
+    /// Connections that are to be closed and have not ended.
     closing: BTreeSet<Number>,
 }
 
@@ -121,11 +123,12 @@ impl Holders {
         }
     }
 
-    /// A user who is known calls on a connection; `None` where nobody has to log in. The first one has it from now on.
+    /// A logged-in user calls on a connection; `None` on a server without logins. The first user to call holds it from
+    /// now on.
     ///
     /// # Errors
     ///
-    /// The user has as many as one may have: nobody has the connection.
+    /// The user has as many connections as allowed: the connection stays without a holder.
     pub(crate) fn calls(
         &mut self,
         number: Number,
@@ -173,7 +176,7 @@ impl Holders {
 /// Which connection is closed for a new one that comes from `from`, of those on which no known user has called: of the origin
 /// that has most of them, with the new one, the oldest. `None` if there is none.
 fn gives_way(unknown: &BTreeMap<Number, Origin>, from: Origin) -> Option<Number> {
-    // Of each origin, how many it has and the oldest.
+    // For each origin, the number of its connections and the oldest one.
     let mut origins: HashMap<Origin, (usize, Number)> = HashMap::new();
     for (number, origin) in unknown {
         origins.entry(*origin).or_insert((0, *number)).0 += 1;
@@ -254,17 +257,17 @@ mod tests {
         for number in &all[..6] {
             holders.calls(*number, Some(&ann)).unwrap();
         }
-        // Others who call on the same connection, and later calls, change nothing.
+        // Calls of other users on the same connection, and later calls, change nothing.
         holders.calls(all[0], Some(&bob)).unwrap();
         holders.calls(all[0], Some(&ann)).unwrap();
         let full = holders.calls(all[6], Some(&ann)).unwrap_err();
         assert_eq!((full.holder.to_string(), full.share), ("ann".to_owned(), 6));
-        // What ann opens beyond the share gives way to bob, also at the same address.
+        // A connection that ann opens beyond the share gives way to bob, also at the same address.
         assert_eq!(holders.arrives(origin(1)), Arrival::Closes(all[6]));
         holders.ends(all[6]);
         let of_bob = enters(&mut holders, origin(1));
         holders.calls(of_bob, Some(&bob)).unwrap();
-        // One that has ended makes room in the share.
+        // A connection that has ended makes room in the share.
         holders.ends(all[0]);
         let again = enters(&mut holders, origin(1));
         holders.calls(again, Some(&ann)).unwrap();
@@ -302,8 +305,8 @@ mod tests {
     }
 
     proptest! {
-        /// There are never more than there may be, nobody has more than a share, what a user has is not closed, and where one
-        /// user has called on connections at all, another one comes in.
+        /// Four properties: there are never more connections than allowed, no user has more than a share, a connection
+        /// of a user is not closed, and while one user holds connections, another user can still get one.
         #[test]
         fn whatever_happens_another_user_comes_in(
             most in 4..20_usize,

@@ -1,4 +1,4 @@
-//! Connections: who may open one, when it is closed for another, TLS, and how a server ends.
+//! Connections: admission, the choice of the one that is closed for another, TLS, and shutdown.
 
 pub(crate) mod admission;
 pub(crate) mod connection;

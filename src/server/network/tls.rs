@@ -22,7 +22,7 @@ pub struct TlsOptions {
     pub cert: PathBuf,
     /// Its key.
     pub key: PathBuf,
-    /// Who signs the certificates that clients must have; `None`: they need none.
+    /// The authority that signs the certificates of clients; `None`: clients need none.
     pub client_ca: Option<PathBuf>,
 }
 
@@ -32,7 +32,8 @@ pub struct TlsOptions {
 ///
 /// A file that cannot be read.
 pub(crate) fn flight(options: &TlsOptions) -> Result<ServerTlsConfig> {
-    // Two are linked in, and the library chooses none by itself; whoever was here before has chosen.
+    // Two providers are linked in, and the library chooses none by itself. An error means that a provider is installed
+    // already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let identity = Identity::from_pem(read(&options.cert)?, read(&options.key)?);
     let config = ServerTlsConfig::new().identity(identity).timeout(HANDSHAKE);
@@ -42,11 +43,11 @@ pub(crate) fn flight(options: &TlsOptions) -> Result<ServerTlsConfig> {
     })
 }
 
-/// As the console takes it.
+/// The TLS configuration of the console.
 ///
 /// # Errors
 ///
-/// A file that cannot be read, or is not what it should be.
+/// A file that cannot be read, or that is no certificate or key.
 pub(crate) fn web(options: &TlsOptions) -> Result<ServerConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let chain = certificates(&options.cert)?;

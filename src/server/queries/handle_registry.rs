@@ -1,5 +1,6 @@
-//! What the server holds between two calls of a client: begun queries until they are fetched, prepared statements until
-//! they are closed. Each has a name that cannot be guessed, and is forgotten when nobody asks for long.
+//! Handles of the server between two calls of a client: started queries until they are fetched, prepared statements
+//! until they are closed. Each has a name that cannot be guessed, and is forgotten when its client does not ask for it
+//! for long.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,13 +29,13 @@ struct Thing<T> {
     owner: Arc<str>,
     bytes: usize,
     used: Instant,
-    /// The client has had what it came for: it may be forgotten for others.
+    /// The client has fetched its result: the entry may be evicted to make room.
     is_done: bool,
     thing: T,
 }
 
 impl<T: Clone> Held<T> {
-    /// Of which there are at most so many; one that nobody asks for is forgotten after `idle`.
+    /// A registry of at most `most` entries; an entry that no call asks for is forgotten after `idle`.
     pub(crate) fn new(most: usize, idle: Duration) -> Self {
         let all = All {
             things: HashMap::new(),
@@ -60,7 +61,7 @@ impl<T: Clone> Held<T> {
         bytes: usize,
         now: Instant,
     ) -> Option<String> {
-        // One that is larger than all may be is kept when there is nothing else large.
+        // An entry that is larger than the limit of all is kept if there is no other large one.
         let bytes = bytes.min(share(owner, MOST_BYTES) / 2);
         let mut all = self.all();
         if !self.has_room(&all, owner, bytes) {
@@ -69,7 +70,8 @@ impl<T: Clone> Held<T> {
         if !self.has_room(&all, owner, bytes) {
             all.forget_done(|held| held.owner == *owner);
         }
-        // What others have fetched makes no room in the share of one.
+        // Results that other users have fetched are evicted only if the whole registry is full: they free nothing of
+        // this user's share.
         let is_full = all.things.len() >= self.most || all.bytes.saturating_add(bytes) > MOST_BYTES;
         if is_full {
             all.forget_done(|_| true);
@@ -110,7 +112,7 @@ impl<T: Clone> Held<T> {
         Some(held.thing.clone())
     }
 
-    /// The client has had what it came for; it may come again as long as there is room.
+    /// Marks an entry as fetched. The client may fetch it again as long as there is room.
     pub(crate) fn done(&self, name: &[u8]) {
         let mut all = self.all();
         let name = std::str::from_utf8(name);
@@ -171,7 +173,8 @@ impl<T> All<T> {
         }
     }
 
-    /// Half of those that are done, the oldest, at once: a full house does not look for the oldest at every call.
+    /// Evicts the older half of the fetched entries at once, so that a full registry does not search for the oldest
+    /// entry at every call.
     fn forget_done(&mut self, of: impl Fn(&Thing<T>) -> bool) {
         let is_done = |held: &Thing<T>| held.is_done && of(held);
         let mut done: Vec<Instant> = self

@@ -1,8 +1,9 @@
-//! The last lines before the system ends the process for its memory (SAFE-1): statements end first.
+//! Memory watch: ends statements before the system ends the whole process for its memory (SAFE-1).
 //!
-//! Operators hold memory within pools, functions make their results within the budget of their statement, and what either takes in one
-//! go is counted (`core::heap`). What is held beside that, such as rows between two operators, is seen here by what the whole process
-//! holds. And a statement that asks for more than the machine has waits on its own thread, and is ended.
+//! Operators hold memory within pools, functions make their results within the budget of their statement, and each
+//! single allocation of either is counted (`core::heap`). Memory beside that, such as rows between two operators, is
+//! seen here in the memory of the whole process. A statement that asks for more than the machine has waits on its own
+//! thread, and is ended.
 
 #![expect(
     clippy::disallowed_methods,
@@ -22,15 +23,16 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::core::heap;
 use crate::server::queries::scheduler::Work;
 
-/// How often is looked.
+/// The time between two looks at the memory.
 const LOOK: Duration = Duration::from_millis(50);
-/// Where no statement is at work, one of so many looks asks how much room there is.
+/// While no statement runs, the watch measures the free memory only every so many looks.
 const SELDOM: u32 = 20;
-/// A statement that was told to end has so many looks to let go of what it holds before another is told.
+/// After a statement was told to end, the watch looks this many times before it ends another: the memory needs time to
+/// be freed.
 const PATIENCE: u32 = 10;
-/// What the process may hold at least beside the memory of its statements: code, caches, what is copied.
+/// The least memory that the process may hold beside the memory of its statements: code, caches, copies.
 const BESIDE: usize = 2 << 30;
-/// The same beyond what it held when no statement was at work: jobs keep their state.
+/// The same, beyond the memory held when no statement ran: jobs keep their state.
 const BEYOND: usize = 1 << 30;
 
 /// Ends the newest statement, one after the other, as long as the process holds more than it may; and each that waits for memory.
@@ -83,7 +85,7 @@ pub(crate) fn watch(work: Arc<Work>, limit: usize) -> AbortOnDropHandle<()> {
     }))
 }
 
-/// When nobody looks any more, nobody knows how much room there is.
+/// Clears the room when the watch ends: a value that is no longer updated would be wrong.
 struct Unwatched;
 
 impl Drop for Unwatched {
@@ -92,7 +94,7 @@ impl Drop for Unwatched {
     }
 }
 
-/// What the thread of a statement does that has no room for so many bytes.
+/// Blocks the thread of a statement that has no room for so many bytes.
 fn wait(bytes: usize) {
     aside(|| {
         loop {
@@ -112,7 +114,7 @@ fn aside(wait: impl Fn()) {
     }
 }
 
-/// What a statement has done by tasks of their own is done in its name.
+/// Work that a statement does on other tasks counts as work of that statement.
 struct InItsName;
 
 static IN_ITS_NAME: InItsName = InItsName;
@@ -139,7 +141,7 @@ impl JoinSetTracer for InItsName {
     }
 }
 
-/// Bytes that the process may hold, which held so much when no statement was at work.
+/// Bytes that the process may hold; `at_rest` are the bytes that it held when no statement ran.
 fn most(limit: usize, at_rest: usize) -> usize {
     limit.saturating_add(BESIDE.max(at_rest.saturating_add(BEYOND)))
 }
@@ -150,15 +152,15 @@ fn resident() -> Option<usize> {
     bytes_of(&status, "VmRSS:")
 }
 
-/// Bytes that statements may take of what is left of the machine, of the group of processes that this one is limited with, or of
-/// its own addresses (`ulimit -v`); none where the system says nothing of that.
+/// Bytes that statements may take of the free memory of the machine, of the control group that limits this process, or
+/// of its own address space (`ulimit -v`); none where the system gives no number.
 fn room() -> Option<usize> {
     let machine = std::fs::read_to_string("/proc/meminfo");
     let machine = machine.ok().and_then(|said| left_by_machine(&said));
     [machine, group(), addresses()].into_iter().flatten().min()
 }
 
-/// What is left of the addresses that this process may have, if there are not as many as it likes.
+/// The free address space of this process, if it is limited.
 fn addresses() -> Option<usize> {
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -174,7 +176,7 @@ fn left_by_limits(limits: &str, status: &str) -> Option<usize> {
     Some(left.saturating_sub(for_others(most)))
 }
 
-/// What is left of the machine's memory, less what is for others.
+/// The free memory of the machine, less the part reserved for other processes.
 fn left_by_machine(machine: &str) -> Option<usize> {
     let total = bytes_of(machine, "MemTotal:")?;
     let available = bytes_of(machine, "MemAvailable:")?;
@@ -195,7 +197,7 @@ fn group() -> Option<usize> {
     left_by_group(&most, &held, &read("memory.stat").unwrap_or_default())
 }
 
-/// What is left of the memory of a control group; pages of files that it can do without count as left.
+/// The free memory of a control group; pages of files that it can drop count as free.
 fn left_by_group(most: &str, held: &str, statistics: &str) -> Option<usize> {
     let most: usize = most.trim().parse().ok()?;
     let held: usize = held.trim().parse().ok()?;
@@ -206,12 +208,12 @@ fn left_by_group(most: &str, held: &str, statistics: &str) -> Option<usize> {
     Some(left.saturating_sub(for_others(most)))
 }
 
-/// Of so much memory, what statements leave to jobs, the network and the system.
+/// The part of so much memory that statements leave to jobs, the network and the system.
 fn for_others(total: usize) -> usize {
     (total / 16).clamp(128 << 20, 1 << 30)
 }
 
-/// What the system says in KiB, behind a name.
+/// The number that the system gives in KiB, behind a name.
 fn bytes_of(said: &str, name: &str) -> Option<usize> {
     let line = said.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: usize = line.split_whitespace().next()?.parse().ok()?;

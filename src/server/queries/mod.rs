@@ -1,4 +1,4 @@
-//! The statements at work as rows.
+//! Queries: running statements, prepared statements, their sessions, limits and results.
 
 pub(crate) mod handle_registry;
 pub(crate) mod memory;
@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::server::auth::access::Caller;
 use crate::server::queries::scheduler::{Statement, Work};
 
-/// `id`, `user`, `state`, `started_at`, `rows`, `bytes`, `text`: one row per statement at work that the caller may see.
+/// `id`, `user`, `state`, `started_at`, `rows`, `bytes`, `text`: one row per running statement that the caller may see.
 ///
 /// # Errors
 ///

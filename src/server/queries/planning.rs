@@ -1,9 +1,10 @@
-//! Plans in the making: what of a statement keeps a processor busy without a pause (SAFE-1).
+//! Planning threads: the part of a statement that keeps a processor busy without a pause (SAFE-1).
 //!
-//! As many are made at the same time as there are processors, each on a thread that does nothing else meanwhile, so that what
-//! others do goes on beside them. A plan whose statement has ended, or that takes longer than any may, is told so, and ends soon
-//! ([`Unwanted`]). One that goes on all the same gives its place to others: the thread that makes it is lost until it comes to its
-//! end, and its statement is listed as long. Of such threads there are few: then new plans are refused.
+//! As many plans are made at the same time as there are processors, each on a thread that does nothing else meanwhile,
+//! so that other work goes on beside them. A plan whose statement has ended, or that takes longer than allowed, is
+//! cancelled and ends soon ([`Unwanted`]). A plan that goes on all the same gives its place to others: its thread is
+//! lost until the plan ends, and its statement stays listed as long. When a few threads are lost, new plans are
+//! refused.
 
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
@@ -22,14 +23,14 @@ use crate::session::{Unwanted, until_unwanted};
 
 /// Threads that may be lost to plans that do not end.
 const LOST: usize = 8;
-/// How often plans are looked at. One that is not wanted any more has as long to end.
+/// How often plans are checked. A cancelled plan has as long to end.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often one that waits for a place looks whether it is to be refused.
+/// How often a statement that waits for a place checks whether it is to be refused.
 const WAITS: Duration = Duration::from_secs(1);
-/// A text of so few bytes is planned in less time than it takes to hand on what else its thread has to do.
+/// A text of so few bytes is planned in less time than it takes to hand the other tasks of its thread over.
 const SHORT: usize = 64;
 
-/// Looks after plans in the making.
+/// Watches plans that are being made.
 #[expect(
     clippy::disallowed_methods,
     reason = "the watcher of plans runs beside them, in real time"
@@ -48,7 +49,7 @@ pub(crate) struct Planners {
     places: Arc<Semaphore>,
     /// How long a plan may be made without a pause.
     limit: Duration,
-    /// Of those in the making, by number.
+    /// Plans that are being made, by number.
     at_work: Mutex<BTreeMap<u64, Planning>>,
     next: AtomicU64,
 }
@@ -73,11 +74,12 @@ impl Planners {
         }
     }
 
-    /// Makes the plan of a statement, or does something that has a plan in it: what waits for others has no place meanwhile.
+    /// Makes the plan of a statement, or does work that includes planning. While the work waits for something else it
+    /// has no place.
     ///
     /// # Errors
     ///
-    /// What it says; too many plans that do not end; it took too long.
+    /// The work's own error; too many plans that do not end; it took too long.
     pub(crate) async fn plan<T>(
         &self,
         statement: &Arc<Statement>,
@@ -111,14 +113,14 @@ impl Planners {
         }
     }
 
-    /// The statements whose plans are made though they have ended.
+    /// The statements that have ended while their plans are still being made.
     pub(crate) fn ending(&self) -> Vec<Arc<Statement>> {
         let at_work = self.at_work();
         let ending = at_work.values().filter(|of| of.unwanted.is_set());
         ending.map(|of| Arc::clone(&of.statement)).collect()
     }
 
-    /// Tells plans that are not wanted any more, and takes the places of those that have been told and go on.
+    /// Cancels plans that are not wanted any more, and takes the places of cancelled plans that go on.
     pub(crate) fn look(&self) {
         let mut at_work = self.at_work();
         let mut lost = at_work.values().filter(|of| of.place.is_none()).count();
@@ -147,7 +149,7 @@ impl Planners {
         }
     }
 
-    /// A place. What has begun waits for it as long as it takes: half a definition would be worse.
+    /// A place. Work that has begun waits for it as long as it takes: half a definition would be worse.
     async fn place(&self, has_begun: bool) -> Result<OwnedSemaphorePermit> {
         let refuse_if_lost = || match has_begun {
             true => Ok(()),
@@ -184,7 +186,7 @@ impl Planners {
     }
 }
 
-/// While it is there a plan is being made.
+/// A plan is being made as long as this exists.
 struct Turn<'p> {
     planners: &'p Planners,
     number: u64,
@@ -215,7 +217,7 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// Does something long while another thread does what else this one has to do.
+/// Does long work while another thread takes over the other tasks of this one.
 fn beside_others<T>(work: impl FnOnce() -> T) -> T {
     match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
@@ -223,7 +225,7 @@ fn beside_others<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Ends when what this task waits for goes on.
+/// Completes when this task is woken.
 async fn woken() {
     let mut is_first = true;
     poll_fn(|_| match std::mem::take(&mut is_first) {
@@ -240,13 +242,13 @@ mod tests {
     use crate::server::metrics::Counts;
     use crate::server::queries::scheduler::{Limits, Time, WaitsFor};
 
-    /// One whose text is not short.
+    /// A statement with a long text.
     fn statement() -> Arc<Statement> {
         let text = format!("SELECT {}", "1 + ".repeat(100));
         Statement::new(&Caller::anyone(), &text, 0, Time::Any)
     }
 
-    /// A plan that looks up only when it is told to.
+    /// A plan that checks for cancellation only when the test tells it to.
     fn stuck() -> (
         std::sync::mpsc::Sender<()>,
         impl Future<Output = Result<()>> + Send,

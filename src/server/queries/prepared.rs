@@ -23,11 +23,11 @@ use crate::server::flight::wire::{WireTypes, wire_schema};
 pub(crate) struct Prepared {
     raw: Arc<RawStatement>,
     parsed: Arc<ParsedStatement>,
-    /// Of its parameters, in the order in which they are bound.
+    /// The names of its parameters, in the order in which they are bound.
     names: Vec<String>,
-    /// What is bound: it is run once for each row.
+    /// The bound values: the statement is run once for each row.
     rows: Option<Arc<[RecordBatch]>>,
-    /// What it gives, if that is known and always the same.
+    /// The result, if it is known and always the same.
     answer: Arc<OnceLock<RecordBatch>>,
 }
 
@@ -36,7 +36,7 @@ impl Prepared {
     ///
     /// # Errors
     ///
-    /// One that cannot be parsed.
+    /// A statement that cannot be parsed.
     pub(crate) fn try_new(mut raw: RawStatement) -> Result<Self> {
         let names = raw.number_parameters();
         Ok(Self {
@@ -48,14 +48,14 @@ impl Prepared {
         })
     }
 
-    /// What it gives, if that is known.
+    /// The result, if it is known.
     pub(crate) fn answer(&self) -> Option<&RecordBatch> {
         self.answer.get()
     }
 
     /// About how many bytes it holds.
     pub(crate) fn bytes(&self) -> usize {
-        /// Of a token, and of what was made of it.
+        /// Bytes for a token and the parsed form made from it.
         const OF_TOKEN: usize = 300;
         let rows = self.rows.iter().flat_map(|rows| rows.iter());
         let bound: usize = rows.map(RecordBatch::get_array_memory_size).sum();
@@ -63,7 +63,8 @@ impl Prepared {
         bound + 2 * text + OF_TOKEN * self.raw.tokens.len()
     }
 
-    /// This is what it always gives. With other values for its parameters it gives something else.
+    /// Keeps `answer` as the result that the statement always gives. A statement with parameters depends on their
+    /// values, so it keeps none.
     pub(crate) fn is_always(&self, answer: &RecordBatch) {
         if !self.has_parameters() {
             // Another call may have found the same.
@@ -76,8 +77,8 @@ impl Prepared {
         &self.parsed
     }
 
-    /// The parameters as columns. Where a type is not known it is text, which is converted to what it is compared with. A client
-    /// that always binds times as milliseconds is told milliseconds for them.
+    /// The parameters as columns. A parameter of unknown type is text, which is converted to the type that it is
+    /// compared with. A client that always binds times as milliseconds gets milliseconds as their type.
     pub(crate) fn parameter_schema(
         &self,
         types: &HashMap<String, DataType>,
@@ -100,7 +101,7 @@ impl Prepared {
         )
     }
 
-    /// The same statement with values for its parameters, by their place, whatever the columns are called.
+    /// The same statement with values for its parameters, by their place; the names of the columns do not matter.
     ///
     /// # Errors
     ///
@@ -119,7 +120,7 @@ impl Prepared {
             let mut columns = Vec::with_capacity(self.names.len());
             for (name, column) in self.names.iter().zip(batch.columns()) {
                 let column = bound_column(column)?;
-                // One that cannot be bound is refused before anything runs.
+                // A value that cannot be bound is refused before anything runs.
                 bound_value(name, &new_null_array(column.data_type(), 1), 0)?;
                 fields.push(Field::new(
                     format!("${name}"),
@@ -173,7 +174,7 @@ impl Prepared {
         Ok(statements)
     }
 
-    /// The statement with NULL for each parameter: what its columns may be like.
+    /// The statement with NULL for each parameter, which tells its likely columns.
     ///
     /// # Errors
     ///
@@ -203,7 +204,7 @@ impl Prepared {
             }
         })?;
         if self.has_parameters() && parsed.effect.class == Class::Definition {
-            // What is kept of it must not ask for values again.
+            // The text that is kept must not ask for values again.
             parsed.text = parse_statement(&one_statement(bound.text())?)?.text;
         }
         Ok(parsed)
@@ -257,7 +258,7 @@ impl Iterator for Statements {
     }
 }
 
-/// Bytes of rows that are bound, as they are once each value stands by itself.
+/// Bytes of bound rows, when each value is counted by itself.
 pub(crate) fn bound_bytes(rows: &RecordBatch) -> usize {
     let columns = rows.columns().iter();
     let bytes = columns.map(|column| {

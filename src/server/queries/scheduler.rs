@@ -1,5 +1,5 @@
-//! Statements at work: each with a number, within limits, until it ends, is cancelled or takes too long; logged at its
-//! end. They run on threads of their own, so that the network always answers.
+//! Running statements: each has a number, and runs within limits until it ends, is cancelled or takes too long. Its end
+//! is logged. Statements run on threads of their own, so that the network always answers.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -22,17 +22,17 @@ use crate::server::auth::access::{Caller, share};
 use crate::server::metrics::Counts;
 use crate::server::queries::planning::Planners;
 
-/// What is made before it is asked for: a reader that is slow holds no more.
+/// Messages that are made before the client asks for them: a result with a slow reader holds no more.
 const AHEAD: usize = 4;
-/// Of a statement's text, in the list and the log.
+/// The most characters of a statement's text in the list and the log.
 const SHOWN: usize = 2_000;
-/// What the log is filtered by.
+/// The target by which the log of statements is filtered.
 pub const QUERY_LOG: &str = "anabranch::queries";
 
 /// How much clients may ask for.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Statements at work at the same time.
+    /// Statements that run at the same time.
     pub statements: usize,
     /// Statements that wait for others; one more is refused.
     pub queue: usize,
@@ -50,7 +50,7 @@ pub struct Limits {
     pub statement_bytes: usize,
     /// Sessions, and of each kind things that are kept for clients between two calls.
     pub sessions: usize,
-    /// After so long without a call, what is kept for a client is forgotten.
+    /// The time without a call after which the server forgets settings and handles of a client.
     pub idle: Duration,
     /// A result that gives nothing for so long says that it is still there.
     pub keep_alive: Duration,
@@ -74,14 +74,14 @@ impl Default for Limits {
     }
 }
 
-/// How long a statement may be at work.
+/// How long a statement may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Time {
     /// As long as it takes.
     Any,
-    /// So long.
+    /// At most this long.
     AtMost(Duration),
-    /// Until its client has had enough: others do not wait for it.
+    /// Until its client goes: other statements do not wait for it.
     Endless,
 }
 
@@ -103,20 +103,20 @@ pub(crate) struct Statement {
     waited_for: AtomicUsize,
     rows: AtomicU64,
     bytes: AtomicU64,
-    /// Microseconds at work so far.
+    /// Microseconds of running so far.
     spent: AtomicU64,
     stopped: CancellationToken,
     stopped_by: OnceLock<StoppedBy>,
-    /// What its polls take of the heap is counted for this.
+    /// Memory that its polls allocate is counted here.
     owner: Arc<heap::Owner>,
-    /// Cancelled when a thread of it waits for memory: it can no longer say itself how it ends.
+    /// Cancelled when a thread of the statement waits for memory: then the statement cannot report its own end.
     is_short: CancellationToken,
 }
 
-/// Who ends a statement before its own end.
+/// The reason why a statement is ended early.
 #[derive(Debug)]
 enum StoppedBy {
-    /// Somebody who may, by this name.
+    /// A user with the right to do so, by this name.
     User(String),
     /// The server, which ends before it.
     Server,
@@ -151,7 +151,7 @@ impl Statement {
         })
     }
 
-    /// Whether its rows come until nobody wants them any more.
+    /// Whether its rows come until its client goes.
     pub(crate) fn is_endless(&self) -> bool {
         self.time == Time::Endless
     }
@@ -162,7 +162,7 @@ impl Statement {
     }
 
     fn stop(&self, by: StoppedBy) {
-        // The first who says so is told.
+        // Only the first reason is kept.
         let _ = self.stopped_by.set(by);
         self.owner.end();
         self.stopped.cancel();
@@ -177,7 +177,7 @@ impl Statement {
         }
     }
 
-    /// It has ended, and its plan has been told.
+    /// The statement has ended, and its plan was cancelled.
     pub(crate) fn ends(&self) {
         self.is_ending.store(true, Ordering::Relaxed);
     }
@@ -195,12 +195,12 @@ impl Statement {
         self.stop(StoppedBy::Planning(limit));
     }
 
-    /// Whether it was told to end, or nobody waits for it any more.
+    /// Whether it was cancelled, or its client no longer waits.
     pub(crate) fn has_ended(&self) -> bool {
         self.waited_for.load(Ordering::Relaxed) == 0 || self.stopped.is_cancelled()
     }
 
-    /// What is said of it if it was told to end.
+    /// The error for its client if it was cancelled.
     pub(crate) fn why_stopped(&self) -> Option<Error> {
         let by = self.stopped_by.get()?;
         Some(match by {
@@ -222,7 +222,7 @@ impl Statement {
         })
     }
 
-    /// Counts what was sent.
+    /// Counts the rows and bytes sent.
     pub(crate) fn count(&self, rows: usize, bytes: usize) {
         self.rows.fetch_add(rows as u64, Ordering::Relaxed);
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -259,18 +259,18 @@ impl Statement {
     }
 }
 
-/// The statements at work.
+/// The running statements.
 pub(crate) struct Work {
-    /// What has ended.
+    /// Counts of statements that have ended.
     pub(crate) counts: Arc<Counts>,
     /// Where statements are planned.
     pub(crate) planners: Planners,
     runtime: Handle,
     limits: Limits,
     turns: Arc<Semaphore>,
-    /// Of those without an end.
+    /// Turns of statements without an end.
     subscriptions: Arc<Semaphore>,
-    /// KiB of texts that are read at the same time: what is made of a text is many times as large.
+    /// KiB of texts that may be parsed at the same time: a parsed text is many times as large.
     reading: Arc<Semaphore>,
     /// Texts that wait to be read.
     unread: AtomicUsize,
@@ -278,7 +278,7 @@ pub(crate) struct Work {
     waiting: AtomicUsize,
     users: Mutex<HashMap<Arc<str>, Arc<User>>>,
     running: Mutex<BTreeMap<String, Arc<Statement>>>,
-    /// Those that were planned: they may be ended before their rows are fetched.
+    /// Statements that were planned: they may be ended before their rows are fetched.
     planned: Mutex<BTreeMap<String, Weak<Statement>>>,
     /// Cancelled when the server is about to end.
     ending: CancellationToken,
@@ -286,7 +286,7 @@ pub(crate) struct Work {
     most: AtomicUsize,
 }
 
-/// What one user has of what there is for all.
+/// One user's share of the limits.
 #[derive(Debug)]
 struct User {
     turns: Arc<Semaphore>,
@@ -294,7 +294,7 @@ struct User {
     waiting: AtomicUsize,
 }
 
-/// That a statement may be at work.
+/// A statement's permit to run.
 #[derive(Debug)]
 struct Turn {
     _user: Arc<User>,
@@ -368,7 +368,7 @@ impl Work {
         self.limits.subscriptions - self.subscriptions.available_permits()
     }
 
-    /// The statements at work, the oldest first; also those that have ended and are still being planned.
+    /// The running statements, the oldest first; also those that have ended and are still being planned.
     pub(crate) fn running(&self) -> Vec<Arc<Statement>> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = running.clone();
@@ -381,7 +381,7 @@ impl Work {
         all
     }
 
-    /// The statement of this id, at work or soon.
+    /// The statement of this id, running or planned.
     pub(crate) fn find(&self, id: &str) -> Option<Arc<Statement>> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let planned = || {
@@ -403,7 +403,7 @@ impl Work {
         planned.insert(statement.id.clone(), Arc::downgrade(statement));
     }
 
-    /// Counts and logs what a caller was refused before there was a statement.
+    /// Counts and logs a refusal that came before there was a statement.
     pub(crate) fn refused(&self, caller: &Caller, error: &Error) {
         if error.query().is_some() {
             // It has a line of its own.
@@ -421,12 +421,12 @@ impl Work {
         running.end(None);
     }
 
-    /// Does something of a statement, after which it `goes_on` or has ended, unless it is stopped or nobody waits any more. When the
-    /// server is about to end, the statement has ended: its rows could not be fetched.
+    /// Does a part of a statement, after which it `goes_on` or has ended, unless it is stopped or its client no longer
+    /// waits. When the server is about to end, the statement has ended: its rows could not be fetched.
     ///
     /// # Errors
     ///
-    /// What it says; too many others; cancelled; too long; the server is about to end.
+    /// The work's own error; too many other statements; cancelled; too long; the server is about to end.
     pub(crate) async fn plan<T: Send + 'static>(
         self: &Arc<Self>,
         statement: &Arc<Statement>,
@@ -446,7 +446,7 @@ impl Work {
         done
     }
 
-    /// Does all of a statement, unless it is stopped or nobody waits for it any more.
+    /// Does all of a statement, unless it is stopped or its client no longer waits.
     ///
     /// # Errors
     ///
@@ -463,12 +463,12 @@ impl Work {
         done
     }
 
-    /// Reads a text: a long one on the threads of statements, so that the network answers others meanwhile, and when as much of
-    /// the texts of others has been read.
+    /// Parses a text. A long text is parsed on the threads of statements, so that the network answers others meanwhile,
+    /// and waits until enough of the texts of others are parsed.
     ///
     /// # Errors
     ///
-    /// What it says; too many others; too long.
+    /// The error of parsing; too many other statements; too long.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
         bytes: usize,
@@ -488,7 +488,7 @@ impl Work {
             None => room.await?,
         };
         self.aside(async move {
-            // It has its room until it has been read, also when nobody waits any more.
+            // The text keeps its room until it has been parsed, also when its client no longer waits.
             let _room = room;
             read()
         })
@@ -497,7 +497,7 @@ impl Work {
 
     /// Room for reading a text of so many bytes.
     async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit> {
-        // One of the largest has room when it is alone.
+        // The largest text has room when it is alone.
         let needed = kibibytes(bytes.min(self.limits.statement_bytes));
         if let Ok(room) = Arc::clone(&self.reading).try_acquire_many_owned(needed) {
             return Ok(room);
@@ -517,7 +517,7 @@ impl Work {
     ///
     /// # Errors
     ///
-    /// What it says.
+    /// The work's own error.
     pub(crate) async fn aside<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
@@ -540,7 +540,8 @@ impl Work {
         self.unless_ending(self.attempt(statement, work)).await
     }
 
-    /// Waits for something, but not once the server is about to end: a plan in the making looks up only when it is made.
+    /// Waits for a plan, but not once the server is about to end: a plan that is being made checks for the end only
+    /// when it is done.
     async fn unless_ending<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::select! {
             done = work => done,
@@ -565,8 +566,9 @@ impl Work {
         }
     }
 
-    /// Does something to its end whether or not a client waits for it: half of it would be worse. It counts what it takes as other
-    /// statements do, so that one whose plan asks for more memory than there is waits alone; then its client is told.
+    /// Does work to its end whether or not a client waits for it: half of it would be worse. It counts the memory as
+    /// other statements do, so a statement whose plan asks for more memory than there is waits alone; then its client
+    /// receives the error.
     ///
     /// # Errors
     ///
@@ -600,8 +602,8 @@ impl Work {
         }
     }
 
-    /// What a stream of a statement gives, made ahead of its reader; nothing more is made when the reader has gone.
-    /// `idle` is given whenever nothing else was for long.
+    /// The items of a statement's stream, made ahead of its reader; no more are made when the reader has gone. `idle`
+    /// is sent whenever there was no other item for long.
     pub(crate) fn stream<T: Clone + Send + Sync + 'static>(
         self: &Arc<Self>,
         statement: Arc<Statement>,
@@ -671,7 +673,7 @@ impl Work {
         received.boxed()
     }
 
-    /// Ends the newest statement at work that was not told to end yet; gives its number.
+    /// Ends the newest running statement that was not cancelled yet; gives its id.
     pub(crate) fn relieve(&self) -> Option<String> {
         let newest = self
             .running()
@@ -682,7 +684,8 @@ impl Work {
         Some(newest.id.clone())
     }
 
-    /// Whether no statement is at work but those whose threads wait for memory: what these hold they may hold for ever.
+    /// Whether all running statements have a thread that waits for memory: the memory that they hold may never become
+    /// free.
     pub(crate) fn is_at_rest(&self) -> bool {
         let running = self.running();
         let mut running = running.iter();
@@ -726,9 +729,9 @@ impl Work {
         }
     }
 
-    /// What a user has.
+    /// The user's share of the limits.
     fn user(&self, name: &Arc<str>) -> Arc<User> {
-        /// Users who have nothing are forgotten when there are more.
+        /// Users without statements are forgotten when there are more.
         const KNOWN: usize = 1_000;
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         if users.len() >= KNOWN && !users.contains_key(name) {
@@ -760,7 +763,7 @@ impl Work {
         let of_user = Arc::clone(&user.turns).try_acquire_owned().ok();
         let of_all = match of_user {
             Some(_) => Arc::clone(&self.turns).try_acquire_owned().ok(),
-            // Others do not stand behind those of a user who has a full share.
+            // Other users do not queue behind the statements of one user with a full share.
             None => None,
         };
         if let (Some(of_user), Some(of_all)) = (of_user, of_all) {
@@ -785,7 +788,7 @@ impl Work {
         })
     }
 
-    /// A place among those who wait for others.
+    /// A place in the queue.
     fn queued(&self) -> Result<Waits<'_>> {
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
         let waits = Waits(&self.waiting);
@@ -820,7 +823,8 @@ impl User {
     }
 }
 
-/// Bytes that a statement may take in one go which may hold so many: operators copy what they hold, and batches are on their way.
+/// Bytes that a statement with so much memory may allocate in one go: operators copy the memory they hold, and batches
+/// are in transit.
 fn in_one_go(memory: usize) -> usize {
     const ON_THEIR_WAY: usize = 256 << 20;
     memory.saturating_mul(2).saturating_add(ON_THEIR_WAY)
@@ -901,14 +905,14 @@ impl Drop for IsWaiting<'_> {
     }
 }
 
-/// A statement in the list; out of it when this is dropped, and in the log.
+/// A statement in the list; when this is dropped it is taken off the list and logged.
 struct Running {
     work: Arc<Work>,
     statement: Arc<Statement>,
     since: Instant,
     /// Its rows are fetched later: this is not its end.
     goes_on: bool,
-    /// How it ended, in a word and with what was said; `None`: nobody waited for that.
+    /// How it ended, in a word and with the message; `None`: its client no longer waited.
     outcome: Option<(&'static str, String)>,
 }
 
@@ -1103,7 +1107,7 @@ mod tests {
             }
         };
         let room = work.room(60 << 10).await.unwrap();
-        // What has room need not wait.
+        // A text that finds room does not wait.
         read(20 << 10).await.unwrap();
         let waits = tokio::spawn(read(60 << 10));
         while work.unread.load(Ordering::Relaxed) == 0 {
@@ -1114,7 +1118,7 @@ mod tests {
         assert_eq!(refused.kind(), ErrorKind::Exhausted);
         drop(room);
         waits.await.unwrap().unwrap();
-        // One that is longer than may be has room when it is alone.
+        // A text that is longer than allowed has room when it is alone.
         tokio::try_join!(read(1 << 30), read(1 << 30)).unwrap();
         assert_eq!(most.load(Ordering::SeqCst), 1);
         let hurried = self::work(Limits {
@@ -1256,7 +1260,7 @@ mod tests {
         };
         let counted = work.finish(&of, counts).await.unwrap();
         assert_eq!(counted, Some((of.owner.number(), 456 << 20)));
-        // It is ended where it looks, as what takes too much memory is, and says why.
+        // It is ended where it checks, like a statement that takes too much memory, and says why.
         let (of, ended) = (statement(None), statement(None));
         let relieved = Arc::clone(&work);
         let planned = |of: &Arc<Statement>| {
@@ -1301,7 +1305,8 @@ mod tests {
         }
     }
 
-    /// A thread that plans is busy until it has a plan: who has asked is told, and the statement is not waited for.
+    /// A thread that plans is busy until it has a plan: its client gets an error, and the shutdown does not wait for
+    /// the statement.
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn what_is_planned_has_ended_when_the_server_is_about_to() {
         let work = work(Limits::default());
@@ -1327,7 +1332,7 @@ mod tests {
             assert_eq!(told.message(), "the server is about to end");
         }
         assert!(work.running().is_empty());
-        // What was begun may come to its end.
+        // A statement that has started may run to its end.
         assert_eq!(
             work.run(&statement(None), async { Ok(7) }).await.unwrap(),
             7

@@ -1,5 +1,5 @@
-//! Sessions of queries: forks of the one in which everything is defined. One that has done its work serves the next query, as
-//! long as nothing was defined since.
+//! Pool of sessions for queries: forks of the session that holds all definitions. A session that has done its work
+//! serves the next query, as long as no definition has changed since.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -11,14 +11,15 @@ pub(crate) struct Forks {
     /// Only definitions run here, one at a time.
     whole: Session,
     defining: tokio::sync::Mutex<()>,
-    /// What queries are forked from: as all was after the last definition. They do not wait for the next one, nor meet half
-    /// of it.
+    /// Queries are forked from this session, as it was after the last definition. So they do not wait for the next
+    /// definition, nor see half of it.
     defined: RwLock<Arc<Session>>,
     spare: Mutex<Vec<Session>>,
     most: usize,
 }
 
-/// The session of definitions, held by one of them. What it has defined is seen when this is dropped.
+/// The session of definitions, held by one statement at a time. Its changes become visible to queries when this is
+/// dropped.
 pub(crate) struct Whole<'f> {
     pub(crate) session: &'f Session,
     forks: &'f Forks,
@@ -47,7 +48,7 @@ impl Forks {
         })
     }
 
-    /// The session itself, when no other definition is at work.
+    /// The session itself, when no other definition uses it.
     pub(crate) async fn whole(&self) -> Whole<'_> {
         Whole {
             _defining: self.defining.lock().await,
@@ -76,7 +77,7 @@ impl Forks {
         }
     }
 
-    /// Takes a fork back whose plans have all been read. One of which something is still at work is dropped.
+    /// Takes a fork back whose plans have all been read. A fork with a task that still runs is dropped.
     pub(crate) fn give_back(&self, session: Session) {
         if self.most == 0 || !session.is_at_rest() || !session.can_serve(&self.defined()) {
             return;
@@ -84,7 +85,7 @@ impl Forks {
         session.end_statement();
         let mut spare = self.spare();
         if spare.len() >= self.most {
-            // Who set what nobody else has must not keep all places.
+            // Sessions with settings that no other client uses must not keep all places.
             spare.remove(0);
         }
         spare.push(session);

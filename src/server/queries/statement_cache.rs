@@ -1,5 +1,5 @@
-//! Queries that clients have sent before: dashboards send theirs again and again, and pools of connections see by `SELECT 1`
-//! whether the server is there. Each is parsed once, and one that always gives the same row is planned once.
+//! Cache of parsed queries: dashboards send theirs again and again, and connection pools send `SELECT 1` to see whether
+//! the server is there. Each is parsed once, and a query that always gives the same row is planned once.
 
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +9,7 @@ use lru::LruCache;
 use crate::error::Result;
 use crate::server::queries::prepared::Prepared;
 
-/// Those that were sent last, by their text.
+/// The statements that were sent last, by their text.
 pub(crate) struct Known(Mutex<LruCache<String, Prepared>>);
 
 impl Known {
@@ -25,7 +25,7 @@ impl Known {
     ///
     /// # Errors
     ///
-    /// Those of parsing it.
+    /// The errors of parsing it.
     pub(crate) fn prepared(
         &self,
         text: &str,

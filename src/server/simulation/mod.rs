@@ -1,6 +1,6 @@
-//! Two servers define and drop views in the same data directory, over a store whose writes and answers get lost. They die and
-//! start again. A definition that was answered is there after the start; one that was answered with an error is there whole, or not
-//! at all.
+//! Simulation of two servers that define and drop views in the same data directory, over a store that loses writes and
+//! answers. The servers die and start again. A definition that was answered exists after the start; one that was
+//! answered with an error exists whole, or not at all.
 
 mod opening;
 
@@ -31,8 +31,8 @@ const SEEDS: u64 = 8;
 /// How many things happen in each: so many that the list of definitions is made shorter meanwhile.
 const EVENTS: u64 = 260;
 
-/// What the sessions of all servers are forked from: nothing is ever defined in it. All functions are registered in it once, and
-/// not each time that a server starts.
+/// The session that the sessions of all servers are forked from; it never gets a definition. All functions are
+/// registered in it once, and not at each start of a server.
 static EMPTY: LazyLock<Session> =
     LazyLock::new(|| Session::try_new(&SessionOptions::default()).unwrap());
 

@@ -1,5 +1,6 @@
-//! Servers start while the folders of some tables are not there. These tables stay defined and their names stay taken, and a job over
-//! them waits and says why. When the folders are back, the tables are opened and the job begins.
+//! Simulation of servers that start while the folders of some tables are missing. These tables stay defined and their
+//! names stay taken, and a job over them waits and says why. When the folders are back, the tables are opened and the
+//! job starts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -35,7 +36,7 @@ enum Planted {
     ForgetsTables,
     /// The server forgets jobs that it cannot begin when it starts.
     ForgetsJobs,
-    /// The server does not try again to open what it could not open at its start.
+    /// The server does not retry objects that it could not open at its start.
     NeverAgain,
 }
 
@@ -46,7 +47,7 @@ struct World {
     /// The runtime of jobs. No thread drives it: jobs begin and do nothing.
     resting: Handle,
     places: tempfile::TempDir,
-    /// Tables whose folders are not there now.
+    /// Tables whose folders are away now.
     away: BTreeSet<&'static str>,
     /// By name, which numbers its definition may end with: that of the last statement that was answered, and those of all statements
     /// since then that were answered with an error. `None`: it may not be defined.
@@ -77,12 +78,12 @@ impl World {
         self.places.path().join(table)
     }
 
-    /// What this folder is called while it is not there.
+    /// The name of this folder while it is away.
     fn hidden_place(&self, table: &str) -> PathBuf {
         self.places.path().join(format!("{table}.away"))
     }
 
-    /// The folder of a table is gone, as one that is not mounted.
+    /// The folder of a table goes away, like one that is not mounted.
     fn leave(&mut self, table: &'static str) {
         if self.away.insert(table) {
             std::fs::rename(self.place(table), self.hidden_place(table)).unwrap();
@@ -224,7 +225,7 @@ impl World {
         self.check_job(server).await
     }
 
-    /// The job has begun, or it waits and says why.
+    /// Checks that the job runs, or waits with a reason.
     async fn check_job(&self, server: &Engine) -> Result<(), String> {
         let is_away = OF_JOB.iter().any(|table| self.away.contains(table));
         let is_begun = server.jobs.ready_names().await.contains(&JOB.to_owned());
@@ -297,7 +298,7 @@ async fn run(seed: u64, planted: Planted, resting: &Handle) -> Result<(), String
     Ok(())
 }
 
-/// The runtimes that schedules run on: that of jobs rests, the other one is at work.
+/// The runtimes of schedules: the one of jobs never runs, the other one does the work.
 struct Runtimes {
     resting: Runtime,
     working: Runtime,
@@ -312,7 +313,7 @@ impl Runtimes {
         }
     }
 
-    /// Runs the schedule of a seed; gives what is wrong, if anything.
+    /// Runs the schedule of a seed; gives the violation, if there is one.
     fn run(&self, seed: u64, planted: Planted) -> Option<String> {
         let run = run(seed, planted, self.resting.handle());
         let fault = self.working.block_on(run).err()?;

@@ -1,7 +1,7 @@
-//! What became of the attempts of one commit.
+//! Attempts of one commit: a log store that records their outcome.
 //!
 //! The library tries a commit at one version after the other, and its errors do not say how far it got. This log store
-//! stands before the table's own and remembers whether there is an attempt whose outcome nobody knows.
+//! wraps the table's own and remembers whether there is an attempt with an unknown outcome.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -29,18 +29,19 @@ pub(super) struct Attempts {
     duties: Duties,
     /// Up to this version there is no RESTORE that the writer does not know of.
     checked: Arc<AtomicU64>,
-    /// Of a commit that changes rows: which files it takes out of the table.
+    /// Of a commit that changes rows: the files that it takes out of the table, and how far the commits of others were
+    /// checked.
     replaced: Option<Arc<Replaced>>,
 }
 
-/// What a commit that changes rows has read.
+/// The version and files that a commit that changes rows has read.
 struct Replaced {
     rewrite: Rewrite,
     /// Paths of files that it takes out.
     files: HashSet<String>,
-    /// Up to this version no other commit has changed what it has read.
+    /// Up to this version no other commit has changed the rows that it has read.
     checked: AtomicU64,
-    /// Another commit has.
+    /// Another commit has changed them.
     is_overtaken: AtomicBool,
 }
 
@@ -55,8 +56,8 @@ impl Attempts {
         }
     }
 
-    /// The same for rows that must not follow a RESTORE later than version `checked`: their writer takes them for an addition to
-    /// what it has written before.
+    /// The same for rows that must not follow a RESTORE later than version `checked`: their writer adds them to rows
+    /// that it has written before, which the RESTORE may have taken out.
     pub(super) fn of_rows_after(self, checked: u64) -> Self {
         self.checked.store(checked, Ordering::Release);
         self
@@ -125,7 +126,8 @@ impl Attempts {
 }
 
 impl Replaced {
-    /// Whether a commit has changed what was read. Rows that were only added do not count: they are taken for later ones.
+    /// Whether a commit has changed rows that were read. Commits that only add rows do not count: their rows come after
+    /// this commit.
     fn is_changed_by(&self, entry: &[u8]) -> bool {
         let lines = entry.split(|byte| *byte == b'\n');
         let actions = lines.filter_map(|line| serde_json::from_slice::<Value>(line).ok());
@@ -150,7 +152,9 @@ impl Replaced {
         self.rewrite == Rewrite::Merge && adds && has_read
     }
 
-    /// The entry with the name of what was done. The library takes a MERGE for one that has read all rows for ever.
+    /// The entry with the statement's operation. For the library a MERGE has always read all rows, so the commit is
+    /// made as an UPDATE and gets its name here.
+    /// rows.
     fn named(&self, entry: Bytes) -> DeltaResult<Bytes> {
         if self.rewrite != Rewrite::Merge {
             return Ok(entry);
@@ -215,7 +219,7 @@ impl LogStore for Attempts {
         };
         let written = self.log.write_commit_entry(version, entry, operation).await;
         match &written {
-            // Of the version that exists the store has made sure that it is another writer's.
+            // If the version exists, the store has made sure that it is another writer's.
             Ok(()) | Err(TransactionError::VersionAlreadyExists(_)) => {}
             Err(_) => self.open.store(true, Ordering::Release),
         }

@@ -1,12 +1,14 @@
 //! DELETE, UPDATE and MERGE: rows of one version of a table give way to others, in one commit (EXACT-2).
 //!
-//! The statement's query gives one row for each row that changes: what happens to it, its place in the version that was read
-//! ([`placed_rows`](super::placed_rows)), and the new values. So each condition and each value is computed once, by the session's
-//! SQL. New rows are checked and written like those of an INSERT. Then the files that have changed rows are read again, and
-//! their other rows are written as they are; the commit takes the old files out and puts the new ones in.
+//! The statement's query gives one row for each row that changes: the kind of change, the row's place in the version
+//! that was read ([`placed_rows`](super::placed_rows)), and the new values. So each condition and each value is
+//! computed once, by the session's SQL. New rows are checked and written like those of an INSERT. Then the files that
+//! have changed rows are read again, and their other rows are written as they are; the commit takes the old files out
+//! and puts the new ones in.
 //!
-//! Rows that others add meanwhile count as added afterwards. If another commit has changed rows, or has moved rows of the same
-//! files, nothing is written, and the error says that it is a conflict: the statement may be run again over the newest rows.
+//! Rows that other writers add meanwhile count as added afterwards. If another commit has changed rows, or has moved
+//! rows of the same files, nothing is written, and the error says that it is a conflict: the statement may be run again
+//! over the newest rows.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -40,13 +42,13 @@ use super::scan::TableScan;
 use super::write::{Rewrite, WriteTarget, Written, discard, write_files};
 use crate::error::Error;
 
-/// The column that says what happens to a row, as [`RowChange`].
+/// The column with the kind of a row's change, as [`RowChange`].
 pub const ROW_CHANGE: &str = "change of row";
 
 /// Columns before those of the table.
 const PLACES: usize = 3;
 
-/// What happens to a row.
+/// The change of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowChange {
     /// It leaves the table.
@@ -71,9 +73,9 @@ pub enum ChangeStatement {
     },
 }
 
-/// One version of a table whose rows a statement changes.
+/// The version of a table in which a statement changes rows.
 pub struct ChangeTarget {
-    /// As the other parts of the statement read it.
+    /// The provider by which the other parts of the statement read it.
     pub table: Arc<dyn TableProvider>,
     /// Its rows with their places, in the columns [`ROW_FILE`] and [`ROW_NUMBER`].
     pub rows: Arc<dyn TableProvider>,
@@ -81,7 +83,7 @@ pub struct ChangeTarget {
     pub changes: Arc<dyn TableProvider>,
     /// The table's columns.
     pub schema: SchemaRef,
-    /// Those that are computed.
+    /// The generated columns.
     pub generated: Vec<String>,
 }
 
@@ -343,7 +345,7 @@ impl ChangeSink {
             Arc::clone(&target.rules.schema),
             kept,
         ));
-        // They keep the rules as they are: to compute columns anew could change them.
+        // Unchanged rows keep the table's rules as they are: computing their generated columns again could change them.
         let as_they_are = WriteTarget {
             rules: Arc::new(RowRules {
                 schema: Arc::clone(&target.rules.schema),

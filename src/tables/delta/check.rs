@@ -1,4 +1,4 @@
-//! What a row must satisfy to be written: generated columns, `NOT NULL`, the table's constraints.
+//! Row checks of a write: generated columns, `NOT NULL`, the table's constraints.
 
 use std::sync::Arc;
 

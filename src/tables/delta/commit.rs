@@ -1,9 +1,9 @@
-//! Commits: files that were written become part of the table, or it is known that they did not, or the error says that
-//! nobody knows (EXACT-2).
+//! Commit protocol of Delta tables: written files become part of the table, or are known not to, or the error says that
+//! the outcome is unknown (EXACT-2).
 //!
 //! Each commit has a name of its own in its entry of the log, the witness. When the library reports a failure after an
-//! attempt, the entries since are read before anything is said or deleted. Files are deleted only when it is sure that no
-//! entry names them; else they stay for VACUUM.
+//! attempt, the entries since are read before an outcome is reported or a file is deleted. Files are deleted only when
+//! it is sure that no entry names them; else they stay for VACUUM.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ use super::write::{Rewrite, StatsConfig, WriteTarget, Written, discard, write_fi
 use super::{Application, Commit};
 use crate::error::{Error, ErrorKind, Result, Subject};
 
-/// Where the name of a commit stands in its entry: in `commitInfo`, as other writers do it.
+/// The field of an entry with the commit's name: in `commitInfo`, as other writers do it.
 pub(super) const COMMIT_ID: &str = "txnId";
 
 /// Files that were written and that no commit names yet.
@@ -59,8 +59,8 @@ impl PreparedWrite {
 impl DeltaTableHandle {
     /// Writes the rows of `plan`, whose columns are the table's in order, as one commit.
     ///
-    /// With `transaction`, (application id, version) is recorded in the same commit; whether it was
-    /// before is for the caller to ask [`Self::transaction_version`].
+    /// With `transaction`, (application id, version) is recorded in the same commit; to find out whether it was
+    /// recorded before, the caller asks [`Self::transaction_version`].
     ///
     /// # Errors
     ///
@@ -112,9 +112,9 @@ impl DeltaTableHandle {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Cancelled`] if another writer has taken the application over; a conflict, or a RESTORE that the application does
-    /// not know of, and nothing is committed; a store that does not answer: then it cannot be told whether it was committed, and
-    /// [`Self::transaction_version`] can say.
+    /// [`ErrorKind::Cancelled`] if another writer has taken the application over; a conflict, or a RESTORE that the
+    /// application does not know of, and nothing is committed; a store that does not answer: then the outcome is
+    /// unknown, and [`Self::transaction_version`] can tell it.
     pub async fn commit_prepared(
         &self,
         prepared: PreparedWrite,
@@ -149,8 +149,8 @@ impl DeltaTableHandle {
         .await
     }
 
-    /// Records that `application.version` owns the table from now on, in a commit without rows. What the owner before
-    /// commits later fails. Gives the table's version that says so.
+    /// Records that `application.version` owns the table from now on, in a commit without rows. Later commits of the
+    /// previous owner fail. Gives the table's version that records this.
     ///
     /// # Errors
     ///
@@ -363,7 +363,7 @@ impl DeltaTableHandle {
         .of_conflict()
     }
 
-    /// The error of a commit of which nobody knows whether it was made.
+    /// The error of a commit with an unknown outcome.
     fn open_question(&self, error: DeltaTableError, id: &str) -> Error {
         let cause = self.fail(error);
         Error::unavailable(format!(
@@ -479,7 +479,7 @@ fn is_conflict(error: &DeltaTableError) -> bool {
 
 /// The version after `since` whose entry has the name `id`, and the entry.
 ///
-/// Entries are read one by one: a list may be old, and the library's own look at the log is one.
+/// Entries are read one by one: a list may be old, and the library reads the log by a list.
 ///
 /// # Errors
 ///

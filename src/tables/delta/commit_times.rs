@@ -1,5 +1,5 @@
-//! When the versions of a table were committed: by the times in their entries where the table asks for these, else by those of
-//! the files that the entries are.
+//! Commit times of a table's versions: the times in the log entries if the table has in-commit timestamps, else the
+//! modification times of the entries' files.
 
 use deltalake::DeltaTableError;
 use deltalake::kernel::EagerSnapshot;
@@ -38,7 +38,7 @@ pub(super) fn time_in<'a>(actions: impl IntoIterator<Item = &'a Value>) -> Optio
     info.get("inCommitTimestamp")?.as_i64()
 }
 
-/// Looks for the version of a time, in microseconds, in the log of a table.
+/// Finds the version of a time, in microseconds, in the log of a table.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! A declaration against a table: the schema of one that is created, the check of one that exists.
+//! Creation and check of declared tables: the schema of a table that is created, the comparison with one that exists.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -68,7 +68,7 @@ pub(super) fn new_fields(
         .collect()
 }
 
-/// Compares what a statement declares with the table that is there.
+/// Compares a statement's declaration with the existing table.
 ///
 /// # Errors
 ///

@@ -1,8 +1,9 @@
-//! What a commit owes to features of a table that the library does not write.
+//! Entries for table features that the library does not write.
 //!
-//! *Type widening*, *VACUUM protocol check*, *clustering* and *domain metadata* ask nothing of one who adds files. *In-commit
-//! timestamps* want the time of a commit in its entry, later than that of the one before; *row tracking* wants numbers for new
-//! rows, above those given so far. Both depend on the version that an entry gets, so they are filled in when it is written.
+//! *Type widening*, *VACUUM protocol check*, *clustering* and *domain metadata* require nothing of a writer that adds
+//! files. *In-commit timestamps* require the time of a commit in its entry, later than that of the one before; *row
+//! tracking* requires numbers for new rows, above those given so far. Both depend on the version that an entry gets, so
+//! they are filled in when it is written.
 
 use bytes::Bytes;
 use delta_kernel::Snapshot;
@@ -28,7 +29,7 @@ pub(super) struct Duties {
 }
 
 impl Duties {
-    /// Of a commit on top of `snapshot`, which adds files or does not.
+    /// The duties of a commit on top of `snapshot`, which adds files or does not.
     ///
     /// # Errors
     ///
@@ -102,8 +103,8 @@ impl Duties {
     }
 }
 
-/// The highest number of a row up to a version. Who adds rows says it in the same entry; of entries that log cleanup took, the
-/// checkpoint has what they said.
+/// The highest number of a row up to a version. A commit that adds rows records it in its entry; for entries that log
+/// cleanup deleted, the checkpoint has it.
 async fn highest_row(log: &LogStoreRef, version: u64) -> Result<i64, DeltaTableError> {
     for before in (0..=version).rev() {
         let Some(entry) = log.read_commit_entry(before).await? else {

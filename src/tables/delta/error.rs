@@ -1,4 +1,5 @@
-//! Turns the library's errors into the crate's: who must act, and what was touched.
+//! Conversion of the library's errors into the crate's: the kind tells who must act, the message names the table or
+//! file.
 
 use deltalake::DeltaTableError;
 use deltalake::kernel::transaction::TransactionError;
@@ -16,7 +17,7 @@ pub(super) fn delta_error(location: &str, error: DeltaTableError) -> Error {
         )
         .about(Subject::location(location))
     };
-    // Whatever the library was about when the store failed it.
+    // The store's failure comes first, in every operation of the library.
     if let Some(source) = store_error_in(&error) {
         let failed = store_error(location, source);
         if failed.may_pass() {
@@ -141,7 +142,7 @@ fn store_error(location: &str, error: &StoreError) -> Error {
     said_by_store(location, kind, &text)
 }
 
-/// What a store has said; the code of an answer of S3 says more than the `kind`.
+/// The error for a store's answer; the code of an answer of S3 is more precise than `kind`.
 fn said_by_store(location: &str, kind: ErrorKind, text: &str) -> Error {
     let Some((code, message)) = s3_answer(text) else {
         let text = format!("Delta table '{location}': {}", lower_first(text.trim_end()));
@@ -238,7 +239,7 @@ mod tests {
         }
     }
 
-    /// A failure of a store as the library passes it on, by whatever it was about.
+    /// A failure of a store in each form in which the library passes it on.
     fn passed_on(store: fn() -> StoreError) -> Vec<DeltaTableError> {
         vec![
             DeltaTableError::ObjectStore { source: store() },

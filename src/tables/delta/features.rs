@@ -1,11 +1,11 @@
-//! Table features that the library's gate does not know, although what lies below it can deal with such tables.
+//! Table features that the library refuses, although its lower layers can read or write such tables.
 //!
-//! *Type widening* lets a column take a wider type while old files keep the narrow one: a scan casts. *VACUUM protocol check*
-//! binds those who delete files. Neither changes how the log is read. Of those who add files some features ask nothing, and
-//! what others ask is done where an entry is written ([`duties`](super::duties)).
+//! *Type widening* lets a column take a wider type while old files keep the narrow one: a scan casts. *VACUUM protocol
+//! check* binds writers that delete files. Neither changes how the log is read. Some features require nothing of a
+//! writer that adds files; the requirements of others are met where an entry is written ([`duties`](super::duties)).
 //!
-//! A snapshot whose protocol does not name them is given to scans and to commits, and to nothing else: the log keeps its own.
-//! Checkpoints are therefore left to others.
+//! A snapshot whose protocol leaves these features out is used by scans and commits only: the log keeps the table's own
+//! protocol. Checkpoints are therefore left to other writers.
 
 use std::io::Write;
 
@@ -16,14 +16,14 @@ use serde_json::Value;
 
 use crate::error::{Error, Subject};
 
-/// Features that change nothing for those who scan.
+/// Features that change nothing for scans.
 const SCANNED: [&str; 3] = [
     "typeWidening",
     "typeWidening-preview",
     "vacuumProtocolCheck",
 ];
 
-/// Features that ask nothing of those who add files, or what [`duties`](super::duties) does.
+/// Features that require nothing of a writer that adds files, or only entries that [`duties`](super::duties) writes.
 const WRITTEN: [&str; 7] = [
     "clustering",
     "domainMetadata",
@@ -91,7 +91,7 @@ fn read<T: DeserializeOwned>(written: Value) -> std::result::Result<T, DeltaTabl
         .map_err(|json_err| DeltaTableError::SerializeLogJson { json_err })
 }
 
-/// What is written is `[[version, place, protocol, …]]`.
+/// `written` is `[[version, place, protocol, …]]`.
 fn without_features(written: &[u8], left_out: &[&str]) -> Option<Value> {
     let mut parts: Vec<Value> = serde_json::from_slice(written).ok()?;
     let protocol = parts.get_mut(PROTOCOL)?.as_object_mut()?;

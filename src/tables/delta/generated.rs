@@ -1,4 +1,4 @@
-//! Generated columns: their SQL text, planned to run over a batch, and what the text says about time.
+//! Generated columns: their SQL text, planned to run over a batch, and the part of a time that the text computes.
 //!
 //! The text may be ours or Spark's: `YEAR(ts)`, `DATE_FORMAT(ts, 'yyyy-MM')` and their like are
 //! rewritten to the functions of this engine. Names are compared without regard to case, as Spark
@@ -32,19 +32,19 @@ use super::shape::{TimeShape, time_shape};
 use crate::core::stack::with_stack;
 use crate::error::{Error, Result, Subject};
 
-/// Table expressions are planned here and not in the user's session: what a table's metadata says
-/// must not depend on a session's functions and settings.
+/// Table expressions are planned here and not in the user's session: the meaning of a table's metadata must not depend
+/// on a session's functions and settings.
 static PLANNER: LazyLock<SessionState> = LazyLock::new(|| create_session().state());
 
 /// One generated column, ready to run.
 #[derive(Debug, Clone)]
 pub(super) struct GeneratedColumn {
     pub(super) name: String,
-    /// Where it stands in the table's schema.
+    /// Its index in the table's schema.
     pub(super) index: usize,
     /// The text, as the table stores it.
     pub(super) text: String,
-    /// If the column is a part of one time column: which column and what part.
+    /// The time column and the part of it, if the column is a part of one time column.
     pub(super) shape: Option<TimeShape>,
     expression: TableExpr,
 }
@@ -196,7 +196,7 @@ impl TableExpr {
     }
 }
 
-/// What numbers with a point are.
+/// The type of number literals with a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Numbers {
     /// Exact, as in all other SQL.
@@ -553,7 +553,7 @@ fn strftime(pattern: &str) -> Result<String> {
     Ok(out)
 }
 
-/// What is stored must be the same whenever it is computed.
+/// Refuses expressions that are not immutable: a stored value must be the same each time that it is computed.
 fn refuse_changing(expr: &Expr, text: &str) -> Result<()> {
     let mut changing = None;
     expr.apply(|node| {

@@ -46,7 +46,7 @@ struct Inner {
     newest: tokio::sync::Mutex<DeltaTable>,
     /// The rules of the metadata they were made from.
     rules: Mutex<Option<(Metadata, Arc<TableRules>)>>,
-    /// By what the table is known again.
+    /// The commit by which the table is recognized.
     seen: tokio::sync::Mutex<Option<SeenCommit>>,
 }
 
@@ -97,7 +97,7 @@ impl DeltaTableHandle {
         Self::over(log_store, spec, location, options).await
     }
 
-    /// The same over the log in a store that is there.
+    /// The same, over the log in a given store.
     #[expect(
         clippy::disallowed_methods,
         reason = "each commit has a name by which it is found"
@@ -138,7 +138,7 @@ impl DeltaTableHandle {
                 .write_commit_entry(0, first, uuid::Uuid::new_v4())
                 .await
             {
-                // Someone else was faster: theirs is the table, and is checked below.
+                // Another process has created the table first; its table is checked below.
                 Ok(()) | Err(TransactionError::VersionAlreadyExists(_)) => {}
                 Err(error) => match table.log_store().read_commit_entry(0).await {
                     Ok(Some(_)) => {}
@@ -201,7 +201,7 @@ impl DeltaTableHandle {
         )))
     }
 
-    /// Those of `paths` that are no files of the newest version.
+    /// The paths among `paths` that are no files of the newest version.
     ///
     /// # Errors
     ///
@@ -292,12 +292,12 @@ impl DeltaTableHandle {
         self.inner.stream
     }
 
-    /// Of a table that jobs read as a stream: its event time column and watermark.
+    /// The event time column and watermark of a table that jobs read as a stream.
     pub fn event_time(&self) -> Option<&EventTime> {
         self.inner.event_time.as_ref()
     }
 
-    /// Whether it is at the same place as `other`.
+    /// Whether it has the same location as `other`.
     pub fn is_same(&self, other: &Self) -> bool {
         self.inner.location.url == other.inner.location.url
     }
@@ -372,7 +372,7 @@ impl DeltaTableHandle {
         self.rules(&table)
     }
 
-    /// The newest version, after a look at the log.
+    /// The newest version, after a read of the log.
     pub(super) async fn refresh(&self) -> Result<DeltaTable> {
         let mut newest = self.inner.newest.lock().await;
         let before = newest.version();
@@ -392,17 +392,17 @@ impl DeltaTableHandle {
         Ok(newest.clone())
     }
 
-    /// By what the table is known again.
+    /// The commit by which the table is recognized.
     pub(super) fn seen(&self) -> &tokio::sync::Mutex<Option<SeenCommit>> {
         &self.inner.seen
     }
 
-    /// The newest version seen, without a look at the log.
+    /// The newest version seen, without a read of the log.
     pub(super) async fn known(&self) -> DeltaTable {
         self.inner.newest.lock().await.clone()
     }
 
-    /// Takes the table as it was loaded anew: what was known may have been of another one.
+    /// Replaces the table's state by one that was loaded from the log: the state before may be another table's.
     pub(super) async fn replace(&self, table: DeltaTable) {
         *self.inner.newest.lock().await = table;
     }

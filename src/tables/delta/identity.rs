@@ -1,4 +1,5 @@
-//! Which table is at a location (IDENT-1): also where one was deleted and another one made while this process had it open.
+//! Identity of the table at a location (IDENT-1), also when a table was deleted and another one created there while
+//! this process had it open.
 
 use deltalake::logstore::object_store::ObjectStoreExt as _;
 use deltalake::logstore::object_store::path::Path;
@@ -8,7 +9,7 @@ use super::handle::DeltaTableHandle;
 use crate::core::jobs::Identity;
 use crate::error::{Error, Result};
 
-/// A commit of the table as the store has it: as long as it is there unchanged, the table is the one it was.
+/// A commit of the table as the store has it: as long as this commit is there unchanged, the table is the same one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SeenCommit {
     version: u64,
@@ -17,7 +18,7 @@ pub(super) struct SeenCommit {
     id: String,
 }
 
-/// What tells a file from a later one of the same name.
+/// Properties that tell a file from a later one of the same name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stamp {
     /// In microseconds since 1970 UTC.
@@ -38,7 +39,7 @@ impl DeltaTableHandle {
             Some(commit) => self.still(commit).await?,
             None => None,
         };
-        // Until it is known again nothing is.
+        // While the commit is checked, none counts as seen: the check may be cancelled.
         *seen = None;
         let commit = match still {
             Some(commit) => commit,
@@ -57,7 +58,7 @@ impl DeltaTableHandle {
     async fn still(&self, seen: &SeenCommit) -> Result<Option<SeenCommit>> {
         let known = self.known().await;
         let newest = version_of(&known)?;
-        // Looked at first: if the table was replaced meanwhile, the seen commit is another one afterwards.
+        // Read first: if the table is replaced meanwhile, the seen commit differs afterwards.
         let stamp = match newest > seen.version {
             true => self.stamp(&known, newest).await?,
             false => None,
@@ -76,7 +77,7 @@ impl DeltaTableHandle {
         }
     }
 
-    /// Loads the table anew, and finds a commit to know it by.
+    /// Loads the table from its log, and chooses a commit that identifies it.
     async fn look_again(&self) -> Result<SeenCommit> {
         let known = self.known().await;
         loop {
@@ -84,7 +85,8 @@ impl DeltaTableHandle {
             let version = version_of(&table)?;
             let id = self.id_of(&table)?;
             let Some(stamp) = self.stamp(&table, version).await? else {
-                // The newest commit is only in a checkpoint: nothing to know it by but the metadata, the next time again.
+                // The newest commit is only in a checkpoint: only the metadata identifies the table, and the next call
+                // reads it again.
                 self.replace(table).await;
                 let nothing = Stamp {
                     written: 0,
@@ -97,7 +99,7 @@ impl DeltaTableHandle {
                     id,
                 });
             };
-            // Between the two looks at it the table may have been replaced.
+            // Between the two reads the table may have been replaced.
             let again = self.loaded(&known).await?;
             if self.id_of(&again)? == id {
                 self.replace(again).await;

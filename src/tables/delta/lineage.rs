@@ -1,8 +1,9 @@
-//! Which commits a table comes from (EXACT-2, EXACT-3).
+//! Lineage of a table: the commits that its newest version comes from (EXACT-2, EXACT-3).
 //!
-//! A RESTORE is a commit like any other: it takes files out and puts earlier ones back, and it leaves what applications have
-//! recorded of themselves. What a job has recorded last may then be of rows that the table no longer has. [`Lineage`] goes back
-//! over the log from the newest commit and says of each whether a later RESTORE has undone it.
+//! A RESTORE is a commit like any other: it takes files out and puts earlier ones back, and it keeps the versions that
+//! applications have recorded. The last version that a job has recorded may then be of rows that the table no longer
+//! has. [`Lineage`] goes back over the log from the newest commit and says of each whether a later RESTORE has undone
+//! it.
 
 use std::collections::HashSet;
 
@@ -23,9 +24,9 @@ const READS_AT_ONCE: usize = 8;
 /// Up to which commit of an application a table has its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowsUpTo {
-    /// Up to the one that recorded this number; none if it has no rows of the application.
+    /// Rows up to the commit that recorded this number; none if the table has no rows of the application.
     Number(Option<i64>),
-    /// It was restored in this version, and to which earlier one its log no longer tells.
+    /// It was restored in this version; the log no longer tells to which earlier one.
     Untold(u64),
 }
 
@@ -42,13 +43,13 @@ pub(super) struct Lineage {
 /// Which older commits do not count.
 enum Undone {
     None,
-    /// Those after this version.
+    /// The commits after this version.
     After(u64),
-    /// Those until the table is as it was restored: these files make the difference.
+    /// The commits until the table is in the restored state again: these files make the difference.
     UntilAlike(HashSet<String>),
 }
 
-/// A commit as its entry in the log tells of it.
+/// A commit, as its entry in the log describes it.
 pub(super) struct LoggedCommit {
     pub(super) version: u64,
     /// No later RESTORE has undone it.
@@ -61,12 +62,12 @@ pub(super) struct LoggedCommit {
 pub(super) enum Removed {
     /// Its rows are gone.
     Gone,
-    /// Rows of it may be in other files.
+    /// Its rows may be in other files.
     Rewritten,
 }
 
 impl Lineage {
-    /// Of the table with this log, whose newest version is `newest`.
+    /// The lineage of the table with this log, whose newest version is `newest`.
     pub(super) fn of(log: LogStoreRef, newest: u64) -> Self {
         Self {
             entries: entries(log, (0..=newest).rev()),
@@ -114,8 +115,8 @@ impl Lineage {
         Ok(Some(commit))
     }
 
-    /// The newest version that the table comes from, of those where nothing but that was looked at yet; none if the state that it
-    /// was restored to was not found so far.
+    /// Among the versions that are not read yet, the newest one that the table comes from; none if the state that the
+    /// table was restored to is not found so far.
     pub(super) fn base(&self) -> Option<u64> {
         match &self.undone {
             Undone::None => self.oldest,
@@ -152,7 +153,7 @@ impl LoggedCommit {
         paths.filter_map(|action| action.pointer("/add/path")?.as_str())
     }
 
-    /// The files that it takes out of the table, and what becomes of their rows.
+    /// The files that it takes out of the table, and whether their rows are gone or in other files.
     pub(super) fn removed(&self) -> impl Iterator<Item = (&str, Removed)> {
         let keeps_none = self.keeps_no_rows();
         self.actions.iter().filter_map(move |action| {
@@ -167,7 +168,7 @@ impl LoggedCommit {
         })
     }
 
-    /// Whether what it takes out of the table is in no file that it adds.
+    /// Whether the rows of the files that it takes out are in none of the files that it adds.
     fn keeps_no_rows(&self) -> bool {
         if !self
             .actions
@@ -184,7 +185,7 @@ impl LoggedCommit {
         let parameter = |name: &str| info.pointer(&format!("/operationParameters/{name}"));
         match operation.as_str() {
             "RESTORE" => true,
-            // Of a part of the table it may write anew what stays.
+            // A write that replaces a part of the table may copy the other rows into new files.
             "WRITE" => parameter("predicate").is_none_or(Value::is_null),
             replaced => {
                 replaced.starts_with("CREATE OR REPLACE TABLE")
@@ -193,7 +194,7 @@ impl LoggedCommit {
         }
     }
 
-    /// What makes the difference between the table before it and after it.
+    /// The files in which the table before it differs from the table after it.
     fn changed(&self) -> impl Iterator<Item = String> {
         self.actions.iter().filter_map(|action| {
             let file = action.get("add").or_else(|| action.get("remove"))?;
@@ -298,7 +299,7 @@ impl DeltaTableHandle {
         if first == Some(0) {
             return Ok(RowsUpTo::Number(None));
         }
-        // What the log's cleanup took is in a checkpoint.
+        // For versions whose entries log cleanup deleted, a checkpoint has the number.
         match self.at_version(table, base).await {
             Ok(then) => Ok(RowsUpTo::Number(self.recorded(&then, application).await?)),
             Err(error) if error.may_pass() => Err(error),

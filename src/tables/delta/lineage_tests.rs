@@ -160,7 +160,7 @@ async fn exact_2_a_restore_takes_rows_and_leaves_the_number() {
     let number = lake.handle.transaction_version("job/rows").await.unwrap();
     assert_eq!(number, Some(4), "the number stays");
     assert_eq!(lake.kept().await, RowsUpTo::Number(Some(3)));
-    // Of an earlier state again, and forward, to what was undone.
+    // A RESTORE to a still earlier state, then one forward to a state that was undone.
     lake.restore(2).await;
     assert_eq!(lake.kept().await, RowsUpTo::Number(Some(2)));
     lake.restore(4).await;
@@ -168,7 +168,7 @@ async fn exact_2_a_restore_takes_rows_and_leaves_the_number() {
     assert_eq!(lake.kept().await, RowsUpTo::Number(Some(4)));
     lake.restore(1).await;
     assert_eq!(lake.kept().await, RowsUpTo::Number(None));
-    // The user says what it has.
+    // A takeover records again which version the table has.
     lake.handle.take_over("job/rows", 4).await.unwrap();
     assert_eq!(lake.kept().await, RowsUpTo::Number(Some(4)));
 }
@@ -199,7 +199,7 @@ async fn exact_2_where_the_log_says_nothing_any_more_nothing_is_said() {
     }
     lake.restore(3).await;
     assert_eq!(lake.version().await, 6);
-    // A takeover has looked at it.
+    // A takeover has read the RESTORE.
     lake.application.checked = 6;
     lake.batch().await;
     lake.restore(6).await;
@@ -245,7 +245,7 @@ async fn exact_2_rows_do_not_follow_a_restore_that_their_writer_does_not_know_of
     );
     assert!(!file.exists(), "it is sure that no commit names it");
     assert_eq!(lake.version().await, 5);
-    // Who knows of it may go on.
+    // A writer that has seen the RESTORE may go on.
     lake.application.checked = lake.version().await;
     lake.batch().await;
     assert_eq!(count(&lake.handle).await, 6);
@@ -298,7 +298,8 @@ async fn exact_3_files_that_are_gone_are_told_from_those_that_were_rewritten() {
     let rewritten = lake.rewritten(&later).await.unwrap();
     assert_eq!(rewritten.version, 5);
     assert!(later.contains(&rewritten.path));
-    // What was rewritten and restored away is gone; whether the RESTORE says to which version or not.
+    // Rows that were rewritten and then restored away are gone, with and without a target version in the RESTORE's
+    // entry.
     lake.restore(2).await;
     assert_eq!(lake.rewritten(&later).await, None);
     lake.hide_target(6);
@@ -340,7 +341,7 @@ async fn exact_2_a_table_that_is_put_back_to_its_checkpoint_is_read_anew() {
     // Version 3 has a checkpoint, and the log ends with it.
     let copy = copied(&lake);
     assert!(copy.join(format!("{:020}.checkpoint.parquet", 3)).exists());
-    // One who knows the table from this checkpoint on, and one who knows it by a later one.
+    // One handle that has loaded this checkpoint, and one that has loaded a later one.
     let from_here = open(lake.folder.path()).await;
     lake.batch().await;
     lake.batch().await;

@@ -1,4 +1,4 @@
-//! Where a table is: from the text of `LOCATION` to the URL the library opens.
+//! Locations of tables: from the text of `LOCATION` to the URL that the library opens.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use crate::error::{Error, Result, Subject};
 pub(super) struct Location {
     /// As shown to people: without credentials.
     pub(super) shown: String,
-    /// What the library opens; ends with a slash.
+    /// The URL that the library opens; ends with a slash.
     pub(super) url: Url,
     /// The folder, if it is a local one.
     pub(super) folder: Option<PathBuf>,

@@ -41,7 +41,7 @@ pub struct VacuumSpec {
     /// Files that left the table earlier than this many hours ago are deleted; `None` takes the
     /// table's own retention.
     pub retain_hours: Option<u64>,
-    /// Only say what would be deleted.
+    /// Only list the files that would be deleted.
     pub dry_run: bool,
 }
 
@@ -126,7 +126,7 @@ impl DeltaTableHandle {
         ])
     }
 
-    /// What an OPTIMIZE did that ended with `error`, if it was committed all the same.
+    /// The metrics of an OPTIMIZE that ended with `error`, if it was committed all the same.
     async fn optimized(
         &self,
         log: &LogStoreRef,
@@ -151,8 +151,8 @@ impl DeltaTableHandle {
         metrics.ok_or_else(|| Error::internal("OPTIMIZE was committed without its metrics"))
     }
 
-    /// Deletes files that no version within the retention needs, and those of failed writes. In a folder of this machine that is also
-    /// what writers that were ended had not finished, once it is older than the retention and than a day.
+    /// Deletes files that no version within the retention needs, and those of failed writes. In a local folder it also
+    /// deletes the unfinished files of writers that were ended, once they are older than the retention and than a day.
     ///
     /// One row per file: `path VARCHAR` (relative to the table), `deleted BOOLEAN` (false in a dry
     /// run).
@@ -228,7 +228,7 @@ impl DeltaTableHandle {
             .await
             .map_err(|error| self.fail(error))?;
         let versions = (0..commits.len() as u64).map(|back| newest.saturating_sub(back) as i64);
-        // The time in an entry is the one that time travel goes by.
+        // Time travel uses the time in an entry.
         let times = commits.iter().map(|commit| {
             let time = commit.in_commit_timestamp.or(commit.timestamp);
             time.map(|ms| ms.saturating_mul(1_000))
@@ -275,9 +275,9 @@ impl DeltaTableHandle {
     }
 }
 
-/// Deletes what writers had not finished that were ended, and gives the paths below the table's folder, and whether each file was
-/// deleted. A writer that is at work keeps its files for a day, whatever the retention. Hidden folders, other than the log, are not of
-/// the table. Blocks.
+/// Deletes unfinished files of writers that were ended; gives their paths below the table's folder, and whether each
+/// file was deleted. The files of a running writer are kept for a day, for every retention. Hidden folders, other than
+/// the log, are not of the table. Blocks.
 fn vacuum_unfinished(folder: &Path, retention: Duration, is_dry_run: bool) -> Vec<(String, bool)> {
     let found = unfinished_files(folder, retention.max(ABANDONED));
     let of_table = found.iter().filter_map(|path| {
@@ -295,7 +295,7 @@ fn vacuum_unfinished(folder: &Path, retention: Duration, is_dry_run: bool) -> Ve
         .collect()
 }
 
-/// VACUUM deletes before its last commit: whatever that one ends with, files may be gone.
+/// VACUUM deletes before its last commit: also if that one fails, files may be gone.
 fn half_done(error: Error) -> Error {
     let failed = Error::new(error.kind(), error.message()).about_cause(&error);
     failed.with_help(
@@ -303,7 +303,7 @@ fn half_done(error: Error) -> Error {
     )
 }
 
-/// What makes an entry of the log one that nobody else writes.
+/// Properties of a commit with its unique name, by which it is found in the log.
 fn named(id: &str) -> CommitProperties {
     CommitProperties::default().with_metadata([(COMMIT_ID.to_owned(), id.into())])
 }

@@ -1,6 +1,6 @@
-//! Column mapping: tables whose files name columns otherwise than the table does.
+//! Column mapping: tables whose files have other column names than the table.
 //!
-//! Reading is the library's. For writing, a batch is relabelled, at no cost: names and types change,
+//! The library does the reading. For writing, a batch is relabelled, at no cost: names and types change,
 //! buffers do not.
 
 use std::collections::HashMap;
@@ -25,7 +25,7 @@ pub(super) struct MappedNames {
 }
 
 impl MappedNames {
-    /// The names of `snapshot`, whose columns a scan gives as `schema`; `None` without mapping.
+    /// The names of `snapshot`; `schema` are its columns as a scan gives them. `None` without mapping.
     pub(super) fn of(snapshot: &EagerSnapshot, schema: &SchemaRef) -> Result<Option<Self>> {
         let configuration = snapshot.metadata().configuration();
         let mode = configuration

@@ -5,8 +5,8 @@
 //! [`TableProvider`](datafusion::catalog::TableProvider)s that are each pinned to one version;
 //! take a new one per statement.
 //!
-//! What reading adds to the library: predicates on the source of a generated partition column
-//! also prune by that partition column ([`prune`]). What writing adds: generated columns are
+//! Additions to the library's reads: predicates on the source of a generated partition column
+//! also prune by that partition column ([`prune`]). Additions to its writes: generated columns are
 //! computed, `NOT NULL` and the table's constraints are checked ([`check`]), and each batch is
 //! split by partition without sorting or repartitioning ([`split`], [`write`]). One INSERT is one
 //! commit; an INSERT that fails is none, or says that this cannot be told ([`commit`], [`store`]).
@@ -66,7 +66,7 @@ pub use stream::{DeltaJobSource, DeltaStream, FileRange, StreamLook};
 pub use stream_provider::{DeltaStreamProvider, stream_read};
 pub use take_back::RewrittenFile;
 
-/// What a statement says about a Delta table.
+/// The declaration of a Delta table in a statement.
 #[derive(Debug, Clone, Default)]
 pub struct DeltaSpec {
     /// A folder (relative to the current directory) or a URL: `file://…`, `s3://bucket/path`.
@@ -109,8 +109,8 @@ pub enum TimeTravel {
     Timestamp(i64),
 }
 
-/// A writer that owns a table through Delta's application transactions. Whoever recorded a version under `id` last is the
-/// owner.
+/// A writer that owns a table through Delta's application transactions. The writer that recorded the last version under
+/// `id` is the owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Application {
     /// The application's id.
@@ -119,9 +119,9 @@ pub struct Application {
     pub owned: i64,
     /// The version that its next commit records.
     pub version: i64,
-    /// Under this id commits with rows alone record their version: what a takeover does not hide.
+    /// Only commits with rows record their version under this id, so a takeover does not overwrite it.
     pub witness: String,
-    /// The table's version up to which this writer knows what the table has. Its rows do not follow a RESTORE that came later.
+    /// The table's version up to which this writer has read the log. Its rows do not follow a RESTORE that came later.
     pub checked: u64,
 }
 
@@ -134,7 +134,7 @@ impl Application {
     }
 }
 
-/// What one write left in the table.
+/// The result of one write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Commit {
     /// The version it made; with no rows to append, the version there was.

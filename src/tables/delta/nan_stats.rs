@@ -1,7 +1,7 @@
-//! Statistics of files that hold NaN: none, for the columns that do.
+//! Statistics of files that hold NaN: columns with NaN get no bounds.
 //!
-//! The writer of Parquet leaves NaN out of the least and the greatest value. Readers that take files by these would lose rows
-//! that are NaN; without them they read the file.
+//! The Parquet writer leaves NaN out of the least and the greatest value. Readers that skip files by these bounds would
+//! lose rows that are NaN; without bounds they read the file.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +20,7 @@ pub(super) struct NanColumns {
 }
 
 impl NanColumns {
-    /// Looks at more rows.
+    /// Checks more rows for NaN.
     pub(super) fn look_at(&mut self, rows: &RecordBatch) {
         let schema = rows.schema();
         for (field, column) in schema.fields().iter().zip(rows.columns()) {
@@ -29,7 +29,8 @@ impl NanColumns {
     }
 
     fn look_at_column(&mut self, path: &mut ColumnPath, column: &ArrayRef) {
-        // What lies behind a null may be anything; a file too many without statistics does no harm.
+        // The value in a slot that is null may be anything. If it is NaN, one more file has no statistics, which does
+        // no harm.
         let has_nan = match column.data_type() {
             DataType::Float16 => {
                 let values = column.as_primitive::<Float16Type>().values();

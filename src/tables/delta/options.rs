@@ -66,7 +66,7 @@ pub const OPTION_NAMES: [&str; 41] = [
 /// Files are rolled at about this size unless the table or the session says otherwise.
 const DEFAULT_TARGET_FILE_SIZE: u64 = 128 << 20;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// What the open files of one INSERT may hold in memory together.
+/// The most memory that the open files of one INSERT may hold together.
 const DEFAULT_WRITE_MEMORY: u64 = 768 << 20;
 
 /// The options of one table, checked.
@@ -80,7 +80,7 @@ pub(super) struct DeltaOptions {
     pub(super) write: WriteOptions,
     /// How jobs read it, if they read it as a stream.
     pub(super) stream: Option<DeltaStream>,
-    /// After this long without a row a stream holds nobody back.
+    /// After this long without a row a stream no longer holds the watermark of the job back.
     pub(super) idle_after: Duration,
     /// Rows of a stream further past the time their file was written than this are dead letters.
     pub(super) max_ahead: Duration,

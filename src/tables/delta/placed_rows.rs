@@ -57,7 +57,7 @@ pub(super) struct NumberedFiles {
 }
 
 impl NumberedFiles {
-    /// Of files with these paths, as the log has them.
+    /// The numbers of files with these paths, as the log has them.
     pub(super) fn new(table: &DeltaTable, paths: Vec<String>) -> Self {
         let mut root = table.log_store().root_url().to_string();
         if !root.ends_with('/') {
@@ -77,7 +77,7 @@ impl NumberedFiles {
         self.paths.get(number).map(String::as_str)
     }
 
-    /// The number of a file, by what a scan calls it.
+    /// The number of a file, by the URL that a scan gives for it.
     fn number(&self, url: &str) -> Option<i64> {
         let found = match url.strip_prefix(&self.root) {
             // As in the log: paths are encoded as parts of a URL.
@@ -301,7 +301,7 @@ impl TableProvider for PlacedRows {
     }
 }
 
-/// Gives the rows of files with their places. A leaf: nothing is to be moved below it.
+/// Gives the rows of files with their places. A leaf of the plan: no operator may be pushed below it.
 struct PlacedRowsExec {
     schema: SchemaRef,
     files: Arc<NumberedFiles>,

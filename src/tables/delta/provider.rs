@@ -52,7 +52,7 @@ impl DeltaTableProvider {
 
     /// Makes the table's store known to the session, which finds stores by scheme and bucket alone.
     ///
-    /// The newest registration counts: a table that is declared anew, with other credentials,
+    /// The newest registration counts: a table that is declared again, with other credentials,
     /// must not be read with the old ones.
     fn register_store(&self, session: &dyn Session) -> Result<()> {
         register_store(&self.table, session)

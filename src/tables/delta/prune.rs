@@ -1,9 +1,9 @@
-//! From a range of time to the partitions that can hold it.
+//! Pruning by time: from a range of time to the partitions that can hold it.
 //!
 //! A table that is partitioned by `year, month, day, hour`, each generated from `event_time`, is
 //! queried by `event_time`. The predicates derived here hold for every row that satisfies the
 //! query's own, so adding them only saves reading. File statistics would prune most of the same
-//! files; the partition values do it for files that have none, and before statistics are looked at.
+//! files; the partition values do it for files that have none, and before statistics are read.
 
 use datafusion::arrow::array::{
     ArrayRef, Date32Array, RecordBatch, TimestampMicrosecondArray, new_null_array,
@@ -30,8 +30,8 @@ const MAX_RANGES: usize = 16;
 
 /// Predicates on partition columns that every row satisfying `filters` also satisfies.
 ///
-/// `in_utc` says that whoever wrote the table computed its columns in UTC; otherwise ranges are
-/// widened by the farthest time zone.
+/// `in_utc` says that the writer of the table computed its columns in UTC; otherwise ranges are widened by the farthest
+/// time zone.
 ///
 /// # Errors
 ///

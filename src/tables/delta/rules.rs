@@ -1,4 +1,4 @@
-//! What a version's metadata says: how it is scanned, and the rules its rows keep.
+//! Rules in a version's metadata: how the table is scanned, and the rules that its rows keep.
 
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ use super::generated::{GeneratedColumn, TableExpr};
 use super::mapping::MappedNames;
 use super::scan::TableScan;
 
-/// Says in a table's properties that its generated columns were computed in UTC by whoever
-/// created it, so that ranges of time need no allowance for zones.
+/// Table property: the creator of the table computed its generated columns in UTC, so that ranges of time need no
+/// allowance for zones.
 pub(super) const COMPUTED_IN_UTC: &str = "anabranch.generatedColumns.timezone";
 
-/// What a version's metadata says about rows.
+/// The rules for rows in a version's metadata.
 #[derive(Debug)]
 pub(super) struct TableRules {
     pub(super) rows: Arc<RowRules>,

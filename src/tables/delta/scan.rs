@@ -1,7 +1,7 @@
-//! The scan of one version of a table, by the library, with what it lacks.
+//! Scan of one version of a table: the library's scan, and the parts that the library lacks.
 //!
-//! Predicates that rest on bounds of floating point are kept from it, VARIANT is shown as JSON text, and tables are read whose
-//! features its gate does not know.
+//! Predicates on bounds of floating-point columns are not given to the library, VARIANT is shown as JSON text, and
+//! tables with features that the library refuses are read.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub(super) struct TableScan {
 }
 
 impl TableScan {
-    /// Of the version that `table` has loaded.
+    /// The scan of the version that `table` has loaded.
     pub(super) fn of(table: &DeltaTable) -> std::result::Result<Self, DeltaTableError> {
         Self::as_configured(table, DeltaScanConfig::new())
     }
@@ -54,7 +54,7 @@ impl TableScan {
         Ok(Self { scan, variants })
     }
 
-    /// Of these files alone.
+    /// Reads these files alone.
     pub(super) fn with_file_selection(mut self, files: FileSelection) -> Self {
         self.scan = self.scan.with_file_selection(files);
         self
@@ -73,7 +73,7 @@ impl TableScan {
         self.variants.as_ref()
     }
 
-    /// What it makes of predicates: they must be asked of its rows again.
+    /// How far the scan applies predicates: all of them must be applied to its rows again.
     pub(super) fn supports_filters_pushdown(
         &self,
         filters: &[&Expr],

@@ -1,4 +1,4 @@
-//! What the expression of a generated column says about time: that it is the hour of `event_time`,
+//! Time shapes of generated columns: an expression that is a part of a time column, such as the hour of `event_time`,
 //! or its date.
 
 use datafusion::arrow::datatypes::{DataType, SchemaRef, TimeUnit};
@@ -58,7 +58,7 @@ impl Level {
     }
 }
 
-/// What the expression of a generated column says about time, if anything.
+/// The time column and the part of it that the expression of a generated column computes, if it is such an expression.
 pub(super) fn time_shape(ast: &SqlExpr, schema: &SchemaRef) -> Option<TimeShape> {
     match ast {
         SqlExpr::Nested(inner) => time_shape(inner, schema),

@@ -1,5 +1,5 @@
-//! Splitting batches by partition, without sorting and without a look at each row where rows of
-//! one partition stand together.
+//! Splitting batches by partition, without sorting, and without a check of each row where rows of one partition stand
+//! together.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 
 /// Gives each partition a number, the *slot*, and each batch's rows to their slots.
 pub(super) struct PartitionSplitter {
-    /// Where the partition columns stand in a batch.
+    /// The indices of the partition columns in a batch.
     keys: Vec<usize>,
     /// Where the other columns stand.
     values: Vec<usize>,

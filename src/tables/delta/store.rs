@@ -1,9 +1,9 @@
-//! The store of a table, as the library sees it: it tells truly whether an entry of the log was written.
+//! The store of a table, as the library sees it: its answers say correctly whether an entry of the log was written.
 //!
-//! A commit is one conditional write. A store may do it and lose the answer; the client asks again and is told that the entry
+//! A commit is one conditional write. A store may do it and lose the answer; the client asks again and gets the answer that the entry
 //! exists. The library would take its own commit for another writer's, commit the same files a second time, or delete them.
-//! [`TruthfulStore`] reads the entry back instead, and tries again where nothing is there. What it cannot find out is an
-//! error that leaves the question open, and never "exists".
+//! [`TruthfulStore`] reads the entry back instead, and tries again if no entry is there. If it cannot find out, it
+//! gives an error that leaves the question open, and never "exists".
 
 use std::fmt;
 use std::ops::Range;
@@ -187,7 +187,8 @@ impl TruthfulStore {
     }
 }
 
-/// That an entry exists was said, and then it did not: nobody may take that for another writer's commit.
+/// The store said that an entry exists, and then it did not: the library must not take that for another writer's
+/// commit.
 fn open_question(location: &Path, error: StoreError) -> StoreError {
     match error {
         StoreError::AlreadyExists { .. } | StoreError::Precondition { .. } => StoreError::Generic {

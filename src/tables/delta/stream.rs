@@ -1,4 +1,5 @@
-//! A table read as a stream of the files that are added to it: what there is after a place, and which files a batch reads.
+//! A table read as a stream of the files that are added to it: the files after a place, and the choice of those that a
+//! batch reads.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,13 +15,13 @@ use super::handle::DeltaTableHandle;
 use crate::core::jobs::{FilePlace, RecordMark, Reported, SourceProgress, choose_files};
 use crate::error::{Error, ErrorKind, Result, Subject};
 
-/// So many commits a look takes in at most; the next one goes on from there.
+/// The most commits that one call reads; the next call goes on from there.
 const COMMITS: u64 = 1_000;
 
 /// How a job reads the table as a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DeltaStream {
-    /// It begins with what is added later, and not with what the table has.
+    /// It begins with rows that are added later, and not with those that the table has.
     pub starts_at_end: bool,
     /// Versions that delete or rewrite rows are left out; otherwise they stop the job.
     pub skips_changes: bool,
@@ -37,22 +38,22 @@ pub struct DeltaJobSource {
     all: Mutex<Option<(u64, Arc<Vec<AddedFile>>)>>,
 }
 
-/// What a commit did to the table's rows.
+/// The changes of one commit to the table's rows.
 #[derive(Debug, Default)]
 struct CommitFiles {
     /// Files with rows that are new.
     added: Vec<AddedFile>,
-    /// Files that the table no longer has, for whatever reason.
+    /// Files that the table no longer has, for any reason.
     removed: Vec<String>,
-    /// Rows were deleted or written anew.
+    /// Rows were deleted or rewritten.
     has_changes: bool,
-    /// What made it, for people.
+    /// The operation that made it, for people.
     operation: String,
-    /// Of its text.
+    /// The checksum of its text.
     checksum: u64,
 }
 
-/// What a job asks for.
+/// A job's request for the files of its next batch.
 #[derive(Debug, Clone, Copy)]
 pub struct StreamLook<'a> {
     /// The table's name in SQL.
@@ -61,17 +62,17 @@ pub struct StreamLook<'a> {
     pub position: Option<i64>,
     /// About how many rows it reads next.
     pub max_rows: u64,
-    /// Up to this offset the job may skip what is gone.
+    /// Up to this offset the job may skip lost files.
     pub skip_to: Option<i64>,
 }
 
 impl StreamLook<'_> {
-    /// Whether the job may go on at `to`, past what is gone.
+    /// Whether the job may go on at `to`, behind lost files.
     fn skips(&self, to: FilePlace) -> bool {
         self.skip_to.is_some_and(|most| to.offset() <= most)
     }
 
-    /// LOSS-1: what is gone stops the job, which could go on at `to`.
+    /// LOSS-1: lost files stop the job, which could go on at `to`.
     fn lost(&self, to: FilePlace, message: String, help: &str) -> Error {
         let start = self.position.unwrap_or_default();
         let gap = SourceProgress {
@@ -108,10 +109,10 @@ pub(super) struct FileGroup {
     pub(super) files: Vec<StreamFile>,
 }
 
-/// What a batch reads.
+/// The files that a batch reads.
 #[derive(Debug, Clone)]
 pub struct FileRange {
-    /// Where the job stands; what it lost is before.
+    /// The position of the job, behind the files that it skipped as lost.
     pub start: i64,
     /// Where the next batch begins.
     pub end: i64,
@@ -121,7 +122,7 @@ pub struct FileRange {
     pub rows: u64,
     /// Bytes of the files.
     pub bytes: u64,
-    /// By what the last version before `end` is known again.
+    /// The mark of the last version before `end`, by which that version is recognized later.
     pub mark: Option<RecordMark>,
     pub(super) groups: Vec<FileGroup>,
     /// The newest state of the table: its columns are those of the rows.
@@ -162,7 +163,7 @@ impl DeltaJobSource {
         self.stream
     }
 
-    /// What a job reads next; one that never read the table begins as the table says.
+    /// The files that a job reads next; a job that has never read the table begins as the table's declaration says.
     ///
     /// # Errors
     ///
@@ -176,7 +177,7 @@ impl DeltaJobSource {
             .ok_or_else(|| Error::internal("a loaded table has no version"))?;
         let high = FilePlace::start_of(version + 1);
         let start = match look.position {
-            // The table was restored to an earlier state; what was added since is read.
+            // The table was restored to an earlier state; files that were added since are read.
             Some(offset) if look.skip_to.is_some_and(|to| to < offset) => {
                 FilePlace::of_offset(look.skip_to.unwrap_or(offset))
             }
@@ -200,7 +201,7 @@ impl DeltaJobSource {
 .about(Subject::location(self.handle.location())));
         }
         let (start, known, end) = self.known(&newest, start, version, look).await?;
-        // Up to here it is known what later versions took away.
+        // Up to this version the files that later versions took out are known.
         let until = version.min(end.version.saturating_sub(1));
         let rows = || known.iter().map(|file| file.file.rows);
         let count = choose_files(rows(), max_rows);
@@ -231,8 +232,8 @@ impl DeltaJobSource {
         })
     }
 
-    /// The files from a place on, in order, and the place behind them; the place is later than `start` if what it lost is
-    /// skipped.
+    /// Gives the place to start from, the files from there on in order, and the place behind them. The first place is
+    /// later than `start` if lost files are skipped.
     async fn known(
         &self,
         table: &DeltaTable,
@@ -290,7 +291,7 @@ impl DeltaJobSource {
                 continue;
             };
             if commit.has_changes && !self.stream.skips_changes {
-                // What comes before is read first.
+                // The files before this version are read first.
                 if !files.is_empty() {
                     break;
                 }
@@ -376,8 +377,8 @@ impl DeltaJobSource {
         Ok((start, files, end))
     }
 
-    /// The files of a batch by the state of the table in which they are read: that of `version` where it has them as they were
-    /// added, else the one that added them.
+    /// The files of a batch, by the version of the table in which they are read: `version` if it has them as they were
+    /// added, else the version that added them.
     async fn groups(
         &self,
         newest: &DeltaTable,
@@ -429,13 +430,13 @@ impl DeltaJobSource {
         Ok(Some(commit))
     }
 
-    /// By what the last version before a place is known again; none if its entry of the log is gone.
+    /// The mark of the last version before a place; none if its entry of the log is gone.
     async fn mark_before(
         &self,
         table: &DeltaTable,
         place: FilePlace,
     ) -> Result<Option<RecordMark>> {
-        // Of a version that is read in several batches, that version.
+        // A version that is read in several batches gives the mark itself.
         let read = match place.of_all || place.file > 0 {
             true => Some(place.version),
             false => place.version.checked_sub(1),

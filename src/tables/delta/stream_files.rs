@@ -1,4 +1,4 @@
-//! The files of a batch while a table is read as a stream: which one a row is in, and where that stands.
+//! The files of a batch while a table is read as a stream: the file of a row, and its place.
 
 use std::collections::HashMap;
 
@@ -13,17 +13,17 @@ use crate::error::{Error, Result};
 /// Names the file of a row while it is read.
 pub(super) const FILE_COLUMN: &str = "__file";
 
-/// What is to know of a file.
+/// Place and times of a file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FileFacts {
-    /// Of its place.
+    /// The offset of its place.
     pub(super) offset: i64,
     pub(super) version: u64,
     /// In milliseconds since 1970 UTC.
     pub(super) written: i64,
 }
 
-/// The files of a batch, found by what a scan calls them.
+/// The files of a batch, found by the path that a scan gives.
 #[derive(Debug)]
 pub(super) struct FilesOfBatch {
     root: String,

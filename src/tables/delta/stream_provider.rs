@@ -1,4 +1,4 @@
-//! The files that a batch of a job reads of a table, as DataFusion reads them.
+//! Table provider of a job's batch: the files of the table that the batch reads, for DataFusion.
 
 use std::fmt;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ const BYTES_OF_STREAM: u64 = 8 << 20;
 #[derive(Debug)]
 pub struct DeltaStreamProvider {
     range: FileRange,
-    /// Of the table.
+    /// The columns of the table.
     columns: SchemaRef,
     /// With the hidden column, if it has one.
     schema: SchemaRef,
@@ -68,8 +68,8 @@ impl DeltaStreamProvider {
         })
     }
 
-    /// The same, with what is to know of every row's time in the hidden column [`ROW_COLUMN`](crate::tables::time::ROW_COLUMN).
-    /// Rows without a time go to `bad_records`.
+    /// The same, with place and watermark of every row in the hidden column
+    /// [`ROW_COLUMN`](crate::tables::time::ROW_COLUMN). Rows without a time go to `bad_records`.
     #[must_use]
     pub fn with_time(
         mut self,

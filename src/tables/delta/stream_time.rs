@@ -1,8 +1,8 @@
 //! Time of the rows of a table that is read as a stream (TIME-1, TIME-5, NULL-1): the scan that fills the hidden column.
 //!
-//! Rows of a version meet what earlier versions have brought. A batch may read many versions, so their event times are read
-//! first, alone; after that it is known what the rows of each file meet, and files are read in any order. The rows of a file
-//! are read in their order, by which they are told apart.
+//! Rows of a version meet the watermark from earlier versions. A batch may read many versions, so their event times are
+//! read first, alone; then the watermark for the rows of each file is known, and files are read in any order. The rows
+//! of a file are read in their order, which gives each row its number.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -46,13 +46,13 @@ const PARTITION: i32 = 0;
 /// Highest event times, or watermarks, by version.
 type ByVersion = BTreeMap<u64, Option<i64>>;
 
-/// What a batch needs to keep time.
+/// The times of a batch: its watermarks, and the table that the times come from.
 #[derive(Debug, Clone)]
 pub(super) struct TimeOfBatch {
     pub(super) time: Arc<BatchTime>,
     /// Without it rows meet no watermark: only where they are is to be known.
     pub(super) event_time: Option<EventTime>,
-    /// Of the table, for people.
+    /// The location of the table, for people.
     pub(super) location: String,
     /// Takes rows without a time.
     pub(super) bad_records: Arc<BadRecords>,
@@ -64,7 +64,8 @@ impl TimeOfBatch {
         self.pass(&ByVersion::new(), FilePlace::of_offset(range.end).version);
     }
 
-    /// Gives the watermark that the rows of each version meet; the batch is told what the table has reached.
+    /// Gives the watermark that the rows of each version meet, and stores the time that the table has reached in the
+    /// batch.
     fn pass(&self, highest: &ByVersion, end: u64) -> ByVersion {
         let Some(event_time) = &self.event_time else {
             return ByVersion::new();
@@ -79,7 +80,7 @@ impl TimeOfBatch {
     }
 }
 
-/// Gives the rows of a batch's files with the hidden column. A leaf: nothing is to be moved below it.
+/// Gives the rows of a batch's files with the hidden column. A leaf of the plan: no operator may be pushed below it.
 pub(super) struct DeltaTimedExec {
     shared: Arc<Shared>,
     /// The table's columns that are asked for, the event time, and the file.
@@ -89,14 +90,14 @@ pub(super) struct DeltaTimedExec {
     metrics: ExecutionPlanMetricsSet,
 }
 
-/// What the partitions of a scan have in common.
+/// The state that all partitions of a scan share.
 struct Shared {
     schema: SchemaRef,
     files: FilesOfBatch,
     time: TimeOfBatch,
     /// Gives the event time and the file alone.
     times: Option<Arc<dyn ExecutionPlan>>,
-    /// What the rows of each version meet, once it is known.
+    /// The watermark that the rows of each version meet, once it is known.
     met: OnceCell<ByVersion>,
 }
 
@@ -150,7 +151,7 @@ fn partitions(plan: &Arc<dyn ExecutionPlan>) -> usize {
 }
 
 impl Shared {
-    /// What the rows of each version meet: reads all event times, the first time.
+    /// The watermark that the rows of each version meet: the first call reads all event times.
     async fn met(&self, context: &Arc<TaskContext>) -> Result<&ByVersion> {
         let read = async || -> Result<ByVersion> {
             let (Some(times), Some(event_time)) = (&self.times, &self.time.event_time) else {
@@ -163,7 +164,7 @@ impl Shared {
                     let mut rows = rows?;
                     while let Some(rows) = rows.next().await {
                         let rows = rows?;
-                        // Of no rows it is not said which file they are in.
+                        // An empty batch does not tell which file it is of.
                         if rows.num_rows() == 0 {
                             continue;
                         }
@@ -292,7 +293,7 @@ impl FileRows {
         RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(internal)
     }
 
-    /// The values that are kept of some of the rows: what was read of them, as JSON; none of what cannot be said in it.
+    /// The columns of some of the rows as JSON, which are kept; none for values that JSON cannot express.
     fn values(
         &self,
         rows: &RecordBatch,
@@ -314,7 +315,7 @@ impl FileRows {
             rows.map(|(value, bad)| value.as_deref().filter(|_| bad.is_none()))
         };
         let location = self.shared.time.location.as_str();
-        // Rows in time have one as well: nobody looks at it.
+        // Rows in time have a topic as well, which is not used.
         let topics = StringArray::from_iter_values(values.iter().map(|_| location));
         [
             Arc::new(topics),

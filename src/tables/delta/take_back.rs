@@ -1,9 +1,10 @@
 //! Taking the files of abandoned batches out of a table (EXACT-3).
 //!
-//! A rewind may die half-way, and whoever brings it to its end finds files gone. They may have been taken back already, or
-//! deleted by others, or a RESTORE has undone the commit that added them: then their rows are gone. Or OPTIMIZE, an UPDATE or a
-//! MERGE has rewritten them: then the rows are in other files, with rows of other batches, and cannot be taken back. The log
-//! tells these apart, and the commit that takes files back leaves a mark, so that not all of the log is asked again each time.
+//! A rewind may die half-way, and the runner that completes it finds files gone. They may have been taken back already,
+//! or deleted by others, or a RESTORE has undone the commit that added them: then their rows are gone. Or OPTIMIZE, an
+//! UPDATE or a MERGE has rewritten them: then the rows are in other files, with rows of other batches, and cannot be
+//! taken back. The log tells these apart, and the commit that takes files back leaves a mark, so that the whole log is
+//! not read each time.
 
 use std::collections::HashSet;
 
@@ -18,7 +19,8 @@ use super::write::Written;
 use crate::error::{Error, Result, Subject};
 
 impl DeltaTableHandle {
-    /// Takes those of `paths` that are files of the table out of it, in one commit, as the application that owns it.
+    /// Takes the paths among `paths` that are files of the table out of it, in one commit, as the application that owns
+    /// it.
     ///
     /// # Errors
     ///
@@ -35,7 +37,8 @@ impl DeltaTableHandle {
             mark_of(paths),
         );
         let log = table.log_store();
-        // A RESTORE puts back what was taken out, and leaves the mark: so the mark does not say that there is nothing.
+        // A RESTORE puts files back that were taken out, and leaves the mark. So the mark alone does not prove that no
+        // file is there.
         let present = self.files(&table, paths).await?;
         let missing = paths.iter().filter(|path| !present.contains_key(*path));
         let missing: HashSet<&str> = missing.map(String::as_str).collect();
@@ -61,7 +64,7 @@ impl DeltaTableHandle {
             removed,
             ..Written::default()
         };
-        // What the witness names stays: no rows were added.
+        // The witness stays the same: no rows were added.
         let transactions = [(application.id.clone(), application.owned), mark];
         self.finish(
             &table,
@@ -88,8 +91,8 @@ impl DeltaTableHandle {
         self.rewritten(&table, missing, None).await
     }
 
-    /// One of the files that the table no longer has while rows of it may be in others. In the commit with the `mark` all of them
-    /// were out of the table.
+    /// One of the missing files with rows that may be in other files. In the commit with the `mark` all of them were
+    /// out of the table.
     async fn rewritten(
         &self,
         table: &DeltaTable,
@@ -98,19 +101,20 @@ impl DeltaTableHandle {
     ) -> Result<Option<RewrittenFile>> {
         let newest = table.version().unwrap_or_default();
         let mut lineage = Lineage::of(table.log_store(), newest);
-        // What a RESTORE has undone, as long as it is not known how far it goes.
+        // A file whose adding a RESTORE has undone, as long as it is not known how far the RESTORE goes back.
         let mut undone = None;
         while !missing.is_empty() || (undone.is_some() && lineage.base().is_none()) {
-            // What the log's cleanup has taken is older than any batch that can be abandoned.
+            // Entries that log cleanup has deleted are older than any batch that can be abandoned.
             let Some(commit) = lineage.older().await.map_err(|error| self.fail(error))? else {
                 break;
             };
             if !commit.counts {
-                // A RESTORE puts back what an earlier commit has added: that one tells of it.
+                // A RESTORE puts back files that an earlier commit has added: that commit is used.
                 if commit.restores().is_some() {
                     continue;
                 }
-                // So does the one that added a file first that this one takes out and adds again, with rows deleted from it.
+                // A commit may take a file out and add it again, with rows deleted from it: then the commit that added
+                // it first is used.
                 let again: HashSet<String> =
                     commit.removed().map(|(path, _)| decoded(path)).collect();
                 for path in commit.added() {
@@ -129,7 +133,8 @@ impl DeltaTableHandle {
             if mark.is_some_and(|(id, files)| commit.recorded(id) == Some(*files)) {
                 break;
             }
-            // What a RESTORE takes out was added after the version that it goes back to, or rewritten before: those commits tell.
+            // A RESTORE takes out files that were added after the version that it goes back to, or rewritten before it:
+            // the commits that did so are used.
             if commit.restores().is_some() {
                 continue;
             }
@@ -149,7 +154,7 @@ impl DeltaTableHandle {
     }
 }
 
-/// A file whose rows may be in others.
+/// A file with rows that may be in other files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RewrittenFile {
     /// As it was added.
@@ -158,13 +163,13 @@ pub struct RewrittenFile {
     pub version: u64,
 }
 
-/// Takes a file out of those that are looked for; `path` is as the log has it.
+/// Takes a file out of the missing ones; `path` is as the log has it.
 fn take<'p>(missing: &mut HashSet<&'p str>, path: &str) -> Option<&'p str> {
     let found = missing.take(path);
     found.or_else(|| missing.take(decoded(path).as_str()))
 }
 
-/// Stands for these files, in whatever order (FNV-1a).
+/// A hash that stands for these files, in any order (FNV-1a).
 fn mark_of(paths: &[String]) -> i64 {
     let mut sorted: Vec<&str> = paths.iter().map(String::as_str).collect();
     sorted.sort_unstable();

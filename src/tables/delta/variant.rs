@@ -1,4 +1,4 @@
-//! VARIANT as JSON text: a scan gives the two binary parts of which Parquet makes such a value.
+//! VARIANT as JSON text, from the two binary parts of such a value that a scan of Parquet gives.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -26,12 +26,12 @@ use crate::error::{Error, Subject};
 pub(super) struct VariantTexts {
     /// The columns as they are shown.
     shown: SchemaRef,
-    /// Of each column whether it is another one than the scan gives.
+    /// For each column, whether its type differs from the one that the scan gives.
     differs: Vec<bool>,
 }
 
 impl VariantTexts {
-    /// Of a table whose scan gives `scanned`; `None` if there is no VARIANT in it.
+    /// The columns of a table whose scan gives `scanned`; `None` if there is no VARIANT in it.
     pub(super) fn of(stored: &StructType, scanned: &SchemaRef) -> Option<Self> {
         let shown: Vec<FieldRef> = scanned
             .fields()

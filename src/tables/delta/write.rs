@@ -38,9 +38,9 @@ use super::options::WriteOptions;
 use super::split::{Part, PartitionSplitter};
 use crate::error::{Error, Result, Subject};
 
-/// Encoded bytes of a row group: what an open file holds in memory at most.
+/// Encoded bytes of a row group, which are the most that an open file holds in memory.
 const ROW_GROUP_BYTES: usize = 32 << 20;
-/// Rows handed to the encoder at a time; between two the file's size is looked at.
+/// Rows handed to the encoder at a time; the file's size is checked in between.
 const ENCODE_ROWS: usize = 8_192;
 /// Batches that may wait for an encoder.
 const QUEUE: usize = 2;
@@ -87,9 +87,10 @@ pub(super) struct Written {
     pub(super) rows: u64,
     /// Files that the same commit takes out of the table.
     pub(super) removed: Vec<Action>,
-    /// Of rows that must not follow a RESTORE that their writer does not know of: up to which version it knows the table.
+    /// The version up to which the writer has read the log, for rows that must not follow a RESTORE that it does not
+    /// know of.
     pub(super) checked: Option<u64>,
-    /// Of rows that take the place of others: what the log says was done.
+    /// The operation that the log records, for rows that take the place of others.
     pub(super) rewrite: Option<Rewrite>,
 }
 
@@ -146,7 +147,7 @@ pub(super) async fn write_files(
             }
             for (queue, parts) in queues.iter().zip(of_encoder) {
                 if !parts.is_empty() && queue.send(parts).await.is_err() {
-                    // The encoder ended early: its own error is the one to tell.
+                    // The encoder ended early: its own error is reported.
                     failed.store(true, Ordering::Release);
                     return Ok(rows);
                 }
@@ -194,7 +195,7 @@ pub(super) async fn write_files(
     }
 }
 
-/// Deletes files that no commit names. What cannot be deleted is left for VACUUM.
+/// Deletes files that no commit names. Files that cannot be deleted are left for VACUUM.
 pub(super) async fn discard(store: &ObjectStoreRef, adds: &[Add]) {
     for add in adds {
         let deleted = match Path::parse(&add.path) {
@@ -221,7 +222,7 @@ struct Encoder {
 
 struct OpenFile {
     writer: PartitionWriter,
-    /// About what it holds in memory.
+    /// About the bytes that it holds in memory.
     held: usize,
     nan: NanColumns,
 }
@@ -270,7 +271,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Accounts for the rows, and finishes the fullest files while that exceeds what is allowed.
+    /// Accounts for the rows, and finishes the fullest files while the memory exceeds the limit.
     async fn make_room(&mut self, slot: usize, rows: &RecordBatch) -> Result<()> {
         let held = self.file(slot)?.held;
         // Text shrinks to half or less when it is encoded.
@@ -325,7 +326,7 @@ impl Encoder {
             .get(&slot)
             .map(Vec::as_slice)
             .unwrap_or_default();
-        // Names that nobody chose are kept out of paths.
+        // With column mapping, column names are generated, so they are kept out of paths.
         let (names, folder) = match &target.mapped {
             Some(mapped) => (&mapped.partition_by, Some(Path::from(random_folder()))),
             None => (&target.partition_by, None),

@@ -1,4 +1,5 @@
-//! Calls of the client that block, each on a thread of its own: no pool that queries could fill keeps a job waiting.
+//! Blocking calls of the client, each on a thread of its own: a thread pool could be full of queries and keep a job
+//! waiting.
 
 use tokio::sync::oneshot;
 
@@ -8,7 +9,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 ///
-/// Those of the call.
+/// The errors of the call.
 #[expect(
     clippy::disallowed_methods,
     reason = "librdkafka's calls block, and have threads of their own"
@@ -18,7 +19,7 @@ pub(crate) async fn aside<T: Send + 'static>(
 ) -> Result<T> {
     let (answer, answered) = oneshot::channel();
     let run = move || {
-        // Nobody may be waiting any more.
+        // The caller may no longer wait: then the answer is dropped.
         let _ = answer.send(call());
     };
     std::thread::Builder::new()

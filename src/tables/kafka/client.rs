@@ -1,4 +1,4 @@
-//! Connections: settings to librdkafka clients, its log into ours, its faults into our errors.
+//! Connections to Kafka: settings of librdkafka clients, their log in ours, their faults as our errors.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -123,7 +123,7 @@ impl ClientSettings {
         self.consumer_of(context, 1, Duration::ZERO)
     }
 
-    /// A client that reads so many partitions at a time: what it holds of all of them is bounded.
+    /// A client that reads so many partitions at a time: the bytes that it holds of all of them are bounded.
     pub(crate) fn reading_consumer<C: ConsumerContext>(
         &self,
         context: C,
@@ -162,7 +162,7 @@ impl ClientSettings {
             ("fetch.message.max.bytes", fetched.to_string().as_str()),
             ("queued.max.messages.kbytes", kilobytes.to_string().as_str()),
             ("queued.min.messages", records.to_string().as_str()),
-            // A full queue is looked at again soon: the default is a second, in which a fast reader starves.
+            // A full queue is checked again soon: the default is a second, in which a fast reader starves.
             ("fetch.queue.backoff.ms", "5"),
             (
                 "statistics.interval.ms",
@@ -204,7 +204,7 @@ impl ClientSettings {
         }
     }
 
-    /// A client that asks for and names the committed offsets of a group, and is no member of it.
+    /// A client that reads and commits offsets of a group, and is no member of it.
     pub(crate) fn group_consumer(
         &self,
         group: &str,
@@ -264,8 +264,8 @@ impl ClientSettings {
             .unwrap_or(DEFAULT)
     }
 
-    /// How long to wait for a sign of a broker that is given records: what librdkafka gives a request, or what the table says if
-    /// that is more, and no longer than a transaction may take.
+    /// How long a broker that is sent records may be silent: the time that librdkafka gives a request, or
+    /// `connect.timeout` if that is longer, and no longer than a transaction may take.
     pub(crate) fn patience(&self) -> Duration {
         const REQUEST: Duration = Duration::from_secs(30);
         let patience = self.connect_timeout.max(REQUEST);
@@ -354,7 +354,7 @@ impl ClientContext for Faults {
             | RDKafkaLogLevel::Alert
             | RDKafkaLogLevel::Critical
             | RDKafkaLogLevel::Error => tracing::info!(target: "kafka", facility, "{message}"),
-            // Retried inside the library; what it cannot mend becomes an error of the statement.
+            // Retried inside the library; a fault that it cannot mend becomes an error of the statement.
             RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
                 tracing::debug!(target: "kafka", facility, "{message}");
             }
@@ -414,7 +414,7 @@ pub(crate) async fn create_topic(
     Ok(())
 }
 
-/// True when the broker sets the times of the topic's records. When it cannot be told, it is not.
+/// Whether the broker sets the times of the topic's records; false if the brokers do not tell.
 pub(crate) async fn is_log_append_time(settings: &ClientSettings, topic: &str) -> bool {
     let described = topic_settings(settings, topic).await;
     described.is_some_and(|described| {
@@ -422,12 +422,12 @@ pub(crate) async fn is_log_append_time(settings: &ClientSettings, topic: &str) -
     })
 }
 
-/// A setting of a topic, if it was told.
+/// A setting of a topic, if the brokers have told it.
 pub(crate) fn setting<'s>(described: &'s ConfigResource, name: &str) -> Option<&'s str> {
     described.get(name)?.value.as_deref()
 }
 
-/// The settings of a topic, as far as they may be read; none if they cannot be told.
+/// The settings of a topic, as far as they may be read; none if the brokers do not tell them.
 pub(crate) async fn topic_settings(
     settings: &ClientSettings,
     topic: &str,

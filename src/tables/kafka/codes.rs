@@ -1,14 +1,14 @@
-//! What an error code of Kafka means for whoever asked: whether waiting helps, and if not, what does.
+//! Meaning of Kafka's error codes for the caller: whether waiting helps, and if not, which action does.
 //!
-//! One table for every request. What Kafka's protocol calls retriable is waited for; so are faults of a connection and of a
-//! client's own state, over which a new client gets. The rest lasts until somebody changes something: it fails the statement
-//! or the job, and says what helps.
+//! One table for every request. Errors that Kafka's protocol calls retriable are waited for. So are faults of a
+//! connection and of a client's own state, which end with a new client. All other errors last until a user or an
+//! administrator changes something: they fail the statement or the job, and say what helps.
 
 use rdkafka::error::RDKafkaErrorCode as Code;
 
 use crate::error::ErrorKind;
 
-/// What a code means.
+/// The meaning of a code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Meaning {
     /// There is no connection, or no answer: the cause is in the client's log.
@@ -17,9 +17,9 @@ pub(crate) enum Meaning {
     Passes,
     /// It lasts.
     Lasts {
-        /// Who must act.
+        /// The kind, which says who must act.
         kind: ErrorKind,
-        /// What helps.
+        /// The action that helps.
         help: &'static str,
         /// Whether it is about a record, and so about a row.
         is_of_row: bool,
@@ -150,7 +150,8 @@ pub(crate) fn meaning(code: Code) -> Meaning {
         | Code::GaplessGuarantee
         | Code::PollExceeded
         | Code::UnknownBroker
-        // It has not heard yet of a topic or a partition, or who leads it: whether there is one is asked before it is used.
+        // The broker or the client does not know the topic, the partition or its leader yet: a topic is looked up
+        // before it is used, so it exists.
         | Code::UnknownTopic
         | Code::UnknownPartition
         | Code::NoEnt
@@ -328,7 +329,7 @@ mod tests {
         2, 3, 5, 6, 7, 9, 13, 14, 15, 16, 19, 20, 41, 56, 70, 71, 72, 74, 75, 78, 80, 83, 84, 88,
         89, 100,
     ];
-    /// Not retriable by that table, and yet worth another try: a cluster in movement, and a producer that begins anew.
+    /// Not retriable by that table, and yet worth another try: a cluster in movement, and a producer that starts again.
     const MOVING: [i32; 7] = [8, 11, 51, 52, 60, 77, 129];
     const PRODUCER: [i32; 7] = [45, 46, 47, 48, 49, 59, 90];
 

@@ -1,4 +1,4 @@
-//! What a Kafka table is: columns, topic, format, client settings; checked once, when declared.
+//! Definition of a Kafka table: columns, topic, format, client settings; checked once, when it is declared.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -159,7 +159,7 @@ pub struct KafkaTableSpec {
     pub options: Options,
 }
 
-/// What happens to a record that cannot be decoded.
+/// The handling of a record that cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnError {
     /// The statement fails and names the record.
@@ -186,8 +186,8 @@ pub enum Delivery {
     Idempotent,
     /// One transaction: all rows or none, for `read_committed` readers.
     Transactional,
-    /// Rows are visible as they arrive, also those of jobs, which then say how far they are: what a crash leaves in between
-    /// comes again. For brokers that keep no transactions.
+    /// Rows are visible as they arrive, also those of jobs, which commit their offsets afterwards: after a crash in
+    /// between the rows are sent again. For brokers that keep no transactions.
     AtLeastOnce,
 }
 
@@ -223,7 +223,7 @@ impl KafkaTable {
     /// Checks a declaration. Nothing is connected.
     ///
     /// # Errors
-    /// Whatever is wrong with columns or options, by name.
+    /// A column or an option that is wrong, by name.
     pub fn try_new(mut spec: KafkaTableSpec) -> Result<Self> {
         // How columns were typed is for the format alone.
         let plain: Vec<Field> = spec
@@ -406,7 +406,7 @@ impl KafkaTable {
         self.startup
     }
 
-    /// What happens to a record that cannot be decoded, in a job or in a query.
+    /// The handling of a record that cannot be decoded, in a job or in a query.
     pub fn on_error(&self, in_job: bool) -> OnError {
         let default = if in_job {
             OnError::DeadLetter

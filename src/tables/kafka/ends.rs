@@ -1,4 +1,4 @@
-//! Where the logs of a topic's partitions start and end: asked of their leaders, all partitions in one request.
+//! Ends of a topic's logs: where its partitions start and end, asked of their leaders, all partitions in one request.
 
 #![expect(
     clippy::disallowed_methods,
@@ -20,7 +20,7 @@ use crate::tables::kafka::codes::{Meaning, meaning};
 use crate::tables::kafka::native::{self, LogEnd};
 
 const PROBE: Duration = Duration::from_millis(500);
-/// So many lines of the client's log are heard at each look.
+/// The most lines of the client's log that are read at each look.
 const HEARD: usize = 16;
 /// While a leader is elected it is asked for again after this time.
 const ELECTION: Duration = Duration::from_millis(100);
@@ -28,9 +28,10 @@ const ELECTION: Duration = Duration::from_millis(100);
 /// A broker of a cluster may hear of a new topic later than its peers, but not later than this.
 const NEWS: Duration = Duration::from_secs(2);
 
-/// Whether a broker that does not know a topic may be the last to hear of it. `since` is when it was asked first.
+/// Whether a broker that does not know a topic may only be late to learn of it. `since` is the time of the first
+/// request.
 pub(crate) fn may_hear_of_it(brokers: usize, since: Instant) -> bool {
-    // One that has heard of nothing yet names no broker at all: it says nothing about topics.
+    // A broker that has no metadata yet names no broker at all: its answer says nothing about topics.
     brokers == 0 || (brokers > 1 && since.elapsed() < NEWS)
 }
 
@@ -45,12 +46,12 @@ pub struct PartitionEnds {
     pub high: i64,
     /// The high watermark. Beyond the last stable offset, a transaction is open.
     pub latest: i64,
-    /// Records that are there and to be read, where offsets do not count them.
+    /// The number of records to be read, if it is not the difference of offsets.
     pub unread: Option<u64>,
 }
 
 impl PartitionEnds {
-    /// Whether there is nothing at or after `next`, and nothing is about to become stable there (TIME-1).
+    /// Whether the log has no record at or after `next`, and none that is about to become stable (TIME-1).
     pub fn is_at_end(&self, next: i64) -> bool {
         next == self.high && self.high == self.latest
     }
@@ -62,8 +63,8 @@ pub(crate) trait Leaders {
     fn list(&self, partitions: &[i32], end: LogEnd) -> Result<Vec<(i32, i64)>>;
 }
 
-/// All ends of these partitions. What is last is asked last: a log that has just grown is never taken for one that is at its
-/// end, since its high watermark is the younger number.
+/// All ends of these partitions. The latest offset is asked for last: so a log that has just grown is never taken for
+/// one that is read to its end, since its high watermark is the newer number.
 pub(crate) fn partition_ends(
     leaders: &impl Leaders,
     partitions: &[i32],
@@ -131,7 +132,7 @@ impl Leaders for Asked<'_> {
                 Ok(found) => found,
                 Err(code) if passes(code) && !faults.is_hopeless() && Instant::now() < deadline => {
                     std::thread::sleep(ELECTION);
-                    // An answer of a broker that does not lead does not make the library look for the one that does.
+                    // The library does not look for the new leader when a broker answers that it does not lead.
                     let _ = self
                         .consumer
                         .fetch_metadata(Some(self.topic), PROBE.min(left));
@@ -153,7 +154,7 @@ impl Leaders for Asked<'_> {
     }
 }
 
-/// What leaders say while they change.
+/// Whether it is an error of a change of leaders.
 fn passes(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,

@@ -18,7 +18,7 @@ pub(crate) trait Record: Send + 'static {
     fn partition(&self) -> i32;
     /// The offset.
     fn offset(&self) -> i64;
-    /// Its time, and who set it.
+    /// Its time, and whether the producer or the broker has set it.
     fn timestamp(&self) -> Timestamp;
     /// The bytes of the key.
     fn key(&self) -> Option<&[u8]>;
@@ -28,13 +28,13 @@ pub(crate) trait Record: Send + 'static {
     fn headers<'a>(&'a self, into: &mut Vec<Header<'a, &'a [u8]>>) -> bool;
 }
 
-/// What a client has of a partition.
+/// An event of a partition, from the client's queue.
 #[derive(Debug)]
 pub(crate) enum Arrived<R> {
     /// A record.
     Record(R),
-    /// The broker that is read has nothing stable at or after this offset *now*: a follower may lag, and a new leader may not
-    /// know yet what is stable.
+    /// The broker that is read has nothing stable at or after this offset *now*: a follower may lag, and a new leader
+    /// may not know its last stable offset yet.
     End(i64),
     /// Fetching failed.
     Failed(RDKafkaErrorCode),
@@ -45,15 +45,15 @@ pub(crate) trait Fetcher: Send + 'static {
     /// Its records.
     type Record: Record;
 
-    /// Takes what has arrived, at most `most`, in the order of the log, without waiting.
+    /// Takes the events that have arrived, at most `most`, in the order of the log, without waiting.
     fn take(&mut self, most: usize, into: &mut VecDeque<Arrived<Self::Record>>);
 
     /// All records below this offset were taken, if a [`take`](Self::take) that follows gives nothing. Moves with control
     /// records; `None` while it is not known for certain.
     fn position(&mut self) -> Option<i64>;
 
-    /// How far the client has fetched, as far as is known. Only a sign that something moves: what was fetched may not have
-    /// been taken yet, and the number may be old.
+    /// How far the client has fetched, as far as is known. Only a sign of progress: fetched records may not have been
+    /// taken yet, and the number may be old.
     fn fetched(&mut self) -> Option<i64>;
 
     /// The time, by which silence is measured.
@@ -63,7 +63,8 @@ pub(crate) trait Fetcher: Send + 'static {
     fn arrival(&mut self, at_most: Duration) -> impl Future<Output = ()> + Send;
 }
 
-/// Reads ranges of one partition, one after the other: what was fetched past the end of one is kept for the next.
+/// Reads ranges of one partition, one after the other: records that were fetched past the end of one range are kept for
+/// the next.
 pub(crate) struct Cursor<F: Fetcher> {
     /// Dropped before the client.
     pub(crate) arrived: VecDeque<Arrived<F::Record>>,
@@ -95,7 +96,8 @@ impl<F: Fetcher> Cursor<F> {
         self.next
     }
 
-    /// A range up to `end` is over, and all records below `next` were given: what is known of them, not what was planned.
+    /// A range up to `end` is over, and all records below `next` were given. `next` is the offset that was really
+    /// reached, not the planned end.
     pub(crate) fn finish(&mut self, end: i64, next: i64) {
         self.from = end;
         self.next = next;

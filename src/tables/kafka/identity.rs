@@ -1,4 +1,4 @@
-//! Which topic a name stands for (IDENT-1): the ids of the cluster and of the topic.
+//! Identity of the topic with a name (IDENT-1): the ids of the cluster and of the topic.
 //!
 //! The client library asks for topic ids, its Rust binding does not: this is the only place that calls the library itself.
 
@@ -101,7 +101,7 @@ fn describe(
     };
     let timeout = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
     let client = consumer.client().native_ptr();
-    // SAFETY: the client lives as long as `consumer`, which is borrowed. The library copies the names. What it gives out belongs
+    // SAFETY: the client lives as long as `consumer`, which is borrowed. The library copies the names. Objects that it returns belong
     // to the event, which is destroyed after the last use of it; every other object is destroyed once.
     unsafe {
         let mut names = [name.as_ptr()];

@@ -1,4 +1,4 @@
-//! Whether the log of a topic still has the record of each partition that was read last (IDENT-1).
+//! Check of read marks: whether the log of a topic still has the last record that was read of each partition (IDENT-1).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -16,12 +16,13 @@ use crate::tables::kafka::reader::{ASSIGNED, TableReader};
 use crate::tables::kafka::reading::may_pass;
 use crate::tables::kafka::record::mark_of;
 
-/// A client that is silent is looked at again after this time.
+/// The time after which a silent client is checked again.
 const POLL: Duration = Duration::from_millis(100);
-/// So many records are taken from the client at once: one is enough to tell.
+/// The most records that are taken from the client at once: one is enough to tell.
 const TAKEN: usize = 16;
 
-/// Gives what is there instead where another record is; a partition whose record is gone, by retention or compaction, tells nothing.
+/// For each partition with another record at the mark's offset, gives that record. A partition whose record is gone, by
+/// retention or compaction, is left out: it proves nothing.
 ///
 /// # Errors
 ///
@@ -49,8 +50,8 @@ pub(crate) async fn other_records(
 
 /// The record at `offset`, from which on `fetcher` fetches; none if it is gone.
 ///
-/// Records of aborted transactions, control records and what was compacted may follow for a long time: that the client fetches on
-/// is an answer of the brokers, a record is not needed for that.
+/// Behind it may lie a long stretch of aborted transactions, control records and compacted offsets. Progress of the
+/// client's fetching shows that the brokers answer; a record is not needed for that.
 ///
 /// # Errors
 ///
@@ -69,7 +70,7 @@ pub(crate) async fn record_at<F: Fetcher>(
         fetcher.take(TAKEN, &mut arrived);
         while let Some(event) = arrived.pop_front() {
             match event {
-                // The client may give what lies before it in the same piece of the log.
+                // The client may give earlier records of the same batch of the log.
                 Arrived::Record(record) if record.offset() < offset => {}
                 Arrived::Record(record) => {
                     return Ok(Some(mark(&record)).filter(|found| found.offset == offset));

@@ -1,4 +1,4 @@
-//! The embedded broker: librdkafka's in-process mock cluster, for a look without installing Kafka.
+//! The embedded broker: librdkafka's in-process mock cluster, for a demo without an installed Kafka.
 
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
@@ -14,7 +14,7 @@ impl EmbeddedBroker {
     /// Starts one.
     ///
     /// # Errors
-    /// When no socket can be had.
+    /// No socket can be opened.
     pub fn start() -> Result<Self> {
         MockCluster::new(1)
             .map(|cluster| Self { cluster })

@@ -1,5 +1,6 @@
-//! What librdkafka can do and its Rust binding does not offer: many records of one partition at once, the offset of an end
-//! of partition, a task that is woken when a queue has something, and the ends of many partitions in one request.
+//! Direct calls of librdkafka that its Rust binding does not offer: many records of one partition at once, the offset
+//! of an end of partition, a task that is woken when a queue has something, and the ends of many partitions in one
+//! request.
 #![expect(
     unsafe_code,
     reason = "the binding drops the offset of an end of partition and has no ListOffsets: librdkafka is called directly"
@@ -111,7 +112,7 @@ impl Record for NativeRecord {
     }
 }
 
-/// SAFETY: `start` is null or has `size` bytes that live as long as what is returned.
+/// SAFETY: `start` is null or has `size` bytes that live as long as the returned slice.
 unsafe fn bytes<'a>(start: *const c_void, size: usize) -> Option<&'a [u8]> {
     if start.is_null() {
         return None;
@@ -120,7 +121,7 @@ unsafe fn bytes<'a>(start: *const c_void, size: usize) -> Option<&'a [u8]> {
     Some(unsafe { std::slice::from_raw_parts(start.cast(), size) })
 }
 
-/// The queue of one partition of a consumer: what is fetched of the partition comes here alone.
+/// The queue of one partition of a consumer: records of this partition come here alone.
 pub(crate) struct Queue<C: ConsumerContext> {
     queue: NonNull<native::rd_kafka_queue_t>,
     /// Where librdkafka puts pointers to messages.
@@ -129,7 +130,7 @@ pub(crate) struct Queue<C: ConsumerContext> {
     place: TopicPartitionList,
     /// The last offset at which an end of partition, or an error, was taken.
     ended: Option<i64>,
-    /// Told by librdkafka's threads; they have a pointer to it until the queue is dropped.
+    /// Notified by librdkafka's threads; they have a pointer to it until the queue is dropped.
     signal: Arc<Notify>,
     /// Must outlive the queue: dropped last.
     consumer: Arc<BaseConsumer<C>>,
@@ -139,7 +140,7 @@ pub(crate) struct Queue<C: ConsumerContext> {
 unsafe impl<C: ConsumerContext> Send for Queue<C> {}
 
 impl<C: ConsumerContext> Queue<C> {
-    /// The queue of a partition. Taken before the partition is assigned, it gets all that is fetched of it.
+    /// The queue of a partition. If it is taken before the partition is assigned, it gets all records of it.
     pub(crate) fn of_partition(
         consumer: &Arc<BaseConsumer<C>>,
         topic: &str,
@@ -173,7 +174,7 @@ impl<C: ConsumerContext> Queue<C> {
         })
     }
 
-    /// Takes what is there, at most `most`, without waiting.
+    /// Takes the events in the queue, at most `most`, without waiting.
     pub(crate) fn take(&mut self, most: usize, into: &mut impl Extend<Arrived<NativeRecord>>) {
         self.taken.clear();
         self.taken.resize(most, ptr::null_mut());
@@ -205,11 +206,11 @@ impl<C: ConsumerContext> Queue<C> {
 
     /// The offset after the last record, or control record, that was taken.
     ///
-    /// librdkafka counts the end of a partition at an offset as if it were a record there. Whether a control record was taken at
-    /// this offset as well cannot be told: then it is not counted.
+    /// librdkafka counts the end of a partition at an offset as if it were a record there. It does not tell whether a
+    /// control record was taken at this offset as well: then the offset is not counted.
     pub(crate) fn position(&self) -> Option<i64> {
         let client = self.consumer.client().native_ptr();
-        // SAFETY: client and list live; the offset is written into the list, which nobody else has.
+        // SAFETY: client and list live; the offset is written into the list, which is not shared.
         let code = unsafe { native::rd_kafka_position(client, self.place.ptr()) };
         if code != Code::RD_KAFKA_RESP_ERR_NO_ERROR {
             return None;
@@ -221,7 +222,7 @@ impl<C: ConsumerContext> Queue<C> {
         }
     }
 
-    /// Told when the queue was empty and is not any more.
+    /// Notified when an empty queue gets an event.
     pub(crate) fn signal(&self) -> &Notify {
         &self.signal
     }
@@ -286,8 +287,8 @@ pub(crate) fn list_offsets<C: ConsumerContext>(
         .max(1);
     let capacity = c_int::try_from(partitions.len()).unwrap_or(c_int::MAX);
     let name = CString::new(topic).map_err(|_| RDKafkaErrorCode::InvalidTopic)?;
-    // SAFETY: all objects are made here, used by this thread alone and destroyed once; what is read of the answer is copied
-    // before the answer is destroyed.
+    // SAFETY: all objects are made here, used by this thread alone and destroyed once; all values read from the answer
+    // are copied before the answer is destroyed.
     unsafe {
         let list = native::rd_kafka_topic_partition_list_new(capacity);
         for partition in partitions {
@@ -334,7 +335,7 @@ fn offset_of(offset: i64, code: Code) -> std::result::Result<i64, RDKafkaErrorCo
 
 /// SAFETY: `event` is an event that lives.
 unsafe fn read_offsets(event: *mut native::rd_kafka_event_t) -> Offsets {
-    // SAFETY: the event lives, and so does what belongs to it.
+    // SAFETY: the event lives, and so does all data that belongs to it.
     unsafe {
         let code = native::rd_kafka_event_error(event);
         if code != Code::RD_KAFKA_RESP_ERR_NO_ERROR {

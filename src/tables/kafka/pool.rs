@@ -1,4 +1,4 @@
-//! The client that a job keeps from batch to batch: it is connected, and has fetched what comes next.
+//! The client that a job keeps from batch to batch: it is connected, and has fetched the next records ahead.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,7 +13,7 @@ pub struct ConsumerPool {
 }
 
 impl ConsumerPool {
-    /// A reader for these ranges of a table: the one that is kept, unless it failed, or has gone on from another place.
+    /// A reader for these ranges of a table: the kept one, unless it failed or stands at other offsets.
     pub(crate) fn reader(
         &self,
         table: &Arc<KafkaTable>,
@@ -26,7 +26,7 @@ impl ConsumerPool {
                 |range: &OffsetRange| reader.is_elsewhere(range.partition, range.start);
             !reader.is_broken()
                 && !ranges.iter().any(is_elsewhere)
-                // Of more partitions each may hold less.
+                // With more partitions, the queue of each may hold less.
                 && share(ranges.len()) <= share(reader.partitions())
         };
         if let Some(reader) = kept.as_ref().filter(fits) {
@@ -37,7 +37,7 @@ impl ConsumerPool {
         reader
     }
 
-    /// The log is not what it was: what was fetched of it is not used any more.
+    /// The log was cut back or replaced: records that were fetched of it are not used any more.
     pub(crate) fn clear(&self) {
         if let Some(reader) = self.lock().take() {
             reader.discard();

@@ -1,4 +1,5 @@
-//! When a range of a partition has been read to its end, and whether all ranges of a scan were (LOSS-1). Pure decisions.
+//! Progress of reading: when a range of a partition has been read to its end, and whether all ranges of a scan were
+//! (LOSS-1). Only decisions.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +8,8 @@ use crate::tables::kafka::range::OffsetRange;
 /// Decides whether an end of partition that a broker reports at the first offset ends a range up to the second.
 pub(crate) type EndRule = fn(i64, i64) -> bool;
 
-/// An end of partition ends a range only if everything below the range's end was fetched: the broker that says so may be a
-/// follower that lags, or a leader that does not know yet what is stable.
+/// An end of partition ends a range only if everything below the range's end was fetched: the broker that reports it
+/// may be a follower that lags, or a new leader that does not know the last stable offset yet.
 pub(crate) const fn ends_range(offset: i64, end: i64) -> bool {
     offset >= end
 }
@@ -32,12 +33,12 @@ pub(crate) enum Place {
     Within,
     /// At or past the end, so that the range is done.
     Beyond,
-    /// At an offset whose turn is over: the log was cut back while it was read.
+    /// At an offset that was passed already: the log was cut back while it was read.
     Again,
 }
 
 impl Progress {
-    /// Of a range, of which nothing below `next` is left to be given.
+    /// The progress of a range; all its records below `next` were given.
     pub(crate) fn new(range: OffsetRange, next: i64, rule: EndRule) -> Self {
         let next = next.max(range.start);
         Self {
@@ -56,7 +57,7 @@ impl Progress {
         }
         self.short_end = None;
         if offset >= self.end {
-            // Nothing is left between what was given and this record.
+            // No record lies between those that were given and this one.
             self.next = self.end;
             self.is_done = true;
             return Place::Beyond;
@@ -102,8 +103,8 @@ impl Progress {
     }
 }
 
-/// How far the ranges of a scan were read. It goes by what has come and not by the rule that ended a range, so that a range that was
-/// ended too early is found.
+/// How far the ranges of a scan were read. It counts the records that came, independently of the rule that ended a
+/// range: so a range that was ended too early is found.
 #[derive(Debug, Default)]
 pub(crate) struct Reached {
     /// By partition and first offset: all records below were given.

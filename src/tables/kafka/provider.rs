@@ -36,7 +36,7 @@ pub struct KafkaTableProvider {
     /// The ranges of a job's batch, which no predicate narrows.
     fixed: Option<Vec<OffsetRange>>,
     bad_records: Arc<BadRecords>,
-    /// Of a job's batch that keeps time: the table has the hidden column then.
+    /// The times of a job's batch that keeps time: then the table has the hidden column.
     time: Option<Arc<BatchTime>>,
     pool: Option<Arc<ConsumerPool>>,
     schema: SchemaRef,
@@ -69,7 +69,8 @@ impl KafkaTableProvider {
         }
     }
 
-    /// The same, with what is to know of every row's time in the hidden column [`ROW_COLUMN`](crate::tables::time::ROW_COLUMN).
+    /// The same, with place and watermark of every row in the hidden column
+    /// [`ROW_COLUMN`](crate::tables::time::ROW_COLUMN).
     #[must_use]
     pub fn with_time(mut self, time: Arc<BatchTime>) -> Self {
         let hidden = Arc::new(row_field());
@@ -148,8 +149,8 @@ impl KafkaTableProvider {
             }
             ranges.push(range);
         }
-        // The first record at or after a time bounds from below whoever set the times; from above
-        // only where the broker did.
+        // The first record at or after a time is a lower bound, no matter whether producers or the broker set the
+        // times; it is an upper bound only if the broker did.
         for (partition, offset) in self.offsets_at(&starts).await? {
             for range in ranges
                 .iter_mut()
@@ -226,7 +227,7 @@ impl KafkaTableProvider {
                 schema,
                 // A filter above may drop rows, so that a limit cannot be met by counting here.
                 limit.filter(|_| filters.is_empty() && self.fixed.is_none()),
-                // Jobs set aside what cannot be decoded, unless the table says otherwise.
+                // Jobs set records aside that cannot be decoded, unless the table says otherwise.
                 (
                     self.table.on_error(self.fixed.is_some()),
                     Arc::clone(&self.bad_records),
@@ -274,7 +275,7 @@ impl TableProvider for KafkaTableProvider {
         &self,
         filters: &[&Expr],
     ) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
-        // Ranges are a hull of what matches: the filter above stays.
+        // The ranges contain all matching rows and others: the filter above stays.
         Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
     }
 

@@ -22,9 +22,9 @@ pub(crate) type SentRecord<'a> = BaseRecord<'a, [u8], [u8]>;
 /// Why a call about a transaction failed.
 #[derive(Debug)]
 pub(crate) struct CallError {
-    /// What the client says.
+    /// The client's error.
     pub(crate) error: KafkaError,
-    /// The client says that the call may be made again: what it has begun goes on meanwhile.
+    /// Whether the client says that the call may be made again: the operation that it has started goes on meanwhile.
     pub(crate) may_repeat: bool,
 }
 
@@ -52,7 +52,8 @@ pub(crate) trait Clock {
     }
 }
 
-/// Sends records, alone or in transactions. What becomes of each record is told to its [`Deliveries`] while it is polled.
+/// Sends records, alone or in transactions. The outcome of each record is given to its [`Deliveries`] while the
+/// publisher is polled.
 pub(crate) trait Publisher: Clock + Send + Sync + 'static {
     /// Takes a record to be sent; gives it back if it cannot be taken.
     #[expect(
@@ -61,13 +62,13 @@ pub(crate) trait Publisher: Clock + Send + Sync + 'static {
     )]
     fn send<'a>(&self, record: SentRecord<'a>) -> Result<(), (KafkaError, SentRecord<'a>)>;
 
-    /// Tells what became of records; waits at most this long for something to tell.
+    /// Reports the outcome of records; waits at most this long for the first one.
     fn poll(&self, at_most: Duration);
 
-    /// How many records nothing was told of yet, the client's own events included.
+    /// How many records have no outcome yet, and events of the client that wait.
     fn in_flight_count(&self) -> i32;
 
-    /// Drops records that were not delivered: each is told to have failed.
+    /// Drops records that were not delivered: each is reported as failed.
     fn purge(&self);
 
     /// Takes the transactional id over: the broker fences the producer off that had it, and ends its transaction.
@@ -85,13 +86,13 @@ pub(crate) trait Publisher: Clock + Send + Sync + 'static {
     /// The error after which the client sends nothing any more.
     fn fatal_error(&self) -> Option<RDKafkaErrorCode>;
 
-    /// What a topic asks of records, if its brokers tell. Blocks, at most for `connect.timeout`.
+    /// The rules of a topic for records, if its brokers answer. Blocks, at most for `connect.timeout`.
     fn rules(&self, settings: &ClientSettings, topic: &str) -> Option<TopicRules>;
 }
 
 /// The offsets that a group keeps. The client that asks for them is no member of the group.
 pub(crate) trait Group: Clock + Send + Sync + 'static {
-    /// What sends the records of the transactions that offsets are part of.
+    /// The producer of the transactions that offsets are part of.
     type Publisher: Publisher;
 
     /// Makes offsets part of the publisher's transaction.

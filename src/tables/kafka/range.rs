@@ -1,4 +1,4 @@
-//! Which offsets a query must read: predicates on partition, offset and timestamp as intervals.
+//! Offset ranges of a query: predicates on partition, offset and timestamp as intervals.
 
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator, expr::InList};
@@ -40,7 +40,7 @@ impl NarrowingColumns {
     }
 }
 
-/// What rows of one partition can satisfy the predicates: closed intervals.
+/// Bounds of the rows of one partition that can satisfy the predicates: closed intervals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bounds {
     pub(crate) offset: (i64, i64),
@@ -76,7 +76,7 @@ impl Bounds {
     }
 }
 
-/// The bounds all `filters` together set on `partition`; `None`: no row of it can match.
+/// The bounds that all `filters` together set on `partition`; `None`: none of its rows can match.
 pub(crate) fn bounds(
     filters: &[Expr],
     columns: &NarrowingColumns,

@@ -1,7 +1,7 @@
 //! One client for all partitions that a statement or a job reads of a table.
 //!
-//! Each partition has a queue of its own, which bounds what is fetched of it. Nothing blocks: librdkafka's own threads
-//! fetch, and wake the task that reads a queue.
+//! Each partition has a queue of its own, which bounds the records that are fetched ahead. Nothing blocks: librdkafka's
+//! own threads fetch, and wake the task that reads a queue.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,11 +24,11 @@ use crate::tables::kafka::fetch::{Arrived, Cursor, Fetcher};
 use crate::tables::kafka::native::{NativeRecord, Queue};
 use crate::tables::kafka::reading::may_pass;
 
-/// So many partitions are fetched at a time, whatever a topic has: what they hold is bounded.
+/// So many partitions are fetched at a time, however many a topic has: so the memory of their queues is bounded.
 pub(crate) const ASSIGNED: usize = 64;
-/// What the client itself has to say (errors, statistics) is heard this often, also when all readers are slow.
+/// How often events of the client itself (errors, statistics) are read, also when all readers are slow.
 const SERVE: Duration = Duration::from_millis(250);
-/// So many things are heard at once.
+/// The most events that are read at once.
 const HEARD: usize = 8;
 
 /// The context of a client that reads.
@@ -91,7 +91,7 @@ struct Client {
     active: Mutex<HashSet<i32>>,
     /// Partitions that were ever read.
     known: Mutex<HashSet<i32>>,
-    /// What makes the client useless.
+    /// The error that made the client useless.
     failed: Mutex<Option<RDKafkaErrorCode>>,
 }
 
@@ -126,12 +126,12 @@ impl Client {
         Ok(client)
     }
 
-    /// Hears what the client has to say beside records.
+    /// Reads the events of the client beside records.
     fn serve(&self) {
         let Some(consumer) = &self.consumer else {
             return;
         };
-        // A look that hears a line of the log, or statistics, gives nothing: there may be more behind it.
+        // A poll that reads a line of the log, or statistics, gives nothing: there may be more events behind it.
         for _ in 0..HEARD {
             let Some(event) = consumer.poll(Duration::ZERO) else {
                 continue;
@@ -213,7 +213,7 @@ impl Fetcher for PartitionFetcher {
     }
 
     async fn arrival(&mut self, at_most: Duration) {
-        // Whether it was told or the time is over, the queue is looked at.
+        // Notified or timed out: in both cases the queue is read next.
         let _ = tokio::time::timeout(at_most, self.queue.signal().notified()).await;
     }
 }
@@ -241,7 +241,8 @@ pub(crate) struct TableReader {
 }
 
 impl TableReader {
-    /// Of so many partitions; with `keeps`, what comes after a range is fetched on for the next one.
+    /// A reader of so many partitions. With `keeps`, the client fetches on past the end of a range, and the records are
+    /// kept for the next one.
     pub(crate) fn new(table: Arc<KafkaTable>, partitions: usize, keeps: bool) -> Self {
         Self {
             table,
@@ -254,7 +255,7 @@ impl TableReader {
         }
     }
 
-    /// A cursor over a partition at `start`, and what the client says of its troubles.
+    /// A cursor over a partition at `start`, and the faults of its client.
     pub(crate) async fn open(
         &self,
         partition: i32,
@@ -294,14 +295,14 @@ impl TableReader {
         Ok((Cursor::new(fetcher, start), faults))
     }
 
-    /// A range was read to its end: the cursor may be wanted again.
+    /// A range was read to its end: the cursor may be used again.
     pub(crate) fn close(&self, partition: i32, cursor: Cursor<PartitionFetcher>) {
         if self.keeps && !self.is_broken() {
             lock(&self.idle).insert(partition, cursor);
         }
     }
 
-    /// Reading failed: what the client has fetched is not used any more.
+    /// Reading failed: records that the client has fetched are not used any more.
     pub(crate) fn discard(&self) {
         self.is_broken.store(true, Ordering::Relaxed);
         lock(&self.idle).clear();
@@ -315,7 +316,7 @@ impl TableReader {
         self.partitions
     }
 
-    /// Whether what is kept of a partition does not go on at `start`.
+    /// Whether the cursor that is kept of a partition does not go on at `start`.
     pub(crate) fn is_elsewhere(&self, partition: i32, start: i64) -> bool {
         lock(&self.idle)
             .get(&partition)

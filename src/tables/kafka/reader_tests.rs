@@ -20,7 +20,7 @@ use super::pool::ConsumerPool;
 use super::provider::KafkaTableProvider;
 use super::range::OffsetRange;
 
-/// What a broker that does answer takes at most, on any machine.
+/// The longest time to an answer of a running broker, on any machine.
 const LONG: Duration = Duration::from_secs(120);
 
 fn table(servers: &str) -> Arc<KafkaTable> {
@@ -237,7 +237,7 @@ fn a_client_that_is_kept_gives_each_record_once_and_goes_back_when_told() {
             Arc::ptr_eq(&client, &pool.reader(&table, &[range(0, 55, 60)])),
             "it was kept"
         );
-        // What came after the last batch had ended.
+        // Records that came after the last batch had ended.
         produce(&servers, 3, 5);
         let third = read(vec![range(0, 55, 60), range(1, 40, 40), range(2, 100, 105)]).await;
         assert_eq!(
@@ -285,7 +285,7 @@ fn an_end_of_partition_below_the_end_of_a_range_does_not_end_it() {
         assert!(error.to_string().contains("offset 60"), "{error}");
         let scan_of = plan.downcast_ref::<super::scan::KafkaScanExec>().unwrap();
         assert!(scan_of.check_reached().is_err());
-        // It catches up when the scan has read what there was.
+        // It catches up when the scan has read all records that were there.
         let table = super::reader_tests::table(&servers);
         let batch = KafkaTableProvider::for_batch(table, vec![range(0, 0, 100)], None);
         let small = SessionContext::new_with_config(SessionConfig::new().with_batch_size(30));
@@ -333,7 +333,7 @@ fn record_batch(has_flipped: bool) -> Vec<u8> {
         let value = content.iter_mut().rfind(|byte| **byte == b'v').unwrap();
         *value ^= 1;
     }
-    // The length is that of what follows it.
+    // The length counts the bytes behind it.
     let length = i32::try_from(content.len() + 4 + 1 + 4).unwrap();
     let mut batch: Vec<u8> = Vec::new();
     batch.extend(0_i64.to_be_bytes());
@@ -346,7 +346,7 @@ fn record_batch(has_flipped: bool) -> Vec<u8> {
     batch
 }
 
-/// Sends a record batch to a partition of topic `t` as it is: a client would make the checksum anew.
+/// Sends a record batch to a partition of topic `t` as it is: a client would compute the checksum again.
 fn append(servers: &str, partition: i32, batch: &[u8]) {
     let mut request: Vec<u8> = Vec::new();
     // Produce, version 3, by a client "t", in no transaction, to be acknowledged by the leader.

@@ -1,4 +1,4 @@
-//! Reading one range of a partition: what arrives becomes batches, and the range ends when all of it was given (LOSS-1).
+//! Reading one range of a partition: records become batches, and the range ends when all of it was given (LOSS-1).
 //!
 //! A task, not a thread: it holds nothing while its reader is slow, and the client stops fetching when its queue is full.
 
@@ -21,7 +21,7 @@ use crate::tables::kafka::record::RecordReader;
 
 /// Bytes after which a batch is handed on although it has few rows.
 const BATCH_BYTES: usize = 8 << 20;
-/// A client that is silent is looked at again after this time.
+/// The time after which a silent client is checked again.
 const POLL: Duration = Duration::from_millis(100);
 /// How many records are taken from the client at once.
 const TAKEN: usize = 1_024;
@@ -49,9 +49,9 @@ pub(crate) struct RangeReading {
 /// How reading a range ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Read {
-    /// Every record of it was given.
+    /// Every record of the range was given.
     All,
-    /// Nothing more is wanted.
+    /// The reader of the batches has stopped.
     Stopped,
 }
 
@@ -104,8 +104,8 @@ impl RangeReading {
                     if !cursor.arrived.is_empty() {
                         continue;
                     }
-                    // What was taken last may be control records, which the client keeps to itself. The order matters:
-                    // the position counts only if nothing came after it was looked at.
+                    // The last events may be control records, which the client does not give out. The order matters:
+                    // the position counts only if no event came after it was read.
                     let position = cursor.fetcher.position();
                     cursor.fetcher.take(most, &mut cursor.arrived);
                     if !cursor.arrived.is_empty() {
@@ -166,17 +166,18 @@ impl RangeReading {
         output.wanted = output
             .wanted
             .map(|wanted| wanted.saturating_sub(pending.len()));
-        // A reader that is slow must not hold what the client received.
+        // A slow reader must not hold the memory of the client's records.
         pending.clear();
         Ok(output.sender.send(Ok(batch)).await.is_ok())
     }
 
-    /// What an error of the client means: some pass by themselves, and the wait for that is bounded as any silence is.
+    /// Decides whether an error of the client ends the scan. Some pass by themselves; the wait for that is bounded like
+    /// any silence.
     fn judge(&self, code: RDKafkaErrorCode, next: i64) -> Result<()> {
         let partition = self.range.partition;
         match code {
             RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => {
-                // A job looks again where the logs end, and says what is lost.
+                // The job asks again where the logs end, and reports the records that are lost.
                 Err(Error::unavailable(format!(
                     "topic '{}' no longer has offset {next} of partition {partition}",
                     self.table.topic

@@ -1,4 +1,4 @@
-//! Records to batches: metadata columns, decoded value columns, and what becomes of bad records.
+//! Records to batches: metadata columns, decoded value columns, and the handling of bad records.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::tables::kafka::time::{PartitionTimer, untimed};
 enum Slot {
     Decoded(usize),
     Metadata(MetadataKey, DataType),
-    /// What later operators need to know of a row, see [`PartitionTimer`].
+    /// Place and watermark of a row for later operators, see [`PartitionTimer`].
     Hidden,
 }
 
@@ -36,8 +36,8 @@ pub(crate) struct RecordReader {
 }
 
 impl RecordReader {
-    /// `projection` are column indices of the table, the one after the last is the hidden column; `schema` is the table's,
-    /// projected. With a timer for the partition the event time is read whether it is asked for or not.
+    /// `projection` are column indices of the table, the one after the last is the hidden column; `schema` is the
+    /// table's, projected. With a timer for the partition, the event time is read even if the projection leaves it out.
     pub(crate) fn try_new(
         table: &KafkaTable,
         schema: SchemaRef,
@@ -100,7 +100,7 @@ impl RecordReader {
         }
     }
 
-    /// A batch of these records; dead letters are left out of it.
+    /// A batch of these records, without the dead letters.
     pub(crate) fn read(&mut self, messages: &[impl Record]) -> Result<RecordBatch> {
         let aside: Vec<BadRow> = messages
             .iter()
@@ -224,7 +224,7 @@ fn cannot_decode(message: &impl Record, bad: &BadRow) -> Error {
     .of_record()
 }
 
-/// By what a record is known again.
+/// The mark of a record, by which it is recognized later.
 pub(crate) fn mark_of(
     offset: i64,
     timestamp: Timestamp,

@@ -1,9 +1,9 @@
-//! What a topic asks of the records that it takes. Of several records that were sent together a client is told only that they are
-//! invalid: by what the topic asks for, the reason is found.
+//! Rules of a topic for its records. If several records were sent together, the client learns only that they are
+//! invalid: the topic's rules tell the reason.
 
 use crate::tables::kafka::client::{ClientSettings, setting, topic_settings};
 
-/// What a topic asks of records.
+/// The rules of a topic for records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TopicRules {
     /// It is compacted: each record has a key.
@@ -55,7 +55,7 @@ impl TopicRules {
         times: Option<(i64, i64)>,
         now: i64,
     ) -> Option<Broken> {
-        // In this order brokers look at a record.
+        // Brokers check a record in this order.
         if self.is_compacted && without_key {
             return Some(Broken::Key);
         }

@@ -1,4 +1,4 @@
-//! The scan of explicit offset ranges: a few streams, each of which reads its ranges one after the other.
+//! Scan of explicit offset ranges: a few streams, each of which reads its ranges one after the other.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -30,7 +30,7 @@ use crate::tables::kafka::record::RecordReader;
 use crate::tables::kafka::time::PartitionTimer;
 use crate::tables::time::BatchTime;
 
-/// So many streams a scan has at most, unless more threads are there: each holds a batch and what is fetched.
+/// The most streams of a scan, unless there are more threads: each holds a batch and the records fetched ahead.
 const STREAMS: usize = 16;
 
 /// Reads fixed offset ranges of a topic as bounded streams.

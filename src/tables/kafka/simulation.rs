@@ -1,7 +1,8 @@
-//! The real scan of a partition over a simulated client: whatever the brokers do, the scan gives each record below the planned end
-//! once, or an error (LOSS-1). What compaction removes while the scan reads may be missing if the client had not fetched it yet, and
-//! only then. The real look for the record that was read last, over the same client (IDENT-1). And the real search for the ends of
-//! partitions over simulated leaders: a partition with an open transaction never counts as read to its end (TIME-1).
+//! Simulation of scans, marks and ends of partitions. The real scan of a partition runs over a simulated client: in all
+//! events of the brokers, the scan gives each record below the planned end once, or an error (LOSS-1). Records that
+//! compaction removes while the scan reads may be missing only if the client had not fetched them yet. The real check
+//! of the last record that was read runs over the same client (IDENT-1). And the real search for the ends of partitions
+//! runs over simulated leaders: a partition with an open transaction never counts as read to its end (TIME-1).
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
@@ -33,7 +34,7 @@ use crate::error::{ErrorKind, Result};
 /// A planted fault must be found in one of so many schedules.
 const ENOUGH: u64 = 4_000;
 
-/// What there is at an offset of the partition.
+/// The content of an offset of the partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Slot {
     Record,
@@ -45,7 +46,7 @@ enum Slot {
     Gap,
 }
 
-/// What happens each time the scan waits for its client.
+/// An event while the scan waits for its client.
 #[derive(Debug, Clone)]
 enum Event {
     /// The client fetches so many offsets, or as many as there are.
@@ -58,7 +59,7 @@ enum Event {
     Truncated(i64),
     /// Retention removes the records before this offset.
     Retention(i64),
-    /// Compaction removes what is stable from the first offset on and before the second.
+    /// Compaction removes stable records from the first offset on and before the second.
     Compacted(i64, i64),
     /// Nothing happens for so many seconds.
     Quiet(u64),
@@ -154,7 +155,7 @@ impl SimulatedClient {
         i64::try_from(self.log.len()).unwrap()
     }
 
-    /// What was fetched before stays in the queue of the client.
+    /// Records that were fetched before stay in the queue of the client.
     fn compact(&mut self, from: i64, until: i64) {
         let mut gone = self.gone.lock().unwrap();
         for offset in from.max(self.first)..until.min(self.stable) {
@@ -452,7 +453,7 @@ fn world() -> impl Strategy<Value = (Vec<Slot>, Vec<Event>, i64, i64, i64, i64)>
         })
 }
 
-/// What is wrong with the answers that the ranges got, if anything.
+/// The first fault in the answers for the ranges, if there is one.
 fn wrong(
     log: &[Slot],
     gone: &Gone,
@@ -487,7 +488,7 @@ fn each_record_is_given_once_or_there_is_an_error() {
         let mut reached = Reached::default();
         let answers = read_noting(client, &ranges, ends_range, None, &mut reached);
         prop_assert_eq!(wrong(&log, &gone, &ranges, &answers), None);
-        // The check of how far ranges were read refuses only what was not read.
+        // The check of how far ranges were read refuses only ranges that were not read to their end.
         let is_whole = answers.iter().all(Result::is_ok);
         prop_assert_eq!(reached.first_short(&ranges).is_none(), is_whole, "{:?}", reached);
     });
@@ -533,8 +534,8 @@ fn brokers_that_catch_up_give_everything() {
     });
 }
 
-/// The answers of a scan that takes any end of partition for the end of its range, in the schedule of a seed: what is wrong with
-/// them, and whether how far its ranges were read tells.
+/// Runs a scan that takes any end of partition for the end of its range, in the schedule of a seed. Gives the fault in
+/// its answers, and whether the count of records read shows it.
 fn stops_at_any_end(seed: u64) -> (Option<String>, bool) {
     let (log, events, start, middle, end, stable) = sample(&world(), seed);
     let ranges = [range(start, middle), range(middle, end)];
@@ -556,7 +557,8 @@ fn a_scan_that_stops_at_any_end_of_partition_is_found() {
     assert!(found.is_some());
 }
 
-/// Whatever records a scan leaves out that stops at any end of partition, how far its ranges were read tells: a batch of it is refused.
+/// A scan that stops at any end of partition leaves records out: the count of records read shows it each time, and a
+/// batch of it is refused.
 #[test]
 fn a_range_that_was_ended_early_was_not_reached() {
     let mut found = 0;
@@ -570,8 +572,9 @@ fn a_range_that_was_ended_early_was_not_reached() {
     assert!(found > 0);
 }
 
-/// Compaction removes a stretch while a scan reads: what the client had fetched of it is given, the rest of it is not, and the
-/// records behind it are. Then it removes all that is behind an offset, and the ranges end all the same.
+/// Compaction removes a stretch while a scan reads: records that the client had fetched are given, the rest of the
+/// stretch is not, and the records behind it are. Then it removes all records behind an offset, and the ranges end all
+/// the same.
 #[test]
 fn what_compaction_removes_before_it_is_fetched_is_missing_and_nothing_else() {
     let events = vec![
@@ -594,7 +597,7 @@ fn what_compaction_removes_before_it_is_fetched_is_missing_and_nothing_else() {
     assert!(wrong(&log, &gone, &ranges, &answers).is_some());
 }
 
-/// A follower that ends at 60 is not where a range up to 100 ends: what it never gives is an error that passes.
+/// A range up to 100 does not end at a follower that ends at 60: records that it never gives are an error that passes.
 #[test]
 fn a_follower_that_never_catches_up_is_an_error() {
     let log = vec![Slot::Record; 100];
@@ -660,7 +663,7 @@ fn slow_world() -> impl Strategy<Value = (Vec<Slot>, Vec<Event>, [OffsetRange; 2
         })
 }
 
-/// What is wrong with the answers of slow brokers, if anything: here an error is wrong as well.
+/// The first fault in the answers of slow brokers, if there is one: here an error is a fault as well.
 fn wrong_of_slow(
     log: Vec<Slot>,
     events: Vec<Event>,
@@ -716,7 +719,7 @@ fn look(mut client: SimulatedClient, offset: i64) -> Result<Option<RecordMark>> 
     runtime.block_on(record_at(&mut client, &TABLE, offset, &faults))
 }
 
-/// What a log has at an offset, if that is a record.
+/// The mark of the record at an offset of the log, if there is one.
 fn mark(log: &[Slot], offset: i64) -> Option<RecordMark> {
     let slot = log.get(usize::try_from(offset).unwrap());
     let value = format!("v{offset}");

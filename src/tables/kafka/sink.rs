@@ -1,6 +1,6 @@
 //! INSERT into a topic: rows encoded by the statement's task, sent on threads beside it, counted by acknowledgement.
 //!
-//! No thread is held while rows are waited for: however many statements wait, nothing else does.
+//! No thread is held while an INSERT waits for its rows: many waiting statements do not block other work.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -68,7 +68,7 @@ impl KafkaSink {
     }
 }
 
-/// Where records go. Each of its calls may block, and has a thread of its own.
+/// The destination of records. Each of its calls may block, and has a thread of its own.
 pub(super) trait Outlet: Send + Sized + 'static {
     /// Sends the records of some rows.
     ///
@@ -77,8 +77,8 @@ pub(super) trait Outlet: Send + Sized + 'static {
     /// A record is refused, or the broker does not answer.
     fn send(&mut self, rows: &EncodedBatch) -> Result<()>;
 
-    /// Ends the sending; gives how many records were acknowledged. `outcome` is what has become of it so far: `Ok(false)` says
-    /// that rows are missing.
+    /// Ends the sending; gives how many records were acknowledged. `outcome` is the result of the sending so far:
+    /// `Ok(false)` says that rows are missing.
     ///
     /// # Errors
     ///
@@ -86,8 +86,8 @@ pub(super) trait Outlet: Send + Sized + 'static {
     fn end(self, outcome: Result<bool>) -> Result<u64>;
 }
 
-/// Encodes rows here and sends them through what `open` opens; gives what that counted. Rows that are `withdrawn` go first, as
-/// tombstones. The next rows are encoded while those before them are sent.
+/// Encodes rows here and sends them through the outlet that `open` opens; gives the outlet's count. Rows that are
+/// `withdrawn` go first, as tombstones. The next rows are encoded while those before them are sent.
 pub(super) async fn send_rows<O: Outlet>(
     table: &Arc<KafkaTable>,
     withdrawn: Option<&RecordBatch>,
@@ -128,7 +128,7 @@ pub(super) async fn send_rows<O: Outlet>(
     }
 }
 
-/// Sends the records of rows, if there are any; gives the outlet back, and what it said.
+/// Sends the records of rows, if there are any; gives the outlet back, and its result.
 async fn send<O: Outlet>(mut outlet: O, rows: Option<EncodedBatch>) -> Result<(O, Result<()>)> {
     let Some(rows) = rows else {
         return Ok((outlet, Ok(())));
@@ -143,7 +143,8 @@ async fn send<O: Outlet>(mut outlet: O, rows: Option<EncodedBatch>) -> Result<(O
 /// The partitions of a topic, once they have been asked for; none if there is no such topic.
 pub(super) type KnownPartitions = OnceCell<Option<Vec<i32>>>;
 
-/// Makes records of rows, of which nothing is kept. The brokers are asked for the partitions only if those are not `known`.
+/// Encodes rows as records and drops the records. The brokers are asked for the partitions only if those are not
+/// `known`.
 ///
 /// # Errors
 ///
@@ -161,7 +162,7 @@ pub(super) async fn encode_rows(
     Ok(())
 }
 
-/// What the client asks of a record before it takes it.
+/// The client's limits for a record.
 struct RecordBounds<'t> {
     table: &'t KafkaTable,
     /// The partitions that there are, where rows name theirs.
@@ -188,9 +189,9 @@ impl<'t> RecordBounds<'t> {
     }
 
     fn check(&self, batch: &EncodedBatch) -> Result<()> {
-        /// Of a record that leaves the partition to the client.
+        /// The partition of a record that leaves the choice to the client.
         const ANY: i32 = -1;
-        /// What the client adds at most to the key and the value of a record.
+        /// The most bytes that the client adds to the key and the value of a record.
         const FRAME: usize = 36;
         let topic = &self.table.topic;
         let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
@@ -426,7 +427,7 @@ fn internal(error: datafusion::arrow::error::ArrowError) -> Error {
     Error::internal(error.to_string())
 }
 
-/// First and last offset of what was delivered to each partition.
+/// First and last offset delivered to each partition.
 type Published = BTreeMap<i32, (i64, i64)>;
 
 /// A first and a last time, in milliseconds since 1970 UTC.
@@ -657,7 +658,7 @@ fn connect(
     Ok(producer)
 }
 
-/// A producer and what became of what it sent.
+/// A producer and the outcome of its records.
 pub(super) struct Session<P> {
     pub(super) table: Arc<KafkaTable>,
     pub(super) producer: P,
@@ -705,8 +706,8 @@ impl<P: Publisher> Session<P> {
         }
     }
 
-    /// What has ended the transaction, or made the producer useless, by what the client keeps of it. It takes back the records that
-    /// wait then, and says of them no more than that.
+    /// The error that ended the transaction or made the producer useless, as far as the client keeps it. The client
+    /// then gives back the waiting records, without any other reason for them.
     fn ended_by(&self) -> Option<KafkaError> {
         if let Some(code) = self.producer.fatal_error() {
             return Some(KafkaError::MessageProduction(code));
@@ -720,7 +721,7 @@ impl<P: Publisher> Session<P> {
         (!is_open).then_some(error)
     }
 
-    /// Why a record was not written. `partition` is the one that it asked for, if that is known.
+    /// Why a record was not written. `partition` is the partition that it asked for, if that is known.
     fn refused(&self, error: &KafkaError, partition: Option<i32>) -> Error {
         let topic = &self.table.topic;
         let is_taken_back = matches!(
@@ -761,8 +762,8 @@ impl<P: Publisher> Session<P> {
         }
     }
 
-    /// Why a record was refused as invalid. The client says no more than that of records that were sent together: what the topic
-    /// asks of records tells the reason.
+    /// Why a record was refused as invalid. For records that were sent together the client gives no other reason: the
+    /// topic's rules tell it.
     #[expect(
         clippy::disallowed_methods,
         reason = "the brokers compare a record's time with the wall clock"
@@ -784,8 +785,8 @@ impl<P: Publisher> Session<P> {
         code_error(code, said, Some(topic), settings, &self.deliveries.faults)
     }
 
-    /// An error of a call that belongs to the batch. A record that was refused before it is the cause, and says more; what
-    /// became of the records is reported on soon after.
+    /// An error of a call that belongs to the batch. A record that was refused before it is the cause, and gives a
+    /// better message; the outcome of the records is reported soon after.
     fn failed(&self, error: &KafkaError, partition: Option<i32>) -> Error {
         let is_consequence = error.rdkafka_error_code().is_some_and(is_consequence);
         let start = self.producer.now();
@@ -811,7 +812,8 @@ impl<P: Publisher> Session<P> {
 
     /// Waits until everything sent is acknowledged or has failed, or nothing was for as long as `patience`.
     pub(super) fn flush(&self, patience: Duration) -> Result<()> {
-        /// Between two looks. Polling with a timeout takes all of it, whatever comes, and its last millisecond is busy.
+        /// The pause between two polls. A poll with a timeout takes the whole time, even if events come, and keeps a
+        /// processor busy in its last millisecond.
         const LOOK: Duration = Duration::from_micros(200);
         let mut progress = self.producer.now();
         let mut acknowledged = self.deliveries.acknowledged();
@@ -821,7 +823,7 @@ impl<P: Publisher> Session<P> {
             if self.producer.in_flight_count() == 0 {
                 return Ok(());
             }
-            // Not what is in flight: that counts the client's own events as well.
+            // Not `in_flight_count`: it counts the client's own events as well.
             let now = self.deliveries.acknowledged();
             if now != acknowledged {
                 (acknowledged, progress) = (now, self.producer.now());
@@ -842,7 +844,7 @@ impl<P: Publisher> Session<P> {
         }
     }
 
-    /// Idempotent delivery: what is acknowledged stays, whatever happened.
+    /// Idempotent delivery: acknowledged records stay in every case.
     fn finish(&self, outcome: Result<bool>) -> Result<u64> {
         let outcome = outcome.and_then(|_| self.flush(self.table.client.transaction_timeout));
         let acknowledged = self.deliveries.acknowledged();

@@ -17,7 +17,7 @@ use super::definition::{KafkaColumn, KafkaTable, KafkaTableSpec};
 use super::mock::EmbeddedBroker;
 use super::sink::KafkaSink;
 
-/// What a broker that does answer takes at most, on any machine.
+/// The longest time to an answer of a running broker, on any machine.
 const LONG: Duration = Duration::from_secs(120);
 
 fn table(servers: &str) -> Arc<KafkaTable> {

@@ -1,4 +1,4 @@
-//! A topic as the source of a job: what is there to read, asked again for every batch with one client.
+//! A topic as the source of a job: the ends of its partitions, asked for again before every batch with one client.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +21,7 @@ pub struct KafkaJobSource {
     table: Arc<KafkaTable>,
     client: Arc<BaseConsumer<Faults>>,
     pool: Arc<ConsumerPool>,
-    /// What was found the last time.
+    /// The ends that were found the last time.
     last: Arc<Mutex<Vec<PartitionEnds>>>,
 }
 
@@ -46,7 +46,7 @@ impl KafkaJobSource {
         &self.table
     }
 
-    /// Which topic it is now (IDENT-1).
+    /// The identity of the topic now (IDENT-1).
     ///
     /// # Errors
     ///
@@ -60,7 +60,7 @@ impl KafkaJobSource {
         .await
     }
 
-    /// Of the partitions that no longer have the record that was read last, but another one at its offset: the one they have.
+    /// For each partition that has another record at the offset of the last one read: that other record.
     ///
     /// # Errors
     ///
@@ -102,7 +102,7 @@ impl KafkaJobSource {
     }
 }
 
-/// Whether a log ends before where it ended: what was fetched of it ahead may not be what it has now.
+/// Whether a log now ends before its earlier end: records that were fetched ahead may not be those that it has now.
 fn went_back(before: &[PartitionEnds], now: &[PartitionEnds]) -> bool {
     before.iter().any(|before| {
         let now = now.iter().find(|now| now.partition == before.partition);

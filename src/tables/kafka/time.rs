@@ -1,4 +1,5 @@
-//! Event time of a topic's rows in a job (TIME-1, TIME-5): the watermark each row meets, known where rows are read.
+//! Event time of a topic's rows in a job (TIME-1, TIME-5): computes the watermark that each row meets, where rows are
+//! read.
 //!
 //! Only here are rows still in the order of their partition.
 
@@ -85,7 +86,7 @@ impl PartitionTimer {
         row_column(self.partition, offsets(messages), None, watermarks, late)
     }
 
-    /// Tells the batch what the partition has reached.
+    /// Stores the time that the partition has reached in the batch.
     pub(crate) fn finish(&self) {
         self.time.finish(self.partition, self.running.reached());
     }

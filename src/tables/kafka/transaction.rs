@@ -1,11 +1,11 @@
 //! A topic as the sink of a job: one producer over all batches, one transaction for each (EXACT-1).
 //!
 //! The transaction carries the offsets that the batch has read, where any Kafka tool shows them as lag, and the
-//! *witness*: the name of the job's version, as metadata of one fixed coordinate, partition 0 of the sink's topic. What
-//! the group has there after a crash is the version whose rows are in the topic.
+//! *witness*: the name of the job's version, as metadata of one fixed coordinate, partition 0 of the sink's topic.
+//! After a crash, the rows of the version that the group names there are in the topic.
 //!
-//! With `'delivery' 'at_least_once'` there is no transaction and nobody is fenced: rows are visible as they arrive, then the
-//! group gets the offsets and the witness.
+//! With `'delivery' 'at_least_once'` there is no transaction, and an earlier runner is not fenced off: rows are visible
+//! as they arrive, then the group gets the offsets and the witness.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use crate::tables::kafka::sink::{
 };
 use crate::tables::kafka::under_way::UnderWay;
 
-/// Where a job stands in one partition of a topic.
+/// The position of a job in one partition of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicOffset {
     /// The topic.
@@ -51,10 +51,10 @@ pub struct PublishedRows {
     pub offsets: BTreeMap<i32, (i64, i64)>,
 }
 
-/// The sink of a job. Whoever has taken it over last owns it: every call of an earlier owner fails.
+/// The sink of a job. The runner that has taken it over last owns it: every call of an earlier owner fails.
 pub(crate) type KafkaJobSink = JobTopic<BaseConsumer<Faults>>;
 
-/// The sink of a job, whatever its client is.
+/// The sink of a job, over the client of librdkafka or a simulated one.
 pub(crate) struct JobTopic<G: Group> {
     inner: Arc<Inner<G>>,
 }
@@ -69,8 +69,8 @@ struct Inner<G: Group> {
 }
 
 impl KafkaJobSink {
-    /// Takes the topic over under `id`, the transactional id and the group: fences off whoever had it, and aborts what they
-    /// had not committed. The topic is created if the table says how.
+    /// Takes the topic over under `id`, the transactional id and the group: fences the previous owner off, and aborts
+    /// its open transaction. The topic is created if the table says how.
     ///
     /// # Errors
     ///
@@ -166,8 +166,8 @@ impl<G: Group> JobTopic<G> {
         .await
     }
 
-    /// Begins a transaction and sends all rows, and before them a tombstone for each row that is `withdrawn`; gives what was
-    /// acknowledged. It is invisible until [`Self::commit`].
+    /// Begins a transaction and sends all rows, and before them a tombstone for each row that is `withdrawn`; gives the
+    /// acknowledged records. They are invisible until [`Self::commit`].
     ///
     /// # Errors
     ///
@@ -214,8 +214,8 @@ impl<G: Group> JobTopic<G> {
     ///
     /// # Errors
     ///
-    /// Another runner has taken the job over, or the broker does not answer: then it cannot be told whether the
-    /// transaction was committed, and only the witness can say after the next takeover.
+    /// Another runner has taken the job over, or the broker does not answer: then the outcome is unknown, and only the
+    /// witness tells it after the next takeover.
     pub(crate) async fn commit(
         &self,
         offsets: &[TopicOffset],
@@ -327,7 +327,7 @@ impl<G: Group> std::fmt::Debug for JobTopic<G> {
 /// The rows of a batch on their way into the job's transaction.
 struct Batch<G: Group> {
     inner: Arc<Inner<G>>,
-    /// What was acknowledged before it.
+    /// The number of records that were acknowledged before it.
     before: u64,
 }
 
@@ -351,7 +351,7 @@ impl<G: Group> Outlet for Batch<G> {
             if !is_whole {
                 return Err(Error::new(ErrorKind::Cancelled, "the batch was cancelled"));
             }
-            // Nothing is in doubt yet: the job says that it waits, and tries the batch again.
+            // The transaction is not committed yet: the job reports that it waits, and tries the batch again.
             session.flush(session.table.client.patience())
         });
         sent.map_err(|error| match self.inner.is_fenced_off() {
@@ -365,9 +365,9 @@ impl<G: Group> Outlet for Batch<G> {
 impl<G: Group> Inner<G> {
     /// Makes offsets part of the transaction.
     ///
-    /// The client has an end for the first of its two requests only: for the second it waits until the group's coordinator
-    /// answers. So the call is left alone after a while. Nothing is in doubt before the commit, and the runner that takes the job
-    /// over next fences this producer off.
+    /// The client has a timeout for the first of its two requests only: for the second it waits until the group's
+    /// coordinator answers. So the call is left alone after a while. Before the commit no outcome is in doubt, and the
+    /// runner that takes the job over next fences this producer off.
     #[expect(
         clippy::disallowed_methods,
         reason = "a call that may outlast its time limit has a thread of its own"
@@ -465,13 +465,14 @@ fn again(
     }
 }
 
-/// What the group's offset of partition 0 was committed with.
+/// The metadata that the group's offset of partition 0 was committed with: the witness.
 fn committed_witness(group: &impl Group, table: &KafkaTable) -> Result<Option<String>, KafkaError> {
     let patience = table.client.connect_timeout;
     let start = group.now();
     loop {
         let found = group.committed_metadata(&table.topic, 0, patience);
-        // A transaction has ended, and its offsets are about to count: what counted before is no answer, and neither is none.
+        // A transaction has ended, and its offsets become visible soon: the earlier offset is not the answer, and an
+        // error is none either.
         let is_unstable = found.as_ref().is_err_and(|error| {
             error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnstableOffsetCommit)
         });

@@ -1,5 +1,5 @@
-//! INSERTs that are under way, and transactions of jobs that are being aborted: a process that ends waits a moment for them, so that
-//! no transaction stays open.
+//! Running INSERTs, and transactions of jobs that are being aborted: a process that ends waits a moment for them, so
+//! that no transaction stays open.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,10 +8,10 @@ use std::time::Duration;
 static COUNT: Mutex<usize> = Mutex::new(0);
 static FEWER: Condvar = Condvar::new();
 
-/// One of them, until this is dropped.
+/// One of these INSERTs or transactions, until this is dropped.
 pub(super) struct UnderWay(());
 
-/// So many INSERTs are under way at most; those count as well that were cancelled and have not come to their end.
+/// The most INSERTs that run at the same time; cancelled ones count until they have ended.
 const MOST: usize = 1_024;
 
 impl UnderWay {

@@ -402,7 +402,7 @@ async fn columns_that_took_a_wider_type_are_read_and_written() {
     );
 }
 
-/// Features that ask something of those who commit, or nothing.
+/// Features that require something of each commit, and features that require nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_as_managed_services_make_them_are_written() {
     let dir = tempfile::tempdir().unwrap();
@@ -457,7 +457,8 @@ async fn tables_as_managed_services_make_them_are_written() {
     run(&session(&handle).await, "INSERT INTO t VALUES (3)")
         .await
         .unwrap();
-    // One that does not know of the other: the numbers are those of the version that an entry gets.
+    // The stale session has not seen the other commit: the numbers of its rows are those of the version that its entry
+    // gets.
     let stale = session(&handle).await;
     run(&session(&handle).await, "INSERT INTO t VALUES (4), (5)")
         .await
@@ -659,7 +660,7 @@ async fn variants_are_shown_as_json() {
     assert!(error.message().contains("VARIANT"), "{error}");
 }
 
-/// What statements give in a session of the program.
+/// The output of statements in a session of the program.
 async fn in_session(statements: &str) -> String {
     use anabranch::planner::{Parameters, Script, parse_statement};
     use anabranch::session::{Session, SessionOptions};

@@ -150,7 +150,7 @@ async fn vacuum_deletes_what_a_killed_writer_left_unfinished() {
     assert!(old.iter().all(|path| !path.exists()));
     assert!(kept.iter().all(|path| path.exists()));
 
-    // Whatever the retention, a writer has a day.
+    // For every retention, a writer has a day.
     let young = left("part-2.parquet#1", 23);
     let rows = handle.vacuum(&vacuum(0, false)).await.unwrap();
     assert_eq!(rows.num_rows(), 2);

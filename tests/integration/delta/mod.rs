@@ -1,4 +1,4 @@
-//! Delta tables through DataFusion: what a statement would do, without the statements.
+//! Delta tables through DataFusion: the calls that a statement makes, without the statements.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

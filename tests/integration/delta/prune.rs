@@ -1,4 +1,4 @@
-//! Which files a query reads.
+//! Pruning: the files that a query reads.
 
 use super::*;
 
@@ -183,7 +183,7 @@ async fn other_ways_to_partition_by_time_prune_too() {
     }
 }
 
-/// Rows are never lost to a derived predicate: every range gives what a filter alone would.
+/// Rows are never lost to a derived predicate: every range gives the same rows as a filter alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_derived_predicate_loses_no_row() {
     let dir = tempfile::tempdir().unwrap();

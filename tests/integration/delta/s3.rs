@@ -66,7 +66,7 @@ async fn a_table_in_a_bucket_is_like_any_other() {
     let other = DeltaTableHandle::create_or_open(spec()).await.unwrap();
     assert_eq!(other.version().await.unwrap(), 0);
 
-    // One winner per version, whoever commits.
+    // One winner per version, from any of the handles.
     let writes = (0..6_i64).map(|i| {
         let handle = if i % 2 == 0 {
             handle.clone()

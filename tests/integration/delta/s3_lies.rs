@@ -24,7 +24,7 @@ fn plain(store: &Store, endpoint: &str, path: &str) -> DeltaSpec {
     }
 }
 
-/// The first request for each entry of a log has this fate; what comes after it passes.
+/// The first request for each entry of a log has this fate; later ones pass.
 fn first_of_each_commit(fate: Fate) -> impl FnMut(&Request) -> Fate + Send + 'static {
     let mut seen = HashSet::new();
     move |request: &Request| {
@@ -75,7 +75,7 @@ async fn exact_2_a_commit_whose_answer_is_lost_is_made_once() {
             .optimize(&anabranch::tables::delta::OptimizeSpec::default(), None)
             .await
             .unwrap();
-        // As one sees it who comes by another way.
+        // Read past the proxy, as another client sees the table.
         let path = format!("lost/{at}");
         let honest = plain(&store, &store.endpoint, &path);
         let honest = DeltaTableHandle::create_or_open(honest).await.unwrap();
@@ -119,7 +119,7 @@ async fn exact_2_rows_whose_change_is_not_answered_change_once() {
             let parsed = parse_statement(&statements.remove(0)).unwrap();
             session.collect(parsed).await.unwrap();
         }
-        // As one sees it who comes by another way.
+        // Read past the proxy, as another client sees the table.
         let honest = plain(&store, &store.endpoint, &path);
         let honest = DeltaTableHandle::create_or_open(honest).await.unwrap();
         assert_eq!(values(&honest).await, [12, 20, 100], "{fate:?}");
@@ -138,7 +138,7 @@ async fn exact_2_what_a_store_does_not_tell_is_said_and_nothing_is_deleted() {
         .unwrap();
     sql(&handle, "INSERT INTO t VALUES (1)").await.unwrap();
     for statement in ["INSERT INTO t VALUES (2)", "INSERT OVERWRITE t VALUES (3)"] {
-        // The entry is written, and from then on nobody may ask.
+        // The entry is written, and all later requests are refused.
         let mut written = false;
         proxy.rule(move |request| {
             if written {
@@ -155,7 +155,8 @@ async fn exact_2_what_a_store_does_not_tell_is_said_and_nothing_is_deleted() {
     }
     assert_eq!(values(&handle).await, [3]);
 
-    // Nobody may write: nothing is in the table, and that cannot be told either while nobody may read.
+    // Writes of the log are refused: nothing is in the table. While reads are refused as well, that cannot be told
+    // either.
     proxy.rule(
         |request| match request.target.contains("_delta_log") && request.method == "PUT" {
             true => Fate::Refuse(403),
@@ -285,7 +286,7 @@ fn a_job_waits_for_a_store_that_refuses_in_the_middle_of_a_batch() {
         .map(|n| format!("INSERT INTO written VALUES ({}), ({});", 2 * n, 2 * n + 1))
         .collect();
     work.sql(&["tables.sql"], &[&inserts.concat()]).ok();
-    // From the first file of the sink on, again and again, and more and more seldom, whatever is asked for.
+    // From the first file of the sink on, requests of every kind are disturbed again and again, at growing distances.
     let (mut begun, mut passes, mut next) = (false, 0, 1);
     proxy.rule(move |request| {
         let is_file = request.method == "PUT" && request.target.contains(".parquet");

@@ -1,4 +1,4 @@
-//! Creating, opening, inserting, and what is refused.
+//! Creating, opening, inserting, and statements that are refused.
 
 use anabranch::error::ErrorKind;
 use datafusion::arrow::array::{BooleanArray, Float64Array};
@@ -61,7 +61,7 @@ async fn a_table_is_created_filled_and_opened_again() {
     );
 }
 
-/// The layout is what any other engine expects: one file per partition, `__HIVE_DEFAULT_PARTITION__`
+/// The layout is the one that any other engine expects: one file per partition, `__HIVE_DEFAULT_PARTITION__`
 /// for null, partition values and statistics in the log, `timestamp` and not `timestamp_ntz`.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_says_what_other_engines_expect() {

@@ -1,4 +1,4 @@
-//! Earlier versions, and snapshots that stay what they are.
+//! Earlier versions, and snapshots that do not change.
 
 use anabranch::error::ErrorKind;
 
@@ -181,7 +181,7 @@ async fn a_table_that_is_put_back_to_an_earlier_version_is_read_as_it_is() {
     assert_eq!(handle.version().await.unwrap(), 3);
     assert_eq!(handle.identity().await.unwrap(), identity);
 
-    // Another process has gone on since to the same version: what is known of it is another commit's.
+    // Another process has gone on since to the same version: the commit that this handle has seen there is another one.
     put_back_to(1);
     let other = DeltaTableHandle::create_or_open(open(dir.path()))
         .await

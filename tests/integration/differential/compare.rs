@@ -1,4 +1,4 @@
-//! When two answers are the same, and where they are agreed to differ.
+//! Comparison of two answers, and the deviations that are agreed.
 
 use anabranch::error::Error;
 use datafusion::arrow::array::Array;
@@ -23,7 +23,7 @@ pub(super) enum Value {
 }
 
 impl Value {
-    /// What the script of the other engine prints: the name of a type and a text.
+    /// A value as the script of the other engine prints it: the name of a type and a text.
     fn from_json(value: &serde_json::Value) -> Self {
         let serde_json::Value::Array(typed) = value else {
             assert!(value.is_null(), "{value}");
@@ -107,7 +107,7 @@ fn without_zeros(mut digits: i128, mut scale: u32) -> (i128, u32) {
     (digits, scale)
 }
 
-/// What an engine says to a statement.
+/// An engine's answer to a statement.
 #[derive(Debug, Clone)]
 pub(super) enum Answer {
     Rows(Vec<Vec<Value>>),
@@ -147,7 +147,7 @@ impl Answer {
     }
 }
 
-/// Whether both refuse, or have the same rows in whatever order.
+/// Whether both refuse, or have the same rows in any order.
 pub(super) fn same(statement: &Statement, ours: &Answer, theirs: &Answer) -> bool {
     match (ours, theirs) {
         (Answer::Refused(_), Answer::Refused(_)) => true,
@@ -184,7 +184,7 @@ fn same_row(exactness: Exactness, ours: &[Value], theirs: &[Value]) -> bool {
         && (0..ours.len()).all(|place| ours[place].is(&theirs[place], tolerance(place)))
 }
 
-/// What is agreed to differ.
+/// A deviation that is agreed.
 struct Deviation {
     reason: &'static str,
     is_it: fn(&str, &Answer, &Answer) -> bool,

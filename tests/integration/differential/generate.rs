@@ -1,8 +1,8 @@
-//! Random statements in the words of both engines.
+//! Generator of random statements in the dialects of both engines.
 
 use crate::support::Random;
 
-/// What makes the tables, in our words and theirs.
+/// The statements that create the tables, in our dialect and theirs.
 pub(super) const TABLES: [(&str, &str); 2] = [
     (
         "CREATE TABLE t AS SELECT CAST(column1 AS INT) AS k, CAST(column2 AS INT) AS i, CAST(column3 AS BIGINT) AS b, \
@@ -198,7 +198,7 @@ impl Generator {
         )
     }
 
-    /// The columns of a call of an aggregate; `over` is what stands behind it.
+    /// The columns of a call of an aggregate; `over` is the clause behind it.
     fn call(&mut self, functions: &[&str], over: &Sql) -> Sql {
         let of = self.one(&[Type::Int, Type::BigInt, Type::Decimal, Type::Double]);
         let argument = match self.below(3) {

@@ -1,5 +1,5 @@
-//! VALUE-1 against another engine: random expressions, aggregates, predicates and joins over rows with NULLs, extremes and
-//! NaN give what DuckDB gives, or both refuse them. What is agreed to differ is listed with its reason.
+//! VALUE-1 against another engine: random expressions, aggregates, predicates and joins over rows with NULLs, extremes
+//! and NaN give the results of DuckDB, or both engines refuse them. Agreed deviations are listed with their reasons.
 //!
 //! `ANABRANCH_DIFFERENTIAL=20000` runs so many statements instead of a thousand, `ANABRANCH_SEED` others.
 

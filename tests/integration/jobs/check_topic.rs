@@ -1,5 +1,5 @@
-//! `anabranch check --sink` where the sink is a topic: it tells batches that would be lost from batches that would be written again, and
-//! says nothing of a job that goes on rightly.
+//! `anabranch check --sink` with a topic as sink: it tells batches that would be lost from batches that would be
+//! written again, and reports nothing for a job that is in order.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::support::PATIENCE;
 use crate::topics::admin;
 
 impl Pipeline {
-    /// What is broken.
+    /// The findings of `check`.
     fn findings(&self) -> Vec<Value> {
         let arguments = ["check", "doubling", "--sink", "--format", "ndjson"];
         let found = self.work.anabranch(&arguments);
@@ -23,7 +23,7 @@ impl Pipeline {
         rows
     }
 
-    /// What is broken, which is the sink alone.
+    /// The one finding, which is about the sink.
     #[track_caller]
     fn finding(&self, problem: &str, lost: &str, help: &str) {
         let found = self.findings();
@@ -52,7 +52,7 @@ impl Pipeline {
             .unwrap()
     }
 
-    /// What the topic has of the job, as its last transaction says.
+    /// The offsets of the job that its last transaction has committed.
     fn committed(&self) -> TopicPartitionList {
         let member = self.member();
         let began = Instant::now();
@@ -126,7 +126,7 @@ fn batches_that_a_topic_lacks_are_told() {
         "rows of batches 2 to 3",
         "REWIND JOB doubling TO BATCH 1",
     );
-    // One that says nothing of the job is neither.
+    // A topic with no offsets of the job's group is neither up to date nor behind.
     drop(member);
     let group = pipeline.group();
     let admin = admin(&pipeline.bootstrap);

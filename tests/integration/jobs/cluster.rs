@@ -1,7 +1,8 @@
-//! A cluster of three brokers under fire: brokers are stopped, killed and frozen, leaders, coordinators and replicas move, a store
-//! hides what it has done, delays and refuses, and the processes that run the jobs are killed, at random, for as long as
-//! `ANABRANCH_ENDURANCE` says (not without it). Kafka's own producer numbers the records of each key, Kafka's own consumer reads
-//! what came out, and a checker that knows nothing of jobs compares the two.
+//! A cluster of three brokers under fire: brokers are stopped, killed and frozen, leaders, coordinators and replicas
+//! move, a store hides writes that it has done, delays and refuses requests, and the processes that run the jobs are
+//! killed, at random, for as long as `ANABRANCH_ENDURANCE` says (not without it). Kafka's own producer numbers the
+//! records of each key, Kafka's own consumer reads the output, and a checker that knows nothing of jobs compares the
+//! two.
 //!
 //! Without `S3_ENDPOINT` the test runs itself again under `docker/with-s3`.
 
@@ -122,7 +123,7 @@ fn number(row: &serde_json::Value, column: &str) -> u64 {
     row[column].as_u64().unwrap()
 }
 
-/// What each key has, in the order in which a reader meets it.
+/// The values of each key, in the order in which a reader meets them.
 fn by_key<T>(found: impl Iterator<Item = (String, T)>) -> HashMap<String, Vec<T>> {
     let mut all: HashMap<String, Vec<T>> = HashMap::new();
     for (key, one) in found {
@@ -144,7 +145,8 @@ fn assert_whole<T: PartialEq + std::fmt::Debug>(
     }
 }
 
-/// A batch that touches a window finds more in it than the one before: what came twice would not grow.
+/// Each batch that touches a window counts more rows in it than the batch before: an update written twice would not
+/// grow.
 fn assert_changes(what: &str, records: Vec<(String, serde_json::Value)>, closed: u64) {
     let mut said: BTreeMap<String, Vec<(u64, bool)>> = BTreeMap::new();
     for (key, value) in records {
@@ -169,7 +171,7 @@ fn loss_1_a_leader_that_lacks_records_stops_the_job() {
     let cluster = Cluster::start();
     let source = topic("unclean");
     let bootstrap = cluster.bootstrap();
-    // The leader is broker 1; broker 2 follows. Either may lead whatever it has.
+    // The leader is broker 1; broker 2 follows. Either may become leader, also with a log that is behind.
     let settings = [
         ("min.insync.replicas", "1"),
         ("unclean.leader.election.enable", "true"),
@@ -194,7 +196,7 @@ fn loss_1_a_leader_that_lacks_records_stops_the_job() {
     };
     send("a\nb\nc\n");
     run().ok();
-    // What comes now only the leader has, and it takes it once it no longer counts on broker 2.
+    // Only the leader has the next records, and it accepts them once it no longer counts on broker 2.
     cluster.control(2, "kill");
     send("d\ne\n");
     let ran = run().ok();

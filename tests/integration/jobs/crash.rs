@@ -33,7 +33,8 @@ fn exact_2_a_delta_table_has_every_row_once_whichever_step_a_process_dies_at() {
     assert_eq!(pipeline.kept(), (0..sent).collect::<Vec<_>>());
 }
 
-/// The group's offsets have expired, and a process has died between the sink and the log: nobody can tell but the user.
+/// The group's offsets have expired, and a process has died between the sink and the log: only the user can tell
+/// whether the batch is in the sink.
 #[test]
 fn exact_1_whoever_lost_the_witness_asks() {
     let pipeline = Pipeline::between_topics("witness", 1);
@@ -113,7 +114,7 @@ fn exact_1_a_job_whose_log_is_in_an_object_store() {
 fn exact_1_processes_are_killed_at_random() {
     let pipeline = Pipeline::between_topics("killed", 2);
     let mut sent = 0;
-    // Moments that differ from run to run would be a test that nobody can repeat.
+    // The moments are fixed: a test whose moments differ from run to run could not be repeated.
     for milliseconds in [150, 220, 340, 410, 530, 690] {
         pipeline.send(sent..sent + 20);
         sent += 20;
@@ -236,7 +237,7 @@ fn exact_1_the_broker_is_stopped_killed_and_paused_under_load() {
         broker.control(up);
         send();
     }
-    // In the middle of batches, whichever step they are at.
+    // In the middle of batches, at any of their steps.
     broker.control("pause");
     wait_for_state(&pipeline, "WAITING");
     broker.control("continue");
@@ -255,7 +256,7 @@ fn exact_1_the_broker_is_stopped_killed_and_paused_under_load() {
     );
     let counted = counted();
     assert_eq!(total(&counted), sent);
-    // What was published twice would not be more than before.
+    // The counts of a window grow strictly: a batch that was published twice would repeat a count.
     for (hour, counts) in counted.iter().fold(
         std::collections::BTreeMap::<_, Vec<u64>>::new(),
         |mut by_hour, (hour, n)| {

@@ -1,4 +1,4 @@
-//! Delta tables as others leave them, read as streams: deletion vectors, mapped columns, an object store.
+//! Delta tables of other writers, read as streams: deletion vectors, mapped columns, an object store.
 
 use crate::support::{Workspace, copy_folder, repository, s3};
 
@@ -60,7 +60,7 @@ fn a_table_that_spark_wrote_is_read_as_a_stream() {
         "the files of one row are read together"
     );
 
-    // What is added by name, and by position of the mapped columns, is read next.
+    // Rows that are added by name, and by position of the mapped columns, are read next.
     let insert = "INSERT INTO spark VALUES (30, 'ours', TIMESTAMP '2025-09-05T10:00:00', NULL, DATE '2025-09-05')";
     work.sql(&["tables.sql"], &[insert]).ok();
     catch_up(&work);
@@ -71,7 +71,7 @@ fn a_table_that_spark_wrote_is_read_as_a_stream() {
 #[test]
 fn deletion_vectors_that_come_later_do_not_hide_rows_that_were_not_read_yet() {
     let work = by_spark();
-    // The job began when the table was empty, at version 0: Spark's versions are what came since.
+    // The job began when the table was empty, at version 0: Spark's versions have been added since.
     let log = work.path("spark/_delta_log");
     let later: Vec<_> = (1..=5).map(|n| format!("{n:020}.json")).collect();
     for name in &later {

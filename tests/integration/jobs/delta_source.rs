@@ -94,7 +94,7 @@ fn exact_1_files_there_were_and_files_added_are_read_once() {
         "{batches}"
     );
     pipeline.write(12..14);
-    // What only moves rows brings none.
+    // A commit that only moves rows adds none.
     pipeline.statement("OPTIMIZE written");
     pipeline.write(14..16);
     pipeline.catch_up("job.sql").ok();
@@ -156,7 +156,7 @@ fn rows_that_are_deleted_or_rewritten_stop_the_job_unless_the_table_says_otherwi
         reason.contains("version 3 (WRITE) deletes or rewrites rows"),
         "{reason}"
     );
-    // What came before was read: the files are no longer in the table, and still in its folder.
+    // The rows before it were read: their files are no longer in the table, and still in its folder.
     assert_eq!(pipeline.doubled(), doubles(0..6));
 
     let tables = std::fs::read_to_string(pipeline.work.path("tables.sql")).unwrap();

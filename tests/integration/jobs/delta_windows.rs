@@ -84,7 +84,8 @@ fn exact_2_windows_from_delta_to_delta_after_crashes_and_rewinds_into_versions()
         sent += 13;
     });
     assert_eq!(pipeline.counted("kept"), expected(sent));
-    // Some batches end between the files of a version: what that has brought so far is in the job's time.
+    // Some batches end between the files of a version: the highest event time of that version so far is kept with the
+    // job's time.
     let folder = pipeline.work.path("anabranch-data/jobs");
     let id = pipeline.id_of("to_delta");
     let versions = std::fs::read_dir(folder.join(id).join("versions")).unwrap();

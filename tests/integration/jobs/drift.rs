@@ -90,7 +90,7 @@ fn a_partition_that_is_ahead_waits_and_the_rows_are_the_same() {
     // Without a limit the partitions read the same number of records a batch, and one is soon minutes ahead.
     let ahead = drifts(&free).into_iter().max().unwrap();
     assert!(ahead > 1_000, "{ahead} seconds");
-    // With it, at most the limit and what one batch of partition 0 spans: 10 records of 20 seconds.
+    // With it, at most the limit and the span of one batch of partition 0: 10 records of 20 seconds.
     let held = drifts(&bound);
     assert!(held.len() > 5, "{held:?}");
     assert!(held.iter().all(|drift| *drift <= 60 + 10 * 20), "{held:?}");

@@ -130,7 +130,7 @@ impl Pipeline {
     }
 }
 
-/// Starts what has ended, since the other process took its jobs or it was killed.
+/// Starts processes that have ended, because the other one took their jobs or because they were killed.
 fn keep_running(pipeline: &Pipeline, processes: &mut [Option<Child>; 2]) {
     for process in processes {
         let has_ended = match process {
@@ -192,7 +192,8 @@ fn exact_1_2_two_processes_fight_and_are_killed_at_random() {
     let rows = pipeline.rows("SELECT count(*) AS n FROM counts");
     assert_eq!(rows[0]["n"], closed * 2, "each once");
 
-    // A batch that touches a window finds more in it than the one before: what came twice would not grow.
+    // Each batch that touches a window counts more rows in it than the batch before: an update written twice would not
+    // grow.
     let changed =
         pipeline.rows("SELECT k, CAST(s AS VARCHAR) AS s, n, final FROM changed ORDER BY o");
     let mut windows: BTreeMap<(i64, String), Vec<(i64, bool)>> = BTreeMap::new();

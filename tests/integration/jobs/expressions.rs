@@ -251,7 +251,7 @@ fn what_cannot_be_set_aside_is_refused_or_fails() {
         shown.contains("dead_letter: the record goes to system.dead_letters"),
         "{shown}"
     );
-    // Of no record alone: half of all fails with it, and is not set aside.
+    // The expression fails for every record: so many failures stop the job, and no record is set aside.
     pipeline.work.file(
         "job.sql",
         "CREATE JOB dividing WITH ('on_expression_error' 'dead_letter') AS INSERT INTO out SELECT 1 / (v - v), d FROM numbers;\n",
@@ -346,7 +346,7 @@ fn values_that_are_too_large_together_are_made_of_fewer_records() {
     assert!(pipeline.dead().is_empty());
 }
 
-/// What fails above an aggregate is of a group.
+/// An expression that fails above an aggregate fails for a group.
 #[test]
 fn a_job_names_the_group_that_fails() {
     let pipeline = dividing("divide-group", "");

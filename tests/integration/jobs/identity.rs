@@ -38,7 +38,7 @@ impl Pipeline {
         create_topic_on(&self.bootstrap, topic, partitions);
     }
 
-    /// Runs a job file that stops, and gives what SHOW JOBS says about it.
+    /// Runs a job file that stops, and gives the row of SHOW JOBS for it.
     fn stopped(&self, file: &str) -> String {
         let stopped = self.catch_up(file);
         assert_eq!(stopped.code, Some(1), "{stopped:?}");
@@ -79,7 +79,7 @@ fn ident_1_a_topic_that_was_made_anew_with_as_many_records_or_more_stops_the_job
         pipeline.resume("RESUME JOB doubling SKIPPING LOST");
         pipeline.stopped("job.sql");
         assert_eq!(pipeline.doubled(), [0, 2, 4, 6]);
-        // What comes meanwhile is not skipped.
+        // Records that come meanwhile are not skipped.
         pipeline.send(200..202);
         pipeline.resume("RESUME JOB doubling ACCEPTING NEW numbers");
         pipeline.send(202..203);
@@ -133,7 +133,7 @@ fn ident_1_a_topic_that_is_made_anew_while_the_job_runs_stops_it() {
     }
     pipeline.recreate(&pipeline.source, 1);
     pipeline.send(100..110);
-    // Between the two there was no topic: whichever the job saw first, it has stopped.
+    // Between the two topics there was none. Whether the job saw no topic or the new one first, it has stopped.
     assert_eq!(child.wait().unwrap().code(), Some(1));
     pipeline.resume("RESUME JOB doubling");
     pipeline.stopped("job.sql");

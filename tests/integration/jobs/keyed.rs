@@ -37,7 +37,7 @@ fn counting(name: &str) -> Pipeline {
 }
 
 impl Pipeline {
-    /// What a job has said of each key, by count: the values in order.
+    /// The output of a job for each key, by count: the values in order.
     fn said(&self, table: &str) -> BTreeMap<(u64, u64), Vec<u64>> {
         let sql = format!("SELECT k, n, vs FROM {table}");
         let rows = self.work.sql(&["tables.sql"], &[&sql]).ok();
@@ -53,7 +53,7 @@ impl Pipeline {
         said
     }
 
-    /// Every key was counted up to what was sent of it: nothing twice, nothing left out.
+    /// Every key was counted up to its number of records sent: nothing twice, nothing left out.
     fn check_said(&self, table: &str, sent: u64) {
         let said = self.said(table);
         for key in 0..3 {
@@ -123,11 +123,11 @@ fn a_key_is_forgotten_when_no_batch_touches_it() {
     pipeline.catch_up("job.sql").ok();
     assert_eq!(keys().lines().count(), 3, "{}", keys());
     std::thread::sleep(Duration::from_millis(2_100));
-    // Of key 0 begins anew; the others are gone, and nothing is said of them.
+    // Key 0 is counted from the beginning; the other keys are gone, and the job writes nothing about them.
     pipeline.send(3..4);
     pipeline.catch_up("job.sql").ok();
     assert_eq!(keys(), "{\"n\":1}\n");
-    // Another time changes nothing of what is held or forgotten.
+    // Another `state.ttl` does not change which keys are held or forgotten.
     pipeline.work.file("job.sql", &job("none"));
     std::thread::sleep(Duration::from_millis(2_100));
     pipeline.send(6..8);

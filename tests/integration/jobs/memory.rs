@@ -51,7 +51,7 @@ fn memory_does_not_grow_with_the_records() {
     };
     assert!(status.success());
     assert!(samples.len() > 40, "it took too short: {samples:?}");
-    // The first quarter is the start: code, caches, what the client fetches ahead.
+    // The first quarter is the start: code, caches, records that the client fetches ahead.
     let quarter = samples.len() / 4;
     let peak = |of: &[u64]| of.iter().copied().max().unwrap();
     let early = peak(&samples[quarter..2 * quarter]);

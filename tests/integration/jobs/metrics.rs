@@ -1,4 +1,4 @@
-//! What a running job tells: its metrics over HTTP, its phases in the log.
+//! Status of a running job: its metrics over HTTP, its phases in the log.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -28,7 +28,7 @@ impl Serving {
         let mut said = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
         said.read_line(&mut line).unwrap();
-        // The rest is read as well, or the program would wait for somebody who does.
+        // The rest is read as well: the program would block when the pipe is full.
         std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
         let address = line
             .strip_prefix("metrics at http://")

@@ -1,4 +1,4 @@
-//! Jobs on a real broker and real Delta tables: exactly once, whatever process dies when.
+//! Jobs on a real broker and real Delta tables: exactly once, for every process that dies at any moment.
 
 mod check_topic;
 mod cluster;
@@ -38,7 +38,7 @@ struct Pipeline {
     bootstrap: String,
     source: String,
     sink: String,
-    /// Of the processes that run jobs.
+    /// Environment variables of the processes that run jobs.
     variables: Vec<(&'static str, String)>,
 }
 
@@ -155,7 +155,7 @@ impl Pipeline {
         self.command(job).stderr(Stdio::null()).spawn().unwrap()
     }
 
-    /// What `read_committed` readers see in the sink's topic, sorted.
+    /// The values that `read_committed` readers see in the sink's topic, sorted.
     fn doubled(&self) -> Vec<u64> {
         numbers_of(&consume_on(&self.bootstrap, &self.sink, &[]))
     }
@@ -170,7 +170,7 @@ impl Pipeline {
         consume_on(&self.bootstrap, &self.sink, &["print.key=true"])
     }
 
-    /// What the Delta table holds, sorted.
+    /// The values in the Delta table, sorted.
     fn kept(&self) -> Vec<u64> {
         let rows = self
             .work

@@ -1,4 +1,4 @@
-//! What a broker refuses for good ends a job, and SHOW JOBS says why: it is not waited for.
+//! Lasting refusals of a broker: they stop a job at once, without a wait, and SHOW JOBS says why.
 
 use std::time::{Duration, Instant};
 
@@ -79,7 +79,7 @@ fn a_record_without_a_key_in_a_compacted_topic() {
     let query = "v, CASE WHEN v <> 3 THEN 'key' END, now()";
     let job = pipeline("job-compacted", setting, "", query);
     fails(&job, &["refuses a record", "PRIMARY KEY"]);
-    // What the job says now holds, and nothing of the batch was seen before.
+    // No row of the batch was visible before, and the job's new text is used from now on.
     assert_eq!(job.printed(), "");
     let query = "v, coalesce(CASE WHEN v <> 3 THEN 'key' END, 'none'), now()";
     let text = format!(
@@ -117,7 +117,8 @@ fn a_sink_that_cannot_be_made() {
     );
 }
 
-/// What a cluster forbids is no fault of a connection: it is told at once, with the topic, and what it allows is done.
+/// A policy of the cluster is no fault of a connection: the statement is refused at once, with the topic, and
+/// statements that the policy allows run.
 #[test]
 fn a_topic_that_a_policy_of_the_cluster_forbids() {
     let policy = repository().join("tests/jvm/AtMostThreePartitions.java");

@@ -1,4 +1,5 @@
-//! A data directory, a sink or a source that was put back as it was earlier: the job notices, and says what to do.
+//! A data directory, a sink or a source that was put back to an earlier state: the job notices, and tells the user how
+//! to go on.
 
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -171,7 +172,7 @@ fn loss_1_a_source_that_is_put_back_while_the_job_runs_is_noticed() {
     let runs = lake.start();
     lake.send(2..5);
     lake.wait_for(&[0, 1, 2, 3, 4]);
-    // It does not see the table while that is half of what it was.
+    // It does not see the table while only a part of it is copied.
     signal(&runs, "-STOP");
     std::fs::remove_dir_all(&written).unwrap();
     copy_folder(&backup, &written);
@@ -278,7 +279,7 @@ impl Lake {
     }
 }
 
-/// What a process says that ends by itself.
+/// The output of a process that ends by itself.
 fn ended(mut child: Child) -> String {
     let began = Instant::now();
     while child.try_wait().unwrap().is_none() {
@@ -329,7 +330,7 @@ fn exact_2_a_sink_that_was_restored_by_a_commit_is_noticed_and_a_rewind_mends_it
             lake.catch_up().ok();
             assert_eq!(lake.kept(), [0, 1, 5]);
             lake.work.anabranch(&["check", "--sink"]).ok();
-            // Batches whose files are gone can be gone back over.
+            // The job can be rewound over batches whose files are gone.
             lake.say(&["REWIND JOB keeping TO BATCH 1"]).ok();
             assert_eq!(lake.kept(), [0]);
             lake.catch_up().ok();

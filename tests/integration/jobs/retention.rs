@@ -1,4 +1,4 @@
-//! What jobs keep of their past, and what is swept: also by processes that die while they do it.
+//! Retention of jobs: batches that are kept, and files that are swept, also by processes that die meanwhile.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -63,7 +63,7 @@ impl Pipeline {
 fn exact_3_a_job_goes_back_as_far_as_it_keeps_batches() {
     let pipeline = forgetful("retention");
     pipeline.tick(0..20);
-    // LOSS-1: what is set aside early is there when its batch is gone.
+    // LOSS-1: a record that was set aside early is still there when its batch is gone.
     pipeline.produce("nonsense\n");
     pipeline.tick(3..4);
     pipeline.tick(20..120);
@@ -95,7 +95,7 @@ fn exact_3_a_job_goes_back_as_far_as_it_keeps_batches() {
         .sql(&["tables.sql", "keep.sql"], &[&rewind])
         .ok();
     assert!(pipeline.counted("kept").len() < expected(120).len());
-    // Many more batches: what is kept does not grow.
+    // Many more batches: the number of kept files does not grow.
     pipeline.tick(120..300);
     pipeline.catch_up("keep.sql").ok();
     assert_eq!(pipeline.counted("kept"), expected(300));
@@ -159,11 +159,11 @@ fn a_dropped_job_is_swept_and_a_process_that_runs_it_ends() {
     }
     assert_eq!(left, ["9999999999.json"]);
     for swept in ["log", "versions", "state"] {
-        // What the runner wrote when it did not know yet, it has deleted.
+        // The runner has deleted the files that it wrote before it saw that the job was dropped.
         let files = std::fs::read_dir(folder.join(swept)).map_or(0, Iterator::count);
         assert_eq!(files, 0, "{swept}");
     }
-    // The name is free, and the next job of that name begins anew.
+    // The name is free, and the next job of that name begins with an empty history.
     pipeline.catch_up("keep.sql").ok();
     assert_eq!(pipeline.lines_of("SELECT batch FROM system.jobs").len(), 1);
 }

@@ -1,4 +1,4 @@
-//! Jobs whose groups are finer than the sessions they are in: by what a row says as well.
+//! Jobs whose groups are finer than sessions: they group by a column of the row as well.
 
 use super::Pipeline;
 
@@ -60,7 +60,7 @@ fn all_groups_of_a_session_that_moves_are_withdrawn_and_said_anew() {
     let group = |id: &str, rows: u32| format!("{id}\t{{\"id\":\"{id}\",\"n\":{rows}}}");
     let gone = |id: &str| format!("{id}\tnull");
     assert_eq!(visit("a", 10), [group("a-00:10", 1)]);
-    // The session goes on: its other groups stay what they were.
+    // The session goes on: its other groups do not change.
     assert_eq!(visit("b", 13), [group("b-00:10", 1)]);
     assert_eq!(visit("b", 24), [group("b-00:24", 1)]);
     // It begins earlier: all its groups have another identity.
@@ -75,7 +75,8 @@ fn all_groups_of_a_session_that_moves_are_withdrawn_and_said_anew() {
         ]
     );
     assert_eq!(visit("a", 18), [group("a-00:06", 2)]);
-    // Two sessions become one through a visit to another page: what the later one said of a page is added.
+    // Two sessions become one through a visit to another page: the later session's count of a page is added to the
+    // earlier one's.
     assert_eq!(
         visit("a", 20),
         [group("a-00:06", 3), group("b-00:06", 2), gone("b-00:24")]
@@ -102,7 +103,7 @@ fn exact_3_finer_groups_after_crashes_and_rewinds() {
         pipeline.produce(&lines);
         sent += count;
     };
-    // TIME-4: what is closed is what a query says of it.
+    // TIME-4: closed windows have the rows that a query gives for them.
     let check = || {
         let kept = "SELECT k, page, s, n FROM kept ORDER BY s, k, page";
         let of_query = "SELECT k, upper(page) AS page, window_start AS s, count(*) AS n \

@@ -1,4 +1,4 @@
-//! Jobs with overlapping windows: their state is by slice, whichever process dies when, and is told from state by window.
+//! Jobs with overlapping windows: their state is by slice, also after crashes, and is told from state by window.
 
 use std::collections::BTreeMap;
 
@@ -122,7 +122,7 @@ fn state_by_slice_is_shown_and_state_by_window_is_refused() {
         "{explained:?}"
     );
 
-    // As an earlier release would have said what its state was made by.
+    // Writes the fingerprint of the state as an earlier release did.
     let versions = pipeline.work.path(&format!(
         "anabranch-data/jobs/{}/versions",
         pipeline.id_of("to_topic")

@@ -1,4 +1,4 @@
-//! The statements about jobs, and what a job does with records it cannot handle.
+//! The statements about jobs, and the handling of records that a job cannot use.
 
 use std::time::Instant;
 
@@ -121,7 +121,7 @@ fn a_job_is_made_once_changed_by_or_replace_and_dropped() {
         "{}",
         gone.err
     );
-    // The name is free; a job made anew begins at the beginning.
+    // The name is free; a new job of that name begins at the beginning.
     pipeline.catch_up("job.sql").ok();
     assert_eq!(pipeline.doubled().len(), 12);
 }
@@ -243,7 +243,7 @@ fn loss_1_batches_whose_records_are_gone_cannot_be_rewound() {
         }
     }
     assert_eq!(pipeline.kept(), (0..8).collect::<Vec<_>>());
-    // What is there can be read again.
+    // Records that the topic still has can be read again.
     rewind("keep.sql", "keeping", 2).ok();
     assert_eq!(pipeline.kept(), (0..6).collect::<Vec<_>>());
     pipeline.catch_up("keep.sql").ok();
@@ -387,7 +387,7 @@ fn exact_3_a_rewound_job_does_its_batches_again() {
         rewound.err
     );
     pipeline.catch_up("job.sql").ok();
-    // The first batch once, the others twice: what was published stays.
+    // The first batch once, the others twice: published rows stay.
     assert_eq!(
         pipeline.doubled(),
         [0, 2, 4, 6, 6, 8, 8, 10, 10, 12, 12, 14, 14]
@@ -433,7 +433,7 @@ fn exact_3_a_rewound_delta_table_is_that_of_a_job_that_never_went_past() {
     pipeline.catch_up("keep.sql").ok();
     assert_eq!(pipeline.kept(), (0..8).collect::<Vec<_>>());
 
-    // To the beginning, in a process that dies once the rewind is said: the next one brings it to its end.
+    // To the beginning, in a process that dies after it has logged the rewind: the next process completes it.
     let status = pipeline
         .work
         .command()

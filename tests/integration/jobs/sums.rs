@@ -2,7 +2,7 @@
 
 use crate::support::Workspace;
 
-/// By the table that a job writes to: its options, its query, and what it says in the end.
+/// By the table that a job writes to: its options, its query, and its output in the end.
 const JOBS: [(&str, &str, &str, &str); 3] = [
     (
         "totals",

@@ -1,5 +1,5 @@
-//! Texts and lists that a job makes of the rows of a window, whose order is said: they are those of a query over the same rows (TIME-4),
-//! however the rows were cut into batches and processes.
+//! Texts and lists that a job aggregates from the rows of a window with a given order: they are those of a query over
+//! the same rows (TIME-4), for every division of the rows into batches and processes.
 
 use crate::support::Workspace;
 
@@ -28,7 +28,7 @@ const ORDERED: &str = "string_agg(name, ', ' ORDER BY t, id) AS a, \
      string_agg(name, '-' ORDER BY id DESC) FILTER (WHERE id % 4 = 1) AS b, \
      array_agg(id ORDER BY name DESC, id) AS c, array_agg(name ORDER BY t DESC, id) FILTER (WHERE id % 3 > 0) AS d, count(*) AS n";
 
-/// The same of values that are told apart.
+/// The same aggregates over distinct values.
 const DISTINCT: &str = "string_agg(DISTINCT name, ', ' ORDER BY name) AS a, \
      string_agg(DISTINCT name, '-' ORDER BY name DESC) FILTER (WHERE id % 4 = 1) AS b, \
      array_agg(DISTINCT id % 5 ORDER BY id % 5) AS c, array_agg(DISTINCT name ORDER BY name) AS d, count(DISTINCT name) AS n";
@@ -60,7 +60,7 @@ fn rows(work: &Workspace, query: &str) -> Vec<String> {
     rows.out.lines().map(str::to_owned).collect()
 }
 
-/// What jobs make of all windows is what queries make of them.
+/// Checks that jobs and queries give the same rows for all windows.
 fn check(aggregates: &str) {
     let work = Workspace::new();
     let mut tables = "CREATE EXTERNAL TABLE written (k BIGINT, id BIGINT, t TIMESTAMP, name VARCHAR) STORED AS DELTA \

@@ -239,7 +239,7 @@ fn a_text_that_changes_windows_is_refused_or_begins_with_an_empty_state() {
     pipeline.work.file("job.sql", &job("", "count(*)", 10));
     pipeline.tick(0..14);
     pipeline.catch_up("job.sql").ok();
-    // What stands above the aggregate may change.
+    // Expressions above the aggregate may change.
     pipeline.work.file("job.sql", &job("", "-count(*)", 10));
     pipeline.tick(14..16);
     pipeline.catch_up("job.sql").ok();
@@ -276,7 +276,7 @@ fn a_text_that_changes_windows_is_refused_or_begins_with_an_empty_state() {
     pipeline.catch_up("job.sql").ok();
     let mut expected: BTreeMap<_, Vec<i64>> = [first(0), first(1)].into();
     for counts in expected.values_mut() {
-        // Of the longer window only what came after the reset is counted.
+        // Of the longer window only rows that came after the reset are counted.
         counts.push(2);
     }
     assert_eq!(pipeline.counted("counts"), expected);
@@ -321,7 +321,7 @@ fn a_session_that_begins_earlier_or_merges_withdraws_what_was_said() {
             session("00:20", 1),
             gone("00:10"),
             session("00:06", 2),
-            // 15 joins both; of the four rows nothing is shown.
+            // The row at 00:15 joins both sessions; the session of four rows is not shown.
             gone("00:06"),
             gone("00:20"),
         ]
@@ -388,7 +388,7 @@ fn time_1_a_silent_partition_holds_the_job_until_it_is_idle() {
     };
     send(0, 3);
     send(0, 40);
-    // Caught up at once: partition 1 has said nothing, and nothing closes.
+    // Caught up at once: partition 1 has no rows yet, so no window closes.
     pipeline.catch_up("job.sql").ok();
     assert_eq!(pipeline.counted("counts"), BTreeMap::new());
     idle_after("1 second");
@@ -442,7 +442,7 @@ fn time_1_a_partition_with_an_open_transaction_is_not_idle() {
             format!("INSERT INTO ticks (k, t, p) SELECT 1, to_timestamp({second} + 1735689600), 0");
         pipeline.work.sql(&["tables.sql"], &[&insert]).ok();
     };
-    // Partition 1 has records that nobody may read yet; partition 2 has none.
+    // Partition 1 has records that are not committed yet; partition 2 has none.
     let patience = Duration::from_secs(30);
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", &pipeline.bootstrap)
@@ -523,7 +523,7 @@ fn time_5_rows_without_a_time_of_this_world_are_dead_letters() {
     assert_eq!(dead[1]["table"], "ticks");
 }
 
-/// What a program of an earlier release has left behind is read: state, batches, late rows.
+/// Files that an earlier release has left behind are read: state, batches, late rows.
 #[test]
 fn a_data_directory_of_the_first_format_is_read() {
     check_fixture("jobs-format-1", 1, "");

@@ -1,4 +1,4 @@
-//! Kafka tables on a real broker: what is written comes back, and faults are told in time.
+//! Kafka tables on a real broker: rows are read back as they were written, and faults are reported in time.
 
 mod avro;
 mod refusals;
@@ -57,7 +57,7 @@ fn every_json_type_comes_back() {
     assert_eq!(row, expected);
     // Digits that a double cannot hold are kept.
     assert!(back.out.contains("1234567890123456.7891"), "{}", back.out);
-    // What was read and written again is the same once more.
+    // Rows that were read and written again are the same once more.
     for line in direct.ok().out.lines() {
         assert_eq!(
             serde_json::from_str::<serde_json::Value>(line).unwrap(),
@@ -413,14 +413,14 @@ fn a_transactional_insert_is_all_or_nothing() {
         child
     };
 
-    // Interrupted: the transaction is aborted at once, and what comes after is seen at once.
+    // Interrupted: the transaction is aborted at once, and later records are visible at once.
     let mut child = begun();
     signal(&child, "-INT");
     assert_eq!(child.wait().unwrap().code(), Some(130));
     work.sql(&[], &[&create, "INSERT INTO t VALUES (1)"]).ok();
     assert_eq!(count(), "{\"n\":1}\n");
 
-    // Killed: nothing of it is ever visible.
+    // Killed: none of its rows is ever visible.
     let mut child = begun();
     child.kill().unwrap();
     child.wait().unwrap();
@@ -509,7 +509,7 @@ fn a_self_join_reads_one_snapshot() {
             &[
                 &create,
                 "INSERT INTO t SELECT value FROM generate_series(1, 100)",
-                // The statement reads the topic it writes: it ends, with what was there before.
+                // The statement reads the topic it writes: it ends, with the rows that were there before.
                 "INSERT INTO t SELECT a.v FROM t a JOIN t b ON a.v = b.v",
                 "SELECT count(*) AS n FROM t",
             ],
@@ -539,7 +539,7 @@ fn columns_typed_in_camel_case_are_the_fields_of_that_name() {
         [
             "{\"userid\":7,\"again\":7,\"page\":1,\"tag\":\"a\"}",
             "{\"userid\":8,\"again\":8,\"page\":2,\"tag\":\"b\"}",
-            // The column's own name comes first, in whatever order the two stand.
+            // The column's own name comes first, in either order of the two fields.
             "{\"userid\":10,\"again\":10,\"page\":null,\"tag\":null}",
             "{\"userid\":12,\"again\":12,\"page\":null,\"tag\":null}",
         ]

@@ -1,4 +1,4 @@
-//! What a broker refuses for good is told at once, with what helps.
+//! Lasting refusals of a broker: the statement fails at once, and says what helps.
 
 use super::table;
 use crate::support::{Workspace, kafka, topic};
@@ -28,7 +28,7 @@ fn a_record_without_a_key_in_a_compacted_topic() {
     for delivery in ["transactional", "idempotent"] {
         let options = format!(", 'delivery' '{delivery}'");
         let create = table("t", &topic, columns, &options);
-        // The other record of the batch is refused with it: the error is about the one that has no key.
+        // The other record of the batch is refused with it: the error is about the record without a key.
         refused(
             &create,
             "INSERT INTO t (v, k) VALUES (1, 'a'), (2, NULL)",
@@ -66,7 +66,8 @@ fn a_record_of_a_time_that_the_topic_does_not_take() {
             );
         }
     }
-    // A key is not what such a record lacks, and where keys are asked for the time is not what is wrong.
+    // The error names the time, not a missing key. In a compacted topic, which requires keys, it names the key, not the
+    // time.
     let far = topic_with("far-before", ("message.timestamp.before.max.ms", "60000"));
     let create = table("t", &far, columns, "");
     let old = ["(1, TIMESTAMP '2001-01-01T00:00:00')"; 3].join(", ");

@@ -1,4 +1,4 @@
-//! A broker with TLS and logins: the right settings work, wrong ones are told in time.
+//! A broker with TLS and logins: the right settings work, wrong ones are reported in time.
 
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ fn tls_and_logins_work_or_are_told() {
     };
     let ssl = "'kafka.security.protocol' 'ssl'";
 
-    // Each way in writes a row, and the last reads what all wrote.
+    // Each login writes a row, and the last one reads the rows of all.
     let plain = login("PLAIN", "alice-secret");
     let scram = login("SCRAM-SHA-512", "alice-secret");
     for create in [
@@ -53,7 +53,7 @@ fn tls_and_logins_work_or_are_told() {
         (table(sasl, &[&wrong_plain, &ca]), 2, "authentication"),
         (table(sasl, &[&wrong_scram, &ca]), 2, "authentication"),
         (table(sasl, &[&unsupported, &ca]), 2, "sasl"),
-        // Nobody vouches for the broker.
+        // No trusted authority has signed the broker's certificate.
         (table(tls, &[ssl]), 2, "certificate"),
         // The other side speaks TLS, this one does not.
         (table(sasl, &[no_login]), 2, "connect"),
@@ -67,7 +67,7 @@ fn tls_and_logins_work_or_are_told() {
             let start = Instant::now();
             let ran = work.sql(&[], &[&create, statement]);
             assert_eq!(ran.code, Some(code), "{create}: {ran:?}");
-            // The statement is shown as it was typed; what is said about it keeps the secret.
+            // The statement is shown as it was typed; the rest of the message keeps the secret.
             let said: String = ran
                 .err
                 .lines()
@@ -99,7 +99,7 @@ fn tls_and_logins_work_or_are_told() {
         .out;
     assert_eq!(read, "{\"n\":3}\n", "nothing refused was written");
 
-    // A job waits for its login to be taken, and says what it waits for.
+    // A job waits for its login to be accepted, and says so.
     let tables = table(sasl, &[&wrong_scram, &ca]);
     work.file(
         "job.sql",

@@ -1,4 +1,4 @@
-//! Topics of many partitions: how many threads and how much memory a process takes that reads them.
+//! Topics of many partitions: the threads and the memory of a process that reads them.
 
 use std::collections::BTreeMap;
 use std::process::{Child, Stdio};
@@ -8,7 +8,7 @@ use crate::support::{Workspace, create_topic, topic};
 
 const PARTITIONS: u32 = 600;
 
-/// What a process took at most while it ran.
+/// The most threads and memory of a process while it ran.
 #[derive(Debug, Default)]
 struct Taken {
     /// Threads by their names, tokio's aside, at the time when there were most.
@@ -16,7 +16,7 @@ struct Taken {
     kilobytes: u64,
 }
 
-/// Looks at a process until it ends. `None` where the system does not tell.
+/// Measures a process until it ends. `None` if the system does not tell.
 fn watch(child: &mut Child) -> Option<Taken> {
     let process = format!("/proc/{}", child.id());
     let mut taken = Taken::default();

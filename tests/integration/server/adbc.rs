@@ -115,7 +115,7 @@ print(cur.fetchall())
     insta::assert_snapshot!(said);
 }
 
-/// What is bound keeps its type and every digit, in a result and in a table (VALUE-1).
+/// Bound values keep their types and every digit, in a result and in a table (VALUE-1).
 #[test]
 fn value_1_values_are_bound_as_they_are() {
     let work = Workspace::new();
@@ -179,7 +179,8 @@ print(refused(insert, [(n if n != 70 else None, "x") for n in range(100)]).start
     assert_eq!(said, format!("({none}, 1) ({all}, 2)\nFalse ({all}, 2)\n"));
 }
 
-/// A table in memory would be made anew, with other rows, when a server starts, and what was inserted into it would be gone.
+/// At each start of a server a table in memory would be created again, with other rows, and inserted rows would be
+/// gone.
 #[test]
 fn tables_in_memory_are_refused() {
     let work = Workspace::new();

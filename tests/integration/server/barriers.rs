@@ -1,4 +1,4 @@
-//! What users see and change who may name some tables only, and what nobody may.
+//! Barriers of rights: the rows that users with limited tables see and change, and statements that no user may run.
 
 use super::Served;
 use super::rights::users;
@@ -60,7 +60,7 @@ print(refused(rows, some, "SELECT * FROM open_names"))
         last.contains("an error in view open_names") && !last.contains("secret"),
         "{said}"
     );
-    // Whoever runs the server is told.
+    // The server's log has the message.
     assert!(served.log.lock().unwrap().contains("hidden-value"));
 }
 
@@ -134,7 +134,7 @@ print(rows(some, "SELECT count(*) FROM open_shared"), rows(admin, "SELECT count(
     let said = served.python(&format!("{TABLES}{script}{closed}"), &[&lake]);
     assert_eq!(said, "[[(1,)], [(1,)], [(1,)]]\n[(2,)] [(2,)]\n");
     assert_eq!(served.stop(), Some(0));
-    // It is known after a restart, until the table is declared anew.
+    // The server still knows it after a restart, until the table is declared again.
     let served = Served::start(&work, &arguments);
     let again = r#"
 admin, some = connect('admin', 'admin-pw'), connect('some', 'some-pw')

@@ -12,7 +12,7 @@ CREATE EXTERNAL TABLE people (id BIGINT, name VARCHAR, at TIMESTAMP) STORED AS D
 CREATE VIEW names AS SELECT name || '''' AS name FROM people;
 ";
 
-/// What is said besides the rows comes over the network as well.
+/// Warnings besides the rows come over the network as well.
 #[test]
 fn warnings_are_the_same_here_and_there() {
     let (near, far) = (Workspace::new(), Workspace::new());
@@ -51,13 +51,13 @@ fn warnings_are_the_same_here_and_there() {
             "{}",
             one.err
         );
-        // Who cannot be shown it finds it in the server's log.
+        // The server's log has it as well, for clients that do not show warnings.
         let log = served.log.lock().unwrap().clone();
         assert!(log.contains(&warning["warning: ".len()..]), "{log}");
     }
 }
 
-/// What is typed gives the same here and there, to the letter.
+/// A statement gives the same text in the process and through a server, to the letter.
 #[test]
 fn a_statement_is_the_same_here_and_there() {
     let (near, far) = (Workspace::new(), Workspace::new());
@@ -373,7 +373,7 @@ fn the_prompt_is_that_of_the_server() {
     );
     answers(&mut shell, "\\dd nothing", "error: ");
     answers(&mut shell, "\\df offsets_i", "offsets_in");
-    // Tab completes what the server has.
+    // Tab completes names of the server.
     answers(
         &mut shell,
         "SELECT count(user_nu\t) + 5 AS n FROM page_v\t;",

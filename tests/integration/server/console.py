@@ -163,7 +163,7 @@ def jobs(page):
     ended = page.locator(".toast.shown, dialog .problem")
     expect(ended.filter(has_text=re.compile("goes on from batch 1|say it again"))).to_have_count(1)
     if dialog.count():
-        # The job's runner was about to look at what it was told.
+        # The job's runner had not read the pause yet.
         page.keyboard.press("Enter")
     expect(page.get_by_role("status")).to_contain_text("job copy goes on from batch 1")
     expect(dialog).to_have_count(0)
@@ -233,7 +233,7 @@ def without_server(page, context):
 
 
 def login(page):
-    """A server with users: who reads sees what there is and changes nothing."""
+    """A server with users: a reader sees all data and changes nothing."""
     page.goto(WITH_USERS)
     dialog = page.get_by_role("dialog", name="Log in")
     expect(dialog).to_be_visible()
@@ -267,7 +267,7 @@ with sync_playwright() as playwright:
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     page = context.new_page()
     faults = []
-    # What the browser refuses, such as a script of the data, is told here as well.
+    # Errors of the browser, such as a refused script, are reported here as well.
     page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.goto(URL)

@@ -1,4 +1,4 @@
-//! The console: what its page is told, whom it answers, and the page itself in a real browser.
+//! The console: the answers for its page, the callers that it accepts, and the page itself in a real browser.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -48,7 +48,7 @@ impl Answer {
         self.json()
     }
 
-    /// What went wrong, which it must have.
+    /// The message of the error, which the answer must have.
     #[track_caller]
     fn message(&self) -> String {
         let said = self.json()["error"]["message"].clone();
@@ -70,7 +70,7 @@ impl Served {
             request += &format!("{header}\r\n");
         }
         request += &format!("Content-Length: {}\r\n\r\n{body}", body.len());
-        // One that refuses what is too large need not read it.
+        // The server need not read a request that it refuses as too large: then the write fails.
         let _ = stream.write_all(request.as_bytes());
         let mut answer = String::new();
         let read = stream.read_to_string(&mut answer);
@@ -293,7 +293,7 @@ fn jobs_are_watched_and_told_what_to_do() {
     let said = served.post("/api/jobs/copy/pause", &json!({})).ok();
     assert_eq!(said, json!({"said": "job copy paused"}));
     served.wait_for_job("copy", |job| job["state"] == "PAUSED");
-    // Its runner may be about to look at what it was told.
+    // Its runner may not have read the pause yet.
     let rewound = loop {
         let rewound = served.post("/api/jobs/copy/rewind", &json!({"batch": 2}));
         if rewound.status != 503 {
@@ -410,7 +410,7 @@ fn a_statement_that_is_not_wanted_any_more_ends_in_the_server() {
     assert_eq!(ended.status, 409);
     assert_eq!(ended.message(), "the statement was cancelled");
     wait_for_rest(&served);
-    // Whoever hangs up has no use for it either.
+    // A client that hangs up has no use for the statement either.
     let body = json!({"sql": ENDLESS, "id": "gone"}).to_string();
     let mut stream = TcpStream::connect(served.console()).unwrap();
     let request = format!(
@@ -525,7 +525,7 @@ fn a_console_for_others_has_to_be_wanted() {
     );
 }
 
-/// `CONSOLE_SCREENSHOTS=FOLDER` keeps what it has looked like.
+/// `CONSOLE_SCREENSHOTS=FOLDER` keeps screenshots of the page.
 #[test]
 fn the_page_works_in_a_browser() {
     let work = Workspace::new();

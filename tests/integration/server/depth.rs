@@ -10,7 +10,7 @@ use super::Served;
 use super::starved::TABLES;
 use crate::support::{Random, Workspace};
 
-/// A production: what it is called, and its text of a size.
+/// A production: its name, and its text of a size.
 type Production = (&'static str, fn(usize) -> String);
 
 fn chain(first: &str, link: &str, size: usize) -> String {
@@ -425,7 +425,7 @@ fn expression(random: &mut Random, depth: usize) -> String {
     }
 }
 
-/// A text, what it is called, and the ways in which it is tried.
+/// A text, its name, and the ways in which it is tried.
 struct Text {
     name: String,
     sql: String,
@@ -569,7 +569,7 @@ fn no_text_ends_the_program() {
     }
 }
 
-/// What was stored by an earlier version is read at start.
+/// Definitions that an earlier version stored are read at start.
 #[test]
 fn views_over_views_have_an_end() {
     let work = Workspace::new();

@@ -1,5 +1,6 @@
-//! An oracle of users and grants: random users with random grants send random statements of every class to one server. What is done,
-//! what is refused and which names are listed is compared with the rules of docs/security.md, which stand in the script below.
+//! An oracle of users and grants: random users with random grants send random statements of every class to one server.
+//! The statements that run or are refused and the names that are listed are compared with the rules of
+//! docs/security.md, which stand in the script below.
 //!
 //! A failure names the seed: `ANABRANCH_SEED=<n>` runs it alone, and `ANABRANCH_SEEDS=<count>` runs so many.
 
@@ -245,7 +246,7 @@ for turn in range(int(sys.argv[4])):
 print("as the page says")
 "#;
 
-/// An administrator who may name all tables, and others; each has a token.
+/// An administrator with all tables, and other users; each has a token.
 fn users(random: &mut Random) -> Vec<Value> {
     let all = (0..USERS).map(|number| {
         let token = format!("token-of-user-{number}");

@@ -17,7 +17,8 @@ fn the_driver_runs_statements_and_is_told_of_tables() {
     insta::assert_snapshot!(said);
 }
 
-/// No value is lost or changed by being bound, or read as an object: tools read so that do not know what they will meet.
+/// No value is lost or changed when it is bound or read as an object: tools that do not know the types in advance read
+/// so.
 #[test]
 fn values_of_each_type_are_read_as_objects_and_bound() {
     let work = Workspace::new();
@@ -74,7 +75,7 @@ fn values_of_each_type_are_read_as_objects_and_bound() {
     let nothing = ["day", "moment", "amount", "x", "yes", "b", "t"];
     expected.extend(nothing.map(|name| format!("{name}: nothing")));
     expected.extend(bound.map(str::to_owned));
-    // The driver names none, of whatever type a column is: what is read shows it.
+    // The driver names no class for a column of any type: the values read show it.
     expected.push("classes of columns: [null]".to_owned());
     assert_eq!(said.lines().collect::<Vec<_>>(), expected);
 }

@@ -1,4 +1,4 @@
-//! What a server keeps over its life, and whom it lets in.
+//! Lifetime of a server: the definitions that it keeps, and the clients that it lets in.
 
 use std::time::{Duration, Instant};
 
@@ -86,7 +86,7 @@ CREATE EXTERNAL TABLE kept (id BIGINT) STORED AS DELTA LOCATION 'kept';";
         "SELECT max(id) AS id FROM kept",
         "id\n200\n",
     );
-    // Dropped and made anew, it begins at the beginning.
+    // Dropped and created again, it begins at the beginning.
     work.sql(&[], &["DROP JOB copy"]).ok();
     let deadline = Instant::now() + PATIENCE;
     while !served.log.lock().unwrap().contains("job copy was dropped") {
@@ -219,13 +219,13 @@ for name in names: rows(db, f"DROP VIEW {name}")
 print(len(said) > 0)
 "#;
         assert_eq!(served.python(script, &[said.trim()]), "True\n");
-        // What was half written is not in the way.
+        // Half-written entries do no harm.
         let log = served.log.lock().unwrap().clone();
         assert!(!log.contains("not opened"), "{log}");
     }
 }
 
-/// What was bound is a part of the definition.
+/// Bound values are a part of the definition.
 #[test]
 fn a_prepared_definition_is_there_after_a_restart() {
     let work = Workspace::new();

@@ -1,4 +1,4 @@
-//! Statements that take long, give much, come all at once, or that nobody waits for.
+//! Limits: statements that take long, give much, come all at once, or whose clients have gone.
 
 use std::time::Instant;
 
@@ -132,8 +132,8 @@ print(rows(db, "SELECT count(*) FROM generate_series(1, 4000) a, generate_series
     insta::assert_snapshot!(said);
 }
 
-/// While as many statements are at work as may be, one more is refused, whichever way it comes and whatever is asked of it; and no
-/// way takes a longer text, or more bound values, than others.
+/// While as many statements run as allowed, one more is refused, by every way and for every request; and no way accepts
+/// a longer text, or more bound values, than others.
 #[test]
 fn no_way_to_a_statement_passes_its_limits() {
     let work = Workspace::new();
@@ -262,7 +262,7 @@ print(failed, rows(db, "SELECT 1"))
     );
 }
 
-/// Clients that begin to read and never go on: what is not read is not made.
+/// Clients that begin to read and never go on: the server makes no more rows for them.
 #[test]
 fn slow_readers_hold_little_and_nobody_up() {
     let work = Workspace::new();

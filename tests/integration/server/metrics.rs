@@ -1,4 +1,4 @@
-//! What a server counts of its clients, as a collector sees it.
+//! Metrics of a server about its clients, as a collector sees them.
 
 use super::Served;
 use super::rights::users;

@@ -29,8 +29,8 @@ use std::time::{Duration, Instant};
 
 use crate::support::{PATIENCE, Ran, Workspace, python, signal};
 
-/// What a script begins with that needs neither pandas nor polars: the driver imports both where it finds them, which takes longer
-/// than all the rest of a script.
+/// The start of a script that needs neither pandas nor polars: the driver imports both if they are installed, which
+/// takes longer than all the rest of a script.
 const WITHOUT_FRAMES: &str = r#"
 import sys
 class WithoutFrames:
@@ -39,7 +39,7 @@ class WithoutFrames:
 sys.meta_path.insert(0, WithoutFrames())
 "#;
 
-/// What scripts about a server begin with: `connect`, `rows`, `refused` and `until`. Its address is the first argument.
+/// The start of scripts about a server: `connect`, `rows`, `refused` and `until`. Its address is the first argument.
 const PRELUDE: &str = r#"
 import sys, time, threading, adbc_driver_flightsql.dbapi as flight, pyarrow
 def connect(user=None, password=None, token=None, cookies=False, url=None, **more):
@@ -138,7 +138,7 @@ impl Served {
         format!("grpc://{}", self.address)
     }
 
-    /// Runs a script that begins with [`PRELUDE`]; gives what it prints.
+    /// Runs a script that begins with [`PRELUDE`]; gives its output.
     #[track_caller]
     fn python(&self, script: &str, arguments: &[&str]) -> String {
         self.script(&[WITHOUT_FRAMES, PRELUDE, script].concat(), arguments)

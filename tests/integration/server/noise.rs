@@ -1,5 +1,5 @@
-//! Bytes that no client sends, to the port of statements and to that of the console: each connection is answered or closed, and
-//! the server goes on.
+//! Noise: bytes that no client sends, to the port of statements and to that of the console. Each connection is answered
+//! or closed, and the server goes on.
 //!
 //! `ANABRANCH_FUZZ=N` sends N times to each port in place of a few hundred, `ANABRANCH_SEED` other bytes.
 
@@ -62,7 +62,7 @@ impl Noise {
 fn send(address: &str, bytes: &[u8]) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    // One that closes early need not read it, and what it answers is its own.
+    // The server may close early without reading all bytes, and its answer is not checked.
     let _ = stream.write_all(bytes);
     let _ = stream.shutdown(Shutdown::Write);
     let _ = stream.read_to_end(&mut Vec::new());

@@ -1,4 +1,4 @@
-//! What each user may do, whichever way they ask.
+//! Rights of each user, by every way of access.
 
 use std::io::Write as _;
 use std::process::Stdio;
@@ -20,7 +20,7 @@ pub(super) fn hash_of(work: &Workspace, password: &str) -> String {
     String::from_utf8(out.stdout).unwrap().trim().to_owned()
 }
 
-/// Users `reader`, `writer`, `admin` and `some`, who may name some tables only; the password of each is the name and `-pw`.
+/// Users `reader`, `writer` and `admin`, and `some` with limited tables; the password of each is the name and `-pw`.
 pub(super) fn users(work: &Workspace) -> &'static str {
     // A hash takes long on purpose: it is made once.
     static USERS: OnceLock<String> = OnceLock::new();
@@ -170,8 +170,8 @@ print(ask("/api/logout", {}, reader)[2])
     insta::assert_snapshot!(said);
 }
 
-/// A reader's query leaves out what cannot be decoded and writes nothing, whether or not the reader may name the table that keeps
-/// such records; a writer's query keeps them.
+/// A reader's query leaves out records that cannot be decoded and writes nothing, whether or not the reader may name
+/// the table that keeps such records; a writer's query keeps them.
 #[test]
 fn a_query_of_a_reader_sets_no_records_aside() {
     let source = topic("letters");

@@ -1,5 +1,5 @@
-//! Every call of the protocol with every command, by every kind of caller: what is answered stands in the snapshot. A call or a
-//! command that arrow-flight adds is missed here until it has its rule.
+//! Every call of the protocol with every command, by every kind of caller: the snapshot has the answers. A call or a
+//! command that a new arrow-flight adds fails this test until it has its rule.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command as Process;
@@ -30,7 +30,7 @@ use super::Served;
 use super::rights::users;
 use crate::support::Workspace;
 
-/// Who asks: nobody who is known, and users of each role, the last with rights on some tables only.
+/// The callers: one that has not logged in, and users of each role, the last with rights on some tables only.
 const CALLERS: [&str; 5] = ["nobody", "reader", "writer", "admin", "some"];
 
 /// The source of arrow-flight as it was compiled here.
@@ -51,7 +51,7 @@ fn source(file: &str) -> String {
     std::fs::read_to_string(folder.join("src").join(file)).unwrap()
 }
 
-/// What the protocol has: its calls, and the messages that say what is asked for.
+/// The protocol: its calls, and the messages of commands.
 fn protocol() -> (BTreeSet<String>, BTreeSet<String>) {
     let calls = source("arrow.flight.protocol.rs");
     let calls = calls.lines().filter_map(|line| {
@@ -137,7 +137,7 @@ fn commands(handles: &BTreeMap<&str, bytes::Bytes>) -> Vec<(String, Any)> {
 
 type Client = FlightServiceClient<Channel>;
 
-/// A request of a caller, who logs in with it.
+/// A request with the login of a caller.
 fn by<T>(caller: &str, message: T) -> Request<T> {
     let mut request = message.into_request();
     if caller != "nobody" {
@@ -171,7 +171,7 @@ fn descriptor(command: &Any) -> FlightDescriptor {
     FlightDescriptor::new_cmd(command.encode_to_vec())
 }
 
-/// A batch of a client, which says what to do with it.
+/// A batch of a client, with the command for it.
 fn rows(command: &Any) -> Vec<FlightData> {
     let ids: Arc<Int64Array> = Arc::new(Int64Array::from(vec![7]));
     let batch = RecordBatch::try_from_iter([("id", ids as _)]).unwrap();
@@ -289,7 +289,7 @@ fn every_call_has_its_rule_for_every_caller() {
                     read(client.do_get(by(caller, own)).await).await,
                 );
             }
-            // What is asked for as actions: all that the server tells of.
+            // All actions that the server lists.
             let told = client.list_actions(by("admin", Empty {})).await.unwrap();
             let mut told = told.into_inner();
             while let Some(action) = told.message().await.unwrap() {
@@ -309,7 +309,7 @@ fn every_call_has_its_rule_for_every_caller() {
                 let code = read(client.do_action(by(caller, asked)).await).await;
                 add("DoAction", &action.r#type, code);
             }
-            // What admin has prepared was not closed by others.
+            // Other users have not closed the statement that admin has prepared.
             if caller != "admin" {
                 let left = CommandPreparedStatementQuery {
                     prepared_statement_handle: handles["of admin"].clone(),

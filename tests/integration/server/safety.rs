@@ -1,4 +1,4 @@
-//! Who comes in, and what others can do with what they have found.
+//! Safety of the login: which callers come in, and the use of tokens that others have found.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -42,7 +42,7 @@ for given in [{}, {"user": "ann", "password": "geheim"}, {"user": "ann", "passwo
     assert!(!log.contains("geheim") && !log.contains(token), "{log}");
 }
 
-/// Calls that nobody has thought of are refused as well.
+/// Calls that the server does not know are refused as well.
 #[test]
 fn every_call_needs_somebody_who_is_known() {
     use arrow_flight::flight_service_client::FlightServiceClient;

@@ -1,4 +1,4 @@
-//! What a client sets for itself.
+//! Settings that a client makes for its own session.
 
 use super::Served;
 use super::rights::users;

@@ -1,4 +1,4 @@
-//! A server that runs short of something because its clients take all that they can: its jobs go on (SAFE-1).
+//! A server that runs short of a resource because its clients take all that they can: its jobs go on (SAFE-1).
 
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
@@ -8,7 +8,7 @@ use super::Served;
 use super::rights::users;
 use crate::support::{PATIENCE, Workspace, create_topic, kafka, topic};
 
-/// A job that copies what is added to `seen` to `kept`.
+/// A job that copies rows added to `seen` to `kept`.
 pub(super) const TABLES: &str = "CREATE EXTERNAL TABLE seen (id BIGINT) STORED AS DELTA LOCATION 'seen' OPTIONS ('scan.mode' 'stream');
 CREATE EXTERNAL TABLE kept (id BIGINT) STORED AS DELTA LOCATION 'kept';
 CREATE JOB copy WITH ('trigger' '50 milliseconds') AS INSERT INTO kept SELECT id * 10 FROM seen;
@@ -39,7 +39,7 @@ fn limited(work: &Workspace, limit: &str, arguments: &[&str]) -> Served {
     Served::listening(shell.spawn().unwrap())
 }
 
-/// Another process adds a row to what the job reads, and waits until the job has copied as many as are wanted.
+/// Another process adds a row to the job's source, and waits until the job has copied as many as are wanted.
 fn goes_on(work: &Workspace, wanted: u32) {
     let seen = "CREATE EXTERNAL TABLE seen (id BIGINT) STORED AS DELTA LOCATION 'seen'";
     let kept = "CREATE EXTERNAL TABLE kept (id BIGINT) STORED AS DELTA LOCATION 'kept'";
@@ -110,11 +110,12 @@ print(rows(connect("writer", "writer-pw"), "SELECT 1"), rows(held[0], "SELECT 1"
     assert_eq!(served.stop(), Some(0));
 }
 
-/// What a statement cannot hold in memory goes to disk. Where that takes no more, the statement fails and nothing else does.
+/// Rows that a statement cannot hold in memory go to disk. If the disk is full, the statement fails and nothing else
+/// does.
 #[test]
 fn a_statement_that_fills_the_disk_fails_alone() {
     const SORT: &str = "SELECT md5(CAST(value AS VARCHAR)) AS h FROM generate_series(1, 300000) ORDER BY h OFFSET 299999";
-    // Jobs have half of it.
+    // Jobs have half of the memory.
     let arguments = ["--memory-limit", "64MiB", "--target-partitions", "1"];
     let script = "print(refused(rows, connect(), sys.argv[2])[:8])";
     for (limit, is_full) in [("ulimit -f unlimited", false), ("ulimit -f 128", true)] {
@@ -179,7 +180,8 @@ for own, cur, batches in standing:
     assert_eq!(served.stop(), Some(0));
 }
 
-/// Clients read many partitions and go no further, and a statement reads more partitions than there are threads for what blocks.
+/// Clients read many partitions and stall, and a statement reads more partitions than there are threads for blocking
+/// calls.
 #[test]
 fn readers_that_stand_still_and_a_wide_insert_leave_threads_for_jobs() {
     let names = ["standing", "standing-wide", "standing-copy"].map(topic);
@@ -221,7 +223,8 @@ for own, cur, batches in standing:
     );
 }
 
-/// What makes much of little is refused where it stands, or where it would be made, whatever makes it; nobody else notices.
+/// Expressions that make much of little are refused in every statement, when it is planned or when it runs; other
+/// statements do not notice.
 #[test]
 fn statements_that_ask_for_all_memory_are_refused_and_a_job_goes_on() {
     const STATEMENTS: &[&str] = &[
@@ -247,7 +250,7 @@ fn statements_that_ask_for_all_memory_are_refused_and_a_job_goes_on() {
         "SELECT value, (SELECT max(repeat('x', 5000000)) FROM generate_series(1, 2)) AS r FROM generate_series(1, 8000)",
         "SELECT CASE WHEN value % 2 = 0 THEN repeat('x', 5000000) ELSE 'y' END AS r FROM generate_series(1, 8000)",
         "SELECT lag('a', 100000, repeat('x', 1000000)) OVER (ORDER BY value) FROM generate_series(1, 8000)",
-        // Functions make much of a batch, or of what is the same for all rows.
+        // Functions make large results of a batch, or of an argument that is the same for all rows.
         "SELECT string_to_array(repeat(',', 1500 + value % 7), ',') FROM generate_series(1, 8000)",
         "SELECT unnest(range(0, 100000 + value)) AS e, repeat('x', 100000 + value % 2) AS t FROM generate_series(1, 20)",
         "SELECT array_agg(repeat('x', 1000000)) FROM generate_series(1, 8000)",
@@ -275,7 +278,7 @@ fn statements_that_ask_for_all_memory_are_refused_and_a_job_goes_on() {
             "SELECT unnest(range(0, 1000000 + value)), {} FROM generate_series(1, 1)",
             many(&|n| format!("value + {n} AS n{n}"))
         ),
-        // What calls nothing copies what it is given.
+        // Expressions without a function call copy their columns.
         format!(
             "SELECT {} FROM ({texts})",
             many(&|n| format!("CASE WHEN value > {n} THEN t ELSE 'y' END AS c{n}"))
@@ -318,12 +321,12 @@ print(rows(connect("reader", "reader-pw"), "SELECT count(*) FROM generate_series
     assert_eq!(served.stop(), Some(0));
 }
 
-/// A join repeats a row of many wide columns in one step that asks nothing: its thread waits when nothing is left, and its statement is
-/// ended. Others are served by other threads.
+/// A join repeats a row of many wide columns in one step that does not check the memory: its thread waits when no
+/// memory is left, and its statement is ended. Other threads serve other statements.
 #[test]
 fn a_step_that_needs_more_than_there_is_ends_its_statement_alone() {
     let work = Workspace::new();
-    // Of addresses there are fewer than of memory.
+    // The limit of addresses is below the free memory.
     let served = limited(&work, "ulimit -v 10000000", &["--target-partitions", "1"]);
     goes_on(&work, 1);
     let columns: Vec<String> = (0..40)

@@ -7,7 +7,7 @@ use super::Served;
 use super::rights::users;
 use crate::support::{Workspace, create_topic, kafka, produce, signal, topic};
 
-/// Reads what comes until it has as many rows as are wanted.
+/// Reads rows as they come until it has as many as are wanted.
 const READ: &str = r#"
 import contextlib, threading
 @contextlib.contextmanager
@@ -33,7 +33,7 @@ INSERT INTO names VALUES ('a', 'Anna'), ('b', 'Bert');
 INSERT INTO seen VALUES (1, 'a'), (11, 'b');
 ";
 
-/// A server whose tables are there.
+/// A server with the tables.
 fn served(work: &Workspace, arguments: &[&str]) -> Served {
     let made = Served::start(work, &[]);
     let script = "db = connect()\nfor sql in sys.argv[2].split(';\\n')[:-1]: rows(db, sql)\n";
@@ -200,7 +200,7 @@ fn windows_are_said_when_they_change_or_close() {
     insta::assert_snapshot!(said);
     signal(&shell, "-INT");
     assert_eq!(shell.wait().unwrap().code(), Some(130));
-    // Over the network the same begins anew.
+    // Over the network the same subscription begins at the beginning.
     let served = Served::start(&work, &["tables.sql"]);
     let url = served.url();
     let once = query.replace("SUBSCRIBE", "SUBSCRIBE WITH ('trigger' 'once')");

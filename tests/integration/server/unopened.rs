@@ -1,4 +1,4 @@
-//! What does not open when a server starts: it stays defined, says why, and is there as soon as it opens.
+//! Objects that do not open when a server starts: they stay defined, say why, and are there as soon as they open.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};

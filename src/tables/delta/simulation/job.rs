@@ -1,5 +1,5 @@
-//! A job whose sink is the table. Its log is in memory and does not fail; its runners take the job over from each other, die, and go
-//! back to earlier batches.
+//! Simulated job with the table as sink. Its log is in memory and does not fail; its runners take the job over from
+//! each other, die, and go back to earlier batches.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -53,13 +53,14 @@ impl Job {
 /// A runner of the job. It may have lost the job without knowing.
 #[derive(Debug, Default)]
 pub(super) struct Runner {
-    /// If it has the job: the number of its takeover, the last number that it has written to the table, and the version that it has
-    /// looked at.
+    /// If it has the job: the number of its takeover, the last number that it has written to the table, and the version
+    /// up to which it has read the log.
     owns: Option<(i64, i64, u64)>,
 }
 
 impl Runner {
-    /// Takes the job over; or if it has the job, goes back by a batch or runs one. After an error it takes the job over anew.
+    /// Takes the job over; or if it has the job, goes back by a batch or runs one. After an error it takes the job over
+    /// again.
     pub(super) async fn step(
         &mut self,
         handle: &DeltaTableHandle,
@@ -84,7 +85,8 @@ impl Runner {
         }
     }
 
-    /// Takes the table over, brings the job's log up to what the table has, and takes back the files that are to be taken back.
+    /// Takes the table over, records a batch that is only in the table in the job's log, and takes back the files that
+    /// are to be taken back.
     pub(super) async fn take_over(
         &mut self,
         handle: &DeltaTableHandle,

@@ -1,5 +1,5 @@
-//! A store in memory whose answers are not true: it says that it has not done what it has, lists less than there is, and refuses
-//! writers that it should not.
+//! A store in memory with false answers: it says that it has not done a write that it has done, lists fewer objects
+//! than it has, and refuses writers that it should not.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -30,7 +30,7 @@ pub(super) enum Planted {
     NoWitness,
 }
 
-/// What the store does with a write, and what it answers.
+/// A false answer to a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lie {
     /// It does nothing, and answers 500.
@@ -101,7 +101,7 @@ impl World {
         *self.interruption.lock().unwrap() = Some(interruption);
     }
 
-    /// Does all late writes. From now on the store does what it answers.
+    /// Does all late writes. From now on the store's answers are true.
     pub(super) fn become_honest(&self) {
         *self.interruption.lock().unwrap() = None;
         self.state.lock().unwrap().honest = true;

@@ -1,10 +1,10 @@
-//! The real commits and files of Delta tables, over a store that lies.
+//! Simulation of the real commits and files of Delta tables, over a store that lies.
 //!
 //! Several writers insert, overwrite, optimize, and run a job with takeovers and rewinds. The store answers writes that it has done
 //! with errors, does writes late or only in part, says that a writer's own entry exists already, gives old lists, and refuses a
 //! writer for a while. In the middle of a commit whole statements of other writers run. In the end the log of the table is read
-//! without faults. The rows of a statement that has said that it succeeded are in the table once. Those of one that has said that
-//! nothing was written are not in it. Those of one that could not tell are in it at most once. And all files are there (EXACT-2,
+//! without faults. If a statement has reported success, its rows are in the table once. If it has reported that
+//! nothing was written, they are not in it. If it could not tell, they are in it at most once. And all files are there (EXACT-2,
 //! EXACT-3).
 //!
 //! A test that fails names the seed: `ANABRANCH_SEED=<n>` runs the schedule of this seed alone, and `ANABRANCH_SEEDS=<count>` runs
@@ -47,7 +47,7 @@ const ENOUGH: u64 = 60;
 const WRITERS: usize = 3;
 const STATEMENTS: u64 = 14;
 
-/// What the answer of a statement says of its rows.
+/// The state of a statement's rows by its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     /// They are in the table.
@@ -68,7 +68,7 @@ impl Outcome {
     }
 }
 
-/// One schedule: the writers, what they have done, and the job.
+/// One schedule: the writers, their statements, and the job.
 struct Schedule {
     world: Arc<World>,
     handles: Vec<DeltaTableHandle>,
@@ -246,7 +246,7 @@ fn exact_2_a_store_that_lies_loses_and_doubles_nothing() {
 #[test]
 fn planted_faults_are_found() {
     let runtime = runtime();
-    // With the seeds that are known to find each, and what the message must say.
+    // Each with the seeds that are known to find it, and a text that the message must contain.
     let planted: [(Planted, &[u64], &str); 2] = [
         (Planted::NoReadingBack, &[], "again"),
         (Planted::NoWitness, &[], "is gone"),

@@ -1,4 +1,4 @@
-//! What the table must be like after a schedule: reads the objects themselves, without faults.
+//! Oracle of the simulation: checks the table after a schedule, and reads the objects themselves, without faults.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::tables::delta::TimeTravel;
 
 type Checked<T> = Result<T, String>;
 
-/// What the log of the table says.
+/// The contents of the table's log.
 #[derive(Default)]
 struct Told {
     /// How many commits have added the rows of a statement, by their first id.
@@ -28,7 +28,7 @@ struct Told {
 }
 
 pub(super) async fn check(schedule: &Schedule) -> Checked<()> {
-    // A runner takes the job over, and brings to its end what was not.
+    // A runner takes the job over, and completes the steps that were interrupted.
     let mut runner = Runner::default();
     let recovered = runner.take_over(&schedule.handles[0], &schedule.job).await;
     recovered.map_err(|error| format!("the job cannot be recovered: {error}"))?;

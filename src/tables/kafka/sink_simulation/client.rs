@@ -55,7 +55,7 @@ pub(super) struct SimulatedGroup {
     process: Arc<Process>,
 }
 
-/// The producer of a process, and what asks for the group's offsets.
+/// The producer of a process, and the client that asks for the group's offsets.
 pub(super) fn connect(
     process: &Arc<Process>,
     in_transactions: bool,

@@ -53,7 +53,7 @@ enum Planted {
     OffsetsAtOnce,
 }
 
-/// A runner at work. When its thread ends, also by a panic, the other one goes on.
+/// A running runner. When its thread ends, also by a panic, the other one goes on.
 struct Present<'w> {
     world: &'w World,
     slot: usize,
@@ -228,7 +228,7 @@ fn the_same_seed_is_the_same_schedule() {
 
 #[test]
 fn planted_faults_are_found() {
-    // With the seeds that are known to find each, and what the first line of the message must say.
+    // Each with the seeds that are known to find it, and a text that the first line of the message must contain.
     let planted: [(Planted, &[u64], &str); 8] = [
         (Planted::NoWitness, &[], "twice"),
         (Planted::FailureIsAbort, &[], "twice"),

@@ -1,4 +1,5 @@
-//! A job whose sink is the topic: its log in memory, and runners that use the log and the sink as the real runner does.
+//! Simulated job with the topic as sink: its log in memory, and runners that use the log and the sink as the real
+//! runner does.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -37,7 +38,7 @@ pub(super) struct Attempt {
     pub(super) published: PublishedRows,
 }
 
-/// The log and the staged batches of the job, which are there whatever becomes of runners.
+/// The log and the staged batches of the job, which survive the runners.
 #[derive(Debug)]
 pub(super) struct Job {
     entries: Vec<Entry>,
@@ -183,7 +184,7 @@ impl From<Dead> for Stop {
     }
 }
 
-/// What a runner has of the job that it has taken over.
+/// The state of a runner that has taken the job over.
 struct Owned {
     sink: JobTopic<SimulatedGroup>,
     owner: String,
@@ -240,7 +241,7 @@ impl Runner {
         Ok(seen)
     }
 
-    /// What the runner does after an error of the sink: only errors that pass are no fault.
+    /// The runner's step after an error of the sink: an error that does not pass is a fault.
     fn failed(&self, what: &str, error: &Error) -> Stop {
         self.failed_or_refused(what, error, false)
     }

@@ -1,5 +1,5 @@
-//! The brokers, the job's log and the clock, which are there whatever becomes of processes. Of all runners one at a time goes on, and
-//! the seed chooses which.
+//! World of the simulation: the brokers, the job's log and the clock, which survive all processes. One runner at a time
+//! goes on, and the seed chooses which.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ use crate::core::random::Random;
 /// How long a transaction may be open.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What may go wrong with a request.
+/// A fault of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mishap {
     /// The coordinator has moved or is busy, and refuses it for now.
@@ -44,7 +44,7 @@ pub(super) struct State {
     /// No broker answers before this time.
     away_until: Duration,
     turn: usize,
-    /// Which runners are still at work.
+    /// The runners that still run.
     present: [bool; RUNNERS],
     steps: u64,
     pub(super) broker: Broker,
@@ -135,7 +135,7 @@ impl World {
         self.lock().note(what);
     }
 
-    /// The last lines of what has happened.
+    /// The last lines of the trace of events.
     pub(super) fn trace(&self) -> String {
         const LAST: usize = 120;
         let state = self.lock();
@@ -152,11 +152,12 @@ impl State {
         }
     }
 
-    /// What happens whatever the runners do: time passes, and brokers are away, abort transactions and get late requests.
+    /// Events that do not depend on the runners: time passes, and brokers are away, abort transactions and get late
+    /// requests.
     fn happen(&mut self) {
         self.now += Duration::from_micros(self.random.below(2_000));
         if self.random.chance(3) {
-            // All machines stand still for a while.
+            // All machines stop for a while.
             self.now += Duration::from_millis(self.random.below(1_500));
         }
         if self.random.chance(6) {
@@ -195,7 +196,7 @@ impl State {
         !self.is_honest && self.now < self.away_until
     }
 
-    /// What goes wrong with the next request; most of the time nothing does.
+    /// The fault of the next request, if it has one; most requests have none.
     pub(super) fn mishap(&mut self) -> Option<Mishap> {
         if self.is_away() {
             return Some(Mishap::Lost);

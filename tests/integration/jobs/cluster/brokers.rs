@@ -46,7 +46,7 @@ impl Partition {
     }
 }
 
-/// The brokers, and a folder for those who work on them.
+/// The brokers, and a folder for the processes that use them.
 pub(super) struct Cluster {
     brokers: OwnBroker,
     _alone: MutexGuard<'static, ()>,
@@ -126,7 +126,7 @@ impl Cluster {
         first.and_then(|partition| partition.leader)
     }
 
-    /// Looks until `done` finds what it waits for.
+    /// Polls until `done` is true.
     pub(super) fn wait_until(&self, what: &str, mut done: impl FnMut(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !done(self) {

@@ -47,7 +47,7 @@ impl Feeder {
             .is_some_and(|thread| !thread.is_finished())
     }
 
-    /// Sends no more, and waits until the brokers have all of it; gives how many numbers each key has.
+    /// Sends no more, and waits until the brokers have all records; gives how many numbers each key has.
     pub(super) fn finish(mut self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         let (producer, sent) = self.thread.take().unwrap().join().unwrap();
@@ -103,7 +103,7 @@ impl Producer {
         stdin.flush().unwrap();
     }
 
-    /// Waits until the brokers have all of it.
+    /// Waits until the brokers have all records.
     fn finish(mut self) {
         drop(self.process.0.stdin.take());
         assert!(self.process.0.wait().unwrap().success());

@@ -1,4 +1,5 @@
-//! What is under fire: topics, a store behind a proxy that lies, and the jobs over them; and what is done to them.
+//! The system under fire: topics, a store behind a proxy that lies, and the jobs over them; and the faults that are
+//! injected.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -17,7 +18,7 @@ pub(super) const KINDS: u64 = 7;
 /// The jobs to topics of the first process.
 const TO_TOPICS: [&str; 2] = ["copying", "changing"];
 
-/// How a broker goes down and comes up again, the most milliseconds that it is down, about, and what that is called.
+/// How a broker goes down and comes up again, about the most milliseconds that it is down, and the name of that fault.
 const WAYS: [(&str, &str, u64, &str); 4] = [
     ("stop", "start", 2_000, "stopped"),
     ("kill", "start", 2_000, "killed"),
@@ -26,7 +27,7 @@ const WAYS: [(&str, &str, u64, &str); 4] = [
     ("pause", "continue", 9_000, "frozen for long"),
 ];
 
-/// Where what lasts of jobs is kept: each place has jobs of its own, which a process of its own runs.
+/// The data directories of the jobs: each has jobs of its own, which a process of its own runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     Folder,
@@ -34,7 +35,7 @@ pub(super) enum Place {
     Store,
 }
 
-/// The jobs, their tables, and what they work on.
+/// The jobs, their tables, and the brokers and the store that they work on.
 pub(super) struct Fire {
     pub(super) cluster: Cluster,
     /// Before the store.
@@ -165,7 +166,7 @@ impl Fire {
         delta_tables("far_", &place, &options)
     }
 
-    /// What runs the jobs of a place.
+    /// The command that runs the jobs of a place.
     pub(super) fn jobs(&self, place: Place) -> Command {
         let mut command = self.cluster.work.command();
         match place {
@@ -301,7 +302,7 @@ impl Fire {
     }
 }
 
-/// What jobs row by row and by windows write to.
+/// The Delta tables that row-by-row jobs and jobs with windows write to.
 fn delta_tables(before: &str, place: &str, options: &str) -> String {
     let table = |name: &str, columns: &str| {
         format!(
@@ -312,8 +313,8 @@ fn delta_tables(before: &str, place: &str, options: &str) -> String {
         + &table("counts", "k VARCHAR, s TIMESTAMP, n BIGINT, total BIGINT")
 }
 
-/// What the proxy before the store does to requests: some are done and said to have failed, some have to wait, and for a while all
-/// are refused.
+/// The faults of the proxy before the store: some requests are done and reported as failed, some have to wait, and for
+/// a while all are refused.
 pub(super) struct Lies {
     /// Until when requests are refused, and with which status.
     refused: Arc<Mutex<Option<(Instant, u16)>>>,

@@ -6,12 +6,12 @@ use super::fire::{Fire, Place};
 use crate::jobs::endurance::{Moments, duration};
 use crate::support::{Killed, PATIENCE, Ran};
 
-/// One process for each place where what lasts of jobs is kept.
+/// One process for each data directory of jobs.
 pub(super) struct Processes<'a> {
     fire: &'a Fire,
     all: Vec<Running>,
     pub(super) kills: u32,
-    /// How often one has ended since the store refused what its first statements asked for.
+    /// How often a process has ended because the store refused a request of its first statements.
     pub(super) failed_starts: u32,
 }
 
@@ -109,7 +109,7 @@ impl Running {
         *self = Self::start(fire, self.place);
     }
 
-    /// What it has said so far.
+    /// Its output so far.
     fn said(&self, fire: &Fire) -> String {
         let all = std::fs::read(fire.said(self.place)).unwrap();
         let from = usize::try_from(self.from).unwrap();

@@ -1,4 +1,4 @@
-// Owns the list of past statements: what it keeps, and how it is written as text.
+// Owns the list of past statements: which ones it keeps, and how it is written as text.
 
 /** Statements that are kept. */
 export const MOST_KEPT = 50;

@@ -1,4 +1,4 @@
-// Owns the query view: runs the statement in the editor and shows what came of it. There is one, which goes on working
+// Owns the query view: runs the statement in the editor and shows the result. There is one, which goes on working
 // while other views are shown.
 
 import { el, setText } from "../page/dom.js";

@@ -1,4 +1,4 @@
-// Owns the statement that is at work: there is one at most, and it can be cancelled.
+// Owns the running statement: there is one at most, and it can be cancelled.
 
 import { announce, messageOf } from "../page/notices.js";
 import { post } from "../server/api.js";

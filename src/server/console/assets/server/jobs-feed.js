@@ -1,4 +1,4 @@
-// Owns the jobs as of the last look at them, and how fast they are.
+// Owns the state of the jobs from the last request, and their speed.
 
 import { Rates } from "../pure/rates.js";
 import { get } from "./api.js";
