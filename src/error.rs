@@ -1,4 +1,4 @@
-//! The one public error of the crate: what went wrong, where in the SQL text, and what to do.
+//! The public error of the crate: what went wrong, where in the SQL text, and what the user can do about it.
 //!
 //! An [`Error`] says *who must act* by its [`ErrorKind`]; one table maps kinds to exit codes here
 //! and to wire codes in a server. It crosses DataFusion as [`DataFusionError::External`] and comes
@@ -39,7 +39,7 @@ pub enum ErrorKind {
     Unavailable,
     /// The caller may not do this.
     Permission,
-    /// Nobody knows who the caller is.
+    /// The caller has not been authenticated.
     Unauthenticated,
     /// Memory, disk or a limit ran out.
     Exhausted,
@@ -89,19 +89,19 @@ pub struct Error {
     span: Option<Span>,
     /// Rows that were durably written before the failure, for statements that write.
     rows_written: Option<u64>,
-    /// Whether the message says which record it is about, or that it is about many.
+    /// Whether the message names the record it is about, or says that it is about many.
     names_record: bool,
-    /// Whether a store, a broker or a registry is the cause, and no row.
+    /// Whether a store, a broker or a registry is the cause, rather than a row.
     is_of_no_row: bool,
-    /// Whether a pool of memory, or the disk, that others take from as well had no more.
+    /// Whether a shared resource ran out: a memory pool or the disk.
     is_of_pool: bool,
-    /// By which a server's log names the statement.
+    /// The id under which the server's log names the statement.
     query: Option<Box<str>>,
-    /// What a job that stops by it keeps in its log, for the statement that resumes it.
+    /// The job's last report, for the log entry that the stopping job writes and the resuming statement reads.
     report: Option<Box<Reported>>,
-    /// An object store has refused it: that may pass, as keys are renewed and policies take effect.
+    /// An object store has denied access. A retry may succeed, as keys are renewed and policies take effect.
     by_store: bool,
-    /// Another writer was faster, and nothing was written: the same statement may succeed.
+    /// Another writer committed first, and this statement wrote nothing: a retry may succeed.
     is_conflict: bool,
 }
 
@@ -154,7 +154,7 @@ impl Error {
         Self::new(ErrorKind::Internal, message)
     }
 
-    /// Says what to do; replaces nothing that was already said.
+    /// Adds a help text that says what to do; an existing help text stays.
     #[must_use]
     pub fn with_help(mut self, help: impl Into<String>) -> Self {
         self.help
@@ -171,94 +171,94 @@ impl Error {
         self
     }
 
-    /// Says how many rows were durably written before the failure.
+    /// Sets the number of rows that were durably written before the failure.
     #[must_use]
     pub fn with_rows_written(mut self, rows: u64) -> Self {
         self.rows_written = Some(rows);
         self
     }
 
-    /// Says that the message tells which record it is about, or that it is about many.
+    /// Marks the message as one that names its record, or says that it is about many.
     #[must_use]
     pub(crate) fn of_record(mut self) -> Self {
         self.names_record = true;
         self
     }
 
-    /// Whether the message tells which record it is about.
+    /// Whether the message names the record it is about.
     pub(crate) fn names_record(&self) -> bool {
         self.names_record
     }
 
-    /// Says that a store, a broker or a registry is the cause, and no row.
+    /// Marks a store, a broker or a registry, rather than a row, as the cause.
     #[must_use]
     pub(crate) fn of_no_row(mut self) -> Self {
         self.is_of_no_row = true;
         self
     }
 
-    /// Says that another writer was faster, and that nothing was written.
+    /// Marks the error as a write conflict: another writer committed first, and this statement wrote nothing.
     #[must_use]
     pub(crate) fn of_conflict(mut self) -> Self {
         self.is_conflict = true;
         self
     }
 
-    /// Whether another writer was faster, and nothing was written: the same statement over the newest rows may succeed.
+    /// Whether another writer committed first and this statement wrote nothing: a retry over the newest rows may succeed.
     pub(crate) fn is_conflict(&self) -> bool {
         self.is_conflict
     }
 
-    /// Whether a store, a broker or a registry is the cause, and no row.
+    /// Whether a store, a broker or a registry is the cause, rather than a row.
     pub(crate) fn is_of_no_row(&self) -> bool {
         self.is_of_no_row || self.by_store
     }
 
-    /// Says that a pool of memory, or the disk, that others take from as well had no more.
+    /// Marks a shared resource, a memory pool or the disk, as exhausted.
     #[must_use]
     pub(crate) fn of_pool(mut self) -> Self {
         self.is_of_pool = true;
         self
     }
 
-    /// Whether a pool of memory, or the disk, that others take from as well had no more. Otherwise what ran out is a bound of its
-    /// own, such as that of what one function may make.
+    /// Whether a shared resource ran out: a memory pool or the disk. Otherwise a limit of its own was exceeded, such as that of
+    /// the memory that one function call may use.
     pub(crate) fn is_of_pool(&self) -> bool {
         self.is_of_pool
     }
 
-    /// Says that an object store is who has refused it.
+    /// Marks the error as an object store's refusal.
     #[must_use]
     pub(crate) fn by_store(mut self) -> Self {
         self.by_store = true;
         self
     }
 
-    /// Whether it may pass by itself, so that a job waits and tries again.
+    /// Whether the cause is temporary, so that a job waits and retries.
     pub(crate) fn may_pass(&self) -> bool {
         self.kind == ErrorKind::Unavailable || (self.by_store && self.kind == ErrorKind::Permission)
     }
 
-    /// Says by which id a server's log names the statement.
+    /// Sets the id under which the server's log names the statement.
     #[must_use]
     pub fn of_query(mut self, id: &str) -> Self {
         self.query.get_or_insert_with(|| id.into());
         self
     }
 
-    /// Says what a job that stops by it keeps in its log.
+    /// Attaches the report that the stopping job keeps in its log.
     #[must_use]
     pub fn with_report(mut self, report: Reported) -> Self {
         self.report.get_or_insert_with(|| Box::new(report));
         self
     }
 
-    /// What a job that stops by it keeps in its log.
+    /// The report that the stopping job keeps in its log.
     pub fn report(&self) -> Option<&Reported> {
         self.report.as_deref()
     }
 
-    /// Puts words before the message: `context: message`.
+    /// Prefixes the message with a context: `context: message`.
     #[must_use]
     pub fn context(mut self, context: impl fmt::Display) -> Self {
         self.message = format!("{context}: {}", self.message).into_boxed_str();
@@ -280,7 +280,7 @@ impl Error {
         self.help.as_deref()
     }
 
-    /// What went wrong and what to do about it, in one line: who looks later must know both.
+    /// The message and its help in one line, for logs and reports where both are needed.
     pub(crate) fn with_its_help(&self) -> String {
         match &self.help {
             Some(help) => format!("{}; {help}", self.message),
@@ -298,12 +298,12 @@ impl Error {
         self.rows_written
     }
 
-    /// By which a server's log names the statement.
+    /// The id under which the server's log names the statement.
     pub fn query(&self) -> Option<&str> {
         self.query.as_deref()
     }
 
-    /// The error as shown to a person: message, `name:line:column`, the line with a caret, help.
+    /// The error as displayed to a user: message, `name:line:column`, the line with a caret, help.
     pub fn render(&self, name: &str, text: &str) -> String {
         let mut out = format!("error: {}\n", self.message);
         if let Some(span) = self.span {
@@ -378,7 +378,7 @@ fn from_datafusion(error: DataFusionError) -> Error {
                 return error;
             }
             let inner = from_datafusion(*inner);
-            // Optimizer rules wrap their input's errors with their own names: of no use to a user.
+            // Optimizer rules wrap the errors of their inputs with their own names, which are of no use to a user.
             if is_rule(&context) || inner.span.is_some() {
                 inner
             } else {
@@ -433,7 +433,7 @@ fn from_datafusion(error: DataFusionError) -> Error {
     }
 }
 
-/// What is exhausted is a pool, or what one call of a function may make.
+/// An exhausted pool, or the limit of what one function call may produce.
 fn from_exhausted(message: String) -> Error {
     let is_of_function = is_over_budget(&message);
     let error = Error::new(ErrorKind::Exhausted, message);
@@ -445,7 +445,7 @@ fn from_exhausted(message: String) -> Error {
     }
 }
 
-/// Sinks of the engine know the columns they fill by their places only.
+/// The engine's sinks know the columns they fill by position only.
 fn from_execution(message: String) -> Error {
     let place = message
         .strip_prefix("Invalid batch column at '")
@@ -467,19 +467,19 @@ fn is_rule(context: &str) -> bool {
     is_phrase || context.chars().all(|c| c.is_ascii_lowercase() || c == '_')
 }
 
-/// DataFusion's words between a function and what it said about its arguments.
+/// The phrase that DataFusion puts between a function's name and the function's message about its arguments.
 const COERCION: &str = "coercion failed with: ";
 
-/// How DataFusion says that an INSERT has another number of columns than its query.
+/// DataFusion's message for an INSERT whose number of columns differs from that of its query.
 const INSERT_COUNT: &str = "Column count doesn't match insert query";
 
-/// Stands in the engine's name of a column before what tells it apart from another of the same name. It cannot be typed.
+/// Separates, in the engine's name of a column, the name from the suffix that makes it unique. A user cannot type it.
 pub(crate) const APART: char = '\u{1f}';
 
-/// How DataFusion says that two columns have one name.
+/// DataFusion's message for two columns of the same name.
 const EQUAL_NAMES: &str = "Projections require unique expression names";
 
-/// A planning error's message without what only its programmers need; its suggestion as help.
+/// A planning error's message without the parts for DataFusion's programmers; its suggestion becomes the help text.
 fn from_plan(message: &str) -> Error {
     if let Some(error) = arguments::refused(message) {
         return error;
@@ -518,7 +518,7 @@ fn from_plan(message: &str) -> Error {
     }
 }
 
-/// The refusal of two columns of one name where names are unique.
+/// The error for two columns of the same name where names must be unique.
 pub(crate) fn equal_names(name: &str) -> Error {
     let name = name.split(APART).next().unwrap_or_default();
     Error::invalid(format!(
@@ -527,7 +527,7 @@ pub(crate) fn equal_names(name: &str) -> Error {
     .with_help("give each its name by AS, or all of them: FROM (SELECT …) AS q (x, y)")
 }
 
-/// What an object store said. Layers above it name it through DataFusion, which uses it itself.
+/// The error for an object store's error. Layers above it name it through DataFusion, which uses it itself.
 fn from_store(error: &datafusion::object_store::Error) -> Error {
     use datafusion::object_store::Error as Store;
     let kind = match error {
@@ -540,7 +540,7 @@ fn from_store(error: &datafusion::object_store::Error) -> Error {
     Error::new(kind, error.to_string()).by_store()
 }
 
-/// What kind of answer of an object store a text quotes, where a library keeps no more of it than that.
+/// The kind of an object store's error that a text quotes, for libraries that keep no more than the text.
 pub(crate) fn quoted_store(message: &str) -> Option<ErrorKind> {
     const REFUSALS: [&str; 2] = [
         "lacked the necessary privileges to complete",
@@ -556,7 +556,7 @@ pub(crate) fn quoted_store(message: &str) -> Option<ErrorKind> {
     (is_remote && !is_cut(rest)).then_some(ErrorKind::Unavailable)
 }
 
-/// Whether a store says that a file is shorter than it should be: it stays so.
+/// Whether a store reports a file shorter than expected: a retry does not help.
 fn is_cut(message: &str) -> bool {
     [
         "InvalidRange",
@@ -567,7 +567,7 @@ fn is_cut(message: &str) -> bool {
     .any(|cut| message.contains(cut))
 }
 
-/// What a store said below an error of a reader.
+/// The object store's error among the causes of a reader's error.
 fn store_below<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> Option<&'a datafusion::object_store::Error> {
@@ -581,7 +581,7 @@ fn store_below<'a>(
     None
 }
 
-/// A data file that a table names cannot be read.
+/// The error for a data file that a table names and the store cannot read.
 fn from_parquet(error: &(dyn std::error::Error + 'static)) -> Error {
     use datafusion::object_store::Error as Store;
     match store_below(error) {
@@ -616,7 +616,7 @@ fn without_backtrace(mut message: String) -> String {
     message
 }
 
-/// What libraries quote of a statement may be all of it: the ends of a long message say enough.
+/// Libraries may quote a whole statement: the beginning and the end of a long message are enough.
 fn shortened(message: String) -> String {
     /// Characters of the beginning and of the end.
     const KEPT: (usize, usize) = (3_000, 500);
@@ -715,7 +715,8 @@ fn from_schema_error(error: &SchemaError) -> Error {
     }
 }
 
-/// What a rule does not find that the planner has found: a column of a query around, in a subquery of a subquery.
+/// The error for a column that the planner resolved and an optimizer rule cannot: a column of an outer query, in a subquery of
+/// a subquery.
 fn of_outer_column(error: &DataFusionError) -> Option<Error> {
     let DataFusionError::SchemaError(missing, _) = error.find_root() else {
         return None;
@@ -746,7 +747,7 @@ fn with_diagnostic(error: Error, diagnostic: &Diagnostic) -> Error {
     error
 }
 
-/// DataFusion and Arrow put the kind before their text; ours is carried by [`ErrorKind`].
+/// DataFusion and Arrow prefix their text with the kind; in our errors [`ErrorKind`] carries it.
 fn strip_prefix(message: &str) -> String {
     const PREFIXES: [&str; 9] = [
         "Error during planning: ",
@@ -876,7 +877,7 @@ mod tests {
         }) {
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
         }
-        // What is torn stays so, and what the program may not do is no matter of a store.
+        // A torn file stays torn, and a missing permission of the process is not an error of the store.
         for error in of_file(StoreError::Generic {
             store: "LocalFileSystem",
             source: "Requested range was invalid".into(),
