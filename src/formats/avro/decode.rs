@@ -1,4 +1,4 @@
-//! Avro in Confluent's wire format to columns: a zero byte, the schema's number, the record.
+//! Decoder from Avro in Confluent's wire format to columns: a zero byte, the schema's number, the record.
 //!
 //! Each record says which schema it was written with. Records are read in groups of one schema,
 //! with only the fields asked for, and conformed to the declared columns by name. A record that
@@ -57,7 +57,7 @@ struct Chunk {
 
 /// Why records could not be read together.
 struct Spoilt {
-    /// The place of the culprit, if it is known.
+    /// The place of the bad record, if it is known.
     at: Option<usize>,
     reason: String,
 }
@@ -83,9 +83,9 @@ impl AvroDecoder {
         })
     }
 
-    /// Makes sure that the schema with number `id` is known, or known to be of no use.
+    /// Loads the schema with number `id`, or remembers that it cannot be used.
     fn load_writer(&mut self, id: u32) -> Result<()> {
-        /// Records of garbage may name any number: what is of no use is not remembered for ever.
+        /// Corrupt records may name any number: the cache of unusable schemas is bounded.
         const MAX_USELESS: usize = 1000;
         if self.writers.contains_key(&id) {
             return Ok(());
@@ -203,7 +203,7 @@ impl AvroDecoder {
         Ok(())
     }
 
-    /// The rows in their order, null where nothing was read.
+    /// The rows in their order, null where no record was read.
     fn assemble(&self, chunks: &[Chunk], bad: &[BadRow], rows: usize) -> Result<Vec<ArrayRef>> {
         let misfit = |error| Error::internal(format!("decoded values do not fit: {error}"));
         // Source 0 is a row that is null everywhere.

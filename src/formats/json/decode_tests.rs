@@ -263,7 +263,7 @@ fn timestamps_of_numbers() {
                 .contains("TIMESTAMP")
         );
     }
-    // In quotes a number means what it means without them: many writers put large numbers there.
+    // A quoted number has the same meaning as an unquoted one: many writers quote large numbers.
     let seconds = [("json.timestamp_unit", "seconds")];
     let quoted = one(timestamp(), "\"1756969200\"", &seconds).unwrap();
     assert_eq!(quoted, "2025-09-04T07:00:00Z");
@@ -538,7 +538,7 @@ fn tombstones_and_missing_fields() {
             .iter()
             .all(|field| field.is_nullable())
     );
-    // The decoder begins anew with each batch.
+    // The decoder keeps no state between batches.
     let decoded = decoder.decode(&payloads[1..2]).unwrap();
     assert_eq!((decoded.columns.num_rows(), decoded.bad.len()), (1, 0));
     assert_eq!(decoder.decode(&[]).unwrap().columns.num_rows(), 0);

@@ -366,7 +366,7 @@ proptest! {
         let second = decoder.decode(&payloads).unwrap();
         prop_assert_eq!(&second.bad, &vec![]);
         prop_assert_eq!(&first.columns, &second.columns);
-        // What is written is JSON to others too, and says the same.
+        // serde_json reads the message as JSON too, with the same values.
         for (row, message) in rows.iter().zip(written.iter()) {
             let theirs: serde_json::Value = serde_json::from_slice(message.unwrap()).unwrap();
             let ours: serde_json::Value = serde_json::from_str(row).unwrap();

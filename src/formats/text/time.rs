@@ -1,4 +1,4 @@
-//! Dates, times and timestamps as text: ISO 8601 and SQL forms, without allocation.
+//! Conversion of dates, times and timestamps from and to text: ISO 8601 and SQL forms, without allocation.
 
 use arrow::datatypes::TimeUnit;
 
@@ -270,7 +270,7 @@ fn parse_datetime(text: &[u8]) -> Option<DateTimeText> {
     })
 }
 
-/// Days since the epoch, and what follows the date.
+/// Days since the epoch, and the rest of the text after the date.
 fn take_date(text: &[u8]) -> Option<(i64, &[u8])> {
     let (year, rest) = match text.first()? {
         sign @ (b'+' | b'-') => {
@@ -303,7 +303,7 @@ fn take_date(text: &[u8]) -> Option<(i64, &[u8])> {
     ))
 }
 
-/// Seconds and nanoseconds since midnight, and what follows the time.
+/// Seconds and nanoseconds since midnight, and the rest of the text after the time.
 fn take_time(text: &[u8]) -> Option<(i64, u32, &[u8])> {
     let (hours, rest) = take_two(text)?;
     let (minutes, rest) = take_two(rest.strip_prefix(b":")?)?;

@@ -262,7 +262,7 @@ fn a_comma_and_the_name_of_a_zone_are_read() {
         "2025-07-01T12:00:00.123+02:00[Europe/Paris]",
         "2025-07-01T12:00:00.123[Europe/Paris]",
         "2025-07-01T10:00:00.123Z[UTC]",
-        // An offset says what is meant, whatever the zone is called.
+        // The offset decides; the name of the zone does not count.
         "2025-07-01T12:00:00.123+02:00[Asia/Tokyo]",
     ] {
         assert_eq!(read(same), ten, "{same}");
