@@ -1,4 +1,4 @@
-//! A session: the only place that builds a DataFusion context, and that runs statements in it.
+//! Session: the only place that builds a DataFusion context, and that runs statements in it.
 
 pub(crate) mod catalog;
 pub(crate) mod context;
@@ -51,7 +51,7 @@ pub use system::{batch_rows, job_rows, versions};
 /// How often a statement that changes rows is run if other writers change the same ones.
 pub const ATTEMPTS: usize = 5;
 
-/// What a statement gives.
+/// The result of a statement.
 pub enum Outcome {
     /// Rows, as they come.
     Rows(Execution),
@@ -165,9 +165,9 @@ pub struct Session {
     pub(crate) catalog: Arc<Catalog>,
     notices: Arc<CompletionNotices>,
     options: SessionOptions,
-    /// What it may do, if it is a fork.
+    /// Its restrictions, if it is a fork.
     fork: ForkOptions,
-    /// What it has in common with its forks.
+    /// The state that it shares with its forks.
     common: Arc<SessionState>,
     /// Their memory and disk.
     resources: Resources,
@@ -196,7 +196,7 @@ impl Session {
         self.forked(fork, common)
     }
 
-    /// A fork that may do what this one may, with the memory and caches of jobs in the place of those of statements.
+    /// A fork with the same permissions, with the memory and caches of jobs instead of those of statements.
     ///
     /// # Errors
     /// None that a caller could cause.
@@ -221,8 +221,8 @@ impl Session {
         Self::with_catalog(&self.options, fork, catalog, common, resources)
     }
 
-    /// Whether a statement meets in this fork what it would meet in a new one of `whole`. One that may not name every table
-    /// serves its first statement only: whose it was is not known.
+    /// Whether this fork behaves for the next statement like a new fork of `whole`. A fork that may not use every table serves
+    /// one statement only: it does not record for which user it was made.
     pub(crate) fn can_serve(&self, whole: &Session) -> bool {
         self.catalog.version() == whole.catalog.version()
             && !self.states.has_changed()
@@ -243,13 +243,13 @@ impl Session {
             && self.fork.only_reads == options.only_reads
     }
 
-    /// Forgets what the last statement has seen and said: its snapshots of tables are of no use to another.
+    /// Drops the table snapshots and warnings of the last statement: they are of no use to another one.
     pub(crate) fn end_statement(&self) {
         self.catalog.begin_statement();
         self.take_warnings();
     }
 
-    /// A fork that may do what this one may.
+    /// A fork with the same permissions as this one.
     ///
     /// # Errors
     /// None that a caller could cause.
@@ -301,7 +301,7 @@ impl Session {
         warnings.push(warning);
     }
 
-    /// What the statements since the last call want said besides their rows.
+    /// Returns the warnings of the statements since the last call.
     pub fn take_warnings(&self) -> Vec<String> {
         let mut said = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
         let said = std::mem::take(&mut *said);
@@ -327,7 +327,7 @@ impl Session {
         self.catalog.column_names()
     }
 
-    /// All tables and views with what they are called in metadata: schema, name, `TABLE`, `VIEW` or `SYSTEM TABLE`.
+    /// All tables and views as metadata lists them: schema, name, and `TABLE`, `VIEW` or `SYSTEM TABLE`.
     pub fn relations(&self) -> Vec<(&'static str, String, &'static str)> {
         let mut found: Vec<_> = self
             .catalog
@@ -405,9 +405,9 @@ impl Session {
         )
     }
 
-    /// Runs a definition that was made before, for so long at most. If it fails, it is kept all the same: its name is taken, and
-    /// statements that use it try again. A Delta table that is not where it was is not made anew, and neither is a table in memory. What
-    /// the session has of that name gives way.
+    /// Runs a stored definition, with a time limit. If it fails, the catalog keeps the definition: its name is taken, and
+    /// statements that use it try again. A Delta table that is missing at its location is not created again, and neither is a
+    /// table in memory. The definition replaces an entry of the same name in the session.
     ///
     /// # Errors
     /// Why it is not open, or cannot be kept.
@@ -439,7 +439,7 @@ impl Session {
         if parsed.effect.creates_in_memory()
             && let [name] = parsed.effect.defined_names()
         {
-            // An earlier release took such definitions. To run one again would be to ask its query anew.
+            // An earlier release stored such definitions. To run one again would run its query again.
             let error = Error::unsupported(
                 "CREATE TABLE made it in memory, and its rows ended with the server that made it",
             )
@@ -550,13 +550,13 @@ impl Session {
         let Statement::Sql(sql) = &parsed.statement else {
             return HashMap::new();
         };
-        // What a parameter is cast to is what it is to be bound as.
+        // A parameter within a cast is bound as the type of the cast.
         let mut types = crate::session::rewrite::standard::cast_types(sql);
         self.catalog.begin_statement();
         let found = async {
             let plan = match self.logical_plan(sql.as_ref().clone()).await {
                 Ok((_, plan)) => plan,
-                // What is added to a time the engine takes for a time, and that has no type.
+                // The engine takes an operand added to a time for a time too, which has no type.
                 Err(error) => match crate::session::rewrite::standard::with_spans(sql) {
                     Some(spans) => self.logical_plan(spans).await?.1,
                     None => return Err(error),
@@ -602,7 +602,7 @@ impl Session {
         })
     }
 
-    /// Begins what was planned.
+    /// Starts a planned query.
     ///
     /// # Errors
     /// A source that cannot be opened.
@@ -620,7 +620,7 @@ impl Session {
         Ok(Execution { stream, plan })
     }
 
-    /// Runs a query or INSERT to its end and collects what it gives: for tests and small results.
+    /// Runs a query or INSERT to its end and collects its rows: for tests and small results.
     ///
     /// # Errors
     /// As [`Session::execute`].
@@ -636,7 +636,8 @@ impl Session {
         }
     }
 
-    /// Plans what gives rows, runs the rest. What is rare has its place in memory only when it comes: a query need not carry it.
+    /// Plans statements that return rows, and runs the others. The futures of rare statements are boxed: a query's future need
+    /// not carry them.
     async fn ready(&self, parsed: ParsedStatement) -> Result<Ready> {
         self.catalog.begin_statement();
         match parsed.statement {
@@ -893,8 +894,8 @@ fn parse_hours(hours: Text) -> Result<u64> {
     })
 }
 
-/// What a statement of DataFusion's own DDL does, if it is about tables and views: there is one catalog with one schema, and
-/// nothing else in it.
+/// The message for a statement of DataFusion's own DDL, if it is about tables and views: there is one catalog with one schema,
+/// and no other kind of object in it.
 fn done_message(ddl: &DdlStatement) -> Result<String> {
     Ok(match ddl {
         DdlStatement::CreateExternalTable(table) => format!("table {}", table.name),
@@ -917,7 +918,7 @@ fn created(effect: &Effect) -> Option<&str> {
     }
 }
 
-/// The leading upper-case words of a statement: what the user is told was done.
+/// The leading upper-case words of a statement, for the message that it is done.
 fn first_words(text: &str) -> String {
     let words: Vec<String> = text
         .split_whitespace()

@@ -1,4 +1,4 @@
-//! Records a statement could not decode, kept in the Delta table that the Kafka table names.
+//! Dead letters: records that a statement could not decode, written to the Delta table that the Kafka table names.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -132,7 +132,7 @@ async fn write(
     Ok(())
 }
 
-/// What is known of records that could not be decoded, by column.
+/// The columns of the dead letter table for records that could not be decoded.
 pub(crate) fn columns(records: &[BadRecord]) -> [(&'static str, ArrayRef); 7] {
     [
         (

@@ -1,5 +1,5 @@
-//! How columns of files become those of their table, where the engine's own way changes values: casts of Parquet's that round or may
-//! fail are not undone in predicates, and decimals of CSV keep all their digits.
+//! Exact conversion of file columns to table columns, where the engine's own conversion changes values: predicates are not
+//! rewritten past casts of Parquet columns that round or may fail, and decimals of CSV keep all their digits.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Tables over files whose columns were typed with capitals and without quotes: `userId INT` is the column `userid`, and the
-//! field `userId` of the files, unless they have one that is called `userid`. So are the fields of a STRUCT.
+//! Column names of tables over files that were typed with capitals and without quotes: `userId INT` is the column `userid`, and
+//! the field `userId` of the files, unless they have a field named `userid`. The fields of a STRUCT follow the same rule.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -33,11 +33,11 @@ use crate::formats::{plain_field, renamed, typed_as, typed_name};
 use crate::planner::normalize;
 use crate::planner::types::typed_arrow_type;
 
-/// Columns of SQL by what the files call them.
+/// Fields of the table by their names in the files.
 pub(crate) type Names = HashMap<String, Field>;
 
-/// The columns of a statement that declares a table over files, if they, or fields of a STRUCT in them, were typed otherwise than
-/// they are called; with how that was.
+/// The columns of a statement that declares a table over files, if their original spelling, or that of STRUCT fields in them,
+/// differs from their names; with that spelling.
 pub(crate) fn typed(statement: &SqlStatement) -> Vec<Field> {
     let SqlStatement::CreateExternalTable(table) = statement else {
         return Vec::new();
@@ -86,7 +86,7 @@ pub(crate) async fn with_names_of_files(
     Ok((table, names))
 }
 
-/// The field as the files have it: by its name, or else as it was typed; and so what is in it.
+/// The field with its name in the files: its own name, or else its original spelling; nested fields likewise.
 fn field_of_file(field: &Field, typed: &Field, found: Option<&Fields>) -> Field {
     let find = |name: &str| found?.iter().find(|of| of.name() == name);
     let name = match typed_name(typed) {

@@ -1,4 +1,4 @@
-//! The session's tables: definitions kept, providers made anew for each statement.
+//! Catalog of a session: it keeps the definitions of tables, and creates a table provider for each statement.
 
 pub(crate) mod dead_letters;
 pub(crate) mod exact_files;
@@ -53,7 +53,7 @@ pub(super) const VIEWS: usize = 64;
 /// Gives the context's state; set once, after the context is built.
 type StateOf = Box<dyn Fn() -> Option<SessionState> + Send + Sync>;
 
-/// What a name stands for.
+/// The object behind a name of the catalog.
 #[derive(Debug, Clone)]
 pub(crate) enum TableEntry {
     Kafka(Arc<KafkaTable>),
@@ -80,7 +80,7 @@ impl TableEntry {
         }
     }
 
-    /// The same, or what it has become since it was opened.
+    /// The entry itself, or the opened table of an entry that was opened since.
     fn settled(&self) -> Self {
         match self {
             TableEntry::Unopened(unopened) => unopened.opened().unwrap_or(self).clone(),
@@ -119,7 +119,7 @@ fn listing(provider: &dyn TableProvider) -> Option<&ListingTable> {
     }
 }
 
-/// The same with a cache for what is learned of its files; none if it is not over files.
+/// The provider with a cache for the statistics of its files; `None` if it is not over files.
 fn with_statistics(
     provider: &dyn TableProvider,
     statistics: Option<&Arc<FileStatisticsCache>>,
@@ -386,7 +386,7 @@ impl Catalog {
         }
     }
 
-    /// Keeps what is learned of files in this cache. Tables come with that of the session in which they were declared.
+    /// Keeps statistics of files in this cache. A table starts with the cache of the session that declared it.
     pub(crate) fn keep_statistics_in(&self, statistics: Option<&Arc<FileStatisticsCache>>) {
         let mut tables = self.write();
         let Tables {
@@ -408,7 +408,7 @@ impl Catalog {
         }
     }
 
-    /// Forgets a name; gives what it stood for.
+    /// Removes a name; returns its entry and definition.
     pub(crate) fn remove(&self, name: &str) -> Option<(TableEntry, String)> {
         let mut tables = self.write();
         tables.restricted.remove(name);
@@ -446,7 +446,7 @@ impl Catalog {
     pub(crate) async fn provider(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         let of_change = self.hidden_of_change(name);
         let (base, travel) = split_time_travel(of_change.unwrap_or(name));
-        // A view may name what the statement that uses it may not.
+        // A view may use tables that its reader may not.
         let in_view = !lock(&self.planning).is_empty();
         let found = self.read(|tables| {
             let hidden = || tables.hidden.get(base).filter(|_| in_view);

@@ -1,5 +1,5 @@
-//! Tables that are defined and could not be opened: the definition stays, and opening is tried again when a statement uses the
-//! table, and whenever the server that keeps the definition asks for it.
+//! Tables that are defined and could not be opened: the catalog keeps the definition, and tries to open the table again when a
+//! statement uses it, and whenever the server that stores the definition asks for it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -58,7 +58,8 @@ impl Unopened {
         self.kind
     }
 
-    /// Where its definition says that it lies: nobody else may declare it under another name because it is not open.
+    /// The location in its definition: although the table is not open, no other statement may declare that location under
+    /// another name.
     pub(crate) fn place(&self) -> Option<TablePlace> {
         match self.statement.as_ref().map(|parsed| &parsed.statement) {
             Some(Statement::CreateTable(table)) => {
@@ -120,7 +121,7 @@ impl Unopened {
         }
     }
 
-    /// What a statement is told that uses it.
+    /// The error for a statement that uses the table.
     pub(crate) fn error(&self) -> Error {
         let failure = self.failure();
         let message = format!("{} cannot be opened: {}", self.name, failure.message);
@@ -185,7 +186,7 @@ mod tests {
     use crate::planner::{Script, parse_statement};
     use crate::session::{Session, SessionOptions};
 
-    /// Its query would be asked anew, and might give other rows.
+    /// To create it again would run its query again, which may return other rows.
     #[tokio::test]
     async fn a_table_in_memory_is_not_made_again() {
         let session = Session::try_new(&SessionOptions::default()).unwrap();

@@ -1,7 +1,7 @@
-//! A view that hides rows, against readers at random: nothing that a reader computes is given a row that the view leaves out, and
-//! the answer is that of a table which has the view's rows and no others.
+//! Property test of views that hide rows: no expression of a reader is evaluated on a row that the view filters out, and the
+//! answer equals that over a table which holds exactly the view's rows.
 //!
-//! The function `probe` gives back what it is given and remembers it. Other expressions fail on hidden rows only.
+//! The function `probe` returns its argument and records it. Other expressions fail on hidden rows only.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -44,7 +44,7 @@ const VIEWS: [&str; 11] = [
     "SELECT * FROM {} WHERE v < 70 UNION ALL SELECT * FROM {} WHERE v BETWEEN 70 AND 999",
 ];
 
-/// What a reader asks: `{n}` is the view, `{v}` a value and `{c}` a condition over its row `o`.
+/// The reader's queries: `{n}` is the view, `{v}` a value and `{c}` a condition over its row `o`.
 const QUERIES: [&str; 16] = [
     "SELECT o.id FROM {n} o WHERE {c}",
     "SELECT {v} AS x FROM {n} o WHERE {c}",
@@ -228,7 +228,7 @@ fn nothing_that_a_reader_computes_is_given_a_hidden_row() {
         let right = runtime.block_on(run(&other, &query.replace("{n}", "seen")));
         match (&mine, &right) {
             (Ok(mine), Ok(right)) => prop_assert_eq!(mine, right, "{}", of_view),
-            // Both lack what the statement needs.
+            // The statement fails on both alike.
             (Err(mine), Err(_)) => {
                 let said = mine.to_string();
                 prop_assert!(!said.contains("hidden-"), "{}: {}", of_view, said);

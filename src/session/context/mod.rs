@@ -1,4 +1,4 @@
-//! Building the DataFusion context: types, functions, planners, memory.
+//! Construction of the DataFusion context: types, functions, planners, memory.
 
 pub(crate) mod memory;
 pub(crate) mod states;
@@ -44,7 +44,7 @@ use crate::tables::parquet::read_int96_in_microseconds;
 pub(super) const CATALOG: &str = "anabranch";
 pub(super) const SCHEMA: &str = "public";
 
-/// What a session is given.
+/// Settings of a session.
 #[derive(Debug, Clone, Default)]
 pub struct SessionOptions {
     /// Bytes that sorts, aggregates and joins may hold before they spill; `None`: half of the
@@ -54,13 +54,13 @@ pub struct SessionOptions {
     pub job_memory: JobMemory,
     /// Parallel streams; `None`: one per processor.
     pub target_partitions: Option<usize>,
-    /// What the tables of the schema `system` tell of; `None`: there is no such schema.
+    /// The data directory that the schema `system` reads; `None`: there is no such schema.
     pub data_dir: Option<String>,
     /// Where spilled data goes; `None`: the system's temporary folder.
     pub spill_dir: Option<PathBuf>,
 }
 
-/// The memory of jobs. What they have of their own no statement takes, and they take no more (SAFE-1).
+/// The memory of jobs. Statements cannot take memory reserved for jobs, and jobs take no more than that (SAFE-1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum JobMemory {
     /// What there is, as statements do: where there are no statements beside jobs.
@@ -72,7 +72,7 @@ pub enum JobMemory {
     Bytes(usize),
 }
 
-/// What a fork of a session may do less than the session.
+/// Restrictions of a fork compared with its session.
 #[derive(Clone, Default)]
 pub struct ForkOptions {
     /// The zone of `now()` and of texts that `to_timestamp` reads, such as `Europe/Paris`; `None`: as the session's.
@@ -84,7 +84,7 @@ pub struct ForkOptions {
     /// Whether a table that its statements may name is not opened, since another one that they may not name lies at the same place;
     /// `None`: all are opened.
     pub is_closed: Option<IsClosed>,
-    /// Its statements write nothing, not even what a query sets aside.
+    /// Its statements write nothing, not even the dead letters of a query.
     pub only_reads: bool,
 }
 
@@ -103,8 +103,8 @@ pub type MayName = Arc<dyn Fn(&str, &str) -> bool + Send + Sync>;
 /// Whether a table is not opened, by name; asked when a statement opens it.
 pub type IsClosed = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
-/// What a session and its forks have in common: functions, rules and settings, without tables. To copy it is much less work
-/// than to build it.
+/// The state that a session and its forks share: functions, rules and settings, without tables. Copying it is much cheaper than
+/// building it.
 pub(super) fn common(
     options: &SessionOptions,
     runtime: Arc<RuntimeEnv>,
@@ -292,8 +292,8 @@ impl Resources {
         self.pools().map(|pool| pool.reserved()).sum()
     }
 
-    /// What the sessions of a job have in common, and the memory of jobs as this one has it. Which files there are each job remembers
-    /// by itself, since each of its batches looks again; what is in them, all jobs together.
+    /// The state that the sessions of a job share, with the memory of jobs as this job sees it. Each job has its own cache of
+    /// file listings, since each of its batches lists files again; the cache of file metadata is shared by all jobs.
     ///
     /// # Errors
     ///
@@ -420,7 +420,7 @@ mod tests {
             (15, 0, 20)
         );
     }
-    /// Where the caches of files are: of what is in them, of their statistics, and of which there are.
+    /// The addresses of the file caches: metadata, statistics, listings.
     fn caches(runtime: &RuntimeEnv) -> [*const (); 3] {
         let caches = &runtime.cache_manager;
         [
@@ -440,7 +440,7 @@ mod tests {
         for (of_job, of_statements) in one.iter().zip(caches(&resources.statements)) {
             assert_ne!(*of_job, of_statements);
         }
-        // What is in files is known to all jobs, and which there are to each.
+        // All jobs share the cached file metadata; each has its own listings.
         assert_eq!(one[..2], other[..2]);
         assert_ne!(one[2], other[2]);
     }

@@ -1,5 +1,5 @@
-//! The state in which a statement is planned and the task in which it runs: kept from one statement to the next, because
-//! to copy the hundreds of functions is much of the work for a small one.
+//! Cache of the state in which a statement is planned and of the task in which it runs: one statement hands both to the next,
+//! because copying the hundreds of functions is much of the work of a small statement.
 
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -62,7 +62,7 @@ impl States {
         };
     }
 
-    /// Whether nothing runs in what it gave.
+    /// Whether no statement still runs in the task that it handed out.
     pub(crate) fn are_at_rest(&self) -> bool {
         let kept = self.lock();
         kept.task

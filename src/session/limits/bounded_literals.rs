@@ -1,7 +1,8 @@
-//! What is written with brackets and operators and is a call: `[a, b]`, `{'a': 1}`, `list || list`, `list @> list`.
+//! Expressions written with brackets or operators that are function calls: `[a, b]`, `{'a': 1}`, `list || list`, `list @>
+//! list`.
 //!
-//! The engine's planners take the functions for these from its library, past those of the session: so they are planned here,
-//! with the same bounds as calls by name.
+//! The engine's planners take the functions for these from its library instead of the session: so this module plans them, with
+//! the same bounds as for calls by name.
 
 use datafusion::common::{DFSchema, Result};
 use datafusion::functions::core::planner::CoreFunctionPlanner;

@@ -1,4 +1,4 @@
-//! Bytes that the rows of an array take, or a value: of a slice what it shows, and not what it is a slice of.
+//! Size in bytes of the rows of an array, or of a value: a slice counts with its own rows only, not with the whole buffer.
 
 use datafusion::arrow::array::{
     Array, AsArray as _, GenericListArray, OffsetSizeTrait, StructArray,

@@ -1,8 +1,9 @@
-//! How large an expression becomes when the optimizer writes it out.
+//! Size of an expression after the optimizer has expanded it.
 //!
-//! It makes `x BETWEEN a AND b` of two comparisons, `coalesce(x, y)` a CASE that names `x` twice, and a CASE of booleans an OR with each
-//! condition in it several times. A cast of a value in JSON reads it in several ways. Each of them within itself doubles with each step, and no limit is asked meanwhile: so it is counted
-//! here before.
+//! The optimizer rewrites `x BETWEEN a AND b` to two comparisons, `coalesce(x, y)` to a CASE that names `x` twice, and a CASE
+//! of booleans to an OR with each condition in it several times. A cast of a JSON value expands to several ways of reading it.
+//! Each of these doubles with each level of nesting, and no limit is checked meanwhile: so this module counts the size
+//! beforehand.
 
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
@@ -97,7 +98,7 @@ fn literal(expr: &Expr) -> Option<bool> {
     }
 }
 
-/// Whether an expression may be a boolean, by what it is.
+/// Whether an expression may be boolean, judged by its kind.
 fn may_be_boolean(expr: &Expr) -> bool {
     match expr {
         Expr::Literal(value, _) => matches!(value, ScalarValue::Boolean(_) | ScalarValue::Null),

@@ -1,4 +1,4 @@
-//! How much a function makes of a batch, and how much work that is.
+//! Measures of function calls: how many bytes a function produces for a batch, and how much work that is.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs};
 use crate::session::limits::bytes::{of_array, of_value, span};
 use crate::session::limits::type_fields;
 
-/// What is said of a call, if it can be said.
+/// Measures a call; `None` if the arguments do not tell.
 pub(crate) type Measure = fn(&ScalarFunctionArgs) -> Option<u128>;
 
 /// Bytes of an argument for all rows.
@@ -230,7 +230,7 @@ fn at_each_place(args: &ScalarFunctionArgs, is_pattern: bool) -> Option<u128> {
     Some(text.max(text.saturating_mul(to) / from))
 }
 
-/// What is put together of the arguments.
+/// Bytes of all arguments together.
 pub(crate) fn together(args: &ScalarFunctionArgs) -> Option<u128> {
     let sizes = (0..args.args.len()).map(|at| bytes(args, at).unwrap_or(0));
     Some(sizes.fold(0, u128::saturating_add))
@@ -332,7 +332,7 @@ pub(crate) fn shown(args: &ScalarFunctionArgs) -> Option<u128> {
     Some(patterns.fold(0, u128::saturating_add).saturating_mul(12))
 }
 
-/// What is compared of two texts of which each character is compared with each.
+/// Number of comparisons between two texts if each character of one is compared with each of the other.
 pub(crate) fn each_with_each(args: &ScalarFunctionArgs) -> Option<u128> {
     let pairs = lengths(args, 0)?.into_iter().zip(lengths(args, 1)?);
     Some(

@@ -1,10 +1,10 @@
-//! How large a plan may be before it is optimized (SAFE-1).
+//! Limit for the size of a plan before it is optimized (SAFE-1).
 //!
-//! A short text can make a plan without end: a common table expression that names the one before it twice doubles with each
-//! step, and so does a condition that moves down through columns each of which is made of another one twice. The parts are
-//! shared until the optimizer walks them as a tree. So they are counted as a tree here, and counting ends at the limit.
+//! A short text can give a huge plan: a common table expression that names the previous one twice doubles the plan with each
+//! step, and so does a condition that moves down through columns each of which uses another one twice. The parts are shared
+//! until the optimizer walks them as a tree. So this module counts them as a tree, and counting stops at the limit.
 //!
-//! Subqueries within one another double as well: the engine checks each of them by itself and again with the one around it.
+//! Nested subqueries double the work as well: the engine checks each of them by itself and again with its outer query.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub(crate) const OPERATORS: usize = 20_000;
 const DEPTH: usize = 500;
 /// Subqueries in the expressions of one operator.
 const QUERIES: usize = 200;
-/// Operators above one another that a subquery makes: a join, and what it reads.
+/// Depth of operators that a subquery adds: a join, and its input.
 const OF_QUERY: usize = 2;
 /// Parts of all expressions, each as often as the optimizer meets it.
 const PARTS: u64 = 2_000_000;
@@ -41,7 +41,7 @@ const EXPANDED: u64 = 200_000;
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Exhausted`], with what is too large.
+/// [`ErrorKind::Exhausted`], with the limit that the plan exceeds.
 pub(crate) fn check(plan: &LogicalPlan) -> Result<()> {
     with_stack(|| {
         let mut count = Count::default();
@@ -84,7 +84,7 @@ impl Place {
     }
 }
 
-/// What the optimizer would meet.
+/// Counters for the operators and expressions that the optimizer walks.
 #[derive(Default)]
 struct Count {
     operators: u64,
@@ -271,8 +271,8 @@ fn weigh(
     Ok(weights)
 }
 
-/// The expressions that move down to the tables: conditions, and what the bounds are of that are learned while rows are read, by
-/// a join of its keys, by ORDER BY with LIMIT and by `min` and `max`.
+/// The expressions that move down to the tables: conditions, and the dynamic filters that a join by its keys, ORDER BY with
+/// LIMIT, `min` and `max` derive while rows are read.
 fn conditions(plan: &LogicalPlan) -> Vec<&Expr> {
     match plan {
         LogicalPlan::Filter(filter) => vec![&filter.predicate],
@@ -454,7 +454,7 @@ mod tests {
         });
         let error = run(&format!("{deep} SELECT * FROM t40")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
-        // What is read of a struct is what it was made of.
+        // A field that is read from a struct is replaced by the expression that made it.
         let few = chain(5, |from| {
             format!("SELECT {{'a': c, 'b': c}} AS c FROM {from}")
         });
@@ -583,7 +583,7 @@ mod tests {
         assert_eq!(run(&branches(30, "true")).await.unwrap(), 3);
         let error = run(&branches(2_000, "true")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
-        // As a value of many kinds it stays what it is.
+        // A value with many branches does not expand.
         assert_eq!(run(&branches(300, "value > 2")).await.unwrap(), 3);
     }
 

@@ -1,7 +1,7 @@
-//! Whether a step of a statement has room for what it is about to make, or has made (SAFE-1).
+//! Memory checks of a statement's steps: whether there is room for the result of the next step, or of the last one (SAFE-1).
 //!
-//! One call has a budget, which is a part of what its statement may hold. All calls that are made in one go have what the allocator
-//! counts for the statement (`core::heap`).
+//! One function call has a budget, which is a part of the statement's memory. For all calls of one evaluation together, the
+//! memory is checked that the allocator counts for the statement (`core::heap`).
 
 use anabranch_udfs::Budget;
 use datafusion::common::ScalarValue;
@@ -22,7 +22,7 @@ pub(crate) fn budget(options: &ConfigOptions) -> usize {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Exhausted`], with who has made it of how many rows.
+/// [`ErrorKind::Exhausted`], with the function and the number of rows.
 pub(crate) fn check(who: &str, bytes: usize, rows: usize, budget: usize) -> Result<()> {
     if bytes <= budget {
         return go_on(0);
@@ -69,7 +69,7 @@ pub(crate) fn check_spread(
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Exhausted`]; [`ErrorKind::Cancelled`] if nobody waits for it any more.
+/// [`ErrorKind::Exhausted`]; [`ErrorKind::Cancelled`] if the statement was ended.
 pub(crate) fn go_on(more: usize) -> Result<()> {
     heap::check(more).map_err(|refusal| {
         DataFusionError::from(match refusal {

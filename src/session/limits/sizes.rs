@@ -1,8 +1,9 @@
-//! Functions whose result, or work, can be much larger than what they are given: `repeat('x', 1000000000)` (SAFE-1).
+//! Bounds for functions whose result, or work, can be much larger than their arguments: `repeat('x', 1000000000)` (SAFE-1).
 //!
-//! What a function makes is in no memory pool until an operator takes it, and a failed allocation would end the process. So
-//! these functions say what they are about to make of a batch, and are refused beyond the budget of their statement, also
-//! where the optimizer evaluates them. The same goes for work: nothing ends a call before its own end.
+//! The result of a function belongs to no memory pool until an operator takes it, and a failed allocation would end the
+//! process. So these functions measure the result for a batch before they compute it, and are refused beyond the budget of
+//! their statement, also where the optimizer evaluates them. The same holds for work: no call can be interrupted before its
+//! end.
 
 use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
@@ -33,7 +34,7 @@ use crate::session::limits::{plan_limits, room, type_fields, unwanted};
 /// Comparisons of one call: a few seconds.
 const STEPS: u128 = 1_000_000_000;
 
-/// What is measured of a function before it is called.
+/// The measure of a function before it is called.
 #[derive(Debug, Clone, Copy)]
 enum Measured {
     /// Nothing: its type may be too large.
@@ -102,7 +103,7 @@ pub(crate) fn bound(state: &mut SessionState) -> Result<()> {
     Ok(())
 }
 
-/// Whether a call may compare much: what is trimmed or looked for is mostly a short literal.
+/// Whether a call may need many comparisons: the text to trim or to search for is mostly a short literal.
 pub(crate) fn may_compare_much(call: &ScalarFunction) -> bool {
     match call.name() {
         "levenshtein" => true,
@@ -280,8 +281,8 @@ impl ScalarUDFImpl for Bounded {
         self.inner.documentation()
     }
 
-    /// What has a type that may be is optimized as the function itself: of a struct that is made and read only what is read
-    /// is made.
+    /// A call whose type is within the limit is optimized like the inner function: of a struct that is built and read at once,
+    /// only the field that is read is computed.
     fn simplify(&self, args: Vec<Expr>, context: &SimplifyContext) -> Result<ExprSimplifyResult> {
         let Measured::Type = self.measured else {
             return Ok(ExprSimplifyResult::Original(args));

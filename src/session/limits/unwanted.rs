@@ -1,9 +1,10 @@
-//! Planning that ends when its plan is not wanted any more (SAFE-1).
+//! Cancellation of planning (SAFE-1).
 //!
-//! A plan is made without a pause, so that nothing ends it from outside. Instead whoever makes it asks whether it is still wanted:
-//! before each rule of the analyzer and the optimizers, at each operator that a rule goes over, and at the operators, literals and
-//! functions of expressions. Whoever waits for a plan has an [`Unwanted`], and says by it that the wait is over. What takes long
-//! without asking is bounded by counting: see [`super::plan_limits`], [`super::weights`] and the gate of the parser.
+//! Planning runs without a pause, so that no other task can interrupt it. Instead the planner checks whether its plan is still
+//! wanted: before each rule of the analyzer and the optimizers, at each operator that a rule visits, and at the operators,
+//! literals and functions of expressions. A caller that waits for a plan holds an [`Unwanted`] and sets it when the wait ends.
+//! Long work without such checks is bounded by counting: see [`super::plan_limits`], [`super::weights`] and the gate of the
+//! parser.
 
 use std::cell::RefCell;
 use std::fmt::Debug;

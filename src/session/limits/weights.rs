@@ -1,11 +1,11 @@
-//! How large a statement is once its views and common table expressions stand where they are named.
+//! Size of a statement after its views and common table expressions are expanded.
 //!
-//! The planner copies what a name stands for at each mention. A common table expression that names the one before it twice
-//! doubles with each step, and so do views over views: the plan has no end before it can be counted. So the mentions are
-//! counted in the text, where each query is met once.
+//! The planner copies the query behind a name at each mention. A common table expression that names the previous one twice
+//! doubles the plan with each step, and so do views over views: the plan would be too large to count. So this module counts the
+//! mentions in the syntax tree, where each query is visited once.
 //!
-//! And where the engine looks for the tables of a statement it reads each common table expression twice, so that WITH within WITH
-//! doubles too: what it reads is counted as well.
+//! When the engine looks for the tables of a statement, it reads each common table expression twice, so that WITH within WITH
+//! doubles too: this module also counts that work.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -20,9 +20,9 @@ use crate::session::catalog::{Catalog, TableEntry, VIEWS, split_time_travel, too
 use crate::session::context::SCHEMA;
 use crate::session::limits::plan_limits::{OPERATORS, too_large};
 
-/// What all mentions of a statement weigh together: the planner walks what is named at each of them.
+/// Limit for the weight of all mentions of a statement: the planner walks the named query at each of them.
 const MENTIONED: u64 = 100_000;
-/// Queries, names and parts of expressions that are read once more while tables are looked for.
+/// Queries, names and parts of expressions that the engine reads again while it looks for tables.
 const READ_AGAIN: u64 = 5_000_000;
 
 /// Refuses a statement that is too large to be planned.
@@ -95,7 +95,7 @@ impl Weigher<'_> {
         ControlFlow::Continue(())
     }
 
-    /// Adds what is read twice as often with each common table expression around it.
+    /// Counts the repeated reads, which double with each enclosing common table expression.
     fn read(&mut self) -> ControlFlow<Error> {
         let doubled = self.frames.last().map_or(0, |frame| frame.doubled);
         let times = 1_u64.checked_shl(doubled).unwrap_or(u64::MAX);
@@ -108,12 +108,12 @@ impl Weigher<'_> {
         ControlFlow::Break(self.placed(error))
     }
 
-    /// What a view weighs; 1 where there is none of this name.
+    /// The weight of a view; 1 if there is no view of this name.
     fn view(&mut self, name: &str) -> ControlFlow<Error, u64> {
         if let Some(known) = self.views.get(name) {
             return ControlFlow::Continue(*known);
         }
-        // A view may name what the statement may not.
+        // A view may use tables that the statement may not.
         let entry = match self.within {
             0 => self.catalog.entry(name),
             _ => self.catalog.entry_of_plan(name),

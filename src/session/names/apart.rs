@@ -1,8 +1,8 @@
-//! Plans statements whose columns may have equal names.
+//! Planning of statements whose columns may have equal names.
 //!
-//! The engine wants the columns of each query to differ by their names. What is named like an earlier column gets a name of its own
-//! before it is planned, and loses it in the result. Where the text does not tell that two columns have one name, the engine says so,
-//! and the statement is planned once more.
+//! The engine requires unique column names in each query. A column named like an earlier one gets a unique name before
+//! planning, and the result gets the original name back. Where the text does not show that two columns have one name, the
+//! engine reports it, and the statement is planned once more.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -57,7 +57,7 @@ pub(crate) async fn plan_apart(
         match Box::pin(state.statement_to_plan(apart.clone())).await {
             Ok(plan) => return ordered_by_one(plan, statement),
             Err(other) => {
-                // What is wrong besides is told once the names are right.
+                // Other errors are reported once the names are unique.
                 let was_of_names = is_about_equal_names(&told);
                 told = other.to_string();
                 missing = missing_column(&other);
@@ -90,7 +90,7 @@ fn equal_apart(statement: &SqlStatement) -> SqlStatement {
     apart
 }
 
-/// What is tried where a statement cannot be planned, one after the other.
+/// The attempts for a statement that cannot be planned, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     /// The columns of several stars, each by its own name.
@@ -219,7 +219,7 @@ fn order_of_several(plan: &LogicalPlan, statement: &SqlStatement) -> Option<Stri
     names.find(is_of_several)
 }
 
-/// What is said of an ORDER BY that names several columns.
+/// The error message for an ORDER BY by a name that several columns have.
 pub(crate) fn ambiguous_order(name: &str) -> String {
     format!(
         "ORDER BY {name} is ambiguous: {name} is the name of several columns of the result. \
@@ -227,7 +227,7 @@ pub(crate) fn ambiguous_order(name: &str) -> String {
     )
 }
 
-/// Whether two expressions are the same by what was typed; a column may be typed with its table and without.
+/// Whether two expressions have the same text; a column may be written with its table or without.
 pub(crate) fn is_same(one: &Expr, other: &Expr) -> bool {
     match (one, other) {
         (Expr::Nested(one), other) | (other, Expr::Nested(one)) => is_same(one, other),
@@ -242,7 +242,7 @@ pub(crate) fn is_same(one: &Expr, other: &Expr) -> bool {
     }
 }
 
-/// What was typed for an expression, with names in lower case unless quoted, and without brackets around all of it.
+/// The text of an expression, with names in lower case unless quoted, and without brackets around all of it.
 pub(crate) fn text_of(expr: &Expr) -> String {
     let mut inner = expr;
     while let Expr::Nested(nested) = inner {
@@ -322,7 +322,7 @@ fn only_named<'a>(items: &'a [SelectItem], name: &str) -> Option<&'a Expr> {
 pub(crate) enum Told {
     /// Those that are named like an earlier one, and those whose place is not known.
     Equal,
-    /// Also those that the engine may name alike: expressions, and whatever stands beside a `*`.
+    /// Also those for which the engine may choose equal names: expressions, and all columns beside a `*`.
     Doubtful,
 }
 

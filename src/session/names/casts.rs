@@ -1,11 +1,11 @@
-//! `avg(x), avg(CAST(x AS DOUBLE))` in one select list, and `GROUP BY x, CAST(x AS DATE)`: the engine calls both alike, since casts
-//! are no part of its names, and refuses the second. So the casts of such calls and keys are told apart by a function that gives the
-//! value itself.
+//! Unique names for casts: in `avg(x), avg(CAST(x AS DOUBLE))` and `GROUP BY x, CAST(x AS DATE)` the engine gives both
+//! expressions one name, since its names omit casts, and refuses the second. So the casts of such calls and keys are wrapped in
+//! a function that returns its argument and makes the name unique.
 //!
-//! So are calls with `x IN (SELECT …)` in them, of which the engine's names say no more than IN.
+//! The same is done for calls with `x IN (SELECT …)` in them, whose query the engine's names omit.
 //!
-//! And `CAST(x AS INT)` in a select list gets the name `x`: the engine would call it by the table as well, `t.x`. In VALUES, casts to
-//! REAL are told from those that the engine adds to other rows.
+//! And `CAST(x AS INT)` in a select list gets the name `x`: the engine would name it with its table, `t.x`. In VALUES, casts to
+//! REAL are kept apart from those that the engine adds to other rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -137,7 +137,7 @@ fn have_casts_alone_between(select: &Select) -> bool {
     by_name.values().any(|texts| texts.len() > 1)
 }
 
-/// The keys of GROUP BY, each once; of a number or an alias what it stands for.
+/// The keys of GROUP BY, each once; a number or an alias is replaced by its expression.
 fn keys<'a>(select: &'a Select) -> Vec<&'a Expr> {
     let mut listed = Vec::new();
     let mut by_alias = BTreeMap::new();
@@ -187,7 +187,7 @@ fn keys<'a>(select: &'a Select) -> Vec<&'a Expr> {
     keys
 }
 
-/// Tells all casts of a query apart, by what they give.
+/// Marks all casts of a query with their types.
 fn mark_all(select: &mut Select, order: Option<&mut OrderByKind>) {
     let mut keys = Keys::default();
     for item in &mut select.projection {
@@ -198,7 +198,7 @@ fn mark_all(select: &mut Select, order: Option<&mut OrderByKind>) {
         let typed = expr.to_string();
         let _ = expr.visit(&mut keys);
         if expr.to_string() != typed {
-            // What was typed is its name for the queries around.
+            // The outer queries refer to the column by its original text.
             let expr = taken(expr);
             let alias = Ident::with_quote('"', typed);
             *item = SelectItem::ExprWithAlias { expr, alias };
@@ -246,7 +246,7 @@ fn name_casts(select: &mut Select) {
     }
 }
 
-/// Looks for what the engine's names leave out.
+/// Finds parts that the engine's names omit.
 struct AnyUnnamed;
 
 impl VisitorMut for AnyUnnamed {
@@ -333,7 +333,7 @@ fn lower(name: &mut ObjectName) {
     }
 }
 
-/// Marks the casts of a query, and not of those within it, by what they give.
+/// Marks the casts of a query with their types, and leaves its subqueries alone.
 #[derive(Default)]
 struct Keys {
     queries: usize,
@@ -410,7 +410,7 @@ impl VisitorMut for Bare {
     }
 }
 
-/// Takes what the engine's names leave out of an expression, or marks it.
+/// Removes from an expression the parts that the engine's names omit, or marks them.
 struct Unnamed {
     marks: bool,
     /// Not only casts, also IN with a query.
@@ -470,7 +470,7 @@ impl VisitorMut for Unnamed {
     }
 }
 
-/// What the engine's names say of a value that is looked for in a query.
+/// The part of the engine's name for a value that is looked up in a query.
 fn membership(expr: &Expr) -> Option<&'static str> {
     let (_, negated) = looked_for(expr)?;
     Some(if negated { "NOT IN" } else { "IN" })

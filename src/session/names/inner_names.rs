@@ -1,9 +1,9 @@
-//! Queries within a statement call their columns as PostgreSQL does: `SELECT sum FROM (SELECT sum(x) FROM t)`.
+//! Column names of queries within a statement, as PostgreSQL gives them: `SELECT sum FROM (SELECT sum(x) FROM t)`.
 //!
-//! The engine has names of its own for expressions, such as `sum(t.x)`, and wants the columns of a query to differ by them. So the
-//! names are attached to each query in FROM, as its settings, which the engine leaves alone, and its columns are renamed by their
-//! places once it is planned. Columns of equal names stay apart by what cannot be typed: `*` gives all of them, and to name one is
-//! refused.
+//! The engine has its own names for expressions, such as `sum(t.x)`, and requires that they are unique within a query. So this
+//! module attaches PostgreSQL's names to each query in FROM, as its settings, which the engine ignores, and the columns are
+//! renamed by position once the query is planned. Columns of equal names are kept apart by a suffix that cannot be typed: `*`
+//! returns all of them, and a reference to one by name is refused.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -369,7 +369,7 @@ fn first_select_mut(body: &mut SetExpr) -> Option<&mut Select> {
 struct Places {
     tables: HashSet<String>,
     of_names: HashMap<String, Vec<usize>>,
-    /// What was found of names that were asked for.
+    /// The results of earlier lookups of names.
     found: HashMap<String, Option<usize>>,
 }
 
@@ -412,7 +412,7 @@ impl Places {
                 false => computed.push((*place, expr)),
             }
         }
-        // What is called so in the text goes before what only has that name.
+        // A column with this name in the text takes precedence over one that is named so by rule.
         let all = match known.is_empty() {
             true => &computed,
             false => &known,
@@ -431,7 +431,7 @@ impl Places {
     }
 }
 
-/// The first places of the expressions in a select list, by what was typed.
+/// The first positions of the expressions in a select list, by their text.
 #[derive(Default)]
 struct Texts {
     typed: HashMap<String, usize>,

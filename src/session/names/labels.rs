@@ -1,7 +1,7 @@
-//! What the columns of a result are called: by what was typed, and as often as it was typed.
+//! Labels of result columns: the original text of each column, which may occur several times.
 //!
-//! The plan keeps the engine's own names, which must differ. Its result is renamed by place, so that nothing else of a statement
-//! depends on a label.
+//! The plan keeps the engine's own names, which must be unique. The result is renamed by position, so that no other part of a
+//! statement depends on a label.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -216,7 +216,7 @@ pub(crate) fn is_column(expr: &Expr) -> bool {
     matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_))
 }
 
-/// A column is called by its name, also in brackets or cast; everything else by what was typed.
+/// A column's label is its name, also in brackets or within a cast; the label of any other expression is its text.
 pub(crate) fn label_of(expr: &Expr) -> String {
     match expr {
         Expr::Identifier(ident) => normalize(ident),

@@ -1,7 +1,7 @@
-//! `SELECT t.*, t.*`: several stars may give columns of equal names, which the engine refuses. They are written as the columns that
-//! they give, which can be told apart.
+//! Several stars in one select list: `SELECT t.*, t.*` may give columns of equal names, which the engine refuses. This module
+//! replaces the stars by their columns, which can get unique names.
 //!
-//! What a star gives is seen from the plan of `SELECT t.* FROM …`, where that can be planned by itself.
+//! It takes the columns of a star from the plan of `SELECT t.* FROM …`, if that can be planned by itself.
 
 use std::ops::ControlFlow;
 
@@ -68,7 +68,7 @@ fn is_star(item: &SelectItem) -> bool {
     }
 }
 
-/// The queries that tell what the stars give, of each query that has several.
+/// For each query with several stars, the queries whose plans give the columns of the stars.
 #[derive(Default)]
 struct Found {
     /// Those of the queries around, the innermost last.

@@ -1,5 +1,5 @@
-//! What `job_state` calls its columns. Files of state have the engine's names, such as `count(Int64(1)) state`: those who look at
-//! it know an aggregate, and a key that is computed, by its function.
+//! Column names of `job_state`. State files have the engine's names, such as `count(Int64(1)) state`: users know an aggregate,
+//! and a computed key, by its function.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 
 /// Stands between an aggregate and the number of its state, if it has several.
 const STATE: &str = " state";
-/// What a key is called that nothing gives a name.
+/// The name of a key for which no rule gives one.
 const NAMELESS: &str = "?column?";
 
 /// The rows, in columns of such names.

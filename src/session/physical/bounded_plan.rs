@@ -1,8 +1,9 @@
-//! The last look at a plan before it is made one of operators (SAFE-1): nothing rewrites it any more, and what is constant is.
+//! Memory bounds for a logical plan right before physical planning (SAFE-1): no later rule rewrites it, and constants are
+//! folded already.
 //!
-//! What an expression makes is counted where it is made: functions are called in parts of a batch (`session::parts`), a value for all
-//! rows is counted times the rows (`session::spread`), and so is what window functions give (`session::frames`). Operators make arrays
-//! of all their keys and arguments as well as of the columns that they give.
+//! Each result is counted where it is computed: functions are called for parts of a batch (`session::parts`), a value that is
+//! the same for all rows is counted times the rows (`session::spread`), and so are the results of window functions
+//! (`session::frames`). Operators build arrays of all their keys and arguments as well as of their output columns.
 
 use std::sync::Arc;
 
@@ -29,12 +30,12 @@ use crate::session::physical::spread::{ForEachRow, counted_for_each_row};
 
 /// Centroids of one approximate percentile: each group has so many.
 const CENTROIDS: i64 = 1_000;
-/// Functions that show a part of what they are given, and that scans know by their type.
+/// Functions that return a part of their argument, and that scans recognize by their type.
 const SHOWING: [&str; 3] = ["get_field", "input_file_name", "file_row_index"];
-/// A call with more arguments makes arrays of all of them before it is called.
+/// A call with more arguments builds arrays of all of them before the function runs.
 const FEW: usize = 4;
 
-/// Another planner, which is given plans whose expressions count what they make.
+/// Wraps a planner: it passes on plans whose expressions count their results.
 #[derive(Debug)]
 pub(crate) struct BoundedPlanner {
     inner: Arc<dyn QueryPlanner + Send + Sync>,
@@ -62,7 +63,7 @@ impl QueryPlanner for BoundedPlanner {
     }
 }
 
-/// The same operator, whose expressions count what they make.
+/// The operator with expressions that count their results.
 fn bounded(plan: LogicalPlan, budget: usize) -> Result<Transformed<LogicalPlan>> {
     match plan {
         LogicalPlan::Projection(_) => {
@@ -103,12 +104,12 @@ fn bounded(plan: LogicalPlan, budget: usize) -> Result<Transformed<LogicalPlan>>
                 expr.transform_data(|expr| rows.counted(expr))
             })
         }
-        // The keys of a join, which are casts or have names of their own, stay what they are.
+        // The keys of a join, which are casts or have names of their own, are not changed.
         LogicalPlan::Filter(_) | LogicalPlan::Join(_) => {
             let rows = ForEachRow::of(&plan)?;
             plan.map_expressions(|expr| bounded_expr(expr, &rows))
         }
-        // What is below these is optimized and planned once more, by this planner.
+        // The input of these operators is optimized and planned once more, by this planner.
         LogicalPlan::Extension(ref extension) if is_planned_later(extension) => {
             Ok(Transformed::new(plan, false, TreeNodeRecursion::Jump))
         }
@@ -147,7 +148,7 @@ fn with_its_name(
             _ => false,
         })
     })?;
-    // Functions keep their names, whatever is put around them.
+    // A function keeps its name, also when it is wrapped.
     let name = is_compared.then(|| expr.schema_name().to_string());
     let changed = change(expr)?;
     Ok(match name {
@@ -158,7 +159,7 @@ fn with_its_name(
     })
 }
 
-/// The same expression, whose parts count what they make.
+/// The expression with parts that count their results.
 fn bounded_expr(expr: Expr, rows: &ForEachRow) -> Result<Transformed<Expr>> {
     expr.transform_up(|part| {
         Ok(match part {
@@ -223,7 +224,7 @@ fn matches_pattern(operator: Operator) -> Option<(Option<&'static str>, bool)> {
     })
 }
 
-/// An aggregate whose arguments are counted for each row, and what it orders them by.
+/// An aggregate whose arguments and sort keys are counted for each row.
 fn aggregated(part: Expr, rows: &ForEachRow) -> Result<Transformed<Expr>> {
     let Expr::AggregateFunction(mut call) = part else {
         return Ok(Transformed::no(part));
@@ -249,7 +250,7 @@ fn aggregated(part: Expr, rows: &ForEachRow) -> Result<Transformed<Expr>> {
     ))
 }
 
-/// A window function that counts what it gives of a type, and whose arguments and keys are counted for each row.
+/// A window function that counts its results of a type, and whose arguments and keys are counted for each row.
 fn windowed(
     part: Expr,
     of: &DataType,
@@ -263,7 +264,7 @@ fn windowed(
                 WindowFunctionDefinition::AggregateUDF(_) => {
                     rows.counted_arguments(&mut params.args)?;
                 }
-                // Of the others, which are numbers or stand in for what is missing, nothing is made for each row.
+                // The arguments of other functions are numbers or default values, and are not built for each row.
                 WindowFunctionDefinition::WindowUDF(_) => {
                     if let Some(first) = params.args.first_mut() {
                         *first = rows.counted(std::mem::take(first))?.data;
@@ -406,7 +407,7 @@ mod tests {
             "SELECT arrow_typeof(named_struct('{name}', value)) FROM generate_series(1, 8000)"
         ))
         .await;
-        // What is compared with a value, and the size of it, needs no array.
+        // A condition that compares with a constant, or with its length, needs no array of it.
         for condition in [
             "CAST(value AS VARCHAR) = repeat('7', 1000000)",
             "length(repeat('7', 1000000)) = value",
@@ -531,7 +532,7 @@ mod tests {
             "SELECT {} FROM generate_series(1, 8000)",
             columns.join(", ")
         );
-        // A CASE copies what it is given, and calls nothing.
+        // A CASE copies its values, and calls no function.
         let cases: Vec<String> = (0..100)
             .map(|n| format!("CASE WHEN value > {n} THEN t ELSE 'y' END"))
             .collect();

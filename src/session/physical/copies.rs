@@ -1,5 +1,6 @@
-//! `WHERE length(c) > 1 AND length(c) > 2` over a query that makes a constant of `c`: the optimizer moves the conditions below that
-//! query, and writes the constant in the place of each column (SAFE-1). A constant may be as large as one call of a function may make.
+//! Limit for copies of constants: in `WHERE length(c) > 1 AND length(c) > 2` over a query that computes `c` as a constant, the
+//! optimizer moves the conditions below that query, and replaces each column by the constant (SAFE-1). A constant may be as
+//! large as the limit of one function call.
 
 use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
 use datafusion::error::Result;

@@ -1,5 +1,5 @@
-//! `string_agg(x, 'long text')`: what stands between the values is written once for each row of a batch, past all memory pools and
-//! without a pause (SAFE-1). So it is short.
+//! Limit for delimiters: `string_agg(x, 'long text')` writes the delimiter once for each row of a batch, outside of all memory
+//! pools and without a pause (SAFE-1). So it must be short.
 
 use std::sync::Arc;
 

@@ -1,10 +1,11 @@
-//! Operators that make much of each row are given few rows at a time (SAFE-1): what they make of one batch no pool is told of before
-//! it is made.
+//! Small batches for operators that produce much for each row (SAFE-1): they register the result of a batch with a memory pool
+//! only after they have built it.
 //!
-//! UNNEST writes the other columns of a row as often as its longest list has elements, and makes all lists as long as that: of a whole
-//! batch at once where lists stand within lists, and of one row in any case. A row that makes too much is refused before. An aggregate
-//! by grouping sets makes a group of each row for each of them, with all keys: `CUBE` by twelve columns has 4,096. And it takes what all
-//! of its functions keep of a batch before it tells a pool of any: each may copy the same texts, or keep 16 KiB for each group.
+//! UNNEST repeats the other columns of a row once for each element of its longest list, and pads all lists to that length: for
+//! a whole batch at once if lists are nested, and for one row in any case. A row whose result would be too large is refused
+//! beforehand. An aggregate by grouping sets makes a group of each row for each set, with all keys: `CUBE` by twelve columns
+//! has 4,096 sets. And it stores the state of all its functions for a batch before it registers any of it with a pool: each
+//! function may copy the same texts, or keep 16 KiB for each group.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -98,7 +99,7 @@ fn makes_much(
     Some((Arc::clone(aggregate.input()), by))
 }
 
-/// By what the rows of an aggregate are counted, if it may keep much of a batch.
+/// The measure for the rows of an aggregate, if it may keep much of a batch.
 fn kept_by(aggregate: &AggregateExec, budget: usize) -> Option<By> {
     let keys = aggregate.group_expr();
     let sets = keys.groups().len().max(1);
@@ -115,7 +116,7 @@ fn kept_by(aggregate: &AggregateExec, budget: usize) -> Option<By> {
         }
     };
     keys.expr().iter().for_each(|(key, _)| keep(key));
-    // What was kept of rows before is there once, and is kept once.
+    // State of earlier rows is there once, and is kept once.
     if aggregate.mode().input_mode() == AggregateInputMode::Raw {
         let functions = aggregate.aggr_expr().iter();
         functions
@@ -211,7 +212,7 @@ struct FewRows {
     by: By,
 }
 
-/// By what the rows of a batch are counted.
+/// The measure for the rows of a batch.
 #[derive(Debug, Clone)]
 enum By {
     /// As many as make few groups, of which little is kept.
@@ -293,7 +294,7 @@ fn halved(
     Ok(parts)
 }
 
-/// Bytes of what is written for each element: the other columns, and room in each list.
+/// Bytes written for each element: the other columns, and padding in each list.
 fn beside(batch: &RecordBatch, lists: &[ListUnnest]) -> usize {
     let columns = batch.columns().iter().enumerate();
     let sizes = columns.map(|(place, column)| {
@@ -328,7 +329,7 @@ fn elements(batch: &RecordBatch, lists: &[ListUnnest]) -> Vec<usize> {
     longest
 }
 
-/// How many elements each row of lists has, so many levels down. What is no list counts once.
+/// Number of elements in each row of lists, `depth` levels down. A value that is not a list counts once.
 fn counts(column: &ArrayRef, depth: usize) -> Vec<usize> {
     if depth == 0 {
         return vec![1; column.len()];
@@ -371,7 +372,7 @@ fn counts(column: &ArrayRef, depth: usize) -> Vec<usize> {
     }
 }
 
-/// What the elements of each list count together.
+/// The sum of the elements' counts in each list.
 fn summed<O: OffsetSizeTrait>(offsets: &[O], elements: &ArrayRef, depth: usize) -> Vec<usize> {
     let spans = offsets.iter().zip(offsets.iter().skip(1));
     of_spans(

@@ -1,9 +1,9 @@
-//! What window functions give for each row is counted (SAFE-1): `array_agg(x) OVER ()` gives each row all rows, and
-//! `array_agg(x) OVER (ORDER BY x)` all those before it.
+//! Memory bounds for the results of window functions (SAFE-1): `array_agg(x) OVER ()` returns all rows for each row, and
+//! `array_agg(x) OVER (ORDER BY x)` all rows before it.
 //!
-//! An operator calls such a function for all rows of a partition of the window, and puts what it gives together as one array. No pool
-//! knows of it. So the function counts itself: what it has given of the rows that its arguments were evaluated of, or, where all of
-//! them have the same frame and it is called once, what that will be.
+//! An operator calls such a function for all rows of a partition of the window, and concatenates the results into one array. No
+//! memory pool counts it. So the function counts itself: the results so far for the rows whose arguments were evaluated last,
+//! or, if all rows have the same frame and the function is called once, the size of the repeated result.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -44,7 +44,7 @@ thread_local! {
     static ROWS: Cell<Rows> = const { Cell::new(Rows { time: 0, count: 0 }) };
 }
 
-/// The same window function, which counts what it gives; `of` is the type of that.
+/// The window function wrapped so that it counts its results; `of` is their type.
 pub(crate) fn counted(mut call: WindowFunction, of: &DataType, budget: usize) -> WindowFunction {
     let is_counted = match &call.fun {
         WindowFunctionDefinition::AggregateUDF(fun) => fun.inner().is::<CountedAggregate>(),
@@ -161,7 +161,7 @@ impl ScalarUDFImpl for Noted {
     }
 }
 
-/// What was given so far of the rows that were evaluated last.
+/// The size of the results so far for the rows that were evaluated last.
 #[derive(Debug, Default)]
 struct Given {
     time: u64,
@@ -185,7 +185,7 @@ impl Given {
     }
 }
 
-/// Another aggregate in all but that it counts what it gives.
+/// Wraps an aggregate so that it counts its results.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct CountedAggregate {
     inner: Arc<AggregateUDF>,
@@ -330,7 +330,7 @@ impl AggregateUDFImpl for CountedAggregate {
     }
 }
 
-/// Another accumulator in all but that it counts what it gives.
+/// Wraps an accumulator so that it counts its results.
 #[derive(Debug)]
 struct CountedAccumulator {
     inner: Box<dyn Accumulator>,
@@ -376,7 +376,7 @@ impl Accumulator for CountedAccumulator {
     }
 }
 
-/// Another window function in all but that it counts what it gives.
+/// Wraps a window function so that it counts its results.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct CountedFunction {
     inner: Arc<WindowUDF>,
@@ -448,7 +448,7 @@ impl WindowUDFImpl for CountedFunction {
     }
 }
 
-/// Another evaluator in all but that it counts what it gives.
+/// Wraps an evaluator so that it counts its results.
 #[derive(Debug)]
 struct CountedEvaluator {
     inner: Box<dyn PartitionEvaluator>,

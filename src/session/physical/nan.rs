@@ -1,13 +1,13 @@
-//! Statistics of files say nothing of NaN.
+//! File statistics and NaN: bounds of floating point columns are ignored, since they leave NaN out.
 //!
-//! Here NaN is a number like others, above all numbers. Those who write Parquet leave NaN out of the least and the greatest value
-//! of a column, and order it as they will. What rests on these two loses rows that are
-//! NaN, or takes them for others: `d > 4` where the greatest is 3, `d = 1.0` where both are 1, `max(d)`, the last row of
-//! `ORDER BY d LIMIT 5`, keys of a join. Whether there is NaN in a file no statistics say, so the bounds of columns with floating
-//! point are of no use, whoever wrote them.
+//! Here NaN is a number like others, above all numbers. Writers of Parquet leave NaN out of the least and the greatest value of
+//! a column, and sort it in their own ways. An optimization by these two values loses rows that are NaN, or takes them for
+//! others: `d > 4` where the greatest is 3, `d = 1.0` where both are 1, `max(d)`, the last row of `ORDER BY d LIMIT 5`, keys of
+//! a join. No statistics say whether a file holds NaN, so the bounds of columns with floating point are of no use, for files of
+//! any writer.
 //!
-//! [`ForgetBounds`] runs before all rules that look at statistics, [`KeepNan`] after all rules that give a scan a predicate. That files
-//! are sorted by a column with floating point is not believed either: NaN with a sign comes first in some.
+//! [`ForgetBounds`] runs before all rules that read statistics, [`KeepNan`] after all rules that give a scan a predicate. The
+//! sort order that a file declares for a floating point column is ignored as well: NaN with a sign comes first in some files.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -33,7 +33,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use crate::session::physical::one_nan::asked_of_one_nan;
 use crate::tables::parquet::holds_floats;
 
-/// The scan of files below `plan`, if it is one, and what it reads.
+/// The scan of files in `plan`, if `plan` is one, with its configuration.
 fn file_scan(plan: &Arc<dyn ExecutionPlan>) -> Option<&FileScanConfig> {
     let source = plan.downcast_ref::<DataSourceExec>()?;
     source.data_source().downcast_ref::<FileScanConfig>()

@@ -1,9 +1,9 @@
-//! NaN that is read is the one NaN that this program computes with.
+//! Normalization of NaN: each NaN that a source returns is replaced by the only NaN that this program computes with.
 //!
-//! NumPy and others write NaN with a sign: Arrow orders it below all numbers, and takes it for another value than NaN without one. So
-//! [`OneNan`] puts a projection on top of each source of rows with floating point, and what has one form there has it in
-//! comparisons, groups, joins and orders above. It runs last: nothing that was pushed down to a source stops at it. Conditions that a
-//! source itself asks of its rows ask them of [`WithOneNan`].
+//! NumPy and others write NaN with a sign: Arrow sorts it below all numbers, and takes it for another value than NaN without a
+//! sign. So [`OneNan`] puts a projection on top of each source of rows with floating point, and all comparisons, groups, joins
+//! and orders above see one form of NaN. It runs last: the projection then blocks no pushdown to a source. Predicates that a
+//! source evaluates itself use [`WithOneNan`] on its rows.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -27,10 +27,10 @@ use datafusion::physical_plan::work_table::WorkTableExec;
 use crate::session::catalog::view_barrier::BarrierExec;
 use crate::tables::parquet::holds_floats;
 
-/// What the names of the operators of a Delta scan begin with, which know what is below them.
+/// Prefix of the names of the operators in a Delta scan, which depend on the operators below them.
 const DELTA_SCAN: &str = "DeltaScan";
 
-/// Rows with floating point have one NaN from their source on. It runs after all rules that push something down.
+/// Puts a projection that normalizes NaN on each source with floating point. It runs after all pushdown rules.
 #[derive(Debug)]
 pub(crate) struct OneNan;
 

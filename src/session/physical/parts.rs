@@ -1,8 +1,8 @@
-//! Functions are called for as many rows at a time as their arguments are large (SAFE-1).
+//! Function calls on parts of a batch, sized by their arguments (SAFE-1).
 //!
-//! Of a batch with large values a function may make something much larger at once, or make each value that is the same for all rows as
-//! often as there are rows, to have something to walk along. So it is given a part of the rows, and then the next; between two
-//! parts its statement can end, and what it has made so far is counted.
+//! For a batch with large values a function may produce a much larger result at once, or copy each value that is the same for
+//! all rows once per row, to iterate over it. So it is called for a part of the rows, and then for the next; between two parts
+//! its statement can be ended, and the result so far is counted.
 
 use std::sync::Arc;
 
@@ -47,12 +47,12 @@ impl InParts {
         rows <= 1 || (rows <= self.most(args) && weight(rows, args) <= PART)
     }
 
-    /// How many rows one part may have, whatever they weigh.
+    /// The most rows of one part, for values of any size.
     fn most(&self, args: &[ColumnarValue]) -> usize {
         if !self.name().starts_with("regexp_") {
             return usize::MAX;
         }
-        // Of `regexp_replace` the third one is what is put in.
+        // The third argument of `regexp_replace` is the replacement.
         let is_other = |place: usize| place == 0 || (place == 2 && self.name() == "regexp_replace");
         let mut patterns = args
             .iter()
@@ -70,7 +70,7 @@ impl InParts {
 
     fn in_parts(&self, args: &ScalarFunctionArgs) -> Result<ColumnarValue> {
         let rows = args.number_rows;
-        // Twice what is there already, and one part more, is no harm.
+        // Twice the size of the arguments, and one part more, is always allowed.
         let budget = room::budget(&args.config_options);
         let no_harm = arrays(&args.args).saturating_mul(2).saturating_add(PART);
         let budget = budget.max(no_harm);

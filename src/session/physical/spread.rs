@@ -1,8 +1,9 @@
-//! `SELECT value, range(1, 1000000)`: a value that is the same for all rows is made once, and written for each of them where an operator
-//! needs an array of it. Its size is counted times the rows before that (SAFE-1).
+//! Memory bounds for values that are the same for all rows, as in `SELECT value, range(1, 1000000)`: the value is computed
+//! once, and copied for each row where an operator needs an array of it. Before that, its size is counted times the rows
+//! (SAFE-1).
 //!
-//! And of many expressions an operator makes one array after the other, in one go. Functions ask in between whether that is too much; a
-//! CASE or a cast of large values does not: so a function is put around it that does.
+//! An operator also builds the arrays of many expressions one after the other, without a pause. Functions check the memory in
+//! between; a CASE or a cast of large values does not: so it is wrapped in a function that does.
 
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ const MUCH: usize = 16 << 10;
 /// What takes no more than a number is small however many there are.
 const LEAST: usize = 8;
 
-/// What is large for each row, in the expressions of one operator.
+/// Finds expressions of one operator that are large for each row.
 #[derive(Debug)]
 pub(crate) struct ForEachRow {
     /// The columns that they are made of.
@@ -50,7 +51,8 @@ impl ForEachRow {
         })
     }
 
-    /// The same expression, with a look at what it makes if that may be large. It stands where its operator makes an array of it.
+    /// Wraps the expression, if its result may be large, in a memory check. Use it where the operator builds an array of the
+    /// expression.
     pub(crate) fn counted(&self, expr: Expr) -> Result<Transformed<Expr>> {
         self.counted_with(expr, 0)
     }
@@ -63,8 +65,8 @@ impl ForEachRow {
         }
     }
 
-    /// The same arguments of one call, of which arrays are made. Literals behind the first one stay what they are, because functions
-    /// ask them for their value: they are counted with the first one.
+    /// The arguments of one call that builds arrays of them, wrapped likewise. Literals after the first argument are not
+    /// wrapped, because functions read their value: they are counted with the first one.
     pub(crate) fn counted_arguments(&self, args: &mut [Expr]) -> Result<bool> {
         let Some((first, others)) = args.split_first_mut() else {
             return Ok(false);
@@ -154,7 +156,7 @@ fn may_be_large(expr: &Expr, small: usize) -> Result<bool> {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Spread {
     signature: Signature,
-    /// Bytes of what is written for each row beside it.
+    /// Bytes that are written for each row in addition.
     beside: usize,
 }
 

@@ -1,4 +1,5 @@
-//! What the engine would answer wrongly, or as no other does: refused by its name, or made what it means.
+//! Rewrites of SQL that the engine would answer wrongly, or unlike every other database: refused by name, or replaced by the
+//! form with the right meaning.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -19,7 +20,7 @@ use crate::session::rewrite::{grouping, likes, series};
 ///
 /// # Errors
 ///
-/// What is refused, with its place.
+/// The refused expression, with its place.
 pub(crate) fn settle(node: &mut impl VisitMut) -> Result<()> {
     match node.visit(&mut Settled { copied: 0 }) {
         ControlFlow::Continue(()) => Ok(()),
@@ -180,7 +181,7 @@ impl VisitorMut for Settled {
     }
 }
 
-/// What is said of an operator that is refused, and what to write.
+/// The reason for refusing an operator, and the form to write instead.
 fn refused(op: &BinaryOperator, right: &Expr) -> Option<(&'static str, &'static str)> {
     Some(match op {
         BinaryOperator::BitwiseXor => (

@@ -1,9 +1,9 @@
-//! GROUP BY with GROUPING SETS, ROLLUP and CUBE, as the engine's planner answers it rightly.
+//! Rewrites of GROUP BY with GROUPING SETS, ROLLUP and CUBE to forms that the engine's planner answers correctly.
 //!
-//! To a key that stands beside them the planner adds the columns that it determines: where each `a` has one `b`, of
-//! `GROUP BY a, ROLLUP (b)` it would make the sets `(a, b)` and `(a, b, b)`, and give each group twice. To keys within sets it adds
-//! none. So the key becomes a set of its own, `GROUPING SETS ((a)), ROLLUP (b)`, which says the same. And it takes a number within a
-//! set for a value: here it is the place of a column in the select list, as it is beside sets.
+//! To a key beside the sets the planner adds the columns that functionally depend on it: where each `a` has one `b`, it would
+//! expand `GROUP BY a, ROLLUP (b)` to the sets `(a, b)` and `(a, b, b)`, and return each group twice. To keys within sets it
+//! adds none. So the key becomes a set of its own, `GROUPING SETS ((a)), ROLLUP (b)`, which means the same. And the planner
+//! takes a number within a set for a value: here it is the position of a column in the select list, as it is beside sets.
 
 use datafusion::sql::sqlparser::ast::{
     Expr, GroupByExpr, GroupByWithModifier, Select, SelectItem, Spanned, Value,

@@ -1,7 +1,7 @@
-//! Rows of VALUES that are inserted.
+//! Rewrites of VALUES rows in an INSERT.
 //!
-//! The engine declares them as the columns they go into, NOT NULL included, but by names of its own: a NULL would be an error of
-//! `column1`. Here any of them may be NULL; the table says which of its columns may not, by their names.
+//! The engine declares these rows with the types of the target columns, NOT NULL included, but with names of its own: a NULL
+//! would be an error about `column1`. Here every value may be NULL; the table refuses NULL by the name of its column.
 
 use std::sync::Arc;
 

@@ -1,8 +1,9 @@
-//! `LIKE … ESCAPE '!'`: the engine knows the backslash only.
+//! Rewrite of `LIKE … ESCAPE '!'`: the engine supports the backslash only.
 
 use datafusion::sql::sqlparser::ast::{Expr, Value};
 
-/// Writes a pattern with another escape character, or with none, with backslashes. A pattern that is no literal stays what it is.
+/// Rewrites a pattern with another escape character, or with none, to one with backslashes. A pattern that is not a literal is
+/// not changed.
 pub(crate) fn with_backslashes(expr: &mut Expr) {
     let (Expr::Like {
         pattern,

@@ -1,7 +1,7 @@
-//! Numbers as they are written: with a point they are exact decimals, with an exponent they are DOUBLE (VALUE-1).
+//! Types of number literals: with a point they are exact decimals, with an exponent they are DOUBLE (VALUE-1).
 //!
-//! DataFusion's planner reads every number that is no integer as a decimal here; those with an exponent are made casts of
-//! their text, which is read as the nearest DOUBLE.
+//! DataFusion's planner reads every number that is not an integer as a decimal here; a number with an exponent becomes a cast
+//! of its text, which is read as the nearest DOUBLE.
 
 use std::ops::ControlFlow;
 

@@ -1,4 +1,4 @@
-//! What a statement's tree needs before DataFusion plans it: window calls, INSERT columns, time travel.
+//! Rewrites of a statement's syntax tree before DataFusion plans it: window calls, INSERT columns, time travel and others.
 
 pub(crate) mod dialects;
 pub(crate) mod grouping;

@@ -1,7 +1,7 @@
-//! WITH RECURSIVE whose second SELECT would lose digits.
+//! Check of WITH RECURSIVE for a second SELECT that would lose digits.
 //!
-//! The engine casts each step to the types of the first SELECT. With `SELECT 1.0 AS x UNION ALL SELECT x / 2 …` those of `1.0`
-//! have one digit behind the point: each step would be rounded, and some would never end.
+//! The engine casts each step to the types of the first SELECT. With `SELECT 1.0 AS x UNION ALL SELECT x / 2 …` the type of
+//! `1.0` has one digit after the point: each step would be rounded, and some recursions would never end.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;

@@ -1,7 +1,9 @@
-//! Rows of values that are compared, as `(a, b) = (c, d)` and `(a, b) IN (SELECT x, y …)`: element by element, by SQL's rules for NULL.
+//! Rewrite of row comparisons, `(a, b) = (c, d)` and `(a, b) IN (SELECT x, y …)`, to comparisons of elements, by SQL's rules
+//! for NULL.
 //!
-//! The engine makes structs of such rows, and NULL equals NULL in them. Here each comparison becomes one of the elements: an AND or OR
-//! of them, or EXISTS where the rows are those of a query. Structs that are no rows, such as `{'a': 1}` or a column, stay what they are.
+//! The engine makes structs of such rows, in which NULL equals NULL. Here each comparison becomes one of the elements: an AND
+//! or OR of them, or EXISTS if a query gives the rows. Structs that are not rows, such as `{'a': 1}` or a column, are not
+//! changed.
 
 use std::ops::ControlFlow;
 

@@ -1,5 +1,5 @@
-//! What standard SQL has and the engine's planner lacks: FETCH FIRST, members of lists of unlike numbers, ordered texts in jobs,
-//! SET TIME ZONE; and what a parameter is cast to.
+//! Rewrites of standard SQL that the engine's planner lacks: FETCH FIRST, members of lists of different number types, ordered
+//! texts in jobs, SET TIME ZONE; also the types that parameters are cast to.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -20,11 +20,11 @@ use crate::planner::normalize;
 use crate::planner::types::arrow_type;
 use crate::session::names::apart;
 
-/// Makes `SET TIME ZONE 'Europe/Paris'` what the engine knows, `SET timezone = 'Europe/Paris'`.
+/// Rewrites `SET TIME ZONE 'Europe/Paris'` to the engine's form, `SET timezone = 'Europe/Paris'`.
 ///
 /// # Errors
 ///
-/// What is no time zone; another way of SET that the engine does not know.
+/// An unknown time zone; another form of SET that the engine does not support.
 pub(crate) fn time_zone(statement: &mut AnsiStatement) -> Result<()> {
     let AnsiStatement::Set(set) = statement else {
         return Ok(());
@@ -258,7 +258,7 @@ fn ordered_text(function: &Function) -> Option<Function> {
     if normalize(name) != "string_agg" || !list.clauses.iter().any(is_ordered) {
         return None;
     }
-    // What is NULL is left out, and of nothing else the text is NULL.
+    // The filter omits NULL values; the text of any other value is not NULL.
     let mut filter = Expr::IsNotNull(Box::new(value.clone()));
     if let Some(given) = &function.filter {
         filter = Expr::BinaryOp {

@@ -1,5 +1,5 @@
-//! `VALUES ((SELECT …), 1), …`: the engine evaluates rows of VALUES by themselves, and has no place for a query among them. Such rows
-//! become queries of a UNION ALL, whose columns have the names that those of VALUES have.
+//! Rewrite of VALUES with subqueries, `VALUES ((SELECT …), 1), …`: the engine evaluates rows of VALUES by themselves, and
+//! supports no subquery in them. Such rows become queries of a UNION ALL, with the column names that VALUES has.
 
 use std::ops::ControlFlow;
 

@@ -1,9 +1,9 @@
-//! DELETE, UPDATE and MERGE as the INSERT of what changes: the rows of a query, each with its place in the table and what happens
-//! to it, go into the table's changes.
+//! Rewrite of DELETE, UPDATE and MERGE to an INSERT of the changes: the rows of a query, each with its position in the table
+//! and its change, are inserted into the table's changes.
 //!
-//! So conditions and values are planned like those of any query, parameters get their types as in an INSERT, and each expression
-//! is computed once. The conditions of MERGE's clauses are the exception: they stand in each column, so that a function that gives
-//! another value each time is refused there.
+//! So conditions and values are planned like those of any query, parameters get their types as in an INSERT, and each
+//! expression is computed once. The conditions of MERGE's clauses are the exception: they are repeated in each column, so that
+//! a volatile function is refused there.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -29,7 +29,7 @@ use crate::tables::delta::{ChangeStatement, ROW_CHANGE, ROW_FILE, ROW_NUMBER, Ro
 
 /// Says of a row of a MERGE's source that there is one.
 const IN_SOURCE: &str = "is in source";
-/// What the parts of a statement are called in the text that they are put into.
+/// Names for the parts of a statement in the text that they are inserted into.
 const CONDITION: &str = "condition of change";
 const SOURCE: &str = "source of change";
 
@@ -426,7 +426,7 @@ async fn of_merge(context: &SessionContext, catalog: &Catalog, merge: &Merge) ->
     parts.insert(&text, Vec::new())
 }
 
-/// What a clause does, and the value of each column of the table.
+/// The change that a clause makes, and the value of each column of the table.
 fn of_clause(
     target: &Target,
     clause: &MergeClause,
@@ -591,7 +591,7 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// What is put into the text of a statement in the place of names.
+/// The parts that replace names in the text of a statement.
 #[derive(Default)]
 struct Parts {
     exprs: HashMap<String, Expr>,
@@ -627,7 +627,7 @@ impl Parts {
     }
 }
 
-// What is put in is not visited again: parts of the user's own may be called alike.
+// Inserted parts are not visited again: the user's own expressions may have the same names.
 impl VisitorMut for Parts {
     type Break = ();
 

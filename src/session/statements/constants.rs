@@ -1,5 +1,5 @@
-//! One row of expressions over nothing, such as `SELECT 1`, by which clients see whether the server is there: its values are
-//! made where it is planned, without the rules for plans that read rows, which would be most of the work.
+//! Fast path for one row of expressions without a table, such as `SELECT 1`, which clients send to test the connection: the
+//! values are computed at planning, without the rules for plans that read rows, which would be most of the work.
 
 use std::sync::Arc;
 

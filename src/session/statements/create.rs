@@ -1,4 +1,4 @@
-//! CREATE EXTERNAL TABLE and CREATE VIEW: what was typed becomes a checked table.
+//! CREATE EXTERNAL TABLE and CREATE VIEW: from the syntax tree to a checked table.
 
 use datafusion::arrow::compute::kernels::cast_utils::parse_interval_month_day_nano;
 use datafusion::arrow::datatypes::Field;
@@ -112,11 +112,11 @@ pub(crate) async fn create_view(
     Ok(keep_view(catalog, &name, view, text))
 }
 
-/// What a view is to be called.
+/// The name for a new view.
 pub(crate) enum ViewName {
-    /// It is made by this name.
+    /// The name is free: the view is created by it.
     Free(String),
-    /// What has the name stays; with a word for the user.
+    /// The name is taken, and the existing object stays; with a message for the user.
     Taken(String),
 }
 

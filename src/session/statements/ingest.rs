@@ -1,4 +1,4 @@
-//! Rows that a client sends, as a table that can be read once.
+//! Rows sent by a client, as a table that can be read once.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -1,4 +1,4 @@
-//! The types that a statement's parameters should have, where the engine does not tell: those of what stands beside them.
+//! Types of a statement's parameters where the engine does not infer them: from the operands beside them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ pub(crate) fn types(plan: &LogicalPlan) -> HashMap<String, DataType> {
 #[derive(Default)]
 struct Types {
     found: HashMap<String, DataType>,
-    /// What is added to a time, or taken from it; the engine takes them for times.
+    /// Parameters added to a time, or subtracted from it; the engine takes them for times.
     spans: Vec<String>,
 }
 
@@ -87,7 +87,7 @@ impl Types {
         });
     }
 
-    /// What a column of a plan is made of is of this type.
+    /// Gives the parameters behind a plan's column this type.
     fn column(&mut self, plan: &LogicalPlan, place: usize, of: &DataType) {
         match plan {
             LogicalPlan::Projection(projection) => {
@@ -321,7 +321,7 @@ fn is_known(of: &DataType) -> bool {
     *of != DataType::Null
 }
 
-/// Whether what is unknown beside a time is a span of time. The difference of two times is one as well.
+/// Whether an operand of unknown type beside a time is an interval. The difference of two times is one as well.
 fn is_span(op: Operator, time: Option<&DataType>, wanted: Option<&DataType>) -> bool {
     let is_difference = matches!(wanted, Some(DataType::Interval(_) | DataType::Duration(_)));
     match (op, time) {

@@ -1,4 +1,4 @@
-//! SUMMARIZE: a table or query column by column, in one pass over its rows.
+//! SUMMARIZE: statistics of each column of a table or query, in one pass over its rows.
 
 use std::sync::Arc;
 
@@ -26,8 +26,8 @@ const NAMES: [&str; 12] = [
     "null_percentage",
 ];
 
-/// A row for each column of `input`: its name, type, extremes, number of different values, mean, deviation, quartiles, number of
-/// rows, and share of NULLs. What a type has not is NULL.
+/// One row for each column of `input`: its name, type, extremes, number of distinct values, mean, deviation, quartiles, number
+/// of rows, and share of NULLs. Statistics that a type does not have are NULL.
 ///
 /// # Errors
 ///

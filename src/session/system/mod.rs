@@ -1,4 +1,4 @@
-//! The schema `system`: what the data directory knows of jobs, as tables. Each statement reads it anew.
+//! Schema `system`: the jobs in the data directory, as tables. Each statement reads the directory again.
 
 pub(crate) mod scan;
 
@@ -347,7 +347,7 @@ pub async fn versions(
     Ok(versions)
 }
 
-/// What the batches before those have set aside.
+/// The older batches in the packs of the job, as far as the statement asks for them.
 async fn packed(
     store: &JobStore,
     id: JobId,

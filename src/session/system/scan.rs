@@ -1,4 +1,5 @@
-//! A table of the schema `system` as a scan: what a statement asks for is read, when it asks for it, and no other job or batch.
+//! Scan of a table in the schema `system`: it reads, at execution, the jobs and batches that the statement asks for, and no
+//! others.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -278,7 +279,8 @@ mod tests {
         id
     }
 
-    /// Jobs and batches that nobody asks for are not read, and what a job is doing is told without its batches.
+    /// The scan does not read jobs and batches that the statement does not ask for, and reads the state of a job without its
+    /// batches.
     #[tokio::test]
     async fn what_is_not_asked_for_is_not_read() {
         const JOBS: usize = 30;
