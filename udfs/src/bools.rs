@@ -1,4 +1,4 @@
-//! `bool_and` and `bool_or` over window frames that leave rows behind: DataFusion's cannot take back a row that they have seen.
+//! `bool_and` and `bool_or` over sliding window frames: DataFusion's own cannot retract a row.
 
 use std::fmt::Debug;
 use std::hash::Hash;

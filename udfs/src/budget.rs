@@ -1,4 +1,4 @@
-//! What one call of a function may make of a batch (SAFE-1): it is in no memory pool until an operator takes it.
+//! Budget for the result of one function call on a batch (SAFE-1): no memory pool counts the result until an operator takes it.
 
 use std::any::Any;
 
@@ -43,11 +43,11 @@ impl ExtensionOptions for Budget {
 /// The same of a call that is made while a statement is planned, where no statement has a budget yet.
 const WHILE_PLANNING: usize = 64 << 20;
 
-/// Between a function and what it would make.
+/// The phrase between the function's name and the size of its result.
 const WOULD_MAKE: &str = " would make ";
 
-/// Whether `message` says that a call was refused because its result is larger than the statement's [`Budget`]; a refusal by the
-/// shared memory pool is none.
+/// Whether `message` reports a call whose result would be larger than the statement's [`Budget`]; false for a refusal by the
+/// shared memory pool.
 pub fn is_over_budget(message: &str) -> bool {
     message.contains(WOULD_MAKE)
 }

@@ -1,8 +1,9 @@
-//! `(SELECT sum(x) FROM u WHERE CAST(u.t AS DATE) = d.day)`: a cast that a subquery with an aggregate compares with the row around it.
+//! Casts that a subquery with an aggregate compares with the outer row: `(SELECT sum(x) FROM u WHERE CAST(u.t AS DATE) =
+//! d.day)`.
 //!
-//! DataFusion makes a join of such a subquery, and groups its rows by the columns that are compared. A cast of a column counts as the
-//! column there: several times of one day would be several groups, and the row around would come once for each of them. Here the
-//! cast is computed below the condition, so that the rows are grouped by it.
+//! DataFusion makes a join of such a subquery, and groups its rows by the compared columns. For a cast it groups by the column
+//! inside: several times of one day would be several groups, and the outer row would occur once for each of them. This module
+//! computes the cast below the condition, so that the rows are grouped by the cast.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use datafusion::optimizer::AnalyzerRule;
 
 use crate::operands::any_node;
 
-/// What a column of a cast is called, before its number.
+/// Prefix of the name of a computed cast, before its number.
 const COMPARED: &str = "__compared";
 
 /// Computes such casts below the conditions. It runs behind the rules that give subqueries an aggregate.
@@ -103,7 +104,7 @@ fn is_exact(cast: &Expr, schema: &DFSchema) -> Result<bool> {
     Ok(cast.field.data_type().is_integer() && cast.expr.get_type(schema)?.is_integer())
 }
 
-/// The aggregate, with such casts computed in what it reads.
+/// The aggregate, with such casts computed in its input.
 fn aggregated(aggregate: Aggregate, number: &mut usize) -> Result<Transformed<LogicalPlan>> {
     let mut any = false;
     let input = aggregate.input.as_ref().clone();

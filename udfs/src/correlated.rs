@@ -1,7 +1,8 @@
-//! Subqueries that depend on the row around them, and that DataFusion would answer wrongly.
+//! Refusal of correlated subqueries that DataFusion would answer wrongly.
 //!
-//! It makes joins of them, and for that takes the conditions on the row around them out of the subquery. That says something else
-//! where the subquery counts, numbers or cuts rows, or has a row for none. Such subqueries are refused here by their name.
+//! DataFusion makes joins of them, and for that moves the conditions on the outer row out of the subquery. That changes the
+//! result where the subquery counts, numbers or limits rows, or returns a row for no input. This module refuses such subqueries
+//! by name.
 
 use std::sync::Arc;
 
@@ -59,7 +60,7 @@ impl Asked {
     }
 }
 
-/// What a condition on the row around stands below, and cannot be taken out of.
+/// The part of the subquery above a condition on the outer row, out of which the condition cannot be moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Aggregate,

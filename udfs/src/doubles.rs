@@ -1,9 +1,10 @@
-//! DOUBLE with DECIMAL is DOUBLE, and so is REAL with a number that is exact, wherever two values get one type.
+//! Common types of DOUBLE and DECIMAL, and of REAL and an exact number: both give DOUBLE, wherever two values get one type.
 //!
-//! DataFusion's planner makes DOUBLE and DECIMAL a DECIMAL(30, 15) where they are compared: that has no NaN, no infinity, no large
-//! number, and only 15 digits behind the point. Of REAL and an integer it makes REAL, which has 24 bits: 16777217 would equal
-//! 16777216. [`DoubleBeforeDecimal`] is an analyzer rule that casts such values to DOUBLE before types are made equal. In arithmetic
-//! DataFusion itself makes DOUBLE and DECIMAL a DOUBLE; [`RealOperators`] plans that of REAL and exact numbers.
+//! DataFusion's planner casts DOUBLE and DECIMAL to a DECIMAL(30, 15) where they are compared: that has no NaN, no infinity, no
+//! large number, and only 15 digits after the point. It casts REAL and an integer to REAL, which has 24 bits: 16777217 would
+//! equal 16777216. [`DoubleBeforeDecimal`] is an analyzer rule that casts such values to DOUBLE before types are made equal. In
+//! arithmetic DataFusion itself casts DOUBLE and DECIMAL to DOUBLE; [`RealOperators`] plans arithmetic of REAL and exact
+//! numbers.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -141,7 +142,7 @@ impl ExprPlanner for RealOperators {
                 | BinaryOperator::Divide
                 | BinaryOperator::Modulo
         );
-        // What has no type yet, such as a parameter, is left to the others.
+        // An operand without a type yet, such as a parameter, is left to the other planners.
         if is_arithmetic
             && let (Ok(left), Ok(right)) =
                 (type_of(&expr.left, schema), type_of(&expr.right, schema))

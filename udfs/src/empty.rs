@@ -1,7 +1,7 @@
-//! Subqueries for a value that may have no row: there the value is NULL.
+//! Scalar subqueries that may return no row: their value is then NULL.
 //!
-//! DataFusion takes such a value for one that is never NULL where the column of the subquery is never. So it finds that
-//! `(SELECT a FROM t WHERE a > 5) IS NULL` is false, and refuses rows that have the NULL in them.
+//! DataFusion assumes that such a value is never NULL if the column of the subquery is NOT NULL. So it concludes that `(SELECT
+//! a FROM t WHERE a > 5) IS NULL` is false, and refuses rows that have the NULL in them.
 
 use std::sync::Arc;
 
@@ -87,7 +87,7 @@ fn may_be_empty(expr: &Expr) -> Option<&Subquery> {
     (!is_known && !is_joined && !has_a_row(&subquery.subquery)).then_some(subquery)
 }
 
-/// Whether a plan gives a row whatever there is.
+/// Whether a plan returns a row for any input, also for an empty one.
 fn has_a_row(plan: &LogicalPlan) -> bool {
     match plan {
         LogicalPlan::Aggregate(aggregate) => aggregate.group_expr.is_empty(),

@@ -1,5 +1,5 @@
-//! `sum(1 / x) FILTER (WHERE x <> 0)`, in groups and over windows: the argument is not evaluated for rows that FILTER leaves out.
-//! Nor is what the call is ordered by.
+//! Aggregates with FILTER, in groups and over windows: in `sum(1 / x) FILTER (WHERE x <> 0)` the argument and the sort keys are
+//! not evaluated for rows that FILTER excludes.
 
 use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TreeNode};

@@ -1,6 +1,7 @@
-//! Conditions that stay above an aggregate that gives a row of nothing: `count(*)` without GROUP BY, and the sum of all of a ROLLUP.
+//! Conditions that stay above an aggregate which returns a row for empty input: `count(*)` without GROUP BY, and the grand
+//! total of a ROLLUP.
 //!
-//! The engine's rule moves a condition without columns below: the rows are gone then, and the aggregate's row is not.
+//! The engine's rule pushes a condition without columns below: that removes the input rows, and not the aggregate's row.
 
 use datafusion::common::Result;
 use datafusion::common::tree_node::Transformed;

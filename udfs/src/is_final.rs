@@ -1,7 +1,6 @@
-//! `is_final()`: whether a row is its window's last word.
+//! `is_final()`: whether a row is the last result of its window.
 //!
-//! A query sees all there is, so its rows are final. A job replaces the call by its own knowledge
-//! before it runs.
+//! A query reads all rows, so its results are final. A job replaces the call by its own condition before it runs.
 
 use std::sync::Arc;
 

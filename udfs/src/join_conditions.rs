@@ -1,8 +1,8 @@
-//! Subqueries in ON, and conditions on the row around in ON of a join within a subquery.
+//! Subqueries in ON, and correlated conditions in ON of a join within a subquery.
 //!
-//! DataFusion plans few subqueries in ON, and finds conditions on the outer row only in WHERE; elsewhere it returns rows more than
-//! once. In ON of an inner join they become a filter above it; in ON of an outer join a filter on the side padded with NULLs, if they
-//! use no columns of the other. All else is refused.
+//! DataFusion plans few subqueries in ON, and finds conditions on the outer row only in WHERE; elsewhere it returns duplicate
+//! rows. In ON of an inner join they become a filter above it; in ON of an outer join a filter on the side padded with NULLs,
+//! if they use no columns of the other side. All others are refused.
 
 use std::sync::Arc;
 

@@ -1,9 +1,10 @@
 //! `x NOT IN (SELECT b …)` by SQL's rule for NULLs: it is true only if no `b` equals `x` and no comparison is unknown.
 //!
-//! DataFusion's joins for it are right where a column is compared with a subquery that stands for itself. All else is
-//! rewritten here to `NOT EXISTS (SELECT … WHERE (b = x) IS NOT FALSE)`, which says the same and knows no unknown.
+//! DataFusion's joins for it are right where a column is compared with an uncorrelated subquery. All other forms are rewritten
+//! here to `NOT EXISTS (SELECT … WHERE (b = x) IS NOT FALSE)`, which means the same and is never unknown.
 //!
-//! A select list takes no EXISTS. There the rows are counted: those with `b = x`, all if `x` is NULL, and those where `b` is NULL.
+//! A select list takes no EXISTS. There the rewrite counts rows: those with `b = x`, all rows if `x` is NULL, and those where
+//! `b` is NULL.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
-//! `(SELECT x FROM u WHERE u.k = t.k)`: subqueries for a value that depend on the row around them and have no aggregate.
+//! Correlated scalar subqueries without an aggregate: `(SELECT x FROM u WHERE u.k = t.k)`.
 //!
-//! DataFusion makes joins of those only that have one. Here a subquery that should have one row for each row around it gives the list of
-//! its values, and the value is taken out of the list above the join: that several rows have one key is a fault only where a row
-//! around asks for that key. With LIMIT 1 the first value is taken, in the order that is asked for.
+//! DataFusion makes joins only of those with an aggregate. Here a subquery that should return one row for each outer row
+//! returns the list of its values, and the value is taken out of the list above the join: several rows with one key are an
+//! error only if an outer row asks for that key. With LIMIT 1 the first value is taken, in the requested order.
 
 use std::sync::Arc;
 
@@ -157,7 +157,7 @@ fn first(limit: &Limit) -> Option<First> {
     }
 }
 
-/// A value of rows, and what they are sorted by.
+/// The value of a subquery's rows, and its sort keys.
 struct Sorted<'p> {
     value: Expr,
     keys: Vec<SortExpr>,

@@ -1,4 +1,4 @@
-//! The operands of expressions that get one type, for the analyzer rules that say which.
+//! Operands of expressions that get one type, for the analyzer rules that choose the type.
 
 use std::sync::Arc;
 

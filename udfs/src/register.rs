@@ -1,4 +1,4 @@
-//! Puts all of this crate into a session.
+//! Registration of this crate's functions, planners and rules in a session.
 
 use std::sync::Arc;
 
@@ -95,7 +95,7 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
         let place = rules.position(|rule| rule.name() == to_joins);
         optimizer.rules.insert(place.unwrap_or(0), refusal);
     }
-    // Last: everything else has found its place, and what is aggregated is known.
+    // Last: all other rules have run, so the aggregates and their inputs are final.
     optimizer.rules.push(Arc::new(AggregateBySession));
     optimizer.rules.push(Arc::new(AggregateByCompletedSession));
     optimizer.rules.push(Arc::new(NamedKeys));
@@ -153,7 +153,7 @@ fn before(expr: Expr, columns: &DFSchema, reals: Reals) -> Result<Expr> {
 ///
 /// None in practice: a session state takes functions, rewrites and planners at any time.
 pub fn register_json(state: &mut SessionState) -> Result<()> {
-    // Before theirs, which would make NULL of what is not of the type.
+    // Before the library's rule, which would turn a value of another type into NULL.
     state.register_function_rewrite(Arc::new(JsonCasts))?;
     datafusion_functions_json::register_all(state)?;
     let length = signed(state.udf("json_length")?);
@@ -223,9 +223,9 @@ pub fn relation_planners() -> Vec<Arc<dyn RelationPlanner>> {
     vec![Arc::new(WindowRelationPlanner)]
 }
 
-/// The optimizer rules of this crate. Their place is right behind `push_down_filter`, where filters
-/// stand next to what they are about, and before common expressions are taken out of them;
-/// [`register`] puts them there. (`with_optimizer_rule` would put them last.)
+/// The optimizer rules of this crate. Their place is right after `push_down_filter`, where filters are next to their inputs,
+/// and before common subexpressions are extracted from them; [`register`] puts them there. (`with_optimizer_rule` would put
+/// them last.)
 #[must_use]
 pub fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     vec![Arc::new(EventTimeRanges)]

@@ -1,7 +1,7 @@
-//! Subqueries that name a column of a query further out than the one around them.
+//! Refusal of subqueries that name a column of a query further out than the next outer one.
 //!
-//! DataFusion plans them, and looks for the column in the query around: it says that there is no such column, or takes another one of
-//! that name. Here they are refused by what they are.
+//! DataFusion plans them, and looks for the column in the next outer query: it reports a missing column, or takes another one
+//! of that name. This module refuses them by name.
 
 use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchemaRef, Result};

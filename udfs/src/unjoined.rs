@@ -1,8 +1,8 @@
-//! Subqueries that depend on the row around them in a way that DataFusion makes no join of.
+//! Refusal of correlated subqueries that DataFusion cannot turn into joins.
 //!
-//! Where it cannot, it leaves the subquery as it is, and moves its conditions down to its tables. When it then tries again, it
-//! looks for the columns of those conditions above a name that hides them, and says that there is no such column. Here such a
-//! subquery is refused before that, by what is not supported of it.
+//! If DataFusion cannot, it leaves the subquery as it is, and moves its conditions down to its tables. When it then tries
+//! again, it looks for the columns of those conditions above an alias that hides them, and reports a missing column. This
+//! module refuses such a subquery beforehand, and names the unsupported part.
 
 use std::collections::BTreeSet;
 

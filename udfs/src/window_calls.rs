@@ -1,5 +1,5 @@
-//! Calls that give more than the engine's functions do: ranks and counts as BIGINT, from which another may be subtracted, and
-//! `lag` and `lead` whose default is a value of the row itself.
+//! Window calls that return more than the engine's functions: ranks and counts as BIGINT, so that they can be subtracted, and
+//! `lag` and `lead` with a default from the row itself.
 
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::TreeNode as _;

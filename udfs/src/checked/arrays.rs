@@ -1,4 +1,5 @@
-//! `array_sum` and `array_product` of exact numbers: the library's make all numbers DOUBLE, in which 9007199254740993 is another one.
+//! `array_sum` and `array_product` of exact numbers: the library's functions convert all numbers to DOUBLE, which changes
+//! 9007199254740993.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -57,7 +58,7 @@ impl OfElements {
         }
     }
 
-    /// What the elements of one array come to, without those that are NULL; NULL if there are no others.
+    /// The result for the elements of one array, without NULLs; NULL if there are no other elements.
     fn folded(
         &self,
         numbers: impl Iterator<Item = i128>,

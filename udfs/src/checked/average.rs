@@ -1,5 +1,5 @@
-//! AVG of integers by their exact sum, AVG of decimals that is rounded, and AVG of intervals between times that refuses a sum out
-//! of range. Of DOUBLE it is DataFusion's, but for window frames.
+//! AVG of integers from their exact sum, AVG of decimals with rounding, and AVG of intervals between times that refuses a sum
+//! out of range. AVG of DOUBLE is DataFusion's, except for window frames.
 
 use std::sync::Arc;
 

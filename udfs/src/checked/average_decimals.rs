@@ -1,5 +1,5 @@
-//! AVG of decimals: DataFusion's sums, which have room, divided once. The last digit is rounded as that of a quotient is, where
-//! DataFusion's is cut.
+//! AVG of decimals: DataFusion's sums, which have enough digits, divided once. The last digit is rounded like that of a
+//! quotient, where DataFusion truncates.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Averages of integers: their sum is exact, whatever the order of rows, and divided once.
+//! AVG of integers: their sum is exact, in any order of rows, and divided once.
 
 use std::fmt::Debug;
 use std::sync::Arc;

@@ -1,14 +1,14 @@
-//! CAST and TRY_CAST of numbers to types with fewer digits behind the point, or none: the value is rounded. And casts of numbers and
+//! CAST and TRY_CAST of numbers to types with fewer digits after the point, or none, with rounding; and casts of numbers and
 //! times that may fail, or change the value.
 //!
-//! Arrow cuts whole numbers out of others: 2.7 would become 2. Here a decimal is rounded half away from zero, as Arrow does it where
-//! it becomes a decimal with fewer digits, and a DOUBLE or REAL half to even, as in PostgreSQL and DuckDB.
+//! Arrow truncates numbers to integers: 2.7 would become 2. Here a decimal is rounded half away from zero, as Arrow does it in
+//! a cast to a decimal with fewer digits, and a DOUBLE or REAL half to even, as in PostgreSQL and DuckDB.
 //!
-//! DataFusion takes such a cast for one that can be undone: it makes `x = 3` of `CAST(x AS INT) = 3`, and `x > 5` of
-//! `TRY_CAST(x AS INT) > 5`, where an `x` without a place in INT gives NULL. In a function it does not. So casts of numbers to types
-//! without room for all of them are functions too: `CAST(x AS INT) > 5` over a BIGINT would else keep what has no place in INT,
-//! without the error that the cast gives. The same goes for times: `CAST(ts AS INT)`, `CAST(n AS DATE)` of a BIGINT, and casts to a
-//! finer unit, where the engine would cut off what a literal has behind the coarser one. Casts to types with room stay the engine's
+//! DataFusion assumes that it can undo such a cast: it rewrites `CAST(x AS INT) = 3` to `x = 3`, and `TRY_CAST(x AS INT) > 5`
+//! to `x > 5`, although an `x` that does not fit INT gives NULL. It does not undo a function. So casts of numbers to types that
+//! cannot hold all of them are functions too: otherwise `CAST(x AS INT) > 5` over a BIGINT would keep rows that do not fit INT,
+//! without the cast's error. The same goes for times: `CAST(ts AS INT)`, `CAST(n AS DATE)` of a BIGINT, and casts to a finer
+//! unit, where the engine would truncate a literal to the coarser unit. Casts to types that hold all values stay the engine's
 //! own, which prunes files by them.
 
 use std::sync::Arc;
@@ -39,7 +39,7 @@ use super::rewrite::plain;
 pub(super) struct RoundedCast {
     name: String,
     to: DataType,
-    /// What has no place in the type is NULL.
+    /// Whether a value that does not fit the type becomes NULL.
     is_tried: bool,
     signature: Signature,
 }
@@ -126,7 +126,7 @@ fn loses(from: &DataType, to: &DataType, is_tried: bool) -> bool {
         (DataType::Map(from, _), DataType::Map(to, _)) => {
             loses(from.data_type(), to.data_type(), is_tried)
         }
-        // A time is a whole number of its unit: the engine cuts off what a decimal has behind the point.
+        // A time is a whole number of its unit: the engine truncates the digits of a decimal after the point.
         (from, DataType::Timestamp(..)) => scale(from) > 0,
         (from, to) if !from.is_numeric() || !(to.is_integer() || to.is_decimal()) => false,
         _ if is_tried => from != to,
@@ -198,7 +198,7 @@ fn digits_before(of: &DataType) -> Option<i64> {
     }
 }
 
-/// What a field of a struct becomes: the one of its name, else the one of its place.
+/// The target field for a field of a struct: the one with its name, or else the one at its position.
 fn wanted<'a>(field: &Field, at: usize, of: &'a Fields) -> Option<&'a FieldRef> {
     let named = of.iter().find(|one| one.name() == field.name());
     named.or_else(|| of.get(at))

@@ -1,7 +1,7 @@
-//! Comparisons of decimals that no decimal with 38 digits holds both of.
+//! Comparisons of decimals for which no decimal of 38 digits can hold both sides.
 //!
-//! DataFusion makes both sides of one type, with the most digits before and behind the point that either has. Where those are
-//! more than 38, it leaves out some before the point, and values that have them fail: `d > 0.00001` where `d` is a DECIMAL(38, 4).
+//! DataFusion casts both sides to one type, with the most digits before and after the point that either has. If those are more
+//! than 38, it drops some before the point, and values that have them fail: `d > 0.00001` where `d` is a DECIMAL(38, 4).
 //! [`RoomToCompare`] is an analyzer rule that compares such values with up to 76 digits.
 
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::operands::{any_expr, cast_rows, inputs, of_one_type};
 
 use super::decimals::digits;
 
-/// The most digits of what is compared.
+/// The most digits of compared values.
 const MOST_DIGITS: u8 = 76;
 
 /// Casts decimals that are compared to a type with room for both, before their types are made equal.

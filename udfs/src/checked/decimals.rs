@@ -1,7 +1,7 @@
-//! Products and quotients of decimals: what types they have.
+//! Result types of products and quotients of decimals.
 //!
-//! They are planned as calls whose type goes by those of their operands whenever it is asked for: rules behind the planner may
-//! still change an operand, to another decimal or to DOUBLE.
+//! They are planned as calls whose type is derived from those of their operands at each request: rules after the planner may
+//! still change an operand to another decimal or to DOUBLE.
 
 use arrow::datatypes::DataType;
 use datafusion::common::{DFSchema, Result};
@@ -45,7 +45,7 @@ impl ExprPlanner for DecimalOperators {
             BinaryOperator::Divide => Operator::Divide,
             _ => return Ok(PlannerResult::Original(expr)),
         };
-        // What has no type yet, such as a parameter, is left to the others.
+        // An operand without a type yet, such as a parameter, is left to the other planners.
         let (Ok(left), Ok(right)) = (type_of(&expr.left, schema), type_of(&expr.right, schema))
         else {
             return Ok(PlannerResult::Original(expr));
@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(quotient(BIGINT, (38, 20)), (38, 16));
         assert_eq!(quotient(BIGINT, (38, 10)), (38, 16));
         assert_eq!(quotient(BIGINT, (38, 38)), (38, 16));
-        // What a quotient by one needs has room before the point.
+        // A quotient by one needs enough digits before the point.
         assert_eq!(quotient((38, 36), BIGINT), (38, 36));
         assert_eq!(quotient((32, 30), BIGINT), (36, 34));
     }

@@ -1,4 +1,4 @@
-//! Aggregates of distinct values: DataFusion keeps the values apart, and an accumulator of rows is given each of them once.
+//! Aggregates of distinct values: DataFusion removes the duplicates, and an accumulator gets each value once.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Quotients and products of decimals with as many digits behind the point as are wanted, the last of which is rounded.
+//! Quotients and products of decimals with the requested number of digits after the point, the last of which is rounded.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
-//! MIN and MAX for which NaN is above all numbers, in whatever order rows come and however they are grouped.
+//! MIN and MAX for which NaN is above all numbers, for any order of rows and any grouping.
 //!
-//! DataFusion's forget NaN in groups when a number follows it, and begin groups with the largest finite number, which infinity
-//! does not beat.
+//! DataFusion's own lose NaN in groups if a number follows it, and initialize groups with the largest finite number, which
+//! infinity does not replace.
 
 use std::fmt::Debug;
 use std::hash::Hash;

@@ -1,5 +1,5 @@
-//! Sums and averages of DOUBLE over window frames, from which no row is ever subtracted: what NaN, infinity or a large number has
-//! made of a sum stays when they have left the frame.
+//! Sums and averages of DOUBLE over window frames, which are never computed by subtraction: a sum would keep the effect of NaN,
+//! infinity or a large number after that row has left the frame.
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::Float64Type;

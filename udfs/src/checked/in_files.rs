@@ -1,8 +1,8 @@
-//! Casts of the columns of a file to what its table has: those that round or may fail are functions there as well.
+//! Casts of file columns to the types of their table: those that round or may fail are functions there as well.
 //!
-//! A file of Parquet may have a `BIGINT` where its table has an `INT`, or milliseconds where it has microseconds. The engine casts
-//! such columns where it reads them, and in the predicates by which it leaves out parts of the file; and in predicates it undoes the
-//! casts: `ts < 0.0005 s` over milliseconds would leave out the part that holds 0 s and nothing else.
+//! A Parquet file may have a `BIGINT` where its table has an `INT`, or milliseconds where it has microseconds. The engine casts
+//! such columns in the scan, and in the predicates by which it prunes parts of the file; and in predicates it undoes the casts:
+//! `ts < 0.0005 s` over milliseconds would prune a part that holds only 0 s.
 
 use std::sync::Arc;
 

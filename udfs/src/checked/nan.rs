@@ -1,8 +1,8 @@
-//! NaN is one value, and above all numbers.
+//! Normalization of NaN to one value, above all numbers.
 //!
-//! Arrow orders NaN with a sign below all numbers, and tells apart NaN with different bits. Processors give results the sign:
-//! infinity minus itself, zero by zero, the root of a negative number. Sums of infinities have it as well, and so have files that
-//! others have written: [`with_one_nan_within`] is for what is read.
+//! Arrow sorts NaN with a sign below all numbers, and distinguishes NaN by its bits. Processors give results the sign: infinity
+//! minus itself, zero by zero, the root of a negative number. Sums of infinities have it as well, and so have files of other
+//! writers: [`with_one_nan_within`] normalizes data that is read.
 
 use std::sync::Arc;
 
@@ -338,7 +338,7 @@ mod tests {
         let last = lists.value(1);
         let last = last.as_primitive::<Float64Type>();
         assert_eq!(last.value(0).to_bits(), f64::NAN.to_bits());
-        // Nothing is made anew where there is none.
+        // An array without NaN is not copied.
         let again = with_one_nan_within(Arc::clone(&one)).unwrap();
         assert_eq!(again.to_data().child_data(), one.to_data().child_data());
         assert!(within(&one.to_data()).unwrap().is_none());

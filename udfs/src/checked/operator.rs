@@ -268,7 +268,7 @@ impl ScalarUDFImpl for CheckedOperator {
     }
 
     fn evaluate_bounds(&self, input: &[&Interval]) -> Result<Interval> {
-        // What is not known has the type of NULL.
+        // A bound that is not known has the type of NULL.
         let result = match input {
             [left, right] => self.result_of(&left.data_type(), &right.data_type()).ok(),
             _ => None,

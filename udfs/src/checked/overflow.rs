@@ -1,4 +1,4 @@
-//! The one error of arithmetic that leaves its type: what was computed, the type, and what to CAST to.
+//! Error of arithmetic overflow, the only one: the operation, the type, and the type to CAST to.
 
 use arrow::datatypes::DataType;
 use datafusion::error::DataFusionError;

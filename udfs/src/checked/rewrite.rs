@@ -1,4 +1,4 @@
-//! Operators and casts of a plan to functions that check and round, and back.
+//! Rewrite of a plan's operators and casts to functions that check and round, and back.
 
 use arrow::datatypes::{DataType, Decimal128Type, Decimal256Type, DecimalType};
 use datafusion::common::tree_node::{Transformed, TreeNode};

@@ -1,6 +1,6 @@
-//! `ceil`, `floor` and `trunc` of exact numbers. Decimals get a digit more before the point: the engine's have none for `ceil(9.5)`.
-//! A BIGINT is an exact DECIMAL there: the engine's make it a DOUBLE, in which 9007199254740993 is another number. Smaller integers
-//! are all DOUBLE, without a loss.
+//! `ceil`, `floor` and `trunc` of exact numbers. Decimals get one more digit before the point: the engine's functions have none
+//! for `ceil(9.5)`. A BIGINT is computed as an exact DECIMAL: the engine's functions convert it to DOUBLE, which changes
+//! 9007199254740993. Smaller integers become DOUBLE, without a loss.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Shifts of integers: to the left is a product by a power of two, to the right a quotient that is rounded down.
+//! Shifts of integers: a left shift is a product by a power of two, a right shift a quotient that is rounded down.
 
 use std::sync::Arc;
 

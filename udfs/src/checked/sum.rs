@@ -1,4 +1,4 @@
-//! SUM that refuses what has no place in its type, and gives the same in whatever order its rows come.
+//! SUM that refuses a result which does not fit its type, and returns the same for any order of rows.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! What sums are kept in: integers in 128 bits, so that a sum that has room in the end has room on the way there, whatever
-//! the order of its rows and however they are cut into batches.
+//! Accumulators of sums: integers in 128 bits, so that a sum that fits in the end does not overflow before, for any order of
+//! its rows and any split into batches.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The operator of COMPLETE_SESSIONS and of aggregates over it: a leaf that plans and runs the slices of its input itself.
+//! Physical operator of COMPLETE_SESSIONS and of aggregates over it: a leaf that plans and runs the slices of its input itself.
 
 use std::fmt;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ pub struct CompleteSessionsExec {
     shown: Shown,
 }
 
-/// What is aggregated by session.
+/// The aggregation by session.
 #[derive(Clone)]
 struct AggregateRules {
     partial: PartialRule,
@@ -245,7 +245,7 @@ impl ExecutionPlan for CompleteSessionsExec {
                 AggregateRun::try_new(run, merge.clone(), partial.clone())?,
             )),
         };
-        // Rows in two parts: what is known after the first slice leaves before the search goes on.
+        // Rows leave in two parts: those known after the first slice are returned before the search continues.
         let output = stream::try_unfold(stages, |stage| async move {
             let next: Option<(Vec<RecordBatch>, Stage)> = match stage {
                 Stage::First(mut run) => {

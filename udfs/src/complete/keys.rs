@@ -1,4 +1,4 @@
-//! Numbers the keys of the rows that a run reads; those of the first slice come first.
+//! Numbering of the keys that an execution reads; those of the first slice come first.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The logical node of COMPLETE_SESSIONS.
+//! Logical node of COMPLETE_SESSIONS.
 
 use std::cmp::Ordering;
 use std::collections::HashSet;

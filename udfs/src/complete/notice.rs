@@ -1,4 +1,4 @@
-//! What a run of COMPLETE_SESSIONS tells whoever started it.
+//! Notices from a run of COMPLETE_SESSIONS to its caller.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -1,4 +1,4 @@
-//! Columns that are known to have no NULL, so that nobody needs to look.
+//! Columns that are known to have no NULL, so that the check for NULLs can be omitted.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! A run that gives the rows of completed sessions: it holds them until their sessions are known.
+//! One execution that returns the rows of completed sessions: it holds them until their sessions are known.
 
 use std::sync::Arc;
 
@@ -212,7 +212,7 @@ impl RowsRun {
     }
 }
 
-/// About what a key costs: its values twice, and an entry in a table.
+/// Approximate bytes per key: its values twice, and an entry in a table.
 const KEY_BYTES: usize = 96;
 
 impl Rows {
@@ -267,7 +267,7 @@ fn hold(
     Ok(())
 }
 
-/// Bytes of a batch and of what is kept for each of its rows.
+/// Bytes of a batch and of the data kept for each of its rows.
 fn held_bytes(batch: &RecordBatch) -> usize {
     batch.get_array_memory_size() + batch.num_rows() * (8 + 4 + 16 + 16)
 }

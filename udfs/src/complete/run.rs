@@ -1,4 +1,4 @@
-//! One execution of COMPLETE_SESSIONS: what it plans, counts and reports, whatever it holds.
+//! State of one execution of COMPLETE_SESSIONS, of rows or of aggregates: its planning, metrics and notices.
 
 use std::sync::{Arc, OnceLock};
 
@@ -39,11 +39,11 @@ pub(super) struct Run {
     capped_sessions: Count,
     /// A plan of the slices that may come next, for all keys.
     ahead: Option<Ahead>,
-    /// What the plan shows once it has run.
+    /// The notice that the displayed plan shows after the execution.
     capped: Arc<OnceLock<SessionsCapped>>,
 }
 
-/// What EXPLAIN ANALYZE shows of a run.
+/// The metrics that EXPLAIN ANALYZE shows.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Shown {
     pub(super) metrics: ExecutionPlanMetricsSet,
@@ -58,7 +58,7 @@ pub(super) struct PlannedSlice {
     pub(super) plan: Arc<dyn ExecutionPlan>,
 }
 
-/// A plan that is made before it is known to be needed, and what it is of.
+/// A plan that is made before the search asks for it, and the slice it covers.
 struct Ahead {
     reach: Slice,
     plan: Planning,
@@ -181,7 +181,7 @@ impl Run {
         Ok(planned)
     }
 
-    /// The plan of `slice` for `keys` out of what was planned ahead; none if it is not in there.
+    /// The plan of `slice` for `keys`, cut out of the plan made ahead; `None` if that does not cover the slice.
     async fn cut_out(
         &mut self,
         slice: Slice,
@@ -243,7 +243,7 @@ impl Run {
         if let Some(notices) = notices {
             notices.push(capped.clone());
         }
-        // A plan that runs again keeps what it said first: the version it reads is the same.
+        // A plan that runs again keeps its first notice: it reads the same version.
         self.capped.get_or_init(|| capped);
         Ok(())
     }

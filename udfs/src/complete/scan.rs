@@ -1,7 +1,7 @@
-//! Makes the parquet scans of a slice cheaper, where that is sure to change nothing.
+//! Cheaper Parquet scans of a slice, where the result surely stays the same.
 //!
-//! A filter that a scan takes over becomes its row filter: each part of it decodes its columns again. A slice's own bounds
-//! need no row filter, since who reads the slice can tell a row's event time; they stay in the predicate that prunes.
+//! A filter that a scan takes over becomes its row filter: each part of it decodes its columns again. A slice's own bounds need
+//! no row filter, since the reader of the slice checks each row's event time; they stay in the predicate that prunes.
 
 use std::sync::Arc;
 

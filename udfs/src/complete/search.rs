@@ -1,7 +1,8 @@
-//! The search itself: which rows belong, which sessions are still open at the edge of what was
-//! read, and where to read next (SESS-2). Intervals in, decisions out; reading is the caller's.
+//! Search for completed sessions: it decides which rows belong to a session, which sessions are still open at the edge of the
+//! range read so far, and which slice to read next (SESS-2). It takes intervals and returns decisions; the caller reads.
 //!
-//! An interval is the first and last event time of rows of one key that are one session. A row alone is one: `[t, t]`.
+//! An interval is the first and last event time of rows of one key that form one session. A single row is the interval `[t,
+//! t]`.
 
 use super::node::CompletionRange;
 use crate::session::{joins, merge_intervals};
@@ -55,14 +56,14 @@ pub(super) struct Session {
 pub(super) struct Search {
     gap: i64,
     range: CompletionRange,
-    /// What has been read so far.
+    /// The range read so far.
     read: Slice,
     /// How much is read next, on each side.
     width: [i64; 2],
     /// Slices end at multiples of this.
     grid: i64,
     sessions: Vec<Session>,
-    /// The sessions that touch the edge of what was read, on each side.
+    /// The sessions that touch the edge of the range read so far, on each side.
     open: [OpenSessions; 2],
 }
 
@@ -160,7 +161,7 @@ impl Search {
         self.slice_beyond(self.read, side, self.width[side as usize])
     }
 
-    /// What was read and the next two slices on both sides, should something be open there.
+    /// The range read so far, and the next two slices on both sides if a session is open there.
     pub(super) fn reach(&self) -> Slice {
         let mut reach = self.read;
         for step in [1, 2] {
@@ -331,7 +332,7 @@ impl Search {
         self.gap
     }
 
-    /// What was read in all.
+    /// The whole range read so far.
     pub(super) fn read(&self) -> Slice {
         self.read
     }

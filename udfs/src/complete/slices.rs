@@ -1,4 +1,4 @@
-//! Reads slices of the input: plans the input anew with a filter, so that file statistics prune.
+//! Reader of the input's slices: it plans the input again with a filter for each slice, so that file statistics prune.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What is aggregated, and the three steps: rows to states, states to states, states to results.
+//! Incremental aggregate: its expressions, and the three steps rows to states, states to states, states to results.
 
 use std::sync::Arc;
 
@@ -87,7 +87,7 @@ impl IncrementalAggregate {
                     1 => format!("{} state", result.name()),
                     _ => format!("{} state {}", result.name(), place + 1),
                 };
-                // Partial aggregation of no rows in a group leaves NULLs whatever the field says.
+                // Partial aggregation of a group without rows leaves NULLs, even if the field is not nullable.
                 let field = field.as_ref().clone().with_name(name).with_nullable(true);
                 fields.push(Arc::new(field));
             }
@@ -121,7 +121,7 @@ impl IncrementalAggregate {
         self.shape.key_columns()
     }
 
-    /// Whether its groups have no window: a row that is done is forgotten, and its key begins anew.
+    /// Whether its groups have no window: an expired row is dropped, and its key starts with an empty state.
     pub fn is_keyed(&self) -> bool {
         matches!(self.shape, StateShape::Keys { .. })
     }
@@ -162,7 +162,7 @@ impl IncrementalAggregate {
                 gap,
                 ..
             } => {
-                // Rows of a group at most the gap apart are in one session, whatever stands between them.
+                // Rows of a group at most the gap apart are in one session, even if rows of other groups lie between them.
                 let rule = PartialRule {
                     keys: keys.iter().chain(others).map(Arc::clone).collect(),
                     event_time: Arc::clone(event_time),
@@ -238,8 +238,8 @@ impl IncrementalAggregate {
         )?)
     }
 
-    /// When each state row is done: as soon as the watermark has reached this tick. A key's row is when what is forgotten
-    /// has reached the time it was last touched.
+    /// When each state row is complete: as soon as the watermark has reached this tick. A key's row is complete when the expiry
+    /// time has reached the time of its last change.
     ///
     /// # Errors
     ///

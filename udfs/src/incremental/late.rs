@@ -1,4 +1,4 @@
-//! The operator that takes late rows out (TIME-2).
+//! Operator that removes late rows and collects them (TIME-2).
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,7 +45,7 @@ pub struct LateRows {
 }
 
 impl LateRows {
-    /// Takes what was set aside so far.
+    /// Takes the late rows collected so far.
     pub fn take(&self) -> Vec<RecordBatch> {
         std::mem::take(&mut *self.lock())
     }

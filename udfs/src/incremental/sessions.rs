@@ -1,7 +1,7 @@
-//! State rows of sessions put together: intervals by key first, then the groups of each session.
+//! Merge of session state rows: intervals by key first, then the groups of each session.
 //!
-//! A session is made of all rows of its key (SESS-1), its groups may be finer. So a state row has the bounds of its whole
-//! session, and goes with it when that grows or merges with another.
+//! A session consists of all rows of its key (SESS-1); its groups may be finer. So a state row has the bounds of its whole
+//! session, and moves with it when the session grows or merges with another.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! How rows are put together, and what columns a state row has besides the aggregates' states.
+//! Shape of state rows: how rows are grouped, and which columns a state row has besides the aggregates' states.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub enum StateShape {
     },
     /// By key, slice, and the first window that a row counts for.
     Slices {
-        /// What the output is grouped by besides the window.
+        /// The output's group keys besides the window.
         keys: Vec<Arc<dyn PhysicalExpr>>,
         /// The start of a row's slice.
         slice_start: Arc<dyn PhysicalExpr>,
@@ -34,7 +34,7 @@ pub enum StateShape {
         first_window_end: Arc<dyn PhysicalExpr>,
         /// The slices of the windows.
         slices: Slices,
-        /// What the group columns of the output hold.
+        /// The contents of the output's group columns.
         groups: Vec<SessionColumn>,
     },
     /// By key and session.
@@ -45,9 +45,9 @@ pub enum StateShape {
         event_time: Arc<dyn PhysicalExpr>,
         /// The gap, in ticks of the event time's unit.
         gap: i64,
-        /// What the rows of a session are grouped by besides.
+        /// Further group keys of a session's rows.
         others: Vec<Arc<dyn PhysicalExpr>>,
-        /// What the group columns of the output hold; what sessions are grouped by besides comes after the keys.
+        /// The contents of the output's group columns; further group keys come after the session keys.
         groups: Vec<SessionColumn>,
     },
 }

@@ -1,4 +1,4 @@
-//! The operator that says from which window on a row of a slice counts, and sets aside what is late (TIME-2).
+//! Operator that computes the first window for which a row of a slice counts, and collects late rows (TIME-2).
 
 use std::fmt;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ pub struct SliceRowsExec {
 }
 
 impl SliceRowsExec {
-    /// Rows of `input`; what is late is set aside in `late`.
+    /// Rows of `input`; late rows are collected in `late`.
     pub fn new(input: Arc<dyn ExecutionPlan>, rule: SliceRule, late: Arc<LateRows>) -> Self {
         let schema = input.schema();
         let time = schema.field(rule.start).data_type().clone();

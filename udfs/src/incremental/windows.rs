@@ -1,8 +1,8 @@
-//! What windows give whose state is kept by slice: the slices of each are merged.
+//! Results of windows whose state is kept by slice: it merges the slices of each window.
 //!
-//! A window has many slices, and a slice is in many windows. Where few windows are asked for, each takes the rows of its
-//! slices. Where that would read rows too often, rows are first merged two by two, four by four, and so on; a window
-//! then takes few of these blocks, as from a segment tree.
+//! A window has many slices, and a slice is in many windows. If few windows are requested, each merges the rows of its slices.
+//! If that would read rows too often, rows are first merged two by two, four by four, and so on; a window then needs few of
+//! these blocks, as in a segment tree.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ struct Run {
     row: u32,
 }
 
-/// The windows that are asked for, and what has come of them.
+/// The requested windows, and the results so far.
 struct Asked<'a> {
     aggregate: &'a IncrementalAggregate,
     runs: Vec<Run>,
@@ -235,7 +235,7 @@ impl<'a> Asked<'a> {
         let Some(slices) = self.aggregate.slices().copied() else {
             return internal_err!("blocks are made of slices");
         };
-        // What is left of each window, in blocks.
+        // The remaining slices of each window, in blocks.
         let mut left: Vec<(usize, usize, Range<i64>)> = Vec::with_capacity(self.count);
         for run in &self.runs {
             for (place, window) in (run.first..).zip(run.windows.clone()) {

@@ -1,4 +1,4 @@
-//! Going on where a table ends: `next_offsets` says where, `offsets_from` reads from there.
+//! Resuming at the end of a table: `next_offsets` returns the next offsets, `offsets_from` reads from there.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Takes a window function's arguments apart: table, keys, descriptor and the constants behind.
+//! Arguments of a window function: table, keys, descriptor and the constants after it.
 
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::{Column, DFSchema, ExprSchema, Result, Span};

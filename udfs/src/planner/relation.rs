@@ -1,4 +1,4 @@
-//! The relation planner: `FROM TUMBLE(…)` and its siblings to logical nodes.
+//! Relation planner: from `FROM TUMBLE(…)` and its siblings to logical nodes.
 
 use std::sync::Arc;
 

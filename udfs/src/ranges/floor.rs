@@ -1,5 +1,4 @@
-//! Functions that floor a timestamp: the value is at most the argument, and less than one width
-//! below it.
+//! Functions that floor a timestamp: the result is at most the argument, and less than one width below it.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
-//! Plain ranges on event times, for predicates through what floors them: `date_trunc`, `date_bin`,
-//! a cast to DATE, and the window columns of TUMBLE, HOP and CUMULATE.
+//! Derived ranges on event times, for predicates on values that are floored from them: `date_trunc`, `date_bin`, a cast to
+//! DATE, and the window columns of TUMBLE, HOP and CUMULATE.
 //!
-//! File statistics know a column's least and greatest value, not a function's. A range that
-//! follows from the predicate is added beside it; the predicate stays.
+//! File statistics hold a column's least and greatest value, not a function's. The rule adds the range that follows from the
+//! predicate; the predicate stays.
 
 mod floor;
 mod rule;

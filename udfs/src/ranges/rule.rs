@@ -1,4 +1,4 @@
-//! The optimizer rule: adds the ranges where a filter or a scan has the predicates.
+//! Optimizer rule that adds the ranges where a filter or a scan has the predicates.
 
 use std::sync::Arc;
 
@@ -121,7 +121,7 @@ fn narrowed_window(predicates: &[&Expr], input: &LogicalPlan) -> Result<Option<L
     let data_type = window.event_time().get_type(schema.as_ref())?;
     let bounds = windows::implied(predicates.iter().copied(), window.windows(), &data_type);
     let ranges = bounds.predicates(window.event_time(), &data_type)?;
-    // The node remembers what it was narrowed to, so that the next pass finds nothing to do.
+    // The node stores its ranges, so that the next pass changes nothing.
     if ranges.is_empty() || window.narrowed_to() == ranges {
         return Ok(None);
     }

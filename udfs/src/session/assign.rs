@@ -1,4 +1,4 @@
-//! The session rule over plain integers (SESS-1).
+//! Session rule over plain integers (SESS-1).
 
 /// Whether a row at `later` is in the session whose last row is at `earlier` (SESS-1): exactly the
 /// gap still joins. Needs `earlier <= later` and `gap >= 0`.

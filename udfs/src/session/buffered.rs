@@ -1,8 +1,8 @@
-//! Groups sessions in memory, without sorting: batches are held as they come, each row knows its
-//! key's dense id and its event time, and the rows leave in the order they came.
+//! Grouping of sessions in memory, without sorting: the operator holds batches as they come, with the key's dense id and the
+//! event time of each row, and returns the rows in the order they came.
 //!
-//! All memory is reserved. When the pool refuses, what is held and what is still to come goes
-//! through a sort that spills, and is cut as sorted rows.
+//! All memory is reserved. If the pool refuses a reservation, the held and the remaining batches go through a sort that spills,
+//! and are cut as sorted rows.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -190,7 +190,7 @@ impl Held {
         self.reservation.try_grow(wanted).is_ok()
     }
 
-    /// The batches alone, in the order they came; what was reserved for them is free.
+    /// The batches alone, in the order they came; the reservation for the other data is released.
     fn into_batches(self) -> VecDeque<RecordBatch> {
         self.batches
     }

@@ -1,8 +1,8 @@
-//! The physical operator of SESSION.
+//! Physical operator of SESSION.
 //!
-//! All rows of a key come to one partition. If they come in the order of key and event time, they
-//! are cut as they pass ([`sorted`](super::sorted)); else they are held and grouped in memory, and
-//! sorted with spilling when memory does not suffice ([`buffered`](super::buffered)).
+//! All rows of a key come to one partition. If they come in the order of key and event time, the operator cuts them as they
+//! pass ([`sorted`](super::sorted)); otherwise it holds and groups them in memory, and sorts them with spilling if memory does
+//! not suffice ([`buffered`](super::buffered)).
 
 use std::fmt;
 use std::sync::Arc;
@@ -71,7 +71,7 @@ impl SessionRule {
     }
 }
 
-/// What the operator counts.
+/// The operator's metrics.
 #[derive(Debug)]
 pub(super) struct SessionMetrics {
     pub(super) baseline: BaselineMetrics,

@@ -1,4 +1,4 @@
-//! The logical node of SESSION.
+//! Logical node of SESSION.
 
 use std::cmp::Ordering;
 use std::collections::HashSet;

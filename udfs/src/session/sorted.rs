@@ -1,7 +1,7 @@
-//! Cuts sessions from rows that come in the order of key and event time.
+//! Cutting of sessions from rows that come in the order of key and event time.
 //!
-//! A session's end is known with its last row, so the rows of the session under way are held, with
-//! their memory reserved; all others pass.
+//! The end of a session is known with its last row, so the operator holds the rows of the current session, with their memory
+//! reserved; all others pass.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

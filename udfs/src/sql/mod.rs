@@ -1,5 +1,5 @@
-//! What the SQL text needs before DataFusion plans it: the `TABLE t PARTITION BY k` argument and
-//! the rewriting of a window function's first argument to a subquery.
+//! Preparation of SQL text before DataFusion plans it: the `TABLE t PARTITION BY k` argument, and the rewriting of a window
+//! function's first argument to a subquery.
 
 mod rewrite;
 mod table_argument;

@@ -1,7 +1,7 @@
-//! Turns the bare table name in `TUMBLE(visits, …)` into a subquery.
+//! Rewrite of the bare table name in `TUMBLE(visits, …)` to a subquery.
 //!
-//! DataFusion resolves, before it plans, the names that stand in the statement as relations. A
-//! name that stands as an expression is not among them; as `(SELECT * FROM visits)` it is.
+//! Before planning, DataFusion resolves the names that the statement uses as relations. A name used as an expression is not
+//! among them; as `(SELECT * FROM visits)` it is.
 
 use std::ops::ControlFlow;
 

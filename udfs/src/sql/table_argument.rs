@@ -1,5 +1,4 @@
-//! `TABLE t [PARTITION BY k…]` and `TABLE (query) [PARTITION BY k…]` as a window function's first
-//! argument.
+//! Parser of `TABLE t [PARTITION BY k…]` and `TABLE (query) [PARTITION BY k…]` as a window function's first argument.
 
 use datafusion::sql::sqlparser::ast::{
     Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident,

@@ -1,4 +1,4 @@
-//! Dates of the Gregorian calendar, also before it was made, as numbers of days.
+//! Dates of the proleptic Gregorian calendar as numbers of days.
 
 /// Days from 0000-03-01 to 1970-01-01.
 const SHIFT: i64 = 719_468;

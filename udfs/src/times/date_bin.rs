@@ -1,4 +1,4 @@
-//! `date_bin` of TIMESTAMP, in microseconds; of TIME it is DataFusion's.
+//! `date_bin` of TIMESTAMP, in microseconds; for TIME it is DataFusion's.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! `date_part` and `extract`: DataFusion's, which never gives NULL for a part that has no room, and knows intervals by days, hours,
-//! minutes and all of a second.
+//! `date_part` and `extract`: DataFusion's functions, with an error instead of NULL for a part that does not fit, and with
+//! days, hours, minutes and fractional seconds of intervals.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -152,8 +152,8 @@ fn in_days(lengths: &ArrayRef, unit: TimeUnit) -> Result<IntervalMonthDayNanoArr
     Ok(lengths.map(|length| length.and_then(in_days)).collect())
 }
 
-/// The part of a minute that is so many units long, with what is left of a second; nothing of another part. The engine takes whole
-/// seconds.
+/// The part of an interval within a minute in this unit, with the fraction of a second; `None` for any other part. The engine
+/// returns whole seconds.
 fn of_minute(intervals: &IntervalMonthDayNanoArray, unit: &IntervalUnit) -> Option<Int64Array> {
     let nanos = match unit {
         IntervalUnit::Second => 1_000_000_000,

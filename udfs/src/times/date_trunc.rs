@@ -1,4 +1,4 @@
-//! `date_trunc` of TIMESTAMP, in microseconds; of other types it is DataFusion's.
+//! `date_trunc` of TIMESTAMP, in microseconds; for other types it is DataFusion's.
 
 use std::sync::Arc;
 
@@ -115,7 +115,7 @@ impl Unit {
         };
         let start = match zone.from_local_datetime(&first) {
             LocalResult::Single(start) => start,
-            // Clocks were put back over it: an hour is there twice, a day and what is longer only once.
+            // Clocks were set back here: an hour occurs twice, a day or a longer unit only once.
             LocalResult::Ambiguous(earlier, later) => {
                 let is_later = later.offset().fix() == time.offset().fix();
                 match self == Unit::Hour && is_later {

@@ -225,7 +225,7 @@ fn rows_of_one_unit(expr: &mut Expr, subquery: &mut Subquery, schema: &DFSchema)
 
 /// Casts those of nanoseconds among these if there is one of microseconds; whether any was.
 fn equal(all: Vec<&mut Expr>, schema: &DFSchema) -> bool {
-    // What has no type yet, such as a parameter, gets one later.
+    // A value without a type yet, such as a parameter, gets one later.
     let types = all.iter().map(|expr| expr.get_type(schema));
     let types: Vec<DataType> = types.map(|of| of.unwrap_or(DataType::Null)).collect();
     if !has_both_units(&types) {

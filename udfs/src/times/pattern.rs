@@ -1,4 +1,5 @@
-//! Patterns of times: those of chrono, with `%`. What is written for PostgreSQL or Java is refused with the pattern meant.
+//! Patterns of times: those of chrono, with `%`. A pattern of PostgreSQL or Java is refused, and the error shows the chrono
+//! pattern.
 
 use datafusion::common::Result;
 use datafusion::logical_expr::ReturnFieldArgs;

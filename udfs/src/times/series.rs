@@ -1,5 +1,5 @@
-//! `generate_series` and `range` of TIMESTAMP, in microseconds; of numbers and dates they are DataFusion's, which would go on for ever
-//! by a step that does not move.
+//! `generate_series` and `range` of TIMESTAMP, in microseconds; for numbers and dates they are DataFusion's, with a check for a
+//! step that does not advance, by which DataFusion's would never end.
 
 use std::str::FromStr as _;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
-//! Intervals that rows are ordered, joined or looked up by, and those that they are grouped by.
+//! Intervals as keys: for ordering, joins and lookups, and for groups.
 //!
-//! The engine takes the parts of an interval for it, months before days before hours. What is ordered or looked up goes by the length
-//! here. Of a group there would be several intervals to show, 1 day and 24 hours: that is refused.
+//! The engine compares the parts of an interval, months before days before hours. Here ordering and lookup go by the length. A
+//! group could contain several intervals of equal length, such as 1 day and 24 hours, and would have to show one: that is
+//! refused.
 
 use std::sync::Arc;
 
@@ -42,7 +43,7 @@ const COMPARING: [&str; 21] = [
     "list_compare",
 ];
 
-/// Aggregates that compare what they are given.
+/// Aggregates that compare their arguments.
 const COMPARING_AGGREGATES: [&str; 2] = ["max", "min"];
 
 /// Whether these are compared by their length: intervals, and texts that become some.
@@ -213,7 +214,7 @@ fn holds_interval(of: &DataType) -> bool {
     }
 }
 
-/// What has no type yet, such as a parameter, is no interval.
+/// The type of an expression; one without a type yet, such as a parameter, is not an interval.
 fn type_of(expr: &Expr, schema: &dyn ExprSchema) -> DataType {
     expr.get_type(schema).unwrap_or(DataType::Null)
 }

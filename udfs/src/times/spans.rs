@@ -1,4 +1,4 @@
-//! Intervals by their length, and what is added to days.
+//! Intervals by their length, and intervals added to days.
 //!
 //! The engine compares intervals part by part, months before days before hours, so that 36 hours are less than a day. Here a month has
 //! 30 days and a day 24 hours, as PostgreSQL compares them.
@@ -125,7 +125,7 @@ fn by_length(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             return Ok(Transformed::new_transformed(expr, is_changed));
         }
     };
-    // What has no type yet, such as a parameter, gets one later.
+    // A value without a type yet, such as a parameter, gets one later.
     let types = compared.iter().map(|expr| expr.get_type(schema));
     let types: Vec<DataType> = types.map(|of| of.unwrap_or(DataType::Null)).collect();
     if !span_keys::are_of_length(&types) {

@@ -1,4 +1,5 @@
-//! `to_char` and `date_format`: DataFusion's, of TIMESTAMP in microseconds, with patterns that say something.
+//! `to_char` and `date_format`: DataFusion's functions for TIMESTAMP in microseconds, with a check that the pattern has a
+//! format specifier.
 
 use std::ops::RangeInclusive;
 

@@ -1,4 +1,4 @@
-//! `to_timestamp` and its kin: numbers and texts to TIMESTAMP, in microseconds.
+//! `to_timestamp` and its variants: numbers and texts to TIMESTAMP, in microseconds.
 
 use std::sync::Arc;
 
@@ -202,7 +202,7 @@ fn shifted(value: i128, shift: i32) -> Option<i128> {
     }
 }
 
-/// The time of a text, if it is of the pattern. What the pattern leaves out is the start of the day, or of the month and year.
+/// The time of a text, if it matches the pattern. Fields that the pattern omits default to the start of the day, month or year.
 fn by_pattern(zone: Tz, text: &str, pattern: &str) -> Option<DateTime<Utc>> {
     let mut parsed = Parsed::new();
     parse(&mut parsed, text, StrftimeItems::new(pattern)).ok()?;

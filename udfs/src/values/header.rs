@@ -1,4 +1,4 @@
-//! `header`, `headers_list`, `headers_map`.
+//! `header`, `headers_list`, `headers_map`: functions of message headers.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The two shapes of message headers, seen as one: keys and values, and where each row's are.
+//! View of the two types of message headers as one: keys and values, and the range of each row.
 
 use std::sync::Arc;
 

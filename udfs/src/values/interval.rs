@@ -51,7 +51,7 @@ impl ExprPlanner for IntervalPlanner {
             BinaryOperator::Divide => true,
             _ => return Ok(PlannerResult::Original(expr)),
         };
-        // What has no type yet, such as a parameter, is left to the others.
+        // An operand without a type yet, such as a parameter, is left to the other planners.
         let (Ok(left), Ok(right)) = (expr.left.get_type(schema), expr.right.get_type(schema))
         else {
             return Ok(PlannerResult::Original(expr));
@@ -196,7 +196,7 @@ fn parts(months: f64, days: f64, nanos: f64) -> Option<IntervalMonthDayNano> {
     let days = days + months.fract() * f64::from(DAYS_PER_MONTH);
     let per_micro = NANOS_PER_MICRO as f64;
     let round = |nanos: f64| (nanos / per_micro).round() * per_micro;
-    // What is a whole day once it is rounded is one.
+    // A value that is a whole day once it is rounded counts as one.
     let per_day = NANOS_PER_DAY as f64;
     let of_day = round(days.fract() * per_day);
     let (days, of_day) = match of_day.abs() < per_day {

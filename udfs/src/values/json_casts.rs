@@ -1,13 +1,13 @@
-//! `CAST(json -> 'n' AS DECIMAL(30, 2))`: the value as it is written.
+//! Casts of JSON values from their text: `CAST(json -> 'n' AS DECIMAL(30, 2))`.
 //!
-//! `json -> 'n'` is a value of one of seven types. Of a cast the engine asks the one of these types that it knows best how to cast: a
-//! DATE is in none of them, and all values would be NULL. The JSON functions have a rule for casts to some types; of a value of another
-//! kind it makes NULL, and it reads decimals as DOUBLE. Here the text of the value is cast: what is not of the type is an error, and NULL
-//! of TRY_CAST. A value that is not there is NULL, and so is the `null` of JSON.
+//! `json -> 'n'` is a union of seven types. For a cast of it the engine picks the one of these types that it casts best: a DATE
+//! is in none of them, and all values would be NULL. The JSON functions have a rule for casts to some types; it turns a value
+//! of another kind into NULL, and reads decimals as DOUBLE. This module casts the text of the value: a value of another type is
+//! an error, and NULL with TRY_CAST. A missing value is NULL, and so is the `null` of JSON.
 //!
-//! Numbers are read in one way after another until one of them finds the value. No way fails: an expression of constants is evaluated
-//! with all of its parts. If all ways give NULL for a value that is there, [`Refused`]
-//! raises the error.
+//! Numbers are read by several attempts, the first of which that gives a value counts. No attempt fails: an expression of
+//! constants is evaluated with all of its parts. If all attempts give NULL for a value that exists, [`Refused`] raises the
+//! error.
 
 use std::sync::Arc;
 
@@ -119,7 +119,7 @@ fn times_read(to: &DataType, is_tried: bool) -> u64 {
     }
 }
 
-/// Whether an expression may be a value in JSON, by what it is made of.
+/// Whether an expression may be a JSON value, judged by its parts.
 fn may_be_json(value: &Expr, is_json: &impl Fn(&Column) -> bool) -> bool {
     let may_be = |value: &Expr| may_be_json(value, is_json);
     match value {
@@ -141,7 +141,7 @@ fn may_be_json(value: &Expr, is_json: &impl Fn(&Column) -> bool) -> bool {
     }
 }
 
-/// What a value is cast to.
+/// The target of a cast.
 struct To {
     field: FieldRef,
     is_tried: bool,

@@ -1,7 +1,7 @@
-//! `->`, `->>`, `?`, `#>` and `#>>` as calls of the JSON functions, named by what was typed.
+//! `->`, `->>`, `?`, `#>` and `#>>` as calls of the JSON functions, with the original text as their name.
 //!
-//! The planner of `datafusion-functions-json` gives each link of a chain such as `j -> 'a' ->> 'b'` its name. The engine works out
-//! the type below a name twice: of a chain of twenty links it would do so a million times. Here only the whole chain has a name.
+//! The planner of `datafusion-functions-json` aliases each link of a chain such as `j -> 'a' ->> 'b'`. The engine derives the
+//! type below an alias twice: for a chain of twenty links a million times. Here only the whole chain has an alias.
 
 use std::sync::Arc;
 

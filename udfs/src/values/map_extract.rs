@@ -1,5 +1,5 @@
-//! `map_extract(map, key)` with a number of another type than the keys have: it is found if a key equals it. The library casts it to
-//! the type of the keys, and 1.5 would find 1.
+//! `map_extract(map, key)` with a number of another type than the keys: it finds an entry whose key equals the number. The
+//! library casts the number to the type of the keys, and 1.5 would find 1.
 
 use std::sync::Arc;
 

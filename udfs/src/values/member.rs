@@ -1,7 +1,7 @@
-//! `array_has(list, value)` by the rules of SQL for NULL: it is what `value = ANY (list)` means.
+//! `array_has(list, value)` by SQL's rules for NULL: it means `value = ANY (list)`.
 //!
-//! The library's is so only where the list is constant, which it makes `value IN (…)`; for a list of a column that has NULL in it,
-//! and not the value, it says FALSE.
+//! The library follows them only for a constant list, which it rewrites to `value IN (…)`; for a list from a column that has
+//! NULL in it, and not the value, it returns FALSE.
 
 use std::sync::Arc;
 
@@ -89,7 +89,7 @@ impl ScalarUDFImpl for ArrayHas {
     }
 }
 
-/// What is known of a list before there are rows.
+/// The facts about a list that planning knows.
 enum Listed {
     Null,
     Values(Vec<Expr>),

@@ -1,7 +1,7 @@
-//! `list_compare('< any', list, value)`: what `value < ANY (list)` means, and its kin with `ALL`, by the rules of SQL for NULL.
+//! `list_compare('< any', list, value)`: the function behind `value < ANY (list)`, and behind `ALL`, by SQL's rules for NULL.
 //!
-//! The engine's planner writes the list several times for each of them, so that a few within one another have no end, and says FALSE
-//! where it is unknown whether `ANY` holds.
+//! The engine's planner duplicates the list several times for each of them, so that nested ones grow exponentially, and returns
+//! FALSE where `ANY` is unknown.
 
 use std::sync::Arc;
 

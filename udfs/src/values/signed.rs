@@ -1,5 +1,5 @@
-//! Lengths, positions and dimensions as BIGINT. The library gives them without a sign: a difference of two of them, or its negative,
-//! would have no place in their type.
+//! Lengths, positions and dimensions as BIGINT. The library returns unsigned integers: a negative difference of two of them, or
+//! a negation, would not fit their type.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The arithmetic of aligned windows: pure integers, in the unit of the event time.
+//! Arithmetic of aligned windows: pure integers, in the unit of the event time.
 
 use std::fmt;
 

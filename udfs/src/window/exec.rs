@@ -1,4 +1,4 @@
-//! The physical operator of TUMBLE, HOP and CUMULATE: vectorized, row order kept.
+//! Physical operator of TUMBLE, HOP and CUMULATE: vectorized, and keeps the order of rows.
 
 use std::fmt;
 use std::sync::Arc;

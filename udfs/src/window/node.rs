@@ -1,4 +1,4 @@
-//! The logical node of TUMBLE, HOP and CUMULATE.
+//! Logical node of TUMBLE, HOP and CUMULATE.
 
 use std::cmp::Ordering;
 use std::collections::HashSet;

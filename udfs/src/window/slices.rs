@@ -1,4 +1,4 @@
-//! The arithmetic of slices, the pieces that overlapping windows are made of: pure integers, in the unit of the event time.
+//! Arithmetic of slices, the pieces of overlapping windows: pure integers, in the unit of the event time.
 
 use std::ops::Range;
 

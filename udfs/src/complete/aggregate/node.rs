@@ -1,4 +1,4 @@
-//! The logical node of an aggregate by completed session.
+//! Logical node of an aggregate by completed session.
 
 use std::cmp::Ordering;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! Rows, batch by batch, to intervals of event time per key with partial states: one partition's share.
+//! Aggregation of one partition's rows, batch by batch, to intervals of event time per key with partial states.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::intervals::Intervals;
 use crate::diagnostic::refuse_null_event_times;
 use crate::window::{column_name, ticks};
 
-/// What is aggregated by what.
+/// The keys, the event time and the aggregates of a partial aggregation by session.
 #[derive(Debug, Clone)]
 pub(crate) struct PartialRule {
     pub(crate) keys: Vec<Arc<dyn PhysicalExpr>>,
@@ -57,7 +57,7 @@ pub(crate) struct AggregatedIntervals {
     pub(crate) states: Vec<ArrayRef>,
 }
 
-/// The intervals of rows and what is aggregated over them.
+/// The intervals of rows and the accumulators over them.
 pub(crate) struct IntervalAggregation {
     rule: PartialRule,
     bounds: Option<Bounds>,

@@ -8,7 +8,7 @@ const NONE: u32 = u32::MAX;
 /// merged later; never a wrong result.
 const LOOK_BACK: usize = 8;
 
-/// The intervals seen so far. Those of one key may touch or overlap: they are merged by whoever has all of them.
+/// The intervals seen so far. Intervals of one key may touch or overlap: the merge step, which has all of them, merges them.
 #[derive(Debug, Default)]
 pub(super) struct Intervals {
     gap: i64,

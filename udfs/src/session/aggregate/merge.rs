@@ -1,4 +1,4 @@
-//! The second half: intervals in the order of key and start to sessions.
+//! Merge step: from intervals in the order of key and start to sessions.
 
 use std::fmt;
 use std::sync::Arc;
@@ -174,7 +174,7 @@ impl ExecutionPlan for SessionMergeExec {
     }
 }
 
-/// What the operator counts.
+/// The operator's metrics.
 struct MergeMetrics {
     baseline: BaselineMetrics,
     sessions: Count,
@@ -211,7 +211,7 @@ async fn group(
     let schema = Arc::clone(&rule.schema);
     let rows = merged.as_ref().map_or(0, RecordBatch::num_rows);
     let pieces = (0..rows).step_by(batch_size).filter_map(move |from| {
-        // What was reserved for the input stands for the output until it has left.
+        // The reservation for the input covers the output until the output has been passed on.
         let _held = &reservation;
         let merged = merged.as_ref()?;
         Some(Ok(merged.slice(from, batch_size.min(rows - from))))
@@ -286,7 +286,7 @@ fn grouped(
     output_batch(rule, &key_columns, starts, lasts, &time_type, results).map(Some)
 }
 
-/// Sorts what is held and what is still to come by key and start, spilling as needed, and merges rows as they pass.
+/// Sorts the held and the remaining batches by key and start, spilling as needed, and merges rows as they pass.
 fn sorted(
     rule: MergeRule,
     held: Vec<RecordBatch>,

@@ -1,4 +1,4 @@
-//! The logical node of an aggregate by session.
+//! Logical node of an aggregate by session.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -8,7 +8,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNodeCore};
 
 use crate::window::necessary_columns;
 
-/// What a group column of the output holds.
+/// The content of an output's group column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SessionColumn {
     /// A key of the session, by its place among the keys; after them come other expressions of a row that a job groups by.
@@ -45,7 +45,7 @@ impl SessionAggregate {
         &self.keys
     }
 
-    /// What the rows of a session are grouped by besides, expressions over the input; none of a node that runs.
+    /// Further group keys of a session's rows, as expressions over the input; empty for a node that runs.
     pub fn others(&self) -> &[Expr] {
         &self.others
     }

@@ -1,4 +1,4 @@
-//! The first half: rows of one partition to intervals with partial states.
+//! Partial step: from the rows of one partition to intervals with partial states.
 
 use std::fmt;
 use std::sync::Arc;
