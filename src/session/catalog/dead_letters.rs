@@ -64,8 +64,8 @@ fn letters(catalog: &Catalog) -> Vec<Letters> {
         .collect()
 }
 
-/// Says how many records could not be decoded, once the statement's own rows have all been read: a statement that may only
-/// read sets none aside.
+/// Warns how many records could not be decoded, once the statement's own rows have all been read: a statement with read access
+/// only writes no dead letters.
 pub(crate) fn count(
     stream: SendableRecordBatchStream,
     catalog: &Catalog,

@@ -16,8 +16,8 @@ use datafusion::physical_plan::ExecutionPlan;
 
 use crate::tables::csv::ExactCsvSource;
 
-/// Gives scans of Parquet files the casts of [`CastsInFiles`], and those of CSV the decimals of [`ExactCsvSource`]. It runs behind
-/// all rules that ask what kind of source a scan has.
+/// Gives scans of Parquet files the casts of [`CastsInFiles`], and those of CSV the decimals of [`ExactCsvSource`]. It runs
+/// after all rules that check the source type of a scan.
 #[derive(Debug)]
 pub(crate) struct ExactFiles;
 
@@ -48,7 +48,7 @@ impl PhysicalOptimizerRule for ExactFiles {
     }
 }
 
-/// The scan with exact values, if they would be others.
+/// The scan with exact values, if the engine's own scan would return other values.
 fn exact(scan: &FileScanConfig) -> Option<FileScanConfig> {
     let builder = || FileScanConfigBuilder::from(scan.clone());
     if scan.file_source.is::<ParquetSource>() {

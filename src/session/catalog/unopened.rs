@@ -12,13 +12,13 @@ use crate::session::context::TablePlace;
 use crate::session::statements::create;
 use crate::session::statements::create::IfMissing;
 
-/// A table whose definition is known, and why it is not open. All forks of a session share it: when one of their statements
-/// has opened it, it is open for all of them.
+/// A table with its definition, and the reason why it is not open. All forks of a session share it: once one of their
+/// statements has opened it, it is open for all of them.
 #[derive(Debug)]
 pub(crate) struct Unopened {
     name: String,
     kind: &'static str,
-    /// What makes it; none if this program cannot read its definition, or does not run it again.
+    /// The statement that creates it; `None` if this program cannot read its definition, or does not run it again.
     statement: Option<ParsedStatement>,
     opened: OnceLock<TableEntry>,
     /// One attempt at a time.
@@ -53,7 +53,7 @@ impl Unopened {
         }
     }
 
-    /// What messages and SHOW TABLES call it.
+    /// The kind of the object in messages and SHOW TABLES.
     pub(crate) fn kind_name(&self) -> &'static str {
         self.kind
     }
@@ -83,13 +83,13 @@ impl Unopened {
         self.failure().message.clone()
     }
 
-    /// The statement that makes it, if only running it again does: it is of DataFusion's own SQL.
+    /// The statement that creates the table, if it is of DataFusion's own SQL: only running it again opens the table.
     pub(crate) fn to_run_again(&self) -> Option<&ParsedStatement> {
         let is_sql = |parsed: &&ParsedStatement| matches!(parsed.statement, Statement::Sql(_));
         self.statement.as_ref().filter(is_sql)
     }
 
-    /// Tries to open it. Who comes while another attempt is at work has its outcome.
+    /// Tries to open the table. A caller that comes during another attempt waits and gets its result.
     ///
     /// # Errors
     ///
@@ -146,11 +146,11 @@ impl Failure {
 }
 
 impl Catalog {
-    /// The table of a name, opened if it was not.
+    /// The table of this name; opens it if it is not open yet.
     ///
     /// # Errors
     ///
-    /// There is none, with close names; it may not be opened here; why it cannot be.
+    /// A missing table, with similar names; a table that may not be opened here; or the reason why it cannot be opened.
     pub(crate) async fn open(&self, name: &str) -> Result<TableEntry> {
         let entry = self.expect(name)?;
         self.check_open(name)?;
@@ -170,7 +170,7 @@ impl Catalog {
     }
 }
 
-/// Runs something that may wait for a store or a broker, for so long at most.
+/// Runs work that may wait for a store or a broker, with a time limit.
 pub(crate) async fn within<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
     let seconds = limit.as_secs();
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {

@@ -35,7 +35,7 @@ use crate::error::{Error, ErrorKind};
 pub(crate) fn hidden(view: &str, error: &Error) -> Error {
     tracing::warn!(view, "an error in a view: {}", error.message());
     match error.kind() {
-        // These are about the server, or the statement that reads.
+        // These kinds are about the server, or about the reading statement.
         kind @ (ErrorKind::Exhausted
         | ErrorKind::Cancelled
         | ErrorKind::Timeout
@@ -47,7 +47,7 @@ pub(crate) fn hidden(view: &str, error: &Error) -> Error {
     .with_help("the log of the server has the cause")
 }
 
-/// The view.
+/// A view that hides the tables below it.
 #[derive(Debug)]
 pub(crate) struct BarrierView {
     name: String,
@@ -64,7 +64,7 @@ impl BarrierView {
         }
     }
 
-    /// The view's rows that a reader's comparisons leave, and the columns that are wanted.
+    /// Reads the view's rows that pass the reader's comparisons, with the projected columns.
     fn read(
         &self,
         projection: Option<&Vec<usize>>,
@@ -98,7 +98,7 @@ impl BarrierView {
 ///
 /// # Errors
 ///
-/// A condition could fail on rows that the view leaves out.
+/// A condition could fail on rows that the view filters out.
 pub(crate) fn opened(plan: LogicalPlan) -> Result<(LogicalPlan, Option<String>), Error> {
     opened_within(plan, None)
 }

@@ -10,7 +10,7 @@ use datafusion::execution::memory_pool::{
 
 use crate::core::jobs::Shortage;
 
-/// Takes from another pool, and no more than a limit.
+/// A memory pool that allocates from another pool, up to a limit.
 #[derive(Debug)]
 pub(crate) struct LimitedPool {
     of: Arc<dyn MemoryPool>,
@@ -87,12 +87,12 @@ impl MemoryPool for LimitedPool {
     }
 }
 
-/// Takes from the pool of all jobs, and knows what its job holds and why it got no more.
+/// A memory pool that allocates from the pool of all jobs; it tracks the reservations of its job and why the last one failed.
 #[derive(Debug)]
 pub(crate) struct JobPool {
     of: Arc<dyn MemoryPool>,
     held: AtomicUsize,
-    /// The last time that there was not enough.
+    /// The last refused reservation.
     shortage: Mutex<Option<Shortage>>,
 }
 
@@ -125,7 +125,7 @@ impl JobPool {
     }
 }
 
-/// Bytes that a pool gives at most.
+/// The capacity of a pool in bytes.
 pub(crate) fn limit_of(pool: &dyn MemoryPool) -> usize {
     match pool.memory_limit() {
         MemoryLimit::Finite(limit) => limit,

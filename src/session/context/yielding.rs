@@ -16,7 +16,7 @@ use datafusion::physical_plan::joins::{
 };
 use datafusion::physical_plan::unnest::UnnestExec;
 
-/// Lets operators give way that make many rows of one.
+/// Adds yield points to operators that produce many rows from one.
 #[derive(Debug)]
 pub(crate) struct GiveWay;
 

@@ -202,7 +202,7 @@ fn shifted(value: i128, shift: i32) -> Option<i128> {
     }
 }
 
-/// The time of a text, if it matches the pattern. Fields that the pattern omits default to the start of the day, month or year.
+/// The time of a text, if it matches the pattern. A pattern without a time of day gives the start of the day.
 fn by_pattern(zone: Tz, text: &str, pattern: &str) -> Option<DateTime<Utc>> {
     let mut parsed = Parsed::new();
     parse(&mut parsed, text, StrftimeItems::new(pattern)).ok()?;
