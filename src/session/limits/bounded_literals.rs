@@ -16,7 +16,7 @@ use datafusion::logical_expr::planner::{
 use crate::session::limits::sizes::bounded;
 use crate::session::limits::unwanted;
 
-/// The engine's planners, with bounds around the functions that they call.
+/// Wraps the engine's planners, and puts bounds around the functions that they call.
 #[derive(Debug)]
 pub(crate) struct BoundedLiterals;
 
@@ -86,7 +86,7 @@ fn within<T>(planned: PlannerResult<T>) -> PlannerResult<T> {
     }
 }
 
-/// The same call of the function with its bounds.
+/// The same call, of the function with its bounds.
 fn call_within(expr: Expr) -> Expr {
     match expr {
         Expr::ScalarFunction(mut call) => {

@@ -12,13 +12,13 @@ use crate::core::heap::{self, Refusal};
 use crate::error::{Error, ErrorKind};
 use crate::session::limits::bytes::{counted, of_value};
 
-/// Bytes that one call may make.
+/// Bytes that one call may produce.
 pub(crate) fn budget(options: &ConfigOptions) -> usize {
     let budget = options.extensions.get::<Budget>();
     budget.map_or(usize::MAX, |Budget(most)| *most)
 }
 
-/// Refuses what takes more than one call may make.
+/// Refuses a result larger than one call may produce.
 ///
 /// # Errors
 ///
@@ -38,7 +38,7 @@ pub(crate) fn check(who: &str, bytes: usize, rows: usize, budget: usize) -> Resu
     ))
 }
 
-/// Refuses a value that takes more than one call may make when each of so many rows has it.
+/// Refuses a value whose copies for all rows would be larger than one call may produce.
 ///
 /// # Errors
 ///
@@ -65,7 +65,7 @@ pub(crate) fn check_spread(
     go_on(bytes)
 }
 
-/// Whether the statement may go on, and take so many bytes more in one go.
+/// Whether the statement may continue, and allocate this many more bytes at once.
 ///
 /// # Errors
 ///
@@ -109,7 +109,7 @@ mod tests {
             said_of,
             "a constant would make 1001000 bytes of 1000 rows, and the statement may hold 1000000"
         );
-        // As many as the offsets of an array can count.
+        // The most that the offsets of an array can count.
         let most = usize::MAX;
         check_spread("a constant", &text(1_000), 2_147_483, most).unwrap();
         assert!(check_spread("a constant", &text(1_000), 2_147_484, most).is_err());

@@ -31,13 +31,13 @@ use crate::session::limits::measures::{
 };
 use crate::session::limits::{plan_limits, room, type_fields, unwanted};
 
-/// Comparisons of one call: a few seconds.
+/// The limit of comparisons in one call: a few seconds.
 const STEPS: u128 = 1_000_000_000;
 
 /// The measure of a function before it is called.
 #[derive(Debug, Clone, Copy)]
 enum Measured {
-    /// Nothing: its type may be too large.
+    /// Nothing: only its type may be too large.
     Type,
     /// The bytes of its result.
     Bytes(Measure),
@@ -45,7 +45,7 @@ enum Measured {
     Steps(Measure),
 }
 
-/// The functions. Each has its other names too.
+/// The functions with bounds. Their aliases are bounded too.
 const MEASURED: [(&str, Measured); 37] = [
     ("repeat", Measured::Bytes(repeated)),
     ("lpad", Measured::Bytes(padded)),
@@ -86,14 +86,14 @@ const MEASURED: [(&str, Measured); 37] = [
     ("try_cast_to_type", Measured::Type),
 ];
 
-/// The functions whose second argument is the text of a type.
+/// The functions whose second argument is a type as text.
 const BY_TEXT: [&str; 2] = ["arrow_cast", "arrow_try_cast"];
 
-/// Puts the bounds around the functions of a state.
+/// Wraps these functions of a state in their bounds.
 ///
 /// # Errors
 ///
-/// A function of these that is not there.
+/// A function of the list that the state does not have.
 pub(crate) fn bound(state: &mut SessionState) -> Result<()> {
     let measured: BTreeSet<&str> = MEASURED.iter().map(|(name, _)| *name).collect();
     for name in measured.into_iter().chain(element_functions()) {
@@ -116,13 +116,13 @@ pub(crate) fn may_compare_much(call: &ScalarFunction) -> bool {
     }
 }
 
-/// Whether the comparisons of a function are counted for a whole batch: in parts it would have as many for each.
+/// Whether the comparisons of a function are counted for a whole batch: in parts, each part would get the whole limit.
 pub(crate) fn counts_steps(name: &str) -> bool {
     let mut measured = MEASURED.iter();
     measured.any(|(of, measured)| *of == name && matches!(measured, Measured::Steps(_)))
 }
 
-/// Whether a list stands in the statement, value by value.
+/// Whether the statement spells the list out, value by value.
 fn is_written(list: &Expr) -> bool {
     match list {
         Expr::Literal(..) => true,
@@ -133,7 +133,7 @@ fn is_written(list: &Expr) -> bool {
     }
 }
 
-/// The function with the bounds of its name around it.
+/// The function wrapped in the bounds for its name.
 pub(crate) fn bounded(inner: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
     if inner.inner().downcast_ref::<Bounded>().is_some() {
         return inner;
@@ -143,7 +143,7 @@ pub(crate) fn bounded(inner: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
     Arc::new(ScalarUDF::new_from_impl(Bounded::new(inner, measured)))
 }
 
-/// A function that is asked for the size of its result, and of its type, first.
+/// A function that checks the size of its result, and of its type, before each call.
 #[derive(Debug)]
 struct Bounded {
     inner: Arc<ScalarUDF>,
@@ -167,7 +167,7 @@ impl Hash for Bounded {
 
 impl Bounded {
     fn new(inner: Arc<ScalarUDF>, measured: Measured) -> Self {
-        // The engine's own way refuses numbers of unlike types.
+        // The engine's own coercion refuses numbers of different types.
         let signature = match element_functions().any(|name| name == inner.name()) {
             true => Signature::user_defined(inner.signature().volatility),
             false => inner.signature().clone(),
@@ -179,7 +179,7 @@ impl Bounded {
         }
     }
 
-    /// Refuses a type that has too much of something.
+    /// Returns an error if a type exceeds a limit.
     fn refuse(&self, too_much: Option<String>) -> Result<()> {
         let Some(what) = too_much else {
             return Ok(());
@@ -205,7 +205,7 @@ impl Bounded {
                         ),
                     )
                     .with_help("make less of each row, or read fewer rows"),
-                    // What constants make while a statement is planned is kept in its plan, however many there are.
+                    // The plan keeps the results of all constant calls, so their sizes add up.
                     _ => return room::go_on(usize::try_from(size).unwrap_or(usize::MAX)),
                 }
             }
@@ -247,7 +247,7 @@ impl ScalarUDFImpl for Bounded {
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
-        // Where types are worked out over and over, it is here.
+        // Repeated derivation of types passes here.
         unwanted::check()?;
         if BY_TEXT.contains(&self.name()) {
             let text = args.scalar_arguments.get(1).copied().flatten();
@@ -445,7 +445,7 @@ mod tests {
             assert_eq!(run(&sql).await.expect(&sql), 1_000, "{sql}");
         }
     }
-    /// `steps` queries within one another, each made of the one before.
+    /// `steps` nested queries, each over the previous one.
     fn steps(first: &str, step: &str, steps: usize) -> String {
         let mut query = format!("SELECT {first} AS c FROM generate_series(1, 3)");
         for _ in 0..steps {

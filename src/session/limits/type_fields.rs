@@ -10,14 +10,14 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::DataType;
 
-/// Fields within fields of the type of one column.
+/// Nested fields in the type of one column.
 const FIELDS: usize = 20_000;
-/// Types within one another.
+/// Depth of nested types.
 const NESTED: usize = 400;
 /// Bytes that each value takes, even NULL: a batch has thousands of values.
 const WIDTH: u64 = 64 << 10;
 
-/// Why a type is too large: too many fields, too deep, or too wide; nothing for a type within the limits.
+/// The reason why a type is too large: too many fields, too deep, or too wide; `None` for a type within the limits.
 pub(crate) fn too_large(of: &DataType) -> Option<String> {
     let mut left = FIELDS;
     match count(of, &mut left, NESTED) {
@@ -30,7 +30,7 @@ pub(crate) fn too_large(of: &DataType) -> Option<String> {
     }
 }
 
-/// Why the text of a type is not to be read: the reader calls itself for each type within another one.
+/// The reason why the text of a type must not be parsed: the parser recurses for each nested type.
 pub(crate) fn too_deep(text: &str) -> Option<String> {
     let mut open = 0_usize;
     for sign in text.chars() {
@@ -67,7 +67,7 @@ pub(crate) fn width(of: &DataType) -> u64 {
     }
 }
 
-/// By what two columns of one large type are known to be that; nothing of a type without others within.
+/// An identity that two columns of the same large type share; `None` for a type without nested types.
 pub(crate) fn identity(of: &DataType) -> Option<usize> {
     Some(match of {
         DataType::Struct(fields) => fields.as_ptr().addr(),

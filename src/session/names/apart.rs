@@ -25,14 +25,14 @@ use crate::session::names::labels::{
 };
 use crate::session::names::stars::expand_stars;
 
-/// Names of columns of the result in GROUP BY: the engine tells of one at a time.
+/// Attempts for result column names in GROUP BY: the engine reports one missing column at a time.
 const GROUPS: usize = 16;
 
 /// Plans a statement whose columns may have equal names.
 ///
 /// # Errors
 ///
-/// That of the statement as it was typed, but for columns of equal labels.
+/// The planning error of the statement as it was typed, except for columns of equal labels.
 pub(crate) async fn plan_apart(
     state: &SessionState,
     statement: &SqlStatement,
@@ -70,7 +70,7 @@ pub(crate) async fn plan_apart(
     Err(error)
 }
 
-/// The name without a table that the engine does not find.
+/// The unqualified name that the engine does not find.
 fn missing_column(error: &DataFusionError) -> Option<String> {
     let DataFusionError::SchemaError(error, _) = error.find_root() else {
         return None;
@@ -83,7 +83,7 @@ fn missing_column(error: &DataFusionError) -> Option<String> {
     }
 }
 
-/// The statement, in which columns that are named like earlier ones have names of their own.
+/// The statement with unique names for columns that are named like earlier ones.
 fn equal_apart(statement: &SqlStatement) -> SqlStatement {
     let mut apart = statement.clone();
     name_apart(&mut apart, Told::Equal);
@@ -93,18 +93,18 @@ fn equal_apart(statement: &SqlStatement) -> SqlStatement {
 /// The attempts for a statement that cannot be planned, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// The columns of several stars, each by its own name.
+    /// Replaces several stars by their columns, each with its own name.
     Stars,
-    /// Names for all columns that the engine may name alike.
+    /// Renames all columns for which the engine may choose equal names.
     Doubtful,
-    /// Keys of GROUP BY that are the name of a column of the result, which is missing else: columns of tables go before it.
+    /// Replaces keys of GROUP BY that name a result column, if no table has a column of that name: those take precedence.
     Groups,
-    /// The engine's own names for expressions in inner queries: statements that were stored may have them.
+    /// Restores the engine's own names for expressions in inner queries: stored statements may use them.
     Engine,
 }
 
 impl Step {
-    /// Whether it may help a statement of which the engine says this.
+    /// Whether this attempt may help, given the engine's message.
     fn may_help(self, told: &str) -> bool {
         const MISSING: [&str; 2] = ["No field named", "no column"];
         const UNCLEAR: [&str; 2] = ["mbiguous", "duplicate"];
@@ -116,7 +116,7 @@ impl Step {
         }
     }
 
-    /// Changes the statement, in which a column is `missing`; gives whether there was anything to change.
+    /// Changes the statement, in which a column is `missing`; returns whether there was anything to change.
     async fn take(
         self,
         state: &SessionState,
@@ -139,12 +139,12 @@ impl Step {
     }
 }
 
-/// Whether planning failed since two columns have one name.
+/// Whether planning failed because two columns have the same name.
 fn is_about_equal_names(message: &str) -> bool {
     message.contains("unique expression names") || message.contains("would be ambiguous")
 }
 
-/// Goes over a statement, also over one that is explained, and over a query whose rows are copied.
+/// Visits a statement, also within EXPLAIN, and the query of a COPY.
 pub(crate) fn visit<V: VisitorMut>(
     statement: &mut SqlStatement,
     visitor: &mut V,
@@ -160,11 +160,11 @@ pub(crate) fn visit<V: VisitorMut>(
     }
 }
 
-/// The plan, unless ORDER BY names a label of columns that differ: the engine would take the first of them.
+/// Returns the plan, unless ORDER BY names a label that different columns have: the engine would take the first of them.
 ///
 /// # Errors
 ///
-/// It does.
+/// ORDER BY names such a label.
 fn ordered_by_one(plan: LogicalPlan, statement: &SqlStatement) -> DataFusionResult<LogicalPlan> {
     match order_of_several(&plan, statement) {
         Some(name) => plan_err!("{}", ambiguous_order(&name)),
@@ -172,7 +172,7 @@ fn ordered_by_one(plan: LogicalPlan, statement: &SqlStatement) -> DataFusionResu
     }
 }
 
-/// A label in ORDER BY that several columns have, which differ.
+/// A label in ORDER BY that several different columns have.
 fn order_of_several(plan: &LogicalPlan, statement: &SqlStatement) -> Option<String> {
     let SqlStatement::Statement(ansi) = statement else {
         return None;
@@ -207,7 +207,7 @@ fn order_of_several(plan: &LogicalPlan, statement: &SqlStatement) -> Option<Stri
         let [first, others @ ..] = labelled.get(name).map_or(&[][..], Vec::as_slice) else {
             return false;
         };
-        // Those of a `*` have no text.
+        // Columns of a `*` have no text.
         let all = fields.get(name.as_str()).copied().unwrap_or_default();
         let is_of_all = all > others.len() + 1;
         let is_other = |expr: &&Expr| !is_column(expr) || label_of(expr) != *name;
@@ -253,7 +253,7 @@ pub(crate) fn text_of(expr: &Expr) -> String {
     shown.to_string()
 }
 
-/// The names without a table in an expression.
+/// The unqualified names in an expression.
 #[derive(Default)]
 struct Names(Vec<String>);
 
@@ -268,7 +268,7 @@ impl Visitor for Names {
     }
 }
 
-/// Makes keys of GROUP BY of this name the expression of the column of the result that has it.
+/// Replaces keys of GROUP BY with this name by the expression of the result column that has it.
 struct Groups<'a> {
     name: &'a str,
     any: bool,
@@ -286,7 +286,7 @@ impl VisitorMut for Groups<'_> {
         if let Some(first) = keys.iter().position(has_name)
             && let Some(expr) = only_named(&select.projection, self.name)
         {
-            // Once is enough: an expression may be large.
+            // Only the first key is replaced: an expression may be large.
             let mut place = 0;
             keys.retain_mut(|key| {
                 let is_first = place == first;
@@ -302,7 +302,7 @@ impl VisitorMut for Groups<'_> {
     }
 }
 
-/// The expression of the one column of this name.
+/// The expression of the only column of this name.
 fn only_named<'a>(items: &'a [SelectItem], name: &str) -> Option<&'a Expr> {
     let mut named = items
         .iter()
@@ -317,22 +317,22 @@ fn only_named<'a>(items: &'a [SelectItem], name: &str) -> Option<&'a Expr> {
     }
 }
 
-/// Which columns get a name of their own for the engine.
+/// The columns that get a unique name for the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Told {
-    /// Those that are named like an earlier one, and those whose place is not known.
+    /// Those named like an earlier one, and those at an unknown position.
     Equal,
     /// Also those for which the engine may choose equal names: expressions, and all columns beside a `*`.
     Doubtful,
 }
 
-/// Gives columns a name of their own where an earlier one of their query has the same, and all of them are told apart by what is
-/// around: in queries in FROM, in the later queries of a UNION and its kin, and below EXISTS.
+/// Renames columns that have the name of an earlier column of their query, where the enclosing query does not need the names:
+/// in queries in FROM, in the later queries of a UNION or other set operation, and below EXISTS.
 pub(crate) fn repeated_columns(node: &mut impl VisitMut) {
     let _ = VisitMut::visit(node, &mut Unseen);
 }
 
-/// Does the same for a query whose columns get other names.
+/// The same for a query whose columns get other names afterwards.
 pub(crate) fn columns_apart(query: &mut Query) {
     tell_apart(&mut query.body, Told::Equal);
 }
@@ -378,7 +378,7 @@ impl VisitorMut for Unseen {
     }
 }
 
-/// The names of a set operation are those of its first query.
+/// A set operation takes its names from its first query.
 fn later_queries(body: &mut SetExpr) {
     let SetExpr::SetOperation {
         set_quantifier,
@@ -400,7 +400,7 @@ fn later_queries(body: &mut SetExpr) {
     }
 }
 
-/// Gives columns a name of their own for the engine, in all parts of a UNION; gives whether there were any.
+/// Gives columns unique names for the engine, in all parts of a UNION; returns whether any was renamed.
 fn tell_apart(body: &mut SetExpr, which: Told) -> bool {
     match body {
         SetExpr::Select(select) => tell_items_apart(&mut select.projection, which),
@@ -413,7 +413,8 @@ fn tell_apart(body: &mut SetExpr, which: Told) -> bool {
     }
 }
 
-/// The same for the columns of a query, or those that an INSERT takes by their place; and in doubt for those of the queries in it.
+/// The same for the columns of a query, or those that an INSERT takes by position; with [`Told::Doubtful`] also for those of
+/// its subqueries.
 fn name_apart(statement: &mut SqlStatement, which: Told) -> bool {
     if let SqlStatement::Explain(explain) = statement {
         return name_apart(&mut explain.statement, which);
@@ -437,7 +438,7 @@ fn name_apart(statement: &mut SqlStatement, which: Told) -> bool {
     outermost || inner
 }
 
-/// Tells the columns apart of queries in FROM that the engine may name alike.
+/// Renames the columns of queries in FROM for which the engine may choose equal names.
 struct Inner {
     any: bool,
 }
@@ -469,7 +470,7 @@ pub(crate) fn tell_items_apart(items: &mut [SelectItem], which: Told) -> bool {
             SelectItem::ExprWithAlias { expr, .. } => (expr.clone(), false, true),
             _ => continue,
         };
-        // Columns of two tables may have one name: the engine tells them apart itself.
+        // Columns of two tables may have one name: the engine distinguishes them by table.
         let is_new_text = texts.insert(match &expr {
             Expr::CompoundIdentifier(parts) if is_column => {
                 let parts: Vec<String> = parts.iter().map(normalize).collect();
@@ -480,7 +481,7 @@ pub(crate) fn tell_items_apart(items: &mut [SelectItem], which: Told) -> bool {
         let is_new_label = labels.insert(label.clone());
         let is_told = is_new_label || (is_column && is_new_text && !texts.contains(&label));
         let is_doubtful = first_star.is_some() || !(is_column || is_named);
-        // Between two stars a column is known by its name alone.
+        // Between two stars the position of a column is unknown: only its name identifies it.
         let has_no_place = !(is_column || is_named)
             && first_star.is_some_and(|star| star < place)
             && last_star.is_some_and(|star| star > place);
@@ -494,7 +495,7 @@ pub(crate) fn tell_items_apart(items: &mut [SelectItem], which: Told) -> bool {
     any
 }
 
-/// A name for a column of this label that no other column has.
+/// A unique name for a column of this label.
 pub(crate) fn alias_apart(label: &str, place: usize) -> Ident {
     Ident::with_quote('"', format!("{label}{APART}{place}"))
 }

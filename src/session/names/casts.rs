@@ -21,14 +21,14 @@ use crate::planner::types::arrow_type;
 use crate::session::names::labels::label_of;
 use crate::session::rewrite::standard::{call, looked_for, taken};
 
-/// Tells the casts apart of calls and keys that differ by nothing else, and names those of columns.
+/// Makes calls and keys unique that differ only by casts, and names casts of columns.
 pub(crate) fn apart(node: &mut impl VisitMut) {
     let _ = node.visit(&mut Queries::default());
 }
 
 #[derive(Default)]
 struct Queries {
-    /// Expressions around with a query in them: its columns are of no name.
+    /// Depth of enclosing expressions with a query in them: the columns of such a query need no name.
     values: usize,
 }
 
@@ -65,7 +65,7 @@ fn has_query(expr: &Expr) -> bool {
     )
 }
 
-/// The queries of UNION and its kin; those in parentheses are visited as queries.
+/// The operands of UNION and other set operations; those in parentheses are visited as queries.
 fn in_operands(body: &mut SetExpr, is_named: bool) {
     match body {
         SetExpr::SetOperation { left, right, .. } => {
@@ -81,7 +81,7 @@ fn in_operands(body: &mut SetExpr, is_named: bool) {
     }
 }
 
-/// Marks a cast to REAL in VALUES: the engine itself casts the values of other rows to REAL, which are to be DOUBLE.
+/// Marks a cast to REAL in VALUES: the engine itself casts the values of other rows to REAL, which should be DOUBLE.
 fn mark_real(value: &mut Expr) {
     if let Expr::Cast { data_type, .. } = value
         && matches!(arrow_type(data_type), Ok(DataType::Float32))
@@ -92,7 +92,7 @@ fn mark_real(value: &mut Expr) {
 }
 
 fn in_select(select: &mut Select, mut order: Option<&mut OrderByKind>, is_named: bool) {
-    // Most have none, and their calls need not be compared.
+    // Most queries have no casts, and their calls need not be compared.
     if select.visit(&mut AnyUnnamed).is_continue()
         && order
             .as_deref_mut()
@@ -124,7 +124,7 @@ fn in_select(select: &mut Select, mut order: Option<&mut OrderByKind>, is_named:
     }
 }
 
-/// Whether there are keys of GROUP BY that differ by a cast and nothing else.
+/// Whether some keys of GROUP BY differ only by a cast.
 fn have_casts_alone_between(select: &Select) -> bool {
     let mut by_name: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for key in keys(select) {
@@ -148,7 +148,7 @@ fn keys<'a>(select: &'a Select) -> Vec<&'a Expr> {
                 listed.push(expr);
                 by_alias.entry(normalize(alias)).or_insert(expr);
             }
-            // The places of what stands behind it are not known.
+            // The positions of the items after it are not known.
             _ => break,
         }
     }
@@ -212,9 +212,9 @@ fn mark_all(select: &mut Select, order: Option<&mut OrderByKind>) {
     }
 }
 
-/// Names casts of columns as their columns, where nothing else is called so.
+/// Names casts of columns like their columns, if no other column has that name.
 fn name_casts(select: &mut Select) {
-    // There the engine would take the name for the cast and not for the column.
+    // In these clauses the engine would resolve the name to the cast and not to the column.
     if select.having.is_some() || select.qualify.is_some() || select.distinct.is_some() {
         return;
     }
@@ -260,10 +260,10 @@ impl VisitorMut for AnyUnnamed {
     }
 }
 
-/// The calls of a query, and not of those within it.
+/// The calls of a query, without those of its subqueries.
 #[derive(Default)]
 struct Calls {
-    /// As they are without casts, and as they are.
+    /// The forms with casts, by the form without casts.
     by_name: BTreeMap<String, BTreeSet<String>>,
     tells_apart: bool,
     queries: usize,
@@ -319,7 +319,7 @@ fn is_marked(name: &ObjectName) -> bool {
     matches!(name.0.as_slice(), [ObjectNamePart::Identifier(name)] if name.value == MARK)
 }
 
-/// Names of functions without quotes are of no case.
+/// Unquoted names of functions are case-insensitive.
 fn lower(name: &mut ObjectName) {
     for part in &mut name.0 {
         if let ObjectNamePart::Identifier(Ident {
@@ -374,17 +374,17 @@ impl VisitorMut for Keys {
     }
 }
 
-/// The function that gives a value itself, by another name where the value is a key.
+/// The function that returns its argument, under another name for keys.
 const KEY: &str = "typed_key";
 
-/// The expression with comparable names: without their tables, in lower case unless quoted, and without brackets.
+/// The expression with normalized names: without their tables, in lower case unless quoted, and without brackets.
 pub(crate) fn bare(expr: &Expr) -> Expr {
     let mut bare = expr.clone();
     let _ = bare.visit(&mut Bare);
     bare
 }
 
-/// Makes names comparable: without their tables, in lower case unless quoted; and takes brackets away.
+/// Normalizes names: removes their tables and brackets, and makes unquoted ones lower case.
 struct Bare;
 
 impl VisitorMut for Bare {
@@ -413,7 +413,7 @@ impl VisitorMut for Bare {
 /// Removes from an expression the parts that the engine's names omit, or marks them.
 struct Unnamed {
     marks: bool,
-    /// Not only casts, also IN with a query.
+    /// Also IN with a query, not only casts.
     with_queries: bool,
     queries: usize,
 }

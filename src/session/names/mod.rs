@@ -25,9 +25,9 @@ pub(super) fn name_of(expr: &Expr) -> String {
     }
 }
 
-/// The name that an expression has.
+/// The name found for an expression.
 enum Found {
-    /// Of a column or a function.
+    /// From a column or a function.
     Own(String),
     /// From a type or from CASE: a name from the inner expression takes precedence.
     Weak(String),
@@ -94,7 +94,7 @@ fn found(expr: &Expr) -> Found {
     }
 }
 
-/// A query that is a value is called as its one column.
+/// A scalar subquery is named like its only column.
 fn of_query(query: &Query) -> Found {
     let mut body = query.body.as_ref();
     let select = loop {

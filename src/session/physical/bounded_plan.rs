@@ -28,7 +28,7 @@ use crate::session::physical::frames;
 use crate::session::physical::parts::called_in_parts;
 use crate::session::physical::spread::{ForEachRow, counted_for_each_row};
 
-/// Centroids of one approximate percentile: each group has so many.
+/// Centroids of one approximate percentile, in each group.
 const CENTROIDS: i64 = 1_000;
 /// Functions that return a part of their argument, and that scans recognize by their type.
 const SHOWING: [&str; 3] = ["get_field", "input_file_name", "file_row_index"];
@@ -42,7 +42,7 @@ pub(crate) struct BoundedPlanner {
 }
 
 impl BoundedPlanner {
-    /// Before `inner`.
+    /// Creates the planner; it passes its plans on to `inner`.
     pub(crate) fn new(inner: Arc<dyn QueryPlanner + Send + Sync>) -> Self {
         Self { inner }
     }
@@ -73,7 +73,7 @@ fn bounded(plan: LogicalPlan, budget: usize) -> Result<Transformed<LogicalPlan>>
         LogicalPlan::Aggregate(_) => {
             let rows = ForEachRow::of(&plan)?;
             plan.map_expressions(|expr| match expr {
-                // It has no name, and its keys have.
+                // A grouping set has no name, and its keys have names.
                 Expr::GroupingSet(_) => expr.map_children(|expr| key(expr, &rows)),
                 expr if is_aggregate(&expr) => {
                     let expr = with_its_name(expr, |expr| bounded_expr(expr, &rows))?;
@@ -83,7 +83,7 @@ fn bounded(plan: LogicalPlan, budget: usize) -> Result<Transformed<LogicalPlan>>
             })
         }
         LogicalPlan::Window(ref window) => {
-            // Behind the columns of its input, those of its functions.
+            // The output has the columns of the input, followed by those of the window functions.
             let before = window.input.schema().fields().len();
             let fields = window.schema.fields().iter().skip(before);
             let types: Vec<DataType> = fields.map(|field| field.data_type().clone()).collect();
@@ -131,13 +131,13 @@ fn is_aggregate(expr: &Expr) -> bool {
     }
 }
 
-/// Whether an operator plans its input when it runs.
+/// Whether an operator plans its input at execution.
 fn is_planned_later(extension: &Extension) -> bool {
     let node = extension.node.as_any();
     node.is::<CompleteSessions>() || node.is::<CompleteSessionsAggregate>()
 }
 
-/// A changed expression by the name that it had: it is a column of its operator.
+/// Gives a changed expression the name that it had: the name is a column of its operator.
 fn with_its_name(
     expr: Expr,
     change: impl FnOnce(Expr) -> Result<Transformed<Expr>>,
@@ -176,7 +176,7 @@ fn bounded_expr(expr: Expr, rows: &ForEachRow) -> Result<Transformed<Expr>> {
                     args: call.args,
                 }))
             }
-            // A pattern for each row is compiled for each row: as a function, for a few at a time.
+            // A pattern that differs by row is compiled for each row: as a function it is called for a few rows at a time.
             Expr::BinaryExpr(BinaryExpr { left, op, right })
                 if !matches!(*right, Expr::Literal(..)) && matches_pattern(op).is_some() =>
             {
@@ -213,7 +213,7 @@ fn bounded_expr(expr: Expr, rows: &ForEachRow) -> Result<Transformed<Expr>> {
     })
 }
 
-/// The flags of an operator that compares with a pattern, and whether it asks for a match.
+/// The flags of an operator that compares with a pattern, and whether it returns true for a match.
 fn matches_pattern(operator: Operator) -> Option<(Option<&'static str>, bool)> {
     Some(match operator {
         Operator::RegexMatch => (None, true),
@@ -232,7 +232,7 @@ fn aggregated(part: Expr, rows: &ForEachRow) -> Result<Transformed<Expr>> {
     let before = call.params.args.first().cloned();
     let mut is_changed = rows.counted_arguments(&mut call.params.args)?;
     for sort in &mut call.params.order_by {
-        // An aggregate of values that differ is ordered by its first argument alone, and compares the two.
+        // An aggregate of distinct values can be ordered by its first argument only, and compares the two.
         match call.params.args.first() {
             Some(first) if before.as_ref() == Some(&sort.expr) => sort.expr = first.clone(),
             _ => {
@@ -282,7 +282,7 @@ fn windowed(
     })
 }
 
-/// Refuses aggregates that would take room for more than they can be given.
+/// Refuses aggregates whose parameters demand too much memory.
 fn check(plan: &LogicalPlan) -> Result<()> {
     plan.apply_with_subqueries(|plan| {
         plan.apply_expressions(|expr| {
@@ -313,7 +313,7 @@ fn check(plan: &LogicalPlan) -> Result<()> {
     Ok(())
 }
 
-/// Whether this is a number of centroids that has room. A wrong one is refused by the aggregate.
+/// Whether this number of centroids is within the limit. An invalid number is refused by the aggregate.
 fn are_few(count: &Expr) -> bool {
     let Expr::Literal(count, _) = count else {
         return false;
@@ -474,7 +474,7 @@ mod tests {
                 .iter()
                 .all(|is| is == Some(true))
         );
-        // What makes too much of all parts together is refused.
+        // The result of all parts together is too large: it is refused.
         is_refused(
             "SELECT max(array_length(string_to_array(repeat(',', 2000 + value % 7), ',')))
              FROM generate_series(1, 8000)",
@@ -506,14 +506,14 @@ mod tests {
             let rows: usize = rows.iter().map(RecordBatch::num_rows).sum();
             assert_eq!(rows, 100, "{few}");
         }
-        // Of many partitions each is small.
+        // There are many partitions, and each is small.
         let few = "SELECT array_agg(value) OVER (PARTITION BY value % 5000) AS v FROM generate_series(1, 50000)";
         let rows = limited(few).await.expect(few);
         assert_eq!(
             rows.iter().map(RecordBatch::num_rows).sum::<usize>(),
             50_000
         );
-        // Frames that leave rows behind take no more than they show, however many there are.
+        // Sliding frames keep only the rows of the frame, however many rows there are.
         let sliding = "SELECT sum(array_length(v)) AS n FROM (
             SELECT array_agg(value) OVER (ORDER BY value ROWS BETWEEN 2 PRECEDING AND CURRENT ROW) AS v
             FROM generate_series(1, 200000))";
@@ -522,7 +522,7 @@ mod tests {
         assert!(shown.contains("| 599997 "), "{shown}");
     }
 
-    /// All calls of one batch are made in one go.
+    /// All calls for one batch run without a pause.
     #[tokio::test]
     async fn what_many_columns_make_in_one_go_is_counted() {
         let columns: Vec<String> = (0..40)

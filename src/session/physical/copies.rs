@@ -8,14 +8,14 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 
 use crate::session::limits::{bytes, room};
 
-/// Smaller constants are small in however many places a statement has.
+/// Any number of copies of smaller constants is acceptable.
 const SMALL: usize = 4 << 10;
 
-/// Refuses a condition that moves below a query if the copies of its constants would be too much for the statement.
+/// Refuses a condition that is pushed below a query if the copies of constants in it exceed the memory of the statement.
 ///
 /// # Errors
 ///
-/// They would.
+/// The copies exceed it.
 pub(crate) fn check(plan: &LogicalPlan) -> Result<()> {
     let LogicalPlan::Filter(filter) = plan else {
         return Ok(());

@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind};
 /// Bytes.
 const MOST: usize = 64 << 10;
 
-/// Refuses texts that are longer, once they are known.
+/// Refuses longer delimiters, once their values are known.
 #[derive(Debug)]
 pub(crate) struct ShortDelimiters;
 

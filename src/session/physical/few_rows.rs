@@ -33,22 +33,22 @@ use futures::StreamExt as _;
 
 use crate::session::limits::{bytes, room, type_fields};
 
-/// Bytes that may be made of one part of a batch without a look at its rows.
+/// Bytes that one part of a batch may produce without a check of its rows.
 const PART: usize = 64 << 20;
-/// Groups that one batch may make without a look at the memory they take.
+/// Groups that one batch may produce without a check of the memory they take.
 const GROUPS: usize = 1 << 18;
-/// Fewer grouping sets than this make no more of a whole batch, if their keys are numbers.
+/// Fewer grouping sets than this keep little of a whole batch, if their keys are numbers.
 const SETS: usize = 32;
-/// So often large values of a whole batch are kept without a look at their size.
+/// Copies of a whole batch's large values that are accepted without a check of their size.
 const COPIES: usize = 8;
-/// Bytes that the functions of an aggregate keep for one group, of a whole batch without a look.
+/// Bytes per group of an aggregate's state that are accepted for a whole batch without a check.
 const STATE: usize = 8 << 10;
 /// Bytes of a centroid of an approximate percentile.
 const CENTROID: usize = 16;
-/// UNNEST writes so many times as much as the lists take, and no more, without a look at its rows.
+/// UNNEST may multiply the size of the lists by this factor without a check of its rows.
 const TIMES: u64 = 8;
 
-/// Puts [`FewRows`] below each operator that may make much of a row.
+/// Puts [`FewRows`] below each operator that may produce much for one row.
 #[derive(Debug)]
 pub(crate) struct FewAtATime;
 
@@ -84,7 +84,7 @@ impl PhysicalOptimizerRule for FewAtATime {
     }
 }
 
-/// What an operator that makes much of a row reads, and by what its rows are to be counted.
+/// The input of an operator that may produce much for one row, and the measure for its rows.
 fn makes_much(
     plan: &Arc<dyn ExecutionPlan>,
     budget: usize,
@@ -108,7 +108,7 @@ fn kept_by(aggregate: &AggregateExec, budget: usize) -> Option<By> {
         let field = input.fields().get(place);
         field.is_some_and(|field| !bytes::is_narrow(field.data_type()))
     };
-    // How often each column may be kept.
+    // How many times each column may be stored.
     let mut columns: BTreeMap<usize, usize> = BTreeMap::new();
     let mut keep = |expr: &Arc<dyn PhysicalExpr>| {
         for column in collect_columns(expr) {
@@ -141,9 +141,9 @@ fn kept_by(aggregate: &AggregateExec, budget: usize) -> Option<By> {
     })
 }
 
-/// Bytes that a function keeps for each group beside the values that it is given, where these are many.
+/// Bytes of a function's state for each group, beyond the stored values, if these are many.
 fn state(function: &AggregateFunctionExpr) -> usize {
-    /// Of one without a place for all groups.
+    /// Bytes for a function without a shared accumulator for all groups.
     const OWN: usize = 2 << 10;
     let of_centroids = |place: usize| {
         let most = function.expressions().len() > place;
@@ -152,14 +152,14 @@ fn state(function: &AggregateFunctionExpr) -> usize {
     match function.fun().name() {
         "approx_percentile_cont" => of_centroids(2),
         "approx_percentile_cont_with_weight" => of_centroids(3),
-        // One bit for each number of 16 bits.
+        // One bit for each 16 bit number.
         "approx_distinct" if !function.groups_accumulator_supported() => 8 << 10,
         _ if !function.groups_accumulator_supported() => OWN,
         _ => 0,
     }
 }
 
-/// Whether there are lists within lists, columns beside them whose values may be large, or many columns.
+/// Whether there are nested lists, columns beside them whose values may be large, or many columns.
 fn may_make_much(unnest: &UnnestExec) -> bool {
     let lists = unnest.list_column_indices();
     let input = unnest.input().schema();
@@ -177,7 +177,7 @@ fn may_make_much(unnest: &UnnestExec) -> bool {
         .iter()
         .filter_map(|list| input.fields().get(list.index_in_input_schema))
         .map(|field| element(field.data_type(), 1));
-    // An element of another type, or a boolean, may take next to nothing.
+    // An element of another type, or a boolean, may take almost no room.
     let least = elements
         .clone()
         .map(|of| of.primitive_width().unwrap_or(0) as u64)
@@ -189,7 +189,7 @@ fn may_make_much(unnest: &UnnestExec) -> bool {
     made > TIMES.saturating_mul(least.unwrap_or(0))
 }
 
-/// The type of what stands in lists, so many levels down.
+/// The type of the elements in lists, `depth` levels down.
 fn element(of: &DataType, depth: usize) -> &DataType {
     match of {
         DataType::List(field)
@@ -205,7 +205,7 @@ fn element(of: &DataType, depth: usize) -> &DataType {
     }
 }
 
-/// Its input, in batches of which little is made.
+/// Splits the batches of its input so that the parent operator produces little for each.
 #[derive(Debug)]
 struct FewRows {
     input: Arc<dyn ExecutionPlan>,
@@ -215,20 +215,20 @@ struct FewRows {
 /// The measure for the rows of a batch.
 #[derive(Debug, Clone)]
 enum By {
-    /// As many as make few groups, of which little is kept.
+    /// Splits by the number of groups, and the memory kept for them.
     Groups {
         sets: usize,
-        /// The columns whose values are kept, each with how often.
+        /// The columns whose values are stored, each with the number of copies.
         columns: Arc<[(usize, usize)]>,
-        /// Bytes that are kept for each group beside that.
+        /// Bytes of further state for each group.
         state: usize,
-        /// Bytes that one row may make.
+        /// Bytes that one row may produce.
         budget: usize,
     },
-    /// As many as make little when these lists are written element by element.
+    /// Splits by the size of these lists once they are expanded.
     Elements {
         lists: Arc<[ListUnnest]>,
-        /// Bytes that one row may make.
+        /// Bytes that one row may produce.
         budget: usize,
     },
 }
@@ -275,7 +275,7 @@ fn parts(batch: &RecordBatch, lists: &[ListUnnest], budget: usize) -> Result<Vec
     })
 }
 
-/// The batch in halves of halves, of each of which little is made, or which have one row.
+/// The batch halved repeatedly, until each part produces little or has one row.
 fn halved(
     batch: &RecordBatch,
     mut makes_little: impl FnMut(usize, usize) -> Result<bool>,
@@ -305,7 +305,7 @@ fn beside(batch: &RecordBatch, lists: &[ListUnnest]) -> usize {
         if of_it.peek().is_none() {
             return bytes::of_array(column.as_ref());
         }
-        // A part of the lists is there at each level on the way to their elements, and a short list is filled up.
+        // Each level on the way to the elements holds a part of the lists, and a short list is padded.
         let widths = of_it.map(|list| type_fields::width(element(column.data_type(), list.depth)));
         let width = widths.fold(0, u64::saturating_add);
         let width = usize::try_from(width).unwrap_or(usize::MAX);
@@ -314,7 +314,7 @@ fn beside(batch: &RecordBatch, lists: &[ListUnnest]) -> usize {
     sizes.fold(0, usize::saturating_add)
 }
 
-/// How many elements the longest of the lists of each row has, those of lists within lists added up.
+/// The length of the longest list in each row; for nested lists the sum of their elements.
 fn elements(batch: &RecordBatch, lists: &[ListUnnest]) -> Vec<usize> {
     let mut longest = vec![0; batch.num_rows()];
     for list in lists {
@@ -382,7 +382,7 @@ fn summed<O: OffsetSizeTrait>(offsets: &[O], elements: &ArrayRef, depth: usize) 
     )
 }
 
-/// The same of lists that say where they begin and how long they are.
+/// The same for list views, which have a start and a length.
 fn viewed<O: OffsetSizeTrait>(
     offsets: &[O],
     lengths: &[O],
@@ -527,12 +527,12 @@ mod tests {
     #[test]
     fn rows_that_make_much_are_given_apart() {
         const ALL: usize = usize::MAX;
-        // Little is made of it all.
+        // The whole batch produces little.
         assert_eq!(rows(&[10; 100], 100, ALL).unwrap(), [100]);
         assert_eq!(rows(&[], 100, ALL).unwrap(), [0]);
         // 8 rows of some 20 MB each.
         assert_eq!(rows(&[20_000; 8], 1_000, ALL).unwrap(), [2; 4]);
-        // One of them makes much, the others little.
+        // One row produces much, the others little.
         let mut one = [1; 8];
         one[5] = 100_000;
         assert_eq!(rows(&one, 1_000, ALL).unwrap(), [4, 1, 1, 2]);
@@ -565,8 +565,8 @@ mod tests {
         let raw = Script::new("test", &sql).split().unwrap().remove(0);
         let rows = session.collect(parse_statement(&raw).unwrap()).await;
         let shown = pretty_format_batches(&rows.unwrap()).unwrap().to_string();
-        // Each row is in one group of each of the 64 sets; by some of n columns there are as many groups as their least common
-        // multiple is.
+        // Each row is in one group of each of the 64 sets; n columns together have as many groups as the least common multiple
+        // of their periods.
         let groups: u64 = (0_u32..64)
             .map(|set| {
                 (1..7)
@@ -603,13 +603,13 @@ mod tests {
         const ALL: usize = usize::MAX;
         assert_eq!(rows(&[1; 8], 1, 64, 0, ALL).unwrap(), [8]);
         assert_eq!(rows(&[], 1, 64, 0, ALL).unwrap(), [0]);
-        // More groups than are made without a look.
+        // More groups than are accepted without a check.
         assert_eq!(rows(&[1; 8], 1, GROUPS / 2, 0, ALL).unwrap(), [2; 4]);
         assert_eq!(rows(&[1; 3], 1, GROUPS, 0, ALL).unwrap(), [1; 3]);
         // 8 rows of some 20 MB each, of all sets together.
         assert_eq!(rows(&[1; 8], 1_000_000, 20, 0, ALL).unwrap(), [2; 4]);
         assert!(rows(&[1; 8], 4_000_000, 20, 0, 10_000_000).is_err());
-        // Functions that keep much for each group.
+        // Functions with a large state for each group.
         assert_eq!(rows(&[1; 8], 1, 1, 10 << 20, ALL).unwrap(), [4; 2]);
     }
 
@@ -665,7 +665,7 @@ mod tests {
         assert_eq!(few, 21_000);
         let much = run(unnested("100000 + value", 10_000)).await.unwrap_err();
         assert_eq!(much.kind(), ErrorKind::Exhausted, "{much}");
-        // A short list is filled up, and there may be many of them, or many numbers.
+        // A short list is padded, and there may be many of them, or many numbers.
         let lists: Vec<String> = (0..200).map(|n| format!("unnest([value + {n}])")).collect();
         let numbers: Vec<String> = (0..200).map(|n| format!("value + {n} AS n{n}")).collect();
         for others in [lists.join(", "), numbers.join(", ")] {

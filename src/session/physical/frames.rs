@@ -32,10 +32,11 @@ use datafusion::physical_expr::PhysicalExpr;
 
 use crate::session::limits::{bytes, room};
 
-/// The rows that the arguments of a window function were evaluated of last, on this thread; it is called with them before the next are.
+/// The number of rows for which this thread last evaluated the arguments of a window function; the function is called for them
+/// before the arguments of the next are evaluated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Rows {
-    /// How often that was so far.
+    /// The number of evaluations so far.
     time: u64,
     count: usize,
 }
@@ -72,7 +73,7 @@ pub(crate) fn counted(mut call: WindowFunction, of: &DataType, budget: usize) ->
             WindowFunctionDefinition::AggregateUDF(Arc::new(AggregateUDF::from(counted)))
         }
         WindowFunctionDefinition::WindowUDF(inner) => {
-            // What lag and lead give where there is no row.
+            // The default value of lag and lead for a missing row.
             let otherwise = match call.params.args.get(2) {
                 Some(Expr::Literal(value, _)) => bytes::of_value(value),
                 _ => 0,
@@ -88,7 +89,7 @@ pub(crate) fn counted(mut call: WindowFunction, of: &DataType, budget: usize) ->
     call
 }
 
-/// Whether an aggregate is evaluated once for all rows of a partition: the engine does so where all have the same frame.
+/// Whether an aggregate is evaluated once for all rows of a partition: the engine does so if all have the same frame.
 fn is_once(params: &WindowFunctionParams) -> bool {
     let frame = &params.window_frame;
     let is_same = |bound: &WindowFrameBound| match bound {
@@ -100,7 +101,7 @@ fn is_once(params: &WindowFunctionParams) -> bool {
     frame.is_ever_expanding() && is_same(&frame.end_bound)
 }
 
-/// Its argument; how many rows it is evaluated of is noted.
+/// Returns its argument, and records the number of rows it was evaluated for.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Noted {
     signature: Signature,
@@ -169,7 +170,7 @@ struct Given {
 }
 
 impl Given {
-    /// One more value.
+    /// Counts one more value.
     fn add(&mut self, value: &ScalarValue, budget: usize) -> Result<()> {
         let rows = ROWS.with(Cell::get);
         if self.time != rows.time {
@@ -180,7 +181,7 @@ impl Given {
         }
         self.bytes = self.bytes.saturating_add(bytes::of_value(value));
         room::check("a window function", self.bytes, rows.count, budget)?;
-        // The values are put together as one array.
+        // The engine concatenates the values into one array.
         room::go_on(self.bytes)
     }
 }
@@ -296,8 +297,8 @@ impl AggregateUDFImpl for CountedAggregate {
 
     fn reverse_expr(&self) -> ReversedUDAF {
         match self.inner.reverse_udf() {
-            // DataFusion reads the rows of a window backwards where another window asks for that order. `array_agg` and `string_agg`
-            // call themselves their own reverse, but would give their values the other way round.
+            // DataFusion reads the rows of a window backwards if another window needs that order. `array_agg` and `string_agg`
+            // declare themselves as their own reverse, but would return their values in reverse.
             ReversedUDAF::Reversed(same) if same == self.inner && self.depends_on_order() => {
                 ReversedUDAF::NotSupported
             }

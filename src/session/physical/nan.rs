@@ -39,7 +39,7 @@ fn file_scan(plan: &Arc<dyn ExecutionPlan>) -> Option<&FileScanConfig> {
     source.data_source().downcast_ref::<FileScanConfig>()
 }
 
-/// Scans of files no longer know the bounds of columns with floating point, nor that rows are sorted by them.
+/// Removes from file scans the bounds of columns with floating point, and sort orders by such columns.
 #[derive(Debug)]
 pub(crate) struct ForgetBounds;
 
@@ -94,7 +94,7 @@ impl PhysicalOptimizerRule for ForgetBounds {
     }
 }
 
-/// The orders of a scan up to the first key with floating point; `None` if they have none.
+/// The orders of a scan up to the first key with floating point; `None` if they contain no such key.
 fn orderings_without_floats(
     orderings: &[LexOrdering],
     schema: &Schema,
@@ -158,7 +158,8 @@ fn unbounded(statistics: &Statistics, with_floats: &[bool]) -> Option<Statistics
     Some(statistics)
 }
 
-/// Predicates of Parquet scans are no longer compared with the bounds of columns with floating point; rows are still, with one NaN.
+/// Stops Parquet scans from comparing predicates with the bounds of columns with floating point; rows are still compared, with
+/// normalized NaN.
 #[derive(Debug)]
 pub(crate) struct KeepNan;
 
@@ -226,13 +227,13 @@ fn reads_floats(part: &Arc<dyn PhysicalExpr>, schema: &Schema) -> DataFusionResu
         let Some(column) = part.downcast_ref::<Column>() else {
             return Ok(false);
         };
-        // A column that is not of the file cannot be compared with its bounds either.
+        // A column that the file does not have cannot be compared with its bounds either.
         let field = schema.fields().get(column.index());
         Ok(field.is_none_or(|field| holds_floats(field.data_type())))
     })
 }
 
-/// A condition that means itself, and that nothing looks into.
+/// Wraps a condition without changing its value, so that no pruning looks into it.
 #[derive(Debug, Eq)]
 struct RowByRow {
     part: Arc<dyn PhysicalExpr>,

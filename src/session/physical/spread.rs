@@ -20,24 +20,24 @@ use datafusion::logical_expr::{
 
 use crate::session::limits::{bytes, room};
 
-/// A smaller value is small for as many rows as a batch has.
+/// Smaller values are not counted, for any number of rows in a batch.
 const SMALL: usize = 1 << 10;
-/// So much of small values in one operator is not.
+/// Small values are counted if those of one operator together exceed this size.
 const MUCH: usize = 16 << 10;
-/// What takes no more than a number is small however many there are.
+/// Values up to the size of a number are never counted.
 const LEAST: usize = 8;
 
 /// Finds expressions of one operator that are large for each row.
 #[derive(Debug)]
 pub(crate) struct ForEachRow {
-    /// The columns that they are made of.
+    /// The schemas of the operator's inputs.
     inputs: Vec<DFSchemaRef>,
-    /// Bytes that a value for all rows may take without a look.
+    /// Bytes of a value for all rows that are accepted without a check.
     small: usize,
 }
 
 impl ForEachRow {
-    /// In the expressions of this operator.
+    /// For the expressions of this operator.
     pub(crate) fn of(plan: &LogicalPlan) -> Result<Self> {
         let mut literals = 0_usize;
         plan.apply_expressions(|expr| {
@@ -57,7 +57,7 @@ impl ForEachRow {
         self.counted_with(expr, 0)
     }
 
-    /// The same, if it may make a large array; one value for all rows stays one.
+    /// The same for an expression that may return a large array; a single value for all rows stays one.
     pub(crate) fn counted_array(&self, expr: Expr) -> Expr {
         match self.makes_much(&expr) {
             true => spread(expr, 0),
@@ -104,7 +104,7 @@ impl ForEachRow {
         }
     }
 
-    /// Whether an expression that asks nothing makes values of a type that may be large.
+    /// Whether an expression without checks of its own returns values of a type that may be large.
     fn makes_much(&self, expr: &Expr) -> bool {
         if !matches!(expr, Expr::Case(_) | Expr::Cast(_) | Expr::TryCast(_)) {
             return false;
@@ -115,8 +115,8 @@ impl ForEachRow {
     }
 }
 
-/// The same expression, with a look at its size if it gives one value for all rows which may be large. It stands where an array is made
-/// of it.
+/// Wraps the expression in a size check, if it gives one value for all rows which may be large. Use it where an array is built
+/// of the expression.
 pub(crate) fn counted_for_each_row(expr: Expr) -> Result<Transformed<Expr>> {
     let rows = ForEachRow {
         inputs: Vec::new(),
@@ -132,7 +132,7 @@ fn spread(expr: Expr, beside: usize) -> Expr {
     ))
 }
 
-/// Whether it gives one value for all rows, and that may be a large one.
+/// Whether it gives one value for all rows, and that may be large.
 fn may_be_large(expr: &Expr, small: usize) -> Result<bool> {
     if let Expr::Literal(value, _) = expr {
         return Ok(bytes::of_value(value) > small);
@@ -145,14 +145,14 @@ fn may_be_large(expr: &Expr, small: usize) -> Result<bool> {
         Ok(match part {
             Expr::Literal(value, _) => bytes::of_value(value) > small,
             Expr::ScalarSubquery(_) => true,
-            // What could not be evaluated while it was planned.
+            // Constants that could not be evaluated during planning.
             Expr::ScalarFunction(call) => !call.args.is_empty(),
             _ => false,
         })
     })
 }
 
-/// Its argument, called as that.
+/// Returns its argument under the same name, after a size check.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Spread {
     signature: Signature,

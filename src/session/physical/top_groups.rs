@@ -15,10 +15,10 @@ use datafusion::physical_plan::aggregates::AggregateExec;
 
 use crate::tables::parquet::holds_floats;
 
-/// So many first groups have room before there is one.
+/// The most groups for which the engine may allocate room in advance.
 const MOST: usize = 10_000;
 
-/// Aggregates by floating point, or of it, keep all groups, and so do those of which very many are asked for. It runs after the
+/// Keeps all groups of aggregates with floating point keys or results, and of those with a very large LIMIT. It runs after the
 /// engine's rules.
 #[derive(Debug)]
 pub(crate) struct AllGroups;

@@ -13,13 +13,12 @@ use crate::error::{Error, Result};
 use crate::session::rewrite::rows::{COPIED, size};
 use crate::session::rewrite::standard::taken;
 
-/// Rewrites the keys of a query that have sets among them. `copied` counts the expressions of the statement that were written once
-/// more so far.
+/// Rewrites the keys of a query with grouping sets. `copied` counts the copied expressions of the statement.
 ///
 /// # Errors
 ///
-/// A number that is the place of no expression in the select list; a form of GROUP BY that the engine would leave out; numbers of
-/// large expressions, again and again.
+/// A number without an expression in the select list; a form of GROUP BY that the engine would ignore; too many references by
+/// number to large expressions.
 pub(crate) fn sets(select: &mut Select, copied: &mut usize) -> Result<()> {
     let (GroupByExpr::All(modifiers) | GroupByExpr::Expressions(_, modifiers)) = &select.group_by;
     if let Some(modifier) = modifiers.first() {
@@ -38,7 +37,7 @@ pub(crate) fn sets(select: &mut Select, copied: &mut usize) -> Result<()> {
                     named(of, &select.projection, copied)?;
                 }
             }
-            // Several keys in parentheses are one set, and none of them is the set of all rows.
+            // Several keys in parentheses are one set, and empty parentheses are the set of all rows.
             Expr::Tuple(of) => {
                 let mut set = std::mem::take(of);
                 for of in &mut set {
@@ -63,7 +62,7 @@ fn is_set(key: &Expr) -> bool {
     }
 }
 
-/// Puts the expression of the select list in the place of its number.
+/// Replaces a number by the expression at that position of the select list.
 fn named(key: &mut Expr, list: &[SelectItem], copied: &mut usize) -> Result<()> {
     let Expr::Value(value) = key else {
         return Ok(());
@@ -92,7 +91,7 @@ fn named(key: &mut Expr, list: &[SelectItem], copied: &mut usize) -> Result<()> 
             *key = expr.clone();
             Ok(())
         }
-        // How many columns `*` stands for is not known here.
+        // The number of columns of `*` is not known here.
         _ if before < list.len() => Err(Error::unsupported(format!(
             "GROUP BY {number} beside or within sets of keys counts past a * in the select list"
         ))

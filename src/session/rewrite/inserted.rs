@@ -9,7 +9,7 @@ use datafusion::common::DFSchema;
 use datafusion::error::Result;
 use datafusion::logical_expr::{DmlStatement, LogicalPlan, Projection, Values};
 
-/// The plan, in which rows of VALUES may be NULL if they are inserted.
+/// The plan, in which inserted rows of VALUES may have NULL in any column.
 pub(crate) fn with_nullable_values(plan: LogicalPlan) -> Result<LogicalPlan> {
     let LogicalPlan::Dml(insert) = &plan else {
         return Ok(plan);
@@ -25,7 +25,7 @@ pub(crate) fn with_nullable_values(plan: LogicalPlan) -> Result<LogicalPlan> {
     )))
 }
 
-/// VALUES below projections; `None` if `plan` is something else.
+/// VALUES below projections; `None` for any other plan.
 fn nullable(plan: &LogicalPlan) -> Result<Option<LogicalPlan>> {
     match plan {
         LogicalPlan::Values(values) => {

@@ -37,7 +37,7 @@ pub(crate) fn with_backslashes(expr: &mut Expr) {
     }
 }
 
-/// The pattern with backslashes; nothing if it ends in its escape character.
+/// The pattern with backslashes; `None` if it ends in its escape character.
 fn translated(pattern: &str, escape: Option<char>) -> Option<String> {
     let mut out = String::with_capacity(pattern.len());
     let mut rest = pattern.chars();

@@ -9,13 +9,13 @@ use datafusion::sql::sqlparser::ast::{
     CastKind, DataType, ExactNumberInfo, Expr, Value, VisitMut, VisitorMut,
 };
 
-/// Makes numbers with an exponent DOUBLE.
+/// Turns numbers with an exponent into DOUBLE.
 pub(crate) fn doubles(node: &mut impl VisitMut) {
     let _ = node.visit(&mut Doubles { in_interval: 0 });
 }
 
 struct Doubles {
-    /// How many intervals the visitor is in: their numbers are text.
+    /// Depth of enclosing intervals: their numbers are text.
     in_interval: usize,
 }
 

@@ -16,7 +16,7 @@ use crate::planner::normalize;
 /// The name of the column of a series.
 const VALUE: &str = "value";
 
-/// Makes a series of times the elements of an array.
+/// Replaces a series of times by the elements of an array.
 pub(crate) fn of_times(factor: &mut TableFactor) {
     let TableFactor::Table {
         name,

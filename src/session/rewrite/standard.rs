@@ -58,11 +58,11 @@ pub(crate) fn time_zone(statement: &mut AnsiStatement) -> Result<()> {
     Ok(())
 }
 
-/// Makes `FETCH FIRST n ROWS ONLY` a LIMIT, in all queries below.
+/// Rewrites `FETCH FIRST n ROWS ONLY` to a LIMIT, in all nested queries.
 ///
 /// # Errors
 ///
-/// A part of FETCH that LIMIT has not.
+/// A part of FETCH that LIMIT does not have.
 pub(crate) fn fetch_first(node: &mut impl VisitMut) -> Result<()> {
     match node.visit(&mut FetchFirst) {
         ControlFlow::Continue(()) => Ok(()),
@@ -112,8 +112,8 @@ impl VisitorMut for FetchFirst {
     }
 }
 
-/// Makes `x = ANY (list)` and its kin calls of the session's functions, which take numbers of unlike types, and of a query IN. The
-/// engine's planner takes those of its library, and writes the list several times.
+/// Rewrites `x = ANY (list)` and similar comparisons to calls of the session's functions, which take numbers of different
+/// types, and comparisons with a query to IN. The engine's planner uses the functions of its library, and duplicates the list.
 pub(crate) fn members(node: &mut impl VisitMut) {
     let _ = node.visit(&mut Members);
 }
@@ -159,7 +159,7 @@ impl VisitorMut for Members {
     }
 }
 
-/// The value that is looked for in a query, and whether it is to be absent: by IN, `= ANY` or `<> ALL`.
+/// The value of a comparison by IN, `= ANY` or `<> ALL` with a query, and whether it must be absent from the query's rows.
 pub(crate) fn looked_for(expr: &Expr) -> Option<(&Expr, bool)> {
     let (value, list, negated) = match expr {
         Expr::InSubquery { expr, negated, .. } => return Some((expr.as_ref(), *negated)),
@@ -179,7 +179,7 @@ pub(crate) fn looked_for(expr: &Expr) -> Option<(&Expr, bool)> {
     matches!(**list, Expr::Subquery(_)).then_some((value.as_ref(), negated))
 }
 
-/// Makes `x = ANY (SELECT …)` `x IN (SELECT …)`, and `x <> ALL (SELECT …)` `x NOT IN (SELECT …)`.
+/// Rewrites `x = ANY (SELECT …)` to `x IN (SELECT …)`, and `x <> ALL (SELECT …)` to `x NOT IN (SELECT …)`.
 pub(crate) fn in_query(expr: &mut Expr) {
     let Some((_, negated)) = looked_for(expr) else {
         return;
@@ -196,7 +196,7 @@ pub(crate) fn in_query(expr: &mut Expr) {
     }
 }
 
-/// The expression, with NULL in its place.
+/// Takes the expression out and leaves NULL in its place.
 pub(crate) fn taken(expr: &mut Expr) -> Expr {
     std::mem::replace(expr, Expr::Value(Value::Null.into()))
 }
@@ -220,7 +220,8 @@ pub(crate) fn call<const N: usize>(name: &str, args: [Expr; N]) -> Expr {
     })
 }
 
-/// Makes `string_agg(x, ', ' ORDER BY t)` an ordered array as text: a job keeps arrays, and no ordered text, from batch to batch.
+/// Rewrites `string_agg(x, ', ' ORDER BY t)` to an ordered array as text: a job can merge states of ordered arrays, and not of
+/// ordered texts.
 pub(crate) fn ordered_texts(node: &mut impl VisitMut) {
     let _ = node.visit(&mut OrderedTexts);
 }
@@ -290,7 +291,8 @@ fn ordered_text(function: &Function) -> Option<Function> {
     })
 }
 
-/// The statement, in which parameters that are added or taken away are spans of time; nothing if there are none.
+/// The statement with intervals for the parameters that are added to or subtracted from times; `None` if there are no such
+/// parameters.
 pub(crate) fn with_spans(statement: &SqlStatement) -> Option<SqlStatement> {
     let mut changed = statement.clone();
     let mut spans = Spans { any: false };

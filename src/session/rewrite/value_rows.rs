@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 /// Rows of one VALUES with a query in it.
 const ROWS: usize = 1_000;
 
-/// Makes queries of the rows of VALUES that have a query in one of them.
+/// Rewrites VALUES with a query in one of its rows to queries.
 ///
 /// # Errors
 ///
@@ -108,7 +108,7 @@ fn one_row() -> Result<Select> {
     }
 }
 
-/// All of them by UNION ALL, in a shallow tree.
+/// The UNION ALL of all queries, as a shallow tree.
 fn united(mut all: Vec<SetExpr>) -> Option<SetExpr> {
     if all.len() < 2 {
         return all.pop();

@@ -50,16 +50,16 @@ pub(crate) async fn create_table(
     Ok(done)
 }
 
-/// What becomes of a declaration whose Delta table is not there.
+/// The treatment of a declaration whose Delta table does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum IfMissing {
-    /// It is made.
+    /// Create the table.
     Create,
-    /// It was there when it was declared: an empty one in its place would hide that it is gone, or not mounted.
+    /// Return an error: the table existed when it was declared, and an empty one would hide that it is gone, or not mounted.
     Refuse,
 }
 
-/// The table that a statement declares, opened.
+/// Opens the table that a statement declares.
 pub(crate) async fn open_table(
     table: &CreateTable,
     name: &str,
@@ -120,11 +120,11 @@ pub(crate) enum ViewName {
     Taken(String),
 }
 
-/// Looks whether something has the name of a view already.
+/// Checks whether the name of a view is taken.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Exists`], unless the statement says what becomes of that.
+/// [`ErrorKind::Exists`], unless the statement has OR REPLACE or IF NOT EXISTS.
 pub(crate) fn check_name(catalog: &Catalog, view: &CreateView) -> Result<ViewName> {
     let name = rewrite::plain_name(&view.name)?;
     if catalog.entry(&name).is_some() {
@@ -141,7 +141,8 @@ pub(crate) fn check_name(catalog: &Catalog, view: &CreateView) -> Result<ViewNam
     Ok(ViewName::Free(name))
 }
 
-/// Makes a view without looking at the tables of its query: statements that use it do. Gives a word for the user.
+/// Creates a view without a check of the tables in its query: statements that use the view check them. Returns a message for
+/// the user.
 pub(crate) fn keep_view(catalog: &Catalog, name: &str, view: CreateView, text: &str) -> String {
     let entry = TableEntry::View(Arc::new(View {
         columns: view.columns.iter().map(normalize).collect(),
@@ -151,7 +152,7 @@ pub(crate) fn keep_view(catalog: &Catalog, name: &str, view: CreateView, text: &
     format!("view {name}")
 }
 
-/// Gives an error about an option or a column the place where it was typed.
+/// Adds to an error about an option or a column the place where the user typed it.
 fn place<T>(table: &CreateTable, result: Result<T>) -> Result<T> {
     result.map_err(|error| {
         let names = |what: &str| error.message().contains(what);
@@ -161,7 +162,7 @@ fn place<T>(table: &CreateTable, result: Result<T>) -> Result<T> {
             .filter(|option| names(&format!("'{}'", option.key.to_lowercase())))
             .max_by_key(|option| option.key.len())
             .map(|option| {
-                // A bad value is shown at the value, an unknown name at the name.
+                // A bad value is marked at the value, an unknown name at the name.
                 if names("unknown option") {
                     option.key_span
                 } else {
@@ -213,7 +214,7 @@ fn field(column: &Column) -> Result<Field> {
     ))
 }
 
-/// The same with how it and the fields of a STRUCT were typed: a record's fields are found by that as well.
+/// The field with its original spelling, and that of STRUCT fields: the fields of a record are found by it as well.
 fn typed_field(column: &Column) -> Result<Field> {
     let plain = field(column)?;
     let data_type = typed_arrow_type(&column.sql_type)?;
@@ -260,7 +261,7 @@ fn kafka_spec(
     })
 }
 
-/// The event time column, the expression as SQL, and how far it is behind, in microseconds.
+/// The event time column, the expression as SQL, and its delay in microseconds.
 fn watermark(table: &CreateTable) -> Result<Option<(String, String, i64)>> {
     let Some((column, expr)) = &table.watermark else {
         return Ok(None);
@@ -269,7 +270,7 @@ fn watermark(table: &CreateTable) -> Result<Option<(String, String, i64)>> {
     Ok(Some((normalize(column), expr.to_string(), delay)))
 }
 
-/// How far `expr` is behind the event time `column`, in microseconds.
+/// The delay of `expr` behind the event time `column`, in microseconds.
 fn watermark_delay(column: &Ident, expr: &Expr) -> Result<i64> {
     let is_column = |expr: &Expr| matches!(expr, Expr::Identifier(name) if normalize(name) == normalize(column));
     let delay = match expr {
@@ -293,7 +294,7 @@ fn watermark_delay(column: &Ident, expr: &Expr) -> Result<i64> {
     })
 }
 
-/// None if it is not a fixed time.
+/// `None` if the interval has no fixed length.
 fn microseconds(interval: &Interval) -> Option<i64> {
     let Expr::Value(value) = interval.value.as_ref() else {
         return None;

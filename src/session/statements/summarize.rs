@@ -95,7 +95,7 @@ pub(crate) fn summary(
         ];
         summaries.push(values);
     }
-    // One row has all: a list for each column of the summary, which become rows side by side.
+    // One row holds everything: a list for each column of the summary, which UNNEST turns into rows.
     let list = |(place, name): (usize, &&str)| -> Result<Expr> {
         let values = summaries.iter().map(|values| values[place].clone());
         Ok(scalar(state, "make_array", values.collect())?.alias(*name))
@@ -109,7 +109,7 @@ pub(crate) fn summary(
         .build()
 }
 
-/// Of how many of all rows there is no value; none of no rows.
+/// The percentage of NULLs among all rows; NULL if there are no rows.
 fn null_percentage(count: Expr) -> Result<Expr> {
     let rows = cast(col("rows"), DataType::Float64);
     let share = lit(100.0) - lit(100.0) * count / rows;
