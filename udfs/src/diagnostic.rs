@@ -65,7 +65,7 @@ pub(crate) fn out_of_range(column: &str) -> DataFusionError {
     )
 }
 
-/// The known name closest to `name`, if one is close enough to be meant.
+/// The known name closest to `name`, if one is close enough to be a likely correction.
 pub(crate) fn closest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = name.to_lowercase();
     known

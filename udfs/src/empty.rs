@@ -15,7 +15,7 @@ use datafusion::optimizer::AnalyzerRule;
 use crate::operands::{any_expr, any_node, with_rows};
 use crate::values::per_row;
 
-/// Says of the values of subqueries that they may be NULL.
+/// Marks the values of subqueries as nullable.
 #[derive(Debug)]
 pub(crate) struct EmptySubqueries;
 
@@ -42,7 +42,7 @@ impl AnalyzerRule for EmptySubqueries {
                 false => Transformed::no(plan),
             };
             any |= changed.transformed;
-            // What may be NULL has changed, also for what reads it.
+            // The nullability has changed, also for the operators above.
             match any {
                 true => changed.map_data(LogicalPlan::recompute_schema),
                 false => Ok(changed),
@@ -52,7 +52,7 @@ impl AnalyzerRule for EmptySubqueries {
     }
 }
 
-/// Whether an expression of this node has a subquery for a value that may have no row.
+/// Whether an expression of this node has a scalar subquery that may return no row.
 fn has_any(plan: &LogicalPlan) -> bool {
     any_expr(plan, |expr| {
         let found = expr.exists(|part| Ok(may_be_empty(part).is_some()));
@@ -73,8 +73,8 @@ fn nullable(expr: Expr) -> Result<Transformed<Expr>> {
     Ok(Transformed::yes(Expr::ScalarSubquery(subquery)))
 }
 
-/// The subquery, if it may have no row and nothing says so. Of those that depend on the row around them the engine makes joins,
-/// which say it.
+/// The subquery, if it may return no row without being nullable. The engine turns correlated subqueries into joins, which are
+/// nullable.
 fn may_be_empty(expr: &Expr) -> Option<&Subquery> {
     let Expr::ScalarSubquery(subquery) = expr else {
         return None;

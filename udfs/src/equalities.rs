@@ -66,7 +66,7 @@ fn filtered(filter: Filter) -> Result<Transformed<LogicalPlan>> {
     Ok(Transformed::yes(LogicalPlan::Filter(filter)))
 }
 
-/// A table that applies a condition itself gets it as it has agreed to. All others are applied again above it.
+/// A table that applies a filter itself gets the filter that it agreed to. All other filters are applied again above it.
 fn scanned(mut scan: TableScan) -> Result<Transformed<LogicalPlan>> {
     let mut is_changed = false;
     for filter in &mut scan.filters {
@@ -108,7 +108,7 @@ fn is_computed(expr: &Expr) -> bool {
     !is_column(expr) && expr.any_column_refs()
 }
 
-/// Whether the condition stands above a join, of both of its sides: another pass may yet join by it.
+/// Whether the condition is above a join, over both of its sides: a later pass may still join by it.
 fn may_join(condition: &Expr, input: &Arc<LogicalPlan>) -> bool {
     let LogicalPlan::Join(join) = input.as_ref() else {
         return false;

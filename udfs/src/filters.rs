@@ -10,7 +10,7 @@ use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
 use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 
-/// The engine's rule, but for such conditions.
+/// The engine's rule, except for such conditions.
 #[derive(Debug)]
 pub struct PushDownFilters {
     inner: PushDownFilter,
@@ -55,7 +55,7 @@ impl OptimizerRule for PushDownFilters {
     }
 }
 
-/// Whether it gives a row where there are none.
+/// Whether it returns a row for empty input.
 pub(crate) fn has_row_of_nothing(aggregate: &Aggregate) -> bool {
     let mut groups = aggregate.group_expr.iter();
     aggregate.group_expr.is_empty() || groups.any(|group| matches!(group, Expr::GroupingSet(_)))

@@ -14,7 +14,7 @@ use datafusion::logical_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, Signature, Volatility, lit,
 };
 
-/// The name of the aggregate, for those who look for it in a plan.
+/// The name of the aggregate, for code that searches a plan for it.
 pub const IS_FINAL: &str = "is_final";
 
 /// `is_final()`, an aggregate without arguments: true in a query. Needs [`IsFinalPlanner`].
@@ -25,7 +25,7 @@ pub fn is_final() -> AggregateUDF {
     })
 }
 
-/// Gives `is_final()` the argument that DataFusion asks of every aggregate.
+/// Adds to `is_final()` the argument that DataFusion requires of every aggregate.
 #[derive(Debug, Default)]
 pub struct IsFinalPlanner;
 

@@ -9,7 +9,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
-/// Gives computed keys names of their own. It runs after the rules that make keys of conditions.
+/// Gives computed keys unique names. It runs after the rules that turn conditions into keys.
 #[derive(Debug)]
 pub(crate) struct NamedKeys;
 

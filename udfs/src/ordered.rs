@@ -27,7 +27,7 @@ pub(crate) fn ordered() -> [AggregateUDF; 2] {
     [array_agg_udaf(), string_agg_udaf()].map(|inner| AggregateUDF::from(Ordered { inner }))
 }
 
-/// DataFusion's function in all but the order of distinct values.
+/// DataFusion's function, with another order of distinct values.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Ordered {
     inner: Arc<AggregateUDF>,

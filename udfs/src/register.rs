@@ -49,11 +49,11 @@ use crate::values::{
 };
 use crate::window_calls::WindowCallPlanner;
 
-/// Adds functions, expression and relation planners and optimizer rules to `builder`, keeping what
-/// it has. Call it after `with_default_features`.
+/// Adds functions, expression and relation planners and optimizer rules to `builder`, and keeps those it has. Call it after
+/// `with_default_features`.
 ///
-/// Not added: the extension planners, which belong into the session's one query planner
-/// ([`extension_planners`]), and the JSON operators ([`register_json`]).
+/// It does not add the extension planners, which belong into the session's only query planner ([`extension_planners`]), and the
+/// JSON operators ([`register_json`]).
 #[must_use]
 pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     builder
@@ -101,14 +101,14 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     optimizer.rules.push(Arc::new(NamedKeys));
     optimizer.rules.push(Arc::new(HiddenEqualities));
     optimizer.rules.push(Arc::new(FollowedKeys));
-    // Before the rules that make the types of operands equal: the casts of the text.
+    // Before the rules that make the types of operands equal: for casts by the user.
     let analyzer = builder.analyzer().get_or_insert_default();
     analyzer.rules.insert(0, Arc::new(MicrosecondTime));
     analyzer.rules.insert(1, Arc::new(DoubleBeforeDecimal));
     analyzer.rules.insert(2, Arc::new(RoomToCompare));
     analyzer.rules.insert(3, Arc::new(IntervalsByLength));
     analyzer.rules.insert(0, Arc::new(OuterScopes));
-    // And behind them: those casts that they have added.
+    // And after them: for casts that they added.
     builder
         .with_analyzer_rule(Arc::new(MicrosecondTime))
         .with_analyzer_rule(Arc::new(CheckedArithmetic))
@@ -122,17 +122,18 @@ pub fn register(mut builder: SessionStateBuilder) -> SessionStateBuilder {
         .with_analyzer_rule(Arc::new(NamesOfSteps))
 }
 
-/// One expression over these columns as the analyzer rules make it that come before the types of operands are made equal: for
-/// expressions that stand in no plan.
+/// Applies to one expression over these columns the analyzer rules that precede type coercion: for expressions outside of
+/// plans.
 ///
 /// # Errors
 ///
-/// An expression without a type; a day and a time of day that are added to each other.
+/// An expression whose type cannot be derived; a date plus or minus a time of day.
 pub fn before_types(expr: Expr, columns: &DFSchema) -> Result<Expr> {
     before(expr, columns, Reals::Widened)
 }
 
-/// The same of an expression that a Delta table keeps: there a REAL beside an integer is a REAL, for all who write the table.
+/// The same for an expression that a Delta table stores: there a REAL beside an integer is a REAL, as for all other writers of
+/// the table.
 ///
 /// # Errors
 ///

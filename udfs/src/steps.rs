@@ -59,7 +59,7 @@ fn reuses_name(step: &Projection) -> bool {
     })
 }
 
-/// Whether there is such a step below, with nothing between that would keep the two apart.
+/// Whether there is such a projection below, without an operator between that would keep the two apart.
 fn is_step_below(plan: &LogicalPlan) -> bool {
     let mut plan = plan;
     loop {
@@ -79,7 +79,7 @@ fn is_step_below(plan: &LogicalPlan) -> bool {
     }
 }
 
-/// The step over its input under another name; nothing where columns of the input cannot be told by their names alone.
+/// The projection over its input under another name; `None` if the columns of the input are not unique by name alone.
 fn with_named_input(step: &Projection, number: usize) -> Result<Option<Projection>> {
     let mut names = HashSet::new();
     let input = step.input.schema();

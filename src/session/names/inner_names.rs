@@ -252,7 +252,7 @@ pub(crate) fn names_of(query: &Query) -> Option<Labels> {
     Some(Labels { items: items? })
 }
 
-/// Removes the attached names, so that expressions keep the engine's names; returns whether any had another one.
+/// Lets expressions keep the engine's names instead of the attached ones; returns whether there were any.
 pub(crate) fn keep_names_of_engine(statement: &mut SqlStatement) -> bool {
     let mut keep = Keep { any: false };
     let _ = visit(statement, &mut keep);

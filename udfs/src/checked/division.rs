@@ -8,7 +8,7 @@ use arrow::compute::try_binary;
 use arrow::datatypes::{ArrowNativeTypeOp, Decimal128Type, i256};
 use arrow::error::ArrowError;
 
-/// Divides decimals; the quotient has `scale` digits behind the point, the last of which is rounded half away from zero.
+/// Divides decimals; the quotient has `scale` digits after the point, the last of which is rounded half away from zero.
 ///
 /// # Errors
 ///

@@ -19,14 +19,14 @@ use datafusion::physical_expr_adapter::{
 
 use super::cast::RoundedCast;
 
-/// Adapts expressions over a table to each of its files, with functions in the place of casts that round or may fail.
+/// Adapts expressions over a table to each of its files, with functions instead of casts that round or may fail.
 #[derive(Debug)]
 pub struct CastsInFiles {
     inner: Arc<dyn PhysicalExprAdapterFactory>,
 }
 
 impl CastsInFiles {
-    /// Adapts in the same way otherwise; without another way, in the engine's own.
+    /// Wraps the adapter factory `inner`, or the engine's own if there is none.
     #[must_use]
     pub fn over(inner: Option<Arc<dyn PhysicalExprAdapterFactory>>) -> Self {
         let inner = inner.unwrap_or_else(|| Arc::new(DefaultPhysicalExprAdapterFactory));
@@ -91,7 +91,7 @@ mod tests {
 
     use super::*;
 
-    /// Whether the one row of a file is found, whose column has this type in the table.
+    /// Whether a predicate finds the only row of a file whose column has another type than this type of the table.
     fn finds(value: ArrayRef, of_table: &DataType, op: Operator, literal: ScalarValue) -> bool {
         let table = Schema::new(vec![Field::new("x", of_table.clone(), true)]);
         let batch = RecordBatch::try_from_iter([("x", value)]).unwrap();

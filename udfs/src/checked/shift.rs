@@ -14,7 +14,7 @@ use arrow::error::ArrowError;
 ///
 /// # Errors
 ///
-/// A result that has no place in the type; a negative number of bits.
+/// A result that does not fit the type; a negative number of bits.
 pub(super) fn shift(
     left: &dyn Datum,
     right: &dyn Datum,

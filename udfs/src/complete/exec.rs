@@ -32,7 +32,7 @@ use super::slices::SliceReader;
 use crate::session::aggregate::{MergeRule, PartialRule, SessionAggregateExpr};
 use crate::window::{column_name, ticks_per_hour};
 
-/// Reads its input slice by slice and gives the rows of the sessions that touch the range, or, made by
+/// Reads its input slice by slice and returns the rows of the sessions that touch the range, or, if created by
 /// [`try_new_aggregate`](Self::try_new_aggregate), one row per such session.
 ///
 /// One partition. Metrics: `slices` planned and run, `rows_read`, `files_read`, `capped_sessions`;
@@ -103,7 +103,7 @@ impl CompleteSessionsExec {
         aggregates: Vec<LoweredAggregate>,
         state: SessionState,
     ) -> Result<Self> {
-        // Aggregating tells the event time of each row anyway.
+        // The aggregation checks the event time of each row anyway.
         let reader = SliceReader::new(node.completion().clone(), state.clone(), true);
         let rows = Self::over(node.completion(), reader, &state)?;
         let aggregates: Vec<_> = aggregates

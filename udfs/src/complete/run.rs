@@ -47,7 +47,7 @@ pub(super) struct Run {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Shown {
     pub(super) metrics: ExecutionPlanMetricsSet,
-    /// The sessions that had to be cut.
+    /// The sessions that the limit of the search cut.
     pub(super) capped: Arc<OnceLock<SessionsCapped>>,
 }
 
@@ -69,7 +69,7 @@ enum Planning {
     Done(Arc<dyn ExecutionPlan>),
 }
 
-/// A look for a NULL event time: the plan that looked, and whether there is one; none if there can be none.
+/// A search for a NULL event time: its plan, and whether it found one; `None` if the column cannot have one.
 pub(super) type NullCheck = SpawnedTask<Result<Option<(Arc<dyn ExecutionPlan>, bool)>>>;
 
 /// The error of a task that ended without a result.
@@ -108,7 +108,7 @@ impl Run {
         })
     }
 
-    /// NULL-1: begins to look for a row of the input that has no event time, beside everything else.
+    /// NULL-1: starts to search for a row of the input without event time, concurrently with everything else.
     pub(super) fn look_for_null_event_times(&self) -> NullCheck {
         let (reader, context) = (self.reader.clone(), Arc::clone(&self.context));
         SpawnedTask::spawn(async move {
@@ -137,11 +137,11 @@ impl Run {
         Ok(())
     }
 
-    /// Plans the first slice, and begins to plan those beyond it.
+    /// Plans the first slice, and starts to plan those beyond it.
     pub(super) async fn plan_first(&mut self) -> Result<Arc<dyn ExecutionPlan>> {
         let slice = self.search.first_slice();
         let plan = self.reader.plan_slice(slice, None).await?;
-        // Where slices can be cut out of a plan, it can be made now: while the first slice is read.
+        // If slices can be cut out of a plan, the plan is made now, while the first slice is read.
         if !self.reader.is_bounded_only(&plan, slice)? {
             return Ok(plan);
         }
@@ -154,7 +154,7 @@ impl Run {
         self.reader.relaxed(plan)
     }
 
-    /// Plans the slices that come next, one on each side where a session is open; none if there is none.
+    /// Plans the next slices, one on each side where a session is open; empty if there is none.
     pub(super) async fn plan_outward(&mut self) -> Result<Vec<PlannedSlice>> {
         let mut planned = vec![];
         let mut planning = vec![];
@@ -210,7 +210,7 @@ impl Run {
         count_files(plan, &self.files_read);
     }
 
-    /// Counts and reports the sessions that are open although all that may be was read.
+    /// Counts and reports the sessions that are still open although everything within the limit was read.
     pub(super) fn report_capped(&self) -> Result<()> {
         let open = self.search.open_sessions();
         let mut sessions: Vec<Session> = (0..open.len())

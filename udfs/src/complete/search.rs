@@ -30,7 +30,7 @@ pub(super) struct Intervals<'a> {
 }
 
 impl<'a> Intervals<'a> {
-    /// A row each.
+    /// One interval for each row.
     pub(super) fn of_rows(ticks: &'a [i64], keys: &'a [u32]) -> Self {
         Self {
             starts: ticks,
@@ -40,7 +40,7 @@ impl<'a> Intervals<'a> {
     }
 }
 
-/// A session of the result; the number is its place in [`Search::session`].
+/// A session of the result; the number is its index for [`Search::session`].
 pub(super) type SessionId = usize;
 
 /// Start and last row of a session, as far as it is known.
@@ -58,7 +58,7 @@ pub(super) struct Search {
     range: CompletionRange,
     /// The range read so far.
     read: Slice,
-    /// How much is read next, on each side.
+    /// The width of the next slice, on each side.
     width: [i64; 2],
     /// Slices end at multiples of this.
     grid: i64,
@@ -93,7 +93,7 @@ impl OpenSessions {
         self.keys.iter().filter_map(|key| self.get(*key))
     }
 
-    /// Forgets those for which `stays` is false.
+    /// Drops those for which `stays` is false.
     fn retain(&mut self, stays: impl Fn(SessionId) -> bool) {
         let of_key = &mut self.of_key;
         self.keys.retain(|key| {
@@ -104,8 +104,8 @@ impl OpenSessions {
     }
 }
 
-/// The first slice has this many gaps on both sides of a range that is at least as long, a shorter one a single gap:
-/// planning a slice costs about as much as reading a large one, and the files at the edges are opened anyway.
+/// The first slice has a margin of this many gaps on both sides of a range that is at least as long, and of a single gap for a
+/// shorter one: planning a slice costs about as much as reading a large one, and the files at the edges are opened anyway.
 const MARGIN_IN_GAPS: i64 = 4;
 
 impl Search {
@@ -148,12 +148,12 @@ impl Search {
         }
     }
 
-    /// What to read first.
+    /// The slice to read first.
     pub(super) fn first_slice(&self) -> Slice {
         self.read
     }
 
-    /// What to read next on `side`: none if nothing is open there, or all that may be was read.
+    /// The slice to read next on `side`; `None` if no session is open there, or everything within the limit was read.
     pub(super) fn next_slice(&self, side: Side) -> Option<Slice> {
         if self.open[side as usize].keys.is_empty() {
             return None;
@@ -176,7 +176,7 @@ impl Search {
         reach
     }
 
-    /// The slice of `width` next to `read` on `side`; none if all that may be was read.
+    /// The slice of `width` next to `read` on `side`; `None` if everything within the limit was read.
     fn slice_beyond(&self, read: Slice, side: Side, width: i64) -> Option<Slice> {
         let slice = match side {
             Side::Before => {
@@ -197,9 +197,8 @@ impl Search {
         (slice.from < slice.to).then_some(slice)
     }
 
-    /// Takes all intervals of the first slice; gives each one's session if it belongs to the
-    /// result. An interval lies within the range or outside, not across one of its ends.
-    /// None if an event time is too far out for its session's end.
+    /// Adds all intervals of the first slice; returns for each its session if it belongs to the result. An interval lies within
+    /// the range or outside, not across one of its ends. `None` if an event time is too far out for its session's end.
     pub(super) fn take_first(
         &mut self,
         intervals: Intervals<'_>,
@@ -239,8 +238,8 @@ impl Search {
         Some(all.sessions.iter().map(|session| found[*session]).collect())
     }
 
-    /// Takes the intervals of `slice` on `side` whose key is open there, in any order (those of
-    /// other keys are ignored); gives each one's session if it belongs to the result.
+    /// Adds the intervals of `slice` on `side` whose key is open there, in any order (those of other keys are ignored); returns
+    /// for each its session if it belongs to the result.
     pub(super) fn take_slice(
         &mut self,
         side: Side,
@@ -252,7 +251,7 @@ impl Search {
             lasts,
             keys,
         } = intervals;
-        // From the edge outward: by the end that is nearer to it.
+        // From the edge outward: sorted by the end nearer to the edge.
         let near = match side {
             Side::Before => lasts,
             Side::After => starts,
@@ -274,7 +273,7 @@ impl Search {
             };
             let session = &mut self.sessions[id];
             let (start, last) = (starts[interval], lasts[interval]);
-            // An interval that does not join ends the session, and none further out can join then.
+            // An interval that does not join ends the session, and none further out can join either.
             match side {
                 Side::Before if last >= session.start || joins(last, session.start, self.gap) => {
                     session.start = start.min(session.start);
@@ -315,7 +314,7 @@ impl Search {
         open
     }
 
-    /// How many sessions there are: their numbers are below.
+    /// The number of sessions: session ids are smaller.
     pub(super) fn session_count(&self) -> usize {
         self.sessions.len()
     }

@@ -9,12 +9,12 @@ use datafusion::physical_plan::PhysicalExpr;
 use crate::session::SessionColumn;
 use crate::window::Slices;
 
-/// How rows are put together.
+/// How rows are grouped.
 #[derive(Debug, Clone)]
 pub enum StateShape {
-    /// By key, for as long as rows of it come.
+    /// By key, without a window.
     Keys {
-        /// The group columns of the output; none is one group of all rows.
+        /// The group columns of the output; without any there is one group of all rows.
         groups: Vec<Arc<dyn PhysicalExpr>>,
     },
     /// By group, each of one window.
@@ -53,7 +53,7 @@ pub enum StateShape {
 }
 
 impl StateShape {
-    /// What rows are grouped by, without times.
+    /// The keys of groups, without times.
     pub(super) fn keys(&self) -> &[Arc<dyn PhysicalExpr>] {
         match self {
             StateShape::Keys { groups } | StateShape::Windows { groups, .. } => groups,
@@ -61,14 +61,14 @@ impl StateShape {
         }
     }
 
-    /// How many columns of a state row, from the first, are its key.
+    /// The number of leading columns of a state row that are its key.
     pub(super) fn key_columns(&self) -> usize {
-        // A slice is looked up by its start: a batch must not touch all slices of a key.
+        // A slice is looked up by its start: a batch must not read all slices of a key.
         let slice = usize::from(matches!(self, StateShape::Slices { .. }));
         self.keys().len() + slice
     }
 
-    /// The names of the columns behind [`Self::keys`].
+    /// The names of the columns after [`Self::keys`].
     fn times(&self) -> &'static [&'static str] {
         match self {
             StateShape::Keys { .. } => &["touched"],
@@ -83,12 +83,12 @@ impl StateShape {
         }
     }
 
-    /// How many columns come before the states of the aggregates.
+    /// The number of columns before the states of the aggregates.
     pub(super) fn columns_before_states(&self) -> usize {
         self.keys().len() + self.times().len() + self.others().len()
     }
 
-    /// What rows are grouped by besides; these columns come after the times.
+    /// Further group keys; these columns come after the times.
     fn others(&self) -> &[Arc<dyn PhysicalExpr>] {
         match self {
             StateShape::Sessions { others, .. } => others,
@@ -96,7 +96,8 @@ impl StateShape {
         }
     }
 
-    /// How many columns, from the first, tell state rows apart that are not to be merged; a session's interval does not.
+    /// The number of leading columns that distinguish state rows which must not be merged; a session's interval is not one of
+    /// them.
     pub(super) fn identity_columns(&self) -> usize {
         match self {
             StateShape::Keys { .. } | StateShape::Sessions { .. } => self.keys().len(),
@@ -104,7 +105,7 @@ impl StateShape {
         }
     }
 
-    /// The column by which a row is done, and how many ticks later than its time it is.
+    /// The column whose time completes a row, and the number of ticks after that time.
     pub(super) fn closes(&self) -> (usize, i64) {
         let keys = self.keys().len();
         match self {
@@ -115,7 +116,7 @@ impl StateShape {
         }
     }
 
-    /// The columns before the states of the aggregates, named as people know them; programs go by place.
+    /// The columns before the states of the aggregates, named for users; programs use positions.
     pub(super) fn fields(&self, input: &Schema, output: &Schema) -> Result<Vec<FieldRef>> {
         let key_name = |key: usize| -> String {
             let column = match self {

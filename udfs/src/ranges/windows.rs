@@ -42,7 +42,7 @@ fn bounds(
         Operator::Lt => (None, Some(tick.checked_sub(1)?)),
         _ => return None,
     };
-    // Only multiples of the grid occur: CUMULATE starts every size, all else lies every step.
+    // Only multiples of the grid occur: CUMULATE starts at every size, all others at every step.
     let grid = if is_start && windows.kind() == WindowKind::Cumulate {
         windows.size()
     } else {

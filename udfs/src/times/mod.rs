@@ -27,7 +27,7 @@ pub use micros::{MicrosecondTime, with_microseconds};
 pub(crate) use spans::with_interval_lengths;
 pub(crate) use spans::{INTERVAL_LENGTH, IntervalsByLength};
 
-/// The functions of times, by the names of those they replace.
+/// The functions of times, by the names of the functions that they replace.
 pub(crate) fn functions() -> Vec<Arc<ScalarUDF>> {
     let mut functions = vec![
         Arc::new(now::now()),

@@ -25,7 +25,7 @@ pub(in crate::complete) struct AggregateRun {
     run: Run,
     rule: MergeRule,
     partial: PartialRule,
-    /// By session of the search.
+    /// Accumulators by the session numbers of the search.
     accumulators: Accumulators,
 }
 
@@ -40,7 +40,7 @@ struct Reading {
 struct Read {
     starts: Vec<i64>,
     lasts: Vec<i64>,
-    /// Numbers of the run.
+    /// Key numbers of the run.
     keys: Vec<u32>,
     /// Per partition: how many intervals, and their state columns.
     states: Vec<(usize, Vec<ArrayRef>)>,
@@ -60,7 +60,7 @@ impl AggregateRun {
         })
     }
 
-    /// Reads all that is needed; gives the sessions.
+    /// Reads all slices needed; returns the sessions.
     pub(in crate::complete) async fn all(mut self) -> Result<Vec<RecordBatch>> {
         let nulls = self.run.look_for_null_event_times();
         self.first().await?;

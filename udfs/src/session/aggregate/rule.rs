@@ -35,7 +35,7 @@ impl OptimizerRule for AggregateBySession {
     }
 }
 
-/// Puts the node that `find` makes of an aggregate in its place.
+/// Replaces an aggregate by the node that `find` returns for it.
 pub(crate) fn replace_aggregate<N: UserDefinedLogicalNode + 'static>(
     plan: LogicalPlan,
     find: impl Fn(&Aggregate) -> Result<Option<N>>,
@@ -51,8 +51,8 @@ pub(crate) fn replace_aggregate<N: UserDefinedLogicalNode + 'static>(
     })
 }
 
-/// The aggregate by session that `aggregate` is, over the rows below SESSION; none if it is none, or not of the keys and the
-/// window alone.
+/// Describes `aggregate` as an aggregation by session, over the input of SESSION; `None` if it is not one, or has other group
+/// keys than those of the session and the window.
 ///
 /// # Errors
 ///
@@ -160,7 +160,7 @@ pub(crate) fn by_session(
             return Ok(None);
         };
         let reads_window = expr.column_refs().iter().any(|column| is_window(column));
-        // Rows come in any order: a function that sorts by itself does not mind.
+        // Rows come in any order: a function that sorts by itself accepts that.
         let needs_order = !params.order_by.is_empty() && func.order_sensitivity().hard_requires();
         if reads_window || needs_order {
             return Ok(None);
