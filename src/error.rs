@@ -1,4 +1,4 @@
-//! The public error of the crate: what went wrong, where in the SQL text, and what the user can do about it.
+//! The public error of the crate: the kind of failure, a message, its place in the SQL text, and a help text for the user.
 //!
 //! An [`Error`] says *who must act* by its [`ErrorKind`]; one table maps kinds to exit codes here
 //! and to wire codes in a server. It crosses DataFusion as [`DataFusionError::External`] and comes

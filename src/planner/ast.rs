@@ -13,7 +13,7 @@ use crate::planner::error_spans::Places;
 pub struct ParsedStatement {
     /// The syntax tree.
     pub statement: Statement,
-    /// How the statement is run, and what it changes.
+    /// How the statement is run, and which changes it makes.
     pub effect: Effect,
     /// Finds a place for errors that have none.
     pub places: Places,

@@ -121,7 +121,7 @@ fn has_between(expr: &Expr) -> bool {
     found.is_break()
 }
 
-/// `ISNULL` behind an expression, which the parser would take for its name.
+/// `ISNULL` after an expression, which the parser would take for an alias.
 fn is_isnull(token: &Token) -> bool {
     matches!(
         token,

@@ -1,4 +1,4 @@
-//! Effect of a statement, decided in one place: its class, the role it needs, what it writes. Code that runs, refuses, caches
+//! Effect of a statement, decided in one place: its class, its changes, and the role it needs. Code that runs, refuses, caches
 //! or displays a statement asks its [`Effect`] and does not look at the statement itself.
 //!
 //! The matches are exhaustive: they name every statement of our own and of the parser, without a wildcard arm. So a new
@@ -694,7 +694,7 @@ mod tests {
         }
     }
 
-    /// What each statement of our own does.
+    /// The effect of each statement of our own.
     const OWN: [(&str, &str, Class, Role); 24] = [
         (
             "CreateTable",

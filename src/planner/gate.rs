@@ -97,7 +97,7 @@ impl Gate {
             }
             Token::Gt => self.close_angles(1),
             Token::ShiftRight => self.close_angles(2),
-            // What follows a point belongs to the chain, and so does a name before its brackets.
+            // Tokens after a point belong to the chain, and so does a name before its brackets.
             Token::Word(_) if matches!(before, Some(Token::Period)) => {}
             _ => {
                 if let Some(bracket) = self.open.last_mut() {

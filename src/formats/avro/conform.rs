@@ -40,7 +40,7 @@ pub(crate) type Mismatch = String;
 
 impl Conform<'_> {
     /// `written` as a column of type `field`, in which everything nested may be NULL; see
-    /// [`relaxed`]. Rows that do not fit are added to `misfits` and hold anything.
+    /// [`relaxed`]. Rows that do not fit are added to `misfits`, with an arbitrary value in the column.
     ///
     /// # Errors
     ///

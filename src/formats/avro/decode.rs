@@ -31,7 +31,7 @@ const HEADER_BYTES: usize = 5;
 /// Decodes messages that are one Avro record each.
 pub(crate) struct AvroDecoder {
     schema: SchemaRef,
-    /// The columns as declared: what may not be NULL.
+    /// The declared columns, with their NOT NULL.
     declared: Vec<Field>,
     offsets: Offsets,
     lenient: bool,
@@ -163,7 +163,7 @@ impl AvroDecoder {
             .collect()
     }
 
-    /// Reads the rows of one schema; what cannot be read is added to `bad`.
+    /// Reads the rows of one schema; rows that cannot be read are added to `bad`.
     fn decode_group(
         &mut self,
         id: u32,
@@ -389,7 +389,7 @@ fn schema_id(payload: &[u8]) -> std::result::Result<u32, &'static str> {
     }
 }
 
-/// The place of each field of a record's schema.
+/// The position of each field of a record's schema.
 fn field_places(schema: &str) -> std::result::Result<HashMap<String, usize>, String> {
     let schema: Value =
         serde_json::from_str(schema).map_err(|error| format!("the schema is not JSON: {error}"))?;

@@ -19,7 +19,7 @@ pub(crate) struct WriteSchema {
 
 impl WriteSchema {
     /// The schema of `declared` as a record called `name`. A nullable column is a union with null
-    /// that defaults to null, so that columns can come and go.
+    /// that defaults to null, so that columns can be added and removed.
     ///
     /// # Errors
     ///

@@ -49,7 +49,7 @@ pub(super) fn check_declared(declared: &Schema) -> Result<()> {
 pub(super) struct CsvDecoder {
     schema: SchemaRef,
     columns: Columns,
-    /// The place of each column in a record.
+    /// The position of each column in a record.
     positions: Vec<usize>,
     declared_columns: usize,
     context: ReadContext,

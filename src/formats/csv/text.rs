@@ -121,7 +121,7 @@ impl CsvFields {
     }
 }
 
-/// Writes a field. False: it needs quotes and the dialect has none.
+/// Writes a field. Returns false if the field needs quotes and the dialect has none.
 pub(crate) fn write_field(value: Option<&str>, dialect: &CsvDialect, out: &mut Vec<u8>) -> bool {
     let Some(text) = value else {
         out.extend_from_slice(dialect.null.as_bytes());

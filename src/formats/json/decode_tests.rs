@@ -55,7 +55,7 @@ fn cells(column: &ArrayRef) -> Vec<String> {
         .collect()
 }
 
-/// What one value becomes in a column named `v`, or the reason why not.
+/// The text of one value in a column named `v`, or the reason why it is bad.
 fn one(data_type: DataType, value: &str, options: &[(&str, &str)]) -> Result<String, String> {
     let format = format(vec![nullable("v", data_type)], options);
     let decoded = decode(&format, false, &[format!("{{\"v\":{value}}}")]);
@@ -177,7 +177,7 @@ fn binary_is_base64() {
         );
         assert!(bad(data_type, "12").contains("BINARY"));
     }
-    // A value that fails half-way leaves nothing behind.
+    // A value that fails half-way adds nothing to the column.
     let format = format(vec![nullable("v", DataType::Binary)], &[]);
     let decoded = decode(
         &format,

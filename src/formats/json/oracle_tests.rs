@@ -31,7 +31,7 @@ fn oracle(message: &[u8]) -> Verdict {
     }
     match serde_json::from_slice(message) {
         Ok(Value::Object(object)) => match object.get("s") {
-            // Text is the number as it stands in the message, which a document forgets.
+            // A text column takes the number as written in the message, which a document does not keep.
             Some(Value::Number(number)) if number.is_f64() => Verdict::Unknown,
             _ => values(&object).map_or(Verdict::Bad, Verdict::Good),
         },

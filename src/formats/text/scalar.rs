@@ -191,7 +191,7 @@ fn append<T>(values: &mut Vec<T>, value: Option<T>) -> bool {
     }
 }
 
-/// An integer in any of JSON's forms (`12`, `12.0`, `1.2e1`); `1.5` is none.
+/// An integer in any of JSON's forms (`12`, `12.0`, `1.2e1`); `1.5` is refused.
 pub(crate) fn parse_integer<T: std::str::FromStr + TryFrom<i128>>(text: &str) -> Option<T> {
     match text.parse() {
         Ok(value) => Some(value),
@@ -230,7 +230,7 @@ fn parse_f64(text: &str) -> Option<f64> {
     }
 }
 
-/// REAL has fewer digits, which SQL accepts, but an infinity from a finite number is none.
+/// REAL has fewer digits, which SQL accepts; an infinity from a finite number is refused.
 fn narrow_float(value: f64) -> Option<f32> {
     let narrow = value as f32;
     (narrow.is_finite() || !value.is_finite()).then_some(narrow)

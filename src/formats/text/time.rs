@@ -10,7 +10,7 @@ const SECONDS_PER_DAY: i64 = 86_400;
 /// How a timestamp is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum TimestampFormat {
-    /// ISO 8601 with as many of 3, 6 or 9 fraction digits as lose nothing, and the offset.
+    /// ISO 8601 with the offset and the fewest of 3, 6 or 9 fraction digits that keep the value.
     #[default]
     Iso,
     /// ISO 8601 with 3 fraction digits; finer ones are cut off.

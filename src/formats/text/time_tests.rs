@@ -221,7 +221,7 @@ proptest! {
         if let Some(expected) = zone.from_local_datetime(&local).earliest() {
             prop_assert_eq!(read("America/New_York", &text), Some(expected.timestamp_micros()));
         } else {
-            // In a gap the time an hour later is meant.
+            // A local time within a gap stands for the time an hour later.
             let later = zone.from_local_datetime(&(local + chrono::Duration::hours(1))).unwrap();
             prop_assert_eq!(read("America/New_York", &text), Some(later.timestamp_micros()));
         }

@@ -337,7 +337,7 @@ impl Catalog {
             .ok_or_else(|| Error::unsupported(format!("{name} has no definition to show")))
     }
 
-    /// Adds or replaces a table. `definition` is what SHOW CREATE TABLE shows: no secrets.
+    /// Adds or replaces a table. SHOW CREATE TABLE displays `definition`: it must have no secrets.
     pub(crate) fn put(&self, name: &str, entry: TableEntry, definition: String) {
         let mut tables = self.write();
         tables.restricted.remove(name);

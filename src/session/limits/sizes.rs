@@ -297,7 +297,8 @@ impl ScalarUDFImpl for Bounded {
                 {
                     self.refuse(type_fields::too_large(field.data_type()))?;
                 }
-                // The rule that checks casts was before: what may fail here would be undone where it is compared.
+                // The rule that checks casts has already run: without this, the optimizer would undo a cast that may fail in a
+                // comparison.
                 ExprSimplifyResult::Simplified(checked_cast(made, context.schema())?)
             }
         })

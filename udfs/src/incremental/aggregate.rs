@@ -48,7 +48,6 @@ pub struct Merged {
 /// A state row has the key columns, the times (for a key `touched`, the time of the last batch with a row of it; for a window
 /// `window_end`; for a slice its start and end, and the ends of the first and the last window for which its rows count; for a
 /// session the first and last event time, and its further group keys), and the state columns of every aggregate, in this order.
-/// time of a session, and what its rows are grouped by besides), and the state columns of every aggregate, in this order.
 #[derive(Debug, Clone)]
 pub struct IncrementalAggregate {
     pub(super) shape: StateShape,

@@ -207,7 +207,8 @@ impl SliceRule {
         Ok(filter_record_batch(&passed, &in_time)?)
     }
 
-    /// The first window that has the slice that begins at `start` and the one behind the last, and where the first ends.
+    /// The windows of the slice that begins at `start`, from the first one up to the one after the last, and the end of the
+    /// first.
     fn windows(&self, start: i64) -> Option<((i64, i64), i64)> {
         let windows = self.slices.windows_of(self.slices.number(start)?)?;
         let first_end = self.slices.start(windows.start)?;

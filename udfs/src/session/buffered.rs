@@ -82,14 +82,14 @@ async fn group(
     held.emit(rule, metrics)
 }
 
-/// The rows of one partition, held.
+/// The held rows of one partition.
 struct Held {
     schema: SchemaRef,
     batches: VecDeque<RecordBatch>,
     /// Event time and key id of each row, over all batches.
     times: Vec<i64>,
     key_ids: Vec<u32>,
-    /// None without keys: all rows have id 0.
+    /// `None` without keys: all rows have id 0.
     keys: Option<Box<dyn GroupValues>>,
     ids_of_batch: Vec<usize>,
     reservation: MemoryReservation,
@@ -141,8 +141,8 @@ impl Held {
         })
     }
 
-    /// Holds a batch. False if there is no memory for its rows' bookkeeping; it is held all the
-    /// same, to be handed to the sort.
+    /// Holds a batch. Returns false if there is no memory for its rows' bookkeeping; the batch is held even then, to be passed
+    /// to the sort.
     fn push(&mut self, rule: &SessionRule, batch: RecordBatch) -> Result<bool> {
         let rows = batch.num_rows();
         if rows == 0 {

@@ -39,7 +39,7 @@ pub struct SessionExec {
     metrics: ExecutionPlanMetricsSet,
 }
 
-/// What makes a session, and the shape of the output.
+/// The definition of a session, and the shape of the output.
 #[derive(Debug, Clone)]
 pub(super) struct SessionRule {
     pub(super) keys: Vec<Arc<dyn PhysicalExpr>>,
@@ -51,8 +51,7 @@ pub(super) struct SessionRule {
 impl SessionRule {
     /// The order in which sessions can be cut as rows pass.
     pub(super) fn ordering(&self) -> Option<LexOrdering> {
-        // NULL keys are values like any other: where they stand does not matter, only that it is
-        // one place.
+        // NULL keys are values like any other: their position in the order does not matter, only that they are adjacent.
         let options = SortOptions {
             descending: false,
             nulls_first: true,

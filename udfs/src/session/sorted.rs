@@ -84,7 +84,7 @@ struct Cutter {
     metrics: SessionMetrics,
 }
 
-/// The session under way: it can go on in the next batch.
+/// The current session, which may continue in the next batch.
 struct OpenSession {
     key: Option<OwnedRow>,
     start: i64,
@@ -180,7 +180,7 @@ impl Cutter {
         Ok(())
     }
 
-    /// Emits the session under way: it has ended.
+    /// Emits the current session, which has ended.
     fn close(&mut self) -> Result<()> {
         let Some(open) = self.open.take() else {
             return Ok(());

@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::ast::{Expr, Ident, ObjectName, Query, SetExpr, T
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 
-/// The call that stands for `TABLE t PARTITION BY k…` between parsing and planning.
+/// The call that represents `TABLE t PARTITION BY k…` between parsing and planning.
 pub(crate) const TABLE_ARGUMENT: &str = "__table_arg";
 
 /// The table functions of this crate, in lower case.

@@ -13,9 +13,8 @@ use datafusion::sql::sqlparser::parser::ParserError;
 
 use super::{is_window_function, select_all};
 
-/// Rewrites the first argument of every TUMBLE, HOP, CUMULATE, SESSION and COMPLETE_SESSIONS in
-/// `node` (a statement or a query) from a name to a subquery. To be called once between parsing
-/// and planning; calling it again changes nothing.
+/// Rewrites the first argument of every TUMBLE, HOP, CUMULATE, SESSION and COMPLETE_SESSIONS in `node` (a statement or a query)
+/// from a name to a subquery. Call it once between parsing and planning; a second call changes nothing.
 ///
 /// # Errors
 ///

@@ -71,7 +71,7 @@ pub(super) struct Headers {
     keys: StringArray,
     /// Text or binary.
     values: ArrayRef,
-    /// Where each row's entries start and end; None for NULL headers.
+    /// The start and end of each row's entries; `None` for NULL headers.
     rows: Vec<Option<(usize, usize)>>,
 }
 

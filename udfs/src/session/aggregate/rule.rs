@@ -175,7 +175,7 @@ pub(crate) fn by_session(
 }
 
 /// The extension below an aggregate, through aliases and projections, with the aggregate's expressions rewritten to the
-/// extension's own columns; none where they would be too large, since each projection can double them.
+/// extension's own columns; `None` if they would be too large, since each projection can double them.
 fn node_below<'a>(
     plan: &'a LogicalPlan,
     groups: &mut [Expr],
@@ -252,7 +252,7 @@ fn remain_small<'a>(
     Ok(parts <= MOST)
 }
 
-/// The parts of an expression; a column counts as many as are known of it.
+/// The number of parts of an expression; a column counts with its size in `sizes`, or as one.
 fn parts_of(expr: &Expr, sizes: &HashMap<&Column, usize>) -> Result<usize> {
     let mut parts = 0_usize;
     expr.apply(|part| {
