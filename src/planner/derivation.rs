@@ -1,9 +1,9 @@
 //! Limit for how often the engine derives the types of the parts of an expression (SAFE-1).
 //!
 //! The engine derives the type of CASE and then its nullability, and each of the two derives the parts below again; for a
-//! condition `CASE … IS NULL` it does so three times. Functions do not cache the answer. So the work for `abs(CASE WHEN a THEN
-//! abs(CASE WHEN …))` doubles with each level, before there is a plan that could be measured. This module counts the
-//! derivations in the syntax tree, where each part is visited once.
+//! condition `CASE … IS NULL` it does so three times. Functions do not cache the answer. So the work for
+//! `abs(CASE WHEN a THEN abs(CASE WHEN …))` doubles with each level, before there is a plan that could be measured. This module
+//! counts the derivations in the syntax tree, where each part is visited once.
 
 use datafusion::sql::sqlparser::ast::{Expr, Spanned as _};
 

@@ -135,7 +135,7 @@ fn hide_values(raw: &RawStatement, keys: Keys, shown: &mut BTreeMap<Location, St
     let mut open = 0_usize;
     let mut list_begins = false;
     let mut key: Option<String> = None;
-    // The key goes on after a dot.
+    // The key continues after a dot.
     let mut goes_on = false;
     // The part before the next comma is the value of a secret.
     let mut hides = false;

@@ -146,7 +146,7 @@ pub(crate) fn identifier(name: &str) -> String {
 pub fn is_incomplete(text: &str) -> bool {
     let dialect = AnabranchDialect::default();
     match Tokenizer::new(&dialect, text).tokenize() {
-        // An unterminated string or comment goes on at the next line.
+        // An unterminated string or comment continues on the next line.
         Err(_) => true,
         Ok(tokens) => {
             let last = tokens

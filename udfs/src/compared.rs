@@ -1,5 +1,5 @@
-//! Casts that a subquery with an aggregate compares with the outer row: `(SELECT sum(x) FROM u WHERE CAST(u.t AS DATE) =
-//! d.day)`.
+//! Casts that a subquery with an aggregate compares with the outer row:
+//! `(SELECT sum(x) FROM u WHERE CAST(u.t AS DATE) = d.day)`.
 //!
 //! DataFusion makes a join of such a subquery, and groups its rows by the compared columns. For a cast it groups by the column
 //! inside: several times of one day would be several groups, and the outer row would occur once for each of them. This module

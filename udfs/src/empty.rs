@@ -1,7 +1,7 @@
 //! Scalar subqueries that may return no row: their value is then NULL.
 //!
-//! DataFusion assumes that such a value is never NULL if the column of the subquery is NOT NULL. So it concludes that `(SELECT
-//! a FROM t WHERE a > 5) IS NULL` is false, and refuses rows that have the NULL in them.
+//! DataFusion assumes that such a value is never NULL if the column of the subquery is NOT NULL. So it concludes that
+//! `(SELECT a FROM t WHERE a > 5) IS NULL` is false, and refuses rows that have the NULL in them.
 
 use std::sync::Arc;
 

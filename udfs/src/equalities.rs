@@ -1,8 +1,8 @@
 //! Conditions such as `WHERE f(a) = a`, by which the engine would lose the order of rows.
 //!
 //! From `f(a) = a` DataFusion concludes that `a` and `f(a)` are interchangeable in orderings. It also replaces `a` within
-//! `f(a)` itself, and so takes rows that it has just sorted for unsorted. So this module rewrites such a condition to `(f(a) =
-//! a) IS TRUE`, which passes the same rows and is not an equality to the engine.
+//! `f(a)` itself, and so takes rows that it has just sorted for unsorted. So this module rewrites such a condition to
+//! `(f(a) = a) IS TRUE`, which passes the same rows and is not an equality to the engine.
 
 use std::sync::Arc;
 

@@ -1,10 +1,10 @@
 //! Computed keys: a projection below the operator computes them, so that the operator sees columns.
 //!
 //! [`ComputedKeys`] does so with keys that the engine cannot evaluate in place, such as `ORDER BY x IN (SELECT …)`, or would
-//! evaluate more than once, such as `GROUP BY random()`; and with subqueries within aggregates, as in `count(CASE WHEN x IN
-//! (SELECT …) THEN 1 END)`. [`FollowedKeys`] does so with keys by which the engine sorts without tracking the order, such as
-//! `ORDER BY sqrt(x)`. DataFusion asks each function for its `output_ordering`. If the function returns none, DataFusion no
-//! longer knows that rows sorted by the result are sorted.
+//! evaluate more than once, such as `GROUP BY random()`; and with subqueries within aggregates, as in
+//! `count(CASE WHEN x IN (SELECT …) THEN 1 END)`. [`FollowedKeys`] does so with keys by which the engine sorts without tracking
+//! the order, such as `ORDER BY sqrt(x)`. DataFusion asks each function for its `output_ordering`. If the function returns
+//! none, DataFusion no longer knows that rows sorted by the result are sorted.
 
 use std::mem::take;
 use std::sync::Arc;

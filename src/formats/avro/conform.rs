@@ -286,7 +286,7 @@ fn relaxed_field(field: &FieldRef) -> FieldRef {
     Arc::new(Field::new(field.name(), relaxed(field.data_type()), true))
 }
 
-/// Reasons of items as reasons of the rows they are in.
+/// Converts reasons of items to reasons of their rows.
 fn lift(
     inner: Vec<Misfit>,
     offsets: &OffsetBuffer<i32>,

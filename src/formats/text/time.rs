@@ -47,9 +47,9 @@ impl TimestampReader {
         }
     }
 
-    /// `text` in `unit` since the epoch. Fraction digits finer than the unit are cut off. `None` if
-    /// it is no timestamp or out of range. Java's form with the name of a zone behind it is one as well: an offset before the
-    /// name counts, and without one the zone does.
+    /// `text` in `unit` since the epoch. Fraction digits finer than the unit are truncated. `None` if it is not a timestamp or
+    /// is out of range. Java's form, with the name of a zone at the end, is accepted too: an offset before the name takes
+    /// precedence, and without one the zone applies.
     pub(crate) fn read(&mut self, text: &str, unit: TimeUnit) -> Option<i64> {
         let (text, zone) = match text.strip_suffix(']') {
             Some(text) => {
@@ -234,7 +234,7 @@ struct DateTimeText {
     /// The wall clock as if it were UTC.
     local_seconds: i64,
     nanos: u32,
-    /// Seconds east of Greenwich, if the text says so.
+    /// Seconds east of Greenwich, if the text has an offset.
     offset: Option<i32>,
 }
 

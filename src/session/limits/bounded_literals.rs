@@ -1,5 +1,5 @@
-//! Expressions written with brackets or operators that are function calls: `[a, b]`, `{'a': 1}`, `list || list`, `list @>
-//! list`.
+//! Expressions written with brackets or operators that are function calls: `[a, b]`, `{'a': 1}`, `list || list`,
+//! `list @> list`.
 //!
 //! The engine's planners take the functions for these from its library instead of the session: so this module plans them, with
 //! the same bounds as for calls by name.

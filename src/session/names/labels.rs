@@ -43,7 +43,7 @@ pub(crate) enum Item {
 }
 
 impl Labels {
-    /// The labels of a query's result; `None` for any other statement.
+    /// The labels of a query's result; empty for any other statement.
     pub(crate) fn of(statement: &SqlStatement) -> Self {
         let SqlStatement::Statement(ansi) = statement else {
             return Self::default();

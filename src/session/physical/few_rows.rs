@@ -116,7 +116,7 @@ fn kept_by(aggregate: &AggregateExec, budget: usize) -> Option<By> {
         }
     };
     keys.expr().iter().for_each(|(key, _)| keep(key));
-    // State of earlier rows is there once, and is kept once.
+    // Partial states in the input are stored once already, and are not counted.
     if aggregate.mode().input_mode() == AggregateInputMode::Raw {
         let functions = aggregate.aggr_expr().iter();
         functions
@@ -141,7 +141,7 @@ fn kept_by(aggregate: &AggregateExec, budget: usize) -> Option<By> {
     })
 }
 
-/// Bytes of a function's state for each group, beyond the stored values, if these are many.
+/// Bytes of a function's state for each group, beyond the stored values; 0 for a small state.
 fn state(function: &AggregateFunctionExpr) -> usize {
     /// Bytes for a function without a shared accumulator for all groups.
     const OWN: usize = 2 << 10;

@@ -89,7 +89,8 @@ impl Rows {
         Ok(())
     }
 
-    /// A condition that passes the rows for which it is `wanted`: for a filter, unknown is as good as the opposite.
+    /// Rewrites a filter condition that passes rows for which its value is `wanted`: for a filter, unknown is as good as the
+    /// opposite.
     fn in_filter(&mut self, expr: &mut Expr, wanted: bool) -> Result<()> {
         if is_membership(expr) {
             *expr = self.exists(taken(expr), wanted)?;

@@ -51,7 +51,7 @@ pub(super) struct Shown {
     pub(super) capped: Arc<OnceLock<SessionsCapped>>,
 }
 
-/// A slice that is to be read.
+/// The next slice to read, with its plan.
 pub(super) struct PlannedSlice {
     pub(super) side: Side,
     pub(super) slice: Slice,

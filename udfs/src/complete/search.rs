@@ -1,8 +1,8 @@
 //! Search for completed sessions: it decides which rows belong to a session, which sessions are still open at the edge of the
 //! range read so far, and which slice to read next (SESS-2). It takes intervals and returns decisions; the caller reads.
 //!
-//! An interval is the first and last event time of rows of one key that form one session. A single row is the interval `[t,
-//! t]`.
+//! An interval is the first and last event time of rows of one key that form one session. A single row is the interval
+//! `[t, t]`.
 
 use super::node::CompletionRange;
 use crate::session::{joins, merge_intervals};
@@ -379,7 +379,7 @@ mod tests {
         let search = Search::new(10, RANGE, i64::MAX);
         assert_eq!(search.first_slice(), Slice { from: 90, to: 130 });
         assert_eq!(search.next_slice(Side::Before), None, "nothing is open yet");
-        // A range of at least four gaps has four gaps on both sides, if so much may be read.
+        // A range of at least four gaps has a margin of four gaps on both sides, if the limit allows it.
         let long = CompletionRange { to: 140, ..RANGE };
         let search = Search::new(10, long, i64::MAX);
         assert_eq!(search.first_slice(), Slice { from: 60, to: 180 });
@@ -453,7 +453,8 @@ mod tests {
     #[test]
     fn sess_2_sessions_are_followed_slice_by_slice_until_they_end() {
         let mut search = Search::new(10, RANGE, i64::MAX);
-        // Key 0 goes on before the range, key 1 past it, key 2 ends within, key 3 is not in it.
+        // The session of key 0 extends before the range, that of key 1 past it, that of key 2 ends within, key 3 has none in
+        // it.
         let ticks = [105, 95, 115, 125, 110, 92, 128];
         let taken = search
             .take_first(Intervals::of_rows(&ticks, &[0, 0, 1, 1, 2, 3, 3]), 4)

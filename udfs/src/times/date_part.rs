@@ -70,7 +70,7 @@ impl ScalarUDFImpl for DatePart {
         let rows = times.len();
         let parts: ArrayRef = match times.data_type() {
             DataType::Duration(of) if part.eq_ignore_ascii_case("epoch") => seconds(&times, *of)?,
-            // Its length is a number of days, and a rest of less than a day.
+            // The duration as days, and a rest of less than a day.
             DataType::Duration(of) => {
                 let intervals = in_days(&times, *of)?;
                 if intervals.null_count() > times.null_count() {

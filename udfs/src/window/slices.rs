@@ -79,8 +79,8 @@ impl Slices {
         }
     }
 
-    /// The windows that end after `after` and at or before `by`, by their numbers; the range is empty if `by` is before
-    /// `after`. `None` stands for a time before all others.
+    /// The windows that end after `after` and at or before `by`, by their numbers; the range always begins after `after`, and
+    /// is empty if `by` is before it. `None` stands for a time before all others.
     pub fn ended(&self, after: Option<i64>, by: Option<i64>) -> Range<i64> {
         // Ticks closer to the lowest one than the offset are before all windows.
         let behind = |tick: Option<i64>| match tick.and_then(|tick| self.number(tick)) {
