@@ -400,7 +400,7 @@ fn from_datafusion(error: DataFusionError) -> Error {
             }
             other => {
                 use datafusion::arrow::error::ArrowError;
-                // The others quote values of rows.
+                // Other errors quote values of rows.
                 let is_of_file =
                     matches!(other, ArrowError::ParquetError(_) | ArrowError::IoError(..));
                 let message = other.to_string();

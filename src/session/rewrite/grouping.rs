@@ -105,7 +105,7 @@ fn named(key: &mut Expr, list: &[SelectItem], copied: &mut usize) -> Result<()> 
     }
 }
 
-/// Whether it is one column.
+/// Whether the item is a single column.
 fn is_one(item: &SelectItem) -> bool {
     matches!(
         item,
