@@ -1,4 +1,4 @@
-//! The public error of the crate: the kind of failure, a message, its place in the SQL text, and a help text for the user.
+//! The one public error of the crate: what went wrong, where in the SQL text, and what to do.
 //!
 //! An [`Error`] says *who must act* by its [`ErrorKind`]; one table maps kinds to exit codes here
 //! and to wire codes in a server. It crosses DataFusion as [`DataFusionError::External`] and comes
@@ -95,11 +95,11 @@ pub struct Error {
     is_of_no_row: bool,
     /// Whether a shared resource ran out: a memory pool or the disk.
     is_of_pool: bool,
-    /// The id under which the server's log names the statement.
+    /// By which a server's log names the statement.
     query: Option<Box<str>>,
-    /// The job's last report, for the log entry that the stopping job writes and the resuming statement reads.
+    /// What a job that stops by it keeps in its log, for the statement that resumes it.
     report: Option<Box<Reported>>,
-    /// An object store has denied access. A retry may succeed, as keys are renewed and policies take effect.
+    /// An object store has refused it: that may pass, as keys are renewed and policies take effect.
     by_store: bool,
     /// Another writer committed first, and this statement wrote nothing: a retry may succeed.
     is_conflict: bool,
@@ -171,7 +171,7 @@ impl Error {
         self
     }
 
-    /// Sets the number of rows that were durably written before the failure.
+    /// Says how many rows were durably written before the failure.
     #[must_use]
     pub fn with_rows_written(mut self, rows: u64) -> Self {
         self.rows_written = Some(rows);
@@ -378,7 +378,7 @@ fn from_datafusion(error: DataFusionError) -> Error {
                 return error;
             }
             let inner = from_datafusion(*inner);
-            // Optimizer rules wrap the errors of their inputs with their own names, which are of no use to a user.
+            // Optimizer rules wrap their input's errors with their own names: of no use to a user.
             if is_rule(&context) || inner.span.is_some() {
                 inner
             } else {
@@ -400,7 +400,7 @@ fn from_datafusion(error: DataFusionError) -> Error {
             }
             other => {
                 use datafusion::arrow::error::ArrowError;
-                // Other errors quote values of rows.
+                // The others quote values of rows.
                 let is_of_file =
                     matches!(other, ArrowError::ParquetError(_) | ArrowError::IoError(..));
                 let message = other.to_string();
@@ -433,7 +433,7 @@ fn from_datafusion(error: DataFusionError) -> Error {
     }
 }
 
-/// An exhausted pool, or the limit of what one function call may produce.
+/// What is exhausted is a pool, or what one call of a function may make.
 fn from_exhausted(message: String) -> Error {
     let is_of_function = is_over_budget(&message);
     let error = Error::new(ErrorKind::Exhausted, message);
@@ -445,7 +445,7 @@ fn from_exhausted(message: String) -> Error {
     }
 }
 
-/// The engine's sinks know the columns they fill by position only.
+/// Sinks of the engine know the columns they fill by their places only.
 fn from_execution(message: String) -> Error {
     let place = message
         .strip_prefix("Invalid batch column at '")
@@ -467,19 +467,19 @@ fn is_rule(context: &str) -> bool {
     is_phrase || context.chars().all(|c| c.is_ascii_lowercase() || c == '_')
 }
 
-/// The phrase that DataFusion puts between a function's name and the function's message about its arguments.
+/// DataFusion's words between a function and what it said about its arguments.
 const COERCION: &str = "coercion failed with: ";
 
-/// DataFusion's message for an INSERT whose number of columns differs from that of its query.
+/// How DataFusion says that an INSERT has another number of columns than its query.
 const INSERT_COUNT: &str = "Column count doesn't match insert query";
 
-/// Separates, in the engine's name of a column, the name from the suffix that makes it unique. A user cannot type it.
+/// Stands in the engine's name of a column before what tells it apart from another of the same name. It cannot be typed.
 pub(crate) const APART: char = '\u{1f}';
 
-/// DataFusion's message for two columns of the same name.
+/// How DataFusion says that two columns have one name.
 const EQUAL_NAMES: &str = "Projections require unique expression names";
 
-/// A planning error's message without the parts for DataFusion's programmers; its suggestion becomes the help text.
+/// A planning error's message without what only its programmers need; its suggestion as help.
 fn from_plan(message: &str) -> Error {
     if let Some(error) = arguments::refused(message) {
         return error;
@@ -518,7 +518,7 @@ fn from_plan(message: &str) -> Error {
     }
 }
 
-/// The error for two columns of the same name where names must be unique.
+/// The refusal of two columns of one name where names are unique.
 pub(crate) fn equal_names(name: &str) -> Error {
     let name = name.split(APART).next().unwrap_or_default();
     Error::invalid(format!(
@@ -527,7 +527,7 @@ pub(crate) fn equal_names(name: &str) -> Error {
     .with_help("give each its name by AS, or all of them: FROM (SELECT …) AS q (x, y)")
 }
 
-/// The error for an object store's error. Layers above it name it through DataFusion, which uses it itself.
+/// What an object store said. Layers above it name it through DataFusion, which uses it itself.
 fn from_store(error: &datafusion::object_store::Error) -> Error {
     use datafusion::object_store::Error as Store;
     let kind = match error {
@@ -540,7 +540,7 @@ fn from_store(error: &datafusion::object_store::Error) -> Error {
     Error::new(kind, error.to_string()).by_store()
 }
 
-/// The kind of an object store's error that a text quotes, for libraries that keep no more than the text.
+/// What kind of answer of an object store a text quotes, where a library keeps no more of it than that.
 pub(crate) fn quoted_store(message: &str) -> Option<ErrorKind> {
     const REFUSALS: [&str; 2] = [
         "lacked the necessary privileges to complete",
@@ -556,7 +556,7 @@ pub(crate) fn quoted_store(message: &str) -> Option<ErrorKind> {
     (is_remote && !is_cut(rest)).then_some(ErrorKind::Unavailable)
 }
 
-/// Whether a store reports a file shorter than expected: a retry does not help.
+/// Whether a store says that a file is shorter than it should be: it stays so.
 fn is_cut(message: &str) -> bool {
     [
         "InvalidRange",
@@ -567,7 +567,7 @@ fn is_cut(message: &str) -> bool {
     .any(|cut| message.contains(cut))
 }
 
-/// The object store's error among the causes of a reader's error.
+/// What a store said below an error of a reader.
 fn store_below<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> Option<&'a datafusion::object_store::Error> {
@@ -581,7 +581,7 @@ fn store_below<'a>(
     None
 }
 
-/// The error for a data file that a table names and the store cannot read.
+/// A data file that a table names cannot be read.
 fn from_parquet(error: &(dyn std::error::Error + 'static)) -> Error {
     use datafusion::object_store::Error as Store;
     match store_below(error) {
@@ -616,7 +616,7 @@ fn without_backtrace(mut message: String) -> String {
     message
 }
 
-/// Libraries may quote a whole statement: the beginning and the end of a long message are enough.
+/// What libraries quote of a statement may be all of it: the ends of a long message say enough.
 fn shortened(message: String) -> String {
     /// Characters of the beginning and of the end.
     const KEPT: (usize, usize) = (3_000, 500);
@@ -715,8 +715,7 @@ fn from_schema_error(error: &SchemaError) -> Error {
     }
 }
 
-/// The error for a column that the planner resolved and an optimizer rule cannot: a column of an outer query, in a subquery of
-/// a subquery.
+/// What a rule does not find that the planner has found: a column of a query around, in a subquery of a subquery.
 fn of_outer_column(error: &DataFusionError) -> Option<Error> {
     let DataFusionError::SchemaError(missing, _) = error.find_root() else {
         return None;
@@ -747,7 +746,7 @@ fn with_diagnostic(error: Error, diagnostic: &Diagnostic) -> Error {
     error
 }
 
-/// DataFusion and Arrow prefix their text with the kind; in our errors [`ErrorKind`] carries it.
+/// DataFusion and Arrow put the kind before their text; ours is carried by [`ErrorKind`].
 fn strip_prefix(message: &str) -> String {
     const PREFIXES: [&str; 9] = [
         "Error during planning: ",
@@ -877,7 +876,7 @@ mod tests {
         }) {
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
         }
-        // A torn file stays torn, and a missing permission of the process is not an error of the store.
+        // What is torn stays so, and what the program may not do is no matter of a store.
         for error in of_file(StoreError::Generic {
             store: "LocalFileSystem",
             source: "Requested range was invalid".into(),

@@ -46,20 +46,20 @@ impl ReadContext {
         }
     }
 
-    /// Marks the row as bad, under any error policy.
+    /// The row is bad, whatever the policy.
     pub(crate) fn fail(&mut self, reason: impl FnOnce() -> String) {
         if self.failure.is_none() {
             self.failure = Some(reason());
         }
     }
 
-    /// Returns why the row is bad, and resets the reason for the next row.
+    /// Why the row is bad; the next row starts anew.
     pub(crate) fn take_failure(&mut self) -> Option<String> {
         self.failure.take()
     }
 }
 
-/// A column builder.
+/// A growing column.
 pub(crate) struct Column {
     /// The name as a path from the top (`context.browser`), for messages.
     pub(crate) path: String,

@@ -1,7 +1,7 @@
 //! Places in a statement's text for errors that have none.
 //!
-//! An error of execution names its subject: a function, a table, a column or a text. This module keeps the words of the
-//! statement with their places, and gives the error the place of the word it names, or else of the statement's first word.
+//! Errors of execution name what they are about: a function, a table, a column, a text. The words of the statement are
+//! kept with their places, and the error gets the place of the word it names, else of the statement's first word.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ enum Kind {
     /// A name followed by a parenthesis.
     Call,
     Name,
-    /// A name or a keyword: the error is about it only if the message quotes it.
+    /// Perhaps a name, perhaps SQL's own: only a message that quotes it means it.
     Keyword,
     /// A quoted text.
     Text,
@@ -46,7 +46,7 @@ const BEFORE_A_NAME: [&str; 7] = [
     "named",
 ];
 
-/// Words before a name that the statement may hold as a text, such as `job_state('visits_counter')`.
+/// Words that stand before a name that the statement may have as a text, as `job_state('visits_counter')` does.
 const BEFORE_A_TEXT: [&str; 2] = ["job", "named"];
 
 impl Places {
@@ -83,7 +83,7 @@ impl Places {
         }
     }
 
-    /// Gives the error a place: its own, or else that of the word it names, or else that of the first word.
+    /// The error with a place: its own, else that of what it names, else that of the first word.
     pub fn locate(&self, error: Error) -> Error {
         match error.span() {
             Some(_) => error,
@@ -94,8 +94,7 @@ impl Places {
         }
     }
 
-    /// The place of the word that a message names: the function it begins with, a name or text it quotes, or a name it
-    /// introduces.
+    /// The place of what a message names: the function it begins with, a name or text it quotes, or a name it introduces.
     fn named_in(&self, message: &str) -> Option<Span> {
         let start = message
             .split(|c: char| !(c.is_alphanumeric() || c == '_'))

@@ -57,7 +57,7 @@ pub(crate) async fn plan_apart(
         match Box::pin(state.statement_to_plan(apart.clone())).await {
             Ok(plan) => return ordered_by_one(plan, statement),
             Err(other) => {
-                // Other errors are reported once the names are unique.
+                // What is wrong besides is told once the names are right.
                 let was_of_names = is_about_equal_names(&told);
                 told = other.to_string();
                 missing = missing_column(&other);
@@ -104,7 +104,7 @@ enum Step {
 }
 
 impl Step {
-    /// Whether this attempt may help, given the engine's message.
+    /// Whether it may help a statement of which the engine says this.
     fn may_help(self, told: &str) -> bool {
         const MISSING: [&str; 2] = ["No field named", "no column"];
         const UNCLEAR: [&str; 2] = ["mbiguous", "duplicate"];
@@ -139,12 +139,12 @@ impl Step {
     }
 }
 
-/// Whether planning failed because two columns have the same name.
+/// Whether planning failed since two columns have one name.
 fn is_about_equal_names(message: &str) -> bool {
     message.contains("unique expression names") || message.contains("would be ambiguous")
 }
 
-/// Visits a statement, also within EXPLAIN, and the query of a COPY.
+/// Goes over a statement, also over one that is explained, and over a query whose rows are copied.
 pub(crate) fn visit<V: VisitorMut>(
     statement: &mut SqlStatement,
     visitor: &mut V,

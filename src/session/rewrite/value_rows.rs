@@ -1,5 +1,5 @@
-//! Rewrite of VALUES with subqueries, `VALUES ((SELECT …), 1), …`: the engine evaluates rows of VALUES by themselves, and
-//! supports no subquery in them. Such rows become queries of a UNION ALL, with the column names that VALUES has.
+//! `VALUES ((SELECT …), 1), …`: the engine evaluates rows of VALUES by themselves, and has no place for a query among them. Such rows
+//! become queries of a UNION ALL, whose columns have the names that those of VALUES have.
 
 use std::ops::ControlFlow;
 
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 /// Rows of one VALUES with a query in it.
 const ROWS: usize = 1_000;
 
-/// Rewrites VALUES with a query in one of its rows to queries.
+/// Makes queries of the rows of VALUES that have a query in one of them.
 ///
 /// # Errors
 ///

@@ -162,7 +162,7 @@ fn place<T>(table: &CreateTable, result: Result<T>) -> Result<T> {
             .filter(|option| names(&format!("'{}'", option.key.to_lowercase())))
             .max_by_key(|option| option.key.len())
             .map(|option| {
-                // A bad value is marked at the value, an unknown name at the name.
+                // A bad value is shown at the value, an unknown name at the name.
                 if names("unknown option") {
                     option.key_span
                 } else {
